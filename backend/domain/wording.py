@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 
 
 def format_bytes(num_bytes: float) -> str:
@@ -67,6 +68,19 @@ def about(number: int) -> str:
         return "over 100,000"
     step = 10 ** max(0, len(str(number)) - 2)
     return f"{math.ceil(number / step) * step:,}"
+
+
+def format_usd(usd: float, *, is_price: bool = False) -> str:
+    """Format dollars in plain digits: `$12.30`, `under $0.01`. A price, of an hour or of one request, keeps four digits
+    below a dollar.
+
+    >>> format_usd(0.0000313), format_usd(0.0000313, is_price=True)
+    ('under $0.01', '$0.0000313')
+    """
+    if is_price and 0 < usd < 0.99995:
+        cents = format(Decimal(f"{usd:.4g}"), "f").partition(".")[2]
+        return f"$0.{cents:0<2}"
+    return "under $0.01" if 0 < usd < 0.005 else f"${usd:,.2f}"
 
 
 def format_evidence(e_value: float) -> str:

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from backend.db.base import utc_now
 from backend.db.engine import Database
 from backend.domain.estimates.prices import DevicePrices
 from backend.errors import NotAllowed
 from backend.infra.artifacts import Artifacts
+from backend.infra.hosts import is_loopback_host
 from backend.infra.notifier import Notifier
 from backend.infra.queue import JobQueue
 
@@ -58,6 +60,17 @@ class Context:
     sign_in: bool = False
     data_path: Path | None = None
     model_path: Path | None = None
+
+    def who_reaches(self, url: str) -> str:
+        """Return that an address of this installation opens on this machine alone, and what to set; empty where others
+        reach it.
+        """
+        if not is_loopback_host(urlsplit(url).hostname or ""):
+            return ""
+        return (
+            "Opens on this machine alone. For others set `ROUNDHOUSE_HOST` to this machine's address, or behind a proxy"
+            f" `{'ROUNDHOUSE_PUBLIC_URL' if url.startswith(self.pages_url) else 'ROUNDHOUSE_PUBLIC_GATEWAY_URL'}`."
+        )
 
 
 BUILDERS = ("admin", "lead", "engineer")

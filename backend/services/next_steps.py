@@ -176,7 +176,7 @@ def _first_times(situation: Situation) -> list[NextStep]:
         steps.append(
             NextStep(
                 StepKind.STARTER,
-                "No model is trained yet. The starter takes about two minutes.",
+                "No model is trained yet.",
                 "Train the starter model",
             )
         )

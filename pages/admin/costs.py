@@ -7,7 +7,8 @@ from functools import partial
 
 import streamlit as st
 
-from backend.domain.wording import percent
+from backend.domain.serving.costs import MIN_DAYS
+from backend.domain.wording import format_usd, percent
 from backend.services.context import Context, Person
 from backend.services.serving.costs.ledger import LedgerLine, month_bounds
 from backend.services.serving.costs.prices import MAX_HOUR_USD, current_prices, list_prices, remove_price, set_price
@@ -93,7 +94,10 @@ def draw_prices(ctx: Context, person: Person, *, is_open: bool) -> None:
             if line is not None and line.author:
                 words = f"{words} by {line.author}"
             with st.container(horizontal=True, vertical_alignment="center"):
-                st.markdown(f"**{plain(name or OTHER_DEVICES)}** {plain(money(usd))} an hour", width="content")
+                st.markdown(
+                    f"**{plain(name or OTHER_DEVICES)}** {plain(format_usd(usd, is_price=True))} an hour",
+                    width="content",
+                )
                 st.caption(plain(words), width="content")
                 if line is not None and person.is_admin:
                     draw_confirmed(
@@ -131,22 +135,24 @@ def draw_totals(report: LedgerReport) -> None:
     grid.metric("Total", cost(report, report.ledger.usd))
     grid.metric("Requests", cost(report, totals["requests"]), help="Share of replicas that requests took.")
     grid.metric("Idle endpoints", cost(report, totals["idle"]), help="Replicas while no request was open.")
-    grid.metric("Forecast, this month", cost(report, forecast.usd), help=forecast_text(report))
-    if forecast.low is not None and forecast.high is not None and forecast.usd > 0:
+    grid.metric("Forecast, this month", "–" if forecast.usd is None else cost(report, forecast.usd))
+    if report.is_priced and forecast.usd != 0:
         st.caption(plain(forecast_text(report)))
 
 
 def forecast_text(report: LedgerReport) -> str:
-    """Return the forecast's interval and its error in the month before."""
+    """Return the forecast's interval and its error in the month before, or why there is none."""
     forecast = report.forecast
     if forecast.low is None or forecast.high is None:
-        return "The mean of the full days so far; an interval needs three."
+        return f"Forecast: too early to say, after {forecast.days} of the {MIN_DAYS} full days that it needs."
     past = (
         ""
         if forecast.past_error is None
         else f" Last month the same forecast was {percent(forecast.past_error, signed=True)} off."
     )
-    interval = f"{percent(forecast.level)} prediction interval {money(forecast.low)} to {money(forecast.high)}"
+    interval = (
+        f"{percent(forecast.level)} prediction interval {format_usd(forecast.low)} to {format_usd(forecast.high)}"
+    )
     return f"This month: {interval}, from {forecast.days} full days.{past}"
 
 
@@ -192,7 +198,9 @@ def draw_endpoint_costs(report: LedgerReport) -> None:
             "Requests": line.requests,
             "Tokens": line.tokens,
             "Per million tokens": (
-                None if line.usd_per_million_tokens is None or not line.usd else money(line.usd_per_million_tokens)
+                None
+                if line.usd_per_million_tokens is None or not line.usd
+                else format_usd(line.usd_per_million_tokens, is_price=True)
             ),
         }
         for line in lines
@@ -205,9 +213,9 @@ def draw_endpoint_costs(report: LedgerReport) -> None:
                 "Endpoint": line.endpoint,
                 "Revision": str(line.revision) if line.role == "stable" else f"{line.revision}, {line.role}",
                 "Replicas": str(line.replicas) if line.replicas else "asleep",
-                "Per hour": None if line.hour_usd is None else money(line.hour_usd),
-                "Per month": None if line.month_usd is None else money(line.month_usd),
-                "Per month, asleep": money(line.asleep_usd_month),
+                "Per hour": None if line.hour_usd is None else format_usd(line.hour_usd, is_price=True),
+                "Per month": None if line.month_usd is None else format_usd(line.month_usd),
+                "Per month, asleep": format_usd(line.asleep_usd_month),
             }
             for line in report.standing
         ]
@@ -232,12 +240,7 @@ def _row(report: LedgerReport, line: LedgerLine, *, table: str) -> dict[str, obj
 
 def cost(report: LedgerReport, usd: float) -> str:
     """Format a cost; a dash where no device has a price."""
-    return money(usd) if report.is_priced else "–"
-
-
-def money(usd: float) -> str:
-    """Format dollars: `$12.30`, and four digits below a cent."""
-    return f"${usd:,.2f}" if usd == 0 or usd >= 0.01 else f"${usd:,.4g}"
+    return format_usd(usd) if report.is_priced else "–"
 
 
 with page_frame("Costs", "Device time and its price.") as (context_, person_):

@@ -5,23 +5,20 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.services.context import Context
+from backend.services.serving.endpoints import list_endpoints
 from pages.components.frame import page_frame
+from pages.components.links import draw_who_reaches
 from pages.components.people.accounts import draw_accounts, draw_new_account, draw_own_account
-from pages.components.people.keys import draw_keys, draw_new_key
+from pages.components.people.keys import FRESH, draw_keys, draw_new_key, key_to_show
+from pages.components.serving.client_code import client_code
 
 
 def draw_gateway_use(ctx: Context) -> None:
-    """Show how a client calls the gateway."""
-    key = "rh-..." if ctx.sign_in else "local"
-    with st.expander("Use it from Python", icon=":material/code:"):
-        st.code(
-            "from openai import OpenAI\n\n"
-            f'client = OpenAI(base_url="{ctx.gateway_url}/v1", api_key="{key}")\n'
-            'answer = client.chat.completions.create(model="ENDPOINT", messages=[{"role": "user", "content":'
-            ' "Hello"}])\n'
-            "print(answer.choices[0].message.content)",
-            language="python",
-        )
+    """Show how a client calls the gateway, with the new key while it is shown."""
+    name = next((endpoint.name for endpoint in list_endpoints(ctx) if endpoint.stopped_at is None), "ENDPOINT")
+    with st.expander("Use it from Python", icon=":material/code:", expanded=FRESH in st.session_state):
+        st.code(client_code("Python", url=ctx.gateway_url, model=name, key=key_to_show(ctx)), language="python")
+        draw_who_reaches(ctx, ctx.gateway_url)
 
 
 with page_frame("People and keys", "Who may sign in, and which programs may call the endpoints.") as (
@@ -31,8 +28,8 @@ with page_frame("People and keys", "Who may sign in, and which programs may call
     keys_tab, accounts_tab = st.tabs(["Keys", "Accounts"], key="tab", bind="query-params")
     with keys_tab:
         draw_new_key(context_, person_)
-        draw_keys(context_, person_)
         draw_gateway_use(context_)
+        draw_keys(context_, person_)
     with accounts_tab:
         draw_accounts(context_, person_)
         if person_.id is not None:

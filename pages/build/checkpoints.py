@@ -117,7 +117,7 @@ def draw_empty(text: str) -> None:
 
 
 with page_frame(
-    "Checkpoints", "Weights from your runs, and bases to start from.", objects=["checkpoint", "promote"]
+    "Checkpoints", "Weights from your runs, and bases to start from.", objects=["checkpoint", "promote", "add"]
 ) as (ctx, person):
     if "add" in st.query_params:
         back_link("All checkpoints", page=routes.CHECKPOINTS, key="checkpoints_back")

@@ -87,7 +87,9 @@ def draw_import_end(ctx: Context, job_id: str) -> None:
         )
 
 
-with page_frame("Datasets", "Training, validation and benchmark data in immutable versions.", objects=["dataset"]) as (
+with page_frame(
+    "Datasets", "Training, validation and benchmark data in immutable versions.", objects=["dataset", "import"]
+) as (
     ctx,
     person,
 ):

@@ -213,7 +213,7 @@ def draw_one_run(ctx: Context, person: Person) -> None:
     parent = run_detail(ctx, st.query_params["run"]) if st.query_params.get("run") else None
     left, right = _halves()
     with left:
-        form = draw_run_form(ctx)
+        form = draw_run_form(ctx, copied=pinned_config(parent) if parent else None)
     keep_draft(ctx, person, form.values, address_parts())
     config, expected, problem = check(ctx, form)
     mark_fields(problem)

@@ -13,7 +13,7 @@ from backend.services.tokenizers.reports import MAX_TOKENIZERS
 from backend.services.tokenizers.sources import list_sources, resolve_source
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer, list_tokenizers
 from pages.components.choices import by_identity
-from pages.components.frame import empty_state, live_part, page_frame, plain, warn_unknown
+from pages.components.frame import empty_state, live_part, object_heading, page_frame, plain, warn_unknown
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
@@ -85,6 +85,7 @@ def draw_tokenizer_list(ctx: Context) -> None:
 
 def draw_tokenizer_comparison(ctx: Context, person: Person) -> None:
     """Draw several tokenizers on one text, then reports on datasets."""
+    object_heading("Compare tokenizers")
     sources = {source.ref: source for source in list_sources(ctx)}
     refs = []
     for ref in filter(None, st.query_params["compare"].split(",")):
@@ -124,7 +125,7 @@ def draw_tokenizer_comparison(ctx: Context, person: Person) -> None:
 with page_frame(
     "Tokenizers",
     "Train, inspect and compare tokenizers. Those trained here can encode any text.",
-    objects=["tokenizer"],
+    objects=["tokenizer", "train", "dataset", "compare"],
 ) as (ctx, person):
     if "train" in st.query_params or "dataset" in st.query_params:
         back_link("All tokenizers", page=PAGE, key="tokenizers_back")

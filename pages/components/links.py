@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages.components.frame import plain
+from backend.services.context import Context
+from pages.components.frame import plain, with_code
 
 
 def row_link(name: str, *, page: str, query: dict[str, str], icon: str, key: str, help: str | None = None) -> None:
@@ -18,6 +19,12 @@ def row_link(name: str, *, page: str, query: dict[str, str], icon: str, key: str
         help=None if help is None else plain(help),
     ):
         st.switch_page(page, query_params=query)
+
+
+def draw_who_reaches(ctx: Context, url: str) -> None:
+    """Draw that an address opens on this machine alone, where it does."""
+    if words := ctx.who_reaches(url):
+        st.caption(f":material/computer: {with_code(words)}")
 
 
 def sign_out_link() -> None:

@@ -26,8 +26,8 @@ from pages.components.evaluation.matrix import draw_matrix, draw_pending, show_c
 from pages.components.evaluation.safety import draw_endpoint_safety, draw_probes
 from pages.components.evaluation.scores import interval_text, score_text
 from pages.components.evaluation.suites import draw_suite, draw_suites
-from pages.components.evaluation.task_form import NEW, draw_task, draw_tasks
-from pages.components.frame import empty_state, live_part, page_frame, plain
+from pages.components.evaluation.task_form import draw_task, draw_tasks
+from pages.components.frame import empty_state, live_part, object_heading, page_frame, plain
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
 from pages.components.words import when
@@ -35,14 +35,13 @@ from pages.components.words import when
 PAGE = routes.EVALUATIONS
 TABLE = WidgetTable("evaluations", {"Checkpoint": 3.0, "Benchmark": 2.0, "Scoring": 1.5, "Score": 2.4, "When": 1.1})
 SHOWN = 20
-OBJECTS = ("evaluation", "first", "suite", "judgement", "gate", "task", "benchmark", "safety_of")
-"""Names in the address of what has a page of its own."""
-
 INNER = (
     *("benchmark", "evaluation", "first", "new", "checkpoint", "dataset", "safety", "endpoint", "endpoints"),
     *("suite", "suites", "gates", "judges", "tasks", "safety_of"),
 )
-"""Names in the address that open something else than the matrix."""
+"""Names in the address of what has a page of its own, beside those of OTHERS."""
+OTHERS = ("task", "judgement", "gate")
+"""Names of what leads back to a list of its own."""
 
 
 def draw_evaluation_row(ctx: Context, evaluation: EvaluationView) -> None:
@@ -136,6 +135,7 @@ def draw_new(ctx: Context, person: Person) -> None:
     """Draw the form; after the launch go to the evaluation, or to the matrix of several."""
     query = st.query_params
     check_page_address(ctx, query.get("checkpoint"), query.get("dataset"))
+    object_heading("New evaluation")
     launched = draw_evaluation_form(
         ctx,
         person,
@@ -153,7 +153,7 @@ def draw_new(ctx: Context, person: Person) -> None:
 with page_frame(
     "Evaluations",
     "Scores with confidence intervals, paired comparisons, and the items behind them.",
-    objects=() if st.query_params.get("task") == NEW else OBJECTS,
+    objects=(*INNER, *OTHERS),
 ) as (ctx, person):
     query = st.query_params
     if "task" in query:

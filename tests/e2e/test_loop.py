@@ -154,7 +154,7 @@ def test_the_loop_closes(installation: Installation, visitor: Visitor, browser: 
     parent = finish_run(installation, "Village")
     contestants = [checkpoint.id for checkpoint in list_checkpoints(ctx)]
     assert len(contestants) == 2
-    promote(ctx, parent, alias=ALIAS, person=LOCAL)
+    promote(ctx, parent, alias=ALIAS, reason="the first", person=LOCAL)
     deploy(ctx, checkpoint_id=parent, name="village", alias=ALIAS, person=LOCAL)
     campaign = create_campaign(
         ctx,

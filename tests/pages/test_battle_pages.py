@@ -98,6 +98,7 @@ def test_a_campaign_without_votes_offers_the_ballot_and_a_link(site: Context) ->
     next(button for button in app.button if button.label == "Create link").click()
     app.run()
     assert "/ballot?link=" in app.code[0].value
+    assert "Opens on this machine alone. For others set `ROUNDHOUSE_HOST`" in words(app).replace("\\", "")
     assert [row.rater.name for row in list_raters(site, campaign.id)] == ["guest"]
 
 
@@ -226,7 +227,7 @@ def test_a_checkpoint_is_promoted_on_a_page_with_all_that_speaks_for_and_against
     campaign = make_campaign(site, num_prompts=6)
     vote_all(site, campaign.id, rater_for(site, LOCAL), prefer("Elm"))
     elm, oak = (resolve_checkpoint(site, name).id for name in ("Elm", "Oak"))
-    promote(site, "Oak", alias="tales@production", person=LOCAL)
+    promote(site, "Oak", alias="tales@production", reason="the first", person=LOCAL)
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Train")
     app.button(key=f"promote_{elm}").click().run()
     assert_sound(app)
@@ -270,7 +271,7 @@ def test_a_promotion_says_which_raters_are_flagged_who_follows_and_what_is_judge
         assert ballot is not None
         cast_vote(site, ballot.battle_id, label="A", rater=raters[2], duration_ms=40)
     elm, oak = (resolve_checkpoint(site, name).id for name in ("Elm", "Oak"))
-    promote(site, "Oak", alias="tales@production", person=LOCAL)
+    promote(site, "Oak", alias="tales@production", reason="the first", person=LOCAL)
     deploy(site, checkpoint_id=oak, name="tales", alias="tales@production", person=LOCAL)
     add_benchmark(site, "facts", CHOICES)
     config = GateConfig.model_validate({"champion": "Oak", "benchmarks": [{"benchmark": "facts"}]})
@@ -294,7 +295,7 @@ def test_the_name_of_an_alias_is_refused_where_it_is_typed(site: Context) -> Non
     app = open_page("build/checkpoints.py", promote=elm)
     app.text_input(key=f"promotion_name_{elm}").set_value("no stage").run()
     assert "no stage" in app.error[0].value.replace("\\", "")
-    assert app.button(key="promote_go").label == "Choose an alias"
+    assert app.button(key="promote_go").label == "Choose an alias and enter a reason"
     assert "no checkpoint" in words(open_page("build/checkpoints.py", promote="nothere"))
 
 

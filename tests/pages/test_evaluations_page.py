@@ -55,6 +55,23 @@ def test_empty_page_leads_to_the_first_evaluation(site: Context) -> None:
     assert "No checkpoints yet" in plain_words(open_page(PAGE, new="1"))
 
 
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("new", "New evaluation"),
+        ("suites", "Suites"),
+        ("judges", "Judges"),
+        ("tasks", "Tasks"),
+        ("gates", "Gates"),
+        ("safety", "Safety probes"),
+        ("endpoints", "Evaluated endpoints"),
+    ],
+)
+def test_what_stands_inside_evaluations_has_a_title_of_its_own(world: Context, name: str, title: str) -> None:
+    app = open_page(PAGE, **{name: "1"})
+    assert [heading.value for heading in app.title] == [title]
+
+
 def test_matrix_shows_scores_with_intervals_and_who_is_tied_for_first(world: Context) -> None:
     evaluated(world, "Oak", "facts", [1] * 20)
     evaluated(world, "Elm", "facts", [1] * 19 + [0])

@@ -174,9 +174,13 @@ def test_warnings_ask_once_and_again_when_they_change(site: Context) -> None:
 
 def test_a_copied_run_shows_its_differences_and_stores_its_parent(site: Context) -> None:
     add_parts(site)
-    before = launch(site, name="first", learning_rate=0.0123)
+    before = launch(site, name="first", learning_rate=0.0123, weight_decay=0.02)
     page = open_page("build/launch.py", run="first")
     assert "Nothing differs from it yet." in words(page)
+    assert page.expander[0].label == "Advanced · all as copied", "not as many as differ from the defaults"
+    page.number_input(key="launch_weight_decay").set_value(0.03).run()
+    assert page.expander[0].label == "Advanced · 1 differs from the copied run"
+    page.number_input(key="launch_weight_decay").set_value(0.02).run()
     page.number_input(key="launch_learning_rate").set_value(0.005).run()
     assert cells(page) == [{"Field": "Learning rate", "Before": "0.0123", "Now": "0.005"}]
     page.button(key="launch_go").click().run()

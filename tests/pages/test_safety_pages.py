@@ -61,7 +61,7 @@ def test_rows_of_a_probe_are_folded_on_the_page_of_datasets(measured: tuple[Cont
 
 def test_probes_are_listed_with_the_forms_that_add_to_them(measured: tuple[Context, EvaluationView]) -> None:
     app = open_page("evaluate/evaluations.py", safety="1")
-    assert [one.value for one in app.subheader] == ["Safety probes"]
+    assert [one.value for one in app.title] == ["Safety probes"]
     assert "Refusal rules 3: agreement not measured here. Measure it on answers that people labelled, below." in shown(
         app
     )

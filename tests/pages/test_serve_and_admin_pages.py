@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from streamlit.testing.v1 import AppTest
 
 from backend import bootstrap
-from backend.db.tables import Checkpoint, Deployment, LogLine
+from backend.db.tables import Checkpoint, Deployment, DeviceUse, Job, LogLine
 from backend.domain.data.token_folders import MANIFEST, Manifest
 from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.domain.serving.canary import CanaryRules
@@ -26,7 +26,7 @@ from backend.services.jobs.workers import beat
 from backend.services.people.accounts import add_user, get_account
 from backend.services.people.keys import check_key, create_key, list_keys
 from backend.services.serving.canaries import start_canary
-from backend.services.serving.costs.prices import current_prices
+from backend.services.serving.costs.prices import current_prices, set_price
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_endpoints
 from backend.services.serving.monitoring import gauges as gauges_module
@@ -36,6 +36,7 @@ from backend.services.serving.promotions import promote
 from backend.services.serving.replicas import record_gauge, record_ready
 from backend.services.serving.usage import UsageRow, add_usage
 from backend.settings import PROJECT
+from pages.components import frame
 from pages.components import visitor as services
 from pages.components.serving import endpoint as endpoint_page
 from tests.support.fake_api import serve_api
@@ -176,6 +177,31 @@ def test_an_endpoint_is_drawn_with_its_state_and_client_code(ctx: Context) -> No
     app = draw("serve/endpoints.py", name="tales")
     assert [metric.value for metric in app.metric][:1] == ["1 of 1"]
     assert any('model="tales"' in code.value for code in app.code)
+
+
+def test_a_key_for_one_endpoint_is_made_beside_its_code(ctx: Context) -> None:
+    make_ready(ctx)
+    app = draw("serve/endpoints.py", name="tales", tab="API")
+    next(button for button in app.button if button.label == "Create key").click().run()
+    (key,) = list_keys(ctx, person=LOCAL)
+    assert (key.name, key.scopes.models) == ("tales", ("tales",))
+    secret = next(code.value for code in app.code if code.value.startswith("rh-"))
+    assert sum(secret in code.value for code in app.code) == 4, "the key, and the code in three languages"
+    app.button(key="fresh_key_close").click().run()
+    assert not any(secret in code.value for code in app.code)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8100", "http://lab.example:8100"])
+def test_an_address_that_others_do_not_reach_says_so_and_what_to_set(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    make_ready(ctx)
+    monkeypatch.setattr(services, "context", lambda: replace(ctx, gateway_url=url))
+    monkeypatch.setattr(frame, "context", lambda: replace(ctx, gateway_url=url))
+    app = draw("serve/endpoints.py", name="tales", tab="API")
+    assert any(url in code.value for code in app.code)
+    notice = [caption.value for caption in app.caption if "on this machine alone" in caption.value]
+    assert ["ROUNDHOUSE_PUBLIC_GATEWAY_URL" in words for words in notice] == ([True] if "127" in url else [])
 
 
 def test_a_stopped_endpoint_has_no_client_code_and_can_be_started_or_deleted(ctx: Context) -> None:
@@ -389,6 +415,25 @@ def test_an_admin_sets_and_removes_a_price_on_the_page_of_costs(ctx: Context, mo
     assert not current_prices(ctx).are_set
 
 
+def test_small_sums_are_plain_and_the_first_day_forecasts_nothing(ctx: Context) -> None:
+    """Three seconds of a device at 4 cents an hour were "$3.33e-05", and the forecast of the month too."""
+    set_price(ctx, "", 0.04, person=LOCAL)
+    with ctx.db.write() as session:
+        session.add(Job(id="run", kind="train", queue="train", status="finished", payload={}, title="run"))
+        session.flush()
+        times = {"started_at": ctx.now() - timedelta(seconds=3), "ended_at": ctx.now()}
+        session.add(DeviceUse(job_id="run", attempt=1, device_name="cpu", kind="cpu", hour_usd=0.04, **times))
+    app = draw("admin/costs.py")
+    assert {metric.label: metric.value for metric in app.metric} == {
+        "Total": "under $0.01",
+        "Requests": "$0.00",
+        "Idle endpoints": "$0.00",
+        "Forecast, this month": "–",
+    }
+    assert "too early to say, after 0 of the 3 full days" in texts(app)
+    assert "e-0" not in texts(app)
+
+
 def test_people_and_keys_are_drawn_without_a_key_or_a_hash(ctx: Context) -> None:
     key = create_key(ctx, "Support bot", person=LOCAL)
     add_user(ctx, "maya", "a long password", person=LOCAL)
@@ -427,6 +472,7 @@ def test_two_clicks_make_one_key_and_show_its_secret(
     assert (grant.id, grant.name) == (row.id, "bot")
     app.run()
     assert secret in [code.value for code in app.code], "it stays until it is dismissed"
+    assert any(f'api_key="{secret}"' in code.value for code in app.code), "the code below calls with it"
     app.button(key="fresh_key_close").click().run()
     assert secret not in [code.value for code in app.code]
 

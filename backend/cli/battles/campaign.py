@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit, read_text
+from backend.cli.output import JsonFlag, command, emit, note, read_text
 from backend.db.base import new_id
 from backend.domain.attributes import attributes_of
 from backend.domain.battles.campaign_file import parse_campaign
@@ -108,6 +108,8 @@ def link(
         made = create_rater_link(ctx, campaign_id, name=rater, days=days, single_use=single_use, person=LOCAL)
     data = {"url": made.url, "rater": made.rater.name, "expires_at": made.rater.expires_at, "single_use": single_use}
     emit(data, as_json=as_json, text=made.url)
+    if words := ctx.who_reaches(made.url):
+        note(words)
 
 
 @app.command("train")

@@ -11,7 +11,7 @@ from backend.domain.scaling.laws import ScalingLaw
 from backend.domain.scaling.plan import ScalingPlan
 from backend.domain.scaling.study import StudyPlan, format_budget
 from backend.domain.statistics.estimates import Estimate
-from backend.domain.wording import format_count, format_duration, percent
+from backend.domain.wording import format_count, format_duration, format_usd, percent
 
 
 def estimate_data(estimate: Estimate) -> dict[str, object]:
@@ -84,7 +84,7 @@ def plan_text(plan: ScalingPlan) -> str:
         ),
     ]
     if plan.seconds is not None and plan.speed is not None:
-        cost = f", {plan.cost_usd:,.2f} US dollars" if plan.cost_usd is not None else ""
+        cost = f", {format_usd(plan.cost_usd)}" if plan.cost_usd is not None else ""
         lines.append(
             f"  time           {format_duration(plan.seconds)}{cost} ({plan.speed.device}: {plan.speed.source})"
         )

@@ -13,7 +13,7 @@ from backend.services.serving.aliases import AliasView, PromotionView, get_alias
 from backend.services.serving.promotions import describe_alias, describe_promotion, promote, reject, rollback
 
 app = typer.Typer(no_args_is_help=True)
-ReasonOption = Annotated[str, typer.Option(help="Why; required when the evidence speaks against it.")]
+ReasonOption = Annotated[str, typer.Option(help="Why; required when no evidence supports it.")]
 CampaignOption = Annotated[str | None, typer.Option(help="Id of the campaign whose verdict is the evidence.")]
 
 
@@ -21,7 +21,8 @@ CampaignOption = Annotated[str | None, typer.Option(help="Id of the campaign who
 @command
 def set_(name: str, checkpoint: str, reason: ReasonOption = "", as_json: JsonFlag = False) -> None:
     """Move an alias to a checkpoint; a new name makes an alias."""
-    _emit(promote(get_context(), checkpoint, alias=name, reason=reason, person=LOCAL), as_json=as_json)
+    moved = promote(get_context(), checkpoint, alias=name, reason=reason, person=LOCAL, asks_evidence=False)
+    _emit(moved, as_json=as_json)
 
 
 @app.command("list")

@@ -9,7 +9,8 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
-from backend.domain.wording import percent
+from backend.domain.serving.costs import MIN_DAYS
+from backend.domain.wording import format_usd, percent
 from backend.services.context import LOCAL
 from backend.services.serving.costs.ledger import LedgerLine, PriceLedger
 from backend.services.serving.costs.prices import current_prices, remove_price, set_price
@@ -62,7 +63,7 @@ def price(
         set_price(ctx, device, hour_usd, person=LOCAL)
     prices = current_prices(ctx)
     data = {**({} if prices.default is None else {OTHER: prices.default}), **prices.named}
-    lines = [f"{device:<20} US${usd:g} an hour" for device, usd in data.items()]
+    lines = [f"{device:<20} {format_usd(usd, is_price=True)} an hour" for device, usd in data.items()]
     emit({"currency": "USD", "hour": data}, as_json=as_json, text="\n".join(lines) or "No device has a price.")
 
 
@@ -72,16 +73,15 @@ def _lines(made: LedgerReport) -> list[str]:
     if not made.is_priced:
         lines = [f"{period}: no device has a price. Set one with `roundhouse cost price`."]
         return [*lines, *_tables(ledger, is_priced=False)]
-    lines = [f"{period}: US${ledger.usd:,.4g}"]
+    lines = [f"{period}: {format_usd(ledger.usd)}"]
     if ledger.unpriced_hours >= 0.01:
         lines.append(f"{ledger.unpriced_hours:,.2f} device-hours have no price and count as nothing.")
-    lines += [f"  {name:<12} US${usd:,.4g}" for name, usd in ledger.totals.items()]
-    spread = (
-        ""
-        if forecast.low is None
-        else f" ({percent(forecast.level)} interval {forecast.low:,.4g} to {forecast.high:,.4g})"
-    )
-    lines.append(f"Forecast of this month: US${forecast.usd:,.4g}{spread}, from {forecast.days} full days")
+    lines += [f"  {name:<12} {format_usd(usd)}" for name, usd in ledger.totals.items()]
+    expected = f"too early to say, after {forecast.days} of the {MIN_DAYS} full days that it needs"
+    if forecast.usd is not None and forecast.low is not None and forecast.high is not None:
+        interval = f"{percent(forecast.level)} interval {format_usd(forecast.low)} to {format_usd(forecast.high)}"
+        expected = f"{format_usd(forecast.usd)} ({interval}), from {forecast.days} full days"
+    lines.append(f"Forecast of this month: {expected}")
     return [*lines, *_tables(ledger, is_priced=True)]
 
 
@@ -99,6 +99,6 @@ def _tables(ledger: PriceLedger, *, is_priced: bool) -> list[str]:
 
 def _line(line: LedgerLine, *, is_priced: bool) -> str:
     tokens = f"  {line.requests:,} requests, {line.tokens:,} tokens" if line.requests else ""
-    idle = f" of which idle US${line.idle_usd:,.4g}" if line.idle_usd else ""
-    amount = f"US${line.usd:,.4g}{idle}" if is_priced else f"{line.device_hours:,.2f} device-hours"
+    idle = f" of which idle {format_usd(line.idle_usd)}" if line.idle_usd else ""
+    amount = f"{format_usd(line.usd)}{idle}" if is_priced else f"{line.device_hours:,.2f} device-hours"
     return f"  {line.name:<32} {amount}{tokens}"

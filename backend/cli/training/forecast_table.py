@@ -11,7 +11,7 @@ from backend.cli.output import note
 from backend.domain.attributes import attributes_of
 from backend.domain.estimates.prediction import describe_fit, format_memory, format_run_time
 from backend.domain.training.launch_warnings import LaunchWarning
-from backend.domain.wording import format_bytes, format_duration
+from backend.domain.wording import format_bytes, format_duration, format_usd
 from backend.errors import InvalidInput
 from backend.services.estimates.forecasts import Forecast, QueuePosition
 from backend.services.estimates.sweep_forecast import SweepForecast
@@ -33,7 +33,10 @@ def forecast_lines(expected: Forecast) -> list[str]:
         ),
     ]
     if expected.cost_usd is not None:
-        lines.append(f"cost         {expected.cost_usd:,.2f} US dollars at {expected.price_usd:g} per device-hour")
+        price = (
+            "" if expected.price_usd is None else f" at {format_usd(expected.price_usd, is_price=True)} per device-hour"
+        )
+        lines.append(f"cost         {format_usd(expected.cost_usd)}{price}")
     if expected.loss is not None:
         low, high = expected.loss.estimate.low, expected.loss.estimate.high
         interval = f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
@@ -58,7 +61,7 @@ def sweep_lines(total: SweepForecast) -> list[str]:
     if total.memory_bytes is not None:
         lines.insert(2, f"peak memory  {format_bytes(total.memory_bytes)} for the largest run")
     if total.cost_usd is not None:
-        lines.append(f"cost         {total.cost_usd:,.2f} US dollars")
+        lines.append(f"cost         {format_usd(total.cost_usd)}")
     return [*lines, f"warning      some runs can't be launched: {total.problem}"] if total.problem else lines
 
 

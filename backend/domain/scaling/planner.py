@@ -18,7 +18,7 @@ from backend.domain.scaling.plan_notes import plan_notes
 from backend.domain.scaling.shapes import count_all, count_without_embeddings, propose_architecture
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule, split_batch
-from backend.domain.wording import format_count
+from backend.domain.wording import format_count, format_usd
 from backend.errors import InvalidInput
 
 MAX_STEPS = 100_000_000
@@ -97,7 +97,9 @@ class Budget:
         if config.flops is not None or self.seconds is None:
             return f"{flops:.2g} FLOPs"
         hours = flops / self.flops * self.seconds / 3600
-        return f"{hours:.3g} device-hours" if config.device_hours is not None else f"${hours * (self.price or 0.0):.3g}"
+        return (
+            f"{hours:.3g} device-hours" if config.device_hours is not None else format_usd(hours * (self.price or 0.0))
+        )
 
     def field(self, config: PlanConfig) -> str:
         """Return the name of the field that gave it."""

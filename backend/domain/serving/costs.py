@@ -17,11 +17,11 @@ class PriceForecast:
     """Dollars expected for a month, with the interval that holds the total of a further month of such days with
     probability `level`.
 
-    `low` and `high` are None where fewer than three full days are known. `past_error` is the relative error that this
-    method, at the same day of the month before, would have made.
+    All three are None where fewer than three full days are known. `past_error` is the relative error that this method,
+    at the same day of the month before, would have made.
     """
 
-    usd: float
+    usd: float | None
     low: float | None
     high: float | None
     level: float
@@ -51,18 +51,18 @@ def forecast_month(
     spent: float, daily: Sequence[float], *, days_left: float, past_error: float | None = None
 ) -> PriceForecast:
     """Return what was spent plus the mean of full days for each day left, with a prediction interval for independent
-    normal days.
+    normal days. Fewer than three full days tell no spread, so they forecast nothing.
 
     The total of R further days varies by sd x sqrt(R + R^2 / n): their own spread, and that of the mean of n days (Hahn
     and Meeker, Statistical Intervals, 1991, section 4.8). The interval never falls below what is spent.
     """
     count = len(daily)
-    mean = math.fsum(daily) / count if count else 0.0
-    usd = spent + mean * days_left
     if count < MIN_DAYS:
-        return PriceForecast(usd, None, None, LEVEL, count, past_error)
+        return PriceForecast(None, None, None, LEVEL, count, past_error)
     from scipy.stats import t
 
+    mean = math.fsum(daily) / count
+    usd = spent + mean * days_left
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in daily) / (count - 1))
     half = float(t.ppf(0.5 + LEVEL / 2, count - 1)) * sd * math.sqrt(days_left + days_left**2 / count)
     return PriceForecast(usd, max(spent, usd - half), usd + half, LEVEL, count, past_error)

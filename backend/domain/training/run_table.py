@@ -27,7 +27,7 @@ from backend.domain.training.config_fields import (
     unmet_condition,
 )
 from backend.domain.training.traits import Effect
-from backend.domain.wording import format_bytes, format_duration, percent, plural, short
+from backend.domain.wording import format_bytes, format_duration, format_usd, percent, plural, short
 from backend.errors import InvalidInput
 
 Form = Literal["text", "number", "loss", "integer", "count", "bytes", "duration", "percent", "usd", "time", "flag"]
@@ -170,7 +170,7 @@ def _write_number(form: Form, value: float) -> str:
         case "percent":
             return percent(value, digits=1)
         case "usd":
-            return f"${value:,.2f}"
+            return format_usd(value)
     return f"{value:,.0f}" if value.is_integer() and 1e3 <= abs(value) < 1e6 else f"{value:.4g}"
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from backend.domain.serving.key_limits import Period
 from backend.domain.serving.protocol import GenerateRequest
+from backend.domain.wording import format_usd
 from backend.gateway.directory import Directory, Principal
 from backend.gateway.errors import ApiError
 from backend.gateway.headers import limit_headers
@@ -128,7 +129,10 @@ def limit_reached(refusal: Refusal, demand: Demand) -> ApiError:
     wait = refusal.retry_after_s
     if refusal.limit == "budget":
         amounts = (
-            (f"${refusal.used:,.4g} of ${refusal.allowed:,.4g}", f"${demand.usd:,.4g}")
+            (
+                f"{format_usd(refusal.used)} of {format_usd(refusal.allowed, is_price=True)}",
+                format_usd(demand.usd, is_price=True),
+            )
             if refusal.unit == "usd"
             else (f"{refusal.used:,.0f} of {refusal.allowed:,.0f} tokens", f"{demand.tokens:,} tokens")
         )

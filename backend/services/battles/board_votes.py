@@ -12,6 +12,7 @@ from backend.db.tables import CampaignPrompt, Completion, Contestant
 from backend.domain.battles.answer_features import AnswerFeatures, measure_answer, relative_difference
 from backend.domain.battles.votes import FloatArray, VoteColumns, VoteRecord
 from backend.services.battles.exclusions import excluded_raters
+from backend.services.battles.quality import vote_seconds
 from backend.services.battles.views import VOTES, ValidVote, contestant_names, valid_votes
 from backend.services.battles.vote_log import Revision, read_vote_log
 
@@ -53,8 +54,8 @@ def read_board_votes(
 
 @dataclass(frozen=True)
 class BoardColumns:
-    """The votes of a board as arrays, with each vote's seconds (NaN where unknown). Votes of `excluded` raters are not
-    among them.
+    """The votes of a board as arrays, with each vote's seconds (NaN where unknown, or where the rater is flagged for
+    pace). Votes of `excluded` raters are not among them.
     """
 
     votes: VoteColumns
@@ -70,6 +71,7 @@ def read_board_columns(
     *,
     with_excluded: bool = False,
     with_forms: bool = False,
+    with_seconds: bool = False,
     revision: Revision | None = None,
 ) -> BoardColumns:
     """Return what `read_board_votes` returns, as arrays; quick for a campaign of 100,000 votes."""
@@ -86,7 +88,7 @@ def read_board_columns(
         columns = replace(columns, forms=relative_difference(sides[0], sides[1]))
     return BoardColumns(
         votes=columns,
-        seconds=log.duration_ms[counted] / 1000,
+        seconds=vote_seconds(session, log)[counted] if with_seconds else np.full(len(columns), np.nan),
         excluded=excluded,
         num_excluded_votes=int((on_board & out & log.columns.is_cast).sum()),
         categories=_categories(session, campaign_id),

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Completion
-from backend.domain.battles.raters.checks import NO_GOLD
+from backend.domain.battles.raters.checks import NO_GOLD, is_too_fast, unread_share
 from backend.domain.battles.raters.quality import FloatArray, RatedColumns, RaterQuality, rate_raters
 from backend.services.battles.views import find_campaign
 from backend.services.battles.vote_log import SIDES, VoteLog, read_vote_log, votes_revision
@@ -40,7 +40,7 @@ def rater_qualities(ctx: Context, campaign_id: str) -> dict[str, RaterQuality]:
                 _remembered.move_to_end(key)
                 return _remembered[key]
         log = read_vote_log(session, campaign_id, revision=revision)
-        words = _words(session, log.answers)
+        words = count_words(session, log.answers)
     rows = {row.rater: row for row in rate_raters(_rated(log, words))}
     with _remembering:
         _remembered[key] = rows
@@ -63,7 +63,22 @@ def _rated(log: VoteLog, words: FloatArray) -> RatedColumns:
     )
 
 
-def _words(session: Session, answers: Sequence[str]) -> FloatArray:
+def vote_seconds(session: Session, log: VoteLog) -> FloatArray:
+    """Return the seconds of each vote of a log; NaN where unknown, and for raters whose pace is flagged: their times
+    tell nothing of how long a vote takes.
+    """
+    seconds, words = log.duration_ms / 1000, count_words(session, log.answers)
+    shown = words[log.answer_a] + words[log.answer_b]
+    for rater in range(len(log.columns.raters)):
+        of_rater = log.columns.rater == rater
+        measuring = of_rater & log.of_purpose(MEASURING)
+        unread = unread_share(seconds[measuring], shown[measuring])
+        if unread is not None and is_too_fast(unread):
+            seconds = np.where(of_rater, np.nan, seconds)
+    return seconds
+
+
+def count_words(session: Session, answers: Sequence[str]) -> FloatArray:
     """Return the number of words of each answer."""
     counts = dict[str, int]()
     for start in range(0, len(answers), 500):

@@ -102,7 +102,12 @@ def standings(
                 _remembered.move_to_end(key)
                 return _remembered[key]
         votes = read_board_columns(
-            session, campaign_id, with_excluded=with_excluded, with_forms=bool(options.control), revision=revision
+            session,
+            campaign_id,
+            with_excluded=with_excluded,
+            with_forms=bool(options.control),
+            with_seconds=True,
+            revision=revision,
         )
         checkpoints = _checkpoints(session, campaign_id)
         raters = dict(session.execute(select(Rater.id, Rater.name).where(Rater.id.in_(votes.excluded))).all())

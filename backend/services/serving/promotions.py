@@ -31,6 +31,7 @@ from backend.services.serving.aliases import (
 from backend.services.serving.deployments import deploy, refuse_undeployable
 
 MAX_REASON = 2000
+NO_EVIDENCE = "No votes and no gate support it."
 
 
 def gather_evidence(
@@ -40,7 +41,7 @@ def gather_evidence(
 
     The verdict is on the pair with `against_id` (the alias's present checkpoint) if that is a contestant, else with the
     checkpoint's parent, else with the first other contestant. `against` lists what does not support it: worse or
-    undecided, FAIL or INCONCLUSIVE.
+    undecided, FAIL or INCONCLUSIVE, or that there is no evidence at all.
     """
     gates = _gates(ctx, checkpoint_id)
     verdict = _verdict(ctx, checkpoint_id, campaign_id, against_id) if campaign_id else None
@@ -49,14 +50,24 @@ def gather_evidence(
         against.append("The campaign has no verdict on this checkpoint.")
     elif verdict is not None and verdict.outcome != "better":
         against.append(verdict.sentence)
+    elif verdict is None and not gates:
+        against.append(NO_EVIDENCE)
     against += [f"Gate “{gate.gate}” says {gate.verdict}." for gate in gates if gate.verdict != "PASS"]
     return PromotionEvidence(verdict=verdict, gates=gates, against=tuple(against))
 
 
 def promote(
-    ctx: Context, checkpoint: str, *, alias: str, person: Person, campaign_id: str | None = None, reason: str = ""
+    ctx: Context,
+    checkpoint: str,
+    *,
+    alias: str,
+    person: Person,
+    campaign_id: str | None = None,
+    reason: str = "",
+    asks_evidence: bool = True,
 ) -> PromotionView:
     """Move an alias to a checkpoint, making the alias if it is new, and deploy the endpoints that follow it again.
+    Without `asks_evidence` it needs a reason only where there is evidence, and that speaks against it.
 
     Raises InvalidInput for a bad alias, or without a reason when the evidence does not support the promotion; Conflict
     if the checkpoint holds the alias already, or where a following endpoint's gate refuses it; NotFound; NotAllowed.
@@ -70,9 +81,10 @@ def promote(
     if held == subject.id:
         raise Conflict(f"“{subject.name}” holds {alias} already.", field="alias")
     evidence = gather_evidence(ctx, subject.id, campaign_id=campaign_id, against_id=held)
-    if evidence.against and not reason.strip():
+    doubts = [text for text in evidence.against if asks_evidence or text != NO_EVIDENCE]
+    if doubts and not reason.strip():
         raise InvalidInput(
-            f"The evidence does not support this promotion: {' '.join(evidence.against)}",
+            f"The evidence does not support this promotion: {' '.join(doubts)}",
             remedy="Give a reason to promote it nevertheless; it is stored.",
             field="reason",
         )

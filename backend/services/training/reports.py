@@ -16,7 +16,7 @@ from backend.domain.training.config import RunConfig
 from backend.domain.training.objective_labels import OBJECTIVE_LABELS
 from backend.domain.training.report import Measured, RunReport, run_report_html, write_body, write_markdown
 from backend.domain.training.report_curves import MetricTrace
-from backend.domain.wording import format_bytes, format_count, format_duration, percent
+from backend.domain.wording import format_bytes, format_count, format_duration, format_usd, percent
 from backend.errors import NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, list_lineage
 from backend.services.context import Context
@@ -206,7 +206,12 @@ def _cost(ctx: Context, detail: RunDetail) -> tuple[tuple[str, str], ...]:
         price = current_prices(ctx).default
         if price is not None:
             hours = seconds / 3600 * count
-            pairs.append(("cost", f"{hours * price:,.2f} US dollars: {hours:,.3g} device-hours at {price:g}"))
+            pairs.append(
+                (
+                    "cost",
+                    f"{format_usd(hours * price)}: {hours:,.2f} device-hours at {format_usd(price, is_price=True)}",
+                )
+            )
     joules, share = energy_of(ctx, run.id)
     if joules is not None:
         pairs.append(

@@ -291,7 +291,7 @@ def _draw_decision_form(
         st.text_input(
             "Reason",
             key=f"promotion_reason_{checkpoint.id}",
-            help="Stored with the decision. Required when the evidence speaks against a promotion.",
+            help="Stored with the decision. Required when no evidence supports a promotion.",
         )
         or ""
     )
@@ -334,4 +334,4 @@ def draw_decision(row: PromotionView) -> None:
     if row.evidence.verdict:
         st.caption(plain(row.evidence.verdict.sentence))
     if row.against and row.decision == "promote":
-        st.caption(f":material/warning: Against the evidence: {plain(' '.join(row.against))}")
+        st.caption(f":material/warning: Not supported: {plain(' '.join(row.against))}")

@@ -25,6 +25,7 @@ from backend.services.context import Context, Person
 from pages.components.choices import by_identity
 from pages.components.confirm import close_menu, draw_confirmed_in_menu, menu_key
 from pages.components.frame import errors_shown, handled, plain
+from pages.components.links import draw_who_reaches
 from pages.components.numbers import form_button
 from pages.components.tables import draw_table
 from pages.components.words import day, when
@@ -78,7 +79,7 @@ def _draw_links(ctx: Context, person: Person, campaign: CampaignView, rows: list
                 st.rerun()
     for link in list(st.session_state.get(FRESH, {}).values()):
         if link.rater.campaign_id == campaign.id:
-            _draw_fresh(link)
+            _draw_fresh(ctx, link)
     links = {row.rater.id: row for row in rows if row.is_link}
     if links:
         with st.popover("Reissue or revoke a link", icon=":material/link_off:", key=menu_key("links_menu")):
@@ -89,12 +90,13 @@ def _keep(link: RaterLink) -> None:
     st.session_state.setdefault(FRESH, {})[link.rater.id] = link
 
 
-def _draw_fresh(link: RaterLink) -> None:
+def _draw_fresh(ctx: Context, link: RaterLink) -> None:
     """Draw a new link until it is dismissed."""
     with st.container(border=True):
         until = f" until {day(link.rater.expires_at)}" if link.rater.expires_at else ""
         st.markdown(f":material/link: **Link of {plain(link.rater.name)}.** It opens this ballot alone{until}.")
         st.code(link.url, language=None, wrap_lines=True)
+        draw_who_reaches(ctx, link.url)
         st.caption("Copy it before you dismiss it: only its hash is stored. A lost link is reissued.")
         with st.container(horizontal=True, vertical_alignment="center"):
             with st.popover("QR code", icon=":material/qr_code:", key=f"qr_{link.rater.id}"):

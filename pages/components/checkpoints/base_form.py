@@ -20,7 +20,7 @@ from backend.services.checkpoints.bases import (
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.context import Context, Person
 from pages.components.choices import by_identity
-from pages.components.frame import errors_shown, plain, show_error
+from pages.components.frame import errors_shown, object_heading, plain, show_error
 from pages.components.numbers import form_button
 from pages.components.tables import draw_table
 from pages.components.words import size
@@ -31,8 +31,8 @@ MANY_BYTES = 4_000_000_000
 
 def draw_base_form(ctx: Context, person: Person) -> CheckpointView | None:
     """Draw the form; return the base that was added."""
+    object_heading("Add a base")
     with st.container(border=True):
-        st.subheader("Add a base", anchor=False)
         offers = list_base_offers(ctx)
         ways = [*([OFFERED] if offers else []), *([PATH] if person.id is None else []), HUB]
         way = st.segmented_control(

@@ -26,7 +26,7 @@ from backend.services.data.views import VersionView
 from pages.components import routes
 from pages.components.battles.vote_import import HANDED_OVER
 from pages.components.data.source_choice import Chosen, choose_source
-from pages.components.frame import errors_shown, handled, plain, show_error, spoken, with_code
+from pages.components.frame import errors_shown, handled, object_heading, plain, show_error, spoken, with_code
 from pages.components.words import size
 
 UNUSED = "not used"
@@ -53,6 +53,7 @@ class ImportChoices:
 
 def draw_import(ctx: Context, person: Person) -> VersionView | None:
     """Draw the form. Return the version once its import is queued."""
+    object_heading("Import a dataset")
     past = _past(ctx, person)
     with st.container(border=True):
         st.subheader("1 · Source", anchor=False)

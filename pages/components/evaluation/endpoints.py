@@ -22,7 +22,7 @@ from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.confirm import draw_confirmed
 from pages.components.forms import draw_fields
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import errors_shown, object_heading, plain
 from pages.components.links import row_link
 from pages.components.numbers import form_button, number_form
 from pages.components.tables import WidgetTable
@@ -89,7 +89,7 @@ def draw_subject(evaluation: EvaluationView) -> None:
 
 def draw_evaluated_endpoints(ctx: Context, person: Person) -> None:
     """Draw the endpoints that can be evaluated, and the form that registers another API."""
-    st.subheader("Endpoints", anchor=False)
+    object_heading("Evaluated endpoints")
     st.caption(
         "Endpoints of this installation can be evaluated while they run. A model of another OpenAI-compatible API is"
         " added once."

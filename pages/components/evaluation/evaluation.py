@@ -8,7 +8,7 @@ from backend.domain.evaluation.boards import caveats
 from backend.domain.evaluation.config import PREFIX_POLICY, EvaluationKind, describe_scoring, is_score_lower_better
 from backend.domain.jobs.results import EvaluationFacts, JudgeFacts
 from backend.domain.jobs.states import Status
-from backend.domain.wording import percent, plural
+from backend.domain.wording import format_usd, percent, plural
 from backend.services.context import Context, Person
 from backend.services.evaluation.baselines import compare_across
 from backend.services.evaluation.board import void_reason_of
@@ -190,7 +190,7 @@ def _how(evaluation: EvaluationView) -> list[tuple[str, str]]:
 def _tokens(facts: EvaluationFacts | JudgeFacts) -> str:
     if not facts.prompt_tokens and not facts.completion_tokens:
         return ""
-    price = "" if facts.price_usd is None else f", {facts.price_usd:.4f} USD"
+    price = "" if facts.price_usd is None else f", {format_usd(facts.price_usd, is_price=True)}"
     return f"{facts.prompt_tokens:,} prompt and {facts.completion_tokens:,} answer tokens{price}"
 
 

@@ -61,7 +61,7 @@ def draw_gates(ctx: Context, person: Person, name: str = "") -> None:
     if name:
         _draw_gate(ctx, person, get_gate(ctx, name))
         return
-    st.subheader("Gates", anchor=False)
+    object_heading("Gates")
     st.caption(
         "A gate decides whether a checkpoint may take a champion's place, from paired differences on benchmarks."
     )

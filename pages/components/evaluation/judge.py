@@ -60,7 +60,7 @@ FIGURES: dict[str, tuple[str, str]] = {
 
 def draw_judgements(ctx: Context, person: Person, *, evaluation_id: str = "") -> None:
     """Draw the form, open for the answers of an evaluation if one is given, and the newest judgements."""
-    st.subheader("Judges", anchor=False)
+    object_heading("Judges")
     st.caption("A judge model reads answers and gives each a verdict. Votes of people say how far it can be trusted.")
     if person.may_build:
         with st.expander(

@@ -10,7 +10,7 @@ import streamlit as st
 
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind, describe_scoring
 from backend.domain.evaluation.cost import MemoryRange, TimeEstimate
-from backend.domain.wording import format_bytes, format_duration, plural
+from backend.domain.wording import format_bytes, format_duration, format_usd, plural
 from backend.services.context import Context, Person
 from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import EvaluationView, Plan, launch_evaluation
@@ -152,7 +152,7 @@ def _draw_requests(remote: Sequence[EvaluationForecast], configs: Mapping[str, E
             words += (
                 f" About {sum(t[0] for t in tokens):,.0f} prompt and {sum(t[1] for t in tokens):,.0f} answer tokens"
             )
-            words += f", {sum(prices):.2f} USD." if len(prices) == len(remote) else "; no prices set."
+            words += f", {format_usd(sum(prices))}." if len(prices) == len(remote) else "; no prices set."
         else:
             words += " Tokens are not known yet; the first evaluation counts them."
         st.caption(plain(words))

@@ -17,8 +17,8 @@ def format_power(plan: PowerPlan) -> str:
         )
     else:
         source = (
-            f"are assumed to differ on {percent(plan.discordance)} of items, as nothing was measured on this"
-            " benchmark yet"
+            f"are assumed to differ on {percent(plan.discordance)} of items, as no two evaluations here"
+            " share enough of its items yet"
         )
     if plan.detectable < 1:
         words = (

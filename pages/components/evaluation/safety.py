@@ -316,7 +316,7 @@ def draw_texts(shown: dict[str, Any]) -> None:
 def draw_probes(ctx: Context, person: Person) -> None:
     """Draw the installation's safety probes, the agreement of the scorer, and the forms that add to them."""
     probes = list_probes(ctx)
-    st.subheader("Safety probes", anchor=False)
+    object_heading("Safety probes")
     rows = [
         {"Probe": p.version.label, "Kind": PROBE_LABEL[p.probe], "Items": p.items, "Source": p.source} for p in probes
     ]

@@ -50,7 +50,7 @@ MOMENT_LABEL = {Moment.END: "When the run ends", Moment.CHECKPOINT: "At each che
 def draw_suites(ctx: Context, person: Person) -> None:
     """Draw the list of suites and the form that makes another one."""
     suites = list_suites(ctx)
-    st.subheader("Suites", anchor=False)
+    object_heading("Suites")
     if not suites:
         st.caption(
             "No suites yet. A suite is a named list of benchmarks that run together on a checkpoint, by hand or during"

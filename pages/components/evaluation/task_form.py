@@ -46,7 +46,7 @@ metrics: [acc, acc_norm]
 
 def draw_tasks(ctx: Context) -> None:
     """Draw every task with its metrics; each opens its form."""
-    st.subheader("Tasks", anchor=False)
+    object_heading("Tasks")
     st.caption("A task turns the rows of a benchmark into prompts and their answers into scores. It is a YAML file.")
     if st.button("New task", type="primary", icon=":material/add:", key="task_new"):
         st.switch_page(routes.EVALUATIONS, query_params={"task": NEW})
@@ -75,7 +75,9 @@ def draw_task(ctx: Context, person: Person, name: str, *, dataset_id: str | None
     """Draw the form of a task and its first prompts. `new` starts another one."""
     key = f"task_text_{name}"
     origin, opened_text = "new", None
-    if name != NEW:
+    if name == NEW:
+        object_heading("New task")
+    else:
         view = get_task(ctx, name)
         origin = view.origin
         opened_text = st.session_state.setdefault(f"{key}_seen", view.text)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, time
 import streamlit as st
 
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes
+from backend.domain.wording import format_usd
 from backend.services.context import Context, Person
 from backend.services.people.keys import (
     KeyView,
@@ -55,6 +56,34 @@ def draw_new_key(ctx: Context, person: Person) -> None:
                     PENDING
                 ]  # a second click was on the form of the key that is made now, and makes none
                 st.rerun()
+    draw_fresh_key()
+
+
+def draw_key_of(ctx: Context, person: Person, endpoint: str) -> None:
+    """Draw the button that makes a key for one endpoint, and the key once."""
+    secret = st.session_state.setdefault(PENDING, new_secret())
+    needed = "Every request needs one." if ctx.sign_in else "Programs on this machine need none; it counts their use."
+    if FRESH not in st.session_state and st.button(
+        "Create key",
+        key=f"create_key_{hash_key(secret)[:8]}",
+        icon=":material/key:",
+        help=f"For {plain(endpoint)} alone. {needed}",
+    ):
+        with errors_shown():
+            create_key(ctx, endpoint, person=person, scopes=KeyScopes(models=(endpoint,)), secret=secret)
+            st.session_state[FRESH] = secret
+            del st.session_state[PENDING]
+            st.rerun()
+    draw_fresh_key()
+
+
+def key_to_show(ctx: Context) -> str:
+    """Return the key for client code: the new one while it is shown, else a stand-in."""
+    return str(st.session_state.get(FRESH) or ("rh-..." if ctx.sign_in else "local"))
+
+
+def draw_fresh_key() -> None:
+    """Draw the key that was made last, until it is dismissed."""
     if FRESH in st.session_state:
         st.success("Copy it now: it is not shown again once you close this.", icon=":material/key:")
         st.code(st.session_state[FRESH], language=None)
@@ -193,13 +222,17 @@ def _draw_spending(limits: KeyLimits, today: Spending, month: Spending) -> None:
     budgets = limits.budgets
     if not budgets:
         if month.tokens:
-            st.caption(f"{month.tokens:,} tokens this month" + (f", US\\${month.usd:,.4g}" if month.usd else ""))
+            st.caption(
+                f"{month.tokens:,} tokens this month" + (f", {plain(format_usd(month.usd))}" if month.usd else "")
+            )
         return
     grid = st.grid(min(4, len(budgets)), min_column_width=200)
     for unit, period, budget in budgets:
         spending = today if period == "day" else month
         used = spending.tokens if unit == "tokens" else spending.usd
         words = (
-            f"{used:,.0f} of {budget:,.0f} tokens" if unit == "tokens" else f"US\\${used:,.4g} of US\\${budget:,.4g}"
+            f"{used:,.0f} of {budget:,.0f} tokens"
+            if unit == "tokens"
+            else plain(f"{format_usd(used)} of {format_usd(budget, is_price=True)}")
         )
         grid.progress(min(1.0, used / budget), text=f"{words} {'today' if period == 'day' else 'this month'}")

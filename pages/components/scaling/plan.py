@@ -15,7 +15,7 @@ from backend.domain.scaling.plan import ScalingPlan
 from backend.domain.scaling.study import format_budget
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.config import RunConfig
-from backend.domain.wording import format_duration, plural, short
+from backend.domain.wording import format_duration, format_usd, plural, short
 from backend.services.scaling.planner import OWN, list_laws
 from backend.services.scaling.pools import PoolRun, RunPool
 from pages.components import routes
@@ -78,7 +78,7 @@ def draw_plan(plan: ScalingPlan) -> None:
         help=f"{plan.speed.device}: {plan.speed.source}." if plan.speed else "No run or probe was measured here yet.",
     )
     if plan.cost_usd is not None:
-        grid.metric("Cost", f"${plan.cost_usd:,.2f}", border=True, help="Time × price of a device-hour.")
+        grid.metric("Cost", format_usd(plan.cost_usd), border=True, help="Time × price of a device-hour.")
     shape = plan.architecture
     st.markdown(
         f"**Model:** {FAMILIES[shape.family].title}, {plural(shape.num_layers, 'layer')}, {shape.width:,} wide, "

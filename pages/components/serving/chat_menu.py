@@ -28,6 +28,8 @@ from backend.services.serving.endpoints import EndpointView
 from pages.components import routes
 from pages.components.confirm import draw_confirmed_in_menu
 from pages.components.frame import errors_shown, plain, title_tab
+from pages.components.links import draw_who_reaches
+from pages.components.people.keys import key_to_show
 
 EXPORTS: tuple[tuple[Format, str, str, str], ...] = (
     ("markdown", "Markdown", "md", "text/markdown"),
@@ -71,6 +73,7 @@ def draw_shares(ctx: Context, person: Person, conversation: ConversationView) ->
     st.caption(f"{reader} can read a shared conversation up to its last message now. Later messages stay private.")
     for share in list_shares(ctx, conversation.id, person=person):
         st.code(share.url, language=None, wrap_lines=True)
+        draw_who_reaches(ctx, share.url)
         draw_confirmed_in_menu(
             "Revoke",
             "Who follows this link sees nothing from now on, permanently.",
@@ -111,7 +114,7 @@ def draw_code(ctx: Context, person: Person, conversation: ConversationView | Non
         messages = (ChatMessage(role=Role.SYSTEM, content=settings.system),)
     if not messages or messages[-1].role not in (Role.USER, Role.TOOL):
         messages = (*messages, ChatMessage(role=Role.USER, content="Hello"))
-    body, key = settings.body(settings.endpoints[0], messages), "rh-..." if ctx.sign_in else "local"
+    body, key = settings.body(settings.endpoints[0], messages), key_to_show(ctx)
     python, curl = st.tabs(["Python", "curl"])
     python.code(python_code(ctx.gateway_url, body, key=key), language="python", wrap_lines=True)
     curl.code(curl_code(ctx.gateway_url, body, key=key), language="bash", wrap_lines=True)

@@ -6,9 +6,8 @@ import json
 import shlex
 
 
-def client_code(language: str, *, url: str, model: str, needs_key: bool) -> str:
+def client_code(language: str, *, url: str, model: str, key: str) -> str:
     """Return a program that asks a model and prints its answer: Python, curl or JavaScript."""
-    key = "rh-..." if needs_key else "local"
     body: dict[str, object] = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
     if language == "curl":
         return (

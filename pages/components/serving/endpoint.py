@@ -26,8 +26,9 @@ from backend.services.serving.request_log.policies import get_log_policy, read_l
 from backend.services.serving.rollout import STABLE
 from pages.components import routes
 from pages.components.frame import errors_shown, live_part, object_heading, plain, with_code
-from pages.components.links import row_link
+from pages.components.links import draw_who_reaches, row_link
 from pages.components.numbers import draw_number, number_form, refuse_wrong_numbers
+from pages.components.people.keys import draw_key_of, key_to_show
 from pages.components.serving.adapters import draw_adapters
 from pages.components.serving.client_code import client_code
 from pages.components.serving.request_table import draw_request_rows
@@ -329,14 +330,15 @@ def draw_api(ctx: Context, person: Person, name: str) -> None:
     """Draw address, the name that clients send, and their code."""
     st.caption("Address")
     st.code(f"{ctx.gateway_url}/v1", language=None)
+    draw_who_reaches(ctx, ctx.gateway_url)
     st.caption("Model")
     st.code(name, language=None)
+    if person.may_build:
+        draw_key_of(ctx, person, name)
     for language, tab in zip(LANGUAGES, st.tabs(list(LANGUAGES), key=f"client_{name}"), strict=True):
         tab.code(
-            client_code(language, url=ctx.gateway_url, model=name, needs_key=ctx.sign_in), language=LANGUAGES[language]
+            client_code(language, url=ctx.gateway_url, model=name, key=key_to_show(ctx)), language=LANGUAGES[language]
         )
-    if ctx.sign_in:
-        st.page_link(routes.PEOPLE, label="Create a key", icon=":material/key:")
 
 
 def draw_requests(ctx: Context, person: Person, name: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import streamlit as st
 
-from backend.domain.wording import plural
+from backend.domain.wording import format_usd, plural
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.serving.owners import why_not_own
@@ -176,7 +176,7 @@ def draw_request(ctx: Context, person: Person, request_id: str) -> None:
         ),
         ("Replica", " · ".join(filter(None, [detail.replica, detail.address]))),
         ("Device time", f"{detail.device_s:,.3f} s" if detail.device_s else None),
-        ("Cost", None if row.cost_usd is None else f"${row.cost_usd:,.6f}"),
+        ("Cost", None if row.cost_usd is None else format_usd(row.cost_usd, is_price=True)),
         ("Thumb", THUMBS.get(row.rating or 0)),
         ("Comment", detail.comment),
         ("Parameters", ", ".join(f"{name} {value}" for name, value in detail.params.items() if value is not None)),

@@ -9,6 +9,7 @@ import streamlit as st
 import yaml
 
 from backend.domain.serving.upstream import LIMITS, Upstream
+from backend.domain.wording import format_usd
 from backend.errors import InvalidInput
 from backend.services.context import Context, Person
 from backend.services.serving.endpoints import EndpointView
@@ -68,5 +69,6 @@ def draw_upstream(endpoint: EndpointView, *, now: datetime) -> None:
     if check is not None and check.check_s is not None and check.checked_at is not None:
         parts.append(f"one token in {check.check_s * 1000:,.0f} ms, {ago(check.checked_at, now=now)}")
     if upstream.input_price is not None and upstream.output_price is not None:
-        parts.append(f"${upstream.input_price:g} in, ${upstream.output_price:g} out per million tokens")
+        prices = [format_usd(price, is_price=True) for price in (upstream.input_price, upstream.output_price)]
+        parts.append(f"{prices[0]} in, {prices[1]} out per million tokens")
     st.caption(plain(" · ".join(parts)))

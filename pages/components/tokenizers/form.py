@@ -16,7 +16,7 @@ from backend.services.tokenizers.tokenizers import (
     train_tokenizer,
 )
 from pages.components import routes
-from pages.components.frame import empty_state, errors_shown
+from pages.components.frame import empty_state, errors_shown, object_heading
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 
 LEARNS_FROM = ("text", "chat", "instruction", "preference")
@@ -27,6 +27,7 @@ USUAL_VOCABULARY = 2048
 @number_form
 def draw_tokenizer_form(ctx: Context, person: Person) -> TokenizerView | None:
     """Draw the form; return the tokenizer that was launched."""
+    object_heading("Train a tokenizer")
     labels = _versions(ctx)
     if not labels:
         empty_state("Training a tokenizer needs a dataset.", page=routes.DATASETS, label="Import a dataset")
@@ -34,7 +35,6 @@ def draw_tokenizer_form(ctx: Context, person: Person) -> TokenizerView | None:
     dataset = st.query_params.get("dataset", "")
     first = next((place for place, label in enumerate(labels) if dataset in (label, label.rpartition("@")[0])), 0)
     with st.container(border=True):
-        st.subheader("Train a tokenizer", anchor=False)
         kind = st.segmented_control(
             "Kind",
             list(KINDS),

@@ -8,7 +8,16 @@ from typing import Any
 
 import streamlit as st
 
-from backend.domain.training.config_fields import default_at, field_at, field_label, kind_of, list_paths, traits_of
+from backend.domain.training.config import RunConfig
+from backend.domain.training.config_fields import (
+    default_at,
+    field_at,
+    field_label,
+    kind_of,
+    list_paths,
+    traits_of,
+    value_at,
+)
 from pages.components.forms import draw_widget
 from pages.components.frame import handled
 from pages.components.numbers import draw_problem
@@ -63,10 +72,14 @@ def set_defaults(values: Mapping[str, Any]) -> None:
     st.session_state[_DEFAULTS] = dict(values)
 
 
-def count_changed(paths: Iterable[str]) -> int:
-    """Return how many of these fields are not at their default."""
+def count_changed(paths: Iterable[str], before: RunConfig | None = None) -> int:
+    """Return how many of these fields are not as in the config `before`, or else not at their default."""
     defaults = st.session_state.get(_DEFAULTS, {})
-    return sum(_plain(get_field(path)) != _plain(defaults.get(path, default_at(path))) for path in paths)
+
+    def usual(path: str) -> Any:
+        return defaults.get(path, default_at(path)) if before is None else value_at(before, path)
+
+    return sum(_plain(get_field(path)) != _plain(usual(path)) for path in paths)
 
 
 def field_errors() -> dict[str, str]:

@@ -13,7 +13,7 @@ from backend.domain.jobs.results import ProbeResult
 from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
 from backend.domain.training.sweep import SweepConfig
-from backend.domain.wording import format_bytes, format_duration, plural, short
+from backend.domain.wording import format_bytes, format_duration, format_usd, plural, short
 from backend.services.context import Context, Person
 from backend.services.estimates.forecasts import Forecast, QueuePosition
 from backend.services.estimates.probes import find_probe, launch_probe
@@ -146,7 +146,8 @@ def _draw_disk(num_bytes: int, purpose: str, free_bytes: int) -> None:
 
 def _draw_cost(cost_usd: float | None, price_usd: float | None) -> None:
     if cost_usd is not None:
-        _line("payments", "Cost", f"{cost_usd:,.2f} US dollars at {price_usd:g} per device-hour")
+        price = "" if price_usd is None else f" at {format_usd(price_usd, is_price=True)} per device-hour"
+        _line("payments", "Cost", f"{format_usd(cost_usd)}{price}")
     elif price_usd is None:
         _line("payments", "Cost", "no device-hour price set", help="An admin sets it on the Costs page.")
 

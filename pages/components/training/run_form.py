@@ -121,8 +121,10 @@ def form_origin() -> str:
     return str(st.session_state.get(_ORIGIN, "defaults"))
 
 
-def draw_run_form(ctx: Context, *, named: bool = True) -> FormState:
-    """Draw the form and return its values; a run of a sweep is not `named` here."""
+def draw_run_form(ctx: Context, *, named: bool = True, copied: RunConfig | None = None) -> FormState:
+    """Draw the form and return its values; a run of a sweep is not `named` here. `copied` is the config of the run that
+    it was copied from.
+    """
     values: dict[str, Any] = {}
     missing: list[str] = []
     objective = Objective(
@@ -143,7 +145,7 @@ def draw_run_form(ctx: Context, *, named: bool = True) -> FormState:
     if objective is Objective.GRPO:
         values.setdefault("grpo", {})["rewards"] = draw_rewards()
         draw_reward_trial(ctx, values["grpo"]["rewards"], dataset=values["dataset"], base=values.get("base"))
-    _draw_advanced({group: paths for group, paths in groups.items() if group not in ABOVE_TABS}, values)
+    _draw_advanced({group: paths for group, paths in groups.items() if group not in ABOVE_TABS}, values, copied)
     if named:
         values["name"] = _draw_name()
     return FormState(values, missing)
@@ -241,9 +243,10 @@ def _value_getter(objective: Objective, method: str) -> Callable[[str], Any]:
     return lambda path: chosen[path] if path in chosen else get_field(path)
 
 
-def _draw_advanced(groups: Mapping[FieldGroup, list[str]], values: dict[str, Any]) -> None:
-    changed = count_changed(path for paths in groups.values() for path in paths)
-    summary = f"{changed} differ{'s' if changed == 1 else ''} from the defaults" if changed else "all at their defaults"
+def _draw_advanced(groups: Mapping[FieldGroup, list[str]], values: dict[str, Any], copied: RunConfig | None) -> None:
+    changed = count_changed((path for paths in groups.values() for path in paths), copied)
+    usual, source = ("all at their defaults", "the defaults") if copied is None else ("all as copied", "the copied run")
+    summary = f"{changed} differ{'s' if changed == 1 else ''} from {source}" if changed else usual
     with st.expander(f"Advanced · {summary}", key="launch_advanced", icon=":material/tune:"):
         for tab, (group, paths) in zip(
             st.tabs(list(groups), key="fields", bind="query-params"), groups.items(), strict=True

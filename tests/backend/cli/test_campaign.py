@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from backend.cli.main import app
 from backend.domain.battles.campaign_file import parse_campaign, render_campaign
 from backend.errors import InvalidInput
 from backend.services.battles.raters import rater_for, rater_from_link
@@ -64,6 +66,8 @@ def test_a_campaign_runs_from_its_file_to_its_end(command_line: Context, tmp_pat
     shown = roundhouse("campaign", "show", "Two writers")
     assert shown["config"]["reasons"] == ["Clearer", "Funnier"]
     link = roundhouse("campaign", "link", started["id"], "--rater", "Owl", "--single-use")
+    said = CliRunner().invoke(app, ["campaign", "link", started["id"], "--rater", "Wren"])
+    assert (said.stdout.count("/ballot?link="), "ROUNDHOUSE_PUBLIC_URL" in said.stderr) == (1, True)
     assert rater_from_link(command_line, link["url"].split("link=")[1], browser="b").name == "Owl"
     assert roundhouse("campaign", "close", "Two writers")["open"] is False
     assert "no campaign “Three”" in roundhouse("campaign", "show", "Three", status=2)["error"]

@@ -103,13 +103,23 @@ class OwnVotes:
     @property
     def unread(self) -> Estimate | None:
         """Share of votes that came faster than their words can be read."""
-        known = ~np.isnan(self.seconds) & (self.words > 0)
-        return _share(self.words[known] > FASTEST_WORDS_PER_S * self.seconds[known])
+        return unread_share(self.seconds, self.words)
 
     @property
     def times(self) -> FloatArray:
         """Seconds of the votes that were timed."""
         return self.seconds[~np.isnan(self.seconds)]
+
+
+def unread_share(seconds: FloatArray, words: FloatArray) -> Estimate | None:
+    """Return the share of votes that came faster than their words can be read; None where none was timed."""
+    known = ~np.isnan(seconds) & (words > 0)
+    return _share(words[known] > FASTEST_WORDS_PER_S * seconds[known])
+
+
+def is_too_fast(unread: Estimate) -> bool:
+    """Return whether a rater with this share of unread votes is flagged for pace."""
+    return unread.n >= MIN_TIMED and unread.value > UNREAD_SHARE
 
 
 def own_checks(own: OwnVotes) -> list[Check]:
@@ -146,7 +156,7 @@ def timing_flags(own: OwnVotes) -> list[Flag]:
     """
     flags = []
     unread = own.unread
-    if unread is not None and unread.n >= MIN_TIMED and unread.value > UNREAD_SHARE:
+    if unread is not None and is_too_fast(unread):
         number = f"{percent(unread.value)} of {plural(unread.n, 'vote')}"
         flags.append(Flag("pace", f"{number} came faster than {FASTEST_WORDS_PER_S:g} words a second."))
     times = own.times

@@ -44,8 +44,8 @@ def forecast_this_month(ctx: Context) -> PriceForecast:
     actual = _between(history, last_start, last_end)
     if actual <= 0:
         return forecast
-    error = (_forecast_at(history, same_day, start=last_start, end=last_end).usd - actual) / actual
-    return replace(forecast, past_error=error)
+    past = _forecast_at(history, same_day, start=last_start, end=last_end).usd
+    return forecast if past is None else replace(forecast, past_error=(past - actual) / actual)
 
 
 def standing_costs(ctx: Context) -> list[StandingPrice]:

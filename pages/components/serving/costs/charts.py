@@ -7,6 +7,7 @@ from datetime import date
 
 import plotly.graph_objects as go
 
+from backend.domain.wording import format_usd
 from backend.services.serving.costs.ledger import Category
 from pages.components.charts.style import COLORS, LEGEND_BELOW, MARGIN, MUTED, short_name
 from pages.components.words import figure_text
@@ -26,6 +27,8 @@ HUES: dict[Category, str] = {
     "other": COLORS[3],
 }
 BAR_HEIGHT = 34
+PLAIN_DOLLARS = {"tickprefix": "$", "exponentformat": "none"}
+"""Ticks of an axis of dollars: `$0.00003`, where the default is `$30µ`."""
 
 
 def daily_figure(by_day: Mapping[date, Mapping[Category, float]]) -> go.Figure:
@@ -40,7 +43,8 @@ def daily_figure(by_day: Mapping[date, Mapping[Category, float]]) -> go.Figure:
                 y=values,
                 name=label,
                 marker_color=HUES[category],
-                hovertemplate=f"%{{x|%-d %b}}: $%{{y:,.4g}} {label}<extra></extra>",
+                customdata=[format_usd(value) for value in values],
+                hovertemplate=f"%{{x|%-d %b}}: %{{customdata}} {label}<extra></extra>",
             )
     figure.update_layout(
         barmode="stack",
@@ -48,7 +52,7 @@ def daily_figure(by_day: Mapping[date, Mapping[Category, float]]) -> go.Figure:
         margin=MARGIN,
         legend=LEGEND_BELOW,
         xaxis={"title": None, "tickformat": "%-d %b", "dtick": 86_400_000 if len(days) < 8 else None},
-        yaxis={"title": "US$ per day (UTC)", "rangemode": "tozero", "tickprefix": "$"},
+        yaxis={"title": "US$ per day (UTC)", "rangemode": "tozero", **PLAIN_DOLLARS},
         bargap=0.25,
     )
     return figure
@@ -65,14 +69,15 @@ def split_figure(names: Sequence[str], busy: Sequence[float], idle: Sequence[flo
             name=label,
             orientation="h",
             marker_color=color,
-            hovertemplate=f"%{{y}}: $%{{x:,.4g}} {label}<extra></extra>",
+            customdata=[format_usd(value) for value in values],
+            hovertemplate=f"%{{y}}: %{{customdata}} {label}<extra></extra>",
         )
     figure.update_layout(
         barmode="stack",
         height=90 + BAR_HEIGHT * len(labels),
         margin=MARGIN,
         legend={**LEGEND_BELOW, "y": -0.4},
-        xaxis={"title": None, "tickprefix": "$", "rangemode": "tozero"},
+        xaxis={"title": None, "rangemode": "tozero", **PLAIN_DOLLARS},
         yaxis={"autorange": "reversed", "automargin": True},
     )
     return figure

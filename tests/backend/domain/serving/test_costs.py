@@ -32,9 +32,11 @@ def test_a_forecast_by_hand() -> None:
     assert forecast.low == pytest.approx(128.479, abs=0.001)
 
 
-def test_a_forecast_has_no_interval_from_two_days_and_none_below_what_is_spent() -> None:
-    assert forecast_month(5.0, [1.0, 3.0], days_left=2.0).low is None
-    assert forecast_month(5.0, [], days_left=2.0).usd == 5.0
+def test_fewer_than_three_full_days_forecast_nothing_and_none_falls_below_what_is_spent() -> None:
+    """What was spent on the first day was shown as the forecast of its month."""
+    for days in ([], [1.0], [1.0, 3.0]):
+        early = forecast_month(5.0, days, days_left=2.0)
+        assert (early.usd, early.low, early.high, early.days) == (None, None, None, len(days))
     assert forecast_month(5.0, [0.0, 0.0, 9.0], days_left=1.0).low == 5.0
 
 

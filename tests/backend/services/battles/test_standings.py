@@ -10,7 +10,7 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from backend.cli.rating import app
-from backend.db.tables import Checkpoint
+from backend.db.tables import Checkpoint, Vote
 from backend.domain.battles.headlines import board_headline
 from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.ratings import fit_ratings
@@ -22,6 +22,7 @@ from backend.services.battles.answers import list_answers
 from backend.services.battles.assignment.storing import VoteInput
 from backend.services.battles.ballots import cast_vote, next_battle, undo
 from backend.services.battles.frozen_boards import export_board, freeze_board, verify_board
+from backend.services.battles.quality import rater_qualities
 from backend.services.battles.raters import create_rater_link, rater_for, rater_from_link
 from backend.services.battles.side_by_side import record_side_by_side_vote
 from backend.services.battles.standings import board_fragility, export_votes_csv, standings
@@ -75,6 +76,23 @@ def test_few_votes_leave_a_pair_undecided_with_the_votes_it_needs(ctx: Context) 
     assert verdict.outcome == "undecided"
     assert verdict.votes_needed > 20
     assert "100 Elo" in verdict.sentence
+
+
+def test_times_of_a_rater_who_does_not_read_are_no_pace(ctx: Context) -> None:
+    """One of two raters votes after a millisecond and is flagged for it: the verdict's minutes are of the other."""
+    campaign = make_campaign(ctx, num_prompts=24, dataset_rows=40, overlap_share=0)
+    slow, fast = (rater_from_link(ctx, guest(ctx, campaign.id, name)) for name in ("slow", "fast"))
+    vote_all(ctx, campaign.id, fast, prefer("Elm"), limit=12)
+    with ctx.db.write() as session:
+        for vote in session.scalars(select(Vote)):
+            vote.duration_ms = 1
+    assert standings(ctx, campaign.id).median_s is None
+    vote_all(ctx, campaign.id, slow, prefer("Oak"), limit=12)
+    assert "pace" in {flag.kind for flag in rater_qualities(ctx, campaign.id)[fast.id].flags}
+    board = standings(ctx, campaign.id)
+    assert board.median_s == pytest.approx(4.055)
+    (verdict,) = board.verdicts
+    assert verdict.seconds_needed == pytest.approx(verdict.votes_needed * board.median_s)
 
 
 def test_identical_answers_count_as_ties_and_the_verdict_says_so(ctx: Context) -> None:

@@ -43,7 +43,7 @@ def test_one_raters_votes_are_no_evidence_for_a_promotion(ctx: Context) -> None:
 
 def test_a_verdict_promotes_and_the_history_holds_who_when_why_and_the_evidence(ctx: Context) -> None:
     campaign_id = won_campaign(ctx)
-    promote(ctx, "Oak", alias=ALIAS, person=LOCAL)
+    promote(ctx, "Oak", alias=ALIAS, reason="the first", person=LOCAL)
     moved = promote(ctx, "Elm", alias=ALIAS, campaign_id=campaign_id, reason="Tells better stories", person=LOCAL)
     assert (moved.decision, moved.checkpoint, moved.previous, moved.against) == ("promote", "Elm", "Oak", ())
     assert moved.evidence.verdict is not None
@@ -52,11 +52,11 @@ def test_a_verdict_promotes_and_the_history_holds_who_when_why_and_the_evidence(
     assert (view.checkpoint, view.rollback) == ("Elm", "Oak")
     assert [(row.decision, row.reason) for row in view.history] == [
         ("promote", "Tells better stories"),
-        ("promote", ""),
+        ("promote", "the first"),
     ]
     assert resolve_checkpoint(ctx, ALIAS).name == "Elm"
     with pytest.raises(Conflict, match="holds storyteller@production already"):
-        promote(ctx, "Elm", alias=ALIAS, person=LOCAL)
+        promote(ctx, "Elm", alias=ALIAS, reason="the first", person=LOCAL)
 
 
 @pytest.mark.parametrize(("winner", "votes"), [("Oak", 30), ("Elm", 2)], ids=["worse", "undecided"])
@@ -68,6 +68,23 @@ def test_a_promotion_against_the_evidence_needs_a_reason_and_says_so(ctx: Contex
     moved = promote(ctx, "Elm", alias=ALIAS, campaign_id=campaign_id, reason="Oak is too slow", person=LOCAL)
     assert len(moved.against) == 1
     assert moved.reason == "Oak is too slow"
+
+
+def test_a_promotion_without_any_evidence_needs_a_reason_as_an_undecided_one_does(ctx: Context) -> None:
+    elm = add_checkpoint(ctx, "Elm")
+    with pytest.raises(InvalidInput, match="No votes and no gate support it"):
+        promote(ctx, "Elm", alias=ALIAS, person=LOCAL)
+    moved = promote(ctx, "Elm", alias=ALIAS, reason="the first", person=LOCAL)
+    assert moved.against == ("No votes and no gate support it.",)
+    oak = add_checkpoint(ctx, "Oak")
+    with ctx.db.write() as session:
+        gate = Gate(name="facts", config={"champion": "Elm", "benchmarks": [{"benchmark": "facts"}]})
+        session.add(gate)
+        session.flush()
+        session.add(
+            GateResult(gate_id=gate.id, checkpoint_id=oak, champion_id=elm, verdict="PASS", created_at=ctx.now())
+        )
+    assert promote(ctx, "Oak", alias=ALIAS, person=LOCAL).against == ()
 
 
 def test_a_gate_that_fails_is_evidence_against_a_promotion(ctx: Context) -> None:
@@ -87,19 +104,19 @@ def test_a_gate_that_fails_is_evidence_against_a_promotion(ctx: Context) -> None
 def test_rollback_goes_back_one_promotion_at_a_time(ctx: Context) -> None:
     for name in ("Ash", "Birch", "Cedar"):
         add_checkpoint(ctx, name)
-        promote(ctx, name, alias=ALIAS, person=LOCAL)
+        promote(ctx, name, alias=ALIAS, reason="the first", person=LOCAL)
     assert rollback(ctx, ALIAS, person=LOCAL, reason="regression").checkpoint == "Birch"
     assert rollback(ctx, ALIAS, person=LOCAL).checkpoint == "Ash"
     with pytest.raises(Conflict, match="nothing to go back to"):
         rollback(ctx, ALIAS, person=LOCAL)
-    promote(ctx, "Cedar", alias=ALIAS, person=LOCAL)
+    promote(ctx, "Cedar", alias=ALIAS, reason="the first", person=LOCAL)
     assert rollback(ctx, ALIAS, person=LOCAL).checkpoint == "Ash"
     assert len(get_alias(ctx, ALIAS).history) == 7
 
 
 def test_a_rejection_is_recorded_and_moves_nothing(ctx: Context) -> None:
     campaign_id = won_campaign(ctx, winner="Oak")
-    promote(ctx, "Oak", alias=ALIAS, person=LOCAL)
+    promote(ctx, "Oak", alias=ALIAS, reason="the first", person=LOCAL)
     refused = reject(ctx, "Elm", alias=ALIAS, campaign_id=campaign_id, reason="loses", person=LOCAL)
     assert (refused.decision, refused.checkpoint, refused.evidence.verdict.outcome) == ("reject", "Elm", "worse")
     view = get_alias(ctx, ALIAS)
@@ -108,10 +125,10 @@ def test_a_rejection_is_recorded_and_moves_nothing(ctx: Context) -> None:
 
 def test_an_endpoint_that_follows_an_alias_is_deployed_again_when_it_moves(ctx: Context) -> None:
     elm, oak = (add_checkpoint(ctx, name) for name in ("Elm", "Oak"))
-    promote(ctx, "Oak", alias=ALIAS, person=LOCAL)
+    promote(ctx, "Oak", alias=ALIAS, reason="the first", person=LOCAL)
     deploy(ctx, checkpoint_id=oak, name="tales", num_replicas=2, alias=ALIAS, person=LOCAL)
     deploy(ctx, checkpoint_id=oak, name="fixed", person=LOCAL)
-    promote(ctx, "Elm", alias=ALIAS, person=LOCAL)
+    promote(ctx, "Elm", alias=ALIAS, reason="the first", person=LOCAL)
     assert [
         (get_endpoint(ctx, name).checkpoint_id, get_endpoint(ctx, name).config.alias) for name in ("tales", "fixed")
     ] == [
@@ -132,7 +149,7 @@ def test_an_endpoint_that_follows_an_alias_is_deployed_again_when_it_moves(ctx: 
 
 def test_an_endpoint_leaves_its_alias_when_another_checkpoint_is_deployed_to_it(ctx: Context) -> None:
     elm, oak = (add_checkpoint(ctx, name) for name in ("Elm", "Oak"))
-    promote(ctx, "Oak", alias=ALIAS, person=LOCAL)
+    promote(ctx, "Oak", alias=ALIAS, reason="the first", person=LOCAL)
     with pytest.raises(Conflict, match="not held by this checkpoint"):
         deploy(ctx, checkpoint_id=elm, name="tales", alias=ALIAS, person=LOCAL)
     deploy(ctx, checkpoint_id=oak, name="tales", alias=ALIAS, person=LOCAL)
@@ -145,7 +162,7 @@ def test_an_endpoint_leaves_its_alias_when_another_checkpoint_is_deployed_to_it(
 def test_an_alias_has_a_name_and_a_stage(ctx: Context, name: str) -> None:
     add_checkpoint(ctx, "Oak")
     with pytest.raises(InvalidInput, match="can't be an alias"):
-        promote(ctx, "Oak", alias=name, person=LOCAL)
+        promote(ctx, "Oak", alias=name, reason="the first", person=LOCAL)
 
 
 def test_only_who_may_build_decides(ctx: Context) -> None:
@@ -167,6 +184,6 @@ def test_only_who_may_build_decides(ctx: Context) -> None:
 
 def test_the_files_of_a_checkpoint_that_holds_an_alias_stay(ctx: Context) -> None:
     oak = add_checkpoint(ctx, "Oak")
-    promote(ctx, "Oak", alias=ALIAS, person=LOCAL)
+    promote(ctx, "Oak", alias=ALIAS, reason="the first", person=LOCAL)
     with pytest.raises(Conflict, match="alias “storyteller@production”"):
         delete_checkpoint(ctx, oak, person=LOCAL)

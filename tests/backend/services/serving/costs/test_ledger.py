@@ -204,6 +204,14 @@ def test_the_month_is_forecast_from_full_days_with_the_error_of_last_month(price
     assert forecast.past_error == pytest.approx(0.0, abs=1e-9)
 
 
+def test_the_first_day_of_use_forecasts_no_month(priced: Context) -> None:
+    add_job(priced, "run", "train")
+    use(priced, "run", start=NOON - timedelta(hours=2), end=None, price=1.0)
+    forecast = forecast_this_month(priced)
+    assert (forecast.usd, forecast.days) == (None, 0)
+    assert cost_report(priced).ledger.usd == pytest.approx(2.0)
+
+
 def test_a_job_that_is_claimed_opens_its_device_and_closes_it_when_it_ends(priced: Context) -> None:
     add_endpoint(priced)
     claim = claim_job(priced, "replica", owner="lab/serve#1", host="lab")

@@ -1,0 +1,25 @@
+"""Dollars are written in plain digits."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.domain.wording import format_usd
+
+
+@pytest.mark.parametrize(
+    ("usd", "total", "price"),
+    [
+        (0.0, "$0.00", "$0.00"),
+        (3.13e-05, "under $0.01", "$0.0000313"),
+        (0.004, "under $0.01", "$0.004"),
+        (0.006, "$0.01", "$0.006"),
+        (0.5, "$0.50", "$0.50"),
+        (0.035, "$0.04", "$0.035"),
+        (0.99999, "$1.00", "$1.00"),
+        (2.5, "$2.50", "$2.50"),
+        (1_234_567.0, "$1,234,567.00", "$1,234,567.00"),
+    ],
+)
+def test_no_amount_has_powers_of_ten(usd: float, total: str, price: str) -> None:
+    assert (format_usd(usd), format_usd(usd, is_price=True)) == (total, price)
