@@ -5,13 +5,17 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import inspect, text
+from sqlalchemy import func, inspect, select, text
+from sqlalchemy.exc import IntegrityError
 
 from backend.db.engine import Database
+from backend.db.tables import InstallationSecret
 from backend.domain.attributes import view_of
 from backend.domain.estimates.prices import DevicePrices
 from backend.domain.openai_servers import JUDGE_KEY
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 MIGRATIONS = Path(__file__).parent / "db" / "migrations"
 LAST_UPGRADER = "Roundhouse at commit b1df1697"
 """The last version that brings databases of earlier revisions to the oldest one of today."""
+MIGRATION_LOCK = 7_263_114
+"""Advisory lock of PostgreSQL: any number that nothing else locks."""
 
 
 def build_context(settings: Settings, *, migrate: bool = True) -> Context:
@@ -42,11 +48,13 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
     if settings.sqlite_path is not None:
         tighten_database(settings.sqlite_path)
     _export_keys(settings)
+    db = Database(settings.database_url)
     return Context(
-        db=Database(settings.database_url),
+        db=db,
+        now=db.now,
         queue=JobQueue(settings.broker_url),
         artifacts=Artifacts(settings.artifacts),
-        secret=read_secret(settings.home),
+        secret=read_secret(settings, db),
         policy=view_of(
             OperatorPolicy,
             settings,
@@ -98,9 +106,25 @@ def migrate_database(settings: Settings) -> None:
     # as slow to import as the rest of a command: left out where there is nothing to migrate
     from alembic import command
 
+    with _migrates_alone(settings):
+        command.upgrade(alembic_config(settings.database_url), "head")
+
+
+@contextmanager
+def _migrates_alone(settings: Settings) -> Iterator[None]:
+    """Wait until no other process migrates: by a lock of the server, which all machines share, or of the home on
+    SQLite.
+    """
+    db = Database(settings.database_url)
+    if not db.is_sqlite:
+        with db.engine.begin() as connection:
+            connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+            yield
+        db.engine.dispose()
+        return
     with (settings.home / "migrate.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        command.upgrade(alembic_config(settings.database_url), "head")
+        yield
 
 
 def _refuse_unknown(revision: str) -> None:
@@ -147,10 +171,28 @@ def alembic_config(url: str) -> Config:
     return config
 
 
-def read_secret(home: Path) -> bytes:
-    """Return the installation's signing key, creating it (mode 0600) at the first call. A lock keeps others from
-    reading half a key.
+def read_secret(settings: Settings, db: Database) -> bytes:
+    """Return the installation's signing key: of the environment; or of the database, which all machines share; or,
+    on SQLite, of the home. The first call makes it. A database that has none takes over that of the home.
     """
+    if settings.secret_key is not None:
+        return settings.secret_key.get_secret_value().encode()
+    if db.is_sqlite:
+        return _read_secret_file(settings.home)
+    stored = select(InstallationSecret.value)
+    with db.read() as session:
+        secret = session.scalar(stored)
+    if secret is None:
+        secret = _read_secret_file(settings.home).decode()
+        with suppress(IntegrityError), db.write() as session:  # another process was first
+            session.add(InstallationSecret(id=1, value=secret))
+        with db.read() as session:
+            secret = session.scalars(stored).one()
+    return secret.encode()
+
+
+def _read_secret_file(home: Path) -> bytes:
+    """Return the key of a home, created (mode 0600) at the first call. A lock keeps others from reading half of it."""
     path = home / "secret.key"
     with (home / "secret.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -71,6 +71,14 @@ class Settings(BaseSettings):
         validation_alias="HF_TOKEN",
         description="A key for private and gated repositories of the Hub; never logged.",
     )
+    secret_key: SecretStr | None = Field(
+        default=None,
+        min_length=32,
+        description=(
+            "The key that signs sessions, links and ballots, of 32 characters or more. Without it the first process"
+            " makes one and keeps it in a PostgreSQL database, or with SQLite in the home."
+        ),
+    )
 
     host: str = Field(
         default="127.0.0.1", description="Where pages and gateway listen. Beyond loopback an account must exist first."

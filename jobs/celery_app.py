@@ -27,7 +27,7 @@ from backend.services.evaluation.open_suites import list_open_results, release_s
 from backend.services.jobs.claims import claim_next
 from backend.services.jobs.folders import remove_job_folders
 from backend.services.jobs.recovery import recover_jobs
-from backend.services.jobs.workers import beat, say_goodbye
+from backend.services.jobs.workers import beat, say_goodbye, take_duties
 from backend.services.serving.autoscaling import autoscale_endpoints
 from backend.services.serving.monitoring.tick import run_monitor
 from backend.services.serving.prepared import remove_prepared_weights
@@ -47,6 +47,8 @@ app.conf.broker_transport_options = {
     "queue_order_strategy": partial(QueuesWithRoom, slots),
 }
 TIDY_S = 3600.0
+DUTY_OF = {"serve": "endpoints", "train": "sweeps", "eval": "suites"}
+"""What one worker of a queue does for all, beside its jobs."""
 heart_stopped = threading.Event()
 HOST = os.environ.get("ROUNDHOUSE_WORKER_HOST") or socket.gethostname()
 
@@ -104,9 +106,8 @@ def _start_heartbeat(sender: Any, **_: Any) -> None:
 @signals.worker_shutdown.connect
 def _end_heartbeat(sender: Any, **_: Any) -> None:
     heart_stopped.set()
-    queues = sorted(sender.app.amqp.queues.consume_from)
     try:
-        say_goodbye(get_context(), [worker_name(queue) for queue in queues])
+        say_goodbye(get_context(), _row_name(sorted(sender.app.amqp.queues.consume_from)))
     except SQLAlchemyError as error:  # a database that is away delays no shutdown
         log.warning("stopped without telling the database: %s", error)
 
@@ -136,37 +137,42 @@ def _heartbeat_loop(queues: list[str]) -> None:
 
 
 def _beat(queues: list[str]) -> None:
-    ctx = get_context()
-    gauges = read_machine_gauges()
-    for queue in queues:
-        beat(
-            ctx,
-            name=worker_name(queue),
-            host=HOST,
-            pid=os.getpid(),
-            queues=[queue],
-            concurrency=slots.limits.get(queue, 1),
-            devices=list(devices),
-            gauges=gauges,
-        )
+    beat(
+        get_context(),
+        name=_row_name(queues),
+        host=HOST,
+        pid=os.getpid(),
+        slots={queue: slots.limits.get(queue, 1) for queue in queues},
+        devices=list(devices),
+        gauges=read_machine_gauges(),
+    )
+
+
+def _row_name(queues: list[str]) -> str:
+    """Return the name of the row of heartbeats, which that of the same worker after a restart replaces."""
+    return f"{HOST}/{'+'.join(queues)}"
 
 
 def _recover(queues: list[str], *, takes_back: bool = True) -> None:
-    """Do what a worker of these queues does beside its heartbeat. A part that fails is logged and keeps no other from
-    its turn.
+    """Do what one worker of these queues does at a time, beside its heartbeat. A part that fails is logged and keeps no
+    other from its turn.
     """
     ctx = get_context()
-    if takes_back:
-        _attempt("taking back jobs", _take_back, ctx)
-    if "serve" in queues:
-        _attempt("rollouts", advance_endpoints, ctx)
-        _attempt("autoscaling", autoscale_endpoints, ctx)
-        _attempt("canaries", _judge_canaries, ctx)
-    if "train" in queues:
-        _attempt("sweeps", _advance_sweeps, ctx)
-    if "eval" in queues:
-        _attempt("suites", _launch_suites, ctx)
-        _attempt("holds of checkpoints", release_scored, ctx)
+    duties = [duty for queue, duty in DUTY_OF.items() if queue in queues] + ["recovery"] * takes_back
+    for duty in take_duties(ctx, duties, every_s=0.9 * settings.sweep_s):
+        for name, act in _acts(duty):
+            _attempt(name, act, ctx)
+
+
+def _acts(duty: str) -> tuple[tuple[str, Callable[[Context], object]], ...]:
+    """Return what a duty is made of, by the names that its failures are logged under."""
+    if duty == "endpoints":
+        return ("rollouts", advance_endpoints), ("autoscaling", autoscale_endpoints), ("canaries", _judge_canaries)
+    if duty == "sweeps":
+        return (("sweeps", _advance_sweeps),)
+    if duty == "suites":
+        return ("suites", _launch_suites), ("holds of checkpoints", release_scored)
+    return (("taking back jobs", _take_back),)
 
 
 def _attempt(name: str, part: Callable[..., object], *values: object) -> None:

@@ -7,20 +7,28 @@ reads and then writes fails at once under contention, whatever the timeout.
 from __future__ import annotations
 
 import json
+import logging
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic_core import from_json
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, func, select
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from backend.db.base import Table
+from backend.db.base import Table, utc_now
 from backend.db.documents import UnreadableDocument, locate
 
 BUSY_TIMEOUT_MS = 30_000
 ERASE_TIMEOUT_MS = 500
+CLOCK_S = 30.0
+"""Seconds after which the server's clock is read again."""
 DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
 """Default driver by URL scheme."""
 PATIENCE = {
@@ -35,6 +43,17 @@ minutes.
 """
 
 
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _ServerClock:
+    """The server's time at a moment of this machine's clock of seconds since its start."""
+
+    time: datetime
+    read_at: float
+
+
 class Database:
     """One engine, two kinds of transaction: `read()` and `write()`."""
 
@@ -47,6 +66,43 @@ class Database:
         writing = self.engine.execution_options(sqlite_begin="IMMEDIATE") if self.is_sqlite else self.engine
         self._reader = sessionmaker(self.engine, expire_on_commit=False)
         self._writer = sessionmaker(writing, expire_on_commit=False)
+        self._clock: _ServerClock | None = None
+        self._reads_clock = threading.Lock()
+
+    def now(self) -> datetime:
+        """Return the time by which leases are given and end: that of the server, which all machines share, or this
+        machine's on SQLite.
+
+        The server is asked once in `CLOCK_S`, from then on in the background, and the time in between is that since
+        the machine's start. So neither a wrong clock nor one that is set in mid-run ends a lease, and a server that
+        is away stops no caller.
+        """
+        if self.is_sqlite:
+            return utc_now()
+        if self._clock is None:
+            with self._reads_clock:
+                self._clock = self._clock or self._read_clock()
+        elapsed = _since_start() - self._clock.read_at
+        if elapsed > CLOCK_S and self._reads_clock.acquire(blocking=False):
+            threading.Thread(target=self._renew_clock, daemon=True, name="clock").start()
+        return self._clock.time + timedelta(seconds=elapsed)
+
+    def _renew_clock(self) -> None:
+        try:
+            self._clock = self._read_clock()
+        except SQLAlchemyError as error:
+            log.warning("the database's clock can't be read: %s", error)
+            last, since = self._clock, _since_start()
+            self._clock = last and _ServerClock(last.time + timedelta(seconds=since - last.read_at), since)
+        finally:
+            self._reads_clock.release()
+
+    def _read_clock(self) -> _ServerClock:
+        with self.engine.connect() as connection:
+            before = _since_start()
+            server_time: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+            read_at = (before + _since_start()) / 2
+        return _ServerClock(server_time.astimezone(UTC), read_at)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -92,6 +148,11 @@ class Database:
     def dispose(self) -> None:
         """Close every pooled connection (needed after a fork)."""
         self.engine.dispose(close=False)
+
+
+def _since_start() -> float:
+    """Return seconds since this machine's start, of which none is lost while it sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _read_json(text: str) -> Any:

@@ -17,6 +17,8 @@ from backend.db.tables_decisions import Alias, FrozenBoard, Promotion, RaterExcl
 from backend.db.tables_evaluate import EvaluatedEndpoint, Evaluation, EvaluationItem, EvaluationTask, JudgedItem, Score
 from backend.db.tables_gates import Gate, GateResult, RequiredGate
 from backend.db.tables_jobs import (
+    Duty,
+    InstallationSecret,
     Job,
     LogLine,
     Measurement,
@@ -81,6 +83,7 @@ __all__ = [
     "DevicePrice",
     "DeviceUse",
     "DismissedStep",
+    "Duty",
     "Endpoint",
     "EvaluatedEndpoint",
     "Evaluation",
@@ -92,6 +95,7 @@ __all__ = [
     "GateResult",
     "GaugeRollup",
     "ImportedEvaluation",
+    "InstallationSecret",
     "Job",
     "JudgedItem",
     "LoadTest",

@@ -25,7 +25,7 @@ class Job(Table):
     """One queued piece of work. This row, not the broker's message, determines what runs."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_status_queue", "status", "queue", "priority", "created_at"),)
+    __table_args__ = (Index("ix_jobs_status_queue", "status", "queue", "priority", "created_at", "id"),)
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     kind: Mapped[str] = mapped_column(String(30))
     queue: Mapped[str] = mapped_column(String(20))
@@ -203,18 +203,35 @@ class Sample(Table):
 
 
 class Worker(Table):
-    """A Celery process with its last heartbeat and the state of its machine."""
+    """A Celery process with its last heartbeat and the state of its machine. `slots`: how many jobs of each of its
+    queues it runs at once.
+    """
 
     __tablename__ = "workers"
     name: Mapped[str] = mapped_column(String(120), primary_key=True)
     host: Mapped[str] = mapped_column(String(80))
     pid: Mapped[int]
-    queues: Mapped[list[str]]
-    concurrency: Mapped[int] = mapped_column(default=1)
+    slots: Mapped[dict[str, int]]
     devices: Mapped[list[str]] = mapped_column(default=list)
     gauges: Mapped[MachineGauges] = mapped_column(default=MachineGauges)
     started_at: Mapped[datetime] = mapped_column(default=utc_now)
     heartbeat_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class InstallationSecret(Table):
+    """The key that signs sessions, links and ballots, of an installation of several machines: one row."""
+
+    __tablename__ = "installation_secret"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    value: Mapped[str] = mapped_column(String(200))
+
+
+class Duty(Table):
+    """Work that one worker at a time does for the installation, and when it was last begun."""
+
+    __tablename__ = "duties"
+    name: Mapped[str] = mapped_column(String(20), primary_key=True)
+    begun_at: Mapped[datetime]
 
 
 class Slot(Table):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from operator import add
+
 import pytest
 
 from backend.db.tables import SuiteResult
@@ -9,6 +14,7 @@ from backend.domain.evaluation.suites import SuiteConfig
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.open_suites import list_open_results
 from backend.services.evaluation.suites import create_suite, list_suite_results
+from backend.services.jobs.recovery import Recovery
 from jobs import celery_app
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, add_benchmark
@@ -61,3 +67,18 @@ def test_a_part_of_a_sweep_that_fails_keeps_no_other_from_its_turn(
     assert len(failures) == 5
     assert all("the disk is full" in text for text in failures)
     assert any("suite result second" in text for text in failures)
+
+
+def test_of_two_workers_one_alone_looks_after_the_queue_and_both_after_a_while(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    start = ctx.now()
+    monkeypatch.setattr(celery_app, "recover_jobs", lambda _: looks.append("recovery") or Recovery())
+    monkeypatch.setattr(celery_app, "advance_endpoints", lambda _: looks.append("endpoints"))
+    for seconds in (0.0, 0.5, celery_app.settings.sweep_s):
+        then = replace(ctx, now=partial(add, start, timedelta(seconds=seconds)))
+        monkeypatch.setattr(celery_app, "get_context", lambda then=then: then)
+        celery_app._recover(["serve", "train"])
+        celery_app._recover(["train"])
+    assert looks == ["endpoints", "recovery"] * 2

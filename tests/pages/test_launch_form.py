@@ -193,7 +193,7 @@ def test_the_estimate_of_a_sweep_is_of_all_its_runs(site: Context) -> None:
     """A sweep of 12 runs was estimated as one."""
     add_parts(site)
     measure(site, make_config(max_steps=100), step_s=1.0)
-    beat(site, name="w", host="lab", pid=1, queues=["train"], concurrency=4, devices=[], gauges={})
+    beat(site, name="w", host="lab", pid=1, slots={"train": 4}, devices=[], gauges={})
     launch(site, name="first")
     page = open_page("build/launch.py", run="first", mode="Sweep")
     time = next(each.value for each in page.metric if each.label == "Estimated time")

@@ -359,7 +359,7 @@ def test_memory_needed_is_shown_beside_free_memory_before_deploying(ctx: Context
             Checkpoint(name="seven", origin="added", folder="bases/seven", family="llama", parameters=7_000_000_000)
         )
     gauges = {"memory_used_bytes": 2 * 10**9, "memory_total_bytes": 10 * 10**9, "gpus": []}
-    beat(ctx, name="lab/serve", host="lab", pid=1, queues=["serve"], concurrency=1, devices=[], gauges=gauges)
+    beat(ctx, name="lab/serve", host="lab", pid=1, slots={"serve": 1}, devices=[], gauges=gauges)
     app = draw("serve/endpoints.py")
     shown = texts(app).replace("\\", "")
     assert "weights 28.0 GB" in shown
@@ -379,7 +379,7 @@ def test_an_unknown_conversation_is_an_error() -> None:
 
 def test_workers_are_drawn_with_their_jobs(ctx: Context) -> None:
     gauges = {"cpu_percent": 12.0, "cpu_count": 2, "memory_used_bytes": 2**30, "memory_total_bytes": 2**32, "gpus": []}
-    beat(ctx, name="lab/train", host="lab", pid=1, queues=["train"], concurrency=1, devices=["0"], gauges=gauges)
+    beat(ctx, name="lab/train", host="lab", pid=1, slots={"train": 1}, devices=["0"], gauges=gauges)
     app = draw("admin/workers.py")
     assert "12 %" in [metric.value for metric in app.metric]
     assert "Slot 0: free" in texts(app)
@@ -578,8 +578,7 @@ def test_the_workers_page_lists_replicas_with_their_machine_and_address(
         name="lab/serve",
         host="lab",
         pid=1,
-        queues=["serve"],
-        concurrency=2,
+        slots={"serve": 2},
         devices=[],
         gauges={"cpu_percent": 5.0},
     )

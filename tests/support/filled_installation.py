@@ -244,7 +244,7 @@ def _add_people(ctx: Context) -> None:
         "memory_total_bytes": 32 << 30,
         "gpus": gpus,
     }
-    beat(ctx, name="lab/train", host="lab", pid=1, queues=["train"], concurrency=1, devices=["0"], gauges=gauges)
+    beat(ctx, name="lab/train", host="lab", pid=1, slots={"train": 1}, devices=["0"], gauges=gauges)
     later = ctx.now() + timedelta(hours=12)  # a worker that lives for as long as the test looks
     with ctx.db.write() as session:
         session.get_one(Worker, "lab/train").heartbeat_at = later

@@ -1,19 +1,23 @@
-"""Recovery from lost workers, lost messages and lost brokers. Idempotent, so every worker runs it."""
+"""Recovery from lost workers, lost messages and lost brokers: a duty of one worker at a time, and idempotent."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import delete, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, delete, exists, func, or_, select
+from sqlalchemy.orm import Session, aliased
 
-from backend.db.tables import Job, Replica, Slot
+from backend.db.tables import Job, Replica, Slot, Worker
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import QUEUES, Status, restart_delay_s
 from backend.services.context import Context
 from backend.services.jobs.claims import eligible
 from backend.services.jobs.device_uses import close_uses
+from backend.services.jobs.workers import FORGOTTEN
+
+MAX_WAKE_UPS = 1000
+"""Wake-ups that a queue's workers find at most. More jobs than that are reached as workers take some."""
 
 
 @dataclass
@@ -27,34 +31,47 @@ class Recovery:
 
 
 def recover_jobs(ctx: Context) -> Recovery:
-    """Queue jobs whose lease lapsed again, cancel jobs whose dependency failed, and send missing wake-ups."""
+    """Queue jobs whose lease lapsed again, cancel jobs whose dependency failed, forget workers that have been silent
+    for ten minutes, and send missing wake-ups.
+    """
     report = Recovery()
     now = ctx.now()
     with ctx.db.read() as session:  # usually nothing to do: avoid the write lock
-        lapsed = session.scalar(
-            select(func.count())
-            .select_from(Job)
-            .where(Job.status.in_([Status.RUNNING, Status.CANCELLING]), Job.lease_until < now)
+        is_due = session.scalar(
+            select(
+                or_(
+                    exists().where(*_lapsed(now)),
+                    exists().where(*_orphaned()),
+                    exists().where(Slot.lease_until < now),
+                    exists().where(Worker.heartbeat_at < now - FORGOTTEN),
+                )
+            )
         )
-        orphans = session.scalar(
-            select(func.count()).select_from(Job).where(Job.status == Status.QUEUED, Job.depends_on_id.is_not(None))
-        )
-    if lapsed or orphans:
+    if is_due:
         with ctx.db.write() as session:
             _take_back_lapsed(session, ctx, report)
             _cancel_orphans(session, ctx, report)
             session.execute(delete(Slot).where(Slot.lease_until < now))
+            session.execute(delete(Worker).where(Worker.heartbeat_at < now - FORGOTTEN))
     _send_missing(ctx, report)
     return report
 
 
+def _lapsed(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    return Job.status.in_([Status.RUNNING, Status.CANCELLING]), Job.lease_until < now
+
+
+def _orphaned() -> tuple[ColumnElement[bool], ...]:
+    before = aliased(Job)
+    ended = select(before.id).where(
+        before.id == Job.depends_on_id, before.status.in_([Status.FAILED, Status.CANCELLED])
+    )
+    return Job.status == Status.QUEUED, Job.depends_on_id.is_not(None), ended.exists()
+
+
 def _take_back_lapsed(session: Session, ctx: Context, report: Recovery) -> None:
     now = ctx.now()
-    query = (
-        select(Job)
-        .where(Job.status.in_([Status.RUNNING, Status.CANCELLING]), Job.lease_until < now)
-        .with_for_update(skip_locked=True)
-    )
+    query = select(Job).where(*_lapsed(now)).with_for_update(skip_locked=True)
     for job in session.scalars(query):
         close_uses(session, job.id, at=job.lease_until or now)
         job.owner, job.lease_until, job.device = None, None, None
@@ -80,9 +97,7 @@ def _take_back_lapsed(session: Session, ctx: Context, report: Recovery) -> None:
 
 
 def _cancel_orphans(session: Session, ctx: Context, report: Recovery) -> None:
-    ended = [Status.FAILED, Status.CANCELLED]
-    before = select(Job.id).where(Job.status.in_(ended))
-    for job in session.scalars(select(Job).where(Job.status == Status.QUEUED, Job.depends_on_id.in_(before))):
+    for job in session.scalars(select(Job).where(*_orphaned())):
         job.status, job.finished_at = Status.CANCELLED, ctx.now()
         job.error = JobFailure(
             cause="The job that this one depends on did not finish.",
@@ -92,16 +107,20 @@ def _cancel_orphans(session: Session, ctx: Context, report: Recovery) -> None:
 
 
 def _send_missing(ctx: Context, report: Recovery) -> None:
-    """Send wake-ups until each queue has one per eligible job, as after a broker restart that lost its messages."""
+    """Send wake-ups until each queue has one per eligible job, up to `MAX_WAKE_UPS`, as after a broker restart that
+    lost its messages.
+    """
     with ctx.db.read() as session:
-        counts: dict[str, int] = dict(
-            session.execute(select(Job.queue, func.count()).where(eligible(ctx.now())).group_by(Job.queue)).all()
-        )
-    for queue in QUEUES:
-        waiting = ctx.queue.waiting(queue) if counts.get(queue) else 0
+        counts = {queue: _count_eligible(session, ctx, queue) for queue in QUEUES}
+    for queue, count in counts.items():
+        waiting = ctx.queue.waiting(queue) if count else 0
         if waiting is None:
             return
-        missing = counts.get(queue, 0) - waiting
-        for _ in range(max(0, missing)):
+        for _ in range(max(0, count - waiting)):
             if ctx.queue.publish(queue):
                 report.woken[queue] = report.woken.get(queue, 0) + 1
+
+
+def _count_eligible(session: Session, ctx: Context, queue: str) -> int:
+    first = select(Job.id).where(eligible(ctx.now()), Job.queue == queue).limit(MAX_WAKE_UPS)
+    return session.scalar(select(func.count()).select_from(first.subquery())) or 0

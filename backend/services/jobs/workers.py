@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
-from backend.db.tables import Job, Slot, Worker
+from backend.db.tables import Duty, Job, Slot, Worker
 from backend.domain.attributes import view_of
 from backend.domain.jobs.gauges import MachineGauges
 from backend.domain.jobs.states import Status
@@ -19,7 +22,7 @@ FORGOTTEN = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class WorkerView:
-    """A worker as pages see it."""
+    """A worker's part for one queue, as pages see it."""
 
     name: str
     host: str
@@ -40,48 +43,77 @@ def beat(
     name: str,
     host: str,
     pid: int,
-    queues: list[str],
-    concurrency: int,
+    slots: dict[str, int],
     devices: list[str],
     gauges: MachineGauges,
 ) -> None:
-    """Record a worker's heartbeat; delete workers silent for ten minutes."""
+    """Record a worker's heartbeat. `slots`: how many jobs of each of its queues it runs at once."""
+    now = ctx.now()
     with ctx.db.write() as session:
         worker = session.get(Worker, name)
-        if worker is None or worker.pid != pid:
-            if worker is not None:
-                session.delete(worker)
-                session.flush()
-            worker = Worker(name=name, host=host, pid=pid, queues=queues, started_at=ctx.now())
+        if worker is None:
+            worker = Worker(name=name, host=host)
             session.add(worker)
-        worker.queues, worker.concurrency, worker.devices, worker.gauges = queues, concurrency, devices, gauges
-        worker.heartbeat_at = ctx.now()
-        session.execute(delete(Worker).where(Worker.heartbeat_at < ctx.now() - FORGOTTEN))
+        if worker.pid != pid:
+            worker.pid, worker.started_at = pid, now
+        worker.slots, worker.devices, worker.gauges, worker.heartbeat_at = slots, devices, gauges, now
 
 
-def say_goodbye(ctx: Context, names: list[str]) -> None:
-    """Delete the rows of workers that stop by themselves: only those that vanish count as silent."""
+def say_goodbye(ctx: Context, name: str) -> None:
+    """Delete the row of a worker that stops by itself: only one that vanishes counts as silent."""
     with ctx.db.write() as session:
-        session.execute(delete(Worker).where(Worker.name.in_(names)))
+        session.execute(delete(Worker).where(Worker.name == name))
+
+
+def take_duties(ctx: Context, names: Collection[str], *, every_s: float) -> list[str]:
+    """Return those of the named duties that this worker is to do now: each is begun once in `every_s`, by whichever
+    worker asks first, however many there are.
+    """
+    now = ctx.now()
+    with ctx.db.read() as session:
+        begun = dict(session.execute(select(Duty.name, Duty.begun_at).where(Duty.name.in_(names))).all())
+    due = [name for name in names if name not in begun or (now - begun[name]).total_seconds() >= every_s]
+    return [name for name in due if _take_duty(ctx, name, begun.get(name), now)]
+
+
+def _take_duty(ctx: Context, name: str, begun: datetime | None, now: datetime) -> bool:
+    """Return whether no other worker took a duty since it was seen to have begun at a time, None: never."""
+    try:
+        with ctx.db.write() as session:
+            if begun is None:
+                session.execute(insert(Duty).values(name=name, begun_at=now))
+                return True
+            taken = update(Duty).where(Duty.name == name, Duty.begun_at == begun).values(begun_at=now)
+            return session.execute(taken).rowcount == 1  # type: ignore[attr-defined, no-any-return]
+    except IntegrityError:
+        return False
 
 
 def list_workers(ctx: Context) -> list[WorkerView]:
-    """Return every known worker, the living first."""
+    """Return every known worker, a part for each of its queues, the living first."""
     now = ctx.now()
+    running: dict[str, list[tuple[str, str, str | None]]] = defaultdict(list)
     with ctx.db.read() as session:
-        running = session.scalars(select(Job).where(Job.status.in_([Status.RUNNING, Status.CANCELLING]))).all()
+        held = select(Job.owner, Job.id, Job.title, Job.device).where(
+            Job.status.in_([Status.RUNNING, Status.CANCELLING])
+        )
+        for owner, job_id, title, device in session.execute(held):
+            running[(owner or "").split("#")[0]].append((job_id, title, device))
         views = [
             view_of(
                 WorkerView,
-                w,
-                queues=tuple(w.queues),
-                devices=tuple(w.devices),
-                is_alive=(now - w.heartbeat_at).total_seconds() < ALIVE_S,
-                jobs=tuple((j.id, j.title, j.device) for j in running if (j.owner or "").split("#")[0] == w.name),
+                worker,
+                name=(name := f"{worker.host}/{queue}"),
+                queues=(queue,),
+                concurrency=slots,
+                devices=tuple(worker.devices),
+                is_alive=(now - worker.heartbeat_at).total_seconds() < ALIVE_S,
+                jobs=tuple(running[name]),
             )
-            for w in session.scalars(select(Worker).order_by(Worker.host, Worker.name))
+            for worker in session.scalars(select(Worker).order_by(Worker.host, Worker.name))
+            for queue, slots in sorted(worker.slots.items())
         ]
-    return sorted(views, key=lambda w: not w.is_alive)
+    return sorted(views, key=lambda view: not view.is_alive)
 
 
 def list_slots(ctx: Context) -> list[tuple[str, str, str | None]]:

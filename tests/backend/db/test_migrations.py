@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +60,32 @@ def test_every_foreign_key_is_enforced(url: str) -> None:
         else:
             made = connection.execute(text("SELECT count(*) FROM pg_constraint WHERE contype = 'f'")).scalar_one()
     assert made == sum(len(table.foreign_key_constraints) for table in Table.metadata.tables.values())
+    database.engine.dispose()
+
+
+def test_machines_that_start_together_migrate_one_after_the_other(url: str, tmp_path: Path) -> None:
+    """The lock was a file of the home: machines with homes of their own made the same tables at once."""
+    starts = [
+        subprocess.Popen(
+            [sys.executable, "-c", "from backend.bootstrap import get_context; print(get_context().db.is_sqlite)"],
+            env={
+                **os.environ,
+                "DATABASE_URL": url,
+                "ROUNDHOUSE_HOME": str(tmp_path / ("shared" if "sqlite" in url else name)),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name in "abc"
+    ]
+    printed = [start.communicate()[0] for start in starts]
+    assert [start.returncode for start in starts] == [0, 0, 0], printed
+    database = Database(url)
+    with database.engine.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == [
+            newest_revision()
+        ]
     database.engine.dispose()
 
 

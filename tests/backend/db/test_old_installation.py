@@ -45,7 +45,18 @@ MORE_ROWS = INSTALLATIONS / "revision_0023_rows.sql"
 PRINTED = INSTALLATIONS / "revision_0023_cli.json"
 """JSON of its lists and rows, as the command line of commit e614cbbc printed it."""
 BLIND_ROUND = "82p39y3h9g9v"
-SINCE = {"device_prices", "dismissed_steps", "prompt_matrices", "prompt_versions", "prompts", "saved_views"}
+MADE_ANEW = "workers"
+"""A table of heartbeats, which the workers fill again within seconds."""
+SINCE = {
+    "device_prices",
+    "dismissed_steps",
+    "duties",
+    "installation_secret",
+    "prompt_matrices",
+    "prompt_versions",
+    "prompts",
+    "saved_views",
+}
 """Tables made after revision 0023."""
 
 
@@ -154,6 +165,8 @@ def _add_more_rows(opened: Context) -> None:
     with opened.db.write() as session:
         session.connection().exec_driver_sql("PRAGMA defer_foreign_keys = ON")
         for statement in MORE_ROWS.read_text().split(";\n")[:-1]:
+            if f'INTO "{MADE_ANEW}"' in statement:
+                continue
             named = re.sub(
                 r'INTO "(\w+)" VALUES',
                 lambda into: f'INTO "{into[1]}" ({", ".join(columns[into[1]])}) VALUES',
@@ -180,7 +193,7 @@ def test_every_document_of_every_row_is_read_and_nothing_of_it_is_lost(opened: C
     _add_more_rows(opened)
     with opened.db.read() as session:
         empty = [name for name, table in Table.metadata.tables.items() if not session.execute(select(table)).first()]
-        assert sorted(empty) == sorted(SINCE)
+        assert sorted(empty) == sorted({*SINCE, MADE_ANEW})
         lost: list[str] = []
         for table in Table.metadata.tables.values():
             for column in (one for one in table.columns if isinstance(one.type, Document)):

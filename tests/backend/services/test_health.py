@@ -94,7 +94,7 @@ def test_an_installation_without_broker_and_gateway_says_both_and_nothing_before
 
 def test_workers_that_vanish_are_named_and_workers_that_stop_are_not(ctx: Context) -> None:
     def say(name: str, queue: str) -> None:
-        beat(ctx, name=name, host="lab", pid=1, queues=[queue], concurrency=1, devices=[], gauges={})
+        beat(ctx, name=name, host="lab", pid=1, slots={queue: 1}, devices=[], gauges={})
 
     def later() -> Context:
         then = ctx.now() + timedelta(seconds=30)
@@ -113,7 +113,7 @@ def test_workers_that_vanish_are_named_and_workers_that_stop_are_not(ctx: Contex
     outage = check_workers(later())
     assert outage is not None
     assert outage.cause == "No worker answers for jobs that wait: 1 job for `train`."
-    say_goodbye(ctx, ["lab/train"])
+    say_goodbye(ctx, "lab/train")
     outage = check_workers(ctx)
     assert outage is not None
     with ctx.db.write() as session:

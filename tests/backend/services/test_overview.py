@@ -189,7 +189,7 @@ def test_gauges_count_each_machine_once(ctx: Context) -> None:
             "memory_total_bytes": 8,
             "gpus": [gpu] if host == "a" else [],
         }
-        beat(ctx, name=f"{host}/{queue}", host=host, pid=1, queues=[queue], concurrency=1, devices=[], gauges=gauges)
+        beat(ctx, name=f"{host}/{queue}", host=host, pid=1, slots={queue: 1}, devices=[], gauges=gauges)
     gauges_ = get_strip(ctx).gauges
     assert (gauges_.num_workers, gauges_.cpu_share, gauges_.memory_used_bytes, gauges_.memory_total_bytes) == (
         3,

@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from backend.bootstrap import read_secret
+from backend.bootstrap import build_context, migrate_database, read_secret
+from backend.db.engine import Database
+from backend.db.tables import InstallationSecret
 from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user, disable_account
 from backend.services.people.sessions import COOKIE, sign_in
 from backend.web.proxies import TrustedProxies
 from backend.web.sign_in import SignInGate, sign_in_routes
+from tests.support.settings import make_settings
 
 
 def test_a_form_signs_in_and_one_that_is_too_large_is_refused(ctx: Context) -> None:
@@ -92,10 +96,38 @@ def test_an_open_page_is_closed_at_its_next_message_once_the_account_is_disabled
 
 def test_every_process_signs_with_the_same_complete_key(tmp_path: Path) -> None:
     (tmp_path / "secret.key").touch()  # as a process left it that was killed between making and writing it
+    settings = make_settings(tmp_path)
+    db = Database(settings.database_url)
     with ThreadPoolExecutor(8) as pool:
-        keys = set(pool.map(lambda _: read_secret(tmp_path), range(8)))
+        keys = set(pool.map(lambda _: read_secret(settings, db), range(8)))
     assert len(keys) == 1
     assert len(keys.pop()) == 64
+
+
+def test_machines_with_homes_of_their_own_sign_with_the_key_of_their_database(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    """Each home had a key: a session begun on one machine was none on the other, without a folder that both share."""
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "secret.key").write_text(key := "k" * 64)  # of the installation before it had a second machine
+    migrate_database(make_settings(tmp_path / "0", database_url=postgres_url))
+    with (server := Database(postgres_url)).write() as session:
+        session.execute(delete(InstallationSecret))
+    first = build_context(make_settings(tmp_path / "0", database_url=postgres_url))
+    homes = [make_settings(tmp_path / str(number), database_url=postgres_url) for number in range(1, 6)]
+    with ThreadPoolExecutor(5) as pool:
+        machines = list(pool.map(build_context, homes))
+    assert {machine.secret for machine in machines} == {first.secret} == {key.encode()}
+    assert not [home.home for home in homes if (home.home / "secret.key").exists()]
+    of_environment = build_context(make_settings(tmp_path / "1", database_url=postgres_url, secret_key="e" * 40))
+    assert of_environment.secret == b"e" * 40
+    for database in (server, *(machine.db for machine in (first, *machines, of_environment))):
+        database.engine.dispose()
+
+
+def test_a_short_key_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="32"):
+        make_settings(tmp_path, secret_key="short")
 
 
 @pytest.mark.parametrize(

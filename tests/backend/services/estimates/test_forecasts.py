@@ -23,7 +23,7 @@ from tests.support.run_world import SHAPE, add_dataset, add_parts, claim, launch
 
 def work(ctx: Context, slots: int = 1) -> None:
     """Let a worker be there."""
-    beat(ctx, name="here/train", host="here", pid=1, queues=["train"], concurrency=slots, devices=[], gauges={})
+    beat(ctx, name="here/train", host="here", pid=1, slots={"train": slots}, devices=[], gauges={})
 
 
 def test_time_and_cost_follow_from_what_was_measured(ctx: Context) -> None:

@@ -290,7 +290,7 @@ def test_a_run_goes_to_the_gpu_of_a_living_worker(ctx: Context) -> None:
     assert [device.kind for device in list_training_devices(training_workers(ctx))][-1] == "cpu"
     gpu = {"index": "0", "name": "A card", "memory_total_bytes": 24_000_000_000, "memory_used_bytes": 0}
     gauges = {"cpu_name": "A chip", "memory_total_bytes": 8_000_000_000, "gpus": [gpu]}
-    beat(ctx, name="w", host="lab", pid=1, queues=["train"], concurrency=1, devices=["0"], gauges=gauges)
+    beat(ctx, name="w", host="lab", pid=1, slots={"train": 1}, devices=["0"], gauges=gauges)
     assert [device.name for device in list_training_devices(training_workers(ctx))] == ["A card", "A chip"]
     devices = [
         choose_device(make_config(device=device), training_workers(ctx)).name for device in ("auto", "gpu", "cpu")

@@ -25,7 +25,7 @@ def expect(ctx: Context, config: SweepConfig) -> SweepForecast:
 
 
 def work(ctx: Context, slots: int) -> None:
-    beat(ctx, name="w", host="lab", pid=1, queues=["train"], concurrency=slots, devices=[], gauges={})
+    beat(ctx, name="w", host="lab", pid=1, slots={"train": slots}, devices=[], gauges={})
 
 
 def test_twelve_runs_take_twelve_times_as_long_or_less_by_the_slots(ctx: Context) -> None:

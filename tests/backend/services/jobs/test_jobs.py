@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from backend.domain.jobs.results import TrainResult
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import Conflict, NotAllowed
 from backend.services.context import LOCAL, Context, Person
-from backend.services.jobs import queue_position
+from backend.services.jobs import queue_position, recovery
 from backend.services.jobs.claims import Claim, Fenced, claim_next, end_job, give_back, renew, requeue
 from backend.services.jobs.jobs import get_job, request_stop, stop_job
 from backend.services.jobs.queue_position import ahead_of_new, queue_ahead, queue_positions
@@ -349,3 +350,33 @@ def test_the_same_idempotency_key_is_refused_by_the_database(ctx: Context) -> No
     submit(ctx, idempotency_key="click-1")
     with pytest.raises(IntegrityError):
         submit(ctx, idempotency_key="click-1")
+
+
+def test_a_broker_that_lost_its_messages_gets_one_for_each_job_but_no_more_than_workers_read(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred thousand were counted and published while the jobs waited for the sweep's end."""
+    monkeypatch.setattr(recovery, "MAX_WAKE_UPS", 5)
+    queue = LostMessages()
+    emptied = replace(ctx, queue=queue)  # type: ignore[arg-type]
+    for number in range(7):
+        submit(ctx, f"run {number}")
+    submit(ctx, kind=JobKind.IMPORT_DATASET)
+    assert recover_jobs(emptied).woken == {"train": 5, "cpu": 1}
+    assert recover_jobs(emptied).woken == {}
+    queue.messages["train"] -= 2
+    assert recover_jobs(emptied).woken == {"train": 2}
+
+
+class LostMessages:
+    """A broker that counts."""
+
+    def __init__(self) -> None:
+        self.messages: Counter[str] = Counter()
+
+    def waiting(self, queue: str) -> int:
+        return self.messages[queue]
+
+    def publish(self, queue: str) -> bool:
+        self.messages[queue] += 1
+        return True

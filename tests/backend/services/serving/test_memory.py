@@ -43,7 +43,7 @@ def add_worker(
     """Let a worker report a machine with 8 GB of which `free` bytes are free."""
     gauges = {"memory_total_bytes": 8 * 10**9, "memory_used_bytes": 8 * 10**9 - free, "gpus": gpus or []}
     devices = [gpu["index"] for gpu in gpus or []]
-    beat(ctx, name=f"{host}/w", host=host, pid=1, queues=queues, concurrency=1, devices=devices, gauges=gauges)
+    beat(ctx, name=f"{host}/w", host=host, pid=1, slots=dict.fromkeys(queues, 1), devices=devices, gauges=gauges)
 
 
 def test_the_serving_machine_with_most_free_memory_is_compared(ctx: Context) -> None:

@@ -352,7 +352,7 @@ def test_settings_without_a_suitable_worker_are_refused_before_the_queue(
 ) -> None:
     add_parts(ctx)
     gauges = {"cpu_count": 4, "cpu_name": "a CPU", "memory_total_bytes": 2**33}
-    beat(ctx, name="w", host="lab", pid=1, queues=["train"], concurrency=1, devices=[], gauges=gauges)
+    beat(ctx, name="w", host="lab", pid=1, slots={"train": 1}, devices=[], gauges=gauges)
     with pytest.raises(InvalidInput) as caught:
         launch(ctx, **values)
     assert caught.value.field == field
@@ -367,8 +367,7 @@ def test_as_many_devices_as_a_worker_has_are_taken_and_a_gpu_takes_what_needs_on
         name="w",
         host="lab",
         pid=1,
-        queues=["train"],
-        concurrency=1,
+        slots={"train": 1},
         devices=[str(n) for n in range(8)],
         gauges=gauges,
     )
