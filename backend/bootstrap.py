@@ -21,6 +21,7 @@ from backend.domain.estimates.prices import DevicePrices
 from backend.domain.openai_servers import JUDGE_KEY
 from backend.errors import Conflict
 from backend.infra.artifacts import Artifacts
+from backend.infra.engines import INSTALLATIONS
 from backend.infra.files.private import set_private_umask, tighten_database, tighten_home
 from backend.infra.hosts import HostRules, make_host_rules
 from backend.infra.notifier import Notifier
@@ -86,13 +87,16 @@ def get_context() -> Context:
 
 
 def _export_keys(settings: Settings) -> None:
-    """Export the Hub settings and the judges' key of `.env` as variables, here and in child processes."""
+    """Export the Hub settings, the judges' key and the engines of `.env` as variables, here and in child processes."""
     if settings.hf_endpoint:
         os.environ.setdefault("HF_ENDPOINT", settings.hf_endpoint)
     if settings.hf_token:
         os.environ.setdefault("HF_TOKEN", settings.hf_token.get_secret_value())
     if settings.judge_key:
         os.environ.setdefault(JUDGE_KEY, settings.judge_key.get_secret_value())
+    for engine, command in (("llama.cpp", settings.llama_server), ("vllm", settings.vllm)):
+        if command:
+            os.environ.setdefault(INSTALLATIONS[engine].variable, command)
 
 
 def migrate_database(settings: Settings) -> None:

@@ -128,6 +128,13 @@ class Settings(BaseSettings):
     )
     cpu_jobs: int = Field(default=1, ge=1, description="Training jobs at once on a machine without a GPU.")
     replica_slots: int = Field(default=8, ge=1, description="Replicas that one worker machine may hold.")
+    llama_server: str | None = Field(
+        default=None,
+        description="Path of a `llama-server` that workers start in place of the package's, such as one for a GPU.",
+    )
+    vllm: str | None = Field(
+        default=None, description="Path of the command `vllm` that workers start, in an environment of its own."
+    )
     replica_host: str = Field(
         default="127.0.0.1",
         description=(

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from backend.bootstrap import get_context
 from backend.infra.devices import read_machine_gauges, visible_devices
+from backend.infra.engines import installed_engines
 from backend.infra.queue import TASK, make_celery
 from backend.services.context import Context
 from backend.services.data.tokens import remove_unused_tokens
@@ -71,7 +72,7 @@ def work(queue: str) -> None:
 def _run_next(queue: str) -> bool:
     ctx = get_context()
     owner = f"{worker_name(queue)}#{os.getpid()}"
-    claim = claim_next(ctx, queue, owner=owner, host=HOST, devices=devices)
+    claim = claim_next(ctx, queue, owner=owner, host=HOST, devices=devices, engines=installed_engines())
     if claim is None:
         return False
     from jobs.runner import execute  # imports most services, so not before there is a job
@@ -144,7 +145,7 @@ def _beat(queues: list[str]) -> None:
         pid=os.getpid(),
         slots={queue: slots.limits.get(queue, 1) for queue in queues},
         devices=list(devices),
-        gauges=read_machine_gauges(),
+        gauges=read_machine_gauges().model_copy(update={"engines": installed_engines()}),
     )
 
 

@@ -22,6 +22,7 @@ from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.safety.margins import MARGIN, check_margin
 from backend.domain.serving.canary import CanaryRules
 from backend.domain.serving.deployment import SafetyRequirement
+from backend.domain.serving.engines import EngineName
 from backend.domain.serving.names import is_alias_name
 from backend.domain.serving.options import DeploymentOptions
 from backend.errors import InvalidInput, Unavailable
@@ -261,6 +262,7 @@ def canary(
         str | None, typer.Option(help="Checkpoint, alias or connected model that gets the share.")
     ] = None,
     replicas: Annotated[int, typer.Option(min=1)] = 1,
+    engine: Annotated[EngineName | None, typer.Option(help="Its engine, where it is another one.")] = None,
     *,
     options: Mapping[str, object],
     promote: Annotated[bool, typer.Option("--promote", help="Replace the stable revision by it.")] = False,
@@ -287,7 +289,13 @@ def canary(
         _require_worker(ctx)
         subject_id = resolve_deployable(ctx, checkpoint)
         view = start_canary(
-            ctx, name, checkpoint_id=subject_id, rules=CanaryRules.read(rules), num_replicas=replicas, person=LOCAL
+            ctx,
+            name,
+            checkpoint_id=subject_id,
+            rules=CanaryRules.read(rules),
+            engine=engine,
+            num_replicas=replicas,
+            person=LOCAL,
         )
         while wait and view.canary and not view.canary.num_ready:
             time.sleep(0.3)

@@ -62,6 +62,18 @@ def engine_command(engine: str) -> list[str]:
     if find_spec(server.library) is None:
         raise Unavailable(
             f"engine {engine} needs {server.library}, which is not installed.",
-            remedy=f"On every machine that serves pages or works: {server.remedy}",
+            remedy=f"On each machine whose worker serves: {server.remedy}. Then restart the worker.",
         )
     return [sys.executable, "-m", server.module]
+
+
+def installed_engines() -> tuple[str, ...]:
+    """Return the names of the engines of other projects that this machine can start."""
+    return tuple(engine for engine in INSTALLATIONS if _is_installed(engine))
+
+
+def _is_installed(engine: str) -> bool:
+    try:
+        return bool(engine_command(engine))
+    except Unavailable:
+        return False

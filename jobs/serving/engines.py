@@ -51,6 +51,10 @@ kernel tells this one, and it kills its group.
 """
 
 
+class StartFailed(JobFailed):
+    """A server did not start."""
+
+
 @dataclass(frozen=True)
 class ServerStart:
     """Settings that a server starts with: the folder or file of its weights, the tokens of a prompt with its answer,
@@ -323,18 +327,20 @@ class ServerProcess:
         return self._child.pid
 
     def wait_until_healthy(self, *, should_stop: Callable[[], object], timeout_s: float | None = None) -> None:
-        """Wait until the server answers. Raises JobFailed where it ends, takes too long, or is to stop."""
+        """Wait until the server answers. Raises StartFailed where it ends or takes too long, JobFailed where it is to
+        stop.
+        """
         until = time.monotonic() + (START_S if timeout_s is None else timeout_s)
         while not self._is_healthy():
             if not self.is_alive():
-                raise JobFailed(
+                raise StartFailed(
                     f"{self.server.name} ended with status {self._child.returncode} as it started.",
                     remedy="It is started again on another port; this replica's log has its cause.",
                 )
             if should_stop() is not None:
                 raise JobFailed(f"{self.server.name} was stopped as it started.")
             if time.monotonic() >= until:
-                raise JobFailed(
+                raise StartFailed(
                     f"{self.server.name} did not answer at /health within {START_S:.0f} s.",
                     remedy="This replica's log says what it did; look at the machine's load and memory.",
                 )

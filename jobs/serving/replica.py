@@ -6,6 +6,7 @@ The job handles lease, restarts and placement; this module only loads, serves an
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ from backend.domain.serving.drafts import CHOOSE_DRAFT
 from backend.domain.serving.engines import ENGINE_TITLES, places_of, refuse_lacking
 from backend.domain.serving.precision import PrecisionCheck
 from backend.errors import InvalidInput, JobFailed
+from backend.infra.engines import installed_engines
 from backend.infra.http_server import Guard, connections_for, guarded, raise_file_limit
 from jobs.modeling.chat.render import turn_end
 from jobs.modeling.checkpoints import base_folder_of, is_adapter, is_scorer
@@ -35,7 +37,16 @@ from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.adapters.folders import AdapterFolders
 from jobs.serving.drafts.network import Draft
 from jobs.serving.engine import read_limits_of_folder
-from jobs.serving.engines import LLAMA_CPP, OUTSIDE, ServerProcess, ServerStart, prepare_gguf
+from jobs.serving.engines import (
+    LLAMA_CPP,
+    OUTSIDE,
+    VLLM,
+    OutsideServer,
+    ServerProcess,
+    ServerStart,
+    StartFailed,
+    prepare_gguf,
+)
 from jobs.serving.native.library import try_library
 from jobs.serving.outside import OutsideEngine
 from jobs.serving.prepared.weights import PreparedFolder, load_prepared
@@ -45,6 +56,7 @@ from jobs.serving.replica_app import AnswerLimits, ReplicaState, create_replica_
 from jobs.serving.scoring import ScoringEngine
 from jobs.serving.start import EngineKind, generate_one_token, start_engine
 
+logger = logging.getLogger(__name__)
 CANCEL_S = 10.0  # open answers of a replica that is cancelled, rather than drained
 LINGER_S = 1.0  # gateways send requests to a replica as long as they cache its address
 GAUGE_S = 2.0
@@ -68,9 +80,14 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     started = time.monotonic()
     folder = spec.path(payload.checkpoint)
     device = pick_device(payload.device)
-    if payload.engine in OUTSIDE:
-        _refuse_lacking(payload, folder, device)
-        return _run_outside(spec, reporter, folder, device=device, started=started)
+    engine_name = choose_engine(payload, folder, device)
+    if engine_name in OUTSIDE:
+        try:
+            return _run_outside(spec, reporter, folder, OUTSIDE[engine_name], device=device, started=started)
+        except StartFailed as error:
+            if payload.engine != "auto":
+                raise
+            logger.warning("%s Roundhouse's engine serves instead.", error)
     if is_scorer(folder):
         return _run_scorer(spec, reporter, folder, device=device, started=started)
     prepared = PreparedFolder.of(spec.artifacts, payload.checkpoint, keep_free_bytes=payload.keep_free_bytes)
@@ -106,7 +123,23 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     return _serve_until_stopped(replica, reporter, payload, load_s=time.monotonic() - started, check=check)
 
 
-def _refuse_lacking(payload: ReplicaPayload, folder: Path, device: torch.device) -> None:
+def choose_engine(payload: ReplicaPayload, folder: Path, device: torch.device) -> str:
+    """Return a replica's engine. An automatic one is vLLM on a GPU where it is installed and lacks nothing that is
+    asked for. Raises InvalidInput for what a chosen one lacks.
+    """
+    if payload.engine in OUTSIDE:
+        _refuse_lacking(payload.engine, payload, folder, device)
+    if payload.engine != "auto" or not is_gpu(device) or VLLM.name not in installed_engines():
+        return payload.engine
+    try:
+        _refuse_lacking(VLLM.name, payload, folder, device)
+    except InvalidInput as lack:
+        logger.info("Roundhouse's engine serves: %s", lack)
+        return payload.engine
+    return VLLM.name
+
+
+def _refuse_lacking(engine: str, payload: ReplicaPayload, folder: Path, device: torch.device) -> None:
     """Raise InvalidInput for what the engine lacks, before it starts."""
     base = folder
     while is_adapter(base):
@@ -116,7 +149,7 @@ def _refuse_lacking(payload: ReplicaPayload, folder: Path, device: torch.device)
     except UNUSABLE:
         config = None  # loading says what is wrong with it
     refuse_lacking(
-        payload.engine,
+        engine,
         family=getattr(config, "model_type", None),
         precision=payload.precision,
         has_draft=payload.draft is not None,
@@ -135,10 +168,16 @@ def head_size(config: Any) -> int | None:
 
 
 def _run_outside(
-    spec: JobSpec[ReplicaPayload], reporter: Reporter, folder: Path, *, device: torch.device, started: float
+    spec: JobSpec[ReplicaPayload],
+    reporter: Reporter,
+    folder: Path,
+    server: OutsideServer,
+    *,
+    device: torch.device,
+    started: float,
 ) -> ReplicaResult:
     """Serve by another project's server, a process of its own that ends with this one."""
-    payload, server = spec.payload, OUTSIDE[spec.payload.engine]
+    payload = spec.payload
     prepared = PreparedFolder.of(spec.artifacts, payload.checkpoint, keep_free_bytes=payload.keep_free_bytes)
     tokenizer = load_tokenizer(folder)
     limits = read_limits_of_folder(folder, tokenizer, context=payload.context)
@@ -173,7 +212,8 @@ def _run_outside(
             name=payload.name,
             limits=AnswerLimits(queue_timeout_s=payload.queue_timeout_s, answer_s=payload.answer_limit_s),
         )
-        replica.arithmetic = f"{ENGINE_TITLES[payload.engine]} in {dtype}, process {process.pid}"
+        chosen = ", chosen for the GPU" if payload.engine == "auto" else ""
+        replica.arithmetic = f"{ENGINE_TITLES[server.name]} in {dtype}, process {process.pid}{chosen}"
         return _serve_until_stopped(replica, reporter, payload, load_s=time.monotonic() - started, check=check)
     finally:
         engine.close()
@@ -347,6 +387,7 @@ async def _watch(replica: ReplicaState, reporter: Reporter, serving: asyncio.Tas
                 "queue_s": queue_s,
                 "drafted_tokens": stats.drafted_tokens,
                 "accepted_tokens": stats.accepted_tokens,
+                "engine": replica.engine.name,
                 "arithmetic": replica.arithmetic,
             }
             reporter.emit(GaugeEvent.model_validate(load | use.read()))

@@ -7,6 +7,7 @@ from collections import defaultdict
 import streamlit as st
 
 from backend.domain.jobs.gauges import MachineGauges
+from backend.domain.serving.engines import ENGINE_TITLES
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.data.tokens import list_tokens
@@ -59,6 +60,9 @@ def draw_machine(
                 min(1.0, used / max(1, capacity)),
                 text=f"GPU {gpu.index} · {plain(gpu.name)} · {busy} · {size(used)} of {size(capacity)}",
             )
+        if gauges.engines:
+            names = ", ".join(ENGINE_TITLES.get(engine, plain(engine)) for engine in gauges.engines)
+            st.caption(f"Engines beside Roundhouse's: {names}")
         titles = {job_id: title for worker in workers for job_id, title, _ in worker.jobs}
         for device in (d for d in devices if not gauges.gpus):
             doing = titles.get(occupied.get(device) or "", "a job") if device in occupied else "free"

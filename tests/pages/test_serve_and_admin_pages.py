@@ -231,11 +231,16 @@ def test_an_endpoint_is_scaled_split_promoted_and_rolled_back_on_the_page(ctx: C
     elm = next(c.id for c in list_checkpoints(ctx) if c.name == "elm")
     assert app.selectbox(key="canary_checkpoint_tales").options == ["elm", "tiny (serves now)"]
     app.selectbox(key="canary_checkpoint_tales").select(elm).run()
+    assert app.selectbox(key="canary_engine_tales").value == "auto", "the stable revision's"
+    app.selectbox(key="canary_engine_tales").select("batching").run()
     app.number_input(key="canary_tales_percent").set_value(25.0).run()
     app.button(key="canary_tales").click().run()
     canary = get_endpoint(ctx, "tales").canary
     assert canary is not None
     assert (canary.checkpoint_name, canary.percent) == ("elm", 25)
+    with ctx.db.read() as session:
+        newest = session.scalars(select(Deployment).order_by(Deployment.revision.desc()).limit(1)).one()
+        assert newest.config.engine == "batching"
     assert "aborts above 5 % errors" in texts(app)
     (ask,) = [popover for popover in app.get("popover") if popover.proto.popover.label == "Promote"]
     assert ask.proto.popover.disabled, "no replica of it is ready"

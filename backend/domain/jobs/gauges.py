@@ -17,7 +17,9 @@ class GpuGauges(ReadRecord):
 
 
 class MachineGauges(StoredRecord):
-    """CPU load in percent, memory in bytes and GPUs of a machine; falsy if nothing was reported."""
+    """CPU load in percent, memory in bytes and GPUs of a machine, and the engines of other projects that its workers
+    can start; falsy if nothing was reported.
+    """
 
     cpu_percent: float | None = None
     cpu_count: int | None = None
@@ -25,6 +27,7 @@ class MachineGauges(StoredRecord):
     memory_used_bytes: int = 0
     memory_total_bytes: int = 0
     gpus: tuple[GpuGauges, ...] = ()
+    engines: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.model_fields_set)
@@ -33,7 +36,8 @@ class MachineGauges(StoredRecord):
 class ReplicaLoad(ReadRecord):
     """Open and waiting requests of a replica, the tokens per second that it generates, the used share of its KV cache,
     the longest wait of a request that has not begun, the tokens that its draft proposed and those accepted since its
-    start, what its process takes of the machine: cores, memory, and memory of a GPU; and what computes its layers.
+    start, what its process takes of the machine: cores, memory, and memory of a GPU; its engine, and what computes its
+    layers.
     """
 
     running: int = 0
@@ -46,6 +50,7 @@ class ReplicaLoad(ReadRecord):
     cpu_cores: float | None = None
     memory_bytes: int | None = None
     gpu_memory_bytes: int | None = None
+    engine: str = ""
     arithmetic: str = ""
 
 

@@ -190,6 +190,7 @@ class ReplicaPayload(Payload):
     host: str = "127.0.0.1"
     threads: int = Field(default=1, ge=1)
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    gpus: int = Field(default=1, ge=1)
     engine: EngineName = "auto"
     precision: Precision = "float32"
     draft: str | None = None

@@ -13,7 +13,7 @@ from typing import Literal
 from backend.errors import InvalidInput
 
 EngineName = Literal["auto", "roundhouse", "batching", "serial", "llama.cpp", "vllm"]
-ENGINE_TITLES: dict[EngineName, str] = {
+ENGINE_TITLES: dict[str, str] = {
     "auto": "Automatic",
     "roundhouse": "Roundhouse",
     "batching": "Roundhouse, batches only",
@@ -83,12 +83,19 @@ def refuse_lacking(
     has_adapters: bool,
     is_scorer: bool,
     is_adapter: bool = False,
+    gpus: int = 1,
     head_size: int | None = None,
 ) -> None:
     """Raise InvalidInput, with the option and the cure, for what an engine lacks. `family` None is not known yet,
     `head_size` None not or not on a CPU.
     """
     server = SERVERS.get(engine)
+    if gpus > 1 and engine != "vllm":
+        raise InvalidInput(
+            f"engine {engine} serves on one GPU, not on {gpus}.",
+            remedy="Leave gpus out, or deploy it with engine vllm.",
+            field="gpus",
+        )
     if server is None:
         return
     if is_scorer:

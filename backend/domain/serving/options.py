@@ -67,6 +67,14 @@ class DeploymentOptions(BaseModel):
     )
     threads: int = setting(1, "CPU threads", "CPU threads of a replica.", ge=1, le=256, shown=OPTION_ONLY)
     device: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="Where replicas run.")
+    gpus: int = setting(
+        1,
+        "GPUs",
+        "GPUs of a replica, which share each layer; more than one with engine vllm alone.",
+        ge=1,
+        le=64,
+        shown=OPTION_ONLY,
+    )
     engine: EngineName = setting(
         "auto",
         "Engine",

@@ -7,6 +7,7 @@ an older attempt matches no row and raises Fenced.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar, cast
@@ -17,7 +18,8 @@ from sqlalchemy.orm import Session, aliased
 
 from backend.db.tables import Job, Slot
 from backend.domain.jobs.records import JobFailure, JobResult
-from backend.domain.jobs.states import JobKind, Status, StopRequest, restart_delay_s
+from backend.domain.jobs.states import QUEUE_OF, JobKind, Status, StopRequest, restart_delay_s
+from backend.domain.serving.engines import SERVERS
 from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.jobs.device_uses import close_uses, open_use
@@ -67,9 +69,16 @@ def eligible(now: datetime) -> Any:
 
 
 def claim_next(
-    ctx: Context, queue: str, *, owner: str, host: str, devices: tuple[str, ...] = ()
+    ctx: Context,
+    queue: str,
+    *,
+    owner: str,
+    host: str,
+    devices: tuple[str, ...] = (),
+    engines: Collection[str] = tuple(SERVERS),
 ) -> Claim[StoredPayload] | None:
-    """Claim the first eligible job of a queue, with the GPUs that it needs; None if there is none that fits.
+    """Claim the first eligible job of a queue, with the GPUs that it needs; None if there is none that fits. A replica
+    whose engine is not among `engines`, those that this machine can start, stays queued.
 
     On a machine without GPUs, jobs that request `gpu` stay queued, and so do jobs of more GPUs than the machine has. A
     job that waits for more GPUs than are free reserves those that become free, or smaller jobs behind it would starve
@@ -78,14 +87,23 @@ def claim_next(
     for _ in range(len(devices) + 1):
         try:
             with ctx.db.write() as session:
-                return _claim_fitting(session, ctx, queue, owner=owner, host=host, devices=devices)
+                return _claim_fitting(
+                    session, ctx, queue, owner=owner, host=host, devices=devices, lacks=set(SERVERS) - set(engines)
+                )
         except IntegrityError:  # another worker of this host took the GPU at the same moment (PostgreSQL)
             continue
     return None
 
 
 def _claim_fitting(
-    session: Session, ctx: Context, queue: str, *, owner: str, host: str, devices: tuple[str, ...]
+    session: Session,
+    ctx: Context,
+    queue: str,
+    *,
+    owner: str,
+    host: str,
+    devices: tuple[str, ...],
+    lacks: Collection[str],
 ) -> Claim[StoredPayload] | None:
     now = ctx.now()
     free = _free_devices(session, host, devices, now)
@@ -95,6 +113,8 @@ def _claim_fitting(
         .where(eligible(now), Job.queue == queue, Job.device_request.in_(requests))
         .order_by(Job.priority, Job.created_at, Job.id)
     )
+    if lacks and queue == QUEUE_OF[JobKind.REPLICA]:
+        query = query.where(func.coalesce(Job.payload["engine"].as_string(), "").not_in(lacks))
     if not devices:
         job = session.scalars(query.limit(1).with_for_update(skip_locked=True, of=Job)).first()
         return _take(session, ctx, job, owner=owner, host=host, device=None) if job else None
@@ -112,7 +132,11 @@ def _claim_fitting(
 
 
 def num_devices(job: Job) -> int:
-    """Return how many GPUs of one machine a job takes if it takes any: those of its run's config, otherwise one."""
+    """Return how many GPUs of one machine a job takes if it takes any: those of its run's config or its deployment,
+    otherwise one.
+    """
+    if job.kind == JobKind.REPLICA:
+        return max(1, int(job.payload.get("gpus", 1)))
     if job.kind not in (JobKind.TRAIN, JobKind.PROBE):
         return 1
     from backend.domain.jobs.payloads import (

@@ -9,11 +9,12 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from backend.db.tables import Duty, Job, Slot, Worker
 from backend.domain.attributes import view_of
 from backend.domain.jobs.gauges import MachineGauges
-from backend.domain.jobs.states import Status
+from backend.domain.jobs.states import QUEUE_OF, JobKind, Status
 from backend.services.context import Context
 
 ALIVE_S = 10.0
@@ -57,6 +58,13 @@ def beat(
         if worker.pid != pid:
             worker.pid, worker.started_at = pid, now
         worker.slots, worker.devices, worker.gauges, worker.heartbeat_at = slots, devices, gauges, now
+
+
+def engines_of_workers(session: Session, ctx: Context) -> frozenset[str] | None:
+    """Return the engines of other projects that living workers of replicas can start; None without such a worker."""
+    living = select(Worker).where(Worker.heartbeat_at > ctx.now() - timedelta(seconds=ALIVE_S))
+    gauges = [worker.gauges for worker in session.scalars(living) if QUEUE_OF[JobKind.REPLICA] in worker.slots]
+    return frozenset(engine for one in gauges for engine in one.engines) if gauges else None
 
 
 def say_goodbye(ctx: Context, name: str) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Deployment, Endpoint, Job, Replica, ReplicaFailure, Usage
 from backend.domain.serving.canary import CanaryRules, CanaryVerdict, Observed, judge_canary
 from backend.domain.serving.deployment import DeploymentTraffic
+from backend.domain.serving.engines import EngineName
 from backend.errors import Conflict
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.canary_votes import read_canary_thumbs
@@ -26,9 +27,17 @@ MAX_TIMES = 5000
 
 
 def start_canary(
-    ctx: Context, name: str, *, checkpoint_id: str, rules: CanaryRules, num_replicas: int = 1, person: Person
+    ctx: Context,
+    name: str,
+    *,
+    checkpoint_id: str,
+    rules: CanaryRules,
+    engine: EngineName | None = None,
+    num_replicas: int = 1,
+    person: Person,
 ) -> EndpointView:
-    """Serve a second checkpoint to a share of an endpoint's requests. It replaces a canary that runs.
+    """Serve a second checkpoint, or the same one by another engine, to a share of an endpoint's requests. It replaces
+    a canary that runs.
 
     Raises NotFound, Conflict for a stopped endpoint or a checkpoint that its gates refuse, InvalidInput, NotAllowed for
     a rater.
@@ -45,7 +54,7 @@ def start_canary(
             endpoint,
             checkpoint_id,
             num_replicas=num_replicas,
-            config=stable.config.replace(alias=None),
+            config=stable.config.replace(alias=None, engine=engine or stable.config.engine),
             person=person,
             role=CANARY,
             traffic=_begun(ctx, rules),

@@ -33,11 +33,12 @@ from backend.domain.serving.deployment import (
 from backend.domain.serving.engines import SERVERS, refuse_lacking
 from backend.domain.serving.names import check_endpoint_name
 from backend.domain.serving.options import MAX_REPLICAS, DeploymentOptions
-from backend.errors import Conflict, InvalidInput, NotFound
-from backend.infra.engines import engine_command
+from backend.errors import Conflict, InvalidInput, NotFound, Unavailable
+from backend.infra.engines import INSTALLATIONS, engine_command
 from backend.services.checkpoints.checkpoints import is_reward_model
 from backend.services.checkpoints.networks import read_network_shape
 from backend.services.context import Context, Person, require_builder
+from backend.services.jobs.workers import engines_of_workers
 from backend.services.serving.drafts import check_draft, with_fitting_draft
 from backend.services.serving.endpoints import EndpointView, find_endpoint, get_endpoint
 from backend.services.serving.owners import find_deletable_endpoint
@@ -374,7 +375,7 @@ def add_deployment(
     _check_kind(session, endpoint, checkpoint, config)
     adapters = _fitting_adapters(session, endpoint, checkpoint, config)
     if upstream is None:
-        _check_engine(session, checkpoint, config, has_adapters=bool(adapters))
+        _check_engine(session, ctx, checkpoint, config, has_adapters=bool(adapters))
     config = config.replace(upstream=upstream, adapters=adapters)
     config = with_fitting_draft(session, ctx, checkpoint, config)
     newest = session.scalar(select(func.max(Deployment.revision)).where(Deployment.endpoint_id == endpoint.id)) or 0
@@ -424,9 +425,11 @@ def _check_kind(session: Session, endpoint: Endpoint, checkpoint: Checkpoint, op
         )
 
 
-def _check_engine(session: Session, checkpoint: Checkpoint, options: DeploymentOptions, *, has_adapters: bool) -> None:
-    """Raise InvalidInput for what the engine lacks, and Unavailable, with the command that installs it, where it is not
-    installed.
+def _check_engine(
+    session: Session, ctx: Context, checkpoint: Checkpoint, options: DeploymentOptions, *, has_adapters: bool
+) -> None:
+    """Raise InvalidInput for what the engine lacks, and Unavailable, with the command that installs it, where no living
+    worker can start it; without a worker this machine is asked.
     """
     refuse_lacking(
         options.engine,
@@ -436,9 +439,18 @@ def _check_engine(session: Session, checkpoint: Checkpoint, options: DeploymentO
         has_adapters=has_adapters,
         is_scorer=is_reward_model(session, checkpoint.id),
         is_adapter=checkpoint.is_adapter,
+        gpus=options.gpus,
     )
-    if options.engine in SERVERS:
+    if options.engine not in SERVERS:
+        return
+    engines = engines_of_workers(session, ctx)
+    if engines is None:
         engine_command(options.engine)
+    elif options.engine not in engines:
+        raise Unavailable(
+            f"No worker that serves can start engine {options.engine}.",
+            remedy=f"On the machine of such a worker: {INSTALLATIONS[options.engine].remedy}. Then restart the worker.",
+        )
 
 
 def _fitting_adapters(

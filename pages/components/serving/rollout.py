@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import streamlit as st
 
 from backend.domain.serving.canary import CanaryRules
+from backend.domain.serving.engines import ENGINE_TITLES, EngineName
 from backend.domain.serving.options import MAX_REPLICAS, SLEEP_MINUTES, DeploymentOptions
 from backend.domain.wording import plural
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
@@ -159,6 +161,13 @@ def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
         chosen = st.selectbox(
             "Checkpoint", list(checkpoints), format_func=words, key=f"canary_checkpoint_{endpoint.name}"
         )
+        engine = st.selectbox(
+            "Engine",
+            list(ENGINE_TITLES),
+            index=list(ENGINE_TITLES).index(endpoint.config.engine),
+            format_func=ENGINE_TITLES.__getitem__,
+            key=f"canary_engine_{endpoint.name}",
+        )
         values = draw_fields(CanaryRules, key=f"canary_{endpoint.name}", columns=1)
         if (
             st.button(
@@ -171,7 +180,14 @@ def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
         ):
             with errors_shown():
                 rules = CanaryRules.read(values)
-                start_canary(ctx, endpoint.name, checkpoint_id=chosen, rules=rules, person=person)
+                start_canary(
+                    ctx,
+                    endpoint.name,
+                    checkpoint_id=chosen,
+                    rules=rules,
+                    engine=cast(EngineName, engine),
+                    person=person,
+                )
                 st.rerun()
 
 

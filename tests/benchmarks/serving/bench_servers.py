@@ -1,4 +1,4 @@
-"""Servers side by side through HTTP: ours and llama.cpp's own, which read the same weights.
+"""Servers and engines side by side through HTTP, which read the same weights.
 
     python -m tests.benchmarks.serving.bench_servers CHECKPOINT --gguf FILE --llama FOLDER
 
@@ -6,7 +6,8 @@ Each server is a process (ours two: gateway and replica), and all take turns, so
 on all. The client streams `/v1/completions`: prompts of random token ids, greedy answers of a fixed length. FILE is
 what `roundhouse export --format gguf` wrote, with `{}` for the numbers (f32, f16, q8_0), and FOLDER is where
 `pip install --target FOLDER xllamacpp` put llama.cpp's server, which the project doesn't need. `--servers` chooses:
-`ours-PRECISION` or `llama-NUMBERS`, with `@THREADS` for more than one.
+`ours-PRECISION`, or `vllm-PRECISION` and `llama.cpp-float32` for the same gateway and replica with another engine, or
+`llama-NUMBERS` for llama.cpp's server by itself; with `@THREADS` for more than one.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ from tests.support.gateway_fixtures import KEY
 
 CONTEXT = 2048
 USERS = 8
+ENGINES = {"ours": "roundhouse", "vllm": "vllm", "llama.cpp": "llama.cpp"}
 SERVERS = "ours-float32,ours-bfloat16,ours-int8,llama-f32,llama-f16,llama-q8_0"
 
 
-def serve_ours(folder: str, precision: str, threads: int) -> None:
+def serve_ours(folder: str, engine: str, precision: str, threads: int) -> None:
     """Serve a checkpoint by a replica in this process, and by a gateway in another; print the address."""
     from backend.domain.jobs.events import Event, ReadyEvent
     from jobs.reporter import SilentReporter
@@ -56,6 +58,7 @@ def serve_ours(folder: str, precision: str, threads: int) -> None:
             "name": "small",
             "internal_token": "t",
             "threads": threads,
+            "engine": engine,
             "precision": precision,
         }
         run(make_spec("replica", {**payload, "context": CONTEXT, "max_running": USERS + 1}, root=Path(home)), Teller())
@@ -83,7 +86,7 @@ class Server:
         kind, _, rest = name.partition("-")
         rest, _, threads = rest.partition("@")
         threads = threads or "1"
-        source = [arguments.checkpoint] if kind == "ours" else [arguments.llama, arguments.gguf.format(rest)]
+        source = [arguments.checkpoint] if kind in ENGINES else [arguments.llama, arguments.gguf.format(rest)]
         command = [sys.executable, __file__, "--serve", kind, *source, rest, threads]
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "GOMP_SPINCOUNT": "10000", "PYTHONPATH": os.getcwd()}
         self._process = subprocess.Popen(
@@ -151,8 +154,8 @@ def main() -> None:
     """Measure every load on every server, in turns."""
     if sys.argv[1:2] == ["--serve"]:
         kind, source, *rest = sys.argv[2:]
-        if kind == "ours":
-            serve_ours(source, rest[0], int(rest[1]))
+        if kind in ENGINES:
+            serve_ours(source, ENGINES[kind], rest[0], int(rest[1]))
         else:
             serve_llama(source, rest[0], int(rest[2]))
         return

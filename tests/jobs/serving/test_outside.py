@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.serving.protocol import (
@@ -38,7 +39,7 @@ from backend.infra.replicas import ReplicaRefused
 from jobs.reporter import FileReporter
 from jobs.serving import engines
 from jobs.serving.engines import as_lark
-from jobs.serving.replica import run
+from jobs.serving.replica import choose_engine, run
 from tests.support.installation import is_alive
 from tests.support.jobs import make_spec
 from tests.support.networks.serving_networks import make_llama, make_mamba, save_adapter, save_checkpoint
@@ -430,6 +431,38 @@ def test_vllm_starts_offline_with_the_deployments_precision_and_limits(stand: St
     }
     assert variables["OMP_NUM_THREADS"] == "2"
     assert "PYTHONPATH" not in variables
+
+
+@only_vllm
+def test_an_automatic_engine_is_vllm_on_a_gpu_that_has_it_and_lacks_nothing(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chosen(device: str = "cuda", **payload: Any) -> str:
+        values = {"checkpoint": "checkpoint", "name": "n", "internal_token": "t", **payload}
+        return choose_engine(ReplicaPayload(**values), stand.folder / "checkpoint", torch.device(device))
+
+    assert chosen("cpu") == "auto"
+    assert chosen() == "vllm"
+    assert [chosen(precision="int8"), chosen(draft="checkpoint")] == ["auto", "auto"]
+    assert chosen(engine="roundhouse") == "roundhouse"
+    monkeypatch.setattr("backend.infra.engines.find_spec", lambda _: None)
+    monkeypatch.delenv(INSTALLATIONS["vllm"].variable)
+    assert chosen() == "auto"
+
+
+@only_vllm
+@pytest.mark.parametrize("starts", [True, False])
+def test_an_automatic_vllm_that_does_not_start_leaves_its_place_to_roundhouses_engine(
+    serve: Callable[..., RunningReplica], stand: Stand, monkeypatch: pytest.MonkeyPatch, *, starts: bool
+) -> None:
+    monkeypatch.setattr("jobs.serving.replica.choose_engine", lambda *_: "vllm")
+    stand.behave(**({} if starts else {"dies": 3}))
+    replica = serve(engine="auto")
+    expected = "vllm" if starts else "batching"
+    assert replica.events("ready")[0]["engine"] == expected
+    gauge = eventually(lambda: replica.events("gauge"))[0]
+    assert gauge["engine"] == expected
+    assert ("chosen for the GPU" in gauge["arithmetic"]) == starts
 
 
 def test_an_architecture_that_the_engine_lacks_is_refused_before_it_starts(stand: Stand) -> None:

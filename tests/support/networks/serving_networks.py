@@ -71,12 +71,12 @@ def make_llama(*, context: int = 256, layers: int = 2, hidden: int = 64) -> Any:
     return on_device(LlamaForCausalLM(config))
 
 
-def make_gpt2(*, context: int = 256) -> Any:
+def make_gpt2(*, context: int = 256, hidden: int = 64) -> Any:
     """A GPT-2 with learned positions."""
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=260,
-        n_embd=64,
+        n_embd=hidden,
         n_layer=2,
         n_head=4,
         n_positions=context,

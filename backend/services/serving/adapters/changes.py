@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Checkpoint, Deployment, Endpoint, Run
+from backend.db.tables import Checkpoint, Deployment, Endpoint, Replica, Run
 from backend.domain.serving.deployment import AdapterFiles
 from backend.domain.serving.engines import refuse_lacking
 from backend.domain.training.config import Objective
@@ -154,14 +154,17 @@ def _check_fit(session: Session, endpoint: Endpoint, deployment: Deployment, che
         )
     require_writer(session, adapter.id)
     options = deployment.config
-    refuse_lacking(
-        options.engine,
-        family=None,
-        precision=options.precision,
-        has_draft=options.draft is not None,
-        has_adapters=True,
-        is_scorer=False,
-    )
+    # an automatic engine is one that its replicas have chosen
+    replicas = session.scalars(select(Replica).where(Replica.deployment_id == deployment.id, Replica.status == "ready"))
+    for engine in {options.engine, *(replica.gauges.engine for replica in replicas)}:
+        refuse_lacking(
+            engine,
+            family=None,
+            precision=options.precision,
+            has_draft=options.draft is not None,
+            has_adapters=True,
+            is_scorer=False,
+        )
     if adapter.parent_id != base.id:
         parent = session.get(Checkpoint, adapter.parent_id) if adapter.parent_id else None
         trained_on = f"“{parent.name}”" if parent else "an unknown base"

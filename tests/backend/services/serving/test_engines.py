@@ -6,15 +6,22 @@ import sys
 from typing import Any
 
 import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from backend.db.tables import Checkpoint, Job
+from backend.db.tables import Checkpoint, Deployment, Job, Replica
 from backend.domain.checkpoints.export_formats import GGUF_FAMILIES
+from backend.domain.jobs.gauges import MachineGauges, ReplicaReport
+from backend.domain.serving.canary import CanaryRules
 from backend.domain.serving.engines import SERVERS, places_of
 from backend.domain.serving.options import DeploymentOptions
 from backend.errors import InvalidInput, Unavailable
 from backend.infra.engines import VARIABLES
 from backend.services.context import LOCAL, Context
+from backend.services.jobs.claims import claim_next
+from backend.services.jobs.workers import beat
 from backend.services.serving.adapters.changes import add_adapter
+from backend.services.serving.canaries import start_canary
 from backend.services.serving.deployments import deploy, swap_checkpoint
 
 
@@ -32,6 +39,10 @@ def add(ctx: Context, name: str, *, family: str = "llama", base: str | None = No
         session.add(row)
         session.flush()
         return row.id
+
+
+def _newest(session: Session) -> str:
+    return str(session.scalars(select(Deployment.id).order_by(Deployment.created_at.desc()).limit(1)).one())
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +101,24 @@ def test_an_endpoint_with_adapters_keeps_its_engine_and_one_of_llama_cpp_gets_no
         deploy_llama(ctx, base)
 
 
+def test_a_canary_may_be_the_same_checkpoint_by_another_engine(ctx: Context) -> None:
+    tiny = add(ctx, "tiny")
+    deploy(ctx, checkpoint_id=tiny, name="tales", config={"threads": 2}, person=LOCAL)
+    start_canary(ctx, "tales", checkpoint_id=tiny, rules=CanaryRules(percent=50), engine="vllm", person=LOCAL)
+    with ctx.db.read() as session:
+        payloads = [job.payload for job in session.query(Job).order_by(Job.created_at)]
+    assert [(payload.get("engine", "auto"), payload["threads"]) for payload in payloads] == [("auto", 2), ("vllm", 2)]
+    with pytest.raises(InvalidInput, match="can't serve a model of the family mamba"):
+        start_canary(
+            ctx,
+            "tales",
+            checkpoint_id=add(ctx, "mamba", family="mamba"),
+            rules=CanaryRules(),
+            engine="llama.cpp",
+            person=LOCAL,
+        )
+
+
 def test_another_checkpoint_must_fit_the_engine_too(ctx: Context) -> None:
     deploy_llama(ctx, add(ctx, "tiny"))
     mamba = add(ctx, "mamba", family="mamba")
@@ -106,6 +135,71 @@ def test_an_engine_that_is_not_installed_is_refused_with_the_command(
     with pytest.raises(Unavailable) as caught:
         deploy_llama(ctx, add(ctx, "tiny"))
     assert "pip install 'roundhouse[llama-cpp]'" in str(caught.value.remedy)
+
+
+def serving_worker(ctx: Context, *, engines: tuple[str, ...], name: str = "w") -> None:
+    """Report a living worker of replicas with these engines."""
+    gauges = MachineGauges(cpu_count=2, engines=engines)
+    beat(ctx, name=name, host=name, pid=1, slots={"serve": 1}, devices=[], gauges=gauges)
+
+
+def test_a_deployment_asks_the_living_workers_for_the_engine_and_not_the_pages_machine(
+    any_ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr("backend.infra.engines.find_spec", lambda _: None)
+    tiny = add(any_ctx, "tiny")
+    serving_worker(any_ctx, engines=("llama.cpp",))
+    with pytest.raises(Unavailable, match="No worker that serves can start engine vllm") as caught:
+        deploy(any_ctx, checkpoint_id=tiny, name="v", config={"engine": "vllm"}, person=LOCAL)
+    assert "ROUNDHOUSE_VLLM" in str(caught.value.remedy)
+    serving_worker(any_ctx, engines=("vllm",), name="other")
+    deploy(any_ctx, checkpoint_id=tiny, name="v", config={"engine": "vllm"}, person=LOCAL)
+
+
+def test_a_replica_is_claimed_by_a_worker_that_has_its_engine(any_ctx: Context) -> None:
+    tiny = add(any_ctx, "tiny")
+    deploy(any_ctx, checkpoint_id=tiny, name="theirs", config={"engine": "vllm"}, person=LOCAL)
+    deploy(any_ctx, checkpoint_id=tiny, name="ours", config={}, person=LOCAL)
+    plain = claim_next(any_ctx, "serve", owner="a", host="a", engines=())
+    assert plain is not None
+    assert plain.payload["name"] == "ours"
+    assert claim_next(any_ctx, "serve", owner="a", host="a", engines=("llama.cpp",)) is None
+    able = claim_next(any_ctx, "serve", owner="b", host="b", engines=("vllm",))
+    assert able is not None
+    assert able.payload["name"] == "theirs"
+
+
+def test_an_automatic_engine_serves_adapters_by_roundhouses_own(ctx: Context) -> None:
+    """One that has chosen vLLM is asked for none, as its replicas could not answer."""
+    base = add(ctx, "tiny")
+    adapter = add(ctx, "small", base=base)
+    deploy(ctx, checkpoint_id=base, name="tales", config={}, person=LOCAL)
+    add_adapter(ctx, "tales", "style", checkpoint_id=adapter, person=LOCAL)
+    deploy(ctx, checkpoint_id=base, name="tales", config={"threads": 2}, person=LOCAL)
+    with ctx.db.read() as session:
+        engines = [job.payload["engine"] for job in session.query(Job) if job.payload.get("threads") == 2]
+    assert engines == ["roundhouse"]
+    deploy(ctx, checkpoint_id=base, name="others", config={}, person=LOCAL)
+    with ctx.db.write() as session:
+        replica = session.query(Replica).filter(Replica.deployment_id == _newest(session)).one()
+        replica.status, replica.gauges = "ready", ReplicaReport(engine="vllm")
+    with pytest.raises(InvalidInput, match="vllm has no adapters"):
+        add_adapter(ctx, "others", "style", checkpoint_id=adapter, person=LOCAL)
+
+
+def test_more_gpus_than_one_are_vllms(ctx: Context) -> None:
+    tiny = add(ctx, "tiny")
+    for engine in ("auto", "roundhouse", "llama.cpp"):
+        with pytest.raises(InvalidInput, match=f"engine {engine} serves on one GPU, not on 2") as caught:
+            deploy(ctx, checkpoint_id=tiny, name="v", config={"engine": engine, "gpus": 2}, person=LOCAL)
+        assert caught.value.field == "gpus"
+    deploy(ctx, checkpoint_id=tiny, name="v", config={"engine": "vllm", "gpus": 2}, person=LOCAL)
+    assert claim_next(ctx, "serve", owner="a", host="a", devices=("0",)) is None
+    claim = claim_next(ctx, "serve", owner="b", host="b", devices=("0", "1"))
+    assert claim is not None
+    assert claim.device == "0,1"
 
 
 def test_llama_cpp_serves_the_families_that_export_to_gguf() -> None:

@@ -1,6 +1,7 @@
-"""The real llama.cpp behind a replica: the same tokens, the same API, and no process that outlives its replica.
+"""The real servers of other projects behind a replica: the same tokens, the same API, and no process that outlives its
+replica.
 
-Run by `make engines`, which installs the package; where it is missing, these tests fail.
+Run by `make engines`, which installs llama.cpp and vLLM; where one is missing, its tests fail.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,9 @@ import transformers
 from backend.domain.jobs.states import JobKind
 from backend.domain.serving.protocol import Begun, Constraint, GenerateRequest, SamplingParams, TokenEvent
 from backend.gateway.directory import ReplicaAddress
-from backend.infra.engines import engine_command
 from jobs.environment import child_environment
 from tests.support.gateway_fixtures import KEY, MemoryDirectory, eventually, gateway
+from tests.support.installation import is_alive
 from tests.support.jobs import make_spec
 from tests.support.networks.serving_networks import make_gpt2, make_llama, save_checkpoint
 from tests.support.serving_replica import TOKEN, RunningReplica, stream_events
@@ -37,6 +39,7 @@ SCHEMA = {
     "required": ["age"],
     "additionalProperties": False,
 }
+ENGINES = ("llama.cpp", "vllm")
 LOGPROB_ERROR = 2e-3  # llama.cpp looks GELU up in a table of 16 bits: 6e-4 for GPT-2, below 1e-4 for the others
 NEAR_TIE = 2e-3  # of two log-probabilities, either of which may be the larger one in float32
 
@@ -59,18 +62,42 @@ def make_qwen3() -> Any:
     return transformers.Qwen3ForCausalLM(config).eval()
 
 
-NETWORKS = {"llama": make_llama, "gpt2": make_gpt2, "qwen3": make_qwen3}
+def make_mistral() -> Any:
+    torch.manual_seed(0)
+    config = transformers.MistralConfig(
+        vocab_size=260,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        sliding_window=64,
+        bos_token_id=None,
+        eos_token_id=256,
+        initializer_range=0.15,
+    )
+    return transformers.MistralForCausalLM(config).eval()
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+# heads of 32 numbers: vLLM has no smaller ones on a CPU
+NETWORKS: dict[str, Callable[[], Any]] = {
+    "llama": partial(make_llama, hidden=128),
+    "gpt2": partial(make_gpt2, hidden=128),
+    "qwen3": make_qwen3,
+    "mistral": make_mistral,
+}
+
+
+@pytest.fixture(scope="module", params=[f"{engine} {family}" for engine in ENGINES for family in NETWORKS])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RunningReplica]]:
-    """Replicas of one checkpoint: Roundhouse's engine, and llama.cpp's."""
-    assert engine_command("llama.cpp")
+    """Replicas of one checkpoint: Roundhouse's engine, and another project's."""
+    engine, family = request.param.split()
     running = []
-    for engine in ("roundhouse", "llama.cpp"):
+    for name in ("roundhouse", engine):
         folder = tmp_path_factory.mktemp("replica")
-        save_checkpoint(folder / "checkpoint", network=NETWORKS[request.param]())
-        running.append(RunningReplica(folder, engine=engine, max_running=4))
+        save_checkpoint(folder / "checkpoint", network=NETWORKS[family]())
+        running.append(RunningReplica(folder, engine=name, max_running=4))
     yield running
     for replica in running:
         replica.stop()
@@ -196,13 +223,18 @@ def replica_process(root: Path, name: str, engine: str) -> Iterator[tuple[subpro
         process.wait()
 
 
-def test_clients_of_the_gateway_see_one_api_and_a_killed_engine_passes_its_answer_on(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "checkpoint", network=make_llama(context=2048))
+def server_processes(replica: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Return the processes of a replica's server, without the shell that keeps them: the server first."""
+    return psutil.Process(replica.pid).children()[0].children(recursive=True)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_clients_of_the_gateway_see_one_api_and_a_killed_engine_passes_its_answer_on(
+    tmp_path: Path, engine: str
+) -> None:
+    save_checkpoint(tmp_path / "checkpoint", network=make_llama(context=2048, hidden=128))
     with ExitStack() as stack:
-        started = {
-            engine: stack.enter_context(replica_process(tmp_path, engine, engine))
-            for engine in ("llama.cpp", "roundhouse")
-        }
+        started = {name: stack.enter_context(replica_process(tmp_path, name, name)) for name in (engine, "roundhouse")}
         addresses = {name: ReplicaAddress(id=name, url=url, token="t") for name, (_, url) in started.items()}
         directory = MemoryDirectory({"tiny": [addresses["roundhouse"]]}, keys_required=False)
         base = stack.enter_context(gateway(directory))
@@ -238,26 +270,51 @@ def test_clients_of_the_gateway_see_one_api_and_a_killed_engine_passes_its_answe
             ]
 
         ours = ask()
-        directory.endpoints["tiny"] = [addresses["llama.cpp"]]
+        directory.endpoints["tiny"] = [addresses[engine]]
         assert ask() == ours
 
         body: dict[str, Any] = {"model": "tiny", "prompt": "x", "max_tokens": 1500, "temperature": 0}
         body["extra_body"] = {"ignore_eos": True}
         pieces = iter(client.completions.create(**body, stream=True))
         begun = "".join(next(pieces).choices[0].text for _ in range(5))
-        (server,) = psutil.Process(started["llama.cpp"][0].pid).children()
+        processes = server_processes(started[engine][0])
         directory.endpoints["tiny"] = list(addresses.values())
-        server.send_signal(signal.SIGKILL)
+        processes[0].send_signal(signal.SIGKILL)
         answered = begun + "".join(part.choices[0].text for part in pieces if part.choices)
         directory.endpoints["tiny"] = [addresses["roundhouse"]]
         assert answered == client.completions.create(**body).choices[0].text
-        eventually(lambda: started["llama.cpp"][0].poll() is not None)
+        eventually(lambda: started[engine][0].poll() is not None)
+        eventually(lambda: not any(map(is_alive, processes)))
 
 
-def test_the_server_dies_with_a_replica_that_is_killed(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "checkpoint", network=make_llama())
-    with replica_process(tmp_path, "a", "llama.cpp") as (process, _):
-        (server,) = psutil.Process(process.pid).children()
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_process_of_the_server_outlives_a_replica_that_is_killed(tmp_path: Path, engine: str) -> None:
+    save_checkpoint(tmp_path / "checkpoint", network=make_llama(hidden=128))
+    with replica_process(tmp_path, "a", engine) as (process, _):
+        processes = server_processes(process)
+        assert len(processes) >= (3 if engine == "vllm" else 1)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        eventually(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+        eventually(lambda: not any(map(is_alive, processes)))
+
+
+def test_an_answer_of_a_vllm_that_loses_its_innermost_process_is_passed_on(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint", network=make_llama(context=2048, hidden=128))
+    with ExitStack() as stack:
+        started = {name: stack.enter_context(replica_process(tmp_path, name, name)) for name in ("vllm", "roundhouse")}
+        addresses = {name: ReplicaAddress(id=name, url=url, token="t") for name, (_, url) in started.items()}
+        directory = MemoryDirectory({"tiny": [addresses["vllm"]]}, keys_required=False)
+        client = openai.OpenAI(base_url=f"{stack.enter_context(gateway(directory))}/v1", api_key=KEY, max_retries=0)
+        body: dict[str, Any] = {"model": "tiny", "prompt": "x", "max_tokens": 1500, "temperature": 0}
+        body["extra_body"] = {"ignore_eos": True}
+        pieces = iter(client.completions.create(**body, stream=True))
+        begun = "".join(next(pieces).choices[0].text for _ in range(5))
+        processes = server_processes(started["vllm"][0])
+        directory.endpoints["tiny"] = list(addresses.values())
+        (inner,) = (process for process in processes if "Worker" in " ".join(process.cmdline()))
+        inner.send_signal(signal.SIGKILL)
+        answered = begun + "".join(part.choices[0].text for part in pieces if part.choices)
+        directory.endpoints["tiny"] = [addresses["roundhouse"]]
+        assert answered == client.completions.create(**body).choices[0].text
+        eventually(lambda: started["vllm"][0].poll() is not None)
+        eventually(lambda: not any(map(is_alive, processes)))
