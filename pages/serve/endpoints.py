@@ -7,6 +7,7 @@ from typing import Literal
 import streamlit as st
 
 from backend.domain.serving.deployment import SafetyRequirement
+from backend.domain.serving.engines import ENGINE_TITLES, SERVERS
 from backend.domain.serving.names import suggest_endpoint_name
 from backend.domain.wording import percent, plural
 from backend.errors import Conflict, NotFound
@@ -135,10 +136,15 @@ def draw_deploy_form(
     )
     is_refused = draw_requirements(ctx, name, chosen, (required or DEFAULT_REQUIREMENT) if gate else None)
     options = draw_options(list_drafts(ctx, chosen))
-    draw_replica_memory(
-        deployment_memory(ctx, chosen, precision=options.precision, draft_id=options.draft, context=options.context),
-        replicas,
-    )
+    if options.engine in SERVERS:
+        st.caption(
+            f"Memory of {ENGINE_TITLES[options.engine]} is not estimated; the endpoint's page shows what it takes."
+        )
+    else:
+        memory = deployment_memory(
+            ctx, chosen, precision=options.precision, draft_id=options.draft, context=options.context
+        )
+        draw_replica_memory(memory, replicas)
     draw_speed(ctx, person, chosen)
     serving = {endpoint.name: endpoint for endpoint in endpoints if endpoint.stopped_at is None}
     if name in serving:

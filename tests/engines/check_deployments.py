@@ -123,6 +123,7 @@ class Traffic:
                 self.answers.append(self.serving.answer(user=f"{name} {number}"))
             except openai.APIError as error:
                 self.errors.append(str(error))
+            time.sleep(0.3)  # vLLM starts beside this
 
 
 def test_a_canary_of_vllm_beside_ours_answers_alike_and_is_promoted_without_a_cut(serving: Serving) -> None:

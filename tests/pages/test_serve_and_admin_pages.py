@@ -370,6 +370,13 @@ def test_memory_needed_is_shown_beside_free_memory_before_deploying(ctx: Context
     assert "weights 28.0 GB" in shown
     assert "Free on lab: 8.0 GB" in shown
     assert "may not fit" in app.warning[0].value
+    app.selectbox(key="deploy_engine").select("vllm").run()
+    shown = texts(app).replace("\\", "")
+    assert "Memory of vLLM is not estimated" in shown
+    assert "weights 28.0 GB" not in shown
+    app.text_input(key="deploy_name").set_value("large").run()
+    app.button(key="deploy").click().run()
+    assert "No worker that serves can start engine vllm" in app.error[0].value
 
 
 def test_an_unknown_checkpoint_in_the_address_is_named(ctx: Context) -> None:
@@ -384,10 +391,12 @@ def test_an_unknown_conversation_is_an_error() -> None:
 
 def test_workers_are_drawn_with_their_jobs(ctx: Context) -> None:
     gauges = {"cpu_percent": 12.0, "cpu_count": 2, "memory_used_bytes": 2**30, "memory_total_bytes": 2**32, "gpus": []}
+    gauges["engines"] = ["vllm"]
     beat(ctx, name="lab/train", host="lab", pid=1, slots={"train": 1}, devices=["0"], gauges=gauges)
     app = draw("admin/workers.py")
     assert "12 %" in [metric.value for metric in app.metric]
     assert "Slot 0: free" in texts(app)
+    assert "Engines beside Roundhouse's: vLLM" in texts(app)
 
 
 def test_the_tokens_that_runs_share_are_counted_with_their_state(ctx: Context) -> None:
