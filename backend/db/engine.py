@@ -79,13 +79,14 @@ class Database:
         """
         if self.is_sqlite:
             return utc_now()
-        if self._clock is None:
+        clock = self._clock
+        if clock is None:
             with self._reads_clock:
-                self._clock = self._clock or self._read_clock()
-        elapsed = _since_start() - self._clock.read_at
+                clock = self._clock = self._clock or self._read_clock()
+        elapsed = _since_start() - clock.read_at
         if elapsed > CLOCK_S and self._reads_clock.acquire(blocking=False):
             threading.Thread(target=self._renew_clock, daemon=True, name="clock").start()
-        return self._clock.time + timedelta(seconds=elapsed)
+        return clock.time + timedelta(seconds=elapsed)
 
     def _renew_clock(self) -> None:
         try:

@@ -33,6 +33,7 @@ class Job(Table):
     status: Mapped[str] = mapped_column(String(12), default="queued")
     priority: Mapped[int] = mapped_column(default=5)
     device_request: Mapped[str] = mapped_column(String(8), default="auto")  # auto | cpu | gpu
+    num_devices: Mapped[int] = mapped_column(default=1)  # GPUs of one machine that it takes if it takes any
     payload: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of its kind: jobs.payloads
     result: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of its kind: jobs.results
     error: Mapped[JobFailure] = mapped_column(default=JobFailure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from backend.domain.jobs.payloads import read_payload
 from backend.domain.jobs.records import Payload
 from backend.domain.jobs.results import RESULTS
 from backend.domain.jobs.states import JobKind, Status, StopRequest
+from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.job_events import prepare_claim, record_finish
 from backend.services.jobs.claims import Claim, claim_job, end_job
@@ -40,7 +42,10 @@ def add_stored_job(
 ) -> Job:
     """Insert a queued job with any payload, as a row of an earlier version may hold."""
     loose: type[_AnyPayload] = type("Loose", (_AnyPayload,), {"job_kind": kind})
-    return add_job(session, ctx, loose(**(payload or {})), title=title, **values)
+    job = add_job(session, ctx, loose(**(payload or {})), title=title, **values)
+    with suppress(InvalidInput):
+        job.num_devices = read_payload(kind, job.payload).num_devices
+    return job
 
 
 def list_jobs(

@@ -56,6 +56,11 @@ class TrainingPayload(ComputePayload):
     run_folder: str
 
     @property
+    def num_devices(self) -> int:
+        """Those of its config on one machine."""
+        return self.config.devices.per_node
+
+    @property
     def dataset_folder(self) -> str:
         """Return the dataset's folder. Raises NotFound if it was not made or has been deleted."""
         return require_folder(self.dataset, what="dataset")
@@ -201,6 +206,11 @@ class ReplicaPayload(Payload):
     queue_timeout_s: float = Field(default=60.0, gt=0)
     answer_limit_s: float = Field(default=600.0, gt=0)
     keep_free_bytes: int = Field(default=0, ge=0)
+
+    @property
+    def num_devices(self) -> int:
+        """Those over which its server spreads the network."""
+        return self.gpus
 
 
 class HubSource(FrozenRecord):

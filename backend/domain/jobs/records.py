@@ -23,6 +23,11 @@ class Payload(FrozenRecord):
 
     job_kind: ClassVar[JobKind]
 
+    @property
+    def num_devices(self) -> int:
+        """How many GPUs of one machine the job takes if it takes any."""
+        return 1
+
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> Self:
         """Read the stored form. Raises InvalidInput naming the field, its value and the cure."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar, cast
 
-from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy import and_, case, delete, func, literal, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -20,7 +20,6 @@ from backend.db.tables import Job, Slot
 from backend.domain.jobs.records import JobFailure, JobResult
 from backend.domain.jobs.states import QUEUE_OF, JobKind, Status, StopRequest, restart_delay_s
 from backend.domain.serving.engines import SERVERS
-from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.jobs.device_uses import close_uses, open_use
 
@@ -108,54 +107,46 @@ def _claim_fitting(
     now = ctx.now()
     free = _free_devices(session, host, devices, now)
     requests = ["cpu"] + (["auto", "gpu"] if free else []) + ([] if devices else ["auto"])
-    query = (
-        select(Job)
+    waiting = (
+        select(Job.id, Job.device_request, Job.num_devices)
         .where(eligible(now), Job.queue == queue, Job.device_request.in_(requests))
         .order_by(Job.priority, Job.created_at, Job.id)
     )
     if lacks and queue == QUEUE_OF[JobKind.REPLICA]:
-        query = query.where(func.coalesce(Job.payload["engine"].as_string(), "").not_in(lacks))
+        waiting = waiting.where(func.coalesce(Job.payload["engine"].as_string(), "").not_in(lacks))
     if not devices:
-        job = session.scalars(query.limit(1).with_for_update(skip_locked=True, of=Job)).first()
-        return _take(session, ctx, job, owner=owner, host=host, device=None) if job else None
+        lock = waiting.limit(1).with_for_update(skip_locked=True, of=Job)
+        first = session.execute(lock).first()
+        return _take(session, ctx, first.id, owner=owner, host=host, device=None) if first else None
     # Read without locks: a worker that locked what it only looks at would hide it from all others.
-    for job in session.scalars(query.limit(MAX_CANDIDATES)).all():
-        count = 0 if job.device_request == "cpu" else num_devices(job)
-        if count <= len(free):
-            mine = select(Job.id).where(Job.id == job.id, Job.status == Status.QUEUED)
-            if session.scalars(mine.with_for_update(skip_locked=True)).first() is None:
-                continue  # another worker's by now
-            return _take(session, ctx, job, owner=owner, host=host, device=",".join(free[:count]) or None)
-        if count <= len(devices):
-            free = []  # reserved for this one
-    return None
+    fitting: dict[str, int] = {}
+    left = free
+    for job_id, request, num_devices in session.execute(waiting.limit(MAX_CANDIDATES)):
+        count = 0 if request == "cpu" else num_devices
+        if count <= len(left):
+            fitting[job_id] = count
+        elif count <= len(devices):
+            left = []  # reserved for this one
+    chosen = _lock_first(session, fitting)
+    if chosen is None:
+        return None
+    return _take(session, ctx, chosen, owner=owner, host=host, device=",".join(free[: fitting[chosen]]) or None)
 
 
-def num_devices(job: Job) -> int:
-    """Return how many GPUs of one machine a job takes if it takes any: those of its run's config or its deployment,
-    otherwise one.
-    """
-    if job.kind == JobKind.REPLICA:
-        return max(1, int(job.payload.get("gpus", 1)))
-    if job.kind not in (JobKind.TRAIN, JobKind.PROBE):
-        return 1
-    from backend.domain.jobs.payloads import (
-        TrainingPayload,
-        read_payload,
-    )  # imports take 10 MB, which a worker without GPUs saves
-
-    try:
-        payload = read_payload(JobKind(job.kind), job.payload)
-    except InvalidInput:
-        return 1  # it fails as soon as it is claimed
-    return payload.config.devices.per_node if isinstance(payload, TrainingPayload) else 1
+def _lock_first(session: Session, fitting: Collection[str]) -> str | None:
+    """Lock the first of these jobs that is still queued and that no other worker takes just now; return its id."""
+    if not fitting:
+        return None
+    first = select(Job.id).where(Job.id.in_(fitting), Job.status == Status.QUEUED)
+    first = first.order_by(Job.priority, Job.created_at, Job.id).limit(1)
+    return session.scalar(first.with_for_update(skip_locked=True))
 
 
 def claim_job(ctx: Context, job_id: str, *, owner: str, host: str) -> Claim[StoredPayload] | None:
     """Claim one job by id, on the CPU; None if it is not eligible. The command line uses it where no worker runs."""
     with ctx.db.write() as session:
-        job = session.scalars(select(Job).where(Job.id == job_id, eligible(ctx.now()))).first()
-        return _take(session, ctx, job, owner=owner, host=host, device=None) if job else None
+        first = session.scalar(select(Job.id).where(Job.id == job_id, eligible(ctx.now())))
+        return _take(session, ctx, first, owner=owner, host=host, device=None) if first else None
 
 
 def _free_devices(session: Session, host: str, devices: tuple[str, ...], now: datetime) -> list[str]:
@@ -164,13 +155,13 @@ def _free_devices(session: Session, host: str, devices: tuple[str, ...], now: da
 
 
 def _take(
-    session: Session, ctx: Context, job: Job, *, owner: str, host: str, device: str | None
+    session: Session, ctx: Context, job_id: str, *, owner: str, host: str, device: str | None
 ) -> Claim[StoredPayload] | None:
     now = ctx.now()
     lease = now + timedelta(seconds=ctx.policy.lease_s)
-    result = session.execute(
+    job = session.scalars(
         update(Job)
-        .where(Job.id == job.id, Job.status == Status.QUEUED)
+        .where(Job.id == job_id, Job.status == Status.QUEUED)
         .values(
             status=Status.RUNNING,
             attempt=Job.attempt + 1,
@@ -178,19 +169,20 @@ def _take(
             lease_until=lease,
             device=device[:20] if device else None,  # for display; the slots are authoritative
             # a replica shows why it restarts until it is ready
-            error=Job.error if job.restarts_forever else JobFailure(),
+            error=case((Job.restarts_forever, Job.error), else_=literal(JobFailure(), Job.error.type)),
             started_at=func.coalesce(Job.started_at, now),
             stop_request=None,
         )
+        .returning(Job)
         .execution_options(synchronize_session=False)
-    )
-    if result.rowcount != 1:  # type: ignore[attr-defined]
+    ).one_or_none()
+    if job is None:
         return None
-    for each in device.split(",") if device else ():
-        session.execute(delete(Slot).where(Slot.host == host, Slot.device == each, Slot.lease_until <= now))
-        session.add(Slot(host=host, device=each, job_id=job.id, lease_until=lease))
-    session.flush()
-    session.refresh(job)
+    if device:
+        taken = device.split(",")
+        session.execute(delete(Slot).where(Slot.host == host, Slot.device.in_(taken), Slot.lease_until <= now))
+        session.add_all(Slot(host=host, device=each, job_id=job_id, lease_until=lease) for each in taken)
+        session.flush()
     open_use(session, ctx, job, host=host, device=device)
     return Claim(
         job_id=job.id,

@@ -94,6 +94,7 @@ def add_job(
         payload=payload.dump(),
         priority=priority,
         device_request=device,
+        num_devices=payload.num_devices,
         idempotency_key=idempotency_key,
         depends_on_id=depends_on,
         restarts_forever=restarts_forever,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Job
@@ -39,8 +39,7 @@ def queue_ahead(ctx: Context, job_id: str) -> JobsAhead:
         job = session.get(Job, job_id)
         if job is None or job.status != Status.QUEUED:
             return JobsAhead()
-        older = or_(Job.created_at < job.created_at, and_(Job.created_at == job.created_at, Job.id < job.id))
-        before = or_(Job.priority < job.priority, and_(Job.priority == job.priority, older))
+        before = tuple_(Job.priority, Job.created_at, Job.id) < tuple_(job.priority, job.created_at, job.id)
         return _ahead(session, job.queue, before)
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, aliased
 
 from backend.db.tables import Job, Replica, Slot, Worker
 from backend.domain.jobs.records import JobFailure
-from backend.domain.jobs.states import QUEUES, Status, restart_delay_s
+from backend.domain.jobs.states import QUEUES, JobKind, Status, restart_delay_s
 from backend.services.context import Context
 from backend.services.jobs.claims import eligible
 from backend.services.jobs.device_uses import close_uses
@@ -80,7 +80,9 @@ def _take_back_lapsed(session: Session, ctx: Context, report: Recovery) -> None:
             report.cancelled.append(job.id)
             continue
         job.lost += 1
-        replica = session.scalar(select(Replica).where(Replica.job_id == job.id))
+        replica = (
+            session.scalar(select(Replica).where(Replica.job_id == job.id)) if job.kind == JobKind.REPLICA else None
+        )
         if replica is not None:
             replica.status, replica.url = "starting", None
         if job.restarts_forever or job.lost < job.max_attempts:

@@ -1,0 +1,191 @@
+"""A queue of many jobs and machines: claims, sweep, heartbeats, positions and pages, on PostgreSQL or SQLite.
+
+    python -m tests.benchmarks.bench_queue [postgresql|sqlite] [JOBS] [MACHINES]
+
+Makes an installation of its own with queued training jobs, copies of one that was launched as people launch them, and
+with machines of eight GPUs. Claims arrive at 150 a second whether earlier ones are answered or not; a claim's time
+counts from when it was due. Prints one JSON document.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import insert, select, text
+
+from backend.bootstrap import build_context
+from backend.db.base import new_id
+from backend.db.tables import Job, Worker
+from backend.domain.jobs.gauges import MachineGauges
+from backend.domain.jobs.states import Status
+from backend.services.context import LOCAL, Context
+from backend.services.jobs.claims import claim_next
+from backend.services.jobs.queue_position import queue_ahead
+from backend.services.jobs.recovery import recover_jobs
+from backend.services.jobs.workers import beat, list_workers, take_duties
+from backend.services.training.runs import launch_run
+from tests.support.postgres import run_postgres
+from tests.support.run_world import add_parts, make_config
+from tests.support.settings import make_settings
+
+CLAIMS_PER_S, SECONDS = 150, 10
+GPUS = tuple(map(str, range(8)))
+GAUGES: dict[str, Any] = {
+    "cpu_percent": 40.0,
+    "gpus": [{"index": n, "name": "H100", "memory_used_bytes": 10**9, "memory_total_bytes": 8 * 10**10} for n in GPUS],
+}
+
+
+@contextmanager
+def installation(database: str) -> Iterator[Context]:
+    """Yield a context on a new database."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        if database == "sqlite":
+            yield build_context(make_settings(home))
+            return
+        with run_postgres() as url:
+            yield build_context(make_settings(home, database_url=url))
+
+
+def fill(ctx: Context, jobs: int, machines: int) -> str:
+    """Queue jobs and let machines report; return the id of the last job."""
+    add_parts(ctx)
+    run = launch_run(ctx, make_config(), person=LOCAL)
+    with ctx.db.read() as session:
+        first = session.scalars(select(Job).where(Job.id == run.job_id)).one()
+        table = Job.metadata.tables["jobs"]
+        columns = {column.key: getattr(first, column.key) for column in table.columns}
+    rows = [
+        {**columns, "id": new_id(), "created_at": first.created_at + timedelta(milliseconds=n)} for n in range(jobs)
+    ]
+    for begin in range(0, jobs, 5000):
+        with ctx.db.write() as session:
+            session.execute(insert(table), rows[begin : begin + 5000])
+    with ctx.db.write() as session:
+        session.execute(
+            insert(Worker),
+            [
+                {
+                    "name": f"gpu-{n}/train",
+                    "host": f"gpu-{n}",
+                    "pid": 1,
+                    "slots": {"train": 8, "eval": 8, "serve": 8, "cpu": 2},
+                    "devices": list(GPUS),
+                    "gauges": GAUGES,
+                    "started_at": ctx.now(),
+                    "heartbeat_at": ctx.now(),
+                }
+                for n in range(machines)
+            ],
+        )
+    with ctx.db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("ANALYZE" if ctx.db.is_sqlite else "VACUUM ANALYZE"))  # as the server does by itself
+    return str(rows[-1]["id"])
+
+
+def claim(ctx: Context, number: int, machines: int) -> bool:
+    """Claim as the worker of a machine that a number chooses."""
+    host = f"gpu-{number % machines}"
+    return claim_next(ctx, "train", owner=f"{host}/train#1", host=host, devices=GPUS) is not None
+
+
+def claims_arriving(ctx: Context, machines: int) -> dict[str, float]:
+    """Claim at a steady rate; return percentiles of the time from when each was due, in ms, and how many got a job."""
+    begin = time.perf_counter() + 0.5
+
+    def one(number: int) -> tuple[float, bool]:
+        due = begin + number / CLAIMS_PER_S
+        time.sleep(max(0.0, due - time.perf_counter()))
+        got = claim(ctx, number, machines)
+        return 1000 * (time.perf_counter() - due), got
+
+    with ThreadPoolExecutor(24) as pool:
+        outcomes = list(pool.map(one, range(CLAIMS_PER_S * SECONDS)))
+    times = [elapsed for elapsed, _ in outcomes]
+    return {
+        **{f"p{p}_ms": round(float(np.percentile(times, p)), 1) for p in (50, 99)},
+        "claims": len(times),
+        "got_none": sum(not got for _, got in outcomes),
+    }
+
+
+def claims_at_once(ctx: Context, machines: int, *, number: int = 64) -> dict[str, float]:
+    """Let workers of as many machines wake at one instant."""
+    gate = threading.Barrier(number + 1)
+
+    def one(n: int) -> bool:
+        gate.wait()
+        return claim(ctx, machines // 2 + n, machines)
+
+    with ThreadPoolExecutor(number) as pool:
+        outcomes = [pool.submit(one, n) for n in range(number)]
+        gate.wait()
+        began = time.perf_counter()
+        got = sum(outcome.result() for outcome in outcomes)
+    return {"ms": round(1000 * (time.perf_counter() - began), 1), "workers": number, "got_none": number - got}
+
+
+def timed(act: Callable[[], object], *, times: int = 5) -> dict[str, float]:
+    """Return the first and the median time of calls, in ms."""
+    spans = []
+    for _ in range(times):
+        began = time.perf_counter()
+        act()
+        spans.append(1000 * (time.perf_counter() - began))
+    return {"first_ms": round(spans[0], 1), "median_ms": round(float(np.median(spans)), 1)}
+
+
+def main(database: str, jobs: int, machines: int) -> None:
+    """Fill, measure, print."""
+    with installation(database) as ctx:
+        last = fill(ctx, jobs, machines)
+        result: dict[str, Any] = {
+            "machine": platform.platform(),
+            "load": os.getloadavg()[0],
+            "database": database,
+            "jobs": jobs,
+            "machines": machines,
+            "sweep": timed(lambda: recover_jobs(ctx)),
+            "asking whose turn a sweep is": timed(lambda: take_duties(ctx, ["recovery"], every_s=4)),
+            "heartbeat": timed(
+                lambda: beat(
+                    ctx,
+                    name="gpu-1/train",
+                    host="gpu-1",
+                    pid=1,
+                    slots={"train": 8},
+                    devices=[*GPUS],
+                    gauges=MachineGauges.model_validate(GAUGES),
+                )
+            ),
+            "place of the last job": timed(lambda: queue_ahead(ctx, last)),
+            "claims at one instant": claims_at_once(ctx, machines),
+            "claims arriving": claims_arriving(ctx, machines),
+            "list of workers": timed(lambda: list_workers(ctx)),
+        }
+        with ctx.db.read() as session:
+            result["running at the end"] = len(
+                session.scalars(select(Job.id).where(Job.status == Status.RUNNING)).all()
+            )
+        result["sweep beside running jobs"] = timed(lambda: recover_jobs(ctx))
+        result["place of the last job beside running jobs"] = timed(lambda: queue_ahead(ctx, last))
+        print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    options = sys.argv[1:] + ["postgresql", "100000", "1000"][len(sys.argv) - 1 :]
+    main(options[0], int(options[1]), int(options[2]))
