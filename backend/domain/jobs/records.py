@@ -25,7 +25,7 @@ class Payload(FrozenRecord):
 
     @property
     def num_devices(self) -> int:
-        """How many GPUs of one machine the job takes if it takes any."""
+        """GPUs of one machine that the job takes if it takes any."""
         return 1
 
     @classmethod
