@@ -14,7 +14,7 @@ from pages.components import routes
 from pages.components.battles.promotion import draw_promotion_page
 from pages.components.checkpoints.base_form import draw_base_form
 from pages.components.checkpoints.checkpoint import draw_checkpoint
-from pages.components.frame import empty_state, live_part, page_frame, plain
+from pages.components.frame import live_part, no_checkpoint_state, page_frame, plain
 from pages.components.job_progress import status_badge
 from pages.components.labels import MADE_BY
 from pages.components.links import back_link, row_link
@@ -108,12 +108,7 @@ def draw_empty(text: str) -> None:
     if text:
         st.caption(f"Nothing here matches “{plain(text)}”.")
         return
-    empty_state(
-        "No checkpoints yet. Train a model, or add a base to start from.",
-        page=routes.LAUNCH,
-        label="Launch a run",
-        icon=":material/rocket_launch:",
-    )
+    no_checkpoint_state("No checkpoints yet. Train a model, or add a base to start from.")
 
 
 with page_frame(

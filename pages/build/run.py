@@ -16,7 +16,7 @@ from pages.components import routes
 from pages.components.browser.live_chart.component import live_chart
 from pages.components.evaluation.run_scores import draw_run_scores
 from pages.components.frame import empty_state, live_part, object_heading, page_frame
-from pages.components.links import back_link
+from pages.components.links import back_link, chat_endpoints
 from pages.components.training.held_out import draw_held_out
 from pages.components.training.run import (
     draw_checkpoints,
@@ -58,7 +58,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
         newest = max(detail.checkpoints, key=lambda line: line.step or 0)
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             st.markdown("**Next:**", width="content")
-            draw_next_steps(newest.id, writes=run.objective != "reward")
+            draw_next_steps(newest.id, chat_endpoints(ctx), writes=run.objective != "reward")
     draw_live_findings(ctx, person, run, findings)
     for name, tab in zip(TABS, st.tabs(TABS, key="tab", bind="query-params"), strict=True):
         if tab.open or name in (CURVES, NOTES):  # unsaved notes survive a switch of tabs

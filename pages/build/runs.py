@@ -64,7 +64,7 @@ def draw_runs(
     ctx: Context, person: Person, table: RunTable, passing: list[RunRow], query: RunQuery, picked: Sequence[str]
 ) -> None:
     """Draw the runs that were found, as the address says."""
-    columns = chosen_columns(table, passing)
+    columns = chosen_columns(table, passing, query)
     shown, group = draw_bar(ctx, person, table, passing, columns)
     draw_picked(ctx, person, table, picked, passing)
     ticked = [row for row in table.rows if row.id in set(picked)]

@@ -18,6 +18,7 @@ from backend.domain.validation import validation_message
 from backend.errors import NotFound, RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.outage import outage_of
+from pages.components import routes
 from pages.components.visitor import context, require_person
 
 log = logging.getLogger(__name__)
@@ -212,3 +213,12 @@ def empty_state(
         st.markdown(text)
         if page:
             st.page_link(page, label=label, icon=icon, query_params=query)
+
+
+def no_checkpoint_state(text: str) -> None:
+    """Draw a hint in place of what needs a checkpoint, with the two ways to one."""
+    with st.container(border=True):
+        st.markdown(text)
+        with st.container(horizontal=True):
+            st.page_link(routes.LAUNCH, label="Launch a run", icon=":material/rocket_launch:")
+            st.page_link(routes.CHECKPOINTS, label="Add a base", icon=":material/add:", query_params={"add": "1"})

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import streamlit as st
 
 from backend.services.context import Context
+from backend.services.serving.endpoints import list_endpoints
+from pages.components import routes
 from pages.components.frame import plain, with_code
 
 
@@ -19,6 +23,20 @@ def row_link(name: str, *, page: str, query: dict[str, str], icon: str, key: str
         help=None if help is None else plain(help),
     ):
         st.switch_page(page, query_params=query)
+
+
+def chat_endpoints(ctx: Context) -> dict[str, str]:
+    """Return the ready endpoint that serves each checkpoint, by the checkpoint's id."""
+    return {one.checkpoint_id: one.name for one in list_endpoints(ctx) if one.num_ready and one.writes}
+
+
+def draw_chat(checkpoint_id: str, endpoints: Mapping[str, str]) -> None:
+    """Draw the way to a chat with a checkpoint: at the endpoint that serves it, or by deploying it."""
+    if (name := endpoints.get(checkpoint_id)) is not None:
+        st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"endpoint": name})
+    else:
+        query = {"checkpoint": checkpoint_id}
+        st.page_link(routes.ENDPOINTS, label="Deploy and chat", icon=":material/chat:", query_params=query)
 
 
 def draw_who_reaches(ctx: Context, url: str) -> None:

@@ -12,13 +12,13 @@ from backend.domain.wording import format_bytes
 size = format_bytes
 
 
-def when(moment: datetime, *, now: datetime | None = None) -> str:
+def when(moment: datetime, *, now: datetime | None = None, with_seconds: bool = False) -> str:
     """Format a moment where the page stands still, so that it stays true: `14:32` today, `yesterday, 23:49`,
-    `3 days ago`; after 60 days its date.
+    `3 days ago`; after 60 days its date. `with_seconds` tells moments within a minute apart.
     """
     local, today = moment.astimezone(time_zone()), (now or datetime.now(UTC)).astimezone(time_zone()).date()
     days = (today - local.date()).days
-    clock = f"{local:%H:%M}{' UTC' if local.tzinfo is UTC else ''}"
+    clock = f"{local:{'%H:%M:%S' if with_seconds else '%H:%M'}}{' UTC' if local.tzinfo is UTC else ''}"
     if days in (0, 1):
         return clock if days == 0 else f"yesterday, {clock}"
     return f"{days} days ago" if 1 < days < 60 else day(moment)

@@ -283,7 +283,7 @@ def draw_campaign_tab(
 ) -> None:
     """Draw the open tab of a campaign."""
     if name == "Board" and board is not None:
-        draw_board(ctx, campaign, board)
+        draw_board(ctx, person, campaign, board)
         draw_offline(ctx, campaign)
     elif name == "Rating" and board is not None:
         draw_rating(ctx, person, campaign, board)

@@ -50,6 +50,11 @@ STEPS: dict[StepKind, tuple[str, str | None, str]] = {  # icon, page, parameter 
     StepKind.CHAT: ("chat", routes.PLAYGROUND, "endpoint"),
 }
 
+FIRST_WORDS = (
+    "Roundhouse trains language models, evaluates them, compares them by blind votes, deploys them and lets you chat"
+    " with them, on your own machines. Begin with the first step below."
+)
+"""What a visitor reads who has no run yet."""
 DAY = timedelta(days=1)
 LOGGED = 8
 """Lines of the log that are shown at once."""
@@ -363,6 +368,8 @@ def main() -> None:
         st.session_state[SEEN] = None
         live_part(REFRESH_S)(lambda: draw_overview_strip(get_strip(ctx), now=ctx.now()))()
         overview = get_overview(ctx, person=person)
+        if not overview.active and not overview.recent:
+            st.markdown(FIRST_WORDS)
         draw_steps(ctx, person, overview)
         st.space("small")
         draw_newest_runs(ctx, person, overview)

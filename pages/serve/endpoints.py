@@ -26,6 +26,7 @@ from pages.components.frame import (
     empty_state,
     errors_shown,
     live_part,
+    no_checkpoint_state,
     page_frame,
     plain,
     show_problem,
@@ -79,11 +80,7 @@ def draw_deploy(ctx: Context, person: Person) -> None:
         elif checkpoints:
             draw_deploy_form(ctx, person, checkpoints, endpoints, requested)
         else:
-            empty_state(
-                "There is nothing to deploy yet: train a model or add a base.",
-                page=routes.LAUNCH,
-                label="Launch a run",
-            )
+            no_checkpoint_state("There is nothing to deploy yet: train a model or add a base.")
 
 
 @number_form
@@ -109,7 +106,8 @@ def draw_deploy_form(
         ),
     )
     chosen, alias = aliases.get(subject, subject), subject if subject in aliases else None
-    suggest_name(checkpoints[chosen].name, [endpoint.name for endpoint in endpoints])
+    called = alias.partition("@")[0] if alias else checkpoints[chosen].name  # after what the endpoint will follow
+    suggest_name(called, [endpoint.name for endpoint in endpoints])
     fields = st.grid(2, min_column_width=200)
     name = fields.text_input("Endpoint name", key="deploy_name", help="Clients send it as `model=`.").strip()
     replicas = int(
@@ -135,7 +133,7 @@ def draw_deploy_form(
         ),
     )
     is_refused = draw_requirements(ctx, name, chosen, (required or DEFAULT_REQUIREMENT) if gate else None)
-    options = draw_options(list_drafts(ctx, chosen))
+    options = draw_options(ctx, list_drafts(ctx, chosen))
     if options.engine in SERVERS:
         st.caption(
             f"Memory of {ENGINE_TITLES[options.engine]} is not estimated; the endpoint's page shows what it takes."

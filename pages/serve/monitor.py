@@ -8,9 +8,10 @@ from datetime import datetime
 import plotly.graph_objects as go
 import streamlit as st
 
-from backend.domain.wording import percent
+from backend.domain.wording import percent, plural
 from backend.services.context import Context, Person
-from backend.services.serving.endpoints import list_endpoints
+from backend.services.health import HEALTH
+from backend.services.serving.endpoints import EndpointView, list_endpoints
 from backend.services.serving.monitoring.alerts import AlertView, list_alerts
 from backend.services.serving.monitoring.gauges import ReplicaGauges, read_live
 from backend.services.serving.monitoring.traffic import (
@@ -39,7 +40,8 @@ ICONS = {"critical": "error", "warning": "warning", "info": "info"}
 @live_part(10)
 def draw_monitor(ctx: Context, person: Person) -> None:
     """Draw the choices, alerts, what happens now, and the figures."""
-    names = [endpoint.name for endpoint in list_endpoints(ctx)]
+    endpoints = list_endpoints(ctx)
+    names = [endpoint.name for endpoint in endpoints]
     with st.container(horizontal=True, vertical_alignment="top"):
         labels = [window.label for window in WINDOWS]
         label = (
@@ -63,9 +65,11 @@ def draw_monitor(ctx: Context, person: Person) -> None:
             if variants
             else ""
         )
-    draw_alerts(list_alerts(ctx), now=ctx.now())
-    live = read_live(ctx)
+    live, alerts = read_live(ctx), list_alerts(ctx)
     traffic = read_traffic(ctx, window, endpoint=endpoint, variant=variant or None)
+    if traffic.total.requests or names:
+        draw_summary(endpoints, alerts, traffic)
+    draw_alerts(alerts, now=ctx.now())
     shown = [r for r in live.replicas if endpoint in (None, r.endpoint) and variant in ("", r.variant)]
     if not traffic.total.requests and not names:
         empty_state(
@@ -78,6 +82,24 @@ def draw_monitor(ctx: Context, person: Person) -> None:
     draw_traffic(traffic)
     draw_machine_gauges(read_traffic_gauges(ctx, window, endpoint=endpoint, variant=variant or None), traffic)
     draw_replica_table(shown, key="monitor_replicas_table", alt="Replicas now", person=person)
+
+
+def draw_summary(endpoints: Sequence[EndpointView], alerts: Sequence[AlertView], traffic: Traffic) -> None:
+    """Draw one sentence: that nothing is wrong, or what is."""
+    faults = [outage.part.lower() + " out of reach" for outage in HEALTH.outages()]
+    faults += [plural(count, "open alert")] if (count := sum(one.resolved_at is None for one in alerts)) else []
+    faults += [f"{one.name} {one.state}" for one in endpoints if one.state in ("failing", "unreachable")]
+    if traffic.total.lost:
+        faults.append(f"{traffic.total.lost:,} of {plural(traffic.total.requests, 'request')} failed")
+    if faults:
+        st.markdown(f":red[:material/error: **Wrong, {plain(traffic.window.label)}:**] {plain(', '.join(faults))}.")
+        return
+    deployed = [one for one in endpoints if one.stopped_at is None]
+    ready = f"{sum(one.num_ready > 0 for one in deployed)} of {plural(len(deployed), 'endpoint')} ready"
+    st.markdown(
+        f":green[:material/check_circle: **Nothing is wrong.**] {ready}, no open alert, no failed request in"
+        f" {plain(traffic.window.label)}."
+    )
 
 
 def draw_alerts(alerts: Sequence[AlertView], *, now: datetime) -> None:

@@ -71,6 +71,19 @@ def test_the_form_creates_a_campaign_and_refuses_a_revealing_name(site: Context)
     assert (campaign.name, campaign.num_prompts, len(campaign.contestants)) == ("Autumn", 5, 2)
 
 
+def test_an_endpoint_says_what_it_serves_and_a_model_that_is_entered_twice_is_told(site: Context) -> None:
+    ids = [add_checkpoint(site, name) for name in ("Oak", "Elm")]
+    add_prompts(site, num=12)
+    deploy(site, checkpoint_id=ids[0], name="tales", person=LOCAL)
+    app = open_page("evaluate/battles.py")
+    contestants = app.multiselect(key="campaign_contestants")
+    assert "tales (endpoint, serves Oak)" in contestants.options
+    contestants.set_value([ids[1], "endpoint:tales"]).run()
+    assert not app.warning
+    app.multiselect(key="campaign_contestants").set_value([ids[0], "endpoint:tales"]).run()
+    assert "the two are one model" in app.warning[0].value
+
+
 def test_the_form_sets_pairing_ballot_and_stopping_rule_and_shows_the_yaml(site: Context) -> None:
     ids = [add_checkpoint(site, name) for name in ("Oak", "Elm")]
     add_prompts(site, num=12)
@@ -219,7 +232,9 @@ def test_the_page_of_ratings_has_each_question_of_a_lead_by_its_name_and_address
         app.query_params["tab"], app.query_params["rating"] = "Rating", part
         app.run()
     assert app.selectbox(key="rating_clusters").value == "rater"
-    board = words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Board"))
+    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Board")
+    board = words(app)
+    assert sum(f"Promote {name}" in board for name in ("Oak", "Elm")) == 1, "the leader alone"
     assert not any(text in board for text in texts.values() if text != "judge")
 
 
@@ -253,6 +268,7 @@ def test_a_checkpoint_is_promoted_on_a_page_with_all_that_speaks_for_and_against
     app.button(key="promotion_deploy").click().run()
     assert_sound(app)
     assert app.selectbox(key="deploy_checkpoint").value == "tales@production"
+    assert app.text_input(key="deploy_name").value == "tales", "named after the alias, whatever it holds"
     app = open_page("build/checkpoints.py", promote=oak, alias="tales@production")
     app.button(key="reject_go_0").click()
     clicked = app._tree.get_widget_states()

@@ -131,6 +131,48 @@ def test_permalink_shows_scores_and_wrong_items_as_plain_text(world: Context) ->
     assert "to compare item by item" in shown
 
 
+def test_items_begin_below_the_scores_and_the_tools_have_a_tab_of_their_own(world: Context) -> None:
+    launched = evaluated(world, "Oak", "facts", [1, 1, 1, 0])
+    app = open_page(PAGE, evaluation=launched.id)
+    assert [tab.label for tab in app.tabs] == ["Items", "Details and checks"]
+    assert "Question 3?" in [text.value for text in app.tabs[0].text]
+    assert {expander.label for expander in app.tabs[1].expander} >= {"Calibration", "Check against lm-eval", "Settings"}
+    assert not app.tabs[0].expander
+
+
+def test_the_numbers_beside_choices_have_a_name(world: Context) -> None:
+    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
+    values = {"acc": 0.0, "acc_norm": 0.0, "chance": 0.5}
+    wrong = item(0, values, choices=["yes", "no"], answer="no", chosen="yes", logprobs=[-1.0, -2.5])
+    score = {"metric": "acc", "value": 0.0, "stderr": 0.1, "low": 0.0, "high": 0.8, "n": 1, "method": "Wilson 95 %"}
+    finish(world, claim_of(world, launched), [wrong], scores=[score], facts={"unit": "items"})
+    app = open_page(PAGE, evaluation=launched.id)
+    assert [note.value for note in app.caption if note.value.startswith("log-l")] == [
+        "log-likelihood -1.00",
+        "log-likelihood -2.50",
+    ]
+
+
+@pytest.mark.parametrize("visited", ["Oak", "Elm"])
+def test_the_newer_checkpoint_is_compared_against_the_older_from_either_page(world: Context, visited: str) -> None:
+    ids = {name: evaluated(world, name, "facts", [1, 1, 1, 0]).id for name in ("Elm", "Oak")}
+    press(open_page(PAGE, evaluation=ids[visited]), "eval_compare")
+    app = press(open_page(PAGE, evaluation=ids[visited]), "eval_compare")
+    assert [in_address(app, name) for name in ("first", "second")] == [ids["Oak"], ids["Elm"]], "Oak was made first"
+
+
+def test_the_matrix_has_a_row_of_chance(world: Context) -> None:
+    evaluated(world, "Oak", "facts", [1] * 20)
+    notes = [note.value.replace("\\", "") for note in open_page(PAGE).caption]
+    assert "50.0 %" in notes[notes.index("Chance") :]
+
+
+def test_a_finished_evaluation_leads_to_a_chat_with_its_checkpoint(world: Context) -> None:
+    launched = evaluated(world, "Oak", "facts", [1, 0])
+    app = open_page(PAGE, evaluation=launched.id)
+    assert "Deploy and chat" in [link.proto.label for link in app.get("page_link")]
+
+
 def test_text_of_datasets_and_networks_is_never_markdown(world: Context) -> None:
     launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
     hostile = item(

@@ -129,6 +129,8 @@ def test_pretraining_continues_from_a_base(site: Context) -> None:
     end(site, taken, Status.FINISHED)
     page = open_form()
     page.segmented_control(key="launch_start").set_value("Continue from a checkpoint").run()
+    launch(site, name="still-learning")
+    assert "Not offered, as without a checkpoint yet: still-learning." in words(page.run()).replace("\\", "")
     page.selectbox(key="launch_base").select("first · step 100").run()
     config = shown(page)
     assert (config["objective"], config["base"], config["architecture"], config["tokenizer"]) == (

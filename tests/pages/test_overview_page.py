@@ -31,6 +31,7 @@ def test_the_strip_shows_the_running_job_and_the_load_of_the_machines(site: Cont
         assert label in shown
     assert re.search(r"Disk \*\*[\d.]+ [GTM]B free\*\*", shown), "a bar like its neighbours"
     assert "1 of 1 endpoint ready" in words(page)
+    assert "Begin with the first step" not in words(page)
 
 
 def test_each_next_step_has_one_button_that_leads_there(site: Context) -> None:
@@ -67,6 +68,8 @@ def test_no_score_stands_without_its_metric_and_interval(site: Context) -> None:
 def test_an_empty_installation_leads_to_data_and_reports_that_no_worker_runs(site: Context) -> None:
     page = open_page(routes.OVERVIEW)
     assert [button.label for button in page.button if str(button.key).startswith("step_")] == ["Import a dataset"]
+    assert "Roundhouse trains language models, evaluates them" in words(page)
+    assert "Begin with the first step below" in words(page)
     assert "no worker" in words(page)
     assert "Nothing is running." in words(page)
 

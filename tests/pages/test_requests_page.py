@@ -79,6 +79,15 @@ def test_requests_are_paged_filtered_and_opened_in_their_place() -> None:
     assert "request" not in app.query_params
 
 
+def test_a_row_tells_seconds_and_why_the_answer_ended(ctx: Context) -> None:
+    add_usage(
+        ctx, [UsageRow("last", "tales", None, None, 3, 5, 5.0, 9.0, "finished", ctx.now(), finish_reason="length")]
+    )
+    app = draw()
+    assert "finished: length" in "".join(str(part.value) for part in app.markdown).replace("\\", "")
+    assert app.button(key="request_page_last").label.count(":") == 2
+
+
 def test_filters_are_in_the_address_and_a_request_outside_of_them_is_shown_above() -> None:
     app = draw(endpoint="tales", text="r07", request="r08", span="7 days")
     assert (app.selectbox(key="endpoint").value, app.selectbox(key="span").value) == ("tales", "7 days")

@@ -308,6 +308,18 @@ def test_a_run_begins_with_its_figures(ctx: Context) -> None:
     assert figures["Tokens"] == f"{40 * run.tokens_per_step:,}"
 
 
+def test_a_finished_run_leads_to_a_chat(ctx: Context) -> None:
+    add_parts(ctx)
+    run = launch(ctx, name="first")
+    taken = claim(ctx, run)
+    add_checkpoint(ctx, run, 100)
+    end(ctx, taken, Status.FINISHED)
+    app = open_page("build/run.py", run=run.id)
+    assert not app.error
+    links = [link.proto for link in app.get("page_link") if link.proto.label == "Deploy and chat"]
+    assert links
+
+
 def test_a_stopped_run_is_resumed_with_one_click(ctx: Context) -> None:
     add_parts(ctx)
     run = launch(ctx)

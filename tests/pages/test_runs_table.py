@@ -72,6 +72,12 @@ def test_a_filter_and_columns_of_the_address_are_kept(world: Context) -> None:
     assert [row["cells"] for row in shown(app)["rows"]] == [["0.001", "1"], ["0.01", "1"]]
 
 
+def test_the_field_of_a_filter_is_a_column(world: Context) -> None:
+    assert "Learning rate" not in titles(open_page(PAGE))
+    assert "Learning rate" in titles(open_page(PAGE, filter="lr < 0.05"))
+    assert "Learning rate" not in titles(open_page(PAGE, filter="lr < 0.05", columns="seed")), "columns were chosen"
+
+
 def test_a_wrong_filter_is_marked_and_the_rest_of_the_page_stays(world: Context) -> None:
     app = open_page(PAGE, filter="lr < 1 and lerning_rate < 2")
     assert "Did you mean learning\\_rate?" in app.error[0].value

@@ -21,6 +21,7 @@ from backend.domain.serving.canary import CanaryRules
 from backend.errors import Unavailable
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context, Person
+from backend.services.health import GATEWAY, HEALTH
 from backend.services.jobs.claims import Claim, claim_next
 from backend.services.jobs.workers import beat
 from backend.services.people.accounts import add_user, get_account
@@ -87,7 +88,7 @@ def make_ready(ctx: Context) -> Claim[Any]:
 @pytest.mark.parametrize(
     ("page", "step", "link"),
     [
-        ("serve/endpoints.py", "nothing to deploy yet: train a model or add a base", "Launch a run"),
+        ("serve/endpoints.py", "nothing to deploy yet: train a model or add a base", "Launch a run, Add a base"),
         ("serve/playground.py", "Deploy or start one to chat", "Endpoints"),
         ("serve/monitor.py", "Deploy a checkpoint, and its requests appear here", "Endpoints"),
         ("serve/load_tests.py", "Deploy a checkpoint, then load it", "Endpoints"),
@@ -99,7 +100,7 @@ def test_an_empty_page_states_the_next_step(page: str, step: str, link: str) -> 
     app = draw(page)
     assert not app.error
     assert step in texts(app)
-    assert [element.proto.label for element in app.get("page_link")] == [link] * bool(link)
+    assert ", ".join(element.proto.label for element in app.get("page_link")) == link
 
 
 @pytest.mark.parametrize(("page", "title"), [("admin/people.py", "People and keys"), ("admin/costs.py", "Costs")])
@@ -317,6 +318,41 @@ def test_the_deploy_form_suggests_a_free_name_and_keeps_what_was_typed(ctx: Cont
         config = session.scalar(select(Deployment.config).where(Deployment.checkpoint_id == chat))
     assert config is not None
     assert config.max_perplexity_ratio == 1.2
+
+
+def test_an_engine_that_is_not_installed_is_marked_in_the_list_with_its_cure(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROUNDHOUSE_VLLM", "/nowhere/vllm")
+    make_checkpoint(ctx)
+    app = draw("serve/endpoints.py")
+    engine = app.selectbox(key="deploy_engine")
+    assert "vLLM (not installed)" in engine.options
+    assert {"Automatic", "Roundhouse"} <= set(engine.options)
+    assert not app.warning
+    engine.set_value("vllm").run()
+    assert "/nowhere/vllm is no command that can be run" in app.warning[0].value.replace("\\", "")
+
+
+def test_chat_is_the_main_button_of_a_ready_endpoint(ctx: Context) -> None:
+    make_ready(ctx)
+    deploy(ctx, checkpoint_id=list_checkpoints(ctx)[0].id, name="later", person=LOCAL)
+    assert draw("serve/endpoints.py", name="later").button(key="chat_later").proto.type == "secondary"
+    app = draw("serve/endpoints.py", name="tales")
+    assert app.button(key="chat_tales").proto.type == "primary"
+    app.button(key="chat_tales").click().run()
+    assert app.query_params["endpoint"] in ("tales", ["tales"])
+
+
+def test_the_monitor_begins_with_whether_anything_is_wrong(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_ready(ctx)
+    assert "**Nothing is wrong.**] 1 of 1 endpoint ready, no open alert" in texts(draw("serve/monitor.py"))
+    add_usage(ctx, [UsageRow("a", "tales", None, None, 5, 0, None, 500.0, "lost", ctx.now())])
+    shown = texts(draw("serve/monitor.py"))
+    assert "1 of 1 request failed" in shown
+    assert "Nothing is wrong" not in shown
+    monkeypatch.setattr(type(HEALTH), "outages", lambda _: (GATEWAY,))
+    assert "gateway out of reach" in texts(draw("serve/monitor.py"))
 
 
 def test_a_draft_is_chosen_on_the_form_and_shown_on_the_card(ctx: Context) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import select
 
-from backend.db.tables import EvaluationItem
+from backend.db.tables import Checkpoint, Evaluation, EvaluationItem
 from backend.domain.attributes import view_of
 from backend.domain.evaluation.clusters import CLUSTER
 from backend.domain.evaluation.config import is_score_lower_better, unlike_settings
@@ -265,6 +265,19 @@ def list_comparable(ctx: Context, evaluation: EvaluationView) -> list[Evaluation
         if fits and column_key(other, across=across) == column_key(evaluation, across=across):
             newest.setdefault(other.subject_id, other)
     return list(newest.values())
+
+
+def order_pair(ctx: Context, one: EvaluationView, other: EvaluationView) -> dict[str, str]:
+    """Return the address of a comparison: the older checkpoint is its baseline (`first`), the newer one its candidate
+    (`second`). Endpoints are as old as their evaluations.
+    """
+    ages = {evaluation.id: evaluation.created_at for evaluation in (one, other)}
+    if one.checkpoint_id and other.checkpoint_id:
+        query = select(Evaluation.id, Checkpoint.created_at).join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
+        with ctx.db.read() as session:
+            ages = dict(session.execute(query.where(Evaluation.id.in_(ages))).all())
+    first, second = sorted((one, other), key=lambda evaluation: ages[evaluation.id])
+    return {"first": first.id, "second": second.id}
 
 
 def column_key(evaluation: EvaluationView, *, across: bool = False) -> str:

@@ -4,7 +4,7 @@ leased job.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import delete, func, select, update
@@ -443,13 +443,31 @@ def _check_engine(
     )
     if options.engine not in SERVERS:
         return
-    engines = engines_of_workers(session, ctx)
+    _require_engine(options.engine, engines_of_workers(session, ctx))
+
+
+def missing_engines(ctx: Context) -> dict[str, str]:
+    """Return why and how to install each engine that no living worker can start, by its name; without a worker this
+    machine is asked.
+    """
+    with ctx.db.read() as session:
+        engines = engines_of_workers(session, ctx)
+    cures = {}
+    for engine in SERVERS:
+        try:
+            _require_engine(engine, engines)
+        except Unavailable as missing:
+            cures[engine] = f"{missing.message} {missing.remedy}"
+    return cures
+
+
+def _require_engine(engine: str, engines: Collection[str] | None) -> None:
     if engines is None:
-        engine_command(options.engine)
-    elif options.engine not in engines:
+        engine_command(engine)
+    elif engine not in engines:
         raise Unavailable(
-            f"No worker that serves can start engine {options.engine}.",
-            remedy=f"On the machine of such a worker: {INSTALLATIONS[options.engine].remedy}. Then restart the worker.",
+            f"No worker that serves can start engine {engine}.",
+            remedy=f"On the machine of such a worker: {INSTALLATIONS[engine].remedy}. Then restart the worker.",
         )
 
 

@@ -14,6 +14,7 @@ from backend.domain.battles.options import Control, RatingOptions
 from backend.domain.battles.rating_table import PairDifference, RatingTable
 from backend.domain.wording import percent, plural
 from backend.services.battles.frozen_boards import freeze_board, list_frozen_boards
+from backend.services.battles.quality import rater_qualities
 from backend.services.battles.standings import Standings, board_fragility, standings
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context, Person
@@ -44,7 +45,7 @@ TIE_PARAMETERS: dict[Method, str] = {
 }
 
 
-def draw_board(ctx: Context, campaign: CampaignView, default: Standings) -> None:
+def draw_board(ctx: Context, person: Person, campaign: CampaignView, default: Standings) -> None:
     """Draw the board; `default` is that of the default options, which are drawn until others are chosen."""
     options, with_excluded = _draw_options(default)
     changed = options != RatingOptions() or with_excluded
@@ -56,6 +57,7 @@ def draw_board(ctx: Context, campaign: CampaignView, default: Standings) -> None
     _draw_ratings(board, board.table)
     st.subheader("Verdicts", anchor=False)
     draw_verdicts(board)
+    _draw_ways_on(ctx, person, campaign, board)
     draw_bias(board)
     with st.expander("Difference between neighbours", icon=":material/compare_arrows:", key="differences"):
         _draw_differences(board.table)
@@ -64,6 +66,23 @@ def draw_board(ctx: Context, campaign: CampaignView, default: Standings) -> None
             draw_win_matrix(board)
     with st.expander("Does the order depend on the method?", icon=":material/tune:", key="methods"):
         _draw_methods(board.table)
+
+
+def _draw_ways_on(ctx: Context, person: Person, campaign: CampaignView, board: Standings) -> None:
+    """Draw how many raters are flagged, and the ways to them and to the promotion of the leader."""
+    raters = rater_qualities(ctx, campaign.id)
+    flagged = sum(bool(rater.flags) for rater in raters.values())
+    leader = board.table.ratings[0].contestant if board.table is not None else ""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if flagged:
+            words = f"{flagged} of {plural(len(raters), 'rater')} flagged"
+            query = {"campaign": campaign.id, "tab": "Raters"}
+            row_link(words, page=routes.BATTLES, query=query, icon="flag", key="board_flags")
+        if person.may_build and leader in board.checkpoints:
+            query = {"promote": board.checkpoints[leader], "campaign": campaign.id}
+            row_link(
+                f"Promote {leader}", page=routes.CHECKPOINTS, query=query, icon="arrow_upward", key="board_promote"
+            )
 
 
 def draw_rating(ctx: Context, person: Person, campaign: CampaignView, default: Standings) -> None:

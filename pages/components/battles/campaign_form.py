@@ -19,7 +19,7 @@ from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.forms import draw_fields
-from pages.components.frame import empty_state, errors_shown
+from pages.components.frame import empty_state, errors_shown, no_checkpoint_state, plain
 from pages.components.numbers import form_button, number_form
 
 ENDPOINT = "endpoint:"
@@ -32,16 +32,15 @@ MORE = [str(shown.group) for shown in (SAMPLING, PAIRING, BALLOT)]
 def draw_campaign_form(ctx: Context, person: Person) -> None:
     """Draw the form; a new campaign opens its own page."""
     checkpoints = {checkpoint.id: checkpoint.name for checkpoint in list_checkpoints(ctx, ready=True)}
-    endpoints = {ENDPOINT + endpoint.name: f"{endpoint.name} (endpoint)" for endpoint in list_endpoints(ctx)}
+    served = {ENDPOINT + endpoint.name: endpoint for endpoint in list_endpoints(ctx)}
+    endpoints = {key: f"{one.name} (endpoint, serves {one.checkpoint_name})" for key, one in served.items()}
     entrants = {**checkpoints, **endpoints}
     datasets = {
         d.newest.label: (d.kind, d.newest.rows) for d in list_datasets(ctx, kinds=PROMPT_KINDS, ready=True) if d.newest
     }
     if len(checkpoints) < 2 and not endpoints:
-        empty_state(
-            "A battle needs two checkpoints, such as two steps of one run. Train a model, or add a base.",
-            page=routes.LAUNCH,
-            label="Launch a run",
+        no_checkpoint_state(
+            "A battle needs two checkpoints, such as two steps of one run. Train a model, or add a base."
         )
         return
     if not datasets:
@@ -64,6 +63,10 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
         key="campaign_contestants",
         placeholder="Choose two or more checkpoints or endpoints",
     )
+    for key in chosen:
+        if key in served and served[key].checkpoint_id in chosen:
+            words = f"The endpoint {served[key].name} serves {served[key].checkpoint_name}, which is chosen too: the"
+            st.warning(plain(f"{words} two are one model."), icon=":material/content_copy:")
     uploads = st.file_uploader(
         "Completions of other models",
         type=["jsonl"],

@@ -26,7 +26,7 @@ from pages.components.evaluation.safety import draw_safety
 from pages.components.frame import errors_shown, object_heading, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.labels import MADE_BY
-from pages.components.links import row_link
+from pages.components.links import chat_endpoints, draw_chat, row_link
 from pages.components.settings_form import draw_settings_form
 from pages.components.tables import draw_table
 from pages.components.words import size, when
@@ -49,7 +49,7 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) ->
         return
     else:
         _draw_facts(checkpoint)
-        _draw_next(checkpoint)
+        _draw_next(ctx, checkpoint)
     lineage, scores, safety, exports, files, described = st.tabs(
         ["Lineage", "Scores", "Safety", "Export", "Files", "Details"], key="tab", bind="query-params"
     )
@@ -143,7 +143,7 @@ def _draw_origin(checkpoint: CheckpointView) -> None:
         st.caption(f":material/input: Source: {source}{pinned}")
 
 
-def _draw_next(checkpoint: CheckpointView) -> None:
+def _draw_next(ctx: Context, checkpoint: CheckpointView) -> None:
     if not checkpoint.writes:
         st.info(
             "Reward models score answers and generate none, so they are not evaluated or entered in battles. As"
@@ -159,7 +159,7 @@ def _draw_next(checkpoint: CheckpointView) -> None:
         return
     with st.container(horizontal=True):
         query = {"checkpoint": checkpoint.id}
-        st.page_link(routes.ENDPOINTS, label="Deploy and chat", icon=":material/dns:", query_params=query)
+        draw_chat(checkpoint.id, chat_endpoints(ctx))
         st.page_link(
             routes.LAUNCH,
             label="Continue training",

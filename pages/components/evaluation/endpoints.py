@@ -23,7 +23,7 @@ from pages.components.choices import by_identity
 from pages.components.confirm import draw_confirmed
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, object_heading, plain
-from pages.components.links import row_link
+from pages.components.links import chat_endpoints, draw_chat, row_link
 from pages.components.numbers import form_button, number_form
 from pages.components.tables import WidgetTable
 
@@ -64,7 +64,7 @@ def subject_label(evaluation: EvaluationView) -> str:
     return f"{evaluation.checkpoint} (endpoint)" if evaluation.endpoint else evaluation.checkpoint
 
 
-def draw_subject(evaluation: EvaluationView) -> None:
+def draw_subject(ctx: Context, evaluation: EvaluationView) -> None:
     """Draw the links from an evaluation to what it measured, and to the form for it."""
     endpoint = evaluation.endpoint
     if endpoint is None:
@@ -77,11 +77,10 @@ def draw_subject(evaluation: EvaluationView) -> None:
             key="eval_subject",
         )
         row_link("New evaluation", page=PAGE, query={"checkpoint": checkpoint}, icon="add", key="eval_more")
+        draw_chat(checkpoint, chat_endpoints(ctx))
         return
     if endpoint.is_own:
-        row_link(
-            endpoint.name, page=routes.ENDPOINTS, query={"endpoint": endpoint.name}, icon="dns", key="eval_subject"
-        )
+        row_link(endpoint.name, page=routes.ENDPOINTS, query={"name": endpoint.name}, icon="dns", key="eval_subject")
     else:
         st.caption(plain(f"Endpoint, {endpoint.config.model} at {endpoint.config.url}"), width="content")
     row_link("New evaluation", page=PAGE, query={"endpoint": endpoint.key}, icon="add", key="eval_more")

@@ -12,7 +12,7 @@ from backend.domain.wording import format_usd, percent, plural
 from backend.services.context import Context, Person
 from backend.services.evaluation.baselines import compare_across
 from backend.services.evaluation.board import void_reason_of
-from backend.services.evaluation.comparisons import ALPHA, Comparison, compare, list_comparable, open_pair
+from backend.services.evaluation.comparisons import ALPHA, Comparison, compare, list_comparable, open_pair, order_pair
 from backend.services.evaluation.evaluations import EvaluationView, launch_again
 from pages.components import routes
 from pages.components.charts.style import STATIC
@@ -55,7 +55,7 @@ def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) ->
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         scoring = describe_scoring(evaluation.config, kind=evaluation.kind)
         st.caption(plain(f"{scoring}, {when(evaluation.created_at, now=ctx.now())}"), width="content")
-        draw_subject(evaluation)
+        draw_subject(ctx, evaluation)
     if evaluation.is_active and evaluation.job_id:
         draw_job(ctx, person, evaluation.job_id, doing="Scoring items")
     elif evaluation.status is not Status.FINISHED:
@@ -64,14 +64,26 @@ def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) ->
         _draw_scores(evaluation)
         draw_safety_report(ctx, evaluation)
         _draw_partner(ctx, evaluation)
-        draw_evaluation_details(ctx, evaluation)
-        if evaluation.endpoint is None:
-            draw_check(ctx, person, evaluation)
-        draw_downloads(ctx, evaluation)
-        if evaluation.kind is EvaluationKind.GENERATION:
-            row_link("Judge the answers", page=PAGE, query={"judges": evaluation.id}, icon="gavel", key="eval_judge")
-        _draw_again(ctx, person, evaluation)
-    draw_items(ctx, evaluation)
+        items, details = st.tabs(["Items", "Details and checks"], key="tab", bind="query-params")
+        with items:
+            draw_items(ctx, evaluation)
+        with details:
+            _draw_details(ctx, person, evaluation)
+    else:
+        st.subheader("Items", anchor=False)
+        draw_items(ctx, evaluation)
+
+
+def _draw_details(ctx: Context, person: Person, evaluation: EvaluationView) -> None:
+    draw_evaluation_details(ctx, evaluation)
+    if evaluation.endpoint is None:
+        draw_check(ctx, person, evaluation)
+    with st.expander("Settings", icon=":material/info:", expanded=True):
+        draw_table(
+            [{"Setting": name, "Value": value} for name, value in _how(evaluation)], key="eval_how", alt="Settings"
+        )
+    draw_downloads(ctx, evaluation)
+    _draw_again(ctx, person, evaluation)
 
 
 def _draw_unfinished(ctx: Context, person: Person, evaluation: EvaluationView) -> None:
@@ -143,10 +155,6 @@ def _draw_scores(evaluation: EvaluationView) -> None:
             " are too low and not comparable with other tokenizers.",
             icon=":material/warning:",
         )
-    with st.expander("Settings", icon=":material/info:"):
-        draw_table(
-            [{"Setting": name, "Value": value} for name, value in _how(evaluation)], key="eval_how", alt="Settings"
-        )
 
 
 def _how(evaluation: EvaluationView) -> list[tuple[str, str]]:
@@ -206,13 +214,19 @@ def _draw_partner(ctx: Context, evaluation: EvaluationView) -> None:
     others = {other.id: other for other in list_comparable(ctx, evaluation)}
     if not others:
         st.caption("Evaluate another checkpoint with the same settings to compare item by item.")
-        return
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        key = f"eval_partner_{evaluation.id}"
-        words = by_identity(key, others, lambda id_: others[id_].checkpoint)
-        partner = st.selectbox("Compare with", list(others), format_func=words, key=key, width=360)
-        if st.button("Compare", icon=":material/compare_arrows:", key="eval_compare"):
-            st.switch_page(PAGE, query_params={"first": partner, "second": evaluation.id})
+        if others:
+            _draw_partner_choice(ctx, evaluation, others)
+        if evaluation.kind is EvaluationKind.GENERATION:
+            row_link("Judge the answers", page=PAGE, query={"judges": evaluation.id}, icon="gavel", key="eval_judge")
+
+
+def _draw_partner_choice(ctx: Context, evaluation: EvaluationView, others: dict[str, EvaluationView]) -> None:
+    key = f"eval_partner_{evaluation.id}"
+    words = by_identity(key, others, lambda id_: others[id_].checkpoint)
+    partner = st.selectbox("Compare with", list(others), format_func=words, key=key, width=360)
+    if st.button("Compare", icon=":material/compare_arrows:", key="eval_compare"):
+        st.switch_page(PAGE, query_params=order_pair(ctx, others[partner], evaluation))
 
 
 def draw_paired_comparison(ctx: Context, first_id: str, second_id: str) -> None:

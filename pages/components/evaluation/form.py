@@ -24,7 +24,7 @@ from pages.components.evaluation.endpoints import choose_endpoints
 from pages.components.evaluation.launch import draw_launch
 from pages.components.evaluation.task_form import choose_task
 from pages.components.forms import draw_fields
-from pages.components.frame import empty_state, errors_shown, plain, spoken
+from pages.components.frame import empty_state, errors_shown, no_checkpoint_state, plain, spoken
 from pages.components.numbers import draw_number, number_form
 
 MAX_AT_ONCE = 20
@@ -42,12 +42,7 @@ def draw_evaluation_form(
     endpoints = {endpoint.key: endpoint for endpoint in list_evaluated(ctx)}
     datasets = {d.id: d for d in list_datasets(ctx, kinds=(*EVALUATED_KINDS, "records"), ready=True)}
     if not checkpoints and not endpoints:
-        empty_state(
-            "No checkpoints yet. Train a model, or add a base.",
-            page=routes.LAUNCH,
-            label="Launch a run",
-            icon=":material/rocket_launch:",
-        )
+        no_checkpoint_state("No checkpoints yet. Train a model, or add a base.")
         return []
     if not datasets:
         empty_state(

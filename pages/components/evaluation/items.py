@@ -67,7 +67,6 @@ def is_item_open() -> bool:
 
 def draw_items(ctx: Context, evaluation: EvaluationView) -> None:
     """Draw an evaluation's items page by page, wrong ones first, with search and filter."""
-    st.subheader("Items", anchor=False)
     choices = _choices(ctx, evaluation)
     index = read_index(ctx, evaluation)
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -408,7 +407,7 @@ def _draw_choices(shown: dict[str, Any]) -> None:
     scores, answer = shown.get("logprobs") or [], shown.get("answer")
     right = answer if isinstance(answer, list) else [answer]
     for index, choice in enumerate(shown.get("choices") or []):
-        score = f"{scores[index]:.2f}" if index < len(scores) else ""
+        score = f"log-likelihood {scores[index]:.2f}" if index < len(scores) else ""
         with st.container(horizontal=True, gap="small", vertical_alignment="center"):
             st.text(str(choice).strip(), width="content")
             if choice in right:

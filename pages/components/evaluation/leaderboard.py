@@ -9,7 +9,7 @@ import streamlit as st
 from backend.domain.evaluation.config import is_score_lower_better
 from backend.services.context import Context
 from backend.services.evaluation.board import Board, Column, caveats_of, void_reason_of
-from backend.services.evaluation.comparisons import Rank, rank_evaluations
+from backend.services.evaluation.comparisons import Rank, order_pair, rank_evaluations
 from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.choices import by_identity
@@ -44,8 +44,8 @@ def draw_leaderboard(ctx: Context, board: Board, key: str) -> None:
         empty_state("No finished evaluation has this metric yet.", page=PAGE, label="All evaluations")
         return
     _draw_figure(ranks, column, metric=metric)
-    _draw_ranks(ranks, metric=metric)
-    _draw_pair(ranks)
+    _draw_ranks(ctx, ranks, metric=metric)
+    _draw_pair(ctx, ranks)
     _draw_imported(board, column, metric=metric)
 
 
@@ -86,7 +86,7 @@ def _rank_text(rank: Rank, number: int) -> str:
     )
 
 
-def _draw_ranks(ranks: Sequence[Rank], *, metric: str) -> None:
+def _draw_ranks(ctx: Context, ranks: Sequence[Rank], *, metric: str) -> None:
     with RANKS.frame():
         for number, rank in enumerate(ranks, 1):
             columns = RANKS.row(rank.evaluation.id)
@@ -118,10 +118,10 @@ def _draw_ranks(ranks: Sequence[Rank], *, metric: str) -> None:
                     key=f"versus_{rank.evaluation.id}",
                     wrap=True,
                 ):
-                    st.switch_page(PAGE, query_params={"first": ranks[0].evaluation.id, "second": rank.evaluation.id})
+                    st.switch_page(PAGE, query_params=order_pair(ctx, ranks[0].evaluation, rank.evaluation))
 
 
-def _draw_pair(ranks: Sequence[Rank]) -> None:
+def _draw_pair(ctx: Context, ranks: Sequence[Rank]) -> None:
     """Draw the choice of two rows to compare."""
     if len(ranks) < 2:
         st.caption("Evaluate another checkpoint with the same settings to compare item by item.")
@@ -134,7 +134,8 @@ def _draw_pair(ranks: Sequence[Rank]) -> None:
         words = by_identity(f"pair_second_{first}", others, names.__getitem__)
         second = st.selectbox("with", others, format_func=words, key=f"pair_second_{first}", width=300)
         if st.button("Compare items", icon=":material/compare_arrows:", key="pair_compare"):
-            st.switch_page(PAGE, query_params={"first": first, "second": second})
+            by_id = {rank.evaluation.id: rank.evaluation for rank in ranks}
+            st.switch_page(PAGE, query_params=order_pair(ctx, by_id[first], by_id[second]))
 
 
 def _draw_imported(board: Board, column: Column, *, metric: str) -> None:

@@ -12,7 +12,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from backend.domain.evaluation.config import is_score_lower_better
 from backend.domain.jobs.states import Status
-from backend.domain.wording import format_duration, plural
+from backend.domain.wording import format_duration, percent, plural
 from backend.services.context import Context, Person
 from backend.services.evaluation.board import Board, BoardRow, Cell, Column, rank_board, read_board, void_reason_of
 from backend.services.evaluation.comparisons import Rank
@@ -76,7 +76,7 @@ def draw_matrix(ctx: Context, person: Person, board: Board) -> None:
         shown, number = _draw_pages(rows)
         metrics = {column.key: metric_of(column) for column in columns}
         ranks = rank_board(ctx, now, [column.key for column in columns], metrics=metrics)
-        _draw_table(ctx, person, columns, shown, metrics=metrics, ranks=ranks, page=number)
+        _draw_table(ctx, person, now, columns, shown, metrics=metrics, ranks=ranks, page=number)
 
     table()
     st.caption(LEGEND)
@@ -173,6 +173,7 @@ def _draw_pages(rows: Sequence[BoardRow]) -> tuple[Sequence[BoardRow], int]:
 def _draw_table(
     ctx: Context,
     person: Person,
+    board: Board,
     columns: Sequence[Column],
     rows: Sequence[BoardRow],
     *,
@@ -209,6 +210,23 @@ def _draw_table(
                 _draw_cell(
                     ctx, person, place, row, column, cell, metric=metrics[column.key], ranks=ranks.get(column.key, {})
                 )
+        _draw_chance(table, columns, board, metrics)
+
+
+def _draw_chance(table: WidgetTable, columns: Sequence[Column], board: Board, metrics: Mapping[str, str]) -> None:
+    """Draw what guessing scores on each benchmark with choices, as the last row."""
+    shares = [
+        next((one.facts.chance for one in board.scored(column.key)), None)
+        if metrics[column.key] in ("acc", "acc_norm")
+        else None
+        for column in columns
+    ]
+    if all(share is None for share in shares):
+        return
+    places = table.row("chance")
+    places[0].caption("Chance")
+    for place, share in zip(places[1:], shares, strict=True):
+        place.caption("" if share is None else plain(percent(share, digits=1)))
 
 
 def _title(column: Column, metric: str) -> str:

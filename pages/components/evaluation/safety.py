@@ -309,7 +309,7 @@ def draw_texts(shown: dict[str, Any]) -> None:
         st.text(str(shown.get("completion") or "(nothing)"))
     logprobs = shown.get("logprobs") or []
     for index, choice in enumerate((shown.get("choices") or [])[:SHOWN_CHOICES]):
-        score = f"{logprobs[index]:.2f} nats  " if index < len(logprobs) else ""
+        score = f"log-likelihood {logprobs[index]:.2f}  " if index < len(logprobs) else ""
         st.text(f"{score}{str(choice).strip()}")
 
 

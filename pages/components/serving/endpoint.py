@@ -161,7 +161,9 @@ def draw_endpoint_actions(ctx: Context, person: Person, endpoint: EndpointView) 
         routes.LINEAGE, label="Lineage", icon=":material/account_tree:", query_params={"endpoint": endpoint.name}
     )
     if endpoint.writes:
-        st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"endpoint": endpoint.name})
+        usage: Literal["primary", "secondary"] = "primary" if endpoint.num_ready else "secondary"
+        if st.button("Chat", icon=":material/chat:", type=usage, key=f"chat_{endpoint.name}"):
+            st.switch_page(routes.PLAYGROUND, query_params={"endpoint": endpoint.name})
     with st.container(horizontal=True, width="content"):  # wraps as one
         draw_endpoint_changes(ctx, person, endpoint)
 

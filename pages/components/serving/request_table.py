@@ -32,7 +32,7 @@ SHARES = {
     "Endpoint": 1.2,
     "Variant": 1.1,
     "Key": 1.0,
-    "Result": 1.5,
+    "Result": 1.7,
     "Tokens": 1.0,
     "First token, ms": 1.0,
     "Total, ms": 0.9,
@@ -70,7 +70,7 @@ def draw_request_rows(
             first, *cells = table.row(row.id)
             values = _cells(row)
             with first:
-                time = when(row.created_at, now=ctx.now())
+                time = when(row.created_at, now=ctx.now(), with_seconds=True)
                 is_open = row.id == opened
                 icon = ":material/keyboard_arrow_down:" if is_open else ":material/chevron_right:"
                 if st.button(time, key=f"request_{key}_{row.id}", type="tertiary", icon=icon):
@@ -119,11 +119,13 @@ def _cells(row: RequestRow) -> dict[str, object]:
 
 
 def result_of(row: RequestRow) -> str:
-    """Return how a request ended; of one that was refused or failed, with the code of its error."""
+    """Return how a request ended and why: `finished: length`; of one that was refused or failed, the code of its
+    error.
+    """
     result = RESULTS.get(row.status, row.status)
     if row.requests > 1:
         result = f"{row.requests:,} {result}"
-    return f"{result}: {row.finish_reason}" if row.status in ("refused", "lost") and row.finish_reason else result
+    return f"{result}: {row.finish_reason}" if row.finish_reason else result
 
 
 def last_prompt(row: RequestRow) -> str:

@@ -16,22 +16,35 @@ from backend.services.context import Context, Person
 from backend.services.serving.autoscaling import change_scaling
 from backend.services.serving.canaries import abort_canary, promote_canary, start_canary
 from backend.services.serving.canary_votes import canary_votes
-from backend.services.serving.deployments import rollback_endpoint, rollback_target, scale_endpoint, swap_checkpoint
+from backend.services.serving.deployments import (
+    missing_engines,
+    rollback_endpoint,
+    rollback_target,
+    scale_endpoint,
+    swap_checkpoint,
+)
 from backend.services.serving.endpoints import CanaryView, EndpointView
 from backend.services.serving.upstreams import list_upstreams
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.confirm import close_menu, draw_confirmed, menu_key
-from pages.components.forms import draw_fields, read_form
-from pages.components.frame import errors_shown, plain
+from pages.components.forms import Choices, draw_fields, read_form
+from pages.components.frame import errors_shown, plain, with_code
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 
 
-def draw_options(drafts: Mapping[str, str]) -> DeploymentOptions:
+def draw_options(ctx: Context, drafts: Mapping[str, str]) -> DeploymentOptions:
     """Draw the options of a deployment, folded; return them. `drafts` are the checkpoints that can draft, by id."""
     with st.expander("Serving options", icon=":material/tune:", key="deploy_options"):
-        values = draw_fields(DeploymentOptions, key="deploy", columns=2, choices={"draft": {None: "None", **drafts}})
+        missing = missing_engines(ctx)
+        engines = {
+            name: title + (" (not installed)" if name in missing else "") for name, title in ENGINE_TITLES.items()
+        }
+        choices: dict[str, Choices] = {"draft": {None: "None", **drafts}, "engine": engines}
+        values = draw_fields(DeploymentOptions, key="deploy", columns=2, choices=choices)
+        if cure := missing.get(str(values.get("engine"))):
+            st.warning(with_code(cure), icon=":material/download:")
         values |= draw_scaling(DeploymentOptions(), key="deploy")
         return read_form(DeploymentOptions, values) or DeploymentOptions()
 

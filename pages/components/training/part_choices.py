@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cache
 from typing import Any
 
@@ -9,6 +10,7 @@ import streamlit as st
 
 from backend.domain.architectures.parameters import count_parameters
 from backend.domain.architectures.published import PUBLISHED
+from backend.domain.jobs.states import ACTIVE
 from backend.domain.training.config import DATASET_KINDS, Objective
 from backend.domain.wording import plural, short
 from backend.errors import RoundhouseError
@@ -19,6 +21,7 @@ from backend.services.data.datasets import list_datasets, resolve_version
 from backend.services.data.views import VersionView
 from backend.services.tokenizers.tokenizers import TokenizerView, list_tokenizers
 from backend.services.training.defaults import suggest_tokenizer
+from backend.services.training.views import list_runs
 from pages.components.choices import by_identity
 from pages.components.frame import plain
 from pages.components.labels import OBJECTIVES
@@ -152,12 +155,21 @@ def draw_base(ctx: Context, values: dict[str, Any], missing: list[str]) -> str:
     values["base"] = _choose("base", "Base checkpoint", options, missing, "a base")
     if not options:
         st.caption("There is no checkpoint yet: pretrain one here, or add a base on the Checkpoints page.")
+    _draw_untrained(ctx, {c.run_id for c in ready})
     st.session_state.setdefault(PREFIX + "method", "full")
     method = st.segmented_control(
         "Method", list(METHODS), key=PREFIX + "method", required=True, format_func=METHODS.__getitem__
     )
     values["method"] = method
     return str(method)
+
+
+def _draw_untrained(ctx: Context, with_checkpoint: Collection[str | None]) -> None:
+    """Draw which runs under way are not offered as a base, since they have no checkpoint yet."""
+    names = [run.name for run in list_runs(ctx, statuses=tuple(ACTIVE)) if run.id not in with_checkpoint]
+    if names:
+        listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        st.caption(f":material/info: {plain(f'Not offered, as without a checkpoint yet: {listed}.')}")
 
 
 def _choose(part: str, label: str, options: dict[str, str], missing: list[str], what: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 
@@ -22,6 +22,7 @@ from backend.services.training.views import RunDetail, RunView
 from pages.components import routes
 from pages.components.frame import errors_shown, plain, show_problem, title_tab
 from pages.components.labels import OBJECTIVES
+from pages.components.links import chat_endpoints, draw_chat
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.settings_form import draw_notes
 from pages.components.words import size, when
@@ -225,6 +226,7 @@ def draw_checkpoints(ctx: Context, detail: RunDetail) -> None:
         key=lambda line: line.val_loss or 0.0,
         default=None,
     )
+    endpoints = chat_endpoints(ctx)
     for line in detail.checkpoints:
         with st.container(border=True, horizontal=True, vertical_alignment="center", gap="medium"):
             st.page_link(
@@ -239,13 +241,15 @@ def draw_checkpoints(ctx: Context, detail: RunDetail) -> None:
                 st.badge("best", color="green")
             if line.is_final:
                 st.badge("final", color="blue")
-            draw_next_steps(line.id, writes=detail.run.objective != "reward")
+            draw_next_steps(line.id, endpoints, writes=detail.run.objective != "reward")
 
 
-def draw_next_steps(checkpoint_id: str, *, writes: bool = True) -> None:
+def draw_next_steps(checkpoint_id: str, endpoints: Mapping[str, str], *, writes: bool = True) -> None:
     """Draw links to the uses of a checkpoint; one that generates no text (a reward model) can only be trained
-    further.
+    further. `endpoints` are those of `chat_endpoints`.
     """
+    if writes:
+        draw_chat(checkpoint_id, endpoints)
     for label, icon, page in NEXT_STEPS if writes else NEXT_STEPS[-1:]:
         st.page_link(
             page,
@@ -258,7 +262,6 @@ def draw_next_steps(checkpoint_id: str, *, writes: bool = True) -> None:
 NEXT_STEPS = (
     ("Evaluate", "grading", routes.EVALUATIONS),
     ("Battle", "swords", routes.BATTLES),
-    ("Deploy", "dns", routes.ENDPOINTS),
     ("Continue training", "model_training", routes.LAUNCH),
 )
 _PARAMETER = {routes.LAUNCH: "base", routes.BATTLES: "contestants"}

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlencode
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from backend.domain.filters import EXAMPLES, ORDERED, TEXTUAL, FilterError, ValueKind, quote
+from backend.domain.filters import EXAMPLES, ORDERED, TEXTUAL, FilterError, ValueKind, fields_of, parse_filter, quote
 from backend.domain.jobs.states import Status
 from backend.domain.training.run_table import (
     ALIASES,
@@ -279,13 +279,17 @@ def _draw_value(known: RunField, operator: str) -> str:
     return quote(text.strip()) if text.strip() else ""
 
 
-def chosen_columns(table: RunTable, rows: Sequence[RunRow]) -> list[RunField]:
-    """Return the columns of the address, or those that suit the rows; unknown names are left out."""
+def chosen_columns(table: RunTable, rows: Sequence[RunRow], query: RunQuery) -> list[RunField]:
+    """Return the columns of the address, or those that suit the rows, with the fields of the filter; unknown names are
+    left out.
+    """
     if (text := st.query_params.get("columns")) is not None:
         names = [ALIASES.get(name, name) for name in text.split(",")]
     else:
         objectives = {row.objective for row in rows}
         names = ["status", "curve", "objective", *main_metrics(table.fields, objectives)[:3]]
+        expression = parse_filter(query.filter, table.filter_fields, aliases=ALIASES, ambiguous=table.ambiguous)
+        names += [name for name in table.fields if name in fields_of(expression) and name != "name"]
         names += ["dataset", "tokens", "duration", "created", "tags"]
     return [
         CURVE if name == "curve" else table.fields[name]
