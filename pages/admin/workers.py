@@ -15,9 +15,10 @@ from backend.services.jobs.workers import WorkerView, list_slots
 from backend.services.serving.monitoring.gauges import ReplicaGauges, read_live
 from pages.components.frame import empty_state, live_part, page_frame, plain
 from pages.components.serving.replica_table import draw_replica_table
-from pages.components.tables import draw_table
+from pages.components.tables import draw_pager, draw_table
 from pages.components.words import ago, size, when
 
+PAGE_MACHINES = 20
 FORMS = {
     "text": "running text",
     "chat": "conversations",
@@ -89,6 +90,30 @@ def draw_machine(
             )
 
 
+def choose_machines(machines: dict[str, list[WorkerView]]) -> list[str]:
+    """Return the machines to draw: all of a few; of many a page of those whose name has the words of a field, first
+    those with a silent worker.
+    """
+    if len(machines) <= PAGE_MACHINES:
+        return list(machines)
+    words = st.text_input(
+        f"Search {plural(len(machines), 'machine')}",
+        key="machine",
+        bind="query-params",
+        placeholder="Name of a machine",
+        icon=":material/search:",
+    )
+    matching = [host for host in machines if words.casefold() in host.casefold()]
+    matching.sort(key=lambda host: all(worker.is_alive for worker in machines[host]))
+    if not matching:
+        st.caption("No machine has this name.")
+    else:
+        silent = sum(not all(worker.is_alive for worker in machines[host]) for host in matching)
+        st.caption(f"{plural(len(matching), 'machine')}, {silent} with a worker that is silent.")
+    page = draw_pager(-(-len(matching) // PAGE_MACHINES), query=words)
+    return matching[(page - 1) * PAGE_MACHINES : page * PAGE_MACHINES]
+
+
 @live_part(2)
 def draw_workers(ctx: Context, person: Person) -> None:
     """Draw every machine, refreshed every two seconds."""
@@ -100,8 +125,9 @@ def draw_workers(ctx: Context, person: Person) -> None:
     for worker in workers:
         machines[worker.host].append(worker)
     slots = list_slots(ctx)
-    for host, group in machines.items():
-        draw_machine(host, group, slots, [replica for replica in live.replicas if replica.host == host], person=person)
+    for host in choose_machines(machines):
+        replicas = [replica for replica in live.replicas if replica.host == host]
+        draw_machine(host, machines[host], slots, replicas, person=person)
     elsewhere = [replica for replica in live.replicas if replica.host not in machines]
     if elsewhere:
         st.markdown("**Replicas without a machine that reports**")

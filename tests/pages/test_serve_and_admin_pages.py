@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
+from operator import sub
 from typing import Any
 
 import pytest
@@ -392,6 +394,23 @@ def test_minutes_without_a_request_are_no_first_tokens_of_0_ms(ctx: Context, mon
     ]
     assert list(shown.proto.chart_data) == [120.0, 140.0]
     assert shown.value == "85 / 139 ms"
+
+
+def test_many_machines_are_searched_and_paged_and_those_in_trouble_come_first(ctx: Context) -> None:
+    for number in range(60):
+        seen = replace(ctx, now=partial(sub, ctx.now(), timedelta(minutes=1 if number in (7, 42) else 0)))
+        beat(seen, name=f"m{number}", host=f"gpu{number:02}", pid=1, slots={"train": 1}, devices=[], gauges={})
+    app = draw("admin/workers.py")
+    hosts = [heading.value for heading in app.subheader if heading.value.startswith("gpu")]
+    assert hosts[:3] == ["gpu07", "gpu42", "gpu00"]
+    assert len(hosts) == 20
+    assert "60 machines, 2 with a worker that is silent." in texts(app)
+    app.text_input(key="machine").input("GPU5").run()
+    assert [heading.value for heading in app.subheader if heading.value.startswith("gpu")] == [
+        f"gpu5{digit}" for digit in range(10)
+    ]
+    app.text_input(key="machine").input("tpu").run()
+    assert "No machine has this name." in texts(app)
 
 
 def test_memory_needed_is_shown_beside_free_memory_before_deploying(ctx: Context) -> None:
