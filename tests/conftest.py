@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 
 gc.disable()  # two fifths of the time of the imports below and of the collection, whose end switches it on again
@@ -137,7 +138,12 @@ def processes_left(folder: str, *, grace_s: float = 180.0) -> list[str]:
     until = time.monotonic() + grace_s
     while (left := [process for process in psutil.process_iter() if is_left(process)]) and time.monotonic() < until:
         time.sleep(0.2)
-    return [f"{process.pid} {' '.join(process.cmdline())[:300]}" for process in left if is_left(process)]
+    names = []
+    for process in left:
+        with contextlib.suppress(psutil.Error, OSError):  # it ends while it is asked
+            if is_left(process):
+                names.append(f"{process.pid} {' '.join(process.cmdline())[:300]}")
+    return names
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
+from backend.bootstrap import build_context
+from backend.domain.jobs.states import Status
+from backend.services.starter import ensure_starter_content
 from tests.support.browser import FLAGS, PATIENCE_MS, Visitor, chromium, visit
 from tests.support.installation import Installation
+from tests.support.job_work import do_job
+from tests.support.jobs import list_jobs
+from tests.support.settings import make_settings
 
 expect.set_options(timeout=PATIENCE_MS)
 
@@ -24,10 +32,29 @@ def browser() -> Iterator[Browser]:
         running.close()
 
 
+@pytest.fixture(scope="session")
+def starter_home(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Path:
+    """The home folder of an installation with its starter content, which tests copy. Its jobs were done here, without a
+    worker, whose process of its own for each takes longer than the job.
+    """
+    home = tmp_path_factory.mktemp("starter") / "home"
+    home.mkdir()
+    (home / "models.db").write_bytes(migrated_database.read_bytes())
+    ctx = build_context(make_settings(home), migrate=False)
+    ensure_starter_content(ctx)
+    while jobs := list_jobs(ctx, statuses=(Status.QUEUED,)):
+        assert do_job(ctx, jobs[-1].id).status is Status.FINISHED
+    with ctx.db.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    ctx.db.dispose()
+    return home
+
+
 @pytest.fixture(scope="module")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """A whole installation, started as a person starts it, for the tests of a file."""
-    running = Installation(tmp_path_factory.mktemp("installation"), ROUNDHOUSE_TRAIN_NICE="0").start()
+def installation(tmp_path_factory: pytest.TempPathFactory, starter_home: Path) -> Iterator[Installation]:
+    """A whole installation with its starter content, started as a person starts it, for the tests of a file."""
+    home = Path(shutil.copytree(starter_home, tmp_path_factory.mktemp("installation") / "home"))
+    running = Installation(home).start()
     try:
         yield running
     finally:

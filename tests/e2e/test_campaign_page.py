@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, expect
 
 from backend.services.context import Context
 from tests.support.battle_world import make_campaign
-from tests.support.browser import patient_context
+from tests.support.browser import open_tab, settle
 from tests.support.page_server import page_server
 
 pytestmark = pytest.mark.e2e
@@ -20,18 +20,23 @@ def test_a_raters_link_stays_through_other_tabs_until_it_is_dismissed(
 ) -> None:
     campaign = make_campaign(ctx)
     with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
-        page = patient_context(browser, viewport={"width": 1280, "height": 1000}).new_page()
+        page = open_tab(browser, width=1280, height=1000)
         page.goto(f"{server.url}/battles?campaign={campaign.id}&tab=Raters")
+        settle(page)  # here and below: a click beside a redraw is lost
         page.get_by_label("Invite a rater").fill("Owl")
         page.get_by_role("button", name="Create link").click()
         link = page.get_by_text("Link of Owl.")
         expect(link).to_be_visible()
+        settle(page)
         page.get_by_role("tab", name="Contestants").click()
         expect(page.get_by_text("4 of 4 prompts answered").first).to_be_visible()
+        settle(page)
         page.get_by_role("tab", name="Raters").click()
         expect(link).to_be_visible()
+        settle(page)
         page.get_by_role("button", name="Dismiss").click()
         expect(link).to_have_count(0)
+        settle(page)
         page.get_by_role("button", name="Reissue or revoke a link").click()
         page.get_by_role("button", name="Reissue", exact=True).click()
         expect(link).to_be_visible()

@@ -109,11 +109,13 @@ def test_a_double_click_makes_one_key_and_shows_its_secret(tab: Page, world: Wor
     assert grant is not None
     assert grant.id == made.id
     tab.get_by_role("tab", name="Accounts").click()
+    settle(tab)
     tab.get_by_role("tab", name="Keys").click()
     settle(tab)
     expect(secret).to_be_visible()
     tab.get_by_role("button", name="I have copied it").click()
     expect(secret).to_have_count(0)
+    settle(tab)
     tab.get_by_role("button", name="Revoke").first.click()
     tab.get_by_text("are refused from now on").first.wait_for()
     assert all(key.revoked_at is None for key in list_keys(world.ctx, person=LOCAL)), "the first click only asks"

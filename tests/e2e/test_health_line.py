@@ -10,11 +10,9 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from backend.bootstrap import build_context
 from tests.support.browser import Visitor, open_tab, settle
-from tests.support.installation import Installation, mark_starter_content
+from tests.support.installation import Installation, make_home
 from tests.support.page_server import page_server
-from tests.support.settings import make_settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -30,13 +28,8 @@ COUNT_DIALOGS = """() => {
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Installation]:
-    """A running installation without starter content: its jobs would be work for nothing here."""
-    home = tmp_path_factory.mktemp("installation")
-    (home / "models.db").write_bytes(migrated_database.read_bytes())
-    context = build_context(make_settings(home), migrate=False)
-    mark_starter_content(context)
-    context.db.engine.dispose()
-    running = Installation(home).start()
+    """A running installation without starter content."""
+    running = Installation(make_home(tmp_path_factory.mktemp("installation"), migrated_database)).start()
     try:
         yield running
     finally:

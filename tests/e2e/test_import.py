@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 
 from backend.services.data.datasets import list_datasets, resolve_version
 from tests.support.browser import Visitor
-from tests.support.installation import Installation, wait_until
+from tests.support.installation import Installation, make_home, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -25,7 +25,7 @@ def lines(rows: list[dict[str, str]]) -> str:
 
 
 @pytest.fixture(scope="module")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+def installation(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Installation]:
     home = tmp_path_factory.mktemp("import")
     data = home / "data" / "letters"
     data.mkdir(parents=True)
@@ -34,7 +34,9 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         lines(rows[:40]) + '{"instruction": "half a line\n' + lines(rows[40:]) + lines([{"letter": "x"}])
     )
     (data / "outside.jsonl").symlink_to("/etc/hostname")
-    running = Installation(home / "home", DATA_PATH=str(home / "data"), HF_ENDPOINT="http://127.0.0.1:1").start()
+    running = Installation(
+        make_home(home / "home", migrated_database), DATA_PATH=str(home / "data"), HF_ENDPOINT="http://127.0.0.1:1"
+    ).start()
     try:
         yield running
     finally:

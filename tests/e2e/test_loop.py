@@ -30,7 +30,6 @@ from backend.services.serving.aliases import get_alias
 from backend.services.serving.deployments import deploy
 from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.promotions import promote
-from backend.services.tokenizers.tokenizers import get_tokenizer
 from backend.services.training.runs import launch_run
 from backend.services.training.views import get_run, list_runs
 from tests.support.battle_world import create_campaign
@@ -135,7 +134,6 @@ def has_voted(installation: Installation, voter: Voter, votes: int) -> bool:
 
 def test_the_loop_closes(installation: Installation, visitor: Visitor, browser: Browser) -> None:
     ctx = installation.ctx
-    wait_until(lambda: get_tokenizer(ctx, "pebblewick-bpe-2048").folder, timeout_s=180, what="the starter content")
     config = RunConfig(
         name="Village",
         dataset="pebblewick-stories",

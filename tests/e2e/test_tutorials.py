@@ -10,9 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.cli.main import app
-from backend.services.data.datasets import list_datasets
 from backend.settings import PROJECT
-from tests.support.installation import Installation, wait_until
+from tests.support.installation import Installation
 from tests.support.walkthrough import follow
 
 pytestmark = [pytest.mark.e2e]
@@ -46,12 +45,6 @@ def test_every_command_and_option_of_the_tutorials_exists() -> None:
 def test_the_tutorials_on_one_machine_can_be_followed_one_after_the_other(
     installation: Installation, tmp_path: Path
 ) -> None:
-    ctx = installation.ctx
-    wait_until(
-        lambda: sum(dataset.versions[0].rows is not None for dataset in list_datasets(ctx)) >= 6,
-        timeout_s=300,
-        what="the starter content",
-    )
     environment = {**installation.environment, "PYTHONPATH": str(PROJECT), "GATEWAY": installation.gateway_url}
     tutorials = {"first-network": 4, "fine-tune-and-align": 4, "serve-an-application": 4, "ten-raters": 5}
     for name, commands in tutorials.items():

@@ -23,6 +23,7 @@ from backend.services.context import Context
 from backend.services.starter import STARTER_DATASETS, STARTER_TOKENIZER
 from backend.settings import Settings
 from tests.support.jobs import add_stored_job
+from tests.support.settings import make_settings
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -83,6 +84,16 @@ def mark_starter_content(ctx: Context) -> None:
                 session, ctx, JobKind.IMPORT_DATASET, title=f"Import {name}", idempotency_key=f"starter:{name}"
             )
             job.status = Status.FINISHED
+
+
+def make_home(home: Path, migrated_database: Path) -> Path:
+    """Make the home folder of an installation without starter content, whose jobs would be work for nothing."""
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "models.db").write_bytes(migrated_database.read_bytes())
+    context = build_context(make_settings(home), migrate=False)
+    mark_starter_content(context)
+    context.db.engine.dispose()
+    return home
 
 
 class Installation:
