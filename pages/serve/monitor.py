@@ -86,13 +86,15 @@ def draw_monitor(ctx: Context, person: Person) -> None:
 
 def draw_summary(endpoints: Sequence[EndpointView], alerts: Sequence[AlertView], traffic: Traffic) -> None:
     """Draw one sentence: that nothing is wrong, or what is."""
-    faults = [outage.part.lower() + " out of reach" for outage in HEALTH.outages()]
+    parts = [outage.part.lower() for outage in HEALTH.outages()]
+    faults = [f"out of reach: {', '.join(parts)}"] if parts else []
     faults += [plural(count, "open alert")] if (count := sum(one.resolved_at is None for one in alerts)) else []
     faults += [f"{one.name} {one.state}" for one in endpoints if one.state in ("failing", "unreachable")]
     if traffic.total.lost:
-        faults.append(f"{traffic.total.lost:,} of {plural(traffic.total.requests, 'request')} failed")
+        failed = f"{traffic.total.lost:,} of {plural(traffic.total.requests, 'request')} failed"
+        faults.append(f"{failed} in {traffic.window.label}")
     if faults:
-        st.markdown(f":red[:material/error: **Wrong, {plain(traffic.window.label)}:**] {plain(', '.join(faults))}.")
+        st.markdown(f":red[:material/error: **Something is wrong:**] {plain('; '.join(faults))}.")
         return
     deployed = [one for one in endpoints if one.stopped_at is None]
     ready = f"{sum(one.num_ready > 0 for one in deployed)} of {plural(len(deployed), 'endpoint')} ready"

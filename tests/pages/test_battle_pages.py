@@ -39,6 +39,7 @@ from tests.support.battle_world import (
     make_campaign,
     prefer,
     vote_all,
+    vote_in_turn,
     write_all,
 )
 from tests.support.evaluation_world import CHOICES, add_benchmark
@@ -173,6 +174,17 @@ def test_a_campaign_with_votes_shows_standings_and_trains_on_them_once(site: Con
     assert "starts when its run has finished" in words(app)
 
 
+def test_the_board_leads_to_the_promotion_of_a_leader_that_is_better(site: Context) -> None:
+    campaign = make_campaign(site, num_prompts=30, dataset_rows=40, overlap_share=0)
+    vote_in_turn(site, campaign.id, prefer("Elm"), raters=10, each=3)
+    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Board")
+    shown = words(app)
+    assert ("Promote Elm" in shown, "Promote Oak" in shown) == (True, False)
+    app.button(key="board_promote").click().run()
+    elm = resolve_checkpoint(site, "Elm").id
+    assert app.query_params["promote"] in (elm, [elm])
+
+
 def test_answers_are_shown_as_text_with_their_votes(site: Context) -> None:
     campaign = make_campaign(site, num_prompts=3, write=False)
     write_all(site, campaign.id, text=lambda name, prompt: f"{name}: {EVIL}")
@@ -234,7 +246,7 @@ def test_the_page_of_ratings_has_each_question_of_a_lead_by_its_name_and_address
     assert app.selectbox(key="rating_clusters").value == "rater"
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Board")
     board = words(app)
-    assert sum(f"Promote {name}" in board for name in ("Oak", "Elm")) == 1, "the leader alone"
+    assert not any(f"Promote {name}" in board for name in ("Oak", "Elm")), "one rater's votes decide nothing"
     assert not any(text in board for text in texts.values() if text != "judge")
 
 
@@ -300,6 +312,7 @@ def test_a_promotion_says_which_raters_are_flagged_who_follows_and_what_is_judge
     assert "tales follows it and serves Oak. A promotion deploys it again with Elm, replica by replica." in shown
     assert "of 3 raters flagged" in shown
     assert "Cy: " in shown
+    assert "of 3 raters flagged" in words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Board"))
     app.text_input(key=f"promotion_reason_{elm}").set_value("try").run()
     app.button(key="promote_go").click().run()
     assert "its gate “release” says INCONCLUSIVE" in app.error[0].value.replace("\\", "")

@@ -351,10 +351,11 @@ def test_the_monitor_begins_with_whether_anything_is_wrong(ctx: Context, monkeyp
     assert "**Nothing is wrong.**] 1 of 1 endpoint ready, no open alert" in texts(draw("serve/monitor.py"))
     add_usage(ctx, [UsageRow("a", "tales", None, None, 5, 0, None, 500.0, "lost", ctx.now())])
     shown = texts(draw("serve/monitor.py"))
-    assert "1 of 1 request failed" in shown
+    assert "Something is wrong" in shown
+    assert "1 of 1 request failed in 1 h" in shown
     assert "Nothing is wrong" not in shown
     monkeypatch.setattr(type(HEALTH), "outages", lambda _: (GATEWAY,))
-    assert "gateway out of reach" in texts(draw("serve/monitor.py"))
+    assert "out of reach: gateway" in texts(draw("serve/monitor.py")).replace("\\", "")
 
 
 def test_a_draft_is_chosen_on_the_form_and_shown_on_the_card(ctx: Context) -> None:

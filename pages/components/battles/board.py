@@ -69,7 +69,9 @@ def draw_board(ctx: Context, person: Person, campaign: CampaignView, default: St
 
 
 def _draw_ways_on(ctx: Context, person: Person, campaign: CampaignView, board: Standings) -> None:
-    """Draw how many raters are flagged, and the ways to them and to the promotion of the leader."""
+    """Draw how many raters are flagged, and the ways to them and to the promotion of a leader that is better than
+    another contestant.
+    """
     raters = rater_qualities(ctx, campaign.id)
     flagged = sum(bool(rater.flags) for rater in raters.values())
     leader = board.table.ratings[0].contestant if board.table is not None else ""
@@ -78,7 +80,8 @@ def _draw_ways_on(ctx: Context, person: Person, campaign: CampaignView, board: S
             words = f"{flagged} of {plural(len(raters), 'rater')} flagged"
             query = {"campaign": campaign.id, "tab": "Raters"}
             row_link(words, page=routes.BATTLES, query=query, icon="flag", key="board_flags")
-        if person.may_build and leader in board.checkpoints:
+        is_better = any((one.first, one.outcome) == (leader, "better") for one in board.verdicts)
+        if person.may_build and is_better and leader in board.checkpoints:
             query = {"promote": board.checkpoints[leader], "campaign": campaign.id}
             row_link(
                 f"Promote {leader}", page=routes.CHECKPOINTS, query=query, icon="arrow_upward", key="board_promote"
