@@ -21,7 +21,6 @@ from backend.services.jobs.workers import list_slots
 from backend.services.training.runs import launch_run, stop_run
 from backend.services.training.views import get_run
 from tests.support.installation import PROJECT, Installation, free_port, is_alive, wait_until
-from tests.support.jobs import list_jobs
 from tests.support.run_world import tiny_run
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]  # a whole installation starts slowly on a busy machine
@@ -38,7 +37,9 @@ def roundhouse(*arguments: str, home: Path, **environment: str) -> subprocess.Co
     return subprocess.run(command, cwd=PROJECT, env=variables, capture_output=True, text=True, timeout=200)
 
 
-def test_ctrl_c_stops_everything_and_the_next_start_resumes_the_run(home: Path) -> None:
+def test_ctrl_c_stops_everything_the_next_start_resumes_the_run_and_six_processes_are_left_when_it_has_ended(
+    home: Path,
+) -> None:
     installation = Installation(home).start()
     try:
         run = launch_run(
@@ -61,20 +62,8 @@ def test_ctrl_c_stops_everything_and_the_next_start_resumes_the_run(home: Path) 
         wait_until(
             lambda: get_run(installation.ctx, run).status is Status.CANCELLED, timeout_s=200, what="the end of the run"
         )
-    finally:
-        installation.stop()
-
-
-def test_an_idle_installation_has_six_processes_and_stops_in_seconds(tmp_path: Path) -> None:
-    installation = Installation(tmp_path / "home").start()
-    try:
+        wait_until(lambda: not installation.processes("--child"), what="the end of the run's process")
         assert installation.process is not None
-        wait_until(
-            lambda: not list_jobs(installation.ctx, statuses=(Status.QUEUED, Status.RUNNING)),
-            timeout_s=300,
-            what="the starter content",
-        )
-        wait_until(lambda: not installation.processes("--child"), what="the end of the last job's process")
         root = psutil.Process(installation.process.pid)
         family = [root, *root.children(recursive=True)]
         parts = ("main up", SUPERVISOR, "valkey-server", "streamlit", "backend.gateway.serve", "celery")
@@ -124,29 +113,20 @@ def test_after_a_kill_of_the_start_command_the_next_start_ends_leftovers_and_a_s
         again.stop()
 
 
-def test_a_killed_supervisor_leaves_no_process(home: Path) -> None:
-    installation = Installation(home).start()
-    assert installation.process is not None
-    try:
-        processes = installation.processes()
-        next(p for p in processes if SUPERVISOR in " ".join(p.cmdline())).kill()
-        assert installation.process.wait(120) == 1
-        wait_until(lambda: not [p for p in processes if is_alive(p)], what="the end of all of it")
-    finally:
-        installation.stop()
-
-
-def test_two_pretended_gpus_and_four_runs_never_put_two_on_one(home: Path) -> None:
+def test_two_pretended_gpus_and_four_runs_never_put_two_on_one_and_a_killed_supervisor_leaves_no_process(
+    home: Path,
+) -> None:
     installation = Installation(home, ROUNDHOUSE_DEVICES="0,1").start()
     try:
         runs = [launch_run(installation.ctx, tiny_run(f"run {n}", max_steps=60), person=LOCAL).id for n in range(4)]
         seen: list[dict[str, str]] = []
 
         def all_done() -> bool:
-            children = [p for p in installation.processes("--child") if "nice" not in p.name()]
             devices = {}
-            for child in children:
+            for child in installation.processes("--child"):
                 try:
+                    if "nice" in child.name():
+                        continue
                     device = child.environ().get("CUDA_VISIBLE_DEVICES", "")
                     folder = child.cmdline()[-1]
                 except (psutil.Error, OSError):
@@ -160,6 +140,11 @@ def test_two_pretended_gpus_and_four_runs_never_put_two_on_one(home: Path) -> No
         assert any(len(devices) == 2 for devices in seen), "both GPUs were used at once"
         assert all(len(set(devices.values())) == len(devices) for devices in seen), "one job a GPU"
         assert list_slots(installation.ctx) == []
+        assert installation.process is not None
+        processes = installation.processes()
+        next(p for p in processes if SUPERVISOR in " ".join(p.cmdline())).kill()
+        assert installation.process.wait(120) == 1
+        wait_until(lambda: not [p for p in processes if is_alive(p)], what="the end of all of it")
     finally:
         installation.stop()
 
