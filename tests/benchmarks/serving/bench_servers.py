@@ -88,7 +88,12 @@ class Server:
         threads = threads or "1"
         source = [arguments.checkpoint] if kind in ENGINES else [arguments.llama, arguments.gguf.format(rest)]
         command = [sys.executable, __file__, "--serve", kind, *source, rest, threads]
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "GOMP_SPINCOUNT": "10000", "PYTHONPATH": os.getcwd()}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": threads,
+            "GOMP_SPINCOUNT": "10000",
+            "PYTHONPATH": os.environ.get("PYTHONPATH", os.getcwd()),
+        }
         self._process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
