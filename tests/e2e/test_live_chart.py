@@ -18,7 +18,7 @@ from backend.services.jobs.claims import Claim
 from backend.services.metrics.points import add_points
 from backend.services.training.runs import set_notes
 from backend.services.training.views import RunView
-from tests.support.browser import patient_context
+from tests.support.browser import open_tab, settle
 from tests.support.installation import wait_until
 from tests.support.jobs import finish_job
 from tests.support.page_server import page_server
@@ -54,10 +54,9 @@ def server(world: Context) -> Iterator[str]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     """A fresh tab in a wide window."""
-    context = patient_context(browser, viewport={"width": 1300, "height": 1000})
-    tab = context.new_page()
+    tab = open_tab(browser, width=1300, height=1000)
     yield tab
-    context.close()
+    tab.context.close()
 
 
 @pytest.fixture
@@ -189,8 +188,10 @@ def test_ticking_runs_overlays_their_curves_and_a_name_opens_its_run(page: Page,
     for run in runs:
         page.get_by_label(f"Compare {run.name}").check()
         page.wait_for_url(f"**{run.id}**")
+    settle(page)
     page.get_by_role("button", name="Compare curves").click()
     page.wait_for_function(f"document.querySelector('{PLOT}')?.data?.length === 4")
+    settle(page)
     page.get_by_role("link", name="overlaid 0").click()
     page.wait_for_url(f"**/run?run={runs[0].id}")
     page.get_by_role("heading", name="overlaid 0").wait_for()
@@ -208,8 +209,10 @@ def test_the_table_of_runs_is_kept_in_its_address_and_follows_what_runs(
     page.get_by_label("Filter", exact=True).fill("lr < 0.05")
     page.keyboard.press("Enter")
     expect(names).to_have_text(["tabled 2", "tabled 1"])
+    settle(page)
     page.get_by_role("button", name="Learning rate").click()
     page.wait_for_url("**sort=-learning_rate**")
+    settle(page)
     page.get_by_role("button", name="Learning rate").click()
     expect(names).to_have_text(["tabled 1", "tabled 2"])
     page.reload()
@@ -242,6 +245,7 @@ def test_on_a_phone_rows_are_on_the_first_screen_and_the_controls_behind_a_butto
     box = table.bounding_box()
     assert box is not None
     assert box["y"] < 520  # with the line that says which servers are away
+    settle(page)
     page.get_by_role("button", name="Filters and views").click()
     expect(page.get_by_label("Filter", exact=True)).to_be_visible()
 
@@ -297,6 +301,7 @@ def test_panels_are_enlarged_chosen_and_ordered_and_share_one_crosshair(
     page.wait_for_function(f"location.search.includes({address!r})")
     page.reload()
     page.wait_for_function(f"{DRAWN} && {shown} === 'grad_norm,loss'")
+    settle(page)
     page.get_by_text("Panels", exact=True).click()
     page.get_by_role("button", name="Default panels").click()
     page.wait_for_function(f"{shown} === 'loss,grad_norm,val_rewards/odd_thing'")
