@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, and_, literal, or_, select, true, union_al
 
 from backend.db.base import Table
 from backend.db.tables import (
+    Alias,
     Architecture,
     Campaign,
     Checkpoint,
@@ -62,6 +63,7 @@ class _Searched:
 SEARCHED: Sequence[_Searched] = (
     _Searched("run", Run, Run.archived_at.is_(None)),
     _Searched("checkpoint", Checkpoint, and_(Checkpoint.archived_at.is_(None), Checkpoint.deleted_at.is_(None))),
+    _Searched("alias", Alias, Alias.checkpoint_id.is_not(None), key="checkpoint_id", age="updated_at"),
     _Searched("dataset", Dataset, Dataset.archived_at.is_(None)),
     _Searched("endpoint", Endpoint, key="name"),
     _Searched("campaign", Campaign),

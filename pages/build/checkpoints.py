@@ -4,12 +4,15 @@ base (`?add=1`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from backend.domain.jobs.states import ACTIVE
 from backend.domain.wording import short
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, list_checkpoints
 from backend.services.context import Context
+from backend.services.serving.aliases import alias_names
 from pages.components import routes
 from pages.components.battles.promotion import draw_promotion_page
 from pages.components.checkpoints.base_form import draw_base_form
@@ -26,8 +29,8 @@ KINDS = {"all": "All", "added": "Bases", "run": "From runs"}
 SHOWN = 100
 
 
-def draw_checkpoint_row(checkpoint: CheckpointView) -> None:
-    """Draw one row of the list."""
+def draw_checkpoint_row(checkpoint: CheckpointView, aliases: Sequence[str]) -> None:
+    """Draw one row of the list, with the aliases that the checkpoint holds."""
     columns = TABLE.row(checkpoint.id)
     icon = "foundation" if checkpoint.origin == "added" else "deployed_code"
     with columns[0]:
@@ -52,6 +55,8 @@ def draw_checkpoint_row(checkpoint: CheckpointView) -> None:
         when(checkpoint.created_at),
     ]
     columns[2].caption(" · ".join(fact for fact in facts if fact))
+    for alias in aliases:
+        columns[3].badge(plain(alias), icon=":material/bookmark:", color="blue")
     if checkpoint.is_final:
         columns[3].badge("final", icon=":material/flag:", color="green")
 
@@ -84,10 +89,11 @@ def draw_checkpoint_list(ctx: Context) -> None:
 
     @live_part(2 if active else None)
     def rows() -> None:
+        aliases = alias_names(ctx)
         checkpoints = [
             c
             for c in list_checkpoints(ctx, origin=origin, archived=archived)
-            if text.lower() in f"{c.name} {c.family} {c.run}".lower()
+            if text.lower() in f"{c.name} {c.family} {c.run} {' '.join(aliases.get(c.id, ()))}".lower()
         ]
         if active and not any(not c.is_ready and c.status in ACTIVE for c in checkpoints):
             st.rerun()
@@ -96,7 +102,7 @@ def draw_checkpoint_list(ctx: Context) -> None:
             return
         with TABLE.frame():
             for checkpoint in checkpoints[:SHOWN]:
-                draw_checkpoint_row(checkpoint)
+                draw_checkpoint_row(checkpoint, aliases.get(checkpoint.id, ()))
         if len(checkpoints) > SHOWN:
             st.caption(f"The newest {SHOWN} of {len(checkpoints):,}. Search for the others.")
 

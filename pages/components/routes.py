@@ -87,6 +87,7 @@ PAGES = {
 OBJECTS = {
     "run": ("Run", RUN, "run"),
     "checkpoint": ("Checkpoint", CHECKPOINTS, "checkpoint"),
+    "alias": ("Alias", CHECKPOINTS, "checkpoint"),
     "dataset": ("Dataset", DATASETS, "dataset"),
     "endpoint": ("Endpoint", ENDPOINTS, "name"),
     "campaign": ("Campaign", BATTLES, "campaign"),

@@ -379,7 +379,7 @@ def _plan(verdict: PairVerdict) -> str:
     larger = verdict.needed_at_gap
     is_larger = larger is not None and larger.gap_elo > gap and 0 < larger.votes < needed.votes
     wider = (
-        f"; about {about(larger.votes)} the observed one of {larger.gap_elo:.0f}"
+        f"; about {about(larger.votes)} one of {larger.gap_elo:.0f}, that of these votes with one more for each"
         if larger is not None and is_larger
         else ""
     )

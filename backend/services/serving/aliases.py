@@ -69,6 +69,16 @@ def list_aliases(ctx: Context) -> list[AliasView]:
         return [alias_view(session, alias) for alias in session.scalars(select(Alias).order_by(Alias.name))]
 
 
+def alias_names(ctx: Context) -> dict[str, list[str]]:
+    """Return the names of the aliases that each checkpoint holds, by the checkpoint's id."""
+    names: dict[str, list[str]] = {}
+    with ctx.db.read() as session:
+        held = select(Alias.checkpoint_id, Alias.name).where(Alias.checkpoint_id.is_not(None)).order_by(Alias.name)
+        for checkpoint_id, name in session.execute(held):
+            names.setdefault(str(checkpoint_id), []).append(name)
+    return names
+
+
 def get_alias(ctx: Context, name: str) -> AliasView:
     """Return an alias. Raises NotFound with similar names."""
     with ctx.db.read() as session:

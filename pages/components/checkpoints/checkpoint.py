@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from backend.domain.jobs.states import Status
@@ -19,6 +21,7 @@ from backend.services.checkpoints.checkpoints import (
 )
 from backend.services.checkpoints.files import zip_checkpoint
 from backend.services.context import Context, Person
+from backend.services.serving.aliases import alias_names
 from pages.components import routes
 from pages.components.checkpoints.exports import draw_exports
 from pages.components.evaluation.run_scores import draw_checkpoint_scores
@@ -36,7 +39,7 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) ->
     """Draw a checkpoint: facts, next steps, lineage, exports, settings."""
     with st.container(horizontal=True, vertical_alignment="center"):
         object_heading(checkpoint.name, width="content")
-        _draw_badges(checkpoint)
+        _draw_badges(checkpoint, alias_names(ctx).get(checkpoint.id, ()))
     if checkpoint.notes:
         st.text(checkpoint.notes)
     if checkpoint.deleted_at is not None:
@@ -81,7 +84,9 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) ->
             _draw_settings(ctx, person, checkpoint)
 
 
-def _draw_badges(checkpoint: CheckpointView) -> None:
+def _draw_badges(checkpoint: CheckpointView, aliases: Sequence[str]) -> None:
+    for alias in aliases:
+        st.badge(plain(alias), icon=":material/bookmark:", color="blue")
     st.badge(
         "base" if checkpoint.origin == "added" else MADE_BY.get(str(checkpoint.objective), "from a run"),
         color="gray",

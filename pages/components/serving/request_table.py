@@ -199,9 +199,11 @@ def draw_request(ctx: Context, person: Person, request_id: str) -> None:
         )
     if row.messages is None:
         cause = (
-            "The log keeps the metadata of this endpoint alone." if detail.is_logged else "This request was not logged."
+            "The log keeps the metadata of this endpoint alone."
+            if detail.is_logged
+            else "The prompt and the answer of this request were not kept."
         )
-        st.caption(f"{cause} The endpoint's request log decides whether prompts and answers are kept.")
+        st.caption(f"{cause} The endpoint's request log decides whether they are.")
         st.page_link(
             routes.ENDPOINTS,
             label="Request log of the endpoint",

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from backend.db.base import utc_now
-from backend.db.tables import Checkpoint, Conversation, Dataset, Run, User
+from backend.db.tables import Alias, Checkpoint, Conversation, Dataset, Run, User
 from backend.services.context import LOCAL, Context, Person
 from backend.services.search import KINDS, MAX_HITS_PER_KIND, MAX_QUERY, search
 from pages.components.routes import OBJECTS
@@ -63,6 +63,16 @@ def test_many_of_one_kind_hide_no_other(world: Context) -> None:
     kinds = [kind for kind, _ in names(world, "tales")]
     assert kinds.count("run") == MAX_HITS_PER_KIND
     assert {"dataset", "checkpoint"} < set(kinds)
+
+
+def test_an_alias_leads_to_the_checkpoint_that_holds_it(world: Context) -> None:
+    """What is in production was found on the page of promotions alone."""
+    (checkpoint,) = [hit for hit in search(world, "small-tales", person=LOCAL) if hit.kind == "checkpoint"]
+    with world.db.write() as session:
+        session.add(Alias(name="narrator@production", checkpoint_id=checkpoint.key))
+        session.add(Alias(name="narrator@staging"))
+    (alias,) = search(world, "narrator", person=LOCAL)
+    assert (alias.kind, alias.key, alias.name) == ("alias", checkpoint.key, "narrator@production")
 
 
 def test_archived_and_deleted_objects_are_not_found(world: Context) -> None:

@@ -44,7 +44,7 @@ export class Composer {
     this.problem.setAttribute("role", "alert")
     const row = element("div", "pg-row")
     row.append(attach, this.field, this.button)
-    const hint = element("p", "pg-hint", "Enter sends · Shift+Enter breaks the line · Esc stops · ↑ edits the last message · / writes")
+    const hint = element("p", "pg-hint", "Enter sends · Shift+Enter breaks the line · Esc stops · ↑ edits the last message · / goes to this field")
     this.root.append(this.meter, this.chips, row, this.problem, hint, this.input)
   }
 

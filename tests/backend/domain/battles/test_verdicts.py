@@ -121,7 +121,10 @@ def test_an_undecided_pair_states_the_votes_needed() -> None:
     assert "35 Elo" in verdict.sentence
     assert verdict.needed_at_gap is not None
     assert verdict.needed_at_gap.gap_elo == pytest.approx(400 * math.log10((17.5 + 1) / (12.5 + 1)))
-    assert f"about {about(verdict.needed_at_gap.votes)} the observed one of 55." in verdict.sentence
+    assert (
+        f"about {about(verdict.needed_at_gap.votes)} one of 55, that of these votes with one more for each."
+        in verdict.sentence
+    )
 
 
 def test_a_wider_gap_needs_fewer_votes() -> None:
