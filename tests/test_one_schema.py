@@ -24,10 +24,12 @@ ADDED = (
 """Files, what stands after the new line, and the line."""
 FORMS = {
     "deployment": """
-from pages.components.serving.rollout import draw_options
+from pages.components.serving import rollout
+
+rollout.missing_engines = lambda ctx: {}  # no database here, so no workers that report engines
 
 def draw():
-    draw_options({})
+    rollout.draw_options(None, {})
 """,
     "task": """
 from backend.domain.evaluation.tasks.reading import read_task

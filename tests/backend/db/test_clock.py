@@ -28,12 +28,12 @@ def server(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
             "$$ SELECT pg_catalog.clock_timestamp() + interval '1 hour' $$"
         )
         connection.exec_driver_sql("ALTER ROLE test SET search_path = public, pg_catalog")
-    ctx.db.dispose()
+    ctx.db.engine.dispose()
     yield ctx
     with ctx.db.engine.begin() as connection:
         connection.exec_driver_sql("ALTER ROLE test RESET search_path")
         connection.exec_driver_sql("DROP FUNCTION public.clock_timestamp()")
-    ctx.db.dispose()
+    ctx.db.engine.dispose()
 
 
 def test_every_machine_tells_the_servers_time_and_asks_once_in_a_while(server: Context) -> None:

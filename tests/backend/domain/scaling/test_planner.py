@@ -135,7 +135,11 @@ def test_a_budget_below_the_smallest_network_says_so() -> None:
         ({"flops": 1.0}, "less than one step: the smallest model here, of", "Plan at least "),
         ({"device_hours": 1e-9}, "A budget of 1e-09 device-hours is less than one step", "device-hours, which are 200"),
         ({"flops": 1e40}, "parameters; the largest here has", "Plan at most "),
-        ({"money_usd": 1e15, "price_usd": 2.0}, r"A budget of \$1e\+15 is for a model", "Plan at most $"),
+        (
+            {"money_usd": 1e15, "price_usd": 2.0},
+            r"A budget of \$1,000,000,000,000,000\.00 is for a model",
+            "Plan at most $",
+        ),
         ({"flops": 1e40, "tokens_per_parameter": 100}, "the largest here has", "Plan at most "),
     ],
 )
