@@ -1,10 +1,10 @@
 """A queue of many jobs and machines: claims, sweep, heartbeats, positions and pages, on PostgreSQL or SQLite.
 
-    python -m tests.benchmarks.bench_queue [postgresql|sqlite] [JOBS] [MACHINES]
+    python -m tests.benchmarks.bench_queue [postgresql|sqlite] [JOBS] [MACHINES] [CLAIMS_PER_S]
 
 Makes an installation of its own with queued training jobs, copies of one that was launched as people launch them, and
-with machines of eight GPUs. Claims arrive at 150 a second whether earlier ones are answered or not; a claim's time
-counts from when it was due. Prints one JSON document.
+with machines of eight GPUs. Claims arrive at a steady rate (150 a second) whether earlier ones are answered or not; a
+claim's time counts from when it was due. Prints one JSON document.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tests.support.postgres import run_postgres
 from tests.support.run_world import add_parts, make_config
 from tests.support.settings import make_settings
 
-CLAIMS_PER_S, SECONDS = 150, 10
+SECONDS = 10
 GPUS = tuple(map(str, range(8)))
 GAUGES: dict[str, Any] = {
     "cpu_percent": 40.0,
@@ -103,21 +103,22 @@ def claim(ctx: Context, number: int, machines: int) -> bool:
     return claim_next(ctx, "train", owner=f"{host}/train#1", host=host, devices=GPUS) is not None
 
 
-def claims_arriving(ctx: Context, machines: int) -> dict[str, float]:
+def claims_arriving(ctx: Context, machines: int, per_s: float) -> dict[str, float]:
     """Claim at a steady rate; return percentiles of the time from when each was due, in ms, and how many got a job."""
     begin = time.perf_counter() + 0.5
 
     def one(number: int) -> tuple[float, bool]:
-        due = begin + number / CLAIMS_PER_S
+        due = begin + number / per_s
         time.sleep(max(0.0, due - time.perf_counter()))
         got = claim(ctx, number, machines)
         return 1000 * (time.perf_counter() - due), got
 
     with ThreadPoolExecutor(24) as pool:
-        outcomes = list(pool.map(one, range(CLAIMS_PER_S * SECONDS)))
+        outcomes = list(pool.map(one, range(round(per_s * SECONDS))))
     times = [elapsed for elapsed, _ in outcomes]
     return {
         **{f"p{p}_ms": round(float(np.percentile(times, p)), 1) for p in (50, 99)},
+        "per_s": per_s,
         "claims": len(times),
         "got_none": sum(not got for _, got in outcomes),
     }
@@ -149,7 +150,7 @@ def timed(act: Callable[[], object], *, times: int = 5) -> dict[str, float]:
     return {"first_ms": round(spans[0], 1), "median_ms": round(float(np.median(spans)), 1)}
 
 
-def main(database: str, jobs: int, machines: int) -> None:
+def main(database: str, jobs: int, machines: int, per_s: float) -> None:
     """Fill, measure, print."""
     with installation(database) as ctx:
         last = fill(ctx, jobs, machines)
@@ -174,7 +175,7 @@ def main(database: str, jobs: int, machines: int) -> None:
             ),
             "place of the last job": timed(lambda: queue_ahead(ctx, last)),
             "claims at one instant": claims_at_once(ctx, machines),
-            "claims arriving": claims_arriving(ctx, machines),
+            "claims arriving": claims_arriving(ctx, machines, per_s),
             "list of workers": timed(lambda: list_workers(ctx)),
         }
         with ctx.db.read() as session:
@@ -187,5 +188,5 @@ def main(database: str, jobs: int, machines: int) -> None:
 
 
 if __name__ == "__main__":
-    options = sys.argv[1:] + ["postgresql", "100000", "1000"][len(sys.argv) - 1 :]
-    main(options[0], int(options[1]), int(options[2]))
+    options = sys.argv[1:] + ["postgresql", "100000", "1000", "150"][len(sys.argv) - 1 :]
+    main(options[0], int(options[1]), int(options[2]), float(options[3]))

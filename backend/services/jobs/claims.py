@@ -135,11 +135,11 @@ def _claim_fitting(
 
 def _lock_first(session: Session, fitting: Collection[str]) -> str | None:
     """Lock the first of these jobs that is still queued and that no other worker takes just now; return its id."""
-    if not fitting:
-        return None
-    first = select(Job.id).where(Job.id.in_(fitting), Job.status == Status.QUEUED)
-    first = first.order_by(Job.priority, Job.created_at, Job.id).limit(1)
-    return session.scalar(first.with_for_update(skip_locked=True))
+    queued = select(Job.id).where(Job.status == Status.QUEUED).with_for_update(skip_locked=True)
+    first = next(iter(fitting), None)
+    if first is None or session.scalar(queued.where(Job.id == first)) is not None:  # usually free: read by its key
+        return first
+    return session.scalar(queued.where(Job.id.in_(fitting)).order_by(Job.priority, Job.created_at, Job.id).limit(1))
 
 
 def claim_job(ctx: Context, job_id: str, *, owner: str, host: str) -> Claim[StoredPayload] | None:
