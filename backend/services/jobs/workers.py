@@ -80,7 +80,8 @@ def take_duties(ctx: Context, names: Collection[str], *, every_s: float) -> list
     now = ctx.now()
     with ctx.db.read() as session:
         begun = dict(session.execute(select(Duty.name, Duty.begun_at).where(Duty.name.in_(names))).all())
-    due = [name for name in names if name not in begun or (now - begun[name]).total_seconds() >= every_s]
+    # one that begins in the future was begun before a clock was set back
+    due = [name for name in names if name not in begun or abs((now - begun[name]).total_seconds()) >= every_s]
     return [name for name in due if _take_duty(ctx, name, begun.get(name), now)]
 
 

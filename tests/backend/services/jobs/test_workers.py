@@ -61,6 +61,8 @@ def test_one_of_many_workers_takes_a_duty_once_in_its_time(any_ctx: Context) -> 
         ask = _asker(any_ctx, start + timedelta(seconds=seconds), Barrier(workers))
         with ThreadPoolExecutor(workers) as pool:
             assert sorted(pool.map(ask, range(workers))) == [[]] * (workers - takers) + [["recovery"]] * takers
+    back = replace(any_ctx, now=lambda: start - timedelta(hours=1))
+    assert take_duties(back, ["recovery"], every_s=4) == ["recovery"], "a clock was set back: nobody waits an hour"
     assert take_duties(replace(any_ctx, now=lambda: start), ["sweeps", "suites"], every_s=4) == ["sweeps", "suites"]
 
 
