@@ -33,7 +33,7 @@ def draw_checkpoint_row(checkpoint: CheckpointView, aliases: Sequence[str]) -> N
     """Draw one row of the list, with the aliases that the checkpoint holds."""
     columns = TABLE.row(checkpoint.id)
     icon = "foundation" if checkpoint.origin == "added" else "deployed_code"
-    with columns[0]:
+    with columns[0], st.container(gap=None):
         row_link(
             checkpoint.name,
             page=routes.CHECKPOINTS,
@@ -41,6 +41,8 @@ def draw_checkpoint_row(checkpoint: CheckpointView, aliases: Sequence[str]) -> N
             icon=icon,
             key=f"open_{checkpoint.id}",
         )
+        for alias in aliases:  # a badge would cut a long name, and its end says the stage
+            st.caption(f":material/bookmark: {plain(alias)}")
     with columns[1]:
         if not checkpoint.is_ready:
             status_badge(checkpoint.status)
@@ -55,8 +57,6 @@ def draw_checkpoint_row(checkpoint: CheckpointView, aliases: Sequence[str]) -> N
         when(checkpoint.created_at),
     ]
     columns[2].caption(" · ".join(fact for fact in facts if fact))
-    for alias in aliases:
-        columns[3].badge(plain(alias), icon=":material/bookmark:", color="blue")
     if checkpoint.is_final:
         columns[3].badge("final", icon=":material/flag:", color="green")
 

@@ -162,7 +162,7 @@ def _draw_next(ctx: Context, checkpoint: CheckpointView) -> None:
             query = {"base": checkpoint.name}
             st.page_link(routes.LAUNCH, label="Continue training", icon=":material/model_training:", query_params=query)
         return
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         query = {"checkpoint": checkpoint.id}
         draw_chat(checkpoint.id, chat_endpoints(ctx))
         st.page_link(
