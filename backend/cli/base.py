@@ -50,7 +50,7 @@ def check(source: Source, revision: Revision = "", as_json: JsonFlag = False) ->
     facts = look.facts
     data = {
         "source": look.source,
-        **attributes_of(facts, "kind", "family", "parameters", "bytes", "licence"),
+        **attributes_of(facts, "kind", "family", "parameters", "bytes", "licence", "quantisation", "bits_per_weight"),
         "memory_bytes_16bit": facts.memory_bytes[0],
         "memory_bytes_32bit": facts.memory_bytes[1],
         **(
@@ -59,13 +59,14 @@ def check(source: Source, revision: Revision = "", as_json: JsonFlag = False) ->
             else {}
         ),
     }
+    numbers = f", {facts.quantisation}, {facts.bits_per_weight} bits per weight" if facts.quantisation else ""
     where = f", commit {look.commit}, {look.download_bytes / 1e6:,.1f} MB to download" if look.commit else ""
     emit(
         data,
         as_json=as_json,
         text=(
             f"{look.source}: {facts.family or 'unknown family'}, {_count(facts.parameters)}, {facts.bytes / 1e6:,.1f}"
-            f" MB{where}; licence: {facts.licence or 'not stated'}."
+            f" MB{numbers}{where}; licence: {facts.licence or 'not stated'}."
         ),
     )
 

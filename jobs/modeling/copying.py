@@ -54,7 +54,7 @@ def copy_checkpoint(
         for path in files:
             target = partial / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
-            _place(path, target, move=move)
+            copy_file(path, target, move=move)
             done += path.stat().st_size
             if watch is not None:
                 watch(done, size)
@@ -74,7 +74,8 @@ def copy_checkpoint(
     return card
 
 
-def _place(path: Path, target: Path, *, move: bool) -> None:
+def copy_file(path: Path, target: Path, *, move: bool = False) -> None:
+    """Copy a file; with `move` hard-link it if possible."""
     if move:
         try:
             os.link(path.resolve(), target)

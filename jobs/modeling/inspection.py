@@ -10,8 +10,8 @@ from backend.domain.architectures.hf_config import CONTEXT_NAMES
 from backend.domain.checkpoints.chat_templates import PLAIN_TEMPLATE
 from backend.domain.jobs.results import CheckpointDescription
 from backend.errors import InvalidInput
-from backend.infra.checkpoints.candidates import read_licence
-from backend.infra.checkpoints.weight_headers import BUFFERS, read_safetensors
+from backend.infra.checkpoints.candidates import GGUF, read_licence
+from backend.infra.checkpoints.weight_headers import BUFFERS, read_gguf, read_safetensors
 from jobs.modeling.checkpoints import STATE_FOLDER, base_folder_of, check_folder, is_adapter, read_card
 
 
@@ -41,6 +41,7 @@ def inspect_folder(folder: Path) -> CheckpointDescription:
     shapes = [entry for name, entry in tensors.items() if not name.endswith(BUFFERS)]
     formats = sorted({dtype for dtype, _ in shapes})
     template = _read_template(folder)
+    header = read_gguf(folder / GGUF) if (folder / GGUF).is_file() else None
     return CheckpointDescription(
         family=config.get("model_type", "unknown"),
         architecture=(config.get("architectures") or [None])[0],
@@ -50,6 +51,8 @@ def inspect_folder(folder: Path) -> CheckpointDescription:
         dtype=", ".join(formats),
         licence=read_licence(folder) or read_card(folder).get("licence"),
         has_chat_template=template is not None and template != PLAIN_TEMPLATE,
+        quantisation="" if header is None else header.quantisation,
+        bits_per_weight=None if header is None else header.bits_per_weight,
         adapter=adapter,
         bytes=sum(
             path.stat().st_size for path in folder.rglob("*") if path.is_file() and STATE_FOLDER not in path.parts

@@ -28,6 +28,7 @@ from typing import Any
 from backend.domain.serving.memory import CACHE_BYTES
 from backend.domain.serving.protocol import MAX_LOGPROBS, Constraint
 from backend.errors import JobFailed
+from backend.infra.checkpoints.candidates import GGUF
 from backend.infra.engines import engine_command
 from backend.infra.processes import die_with_parent
 from jobs.modeling.checkpoints import load_network
@@ -369,17 +370,20 @@ class ServerProcess:
 
 
 def prepare_gguf(folder: Path, *, prepared: PreparedFolder) -> Path:
-    """Return a checkpoint as a GGUF file in float32 that llama.cpp reads: its first replica writes it beside its
-    prepared weights, and the others read it.
+    """Return a checkpoint as a GGUF file that llama.cpp reads: the file that it was converted from, its tensors as they
+    are, or else its weights in float32. Its first replica writes it beside its prepared weights, and the others read
+    it.
 
     Raises InvalidInput for a network that GGUF can't represent, JobFailed where the disk has no room.
     """
     code = Path(str(gguf_writer.__file__)).read_bytes()
-    path = prepared.path / f"gguf-f32-{weights_key(folder, code)}.gguf"
+    path = prepared.path / f"gguf-{weights_key(folder, code)}.gguf"
     with locked(prepared.path):
         if not path.is_file():
-            network = load_network(folder)
-            needed, free = 4 * network.num_parameters(), shutil.disk_usage(prepared.path).free
+            own, tokenizer = folder / GGUF, load_tokenizer(folder)
+            network = None if own.is_file() else load_network(folder)
+            needed = own.stat().st_size if network is None else 4 * network.num_parameters()
+            free = shutil.disk_usage(prepared.path).free
             if free - needed < prepared.keep_free_bytes:
                 raise JobFailed(
                     f"The disk has {free / 1e9:.2f} GB free, and the GGUF file needs {needed / 1e9:.2f} GB.",
@@ -387,17 +391,15 @@ def prepare_gguf(folder: Path, *, prepared: PreparedFolder) -> Path:
                 )
             partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
             try:
-                gguf_writer.write_gguf(
-                    partial,
-                    network=network,
-                    tokenizer=load_tokenizer(folder),
-                    name=folder.name,
-                    numbers="f32",
-                    gets_text=False,
-                )
+                if network is None:
+                    gguf_writer.copy_for_token_ids(own, partial, tokenizer=tokenizer)
+                else:
+                    gguf_writer.write_gguf(
+                        partial, network=network, tokenizer=tokenizer, name=folder.name, numbers="f32", gets_text=False
+                    )
                 partial.replace(path)
             finally:
                 partial.unlink(missing_ok=True)
-            remove_older(path, prefix="gguf-f32-")
+            remove_older(path, prefix="gguf-")
         os.utime(path)  # files that no replica has started from for long are deleted
     return path

@@ -23,6 +23,8 @@ from backend.domain.serving.drafts import CHOOSE_DRAFT
 from backend.domain.serving.engines import ENGINE_TITLES, places_of, refuse_lacking
 from backend.domain.serving.precision import PrecisionCheck
 from backend.errors import InvalidInput, JobFailed
+from backend.infra.checkpoints.candidates import GGUF
+from backend.infra.checkpoints.weight_headers import read_gguf
 from backend.infra.engines import installed_engines
 from backend.infra.http_server import Guard, connections_for, guarded, raise_file_limit
 from jobs.modeling.chat.render import turn_end
@@ -156,6 +158,7 @@ def _refuse_lacking(engine: str, payload: ReplicaPayload, folder: Path, device: 
         has_adapters=False,
         is_scorer=is_scorer(folder),
         is_adapter=is_adapter(folder),
+        has_gguf=(folder / GGUF).is_file(),
         head_size=None if config is None or is_gpu(device) else head_size(config),
     )
 
@@ -213,7 +216,11 @@ def _run_outside(
             limits=AnswerLimits(queue_timeout_s=payload.queue_timeout_s, answer_s=payload.answer_limit_s),
         )
         chosen = ", chosen for the GPU" if payload.engine == "auto" else ""
-        replica.arithmetic = f"{ENGINE_TITLES[server.name]} in {dtype}, process {process.pid}{chosen}"
+        numbers = dtype
+        if server is LLAMA_CPP and (folder / GGUF).is_file():
+            header = read_gguf(folder / GGUF)
+            numbers = f"{header.quantisation} as in its GGUF file ({header.bits_per_weight} bits per weight)"
+        replica.arithmetic = f"{ENGINE_TITLES[server.name]} in {numbers}, process {process.pid}{chosen}"
         return _serve_until_stopped(replica, reporter, payload, load_s=time.monotonic() - started, check=check)
     finally:
         engine.close()

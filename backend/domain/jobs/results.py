@@ -328,7 +328,9 @@ class TrainTokenizerResult(JobResult, TokenizerFacts):
 
 
 class NetworkFacts(StoredRecord):
-    """Facts of a network, from a checkpoint's files."""
+    """Facts of a network, from a checkpoint's files. `quantisation` and `bits_per_weight` are those of its GGUF file,
+    if it has one.
+    """
 
     architecture: str | None = None
     context: int | None = None
@@ -336,6 +338,8 @@ class NetworkFacts(StoredRecord):
     dtype: str = ""
     licence: str | None = None
     has_chat_template: bool = False
+    quantisation: str = ""
+    bits_per_weight: float | None = None
 
 
 class CheckpointFacts(NetworkFacts):

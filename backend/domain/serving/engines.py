@@ -27,7 +27,8 @@ ENGINE_TITLES: dict[str, str] = {
 class ServerTraits:
     """Traits of another project's server: the model types of transformers that it gets, the precisions of its
     weights, the requests that it answers at once, what it lacks, by the option of a deployment that asks for it,
-    whether its replica merges an adapter into its base, and the head sizes that it computes on a CPU, all if empty.
+    whether its replica merges an adapter into its base, the head sizes that it computes on a CPU, all if empty, and
+    whether it serves the GGUF file of a base as it is, of any family.
     """
 
     families: tuple[str, ...]
@@ -36,6 +37,7 @@ class ServerTraits:
     lacks: Mapping[str, str] = field(default_factory=dict)
     merges_adapters: bool = True
     head_sizes: tuple[int, ...] = ()
+    reads_gguf: bool = False
 
 
 SERVERS: dict[str, ServerTraits] = {
@@ -48,6 +50,7 @@ SERVERS: dict[str, ServerTraits] = {
             "draft": "a draft is checked by Roundhouse's engine alone",
             "adapters": "it serves no LoRA adapters here",
         },
+        reads_gguf=True,
     ),
     "vllm": ServerTraits(
         families=("llama", "mistral", "qwen3", "gpt2"),  # those whose answers are tested against the network's own
@@ -83,6 +86,7 @@ def refuse_lacking(
     has_adapters: bool,
     is_scorer: bool,
     is_adapter: bool = False,
+    has_gguf: bool = False,
     gpus: int = 1,
     head_size: int | None = None,
 ) -> None:
@@ -104,7 +108,7 @@ def refuse_lacking(
             remedy="Deploy it with engine roundhouse.",
             field="engine",
         )
-    if family is not None and family not in server.families:
+    if family is not None and family not in server.families and not (has_gguf and server.reads_gguf):
         raise InvalidInput(
             f"engine {engine} can't serve a model of the family {family}; it serves {', '.join(server.families)}.",
             remedy="Deploy it with engine roundhouse.",

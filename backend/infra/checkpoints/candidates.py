@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -15,7 +16,12 @@ from typing import Literal
 
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
-from backend.infra.checkpoints.weight_headers import count_stored_parameters, read_gguf, read_safetensors
+from backend.infra.checkpoints.weight_headers import (
+    OTHER_QUANTISATION,
+    count_stored_parameters,
+    read_gguf,
+    read_safetensors,
+)
 
 PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
 TOKENIZER_FILES = (
@@ -28,6 +34,8 @@ TOKENIZER_FILES = (
     "tekken.json",
 )
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+GGUF = "model.gguf"
+"""File of a checkpoint's folder: the GGUF file that it was converted from."""
 TERMS = ("LICENSE", "LICENCE", "NOTICE")
 MAX_JSON_BYTES = 50_000_000
 MAX_CARD_BYTES = 1_000_000
@@ -37,7 +45,8 @@ SHOWN = 3
 @dataclass(frozen=True)
 class BaseFacts:
     """Facts about a base from its small files and headers. `licence` is None if none is stated, `bytes` counts the
-    weights, `parameters` is None if only a download can tell.
+    weights, `parameters` is None if only a download can tell. `quantisation` and `bits_per_weight` are a GGUF file's,
+    if its header was read.
     """
 
     kind: Literal["folder", "gguf"]
@@ -45,6 +54,8 @@ class BaseFacts:
     parameters: int | None
     bytes: int
     licence: str | None
+    quantisation: str = ""
+    bits_per_weight: float | None = None
 
     @property
     def memory_bytes(self) -> tuple[int, int]:
@@ -61,7 +72,9 @@ def describe_base(path: Path) -> BaseFacts:
 
 
 def describe_gguf(file: Path) -> BaseFacts:
-    """Describe a GGUF file. Raises InvalidInput if it is none, is cut short, or is one part of several."""
+    """Describe a GGUF file. Raises InvalidInput if it is none, is cut short, is one part of several, or has numbers in
+    a format that can't be read.
+    """
     if file.suffix != ".gguf":
         raise InvalidInput(f"{file.name} is neither a folder nor a .gguf file.", field="source")
     if is_part_of_gguf(file.name):
@@ -75,7 +88,37 @@ def describe_gguf(file: Path) -> BaseFacts:
         raise InvalidInput(
             f"{file.name} holds no model.", remedy="Give a GGUF file of a language model.", field="source"
         )
-    return BaseFacts("gguf", header.family[:60], header.parameters, file.stat().st_size, header.licence)
+    unreadable = sorted({tensor.dtype for tensor in header.tensors.values()} - readable_formats())
+    if unreadable:
+        raise InvalidInput(
+            f"{file.name} holds numbers of format {', '.join(unreadable)}, which can't be converted to safetensors.",
+            remedy=OTHER_QUANTISATION,
+            field="source",
+        )
+    return BaseFacts(
+        "gguf",
+        header.family[:60],
+        header.parameters,
+        file.stat().st_size,
+        header.licence,
+        header.quantisation,
+        header.bits_per_weight,
+    )
+
+
+@cache
+def readable_formats() -> frozenset[str]:
+    """Return the formats of numbers in a GGUF file that the gguf library dequantises."""
+    import numpy as np
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    readable = set()
+    for kind in GGMLQuantizationType:
+        with suppress(KeyError, NotImplementedError):
+            dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+            readable.add(kind.name)
+    return frozenset(readable)
 
 
 def is_part_of_gguf(name: str) -> bool:

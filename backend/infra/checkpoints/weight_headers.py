@@ -7,7 +7,9 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import re
 import struct
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ BUFFERS = (".attn.bias", ".masked_bias", ".inv_freq", ".e_score_correction_bias"
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 FETCH_AGAIN = "Download the file again."
+OTHER_QUANTISATION = "Add a file of another quantisation, such as Q4_K_M or Q8_0, or the original checkpoint."
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,14 @@ def _tensor(entry: dict[str, Any]) -> Tensor:
 @dataclass(frozen=True)
 class GgufHeader:
     """Header of a GGUF file. `values` holds its metadata without long lists, `vocab_size` the length of its token
-    list.
+    list, `tensor_bytes` the size of its tensors.
     """
 
     values: dict[str, Any]
     tensors: dict[str, Tensor]
     vocab_size: int | None = None
     lists: dict[str, int] = field(default_factory=dict)
+    tensor_bytes: int = 0
 
     @property
     def family(self) -> str:
@@ -119,6 +123,24 @@ class GgufHeader:
     def parameters(self) -> int:
         """Number of parameters in its tensors."""
         return sum(tensor.numbers for tensor in self.tensors.values())
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of a weight, on average over its tensors."""
+        return round(8 * self.tensor_bytes / max(1, self.parameters), 2)
+
+    @property
+    def quantisation(self) -> str:
+        """Name that llama.cpp gives to its number formats, such as Q4_K_M; that of most weights where it has none."""
+        from gguf import LlamaFileType  # importing takes 0.15 s
+
+        stated = self.values.get("general.file_type")
+        if type(stated) is int and stated in set(LlamaFileType):
+            return re.sub("^(MOSTLY|ALL)_", "", LlamaFileType(stated).name)
+        weights: Counter[str] = Counter()
+        for tensor in self.tensors.values():
+            weights[tensor.dtype] += tensor.numbers
+        return max(weights, key=lambda dtype: weights[dtype], default="")
 
     @property
     def licence(self) -> str | None:
@@ -166,22 +188,22 @@ class _GgufReader:
                 lists[name] = self._skip_list()
             else:
                 values[name] = self._text() if kind == _STRING else self._take(self._scalar(kind))[0]
-        tensors, end = self._tensors(num_tensors, alignment=values.get("general.alignment", 32))
+        tensors, end, tensor_bytes = self._tensors(num_tensors, alignment=values.get("general.alignment", 32))
         if end > len(self._data):
             raise InvalidInput(
                 f"{self._name} is cut short: its header claims {end:,} bytes, and it has {len(self._data):,}.",
                 remedy=FETCH_AGAIN,
             )
-        return GgufHeader(values, tensors, lists.get("tokenizer.ggml.tokens"), lists)
+        return GgufHeader(values, tensors, lists.get("tokenizer.ggml.tokens"), lists, tensor_bytes)
 
-    def _tensors(self, count: int, *, alignment: Any) -> tuple[dict[str, Tensor], int]:
-        """Return the tensors and where the last one ends."""
+    def _tensors(self, count: int, *, alignment: Any) -> tuple[dict[str, Tensor], int, int]:
+        """Return the tensors, where the last one ends, and their bytes."""
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType  # importing takes 0.15 s
 
         sizes = {
             int(kind): (kind.name, *GGML_QUANT_SIZES[kind]) for kind in GGMLQuantizationType if kind in GGML_QUANT_SIZES
         }
-        tensors, ends = {}, [0]
+        tensors, ends, total = {}, [0], 0
         for _ in range(count):
             name, (rank,) = self._text(), self._take("I")
             if rank > 8:
@@ -191,12 +213,16 @@ class _GgufReader:
                 raise self._bad(f"claims a tensor of shape {shape}")
             kind, offset = self._take("IQ")
             if kind not in sizes:
-                raise self._bad(f"holds a number format that is not known ({kind})")
+                raise InvalidInput(
+                    f"{self._name} holds numbers of a format that is not known ({kind}).", remedy=OTHER_QUANTISATION
+                )
             dtype, per_block, block_bytes = sizes[kind]
             tensors[name] = Tensor(dtype, shape)
-            ends.append(offset + -(-math.prod(shape) // per_block) * block_bytes)
+            size = -(-math.prod(shape) // per_block) * block_bytes
+            ends.append(offset + size)
+            total += size
         step = alignment if isinstance(alignment, int) and 0 < alignment <= 2**20 else 32
-        return tensors, -(-self._at // step) * step + max(ends)
+        return tensors, -(-self._at // step) * step + max(ends), total
 
     def _skip_list(self) -> int:
         kind, count = self._take("IQ")

@@ -439,6 +439,7 @@ def _check_engine(
         has_adapters=has_adapters,
         is_scorer=is_reward_model(session, checkpoint.id),
         is_adapter=checkpoint.is_adapter,
+        has_gguf=bool(checkpoint.facts.quantisation),
         gpus=options.gpus,
     )
     if options.engine not in SERVERS:

@@ -80,7 +80,7 @@ def _write(
     if facts.kind == "gguf":
         reporter.log(f"Converting {path.name} to safetensors.")
         reporter.progress(0, 1, unit="file", message=f"Converting {path.name}")
-        convert_gguf(path, out, meta=meta, keep_free_bytes=keep)
+        convert_gguf(path, out, meta=meta, move=source.is_ours, keep_free_bytes=keep)
         return
     name = meta["source"]
     reporter.log(f"Copying {name}.")

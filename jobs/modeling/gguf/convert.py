@@ -1,4 +1,6 @@
-"""Convert a GGUF file to a checkpoint folder: weights dequantised to safetensors, with tokenizer and chat template."""
+"""Convert a GGUF file to a checkpoint folder: weights dequantised to safetensors, with tokenizer and chat template, and
+the file itself.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,11 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from backend.errors import InvalidInput, JobFailed
+from backend.infra.checkpoints.candidates import GGUF
 from backend.infra.checkpoints.weight_headers import read_gguf
 from jobs.modeling.chat.render import ensure_template
 from jobs.modeling.checkpoints import save_checkpoint
+from jobs.modeling.copying import copy_file
 from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.modeling.unusable import is_unusable, one_line
 
@@ -25,15 +29,22 @@ MAX_FP32_PARAMETERS = 500_000_000
 
 
 def convert_gguf(
-    file: Path, out_folder: Path, *, meta: Mapping[str, object] | None = None, keep_free_bytes: int = 0
+    file: Path,
+    out_folder: Path,
+    *,
+    meta: Mapping[str, object] | None = None,
+    move: bool = False,
+    keep_free_bytes: int = 0,
 ) -> dict[str, object]:
-    """Convert a GGUF file to a Hugging Face checkpoint; return its card.
+    """Convert a GGUF file to a Hugging Face checkpoint that holds the file, too; return its card. With `move` the file
+    is hard-linked if possible.
 
     Generation stops at the tokenizer's end token, which for a chat network ends a turn. Raises InvalidInput if the file
     is not GGUF, is damaged, or of an architecture that transformers can't dequantise; JobFailed if memory or disk are
     too small.
     """
-    _check_room(file.name, read_gguf(file).parameters, out_folder, keep_free_bytes=keep_free_bytes)
+    own_bytes = 0 if move else file.stat().st_size
+    _check_room(file.name, read_gguf(file).parameters, out_folder, own_bytes=own_bytes, keep_free_bytes=keep_free_bytes)
     transformers.utils.logging.disable_progress_bar()
     place: dict[str, object] = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
     try:
@@ -60,12 +71,16 @@ def convert_gguf(
     if network.num_parameters() > MAX_FP32_PARAMETERS:
         network = network.to(torch.bfloat16)
     return save_checkpoint(
-        out_folder, model=network, tokenizer=tokenizer, meta={**(meta or {}), "converted_from": file.name}
+        out_folder,
+        model=network,
+        tokenizer=tokenizer,
+        meta={**(meta or {}), "converted_from": file.name},
+        write_more=lambda folder: copy_file(file, folder / GGUF, move=move),
     )
 
 
-def _check_room(name: str, parameters: int, out_folder: Path, *, keep_free_bytes: int) -> None:
-    """Raise JobFailed if memory or disk are too small for the dequantised network."""
+def _check_room(name: str, parameters: int, out_folder: Path, *, own_bytes: int, keep_free_bytes: int) -> None:
+    """Raise JobFailed if memory or disk are too small for the dequantised network and a copy of the file."""
     memory, available = 4.5 * parameters, psutil.virtual_memory().available
     if memory > available:
         raise JobFailed(
@@ -74,7 +89,7 @@ def _check_room(name: str, parameters: int, out_folder: Path, *, keep_free_bytes
         )
     out_folder.parent.mkdir(parents=True, exist_ok=True)
     size, free = (
-        parameters * (4 if parameters <= MAX_FP32_PARAMETERS else 2),
+        own_bytes + parameters * (4 if parameters <= MAX_FP32_PARAMETERS else 2),
         shutil.disk_usage(out_folder.parent).free,
     )
     if free - size < keep_free_bytes:

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.domain.checkpoints.export_formats import gguf_refusal
 from backend.errors import InvalidInput
+from jobs.modeling.copying import copy_file
 from jobs.modeling.tokenizers import piece_form
 
 GgufNumbers = Literal["f16", "f32", "q8_0"]
@@ -248,8 +249,7 @@ def _write_tokenizer(
     described = json.loads(tokenizer.backend_tokenizer.to_str())
     added = {int(entry["id"]): bool(entry["special"]) for entry in described["added_tokens"]}
     words = {index: token for token, index in tokenizer.get_vocab().items()}
-    form = piece_form(tokenizer)
-    silent = set() if gets_text else {i for i, piece in words.items() if _ends_within_character(form.bytes_of(piece))}
+    silent = set() if gets_text else _part_tokens(tokenizer)
     kinds = [
         (
             (gguf.TokenType.CONTROL if added.get(index, True) else gguf.TokenType.USER_DEFINED)
@@ -277,6 +277,31 @@ def _write_tokenizer(
     writer.add_add_bos_token(tokenizer.encode("a")[:1] == [tokenizer.bos_token_id])
     if isinstance(tokenizer.chat_template, str):
         writer.add_chat_template(tokenizer.chat_template)
+
+
+def _part_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the tokens that end within a character."""
+    form = piece_form(tokenizer)
+    return {index for piece, index in tokenizer.get_vocab().items() if _ends_within_character(form.bytes_of(piece))}
+
+
+def copy_for_token_ids(file: Path, target: Path, *, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Copy a GGUF file for a reader that gets and gives token ids: the same tensors, and no text for tokens that end
+    within a character (see `write_gguf`). Raises InvalidInput for a file without kinds of tokens.
+    """
+    copy_file(file, target)
+    reader = gguf.GGUFReader(target, "r+")
+    kinds = reader.get_field(gguf.Keys.Tokenizer.TOKEN_TYPE)
+    if kinds is None:
+        raise InvalidInput(
+            f"{file.name} names no kinds of tokens ({gguf.Keys.Tokenizer.TOKEN_TYPE}).",
+            remedy="Convert it again with llama.cpp's converter, or deploy with engine roundhouse.",
+            field="engine",
+        )
+    for index in _part_tokens(tokenizer):
+        if index < len(kinds.data):
+            kinds.parts[kinds.data[index]][0] = gguf.TokenType.CONTROL
+    reader.data.flush()
 
 
 def _ends_within_character(text: bytes) -> bool:

@@ -162,7 +162,9 @@ def _draw_preview(look: BasePreview) -> None:
     half, full = facts.memory_bytes
     notes = [f"Weights in memory: about {size(half)} in 16-bit, {size(full)} in 32-bit (CPU)."]
     if facts.kind == "gguf":
-        notes.append("A GGUF file is converted to safetensors with the same values.")
+        if facts.quantisation:
+            notes.append(f"{plain(facts.quantisation)}, {facts.bits_per_weight} bits per weight.")
+        notes.append("It is converted to safetensors with the same values; engine llama.cpp serves the file itself.")
     if look.commit:
         notes.append(f"{plain(look.revision or 'main')} is commit `{look.commit[:12]}`.")
     if facts.licence and facts.licence != _first(facts.licence):

@@ -146,6 +146,11 @@ def _draw_origin(checkpoint: CheckpointView) -> None:
     with st.container(gap=None):
         st.caption(f":material/license: Licence: {licence}")
         st.caption(f":material/input: Source: {source}{pinned}")
+        if checkpoint.facts.quantisation:
+            st.caption(
+                f":material/compress: GGUF: {plain(checkpoint.facts.quantisation)},"
+                f" {checkpoint.facts.bits_per_weight} bits per weight; engine llama.cpp serves it as it is"
+            )
 
 
 def _draw_next(ctx: Context, checkpoint: CheckpointView) -> None:

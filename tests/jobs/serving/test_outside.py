@@ -17,9 +17,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gguf
 import psutil
 import pytest
 import torch
+from tokenizers.pre_tokenizers import ByteLevel
 
 from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.serving.protocol import (
@@ -36,12 +38,14 @@ from backend.domain.serving.protocol import (
 from backend.errors import InvalidInput, JobFailed, Unavailable
 from backend.infra.engines import INSTALLATIONS, engine_command
 from backend.infra.replicas import ReplicaRefused
+from jobs.modeling.gguf.convert import convert_gguf
 from jobs.reporter import FileReporter
 from jobs.serving import engines
 from jobs.serving.engines import as_lark
 from jobs.serving.replica import choose_engine, run
 from tests.support.installation import is_alive
 from tests.support.jobs import make_spec
+from tests.support.networks.base_folders import save_gguf
 from tests.support.networks.serving_networks import make_llama, make_mamba, save_adapter, save_checkpoint
 from tests.support.serving_replica import TOKEN, RunningReplica, eventually, stream_events
 
@@ -333,6 +337,24 @@ def test_a_checkpoint_is_written_as_gguf_once(stand: Stand) -> None:
     models = {note["arguments"][note["arguments"].index("--model") + 1] for note in stand.notes()}
     (model,) = models
     assert [str(path) for path in (stand.folder / "prepared").rglob("*.gguf")] == [model]
+
+
+@only_llama_cpp
+def test_the_gguf_file_of_a_base_is_served_as_it_is(stand: Stand) -> None:
+    file = save_gguf(stand.folder / "x.gguf", words=["<|end|>", *sorted(ByteLevel.alphabet())])
+    convert_gguf(file, stand.folder / "base")
+    stand.behave(dies=0)
+    with pytest.raises(JobFailed):
+        stand.run_here(checkpoint="base")
+    (note,) = stand.notes()
+    served, own = (gguf.GGUFReader(path) for path in (note["arguments"][note["arguments"].index("--model") + 1], file))
+    assert [one.name for one in served.tensors] == [one.name for one in own.tensors]
+    for mine, theirs in zip(served.tensors, own.tensors, strict=True):
+        assert mine.tensor_type == theirs.tensor_type
+        assert mine.data.tobytes() == theirs.data.tobytes()
+    words, kinds = (served.get_field(f"tokenizer.ggml.{name}").contents() for name in ("tokens", "token_type"))
+    silent = {word for word, kind in zip(words, kinds, strict=True) if kind == gguf.TokenType.CONTROL}
+    assert {"<|end|>", "Ã", "Ġ"} & silent == {"<|end|>", "Ã"}  # 0xC3 begins a character, Ġ is a space
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,15 @@ GGUF_FILES = {
         "claims a list of",
     ),
     "lists in lists": (gguf(num_values=1, values=text("x") + struct.pack("<IIQ", 9, 9, 2)), "list of lists"),
+    "numbers that are not known": (
+        gguf(num_values=1, values=ARCHITECTURE, num_tensors=1, more=text("t") + struct.pack("<IQIQ", 1, 32, 999, 0)),
+        r"format that is not known \(999\).* Add a file of another quantisation, such as Q4_K_M",
+    ),
+    "numbers that can't be converted": (
+        gguf(num_values=1, values=ARCHITECTURE, num_tensors=1, more=text("t") + struct.pack("<IQIQ", 1, 32, 41, 0))
+        + bytes(64),
+        "format Q1_0, which can't be converted to safetensors.* Add a file of another quantisation",
+    ),
     "no tensors": (gguf(num_values=1, values=ARCHITECTURE, more=bytes(64)), "holds no model"),
     "tensors that are cut": (
         gguf(num_values=1, values=ARCHITECTURE, num_tensors=1, more=text("t") + struct.pack("<IQIQ", 1, 1000, 0, 0)),

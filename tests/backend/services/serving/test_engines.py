@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Checkpoint, Deployment, Job, Replica
 from backend.domain.checkpoints.export_formats import GGUF_FAMILIES
 from backend.domain.jobs.gauges import MachineGauges, ReplicaReport
+from backend.domain.jobs.results import CheckpointFacts
 from backend.domain.serving.canary import CanaryRules
 from backend.domain.serving.engines import SERVERS, places_of
 from backend.domain.serving.options import DeploymentOptions
@@ -72,6 +73,15 @@ def test_what_llama_cpp_lacks_is_refused_with_the_option_and_the_cure(ctx: Conte
             deploy_llama(ctx, checkpoint, **options)
         assert caught.value.field == field
         assert "engine roundhouse" in str(caught.value.remedy)
+
+
+def test_llama_cpp_serves_the_gguf_file_of_a_base_of_any_family(ctx: Context) -> None:
+    phi = add(ctx, "phi", family="phi3")
+    with ctx.db.write() as session:
+        session.get_one(Checkpoint, phi).facts = CheckpointFacts(quantisation="Q4_K_M", bits_per_weight=4.9)
+    deploy_llama(ctx, phi)
+    with pytest.raises(InvalidInput, match="engine vllm can't serve a model of the family phi3"):
+        deploy(ctx, checkpoint_id=phi, name="v", config={"engine": "vllm"}, person=LOCAL)
 
 
 def test_what_vllm_lacks_is_refused_with_the_option_and_the_cure(ctx: Context) -> None:

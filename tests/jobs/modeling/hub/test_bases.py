@@ -103,6 +103,8 @@ def test_a_gguf_file_of_a_repository_is_converted(hub: HubServer, tmp_path: Path
     result = add(tmp_path, hub="tiny/packed")
     assert (result["family"], result["context"], result["licence"]) == ("llama", 64, "apache-2.0")
     assert result["revision"] == commit_id(folder)
+    assert (result["quantisation"], result["bits_per_weight"]) == ("F32", 32.0)
+    assert (tmp_path / result["folder"] / "model.gguf").read_bytes() == (folder / "packed-Q8.gguf").read_bytes()
     shutil.copy(folder / "packed-Q8.gguf", folder / "packed-Q4.gguf")
     with pytest.raises(InvalidInput, match="2 GGUF files"):
         add(tmp_path, hub="tiny/packed", job="two")
