@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -21,13 +23,15 @@ from backend.domain.estimates.prices import DevicePrices
 from backend.domain.openai_servers import JUDGE_KEY
 from backend.errors import Conflict
 from backend.infra.artifacts import Artifacts
+from backend.infra.compute.base import ComputeProvider
+from backend.infra.compute.slurm import Slurm
 from backend.infra.engines import INSTALLATIONS
 from backend.infra.files.private import set_private_umask, tighten_database, tighten_home
 from backend.infra.hosts import HostRules, make_host_rules
 from backend.infra.notifier import Notifier
 from backend.infra.queue import JobQueue
 from backend.services.context import Context, OperatorPolicy
-from backend.settings import Settings
+from backend.settings import PROJECT, Settings
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -77,7 +81,25 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
         sign_in=settings.needs_sign_in,
         data_path=settings.data_path,
         model_path=settings.model_path,
+        providers=make_providers(settings),
     )
+
+
+def make_providers(settings: Settings) -> tuple[ComputeProvider, ...]:
+    """Return the compute providers that the settings name."""
+    if not settings.slurm_partitions:
+        return ()
+    own = (sys.executable, "-m", "backend.cli.main", "worker")
+    slurm = Slurm(
+        partitions=settings.slurm_partitions,
+        account=settings.slurm_account,
+        options=tuple(shlex.split(settings.slurm_options)),
+        worker=tuple(shlex.split(settings.slurm_worker)) or own,
+        directory=PROJECT,
+        folder=settings.home / "run",
+        environment=tuple(sorted(settings.worker_environment.items())),
+    )
+    return (slurm,)
 
 
 @lru_cache(maxsize=1)

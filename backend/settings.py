@@ -30,6 +30,28 @@ SOCKET = "valkey.sock"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 YES, NO = frozenset({"1", "true", "yes", "on"}), frozenset({"", "0", "false", "no", "off"})
 MAX_SOCKET_PATH_BYTES = 100
+WORKER_VARIABLES = (
+    "REDIS_URL",
+    "DATA_PATH",
+    "MODEL_PATH",
+    "HF_ENDPOINT",
+    "HF_TOKEN",
+    *(
+        f"ROUNDHOUSE_{name}"
+        for name in (
+            "SECRET_KEY",
+            "LEASE_S",
+            "CANCEL_GRACE_S",
+            "MAX_ATTEMPTS",
+            "TRAIN_NICE",
+            "JOB_MEMORY_MB",
+            "KEEP_FREE_MB",
+            "RUN_CODE",
+            "SAVE_GRACE_S",
+        )
+    ),
+)
+"""Variables that reach the workers which a compute provider starts."""
 
 
 class Settings(BaseSettings):
@@ -142,6 +164,32 @@ class Settings(BaseSettings):
             " alone; on another machine of a cluster, its address or name on the cluster's model."
         ),
     )
+    save_grace_s: float = Field(
+        default=25.0,
+        ge=0,
+        description=(
+            "Seconds in which a worker that a cluster started saves a run when it is asked to end, as before a"
+            " preemption; at most the partition's GraceTime."
+        ),
+    )
+    slurm_partitions: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description=(
+            "Partitions of Slurm that runs can be sent to, with commas, or * for all (docs/slurm.md); set for a worker"
+            " on a machine with sbatch and squeue."
+        ),
+    )
+    slurm_account: str = Field(default="", description="Account that jobs in Slurm are charged to.")
+    slurm_options: str = Field(
+        default="", description="More options of sbatch, such as `--qos=long --time=1-0 --mem=64G`."
+    )
+    slurm_worker: str = Field(
+        default="",
+        description=(
+            "Command that starts a worker on a node, such as `/opt/roundhouse/bin/roundhouse worker`; when empty, this"
+            " installation's own Python, which nodes must see at the same path."
+        ),
+    )
     train_nice: int = Field(
         default=5, ge=0, le=19, description="Niceness of training and evaluation, so that pages stay fast beside them."
     )
@@ -240,7 +288,7 @@ class Settings(BaseSettings):
     def _make_absolute(cls, value: Path) -> Path:
         return value.absolute()  # the programs of an installation start in another folder than `roundhouse up`
 
-    @field_validator("allowed_hosts", "alert_email_to", mode="before")
+    @field_validator("allowed_hosts", "alert_email_to", "slurm_partitions", mode="before")
     @classmethod
     def _split_hosts(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -342,6 +390,14 @@ class Settings(BaseSettings):
         GPU.
         """
         return {"train": max(num_gpus, self.cpu_jobs), "eval": max(num_gpus, 1), "serve": self.replica_slots, "cpu": 2}
+
+    @property
+    def worker_environment(self) -> dict[str, str]:
+        """The variables that a worker on a node of a cluster needs: where the installation is, and what was set here of
+        the rest.
+        """
+        given = {name: os.environ[name] for name in WORKER_VARIABLES if name in os.environ}
+        return {**given, "ROUNDHOUSE_HOME": str(self.home), "DATABASE_URL": self.database_url}
 
     @property
     def artifacts(self) -> Path:

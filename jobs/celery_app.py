@@ -96,6 +96,8 @@ def _start_heartbeat(sender: Any, **_: Any) -> None:
         threading.Thread(
             target=run_monitor, args=(get_context(), JobThreads.stopping), daemon=True, name="monitor"
         ).start()
+    if get_context().providers:
+        threading.Thread(target=_submission_loop, daemon=True, name="submissions").start()
     if "serve" in queues:
         from backend.services.serving.upstreams import watch_upstreams  # imports an HTTP client
 
@@ -135,6 +137,20 @@ def _heartbeat_loop(queues: list[str]) -> None:
         except Exception as error:  # the heartbeat must survive a locked database and a missing broker
             log.warning("heartbeat missed: %s", error)
         heart_stopped.wait(settings.sweep_s)
+
+
+def _submission_loop() -> None:
+    """Order workers from compute providers, which may take long to answer, as one worker at a time."""
+    from backend.services.jobs.submissions import tend_submissions
+
+    ctx = get_context()
+    while not heart_stopped.wait(settings.sweep_s):
+        for provider in ctx.providers:
+            try:
+                if take_duties(ctx, [provider.name], every_s=0.9 * settings.sweep_s):
+                    tend_submissions(ctx, provider)
+            except Exception as error:  # it must survive a locked database
+                log.warning("submissions to %s failed: %s", provider.name, error)
 
 
 def _beat(queues: list[str]) -> None:

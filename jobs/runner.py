@@ -33,7 +33,7 @@ from backend.domain.jobs.events import (
 )
 from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.jobs.records import JobFailure, JobResult, Payload
-from backend.domain.jobs.results import RESULTS
+from backend.domain.jobs.results import RESULTS, TrainResult
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import InvalidInput, RoundhouseError
 from backend.services import job_events as outcomes
@@ -91,12 +91,18 @@ class Interrupted(Exception):
 
 
 def execute(
-    ctx: Context, claim: Claim[StoredPayload], *, nice: int = 0, stopping: threading.Event | None = None
+    ctx: Context,
+    claim: Claim[StoredPayload],
+    *,
+    nice: int = 0,
+    stopping: threading.Event | None = None,
+    save_s: float = 0.0,
 ) -> Status | None:
     """Run a claimed job to its end. Returns the terminal status, or None when the attempt was fenced off or put back.
 
-    When `stopping` is set, the child is ended and the job is put back at once. The thread that calls this must outlive
-    the child, which the kernel kills with it.
+    When `stopping` is set, the child is ended and the job is put back: at once, or for a run after it has saved a
+    checkpoint, for which it has `save_s`. The thread that calls this must outlive the child, which the kernel kills
+    with it.
     """
     folder = ctx.artifacts.job_folder(claim.job_id) / f"attempt-{claim.attempt}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +118,7 @@ def execute(
         _record_leftovers(ctx, ready)
         child = _start_child(ctx, ready, folder, nice=nice)
         tracker = start_tracking(ready.payload, folder)
-        ended = _Watch(ctx, ready, folder, child, stopping or threading.Event()).until_exit()
+        ended = _Watch(ctx, ready, folder, child, stopping or threading.Event(), save_s=save_s).until_exit()
         return _record_end(ctx, ready, folder, ended)
     except Fenced:
         log.warning("attempt %s of job %s was fenced off", claim.attempt, claim.job_id)
@@ -228,7 +234,11 @@ class _Watch:
         folder: Path,
         child: subprocess.Popen[bytes],
         stopping: threading.Event,
+        *,
+        save_s: float,
     ) -> None:
+        self.save_s = save_s if claim.kind is JobKind.TRAIN else 0.0
+        self.save_until: float | None = None
         self.ctx, self.claim, self.folder, self.child, self.stopping = ctx, claim, folder, child, stopping
         self.events = Tail(folder / "events.jsonl")
         self.output = Tail(folder / "output.log")
@@ -246,9 +256,11 @@ class _Watch:
         started = time.monotonic()
         while True:
             exited = self.child.poll() is not None
-            if self.stopping.is_set() and not exited:
+            if self.stopping.is_set() and not exited and not self._may_save():
                 raise Interrupted
             if not self._ship() and exited:
+                if self._has_saved():
+                    raise Interrupted
                 break
             self._pass_on_stop()
             if not exited and (error := self.memory.check()) is not None:
@@ -259,6 +271,20 @@ class _Watch:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self.child.wait(TICK_S)
         return Ended(self.child.returncode, self.result, self.error, self.stopped_by, time.monotonic() - started)
+
+    def _may_save(self) -> bool:
+        """Ask the child once to save and end because the worker stops; return whether it still has time for that."""
+        if self.save_until is None:
+            self.save_until = time.monotonic() + self.save_s
+            if self.save_s and self.stopped_by is None:
+                log.warning("job %s saves a checkpoint before it is given back", self.claim.job_id)
+                (self.folder / "control").write_text("stop_and_save")
+        return time.monotonic() < self.save_until
+
+    def _has_saved(self) -> bool:
+        """Return whether the child ended because the worker stops, and its job has more to do."""
+        is_cut = isinstance(self.result, TrainResult) and self.result.stopped is not None
+        return self.save_until is not None and self.stopped_by is None and is_cut
 
     def _ship(self) -> bool:
         """Record new events; return whether there were any. A busy or unreachable database is retried while the lease

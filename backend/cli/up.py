@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import psutil
 import typer
@@ -23,12 +23,13 @@ from backend.cli.output import JsonFlag, command, emit, fail, note
 from backend.cli.processes import broker_program, pid_file, running_pid, web_programs, worker_program
 from backend.cli.supervision import STOP_TIMEOUT_S, answers, supervise
 from backend.domain.jobs.states import QUEUES
-from backend.errors import RoundhouseError
+from backend.errors import InvalidInput, RoundhouseError
 from backend.infra.hosts import WILDCARDS, reachable_host
 from backend.settings import PROJECT, Settings
 
 app = typer.Typer()
 READY_TIMEOUT_S = 180.0
+UNIT_S = {"s": 1, "m": 60, "h": 3600}
 
 
 @app.command()
@@ -165,12 +166,20 @@ def _has_ended(process: psutil.Process) -> bool:
 @command
 def worker(
     queues: Annotated[str, typer.Option(help="Queues to serve, separated by commas.")] = ",".join(QUEUES),
+    for_job: Annotated[
+        str | None, typer.Option("--for", help="Serve this job alone, as workers that a cluster starts do.")
+    ] = None,
+    until_idle: Annotated[
+        str, typer.Option(help="With --for: leave after this long without work, such as 90s or 10m.")
+    ] = "10m",
     as_json: JsonFlag = False,
 ) -> None:
     """Serve queues on this machine. Needs DATABASE_URL, REDIS_URL and ROUNDHOUSE_HOME (the shared artifacts) of the
     installation.
     """
     settings = Settings()
+    if for_job is not None:
+        _serve_job(for_job, idle_s=parse_seconds(until_idle))
     names = [part.strip() for part in queues.split(",") if part.strip()]
     unknown = [part for part in names if part not in QUEUES]
     if unknown:
@@ -184,3 +193,21 @@ def worker(
         )
     note(f"Serving {', '.join(names)}. Ctrl-C stops.")
     supervise([[worker_program(settings, names)]], settings, name=f"worker-{os.getpid()}")
+
+
+def _serve_job(job_id: str, *, idle_s: float) -> NoReturn:
+    """Become the worker of one job. Raises NotFound."""
+    from backend.bootstrap import get_context
+    from backend.services.jobs.jobs import get_job
+
+    get_job(get_context(), job_id)
+    os.chdir(PROJECT)
+    os.execv(sys.executable, [sys.executable, "-m", "jobs.job_worker", job_id, str(idle_s)])  # noqa: S606
+
+
+def parse_seconds(text: str) -> float:
+    """Read a duration such as 90s, 10m or 2h. Raises InvalidInput."""
+    number, unit = text.strip()[:-1], text.strip()[-1:]
+    if unit not in UNIT_S or not number.isdecimal():
+        raise InvalidInput(f"{text!r} is no duration.", remedy="Write a number and s, m or h, such as 10m.")
+    return float(number) * UNIT_S[unit]

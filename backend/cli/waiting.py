@@ -21,7 +21,7 @@ def wait_for_job(ctx: Context, job_id: str, *, quiet: bool = False) -> JobView:
     otherwise.
     """
     job = get_job(ctx, job_id)
-    if not has_worker(ctx, job.queue) and job.status is Status.QUEUED:
+    if job.placement is None and not has_worker(ctx, job.queue) and job.status is Status.QUEUED:
         if job.depends_on:
             wait_for_job(ctx, job.depends_on, quiet=quiet)
         note(f"No worker serves the queue `{job.queue}`: running the job here.")

@@ -25,10 +25,12 @@ from backend.db.tables_jobs import (
     MetricBlock,
     MetricName,
     MetricPoint,
+    Provider,
     Run,
     RunGroup,
     Sample,
     Slot,
+    Submission,
     Worker,
 )
 from backend.db.tables_monitoring import (
@@ -112,6 +114,7 @@ __all__ = [
     "Prompt",
     "PromptMatrix",
     "PromptVersion",
+    "Provider",
     "Rater",
     "RaterExclusion",
     "Replica",
@@ -127,6 +130,7 @@ __all__ = [
     "ShadowComparison",
     "Slot",
     "StoredResponse",
+    "Submission",
     "Suite",
     "SuiteResult",
     "Table",

@@ -12,6 +12,7 @@ from backend.db.base import Table, new_id, utc_now
 from backend.db.documents import Document
 from backend.domain.jobs.events import ProgressEvent
 from backend.domain.jobs.gauges import MachineGauges
+from backend.domain.jobs.placement import Partition, SubmissionState
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import MeasurementFacts
 from backend.domain.training.config import RunConfig
@@ -43,6 +44,7 @@ class Job(Table):
     restarts_forever: Mapped[bool] = mapped_column(default=False)
     idempotency_key: Mapped[str | None] = mapped_column(String(80), unique=True)
     depends_on_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
+    placement: Mapped[str | None] = mapped_column(String(100))  # slurm:gpu; None: any worker of the installation
     stop_request: Mapped[str | None] = mapped_column(String(20))
     stop_requested_at: Mapped[datetime | None]
     owner: Mapped[str | None] = mapped_column(String(120))
@@ -56,6 +58,34 @@ class Job(Table):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+class Provider(Table):
+    """A compute provider as it last answered: its partitions, or why there are none."""
+
+    __tablename__ = "providers"
+    name: Mapped[str] = mapped_column(String(20), primary_key=True)
+    partitions: Mapped[list[Partition]] = mapped_column(default=list)
+    problem: Mapped[str] = mapped_column(Text, default="")
+    checked_at: Mapped[datetime]
+
+
+class Submission(Table):
+    """A worker ordered from a compute provider for an attempt of a job: the nth, which is part of its key there.
+
+    `state`, `word` and `reason` are the provider's, and advice: the job's lease decides what runs.
+    """
+
+    __tablename__ = "submissions"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    attempt: Mapped[int]  # of the job when it was submitted: a claim raises it
+    external_id: Mapped[str | None] = mapped_column(String(40))
+    state: Mapped[str] = mapped_column(String(10), default=SubmissionState.WAITING.value, index=True)
+    word: Mapped[str] = mapped_column(String(40), default="")
+    reason: Mapped[str] = mapped_column(String(200), default="")
+    submitted_at: Mapped[datetime] = mapped_column(default=utc_now)
+    missed_at: Mapped[datetime | None]  # since when the provider does not know it
 
 
 class Run(Table):

@@ -15,6 +15,7 @@ from backend.db.engine import Database
 from backend.domain.estimates.prices import DevicePrices
 from backend.errors import NotAllowed
 from backend.infra.artifacts import Artifacts
+from backend.infra.compute.base import ComputeProvider
 from backend.infra.hosts import is_loopback_host
 from backend.infra.notifier import Notifier
 from backend.infra.queue import JobQueue
@@ -60,6 +61,7 @@ class Context:
     sign_in: bool = False
     data_path: Path | None = None
     model_path: Path | None = None
+    providers: tuple[ComputeProvider, ...] = ()
 
     def who_reaches(self, url: str) -> str:
         """Return that an address of this installation opens on this machine alone, and what to set; empty where others

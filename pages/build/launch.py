@@ -36,6 +36,7 @@ from pages.components.training.launch_checks import (
     mark_fields,
     pinned_config,
 )
+from pages.components.training.placement import draw_placement_choice
 from pages.components.training.row_preview import draw_row_preview
 from pages.components.training.run_form import LAST_VALID, FormState, draw_run_form, fill_form, start_form
 from pages.components.training.sweep_form import draw_sweep_form, draw_sweep_preview
@@ -183,9 +184,11 @@ def launch(
     expected: Forecast,
     parent: RunDetail | None,
     suites: Sequence[SuiteChoice],
+    placement: str | None,
 ) -> None:
     """Launch the form's run. The key is made of the form, so that a double click launches one run."""
-    key = hashlib.sha256(f"{st.session_state['launch_nonce']}{config.model_dump_json()}".encode()).hexdigest()[:40]
+    form = f"{st.session_state['launch_nonce']}{placement or ''}{config.model_dump_json()}"
+    key = hashlib.sha256(form.encode()).hexdigest()[:40]
     with errors_shown():
         run = launch_run(
             ctx,
@@ -196,6 +199,7 @@ def launch(
             parent=parent.run.id if parent else None,
             warnings=expected.warnings,
             suites=suites,
+            placement=placement,
         )
         forget_draft(ctx, person)
         st.switch_page(routes.RUN, query_params={"run": run.id})
@@ -222,6 +226,7 @@ def draw_one_run(ctx: Context, person: Person) -> None:
             draw_launch_problem(problem)
         accepted = draw_warnings(expected.warnings) if expected else False
         suites = draw_suite_choice(ctx)
+        placement = draw_placement_choice(ctx)
         label = launch_label(form, problem, accepted=accepted)
         ready = config is not None and expected is not None and accepted
         clicked = st.button(
@@ -232,7 +237,7 @@ def draw_one_run(ctx: Context, person: Person) -> None:
             disabled=not ready,
         )
         if clicked and config is not None and expected is not None:
-            launch(ctx, person, config, expected, parent, suites)
+            launch(ctx, person, config, expected, parent, suites, placement)
     with right:
         if config is not None:
             if parent is not None:

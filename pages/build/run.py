@@ -18,6 +18,7 @@ from pages.components.evaluation.run_scores import draw_run_scores
 from pages.components.frame import empty_state, live_part, object_heading, page_frame
 from pages.components.links import back_link, chat_endpoints
 from pages.components.training.held_out import draw_held_out
+from pages.components.training.placement import draw_waiting
 from pages.components.training.run import (
     draw_checkpoints,
     draw_editor,
@@ -53,7 +54,10 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
     if run.status is Status.FAILED and not is_broken:
         draw_failure(run)
     elif run.status is Status.QUEUED:
-        draw_queue_place(detail)
+        if detail.job is not None and detail.job.placement:
+            live_part(REFRESH_S)(lambda: draw_waiting(ctx, run))()
+        else:
+            draw_queue_place(detail)
     if not run.is_active and detail.checkpoints and not is_broken:
         newest = max(detail.checkpoints, key=lambda line: line.step or 0)
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):

@@ -5,11 +5,14 @@ and sweeps.
 from __future__ import annotations
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
-from backend.db.tables import RunGroup
+from backend.db.tables import Provider, RunGroup, Submission
+from backend.domain.jobs.placement import Partition
 from backend.domain.jobs.states import Status
 from backend.domain.training.config_fields import default_at, form_groups, list_paths, traits_of
 from backend.services.context import LOCAL, Context
+from backend.services.jobs.jobs import get_job
 from backend.services.training.sweeps import advance_sweeps, get_sweep, launch_sweep, read_sweep, sweep_detail
 from backend.services.training.views import get_run, list_runs, run_detail
 from pages.components.training.config_fields import fields_in, with_labels
@@ -247,3 +250,35 @@ def test_a_sweeps_page_shows_its_best_run_stops_it_and_is_never_blank(site: Cont
     assert page.title[0].value == "Runs"
     with site.db.read() as session:
         assert session.get_one(RunGroup, sweep.id).archived_at is not None
+
+
+def plain_words(page: AppTest) -> str:
+    """Return what a page says, without the escapes of Markdown."""
+    return words(page).replace("\\", "")
+
+
+def test_a_run_is_sent_to_a_cluster_that_answers(site: Context) -> None:
+    """The choice is there once a cluster is set up; a cluster that fails is named with the cause, and not offered."""
+    add_parts(site)
+    assert "launch_placement" not in {box.key for box in open_form().selectbox}
+    partitions = [Partition(name="gpu", num_nodes=4, num_gpus=8), Partition(name="old", is_up=False)]
+    with site.db.write() as session:
+        session.add(Provider(name="slurm", partitions=partitions, problem="", checked_at=site.now()))
+    page = open_form()
+    choice = page.selectbox(key="launch_placement")
+    assert choice.options == ["Slurm: gpu (4 nodes, 8 GPUs each)"]
+    choice.select_index(0).run()
+    page.button(key="launch_go").click().run()
+    (run,) = list_runs(site)
+    assert (run.line, get_job(site, run.job_id or "").placement) == ("Waiting for Slurm: gpu", "slurm:gpu")
+    with site.db.write() as session:
+        session.add(
+            Submission(job_id=run.job_id, number=1, attempt=0, external_id="4711", word="PENDING", reason="Resources")
+        )
+    assert "Slurm: gpu, job 4711. Slurm says: Resources." in plain_words(open_page("build/run.py", run=run.id))
+    with site.db.write() as session:
+        session.get_one(Provider, "slurm").problem = "Slurm does not answer: connect failure"
+    page = open_form()
+    assert "launch_placement" not in {box.key for box in page.selectbox}
+    assert "Slurm is not offered: Slurm does not answer: connect failure" in plain_words(page)
+    assert "Slurm does not answer: connect failure" in plain_words(open_page("build/run.py", run=run.id))

@@ -29,6 +29,7 @@ from backend.services.estimates.probes import launch_probe
 from backend.services.evaluation.open_suites import SuiteChoice
 from backend.services.evaluation.suites import get_suite
 from backend.services.jobs.devices import find_device
+from backend.services.jobs.placements import describe_waiting
 from backend.services.metrics.points import last_values
 from backend.services.training.diagnosis import diagnose_run
 from backend.services.training.imported_runs import import_log_path
@@ -54,6 +55,9 @@ def launch(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept all warnings.")] = False,
     suite: Annotated[str | None, typer.Option(help="Suite of benchmarks to evaluate the run's checkpoints on.")] = None,
     suite_at: Annotated[Moment, typer.Option(help="When: at the end of the run, or at each checkpoint.")] = Moment.END,
+    on: Annotated[
+        str | None, typer.Option(help="Partition of a cluster to run on, such as slurm:gpu; else the workers here.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Launch a run from a recipe. Warnings are printed first; at a terminal they must be accepted, unless --yes is
@@ -74,6 +78,7 @@ def launch(
         parent=parent,
         warnings=expected.warnings,
         suites=[SuiteChoice(get_suite(ctx, suite).id, suite_at)] if suite else (),
+        placement=on,
     )
     _finish(ctx, run, wait=wait, as_json=as_json, warnings=expected.warnings)
 
@@ -153,6 +158,8 @@ def show(run: Annotated[str, typer.Argument(help="Name or id.")], as_json: JsonF
     detail = run_detail(ctx, run)
     data = describe_detail(ctx, detail)
     lines = [f"{detail.run.name}  {detail.run.status}  {detail.run.line}"]
+    if detail.run.job_id and (waiting := describe_waiting(ctx, detail.run.job_id)) is not None:
+        lines.append(f"  {waiting.sentence}")
     lines += [f"  {metric}: {value['value']:.6g} (step {value['step']})" for metric, value in data["metrics"].items()]
     lines += [f"  checkpoint: {checkpoint['name']}" for checkpoint in data["checkpoints"]]
     lines += [f"  {finding['severity']}: {finding['sentence']} {finding['cause']}" for finding in data["findings"]]

@@ -75,9 +75,11 @@ def claim_next(
     host: str,
     devices: tuple[str, ...] = (),
     engines: Collection[str] = tuple(SERVERS),
+    job_id: str | None = None,
 ) -> Claim[StoredPayload] | None:
     """Claim the first eligible job of a queue, with the GPUs that it needs; None if there is none that fits. A replica
-    whose engine is not among `engines`, those that this machine can start, stays queued.
+    whose engine is not among `engines`, those that this machine can start, stays queued. Jobs that are placed on a
+    compute provider are left to the workers that it starts, each for one `job_id`.
 
     On a machine without GPUs, jobs that request `gpu` stay queued, and so do jobs of more GPUs than the machine has. A
     job that waits for more GPUs than are free reserves those that become free, or smaller jobs behind it would starve
@@ -87,7 +89,14 @@ def claim_next(
         try:
             with ctx.db.write() as session:
                 return _claim_fitting(
-                    session, ctx, queue, owner=owner, host=host, devices=devices, lacks=set(SERVERS) - set(engines)
+                    session,
+                    ctx,
+                    queue,
+                    owner=owner,
+                    host=host,
+                    devices=devices,
+                    lacks=set(SERVERS) - set(engines),
+                    job_id=job_id,
                 )
         except IntegrityError:  # another worker of this host took the GPU at the same moment (PostgreSQL)
             continue
@@ -103,6 +112,7 @@ def _claim_fitting(
     host: str,
     devices: tuple[str, ...],
     lacks: Collection[str],
+    job_id: str | None,
 ) -> Claim[StoredPayload] | None:
     now = ctx.now()
     free = _free_devices(session, host, devices, now)
@@ -110,6 +120,7 @@ def _claim_fitting(
     waiting = (
         select(Job.id, Job.device_request, Job.num_devices)
         .where(eligible(now), Job.queue == queue, Job.device_request.in_(requests))
+        .where(Job.placement.is_(None) if job_id is None else Job.id == job_id)
         .order_by(Job.priority, Job.created_at, Job.id)
     )
     if lacks and queue == QUEUE_OF[JobKind.REPLICA]:
@@ -121,10 +132,10 @@ def _claim_fitting(
     # Read without locks: a worker that locked what it only looks at would hide it from all others.
     fitting: dict[str, int] = {}
     left = free
-    for job_id, request, num_devices in session.execute(waiting.limit(MAX_CANDIDATES)):
+    for candidate, request, num_devices in session.execute(waiting.limit(MAX_CANDIDATES)):
         count = 0 if request == "cpu" else num_devices
         if count <= len(left):
-            fitting[job_id] = count
+            fitting[candidate] = count
         elif count <= len(devices):
             left = []  # reserved for this one
     chosen = _lock_first(session, fitting)
@@ -145,7 +156,8 @@ def _lock_first(session: Session, fitting: Collection[str]) -> str | None:
 def claim_job(ctx: Context, job_id: str, *, owner: str, host: str) -> Claim[StoredPayload] | None:
     """Claim one job by id, on the CPU; None if it is not eligible. The command line uses it where no worker runs."""
     with ctx.db.write() as session:
-        first = session.scalar(select(Job.id).where(Job.id == job_id, eligible(ctx.now())))
+        here = (Job.id == job_id, Job.placement.is_(None))
+        first = session.scalar(select(Job.id).where(*here, eligible(ctx.now())))
         return _take(session, ctx, first, owner=owner, host=host, device=None) if first else None
 
 

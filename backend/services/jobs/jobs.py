@@ -37,6 +37,7 @@ class JobView:
     error: JobFailure
     result: dict[str, Any]
     stop_request: str | None
+    placement: str | None
     depends_on: str | None
     created_at: datetime
     started_at: datetime | None
@@ -83,6 +84,7 @@ def add_job(
     device: Literal["auto", "cpu", "gpu"] = "auto",
     idempotency_key: str | None = None,
     depends_on: str | None = None,
+    placement: str | None = None,
     restarts_forever: bool = False,
     created_by: str | None = None,
 ) -> Job:
@@ -97,6 +99,7 @@ def add_job(
         num_devices=payload.num_devices,
         idempotency_key=idempotency_key,
         depends_on_id=depends_on,
+        placement=placement,
         restarts_forever=restarts_forever,
         max_attempts=ctx.policy.max_attempts,
         created_by=created_by,

@@ -37,7 +37,7 @@ def queue_ahead(ctx: Context, job_id: str) -> JobsAhead:
     """Return the jobs that run or wait before a queued job in its queue. Empty when it isn't queued."""
     with ctx.db.read() as session:
         job = session.get(Job, job_id)
-        if job is None or job.status != Status.QUEUED:
+        if job is None or job.status != Status.QUEUED or job.placement:
             return JobsAhead()
         before = tuple_(Job.priority, Job.created_at, Job.id) < tuple_(job.priority, job.created_at, job.id)
         return _ahead(session, job.queue, before)
@@ -51,8 +51,9 @@ def ahead_of_new(ctx: Context, queue: str, *, priority: int) -> JobsAhead:
 
 def _ahead(session: Session, queue: str, before: Any) -> JobsAhead:
     in_order = (Job.priority, Job.created_at, Job.id)
-    runs = select(Job).where(Job.queue == queue, Job.status.in_([Status.RUNNING, Status.CANCELLING]))
-    waits = (Job.queue == queue, Job.status == Status.QUEUED, before)
+    here = (Job.queue == queue, Job.placement.is_(None))
+    runs = select(Job).where(*here, Job.status.in_([Status.RUNNING, Status.CANCELLING]))
+    waits = (*here, Job.status == Status.QUEUED, before)
     running = session.scalars(runs.order_by(Job.status.desc(), *in_order)).all()
     waiting = session.scalars(select(Job).where(*waits).order_by(*in_order).limit(MAX_LISTED)).all()
     num_waiting = len(waiting)
@@ -67,7 +68,7 @@ def queue_positions(session: Session, queued: Sequence[Job]) -> dict[str, int]:
         return {}
     in_order = (Job.status == Status.QUEUED, Job.priority, Job.created_at, Job.id)
     number = func.row_number().over(partition_by=Job.queue, order_by=in_order).label("number")
-    active = Job.status.in_(ACTIVE), Job.queue.in_({job.queue for job in queued})
+    active = Job.status.in_(ACTIVE), Job.queue.in_({job.queue for job in queued}), Job.placement.is_(None)
     ranked = select(Job.id, number).where(*active).subquery()
     rows = session.execute(select(ranked).where(ranked.c.id.in_([job.id for job in queued])))
     return {job_id: position - 1 for job_id, position in rows}

@@ -124,5 +124,6 @@ def _send_missing(ctx: Context, report: Recovery) -> None:
 
 
 def _count_eligible(session: Session, ctx: Context, queue: str) -> int:
-    first = select(Job.id).where(eligible(ctx.now()), Job.queue == queue).limit(MAX_WAKE_UPS)
+    here = (eligible(ctx.now()), Job.queue == queue, Job.placement.is_(None))
+    first = select(Job.id).where(*here).limit(MAX_WAKE_UPS)
     return session.scalar(select(func.count()).select_from(first.subquery())) or 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 
 from backend.db.tables import Job, Run
+from backend.domain.jobs.placement import parse_placement
 from backend.domain.jobs.progress import format_progress, read_progress
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.services.context import Context, Person
@@ -94,6 +95,8 @@ def describe_state(status: Status, *, job: Job | None, last_step: int, ahead: in
     if status is Status.QUEUED:
         if job.attempt:
             return f"Worker lost; waiting to resume from the last checkpoint (attempt {job.attempt + 1})"
+        if job.placement:
+            return f"Waiting for {parse_placement(job.placement).label}"
         return "Next in the queue" if ahead == 0 else f"In the queue, {ahead} ahead"
     if status is Status.CANCELLING:
         return "Stopping and saving" if job.stop_request == "stop_and_save" else "Stopping"

@@ -21,6 +21,7 @@ from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.evaluation.open_suites import SuiteChoice, add_choice
 from backend.services.jobs.jobs import add_job, request_stop, wake
+from backend.services.jobs.placements import check_placement
 from backend.services.naming import rename, replace_notes
 from backend.services.training.events import forget_after
 from backend.services.training.parts import RunParts, require_disk, resolve_parts, training_payload
@@ -53,17 +54,20 @@ def launch_run(
     parent: str | None = None,
     warnings: Sequence[LaunchWarning] = (),
     suites: Sequence[SuiteChoice] = (),
+    placement: str | None = None,
 ) -> RunView:
     """Queue a run. The same `idempotency_key` returns the same run, so that a double click launches one run. It waits
     for a dataset or tokenizer that is still being made; `depends_on` names another job to wait for. `parts` are the
     config's parts, if the caller has resolved them. `group_id` is the run's row of `run_groups`, `parent` the run whose
-    config was copied, `warnings` the accepted warnings. Raises InvalidInput, NotFound or Conflict naming field, value
+    config was copied, `warnings` the accepted warnings, `placement` a partition of a compute provider such as
+    `slurm:gpu`. Raises InvalidInput, NotFound or Conflict naming field, value
     and cure; NotAllowed for a rater; Unavailable for a full disk.
     """
     require_builder(person)
     if idempotency_key and (again := _run_of_key(ctx, idempotency_key)) is not None:
         return again
     parts = parts or resolve_parts(ctx, config)
+    placement = check_placement(ctx, placement, config) if placement else None
     if depends_on and parts.wait_for and depends_on != parts.wait_for:
         raise Conflict(
             "This run would have to wait for two jobs at once.", remedy="Launch it when one of them is done."
@@ -79,6 +83,7 @@ def launch_run(
                 person=person,
                 key=idempotency_key,
                 depends_on=depends_on or parts.wait_for,
+                placement=placement,
                 tags=clean_tags(tags),
                 group_id=group_id,
                 parent_id=find_run(session, parent).id if parent else None,
@@ -227,6 +232,7 @@ def _insert(
     person: Person,
     key: str | None,
     depends_on: str | None,
+    placement: str | None,
     tags: list[str],
     group_id: str | None,
     parent_id: str | None,
@@ -249,6 +255,7 @@ def _insert(
         device=config.device,
         idempotency_key=key,
         depends_on=depends_on,
+        placement=placement,
         created_by=person.id,
     )
     session.add(
@@ -286,6 +293,7 @@ def _add_job_again(
         device=config.device,
         idempotency_key=key,
         depends_on=_unfinished(session, job.depends_on_id),
+        placement=job.placement,
         created_by=person.id,
     )
     run.config, run.job_id, run.archived_at = config, again.id, None

@@ -25,6 +25,7 @@ from pages.components.labels import OBJECTIVES
 from pages.components.links import chat_endpoints, draw_chat
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.settings_form import draw_notes
+from pages.components.training.placement import draw_placement
 from pages.components.words import size, when
 
 
@@ -66,6 +67,7 @@ def draw_facts(ctx: Context, detail: RunDetail) -> None:
             )
         for tag in run.tags:
             st.badge(plain(tag), color="gray")
+        draw_placement(ctx, run)
 
 
 def draw_imported_facts(ctx: Context, run: RunView) -> None:

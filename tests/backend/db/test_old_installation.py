@@ -55,7 +55,9 @@ SINCE = {
     "prompt_matrices",
     "prompt_versions",
     "prompts",
+    "providers",
     "saved_views",
+    "submissions",
 }
 """Tables made after revision 0023."""
 

@@ -20,7 +20,7 @@ from backend.domain.jobs.states import JobKind, Status
 from backend.errors import Conflict, NotAllowed
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs import queue_position, recovery
-from backend.services.jobs.claims import Claim, Fenced, claim_next, end_job, give_back, renew, requeue
+from backend.services.jobs.claims import Claim, Fenced, claim_job, claim_next, end_job, give_back, renew, requeue
 from backend.services.jobs.jobs import get_job, request_stop, stop_job
 from backend.services.jobs.queue_position import ahead_of_new, queue_ahead, queue_positions
 from backend.services.jobs.recovery import recover_jobs
@@ -380,3 +380,28 @@ class LostMessages:
     def publish(self, queue: str) -> bool:
         self.messages[queue] += 1
         return True
+
+
+def test_a_placed_job_waits_for_the_worker_that_was_started_for_it(ctx: Context, clock: Clock) -> None:
+    """No other worker takes it, the command line does not run it, nobody waits behind it, and no wake-up is sent."""
+    placed = submit(ctx, "on a cluster", placement="slurm:gpu", priority=1)
+    clock.advance(1)
+    here = submit(ctx, "here")
+    assert queue_ahead(ctx, here).count == 0
+    assert queue_ahead(ctx, placed).count == 0
+    with ctx.db.read() as session:
+        assert queue_positions(session, list(session.scalars(select(Job)))) == {here: 0}
+        assert recovery._count_eligible(session, ctx, "train") == 1
+    assert claim_job(ctx, placed, owner="cli", host="lab") is None
+    assert taken(ctx).job_id == here
+    for devices in ((), ("0", "1")):
+        assert claim(ctx, devices=devices) is None
+    assert claim_next(ctx, "train", owner="n1.7/train#9", host="n1.7", job_id="another") is None
+    own = claim_next(ctx, "train", owner="n1.7/train#9", host="n1.7", devices=("0",), job_id=placed)
+    assert own is not None
+    assert (own.job_id, own.device) == (placed, "0")
+    assert claim_next(ctx, "train", owner="n2.8/train#9", host="n2.8", job_id=placed) is None, "its lease is held"
+    give_back(ctx, own)
+    again = claim_next(ctx, "train", owner="n2.8/train#9", host="n2.8", job_id=placed)
+    assert again is not None
+    assert again.attempt == 2

@@ -1,0 +1,60 @@
+"""Compute providers: clusters that start a worker for one job on request. They never run a job themselves: its lease,
+events, stop and resume belong to the worker, and what a provider says of its own jobs is advice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from backend.domain.jobs.placement import Partition, SubmissionState
+
+
+@dataclass(frozen=True)
+class WorkerOrder:
+    """A worker for one job. The provider holds it under `key`; its output is written to a file of the shared home."""
+
+    key: str
+    job_id: str
+    partition: str
+    num_gpus: int
+    num_cpus: int
+    output: Path
+
+
+@dataclass(frozen=True)
+class Submission:
+    """An order as its provider sees it. `word` is the state in the provider's language, `reason` why it waits."""
+
+    id: str
+    key: str
+    state: SubmissionState
+    word: str
+    reason: str
+
+
+class ComputeProvider(Protocol):
+    """A cluster. Every method raises Unavailable if it does not answer."""
+
+    @property
+    def name(self) -> str:
+        """Return its name in placements."""
+
+    def check(self) -> Sequence[Partition]:
+        """Return the partitions that jobs may be sent to. Raises InvalidInput for one that does not exist."""
+
+    def submit(self, order: WorkerOrder) -> str:
+        """Order a worker, unless one of this key is there; return the provider's id of it. Raises InvalidInput with the
+        provider's text if it refuses the order.
+        """
+
+    def status(self) -> Sequence[Submission]:
+        """Return the orders of this installation that the provider knows, with those that ended a short while ago."""
+
+    def log(self, order_output: Path) -> Sequence[str]:
+        """Return the last lines that a worker wrote, before it took a job or instead."""
+
+    def cancel(self, submission_id: str) -> None:
+        """Withdraw an order, or end its worker. One that is over already is no error."""

@@ -1,0 +1,140 @@
+"""Placements: the partitions that a job can be sent to, and how an order for its worker stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import select
+
+from backend.db.tables import Job, Provider, Submission
+from backend.domain.jobs.placement import PROVIDERS, Placement, SubmissionState, parse_placement
+from backend.domain.jobs.states import Status
+from backend.domain.training.config import RunConfig
+from backend.domain.wording import plural
+from backend.errors import InvalidInput, Unavailable
+from backend.services.context import Context
+
+SILENT = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class PlacementChoice:
+    """A partition that a job can be sent to, with its nodes and GPUs as text."""
+
+    placement: Placement
+    detail: str
+
+
+@dataclass(frozen=True)
+class ProviderState:
+    """A provider's partitions, or why a job can't be sent there."""
+
+    name: str
+    choices: tuple[PlacementChoice, ...]
+    problem: str
+
+    @property
+    def title(self) -> str:
+        """Return its name on pages."""
+        return PROVIDERS.get(self.name, self.name)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A placed job that waits, as a sentence, and whether that needs an operator."""
+
+    sentence: str
+    is_stuck: bool = False
+
+
+def list_providers(ctx: Context) -> tuple[ProviderState, ...]:
+    """Return the providers that this installation has been set up for."""
+    with ctx.db.read() as session:
+        return tuple(_state(ctx, row) for row in session.scalars(select(Provider).order_by(Provider.name)))
+
+
+def _state(ctx: Context, row: Provider) -> ProviderState:
+    if row.problem:
+        return ProviderState(row.name, (), row.problem)
+    if ctx.now() - row.checked_at > SILENT:
+        problem = "No worker that submits to it has asked it for a minute. Start the worker that has its settings."
+        return ProviderState(row.name, (), problem)
+    choices = (
+        PlacementChoice(
+            Placement(row.name, partition.name),
+            plural(partition.num_nodes, "node")
+            + (f", {plural(partition.num_gpus, 'GPU')} each" if partition.num_gpus else ""),
+        )
+        for partition in row.partitions
+        if partition.is_up
+    )
+    return ProviderState(row.name, tuple(choices), "")
+
+
+def check_placement(ctx: Context, text: str, config: RunConfig) -> str:
+    """Return a placement that a run can be sent to. Raises InvalidInput for an unknown provider or partition and a run
+    over several machines, and Unavailable if the provider does not answer.
+    """
+    placement = parse_placement(text)
+    if config.devices.nodes > 1:
+        raise InvalidInput(
+            f"A run over {config.devices.nodes} machines can't be placed on {placement.title} yet.",
+            remedy="Choose devices of one machine (nodes: 1), or the workers of this installation.",
+            field="devices.nodes",
+        )
+    provider = next((one for one in list_providers(ctx) if one.name == placement.provider), None)
+    if provider is None:
+        raise InvalidInput(
+            f"This installation submits nothing to {placement.title}.",
+            remedy="Set ROUNDHOUSE_SLURM_PARTITIONS for a worker on a machine with Slurm's commands.",
+            field="placement",
+        )
+    if provider.problem:
+        raise Unavailable(f"{placement.title} can't take a job: {provider.problem}")
+    names = [choice.placement.partition for choice in provider.choices]
+    if placement.partition not in names:
+        raise InvalidInput(
+            f"{placement.title} has no partition {placement.partition!r} that is up.",
+            remedy=f"Choose one of {', '.join(names) or 'none: all are down'}.",
+            field="placement",
+        )
+    return str(placement)
+
+
+def describe_waiting(ctx: Context, job_id: str) -> Waiting | None:
+    """Return why a placed job waits, with the provider's own reason and its id of the order; None for any other job."""
+    with ctx.db.read() as session:
+        job = session.get(Job, job_id)
+        if job is None or job.placement is None or job.status != Status.QUEUED:
+            return None
+        placement = parse_placement(job.placement)
+        newest = select(Submission).where(Submission.job_id == job_id).order_by(Submission.number.desc()).limit(1)
+        row = session.scalar(newest)
+        provider = session.get(Provider, placement.provider)
+    state = _state(ctx, provider) if provider is not None else None
+    if state is None or state.problem:
+        return Waiting(f"{placement.label}. {state.problem if state else 'No worker submits to it.'}", is_stuck=True)
+    title = placement.title
+    if row is None or row.external_id is None:
+        return Waiting(f"{placement.label}. Submitted within seconds.")
+    order = f"{placement.label}, job {row.external_id}"
+    if row.missed_at is not None and row.state != SubmissionState.ENDED:
+        return Waiting(f"{order} is unknown to {title} now; another is submitted unless its worker takes the run.")
+    if row.state == SubmissionState.WAITING:
+        return Waiting(f"{order}. {title} says: {row.reason or row.word.capitalize()}.")
+    if row.state == SubmissionState.RUNNING:
+        return Waiting(f"{order} has started; its worker takes the run within seconds.")
+    end = f"{row.word} {row.reason}".strip()
+    return Waiting(f"{order} has ended ({end}); another is submitted within seconds.")
+
+
+def describe_order(ctx: Context, job_id: str) -> str:
+    """Return a placed job's placement with the provider's id of its newest order; empty for any other job."""
+    with ctx.db.read() as session:
+        job = session.get(Job, job_id)
+        if job is None or job.placement is None:
+            return ""
+        newest = select(Submission.external_id).where(Submission.job_id == job_id).order_by(Submission.number.desc())
+        external_id = session.scalar(newest.limit(1))
+    return parse_placement(job.placement).label + (f", job {external_id}" if external_id else "")

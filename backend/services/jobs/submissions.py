@@ -1,0 +1,212 @@
+"""Submissions: workers that a compute provider starts for the jobs placed on it. A duty of one worker at a time.
+
+The provider's states are advice. A job runs when a worker has claimed it, and is ordered again when it waits and no
+order is open. Each order is a row before it is made, so that two sweeps make one, and has a key, by which the provider
+finds an order whose answer was lost.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy import or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from backend.db.tables import Job, LogLine, Provider, Submission
+from backend.domain.jobs.placement import MAX_SUBMISSIONS, Partition, SubmissionState, parse_placement, submission_key
+from backend.domain.jobs.records import JobFailure
+from backend.domain.jobs.states import TERMINAL, Status
+from backend.errors import InvalidInput, RoundhouseError, Unavailable
+from backend.infra.compute.base import ComputeProvider, WorkerOrder
+from backend.infra.compute.base import Submission as Listed
+from backend.services.context import Context
+from backend.services.jobs.claims import eligible
+
+log = logging.getLogger(__name__)
+
+MAX_ORDERS = 50
+"""Workers ordered in one sweep."""
+UNANSWERED = timedelta(seconds=60)
+"""After that long an order without an id was lost on its way."""
+MISSED = timedelta(seconds=20)
+"""Time for a worker to take its job that a provider started and then forgot, as Slurm's controller does when killed."""
+LEAVES = timedelta(seconds=30)
+"""Time that a worker has to leave by itself after the end of its job."""
+
+
+def tend_submissions(ctx: Context, provider: ComputeProvider) -> None:
+    """Record what a provider says of its partitions and of open orders, withdraw those of ended jobs, and order workers
+    for jobs that wait.
+    """
+    try:
+        partitions, listed = provider.check(), {one.key: one for one in provider.status()}
+    except RoundhouseError as error:
+        _record_provider(ctx, provider.name, [], problem=str(error))
+        return
+    _record_provider(ctx, provider.name, list(partitions), problem="")
+    _follow(ctx, provider, listed)
+    for job_id in _due(ctx, provider.name):
+        try:
+            _order(ctx, provider, job_id, partitions={partition.name: partition for partition in partitions})
+        except Unavailable as error:
+            log.warning("job %s is submitted later: %s", job_id, error)
+            return
+
+
+def _record_provider(ctx: Context, name: str, partitions: list[Partition], *, problem: str) -> None:
+    with ctx.db.write() as session:
+        row = session.get(Provider, name)
+        if row is None:
+            row = Provider(name=name)
+            session.add(row)
+        row.partitions, row.problem, row.checked_at = partitions, problem, ctx.now()
+
+
+def _follow(ctx: Context, provider: ComputeProvider, listed: Mapping[str, Listed]) -> None:
+    """Write what became of each order that is open, or that the provider still holds."""
+    with ctx.db.read() as session:
+        rows = session.execute(
+            select(Submission, Job)
+            .join(Job, Job.id == Submission.job_id)
+            .where(Job.placement.startswith(f"{provider.name}:", autoescape=True))
+            .where(
+                or_(Submission.state != SubmissionState.ENDED, Submission.job_id.in_({_job_of(key) for key in listed}))
+            )
+            .order_by(Submission.job_id, Submission.number)
+        ).all()
+    newest = {row.job_id: row.number for row, _ in rows}
+    for row, job in rows:
+        now = ctx.now()
+        one = listed.get(submission_key(row.job_id, row.number))
+        if one is None:
+            _miss(ctx, row, job, now)
+            continue
+        is_needless = row.number < newest[row.job_id] or job.status in TERMINAL
+        if is_needless and _may_cancel(one, job, now):
+            provider.cancel(one.id)
+        reported = {"external_id": one.id, "state": one.state, "word": one.word, "reason": one.reason[:200]}
+        if row.missed_at is not None or any(getattr(row, name) != value for name, value in reported.items()):
+            _write(ctx, row, **reported, missed_at=None)
+            if one.state is SubmissionState.ENDED:
+                provider.cancel(one.id)  # Slurm holds a job whose launch has failed
+                if job.status == Status.QUEUED and job.attempt == row.attempt:
+                    _record_output(ctx, provider, row, f"{one.word} {one.reason}".strip())
+
+
+def _miss(ctx: Context, row: Submission, job: Job, now: datetime) -> None:
+    """Note that a provider does not know an order, and later take it for ended, unless its job runs under a lease."""
+    if row.state == SubmissionState.ENDED or (row.external_id is None and now - row.submitted_at <= UNANSWERED):
+        return
+    if row.missed_at is None:
+        _write(ctx, row, missed_at=now)
+    elif job.status in TERMINAL or (job.status == Status.QUEUED and now - row.missed_at > MISSED):
+        _write(ctx, row, state=SubmissionState.ENDED, word="forgotten", reason="")
+
+
+def _may_cancel(one: Listed, job: Job, now: datetime) -> bool:
+    """Return whether a needless order can be withdrawn: it has no worker yet, or its worker does not leave."""
+    if one.state is SubmissionState.WAITING:
+        return True
+    return one.state is SubmissionState.RUNNING and job.finished_at is not None and now - job.finished_at > LEAVES
+
+
+def _job_of(key: str) -> str:
+    return key.split("-")[1] if key.count("-") == 2 else ""
+
+
+def _write(ctx: Context, row: Submission, **values: object) -> None:
+    with ctx.db.write() as session:
+        session.execute(
+            update(Submission).where(Submission.job_id == row.job_id, Submission.number == row.number).values(**values)
+        )
+
+
+def _record_output(ctx: Context, provider: ComputeProvider, row: Submission, end: str) -> None:
+    """Copy the end of the output of a worker that never took its job into the job's log."""
+    lines = [f"{provider.name} job {row.external_id} ended before a worker took this job: {end}"]
+    lines += provider.log(_output(ctx, provider, row.job_id, row.number))
+    now = ctx.now().timestamp()
+    with ctx.db.write() as session:
+        session.add_all(
+            LogLine(job_id=row.job_id, attempt=row.attempt + 1, time=now, text=line.rstrip()[:2000]) for line in lines
+        )
+
+
+def _due(ctx: Context, name: str) -> list[str]:
+    """Return the jobs that wait for a worker that no one has ordered."""
+    is_open = (Submission.job_id == Job.id, Submission.state != SubmissionState.ENDED)
+    with ctx.db.read() as session:
+        query = (
+            select(Job.id)
+            .where(eligible(ctx.now()), Job.placement.startswith(f"{name}:", autoescape=True))
+            .where(~select(Submission.number).where(*is_open).exists())
+            .order_by(Job.priority, Job.created_at, Job.id)
+        )
+        return list(session.scalars(query.limit(MAX_ORDERS)))
+
+
+def _order(ctx: Context, provider: ComputeProvider, job_id: str, *, partitions: Mapping[str, Partition]) -> None:
+    """Order a worker for a job, or fail the job if the provider refuses or its workers never took it."""
+    try:
+        with ctx.db.write() as session:
+            job = session.get_one(Job, job_id)
+            before = select(Submission).where(Submission.job_id == job_id)
+            ended = list(session.scalars(before.order_by(Submission.number)))
+            missed = [row for row in ended if row.attempt == job.attempt and row.external_id is not None]
+            row = Submission(
+                job_id=job_id,
+                number=max((row.number for row in ended), default=0) + 1,
+                attempt=job.attempt,
+                submitted_at=ctx.now(),
+            )
+            if len(missed) < MAX_SUBMISSIONS:
+                session.add(row)
+    except IntegrityError:  # another worker orders it
+        return
+    if len(missed) >= MAX_SUBMISSIONS:
+        _fail(ctx, job_id, _explain_missed(ctx, provider, missed))
+        return
+    partition = parse_placement(job.placement or "").partition
+    has_gpus = job.device_request != "cpu" and partitions.get(partition, Partition(name=partition)).num_gpus > 0
+    try:
+        external_id = provider.submit(
+            WorkerOrder(
+                key=submission_key(job_id, row.number),
+                job_id=job_id,
+                partition=partition,
+                num_gpus=job.num_devices if has_gpus or job.device_request == "gpu" else 0,
+                num_cpus=1 if has_gpus else job.num_devices,
+                output=_output(ctx, provider, job_id, row.number),
+            )
+        )
+    except InvalidInput as error:
+        _write(ctx, row, state=SubmissionState.ENDED, word="refused", reason=error.message[:200])
+        _fail(ctx, job_id, JobFailure.of(error))
+        return
+    _write(ctx, row, external_id=external_id)
+
+
+def _explain_missed(ctx: Context, provider: ComputeProvider, missed: list[Submission]) -> JobFailure:
+    jobs = ", ".join(str(row.external_id) for row in missed)
+    output = provider.log(_output(ctx, provider, missed[-1].job_id, missed[-1].number))
+    return JobFailure(
+        cause=f"{len(missed)} workers ended before they took this job ({provider.name} jobs {jobs}).",
+        remedy="Read the end of the log. A node must reach the database and see the home folder and this installation.",
+        tail="\n".join(output)[-2000:],
+    )
+
+
+def _fail(ctx: Context, job_id: str, failure: JobFailure) -> None:
+    with ctx.db.write() as session:
+        session.execute(
+            update(Job)
+            .where(Job.id == job_id, Job.status == Status.QUEUED)
+            .values(status=Status.FAILED, error=failure, finished_at=ctx.now())
+        )
+
+
+def _output(ctx: Context, provider: ComputeProvider, job_id: str, number: int) -> Path:
+    return ctx.artifacts.job_folder(job_id) / f"{provider.name}-{number}.log"

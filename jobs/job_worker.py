@@ -1,0 +1,78 @@
+"""A worker for one job, started by a compute provider: it claims the job as often as it is queued, and leaves when the
+job has ended or nothing happened for a while. No broker, no queue, no duty. Imports no torch.
+
+python -m jobs.job_worker JOB SECONDS
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+from sqlalchemy.exc import OperationalError
+
+from backend.bootstrap import get_context
+from backend.domain.jobs.states import TERMINAL, Status
+from backend.infra.devices import visible_devices
+from backend.infra.engines import installed_engines
+from backend.services.context import Context
+from backend.services.jobs.claims import claim_next
+from backend.services.jobs.jobs import get_job
+from backend.settings import Settings
+from jobs.runner import execute
+
+log = logging.getLogger(__name__)
+
+POLL_S = 2.0
+
+
+def work_for(ctx: Context, settings: Settings, job_id: str, *, until_idle_s: float, stopping: threading.Event) -> int:
+    """Run a job's attempts one after the other. Returns an exit status: 1 if the job still waits when this worker
+    leaves because it found nothing to do.
+    """
+    devices = visible_devices(settings.devices)
+    host = os.environ.get("ROUNDHOUSE_WORKER_HOST") or socket.gethostname()
+    idle_since = time.monotonic()
+    status = Status.QUEUED
+    while not stopping.is_set():
+        try:
+            job = get_job(ctx, job_id)
+            if (status := job.status) in TERMINAL:
+                return 0
+            owner = f"{host}/{job.queue}#{os.getpid()}"
+            claim = claim_next(
+                ctx, job.queue, owner=owner, host=host, devices=devices, engines=installed_engines(), job_id=job_id
+            )
+            if claim is not None:
+                log.warning("%s takes attempt %s of job %s", owner, claim.attempt, job_id)
+                execute(ctx, claim, nice=settings.train_nice, stopping=stopping, save_s=settings.save_grace_s)
+                idle_since = time.monotonic()
+                continue
+        except OperationalError as error:  # the database is away: a lease that lapses meanwhile is taken back by others
+            log.warning("the database does not answer: %s", error)
+        if time.monotonic() - idle_since >= until_idle_s:
+            log.warning(
+                "job %s is %s and was not to be had in %.0f s (GPUs: %s)", job_id, status, until_idle_s, devices
+            )
+            return 1 if status is Status.QUEUED else 0
+        stopping.wait(POLL_S)
+    return 0
+
+
+def main() -> int:
+    """Work for the job that the arguments name until a signal asks to end, which saves a run and gives it back."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, lambda *_: stopping.set())
+    job_id, until_idle_s = sys.argv[1], float(sys.argv[2])
+    return work_for(get_context(), Settings(), job_id, until_idle_s=until_idle_s, stopping=stopping)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

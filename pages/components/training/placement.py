@@ -1,0 +1,54 @@
+"""The place a run goes to: the choice at its launch, and what a cluster says while the run waits there."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.services.context import Context
+from backend.services.jobs.placements import describe_order, describe_waiting, list_providers
+from backend.services.training.views import RunView
+from pages.components.frame import plain
+
+HERE = "Workers of this installation"
+
+
+def draw_placement_choice(ctx: Context) -> str | None:
+    """Draw where to run, once a cluster is set up; return the placement, None for the installation's own workers."""
+    providers = list_providers(ctx)
+    choices = {str(choice.placement): choice for provider in providers for choice in provider.choices}
+    chosen: str | None = None
+    if choices:
+        chosen = st.selectbox(
+            "Run on",
+            list(choices),
+            index=None,
+            format_func=lambda key: f"{choices[key].placement.label} ({choices[key].detail})",
+            placeholder=HERE,
+            key="launch_placement",
+            width=340,
+        )
+    if chosen:
+        st.caption(
+            "Estimate and queue are those of this installation's workers. A cluster's own reason is on the run's page."
+        )
+    for provider in providers:
+        if provider.problem:
+            st.caption(f":material/cloud_off: {plain(f'{provider.title} is not offered: {provider.problem}')}")
+    return chosen
+
+
+def draw_placement(ctx: Context, run: RunView) -> None:
+    """Draw the cluster that a run was sent to, with its id there; nothing for any other run."""
+    if run.job_id and (text := describe_order(ctx, run.job_id)):
+        st.badge(plain(text), icon=":material/dns:", color="gray")
+
+
+def draw_waiting(ctx: Context, run: RunView) -> None:
+    """Draw why a run waits that was sent to a cluster."""
+    waiting = describe_waiting(ctx, run.job_id) if run.job_id else None
+    if waiting is None:
+        return
+    if waiting.is_stuck:
+        st.warning(plain(waiting.sentence), icon=":material/cloud_off:")
+    else:
+        st.info(plain(waiting.sentence), icon=":material/schedule:")
