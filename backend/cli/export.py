@@ -10,6 +10,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.cli.waiting import wait_for_job
+from backend.domain.checkpoints.export_formats import NUMBERS
 from backend.domain.jobs.results import ExportResult
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.checkpoints.exports import export_checkpoint
@@ -27,7 +28,7 @@ def export(
     format: Annotated[
         str, typer.Option(help="hf: as it is; merged: an adapter folded into its base; gguf: one file for llama.cpp.")
     ] = "hf",
-    numbers: Annotated[str, typer.Option(help="gguf: f16, q8_0 (8 bits) or f32.")] = "f16",
+    numbers: Annotated[str, typer.Option(help=f"gguf: {', '.join(NUMBERS)}.")] = "f16",
     push: Annotated[
         str, typer.Option(help="Upload it to this repository (owner/name) of the Hub as well, by the key in HF_TOKEN.")
     ] = "",
@@ -52,7 +53,15 @@ def export(
         "folder": str(destination),
         "files": files,
         "parameters": result.parameters if result else None,
+        "bits_per_weight": result.bits_per_weight if result else None,
+        "check": result.check.model_dump() if result and result.check else None,
         "pushed": pushed.model_dump() if pushed else None,
     }
+    numbers = f" {result.bits_per_weight} bits per weight." if result and result.bits_per_weight else ""
+    cost = f" {result.check.describe()}." if result and result.check else ""
     address = f" Pushed to {pushed.url}." if pushed else ""
-    emit(data, as_json=as_json, text=f"Exported {resolved.name} to {destination}: {len(files)} files.{address}")
+    emit(
+        data,
+        as_json=as_json,
+        text=f"Exported {resolved.name} to {destination}: {len(files)} files.{numbers}{cost}{address}",
+    )

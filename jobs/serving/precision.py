@@ -10,7 +10,6 @@ float32.
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 from collections.abc import Iterator
@@ -18,16 +17,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache
 from transformers.pytorch_utils import Conv1D
 
 from backend.domain.serving.precision import Precision, PrecisionCheck
 from backend.errors import InvalidInput
+from jobs.modeling.precision_check import compare, log_probabilities, write_texts
 from jobs.serving.native.library import GROUP, STEP, Int8Weights, Library
 from jobs.serving.native.storage import exact_format, store_in_16_bits
 
-NUM_TEXTS, TEXT_TOKENS, SEED = 4, 48, 11
-MAX_DIVERGENCE = 50.0  # nats; a perplexity of 10^21 times
 MIN_INPUTS = 32  # layers narrower than this stay float32: they take no time
 LEVELS, DIGIT_LEVELS = 127, 63  # the largest integers of 8 and 7 bits
 SECOND_DIGIT = 2 * DIGIT_LEVELS  # a remainder is at most half a level, and its digit has as many levels as the first
@@ -77,10 +74,8 @@ def quantise_and_check(
     """Put a network into int8 or bfloat16 in place; return the change of its perplexity and greedy choices on texts of
     its own.
 
-    The texts are draws at temperature 1 from the network itself, so that the check fits any domain and language and
-    needs no data. The expected log of the perplexity ratio over the original's next tokens is the Kullback-Leibler
-    divergence, which is computed at each position: drawn tokens would add their noise. Raises InvalidInput off the CPU,
-    for bfloat16 without a compiled library, and for a network that the precision destroys.
+    Raises InvalidInput off the CPU, for bfloat16 without a compiled library, and for a network that the precision
+    destroys.
     """
     if network.device.type != "cpu":
         raise InvalidInput(
@@ -92,28 +87,15 @@ def quantise_and_check(
             remedy="Install g++ or clang++, or deploy with precision float32.",
             field="precision",
         )
-    texts = _write_texts(network)
-    before = _log_probabilities(network, texts)
+    texts = write_texts(network)
+    before = log_probabilities(network, texts)
     num_layers = (
         _round(network, library)
         if library is not None and precision == "bfloat16"
         else replace_layers(network, library=library)
     )
-    after = _log_probabilities(network, texts)
-    divergence = float((before.exp() * (before - after)).sum(-1).mean())
-    if not divergence < MAX_DIVERGENCE:  # also for what is no number
-        raise InvalidInput(
-            f"In {precision} this model gives no usable probabilities.",
-            remedy="Deploy with precision float32.",
-            field="precision",
-        )
-    return PrecisionCheck(
-        precision=precision,
-        perplexity_ratio=round(math.exp(divergence), 5),
-        greedy_agreement=round(float((before.argmax(-1) == after.argmax(-1)).double().mean()), 5),
-        num_tokens=before[..., 0].numel(),
-        num_layers=num_layers,
-    )
+    after = log_probabilities(network, texts)
+    return compare(before, after, precision=precision, num_layers=num_layers)
 
 
 def _linear_layers(network: Any) -> Iterator[tuple[str, nn.Module]]:
@@ -153,26 +135,3 @@ def _round(network: Any, library: Library) -> int:
     return store_in_16_bits(
         network, library=library, choose=lambda _, weight: exact_format(weight, library=library) or torch.bfloat16
     )
-
-
-def _write_texts(network: Any) -> torch.Tensor:
-    """Return token ids [texts, tokens]: the begin token or random ones, continued by the network."""
-    generator = torch.Generator().manual_seed(SEED)
-    config = network.config.get_text_config()
-    ids = torch.randint(network.get_input_embeddings().weight.shape[0], (NUM_TEXTS, 1), generator=generator)
-    if getattr(config, "bos_token_id", None) is not None:
-        ids = torch.full_like(ids, config.bos_token_id)
-    more: dict[str, object] = {"use_cache": False}
-    if network._supports_attention_backend:
-        name = "cache" if "cache" in inspect.signature(type(network).forward).parameters else "past_key_values"
-        more = {name: DynamicCache(config=network.config), "use_cache": True}
-    while ids.shape[1] < TEXT_TOKENS:
-        logits = network(input_ids=ids[:, -1:] if more["use_cache"] else ids, **more).logits[:, -1].float()
-        ids = torch.cat([ids, torch.multinomial(torch.softmax(logits, -1), 1, generator=generator)], dim=1)
-    return ids
-
-
-def _log_probabilities(network: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Return natural-log probabilities of the next token [texts, positions, vocabulary]."""
-    logits: torch.Tensor = network(input_ids=ids[:, :-1], use_cache=False).logits
-    return torch.log_softmax(logits.float(), dim=-1)

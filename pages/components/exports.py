@@ -60,6 +60,9 @@ def draw_export(ctx: Context, person: Person, export: ExportView, *, title: str)
         f"{plural(len(export.files), 'file')}, {size(export.bytes)}: "
         f"{plain(', '.join(export.files[:6]))}{', …' if len(export.files) > 6 else ''}"
     )
+    if export.bits_per_weight is not None:
+        cost = f"; {export.check.describe()}" if export.check is not None else ""
+        st.caption(plain(f"{export.bits_per_weight} bits per weight{cost}"))
     with st.container(horizontal=True):
         _draw_download(ctx, person, export)
         draw_confirmed(

@@ -454,6 +454,7 @@ def test_a_checkpoint_is_exported_from_its_page(site: Context, tmp_path: Path) -
     do_job(site, export.job.id)
     app = open_page("build/checkpoints.py", checkpoint=added.id)
     assert "2 files" in words(app)
+    assert "bits per weight; q8" in words(app)
     app.button(key=f"export_prepare_{export.job.id}").click().run()
     assert_sound(app)
     app.toggle(key=f"export_{added.id}_pushes").set_value(True).run()

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 FORMATS: dict[str, str] = {
     "hf": "Safetensors folder for Hugging Face tools; adapters are not merged.",
     "merged": "The same, with an adapter merged into its base.",
     "gguf": "One file for llama.cpp and tools built on it, adapter merged.",
 }
-NUMBERS: dict[str, str] = {
+GgufNumbers = Literal["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "f32"]
+NUMBERS: dict[GgufNumbers, str] = {
     "f16": "16 bits: what most tools expect",
+    "bf16": "16 bits: exact for weights in bfloat16",
     "q8_0": "8 bits: half the size, nearly the same answers",
+    "q6_k": "6 bits and a half",
+    "q5_k_m": "5 bits and a half",
+    "q4_k_m": "4 bits and a half: what most people run",
+    "q4_0": "4 bits and a half, simpler blocks: faster on some machines, less exact",
     "f32": "32 bits: exact, twice the size",
 }
-"""Precisions of the matrices in a GGUF file."""
+"""Precisions of the matrices in a GGUF file, named as llama.cpp's."""
 
 GGUF_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gpt2", "gemma3_text")
 """transformers' model types that can be written as GGUF; each export is tested against the network."""

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import AliasChoices, Field, model_validator
 
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.checkpoints.export_formats import GgufNumbers
 from backend.domain.checkpoints.inspection_config import InspectionConfig
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
@@ -310,7 +311,7 @@ class ExportPayload(Payload):
     checkpoint: str
     checkpoint_id: str
     format: Literal["hf", "merged", "gguf"]
-    numbers: Literal["f16", "q8_0", "f32"] = "f16"
+    numbers: GgufNumbers = "f16"
     name: str = ""
     card: str = ""
     out: str

@@ -20,6 +20,7 @@ from backend.domain.jobs.load_test import LoadTestResult
 from backend.domain.jobs.records import JobResult
 from backend.domain.jobs.serving_probe import ServingProbeResult
 from backend.domain.jobs.states import JobKind, StopRequest
+from backend.domain.serving.precision import PrecisionCheck
 from backend.domain.serving.upstream import Upstream
 from backend.domain.validation import ReadRecord, StoredRecord
 
@@ -380,11 +381,12 @@ class Pushed(ReadRecord):
 
 
 class ExportResult(JobResult, CheckpointDescription):
-    """An export in `folder`, pushed to the Hub on request."""
+    """An export in `folder`, pushed to the Hub on request. `check` is what the quantisation of a GGUF file costs."""
 
     job_kind = JobKind.EXPORT
     folder: str
     pushed: Pushed | None = None
+    check: PrecisionCheck | None = None
 
 
 class DatasetExportResult(JobResult):

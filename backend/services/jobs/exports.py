@@ -11,6 +11,7 @@ from backend.db.tables import Job
 from backend.domain.jobs.payloads import DatasetExportPayload, ExportPayload, require_folder
 from backend.domain.jobs.results import DatasetExportResult, ExportResult, Pushed
 from backend.domain.jobs.states import JobKind, Status
+from backend.domain.serving.precision import PrecisionCheck
 from backend.errors import Conflict, NotFound
 from backend.services.checkpoints.files import zip_folder
 from backend.services.context import Context, Person, require_builder
@@ -27,7 +28,7 @@ EXPORTS: dict[str, type[ExportPayload] | type[DatasetExportPayload]] = {
 @dataclass(frozen=True)
 class ExportView:
     """An export. `folder` holds its files, None until it is written or once it is deleted; `pushed` is the commit on
-    the Hub.
+    the Hub. `bits_per_weight` and `check` are those of a GGUF file, the second if it is quantised.
     """
 
     job: JobView
@@ -38,6 +39,8 @@ class ExportView:
     bytes: int
     push: str
     pushed: Pushed | None
+    bits_per_weight: float | None = None
+    check: PrecisionCheck | None = None
 
 
 def get_export(ctx: Context, job_id: str) -> ExportView:
@@ -64,6 +67,8 @@ def view_export(ctx: Context, job: JobView, payload: ExportPayload | DatasetExpo
         bytes=sum(path.stat().st_size for path in files),
         push=payload.push.repo if payload.push else "",
         pushed=result.pushed if result else None,
+        bits_per_weight=result.bits_per_weight if isinstance(result, ExportResult) else None,
+        check=result.check if isinstance(result, ExportResult) else None,
     )
 
 

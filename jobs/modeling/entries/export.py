@@ -10,13 +10,18 @@ from pathlib import Path
 
 from backend.domain.jobs.payloads import ExportPayload
 from backend.domain.jobs.results import CheckpointDescription, ExportResult
+from backend.domain.serving.precision import PrecisionCheck
 from backend.errors import Conflict, JobFailed
+from backend.infra.checkpoints.weight_headers import read_gguf
 from jobs.modeling.checkpoints import base_folder_of, is_adapter, load_network, read_card
 from jobs.modeling.copying import copy_checkpoint
+from jobs.modeling.gguf.convert import read_network
+from jobs.modeling.gguf.quantise import check_installed
 from jobs.modeling.gguf.write import check_gguf, write_gguf
 from jobs.modeling.hub.push import push_folder
 from jobs.modeling.inspection import inspect_folder
 from jobs.modeling.merge import merge_adapter
+from jobs.modeling.precision_check import compare, log_probabilities, write_texts
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.reporter import JobSpec, Reporter
 
@@ -26,9 +31,9 @@ def run(spec: JobSpec[ExportPayload], reporter: Reporter) -> ExportResult:
     "gguf").
 
     It is written to `out` (relative to the artifacts), with `card` as its README.md if it has none; a GGUF file is
-    named by `name` and `numbers`. With `push` ({repo, private}) it is uploaded as well. Returns `inspect_folder` of it,
-    plus `folder` and `pushed`. A full network exports as itself in either folder format. Raises Conflict if the target
-    already exists.
+    named by `name` and `numbers`, and what a quantisation costs is measured. With `push` ({repo, private}) it is
+    uploaded as well. Returns `inspect_folder` of it, plus `folder`, `pushed` and `check`. A full network exports as
+    itself in either folder format. Raises Conflict if the target already exists.
     """
     payload = spec.payload
     source = spec.path(payload.checkpoint)
@@ -42,9 +47,15 @@ def run(spec: JobSpec[ExportPayload], reporter: Reporter) -> ExportResult:
     if target.exists():
         target.rmdir()
     try:
-        described = _write(spec, reporter, source, target)
-        if payload.card and not (target / "README.md").exists():  # a base may have one of its own
-            (target / "README.md").write_text(payload.card, encoding="utf-8")
+        check, card = None, payload.card
+        if payload.format == "gguf":
+            described, check = _write_file(spec, reporter, source, target)
+            numbers = f"{described.quantisation}, {described.bits_per_weight} bits per weight"
+            card = card and f"{card.rstrip()}\n\nGGUF: {numbers}{f' ({check.describe()})' if check else ''}\n"
+        else:
+            described = _write_folder(spec, reporter, source, target)
+        if card and not (target / "README.md").exists():  # a base may have one of its own
+            (target / "README.md").write_text(card, encoding="utf-8")
         pushed = None
         if payload.push is not None:
             message = f"Upload {payload.name or source.name} as {payload.format}"
@@ -54,14 +65,14 @@ def run(spec: JobSpec[ExportPayload], reporter: Reporter) -> ExportResult:
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
-    return ExportResult(**dict(described), folder=payload.out, pushed=pushed)
+    return ExportResult(**dict(described), folder=payload.out, pushed=pushed, check=check)
 
 
-def _write(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, target: Path) -> CheckpointDescription:
-    """Write the export and describe it."""
+def _write_folder(
+    spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, target: Path
+) -> CheckpointDescription:
+    """Write a folder and describe it."""
     payload = spec.payload
-    if payload.format == "gguf":
-        return _write_file(spec, reporter, source, target)
     if payload.format == "merged" and is_adapter(source):
         reporter.log("Merging the adapter into its base.")
         reporter.progress(0, 1, unit="", message="Merging the adapter into its base")
@@ -83,8 +94,12 @@ def _write(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, targe
     return inspect_folder(source if is_adapter(target) else target)
 
 
-def _write_file(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, target: Path) -> CheckpointDescription:
+def _write_file(
+    spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, target: Path
+) -> tuple[CheckpointDescription, PrecisionCheck | None]:
+    """Write the GGUF file, and describe it with what its quantisation costs."""
     numbers, name = spec.payload.numbers, spec.payload.name or source.name
+    check_installed(numbers)
     reporter.progress(0, 1, unit="", message="Loading the model")
     model_folder = base_folder_of(source) if is_adapter(source) else source
     network = load_network(source)
@@ -96,17 +111,30 @@ def _write_file(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, 
         _check_stop(reporter)
 
     file = target / f"{name}-{numbers}.gguf"
+    parameters = network.num_parameters()
+    texts = write_texts(network) if numbers.startswith("q") else None
+    before = None if texts is None else log_probabilities(network, texts)
     write_gguf(file, network=network, tokenizer=load_tokenizer(source), name=name, numbers=numbers, watch=watch)
     described = inspect_folder(model_folder)
-    parameters = network.num_parameters()
+    header = read_gguf(file)
+    check = None
+    if texts is not None and before is not None:
+        del network  # both copies at once could be more than a job may hold
+        reporter.progress(0, 1, unit="", message=f"Measuring the quality of {numbers}")
+        num_layers = sum(len(tensor.shape) > 1 for tensor in header.tensors.values())
+        after = log_probabilities(read_network(file), texts)
+        check = compare(before, after, precision=numbers, num_layers=num_layers)
+        reporter.log(check.describe())
     changes = {
+        "quantisation": header.quantisation,
+        "bits_per_weight": header.bits_per_weight,
         "parameters": parameters,
         "adapter": False,
         "dtype": numbers,
         "bytes": file.stat().st_size,
         "files": (file.name,),
     }
-    return described.model_copy(update=changes)
+    return described.model_copy(update=changes), check
 
 
 def _name_base(source: Path, target: Path) -> None:

@@ -46,10 +46,11 @@ def convert_gguf(
     own_bytes = 0 if move else file.stat().st_size
     _check_room(file.name, read_gguf(file).parameters, out_folder, own_bytes=own_bytes, keep_free_bytes=keep_free_bytes)
     transformers.utils.logging.disable_progress_bar()
-    place: dict[str, object] = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **place)
-        network = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(file.parent), gguf_file=file.name, trust_remote_code=False, local_files_only=True
+        )
+        network = read_network(file)
     except Exception as error:
         if not is_unusable(error) or is_out_of_memory(error):
             raise
@@ -77,6 +78,13 @@ def convert_gguf(
         meta={**(meta or {}), "converted_from": file.name},
         write_more=lambda folder: copy_file(file, folder / GGUF, move=move),
     )
+
+
+def read_network(file: Path) -> Any:
+    """Return the network of a GGUF file, its weights in float32."""
+    return AutoModelForCausalLM.from_pretrained(
+        str(file.parent), gguf_file=file.name, dtype=torch.float32, trust_remote_code=False, local_files_only=True
+    ).eval()
 
 
 def _check_room(name: str, parameters: int, out_folder: Path, *, own_bytes: int, keep_free_bytes: int) -> None:

@@ -9,21 +9,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gguf
 import numpy as np
-import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from backend.domain.checkpoints.export_formats import gguf_refusal
+from backend.domain.checkpoints.export_formats import GgufNumbers, gguf_refusal
 from backend.errors import InvalidInput
 from jobs.modeling.copying import copy_file
+from jobs.modeling.gguf.quantise import choose_kind, quantise
 from jobs.modeling.tokenizers import piece_form
 
-GgufNumbers = Literal["f16", "f32", "q8_0"]
-Array = npt.NDArray[Any]
 Tensors = Iterator[tuple[str, torch.Tensor]]
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
@@ -35,11 +33,6 @@ ARCHITECTURES = {
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
 }
 """GGUF architecture of each transformers model type."""
-FILE_TYPES = {
-    "f32": gguf.LlamaFileType.ALL_F32,
-    "f16": gguf.LlamaFileType.MOSTLY_F16,
-    "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
-}
 GEMMA_PERIOD, GEMMA_LOCAL_BASE = 6, 10_000.0
 """llama.cpp's fixed values for Gemma 3: full attention in every sixth layer, and the RoPE base of the other layers."""
 SPLITTERS = {
@@ -67,10 +60,11 @@ def write_gguf(
     """Write a network with its tokenizer; `watch` is called with tensors written and the total, and an exception from
     it ends the export.
 
-    Matrices are stored as `numbers`, vectors in fp32. With `gets_text` False the reader gets and gives token ids alone:
-    the rule by which text is split before BPE may be any, and tokens that end within a character have no text, as
-    llama.cpp's server withholds a token until the text so far is whole, and then gives the last one's id alone. Raises
-    InvalidInput for a family, a variant or a tokenizer that GGUF can't represent or that can't be tested.
+    Matrices are stored as `numbers`, mixed with other formats as llama.cpp does, vectors in fp32. With `gets_text`
+    False the reader gets and gives token ids alone: the rule by which text is split before BPE may be any, and tokens
+    that end within a character have no text, as llama.cpp's server withholds a token until the text so far is whole,
+    and then gives the last one's id alone. Raises InvalidInput for a family, a variant or a tokenizer that GGUF can't
+    represent or that can't be tested, and Unavailable for numbers that need llama.cpp where it is missing.
     """
     config = network.config
     check_gguf(config)
@@ -78,13 +72,20 @@ def write_gguf(
     writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[architecture])
     try:
         writer.add_name(name)
-        writer.add_file_type(FILE_TYPES[numbers])
+        writer.add_file_type(gguf.LlamaFileType["ALL_F32" if numbers == "f32" else f"MOSTLY_{numbers.upper()}"])
         _write_shape(writer, config)
         _write_tokenizer(writer, tokenizer, rows=int(config.vocab_size), gets_text=gets_text)
         tensors = list(_converted_tensors(network, architecture))
+        output = next((label for label, _ in tensors if label == "output.weight"), "token_embd.weight")
         for done, (label, tensor) in enumerate(tensors, 1):
-            data, kind = _stored(tensor, numbers)
-            writer.add_tensor(label, data, raw_dtype=kind)
+            data, kind = tensor.contiguous().numpy(), gguf.GGMLQuantizationType.F32
+            if tensor.dim() > 1:
+                kind = choose_kind(
+                    label, numbers, columns=data.shape[-1], num_layers=config.num_hidden_layers, output=output
+                )
+            if kind == gguf.GGMLQuantizationType.F16 and np.abs(data).max(initial=0) > np.finfo(np.float16).max:
+                kind = gguf.GGMLQuantizationType.F32
+            writer.add_tensor(label, quantise(data, kind), raw_dtype=kind)
             if watch is not None:
                 watch(done, len(tensors))
         writer.write_header_to_file()
@@ -228,18 +229,6 @@ def _layout(config: Any, name: str, tensor: torch.Tensor) -> Tensors:
         yield f"{name}.weight", tensor
     else:
         yield name, tensor
-
-
-def _stored(tensor: torch.Tensor, numbers: GgufNumbers) -> tuple[Array, gguf.GGMLQuantizationType]:
-    data: Array = tensor.contiguous().numpy()
-    kinds = gguf.GGMLQuantizationType
-    if tensor.dim() < 2 or numbers == "f32":
-        return data, kinds.F32
-    if numbers == "q8_0" and data.shape[-1] % 32 == 0:
-        return gguf.quants.quantize(data, kinds.Q8_0), kinds.Q8_0
-    if np.abs(data).max(initial=0) > np.finfo(np.float16).max:
-        return data, kinds.F32
-    return data.astype(np.float16), kinds.F16
 
 
 def _write_tokenizer(

@@ -43,7 +43,13 @@ from jobs.serving.prepared.network import build_empty, fill, fits, list_tensors
 logger = logging.getLogger(__name__)
 FORMAT = "2"
 SERVING = Path(__file__).parents[1]
-CODE = (SERVING / "fused_layers.py", SERVING / "precision.py", SERVING / "native", SERVING / "prepared")
+CODE = (
+    SERVING.parent / "modeling" / "precision_check.py",
+    SERVING / "fused_layers.py",
+    SERVING / "precision.py",
+    SERVING / "native",
+    SERVING / "prepared",
+)
 LOCK = ".lock"
 PARTIAL = ".partial"
 WAIT_S = 600.0

@@ -49,7 +49,7 @@ def _draw_form(ctx: Context, person: Person, checkpoint: CheckpointView) -> None
             "Precision",
             list(NUMBERS),
             key=f"export_numbers_{checkpoint.id}",
-            format_func=lambda name: NUMBERS[name],
+            format_func=lambda name: f"{name.upper()} · {NUMBERS[name]}",
             width=420,
         )
     push, private, is_ready = draw_push(f"export_{checkpoint.id}")
@@ -65,8 +65,4 @@ def _draw_form(ctx: Context, person: Person, checkpoint: CheckpointView) -> None
 
 def _title(export: ExportView) -> str:
     title = TITLES.get(export.format, export.format)
-    return (
-        f"{title}, {NUMBERS[export.numbers].partition(':')[0]}"
-        if export.format == "gguf" and export.numbers in NUMBERS
-        else title
-    )
+    return f"{title}, {export.numbers.upper()}" if export.format == "gguf" else title

@@ -36,6 +36,8 @@ def test_a_gguf_file_is_exported_listed_downloaded_and_deleted(ctx: Context, bas
         delete_export(ctx, job.id, person=LOCAL)
     do_job(ctx, job.id)
     (export,) = list_exports(ctx, base)
+    assert export.check is not None
+    assert export.bits_per_weight is not None
     assert (export.format, export.numbers, export.files) == ("gguf", "q8_0", ("README.md", "tiny-q8_0.gguf"))
     assert export_file(ctx, job.id, person=LOCAL).read_bytes()[:4] == b"GGUF"
     delete_export(ctx, job.id, person=LOCAL)

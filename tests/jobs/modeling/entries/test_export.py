@@ -5,6 +5,7 @@ stored nowhere.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,31 @@ def test_an_adapter_is_merged_and_exported_as_one_file(rooms: Rooms) -> None:
     torch.testing.assert_close(back(input_ids=ids).logits, merged(input_ids=ids).logits, atol=1e-3, rtol=0)
 
 
+def test_a_quantised_export_says_its_bits_and_what_they_cost(rooms: Rooms) -> None:
+    recorder = Recorder()
+    result = export(rooms, "eight", format="gguf", numbers="q8_0", reporter=recorder)
+    check = result["check"]
+    assert (result["quantisation"], check["precision"]) == ("Q8_0", "q8_0")
+    assert 8.5 <= result["bits_per_weight"] < 9
+    assert 1 <= check["perplexity_ratio"] < 1.01
+    assert check["greedy_agreement"] > 0.9
+    card = (rooms.root / "eight/README.md").read_text()
+    assert card.startswith(
+        f"# Tuned\n\nGGUF: Q8_0, {result['bits_per_weight']} bits per weight (q8_0: perplexity x 1.0"
+    )
+    exact = export(rooms, "exact", format="gguf", numbers="f32")
+    assert (exact["bits_per_weight"], exact["check"]) == (32.0, None)
+
+
+def test_numbers_that_need_llama_cpp_are_refused_where_it_is_missing(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    with pytest.raises(Unavailable, match=r"q4_k_m is written by llama.cpp's code.*roundhouse\[llama-cpp\].*q8_0"):
+        export(rooms, "few", format="gguf", numbers="q4_k_m")
+    assert not (rooms.root / "few").exists()
+
+
 @pytest.mark.parametrize(
     ("format", "large"),
     [("hf", "adapter_model.safetensors"), ("merged", "model.safetensors"), ("gguf", "tuned-f16.gguf")],
@@ -89,7 +115,7 @@ def test_a_push_is_one_commit_and_the_key_is_not_uploaded(
         path.name: path.read_bytes() for path in here.iterdir()
     }
     assert (there / large).is_file()
-    assert (there / "README.md").read_text() == "# Tuned\n"
+    assert (there / "README.md").read_text().startswith("# Tuned\n")
     assert (hub.created, hub.keys) == ({"me/tuned": True}, {f"Bearer {KEY}", ""})
     assert sum(request.endswith("/commit/main") for request in hub.requests) == 1
     assert result["pushed"]["url"] == f"{hub.url}/me/tuned"

@@ -16,6 +16,7 @@ from backend.domain.checkpoints.export_formats import GGUF_FAMILIES
 from backend.errors import InvalidInput
 from backend.infra.checkpoints.weight_headers import read_gguf
 from jobs.modeling.build import build_network
+from jobs.modeling.gguf.quantise import choose_kind
 from jobs.modeling.gguf.write import ARCHITECTURES, write_gguf
 from jobs.modeling.tokenizers import train_bpe, train_unigram
 from tests.support.training_rooms import make_stories
@@ -74,7 +75,9 @@ def test_a_network_survives_the_round_trip_through_gguf(family: str, tokenizer: 
     torch.testing.assert_close(read_back(tmp_path / "a.gguf")(input_ids=IDS).logits, logits, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize(("numbers", "within", "bytes_each"), [("f16", 3e-3, 2.2), ("q8_0", 0.05, 1.4)])
+@pytest.mark.parametrize(
+    ("numbers", "within", "bytes_each"), [("f16", 3e-3, 2.2), ("bf16", 0.03, 2.2), ("q8_0", 0.05, 1.4)]
+)
 @torch.inference_mode()
 def test_lower_precision_makes_a_smaller_file_of_nearly_the_same_network(
     tokenizer: Any, tmp_path: Path, numbers: Any, within: float, bytes_each: float
@@ -85,6 +88,21 @@ def test_lower_precision_makes_a_smaller_file_of_nearly_the_same_network(
     back = read_back(tmp_path / "a.gguf")(input_ids=IDS).logits
     assert 0 < (back - logits).abs().max() < within * logits.abs().max()
     assert (tmp_path / "a.gguf").stat().st_size < bytes_each * network.num_parameters() + 20_000
+
+
+def test_formats_are_mixed_as_llama_quantize_mixes_them() -> None:
+    def kind(label: str, numbers: Any = "q4_k_m", *, columns: int = 512) -> str:
+        return choose_kind(label, numbers, columns=columns, num_layers=16, output="output.weight").name
+
+    values = [kind(f"blk.{layer}.attn_v.weight") for layer in range(16)]
+    assert [layer for layer, name in enumerate(values) if name == "Q6_K"] == [0, 1, 4, 7, 10, 13, 14, 15]
+    assert set(values) == {"Q6_K", "Q4_K"}
+    assert kind("blk.0.attn_q.weight") == kind("token_embd.weight") == "Q4_K"
+    assert kind("output.weight") == kind("output.weight", "q4_0") == "Q6_K"
+    assert (kind("output.weight", "q8_0"), kind("output.weight", "bf16")) == ("Q8_0", "BF16")
+    assert (kind("position_embd.weight"), kind("blk.0.ffn_gate_inp.weight")) == ("F32", "F32")
+    rows_of_96 = [kind(label, columns=96) for label in ("blk.0.attn_q.weight", "blk.0.attn_v.weight")]
+    assert (rows_of_96, kind("blk.0.attn_q.weight", columns=20)) == (["Q5_0", "Q8_0"], "F16")
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
