@@ -30,6 +30,7 @@ from backend.infra.files.private import set_private_umask, tighten_database, tig
 from backend.infra.hosts import HostRules, make_host_rules
 from backend.infra.notifier import Notifier
 from backend.infra.queue import JobQueue
+from backend.infra.store.objects import StoreKeys
 from backend.services.context import Context, OperatorPolicy
 from backend.settings import PROJECT, Settings
 
@@ -58,7 +59,7 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
         db=db,
         now=db.now,
         queue=JobQueue(settings.broker_url),
-        artifacts=Artifacts(settings.artifacts),
+        artifacts=_open_artifacts(settings),
         secret=read_secret(settings, db),
         policy=view_of(
             OperatorPolicy,
@@ -100,6 +101,20 @@ def make_providers(settings: Settings) -> tuple[ComputeProvider, ...]:
         environment=tuple(sorted(settings.worker_environment.items())),
     )
     return (slurm,)
+
+
+def _open_artifacts(settings: Settings) -> Artifacts:
+    key, secret = settings.artifacts_key, settings.artifacts_secret
+    return Artifacts(
+        settings.artifacts,
+        url=settings.artifacts_url,
+        keys=StoreKeys(
+            key=key.get_secret_value() if key else None,
+            secret=secret.get_secret_value() if secret else None,
+            endpoint=settings.artifacts_endpoint,
+        ),
+        cache_gb=settings.artifacts_cache_gb,
+    )
 
 
 @lru_cache(maxsize=1)

@@ -75,6 +75,30 @@ class Settings(BaseSettings):
         validation_alias="REDIS_URL",
         description="Broker; when unset, `roundhouse up` starts a Valkey server that listens on a socket file alone.",
     )
+    artifacts_url: str | None = Field(
+        default=None,
+        validation_alias="ROUNDHOUSE_ARTIFACTS",
+        description=(
+            "Store that machines without a shared folder exchange artifacts through: s3://bucket/prefix,"
+            " gs://bucket/prefix or file:///shared/folder. When unset, artifacts lie in the home alone."
+        ),
+    )
+    artifacts_endpoint: str | None = Field(
+        default=None, description="Address of that store where it is not Amazon's or Google's; http:// or https://."
+    )
+    artifacts_key: SecretStr | None = Field(
+        default=None,
+        description="Access key of that store; when unset, what the vendor's library finds. No job gets it.",
+    )
+    artifacts_secret: SecretStr | None = Field(default=None, description="Secret of that access key.")
+    artifacts_cache_gb: float = Field(
+        default=200.0,
+        gt=0,
+        description=(
+            "Disk that this machine's copies of the store may take, in GB; those used longest ago are removed first,"
+            " those of running jobs never."
+        ),
+    )
     data_path: Path | None = Field(
         default=None,
         validation_alias="DATA_PATH",

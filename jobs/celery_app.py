@@ -89,7 +89,7 @@ def _take_slot(request: Any, **_: Any) -> None:
 
 @signals.worker_ready.connect
 def _start_heartbeat(sender: Any, **_: Any) -> None:
-    get_context()  # created before other threads use it
+    get_context().artifacts.start_sending()  # the context is created before other threads use it
     queues = sorted(sender.app.amqp.queues.consume_from)
     threading.Thread(target=_heartbeat_loop, args=(queues,), daemon=True, name="heart").start()
     if "cpu" in queues:
@@ -179,6 +179,8 @@ def _recover(queues: list[str], *, takes_back: bool = True) -> None:
     for duty in take_duties(ctx, duties, every_s=0.9 * settings.sweep_s):
         for name, act in _acts(duty):
             _attempt(name, act, ctx)
+    if "train" in queues and ctx.artifacts.store is not None:  # holds lie beside the copies of each machine
+        _attempt("holds of checkpoints", release_scored, ctx)
 
 
 def _acts(duty: str) -> tuple[tuple[str, Callable[[Context], object]], ...]:

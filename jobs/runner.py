@@ -51,6 +51,7 @@ from backend.services.jobs.claims import (
 )
 from backend.services.jobs.jobs import get_job
 from jobs.environment import api_keys_of, child_environment
+from jobs.exchange import Exchange, Interrupted
 from jobs.memory_limit import MemoryWatch, job_limit_bytes
 from jobs.memory_reuse import with_memory_reuse
 from jobs.reporter import JobSpec
@@ -86,10 +87,6 @@ class Ended:
     lasted_s: float
 
 
-class Interrupted(Exception):
-    """The worker is being stopped."""
-
-
 def execute(
     ctx: Context,
     claim: Claim[StoredPayload],
@@ -108,6 +105,7 @@ def execute(
     folder.mkdir(parents=True, exist_ok=True)
     child: subprocess.Popen[bytes] | None = None
     tracker: subprocess.Popen[bytes] | None = None
+    exchange: Exchange | None = None
     try:
         try:
             ready = outcomes.prepare_claim(ctx, claim)
@@ -115,13 +113,21 @@ def execute(
             return _record_end(
                 ctx, replace(claim, restarts_forever=False), folder, Ended(-1, None, JobFailure.of(error), None, 0.0)
             )
-        _record_leftovers(ctx, ready)
-        child = _start_child(ctx, ready, folder, nice=nice)
-        tracker = start_tracking(ready.payload, folder)
-        ended = _Watch(ctx, ready, folder, child, stopping or threading.Event(), save_s=save_s).until_exit()
-        return _record_end(ctx, ready, folder, ended)
+        exchange = Exchange(ctx, ready, stopping or threading.Event())
+        with exchange.held():
+            _record_leftovers(ctx, ready, exchange)
+            if (stopped_by := exchange.bring_inputs()) is not None:
+                return _record_end(ctx, ready, folder, Ended(-1, None, None, stopped_by, 0.0))
+            child = _start_child(ctx, ready, folder, nice=nice)
+            tracker = start_tracking(ready.payload, folder)
+            watch = _Watch(ctx, ready, folder, child, stopping or threading.Event(), exchange, save_s=save_s)
+            ended = watch.until_exit()
+            exchange.send_outputs(ended.result if ended.code == 0 else None)
+            return _record_end(ctx, ready, folder, ended)
     except Fenced:
         log.warning("attempt %s of job %s was fenced off", claim.attempt, claim.job_id)
+        if exchange is not None:
+            exchange.withdraw()
         return None
     except Interrupted:  # requeue the job at once, without counting the attempt, instead of letting its lease lapse
         for process in (child, tracker):
@@ -210,16 +216,16 @@ def kill_group(child: subprocess.Popen[bytes], *, grace_s: float = 2.0) -> None:
     child.wait()
 
 
-def _record_leftovers(ctx: Context, claim: Claim[Payload]) -> None:
+def _record_leftovers(ctx: Context, claim: Claim[Payload], exchange: Exchange) -> None:
     """Record the events of the previous attempt that its supervisor did not read, so that no step is missing."""
     path = ctx.artifacts.job_folder(claim.job_id) / f"attempt-{claim.attempt - 1}" / "events.jsonl"
     tail = Tail(path, claim.events_offset)
     while lines := tail.read():
+        events = [event for event in parse_events(lines) if isinstance(event, LASTING)]
+        exchange.note(events)
         with ctx.db.write() as session:
             renew(session, ctx, claim)
-            outcomes.record_events(
-                session, ctx, claim, [event for event in parse_events(lines) if isinstance(event, LASTING)]
-            )
+            outcomes.record_events(session, ctx, claim, events)
     with ctx.db.write() as session:
         renew(session, ctx, claim, events_offset=0)
 
@@ -234,12 +240,14 @@ class _Watch:
         folder: Path,
         child: subprocess.Popen[bytes],
         stopping: threading.Event,
+        exchange: Exchange,
         *,
         save_s: float,
     ) -> None:
         self.save_s = save_s if claim.kind is JobKind.TRAIN else 0.0
         self.save_until: float | None = None
         self.ctx, self.claim, self.folder, self.child, self.stopping = ctx, claim, folder, child, stopping
+        self.exchange = exchange
         self.events = Tail(folder / "events.jsonl")
         self.output = Tail(folder / "output.log")
         self.result: JobResult | None = None
@@ -299,6 +307,7 @@ class _Watch:
         now, has_read = time.monotonic(), before != (self.events.offset, self.output.offset)
         if not events and now - self.last_renewal < self.ctx.policy.lease_s / 4:
             return has_read
+        self.exchange.note(events)
         try:
             with self.ctx.db.write() as session:
                 renew(session, self.ctx, self.claim, events_offset=self.events.offset)

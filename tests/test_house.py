@@ -54,7 +54,7 @@ def folders_below(folder: str) -> set[str]:
         ("pages/components", {"charts", "browser"}),
         ("tests/backend/domain", {"starter", "statistics"}),
         ("tests/backend/services", set()),
-        ("backend/infra", {"compute", "files", "hub", "openai_api"}),
+        ("backend/infra", {"compute", "files", "hub", "openai_api", "store"}),
         ("backend/cli", set()),
     ],
 )

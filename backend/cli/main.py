@@ -103,6 +103,20 @@ def roundhouse() -> None:
 def main() -> None:
     """Run the `roundhouse` script. With --json, usage errors are JSON, too."""
     set_private_umask()
+    try:
+        _run()
+    finally:
+        _finish_uploads()
+
+
+def _finish_uploads() -> None:
+    """Let the store of artifacts have what a command has added, if a command opened the installation at all."""
+    bootstrap = sys.modules.get("backend.bootstrap")
+    if bootstrap is not None and bootstrap.get_context.cache_info().currsize:
+        bootstrap.get_context().artifacts.finish_sending()
+
+
+def _run() -> None:
     if "--json" not in sys.argv[1:]:
         app()
     try:

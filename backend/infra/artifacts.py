@@ -1,24 +1,119 @@
 """Artifacts: datasets, tokenizers, checkpoints and job folders under one root. Rows store paths relative to it. The
-root is a local folder or a shared mount.
+root is a local folder or a shared mount; or, with a store, this machine's cache of what all machines share.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from backend.domain.jobs.artifact_folders import folder_of
 from backend.errors import InvalidInput, Unavailable
+from backend.infra.store.folders import FolderStore, Selection
+from backend.infra.store.objects import Patience, StoreKeys, open_objects
+from backend.infra.store.outbox import Outbox
+
+PAGE_ANSWER_S = 1.5
+"""A page waits this long for a store to answer."""
+SMALL_BYTES = 64 * 2**20
+"""Above every tokenizer, below the weights of every network that is worth leaving out."""
 
 
 class Artifacts:
-    """The artifacts' root. No stored path may leave it."""
+    """The artifacts' root. No stored path may leave it.
 
-    def __init__(self, root: Path) -> None:
+    With a `store`, what is read by its path is brought first, and what is sent or removed is noted in the `outbox`.
+    """
+
+    def __init__(
+        self, root: Path, *, url: str | None = None, keys: StoreKeys | None = None, cache_gb: float = 0
+    ) -> None:
         self.root = root.resolve()
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.store: FolderStore | None = None
+        self.outbox: Outbox | None = None
+        if url is not None:
+            self.store = FolderStore(self.root, open_objects(url, keys), limit_bytes=int(cache_gb * 1e9))
+            self.outbox = Outbox(self.store)
+        self._patience = Patience()
 
     def path(self, relative: str) -> Path:
-        """Return the absolute path of a stored path. Raises InvalidInput if it leaves the root."""
+        """Return the absolute path of a stored path: with a store, of the copy here, which is brought if it is missing.
+
+        Raises InvalidInput if it leaves the root, Unavailable if a store that does not answer has the only copy.
+        """
+        full = self._inside(relative)
+        self._bring(full, limit_bytes=None)
+        return full
+
+    def small_files(self, relative: str) -> Path:
+        """Return the path of a folder whose small files are here: cards, configs, templates and tokenizers, without the
+        weights of a checkpoint. Raises as `path` does.
+        """
+        full = self._inside(relative)
+        self._bring(full, limit_bytes=SMALL_BYTES)
+        return full
+
+    def sizes(self, relative: str) -> dict[str, int]:
+        """Return the bytes of a folder's files by their path in it, in order, fetching none of them."""
+        full = self._inside(relative)
+        if self.store is not None and folder_of(relative) == relative and not full.is_dir():
+            self._patience.raise_if_down()
+            with self._noting_failures():
+                return self.store.sizes(relative, answer_s=PAGE_ANSWER_S) or {}
+        files = sorted(path for path in full.rglob("*") if path.is_file())
+        return {path.relative_to(full).as_posix(): path.stat().st_size for path in files}
+
+    def _bring(self, full: Path, *, limit_bytes: int | None) -> None:
+        relative = full.relative_to(self.root).as_posix()
+        folder = folder_of(relative)
+        if self.store is None or folder is None:
+            return
+        selection = Selection(relative.removeprefix(folder).strip("/") or None, limit_bytes)
+        try:
+            if not self.store.is_here(folder, selection):
+                self._patience.raise_if_down()
+            with self._noting_failures():
+                self.store.bring(folder, selection=selection, answer_s=PAGE_ANSWER_S)
+        except Unavailable:
+            if not full.exists():
+                raise
+
+    @contextmanager
+    def _noting_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except Unavailable:
+            self._patience.note_failure()
+            raise
+
+    def send(self, relative: str) -> None:
+        """Send the folder of a stored path to the store soon, if there is one."""
+        folder = folder_of(relative)
+        if self.outbox is not None and folder is not None:
+            self.outbox.send(folder)
+
+    def send_unsent(self, folders: Iterable[str]) -> None:
+        """Send the folders that were made here and are in no store as far as this machine knows."""
+        if self.store is None:
+            return
+        for folder in folders:
+            if (self.root / folder).is_dir() and not self.store.knows(folder):
+                self.send(folder)
+
+    def start_sending(self) -> None:
+        """Send what waits since this machine was stopped, from now on."""
+        if self.outbox is not None:
+            self.outbox.start()
+
+    def finish_sending(self) -> None:
+        """Wait a while for what this process has added, before it ends."""
+        if self.outbox is not None:
+            self.outbox.finish()
+
+    def _inside(self, relative: str) -> Path:
         full = (self.root / relative).resolve()
         if not full.is_relative_to(self.root):
             raise InvalidInput(f"The path {relative!r} leaves the artifacts folder.")
@@ -30,7 +125,7 @@ class Artifacts:
 
     def folder(self, *parts: str) -> Path:
         """Return a folder below the root, creating it if needed."""
-        full = self.path("/".join(parts))
+        full = self._inside("/".join(parts))
         full.mkdir(parents=True, exist_ok=True)
         return full
 
@@ -61,11 +156,18 @@ class Artifacts:
             )
 
     def remove(self, relative: str) -> None:
-        """Delete a folder or file below the root, if it exists."""
-        full = self.path(relative)
+        """Delete a folder or file below the root, if it exists, and soon from the store."""
+        full = self._inside(relative)
         if full == self.root:
             raise InvalidInput("The artifacts folder itself can't be deleted.")
+        self.note_removed(full.relative_to(self.root).as_posix())
         if full.is_dir():
             shutil.rmtree(full)
         elif full.exists():
             full.unlink()
+
+    def note_removed(self, relative: str) -> None:
+        """Delete what a job has deleted here from the store too, soon."""
+        if self.store is not None and self.outbox is not None and folder_of(relative) is not None:
+            self.store.forget(relative)
+            self.outbox.delete(relative)

@@ -201,9 +201,7 @@ def list_files(ctx: Context, checkpoint_id: str) -> list[CheckpointFile]:
     checkpoint = get_checkpoint(ctx, checkpoint_id)
     if not checkpoint.is_ready or checkpoint.folder is None:
         return []
-    root = ctx.artifacts.path(checkpoint.folder)
-    files = sorted(path for path in root.rglob("*") if path.is_file())
-    return [CheckpointFile(path.relative_to(root).as_posix(), path.stat().st_size) for path in files]
+    return [CheckpointFile(name, size) for name, size in ctx.artifacts.sizes(checkpoint.folder).items()]
 
 
 def rename_checkpoint(ctx: Context, checkpoint_id: str, name: str, *, person: Person) -> None:

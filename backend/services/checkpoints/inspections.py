@@ -143,7 +143,7 @@ def _already_there(session: Session, ctx: Context, fingerprint: str) -> str | No
         .order_by(Analysis.created_at.desc())
     )
     for row, status in session.execute(query):
-        if status != Status.FINISHED or (row.folder and (ctx.artifacts.path(row.folder) / NUMBERS).is_file()):
+        if status != Status.FINISHED or (row.folder and ctx.artifacts.path(f"{row.folder}/{NUMBERS}").is_file()):
             return row.id
     return None
 

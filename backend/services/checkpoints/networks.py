@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.hf_config import read_shape
 from backend.domain.jobs.payloads import TrainingPayload
+from backend.errors import Unavailable
 from backend.services.context import Context
 
 MAX_BASES = 8
@@ -21,6 +23,7 @@ def read_network_shape(ctx: Context, folder: str) -> ArchitectureConfig | None:
     """
     place = ctx.artifacts.root / folder
     for _ in range(MAX_BASES):
+        bring_small_files(ctx, ctx.artifacts.relative(place))
         data = _read_json(place / "config.json")
         if data is not None:
             shape = read_shape(data)
@@ -32,6 +35,15 @@ def read_network_shape(ctx: Context, folder: str) -> ArchitectureConfig | None:
         if not place.is_relative_to(ctx.artifacts.root):
             return None
     return None
+
+
+def bring_small_files(ctx: Context, folder: str) -> Path:
+    """Return the path of a checkpoint's folder, with its small files from the store of artifacts as far as that
+    answers.
+    """
+    with suppress(Unavailable):
+        ctx.artifacts.small_files(folder)
+    return ctx.artifacts.root / folder
 
 
 def network_of_payload(ctx: Context, payload: TrainingPayload) -> ArchitectureConfig | None:

@@ -173,7 +173,7 @@ def read_rejected(ctx: Context, version: VersionView) -> bytes:
     """Return the rejected rows of a version with their reasons, as JSON Lines (at most 100,000)."""
     if version.folder is None:
         return b""
-    path = ctx.artifacts.path(version.folder) / "rejected.jsonl"
+    path = ctx.artifacts.path(f"{version.folder}/rejected.jsonl")
     return path.read_bytes() if path.is_file() else b""
 
 

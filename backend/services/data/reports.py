@@ -366,7 +366,7 @@ def record_data_report(
         ctx.artifacts.remove(result.folder)
         return
     row.folder = result.folder
-    row.result = json.loads((ctx.artifacts.path(row.folder) / "report.json").read_text(encoding="utf-8"))
+    row.result = json.loads(ctx.artifacts.path(f"{row.folder}/report.json").read_text(encoding="utf-8"))
 
 
 def _view(session: Session, row: Analysis) -> DataReportView:

@@ -6,6 +6,7 @@ import itertools
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -110,4 +111,5 @@ def _forget_unused(ctx: Context) -> None:
         needed = {Path(str(payload.get(READERS[kind]))).parent.name for kind, payload in active}
     for folder in old:
         if folder.name not in needed:
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                ctx.artifacts.remove(ctx.artifacts.relative(folder))

@@ -93,7 +93,7 @@ def release_scored(ctx: Context) -> None:
     )  # PostgreSQL compares no JSON, so whole rows have no DISTINCT
     with ctx.db.read() as session:
         for checkpoint in session.scalars(held.where(Checkpoint.deleted_at.is_(None), Checkpoint.folder.is_not(None))):
-            hold = hold_of(ctx.artifacts.path(str(checkpoint.folder)))
+            hold = hold_of(ctx.artifacts.root / str(checkpoint.folder))
             if hold.exists() and _is_scored(session, checkpoint):
                 hold.unlink(missing_ok=True)
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Job, LogLine
 from backend.domain.attributes import view_of
+from backend.domain.jobs.artifact_folders import folders_in
 from backend.domain.jobs.progress import Progress, read_progress
 from backend.domain.jobs.records import JobFailure, JobResult, Payload
 from backend.domain.jobs.states import ACTIVE, QUEUE_OF, TERMINAL, Status, StopRequest
@@ -88,7 +89,11 @@ def add_job(
     restarts_forever: bool = False,
     created_by: str | None = None,
 ) -> Job:
-    """Insert a queued job inside the caller's transaction. Call `wake(ctx, job.queue)` after the commit."""
+    """Insert a queued job inside the caller's transaction. Call `wake(ctx, job.queue)` after the commit.
+
+    What its payload names and no store has yet is sent to it: uploads, and rows written for this job.
+    """
+    ctx.artifacts.send_unsent(folders_in(payload))
     job = Job(
         kind=payload.job_kind.value,
         queue=QUEUE_OF[payload.job_kind],

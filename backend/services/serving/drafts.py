@@ -99,7 +99,7 @@ def _vocabulary(ctx: Context, folder: str) -> str | None:
     """Return a hash of a checkpoint's tokens and their ids; None where its file does not tell, which its replica then
     judges.
     """
-    file = ctx.artifacts.path(folder) / "tokenizer.json"
+    file = ctx.artifacts.path(f"{folder}/tokenizer.json")
     try:
         about = file.stat()
     except OSError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from sqlalchemy.orm import Session
@@ -66,7 +65,7 @@ def deployment_memory(
         return DeploymentMemory(None, free)
     shape = read_network_shape(ctx, folder) if folder else None
     device = free.device if free else "cpu"
-    file_bytes = math.inf if is_adapter or not folder else _file_bytes(ctx.artifacts.root / folder)
+    file_bytes = math.inf if is_adapter or not folder else _file_bytes(ctx.artifacts.sizes(folder))
     is_16_bit = file_bytes < MAX_16_BIT_BYTES * parameters
     memory = replica_memory(
         parameters=parameters, shape=shape, device=device, precision=precision, is_16_bit=is_16_bit, context=context
@@ -95,9 +94,9 @@ def _free_of(worker: WorkerView) -> FreeMemory | None:
     return FreeMemory(worker.host, "cpu", total - worker.gauges.memory_used_bytes) if total else None
 
 
-def _file_bytes(folder: Path) -> float:
-    """Return the bytes of a checkpoint's weights on disk; infinity where there are none."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) or math.inf
+def _file_bytes(sizes: dict[str, int]) -> float:
+    """Return the bytes of a checkpoint's weights by those of its files; infinity where there are none."""
+    return sum(size for name, size in sizes.items() if name.endswith(".safetensors") and "/" not in name) or math.inf
 
 
 def _all_parameters(session: Session, checkpoint: Checkpoint | None) -> int | None:

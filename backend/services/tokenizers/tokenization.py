@@ -82,7 +82,7 @@ def tokenize(ctx: Context, source: TokenizerSource, text: str, *, specials: bool
     """
     cut = len(text) > MAX_TEXT
     text = text[:MAX_TEXT].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    loaded = _load(ctx.artifacts.path(source.folder), specials=specials)
+    loaded = _load(ctx.artifacts.small_files(source.folder), specials=specials)
     try:
         encoding = loaded.tokenizer.encode(text, add_special_tokens=False)
         back = loaded.tokenizer.decode(encoding.ids, skip_special_tokens=False)
@@ -100,7 +100,7 @@ def count_tokens(ctx: Context, source: TokenizerSource, texts: Sequence[str]) ->
 
     Raises NotFound or InvalidInput if the tokenizer can't be loaded or can't encode them.
     """
-    loaded = _load(ctx.artifacts.path(source.folder), specials=False)
+    loaded = _load(ctx.artifacts.small_files(source.folder), specials=False)
     try:
         return [
             len(encoding.ids) for encoding in loaded.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -114,7 +114,7 @@ def token_spans(ctx: Context, source: TokenizerSource, texts: Sequence[str]) -> 
 
     Raises what `count_tokens` raises.
     """
-    loaded = _load(ctx.artifacts.path(source.folder), specials=False)
+    loaded = _load(ctx.artifacts.small_files(source.folder), specials=False)
     try:
         return [encoding.offsets for encoding in loaded.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
     except BaseException as error:

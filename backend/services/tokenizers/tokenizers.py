@@ -142,7 +142,7 @@ def read_tokenizer_file(ctx: Context, tokenizer_id: str) -> bytes:
     is missing.
     """
     view = get_tokenizer(ctx, tokenizer_id)
-    path = ctx.artifacts.path(view.folder) / "tokenizer.json" if view.folder else None
+    path = ctx.artifacts.path(f"{view.folder}/tokenizer.json") if view.folder else None
     if path is None or not path.is_file():
         raise NotFound(f"The files of the tokenizer “{view.name}” are missing.", remedy="Train it again.")
     return path.read_bytes()

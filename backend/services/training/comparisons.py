@@ -233,7 +233,7 @@ def _tokenizer(ctx: Context, session: Session, run: Run) -> Side:
 
 
 def _content(ctx: Context, folder: str | None) -> str | None:
-    file = ctx.artifacts.path(folder) / "tokenizer.json" if folder else None
+    file = ctx.artifacts.path(f"{folder}/tokenizer.json") if folder else None
     return _digest(file, file.stat().st_mtime_ns) if file is not None and file.is_file() else None
 
 

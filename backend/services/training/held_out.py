@@ -14,7 +14,7 @@ def read_held_out(ctx: Context, run: RunView) -> HeldOutRows | None:
     has not reached again.
     """
     try:
-        with (ctx.artifacts.path(f"runs/{run.id}") / FILE).open("rb") as file:
+        with ctx.artifacts.path(f"runs/{run.id}/{FILE}").open("rb") as file:
             text = file.read(MAX_BYTES + 1)
         rows = HeldOutRows.model_validate_json(text)
     except (OSError, ValidationError):

@@ -190,7 +190,7 @@ def _environment(ctx: Context, run: RunView, newest: CheckpointView | None) -> t
         job = session.get(Job, run.job_id) if run.job_id else None
         if job is not None and job.attempt > 1:
             pairs.append(("attempts", f"{job.attempt}, resumed after a lost worker"))
-    card = ctx.artifacts.path(newest.folder) / "roundhouse.json" if newest and newest.folder else None
+    card = ctx.artifacts.path(f"{newest.folder}/roundhouse.json") if newest and newest.folder else None
     if card is not None and card.is_file():
         versions = json.loads(card.read_text()).get("versions", {})
         pairs += [(str(name), str(version)) for name, version in sorted(versions.items())]

@@ -53,7 +53,8 @@ def resume_evaluation(
     folder = ctx.artifacts.job_folder(job.id)
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):  # nothing was scored, or the folder has been cleared
-        shutil.copyfile(ctx.artifacts.job_folder(ended.id) / LEDGER, folder / LEDGER)
+        shutil.copyfile(ctx.artifacts.path(f"jobs/{ended.id}/{LEDGER}"), folder / LEDGER)
+        ctx.artifacts.send(f"jobs/{job.id}")
     row.job_id, row.record = job.id, row.record.model_copy(update={"resumed": True})
     session.flush()
     return str(row.id)

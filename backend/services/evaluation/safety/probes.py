@@ -241,6 +241,7 @@ def store_probe(
         4 * sum(len(str(row)) for row in rows), keep=ctx.policy.keep_free_bytes, purpose="The probe"
     )
     size = write_rows(folder / "train.parquet", rows)
+    ctx.artifacts.send(ctx.artifacts.relative(folder))
     with ctx.db.write() as session:
         dataset = _dataset_of(session, ctx, name=clean_name(name, what="A probe"), person=person)
         version = session.scalar(

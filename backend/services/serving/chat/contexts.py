@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Deployment, Endpoint
-from backend.services.checkpoints.networks import read_network_shape
+from backend.services.checkpoints.networks import bring_small_files, read_network_shape
 from backend.services.context import Context
 from backend.services.serving.endpoints import endpoints_of_aliases, served_adapters
 
@@ -65,7 +65,7 @@ def context_of_endpoints(session: Session, ctx: Context, names: Collection[str])
     for model, adapter in adapters.items():
         if model in facts:
             id_ = adapter.checkpoint_id
-            template = _read_template(ctx.artifacts.root / adapter.folder) or facts[model].template
+            template = _read_template(bring_small_files(ctx, adapter.folder)) or facts[model].template
             facts[model] = replace(
                 facts[model], checkpoint_id=id_, checkpoint=checkpoints.get(id_, ""), template=template
             )

