@@ -40,6 +40,11 @@ WORKER_VARIABLES = (
         f"ROUNDHOUSE_{name}"
         for name in (
             "SECRET_KEY",
+            "ARTIFACTS",
+            "ARTIFACTS_ENDPOINT",
+            "ARTIFACTS_KEY",
+            "ARTIFACTS_SECRET",
+            "ARTIFACTS_CACHE_GB",
             "LEASE_S",
             "CANCEL_GRACE_S",
             "MAX_ATTEMPTS",
