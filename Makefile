@@ -86,14 +86,14 @@ unit: $(DEV_STAMP)
 
 # Training, evaluation and serving on the second device of tests/support/second_device.py, which refuses what a GPU does:
 # every objective, adapter, engine of evaluation, inspection, a replica, and resume. Left out is what computes on a CPU alone
-# (QLoRA's refusal, a replica that is to end within seconds), DoRA's resume, which this device can't compute, and repetitions.
+# (QLoRA's refusal, a replica that is to end within seconds) and repetitions.
 DEVICE_TESTS := tests/jobs/training/objectives tests/jobs/training/network/test_adapters.py tests/jobs/training/test_resume.py \
   tests/jobs/evaluation/engines/test_decoding.py tests/jobs/evaluation/engines/test_fast.py tests/jobs/evaluation/inspection \
   tests/jobs/evaluation/test_scores.py tests/jobs/evaluation/test_completions.py tests/jobs/evaluation/test_classify.py \
   tests/jobs/evaluation/test_reference.py tests/jobs/evaluation/test_tasks.py \
   tests/jobs/serving/test_replica.py tests/jobs/serving/test_probe.py tests/jobs/serving/test_adapters.py \
   tests/jobs/serving/test_continuous_batching.py
-DEVICE_LEFT_OUT := drained or qlora or (repeats_its_losses and dora) or (killed_between and (kto or orpo or dropout)) \
+DEVICE_LEFT_OUT := drained or qlora or (killed_between and (kto or orpo or dropout)) \
   or (change_no_number and 60) or cpo or hinge or ipo or only_the_best or cut_to_the_context
 device: $(DEV_STAMP)
 	CUDA_VISIBLE_DEVICES=0 $(PYTEST) --numprocesses $(PROCESSES) -p tests.support.second_device $(DEVICE_TESTS) \

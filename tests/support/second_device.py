@@ -203,6 +203,8 @@ def install() -> torch.device:
     library.impl("empty.memory_format", empty, "PrivateUse1")
     library.impl("empty_strided", empty_strided, "PrivateUse1")
     library.impl("_copy_from", copy_from, "PrivateUse1")
+    for name in ("eye", "eye.m"):  # torch grows an empty tensor in place, which a wrapper can't follow
+        library.impl(name, eye, "PrivateUse1")
     install.libraries = [library, *autocast_libraries()]  # type: ignore[attr-defined]  # registrations end with them
     memory = {
         "get_memory_info": lambda device=None: (MEMORY_BYTES, MEMORY_BYTES),
@@ -271,6 +273,11 @@ def empty(size: Any, **options: Any) -> torch.Tensor:
 def empty_strided(size: Any, stride: Any, **options: Any) -> torch.Tensor:
     with torch.inference_mode(False):
         return SecondTensor(torch.empty_strided(size, stride, dtype=options.get("dtype")))
+
+
+def eye(*size: int, **options: Any) -> torch.Tensor:
+    with torch.inference_mode(False):
+        return SecondTensor(torch.eye(*size, dtype=options.get("dtype")))
 
 
 def copy_from(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
