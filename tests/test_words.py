@@ -12,7 +12,7 @@ import pytest
 from backend.db.tables import Table
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.jobs.states import JobKind, Status
-from backend.domain.training.config import Objective
+from backend.domain.training.objectives import Objective
 from backend.settings import PROJECT
 from tests.support.source_tree import PACKAGES, list_files, list_modules, parse
 

@@ -38,7 +38,7 @@ def inspect(
     against: Annotated[str | None, typer.Option(help="A second checkpoint to compare with.")] = None,
     weights: Annotated[bool, typer.Option("--weights", help="Analyze the weights, too.")] = False,
     maps: Annotated[
-        bool, typer.Option("--maps", help="With --json: every attention map, [layer][head][query][key].")
+        bool, typer.Option("--maps", help="With --json: every attention map, by layer, head, query and key.")
     ] = False,
     again: Annotated[bool, typer.Option("--again", help="Analyze again even if the result is stored.")] = False,
     as_json: JsonFlag = False,

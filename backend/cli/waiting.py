@@ -7,6 +7,7 @@ import sys
 import time
 
 from backend.cli.output import note
+from backend.domain.jobs.progress import format_progress
 from backend.domain.jobs.states import TERMINAL, Status
 from backend.errors import JobFailed
 from backend.services.context import Context
@@ -14,6 +15,8 @@ from backend.services.jobs.jobs import JobView, get_job
 from backend.services.jobs.workers import has_worker
 
 POLL_S = 0.3
+PROGRESS_S = 2.0
+"""Seconds between lines of progress at least."""
 
 
 def wait_for_job(ctx: Context, job_id: str, *, quiet: bool = False) -> JobView:
@@ -27,13 +30,13 @@ def wait_for_job(ctx: Context, job_id: str, *, quiet: bool = False) -> JobView:
         note(f"No worker serves the queue `{job.queue}`: running the job here.")
         subprocess.run([sys.executable, "-m", "jobs.run", job_id], check=False, stdout=sys.stderr)
         job = get_job(ctx, job_id)
-    shown = ""
+    shown, shown_at = "", 0.0
     while job.status not in TERMINAL:
-        progress = job.progress
-        line = f"{job.status}: {progress.done:g} of {progress.total:g} {progress.unit}" if progress else str(job.status)
-        if line != shown and not quiet:
+        line = f"{job.status}: {format_progress(job.progress)}" if job.progress else str(job.status)
+        is_due = time.monotonic() - shown_at >= PROGRESS_S or not shown.startswith(job.status)
+        if line != shown and is_due and not quiet:
             note(line)
-            shown = line
+            shown, shown_at = line, time.monotonic()
         time.sleep(POLL_S)
         job = get_job(ctx, job_id)
     if job.status is not Status.FINISHED:

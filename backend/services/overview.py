@@ -12,7 +12,7 @@ from backend.db.tables import Campaign, Checkpoint, Deployment, Endpoint, Job, R
 from backend.domain.evaluation.config import is_score_lower_better
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.domain.training.comparability import LossBasis
-from backend.domain.training.config import Objective
+from backend.domain.training.objectives import Objective
 from backend.domain.training.run_table import OBJECTIVE_NAMES
 from backend.services.battles.views import contestant_names, count_votes
 from backend.services.context import Context, Person

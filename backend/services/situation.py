@@ -23,7 +23,7 @@ from backend.db.tables import (
     Usage,
 )
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
-from backend.domain.training.config import Objective
+from backend.domain.training.objectives import Objective
 from backend.services.battles.ballots import ballot_progress
 from backend.services.battles.raters import find_rater
 from backend.services.battles.views import list_open_campaigns

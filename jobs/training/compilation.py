@@ -7,8 +7,8 @@ import time
 
 import torch
 
-from backend.domain.training.config import Objective
 from backend.domain.training.execution import compiles
+from backend.domain.training.objectives import Objective
 from jobs.batches.base import Batches
 from jobs.modeling.devices import device_kind, fork_random
 from jobs.modeling.memory_errors import is_out_of_memory

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.domain.data.token_folders import FOLDER
 from backend.domain.jobs.payloads import TrainingPayload
-from backend.domain.training.config import DATASET_KINDS, Objective, RunConfig
+from backend.domain.training.config import RunConfig
+from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
 from backend.errors import InvalidInput
 from jobs.modeling.chat.render import teach_template
 from jobs.modeling.devices import device_name, is_gpu, pick_autocast, pick_device, set_threads, threads_of_rank
@@ -60,8 +61,8 @@ def read_training_context(spec: JobSpec[TrainingPayload], reporter: Reporter) ->
     payload = spec.payload
     config = payload.config
     kind = payload.dataset_kind
-    if kind not in DATASET_KINDS[config.objective]:
-        suitable = " or ".join(DATASET_KINDS[config.objective])
+    if kind not in OBJECTIVE_FACTS[config.objective].datasets:
+        suitable = " or ".join(OBJECTIVE_FACTS[config.objective].datasets)
         raise InvalidInput(
             f"{config.objective} trains on a dataset of kind {suitable}, and this one is {kind}.", field="dataset"
         )

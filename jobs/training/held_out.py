@@ -22,8 +22,9 @@ import peft
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config import RunConfig
 from backend.domain.training.held_out import FILE, HeldOutRow, HeldOutRows, Measure
+from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective, Rows
 from jobs.batches.base import IGNORE, MicroBatch
 from jobs.batches.preference import PairBatch, RatedBatch, ScoredBatch
 from jobs.modeling.chat.render import turn_end
@@ -134,9 +135,16 @@ def _answer(batch: PairBatch | RatedBatch, row: int, start: int) -> tuple[list[i
 
 def measure_of(objective: Objective) -> Measure:
     """Return what the loss of a held-out row is."""
-    if objective in (Objective.PRETRAIN, Objective.SFT):
-        return "tokens"
-    return "answer" if objective is Objective.KTO else "reward" if objective is Objective.GRPO else "pair"
+    return _MEASURES[OBJECTIVE_FACTS[objective].rows]
+
+
+_MEASURES: dict[Rows, Measure] = {
+    "text": "tokens",
+    "conversations": "tokens",
+    "pairs": "pair",
+    "ratings": "answer",
+    "prompts": "reward",
+}
 
 
 def write_held_out(

@@ -20,7 +20,8 @@ from transformers import PreTrainedTokenizerBase
 from backend.domain.jobs.events import MicroBatchHalvedEvent, NotFiniteEvent, StoppedEarlyEvent
 from backend.domain.jobs.results import TrainResult
 from backend.domain.jobs.states import StopRequest
-from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config import RunConfig
+from backend.domain.training.objectives import Objective
 from backend.domain.training.schedule import learning_rate_at
 from backend.errors import JobFailed
 from jobs.batches.base import Batches, StepBatches

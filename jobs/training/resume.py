@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from backend.domain.training.config import Objective
 from backend.domain.training.execution import keep_global_batch
+from backend.domain.training.objectives import Objective
 from jobs.batches.base import DATA_ORDER, StepBatches
 from jobs.modeling.devices import device_name, is_gpu
 from jobs.training.checkpoints.state import Counters

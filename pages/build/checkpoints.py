@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from backend.domain.jobs.states import ACTIVE
+from backend.domain.training.objectives import made_by
 from backend.domain.wording import short
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, list_checkpoints
 from backend.services.context import Context
@@ -19,7 +20,6 @@ from pages.components.checkpoints.base_form import draw_base_form
 from pages.components.checkpoints.checkpoint import draw_checkpoint
 from pages.components.frame import live_part, no_checkpoint_state, page_frame, plain
 from pages.components.job_progress import status_badge
-from pages.components.labels import MADE_BY
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
 from pages.components.words import size, when
@@ -47,7 +47,7 @@ def draw_checkpoint_row(checkpoint: CheckpointView, aliases: Sequence[str]) -> N
         if not checkpoint.is_ready:
             status_badge(checkpoint.status)
         else:
-            kind = "base" if checkpoint.origin == "added" else MADE_BY.get(str(checkpoint.objective), "from a run")
+            kind = "base" if checkpoint.origin == "added" else made_by(checkpoint.objective)
             st.badge("adapter" if checkpoint.is_adapter else kind, color="violet" if checkpoint.is_adapter else "gray")
     loss = checkpoint.metrics.get("val_loss")
     facts = [

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from backend.domain.training.config import DATASET_KINDS, Objective, RunConfig, parse_config, parse_run_config
+from backend.domain.training.config import RunConfig, parse_config, parse_run_config
 from backend.domain.training.config_fields import explicit_paths, with_changes
+from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
 from backend.domain.training.sweep import SweepConfig, parse_sweep
 from backend.errors import InvalidInput, RoundhouseError
 from backend.recipes import RECIPES, STARTER
@@ -66,7 +67,7 @@ def open_form(ctx: Context) -> None:
     objective = Objective.SFT if base else Objective.PRETRAIN
     if "dataset" in query:
         kind = resolve_version(ctx, query["dataset"], ready=False).kind
-        objective = next((objective for objective, kinds in DATASET_KINDS.items() if kind in kinds), objective)
+        objective = next((one for one, facts in OBJECTIVE_FACTS.items() if kind in facts.datasets), objective)
     start_form(objective, dataset=query.get("dataset"), architecture=query.get("architecture"), base=base)
 
 

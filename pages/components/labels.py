@@ -3,20 +3,9 @@
 from __future__ import annotations
 
 from backend.domain.jobs.states import Status
-from backend.domain.training.objective_labels import OBJECTIVE_LABELS
+from backend.domain.training.objectives import OBJECTIVE_FACTS
 
-OBJECTIVES: dict[str, str] = {str(objective): label for objective, label in OBJECTIVE_LABELS.items()}
-MADE_BY = {
-    "pretrain": "pretrained",
-    "sft": "fine-tuned",
-    "dpo": "DPO-trained",
-    "kto": "KTO-trained",
-    "orpo": "ORPO-trained",
-    "simpo": "SimPO-trained",
-    "reward": "reward model",
-    "grpo": "GRPO-trained",
-}
-"""Labels of a checkpoint's training, by objective."""
+OBJECTIVES: dict[str, str] = {str(objective): facts.label for objective, facts in OBJECTIVE_FACTS.items()}
 STATUS: dict[str, str] = {
     Status.QUEUED.value: "Queued",
     Status.RUNNING.value: "Running",

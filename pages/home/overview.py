@@ -11,6 +11,7 @@ import streamlit as st
 
 from backend.domain.jobs.progress import format_progress
 from backend.domain.jobs.states import Status
+from backend.domain.training.objectives import label_of
 from backend.domain.wording import percent, plural
 from backend.recipes import RECIPES, STARTER
 from backend.services.activity import Activity, ActivityKind, list_activities
@@ -26,7 +27,6 @@ from pages.components import routes
 from pages.components.browser.run_list.component import live_runs
 from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.frame import errors_shown, handled, live_part, page_frame, plain
-from pages.components.labels import OBJECTIVES
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable
 from pages.components.words import ago, size
@@ -297,7 +297,7 @@ def draw_best(overview: Overview) -> None:
                     icon="deployed_code",
                     key=f"best_{best.objective}",
                 )
-            cells[1].caption(OBJECTIVES.get(best.objective, best.objective))
+            cells[1].caption(label_of(best.objective))
             cells[2].markdown(f"{plain(best.metric)} **{best.value:.3f}**")
             among = f"{plural(best.num_checkpoints, 'checkpoint')} of {plural(best.num_runs, 'run')}"
             cells[3].caption(f"{among} on {plain(best.data)}, with the same tokenizer and loss")

@@ -21,7 +21,10 @@ def score(
         str, typer.Option(help="Name, such as exact_match, f1, bleu, rougeL, mcc, pass@10; a wrong name lists all.")
     ],
     file: Annotated[
-        Path, typer.Option(help='JSONL of {"prediction": text, "references": [text]}; "cluster" names its document.')
+        Path,
+        typer.Option(
+            help='JSONL of "prediction" (a text), "references" (a list of texts) and, if any, "cluster" (its document).'
+        ),
     ],
     extract: Annotated[
         str | None, typer.Option(help="Find the answer first: a filter's name or a regular expression.")

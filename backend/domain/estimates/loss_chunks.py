@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backend.domain.training.config import Objective
+from backend.domain.training.objectives import Objective
 
 LOGITS_AT_ONCE_BYTES = 64 * 2**20
 """Bytes of one chunk of logits, in fp32. Smaller chunks cost time, as the head's gradient is read and written for

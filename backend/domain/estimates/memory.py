@@ -26,7 +26,7 @@ from backend.domain.estimates.activations import (
 from backend.domain.estimates.loss_chunks import loss_bytes
 from backend.domain.estimates.optimizer_state import count_frozen, optimizer_bytes
 from backend.domain.estimates.setting import TrainingSetting
-from backend.domain.training.config import PAIRWISE
+from backend.domain.training.objectives import PAIRWISE
 
 Moment = Literal["load", "loss", "backward", "update"]
 

@@ -12,8 +12,9 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES
 from backend.domain.architectures.flops import count_flops
 from backend.domain.architectures.parameters import count_parameters
-from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config import RunConfig
 from backend.domain.training.execution import compiles, sequences_at_once
+from backend.domain.training.objectives import Objective
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DeviceKind = Literal["cpu", "gpu"]

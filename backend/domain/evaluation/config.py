@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validat
 from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
 from backend.domain.evaluation.tasks.definition import RequestForm, TaskDefinition
 from backend.domain.evaluation.tasks.metric_names import is_lower_better as is_lower_better_metric
-from backend.domain.evaluation.tasks.metric_names import metric_label
+from backend.domain.evaluation.tasks.metric_names import metric_bound, metric_label
 from backend.domain.fields import OPTION_ONLY, setting, unless, when
 from backend.domain.validation import is_stored
 
@@ -71,6 +71,16 @@ def is_score_lower_better(score: str) -> bool:
     nothing.
     """
     return score in _LOWER_IS_SAFER or is_lower_better_metric(re.split("[,:]", score, maxsplit=1)[0])
+
+
+def is_right(score: str, value: float) -> bool:
+    """Return whether an item's value of a score is as good as it can be: 0 where less is better, else the score's upper
+    bound, and more than 0 for a score without one.
+    """
+    if is_score_lower_better(score):
+        return value <= 0
+    bound = metric_bound(re.split("[,:]", score, maxsplit=1)[0])
+    return value > 0 if bound is None else value >= bound - 1e-9
 
 
 SCORING = "Scoring"

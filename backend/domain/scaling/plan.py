@@ -13,7 +13,8 @@ from backend.domain.estimates.throughput import Speed
 from backend.domain.fields import OPTION_ONLY, setting
 from backend.domain.scaling.laws import BELIEVABLE, DEFAULT_LAW, FLOPS_PER_PARAMETER_TOKEN, Allocation, ScalingLaw
 from backend.domain.statistics.estimates import Estimate
-from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config import RunConfig
+from backend.domain.training.objectives import Objective
 from backend.domain.validation import validation_message
 from backend.errors import InvalidInput
 

@@ -15,7 +15,8 @@ from backend.domain.estimates.throughput import Speed, rate_at
 from backend.domain.scaling.isoflop import MIN_SIZES
 from backend.domain.scaling.laws import DEFAULT_LAW, ScalingLaw
 from backend.domain.scaling.shapes import count_all, count_without_embeddings, propose_architecture
-from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config import RunConfig
+from backend.domain.training.objectives import Objective
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule
 from backend.domain.validation import validation_message
 from backend.domain.wording import format_count

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from enum import StrEnum
 from typing import Any, Literal, Self
 
 import yaml
@@ -13,39 +12,11 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.fields import setting, when
 from backend.domain.training.config_sections import ConfigSection, GrpoConfig, LoraConfig, PreferenceConfig
 from backend.domain.training.hyperparameters import Hyperparameters, count_warmup_steps
+from backend.domain.training.objectives import Objective
 from backend.domain.training.traits import NOTHING, RESULT_AND_COST, Traits
 from backend.domain.validation import field_at_fault, is_stored, validation_message
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
-
-
-class Objective(StrEnum):
-    """The objective of a run."""
-
-    PRETRAIN = "pretrain"
-    SFT = "sft"
-    DPO = "dpo"
-    KTO = "kto"
-    ORPO = "orpo"
-    SIMPO = "simpo"
-    REWARD = "reward"
-    GRPO = "grpo"
-
-
-PAIRWISE = frozenset({Objective.DPO, Objective.ORPO, Objective.SIMPO, Objective.REWARD})
-"""Objectives that learn from a chosen and a rejected answer."""
-
-DATASET_KINDS: dict[Objective, tuple[str, ...]] = {
-    Objective.PRETRAIN: ("text",),
-    Objective.SFT: ("instruction", "chat"),
-    Objective.DPO: ("preference",),
-    Objective.KTO: ("kto", "preference"),
-    Objective.ORPO: ("preference",),
-    Objective.SIMPO: ("preference",),
-    Objective.REWARD: ("preference",),
-    Objective.GRPO: ("instruction", "prompts", "benchmark"),
-}
-"""The kinds of dataset that each objective trains on."""
 
 
 class RunSubject(ConfigSection):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from backend.domain.training.config import PAIRWISE, Objective
+from backend.domain.training.objectives import OBJECTIVE_FACTS, PREFERENCES, Objective
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule, split_batch
 from backend.domain.wording import plural
 
@@ -105,7 +105,7 @@ def suggest_learning_rate(basis: Basis, *, tokens: float) -> float:
 
 
 def _learns_preferences(basis: Basis) -> bool:
-    return basis.objective in PAIRWISE or basis.objective is Objective.KTO
+    return basis.objective in PREFERENCES
 
 
 def _batch(basis: Basis, context: int) -> tuple[int, int]:
@@ -210,7 +210,7 @@ def suggest_recipe(
             f"for {objective.value.upper()} with {NAMES_OF_METHODS[method]} on {_size(parameters)} parameters",
         ),
     ]
-    if objective in (Objective.DPO, Objective.KTO):
+    if OBJECTIVE_FACTS[objective].has_reference:
         values["preference.beta"] = 0.2 if num_rows < SMALL_SET else 0.1
         reasons.append(
             (

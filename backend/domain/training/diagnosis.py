@@ -15,8 +15,9 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import Value
+from backend.domain.training.objectives import Objective
 from backend.domain.wording import percent
 
 Floats = npt.NDArray[np.float64]

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config import RunConfig
+from backend.domain.training.objectives import Objective
 from backend.errors import InvalidInput
 
 WORTH_FLOPS = {"cpu": 1e14, "gpu": 1e17}

@@ -12,9 +12,9 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-from backend.domain.training.config import PAIRWISE, Objective, RunConfig
+from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import idle_fields, value_at
-from backend.domain.training.objective_labels import OBJECTIVE_LABELS
+from backend.domain.training.objectives import OBJECTIVE_FACTS, PREFERENCES, Objective
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule
 from backend.domain.wording import format_duration, percent
 
@@ -132,7 +132,7 @@ def usual_learning_rates(config: RunConfig, body: int | None) -> tuple[float, fl
         )
     full_rate = learning_rate_rule(body, 20.0 * body).value / less
     adapters = config.method != "full"
-    if config.objective in PAIRWISE or config.objective is Objective.KTO:
+    if config.objective in PREFERENCES:
         top = full_rate / (10.0 if adapters or config.objective is Objective.REWARD else 30.0)
         return (
             top / 1000.0,
@@ -158,16 +158,10 @@ def _about_memory(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
         )
 
 
-NEEDS_ANSWERS = frozenset({Objective.DPO, Objective.SIMPO, Objective.KTO, Objective.GRPO})
-"""Objectives that shift between the answers of a base which already gives some. ORPO teaches them as well (Hong et al.
-2024, arXiv 2403.07691), and a reward model gives none.
-"""
-
-
 def _about_parts(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
     """Warn of a base that does not suit the objective, and of a benchmark's items in training."""
-    if facts.base_chats is False and config.objective in NEEDS_ANSWERS:
-        name = OBJECTIVE_LABELS[config.objective]
+    if facts.base_chats is False and OBJECTIVE_FACTS[config.objective].needs_answers:
+        name = OBJECTIVE_FACTS[config.objective].label
         yield LaunchWarning(
             code=Code.BASE_WITHOUT_CHAT,
             field="base",
@@ -311,13 +305,7 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
             ),
             cure="Use a longer context; the data report lists such rows, and drops them.",
         )
-    kind = (
-        "preference"
-        if config.objective in PAIRWISE | {Objective.KTO}
-        else "full"
-        if config.method == "full"
-        else "adapter"
-    )
+    kind = "preference" if config.objective in PREFERENCES else "full" if config.method == "full" else "adapter"
     pretraining = config.objective is Objective.PRETRAIN
     most = USEFUL_EPOCHS if pretraining else USUAL_EPOCHS[kind]
     if facts.epochs is None or facts.epochs <= most or config.objective is Objective.GRPO:

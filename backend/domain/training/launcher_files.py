@@ -7,7 +7,8 @@ its files are written for scripts that use it, and have not been run.
 
 from __future__ import annotations
 
-from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config import RunConfig
+from backend.domain.training.objectives import Objective
 
 NOT_RUN = "Generated from the recipe and validated against the libraries' own schemas; not tested on GPUs."
 

@@ -14,17 +14,9 @@ import yaml
 from markdown_it import MarkdownIt
 
 from backend.domain.markdown_text import fenced, plain_markdown
+from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
 from backend.domain.training.report_curves import MetricTrace, curves_svg
 
-TRL_TAGS = {
-    "sft": "sft",
-    "dpo": "dpo",
-    "kto": "kto",
-    "orpo": "orpo",
-    "simpo": "cpo",
-    "reward": "reward-trainer",
-    "grpo": "grpo",
-}
 Escape = Callable[[str], str]
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2024; background: #fff; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
@@ -87,6 +79,7 @@ def report_front_matter(report: RunReport) -> dict[str, object]:
         }
         for score in report.scores
     ]
+    facts = OBJECTIVE_FACTS[Objective(report.objective)] if report.objective in OBJECTIVE_FACTS else None
     return {
         "library_name": "transformers",
         "pipeline_tag": "text-classification" if report.objective == "reward" else "text-generation",
@@ -94,11 +87,7 @@ def report_front_matter(report: RunReport) -> dict[str, object]:
         "tags": [
             "roundhouse",
             report.objective,
-            *(
-                [TRL_TAGS[report.objective]]
-                if TRL_TAGS.get(report.objective, report.objective) != report.objective
-                else []
-            ),
+            *([facts.tag] if facts is not None and facts.tag else []),
         ],
         **({"base_model": report.base_model} if report.base_model else {}),
         **({"datasets": [report.dataset]} if report.dataset else {}),

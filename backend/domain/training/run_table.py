@@ -17,7 +17,7 @@ from typing import Any, Literal
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.filters import FilterField, Value, ValueKind
 from backend.domain.names import nearest_name
-from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import (
     SECTIONS,
     field_at,
@@ -26,22 +26,14 @@ from backend.domain.training.config_fields import (
     paths_affecting,
     unmet_condition,
 )
+from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
 from backend.domain.training.traits import Effect
 from backend.domain.wording import format_bytes, format_duration, format_usd, percent, plural, short
 from backend.errors import InvalidInput
 
 Form = Literal["text", "number", "loss", "integer", "count", "bytes", "duration", "percent", "usd", "time", "flag"]
 Better = Literal["lowest", "highest"]
-OBJECTIVE_NAMES: dict[str, str] = {
-    Objective.PRETRAIN: "Pretrain",
-    Objective.SFT: "SFT",
-    Objective.DPO: "DPO",
-    Objective.KTO: "KTO",
-    Objective.ORPO: "ORPO",
-    Objective.SIMPO: "SimPO",
-    Objective.REWARD: "Reward",
-    Objective.GRPO: "GRPO",
-}
+OBJECTIVE_NAMES = {str(objective): facts.name for objective, facts in OBJECTIVE_FACTS.items()}
 """Names of objectives that fit a column; regardless of case they are the values of filters."""
 SAME_UNDER_ALL: dict[str, tuple[str, Form, Better | None]] = {
     "tok_per_sec": ("Tokens per second", "count", "highest"),

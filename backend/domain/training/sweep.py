@@ -36,7 +36,7 @@ from pydantic import (
 )
 
 from backend.domain.fields import setting, unless
-from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import kind_of, traits_of, with_values
 from backend.domain.validation import is_stored, validation_message
 from backend.errors import InvalidInput, RoundhouseError
@@ -46,17 +46,6 @@ Point = dict[str, Any]
 
 MAX_RUNS = 500
 MAX_FIELDS = 8
-METRICS: dict[Objective, tuple[str, ...]] = {
-    Objective.PRETRAIN: ("val_loss", "val_bpb", "train_loss", "tok_per_sec"),
-    Objective.SFT: ("val_loss", "train_loss", "tok_per_sec"),
-    Objective.DPO: ("val_loss", "val_rewards/accuracies", "val_rewards/margins", "train_loss"),
-    Objective.ORPO: ("val_loss", "val_rewards/accuracies", "val_rewards/margins", "train_loss"),
-    Objective.SIMPO: ("val_loss", "val_rewards/accuracies", "val_rewards/margins", "train_loss"),
-    Objective.KTO: ("val_loss", "val_rewards/margins", "train_loss"),
-    Objective.REWARD: ("val_loss", "val_accuracy", "val_margin", "train_loss"),
-    Objective.GRPO: ("val_reward/mean", "reward/mean", "val_loss"),
-}
-"""Metrics that runs of an objective are compared by, the usual one first."""
 METRIC_LABELS = {
     "val_loss": "Validation loss",
     "val_bpb": "Validation bits per byte",

@@ -19,7 +19,7 @@ from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import not_found
 from backend.domain.serving.prepared import prepared_folder
 from backend.domain.serving.upstream import UPSTREAM
-from backend.domain.training.config import Objective
+from backend.domain.training.objectives import Objective
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.dependents import refuse_while_used, users_of_checkpoint

@@ -20,9 +20,10 @@ from backend.domain.jobs.states import Status
 from backend.domain.scaling.laws import BELIEVABLE, DEFAULT_LAW, effective_tokens
 from backend.domain.scaling.shapes import count_all, count_without_embeddings
 from backend.domain.statistics.estimates import Estimate
-from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import values_affecting
 from backend.domain.training.launch_warnings import LaunchFacts, LaunchWarning, warnings_of
+from backend.domain.training.objectives import Objective
 from backend.domain.training.traits import Effect
 from backend.errors import RoundhouseError
 from backend.services.context import Context

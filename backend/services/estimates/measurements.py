@@ -31,9 +31,10 @@ from backend.domain.jobs.results import (
     StepTimes,
     TrainResult,
 )
-from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import measured_values
 from backend.domain.training.execution import compiles
+from backend.domain.training.objectives import Objective
 from backend.errors import InvalidInput
 from backend.services.checkpoints.networks import network_of_payload
 from backend.services.context import Context, Person, require_builder

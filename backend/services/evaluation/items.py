@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Evaluation, EvaluationItem, Score
-from backend.domain.evaluation.config import EvaluationKind
+from backend.domain.evaluation.config import EvaluationKind, is_right
 from backend.domain.filters import FilterField, Value, ValueKind, matcher, parse_filter
 from backend.domain.jobs.events import ItemEvent
 from backend.domain.jobs.payloads import EvaluatePayload
@@ -141,9 +141,9 @@ def list_items(
 def find_items(ctx: Context, evaluation: EvaluationView, index: ItemIndex, query: ItemQuery) -> Sequence[int]:
     """Return the rows of an evaluation's index with the items that a query means, in the order of their display.
 
-    `wrong` and `right` go by the main metric; of texts, `wrong` are those that the network predicts worse than its
-    mean, worst first. `truncated` items lost part of their prompt, or their answer ended at its longest length. Texts
-    are compared without regard to case. Raises FilterError naming the place at fault.
+    `wrong` and `right` go by the main metric (`is_right`); of texts, `wrong` are those that the network predicts worse
+    than its mean, worst first. `truncated` items lost part of their prompt, or their answer ended at its longest
+    length. Texts are compared without regard to case. Raises FilterError naming the place at fault.
     """
     rows: Sequence[int] = range(len(index.positions))
     if query.filter.strip():
@@ -167,10 +167,11 @@ def _of_outcome(
     if which == "truncated":
         truncated = _truncated(ctx, evaluation)
         return [row for row in rows if index.positions[row] in truncated]
-    column = index.columns.get(item_metric(evaluation.main_metric), [None] * len(index.positions))
+    metric = item_metric(evaluation.main_metric)
+    column = index.columns.get(metric, [None] * len(index.positions))
     scored = [(row, value) for row in rows if (value := column[row]) is not None]
     if evaluation.kind is not EvaluationKind.PERPLEXITY:
-        return [row for row, value in scored if (value < 1.0) == (which == "wrong")]
+        return [row for row, value in scored if is_right(metric, value) == (which == "right")]
     score = evaluation.main_score
     bound = score.value if score else 0.0
     sign = -1 if which == "wrong" else 1

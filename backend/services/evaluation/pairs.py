@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sqlalchemy import select
 
 from backend.db.tables import Job
-from backend.domain.evaluation.config import is_score_lower_better
+from backend.domain.evaluation.config import is_right, is_score_lower_better
 from backend.domain.evaluation.judges.config import SHOWN_CHARACTERS, JudgeConfig
 from backend.domain.jobs.states import Status
 from backend.errors import NotFound
@@ -32,12 +32,11 @@ PairChoice = Literal["broken", "fixed", "both_wrong", "both_right"]
 def group_pairs(ctx: Context, pair: Pair, *, text: str = "") -> dict[PairChoice, list[str]]:
     """Return the hashes, in the order of the benchmark, of the items that the second broke or fixed, or that both have
     wrong or right; with `text` those where one of the two contains it.
-
-    Only for metrics where more is better and 1 is right.
     """
     first, second = read_index(ctx, pair.first), read_index(ctx, pair.second)
     metric = item_metric(pair.metric)
     before, after = (index.columns.get(metric, [None] * len(index)) for index in (first, second))
+    sign = -1 if is_score_lower_better(metric) else 1
     having = _containing(ctx, pair, text) if text.strip() else None
     groups: dict[PairChoice, list[str]] = {"broken": [], "fixed": [], "both_wrong": [], "both_right": []}
     for row, key in enumerate(first.hashes):
@@ -48,9 +47,9 @@ def group_pairs(ctx: Context, pair: Pair, *, text: str = "") -> dict[PairChoice,
         if value is None or then is None:
             continue
         if value != then:
-            groups["fixed" if then > value else "broken"].append(key)
+            groups["fixed" if sign * then > sign * value else "broken"].append(key)
         else:
-            groups["both_wrong" if value < 1.0 else "both_right"].append(key)
+            groups["both_right" if is_right(metric, value) else "both_wrong"].append(key)
     return groups
 
 
@@ -76,11 +75,13 @@ def disagreeing_items(ctx: Context, evaluation: EvaluationView) -> frozenset[int
     """
     verdicts = _read_all(ctx, mode="rubric")
     items = list_items(ctx, evaluation.id, limit=ALL)[0] if verdicts else []
-    metric = evaluation.main_metric
+    metric = item_metric(evaluation.main_metric)
     judged = [(item, side) for item in items if (side := _find(verdicts, item)) is not None and metric in item.values]
     if not judged:
         return None
-    return frozenset(item.position for item, side in judged if side and (side > 0) != (item.values[metric] >= 1.0))
+    return frozenset(
+        item.position for item, side in judged if side and (side > 0) != is_right(metric, item.values[metric])
+    )
 
 
 def disagreeing_pairs(ctx: Context, comparison: Pair) -> list[str] | None:

@@ -18,7 +18,7 @@ from backend.domain.jobs.gauges import ReplicaReport
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.serving.deployment import DeploymentConfig, DeploymentTraffic, ScalingEvent
 from backend.domain.serving.request_log import LOAD_TEST
-from backend.domain.training.config import Objective
+from backend.domain.training.objectives import Objective
 from backend.errors import NotFound
 from backend.services.context import Context
 from backend.services.serving.adapters.served import ServedAdapter, adapters_of

@@ -6,7 +6,8 @@ from importlib.util import find_spec
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.training.adapters import check_adapters
-from backend.domain.training.config import DATASET_KINDS, Objective, RunConfig, context_problems
+from backend.domain.training.config import RunConfig, context_problems
+from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
 from backend.errors import Conflict, InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.data.reports import DataReportView
@@ -42,7 +43,7 @@ def check_dataset(config: RunConfig, version: VersionView) -> None:
     """Raise InvalidInput for a dataset of the wrong kind, without the answers that a reward needs, or without train
     rows.
     """
-    kinds = DATASET_KINDS[config.objective]
+    kinds = OBJECTIVE_FACTS[config.objective].datasets
     if version.kind not in kinds:
         raise InvalidInput(
             f"{config.objective} takes a dataset of kind {' or '.join(kinds)}, and “{version.dataset}” is of kind"

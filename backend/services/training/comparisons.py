@@ -18,16 +18,14 @@ from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Job, Run, Tok
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.jobs.states import Status
 from backend.domain.training.comparability import Aspect, LossBasis, Obstacle, Side, find_obstacles
-from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import distinguishing_values
-from backend.domain.training.objective_labels import OBJECTIVE_LABELS
+from backend.domain.training.objectives import OBJECTIVE_FACTS, PREFERENCES, Objective, label_of
 from backend.domain.training.seed_noise import SeedComparison, SeedGroup, compare_seeds, seeds_needed
 from backend.services.context import Context
 
 MAX_SIBLINGS = 200
 MAX_LINEAGE = 100
-NOT_PREFERENCE = frozenset({Objective.PRETRAIN, Objective.SFT, Objective.REWARD, Objective.GRPO})
-"""Objectives whose validation loss has no settings."""
 
 
 @dataclass(frozen=True)
@@ -175,23 +173,21 @@ def loss_basis(ctx: Context, session: Session, run: Run) -> LossBasis:
     config = run.config
     if config is None:
         unknown = Side(None, "unknown in an imported log")
-        return LossBasis(
-            Side(run.objective, OBJECTIVE_LABELS.get(run.objective, run.objective)), Side("", ""), unknown, unknown
-        )
+        return LossBasis(Side(run.objective, label_of(run.objective)), Side("", ""), unknown, unknown)
     version = session.get(DatasetVersion, run.dataset_version_id) if run.dataset_version_id else None
     dataset = session.get(Dataset, version.dataset_id) if version else None
     data = Side(version.id, f"{dataset.name}@{version.number}") if version and dataset else Side(None, config.dataset)
     settings: dict[str, object] = {}
     if config.objective is Objective.GRPO:  # its measure is the rewards' sum, of answers that long
         settings = config.grpo.model_dump(mode="json", include={"rewards", "max_new_tokens"})
-    elif config.objective not in NOT_PREFERENCE:
+    elif config.objective in PREFERENCES - {Objective.REWARD}:  # whose validation loss has settings
         settings = config.preference.model_dump(mode="json", exclude_defaults=True)
     loss = Side(
         json.dumps(settings, sort_keys=True),
         ", ".join(f"{name} {value}" for name, value in settings.items()) or "defaults",
     )
     return LossBasis(
-        Side(run.objective, OBJECTIVE_LABELS.get(run.objective, run.objective)),
+        Side(run.objective, label_of(run.objective)),
         loss,
         data,
         _tokenizer(ctx, session, run),
@@ -206,7 +202,7 @@ def measured_rows(run: Run) -> tuple[object, ...]:
     if config is None:
         return ()
     windows = config.context if config.objective is Objective.PRETRAIN else None
-    reference = run.base_id if config.objective in (Objective.DPO, Objective.KTO) else None
+    reference = run.base_id if OBJECTIVE_FACTS[config.objective].has_reference else None
     return config.eval_batches * config.micro_batch, windows, reference
 
 

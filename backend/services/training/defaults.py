@@ -14,8 +14,8 @@ from backend.db.tables import Run, Tokenizer
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.data.rows.conversations import as_conversation
 from backend.domain.scaling.shapes import count_without_embeddings
-from backend.domain.training.config import Objective
 from backend.domain.training.defaults import Basis, suggest_values
+from backend.domain.training.objectives import Objective
 from backend.errors import RoundhouseError
 from backend.infra.files.parquet import read_row_page
 from backend.services.architectures import get_architecture

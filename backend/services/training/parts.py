@@ -12,7 +12,8 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.estimates.architecture_report import describe_architecture
 from backend.domain.estimates.optimizer_state import checkpoint_size
 from backend.domain.jobs.payloads import TrainingPayload
-from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config import RunConfig
+from backend.domain.training.objectives import Objective
 from backend.errors import Conflict
 from backend.services.architectures import get_architecture
 from backend.services.checkpoints.checkpoints import CheckpointView, require_writer, resolve_checkpoint

@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from backend.db.tables import Checkpoint, Job, Measurement, MetricName, Run
 from backend.domain.training.config import RunConfig
-from backend.domain.training.objective_labels import OBJECTIVE_LABELS
+from backend.domain.training.objectives import label_of
 from backend.domain.training.report import Measured, RunReport, run_report_html, write_body, write_markdown
 from backend.domain.training.report_curves import MetricTrace
 from backend.domain.wording import format_bytes, format_count, format_duration, format_usd, percent
@@ -108,7 +108,7 @@ def build_report(ctx: Context, name_or_id: str) -> RunReport:
     return RunReport(
         name=run.name,
         objective=run.objective,
-        objective_words=OBJECTIVE_LABELS.get(run.objective, run.objective),
+        objective_words=label_of(run.objective),
         status=run.line,
         summary=_summary(detail, newest, figures_of_runs(ctx, [run.id])[run.id]),
         data=_data(version),

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.domain.data.rows.conversations import as_conversation
-from backend.domain.training.config import PAIRWISE, Objective
 from backend.domain.training.config_sections import RewardRule
+from backend.domain.training.objectives import PREFERENCES, Objective
 from backend.domain.training.rewards import Rewards, read_question
 from backend.errors import RoundhouseError
 from backend.infra.files.parquet import read_row_page
@@ -123,7 +123,7 @@ def _parts(row: Mapping[str, Any], objective: Objective) -> Iterator[RowPart]:
         prompt, answers = read_question(row)
         yield RowPart("Prompt", prompt)
         yield RowPart("Accepted answers" if len(answers) > 1 else "Accepted answer", "\n".join(answers))
-    elif objective in PAIRWISE or objective is Objective.KTO:
+    elif objective in PREFERENCES:
         yield from _messages(row.get("prompt"), objective=None)
         for side in ("chosen", "rejected", "completion"):
             if side in row:

@@ -15,8 +15,9 @@ from backend.domain.evaluation.suites import Moment
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.states import TERMINAL, Status, StopRequest
 from backend.domain.names import clean_name
-from backend.domain.training.config import Objective, RunConfig, parse_config
+from backend.domain.training.config import RunConfig, parse_config
 from backend.domain.training.launch_warnings import LaunchWarning
+from backend.domain.training.objectives import OBJECTIVE_FACTS
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.evaluation.open_suites import SuiteChoice, add_choice
@@ -30,14 +31,8 @@ from backend.services.training.views import RunView, find_run, get_run, newest_c
 MAX_TAGS, MAX_TAG = 12, 40
 
 
-VERBS = {
-    Objective.PRETRAIN: "Pretrain",
-    Objective.SFT: "Fine-tune",
-    Objective.REWARD: "Reward model of",
-    Objective.SIMPO: "SimPO",
-}
-GENERATED_VERBS = (*VERBS.values(), *(objective.upper() for objective in Objective))
-"""How generated names begin; of other objectives by their abbreviation."""
+VERBS = {objective: facts.verb or facts.name for objective, facts in OBJECTIVE_FACTS.items()}
+"""How generated names begin."""
 
 
 @retry_races
@@ -336,7 +331,7 @@ def _run_of_key(ctx: Context, key: str) -> RunView | None:
 
 
 def _generated_name(config: RunConfig, parts: RunParts) -> str:
-    verb = VERBS.get(config.objective, config.objective.upper())
+    verb = VERBS[config.objective]
     base = f"{_short(parts.base.run or parts.base.name)} " if parts.base else ""
     return f"{verb} {base}on {parts.version.dataset}"[:100].replace("@", " ")
 
@@ -345,7 +340,7 @@ def _short(name: str) -> str:
     """Return what a generated name is about, so that the names of runs on runs do not nest: `tales` of
     "Fine-tune tales on chat".
     """
-    verb = next((verb for verb in GENERATED_VERBS if name.startswith(f"{verb} ")), None)
+    verb = next((verb for verb in VERBS.values() if name.startswith(f"{verb} ")), None)
     if verb is None or " on " not in name:
         return name
     subject, _, dataset = name.removeprefix(verb).partition(" on ")

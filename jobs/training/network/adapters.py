@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from backend.domain.training.adapters import check_adapters
-from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config import RunConfig
+from backend.domain.training.objectives import Objective
 from backend.errors import InvalidInput
 from jobs.modeling import pissa
 from jobs.modeling.checkpoints import check_folder, is_adapter

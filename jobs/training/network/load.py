@@ -9,7 +9,8 @@ import peft
 from transformers import PreTrainedModel
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.training.config import Objective, context_problems
+from backend.domain.training.config import context_problems
+from backend.domain.training.objectives import Objective
 from backend.errors import InvalidInput
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import load_network

@@ -13,8 +13,8 @@ import peft
 import torch
 
 from backend.domain.data.splits import SPLITS
-from backend.domain.training.config import Objective
 from backend.domain.training.execution import sequences_at_once
+from backend.domain.training.objectives import Objective
 from backend.errors import InvalidInput
 from jobs.batches.base import BatchSizes, MicroBatch, StepBatches
 from jobs.batches.examples import CHAT, Examples, StoredExamples, load_examples

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backend.domain.training.config import Objective
+from backend.domain.training.objectives import Objective
 from jobs.training.objectives import grpo, language, preference
 from jobs.training.objectives.base import ObjectiveStages
 

@@ -23,7 +23,8 @@ import torch
 from backend.domain.architectures.flops import count_flops
 from backend.domain.architectures.hf_config import read_shape
 from backend.domain.estimates.device_peaks import peak_flops
-from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config import RunConfig
+from backend.domain.training.objectives import Objective
 from jobs.modeling.devices import device_name, is_gpu
 
 SIDE, TRIES = 1024, 20

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from backend.domain.jobs.states import Status
+from backend.domain.training.objectives import made_by
 from backend.domain.wording import percent, short
 from backend.services.checkpoints.checkpoints import (
     CheckpointView,
@@ -28,7 +29,6 @@ from pages.components.evaluation.run_scores import draw_checkpoint_scores
 from pages.components.evaluation.safety import draw_safety
 from pages.components.frame import errors_shown, object_heading, plain, show_problem
 from pages.components.job_progress import draw_job
-from pages.components.labels import MADE_BY
 from pages.components.links import chat_endpoints, draw_chat, row_link
 from pages.components.settings_form import draw_settings_form
 from pages.components.tables import draw_table
@@ -88,7 +88,7 @@ def _draw_badges(checkpoint: CheckpointView, aliases: Sequence[str]) -> None:
     for alias in aliases:
         st.badge(plain(alias), icon=":material/bookmark:", color="blue")
     st.badge(
-        "base" if checkpoint.origin == "added" else MADE_BY.get(str(checkpoint.objective), "from a run"),
+        "base" if checkpoint.origin == "added" else made_by(checkpoint.objective),
         color="gray",
     )
     if checkpoint.is_adapter:

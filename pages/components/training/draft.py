@@ -10,7 +10,7 @@ import streamlit as st
 from pydantic import ValidationError
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.training.config import Objective
+from backend.domain.training.objectives import Objective
 from backend.services.context import Context, Person
 from backend.services.people.drafts import FormDraft, drop_draft, read_draft, save_draft
 from pages.components.frame import handled

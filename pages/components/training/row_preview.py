@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.training.config import Objective
+from backend.domain.training.objectives import Objective
 from backend.services.context import Context
 from backend.services.training.row_preview import preview_training_rows
 from pages.components.frame import errors_shown, plain

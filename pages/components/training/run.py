@@ -13,6 +13,7 @@ from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import write_changes
 from backend.domain.training.diagnosis import Finding, breaking_finding
+from backend.domain.training.objectives import label_of
 from backend.domain.wording import format_count, format_duration, plural
 from backend.services.context import Context, Person
 from backend.services.training.reports import report_body, run_report_text
@@ -21,7 +22,6 @@ from backend.services.training.sweeps import sweep_of_run
 from backend.services.training.views import RunDetail, RunView
 from pages.components import routes
 from pages.components.frame import errors_shown, plain, show_problem, title_tab
-from pages.components.labels import OBJECTIVES
 from pages.components.links import chat_endpoints, draw_chat
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.settings_form import draw_notes
@@ -32,9 +32,7 @@ from pages.components.words import size, when
 def draw_facts(ctx: Context, detail: RunDetail) -> None:
     """Draw the facts of a run, with links to dataset, base, parent, sweep and children."""
     run = detail.run
-    training = OBJECTIVES.get(run.objective, run.objective) + (
-        {"lora": " with LoRA", "qlora": " with QLoRA"}.get(run.method, "")
-    )
+    training = label_of(run.objective) + ({"lora": " with LoRA", "qlora": " with QLoRA"}.get(run.method, ""))
     who = f" by {plain(run.created_by)}" if run.created_by else ""
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.caption(f"{training}, launched {when(run.created_at, now=ctx.now())}{who}", width="content")

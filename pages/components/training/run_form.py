@@ -11,10 +11,11 @@ import pandas as pd
 import streamlit as st
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import default_at, form_groups, value_at
 from backend.domain.training.config_sections import RewardRule
 from backend.domain.training.hyperparameters import count_warmup_steps
+from backend.domain.training.objectives import Objective
 from backend.domain.training.traits import FieldGroup
 from backend.domain.wording import plural
 from backend.services.context import Context

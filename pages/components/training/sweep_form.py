@@ -9,8 +9,8 @@ import streamlit as st
 from backend.domain.fields import shown_of
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import field_label, form_groups, kind_of, traits_of, value_at
+from backend.domain.training.objectives import OBJECTIVE_FACTS
 from backend.domain.training.sweep import (
-    METRICS,
     SweepConfig,
     goal_of_metric,
     label_of_metric,
@@ -152,7 +152,7 @@ def _draw_search(config: RunConfig) -> dict[str, object]:
         format_func=shown.choices.__getitem__,
     )
     st.caption(METHOD_HELP[method])
-    metrics = METRICS[config.objective]
+    metrics = OBJECTIVE_FACTS[config.objective].metrics
     left, right = st.columns(2)
     metric = left.selectbox(
         "Metric",

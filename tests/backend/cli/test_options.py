@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -53,6 +54,18 @@ def test_every_option_is_there_with_its_type_and_default() -> None:
     known = KNOWN.read_text().splitlines()
     assert known == sorted(known)
     assert sorted(set(known) - set(list_options())) == [], "these options are gone or changed"
+
+
+def test_no_help_text_loses_its_brackets() -> None:
+    """Help is printed as markup, which takes `[text]` for a style."""
+    texts = [text for name in VERBS | NOUNS for text in _helps(name, load_command(name))]
+    assert [text for text in texts if re.search(r"\[(?!default|required)[a-z@/#]", text)] == []
+
+
+def _helps(name: str, command: Any) -> Iterator[str]:
+    yield from (f"{name}: {parameter.help}" for parameter in command.params if getattr(parameter, "help", None))
+    for verb, inner in getattr(command, "commands", {}).items():
+        yield from _helps(f"{name} {verb}", inner)
 
 
 class Oven(BaseModel):

@@ -113,7 +113,8 @@ def _values_of(
         raise InvalidInput(
             f"{metric.name} does not score {len(answers)} sampled answers.", remedy="Draw one sample.", field="metrics"
         )
-    corpus: Corpus = metric.function([answers[0] or ""], [references])
+    missing = "" if metric.higher_is_better else NO_ANSWER  # else no answer would beat a wrong one
+    corpus: Corpus = metric.function([missing if answers[0] is None else answers[0]], [references])
     if metric.of_classes:
         gold, label = corpus.table[0]
         texts = (answers[0] or "").strip(), references[0].strip()

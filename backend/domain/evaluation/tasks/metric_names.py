@@ -118,6 +118,14 @@ def is_lower_better(name: str) -> bool:
         return False
 
 
+def metric_bound(name: str) -> float | None:
+    """Return the highest value of a metric; None if it has none."""
+    try:
+        return 1.0 if name in METRIC_NAMES else get_metric(name).high
+    except InvalidInput:
+        return 1.0
+
+
 def is_averaged(score: str) -> bool:
     """Return whether a score, such as `acc` or `exact_match,filter`, lies between 0 and 1 and more is better: those
     have an average.

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Replica, Run
 from backend.domain.serving.deployment import AdapterFiles
 from backend.domain.serving.engines import refuse_lacking
-from backend.domain.training.config import Objective
+from backend.domain.training.objectives import Objective
 from backend.errors import Conflict, InvalidInput, NotFound, Unavailable
 from backend.infra.replicas import change_adapters
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, require_writer

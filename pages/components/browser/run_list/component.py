@@ -7,12 +7,13 @@ from pathlib import Path
 
 import streamlit as st
 
+from backend.domain.training.objectives import label_of
 from backend.services.browser_assets import plotly_url
 from backend.services.context import Context, Person
 from backend.services.training.live import active_run_ids, token_for_runs
 from backend.services.training.views import RunView
 from pages.components.browser.modules import join_modules
-from pages.components.labels import IMPORTED, OBJECTIVES, STATUS
+from pages.components.labels import IMPORTED, STATUS
 from pages.components.words import when
 
 _HERE = Path(__file__).parent
@@ -53,7 +54,7 @@ def _row(ctx: Context, run: RunView) -> dict[str, object]:
     facts = " · ".join(
         part
         for part in (
-            "Imported log" if run.is_imported else OBJECTIVES.get(run.objective, run.objective),
+            "Imported log" if run.is_imported else label_of(run.objective),
             subject or run.source,
             when(run.created_at, now=ctx.now()),
         )

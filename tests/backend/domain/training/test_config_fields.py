@@ -59,7 +59,9 @@ def config_using(path: str) -> RunConfig:
     """A config in which a field has an effect."""
     configs = [make(**values) for values in IN_USE.values()]
     configs.append(RunConfig(dataset="d", architecture="a", tokenizer="t"))
-    return next(config for config in configs if unmet_condition(path, partial(value_at, config)) is None)
+    using = [config for config in configs if unmet_condition(path, partial(value_at, config)) is None]
+    assert using, f"no config of IN_USE uses {path}: add one"
+    return using[0]
 
 
 def other_values(path: str) -> list[Any]:

@@ -8,10 +8,11 @@ import itertools
 
 import pytest
 
-from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import with_values
 from backend.domain.training.defaults import Basis, suggest_learning_rate, suggest_values
 from backend.domain.training.launch_warnings import LaunchFacts, warnings_of
+from backend.domain.training.objectives import Objective
 
 SIZES = (30_000, 1_000_000, 135_000_000, 1_500_000_000, 7_000_000_000, 70_000_000_000)
 

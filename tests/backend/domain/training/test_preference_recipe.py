@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from backend.domain.training.config import Objective
 from backend.domain.training.defaults import suggest_recipe
+from backend.domain.training.objectives import Objective
 
 
 @pytest.mark.parametrize(

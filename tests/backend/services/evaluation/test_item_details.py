@@ -17,6 +17,8 @@ from backend.domain.data.reports.report import (
     Packing,
     ReportQuestion,
 )
+from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.evaluation.tasks.reading import read_task
 from backend.domain.filters import FilterError
 from backend.domain.jobs.events import event_of
 from backend.domain.jobs.states import JobKind, Status
@@ -26,7 +28,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.data.reports import FORMAT
 from backend.services.evaluation import items as items_service
 from backend.services.evaluation.calibrations import read_calibration
-from backend.services.evaluation.comparisons import compare, open_pair
+from backend.services.evaluation.comparisons import Pair, compare, open_pair
 from backend.services.evaluation.contamination import check_contamination
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation
 from backend.services.evaluation.items import get_item, list_answers, list_items
@@ -57,6 +59,31 @@ def test_pairs_are_fixed_broken_or_wrong_in_both(world: Context) -> None:
         for choice, hashes in groups.items()
     }
     assert places == {"fixed": [2], "broken": [1], "both_wrong": [3, 4], "both_right": [0]}
+
+
+def test_where_less_is_better_no_edits_are_right_and_fewer_are_a_repair(world: Context) -> None:
+    add_benchmark(world, "questions", ANSWERS)
+    task = read_task(
+        "name: e\nkind: generation\nprompt: '{{question}}'\ntarget: '{{answers[0]}}'\nmetrics: [edit_distance]\n"
+    )
+    config = EvaluationConfig(task=task)
+    sides = []
+    for name, edits in (("Oak", [0.0, 3.0, 2.0, 7.0]), ("Elm", [0.0, 1.0, 9.0, 7.0])):
+        launched = launch_evaluation(world, checkpoint=name, benchmark="questions", person=LOCAL, config=config)
+        rows = [item(n, {"edit_distance": one}) for n, one in enumerate(edits)]
+        score = {"metric": "edit_distance", "value": 3.0, "n": 4, "method": "mean"}
+        finish(world, claim_of(world, launched), rows, scores=[score], facts={"unit": "items"})
+        sides.append(get_evaluation(world, launched.id))
+    outcomes = {which: list_items(world, sides[0].id, which=which)[0] for which in ("right", "wrong")}
+    assert {which: [one.position for one in items] for which, items in outcomes.items()} == {
+        "right": [0],
+        "wrong": [1, 2, 3],
+    }
+    pair = Pair(*sides, "edit_distance")
+    assert {
+        choice: [flip.first.position for flip in read_paired_items(world, pair, hashes)]
+        for choice, hashes in group_pairs(world, pair).items()
+    } == {"fixed": [1], "broken": [2], "both_wrong": [3], "both_right": [0]}
 
 
 def answered(ctx: Context, checkpoint: str, answers: list[tuple[str, float]]) -> EvaluationView:

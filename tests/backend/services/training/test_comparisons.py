@@ -7,8 +7,8 @@ import pytest
 from backend.db.tables import Run
 from backend.domain.jobs.states import Status
 from backend.domain.training.comparability import Aspect
-from backend.domain.training.config import Objective
 from backend.domain.training.config_sections import GrpoConfig
+from backend.domain.training.objectives import Objective
 from backend.services.context import LOCAL, Context
 from backend.services.training.comparisons import compare_runs, loss_basis
 from backend.services.training.imported_runs import import_log

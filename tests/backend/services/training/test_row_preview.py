@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from backend.domain.training.config import Objective
 from backend.domain.training.config_sections import RewardRule
+from backend.domain.training.objectives import Objective
 from backend.services.context import Context
 from backend.services.training.row_preview import preview_training_rows, try_rewards
 from tests.support.run_world import add_dataset

@@ -27,7 +27,7 @@ from backend.db.tables import (
 from backend.domain.estimates.prices import DevicePrices
 from backend.domain.filters import FilterError
 from backend.domain.jobs.states import Status
-from backend.domain.training.config import Objective
+from backend.domain.training.objectives import Objective
 from backend.domain.training.run_table import RunFold, fold_cell, main_metrics, varying_fields
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, OperatorPolicy, Person

@@ -14,8 +14,8 @@ from sqlalchemy import select
 
 from backend.db.tables import Job, RunGroup
 from backend.domain.jobs.states import Status
+from backend.domain.training.objectives import OBJECTIVE_FACTS
 from backend.domain.training.sweep import (
-    METRICS,
     SweepConfig,
     build_run,
     goal_of_metric,
@@ -201,11 +201,11 @@ def test_an_error_of_a_varied_field_is_one_sentence_about_it(vary: dict[str, Any
 
 
 def test_every_metric_of_a_choice_has_a_label_and_the_goal_that_it_is_better_by() -> None:
-    for metrics in METRICS.values():
-        for metric in metrics:
+    for facts in OBJECTIVE_FACTS.values():
+        for metric in facts.metrics:
             assert label_of_metric(metric) != metric
             assert sweep(metric=metric).metric == metric
-    goals = {metric: goal_of_metric(metric) for metrics in METRICS.values() for metric in metrics}
+    goals = {metric: goal_of_metric(metric) for facts in OBJECTIVE_FACTS.values() for metric in facts.metrics}
     assert {metric for metric, goal in goals.items() if goal == "lowest"} == {"val_loss", "val_bpb", "train_loss"}
     assert label_of_metric("my/metric") == "my/metric"
 
