@@ -18,7 +18,7 @@ PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 # pip would compile one file after another; nothing imports the tests of libraries, nor LiteLLM's server.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/litellm/proxy/' $(VENV)/lib >/dev/null || true
 
-.PHONY: run install test tests device engines unit clients check javascript fmt explore constraints machine clean down docs wheel
+.PHONY: run install test tests device engines interchange unit clients check javascript fmt explore constraints machine clean down docs wheel
 
 run: $(STAMP)
 	@exec $(BIN)/roundhouse up
@@ -106,6 +106,15 @@ engines: $(DEV_STAMP) $(VLLM)
 	@$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev,llama-cpp]' llama-cpp-py-sync
 	ROUNDHOUSE_VLLM=$(VLLM) $(PYTEST) --numprocesses 0 tests/engines/check_answers.py tests/engines/check_gguf.py \
 	  tests/engines/check_deployments.py
+
+# JAX and TensorFlow ask for other versions of what the product depends on, so they have an environment of their own (2 GB).
+INTERCHANGE := $(or $(ROUNDHOUSE_INTERCHANGE),$(CURDIR)/.venv-interchange/bin/python)
+interchange: $(DEV_STAMP) $(INTERCHANGE)
+	ROUNDHOUSE_INTERCHANGE=$(INTERCHANGE) $(PYTEST) --numprocesses 0 tests/engines/check_interchange.py
+
+$(CURDIR)/.venv-interchange/bin/python:
+	$(PYTHON) -m venv .venv-interchange
+	.venv-interchange/bin/pip install --quiet 'jax==0.10.*' 'tensorflow-cpu==2.21.*' safetensors || { rm -r .venv-interchange; exit 1; }
 
 # vLLM for CPUs: without libraries for images and sound, which don't load beside its torch; and it takes its platform from
 # the version of a package `vllm`, which this one isn't called.

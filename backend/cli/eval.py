@@ -209,7 +209,8 @@ def as_data(evaluation: EvaluationView) -> dict[str, Any]:
 
 def as_text(evaluation: EvaluationView) -> str:
     """Return an evaluation as lines for a terminal."""
-    lines = [f"{evaluation.benchmark} on {evaluation.checkpoint}: {evaluation.status} ({evaluation.id})"]
+    task = f", task {evaluation.config.task.name}" if evaluation.config.task else ""
+    lines = [f"{evaluation.benchmark}{task} on {evaluation.checkpoint}: {evaluation.status} ({evaluation.id})"]
     for score in evaluation.scores:
         interval = "" if score.low is None or score.high is None else f"  [{score.low:.4f}, {score.high:.4f}]"
         label = score_label(score.metric) + (f", {score.subgroup}" if score.subgroup else "")

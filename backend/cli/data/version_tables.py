@@ -10,6 +10,7 @@ from backend.domain.attributes import attributes_of
 from backend.domain.data.rows.content import describe_dropped
 from backend.domain.data.rows.display import render_preview
 from backend.domain.data.rows.problem import describe_rejected, most_frequent
+from backend.domain.wording import plural
 from backend.services.data.diff import VersionDiff
 from backend.services.data.versions import Ancestor
 from backend.services.data.views import DatasetView, VersionView
@@ -44,7 +45,7 @@ def version_data(version: VersionView) -> dict[str, object]:
 def version_text(version: VersionView) -> str:
     """Return the result of an import in lines."""
     lines = [
-        f"{version.label}: {version.rows:,} rows of kind {version.kind} ({version.train_rows:,} train,"
+        f"{version.label}: {plural(version.rows, 'row')} of kind {version.kind} ({version.train_rows:,} train,"
         f" {version.val_rows:,} validation)."
     ]
     if version.reused:
