@@ -70,7 +70,7 @@ def read_training_context(spec: JobSpec[TrainingPayload], reporter: Reporter) ->
     device = pick_device(config.device)
     if device.type == "cuda" and config.precision == "fp32":
         torch.set_float32_matmul_precision("high")  # tf32
-    process_group = join_process_group("ddp" if config.devices.sharding == "ddp" else "fsdp", device=device)
+    process_group = join_process_group(device)
     threads = set_threads(payload.threads or (threads_of_rank(process_group.count) if process_group.count > 1 else 0))
     base = spec.path(payload.base) if payload.base else None
     tokenizer = load_tokenizer(spec.path(payload.tokenizer_folder))

@@ -37,6 +37,7 @@ from jobs.training.network.ema import Ema, named_states
 from jobs.training.network.experts import ExpertBalance
 from jobs.training.objectives.base import TrainingObjective
 from jobs.training.samples import sample_completion
+from jobs.training.strategy import Strategy
 
 
 @dataclass
@@ -54,23 +55,20 @@ class StepTotals:
 
 @dataclass
 class TrainingLoop:
-    """A run in progress. `model` is saved and sampled; `forward` is the module that is trained: the model itself,
-    wrapped or compiled.
-
-    `sample_prompts` are (prompt, its token ids).
+    """A run in progress. `model` is saved and sampled, `strategy` trains it. `sample_prompts` are (prompt, its token
+    ids).
     """
 
     config: RunConfig
     model: torch.nn.Module
+    strategy: Strategy
     tokenizer: PreTrainedTokenizerBase
     objective: TrainingObjective
     batches: Batches
-    optimizer: torch.optim.Optimizer
     store: CheckpointStore
     reporter: Reporter
     device: torch.device
     autocast: torch.dtype | None = None
-    forward: torch.nn.Module | None = None
     process_group: ProcessGroup = field(default_factory=ProcessGroup)
     sample_prompts: list[tuple[str, list[int]]] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
@@ -81,6 +79,11 @@ class TrainingLoop:
     scaler: torch.amp.GradScaler | None = None
     _validated_at: int | None = None
     _worst: WorstRows = field(default_factory=WorstRows)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Return the optimizer of the trained weights."""
+        return self.strategy.optimizer
 
     def run(self) -> TrainResult:
         """Train from the step after `counters.step` to `max_steps`, or until asked to stop; return the job's result."""
@@ -170,10 +173,7 @@ class TrainingLoop:
             random_before.restore()
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        clip = self.config.grad_clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(
-            [p for group in self.optimizer.param_groups for p in group["params"]], clip
-        )
+        norm = self.strategy.clip(self.config.grad_clip)
         if is_gpu(self.device) and isinstance(self.batches, StepBatches):
             self.batches.prefetch(step + 1)  # before the next line, where the CPU waits for the GPU
         train_loss, grad_norm = (
@@ -185,7 +185,7 @@ class TrainingLoop:
             raise self._not_finite(
                 step, totals.losses, loss=train_loss, grad_norm=grad_norm, random_before=random_before
             )
-        self._step_optimizer()
+        self.strategy.step(self.scaler)
         if self.expert_balance is not None:
             self.expert_balance.step()
         if self.ema is not None:
@@ -202,15 +202,6 @@ class TrainingLoop:
             **({} if is_overflow else {"grad_norm": grad_norm}),
         }
         return {**values, "tok_per_sec": totals.trained / step_s, "data_wait": totals.data_wait_s / step_s, **means}
-
-    def _step_optimizer(self) -> None:
-        """Update the weights; the scaler skips the update if fp16 overflowed, and lowers its scale."""
-        if self.scaler is None:
-            self.optimizer.step()
-        else:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
 
     @property
     def _can_lower_scale(self) -> bool:
@@ -243,18 +234,17 @@ class TrainingLoop:
 
     def _backward(self, micro_batches: Sequence[Any], totals: StepTotals) -> None:
         """Run the forward and backward passes of micro-batches, and add to the totals."""
-        network = self.model if self.forward is None else self.forward
         for batch in micro_batches:
-            with self.process_group.gradient_sync(network, is_last=batch is micro_batches[-1]):
+            with self.strategy.micro_batch(is_last=batch is micro_batches[-1]):
                 with self._precision():
-                    output = self.objective.compute_loss(network, batch.to(self.device))
+                    output = self.objective.compute_loss(self.strategy.forward, batch.to(self.device))
                 loss = output.total / totals.units
                 totals.losses.append(
                     loss.detach() if output.penalty is None else loss.detach() - output.penalty / totals.units
                 )
-                loss = loss * self.process_group.count  # DDP and FSDP average gradients over ranks; the sum is needed
+                loss = loss * self.process_group.count  # strategies average gradients over ranks; the sum is needed
                 loss = loss if output.aux_loss is None else loss + output.aux_loss / len(micro_batches)
-                torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
+                self.strategy.backward(loss if self.scaler is None else self.scaler.scale(loss))
             for name, value in output.metric_sums.items():
                 totals.metric_sums[name] = totals.metric_sums.get(name, 0.0) + value.detach()
 
@@ -344,7 +334,7 @@ class TrainingLoop:
         self.model.eval()
         self._worst = WorstRows()
         with self._ema_weights():
-            with torch.inference_mode():
+            with self.strategy.without_gradients():
                 values = self.objective.validate(
                     self.model,
                     self.batches.validation(),
@@ -412,7 +402,7 @@ class TrainingLoop:
         group = self.process_group
         with self._ema_weights():
             weights, state = (
-                group.full_state_dict(self.model),
+                self.strategy.full_weights(),
                 gather_state(self.optimizer, named_states(self.ema, self.scaler)),
             )
             randoms = group.gather(random_state or RandomState.capture())

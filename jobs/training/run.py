@@ -24,11 +24,13 @@ from jobs.training.loop import TrainingLoop
 from jobs.training.network.ema import Ema, named_states
 from jobs.training.network.experts import ExpertBalance
 from jobs.training.network.load import load_model
-from jobs.training.network.optimizers import check_optimizer, make_optimizer
+from jobs.training.network.optimizers import check_optimizer
 from jobs.training.objectives.registry import OBJECTIVES
 from jobs.training.resume import describe_machine, keep_batch_sizes, limit_epochs, log_other_machine, log_other_order
 from jobs.training.samples import encode_sample_prompts
+from jobs.training.strategy import Replicas, Shards, Strategy
 from jobs.training.telemetry.mfu import find_utilisation
+from jobs.training.zero import ZeroStages
 
 
 def run(spec: JobSpec[TrainPayload], reporter: Reporter) -> TrainResult:
@@ -78,39 +80,44 @@ def train(ctx: TrainingContext) -> TrainResult:
     return make_loop(limit_epochs(ctx, batches), batches, model, resume_from=resume_from).run()
 
 
+STRATEGIES: dict[str, type[Strategy]] = {"ddp": Replicas, "fsdp": Shards, "zero2": ZeroStages, "zero3": ZeroStages}
+"""Strategy of several processes, by `devices.sharding`."""
+
+
 def make_loop(ctx: TrainingContext, batches: Batches, model: Any, *, resume_from: Path | None = None) -> TrainingLoop:
     """Build the objective, the optimizer and the loop; restore the training state of `resume_from`."""
     config, group = ctx.config, ctx.process_group
     objective = OBJECTIVES[config.objective].build(
         ctx, batches, model
-    )  # may run the network, after which FSDP would leave it unsharded
-    wrapped = group.wrap(model, ctx.device)
-    optimizer = make_optimizer(model, config)
+    )  # may run the network, which no strategy expects before training
+    strategy = (Strategy if group.count == 1 else STRATEGIES[config.devices.sharding])(model, ctx)
     ema = Ema(model, decay=config.ema_decay) if config.ema_decay else None
     scaler = torch.amp.GradScaler(ctx.device.type) if ctx.autocast is torch.float16 else None
     seed_everything(config.seed + group.rank)
     counters = Counters()
     if resume_from is not None:
         states = named_states(ema, scaler)
-        counters = load_state(resume_from, optimizer=optimizer, states=states, process_group=group, seed=config.seed)
+        counters = load_state(
+            resume_from, optimizer=strategy.optimizer, states=states, process_group=group, seed=config.seed
+        )
         log_other_machine(ctx, counters)
         log_other_order(ctx, counters)
         ctx.reporter.emit(ResumedEvent(step=counters.step, folder=ctx.spec.relative(resume_from)))
     elif ctx.spec.attempt > 1:  # steps that an earlier attempt reported before its first checkpoint are reported again
         ctx.reporter.emit(ResumedEvent())
+    strategy.forward = compile_network(strategy.forward, objective, batches, ctx)
     return TrainingLoop(
         config=config,
         model=model,
         tokenizer=ctx.tokenizer,
         objective=objective,
         batches=batches,
-        optimizer=optimizer,
+        strategy=strategy,
         store=ctx.store,
         reporter=ctx.reporter,
         device=ctx.device,
         autocast=ctx.autocast,
         process_group=group,
-        forward=compile_network(wrapped, objective, batches, ctx),
         sample_prompts=encode_sample_prompts(ctx.tokenizer, config),
         counters=replace(
             counters,

@@ -14,7 +14,6 @@ from jobs.modeling.chat.render import encode_prompt
 TEMPERATURE = 0.8
 
 
-@torch.inference_mode()
 def sample_completion(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -27,7 +26,7 @@ def sample_completion(
     """Sample a completion of `ids` at temperature 0.8, up to the end token, `max_tokens` or the context; return its
     text.
 
-    The network must be in evaluation mode. The same seed gives the same draws.
+    The network must be in evaluation mode, and the caller switches gradients off. The same seed gives the same draws.
     """
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)

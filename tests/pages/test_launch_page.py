@@ -13,6 +13,7 @@ from backend.domain.jobs.states import Status
 from backend.domain.training.config_fields import default_at, form_groups, list_paths, traits_of
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.jobs import get_job
+from backend.services.training import checks
 from backend.services.training.sweeps import advance_sweeps, get_sweep, launch_sweep, read_sweep, sweep_detail
 from backend.services.training.views import get_run, list_runs, run_detail
 from pages.components.training.config_fields import fields_in, with_labels
@@ -59,6 +60,21 @@ def test_only_fields_that_apply_are_shown_and_set_values_come_back(site: Context
     assert shown(page)["decay_steps"] == 0
     page.selectbox(key="launch_schedule").select("wsd").run()
     assert page.number_input(key="launch_decay_steps").value == 40
+
+
+def test_zero_is_chosen_beside_fsdp_and_refused_without_its_library(
+    site: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)  # `make engines` installs it
+    add_parts(site)
+    page = open_form()
+    page.number_input(key="launch_devices_count").set_value(2).run()
+    assert "devices_offload" not in keys(page)
+    page.selectbox(key="launch_devices_sharding").select("zero3").run()
+    page.toggle(key="launch_devices_offload").set_value(True).run()
+    assert "“Sharding” zero3 needs the library deepspeed, which is not installed here" in words(page)
+    assert "pip install 'roundhouse\\[deepspeed\\]'" in words(page)
+    assert page.button(key="launch_go").label == "Correct the values first"
 
 
 def test_the_advanced_part_counts_what_differs_from_the_defaults(site: Context) -> None:

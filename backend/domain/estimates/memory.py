@@ -27,6 +27,7 @@ from backend.domain.estimates.loss_chunks import loss_bytes
 from backend.domain.estimates.optimizer_state import count_frozen, optimizer_bytes
 from backend.domain.estimates.setting import TrainingSetting
 from backend.domain.training.objectives import PAIRWISE
+from backend.domain.training.sharding import BUCKET_ELEMENTS
 
 Moment = Literal["load", "loss", "backward", "update"]
 
@@ -300,17 +301,26 @@ def _at_update(costs: _Costs) -> MemoryEstimate:
 
 
 def _share(setting: TrainingSetting, peak: MemoryEstimate, costs: _Costs) -> MemoryEstimate:
-    """Return the peak of one of several devices. By the documented behaviour of DDP and FSDP2; not measured.
+    """Return the peak of one of several devices. By the documented behaviour of DDP, FSDP2 and DeepSpeed; not measured.
 
     DDP keeps a second copy of the gradients in its buckets. FSDP keeps a share of weights, gradients and moments, and
     gathers the weights of two blocks (the one in work and the next) beside embedding and head. Before that each device
-    holds all weights, because a network is sharded after it is loaded: of a large one that is the peak.
+    holds all weights, because a network is sharded after it is loaded: of a large one that is the peak. ZeRO-3 keeps
+    what FSDP does, ZeRO-2 all weights; both keep a second copy of the share that they update and a bucket of gradients.
+    Offload moves share, gradients and moments off a GPU.
     """
     if setting.devices == 1 or setting.sharding == "none":
         return peak
     if setting.sharding == "ddp":
         return peak.model_copy(update={"temporary": peak.temporary + costs.gradients})
     shared = {name: -(-getattr(peak, name) // setting.devices) for name in ("weights", "gradients", "optimizer")}
+    if setting.sharding in ("zero2", "zero3"):
+        updated, bucket = -(-costs.gradients // setting.devices), min(FLOAT * BUCKET_ELEMENTS, costs.gradients)
+        if setting.offload and setting.device == "gpu":
+            updated, shared = 0, {**shared, "gradients": 0, "optimizer": 0}
+        peak = peak.model_copy(update={"temporary": peak.temporary + updated + bucket})
+    if setting.sharding == "zero2":
+        return peak.model_copy(update={**shared, "weights": peak.weights})
     number = 2 if setting.precision == "bf16" else FLOAT
     parameters = costs.weights // FLOAT
     outside = (

@@ -15,10 +15,11 @@ from backend.domain.architectures.parameters import count_parameters
 from backend.domain.training.config import RunConfig
 from backend.domain.training.execution import compiles, sequences_at_once
 from backend.domain.training.objectives import Objective
+from backend.domain.training.sharding import uses_deepspeed
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DeviceKind = Literal["cpu", "gpu"]
-Sharding = Literal["none", "ddp", "fsdp"]
+Sharding = Literal["none", "ddp", "fsdp", "zero2", "zero3"]
 Optimizer = Literal["adamw", "muon", "lion", "adafactor", "adamw_8bit"]
 
 
@@ -29,9 +30,9 @@ class TrainingSetting(BaseModel):
     is the id of the dataset version if its rows determine the lengths of sequences (all but pretrain, whose windows are
     always full). `packed`: rows share sequences, which are then nearly full. `base_bits` are those of a base that qlora
     freezes, None for one in fp32. `accumulates`: a step has several micro-batches, so gradients stay allocated while
-    the next one runs. `average`: an EMA of the weights is kept. `devices` share the work by `sharding`; micro_batch is
-    that of one device. `group_size` and `completion_tokens` are those of grpo. The default of a field added later is
-    the value of earlier measurements.
+    the next one runs. `average`: an EMA of the weights is kept. `devices` share the work by `sharding`, `offload`: the
+    CPU does DeepSpeed's update; micro_batch is that of one device. `group_size` and `completion_tokens` are those of
+    grpo. The default of a field added later is the value of earlier measurements.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -61,6 +62,7 @@ class TrainingSetting(BaseModel):
     nodes: int = Field(default=1, ge=1)
     devices: int = Field(default=1, ge=1)
     sharding: Sharding = "none"
+    offload: bool = False
     data: str | None = None
 
     @property
@@ -122,8 +124,7 @@ def setting_of(
         completion_tokens=config.grpo.max_new_tokens if grpo else None,
         devices=config.devices.count,
         nodes=config.devices.nodes,
-        sharding=(
-            "none" if config.devices.count == 1 else "fsdp" if config.devices.sharding in ("fsdp", "zero3") else "ddp"
-        ),
+        sharding="none" if config.devices.count == 1 else config.devices.sharding,
+        offload=uses_deepspeed(config) and config.devices.offload,
         data=None if config.objective is Objective.PRETRAIN else data,
     )

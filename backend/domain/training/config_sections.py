@@ -247,8 +247,8 @@ class DeviceConfig(ConfigSection):
     """Devices that share a run. micro_batch is that of one device.
 
     ddp: each holds the whole network (Li et al. 2020, arXiv 2006.15704). fsdp: each holds a part of weights, gradients
-    and optimizer state (arXiv 2304.11277). zero2 and zero3 are DeepSpeed's names for sharding all but the weights, and
-    all (arXiv 1910.02054).
+    and optimizer state (arXiv 2304.11277). zero2 and zero3 are DeepSpeed's: all but the weights are sharded, or all
+    (arXiv 1910.02054).
     """
 
     count: int = setting(
@@ -275,12 +275,24 @@ class DeviceConfig(ConfigSection):
     sharding: Literal["ddp", "fsdp", "zero2", "zero3"] = setting(
         "ddp",
         "Sharding",
-        "DDP: each device holds everything. FSDP, ZeRO-2 and ZeRO-3 shard weights, gradients and optimizer state.",
+        "DDP: each device holds everything. FSDP and ZeRO-3 shard weights, gradients and optimizer state, ZeRO-2 all"
+        " but the weights. ZeRO needs the library DeepSpeed.",
         shown=Traits(
-            choices={"ddp": "DDP", "fsdp": "FSDP", "zero2": "ZeRO-2", "zero3": "ZeRO-3"},
+            choices={"ddp": "DDP", "fsdp": "FSDP", "zero2": "DeepSpeed ZeRO-2", "zero3": "DeepSpeed ZeRO-3"},
             affects=COST,
             group=FieldGroup.HARDWARE,
             used=(above("devices.count", 1),),
+            sweep="allowed",
+        ),
+    )
+    offload: bool = setting(
+        False,
+        "Offload to the CPU",
+        "ZeRO-2 and ZeRO-3: keep gradients and optimizer state in the CPU's memory, and update there. Slower.",
+        shown=Traits(
+            affects=COST,
+            group=FieldGroup.HARDWARE,
+            used=(above("devices.count", 1), when("devices.sharding", "zero2", "zero3")),
             sweep="allowed",
         ),
     )

@@ -8,6 +8,7 @@ from typing import Literal
 
 from backend.domain.training.config import RunConfig
 from backend.domain.training.objectives import Objective
+from backend.domain.training.sharding import uses_deepspeed
 from backend.errors import InvalidInput
 
 WORTH_FLOPS = {"cpu": 1e14, "gpu": 1e17}
@@ -20,7 +21,7 @@ def compiles(config: RunConfig, *, parameters: int, device: Literal["cpu", "gpu"
     `auto` requires that all batches have one shape, as in pretraining only, and that the run is long enough (6 FLOPs
     per parameter and token; Kaplan et al. 2020, arXiv 2001.08361, section 2.1).
     """
-    if config.compile != "auto":
+    if config.compile != "auto" or uses_deepspeed(config):
         return config.compile == "on"
     return (
         config.objective is Objective.PRETRAIN

@@ -1,8 +1,8 @@
 """Configs and commands for running on several devices with other tools: Accelerate's YAML and DeepSpeed's JSON, from a
 run's config.
 
-Roundhouse itself starts ddp and fsdp by `torchrun` (see docs/clusters.md). ZeRO is DeepSpeed's and needs NVIDIA GPUs;
-its files are written for scripts that use it, and have not been run.
+Roundhouse itself needs none of them (see docs/clusters.md): they are for scripts that use these tools, and have not
+been run.
 """
 
 from __future__ import annotations

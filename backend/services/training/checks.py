@@ -8,6 +8,7 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.training.adapters import check_adapters
 from backend.domain.training.config import RunConfig, context_problems
 from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
+from backend.domain.training.sharding import check_sharding
 from backend.errors import Conflict, InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.data.reports import DataReportView
@@ -125,8 +126,8 @@ def check_base(config: RunConfig, base: CheckpointView | None, device: Device) -
 
 
 def check_devices(config: RunConfig, *, most: int | None) -> None:
-    """Raise InvalidInput for more devices than `most`, those of one machine, and for shardings that are not
-    implemented.
+    """Raise InvalidInput for more devices than `most`, those of one machine, and for settings that the sharding
+    can't do.
     """
     if config.devices.count == 1:
         return
@@ -138,21 +139,7 @@ def check_devices(config: RunConfig, *, most: int | None) -> None:
             remedy="Take fewer devices, spread them over more devices.nodes, or start a worker on a larger machine.",
             field="devices.count",
         )
-    if config.devices.sharding in ("zero2", "zero3"):
-        raise InvalidInput(
-            f"{config.devices.sharding} is DeepSpeed's, which needs NVIDIA GPUs and is not supported here.",
-            remedy=(
-                "Choose sharding fsdp, which shards the same; `roundhouse run cluster` writes DeepSpeed's config for"
-                " other tools."
-            ),
-            field="devices.sharding",
-        )
-    if config.devices.sharding == "fsdp" and config.optimizer in ("muon", "adamw_8bit", "adafactor"):
-        raise InvalidInput(
-            f"{config.optimizer} needs whole matrices, and fsdp shards them.",
-            remedy="Choose sharding ddp, or optimizer adamw.",
-            field="optimizer",
-        )
+    check_sharding(config, has_deepspeed=find_spec("deepspeed") is not None)
 
 
 def check_gpu_only(config: RunConfig, device: Device) -> None:

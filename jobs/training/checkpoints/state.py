@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from backend.errors import InvalidInput
 from jobs.modeling.checkpoints import STATE_FOLDER
 from jobs.modeling.devices import gpu_functions, visible_gpu
-from jobs.training.distributed.process_group import ProcessGroup, gather_tensor, shard_like
+from jobs.training.distributed.process_group import ProcessGroup, gather_tensor, shard_like, whole_shape
 
 TENSORS, TREE, COUNTERS = "state.safetensors", "state.json", "counters.json"
 RENAMED_OPTIMIZERS = {"Together": "CombinedOptimizer"}
@@ -226,11 +226,11 @@ def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def _class_name(optimizer: torch.optim.Optimizer) -> str:
-    return type(optimizer).__name__
+    return type(getattr(optimizer, "inner", optimizer)).__name__  # DeepSpeed's stands around the run's own
 
 
 def _shapes(optimizer: torch.optim.Optimizer) -> list[list[int]]:
-    return [list(parameter.shape) for group in optimizer.param_groups for parameter in group["params"]]
+    return [list(whole_shape(parameter)) for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _mismatch(folder: Path, why: str) -> InvalidInput:

@@ -21,6 +21,7 @@ from backend.errors import JobFailed
 from jobs.modeling.checkpoints import STATE_FOLDER, is_adapter, is_complete, save_checkpoint
 from jobs.modeling.loglikelihood import longest_input
 from jobs.reporter import JobSpec, Reporter
+from jobs.training.distributed.process_group import whole_shape
 
 DISK_MARGIN, DISK_SPARE_BYTES = 1.05, 16_000_000
 """Free space required beyond a checkpoint's bytes, for errors of the estimate, logs and metrics."""
@@ -104,7 +105,7 @@ class CheckpointStore:
                 bytes=size,
                 adapter=is_adapter(place),
                 family=config.model_type,
-                parameters=sum(parameter.numel() for parameter in model.parameters()),
+                parameters=sum(whole_shape(parameter).numel() for parameter in model.parameters()),
                 facts={"context": longest_input(model), "vocab_size": config.vocab_size},
             )
         )

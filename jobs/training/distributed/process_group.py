@@ -1,9 +1,8 @@
 """The processes that train one network: their ranks, their share of a step, and the collectives between them.
 
 `ProcessGroup()` is a single process, for which every method is the identity or a no-op. With several devices each rank
-builds the same network and the same batches, computes its share of the micro-batches, and holds the same weights after
-the step: gradients are averaged by DDP (a replica per rank) or FSDP2 (weights, gradients and optimizer state sharded;
-Zhao et al. 2023, arXiv 2304.11277).
+builds the same network and the same batches, computes its share of the micro-batches, and ends the step with the same
+weights; how they share network and update is a `Strategy` (jobs/training/strategy.py).
 """
 
 from __future__ import annotations
@@ -13,32 +12,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from backend.domain.jobs.states import StopRequest
-from jobs.modeling.blocks import find_blocks
 from jobs.modeling.devices import is_gpu
 
 Item = TypeVar("Item")
 REQUESTS: tuple[StopRequest | None, ...] = (None, "stop_and_save", "cancel")
-
-
-class ReplicatedModel(DistributedDataParallel):
-    """DDP that forwards unknown attributes to its network, so that an objective need not tell the two apart."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("module"), name)
 
 
 @dataclass(frozen=True)
@@ -47,26 +31,11 @@ class ProcessGroup:
 
     rank: int = 0
     count: int = 1
-    sharding: Literal["ddp", "fsdp"] = "ddp"
 
     @property
     def is_first(self) -> bool:
         """Return whether this process reports and saves."""
         return self.rank == 0
-
-    def wrap(self, model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-        """Return the module to call in training. FSDP shards the network in place, block by block; make its optimizer
-        afterwards.
-        """
-        if self.count == 1:
-            return model
-        if self.sharding == "ddp":
-            return ReplicatedModel(model, device_ids=[device.index or 0] if is_gpu(device) else None)
-        mesh = init_device_mesh(device.type, (self.count,))
-        for block in find_blocks(model):
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        return model
 
     def local_share(self, micro_batches: Sequence[Item]) -> list[Item]:
         """Return this rank's micro-batches of a step, every `count`-th."""
@@ -78,17 +47,6 @@ class ProcessGroup:
             value = value.clone()
             dist.all_reduce(value)
         return value
-
-    @contextmanager
-    def gradient_sync(self, forward: torch.nn.Module, *, is_last: bool) -> Iterator[None]:
-        """Reduce gradients in the backward pass of a step's last micro-batch only."""
-        if isinstance(forward, DistributedDataParallel) and not is_last:
-            with forward.no_sync():
-                yield
-            return
-        if isinstance(forward, FSDPModule):
-            forward.set_requires_gradient_sync(is_last)
-        yield
 
     def broadcast_request(self, request: StopRequest | None) -> StopRequest | None:
         """Return the first rank's stop request, so that all ranks stop at the same step."""
@@ -108,15 +66,6 @@ class ProcessGroup:
         dist.all_gather_object(values, value)
         return values
 
-    def full_state_dict(self, model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
-        """Gather the weights of a sharded network on the first rank; None for a network that is not sharded. All ranks
-        call this.
-        """
-        if self.count == 1 or self.sharding == "ddp":
-            return None
-        weights: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-        return dict(weights)
-
     @contextmanager
     def first_rank_first(self) -> Iterator[None]:
         """Run a block on the first rank, then on the others, which read its cache."""
@@ -134,7 +83,7 @@ class ProcessGroup:
             dist.barrier()
 
 
-def join_process_group(sharding: Literal["ddp", "fsdp"], *, device: torch.device) -> ProcessGroup:
+def join_process_group(device: torch.device) -> ProcessGroup:
     """Join the group that `torchrun` describes in the environment; a single process without such an environment."""
     if "WORLD_SIZE" not in os.environ:
         return ProcessGroup()
@@ -143,7 +92,7 @@ def join_process_group(sharding: Literal["ddp", "fsdp"], *, device: torch.device
             torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
         # the others wait while the first rank tokenises or computes reference log-probabilities, which can take hours
         dist.init_process_group(dist.get_default_backend_for_device(device.type), timeout=timedelta(hours=24))
-    return ProcessGroup(rank=dist.get_rank(), count=dist.get_world_size(), sharding=sharding)
+    return ProcessGroup(rank=dist.get_rank(), count=dist.get_world_size())
 
 
 def gather_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -159,3 +108,8 @@ def shard_like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     if isinstance(parameter, DTensor) and tensor.shape == parameter.shape:
         return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
     return tensor
+
+
+def whole_shape(parameter: torch.Tensor) -> torch.Size:
+    """Return the shape of a parameter as a whole, also of one that DeepSpeed took apart."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))

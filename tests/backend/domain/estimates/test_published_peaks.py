@@ -58,6 +58,22 @@ def test_70b_on_eight_gpus_is_said_not_to_fit_because_each_loads_the_whole_netwo
     assert peak.total > USUAL_DEVICES["80 GB"]
 
 
+def test_zero_keeps_what_its_stage_does_not_shard_and_offload_empties_a_gpu() -> None:
+    """Full fine-tuning of 8B on two GPUs: 32 GB of weights, as many gradients, twice as many moments."""
+    by = {
+        name: estimate(LLAMA_8B, devices={"count": 2, "sharding": name.split("-")[0], "offload": "-" in name})
+        for name in ("ddp", "zero2", "zero2-off", "fsdp", "zero3", "zero3-off")
+    }
+    weights = by["ddp"].weights
+    assert by["zero2"].weights == weights
+    assert by["zero3"].weights == by["fsdp"].weights == weights // 2
+    assert by["zero2"].optimizer == by["zero3"].optimizer == weights
+    # DeepSpeed updates a copy of its share, and reduces gradients in a bucket
+    assert by["zero3"].temporary - by["fsdp"].temporary == weights // 2 + 200_000_000
+    assert by["zero2-off"].optimizer == by["zero2-off"].gradients == 0 == by["zero3-off"].optimizer
+    assert by["ddp"].total > by["zero2"].total > by["zero2-off"].total
+
+
 def test_the_recipe_of_8b_by_fsdp_fits_gpus_of_80_gb() -> None:
     config = RECIPES["llama-3.1-8b-fsdp"].config
     peak = estimate_memory(setting_of(config, LLAMA_8B, device="gpu"))

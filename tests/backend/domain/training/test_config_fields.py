@@ -43,6 +43,7 @@ IN_USE: dict[str, dict[str, Any]] = {
     "qlora": {"method": "qlora"},
     "grpo": {"objective": "grpo", "context": 256, "grpo": {"rewards": [{"kind": "exact"}]}},
     "devices": {"devices": {"count": 4}},
+    "zero": {"devices": {"count": 4, "sharding": "zero2"}},
     "machines": {"devices": {"count": 4, "nodes": 2}},
     "dpo": {"objective": "dpo"},
     "simpo": {"objective": "simpo"},
