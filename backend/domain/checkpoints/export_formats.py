@@ -14,10 +14,10 @@ NUMBERS: dict[GgufNumbers, str] = {
     "f16": "16 bits: what most tools expect",
     "bf16": "16 bits: exact for weights in bfloat16",
     "q8_0": "8 bits: half the size, nearly the same answers",
-    "q6_k": "6 bits and a half",
-    "q5_k_m": "5 bits and a half",
-    "q4_k_m": "4 bits and a half: what most people run",
-    "q4_0": "4 bits and a half, simpler blocks: faster on some machines, less exact",
+    "q6_k": "about 6.6 bits",
+    "q5_k_m": "about 5.7 bits",
+    "q4_k_m": "about 4.9 bits: what most people run",
+    "q4_0": "about 4.6 bits: simpler, less exact",
     "f32": "32 bits: exact, twice the size",
 }
 """Precisions of the matrices in a GGUF file, named as llama.cpp's."""
