@@ -291,6 +291,7 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
         if problem is not None:
             draw_launch_problem(problem)
         accepted = draw_warnings(expected.warnings) if expected else False
+        placement = draw_placement_choice(ctx)
         label = (
             f"Launch {sweep.num_runs} runs" if sweep and accepted else launch_label(form, problem, accepted=accepted)
         )
@@ -304,7 +305,7 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
         )
         if clicked and sweep is not None:
             with errors_shown():
-                launched = launch_sweep(ctx, sweep, person=person)
+                launched = launch_sweep(ctx, sweep, person=person, placement=placement)
                 forget_draft(ctx, person)
                 st.switch_page(routes.SWEEP, query_params={"sweep": launched.id})
 

@@ -38,6 +38,9 @@ def sweep(
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Return when the sweep is done.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept all warnings.")] = False,
+    on: Annotated[
+        str | None, typer.Option(help="Partition of a cluster to run on, such as slurm:gpu; else the workers here.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Launch a sweep: a group of runs that differ in chosen fields. Launching the same file again changes nothing."""
@@ -62,7 +65,7 @@ def sweep(
     for line in sweep_lines(total):
         note(line)
     ask_to_proceed(one.warnings, yes=yes, as_json=as_json)
-    launched = launch_sweep(ctx, config, person=LOCAL)
+    launched = launch_sweep(ctx, config, person=LOCAL, placement=on)
     if wait:
         _wait_for_sweep(ctx, launched.id)
     _emit(config, sweep_detail(ctx, launched.id), as_json=as_json)

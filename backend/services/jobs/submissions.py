@@ -155,6 +155,8 @@ def _order(ctx: Context, provider: ComputeProvider, job_id: str, *, partitions: 
             job = session.get_one(Job, job_id)
             before = select(Submission).where(Submission.job_id == job_id)
             ended = list(session.scalars(before.order_by(Submission.number)))
+            if any(row.state != SubmissionState.ENDED for row in ended):  # another worker has just ordered it
+                return
             missed = [row for row in ended if row.attempt == job.attempt and row.external_id is not None]
             row = Submission(
                 job_id=job_id,
@@ -164,7 +166,7 @@ def _order(ctx: Context, provider: ComputeProvider, job_id: str, *, partitions: 
             )
             if len(missed) < MAX_SUBMISSIONS:
                 session.add(row)
-    except IntegrityError:  # another worker orders it
+    except IntegrityError:  # another worker orders it at this moment (PostgreSQL)
         return
     if len(missed) >= MAX_SUBMISSIONS:
         _fail(ctx, job_id, _explain_missed(ctx, provider, missed))

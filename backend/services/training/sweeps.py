@@ -28,6 +28,7 @@ from backend.domain.yaml_text import parse_yaml
 from backend.errors import Conflict, InvalidInput, RoundhouseError
 from backend.services.context import LOCAL, Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
+from backend.services.jobs.placements import check_placement
 from backend.services.training.open_sweeps import KIND, list_open_sweeps
 from backend.services.training.parts import resolve_parts
 from backend.services.training.runs import launch_run, stop_run
@@ -90,9 +91,9 @@ class SweepDetail:
 
 
 @retry_races
-def launch_sweep(ctx: Context, config: SweepConfig, *, person: Person) -> SweepView:
-    """Launch a sweep: its first runs are queued now, the others by the workers as these end. Launching the same sweep
-    twice launches it once.
+def launch_sweep(ctx: Context, config: SweepConfig, *, person: Person, placement: str | None = None) -> SweepView:
+    """Launch a sweep: its first runs are queued now, the others by the workers as these end, all with one `placement`
+    if it is given. Launching the same sweep twice launches it once.
 
     Raises Conflict if another sweep or study has the name, and what `launch_run` raises for runs that are refused.
     """
@@ -105,7 +106,9 @@ def launch_sweep(ctx: Context, config: SweepConfig, *, person: Person) -> SweepV
     config = config.model_copy(update={"name": name, "run": run})
     for path_config in _first_runs(config):
         resolve_parts(ctx, path_config)
-    stored = {"sweep": config.model_dump(mode="json")}
+    stored: dict[str, object] = {"sweep": config.model_dump(mode="json")}
+    if placement:
+        stored["placement"] = check_placement(ctx, placement, config.run)
     with ctx.db.write() as session:
         group = session.scalar(select(RunGroup).where(RunGroup.name == name))
         if group is None:
@@ -131,7 +134,7 @@ def advance_sweep(ctx: Context, group_id: str) -> None:
     """Prune bad runs, launch runs up to the parallel limit, and mark the sweep as done when nothing is left."""
     with ctx.db.read() as session:
         group = session.get_one(RunGroup, group_id)
-        config, marks = parse_stored(group), group.result
+        config, marks, placement = parse_stored(group), group.result, group.config.get("placement")
         members = _members(session, group)
         trials = _trials(session, config, members, marks)
         person = _person(session, group.created_by)
@@ -152,7 +155,13 @@ def advance_sweep(ctx: Context, group_id: str) -> None:
         try:
             run = build_run(config, point, number)
             launch_run(
-                ctx, run, person=person, idempotency_key=f"sweep:{group_id}:{number}", tags=(TAG,), group_id=group_id
+                ctx,
+                run,
+                person=person,
+                idempotency_key=f"sweep:{group_id}:{number}",
+                tags=(TAG,),
+                group_id=group_id,
+                placement=placement,
             )
             going += 1
             trials.append(Trial(number, point, ctx.now().timestamp()))

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from backend.db.tables import Job, RunGroup
+from backend.db.tables import Job, Provider, RunGroup
+from backend.domain.jobs.placement import Partition
 from backend.domain.jobs.states import Status
 from backend.domain.training.objectives import OBJECTIVE_FACTS
 from backend.domain.training.sweep import (
@@ -27,7 +28,8 @@ from backend.domain.training.sweep import (
 )
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import LOCAL, Context
-from backend.services.jobs.claims import Claim
+from backend.services.jobs.claims import Claim, claim_next
+from backend.services.jobs.jobs import get_job
 from backend.services.training.deletion import delete_runs
 from backend.services.training.sweep_search import Trial, choose_pruned, propose
 from backend.services.training.sweeps import (
@@ -391,3 +393,18 @@ def test_the_dataset_is_fixed_to_the_version_of_the_launch(ctx: Context) -> None
     launch_sweep(ctx, sweep(runs=1), person=LOCAL)
     assert get_sweep(ctx, "tries").config.run.dataset == "tales@1"
     assert get_run(ctx, "tries 1").dataset == "tales@1"
+
+
+def test_all_runs_of_a_sweep_are_sent_to_its_cluster(ctx: Context) -> None:
+    add_parts(ctx)
+    with ctx.db.write() as session:
+        session.add(Provider(name="slurm", partitions=[Partition(name="gpu")], problem="", checked_at=ctx.now()))
+    with pytest.raises(InvalidInput, match="no partition 'cpu' that is up"):
+        launch_sweep(ctx, sweep(), person=LOCAL, placement="slurm:cpu")
+    launch_sweep(ctx, sweep(), person=LOCAL, placement="slurm:gpu")
+    runs = queued(ctx)
+    assert runs
+    assert {get_job(ctx, run.job_id or "").placement for run in runs} == {"slurm:gpu"}
+    assert claim_next(ctx, "train", owner="w#1", host="lab") is None, "no worker of the installation takes them"
+    with pytest.raises(Conflict, match="already another sweep"):
+        launch_sweep(ctx, sweep(), person=LOCAL)

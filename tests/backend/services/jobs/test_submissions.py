@@ -1,0 +1,250 @@
+"""Orders of workers from a provider whose answers are scripted, on SQLite and on PostgreSQL. tests/faults/test_slurm.py
+has the real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from backend.db.tables import Job, Submission
+from backend.domain.jobs.placement import Partition, SubmissionState
+from backend.domain.jobs.states import JobKind, Status
+from backend.errors import InvalidInput, Unavailable
+from backend.infra.compute.base import Submission as Listed
+from backend.infra.compute.base import WorkerOrder
+from backend.services.context import Context
+from backend.services.jobs import submissions
+from backend.services.jobs.claims import claim_next, give_back
+from backend.services.jobs.jobs import get_job, read_log, request_stop
+from backend.services.jobs.placements import describe_waiting, list_providers
+from backend.services.jobs.recovery import recover_jobs
+from backend.services.jobs.submissions import tend_submissions
+from tests.support.jobs import add_stored_job
+
+
+@dataclass
+class ScriptedProvider:
+    """A cluster that does what a test says. It accepts every order, unless it is given an error to answer with."""
+
+    listed: dict[str, Listed] = field(default_factory=dict)
+    orders: list[WorkerOrder] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    fails_with: Exception | None = None
+    name: str = "slurm"
+
+    def check(self) -> Sequence[Partition]:
+        return (Partition(name="gpu", num_nodes=2, num_gpus=4),)
+
+    def submit(self, order: WorkerOrder) -> str:
+        self.orders.append(order)
+        number = str(len(self.orders))
+        if not isinstance(self.fails_with, InvalidInput):
+            self.listed[order.key] = Listed(number, order.key, SubmissionState.WAITING, "PENDING", "Priority")
+        if self.fails_with is not None:
+            raise self.fails_with
+        return number
+
+    def status(self) -> Sequence[Listed]:
+        return list(self.listed.values())
+
+    def log(self, order_output: Path) -> Sequence[str]:
+        return (f"output of {order_output.name}",)
+
+    def cancel(self, submission_id: str) -> None:
+        self.cancelled.append(submission_id)
+
+    def change(self, key: str, state: SubmissionState, word: str) -> None:
+        self.listed[key] = replace(self.listed[key], state=state, word=word, reason="")
+
+
+class Clock:
+    """A clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2030, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ctx(any_ctx: Context, clock: Clock) -> Context:
+    return replace(any_ctx, now=clock)
+
+
+@pytest.fixture
+def provider() -> ScriptedProvider:
+    return ScriptedProvider()
+
+
+@pytest.fixture
+def job_id(ctx: Context) -> str:
+    with ctx.db.write() as session:
+        return add_stored_job(session, ctx, JobKind.TRAIN, payload={"n": 1}, placement="slurm:gpu").id
+
+
+def orders(ctx: Context) -> list[tuple[int, str, str | None]]:
+    with ctx.db.read() as session:
+        rows = session.scalars(select(Submission).order_by(Submission.number))
+        return [(row.number, row.state, row.external_id) for row in rows]
+
+
+def take(ctx: Context, job_id: str) -> object:
+    claim = claim_next(ctx, "train", owner="n1.1/train#1", host="n1.1", job_id=job_id)
+    assert claim is not None
+    return claim
+
+
+def test_a_job_that_waits_has_one_order_however_many_look(
+    ctx: Context, provider: ScriptedProvider, job_id: str
+) -> None:
+    tend_submissions(ctx, provider)
+    submissions._order(ctx, provider, job_id, partitions={})  # of a sweep that saw the job before that order
+    tend_submissions(ctx, provider)
+    assert orders(ctx) == [(1, "waiting", "1")]
+    (order,) = provider.orders
+    assert (order.key, order.partition, order.num_gpus) == (f"roundhouse-{job_id}-1", "gpu", 1)
+    waiting = describe_waiting(ctx, job_id)
+    assert waiting is not None
+    assert waiting.sentence == "Slurm: gpu, job 1. Slurm says: Priority."
+
+
+def test_an_answer_that_was_lost_is_no_second_order(
+    ctx: Context, provider: ScriptedProvider, job_id: str, clock: Clock
+) -> None:
+    provider.fails_with = Unavailable("Slurm did not answer sbatch in 30 s.")
+    tend_submissions(ctx, provider)
+    assert orders(ctx) == [(1, "waiting", None)]
+    clock.advance(300)
+    tend_submissions(ctx, provider)
+    assert orders(ctx) == [(1, "waiting", "1")]
+    assert len(provider.orders) == 1
+
+
+def test_an_order_that_never_arrived_is_made_again(
+    ctx: Context, provider: ScriptedProvider, job_id: str, clock: Clock
+) -> None:
+    provider.fails_with = Unavailable("Slurm did not answer sbatch in 30 s.")
+    tend_submissions(ctx, provider)
+    provider.listed.clear()
+    provider.fails_with = None
+    tend_submissions(ctx, provider)
+    assert len(provider.orders) == 1, "it may still be on its way"
+    for _ in range(3):
+        clock.advance(61)
+        tend_submissions(ctx, provider)
+    assert orders(ctx) == [(1, "ended", None), (2, "waiting", "2")]
+
+
+def test_a_job_whose_order_is_forgotten_gets_another_unless_it_runs(
+    ctx: Context, provider: ScriptedProvider, job_id: str, clock: Clock
+) -> None:
+    tend_submissions(ctx, provider)
+    provider.listed.clear()
+    tend_submissions(ctx, provider)
+    clock.advance(10)
+    tend_submissions(ctx, provider)
+    waiting = describe_waiting(ctx, job_id)
+    assert waiting is not None
+    assert "job 1 is unknown to Slurm now" in waiting.sentence
+    claim = take(ctx, job_id)  # of the worker that had been started
+    clock.advance(14)
+    tend_submissions(ctx, provider)
+    assert orders(ctx) == [(1, "waiting", "1")], "its lease holds"
+    assert claim is not None
+    clock.advance(10)
+    recover_jobs(ctx)
+    tend_submissions(ctx, provider)
+    assert [state for _, state, _ in orders(ctx)] == ["ended", "waiting"]
+
+
+def test_a_job_that_is_given_back_waits_for_the_end_of_its_order(
+    ctx: Context, provider: ScriptedProvider, job_id: str
+) -> None:
+    """Slurm requeues what it has preempted, under the same key; only what has ended is ordered again."""
+    tend_submissions(ctx, provider)
+    key = f"roundhouse-{job_id}-1"
+    provider.change(key, SubmissionState.RUNNING, "RUNNING")
+    claim = claim_next(ctx, "train", owner="n1.1/train#1", host="n1.1", job_id=job_id)
+    assert claim is not None
+    give_back(ctx, claim)
+    tend_submissions(ctx, provider)
+    provider.change(key, SubmissionState.WAITING, "PENDING")
+    tend_submissions(ctx, provider)
+    assert len(provider.orders) == 1
+    provider.change(key, SubmissionState.ENDED, "COMPLETED")
+    tend_submissions(ctx, provider)
+    assert len(provider.orders) == 2
+    assert read_log(ctx, job_id) == [], "its worker had taken the job"
+
+
+def test_three_workers_that_never_take_a_job_fail_it(ctx: Context, provider: ScriptedProvider, job_id: str) -> None:
+    for number in (1, 2, 3):
+        tend_submissions(ctx, provider)
+        provider.change(f"roundhouse-{job_id}-{number}", SubmissionState.ENDED, "FAILED")
+    tend_submissions(ctx, provider)
+    job = get_job(ctx, job_id)
+    assert (job.status, len(provider.orders)) == (Status.FAILED, 3)
+    assert job.error.tail == "output of slurm-3.log"
+    assert "slurm job 1 ended before a worker took this job: FAILED" in read_log(ctx, job_id)
+
+
+def test_a_refused_order_fails_the_job_with_the_words_of_the_provider(
+    ctx: Context, provider: ScriptedProvider, job_id: str
+) -> None:
+    provider.fails_with = InvalidInput("Slurm refused (sbatch): Invalid account", remedy="Correct the account.")
+    tend_submissions(ctx, provider)
+    job = get_job(ctx, job_id)
+    assert (job.status, job.error.cause) == (Status.FAILED, "Slurm refused (sbatch): Invalid account")
+
+
+@pytest.mark.parametrize("state", [SubmissionState.WAITING, SubmissionState.RUNNING])
+def test_the_order_of_an_ended_job_is_withdrawn(
+    ctx: Context, provider: ScriptedProvider, job_id: str, clock: Clock, state: SubmissionState
+) -> None:
+    """At once while no worker runs; one that runs may leave by itself first."""
+    tend_submissions(ctx, provider)
+    provider.change(f"roundhouse-{job_id}-1", state, state.name)
+    request_stop(ctx, job_id)
+    tend_submissions(ctx, provider)
+    assert provider.cancelled == (["1"] if state is SubmissionState.WAITING else [])
+    clock.advance(31)
+    tend_submissions(ctx, provider)
+    assert "1" in provider.cancelled
+
+
+def test_a_job_that_waits_for_another_is_not_ordered_yet(ctx: Context, provider: ScriptedProvider, job_id: str) -> None:
+    with ctx.db.write() as session:
+        before = add_stored_job(session, ctx, JobKind.IMPORT_DATASET, payload={"n": 1})
+        session.get_one(Job, job_id).depends_on_id = before.id
+    tend_submissions(ctx, provider)
+    assert provider.orders == []
+    with ctx.db.write() as session:
+        session.get_one(Job, before.id).status = Status.FINISHED
+    tend_submissions(ctx, provider)
+    assert len(provider.orders) == 1
+
+
+def test_a_provider_that_is_not_asked_any_more_is_not_offered(
+    ctx: Context, provider: ScriptedProvider, clock: Clock
+) -> None:
+    tend_submissions(ctx, provider)
+    (state,) = list_providers(ctx)
+    assert [choice.placement.label for choice in state.choices] == ["Slurm: gpu"]
+    clock.advance(61)
+    (state,) = list_providers(ctx)
+    assert (state.choices, "No worker that submits to it" in state.problem) == ((), True)
