@@ -59,7 +59,12 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
         db=db,
         now=db.now,
         queue=JobQueue(settings.broker_url),
-        artifacts=_open_artifacts(settings),
+        artifacts=Artifacts(
+            settings.artifacts,
+            url=settings.artifacts_url,
+            keys=store_keys(settings),
+            cache_gb=settings.artifacts_cache_gb,
+        ),
         secret=read_secret(settings, db),
         policy=view_of(
             OperatorPolicy,
@@ -103,17 +108,13 @@ def make_providers(settings: Settings) -> tuple[ComputeProvider, ...]:
     return (slurm,)
 
 
-def _open_artifacts(settings: Settings) -> Artifacts:
+def store_keys(settings: Settings) -> StoreKeys:
+    """Return keys and endpoint of the store of artifacts."""
     key, secret = settings.artifacts_key, settings.artifacts_secret
-    return Artifacts(
-        settings.artifacts,
-        url=settings.artifacts_url,
-        keys=StoreKeys(
-            key=key.get_secret_value() if key else None,
-            secret=secret.get_secret_value() if secret else None,
-            endpoint=settings.artifacts_endpoint,
-        ),
-        cache_gb=settings.artifacts_cache_gb,
+    return StoreKeys(
+        key=key.get_secret_value() if key else None,
+        secret=secret.get_secret_value() if secret else None,
+        endpoint=settings.artifacts_endpoint,
     )
 
 

@@ -109,6 +109,7 @@ def _start_heartbeat(sender: Any, **_: Any) -> None:
 @signals.worker_shutdown.connect
 def _end_heartbeat(sender: Any, **_: Any) -> None:
     heart_stopped.set()
+    get_context().artifacts.finish_sending(within_s=10)
     try:
         say_goodbye(get_context(), _row_name(sorted(sender.app.amqp.queues.consume_from)))
     except SQLAlchemyError as error:  # a database that is away delays no shutdown

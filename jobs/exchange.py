@@ -20,7 +20,7 @@ from backend.domain.jobs.artifact_folders import checkpoints_of, folder_of, fold
 from backend.domain.jobs.events import CheckpointEvent, CheckpointRemovedEvent, Event, ProgressEvent
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.records import JobResult, Payload
-from backend.domain.jobs.states import StopRequest
+from backend.domain.jobs.states import JobKind, StopRequest
 from backend.errors import JobFailed, Unavailable
 from backend.infra.store.folders import FolderStore
 from backend.infra.store.outbox import Outbox
@@ -34,6 +34,10 @@ TICK_S = 0.1
 PAUSE_S = 2.0
 ABSENT_S = 300.0
 """How long a job waits for a folder that another machine may still be sending."""
+
+
+RESUMED = frozenset({JobKind.TRAIN, JobKind.EVALUATE, JobKind.GENERATE, JobKind.JUDGE})
+"""Kinds that continue from what an earlier attempt left in the job's folder."""
 
 
 class Interrupted(Exception):
@@ -121,8 +125,9 @@ class Exchange:
             self._bring(folder, check, needed=True)
             if (base := _base_of(self._store.root, folder)) not in (None, *folders):
                 folders.append(str(base))
-        for folder in self._own:
-            self._bring(folder, check, needed=False)
+        if self._claim.kind in RESUMED:
+            for folder in self._own:
+                self._bring(folder, check, needed=False)
         if isinstance(payload, TrainPayload):
             below = checkpoints_of(payload.run_folder)
             for folder in self._patiently(lambda store: store.list_folders(below), check):

@@ -133,6 +133,8 @@ def execute(
         for process in (child, tracker):
             if process is not None:
                 kill_group(process)
+        if exchange is not None:
+            exchange.send_outputs(None)
         give_back(ctx, claim)
         return None
     except OperationalError:

@@ -17,6 +17,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
+from uuid import uuid4
 
 import psutil
 import typer
@@ -32,6 +33,7 @@ MIN_FREE_BYTES = 2 * 2**30
 REQUIRED_PACKAGES = ("torch", "transformers", "peft", "celery", "streamlit")
 """Modules without which no job runs; each belongs to a core dependency."""
 COMPILE_S = 300.0
+STORE_S = 10.0
 COMPILER_CURE = "Install a C++ compiler (Debian, Ubuntu: `apt install g++`; macOS: `xcode-select --install`)."
 app = typer.Typer()
 
@@ -265,7 +267,29 @@ def start_checks(settings: Settings, *, running: bool = False) -> list[CheckResu
     findings += [check_broker(settings, running=running), check_job_devices(settings)]
     if all(finding.state != "problem" for finding in findings if finding.name == "disk"):
         findings += [check_database(settings), check_exposure(settings)]
+    if settings.artifacts_url is not None:
+        findings.append(check_store(settings, settings.artifacts_url))
     return findings
+
+
+def check_store(settings: Settings, url: str) -> CheckResult:
+    """Write, read, list and delete an object in the store of artifacts."""
+    from backend.bootstrap import store_keys
+    from backend.infra.store.objects import open_objects
+
+    folder = f"doctor-{uuid4().hex}"
+    key = f"{folder}/object"
+    try:
+        objects = open_objects(url, store_keys(settings))
+        objects.write(key, folder.encode(), within_s=STORE_S)
+        is_right = objects.read(key, within_s=STORE_S) == folder.encode()
+        is_right = is_right and objects.sizes(folder, within_s=STORE_S) == {key: len(folder)}
+        objects.delete([key], within_s=STORE_S)
+    except RoundhouseError as error:
+        return CheckResult("store", "problem", str(error), str(error.remedy or "Correct ROUNDHOUSE_ARTIFACTS."))
+    if not is_right:
+        return CheckResult("store", "problem", f"{url} returns other bytes than were written.", "Use another store.")
+    return CheckResult("store", "ok", f"{url} is written, read, listed and deleted from")
 
 
 @app.command()

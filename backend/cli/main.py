@@ -113,7 +113,7 @@ def _finish_uploads() -> None:
     """Let the store of artifacts have what a command has added, if a command opened the installation at all."""
     bootstrap = sys.modules.get("backend.bootstrap")
     if bootstrap is not None and bootstrap.get_context.cache_info().currsize:
-        bootstrap.get_context().artifacts.finish_sending()
+        bootstrap.get_context().artifacts.finish_sending(within_s=60)
 
 
 def _run() -> None:

@@ -76,10 +76,13 @@ class Artifacts:
             if not self.store.is_here(folder, selection):
                 self._patience.raise_if_down()
             with self._noting_failures():
-                self.store.bring(folder, selection=selection, answer_s=PAGE_ANSWER_S)
+                is_stored = self.store.bring(folder, selection=selection, answer_s=PAGE_ANSWER_S)
         except Unavailable:
-            if not full.exists():
+            if self.store.knows(folder) or not full.exists():  # a copy of a part is no copy
                 raise
+            return
+        if not is_stored and self.store.knows(folder):
+            raise Unavailable(f"{folder} was deleted from the store.", remedy="Reload the page.")
 
     @contextmanager
     def _noting_failures(self) -> Iterator[None]:
@@ -108,10 +111,10 @@ class Artifacts:
         if self.outbox is not None:
             self.outbox.start()
 
-    def finish_sending(self) -> None:
-        """Wait a while for what this process has added, before it ends."""
+    def finish_sending(self, *, within_s: float) -> None:
+        """Wait a while for what this process has added, before it ends. The rest is sent by the machine's next one."""
         if self.outbox is not None:
-            self.outbox.finish()
+            self.outbox.finish(within_s=within_s)
 
     def _inside(self, relative: str) -> Path:
         full = (self.root / relative).resolve()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +13,8 @@ import pytest
 
 from backend.bootstrap import build_context
 from backend.domain.evaluation.config import EvaluationConfig
-from backend.domain.jobs.states import Status
+from backend.domain.jobs.states import JobKind, Status
+from backend.errors import Unavailable
 from backend.services.checkpoints.checkpoints import delete_checkpoint, list_checkpoints
 from backend.services.checkpoints.exports import export_checkpoint
 from backend.services.context import LOCAL, Context
@@ -21,9 +24,10 @@ from backend.services.data.uploads import save_upload
 from backend.services.evaluation.evaluations import launch_evaluation
 from backend.services.jobs.claims import claim_job
 from backend.services.jobs.exports import export_file
-from backend.services.jobs.jobs import JobView, get_job
+from backend.services.jobs.jobs import JobView, get_job, request_stop
 from backend.services.tokenizers.tokenizers import train_tokenizer
 from backend.services.training.runs import launch_run
+from jobs.environment import child_environment
 from jobs.runner import execute
 from tests.support.installation import wait_until
 from tests.support.run_world import tiny_run
@@ -117,3 +121,133 @@ def test_data_of_one_machine_trains_on_a_second_and_is_scored_and_exported_on_ot
     gone = str(checkpoints[0].folder)
     wait_until(lambda: gone not in b.artifacts.store.list_folders(f"runs/{run.id}/checkpoints"), what="the deletion")
     assert SECRET not in capfd.readouterr().err
+
+
+def prepare_run(pages: Context, worker: Context, **values: object) -> str:
+    """Import data and a tokenizer on a machine; return the job of a run on them."""
+    finished(work(worker, import_lines(pages)))
+    finished(work(worker, train_tokenizer(pages, name="bytes", dataset="lines", kind="byte", person=LOCAL).job_id))
+    return str(launch_run(pages, tiny_run("run", **values), person=LOCAL).job_id)
+
+
+def message_of(ctx: Context, job_id: str) -> str:
+    progress = get_job(ctx, job_id).progress
+    return progress.message if progress is not None else ""
+
+
+def checkpoints_in_store(ctx: Context) -> list[str]:
+    assert ctx.artifacts.store is not None
+    return [folder for folder in ctx.artifacts.store.list_folders("runs") if "/checkpoints/" in folder]
+
+
+def work_beside(ctx: Context, job_id: str, stopping: threading.Event | None = None) -> threading.Thread:
+    """Do a job on a machine in a thread, as its worker does."""
+    thread = threading.Thread(target=work, args=(ctx, job_id), kwargs={"stopping": stopping}, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.timeout(600)
+def test_a_run_whose_machine_is_lost_continues_on_another_from_the_newest_checkpoint_in_the_store(
+    machine: Machine,
+) -> None:
+    a, b = machine("a"), machine("b")
+    job_id = prepare_run(a, a, max_steps=4000, checkpoint_every=100, eval_every=4000, keep_last=2)
+    stopping = threading.Event()
+    first = work_beside(a, job_id, stopping)
+    wait_until(lambda: len(checkpoints_in_store(b)) >= 2, timeout_s=120, what="two checkpoints in the store")
+    stopping.set()  # the worker's machine goes away
+    first.join(60)
+    assert get_job(a, job_id).status is Status.QUEUED
+    assert a.artifacts.outbox is not None
+    wait_until(lambda: not a.artifacts.outbox.entries(), what="the uploads")
+    uploaded = checkpoints_in_store(b)
+    shutil.rmtree(a.artifacts.root)
+    second = work_beside(b, job_id)
+    wait_until(lambda: len(set(checkpoints_in_store(a)) - set(uploaded)) >= 1, timeout_s=120, what="a newer checkpoint")
+    request_stop(b, job_id)
+    second.join(60)
+    (events,) = (b.artifacts.root / "jobs" / job_id).glob("attempt-*/events.jsonl")
+    (resumed,) = (line for line in map(json.loads, events.read_text().splitlines()) if line["type"] == "resumed")
+    assert resumed["folder"] in uploaded
+
+
+@pytest.mark.timeout(600)
+def test_a_store_that_is_down_stops_no_training_and_has_everything_afterwards(
+    home: Path, tmp_path: Path, machine: Machine
+) -> None:
+    a, b = machine("a"), machine("b")
+    assert a.artifacts.store is not None
+    job_id = prepare_run(a, a, max_steps=400, checkpoint_every=100, keep_last=4)
+    objects, broken = a.artifacts.store.objects, threading.Event()
+    write = objects.write
+
+    def write_or_fail(key: str, data: bytes, *, within_s: float, is_new: bool = False) -> bool:
+        if broken.is_set():
+            raise Unavailable("The store is down.")
+        return write(key, data, within_s=within_s, is_new=is_new)
+
+    objects.write = write_or_fail  # type: ignore[method-assign]
+    broken.set()
+    thread = work_beside(a, job_id)
+    wait_until(lambda: "The store is down" in message_of(a, job_id), timeout_s=120, what="the end of training")
+    job = get_job(a, job_id)
+    assert job.status is Status.RUNNING
+    assert checkpoints_in_store(b) == []
+    broken.clear()
+    thread.join(90)
+    finished(get_job(a, job_id))
+    assert len(checkpoints_in_store(b)) == 4
+
+
+@pytest.mark.timeout(300)
+def test_a_job_that_waits_for_its_data_can_be_stopped_and_says_what_it_waits_for(machine: Machine) -> None:
+    a, b = machine("a"), machine("b")
+    job_id = import_lines(a)
+    assert a.artifacts.outbox is not None
+    wait_until(lambda: not a.artifacts.outbox.entries(), what="the upload")
+    assert b.artifacts.store is not None
+    (upload,) = b.artifacts.store.list_folders("uploads")
+    b.artifacts.store.delete(upload)
+    thread = work_beside(b, job_id)
+    wait_until(lambda: upload in message_of(a, job_id), timeout_s=30, what="the reason")
+    request_stop(a, job_id)
+    thread.join(30)
+    assert get_job(a, job_id).status is Status.CANCELLED
+
+
+def test_a_job_is_not_given_damaged_data(machine: Machine) -> None:
+    a, b = machine("a"), machine("b")
+    job_id = import_lines(a)
+    assert a.artifacts.outbox is not None
+    wait_until(lambda: not a.artifacts.outbox.entries(), what="the upload")
+    assert b.artifacts.store is not None
+    objects = b.artifacts.store.objects
+    (piece,) = (key for key in objects.sizes("uploads", within_s=20) if "pieces" in key)
+    objects.write(piece, objects.read(piece, within_s=20).replace(b"steam", b"seams"), within_s=20)
+    job = work(b, job_id)
+    assert job.status is Status.FAILED
+    assert "lines.jsonl" in job.error.cause
+    assert "not those of its manifest" in job.error.cause
+
+
+def test_a_second_start_on_a_machine_reads_nothing_from_the_store_and_no_child_has_its_keys(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = machine("a"), machine("b")
+    for name in ("KEY", "SECRET"):
+        monkeypatch.setenv(f"ROUNDHOUSE_ARTIFACTS_{name}", SECRET)
+    finished(work(a, import_lines(a)))
+    trainings = [
+        train_tokenizer(a, name=f"bytes {number}", dataset="lines", kind="byte", person=LOCAL).job_id
+        for number in range(2)
+    ]
+    assert b.artifacts.store is not None
+    finished(work(b, trainings[0]))
+    read_so_far = b.artifacts.store.objects.bytes_read
+    assert read_so_far > 0
+    finished(work(b, trainings[1]))
+    assert b.artifacts.store.objects.bytes_read == read_so_far
+    for kind in JobKind:
+        assert not [value for value in child_environment(kind).values() if SECRET in value]
+    assert not [file for file in b.artifacts.root.rglob("*.json*") if SECRET in file.read_text(errors="replace")]

@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -45,6 +45,8 @@ AT_ONCE = 4
 ANSWER_S = 20.0
 SLOWEST_BYTES_PER_S = 2**18
 """A piece may take as long as this speed needs."""
+KEEP_INCOMING_S = 86_400.0
+"""Pieces of a fetch that broke off are kept so long."""
 IDLE_S = 600.0
 """A copy that was used more recently is not removed: a page may be reading it."""
 
@@ -200,8 +202,14 @@ class FolderStore:
         """
         copies: list[tuple[float, str, int]] = []
         for folder in self._own_folders():
-            if (manifest := self._own_manifest(folder)) is not None:
+            if (manifest := self._own_manifest(folder)) is None:
+                continue
+            with suppress(FileNotFoundError):
                 copies.append((self._manifest_file(folder).stat().st_mtime, folder, manifest.num_bytes))
+        for leftover in (self._state / "incoming").iterdir():
+            with suppress(FileNotFoundError):  # another process has just finished it
+                if time.time() - leftover.stat().st_mtime > KEEP_INCOMING_S:
+                    leftover.unlink()
         excess = sum(size for _, _, size in copies) + needed - self.limit_bytes
         removed = 0
         for used_at, folder, size in sorted(copies):

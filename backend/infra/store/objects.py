@@ -12,6 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -112,7 +113,8 @@ class FolderObjects:
         except OSError as error:
             raise _unavailable(str(self.root), error) from error
         finally:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):
+                beside.unlink()
 
     def sizes(self, folder: str, *, within_s: float) -> dict[str, int]:
         """List files, without those that are being written."""

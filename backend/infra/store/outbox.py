@@ -75,7 +75,7 @@ class Outbox:
                 self._thread.start()
         self._news.set()
 
-    def finish(self, *, within_s: float = 60.0) -> None:
+    def finish(self, *, within_s: float) -> None:
         """Let what this process has added be sent before it ends, unless the store is down."""
         until = time.monotonic() + within_s
         while self._thread is not None and self.entries() and not self.problem and time.monotonic() < until:

@@ -1,4 +1,6 @@
-"""`roundhouse doctor` on the compiled library: for what processor it is, and the cure where there is none."""
+"""`roundhouse doctor` on the compiled library (for what processor it is, and the cure where there is none) and on the
+store of artifacts.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from backend.cli.doctor import check_library
+from backend.cli.doctor import check_library, check_store
 from tests.support.native.completeness import skip_unless_complete
+from tests.support.settings import make_settings
 
 
 def test_the_compiled_library_is_named_with_its_processor() -> None:
@@ -27,3 +30,12 @@ def test_without_a_compiler_the_loss_and_the_cure_are_named(tmp_path: Path, monk
     assert finding.state == "warning"
     assert "bfloat16 and drafts are refused: there is no C++ compiler" in finding.detail
     assert "apt install g++" in finding.cure
+
+
+def test_a_store_is_tried_and_left_empty(tmp_path: Path) -> None:
+    settings, store = make_settings(tmp_path / "home"), tmp_path / "store"
+    assert check_store(settings, store.as_uri()).state == "ok"
+    assert not [path for path in store.rglob("*") if path.is_file()]
+    (tmp_path / "file").write_text("no folder")
+    assert check_store(settings, (tmp_path / "file").as_uri()).state == "problem"
+    assert "without keys" in check_store(settings, "s3://key:secret@bucket").cure
