@@ -192,6 +192,13 @@ def newest_revision() -> str:
     return max(_revisions())
 
 
+def newer_revision(db: Database) -> str | None:
+    """Return the database's revision if a newer version than this one made it."""
+    with db.read() as session:
+        revision = session.scalar(text("select version_num from alembic_version"))
+    return revision if revision is not None and revision > newest_revision() else None
+
+
 def _database_revision(url: str) -> str | None:
     engine = Database(url).engine
     try:

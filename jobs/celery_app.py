@@ -18,7 +18,7 @@ from typing import Any
 from celery import signals
 from sqlalchemy.exc import SQLAlchemyError
 
-from backend.bootstrap import get_context
+from backend.bootstrap import get_context, newer_revision, newest_revision
 from backend.infra.devices import read_machine_gauges, visible_devices
 from backend.infra.engines import installed_engines
 from backend.infra.queue import TASK, make_celery
@@ -71,6 +71,8 @@ def work(queue: str) -> None:
 
 def _run_next(queue: str) -> bool:
     ctx = get_context()
+    if _check_version(ctx):
+        return False
     owner = f"{worker_name(queue)}#{os.getpid()}"
     claim = claim_next(ctx, queue, owner=owner, host=HOST, devices=devices, engines=installed_engines())
     if claim is None:
@@ -79,6 +81,19 @@ def _run_next(queue: str) -> bool:
 
     execute(ctx, claim, nice=settings.train_nice, stopping=JobThreads.stopping)
     return True
+
+
+def _check_version(ctx: Context) -> str:
+    """Return why this worker takes no job, if a newer version has upgraded the database: what it would write might mean
+    something else there. Its queues are then left to other workers.
+    """
+    revision = newer_revision(ctx.db)
+    slots.closed = revision is not None
+    return (
+        f"A newer version has upgraded the database to revision {revision}; this worker knows {newest_revision()}."
+        if slots.closed
+        else ""
+    )
 
 
 @signals.task_received.connect
@@ -119,9 +134,16 @@ def _end_heartbeat(sender: Any, **_: Any) -> None:
 def _heartbeat_loop(queues: list[str]) -> None:
     tidied = -TIDY_S
     beaten, patient_until = time.monotonic(), 0.0
+    has_told = False
     while not heart_stopped.is_set():
         try:
-            _beat(queues)
+            reason = _check_version(get_context())
+            if reason and not has_told:
+                log.error("This worker takes no more jobs. %s Update Roundhouse here and restart it.", reason)
+            has_told = bool(reason)
+            _beat(queues, takes_no_jobs=reason)
+            if reason:
+                continue
             now = time.monotonic()
             if (
                 now - beaten > settings.lease_s
@@ -137,7 +159,8 @@ def _heartbeat_loop(queues: list[str]) -> None:
                 tidied = time.monotonic()
         except Exception as error:  # the heartbeat must survive a locked database and a missing broker
             log.warning("heartbeat missed: %s", error)
-        heart_stopped.wait(settings.sweep_s)
+        finally:
+            heart_stopped.wait(settings.sweep_s)
 
 
 def _submission_loop() -> None:
@@ -154,7 +177,7 @@ def _submission_loop() -> None:
                 log.warning("submissions to %s failed: %s", provider.name, error)
 
 
-def _beat(queues: list[str]) -> None:
+def _beat(queues: list[str], *, takes_no_jobs: str = "") -> None:
     beat(
         get_context(),
         name=_row_name(queues),
@@ -162,7 +185,9 @@ def _beat(queues: list[str]) -> None:
         pid=os.getpid(),
         slots={queue: slots.limits.get(queue, 1) for queue in queues},
         devices=list(devices),
-        gauges=read_machine_gauges().model_copy(update={"engines": installed_engines()}),
+        gauges=read_machine_gauges().model_copy(
+            update={"engines": installed_engines(), "takes_no_jobs": takes_no_jobs}
+        ),
     )
 
 

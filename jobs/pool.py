@@ -19,6 +19,8 @@ class Slots:
 
     def __init__(self, limits: Mapping[str, int]) -> None:
         self.limits = dict(limits)
+        self.closed = False
+        """True while the worker takes no job of any queue."""
         self._taken: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -35,7 +37,7 @@ class Slots:
     def has_room(self, queue: str) -> bool:
         """Return whether one more job of a queue may be taken. A queue without a limit always has room."""
         with self._lock:
-            return self._taken[queue] < self.limits.get(queue, self._taken[queue] + 1)
+            return not self.closed and self._taken[queue] < self.limits.get(queue, self._taken[queue] + 1)
 
 
 class QueuesWithRoom(round_robin_cycle):

@@ -78,7 +78,7 @@ def read_situation(ctx: Context, person: Person) -> Situation:
 
 
 def _with_people(ctx: Context, person: Person, situation: Situation, queued: dict[str, int]) -> Situation:
-    served = {queue for worker in list_workers(ctx) if worker.is_alive for queue in worker.queues}
+    served = {queue for worker in list_workers(ctx) if worker.takes_jobs for queue in worker.queues}
     idle = tuple(sorted((queue, number) for queue, number in queued.items() if queue not in served))
     troubled = _troubled_runs(ctx)
     return replace(

@@ -47,6 +47,9 @@ def draw_machine(
         if total:
             grid.metric("Memory", size(gauges.memory_used_bytes), help=f"of {size(total)}")
         grid.metric("Workers alive", f"{sum(w.is_alive for w in workers)} of {len(workers)}")
+        reasons = {worker.gauges.takes_no_jobs for worker in workers if worker.is_alive} - {""}
+        for reason in sorted(reasons):
+            st.warning(f"Takes no jobs. {plain(reason)} Update Roundhouse on this machine and restart its worker.")
         devices = sorted({device for worker in workers for device in worker.devices})
         occupied = {device: job for slot_host, device, job in slots if slot_host == host}
         grid.metric(
@@ -72,7 +75,7 @@ def draw_machine(
             [
                 {
                     "Queue": ", ".join(worker.queues),
-                    "State": "alive" if worker.is_alive else "silent",
+                    "State": "alive" if worker.takes_jobs else "takes no jobs" if worker.is_alive else "silent",
                     "Doing": " · ".join(title for _, title, _ in worker.jobs) or "waiting for work",
                     "Slots": worker.concurrency,
                     "Since": ago(worker.started_at),
@@ -92,7 +95,7 @@ def draw_machine(
 
 def choose_machines(machines: dict[str, list[WorkerView]]) -> list[str]:
     """Return the machines to draw: all of a few; of many a page of those whose name has the words of a field, first
-    those with a silent worker.
+    those with a worker that is silent or takes no jobs.
     """
     if len(machines) <= PAGE_MACHINES:
         return list(machines)
@@ -104,7 +107,7 @@ def choose_machines(machines: dict[str, list[WorkerView]]) -> list[str]:
         icon=":material/search:",
     )
     matching = [host for host in machines if words.casefold() in host.casefold()]
-    matching.sort(key=lambda host: all(worker.is_alive for worker in machines[host]))
+    matching.sort(key=lambda host: all(worker.takes_jobs for worker in machines[host]))
     if not matching:
         st.caption("No machine has this name.")
     else:

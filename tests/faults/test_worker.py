@@ -15,11 +15,13 @@ from typing import Any
 
 import psutil
 import pytest
+from sqlalchemy import text
 
+from backend.bootstrap import newest_revision
 from backend.domain.jobs.states import JobKind, Status
 from backend.services.context import Context
 from backend.services.jobs.jobs import JobView, get_job, request_stop, wake
-from backend.services.jobs.workers import list_workers
+from backend.services.jobs.workers import has_worker, list_workers
 from tests.support.data.imports import HEAVY
 from tests.support.installation import PROJECT, is_alive, wait_until
 from tests.support.jobs import add_stored_job
@@ -182,6 +184,34 @@ def test_a_frozen_worker_loses_its_job_to_another_and_is_fenced_when_it_wakes(ru
             assert get_job(running.ctx, job_id).status is Status.RUNNING, "the other worker keeps the job"
         second = submit(running.ctx, seconds=0.1)  # its slot is free again
         wait_for(running.ctx, second, Status.FINISHED)
+
+
+def set_revision(ctx: Context, revision: str) -> None:
+    with ctx.db.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+
+
+def test_a_worker_takes_no_job_of_a_database_that_a_newer_version_upgraded_and_says_why(running: Site) -> None:
+    ctx = running.ctx
+    with running.worker(SLEEPING, queues="cpu"):
+        first = submit(ctx, seconds=600)
+        wait_for(ctx, first, Status.RUNNING)
+        set_revision(ctx, "9999")
+        second = submit(ctx, seconds=600)
+        wait_until(lambda: list_workers(ctx)[0].gauges.takes_no_jobs, what="the reason in its heartbeat")
+        (worker,) = list_workers(ctx)
+        assert (worker.is_alive, worker.takes_jobs, has_worker(ctx, "cpu")) == (True, False, False)
+        assert "revision 9999" in worker.gauges.takes_no_jobs
+        request_stop(ctx, first, "cancel")
+        wait_for(ctx, first, Status.CANCELLED)  # what it had begun is still its own
+        beats = {list_workers(ctx)[0].heartbeat_at}
+        wait_until(lambda: beats.add(list_workers(ctx)[0].heartbeat_at) or len(beats) > 6, what="six more heartbeats")
+        assert get_job(ctx, second).status is Status.QUEUED
+        set_revision(ctx, newest_revision())
+        wait_for(ctx, second, Status.RUNNING)  # the upgrade was taken back
+        assert list_workers(ctx)[0].takes_jobs
+    log = (running.home / "one.log").read_text()
+    assert log.count("takes no more jobs") == 1
 
 
 def test_a_job_is_cancelled_on_request_and_killed_if_it_does_not_respond(running: Site) -> None:

@@ -455,6 +455,16 @@ def test_workers_are_drawn_with_their_jobs(ctx: Context) -> None:
     assert "Engines beside Roundhouse's: vLLM" in texts(app)
 
 
+def test_a_worker_of_an_older_version_is_named_with_the_cure(ctx: Context) -> None:
+    reason = "A newer version has upgraded the database to revision 0040; this worker knows 0033."
+    beat(ctx, name="lab/cpu", host="lab", pid=1, slots={"cpu": 2}, devices=[], gauges={"takes_no_jobs": reason})
+    app = draw("admin/workers.py")
+    assert [warning.value.replace("\\", "") for warning in app.warning] == [
+        f"Takes no jobs. {reason} Update Roundhouse on this machine and restart its worker."
+    ]
+    assert [row["State"] for table in app.table for row in table.value.to_dict("records")] == ["takes no jobs"]
+
+
 def test_the_tokens_that_runs_share_are_counted_with_their_state(ctx: Context) -> None:
     folder = ctx.artifacts.folder("tokens", "text-train-1")
     (folder / "ids").write_bytes(bytes(3_000_000))

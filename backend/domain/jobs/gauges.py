@@ -17,8 +17,8 @@ class GpuGauges(ReadRecord):
 
 
 class MachineGauges(StoredRecord):
-    """CPU load in percent, memory in bytes and GPUs of a machine, and the engines of other projects that its workers
-    can start; falsy if nothing was reported.
+    """CPU load in percent, memory in bytes and GPUs of a machine, the engines of other projects that its workers can
+    start, and why they take no jobs, if so; falsy if nothing was reported.
     """
 
     cpu_percent: float | None = None
@@ -28,6 +28,7 @@ class MachineGauges(StoredRecord):
     memory_total_bytes: int = 0
     gpus: tuple[GpuGauges, ...] = ()
     engines: tuple[str, ...] = ()
+    takes_no_jobs: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.model_fields_set)

@@ -32,7 +32,7 @@ class Device:
 
 def training_workers(ctx: Context) -> tuple[WorkerView, ...]:
     """Return the living workers that serve the queue of training jobs."""
-    return tuple(worker for worker in list_workers(ctx) if worker.is_alive and "train" in worker.queues)
+    return tuple(worker for worker in list_workers(ctx) if worker.takes_jobs and "train" in worker.queues)
 
 
 def list_training_devices(workers: Sequence[WorkerView]) -> list[Device]:

@@ -37,6 +37,11 @@ class WorkerView:
     is_alive: bool
     jobs: tuple[tuple[str, str, str | None], ...]  # (job id, title, device)
 
+    @property
+    def takes_jobs(self) -> bool:
+        """True for a living worker that is no older than the database."""
+        return self.is_alive and not self.gauges.takes_no_jobs
+
 
 def beat(
     ctx: Context,
@@ -133,5 +138,5 @@ def list_slots(ctx: Context) -> list[tuple[str, str, str | None]]:
 
 
 def has_worker(ctx: Context, queue: str) -> bool:
-    """Return whether a living worker serves a queue."""
-    return any(worker.is_alive and queue in worker.queues for worker in list_workers(ctx))
+    """Return whether a living worker takes jobs of a queue."""
+    return any(worker.takes_jobs and queue in worker.queues for worker in list_workers(ctx))

@@ -198,7 +198,7 @@ def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
             remedy="Choose a run of this installation.",
         )
     ahead = queue_ahead(ctx, run.job_id) if run.job_id and run.status is Status.QUEUED else JobsAhead()
-    workers = [worker for worker in list_workers(ctx) if worker.is_alive and "train" in worker.queues]
+    workers = [worker for worker in list_workers(ctx) if worker.takes_jobs and "train" in worker.queues]
     slots = sum(max(1, len(worker.devices) or worker.concurrency) for worker in workers)
     with ctx.db.read() as session:
         row = session.get_one(Run, run.id)
