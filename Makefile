@@ -99,13 +99,14 @@ device: $(DEV_STAMP)
 	CUDA_VISIBLE_DEVICES=0 $(PYTEST) --numprocesses $(PROCESSES) -p tests.support.second_device $(DEVICE_TESTS) \
 	  -k "not ($(DEVICE_LEFT_OUT))"
 
-# The servers of other projects that replicas start, and DeepSpeed, for real: their packages are no part of the development's. vLLM asks
-# for another torch, so it has an environment of its own (3.4 GB), or is the one that ROUNDHOUSE_VLLM names.
+# The servers of other projects that replicas start, and DeepSpeed, for real: their packages are no part of the development's.
+# vLLM asks for another torch, so it has an environment of its own (3.4 GB), or is the one that ROUNDHOUSE_VLLM names.
 VLLM := $(or $(ROUNDHOUSE_VLLM),$(CURDIR)/.venv-vllm/bin/vllm)
 engines: $(DEV_STAMP) $(VLLM)
 	@$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev,llama-cpp,deepspeed]' llama-cpp-py-sync
 	ROUNDHOUSE_VLLM=$(VLLM) $(PYTEST) --numprocesses 0 tests/engines/check_answers.py tests/engines/check_gguf.py \
-	  tests/engines/check_deployments.py tests/engines/check_deepspeed.py
+	  tests/engines/check_deployments.py tests/engines/check_deepspeed.py \
+	  tests/engines/check_deepspeed_page.py
 
 # JAX and TensorFlow ask for other versions of what the product depends on, so they have an environment of their own (2 GB).
 INTERCHANGE := $(or $(ROUNDHOUSE_INTERCHANGE),$(CURDIR)/.venv-interchange/bin/python)

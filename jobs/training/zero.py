@@ -35,7 +35,7 @@ class ZeroStages(Strategy):
         inner = make_optimizer(model, ctx.config)
         groups = [{**group, "params": list(group["params"])} for group in inner.param_groups]
         self._engine = _start_engine(model, inner, ctx)
-        self.forward = self._engine
+        self.forward = EngineModel(self._engine)
         self.optimizer = ZeroOptimizer(self._engine, inner, groups)
 
     @contextmanager
@@ -78,6 +78,25 @@ class ZeroStages(Strategy):
                     copies[id(tensor)] = tensor.detach().cpu().clone() if self._engine.global_rank == 0 else tensor
             weights[name] = copies[id(tensor)]
         return weights
+
+
+class EngineModel(torch.nn.Module):
+    """DeepSpeed's engine with the attributes of its network, in place of its own such as `config`."""
+
+    def __init__(self, engine: Any) -> None:
+        super().__init__()
+        self.engine = engine
+
+    def forward(self, *args: Any, **more: Any) -> Any:
+        """Run the network."""
+        return self.engine(*args, **more)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            engine: Any = super().__getattr__("engine")
+            return getattr(engine.module, name)
 
 
 class ZeroOptimizer(torch.optim.Optimizer):

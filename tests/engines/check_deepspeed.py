@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.errors import JobFailed
 from jobs.training import run as training
 from tests.support.installation import wait_until
 from tests.support.training_rooms import Recorder, Rooms
@@ -164,16 +165,37 @@ def test_what_a_run_can_have_beside_it(bench: Bench, objective: str, values: dic
     assert bool(one.recorder.of("stopped_early")) is ("patience" in values)
 
 
+def test_a_step_that_is_not_finite_ends_the_run_and_saves_nothing(tmp_path: Path) -> None:
+    bench = Bench(Rooms(tmp_path))
+    path = tmp_path / "base" / "model.safetensors"
+    weights = load_file(path)
+    weights["model.layers.1.mlp.down_proj.weight"][0, 0] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(JobFailed, match="step 1"):
+        bench.train("broken", devices={"count": 2, "sharding": "zero3"})
+    assert list((tmp_path / "broken" / "checkpoints").iterdir()) == []
+
+
+def train_base(folder: Path, **shape: Any) -> tuple[Trained, Trained]:
+    """Train a base of another shape in one process and in two."""
+    sizes = {"num_layers": 2, "width": 32, "num_heads": 4, "context": 64, "vocab_size": 320, "feed_forward": 128}
+    bench = Bench(rooms := Rooms(folder))
+    rooms.save_base_of(folder / "base", ArchitectureConfig.model_validate({**sizes, **shape}), rooms.tokenizer)
+    two = bench.train("two", grad_accum_steps=2, devices={"count": 2, "sharding": "zero3"})
+    return bench.train("one", grad_accum_steps=4), two
+
+
+def test_experts_are_balanced_as_in_one_process(tmp_path: Path) -> None:
+    """Their loss is asked of the network's config, and DeepSpeed's engine has another attribute of that name."""
+    one, two = train_base(tmp_path, family="mixtral", num_experts=4, experts_per_token=2)
+    check_equal(two, one)
+
+
 def test_key_biases_alone_may_differ_by_more(tmp_path: Path) -> None:
     """A softmax does not change if all keys gain the same vector, so the gradient of their bias is zero in theory:
     AdamW divides its rounding errors by their own size.
     """
-    shape = {"num_layers": 2, "width": 32, "num_heads": 4, "context": 64, "vocab_size": 320, "feed_forward": 128}
-    biased = ArchitectureConfig.model_validate({"family": "gpt2", **shape})
-    bench = Bench(rooms := Rooms(tmp_path))
-    rooms.save_base_of(tmp_path / "base", biased, rooms.tokenizer)
-    one = bench.train("one", grad_accum_steps=4)
-    two = bench.train("two", grad_accum_steps=2, devices={"count": 2, "sharding": "zero3"})
+    one, two = train_base(tmp_path, family="gpt2")
     biases = [name for name in one.weights if name.endswith("c_attn.bias")]
     assert len(biases) == 2
     for name in biases:  # GPT-2 has queries, keys and values in one
