@@ -37,7 +37,7 @@ from tests.support.settings import make_settings
 from tests.support.slurm import Cluster, run_slurm, search_path, slurm_problem
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(600)]
-STEPS = 400
+STEPS = 200
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +56,22 @@ def installation(tmp_path_factory: pytest.TempPathFactory, used_home: Path, clus
     """A running installation that submits to the cluster."""
     home = Path(shutil.copytree(used_home, tmp_path_factory.mktemp("installation") / "home"))
     running = Installation(
-        home, ROUNDHOUSE_SLURM_PARTITIONS="low,high", SLURM_CONF=os.environ["SLURM_CONF"], PATH=search_path()
+        home,
+        ROUNDHOUSE_SLURM_PARTITIONS="low,high",
+        ROUNDHOUSE_LEASE_S="8",
+        SLURM_CONF=os.environ["SLURM_CONF"],
+        PATH=search_path(),
     ).start()
     try:
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(autouse=True)
+def _idle_nodes(cluster: Cluster) -> None:
+    """Begin each test with two idle nodes."""
+    cluster.restore()
 
 
 @pytest.fixture
@@ -184,8 +194,16 @@ def test_a_preempted_run_saves_and_resumes_without_a_step_lost(
     installation: Installation, cluster: Cluster, undisturbed: dict[int, float]
 ) -> None:
     ctx, run_id = installation.ctx, launch(installation.ctx, "preempted", checkpoint_every=STEPS)
-    wait_for_step(ctx, run_id, 60)
+    wait_for_step(ctx, run_id, 40)
+    job_id = job_of(ctx, run_id)
+    children = installation.processes(f"{job_id}/attempt-1")
+    for child in children:  # or a fast machine ends the run before Slurm has decided
+        child.suspend()
     cluster.run("sbatch", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "exec sleep 2")
+    output = ctx.artifacts.job_folder(job_id) / "slurm-1.log"
+    wait_until(lambda: "saves a checkpoint" in output.read_text(), timeout_s=60, what="Slurm's request to end")
+    for child in children:
+        child.resume()
     wait_until(lambda: get_job(ctx, job_of(ctx, run_id)).attempt == 2, timeout_s=120, what="the second attempt")
     assert wait_for_end(installation, run_id) is Status.FINISHED
     assert curve(ctx, run_id) == undisturbed, "fp32 on the CPU is exact"
@@ -199,7 +217,7 @@ def test_a_run_on_a_node_that_dies_resumes_on_another(
     installation: Installation, cluster: Cluster, undisturbed: dict[int, float]
 ) -> None:
     ctx, run_id = installation.ctx, launch(installation.ctx, "on a dying node")
-    wait_for_step(ctx, run_id, 60)
+    wait_for_step(ctx, run_id, 40)
     node = str(get_job(ctx, job_of(ctx, run_id)).owner).split(".")[0]
     cluster.kill_node(node)
     try:

@@ -27,7 +27,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=10
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -36,7 +36,7 @@ SwitchType=switch/none
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 ReturnToService=2
-SlurmdTimeout=10
+SlurmdTimeout=5
 KillWait=5
 MpiDefault=none
 AccountingStorageType=accounting_storage/none
@@ -134,6 +134,20 @@ class Cluster:
         """Return the state of each job that is not over, by its id."""
         lines = self.run("squeue", "-h", "-o", "%i %T").stdout.split("\n")
         return dict(line.split() for line in lines if line)
+
+    def restore(self) -> None:
+        """Make both nodes idle again: a controller that was killed may leave one drained, and jobs that it forgot."""
+
+        def are_idle() -> bool:
+            if (nodes := self.nodes()) == {"n1": "idle", "n2": "idle"}:
+                return True
+            self.run("scancel", "--me")
+            for node, state in nodes.items():
+                if not state.startswith(("idle", "alloc", "mix", "comp")) or state.endswith("*"):
+                    self.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+            return False
+
+        self.wait_until(are_idle, "the nodes do not become idle", timeout_s=90)
 
     def stop(self) -> None:
         """End all jobs and all daemons."""
