@@ -1,19 +1,24 @@
-"""Uploads beside training: steps per second of the same run with a store and without one, in turn.
+"""What a store of artifacts costs: CPU time and seconds to send and to bring a folder of 1 GB, the same again, and the
+steps of a run with and without uploads.
 
-python tests/benchmarks/bench_store.py [repetitions]. With `weed` on the PATH the store is SeaweedFS, else a folder.
+python -m tests.benchmarks.bench_store [PAIRS_OF_RUNS]. With `weed` on the PATH the store is SeaweedFS, else a folder.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
+import os
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from backend.bootstrap import build_context
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.jobs.states import Status
+from backend.infra.store.folders import FolderStore
+from backend.infra.store.objects import open_objects
 from backend.services.context import LOCAL, Context
 from backend.services.data.imports import add_rows_dataset
 from backend.services.jobs.claims import claim_job
@@ -28,7 +33,33 @@ from tests.support.stores import Store, folder_store, weed_binary, weed_store
 SHAPE = ArchitectureConfig(
     num_layers=4, width=256, num_heads=4, num_kv_heads=4, context=128, vocab_size=320, feed_forward=1024
 )
-STEPS, EVERY = 240, 40
+STEPS, EVERY = 60, 20
+FOLDER, FILES, FILE_BYTES = "bases/large", 4, 250_000_000
+
+
+def say(what: str, act: Callable[[], object]) -> None:
+    """Do something; print its seconds and this process's CPU time."""
+    cpu, clock = time.process_time(), time.monotonic()
+    act()
+    print(f"{what}: {time.monotonic() - clock:.2f} s, {time.process_time() - cpu:.2f} s of CPU", flush=True)
+
+
+def measure_folders(folder: Path, store: Store) -> None:
+    """Print what a folder of 1 GB costs."""
+    machines = []
+    for name in ("sender", "reader"):
+        (folder / name).mkdir()
+        machines.append(FolderStore(folder / name, open_objects(store.url, store.keys), limit_bytes=10**12))
+    sender, reader = machines
+    (sender.root / FOLDER).mkdir(parents=True)
+    for number in range(FILES):
+        (sender.root / FOLDER / f"model-{number}.safetensors").write_bytes(os.urandom(FILE_BYTES))
+    say("send 1 GB", lambda: sender.send(FOLDER))
+    say("send it again", lambda: sender.send(FOLDER))
+    say("bring 1 GB", lambda: reader.bring(FOLDER))
+    read_so_far = reader.objects.bytes_read
+    say("bring it again", lambda: reader.bring(FOLDER))
+    print(f"bytes read the second time: {reader.objects.bytes_read - read_so_far}", flush=True)
 
 
 def work(ctx: Context, job_id: str | None) -> None:
@@ -39,10 +70,8 @@ def work(ctx: Context, job_id: str | None) -> None:
     assert get_job(ctx, str(job_id)).status is Status.FINISHED, get_job(ctx, str(job_id)).error
 
 
-def seconds_of_steps(ctx: Context, name: str) -> tuple[float, int]:
-    """Train a run; return the seconds from its first to its last step, checkpoints included, and a checkpoint's
-    bytes.
-    """
+def seconds_of_steps(ctx: Context, name: str) -> float:
+    """Train a run; return the seconds from its first to its last step, checkpoints included."""
     config = tiny_run(
         name, architecture=SHAPE, context=128, max_steps=STEPS, checkpoint_every=EVERY, eval_every=STEPS, keep_last=2
     )
@@ -51,11 +80,11 @@ def seconds_of_steps(ctx: Context, name: str) -> tuple[float, int]:
     (events,) = ctx.artifacts.job_folder(str(run.job_id)).glob("attempt-*/events.jsonl")
     lines = [json.loads(line) for line in events.read_text().splitlines()]
     times = [line["time"] for line in lines if line["type"] == "metrics"]
-    return times[-1] - times[0], max(line["bytes"] for line in lines if line["type"] == "checkpoint")
+    return float(times[-1] - times[0])
 
 
-def measure(folder: Path, store: Store, repetitions: int) -> None:
-    """Print the ratio of the seconds with and without a store."""
+def measure_runs(folder: Path, store: Store, pairs: int) -> None:
+    """Print the seconds of the same steps without and with a store, in turn."""
     keys = {"artifacts_key": store.keys.key, "artifacts_secret": store.keys.secret}
     plain = build_context(make_settings(folder / "plain"))
     shared = build_context(
@@ -65,28 +94,23 @@ def measure(folder: Path, store: Store, repetitions: int) -> None:
     for ctx in (plain, shared):
         work(ctx, add_rows_dataset(ctx, name="lines", kind="text", rows=rows, person=LOCAL).job_id)
         work(ctx, train_tokenizer(ctx, name="bytes", dataset="lines", kind="byte", person=LOCAL).job_id)
-    ratios = []
-    for number in range(repetitions):
-        without, _ = seconds_of_steps(plain, f"run {number}")
-        with_store, size = seconds_of_steps(shared, f"run {number}")
-        ratios.append(with_store / without)
-        print(
-            f"{STEPS} steps, a checkpoint of {size / 1e6:.0f} MB every {EVERY}: {without:.1f} s without,"
-            f" {with_store:.1f} s with a store ({ratios[-1]:.3f})"
-        )
-    print(f"median ratio {statistics.median(ratios):.3f}")
+    for number in range(pairs):
+        without, beside = seconds_of_steps(plain, f"run {number}"), seconds_of_steps(shared, f"run {number}")
+        print(f"{STEPS} steps: {without:.1f} s without, {beside:.1f} s with a store", flush=True)
 
 
 def main() -> None:
     """Measure on the store that is here."""
-    repetitions = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if weed_binary() is None:
-            measure(folder, folder_store(folder / "store"), repetitions)
+            measure_folders(folder, folder_store(folder / "store"))
+            measure_runs(folder, folder_store(folder / "store"), pairs)
             return
         with weed_store(folder / "weed") as store:
-            measure(folder, store, repetitions)
+            measure_folders(folder, store)
+            measure_runs(folder, store, pairs)
 
 
 if __name__ == "__main__":

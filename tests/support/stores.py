@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import boto3
 from moto.server import ThreadedMotoServer
@@ -91,4 +92,5 @@ def _with_bucket(endpoint: str, bucket: str) -> Store:
         "s3", endpoint_url=endpoint, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name="us-east-1"
     )
     client.create_bucket(Bucket=bucket)
-    return Store(f"s3://{bucket}/artifacts", StoreKeys(KEY, SECRET, endpoint))
+    # a prefix of its own: moto's servers of one process share their buckets
+    return Store(f"s3://{bucket}/{uuid4().hex}", StoreKeys(KEY, SECRET, endpoint))

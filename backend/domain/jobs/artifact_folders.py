@@ -9,9 +9,7 @@ from pathlib import PurePosixPath
 
 from pydantic import BaseModel
 
-WHOLE = frozenset(
-    ["datasets", "tokenizers", "bases", "exports", "inspections", "readings", "reports", "uploads", "rubrics"]
-)
+WHOLE = frozenset(["datasets", "tokenizers", "bases", "exports", "inspections", "readings", "reports", "uploads"])
 """Folders of the artifacts whose subfolders are exchanged as they are, once written."""
 DOWNLOADS = "exports/downloads"
 """Archives made for a browser: each machine has its own."""
