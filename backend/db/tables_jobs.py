@@ -26,7 +26,7 @@ class Job(Table):
     """One queued piece of work. This row, not the broker's message, determines what runs."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_status_queue", "status", "queue", "priority", "created_at", "id"),)
+    __table_args__ = (Index("ix_jobs_status_queue", "status", "queue", "priority", "created_at", "id", "placement"),)
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     kind: Mapped[str] = mapped_column(String(30))
     queue: Mapped[str] = mapped_column(String(20))

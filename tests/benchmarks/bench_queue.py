@@ -20,11 +20,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import insert, select, text
+from sqlalchemy import insert, select, text, update
+from streamlit.components.v2 import manifest_scanner
+from streamlit.runtime.scriptrunner.script_cache import ScriptCache
 
 from backend.bootstrap import build_context
 from backend.db.base import new_id
@@ -37,6 +40,7 @@ from backend.services.jobs.queue_position import queue_ahead
 from backend.services.jobs.recovery import recover_jobs
 from backend.services.jobs.workers import beat, list_workers, take_duties
 from backend.services.training.runs import launch_run
+from tests.support.opening import open_page
 from tests.support.postgres import run_postgres
 from tests.support.run_world import add_parts, make_config
 from tests.support.settings import make_settings
@@ -150,6 +154,26 @@ def timed(act: Callable[[], object], *, times: int = 5) -> dict[str, float]:
     return {"first_ms": round(spans[0], 1), "median_ms": round(float(np.median(spans)), 1)}
 
 
+def pages(ctx: Context, home: Path) -> dict[str, dict[str, float]]:
+    """Open pages as a server's script runs them, without a browser, while all machines live."""
+    os.environ |= {
+        "ROUNDHOUSE_HOME": str(home),
+        "DATABASE_URL": ctx.db.engine.url.render_as_string(hide_password=False),
+        "REDIS_URL": "redis://127.0.0.1:1/0",
+    }
+    # Streamlit's test runner reads the metadata of all packages and compiles each page anew, which a server does once
+    manifest_scanner.scan_component_manifests = cache(manifest_scanner.scan_component_manifests)
+    ScriptCache.get_bytecode = ScriptCache().get_bytecode  # type: ignore[method-assign]
+
+    def open_one(path: str) -> None:
+        with ctx.db.write() as session:
+            session.execute(update(Worker).values(heartbeat_at=ctx.now()))
+        open_page(path)
+
+    paths = ("build/launch.py", "admin/workers.py", "home/overview.py", "build/runs.py")
+    return {path: timed(partial(open_one, path)) for path in paths}
+
+
 def main(database: str, jobs: int, machines: int, per_s: float) -> None:
     """Fill, measure, print."""
     with installation(database) as ctx:
@@ -182,6 +206,7 @@ def main(database: str, jobs: int, machines: int, per_s: float) -> None:
             result["running at the end"] = len(
                 session.scalars(select(Job.id).where(Job.status == Status.RUNNING)).all()
             )
+        result["pages"] = pages(ctx, ctx.artifacts.root.parent)
         result["sweep beside running jobs"] = timed(lambda: recover_jobs(ctx))
         result["place of the last job beside running jobs"] = timed(lambda: queue_ahead(ctx, last))
         print(json.dumps(result, indent=2))

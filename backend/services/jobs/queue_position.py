@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import accumulate
 from typing import Any
 
 from sqlalchemy import func, select, tuple_
@@ -11,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Job
 from backend.domain.jobs.progress import Progress
-from backend.domain.jobs.states import ACTIVE, Status
+from backend.domain.jobs.states import Status
 from backend.services.context import Context
 from backend.services.jobs.jobs import JobView, view
 
@@ -63,12 +65,29 @@ def _ahead(session: Session, queue: str, before: Any) -> JobsAhead:
 
 
 def queue_positions(session: Session, queued: Sequence[Job]) -> dict[str, int]:
-    """Return how many jobs run or wait before each queued job."""
-    if not queued:
-        return {}
-    in_order = (Job.status == Status.QUEUED, Job.priority, Job.created_at, Job.id)
-    number = func.row_number().over(partition_by=Job.queue, order_by=in_order).label("number")
-    active = Job.status.in_(ACTIVE), Job.queue.in_({job.queue for job in queued}), Job.placement.is_(None)
-    ranked = select(Job.id, number).where(*active).subquery()
-    rows = session.execute(select(ranked).where(ranked.c.id.in_([job.id for job in queued])))
-    return {job_id: position - 1 for job_id, position in rows}
+    """Return how many jobs run or wait before each queued job that any worker may take.
+
+    Each waiting job is counted once, by the index: between one of the list and the next.
+    """
+    positions: dict[str, int] = {}
+    waiting_here = [job for job in queued if job.placement is None]  # others wait for no worker
+    for queue in {job.queue for job in waiting_here}:
+        in_order = sorted((job for job in waiting_here if job.queue == queue), key=_place)
+        here = (Job.queue == queue, Job.placement.is_(None))
+        order = tuple_(Job.priority, Job.created_at, Job.id)
+        counts = [_count(*here, Job.status.in_([Status.RUNNING, Status.CANCELLING]))]
+        for before, job in zip([None, *in_order], in_order, strict=False):
+            after = [order >= tuple_(*_place(before))] if before is not None else []
+            counts.append(_count(*here, Job.status == Status.QUEUED, *after, order < tuple_(*_place(job))))
+        running, *waiting = session.execute(select(*counts)).one()
+        ahead = accumulate([running + waiting[0], *waiting[1:]])
+        positions |= zip([job.id for job in in_order], ahead, strict=True)
+    return positions
+
+
+def _place(job: Job) -> tuple[int, datetime, str]:
+    return job.priority, job.created_at, job.id
+
+
+def _count(*conditions: Any) -> Any:
+    return select(func.count()).select_from(Job).where(*conditions).scalar_subquery()

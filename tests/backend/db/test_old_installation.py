@@ -7,6 +7,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import JSON, select, type_coerce
@@ -270,6 +271,15 @@ def test_documents_of_an_old_installation_are_found_readable(opened: Context, ol
     assert check_documents(make_settings(old_home)).state == "ok"
 
 
+def _without_new_keys(value: Any, older: Any) -> Any:
+    """Return a document without the keys of objects that an older one did not have: fields may be added."""
+    if isinstance(value, dict) and isinstance(older, dict):
+        return {key: _without_new_keys(inner, older[key]) for key, inner in value.items() if key in older}
+    if isinstance(value, list) and isinstance(older, list) and len(value) == len(older):
+        return [_without_new_keys(*pair) for pair in zip(value, older, strict=True)]
+    return value
+
+
 def test_lists_and_rows_are_printed_as_the_older_commit_printed_them(
     old_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -280,7 +290,7 @@ def test_lists_and_rows_are_printed_as_the_older_commit_printed_them(
         for words_, printed in json.loads(PRINTED.read_text(encoding="utf-8")).items():
             noun, verb, *names = words_.split(" ", 2)
             load_command(noun).main([verb, *names, "--json"], standalone_mode=False)
-            assert json.loads(capsys.readouterr().out) == printed, words_
+            assert _without_new_keys(json.loads(capsys.readouterr().out), printed) == printed, words_
     finally:
         get_context().db.engine.dispose()
         get_context.cache_clear()

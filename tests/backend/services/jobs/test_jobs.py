@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -163,6 +164,35 @@ def test_a_long_queue_is_counted_and_its_first_jobs_are_listed(
     with ctx.db.read() as session:
         queued = session.scalars(select(Job).where(Job.status == Status.QUEUED).order_by(Job.created_at)).all()
         assert queue_positions(session, queued) == {job.id: number for number, job in enumerate(queued, start=1)}
+
+
+def test_places_in_the_queue_are_those_of_a_sorted_list(any_ctx: Context) -> None:
+    ctx, draw = any_ctx, random.Random(7)
+    with ctx.db.write() as session:
+        for number in range(60):
+            job = add_stored_job(
+                session,
+                ctx,
+                draw.choice((JobKind.TRAIN, JobKind.EXPORT)),
+                title=str(number),
+                priority=draw.choice((1, 5, 9)),
+                placement=draw.choice((None, None, "slurm:gpu")),
+            )
+            job.status = draw.choice((Status.QUEUED,) * 4 + (Status.RUNNING, Status.FINISHED))
+            job.created_at = START + timedelta(seconds=draw.randrange(6))  # many at the same moment
+    with ctx.db.read() as session:
+        jobs = [job for job in session.scalars(select(Job)) if job.placement is None]
+        waiting = sorted((j for j in jobs if j.status == Status.QUEUED), key=lambda j: (j.priority, j.created_at, j.id))
+        running = Counter(job.queue for job in jobs if job.status == Status.RUNNING)
+        places = {
+            job.id: running[job.queue] + sum(other.queue == job.queue for other in waiting[:place])
+            for place, job in enumerate(waiting)
+        }
+        assert len(places) > 15
+        assert queue_positions(session, waiting) == places
+        some = draw.sample(waiting, 7)
+        assert queue_positions(session, some) == {job.id: places[job.id] for job in some}
+        assert queue_positions(session, []) == {}
 
 
 def test_a_job_waits_for_the_job_it_depends_on(ctx: Context) -> None:
