@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from sqlalchemy import func, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from backend.db.engine import Database
-from backend.db.tables import InstallationSecret
+from backend.db.tables import DatasetVersion, InstallationSecret
 from backend.domain.attributes import view_of
 from backend.domain.estimates.prices import DevicePrices
 from backend.domain.openai_servers import JUDGE_KEY
@@ -64,6 +64,7 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
             url=settings.artifacts_url,
             keys=store_keys(settings),
             cache_gb=settings.artifacts_cache_gb,
+            is_used=partial(_is_dataset, db),
         ),
         secret=read_secret(settings, db),
         policy=view_of(
@@ -89,6 +90,14 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
         model_path=settings.model_path,
         providers=make_providers(settings),
     )
+
+
+def _is_dataset(db: Database, folder: str) -> bool:
+    """Return whether a version of a dataset has its rows in a folder. Such folders are named by their content, so that
+    one that was deleted may come again; the names of all others are new.
+    """
+    with db.read() as session:
+        return session.scalar(select(DatasetVersion.id).where(DatasetVersion.folder == folder).limit(1)) is not None
 
 
 def make_providers(settings: Settings) -> tuple[ComputeProvider, ...]:

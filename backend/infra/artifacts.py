@@ -5,7 +5,7 @@ root is a local folder or a shared mount; or, with a store, this machine's cache
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,11 +24,18 @@ SMALL_BYTES = 64 * 2**20
 class Artifacts:
     """The artifacts' root. No stored path may leave it.
 
-    With a `store`, what is read by its path is brought first, and what is sent or removed is noted in the `outbox`.
+    With a `store`, what is read by its path is brought first, and what is sent or removed is noted in the `outbox`;
+    `is_used` says whether the installation uses a path that was removed again.
     """
 
     def __init__(
-        self, root: Path, *, url: str | None = None, keys: StoreKeys | None = None, cache_gb: float = 0
+        self,
+        root: Path,
+        *,
+        url: str | None = None,
+        keys: StoreKeys | None = None,
+        cache_gb: float = 0,
+        is_used: Callable[[str], bool] = lambda path: False,
     ) -> None:
         self.root = root.resolve()
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -36,7 +43,7 @@ class Artifacts:
         self.outbox: Outbox | None = None
         if url is not None:
             self.store = FolderStore(self.root, open_objects(url, keys), limit_bytes=int(cache_gb * 1e9))
-            self.outbox = Outbox(self.store)
+            self.outbox = Outbox(self.store, is_used=is_used)
         self._patience = Patience()
 
     def path(self, relative: str) -> Path:

@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -18,6 +19,7 @@ from backend.errors import Unavailable
 from backend.services.checkpoints.checkpoints import delete_checkpoint, list_checkpoints
 from backend.services.checkpoints.exports import export_checkpoint
 from backend.services.context import LOCAL, Context
+from backend.services.data.datasets import delete_dataset, list_datasets
 from backend.services.data.imports import import_dataset, version_of_job
 from backend.services.data.preview import preview_rows
 from backend.services.data.uploads import save_upload
@@ -89,6 +91,27 @@ def import_lines(ctx: Context) -> str:
 
 def finished(job: JobView) -> None:
     assert job.status is Status.FINISHED, job.error
+
+
+def test_a_deletion_that_waited_for_the_store_leaves_the_same_rows_that_came_again_meanwhile(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages, a, b = machine("pages"), machine("a"), machine("b")
+    finished(work(a, import_lines(pages)))
+    folder = str(list_datasets(pages)[0].versions[0].folder)
+    assert pages.artifacts.store is not None
+    assert pages.artifacts.outbox is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(pages.artifacts.store, "delete", Mock(side_effect=Unavailable("the store is down", remedy="")))
+        delete_dataset(pages, list_datasets(pages)[0].id, person=LOCAL)
+        wait_until(lambda: pages.artifacts.outbox.problem, what="an attempt at the deletion")
+        job_id = import_lines(b)
+        finished(work(b, job_id))
+        assert version_of_job(b, job_id).folder == folder
+    wait_until(lambda: not pages.artifacts.outbox.entries(), what="the end of the deletion")
+    assert pages.artifacts.store.list_folders("datasets") == [folder]
+    delete_dataset(pages, list_datasets(pages)[0].id, person=LOCAL)
+    wait_until(lambda: not pages.artifacts.store.list_folders("datasets"), what="a deletion")
 
 
 @pytest.mark.timeout(600)

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -32,8 +32,11 @@ class _Changed(Exception):
 class Outbox:
     """Entries of all processes of a machine, oldest first; each process that has added one works on all of them."""
 
-    def __init__(self, store: FolderStore) -> None:
-        self._store = store
+    def __init__(self, store: FolderStore, *, is_used: Callable[[str], bool] = lambda path: False) -> None:
+        """Take the store, and a function that says whether the installation uses a path again that was to be deleted,
+        as when another machine imports the same rows while the deletion waits.
+        """
+        self._store, self._is_used = store, is_used
         self._folder = store.root / STATE / "outbox"
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._news = threading.Event()
@@ -131,7 +134,8 @@ class Outbox:
 
         try:
             if file.read_text() == DELETE:
-                self._store.delete(entry)
+                if not self._is_used(entry):
+                    self._store.delete(entry)
             else:
                 self._store.send(entry, check=check)
                 self._store.trim()
