@@ -156,7 +156,8 @@ def test_a_sender_killed_at_any_moment_leaves_no_half_folder_and_the_next_one_go
     chance = random.Random(11)
     arguments = [str(a.root), store.url, store.keys.key or "", store.keys.secret or "", store.keys.endpoint or ""]
     outcomes = set()
-    for number in range(KILLS):
+    whole_s = 0.0  # how long a sender takes that nobody kills
+    for number in range(-1, KILLS):
         folder = f"datasets/{number}"
         files = fill(a.root, folder, num_bytes=1_500_000)
         with subprocess.Popen(
@@ -164,7 +165,11 @@ def test_a_sender_killed_at_any_moment_leaves_no_half_folder_and_the_next_one_go
         ) as sender:
             assert sender.stdout is not None
             assert sender.stdout.readline() == b"ready\n"
-            time.sleep(chance.random() ** 2 * 0.6)
+            begun = time.monotonic()
+            if number < 0:
+                assert sender.stdout.readline() == b"sent\n"
+                whole_s = time.monotonic() - begun
+            time.sleep(chance.random() * whole_s if number >= 0 else 0)
             sender.send_signal(signal.SIGKILL)
         is_whole = b.bring(folder)
         outcomes.add(is_whole)
