@@ -156,16 +156,19 @@ def check_gateway(ctx: Context) -> Outage | None:
 
 
 def check_workers(ctx: Context) -> Outage | None:
-    """Name queues whose jobs wait without a living worker, and machines whose workers vanished. Raises the driver's
-    errors.
+    """Name queues whose jobs wait without a worker that takes them, and machines whose workers vanished.
+
+    Raises the driver's errors.
     """
     workers = list_workers(ctx)
     silent = [worker for worker in workers if not worker.is_alive]
-    served = {queue for worker in workers if worker.is_alive for queue in worker.queues}
+    served = {queue for worker in workers if worker.takes_jobs for queue in worker.queues}
     with ctx.db.read() as session:
         waiting = dict(
             session.execute(
-                select(Job.queue, func.count()).where(Job.status == Status.QUEUED).group_by(Job.queue)
+                select(Job.queue, func.count())
+                .where(Job.status == Status.QUEUED, Job.placement.is_(None))
+                .group_by(Job.queue)
             ).all()
         )
     cure = (

@@ -71,7 +71,9 @@ def read_situation(ctx: Context, person: Person) -> Situation:
         )
         queued = dict(
             session.execute(
-                select(Job.queue, func.count()).where(Job.status == Status.QUEUED).group_by(Job.queue)
+                select(Job.queue, func.count())
+                .where(Job.status == Status.QUEUED, Job.placement.is_(None))
+                .group_by(Job.queue)
             ).all()
         )
     return _with_people(ctx, person, situation, queued)

@@ -333,15 +333,14 @@ class TrainingLoop:
         """
         self.model.eval()
         self._worst = WorstRows()
-        with self._ema_weights():
-            with self.strategy.without_gradients():
-                values = self.objective.validate(
-                    self.model,
-                    self.batches.validation(),
-                    device=self.device,
-                    precision=self._precision,
-                    worst=self._worst,
-                )
+        with self._ema_weights(), self.strategy.without_gradients():
+            values = self.objective.validate(
+                self.model,
+                self.batches.validation(),
+                device=self.device,
+                precision=self._precision,
+                worst=self._worst,
+            )
             for index, (prompt, ids) in enumerate(self.sample_prompts):
                 completion = sample_completion(
                     self.model,

@@ -93,10 +93,12 @@ def describe_state(status: Status, *, job: Job | None, last_step: int, ahead: in
     if job is None:
         return "Not started"
     if status is Status.QUEUED:
-        if job.attempt:
-            return f"Worker lost; waiting to resume from the last checkpoint (attempt {job.attempt + 1})"
+        lost = "Worker lost; waiting" if job.lost else "Waiting"
         if job.placement:
-            return f"Waiting for {parse_placement(job.placement).label}"
+            resuming = f" to resume, attempt {job.attempt + 1}" if job.attempt else ""
+            return f"{lost} for {parse_placement(job.placement).label}{resuming}"
+        if job.attempt:
+            return f"{lost} to resume from the last checkpoint (attempt {job.attempt + 1})"
         return "Next in the queue" if ahead == 0 else f"In the queue, {ahead} ahead"
     if status is Status.CANCELLING:
         return "Stopping and saving" if job.stop_request == "stop_and_save" else "Stopping"

@@ -281,9 +281,9 @@ def copy_for_token_ids(file: Path, target: Path, *, tokenizer: PreTrainedTokeniz
     copy_file(file, target)
     reader = gguf.GGUFReader(target, "r+")
     kinds = reader.get_field(gguf.Keys.Tokenizer.TOKEN_TYPE)
-    if kinds is None:
+    if kinds is None or kinds.types != [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.INT32]:
         raise InvalidInput(
-            f"{file.name} names no kinds of tokens ({gguf.Keys.Tokenizer.TOKEN_TYPE}).",
+            f"{file.name} has no list of the kinds of tokens ({gguf.Keys.Tokenizer.TOKEN_TYPE}).",
             remedy="Convert it again with llama.cpp's converter, or deploy with engine roundhouse.",
             field="engine",
         )

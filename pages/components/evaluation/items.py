@@ -10,7 +10,7 @@ from typing import Any
 
 import streamlit as st
 
-from backend.domain.evaluation.config import EvaluationKind
+from backend.domain.evaluation.config import EvaluationKind, is_right
 from backend.domain.filters import EXAMPLES, FilterError
 from backend.domain.wording import plural
 from backend.errors import NotFound
@@ -29,6 +29,7 @@ from backend.services.evaluation.items import (
     read_index,
     read_items,
 )
+from backend.services.evaluation.pairing import item_metric
 from backend.services.evaluation.pairs import disagreeing_items, disagreeing_pairs, group_pairs, read_paired_items
 from backend.services.evaluation.safety.probes import is_probe
 from pages.components import routes
@@ -85,7 +86,7 @@ def draw_items(ctx: Context, evaluation: EvaluationView) -> None:
         st.caption("Items appear here as they are scored." if evaluation.is_active else "No such items.")
     for item in read_items(ctx, index, rows[at : at + SHOWN]):
         with st.container(border=True, gap="xsmall"):
-            draw_item(evaluation.kind, item, key=evaluation.id)
+            draw_item(evaluation.kind, evaluation.main_metric, item, key=evaluation.id)
 
 
 def draw_item_page(ctx: Context, evaluation: EvaluationView) -> None:
@@ -274,7 +275,7 @@ def _draw_filter_error(error: FilterError, text: str) -> None:
     st.code(f"{' '.join(text.splitlines())}\n{mark}", language=None)
 
 
-def draw_item(kind: EvaluationKind, item: ItemView, *, key: str) -> None:
+def draw_item(kind: EvaluationKind, metric: str, item: ItemView, *, key: str) -> None:
     """Draw one item in a list. Its texts come from a dataset or a network and are shown as plain text."""
     with st.container(horizontal=True, vertical_alignment="center"):
         _draw_item_link(item.number, key=key)
@@ -288,7 +289,7 @@ def draw_item(kind: EvaluationKind, item: ItemView, *, key: str) -> None:
         st.text(_excerpt(item.shown.get("text", "")))
         return
     st.text(_excerpt(item.shown.get("question") or "(no question, choices only)"))
-    _draw_answer(kind, "", item)
+    _draw_answer(kind, metric, item)
     if kind is EvaluationKind.GENERATION:
         draw_expected(item.shown.get("answer"))
         _draw_notes(item, cut=True)
@@ -316,7 +317,7 @@ def _draw_whole(evaluation: EvaluationView, item: ItemView) -> None:
     st.caption("Question")
     st.text(question or "(no question, choices only)")
     st.caption("Choices" if kind is EvaluationKind.MULTIPLE_CHOICE else "Answer")
-    _draw_answer(kind, "", item, cut=False)
+    _draw_answer(kind, evaluation.main_metric, item, cut=False)
     for place, text in enumerate((shown.get("samples") or [])[1:], 2):
         with st.expander(f"Sample {place}"):
             st.text(str(text) or "(nothing)")
@@ -344,15 +345,16 @@ def _draw_prompt(question: str, prompt: str, *, shots: int) -> None:
 
 
 def _draw_answer(kind: EvaluationKind, metric: str, item: ItemView, *, cut: bool = True) -> None:
-    """Draw what a network answered, and whether it is right; of a text its loss."""
+    """Draw what a network answered, and whether it is right by a metric; of a text its loss."""
     if kind is EvaluationKind.PERPLEXITY:
-        st.caption(plain(_outcome(metric, item.values.get(metric))) if metric else _loss(item))
+        st.caption(plain(_outcome(metric, item.values.get(metric))))
     elif kind is EvaluationKind.MULTIPLE_CHOICE:
         _draw_choices(item.shown)
     else:
         text = str(item.shown.get("completion") or "(nothing)")
-        right, contained = item.values.get("exact_match") == 1.0, item.values.get("contains") == 1.0
-        _mark(right, "answered", _excerpt(text) if cut else text, contained=contained)
+        value = item.values.get(item_metric(metric))
+        right = item.values.get("exact_match") == 1.0 if value is None else is_right(metric, value)
+        _mark(right, "answered", _excerpt(text) if cut else text, contained=item.values.get("contains") == 1.0)
 
 
 def _draw_notes(item: ItemView, *, cut: bool) -> None:

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from backend.db.tables import Job
+from backend.domain.jobs.gauges import MachineGauges
 from backend.domain.jobs.states import JobKind
 from backend.services.context import Context
 from backend.services.health import (
@@ -134,3 +135,16 @@ def test_a_public_address_that_its_own_machine_cannot_reach_is_no_outage(ctx: Co
         server.server_close()
     with pytest.raises(httpx2.HTTPError):
         check_gateway(replace(ctx, gateway_url="http://127.0.0.1:1", own_gateway_url="http://127.0.0.1:2"))
+
+
+def test_runs_that_wait_for_a_cluster_need_no_worker_here_and_an_outdated_worker_is_none(ctx: Context) -> None:
+    with ctx.db.write() as session:
+        add_stored_job(session, ctx, JobKind.TRAIN, placement="slurm:gpu")
+    assert check_workers(ctx) is None, "a cluster starts its worker"
+    with ctx.db.write() as session:
+        add_stored_job(session, ctx, JobKind.TRAIN)
+    gauges = MachineGauges(takes_no_jobs="A newer version has upgraded the database.")
+    beat(ctx, name="lab/train", host="lab", pid=1, slots={"train": 1}, devices=[], gauges=gauges)
+    outage = check_workers(ctx)
+    assert outage is not None
+    assert "1 job for `train`" in outage.cause

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import peft
@@ -18,8 +19,10 @@ from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.checkpoints import load_network, read_card
 from jobs.modeling.loglikelihood import rolling_nll
 from jobs.modeling.tokenizer_folders import load_tokenizer
+from jobs.training import loop
 from jobs.training.checkpoints.store import CheckpointStore
 from jobs.training.context import read_training_context
+from jobs.training.loop import TrainingLoop
 from jobs.training.run import run
 from tests.support.jobs import with_payload
 from tests.support.training_rooms import TINY, Recorder, Rooms, write_dataset
@@ -52,6 +55,30 @@ def test_pretraining_learns_and_reports_every_step(rooms: Rooms) -> None:
     assert (result.final_step, result.stopped, result.checkpoint) == (40, None, "run/checkpoints/step-000040")
     assert result.measurement is not None
     assert result.metrics["val_loss"] == recorder.series("val_loss")[-1][1]
+
+
+def test_validation_and_samples_keep_no_graph(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+    without = {"validation": set[bool](), "samples": set[bool]()}
+    validate, sample = TrainingLoop._validate, loop.sample_completion
+
+    def note(name: str) -> None:
+        without[name].add(torch.is_grad_enabled())
+
+    def validating(self: TrainingLoop, step: int) -> bool:
+        hook = self.model.register_forward_pre_hook(lambda *_: note("validation"))
+        try:
+            return validate(self, step)
+        finally:
+            hook.remove()
+
+    def sampling(*values: Any, **named: Any) -> str:
+        note("samples")
+        return sample(*values, **named)
+
+    monkeypatch.setattr(TrainingLoop, "_validate", validating)
+    monkeypatch.setattr(loop, "sample_completion", sampling)
+    run(rooms.training("pretrain", run="graphs", job="graphs", max_steps=2, eval_every=2), Recorder())
+    assert without == {"validation": {False}, "samples": {False}}
 
 
 def test_a_checkpoint_loads_in_transformers_and_its_val_bpb_equals_scoring(rooms: Rooms) -> None:

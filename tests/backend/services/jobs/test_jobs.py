@@ -25,6 +25,7 @@ from backend.services.jobs.claims import Claim, Fenced, claim_job, claim_next, e
 from backend.services.jobs.jobs import get_job, request_stop, stop_job
 from backend.services.jobs.queue_position import ahead_of_new, queue_ahead, queue_positions
 from backend.services.jobs.recovery import recover_jobs
+from backend.services.training.live import describe_state
 from tests.support.jobs import add_stored_job
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
@@ -435,3 +436,22 @@ def test_a_placed_job_waits_for_the_worker_that_was_started_for_it(ctx: Context,
     again = claim_next(ctx, "train", owner="n2.8/train#9", host="n2.8", job_id=placed)
     assert again is not None
     assert again.attempt == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "Next in the queue"),
+        ({"attempt": 1, "lost": 1}, "Worker lost; waiting to resume from the last checkpoint (attempt 2)"),
+        ({"attempt": 1}, "Waiting to resume from the last checkpoint (attempt 2)"),
+        ({"placement": "slurm:gpu"}, "Waiting for Slurm: gpu"),
+        ({"placement": "slurm:gpu", "attempt": 1}, "Waiting for Slurm: gpu to resume, attempt 2"),
+        (
+            {"placement": "slurm:gpu", "attempt": 2, "lost": 1},
+            "Worker lost; waiting for Slurm: gpu to resume, attempt 3",
+        ),
+    ],
+)
+def test_a_waiting_run_says_what_it_waits_for_and_whether_a_worker_was_lost(values: dict[str, Any], words: str) -> None:
+    job = Job(**{"attempt": 0, "lost": 0, "placement": None, **values})
+    assert describe_state(Status.QUEUED, job=job, last_step=0, ahead=0) == words
