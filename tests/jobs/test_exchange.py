@@ -96,22 +96,22 @@ def finished(job: JobView) -> None:
 def test_a_deletion_that_waited_for_the_store_leaves_the_same_rows_that_came_again_meanwhile(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pages, a, b = machine("pages"), machine("a"), machine("b")
-    finished(work(a, import_lines(pages)))
-    folder = str(list_datasets(pages)[0].versions[0].folder)
-    assert pages.artifacts.store is not None
-    assert pages.artifacts.outbox is not None
+    web, a, b = machine("web"), machine("a"), machine("b")
+    finished(work(a, import_lines(web)))
+    folder = str(list_datasets(web)[0].versions[0].folder)
+    assert web.artifacts.store is not None
+    assert web.artifacts.outbox is not None
     with monkeypatch.context() as patch:
-        patch.setattr(pages.artifacts.store, "delete", Mock(side_effect=Unavailable("the store is down", remedy="")))
-        delete_dataset(pages, list_datasets(pages)[0].id, person=LOCAL)
-        wait_until(lambda: pages.artifacts.outbox.problem, what="an attempt at the deletion")
+        patch.setattr(web.artifacts.store, "delete", Mock(side_effect=Unavailable("the store is down", remedy="")))
+        delete_dataset(web, list_datasets(web)[0].id, person=LOCAL)
+        wait_until(lambda: web.artifacts.outbox.problem, what="an attempt at the deletion")
         job_id = import_lines(b)
         finished(work(b, job_id))
         assert version_of_job(b, job_id).folder == folder
-    wait_until(lambda: not pages.artifacts.outbox.entries(), what="the end of the deletion")
-    assert pages.artifacts.store.list_folders("datasets") == [folder]
-    delete_dataset(pages, list_datasets(pages)[0].id, person=LOCAL)
-    wait_until(lambda: not pages.artifacts.store.list_folders("datasets"), what="a deletion")
+    wait_until(lambda: not web.artifacts.outbox.entries(), what="the end of the deletion")
+    assert web.artifacts.store.list_folders("datasets") == [folder]
+    delete_dataset(web, list_datasets(web)[0].id, person=LOCAL)
+    wait_until(lambda: not web.artifacts.store.list_folders("datasets"), what="a deletion")
 
 
 @pytest.mark.timeout(600)
