@@ -201,11 +201,15 @@ def newest_revision() -> str:
     return max(_revisions())
 
 
-def newer_revision(db: Database) -> str | None:
-    """Return the database's revision if a newer version than this one made it."""
+def explain_newer_database(db: Database) -> str:
+    """Return why no worker of this version may write to a database: a newer version has upgraded it, where the same
+    values may mean something else. Empty if none has.
+    """
     with db.read() as session:
         revision = session.scalar(text("select version_num from alembic_version"))
-    return revision if revision is not None and revision > newest_revision() else None
+    if revision is None or revision <= newest_revision():
+        return ""
+    return f"A newer version has upgraded the database to revision {revision}; this worker knows {newest_revision()}."
 
 
 def _database_revision(url: str) -> str | None:

@@ -425,7 +425,12 @@ class Settings(BaseSettings):
         """The variables that a worker on a node of a cluster needs: where the installation is, and what was set here of
         the rest.
         """
-        given = {name: os.environ[name] for name in WORKER_VARIABLES if name in os.environ}
+        given = {}
+        for name in self.model_fields_set:
+            variable = str(type(self).model_fields[name].validation_alias or f"ROUNDHOUSE_{name.upper()}")
+            value = getattr(self, name)
+            if variable in WORKER_VARIABLES and value is not None:
+                given[variable] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         return {**given, "ROUNDHOUSE_HOME": str(self.home), "DATABASE_URL": self.database_url}
 
     @property

@@ -18,7 +18,7 @@ from typing import Any
 from celery import signals
 from sqlalchemy.exc import SQLAlchemyError
 
-from backend.bootstrap import get_context, newer_revision, newest_revision
+from backend.bootstrap import explain_newer_database, get_context
 from backend.infra.devices import read_machine_gauges, visible_devices
 from backend.infra.engines import installed_engines
 from backend.infra.queue import TASK, make_celery
@@ -84,16 +84,12 @@ def _run_next(queue: str) -> bool:
 
 
 def _check_version(ctx: Context) -> str:
-    """Return why this worker takes no job, if a newer version has upgraded the database: what it would write might mean
-    something else there. Its queues are then left to other workers.
+    """Return why this worker takes no job, if a newer version has upgraded the database. Its queues are then left to
+    other workers.
     """
-    revision = newer_revision(ctx.db)
-    slots.closed = revision is not None
-    return (
-        f"A newer version has upgraded the database to revision {revision}; this worker knows {newest_revision()}."
-        if slots.closed
-        else ""
-    )
+    reason = explain_newer_database(ctx.db)
+    slots.closed = bool(reason)
+    return reason
 
 
 @signals.task_received.connect
@@ -171,7 +167,7 @@ def _submission_loop() -> None:
     while not heart_stopped.wait(settings.sweep_s):
         for provider in ctx.providers:
             try:
-                if take_duties(ctx, [provider.name], every_s=0.9 * settings.sweep_s):
+                if not _check_version(ctx) and take_duties(ctx, [provider.name], every_s=0.9 * settings.sweep_s):
                     tend_submissions(ctx, provider)
             except Exception as error:  # it must survive a locked database
                 log.warning("submissions to %s failed: %s", provider.name, error)

@@ -16,7 +16,7 @@ import time
 
 from sqlalchemy.exc import OperationalError
 
-from backend.bootstrap import get_context
+from backend.bootstrap import explain_newer_database, get_context
 from backend.domain.jobs.states import TERMINAL, Status
 from backend.infra.devices import visible_devices
 from backend.infra.engines import installed_engines
@@ -33,7 +33,7 @@ POLL_S = 2.0
 
 def work_for(ctx: Context, settings: Settings, job_id: str, *, until_idle_s: float, stopping: threading.Event) -> int:
     """Run a job's attempts one after the other. Returns an exit status: 1 if the job still waits when this worker
-    leaves because it found nothing to do.
+    leaves because it found nothing to do, or since a newer version has upgraded the database.
     """
     devices = visible_devices(settings.devices)
     host = os.environ.get("ROUNDHOUSE_WORKER_HOST") or socket.gethostname()
@@ -41,6 +41,9 @@ def work_for(ctx: Context, settings: Settings, job_id: str, *, until_idle_s: flo
     status = Status.QUEUED
     while not stopping.is_set():
         try:
+            if reason := explain_newer_database(ctx.db):
+                log.error("This worker takes no job. %s Start it from the updated installation.", reason)
+                return 1
             job = get_job(ctx, job_id)
             if (status := job.status) in TERMINAL:
                 return 0

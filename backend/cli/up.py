@@ -209,5 +209,5 @@ def parse_seconds(text: str) -> float:
     """Read a duration such as 90s, 10m or 2h. Raises InvalidInput."""
     number, unit = text.strip()[:-1], text.strip()[-1:]
     if unit not in UNIT_S or not number.isdecimal():
-        raise InvalidInput(f"{text!r} is no duration.", remedy="Write a number and s, m or h, such as 10m.")
+        raise InvalidInput(f"{text!r} is not a duration.", remedy="Write a number and s, m or h, such as 10m.")
     return float(number) * UNIT_S[unit]

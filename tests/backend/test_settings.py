@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from backend.cli.doctor import check_exposure
 from backend.cli.preparation import prepare_installation
+from backend.settings import Settings
 from tests.support.settings import make_settings
 
 
@@ -77,3 +78,31 @@ def test_an_invalid_setting_is_refused_with_its_cure(tmp_path: Path, values: dic
 def test_hosts_are_read_from_a_list_with_commas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROUNDHOUSE_ALLOWED_HOSTS", "lab.example.org, *.lan")
     assert make_settings(tmp_path).allowed_hosts == ("lab.example.org", "*.lan")
+
+
+def test_settings_of_a_file_reach_the_nodes_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were set, the environment before the file, and none that nodes have no use for."""
+    secret = "s" * 32
+    monkeypatch.setenv("ROUNDHOUSE_LEASE_S", "9")
+    (tmp_path / ".env").write_text(
+        f"ROUNDHOUSE_LEASE_S=8\nROUNDHOUSE_MAX_ATTEMPTS=5\nROUNDHOUSE_RUN_CODE=true\nROUNDHOUSE_SECRET_KEY={secret}\n"
+        "HF_TOKEN=hf_1\nROUNDHOUSE_ARTIFACTS=file:///shared\nROUNDHOUSE_PORT=9000\n"
+    )
+    settings = Settings(_env_file=tmp_path / ".env", home=tmp_path, database_url="postgresql+psycopg://db/rh")
+    environment = settings.worker_environment
+    expected = {
+        "ROUNDHOUSE_HOME": str(tmp_path),
+        "DATABASE_URL": "postgresql+psycopg://db/rh",
+        "ROUNDHOUSE_LEASE_S": "9.0",
+        "ROUNDHOUSE_MAX_ATTEMPTS": "5",
+        "ROUNDHOUSE_RUN_CODE": "True",
+        "ROUNDHOUSE_SECRET_KEY": secret,
+        "HF_TOKEN": "hf_1",
+        "ROUNDHOUSE_ARTIFACTS": "file:///shared",
+    }
+    assert {name: environment.get(name) for name in expected} == expected
+    assert "ROUNDHOUSE_PORT" not in environment
+    assert "ROUNDHOUSE_TRAIN_NICE" not in environment, "it was not set"
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert Settings(_env_file=None).worker_environment == environment, "a node reads the same"

@@ -304,12 +304,12 @@ def test_a_worker_that_never_starts_fails_the_run_with_its_log(ctx: Context, clu
 
 
 def test_refusals_name_value_and_cure(ctx: Context, cluster: Cluster) -> None:
-    with pytest.raises(InvalidInput, match="submits nothing to Slurm"):
+    with pytest.raises(InvalidInput, match="Slurm is not set up here"):
         launch_run(ctx, tiny_run("early"), person=LOCAL, placement="slurm:low")
     tend_submissions(ctx, slurm_of(ctx))
-    with pytest.raises(InvalidInput, match=r"no partition 'gpux' that is up. Choose one of low"):
+    with pytest.raises(InvalidInput, match=r"offers no partition 'gpux' here. Choose one of low"):
         launch_run(ctx, tiny_run("elsewhere"), person=LOCAL, placement="slurm:gpux")
-    with pytest.raises(InvalidInput, match="'nowhere' names no place to run"):
+    with pytest.raises(InvalidInput, match="'nowhere' is not a valid placement"):
         launch_run(ctx, tiny_run("nowhere"), person=LOCAL, placement="nowhere")
     spread = tiny_run("spread", devices={"count": 2, "nodes": 2})
     with pytest.raises(InvalidInput, match="over 2 machines can't be placed on Slurm yet"):

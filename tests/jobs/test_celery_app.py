@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from operator import add
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,3 +83,17 @@ def test_of_two_workers_one_alone_looks_after_the_queue_and_both_after_a_while(
         celery_app._recover(["serve", "train"])
         celery_app._recover(["train"])
     assert looks == ["endpoints", "recovery"] * 2
+
+
+def test_a_worker_older_than_the_database_submits_nothing(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted: list[str] = []
+    reasons = iter(["A newer version has upgraded the database", ""])
+    waits = iter([False, False, True])
+    provider = SimpleNamespace(name="slurm")
+    monkeypatch.setattr(celery_app, "get_context", lambda: replace(ctx, providers=(provider,)))
+    monkeypatch.setattr(celery_app, "explain_newer_database", lambda _: next(reasons))
+    monkeypatch.setattr(celery_app, "heart_stopped", SimpleNamespace(wait=lambda _: next(waits)))
+    monkeypatch.setattr("backend.services.jobs.submissions.tend_submissions", lambda _, one: submitted.append(one.name))
+    celery_app._submission_loop()
+    assert submitted == ["slurm"], "in the second round alone"
+    assert list(reasons) == []

@@ -58,7 +58,7 @@ def parse_placement(text: str) -> Placement:
     provider, _, partition = text.partition(":")
     if provider not in PROVIDERS or not partition:
         raise InvalidInput(
-            f"{text!r} names no place to run.",
+            f"{text!r} is not a valid placement.",
             remedy=f"Give a provider ({', '.join(PROVIDERS)}) and a partition, such as slurm:gpu.",
             field="placement",
         )

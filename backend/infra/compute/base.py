@@ -46,8 +46,8 @@ class ComputeProvider(Protocol):
         """Return the partitions that jobs may be sent to. Raises InvalidInput for one that does not exist."""
 
     def submit(self, order: WorkerOrder) -> str:
-        """Order a worker, unless one of this key is there; return the provider's id of it. Raises InvalidInput with the
-        provider's text if it refuses the order.
+        """Order a worker under a key that no other order has; return the provider's id of it. Raises InvalidInput with
+        the provider's text if it refuses this order, and Unavailable if it may take it later.
         """
 
     def status(self) -> Sequence[Submission]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
@@ -21,8 +20,38 @@ LAST_LINES = 40
 MAX_LOG_BYTES = 16_384
 PREFIX = "roundhouse-"
 GPUS = re.compile(r"gpu(?::[^:,()]+)?:(\d+)")
-PASSING = ("contact", "timed out", "timeout", "connect", "temporarily", "try again", "communication", "authentication")
-"""Words of refusals that say nothing about the order: it is submitted again later."""
+SILENT = (
+    "unable to contact",
+    "timed out",
+    "connection refused",
+    "connection reset",
+    "connection failure",
+    "connect failure",
+    "is not connected",
+    "communication shutdown",
+    "authentication error",
+    "authentication credential",
+    "message receive failure",
+    "message send failure",
+    "zero bytes were transmitted or received",
+    "unexpected message received",
+    "in standby mode",
+)
+"""Phrases of a controller that is not there."""
+BUSY = (
+    "temporarily unable",
+    "temporarily unavailable",
+    "try again",
+    "presently disabled",
+    "required partition not available",
+    "required node not available",
+    "job violates accounting/qos policy",
+    "maxsubmitjob",
+    "grpsubmitjob",
+)
+"""Phrases of refusals that say nothing about the order, which is submitted again later."""
+TOO_LARGE = re.compile(r"(?:qos|assoc)\w*(?:perjob|pernode|wallduration|min(?:cpu|gres|memory|node))")
+"""Limits that the order itself breaks, among those of Slurm's accounting."""
 STATES = {
     "PENDING": SubmissionState.WAITING,
     "CONFIGURING": SubmissionState.WAITING,
@@ -94,10 +123,7 @@ class Slurm:
         return tuple(known[name] for name in self.partitions)
 
     def submit(self, order: WorkerOrder) -> str:
-        """Submit a batch job whose name is the order's key, unless Slurm has one of this name."""
-        for one in self.status():
-            if one.key == order.key:
-                return one.id
+        """Submit a batch job whose name is the order's key."""
         self._write_environment()
         order.output.parent.mkdir(parents=True, exist_ok=True)
         command = [
@@ -130,13 +156,16 @@ class Slurm:
             with order_output.open("rb") as file:
                 file.seek(max(0, file.seek(0, 2) - MAX_LOG_BYTES))
                 return file.read().decode("utf-8", "replace").splitlines()[-LAST_LINES:]
-        except FileNotFoundError:
+        except OSError:
             return ()
 
     def cancel(self, submission_id: str) -> None:
-        """Cancel a job."""
-        with contextlib.suppress(InvalidInput):  # Slurm has forgotten it
+        """Cancel a job. One that Slurm has forgotten or that has ended is no error."""
+        try:
             self._run("scancel", submission_id)
+        except Unavailable as error:
+            if not any(phrase in error.message.lower() for phrase in ("invalid job id", "already completing")):
+                raise
 
     def _script(self, order: WorkerOrder) -> str:
         return SCRIPT.format(
@@ -174,8 +203,12 @@ class Slurm:
         if done.returncode == 0:
             return done.stdout
         text = " ".join(done.stderr.replace(f"{command[0]}: error:", "").split())[:400] or f"status {done.returncode}"
-        if any(word in text.lower() for word in PASSING):
+        if any(phrase in text.lower() for phrase in SILENT):
             raise Unavailable(f"Slurm does not answer: {text}", remedy="Look at slurmctld (`scontrol ping`).")
+        if command[0] != "sbatch" or (
+            any(phrase in text.lower() for phrase in BUSY) and not TOO_LARGE.search(text.lower())
+        ):
+            raise Unavailable(f"Slurm refused for now ({command[0]}): {text}")
         raise InvalidInput(
             f"Slurm refused ({command[0]}): {text}",
             remedy="Correct the partition, or ROUNDHOUSE_SLURM_ACCOUNT and ROUNDHOUSE_SLURM_OPTIONS.",

@@ -33,6 +33,8 @@ class ProviderState:
     name: str
     choices: tuple[PlacementChoice, ...]
     problem: str
+    down: tuple[str, ...] = ()
+    """Partitions that take no job now."""
 
     @property
     def title(self) -> str:
@@ -58,7 +60,7 @@ def _state(ctx: Context, row: Provider) -> ProviderState:
     if row.problem:
         return ProviderState(row.name, (), row.problem)
     if ctx.now() - row.checked_at > SILENT:
-        problem = "No worker that submits to it has asked it for a minute. Start the worker that has its settings."
+        problem = "Not checked for over a minute: the worker with the Slurm settings is not running. Start it."
         return ProviderState(row.name, (), problem)
     choices = (
         PlacementChoice(
@@ -69,12 +71,13 @@ def _state(ctx: Context, row: Provider) -> ProviderState:
         for partition in row.partitions
         if partition.is_up
     )
-    return ProviderState(row.name, tuple(choices), "")
+    down = tuple(partition.name for partition in row.partitions if not partition.is_up)
+    return ProviderState(row.name, tuple(choices), "", down)
 
 
 def check_placement(ctx: Context, text: str, config: RunConfig) -> str:
     """Return a placement that a run can be sent to. Raises InvalidInput for an unknown provider or partition and a run
-    over several machines, and Unavailable if the provider does not answer.
+    over several machines, and Unavailable if the provider does not answer or the partition is down.
     """
     placement = parse_placement(text)
     if config.devices.nodes > 1:
@@ -86,16 +89,18 @@ def check_placement(ctx: Context, text: str, config: RunConfig) -> str:
     provider = next((one for one in list_providers(ctx) if one.name == placement.provider), None)
     if provider is None:
         raise InvalidInput(
-            f"This installation submits nothing to {placement.title}.",
+            f"{placement.title} is not set up here.",
             remedy="Set ROUNDHOUSE_SLURM_PARTITIONS for a worker on a machine with Slurm's commands.",
             field="placement",
         )
     if provider.problem:
         raise Unavailable(f"{placement.title} can't take a job: {provider.problem}")
+    if placement.partition in provider.down:
+        raise Unavailable(f"{placement.label} is down (drained or in maintenance) and takes no job now.")
     names = [choice.placement.partition for choice in provider.choices]
     if placement.partition not in names:
         raise InvalidInput(
-            f"{placement.title} has no partition {placement.partition!r} that is up.",
+            f"{placement.title} offers no partition {placement.partition!r} here.",
             remedy=f"Choose one of {', '.join(names) or 'none: all are down'}.",
             field="placement",
         )
@@ -116,11 +121,18 @@ def describe_waiting(ctx: Context, job_id: str) -> Waiting | None:
     if state is None or state.problem:
         return Waiting(f"{placement.label}. {state.problem if state else 'No worker submits to it.'}", is_stuck=True)
     title = placement.title
+    if row is None or row.external_id is None or row.state == SubmissionState.ENDED:
+        if placement.partition in state.down:
+            return Waiting(f"{placement.label} is down (drained or in maintenance). Submitted when it is up.")
+        if placement not in [choice.placement for choice in state.choices]:
+            return Waiting(f"{placement.label} is not offered here any more; nothing is submitted.", is_stuck=True)
     if row is None or row.external_id is None:
+        if row is not None and row.reason:
+            return Waiting(f"{placement.label}. Not submitted yet: {row.reason.rstrip('.')}. Tried again shortly.")
         return Waiting(f"{placement.label}. Submitted within seconds.")
     order = f"{placement.label}, job {row.external_id}"
     if row.missed_at is not None and row.state != SubmissionState.ENDED:
-        return Waiting(f"{order} is unknown to {title} now; another is submitted unless its worker takes the run.")
+        return Waiting(f"{order} is no longer listed by {title}; resubmitting shortly.")
     if row.state == SubmissionState.WAITING:
         return Waiting(f"{order}. {title} says: {row.reason or row.word.capitalize()}.")
     if row.state == SubmissionState.RUNNING:

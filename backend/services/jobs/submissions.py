@@ -16,7 +16,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from backend.db.tables import Job, LogLine, Provider, Submission
-from backend.domain.jobs.placement import MAX_SUBMISSIONS, Partition, SubmissionState, parse_placement, submission_key
+from backend.domain.jobs.placement import MAX_SUBMISSIONS, Partition, Placement, SubmissionState, submission_key
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import TERMINAL, Status
 from backend.errors import InvalidInput, RoundhouseError, Unavailable
@@ -33,6 +33,8 @@ UNANSWERED = timedelta(seconds=60)
 """After that long an order without an id was lost on its way."""
 MISSED = timedelta(seconds=20)
 """Time for a worker to take its job that a provider started and then forgot, as Slurm's controller does when killed."""
+ORDERING = timedelta(seconds=20)
+"""After that long a sweep orders no more, so that pages hear of the provider again."""
 LEAVES = timedelta(seconds=30)
 """Time that a worker has to leave by itself after the end of its job."""
 
@@ -48,11 +50,17 @@ def tend_submissions(ctx: Context, provider: ComputeProvider) -> None:
         return
     _record_provider(ctx, provider.name, list(partitions), problem="")
     _follow(ctx, provider, listed)
-    for job_id in _due(ctx, provider.name):
+    offered = {str(Placement(provider.name, partition.name)): partition for partition in partitions if partition.is_up}
+    began = ctx.now()
+    for job_id in _due(ctx, list(offered)):
         try:
-            _order(ctx, provider, job_id, partitions={partition.name: partition for partition in partitions})
+            _order(ctx, provider, job_id, offered=offered)
         except Unavailable as error:
             log.warning("job %s is submitted later: %s", job_id, error)
+            return
+        except Exception as error:  # one that fails keeps no other from its turn
+            log.warning("job %s could not be submitted: %s", job_id, error)
+        if ctx.now() - began > ORDERING:
             return
 
 
@@ -79,21 +87,30 @@ def _follow(ctx: Context, provider: ComputeProvider, listed: Mapping[str, Listed
         ).all()
     newest = {row.job_id: row.number for row, _ in rows}
     for row, job in rows:
-        now = ctx.now()
-        one = listed.get(submission_key(row.job_id, row.number))
-        if one is None:
-            _miss(ctx, row, job, now)
-            continue
-        is_needless = row.number < newest[row.job_id] or job.status in TERMINAL
-        if is_needless and _may_cancel(one, job, now):
-            provider.cancel(one.id)
-        reported = {"external_id": one.id, "state": one.state, "word": one.word, "reason": one.reason[:200]}
-        if row.missed_at is not None or any(getattr(row, name) != value for name, value in reported.items()):
-            _write(ctx, row, **reported, missed_at=None)
-            if one.state is SubmissionState.ENDED:
-                provider.cancel(one.id)  # Slurm holds a job whose launch has failed
-                if job.status == Status.QUEUED and job.attempt == row.attempt:
-                    _record_output(ctx, provider, row, f"{one.word} {one.reason}".strip())
+        try:
+            one = listed.get(submission_key(row.job_id, row.number))
+            if one is None:
+                _miss(ctx, row, job, ctx.now())
+            else:
+                _update(ctx, provider, row, job, one, is_newest=row.number == newest[row.job_id])
+        except Exception as error:  # one that fails keeps no other from its turn
+            log.warning("order %s of job %s could not be updated: %s", row.number, row.job_id, error)
+
+
+def _update(
+    ctx: Context, provider: ComputeProvider, row: Submission, job: Job, one: Listed, *, is_newest: bool
+) -> None:
+    """Write what a provider says of an order, and withdraw it if it is needless."""
+    is_needless = not is_newest or job.status in TERMINAL
+    if is_needless and _may_cancel(one, job, ctx.now()):
+        provider.cancel(one.id)
+    reported = {"external_id": one.id, "state": one.state, "word": one.word, "reason": one.reason[:200]}
+    if row.missed_at is not None or any(getattr(row, name) != value for name, value in reported.items()):
+        if one.state is SubmissionState.ENDED:
+            provider.cancel(one.id)  # Slurm holds a job whose launch has failed
+        _write(ctx, row, **reported, missed_at=None)
+        if one.state is SubmissionState.ENDED and job.status == Status.QUEUED and job.attempt == row.attempt:
+            _record_output(ctx, provider, row, f"{one.word} {one.reason}".strip())
 
 
 def _miss(ctx: Context, row: Submission, job: Job, now: datetime) -> None:
@@ -135,21 +152,23 @@ def _record_output(ctx: Context, provider: ComputeProvider, row: Submission, end
         )
 
 
-def _due(ctx: Context, name: str) -> list[str]:
-    """Return the jobs that wait for a worker that no one has ordered."""
+def _due(ctx: Context, placements: list[str]) -> list[str]:
+    """Return the jobs with one of these placements that wait for a worker that no one has ordered."""
     is_open = (Submission.job_id == Job.id, Submission.state != SubmissionState.ENDED)
     with ctx.db.read() as session:
         query = (
             select(Job.id)
-            .where(eligible(ctx.now()), Job.placement.startswith(f"{name}:", autoescape=True))
+            .where(eligible(ctx.now()), Job.placement.in_(placements))
             .where(~select(Submission.number).where(*is_open).exists())
             .order_by(Job.priority, Job.created_at, Job.id)
         )
         return list(session.scalars(query.limit(MAX_ORDERS)))
 
 
-def _order(ctx: Context, provider: ComputeProvider, job_id: str, *, partitions: Mapping[str, Partition]) -> None:
-    """Order a worker for a job, or fail the job if the provider refuses or its workers never took it."""
+def _order(ctx: Context, provider: ComputeProvider, job_id: str, *, offered: Mapping[str, Partition]) -> None:
+    """Order a worker for a job with an offered placement, or fail the job if the provider refuses or its workers never
+    took it.
+    """
     try:
         with ctx.db.write() as session:
             job = session.get_one(Job, job_id)
@@ -171,14 +190,14 @@ def _order(ctx: Context, provider: ComputeProvider, job_id: str, *, partitions: 
     if len(missed) >= MAX_SUBMISSIONS:
         _fail(ctx, job_id, _explain_missed(ctx, provider, missed))
         return
-    partition = parse_placement(job.placement or "").partition
-    has_gpus = job.device_request != "cpu" and partitions.get(partition, Partition(name=partition)).num_gpus > 0
+    partition = offered[job.placement or ""]
+    has_gpus = job.device_request != "cpu" and partition.num_gpus > 0
     try:
         external_id = provider.submit(
             WorkerOrder(
                 key=submission_key(job_id, row.number),
                 job_id=job_id,
-                partition=partition,
+                partition=partition.name,
                 num_gpus=job.num_devices if has_gpus or job.device_request == "gpu" else 0,
                 num_cpus=1 if has_gpus else job.num_devices,
                 output=_output(ctx, provider, job_id, row.number),
@@ -188,6 +207,9 @@ def _order(ctx: Context, provider: ComputeProvider, job_id: str, *, partitions: 
         _write(ctx, row, state=SubmissionState.ENDED, word="refused", reason=error.message[:200])
         _fail(ctx, job_id, JobFailure.of(error))
         return
+    except (Unavailable, OSError) as error:
+        _write(ctx, row, reason=str(error)[:200])
+        raise
     _write(ctx, row, external_id=external_id)
 
 

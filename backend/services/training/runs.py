@@ -105,7 +105,7 @@ def resume_run(
     """Queue a new job for an ended run, from its newest checkpoint; `max_steps` may be raised.
 
     An active run is returned unchanged. Raises Conflict without a checkpoint, or for a finished run whose
-    `max_steps` is not raised; InvalidInput for fewer steps than are done.
+    `max_steps` is not raised; InvalidInput for fewer steps than are done, or a partition that is not offered any more.
     """
     require_builder(person)
     with ctx.db.write() as session:
@@ -278,6 +278,8 @@ def _insert(
 def _add_job_again(
     session: Session, ctx: Context, run: Run, job: Job, config: RunConfig, *, person: Person, key: str | None
 ) -> None:
+    if job.placement:
+        check_placement(ctx, job.placement, config)
     payload = TrainPayload.read(job.payload).model_copy(update={"config": config})
     again = add_job(
         session,

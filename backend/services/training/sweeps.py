@@ -165,14 +165,16 @@ def advance_sweep(ctx: Context, group_id: str) -> None:
             )
             going += 1
             trials.append(Trial(number, point, ctx.now().timestamp()))
-        except InvalidInput as error:  # these values don't fit together; the next ones may
+        except RoundhouseError as error:
+            if not isinstance(error, InvalidInput) or error.field == "placement":
+                # a full disk, a deleted base, a partition that is down or gone: retried at the next call
+                _mark(ctx, group_id, problem=str(error))
+                return
+            # these values don't fit together; the next ones may
             refused = {**marks.refused, number: RefusedPoint(point=point, cause=str(error))}
             marks = marks.model_copy(update={"refused": refused})
             _mark(ctx, group_id, refused=refused)
             trials.append(Trial(number, point, ctx.now().timestamp(), outcome="failed"))
-        except RoundhouseError as error:  # a full disk, a deleted base: retried at the next call
-            _mark(ctx, group_id, problem=str(error))
-            return
     _mark(ctx, group_id, problem="", done=going == 0 and not active and len(trials) >= config.num_runs)
 
 

@@ -28,9 +28,7 @@ def draw_placement_choice(ctx: Context) -> str | None:
             width=340,
         )
     if chosen:
-        st.caption(
-            "Estimate and queue are those of this installation's workers. A cluster's own reason is on the run's page."
-        )
+        st.caption("Estimate and queue position cover local workers only. The run page shows Slurm's status.")
     for provider in providers:
         if provider.problem:
             st.caption(f":material/cloud_off: {plain(f'{provider.title} is not offered: {provider.problem}')}")

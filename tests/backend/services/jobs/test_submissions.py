@@ -4,6 +4,7 @@ has the real one.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from backend import bootstrap
 from backend.db.tables import Job, Submission
 from backend.domain.jobs.placement import Partition, SubmissionState
 from backend.domain.jobs.states import JobKind, Status
@@ -22,10 +24,13 @@ from backend.services.context import Context
 from backend.services.jobs import submissions
 from backend.services.jobs.claims import claim_next, give_back
 from backend.services.jobs.jobs import get_job, read_log, request_stop
-from backend.services.jobs.placements import describe_waiting, list_providers
+from backend.services.jobs.placements import check_placement, describe_waiting, list_providers
 from backend.services.jobs.recovery import recover_jobs
 from backend.services.jobs.submissions import tend_submissions
+from jobs.job_worker import work_for
 from tests.support.jobs import add_stored_job
+from tests.support.run_world import tiny_run
+from tests.support.settings import make_settings
 
 
 @dataclass
@@ -36,10 +41,12 @@ class ScriptedProvider:
     orders: list[WorkerOrder] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     fails_with: Exception | None = None
+    partitions: tuple[Partition, ...] = (Partition(name="gpu", num_nodes=2, num_gpus=4),)
+    ids_that_stay: tuple[str, ...] = ()
     name: str = "slurm"
 
     def check(self) -> Sequence[Partition]:
-        return (Partition(name="gpu", num_nodes=2, num_gpus=4),)
+        return self.partitions
 
     def submit(self, order: WorkerOrder) -> str:
         self.orders.append(order)
@@ -57,6 +64,8 @@ class ScriptedProvider:
         return (f"output of {order_output.name}",)
 
     def cancel(self, submission_id: str) -> None:
+        if submission_id in self.ids_that_stay:
+            raise Unavailable("Slurm did not answer scancel in 30 s.")
         self.cancelled.append(submission_id)
 
     def change(self, key: str, state: SubmissionState, word: str) -> None:
@@ -113,7 +122,9 @@ def test_a_job_that_waits_has_one_order_however_many_look(
     ctx: Context, provider: ScriptedProvider, job_id: str
 ) -> None:
     tend_submissions(ctx, provider)
-    submissions._order(ctx, provider, job_id, partitions={})  # of a sweep that saw the job before that order
+    submissions._order(
+        ctx, provider, job_id, offered={"slurm:gpu": provider.partitions[0]}
+    )  # of a sweep that saw the job before that order
     tend_submissions(ctx, provider)
     assert orders(ctx) == [(1, "waiting", "1")]
     (order,) = provider.orders
@@ -160,7 +171,7 @@ def test_a_job_whose_order_is_forgotten_gets_another_unless_it_runs(
     tend_submissions(ctx, provider)
     waiting = describe_waiting(ctx, job_id)
     assert waiting is not None
-    assert "job 1 is unknown to Slurm now" in waiting.sentence
+    assert waiting.sentence == "Slurm: gpu, job 1 is no longer listed by Slurm; resubmitting shortly."
     claim = take(ctx, job_id)  # of the worker that had been started
     clock.advance(14)
     tend_submissions(ctx, provider)
@@ -247,4 +258,104 @@ def test_a_provider_that_is_not_asked_any_more_is_not_offered(
     assert [choice.placement.label for choice in state.choices] == ["Slurm: gpu"]
     clock.advance(61)
     (state,) = list_providers(ctx)
-    assert (state.choices, "No worker that submits to it" in state.problem) == ((), True)
+    assert (state.choices, "worker with the Slurm settings is not running" in state.problem) == ((), True)
+
+
+def sentence(ctx: Context, job_id: str) -> str:
+    waiting = describe_waiting(ctx, job_id)
+    return waiting.sentence if waiting is not None else ""
+
+
+def test_a_job_waits_while_its_partition_is_down_or_not_offered_and_keeps_no_other_from_its_order(
+    ctx: Context, provider: ScriptedProvider, job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submissions, "MAX_ORDERS", 1)
+    (up,) = provider.partitions
+    with ctx.db.write() as session:
+        later = add_stored_job(session, ctx, JobKind.TRAIN, payload={"n": 2}, placement="slurm:low").id
+    low = Partition(name="low", num_nodes=1)
+    provider.partitions = (up.model_copy(update={"is_up": False}), low)
+    tend_submissions(ctx, provider)
+    assert [(order.job_id, order.num_gpus) for order in provider.orders] == [(later, 0)]
+    assert sentence(ctx, job_id) == "Slurm: gpu is down (drained or in maintenance). Submitted when it is up."
+    with pytest.raises(Unavailable, match="Slurm: gpu is down"):
+        check_placement(ctx, "slurm:gpu", tiny_run("down"))
+    provider.partitions = (low,)
+    tend_submissions(ctx, provider)
+    assert len(provider.orders) == 1, "not ordered without its GPU"
+    assert sentence(ctx, job_id) == "Slurm: gpu is not offered here any more; nothing is submitted."
+    with pytest.raises(InvalidInput, match="offers no partition 'gpu' here"):
+        check_placement(ctx, "slurm:gpu", tiny_run("gone"))
+    provider.partitions = (up, low)
+    tend_submissions(ctx, provider)
+    assert [order.num_gpus for order in provider.orders] == [0, 1]
+
+
+def test_an_order_that_is_refused_for_now_says_why_and_is_made_again(
+    ctx: Context, provider: ScriptedProvider, job_id: str, clock: Clock
+) -> None:
+    provider.fails_with = Unavailable("Slurm refused for now (sbatch): QOSMaxSubmitJobPerUserLimit")
+    tend_submissions(ctx, provider)
+    provider.listed.clear()
+    provider.fails_with = None
+    assert get_job(ctx, job_id).status is Status.QUEUED
+    assert sentence(ctx, job_id) == (
+        "Slurm: gpu. Not submitted yet: Slurm refused for now (sbatch): QOSMaxSubmitJobPerUserLimit."
+        " Tried again shortly."
+    )
+    for _ in range(3):
+        clock.advance(61)
+        tend_submissions(ctx, provider)
+    assert orders(ctx)[-1] == (2, "waiting", "2")
+
+
+def test_an_order_that_fails_keeps_no_other_from_its_turn(
+    ctx: Context, provider: ScriptedProvider, job_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a full disk at one order, nor a job of the provider that can't be cancelled."""
+    with ctx.db.write() as session:
+        add_stored_job(session, ctx, JobKind.TRAIN, payload={"n": 2}, placement="slurm:gpu")
+    provider.fails_with = OSError("No space left on device")
+    tend_submissions(ctx, provider)
+    assert len(provider.orders) == 2
+    assert "could not be submitted: No space left on device" in caplog.text
+    provider.fails_with, provider.ids_that_stay = None, ("1",)
+    with ctx.db.read() as session:
+        ids = list(session.scalars(select(Job.id)))
+    for stopped in ids:
+        request_stop(ctx, stopped)
+    with ctx.db.write() as session:
+        third = add_stored_job(session, ctx, JobKind.TRAIN, payload={"n": 3}, placement="slurm:gpu").id
+    tend_submissions(ctx, provider)
+    assert provider.cancelled == ["2"]
+    assert provider.orders[-1].job_id == third
+
+
+def test_a_sweep_of_orders_that_takes_long_leaves_the_rest_to_the_next(
+    ctx: Context, provider: ScriptedProvider, job_id: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ctx.db.write() as session:
+        for number in (2, 3):
+            add_stored_job(session, ctx, JobKind.TRAIN, payload={"n": number}, placement="slurm:gpu")
+
+    def submit_slowly(order: WorkerOrder) -> str:
+        clock.advance(15)
+        return ScriptedProvider.submit(provider, order)
+
+    monkeypatch.setattr(provider, "submit", submit_slowly)
+    tend_submissions(ctx, provider)
+    assert len(provider.orders) == 2
+    (state,) = list_providers(ctx)
+    assert state.problem == ""
+    tend_submissions(ctx, provider)
+    assert len(provider.orders) == 3
+
+
+def test_a_worker_of_a_cluster_takes_no_job_of_a_newer_database(
+    ctx: Context, job_id: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bootstrap, "newest_revision", lambda: "0001")
+    settings = make_settings(ctx.artifacts.root.parent)
+    assert work_for(ctx, settings, job_id, until_idle_s=0, stopping=threading.Event()) == 1
+    assert "this worker knows 0001. Start it from the updated installation." in caplog.text
+    assert get_job(ctx, job_id).attempt == 0

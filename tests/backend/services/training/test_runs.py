@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from backend.db.tables import DatasetVersion, Tokenizer
+from backend.db.tables import DatasetVersion, Provider, Tokenizer
+from backend.domain.jobs.placement import Partition
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, Unavailable
 from backend.recipes import RECIPES
@@ -231,6 +232,22 @@ def test_stop_and_save_then_resume_keeps_the_run_and_changes_the_job(world: Cont
     assert (resumed.id, resumed.status) == (run.id, Status.QUEUED)
     assert resumed.job_id != run.job_id
     assert resume_run(world, run.id, person=LOCAL).job_id == resumed.job_id
+
+
+@pytest.mark.parametrize("again", [resume_run, retry_run])
+def test_a_run_resumes_on_a_partition_that_is_still_offered_alone(world: Context, again: Any) -> None:
+    with world.db.write() as session:
+        session.add(Provider(name="slurm", partitions=[Partition(name="gpu")], problem="", checked_at=world.now()))
+    run = launch_run(world, make_config(), person=LOCAL, placement="slurm:gpu")
+    add_checkpoint(world, run, 40)
+    stop_run(world, run.id, person=LOCAL)
+    with world.db.write() as session:
+        session.get_one(Provider, "slurm").partitions = [Partition(name="low")]
+    with pytest.raises(InvalidInput, match="offers no partition 'gpu' here"):
+        again(world, run.id, person=LOCAL)
+    with world.db.write() as session:
+        session.get_one(Provider, "slurm").partitions = [Partition(name="gpu")]
+    assert again(world, run.id, person=LOCAL).status is Status.QUEUED
 
 
 def test_a_finished_run_resumes_only_with_more_steps(world: Context) -> None:

@@ -31,6 +31,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import Claim, claim_next
 from backend.services.jobs.jobs import get_job
 from backend.services.training.deletion import delete_runs
+from backend.services.training.runs import stop_run
 from backend.services.training.sweep_search import Trial, choose_pruned, propose
 from backend.services.training.sweeps import (
     advance_sweeps,
@@ -399,7 +400,7 @@ def test_all_runs_of_a_sweep_are_sent_to_its_cluster(ctx: Context) -> None:
     add_parts(ctx)
     with ctx.db.write() as session:
         session.add(Provider(name="slurm", partitions=[Partition(name="gpu")], problem="", checked_at=ctx.now()))
-    with pytest.raises(InvalidInput, match="no partition 'cpu' that is up"):
+    with pytest.raises(InvalidInput, match="offers no partition 'cpu' here"):
         launch_sweep(ctx, sweep(), person=LOCAL, placement="slurm:cpu")
     launch_sweep(ctx, sweep(), person=LOCAL, placement="slurm:gpu")
     runs = queued(ctx)
@@ -408,3 +409,24 @@ def test_all_runs_of_a_sweep_are_sent_to_its_cluster(ctx: Context) -> None:
     assert claim_next(ctx, "train", owner="w#1", host="lab") is None, "no worker of the installation takes them"
     with pytest.raises(Conflict, match="already another sweep"):
         launch_sweep(ctx, sweep(), person=LOCAL)
+
+
+@pytest.mark.parametrize("partitions", [[Partition(name="gpu", is_up=False)], [Partition(name="low")]])
+def test_a_sweep_waits_while_its_partition_is_down_or_gone(ctx: Context, partitions: list[Partition]) -> None:
+    add_parts(ctx)
+    with ctx.db.write() as session:
+        session.add(Provider(name="slurm", partitions=[Partition(name="gpu")], problem="", checked_at=ctx.now()))
+    launch_sweep(ctx, sweep(parallel=1), person=LOCAL, placement="slurm:gpu")
+    with ctx.db.write() as session:
+        session.get_one(Provider, "slurm").partitions = partitions
+    (first,) = queued(ctx)
+    stop_run(ctx, first.id, person=LOCAL)
+    advance_sweeps(ctx)
+    waiting = get_sweep(ctx, "tries")
+    assert (waiting.num_launched, waiting.num_failed, waiting.done) == (1, 0, False)
+    assert "gpu" in waiting.problem
+    with ctx.db.write() as session:
+        session.get_one(Provider, "slurm").partitions = [Partition(name="gpu")]
+    advance_sweeps(ctx)
+    assert get_sweep(ctx, "tries").problem == ""
+    assert len(queued(ctx)) == 1
