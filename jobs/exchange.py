@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,6 +59,7 @@ class Exchange:
         if isinstance(claim.payload, TrainPayload):
             self._own.append(claim.payload.run_folder)
         self._sent: set[str] = set()
+        self._pins, self._bases = ExitStack(), list[str]()
         self._message = ""
 
     @contextmanager
@@ -67,7 +68,8 @@ class Exchange:
         if self._store is None:
             yield
             return
-        with self._store.pinned([*folders_in(self._claim.payload), *self._own]):
+        with self._pins:
+            self._pins.enter_context(self._store.pinned([*folders_in(self._claim.payload), *self._own]))
             yield
 
     def bring_inputs(self) -> StopRequest | None:
@@ -79,7 +81,9 @@ class Exchange:
         """
         if self._store is None:
             return None
-        return self._wait(lambda check: self._bring_all(check))
+        how = self._wait(lambda check: self._bring_all(check))
+        self._pins.enter_context(self._store.pinned(self._bases))
+        return how
 
     def note(self, events: Iterable[Event]) -> None:
         """Send the checkpoints that these events report soon, and delete those that they report as removed. Called
@@ -96,7 +100,7 @@ class Exchange:
 
     def send_outputs(self, result: JobResult | None) -> None:
         """Send what a job has left. With a result, wait until the store has it: jobs on other machines may depend on
-        it. Who asks the job to stop meanwhile ends the waiting; what is left is sent later.
+        it. A stop request ends the wait; what is left is sent later.
 
         Raises Fenced, Interrupted.
         """
@@ -125,6 +129,7 @@ class Exchange:
             self._bring(folder, check, needed=True)
             if (base := _base_of(self._store.root, folder)) not in (None, *folders):
                 folders.append(str(base))
+                self._bases.append(str(base))
         if self._claim.kind in RESUMED:
             for folder in self._own:
                 self._bring(folder, check, needed=False)

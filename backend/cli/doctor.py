@@ -275,12 +275,13 @@ def start_checks(settings: Settings, *, running: bool = False) -> list[CheckResu
 def check_store(settings: Settings, url: str) -> CheckResult:
     """Write, read, list and delete an object in the store of artifacts."""
     from backend.bootstrap import store_keys
+    from backend.infra.store.folders import STATE
     from backend.infra.store.objects import open_objects
 
     folder = f"doctor-{uuid4().hex}"
     key = f"{folder}/object"
     try:
-        objects = open_objects(url, store_keys(settings))
+        objects = open_objects(url, store_keys(settings), memory=settings.artifacts / STATE)
         objects.write(key, folder.encode(), within_s=STORE_S)
         is_right = objects.read(key, within_s=STORE_S) == folder.encode()
         is_right = is_right and objects.sizes(folder, within_s=STORE_S) == {key: len(folder)}

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from backend.domain.jobs.artifact_folders import folder_of
+from backend.domain.jobs.artifact_folders import folder_of, is_working
 from backend.errors import InvalidInput, Unavailable
-from backend.infra.store.folders import FolderStore, Selection
+from backend.infra.store.folders import STATE, FolderStore, NotNow, Selection
 from backend.infra.store.objects import Patience, StoreKeys, open_objects
 from backend.infra.store.outbox import Outbox
 
@@ -35,6 +35,7 @@ class Artifacts:
         url: str | None = None,
         keys: StoreKeys | None = None,
         cache_gb: float = 0,
+        keep_free_bytes: int = 0,
         is_used: Callable[[str], bool] = lambda path: False,
     ) -> None:
         self.root = root.resolve()
@@ -42,7 +43,9 @@ class Artifacts:
         self.store: FolderStore | None = None
         self.outbox: Outbox | None = None
         if url is not None:
-            self.store = FolderStore(self.root, open_objects(url, keys), limit_bytes=int(cache_gb * 1e9))
+            objects = open_objects(url, keys, memory=self.root / STATE)
+            limit_bytes = int(cache_gb * 1e9)
+            self.store = FolderStore(self.root, objects, limit_bytes=limit_bytes, keep_free_bytes=keep_free_bytes)
             self.outbox = Outbox(self.store, is_used=is_used)
         self._patience = Patience()
 
@@ -66,26 +69,32 @@ class Artifacts:
     def sizes(self, relative: str) -> dict[str, int]:
         """Return the bytes of a folder's files by their path in it, in order, fetching none of them."""
         full = self._inside(relative)
-        if self.store is not None and folder_of(relative) == relative and not full.is_dir():
-            self._patience.raise_if_down()
-            with self._noting_failures():
-                return self.store.sizes(relative, answer_s=PAGE_ANSWER_S) or {}
+        if self.store is not None and folder_of(relative) == relative and not is_working(relative):
+            is_known = self.store.knows(relative)  # though perhaps without its weights
+            if not is_known and not full.is_dir():
+                self._patience.raise_if_down()
+            if is_known or not full.is_dir():
+                with self._noting_failures():
+                    return self.store.sizes(relative, answer_s=PAGE_ANSWER_S) or {}
         files = sorted(path for path in full.rglob("*") if path.is_file())
         return {path.relative_to(full).as_posix(): path.stat().st_size for path in files}
 
     def _bring(self, full: Path, *, limit_bytes: int | None) -> None:
         relative = full.relative_to(self.root).as_posix()
         folder = folder_of(relative)
-        if self.store is None or folder is None:
+        if self.store is None or self.outbox is None or folder is None:
             return
+        if is_working(folder) and full.exists() and (self.outbox.waits([folder]) or self.store.is_pinned(folder)):
+            return  # a job of this machine writes it
         selection = Selection(relative.removeprefix(folder).strip("/") or None, limit_bytes)
         try:
-            if not self.store.is_here(folder, selection):
+            if is_working(folder) or not self.store.is_here(folder, selection):
                 self._patience.raise_if_down()
             with self._noting_failures():
                 is_stored = self.store.bring(folder, selection=selection, answer_s=PAGE_ANSWER_S)
         except Unavailable:
-            if self.store.knows(folder) or not full.exists():  # a copy of a part is no copy
+            is_part = self.store.knows(folder) and not is_working(folder)
+            if is_part or not full.exists():
                 raise
             return
         if not is_stored and self.store.knows(folder):
@@ -95,6 +104,8 @@ class Artifacts:
     def _noting_failures(self) -> Iterator[None]:
         try:
             yield
+        except NotNow:
+            raise
         except Unavailable:
             self._patience.note_failure()
             raise

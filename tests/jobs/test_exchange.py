@@ -14,6 +14,7 @@ import pytest
 
 from backend.bootstrap import build_context
 from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.jobs.payloads import ExportPayload
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import Unavailable
 from backend.services.checkpoints.checkpoints import delete_checkpoint, list_checkpoints
@@ -25,11 +26,12 @@ from backend.services.data.preview import preview_rows
 from backend.services.data.uploads import save_upload
 from backend.services.evaluation.evaluations import launch_evaluation
 from backend.services.jobs.claims import claim_job
-from backend.services.jobs.exports import export_file
+from backend.services.jobs.exports import export_file, get_export
 from backend.services.jobs.jobs import JobView, get_job, request_stop
 from backend.services.tokenizers.tokenizers import train_tokenizer
 from backend.services.training.runs import launch_run
 from jobs.environment import child_environment
+from jobs.exchange import Exchange
 from jobs.runner import execute
 from tests.support.installation import wait_until
 from tests.support.run_world import tiny_run
@@ -73,6 +75,27 @@ def machine(store: Store, home: Path, tmp_path: Path) -> Iterator[Machine]:
     yield make
     for ctx in made:
         ctx.db.engine.dispose()
+
+
+def test_the_base_of_an_adapter_stays_while_its_job_runs(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = (machine(name).artifacts.store for name in "ab")
+    assert a is not None
+    assert b is not None
+    card = json.dumps({"base_path": "../base"})
+    for path, text in {"base/x": "", "adapter/adapter_config.json": "{}", "adapter/roundhouse.json": card}.items():
+        (a.root / "bases" / path).parent.mkdir(parents=True, exist_ok=True)
+        (a.root / "bases" / path).write_text(text)
+    for folder in ("bases/base", "bases/adapter"):
+        a.send(folder)
+    payload = ExportPayload(checkpoint="bases/adapter", checkpoint_id="c", format="merged", out="exports/e")
+    claim = Mock(job_id="j", payload=payload, kind=JobKind.EXPORT)
+    monkeypatch.setattr("jobs.exchange.stop_request", lambda ctx, claim: (None, None))
+    exchange = Exchange(machine("b"), claim, threading.Event())
+    with exchange.held():
+        exchange.bring_inputs()
+        assert (b.root / "bases/base/x").exists()
+        assert b.is_pinned("bases/base")
+    assert not b.is_pinned("bases/base")
 
 
 def work(ctx: Context, job_id: str | None, *, stopping: threading.Event | None = None) -> JobView:
@@ -132,6 +155,11 @@ def test_data_of_one_machine_trains_on_a_second_and_is_scored_and_exported_on_ot
     finished(work(a, evaluation.job_id))
     export = export_checkpoint(pages, newest.id, format="hf", person=LOCAL)
     finished(work(c, export.id))
+    shown = get_export(pages, export.id)
+    assert shown.bytes > 10_000
+    assert "config.json" in shown.files
+    artifacts = pages.artifacts
+    assert not (artifacts.root / str(shown.folder)).exists()  # shown without being fetched
     assert export_file(pages, export.id, person=LOCAL).stat().st_size > 10_000
     assert len(preview_rows(pages, version_of_job(pages, job_id), split="train", offset=0, limit=5)) == 5
     # pruned checkpoints are gone from the store, like those that a page deletes

@@ -7,6 +7,7 @@ files that are being fetched, and locks.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import logging
@@ -20,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from backend.domain.jobs.artifact_folders import is_working
-from backend.errors import NotFound, Unavailable
+from backend.domain.jobs.artifact_folders import folder_of, is_working
+from backend.errors import InvalidInput, NotFound, Unavailable
 from backend.infra.store.manifest import (
     MANIFEST,
     PIECE_BYTES,
@@ -43,12 +44,20 @@ STATE = ".store"
 AT_ONCE = 4
 """Pieces under way at once, each held in memory."""
 ANSWER_S = 20.0
-SLOWEST_BYTES_PER_S = 2**18
-"""A piece may take as long as this speed needs."""
+ANSWER_BYTES = 5 * 2**20
+"""A piece may take one more answer's time for each of these bytes."""
+LOOK_EVERY_S = 0.05
+LONGEST_NAME = 240
 KEEP_INCOMING_S = 86_400.0
 """Pieces of a fetch that broke off are kept so long."""
 IDLE_S = 600.0
 """A copy that was used more recently is not removed: a page may be reading it."""
+
+ROOM_REMEDY = "Free disk space, move ROUNDHOUSE_HOME to a larger disk, or lower ROUNDHOUSE_ARTIFACTS_CACHE_GB."
+
+
+class NotNow(Unavailable):
+    """This machine, and not the store, can't have a folder now."""
 
 
 @dataclass(frozen=True)
@@ -80,19 +89,24 @@ class FolderStore:
         objects: Objects,
         *,
         limit_bytes: int,
+        keep_free_bytes: int = 0,
         idle_s: float = IDLE_S,
         piece_bytes: int = PIECE_BYTES,
     ) -> None:
+        """Take the store, and how many bytes of the disk stay free."""
         self.root, self.objects = root, objects
-        self.limit_bytes, self.idle_s, self.piece_bytes = limit_bytes, idle_s, piece_bytes
+        self.limit_bytes, self.keep_free_bytes = limit_bytes, keep_free_bytes
+        self.idle_s, self.piece_bytes = idle_s, piece_bytes
         self._state = root / STATE
-        for name in ("manifests", "incoming", "locks"):
+        self.outbox = self._state / "outbox"
+        """Where the folders that wait to be sent are noted."""
+        for name in ("manifests", "incoming", "locks", "outbox"):
             (self._state / name).mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def is_here(self, folder: str, selection: Selection = ALL) -> bool:
         """Return whether this machine has a copy of a sent folder, or of some files of it, without asking the store."""
         manifest = self._own_manifest(folder)
-        return manifest is not None and self._is_complete(manifest, selection)
+        return manifest is not None and not self._mark_file(folder).exists() and self._is_complete(manifest, selection)
 
     def sizes(self, folder: str, *, answer_s: float = ANSWER_S) -> dict[str, int] | None:
         """Return the bytes of a folder's files by their path, fetching none of them; None if the store has no such
@@ -115,34 +129,69 @@ class FolderStore:
     ) -> bool:
         """Make a folder, or the selected files of it, the same as in the store; return False if it has none.
 
-        `check` is called between pieces and may raise. Raises Unavailable, DamagedFolder.
+        `check` is called between pieces and may raise. Raises Unavailable, DamagedFolder, InvalidInput for a name that
+        no folder has.
         """
+        _require_name(folder)
         if not is_working(folder) and self.is_here(folder, selection):
             self._touch(folder)
             return True
-        with self._locked(f"bring {folder}"):
+        with self._locked(f"bring {folder}", within_s=answer_s):
             if not is_working(folder) and self.is_here(folder, selection):
                 return True
             manifest = self._stored_manifest(folder, within_s=answer_s)
             if manifest is None:
                 return False
-            known = self._own_manifest(folder)
+            known = None if self._mark_file(folder).exists() else self._own_manifest(folder)
             if known == manifest and is_working(folder) and self._exists(manifest, selection):
+                self._touch(folder)
                 return True  # what is here continues what the store has
-            files = selection.of(manifest)
-            missing = [file for file in files if not self._has(folder, file, known)]
-            self.trim(needed=sum(file.size for file in missing))
-            for file in missing:
-                self._fetch(folder, file, manifest.piece_bytes, check)
-            self._keep_manifest(manifest)
+            missing = [file for file in selection.of(manifest) if not self._has(folder, file, known)]
+            self._make_room(folder, sum(file.size for file in missing))
+            try:
+                for file in missing:
+                    self._fetch(folder, file, manifest.piece_bytes, answer_s, check)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                for file in missing:
+                    self._incoming_file(folder, file).unlink(missing_ok=True)
+                raise NotNow(f"The disk under {self.root} is full.", remedy=ROOM_REMEDY) from error
+            self._put_in_place(manifest, missing, selection)
         return True
+
+    def _make_room(self, folder: str, needed: int) -> None:
+        self._touch(folder)  # what is here of it stays
+        self.trim(needed=needed)
+        free = shutil.disk_usage(self.root).free
+        if needed and free - needed < self.keep_free_bytes:
+            raise NotNow(
+                f"{folder} needs {needed / 1e6:.0f} MB, and only {free / 1e6:.0f} MB are free under {self.root}.",
+                remedy=ROOM_REMEDY,
+            )
+
+    def _put_in_place(self, manifest: Manifest, fetched: list[StoredFile], selection: Selection) -> None:
+        """Give fetched files their names. A mark says so meanwhile: who is killed leaves a copy that is known, and of
+        which no file is trusted without its hash.
+        """
+        mark = self._mark_file(manifest.folder)
+        is_whole = not mark.exists() or selection == ALL
+        mark.touch()
+        self._keep_manifest(manifest)
+        for file in fetched:
+            target = self.root / manifest.folder / file.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._incoming_file(manifest.folder, file).replace(target)
+        if is_whole:
+            mark.unlink(missing_ok=True)
 
     def send(self, folder: str, *, check: Callable[[], None] = lambda: None) -> bool:
         """Send a folder's files, then its manifest; return False if the folder is gone. What an earlier attempt sent is
         not sent again. Of two machines that made the same folder the first one's stays.
 
-        `check` is called between pieces and may raise. Raises Unavailable.
+        `check` is called between pieces and may raise. Raises Unavailable, InvalidInput.
         """
+        _require_name(folder)
         path = self.root / folder
         if not path.is_dir():
             return False
@@ -153,18 +202,24 @@ class FolderStore:
                 if not path.is_dir():  # removed while it was read
                     return False
                 raise Unavailable(f"{folder} changed while it was sent; it is sent again.") from error
+            if not manifest.files and (stored := self._stored_manifest(folder, within_s=ANSWER_S)) and stored.files:
+                log.warning("%s is empty here; what the store has of it stays", folder)
+                return True
             is_first = self.objects.write(
                 f"{folder}/{MANIFEST}", manifest.dump(), within_s=ANSWER_S, is_new=not is_working(folder)
             )
             stored = manifest if is_first else self._stored_manifest(folder, within_s=ANSWER_S)
             if stored == manifest:
                 self._keep_manifest(manifest)
+                self._mark_file(folder).unlink(missing_ok=True)
             else:
                 log.warning("%s was sent by another machine first; its copy stays", folder)
         return True
 
     def delete(self, path: str) -> None:
-        """Delete all folders at or below a path from the store, manifests first. Raises Unavailable."""
+        """Delete all folders at or below a path from the store, manifests first. Raises Unavailable, InvalidInput."""
+        folder = folder_of(path) or ""
+        _require_name(folder if f"{path}/".startswith(f"{folder}/") else path)
         keys = list(self.objects.sizes(path, within_s=ANSWER_S))
         manifests = [key for key in keys if key.endswith(f"/{MANIFEST}") and f"/{PIECES}/" not in key]
         for chosen in (manifests, [key for key in keys if key not in set(manifests)]):
@@ -175,16 +230,17 @@ class FolderStore:
         """Forget the manifests of the copies at or below a path, whose files the caller deletes."""
         for folder in self._own_folders():
             if folder == path or folder.startswith(f"{path}/"):
-                self._manifest_file(folder).unlink(missing_ok=True)
+                self._forget(folder)
+
+    def _forget(self, folder: str) -> None:
+        self._manifest_file(folder).unlink(missing_ok=True)
+        self._mark_file(folder).unlink(missing_ok=True)
 
     def list_folders(self, path: str) -> list[str]:
-        """Return the folders below a path that the store has. Raises Unavailable."""
+        """Return the folders below a path that the store has, without names that no folder has. Raises Unavailable."""
         keys = self.objects.sizes(path, within_s=ANSWER_S)
-        return sorted(
-            key.removesuffix(f"/{MANIFEST}")
-            for key in keys
-            if key.endswith(f"/{MANIFEST}") and f"/{PIECES}/" not in key
-        )
+        names = [key.removesuffix(f"/{MANIFEST}") for key in keys if key.endswith(f"/{MANIFEST}")]
+        return sorted(name for name in names if _is_name(name))
 
     @contextmanager
     def pinned(self, folders: Iterable[str]) -> Iterator[None]:
@@ -197,29 +253,55 @@ class FolderStore:
             yield
 
     def trim(self, *, needed: int = 0) -> int:
-        """Remove the copies used longest ago until `needed` more bytes fit; return the bytes removed. Copies that were
-        not sent, are pinned or were used just now stay.
+        """Remove the copies used longest ago until `needed` more bytes fit into the cache and on the disk; return the
+        bytes removed. Copies that were not sent, are pinned or were used just now stay.
         """
         copies: list[tuple[float, str, int]] = []
         for folder in self._own_folders():
             if (manifest := self._own_manifest(folder)) is None:
                 continue
             with suppress(FileNotFoundError):
-                copies.append((self._manifest_file(folder).stat().st_mtime, folder, manifest.num_bytes))
+                copies.append((self._manifest_file(folder).stat().st_mtime, folder, self._bytes_here(manifest)))
         for leftover in (self._state / "incoming").iterdir():
             with suppress(FileNotFoundError):  # another process has just finished it
                 if time.time() - leftover.stat().st_mtime > KEEP_INCOMING_S:
                     leftover.unlink()
-        excess = sum(size for _, _, size in copies) + needed - self.limit_bytes
+        excess = max(
+            sum(size for _, _, size in copies) + needed - self.limit_bytes,
+            needed + self.keep_free_bytes - shutil.disk_usage(self.root).free,
+        )
         removed = 0
         for used_at, folder, size in sorted(copies):
             if removed >= excess:
                 break
-            if time.time() - used_at >= self.idle_s and not self._is_pinned(folder):
-                self._manifest_file(folder).unlink(missing_ok=True)
-                self._remove_files(folder)
-                removed += size
+            if time.time() - used_at < self.idle_s:
+                continue
+            with self._unpinned(folder) as is_free:
+                if is_free and self._is_sent(folder):
+                    self._remove_files(folder)
+                    self._forget(folder)  # last: who is killed leaves a copy that is known, and not whole
+                    removed += size
         return removed
+
+    def _bytes_here(self, manifest: Manifest) -> int:
+        num_bytes = 0
+        for file in manifest.files:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                num_bytes += (self.root / manifest.folder / file.path).stat().st_size
+        return num_bytes
+
+    def _is_sent(self, folder: str) -> bool:
+        """Return whether the store has a folder's files as they are here. A job's own folder is written again by its
+        next attempt, so its files are hashed.
+        """
+        manifest = self._own_manifest(folder)
+        if manifest is None or (self.outbox / quote(folder, safe="")).exists():
+            return False
+        if not is_working(folder):
+            return True
+        path, sent = self.root / folder, {file.path: file for file in manifest.files}
+        here = [file.relative_to(path).as_posix() for file in list_files(path, deep=False)]
+        return all(name in sent and self._has(folder, sent[name], None) for name in here)
 
     def _remove_files(self, folder: str) -> None:
         path = self.root / folder
@@ -229,20 +311,26 @@ class FolderStore:
         for file in list_files(path, deep=False):
             file.unlink(missing_ok=True)
 
-    def _is_pinned(self, folder: str) -> bool:
+    def is_pinned(self, folder: str) -> bool:
+        """Return whether a job of this machine keeps a folder."""
+        with self._unpinned(folder) as is_free:
+            return not is_free
+
+    @contextmanager
+    def _unpinned(self, folder: str) -> Iterator[bool]:
+        """Tell whether no job has pinned a folder; a job that wants to waits until the block has run."""
         names = folder.split("/")
-        for count in range(2, len(names) + 1):
-            file = self._lock_file(f"pin {'/'.join(names[:count])}")
-            if not file.exists():
-                continue
-            handle = os.open(file, os.O_RDWR)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            finally:
-                os.close(handle)
-        return False
+        with ExitStack() as stack:
+            for count in range(2, len(names) + 1):
+                file = self._lock_file(f"pin {'/'.join(names[:count])}")
+                handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+                stack.callback(os.close, handle)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    yield False
+                    return
+            yield True
 
     def _send_files(self, folder: str, path: Path, check: Callable[[], None]) -> Manifest:
         stored = {
@@ -281,11 +369,14 @@ class FolderStore:
                     raise Unavailable(f"The store has lost a piece of {folder}/{stored_file.path} after it was sent.")
         return manifest
 
-    def _fetch(self, folder: str, file: StoredFile, piece_bytes: int, check: Callable[[], None]) -> None:
-        """Fetch a file beside its place, but for the pieces that are there already, and give it its name when all are
-        right.
-        """
-        beside = self._state / "incoming" / digest_of(f"{folder}/{file.path}/{file.sha256}".encode())
+    def _incoming_file(self, folder: str, file: StoredFile) -> Path:
+        return self._state / "incoming" / digest_of(f"{folder}/{file.path}/{file.sha256}".encode())
+
+    def _fetch(
+        self, folder: str, file: StoredFile, piece_bytes: int, answer_s: float, check: Callable[[], None]
+    ) -> None:
+        """Fetch a file beside its place, but for the pieces that are there already."""
+        beside = self._incoming_file(folder, file)
         handle = os.open(beside, os.O_RDWR | os.O_CREAT, 0o600)
 
         def fetch(span: tuple[int, int, str]) -> None:
@@ -294,10 +385,10 @@ class FolderStore:
             if digest_of(os.pread(handle, length, start)) == digest:
                 return
             try:
-                data = self.objects.read(f"{folder}/{PIECES}/{digest}", within_s=_time_for(length))
+                data = self.objects.read(f"{folder}/{PIECES}/{digest}", within_s=_time_for(length, answer_s))
             except NotFound as error:
                 raise DamagedFolder(f"The store has lost a piece of {folder}/{file.path}.", remedy=REMEDY) from error
-            if digest_of(data) != digest:
+            if len(data) != length or digest_of(data) != digest:
                 raise DamagedFolder(
                     f"The bytes of {folder}/{file.path} in the store are not those of its manifest.", remedy=REMEDY
                 )
@@ -311,9 +402,9 @@ class FolderStore:
             os.fsync(handle)
         finally:
             os.close(handle)
-        target = self.root / folder / file.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside.replace(target)
+        if _hash_file(beside, check) != file.sha256:
+            beside.unlink()
+            raise DamagedFolder(f"The pieces of {folder}/{file.path} in the store are of another file.", remedy=REMEDY)
 
     def _has(self, folder: str, file: StoredFile, known: Manifest | None) -> bool:
         """Return whether a file is here as the store has it. Files of a copy without that manifest are hashed."""
@@ -325,10 +416,7 @@ class FolderStore:
             return False
         if known is not None and file in known.files:
             return True
-        hasher = hashlib.sha256()
-        for piece in iter_pieces(path, piece_bytes=PIECE_BYTES):
-            hasher.update(piece)
-        return hasher.hexdigest() == file.sha256
+        return _hash_file(path) == file.sha256
 
     def _is_complete(self, manifest: Manifest, selection: Selection) -> bool:
         folder = self.root / manifest.folder
@@ -373,19 +461,53 @@ class FolderStore:
     def _manifest_file(self, folder: str) -> Path:
         return self._state / "manifests" / f"{quote(folder, safe='')}.json"
 
+    def _mark_file(self, folder: str) -> Path:
+        return self._manifest_file(folder).with_suffix(".unfinished")
+
     def _lock_file(self, name: str) -> Path:
         return self._state / "locks" / quote(name, safe="")
 
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        """Do what another process of this machine does with the same folder after it, not beside it."""
+    def _locked(self, name: str, *, within_s: float | None = None) -> Iterator[None]:
+        """Do what another process of this machine does with the same folder after it, not beside it. Raises NotNow if
+        that takes longer.
+        """
         handle = os.open(self._lock_file(name), os.O_RDWR | os.O_CREAT, 0o600)
+        until = time.monotonic() + (within_s or 0)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | (0 if within_s is None else fcntl.LOCK_NB))
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() > until:
+                        raise NotNow(
+                            f"{name.partition(' ')[2]} is being fetched by another process of this machine.",
+                            remedy="Wait until it is here.",
+                        ) from error
+                    time.sleep(LOOK_EVERY_S)
             yield
         finally:
             os.close(handle)
 
 
-def _time_for(num_bytes: int) -> float:
-    return ANSWER_S + num_bytes / SLOWEST_BYTES_PER_S
+def _time_for(num_bytes: int, answer_s: float = ANSWER_S) -> float:
+    return answer_s * (1 + num_bytes / ANSWER_BYTES)
+
+
+def _is_name(folder: str) -> bool:
+    is_short = len(quote(folder, safe="")) <= LONGEST_NAME
+    return is_short and "\x00" not in folder and folder_of(folder) == folder
+
+
+def _require_name(folder: str) -> None:
+    if not _is_name(folder):
+        raise InvalidInput(f"{folder[:200]!r} is no folder that a store holds.")
+
+
+def _hash_file(path: Path, check: Callable[[], None] = lambda: None) -> str:
+    hasher = hashlib.sha256()
+    for piece in iter_pieces(path, piece_bytes=PIECE_BYTES):
+        check()
+        hasher.update(piece)
+    return hasher.hexdigest()

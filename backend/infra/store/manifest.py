@@ -20,6 +20,8 @@ next piece, and a late writer overwrites nothing.
 """
 MANIFEST = "manifest.json"
 PIECES = "pieces"
+LARGEST_PIECE = 2**30
+LARGEST_FILE = 2**44
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -31,7 +33,7 @@ class StoredFile(ReadRecord):
     """A file: its path in the folder, size, SHA-256 and the SHA-256 of its pieces."""
 
     path: str
-    size: int = Field(ge=0)
+    size: int = Field(ge=0, le=LARGEST_FILE)
     sha256: Sha256
     pieces: tuple[Sha256, ...]
 
@@ -39,7 +41,7 @@ class StoredFile(ReadRecord):
     @classmethod
     def _stays_inside(cls, path: str) -> str:
         names = PurePosixPath(path).parts
-        if not names or names[0] == "/" or ".." in names or "\x00" in path:
+        if not names or names[0] == "/" or ".." in names or "\x00" in path or "/".join(names) != path:
             raise ValueError("leaves its folder")
         return path
 
@@ -54,11 +56,15 @@ class Manifest(ReadRecord):
     """The files of a folder."""
 
     folder: str
-    piece_bytes: int = Field(default=PIECE_BYTES, gt=0)
+    piece_bytes: int = Field(default=PIECE_BYTES, gt=0, le=LARGEST_PIECE)
     files: tuple[StoredFile, ...]
 
     @model_validator(mode="after")
     def _has_all_pieces(self) -> Manifest:
+        paths = {file.path for file in self.files}
+        above = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
+        if len(paths) < len(self.files) or paths & above:
+            raise ValueError("two files have one place")
         for file in self.files:
             if len(file.pieces) != -(-file.size // self.piece_bytes):
                 raise ValueError(f"{file.path} has {file.size} bytes in {len(file.pieces)} pieces")

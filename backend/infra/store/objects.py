@@ -7,6 +7,7 @@ server that accepts connections and is silent.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from backend.errors import InvalidInput, NotFound, Unavailable, require_library
 LIBRARIES = {"s3": "s3fs", "gs": "gcsfs"}
 SLACK_S = 2.0
 """Time for a call to be given up after its time has passed."""
+MARK = ".roundhouse-store"
 _ADDRESS = re.compile(r"(s3|gs)://[a-zA-Z0-9][\w.-]{1,220}(/[\w./=+-]*)?")
 
 
@@ -58,13 +60,14 @@ class StoreKeys:
         return "StoreKeys(...)"
 
 
-def open_objects(url: str, keys: StoreKeys | None = None) -> Objects:
-    """Return the objects below an address. Raises InvalidInput for an address of another form, Unavailable without the
-    library.
+def open_objects(url: str, keys: StoreKeys | None = None, *, memory: Path | None = None) -> Objects:
+    """Return the objects below an address; in the folder `memory` this machine notes which mounts it has used.
+
+    Raises InvalidInput for an address of another form, Unavailable without the library.
     """
     address = urlsplit(url)
     if address.scheme == "file" and not address.netloc and len(address.path) > 1:
-        return FolderObjects(Path(unquote(address.path)))
+        return FolderObjects(Path(unquote(address.path)), memory=memory)
     if _ADDRESS.fullmatch(url) is None:
         raise InvalidInput(
             f"ROUNDHOUSE_ARTIFACTS is {re.sub('//[^@]*@', '//...@', url)[:120]!r}.",
@@ -75,17 +78,40 @@ def open_objects(url: str, keys: StoreKeys | None = None) -> Objects:
 
 
 class FolderObjects:
-    """Objects as files of a folder that all machines mount."""
+    """Objects as files of a folder that all machines mount.
 
-    def __init__(self, root: Path) -> None:
+    The first to write marks the folder. A machine that has seen the mark takes a folder without it for a mount that is
+    missing, and neither fills the disk below it nor believes that everything was deleted.
+    """
+
+    def __init__(self, root: Path, *, memory: Path | None = None) -> None:
         self.root = root
         self.bytes_read = 0
+        name = hashlib.sha256(str(root).encode()).hexdigest()[:16]
+        self._seen = memory / f"mounted-{name}" if memory is not None else None
+
+    def _require_mount(self, *, is_made: bool = False) -> None:
+        mark = self.root / MARK
+        if not mark.exists():
+            if self._seen is not None and self._seen.exists():
+                raise Unavailable(
+                    f"The store {self.root} is not mounted: its file {MARK} is missing.",
+                    remedy=f"Mount it. If it was emptied on purpose, delete {self._seen}.",
+                )
+            if not is_made:
+                return
+            self.root.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        if self._seen is not None and not self._seen.exists():
+            self._seen.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._seen.touch()
 
     def read(self, key: str, *, within_s: float) -> bytes:
         """Return a file's bytes."""
         try:
             data = (self.root / key).read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
+            self._require_mount()
             raise NotFound(f"{self.root} holds no {key}.") from error
         except OSError as error:
             raise _unavailable(str(self.root), error) from error
@@ -97,6 +123,7 @@ class FolderObjects:
         path = self.root / key
         beside = path.with_name(f".{uuid4().hex}.partial")
         try:
+            self._require_mount(is_made=True)
             path.parent.mkdir(parents=True, exist_ok=True)
             with beside.open("wb") as file:
                 file.write(data)
@@ -118,13 +145,22 @@ class FolderObjects:
 
     def sizes(self, folder: str, *, within_s: float) -> dict[str, int]:
         """List files, without those that are being written."""
-        files = [path for path in (self.root / folder).rglob("*") if not path.name.endswith(".partial")]
-        return {path.relative_to(self.root).as_posix(): path.stat().st_size for path in files if path.is_file()}
+        sizes = {}
+        try:
+            self._require_mount()
+            for path in (self.root / folder).rglob("*"):
+                if not path.name.endswith(".partial") and path.is_file():
+                    with suppress(FileNotFoundError):  # deleted meanwhile
+                        sizes[path.relative_to(self.root).as_posix()] = path.stat().st_size
+        except OSError as error:
+            raise _unavailable(str(self.root), error) from error
+        return sizes
 
     def delete(self, keys: list[str], *, within_s: float) -> None:
         """Delete files, and folders that are empty then."""
         folders = {(self.root / key).parent for key in keys}
         try:
+            self._require_mount()
             for key in keys:
                 (self.root / key).unlink(missing_ok=True)
             for folder in sorted(folders, key=lambda each: len(each.parts), reverse=True):

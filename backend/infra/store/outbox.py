@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 
 from backend.domain.jobs.artifact_folders import folder_of
 from backend.errors import Unavailable
-from backend.infra.store.folders import STATE, FolderStore
+from backend.infra.store.folders import FolderStore
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,7 @@ class Outbox:
         as when another machine imports the same rows while the deletion waits.
         """
         self._store, self._is_used = store, is_used
-        self._folder = store.root / STATE / "outbox"
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder = store.outbox
         self._news = threading.Event()
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None

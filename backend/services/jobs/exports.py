@@ -53,18 +53,16 @@ def get_export(ctx: Context, job_id: str) -> ExportView:
 
 
 def view_export(ctx: Context, job: JobView, payload: ExportPayload | DatasetExportPayload) -> ExportView:
-    """Return an export with its files on disk."""
+    """Return an export with the names of its files."""
     result = _result(job)
-    root = ctx.artifacts.path(payload.out)
-    is_written = job.status is Status.FINISHED and root.is_dir()
-    files = sorted(path for path in root.rglob("*") if path.is_file()) if is_written else []
+    sizes = ctx.artifacts.sizes(payload.out) if job.status is Status.FINISHED else {}
     return ExportView(
         job=job,
         format=payload.format,
         numbers=payload.numbers if isinstance(payload, ExportPayload) else "",
-        folder=payload.out if is_written else None,
-        files=tuple(path.relative_to(root).as_posix() for path in files),
-        bytes=sum(path.stat().st_size for path in files),
+        folder=payload.out if sizes else None,
+        files=tuple(sizes),
+        bytes=sum(sizes.values()),
         push=payload.push.repo if payload.push else "",
         pushed=result.pushed if result else None,
         bits_per_weight=result.bits_per_weight if isinstance(result, ExportResult) else None,

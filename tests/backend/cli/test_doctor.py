@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from backend.cli.doctor import check_library, check_store
+from backend.infra.store.objects import MARK
 from tests.support.native.completeness import skip_unless_complete
 from tests.support.settings import make_settings
 
@@ -35,7 +36,7 @@ def test_without_a_compiler_the_loss_and_the_cure_are_named(tmp_path: Path, monk
 def test_a_store_is_tried_and_left_empty(tmp_path: Path) -> None:
     settings, store = make_settings(tmp_path / "home"), tmp_path / "store"
     assert check_store(settings, store.as_uri()).state == "ok"
-    assert not [path for path in store.rglob("*") if path.is_file()]
+    assert [path.name for path in store.rglob("*") if path.is_file()] == [MARK]
     (tmp_path / "file").write_text("no folder")
     assert check_store(settings, (tmp_path / "file").as_uri()).state == "problem"
     assert "without keys" in check_store(settings, "s3://key:secret@bucket").cure

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from backend.errors import InvalidInput, Unavailable
 from backend.infra.artifacts import Artifacts
-from backend.infra.store.folders import FolderStore, Selection
+from backend.infra.store.folders import STATE, FolderStore, Selection
 from backend.infra.store.manifest import MANIFEST, DamagedFolder, Manifest, read_manifest
 from backend.infra.store.objects import StoreKeys, open_objects
+from backend.infra.store.outbox import Outbox
 from tests.support.installation import wait_until
 from tests.support.stores import Store, folder_store, moto_store, weed_binary, weed_store
 
@@ -48,11 +53,24 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 def machine(
-    store: Store, root: Path, *, limit_bytes: int = 10**12, idle_s: float = 600, piece: int = 2**16
+    store: Store,
+    root: Path,
+    *,
+    limit_bytes: int = 10**12,
+    idle_s: float = 600,
+    piece: int = 2**16,
+    keep_free_bytes: int = 0,
 ) -> FolderStore:
     root.mkdir(parents=True, exist_ok=True)
-    objects = open_objects(store.url, store.keys)
-    return FolderStore(root, objects, limit_bytes=limit_bytes, idle_s=idle_s, piece_bytes=piece)
+    objects = open_objects(store.url, store.keys, memory=root / STATE)
+    return FolderStore(
+        root,
+        objects,
+        limit_bytes=limit_bytes,
+        idle_s=idle_s,
+        piece_bytes=piece,
+        keep_free_bytes=keep_free_bytes,
+    )
 
 
 def fill(root: Path, folder: str = "datasets/a", *, num_bytes: int = 300_000) -> dict[str, bytes]:
@@ -210,6 +228,9 @@ def test_damaged_bytes_are_refused_and_the_folder_does_not_appear(store: Store, 
         '{"folder": "datasets/a", "files": [{"path": "/etc/cron", "size": 0, "sha256": "%s", "pieces": []}]}',
         '{"folder": "datasets/a", "files": [{"path": "x", "size": 9, "sha256": "%s", "pieces": []}]}',
         '{"folder": "datasets/a", "files": [{"path": "x", "size": 9, "sha256": "%s", "pieces": ["../../secret"]}]}',
+        '{"folder": "datasets/a", "files": [], "piece_bytes": 1073741825}',
+        '{"folder": "datasets/a", "files": [{"path": "x/y", "size": 0, "sha256": "%s", "pieces": []},'
+        ' {"path": "x", "size": 0, "sha256": "%s", "pieces": []}]}',
     ],
 )
 def test_a_manifest_that_lies_is_refused(tmp_path: Path, text: str) -> None:
@@ -342,6 +363,280 @@ def test_an_address_of_another_form_is_refused_without_showing_its_keys(url: str
         open_objects(url, StoreKeys())
     assert "secret" not in str(caught.value)
     assert "s3://bucket/prefix" in str(caught.value.remedy)
+
+
+def write(root: Path, path: str, text: str) -> Path:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(text)
+    return root / path
+
+
+def home(tmp_path: Path, name: str) -> Artifacts:
+    return Artifacts(tmp_path / name, url=(tmp_path / "store").as_uri(), cache_gb=1)
+
+
+def parts_of(artifacts: Artifacts) -> tuple[FolderStore, Outbox]:
+    assert artifacts.store is not None
+    assert artifacts.outbox is not None
+    return artifacts.store, artifacts.outbox
+
+
+def break_store(monkeypatch: pytest.MonkeyPatch, store: FolderStore) -> Mock:
+    """Let the store answer no more; return what counts the questions."""
+    read = Mock(side_effect=Unavailable("The store is down."))
+    monkeypatch.setattr(store.objects, "read", read)
+    return read
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_files_of_a_job_that_were_never_sent_are_not_removed_for_room(tmp_path: Path, waits: bool) -> None:
+    a = machine(folder_store(tmp_path / "store"), tmp_path / "a", limit_bytes=0, idle_s=0)
+    write(a.root, "jobs/j/items.jsonl", "of the first attempt")
+    a.send("jobs/j")
+    write(a.root, "jobs/j/items.jsonl" if waits else "jobs/j/more.jsonl", "of the second attempt")
+    if waits:
+        write(a.outbox, "jobs%2Fj", "send")
+    a.trim()
+    assert "of the second attempt" in [file.read_text() for file in (a.root / "jobs/j").iterdir()]
+    a.send("jobs/j")
+    (a.outbox / "jobs%2Fj").unlink(missing_ok=True)
+    assert a.trim() > 0  # what was sent makes room
+    assert list((a.root / "jobs/j").iterdir()) == []
+    a.send("jobs/j")  # an empty folder takes the place of nothing
+    b = machine(folder_store(tmp_path / "store"), tmp_path / "b")
+    b.bring("jobs/j")
+    assert "of the second attempt" in [file.read_text() for file in (b.root / "jobs/j").iterdir()]
+
+
+def test_a_jobs_folder_that_is_used_is_not_removed_for_room(tmp_path: Path) -> None:
+    a = machine(folder_store(tmp_path / "store"), tmp_path / "a", limit_bytes=0)
+    items = write(a.root, "jobs/j/items.jsonl", "items")
+    a.send("jobs/j")
+    (manifest,) = (a.root / STATE / "manifests").glob("*.json")
+    os.utime(manifest, (0, 0))
+    a.bring("jobs/j")
+    assert a.trim() == 0
+    assert items.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["runs/a/checkpoints/../../../../outside", "/etc/roundhouse", "runs/a//checkpoints/b", "datasets/a\0", "x"]
+)
+def test_a_name_in_the_store_that_no_folder_has_is_neither_listed_nor_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    a = machine(folder_store(tmp_path / "store"), tmp_path / "home" / "artifacts")
+    keys = dict.fromkeys([f"{name}/{MANIFEST}", f"runs/a/checkpoints/b/{MANIFEST}"], 1)
+    monkeypatch.setattr(a.objects, "sizes", lambda folder, within_s: keys)
+    assert a.list_folders("runs/a/checkpoints") == ["runs/a/checkpoints/b"]
+    monkeypatch.setattr(a.objects, "read", Mock(return_value=Manifest(folder=name, files=()).dump()))
+    for use in (a.bring, a.send, a.delete):
+        with pytest.raises(InvalidInput):
+            use(name)
+
+
+def test_a_file_whose_pieces_are_of_another_file_is_refused_by_name(tmp_path: Path) -> None:
+    a = machine(folder_store(tmp_path / "store"), tmp_path / "a")
+    fill(a.root)
+    a.send("datasets/a")
+    manifest = read_manifest(a.objects.read(f"datasets/a/{MANIFEST}", within_s=20), folder="datasets/a")
+    files = tuple(file.model_copy(update={"sha256": "0" * 64}) for file in manifest.files)
+    a.objects.write(
+        f"datasets/a/{MANIFEST}", Manifest(folder="datasets/a", piece_bytes=2**16, files=files).dump(), within_s=20
+    )
+    with pytest.raises(DamagedFolder, match=r"datasets/a/card\.json"):
+        machine(folder_store(tmp_path / "store"), tmp_path / "b").bring("datasets/a")
+    assert not (tmp_path / "b/datasets/a").exists()
+
+
+def test_a_folder_of_which_the_store_gave_a_part_before_it_failed_does_not_appear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, _ = parts_of(home(tmp_path, "a"))
+    files = fill(sender.root) | {"last.json": b"{}"}
+    write(sender.root, "datasets/a/last.json", "{}")
+    sender.send("datasets/a")
+    page = home(tmp_path, "b")
+    store, _ = parts_of(page)
+    read = store.objects.read
+
+    def fail_late(key: str, *, within_s: float) -> bytes:
+        if store.objects.bytes_read > 1000:
+            raise Unavailable("The store is down.")
+        return read(key, within_s=within_s)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.objects, "read", fail_late)
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                page.path("datasets/a")
+    home(tmp_path, "b").path("datasets/a")
+    assert read_back(page.root) == files
+
+
+def test_a_fetch_killed_between_two_files_leaves_a_copy_that_is_known_and_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, _ = parts_of(home(tmp_path, "a"))
+    files = fill(sender.root)
+    sender.send("datasets/a")
+    page = home(tmp_path, "b")
+    store, _ = parts_of(page)
+    fill(page.root)  # a copy of its own, of the same sizes
+    write(page.root, "datasets/a/card.json", "()")
+    (page.root / "datasets/a/deep/train.parquet").write_bytes(bytes(300_000))
+    replace = Path.replace
+
+    def die(path: Path, target: Path) -> Path:
+        if target.name == "train.parquet":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            store.bring("datasets/a")
+    assert store.knows("datasets/a")
+    assert not store.is_here("datasets/a")
+    with monkeypatch.context() as patch:
+        break_store(patch, store)
+        with pytest.raises(Unavailable):
+            page.path("datasets/a")
+    later = home(tmp_path, "b")
+    later.path("datasets/a")
+    assert read_back(page.root) == files
+    assert parts_of(later)[0].is_here("datasets/a")
+
+
+def test_the_sizes_of_a_checkpoint_are_those_of_all_its_files_when_only_the_small_ones_are_here(tmp_path: Path) -> None:
+    sender, _ = parts_of(home(tmp_path, "a"))
+    files = fill(sender.root)
+    sender.send("datasets/a")
+    page = home(tmp_path, "b")
+    page.path("datasets/a/card.json")
+    assert page.sizes("datasets/a") == {name: len(data) for name, data in files.items()}
+    assert read_back(page.root) == {"card.json": b"{}"}
+
+
+def test_what_a_job_of_this_machine_writes_is_read_without_the_store_and_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = parts_of(home(tmp_path, "a"))
+    write(first.root, "jobs/j/items.jsonl", "attempt 1")
+    first.send("jobs/j")
+    page = home(tmp_path, "b")
+    store, _ = parts_of(page)
+    assert page.path("jobs/j/items.jsonl").read_text() == "attempt 1"
+    (page.root / "jobs/j/items.jsonl").write_text("attempt 2 goes on")
+    read = break_store(monkeypatch, store)
+    with store.pinned(["jobs/j"]):
+        assert page.path("jobs/j/items.jsonl").read_text() == "attempt 2 goes on"
+    assert read.call_count == 0
+    for _ in range(3):  # after it
+        assert page.path("jobs/j/items.jsonl").read_text() == "attempt 2 goes on"
+    assert read.call_count == 1
+
+
+def test_a_page_waits_for_no_other_process_that_fetches_the_same_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, _ = parts_of(home(tmp_path, "a"))
+    fill(a.root)
+    a.send("datasets/a")
+    page = home(tmp_path, "b")
+    b, _ = parts_of(page)
+    monkeypatch.setattr("backend.infra.artifacts.PAGE_ANSWER_S", 0.2)
+    asked, may_end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        asked.set()
+        may_end.wait(60)
+
+    other = threading.Thread(target=lambda: b.bring("datasets/a", check=hold), daemon=True)
+    other.start()
+    assert asked.wait(20)
+    for _ in range(2):  # and does not take the store to be down
+        with pytest.raises(Unavailable, match="datasets/a is being fetched"):
+            page.path("datasets/a")
+    may_end.set()
+    other.join(20)
+    assert b.is_here("datasets/a")
+
+
+def test_a_shared_folder_that_is_not_mounted_is_no_empty_store(tmp_path: Path) -> None:
+    a = machine(folder_store(tmp_path / "store"), tmp_path / "a")
+    fill(a.root)
+    a.send("datasets/a")
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    uses: list[Callable[[], object]] = [
+        lambda: a.send("datasets/a"),
+        lambda: a.bring("datasets/b"),
+        lambda: a.delete("datasets/a"),
+        lambda: a.list_folders("datasets"),
+    ]
+    for is_folder in (False, True):  # a mount's folder stays when the mount is gone
+        if is_folder:
+            (tmp_path / "store").mkdir()
+        for use in uses:
+            with pytest.raises(Unavailable, match="not mounted"):
+                use()
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_copies_make_room_for_what_the_disk_keeps_free_and_a_fetch_does_not_eat_into_it(tmp_path: Path) -> None:
+    a = machine(folder_store(tmp_path / "store"), tmp_path / "a")
+    for folder in ("datasets/a", "datasets/b"):
+        fill(a.root, folder)
+        a.send(folder)
+    b = machine(folder_store(tmp_path / "store"), tmp_path / "b", idle_s=0)
+    b.bring("datasets/a")
+    b.keep_free_bytes = 10**18
+    with pytest.raises(Unavailable) as caught:
+        b.bring("datasets/b")
+    assert "ROUNDHOUSE_ARTIFACTS_CACHE_GB" in str(caught.value.remedy)
+    assert not (b.root / "datasets/a").exists()
+
+
+def test_a_full_disk_is_said_and_what_was_fetched_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = machine(folder_store(tmp_path / "store"), tmp_path / "a")
+    files = fill(a.root)
+    a.send("datasets/a")
+    b = machine(folder_store(tmp_path / "store"), tmp_path / "b")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+        with pytest.raises(Unavailable, match="full"):
+            b.bring("datasets/a")
+    assert list((b.root / STATE / "incoming").iterdir()) == []
+    b.bring("datasets/a")
+    assert read_back(b.root) == files
+
+
+def test_a_copy_that_is_being_removed_is_pinned_only_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = machine(folder_store(tmp_path / "store"), tmp_path / "a", limit_bytes=0, idle_s=0)
+    fill(a.root)
+    a.send("datasets/a")
+    removing, pinned, removed_before = threading.Event(), threading.Event(), list[bool]()
+    rmtree = shutil.rmtree
+
+    def pin() -> None:
+        removing.wait(20)
+        with a.pinned(["datasets/a"]):
+            removed_before.append(not (a.root / "datasets/a").exists())
+            pinned.set()
+
+    def remove(path: Path, *, ignore_errors: bool = False) -> None:
+        removing.set()
+        assert not pinned.wait(0.3)
+        rmtree(path, ignore_errors=ignore_errors)
+
+    thread = threading.Thread(target=pin, daemon=True)
+    thread.start()
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    a.trim()
+    thread.join(20)
+    assert removed_before == [True]
 
 
 def test_a_manifest_reads_what_it_wrote() -> None:
