@@ -7,8 +7,10 @@ import streamlit as st
 from backend.services.context import Context
 from backend.services.jobs.placements import describe_order, describe_waiting, list_providers
 from backend.services.training.views import RunView
+from pages.components.choices import by_identity
 from pages.components.frame import plain
 
+PLACEMENT = "launch_placement"
 HERE = "Workers of this installation"
 
 
@@ -22,9 +24,11 @@ def draw_placement_choice(ctx: Context) -> str | None:
             "Run on",
             list(choices),
             index=None,
-            format_func=lambda key: f"{choices[key].placement.label} ({choices[key].detail})",
+            format_func=by_identity(
+                PLACEMENT, choices, lambda key: f"{choices[key].placement.label} ({choices[key].detail})"
+            ),
             placeholder=HERE,
-            key="launch_placement",
+            key=PLACEMENT,
             width=340,
         )
     if chosen:
