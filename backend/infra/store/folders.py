@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote
 
 from backend.domain.jobs.artifact_folders import folder_of, is_working
 from backend.errors import InvalidInput, NotFound, Unavailable
+from backend.infra.files.locks import try_lock
 from backend.infra.store.manifest import (
     MANIFEST,
     PIECE_BYTES,
@@ -320,17 +321,9 @@ class FolderStore:
     def _unpinned(self, folder: str) -> Iterator[bool]:
         """Tell whether no job has pinned a folder; a job that wants to waits until the block has run."""
         names = folder.split("/")
+        pins = [self._lock_file(f"pin {'/'.join(names[:count])}") for count in range(2, len(names) + 1)]
         with ExitStack() as stack:
-            for count in range(2, len(names) + 1):
-                file = self._lock_file(f"pin {'/'.join(names[:count])}")
-                handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
-                stack.callback(os.close, handle)
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    yield False
-                    return
-            yield True
+            yield all(stack.enter_context(try_lock(pin)) for pin in pins)
 
     def _send_files(self, folder: str, path: Path, check: Callable[[], None]) -> Manifest:
         stored = {
