@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -26,22 +26,8 @@ from backend.services.jobs.jobs import get_job, request_stop, stop_job
 from backend.services.jobs.queue_position import ahead_of_new, queue_ahead, queue_positions
 from backend.services.jobs.recovery import recover_jobs
 from backend.services.training.live import describe_state
+from tests.support.clock import START, Clock
 from tests.support.jobs import add_stored_job
-
-START = datetime(2030, 1, 1, tzinfo=UTC)
-
-
-class Clock:
-    """A clock that a test turns."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
 
 
 @pytest.fixture

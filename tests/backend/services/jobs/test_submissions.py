@@ -7,7 +7,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -28,6 +27,7 @@ from backend.services.jobs.placements import check_placement, describe_waiting, 
 from backend.services.jobs.recovery import recover_jobs
 from backend.services.jobs.submissions import tend_submissions
 from jobs.job_worker import work_for
+from tests.support.clock import Clock
 from tests.support.jobs import add_stored_job
 from tests.support.run_world import tiny_run
 from tests.support.settings import make_settings
@@ -70,19 +70,6 @@ class ScriptedProvider:
 
     def change(self, key: str, state: SubmissionState, word: str) -> None:
         self.listed[key] = replace(self.listed[key], state=state, word=word, reason="")
-
-
-class Clock:
-    """A clock that a test turns."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2030, 1, 1, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
 
 
 @pytest.fixture
