@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from sqlalchemy.exc import OperationalError
 
-from backend.domain.jobs.artifact_folders import checkpoints_of, folder_of, folders_in
+from backend.domain.jobs.artifact_folders import checkpoints_of, describe_folder, folder_of, folders_in
 from backend.domain.jobs.events import CheckpointEvent, CheckpointRemovedEvent, Event, ProgressEvent
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.records import JobResult, Payload
@@ -141,7 +141,7 @@ class Exchange:
     def _bring(self, folder: str, check: Callable[[], None], *, needed: bool) -> None:
         assert self._store is not None
         assert self._outbox is not None
-        self._message = f"Fetching {folder} from the store"
+        self._message = f"Fetching {describe_folder(folder)} from the store"
         since = time.monotonic()
         while True:
             path = self._store.root / folder

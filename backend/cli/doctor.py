@@ -287,7 +287,7 @@ def check_store(settings: Settings, url: str) -> CheckResult:
         is_right = is_right and objects.sizes(folder, within_s=STORE_S) == {key: len(folder)}
         objects.delete([key], within_s=STORE_S)
     except RoundhouseError as error:
-        return CheckResult("store", "problem", str(error), str(error.remedy or "Correct ROUNDHOUSE_ARTIFACTS."))
+        return CheckResult("store", "problem", error.message, error.remedy or "Correct ROUNDHOUSE_ARTIFACTS.")
     if not is_right:
         return CheckResult("store", "problem", f"{url} returns other bytes than were written.", "Use another store.")
     return CheckResult("store", "ok", f"{url} is written, read, listed and deleted from")

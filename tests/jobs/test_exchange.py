@@ -261,7 +261,7 @@ def test_a_job_that_waits_for_its_data_can_be_stopped_and_says_what_it_waits_for
     (upload,) = b.artifacts.store.list_folders("uploads")
     b.artifacts.store.delete(upload)
     thread = work_beside(b, job_id)
-    wait_until(lambda: upload in message_of(a, job_id), timeout_s=30, what="the reason")
+    wait_until(lambda: "Fetching an uploaded file" in message_of(a, job_id), timeout_s=30, what="the reason")
     request_stop(a, job_id)
     thread.join(30)
     assert get_job(a, job_id).status is Status.CANCELLED

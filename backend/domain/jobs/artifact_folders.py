@@ -9,8 +9,17 @@ from pathlib import PurePosixPath
 
 from pydantic import BaseModel
 
-WHOLE = frozenset(["datasets", "tokenizers", "bases", "exports", "inspections", "readings", "reports", "uploads"])
-"""Folders of the artifacts whose subfolders are exchanged as they are, once written."""
+WHOLE = {
+    "datasets": "a dataset",
+    "tokenizers": "a tokenizer",
+    "bases": "a base",
+    "exports": "an export",
+    "inspections": "an inspection",
+    "readings": "an inspection",
+    "reports": "a report",
+    "uploads": "an uploaded file",
+}
+"""Folders of the artifacts whose subfolders are exchanged as they are, once written; the words for one of them."""
 DOWNLOADS = "exports/downloads"
 """Archives made for a browser: each machine has its own."""
 PATH_FIELDS = frozenset(
@@ -40,6 +49,13 @@ def folder_of(path: str) -> str | None:
     if names[0] == "runs" and len(names) > 3 and names[2] == "checkpoints":
         return None if names[3].startswith(".") else "/".join(names[:4])
     return "/".join(names[:2]) if is_working(path) else None
+
+
+def describe_folder(folder: str) -> str:
+    """Return the words for a folder that is exchanged: `a dataset`, `a checkpoint`."""
+    if "/checkpoints/" in folder:
+        return "a checkpoint"
+    return WHOLE.get(folder.partition("/")[0], "what an earlier attempt left")
 
 
 def is_working(path: str) -> bool:

@@ -41,6 +41,8 @@ def format_progress(progress: Progress | None) -> str:
     if unit == "byte":
         parts = [f"{format_bytes(progress.done)} of {format_bytes(progress.total)}"] if progress.total else []
         parts += [f"{format_bytes(progress.rate)}/s"] if progress.rate else []
+    elif not progress.total and not progress.done:
+        parts = []  # nothing is counted yet; the message tells more
     else:
         parts = [f"{unit} {progress.done:,.0f} of {progress.total:,.0f}"]
         if progress.rate:

@@ -202,15 +202,18 @@ class Slurm:
             raise Unavailable(f"Slurm did not answer {command[0]} in {TIMEOUT_S:.0f} s.") from None
         if done.returncode == 0:
             return done.stdout
-        text = " ".join(done.stderr.replace(f"{command[0]}: error:", "").split())[:400] or f"status {done.returncode}"
+        text = (
+            " ".join(done.stderr.replace(f"{command[0]}: error:", "").split())[:400].rstrip(".")
+            or f"status {done.returncode}"
+        )
         if any(phrase in text.lower() for phrase in SILENT):
-            raise Unavailable(f"Slurm does not answer: {text}", remedy="Look at slurmctld (`scontrol ping`).")
+            raise Unavailable(f"Slurm does not answer: {text}.", remedy="Look at slurmctld (`scontrol ping`).")
         if command[0] != "sbatch" or (
             any(phrase in text.lower() for phrase in BUSY) and not TOO_LARGE.search(text.lower())
         ):
             raise Unavailable(f"Slurm refused for now ({command[0]}): {text}")
         raise InvalidInput(
-            f"Slurm refused ({command[0]}): {text}",
+            f"Slurm refused ({command[0]}): {text}.",
             remedy="Correct the partition, or ROUNDHOUSE_SLURM_ACCOUNT and ROUNDHOUSE_SLURM_OPTIONS.",
         )
 

@@ -21,7 +21,8 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
 
 def fail(folder: Path, command: str, text: str) -> None:
     script = folder / command
-    script.write_text(f'#!/bin/sh\ncat >/dev/null\necho "{command}: error: {text}" >&2\nexit 1\n')
+    noting = f'cat >/dev/null\necho "{command} $*" >>{folder}/calls'
+    script.write_text(f'#!/bin/sh\n{noting}\necho "{command}: error: {text}" >&2\nexit 1\n')
     script.chmod(0o755)
 
 
@@ -69,6 +70,8 @@ def test_only_sbatch_refuses_an_order(slurm: Slurm, tmp_path: Path) -> None:
 def test_a_job_that_slurm_has_forgotten_is_cancelled_already(slurm: Slurm, tmp_path: Path) -> None:
     fail(tmp_path, "scancel", "Kill job error on job id 7: Invalid job id specified")
     slurm.cancel("7")
+    command, *_, job = (tmp_path / "calls").read_text().split()
+    assert (command, job) == ("scancel", "7"), "it was asked, and its answer is no failure"
 
 
 def test_an_output_that_cannot_be_read_has_no_lines(slurm: Slurm, tmp_path: Path) -> None:
