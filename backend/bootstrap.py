@@ -24,6 +24,7 @@ from backend.domain.openai_servers import JUDGE_KEY
 from backend.errors import Conflict
 from backend.infra.artifacts import Artifacts
 from backend.infra.compute.base import ComputeProvider
+from backend.infra.compute.kubernetes import Kubernetes
 from backend.infra.compute.slurm import Slurm
 from backend.infra.engines import INSTALLATIONS
 from backend.infra.files.private import set_private_umask, tighten_database, tighten_home
@@ -103,8 +104,6 @@ def _is_dataset(db: Database, folder: str) -> bool:
 
 def make_providers(settings: Settings) -> tuple[ComputeProvider, ...]:
     """Return the compute providers that the settings name."""
-    if not settings.slurm_partitions:
-        return ()
     own = (sys.executable, "-m", "backend.cli.main", "worker")
     slurm = Slurm(
         partitions=settings.slurm_partitions,
@@ -115,7 +114,14 @@ def make_providers(settings: Settings) -> tuple[ComputeProvider, ...]:
         folder=settings.home / "run",
         environment=tuple(sorted(settings.worker_environment.items())),
     )
-    return (slurm,)
+    kubernetes = Kubernetes(
+        queues=settings.kubernetes_queues,
+        manifest=settings.kubernetes_job,
+        namespace=settings.kubernetes_namespace,
+        context=settings.kubernetes_context,
+        save_s=settings.save_grace_s,
+    )
+    return (*((slurm,) if slurm.partitions else ()), *((kubernetes,) if kubernetes.queues else ()))
 
 
 def store_keys(settings: Settings) -> StoreKeys:

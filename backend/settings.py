@@ -219,6 +219,22 @@ class Settings(BaseSettings):
             " installation's own Python, which nodes must see at the same path."
         ),
     )
+    kubernetes_queues: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description=(
+            "Local queues of Kueue that runs can be sent to, with commas, each with the GPUs of one of its nodes:"
+            " `h100:8,cpu` (docs/kubernetes.md); set for a worker that reaches the cluster."
+        ),
+    )
+    kubernetes_job: Path | None = Field(
+        default=None,
+        description="Manifest of a Job whose container `worker` has image, resources and secrets of those runs.",
+    )
+    kubernetes_namespace: str = Field(default="roundhouse", description="Namespace of those queues and of the Jobs.")
+    kubernetes_context: str = Field(
+        default="",
+        description="Context of the kubeconfig; when empty, the cluster that the worker runs in, else the current one.",
+    )
     train_nice: int = Field(
         default=5, ge=0, le=19, description="Niceness of training and evaluation, so that pages stay fast beside them."
     )
@@ -317,7 +333,7 @@ class Settings(BaseSettings):
     def _make_absolute(cls, value: Path) -> Path:
         return value.absolute()  # the programs of an installation start in another folder than `roundhouse up`
 
-    @field_validator("allowed_hosts", "alert_email_to", "slurm_partitions", mode="before")
+    @field_validator("allowed_hosts", "alert_email_to", "slurm_partitions", "kubernetes_queues", mode="before")
     @classmethod
     def _split_hosts(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

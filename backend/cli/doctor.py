@@ -16,7 +16,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 from uuid import uuid4
 
 import psutil
@@ -25,9 +25,13 @@ import typer
 from backend.cli.exit_status import FAILED
 from backend.cli.output import JsonFlag, command, emit
 from backend.cli.processes import broker_binary, running_pid
+from backend.domain.wording import plural
 from backend.errors import InvalidInput, RoundhouseError
 from backend.infra.devices import read_gpus, visible_devices
 from backend.settings import Settings
+
+if TYPE_CHECKING:
+    from backend.infra.compute.base import ComputeProvider
 
 MIN_FREE_BYTES = 2 * 2**30
 REQUIRED_PACKAGES = ("torch", "transformers", "peft", "celery", "streamlit")
@@ -293,6 +297,19 @@ def check_store(settings: Settings, url: str) -> CheckResult:
     return CheckResult("store", "ok", f"{url} is written, read, listed and deleted from")
 
 
+def check_provider(provider: ComputeProvider) -> CheckResult:
+    """Ask a compute provider for its partitions and for the workers ordered from it."""
+    try:
+        partitions, orders = provider.check(), provider.status()
+    except RoundhouseError as error:
+        cure = error.remedy or f"docs/{provider.name}.md says how it is set up."
+        return CheckResult(provider.name, "warning", error.message, cure)
+    names = ", ".join(partition.name + ("" if partition.is_up else " (down)") for partition in partitions)
+    return CheckResult(
+        provider.name, "ok", f"answers: {names or 'no partition'}; {plural(len(orders), 'worker')} ordered"
+    )
+
+
 @app.command()
 @command
 def doctor(
@@ -308,6 +325,8 @@ def doctor(
     as_json: JsonFlag = False,
 ) -> None:
     """Check Python, packages, disk, ports, broker, database, devices, sign-in and the compiled library."""
+    from backend.bootstrap import make_providers
+
     settings = Settings()
     if gpu:
         return _check_gpu(settings, only or [], should_record=should_record, as_json=as_json)
@@ -324,6 +343,7 @@ def doctor(
         findings.insert(0, CheckResult("installation", "ok", f"running (process {running}) at {settings.pages_url}"))
     if all(finding.state != "problem" for finding in findings if finding.name == "database"):
         findings.append(check_documents(settings))
+    findings += [check_provider(provider) for provider in make_providers(settings)]
     findings.append(check_library())
     bad = any(finding.state == "problem" for finding in findings)
     marks = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}

@@ -8,7 +8,7 @@ from enum import StrEnum
 from backend.domain.jobs.records import FrozenRecord
 from backend.errors import InvalidInput
 
-PROVIDERS = {"slurm": "Slurm"}
+PROVIDERS = {"slurm": "Slurm", "kubernetes": "Kubernetes"}
 """Compute providers, with their names on pages."""
 MAX_SUBMISSIONS = 3
 """Workers ordered for one attempt of a job, none of which took it, before the job fails."""
@@ -27,6 +27,7 @@ class Partition(FrozenRecord):
 
     name: str
     num_nodes: int = 0
+    """0 where the provider does not tell."""
     num_gpus: int = 0
     """GPUs of one node."""
     is_up: bool = True

@@ -14,7 +14,9 @@ from backend.domain.jobs.placement import Partition, SubmissionState
 
 @dataclass(frozen=True)
 class WorkerOrder:
-    """A worker for one job. The provider holds it under `key`; its output is written to a file of the shared home."""
+    """A worker for one job. The provider holds it under `key`; `output` is a file of the home for what it prints, where
+    nodes share that.
+    """
 
     key: str
     job_id: str
@@ -53,8 +55,8 @@ class ComputeProvider(Protocol):
     def status(self) -> Sequence[Submission]:
         """Return the orders of this installation that the provider knows, with those that ended a short while ago."""
 
-    def log(self, order_output: Path) -> Sequence[str]:
-        """Return the last lines that a worker wrote, before it took a job or instead."""
+    def log(self, key: str, output: Path) -> Sequence[str]:
+        """Return the last lines that an order's worker wrote, before it took a job or instead."""
 
     def cancel(self, submission_id: str) -> None:
         """Withdraw an order, or end its worker. One that is over already is no error."""

@@ -150,10 +150,11 @@ class Slurm:
         text = self._run("squeue", "--noheader", "--me", "--states=all", "--format=%i|%T|%r|%j")
         return [_read(line) for line in text.splitlines() if line.split("|", 3)[-1].startswith(PREFIX)]
 
-    def log(self, order_output: Path) -> Sequence[str]:
+    def log(self, key: str, output: Path) -> Sequence[str]:
         """Return the last lines of a job's output, which lies in the shared home."""
+        del key
         try:
-            with order_output.open("rb") as file:
+            with output.open("rb") as file:
                 file.seek(max(0, file.seek(0, 2) - MAX_LOG_BYTES))
                 return file.read().decode("utf-8", "replace").splitlines()[-LAST_LINES:]
         except OSError:

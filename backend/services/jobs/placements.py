@@ -8,7 +8,7 @@ from datetime import timedelta
 from sqlalchemy import select
 
 from backend.db.tables import Job, Provider, Submission
-from backend.domain.jobs.placement import PROVIDERS, Placement, SubmissionState, parse_placement
+from backend.domain.jobs.placement import PROVIDERS, Partition, Placement, SubmissionState, parse_placement
 from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
 from backend.domain.wording import plural
@@ -60,19 +60,26 @@ def _state(ctx: Context, row: Provider) -> ProviderState:
     if row.problem:
         return ProviderState(row.name, (), row.problem)
     if ctx.now() - row.checked_at > SILENT:
-        problem = "Not checked for over a minute: the worker with the Slurm settings is not running. Start it."
+        title = PROVIDERS.get(row.name, row.name)
+        problem = f"Not checked for over a minute: the worker with the settings of {title} is not running. Start it."
         return ProviderState(row.name, (), problem)
     choices = (
         PlacementChoice(
             Placement(row.name, partition.name),
-            plural(partition.num_nodes, "node")
-            + (f", {plural(partition.num_gpus, 'GPU')} each" if partition.num_gpus else ""),
+            _describe(partition),
         )
         for partition in row.partitions
         if partition.is_up
     )
     down = tuple(partition.name for partition in row.partitions if not partition.is_up)
     return ProviderState(row.name, tuple(choices), "", down)
+
+
+def _describe(partition: Partition) -> str:
+    gpus = plural(partition.num_gpus, "GPU") if partition.num_gpus else ""
+    if not partition.num_nodes:
+        return f"{gpus} a node" if gpus else "CPUs"
+    return plural(partition.num_nodes, "node") + (f", {gpus} each" if gpus else "")
 
 
 def check_placement(ctx: Context, text: str, config: RunConfig) -> str:
@@ -90,13 +97,13 @@ def check_placement(ctx: Context, text: str, config: RunConfig) -> str:
     if provider is None:
         raise InvalidInput(
             f"{placement.title} is not set up here.",
-            remedy="Set ROUNDHOUSE_SLURM_PARTITIONS for a worker on a machine with Slurm's commands.",
+            remedy=f"docs/{placement.provider}.md says how.",
             field="placement",
         )
     if provider.problem:
         raise Unavailable(f"{placement.title} can't take a job: {provider.problem}")
     if placement.partition in provider.down:
-        raise Unavailable(f"{placement.label} is down (drained or in maintenance) and takes no job now.")
+        raise Unavailable(f"{placement.label} is down (drained, stopped or in maintenance) and takes no job now.")
     names = [choice.placement.partition for choice in provider.choices]
     if placement.partition not in names:
         raise InvalidInput(
@@ -123,7 +130,7 @@ def describe_waiting(ctx: Context, job_id: str) -> Waiting | None:
     title = placement.title
     if row is None or row.external_id is None or row.state == SubmissionState.ENDED:
         if placement.partition in state.down:
-            return Waiting(f"{placement.label} is down (drained or in maintenance). Submitted when it is up.")
+            return Waiting(f"{placement.label} is down (drained, stopped or in maintenance). Submitted when it is up.")
         if placement not in [choice.placement for choice in state.choices]:
             return Waiting(f"{placement.label} is not offered here any more; nothing is submitted.", is_stuck=True)
     if row is None or row.external_id is None:

@@ -8,7 +8,7 @@ finds an order whose answer was lost.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -144,7 +144,7 @@ def _write(ctx: Context, row: Submission, **values: object) -> None:
 def _record_output(ctx: Context, provider: ComputeProvider, row: Submission, end: str) -> None:
     """Copy the end of the output of a worker that never took its job into the job's log."""
     lines = [f"{provider.name} job {row.external_id} ended before a worker took this job: {end}"]
-    lines += provider.log(_output(ctx, provider, row.job_id, row.number))
+    lines += _log(ctx, provider, row)
     now = ctx.now().timestamp()
     with ctx.db.write() as session:
         session.add_all(
@@ -215,10 +215,10 @@ def _order(ctx: Context, provider: ComputeProvider, job_id: str, *, offered: Map
 
 def _explain_missed(ctx: Context, provider: ComputeProvider, missed: list[Submission]) -> JobFailure:
     jobs = ", ".join(str(row.external_id) for row in missed)
-    output = provider.log(_output(ctx, provider, missed[-1].job_id, missed[-1].number))
+    output = _log(ctx, provider, missed[-1])
     return JobFailure(
         cause=f"{len(missed)} workers ended before they took this job ({provider.name} jobs {jobs}).",
-        remedy="Read the end of the log. A node must reach the database and see the home folder and this installation.",
+        remedy="Read the end of the log. Where it starts a worker needs this version, database and artifacts.",
         tail="\n".join(output)[-2000:],
     )
 
@@ -230,6 +230,10 @@ def _fail(ctx: Context, job_id: str, failure: JobFailure) -> None:
             .where(Job.id == job_id, Job.status == Status.QUEUED)
             .values(status=Status.FAILED, error=failure, finished_at=ctx.now())
         )
+
+
+def _log(ctx: Context, provider: ComputeProvider, row: Submission) -> Sequence[str]:
+    return provider.log(submission_key(row.job_id, row.number), _output(ctx, provider, row.job_id, row.number))
 
 
 def _output(ctx: Context, provider: ComputeProvider, job_id: str, number: int) -> Path:

@@ -32,7 +32,8 @@ def draw_placement_choice(ctx: Context) -> str | None:
             width=340,
         )
     if chosen:
-        st.caption("Estimate and queue position cover local workers only. The run page shows Slurm's status.")
+        title = choices[chosen].placement.title
+        st.caption(f"Estimate and queue position cover local workers only. The run page shows {title}'s status.")
     for provider in providers:
         if provider.problem:
             st.caption(f":material/cloud_off: {plain(f'{provider.title} is not offered: {provider.problem}')}")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.cli.doctor import check_library, check_store
+from backend.bootstrap import make_providers
+from backend.cli.doctor import check_library, check_provider, check_store
 from backend.infra.store.objects import MARK
 from tests.support.native.completeness import skip_unless_complete
 from tests.support.settings import make_settings
@@ -40,3 +41,11 @@ def test_a_store_is_tried_and_left_empty(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     assert check_store(settings, (tmp_path / "file").as_uri()).state == "problem"
     assert "without keys" in check_store(settings, "s3://key:secret@bucket").cure
+
+
+def test_a_cluster_that_can_not_be_used_is_a_warning_with_the_cure(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, kubernetes_queues="h100:8")
+    (provider,) = make_providers(settings)
+    finding = check_provider(provider)
+    assert (finding.name, finding.state) == ("kubernetes", "warning")
+    assert ("names no manifest" in finding.detail, "docs/kubernetes.md" in finding.cure) == (True, True)

@@ -75,4 +75,4 @@ def test_a_job_that_slurm_has_forgotten_is_cancelled_already(slurm: Slurm, tmp_p
 
 
 def test_an_output_that_cannot_be_read_has_no_lines(slurm: Slurm, tmp_path: Path) -> None:
-    assert slurm.log(tmp_path) == ()
+    assert slurm.log("roundhouse-1-1", tmp_path) == ()

@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from backend import bootstrap
 from backend.db.tables import Job, Submission
-from backend.domain.jobs.placement import Partition, SubmissionState
+from backend.domain.jobs.placement import Partition, SubmissionState, submission_key
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import InvalidInput, Unavailable
 from backend.infra.compute.base import Submission as Listed
@@ -60,8 +60,8 @@ class ScriptedProvider:
     def status(self) -> Sequence[Listed]:
         return list(self.listed.values())
 
-    def log(self, order_output: Path) -> Sequence[str]:
-        return (f"output of {order_output.name}",)
+    def log(self, key: str, output: Path) -> Sequence[str]:
+        return (f"output of {key} in {output.name}",)
 
     def cancel(self, submission_id: str) -> None:
         if submission_id in self.ids_that_stay:
@@ -197,7 +197,7 @@ def test_three_workers_that_never_take_a_job_fail_it(ctx: Context, provider: Scr
     tend_submissions(ctx, provider)
     job = get_job(ctx, job_id)
     assert (job.status, len(provider.orders)) == (Status.FAILED, 3)
-    assert job.error.tail == "output of slurm-3.log"
+    assert job.error.tail == f"output of {submission_key(job_id, 3)} in slurm-3.log"
     assert "slurm job 1 ended before a worker took this job: FAILED" in read_log(ctx, job_id)
 
 
@@ -245,7 +245,7 @@ def test_a_provider_that_is_not_asked_any_more_is_not_offered(
     assert [choice.placement.label for choice in state.choices] == ["Slurm: gpu"]
     clock.advance(61)
     (state,) = list_providers(ctx)
-    assert (state.choices, "worker with the Slurm settings is not running" in state.problem) == ((), True)
+    assert (state.choices, "worker with the settings of Slurm is not running" in state.problem) == ((), True)
 
 
 def sentence(ctx: Context, job_id: str) -> str:
@@ -264,7 +264,7 @@ def test_a_job_waits_while_its_partition_is_down_or_not_offered_and_keeps_no_oth
     provider.partitions = (up.model_copy(update={"is_up": False}), low)
     tend_submissions(ctx, provider)
     assert [(order.job_id, order.num_gpus) for order in provider.orders] == [(later, 0)]
-    assert sentence(ctx, job_id) == "Slurm: gpu is down (drained or in maintenance). Submitted when it is up."
+    assert sentence(ctx, job_id) == "Slurm: gpu is down (drained, stopped or in maintenance). Submitted when it is up."
     with pytest.raises(Unavailable, match="Slurm: gpu is down"):
         check_placement(ctx, "slurm:gpu", tiny_run("down"))
     provider.partitions = (low,)
