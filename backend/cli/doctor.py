@@ -14,6 +14,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -259,15 +260,13 @@ def check_job_devices(settings: Settings) -> CheckResult:
     return CheckResult("devices", "ok", names or f"GPUs {', '.join(devices)} (as set)")
 
 
-def start_checks(settings: Settings, *, running: bool = False) -> list[CheckResult]:
-    """Return the checks that `up` makes before it starts anything."""
-    findings = [
-        check_python(),
-        check_packages(),
-        check_disk(settings),
-        check_port("pages", settings.port, "ROUNDHOUSE_PORT", host=settings.host),
-        check_port("gateway", settings.gateway_port, "ROUNDHOUSE_GATEWAY_PORT", host=settings.host),
-    ]
+def start_checks(
+    settings: Settings, parts: Collection[str] = ("pages", "gateway"), *, running: bool = False
+) -> list[CheckResult]:
+    """Return the checks that `up` makes before it starts these parts."""
+    ports = {"pages": (settings.port, "ROUNDHOUSE_PORT"), "gateway": (settings.gateway_port, "ROUNDHOUSE_GATEWAY_PORT")}
+    findings = [check_python(), check_packages(), check_disk(settings)]
+    findings += [check_port(name, *port, host=settings.host) for name, port in ports.items() if name in parts]
     findings += [check_broker(settings, running=running), check_job_devices(settings)]
     if all(finding.state != "problem" for finding in findings if finding.name == "disk"):
         findings += [check_database(settings), check_exposure(settings)]

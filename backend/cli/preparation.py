@@ -1,5 +1,5 @@
-"""Make a home folder ready for use: `python -m backend.cli.preparation`, started by `roundhouse up` in parallel to the
-servers.
+"""Make a home folder ready for use: `python -m backend.cli.preparation PART...`, started by `roundhouse up` in parallel
+to these parts.
 
 A separate process, so that `roundhouse up` neither waits for it nor keeps its imports in memory.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 
 from backend.bootstrap import build_context
 from backend.cli.failures import explain
 from backend.cli.output import note
+from backend.errors import Conflict
 from backend.infra.processes import die_with_parent
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.workers import list_workers
@@ -33,7 +35,8 @@ def prepare_installation(settings: Settings) -> Context:
     if is_first:
         note("First start: created the database.")
     if settings.admin_password is not None and count_users(ctx) == 0:
-        add_user(ctx, "admin", settings.admin_password.get_secret_value(), role="admin", person=LOCAL)
+        with suppress(Conflict):  # another machine was first
+            add_user(ctx, "admin", settings.admin_password.get_secret_value(), role="admin", person=LOCAL)
     if settings.admin_password is not None and not settings.needs_sign_in:
         note(f"ROUNDHOUSE_ADMIN_PASSWORD is set, but {NO_ONE_ASKED}")
     ensure_starter_content(ctx)
@@ -56,11 +59,13 @@ def wait_for_worker(ctx: Context, *, timeout_s: float = WORKER_TIMEOUT_S) -> boo
 
 
 def main() -> int:
-    """Prepare, wait for the worker, and return the exit status. The cause of a failure goes to stdout."""
+    """Prepare, wait for the worker if one starts here, and return the exit status. The cause of a failure goes to
+    stdout.
+    """
     die_with_parent()
     try:
         ctx = prepare_installation(settings := Settings())
-        if not wait_for_worker(ctx):
+        if "worker" in sys.argv and not wait_for_worker(ctx):
             note(f"The worker sends no heartbeat. See {settings.home / 'logs' / 'worker.log'}.")
         ctx.db.engine.dispose()
     except Exception as error:

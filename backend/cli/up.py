@@ -29,14 +29,23 @@ from backend.settings import PROJECT, Settings
 
 app = typer.Typer()
 READY_TIMEOUT_S = 180.0
+PARTS = ("pages", "gateway", "worker")
 UNIT_S = {"s": 1, "m": 60, "h": 3600}
 
 
 @app.command()
 @command
-def up(as_json: JsonFlag = False) -> None:
+def up(
+    only: Annotated[
+        str, typer.Option(help="Start these alone, separated by commas, as containers do; the rest runs elsewhere.")
+    ] = ",".join(PARTS),
+    as_json: JsonFlag = False,
+) -> None:
     """Start broker, worker, gateway and pages, print the address, and stay until Ctrl-C."""
     settings = Settings()
+    parts = _read_parts(only)
+    if parts != set(PARTS) and settings.redis_url is None:
+        raise InvalidInput("The built-in broker serves all parts alone.", remedy="Set REDIS_URL to one that all reach.")
     if (pid := running_pid(settings)) is not None:
         fail(
             f"Roundhouse already runs here (process {pid}): {settings.pages_url}. Stop it with `roundhouse down`.",
@@ -45,11 +54,19 @@ def up(as_json: JsonFlag = False) -> None:
     with only_one(settings):
         if end_leftovers_of_home(settings):
             note("Ended processes that an earlier `roundhouse up` had left running.")
-        _run(settings, as_json=as_json)
+        _run(settings, parts, as_json=as_json)
 
 
-def _run(settings: Settings, *, as_json: bool) -> None:
-    problems = [finding for finding in start_checks(settings) if finding.state == "problem"]
+def _read_parts(text: str) -> set[str]:
+    """Read the parts to start. Raises InvalidInput."""
+    parts = {name.strip() for name in text.split(",")}
+    if not parts <= set(PARTS):
+        raise InvalidInput(f"There is no part {min(parts - set(PARTS))!r}.", remedy=f"Choose from {', '.join(PARTS)}.")
+    return parts
+
+
+def _run(settings: Settings, parts: set[str], *, as_json: bool) -> None:
+    problems = [finding for finding in start_checks(settings, parts) if finding.state == "problem"]
     if problems:
         fail(" ".join(f"{finding.detail} {finding.cure}" for finding in problems), as_json=as_json)
     broker = [] if settings.redis_url else [broker_program(settings)]
@@ -57,7 +74,7 @@ def _run(settings: Settings, *, as_json: bool) -> None:
     pid_path.parent.mkdir(parents=True, exist_ok=True)
     pid_path.write_text(f"{os.getpid()} {psutil.Process().create_time()}")
     preparation = subprocess.Popen(
-        [sys.executable, "-m", "backend.cli.preparation"],
+        [sys.executable, "-m", "backend.cli.preparation", *sorted(parts)],
         cwd=PROJECT,
         env={**os.environ, "ROUNDHOUSE_HOME": str(settings.home)},
         stdin=subprocess.DEVNULL,
@@ -67,10 +84,10 @@ def _run(settings: Settings, *, as_json: bool) -> None:
     )
     try:
         supervise(
-            [broker, [*web_programs(settings), worker_program(settings)]],
+            [broker, [one for one in (*web_programs(settings), worker_program(settings)) if one.name in parts]],
             settings,
             name="supervisord",
-            until_ready=lambda go_on: _wait_until_ready(settings, preparation, go_on, as_json=as_json),
+            until_ready=lambda go_on: _wait_until_ready(settings, parts, preparation, go_on, as_json=as_json),
         )
     finally:
         preparation.kill()
@@ -89,8 +106,8 @@ def _own_url(settings: Settings, port: int | None = None) -> str:
     return f"http://{host}:{port or settings.port}"
 
 
-def _announce(settings: Settings, *, as_json: bool) -> None:
-    address = settings.pages_url
+def _announce(settings: Settings, parts: set[str], *, as_json: bool) -> None:
+    address = settings.pages_url if "pages" in parts else f"{settings.gateway_url}/v1"
     emit(
         {"url": address, "gateway": f"{settings.gateway_url}/v1"},
         as_json=as_json,
@@ -100,15 +117,21 @@ def _announce(settings: Settings, *, as_json: bool) -> None:
 
 
 def _wait_until_ready(
-    settings: Settings, preparation: subprocess.Popen[str], go_on: Callable[[], bool], *, as_json: bool
+    settings: Settings,
+    parts: set[str],
+    preparation: subprocess.Popen[str],
+    go_on: Callable[[], bool],
+    *,
+    as_json: bool,
 ) -> None:
     """Announce the address once pages and gateway answer and the preparation has ended, however long that takes; what
     is late is named once. Fails if the preparation ended with an error.
     """
-    waiting = {
+    addresses = {
         "pages": f"{_own_url(settings)}/healthz",
         "gateway": f"{_own_url(settings, settings.gateway_port)}/health",
     }
+    waiting = {name: url for name, url in addresses.items() if name in parts}
     deadline = time.monotonic() + READY_TIMEOUT_S
     while go_on():
         if preparation.poll():
@@ -120,7 +143,7 @@ def _wait_until_ready(
             )
         waiting = {name: url for name, url in waiting.items() if not answers(url)}
         if not waiting and preparation.poll() == 0:
-            _announce(settings, as_json=as_json)
+            _announce(settings, parts, as_json=as_json)
             return
         if time.monotonic() > deadline:
             deadline = math.inf

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
+import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +18,8 @@ from backend.cli import up
 from backend.cli.doctor import check_broker
 from backend.cli.processes import broker_program
 from backend.infra.queue import JobQueue
-from backend.settings import Settings
-from tests.support.installation import wait_until
+from backend.settings import PROJECT, Settings
+from tests.support.installation import free_port, wait_until
 from tests.support.settings import make_settings
 
 
@@ -63,7 +66,35 @@ def test_an_installation_that_is_late_is_announced_all_the_same(
     monkeypatch.setattr(up, "answers", lambda _url: next(asked, True))
     preparation = subprocess.Popen(["true"], text=True)
     preparation.wait()
-    up._wait_until_ready(make_settings(tmp_path), preparation, lambda: True, as_json=False)
+    up._wait_until_ready(make_settings(tmp_path), set(up.PARTS), preparation, lambda: True, as_json=False)
     said = capsys.readouterr()
     assert said.err.count("Still waiting") == 1
     assert "Roundhouse is ready" in said.out
+
+
+def test_a_gateway_starts_alone_with_a_broker_of_its_own_installation(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "broker", redis_url=None)
+    pages, gateway = free_port(), free_port()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(PROJECT),
+        "ROUNDHOUSE_HOME": str(tmp_path / "home"),
+        "DATABASE_URL": f"sqlite:///{tmp_path / 'models.db'}",
+        "ROUNDHOUSE_PORT": str(pages),
+        "ROUNDHOUSE_GATEWAY_PORT": str(gateway),
+    }
+    command = [sys.executable, "-m", "backend.cli.main", "up", "--only", "gateway"]
+    alone = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (alone.returncode, "Set REDIS_URL" in alone.stderr) == (2, True)
+    with (
+        running_broker(settings),
+        subprocess.Popen(command, env={**environment, "REDIS_URL": settings.broker_url}) as up_,
+    ):
+        try:
+            wait_until(lambda: up.answers(f"http://127.0.0.1:{gateway}/health"), timeout_s=60, what="the gateway")
+            with urllib.request.urlopen(f"http://127.0.0.1:{gateway}/health") as answer:
+                assert answer.status == 200
+            names = {" ".join(process.cmdline()) for process in psutil.Process(up_.pid).children(recursive=True)}
+            assert not [name for name in names if "streamlit" in name or "celery" in name]
+        finally:
+            up_.terminate()
