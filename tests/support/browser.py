@@ -121,8 +121,8 @@ calls = count()
 
 
 def chromium() -> str:
-    """Return the path of Chromium: its headless shell where it is installed, which draws and runs a page alike and takes
-    two thirds of the processor time.
+    """Return the path of Chromium: its headless shell where it is installed, which takes two thirds of the processor
+    time.
     """
     for name in ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"):
         if binary := shutil.which(name):
