@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,6 +20,7 @@ from backend.cli.serving.traffic import dataset, request_log, requests
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.safety.margins import MARGIN, check_margin
+from backend.domain.json_values import FieldValues
 from backend.domain.serving.canary import CanaryRules
 from backend.domain.serving.deployment import SafetyRequirement
 from backend.domain.serving.engines import EngineName
@@ -109,7 +110,7 @@ def deploy_(
     ] = False,
     margin: Annotated[float, typer.Option(help="Safety gate: largest change towards unsafe that passes.")] = MARGIN,
     *,
-    options: dict[str, Any],
+    options: FieldValues,
     wait: WaitFlag = True,
     as_json: JsonFlag = False,
 ) -> None:

@@ -28,6 +28,7 @@ from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit, note, score_data
 from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.config import EvaluationConfig, score_label
+from backend.domain.json_values import FieldValues
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
@@ -78,7 +79,7 @@ def run(
         str | None, typer.Option(help="Task or group: a name (see `roundhouse task list`), or a YAML file.")
     ] = None,
     *,
-    options: dict[str, Any],
+    options: FieldValues,
     again: Annotated[
         bool, typer.Option("--again", help="Run again even if a finished evaluation has the same settings.")
     ] = False,

@@ -115,19 +115,21 @@ def _alternatives(alternatives: tuple[Alternative, ...]) -> list[dict[str, objec
     return [{"id": one.id, "text": one.text, "probability": one.probability} for one in alternatives]
 
 
-def _attention_data(results: InspectionResults, *, maps: bool) -> dict[str, Any]:
-    data = dict(results.inspection.result["attention"])
-    if data["layers"]:
+def _attention_data(results: InspectionResults, *, maps: bool) -> dict[str, object]:
+    attention = results.inspection.result["attention"]
+    data: dict[str, object] = {**attention}
+    if attention["layers"]:
         for name in ("distance", "entropy", "first", "previous", "self_share"):
             data[name] = results.array(f"head_{name}").tolist()
         if maps:
-            data["maps"] = [results.attention(layer).tolist() for layer in range(data["layers"])]
+            data["maps"] = [results.attention(layer).tolist() for layer in range(attention["layers"])]
     return data
 
 
-def _lens_data(results: InspectionResults) -> dict[str, Any]:
-    data = dict(results.inspection.result["lens"])
-    if data["depths"]:
+def _lens_data(results: InspectionResults) -> dict[str, object]:
+    lens = results.inspection.result["lens"]
+    data: dict[str, object] = {**lens}
+    if lens["depths"]:
         ids = results.array("lens_ids")
         data["texts"] = [[results.label(token) for token in row] for row in ids]
         data |= {
@@ -138,7 +140,7 @@ def _lens_data(results: InspectionResults) -> dict[str, Any]:
     return data
 
 
-def _pair_data(results: InspectionResults) -> dict[str, Any] | None:
+def _pair_data(results: InspectionResults) -> dict[str, object] | None:
     pair = results.inspection.result.get("pair")
     if pair is None:
         return None

@@ -114,8 +114,8 @@ def report_data(report: ReportView) -> dict[str, object]:
     """Return a report as the command line's JSON."""
     return {
         "report": report.id,
-        "tokenizers": report.tokenizers,
-        "datasets": report.datasets,
+        "tokenizers": [entry.model_dump(mode="json", exclude_unset=True) for entry in report.tokenizers],
+        "datasets": [entry.model_dump(mode="json", exclude_unset=True) for entry in report.datasets],
         "measures": [
             {"tokenizer": m.tokenizer, "dataset": m.dataset, "language": m.language, **m.values}
             for m in report.measures
@@ -148,7 +148,7 @@ def _made(tokenizer: TokenizerView) -> str:
 
 def _lines(report: ReportView) -> list[str]:
     """Return a line for each measure; for a dataset in one language only the total."""
-    single = {entry["name"] for entry in report.datasets if len(entry["languages"]) < 2}
+    single = {entry.name for entry in report.datasets if len(entry.languages) < 2}
     return [_line(measure) for measure in report.measures if measure.language is None or measure.dataset not in single]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import ForeignKey, Index, LargeBinary, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
@@ -11,6 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from backend.db.base import Table, new_id, utc_now
 from backend.domain.evaluation.exchange import StatedScore
 from backend.domain.evaluation.suites import MemberOutcome, SuiteConfig
+from backend.domain.json_values import JsonObject
 
 
 class Suite(Table):
@@ -86,6 +86,6 @@ class ImportedEvaluation(Table):
     model: Mapped[str] = mapped_column(String(200))
     benchmark: Mapped[str] = mapped_column(String(160))
     scores: Mapped[list[StatedScore]] = mapped_column(default=list)
-    config: Mapped[dict[str, Any]] = mapped_column(default=dict)  # words of another program
+    config: Mapped[JsonObject] = mapped_column(default=dict)  # words of another program
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

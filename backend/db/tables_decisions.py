@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
 from backend.domain.battles.promotion import PromotionEvidence
+from backend.domain.json_values import JsonObject
 
 
 class RaterExclusion(Table):
@@ -38,7 +38,7 @@ class FrozenBoard(Table):
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
     name: Mapped[str] = mapped_column(String(120))
     digest: Mapped[str] = mapped_column(String(64))
-    document: Mapped[dict[str, Any]] = mapped_column(default=dict)  # its digest holds for these bytes
+    document: Mapped[JsonObject] = mapped_column(default=dict)  # its digest holds for these bytes
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from backend.db.base import Table, new_id, utc_now
 from backend.domain.jobs.gauges import AlertMessage
 from backend.domain.jobs.load_test import LoadOutcome
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.load import LoadConfig
 from backend.domain.serving.request_log import RequestLogConfig
 
@@ -143,7 +144,7 @@ class LoggedRequest(Table):
     key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
     checkpoint_id: Mapped[str | None] = mapped_column(String(12))
     kind: Mapped[str] = mapped_column(String(12))
-    params: Mapped[dict[str, Any]] = mapped_column(default=dict)  # as a client sent them
+    params: Mapped[JsonObject] = mapped_column(default=dict)  # as a client sent them
     messages: Mapped[list[Any] | None]
     answer: Mapped[str | None] = mapped_column(Text)
     status: Mapped[str] = mapped_column(String(20))

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from backend.db.base import Table, new_id, utc_now
 from backend.domain.evaluation.prompts import PromptText
 from backend.domain.jobs.gauges import ReplicaReport
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.answers import AnswerToken, AnswerUsage
 from backend.domain.serving.chat_settings import AnswerSettings, TurnSettings
 from backend.domain.serving.deployment import DeploymentConfig, DeploymentTraffic
@@ -141,7 +142,7 @@ class StoredResponse(Table):
     endpoint: Mapped[str] = mapped_column(String(200))
     previous_id: Mapped[str | None] = mapped_column(String(60))
     items: Mapped[list[Any]] = mapped_column(default=list)  # in OpenAI's form
-    document: Mapped[dict[str, Any]] = mapped_column(default=dict)  # in OpenAI's form
+    document: Mapped[JsonObject] = mapped_column(default=dict)  # in OpenAI's form
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     expires_at: Mapped[datetime] = mapped_column(index=True)
 

@@ -8,10 +8,11 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic_core import to_json
 
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import (
     ChoiceEvent,
     EmbeddingEvent,
@@ -110,7 +111,7 @@ class ChoiceState:
 
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
-    calls: dict[int, dict[str, Any]] = field(default_factory=dict)
+    calls: dict[int, JsonObject] = field(default_factory=dict)
     prompt: list[ScoredToken] = field(default_factory=list)
     tokens: list[ScoredToken] = field(default_factory=list)
     reasoning_tokens: int = 0
@@ -132,10 +133,10 @@ class ChoiceState:
             )
             call["function"]["arguments"] += delta.arguments
 
-    def message(self) -> dict[str, Any]:
+    def message(self) -> JsonObject:
         """Return the assistant's message."""
         text = "".join(self.text)
-        message: dict[str, Any] = {
+        message: JsonObject = {
             "role": "assistant",
             "content": text if text or not self.calls else None,
             "refusal": None,
@@ -173,7 +174,7 @@ async def stream_answer(events: Events, *, form: AnswerForm, exchange: ApiExchan
 
 def _parts(
     event: OpenEvent | FinishEvent, states: dict[int, ChoiceState], *, form: AnswerForm, exchange: ApiExchange
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[JsonObject]:
     """Yield what the chunks of an event hold beside their head."""
     if isinstance(event, PromptEvent):
         for number in range(event.choice, event.choice + event.choices):

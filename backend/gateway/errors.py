@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic_core import to_json
 from starlette.responses import JSONResponse, Response
 
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import ENGINE_FAILED, QUEUE_TIMEOUT
 from backend.errors import NotFound, Unavailable
 from backend.infra.openai_api.upstream import UPSTREAM_LIMIT
@@ -31,7 +31,7 @@ class ApiError(Exception):
         self.status, self.message, self.code, self.param = status, message, code, param
         self.retry_after_s = retry_after_s
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> JsonObject:
         """Return the JSON document."""
         return {
             "error": {"message": self.message, "type": _type_of(self.status), "param": self.param, "code": self.code}

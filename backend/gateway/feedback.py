@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 from starlette.requests import Request
 
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import GenerateRequest
 from backend.domain.serving.request_log import JOB, OPT_OUT, LoggedBody, LogMode
 from backend.gateway.bodies.fields import StrictBody
@@ -74,7 +75,7 @@ def body_to_log(
     return LoggedBody(kind=kind, params=params, messages=_messages(request) if mode == "bodies" else None)
 
 
-def _messages(request: GenerateRequest) -> list[dict[str, Any]]:
+def _messages(request: GenerateRequest) -> list[JsonObject]:
     if request.messages is not None:
         return [message.as_dict() for message in request.messages]
     texts = (

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import ScoredToken, TokenLogprob
 
 
-def chat_logprobs(tokens: Sequence[ScoredToken]) -> dict[str, Any]:
+def chat_logprobs(tokens: Sequence[ScoredToken]) -> JsonObject:
     """Return `choices[].logprobs` of a chat completion."""
     return {
         "content": [_entry(token) | {"top_logprobs": [_entry(top) for top in token.top]} for token in tokens],

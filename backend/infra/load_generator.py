@@ -8,11 +8,11 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 import aiohttp
 
 from backend.domain.jobs.load_test import LoadTarget
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.load import MAX_REQUESTS, LevelRun, LoadConfig, PlannedRequest, RequestTiming, iterate_asks
 from backend.domain.serving.load_summary import LoadSummary, overhead, summarise_load
 from backend.domain.serving.request_log import SYNTHETIC
@@ -286,6 +286,6 @@ class _Stream:
         self.has_ended = self.has_ended or event.get("type") == "finish"
 
 
-def _has_text(event: dict[str, Any]) -> bool:
+def _has_text(event: JsonObject) -> bool:
     """Return whether a chunk carries tokens: any but the one that only states why the answer ended."""
     return any(choice.get("text") or not choice.get("finish_reason") for choice in event.get("choices") or ())

@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from backend.domain.attributes import attributes_of
 from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.json_values import JsonObject
 from backend.domain.markdown_nodes import markdown_nodes
 from backend.errors import RoundhouseError
 from backend.services.battles.admission import Voter, voter_of_token
@@ -40,7 +41,7 @@ COOKIE_AGE_S = 365 * 24 * 3600
 NO_PROXIES = TrustedProxies()
 
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
-Document = dict[str, Any]
+Document = JsonObject
 
 
 class BallotBody(BaseModel):

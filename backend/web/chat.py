@@ -26,6 +26,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.chat_settings import ChatSettings
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
@@ -42,7 +43,7 @@ MAX_BODY_BYTES = 2_000_000
 EVENTS = "text/event-stream"
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 Handle = Callable[[Context, Person, bytes], str]
-Document = dict[str, Any]
+Document = JsonObject
 
 
 class ChatBody(BaseModel):

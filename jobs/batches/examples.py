@@ -13,12 +13,12 @@ from transformers import PreTrainedTokenizerBase
 from backend.domain.data.rows.conversations import TemplateInput, as_conversation
 from backend.domain.data.splits import Split
 from backend.domain.jobs.events import RowsEncodedEvent
+from backend.domain.json_values import Row
 from backend.errors import InvalidInput
 from jobs.batches.base import IGNORE
 from jobs.batches.token_files import RowTokens, StoredTokens, TokenItem, id_type, trained_bit
 from jobs.batches.token_making import Maker, TokenForm, TokenSource
 from jobs.modeling.chat.render import ConversationRefused, EncodedChat, training_chats
-from jobs.modeling.dataset_files import Row
 from jobs.reporter import Reporter
 
 PART_ITEMS = 1 << 13

@@ -15,11 +15,11 @@ from transformers import PreTrainedTokenizerBase
 from backend.domain.data.rows.tool_calls import tools_of
 from backend.domain.data.splits import Split
 from backend.domain.jobs.events import RowsEncodedEvent
+from backend.domain.json_values import Row
 from backend.errors import InvalidInput
 from jobs.batches.token_files import RowTokens, TokenItem
 from jobs.batches.token_making import TokenForm, TokenSource
 from jobs.modeling.chat.render import ConversationRefused, Message, Tools, encode_completion
-from jobs.modeling.dataset_files import Row
 
 
 class PreferencePair(TypedDict):

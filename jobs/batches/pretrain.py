@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from backend.domain.json_values import Row
 from backend.errors import InvalidInput
 from jobs.batches.base import BatchSizes, MicroBatch, PartwiseOrder, StepBatches
 from jobs.batches.token_files import IdArray, RowTokens, StoredTokens, TokenItem
 from jobs.batches.token_making import TokenForm
-from jobs.modeling.dataset_files import Row
 from jobs.modeling.tokenizers import encode_texts
 
 PART_TOKENS = 1 << 23

@@ -10,12 +10,12 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.domain.data.splits import Split
 from backend.domain.jobs.events import RowsEncodedEvent
+from backend.domain.json_values import Row
 from backend.domain.training.rewards import read_question
 from backend.errors import InvalidInput
 from jobs.batches.token_files import RowTokens, TokenItem
 from jobs.batches.token_making import TokenForm, TokenSource
 from jobs.modeling.chat.render import ConversationRefused, encode_prompt
-from jobs.modeling.dataset_files import Row
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,13 @@ from transformers import PreTrainedTokenizerBase
 from backend.domain.data.rows.mapping import clean_row
 from backend.domain.data.splits import Split
 from backend.domain.data.token_folders import LOCK, MANIFEST
+from backend.domain.json_values import Row
 from backend.domain.wording import format_duration
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.files.locks import is_locked, try_lock
 from backend.infra.files.parquet import count_rows
 from jobs.batches.token_files import POLL_S, RowTokens, StoredTokens, TokenWriter, id_type, open_tokens, read_manifest
-from jobs.modeling.dataset_files import Row, read_meta, split_file
+from jobs.modeling.dataset_files import read_meta, split_file
 from jobs.modeling.publishing import hash_file
 from jobs.reporter import PROGRESS_EVERY_S, Reporter, StopRequested
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,7 @@ from backend.domain.data.splits import SPLITS, Split
 from backend.domain.data.versions.changes import Change, DropDuplicates, DropRows, Filter, KeepSample, Merge, Resplit
 from backend.domain.data.versions.conditions import describe_change, meets, row_hash, rows_kept
 from backend.domain.jobs.results import ImportResult
+from backend.domain.json_values import Row
 from backend.errors import InvalidInput, JobFailed
 from jobs.data.splitting import val_rows
 from jobs.data.writing import DatasetWriter, publish_version, temporary_folder
@@ -30,7 +30,6 @@ from jobs.modeling.dataset_files import iter_rows, iter_tables, num_rows, read_m
 from jobs.reporter import Reporter
 
 REPORT_EVERY_S = 0.5
-Row = dict[str, Any]
 Placed = tuple[Split, Row]
 
 
@@ -39,7 +38,7 @@ class _Source:
     """A version to read."""
 
     folder: Path
-    meta: dict[str, Any]
+    meta: Row
 
     def count(self, split: Split) -> int:
         """Rows of a split."""
@@ -133,7 +132,7 @@ def _result(
     )
 
 
-def is_cut(meta: dict[str, Any]) -> bool:
+def is_cut(meta: Row) -> bool:
     """Return whether a version's few texts were cut in two for validation, instead of being split by text."""
     return bool(meta.get("is_cut", meta["train_rows"] + meta["val_rows"] > meta["rows"]))
 

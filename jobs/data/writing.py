@@ -17,7 +17,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +27,7 @@ from pyarrow import compute, parquet
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.problem import BadRow, RejectedRow, RejectReason, count_reason
 from backend.domain.data.splits import SPLITS, Split
+from backend.domain.json_values import Row
 from backend.errors import Unavailable
 from jobs.data.row_keys import RowKeys, one_array, string_parts
 from jobs.data.schemas import SCHEMAS
@@ -245,7 +245,7 @@ class DatasetWriter:
         self.tally.rows += 1
         self.note(row_json)
 
-    def add(self, row: dict[str, Any], *, split: Split) -> None:
+    def add(self, row: Row, *, split: Split) -> None:
         """Write one row to a split."""
         waiting = self._waiting[split]
         waiting.append(row)

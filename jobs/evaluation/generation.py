@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from backend.domain.evaluation.metrics.answers import contains, exact_match
 from backend.domain.evaluation.metrics.numbers import numeric_match
+from backend.domain.json_values import Row
 from backend.errors import InvalidInput
 from jobs.evaluation.engines.base import Answers, Messages, PromptRequest, Sampling
-from jobs.evaluation.items import Item, Row, ScoredItem
+from jobs.evaluation.items import Item, ScoredItem
 from jobs.evaluation.multiple_choice import glue, right_choice
 from jobs.evaluation.questions import Question, counts_of, longest_for
 from jobs.evaluation.subject import EndpointSubject, EvaluatedNetwork

@@ -14,10 +14,9 @@ from typing import Any
 
 from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.data.splits import SPLITS
+from backend.domain.json_values import Row
 from backend.errors import InvalidInput, NotFound
 from backend.infra.files.parquet import iter_file_rows
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from backend.domain.json_values import Row
 from backend.errors import InvalidInput
 from jobs.evaluation.choices import choice_values, shown_choices
 from jobs.evaluation.engines.base import ScoreRequest, Scores
-from jobs.evaluation.items import Item, Row, ScoredItem
+from jobs.evaluation.items import Item, ScoredItem
 from jobs.evaluation.questions import Question
 from jobs.evaluation.subject import EndpointSubject, EvaluatedNetwork
 from jobs.modeling.chat.render import encode_answer, render_chat, text_alone

@@ -17,6 +17,7 @@ from backend.domain.evaluation.tasks.metric_names import METRIC_NAMES
 from backend.domain.evaluation.tasks.rendering import Rendered, part_name
 from backend.domain.evaluation.tasks.selection import Selection, name_row, render_row, select_rows
 from backend.domain.evaluation.tasks.templates import TemplateFault
+from backend.domain.json_values import Row
 from backend.infra.expressions import math_checker
 from jobs.evaluation.choices import choice_values, counted, shown_choices
 from jobs.evaluation.engines.base import (
@@ -28,7 +29,7 @@ from jobs.evaluation.engines.base import (
     Scores,
     WindowPolicy,
 )
-from jobs.evaluation.items import Item, Row, ScoredItem, make_items
+from jobs.evaluation.items import Item, ScoredItem, make_items
 from jobs.evaluation.questions import Question, RollRequest, counts_of, longest_for
 from jobs.evaluation.sandbox.programs import run_program
 from jobs.evaluation.subject import EndpointSubject, EvaluatedNetwork

@@ -28,6 +28,7 @@ from transformers import (
 )
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from backend.domain.json_values import JsonObject
 from backend.errors import InvalidInput, JobFailed, NotFound
 from backend.infra.checkpoints.candidates import PICKLE_ENDINGS
 from jobs.modeling.build import allow_any_experts
@@ -141,7 +142,7 @@ def stored_dtype(folder: Path) -> str | None:
     return str(named).removeprefix("torch.") if named else None
 
 
-def read_card(folder: Path) -> dict[str, Any]:
+def read_card(folder: Path) -> JsonObject:
     """Return the contents of `roundhouse.json`; empty without one (a checkpoint from outside)."""
     try:
         data = json.loads((folder / CARD).read_text())

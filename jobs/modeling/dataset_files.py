@@ -7,15 +7,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow
 
 from backend.domain.data.splits import Split
+from backend.domain.json_values import Row
 from backend.errors import NotFound
 from backend.infra.files import parquet
-
-Row = dict[str, Any]
 
 
 def split_file(folder: Path, split: Split) -> Path | None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from backend.domain.json_values import JsonObject
 from backend.errors import InvalidInput
 from backend.infra.checkpoints.candidates import MAX_JSON_BYTES, read_json_file
 
@@ -71,7 +72,7 @@ def probe_tokenizer(folder: Path, *, name: str, timeout_s: float = PROBE_S) -> N
         raise InvalidInput(f"The tokenizer of {name} can't encode some short texts: {cause[:300]}", remedy=REMEDY)
 
 
-def _check(name: str, data: dict[str, Any]) -> None:
+def _check(name: str, data: JsonObject) -> None:
     if name == "vocab.json":
         _check_ids(name, data.values())
         return
@@ -107,7 +108,7 @@ def _check(name: str, data: dict[str, Any]) -> None:
         )
 
 
-def _check_step(name: str, part: dict[str, Any]) -> None:
+def _check_step(name: str, part: JsonObject) -> None:
     pattern = part.get("pattern")
     for text in (pattern or {}).values() if isinstance(pattern, dict) else ():
         if len(text) > MAX_PATTERN_CHARACTERS:
@@ -138,7 +139,7 @@ def _check_added(name: str, tokens: list[tuple[Any, Any]]) -> None:
     _check_ids(name, [index for _, index in tokens])
 
 
-def _parts(values: list[Any]) -> Iterator[dict[str, Any]]:
+def _parts(values: list[Any]) -> Iterator[JsonObject]:
     """Yield every step of a tokenizer, those inside a sequence as well."""
     waiting = [value for value in values if isinstance(value, dict)]
     while waiting:

@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.memory import CACHE_BYTES
 from backend.domain.serving.protocol import MAX_LOGPROBS, Constraint
 from backend.errors import JobFailed
@@ -93,7 +94,7 @@ class OutsideServer:
     arguments: Callable[[ServerStart, int], list[str]]
     key_variable: str
     path: str
-    ask: Callable[[Generation, int, bool], dict[str, Any]]
+    ask: Callable[[Generation, int, bool], JsonObject]
     read: Callable[[Mapping[str, Any]], Piece]
     variables: Callable[[ServerStart], dict[str, str]] = lambda _: {}
 
@@ -121,7 +122,7 @@ def _llama_arguments(start: ServerStart, port: int) -> list[str]:
     return [word for name, value in values.items() for word in (f"--{name}", str(value))] + flags
 
 
-def _llama_ask(generation: Generation, place: int, is_cached: bool) -> dict[str, Any]:
+def _llama_ask(generation: Generation, place: int, is_cached: bool) -> JsonObject:
     params = generation.params
     biases: dict[int, float] = {}
     for token, bias in params.logit_bias:
@@ -130,7 +131,7 @@ def _llama_ask(generation: Generation, place: int, is_cached: bool) -> dict[str,
     must_go_on = params.min_tokens - generation.num_generated
     if must_go_on > 0:
         biases |= dict.fromkeys(generation.stop_ids, BANNED)
-    body: dict[str, Any] = {
+    body: JsonObject = {
         "prompt": [*generation.prompt, *generation.token_ids],
         "n_predict": min(generation.num_left, must_go_on) if must_go_on > 0 else generation.num_left,
         "temperature": params.temperature,
@@ -222,13 +223,13 @@ def _vllm_variables(start: ServerStart) -> dict[str, str]:
     return variables
 
 
-def _vllm_ask(generation: Generation, place: int, is_cached: bool) -> dict[str, Any]:
+def _vllm_ask(generation: Generation, place: int, is_cached: bool) -> JsonObject:
     del place, is_cached
     params = generation.params
     biases: dict[str, float] = {}
     for token, bias in params.logit_bias:
         biases[str(token)] = biases.get(str(token), 0.0) + bias
-    body: dict[str, Any] = {
+    body: JsonObject = {
         "model": "served",
         "prompt": [*generation.prompt, *generation.token_ids],
         "max_tokens": generation.num_left,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.domain.checkpoints.chat_templates import PLAIN_TEMPLATE
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import (
     Constraint,
     FinishEvent,
@@ -75,7 +76,7 @@ def form_of(tokenizer: Any, request: GenerateRequest) -> AnswerForm:
     )
 
 
-def offered_tools(tokenizer: Any, request: GenerateRequest) -> list[dict[str, Any]] | None:
+def offered_tools(tokenizer: Any, request: GenerateRequest) -> list[JsonObject] | None:
     """Return the tools that the network sees: none where it must not call one, or may and only continues text (no chat
     template).
     """

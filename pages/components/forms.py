@@ -22,6 +22,7 @@ from backend.domain.fields import (
     shown_of,
     write_list,
 )
+from backend.domain.json_values import FieldValues
 from backend.domain.validation import validation_message
 from pages.components.choices import by_identity
 from pages.components.numbers import describe_problem, enter_number, mark_wrong, nearest_valid, wrong_numbers
@@ -43,7 +44,7 @@ def draw_fields(
     empty: Mapping[str, str] = MappingProxyType({}),
     columns: int = 3,
     place: Any = None,
-) -> dict[str, Any]:
+) -> FieldValues:
     """Draw the fields of a group in a `number_form`, or those of `only` in that order; return their values.
 
     `values`: what they hold at first, in place of the schema's defaults; those of other fields decide which are used.
@@ -115,7 +116,7 @@ def _checked(model: type[BaseModel], name: str, entered: Any) -> Any:
 def draw_widget(info: FieldInfo, *, key: str, value: Any = ..., choices: Choices | None = None, **options: Any) -> Any:
     """Draw the widget of a field and return what was entered. Without `value` it holds that of the session state."""
     kind, shown, label = field_kind(info), shown_of(info), label_with_unit(info)
-    first: dict[str, Any] = {} if value is ... else {"value": value}
+    first: FieldValues = {} if value is ... else {"value": value}
     options["key"] = key
     if kind.base is bool:
         return st.toggle(label, **options, **first)

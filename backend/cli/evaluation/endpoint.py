@@ -11,6 +11,7 @@ from backend.bootstrap import get_context
 from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit
 from backend.domain.evaluation.endpoints import EndpointConfig
+from backend.domain.json_values import FieldValues
 from backend.errors import NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.endpoints.registry import (
@@ -31,7 +32,7 @@ app = typer.Typer(no_args_is_help=True, help="APIs whose models evaluations scor
 def add(
     name: Annotated[str, typer.Argument(help="Name on pages and in results.")],
     *,
-    options: dict[str, Any],
+    options: FieldValues,
     as_json: JsonFlag = False,
 ) -> None:
     """Register a model behind another API, and ask what the API offers."""

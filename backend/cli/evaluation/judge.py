@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,7 +12,9 @@ from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit
 from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
+from backend.domain.evaluation.judges.summary import Figure, JudgeSummary
 from backend.domain.evaluation.safety.harm import RUBRICS
+from backend.domain.json_values import FieldValues
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.judgements import (
@@ -49,7 +51,7 @@ def judge(
         Literal["quality", "harm", "refusal"], typer.Option(help="Criteria and labels; those given replace them.")
     ] = "quality",
     *,
-    options: dict[str, Any],
+    options: FieldValues,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the verdicts.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
@@ -75,14 +77,15 @@ def judge(
         return
     wait_for_job(ctx, job.id)
     judgement = get_judgement(ctx, job.id)
+    summary = judgement.summary
     data = {
         "job": job.id,
         "judge": judgement.judge,
         "mode": judgement.mode,
-        **judgement.summary,
+        **(summary.model_dump(mode="json") if summary else {}),
         "verdicts": read_verdicts(ctx, job.id),
     }
-    emit(data, as_json=as_json, text=_as_text(judgement.judge, judgement.summary))
+    emit(data, as_json=as_json, text=_as_text(judgement.judge, summary) if summary else "")
 
 
 def _read_items(
@@ -110,20 +113,19 @@ def _choose(checkpoint: str | None, endpoint: str | None, model: str | None, url
     return given[0]
 
 
-def _as_text(judge_name: str, summary: dict[str, Any]) -> str:
-    lines = [f"{judge_name}: {summary['items']} items, {summary['missing']} without a verdict"]
-    lines += [_line(name, estimate) for name, estimate in {**summary["scores"], **summary["label_shares"]}.items()]
+def _as_text(judge_name: str, summary: JudgeSummary) -> str:
+    lines = [f"{judge_name}: {summary.items} items, {summary.missing} without a verdict"]
+    lines += [_line(name, figure) for name, figure in {**summary.scores, **summary.label_shares}.items()]
     for name in ("tie_rate", "inconsistent", "position_bias", "length_bias", "canary", "kappa"):
-        if summary[name] is not None:
-            lines.append(_line(name.replace("_", " "), summary[name]))
-    if summary["trusted"] is False:
+        if (figure := getattr(summary, name)) is not None:
+            lines.append(_line(name.replace("_", " "), figure))
+    if summary.trusted is False:
         lines.append("Not trusted: this judge does not tell an empty answer from a real one.")
-    price = "" if summary["price"] is None else f", {summary['price']:.4f} USD"
-    lines.append(f"{summary['prompt_tokens']:,} + {summary['completion_tokens']:,} tokens{price}")
+    price = "" if summary.price is None else f", {summary.price:.4f} USD"
+    lines.append(f"{summary.prompt_tokens:,} + {summary.completion_tokens:,} tokens{price}")
     return "\n".join(lines)
 
 
-def _line(name: str, estimate: dict[str, Any]) -> str:
-    interval = estimate["interval"]
-    shown = "" if interval is None else f"  [{interval[0]:.3f}, {interval[1]:.3f}]"
-    return f"  {name:<32} {estimate['value']:.3f}{shown}  n = {estimate['n']}"
+def _line(name: str, figure: Figure) -> str:
+    shown = "" if figure.interval is None else f"  [{figure.interval[0]:.3f}, {figure.interval[1]:.3f}]"
+    return f"  {name:<32} {figure.value:.3f}{shown}  n = {figure.n}"

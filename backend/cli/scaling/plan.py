@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -21,6 +21,7 @@ from backend.cli.scaling.plan_table import (
     study_data,
     study_text,
 )
+from backend.domain.json_values import FieldValues
 from backend.domain.scaling.fit import fit_law
 from backend.domain.scaling.isoflop import fit_isoflop
 from backend.domain.scaling.plan import PlanConfig, parse_plan
@@ -40,7 +41,7 @@ app = typer.Typer(invoke_without_command=True)
 def plan(
     call: typer.Context,
     *,
-    options: dict[str, Any],
+    options: FieldValues,
     file: Annotated[Path | None, typer.Option(help="Read these values from a YAML file; options override it.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Write the run as a recipe for `roundhouse run launch`.")] = None,
     as_json: JsonFlag = False,

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES
+from backend.domain.json_values import FieldValues
 
 Data = Mapping[str, Any]
 
@@ -68,7 +69,7 @@ def _tied_by_default(data: Data) -> bool:
     return data["model_type"] in ("gpt2", "bloom", "gemma3_text", "smollm3")
 
 
-def _gated(data: Data, unsupported: list[str], *, theta: float = 10_000.0, eps: float = 1e-6) -> dict[str, Any]:
+def _gated(data: Data, unsupported: list[str], *, theta: float = 10_000.0, eps: float = 1e-6) -> FieldValues:
     """Return the fields of the families with RoPE, RMSNorm and gated feed-forwards."""
     if data.get("attention_bias") or data.get("mlp_bias"):
         raise _Inexpressible("biases")
@@ -120,7 +121,7 @@ def _gpt2(data: Data, unsupported: list[str]) -> dict[str, object]:
     }
 
 
-def _mistral(data: Data, unsupported: list[str]) -> dict[str, Any]:
+def _mistral(data: Data, unsupported: list[str]) -> FieldValues:
     values = _gated(data, unsupported)
     window = data.get("sliding_window", 4096) or values["context"]
     return {**values, "head_size": data.get("head_dim"), "window": min(window, values["context"])}
@@ -132,7 +133,7 @@ def _qwen3(data: Data, unsupported: list[str]) -> dict[str, object]:
     return {**_gated(data, unsupported), "head_size": data.get("head_dim", 128)}
 
 
-def _gemma3(data: Data, unsupported: list[str]) -> dict[str, Any]:
+def _gemma3(data: Data, unsupported: list[str]) -> FieldValues:
     head = data.get("head_dim", 256)
     _expect(data, unsupported, "hidden_activation", "gelu_pytorch_tanh")
     _expect(data, unsupported, "query_pre_attn_scalar", head)
@@ -172,7 +173,7 @@ def _bloom(data: Data, unsupported: list[str]) -> dict[str, object]:
     }
 
 
-def _smollm3(data: Data, unsupported: list[str]) -> dict[str, Any]:
+def _smollm3(data: Data, unsupported: list[str]) -> FieldValues:
     values = _gated(data, unsupported, theta=2_000_000.0)
     if data.get("use_sliding_window"):
         unsupported.append("sliding window")

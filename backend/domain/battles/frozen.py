@@ -17,6 +17,7 @@ from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.rating_table import RatingTable
 from backend.domain.battles.ratings import rate
 from backend.domain.battles.votes import VoteRecord, encode_votes
+from backend.domain.json_values import JsonObject
 from backend.errors import InvalidInput
 
 FORMAT = "roundhouse board 1"
@@ -55,7 +56,7 @@ def freeze_document(
     at: datetime,
     version: str,
     excluded: Iterable[dict[str, str]] = (),
-) -> tuple[dict[str, Any], RatingTable]:
+) -> tuple[JsonObject, RatingTable]:
     """Rate votes and return the document of the board with its table. Prompts and raters are numbered, not named.
 
     `version` is the program's; `excluded` are raters left out, with reasons. Raises InvalidInput without votes.
@@ -107,23 +108,23 @@ def document_digest(document: Mapping[str, object]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def count_votes(document: dict[str, Any]) -> int:
+def count_votes(document: JsonObject) -> int:
     """Return how many votes of a board people cast; ties of identical answers are none."""
     return sum(1 for _ in _of_identical(document, identical=False))
 
 
-def identical_by_contestant(document: dict[str, Any]) -> Counter[str]:
+def identical_by_contestant(document: JsonObject) -> Counter[str]:
     """Return each contestant's ties of identical answers, which its row of the ratings counts as votes."""
     a, b = (COLUMNS.index(side) for side in ("a", "b"))
     return Counter(row[side] for row in _of_identical(document, identical=True) for side in (a, b))
 
 
-def _of_identical(document: dict[str, Any], *, identical: bool) -> Iterable[list[Any]]:
+def _of_identical(document: JsonObject, *, identical: bool) -> Iterable[list[Any]]:
     place = COLUMNS.index("identical")
     return (row for row in document["votes"] if bool(row[place]) is identical)
 
 
-def read_records(document: dict[str, Any]) -> list[VoteRecord]:
+def read_records(document: JsonObject) -> list[VoteRecord]:
     """Return the votes of a document. Raises InvalidInput if it is no board or a vote has not the columns of one."""
     if document.get("format") != FORMAT or document.get("columns") != list(COLUMNS):
         raise InvalidInput(
@@ -142,7 +143,7 @@ def read_records(document: dict[str, Any]) -> list[VoteRecord]:
     return records
 
 
-def verify_document(document: dict[str, Any], *, digest: str | None, version: str) -> Verification:
+def verify_document(document: JsonObject, *, digest: str | None, version: str) -> Verification:
     """Compute a board's ratings again from its votes and options, and compare. Raises InvalidInput for a document that
     is no board.
     """

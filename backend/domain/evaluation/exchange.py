@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from backend.domain.evaluation.config import is_score_lower_better
 from backend.domain.evaluation.harness import exported_name, read_name
+from backend.domain.json_values import JsonObject
 from backend.errors import InvalidInput
 
 MAX_TASKS = 5000
@@ -40,7 +41,7 @@ class StatedScores:
     benchmark: str
     harness: str
     scores: tuple[StatedScore, ...]
-    config: dict[str, Any]
+    config: JsonObject
 
 
 def read_results(data: Any, *, source: str) -> list[StatedScores]:

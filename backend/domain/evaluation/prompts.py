@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from backend.domain.evaluation.tasks.templates import check_template, names_in, render_text
+from backend.domain.json_values import Row
 from backend.domain.validation import is_stored
 from backend.errors import InvalidInput
 
@@ -82,7 +83,7 @@ def _num_shared(first: Sequence[str], second: Sequence[str]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
-def read_typed_rows(text: str, variables: tuple[str, ...]) -> list[dict[str, Any]]:
+def read_typed_rows(text: str, variables: tuple[str, ...]) -> list[Row]:
     """Return the rows that a person typed: with one variable a value a line, else a JSON object a line; one row without
     variables.
 
@@ -91,7 +92,7 @@ def read_typed_rows(text: str, variables: tuple[str, ...]) -> list[dict[str, Any
     if not variables:
         return [{}]
     example = json.dumps(dict.fromkeys(variables, "…"), ensure_ascii=False)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not (written := line.strip()):
             continue
@@ -112,7 +113,7 @@ def read_typed_rows(text: str, variables: tuple[str, ...]) -> list[dict[str, Any
     return rows
 
 
-def _read_object(line: str, *, number: int, example: str) -> dict[str, Any]:
+def _read_object(line: str, *, number: int, example: str) -> Row:
     try:
         value = json.loads(line)
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # NaN and lone surrogates can't be stored

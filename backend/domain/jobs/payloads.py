@@ -26,6 +26,7 @@ from backend.domain.jobs.records import FrozenRecord, Payload
 from backend.domain.jobs.reports import DataReportPayload, TokenizerReportPayload
 from backend.domain.jobs.serving_probe import ServingProbePayload
 from backend.domain.jobs.states import JobKind
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.engines import EngineName
 from backend.domain.serving.memory import MAX_RUNNING
 from backend.domain.serving.precision import Precision
@@ -134,7 +135,7 @@ class Prompt(FrozenRecord):
     """Messages to complete; `id` and `sample`, the number of one of several answers, come back with the completion."""
 
     id: str
-    messages: tuple[dict[str, Any], ...]
+    messages: tuple[JsonObject, ...]
     sample: int = 0
 
 

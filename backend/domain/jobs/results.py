@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from backend.domain.checkpoints.inspection_summary import InspectionSummary
 from backend.domain.data.rows.problem import RejectedRow, RejectReason
 from backend.domain.data.versions.card_facts import CardFacts
 from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.evaluation.judges.summary import JudgeSummary
 from backend.domain.evaluation.safety.reports import SafetyReport, ToxicityReport
 from backend.domain.jobs.events import Values
 from backend.domain.jobs.load_test import LoadTestResult
@@ -400,20 +402,11 @@ class DatasetExportResult(JobResult):
 
 
 class InspectResult(JobResult):
-    """Summary of an inspection, whose arrays are in `folder`. Each part is open JSON: its fields depend on the family
-    of the network.
-    """
+    """Summary of an inspection, whose arrays are in `folder`."""
 
     job_kind = JobKind.INSPECT
     folder: str
-    facts: dict[str, Any] = Field(default_factory=dict)
-    loss: dict[str, Any] | None = None
-    attention: dict[str, Any] | None = None
-    lens: dict[str, Any] | None = None
-    pair: dict[str, Any] | None = None
-    outliers: int | None = None
-    weights: dict[str, Any] | None = None
-    changes: dict[str, Any] | None = None
+    summary: InspectionSummary = Field(default_factory=InspectionSummary)
 
 
 class DataReportResult(JobResult):
@@ -464,14 +457,12 @@ class TokenizerReportResult(JobResult):
 
 
 class JudgeResult(JobResult):
-    """`summary` is what the judgement amounts to (`as_record` of the judges), `verdicts_file` holds the verdict and
-    texts of each item.
-    """
+    """`verdicts_file` holds the verdict and texts of each item."""
 
     job_kind = JobKind.JUDGE
     judge: str = ""
     mode: str = "rubric"
-    summary: dict[str, Any] = Field(default_factory=dict)
+    summary: JudgeSummary | None = None
     verdicts_file: str | None = None
 
 

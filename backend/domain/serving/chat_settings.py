@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from backend.domain.data.rows.problem import RowProblem
 from backend.domain.data.rows.tool_calls import tools_text
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import (
     MAX_REPETITION_PENALTY,
     MAX_SEED,
@@ -102,7 +103,7 @@ class ChatSettings(TurnSettings):
         """Return what every prompt holds beside the conversation, to estimate its tokens."""
         return self.system + self.tools
 
-    def body(self, endpoint: str, messages: tuple[ChatMessage, ...]) -> dict[str, Any]:
+    def body(self, endpoint: str, messages: tuple[ChatMessage, ...]) -> JsonObject:
         """Return the body of `POST /v1/chat/completions` for one endpoint."""
         body: dict[str, object] = {
             "model": endpoint,

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from backend.domain.fields import OPTION_ONLY, Shown, setting, unless
+from backend.domain.json_values import FieldValues
 from backend.domain.serving.autoscaling import ScalingRules
 from backend.domain.serving.engines import ENGINE_TITLES, EngineName, places_of
 from backend.domain.serving.memory import MAX_RUNNING
@@ -198,6 +199,6 @@ class DeploymentOptions(BaseModel):
             field = str(first["loc"][0])
             raise InvalidInput(f"{field} = {first['input']!r}: {first['msg']}.", field=field) from error
 
-    def changed(self) -> dict[str, Any]:
+    def changed(self) -> FieldValues:
         """Return the options that differ from their defaults, as a config stores them."""
         return self.model_dump(mode="json", exclude_defaults=True)

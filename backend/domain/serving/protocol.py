@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+from backend.domain.json_values import JsonObject
+
 MAX_STOP_STRINGS = 64
 MAX_STOP_TOKENS = 128
 MAX_SEED = 2**63 - 1
@@ -92,11 +94,11 @@ class ChatMessage(_Frozen):
 
     role: Role
     content: str
-    tool_calls: tuple[dict[str, Any], ...] = ()
+    tool_calls: tuple[JsonObject, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """Return the message as datasets hold it: without empty fields."""
         message: dict[str, object] = {"role": self.role.value, "content": self.content}
         if self.tool_calls:
@@ -192,7 +194,7 @@ class GenerateRequest(_Frozen):
     """
 
     messages: tuple[ChatMessage, ...] | None = None
-    tools: tuple[dict[str, Any], ...] | None = None
+    tools: tuple[JsonObject, ...] | None = None
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
     prompt: str | None = None

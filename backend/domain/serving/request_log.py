@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import regex
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from backend.domain.fields import OPTION_ONLY, setting
+from backend.domain.json_values import JsonObject
 
 LogMode = Literal["off", "metadata", "bodies"]
 MAX_ANSWER_CHARS = 200_000
@@ -78,7 +79,7 @@ class LoggedBody:
 
     kind: Literal["chat", "text"]
     params: dict[str, object]
-    messages: list[dict[str, Any]] | None
+    messages: list[JsonObject] | None
     parts: list[str] = field(default_factory=list)
     size: int = 0
 

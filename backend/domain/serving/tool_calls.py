@@ -12,8 +12,8 @@ import json
 import secrets
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any
 
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import Constraint, ToolCallDelta, ToolChoice
 
 TOOL_CALL, TOOL_CALL_END = "<tool_call>", "</tool_call>"
@@ -45,7 +45,7 @@ def forced_opening(style: CallStyle) -> str:
     return {CallStyle.HERMES: f"{TOOL_CALL}\n", CallStyle.MISTRAL: f"{TOOL_CALLS} [", CallStyle.LLAMA: ""}[style]
 
 
-def forced_call(tools: Sequence[dict[str, Any]], choice: ToolChoice, style: CallStyle) -> Constraint:
+def forced_call(tools: Sequence[JsonObject], choice: ToolChoice, style: CallStyle) -> Constraint:
     """Return the form of one call of any of the tools, or of the named one."""
     key = "parameters" if style is CallStyle.LLAMA else "arguments"
     functions = [tool["function"] for tool in tools if choice.name in (None, tool["function"]["name"])]

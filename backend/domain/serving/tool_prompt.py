@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from backend.domain.data.rows.tool_calls import arguments_of
+from backend.domain.json_values import JsonObject
 
-Message = dict[str, Any]
+Message = JsonObject
 
 
 def write_tools(messages: Sequence[Message], tools: Sequence[dict[str, object]] | None) -> list[Message]:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from backend.domain.fields import Shown, setting
+from backend.domain.json_values import FieldValues
 from backend.domain.openai_servers import Capabilities, check_key_source, check_url, price_tokens
 from backend.domain.validation import validation_message
 from backend.errors import InvalidInput
@@ -146,7 +147,7 @@ class Upstream(BaseModel):
             prompt_tokens, completion_tokens, input_price=self.input_price, output_price=self.output_price
         )
 
-    def changed(self) -> dict[str, Any]:
+    def changed(self) -> FieldValues:
         """Return the fields that differ from their defaults, as YAML holds them."""
         return self.model_dump(mode="json", exclude_defaults=True, exclude={"capabilities"})
 

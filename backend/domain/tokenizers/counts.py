@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -56,7 +55,7 @@ class TokenCounts:
         for name, value in asdict(other).items():
             setattr(self, name, getattr(self, name) + value)
 
-    def measures(self) -> dict[str, Any]:
+    def measures(self) -> dict[str, float | None]:
         """Return the counts and their ratios; a ratio without a denominator is None."""
         return {
             **asdict(self),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+
+from backend.domain.json_values import JsonObject
 
 SPACE_MARK = "\u2581"
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -67,7 +68,7 @@ class PieceForm:
         return self.byte_fallback and BYTE_PIECE.fullmatch(piece) is not None
 
 
-def unknown_token(state: dict[str, Any]) -> tuple[int, str] | None:
+def unknown_token(state: JsonObject) -> tuple[int, str] | None:
     """Return id and piece of the unknown token; None if a tokenizer has none, or falls back to bytes.
 
     `state` is a tokenizer's JSON (`tokenizer.json`).

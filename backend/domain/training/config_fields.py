@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from backend.domain import fields
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.fields import FieldCondition
+from backend.domain.json_values import FieldValues
 from backend.domain.names import nearest_name
 from backend.domain.training.config import RunConfig
 from backend.domain.training.traits import COST, Effect, FieldGroup, Traits
@@ -137,9 +138,9 @@ def idle_fields(config: RunConfig) -> Iterator[tuple[str, FieldCondition]]:
             yield path, unmet
 
 
-def flatten(config: RunConfig) -> dict[str, Any]:
+def flatten(config: RunConfig) -> FieldValues:
     """Return every field of a config by path, with a dot for fields of sections and of an inline architecture."""
-    flat: dict[str, Any] = {}
+    flat: FieldValues = {}
     for name, value in config.model_dump(mode="json", exclude_none=False).items():
         if isinstance(value, dict):
             flat |= {f"{name}.{key}": part for key, part in value.items()}
@@ -201,7 +202,7 @@ def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
         raise InvalidInput(f"{validation_message(error, RunConfig)}.", field=next(iter(values), None)) from error
 
 
-def _fit_cadence(data: dict[str, Any], *, given: Mapping[str, Any]) -> None:
+def _fit_cadence(data: FieldValues, *, given: Mapping[str, Any]) -> None:
     """Bring the steps between evaluations and checkpoints that were not given within a run that became shorter."""
     steps = data["max_steps"]
     for path in ("eval_every", "checkpoint_every"):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from backend.domain.json_values import FieldValues
 from backend.domain.training.objectives import OBJECTIVE_FACTS, PREFERENCES, Objective
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule, split_batch
 from backend.domain.wording import plural
@@ -43,7 +44,7 @@ class Basis:
     chosen: Mapping[str, Any] = field(default_factory=dict)
 
 
-def suggest_values(basis: Basis) -> dict[str, Any]:
+def suggest_values(basis: Basis) -> FieldValues:
     """Return suggested values by path, for the fields whose best value depends on the basis. Chosen values are included
     unchanged.
     """

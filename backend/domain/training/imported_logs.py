@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from backend.domain.json_values import Row
 from backend.domain.training.tensorboard_events import looks_like_events, read_scalars
 from backend.errors import InvalidInput
 
@@ -177,7 +178,7 @@ def _read_json(data: bytes) -> ParsedLog:
     return log
 
 
-def _take_rows(log: ParsedLog, rows: Iterable[dict[str, Any]]) -> None:
+def _take_rows(log: ParsedLog, rows: Iterable[Row]) -> None:
     """Read rows that hold a step and any number of metrics. The latest token count determines the tokens per step."""
     for row in rows:
         lowered = {str(key).strip().lower(): value for key, value in row.items()}

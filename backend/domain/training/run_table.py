@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.filters import FilterField, Value, ValueKind
+from backend.domain.json_values import FieldValues
 from backend.domain.names import nearest_name
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import (
@@ -278,9 +279,9 @@ def main_metrics(fields: Mapping[str, RunField], objectives: Iterable[str]) -> l
     return chosen
 
 
-def with_sections(config: Mapping[str, Any]) -> dict[str, Any]:
+def with_sections(config: Mapping[str, Any]) -> FieldValues:
     """Return the values of a stored config by path, without an inline architecture and without what are defaults."""
-    flat: dict[str, Any] = {}
+    flat: FieldValues = {}
     if "dpo_beta" in config:  # runs launched before the section `preference` existed
         flat["preference.beta"] = config["dpo_beta"]
     for name, value in config.items():
@@ -293,7 +294,7 @@ def with_sections(config: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _plain_defaults() -> dict[str, Any]:
+def _plain_defaults() -> FieldValues:
     values = RunConfig.model_construct(dataset="").model_dump(mode="json", warnings=False)
     return {
         path: (values.get(section) or {}).get(name) if name else values.get(section)
@@ -307,7 +308,7 @@ DEFAULTS = _plain_defaults()
 
 
 @cache
-def _defaults_of(section: str) -> dict[str, Any]:
+def _defaults_of(section: str) -> FieldValues:
     return {path.partition(".")[2]: value for path, value in DEFAULTS.items() if path.startswith(f"{section}.")}
 
 

@@ -36,12 +36,13 @@ from pydantic import (
 )
 
 from backend.domain.fields import setting, unless
+from backend.domain.json_values import FieldValues
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import kind_of, traits_of, with_values
 from backend.domain.validation import is_stored, validation_message
 from backend.errors import InvalidInput, RoundhouseError
 
-Point = dict[str, Any]
+Point = FieldValues
 """Values of one run of a sweep, by field path."""
 
 MAX_RUNS = 500

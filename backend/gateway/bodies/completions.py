@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 from pydantic_core import from_json
 
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import (
     MAX_BIASES,
     MAX_CHOICES,
@@ -41,7 +42,7 @@ from backend.gateway.errors import ApiError
 
 MAX_VARIABLES = 32
 LARGE_BYTES = 2**16
-TemplateVariables = Annotated[dict[str, Any], Field(max_length=MAX_VARIABLES)]
+TemplateVariables = Annotated[JsonObject, Field(max_length=MAX_VARIABLES)]
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
 _Ids = Annotated[list[TokenId], Field(max_length=MAX_IDS, fail_fast=True)]
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import ChatMessage, Role, ToolChoice
 from backend.gateway.bodies.fields import FEW
 
@@ -68,7 +69,7 @@ class FunctionBody(BaseModel):
 
     name: FunctionName
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
 
 
 class ToolBody(BaseModel):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, field_validator
 
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import (
     MAX_LOGPROBS,
     ChatMessage,
@@ -91,7 +92,7 @@ class ResponseTool(_Item):
     type: Literal["function"]
     name: FunctionName
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
     strict: bool | None = None
 
     def as_template_tool(self) -> dict[str, object]:
@@ -165,7 +166,7 @@ class ResponsesBody(StrictBody):
         return value
 
     @property
-    def items(self) -> list[dict[str, Any]]:
+    def items(self) -> list[JsonObject]:
         """Return the input of this turn as items."""
         if isinstance(self.input, str):
             return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": self.input}]}]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic_core import from_json
 
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import FinishEvent, OpenEvent, ScoredToken, TokenEvent, ToolCallDelta
 
 BlockKind = Literal["reasoning", "text", "call"]
@@ -31,7 +32,7 @@ class Block:
         """Return the whole text."""
         return "".join(self.pieces)
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> JsonObject:
         """Return the arguments of a call; those that are complete where the answer was cut."""
         try:
             read = from_json(self.text or "{}", allow_partial=True)

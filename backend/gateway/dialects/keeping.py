@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 from uuid import uuid4
 
+from backend.domain.json_values import JsonObject
 from backend.errors import InvalidInput, NotFound, Unavailable
 from backend.gateway.bodies.responses import ResponsesBody
 from backend.gateway.dialects.responses import Document, Store
@@ -43,9 +43,7 @@ async def read_turns(
     return turns
 
 
-async def items_before(
-    directory: Directory, body: ResponsesBody, *, principal: Principal | None
-) -> list[dict[str, Any]]:
+async def items_before(directory: Directory, body: ResponsesBody, *, principal: Principal | None) -> list[JsonObject]:
     """Return the items of the conversation that a request follows."""
     if body.previous_response_id is None:
         return []

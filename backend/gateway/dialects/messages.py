@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import FinishEvent, FinishReason, OpenEvent
 from backend.gateway.answers import encode_stream, named_event, read_to_end
 from backend.gateway.dialects.blocks import Block, BlockReader, Change, Closed, Opened
@@ -67,7 +67,7 @@ async def collect_message(events: Events, *, exchange: ApiExchange) -> dict[str,
 
 def _message(
     exchange: ApiExchange, content: list[dict[str, object]], finish: FinishEvent | None, reasoning_tokens: int
-) -> dict[str, Any]:
+) -> JsonObject:
     usage = (
         {"input_tokens": exchange.consumed.prompt_tokens, "output_tokens": 0}
         if finish is None

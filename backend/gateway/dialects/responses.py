@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import FinishEvent, FinishReason, OpenEvent
 from backend.gateway.answers import encode_stream, named_event, read_to_end
 from backend.gateway.bodies.responses import ResponsesBody
@@ -18,7 +19,7 @@ from backend.gateway.errors import ApiError
 from backend.gateway.logprobs import chat_logprobs
 from backend.gateway.request import ApiExchange, Events
 
-Document = dict[str, Any]
+Document = JsonObject
 Store = Callable[[Document], Awaitable[bool]]
 """Stores a complete response; returns whether it was."""
 PREFIXES = {"text": "msg", "reasoning": "rs", "call": "fc"}

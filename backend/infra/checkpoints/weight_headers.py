@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backend.domain.json_values import JsonObject
 from backend.errors import InvalidInput
 
 MAX_HEADER_BYTES = 25_000_000
@@ -95,7 +96,7 @@ def count_stored_parameters(tensors: dict[str, Tensor]) -> int:
     return sum(tensor.numbers for name, tensor in tensors.items() if not name.endswith(BUFFERS))
 
 
-def _tensor(entry: dict[str, Any]) -> Tensor:
+def _tensor(entry: JsonObject) -> Tensor:
     shape = tuple(entry["shape"])
     if not all(isinstance(size, int) and 0 <= size < MAX_SIZE for size in shape) or len(shape) > 16:
         raise ValueError(f"a tensor of shape {str(shape)[:100]}")
@@ -108,7 +109,7 @@ class GgufHeader:
     list, `tensor_bytes` the size of its tensors.
     """
 
-    values: dict[str, Any]
+    values: JsonObject
     tensors: dict[str, Tensor]
     vocab_size: int | None = None
     lists: dict[str, int] = field(default_factory=dict)
@@ -180,7 +181,7 @@ class _GgufReader:
             raise self._bad(f"is of version {version}, and 2 or 3 are known")
         if num_tensors > MAX_ENTRIES or num_values > MAX_ENTRIES:
             raise self._bad(f"claims {num_tensors:,} tensors and {num_values:,} settings")
-        values: dict[str, Any] = {}
+        values: JsonObject = {}
         lists: dict[str, int] = {}
         for _ in range(num_values):
             name, (kind,) = self._text(), self._take("I")

@@ -16,6 +16,7 @@ from fsspec.asyn import sync
 
 from backend.domain.data.parsing.text_formats import SUFFIXES
 from backend.domain.data.versions.hub_splits import most_common_ending
+from backend.domain.json_values import JsonObject
 from backend.errors import InvalidInput, NotFound, Unavailable, require_library
 from backend.infra.files.remote import ANSWER_S, MAX_FILES, RemoteFile, RemoteListing, readable
 
@@ -92,7 +93,7 @@ def find_cloud_files(url: str) -> CloudFiles:
     return CloudFiles(scheme, folder, RemoteListing(shown, selected), filesystem)
 
 
-def _list(filesystem: Any, root: str, *, is_bucket: bool) -> tuple[str, dict[str, dict[str, Any]]]:
+def _list(filesystem: Any, root: str, *, is_bucket: bool) -> tuple[str, dict[str, JsonObject]]:
     """Return the folder and path -> facts of the files in it."""
     # the libraries retry an unreachable store for up to a minute: too long for a form
     ask = filesystem._ls if is_bucket else filesystem._info

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import pyarrow
 from pyarrow import feather
@@ -13,6 +13,7 @@ from pyarrow import feather
 from backend.domain.data.parsing.text_formats import TABLES, sniff_bytes, suffix_of
 from backend.domain.data.recognition.sample import SourceHead
 from backend.domain.data.versions.saved_splits import SavedChoice
+from backend.domain.json_values import Row
 from backend.errors import InvalidInput
 from backend.infra.files.encoding import Utf8Stream, guess_encoding, guess_wide_encoding
 from backend.infra.files.local import Member, OpenedMember, list_source
@@ -23,7 +24,6 @@ from backend.infra.files.saved import SavedSplit, choose_saved
 HEAD_BYTES = 2 * 2**20
 MAX_PACKED_TABLE = 64 * 2**20
 """Largest table inside a zip that is extracted for a preview."""
-Row = dict[str, Any]
 
 
 def head_of_path(path: Path, *, limit: int = 50, encoding: str | None = None, split: str | None = None) -> SourceHead:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow
 import pyarrow.parquet
 
 from backend.domain.data.rows.mapping import clean_row
+from backend.domain.json_values import Row
 from backend.errors import InvalidInput
 
-Row = dict[str, Any]
 BATCH_ROWS = 256
 
 

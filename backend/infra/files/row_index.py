@@ -21,7 +21,8 @@ import numpy.typing as npt
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.mapping import canonical_json, clean_row
 from backend.domain.data.versions.conditions import FIELDS_OF_KIND, field_size, row_key
-from backend.infra.files.parquet import Row, iter_file_tables, read_row_page
+from backend.domain.json_values import Row
+from backend.infra.files.parquet import iter_file_tables, read_row_page
 
 Numbers = npt.NDArray[np.uint64]
 Progress = Callable[[int], None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import ChatMessage, Constraint, GenerateRequest, SamplingParams, Task
 
 
@@ -51,18 +52,18 @@ def _prompts(request: GenerateRequest) -> Any:
     return prompts[0] if len(prompts) == 1 else prompts
 
 
-def _messages(request: GenerateRequest) -> list[dict[str, Any]]:
+def _messages(request: GenerateRequest) -> list[JsonObject]:
     return [_message(message) for message in request.messages or ()]
 
 
-def _message(message: ChatMessage) -> dict[str, Any]:
+def _message(message: ChatMessage) -> JsonObject:
     body = message.as_dict()
     if "tool_calls" in body:
         body["tool_calls"] = [_called(call, number) for number, call in enumerate(body["tool_calls"])]
     return body
 
 
-def _called(call: dict[str, Any], number: int) -> dict[str, Any]:
+def _called(call: JsonObject, number: int) -> JsonObject:
     function = dict(call.get("function") or call)
     arguments = function.get("arguments", "{}")
     text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
@@ -73,7 +74,7 @@ def _called(call: dict[str, Any], number: int) -> dict[str, Any]:
     }
 
 
-def _tools(request: GenerateRequest) -> list[dict[str, Any]] | None:
+def _tools(request: GenerateRequest) -> list[JsonObject] | None:
     return list(request.tools) if request.tools else None
 
 
@@ -88,7 +89,7 @@ def _tool_fields(request: GenerateRequest) -> dict[str, object]:
     )
 
 
-def _sampling(params: SamplingParams) -> dict[str, Any]:
+def _sampling(params: SamplingParams) -> JsonObject:
     body: dict[str, object] = {"temperature": params.temperature, "top_p": params.top_p}
     if params.max_tokens is not None:
         body["max_tokens"] = params.max_tokens

@@ -8,11 +8,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 
+from backend.domain.json_values import JsonObject
 from backend.domain.openai_servers import read_retry_after
 from backend.domain.serving.request_log import JOB
 from backend.domain.serving.upstream import Upstream
@@ -83,7 +83,7 @@ class ApiClient:
         """Close the connections."""
         self._client.close()
 
-    def call(self, path: str, body: Mapping[str, object], *, attempts: int = ATTEMPTS) -> dict[str, Any]:
+    def call(self, path: str, body: Mapping[str, object], *, attempts: int = ATTEMPTS) -> JsonObject:
         """Return the JSON object that the API answers, asking again after 429, 5xx, a lost connection or an answer that
         is no JSON.
 
@@ -107,11 +107,11 @@ class ApiClient:
             raise Unavailable(f"{self._name} at {self._url} {problem}.", remedy="Check its address, and that it runs.")
         raise problem
 
-    def list_models(self) -> dict[str, Any]:
+    def list_models(self) -> JsonObject:
         """Return what the API answers to `GET /models`, asked once. Raises CallFailed."""
         return self._ask("GET", "models", None)
 
-    def _ask(self, method: str, path: str, body: Mapping[str, object] | None) -> dict[str, Any]:
+    def _ask(self, method: str, path: str, body: Mapping[str, object] | None) -> JsonObject:
         try:
             response = self._client.request(method, f"{self._url}/{path}", json=body)
         except httpx2.ConnectError as error:
@@ -174,7 +174,7 @@ def ask_capabilities(url: str, *, model: str, key: str | None) -> dict[str, bool
     client = ApiClient(url, model=model, key=key, name="The API", timeout_s=CHECK_S)
     problems: list[str] = []
 
-    def answers(path: str, body: Mapping[str, object]) -> dict[str, Any] | None:
+    def answers(path: str, body: Mapping[str, object]) -> JsonObject | None:
         try:
             return client.call(path, {"max_tokens": 1, "temperature": 0, **body}, attempts=2)
         except CallFailed as error:
@@ -200,7 +200,7 @@ def ask_capabilities(url: str, *, model: str, key: str | None) -> dict[str, bool
     return {"chat": chat is not None, "completions": text is not None, "echo": has_echo(echoed)}
 
 
-def has_echo(record: dict[str, Any] | None) -> bool:
+def has_echo(record: JsonObject | None) -> bool:
     """Return whether an answer of `completions` holds the log-probabilities of its prompt."""
     try:
         logprobs = (record or {})["choices"][0]["logprobs"]

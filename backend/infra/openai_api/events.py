@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.latency import decode_rate
 from backend.domain.serving.protocol import (
     UNKNOWN,
@@ -55,7 +56,7 @@ class Reader:
         """Return whether every choice has ended."""
         return len(self.reasons) >= self.request.num_choices
 
-    def read(self, chunk: dict[str, Any]) -> Iterator[GenerationEvent]:
+    def read(self, chunk: JsonObject) -> Iterator[GenerationEvent]:
         """Yield the events of one chunk of a stream."""
         if isinstance(counted := chunk.get("usage"), dict):
             self.usage = read_usage(counted)
@@ -72,7 +73,7 @@ class Reader:
                 if self.request.num_choices > 1:
                     yield ChoiceEvent(choice=number, finish_reason=self.reasons[number])
 
-    def read_whole(self, answer: dict[str, Any]) -> Iterator[GenerationEvent]:
+    def read_whole(self, answer: JsonObject) -> Iterator[GenerationEvent]:
         """Yield the events of an answer that came in one piece."""
         for choice in _list(answer.get("choices")):
             if self.request.messages is not None:
@@ -93,7 +94,7 @@ class Reader:
             tok_per_sec=decode_rate(usage.completion_tokens - 1, seconds),
         )
 
-    def _token(self, number: int, delta: dict[str, Any], logprobs: Any) -> TokenEvent | None:
+    def _token(self, number: int, delta: JsonObject, logprobs: Any) -> TokenEvent | None:
         text = str(delta.get("content") or "")
         reasoning = delta.get("reasoning_content") or delta.get("reasoning") or None
         calls = tuple(_call(entry, at) for at, entry in enumerate(_list(delta.get("tool_calls"))))
@@ -114,7 +115,7 @@ class Reader:
             tool_calls=calls or None,
         )
 
-    def _split_echo(self, choice: dict[str, Any]) -> Iterator[GenerationEvent]:
+    def _split_echo(self, choice: JsonObject) -> Iterator[GenerationEvent]:
         """Yield the prompt that a text begins with, and leave the rest in the choice."""
         number = _number(choice)
         prompts = self.request.prompts or ()
@@ -145,7 +146,7 @@ def parse_json(document: bytes) -> Any:
     return from_json(document, allow_inf_nan=False)
 
 
-def read_usage(counted: dict[str, Any]) -> TokenUsage:
+def read_usage(counted: JsonObject) -> TokenUsage:
     """Return the counts of an answer; 0 where one is no number that can be stored."""
 
     def count(value: Any) -> int:
@@ -178,7 +179,7 @@ def read_logprobs(logprobs: Any) -> tuple[ScoredToken, ...]:
     return tuple(_scored_text(token, value, top) for token, value, top in zip(tokens, values, tops, strict=False))
 
 
-def _scored(entry: dict[str, Any]) -> dict[str, Any]:
+def _scored(entry: JsonObject) -> JsonObject:
     token, raw = str(entry.get("token", "")), entry.get("bytes")
     differs = isinstance(raw, list) and list(token.encode()) != raw
     return {
@@ -195,7 +196,7 @@ def _scored_text(token: Any, value: Any, top: Any) -> ScoredToken:
     return ScoredToken(token_id=UNKNOWN, token=str(token), logprob=value, top=best)
 
 
-def read_embeddings(answer: dict[str, Any]) -> Iterator[GenerationEvent]:
+def read_embeddings(answer: JsonObject) -> Iterator[GenerationEvent]:
     """Yield the vectors of an answer of `/embeddings`, and the last event."""
     for entry in _list(answer.get("data")):
         yield EmbeddingEvent(vector=tuple(float(value) for value in entry["embedding"]), choice=_number(entry))
@@ -203,7 +204,7 @@ def read_embeddings(answer: dict[str, Any]) -> Iterator[GenerationEvent]:
     yield FinishEvent(finish_reason=FinishReason.STOP, usage=read_usage(usage if isinstance(usage, dict) else {}))
 
 
-def read_scores(answer: dict[str, Any]) -> Iterator[GenerationEvent]:
+def read_scores(answer: JsonObject) -> Iterator[GenerationEvent]:
     """Yield the scores of an answer of `/score`, and the last event."""
     for entry in _list(answer.get("data")):
         yield ScoreEvent(score=float(entry["score"]), choice=_number(entry))
@@ -211,7 +212,7 @@ def read_scores(answer: dict[str, Any]) -> Iterator[GenerationEvent]:
     yield FinishEvent(finish_reason=FinishReason.STOP, usage=read_usage(usage if isinstance(usage, dict) else {}))
 
 
-def read_tokens(answer: dict[str, Any]) -> Iterator[GenerationEvent]:
+def read_tokens(answer: JsonObject) -> Iterator[GenerationEvent]:
     """Yield the tokens of an answer of `/tokenize`, and the last event."""
     ids = [int(token) for token in answer["tokens"]]
     texts = answer.get("token_strs") or [""] * len(ids)
@@ -221,7 +222,7 @@ def read_tokens(answer: dict[str, Any]) -> Iterator[GenerationEvent]:
     yield FinishEvent(finish_reason=FinishReason.STOP, usage=TokenUsage(prompt_tokens=len(ids)))
 
 
-def _call(entry: dict[str, Any], position: int) -> ToolCallDelta:
+def _call(entry: JsonObject, position: int) -> ToolCallDelta:
     function = entry.get("function") or {}
     name = function.get("name")
     return ToolCallDelta(
@@ -232,14 +233,14 @@ def _call(entry: dict[str, Any], position: int) -> ToolCallDelta:
     )
 
 
-def _number(choice: dict[str, Any]) -> int:
+def _number(choice: JsonObject) -> int:
     number = choice.get("index", 0)
     if not isinstance(number, int) or number < 0:
         raise ValueError("a choice without a number")
     return number
 
 
-def _list(value: Any) -> list[dict[str, Any]]:
+def _list(value: Any) -> list[JsonObject]:
     """Return a list of objects; an empty one for nothing."""
     if value is None:
         return []

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
 
+from backend.domain.json_values import JsonObject
 from backend.domain.openai_servers import read_problem
 from backend.errors import RoundhouseError, Unavailable
 from backend.infra.replicas import open_session
@@ -54,7 +54,7 @@ class StreamClient:
         async with self._pool().get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
             return response.status < 500
 
-    async def chat(self, url: str, *, key: str, body: Mapping[str, object]) -> AsyncGenerator[dict[str, Any], None]:
+    async def chat(self, url: str, *, key: str, body: Mapping[str, object]) -> AsyncGenerator[JsonObject, None]:
         """Yield the chunks of one answer of a gateway's `POST /v1/chat/completions`.
 
         Raises ApiRefused, and Unavailable where the gateway can't be reached or broke off.

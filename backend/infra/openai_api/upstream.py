@@ -12,12 +12,12 @@ import socket
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
-from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.http_exceptions import HttpProcessingError
 
+from backend.domain.json_values import JsonObject
 from backend.domain.openai_servers import read_problem, read_retry_after
 from backend.domain.serving.protocol import ANSWER_LIMIT, GenerateRequest, GenerationErrorEvent, GenerationEvent, Task
 from backend.domain.serving.upstream import Upstream
@@ -225,7 +225,7 @@ async def _read_whole(response: aiohttp.ClientResponse, name: str) -> dict[str, 
     return answer
 
 
-def _whole(answer: dict[str, Any], request: GenerateRequest, name: str) -> Iterator[GenerationEvent]:
+def _whole(answer: JsonObject, request: GenerateRequest, name: str) -> Iterator[GenerationEvent]:
     if answer.get("error"):
         raise ReplicaLost(f"{name} failed: {read_problem(answer).message}", reason="failed")
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,6 +12,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Campaign, CampaignPrompt, Contestant
 from backend.domain.battles.campaign import CampaignConfig, Messages, content_hash, prompt_messages, with_system
 from backend.domain.battles.campaign_file import ContestantSource
+from backend.domain.json_values import Row
 from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.battles.generation import add_completion
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
@@ -152,7 +152,7 @@ def parse_completions(
     return prompts, answers
 
 
-def _row(line: str, number: int) -> dict[str, Any]:
+def _row(line: str, number: int) -> Row:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:

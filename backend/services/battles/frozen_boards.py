@@ -26,6 +26,7 @@ from backend.domain.battles.frozen import (
 )
 from backend.domain.battles.options import RatingOptions
 from backend.domain.csv_text import safe_cell
+from backend.domain.json_values import JsonObject
 from backend.domain.names import clean_name
 from backend.domain.wording import plural
 from backend.errors import Conflict, InvalidInput, NotFound
@@ -54,7 +55,7 @@ class FrozenBoardView:
     campaign: str
     name: str
     digest: str
-    document: dict[str, Any]
+    document: JsonObject
     by: str | None
     created_at: datetime
 

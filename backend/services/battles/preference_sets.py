@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from backend.domain.battles.preferences.pairs import LeftOut, Preference, Resolution, resolve_preferences
 from backend.domain.battles.preferences.rows import label_answers, label_row, preference_row, rewrite_row
 from backend.domain.battles.preferences.rules import PreferenceRules
 from backend.domain.battles.preferences.warnings import PairFacts, SetWarning, length_difference, preference_warnings
 from backend.domain.data.versions.provenance import VotedRow, VotesProvenance
+from backend.domain.json_values import Row
 from backend.domain.statistics.estimates import Estimate
 from backend.errors import InvalidInput
 from backend.services.battles.held_out import locked_prompts
@@ -50,7 +51,7 @@ class PairPreview:
 class VoteRows:
     """Rows that votes give, with the provenance of each, and the prompts that they use."""
 
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[Row, ...]
     provenance: tuple[VotedRow, ...]
     prompt_ids: frozenset[str]
 

@@ -17,6 +17,7 @@ from backend.domain.battles.pairing import pair_of
 from backend.domain.battles.vote_files.previews import require_storable
 from backend.domain.battles.vote_files.rows import read_vote_rows
 from backend.domain.battles.votes import VoteRecord
+from backend.domain.json_values import Row
 from backend.domain.names import clean_name
 from backend.errors import InvalidInput
 from backend.services.battles.campaigns import insert_campaign
@@ -25,7 +26,6 @@ from backend.services.context import Context, Person, require_builder
 
 MAX_VOTES = 200_000
 CHUNK = 2000
-Row = dict[str, Any]
 
 
 @retry_races

@@ -9,6 +9,7 @@ from typing import Any
 
 from backend.db.tables import Run
 from backend.domain.battles.preferences.rules import PreferenceRules
+from backend.domain.json_values import FieldValues
 from backend.domain.training.config import RunConfig, parse_config, parse_run_config
 from backend.domain.training.defaults import suggest_recipe
 from backend.domain.training.objectives import Objective
@@ -186,9 +187,9 @@ def _context_of(ctx: Context, base: CheckpointView) -> int:
         return config.context if config is not None else DEFAULT_CONTEXT
 
 
-def _nested(values: Any) -> dict[str, Any]:
+def _nested(values: Any) -> FieldValues:
     """Return values by path as nested mappings: {"preference.beta": 0.1} becomes {"preference": {"beta": 0.1}}."""
-    nested: dict[str, Any] = {}
+    nested: FieldValues = {}
     for path, value in values.items():
         *sections, name = path.split(".")
         part = nested

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
@@ -14,6 +13,7 @@ from backend.db.base import new_id
 from backend.db.tables import Analysis, Checkpoint, Job
 from backend.domain.attributes import view_of
 from backend.domain.checkpoints.inspection_config import InspectionConfig, inspection_fingerprint
+from backend.domain.checkpoints.inspection_summary import InspectionSummary
 from backend.domain.jobs.payloads import InspectPayload
 from backend.domain.jobs.progress import Progress
 from backend.domain.jobs.records import JobFailure
@@ -46,7 +46,7 @@ class InspectionView:
     status: Status
     progress: Progress | None
     error: JobFailure
-    result: dict[str, Any]
+    result: InspectionSummary
     folder: str | None
     created_at: datetime
     reused: bool = False  # the launch returned a stored or running inspection of the same request
@@ -250,7 +250,7 @@ def record_inspection(session: Session, ctx: Context, claim: Claim[InspectPayloa
         ctx.artifacts.remove(result.folder)
         return
     row.folder = result.folder
-    row.result = result.model_dump(mode="json", exclude={"folder"}, exclude_unset=True)
+    row.result = dict(result.summary)
 
 
 def _views(session: Session, rows: Sequence[Analysis]) -> list[InspectionView]:

@@ -27,9 +27,10 @@ from backend.domain.data.versions.changes import (
     Resplit,
 )
 from backend.domain.data.versions.conditions import check_change, meets, row_hash, rows_kept
+from backend.domain.json_values import Row
 from backend.domain.statistics.estimates import wilson_interval
 from backend.errors import InvalidInput
-from backend.infra.files.parquet import Row, fetch_rows, iter_file_rows
+from backend.infra.files.parquet import fetch_rows, iter_file_rows
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.rows import MAX_SCANNED_BYTES, RowView, read_rows

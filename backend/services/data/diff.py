@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.splits import SPLITS, Split
 from backend.domain.data.versions.conditions import FIELDS_OF_KIND
 from backend.domain.data.versions.diff import pair_by_key, surplus
+from backend.domain.json_values import Row
 from backend.errors import InvalidInput
 from backend.infra.files.row_index import SizeStats, SplitIndex, index_file, read_index, read_row
 from backend.services.context import Context
@@ -49,8 +50,8 @@ class DiffExample:
     """A row that was removed, added, or changed (same prompt, different answer)."""
 
     what: Literal["removed", "added", "changed"]
-    before: dict[str, Any] | None
-    after: dict[str, Any] | None
+    before: Row | None
+    after: Row | None
 
 
 @dataclass(frozen=True)

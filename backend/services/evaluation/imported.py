@@ -6,7 +6,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import delete, select
 
@@ -14,6 +13,7 @@ from backend.db.races import retry_races
 from backend.db.tables import ImportedEvaluation
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.exchange import StatedScore, read_results
+from backend.domain.json_values import JsonObject
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 
@@ -30,7 +30,7 @@ class ImportedView:
     harness: str
     source: str
     scores: tuple[StatedScore, ...]
-    config: dict[str, Any]
+    config: JsonObject
     created_at: datetime
 
 

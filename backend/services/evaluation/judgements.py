@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 from sqlalchemy import select
@@ -17,9 +17,11 @@ from backend.db.base import new_id
 from backend.db.tables import CampaignPrompt, Completion, Contestant, Job
 from backend.domain.battles.votes import Label
 from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
+from backend.domain.evaluation.judges.summary import JudgeSummary, VerdictRecord
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.results import JudgeResult
 from backend.domain.jobs.states import JobKind
+from backend.domain.json_values import JsonObject
 from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.battles.views import ValidVote, contestant_names, find_campaign, valid_votes
 from backend.services.checkpoints.generation import folder_of
@@ -53,12 +55,12 @@ class Judge:
 
 @dataclass(frozen=True)
 class JudgementView:
-    """A judgement with its job; `summary` is empty until it has finished."""
+    """A judgement with its job; `summary` is None until it has finished."""
 
     job: JobView
     judge: str
     mode: str
-    summary: dict[str, Any]
+    summary: JudgeSummary | None
 
 
 def launch_judgement(
@@ -248,7 +250,7 @@ def _turned(vote: ValidVote, first: str) -> str:
     return "A" if vote.winner == first else "B"
 
 
-def _conversation(messages: Sequence[dict[str, Any]]) -> str:
+def _conversation(messages: Sequence[JsonObject]) -> str:
     if len(messages) == 1:
         return str(messages[0].get("content", ""))
     return "\n\n".join(f"{message.get('role', 'user')}: {message.get('content', '')}" for message in messages)
@@ -272,14 +274,12 @@ def list_judgements(ctx: Context, *, limit: int = 50) -> list[JudgementView]:
 def _view(job: JobView) -> JudgementView:
     result = job.result_as(JudgeResult)
     if result is None:
-        return JudgementView(job, job.title.removeprefix("Verdicts of "), "", {})
+        return JudgementView(job, job.title.removeprefix("Verdicts of "), "", None)
     return JudgementView(job, result.judge, result.mode, result.summary)
 
 
-def read_verdicts(ctx: Context, job_id: str) -> list[dict[str, Any]]:
-    """Return each item's verdict with the judge's texts: {id, verdict, orders, inconsistent, human, judge}. Raises
-    NotFound.
-    """
+def read_verdicts(ctx: Context, job_id: str) -> list[VerdictRecord]:
+    """Return each item's verdict with the judge's texts. Raises NotFound."""
     if verdicts := stored_verdicts(ctx, job_id):
         return verdicts
     result = get_judgement(ctx, job_id).job.result_as(JudgeResult)

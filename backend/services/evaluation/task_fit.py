@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from backend.domain.data.file_names import bare_name
 from backend.domain.data.recognition.column_names import plain_name
@@ -16,6 +15,7 @@ from backend.domain.evaluation.tasks.rendering import Rendered
 from backend.domain.evaluation.tasks.selection import Selection, name_row, render_row, select_rows
 from backend.domain.evaluation.tasks.templates import TemplateFault
 from backend.domain.jobs.payloads import require_folder
+from backend.domain.json_values import Row
 from backend.errors import InvalidInput, NotAllowed
 from backend.infra.files.parquet import read_row_page
 from backend.services.context import Context
@@ -29,7 +29,6 @@ CHECK_S = 2.0
 MAX_REMEMBERED = 1000
 _fitting: dict[tuple[object, ...], int] = {}
 """Rows that a task scores of a version's split, once checked: a form asks again at every change."""
-Row = dict[str, Any]
 
 
 def resolve_benchmark(ctx: Context, benchmark: str, *, task: TaskDefinition | None) -> VersionView:

@@ -21,6 +21,7 @@ from backend.domain.evaluation.tasks.reading import read_definition, task_yaml, 
 from backend.domain.evaluation.tasks.rendering import Rendered
 from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition, shipped_names, shipped_text
 from backend.domain.evaluation.tasks.templates import TemplateFault, evaluate
+from backend.domain.json_values import Row
 from backend.domain.names import not_found
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.infra.files.parquet import read_row_page
@@ -171,7 +172,7 @@ def find_task_dataset(ctx: Context, task: TaskDefinition) -> VersionView | None:
         )
 
 
-def _named_row(ctx: Context, version: VersionView) -> dict[str, Any]:
+def _named_row(ctx: Context, version: VersionView) -> Row:
     rows = read_row_page(ctx.artifacts.path(version.folder), split="train", limit=1) if version.folder else []
     return {"name": version.dataset, "row": columns_of(rows[0]) if rows else {}}
 

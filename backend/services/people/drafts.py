@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Select, delete, select
 
 from backend.db.tables import SavedView
+from backend.domain.json_values import FieldValues
 from backend.services.context import Context, Person
 
 MAX_CHARACTERS = 100_000
@@ -20,7 +20,7 @@ NAME = "draft"
 class FormDraft:
     """A draft and when it was changed last."""
 
-    values: dict[str, Any]
+    values: FieldValues
     saved_at: datetime
 
 
@@ -37,7 +37,7 @@ def read_draft(ctx: Context, form: str, *, person: Person) -> FormDraft | None:
     return FormDraft(values, row.created_at) if isinstance(values, dict) else None
 
 
-def save_draft(ctx: Context, form: str, values: dict[str, Any], *, person: Person) -> None:
+def save_draft(ctx: Context, form: str, values: FieldValues, *, person: Person) -> None:
     """Save a person's draft of a form in place of the one before; one beyond 100,000 characters is not kept."""
     text = json.dumps(values)
     if len(text) > MAX_CHARACTERS:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import StoredResponse
 from backend.domain.attributes import attributes_of
+from backend.domain.json_values import JsonObject
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context
 
@@ -29,8 +30,8 @@ class ResponseRecord:
     owner: str
     endpoint: str
     previous_id: str | None
-    items: Sequence[dict[str, Any]]
-    document: dict[str, Any]
+    items: Sequence[JsonObject]
+    document: JsonObject
 
 
 def keep_response(ctx: Context, record: ResponseRecord) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -16,7 +15,7 @@ from backend.db.tables import Analysis, Job
 from backend.domain.jobs.payloads import require_folder
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.reports import NamedFolder, TokenizerReportPayload
-from backend.domain.jobs.results import TokenizerReportResult
+from backend.domain.jobs.results import MeasuredDataset, MeasuredTokenizer, TokenizerReportResult
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
@@ -39,7 +38,7 @@ class Measure:
     tokenizer: str
     dataset: str
     language: str | None
-    values: dict[str, Any]
+    values: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ class ReportView:
     names: tuple[str, ...]
     refs: tuple[str, ...]
     dataset_names: tuple[str, ...]
-    tokenizers: list[dict[str, Any]]
-    datasets: list[dict[str, Any]]
+    tokenizers: list[MeasuredTokenizer]
+    datasets: list[MeasuredDataset]
     measures: list[Measure]
     created_at: datetime
 
@@ -230,14 +229,17 @@ def _view(session: Session, row: Analysis) -> ReportView:
         names=tuple(names),
         refs=tuple(row.config.get("refs", [])),
         dataset_names=tuple(datasets),
-        tokenizers=result.get("tokenizers", []),
-        datasets=[{**entry, "name": name} for entry, name in zip(result.get("datasets", []), datasets, strict=False)],
+        tokenizers=[MeasuredTokenizer.model_validate(entry) for entry in result.get("tokenizers", [])],
+        datasets=[
+            MeasuredDataset.model_validate({**entry, "name": name})
+            for entry, name in zip(result.get("datasets", []), datasets, strict=False)
+        ],
         measures=measures,
         created_at=row.created_at,
     )
 
 
-def _datasets_now(session: Session, config: dict[str, Any]) -> list[str]:
+def _datasets_now(session: Session, config: Mapping[str, list[str]]) -> list[str]:
     """Return the current names of the datasets; a deleted one keeps its old name."""
     then, ids = config.get("datasets", []), config.get("version_ids", [])
     now = version_labels(session, ids)

@@ -13,6 +13,7 @@ from sqlalchemy import select
 from backend.db.tables import Run, Tokenizer
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.data.rows.conversations import as_conversation
+from backend.domain.json_values import FieldValues
 from backend.domain.scaling.shapes import count_without_embeddings
 from backend.domain.training.defaults import Basis, suggest_values
 from backend.domain.training.objectives import Objective
@@ -42,7 +43,7 @@ def suggest_defaults(
     tokenizer: str | None = None,
     base: str | None = None,
     chosen: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> FieldValues:
     """Return values by path for a run of these parts, `sample_prompts` among them; parts that are not there are
     ignored.
 

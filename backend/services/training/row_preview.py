@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.domain.data.rows.conversations import as_conversation
+from backend.domain.json_values import Row
 from backend.domain.training.config_sections import RewardRule
 from backend.domain.training.objectives import PREFERENCES, Objective
 from backend.domain.training.rewards import Rewards, read_question
@@ -106,7 +107,7 @@ def _count(ctx: Context, texts: Sequence[str], base: str | None) -> tuple[list[i
     return [len(text.split()) for text in texts], True
 
 
-def _first_rows(ctx: Context, dataset: str, number: int) -> list[dict[str, Any]]:
+def _first_rows(ctx: Context, dataset: str, number: int) -> list[Row]:
     version = resolve_version(ctx, dataset, ready=False)
     if version.folder is None:
         return []

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import chain
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import JSON, func, select, type_coerce
@@ -23,6 +22,7 @@ from backend.domain.architectures.parameters import count_parameters
 from backend.domain.csv_text import safe_cell
 from backend.domain.filters import Value, matcher, parse_filter
 from backend.domain.jobs.states import ACTIVE, Status
+from backend.domain.json_values import FieldValues
 from backend.domain.training.run_table import (
     ALIASES,
     BEST,
@@ -264,9 +264,9 @@ class _Architectures:
     def __init__(self, session: Session) -> None:
         query = select(Architecture.id, type_coerce(Architecture.config, JSON), Architecture.parameters)
         self._stored = {key: (config or {}, size) for key, config, size in session.execute(query)}
-        self._inline: dict[str, tuple[dict[str, Any], int | None]] = {}
+        self._inline: dict[str, tuple[FieldValues, int | None]] = {}
 
-    def find(self, architecture_id: str | None, inline: dict[str, Any] | None) -> tuple[dict[str, Any], int | None]:
+    def find(self, architecture_id: str | None, inline: FieldValues | None) -> tuple[FieldValues, int | None]:
         """Return the fields and the number of parameters of a run's architecture."""
         if inline is None:
             return self._stored.get(architecture_id or "", ({}, None))
@@ -308,11 +308,11 @@ def _names(session: Session) -> RunNames:
     )
 
 
-def _tokens_per_step(config: dict[str, Any] | None, imported: dict[str, Any] | None) -> float | None:
+def _tokens_per_step(config: FieldValues | None, imported: FieldValues | None) -> float | None:
     if config is None:
         return (imported or {}).get("tokens_per_step")
 
     def value(path: str) -> int:
-        return int(config.get(path, DEFAULTS[path]))
+        return int(config[path] if path in config else DEFAULTS[path])
 
     return value("micro_batch") * value("grad_accum_steps") * value("devices.count") * value("context")

@@ -15,8 +15,9 @@ from backend.domain.data.reports.contamination import BenchmarkIndex, BenchmarkI
 from backend.domain.data.reports.report import BenchmarkChecked, Contamination, FaultReport, RowRef
 from backend.domain.data.reports.text_faults import FAULTS, find_faults
 from backend.domain.data.splits import SPLITS
+from backend.domain.json_values import Row
 from jobs.data.reports.row_arrays import RowArray, RowList
-from jobs.data.reports.rows import Row, RowBatch, VersionRows, parts_of, row_prompt
+from jobs.data.reports.rows import RowBatch, VersionRows, parts_of, row_prompt
 from jobs.modeling.dataset_files import iter_rows
 
 SHOWN_OVERLAPS = 1000

@@ -16,11 +16,10 @@ from backend.domain.data.reports.report import RowRef
 from backend.domain.data.rows.display import message_text
 from backend.domain.data.rows.mapping import clean_row
 from backend.domain.data.splits import SPLITS, Split
+from backend.domain.json_values import Row
 from backend.errors import JobFailed
 from backend.infra.files.parquet import fetch_rows
 from jobs.modeling.dataset_files import iter_rows, iter_tables, num_rows
-
-Row = dict[str, Any]
 
 BATCH_ROWS = 256
 BATCH_CHARACTERS = 4_000_000

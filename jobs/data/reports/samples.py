@@ -12,9 +12,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.data.reports.report import ReportSample, TokenPiece
+from backend.domain.json_values import Row
 from jobs.batches.base import BatchSizes
 from jobs.batches.pretrain import PretrainBatches
-from jobs.data.reports.rows import Row, VersionRows
+from jobs.data.reports.rows import VersionRows
 from jobs.data.reports.views import EncodedRow, TokenStrip, View
 from jobs.modeling.token_labels import label_tokens
 

@@ -21,12 +21,13 @@ from backend.domain.data.reports.report import (
     ZeroLabelRow,
 )
 from backend.domain.data.splits import SPLITS, Split
+from backend.domain.json_values import Row
 from backend.domain.training.packing import count_sequences, padded_positions
 from jobs.batches.base import EpochOrder
 from jobs.batches.pretrain import windows_of
 from jobs.batches.sft import padded_length, positions_of
 from jobs.data.reports.row_arrays import RowArray, RowList
-from jobs.data.reports.rows import Row, VersionRows, excerpt, parts_of
+from jobs.data.reports.rows import VersionRows, excerpt, parts_of
 from jobs.data.reports.views import EncodedRow
 
 SHOWN = 50

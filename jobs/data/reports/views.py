@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
@@ -12,6 +12,7 @@ from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.reports.report import Trainer
 from backend.domain.data.rows.display import row_text
 from backend.domain.data.rows.tool_calls import tools_of
+from backend.domain.json_values import Row
 from backend.errors import InvalidInput
 from jobs.batches.base import IGNORE
 from jobs.batches.examples import Example, encode_row
@@ -19,8 +20,6 @@ from jobs.batches.preference_rows import EncodedSide, encode_preferences, encode
 from jobs.batches.pretrain import encode_documents
 from jobs.modeling.chat.render import encode_prompt, teach_template
 from jobs.modeling.tokenizers import encode_texts
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

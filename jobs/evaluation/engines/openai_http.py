@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 from backend.domain.attributes import attributes_of
+from backend.domain.json_values import JsonObject
 from backend.errors import InvalidInput, Unavailable
 from backend.infra.openai_api.calls import FIRST_PAUSE_S, REFUSED, ApiClient, CallFailed, read_counts
 from jobs.evaluation.engines.base import (
@@ -189,7 +190,7 @@ class EndpointEngine:
             end=len(context) + len(continuation),
         )
 
-    def _call(self, request: object, path: str, body: Mapping[str, object]) -> dict[str, Any]:
+    def _call(self, request: object, path: str, body: Mapping[str, object]) -> JsonObject:
         record = self._client.call(path, body)
         tokens, prompt_tokens = read_counts(record)
         model = record.get("model")
@@ -211,7 +212,7 @@ class EndpointEngine:
         )
 
 
-def read_echo(record: dict[str, Any], *, start: int, end: int) -> ContinuationScore:
+def read_echo(record: JsonObject, *, start: int, end: int) -> ContinuationScore:
     """Return the score of the characters from `start` to `end` of an echoed prompt.
 
     A token that spans the border belongs to the continuation; the first token of a text has no log-probability.

@@ -2,8 +2,7 @@
 inspection.
 
 Payload: `config` (a InspectionConfig), `checkpoint` and perhaps `other` (folders), `out` (a folder relative to the
-artifacts). `out` then holds `numbers.npz` (plain arrays) and `words.json`; the result holds what fits in a row:
-`folder`, `facts`, and `loss`, `attention`, `lens`, `pair` or `weights`, `changes`.
+artifacts). `out` then holds `numbers.npz` (plain arrays) and `words.json`; the result is what fits in a row.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ def run(spec: JobSpec[InspectPayload], reporter: Reporter) -> InspectResult:
     subject = spec.path(payload.checkpoint)
     other = spec.path(payload.other) if payload.other else None
     if config.of_text:
-        result, numbers, words = TextInspection(config, reporter).read(subject, other)
+        summary, numbers, words = TextInspection(config, reporter).read(subject, other)
     else:
-        result, numbers, words = read_weights(subject, other, reporter)
+        summary, numbers, words = read_weights(subject, other, reporter)
     out = spec.path(payload.out)
     partial = out.with_name(f".{out.name}.{spec.attempt}.partial")
     for leftover in out.parent.glob(f".{out.name}.*.partial"):  # of an attempt that was killed
@@ -41,4 +40,4 @@ def run(spec: JobSpec[InspectPayload], reporter: Reporter) -> InspectResult:
     (partial / "words.json").write_text(json.dumps(words, ensure_ascii=True), encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
-    return InspectResult(folder=payload.out, **result)
+    return InspectResult(folder=payload.out, summary=summary)

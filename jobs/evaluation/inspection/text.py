@@ -19,6 +19,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.domain.checkpoints.inspection_config import NUM_ALTERNATIVES, InspectionConfig
+from backend.domain.checkpoints.inspection_summary import (
+    BytesLoss,
+    InspectionFacts,
+    InspectionSummary,
+    LossSums,
+)
 from backend.errors import InvalidInput, JobFailed
 from jobs.evaluation.inspection.network import Pass, lens_logits, run_network
 from jobs.evaluation.inspection.pairs import align_losses, why_not_same_vocabulary
@@ -65,12 +71,12 @@ class TextInspection:
         self._config, self._reporter = config, reporter
         self._numbers: Arrays = {}
         self._words: dict[str, object] = {}
-        self._result: dict[str, Any] = {}
+        self._summary: InspectionSummary = {}
         self._done, self._total = 0, 4
         self._started = time.monotonic()
 
-    def read(self, folder: Path, other: Path | None) -> tuple[dict[str, Any], Arrays, dict[str, Any]]:
-        """Return (result, numbers, words). Raises InvalidInput for a text that can't be read, JobFailed for a network
+    def read(self, folder: Path, other: Path | None) -> tuple[InspectionSummary, Arrays, dict[str, object]]:
+        """Return (summary, numbers, words). Raises InvalidInput for a text that can't be read, JobFailed for a network
         that can't.
         """
         self._step("Loading the model")
@@ -80,7 +86,7 @@ class TextInspection:
         self._step("Running the model")
         forward = run_network(subject.network, passage.ids)
         tokens = token_statistics(forward.logits, passage.ids)
-        self._result["loss"] = self._loss(subject, passage, tokens)
+        self._summary["loss"] = self._loss(subject, passage, tokens)
         self._numbers |= {
             "ids": np.array(passage.ids),
             "trained": np.array(passage.trained or [], dtype=bool),
@@ -88,7 +94,7 @@ class TextInspection:
         }
         self._add_attention(forward)
         self._add_lens(subject, passage, forward)
-        self._result["facts"] = self._facts(subject, passage)
+        self._summary["facts"] = self._facts(subject, passage)
         labelled_ids = {
             *passage.ids,
             *tokens.top_ids.flatten().tolist(),
@@ -101,9 +107,9 @@ class TextInspection:
             labelled_ids |= self._add_pair(other, passage, forward.logits, tokens, tokenizer)
         order = sorted(labelled_ids)
         self._words["labels"] = dict(zip(map(str, order), label_tokens(tokenizer, order), strict=True))
-        self._result["facts"]["seconds"] = round(time.monotonic() - self._started, 2)
+        self._summary["facts"]["seconds"] = round(time.monotonic() - self._started, 2)
         self._step("Storing the results")
-        return self._result, self._numbers, self._words
+        return self._summary, self._numbers, self._words
 
     def _step(self, message: str) -> None:
         check_stop(self._reporter)
@@ -117,7 +123,7 @@ class TextInspection:
             load_network(folder, device=device, dtype=pick_inspection_dtype(folder, device=device)), tokenizer
         )
 
-    def _facts(self, subject: _Subject, passage: Passage) -> dict[str, Any]:
+    def _facts(self, subject: _Subject, passage: Passage) -> InspectionFacts:
         special = set(subject.tokenizer.all_special_ids)
         return {
             "what": "text",
@@ -132,7 +138,7 @@ class TextInspection:
             "device": subject.network.device.type,
         }
 
-    def _loss(self, subject: _Subject, passage: Passage, tokens: TokenStatistics) -> dict[str, Any]:
+    def _loss(self, subject: _Subject, passage: Passage, tokens: TokenStatistics) -> LossSums:
         num_bytes = scored_bytes(subject.tokenizer, passage, vocab_size=subject.vocab_size)
         summed = sum_up(tokens.surprisal, num_bytes=num_bytes)
         if passage.trained is not None and any(passage.trained[1:]):
@@ -142,7 +148,7 @@ class TextInspection:
 
     def _add_attention(self, forward: Pass) -> None:
         if not forward.attention:
-            self._result["attention"] = {"layers": 0, "reason": forward.no_attention}
+            self._summary["attention"] = {"layers": 0, "reason": forward.no_attention}
             return
         heads = sum(one.shape[0] for one in forward.attention)
         size = min(len(forward.logits), math.isqrt(ATTENTION_VALUES // heads))
@@ -150,7 +156,7 @@ class TextInspection:
         self._numbers |= _head_arrays(summary)
         for layer, maps in enumerate(forward.attention):
             self._numbers[f"attention_{layer}"] = maps[:, :size, :size].numpy()
-        self._result["attention"] = {
+        self._summary["attention"] = {
             "layers": len(forward.attention),
             "heads": [one.shape[0] for one in forward.attention],
             "tokens": size,
@@ -160,7 +166,7 @@ class TextInspection:
 
     def _add_lens(self, subject: _Subject, passage: Passage, forward: Pass) -> None:
         if not forward.states:
-            self._result["lens"] = {
+            self._summary["lens"] = {
                 "depths": 0,
                 "reason": "The layers of this family are not one list of blocks, so the lens can't skip any.",
             }
@@ -178,7 +184,7 @@ class TextInspection:
             "lens_kl": lens.kl,
             "lens_next_p": lens.next_p,
         }
-        self._result["lens"] = {"depths": len(lens.kl), "error": lens.error, "reason": ""}
+        self._summary["lens"] = {"depths": len(lens.kl), "error": lens.error, "reason": ""}
 
     def _add_pair(
         self,
@@ -212,7 +218,7 @@ class TextInspection:
             **_token_arrays(theirs, prefix="other_"),
         }
         num_bytes = scored_bytes(other.tokenizer, passage, vocab_size=other.vocab_size)
-        self._result["pair"] = {
+        self._summary["pair"] = {
             "same_vocabulary": True,
             "mean_kl_pq": _mean(numbers.kl_pq),
             "mean_kl_qp": _mean(numbers.kl_qp),
@@ -247,7 +253,7 @@ class TextInspection:
             "span_first": np.array([span.first for span in spans]),
             "span_other": np.array([span.other for span in spans]),
         }
-        self._result["pair"] = {
+        self._summary["pair"] = {
             "same_vocabulary": False,
             "reason": reason,
             "bytes": num_bytes,
@@ -275,7 +281,7 @@ def pick_inspection_dtype(folder: Path, *, device: torch.device) -> torch.dtype:
     )
 
 
-def sum_up(surprisal: npt.NDArray[Any], *, num_bytes: int) -> dict[str, object]:
+def sum_up(surprisal: npt.NDArray[Any], *, num_bytes: int) -> LossSums:
     """Summarise token losses (nats, NaN if not scored): sum, mean, perplexity, bits per byte."""
     scored = surprisal[~np.isnan(surprisal)].astype(np.float64)
     total = float(scored.sum())
@@ -297,7 +303,7 @@ def _mean(values: npt.NDArray[Any]) -> float | None:
     return mean if math.isfinite(mean) else None
 
 
-def _per_byte(nats: float, num_bytes: int) -> dict[str, float]:
+def _per_byte(nats: float, num_bytes: int) -> BytesLoss:
     return {"sum_nats": nats, "bits_per_byte": nats / math.log(2) / max(1, num_bytes)}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.domain.attributes import attributes_of
+from backend.domain.checkpoints.inspection_summary import ChangeSummary, InspectionSummary
 from jobs.evaluation.ledger import check_stop
 from jobs.modeling.checkpoints import is_adapter
 from jobs.modeling.weights.outliers import find_outliers
@@ -30,8 +31,8 @@ MAX_OUTLIERS = 60
 
 def read_weights(
     subject: Path, other: Path | None, reporter: Reporter
-) -> tuple[dict[str, object], Arrays, dict[str, object]]:
-    """Return (result, numbers, words) of a checkpoint's weights. Raises InvalidInput for an unreadable folder."""
+) -> tuple[InspectionSummary, Arrays, dict[str, object]]:
+    """Return (summary, numbers, words) of a checkpoint's weights. Raises InvalidInput for an unreadable folder."""
     with WeightFolder(subject) as weights:
         names = weights.names()
         tensors = []
@@ -57,7 +58,7 @@ def read_weights(
     numbers["spectral"] = np.array([math.nan if tensor.spectral is None else tensor.spectral for tensor in tensors])
     for field in ("relative", "cosine", "norm_a", "norm_change"):
         numbers[field] = np.array([getattr(change, field) for change in changes], dtype=np.float64)
-    result: dict[str, object] = {
+    summary: InspectionSummary = {
         "facts": {
             "what": "weights",
             "tensors": len(tensors),
@@ -67,8 +68,8 @@ def read_weights(
         "outliers": len(outliers),
     }
     if other is not None:
-        result["changes"] = _sum_up(changes, missing)
-    return result, numbers, words
+        summary["changes"] = _sum_up(changes, missing)
+    return summary, numbers, words
 
 
 def place_layer(name: str, tensors: list[TensorStatistics]) -> int | None:
@@ -86,7 +87,7 @@ def _tensor_words(tensor: TensorStatistics) -> dict[str, object]:
     }
 
 
-def _changes(weights: WeightFolder, other: Path, reporter: Reporter) -> tuple[list[TensorChange], dict[str, Any]]:
+def _changes(weights: WeightFolder, other: Path, reporter: Reporter) -> tuple[list[TensorChange], dict[str, list[str]]]:
     """Compare every tensor that both checkpoints hold in the same shape; list the others."""
     with WeightFolder(other) as beside:
         mine, theirs = (
@@ -107,7 +108,7 @@ def _changes(weights: WeightFolder, other: Path, reporter: Reporter) -> tuple[li
     return changes, missing
 
 
-def _sum_up(changes: list[TensorChange], missing: dict[str, Any]) -> dict[str, object]:
+def _sum_up(changes: list[TensorChange], missing: dict[str, list[str]]) -> ChangeSummary:
     norm = math.sqrt(sum(change.norm_a**2 for change in changes))
     moved = math.sqrt(sum(change.norm_change**2 for change in changes))
     relative = moved / norm if norm else 0.0
@@ -115,5 +116,7 @@ def _sum_up(changes: list[TensorChange], missing: dict[str, Any]) -> dict[str, o
         "compared": len(changes),
         "equal": sum(change.norm_change == 0 for change in changes),
         "relative": relative if math.isfinite(relative) else None,
-        **{name: len(entries) for name, entries in missing.items()},
+        "only_first": len(missing["only_first"]),
+        "only_other": len(missing["only_other"]),
+        "unlike": len(missing["unlike"]),
     }

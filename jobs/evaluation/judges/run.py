@@ -14,7 +14,8 @@ from pathlib import Path
 
 from backend.domain.evaluation.judges.config import SHOWN_CHARACTERS, JudgeItem
 from backend.domain.evaluation.judges.prompts import JudgeQuestion, questions
-from backend.domain.evaluation.judges.verdicts import JudgeAnswer, as_record, item_verdicts, summarise_judgement
+from backend.domain.evaluation.judges.summary import VerdictRecord
+from backend.domain.evaluation.judges.verdicts import JudgeAnswer, item_verdicts, summarise_judgement
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.results import JudgeResult
 from backend.domain.openai_servers import JUDGE_KEY
@@ -47,7 +48,7 @@ def run(spec: JobSpec[JudgePayload], reporter: Reporter) -> JudgeResult:
         reporter.progress(len(answers), len(everything), unit="questions")
     verdicts = spec.folder / VERDICTS
     _write_verdicts(verdicts, items, answers, payload)
-    summary = as_record(summarise_judgement(items, answers, payload.config))
+    summary = summarise_judgement(items, answers, payload.config)
     return JudgeResult(
         judge=payload.judge, mode=payload.config.mode, summary=summary, verdicts_file=spec.relative(verdicts)
     )
@@ -146,7 +147,7 @@ def _write_verdicts(
         for item, verdict in zip(items, item_verdicts(items, answers, payload.config), strict=True):
             orders = ("single",) if payload.config.mode == "rubric" else ("ab", "ba")
             replies = [answers.get(f"item:{order}:{item.id}") for order in orders]
-            record = {
+            record: VerdictRecord = {
                 "id": item.id,
                 "prompt": item.prompt[:SHOWN_CHARACTERS],
                 "answers": [text[:SHOWN_CHARACTERS] for text in (item.answer, item.answer_b) if text is not None],

@@ -23,8 +23,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Literal
 
+from backend.domain.json_values import JsonObject
 from backend.errors import Unavailable
 from jobs.evaluation.sandbox.syscalls import ALLOWED, AUDIT, CHECKED
 
@@ -309,7 +310,7 @@ def _stream(stream: IO[bytes] | None) -> IO[bytes]:
     return stream
 
 
-def _own_records(reports: bytes, nonce: str) -> Iterator[dict[str, Any]]:
+def _own_records(reports: bytes, nonce: str) -> Iterator[JsonObject]:
     """Yield the reports that carry the nonce; a program may write to the pipe as well."""
     for line in reports.splitlines():
         try:

@@ -20,12 +20,13 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.domain.checkpoints.chat_templates import CHAT_TEMPLATE, PLAIN_TEMPLATE, ROLE_TOKENS, TEXT_TEMPLATE
 from backend.domain.data.rows.conversations import template_messages
+from backend.domain.json_values import JsonObject
 from backend.domain.template_costs import TemplateTooCostly
 from backend.domain.template_guard import render_template, variables_of
 from backend.errors import InvalidInput
 
-Message = dict[str, Any]
-Tools = list[dict[str, Any]] | None
+Message = JsonObject
+Tools = list[JsonObject] | None
 MAX_CHARACTERS = 2_000_000
 BREAK = "\u200b"  # a zero-width space: invisible to a reader, and no special token to the tokenizer
 _ROLE_MARK = re.compile(r"<\|[^|<>]+\|>")  # such tokens mark turns even if the tokenizer does not declare them special

@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.domain.checkpoints.export_formats import GgufNumbers, gguf_refusal
+from backend.domain.json_values import JsonObject
 from backend.errors import InvalidInput
 from jobs.modeling.copying import copy_file
 from jobs.modeling.gguf.quantise import choose_kind, quantise
@@ -144,7 +145,7 @@ def check_gguf(config: Any) -> None:
         )
 
 
-def _unusual_part(config: Any, rope: dict[str, Any]) -> str | None:
+def _unusual_part(config: Any, rope: JsonObject) -> str | None:
     """Describe what llama.cpp would silently compute differently, as GGUF has no field for it; None if nothing."""
     activation = (
         getattr(config, "activation_function", None)
@@ -301,7 +302,7 @@ def _ends_within_character(text: bytes) -> bool:
     return False
 
 
-def _splitter(described: dict[str, Any], *, gets_text: bool) -> str:
+def _splitter(described: JsonObject, *, gets_text: bool) -> str:
     """Return llama.cpp's name of a tokenizer's pre-tokenisation. Raises InvalidInput for an unknown kind, and for an
     unknown pattern where text is split by it.
     """

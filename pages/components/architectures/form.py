@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -12,6 +11,7 @@ from backend.domain.architectures.config import ArchitectureConfig, find_other_p
 from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES, OPTIONAL_FIELDS, Family, explain_missing
 from backend.domain.architectures.published import PUBLISHED
 from backend.domain.architectures.rules import fill_defaults
+from backend.domain.json_values import FieldValues
 from backend.services.context import Context
 from backend.services.tokenizers.tokenizers import list_tokenizers
 from pages.components.frame import handled, plain
@@ -71,7 +71,7 @@ def set_values(values: Mapping[str, object]) -> None:
 def take_family() -> None:
     """Keep the sizes when the family changes, and fill fields that are new with the family's defaults."""
     family = FAMILIES[st.session_state["architecture_family"]]
-    values: dict[str, Any] = {"family": family.name}
+    values: FieldValues = {"family": family.name}
     for field in (*SIZES, "vocab_size"):
         text = _cleaned(
             st.session_state.get(f"architecture_{field}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import streamlit as st
 
 from backend.domain.battles.preferences.rules import PreferenceRules, make_rules, parse_rules
+from backend.domain.json_values import FieldValues
 from backend.domain.training.config import RunConfig, parse_config, parse_run_config
 from backend.domain.training.config_sections import PreferenceConfig
 from backend.domain.wording import percent, plural
@@ -167,7 +167,7 @@ def _draw_recipe(plan: TrainingPlan) -> RunConfig:
         if st.toggle("As YAML", key="plan_config_as_yaml", help="Every field of the run's config."):
             text = st.text_area("Config", value=suggested.to_yaml(), height=320, key=f"plan_yaml_{scope}")
             return parse_run_config(text or "")
-        values: dict[str, Any] = suggested.model_dump(mode="json")
+        values: FieldValues = suggested.model_dump(mode="json")
         grid = st.grid(5 if plan.objective != "sft" else 4, min_column_width=150)
         key = f"plan_{scope}"
         values |= draw_fields(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import streamlit as st
 
 from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
+from backend.domain.evaluation.judges.summary import Figure, JudgeSummary, VerdictRecord
 from backend.domain.evaluation.safety.harm import RUBRICS
 from backend.domain.jobs.states import ACTIVE
 from backend.domain.wording import plural
@@ -18,7 +19,6 @@ from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.evaluation.judgements import (
     Judge,
-    JudgementView,
     campaign_items,
     get_judgement,
     launch_judgement,
@@ -80,15 +80,14 @@ def draw_judgements(ctx: Context, person: Person, *, evaluation_id: str = "") ->
                 key=f"judged_{judgement.job.id}",
             )
             status_badge(judgement.job.status.value)
-            if judgement.summary:
-                st.caption(_short(judgement), width="content")
+            if judgement.summary is not None:
+                st.caption(_short(judgement.summary), width="content")
             st.caption(when(judgement.job.created_at, now=ctx.now()), width="content")
 
 
-def _short(judgement: JudgementView) -> str:
-    summary = judgement.summary
-    marked = "" if summary["trusted"] is not False else "; can't tell an empty answer from a real one"
-    return f"{plural(summary['items'], 'item')}, {summary['missing']} without a verdict{marked}"
+def _short(summary: JudgeSummary) -> str:
+    marked = "" if summary.trusted is not False else "; can't tell an empty answer from a real one"
+    return f"{plural(summary.items, 'item')}, {summary.missing} without a verdict{marked}"
 
 
 @dataclass(frozen=True)
@@ -239,43 +238,43 @@ def draw_judgement(ctx: Context, person: Person, job_id: str) -> None:
     if judgement.job.status in ACTIVE:
         draw_job(ctx, person, job_id, doing="Judging")
         return
-    if not judgement.summary:
+    if (summary := judgement.summary) is None:
         status_badge(judgement.job.status.value)
         if judgement.job.error.cause:
             show_problem(judgement.job.error.cause, judgement.job.error.remedy)
         return
-    summary = judgement.summary
-    if summary["trusted"] is False:
+    if summary.trusted is False:
         st.error(
             "This judge does not tell an empty answer from a real one. Do not rely on its verdicts.",
             icon=":material/report:",
         )
-    if summary["missing"]:
+    if summary.missing:
         st.warning(
-            f"{summary['missing']} of {plural(summary['items'], 'item')} have no verdict and are left out.",
+            f"{summary.missing} of {plural(summary.items, 'item')} have no verdict and are left out.",
             icon=":material/help:",
         )
-    rows = [_figure(name, estimate, "") for name, estimate in {**summary["scores"], **summary["label_shares"]}.items()]
+    rows = [_figure(name, figure, "") for name, figure in {**summary.scores, **summary.label_shares}.items()]
     rows += [
-        _figure(label, summary[name], note) for name, (label, note) in FIGURES.items() if summary[name] is not None
+        _figure(label, figure, note)
+        for name, (label, note) in FIGURES.items()
+        if (figure := getattr(summary, name)) is not None
     ]
     draw_table(rows, key="judge_figures", alt="Figures of the judgement with their 95 % intervals")
-    price = "" if summary["price"] is None else f", {summary['price']:.4f} USD"
+    price = "" if summary.price is None else f", {summary.price:.4f} USD"
     st.caption(
-        f"{summary['prompt_tokens']:,} prompt and {summary['completion_tokens']:,} answer tokens{price}. Votes of"
+        f"{summary.prompt_tokens:,} prompt and {summary.completion_tokens:,} answer tokens{price}. Votes of"
         " people are not changed."
     )
     _draw_verdicts(ctx, job_id)
 
 
-def _figure(name: str, estimate: dict[str, Any], note: str) -> dict[str, object]:
-    low, high = estimate["interval"] or (None, None)
-    interval = "" if low is None else f"{low:.3f} to {high:.3f}"
+def _figure(name: str, figure: Figure, note: str) -> dict[str, object]:
+    interval = "" if figure.interval is None else f"{figure.interval[0]:.3f} to {figure.interval[1]:.3f}"
     return {
         "Figure": name,
-        "Value": f"{estimate['value']:.3f}",
+        "Value": f"{figure.value:.3f}",
         "95 % interval": interval,
-        "n": estimate["n"],
+        "n": figure.n,
         "Reading": note,
     }
 
@@ -312,14 +311,14 @@ def _draw_verdicts(ctx: Context, job_id: str) -> None:
                     st.code(text or "", language=None, wrap_lines=True)
 
 
-def _named(side: str | float | None, verdict: dict[str, Any]) -> str:
+def _named(side: str | float | None, verdict: VerdictRecord) -> str:
     """Return a verdict or vote with the name of the answer that it prefers."""
     first, second = verdict["groups"]
     names = {None: "missing", "A": first or "A", "B": second or "B", "TIE": "tie", "BOTH_BAD": "both bad"}
     return names.get(side, str(side)) if side is None or isinstance(side, str) else f"{side:g}"
 
 
-def _belongs(verdict: dict[str, Any], choice: str) -> bool:
+def _belongs(verdict: VerdictRecord, choice: str) -> bool:
     if choice == "Missing":
         return verdict["verdict"] is None
     if choice == "Inconsistent":

@@ -5,7 +5,6 @@ tokenized.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import streamlit as st
 from pydantic import ValidationError
@@ -17,6 +16,7 @@ from backend.domain.evaluation.tasks.lm_eval_yaml import to_lm_eval
 from backend.domain.evaluation.tasks.metric_names import metric_label, metrics_of
 from backend.domain.evaluation.tasks.reading import read_definition, read_task, task_yaml
 from backend.domain.evaluation.tasks.templates import TemplateFault
+from backend.domain.json_values import FieldValues
 from backend.domain.validation import validation_message
 from backend.domain.wording import plural
 from backend.errors import Conflict, InvalidInput, NotFound, RoundhouseError
@@ -182,7 +182,7 @@ def _draw_fields(task: TaskDefinition, *, key: str) -> dict[str, object]:
     return values
 
 
-def _draw_choices(task: TaskDefinition, *, key: str) -> dict[str, Any]:
+def _draw_choices(task: TaskDefinition, *, key: str) -> FieldValues:
     """Draw choices and answer, each an expression or a list of templates."""
     values: dict[str, object] = {}
     if task.contexts is None:

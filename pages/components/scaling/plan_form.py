@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import streamlit as st
 
 from backend.domain.architectures.families import FAMILIES
+from backend.domain.json_values import FieldValues
 from backend.domain.scaling.laws import DEFAULT_LAW, PUBLISHED
 from backend.domain.scaling.plan import DEFAULT_VOCABULARY
 from backend.domain.scaling.shapes import DENSE_FAMILIES
@@ -21,10 +20,10 @@ FLOPS, HOURS, MONEY = "FLOPs", "Device-hours", "Money"
 OWN_LABEL = "Your own finished runs"
 
 
-def draw_plan_form(ctx: Context) -> dict[str, Any]:
+def draw_plan_form(ctx: Context) -> FieldValues:
     """Draw the form, part of a `number_form`; return the values of a `PlanConfig`."""
     devices = list_measured_devices(ctx)
-    values: dict[str, Any] = _draw_budget(ctx, known=bool(devices))
+    values: FieldValues = _draw_budget(ctx, known=bool(devices))
     for field, name in zip(("dataset", "tokenizer"), first_parts(ctx), strict=True):
         if field not in st.query_params:
             st.session_state.setdefault(field, name)  # a default that can be cleared

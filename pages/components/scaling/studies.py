@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from backend.domain.json_values import FieldValues
 from backend.domain.scaling.laws import DEFAULT_LAW, PUBLISHED
 from backend.domain.scaling.study import StudyConfig, StudyPlan, format_budget, parse_study
 from backend.domain.wording import format_duration, plural, short
@@ -95,7 +96,7 @@ def _draw_new(ctx: Context, person: Person) -> None:
 
 def _draw_form(
     datasets: list[str], tokenizers: list[str], first: tuple[str | None, str | None], budgets_text: str
-) -> dict[str, Any]:
+) -> FieldValues:
     left, right = st.columns(2)
     dataset = left.selectbox("Dataset", datasets, index=_place(datasets, first[0]), key="study_dataset")
     tokenizer = right.selectbox("Tokenizer", tokenizers, index=_place(tokenizers, first[1]), key="study_tokenizer")

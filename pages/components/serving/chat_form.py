@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 from pydantic import ValidationError
 
+from backend.domain.json_values import FieldValues
 from backend.domain.serving.chat_settings import MAX_COLUMNS, ChatSettings
 from backend.domain.serving.protocol import MAX_SEED
 from backend.domain.validation import validation_message
@@ -177,7 +178,7 @@ def active_settings(settings: ChatSettings, *, temperature: float) -> dict[str, 
     return {name: text for name, text in words.items() if getattr(settings, name) != usual[name]}
 
 
-def draw_filters(values: dict[str, Any], first: Mapping[str, Any], keys: Mapping[str, str], *, scope: str) -> None:
+def draw_filters(values: FieldValues, first: Mapping[str, Any], keys: Mapping[str, str], *, scope: str) -> None:
     """Draw what narrows sampling beyond temperature and top p, and the strings that end an answer."""
     with st.expander("Filters, penalties and stop strings", icon=":material/filter_alt:", key=f"filters_{scope}"):
         left, right = st.columns(2)
@@ -235,16 +236,14 @@ def _validate(
         return None, field, f"{JSON_FIELDS[field]}: {str(first['msg']).removeprefix('Value error, ')}"
 
 
-def draw_values(
-    stored: ChatSettings | None, *, scope: str, temperature: float
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def draw_values(stored: ChatSettings | None, *, scope: str, temperature: float) -> tuple[FieldValues, FieldValues]:
     """Draw system prompt, sampling, schema and tools with stored values or those of a preset; return them, and by field
     the places for problems below it.
     """
     default = stored or ChatSettings(endpoints=("any",), temperature=temperature)
     first = {field: getattr(default, field) for field in WIDGETS} | filled_values(scope)
     keys = {field: widget_key(widget, scope=scope) for field, widget in WIDGETS.items()}
-    values: dict[str, Any] = {
+    values: FieldValues = {
         "system": st.text_area(
             "System prompt", first["system"], key=keys["system"], placeholder="You are …", height=100
         ),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import streamlit as st
 
 from backend.domain.data.rows.display import displayable
 from backend.domain.evaluation.prompts import read_typed_rows
+from backend.domain.json_values import Row
 from backend.domain.serving.chat_settings import AnswerSettings
 from backend.domain.serving.prompt_matrix import MAX_ENDPOINTS, MAX_ROWS, MatrixAnswers, MatrixCell
 from backend.domain.wording import plural
@@ -97,7 +97,7 @@ def draw_form(ctx: Context, person: Person, prompt: PromptView, version: PromptV
         endpoints = st.multiselect(
             "Endpoints", names, default=names[:1], max_selections=MAX_ENDPOINTS, key=f"try_endpoints_{prompt.name}"
         )
-        rows: list[dict[str, Any]] | None = None
+        rows: list[Row] | None = None
         source = ""
         with errors_shown():
             rows, source = draw_matrix_rows(ctx, version)
@@ -139,7 +139,7 @@ def draw_form(ctx: Context, person: Person, prompt: PromptView, version: PromptV
                 st.rerun()
 
 
-def draw_matrix_rows(ctx: Context, version: PromptVersionView) -> tuple[list[dict[str, Any]] | None, str]:
+def draw_matrix_rows(ctx: Context, version: PromptVersionView) -> tuple[list[Row] | None, str]:
     """Draw where the rows come from; return them with the name of their source, None where there is none yet."""
     variables = version.body.variables
     if not variables:

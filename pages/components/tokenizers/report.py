@@ -123,7 +123,7 @@ def _draw_report(ctx: Context, person: Person, report: ReportView) -> None:
         st.query_params.pop("report", None)
 
     with st.container(horizontal=True, vertical_alignment="center"):
-        rows = sum(entry["rows"] for entry in report.datasets)
+        rows = sum(entry.rows for entry in report.datasets)
         st.caption(f"{plain(report.title)} · {plural(rows, 'row')} read · {when(report.created_at)}")
         st.space("stretch")
         draw_confirmed(
@@ -157,11 +157,7 @@ def _draw_report(ctx: Context, person: Person, report: ReportView) -> None:
         config=STATIC,
         alt=f"{title} of each tokenizer",
     )
-    if any(
-        name in ("short", "unsure")
-        for entry in report.datasets
-        for name in [part["code"] for part in entry["languages"]]
-    ):
+    if any(language.code in ("short", "unsure") for entry in report.datasets for language in entry.languages):
         st.caption("Languages are detected per row; rows too short or too mixed are counted separately.")
     _draw_table(report)
 
@@ -173,8 +169,8 @@ def _groups(report: ReportView, chosen: str, measure: str) -> tuple[list[str], d
         places: list[tuple[str, str | None]] = [(dataset, None) for dataset in report.dataset_names]
         names = list(report.dataset_names)
     else:
-        entry = next(entry for entry in report.datasets if entry["name"] == chosen)
-        codes = [part["code"] for part in entry["languages"]]
+        entry = next(entry for entry in report.datasets if entry.name == chosen)
+        codes = [language.code for language in entry.languages]
         places = [(chosen, None), *((chosen, code) for code in codes if len(codes) > 1)]
         names = ["All" if language is None else language_name(language) for _, language in places]
     return names, {
@@ -183,8 +179,8 @@ def _groups(report: ReportView, chosen: str, measure: str) -> tuple[list[str], d
 
 
 def _draw_table(report: ReportView) -> None:
-    sizes = {entry["name"]: entry["vocab_size"] for entry in report.tokenizers}
-    single = {entry["name"] for entry in report.datasets if len(entry["languages"]) < 2}
+    sizes = {entry.name: entry.vocab_size for entry in report.tokenizers}
+    single = {entry.name for entry in report.datasets if len(entry.languages) < 2}
     rows = [_row(one, sizes) for one in report.measures if one.language is None or one.dataset not in single]
     percent, number = st.column_config.NumberColumn(format="percent"), st.column_config.NumberColumn(format="localized")
     decimal = st.column_config.NumberColumn(format="%.3f")

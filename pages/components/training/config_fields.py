@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 
+from backend.domain.json_values import FieldValues
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import (
     default_at,
@@ -116,7 +117,7 @@ def draw_field(path: str) -> Any:
     return value
 
 
-def draw_run_fields(paths: Iterable[str], values: dict[str, Any], *, columns: int = 4) -> None:
+def draw_run_fields(paths: Iterable[str], values: FieldValues, *, columns: int = 4) -> None:
     """Draw fields side by side, and put their values into those of a config, by section."""
     with st.grid(columns, min_column_width=150):
         for path in paths:
@@ -137,7 +138,7 @@ def with_labels(message: str) -> str:
     return _NAMED.sub(lambda match: f"“{field_label(match[0])}”", message)
 
 
-def _values() -> dict[str, Any]:
+def _values() -> FieldValues:
     values: dict[str, object] = st.session_state.setdefault(_VALUES, {})
     return values
 

@@ -10,6 +10,7 @@ import streamlit as st
 from pydantic import ValidationError
 
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.json_values import FieldValues
 from backend.domain.training.objectives import Objective
 from backend.services.context import Context, Person
 from backend.services.people.drafts import FormDraft, drop_draft, read_draft, save_draft
@@ -106,7 +107,7 @@ def _fill(draft: FormDraft) -> bool:
     return True
 
 
-def _snapshot(values: Mapping[str, Any], source: Mapping[str, str]) -> dict[str, Any]:
+def _snapshot(values: Mapping[str, Any], source: Mapping[str, str]) -> FieldValues:
     inline = st.session_state.get("launch_inline")
     return {
         "source": dict(source),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import cache
-from typing import Any
 
 import streamlit as st
 
 from backend.domain.architectures.parameters import count_parameters
 from backend.domain.architectures.published import PUBLISHED
 from backend.domain.jobs.states import ACTIVE
+from backend.domain.json_values import FieldValues
 from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
 from backend.domain.wording import plural, short
 from backend.errors import RoundhouseError
@@ -104,7 +104,7 @@ def _choose_version(name: str, versions: tuple[VersionView, ...]) -> str:
     return by_number[number].label
 
 
-def draw_network(ctx: Context, values: dict[str, Any], missing: list[str]) -> None:
+def draw_network(ctx: Context, values: FieldValues, missing: list[str]) -> None:
     """Draw the choice of an architecture and its tokenizer, which follows the architecture until the visitor chooses
     one.
     """
@@ -143,7 +143,7 @@ def _preset_sizes() -> dict[str, int]:
     return {name: sum(count_parameters(config).values()) for name, config in PUBLISHED.items()}
 
 
-def draw_base(ctx: Context, values: dict[str, Any], missing: list[str]) -> str:
+def draw_base(ctx: Context, values: FieldValues, missing: list[str]) -> str:
     """Draw the choice of a base and of a method; return the method. A recipe may call a base by its run or its id."""
     ready = list_checkpoints(ctx, ready=True)
     options = {c.name: c.name + (f" · {short(c.parameters)} parameters" if c.parameters else "") for c in ready}

@@ -11,6 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.json_values import FieldValues
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import default_at, form_groups, value_at
 from backend.domain.training.config_sections import RewardRule
@@ -58,7 +59,7 @@ Origin = Literal["recipe", "copy", "defaults"]
 class FormState:
     """Values of the form, and the choices still missing, as phrases that follow “Choose ”."""
 
-    values: dict[str, Any]
+    values: FieldValues
     missing: list[str] = field(default_factory=list)
 
 
@@ -126,7 +127,7 @@ def draw_run_form(ctx: Context, *, named: bool = True, copied: RunConfig | None 
     """Draw the form and return its values; a run of a sweep is not `named` here. `copied` is the config of the run that
     it was copied from.
     """
-    values: dict[str, Any] = {}
+    values: FieldValues = {}
     missing: list[str] = []
     objective = Objective(
         st.selectbox(
@@ -244,7 +245,7 @@ def _value_getter(objective: Objective, method: str) -> Callable[[str], Any]:
     return lambda path: chosen[path] if path in chosen else get_field(path)
 
 
-def _draw_advanced(groups: Mapping[FieldGroup, list[str]], values: dict[str, Any], copied: RunConfig | None) -> None:
+def _draw_advanced(groups: Mapping[FieldGroup, list[str]], values: FieldValues, copied: RunConfig | None) -> None:
     changed = count_changed((path for paths in groups.values() for path in paths), copied)
     usual, source = ("all at their defaults", "the defaults") if copied is None else ("all as copied", "the copied run")
     summary = f"{changed} differ{'s' if changed == 1 else ''} from {source}" if changed else usual
@@ -265,7 +266,7 @@ def _draw_advanced(groups: Mapping[FieldGroup, list[str]], values: dict[str, Any
                     values["sample_prompts"] = tuple(line for line in (prompts or "").splitlines() if line.strip())
 
 
-def _draw_start(ctx: Context, objective: Objective, values: dict[str, Any], missing: list[str]) -> str:
+def _draw_start(ctx: Context, objective: Objective, values: FieldValues, missing: list[str]) -> str:
     """Draw what the run starts from; return its method."""
     if objective is Objective.PRETRAIN:
         st.session_state.setdefault(PREFIX + "start", FROM_SCRATCH)

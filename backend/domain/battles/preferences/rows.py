@@ -6,26 +6,26 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from backend.domain.battles.campaign import Messages
 from backend.domain.battles.preferences.pairs import CastVote
+from backend.domain.json_values import Row
 
 GOOD_RATING, BAD_RATING = 3.5, 2.5
 """Mean ratings from and to which an answer is good or bad; those between say nothing."""
 
 
-def preference_row(prompt: Messages, *, chosen: str, rejected: str) -> dict[str, Any]:
+def preference_row(prompt: Messages, *, chosen: str, rejected: str) -> Row:
     """Return a row of kind `preference`."""
     return {"prompt": prompt, "chosen": _answer(chosen), "rejected": _answer(rejected)}
 
 
-def rewrite_row(prompt: Messages, *, rewrite: str) -> dict[str, Any]:
+def rewrite_row(prompt: Messages, *, rewrite: str) -> Row:
     """Return a row of kind `chat` that ends with a rater's better answer."""
     return {"messages": [*prompt, *_answer(rewrite)]}
 
 
-def label_row(prompt: Messages, *, completion: str, is_good: bool) -> dict[str, Any]:
+def label_row(prompt: Messages, *, completion: str, is_good: bool) -> Row:
     """Return a row of kind `kto`."""
     return {"prompt": prompt, "completion": _answer(completion), "label": is_good}
 

@@ -14,9 +14,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from backend.domain.json_values import RowView
 from backend.errors import InvalidInput
-
-Row = Mapping[str, Any]
 
 _ANNOTATOR = re.compile(r"annotator_?\d+")
 _ONE_HOT = {"winner_model_a": "A", "winner_model_b": "B", "winner_tie": "TIE"}
@@ -24,7 +23,7 @@ _PANDALM = {"cmp_key", "response1", "response2"}
 _VERDICTS = {"0": "TIE", "1": "A", "2": "B"}
 
 
-def standard_rows(rows: Iterable[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
+def standard_rows(rows: Iterable[tuple[str, RowView]]) -> Iterator[tuple[str, RowView]]:
     """Return each row (with where it stands) as rows of one vote each. Raises InvalidInput for a verdict that no layout
     has.
     """
@@ -35,7 +34,7 @@ def standard_rows(rows: Iterable[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
             yield where, _with_conversation(_with_winner(row))
 
 
-def _with_winner(row: Row) -> Row:
+def _with_winner(row: RowView) -> RowView:
     if "winner" in row or not row.keys() >= {"winner_model_a", "winner_model_b"}:
         return row
     winners = [
@@ -44,7 +43,7 @@ def _with_winner(row: Row) -> Row:
     return {**row, "winner": winners[0] if len(winners) == 1 else ""}
 
 
-def _with_conversation(row: Row) -> Row:
+def _with_conversation(row: RowView) -> RowView:
     if "prompt_text" in row or not row.keys() >= {"conversation_a", "conversation_b"}:
         return row
     turn = str(row.get("turn", ""))
@@ -69,7 +68,7 @@ def _spoken(messages: Iterable[Mapping[str, Any]], role: str, turns: int | None)
     return "\n\n".join(said[:turns])
 
 
-def _pandalm(where: str, row: Row) -> Iterator[tuple[str, Row]]:
+def _pandalm(where: str, row: RowView) -> Iterator[tuple[str, RowView]]:
     names = str(row["cmp_key"]).split("_")
     if len(names) != 2:
         raise InvalidInput(

@@ -12,6 +12,7 @@ from typing import Any
 
 from backend.domain.data.rows.conversations import is_message
 from backend.domain.data.rows.problem import RowProblem
+from backend.domain.json_values import Row
 
 STRING_COLUMN = "string"
 """The column of a row that is a bare string, as in a JSON list of strings."""
@@ -95,7 +96,7 @@ class _Buffer:
             self.more()
 
 
-def _values(buffer: _Buffer, *, longest: int, first: int = 1) -> Iterator[tuple[int, dict[str, Any] | RowProblem]]:
+def _values(buffer: _Buffer, *, longest: int, first: int = 1) -> Iterator[tuple[int, Row | RowProblem]]:
     """Yield the values of an array, or of objects one after another, until the array or the text ends."""
     number = first
     while buffer.peek() not in ("", "]"):

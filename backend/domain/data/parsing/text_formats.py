@@ -18,9 +18,10 @@ from typing import Any
 
 from backend.domain.data.parsing.json_stream import iter_json_rows, parse_json
 from backend.domain.data.rows.problem import RowProblem
+from backend.domain.json_values import Row
 from backend.errors import InvalidInput
 
-NumberedRow = tuple[int, dict[str, Any] | RowProblem]
+NumberedRow = tuple[int, Row | RowProblem]
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".zip")
 PACKINGS = (".gz", ".zst", ".bz2", ".xz")

@@ -8,6 +8,7 @@ from typing import Any
 
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.recognition.column_names import plain_name
+from backend.domain.json_values import Row
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class SourceHead:
     "".
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     name: str
     files: int
     bytes: int

@@ -8,11 +8,12 @@ from typing import Any
 from backend.domain.data.rows.gold_answers import ANSWER_FIELDS, answer_index
 from backend.domain.data.rows.problem import RowProblem
 from backend.domain.data.rows.values import label_text, read_text_value
+from backend.domain.json_values import Row
 
 _FINAL_ANSWER = re.compile(r"^####\s*(.+?)\s*$", re.MULTILINE)  # GSM8K's mark of the result after its reasoning
 
 
-def build_benchmark(values: dict[str, Any]) -> dict[str, Any]:
+def build_benchmark(values: Row) -> Row:
     """Return the canonical row of a question from its fields. Raises RowProblem naming the field at fault."""
     question = read_text_value(values.get("question"), name="question", may_be_empty="correct" in values)
     context = read_text_value(values.get("context"), name="context", may_be_empty=True)
@@ -35,7 +36,7 @@ def build_benchmark(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_choices(values: dict[str, Any]) -> list[str]:
+def read_choices(values: Row) -> list[str]:
     """Return the choices of a row. Raises RowProblem if there are fewer than two."""
     # a table of questions with different numbers of choices leaves cells empty at the end
     raw = list(values["choices"])

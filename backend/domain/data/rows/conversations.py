@@ -15,8 +15,9 @@ from typing import Any
 from backend.domain.data.rows.content import Content, is_parts, read_content
 from backend.domain.data.rows.problem import RowProblem, kind_of_value
 from backend.domain.data.rows.tool_calls import arguments_of, tool_calls_of, tools_of
+from backend.domain.json_values import JsonObject, Row
 
-Messages = list[dict[str, Any]]
+Messages = list[JsonObject]
 
 ROLES = {
     "system": "system",
@@ -77,7 +78,7 @@ def _content(turn: Mapping[str, object], *, name: str, place: int, may_lack: boo
     raise RowProblem(f"{turn_label} has no text (found: {', '.join(map(str, turn)) or 'nothing'})")
 
 
-def _messages(turn: dict[str, Any], *, name: str, place: int) -> Messages:
+def _messages(turn: JsonObject, *, name: str, place: int) -> Messages:
     """Return one turn as OpenAI messages: one, after those of the tool results among its parts."""
     stated = next((turn[key] for key in ROLE_KEYS if turn.get(key) is not None), None)
     role = ROLES.get(str(stated).lower())
@@ -99,7 +100,7 @@ def _messages(turn: dict[str, Any], *, name: str, place: int) -> Messages:
         content = content.text
     if is_call:
         return [{"role": role, "content": "", "tool_calls": tool_calls_of(content, name=name, place=place)}]
-    message: dict[str, Any] = {"role": role, "content": content}
+    message: JsonObject = {"role": role, "content": content}
     if role == "assistant":
         if reasoning and reasoning.strip():
             message["content"] = with_reasoning(reasoning, content)
@@ -239,7 +240,7 @@ def preference_messages(prompt: Any, *, chosen: Any, rejected: Any, system: str 
     return {"prompt": before, "chosen": answers[0], "rejected": answers[1]}
 
 
-def answered_messages(prompt: Any, *, completion: Any, system: str = "") -> dict[str, Any]:
+def answered_messages(prompt: Any, *, completion: Any, system: str = "") -> Row:
     """Return {"prompt", "completion"} as messages: one answer and the messages before it.
 
     `completion` may be text or turns; without a prompt it is a whole conversation, whose last answer counts. Raises
@@ -261,10 +262,10 @@ class TemplateInput:
     """Input of a chat template: messages, and the tools that the network may call (None for none)."""
 
     messages: Messages
-    tools: list[dict[str, Any]] | None = None
+    tools: list[JsonObject] | None = None
 
 
-def as_conversation(row: dict[str, Any]) -> TemplateInput | None:
+def as_conversation(row: Row) -> TemplateInput | None:
     """Return a chat, instruction, preference (its chosen side) or kto row as a conversation; None for a row of another
     kind.
     """

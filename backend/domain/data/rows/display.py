@@ -9,6 +9,7 @@ from typing import Any
 
 from backend.domain.data.rows.records import RECORD, texts_of
 from backend.domain.data.rows.tool_calls import call_text, tools_of
+from backend.domain.json_values import JsonObject
 
 _TURNING = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 """Bidirectional control characters are shown as codes: on a page they would hide the text after them."""
@@ -137,5 +138,5 @@ def render_preview(row: Mapping[str, Any]) -> str:
     return str(row.get("text", row.get("prompt", "")))
 
 
-def _turns(messages: list[dict[str, Any]], *, mark: str = "") -> list[str]:
+def _turns(messages: list[JsonObject], *, mark: str = "") -> list[str]:
     return [f"{mark}{message['role']}: {message_text(message)}" for message in messages]

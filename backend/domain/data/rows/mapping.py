@@ -35,6 +35,7 @@ from backend.domain.data.rows.records import RECORD, record_text
 from backend.domain.data.rows.tool_calls import tools_text
 from backend.domain.data.rows.trees import TREE, is_message_table, sample_trees, tree_rows
 from backend.domain.data.rows.values import as_list, choice_labels, read_text_value
+from backend.domain.json_values import Row
 from backend.errors import InvalidInput
 
 _MANY = frozenset({"choices", "answers", "incorrect", "winner"})
@@ -58,9 +59,9 @@ def check_mapping(kind: DatasetKind, mapping: Mapping[str, str]) -> None:
             )
 
 
-def collect_fields(row: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
+def collect_fields(row: Mapping[str, Any], mapping: Mapping[str, str]) -> Row:
     """Return field -> value, with a list for fields that several columns may serve."""
-    values: dict[str, Any] = {}
+    values: Row = {}
     for column, field in mapping.items():
         if column not in row:
             if field in OPTIONAL:
@@ -166,7 +167,7 @@ def _mapped(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, 
         return problem
 
 
-def _settle(values: dict[str, Any], mapping: Mapping[str, str]) -> None:
+def _settle(values: Row, mapping: Mapping[str, str]) -> None:
     """Replace two answers and the verdicts on them by `chosen` and `rejected`."""
     names = {field: column for column, field in mapping.items()}
     winner = read_winner(values.pop("winner"), columns=(names["first"], names["second"]))
@@ -192,14 +193,14 @@ def _build_text(values: Mapping[str, object]) -> dict[str, object]:
     return {"text": read_text_value(values["text"], name="text")}
 
 
-def _build_prompt(values: dict[str, Any]) -> dict[str, Any]:
+def _build_prompt(values: Row) -> Row:
     value = values["prompt"]
     if isinstance(value, list) and value:  # MT-bench turns, or messages
         value = value[0] if isinstance(value[0], str) else messages_of(value, name="prompt")[-1]["content"]
     return {"prompt": _with_input(read_text_value(value, name="prompt"), values)}
 
 
-def _with_input(prompt: str, values: dict[str, Any]) -> str:
+def _with_input(prompt: str, values: Row) -> str:
     """Join Alpaca's `instruction` and `input`."""
     extra = read_text_value(values.get("input"), name="input", may_be_empty=True)
     return f"{prompt}\n\n{extra}" if extra.strip() else prompt
@@ -209,13 +210,13 @@ def _system(values: Mapping[str, object]) -> str:
     return read_text_value(values.get("system"), name="system", may_be_empty=True)
 
 
-def _tools(values: dict[str, Any]) -> dict[str, str]:
+def _tools(values: Row) -> dict[str, str]:
     """Return the row's tools as a part of it; nothing where it has none."""
     tools = tools_text(values.get("tools"))
     return {"tools": tools} if tools else {}
 
 
-def _build_instruction(values: dict[str, Any]) -> dict[str, Any]:
+def _build_instruction(values: Row) -> Row:
     if "instances" in values:  # Self-Instruct: an instruction with examples, of which the first is used
         listed = values["instances"]
         if not isinstance(listed, list) or not listed or not isinstance(listed[0], dict):
@@ -229,7 +230,7 @@ def _build_instruction(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _build_chat(values: dict[str, Any]) -> dict[str, Any]:
+def _build_chat(values: Row) -> Row:
     turns = values.get("messages")
     if turns is None and isinstance(values.get("prompt"), list):
         row = answered_messages(values["prompt"], completion=values["completion"], system=_system(values))
@@ -258,7 +259,7 @@ def _history(value: Any) -> list[dict[str, str]]:
     ]
 
 
-def _prompt_value(values: dict[str, Any]) -> Any:
+def _prompt_value(values: Row) -> Any:
     """Return the prompt of a row, given as text or turns; OpenAI's form holds the tools as well."""
     prompt = values.get("prompt")
     if isinstance(prompt, dict) and prompt.get("tools"):
@@ -266,13 +267,13 @@ def _prompt_value(values: dict[str, Any]) -> Any:
     return _with_input(prompt, values) if isinstance(prompt, str) else prompt
 
 
-def _build_preference(values: dict[str, Any]) -> dict[str, Any]:
+def _build_preference(values: Row) -> Row:
     prompt = _prompt_value(values)
     row = preference_messages(prompt, chosen=values["chosen"], rejected=values["rejected"], system=_system(values))
     return {**row, **_tools(values)}
 
 
-def _build_kto(values: dict[str, Any]) -> dict[str, object]:
+def _build_kto(values: Row) -> dict[str, object]:
     prompt = _prompt_value(values)
     completion = values["messages"] if "messages" in values else values["completion"]
     row = answered_messages(prompt, completion=completion, system=_system(values))

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from backend.domain.data.rows.problem import RowProblem, kind_of_value
+from backend.domain.json_values import JsonObject
 
-ToolCall = dict[str, Any]
+ToolCall = JsonObject
 MAX_TOOLS = 512
 
 
@@ -54,7 +55,7 @@ def tools_text(value: Any, *, name: str = "tools") -> str:
     return json.dumps(listed, ensure_ascii=False) if listed else ""
 
 
-def tools_of(row: Mapping[str, object]) -> list[dict[str, Any]] | None:
+def tools_of(row: Mapping[str, object]) -> list[JsonObject] | None:
     """Return the tools of a stored row as templates want them; None where there are none."""
     text = row.get("tools")
     return json.loads(text) if isinstance(text, str) and text else None

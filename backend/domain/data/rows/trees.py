@@ -16,12 +16,13 @@ from typing import Any
 from backend.domain.data.kinds import MESSAGE_FIELDS, DatasetKind
 from backend.domain.data.rows.conversations import CONTENT_KEYS, ROLE_KEYS, ROLES
 from backend.domain.data.rows.problem import RowProblem, kind_of_value
+from backend.domain.json_values import JsonObject
 
 TREE = "tree"
 """The field of a nested tree's root."""
 MAX_TURNS = 200_000
 """Limit of the turns in all rows of one tree; a tree of 2,500 messages, ten deep, has fewer."""
-Tree = dict[str, Any]
+Tree = JsonObject
 
 
 def is_message_table(mapping: Mapping[str, str]) -> bool:
@@ -90,7 +91,7 @@ def _name(message: Tree) -> str:
     return repr(message.get("message_id", message.get("id", "without an id")))[:60]
 
 
-def _turns(path: Sequence[Tree]) -> list[dict[str, Any]]:
+def _turns(path: Sequence[Tree]) -> list[JsonObject]:
     """Return messages without the tree's fields: ids, ranks, labels, replies."""
     keys = (*ROLE_KEYS, *CONTENT_KEYS)
     return [{key: message[key] for key in keys if message.get(key) is not None} for message in path]

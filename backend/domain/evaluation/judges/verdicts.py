@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
 from backend.domain.evaluation.judges.prompts import JudgeQuestion, Side, read_judge_label, read_score, read_side
+from backend.domain.evaluation.judges.summary import JudgeSummary
 from backend.domain.evaluation.metrics.registry import Metric, MetricKind
 from backend.domain.evaluation.metrics.score import estimate_mean
 from backend.domain.statistics.agreement import pooled_kappa
@@ -54,33 +53,6 @@ class ItemVerdict:
     def inconsistent(self) -> bool:
         """Return whether the two orders gave different verdicts."""
         return self.orders is not None and None not in self.orders and self.orders[0] != self.orders[1]
-
-
-@dataclass(frozen=True)
-class JudgeSummary:
-    """A judgement as a whole. `scores` by group (rubric) or the first answers' win rate; a figure is None where the
-    data give none.
-
-    `position_bias` is the share of decisive verdicts for the answer shown first (0.5 is none), `length_bias` that for
-    the longer answer, or the rank correlation of score and length. `kappa` is Cohen's with people's votes.
-    """
-
-    items: int
-    missing: int
-    failed: int
-    scores: dict[str, Estimate]
-    label_shares: dict[str, Estimate]
-    tie_rate: Estimate | None
-    inconsistent: Estimate | None
-    position_bias: Estimate | None
-    length_bias: Estimate | None
-    canary: Estimate | None
-    trusted: bool | None
-    kappa: Estimate | None
-    human_votes: int
-    prompt_tokens: int
-    completion_tokens: int
-    price: float | None
 
 
 def item_verdicts(
@@ -247,19 +219,3 @@ def _human_label(vote: str | float, config: JudgeConfig) -> str:
     if config.labels:
         return next((label for label in config.labels if label.casefold() == str(vote).casefold()), str(vote))
     return str(float(vote))
-
-
-def as_record(summary: JudgeSummary) -> dict[str, object]:
-    """Return a summary as plain data, an estimate as {value, stderr, interval, n, method}."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Estimate):
-            interval = None if value.low is None or value.high is None else [value.low, value.high]
-            return {
-                **attributes_of(value, "value", "stderr"),
-                "interval": interval,
-                **attributes_of(value, "n", "method"),
-            }
-        return {name: plain(each) for name, each in value.items()} if isinstance(value, dict) else value
-
-    return {name: plain(getattr(summary, name)) for name in summary.__dataclass_fields__}

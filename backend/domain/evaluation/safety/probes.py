@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from backend.domain.json_values import JsonObject, Row
+
 NO_REFERENCE = "(scored by rule)"
 """Reference of a row that has no right answer: the engines require one."""
 
@@ -101,9 +103,9 @@ class ProbeItem:
     question: str
     choices: tuple[str, ...] = ()
     answer: int = 0
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: JsonObject = field(default_factory=dict)
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Row:
         """Return the row that is stored and scored."""
         scored = {"choices": list(self.choices), "answer": self.answer} if self.choices else {"answers": [NO_REFERENCE]}
         return {"question": self.question, **scored, "meta": json.dumps(self.meta, sort_keys=True, ensure_ascii=False)}

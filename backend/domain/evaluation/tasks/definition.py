@@ -19,6 +19,7 @@ from backend.domain.evaluation.judges.metric import JUDGE, JudgeMetric, read_jud
 from backend.domain.evaluation.tasks.metric_names import check_metric, number_names
 from backend.domain.evaluation.tasks.templates import check_template, names_in
 from backend.domain.fields import setting, unless, when
+from backend.domain.json_values import JsonObject
 from backend.domain.validation import is_stored
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -353,7 +354,7 @@ class TaskDefinition(_Part):
         return hashlib.sha256(json.dumps(decides, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _with_options(use: dict[str, Any]) -> dict[str, Any]:
+def _with_options(use: JsonObject) -> JsonObject:
     if "options" in use:
         return use
     if len(use) == 1 and isinstance(options := next(iter(use.values())), dict):  # `- judge: {endpoint: chat}`

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from backend.domain.evaluation.harness import FOREIGN, read_name, to_harness
 from backend.domain.evaluation.tasks.definition import RequestForm, TaskDefinition
 from backend.domain.evaluation.tasks.templates import names_in
+from backend.domain.json_values import JsonObject
 from backend.domain.validation import validation_message
 from backend.errors import InvalidInput
 
@@ -117,14 +118,14 @@ def _load(text: str) -> Any:
         raise InvalidInput(f"The file is not YAML: {' '.join(str(error).split())}.", field="file") from error
 
 
-def _refuse(config: dict[str, Any]) -> None:
+def _refuse(config: JsonObject) -> None:
     if "include" in config:
         raise InvalidInput(
             f"The file includes {config['include']!r}, which is not at hand.",
             remedy="Put the fields of both files into one, then convert that.",
             field="include",
         )
-    parts: dict[str, Any] = dict(config)
+    parts: JsonObject = dict(config)
     if isinstance(config.get("fewshot_config"), dict):
         parts |= {f"fewshot_config.{name}": value for name, value in config["fewshot_config"].items()}
     functions = {name: value for name, value in parts.items() if isinstance(value, _Function)}
@@ -144,10 +145,10 @@ def _refuse(config: dict[str, Any]) -> None:
         raise InvalidInput(f"output_type {config['output_type']!r} is unknown.", field="output_type")
 
 
-def _values(config: dict[str, Any], left_out: list[str]) -> dict[str, Any]:
+def _values(config: JsonObject, left_out: list[str]) -> JsonObject:
     output = config.get("output_type", "generate_until")
     kind = OUTPUT_KINDS[output]
-    values: dict[str, Any] = {
+    values: JsonObject = {
         "name": config["task"],
         "title": str(config.get("task_alias") or ""),
         "kind": kind,
@@ -211,7 +212,7 @@ def _answer(source: Any) -> Any:
     )
 
 
-def _fewshot(config: dict[str, Any], left_out: list[str]) -> dict[str, object]:
+def _fewshot(config: JsonObject, left_out: list[str]) -> dict[str, object]:
     given = config.get("fewshot_config") or {}
     examples = [dict(row) for row in given.get("samples") or []]
     sampler = given.get("sampler", "default")
@@ -237,7 +238,7 @@ def _fewshot(config: dict[str, Any], left_out: list[str]) -> dict[str, object]:
     }
 
 
-def _metrics(config: dict[str, Any], left_out: list[str]) -> list[dict[str, Any]]:
+def _metrics(config: JsonObject, left_out: list[str]) -> list[JsonObject]:
     uses = []
     for entry in config.get("metric_list") or []:
         name = entry.get("metric")
@@ -258,7 +259,7 @@ def _metrics(config: dict[str, Any], left_out: list[str]) -> list[dict[str, Any]
     return uses
 
 
-def _generation(config: dict[str, Any], left_out: list[str]) -> dict[str, object]:
+def _generation(config: JsonObject, left_out: list[str]) -> dict[str, object]:
     given = dict(config.get("generation_kwargs") or {})
     until = given.pop("until", [config.get("fewshot_delimiter", "\n\n")])
     samples = int(config.get("repeats") or 1)
@@ -276,7 +277,7 @@ def _generation(config: dict[str, Any], left_out: list[str]) -> dict[str, object
     return values
 
 
-def _extractions(config: dict[str, Any], left_out: list[str]) -> list[dict[str, object]]:
+def _extractions(config: JsonObject, left_out: list[str]) -> list[dict[str, object]]:
     extractions: list[dict[str, object]] = []
     for entry in config.get("filter_list") or []:
         steps = [step for step in entry.get("filter", []) if step.get("function") not in ("take_first", "take_first_k")]

@@ -5,11 +5,13 @@ must outlive it.
 from __future__ import annotations
 
 import json
+from typing import cast
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import JudgedItem
+from backend.domain.evaluation.judges.summary import VerdictRecord
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.results import JudgeResult
 from backend.services.context import Context
@@ -45,8 +47,8 @@ def record_verdicts(session: Session, ctx: Context, claim: Claim[JudgePayload], 
             )
 
 
-def stored_verdicts(ctx: Context, job_id: str) -> list[dict[str, object]]:
+def stored_verdicts(ctx: Context, job_id: str) -> list[VerdictRecord]:
     """Return the verdicts of a judgement in the order of its items; none for one that an earlier version finished."""
     query = select(JudgedItem.record).where(JudgedItem.job_id == job_id).order_by(JudgedItem.position)
     with ctx.db.read() as session:
-        return [dict(record) for record in session.scalars(query)]
+        return [cast(VerdictRecord, record) for record in session.scalars(query)]

@@ -19,6 +19,7 @@ from backend.domain.evaluation.safety.toxicity import audit, audit_texts, check_
 from backend.domain.jobs.payloads import ClassifyPayload
 from backend.domain.jobs.results import ClassifyResult
 from backend.domain.jobs.states import Status
+from backend.domain.json_values import Row
 from backend.domain.wording import percent
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.infra.files.paths import find_path
@@ -128,7 +129,7 @@ def _store_items(session: Session, items: Any, scores: dict[int, float | None], 
         session.execute(update(EvaluationItem), changes)
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
+def _lines(file: Path) -> list[Row]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 

@@ -4,14 +4,13 @@ comparison hides.
 
 from __future__ import annotations
 
-from typing import Any
-
+from backend.domain.json_values import JsonObject
 from backend.domain.markdown_nodes import Node, markdown_nodes
 from backend.services.serving.chat.judgements import SIDES
 from backend.services.serving.chat.reading import ChatView, TurnView
 from backend.services.serving.conversations import MessageView
 
-Document = dict[str, Any]
+Document = JsonObject
 HIDDEN_USAGE = {"blind", "request_id", "tool", "tool_call_id"}
 
 

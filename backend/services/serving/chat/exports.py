@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Literal
 
 from backend.domain.attributes import attributes_of
 from backend.domain.data.rows.tool_calls import call_text, tools_text
+from backend.domain.json_values import JsonObject
 from backend.domain.markdown_text import fenced
 from backend.services.context import Context, Person
 from backend.services.serving.chat.reading import ChatView, read_chat
@@ -38,7 +39,7 @@ def _document(view: ChatView) -> dict[str, object]:
     }
 
 
-def _message(message: MessageView, view: ChatView) -> dict[str, Any]:
+def _message(message: MessageView, view: ChatView) -> JsonObject:
     return {
         **attributes_of(message, "role", "content", "endpoint", "checkpoint_id"),
         "usage": message.usage.model_dump(mode="json", exclude={"blind"}, exclude_unset=True),

@@ -8,9 +8,9 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 from backend.db.tables import Message
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.answers import AnswerToken, AnswerUsage, CalledTool
 from backend.domain.serving.chat_settings import ChatSettings
 from backend.domain.serving.latency import decode_rate
@@ -43,7 +43,7 @@ class Request:
     prefix_tokens: tuple[AnswerToken, ...] = ()
     user: str = ""  # whose conversation it is: each user of the playground has turns and cached prompts of their own
 
-    def body(self, messages: tuple[ChatMessage, ...]) -> dict[str, Any]:
+    def body(self, messages: tuple[ChatMessage, ...]) -> JsonObject:
         """Return the gateway's body."""
         body = self.settings.body(self.endpoint, messages) | ({"user": self.user} if self.user else {})
         if not self.prefix:
@@ -60,7 +60,7 @@ class AnswerProgress:
     first_at: float | None = None
     num_chunks: int = 0
     num_call_parts: int = 0
-    usage: dict[str, Any] = field(default_factory=dict)
+    usage: JsonObject = field(default_factory=dict)
     tokens: list[AnswerToken] = field(default_factory=list)
     calls: dict[int, CalledTool] = field(default_factory=dict)
     reasoning: str = ""
@@ -68,7 +68,7 @@ class AnswerProgress:
         default_factory=time.perf_counter
     )  # the question is stored; a write would delay the first token
 
-    def take(self, chunk: dict[str, Any]) -> str:
+    def take(self, chunk: JsonObject) -> str:
         """Take a chunk and return its text."""
         if isinstance(usage := chunk.get("usage"), dict):
             self.usage |= {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
@@ -92,7 +92,7 @@ class AnswerProgress:
         self.num_chunks += bool(text or reasoning)
         return str(text)
 
-    def _take_call(self, call: dict[str, Any]) -> None:
+    def _take_call(self, call: JsonObject) -> None:
         self.num_call_parts += 1
         function = call.get("function") or {}
         known = self.calls.setdefault(int(call.get("index") or 0), {"id": "", "name": "", "arguments": ""})
@@ -201,7 +201,7 @@ def _store(ctx: Context, answer: LiveAnswer, *, status: str, tokens: list[Answer
         return before
 
 
-def _token(item: dict[str, Any]) -> AnswerToken:
+def _token(item: JsonObject) -> AnswerToken:
     top = [(str(other.get("token", "")), other.get("logprob")) for other in item.get("top_logprobs") or []]
     text = str(item.get("token", ""))
     token: AnswerToken = {"text": text, "logprob": item.get("logprob"), "top": top[:8]}

@@ -23,6 +23,7 @@ from backend.domain.data.rows.records import columns_of
 from backend.domain.evaluation.prompts import PromptText
 from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.domain.evaluation.tasks.reading import task_yaml
+from backend.domain.json_values import JsonObject, Row
 from backend.domain.names import nearest_name, not_found
 from backend.domain.serving.chat_settings import AnswerSettings, ChatSettings
 from backend.domain.serving.prompt_matrix import MAX_ANSWER, MAX_ROWS, MatrixAnswers, MatrixCell, check_size
@@ -77,7 +78,7 @@ class MatrixView(MatrixLine):
     answers: MatrixAnswers
 
 
-def dataset_rows(ctx: Context, version: VersionView, body: PromptText, *, limit: int) -> list[dict[str, Any]]:
+def dataset_rows(ctx: Context, version: VersionView, body: PromptText, *, limit: int) -> list[Row]:
     """Return the variables of a prompt in the first rows of a dataset, of the split that a task would score.
 
     Raises TemplateFault naming a variable that is no column, and the nearest one.
@@ -86,7 +87,7 @@ def dataset_rows(ctx: Context, version: VersionView, body: PromptText, *, limit:
     for row in rows:
         body.fill(row)
     chosen = [{name: row[name] for name in body.variables if name in row} for row in rows]
-    stored: list[dict[str, Any]] = json.loads(json.dumps(chosen, default=str), parse_constant=lambda _: None)
+    stored: list[Row] = json.loads(json.dumps(chosen, default=str), parse_constant=lambda _: None)
     return stored  # NaN and infinite numbers are None: PostgreSQL takes none
 
 
@@ -217,7 +218,7 @@ def save_as_task(
     It asks with the same system prompt and message, and greedily. Raises Conflict for a name that the team has,
     InvalidInput naming the field.
     """
-    row: dict[str, Any] = {}
+    row: Row = {}
     if version is not None:
         row = _first_columns(ctx, version, limit=1)[0]
         body.fill(row)
@@ -249,11 +250,11 @@ def save_as_task(
     return save_task(ctx, task_yaml(TaskDefinition.model_validate(values)), person=person, replace=False)
 
 
-def _first_columns(ctx: Context, version: VersionView, *, limit: int) -> list[dict[str, Any]]:
+def _first_columns(ctx: Context, version: VersionView, *, limit: int) -> list[Row]:
     if version.folder is None:
         raise InvalidInput(f"{version.label} is not ready.", remedy="Wait for its import.", field="dataset")
     folder, split = ctx.artifacts.path(version.folder), choose_split(version, "auto")
-    stored: list[dict[str, Any]] = []
+    stored: list[Row] = []
     for part in ("train", "val") if split == "all" else (split,):
         stored += read_row_page(folder, split=part, limit=limit - len(stored))
     if not stored:
@@ -350,7 +351,7 @@ async def _generate(
     live.status = status
 
 
-def _body(endpoint: str, system: str, text: str, settings: AnswerSettings, user: str) -> dict[str, Any]:
+def _body(endpoint: str, system: str, text: str, settings: AnswerSettings, user: str) -> JsonObject:
     values = settings.model_dump(include=set(AnswerSettings.model_fields)) | {"token_view": False, "tools": ""}
     chat = ChatSettings.model_validate(values | {"endpoints": (endpoint,)}, context={"stored": True})
     messages = [ChatMessage(role=Role.SYSTEM, content=system)] if system.strip() else []

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import ApiKey, Checkpoint, Deployment, Endpoint, LoggedRequest, Replica, Usage
 from backend.domain.attributes import view_of
 from backend.domain.csv_text import safe_cell
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.latency import decode_rate
 from backend.domain.serving.request_log import LOAD_TEST
 from backend.errors import NotFound
@@ -71,7 +72,7 @@ class RequestRow:
     queue_ms: float | None
     total_ms: float | None
     cost_usd: float | None
-    messages: list[dict[str, Any]] | None
+    messages: list[JsonObject] | None
     answer: str | None
     rating: int | None
     requests: int = 1

@@ -19,6 +19,7 @@ from backend.db.tables import Feedback, LoggedRequest
 from backend.domain.battles.preferences.rows import label_row, preference_row, rewrite_row
 from backend.domain.data.versions.provenance import TrafficProvenance, TrafficRow
 from backend.domain.fields import OPTION_ONLY, setting
+from backend.domain.json_values import JsonObject, Row
 from backend.domain.serving.request_log import RequestLogConfig, redact
 from backend.domain.validation import field_at_fault, validation_message
 from backend.errors import InvalidInput
@@ -74,7 +75,7 @@ class Exchange:
 
     id: str
     source: str
-    messages: list[dict[str, Any]]
+    messages: list[JsonObject]
     answer: str
     rating: int | None
     correction: str
@@ -87,7 +88,7 @@ class TrafficPreview:
     """Exchanges that the rules admit, the rows they give, and how many were left out, by reason."""
 
     exchanges: tuple[Exchange, ...]
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[Row, ...]
     provenance: tuple[TrafficRow, ...]
     left_out: dict[str, int]
     scrubbed: int
@@ -244,7 +245,7 @@ def _scrub(exchanges: Sequence[Exchange], config: RequestLogConfig) -> tuple[lis
     return scrubbed, total
 
 
-Made = tuple[list[dict[str, Any]], list[TrafficRow]]
+Made = tuple[list[Row], list[TrafficRow]]
 
 
 def _source(*exchanges: Exchange, correction: bool = False) -> TrafficRow:

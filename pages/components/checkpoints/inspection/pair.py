@@ -97,10 +97,10 @@ def _draw_bytes(results: InspectionResults) -> None:
         icon=":material/rule:",
     )
     left, right = st.columns(2)
-    for column, name, side in ((left, first, "first"), (right, other, "other")):
+    for column, name, loss in ((left, first, pair["first"]), (right, other, pair["other"])):
         column.metric(
             name,
-            f"{pair[side]['bits_per_byte']:.3f} bits",
+            f"{loss['bits_per_byte']:.3f} bits",
             border=True,
             help=f"Per byte, over the {pair['bytes']:,} bytes that both score.",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from backend.domain.checkpoints.inspection_summary import LossSums
 from backend.services.checkpoints.inspection_results import Alternative, InspectionResults, TokenLine
 from pages.components.browser.token_strip.component import Mark, token_strip
 from pages.components.charts.style import STATIC
@@ -72,7 +73,7 @@ def draw_alternatives(alternatives: tuple[Alternative, ...], *, key: str, actual
     )
 
 
-def _draw_loss(loss: dict[str, object]) -> None:
+def _draw_loss(loss: LossSums) -> None:
     grid = st.grid(4, min_column_width=170)
     grid.metric(
         "Loss, nats per token",
@@ -84,7 +85,7 @@ def _draw_loss(loss: dict[str, object]) -> None:
     grid.metric("Bits per token", _number(loss["mean_bits"]), border=True, height="stretch")
     grid.metric("Perplexity", _number(loss["perplexity"]), border=True, height="stretch")
     answers = loss.get("answers")
-    if isinstance(answers, dict):
+    if answers is not None:
         grid.metric(
             "Loss of the answer",
             _number(answers["mean_nats"]),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import streamlit as st
 
+from backend.domain.json_values import FieldValues
 from backend.domain.serving.load import LoadConfig
 from backend.domain.wording import format_duration
 from backend.services.context import Context, Person
@@ -31,7 +30,7 @@ def draw_start(ctx: Context, person: Person, endpoint: str) -> None:
     """Draw the fields, the time that the test takes, and the button."""
     kind = st.segmented_control("Load", list(LOADS), default=CLOSED, key="load_kind", required=True) or CLOSED
     st.caption(LOADS[kind])
-    values: dict[str, Any] = {}
+    values: FieldValues = {}
     arrivals = b""
     if kind == TRACE:
         upload = st.file_uploader(

@@ -46,10 +46,10 @@ def test_a_campaign_is_judged_beside_its_votes_and_keeps_them_apart(ctx: Context
     assert all(len(item.human) == 1 for item in items)
     assert {(item.group if item.human[0] == "A" else item.group_b) for item in items} == {"Elm"}
     job = launch_judgement(ctx, judge=REMOTE, items=items, config=PAIRWISE, person=LOCAL)
-    assert get_judgement(ctx, job.id).summary == {}
+    assert get_judgement(ctx, job.id).summary is None
     finish_judgement(ctx, job.id, "A")
     (judgement,) = list_judgements(ctx)
-    assert (judgement.judge, judgement.mode, judgement.summary["items"], judgement.summary["human_votes"]) == (
+    assert (judgement.judge, judgement.mode, judgement.summary.items, judgement.summary.human_votes) == (
         "referee",
         "pairwise",
         6,

@@ -153,10 +153,10 @@ def test_report_compares_own_tokenizers_with_those_of_checkpoints(mill: Context)
         get_tokenizer(mill, "unigram").vocab_size,
         3,
     ]
-    assert [entry["name"] for entry in done.datasets] == ["mill@1"]
+    assert [entry.name for entry in done.datasets] == ["mill@1"]
     rename_dataset(mill, "mill", "millrace", person=LOCAL)
     again = get_report(mill, requested.id)
-    assert {m.dataset for m in again.measures} == {entry["name"] for entry in again.datasets} == {"millrace@1"}
+    assert {m.dataset for m in again.measures} == {entry.name for entry in again.datasets} == {"millrace@1"}
     assert [view.id for view in list_reports(mill)] == [requested.id]
     with mill.db.read() as session:
         row = session.get_one(Analysis, requested.id)

@@ -9,7 +9,8 @@ from sklearn.metrics import cohen_kappa_score
 
 from backend.domain.evaluation.judges.config import NULL_ANSWER, JudgeConfig, JudgeItem
 from backend.domain.evaluation.judges.prompts import JudgeQuestion, questions, read_judge_label, read_score, read_side
-from backend.domain.evaluation.judges.verdicts import JudgeAnswer, JudgeSummary, as_record, summarise_judgement
+from backend.domain.evaluation.judges.summary import JudgeSummary
+from backend.domain.evaluation.judges.verdicts import JudgeAnswer, summarise_judgement
 
 PAIRWISE, RUBRIC = JudgeConfig(mode="pairwise", canaries=5), JudgeConfig(canaries=5)
 LABELS = JudgeConfig(labels=("good", "not good"), canaries=0)
@@ -93,8 +94,8 @@ ITEMS = [
 def test_a_judge_that_prefers_the_longer_answer_is_consistent_and_biased_by_length() -> None:
     summary = judge_all(ITEMS, PAIRWISE, lambda a, b: "Verdict: A" if len(a) > len(b) else "Verdict: B")
     assert summary.scores["A over B"].value == 1.0
-    assert summary.scores["A over B"].low is not None
-    assert summary.scores["A over B"].low < 0.8, "twelve wins of twelve are no certainty"
+    assert summary.scores["A over B"].interval is not None
+    assert summary.scores["A over B"].interval[0] < 0.8, "twelve wins of twelve are no certainty"
     assert summary.inconsistent is not None
     assert summary.length_bias is not None
     assert summary.position_bias is not None
@@ -145,8 +146,8 @@ def test_agreement_is_cohens_kappa_over_all_votes() -> None:
     flat = [(verdicts[name], vote) for name, labels in votes.items() for vote in labels]
     assert kappa is not None
     assert kappa.value == pytest.approx(cohen_kappa_score(*zip(*flat, strict=True)))
-    assert kappa.low is not None
-    assert kappa.low < kappa.value < (kappa.high or 0)
+    assert kappa.interval is not None
+    assert kappa.interval[0] < kappa.value < kappa.interval[1]
 
 
 def test_cost_and_plain_data() -> None:
@@ -154,4 +155,4 @@ def test_cost_and_plain_data() -> None:
     summary = judge_all(ITEMS, config, lambda a, b: "Verdict: TIE")
     assert summary.price == pytest.approx((24 * 100 * 2 + 24 * 10 * 10) / 1e6)
     assert summary.trusted is None
-    assert as_record(summary)["tie_rate"]["value"] == 1.0
+    assert summary.model_dump()["tie_rate"]["value"] == 1.0

@@ -1,0 +1,21 @@
+"""Names of open shapes: objects whose keys someone else decides, or whose values no schema has checked yet.
+
+Where the keys are the product's own, a model, a typed dict or a dataclass says what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+JsonObject = dict[str, Any]
+"""An object of JSON whose form a file, another program, an API or a page's script decides."""
+
+Row = dict[str, Any]
+"""A row of a dataset: its columns are those of its file."""
+
+RowView = Mapping[str, Any]
+"""A row that is only read."""
+
+FieldValues = dict[str, Any]
+"""What a person, a file or a command gives for the fields of a schema, by name or path, before the schema checks it."""
