@@ -18,6 +18,7 @@ from backend.db.tables import Table
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.preferences.rules import PreferenceRules
+from backend.domain.data.import_options import ImportOptions
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.endpoints import EndpointConfig
 from backend.domain.evaluation.gate_config import GateConfig
@@ -31,6 +32,7 @@ from backend.domain.serving.load import LoadConfig
 from backend.domain.serving.options import DeploymentOptions
 from backend.domain.serving.request_log import RequestLogConfig
 from backend.domain.serving.upstream import Upstream
+from backend.domain.tokenizers.config import TokenizerConfig
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import SECTIONS
 from backend.domain.training.sweep import SweepConfig
@@ -121,6 +123,8 @@ CONFIGS: dict[str, tuple[type[BaseModel], str]] = {
     "Campaign": (CampaignConfig, ""),
     "Rules for training on votes": (PreferenceRules, ""),
     "Sweep": (SweepConfig, ""),
+    "Import": (ImportOptions, "data import"),
+    "Tokenizer": (TokenizerConfig, "tokenizer train"),
     "Deployment": (DeploymentOptions, "endpoint deploy"),
     "Canary": (CanaryRules, "endpoint canary"),
     "Connected server": (Upstream, "endpoint connect"),

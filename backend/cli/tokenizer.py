@@ -9,10 +9,13 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
+from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit, read_text
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.domain.data.languages import language_name
+from backend.domain.json_values import FieldValues
+from backend.domain.tokenizers.config import TokenizerConfig
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
@@ -26,16 +29,17 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command("train")
 @command
+@model_options(TokenizerConfig)
 def train(
     dataset: Annotated[str, typer.Argument(help="The dataset to train on: NAME or NAME@VERSION.")],
     name: Annotated[str, typer.Option(help="Name of the tokenizer.")],
-    kind: Annotated[str, typer.Option(help="bpe (byte-level), unigram or byte.")] = "bpe",
-    vocab_size: Annotated[int, typer.Option(help="Entries of the vocabulary; plain bytes always have 262.")] = 2048,
+    *,
+    options: FieldValues,
     as_json: JsonFlag = False,
 ) -> None:
     """Train a tokenizer on a dataset, and wait for it."""
     ctx = get_context()
-    queued = train_tokenizer(ctx, name=name, dataset=dataset, kind=kind, vocab_size=vocab_size, person=LOCAL)
+    queued = train_tokenizer(ctx, name=name, dataset=dataset, config=TokenizerConfig(**options), person=LOCAL)
     assert queued.job_id is not None
     wait_for_job(ctx, queued.job_id)
     done = get_tokenizer(ctx, queued.id)

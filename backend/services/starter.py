@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from backend.db.tables import Architecture, Dataset, Job, Tokenizer
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.data.versions.provenance import StarterProvenance
+from backend.domain.tokenizers.config import TokenizerConfig
 from backend.services.architectures import save_architecture
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import set_dataset_notes
@@ -72,7 +73,7 @@ def ensure_starter_content(ctx: Context) -> None:
                 ctx,
                 name=STARTER_TOKENIZER,
                 dataset=STARTER_TEXT,
-                vocab_size=STARTER_CONFIG.vocab_size,
+                config=TokenizerConfig(vocab_size=STARTER_CONFIG.vocab_size),
                 person=LOCAL,
                 idempotency_key=_key(STARTER_TOKENIZER),
             )

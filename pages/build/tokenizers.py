@@ -7,6 +7,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.jobs.states import ACTIVE
+from backend.domain.tokenizers.config import KIND_LABELS
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.tokenizers.reports import MAX_TOKENIZERS
@@ -17,7 +18,7 @@ from pages.components.frame import empty_state, live_part, object_heading, page_
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
-from pages.components.tokenizers.form import NAMES, draw_tokenizer_form
+from pages.components.tokenizers.form import draw_tokenizer_form
 from pages.components.tokenizers.report import draw_reports
 from pages.components.tokenizers.text import draw_text
 from pages.components.tokenizers.tokenizer import PAGE, draw_tokenizer
@@ -35,7 +36,7 @@ def draw_tokenizer_row(tokenizer: TokenizerView) -> None:
         )
     rate = tokenizer.facts.bytes_per_token
     facts = [
-        NAMES.get(tokenizer.kind, tokenizer.kind),
+        KIND_LABELS.get(tokenizer.kind, tokenizer.kind),
         f"{tokenizer.vocab_size:,} tokens" if tokenizer.vocab_size else "",
         f"{rate:.2f} bytes per token" if rate else "",
         f"from {plain(tokenizer.dataset)}" if tokenizer.dataset else "",

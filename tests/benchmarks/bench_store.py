@@ -17,6 +17,7 @@ from pathlib import Path
 from backend.bootstrap import build_context
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.jobs.states import Status
+from backend.domain.tokenizers.config import TokenizerConfig
 from backend.infra.store.folders import FolderStore
 from backend.infra.store.objects import open_objects
 from backend.services.context import LOCAL, Context
@@ -93,7 +94,12 @@ def measure_runs(folder: Path, store: Store, pairs: int) -> None:
     rows: list[dict[str, object]] = [{"text": f"Row {n}: {n % 7} engines wait for steam. " * 40} for n in range(300)]
     for ctx in (plain, shared):
         work(ctx, add_rows_dataset(ctx, name="lines", kind="text", rows=rows, person=LOCAL).job_id)
-        work(ctx, train_tokenizer(ctx, name="bytes", dataset="lines", kind="byte", person=LOCAL).job_id)
+        work(
+            ctx,
+            train_tokenizer(
+                ctx, name="bytes", dataset="lines", config=TokenizerConfig(kind="byte"), person=LOCAL
+            ).job_id,
+        )
     for number in range(pairs):
         without, beside = seconds_of_steps(plain, f"run {number}"), seconds_of_steps(shared, f"run {number}")
         print(f"{STEPS} steps: {without:.1f} s without, {beside:.1f} s with a store", flush=True)

@@ -118,7 +118,7 @@ def test_a_file_of_the_data_folder_is_mapped_by_hand_and_its_bad_rows_come_back(
     choose(visitor, "^Kind", "instruction")
     visitor.clicks("Use letter as completion")
     visitor.sees("completion: Dear 0!")
-    visitor.page.get_by_text("Stop at the first").click()
+    visitor.page.get_by_text("Skip invalid rows").click()
     visitor.settle()
     visitor.clicks("Import")
     visitor.sees(re.compile("The import failed: .*41"))  # the line that is no JSON

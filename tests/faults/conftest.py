@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from backend.bootstrap import build_context
+from backend.domain.tokenizers.config import TokenizerConfig
 from backend.services.context import LOCAL
 from backend.services.data.imports import add_rows_dataset
 from backend.services.tokenizers.tokenizers import train_tokenizer
@@ -30,7 +31,14 @@ def used_home(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path)
     ]
     version = add_rows_dataset(ctx, name="lines", kind="text", rows=rows, person=LOCAL)
     do_job(ctx, str(version.job_id))
-    do_job(ctx, str(train_tokenizer(ctx, name="bytes", dataset="lines", kind="byte", person=LOCAL).job_id))
+    do_job(
+        ctx,
+        str(
+            train_tokenizer(
+                ctx, name="bytes", dataset="lines", config=TokenizerConfig(kind="byte"), person=LOCAL
+            ).job_id
+        ),
+    )
     with ctx.db.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     ctx.db.dispose()

@@ -13,9 +13,11 @@ from unittest.mock import Mock
 import pytest
 
 from backend.bootstrap import build_context
+from backend.domain.data.import_options import ImportOptions
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.jobs.payloads import ExportPayload
 from backend.domain.jobs.states import JobKind, Status
+from backend.domain.tokenizers.config import TokenizerConfig
 from backend.errors import Unavailable
 from backend.services.checkpoints.checkpoints import delete_checkpoint, list_checkpoints
 from backend.services.checkpoints.exports import export_checkpoint
@@ -23,6 +25,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import delete_dataset, list_datasets
 from backend.services.data.imports import import_dataset, version_of_job
 from backend.services.data.preview import preview_rows
+from backend.services.data.sources import ImportSource
 from backend.services.data.uploads import save_upload
 from backend.services.evaluation.evaluations import launch_evaluation
 from backend.services.jobs.claims import claim_job
@@ -109,7 +112,15 @@ def work(ctx: Context, job_id: str | None, *, stopping: threading.Event | None =
 
 def import_lines(ctx: Context) -> str:
     upload = save_upload(ctx, io.BytesIO(LINES.encode()), name="lines.jsonl", person=LOCAL)
-    return str(import_dataset(ctx, name="lines", kind="text", upload=upload, person=LOCAL, val_fraction=0.2).job_id)
+    return str(
+        import_dataset(
+            ctx,
+            name="lines",
+            source=ImportSource(upload=upload),
+            options=ImportOptions(kind="text", val_fraction=0.2),
+            person=LOCAL,
+        ).job_id
+    )
 
 
 def finished(job: JobView) -> None:
@@ -144,7 +155,14 @@ def test_data_of_one_machine_trains_on_a_second_and_is_scored_and_exported_on_ot
     pages, a, b, c = machine("pages"), machine("a"), machine("b"), machine("c")
     job_id = import_lines(pages)
     finished(work(a, job_id))
-    finished(work(b, train_tokenizer(pages, name="bytes", dataset="lines", kind="byte", person=LOCAL).job_id))
+    finished(
+        work(
+            b,
+            train_tokenizer(
+                pages, name="bytes", dataset="lines", config=TokenizerConfig(kind="byte"), person=LOCAL
+            ).job_id,
+        )
+    )
     run = launch_run(pages, tiny_run("first", max_steps=8, checkpoint_every=2, keep_last=1), person=LOCAL)
     finished(work(b, run.job_id))
     checkpoints = [each for each in list_checkpoints(pages) if each.run_id == run.id]
@@ -177,7 +195,14 @@ def test_data_of_one_machine_trains_on_a_second_and_is_scored_and_exported_on_ot
 def prepare_run(pages: Context, worker: Context, **values: object) -> str:
     """Import data and a tokenizer on a machine; return the job of a run on them."""
     finished(work(worker, import_lines(pages)))
-    finished(work(worker, train_tokenizer(pages, name="bytes", dataset="lines", kind="byte", person=LOCAL).job_id))
+    finished(
+        work(
+            worker,
+            train_tokenizer(
+                pages, name="bytes", dataset="lines", config=TokenizerConfig(kind="byte"), person=LOCAL
+            ).job_id,
+        )
+    )
     return str(launch_run(pages, tiny_run("run", **values), person=LOCAL).job_id)
 
 
@@ -290,7 +315,9 @@ def test_a_second_start_on_a_machine_reads_nothing_from_the_store_and_no_child_h
         monkeypatch.setenv(f"ROUNDHOUSE_ARTIFACTS_{name}", SECRET)
     finished(work(a, import_lines(a)))
     trainings = [
-        train_tokenizer(a, name=f"bytes {number}", dataset="lines", kind="byte", person=LOCAL).job_id
+        train_tokenizer(
+            a, name=f"bytes {number}", dataset="lines", config=TokenizerConfig(kind="byte"), person=LOCAL
+        ).job_id
         for number in range(2)
     ]
     assert b.artifacts.store is not None

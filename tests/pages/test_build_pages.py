@@ -16,6 +16,8 @@ from backend.db.tables import Checkpoint
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES, OPTIONAL_FIELDS
 from backend.domain.architectures.published import PUBLISHED
+from backend.domain.data.import_options import ImportOptions
+from backend.domain.tokenizers.config import TokenizerConfig
 from backend.services.architectures import list_architectures, save_architecture
 from backend.services.checkpoints.bases import add_base
 from backend.services.checkpoints.exports import list_exports
@@ -23,6 +25,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import get_dataset, list_datasets
 from backend.services.data.exports import list_version_exports
 from backend.services.data.imports import import_dataset
+from backend.services.data.sources import ImportSource
 from backend.services.data.uploads import save_upload
 from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenizer
 from tests.support.job_work import do_job
@@ -34,7 +37,9 @@ SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 
 def dataset(site: Context, name: str, rows: list[dict[str, str]], *, kind: str = "instruction") -> str:
     upload = save_upload(site, io.BytesIO(json.dumps(rows).encode()), name="rows.json", person=LOCAL)
-    version = import_dataset(site, name=name, kind=kind, upload=upload, person=LOCAL)
+    version = import_dataset(
+        site, name=name, source=ImportSource(upload=upload), options=ImportOptions(kind=kind), person=LOCAL
+    )
     do_job(site, str(version.job_id))
     return version.dataset_id
 
@@ -92,7 +97,9 @@ TEXT = ("Mira went to the mill. The miller, an old man, knew her by her step.\n"
 def one_text(site: Context) -> str:
     """A dataset of a single text; returns the dataset's id."""
     upload = save_upload(site, io.BytesIO(TEXT.encode()), name="story.txt", person=LOCAL)
-    version = import_dataset(site, name="story", kind="text", upload=upload, person=LOCAL)
+    version = import_dataset(
+        site, name="story", source=ImportSource(upload=upload), options=ImportOptions(kind="text"), person=LOCAL
+    )
     do_job(site, str(version.job_id))
     return version.dataset_id
 
@@ -110,7 +117,9 @@ def test_a_dataset_of_one_text_counts_characters_then_tokens_and_never_rows(site
     parts = [int(counts[name].replace(",", "")) for name in ("Train", "Validation")]
     assert sum(parts) == len(TEXT)
     assert parts[1] > 0
-    tokenizer = train_tokenizer(site, name="story-bpe", dataset="story", vocab_size=300, person=LOCAL)
+    tokenizer = train_tokenizer(
+        site, name="story-bpe", dataset="story", config=TokenizerConfig(vocab_size=300), person=LOCAL
+    )
     do_job(site, str(tokenizer.job_id))
     rate = get_tokenizer(site, tokenizer.id).facts.bytes_per_token
     counts = {metric.label: metric.value for metric in open_page("build/datasets.py", dataset=identity).metric}
@@ -123,7 +132,9 @@ def test_an_import_of_known_content_reports_that_it_made_no_version(site: Contex
     rows = [{"instruction": "a", "output": "b"}] * 3
     identity = dataset(site, "twice", rows)
     upload = save_upload(site, io.BytesIO(json.dumps(rows).encode()), name="rows.json", person=LOCAL)
-    again = import_dataset(site, name="twice", kind="instruction", upload=upload, person=LOCAL)
+    again = import_dataset(
+        site, name="twice", source=ImportSource(upload=upload), options=ImportOptions(kind="instruction"), person=LOCAL
+    )
     assert_sound(open_page("build/datasets.py", dataset=identity, job=str(again.job_id)))
     do_job(site, str(again.job_id))
     app = open_page("build/datasets.py", dataset=identity, job=str(again.job_id))
@@ -133,7 +144,9 @@ def test_an_import_of_known_content_reports_that_it_made_no_version(site: Contex
 
 def test_failed_import_is_explained_on_its_page(site: Context) -> None:
     upload = save_upload(site, io.BytesIO(b'{"x": 1}\n'), name="rows.jsonl", person=LOCAL)
-    version = import_dataset(site, name="broken", kind="instruction", upload=upload, person=LOCAL)
+    version = import_dataset(
+        site, name="broken", source=ImportSource(upload=upload), options=ImportOptions(kind="instruction"), person=LOCAL
+    )
     do_job(site, str(version.job_id))
     app = open_page("build/datasets.py", dataset=version.dataset_id)
     assert not app.exception
@@ -142,7 +155,9 @@ def test_failed_import_is_explained_on_its_page(site: Context) -> None:
 
 def test_a_dataset_waiting_for_a_worker_says_so(site: Context) -> None:
     upload = save_upload(site, io.BytesIO(b"text"), name="a.txt", person=LOCAL)
-    version = import_dataset(site, name="waiting", kind="text", upload=upload, person=LOCAL)
+    version = import_dataset(
+        site, name="waiting", source=ImportSource(upload=upload), options=ImportOptions(kind="text"), person=LOCAL
+    )
     app = open_page("build/datasets.py", dataset=version.dataset_id)
     assert_sound(app)
     assert "No worker serves the queue" in words(app)
@@ -288,7 +303,7 @@ def test_architecture_from_yaml_fills_the_form(site: Context) -> None:
 
 def test_architecture_takes_its_vocabulary_from_a_tokenizer(site: Context) -> None:
     dataset(site, "mill", [{"instruction": "Who?", "output": "The miller."}] * 5)
-    tokenizer = train_tokenizer(site, name="bytes", dataset="mill", kind="byte", person=LOCAL)
+    tokenizer = train_tokenizer(site, name="bytes", dataset="mill", config=TokenizerConfig(kind="byte"), person=LOCAL)
     do_job(site, str(tokenizer.job_id))
     saved = save_architecture(site, name="stored", config=ArchitectureConfig(num_layers=9), person=LOCAL)
     app = open_page("build/architectures.py", architecture=saved.id)
@@ -405,7 +420,13 @@ def test_a_fallback_to_text_is_reported_before_the_import(site: Context) -> None
 def test_a_version_is_exported_from_its_page(site: Context) -> None:
     rows = json.dumps([{"instruction": f"Say {n}.", "output": "yes"} for n in range(20)])
     upload = save_upload(site, io.BytesIO(rows.encode()), name="rows.json", person=LOCAL)
-    version = import_dataset(site, name="sayings", kind="instruction", upload=upload, person=LOCAL)
+    version = import_dataset(
+        site,
+        name="sayings",
+        source=ImportSource(upload=upload),
+        options=ImportOptions(kind="instruction"),
+        person=LOCAL,
+    )
     do_job(site, str(version.job_id))
     app = open_page("build/datasets.py", dataset=version.dataset_id, export="1")
     assert "Nothing has been exported yet." in words(app)

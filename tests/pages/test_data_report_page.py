@@ -10,10 +10,12 @@ from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
+from backend.domain.data.import_options import ImportOptions
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import get_dataset
 from backend.services.data.imports import import_dataset, version_of_job
 from backend.services.data.reports import get_data_report, list_data_reports, read_samples, request_data_report
+from backend.services.data.sources import ImportSource
 from backend.services.data.uploads import save_upload
 from backend.services.data.views import VersionView
 from backend.services.training.parts import resolve_parts
@@ -37,7 +39,13 @@ HOSTILE = [
 
 def imported(site: Context, rows: list[dict[str, Any]], *, name: str = "sayings") -> VersionView:
     upload = save_upload(site, io.BytesIO(json.dumps(rows).encode()), name="rows.json", person=LOCAL)
-    version = import_dataset(site, name=name, kind="instruction", upload=upload, person=LOCAL, val_fraction=0)
+    version = import_dataset(
+        site,
+        name=name,
+        source=ImportSource(upload=upload),
+        options=ImportOptions(kind="instruction", val_fraction=0),
+        person=LOCAL,
+    )
     do_job(site, str(version.job_id))
     return version_of_job(site, str(version.job_id))
 
@@ -135,7 +143,13 @@ def test_the_launch_page_shows_the_findings_of_a_report(site: Context) -> None:
     byte_tokenizer().save_pretrained(site.artifacts.path("tokenizers/pieces"))
     texts = [{"text": f"Clerk {n % 5} counts {n * n} coins and {n} hats."} for n in range(60)]
     upload = save_upload(site, io.BytesIO(json.dumps([*texts, texts[0]]).encode()), name="rows.json", person=LOCAL)
-    version = import_dataset(site, name="coins", kind="text", upload=upload, person=LOCAL, val_fraction=0.1)
+    version = import_dataset(
+        site,
+        name="coins",
+        source=ImportSource(upload=upload),
+        options=ImportOptions(kind="text", val_fraction=0.1),
+        person=LOCAL,
+    )
     do_job(site, str(version.job_id))
     config = make_config(dataset="coins")
 

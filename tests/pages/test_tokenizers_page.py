@@ -7,6 +7,7 @@ import json
 import pytest
 
 from backend.db.tables import Checkpoint, Run
+from backend.domain.tokenizers.config import TokenizerConfig
 from backend.services.context import LOCAL, Context
 from backend.services.data.imports import add_rows_dataset
 from backend.services.tokenizers.reports import list_reports, request_report
@@ -35,7 +36,12 @@ def mill(site: Context) -> Context:
     do_job(site, str(add_rows_dataset(site, name="mill", kind="text", rows=ROWS, person=LOCAL).job_id))
     for name, kind, size in (("bpe *one*", "bpe", 300), ("bytes", "byte", 0)):
         do_job(
-            site, str(train_tokenizer(site, name=name, dataset="mill", kind=kind, vocab_size=size, person=LOCAL).job_id)
+            site,
+            str(
+                train_tokenizer(
+                    site, name=name, dataset="mill", config=TokenizerConfig(kind=kind, vocab_size=size), person=LOCAL
+                ).job_id
+            ),
         )
     folder = site.artifacts.folder("bases", "letters")
     (folder / "tokenizer.json").write_text(json.dumps(LETTERS))
@@ -48,12 +54,12 @@ def mill(site: Context) -> Context:
 def test_training_is_queued_once_followed_and_stopped(site: Context) -> None:
     do_job(site, str(add_rows_dataset(site, name="mill", kind="text", rows=ROWS, person=LOCAL).job_id))
     app = open_page(PAGE, train="1", dataset="mill")
-    app.segmented_control(key="tokenizer_kind").select("unigram").run()
-    app.number_input(key="tokenizer_vocabulary").set_value(300).run()
+    app.selectbox(key="tokenizer_kind").select("unigram").run()
+    app.number_input(key="tokenizer_vocab_size").set_value(300).run()
     app.button(key="tokenizer_train").click().run()
     assert "Choose 320" in app.error[0].value.replace("\\", ""), "too small for Unigram, and it is said what is enough"
     assert list_tokenizers(site) == []
-    app.number_input(key="tokenizer_vocabulary").set_value(330).run()
+    app.number_input(key="tokenizer_vocab_size").set_value(330).run()
     app.button(key="tokenizer_train").click().run()
     (tokenizer,) = list_tokenizers(site)
     assert (tokenizer.name, tokenizer.kind, tokenizer.dataset) == ("mill-unigram-330", "unigram", "mill@1")
@@ -69,7 +75,9 @@ def test_training_is_queued_once_followed_and_stopped(site: Context) -> None:
 
 def test_a_failed_training_gives_the_reason_and_the_remedy(site: Context) -> None:
     do_job(site, str(add_rows_dataset(site, name="mill", kind="text", rows=ROWS, person=LOCAL).job_id))
-    queued = train_tokenizer(site, name="large", dataset="mill", vocab_size=20_000, person=LOCAL)
+    queued = train_tokenizer(
+        site, name="large", dataset="mill", config=TokenizerConfig(vocab_size=20_000), person=LOCAL
+    )
     do_job(site, str(queued.job_id))
     app = open_page(PAGE, tokenizer=queued.id)
     assert "too small for a vocabulary of 20,000" in app.error[0].value.replace("\\", "")

@@ -10,13 +10,14 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.data.version_tables import version_data, version_text
+from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
+from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.parsing.text_formats import suffix_of
 from backend.domain.data.recognition.recognise import LOOKED_FOR
-from backend.domain.data.rows.problem import FEW_REJECTED
-from backend.domain.data.splits import DEFAULT_VAL_FRACTION
 from backend.domain.jobs.payloads import HubSource
+from backend.domain.json_values import FieldValues
 from backend.domain.wording import percent
 from backend.errors import InvalidInput, JobFailed
 from backend.services.context import LOCAL
@@ -28,17 +29,12 @@ _HUB_ID = re.compile(r"(hf://)?(?:datasets/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.
 
 
 @command
+@model_options(ImportOptions)
 def import_(
     source: Annotated[
         str, typer.Argument(help="A file, a folder, owner/name on the Hub, s3://bucket/path or gs://bucket/path.")
     ],
     name: Annotated[str, typer.Option(help="The dataset's name; one that exists gets a new version.")],
-    kind: Annotated[
-        str | None,
-        typer.Option(
-            help="text, instruction, chat, preference, kto, benchmark, prompts or records; recognised when left out."
-        ),
-    ] = None,
     column: Annotated[
         list[str] | None, typer.Option(help="COLUMN=FIELD, may be repeated; detected when left out.")
     ] = None,
@@ -50,20 +46,8 @@ def import_(
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a Hub dataset; main when left out.")
     ] = None,
-    encoding: Annotated[str | None, typer.Option(help="Encoding of text that is not UTF-8, such as cp1252.")] = None,
-    max_rejected: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            help="Share of bad rows that are skipped and listed; above it nothing is imported. 1 skips all.",
-        ),
-    ] = FEW_REJECTED,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first bad row instead of skipping bad rows.")
-    ] = False,
-    val_fraction: Annotated[float, typer.Option(help="Share kept for validation.")] = DEFAULT_VAL_FRACTION,
-    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 1,
+    *,
+    options: FieldValues,
     as_json: JsonFlag = False,
 ) -> None:
     """Import a source as a new version of a dataset, and wait for it. Repeated after a failure or a stop, the import
@@ -71,28 +55,13 @@ def import_(
     """
     ctx = get_context()
     import_source = read_source(source, config=config, split=split, revision=revision)
-    mapping = dict(part.partition("=")[::2] for part in column or [])
+    chosen = ImportOptions(**options, mapping=dict(part.partition("=")[::2] for part in column or []))
     detected = None
-    if kind is None:
-        detected = preview_head(read_source_head(ctx, import_source, person=LOCAL, encoding=encoding))
-        kind = detected.kind
+    if chosen.kind is None:
+        detected = preview_head(read_source_head(ctx, import_source, person=LOCAL, encoding=chosen.encoding))
+        chosen = chosen.model_copy(update={"kind": detected.kind})
         note(detection_text(detected))
-    version = import_dataset(
-        ctx,
-        name=name,
-        kind=kind,
-        mapping=mapping,
-        source_path=import_source.path,
-        hub=import_source.hub,
-        url=import_source.url,
-        split=import_source.split,
-        encoding=encoding,
-        keep_good=not strict,
-        max_rejected=max_rejected,
-        val_fraction=val_fraction,
-        seed=seed,
-        person=LOCAL,
-    )
+    version = import_dataset(ctx, name=name, source=import_source, options=chosen, person=LOCAL)
     assert version.job_id is not None
     try:
         wait_for_job(ctx, version.job_id)

@@ -15,8 +15,7 @@ from pydantic import AliasChoices, Field, model_validator
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.checkpoints.export_formats import GgufNumbers
 from backend.domain.checkpoints.inspection_config import InspectionConfig
-from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
+from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.versions.changes import Change
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.evaluation.endpoints import EndpointTarget, JudgeTarget
@@ -30,6 +29,7 @@ from backend.domain.json_values import JsonObject
 from backend.domain.serving.engines import EngineName
 from backend.domain.serving.memory import MAX_RUNNING
 from backend.domain.serving.precision import Precision
+from backend.domain.tokenizers.config import TokenizerConfig
 from backend.domain.training.config import RunConfig
 from backend.errors import NotFound
 
@@ -232,7 +232,7 @@ class Derivation(FrozenRecord):
     change: Change = Field(discriminator="change")
 
 
-class ImportPayload(Payload):
+class ImportPayload(ImportOptions, Payload):
     """Make a dataset version from one source.
 
     `source` is a path below the artifacts, or an absolute one that all workers can read; `url` an address of S3 or
@@ -246,14 +246,6 @@ class ImportPayload(Payload):
     url: str | None = None
     split: str | None = None
     derive: Derivation | None = None
-    kind: DatasetKind | None = None
-    mapping: dict[str, str] = Field(default_factory=dict)
-    val_fraction: float = Field(default=DEFAULT_VAL_FRACTION, ge=0, lt=1)
-    seed: int = DEFAULT_SPLIT_SEED
-    keep_good: bool = True
-    max_rejected: float = Field(default=1.0, ge=0, le=1)
-    """Share of rows that may be rejected; above it nothing is imported, and the cause says what and why."""
-    encoding: str | None = None
     keep_free_bytes: int = Field(default=0, ge=0)
     out_root: str = "datasets"
 
@@ -264,13 +256,11 @@ class ImportPayload(Payload):
         return self
 
 
-class TrainTokenizerPayload(Payload):
+class TrainTokenizerPayload(TokenizerConfig, Payload):
     """Train a tokenizer on the train split of `dataset`, a folder that is None until its import has finished."""
 
     job_kind = JobKind.TRAIN_TOKENIZER
     dataset: str | None = None
-    kind: Literal["bpe", "unigram", "byte"] = "bpe"
-    vocab_size: int = Field(ge=0)  # a byte tokenizer has its own
     out: str
 
     @property

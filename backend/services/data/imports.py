@@ -14,10 +14,11 @@ from backend.db.base import new_id
 from backend.db.races import retry_races
 from backend.db.tables import Dataset, DatasetVersion, Job
 from backend.domain.attributes import view_of
+from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.kinds import KINDS, DatasetKind
-from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
+from backend.domain.data.splits import DEFAULT_VAL_FRACTION
 from backend.domain.data.versions.provenance import Provenance
-from backend.domain.jobs.payloads import HubSource, ImportPayload
+from backend.domain.jobs.payloads import ImportPayload
 from backend.domain.jobs.results import ImportResult, VersionFacts
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name
@@ -36,51 +37,32 @@ def import_dataset(
     ctx: Context,
     *,
     name: str,
-    kind: str,
+    source: ImportSource,
+    options: ImportOptions,
     person: Person,
-    mapping: dict[str, str] | None = None,
-    upload: str | None = None,
-    source_path: Path | None = None,
-    hub: HubSource | str | None = None,
-    url: str | None = None,
-    split: str | None = None,
-    keep_good: bool = True,
-    max_rejected: float = 1.0,
-    encoding: str | None = None,
-    val_fraction: float = DEFAULT_VAL_FRACTION,
-    seed: int = DEFAULT_SPLIT_SEED,
     idempotency_key: str | None = None,
     provenance: Provenance | None = None,
 ) -> VersionView:
     """Queue the import of one source as a new version of a dataset, creating the dataset if needed.
 
-    `upload` is what `save_upload` returned, `source_path` a file or folder readable by this machine and the workers,
-    `hub` a dataset of the Hub, `url` an address in S3 or Google Cloud Storage; `split` names a split of a saved
-    dataset. Without `keep_good` the first bad row ends the import; above a share of `max_rejected` of all rows nothing
-    is imported, once all were read. The same `idempotency_key` gives the same version. Raises InvalidInput, NotFound,
-    NotAllowed, and Conflict if the name belongs to another kind.
+    The same `idempotency_key` gives the same version. Raises InvalidInput, NotFound, NotAllowed, and Conflict if the
+    name belongs to another kind.
     """
     require_builder(person)
     name = clean_name(name, what="A dataset")
-    _check_import(kind=kind, val_fraction=val_fraction, encoding=encoding)
+    if options.kind is None:
+        raise InvalidInput("The import has no kind.", remedy=f"Choose one of {', '.join(KINDS)}.", field="kind")
+    if options.encoding:
+        check_encoding(options.encoding)
     if idempotency_key and (again := _version_of_key(ctx, idempotency_key)) is not None:
         return again
-    source = ImportSource(upload, source_path, HubSource(id=hub) if isinstance(hub, str) else hub, url, split)
     payload = ImportPayload(
-        **source_fields(ctx, source, person=person),
-        kind=DatasetKind(kind),
-        mapping=mapping or {},
-        val_fraction=val_fraction,
-        seed=seed,
-        keep_good=keep_good,
-        max_rejected=max_rejected,
-        encoding=encoding,
-        keep_free_bytes=ctx.policy.keep_free_bytes,
+        **dict(options), **source_fields(ctx, source, person=person), keep_free_bytes=ctx.policy.keep_free_bytes
     )
     with ctx.db.write() as session:
         if idempotency_key and (job_id := session.scalar(select(Job.id).where(Job.idempotency_key == idempotency_key))):
             return version_of_job(ctx, job_id)  # the other request of a double click was faster
-        dataset = _dataset_for_import(session, ctx, name=name, kind=kind, person=person)
+        dataset = _dataset_for_import(session, ctx, name=name, kind=options.kind, person=person)
         title, key = f"Import {name}", idempotency_key
         job = add_job(
             session, ctx, payload, title=title, device="cpu", priority=3, idempotency_key=key, created_by=person.id
@@ -91,7 +73,7 @@ def import_dataset(
             dataset,
             job,
             source=source.label,
-            mapping=mapping or {},
+            mapping=options.mapping,
             provenance=provenance or Provenance(),
         )
         result = version_view(version, dataset, job)
@@ -144,11 +126,10 @@ def add_rows_dataset(
     return import_dataset(
         ctx,
         name=name,
-        kind=kind,
-        upload=ctx.artifacts.relative(path),
+        source=ImportSource(upload=ctx.artifacts.relative(path)),
+        options=ImportOptions(kind=DatasetKind(kind), val_fraction=val_fraction, max_rejected=1),
         provenance=provenance,
         person=person,
-        val_fraction=val_fraction,
         idempotency_key=idempotency_key,
     )
 
@@ -210,17 +191,6 @@ def _fill_dependents(session: Session, job_id: str, folder: str) -> None:
             job.payload = {**job.payload, "dataset": folder}
 
 
-def _check_import(*, kind: str, val_fraction: float, encoding: str | None) -> None:
-    if kind not in KINDS:
-        raise InvalidInput(
-            f"There is no dataset kind {kind!r}.", remedy=f"Choose one of {', '.join(KINDS)}.", field="kind"
-        )
-    if not 0 <= val_fraction <= 0.5:
-        raise InvalidInput(f"The validation share {val_fraction:g} is not between 0 and 0.5.", field="val_fraction")
-    if encoding:
-        check_encoding(encoding)
-
-
 def _dataset_for_import(session: Session, ctx: Context, *, name: str, kind: str, person: Person) -> Dataset:
     """Return the dataset of a name, made if needed. Failed imports without references are deleted."""
     dataset = session.scalar(select(Dataset).where(Dataset.name == name))
@@ -262,14 +232,8 @@ class PastImport:
     """The request of an earlier import."""
 
     name: str
-    kind: str
     source: ImportSource
-    mapping: dict[str, str]
-    val_fraction: float
-    seed: int
-    keep_good: bool
-    max_rejected: float
-    encoding: str | None
+    options: ImportOptions
 
 
 def get_past_import(ctx: Context, version_id: str, *, person: Person) -> PastImport:
@@ -284,11 +248,12 @@ def get_past_import(ctx: Context, version_id: str, *, person: Person) -> PastImp
         if version is None or payload is None or payload.derive is not None:
             raise NotFound("There is no such import.", remedy="Choose the source again.")
         dataset = session.get_one(Dataset, version.dataset_id)
-        name, kind = dataset.name, dataset.kind
+        name = dataset.name
+        options = view_of(ImportOptions, payload, kind=DatasetKind(dataset.kind))
     source = source_of_payload(payload)
     if source.upload is not None and not ctx.artifacts.path(source.upload).exists():
         raise NotFound("The uploaded file was deleted.", remedy="Upload it again.")
-    return view_of(PastImport, payload, name=name, kind=kind, source=source)
+    return PastImport(name, source, options)
 
 
 def import_again(ctx: Context, version_id: str, *, person: Person, keep_good: bool = False) -> VersionView:
@@ -298,20 +263,5 @@ def import_again(ctx: Context, version_id: str, *, person: Person, keep_good: bo
     Raises what `import_dataset` raises.
     """
     past = get_past_import(ctx, version_id, person=person)
-    return import_dataset(
-        ctx,
-        name=past.name,
-        kind=past.kind,
-        mapping=dict(past.mapping),
-        upload=past.source.upload,
-        source_path=past.source.path,
-        hub=past.source.hub,
-        url=past.source.url,
-        split=past.source.split,
-        val_fraction=past.val_fraction,
-        seed=past.seed,
-        keep_good=keep_good or past.keep_good,
-        max_rejected=1.0 if keep_good else past.max_rejected,
-        encoding=past.encoding,
-        person=person,
-    )
+    options = past.options.model_copy(update={"keep_good": True, "max_rejected": 1}) if keep_good else past.options
+    return import_dataset(ctx, name=past.name, source=past.source, options=options, person=person)

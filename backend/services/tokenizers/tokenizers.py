@@ -18,6 +18,7 @@ from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import TokenizerFacts, TrainTokenizerResult
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import clean_name, not_found
+from backend.domain.tokenizers.config import MAX_VOCABULARY, MIN_VOCABULARY, TokenizerConfig
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
@@ -25,15 +26,6 @@ from backend.services.dependents import Use, mentions, refuse_while_used, users_
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, job_state, wake
 from backend.services.naming import rename
-
-KINDS: dict[str, str] = {
-    "bpe": "Byte-level BPE: frequent pieces of words become one token. Short sequences, encodes any text.",
-    "unigram": "Unigram: the most likely pieces; rare characters are encoded as bytes. Encodes any text.",
-    "byte": "Plain bytes: 256 tokens, no training. Long sequences, the smallest vocabulary.",
-}
-MIN_VOCABULARY = {"bpe": 262, "unigram": 320}
-"""256 bytes and the special tokens; Unigram needs room for an alphabet, too."""
-MAX_VOCABULARY = 200_000
 
 
 @dataclass(frozen=True)
@@ -69,8 +61,7 @@ def train_tokenizer(
     name: str,
     dataset: str,
     person: Person,
-    vocab_size: int = 2048,
-    kind: str = "bpe",
+    config: TokenizerConfig = TokenizerConfig(),
     idempotency_key: str | None = None,
 ) -> TokenizerView:
     """Queue the training of a tokenizer, after the dataset's import if that is still running.
@@ -80,7 +71,7 @@ def train_tokenizer(
     """
     require_builder(person)
     name = clean_name(name, what="A tokenizer")
-    _check_vocabulary(kind, vocab_size)
+    _check_vocabulary(config)
     version = resolve_version(ctx, dataset, ready=False)
     with ctx.db.write() as session:
         if (again := _of_key(session, idempotency_key)) is not None:
@@ -96,9 +87,7 @@ def train_tokenizer(
         job = add_job(
             session,
             ctx,
-            TrainTokenizerPayload(
-                dataset=row.folder, kind=kind, vocab_size=vocab_size, out=f"tokenizers/{tokenizer_id}"
-            ),
+            TrainTokenizerPayload(**dict(config), dataset=row.folder, out=f"tokenizers/{tokenizer_id}"),
             title=f"Train tokenizer {name}",
             device="cpu",
             priority=3,
@@ -107,7 +96,12 @@ def train_tokenizer(
             created_by=person.id,
         )
         tokenizer = Tokenizer(
-            id=tokenizer_id, name=name, kind=kind, dataset_version_id=version.id, job_id=job.id, created_at=ctx.now()
+            id=tokenizer_id,
+            name=name,
+            kind=config.kind,
+            dataset_version_id=version.id,
+            job_id=job.id,
+            created_at=ctx.now(),
         )
         session.add(tokenizer)
         session.flush()
@@ -192,19 +186,13 @@ def record_tokenizer(
     row.facts = TokenizerFacts.model_validate(result.dump())
 
 
-def _check_vocabulary(kind: str, vocab_size: int) -> None:
-    if kind not in KINDS:
+def _check_vocabulary(config: TokenizerConfig) -> None:
+    smallest = MIN_VOCABULARY[config.kind]
+    if config.vocab_size < smallest:
+        letters = ", letters" if config.kind == "unigram" else ""
         raise InvalidInput(
-            f"There is no tokenizer kind {kind!r}.", remedy=f"Choose one of {', '.join(KINDS)}.", field="kind"
-        )
-    smallest = MIN_VOCABULARY.get(kind)
-    if smallest is not None and not smallest <= vocab_size <= MAX_VOCABULARY:
-        raise InvalidInput(
-            f"A vocabulary of {vocab_size:,} is not possible.",
-            remedy=(
-                f"Choose {smallest} (256 bytes, special tokens{', letters' if kind == 'unigram' else ''}) to"
-                f" {MAX_VOCABULARY:,}."
-            ),
+            f"A vocabulary of {config.vocab_size:,} is not possible.",
+            remedy=f"Choose {smallest} (256 bytes, special tokens{letters}) to {MAX_VOCABULARY:,}.",
             field="vocab_size",
         )
 

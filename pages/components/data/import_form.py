@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import streamlit as st
 
 from backend.domain.battles.vote_files.previews import looks_like_votes
+from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.kinds import KINDS, UNSPLIT_KINDS
 from backend.domain.data.parsing.encodings import ENCODINGS
 from backend.domain.data.parsing.text_formats import SEEKING, suffix_of
 from backend.domain.data.recognition.recognise import LOOKED_FOR
 from backend.domain.data.recognition.sample import SourceHead
 from backend.domain.data.rows.content import describe_dropped
-from backend.domain.data.rows.problem import FEW_REJECTED
-from backend.domain.data.splits import DEFAULT_VAL_FRACTION
 from backend.domain.wording import percent, plural
 from backend.errors import InvalidInput, RoundhouseError
 from backend.services.context import Context, Person
@@ -26,7 +25,9 @@ from backend.services.data.views import VersionView
 from pages.components import routes
 from pages.components.battles.vote_import import HANDED_OVER
 from pages.components.data.source_choice import Chosen, choose_source
+from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, handled, object_heading, plain, show_error, spoken, with_code
+from pages.components.numbers import number_form, wrong_numbers
 from pages.components.words import size
 
 UNUSED = "not used"
@@ -35,7 +36,6 @@ PREVIEW = 4
 MANY_COLUMNS = 40
 """A source with more columns shows those in use, and others on request."""
 SURE = 0.8
-FEW, KEEP, REFUSE = f"Skip up to {percent(FEW_REJECTED)}", "Skip all", "Stop at the first"
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class ImportChoices:
     val_split: str = ""
 
 
+@number_form
 def draw_import(ctx: Context, person: Person) -> VersionView | None:
     """Draw the form. Return the version once its import is queued."""
     object_heading("Import a dataset")
@@ -96,7 +97,7 @@ def _head(ctx: Context, person: Person, chosen: Chosen, encoding: str | None) ->
 def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastImport | None) -> ImportChoices | None:
     """Draw the detected kind and columns with the ways to change them; return the choices."""
     key = f"import_encoding_{chosen.key}"
-    picked = st.session_state.get(key, (past.encoding if past else None) or UTF8)
+    picked = st.session_state.get(key, (past.options.encoding if past else None) or UTF8)
     encoding = None if picked == UTF8 else picked
     head = _head(ctx, person, chosen, encoding)
     if isinstance(head, RoundhouseError):
@@ -158,10 +159,10 @@ def _kind_words(kind: str) -> str:
 
 def _draw_kind_and_mapping(chosen: Chosen, head: SourceHead, past: PastImport | None) -> SourcePreview:
     guess = preview_head(head)
-    if past is not None and past.mapping:
-        guess = preview_head(head, kind=past.kind, mapping=past.mapping)
-    elif past is not None and past.kind != guess.kind:
-        guess = preview_head(head, kind=past.kind)
+    if past is not None and past.options.mapping:
+        guess = preview_head(head, kind=past.options.kind, mapping=past.options.mapping)
+    elif past is not None and past.options.kind != guess.kind:
+        guess = preview_head(head, kind=past.options.kind)
     kinds = list(KINDS)
     kind = st.selectbox(
         "Kind", kinds, index=kinds.index(guess.kind), key=f"import_kind_{chosen.key}", format_func=_kind_words
@@ -306,72 +307,40 @@ def _draw_preview(preview: SourcePreview) -> None:
                 st.text(row.problem)
 
 
-def _invalid_choice(past: PastImport | None) -> int:
-    if past is None or (past.keep_good and past.max_rejected < 1):
-        return 0
-    return 1 if past.keep_good else 2
-
-
 def _draw_finish(
     ctx: Context, person: Person, chosen: Chosen, settled: ImportChoices, past: PastImport | None
 ) -> VersionView | None:
     with st.container(border=True):
         st.subheader("3 · Name and split", anchor=False)
-        left, right = st.columns([2, 1])
-        name = left.text_input(
+        name = st.text_input(
             "Name",
             value=chosen.name,
             key=f"import_name_{chosen.key}",
             placeholder="The file's name does not say what it holds",
             help="An existing name gets a new version.",
         )
-        share = (
-            0 if settled.kind in UNSPLIT_KINDS else round(100 * (past.val_fraction if past else DEFAULT_VAL_FRACTION))
-        )
-        held_out = right.slider(
-            "Validation share",
-            0,
-            30,
-            value=min(share, 30),
-            format="%d %%",
-            key=f"import_val_{chosen.key}_{settled.kind}",
-            disabled=bool(settled.val_split),
-            help="Held-out rows. The split hashes each row's content, so equal rows always land in the same split.",
-        )
-        if settled.val_split:
-            right.caption(f"The saved split {plain(settled.val_split)} is kept for validation.")
-        bad = st.radio(
-            "Invalid rows",
-            [FEW, KEEP, REFUSE],
-            index=_invalid_choice(past),
-            key=f"import_bad_{chosen.key}",
-            horizontal=True,
-            help=(
-                "Every row is checked before the dataset is made. Rows that are skipped are listed with the reason; "
-                f"above {percent(FEW_REJECTED)} nothing is imported until you have seen them."
-            ),
+        options = past.options if past else ImportOptions()
+        if settled.kind in UNSPLIT_KINDS:
+            options = options.model_copy(update={"val_fraction": 0.0})
+        kept = f"The saved split {plain(settled.val_split)} is kept for validation."
+        values = draw_fields(
+            ImportOptions,
+            key=f"import_{chosen.key}_{settled.kind}",
+            values=options,
+            disabled={"val_fraction": kept} if settled.val_split else None,
         )
         once = f"import_once_{chosen.key}"
         st.session_state.setdefault(once, uuid.uuid4().hex)
-        if not st.button("Import", type="primary", disabled=bool(settled.blocked), key="import_go"):
+        if not st.button("Import", type="primary", disabled=bool(settled.blocked or wrong_numbers()), key="import_go"):
             return None
     with errors_shown():
-        source = chosen.source
         version = import_dataset(
             ctx,
             name=name or "",
-            kind=settled.kind,
-            mapping=settled.mapping,
-            upload=source.upload,
-            source_path=source.path,
-            hub=source.hub,
-            url=source.url,
-            split=source.split,
-            keep_good=bad != REFUSE,
-            max_rejected=FEW_REJECTED if bad == FEW else 1.0,
-            encoding=settled.encoding,
-            val_fraction=held_out / 100,
-            seed=past.seed if past else 1,
+            source=chosen.source,
+            options=options.model_copy(
+                update={**values, "kind": settled.kind, "mapping": settled.mapping, "encoding": settled.encoding}
+            ),
             person=person,
             idempotency_key=st.session_state.pop(once),
         )

@@ -6,22 +6,16 @@ import uuid
 
 import streamlit as st
 
+from backend.domain.tokenizers.config import KIND_TEXTS, TokenizerConfig
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
-from backend.services.tokenizers.tokenizers import (
-    KINDS,
-    MAX_VOCABULARY,
-    MIN_VOCABULARY,
-    TokenizerView,
-    train_tokenizer,
-)
+from backend.services.tokenizers.tokenizers import TokenizerView, train_tokenizer
 from pages.components import routes
+from pages.components.forms import draw_fields
 from pages.components.frame import empty_state, errors_shown, object_heading
-from pages.components.numbers import draw_number, number_form, wrong_numbers
+from pages.components.numbers import number_form, wrong_numbers
 
 LEARNS_FROM = ("text", "chat", "instruction", "preference")
-NAMES = {"bpe": "Byte-level BPE", "unigram": "Unigram", "byte": "Bytes"}
-USUAL_VOCABULARY = 2048
 
 
 @number_form
@@ -35,34 +29,16 @@ def draw_tokenizer_form(ctx: Context, person: Person) -> TokenizerView | None:
     dataset = st.query_params.get("dataset", "")
     first = next((place for place, label in enumerate(labels) if dataset in (label, label.rpartition("@")[0])), 0)
     with st.container(border=True):
-        kind = st.segmented_control(
-            "Kind",
-            list(KINDS),
-            default="bpe",
-            required=True,
-            key="tokenizer_kind",
-            format_func=lambda k: NAMES[k],
-            label_visibility="collapsed",
-        )
-        st.caption(KINDS[kind])
-        left, middle, right = st.columns(3, vertical_alignment="bottom")
-        dataset = left.selectbox(
+        grid = st.grid(4, min_column_width=180)
+        values = draw_fields(TokenizerConfig, key="tokenizer", place=grid)
+        config = TokenizerConfig(**values)
+        dataset = grid.selectbox(
             "Dataset", labels, index=first, key="tokenizer_dataset", help="Trained on its train split."
         )
-        vocabulary = draw_number(
-            middle,
-            "Vocabulary, tokens",
-            1,
-            MAX_VOCABULARY,
-            USUAL_VOCABULARY,
-            key="tokenizer_vocabulary",
-            step=256,
-            disabled=kind == "byte",
-            help=_vocabulary_help(kind),
+        name = grid.text_input(
+            "Name", value=(suggested := _suggest(dataset, config)), key=f"tokenizer_name_{suggested}"
         )
-        name = right.text_input(
-            "Name", value=(suggested := _suggest(dataset, kind, int(vocabulary))), key=f"tokenizer_name_{suggested}"
-        )
+        st.caption(KIND_TEXTS[config.kind])
         st.session_state.setdefault("tokenizer_once", uuid.uuid4().hex)
         if st.button(
             "Train", type="primary", icon=":material/play_arrow:", key="tokenizer_train", disabled=bool(wrong_numbers())
@@ -72,8 +48,7 @@ def draw_tokenizer_form(ctx: Context, person: Person) -> TokenizerView | None:
                     ctx,
                     name=name or "",
                     dataset=dataset,
-                    vocab_size=int(vocabulary),
-                    kind=kind,
+                    config=config,
                     person=person,
                     idempotency_key=st.session_state.pop("tokenizer_once"),
                 )
@@ -89,16 +64,7 @@ def _versions(ctx: Context) -> list[str]:
     ]
 
 
-def _suggest(dataset: str, kind: str, vocabulary: int) -> str:
+def _suggest(dataset: str, config: TokenizerConfig) -> str:
     name, _, version = dataset.rpartition("@")
     name = name if version == "1" else f"{name}-v{version}"
-    return f"{name}-bytes" if kind == "byte" else f"{name}-{kind}-{vocabulary}"
-
-
-def _vocabulary_help(kind: str) -> str:
-    if kind == "byte":
-        return "256 bytes and the special tokens."
-    return (
-        f"From {MIN_VOCABULARY[kind]} on. More tokens: shorter sequences, and a larger embedding. 2,048 suits a"
-        " model of a million parameters, 32,000 one of a billion."
-    )
+    return f"{name}-bytes" if config.kind == "byte" else f"{name}-{config.kind}-{config.vocab_size}"

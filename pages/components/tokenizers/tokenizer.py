@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.jobs.states import ACTIVE
+from backend.domain.tokenizers.config import KIND_LABELS
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.tokenizers.sources import TokenizerSource, resolve_source
@@ -19,7 +20,6 @@ from pages.components import routes
 from pages.components.frame import errors_shown, object_heading, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.links import row_link
-from pages.components.tokenizers.form import NAMES
 from pages.components.tokenizers.report import draw_reports
 from pages.components.tokenizers.text import draw_text
 from pages.components.words import size, when
@@ -32,7 +32,7 @@ def draw_tokenizer(ctx: Context, person: Person, tokenizer: TokenizerView) -> No
     """Draw a tokenizer: facts, text, users, settings."""
     with st.container(horizontal=True, vertical_alignment="center"):
         object_heading(tokenizer.name, width="content")
-        st.badge(NAMES.get(tokenizer.kind, tokenizer.kind), color="gray")
+        st.badge(KIND_LABELS.get(tokenizer.kind, tokenizer.kind), color="gray")
     if not tokenizer.is_ready:
         _draw_unready(ctx, person, tokenizer)
         return

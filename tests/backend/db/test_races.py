@@ -30,6 +30,7 @@ from backend.db.tables import (
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.data.versions.changes import DropDuplicates
 from backend.domain.evaluation.gate_config import GateConfig
+from backend.domain.tokenizers.config import TokenizerConfig
 from backend.errors import Conflict
 from backend.services.architectures import save_architecture
 from backend.services.checkpoints.bases import add_base
@@ -146,7 +147,9 @@ def add_oak(ctx: Context) -> str:
 
 
 def train_letters(ctx: Context) -> str:
-    return train_tokenizer(ctx, name="letters", dataset="facts", kind="byte", person=LOCAL, idempotency_key="click").id
+    return train_tokenizer(
+        ctx, name="letters", dataset="facts", config=TokenizerConfig(kind="byte"), person=LOCAL, idempotency_key="click"
+    ).id
 
 
 def derive_part(ctx: Context) -> str:

@@ -19,12 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backend.bootstrap import build_context
+from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.versions.changes import DropRows, Filter, KeepSample, RowCondition
 from backend.infra.files.parquet import iter_file_tables
 from backend.services.context import LOCAL
 from backend.services.data.change_preview import preview_change
 from backend.services.data.imports import import_dataset, version_of_job
 from backend.services.data.rows import RowQuery, find_rows, read_rows
+from backend.services.data.sources import ImportSource
 from tests.support.job_work import do_job
 from tests.support.settings import make_settings
 
@@ -61,7 +63,13 @@ def main() -> None:
         ctx = build_context(make_settings(home))
         source = home / "big.jsonl"
         write_rows(source, arguments.rows)
-        version = import_dataset(ctx, name="big", kind="chat", source_path=source, person=LOCAL, val_fraction=0.05)
+        version = import_dataset(
+            ctx,
+            name="big",
+            source=ImportSource(path=source),
+            options=ImportOptions(kind="chat", val_fraction=0.05),
+            person=LOCAL,
+        )
         do_job(ctx, str(version.job_id))
         version = version_of_job(ctx, str(version.job_id))
         files = ctx.artifacts.path(str(version.folder))

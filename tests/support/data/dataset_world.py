@@ -6,8 +6,10 @@ import io
 import json
 from typing import Any
 
+from backend.domain.data.import_options import ImportOptions
 from backend.services.context import LOCAL, Context, Person
 from backend.services.data.imports import import_dataset, version_of_job
+from backend.services.data.sources import ImportSource
 from backend.services.data.uploads import save_upload
 from backend.services.data.views import VersionView
 from tests.support.job_work import do_job
@@ -15,7 +17,16 @@ from tests.support.job_work import do_job
 
 def imported(ctx: Context, name: str, rows: list[dict[str, Any]], *, kind: str = "instruction") -> VersionView:
     stored = save_upload(ctx, io.BytesIO(json.dumps(rows).encode()), name=f"{name}.json", person=LOCAL)
-    return done(ctx, import_dataset(ctx, name=name, kind=kind, upload=stored, person=LOCAL, val_fraction=0.1))
+    return done(
+        ctx,
+        import_dataset(
+            ctx,
+            name=name,
+            source=ImportSource(upload=stored),
+            options=ImportOptions(kind=kind, val_fraction=0.1),
+            person=LOCAL,
+        ),
+    )
 
 
 def done(ctx: Context, version: VersionView) -> VersionView:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from backend.db.tables import Run
+from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.versions.provenance import VotesProvenance
 from backend.domain.jobs.results import ImportResult
 from backend.domain.jobs.states import JobKind
@@ -52,7 +53,11 @@ def upload(ctx: Context, name: str, text: str) -> str:
 
 def imported(ctx: Context, name: str, rows: list[dict[str, object]], *, kind: str = "instruction") -> VersionView:
     version = import_dataset(
-        ctx, name=name, kind=kind, upload=upload(ctx, f"{name}.json", json.dumps(rows)), person=LOCAL
+        ctx,
+        name=name,
+        source=ImportSource(upload=upload(ctx, f"{name}.json", json.dumps(rows))),
+        options=ImportOptions(kind=kind),
+        person=LOCAL,
     )
     assert version.job_id is not None
     do_job(ctx, version.job_id)
@@ -66,7 +71,11 @@ def test_upload_is_recognised_previewed_and_imported(ctx: Context) -> None:
     assert "Say 0." in seen.preview[0].text
     assert [row.problem for row in seen.preview if row.problem]
     version = import_dataset(
-        ctx, name="sayings", kind=seen.kind, mapping=seen.mapping, upload=stored, val_fraction=0.1, person=LOCAL
+        ctx,
+        name="sayings",
+        source=ImportSource(upload=stored),
+        options=ImportOptions(kind=seen.kind, mapping=seen.mapping, val_fraction=0.1),
+        person=LOCAL,
     )
     assert version.is_importing
     with pytest.raises(Conflict, match="still being imported"):
@@ -93,14 +102,32 @@ def test_same_content_makes_no_second_version(ctx: Context) -> None:
 
 def test_double_click_is_one_import(ctx: Context) -> None:
     stored = upload(ctx, "a.jsonl", '{"text": "once"}')
-    one = import_dataset(ctx, name="a", kind="text", upload=stored, person=LOCAL, idempotency_key="click")
-    two = import_dataset(ctx, name="a", kind="text", upload=stored, person=LOCAL, idempotency_key="click")
+    one = import_dataset(
+        ctx,
+        name="a",
+        source=ImportSource(upload=stored),
+        options=ImportOptions(kind="text"),
+        person=LOCAL,
+        idempotency_key="click",
+    )
+    two = import_dataset(
+        ctx,
+        name="a",
+        source=ImportSource(upload=stored),
+        options=ImportOptions(kind="text"),
+        person=LOCAL,
+        idempotency_key="click",
+    )
     assert one.id == two.id
 
 
 def test_a_failed_import_gives_the_reason_and_frees_its_name(ctx: Context) -> None:
     broken = import_dataset(
-        ctx, name="a", kind="instruction", upload=upload(ctx, "a.jsonl", '{"x": 1}\n'), person=LOCAL
+        ctx,
+        name="a",
+        source=ImportSource(upload=upload(ctx, "a.jsonl", '{"x": 1}\n')),
+        options=ImportOptions(kind="instruction"),
+        person=LOCAL,
     )
     job = do_job(ctx, str(broken.job_id))
     assert job.status == "failed"
@@ -164,7 +191,7 @@ def test_upload_above_the_limit_leaves_nothing_behind(ctx: Context) -> None:
 
 def test_an_old_upload_is_cleared_away_unless_a_waiting_job_reads_it(ctx: Context, tmp_path: Path) -> None:
     unused, waiting = upload(ctx, "a.txt", "nobody wants it"), upload(ctx, "b.txt", "a queued import reads it")
-    import_dataset(ctx, name="b", kind="text", upload=waiting, person=LOCAL)
+    import_dataset(ctx, name="b", source=ImportSource(upload=waiting), options=ImportOptions(kind="text"), person=LOCAL)
     pairs = ctx.artifacts.folder("uploads", "pairs") / "pairs.jsonl"
     pairs.write_text("{}")
     with ctx.db.write() as session:
@@ -179,7 +206,13 @@ def test_an_old_upload_is_cleared_away_unless_a_waiting_job_reads_it(ctx: Contex
 
 
 def test_an_import_whose_content_was_deleted_meanwhile_fails(ctx: Context) -> None:
-    version = import_dataset(ctx, name="twin", kind="text", upload=upload(ctx, "a.txt", "text"), person=LOCAL)
+    version = import_dataset(
+        ctx,
+        name="twin",
+        source=ImportSource(upload=upload(ctx, "a.txt", "text")),
+        options=ImportOptions(kind="text"),
+        person=LOCAL,
+    )
     claim = claim_job(ctx, str(version.job_id), owner="w", host="h")
     assert claim is not None
     with pytest.raises(Conflict, match="deleted during the import"), ctx.db.write() as session:
@@ -197,7 +230,13 @@ def test_upload_name_can_not_climb_out(ctx: Context) -> None:
 def test_kind_of_a_name_does_not_change(ctx: Context) -> None:
     version = imported(ctx, "sayings", ALPACA)
     with pytest.raises(Conflict, match="of kind instruction"):
-        import_dataset(ctx, name="sayings", kind="text", upload=upload(ctx, "t.txt", "text"), person=LOCAL)
+        import_dataset(
+            ctx,
+            name="sayings",
+            source=ImportSource(upload=upload(ctx, "t.txt", "text")),
+            options=ImportOptions(kind="text"),
+            person=LOCAL,
+        )
     rename_dataset(ctx, version.dataset_id, "words", person=LOCAL)
     assert resolve_version(ctx, "words").id == version.id
 
@@ -213,10 +252,16 @@ def test_account_reads_only_the_folder_of_data_files(ctx: Context, tmp_path: Pat
     assert [entry.name for entry in view.files] == ["a.txt"]
     engineer = Person(id="e", name="Engineer", role="engineer")
     with pytest.raises(NotAllowed, match="outside the folder"):
-        import_dataset(here, name="s", kind="text", source_path=outside, person=engineer)
+        import_dataset(
+            here, name="s", source=ImportSource(path=outside), options=ImportOptions(kind="text"), person=engineer
+        )
     with pytest.raises(NotAllowed, match="may not"):
-        import_dataset(here, name="s", kind="text", source_path=inside, person=RATER)
-    version = import_dataset(here, name="s", kind="text", source_path=inside, person=LOCAL)
+        import_dataset(
+            here, name="s", source=ImportSource(path=inside), options=ImportOptions(kind="text"), person=RATER
+        )
+    version = import_dataset(
+        here, name="s", source=ImportSource(path=inside), options=ImportOptions(kind="text"), person=LOCAL
+    )
     do_job(ctx, str(version.job_id))
     assert resolve_version(ctx, "s").facts.text_bytes == len("offered")
 
@@ -249,7 +294,11 @@ def test_a_column_that_has_another_name_is_offered_for_the_field(ctx: Context) -
 def test_a_failed_import_is_done_again_with_its_good_rows(ctx: Context) -> None:
     text = "".join(json.dumps(row) + "\n" for row in ALPACA) + "no JSON\n"
     strict = import_dataset(
-        ctx, name="a", kind="instruction", upload=upload(ctx, "a.jsonl", text), keep_good=False, person=LOCAL
+        ctx,
+        name="a",
+        source=ImportSource(upload=upload(ctx, "a.jsonl", text)),
+        options=ImportOptions(kind="instruction", keep_good=False),
+        person=LOCAL,
     )
     job = do_job(ctx, str(strict.job_id))
     assert job.status == "failed"
@@ -304,8 +353,8 @@ def test_data_folder_is_walked_folder_by_folder_and_no_link_leads_out(ctx: Conte
         import_dataset(
             here,
             name="s",
-            kind="text",
-            source_path=root / "passwd.txt",
+            source=ImportSource(path=root / "passwd.txt"),
+            options=ImportOptions(kind="text"),
             person=Person(id="e", name="E", role="engineer"),
         )
 
@@ -316,7 +365,9 @@ def test_bidirectional_marks_are_shown_as_codes(ctx: Context) -> None:
         ctx, io.BytesIO(json.dumps({"instruction": turned, "output": "yes"}).encode()), name="a.jsonl", person=LOCAL
     )
     assert "to \\u202egnihton\\u202c and \\u2066on\\u2069" in preview_upload(ctx, upload).preview[0].text
-    version = import_dataset(ctx, name="a", kind="instruction", upload=upload, person=LOCAL)
+    version = import_dataset(
+        ctx, name="a", source=ImportSource(upload=upload), options=ImportOptions(kind="instruction"), person=LOCAL
+    )
     do_job(ctx, str(version.job_id))
     done = resolve_version(ctx, "a")
     (row,) = [*preview_rows(ctx, done, split="train"), *preview_rows(ctx, done, split="val")]
@@ -330,7 +381,9 @@ def test_several_uploads_become_one_dataset_also_of_one_name(ctx: Context) -> No
         ctx, [(name, io.BytesIO(text.encode())) for (name, _), text in zip(files, texts, strict=True)], person=LOCAL
     )
     assert preview_upload(ctx, stored).kind == "instruction"
-    version = import_dataset(ctx, name="several", kind="instruction", upload=stored, person=LOCAL)
+    version = import_dataset(
+        ctx, name="several", source=ImportSource(upload=stored), options=ImportOptions(kind="instruction"), person=LOCAL
+    )
     do_job(ctx, str(version.job_id))
     done = resolve_version(ctx, "several")
     assert done.train_rows + done.val_rows == len(ALPACA)
@@ -346,7 +399,9 @@ def test_an_import_of_several_uploads_is_repeated(ctx: Context) -> None:
     stored = save_uploads(
         ctx, [(name, io.BytesIO(json.dumps(ALPACA).encode())) for name in ("a.json", "b.json")], person=LOCAL
     )
-    version = import_dataset(ctx, name="several", kind="instruction", upload=stored, person=LOCAL)
+    version = import_dataset(
+        ctx, name="several", source=ImportSource(upload=stored), options=ImportOptions(kind="instruction"), person=LOCAL
+    )
     assert version.source == "several files"
     past = get_past_import(ctx, version.id, person=LOCAL)
     assert past.source.upload == stored

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from backend.bootstrap import get_context
 from backend.cli.main import app
 from backend.db.tables import Analysis, Checkpoint, Run
+from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.versions.changes import KeepSample
 from backend.domain.data.versions.provenance import DerivedProvenance
 from backend.domain.jobs.events import MetricsEvent
@@ -36,6 +37,7 @@ from backend.services.data.reports import (
     read_samples,
     request_data_report,
 )
+from backend.services.data.sources import ImportSource
 from backend.services.data.uploads import save_upload
 from backend.services.data.versions import derive_version
 from backend.services.data.views import VersionView
@@ -98,7 +100,13 @@ def imported(
     ctx: Context, name: str, rows: list[dict[str, Any]], *, kind: str = "instruction", val_fraction: float = 0.1
 ) -> VersionView:
     stored = save_upload(ctx, io.BytesIO(json.dumps(rows).encode()), name=f"{name}.json", person=LOCAL)
-    version = import_dataset(ctx, name=name, kind=kind, upload=stored, person=LOCAL, val_fraction=val_fraction)
+    version = import_dataset(
+        ctx,
+        name=name,
+        source=ImportSource(upload=stored),
+        options=ImportOptions(kind=kind, val_fraction=val_fraction),
+        person=LOCAL,
+    )
     do_job(ctx, str(version.job_id))
     return version_of_job(ctx, str(version.job_id))
 

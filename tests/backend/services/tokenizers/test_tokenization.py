@@ -8,6 +8,7 @@ import pytest
 
 from backend.db.tables import Analysis, Checkpoint
 from backend.domain.jobs.states import Status
+from backend.domain.tokenizers.config import TokenizerConfig
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.data.datasets import rename_dataset
@@ -36,7 +37,12 @@ def mill(ctx: Context) -> Context:
     do_job(ctx, str(add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, person=LOCAL).job_id))
     for kind, size in (("bpe", 300), ("unigram", 330), ("byte", 0)):
         do_job(
-            ctx, str(train_tokenizer(ctx, name=kind, dataset="mill", kind=kind, vocab_size=size, person=LOCAL).job_id)
+            ctx,
+            str(
+                train_tokenizer(
+                    ctx, name=kind, dataset="mill", config=TokenizerConfig(kind=kind, vocab_size=size), person=LOCAL
+                ).job_id
+            ),
         )
     folder = ctx.artifacts.folder("bases", "letters")
     (folder / "tokenizer.json").write_text(json.dumps(CHARACTERS))
@@ -100,7 +106,7 @@ def test_sources_are_tokenizers_and_bases_by_name_or_reference(mill: Context) ->
     with pytest.raises(NotFound, match="no tokenizer or checkpoint “bqe”") as missing:
         resolve_source(mill, "bqe")
     assert "“bpe”" in missing.value.remedy
-    waiting = train_tokenizer(mill, name="later", dataset="mill", kind="byte", person=LOCAL)
+    waiting = train_tokenizer(mill, name="later", dataset="mill", config=TokenizerConfig(kind="byte"), person=LOCAL)
     with pytest.raises(Conflict, match="not ready: it is queued"):
         resolve_source(mill, waiting.name)
 

@@ -8,6 +8,7 @@ import pytest
 
 from backend.db.tables import Analysis, Run
 from backend.domain.jobs.states import Status
+from backend.domain.tokenizers.config import TokenizerConfig
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import delete_dataset
@@ -28,7 +29,7 @@ ROWS = [{"text": f"The miller of the village counts {n} sacks of flour and sings
 
 def test_tokenizer_waits_for_the_import_of_its_dataset(ctx: Context) -> None:
     version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, person=LOCAL)
-    queued = train_tokenizer(ctx, name="mill-bpe", dataset="mill", vocab_size=300, person=LOCAL)
+    queued = train_tokenizer(ctx, name="mill-bpe", dataset="mill", config=TokenizerConfig(vocab_size=300), person=LOCAL)
     assert queued.status is Status.QUEUED
     assert claim_job(ctx, str(queued.job_id), owner="w", host="h") is None, "the import is not done"
     do_job(ctx, str(version.job_id))
@@ -46,7 +47,7 @@ def test_tokenizer_waits_for_the_import_of_its_dataset(ctx: Context) -> None:
 def test_impossible_vocabulary_is_refused_before_anything_is_queued(ctx: Context) -> None:
     add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, person=LOCAL)
     with pytest.raises(InvalidInput, match="262"):
-        train_tokenizer(ctx, name="t", dataset="mill", vocab_size=100, person=LOCAL)
+        train_tokenizer(ctx, name="t", dataset="mill", config=TokenizerConfig(vocab_size=100), person=LOCAL)
     with pytest.raises(NotFound, match="no dataset"):
         train_tokenizer(ctx, name="t", dataset="elsewhere", person=LOCAL)
     assert list_tokenizers(ctx) == []
@@ -55,13 +56,13 @@ def test_impossible_vocabulary_is_refused_before_anything_is_queued(ctx: Context
 def test_name_is_taken_until_its_training_failed(ctx: Context) -> None:
     version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, person=LOCAL)
     done = do_job(ctx, str(version.job_id))
-    first = train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL)
+    first = train_tokenizer(ctx, name="t", dataset="mill", config=TokenizerConfig(kind="byte"), person=LOCAL)
     with pytest.raises(Conflict, match="already a tokenizer"):
-        train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL)
+        train_tokenizer(ctx, name="t", dataset="mill", config=TokenizerConfig(kind="byte"), person=LOCAL)
     (ctx.artifacts.path(str(done.result["folder"])) / "train.parquet").rename(ctx.artifacts.root / "aside")
     assert do_job(ctx, str(first.job_id)).status is Status.FAILED
     (ctx.artifacts.root / "aside").rename(ctx.artifacts.path(str(done.result["folder"])) / "train.parquet")
-    second = train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL)
+    second = train_tokenizer(ctx, name="t", dataset="mill", config=TokenizerConfig(kind="byte"), person=LOCAL)
     assert do_job(ctx, str(second.job_id)).status is Status.FINISHED
     assert get_tokenizer(ctx, "t").vocab_size == 262
 
@@ -69,13 +70,27 @@ def test_name_is_taken_until_its_training_failed(ctx: Context) -> None:
 def test_tokenizer_of_a_run_is_not_deleted(ctx: Context) -> None:
     version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, person=LOCAL)
     do_job(ctx, str(version.job_id))
-    queued = train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL, idempotency_key="k")
+    queued = train_tokenizer(
+        ctx, name="t", dataset="mill", config=TokenizerConfig(kind="byte"), person=LOCAL, idempotency_key="k"
+    )
     assert (
-        train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL, idempotency_key="k").id == queued.id
+        train_tokenizer(
+            ctx, name="t", dataset="mill", config=TokenizerConfig(kind="byte"), person=LOCAL, idempotency_key="k"
+        ).id
+        == queued.id
     )
     with ThreadPoolExecutor(4) as pool:  # a double click arrives in two threads at once
         made = pool.map(
-            lambda _: train_tokenizer(ctx, name="u", dataset="mill", kind="byte", person=LOCAL, idempotency_key="u").id,
+            lambda _: (
+                train_tokenizer(
+                    ctx,
+                    name="u",
+                    dataset="mill",
+                    config=TokenizerConfig(kind="byte"),
+                    person=LOCAL,
+                    idempotency_key="u",
+                ).id
+            ),
             range(4),
         )
     assert len(set(made)) == 1
@@ -93,7 +108,7 @@ def test_tokenizer_of_a_run_is_not_deleted(ctx: Context) -> None:
 def test_reports_on_a_tokenizer_are_deleted_with_it_and_leave_no_file(ctx: Context) -> None:
     version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, person=LOCAL)
     do_job(ctx, str(version.job_id))
-    queued = train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL)
+    queued = train_tokenizer(ctx, name="t", dataset="mill", config=TokenizerConfig(kind="byte"), person=LOCAL)
     do_job(ctx, str(queued.job_id))
     folder = ctx.artifacts.folder("reports", "r")
     with ctx.db.write() as session:

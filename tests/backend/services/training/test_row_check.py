@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.db.tables import Checkpoint
+from backend.domain.tokenizers.config import TokenizerConfig
 from backend.domain.training.config import RunConfig
 from backend.domain.training.launch_warnings import Code
 from backend.errors import InvalidInput
@@ -23,7 +24,14 @@ from tests.support.jobs import list_jobs
 def base(ctx: Context) -> str:
     """A base that reads bytes, and a dataset whose prompts are 20 to 60 bytes long."""
     add_rows(ctx, "asked", [20 + n for n in range(41)])
-    do_job(ctx, str(train_tokenizer(ctx, name="bytes", dataset="asked", kind="byte", person=LOCAL).job_id))
+    do_job(
+        ctx,
+        str(
+            train_tokenizer(
+                ctx, name="bytes", dataset="asked", config=TokenizerConfig(kind="byte"), person=LOCAL
+            ).job_id
+        ),
+    )
     with ctx.db.write() as session:
         checkpoint = Checkpoint(
             name="reader", origin="added", family="llama", parameters=10**6, folder=get_tokenizer(ctx, "bytes").folder

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from backend.bootstrap import get_context
+from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.records import record_text
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.imports import get_past_import, import_dataset
+from backend.services.data.sources import ImportSource
 from backend.services.data.uploads import save_upload
 from tests.support.data.dataset_world import done
 from tests.support.evaluation_world import add_benchmark
@@ -39,7 +41,14 @@ def test_rows_that_are_lost_are_said_before_and_after_the_import(site: Context) 
     rows = [{"prompt": "?", "completion": "an answer"}] * 30 + [{"prompt": "?", "completion": ""}] * 5
     stored = save_upload(site, io.BytesIO(json.dumps(rows).encode()), name="lossy.json", person=LOCAL)
     refused = done(
-        site, import_dataset(site, name="lossy", kind="instruction", upload=stored, person=LOCAL, max_rejected=0.01)
+        site,
+        import_dataset(
+            site,
+            name="lossy",
+            source=ImportSource(upload=stored),
+            options=ImportOptions(kind="instruction", max_rejected=0.01),
+            person=LOCAL,
+        ),
     )
     app = open_page("build/datasets.py", dataset=refused.dataset_id)
     assert not app.error
@@ -85,10 +94,11 @@ def test_the_form_asks_before_it_loses_more_than_a_few_rows(
     app.segmented_control(key="import_way").set_value("From the data folder").run()
     app.selectbox(key="import_entry__").select("few.jsonl").run()
     assert_sound(app)
-    assert next(choice.value for choice in app.radio if choice.label == "Invalid rows") == "Skip up to 1 %"
+    assert next(toggle.value for toggle in app.toggle if toggle.label == "Skip invalid rows")
+    assert next(field.value for field in app.number_input if field.label == "Invalid rows, at most (%)") == 1
     app.button(key="import_go").click().run()
     past = get_past_import(get_context(), resolve_version(get_context(), "few", ready=False).id, person=LOCAL)
-    assert (past.keep_good, past.max_rejected) == (True, 0.01)
+    assert (past.options.keep_good, past.options.max_rejected) == (True, 0.01)
 
 
 def test_a_file_called_test_takes_the_name_of_its_folder(
