@@ -18,4 +18,4 @@ RowView = Mapping[str, Any]
 """A row that is only read."""
 
 FieldValues = dict[str, Any]
-"""What a person, a file or a command gives for the fields of a schema, by name or path, before the schema checks it."""
+"""Values of a schema's fields, by name or path, as a person, a file or a command gives them: not checked yet."""

@@ -192,6 +192,15 @@ def without_images(markdown: str) -> str:
     return markdown.replace("![", "!\\[")
 
 
+def draw_metric(
+    grid: DeltaGenerator, label: str, value: str, *, help: str | None = None, note: str | None = None
+) -> None:
+    """Draw a number in a frame as high as its neighbours'; the note stands under it."""
+    grid.metric(
+        label, value, delta=note, delta_color="off", delta_arrow="off", help=help, border=True, height="stretch"
+    )
+
+
 def draw_figure(label: str, value: str | None, *, help: str | None = None) -> None:
     """Draw an estimate as a large figure, or in a line's size that there is none."""
     if value is not None:

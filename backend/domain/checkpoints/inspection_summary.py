@@ -1,13 +1,11 @@
-"""What an inspection's row holds of its results; arrays and texts lie in its folder."""
+"""The parts of an inspection's results that its row holds; arrays and texts lie in its folder."""
 
 from __future__ import annotations
-
-from typing import NotRequired
 
 from typing_extensions import TypedDict
 
 
-class LossSums(TypedDict):
+class LossSums(TypedDict, total=False):
     """Losses of tokens: sum, mean, perplexity, bits per byte (None without bytes); `answers` are those that training
     would count.
     """
@@ -19,11 +17,11 @@ class LossSums(TypedDict):
     mean_bits: float
     perplexity: float
     bits_per_byte: float | None
-    answers: NotRequired[LossSums]
+    answers: LossSums
 
 
 class InspectionFacts(TypedDict, total=False):
-    """What was inspected: a text (`tokens` to `seconds`) or the weights (`tensors` is their number)."""
+    """Facts of the subject: a text (`tokens` to `seconds`) or the weights (`tensors` is their number)."""
 
     what: str
     tokens: int
@@ -59,7 +57,7 @@ class LensSummary(TypedDict, total=False):
     reason: str
 
 
-class BytesLoss(TypedDict):
+class BytesLoss(TypedDict, total=False):
     """Loss over a text that networks of two vocabularies both score."""
 
     sum_nats: float
@@ -85,7 +83,7 @@ class PairSummary(TypedDict, total=False):
     other_tokens: int
 
 
-class ChangeSummary(TypedDict):
+class ChangeSummary(TypedDict, total=False):
     """Change of the weights between two checkpoints: tensors compared, equal, and without a counterpart."""
 
     compared: int

@@ -1,4 +1,4 @@
-"""Settings of an import: what becomes of the rows of its source."""
+"""Settings of an import: kind, columns, rows that are no good, split."""
 
 from __future__ import annotations
 

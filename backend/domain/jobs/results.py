@@ -11,7 +11,14 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from backend.domain.checkpoints.inspection_summary import InspectionSummary
+from backend.domain.checkpoints.inspection_summary import (
+    AttentionSummary,
+    ChangeSummary,
+    InspectionFacts,
+    LensSummary,
+    LossSums,
+    PairSummary,
+)
 from backend.domain.data.rows.problem import RejectedRow, RejectReason
 from backend.domain.data.versions.card_facts import CardFacts
 from backend.domain.evaluation.config import EvaluationConfig
@@ -406,7 +413,13 @@ class InspectResult(JobResult):
 
     job_kind = JobKind.INSPECT
     folder: str
-    summary: InspectionSummary = Field(default_factory=InspectionSummary)
+    facts: InspectionFacts = Field(default_factory=InspectionFacts)
+    loss: LossSums | None = None
+    attention: AttentionSummary | None = None
+    lens: LensSummary | None = None
+    pair: PairSummary | None = None
+    outliers: int | None = None
+    changes: ChangeSummary | None = None
 
 
 class DataReportResult(JobResult):

@@ -20,7 +20,7 @@ MAX_VOCABULARY = 200_000
 
 
 class TokenizerConfig(BaseModel):
-    """How a tokenizer cuts text, and into how many different tokens."""
+    """Kind and vocabulary of a tokenizer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

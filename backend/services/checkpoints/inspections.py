@@ -250,7 +250,7 @@ def record_inspection(session: Session, ctx: Context, claim: Claim[InspectPayloa
         ctx.artifacts.remove(result.folder)
         return
     row.folder = result.folder
-    row.result = dict(result.summary)
+    row.result = result.model_dump(mode="json", exclude={"folder"}, exclude_unset=True)
 
 
 def _views(session: Session, rows: Sequence[Analysis]) -> list[InspectionView]:

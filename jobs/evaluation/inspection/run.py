@@ -40,4 +40,4 @@ def run(spec: JobSpec[InspectPayload], reporter: Reporter) -> InspectResult:
     (partial / "words.json").write_text(json.dumps(words, ensure_ascii=True), encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
-    return InspectResult(folder=payload.out, summary=summary)
+    return InspectResult(folder=payload.out, **summary)

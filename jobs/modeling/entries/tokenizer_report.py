@@ -203,10 +203,10 @@ class Survey:
             for code, size in sorted(sizes.items(), key=lambda entry: (-entry[1], entry[0]))
         ]
 
-    def measures(self) -> list[dict[str, Any]]:
+    def measures(self) -> list[dict[str, object]]:
         """Return the measures of every subject: over all languages (None), then by language as in `languages`."""
         small, order = self._small(), [entry.code for entry in self.languages()]
-        rows = []
+        rows: list[dict[str, object]] = []
         for place, (language_counts, used) in enumerate(zip(self._counts, self._used, strict=True)):
             total, by_language = TokenCounts(), {code: TokenCounts() for code in order}
             for code, counts in language_counts.items():

@@ -11,6 +11,7 @@ from backend.domain.wording import short
 from pages.components.architectures.diagram import block_diagram, describe_diagram, layers_strip
 from pages.components.architectures.figures import parameters_bar
 from pages.components.charts.html import figure
+from pages.components.frame import draw_metric
 from pages.components.words import size
 
 
@@ -26,18 +27,14 @@ def draw_cost(config: ArchitectureConfig) -> Precision:
     )
     report = describe_architecture(config, precision=precision)
     grid = st.grid(2, min_column_width=150)
-    grid.metric("Parameters", short(report.parameters), border=True, help=f"{report.parameters:,}")
+    draw_metric(grid, "Parameters", short(report.parameters), help=f"{report.parameters:,}")
     if report.active_parameters != report.parameters:
-        grid.metric(
-            "Active per token", short(report.active_parameters), border=True, help=f"{report.active_parameters:,}"
-        )
+        draw_metric(grid, "Active per token", short(report.active_parameters), help=f"{report.active_parameters:,}")
     flops = report.flops_per_token
-    grid.metric("FLOPs per token, training", short(flops.training), border=True, help=report.conventions[0])
-    grid.metric("FLOPs per token, forward", short(flops.forward), border=True, help=report.conventions[0])
-    grid.metric("KV cache per token", size(report.kv_cache_bytes_per_token), border=True, help=report.conventions[2])
-    grid.metric(
-        f"KV cache of {config.context:,} tokens", size(report.kv_cache_bytes), border=True, help=report.conventions[2]
-    )
+    draw_metric(grid, "FLOPs per token, training", short(flops.training), help=report.conventions[0])
+    draw_metric(grid, "FLOPs per token, forward", short(flops.forward), help=report.conventions[0])
+    draw_metric(grid, "KV cache per token", size(report.kv_cache_bytes_per_token), help=report.conventions[2])
+    draw_metric(grid, f"KV cache of {config.context:,} tokens", size(report.kv_cache_bytes), help=report.conventions[2])
     if report.kv_cache_expanded_bytes_per_token is not None:
         spared = size(report.kv_cache_expanded_bytes_per_token)
         st.caption(f"Without the latent it would be {spared} per token.")

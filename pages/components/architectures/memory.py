@@ -14,6 +14,7 @@ from backend.services.estimates.measurements import predict_setting
 from backend.services.jobs.devices import Device, list_training_devices, training_workers
 from pages.components.architectures.figures import memory_bar
 from pages.components.charts.html import figure
+from pages.components.frame import draw_metric
 from pages.components.numbers import draw_number, number_form
 from pages.components.words import size
 
@@ -42,14 +43,14 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
     if memory.formula is None or memory.num_bytes is None:
         return
     left, right = st.columns(2)
-    left.metric("Peak", size(memory.num_bytes), border=True, help=describe_error(memory) or None)
+    draw_metric(left, "Peak", size(memory.num_bytes), help=describe_error(memory) or None)
     usable = device.usable_bytes
     if usable is not None:
         fits = largest_micro_batch(setting, usable, calibration=memory.num_bytes / memory.formula.total)
-        right.metric(
+        draw_metric(
+            right,
             "Largest micro-batch",
             f"{fits:,}" if fits else "none fits",
-            border=True,
             help=f"Sequences in the {size(usable)} of {device.name} available to a run.",
         )
         if not fits:

@@ -20,7 +20,7 @@ from backend.services.checkpoints.bases import (
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.context import Context, Person
 from pages.components.choices import by_identity
-from pages.components.frame import errors_shown, object_heading, plain, show_error
+from pages.components.frame import draw_metric, errors_shown, object_heading, plain, show_error
 from pages.components.numbers import form_button
 from pages.components.tables import draw_table
 from pages.components.words import size
@@ -148,17 +148,10 @@ def _draw_preview(look: BasePreview) -> None:
     """Draw a preview of the base."""
     facts = look.facts
     grid = st.grid(4, min_column_width=150)
-    grid.metric("Family", plain(facts.family or "–"), border=True, height="stretch")
-    grid.metric("Parameters", short(facts.parameters) if facts.parameters else "–", border=True, height="stretch")
-    grid.metric(
-        "Download size" if look.commit else "Weights",
-        size(look.download_bytes or facts.bytes),
-        border=True,
-        height="stretch",
-    )
-    grid.metric(
-        "Licence", plain(_first(facts.licence)), border=True, height="stretch", help="As stated by the checkpoint."
-    )
+    draw_metric(grid, "Family", plain(facts.family or "–"))
+    draw_metric(grid, "Parameters", short(facts.parameters) if facts.parameters else "–")
+    draw_metric(grid, "Download size" if look.commit else "Weights", size(look.download_bytes or facts.bytes))
+    draw_metric(grid, "Licence", plain(_first(facts.licence)), help="As stated by the checkpoint.")
     half, full = facts.memory_bytes
     notes = [f"Weights in memory: about {size(half)} in 16-bit, {size(full)} in 32-bit (CPU)."]
     if facts.kind == "gguf":

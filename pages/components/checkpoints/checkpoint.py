@@ -27,7 +27,7 @@ from pages.components import routes
 from pages.components.checkpoints.exports import draw_exports
 from pages.components.evaluation.run_scores import draw_checkpoint_scores
 from pages.components.evaluation.safety import draw_safety
-from pages.components.frame import errors_shown, object_heading, plain, show_problem
+from pages.components.frame import draw_metric, errors_shown, object_heading, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.links import chat_endpoints, draw_chat, row_link
 from pages.components.settings_form import draw_settings_form
@@ -120,19 +120,19 @@ def _draw_unready(ctx: Context, person: Person, checkpoint: CheckpointView) -> N
 def _draw_facts(checkpoint: CheckpointView) -> None:
     grid = st.grid(4, min_column_width=140)
     if checkpoint.parameters:
-        grid.metric("Parameters", short(checkpoint.parameters), border=True, height="stretch")
+        draw_metric(grid, "Parameters", short(checkpoint.parameters))
     if context := checkpoint.facts.context:
-        grid.metric("Context, tokens", f"{context:,}", border=True, height="stretch")
-    grid.metric("Size", size(checkpoint.bytes), border=True, height="stretch")
+        draw_metric(grid, "Context, tokens", f"{context:,}")
+    draw_metric(grid, "Size", size(checkpoint.bytes))
     loss, accuracy = checkpoint.metrics.get("val_loss"), checkpoint.metrics.get("val_accuracy")
     if accuracy is not None:
         help_ = "Share of validation pairs whose chosen answer scores higher."
-        grid.metric("Validation accuracy", percent(accuracy, digits=1), border=True, height="stretch", help=help_)
+        draw_metric(grid, "Validation accuracy", percent(accuracy, digits=1), help=help_)
     elif loss is not None:
         help_ = "Nats per token." if checkpoint.objective in ("pretrain", "sft", None) else "Of the objective."
-        grid.metric("Validation loss", f"{loss:.3f}", border=True, height="stretch", help=help_)
+        draw_metric(grid, "Validation loss", f"{loss:.3f}", help=help_)
     elif checkpoint.family:
-        grid.metric("Family", plain(checkpoint.family), border=True, height="stretch")
+        draw_metric(grid, "Family", plain(checkpoint.family))
     if checkpoint.origin == "added":
         _draw_origin(checkpoint)
 

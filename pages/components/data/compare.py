@@ -16,7 +16,7 @@ from backend.services.data.diff import ROWS_PER_S, DiffExample, FieldSizes, Vers
 from backend.services.data.versions import version_lineage
 from backend.services.data.views import VersionView
 from pages.components.choices import by_identity
-from pages.components.frame import errors_shown, plain, spoken
+from pages.components.frame import draw_metric, errors_shown, plain, spoken
 from pages.components.tables import draw_table
 
 AT_ONCE = 50_000  # rows hashed without confirmation: two seconds
@@ -93,18 +93,10 @@ def _draw_diff(diff: VersionDiff) -> None:
     grid = st.grid(4, min_column_width=170)
     old, new = plain(diff.before.label), plain(diff.after.label)
     changed = f"{diff.changed:,} of them have the prompt of an added row" if diff.changed else ""
-    grid.metric("Unchanged", f"{diff.unchanged:,}", border=True, height="stretch")
-    grid.metric("Added", f"{diff.added:,}", border=True, height="stretch", help=f"Rows of {new} that {old} has not.")
-    grid.metric(
-        "Removed",
-        f"{diff.removed:,}",
-        border=True,
-        height="stretch",
-        help=f"Rows of {old} that {new} has not. {changed}".strip(),
-    )
-    grid.metric(
-        "Moved", f"{diff.moved:,}", border=True, height="stretch", help="Rows that moved between train and validation."
-    )
+    draw_metric(grid, "Unchanged", f"{diff.unchanged:,}")
+    draw_metric(grid, "Added", f"{diff.added:,}", help=f"Rows of {new} that {old} has not.")
+    draw_metric(grid, "Removed", f"{diff.removed:,}", help=f"Rows of {old} that {new} has not. {changed}".strip())
+    draw_metric(grid, "Moved", f"{diff.moved:,}", help="Rows that moved between train and validation.")
     _draw_tables(diff)
     for change in ("changed", "removed", "added"):
         _draw_examples(diff, change, [example for example in diff.examples if example.what == change])

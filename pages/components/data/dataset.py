@@ -26,7 +26,15 @@ from pages.components.data.exports import draw_version_exports
 from pages.components.data.lineage import draw_delete_dataset, draw_delete_version, draw_version_lineage
 from pages.components.data.report import draw_data_report
 from pages.components.data.rows import draw_rows
-from pages.components.frame import errors_shown, object_heading, plain, show_problem, warn_unknown, with_code
+from pages.components.frame import (
+    draw_metric,
+    errors_shown,
+    object_heading,
+    plain,
+    show_problem,
+    warn_unknown,
+    with_code,
+)
 from pages.components.job_progress import draw_job
 from pages.components.links import row_link
 from pages.components.settings_form import draw_settings_form
@@ -158,15 +166,15 @@ def _draw_head(ctx: Context, version: VersionView) -> None:
     """Draw the size of a version and links to its uses."""
     grid = st.grid(4, min_column_width=140)
     if not version.is_one_text:
-        grid.metric("Rows", f"{version.rows:,}", border=True, height="stretch")
-        grid.metric("Train", f"{version.train_rows:,}", border=True, height="stretch")
-        grid.metric("Validation", f"{version.val_rows:,}", border=True, height="stretch")
+        draw_metric(grid, "Rows", f"{version.rows:,}")
+        draw_metric(grid, "Train", f"{version.train_rows:,}")
+        draw_metric(grid, "Validation", f"{version.val_rows:,}")
     elif (counted := measure_text(ctx, version)) is not None:
-        grid.metric(counted.unit, counted.write(counted.total), border=True, height="stretch", help=counted.basis)
-        grid.metric("Train", counted.write(counted.train), border=True, height="stretch")
+        draw_metric(grid, counted.unit, counted.write(counted.total), help=counted.basis)
+        draw_metric(grid, "Train", counted.write(counted.train))
         help_ = "The last part of the text." if counted.val else None
-        grid.metric("Validation", counted.write(counted.val), border=True, height="stretch", help=help_)
-    grid.metric("Size", size(version.bytes), border=True, height="stretch")
+        draw_metric(grid, "Validation", counted.write(counted.val), help=help_)
+    draw_metric(grid, "Size", size(version.bytes))
     label, page, icon = NEXT[version.kind]
     with st.container(horizontal=True):
         reference = version.dataset_id if page.startswith("evaluate/") else version.label  # a recipe names its dataset

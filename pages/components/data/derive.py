@@ -32,7 +32,7 @@ from pages.components.browser.data_rows.component import data_rows
 from pages.components.choices import by_identity
 from pages.components.data.rows import shown_row
 from pages.components.evaluation.folding import folded
-from pages.components.frame import errors_shown, plain, show_error
+from pages.components.frame import draw_metric, errors_shown, plain, show_error
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 
 CHANGES = {
@@ -101,15 +101,7 @@ def _previewed(ctx: Context, version: VersionView, change: Change) -> ChangePrev
         for (label, count), before in zip(counts.items(), befores, strict=True):
             if label == "Rows" and isinstance(change, Resplit):
                 count = RowCount(before, before, before)
-            grid.metric(
-                label,
-                _written(count),
-                delta=f"before: {before:,}",
-                delta_color="off",
-                delta_arrow="off",
-                border=True,
-                height="stretch",
-            )
+            draw_metric(grid, label, _written(count), note=f"before: {before:,}")
         ranges = [
             f"{label.lower()} {count.low:,} to {count.high:,}"
             for label, count in counts.items()

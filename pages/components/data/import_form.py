@@ -322,12 +322,12 @@ def _draw_finish(
         options = past.options if past else ImportOptions()
         if settled.kind in UNSPLIT_KINDS:
             options = options.model_copy(update={"val_fraction": 0.0})
-        kept = f"The saved split {plain(settled.val_split)} is kept for validation."
+        reason = f"The saved split {plain(settled.val_split)} is kept for validation."
         values = draw_fields(
             ImportOptions,
             key=f"import_{chosen.key}_{settled.kind}",
             values=options,
-            disabled={"val_fraction": kept} if settled.val_split else None,
+            disabled={"val_fraction": reason} if settled.val_split else None,
         )
         once = f"import_once_{chosen.key}"
         st.session_state.setdefault(once, uuid.uuid4().hex)

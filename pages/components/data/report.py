@@ -31,7 +31,7 @@ from pages.components.confirm import draw_confirmed
 from pages.components.data.report_charts import length_figure
 from pages.components.data.report_details import draw_report_detail
 from pages.components.data.report_samples import draw_samples
-from pages.components.frame import errors_shown, plain, show_problem, warn_unknown
+from pages.components.frame import draw_metric, errors_shown, plain, show_problem, warn_unknown
 from pages.components.job_progress import draw_job
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.words import when
@@ -267,26 +267,23 @@ def _draw_drop(ctx: Context, person: Person, view: DataReportView, finding: Data
 def _draw_numbers(ctx: Context, view: DataReportView, report: DataReport) -> None:
     train = report.train
     grid = st.grid(4, min_column_width=140)
-    grid.metric(
+    draw_metric(
+        grid,
         "Train tokens",
         short(train.tokens),
-        border=True,
-        height="stretch",
         help=f"{train.tokens:,} in {plural(train.rows, 'row')}, before truncation.",
     )
     share = train.loss_tokens / train.tokens if train.tokens else 0.0
-    grid.metric(
+    draw_metric(
+        grid,
         "With loss",
         percent(share),
-        border=True,
-        height="stretch",
         help=f"{train.loss_tokens:,} tokens carry a loss; the rest is context or masked.",
     )
-    grid.metric(
+    draw_metric(
+        grid,
         "Truncated rows",
         percent(train.truncated_share, digits=1),
-        border=True,
-        height="stretch",
         help=f"{plural(train.truncated_rows, 'row')} longer than the context, {train.lost_tokens:,} tokens cut.",
     )
     time = epoch_time(ctx, view)
@@ -296,11 +293,10 @@ def _draw_numbers(ctx: Context, view: DataReportView, report: DataReport) -> Non
         if time
         else "No speed was measured yet."
     )
-    grid.metric(
+    draw_metric(
+        grid,
         "One epoch",
         f"{steps}, {_duration(time.seconds)}" if time and report.epoch.steps else steps,
-        border=True,
-        height="stretch",
         help=plain(how),
     )
 

@@ -20,7 +20,7 @@ from backend.services.scaling.planner import OWN, list_laws
 from backend.services.scaling.pools import PoolRun, RunPool
 from pages.components import routes
 from pages.components.charts.html import figure
-from pages.components.frame import plain
+from pages.components.frame import draw_metric, plain
 from pages.components.scaling.charts import Dot, frontier_chart, profiles_chart, run_dot
 from pages.components.tables import draw_table
 
@@ -31,54 +31,44 @@ def draw_plan(plan: ScalingPlan) -> None:
     """Draw the plan's numbers and notes."""
     grid = st.grid(2, min_column_width=170)
     optimum_parameters = plan.optimal_parameters
-    grid.metric(
+    draw_metric(
+        grid,
         "Parameters",
         short(plan.parameters),
-        border=True,
-        help=(
-            f"{plan.parameters:,}. Optimum by the law:"
-            f" {short(optimum_parameters.value)}{interval(optimum_parameters, short)} ({optimum_parameters.method})."
-        ),
+        help=f"{plan.parameters:,}. Optimum by the law:"
+        f" {short(optimum_parameters.value)}{interval(optimum_parameters, short)} ({optimum_parameters.method}).",
     )
-    grid.metric(
+    draw_metric(
+        grid,
         "Tokens",
         short(plan.tokens),
-        border=True,
-        help=(
-            f"{plan.tokens:,}: budget / {plan.flops_per_token:,} FLOPs per token. Optimum by the law:"
-            f" {short(plan.optimum.tokens)}, {plan.optimum.tokens_per_parameter:.3g} per parameter."
-        ),
+        help=f"{plan.tokens:,}: budget / {plan.flops_per_token:,} FLOPs per token. Optimum by the law:"
+        f" {short(plan.optimum.tokens)}, {plan.optimum.tokens_per_parameter:.3g} per parameter.",
     )
-    grid.metric(
+    draw_metric(
+        grid,
         "Steps",
         f"{plan.steps:,}",
-        delta=f"{short(plan.batch.tokens)} tokens each",
-        delta_color="off",
-        delta_arrow="off",
-        border=True,
-        help=(
-            f"{plan.batch.micro_batch} sequences × {plan.batch.grad_accum_steps} accumulation steps."
-            f" {plan.batch.source}."
-        ),
+        help=f"{plan.batch.micro_batch} sequences × {plan.batch.grad_accum_steps} accumulation steps."
+        f" {plan.batch.source}.",
+        note=f"{short(plan.batch.tokens)} tokens each",
     )
-    grid.metric(
+    draw_metric(
+        grid,
         "Learning rate",
         f"{plan.batch.learning_rate:g}",
-        delta=f"{plural(plan.batch.warmup_steps, 'step')} of warm-up",
-        delta_color="off",
-        delta_arrow="off",
-        border=True,
         help=f"{plan.batch.source}.",
+        note=f"{plural(plan.batch.warmup_steps, 'step')} of warm-up",
     )
     _draw_loss(grid, plan)
-    grid.metric(
+    draw_metric(
+        grid,
         "Time",
         format_duration(plan.seconds) if plan.seconds is not None else "–",
-        border=True,
         help=f"{plan.speed.device}: {plan.speed.source}." if plan.speed else "No run or probe was measured here yet.",
     )
     if plan.cost_usd is not None:
-        grid.metric("Cost", format_usd(plan.cost_usd), border=True, help="Time × price of a device-hour.")
+        draw_metric(grid, "Cost", format_usd(plan.cost_usd), help="Time × price of a device-hour.")
     shape = plan.architecture
     st.markdown(
         f"**Model:** {FAMILIES[shape.family].title}, {plural(shape.num_layers, 'layer')}, {shape.width:,} wide, "
@@ -91,17 +81,15 @@ def draw_plan(plan: ScalingPlan) -> None:
 def _draw_loss(grid: st.delta_generator.DeltaGenerator, plan: ScalingPlan) -> None:
     loss = plan.loss
     if plan.loss_is_believable:
-        grid.metric(
+        draw_metric(
+            grid,
             "Expected loss",
             f"{loss.value:.3f}",
-            delta=interval(loss, lambda v: f"{v:.3f}").strip() or None,
-            delta_color="off",
-            delta_arrow="off",
-            border=True,
             help=f"Nats per token, 95 % interval: {loss.method}.",
+            note=interval(loss, lambda v: f"{v:.3f}").strip() or None,
         )
     else:
-        grid.metric("Expected loss", "–", border=True, help="See the notes below.")
+        draw_metric(grid, "Expected loss", "–", help="See the notes below.")
 
 
 def interval(estimate: Estimate, write: object) -> str:

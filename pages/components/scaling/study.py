@@ -30,7 +30,7 @@ from backend.services.scaling.studies import (
 from pages.components import routes
 from pages.components.browser.run_list.component import live_runs
 from pages.components.charts.html import figure
-from pages.components.frame import errors_shown, live_part, object_heading, plain
+from pages.components.frame import draw_metric, errors_shown, live_part, object_heading, plain
 from pages.components.links import back_link
 from pages.components.scaling.charts import Dot, profiles_chart, run_dot
 from pages.components.scaling.plan import draw_frontier, interval
@@ -208,14 +208,12 @@ def _draw_law(fit: LawFit) -> None:
             and value.low is not None
             and abs(value.high) > VAGUE * max(abs(value.low), abs(value.value), 1.0)
         )
-        grid.metric(
+        draw_metric(
+            grid,
             name,
             _constant(value.value, digits=4),
-            delta="poorly determined" if vague else span or None,
-            delta_color="off",
-            delta_arrow="off",
-            border=True,
             help=f"95 % interval: {span}" if vague else None,
+            note="poorly determined" if vague else span or None,
         )
     st.caption(
         plain(

@@ -17,7 +17,7 @@ from backend.services.tokenizers.tokenizers import (
     rename_tokenizer,
 )
 from pages.components import routes
-from pages.components.frame import errors_shown, object_heading, plain, show_problem
+from pages.components.frame import draw_metric, errors_shown, object_heading, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.links import row_link
 from pages.components.tokenizers.report import draw_reports
@@ -75,21 +75,20 @@ def _draw_facts(tokenizer: TokenizerView) -> None:
     grid = st.grid(4, min_column_width=150)
     requested, made = facts.asked_vocab_size, tokenizer.vocab_size or 0
     less = f"The text yields no more; {requested:,} were requested." if requested and requested > made else None
-    grid.metric("Vocabulary, tokens", f"{made:,}", border=True, height="stretch", help=less)
+    draw_metric(grid, "Vocabulary, tokens", f"{made:,}", help=less)
     rate = facts.bytes_per_token
     part = "validation split" if facts.measured_on == "val" else "train split"
-    grid.metric(
+    draw_metric(
+        grid,
         "Bytes per token",
         f"{rate:.2f}" if rate else "–",
-        border=True,
-        height="stretch",
         help=f"On the {part} of its dataset. Reports measure several tokenizers on the same text.",
     )
     if facts.sample_bytes and tokenizer.kind != "byte":
         rows, total = facts.sample_rows, facts.total_rows
         part = "All rows." if rows == total else f"{rows:,} of {plural(total, 'row')}, sampled evenly."
-        grid.metric("Trained on", size(facts.sample_bytes), border=True, height="stretch", help=part)
-    grid.metric("Made", when(tokenizer.created_at), border=True, height="stretch")
+        draw_metric(grid, "Trained on", size(facts.sample_bytes), help=part)
+    draw_metric(grid, "Made", when(tokenizer.created_at))
 
 
 def _draw_next(ctx: Context, tokenizer: TokenizerView, source: TokenizerSource) -> None:

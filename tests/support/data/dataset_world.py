@@ -23,7 +23,7 @@ def imported(ctx: Context, name: str, rows: list[dict[str, Any]], *, kind: str =
             ctx,
             name=name,
             source=ImportSource(upload=stored),
-            options=ImportOptions(kind=kind, val_fraction=0.1),
+            options=ImportOptions(kind=kind, val_fraction=0.1, max_rejected=1),
             person=LOCAL,
         ),
     )

@@ -1,4 +1,4 @@
-"""What a judgement amounts to, as it is stored, printed and drawn. Loads no NumPy: workers and pages read it."""
+"""The summary of a judgement, as it is stored, printed and drawn. Loads no NumPy: workers and pages read it."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pages.components.charts.style import STATIC
 from pages.components.checkpoints.inspection.charts import divergence_lines
 from pages.components.checkpoints.inspection.tokens import draw_alternatives
 from pages.components.checkpoints.inspection.weights import draw_weight_changes
-from pages.components.frame import plain
+from pages.components.frame import draw_metric, plain
 
 
 def draw_pair(ctx: Context, person: Person, checkpoint: CheckpointView, inspection: InspectionView | None) -> None:
@@ -40,18 +40,12 @@ def _draw_divergence(results: InspectionResults) -> None:
     inspection, pair = results.inspection, results.inspection.result["pair"]
     first, other = plain(inspection.checkpoint), plain(str(inspection.other))
     grid = st.grid(4, min_column_width=170)
-    grid.metric(
-        "Same top token",
-        percent(pair["agreement"]),
-        border=True,
-        height="stretch",
-        help="Share of the positions in the text.",
-    )
+    draw_metric(grid, "Same top token", percent(pair["agreement"]), help="Share of the positions in the text.")
     help_ = f"Mean KL divergence in nats: p is {first}, q is {other}."
-    grid.metric("KL(p‖q), nats", _nats(pair["mean_kl_pq"]), border=True, height="stretch", help=help_)
-    grid.metric("KL(q‖p), nats", _nats(pair["mean_kl_qp"]), border=True, height="stretch", help=help_)
+    draw_metric(grid, "KL(p‖q), nats", _nats(pair["mean_kl_pq"]), help=help_)
+    draw_metric(grid, "KL(q‖p), nats", _nats(pair["mean_kl_qp"]), help=help_)
     losses = f"{inspection.result['loss']['mean_nats']:.3f} / {pair['other_loss']['mean_nats']:.3f}"
-    grid.metric("Loss, p / q", losses, border=True, height="stretch", help="Nats per token.")
+    draw_metric(grid, "Loss, p / q", losses, help="Nats per token.")
     if pair["shared_rows"]:
         st.caption(f"One vocabulary is padded; the {pair['shared_rows']:,} rows of the smaller one are compared.")
     kl_pq, kl_qp, agree = (results.array(name) for name in ("kl_pq", "kl_qp", "agree"))
@@ -98,10 +92,10 @@ def _draw_bytes(results: InspectionResults) -> None:
     )
     left, right = st.columns(2)
     for column, name, loss in ((left, first, pair["first"]), (right, other, pair["other"])):
-        column.metric(
+        draw_metric(
+            column,
             name,
             f"{loss['bits_per_byte']:.3f} bits",
-            border=True,
             help=f"Per byte, over the {pair['bytes']:,} bytes that both score.",
         )
     a, b = results.array("span_first"), results.array("span_other")

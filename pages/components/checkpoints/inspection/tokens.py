@@ -9,7 +9,7 @@ from backend.services.checkpoints.inspection_results import Alternative, Inspect
 from pages.components.browser.token_strip.component import Mark, token_strip
 from pages.components.charts.style import STATIC
 from pages.components.checkpoints.inspection.charts import alternatives_bar, share_text
-from pages.components.frame import plain
+from pages.components.frame import draw_metric, plain
 
 FULL_BITS = 12.0
 
@@ -75,32 +75,16 @@ def draw_alternatives(alternatives: tuple[Alternative, ...], *, key: str, actual
 
 def _draw_loss(loss: LossSums) -> None:
     grid = st.grid(4, min_column_width=170)
-    grid.metric(
-        "Loss, nats per token",
-        _number(loss["mean_nats"]),
-        border=True,
-        height="stretch",
-        help=f"Mean over {loss['tokens']} tokens.",
-    )
-    grid.metric("Bits per token", _number(loss["mean_bits"]), border=True, height="stretch")
-    grid.metric("Perplexity", _number(loss["perplexity"]), border=True, height="stretch")
+    draw_metric(grid, "Loss, nats per token", _number(loss["mean_nats"]), help=f"Mean over {loss['tokens']} tokens.")
+    draw_metric(grid, "Bits per token", _number(loss["mean_bits"]))
+    draw_metric(grid, "Perplexity", _number(loss["perplexity"]))
     answers = loss.get("answers")
     if answers is not None:
-        grid.metric(
-            "Loss of the answer",
-            _number(answers["mean_nats"]),
-            border=True,
-            height="stretch",
-            help="Nats per token of the assistant's message.",
+        draw_metric(
+            grid, "Loss of the answer", _number(answers["mean_nats"]), help="Nats per token of the assistant's message."
         )
     else:
-        grid.metric(
-            "Bits per byte",
-            _number(loss["bits_per_byte"]),
-            border=True,
-            height="stretch",
-            help="Comparable between tokenizers.",
-        )
+        draw_metric(grid, "Bits per byte", _number(loss["bits_per_byte"]), help="Comparable between tokenizers.")
 
 
 def _draw_token(line: TokenLine, lines: list[TokenLine]) -> None:

@@ -16,7 +16,7 @@ from backend.services.checkpoints.inspections import InspectionView, find_inspec
 from backend.services.context import Context, Person
 from pages.components.charts.style import STATIC
 from pages.components.checkpoints.inspection.charts import by_layer, weight_histogram, weight_histograms
-from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.frame import draw_metric, errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.tables import draw_table
 
@@ -41,9 +41,9 @@ def draw_weights(ctx: Context, person: Person, checkpoint: CheckpointView) -> No
     lines = results.tensors()
     facts = inspection.result["facts"]
     grid = st.grid(3, min_column_width=170)
-    grid.metric("Tensors", f"{facts['tensors']:,}", border=True)
-    grid.metric("Values", short(facts["values"]), border=True)
-    grid.metric("Outliers", f"{inspection.result['outliers']:,}", border=True)
+    draw_metric(grid, "Tensors", f"{facts['tensors']:,}")
+    draw_metric(grid, "Values", short(facts["values"]))
+    draw_metric(grid, "Outliers", f"{inspection.result['outliers']:,}")
     if facts["merged"]:
         st.caption("The adapter was merged into its base first.")
     _draw_outliers(results)

@@ -157,7 +157,19 @@ BEFORE: dict[JobKind, list[dict[str, Any]]] = {
         {
             "judge": "referee",
             "mode": "pairwise",
-            "summary": {"items": 3, "missing": 1},
+            "summary": {
+                "items": 3,
+                "missing": 1,
+                "failed": 0,
+                "scores": {},
+                "label_shares": {},
+                "tie_rate": {"value": 0.5, "stderr": None, "interval": [0.1, 0.9], "n": 2, "method": "Wilson"},
+                **dict.fromkeys(("inconsistent", "position_bias", "length_bias", "canary", "trusted", "kappa")),
+                "human_votes": 0,
+                "prompt_tokens": 9,
+                "completion_tokens": 4,
+                "price": None,
+            },
             "verdicts_file": "jobs/j/verdicts.jsonl",
         }
     ],

@@ -74,7 +74,7 @@ def test_upload_is_recognised_previewed_and_imported(ctx: Context) -> None:
         ctx,
         name="sayings",
         source=ImportSource(upload=stored),
-        options=ImportOptions(kind=seen.kind, mapping=seen.mapping, val_fraction=0.1),
+        options=ImportOptions(kind=seen.kind, mapping=seen.mapping, val_fraction=0.1, max_rejected=1),
         person=LOCAL,
     )
     assert version.is_importing

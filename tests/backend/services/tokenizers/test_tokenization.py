@@ -154,7 +154,7 @@ def test_report_compares_own_tokenizers_with_those_of_checkpoints(mill: Context)
     assert whole["bpe"]["fertility"] < whole["letters"]["fertility"]
     assert whole["letters"]["unknown_share"] > 0.5
     assert (whole["bpe"]["changed"], whole["letters"]["changed"]) == (0, whole["letters"]["rows"])
-    assert [tokenizer["vocab_size"] for tokenizer in done.tokenizers] == [
+    assert [tokenizer.vocab_size for tokenizer in done.tokenizers] == [
         300,
         get_tokenizer(mill, "unigram").vocab_size,
         3,
