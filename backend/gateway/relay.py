@@ -25,9 +25,8 @@ from backend.domain.serving.protocol import (
 )
 from backend.errors import NotFound, Unavailable
 from backend.gateway.balancing.balancer import Balancer, Lease
-from backend.gateway.balancing.cost import conversation_of, weigh
 from backend.gateway.balancing.health import HealthProbe
-from backend.gateway.balancing.variants import order_by_variant
+from backend.gateway.balancing.policies import conversation_of, order_by_variant, weigh
 from backend.gateway.directory import Directory, ReplicaAddress
 from backend.gateway.errors import (
     ApiError,

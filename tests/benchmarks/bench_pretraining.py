@@ -30,7 +30,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pretraining_contenders import (
+from jobs.memory_reuse import with_memory_reuse
+from tests.benchmarks.pretraining_contenders import (
     CHILDREN,
     CONTEXT,
     ENDLESS,
@@ -40,8 +41,6 @@ from pretraining_contenders import (
     make_spec,
     prepare_nanogpt,
 )
-
-from jobs.memory_reuse import with_memory_reuse
 
 STEP = re.compile(r"(?:^iter \d+: loss .*time|iter time:|^step \d+ took) ([\d.]+) ?ms")
 
@@ -107,13 +106,13 @@ def compare(options: argparse.Namespace) -> None:
         try:
             for name in names:
                 contenders.append(_start(name, options, Path(scratch) / name.replace(" ", "-")))
-                _warm_up(contenders[-1])
+                warm_up(contenders[-1])
             rates: dict[str, list[float]] = {name: [] for name in names}
             peaks: list[float] = []
             for turn in range(options.rounds):
                 ordered = contenders if turn % 2 == 0 else contenders[::-1]
                 for contender in ordered:
-                    rates[contender.name].append(tokens * _turn(contender, options.slice))
+                    rates[contender.name].append(tokens * take_turn(contender, options.slice))
                 peaks.append(_matmul_flops())
                 print(
                     turn,
@@ -162,7 +161,7 @@ def _start(name: str, options: argparse.Namespace, folder: Path) -> Contender:
     return contender
 
 
-def _warm_up(contender: Contender) -> None:
+def warm_up(contender: Contender) -> None:
     """Wait for a contender's first steps, then stop it."""
     began, process = time.time(), contender.process
     while len(contender.steps) < 4:
@@ -173,7 +172,7 @@ def _warm_up(contender: Contender) -> None:
     print(f"{contender.name}: four steps after {time.time() - began:.0f} s", flush=True)
 
 
-def _turn(contender: Contender, seconds: float) -> float:
+def take_turn(contender: Contender, seconds: float) -> float:
     """Let a contender train for some seconds; return its steps a second, by those that began and ended meanwhile."""
     began = time.time()
     contender.signal(signal.SIGCONT)

@@ -4,11 +4,14 @@
 
 FOLDER is a checkout with an installation of its own in FOLDER/.venv (`make install`). Every row can be measured alone:
 
-    help      `roundhouse --help` list      `roundhouse endpoint list` start     `roundhouse up` in a home folder that
-    has been used, until the page answers stop      Ctrl-C with one endpoint, until no process is left memory    sum of
-    the proportional set sizes of an idle installation's processes (Linux) pages     a fresh browser to a settled page:
-    architectures, planner, launch training  the same beside a training run install   a clone without a virtual
-    environment, `make run` until the page answers: minutes, and only when it is named
+- `help`: `roundhouse --help`
+- `list`: `roundhouse endpoint list`
+- `start`: `roundhouse up` in a home folder that has been used, until the page answers
+- `stop`: Ctrl-C with one endpoint, until no process is left
+- `memory`: sum of the proportional set sizes of an idle installation's processes (Linux)
+- `pages`: a fresh browser to a settled page: architectures, planner, launch
+- `training`: the same beside a training run
+- `install`: a clone without a virtual environment, `make run` until the page answers: minutes, only when named
 
 Each checkout gets a home folder of its own, in which a small run is trained first. Needs Chromium for the pages.
 """

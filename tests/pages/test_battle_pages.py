@@ -18,7 +18,6 @@ from backend.domain.battles.ratings import VoteRecord, fit_ratings
 from backend.domain.evaluation.gate_config import GateConfig
 from backend.errors import NotAllowed
 from backend.services.battles.admission import voter_of_token
-from backend.services.battles.ballots import cast_vote, next_battle
 from backend.services.battles.frozen_boards import list_frozen_boards
 from backend.services.battles.grading.board import grade_board
 from backend.services.battles.raters import create_rater_link, find_link, list_raters, rater_for, rater_from_link
@@ -35,8 +34,10 @@ from pages.components.browser.ballot.component import maths_url
 from tests.support.battle_world import (
     add_checkpoint,
     add_prompts,
+    cast_vote,
     create_campaign,
     make_campaign,
+    next_battle,
     prefer,
     vote_all,
     vote_in_turn,

@@ -10,13 +10,15 @@ import pyarrow
 import pyarrow.parquet
 from sqlalchemy import select
 
-from backend.db.tables import Checkpoint, Contestant, Dataset, DatasetVersion, Job
+from backend.db.tables import Battle, Checkpoint, Contestant, Dataset, DatasetVersion, Job
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.campaign_file import ContestantSource
 from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.states import JobKind, Status
+from backend.errors import NotFound
 from backend.services import job_events as outcomes
-from backend.services.battles.ballots import cast_vote, next_battle
+from backend.services.battles.assignment.storing import VoteInput
+from backend.services.battles.ballots import BallotView, check_label, serve_battles
 from backend.services.battles.campaigns import start_campaign
 from backend.services.battles.raters import RaterView, create_rater_link, rater_from_link
 from backend.services.battles.views import CampaignView, get_campaign
@@ -144,6 +146,26 @@ def answer(name: str, prompt: str) -> str:
 def prefer(name: str) -> Judge:
     """A judge who always prefers one contestant, and ties where it does not play."""
     return lambda a, b: "A" if a.startswith(name) else "B" if b.startswith(name) else "TIE"
+
+
+def next_battle(ctx: Context, campaign_id: str, rater: RaterView, *, rng: Random | None = None) -> BallotView | None:
+    """Return the battle that a rater judges next."""
+    served = serve_battles(ctx, campaign_id, rater, num=1, rng=rng)
+    return served.battles[0] if served.battles else None
+
+
+def cast_vote(ctx: Context, battle_id: str, *, label: str, rater: RaterView, duration_ms: int | None = None) -> str:
+    """Store a vote without the checks of a form, and return its id."""
+    check_label(label)
+    with ctx.db.read() as session:
+        battle = session.get(Battle, battle_id)
+        if battle is None:
+            raise NotFound("This battle was not served to you.")
+        campaign_id = battle.campaign_id
+    vote = VoteInput(battle=battle_id, label=label, duration_ms=duration_ms)
+    vote_id = serve_battles(ctx, campaign_id, rater, num=0, vote=vote).vote_id
+    assert vote_id is not None
+    return vote_id
 
 
 def vote_all(

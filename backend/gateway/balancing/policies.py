@@ -1,4 +1,6 @@
-"""Policies: which of the available replicas gets a request. Pure, so that tests can play out a day of traffic."""
+"""Choice of a request's replica: its variant, its weight, and the policy among those available. Pure, so that tests
+can play out a day of traffic.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,53 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backend.domain.serving.options import RoutingPolicy
+from backend.domain.serving.protocol import GenerateRequest
+from backend.gateway.directory import ReplicaAddress
 
+STABLE = "stable"
+MAX_COUNTED = 4096
+SHARED_CHARACTERS = 500
 SLACK = 2.0
 """Session affinity holds while its replica has at most this many requests of the present size more than the least busy
 one.
 """
+
+
+def order_by_variant(
+    replicas: Sequence[ReplicaAddress], *, sticky: str, rng: random.Random
+) -> list[list[ReplicaAddress]]:
+    """Return the replicas of the variant that a request belongs to, then the others, which take over where the first
+    have none left.
+
+    With `sticky` (a user or a key) the same requests go to a canary every time, and stay there as its percentage grows;
+    without, chance decides.
+    """
+    canary = [replica for replica in replicas if replica.variant != STABLE]
+    stable = [replica for replica in replicas if replica.variant == STABLE]
+    if not canary:
+        return [stable]
+    drawn = _draw(canary[0].variant, sticky) if sticky else rng.uniform(0, 100)
+    return [canary, stable] if drawn < canary[0].percent else [stable, canary]
+
+
+def _draw(variant: str, sticky: str) -> float:
+    """Return a number from 0 to 100 that is always the same for a variant and a user."""
+    digest = hashlib.sha256(f"{variant}|{sticky}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 * 100
+
+
+def weigh(request: GenerateRequest) -> float:
+    """Return a request's weight: about the tokens of its prompt, and those that it may generate."""
+    return 1.0 + request.estimate_prompt() + min(request.most_new_tokens, MAX_COUNTED * request.num_choices)
+
+
+def conversation_of(request: GenerateRequest, sticky: str) -> str:
+    """Return what the requests of one conversation have in common: who asks, and how the prompt begins."""
+    if request.messages:
+        begin = "|".join(message.content for message in request.messages[:2] if message.role != "assistant")
+    else:
+        begin = request.prompt or ",".join(map(str, (request.token_ids or ())[:64]))
+    return f"{sticky}|{begin[:SHARED_CHARACTERS]}"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from backend.domain.jobs.artifact_folders import folder_of
 from backend.errors import Unavailable
 from backend.infra.store.folders import FolderStore
 
@@ -161,10 +160,3 @@ def _mark(file: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_ino, status.st_mtime_ns
-
-
-def folders_below(root: Path) -> list[str]:
-    """Return the folders of an artifacts' root that a store would hold."""
-    paths = [*root.glob("*/*"), *root.glob("runs/*/checkpoints/*")]
-    folders = {folder_of(path.relative_to(root).as_posix()) for path in paths if path.is_dir()}
-    return sorted(folder for folder in folders if folder is not None)

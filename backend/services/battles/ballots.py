@@ -99,15 +99,6 @@ class TooFast(Conflict):
     """A rater votes faster than the campaign allows."""
 
 
-def next_battle(ctx: Context, campaign_id: str, rater: RaterView, *, rng: Random | None = None) -> BallotView | None:
-    """Return the battle to judge: an open one (the last undone first), or a new one. None if there is none.
-
-    Raises NotAllowed for a rater of another campaign or an expired link, Conflict for a closed campaign.
-    """
-    served = serve_battles(ctx, campaign_id, rater, num=1, rng=rng)
-    return served.battles[0] if served.battles else None
-
-
 def serve_battles(
     ctx: Context,
     campaign_id: str,
@@ -120,9 +111,13 @@ def serve_battles(
 ) -> ServedBallot:
     """Store a vote, if there is one, and return up to `num` battles to judge.
 
-    A vote that came by a `form` is checked against the campaign's and the rater's pace, and its duration can't exceed
-    the time since the battle was served. Raises InvalidInput for what the form doesn't offer, TooFast, and what
-    `next_battle` and `cast_vote` raise.
+    The battles are the open ones (the last undone first), then new ones. Sending a vote twice is one vote. One that
+    came by a `form` is checked against the campaign's and the rater's pace, and its duration can't exceed the time
+    since the battle was served.
+
+    Raises InvalidInput for what the form doesn't offer, TooFast, NotAllowed for a rater of another campaign or an
+    expired link, NotFound for a battle that was not served to this rater, Conflict for one that is already voted on
+    with another label, and for a closed campaign.
     """
     rng = rng or SystemRandom()
     for _ in range(ATTEMPTS):
@@ -156,24 +151,6 @@ def rater_progress(ctx: Context, campaign_id: str, rater: RaterView) -> BallotPr
     with ctx.db.read() as session:
         campaign = find_campaign(session, campaign_id)
         return _progress(session, ctx, campaign, read_rater_ledger(session, campaign_id, rater.id), advance=True)
-
-
-def cast_vote(ctx: Context, battle_id: str, *, label: str, rater: RaterView, duration_ms: int | None = None) -> str:
-    """Store a vote and return its id. Sending it twice is one vote.
-
-    Raises InvalidInput for an unknown label, NotFound for a battle that was not served to this rater, Conflict for one
-    that is expired, already voted on with another label, or of a closed campaign.
-    """
-    check_label(label)
-    with ctx.db.read() as session:
-        battle = session.get(Battle, battle_id)
-        if battle is None or battle.rater_id != rater.id:
-            raise NotFound("This battle was not served to you.", remedy="Reload the ballot.")
-        campaign_id = battle.campaign_id
-    vote = VoteInput(battle=battle_id, label=label, duration_ms=duration_ms)
-    served = serve_battles(ctx, campaign_id, rater, num=0, vote=vote)
-    assert served.vote_id is not None
-    return served.vote_id
 
 
 def check_label(label: str, *, skip: bool = False) -> None:

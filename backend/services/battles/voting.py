@@ -38,7 +38,7 @@ def open_ballot(ctx: Context, voter: Voter) -> ServedBallot:
 def submit_vote(ctx: Context, voter: Voter, vote: VoteInput) -> ServedBallot:
     """Store a vote and return the rater's open battles. A duration can't exceed the time since the battle was served.
 
-    Raises InvalidInput for what the campaign's form doesn't offer, TooFast, and what `cast_vote` raises.
+    Raises InvalidInput for what the campaign's form doesn't offer, and what `serve_battles` raises.
     """
     check_label(vote.label, skip=True)
     return _submit(ctx, voter, vote, form="vote")

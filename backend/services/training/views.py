@@ -143,13 +143,6 @@ def list_runs(ctx: Context, *, limit: int = 50, offset: int = 0, **filters: Unpa
         return views_of(session, sorted(rows, key=lambda row: ids.index(row[0].id)))
 
 
-def count_runs(ctx: Context, **filters: Unpack[RunFilter]) -> int:
-    """Return how many runs pass a filter."""
-    with ctx.db.read() as session:
-        query = select(func.count()).select_from(Run).where(*_conditions(filters))
-        return session.scalar(query.outerjoin(Job, Job.id == Run.job_id) if filters.get("statuses") else query) or 0
-
-
 def _conditions(filters: RunFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [
         Run.archived_at.is_not(None) if filters.get("archived") else Run.archived_at.is_(None)
@@ -165,12 +158,6 @@ def _conditions(filters: RunFilter) -> list[ColumnElement[bool]]:
     for tag in filters.get("tags", ()):  # as in the JSON, with quotes, since a quote inside a string is escaped
         conditions.append(cast(Run.tags, Text).contains(json.dumps(tag), autoescape=True))
     return conditions
-
-
-def list_tags(ctx: Context) -> list[str]:
-    """Return every tag that a run has, sorted."""
-    with ctx.db.read() as session:
-        return sorted({tag for tags in session.scalars(select(Run.tags)) for tag in tags or []})
 
 
 def get_run(ctx: Context, name_or_id: str) -> RunView:

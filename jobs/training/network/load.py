@@ -1,26 +1,37 @@
-"""Load the network to train: fresh from an architecture, from a base, or from the checkpoint to resume."""
+"""Load the network to train: fresh from an architecture, from a base, or from the checkpoint to resume; with the
+attention that its run asks for, and with its first blocks frozen.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import peft
+import torch
 from transformers import PreTrainedModel
+from transformers.utils import is_flash_attn_2_available
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.training.config import context_problems
 from backend.domain.training.objectives import Objective
 from backend.errors import InvalidInput
+from jobs.modeling.blocks import find_blocks
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import load_network
 from jobs.modeling.loglikelihood import longest_input
 from jobs.modeling.scorers import load_scorer
 from jobs.modeling.tokenizers import padding_id
+from jobs.modeling.unusable import one_line
+from jobs.reporter import Reporter
 from jobs.training.context import TrainingContext
 from jobs.training.network.adapters import add_adapters, load_quantised
-from jobs.training.network.attention import choose_attention
-from jobs.training.network.freezing import freeze_blocks
+
+Attention = Literal["auto", "sdpa", "eager", "flex", "flash"]
+IMPLEMENTATIONS = {"sdpa": "sdpa", "eager": "eager", "flex": "flex_attention", "flash": "flash_attention_2"}
+ATTENTION_REMEDY = "Choose attention auto, which takes the fastest available."
+EMBEDDINGS = ("embed", "wte", "wpe")
+"""Parts of the names of embeddings, and of norms that belong to them, in transformers' decoders."""
 
 
 def load_model(ctx: TrainingContext, *, resume_from: Path | None) -> Any:
@@ -94,3 +105,82 @@ def check_architecture(ctx: TrainingContext) -> ArchitectureConfig:
     for problem in context_problems(ctx.config.context, architecture.context):
         raise InvalidInput(f"{problem}.", field="context")
     return architecture
+
+
+def choose_attention(network: Any, attention: Attention, *, device: torch.device, autocast: torch.dtype | None) -> None:
+    """Set a network's attention implementation; `auto` leaves the choice to transformers.
+
+    Raises InvalidInput for an implementation that this device, installation or network lacks.
+    """
+    if attention == "auto":
+        return
+    if attention in ("flex", "flash") and device.type != "cuda":
+        raise InvalidInput(
+            f"{attention} attention trains on a GPU only, and this run is on the CPU.",
+            remedy=ATTENTION_REMEDY,
+            field="attention",
+        )
+    if attention == "flash" and not is_flash_attn_2_available():
+        raise InvalidInput(
+            "flash attention needs the package flash-attn, which is not installed here.",
+            remedy=f"Install flash-attn on the workers, or: {ATTENTION_REMEDY[0].lower()}{ATTENTION_REMEDY[1:]}",
+            field="attention",
+        )
+    if attention == "flash" and autocast is None:
+        raise InvalidInput(
+            "flash attention computes in 16 bits, and precision is fp32.",
+            remedy="Choose precision bf16.",
+            field="attention",
+        )
+    why = "it has an implementation of its own"
+    try:
+        network.set_attn_implementation(IMPLEMENTATIONS[attention])
+    except (ValueError, ImportError) as error:
+        why = one_line(error)
+    if network.config._attn_implementation != IMPLEMENTATIONS[attention]:  # some networks ignore the setting
+        raise InvalidInput(
+            f"{type(network).__name__} can't compute attention by {attention}: {why}.",
+            remedy=ATTENTION_REMEDY,
+            field="attention",
+        )
+
+
+def freeze_blocks(network: PreTrainedModel, count: int, *, reporter: Reporter) -> None:
+    """Exclude the embeddings and the first `count` blocks from training; log the number of trained parameters.
+
+    A head tied to the embedding is frozen with it. Raises InvalidInput for more blocks than the network has.
+    """
+    if not count:
+        return
+    blocks = find_blocks(network)
+    if not blocks:
+        raise InvalidInput(
+            f"This {type(network).__name__} has no list of decoder blocks to freeze.",
+            remedy="Set freeze_blocks to 0, or train adapters.",
+            field="freeze_blocks",
+        )
+    if count > len(blocks):
+        raise InvalidInput(
+            f"freeze_blocks is {count}, and the model has {len(blocks)} blocks.",
+            remedy=f"Freeze at most {len(blocks)}, which leaves the final norm and the head to train.",
+            field="freeze_blocks",
+        )
+    embeddings = [module for name, module in network.base_model.named_modules() if _is_embedding(name, module)]
+    for module in [*blocks[:count], *embeddings]:
+        module.requires_grad_(False)
+    trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    total = sum(parameter.numel() for parameter in network.parameters())
+    head = network.get_output_embeddings()
+    is_tied = head is not None and not head.weight.requires_grad
+    frozen = "The embeddings (and the tied head)" if is_tied else "The embeddings"
+    reporter.log(
+        f"{frozen} and {count} of {len(blocks)} blocks are frozen; {trained:,} of {total:,} parameters are trained."
+    )
+
+
+def _is_embedding(name: str, module: torch.nn.Module) -> bool:
+    """Return whether a module of the decoder is an embedding or the norm of one. Rotary embeddings hold no parameters
+    and do not matter.
+    """
+    last = name.rpartition(".")[2]
+    return isinstance(module, torch.nn.Embedding) or ("." not in name and any(part in last for part in EMBEDDINGS))

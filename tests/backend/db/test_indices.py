@@ -11,7 +11,6 @@ from sqlalchemy import event
 
 from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Evaluation, Run
 from backend.domain.jobs.states import JobKind
-from backend.services.battles.ballots import next_battle
 from backend.services.battles.views import list_campaigns
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.items import list_items
@@ -27,6 +26,7 @@ from backend.services.serving.endpoints import list_endpoints
 from backend.services.serving.replicas import ready_targets
 from backend.services.training.live import active_run_ids, queue_counts, run_states
 from backend.services.training.views import list_sample_steps, list_samples
+from tests.support.battle_world import next_battle
 from tests.support.jobs import add_stored_job
 
 GROWING = (

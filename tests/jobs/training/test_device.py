@@ -22,7 +22,7 @@ from jobs.modeling.build import build_network
 from jobs.training import compilation as compiling
 from jobs.training.checkpoints.state import load_state
 from jobs.training.context import read_training_context
-from jobs.training.network.attention import choose_attention
+from jobs.training.network.load import choose_attention
 from jobs.training.run import load_model, make_loop, run
 from jobs.training.telemetry.memory import MemoryMeter
 from jobs.training.telemetry.mfu import Utilisation, find_utilisation, matmul_flops

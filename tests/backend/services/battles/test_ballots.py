@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from backend.db.tables import Battle, Completion, Contestant, Rater, Vote
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from backend.services.battles.ballots import BallotView, ballot_progress, cast_vote, next_battle, undo
+from backend.services.battles.ballots import BallotView, ballot_progress, undo
 from backend.services.battles.campaigns import close_campaign
 from backend.services.battles.raters import (
     RaterView,
@@ -26,7 +26,7 @@ from backend.services.battles.side_by_side import record_side_by_side_vote
 from backend.services.battles.views import get_campaign, list_campaigns, valid_votes
 from backend.services.context import LOCAL, Context, Person
 from backend.services.people.accounts import add_user, disable_account, enable_account
-from tests.support.battle_world import make_campaign, prefer, vote_all, write_all
+from tests.support.battle_world import cast_vote, make_campaign, next_battle, prefer, vote_all, write_all
 
 
 class Clock:

@@ -13,13 +13,12 @@ from backend.db.tables import Battle, FrozenBoard, Vote
 from backend.domain.battles.options import RatingOptions
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.answers import list_answers
-from backend.services.battles.ballots import cast_vote, next_battle
 from backend.services.battles.exclusions import exclude_rater, include_rater, list_exclusions
 from backend.services.battles.frozen_boards import export_board, freeze_board, get_frozen_board, verify_board
 from backend.services.battles.raters import RaterView, create_rater_link, rater_for, rater_from_link
 from backend.services.battles.standings import board_fragility, standings
 from backend.services.context import LOCAL, Context, Person
-from tests.support.battle_world import make_campaign, prefer, vote_all
+from tests.support.battle_world import cast_vote, make_campaign, next_battle, prefer, vote_all
 
 RATER_ROLE = Person(id=None, name="guest", role="rater")
 

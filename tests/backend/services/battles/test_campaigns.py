@@ -17,7 +17,6 @@ from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.services import job_events as outcomes
-from backend.services.battles.ballots import next_battle
 from backend.services.battles.campaigns import add_contestant, close_campaign, start_campaign
 from backend.services.battles.generation import retry_generation
 from backend.services.battles.raters import rater_for
@@ -31,6 +30,7 @@ from tests.support.battle_world import (
     claim_generation,
     create_campaign,
     make_campaign,
+    next_battle,
     prefer,
     vote_all,
     write_all,

@@ -12,7 +12,6 @@ from backend.errors import Conflict, NotAllowed, NotFound
 from backend.services.battles import raters
 from backend.services.battles.admission import Voter, ballot_token, voter_of_token
 from backend.services.battles.assignment.storing import VoteInput
-from backend.services.battles.ballots import next_battle
 from backend.services.battles.raters import (
     create_rater_link,
     find_link,
@@ -29,7 +28,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user, change_own_password
 from backend.services.people.attempts import Attempts
 from backend.services.people.sessions import end_sessions
-from tests.support.battle_world import make_campaign, prefer, vote_all, vote_in_turn
+from tests.support.battle_world import make_campaign, next_battle, prefer, vote_all, vote_in_turn
 
 
 def single_use(ctx: Context, campaign_id: str) -> str:

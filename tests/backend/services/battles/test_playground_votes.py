@@ -8,14 +8,13 @@ from sqlalchemy import select
 from backend.db.tables import Checkpoint, Vote
 from backend.domain.serving.upstream import UPSTREAM
 from backend.errors import InvalidInput, NotAllowed
-from backend.services.battles.ballots import next_battle
 from backend.services.battles.raters import rater_for
 from backend.services.battles.side_by_side import record_side_by_side_vote
 from backend.services.battles.standings import standings
 from backend.services.battles.views import list_campaigns, list_open_campaigns, valid_votes
 from backend.services.battles.vote_training import plan_training
 from backend.services.context import LOCAL, Context
-from tests.support.battle_world import add_checkpoint
+from tests.support.battle_world import add_checkpoint, next_battle
 
 
 def test_a_playground_vote_is_stored_once_and_a_change_supersedes_it(any_ctx: Context) -> None:

@@ -20,7 +20,7 @@ from backend.domain.battles.vote_files.tables import read_vote_file
 from backend.services.battles.admission import Voter
 from backend.services.battles.answers import list_answers
 from backend.services.battles.assignment.storing import VoteInput
-from backend.services.battles.ballots import cast_vote, next_battle, undo
+from backend.services.battles.ballots import undo
 from backend.services.battles.frozen_boards import export_board, freeze_board, verify_board
 from backend.services.battles.quality import rater_qualities
 from backend.services.battles.raters import create_rater_link, rater_for, rater_from_link
@@ -30,7 +30,16 @@ from backend.services.battles.views import list_campaigns
 from backend.services.battles.vote_imports import import_votes
 from backend.services.battles.voting import open_ballot, submit_vote
 from backend.services.context import LOCAL, Context
-from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all, vote_in_turn, write_all
+from tests.support.battle_world import (
+    add_checkpoint,
+    cast_vote,
+    make_campaign,
+    next_battle,
+    prefer,
+    vote_all,
+    vote_in_turn,
+    write_all,
+)
 
 
 def guest(ctx: Context, campaign_id: str, name: str) -> str:

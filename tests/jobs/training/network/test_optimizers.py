@@ -23,7 +23,7 @@ from jobs.training.checkpoints.state import Counters, RandomState, gather_state,
 from jobs.training.distributed.process_group import ProcessGroup
 from jobs.training.network import optimizers
 from jobs.training.network.ema import Ema, named_states
-from jobs.training.network.freezing import freeze_blocks
+from jobs.training.network.load import freeze_blocks
 from jobs.training.network.optimizers import check_optimizer, hidden_matrices, make_optimizer
 from tests.support.training_rooms import TINY
 
