@@ -21,7 +21,8 @@ RUN apt-get update \
 
 COPY --from=build /wheels /wheels
 COPY constraints.txt /wheels/
-RUN python -m venv /app && /app/bin/pip install --no-cache-dir -c /wheels/constraints.txt /wheels/*.whl
+# with the extras of several machines: stores of artifacts, and runs on Kubernetes
+RUN python -m venv /app && /app/bin/pip install --no-cache-dir -c /wheels/constraints.txt "$(echo /wheels/*.whl)[cloud,kubernetes]"
 
 USER 10001:10001
 

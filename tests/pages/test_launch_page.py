@@ -294,6 +294,15 @@ def test_a_run_is_sent_to_a_cluster_that_answers(site: Context) -> None:
     assert "Slurm: gpu, job 4711. Slurm says: Resources." in plain_words(open_page("build/run.py", run=run.id))
     with site.db.write() as session:
         session.get_one(Provider, "slurm").problem = "Slurm does not answer: connect failure"
+        queues = [Partition(name="h100", num_gpus=8), Partition(name="cpu")]
+        session.add(Provider(name="kubernetes", partitions=queues, problem="", checked_at=site.now()))
+    page = open_form()
+    choice = page.selectbox(key="launch_placement")
+    assert choice.options == ["Kubernetes: h100 (8 GPUs a node)", "Kubernetes: cpu (CPUs)"]
+    choice.select_index(0).run()
+    assert "The run page shows what Kubernetes says." in plain_words(page)
+    with site.db.write() as session:
+        session.delete(session.get_one(Provider, "kubernetes"))
     page = open_form()
     assert "launch_placement" not in {box.key for box in page.selectbox}
     assert "Slurm is not offered: Slurm does not answer: connect failure" in plain_words(page)
