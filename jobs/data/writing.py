@@ -7,7 +7,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 import time
 import uuid
@@ -31,6 +30,7 @@ from backend.domain.json_values import Row
 from backend.errors import Unavailable
 from jobs.data.row_keys import RowKeys, one_array, string_parts
 from jobs.data.schemas import SCHEMAS
+from jobs.modeling.publishing import sync
 
 GROUP_ROWS, GROUP_BYTES = 4096, 16 * 2**20  # a row group of Parquet
 LEAF_ROWS, LEAF_BYTES = 8192, 64 * 2**20  # rows hashed together; an import can be interrupted between two leaves
@@ -366,15 +366,6 @@ def temporary_folder(out_root: Path) -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sync_all(folder: Path) -> None:

@@ -246,20 +246,23 @@ def load_network(
     if is_adapter(folder):
         base = load_network(base_folder_of(folder), device=device, dtype=dtype, dropout=dropout)
         return put_on(base, folder, fold=merge_adapter)
+    return load_as(AutoModelForCausalLM, folder, dtype=dtype, dropout=dropout).to(device).eval()
+
+
+def load_as(kind: Any, folder: Path, *, dtype: torch.dtype, dropout: float | None) -> Any:
+    """Load a folder's weights by one of transformers' automatic classes. Raises InvalidInput for an unusable folder."""
     safely: dict[str, object] = {"trust_remote_code": False, "local_files_only": True}
     try:
         config = AutoConfig.from_pretrained(str(folder), **safely)
         if dropout is not None:
             set_dropout(config, dropout)
-        network = AutoModelForCausalLM.from_pretrained(
-            str(folder), config=config, dtype=dtype, use_safetensors=True, **safely
-        )
+        network = kind.from_pretrained(str(folder), config=config, dtype=dtype, use_safetensors=True, **safely)
     except UNUSABLE as error:
         if is_out_of_memory(error):
             raise
         raise InvalidInput(f"The model in {folder.name} can't be loaded: {one_line(error)}") from error
     allow_any_experts(network)
-    return network.to(device).eval()
+    return network
 
 
 def build_without_weights(folder: Path) -> PreTrainedModel:

@@ -14,18 +14,19 @@ from pathlib import Path
 def publish_folder(partial: Path, folder: Path) -> None:
     """Sync a finished folder to disk, then rename it to its final name."""
     for path in [*partial.rglob("*"), partial]:
-        _sync(path)
+        sync(path)
     replaced = None
     if folder.exists():
         replaced = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.replaced"
         folder.rename(replaced)
     partial.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     if replaced is not None:
         shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from backend.errors import InvalidInput
 from jobs.modeling.build import allow_any_experts
-from jobs.modeling.checkpoints import base_folder_of, check_folder, is_adapter, is_scorer, load_network, put_on
-from jobs.modeling.dropout import set_dropout
-from jobs.modeling.memory_errors import is_out_of_memory
-from jobs.modeling.unusable import UNUSABLE, one_line
+from jobs.modeling.checkpoints import base_folder_of, check_folder, is_adapter, is_scorer, load_as, load_network, put_on
 
 
 def load_scorer(
@@ -30,24 +27,12 @@ def load_scorer(
     if is_adapter(folder):
         base = load_scorer(base_folder_of(folder), pad_id=pad_id, seed=seed, dropout=dropout)
         return put_on(base, folder, fold=merge_adapter)
-    safely: dict[str, object] = {"trust_remote_code": False, "local_files_only": True}
-    try:
-        config = AutoConfig.from_pretrained(str(folder), **safely)
-        if dropout is not None:
-            set_dropout(config, dropout)
-        scorer = AutoModelForSequenceClassification.from_pretrained(
-            str(folder), config=config, dtype=torch.float32, use_safetensors=True, **safely
-        )
-    except UNUSABLE as error:
-        if is_out_of_memory(error):
-            raise
-        raise InvalidInput(f"The model in {folder.name} can't be loaded: {one_line(error)}") from error
+    scorer = load_as(AutoModelForSequenceClassification, folder, dtype=torch.float32, dropout=dropout)
     if scorer.config.num_labels != 1:
         raise InvalidInput(
             f"The model in {folder.name} sorts texts into {scorer.config.num_labels} classes, and a reward model"
             " gives one score."
         )
-    allow_any_experts(scorer)
     return scorer.eval()
 
 

@@ -44,12 +44,14 @@ def draw_fields(
     empty: Mapping[str, str] = MappingProxyType({}),
     columns: int = 3,
     place: Any = None,
+    address: Mapping[str, str] | None = None,
 ) -> FieldValues:
     """Draw the fields of a group in a `number_form`, or those of `only` in that order; return their values.
 
     `values`: what they hold at first, in place of the schema's defaults; those of other fields decide which are used.
     `choices`: the values of a field that the schema leaves open, with labels. `disabled`: reasons by field. `empty`:
-    what an empty field means here. A wrong value is named below its field and blocks the form's button; the nearest
+    what an empty field means here. `address`: names of the fields in the page's address, which then keeps what they
+    hold; by default their own. A wrong value is named below its field and blocks the form's button; the nearest
     that can be used is returned for it.
     """
     held = dict(values.__dict__) if isinstance(values, BaseModel) else dict(values or {})
@@ -61,12 +63,13 @@ def draw_fields(
             continue
         reason = (disabled or {}).get(name, "")
         options = {"placeholder": empty[name]} if name in empty else {}
+        options |= {"bind": "query-params"} if address is not None else {}
         cell = grid.cell(column_span=columns) if shown_of(info).lines > 1 and place is None else grid
         bottom = field_kind(info).base is bool
         with cell.container(gap="small", height="stretch", vertical_alignment="bottom" if bottom else "top"):
             value = draw_widget(
                 info,
-                key=f"{key}_{name}",
+                key=f"{key}_{name}" if address is None else address.get(name, name),
                 value=held.get(name, default_of(info)),
                 choices=(choices or {}).get(name),
                 disabled=bool(reason),

@@ -96,29 +96,26 @@ def draw_number(
     key: str,
     is_whole: bool = True,
     step: Number | None = None,
-    written: str | None = None,
     **options: Any,
 ) -> Any:
     """Draw a number field of a `number_form` and return its value. One that can't be used is named below the field, and
     the nearest that can be is returned, so that the rest of the form can be drawn.
     """
     with place.container(gap="small", **({"width": options.pop("width")} if "width" in options else {})):
-        entered = enter_number(label, value, key=key, is_whole=is_whole, step=step, written=written, **options)
+        entered = enter_number(label, value, key=key, is_whole=is_whole, step=step, **options)
         problem = describe_problem(entered, least, most, is_whole=is_whole)
         if problem and not options.get("disabled"):
             mark_wrong(label, problem)
     return nearest_valid(entered, least, most, is_whole=is_whole)
 
 
-def enter_number(
-    label: str, value: Any, *, is_whole: bool, step: Number | None = None, written: str | None = None, **options: Any
-) -> float | None:
+def enter_number(label: str, value: Any, *, is_whole: bool, step: Number | None = None, **options: Any) -> float | None:
     """Draw a number field without bounds; return what was typed. With `...` it holds the value of the session state."""
     if value is not ...:
         options["value"] = None if value is None else float(value)
     options |= {
         "step": float(step) if step is not None else 1.0 if is_whole else None,
-        "format": written or ("%.0f" if is_whole else "%g"),
+        "format": "%.0f" if is_whole else "%g",
     }
     entered: float | None = st.number_input(label, **options)
     return entered

@@ -165,7 +165,7 @@ class Bench:
             "run_folder": f"runs/{self._jobs}",
             "threads": 0,
         }
-        own = {"asked": "benchmark"} if kind == "probe" else {"run_id": str(self._jobs)}
+        own = {"fingerprint": "benchmark"} if kind == "probe" else {"run_id": str(self._jobs)}
         make_spec(kind, {**payload, **own}, root=self.root, folder=folder).write(folder / "job.json")
         quiet = {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false", "GOMP_SPINCOUNT": "10000"}
         environment = with_memory_reuse({**os.environ, **quiet})

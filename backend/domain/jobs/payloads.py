@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import Field, model_validator
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.checkpoints.export_formats import GgufNumbers
@@ -87,12 +87,12 @@ class TrainPayload(TrainingPayload):
 class ProbePayload(TrainingPayload):
     """Measure the peak memory and the speed of a run before it is launched.
 
-    `fingerprint` identifies the measurement (`asked` in payloads of earlier versions), `shape` is None for a base of an
+    `fingerprint` identifies the measurement, `shape` is None for a base of an
     unknown family.
     """
 
     job_kind = JobKind.PROBE
-    fingerprint: str = Field(validation_alias=AliasChoices("fingerprint", "asked"))
+    fingerprint: str
     shape: ArchitectureConfig | None = None
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.estimates.throughput import Speed
-from backend.domain.fields import OPTION_ONLY, setting
+from backend.domain.fields import setting
 from backend.domain.scaling.laws import BELIEVABLE, DEFAULT_LAW, FLOPS_PER_PARAMETER_TOKEN, Allocation, ScalingLaw
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.config import RunConfig
@@ -33,65 +33,58 @@ class PlanConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     flops: float | None = setting(
-        None, "Training FLOPs", "Budget in floating-point operations, such as 1e18.", gt=0, le=1e40, shown=OPTION_ONLY
+        None,
+        "Training FLOPs",
+        "Budget in floating-point operations, such as 1e18: about 6 for each parameter and token.",
+        gt=0,
+        le=1e40,
     )
     device_hours: float | None = setting(
-        None,
-        "Device-hours",
-        "Budget in hours of one device.",
-        gt=0,
-        le=1e12,
-        shown=OPTION_ONLY,
-        option="--device-hours --gpu-hours",
+        None, "Device-hours", "Budget in hours of one device.", gt=0, le=1e12, option="--device-hours --gpu-hours"
     )
-    money_usd: float | None = setting(
-        None, "US dollars", "Budget in US dollars.", gt=0, le=1e15, shown=OPTION_ONLY, option="--money"
-    )
+    money_usd: float | None = setting(None, "US dollars", "Budget in US dollars.", gt=0, le=1e15, option="--money")
     price_usd: float | None = setting(
         None,
         "Price of a device-hour",
-        "US dollars for a device-hour; ROUNDHOUSE_DEVICE_HOUR_PRICE when left out.",
+        "US dollars for a device-hour; that of the Costs page or ROUNDHOUSE_DEVICE_HOUR_PRICE when left out.",
         gt=0,
         le=1e9,
-        shown=OPTION_ONLY,
         option="--price",
+        empty="Not set",
     )
     device: str | None = setting(
-        None, "Device", "The measured device to plan for; by default the newest.", max_length=200, shown=OPTION_ONLY
+        None, "Device", "The device whose measured speed is used; by default the newest.", max_length=200
     )
     flops_per_s: float | None = setting(
         None,
         "Device speed",
-        "The device's rate, instead of a measured one.",
+        "For a device you don't have: achieved in training, commonly 30 to 50 % of the data sheet.",
         gt=0,
         le=1e30,
-        shown=OPTION_ONLY,
         unit="FLOP/s",
     )
     law: str = setting(
-        DEFAULT_LAW, "Scaling law", "A law of `roundhouse plan laws`, or own.", max_length=60, shown=OPTION_ONLY
+        DEFAULT_LAW,
+        "Scaling law",
+        "A law of `roundhouse plan laws`, fitted on other data, or own: that of your runs with this dataset and"
+        " tokenizer.",
+        max_length=60,
     )
     tokens_per_parameter: float | None = setting(
         None,
         "Tokens per parameter",
-        "Fix D / N instead of taking the optimum; above it the model is cheaper to serve.",
+        "Instead of the law's optimum, about 20. More give a smaller model that is cheaper to serve.",
         ge=0.01,
         le=1e6,
-        shown=OPTION_ONLY,
+        empty="The law's optimum",
     )
-    family: str = setting("llama", "Family", "Family of the model.", max_length=40, shown=OPTION_ONLY)
-    dataset: str | None = setting(
-        None, "Dataset", "Dataset to train on; determines the number of epochs.", max_length=140, shown=OPTION_ONLY
+    family: str = setting(
+        "llama", "Family", "Family of the model, a dense one: the laws cover no mixtures of experts.", max_length=40
     )
-    tokenizer: str | None = setting(
-        None, "Tokenizer", "Tokenizer; determines the vocabulary.", max_length=140, shown=OPTION_ONLY
-    )
-    vocab_size: int | None = setting(
-        None, "Vocabulary", "Vocabulary, where no tokenizer is named.", ge=2, le=1_000_000, shown=OPTION_ONLY
-    )
-    context: int = setting(
-        256, "Context", "Tokens per training sequence.", ge=8, le=1_048_576, shown=OPTION_ONLY, unit="tokens"
-    )
+    dataset: str | None = setting(None, "Dataset", "Sets the number of epochs. Required to launch.", max_length=140)
+    tokenizer: str | None = setting(None, "Tokenizer", "Sets the vocabulary. Required to launch.", max_length=140)
+    vocab_size: int | None = setting(None, "Vocabulary", "Vocabulary, where no tokenizer is named.", ge=2, le=1_000_000)
+    context: int = setting(256, "Context", "Tokens per training sequence.", ge=8, le=1_048_576, unit="tokens")
 
     @model_validator(mode="after")
     def _check_budget(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, model_validator
@@ -84,17 +84,6 @@ class RunConfig(Hyperparameters, RunSubject):
     Batch arithmetic: tokens_per_step = micro_batch * grad_accum_steps * devices.count * context. With packing (sft) a
     sequence holds as many rows as fit its context, so a step trains on as many tokens but more rows than without.
     """
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_old(cls, data: Any) -> Any:
-        """Runs launched before the section `preference` existed have `dpo_beta`."""
-        if isinstance(data, dict) and "dpo_beta" in data:
-            data = dict(data)
-            beta, preference = data.pop("dpo_beta"), data.get("preference") or {}
-            if isinstance(preference, dict):  # otherwise validation below reports it
-                data["preference"] = {"beta": beta, **preference}
-        return data
 
     @model_validator(mode="after")
     def _check_parts(self, info: ValidationInfo) -> Self:

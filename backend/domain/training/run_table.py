@@ -282,8 +282,6 @@ def main_metrics(fields: Mapping[str, RunField], objectives: Iterable[str]) -> l
 def with_sections(config: Mapping[str, Any]) -> FieldValues:
     """Return the values of a stored config by path, without an inline architecture and without what are defaults."""
     flat: FieldValues = {}
-    if "dpo_beta" in config:  # runs launched before the section `preference` existed
-        flat["preference.beta"] = config["dpo_beta"]
     for name, value in config.items():
         if name in SECTIONS:
             defaults = _defaults_of(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import select
 
 from backend.db.base import new_id
 from backend.db.tables import Job
@@ -40,7 +40,9 @@ def launch_probe(ctx: Context, config: RunConfig, *, person: Person, parts: RunP
     fingerprint, shape = _fingerprint(config, parts), parts.shape
     with ctx.db.write() as session:
         under_way = session.scalar(
-            select(Job).where(Job.kind == JobKind.PROBE, Job.status.in_(ACTIVE), _has_fingerprint(fingerprint))
+            select(Job).where(
+                Job.kind == JobKind.PROBE, Job.status.in_(ACTIVE), Job.payload["fingerprint"].as_string() == fingerprint
+            )
         )
         if under_way is not None:
             return view(under_way)
@@ -65,15 +67,10 @@ def find_probe(ctx: Context, config: RunConfig, *, parts: RunParts | None = None
     Raises what `launch_probe` raises for a config whose parts don't fit.
     """
     fingerprint = _fingerprint(config, parts or resolve_parts(ctx, config))
-    query = select(Job).where(Job.kind == JobKind.PROBE, _has_fingerprint(fingerprint))
+    query = select(Job).where(Job.kind == JobKind.PROBE, Job.payload["fingerprint"].as_string() == fingerprint)
     with ctx.db.read() as session:
         job = session.scalar(query.order_by(Job.created_at.desc()).limit(1))
         return view(job) if job is not None else None
-
-
-def _has_fingerprint(fingerprint: str) -> ColumnElement[bool]:
-    """Match probes of this fingerprint; earlier versions stored it as `asked`."""
-    return func.coalesce(Job.payload["fingerprint"].as_string(), Job.payload["asked"].as_string()) == fingerprint
 
 
 def _fingerprint(config: RunConfig, parts: RunParts) -> str:

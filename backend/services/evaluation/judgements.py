@@ -280,10 +280,7 @@ def _view(job: JobView) -> JudgementView:
 
 def read_verdicts(ctx: Context, job_id: str) -> list[VerdictRecord]:
     """Return each item's verdict with the judge's texts. Raises NotFound."""
-    if verdicts := stored_verdicts(ctx, job_id):
-        return verdicts
-    result = get_judgement(ctx, job_id).job.result_as(JudgeResult)
-    file = ctx.artifacts.path(result.verdicts_file) if result is not None and result.verdicts_file else None
-    if file is None or not file.is_file():
+    verdicts = stored_verdicts(ctx, job_id)
+    if not verdicts:
         raise NotFound("The verdicts are not there.", remedy="Wait until the job has finished, or judge again.")
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
+    return verdicts

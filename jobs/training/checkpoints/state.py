@@ -24,8 +24,6 @@ from jobs.modeling.devices import gpu_functions, visible_gpu
 from jobs.training.distributed.process_group import ProcessGroup, gather_tensor, shard_like, whole_shape
 
 TENSORS, TREE, COUNTERS = "state.safetensors", "state.json", "counters.json"
-RENAMED_OPTIMIZERS = {"Together": "CombinedOptimizer"}
-"""Former class names, as older checkpoints hold them."""
 
 
 class Stateful(Protocol):
@@ -110,8 +108,7 @@ def load_state(
         raise _mismatch(folder, "was written by an older version") from None
     if saved["shapes"] != _shapes(optimizer):
         raise _mismatch(folder, "belongs to another model")
-    saved_class = RENAMED_OPTIMIZERS.get(saved["optimizer"], saved["optimizer"])
-    if saved_class != _class_name(optimizer):
+    if (saved_class := saved["optimizer"]) != _class_name(optimizer):
         raise _mismatch(folder, f"is that of {saved_class}, and the run's optimizer is {_class_name(optimizer)}")
     tensors = load_file(folder / STATE_FOLDER / TENSORS)
     tree = {name: _decode(value, tensors) for name, value in saved["parts"].items()}

@@ -7,7 +7,7 @@ from typing import Literal
 import streamlit as st
 
 from backend.domain.data.rows.content import describe_dropped
-from backend.domain.data.rows.problem import FEW_REJECTED, count_reason, describe_rejected, most_frequent
+from backend.domain.data.rows.problem import FEW_REJECTED, describe_rejected, most_frequent
 from backend.domain.data.versions.provenance import DerivedProvenance
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
@@ -186,11 +186,7 @@ def _draw_head(ctx: Context, version: VersionView) -> None:
 
 def _draw_loss(version: VersionView) -> None:
     """Draw what was rejected and why, where that is more than a few rows."""
-    reasons = {str(number): one for number, one in enumerate(version.facts.rejected_reasons)}
-    if not reasons:  # a version of an earlier release lists its first rejected rows alone
-        for bad in version.rejected:
-            count_reason(reasons, bad)
-    lines = [f"- {with_code(line)}" for line in most_frequent(reasons.values())]
+    lines = [f"- {with_code(line)}" for line in most_frequent(version.facts.rejected_reasons)]
     share = describe_rejected(version.rejected_rows, version.rows)
     st.warning(
         "\n".join([f"**{share} were rejected** and are not in this version.", "", *lines]), icon=":material/rule:"

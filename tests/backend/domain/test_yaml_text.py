@@ -88,9 +88,8 @@ def test_an_invalid_change_in_an_address_is_refused(value: str) -> None:
         with_changes(config, f"name:{value}")
 
 
-def test_an_old_recipe_with_an_invalid_section_is_refused_by_field() -> None:
-    recipe = "objective: dpo\ndataset: d\nbase: b\ndpo_beta: 0.3\n"
-    assert parse_run_config(recipe + "preference: {loss: ipo}").preference.beta == 0.3
+def test_an_invalid_section_is_refused_by_field() -> None:
+    recipe = "objective: dpo\ndataset: d\nbase: b\n"
     with pytest.raises(InvalidInput, match="preference"):
         parse_run_config(recipe + "preference: 5")
 

@@ -48,7 +48,7 @@ def record_verdicts(session: Session, ctx: Context, claim: Claim[JudgePayload], 
 
 
 def stored_verdicts(ctx: Context, job_id: str) -> list[VerdictRecord]:
-    """Return the verdicts of a judgement in the order of its items; none for one that an earlier version finished."""
+    """Return the verdicts of a judgement in the order of its items."""
     query = select(JudgedItem.record).where(JudgedItem.job_id == job_id).order_by(JudgedItem.position)
     with ctx.db.read() as session:
         return [cast(VerdictRecord, record) for record in session.scalars(query)]

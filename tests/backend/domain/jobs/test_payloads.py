@@ -252,13 +252,6 @@ def test_a_payload_that_can_not_be_read_names_field_value_and_cure(
     assert "start the work again" in refusal.value.remedy
 
 
-def test_a_probe_queued_by_an_earlier_version_keeps_its_fingerprint() -> None:
-    probe = {key: value for key, value in BEFORE[JobKind.PROBE][0].items() if key != "fingerprint"}
-    assert read_payload(JobKind.PROBE, {**probe, "asked": "f" * 64}) == read_payload(
-        JobKind.PROBE, BEFORE[JobKind.PROBE][0]
-    )
-
-
 def test_an_empty_payload_names_what_is_missing() -> None:
     with pytest.raises(InvalidInput, match="evaluation_id: Field required"):
         EvaluatePayload.read({})

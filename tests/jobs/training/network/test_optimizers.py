@@ -218,14 +218,6 @@ def test_a_table_that_all_parameters_share_is_saved_once(tmp_path: Path) -> None
     assert all(torch.equal(state["table"], table) for state in again.state.values())
 
 
-def test_a_muon_run_saved_under_the_former_class_name_resumes(tmp_path: Path) -> None:
-    model = Small()
-    save_state(tmp_path, gathered=gather_state(make_optimizer(model, config("muon"))), counters=Counters(step=4))
-    tree = tmp_path / STATE_FOLDER / "state.json"
-    tree.write_text(json.dumps({**json.loads(tree.read_text()), "optimizer": "Together"}))
-    assert load_state(tmp_path, optimizer=make_optimizer(model, config("muon"))).step == 4
-
-
 def test_a_state_of_another_optimizer_or_network_is_refused(tmp_path: Path) -> None:
     model = Small()
     save_state(tmp_path, gathered=gather_state(make_optimizer(model, config("lion"))), counters=Counters())
