@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -17,7 +17,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.reports.report import ROW_TOKENS, DataReport, ReportQuestion
+from backend.domain.data.languages import language_name
+from backend.domain.data.reports.report import ROW_TOKENS, DataReport, Language, ReportQuestion
 from backend.domain.data.rows.display import row_text
 from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.jobs.reports import DataReportPayload
@@ -26,13 +27,13 @@ from backend.errors import InvalidInput, JobFailed
 from backend.infra.processes import peak_memory_bytes
 from jobs.data.reports.duplicates import DuplicateFinder, SimilarRows
 from jobs.data.reports.findings import describe_duplicates, describe_leakage, rows_to_drop
-from jobs.data.reports.languages import LanguageCounter
 from jobs.data.reports.overlaps import FaultCounter, ForgeryCounter, OverlapFinder, PromptFinder, read_benchmark_items
 from jobs.data.reports.row_arrays import BLOCK, Numbers, RowArray
 from jobs.data.reports.rows import RowBatch, VersionRows
 from jobs.data.reports.samples import SampleChooser, first_window
 from jobs.data.reports.tally import ReportTally
 from jobs.data.reports.views import EncodedRow, View, make_view
+from jobs.modeling.languages import LanguageGuesser
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.tokenizers import byte_tokenizer
 from jobs.reporter import JobSpec, Reporter
@@ -278,3 +279,28 @@ def _write_rows(path: Path, droppable: Mapping[str, Mapping[str, Numbers]]) -> N
                 out.write("]")
             out.write("}")
         out.write("}")
+
+
+LOOKED_AT = 10_000
+
+
+class LanguageCounter:
+    """Guesses the language of at most 10,000 evenly spaced rows."""
+
+    def __init__(self, num_rows: int) -> None:
+        self._every = max(1, -(-num_rows // LOOKED_AT))
+        self._found: Counter[str] = Counter()
+        self._guesser = LanguageGuesser()
+
+    def add(self, number: int, text: str) -> None:
+        """Process a row."""
+        if number % self._every == 0:
+            self._found[self._guesser.guess(text)] += 1
+
+    def languages(self) -> tuple[list[Language], int]:
+        """Return the languages, the most frequent first, and the number of sampled rows."""
+        total = sum(self._found.values())
+        return [
+            Language(code=code, name=language_name(code), rows=count, share=count / total)
+            for code, count in self._found.most_common()
+        ], total

@@ -11,18 +11,19 @@ from pathlib import Path
 from backend.domain.jobs.payloads import ExportPayload
 from backend.domain.jobs.results import CheckpointDescription, ExportResult
 from backend.domain.serving.precision import PrecisionCheck
-from backend.errors import Conflict, JobFailed
+from backend.errors import Conflict, InvalidInput, JobFailed
 from backend.infra.checkpoints.weight_headers import read_gguf
-from jobs.modeling.checkpoints import base_folder_of, is_adapter, load_network, read_card
+from jobs.modeling.checkpoints import base_folder_of, is_adapter, is_scorer, load_network, read_card, save_checkpoint
 from jobs.modeling.copying import copy_checkpoint
 from jobs.modeling.gguf.convert import read_network
 from jobs.modeling.gguf.quantise import check_installed
 from jobs.modeling.gguf.write import check_gguf, write_gguf
 from jobs.modeling.hub.push import push_folder
 from jobs.modeling.inspection import inspect_folder
-from jobs.modeling.merge import merge_adapter
 from jobs.modeling.precision_check import compare, log_probabilities, write_texts
+from jobs.modeling.scorers import load_scorer
 from jobs.modeling.tokenizer_folders import load_tokenizer
+from jobs.modeling.tokenizers import padding_id
 from jobs.reporter import JobSpec, Reporter
 
 
@@ -151,3 +152,20 @@ def _name_base(source: Path, target: Path) -> None:
 def _check_stop(reporter: Reporter) -> None:
     if reporter.should_stop() is not None:
         raise JobFailed("The export was stopped on request.", remedy="No files were kept; export again to retry.")
+
+
+def merge_adapter(folder: Path, out_folder: Path) -> dict[str, object]:
+    """Write the merged network in fp32, with its tokenizer; return the new card.
+
+    Raises InvalidInput if the folder is no adapter.
+    """
+    if not is_adapter(folder):
+        raise InvalidInput(
+            f"{folder.name} is not an adapter: there is nothing to merge.", remedy="Export it with format hf."
+        )
+    card = read_card(folder)
+    meta = {key: value for key, value in card.items() if key not in ("files", "versions", "base_path", "format")}
+    meta["merged_from"] = {"step": card.get("step"), "run_folder": card.get("run_folder")}
+    tokenizer = load_tokenizer(folder)
+    network = load_scorer(folder, pad_id=padding_id(tokenizer)) if is_scorer(folder) else load_network(folder)
+    return save_checkpoint(out_folder, model=network, tokenizer=tokenizer, meta=meta)

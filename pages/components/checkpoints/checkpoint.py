@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from backend.domain.checkpoints.export_formats import FORMATS, NUMBERS, gguf_refusal
 from backend.domain.jobs.states import Status
 from backend.domain.training.objectives import made_by
 from backend.domain.wording import percent, short
@@ -20,13 +21,15 @@ from backend.services.checkpoints.checkpoints import (
     rename_checkpoint,
     set_checkpoint_notes,
 )
+from backend.services.checkpoints.exports import export_checkpoint, list_exports
 from backend.services.checkpoints.files import zip_checkpoint
 from backend.services.context import Context, Person
+from backend.services.jobs.exports import ExportView
 from backend.services.serving.aliases import alias_names
 from pages.components import routes
-from pages.components.checkpoints.exports import draw_exports
 from pages.components.evaluation.run_scores import draw_checkpoint_scores
 from pages.components.evaluation.safety import draw_safety
+from pages.components.exports import draw_export, draw_push
 from pages.components.frame import draw_metric, errors_shown, object_heading, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.links import chat_endpoints, draw_chat, row_link
@@ -298,3 +301,59 @@ def _words(value: object) -> str:
 
 def _file_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80]
+
+
+TITLES = {"hf": "Hugging Face folder", "merged": "Hugging Face folder, adapter merged", "gguf": "GGUF file"}
+
+
+def draw_exports(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
+    """Draw the form and the list of exports."""
+    _draw_form(ctx, person, checkpoint)
+    exports = list_exports(ctx, checkpoint.id)
+    for export in exports:
+        with st.container(border=True, gap="xsmall"):
+            draw_export(ctx, person, export, title=_title(export))
+    if not exports:
+        st.caption("No exports yet.")
+
+
+def _draw_form(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
+    refusal = gguf_refusal(checkpoint.family)
+    formats = [
+        name for name in FORMATS if (name != "merged" or checkpoint.is_adapter) and (name != "gguf" or refusal is None)
+    ]
+    titles = {**TITLES, "hf": "Adapter" if checkpoint.is_adapter else "Folder"}
+    format = st.segmented_control(
+        "Format",
+        formats,
+        default=formats[-1],
+        required=True,
+        key=f"export_format_{checkpoint.id}",
+        format_func=lambda name: titles[name],
+    )
+    numbers = "f16"
+    st.caption(FORMATS[str(format)])
+    if refusal is not None:
+        st.caption(f":material/info: {plain(refusal)}")
+    if format == "gguf":
+        numbers = st.selectbox(
+            "Precision",
+            list(NUMBERS),
+            key=f"export_numbers_{checkpoint.id}",
+            format_func=lambda name: f"{name.upper()} · {NUMBERS[name]}",
+            width=420,
+        )
+    push, private, is_ready = draw_push(f"export_{checkpoint.id}")
+    if st.button(
+        "Export", key=f"export_{checkpoint.id}", icon=":material/ios_share:", type="primary", disabled=not is_ready
+    ):
+        with errors_shown():
+            export_checkpoint(
+                ctx, checkpoint.id, format=str(format), numbers=numbers, push=push, private=private, person=person
+            )
+            st.rerun()
+
+
+def _title(export: ExportView) -> str:
+    title = TITLES.get(export.format, export.format)
+    return f"{title}, {export.numbers.upper()}" if export.format == "gguf" else title

@@ -6,26 +6,29 @@ from typing import Literal
 
 import streamlit as st
 
+from backend.domain.data.export_formats import DATASET_FORMATS
 from backend.domain.data.rows.content import describe_dropped
 from backend.domain.data.rows.problem import FEW_REJECTED, describe_rejected, most_frequent
+from backend.domain.data.versions.card import LICENCES
 from backend.domain.data.versions.provenance import DerivedProvenance
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
+from backend.services.data.cards import download_link, render_card, set_card
 from backend.services.data.datasets import archive_dataset, rename_dataset, set_dataset_notes
+from backend.services.data.exports import export_version, list_version_exports
 from backend.services.data.imports import import_again
 from backend.services.data.preview import read_rejected
 from backend.services.data.text_size import measure_text
 from backend.services.data.views import DatasetView, VersionView
 from pages.components import routes
 from pages.components.choices import by_identity
-from pages.components.data.card import draw_data_card
 from pages.components.data.compare import draw_compare, other_versions
 from pages.components.data.derive import draw_derive
-from pages.components.data.exports import draw_version_exports
 from pages.components.data.lineage import draw_delete_dataset, draw_delete_version, draw_version_lineage
 from pages.components.data.report import draw_data_report
 from pages.components.data.rows import draw_rows
+from pages.components.exports import draw_export, draw_push
 from pages.components.frame import (
     draw_metric,
     errors_shown,
@@ -34,6 +37,7 @@ from pages.components.frame import (
     show_problem,
     warn_unknown,
     with_code,
+    without_images,
 )
 from pages.components.job_progress import draw_job
 from pages.components.links import row_link
@@ -316,3 +320,95 @@ def _go(ctx: Context, person: Person, version: VersionView, *, keep_good: bool =
     with errors_shown():
         again = import_again(ctx, version.id, person=person, keep_good=keep_good)
         st.switch_page(routes.DATASETS, query_params={"dataset": again.dataset_id, "job": again.job_id or ""})
+
+
+TITLES = {"datasets": "Hugging Face datasets", "parquet": "Parquet", "jsonl": "JSON Lines"}
+
+
+def draw_version_exports(ctx: Context, person: Person, version: VersionView) -> None:
+    """Draw the form that asks for an export, and the exports of the version."""
+    if person.may_build:
+        _draw_form(ctx, person, version)
+    exports = list_version_exports(ctx, version.id)
+    for export in exports:
+        with st.container(border=True, gap="xsmall"):
+            draw_export(ctx, person, export, title=TITLES.get(export.format, export.format))
+    if not exports:
+        st.caption("Nothing has been exported yet.")
+
+
+def _draw_form(ctx: Context, person: Person, version: VersionView) -> None:
+    format = st.segmented_control(
+        "Format",
+        list(TITLES),
+        default="datasets",
+        required=True,
+        key=f"dataset_export_format_{version.id}",
+        format_func=lambda name: TITLES[name],
+    )
+    st.caption(DATASET_FORMATS[str(format)])
+    push, private, is_ready = draw_push(f"dataset_export_{version.id}")
+    if st.button(
+        "Export", key=f"dataset_export_{version.id}", icon=":material/ios_share:", type="primary", disabled=not is_ready
+    ):
+        with errors_shown():
+            export_version(ctx, version.id, format=str(format), push=push, private=private, person=person)
+            st.rerun()
+
+
+def draw_data_card(ctx: Context, person: Person, version: VersionView) -> None:
+    """Draw the form, the card and the download."""
+    facts = version.facts.card
+    with st.container(border=True):
+        with st.container(horizontal=True):
+            known = [*LICENCES, *([facts.licence] if facts.licence and facts.licence not in LICENCES else [])]
+            licence = st.selectbox(
+                "Licence",
+                known,
+                index=known.index(facts.licence) if facts.licence else None,
+                key=f"licence_{version.id}",
+                width=300,
+                accept_new_options=True,
+                placeholder="not stated",
+                help="A licence id of the Hugging Face Hub, or free text.",
+            )
+            languages = st.text_input(
+                "Languages",
+                value=", ".join(facts.languages),
+                key=f"languages_{version.id}",
+                width=300,
+                placeholder="en, de",
+                help="ISO 639 codes.",
+            )
+        notes = st.text_area(
+            "Notes",
+            value=facts.notes,
+            key=f"card_notes_{version.id}",
+            height=140,
+            max_chars=20_000,
+            placeholder="What the rows are, who wrote them, intended use and limits. Markdown.",
+        )
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if st.button("Save card", type="primary", icon=":material/save:", key=f"card_save_{version.id}"):
+                with errors_shown():
+                    set_card(
+                        ctx,
+                        version.id,
+                        licence=licence or "",
+                        languages=languages or "",
+                        notes=notes or "",
+                        person=person,
+                    )
+                    st.rerun()
+            st.link_button(
+                f"Download with its rows, {size(version.bytes)}",
+                download_link(ctx, version, person=person),
+                icon=":material/download:",
+                help="A zip file of README.md and Parquet, as `datasets.load_dataset` and the Hub read it.",
+            )
+    _, front, text = render_card(ctx, version.id, hashed=False).split("---\n", 2)
+    st.caption(f"README.md of {plain(version.label)}; in the download it lists the files' hashes, too.")
+    shown, facts_tab = st.tabs(["Preview", "YAML"], key="card_view", bind="query-params")
+    with shown, st.container(border=True):
+        st.markdown(without_images(text))
+    facts_tab.code(front.strip(), language="yaml", wrap_lines=True, height=380)

@@ -30,8 +30,7 @@ from jobs.serving.fused_layers import FusedLayer, fuse_layers
 from jobs.serving.native.library import Library
 from jobs.serving.prepared import weights
 from jobs.serving.prepared.file import Damaged, map_tensors, write_tensors
-from jobs.serving.prepared.network import list_tensors
-from jobs.serving.prepared.weights import LoadedNetwork, PreparedFolder, load_own, load_prepared
+from jobs.serving.prepared.weights import LoadedNetwork, PreparedFolder, list_tensors, load_own, load_prepared
 from tests.support.networks.base_folders import config_from_checkpoint
 from tests.support.networks.serving_networks import (
     make_gpt2,
