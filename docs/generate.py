@@ -26,6 +26,7 @@ from backend.domain.evaluation.judges.config import JudgeConfig
 from backend.domain.evaluation.tasks.definition import FewShot, TaskData, TaskDefinition
 from backend.domain.fields import option_of, reference_rows
 from backend.domain.scaling.plan import PlanConfig
+from backend.domain.scaling.study import StudyConfig
 from backend.domain.serving.canary import CanaryRules
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes
 from backend.domain.serving.load import LoadConfig
@@ -131,6 +132,7 @@ CONFIGS: dict[str, tuple[type[BaseModel], str]] = {
     "Load test": (LoadConfig, "endpoint bench"),
     "Request log": (RequestLogConfig, "endpoint log"),
     "Plan": (PlanConfig, "plan"),
+    "Scaling study": (StudyConfig, ""),
     "Rating": (RatingOptions, "rating fit"),
     "Limits of a key": (KeyLimits, ""),
     "Scopes of a key": (KeyScopes, ""),

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.flops import count_flops
 from backend.domain.estimates.throughput import Speed, rate_at
+from backend.domain.fields import setting
 from backend.domain.scaling.isoflop import MIN_SIZES
 from backend.domain.scaling.laws import DEFAULT_LAW, ScalingLaw
 from backend.domain.scaling.shapes import count_all, count_without_embeddings, propose_architecture
@@ -34,21 +35,35 @@ class StudyConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    name: str = Field(min_length=1, max_length=100, description="What the study is called.")
-    dataset: str = Field(min_length=1, max_length=140, description="Dataset of kind text.")
-    tokenizer: str = Field(min_length=1, max_length=140, description="Tokenizer of all runs.")
-    budgets: tuple[float, ...] = Field(min_length=1, max_length=8, description="FLOPs of each profile.")
-    sizes: int = Field(default=5, ge=3, le=12, description="Models at each budget.")
-    spread: float = Field(
-        default=4.0,
+    name: str = setting(..., "Name", "What the study is called.", min_length=1, max_length=100)
+    dataset: str = setting(..., "Dataset", "Dataset of kind text.", min_length=1, max_length=140)
+    tokenizer: str = setting(..., "Tokenizer", "Tokenizer of all runs.", min_length=1, max_length=140)
+    budgets: tuple[float, ...] = setting(
+        ...,
+        "Budgets",
+        "FLOPs of each profile: two to four, each at least three times the one before.",
+        min_length=1,
+        max_length=8,
+        unit="FLOPs",
+    )
+    sizes: int = setting(5, "Sizes per budget", "Models at each budget.", ge=3, le=12)
+    spread: float = setting(
+        4.0,
+        "Spread",
+        "Ratio of the largest model to the middle one, and of the middle one to the smallest.",
         ge=1.2,
         le=64,
-        description="Ratio of the largest model to the middle one, and of the middle one to the smallest.",
+        step=0.5,
     )
-    law: str = Field(default=DEFAULT_LAW, max_length=60, description="The law whose optimum is the middle size.")
+    law: str = setting(
+        DEFAULT_LAW,
+        "Middle size by",
+        "The law whose optimum is the middle size; the study finds the optimum.",
+        max_length=60,
+    )
     family: str = Field(default="llama", max_length=40, description="Family of the models.")
-    context: int = Field(default=128, ge=8, le=1_048_576, description="Tokens per training sequence.")
-    seed: int = Field(default=1, ge=0, le=2**32 - 1)
+    context: int = setting(128, "Context", "Tokens per training sequence.", ge=8, le=1_048_576, unit="tokens")
+    seed: int = setting(1, "Seed", ge=0, le=2**32 - 1)
     device: Literal["auto", "cpu", "gpu"] = "auto"
     priority: int = Field(default=6, ge=0, le=9, description="0 runs first; by default a study runs after single runs.")
 

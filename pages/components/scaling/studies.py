@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import streamlit as st
 
 from backend.domain.json_values import FieldValues
-from backend.domain.scaling.laws import DEFAULT_LAW, PUBLISHED
+from backend.domain.scaling.laws import PUBLISHED
 from backend.domain.scaling.study import StudyConfig, StudyPlan, format_budget, parse_study
 from backend.domain.wording import format_duration, plural, short
 from backend.errors import RoundhouseError
@@ -22,9 +20,10 @@ from backend.services.scaling.studies import (
     suggest_budgets,
 )
 from pages.components import routes
+from pages.components.forms import draw_fields
 from pages.components.frame import empty_state, errors_shown, plain, show_error
 from pages.components.links import row_link
-from pages.components.numbers import draw_number, number_form, wrong_numbers
+from pages.components.numbers import number_form, wrong_numbers
 from pages.components.scaling.plan_form import dataset_options, first_parts, law_label, tokenizer_options
 from pages.components.scaling.study import draw_study
 from pages.components.tables import WidgetTable, draw_table
@@ -80,9 +79,7 @@ def _draw_new(ctx: Context, person: Person) -> None:
     halves = st.grid(2, min_column_width=400, gap="large")
     left, right = halves.cell(), halves.cell()
     with left, st.container(border=True):
-        values = _draw_form(
-            datasets, tokenizers, first_parts(ctx), ", ".join(format_budget(budget) for budget in suggest_budgets(ctx))
-        )
+        values = _draw_form(ctx, datasets, tokenizers)
     with right:
         try:
             config = parse_study(values)
@@ -94,74 +91,23 @@ def _draw_new(ctx: Context, person: Person) -> None:
         _draw_launch(ctx, person, config, preview)
 
 
-def _draw_form(
-    datasets: list[str], tokenizers: list[str], first: tuple[str | None, str | None], budgets_text: str
-) -> FieldValues:
-    left, right = st.columns(2)
-    dataset = left.selectbox("Dataset", datasets, index=_place(datasets, first[0]), key="study_dataset")
-    tokenizer = right.selectbox("Tokenizer", tokenizers, index=_place(tokenizers, first[1]), key="study_tokenizer")
-    budgets = st.text_input(
-        "Budgets, FLOPs",
-        budgets_text,
-        key="study_budgets",
-        help="Two to four, each at least three times the one before.",
+def _draw_form(ctx: Context, datasets: list[str], tokenizers: list[str]) -> FieldValues:
+    dataset, tokenizer = first_parts(ctx)
+    budgets = tuple(format_budget(budget) for budget in suggest_budgets(ctx))
+    values = draw_fields(
+        StudyConfig,
+        key="study",
+        only=("dataset", "tokenizer", "budgets", "law", "sizes", "spread", "context", "seed", "name"),
+        values={"dataset": dataset, "tokenizer": tokenizer, "budgets": budgets},
+        choices={
+            "dataset": {name: name for name in datasets},
+            "tokenizer": {name: name for name in tokenizers},
+            "law": {law: law_label(law) for law in (*PUBLISHED, OWN)},
+        },
+        empty={"name": "Dataset and “scaling”"},
+        columns=2,
     )
-    left, right = st.columns(2)
-    sizes = draw_number(left, "Sizes per budget", 3, 12, 5, key="study_sizes")
-    spread = draw_number(
-        right,
-        "Spread",
-        1.2,
-        64.0,
-        4.0,
-        key="study_spread",
-        is_whole=False,
-        step=0.5,
-        help="Ratio of the largest model to the middle one.",
-    )
-    left, right = st.columns(2)
-    context = draw_number(left, "Context, tokens", 8, 1048576, 128, key="study_context")
-    seed = draw_number(right, "Seed", 0, 2**32 - 1, 1, key="study_seed")
-    law = st.selectbox(
-        "Middle size by",
-        [*PUBLISHED, OWN],
-        key="study_law",
-        format_func=law_label,
-        index=[*PUBLISHED].index(DEFAULT_LAW),
-        help="Centre of the range of sizes; the study finds the optimum.",
-    )
-    name = (
-        st.text_input("Name", key="study_name", max_chars=100, placeholder=f"{dataset} scaling") or f"{dataset} scaling"
-    )
-    return {
-        "name": name,
-        "dataset": dataset,
-        "tokenizer": tokenizer,
-        "budgets": _read_budgets(budgets or ""),
-        "sizes": sizes,
-        "spread": spread,
-        "context": context,
-        "seed": seed,
-        "law": law,
-    }
-
-
-def _place(options: list[str], name: str | None) -> int:
-    return options.index(name) if name in options else 0
-
-
-def _read_budgets(text: str) -> list[Any]:
-    """Parse a list of numbers; other text is returned unchanged, and the schema rejects it by name."""
-    budgets: list[Any] = []
-    for part in text.replace(";", ",").split(","):
-        cleaned = part.strip()
-        if not cleaned:
-            continue
-        try:
-            budgets.append(float(cleaned))
-        except ValueError:
-            budgets.append(cleaned)
-    return budgets
+    return {**values, "name": values["name"] or f"{values['dataset']} scaling"}
 
 
 def _draw_preview(preview: StudyPlan) -> None:
