@@ -38,7 +38,11 @@ SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 def dataset(site: Context, name: str, rows: list[dict[str, str]], *, kind: str = "instruction") -> str:
     upload = save_upload(site, io.BytesIO(json.dumps(rows).encode()), name="rows.json", person=LOCAL)
     version = import_dataset(
-        site, name=name, source=ImportSource(upload=upload), options=ImportOptions(kind=kind), person=LOCAL
+        site,
+        name=name,
+        source=ImportSource(upload=upload),
+        options=ImportOptions(kind=kind, max_rejected=1),
+        person=LOCAL,
     )
     do_job(site, str(version.job_id))
     return version.dataset_id
