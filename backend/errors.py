@@ -7,6 +7,7 @@
     ├── NotAllowed               the person may not do this
     ├── Unavailable              something we depend on does not answer (broker, replica, hub, disk)
     └── JobFailed                work on a worker ended badly; raised inside a room
+        └── PeersLost            the cause lies on another machine of the job
 
 Anything else that is raised is our own mistake and is left to crash at one of three edges: page frame, job runner,
 gateway.
@@ -65,3 +66,7 @@ def require_library(module: str, *, extra: str, needed_for: str) -> None:
 
 class JobFailed(RoundhouseError):
     """A job failed for a known reason."""
+
+
+class PeersLost(JobFailed):
+    """The processes of another machine that this job trains with are gone; why is known there."""

@@ -171,6 +171,14 @@ class Settings(BaseSettings):
     lease_s: float = Field(
         default=15.0, gt=0, description="How long a worker's claim on a job holds without a heartbeat."
     )
+    gang_wait_s: float = Field(
+        default=300.0,
+        ge=0,
+        description=(
+            "Seconds that a run over several machines waits for enough free ones, before it keeps those that become"
+            " free."
+        ),
+    )
     sweep_s: float = Field(default=4.0, gt=0, description="Seconds between sweeps for lost jobs.")
     cancel_grace_s: float = Field(default=20.0, gt=0, description="Time between asking a job to stop and forcing it.")
     max_attempts: int = Field(default=3, ge=1, description="How often a job is tried when its worker is lost.")

@@ -27,6 +27,7 @@ from backend.services.data.tokens import remove_unused_tokens
 from backend.services.evaluation.open_suites import list_open_results, release_scored
 from backend.services.jobs.claims import claim_next
 from backend.services.jobs.folders import remove_job_folders
+from backend.services.jobs.gangs import choose_gang
 from backend.services.jobs.recovery import recover_jobs
 from backend.services.jobs.workers import beat, say_goodbye, take_duties
 from backend.services.serving.autoscaling import autoscale_endpoints
@@ -74,10 +75,34 @@ def _run_next(queue: str) -> bool:
     if _check_version(ctx):
         return False
     owner = f"{worker_name(queue)}#{os.getpid()}"
-    claim = claim_next(ctx, queue, owner=owner, host=HOST, devices=devices, engines=installed_engines())
+    gang = choose_gang(ctx, queue, host=HOST, devices=devices)
+    claim = claim_next(
+        ctx,
+        queue,
+        owner=owner,
+        host=HOST,
+        devices=devices,
+        engines=installed_engines(),
+        before=gang.place if gang is not None else None,
+    )
+    if claim is None and gang is not None and gang.joins:
+        from jobs.gang_member import work_in_gang  # imports most services, so not before there is a job
+
+        if work_in_gang(
+            ctx,
+            gang,
+            queue=queue,
+            owner=owner,
+            host=HOST,
+            devices=devices,
+            nice=settings.train_nice,
+            stopping=JobThreads.stopping,
+        ):
+            return True
+        claim = claim_next(ctx, queue, owner=owner, host=HOST, devices=devices, engines=installed_engines())
     if claim is None:
         return False
-    from jobs.runner import execute  # imports most services, so not before there is a job
+    from jobs.runner import execute
 
     execute(ctx, claim, nice=settings.train_nice, stopping=JobThreads.stopping)
     return True

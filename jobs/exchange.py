@@ -60,7 +60,8 @@ class Exchange:
             self._own.append(claim.payload.run_folder)
         self._sent: set[str] = set()
         self._pins, self._bases = ExitStack(), list[str]()
-        self._message = ""
+        self.message = ""
+        """What the job waits for."""
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -81,9 +82,23 @@ class Exchange:
         """
         if self._store is None:
             return None
-        how = self._wait(lambda check: self._bring_all(check))
+        how = self.wait_for(lambda check: self._bring_all(check))
         self._pins.enter_context(self._store.pinned(self._bases))
         return how
+
+    def send_checkpoints(self) -> StopRequest | None:
+        """Send the run's checkpoints that are here, and wait until other machines can bring them. Return a stop request
+        that came meanwhile.
+
+        Raises Fenced, Interrupted.
+        """
+        payload = self._claim.payload
+        if self._store is None or self._outbox is None or not isinstance(payload, TrainPayload):
+            return None
+        below = checkpoints_of(payload.run_folder)
+        for path in sorted((self._store.root / below).glob("step-*")):
+            self._send(f"{below}/{path.name}")
+        return self.wait_for(self._await_sends)
 
     def note(self, events: Iterable[Event]) -> None:
         """Send the checkpoints that these events report soon, and delete those that they report as removed. Called
@@ -110,7 +125,7 @@ class Exchange:
             if any(path.is_file() for path in (self._store.root / folder).glob("*")) or folder not in self._own:
                 self._send(folder)
         if result is not None:
-            self._wait(self._await_sends)
+            self.wait_for(self._await_sends)
 
     def withdraw(self) -> None:
         """Send nothing further of an attempt that has lost its job."""
@@ -141,7 +156,7 @@ class Exchange:
     def _bring(self, folder: str, check: Callable[[], None], *, needed: bool) -> None:
         assert self._store is not None
         assert self._outbox is not None
-        self._message = f"Fetching {describe_folder(folder)} from the store"
+        self.message = f"Fetching {describe_folder(folder)} from the store"
         since = time.monotonic()
         while True:
             path = self._store.root / folder
@@ -167,14 +182,14 @@ class Exchange:
                 return ask(self._store)
             except Unavailable as error:
                 log.warning("job %s waits for the store: %s", self._claim.job_id, error)
-                self._message = f"Waiting for the store: {error}"
+                self.message = f"Waiting for the store: {error}"
                 self._pause(check)
 
     def _await_sends(self, check: Callable[[], None]) -> None:
         assert self._outbox is not None
         while self._outbox.waits(self._sent):
             problem = self._outbox.problem
-            self._message = f"Waiting for the store: {problem}" if problem else "Sending to the store"
+            self.message = f"Waiting for the store: {problem}" if problem else "Sending to the store"
             check()
             time.sleep(TICK_S)
 
@@ -184,8 +199,10 @@ class Exchange:
             check()
             time.sleep(TICK_S)
 
-    def _wait(self, work: Callable[[Callable[[], None]], None]) -> StopRequest | None:
-        """Do work in a thread while the lease is renewed; give it up for a stop request, which is returned."""
+    def wait_for(self, work: Callable[[Callable[[], None]], None]) -> StopRequest | None:
+        """Do work in a thread while the lease is renewed; give it up for a stop request, which is returned. `message`
+        is shown as the job's progress meanwhile.
+        """
         given_up, failures = threading.Event(), list[Exception]()
 
         def check() -> None:
@@ -223,7 +240,7 @@ class Exchange:
 
     def _renew(self) -> None:
         with self._ctx.db.write() as session:
-            progress = ProgressEvent(done=0, total=0, unit="", message=self._message[:200])
+            progress = ProgressEvent(done=0, total=0, unit="", message=self.message[:200])
             renew(session, self._ctx, self._claim, progress=progress)
 
 

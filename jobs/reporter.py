@@ -12,7 +12,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Generic, TypeVar, get_args
 
@@ -32,6 +32,18 @@ class StopRequested(Exception):
 
 
 @dataclass(frozen=True)
+class Rendezvous:
+    """Meeting point of the processes of a run: an address of the first machine. `machine` is this one's number among
+    those of the run, `listening` the first one's open socket, as a number that its child inherits.
+    """
+
+    machine: int = 0
+    host: str = "127.0.0.1"
+    port: int = 0
+    listening: int | None = None
+
+
+@dataclass(frozen=True)
 class JobSpec(Generic[P_co]):
     """One attempt at a job, as the child process sees it. Paths in `payload` are relative to `artifacts`."""
 
@@ -40,6 +52,7 @@ class JobSpec(Generic[P_co]):
     payload: P_co
     artifacts: Path
     folder: Path  # this job's own folder, kept between attempts
+    rendezvous: Rendezvous | None = None  # of a job of several machines
 
     def path(self, relative: str) -> Path:
         """Return the absolute path of an artifact; absolute paths are unchanged."""
@@ -63,6 +76,7 @@ class JobSpec(Generic[P_co]):
         }
         record |= {"artifacts": str(self.artifacts), "folder": str(self.folder), "parent": parent}
         record |= {"memory_bytes": memory_bytes, "nice": nice}
+        record |= {"rendezvous": None if self.rendezvous is None else asdict(self.rendezvous)}
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
             json.dump(record, opened)
 
@@ -73,7 +87,9 @@ class JobSpec(Generic[P_co]):
         payload = read_payload(JobKind(record["kind"]), record["payload"])
         if not isinstance(payload, of):
             raise InvalidInput(f"A job of kind {record['kind']} has no {of.__name__}.")
-        return JobSpec(record["id"], record["attempt"], payload, Path(record["artifacts"]), Path(record["folder"]))
+        rendezvous = Rendezvous(**record["rendezvous"]) if record.get("rendezvous") else None
+        artifacts, folder = Path(record["artifacts"]), Path(record["folder"])
+        return JobSpec(record["id"], record["attempt"], payload, artifacts, folder, rendezvous)
 
 
 class Reporter(ABC):

@@ -19,7 +19,7 @@ from typing import Any
 from backend.domain.jobs.events import ErrorEvent, ResultEvent
 from backend.domain.jobs.records import JobResult, Payload
 from backend.domain.jobs.states import JobKind
-from backend.errors import RoundhouseError
+from backend.errors import PeersLost, RoundhouseError
 from backend.infra.processes import die_with_parent, lower_priority
 from jobs.memory_limit import MEMORY_REMEDY, limit_this_process
 from jobs.reporter import FileReporter, JobSpec
@@ -65,7 +65,8 @@ def run_child(folder: Path) -> int:
         room = import_room(spec.payload.job_kind)
         result: JobResult = room.run(spec, reporter)
     except RoundhouseError as error:
-        reporter.emit(ErrorEvent(cause=error.message, remedy=error.remedy, field=error.field))
+        is_echo = isinstance(error, PeersLost)
+        reporter.emit(ErrorEvent(cause=error.message, remedy=error.remedy, field=error.field, is_echo=is_echo))
         return EXIT_FAILED
     except Exception as error:  # the outer edge of a job: anything else is a bug, logged with its traceback
         traceback.print_exc()

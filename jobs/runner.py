@@ -52,9 +52,10 @@ from backend.services.jobs.claims import (
 from backend.services.jobs.jobs import get_job
 from jobs.environment import api_keys_of, child_environment
 from jobs.exchange import Exchange, Interrupted
+from jobs.gang import GangLead, MachineLost, spread_payload
 from jobs.memory_limit import MemoryWatch, job_limit_bytes
 from jobs.memory_reuse import with_memory_reuse
-from jobs.reporter import JobSpec
+from jobs.reporter import JobSpec, Rendezvous
 from jobs.tailing import Tail, parse_events
 from jobs.tracking.run import end_tracking, start_tracking
 
@@ -85,6 +86,8 @@ class Ended:
     error: JobFailure | None
     stopped_by: str | None
     lasted_s: float
+    is_echo: bool = False
+    """Whether it ended because processes of another machine were gone."""
 
 
 def execute(
@@ -106,9 +109,10 @@ def execute(
     child: subprocess.Popen[bytes] | None = None
     tracker: subprocess.Popen[bytes] | None = None
     exchange: Exchange | None = None
+    gang: GangLead | None = None
     try:
         try:
-            ready = outcomes.prepare_claim(ctx, claim)
+            ready = spread_payload(outcomes.prepare_claim(ctx, claim))
         except InvalidInput as error:  # another attempt would read the same payload
             return _record_end(
                 ctx, replace(claim, restarts_forever=False), folder, Ended(-1, None, JobFailure.of(error), None, 0.0)
@@ -118,16 +122,32 @@ def execute(
             _record_leftovers(ctx, ready, exchange)
             if (stopped_by := exchange.bring_inputs()) is not None:
                 return _record_end(ctx, ready, folder, Ended(-1, None, None, stopped_by, 0.0))
-            child = _start_child(ctx, ready, folder, nice=nice)
+            if claim.part is not None:
+                gang = GangLead(ctx, ready)
+                if (stopped_by := gang.gather(exchange)) is not None:
+                    return _record_end(ctx, ready, folder, Ended(-1, None, None, stopped_by, 0.0))
+            child = start_child(ctx, ready, folder, nice=nice, rendezvous=gang.rendezvous if gang else None)
             tracker = start_tracking(ready.payload, folder)
-            watch = _Watch(ctx, ready, folder, child, stopping or threading.Event(), exchange, save_s=save_s)
+            watch = _Watch(ctx, ready, folder, child, stopping or threading.Event(), exchange, save_s=save_s, gang=gang)
             ended = watch.until_exit()
+            if gang is not None and ended.is_echo and ended.stopped_by is None:
+                ended.stopped_by = gang.await_cause(exchange)
             exchange.send_outputs(ended.result if ended.code == 0 else None)
             return _record_end(ctx, ready, folder, ended)
     except Fenced:
         log.warning("attempt %s of job %s was fenced off", claim.attempt, claim.job_id)
         if exchange is not None:
             exchange.withdraw()
+        return None
+    except MachineLost as lost:
+        log.warning("attempt %s of job %s ends: %s", claim.attempt, claim.job_id, lost.cause)
+        for process in (child, tracker):
+            if process is not None:
+                kill_group(process)
+        if exchange is not None:
+            exchange.send_outputs(None)
+        with contextlib.suppress(Fenced):
+            return gang.give_up(lost) if gang is not None else None
         return None
     except Interrupted:  # requeue the job at once, without counting the attempt, instead of letting its lease lapse
         for process in (child, tracker):
@@ -145,8 +165,10 @@ def execute(
         log.exception("job %s failed in its supervisor", claim.job_id)
         if child is not None:
             kill_group(child)
-        return _record_end(ctx, claim, folder, Ended(-1, None, _explain(error), None, 0.0))
+        return _record_end(ctx, claim, folder, Ended(-1, None, explain_error(error), None, 0.0))
     finally:
+        if gang is not None:
+            gang.close()
         if child is not None:
             kill_group(child)
         if tracker is not None:
@@ -154,7 +176,8 @@ def execute(
             kill_group(tracker)
 
 
-def _explain(error: Exception) -> JobFailure:
+def explain_error(error: Exception) -> JobFailure:
+    """Return an error of a supervisor as the failure of its job."""
     if isinstance(error, RoundhouseError):
         return JobFailure.of(error)
     cause = f"The job could not be run: {type(error).__name__}: {error}"
@@ -172,10 +195,12 @@ def run_foreground(job_id: str) -> int:
     return 0 if execute(ctx, claim) is Status.FINISHED else 1
 
 
-def _start_child(ctx: Context, claim: Claim[Payload], folder: Path, *, nice: int) -> subprocess.Popen[bytes]:
-    spec = JobSpec(
-        claim.job_id, claim.attempt, claim.payload, Path(ctx.artifacts.root), ctx.artifacts.job_folder(claim.job_id)
-    )
+def start_child(
+    ctx: Context, claim: Claim[Payload], folder: Path, *, nice: int, rendezvous: Rendezvous | None = None
+) -> subprocess.Popen[bytes]:
+    """Start the process of an attempt, whose events, output and control are files in `folder`."""
+    artifacts, own_folder = Path(ctx.artifacts.root), ctx.artifacts.job_folder(claim.job_id)
+    spec = JobSpec(claim.job_id, claim.attempt, claim.payload, artifacts, own_folder, rendezvous)
     # the child itself asks to die with its parent: code between fork and exec is not safe with other threads
     limits = {"memory_bytes": job_limit_bytes(ctx.policy.job_memory_mb), "nice": nice if claim.kind in NICED else 0}
     spec.write(folder / "job.json", parent=os.getpid(), **limits)
@@ -201,6 +226,7 @@ def _start_child(ctx: Context, claim: Claim[Payload], folder: Path, *, nice: int
             start_new_session=True,
             env=environment,
             cwd=Path(__file__).resolve().parent.parent,
+            pass_fds=() if rendezvous is None or rendezvous.listening is None else (rendezvous.listening,),
         )
 
 
@@ -216,6 +242,19 @@ def kill_group(child: subprocess.Popen[bytes], *, grace_s: float = 2.0) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+
+
+def is_cut_off(ctx: Context, folder: Path, *, silent_s: float) -> bool:
+    """Return whether a machine of several that has not reached the database for some time takes no steps either: the
+    others are then out of reach, and continue without it. While only the database is away, steps are taken.
+    """
+    lease_s = ctx.policy.lease_s
+    if silent_s <= lease_s:
+        return False
+    try:
+        return time.time() - (folder / "events.jsonl").stat().st_mtime > lease_s
+    except FileNotFoundError:
+        return True
 
 
 def _record_leftovers(ctx: Context, claim: Claim[Payload], exchange: Exchange) -> None:
@@ -245,7 +284,9 @@ class _Watch:
         exchange: Exchange,
         *,
         save_s: float,
+        gang: GangLead | None = None,
     ) -> None:
+        self.gang, self.is_echo = gang, False
         self.save_s = save_s if claim.kind is JobKind.TRAIN else 0.0
         self.save_until: float | None = None
         self.ctx, self.claim, self.folder, self.child, self.stopping = ctx, claim, folder, child, stopping
@@ -255,7 +296,7 @@ class _Watch:
         self.result: JobResult | None = None
         self.error: JobFailure | None = None
         self.stopped_by: str | None = None
-        self.last_renewal = 0.0
+        self.last_renewal = time.monotonic() if gang is not None else 0.0
         self.memory = MemoryWatch(child.pid, job_limit_bytes(ctx.policy.job_memory_mb))
 
     def until_exit(self) -> Ended:
@@ -273,6 +314,10 @@ class _Watch:
                     raise Interrupted
                 break
             self._pass_on_stop()
+            if self.gang is not None and self.gang.has_others and not exited:
+                self.gang.check()
+                if is_cut_off(self.ctx, self.folder, silent_s=time.monotonic() - self.last_renewal):
+                    raise Fenced("this machine reaches neither the database nor the others")
             if not exited and (error := self.memory.check()) is not None:
                 log.warning("job %s is ended: %s", self.claim.job_id, error.cause)
                 kill_group(self.child, grace_s=0)
@@ -280,7 +325,8 @@ class _Watch:
             elif not exited:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self.child.wait(TICK_S)
-        return Ended(self.child.returncode, self.result, self.error, self.stopped_by, time.monotonic() - started)
+        lasted_s = time.monotonic() - started
+        return Ended(self.child.returncode, self.result, self.error, self.stopped_by, lasted_s, self.is_echo)
 
     def _may_save(self) -> bool:
         """Ask the child once to save and end because the worker stops; return whether it still has time for that."""
@@ -327,6 +373,7 @@ class _Watch:
                 self.result = RESULTS[self.claim.kind].model_validate({**event.result, **times})
             elif isinstance(event, ErrorEvent):
                 self.error = JobFailure(cause=event.cause, remedy=event.remedy, field=event.field)
+                self.is_echo = event.is_echo
         self.last_renewal = now
         return has_read
 

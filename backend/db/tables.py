@@ -18,6 +18,7 @@ from backend.db.tables_evaluate import EvaluatedEndpoint, Evaluation, Evaluation
 from backend.db.tables_gates import Gate, GateResult, RequiredGate
 from backend.db.tables_jobs import (
     Duty,
+    GangMember,
     InstallationSecret,
     Job,
     LogLine,
@@ -93,6 +94,7 @@ __all__ = [
     "EvaluationTask",
     "Feedback",
     "FrozenBoard",
+    "GangMember",
     "Gate",
     "GateResult",
     "GaugeRollup",

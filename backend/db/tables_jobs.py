@@ -35,6 +35,7 @@ class Job(Table):
     priority: Mapped[int] = mapped_column(default=5)
     device_request: Mapped[str] = mapped_column(String(8), default="auto")  # auto | cpu | gpu
     num_devices: Mapped[int] = mapped_column(default=1)  # GPUs of one machine that it takes if it takes any
+    num_machines: Mapped[int] = mapped_column(default=1, index=True)  # above 1: a gang, taken by all or by none
     payload: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of its kind: jobs.payloads
     result: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of its kind: jobs.results
     error: Mapped[JobFailure] = mapped_column(default=JobFailure)
@@ -58,6 +59,26 @@ class Job(Table):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+class GangMember(Table):
+    """A machine's part in a job of several machines: first it waits for the others, then it has a number in an attempt.
+
+    `address`: where machine 0 is reached by the others. `error`: why this machine's part ended.
+    """
+
+    __tablename__ = "gang_members"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    host: Mapped[str] = mapped_column(String(80), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(120))
+    device: Mapped[str | None] = mapped_column(Text)  # its GPUs with commas
+    attempt: Mapped[int | None]
+    number: Mapped[int | None]
+    stage: Mapped[str] = mapped_column(String(10), default="waiting")  # waiting | placed | ready | left | ended
+    address: Mapped[str | None] = mapped_column(String(120))
+    error: Mapped[JobFailure] = mapped_column(default=JobFailure)
+    joined_at: Mapped[datetime]
+    lease_until: Mapped[datetime]
 
 
 class Provider(Table):

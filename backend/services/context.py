@@ -26,6 +26,7 @@ class OperatorPolicy:
     """Limits set by the operator."""
 
     lease_s: float = 15.0
+    gang_wait_s: float = 300.0
     replica_host: str = "127.0.0.1"
     cancel_grace_s: float = 20.0
     max_attempts: int = 3

@@ -71,7 +71,9 @@ def read_training_context(spec: JobSpec[TrainingPayload], reporter: Reporter) ->
     if device.type == "cuda" and config.precision == "fp32":
         torch.set_float32_matmul_precision("high")  # tf32
     process_group = join_process_group(device)
-    threads = set_threads(payload.threads or (threads_of_rank(process_group.count) if process_group.count > 1 else 0))
+    threads = set_threads(
+        payload.threads or (threads_of_rank(process_group.local_count) if process_group.count > 1 else 0)
+    )
     base = spec.path(payload.base) if payload.base else None
     tokenizer = load_tokenizer(spec.path(payload.tokenizer_folder))
     teach_template(tokenizer, chats=config.objective is not Objective.PRETRAIN)

@@ -1,7 +1,8 @@
-"""One process of a run on several devices: `torchrun ... -m jobs.training.rank FOLDER`, on every machine that takes
-part.
+"""One process of a run on several devices: `python -m jobs.training.rank FOLDER PARENT`, with torch's variables of a
+rank in its environment (jobs/training/distributed/launch.py).
 
-FOLDER holds `spec.json`. The first rank writes its events there; each rank leaves its result or its error as a file.
+FOLDER holds `spec.json`. The first rank of all writes its events there, the first of another machine its progress;
+each rank leaves its error as a file, the first of a machine its result.
 """
 
 from __future__ import annotations
@@ -12,19 +13,38 @@ import sys
 import traceback
 from pathlib import Path
 
+import torch.distributed as dist
+
+from backend.domain.jobs.events import Event, ProgressEvent
 from backend.domain.jobs.payloads import TrainingPayload
+from backend.domain.jobs.states import StopRequest
 from backend.errors import InvalidInput, RoundhouseError
 from backend.infra.processes import die_with_parent
 from jobs.reporter import FileReporter, JobSpec, Reporter, SilentReporter
 from jobs.training.run import run_here
 
 
-def run_rank(folder: Path) -> int:
+class ProgressReporter(FileReporter):
+    """The reporter of another machine's first rank, by which its supervisor sees that steps are taken."""
+
+    def emit(self, event: Event) -> None:
+        """Append a line of progress; drop any other event, which the first rank reports."""
+        if isinstance(event, ProgressEvent):
+            super().emit(event)
+
+    def should_stop(self) -> StopRequest | None:
+        """Return None: the first rank tells all ranks."""
+        return None
+
+
+def run_rank(folder: Path, *, parent: int) -> int:
     """Run one rank of a training job; return the exit status. An error is written to the folder."""
-    die_with_parent()
-    rank = int(os.environ["RANK"])
+    die_with_parent(parent=parent)
+    rank, is_first_here = int(os.environ["RANK"]), os.environ["LOCAL_RANK"] == "0"
     spec = JobSpec.read(folder / "spec.json", of=TrainingPayload)
-    reporter: Reporter = FileReporter(folder / "events.jsonl", folder / "control") if rank == 0 else SilentReporter()
+    reporter: Reporter = SilentReporter()
+    if is_first_here:
+        reporter = (FileReporter if rank == 0 else ProgressReporter)(folder / "events.jsonl", folder / "control")
     try:
         result = run_here(spec, reporter)
     except RoundhouseError as error:
@@ -40,7 +60,9 @@ def run_rank(folder: Path) -> int:
     except Exception as error:
         traceback.print_exc()
         # when one rank fails, the others lose their connection to it, which is not the cause
-        is_echo = any(text in str(error) for text in ("Connection closed", "Connection reset", "NCCL"))
+        is_echo = isinstance(error, dist.DistNetworkError | dist.DistStoreError) or any(
+            text in str(error) for text in ECHOES
+        )
         _write_error(
             folder,
             rank,
@@ -49,9 +71,16 @@ def run_rank(folder: Path) -> int:
             is_echo=is_echo,
         )
         return 4
-    if rank == 0:
+    if is_first_here:
         (folder / "result.json").write_text(json.dumps(result.dump()))
     return 0
+
+
+ECHOES = (
+    *("Connection closed", "Connection reset", "Connection timed out", "connection was closed", "Broken pipe", "NCCL"),
+    *("Timed out waiting", "Application timeout", "No route to host", "Network is unreachable"),
+)
+"""Parts of errors by which a rank learns that another one is gone."""
 
 
 def _write_error(
@@ -76,4 +105,4 @@ def _exit(status: int) -> None:
 
 
 if __name__ == "__main__":
-    _exit(run_rank(Path(sys.argv[1])))
+    _exit(run_rank(Path(sys.argv[1]), parent=int(sys.argv[2])))

@@ -44,7 +44,7 @@ def run(spec: JobSpec[TrainPayload], reporter: Reporter) -> TrainResult:
 
 
 def run_here(spec: JobSpec[TrainingPayload], reporter: Reporter) -> TrainResult:
-    """Train in this process: alone, or as one of the ranks that `torchrun` started."""
+    """Train in this process: alone, or as one of the ranks of several devices."""
     ctx = read_training_context(spec, reporter)
     with out_of_memory_as_failure(ctx.config, device=ctx.device):
         result = train(ctx)
@@ -55,7 +55,7 @@ def train(ctx: TrainingContext) -> TrainResult:
     """Load the data, then the network, and run the loop."""
     check_optimizer(ctx.config)
     store, stages = ctx.store, OBJECTIVES[ctx.config.objective]
-    resume_from = store.newest()
+    resume_from = _newest_of_all(ctx)
     if resume_from is not None:
         ctx = keep_batch_sizes(ctx, read_counters(resume_from))
     try:
@@ -67,17 +67,29 @@ def train(ctx: TrainingContext) -> TrainResult:
         )
     ctx.meter.begin()
     model = load_model(ctx, resume_from=resume_from).to(ctx.device)
-    store.check_disk(
-        checkpoint_bytes=estimate_checkpoint_bytes(model, ctx.config, adapter=isinstance(model, peft.PeftModel)),
-        max_steps=ctx.config.max_steps,
-        checkpoint_every=ctx.config.checkpoint_every,
-    )
+    if ctx.process_group.is_first:
+        store.check_disk(
+            checkpoint_bytes=estimate_checkpoint_bytes(model, ctx.config, adapter=isinstance(model, peft.PeftModel)),
+            max_steps=ctx.config.max_steps,
+            checkpoint_every=ctx.config.checkpoint_every,
+        )
     batches = stages.prepare(ctx, data, model)
     utilisation = find_utilisation(model, ctx.config, device=ctx.device, artifacts=ctx.spec.artifacts)
     ctx.reporter.mfu_of_rate = None if utilisation is None else utilisation.of
     if not batches.has_validation:
         ctx.reporter.log("The dataset has no val split, so val_loss is not measured.")
     return make_loop(limit_epochs(ctx, batches), batches, model, resume_from=resume_from).run()
+
+
+def _newest_of_all(ctx: TrainingContext) -> Path | None:
+    """Return the newest checkpoint, of several machines the newest that all of them have."""
+    newest, group = ctx.store.newest(), ctx.process_group
+    if group.count == 1:
+        return newest
+    shared = set.intersection(*map(set, group.gather(ctx.store.resumable())))
+    if newest is not None and newest != (newest_shared := ctx.store.place(max(shared, default=0))):
+        ctx.reporter.log(f"{newest.name} is not on every machine of this run; {newest_shared.name} is.")
+    return ctx.store.place(max(shared)) if shared else None
 
 
 STRATEGIES: dict[str, type[Strategy]] = {"ddp": Replicas, "fsdp": Shards, "zero2": ZeroStages, "zero3": ZeroStages}
@@ -87,6 +99,7 @@ STRATEGIES: dict[str, type[Strategy]] = {"ddp": Replicas, "fsdp": Shards, "zero2
 def make_loop(ctx: TrainingContext, batches: Batches, model: Any, *, resume_from: Path | None = None) -> TrainingLoop:
     """Build the objective, the optimizer and the loop; restore the training state of `resume_from`."""
     config, group = ctx.config, ctx.process_group
+    group.barrier()  # one that reads its network from a slow disk is waited for here, not within a collective
     objective = OBJECTIVES[config.objective].build(
         ctx, batches, model
     )  # may run the network, which no strategy expects before training

@@ -54,7 +54,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
     if run.status is Status.FAILED and not is_broken:
         draw_failure(run)
     elif run.status is Status.QUEUED:
-        if detail.job is not None and detail.job.placement:
+        if detail.config.devices.nodes > 1 or (detail.job is not None and detail.job.placement):
             live_part(REFRESH_S)(lambda: draw_waiting(ctx, run))()
         else:
             draw_queue_place(detail)

@@ -45,7 +45,8 @@ def forecast_lines(expected: Forecast) -> list[str]:
         lines.append(f"val_loss     unknown: {expected.loss_missing}")
     if unused := expected.parts.unused_rows:
         lines.append(f"vocabulary   {unused:,} embedding rows that no token of the tokenizer uses")
-    return [*lines, f"queue        {_describe_queue(expected.queue)}"]
+    lines.append(f"queue        {_describe_queue(expected.queue)}")
+    return [*lines, f"machines     {expected.gang.sentence}"] if expected.gang else lines
 
 
 def sweep_lines(total: SweepForecast) -> list[str]:
@@ -99,6 +100,7 @@ def describe_forecast(expected: Forecast) -> dict[str, object]:
         "ahead": expected.queue.ahead,
         "wait_s": expected.queue.wait_s,
         "workers": expected.queue.num_slots,
+        "machines": expected.gang.sentence if expected.gang else None,
         "unused_embedding_rows": expected.parts.unused_rows,
         "warnings": [warning.model_dump(mode="json") for warning in expected.warnings],
     }

@@ -29,6 +29,7 @@ from backend.services.estimates.probes import launch_probe
 from backend.services.evaluation.open_suites import SuiteChoice
 from backend.services.evaluation.suites import get_suite
 from backend.services.jobs.devices import find_device
+from backend.services.jobs.gangs import describe_gang
 from backend.services.jobs.placements import describe_waiting
 from backend.services.metrics.points import last_values
 from backend.services.training.diagnosis import diagnose_run
@@ -160,6 +161,8 @@ def show(run: Annotated[str, typer.Argument(help="Name or id.")], as_json: JsonF
     lines = [f"{detail.run.name}  {detail.run.status}  {detail.run.line}"]
     if detail.run.job_id and (waiting := describe_waiting(ctx, detail.run.job_id)) is not None:
         lines.append(f"  {waiting.sentence}")
+    if detail.run.job_id and (waiting_for := describe_gang(ctx, detail.run.job_id)):
+        lines.append(f"  {waiting_for}")
     lines += [f"  {metric}: {value['value']:.6g} (step {value['step']})" for metric, value in data["metrics"].items()]
     lines += [f"  checkpoint: {checkpoint['name']}" for checkpoint in data["checkpoints"]]
     lines += [f"  {finding['severity']}: {finding['sentence']} {finding['cause']}" for finding in data["findings"]]

@@ -181,12 +181,13 @@ class GaugeEvent(Event, ReplicaLoad):
 
 
 class ErrorEvent(Event):
-    """The work ended badly; see backend.errors for the three fields."""
+    """The work ended badly; see backend.errors for the three fields. `is_echo`: the cause lies on another machine."""
 
     type: Literal["error"] = "error"
     cause: str
     remedy: str = ""
     field: str | None = None
+    is_echo: bool = False
 
 
 class ResultEvent(Event):

@@ -83,6 +83,11 @@ class TrainPayload(TrainingPayload):
     `backend.domain.training.holds`.
     """
 
+    @property
+    def num_machines(self) -> int:
+        """Those of its config."""
+        return self.config.devices.nodes
+
 
 class ProbePayload(TrainingPayload):
     """Measure the peak memory and the speed of a run before it is launched.

@@ -28,6 +28,11 @@ class Payload(FrozenRecord):
         """GPUs of one machine that the job takes if it takes any."""
         return 1
 
+    @property
+    def num_machines(self) -> int:
+        """Machines that the job takes at once."""
+        return 1
+
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> Self:
         """Read the stored form. Raises InvalidInput naming the field, its value and the cure."""

@@ -299,7 +299,7 @@ class DeviceConfig(ConfigSection):
     rendezvous: str = setting(
         "",
         "Rendezvous",
-        "HOST:PORT where the machines meet; by default the first's port 29400.",
+        "HOST:PORT where the machines meet in the config for Accelerate; workers find each other by themselves.",
         pattern=r"^$|^[A-Za-z0-9._-]+:\d{1,5}$",
         shown=Traits(affects=NOTHING, group=FieldGroup.HARDWARE, used=(above("devices.nodes", 1),), sweep="allowed"),
     )

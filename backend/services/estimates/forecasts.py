@@ -15,6 +15,7 @@ from backend.db.tables import Run
 from backend.domain.architectures.families import FAMILIES
 from backend.domain.data.reports.report import DataReport
 from backend.domain.estimates.prediction import Prediction
+from backend.domain.jobs.gangs import GangPlan
 from backend.domain.jobs.progress import Progress, expected_wait_s
 from backend.domain.jobs.states import Status
 from backend.domain.scaling.laws import BELIEVABLE, DEFAULT_LAW, effective_tokens
@@ -28,6 +29,7 @@ from backend.domain.training.traits import Effect
 from backend.errors import RoundhouseError
 from backend.services.context import Context
 from backend.services.estimates.measurements import predict
+from backend.services.jobs.gangs import plan_config
 from backend.services.jobs.queue_position import JobsAhead, ahead_of_new
 from backend.services.jobs.workers import WorkerView
 from backend.services.scaling.planner import OWN, PlanInputs, choose_law, estimate_train_tokens
@@ -63,7 +65,8 @@ class Forecast:
 
     `parts` are the config's resolved parts. `steps` are fewer than max_steps where max_epochs ends the run first.
     `epochs_at_least`: epochs are a lower bound, as the number of packed rows per sequence is unknown. `cost_usd` is
-    None without a price or a time. `loss_missing` is the reason why a pretraining run has no `loss`.
+    None without a price or a time. `loss_missing` is the reason why a pretraining run has no `loss`. `gang` says where
+    a run over several machines would start.
     """
 
     parts: RunParts
@@ -81,6 +84,7 @@ class Forecast:
     loss_missing: str
     seconds: float | None
     queue: QueuePosition
+    gang: GangPlan | None
     warnings: tuple[LaunchWarning, ...]
 
     @property
@@ -121,6 +125,7 @@ def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) 
         loss_missing=loss_missing,
         seconds=seconds,
         queue=queue_position(ctx, config, parts.workers),
+        gang=plan_config(ctx, config) if config.devices.nodes > 1 else None,
         warnings=warnings_of(config, _facts(config, parts, prediction, unique=unique, epochs=epochs, seconds=seconds)),
     )
 

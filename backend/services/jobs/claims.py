@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar, cast
 
-from sqlalchemy import and_, case, delete, func, literal, or_, select, update
+from sqlalchemy import and_, case, delete, func, literal, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
-from backend.db.tables import Job, Slot
+from backend.db.tables import GangMember, Job, Slot
 from backend.domain.jobs.records import JobFailure, JobResult
 from backend.domain.jobs.states import QUEUE_OF, JobKind, Status, StopRequest, restart_delay_s
 from backend.domain.serving.engines import SERVERS
@@ -27,6 +27,8 @@ MAX_CANDIDATES = 200
 """Queued jobs that a worker with GPUs examines for one that fits its free GPUs."""
 StoredPayload = dict[str, Any]
 """A payload as stored in the row, before its kind's class has read it."""
+Place = tuple[int, datetime, str]
+"""A job's place in its queue: priority, time, id."""
 P_co = TypeVar("P_co", covariant=True)
 Q = TypeVar("Q")
 
@@ -36,9 +38,19 @@ class Fenced(Exception):
 
 
 @dataclass(frozen=True)
+class GangPart:
+    """A machine's part in an attempt of a job of several machines: its number, and the names of all in order. Machine 0
+    owns the job.
+    """
+
+    number: int
+    hosts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Claim(Generic[P_co]):
     """A worker's hold on one attempt of a job. `device` lists its GPUs as CUDA_VISIBLE_DEVICES does, None on the
-    CPU.
+    CPU. With a `part` it is one machine's of several, whose other claims are of the same attempt.
     """
 
     job_id: str
@@ -50,6 +62,7 @@ class Claim(Generic[P_co]):
     events_offset: int
     restarts_forever: bool
     host: str
+    part: GangPart | None = None
 
     def with_payload(self, payload: Q) -> Claim[Q]:
         """Return the claim with another payload."""
@@ -76,10 +89,12 @@ def claim_next(
     devices: tuple[str, ...] = (),
     engines: Collection[str] = tuple(SERVERS),
     job_id: str | None = None,
+    before: Place | None = None,
 ) -> Claim[StoredPayload] | None:
     """Claim the first eligible job of a queue, with the GPUs that it needs; None if there is none that fits. A replica
     whose engine is not among `engines`, those that this machine can start, stays queued. Jobs that are placed on a
-    compute provider are left to the workers that it starts, each for one `job_id`.
+    compute provider are left to the workers that it starts, each for one `job_id`. Jobs of several machines are joined
+    instead (backend.services.jobs.gangs); `before` is the place of one that this machine is kept for.
 
     On a machine without GPUs, jobs that request `gpu` stay queued, and so do jobs of more GPUs than the machine has. A
     job that waits for more GPUs than are free reserves those that become free, or smaller jobs behind it would starve
@@ -97,6 +112,7 @@ def claim_next(
                     devices=devices,
                     lacks=set(SERVERS) - set(engines),
                     job_id=job_id,
+                    before=before,
                 )
         except IntegrityError:  # another worker of this host took the GPU at the same moment (PostgreSQL)
             continue
@@ -113,16 +129,19 @@ def _claim_fitting(
     devices: tuple[str, ...],
     lacks: Collection[str],
     job_id: str | None,
+    before: Place | None,
 ) -> Claim[StoredPayload] | None:
     now = ctx.now()
-    free = _free_devices(session, host, devices, now)
+    free = free_devices(session, host, devices, now)
     requests = ["cpu"] + (["auto", "gpu"] if free else []) + ([] if devices else ["auto"])
     waiting = (
         select(Job.id, Job.device_request, Job.num_devices)
-        .where(eligible(now), Job.queue == queue, Job.device_request.in_(requests))
+        .where(eligible(now), Job.queue == queue, Job.device_request.in_(requests), Job.num_machines == 1)
         .where(Job.placement.is_(None) if job_id is None else Job.id == job_id)
         .order_by(Job.priority, Job.created_at, Job.id)
     )
+    if before is not None:
+        waiting = waiting.where(tuple_(Job.priority, Job.created_at, Job.id) < tuple_(*before))
     if lacks and queue == QUEUE_OF[JobKind.REPLICA]:
         waiting = waiting.where(func.coalesce(Job.payload["engine"].as_string(), "").not_in(lacks))
     if not devices:
@@ -156,12 +175,13 @@ def _lock_first(session: Session, fitting: Collection[str]) -> str | None:
 def claim_job(ctx: Context, job_id: str, *, owner: str, host: str) -> Claim[StoredPayload] | None:
     """Claim one job by id, on the CPU; None if it is not eligible. The command line uses it where no worker runs."""
     with ctx.db.write() as session:
-        here = (Job.id == job_id, Job.placement.is_(None))
+        here = (Job.id == job_id, Job.placement.is_(None), Job.num_machines == 1)
         first = session.scalar(select(Job.id).where(*here, eligible(ctx.now())))
         return _take(session, ctx, first, owner=owner, host=host, device=None) if first else None
 
 
-def _free_devices(session: Session, host: str, devices: tuple[str, ...], now: datetime) -> list[str]:
+def free_devices(session: Session, host: str, devices: Collection[str], now: datetime) -> list[str]:
+    """Return the GPUs of a machine that no job holds."""
     taken = set(session.scalars(select(Slot.device).where(Slot.host == host, Slot.lease_until > now)))
     return [device for device in devices if device not in taken]
 
@@ -190,11 +210,7 @@ def _take(
     ).one_or_none()
     if job is None:
         return None
-    if device:
-        taken = device.split(",")
-        session.execute(delete(Slot).where(Slot.host == host, Slot.device.in_(taken), Slot.lease_until <= now))
-        session.add_all(Slot(host=host, device=each, job_id=job_id, lease_until=lease) for each in taken)
-        session.flush()
+    take_slots(session, job_id, host=host, device=device, now=now, lease=lease)
     open_use(session, ctx, job, host=host, device=device)
     return Claim(
         job_id=job.id,
@@ -209,31 +225,64 @@ def _take(
     )
 
 
+def take_slots(session: Session, job_id: str, *, host: str, device: str | None, now: datetime, lease: datetime) -> None:
+    """Hold the GPUs of a machine for a job. Raises IntegrityError if another job holds one."""
+    if device:
+        taken = device.split(",")
+        session.execute(delete(Slot).where(Slot.host == host, Slot.device.in_(taken), Slot.lease_until <= now))
+        session.add_all(Slot(host=host, device=each, job_id=job_id, lease_until=lease) for each in taken)
+        session.flush()
+
+
 def renew(session: Session, ctx: Context, claim: Claim[Any], **values: Any) -> None:
-    """Extend the lease of an attempt, writing `values` with it. Raises Fenced if the attempt no longer owns the job."""
+    """Extend the lease of an attempt, writing `values` with it. Raises Fenced if the attempt no longer owns the job.
+
+    Of several machines, the first extends the job's; each extends its own part while the attempt lasts.
+    """
     lease = ctx.now() + timedelta(seconds=ctx.policy.lease_s)
-    result = session.execute(
-        update(Job)
-        .where(
-            Job.id == claim.job_id,
-            Job.attempt == claim.attempt,
-            Job.owner == claim.owner,
-            Job.status.in_([Status.RUNNING, Status.CANCELLING]),
-        )
-        .values(lease_until=lease, **values)
-        .execution_options(synchronize_session=False)
+    attempt = (
+        Job.id == claim.job_id,
+        Job.attempt == claim.attempt,
+        Job.status.in_([Status.RUNNING, Status.CANCELLING]),
     )
-    if result.rowcount != 1:  # type: ignore[attr-defined]
+    if claim.part is None or claim.part.number == 0:
+        owned = update(Job).where(*attempt, Job.owner == claim.owner).values(lease_until=lease, **values)
+        is_ours = _changed(session, owned) == 1
+    else:
+        is_ours = session.scalar(select(Job.id).where(*attempt)) is not None
+    if not is_ours:
         raise Fenced(f"attempt {claim.attempt} of job {claim.job_id} is over")
+    if (
+        claim.part is not None
+        and _changed(session, update(GangMember).where(*_row(claim)).values(lease_until=lease)) != 1
+    ):
+        raise Fenced(f"{claim.host} is no longer one of the machines of job {claim.job_id}")
     if claim.device is not None:
         devices = claim.device.split(",")
-        renewed = session.execute(
-            update(Slot)
-            .where(Slot.host == claim.host, Slot.device.in_(devices), Slot.job_id == claim.job_id)
-            .values(lease_until=lease)
-        )
-        if renewed.rowcount != len(devices):  # type: ignore[attr-defined]
+        here = (Slot.host == claim.host, Slot.device.in_(devices), Slot.job_id == claim.job_id)
+        if _changed(session, update(Slot).where(*here).values(lease_until=lease)) != len(devices):
             raise Fenced(f"job {claim.job_id} lost its slot {claim.device}")
+
+
+def _row(claim: Claim[Any]) -> tuple[Any, ...]:
+    """Return the condition of a claim's row among the members of a gang."""
+    return (
+        GangMember.job_id == claim.job_id,
+        GangMember.host == claim.host,
+        GangMember.owner == claim.owner,
+        GangMember.attempt == claim.attempt,
+    )
+
+
+def change_part(session: Session, claim: Claim[Any], **values: Any) -> None:
+    """Write values into a claim's row among the members of a gang, if it is still there."""
+    session.execute(update(GangMember).where(*_row(claim)).values(**values))
+
+
+def _changed(session: Session, statement: Any) -> int:
+    """Return the number of rows that an update changed."""
+    result = session.execute(statement.execution_options(synchronize_session=False))
+    return int(result.rowcount)  # type: ignore[attr-defined]
 
 
 def stop_request(ctx: Context, claim: Claim[Any]) -> tuple[StopRequest | None, datetime | None]:
@@ -271,6 +320,19 @@ def end_job(
     )
     release_slot(session, claim)
     close_uses(session, claim.job_id, at=now)
+
+
+def requeue_lost(session: Session, ctx: Context, claim: Claim[Any], *, error: JobFailure, counts: bool) -> Status:
+    """Queue a job again whose other machine is lost, or fail it with the error if that has happened too often; return
+    its status. `counts`: whether it counts as a loss. Raises Fenced.
+    """
+    job = _let_go(session, ctx, claim)
+    if job.status == Status.QUEUED:
+        job.lost += counts
+        job.not_before = ctx.now()
+        if job.lost >= job.max_attempts:
+            job.status, job.finished_at, job.error = Status.FAILED, ctx.now(), error
+    return Status(job.status)
 
 
 def requeue(session: Session, ctx: Context, claim: Claim[Any], *, error: JobFailure, lasted_s: float) -> None:

@@ -14,10 +14,12 @@ from backend.services.context import Context
 from backend.services.serving.costs.prices import current_prices
 
 
-def open_use(session: Session, ctx: Context, job: Job, *, host: str, device: str | None) -> None:
-    """Begin counting the devices of an attempt. `device` lists GPUs as CUDA_VISIBLE_DEVICES does; None is the CPU."""
+def open_use(session: Session, ctx: Context, job: Job, *, host: str, device: str | None, machines: int = 1) -> None:
+    """Begin counting the devices of an attempt, those of `host` for each of its machines. `device` lists GPUs as
+    CUDA_VISIBLE_DEVICES does; None is the CPU.
+    """
     close_uses(session, job.id, at=ctx.now())
-    count = len(device.split(",")) if device else 1
+    count = (len(device.split(",")) if device else 1) * machines
     kind: DeviceKind = "gpu" if device else "cpu"
     name = _device_name(session, host, device)
     session.add(

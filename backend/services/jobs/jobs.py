@@ -102,6 +102,7 @@ def add_job(
         priority=priority,
         device_request=device,
         num_devices=payload.num_devices,
+        num_machines=payload.num_machines,
         idempotency_key=idempotency_key,
         depends_on_id=depends_on,
         placement=placement,

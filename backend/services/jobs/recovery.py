@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, delete, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from backend.db.tables import Job, Replica, Slot, Worker
+from backend.db.tables import GangMember, Job, Replica, Slot, Worker
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import QUEUES, JobKind, Status, restart_delay_s
 from backend.services.context import Context
@@ -43,6 +43,7 @@ def recover_jobs(ctx: Context) -> Recovery:
                     exists().where(*_lapsed(now)),
                     exists().where(*_orphaned()),
                     exists().where(Slot.lease_until < now),
+                    exists().where(*_abandoned(now)),
                     exists().where(Worker.heartbeat_at < now - FORGOTTEN),
                 )
             )
@@ -52,6 +53,7 @@ def recover_jobs(ctx: Context) -> Recovery:
             _take_back_lapsed(session, ctx, report)
             _cancel_orphans(session, ctx, report)
             session.execute(delete(Slot).where(Slot.lease_until < now))
+            session.execute(delete(GangMember).where(*_abandoned(now)))
             session.execute(delete(Worker).where(Worker.heartbeat_at < now - FORGOTTEN))
     _send_missing(ctx, report)
     return report
@@ -59,6 +61,18 @@ def recover_jobs(ctx: Context) -> Recovery:
 
 def _lapsed(now: datetime) -> tuple[ColumnElement[bool], ...]:
     return Job.status.in_([Status.RUNNING, Status.CANCELLING]), Job.lease_until < now
+
+
+def _abandoned(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Return the condition that a machine's part in a gang has lapsed, and that its attempt has ended or never began:
+    while the attempt runs, its first machine has to see that another one is lost.
+    """
+    runs = select(Job.id).where(
+        Job.id == GangMember.job_id,
+        Job.attempt == GangMember.attempt,
+        Job.status.in_([Status.RUNNING, Status.CANCELLING]),
+    )
+    return GangMember.lease_until < now, ~runs.exists()
 
 
 def _orphaned() -> tuple[ColumnElement[bool], ...]:
@@ -87,7 +101,8 @@ def _take_back_lapsed(session: Session, ctx: Context, report: Recovery) -> None:
             replica.status, replica.url = "starting", None
         if job.restarts_forever or job.lost < job.max_attempts:
             job.status = Status.QUEUED
-            job.not_before = now + timedelta(seconds=restart_delay_s(job.lost)) if job.restarts_forever else None
+            delay_s = restart_delay_s(job.lost) if job.restarts_forever else 0.0
+            job.not_before = now + timedelta(seconds=delay_s)
             report.requeued.append(job.id)
         else:
             job.status, job.finished_at = Status.FAILED, now

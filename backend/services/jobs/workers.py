@@ -11,7 +11,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Duty, Job, Slot, Worker
+from backend.db.tables import Duty, GangMember, Job, Slot, Worker
 from backend.domain.attributes import view_of
 from backend.domain.jobs.gauges import MachineGauges
 from backend.domain.jobs.states import QUEUE_OF, JobKind, Status
@@ -113,6 +113,13 @@ def list_workers(ctx: Context) -> list[WorkerView]:
         )
         for owner, job_id, title, device in session.execute(held):
             running[(owner or "").split("#")[0]].append((job_id, title, device))
+        parts = (
+            select(GangMember.owner, Job.id, Job.title, GangMember.device)
+            .join(Job, Job.id == GangMember.job_id)
+            .where(GangMember.lease_until > now, GangMember.number.is_distinct_from(0))
+        )
+        for owner, job_id, title, device in session.execute(parts):  # of several machines; the first owns the job
+            running[owner.split("#")[0]].append((job_id, title, device))
         views = [
             view_of(
                 WorkerView,

@@ -65,10 +65,12 @@ class CheckpointStore:
         """
         for leftover in [*self.folder.glob(".step-*.partial"), *self.folder.glob(".step-*.replaced")]:
             shutil.rmtree(leftover, ignore_errors=True)
-        for step in reversed(self.steps()):
-            if not need_state or (self.place(step) / STATE_FOLDER / "counters.json").is_file():
-                return self.place(step)
-        return None
+        steps = self.resumable() if need_state else self.steps()
+        return self.place(steps[-1]) if steps else None
+
+    def resumable(self) -> list[int]:
+        """Return the steps of complete checkpoints with their training state, ascending."""
+        return [step for step in self.steps() if (self.place(step) / STATE_FOLDER / "counters.json").is_file()]
 
     def save(
         self,

@@ -1,87 +1,96 @@
-"""Launch a run on several devices: `torchrun` starts one process per device, and this one relays the first rank's
-events.
+"""Launch the ranks of a run on several devices of this machine, and relay the events of the first of them.
 
 The job's process passes on events and stop requests through files, and returns the run's result or raises the first
-error. `python -m torch.distributed.run ... -m jobs.training.rank FOLDER` starts the ranks on every machine that takes
-part; FOLDER lies among the artifacts, which all machines share.
+error. A run over several machines has such a process on each; the ranks meet at a store that the process of the first
+machine serves, on the one address that they were given.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from backend.domain.jobs.events import Event, event_of
 from backend.domain.jobs.payloads import TrainingPayload
 from backend.domain.jobs.results import TrainResult
 from backend.domain.jobs.states import StopRequest
 from backend.domain.training.config_sections import DeviceConfig
-from backend.errors import InvalidInput, JobFailed
-from backend.infra.processes import die_with_parent
+from backend.errors import InvalidInput, JobFailed, PeersLost
 from jobs.modeling.devices import threads_of_rank
-from jobs.reporter import JobSpec, Reporter
+from jobs.reporter import JobSpec, Rendezvous, Reporter
 
 TICK_S = 0.1
+LAST_WORDS_S = 5.0
+"""How long the other ranks may take to report an error of their own after one has ended badly."""
 
 
 def run_ranks(spec: JobSpec[TrainingPayload], reporter: Reporter, *, devices: DeviceConfig) -> TrainResult:
-    """Run a training job with one process per device; return its result. With several nodes, log the command for the
-    others.
+    """Run this machine's part of a training job with one process per device; return its result.
 
-    Raises InvalidInput or JobFailed as a run in one process does, and JobFailed if a rank died without reporting an
-    error.
+    Raises InvalidInput or JobFailed as a run in one process does, JobFailed if a rank died without reporting an error,
+    and PeersLost if all that went wrong here is that ranks of another machine are gone.
     """
-    folder = spec.folder / f"ranks-{spec.attempt}"
+    rendezvous = spec.rendezvous or Rendezvous()
+    folder = spec.folder / f"ranks-{spec.attempt}-{rendezvous.machine}"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():
         old.unlink()
     spec.write(folder / "spec.json")
-    command = torchrun(folder, devices, job=spec.id)
     reporter.log(f"Starting {devices.per_node} processes, one per device.")
-    if devices.nodes > 1:
-        reporter.log(
-            f"Waiting for {devices.nodes - 1} more machines. Run there, in Roundhouse's folder:"
-            f" {shlex.join(['python', *command])}"
+    port, store = rendezvous.port, None
+    if rendezvous.machine == 0:
+        listening = _listening_socket(rendezvous)
+        port = listening.getsockname()[1]
+        store = TCPStore(
+            rendezvous.host, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
         )
-    child = subprocess.Popen(
-        [sys.executable, *command],
-        stdin=subprocess.DEVNULL,
-        preexec_fn=die_with_parent,
-        env=rank_environment(devices.per_node),
-    )
+    shared = {
+        **rank_environment(devices.per_node),
+        **interface_for(rendezvous),
+        "MASTER_ADDR": rendezvous.host,
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(devices.count),
+        "LOCAL_WORLD_SIZE": str(devices.per_node),
+        "GROUP_RANK": str(rendezvous.machine),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is served here, not by the first rank
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }
+    ranks = [
+        _start_rank(folder, shared, rendezvous.machine * devices.per_node, local) for local in range(devices.per_node)
+    ]
     try:
-        _relay_until_exit(child, folder, reporter)
+        _relay_until_exit(ranks, folder, reporter)
     finally:
-        if child.poll() is None:
-            child.kill()
-        child.wait()
-    return outcome(folder, code=child.returncode)
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+        del store
+    return outcome(folder, code=next((rank.returncode for rank in ranks if rank.returncode), 0))
 
 
-def torchrun(folder: Path, devices: DeviceConfig, *, job: str) -> list[str]:
-    """Return the arguments for Python on each machine."""
-    if devices.nodes == 1:
-        rendezvous = ["--standalone"]
-    else:
-        endpoint = devices.rendezvous or f"{socket.gethostname()}:29400"
-        rendezvous = [
-            "--nnodes",
-            str(devices.nodes),
-            "--rdzv-backend",
-            "c10d",
-            "--rdzv-endpoint",
-            endpoint,
-            "--rdzv-id",
-            job,
-        ]
-    processes = ["--nproc-per-node", str(devices.per_node), "--max-restarts", "0"]
-    return ["-m", "torch.distributed.run", *rendezvous, *processes, "-m", "jobs.training.rank", str(folder)]
+def _listening_socket(rendezvous: Rendezvous) -> socket.socket:
+    """Return the socket that the supervisor has opened for a gang, or one on loopback."""
+    if rendezvous.listening is not None:
+        return socket.socket(fileno=rendezvous.listening)
+    return socket.create_server((rendezvous.host, 0))
+
+
+def _start_rank(folder: Path, shared: Mapping[str, str], first: int, local: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.training.rank", str(folder), str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        env={**shared, "RANK": str(first + local), "LOCAL_RANK": str(local)},
+    )
 
 
 def rank_environment(count: int) -> dict[str, str]:
@@ -89,27 +98,50 @@ def rank_environment(count: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads_of_rank(count)), **os.environ}
 
 
-def _relay_until_exit(child: subprocess.Popen[bytes], folder: Path, reporter: Reporter) -> None:
+def interface_for(rendezvous: Rendezvous) -> dict[str, str]:
+    """Return the variable that has gloo listen on the interface by which the first machine is reached.
+
+    Left to itself it takes the address of the host's name, which is loopback on many machines.
+    """
+    if "GLOO_SOCKET_IFNAME" in os.environ:
+        return {}
+    with suppress(OSError):
+        family, _, _, _, address = socket.getaddrinfo(rendezvous.host, rendezvous.port or 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)
+            own = probe.getsockname()[0]
+        for name, addresses in psutil.net_if_addrs().items():
+            if any(one.address.partition("%")[0] == own for one in addresses):
+                return {"GLOO_SOCKET_IFNAME": name}
+    return {}
+
+
+def _relay_until_exit(ranks: list[subprocess.Popen[bytes]], folder: Path, reporter: Reporter) -> None:
+    """Pass on events and stop requests until every rank has ended, or one has ended badly and the others had time to
+    say why.
+    """
     events = _events(folder / "events.jsonl")
     passed_on: StopRequest | None = None
+    failed_at: float | None = None
     while True:
-        exited = child.poll() is not None
+        codes = [rank.poll() for rank in ranks]
         for event in events:
             if event is None:
                 break
             reporter.emit(event)
-        if exited:
+        if None not in codes:
             return
+        if any(codes):
+            failed_at = failed_at or time.monotonic()
+            if time.monotonic() - failed_at > LAST_WORDS_S:
+                return
         request = reporter.should_stop()
         if request is not None and request != passed_on:
             passed_on = request
             partial = folder / "control.partial"
             partial.write_text(request)
             partial.replace(folder / "control")
-        try:
-            child.wait(TICK_S)
-        except subprocess.TimeoutExpired:
-            continue
+        time.sleep(TICK_S)
 
 
 def _events(path: Path) -> Iterator[Event | None]:
@@ -128,7 +160,7 @@ def _events(path: Path) -> Iterator[Event | None]:
 
 
 def outcome(folder: Path, *, code: int) -> TrainResult:
-    """Return the result of the first rank, or raise the error of one. `code` is torchrun's exit status.
+    """Return the result of this machine's first rank, or raise the error of one. `code` is the first bad exit status.
 
     Errors that only echo another rank's end are ignored if there is a result.
     """
@@ -137,10 +169,10 @@ def outcome(folder: Path, *, code: int) -> TrainResult:
     if not causes and result.is_file() and (errors or code == 0):
         return TrainResult.model_validate_json(result.read_text())
     if reported := causes or errors:
-        error_class = InvalidInput if reported[0]["invalid"] else JobFailed
-        raise error_class(reported[0]["cause"], remedy=reported[0]["remedy"], field=reported[0]["field"])
+        error_class = InvalidInput if reported[0]["invalid"] else JobFailed if causes else PeersLost
+        raise error_class(reported[0]["cause"], remedy=reported[0]["remedy"] or "", field=reported[0]["field"])
     raise JobFailed(
-        f"One of the processes of this run died without reporting an error (exit status of torchrun: {code}).",
+        f"One of the processes of this run died without reporting an error (exit status {code}).",
         remedy=(
             "See the end of the log. The usual cause is too little memory: choose a smaller micro_batch, or sharding"
             " fsdp."

@@ -31,11 +31,25 @@ class ProcessGroup:
 
     rank: int = 0
     count: int = 1
+    local_rank: int = 0
+    local_count: int = 1
+    patient: Any = None
+    """The same processes in a group of their own, for waits that may last: files are made, or saved."""
 
     @property
     def is_first(self) -> bool:
         """Return whether this process reports and saves."""
         return self.rank == 0
+
+    @property
+    def is_first_here(self) -> bool:
+        """Return whether this process makes the files that those of its machine read."""
+        return self.local_rank == 0
+
+    @property
+    def machine(self) -> int:
+        """Return the number of this process's machine."""
+        return self.rank // self.local_count
 
     def local_share(self, micro_batches: Sequence[Item]) -> list[Item]:
         """Return this rank's micro-batches of a step, every `count`-th."""
@@ -68,31 +82,45 @@ class ProcessGroup:
 
     @contextmanager
     def first_rank_first(self) -> Iterator[None]:
-        """Run a block on the first rank, then on the others, which read its cache."""
-        if not self.is_first:
+        """Run a block on the first rank of each machine, then on the others, which read its cache."""
+        if not self.is_first_here:
             self.barrier()
         try:
             yield
         finally:
-            if self.is_first:
+            if self.is_first_here:
                 self.barrier()
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
+        """Wait for all ranks, for as long as one of them may be busy by itself."""
         if self.count > 1:
-            dist.barrier()
+            dist.barrier(group=self.patient)
+
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+"""How long a rank waits for the others within a step; torch's own default for NCCL."""
+PATIENCE = timedelta(hours=24)
+"""How long a rank waits while another one prepares data or saves. Lost machines end a run long before: their leases
+lapse.
+"""
 
 
 def join_process_group(device: torch.device) -> ProcessGroup:
-    """Join the group that `torchrun` describes in the environment; a single process without such an environment."""
+    """Join the group that the environment describes; a single process without such an environment."""
     if "WORLD_SIZE" not in os.environ:
         return ProcessGroup()
     if not dist.is_initialized():
         if is_gpu(device):
             torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
-        # the others wait while the first rank tokenises or computes reference log-probabilities, which can take hours
-        dist.init_process_group(dist.get_default_backend_for_device(device.type), timeout=timedelta(hours=24))
-    return ProcessGroup(rank=dist.get_rank(), count=dist.get_world_size())
+        backend = dist.get_default_backend_for_device(device.type)
+        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    return ProcessGroup(
+        rank=dist.get_rank(),
+        count=dist.get_world_size(),
+        local_rank=int(os.environ["LOCAL_RANK"]),
+        local_count=int(os.environ["LOCAL_WORLD_SIZE"]),
+        patient=dist.new_group(backend="gloo", timeout=PATIENCE),
+    )
 
 
 def gather_tensor(tensor: torch.Tensor) -> torch.Tensor:

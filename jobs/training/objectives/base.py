@@ -110,7 +110,7 @@ def token_source(ctx: TrainingContext) -> TokenSource:
             pass
     except OSError as error:
         ctx.reporter.log(f"Tokens are not shared with other runs: {error}.")
-        root = ctx.spec.folder / FOLDER
+        root = ctx.spec.folder / f"{FOLDER}-{ctx.process_group.machine}"
     return TokenSource(ctx.dataset, ctx.tokenizer, root, ctx.reporter)
 
 

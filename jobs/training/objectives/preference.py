@@ -241,18 +241,19 @@ class Splits(NamedTuple, Generic[Item]):
 
 
 def first_rank_first(load: Callable[[TrainingContext], Loaded]) -> Callable[[TrainingContext], Loaded]:
-    """Decorate a loader to run on the first rank, then on the others, which read its saved log-probabilities, or stop
-    with it.
+    """Decorate a loader to run on the first rank of each machine, then on the others, which read its saved
+    log-probabilities, or stop with it.
     """
 
     def load_in_order(ctx: TrainingContext) -> Loaded:
         loaded: Loaded | None = None
         is_stopped = False
-        if ctx.process_group.is_first:
+        if ctx.process_group.is_first_here:
             try:
                 loaded = load(ctx)
             except StopRequested:
                 is_stopped = True
+        ctx.process_group.barrier()
         if ctx.process_group.broadcast_request("cancel" if is_stopped else None):
             raise StopRequested
         return load(ctx) if loaded is None else loaded

@@ -1,10 +1,14 @@
-"""The place a run goes to: the choice at its launch, and what a cluster says while the run waits there."""
+"""The place a run goes to: the choice at its launch, what a cluster says while the run waits there, and the machines of
+a run over several.
+"""
 
 from __future__ import annotations
 
 import streamlit as st
 
+from backend.domain.jobs.states import Status
 from backend.services.context import Context
+from backend.services.jobs.gangs import describe_gang, list_members
 from backend.services.jobs.placements import describe_order, describe_waiting, list_providers
 from backend.services.training.views import RunView
 from pages.components.choices import by_identity
@@ -41,13 +45,21 @@ def draw_placement_choice(ctx: Context) -> str | None:
 
 
 def draw_placement(ctx: Context, run: RunView) -> None:
-    """Draw the cluster that a run was sent to, with its id there; nothing for any other run."""
+    """Draw the cluster that a run was sent to, with its id there, or the machines that it runs on if they are several;
+    nothing for any other run.
+    """
+    has_begun = run.is_active and run.status is not Status.QUEUED
+    for member in list_members(ctx, run.job_id) if run.job_id and has_begun else ():
+        device = f" · GPU {member.device}" if member.device else ""
+        st.badge(plain(member.host + device), icon=":material/dns:", color="gray" if member.is_alive else "red")
     if run.job_id and (text := describe_order(ctx, run.job_id)):
         st.badge(plain(text), icon=":material/dns:", color="gray")
 
 
 def draw_waiting(ctx: Context, run: RunView) -> None:
-    """Draw why a run waits that was sent to a cluster."""
+    """Draw why a run waits that was sent to a cluster, or that needs several machines."""
+    if run.job_id and (sentence := describe_gang(ctx, run.job_id)):
+        st.info(plain(sentence), icon=":material/hub:")
     waiting = describe_waiting(ctx, run.job_id) if run.job_id else None
     if waiting is None:
         return

@@ -52,6 +52,7 @@ SINCE = {
     "device_prices",
     "dismissed_steps",
     "duties",
+    "gang_members",
     "installation_secret",
     "prompt_matrices",
     "prompt_versions",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
-import subprocess
-import sys
-import threading
+import shutil
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from safetensors.torch import load_file
 
 from backend.domain.jobs.results import TrainResult
 from backend.errors import JobFailed
+from jobs.reporter import Rendezvous
 from jobs.training import run as training
 from jobs.training.distributed.launch import outcome
-from tests.support.installation import free_port
 from tests.support.training_rooms import Recorder, Rooms
 
 METRICS = ("train_loss", "grad_norm", "val_loss")
@@ -33,41 +32,32 @@ def close(theirs: Recorder, ours: Recorder, *, first: int = 1) -> None:
         assert [value for _, value in curve] == pytest.approx([value for _, value in expected], abs=1e-4), name
 
 
-class Telling(Recorder):
-    """A recorder that extracts the command for the other machines from the log."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.is_told, self.command = threading.Event(), ""
-
-    def log(self, text: str) -> None:
-        super().log(text)
-        if match := re.search(r"folder: (python .*)$", text):
-            self.command = match[1]
-            self.is_told.set()
-
-
 def weights_of(rooms: Rooms, result: TrainResult) -> dict[str, torch.Tensor]:
     return load_file(rooms.root / result.checkpoint / "model.safetensors")
 
 
-def test_ddp_on_two_machines_equals_one_process(tmp_path: Path) -> None:
-    """The second machine is started by the command in the log of the first."""
-    rooms, alone, recorder = Rooms(tmp_path), Recorder(), Telling()
-    ended: list[TrainResult] = []
+def test_ddp_on_two_machines_without_a_shared_folder_equals_one_process(tmp_path: Path) -> None:
+    rooms, alone, recorder, other = Rooms(tmp_path / "a"), Recorder(), Recorder(), Recorder()
     one = training.run(rooms.training("pretrain", run="one", job="one", grad_accum_steps=4), alone)
-    devices = {"count": 2, "nodes": 2, "sharding": "ddp", "rendezvous": f"127.0.0.1:{free_port()}"}
+    devices = {"count": 2, "nodes": 2, "sharding": "ddp"}
     spec = rooms.training("pretrain", run="two", job="two", grad_accum_steps=2, devices=devices)
-    here = threading.Thread(target=lambda: ended.append(training.run(spec, recorder)))
-    here.start()
-    assert recorder.is_told.wait(200)
-    other = subprocess.run([sys.executable, *shlex.split(recorder.command)[1:]], timeout=240, check=False)
-    here.join(200)
-    assert other.returncode == 0
+    shutil.copytree(rooms.root, tmp_path / "b")
+    folder = tmp_path / "b" / spec.folder.relative_to(rooms.root)
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor() as threads:
+        port = listening.getsockname()[1]
+        first = replace(spec, rendezvous=Rendezvous(0, "127.0.0.1", port, listening.fileno()))
+        second = replace(spec, artifacts=tmp_path / "b", folder=folder, rendezvous=Rendezvous(1, "127.0.0.1", port))
+        there = threads.submit(training.run, second, other)
+        here = threads.submit(training.run, first, recorder)
+        ended = here.result(200)
+        there.result(200)
+        listening.detach()
     close(alone, recorder)
     assert len(recorder.of("checkpoint")) == 2
+    assert not other.of("checkpoint")
+    assert not (tmp_path / "b" / "runs" / "two").exists()
     assert len(recorder.samples) == len(alone.samples)
-    theirs = weights_of(rooms, ended[0])
+    theirs = weights_of(rooms, ended)
     assert all(torch.allclose(theirs[name], tensor, atol=1e-4) for name, tensor in weights_of(rooms, one).items())
 
 

@@ -1,0 +1,375 @@
+"""Gangs: jobs of several machines. A worker with room joins one that waits, and the one that completes it claims the
+job for all of them in one transaction: a job runs on all of its machines or on none.
+
+Order is that of the queue. A gang that has waited for `gang_wait_s`, or has run before, keeps each machine that becomes
+free until it is complete; only the first such gang of a queue does, so two never hold what the other one needs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import cast
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from backend.db.tables import GangMember, Job, Slot, Worker
+from backend.domain.jobs.gangs import (
+    DeviceKind,
+    DeviceRequest,
+    GangPlan,
+    GangRequest,
+    Machine,
+    machines_that_suit,
+    plan_gang,
+)
+from backend.domain.jobs.payloads import TrainPayload
+from backend.domain.jobs.records import JobFailure
+from backend.domain.jobs.states import JobKind, Status
+from backend.domain.training.config import RunConfig
+from backend.errors import InvalidInput
+from backend.services.context import Context
+from backend.services.jobs.claims import (
+    Claim,
+    GangPart,
+    Place,
+    StoredPayload,
+    eligible,
+    free_devices,
+    take_slots,
+)
+from backend.services.jobs.device_uses import open_use
+from backend.services.jobs.workers import ALIVE_S
+
+MAX_GANGS = 20
+"""Waiting gangs that a worker looks at."""
+FEWER_AFTER = timedelta(seconds=10)
+"""How long a gang that lost a machine waits for another before it continues with fewer."""
+
+
+@dataclass(frozen=True)
+class GangChoice:
+    """The gang that a machine joins now, or is kept free for; jobs behind its `place` have to wait."""
+
+    job_id: str
+    place: Place
+    plan: GangPlan
+    joins: bool
+    keeps: bool
+
+
+@dataclass(frozen=True)
+class Membership:
+    """A machine that waits in a gang for the others, with the GPUs that it holds."""
+
+    job_id: str
+    host: str
+    owner: str
+    device: str | None
+
+
+@dataclass(frozen=True)
+class MemberView:
+    """A machine's part in a running job, as the others and the pages see it. `is_alive`: its lease holds."""
+
+    host: str
+    number: int
+    device: str | None
+    stage: str
+    address: str | None
+    error: JobFailure
+    is_alive: bool
+
+
+def choose_gang(ctx: Context, queue: str, *, host: str, devices: Sequence[str] = ()) -> GangChoice | None:
+    """Return the gang of a queue that this machine joins next, or is kept for; None if there is none."""
+    now = ctx.now()
+    with ctx.db.read() as session:
+        waiting = _waiting_gangs(session, queue, now)
+        if not waiting:
+            return None
+        machines, members = _machines(session, queue, now), _members(session, now)
+        num_free = len(free_devices(session, host, devices, now))
+        keeps_for_one = False
+        for job in waiting:
+            plan = _plan(job, machines, members[job.id], now)
+            if not plan.count:
+                continue
+            keeps = not keeps_for_one and _may_keep(ctx, job, now)
+            keeps_for_one |= keeps
+            joined = members[job.id]
+            if host not in plan.able or host in joined or len(joined) >= plan.count or not (plan.can_start or keeps):
+                continue
+            has_room = plan.kind == "cpu" or num_free >= job.num_devices
+            if has_room or keeps:
+                place = (job.priority, job.created_at, job.id)
+                return GangChoice(job.id, place, plan, joins=has_room, keeps=keeps)
+    return None
+
+
+def join_gang(
+    ctx: Context, choice: GangChoice, *, owner: str, host: str, devices: Sequence[str] = ()
+) -> Membership | None:
+    """Take this machine's room for a gang, and claim the job if that completes it; None if the room or the job is
+    gone.
+    """
+    now = ctx.now()
+    lease = now + timedelta(seconds=ctx.policy.lease_s)
+    try:
+        with ctx.db.write() as session:
+            job = _locked(session, choice.job_id, now)
+            if job is None:
+                return None
+            row = session.get(GangMember, (job.id, host))
+            if row is not None and row.lease_until > now:
+                return None
+            if row is not None:  # of a worker that was lost
+                session.delete(row)
+                session.flush()
+            free = free_devices(session, host, devices, now)
+            device = ",".join(free[: job.num_devices]) if choice.plan.kind == "gpu" else None
+            if device is not None and len(free) < job.num_devices:
+                return None
+            take_slots(session, job.id, host=host, device=device, now=now, lease=lease)
+            member = GangMember(job_id=job.id, host=host, owner=owner, device=device, joined_at=now, lease_until=lease)
+            session.add(member)
+            session.flush()
+            _claim_if_complete(session, ctx, job, choice.plan.count, choice.plan.kind, now)
+    except IntegrityError:  # another job took a GPU at the same moment (PostgreSQL)
+        return None
+    return Membership(choice.job_id, host, owner, device)
+
+
+def await_gang(ctx: Context, member: Membership) -> Claim[StoredPayload] | Membership | None:
+    """Extend a machine's wait in a gang; return its claim once the gang is complete, the membership while it waits, or
+    None if it is to leave: the job is gone, or others have to be first.
+    """
+    now = ctx.now()
+    with ctx.db.write() as session:
+        job = session.scalar(select(Job).where(Job.id == member.job_id).with_for_update())
+        row = session.get(GangMember, (member.job_id, member.host))
+        if job is None or row is None or row.owner != member.owner:
+            return None
+        if row.attempt is None and job.status == Status.QUEUED:
+            members = _members(session, now)
+            plan = _plan(job, _machines(session, job.queue, now), members[job.id], now)
+            if not plan.count or not (plan.can_start or _is_first_to_keep(session, ctx, job, now)):
+                return None
+            row.lease_until = now + timedelta(seconds=ctx.policy.lease_s)
+            _extend_slots(session, member, row.lease_until)
+            session.flush()
+            _claim_if_complete(session, ctx, job, plan.count, plan.kind, now)
+            session.refresh(row)
+            session.refresh(job)
+        if row.attempt is None:
+            return member if job.status == Status.QUEUED else None
+        if row.attempt != job.attempt or job.status not in (Status.RUNNING, Status.CANCELLING):
+            return None
+        return _claim_of(session, job, row)
+
+
+def leave_gang(ctx: Context, member: Membership) -> None:
+    """Give back this machine's room in a gang. What it told the others stays until the attempt is over."""
+    mine = (GangMember.job_id == member.job_id, GangMember.host == member.host, GangMember.owner == member.owner)
+    with ctx.db.write() as session:
+        session.execute(delete(GangMember).where(*mine, GangMember.attempt.is_(None)))
+        unsaid = (*mine, GangMember.stage.in_(["placed", "ready"]))
+        session.execute(update(GangMember).where(*unsaid).values(stage="left"))
+        session.execute(update(GangMember).where(*mine).values(lease_until=ctx.now()))
+        held = (Slot.host == member.host, Slot.job_id == member.job_id)
+        session.execute(delete(Slot).where(*held, Slot.device.in_((member.device or "").split(","))))
+
+
+def list_members(ctx: Context, job_id: str, *, attempt: int | None = None) -> tuple[MemberView, ...]:
+    """Return the machines of a job's attempt by number, or of its present one; without those that only wait."""
+    with ctx.db.read() as session:
+        rows = session.scalars(
+            select(GangMember)
+            .join(Job, Job.id == GangMember.job_id)
+            .where(GangMember.job_id == job_id, GangMember.attempt == (Job.attempt if attempt is None else attempt))
+            .order_by(GangMember.number)
+        )
+        now = ctx.now()
+        return tuple(
+            MemberView(row.host, row.number or 0, row.device, row.stage, row.address, row.error, row.lease_until > now)
+            for row in rows
+        )
+
+
+def plan_config(ctx: Context, config: RunConfig) -> GangPlan:
+    """Return where a run over several machines would start now, or what is missing."""
+    request = GangRequest(config.devices.nodes, config.devices.per_node, config.device)
+    with ctx.db.read() as session:
+        return plan_gang(request, _machines(session, "train", ctx.now()))
+
+
+def describe_gang(ctx: Context, job_id: str) -> str:
+    """Say why a job of several machines waits; empty for any other job."""
+    now = ctx.now()
+    with ctx.db.read() as session:
+        job = session.get(Job, job_id)
+        if job is None or job.num_machines == 1 or job.placement or job.status != Status.QUEUED:
+            return ""
+        members = _members(session, now)
+        plan = _plan(job, _machines(session, job.queue, now), members[job.id], now)
+        waits = sorted(members[job.id])
+        return plan.sentence + (f" Kept for it: {', '.join(waits)}." if waits and not plan.problem else "")
+
+
+def _waiting_gangs(session: Session, queue: str, now: datetime) -> Sequence[Job]:
+    return session.scalars(
+        select(Job)
+        .where(Job.num_machines > 1, eligible(now), Job.queue == queue, Job.placement.is_(None))
+        .order_by(Job.priority, Job.created_at, Job.id)
+        .limit(MAX_GANGS)
+    ).all()
+
+
+def _may_keep(ctx: Context, job: Job, now: datetime) -> bool:
+    """Return whether a gang has waited long enough to keep machines that become free."""
+    return job.attempt > 0 or now - job.created_at >= timedelta(seconds=ctx.policy.gang_wait_s)
+
+
+def _is_first_to_keep(session: Session, ctx: Context, job: Job, now: datetime) -> bool:
+    """Return whether a gang may keep machines, and no gang before it that can be placed may."""
+    if not _may_keep(ctx, job, now):
+        return False
+    machines, members = _machines(session, job.queue, now), _members(session, now)
+    for other in _waiting_gangs(session, job.queue, now):
+        if _may_keep(ctx, other, now) and _plan(other, machines, members[other.id], now).count:
+            return other.id == job.id
+    return False
+
+
+def _plan(job: Job, machines: Sequence[Machine], joined: Counter[str], now: datetime) -> GangPlan:
+    """Return where a waiting gang can run: those that have joined it count as free."""
+    fewer: tuple[int, ...] = ()
+    if job.attempt > 0 and now - (job.not_before or job.created_at) >= FEWER_AFTER:
+        fewer = _fewer(job)
+    request = GangRequest(job.num_machines, job.num_devices, cast("DeviceRequest", job.device_request), fewer)
+    return plan_gang(
+        request, [_with_own(machine, job.num_devices) if machine.host in joined else machine for machine in machines]
+    )
+
+
+def _with_own(machine: Machine, num_devices: int) -> Machine:
+    free_gpus = machine.free_gpus + (num_devices if machine.num_gpus else 0)
+    return Machine(machine.host, machine.num_gpus, free_gpus, machine.free_slots + 1)
+
+
+def _fewer(job: Job) -> tuple[int, ...]:
+    try:
+        payload = TrainPayload.read(job.payload)
+    except InvalidInput:
+        return ()
+    return machines_that_suit(payload.config)
+
+
+def _machines(session: Session, queue: str, now: datetime) -> list[Machine]:
+    """Return the machines with a living worker of a queue, by name, with what is free on each."""
+    alive = select(Worker).where(Worker.heartbeat_at > now - timedelta(seconds=ALIVE_S)).order_by(Worker.host)
+    workers = {
+        worker.host: worker
+        for worker in session.scalars(alive)
+        if worker.slots.get(queue) and not worker.gauges.takes_no_jobs
+    }
+    taken = Counter(session.scalars(select(Slot.host).where(Slot.lease_until > now)))
+    running: Counter[str] = Counter()
+    gangs = select(GangMember.job_id).where(GangMember.attempt == Job.attempt, GangMember.job_id == Job.id)
+    active = (Job.status.in_([Status.RUNNING, Status.CANCELLING]), Job.queue == queue)
+    for owner in session.scalars(select(Job.owner).where(*active, ~gangs.exists())):
+        running[(owner or "").rsplit("/", 1)[0]] += 1
+    for host in session.scalars(select(GangMember.host).where(GangMember.lease_until > now)):
+        running[host] += 1
+    return [
+        Machine(
+            host,
+            num_gpus=len(worker.devices),
+            free_gpus=len(worker.devices) - taken[host],
+            free_slots=worker.slots[queue] - running[host],
+        )
+        for host, worker in workers.items()
+    ]
+
+
+def _members(session: Session, now: datetime) -> _Waiting:
+    """Return the machines that wait in each gang, by its job."""
+    waiting = _Waiting()
+    rows = select(GangMember.job_id, GangMember.host).where(GangMember.attempt.is_(None), GangMember.lease_until > now)
+    for job_id, host in session.execute(rows):
+        waiting.setdefault(job_id, Counter())[host] += 1
+    return waiting
+
+
+class _Waiting(dict[str, Counter[str]]):
+    """Hosts by job; none for a job that is not there."""
+
+    def __missing__(self, job_id: str) -> Counter[str]:
+        return Counter()
+
+
+def _locked(session: Session, job_id: str, now: datetime) -> Job | None:
+    """Lock a job that waits, so that the machines that join it do so one after the other."""
+    return session.scalar(select(Job).where(Job.id == job_id, eligible(now)).with_for_update(of=Job))
+
+
+def _claim_if_complete(session: Session, ctx: Context, job: Job, count: int, kind: DeviceKind, now: datetime) -> None:
+    """Claim a locked job for the first `count` machines that wait for it, if there are as many."""
+    waiting = (
+        select(GangMember)
+        .where(GangMember.job_id == job.id, GangMember.attempt.is_(None), GangMember.lease_until > now)
+        .where(GangMember.device.is_(None) if kind == "cpu" else GangMember.device.is_not(None))
+        .order_by(GangMember.joined_at, GangMember.host)
+    )
+    members = session.scalars(waiting).all()[:count]
+    if len(members) < count:
+        return
+    lease = now + timedelta(seconds=ctx.policy.lease_s)
+    first = members[0]
+    session.execute(
+        update(Job)
+        .where(Job.id == job.id)
+        .values(
+            status=Status.RUNNING,
+            attempt=job.attempt + 1,
+            owner=first.owner,
+            lease_until=lease,
+            device=first.device[:20] if first.device else None,
+            error=JobFailure(),
+            started_at=job.started_at or now,
+            stop_request=None,
+        )
+        .execution_options(synchronize_session=False)
+    )
+    session.refresh(job)
+    for number, member in enumerate(members):
+        member.attempt, member.number, member.stage, member.lease_until = job.attempt, number, "placed", lease
+    session.flush()
+    open_use(session, ctx, job, host=first.host, device=first.device, machines=count)
+
+
+def _claim_of(session: Session, job: Job, row: GangMember) -> Claim[StoredPayload]:
+    mates = select(GangMember.host).where(GangMember.job_id == job.id, GangMember.attempt == job.attempt)
+    hosts = tuple(session.scalars(mates.order_by(GangMember.number)))
+    return Claim(
+        job_id=job.id,
+        attempt=job.attempt,
+        owner=row.owner,
+        kind=JobKind(job.kind),
+        payload=dict(job.payload),
+        device=row.device,
+        events_offset=job.events_offset,
+        restarts_forever=False,
+        host=row.host,
+        part=GangPart(row.number or 0, hosts),
+    )
+
+
+def _extend_slots(session: Session, member: Membership, lease: datetime) -> None:
+    if member.device:
+        mine = (Slot.host == member.host, Slot.job_id == member.job_id)
+        session.execute(update(Slot).where(*mine).values(lease_until=lease))
