@@ -80,9 +80,9 @@ tests: $(DEV_STAMP) $(NODE_STAMP)
 	@$(BIN)/python -m compileall -qq -j 0 backend jobs pages
 	$(PYTEST) --numprocesses $(PROCESSES) --reruns 1 -rfER
 
-# No browser, no killed processes, no training of more than seconds.
+# Nine of ten tests, training among them: without browsers, other programs, and what tests/slow_tests.txt lists.
 unit: $(DEV_STAMP)
-	$(PYTEST) --numprocesses auto --maxprocesses 4 -m "not slow" --ignore tests/e2e --ignore tests/faults --ignore tests/jobs/training
+	$(PYTEST) --numprocesses auto --maxprocesses 4 -p tests.support.slow_tests --quick
 
 # Training, evaluation and serving on the second device of tests/support/second_device.py, which refuses what a GPU does:
 # every objective, adapter, engine of evaluation, inspection, a replica, and resume. Left out is what computes on a CPU alone

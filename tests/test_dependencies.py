@@ -130,7 +130,6 @@ def test_the_makefile_installs_by_the_pins() -> None:
     assert all("-c constraints.txt" in command for command in commands if "-e ." in command or "-e '." in command)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_dependencies_resolve_without_the_pins(tmp_path: Path) -> None:
     """A newer release of a library must not keep anybody from installing: pip finds a set of versions by the ranges

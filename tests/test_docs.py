@@ -116,7 +116,6 @@ def test_the_reference_names_commands_and_routes() -> None:
     assert "| `/v1/chat/completions` | POST |" in pages["routes.md"]
 
 
-@pytest.mark.slow
 def test_the_site_builds_without_a_broken_link_or_anchor_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -21,7 +21,6 @@ def test_there_is_a_guide_for_each_extension() -> None:
     assert all(f"docs/extend/{name}.md" in text for name in names)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("guide", GUIDES, ids=[guide.stem for guide in GUIDES])
 def test_a_guide_can_be_followed_to_the_letter(guide: Path, tmp_path: Path) -> None:
     folder = copy_project(tmp_path / "clone")

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from backend.settings import PROJECT
+from tests.support import slow_tests
 from tests.support.source_tree import (
     PACKAGES,
     find_circles,
@@ -215,3 +216,14 @@ def test_who_leaves_a_page_says_with_which_address() -> None:
         )
     ]
     assert bare == []
+
+
+def test_the_list_of_slow_tests_names_tests_that_exist() -> None:
+    """A function that has another name would run with the quick ones, and its old line would stay for good."""
+    lost = []
+    for line in slow_tests.LIST.read_text().split():
+        file, _, function = line.partition("::")
+        source = PROJECT / file
+        if not source.is_file() or (function and f"def {function}(" not in source.read_text()):
+            lost.append(line)
+    assert lost == []

@@ -66,7 +66,6 @@ def test_the_wheel_holds_each_file_of_the_packages_and_no_test(wheel: Path) -> N
     assert {"pages/server/app.py", "pages/server/.streamlit/config.toml"} <= names
 
 
-@pytest.mark.slow
 def test_an_installed_wheel_starts_and_keeps_its_data_outside_the_package(
     installed: Path, bare_environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -37,7 +37,7 @@ from tests.support.browser import Visitor, visit
 from tests.support.data.village import FACTS
 from tests.support.installation import Installation, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 ALIAS = "storyteller@production"
 TINY = ArchitectureConfig(

@@ -40,7 +40,6 @@ def test_every_command_and_option_of_the_tutorials_exists() -> None:
         assert [word for word in words if word.startswith("--") and word not in shown.output] == [], f"{name}: {line}"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_tutorials_on_one_machine_can_be_followed_one_after_the_other(
     installation: Installation, tmp_path: Path

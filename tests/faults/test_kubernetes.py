@@ -32,7 +32,7 @@ from tests.support.kubernetes_api import NAMESPACE, ClusterDouble, condition, se
 from tests.support.run_world import tiny_run
 from tests.support.settings import make_settings
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 STEPS = 60
 
 

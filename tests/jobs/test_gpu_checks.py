@@ -189,7 +189,6 @@ def test_curves_are_compared_step_by_step() -> None:
             loss_error(losses, reference, limit=0.01)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fp16", "resume"])
 def test_a_check_runs_on_the_second_device_and_says_so(tmp_path: Path, name: str) -> None:
     """The second device is loaded as a maker's device is: by an entry point that torch reads when it is imported."""

@@ -256,7 +256,6 @@ def replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningReplica
     running.stop()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 900)
 def test_no_field_of_any_route_makes_a_5xx_touches_another_stream_or_keeps_memory(replica: RunningReplica) -> None:
     directory = MemoryDirectory({"tiny": [ReplicaAddress(id="r1", url=replica.url, token=TOKEN)]}, keys_required=False)

@@ -108,7 +108,7 @@ def _meeting(task: TaskDefinition, rows: Sequence[RowView], *, where: str, path:
 
 def name_row(fault: TemplateFault, at: int) -> TemplateFault:
     """Return the fault with the number of the row, counted from 1, before its message."""
-    return TemplateFault(f"RowView {at + 1}: {fault.message}", path=fault.path, line=fault.line, remedy=fault.remedy)
+    return TemplateFault(f"Row {at + 1}: {fault.message}", path=fault.path, line=fault.line, remedy=fault.remedy)
 
 
 def _examples(

@@ -303,7 +303,6 @@ def test_several_are_compared_with_a_baseline_by_holm(world: Context, command: C
     assert [one["q_value"] for one in data] == pytest.approx([2 * mcnemar(10, 2), mcnemar(0, 3)])
 
 
-@pytest.mark.slow
 def test_commands_score_a_real_checkpoint_in_child_processes(
     world: Context, command: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
