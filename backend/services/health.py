@@ -1,4 +1,4 @@
-"""Health of an installation's parts: gateway, broker, workers and database, watched beside the pages.
+"""Health of an installation's parts: gateway, broker, workers, database, store and clusters, watched beside the pages.
 
 Every part has a thread of its own, so that one which hangs delays no other, and no page waits for any.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import httpx2
@@ -16,10 +17,14 @@ from sqlalchemy import func, select, text
 from backend.db.tables import Job
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
+from backend.errors import NotFound
 from backend.services.context import Context
+from backend.services.jobs.placements import list_providers
 from backend.services.jobs.workers import list_workers
 
 EVERY_S = 3.0
+STORE_EVERY_S = 15.0
+"""Stores of clouds count requests, and charge for them."""
 TIMEOUT_S = 2.0
 OVERDUE_S = 6.0
 """Age of a check under way, after which its part counts as silent."""
@@ -52,6 +57,12 @@ DATABASE = Outage(
     "The database does not answer: pages can't be read, and nothing new is stored. Endpoints keep answering.",
     "Check the server that `DATABASE_URL` names, and the disk.",
 )
+STORE = Outage(
+    "Store",
+    "The store of artifacts does not answer: what has no copy on this machine can't be opened. Runs continue, and what"
+    " they write is sent when it is back.",
+    "Check the server or mount that `ROUNDHOUSE_ARTIFACTS` names; `roundhouse doctor` tries it.",
+)
 
 
 class HealthWatch:
@@ -67,12 +78,14 @@ class HealthWatch:
         self.close()
         self._stopped = threading.Event()
         self._checks = tuple(
-            _Check(check, silent, self._clock)
-            for check, silent in (
-                (lambda: ping_database(ctx), DATABASE),
-                (lambda: ping_broker(ctx), BROKER),
-                (lambda: check_gateway(ctx), GATEWAY),
-                (lambda: check_workers(ctx), None),
+            _Check(check, silent, self._clock, every_s=every_s)
+            for check, silent, every_s in (
+                (lambda: ping_database(ctx), DATABASE, EVERY_S),
+                (lambda: ping_broker(ctx), BROKER, EVERY_S),
+                (lambda: check_gateway(ctx), GATEWAY, EVERY_S),
+                (lambda: check_workers(ctx), None, EVERY_S),
+                (lambda: check_providers(ctx), None, EVERY_S),
+                (lambda: check_store(ctx), STORE, STORE_EVERY_S),
             )
         )
         for check in self._checks:
@@ -84,8 +97,8 @@ class HealthWatch:
         self._checks = ()
 
     def outages(self) -> tuple[Outage, ...]:
-        """Return the parts that fail now, from memory. Workers are known through the database: silent with it, they are
-        left out.
+        """Return the parts that fail now, from memory. Workers and clusters are known through the database: silent with
+        it, they are left out.
         """
         return tuple(outage for check in self._checks if (outage := check.outage()) is not None)
 
@@ -97,8 +110,15 @@ class HealthWatch:
 class _Check:
     """One part's check: what it said last, and since when it has not come back."""
 
-    def __init__(self, check: Callable[[], Outage | None], silent: Outage | None, clock: Callable[[], float]) -> None:
-        self._check, self._silent, self._clock = check, silent, clock
+    def __init__(
+        self,
+        check: Callable[[], Outage | None],
+        silent: Outage | None,
+        clock: Callable[[], float],
+        *,
+        every_s: float = EVERY_S,
+    ) -> None:
+        self._check, self._silent, self._clock, self._every_s = check, silent, clock, every_s
         self._begun = clock()
         self._under_way = False
         self._last: Outage | None = None
@@ -106,7 +126,7 @@ class _Check:
 
     def repeat(self, stopped: threading.Event) -> None:
         self.run()
-        while not stopped.wait(EVERY_S):
+        while not stopped.wait(self._every_s):
             self.run()
 
     def run(self) -> None:
@@ -186,6 +206,28 @@ def check_workers(ctx: Context) -> Outage | None:
             f"Workers on {hosts} do not answer any more (queues {queues}). Their jobs wait for other workers.",
             cure,
         )
+    return None
+
+
+def check_providers(ctx: Context) -> Outage | None:
+    """Name the clusters that runs can't be sent to, without their problem, which Launch tells: the line is shown to
+    people who are not signed in. Raises the driver's errors.
+    """
+    failing = [provider.title for provider in list_providers(ctx) if provider.problem]
+    if not failing:
+        return None
+    return Outage(
+        "Cluster",
+        f"Runs can't be sent to {' and '.join(failing)}. Those under way continue.",
+        "Launch says why; `roundhouse doctor`, on the machine that has the cluster's settings, asks it again.",
+    )
+
+
+def check_store(ctx: Context) -> Outage | None:
+    """Ask the store of artifacts, if there is one, for an object that it does not have. Raises Unavailable."""
+    if ctx.artifacts.store is not None:
+        with suppress(NotFound):
+            ctx.artifacts.store.objects.read("is-there", within_s=TIMEOUT_S)
     return None
 
 

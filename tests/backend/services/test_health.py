@@ -7,13 +7,16 @@ import threading
 from dataclasses import replace
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import httpx2
 import pytest
 
-from backend.db.tables import Job
+from backend.db.tables import Job, Provider
 from backend.domain.jobs.gauges import MachineGauges
 from backend.domain.jobs.states import JobKind
+from backend.errors import Unavailable
+from backend.infra.artifacts import Artifacts
 from backend.services.context import Context
 from backend.services.health import (
     BROKER,
@@ -22,17 +25,22 @@ from backend.services.health import (
     GATEWAY,
     OVERDUE_S,
     START_S,
+    STORE,
+    STORE_EVERY_S,
     TIMEOUT_S,
     HealthWatch,
     Outage,
     _Check,
     check_gateway,
+    check_providers,
+    check_store,
     check_workers,
 )
 from backend.services.jobs.workers import beat, say_goodbye
 from backend.settings import PROJECT
 from tests.support.installation import wait_until
 from tests.support.jobs import add_stored_job
+from tests.support.stores import Store, folder_store, moto_store
 
 
 def test_a_part_that_hangs_or_fails_is_reported_until_it_answers() -> None:
@@ -76,6 +84,7 @@ def test_a_part_that_hangs_is_named_on_open_pages_within_15_seconds() -> None:
     script = (PROJECT / "pages" / "components" / "browser" / "health" / "health.js").read_text()
     (asked_every_ms,) = re.findall(r"EVERY_MS = (\d+)", script)
     assert EVERY_S + max(OVERDUE_S, 2 * TIMEOUT_S) + int(asked_every_ms) / 1000 <= 15
+    assert STORE_EVERY_S + OVERDUE_S + int(asked_every_ms) / 1000 <= 30, "a store is asked less often"
 
 
 def test_an_installation_without_broker_and_gateway_says_both_and_nothing_before_it_is_watched(
@@ -148,3 +157,59 @@ def test_runs_that_wait_for_a_cluster_need_no_worker_here_and_an_outdated_worker
     outage = check_workers(ctx)
     assert outage is not None
     assert "1 job for `train`" in outage.cause
+
+
+def with_store(ctx: Context, store: Store) -> Context:
+    return replace(ctx, artifacts=Artifacts(ctx.artifacts.root, url=store.url, keys=store.keys, cache_gb=1.0))
+
+
+def test_a_store_that_is_gone_fails_its_check_and_none_is_asked_where_there_is_none(
+    ctx: Context, tmp_path: Path
+) -> None:
+    assert check_store(ctx) is None, "artifacts are in a folder of the home"
+    with moto_store() as cloud:
+        in_cloud = with_store(ctx, cloud)
+        assert check_store(in_cloud) is None
+    with pytest.raises(Unavailable):
+        check_store(in_cloud)
+    mount = tmp_path / "mount"
+    in_folder = with_store(ctx, folder_store(mount))
+    assert check_store(in_folder) is None, "nobody has written to it yet"
+    assert in_folder.artifacts.store is not None
+    in_folder.artifacts.store.objects.write("a/b", b"c", within_s=1)
+    assert check_store(in_folder) is None
+    mount.rename(tmp_path / "unmounted")
+    with pytest.raises(Unavailable, match="is not mounted"):
+        check_store(in_folder)
+
+
+def test_a_store_that_is_gone_is_on_the_line_without_its_address(
+    ctx: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.services.health.START_S", 0.0)
+    stored = with_store(ctx, folder_store(tmp_path / "mount"))
+    assert stored.artifacts.store is not None
+    stored.artifacts.store.objects.write("a/b", b"c", within_s=1)
+    (tmp_path / "mount").rename(tmp_path / "unmounted")
+    watch = HealthWatch()
+    watch.start(stored)
+    try:
+        wait_until(lambda: STORE in watch.outages(), what="the store's outage")
+    finally:
+        watch.close()
+
+
+def test_a_cluster_that_takes_no_runs_is_named(ctx: Context) -> None:
+    assert check_providers(ctx) is None
+    with ctx.db.write() as session:
+        session.add(Provider(name="slurm", partitions=[], problem="", checked_at=ctx.now()))
+    assert check_providers(ctx) is None
+    then = ctx.now() + timedelta(minutes=2)
+    outage = check_providers(replace(ctx, now=lambda: then))
+    assert outage is not None, "no worker asks it any more"
+    assert outage.cause == "Runs can't be sent to Slurm. Those under way continue."
+    with ctx.db.write() as session:
+        session.get_one(Provider, "slurm").problem = "Slurm does not answer: Unable to contact head-7.internal."
+    outage = check_providers(ctx)
+    assert outage is not None
+    assert "internal" not in outage.cause + outage.cure
