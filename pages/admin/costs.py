@@ -14,6 +14,7 @@ from backend.services.serving.costs.ledger import LedgerLine, month_bounds
 from backend.services.serving.costs.prices import MAX_HOUR_USD, current_prices, list_prices, remove_price, set_price
 from backend.services.serving.costs.report import LedgerReport, cost_report, report_csv
 from pages.components.charts.style import STATIC
+from pages.components.choices import choose_one
 from pages.components.confirm import draw_confirmed
 from pages.components.frame import empty_state, errors_shown, page_frame, plain
 from pages.components.numbers import draw_number, form_button, number_form
@@ -46,12 +47,7 @@ def read_report(ctx: Context, period: str) -> LedgerReport:
 def draw_costs(ctx: Context, person: Person) -> None:
     """Draw the period, totals, the figure by day and the tables."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        period = (
-            st.segmented_control(
-                "Period", PERIODS, default=PERIODS[0], key="period", bind="query-params", required=True
-            )
-            or PERIODS[0]
-        )
+        period = choose_one("Period", PERIODS, key="period", bind="query-params") or PERIODS[0]
         report = read_report(ctx, period)
         st.space("stretch")
         if person.is_admin:

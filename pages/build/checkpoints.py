@@ -18,6 +18,7 @@ from pages.components import routes
 from pages.components.battles.promotion import draw_promotion_page
 from pages.components.checkpoints.base_form import draw_base_form
 from pages.components.checkpoints.checkpoint import draw_checkpoint
+from pages.components.choices import choose_one
 from pages.components.frame import live_part, no_checkpoint_state, page_frame, plain
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
@@ -70,16 +71,7 @@ def draw_checkpoint_list(ctx: Context) -> None:
             )
             or ""
         )
-        kind = st.segmented_control(
-            "Show",
-            list(KINDS),
-            default="all",
-            required=True,
-            key="kind",
-            bind="query-params",
-            format_func=lambda k: KINDS[k],
-            label_visibility="collapsed",
-        )
+        kind = choose_one("Show", KINDS, default="all", key="kind", bind="query-params", is_bare=True)
         archived = st.toggle("Archived", key="archived", bind="query-params")
         st.space("stretch")
         if st.button("Add a base", type="primary", icon=":material/add:", key="checkpoints_add"):

@@ -24,6 +24,7 @@ from backend.services.training.runs import launch_run
 from backend.services.training.sweeps import launch_sweep
 from backend.services.training.views import RunDetail, run_detail
 from pages.components import routes
+from pages.components.choices import choose_one
 from pages.components.data.report_link import draw_report_link
 from pages.components.evaluation.suites import draw_suite_choice
 from pages.components.frame import errors_shown, handled, page_frame
@@ -109,7 +110,7 @@ def take_recipe() -> None:
 def draw_top() -> str:
     """Draw the choice between one run and a sweep, and the recipes to start from; return the former."""
     with st.container(horizontal=True, gap="medium"):
-        mode = st.segmented_control("Launch", [ONE, SWEEP], key="mode", bind="query-params", default=ONE, required=True)
+        mode = choose_one("Launch", [ONE, SWEEP], key="mode", bind="query-params")
         recipe = st.selectbox(
             "Recipe",
             list(RECIPES),

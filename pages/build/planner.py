@@ -8,6 +8,7 @@ from backend.domain.scaling.plan import ScalingPlan, parse_plan
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.scaling.planner import plan_run, pool_of_plan
+from pages.components.choices import choose_one
 from pages.components.frame import page_frame, show_error
 from pages.components.numbers import number_form, wrong_numbers
 from pages.components.scaling.plan import draw_laws, draw_plan, draw_plan_charts, draw_plan_use
@@ -45,15 +46,7 @@ def main(ctx: Context, person: Person) -> None:
     if "study" in st.query_params:
         draw_studies(ctx, person)
         return
-    view = st.segmented_control(
-        "View",
-        [PLAN, STUDIES, LAWS],
-        key="view",
-        bind="query-params",
-        default=PLAN,
-        required=True,
-        label_visibility="collapsed",
-    )
+    view = choose_one("View", [PLAN, STUDIES, LAWS], key="view", bind="query-params", is_bare=True)
     if view == STUDIES:
         draw_studies(ctx, person)
     elif view == LAWS:

@@ -1,9 +1,9 @@
-"""Choices by identity: a select box whose labels change between two clicks keeps what was chosen."""
+"""Choices: one of a few, and by identity, where a box whose labels change between two clicks keeps what was chosen."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import streamlit as st
@@ -36,6 +36,35 @@ def by_identity(key: str, options: Iterable[T], label: Callable[[T], str]) -> Ca
     known = {text: option for text, option in known.items() if option in labels}
     st.session_state[f"{key}.labels"] = (labels, known | {text: option for option, text in labels.items()})
     return lambda option: labels[option]
+
+
+def choose_one(
+    label: str,
+    options: Mapping[T, str] | Sequence[T],
+    *,
+    key: str,
+    default: T | None = None,
+    format_func: Callable[[T], str] = str,
+    is_bare: bool = False,
+    place: Any = st,
+    **more: Any,
+) -> T:
+    """Draw a choice of one of a few options side by side, and return it: at first the default, or the first option.
+
+    A mapping has the words of each option; `is_bare` hides the label from eyes, not from screen readers.
+    """
+    listed = list(options)
+    chosen: T = place.segmented_control(
+        label,
+        listed,
+        default=listed[0] if default is None else default,
+        required=True,
+        format_func=options.__getitem__ if isinstance(options, Mapping) else format_func,
+        key=key,
+        label_visibility="collapsed" if is_bare else "visible",
+        **more,
+    )
+    return chosen
 
 
 def drop_gone(key: str, options: Container[object]) -> list[str]:

@@ -21,7 +21,7 @@ from backend.services.serving.memory import DeploymentMemory, deployment_memory
 from backend.services.serving.monitoring.traffic import TrafficPoint, endpoint_totals, find_window
 from backend.services.serving.requirements import DEFAULT_REQUIREMENT, check_requirement, required_gates, requirement_of
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import by_identity, choose_one
 from pages.components.frame import (
     empty_state,
     errors_shown,
@@ -74,7 +74,7 @@ def draw_deploy(ctx: Context, person: Person) -> None:
         show_problem(f"There is no checkpoint “{requested}” that can be deployed.", cure)
     endpoints = list_endpoints(ctx)
     with st.expander("Deploy", icon=":material/rocket_launch:", expanded=bool(requested) or not endpoints):
-        source = st.segmented_control("Source", SOURCES, default=SOURCES[0], required=True, key="deploy_source")
+        source = choose_one("Source", SOURCES, key="deploy_source")
         if source != SOURCES[0]:
             draw_upstream_form(ctx, person)
         elif checkpoints:

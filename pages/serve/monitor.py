@@ -25,7 +25,7 @@ from backend.services.serving.monitoring.traffic import (
 )
 from pages.components import routes
 from pages.components.charts.style import STATIC
-from pages.components.choices import by_identity
+from pages.components.choices import by_identity, choose_one
 from pages.components.frame import empty_state, live_part, page_frame, plain
 from pages.components.serving.monitoring.charts import Series, break_at_gaps, lines_figure, stacked_figure
 from pages.components.serving.replica_table import draw_replica_table
@@ -44,10 +44,7 @@ def draw_monitor(ctx: Context, person: Person) -> None:
     names = [endpoint.name for endpoint in endpoints]
     with st.container(horizontal=True, vertical_alignment="top"):
         labels = [window.label for window in WINDOWS]
-        label = (
-            st.segmented_control("Window", labels, default="1 h", key="window", bind="query-params", required=True)
-            or "1 h"
-        )
+        label = choose_one("Window", labels, default="1 h", key="window", bind="query-params") or "1 h"
         chosen = st.selectbox("Endpoint", [ALL, *names], key="endpoint", bind="query-params", width=260)
         endpoint = None if chosen == ALL else chosen
         window = find_window(label)

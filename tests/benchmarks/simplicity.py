@@ -142,6 +142,10 @@ def copies(trees: dict[Path, ast.Module]) -> Iterator[tuple[Path, int, int]]:
                 yield path, node.lineno, count
 
 
+def _is_choice(call: ast.Call) -> bool:
+    return isinstance(call.func, ast.Name) and call.func.id == "choose_one"
+
+
 def measure(root: Path) -> Iterator[tuple[str, int]]:
     """Yield the name and value of every figure."""
     texts = {path: path.read_text(encoding="utf-8") for path in source_files(root)}
@@ -160,8 +164,7 @@ def measure(root: Path) -> Iterator[tuple[str, int]]:
             trees,
             lambda path, call: (
                 path.is_relative_to(root / "pages")
-                and isinstance(call.func, ast.Attribute)
-                and call.func.attr in WIDGETS
+                and (call.func.attr in WIDGETS if isinstance(call.func, ast.Attribute) else _is_choice(call))
             ),
         ),
     )

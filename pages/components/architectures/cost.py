@@ -11,19 +11,15 @@ from backend.domain.wording import short
 from pages.components.architectures.diagram import block_diagram, describe_diagram, layers_strip
 from pages.components.architectures.figures import parameters_bar
 from pages.components.charts.html import figure
+from pages.components.choices import choose_one
 from pages.components.frame import draw_metric
 from pages.components.words import size
 
 
 def draw_cost(config: ArchitectureConfig) -> Precision:
     """Draw parameters, FLOPs and KV cache of an architecture; return the chosen precision."""
-    precision: Precision = st.segmented_control(
-        "Precision",
-        ("fp32", "bf16"),
-        key="architecture_precision",
-        default="fp32",
-        required=True,
-        help="fp32 on the CPU, bf16 on a GPU.",
+    precision: Precision = choose_one(
+        "Precision", ("fp32", "bf16"), key="architecture_precision", help="fp32 on the CPU, bf16 on a GPU."
     )
     report = describe_architecture(config, precision=precision)
     grid = st.grid(2, min_column_width=150)

@@ -14,6 +14,7 @@ from backend.services.estimates.measurements import predict_setting
 from backend.services.jobs.devices import Device, list_training_devices, training_workers
 from pages.components.architectures.figures import memory_bar
 from pages.components.charts.html import figure
+from pages.components.choices import choose_one
 from pages.components.frame import draw_metric
 from pages.components.numbers import draw_number, number_form
 from pages.components.words import size
@@ -94,15 +95,13 @@ def _draw_setting(config: ArchitectureConfig, device: Device, precision: Precisi
             "Recompute activations", key="architecture_recompute", help="Less memory, about a third more time."
         )
         if devices > 1:
-            sharding = st.segmented_control(
+            sharding = choose_one(
                 "Weights on several devices",
-                list(SHARDINGS),
-                key="architecture_sharding",
+                SHARDINGS,
                 default="ddp",
-                required=True,
-                format_func=SHARDINGS.__getitem__,
-                label_visibility="collapsed",
+                key="architecture_sharding",
                 help=f"{plural(devices, 'device')}: replicated or sharded. From their documentation, not measured.",
+                is_bare=True,
             )
     return TrainingSetting(
         architecture=config,

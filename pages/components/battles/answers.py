@@ -14,6 +14,7 @@ from backend.services.battles.views import CampaignView
 from backend.services.context import Context
 from pages.components.charts.html import Share, figure, stacked_bar
 from pages.components.charts.style import ACCENT, BLUE, COLORS, MUTED, fade, short_name
+from pages.components.choices import choose_one
 from pages.components.frame import empty_state, handled, plain
 
 ORDERS: dict[Order, str] = {"prompt": "Prompt order", "votes": "Most votes", "split": "Most split"}
@@ -25,14 +26,7 @@ BAR_PX = 12
 def draw_answers(ctx: Context, campaign: CampaignView) -> None:
     """Draw the filters and one page of voted prompts."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        order = st.segmented_control(
-            "Sort by",
-            list(ORDERS),
-            format_func=ORDERS.__getitem__,
-            default="prompt",
-            required=True,
-            key="answers_order",
-        )
+        order = choose_one("Sort by", ORDERS, default="prompt", key="answers_order")
         categories_slot = st.container(width=220)
         only_remarks = st.toggle("With notes or flags only", key="answers_remarks")
     page_number = st.session_state.get("answers_page", 1)

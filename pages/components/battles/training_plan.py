@@ -16,7 +16,7 @@ from backend.services.battles.views import CampaignView
 from backend.services.battles.vote_training import TrainingPlan, plan_training, train_on_votes
 from backend.services.context import Context, Person
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import by_identity, choose_one
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, plain
 from pages.components.numbers import number_form, wrong_numbers
@@ -42,14 +42,7 @@ def draw_training_plan(ctx: Context, person: Person, campaign: CampaignView) -> 
         first = plan_training(ctx, campaign.id)
         left, right = st.columns([1.6, 1], vertical_alignment="bottom")
         usual: VoteObjective = "kto" if campaign.config.is_single else "dpo"
-        objective: VoteObjective = left.segmented_control(
-            "Train on",
-            list(OBJECTIVES),
-            format_func=OBJECTIVES.__getitem__,
-            default=usual,
-            key="plan_objective",
-            required=True,
-        )
+        objective: VoteObjective = choose_one("Train on", OBJECTIVES, default=usual, key="plan_objective", place=left)
         ids, words = list(bases), by_identity("plan_base", bases, bases.__getitem__)
         base = right.selectbox(
             "Base",

@@ -19,7 +19,7 @@ from backend.services.checkpoints.bases import (
 )
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.context import Context, Person
-from pages.components.choices import by_identity
+from pages.components.choices import by_identity, choose_one
 from pages.components.frame import draw_metric, errors_shown, object_heading, plain, show_error
 from pages.components.numbers import form_button
 from pages.components.tables import draw_table
@@ -35,9 +35,7 @@ def draw_base_form(ctx: Context, person: Person) -> CheckpointView | None:
     with st.container(border=True):
         offers = list_base_offers(ctx)
         ways = [*([OFFERED] if offers else []), *([PATH] if person.id is None else []), HUB]
-        way = st.segmented_control(
-            "Source", ways, default=ways[0], required=True, key="base_way", label_visibility="collapsed"
-        )
+        way = choose_one("Source", ways, key="base_way", is_bare=True)
         if way == OFFERED:
             source, revision, look = _choose_offer(offers)
         else:

@@ -27,6 +27,7 @@ from backend.services.context import Context, Person
 from backend.services.jobs.exports import ExportView
 from backend.services.serving.aliases import alias_names
 from pages.components import routes
+from pages.components.choices import choose_one
 from pages.components.evaluation.run_scores import draw_checkpoint_scores
 from pages.components.evaluation.safety import draw_safety
 from pages.components.exports import draw_export, draw_push
@@ -323,13 +324,12 @@ def _draw_form(ctx: Context, person: Person, checkpoint: CheckpointView) -> None
         name for name in FORMATS if (name != "merged" or checkpoint.is_adapter) and (name != "gguf" or refusal is None)
     ]
     titles = {**TITLES, "hf": "Adapter" if checkpoint.is_adapter else "Folder"}
-    format = st.segmented_control(
+    format = choose_one(
         "Format",
         formats,
         default=formats[-1],
-        required=True,
-        key=f"export_format_{checkpoint.id}",
         format_func=lambda name: titles[name],
+        key=f"export_format_{checkpoint.id}",
     )
     numbers = "f16"
     st.caption(FORMATS[str(format)])

@@ -22,7 +22,7 @@ from backend.services.data.preview import read_rejected
 from backend.services.data.text_size import measure_text
 from backend.services.data.views import DatasetView, VersionView
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import by_identity, choose_one
 from pages.components.data.compare import draw_compare, other_versions
 from pages.components.data.derive import draw_derive
 from pages.components.data.lineage import draw_delete_dataset, draw_delete_version, draw_version_lineage
@@ -338,14 +338,7 @@ def draw_version_exports(ctx: Context, person: Person, version: VersionView) -> 
 
 
 def _draw_form(ctx: Context, person: Person, version: VersionView) -> None:
-    format = st.segmented_control(
-        "Format",
-        list(TITLES),
-        default="datasets",
-        required=True,
-        key=f"dataset_export_format_{version.id}",
-        format_func=lambda name: TITLES[name],
-    )
+    format = choose_one("Format", TITLES, default="datasets", key=f"dataset_export_format_{version.id}")
     st.caption(DATASET_FORMATS[str(format)])
     push, private, is_ready = draw_push(f"dataset_export_{version.id}")
     if st.button(

@@ -29,7 +29,7 @@ from backend.services.data.views import VersionView
 from backend.services.evaluation.safety.probes import probe_of
 from pages.components import routes
 from pages.components.browser.data_rows.component import data_rows
-from pages.components.choices import by_identity
+from pages.components.choices import by_identity, choose_one
 from pages.components.data.rows import shown_row
 from pages.components.evaluation.folding import folded
 from pages.components.frame import draw_metric, errors_shown, plain, show_error
@@ -225,14 +225,7 @@ def _listed(version: VersionView, key: str) -> Change | None:
 
 
 def _filter(version: VersionView, key: str) -> Change | None:
-    keep = st.segmented_control(
-        "Rows that match every condition are",
-        ["kept", "removed"],
-        default="kept",
-        required=True,
-        key=f"keep_{key}",
-        width="content",
-    )
+    keep = choose_one("Rows that match every condition are", ["kept", "removed"], key=f"keep_{key}", width="content")
     count = int(st.session_state.setdefault(f"count_{key}", 1))
     drafts = [_condition(version, f"{place}_{key}") for place in range(count)]
     with st.container(horizontal=True):

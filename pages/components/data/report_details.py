@@ -11,6 +11,7 @@ from backend.domain.data.reports.report import DataReport, DuplicateCluster, Row
 from backend.domain.wording import percent, plural
 from pages.components import routes
 from pages.components.charts.style import STATIC
+from pages.components.choices import choose_one
 from pages.components.data.report_charts import language_figure
 from pages.components.tables import draw_table
 
@@ -30,13 +31,12 @@ def draw_report_detail(report: DataReport, *, key: str) -> None:
         "Characters": sum(fault.rows for fault in report.faults),
         "Packing": None,
     }
-    name = st.segmented_control(
+    name = choose_one(
         "Details",
         list(counts),
         default="Duplicates",
-        required=True,
-        key=f"report_details_{key}",
         format_func=lambda name: f"{name} ({counts[name]:,})" if counts[name] else name,
+        key=f"report_details_{key}",
     )
     if name == "Duplicates":
         _draw_duplicates(report)

@@ -9,7 +9,7 @@ from backend.domain.wording import plural
 from backend.services.context import Context
 from backend.services.data.reports import DataReportView, read_samples
 from pages.components.browser.token_strip.component import Mark, token_strip
-from pages.components.choices import by_identity
+from pages.components.choices import by_identity, choose_one
 from pages.components.frame import errors_shown, plain
 
 GROUPS = {
@@ -32,14 +32,7 @@ def draw_samples(ctx: Context, view: DataReportView, report: DataReport) -> None
         return
     groups = [group for group in GROUPS if any(sample.group == group for sample in samples)]
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        group = st.segmented_control(
-            "Rows",
-            groups,
-            default=groups[0],
-            required=True,
-            format_func=lambda name: GROUPS[name],
-            key=f"report_group_{view.id}",
-        )
+        group = choose_one("Rows", groups, format_func=lambda name: GROUPS[name], key=f"report_group_{view.id}")
         candidates = [sample for sample in samples if sample.group == group]
         chosen = candidates[0]
         if len(candidates) > 1:

@@ -29,6 +29,7 @@ from backend.services.data.rows import (
 from backend.services.data.views import VersionView
 from backend.services.evaluation.safety.probes import probe_of
 from pages.components.browser.data_rows.component import ShownRow, data_rows
+from pages.components.choices import choose_one
 from pages.components.evaluation.folding import folded
 from pages.components.frame import show_error, warn_unknown
 from pages.components.numbers import draw_number, number_form
@@ -73,9 +74,7 @@ def _draw_text(ctx: Context, version: VersionView) -> None:
     """Draw the beginning of a version that is one text, or of its last part."""
     split = TRAIN
     if version.val_rows:
-        split = st.segmented_control(
-            "Split", [TRAIN, VALIDATION], default=TRAIN, required=True, key="split", bind="query-params"
-        )
+        split = choose_one("Split", [TRAIN, VALIDATION], key="split", bind="query-params")
     for row in preview_rows(ctx, version, split="val" if split == VALIDATION else "train", limit=1):
         st.code(row.text, language=None, wrap_lines=True, height=320 if len(row.text) > LONG_ROW else "content")
 
@@ -94,7 +93,7 @@ def _draw_query(ctx: Context, version: VersionView) -> RowQuery:
         split = ALL
         if version.train_rows and version.val_rows:
             splits = [ALL, TRAIN, VALIDATION]
-            split = st.segmented_control("Split", splits, default=ALL, required=True, key="split", bind="query-params")
+            split = choose_one("Split", splits, default=ALL, key="split", bind="query-params")
         label: str | None = None
         if version.kind == "kto":
             label = st.segmented_control("Label", ["Good", "Bad"], key="label", bind="query-params")

@@ -22,7 +22,7 @@ from backend.services.data.imports import PastImport
 from backend.services.data.sources import HubDatasetView, ImportSource, list_saved_splits, look_up_hub_dataset
 from backend.services.data.uploads import save_upload, save_uploads
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import by_identity, choose_one
 from pages.components.frame import plain, show_error
 from pages.components.words import size
 
@@ -57,9 +57,7 @@ def choose_source(ctx: Context, person: Person, past: PastImport | None) -> Chos
                 st.switch_page(routes.DATASETS, query_params={"import": "1"})
         return Chosen(past.source, past.name, f"again {past.source}")
     ways = [UPLOAD, PASTE, *([FOLDER] if ctx.data_path is not None else []), HUB, CLOUD]
-    way = st.segmented_control(
-        "Source", ways, default=ways[0], required=True, key="import_way", label_visibility="collapsed"
-    )
+    way = choose_one("Source", ways, key="import_way", is_bare=True)
     if way == HUB:
         return _choose_hub(person)
     if way == CLOUD:
@@ -107,14 +105,7 @@ def _choose_pasted(ctx: Context, person: Person) -> Chosen | None:
     if not text or not text.strip():
         return None
     guess = guess_ending(text)
-    ending = st.segmented_control(
-        "Read as",
-        list(PASTED_AS),
-        default=guess,
-        required=True,
-        key=f"import_pasted_as_{guess}",
-        format_func=PASTED_AS.__getitem__,
-    )
+    ending = choose_one("Read as", PASTED_AS, default=guess, key=f"import_pasted_as_{guess}")
     name = f"pasted{ending}"
     key = f"{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()} {ending}"
     stored = _keep(

@@ -19,7 +19,7 @@ from backend.services.evaluation.forecasts import Subject
 from backend.services.evaluation.scoring_choice import EVALUATED_KINDS
 from backend.services.evaluation.tasks import suggest_tasks
 from pages.components import routes
-from pages.components.choices import by_identity, drop_gone
+from pages.components.choices import by_identity, choose_one, drop_gone
 from pages.components.evaluation.endpoints import choose_endpoints
 from pages.components.evaluation.launch import draw_launch
 from pages.components.evaluation.task_form import choose_task
@@ -153,12 +153,10 @@ def _draw_way() -> EvaluationKind:
         EvaluationKind.MULTIPLE_CHOICE: "Log-likelihood of the choices",
         EvaluationKind.GENERATION: "Generated answer",
     }
-    chosen = st.segmented_control(
+    chosen = choose_one(
         "Scoring of multiple choice",
-        list(ways),
+        ways,
         default=EvaluationKind.MULTIPLE_CHOICE,
-        required=True,
-        format_func=lambda k: ways[k],
         key="eval_kind",
         help="Log-likelihood works for any model; generated answers need an instruction-tuned one.",
     )

@@ -30,7 +30,7 @@ from backend.services.evaluation.judges.answers import evaluation_items, list_an
 from backend.services.evaluation.safety.runs import read_reports
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import by_identity, choose_one
 from pages.components.evaluation.endpoints import subject_label
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, object_heading, plain, show_problem
@@ -103,9 +103,7 @@ class AnswerSource:
 
 def _choose_source(ctx: Context, chosen: str) -> AnswerSource:
     names = ["Evaluation", "Campaign", "File"]
-    name = st.segmented_control(
-        "Answers", names, default="Evaluation" if chosen else "Campaign", required=True, key=f"judge_source_{chosen}"
-    )
+    name = choose_one("Answers", names, default="Evaluation" if chosen else "Campaign", key=f"judge_source_{chosen}")
     if name == "Evaluation":
         return _choose_evaluations(ctx, chosen)
     if name == "File":

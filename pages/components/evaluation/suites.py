@@ -30,7 +30,7 @@ from backend.services.evaluation.suites import (
     run_suite,
 )
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import by_identity, choose_one
 from pages.components.evaluation.endpoints import choose_endpoints
 from pages.components.evaluation.matrix import draw_pending
 from pages.components.evaluation.scores import interval_text, score_label, score_text
@@ -254,14 +254,7 @@ def draw_suite_choice(ctx: Context) -> tuple[SuiteChoice, ...]:
         )
         if suite_id is None:
             return ()
-        moment = st.segmented_control(
-            "When",
-            list(MOMENT_LABEL),
-            default=Moment.END,
-            required=True,
-            format_func=MOMENT_LABEL.__getitem__,
-            key="launch_suite_moment",
-        )
+        moment = choose_one("When", MOMENT_LABEL, default=Moment.END, key="launch_suite_moment")
     if moment == Moment.CHECKPOINT:
         st.caption(f"The run removes no checkpoint before the suite has scored it; at most {MAX_HELD} wait at once.")
     return (SuiteChoice(suite_id, Moment(moment)),)

@@ -24,7 +24,7 @@ from backend.services.context import Context, Person
 from backend.services.evaluation.suites import suite_of_group, tasks_of
 from backend.services.evaluation.tasks import delete_task, get_task, list_tasks, save_task
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import by_identity, choose_one
 from pages.components.evaluation.task_preview import draw_preview
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, object_heading, plain, show_error
@@ -104,14 +104,7 @@ def _draw_definition(text: str, *, key: str) -> tuple[str, bool]:
     task = _task_of(text)
     is_wrong = bool(st.session_state.get(f"{key}_wrong"))
     modes = ["YAML"] if task is None else ["Form"] if is_wrong else ["Form", "YAML"]
-    mode = st.segmented_control(
-        "View",
-        modes,
-        default=modes[0],
-        required=True,
-        key=f"{key}_mode_{'_'.join(modes)}",
-        label_visibility="collapsed",
-    )
+    mode = choose_one("View", modes, key=f"{key}_mode_{'_'.join(modes)}", is_bare=True)
     if mode == "Form" and task is not None:
         values = _draw_fields(task, key=key)
         changed = _changed(task, values)

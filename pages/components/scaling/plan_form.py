@@ -16,6 +16,7 @@ from backend.services.data.datasets import list_datasets
 from backend.services.scaling.planner import OWN, list_measured_devices
 from backend.services.serving.costs.prices import current_prices
 from backend.services.tokenizers.tokenizers import list_tokenizers
+from pages.components.choices import choose_one
 from pages.components.forms import draw_fields
 
 FLOPS, HOURS, MONEY = "FLOPs", "Device-hours", "Money"
@@ -69,13 +70,8 @@ def _draw(*names: str, columns: int = 2, **options: Any) -> FieldValues:
 
 
 def _draw_budget(ctx: Context, *, known: bool) -> FieldValues:
-    kind = st.segmented_control(
-        "Budget",
-        [FLOPS, HOURS, MONEY],
-        key="budget",
-        bind="query-params",
-        default=HOURS if known else FLOPS,
-        required=True,
+    kind = choose_one(
+        "Budget", [FLOPS, HOURS, MONEY], default=HOURS if known else FLOPS, key="budget", bind="query-params"
     )
     if kind == FLOPS:
         return _draw("flops", columns=1, values={"flops": 1e15})

@@ -30,6 +30,7 @@ from backend.services.scaling.studies import (
 from pages.components import routes
 from pages.components.browser.run_list.component import live_runs
 from pages.components.charts.html import figure
+from pages.components.choices import choose_one
 from pages.components.frame import draw_metric, errors_shown, live_part, object_heading, plain
 from pages.components.links import back_link
 from pages.components.scaling.charts import Dot, profiles_chart, run_dot
@@ -122,14 +123,7 @@ def _choose_runs(detail: StudyDetail) -> tuple[FitReport, tuple[PoolRun, ...]]:
     mine = tuple(run for run in pooled if run.group_id == detail.study.id)
     if detail.pooled is None:
         return detail.own, mine
-    chosen = st.segmented_control(
-        "Runs",
-        [STUDY_ONLY, EVERYTHING],
-        key="study_points",
-        default=STUDY_ONLY,
-        required=True,
-        label_visibility="collapsed",
-    )
+    chosen = choose_one("Runs", [STUDY_ONLY, EVERYTHING], key="study_points", is_bare=True)
     return (detail.pooled, pooled) if chosen == EVERYTHING else (detail.own, mine)
 
 

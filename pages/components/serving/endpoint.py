@@ -25,6 +25,7 @@ from backend.services.serving.request_log.browse import RequestFilter, browse_re
 from backend.services.serving.request_log.policies import get_log_policy, read_log_config, set_log_policy
 from backend.services.serving.rollout import STABLE
 from pages.components import routes
+from pages.components.choices import choose_one
 from pages.components.frame import errors_shown, live_part, object_heading, plain, with_code
 from pages.components.links import draw_who_reaches, row_link
 from pages.components.numbers import draw_number, number_form, refuse_wrong_numbers
@@ -257,9 +258,7 @@ def draw_endpoint_traffic(ctx: Context, person: Person, name: str) -> None:
     endpoint = get_endpoint(ctx, name)
     draw_last_hour(ctx, name)
     window = find_window(
-        st.segmented_control("Compared over", COMPARED, default=COMPARED[0], required=True, key=f"compared_{name}")
-        if endpoint.canary is not None
-        else COMPARED[0]
+        choose_one("Compared over", COMPARED, key=f"compared_{name}") if endpoint.canary is not None else COMPARED[0]
     )
     totals = variant_totals(ctx, window, endpoint=name)
     names = list_variants(ctx, window, endpoint=name)

@@ -29,7 +29,7 @@ from backend.services.serving.prompts.matrices import (
 )
 from backend.services.serving.prompts.prompts import PromptVersionView, PromptView
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import by_identity, choose_one
 from pages.components.confirm import close_menu, draw_confirmed, menu_key
 from pages.components.frame import empty_state, errors_shown, live_part, plain
 from pages.components.numbers import draw_number, form_button, number_form
@@ -145,7 +145,7 @@ def draw_matrix_rows(ctx: Context, version: PromptVersionView) -> tuple[list[Row
     if not variables:
         st.caption("The prompt has no variable: it is asked once.")
         return [{}], ""
-    way = st.segmented_control("Rows", [TYPED, FROM_DATASET], default=TYPED, required=True, key="try_rows_from")
+    way = choose_one("Rows", [TYPED, FROM_DATASET], key="try_rows_from")
     if way == TYPED:
         one = len(variables) == 1
         text = st.text_area(

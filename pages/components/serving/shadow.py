@@ -9,7 +9,7 @@ from backend.services.context import Context, Person
 from backend.services.serving.endpoints import EndpointView, list_endpoints
 from backend.services.serving.shadows import read_shadow, start_shadow, stop_shadow
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import by_identity, choose_one
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
@@ -27,9 +27,7 @@ def draw_shadow_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
     with st.popover("Shadow", icon=":material/content_copy:", key=f"shadow_menu_{name}"):
         st.caption("Copies of requests are answered a second time and compared. Clients never see these answers.")
         others = [view.name for view in list_endpoints(ctx, include_stopped=False) if view.name != name]
-        kind = st.segmented_control(
-            "Answered by", [OWN, OTHER] if others else [OWN], default=OWN, required=True, key=f"shadow_kind_{name}"
-        )
+        kind = choose_one("Answered by", [OWN, OTHER] if others else [OWN], default=OWN, key=f"shadow_kind_{name}")
         if kind == OTHER:
             chosen = st.selectbox("Endpoint", others, key=f"shadow_endpoint_{name}")
         else:

@@ -24,6 +24,7 @@ from backend.services.tokenizers.reports import (
 )
 from backend.services.tokenizers.sources import TokenizerSource
 from pages.components.charts.style import COLORS, MARGIN, STATIC
+from pages.components.choices import choose_one
 from pages.components.confirm import draw_confirmed
 from pages.components.frame import errors_shown, plain, show_problem, warn_unknown
 from pages.components.job_progress import draw_job, status_badge
@@ -135,14 +136,13 @@ def _draw_report(ctx: Context, person: Person, report: ReportView) -> None:
             type="tertiary",
         )
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        measure = st.segmented_control(
+        measure = choose_one(
             "Measure",
             list(MEASURES),
             default="fertility",
-            required=True,
-            key=f"report_measure_{report.id}",
             format_func=lambda k: MEASURES[k][0],
-            label_visibility="collapsed",
+            key=f"report_measure_{report.id}",
+            is_bare=True,
         )
         over = [*([ALL] if len(report.dataset_names) > 1 else []), *report.dataset_names]
         chosen = over[0]

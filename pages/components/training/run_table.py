@@ -37,7 +37,7 @@ from backend.services.training.run_table import NEWEST_FIRST, RunQuery, stream_r
 from backend.services.training.runs import archive_runs, tag_runs
 from pages.components import routes
 from pages.components.browser.run_table.component import TableAction, run_table
-from pages.components.choices import by_identity
+from pages.components.choices import by_identity, choose_one
 from pages.components.frame import errors_shown, handled, plain, show_error
 from pages.components.labels import IMPORTED, OBJECTIVES, STATUS
 from pages.components.words import when
@@ -303,15 +303,7 @@ def draw_bar(
 ) -> tuple[str, str | None]:
     """Draw how the runs are shown; return that, and the field by which they are folded."""
     with _folded_on_phones("bar"), st.container(horizontal=True, vertical_alignment="center"):
-        shown = st.segmented_control(
-            "Show",
-            SHOWN,
-            key="show",
-            bind="query-params",
-            default=SHOWN[0],
-            required=True,
-            label_visibility="collapsed",
-        )
+        shown = choose_one("Show", SHOWN, key="show", bind="query-params", is_bare=True)
         st.caption(plural(len(rows), "run"), width="content")
         st.space("stretch")
         _draw_columns(table, columns)

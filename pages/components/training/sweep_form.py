@@ -21,6 +21,7 @@ from backend.domain.wording import plural
 from backend.services.architectures import list_architectures
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context
+from pages.components.choices import choose_one
 from pages.components.forms import draw_fields
 from pages.components.numbers import draw_number
 from pages.components.tables import draw_table
@@ -103,12 +104,8 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
         )
     columns = st.columns([1.2, 1, 1, 1], vertical_alignment="bottom")
     with columns[0]:
-        shape = st.segmented_control(
-            field_label(path),
-            [RANGE, LIST],
-            key=f"sweep_shape_{key}",
-            default=RANGE if kind is float else LIST,
-            required=True,
+        shape = choose_one(
+            field_label(path), [RANGE, LIST], default=RANGE if kind is float else LIST, key=f"sweep_shape_{key}"
         )
     now = float(get_field(path) or 0)
     if shape == LIST:
@@ -143,14 +140,7 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
 
 def _draw_search(config: RunConfig) -> dict[str, object]:
     shown = shown_of(SweepConfig.model_fields["method"])
-    method = st.segmented_control(
-        "Search",
-        list(shown.choices),
-        key="sweep_method",
-        default="random",
-        required=True,
-        format_func=shown.choices.__getitem__,
-    )
+    method = choose_one("Search", shown.choices, default="random", key="sweep_method")
     st.caption(METHOD_HELP[method])
     metrics = OBJECTIVE_FACTS[config.objective].metrics
     left, right = st.columns(2)

@@ -9,6 +9,7 @@ from backend.services.checkpoints.inspection_results import InspectionResults
 from pages.components.browser.token_strip.component import token_strip
 from pages.components.charts.style import STATIC
 from pages.components.checkpoints.inspection.charts import attention_map, attention_mosaic, head_overview, share_text
+from pages.components.choices import choose_one
 from pages.components.frame import plain
 
 MEASURES: dict[str, tuple[str, str, bool]] = {
@@ -67,14 +68,13 @@ def draw_attention(results: InspectionResults) -> None:
 
 def _draw_overview(results: InspectionResults) -> None:
     st.subheader("All heads", anchor=False)
-    measure = st.segmented_control(
+    measure = choose_one(
         "Measure",
         list(MEASURES),
         default="distance",
-        required=True,
         format_func=lambda k: MEASURES[k][0],
         key="attention_measure",
-        label_visibility="collapsed",
+        is_bare=True,
     )
     st.caption(MEANING[measure])
     _, unit, percent = MEASURES[measure]

@@ -17,7 +17,7 @@ from backend.services.checkpoints.inspections import (
 )
 from backend.services.context import Context, Person
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import by_identity, choose_one
 from pages.components.confirm import draw_confirmed
 from pages.components.frame import errors_shown, plain
 from pages.components.job_progress import status_badge
@@ -39,14 +39,8 @@ def draw_inspection_form(
     )
     tag = inspection.id if inspection is not None else checkpoint.id
     with st.container(border=True):
-        way = st.segmented_control(
-            "Input",
-            list(WAYS),
-            default="chat" if config_before.messages else "text",
-            required=True,
-            format_func=lambda k: WAYS[k],
-            key=f"inspect_way_{tag}",
-            label_visibility="collapsed",
+        way = choose_one(
+            "Input", WAYS, default="chat" if config_before.messages else "text", key=f"inspect_way_{tag}", is_bare=True
         )
         if way == "chat":
             parts = _draw_conversation(config_before, tag)

@@ -7,6 +7,7 @@ import streamlit as st
 from backend.services.checkpoints.inspection_results import InspectionResults
 from pages.components.charts.style import STATIC
 from pages.components.checkpoints.inspection.charts import lens_lines, lens_map
+from pages.components.choices import choose_one
 from pages.components.frame import plain
 
 COLUMNS = 24
@@ -26,15 +27,7 @@ def draw_lens(results: InspectionResults) -> None:
     ids, probability, kl = (results.array(f"lens_{name}") for name in ("ids", "p", "kl"))
     total = ids.shape[1]
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        colour = st.segmented_control(
-            "Colour",
-            list(COLOURS),
-            default="p",
-            required=True,
-            format_func=lambda k: COLOURS[k],
-            key="lens_colour",
-            label_visibility="collapsed",
-        )
+        colour = choose_one("Colour", COLOURS, default="p", key="lens_colour", is_bare=True)
         first = 0
         if total > COLUMNS:
             first = int(

@@ -16,6 +16,7 @@ from backend.services.checkpoints.inspections import InspectionView, find_inspec
 from backend.services.context import Context, Person
 from pages.components.charts.style import STATIC
 from pages.components.checkpoints.inspection.charts import by_layer, weight_histogram, weight_histograms
+from pages.components.choices import choose_one
 from pages.components.frame import draw_metric, errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.tables import draw_table
@@ -91,14 +92,13 @@ def _draw_outliers(results: InspectionResults) -> None:
 
 def _draw_layers(lines: list[TensorLine]) -> None:
     st.subheader("Layer by layer", anchor=False)
-    measure = st.segmented_control(
+    measure = choose_one(
         "Measure",
         list(MEASURES),
         default="rms",
-        required=True,
         format_func=lambda k: MEASURES[k][0],
         key="weights_measure",
-        label_visibility="collapsed",
+        is_bare=True,
     )
     title, value_of, percent = MEASURES[measure]
     points: dict[str, list[tuple[int, float]]] = defaultdict(list)

@@ -12,7 +12,7 @@ from backend.domain.wording import percent, plural
 from backend.services.serving.load.load_files import load_test_csv, load_test_json
 from backend.services.serving.load.load_tests import LoadTestView
 from pages.components.charts.style import STATIC
-from pages.components.choices import by_identity
+from pages.components.choices import by_identity, choose_one
 from pages.components.frame import plain
 from pages.components.serving.load.charts import LoadCurve, course_figure, distribution_figure, goodput_figure
 from pages.components.tables import draw_table
@@ -173,10 +173,7 @@ def draw_figures(tests: Sequence[LoadTestView]) -> None:
         return
     users = levels[-1]
     if len(levels) > 1:
-        users = (
-            st.segmented_control("Users in the figures", levels, default=users, key="load_level", required=True)
-            or users
-        )
+        users = choose_one("Users in the figures", levels, default=users, key="load_level") or users
     curves = [curve for number, test in enumerate(tests) for curve in _curves(test, number, users, many=len(tests) > 1)]
     config = tests[0].config
     grid = st.grid(2, min_column_width=330)

@@ -10,6 +10,7 @@ from backend.domain.wording import format_duration
 from backend.services.context import Context, Person
 from backend.services.serving.load.load_files import read_arrivals, read_load_config
 from backend.services.serving.load.load_tests import start_load_test
+from pages.components.choices import choose_one
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, plain
 from pages.components.numbers import number_form, wrong_numbers
@@ -28,7 +29,7 @@ NOT_OF = {CLOSED: ("rate",), POISSON: (), TRACE: ("rate", "duration_s")}
 @number_form
 def draw_start(ctx: Context, person: Person, endpoint: str) -> None:
     """Draw the fields, the time that the test takes, and the button."""
-    kind = st.segmented_control("Load", list(LOADS), default=CLOSED, key="load_kind", required=True) or CLOSED
+    kind = choose_one("Load", list(LOADS), default=CLOSED, key="load_kind") or CLOSED
     st.caption(LOADS[kind])
     values: FieldValues = {}
     arrivals = b""
