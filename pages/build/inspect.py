@@ -18,7 +18,7 @@ from pages.components.checkpoints.inspection.lens import draw_lens
 from pages.components.checkpoints.inspection.pair import draw_pair
 from pages.components.checkpoints.inspection.tokens import draw_tokens
 from pages.components.checkpoints.inspection.weights import draw_weights
-from pages.components.choices import by_identity
+from pages.components.choices import choose_from
 from pages.components.frame import empty_state, errors_shown, page_frame, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.links import back_link
@@ -32,14 +32,8 @@ def draw_choice(ctx: Context) -> None:
     if not names:
         empty_state("No checkpoints yet. Train a model, or add a base.", page=routes.CHECKPOINTS, label="Checkpoints")
         return
-    chosen = st.selectbox(
-        "Checkpoint",
-        list(names),
-        index=None,
-        format_func=by_identity("inspect_choose", names, names.__getitem__),
-        key="inspect_choose",
-        placeholder="Choose a checkpoint",
-        width=480,
+    chosen = choose_from(
+        "Checkpoint", names, key="inspect_choose", value=None, placeholder="Choose a checkpoint", width=480
     )
     st.caption("Then analyze a text: loss per token, predicted tokens, attention and logit lens. Weights need no text.")
     if chosen:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, overload
 
 import streamlit as st
 
 T = TypeVar("T", bound=object)
+Words = Callable[[T], str]
 MIN_ID = 4
 
 
@@ -62,6 +63,42 @@ def choose_one(
         format_func=options.__getitem__ if isinstance(options, Mapping) else format_func,
         key=key,
         label_visibility="collapsed" if is_bare else "visible",
+        **more,
+    )
+    return chosen
+
+
+@overload
+def choose_from(
+    label: str, options: Collection[T], *, key: str, value: None, words: Words[T] | None = None, **more: Any
+) -> T | None: ...
+@overload
+def choose_from(
+    label: str, options: Collection[T], *, key: str, value: Any = ..., words: Words[T] | None = None, **more: Any
+) -> T: ...
+def choose_from(
+    label: str,
+    options: Collection[T],
+    *,
+    key: str,
+    value: Any = ...,
+    words: Words[T] | None = None,
+    place: Any = st,
+    **more: Any,
+) -> T | None:
+    """Draw a box to choose one of many options by identity: at first the value, nothing for None, else the first.
+
+    `words` say what an option is called; without them a mapping does.
+    """
+    listed = list(options)
+    if words is None:
+        words = options.__getitem__ if isinstance(options, Mapping) else str
+    chosen: T | None = place.selectbox(
+        label,
+        listed,
+        index=None if value is None else listed.index(value) if value in listed else 0,
+        format_func=by_identity(key, listed, words),
+        key=key,
         **more,
     )
     return chosen

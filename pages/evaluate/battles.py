@@ -25,7 +25,7 @@ from pages.components.battles.raters import draw_raters
 from pages.components.battles.standings import draw_headline
 from pages.components.battles.training_plan import draw_training_plan
 from pages.components.battles.vote_import import draw_vote_import
-from pages.components.choices import by_identity
+from pages.components.choices import choose_from
 from pages.components.confirm import close_menu, menu_key
 from pages.components.frame import empty_state, errors_shown, live_part, object_heading, page_frame, plain
 from pages.components.job_progress import status_badge
@@ -156,8 +156,7 @@ def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> No
     }
     if others:
         with st.popover("Add a contestant", icon=":material/add:", key=menu_key("enter_menu")):
-            words = by_identity("enter_which", others, others.__getitem__)
-            chosen = st.selectbox("Checkpoint", list(others), format_func=words, key="enter_which")
+            chosen = choose_from("Checkpoint", others, key="enter_which")
             if st.button("Add", key="enter_go"):
                 with errors_shown():
                     add_contestant(ctx, campaign.id, chosen, person=person)

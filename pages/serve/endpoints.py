@@ -21,7 +21,7 @@ from backend.services.serving.memory import DeploymentMemory, deployment_memory
 from backend.services.serving.monitoring.traffic import TrafficPoint, endpoint_totals, find_window
 from backend.services.serving.requirements import DEFAULT_REQUIREMENT, check_requirement, required_gates, requirement_of
 from pages.components import routes
-from pages.components.choices import by_identity, choose_one
+from pages.components.choices import choose_from, choose_one
 from pages.components.frame import (
     empty_state,
     errors_shown,
@@ -94,16 +94,14 @@ def draw_deploy_form(
     """Draw checkpoint, name and number of replicas, the memory they need, and the button."""
     aliases = {a.name: a.checkpoint_id for a in list_aliases(ctx) if a.checkpoint_id and a.checkpoint_id in checkpoints}
     ids = [*checkpoints, *aliases]
-    subject = st.selectbox(
+    subject = choose_from(
         "Checkpoint",
         ids,
-        index=ids.index(requested) if requested in ids else 0,
-        format_func=by_identity("deploy_checkpoint", ids, lambda subject: label_subject(subject, checkpoints, aliases)),
+        words=lambda subject: label_subject(subject, checkpoints, aliases),
         key="deploy_checkpoint",
-        help=(
-            "An endpoint that is deployed from an alias follows it: when the alias moves, its new checkpoint is"
-            " deployed."
-        ),
+        value=requested,
+        help="An endpoint that is deployed from an alias follows it: when the alias moves, its new checkpoint is"
+        " deployed.",
     )
     chosen, alias = aliases.get(subject, subject), subject if subject in aliases else None
     called = alias.partition("@")[0] if alias else checkpoints[chosen].name  # after what the endpoint will follow

@@ -25,7 +25,7 @@ from backend.services.serving.monitoring.traffic import (
 )
 from pages.components import routes
 from pages.components.charts.style import STATIC
-from pages.components.choices import by_identity, choose_one
+from pages.components.choices import choose_from, choose_one
 from pages.components.frame import empty_state, live_part, page_frame, plain
 from pages.components.serving.monitoring.charts import Series, break_at_gaps, lines_figure, stacked_figure
 from pages.components.serving.replica_table import draw_replica_table
@@ -50,18 +50,7 @@ def draw_monitor(ctx: Context, person: Person) -> None:
         window = find_window(label)
         variants = list_variants(ctx, window, endpoint=endpoint) if endpoint else {}
         choices = {"": ALL_VARIANTS} | variants
-        variant = (
-            st.selectbox(
-                "Variant",
-                list(choices),
-                format_func=by_identity("variant", choices, choices.__getitem__),
-                key="variant",
-                bind="query-params",
-                width=220,
-            )
-            if variants
-            else ""
-        )
+        variant = choose_from("Variant", choices, key="variant", bind="query-params", width=220) if variants else ""
     live, alerts = read_live(ctx), list_alerts(ctx)
     traffic = read_traffic(ctx, window, endpoint=endpoint, variant=variant or None)
     if traffic.total.requests or names:

@@ -21,7 +21,7 @@ from backend.services.serving.prompts.prompts import (
     save_prompt,
 )
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import choose_from
 from pages.components.confirm import draw_confirmed
 from pages.components.frame import empty_state, errors_shown, object_heading, page_frame, plain
 from pages.components.links import back_link, row_link
@@ -145,14 +145,7 @@ def choose_version(ctx: Context, prompt: PromptView) -> PromptVersionView:
     labels = {version.number: version_words(ctx, version) for version in prompt.versions}
     shown = known or prompt.newest.number
     key = f"version_{prompt.name}_{prompt.newest.number}_{shown}"
-    chosen = st.selectbox(
-        "Version",
-        numbers,
-        index=numbers.index(shown),
-        format_func=by_identity(key, numbers, labels.__getitem__),
-        key=key,
-        width=520,
-    )
+    chosen = choose_from("Version", numbers, words=labels.__getitem__, key=key, value=shown, width=520)
     if chosen != shown:
         st.query_params.pop("version", None)
         if chosen != prompt.newest.number:
@@ -196,14 +189,7 @@ def draw_changes(ctx: Context, prompt: PromptView, version: PromptVersionView) -
         other = get_version(
             ctx,
             prompt,
-            st.selectbox(
-                "Compare with",
-                list(labels),
-                index=list(labels).index(before),
-                format_func=by_identity(key, labels, labels.__getitem__),
-                key=key,
-                width=520,
-            ),
+            choose_from("Compare with", labels, key=key, value=before, width=520),
         )
         first, second = sorted((version, other), key=lambda each: each.number)
         st.caption(f"Lines of version {first.number} begin with −, those of version {second.number} with +.")

@@ -24,7 +24,7 @@ from backend.services.serving.request_log.browse import (
     requests_jsonl,
 )
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import choose_from
 from pages.components.frame import empty_state, page_frame, warn_unknown
 from pages.components.numbers import draw_number, number_form
 from pages.components.serving.request_table import RESULTS, draw_elsewhere, draw_request_rows
@@ -45,20 +45,26 @@ def draw_request_filters(ctx: Context, person: Person) -> RequestFilter:
     fields = st.grid(4, min_column_width=150)
     endpoint = fields.selectbox("Endpoint", names, index=None, key="endpoint", bind="query-params", placeholder="All")
     variants = {} if endpoint is None else list_variants(ctx, find_window("30 days"), endpoint=endpoint)
-    variant = fields.selectbox(
+    variant = choose_from(
         "Variant",
-        list(variants),
-        index=None,
-        format_func=by_identity("variant", variants, variants.__getitem__),
+        variants,
         key="variant",
+        value=None,
         bind="query-params",
         placeholder="All",
         disabled=not variants,
+        place=fields,
     )
     keys = list_key_names(ctx, person=person)
-    words = by_identity("key", keys, lambda id_: f"{keys[id_]} · {id_[:4]}")
-    key = fields.selectbox(
-        "Key", list(keys), index=None, format_func=words, key="key", bind="query-params", placeholder="All"
+    key = choose_from(
+        "Key",
+        keys,
+        words=lambda id_: f"{keys[id_]} · {id_[:4]}",
+        key="key",
+        value=None,
+        bind="query-params",
+        placeholder="All",
+        place=fields,
     )
     status = fields.selectbox(
         "Result",

@@ -143,7 +143,7 @@ def copies(trees: dict[Path, ast.Module]) -> Iterator[tuple[Path, int, int]]:
 
 
 def _is_choice(call: ast.Call) -> bool:
-    return isinstance(call.func, ast.Name) and call.func.id == "choose_one"
+    return isinstance(call.func, ast.Name) and call.func.id in {"choose_one", "choose_from"}
 
 
 def measure(root: Path) -> Iterator[tuple[str, int]]:

@@ -17,7 +17,7 @@ from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import by_identity, choose_from
 from pages.components.forms import draw_fields
 from pages.components.frame import empty_state, errors_shown, no_checkpoint_state, plain
 from pages.components.numbers import form_button, number_form
@@ -110,15 +110,12 @@ def draw_prompts(labels: list[str], datasets: dict[str, tuple[str, int]]) -> tup
     values.
     """
     left, right = st.columns([3, 1])
-    dataset = left.selectbox(
+    dataset = choose_from(
         "Prompts",
         labels,
+        words=lambda label: f"{label} · {datasets[label][0]}, {plural(datasets[label][1], 'row')}",
         key="campaign_dataset",
-        format_func=by_identity(
-            "campaign_dataset",
-            labels,
-            lambda label: f"{label} · {datasets[label][0]}, {plural(datasets[label][1], 'row')}",
-        ),
+        place=left,
     )
     values = draw_fields(CampaignConfig, only=("num_prompts",), key="campaign", place=right)
     values |= draw_fields(CampaignConfig, key="campaign", skip=("num_prompts",))

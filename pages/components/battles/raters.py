@@ -22,7 +22,7 @@ from backend.services.battles.raters import (
 )
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context, Person
-from pages.components.choices import by_identity
+from pages.components.choices import choose_from
 from pages.components.confirm import close_menu, draw_confirmed_in_menu, menu_key
 from pages.components.frame import errors_shown, handled, plain
 from pages.components.links import draw_who_reaches
@@ -113,8 +113,7 @@ def _draw_fresh(ctx: Context, link: RaterLink) -> None:
 
 def _draw_link_menu(ctx: Context, person: Person, links: dict[str, RaterRow]) -> None:
     now = ctx.now()
-    words = by_identity("link_whose", links, lambda rater: _link_label(links[rater], now))
-    chosen = st.selectbox("Whose", list(links), format_func=words, key="link_whose")
+    chosen = choose_from("Whose", links, words=lambda rater: _link_label(links[rater], now), key="link_whose")
     st.caption(
         "A new link for the same rater: the old one ends, votes are kept. A single-use link opens in a new browser."
     )
@@ -174,8 +173,7 @@ def _draw_exclusion(
         return
     with st.popover("Exclude a rater", icon=":material/person_off:", key=menu_key("exclude_menu")):
         st.caption("The votes stay stored; the board leaves them out, says so, and can be seen both ways.")
-        words = by_identity("exclude_who", names, names.__getitem__)
-        chosen = st.selectbox("Rater", list(names), format_func=words, key="exclude_who")
+        chosen = choose_from("Rater", names, key="exclude_who")
         if out.get(chosen, False):
             if st.button("Count again", key="include_go", type="primary"):
                 with errors_shown():

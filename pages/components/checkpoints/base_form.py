@@ -19,7 +19,7 @@ from backend.services.checkpoints.bases import (
 )
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.context import Context, Person
-from pages.components.choices import by_identity, choose_one
+from pages.components.choices import choose_from, choose_one
 from pages.components.frame import draw_metric, errors_shown, object_heading, plain, show_error
 from pages.components.numbers import form_button
 from pages.components.tables import draw_table
@@ -60,13 +60,12 @@ def _choose_offer(offers: list[BaseOffer]) -> tuple[str, str, BasePreview | None
     usable = [offer for offer in offers if offer.facts is not None]
     if usable:
         by_path = {str(offer.path): offer for offer in usable}
-        words = by_identity("base_offer", by_path, lambda path: _offer_words(by_path[path]))
-        picked = st.selectbox(
+        picked = choose_from(
             "Checkpoint",
-            list(by_path),
-            index=None,
+            by_path,
+            words=lambda path: _offer_words(by_path[path]),
             key="base_offer",
-            format_func=words,
+            value=None,
             placeholder=f"Choose one of {len(usable):,}",
         )
         chosen = by_path[picked] if picked is not None else None

@@ -22,7 +22,7 @@ from backend.services.data.preview import read_rejected
 from backend.services.data.text_size import measure_text
 from backend.services.data.views import DatasetView, VersionView
 from pages.components import routes
-from pages.components.choices import by_identity, choose_one
+from pages.components.choices import choose_from, choose_one
 from pages.components.data.compare import draw_compare, other_versions
 from pages.components.data.derive import draw_derive
 from pages.components.data.lineage import draw_delete_dataset, draw_delete_version, draw_version_lineage
@@ -89,14 +89,7 @@ def _choose_version(dataset: DatasetView) -> VersionView | None:
         version = by_number[n]
         return f"{n} · {version.amount} · {when(version.created_at)}" if version.is_ready else f"{n} · {version.status}"
 
-    chosen = st.selectbox(
-        "Version",
-        list(by_number),
-        index=list(by_number).index(shown),
-        key=key,
-        width=420,
-        format_func=by_identity(key, by_number, label),
-    )
+    chosen = choose_from("Version", by_number, words=label, key=key, value=shown, width=420)
     if chosen != shown:
         for part in ("row", "report", "against", "job"):  # of the version before
             st.query_params.pop(part, None)

@@ -29,7 +29,7 @@ from backend.services.data.views import VersionView
 from backend.services.evaluation.safety.probes import probe_of
 from pages.components import routes
 from pages.components.browser.data_rows.component import data_rows
-from pages.components.choices import by_identity, choose_one
+from pages.components.choices import choose_from, choose_one
 from pages.components.data.rows import shown_row
 from pages.components.evaluation.folding import folded
 from pages.components.frame import draw_metric, errors_shown, plain, show_error
@@ -201,8 +201,15 @@ def _merge(ctx: Context, version: VersionView, key: str) -> Change | None:
         st.caption(f"There is no other version of kind {version.kind}. Import one first.")
         return None
     by_id = {version.id: version for version in others}
-    words = by_identity(f"other_{key}", by_id, lambda id_: f"{by_id[id_].label} · {by_id[id_].amount}")
-    other = by_id[st.selectbox("Version to add", list(by_id), key=f"other_{key}", format_func=words, width=420)]
+    other = by_id[
+        choose_from(
+            "Version to add",
+            by_id,
+            words=lambda id_: f"{by_id[id_].label} · {by_id[id_].amount}",
+            key=f"other_{key}",
+            width=420,
+        )
+    ]
     st.caption("Validation rows of either stay out of the train split.")
     return Merge(other=other.id).model_copy(update={"other": other.label})
 

@@ -9,7 +9,7 @@ from backend.domain.wording import plural
 from backend.services.context import Context
 from backend.services.data.reports import DataReportView, read_samples
 from pages.components.browser.token_strip.component import Mark, token_strip
-from pages.components.choices import by_identity, choose_one
+from pages.components.choices import choose_from, choose_one
 from pages.components.frame import errors_shown, plain
 
 GROUPS = {
@@ -36,12 +36,10 @@ def draw_samples(ctx: Context, view: DataReportView, report: DataReport) -> None
         candidates = [sample for sample in samples if sample.group == group]
         chosen = candidates[0]
         if len(candidates) > 1:
-            index = st.selectbox(
+            index = choose_from(
                 "Row",
                 range(len(candidates)),
-                format_func=by_identity(
-                    f"report_row_{view.id}_{group}", range(len(candidates)), lambda place: _name(candidates[place])
-                ),
+                words=lambda place: _name(candidates[place]),
                 key=f"report_row_{view.id}_{group}",
                 width=240,
             )

@@ -22,7 +22,7 @@ from backend.services.data.imports import PastImport
 from backend.services.data.sources import HubDatasetView, ImportSource, list_saved_splits, look_up_hub_dataset
 from backend.services.data.uploads import save_upload, save_uploads
 from pages.components import routes
-from pages.components.choices import by_identity, choose_one
+from pages.components.choices import choose_from, choose_one
 from pages.components.frame import plain, show_error
 from pages.components.words import size
 
@@ -157,13 +157,13 @@ def _choose_in_folder(ctx: Context, person: Person) -> Chosen | None:
         entry = by_path[path]
         return f"{entry.name}/" if entry.is_folder else f"{path.removeprefix(f'{folder}/')} · {size(entry.bytes)}"
 
-    picked = st.selectbox(
+    picked = choose_from(
         "File or folder",
-        list(by_path),
-        index=None,
+        by_path,
+        words=words,
         key=key,
+        value=None,
         placeholder="Choose" if entries else "Nothing to choose",
-        format_func=by_identity(key, by_path, words),
         disabled=not entries,
     )
     entry = by_path[picked] if picked is not None else None

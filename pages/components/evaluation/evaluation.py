@@ -18,7 +18,7 @@ from backend.services.evaluation.comparisons import ALPHA, Comparison, compare, 
 from backend.services.evaluation.evaluations import EvaluationView, ScoreView, launch_again
 from pages.components import routes
 from pages.components.charts.style import STATIC
-from pages.components.choices import by_identity
+from pages.components.choices import choose_from
 from pages.components.evaluation.across import adjusted_text, draw_across
 from pages.components.evaluation.charts import difference_figure
 from pages.components.evaluation.check import draw_check
@@ -224,8 +224,7 @@ def _draw_partner(ctx: Context, evaluation: EvaluationView) -> None:
 
 def _draw_partner_choice(ctx: Context, evaluation: EvaluationView, others: dict[str, EvaluationView]) -> None:
     key = f"eval_partner_{evaluation.id}"
-    words = by_identity(key, others, lambda id_: others[id_].checkpoint)
-    partner = st.selectbox("Compare with", list(others), format_func=words, key=key, width=360)
+    partner = choose_from("Compare with", others, words=lambda id_: others[id_].checkpoint, key=key, width=360)
     if st.button("Compare", icon=":material/compare_arrows:", key="eval_compare"):
         st.switch_page(PAGE, query_params=order_pair(ctx, others[partner], evaluation))
 

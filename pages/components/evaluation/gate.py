@@ -33,7 +33,7 @@ from backend.services.evaluation.gates import (
 )
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import choose_from
 from pages.components.confirm import draw_confirmed
 from pages.components.evaluation.power import format_gate_power
 from pages.components.evaluation.scores import interval_text, score_label, score_text
@@ -119,8 +119,9 @@ def _draw_form(ctx: Context, person: Person) -> None:
             name = st.text_input("Name", key="gate_name", placeholder="release")
             champions = [*checkpoints, *endpoints]
             apis = _apis(ctx)
-            words = by_identity("gate_champion", champions, lambda key: _champion_label(checkpoints, apis, key))
-            champion = st.selectbox("Champion", champions, format_func=words, key="gate_champion")
+            champion = choose_from(
+                "Champion", champions, words=lambda key: _champion_label(checkpoints, apis, key), key="gate_champion"
+            )
             chosen = st.multiselect(
                 "Benchmarks", benchmarks, key="gate_benchmarks", help="On which candidate and champion are compared."
             )
@@ -210,14 +211,7 @@ def _draw_judge(ctx: Context, person: Person, gate: GateView) -> None:
     candidates = {one.id: one.name for one in list_checkpoints(ctx) if one.is_ready}
     candidates |= {f"{ENDPOINT_PREFIX}{one.key}": f"{one.name} (endpoint)" for one in list_evaluated(ctx)}
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        chosen = st.selectbox(
-            "Candidate",
-            list(candidates),
-            format_func=by_identity(f"gate_candidate_{gate.id}", candidates, candidates.__getitem__),
-            index=None,
-            key=f"gate_candidate_{gate.id}",
-            width=360,
-        )
+        chosen = choose_from("Candidate", candidates, key=f"gate_candidate_{gate.id}", value=None, width=360)
         if form_button("Judge", {"choose a candidate": chosen is None}, key=f"gate_judge_{gate.id}", icon="gavel"):
             with errors_shown():
                 judge(ctx, candidate=str(chosen), gate=gate.id, person=person)

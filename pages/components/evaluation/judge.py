@@ -30,7 +30,7 @@ from backend.services.evaluation.judges.answers import evaluation_items, list_an
 from backend.services.evaluation.safety.runs import read_reports
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
-from pages.components.choices import by_identity, choose_one
+from pages.components.choices import by_identity, choose_from, choose_one
 from pages.components.evaluation.endpoints import subject_label
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, object_heading, plain, show_problem
@@ -122,8 +122,7 @@ def _choose_source(ctx: Context, chosen: str) -> AnswerSource:
     if not campaigns:
         st.caption("No campaign has votes yet.")
         return AnswerSource(None, True)
-    words = by_identity("judge_campaign", campaigns, campaigns.__getitem__)
-    campaign = st.selectbox("Campaign", list(campaigns), format_func=words, key="judge_campaign")
+    campaign = choose_from("Campaign", campaigns, key="judge_campaign")
     return AnswerSource(partial(campaign_items, ctx, campaign), True)
 
 
@@ -142,13 +141,13 @@ def _choose_evaluations(ctx: Context, chosen: str) -> AnswerSource:
     words = by_identity(f"judge_evaluation_{chosen}", keys, label)
     first = st.selectbox("Evaluation", keys, index=at, format_func=words, key=f"judge_evaluation_{chosen}")
     others = [one.id for one in list_answered(ctx, like=answered[first])]
-    second = st.selectbox(
+    second = choose_from(
         "Compare with",
         others,
-        index=None,
-        format_func=by_identity(f"judge_against_{first}", others, label),
-        placeholder="None: grade each answer by a rubric",
+        words=label,
         key=f"judge_against_{first}",
+        value=None,
+        placeholder="None: grade each answer by a rubric",
         help="Pairs of answers to the same items, judged in both orders.",
         disabled=not others,
     )
@@ -224,8 +223,7 @@ def _choose_judge(ctx: Context) -> Judge | None:
     if not names:
         st.caption("No running endpoint writes text." if kind == "endpoint" else "There is no checkpoint yet.")
         return None
-    words = by_identity(f"judge_{kind}", names, names.__getitem__)
-    chosen = st.selectbox(KINDS[kind], list(names), format_func=words, key=f"judge_{kind}")
+    chosen = choose_from(KINDS[kind], names, key=f"judge_{kind}")
     return Judge(kind, chosen) if chosen else None
 
 

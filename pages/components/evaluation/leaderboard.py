@@ -12,7 +12,7 @@ from backend.services.evaluation.board import Board, Column, caveats_of, void_re
 from backend.services.evaluation.comparisons import Rank, order_pair, rank_evaluations
 from pages.components import routes
 from pages.components.charts.style import STATIC
-from pages.components.choices import by_identity
+from pages.components.choices import choose_from
 from pages.components.evaluation.charts import ScoreDot, score_figure
 from pages.components.evaluation.endpoints import subject_label
 from pages.components.evaluation.matrix import draw_metric_choice, metric_of, metric_title
@@ -128,11 +128,9 @@ def _draw_pair(ctx: Context, ranks: Sequence[Rank]) -> None:
         return
     names = {rank.evaluation.id: subject_label(rank.evaluation) for rank in ranks}
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        words = by_identity("pair_first", names, names.__getitem__)
-        first = st.selectbox("Compare", list(names), format_func=words, key="pair_first", width=300)
+        first = choose_from("Compare", names, key="pair_first", width=300)
         others = [key for key in names if key != first]
-        words = by_identity(f"pair_second_{first}", others, names.__getitem__)
-        second = st.selectbox("with", others, format_func=words, key=f"pair_second_{first}", width=300)
+        second = choose_from("with", others, words=names.__getitem__, key=f"pair_second_{first}", width=300)
         if st.button("Compare items", icon=":material/compare_arrows:", key="pair_compare"):
             by_id = {rank.evaluation.id: rank.evaluation for rank in ranks}
             st.switch_page(PAGE, query_params=order_pair(ctx, by_id[first], by_id[second]))

@@ -18,7 +18,7 @@ from backend.services.evaluation.board import Board, BoardRow, Cell, Column, ran
 from backend.services.evaluation.comparisons import Rank
 from backend.services.evaluation.evaluations import EvaluationView, launch_evaluation
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import by_identity, choose_from
 from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.frame import errors_shown, live_part, plain, spoken
 from pages.components.links import row_link
@@ -52,12 +52,12 @@ def metric_title(column: Column, metric: str) -> str:
 def draw_metric_choice(column: Column) -> None:
     """Draw the choice of the metric that a column shows."""
     if len(column.metrics) > 1:
-        st.selectbox(
+        choose_from(
             "Metric",
-            list(column.metrics),
-            index=column.metrics.index(column.metric),
-            format_func=by_identity(f"metric_{column.key}", column.metrics, partial(metric_title, column)),
+            column.metrics,
+            words=partial(metric_title, column),
             key=f"metric_{column.key}",
+            value=column.metric,
             width=320,
         )
 
@@ -134,12 +134,12 @@ def _draw_filters(board: Board) -> list[Column]:
         with st.popover("Metrics", icon=":material/tune:"):
             for column in board.columns:
                 if column.key in (chosen or labels) and len(column.metrics) > 1:
-                    st.selectbox(
+                    choose_from(
                         spoken(column.label),
-                        list(column.metrics),
-                        index=column.metrics.index(metric_of(column)),
-                        format_func=by_identity(f"metric_{column.key}", column.metrics, partial(metric_title, column)),
+                        column.metrics,
+                        words=partial(metric_title, column),
                         key=f"metric_{column.key}",
+                        value=metric_of(column),
                     )
     return [column for column in board.columns if column.key in chosen or not chosen][: 2 * COLUMNS]
 

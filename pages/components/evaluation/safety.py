@@ -34,7 +34,7 @@ from backend.services.evaluation.safety.probes import (
 from backend.services.evaluation.safety.runs import read_reports, read_toxicity, run_safety
 from backend.services.evaluation.safety.toxicity import describe_toxicity
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import choose_from
 from pages.components.evaluation.folding import folded
 from pages.components.frame import errors_shown, object_heading, plain
 from pages.components.links import row_link
@@ -349,13 +349,12 @@ def _draw_run_here(ctx: Context, person: Person, probes: list[str]) -> None:
         if not checkpoints:
             st.caption("There is no checkpoint that writes text yet: train a model or add a base.")
             return
-        words = by_identity("safety_checkpoint", checkpoints, lambda id_: checkpoints[id_].name)
-        picked = st.selectbox(
+        picked = choose_from(
             "Checkpoint",
-            list(checkpoints),
-            index=None,
-            format_func=words,
+            checkpoints,
+            words=lambda id_: checkpoints[id_].name,
             key="safety_checkpoint",
+            value=None,
             placeholder="Choose a checkpoint",
         )
         chosen = checkpoints[picked] if picked is not None else None

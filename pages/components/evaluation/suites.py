@@ -30,7 +30,7 @@ from backend.services.evaluation.suites import (
     run_suite,
 )
 from pages.components import routes
-from pages.components.choices import by_identity, choose_one
+from pages.components.choices import by_identity, choose_from, choose_one
 from pages.components.evaluation.endpoints import choose_endpoints
 from pages.components.evaluation.matrix import draw_pending
 from pages.components.evaluation.scores import interval_text, score_label, score_text
@@ -242,15 +242,8 @@ def draw_suite_choice(ctx: Context) -> tuple[SuiteChoice, ...]:
     if not names:
         return ()
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        words = by_identity("launch_suite", names, names.__getitem__)
-        suite_id = st.selectbox(
-            "Evaluate with suite",
-            list(names),
-            index=None,
-            format_func=words,
-            key="launch_suite",
-            placeholder="None",
-            width=260,
+        suite_id = choose_from(
+            "Evaluate with suite", names, key="launch_suite", value=None, placeholder="None", width=260
         )
         if suite_id is None:
             return ()

@@ -24,7 +24,7 @@ from backend.services.context import Context, Person
 from backend.services.evaluation.suites import suite_of_group, tasks_of
 from backend.services.evaluation.tasks import delete_task, get_task, list_tasks, save_task
 from pages.components import routes
-from pages.components.choices import by_identity, choose_one
+from pages.components.choices import choose_from, choose_one
 from pages.components.evaluation.task_preview import draw_preview
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, object_heading, plain, show_error
@@ -324,12 +324,8 @@ def choose_task(ctx: Context, label: str, suggested: list[str], *, is_required: 
         shown = names[name].shown_title if name in names else name
         return f"{shown}{' (suggested)' if name in suggested else ''}" if name else by_kind
 
-    chosen = st.selectbox(
-        f"Task of {label}",
-        options,
-        format_func=by_identity(key, options, title),
-        key=key,
-        help="How the rows become prompts and scores.",
+    chosen = choose_from(
+        f"Task of {label}", options, words=title, key=key, help="How the rows become prompts and scores."
     )
     if not chosen:
         return None

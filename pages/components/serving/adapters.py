@@ -15,7 +15,7 @@ from backend.services.serving.adapters.changes import (
 )
 from backend.services.serving.endpoints import EndpointView
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import choose_from
 from pages.components.confirm import draw_confirmed
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
@@ -53,12 +53,12 @@ def draw_adapters(ctx: Context, person: Person, endpoint: EndpointView) -> None:
 
 def _draw_form(ctx: Context, person: Person, endpoint: EndpointView, checkpoints: dict[str, str]) -> None:
     grid = st.grid(2, min_column_width=200)
-    chosen = grid.selectbox(
+    chosen = choose_from(
         "Adapter",
-        list(checkpoints),
-        format_func=by_identity(f"adapter_checkpoint_{endpoint.name}", checkpoints, checkpoints.__getitem__),
+        checkpoints,
         key=f"adapter_checkpoint_{endpoint.name}",
         help="Trained by LoRA on the checkpoint that this endpoint serves.",
+        place=grid,
     )
     name = grid.text_input(
         "Name", key=f"adapter_name_{endpoint.name}", help=f"Clients send `{endpoint.name}:NAME` as `model=`."

@@ -9,7 +9,7 @@ import streamlit as st
 from backend.domain.serving.chat_settings import AnswerSettings, ChatSettings
 from backend.services.context import Context, Person
 from backend.services.serving.chat.presets import PresetView, delete_preset, list_presets, save_preset
-from pages.components.choices import by_identity
+from pages.components.choices import choose_from
 from pages.components.confirm import draw_confirmed_in_menu
 from pages.components.frame import errors_shown, handled, plain
 
@@ -38,12 +38,10 @@ def draw_preset_choice(ctx: Context, person: Person, *, scope: str) -> None:
     if not presets:
         return
     options = [None, *presets]
-    st.selectbox(
+    choose_from(
         "Preset",
         options,
-        format_func=by_identity(
-            f"preset_{scope}", options, lambda value: _label(presets[value]) if value else "Choose a preset"
-        ),
+        words=lambda value: _label(presets[value]) if value else "Choose a preset",
         key=f"preset_{scope}",
         on_change=_apply,
         args=(presets, scope),

@@ -29,7 +29,7 @@ from backend.services.serving.prompts.matrices import (
 )
 from backend.services.serving.prompts.prompts import PromptVersionView, PromptView
 from pages.components import routes
-from pages.components.choices import by_identity, choose_one
+from pages.components.choices import by_identity, choose_from, choose_one
 from pages.components.confirm import close_menu, draw_confirmed, menu_key
 from pages.components.frame import empty_state, errors_shown, live_part, plain
 from pages.components.numbers import draw_number, form_button, number_form
@@ -277,13 +277,8 @@ def matrix_words(ctx: Context, matrix: MatrixLine) -> str:
 def choose_dataset(ctx: Context, *, key: str, placeholder: str) -> VersionView | None:
     """Draw a choice among the datasets with rows; return the newest version of the chosen one."""
     datasets = {each.id: each for each in list_datasets(ctx, ready=True) if each.newest is not None}
-    chosen = st.selectbox(
-        "Dataset",
-        list(datasets),
-        index=None,
-        format_func=by_identity(key, datasets, lambda each: datasets[each].name),
-        key=key,
-        placeholder=placeholder,
+    chosen = choose_from(
+        "Dataset", datasets, words=lambda each: datasets[each].name, key=key, value=None, placeholder=placeholder
     )
     return datasets[chosen].newest if chosen else None
 

@@ -26,7 +26,7 @@ from backend.services.serving.deployments import (
 from backend.services.serving.endpoints import CanaryView, EndpointView
 from backend.services.serving.upstreams import list_upstreams
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import choose_from
 from pages.components.confirm import close_menu, draw_confirmed, menu_key
 from pages.components.forms import Choices, draw_fields, read_form
 from pages.components.frame import errors_shown, plain, with_code
@@ -143,10 +143,7 @@ def draw_swap(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         if not checkpoints:
             st.caption("There is no other checkpoint. Train a model or add a base.")
             return
-        words = by_identity(f"swap_checkpoint_{endpoint.name}", checkpoints, checkpoints.__getitem__)
-        chosen = st.selectbox(
-            "Checkpoint", list(checkpoints), format_func=words, key=f"swap_checkpoint_{endpoint.name}"
-        )
+        chosen = choose_from("Checkpoint", checkpoints, key=f"swap_checkpoint_{endpoint.name}")
         st.caption("Replicas and options stay; replicas are replaced one by one. Rollback brings this checkpoint back.")
         if st.button("Swap", type="primary", key=f"swap_{endpoint.name}", disabled=chosen is None) and chosen:
             with errors_shown():
@@ -170,10 +167,7 @@ def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
         checkpoints = label_beside(
             [*list_checkpoints(ctx, ready=True), *list_upstreams(ctx)], served=endpoint.checkpoint_id
         )
-        words = by_identity(f"canary_checkpoint_{endpoint.name}", checkpoints, checkpoints.__getitem__)
-        chosen = st.selectbox(
-            "Checkpoint", list(checkpoints), format_func=words, key=f"canary_checkpoint_{endpoint.name}"
-        )
+        chosen = choose_from("Checkpoint", checkpoints, key=f"canary_checkpoint_{endpoint.name}")
         engine = st.selectbox(
             "Engine",
             list(ENGINE_TITLES),

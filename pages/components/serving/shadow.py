@@ -9,7 +9,7 @@ from backend.services.context import Context, Person
 from backend.services.serving.endpoints import EndpointView, list_endpoints
 from backend.services.serving.shadows import read_shadow, start_shadow, stop_shadow
 from pages.components import routes
-from pages.components.choices import by_identity, choose_one
+from pages.components.choices import choose_from, choose_one
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
@@ -32,8 +32,7 @@ def draw_shadow_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
             chosen = st.selectbox("Endpoint", others, key=f"shadow_endpoint_{name}")
         else:
             checkpoints = label_beside(list_checkpoints(ctx, ready=True), served=endpoint.checkpoint_id)
-            words = by_identity(f"shadow_checkpoint_{name}", checkpoints, checkpoints.__getitem__)
-            chosen = st.selectbox("Checkpoint", list(checkpoints), format_func=words, key=f"shadow_checkpoint_{name}")
+            chosen = choose_from("Checkpoint", checkpoints, key=f"shadow_checkpoint_{name}")
         percent = draw_number(st, "Percent of requests", 0.1, 100.0, 10.0, key=f"shadow_percent_{name}", is_whole=False)
         if (
             st.button(

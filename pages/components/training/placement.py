@@ -11,7 +11,7 @@ from backend.services.context import Context
 from backend.services.jobs.gangs import describe_gang, list_members
 from backend.services.jobs.placements import describe_order, describe_waiting, list_providers
 from backend.services.training.views import RunView
-from pages.components.choices import by_identity
+from pages.components.choices import choose_from
 from pages.components.frame import plain
 
 PLACEMENT = "launch_placement"
@@ -24,15 +24,13 @@ def draw_placement_choice(ctx: Context) -> str | None:
     choices = {str(choice.placement): choice for provider in providers for choice in provider.choices}
     chosen: str | None = None
     if choices:
-        chosen = st.selectbox(
+        chosen = choose_from(
             "Run on",
-            list(choices),
-            index=None,
-            format_func=by_identity(
-                PLACEMENT, choices, lambda key: f"{choices[key].placement.label} ({choices[key].detail})"
-            ),
-            placeholder=HERE,
+            choices,
+            words=lambda key: f"{choices[key].placement.label} ({choices[key].detail})",
             key=PLACEMENT,
+            value=None,
+            placeholder=HERE,
             width=340,
         )
     if chosen:

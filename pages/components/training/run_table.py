@@ -37,7 +37,7 @@ from backend.services.training.run_table import NEWEST_FIRST, RunQuery, stream_r
 from backend.services.training.runs import archive_runs, tag_runs
 from pages.components import routes
 from pages.components.browser.run_table.component import TableAction, run_table
-from pages.components.choices import by_identity, choose_one
+from pages.components.choices import by_identity, choose_from, choose_one
 from pages.components.frame import errors_shown, handled, plain, show_error
 from pages.components.labels import IMPORTED, OBJECTIVES, STATUS
 from pages.components.words import when
@@ -210,12 +210,12 @@ def _draw_fields(table: RunTable) -> None:
         st.markdown("**Add a condition**")
         names = list(table.fields)
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            name = st.selectbox(
+            name = choose_from(
                 "Field",
                 names,
-                index=names.index("status"),
+                words=lambda one: f"{table.fields[one].title} ({one})",
                 key="filter_field",
-                format_func=by_identity("filter_field", names, lambda one: f"{table.fields[one].title} ({one})"),
+                value="status",
                 width=280,
             )
             known = table.fields[name]

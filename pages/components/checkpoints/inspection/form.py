@@ -17,7 +17,7 @@ from backend.services.checkpoints.inspections import (
 )
 from backend.services.context import Context, Person
 from pages.components import routes
-from pages.components.choices import by_identity, choose_one
+from pages.components.choices import choose_from, choose_one
 from pages.components.confirm import draw_confirmed
 from pages.components.frame import errors_shown, plain
 from pages.components.job_progress import status_badge
@@ -118,12 +118,12 @@ def _draw_other(ctx: Context, checkpoint: CheckpointView, inspection: Inspection
     if other_id and other_id not in names and inspection is not None and inspection.other:
         names[other_id] = inspection.other  # archived, or the checkpoint itself
     options = ["", *names]
-    chosen = st.selectbox(
+    chosen = choose_from(
         "Compare with",
         options,
-        index=options.index(other_id) if other_id in options else 0,
-        format_func=by_identity(f"inspect_beside_{tag}", options, lambda k: names.get(k, "None")),
+        words=lambda k: names.get(k, "None"),
         key=f"inspect_beside_{tag}",
+        value=other_id or "",
         width=380,
         help="A second checkpoint on the same text, to see where their predictions diverge.",
     )

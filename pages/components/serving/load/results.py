@@ -12,7 +12,7 @@ from backend.domain.wording import percent, plural
 from backend.services.serving.load.load_files import load_test_csv, load_test_json
 from backend.services.serving.load.load_tests import LoadTestView
 from pages.components.charts.style import STATIC
-from pages.components.choices import by_identity, choose_one
+from pages.components.choices import choose_from, choose_one
 from pages.components.frame import plain
 from pages.components.serving.load.charts import LoadCurve, course_figure, distribution_figure, goodput_figure
 from pages.components.tables import draw_table
@@ -29,12 +29,18 @@ def draw_load_results(tests: Sequence[LoadTestView]) -> None:
     """Draw the choice of a test and of one to compare with, their tables and figures, and the downloads."""
     by_id = {test.id: test for test in tests}
     fields = st.grid(2, min_column_width=260)
-    words = by_identity("load_result", by_id, lambda id_: test_label(by_id[id_]))
-    chosen = by_id[fields.selectbox("Result", list(by_id), format_func=words, key="load_result")]
+    chosen = by_id[
+        choose_from("Result", by_id, words=lambda id_: test_label(by_id[id_]), key="load_result", place=fields)
+    ]
     others = [id_ for id_ in by_id if id_ != chosen.id]
-    words = by_identity("load_compared", others, lambda id_: test_label(by_id[id_]))
-    compared = fields.selectbox(
-        "Compare with", others, index=None, format_func=words, key="load_compared", placeholder="None"
+    compared = choose_from(
+        "Compare with",
+        others,
+        words=lambda id_: test_label(by_id[id_]),
+        key="load_compared",
+        value=None,
+        placeholder="None",
+        place=fields,
     )
     draw_test(chosen)
     pair = [chosen]
