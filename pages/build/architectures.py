@@ -50,9 +50,7 @@ def draw_saved_row(ctx: Context, person: Person, view: ArchitectureView) -> None
     """Draw one saved architecture."""
     columns = TABLE.row(view.id)
     with columns[0]:
-        row_link(
-            view.name, page=routes.ARCHITECTURES, query={"architecture": view.id}, icon="schema", key=f"open_{view.id}"
-        )
+        row_link(view.name, page=routes.ARCHITECTURES, query={"architecture": view.id}, key=f"open_{view.id}")
     config = view.config
     shape = f"{plural(config.num_layers, 'layer')} × {config.width} wide, {config.context:,} tokens"
     columns[1].caption(f"{FAMILIES[config.family].title}, {shape}")

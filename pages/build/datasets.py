@@ -25,9 +25,7 @@ def draw_dataset_row(dataset: DatasetView) -> None:
     version = dataset.newest
     columns = TABLE.row(dataset.id)
     with columns[0]:
-        row_link(
-            dataset.name, page=routes.DATASETS, query={"dataset": dataset.id}, icon="database", key=f"open_{dataset.id}"
-        )
+        row_link(dataset.name, page=routes.DATASETS, query={"dataset": dataset.id}, key=f"open_{dataset.id}")
     with columns[1]:
         st.badge(dataset.kind, color="gray")
     if version is None:

@@ -31,9 +31,7 @@ def draw_tokenizer_row(tokenizer: TokenizerView) -> None:
     """Draw one row of the list."""
     columns = TABLE.row(tokenizer.id)
     with columns[0]:
-        row_link(
-            tokenizer.name, page=PAGE, query={"tokenizer": tokenizer.id}, icon="match_word", key=f"open_{tokenizer.id}"
-        )
+        row_link(tokenizer.name, page=PAGE, query={"tokenizer": tokenizer.id}, key=f"open_{tokenizer.id}")
     rate = tokenizer.facts.bytes_per_token
     facts = [
         KIND_LABELS.get(tokenizer.kind, tokenizer.kind),

@@ -12,12 +12,14 @@ from pages.components import routes
 from pages.components.frame import plain, with_code
 
 
-def row_link(name: str, *, page: str, query: dict[str, str], icon: str, key: str, help: str | None = None) -> None:
-    """Draw a name as a tertiary button. A page link would highlight every row of the current page as current."""
+def row_link(name: str, *, page: str, query: dict[str, str], key: str, icon: str = "", help: str | None = None) -> None:
+    """Draw a name as a tertiary button, by default with its page's icon. A page link would highlight every row of the
+    current page as current.
+    """
     if st.button(
         plain(name),
         type="tertiary",
-        icon=f":material/{icon}:",
+        icon=f":material/{icon or routes.icon_of(page)}:",
         key=key,
         wrap=True,
         help=None if help is None else plain(help),

@@ -122,6 +122,11 @@ def listed_pages() -> list[Listed]:
     return [page for pages in PAGES.values() for page in pages]
 
 
+def icon_of(script: str) -> str:
+    """Return the icon of a page."""
+    return next(page.icon for page in listed_pages() if page.script == script)
+
+
 def addresses() -> list[str]:
     """Return the addresses of all pages."""
     return [address(page.script) for page in listed_pages()]

@@ -52,13 +52,7 @@ def draw_for_person(ctx: Context, person: Person) -> None:
         progress = ballot_progress(ctx, campaign.id, rater)
         left = progress.total - progress.done
         with st.container(border=True, gap="xsmall"):
-            row_link(
-                campaign.name,
-                page=routes.BALLOT,
-                query={"campaign": campaign.id},
-                icon="how_to_vote",
-                key=f"vote_{campaign.id}",
-            )
+            row_link(campaign.name, page=routes.BALLOT, query={"campaign": campaign.id}, key=f"vote_{campaign.id}")
             done = f"{progress.done:,} done, {left:,} to go" if progress.done else f"{plural(left, 'battle')} to judge"
             st.caption(done if left else "All judged. Thank you.")
     if ctx.sign_in and not person.may_build:

@@ -53,13 +53,7 @@ def draw_campaign_list(ctx: Context, person: Person) -> None:
             draw_vote_import(ctx, person)
     for campaign in campaigns:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
-            row_link(
-                campaign.name,
-                page=routes.BATTLES,
-                query={"campaign": campaign.id},
-                icon="swords",
-                key=f"open_{campaign.id}",
-            )
+            row_link(campaign.name, page=routes.BATTLES, query={"campaign": campaign.id}, key=f"open_{campaign.id}")
             draw_state(campaign)
             st.space("stretch")
             st.caption(
@@ -196,15 +190,9 @@ def draw_rematch_state(ctx: Context, person: Person, campaign: CampaignView) -> 
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption("From", width="content")
         if campaign.parent_id and campaign.parent:
-            row_link(
-                campaign.parent,
-                page=routes.BATTLES,
-                query={"campaign": campaign.parent_id},
-                icon="swords",
-                key="to_parent",
-            )
+            row_link(campaign.parent, page=routes.BATTLES, query={"campaign": campaign.parent_id}, key="to_parent")
         st.caption("by the run", width="content")
-        row_link(campaign.run or "", page=routes.RUN, query={"run": campaign.run_id}, icon="monitoring", key="to_run")
+        row_link(campaign.run or "", page=routes.RUN, query={"run": campaign.run_id}, key="to_run")
     if campaign.held_out is not None:
         st.caption(
             "Its prompts are held out: the run did not train on them."
@@ -227,13 +215,7 @@ def draw_rematches(ctx: Context, campaign: CampaignView) -> None:
     """Draw the rematches of a campaign."""
     for rematch in list_rematches(ctx, campaign.id):
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
-            row_link(
-                rematch.name,
-                page=routes.BATTLES,
-                query={"campaign": rematch.id},
-                icon="swords",
-                key=f"rematch_{rematch.id}",
-            )
+            row_link(rematch.name, page=routes.BATTLES, query={"campaign": rematch.id}, key=f"rematch_{rematch.id}")
             draw_state(rematch)
             st.space("stretch")
             st.caption(f"{plural(rematch.num_votes, 'vote')} · {when(rematch.created_at)}", width="content")

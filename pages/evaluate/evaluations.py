@@ -48,13 +48,7 @@ def draw_evaluation_row(ctx: Context, evaluation: EvaluationView) -> None:
     """Draw one row of the list."""
     columns = TABLE.row(evaluation.id)
     with columns[0]:
-        row_link(
-            evaluation.checkpoint,
-            page=PAGE,
-            query={"evaluation": evaluation.id},
-            icon="grading",
-            key=f"open_{evaluation.id}",
-        )
+        row_link(evaluation.checkpoint, page=PAGE, query={"evaluation": evaluation.id}, key=f"open_{evaluation.id}")
     columns[1].text(evaluation.benchmark)
     columns[2].caption(
         plain(evaluation.config.task.shown_title if evaluation.config.task else KIND_LABEL[evaluation.kind])

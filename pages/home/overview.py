@@ -291,11 +291,7 @@ def draw_best(overview: Overview) -> None:
             cells = table.row(best.objective)
             with cells[0]:
                 row_link(
-                    best.name,
-                    page=routes.CHECKPOINTS,
-                    query={"checkpoint": best.id},
-                    icon="deployed_code",
-                    key=f"best_{best.objective}",
+                    best.name, page=routes.CHECKPOINTS, query={"checkpoint": best.id}, key=f"best_{best.objective}"
                 )
             cells[1].caption(label_of(best.objective))
             cells[2].markdown(f"{plain(best.metric)} **{best.value:.3f}**")
@@ -314,11 +310,7 @@ def draw_campaigns(overview: Overview) -> None:
             cells = table.row(campaign.id)
             with cells[0]:
                 row_link(
-                    campaign.name,
-                    page=routes.BATTLES,
-                    query={"campaign": campaign.id},
-                    icon="swords",
-                    key=f"campaign_{campaign.id}",
+                    campaign.name, page=routes.BATTLES, query={"campaign": campaign.id}, key=f"campaign_{campaign.id}"
                 )
             cells[1].caption(" against ".join(plain(name) for name in campaign.contestants))
             cells[2].text(f"{campaign.num_votes:,}")

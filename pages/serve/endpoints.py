@@ -274,13 +274,7 @@ def draw_endpoint_row(endpoint: EndpointView, total: TrafficPoint | None) -> Non
     """Draw name, state, what is served, and the traffic of the last hour."""
     name, state, serves, requests, errors, first, speed = TABLE.row(endpoint.name)
     with name:
-        row_link(
-            endpoint.name,
-            page=routes.ENDPOINTS,
-            query={"name": endpoint.name},
-            icon="dns",
-            key=f"endpoint_{endpoint.name}",
-        )
+        row_link(endpoint.name, page=routes.ENDPOINTS, query={"name": endpoint.name}, key=f"endpoint_{endpoint.name}")
     with state:
         draw_endpoint_state(endpoint)
     canary = "" if endpoint.canary is None else f", {endpoint.canary.percent:g} % {endpoint.canary.checkpoint_name}"

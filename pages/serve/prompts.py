@@ -60,13 +60,7 @@ def draw_list(ctx: Context, person: Person) -> None:
         for prompt in prompts:
             name, version, variables, saved = TABLE.row(prompt.name)
             with name:
-                row_link(
-                    prompt.name,
-                    page=routes.PROMPTS,
-                    query={"prompt": prompt.name},
-                    icon="article",
-                    key=f"open_{prompt.name}",
-                )
+                row_link(prompt.name, page=routes.PROMPTS, query={"prompt": prompt.name}, key=f"open_{prompt.name}")
             version.write(str(prompt.number))
             variables.write(plain(", ".join(prompt.variables)) or "–")
             saved.write(plain(saved_words(prompt.author, when(prompt.saved_at, now=ctx.now()))))

@@ -159,9 +159,7 @@ def _draw_held(checkpoint: CheckpointView, alias: AliasView) -> None:
         ):
             st.switch_page(routes.ENDPOINTS, query_params={"checkpoint": alias.name})
         for endpoint in alias.endpoints:
-            row_link(
-                endpoint, page=routes.ENDPOINTS, query={"name": endpoint}, icon="dns", key=f"promotion_to_{endpoint}"
-            )
+            row_link(endpoint, page=routes.ENDPOINTS, query={"name": endpoint}, key=f"promotion_to_{endpoint}")
 
 
 def _badge(word: str) -> None:
@@ -185,7 +183,7 @@ def _draw_verdict(evidence: PromotionEvidence, campaign: CampaignView | None) ->
             f" {plural(verdict.raters, 'rater')}"
         )
     query = {"campaign": campaign.id}
-    row_link(campaign.name, page=routes.BATTLES, query=query, icon="swords", key="promotion_to_campaign")
+    row_link(campaign.name, page=routes.BATTLES, query=query, key="promotion_to_campaign")
 
 
 def _draw_flags(ctx: Context, campaign_id: str | None) -> None:
@@ -253,13 +251,7 @@ def _draw_serving(ctx: Context, checkpoint: CheckpointView, alias: str, held: Al
         st.caption(plain(f"No checkpoint holds {alias} yet." if alias else "Choose an alias."))
         return
     with st.container(horizontal=True, vertical_alignment="center"):
-        row_link(
-            held.checkpoint or "",
-            page=PAGE,
-            query={"checkpoint": held.checkpoint_id},
-            icon="deployed_code",
-            key="promotion_holder",
-        )
+        row_link(held.checkpoint or "", page=PAGE, query={"checkpoint": held.checkpoint_id}, key="promotion_holder")
         st.caption(f"since {when(held.updated_at, now=ctx.now())}", width="content")
     endpoints = {endpoint.name: endpoint for endpoint in list_endpoints(ctx)}
     for name in held.endpoints:
@@ -322,11 +314,7 @@ def draw_decision(row: PromotionView) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.badge(word, color=color, icon=f":material/{icon}:")  # type: ignore[arg-type]
         row_link(
-            row.checkpoint,
-            page=routes.CHECKPOINTS,
-            query={"checkpoint": row.checkpoint_id},
-            icon="deployed_code",
-            key=f"decided_{row.id}",
+            row.checkpoint, page=routes.CHECKPOINTS, query={"checkpoint": row.checkpoint_id}, key=f"decided_{row.id}"
         )
         st.caption(plain(f"{row.alias} · {row.by} · {when(row.created_at)}"), width="content")
     if row.reason:

@@ -191,9 +191,7 @@ def _draw_next(ctx: Context, checkpoint: CheckpointView) -> None:
 
 def _draw_lineage(ctx: Context, checkpoint: CheckpointView) -> None:
     query = {"checkpoint": checkpoint.id}
-    row_link(
-        "Graph with votes, decisions and files", page=routes.LINEAGE, query=query, icon="account_tree", key="to_lineage"
-    )
+    row_link("Graph with votes, decisions and files", page=routes.LINEAGE, query=query, key="to_lineage")
     chain = list_lineage(ctx, checkpoint.id)
     for place, link in enumerate(chain):
         with st.container(border=link.id == checkpoint.id, gap="xsmall"):

@@ -69,18 +69,12 @@ def draw_subject(ctx: Context, evaluation: EvaluationView) -> None:
     endpoint = evaluation.endpoint
     if endpoint is None:
         checkpoint = evaluation.checkpoint_id or ""
-        row_link(
-            evaluation.checkpoint,
-            page=routes.CHECKPOINTS,
-            query={"checkpoint": checkpoint},
-            icon="deployed_code",
-            key="eval_subject",
-        )
+        row_link(evaluation.checkpoint, page=routes.CHECKPOINTS, query={"checkpoint": checkpoint}, key="eval_subject")
         row_link("New evaluation", page=PAGE, query={"checkpoint": checkpoint}, icon="add", key="eval_more")
         draw_chat(checkpoint, chat_endpoints(ctx))
         return
     if endpoint.is_own:
-        row_link(endpoint.name, page=routes.ENDPOINTS, query={"name": endpoint.name}, icon="dns", key="eval_subject")
+        row_link(endpoint.name, page=routes.ENDPOINTS, query={"name": endpoint.name}, key="eval_subject")
     else:
         st.caption(plain(f"Endpoint, {endpoint.config.model} at {endpoint.config.url}"), width="content")
     row_link("New evaluation", page=PAGE, query={"endpoint": endpoint.key}, icon="add", key="eval_more")

@@ -249,7 +249,6 @@ def draw_paired_comparison(ctx: Context, first_id: str, second_id: str) -> None:
                 _short(side.checkpoint),
                 page=PAGE,
                 query={"evaluation": side.id},
-                icon="grading",
                 key=f"side_{side.id}",
                 help=side.checkpoint,
             )

@@ -114,7 +114,6 @@ def draw_item_page(ctx: Context, evaluation: EvaluationView) -> None:
                     other.checkpoint,
                     page=PAGE,
                     query={"evaluation": other.id, "item": str(answered.number)},
-                    icon="grading",
                     key=f"other_{other.id}",
                 )
                 with folded(bool(answered.shown.get("safety"))):

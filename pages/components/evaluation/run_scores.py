@@ -63,7 +63,6 @@ def _draw_score_row(ctx: Context, evaluation: EvaluationView) -> None:
             f"{name}, {shots}-shot" if shots else name,
             page=routes.EVALUATIONS,
             query={"evaluation": evaluation.id},
-            icon="grading",
             key=f"score_{evaluation.id}",
         )
     score = evaluation.main_score

@@ -37,7 +37,7 @@ def draw_adapters(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.markdown(f"`{adapter.model}`", width="content")
                 query, key = {"checkpoint": adapter.checkpoint_id}, f"adapter_of_{adapter.model}"
-                row_link(adapter.checkpoint_name, page=routes.CHECKPOINTS, query=query, icon="deployed_code", key=key)
+                row_link(adapter.checkpoint_name, page=routes.CHECKPOINTS, query=query, key=key)
                 st.space("stretch")
                 draw_confirmed(
                     "Unload",

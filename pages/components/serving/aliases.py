@@ -29,11 +29,9 @@ def _draw_alias(ctx: Context, person: Person, alias: AliasView) -> None:
         st.markdown(f"**{plain(alias.name)}**", width="content")
         if alias.checkpoint_id and alias.checkpoint:
             query = {"checkpoint": alias.checkpoint_id}
-            row_link(
-                alias.checkpoint, page=routes.CHECKPOINTS, query=query, icon="deployed_code", key=f"holder_{alias.id}"
-            )
+            row_link(alias.checkpoint, page=routes.CHECKPOINTS, query=query, key=f"holder_{alias.id}")
             st.space("stretch")
-            row_link("Lineage", page=routes.LINEAGE, query=query, icon="account_tree", key=f"alias_lineage_{alias.id}")
+            row_link("Lineage", page=routes.LINEAGE, query=query, key=f"alias_lineage_{alias.id}")
         if person.may_build and alias.rollback:
             back = plain(f"Back to {alias.rollback}, which held it before.")
             pressed = st.button("Roll back", key=f"rollback_{alias.id}", icon=":material/undo:", help=back)

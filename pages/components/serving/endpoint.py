@@ -121,7 +121,6 @@ def draw_endpoint_head(ctx: Context, person: Person, name: str, alias: str | Non
                     endpoint.checkpoint_name,
                     page=routes.CHECKPOINTS,
                     query={"checkpoint": endpoint.checkpoint_id},
-                    icon="deployed_code",
                     key=f"served_{endpoint.name}",
                 )
             if endpoint.config.alias is not None:

@@ -190,13 +190,7 @@ def draw_request(ctx: Context, person: Person, request_id: str) -> None:
     )
     if detail.checkpoint_id is not None:
         query = {"checkpoint": detail.checkpoint_id}
-        row_link(
-            detail.checkpoint or "Checkpoint",
-            page=routes.CHECKPOINTS,
-            query=query,
-            icon="deployed_code",
-            key="request_checkpoint",
-        )
+        row_link(detail.checkpoint or "Checkpoint", page=routes.CHECKPOINTS, query=query, key="request_checkpoint")
     if row.messages is None:
         cause = (
             "The log keeps the metadata of this endpoint alone."

@@ -206,13 +206,7 @@ def draw_canary(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key=f"canary_row_{endpoint.name}"):
         st.badge(f"canary {canary.percent:g} %", icon=":material/call_split:", color="orange")
         query = {"checkpoint": canary.checkpoint_id}
-        row_link(
-            canary.checkpoint_name,
-            page=routes.CHECKPOINTS,
-            query=query,
-            icon="deployed_code",
-            key=f"canary_of_{endpoint.name}",
-        )
+        row_link(canary.checkpoint_name, page=routes.CHECKPOINTS, query=query, key=f"canary_of_{endpoint.name}")
         st.caption(plain(_rules(canary)), width="content")
         if (thumbs := canary_votes(ctx, endpoint.name)).total:
             st.caption(thumbs.describe(), width="content")

@@ -55,14 +55,10 @@ def draw_shadow(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         st.badge(f"shadow {shadow.percent:g} %", icon=":material/content_copy:", color="violet")
         key = f"shadow_of_{endpoint.name}"
         if shadow.endpoint:
-            row_link(shadow.endpoint, page=routes.ENDPOINTS, query={"name": shadow.endpoint}, icon="dns", key=key)
+            row_link(shadow.endpoint, page=routes.ENDPOINTS, query={"name": shadow.endpoint}, key=key)
         else:
             row_link(
-                shadow.checkpoint_name,
-                page=routes.CHECKPOINTS,
-                query={"checkpoint": shadow.checkpoint_id},
-                icon="deployed_code",
-                key=key,
+                shadow.checkpoint_name, page=routes.CHECKPOINTS, query={"checkpoint": shadow.checkpoint_id}, key=key
             )
         report = read_shadow(ctx, endpoint.name)
         is_starting = not shadow.endpoint and not shadow.num_ready

@@ -63,7 +63,7 @@ def _draw_unready(ctx: Context, person: Person, tokenizer: TokenizerView) -> Non
     show_problem(f"Training failed: {tokenizer.error.cause or 'it was stopped.'}", tokenizer.error.remedy)
     with st.container(horizontal=True, vertical_alignment="center"):
         query = {"train": "1", **({"dataset": tokenizer.dataset} if tokenizer.dataset else {})}
-        row_link("Train again", page=PAGE, query=query, icon="match_word", key=f"again_{tokenizer.id}")
+        row_link("Train again", page=PAGE, query=query, key=f"again_{tokenizer.id}")
         if st.button("Remove this entry", key=f"forget_{tokenizer.id}", icon=":material/delete:"):
             with errors_shown():
                 delete_tokenizer(ctx, tokenizer.id, person=person)
