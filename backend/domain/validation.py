@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails
 
 from backend.domain.names import nearest_name
+from backend.errors import InvalidInput
 
 PATTERNS = {
     r"^[\w.-]+$": "only letters, digits, _, - and . are allowed",
@@ -61,6 +62,15 @@ def validation_message(error: ValidationError, model: type[BaseModel] | None = N
         got = f" (got {_as_typed(value)})" if path and not isinstance(value, dict) else ""
         sentences.append(f"{path}: {text}{got}" if path else text)
     return "; ".join(sentences)
+
+
+def read_values(model: type[Model], values: object, *, intro: str = "", remedy: str = "") -> Model:
+    """Return values as a model. Raises InvalidInput that names field, value and bound behind the intro."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        message = f"{intro}{validation_message(error, model)}."
+        raise InvalidInput(message, remedy=remedy, field=field_at_fault(error)) from error
 
 
 def field_at_fault(error: ValidationError) -> str | None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import yaml
-from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -16,7 +15,7 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.parameters import count_parameters
 from backend.domain.attributes import view_of
 from backend.domain.names import clean_name, not_found
-from backend.domain.validation import validation_message
+from backend.domain.validation import read_values
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
@@ -107,10 +106,7 @@ def parse_architecture(text: str) -> ArchitectureConfig:
     data = parse_yaml(text, what="The architecture")
     if not isinstance(data, dict):
         raise InvalidInput("An architecture is a mapping of fields to values, such as `width: 128`.")
-    try:
-        return ArchitectureConfig.model_validate(data)
-    except ValidationError as error:
-        raise InvalidInput(f"This model can't be built: {validation_message(error)}.") from error
+    return read_values(ArchitectureConfig, data, intro="This model can't be built: ")
 
 
 def architecture_yaml(config: ArchitectureConfig) -> str:

@@ -12,9 +12,10 @@ from backend.bootstrap import get_context
 from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit, note, read_text
 from backend.domain.serving.load import LoadConfig
+from backend.domain.validation import read_values
 from backend.domain.wording import percent
 from backend.services.context import LOCAL
-from backend.services.serving.load.load_files import load_test_data, read_arrivals, read_load_config
+from backend.services.serving.load.load_files import load_test_data, read_arrivals
 from backend.services.serving.load.load_tests import LoadTestView, run_load_test
 
 
@@ -41,7 +42,7 @@ def bench(
     """
     times = () if arrivals is None else read_arrivals(read_text(arrivals), source=str(arrivals))
     targets = ("gateway", "replica") if target == "both" else (target,)
-    config = read_load_config({**options, "arrivals": times, "targets": targets})
+    config = read_values(LoadConfig, {**options, "arrivals": times, "targets": targets})
     test = run_load_test(get_context(), name, config, person=LOCAL, gateway_url=url, key=key, on_progress=note)
     emit(load_test_data(test), as_json=as_json, text="\n".join(_lines(test)))
 

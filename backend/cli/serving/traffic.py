@@ -15,11 +15,12 @@ from backend.bootstrap import get_context
 from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit
 from backend.domain.serving.request_log import RequestLogConfig
+from backend.domain.validation import read_values
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
 from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.request_log.browse import STATUSES, RequestFilter, RequestRow, browse_requests
-from backend.services.serving.request_log.policies import get_log_policy, read_log_config, set_log_policy
+from backend.services.serving.request_log.policies import get_log_policy, set_log_policy
 
 Endpoint = Annotated[str, typer.Argument(help="Name of the endpoint.")]
 Patterns = Annotated[
@@ -41,7 +42,7 @@ def request_log(
     ctx = get_context()
     if mode:
         values = {"mode": mode, "patterns": tuple(pattern or ()), **options}
-        set_log_policy(ctx, name, read_log_config(values), person=LOCAL)
+        set_log_policy(ctx, name, read_values(RequestLogConfig, values), person=LOCAL)
     config = get_log_policy(ctx, name)
     words = config.mode if config.mode == "off" else f"{config.mode}, {config.retention_days} days"
     emit({"endpoint": name, **config.model_dump(mode="json")}, as_json=as_json, text=f"{name}: {words}")
@@ -104,9 +105,9 @@ def dataset(
     # imports pyarrow, which no other command on endpoints needs
     from backend.services.serving.request_log.datasets import (
         KINDS,
+        TrafficRules,
         make_traffic_dataset,
         preview_traffic,
-        read_traffic_rules,
     )
 
     if objective not in KINDS:
@@ -114,7 +115,7 @@ def dataset(
             f"There is no objective {objective!r}.", remedy=f"Choose from {', '.join(KINDS)}.", field="objective"
         )
     values = {"days": days, "rating": rating, "source": source, "sample": sample, "seed": seed}
-    rules = read_traffic_rules(values | {"patterns": tuple(pattern or ()), "exclude": tuple(exclude or ())})
+    rules = read_values(TrafficRules, values | {"patterns": tuple(pattern or ()), "exclude": tuple(exclude or ())})
     ctx = get_context()
     chosen = next(kind for kind in KINDS if kind == objective)
     if not dataset_name:

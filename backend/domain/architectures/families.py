@@ -22,6 +22,7 @@ class Family:
     its short name. `fields` are the optional fields of `ArchitectureConfig` that it has. `fixed` are fields that every
     family has and this one can't choose, with the reason. `tied`: whether its published networks tie embedding and
     head; None if some do. `defaults` are its own where they differ from the fields'.
+    Most families are of Llama's parts, which are those that a family does not state.
     """
 
     name: str
@@ -29,10 +30,10 @@ class Family:
     summary: str
     network_class: str
     model_type: str
-    attention: tuple[str, ...]
-    positions: str
-    norm: str
-    feed_forward: str
+    attention: tuple[str, ...] = ("MHA", "GQA", "MQA")
+    positions: str = "RoPE"
+    norm: str = "RMSNorm"
+    feed_forward: str = "SwiGLU"
     biases: str = "none"
     experts: str = "none"
     fields: tuple[str, ...] = ()
@@ -59,9 +60,6 @@ class Family:
         return "num_experts" in self.fields
 
 
-GROUPED = ("MHA", "GQA", "MQA")
-ROPE, RMS, SWIGLU = "RoPE", "RMSNorm", "SwiGLU"
-
 _FAMILIES = (
     Family(
         name="llama",
@@ -69,10 +67,6 @@ _FAMILIES = (
         summary="The standard modern decoder, supported by every tool.",
         network_class="LlamaForCausalLM",
         model_type="llama",
-        attention=GROUPED,
-        positions=ROPE,
-        norm=RMS,
-        feed_forward=SWIGLU,
         fields=("head_size", "rope_theta"),
         defaults={"rope_theta": 10_000.0},
     ),
@@ -100,10 +94,6 @@ _FAMILIES = (
         summary="Llama with sliding-window attention: a KV cache of bounded size.",
         network_class="MistralForCausalLM",
         model_type="mistral",
-        attention=GROUPED,
-        positions=ROPE,
-        norm=RMS,
-        feed_forward=SWIGLU,
         fields=("head_size", "rope_theta", "window"),
         defaults={"rope_theta": 10_000.0},
     ),
@@ -113,10 +103,7 @@ _FAMILIES = (
         summary="Llama with normed queries and keys: more stable at high learning rates.",
         network_class="Qwen3ForCausalLM",
         model_type="qwen3",
-        attention=GROUPED,
-        positions=ROPE,
         norm="RMSNorm, also of queries and keys",
-        feed_forward=SWIGLU,
         fields=("head_size", "rope_theta"),
         defaults={"rope_theta": 10_000.0},
     ),
@@ -126,7 +113,6 @@ _FAMILIES = (
         summary="Sliding windows with a global layer every n-th: long contexts in a small cache.",
         network_class="Gemma3ForCausalLM",
         model_type="gemma3_text",
-        attention=GROUPED,
         positions="RoPE, one base for local and one for global layers",
         norm="RMSNorm before and after each part, also of queries and keys",
         feed_forward="GeGLU",
@@ -162,10 +148,7 @@ _FAMILIES = (
         summary="Llama with every n-th layer without positions, for longer contexts.",
         network_class="SmolLM3ForCausalLM",
         model_type="smollm3",
-        attention=GROUPED,
         positions="RoPE, none in every n-th layer",
-        norm=RMS,
-        feed_forward=SWIGLU,
         fields=("rope_theta", "nope_every"),
         defaults={"rope_theta": 10_000.0},
     ),
@@ -175,9 +158,6 @@ _FAMILIES = (
         summary="Llama with a mixture of experts: a router picks a few for each token.",
         network_class="MixtralForCausalLM",
         model_type="mixtral",
-        attention=GROUPED,
-        positions=ROPE,
-        norm=RMS,
         feed_forward="SwiGLU in each expert",
         experts="a router picks k in every layer",
         fields=("head_size", "rope_theta", "num_experts", "experts_per_token"),
@@ -190,8 +170,6 @@ _FAMILIES = (
         summary="Qwen3 with many small experts, optionally dense in the first layers.",
         network_class="Qwen3MoeForCausalLM",
         model_type="qwen3_moe",
-        attention=GROUPED,
-        positions=ROPE,
         norm="RMSNorm, also of queries and keys",
         feed_forward="SwiGLU in each expert",
         experts="a router picks k, in all layers but the first dense ones",

@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from backend.domain.fields import Shown, setting
-from backend.domain.validation import field_at_fault, is_stored, validation_message
+from backend.domain.validation import is_stored, read_values
 from backend.errors import InvalidInput
 
 LONGEST_CATEGORY = 80
@@ -204,12 +204,7 @@ class CampaignConfig(BaseModel):
     @classmethod
     def of(cls, **values: Any) -> CampaignConfig:
         """Build a config. Raises InvalidInput naming the field, the value and what it may be."""
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            raise InvalidInput(
-                validation_message(error, cls), remedy="Change the setting.", field=field_at_fault(error)
-            ) from error
+        return read_values(cls, values, remedy="Change the setting.")
 
     @property
     def is_single(self) -> bool:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from backend.domain.battles.clusters import ClusterBy
 from backend.domain.battles.likelihoods import Method
 from backend.domain.fields import OPTION_ONLY, setting
-from backend.domain.validation import field_at_fault, validation_message
-from backend.errors import InvalidInput
+from backend.domain.validation import read_values
 
 Control = Literal["length", "style"]
 
@@ -67,9 +66,4 @@ class RatingOptions(BaseModel):
     @classmethod
     def of(cls, **values: Any) -> RatingOptions:
         """Build options. Raises InvalidInput naming the field, the value and what it may be."""
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            raise InvalidInput(
-                validation_message(error, cls), remedy="Change the option.", field=field_at_fault(error)
-            ) from error
+        return read_values(cls, values, remedy="Change the option.")

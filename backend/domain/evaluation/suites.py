@@ -12,10 +12,10 @@ from enum import StrEnum
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from backend.domain.evaluation.config import EvaluationConfig
-from backend.domain.validation import is_stored, validation_message
+from backend.domain.validation import is_stored, read_values
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
 
@@ -96,10 +96,7 @@ class SuiteConfig(BaseModel):
 
 def parse_suite(values: Any) -> SuiteConfig:
     """Return a suite from a form's values. Raises InvalidInput naming field and value."""
-    try:
-        return SuiteConfig.model_validate(values)
-    except ValidationError as error:
-        raise InvalidInput(f"This suite can't be used: {validation_message(error, SuiteConfig)}.") from error
+    return read_values(SuiteConfig, values, intro="This suite can't be used: ")
 
 
 def read_suite(text: str) -> SuiteConfig:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.estimates.throughput import Speed
@@ -15,8 +15,7 @@ from backend.domain.scaling.laws import BELIEVABLE, DEFAULT_LAW, FLOPS_PER_PARAM
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.config import RunConfig
 from backend.domain.training.objectives import Objective
-from backend.domain.validation import validation_message
-from backend.errors import InvalidInput
+from backend.domain.validation import read_values
 
 DEFAULT_VOCABULARY = 32_000
 
@@ -168,7 +167,4 @@ class ScalingPlan:
 
 def parse_plan(values: dict[str, object]) -> PlanConfig:
     """Return a config from a form's or a command's values. Raises InvalidInput naming field, value and bound."""
-    try:
-        return PlanConfig.model_validate(values)
-    except ValidationError as error:
-        raise InvalidInput(f"This can't be planned: {validation_message(error)}.") from error
+    return read_values(PlanConfig, values, intro="This can't be planned: ")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.flops import count_flops
@@ -19,7 +19,7 @@ from backend.domain.scaling.shapes import count_all, count_without_embeddings, p
 from backend.domain.training.config import RunConfig
 from backend.domain.training.objectives import Objective
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule
-from backend.domain.validation import validation_message
+from backend.domain.validation import read_values
 from backend.domain.wording import format_count
 from backend.errors import InvalidInput
 
@@ -112,10 +112,7 @@ def parse_study(values: Any) -> StudyConfig:
     """Return a config from a form's values or a YAML file's. Raises InvalidInput naming field, value and bound."""
     if not isinstance(values, dict):
         raise InvalidInput("A study is a mapping of fields to values, such as `dataset: stories`.")
-    try:
-        return StudyConfig.model_validate(values)
-    except ValidationError as error:
-        raise InvalidInput(f"This study can't be run: {validation_message(error)}.") from error
+    return read_values(StudyConfig, values, intro="This study can't be run: ")
 
 
 def plan_study(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, ValidationInfo, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.fields import setting, when
@@ -14,7 +14,7 @@ from backend.domain.training.config_sections import ConfigSection, GrpoConfig, L
 from backend.domain.training.hyperparameters import Hyperparameters, count_warmup_steps
 from backend.domain.training.objectives import Objective
 from backend.domain.training.traits import NOTHING, RESULT_AND_COST, Traits
-from backend.domain.validation import field_at_fault, is_stored, validation_message
+from backend.domain.validation import is_stored, read_values
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
 
@@ -119,12 +119,7 @@ class RunConfig(Hyperparameters, RunSubject):
 
 def parse_config(values: Mapping[str, object]) -> RunConfig:
     """Return a config from a form's values. Raises InvalidInput naming field, value and bound."""
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise InvalidInput(
-            f"This run can't be launched: {validation_message(error, RunConfig)}.", field=field_at_fault(error)
-        ) from error
+    return read_values(RunConfig, values, intro="This run can't be launched: ")
 
 
 def parse_run_config(text: str) -> RunConfig:
@@ -137,12 +132,7 @@ def parse_run_config(text: str) -> RunConfig:
         data.pop("recipe", None)  # the head of a recipe file
     if not isinstance(data, dict):
         raise InvalidInput("The recipe must be a mapping of fields to values, such as `objective: pretrain`.")
-    try:
-        return RunConfig.model_validate(data)
-    except ValidationError as error:
-        raise InvalidInput(
-            f"The recipe can't run: {validation_message(error, RunConfig)}.", field=field_at_fault(error)
-        ) from error
+    return read_values(RunConfig, data, intro="The recipe can't run: ")
 
 
 def _subject_problems(config: RunConfig) -> Iterator[str]:

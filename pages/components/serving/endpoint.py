@@ -6,6 +6,8 @@ from typing import Literal
 
 import streamlit as st
 
+from backend.domain.serving.request_log import RequestLogConfig
+from backend.domain.validation import read_values
 from backend.domain.wording import percent, plural
 from backend.services.context import Context, Person
 from backend.services.health import GATEWAY, HEALTH
@@ -22,7 +24,7 @@ from backend.services.serving.monitoring.traffic import (
 )
 from backend.services.serving.owners import why_not_delete, why_not_own
 from backend.services.serving.request_log.browse import RequestFilter, browse_requests
-from backend.services.serving.request_log.policies import get_log_policy, read_log_config, set_log_policy
+from backend.services.serving.request_log.policies import get_log_policy, set_log_policy
 from backend.services.serving.rollout import STABLE
 from pages.components import routes
 from pages.components.choices import choose_one
@@ -403,7 +405,9 @@ def draw_log_settings(ctx: Context, person: Person, name: str) -> None:
             with errors_shown():
                 refuse_wrong_numbers()
                 lines = [line.strip() for line in patterns.splitlines() if line.strip()]
-                config = read_log_config({"mode": mode, "retention_days": days, "redact": redact, "patterns": lines})
+                config = read_values(
+                    RequestLogConfig, {"mode": mode, "retention_days": days, "redact": redact, "patterns": lines}
+                )
                 set_log_policy(ctx, name, config, person=person)
                 st.toast("Saved.", icon=":material/check:")
     if st.button("Dataset from traffic", icon=":material/database:", key=f"traffic_{name}"):

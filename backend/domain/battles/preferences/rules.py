@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from backend.domain.fields import setting
-from backend.domain.validation import field_at_fault, validation_message
+from backend.domain.validation import read_values
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
 
@@ -81,8 +81,4 @@ def parse_rules(text: str) -> PreferenceRules:
 
 def make_rules(values: dict[str, object]) -> PreferenceRules:
     """Return rules from a form's values. Raises InvalidInput naming field, value and bound."""
-    try:
-        return PreferenceRules.model_validate(values)
-    except ValidationError as error:
-        message = validation_message(error, PreferenceRules)
-        raise InvalidInput(f"These rules can't be used: {message}.", field=field_at_fault(error)) from error
+    return read_values(PreferenceRules, values, intro="These rules can't be used: ")

@@ -9,11 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
 from backend.domain.csv_text import safe_cell
-from backend.domain.serving.load import LoadConfig
-from backend.domain.validation import field_at_fault, validation_message
 from backend.errors import InvalidInput
 from backend.services.serving.load.load_tests import LoadTestView
 
@@ -28,14 +24,6 @@ RATES = (
     "good_share",
     "late_p99_ms",
 )
-
-
-def read_load_config(values: Mapping[str, Any]) -> LoadConfig:
-    """Check a load test. Raises InvalidInput that names field, value and bound."""
-    try:
-        return LoadConfig.model_validate(values)
-    except ValidationError as error:
-        raise InvalidInput(f"{validation_message(error, LoadConfig)}.", field=field_at_fault(error)) from error
 
 
 def read_arrivals(text: str, *, source: str = "The file") -> tuple[float, ...]:

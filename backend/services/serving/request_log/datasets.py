@@ -7,12 +7,12 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy import select
 
 from backend.db.tables import Feedback, LoggedRequest
@@ -21,7 +21,6 @@ from backend.domain.data.versions.provenance import TrafficProvenance, TrafficRo
 from backend.domain.fields import OPTION_ONLY, setting
 from backend.domain.json_values import JsonObject, Row
 from backend.domain.serving.request_log import RequestLogConfig, redact
-from backend.domain.validation import field_at_fault, validation_message
 from backend.errors import InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.imports import add_rows_dataset
@@ -92,14 +91,6 @@ class TrafficPreview:
     provenance: tuple[TrafficRow, ...]
     left_out: dict[str, int]
     scrubbed: int
-
-
-def read_traffic_rules(values: Mapping[str, Any]) -> TrafficRules:
-    """Check rules. Raises InvalidInput that names field, value and bound."""
-    try:
-        return TrafficRules.model_validate(values)
-    except ValidationError as error:
-        raise InvalidInput(f"{validation_message(error, TrafficRules)}.", field=field_at_fault(error)) from error
 
 
 def preview_traffic(

@@ -6,15 +6,12 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from pydantic import ValidationError
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from backend.db.races import retry_races
 from backend.db.tables import Endpoint, LoggedRequest, RequestLogPolicy
 from backend.domain.serving.request_log import LoggedBody, LogMode, RequestLogConfig, redact
-from backend.domain.validation import field_at_fault, validation_message
-from backend.errors import InvalidInput
 from backend.services.context import Context, Person
 from backend.services.serving.endpoints import endpoints_of_aliases, find_endpoint, served_adapters
 from backend.services.serving.owners import find_own_endpoint
@@ -49,14 +46,6 @@ def get_log_policy(ctx: Context, name: str) -> RequestLogConfig:
     with ctx.db.read() as session:
         policy = session.get(RequestLogPolicy, find_endpoint(session, name).id)
         return policy.config if policy is not None else RequestLogConfig()
-
-
-def read_log_config(values: Mapping[str, Any]) -> RequestLogConfig:
-    """Check the settings of a request log. Raises InvalidInput that names field, value and bound."""
-    try:
-        return RequestLogConfig.model_validate(values)
-    except ValidationError as error:
-        raise InvalidInput(f"{validation_message(error, RequestLogConfig)}.", field=field_at_fault(error)) from error
 
 
 def log_modes(ctx: Context) -> dict[str, LogMode]:

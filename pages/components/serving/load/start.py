@@ -6,9 +6,10 @@ import streamlit as st
 
 from backend.domain.json_values import FieldValues
 from backend.domain.serving.load import LoadConfig
+from backend.domain.validation import read_values
 from backend.domain.wording import format_duration
 from backend.services.context import Context, Person
-from backend.services.serving.load.load_files import read_arrivals, read_load_config
+from backend.services.serving.load.load_files import read_arrivals
 from backend.services.serving.load.load_tests import start_load_test
 from pages.components.choices import choose_one
 from pages.components.forms import draw_fields
@@ -61,7 +62,7 @@ def draw_start(ctx: Context, person: Person, endpoint: str) -> None:
     ):
         with errors_shown():
             values["arrivals"] = read_arrivals(arrivals.decode(errors="replace")) if kind == TRACE else ()
-            config: LoadConfig = read_load_config(values)
+            config: LoadConfig = read_values(LoadConfig, values)
             start_load_test(ctx, endpoint, config, person=person)
             st.toast(f"Load test of {plain(endpoint)} queued.", icon=":material/speed:")
             st.rerun()

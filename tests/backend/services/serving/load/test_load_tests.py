@@ -12,6 +12,7 @@ import pytest
 from backend.db.tables import Job, Replica
 from backend.domain.jobs.load_test import LoadTestPayload
 from backend.domain.serving.load import LoadConfig
+from backend.domain.validation import read_values
 from backend.errors import Conflict, InvalidInput, NotAllowed, Unavailable
 from backend.gateway.directory import ReplicaAddress
 from backend.services import job_events as outcomes
@@ -24,7 +25,6 @@ from backend.services.serving.load.load_files import (
     load_test_csv,
     load_test_json,
     read_arrivals,
-    read_load_config,
 )
 from backend.services.serving.load.load_tests import find_load_job, list_load_tests, run_load_test, start_load_test
 from tests.support.gateway_fixtures import MemoryDirectory, gateway, scripted
@@ -131,6 +131,6 @@ def test_what_a_person_types_or_uploads_is_read_or_refused_with_its_line() -> No
     with pytest.raises(InvalidInput, match="no arrival"):
         read_arrivals("inf")
     with pytest.raises(InvalidInput, match=r"users\.0: .*valid integer.*1; 8"):
-        read_load_config({"users": ("1; 8",)})
+        read_values(LoadConfig, {"users": ("1; 8",)})
     with pytest.raises(InvalidInput, match="rate"):
-        read_load_config({"rate": -1})
+        read_values(LoadConfig, {"rate": -1})
