@@ -14,7 +14,8 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.options import model_options
 from backend.cli.output import JsonFlag, command, emit
-from backend.domain.serving.request_log import RequestLogConfig
+from backend.domain.json_values import FieldValues
+from backend.domain.serving.request_log import RequestLogConfig, TrafficRules
 from backend.domain.validation import read_values
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
@@ -84,6 +85,7 @@ def _reason(row: RequestRow) -> str:
 
 
 @command
+@model_options(TrafficRules)
 def dataset(
     name: Endpoint,
     objective: Annotated[
@@ -92,11 +94,8 @@ def dataset(
     dataset_name: Annotated[
         str, typer.Option("--name", help="Name of the dataset. Without it, only count the rows.")
     ] = "",
-    days: Annotated[float, typer.Option(help="The last days.")] = 30.0,
-    rating: Annotated[str, typer.Option(help="any, up, down or rated.")] = "any",
-    source: Annotated[str, typer.Option(help="any, api or playground.")] = "any",
-    sample: Annotated[int | None, typer.Option(help="At most this many requests, drawn at random.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 1,
+    *,
+    options: FieldValues,
     pattern: Patterns = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Id of a request to leave out; may be repeated.")] = None,
     as_json: JsonFlag = False,
@@ -105,7 +104,6 @@ def dataset(
     # imports pyarrow, which no other command on endpoints needs
     from backend.services.serving.request_log.datasets import (
         KINDS,
-        TrafficRules,
         make_traffic_dataset,
         preview_traffic,
     )
@@ -114,8 +112,7 @@ def dataset(
         raise InvalidInput(
             f"There is no objective {objective!r}.", remedy=f"Choose from {', '.join(KINDS)}.", field="objective"
         )
-    values = {"days": days, "rating": rating, "source": source, "sample": sample, "seed": seed}
-    rules = read_values(TrafficRules, values | {"patterns": tuple(pattern or ()), "exclude": tuple(exclude or ())})
+    rules = read_values(TrafficRules, options | {"patterns": tuple(pattern or ()), "exclude": tuple(exclude or ())})
     ctx = get_context()
     chosen = next(kind for kind in KINDS if kind == objective)
     if not dataset_name:

@@ -73,6 +73,35 @@ class RequestLogConfig(BaseModel):
         return patterns
 
 
+class TrafficRules(BaseModel):
+    """Filter and sample of an endpoint's requests. `patterns` are scrubbed once more, beside what its log redacts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    days: float = setting(30, "Last days", "The last days.", gt=0, le=3650)
+    rating: Literal["any", "up", "down", "rated"] = setting(
+        "any",
+        "Rating",
+        "any, up, down or rated.",
+        choices={"any": "Any", "up": "Thumbs up", "down": "Thumbs down", "rated": "Rated"},
+    )
+    source: Literal["any", "api", "playground"] = setting("any", "Source", "any, api or playground.", shown=OPTION_ONLY)
+    min_answer_chars: int = Field(default=1, ge=0)
+    sample: int | None = setting(
+        None, "Sample at most", "At most this many requests, drawn at random.", ge=1, le=1_000_000, empty="All"
+    )
+    seed: int = setting(1, "Seed", "Seed of the draw.", shown=OPTION_ONLY)
+    redact: bool = True
+    patterns: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = Field(default=(), description="Ids of requests that a review left out.")
+    only: tuple[str, ...] = Field(default=(), description="Ids of requests that a list was filtered to; none: all.")
+
+    @field_validator("patterns")
+    @classmethod
+    def _check_patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        return RequestLogConfig(patterns=patterns).patterns
+
+
 @dataclass
 class LoggedBody:
     """A request on its way to the log. `messages` is None where its endpoint logs metadata alone."""

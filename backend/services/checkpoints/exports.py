@@ -17,8 +17,8 @@ from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView, require_writer, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
 from backend.services.evaluation.safety.cards import safety_card
-from backend.services.jobs.exports import HUB_ID, ExportView, file_name, view_export
-from backend.services.jobs.jobs import JobView, add_job, view, wake
+from backend.services.jobs.exports import HUB_ID, ExportView, file_name, queue_export, view_export
+from backend.services.jobs.jobs import JobView, view
 from backend.services.training.reports import run_report_text
 
 MAX_SHOWN = 200
@@ -54,24 +54,7 @@ def export_checkpoint(
         out=f"exports/{new_id()}",
         push=HubTarget(repo=push, private=private) if push else None,
     )
-    with ctx.db.write() as session:
-        if (
-            idempotency_key
-            and (again := session.scalar(select(Job).where(Job.idempotency_key == idempotency_key))) is not None
-        ):
-            return view(again)
-        job = add_job(
-            session,
-            ctx,
-            payload,
-            title=f"Export {resolved.name}",
-            device="cpu",
-            idempotency_key=idempotency_key,
-            created_by=person.id,
-        )
-        result = view(job)
-    wake(ctx, "cpu")
-    return result
+    return queue_export(ctx, payload, title=f"Export {resolved.name}", person=person, idempotency_key=idempotency_key)
 
 
 def _check(ctx: Context, checkpoint: CheckpointView, *, format: str, numbers: str, push: str) -> None:

@@ -14,8 +14,8 @@ from backend.errors import InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.cards import render_card
 from backend.services.data.datasets import resolve_version
-from backend.services.jobs.exports import HUB_ID, ExportView, view_export
-from backend.services.jobs.jobs import JobView, add_job, view, wake
+from backend.services.jobs.exports import HUB_ID, ExportView, queue_export, view_export
+from backend.services.jobs.jobs import JobView, view
 
 MAX_SHOWN = 50
 
@@ -57,19 +57,7 @@ def export_version(
         out=f"exports/{new_id()}",
         push=HubTarget(repo=push, private=private) if push else None,
     )
-    with ctx.db.write() as session:
-        if (
-            idempotency_key
-            and (again := session.scalar(select(Job).where(Job.idempotency_key == idempotency_key))) is not None
-        ):
-            return view(again)
-        title = f"Export {version.label}"
-        job = add_job(
-            session, ctx, payload, title=title, device="cpu", idempotency_key=idempotency_key, created_by=person.id
-        )
-        result = view(job)
-    wake(ctx, "cpu")
-    return result
+    return queue_export(ctx, payload, title=f"Export {version.label}", person=person, idempotency_key=idempotency_key)
 
 
 def list_version_exports(ctx: Context, version_id: str) -> list[ExportView]:

@@ -7,6 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy import select
+
 from backend.db.tables import Job
 from backend.domain.jobs.payloads import DatasetExportPayload, ExportPayload, require_folder
 from backend.domain.jobs.results import DatasetExportResult, ExportResult, Pushed
@@ -15,7 +17,7 @@ from backend.domain.serving.precision import PrecisionCheck
 from backend.errors import Conflict, NotFound
 from backend.services.checkpoints.files import zip_folder
 from backend.services.context import Context, Person, require_builder
-from backend.services.jobs.jobs import JobView, view
+from backend.services.jobs.jobs import JobView, add_job, view, wake
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 EXPORTS: dict[str, type[ExportPayload] | type[DatasetExportPayload]] = {
@@ -41,6 +43,26 @@ class ExportView:
     pushed: Pushed | None
     bits_per_weight: float | None = None
     check: PrecisionCheck | None = None
+
+
+def queue_export(
+    ctx: Context,
+    payload: ExportPayload | DatasetExportPayload,
+    *,
+    title: str,
+    person: Person,
+    idempotency_key: str | None,
+) -> JobView:
+    """Queue the job of an export. The same `idempotency_key` gives the same job."""
+    with ctx.db.write() as session:
+        known = select(Job).where(Job.idempotency_key == idempotency_key)
+        if idempotency_key and (again := session.scalar(known)) is not None:
+            return view(again)
+        key = idempotency_key
+        job = add_job(session, ctx, payload, title=title, device="cpu", idempotency_key=key, created_by=person.id)
+        queued = view(job)
+    wake(ctx, "cpu")
+    return queued
 
 
 def get_export(ctx: Context, job_id: str) -> ExportView:

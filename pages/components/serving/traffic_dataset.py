@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
+from backend.domain.serving.request_log import TrafficRules
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.serving.request_log.datasets import (
     NEEDS,
     TrafficObjective,
     TrafficPreview,
-    TrafficRules,
     make_traffic_dataset,
     preview_traffic,
 )

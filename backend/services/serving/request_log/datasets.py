@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy import select
 
 from backend.db.tables import Feedback, LoggedRequest
 from backend.domain.battles.preferences.rows import label_row, preference_row, rewrite_row
 from backend.domain.data.versions.provenance import TrafficProvenance, TrafficRow
-from backend.domain.fields import OPTION_ONLY, setting
 from backend.domain.json_values import JsonObject, Row
-from backend.domain.serving.request_log import RequestLogConfig, redact
+from backend.domain.serving.request_log import RequestLogConfig, TrafficRules, redact
 from backend.errors import InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.imports import add_rows_dataset
@@ -37,35 +35,6 @@ NEEDS: dict[TrafficObjective, str] = {
     "kto": "a thumb up or down",
     "preference": "a correction, or a thumb up and a thumb down on answers to one prompt",
 }
-
-
-class TrafficRules(BaseModel):
-    """Filter and sample of an endpoint's requests. `patterns` are scrubbed once more, beside what its log redacts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    days: float = setting(30, "Last days", "The last days.", gt=0, le=3650)
-    rating: Literal["any", "up", "down", "rated"] = setting(
-        "any",
-        "Rating",
-        "any, up, down or rated.",
-        choices={"any": "Any", "up": "Thumbs up", "down": "Thumbs down", "rated": "Rated"},
-    )
-    source: Literal["any", "api", "playground"] = setting("any", "Source", "any, api or playground.", shown=OPTION_ONLY)
-    min_answer_chars: int = Field(default=1, ge=0)
-    sample: int | None = setting(
-        None, "Sample at most", "At most this many requests, drawn at random.", ge=1, le=1_000_000, empty="All"
-    )
-    seed: int = setting(1, "Seed", "Seed of the draw.", shown=OPTION_ONLY)
-    redact: bool = True
-    patterns: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = Field(default=(), description="Ids of requests that a review left out.")
-    only: tuple[str, ...] = Field(default=(), description="Ids of requests that a list was filtered to; none: all.")
-
-    @field_validator("patterns")
-    @classmethod
-    def _check_patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        return RequestLogConfig(patterns=patterns).patterns
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 
 from backend.db.tables import ApiKey, Deployment, Endpoint, Replica, Usage, User
 from backend.domain.serving.protocol import ChatMessage, Role
-from backend.domain.serving.request_log import LoggedBody, RequestLogConfig
+from backend.domain.serving.request_log import LoggedBody, RequestLogConfig, TrafficRules
 from backend.errors import NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.serving.costs.ledger import read_price_ledger
@@ -25,7 +25,7 @@ from backend.services.serving.request_log.browse import (
     requests_csv,
     requests_jsonl,
 )
-from backend.services.serving.request_log.datasets import TrafficRules, preview_traffic
+from backend.services.serving.request_log.datasets import preview_traffic
 from backend.services.serving.request_log.key_feedback import store_feedback
 from backend.services.serving.request_log.policies import set_log_policy
 from backend.services.serving.usage import UsageRow, UsageStatus, add_usage
