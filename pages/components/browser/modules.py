@@ -1,13 +1,34 @@
-"""Join ES modules into one script that a Streamlit component takes, each in a scope of its own."""
+"""Components of the browser: their ES modules are joined into the one script that Streamlit takes, each in a scope of
+its own.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import streamlit as st
 
 IMPORT = re.compile(r'^import \{ ([\w, ]+) \} from "(\.[\w./-]+\.js)"$', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const|let) (\w+))", re.MULTILINE)
 DEFAULT = re.compile(r"^export default function", re.MULTILINE)
+
+
+HERE = Path(__file__).parent
+
+
+def declare_component(name: str, html: str, script: str, *, styles: Sequence[str] = ()) -> Callable[..., Any]:
+    """Return what mounts a component, made of a script and its styles, by default `style.css` beside it; paths are
+    relative to this folder.
+    """
+    sheets = styles or (f"{Path(script).parent}/style.css",)
+    css = "".join((HERE / sheet).read_text() for sheet in sheets)
+    mount: Callable[..., Any] = st.components.v2.component(
+        name, html=html, css=css, js=join_modules(HERE / script), isolate_styles=False
+    )
+    return mount
 
 
 def join_modules(entry: Path) -> str:

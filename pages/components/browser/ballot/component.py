@@ -7,18 +7,13 @@ from pathlib import Path
 
 import streamlit as st
 
-from pages.components.browser.modules import join_modules
+from pages.components.browser.modules import declare_component
 
-_HERE = Path(__file__).parent
-TEXT_STYLE = (_HERE / "text.css").read_text()
-"""Style of texts that `nodes.js` draws."""
-
-_ballot = st.components.v2.component(
+_ballot = declare_component(
     "roundhouse_ballot",
-    html='<div class="bt-host"></div>',
-    css=(_HERE / "style.css").read_text() + TEXT_STYLE,
-    js=join_modules(_HERE / "ballot.js"),
-    isolate_styles=False,
+    '<div class="bt-host"></div>',
+    "ballot/ballot.js",
+    styles=("ballot/style.css", "ballot/text.css"),
 )
 
 API = "/ballot/api"

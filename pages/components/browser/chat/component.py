@@ -6,22 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import streamlit as st
 
 from backend.domain.serving.chat_settings import ChatSettings
 from backend.services.serving.chat.contexts import EndpointFacts
-from pages.components.browser.ballot.component import TEXT_STYLE, maths_url
-from pages.components.browser.modules import join_modules
+from pages.components.browser.ballot.component import maths_url
+from pages.components.browser.modules import declare_component
 
-_HERE = Path(__file__).parent
-_chat = st.components.v2.component(
+_chat = declare_component(
     "roundhouse_chat",
-    html='<div class="pg-host"></div>',
-    css=(_HERE / "style.css").read_text() + (_HERE / "columns.css").read_text() + TEXT_STYLE,
-    js=join_modules(_HERE / "chat.js"),
-    isolate_styles=False,
+    '<div class="pg-host"></div>',
+    "chat/chat.js",
+    styles=("chat/style.css", "chat/columns.css", "ballot/text.css"),
 )
 API = "/playground/api"
 

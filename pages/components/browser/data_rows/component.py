@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlencode
-
-import streamlit as st
 
 from backend.domain.data.rows.display import RowLayout, RowTurn, displayable
 from backend.domain.wording import plural
 from pages.components import routes
-from pages.components.browser.modules import join_modules
+from pages.components.browser.modules import declare_component
 
-_HERE = Path(__file__).parent
-_rows = st.components.v2.component(
-    "roundhouse_data_rows",
-    html='<div class="dr-host"></div>',
-    css=(_HERE / "style.css").read_text(),
-    js=join_modules(_HERE / "rows.js"),
-    isolate_styles=False,
-)
+_rows = declare_component("roundhouse_data_rows", '<div class="dr-host"></div>', "data_rows/rows.js")
 MAX_CHARACTERS, MAX_TURNS = 600, 6
 """Of a row in a list; a row by itself is shown whole, up to the next figures."""
 WHOLE_CHARACTERS, WHOLE_TURNS = 400_000, 2000

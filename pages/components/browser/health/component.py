@@ -4,20 +4,9 @@ scripts hang.
 
 from __future__ import annotations
 
-from pathlib import Path
+from pages.components.browser.modules import declare_component
 
-import streamlit as st
-
-from pages.components.browser.modules import join_modules
-
-_HERE = Path(__file__).parent
-_line = st.components.v2.component(
-    "roundhouse_health",
-    html='<div class="rr-health-host"></div>',
-    css=(_HERE / "style.css").read_text(),
-    js=join_modules(_HERE / "health.js"),
-    isolate_styles=False,
-)
+_line = declare_component("roundhouse_health", '<div class="rr-health-host"></div>', "health/health.js")
 
 
 def health_line(*, key: str) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-
-import streamlit as st
 
 from backend.services.browser_assets import plotly_url
 from backend.services.context import Context, Person
@@ -13,17 +10,10 @@ from backend.services.metrics.axes import axes_of_runs
 from backend.services.training.figures import figures_of_runs
 from backend.services.training.live import token_for_runs
 from backend.services.training.views import RunView
-from pages.components.browser.modules import join_modules
+from pages.components.browser.modules import declare_component
 from pages.components.labels import IMPORTED, STATUS
 
-_HERE = Path(__file__).parent
-_chart = st.components.v2.component(
-    "roundhouse_live_chart",
-    html='<div class="rh-live"></div>',
-    css=(_HERE / "style.css").read_text(),
-    js=join_modules(_HERE / "chart.js"),
-    isolate_styles=False,
-)
+_chart = declare_component("roundhouse_live_chart", '<div class="rh-live"></div>', "live_chart/chart.js")
 
 
 def live_chart(ctx: Context, runs: Sequence[RunView], *, person: Person, key: str, marks: Sequence[int] = ()) -> None:

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-
-import streamlit as st
 
 from pages.components import routes
-from pages.components.browser.modules import join_modules
+from pages.components.browser.modules import declare_component
 
-_HERE = Path(__file__).parent
-_palette = st.components.v2.component(
-    "roundhouse_palette",
-    html='<div class="rp-host"></div>',
-    css=(_HERE / "style.css").read_text(),
-    js=join_modules(_HERE / "palette.js"),
-    isolate_styles=False,
-)
+_palette = declare_component("roundhouse_palette", '<div class="rp-host"></div>', "palette/palette.js")
 
 
 @dataclass(frozen=True)

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-
-import streamlit as st
 
 from backend.domain.training.objectives import label_of
 from backend.services.browser_assets import plotly_url
 from backend.services.context import Context, Person
 from backend.services.training.live import active_run_ids, token_for_runs
 from backend.services.training.views import RunView
-from pages.components.browser.modules import join_modules
+from pages.components.browser.modules import declare_component
 from pages.components.labels import IMPORTED, STATUS
 from pages.components.words import when
 
-_HERE = Path(__file__).parent
-_list = st.components.v2.component(
-    "roundhouse_live_runs",
-    html='<div class="rr-live"></div>',
-    css=(_HERE / "style.css").read_text(),
-    js=join_modules(_HERE / "list.js"),
-    isolate_styles=False,
-)
+_list = declare_component("roundhouse_live_runs", '<div class="rr-live"></div>', "run_list/list.js")
 
 
 def live_runs(

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import streamlit as st
 
 from backend.services.context import Context, Person
 from backend.services.training.live import active_run_ids, token_for_runs
-from pages.components.browser.modules import join_modules
+from pages.components.browser.modules import declare_component
 from pages.components.labels import IMPORTED, STATUS
 
-_HERE = Path(__file__).parent
-_table = st.components.v2.component(
+_table = declare_component(
     "roundhouse_run_table",
-    html='<div class="rr-live rt-live"></div>',
-    css=(_HERE.parent / "run_list" / "style.css").read_text() + (_HERE / "style.css").read_text(),
-    js=join_modules(_HERE / "table.js"),
-    isolate_styles=False,
+    '<div class="rr-live rt-live"></div>',
+    "run_table/table.js",
+    styles=("run_list/style.css", "run_table/style.css"),
 )
 
 

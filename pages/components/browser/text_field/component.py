@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import streamlit as st
 
-from pages.components.browser.modules import join_modules
+from pages.components.browser.modules import declare_component
 
-_HERE = Path(__file__).parent
-_field = st.components.v2.component(
-    "roundhouse_live_text",
-    html='<label class="rl-host"></label>',
-    css=(_HERE / "style.css").read_text(),
-    js=join_modules(_HERE / "field.js"),
-    isolate_styles=False,
-)
+_field = declare_component("roundhouse_live_text", '<label class="rl-host"></label>', "text_field/field.js")
 
 
 def live_text(label: str, *, key: str, value: str, max_chars: int, lines: int = 4) -> str:

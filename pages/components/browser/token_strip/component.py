@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
-import streamlit as st
+from pages.components.browser.modules import declare_component
 
-from pages.components.browser.modules import join_modules
-
-_HERE = Path(__file__).parent
-_strip = st.components.v2.component(
-    "roundhouse_token_strip",
-    html='<div class="rt-host"></div>',
-    css=(_HERE / "style.css").read_text(),
-    js=join_modules(_HERE / "strip.js"),
-    isolate_styles=False,
-)
+_strip = declare_component("roundhouse_token_strip", '<div class="rt-host"></div>', "token_strip/strip.js")
 
 MAX_CHIPS = 4000
 MAX_CHARACTERS = 60
