@@ -101,8 +101,6 @@ def draw_prices(ctx: Context, person: Person, *, is_open: bool) -> None:
                         "The operator's price holds again, or none.",
                         partial(remove_price, ctx, name, person=person),
                         key=f"remove_price_{name}",
-                        icon="delete",
-                        type="tertiary",
                     )
         if not person.is_admin:
             return

@@ -71,7 +71,6 @@ def draw_saved_row(ctx: Context, person: Person, view: ArchitectureView) -> None
             f"**{plain(view.name)}** is deleted permanently.",
             lambda: delete_architecture(ctx, view.id, person=person),
             key=f"delete_{view.id}",
-            icon="delete",
         )
 
 

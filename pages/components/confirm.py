@@ -28,9 +28,9 @@ def draw_confirmed(
     act: Callable[[], object],
     *,
     key: str,
-    icon: str,
+    icon: str = "delete",
     disabled: bool = False,
-    type: Literal["secondary", "tertiary"] = "secondary",
+    type: Literal["secondary", "tertiary"] = "tertiary",
 ) -> None:
     """Draw the button; its popover shows the consequence, as Markdown, and a second one, which acts and draws the page
     again.
@@ -41,7 +41,7 @@ def draw_confirmed(
 
 
 def draw_confirmed_in_menu(
-    label: str, consequence: str, act: Callable[[], object], *, key: str, icon: str, disabled: bool = False
+    label: str, consequence: str, act: Callable[[], object], *, key: str, icon: str = "delete", disabled: bool = False
 ) -> None:
     """Draw the button where a popover is open, which can't hold another: the question takes its place."""
     asks = f"asks_{key}"

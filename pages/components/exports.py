@@ -70,7 +70,7 @@ def draw_export(ctx: Context, person: Person, export: ExportView, *, title: str)
             f"Its files, {size(export.bytes)}, are deleted here; what was downloaded or pushed stays.",
             lambda: delete_export(ctx, export.job.id, person=person),
             key=f"export_delete_{export.job.id}",
-            icon="delete",
+            type="secondary",
         )
 
 

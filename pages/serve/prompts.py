@@ -111,7 +111,7 @@ def draw_prompt(ctx: Context, person: Person, name: str) -> None:
             " that were made of it stay.",
             partial(delete_and_leave, ctx, prompt.name, person),
             key="delete_prompt",
-            icon="delete",
+            type="secondary",
         )
     version = choose_version(ctx, prompt)
     text, trying, changes = st.tabs(["Text", "Try", "Changes"], key="tab", bind="query-params")

@@ -198,8 +198,6 @@ def _draw_report(ctx: Context, person: Person, version: VersionView, view: DataR
             f"The report is deleted; the dataset stays. Computing it took {report.seconds:.1f} s.",
             lambda: delete_data_report(ctx, view.id, person=person),
             key=f"report_delete_{view.id}",
-            icon="delete",
-            type="tertiary",
         )
     _draw_findings(ctx, person, view, list_findings(report))
     _draw_numbers(ctx, view, report)

@@ -130,7 +130,6 @@ def _draw_row(ctx: Context, person: Person, endpoint: EvaluatedEndpointView) -> 
             lambda: remove_endpoint(ctx, endpoint.id, person=person),
             key=f"endpoint_remove_{endpoint.id}",
             icon="link_off",
-            type="tertiary",
         )
 
 

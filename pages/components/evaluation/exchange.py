@@ -101,8 +101,6 @@ def _draw_imported(ctx: Context, person: Person) -> None:
                     f"Every score of {plain(row.source)} is removed.",
                     partial(remove_imported, ctx, row.id, person=person),
                     key=f"imported_remove_{row.id}",
-                    icon="delete",
-                    type="tertiary",
                 )
     if len(rows) > 50:
         st.caption(f"The newest 50 of {len(rows):,}.")

@@ -301,6 +301,4 @@ def _draw_endpoints(ctx: Context, person: Person, gate: GateView) -> None:
                 "The gate and its verdicts are deleted; evaluations stay.",
                 delete,
                 key=f"gate_delete_{gate.id}",
-                icon="delete",
-                type="tertiary",
             )

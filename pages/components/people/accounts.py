@@ -85,6 +85,7 @@ def draw_own_account(ctx: Context, person: Person) -> None:
         lambda: end_sessions(ctx, person.id or "", person=person),
         key="own_signout",
         icon="logout",
+        type="secondary",
     )
 
 

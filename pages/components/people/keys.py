@@ -182,6 +182,7 @@ def draw_key(ctx: Context, person: Person, key: KeyView, today: Spending, month:
                     lambda: revoke_key(ctx, key.id, person=person),
                     key=f"revoke_{key.id}",
                     icon="block",
+                    type="secondary",
                 )
         st.caption(" · ".join(_facts(key, person)))
         _draw_spending(key.limits, today, month)

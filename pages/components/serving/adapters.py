@@ -45,7 +45,6 @@ def draw_adapters(ctx: Context, person: Person, endpoint: EndpointView) -> None:
                     partial(remove_adapter, ctx, endpoint.name, adapter.name, person=person),
                     key=f"adapter_unload_{adapter.model}",
                     icon="eject",
-                    type="tertiary",
                 )
         if checkpoints:
             _draw_form(ctx, person, endpoint, checkpoints)

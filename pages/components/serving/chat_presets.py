@@ -66,7 +66,6 @@ def draw_preset_saving(ctx: Context, person: Person, settings: ChatSettings, *, 
                     "Other accounts lose this preset, too." if preset.is_shared else "The preset is deleted.",
                     partial(delete_preset, ctx, preset.id, person=person),
                     key=f"preset_delete_{preset.id}",
-                    icon="delete",
                 )
 
 

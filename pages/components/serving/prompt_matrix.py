@@ -186,8 +186,6 @@ def draw_prompt_matrix(ctx: Context, person: Person, prompt: str, matrix_id: str
                 "Its answers are deleted.",
                 partial(delete_and_show, ctx, matrix_id, person),
                 key="delete_matrix",
-                icon="delete",
-                type="tertiary",
             )
     if matrix.is_running:
         total = len(answers.cells)

@@ -219,6 +219,7 @@ def draw_canary(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             key=f"promote_canary_{endpoint.name}",
             icon="north",
             disabled=not canary.num_ready,
+            type="secondary",
         )
         if st.button("Abort", icon=":material/close:", key=f"abort_canary_{endpoint.name}"):
             with errors_shown():

@@ -132,8 +132,6 @@ def _draw_report(ctx: Context, person: Person, report: ReportView) -> None:
             "The report is deleted; its tokenizers and datasets stay.",
             delete,
             key=f"report_delete_{report.id}",
-            icon="delete",
-            type="tertiary",
         )
     with st.container(horizontal=True, vertical_alignment="bottom"):
         measure = choose_one(

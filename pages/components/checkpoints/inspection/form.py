@@ -156,8 +156,6 @@ def _draw_earlier(ctx: Context, person: Person, checkpoint: CheckpointView) -> N
                     "The inspection is deleted; the checkpoint stays.",
                     partial(_delete, ctx, person, inspection.id, checkpoint.id),
                     key=f"forget_{inspection.id}",
-                    icon="delete",
-                    type="tertiary",
                 )
 
 
