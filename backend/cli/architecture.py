@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from backend.cli.output import JsonFlag, command, emit, read_text
+from backend.cli.output import command, emit, read_text
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES
 from backend.domain.architectures.parameters import count_parameters
@@ -38,7 +38,6 @@ def describe_(
     lora_rank: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Train adapters of this rank instead of all weights.")
     ] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Count parameters, FLOPs, cache and memory of the architecture in a YAML file."""
     config = read_architecture(file)
@@ -46,27 +45,24 @@ def describe_(
     report = describe_architecture(
         config, precision=_precision(precision), micro_batch=micro_batch, context=context, lora=lora
     )
-    emit(report.model_dump(mode="json"), as_json=as_json, text=_words(report))
+    emit(report.model_dump(mode="json"), text=_words(report))
 
 
 @app.command("published")
 @command
-def published_(
-    name: Annotated[str | None, typer.Argument(help="Its name; all names when left out.")] = None,
-    as_json: JsonFlag = False,
-) -> None:
+def published_(name: Annotated[str | None, typer.Argument(help="Its name; all names when left out.")] = None) -> None:
     """List published architectures, or print one as YAML."""
     if name is None:
         sizes = {known: sum(count_parameters(config).values()) for known, config in PUBLISHED.items()}
         text = "\n".join(f"{known:<20}{count:>16,} parameters" for known, count in sizes.items())
-        emit(sizes, as_json=as_json, text=text)
+        emit(sizes, text=text)
         return
     config = {known.lower(): one for known, one in PUBLISHED.items()}.get(name.lower())
     if config is None:
         raise not_found(
             "published architecture", name, PUBLISHED, remedy="`roundhouse architecture published` lists them."
         )
-    emit(config.model_dump(mode="json", exclude_none=True), as_json=as_json, text=architecture_yaml(config).rstrip())
+    emit(config.model_dump(mode="json", exclude_none=True), text=architecture_yaml(config).rstrip())
 
 
 def _words(report: ArchitectureReport) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.infra.files.paths import find_path
@@ -27,24 +27,19 @@ Revision = Annotated[str, typer.Option(help="Of a Hub id: a branch, a tag or a c
 
 @app.command("add")
 @command
-def add(
-    source: Source,
-    name: Annotated[str, typer.Option(help="Name of the base.")],
-    revision: Revision = "",
-    as_json: JsonFlag = False,
-) -> None:
+def add(source: Source, name: Annotated[str, typer.Option(help="Name of the base.")], revision: Revision = "") -> None:
     """Add a base, and wait until it is downloaded and checked."""
     ctx = get_context()
     base = add_base(ctx, name=name, source=_absolute(source), revision=revision, person=LOCAL)
     assert base.job_id is not None
     wait_for_job(ctx, base.job_id)
     done = resolve_checkpoint(ctx, base.id)
-    emit(checkpoint_data(done), as_json=as_json, text=f"Added {_summary(done)}")
+    emit(checkpoint_data(done), text=f"Added {_summary(done)}")
 
 
 @app.command("check")
 @command
-def check(source: Source, revision: Revision = "", as_json: JsonFlag = False) -> None:
+def check(source: Source, revision: Revision = "") -> None:
     """Check a source without adding it: family, parameters, size, licence. Reads only small files of the Hub."""
     look = preview_base(get_context(), _absolute(source), revision=revision, person=LOCAL)
     facts = look.facts
@@ -63,7 +58,6 @@ def check(source: Source, revision: Revision = "", as_json: JsonFlag = False) ->
     where = f", commit {look.commit}, {look.download_bytes / 1e6:,.1f} MB to download" if look.commit else ""
     emit(
         data,
-        as_json=as_json,
         text=(
             f"{look.source}: {facts.family or 'unknown family'}, {_count(facts.parameters)}, {facts.bytes / 1e6:,.1f}"
             f" MB{numbers}{where}; licence: {facts.licence or 'not stated'}."
@@ -73,7 +67,7 @@ def check(source: Source, revision: Revision = "", as_json: JsonFlag = False) ->
 
 @app.command("show")
 @command
-def show(base: Annotated[str, typer.Argument(help="Its name or id.")], as_json: JsonFlag = False) -> None:
+def show(base: Annotated[str, typer.Argument(help="Its name or id.")]) -> None:
     """Show a base or any other checkpoint: family, size, licence, source, and the commit of a Hub id."""
     checkpoint = resolve_checkpoint(get_context(), base)
     lines = [_summary(checkpoint), f"Source: {checkpoint.source or checkpoint.run or 'unknown'}"]
@@ -82,24 +76,23 @@ def show(base: Annotated[str, typer.Argument(help="Its name or id.")], as_json: 
         for key, value in checkpoint.facts.dump().items()
         if value not in (None, "")
     ]
-    emit(checkpoint_data(checkpoint), as_json=as_json, text="\n".join(lines))
+    emit(checkpoint_data(checkpoint), text="\n".join(lines))
 
 
 @app.command("list")
 @command
-def list_(as_json: JsonFlag = False) -> None:
+def list_() -> None:
     """List checkpoints, bases and those of runs."""
     checkpoints = list_checkpoints(get_context())
     emit(
         {"checkpoints": [checkpoint_data(c) for c in checkpoints]},
-        as_json=as_json,
         text="\n".join(f"{c.name}  {c.family}  {_count(c.parameters)}" for c in checkpoints) or "No checkpoints yet.",
     )
 
 
 @app.command("scan")
 @command
-def scan(as_json: JsonFlag = False) -> None:
+def scan() -> None:
     """List the folders under MODEL_PATH as bases, with the reason where one can't be used."""
     ctx = get_context()
     offers = list_base_offers(ctx)
@@ -129,7 +122,7 @@ def scan(as_json: JsonFlag = False) -> None:
         if ctx.model_path is None
         else f"Nothing under {ctx.model_path} looks like a checkpoint."
     )
-    emit({"offers": data}, as_json=as_json, text="\n".join(words) or empty)
+    emit({"offers": data}, text="\n".join(words) or empty)
 
 
 def checkpoint_data(checkpoint: CheckpointView) -> dict[str, object]:

@@ -15,7 +15,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.exit_status import FAILED
 from backend.cli.options import model_options
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.db.base import utc_now
 from backend.domain.battles.frozen import Verification, count_votes, document_digest, freeze_document, verify_document
 from backend.domain.battles.options import RatingOptions
@@ -35,7 +35,6 @@ def freeze(
     to: Annotated[Path | None, typer.Option(help="Write the board to this file; needed for a file of votes.")] = None,
     *,
     options: Mapping[str, object],
-    as_json: JsonFlag = False,
 ) -> None:
     """Freeze a leaderboard with its votes, options, seed and version."""
     chosen = RatingOptions.of(**options)
@@ -64,7 +63,6 @@ def freeze(
     }
     emit(
         {**result, "ratings": document["ratings"]},
-        as_json=as_json,
         text=f"{name}: {plural(count_votes(document), 'vote')}, SHA-256 {digest}",
     )
 
@@ -72,12 +70,11 @@ def freeze(
 @command
 def verify(
     board: Annotated[str, typer.Argument(help="A file that `rating freeze` wrote, or the id of a stored board.")],
-    as_json: JsonFlag = False,
 ) -> None:
     """Compute a frozen board's hash and ratings again. Exit status 1 if they differ."""
     document, digest = _read_board(board)
     result = verify_document(document, digest=digest, version=program_version())
-    emit({"passed": result.passed, **asdict(result)}, as_json=as_json, text=_describe(result))
+    emit({"passed": result.passed, **asdict(result)}, text=_describe(result))
     if not result.passed:
         raise typer.Exit(FAILED)
 

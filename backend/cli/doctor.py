@@ -24,7 +24,7 @@ import psutil
 import typer
 
 from backend.cli.exit_status import FAILED
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.cli.processes import broker_binary, running_pid
 from backend.domain.wording import plural
 from backend.errors import InvalidInput, RoundhouseError
@@ -321,14 +321,13 @@ def doctor(
     should_record: Annotated[
         bool, typer.Option("--record", help="With --gpu: store memory and speed, which corrects estimates of runs.")
     ] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Check Python, packages, disk, ports, broker, database, devices, sign-in and the compiled library."""
     from backend.bootstrap import make_providers
 
     settings = Settings()
     if gpu:
-        return _check_gpu(settings, only or [], should_record=should_record, as_json=as_json)
+        return _check_gpu(settings, only or [], should_record=should_record)
     if only or should_record:
         option = "--only" if only else "--record"
         raise InvalidInput(f"{option} belongs to the checks of a GPU.", remedy="Add --gpu.")
@@ -349,18 +348,18 @@ def doctor(
     text_ = "\n".join(
         f"{marks[f.state]}  {f.name:<12} {f.detail}{f'  -> {f.cure}' if f.cure else ''}" for f in findings
     )
-    emit({"ok": not bad, "findings": [asdict(f) for f in findings]}, as_json=as_json, text=text_)
+    emit({"ok": not bad, "findings": [asdict(f) for f in findings]}, text=text_)
     if bad:
         raise typer.Exit(FAILED)
     return None
 
 
-def _check_gpu(settings: Settings, only: list[str], *, should_record: bool, as_json: bool) -> None:
+def _check_gpu(settings: Settings, only: list[str], *, should_record: bool) -> None:
     from backend.cli.gpu_doctor import check_gpu, record, to_table
 
     report = check_gpu(settings, only)
     recorded = record(settings, report) if should_record else None
     data = {**report.to_data(), "recorded": recorded or 0}
-    emit(data, as_json=as_json, text=to_table(report, recorded=recorded))
+    emit(data, text=to_table(report, recorded=recorded))
     if not report.is_ok:
         raise typer.Exit(FAILED)

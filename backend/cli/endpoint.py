@@ -11,7 +11,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.options import model_options
-from backend.cli.output import JsonFlag, command, emit, note
+from backend.cli.output import command, emit, note
 from backend.cli.serving import shadow
 from backend.cli.serving.adapter import app as adapter_app
 from backend.cli.serving.bench import bench
@@ -112,7 +112,6 @@ def deploy_(
     *,
     options: FieldValues,
     wait: WaitFlag = True,
-    as_json: JsonFlag = False,
 ) -> None:
     """Deploy a checkpoint to N replicas; those of an earlier deployment are replaced one by one. Needs a running
     installation.
@@ -136,15 +135,12 @@ def deploy_(
         alias=alias,
         person=LOCAL,
     )
-    _emit_started(ctx, deployed, wait=wait, as_json=as_json)
+    _emit_started(ctx, deployed, wait=wait)
 
 
 @app.command("probe")
 @command
-def probe(
-    checkpoint: Annotated[str, typer.Argument(help="Name or id of a checkpoint, or an alias.")],
-    as_json: JsonFlag = False,
-) -> None:
+def probe(checkpoint: Annotated[str, typer.Argument(help="Name or id of a checkpoint, or an alias.")]) -> None:
     """Measure how fast one replica of a checkpoint answers 1, 8 and 32 users, before it is deployed. Needs a running
     installation.
     """
@@ -161,7 +157,6 @@ def probe(
         lines.append(f"{load.users:>3} at once  {load.tokens_per_s:9,.1f} tokens/s{first_token}")
     emit(
         {"checkpoint": subject.name, "measured_at": speed.measured_at.isoformat(), **speed.result.dump()},
-        as_json=as_json,
         text="\n".join([*lines, f"{speed.conditions}."]),
     )
 
@@ -179,7 +174,6 @@ def scale(
     *,
     options: Mapping[str, object],
     wait: Annotated[bool, typer.Option(help="Return when that many are ready.")] = True,
-    as_json: JsonFlag = False,
 ) -> None:
     """Change the number of replicas in place, or the limits between which it follows the queue. Replicas that go finish
     their answers.
@@ -204,7 +198,7 @@ def scale(
     view = change_scaling(ctx, name, person=LOCAL, **given) if given else None
     if num_replicas is not None:
         view = scale_endpoint(ctx, name, num_replicas, person=LOCAL)
-    _emit_started(ctx, view or get_endpoint(ctx, name), wait=wait, as_json=as_json)
+    _emit_started(ctx, view or get_endpoint(ctx, name), wait=wait)
 
 
 @app.command("rollback")
@@ -215,16 +209,15 @@ def rollback(
         int | None, typer.Option("--to", help="Revision to serve again; by default the one before.")
     ] = None,
     wait: WaitFlag = True,
-    as_json: JsonFlag = False,
 ) -> None:
     """Serve an earlier revision again, replica by replica."""
     ctx = get_context()
-    _emit_started(ctx, rollback_endpoint(ctx, name, revision=revision, person=LOCAL), wait=wait, as_json=as_json)
+    _emit_started(ctx, rollback_endpoint(ctx, name, revision=revision, person=LOCAL), wait=wait)
 
 
 @app.command("history")
 @command
-def history(name: str, as_json: JsonFlag = False) -> None:
+def history(name: str) -> None:
     """List the revisions of an endpoint, newest first."""
     rows = list_revisions(get_context(), name)
     lines = []
@@ -234,16 +227,12 @@ def history(name: str, as_json: JsonFlag = False) -> None:
             f"  {'stopped' if r.stopped_at else 'serving'}{f'  ({r.note})' if r.note else ''}"
         )
         lines += [f"     {event.at:%Y-%m-%d %H:%M}  {event.text}" for event in reversed(r.events)]
-    emit({"endpoint": name, "revisions": [asdict(r) for r in rows]}, as_json=as_json, text="\n".join(lines))
+    emit({"endpoint": name, "revisions": [asdict(r) for r in rows]}, text="\n".join(lines))
 
 
 @app.command("logs")
 @command
-def logs(
-    name: str,
-    last: Annotated[int, typer.Option(min=1, max=10_000, help="Lines per replica.")] = 50,
-    as_json: JsonFlag = False,
-) -> None:
+def logs(name: str, last: Annotated[int, typer.Option(min=1, max=10_000, help="Lines per replica.")] = 50) -> None:
     """Show the end of the log of every replica."""
     ctx = get_context()
     replicas = [(r, read_log(ctx, r.job_id, last=last)) for r in get_endpoint(ctx, name).replicas if r.job_id]
@@ -251,7 +240,7 @@ def logs(
     text = "\n".join(
         f"--- replica {r.id}, revision {r.revision}, {r.status} ---\n" + "\n".join(lines) for r, lines in replicas
     )
-    emit({"endpoint": name, "replicas": data}, as_json=as_json, text=text or f"No replica of {name} runs.")
+    emit({"endpoint": name, "replicas": data}, text=text or f"No replica of {name} runs.")
 
 
 @app.command("canary")
@@ -269,7 +258,6 @@ def canary(
     promote: Annotated[bool, typer.Option("--promote", help="Replace the stable revision by it.")] = False,
     abort: Annotated[bool, typer.Option("--abort", help="End it.")] = False,
     wait: WaitFlag = True,
-    as_json: JsonFlag = False,
 ) -> None:
     """Give a second checkpoint a share of the requests; without --checkpoint, change, promote, abort or show the canary
     that runs.
@@ -317,25 +305,25 @@ def canary(
         if shown
         else f"{name} has no canary."
     )
-    emit(describe(view), as_json=as_json, text=text)
+    emit(describe(view), text=text)
 
 
 @app.command("start")
 @command
-def start(name: str, wait: WaitFlag = True, as_json: JsonFlag = False) -> None:
+def start(name: str, wait: WaitFlag = True) -> None:
     """Start a stopped endpoint again with its last checkpoint. Needs a running installation."""
     ctx = get_context()
     _require_worker(ctx)
-    _emit_started(ctx, start_endpoint(ctx, name, person=LOCAL), wait=wait, as_json=as_json)
+    _emit_started(ctx, start_endpoint(ctx, name, person=LOCAL), wait=wait)
 
 
 @app.command("list")
 @command
-def list_(as_json: JsonFlag = False) -> None:
+def list_() -> None:
     """List endpoints."""
     endpoints = list_endpoints(get_context())
     lines = [f"{e.name:<24} {e.state:<9} {e.num_ready}/{e.target}  {e.checkpoint_name}{_canary(e)}" for e in endpoints]
-    emit({"endpoints": [describe(e) for e in endpoints]}, as_json=as_json, text="\n".join(lines) or "No endpoints yet.")
+    emit({"endpoints": [describe(e) for e in endpoints]}, text="\n".join(lines) or "No endpoints yet.")
 
 
 @app.command("require")
@@ -344,27 +332,26 @@ def require(
     name: str,
     safety: Annotated[bool, typer.Option(help="Whether later deployments must pass the safety gate.")] = True,
     margin: Annotated[float, typer.Option(help="Largest change towards unsafe that passes.")] = MARGIN,
-    as_json: JsonFlag = False,
 ) -> None:
     """Make an endpoint require the safety gate of later deployments, or no longer."""
     require_safety(get_context(), name, margin=margin if safety else None, person=LOCAL)
     data = {"endpoint": name, "require_safety": {"margin": margin} if safety else None}
-    emit(data, as_json=as_json, text=f"{name} {'requires' if safety else 'does not require'} the safety gate.")
+    emit(data, text=f"{name} {'requires' if safety else 'does not require'} the safety gate.")
 
 
 @app.command("stop")
 @command
-def stop(name: str, as_json: JsonFlag = False) -> None:
+def stop(name: str) -> None:
     """Stop an endpoint. Its name and history stay."""
-    emit(describe(stop_endpoint(get_context(), name, person=LOCAL)), as_json=as_json, text=f"Stopped {name}.")
+    emit(describe(stop_endpoint(get_context(), name, person=LOCAL)), text=f"Stopped {name}.")
 
 
 @app.command("delete")
 @command
-def delete(name: str, as_json: JsonFlag = False) -> None:
+def delete(name: str) -> None:
     """Delete a stopped endpoint with its history. Conversations stay."""
     delete_endpoint(get_context(), name, person=LOCAL)
-    emit({"deleted": name}, as_json=as_json, text=f"Deleted {name}.")
+    emit({"deleted": name}, text=f"Deleted {name}.")
 
 
 def _canary(view: EndpointView) -> str:
@@ -379,7 +366,7 @@ def _require_worker(ctx: Context) -> None:
         )
 
 
-def _emit_started(ctx: Context, view: EndpointView, *, wait: bool, as_json: bool) -> None:
+def _emit_started(ctx: Context, view: EndpointView, *, wait: bool) -> None:
     """Wait until the newest revision answers and has replaced older ones, if requested, and print the endpoint.
 
     Raises Unavailable where none of its replicas becomes ready.
@@ -403,7 +390,6 @@ def _emit_started(ctx: Context, view: EndpointView, *, wait: bool, as_json: bool
     note(f"{ctx.gateway_url}/v1, model={view.name}")
     emit(
         describe(view),
-        as_json=as_json,
         text=f"{view.name}: {view.state}, {view.num_ready} of {view.target} replicas ready",
     )
 

@@ -25,7 +25,7 @@ from backend.cli.evaluation.score import score as score_answers
 from backend.cli.evaluation.suite import app as suite
 from backend.cli.evaluation.task import read_task_option
 from backend.cli.options import model_options
-from backend.cli.output import JsonFlag, command, emit, note, score_data
+from backend.cli.output import command, emit, note, score_data
 from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.config import EvaluationConfig, score_label
 from backend.domain.json_values import FieldValues
@@ -84,7 +84,6 @@ def run(
         bool, typer.Option("--again", help="Run again even if a finished evaluation has the same settings.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the scores.")] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Score a checkpoint or an endpoint on a benchmark, or a checkpoint on any dataset with text in it."""
     ctx = get_context()
@@ -105,7 +104,6 @@ def run(
             config=config,
             given=given,
             wait=wait,
-            as_json=as_json,
         )
         return
     plan = plan_evaluation(ctx, benchmark=benchmark, config=config)
@@ -119,7 +117,7 @@ def run(
     if wait and evaluation.job_id:
         wait_for_job(ctx, evaluation.job_id)
         evaluation = get_evaluation(ctx, evaluation.id)
-    emit(as_data(evaluation), as_json=as_json, text=as_text(evaluation))
+    emit(as_data(evaluation), text=as_text(evaluation))
 
 
 @app.command("loglikelihood")
@@ -127,7 +125,6 @@ def run(
 def loglikelihood(
     checkpoint: Annotated[str, typer.Option(help="Name or id, or a folder that holds one.")],
     file: Annotated[Path, typer.Option(help='JSONL of {"context": text, "continuation": text}.')],
-    as_json: JsonFlag = False,
 ) -> None:
     """Compute the log-likelihood of each continuation, in nats, and whether greedy decoding generates it."""
     ctx = get_context()
@@ -137,20 +134,18 @@ def loglikelihood(
         f"{item['sum_logprob']:12.5f}  {item['tokens']:5d} tokens  {'greedy' if item['greedy'] else ''}".rstrip()
         for item in items
     ]
-    emit({"items": items}, as_json=as_json, text="\n".join(lines))
+    emit({"items": items}, text="\n".join(lines))
 
 
 @app.command("list")
 @command
 def list_(
     checkpoint: Annotated[str | None, typer.Option(help="Only evaluations of one checkpoint or endpoint.")] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """List evaluations, newest first."""
     evaluations = [e for e in list_evaluations(get_context()) if checkpoint in (None, e.checkpoint, e.subject_id)]
     emit(
         {"evaluations": [as_data(e) for e in evaluations]},
-        as_json=as_json,
         text="\n\n".join(map(as_text, evaluations)) or "No evaluations yet.",
     )
 
@@ -159,10 +154,7 @@ def list_(
 @command
 @model_options(EvaluationConfig, only=("kind", "limit"))
 def power(
-    benchmark: Annotated[str, typer.Option(help="Dataset: name, or name@version.")],
-    *,
-    options: Mapping[str, object],
-    as_json: JsonFlag = False,
+    benchmark: Annotated[str, typer.Option(help="Dataset: name, or name@version.")], *, options: Mapping[str, object]
 ) -> None:
     """Say which difference between two checkpoints a benchmark can detect, before anything runs."""
     plan = plan_evaluation(get_context(), benchmark=benchmark, config=EvaluationConfig(**options))
@@ -181,7 +173,7 @@ def power(
         *(f"a difference of {difference:g} needs {items} items" for difference, items in plan.power.items_for),
     ]
     data = {**asdict(plan.power), "items_for": [{"difference": d, "items": n} for d, n in plan.power.items_for]}
-    emit(data, as_json=as_json, text="\n".join(lines))
+    emit(data, text="\n".join(lines))
 
 
 def as_data(evaluation: EvaluationView) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.cli.waiting import wait_for_job
 from backend.domain.checkpoints.export_formats import NUMBERS
 from backend.domain.jobs.results import ExportResult
@@ -33,7 +33,6 @@ def export(
         str, typer.Option(help="Upload it to this repository (owner/name) of the Hub as well, by the key in HF_TOKEN.")
     ] = "",
     public: Annotated[bool, typer.Option(help="push: make a new repository public.")] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Write a checkpoint in the format of another tool: a Hugging Face folder or GGUF."""
     ctx = get_context()
@@ -62,6 +61,5 @@ def export(
     address = f" Pushed to {pushed.url}." if pushed else ""
     emit(
         data,
-        as_json=as_json,
         text=f"Exported {resolved.name} to {destination}: {len(files)} files.{numbers}{cost}{address}",
     )

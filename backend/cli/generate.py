@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.cli.waiting import wait_for_job
 from backend.domain.jobs.results import GenerateResult
 from backend.services.checkpoints.generation import launch_completions, read_completions
@@ -27,7 +27,6 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Nucleus sampling: share of probability to sample from.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed and prompt give the same text.")] = 0,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the raw text, without the chat template.")] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Complete a prompt with a checkpoint. A checkpoint with a chat template answers it as a user's message."""
     ctx = get_context()
@@ -47,6 +46,5 @@ def generate(
     answer, result = read_completions(ctx, job.id)[0], job.result_as(GenerateResult)
     emit(
         {**answer, "used_chat_template": result.used_chat_template if result else None},
-        as_json=as_json,
         text=answer["text"],
     )

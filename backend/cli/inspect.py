@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit, note, read_text
+from backend.cli.output import command, emit, note, read_text
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.domain.checkpoints.inspection_config import InspectionConfig
@@ -41,7 +41,6 @@ def inspect(
         bool, typer.Option("--maps", help="With --json: every attention map, by layer, head, query and key.")
     ] = False,
     again: Annotated[bool, typer.Option("--again", help="Analyze again even if the result is stored.")] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Show per-token loss, attention, logit lens and weights of a checkpoint. With --against, compare two checkpoints
     token by token.
@@ -65,7 +64,7 @@ def inspect(
         results = InspectionResults(ctx, inspection)
         data |= text_data(ctx, results, maps=maps) if one.of_text else weights_data(ctx, results)
         lines += text_lines(results) if one.of_text else weights_lines(results)
-    emit(data, as_json=as_json, text="\n".join(lines))
+    emit(data, text="\n".join(lines))
 
 
 def _messages(file: Path) -> Any:

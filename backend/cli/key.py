@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.domain.attributes import attributes_of
 from backend.domain.serving.key_limits import API_ENDPOINTS, KeyLimits, parse_expiry, parse_limits, parse_scopes
 from backend.services.context import LOCAL, Context
@@ -55,7 +55,6 @@ def create(
     endpoints: Endpoints = "",
     admin: Admin = False,
     expires: Expires = "",
-    as_json: JsonFlag = False,
 ) -> None:
     """Create a key and print it: the only time it is shown."""
     ctx = get_context()
@@ -63,7 +62,7 @@ def create(
     bounds, until = parse_limits(limits), parse_expiry(expires, now=ctx.now())
     key = create_key(ctx, name, person=LOCAL, scopes=scopes, limits=bounds, expires_at=until)
     view = next(view for view in list_keys(ctx, person=LOCAL) if view.name == name.strip() and view.hint == key[-4:])
-    emit({**_describe(view, ctx.now()), "key": key}, as_json=as_json, text=key)
+    emit({**_describe(view, ctx.now()), "key": key}, text=key)
 
 
 @app.command("change")
@@ -77,7 +76,6 @@ def change(
     endpoints: Annotated[str | None, typer.Option(help="Replace the parts of the API; empty for all.")] = None,
     admin: Annotated[bool | None, typer.Option("--admin/--no-admin", help="Give or take the admin scope.")] = None,
     expires: Annotated[str | None, typer.Option(help="Replace the expiry; empty for never.")] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Change limits, scopes or expiry of a key. They hold from its next request on."""
     ctx = get_context()
@@ -96,27 +94,27 @@ def change(
         expires_at=view.expires_at if expires is None else parse_expiry(expires, now=ctx.now()),
     )
     changed = find_key(ctx, view.id, person=LOCAL)
-    emit(_describe(changed, ctx.now()), as_json=as_json, text=_line(changed, ctx.now()))
+    emit(_describe(changed, ctx.now()), text=_line(changed, ctx.now()))
 
 
 @app.command("list")
 @command
-def list_(as_json: JsonFlag = False) -> None:
+def list_() -> None:
     """List keys with limits, scopes, and what they used today and this month (UTC)."""
     ctx = get_context()
     keys, now = list_keys(ctx, person=LOCAL), ctx.now()
     rows = _with_spending(ctx, keys)
-    emit({"keys": rows}, as_json=as_json, text="\n".join(_line(key, now) for key in keys) or "No keys yet.")
+    emit({"keys": rows}, text="\n".join(_line(key, now) for key in keys) or "No keys yet.")
 
 
 @app.command("revoke")
 @command
-def revoke(key: Key, as_json: JsonFlag = False) -> None:
+def revoke(key: Key) -> None:
     """Revoke a key. Its next request is refused, at every gateway."""
     ctx = get_context()
     view = find_key(ctx, key, person=LOCAL)
     revoke_key(ctx, view.id, person=LOCAL)
-    emit({"id": view.id, "name": view.name, "revoked": True}, as_json=as_json, text=f"Revoked {view.name} ({view.id}).")
+    emit({"id": view.id, "name": view.name, "revoked": True}, text=f"Revoked {view.name} ({view.id}).")
 
 
 def _with_spending(ctx: Context, keys: list[KeyView]) -> list[dict[str, object]]:

@@ -4,29 +4,40 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 from backend.cli.exit_status import FAILED
 from backend.errors import InvalidInput, NotFound
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 MAX_TEXT_BYTES = 2**20
 
 
-def emit(data: Any, *, as_json: bool, text: str) -> None:
-    """Print the result: `data` as JSON, or `text`."""
-    sys.stdout.write((json.dumps(_finite(data), indent=2, default=str, ensure_ascii=False) if as_json else text) + "\n")
+_AS_JSON: ContextVar[bool] = ContextVar("as_json", default=False)
+
+
+def is_json() -> bool:
+    """Return whether the command was given --json."""
+    return _AS_JSON.get()
+
+
+def emit(data: Any, *, text: str) -> None:
+    """Print the result: `data` as JSON with --json, or `text`."""
+    if is_json():
+        text = json.dumps(_finite(data), indent=2, default=str, ensure_ascii=False)
+    sys.stdout.write(text + "\n")
 
 
 def _finite(data: Any) -> Any:
@@ -57,13 +68,14 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
-def command(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn errors into one line on stderr (and JSON on stdout with --json) and an exit status: 2 for misuse, 1 for
-    failure.
+def command(function: Callable[..., R]) -> Callable[..., R]:
+    """Give a command --json. Turn errors into one line on stderr (and JSON on stdout with --json) and an exit status: 2
+    for misuse, 1 for failure.
     """
 
     @wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapped(*args: Any, as_json: bool | None = None, **kwargs: Any) -> R:
+        token = _AS_JSON.set(is_json() if as_json is None else as_json)
         try:
             return function(*args, **kwargs)
         except Exception as error:
@@ -73,8 +85,14 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
             if explained is None:
                 raise
             message, status = explained
-            fail(message, as_json=bool(kwargs.get("as_json")), status=status)
+            fail(message, status=status)
+        finally:
+            _AS_JSON.reset(token)
 
+    flag = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JsonFlag)
+    parameters = [*inspect.signature(function, eval_str=True).parameters.values(), flag]
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped
 
 
@@ -93,9 +111,9 @@ def read_text(file: Path) -> str:
         raise InvalidInput(f"{file} is not UTF-8 text.") from error
 
 
-def fail(message: str, *, as_json: bool = False, status: int = FAILED) -> NoReturn:
+def fail(message: str, *, status: int = FAILED) -> NoReturn:
     """End the command with a message and an exit status."""
-    if as_json:
+    if is_json():
         sys.stdout.write(json.dumps({"error": message}, ensure_ascii=False) + "\n")
     sys.stderr.write(f"roundhouse: {message}\n")
     raise typer.Exit(status)

@@ -12,7 +12,7 @@ import typer
 from backend.cli.boards import freeze, verify
 from backend.cli.evaluation import rating_verdicts
 from backend.cli.options import model_options
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.rating_table import RatingTable
 from backend.domain.battles.ratings import rate
@@ -60,7 +60,6 @@ def fit(
     ],
     *,
     options: Mapping[str, object],
-    as_json: JsonFlag = False,
 ) -> None:
     """Rate contestants by Bradley-Terry, Davidson or Rao-Kupper, with intervals clustered by prompt and rater."""
     rating_options = RatingOptions.of(**options)
@@ -70,7 +69,7 @@ def fit(
         table = rate(read_vote_file(votes.read_bytes()), rating_options)
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{votes.name} is not UTF-8 text.", remedy="Save it as UTF-8.") from error
-    emit(to_document(table), as_json=as_json, text=to_text(table))
+    emit(to_document(table), text=to_text(table))
 
 
 app.command("freeze")(freeze)

@@ -10,7 +10,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.options import model_options
-from backend.cli.output import JsonFlag, command, emit, read_text
+from backend.cli.output import command, emit, read_text
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.domain.data.languages import language_name
@@ -35,7 +35,6 @@ def train(
     name: Annotated[str, typer.Option(help="Name of the tokenizer.")],
     *,
     options: FieldValues,
-    as_json: JsonFlag = False,
 ) -> None:
     """Train a tokenizer on a dataset, and wait for it."""
     ctx = get_context()
@@ -43,12 +42,12 @@ def train(
     assert queued.job_id is not None
     wait_for_job(ctx, queued.job_id)
     done = get_tokenizer(ctx, queued.id)
-    emit(tokenizer_data(done), as_json=as_json, text=_made(done))
+    emit(tokenizer_data(done), text=_made(done))
 
 
 @app.command("list")
 @command
-def list_(as_json: JsonFlag = False) -> None:
+def list_() -> None:
     """List tokenizers."""
     tokenizers = list_tokenizers(get_context())
     lines = [
@@ -57,7 +56,6 @@ def list_(as_json: JsonFlag = False) -> None:
     ]
     emit(
         {"tokenizers": [tokenizer_data(t) for t in tokenizers]},
-        as_json=as_json,
         text="\n".join(lines) or "No tokenizers yet.",
     )
 
@@ -67,7 +65,6 @@ def list_(as_json: JsonFlag = False) -> None:
 def compare(
     tokenizers: Annotated[list[str], typer.Argument(help="Names of tokenizers, or of checkpoints.")],
     dataset: Annotated[list[str], typer.Option(help="A dataset to measure on; may be repeated.")],
-    as_json: JsonFlag = False,
 ) -> None:
     """Measure tokenizers on datasets: tokens per word, bytes per token, unknown tokens; by language."""
     ctx = get_context()
@@ -75,7 +72,7 @@ def compare(
     assert queued.job_id is not None
     wait_for_job(ctx, queued.job_id)
     done = get_report(ctx, queued.id)
-    emit(report_data(done), as_json=as_json, text="\n".join(_lines(done)))
+    emit(report_data(done), text="\n".join(_lines(done)))
 
 
 @app.command("encode")
@@ -89,7 +86,6 @@ def encode(
     specials: Annotated[
         bool, typer.Option("--specials", help="Text that spells a special token is that token.")
     ] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Encode a text and print its tokens."""
     if text is not None and file is not None:
@@ -98,9 +94,7 @@ def encode(
         text = read_text(file) if file else sys.stdin.buffer.read().decode("utf-8", "replace")
     ctx = get_context()
     result = tokenize(ctx, resolve_source(ctx, tokenizer), text, specials=specials)
-    emit(
-        encoding_data(result), as_json=as_json, text="\n".join(f"{token.id}\t{token.text!r}" for token in result.tokens)
-    )
+    emit(encoding_data(result), text="\n".join(f"{token.id}\t{token.text!r}" for token in result.tokens))
 
 
 def tokenizer_data(tokenizer: TokenizerView) -> dict[str, object]:

@@ -19,7 +19,7 @@ import typer
 from backend.cli.doctor import start_checks
 from backend.cli.exit_status import FAILED
 from backend.cli.leftovers import end_leftovers, only_one
-from backend.cli.output import JsonFlag, command, emit, fail, note
+from backend.cli.output import command, emit, fail, note
 from backend.cli.processes import broker_program, pid_file, running_pid, web_programs, worker_program
 from backend.cli.supervision import STOP_TIMEOUT_S, answers, supervise
 from backend.domain.jobs.states import QUEUES
@@ -39,7 +39,6 @@ def up(
     only: Annotated[
         str, typer.Option(help="Start these alone, separated by commas, as containers do; the rest runs elsewhere.")
     ] = ",".join(PARTS),
-    as_json: JsonFlag = False,
 ) -> None:
     """Start broker, worker, gateway and pages, print the address, and stay until Ctrl-C."""
     settings = Settings()
@@ -47,14 +46,11 @@ def up(
     if parts != set(PARTS) and settings.redis_url is None:
         raise InvalidInput("The built-in broker serves all parts alone.", remedy="Set REDIS_URL to one that all reach.")
     if (pid := running_pid(settings)) is not None:
-        fail(
-            f"Roundhouse already runs here (process {pid}): {settings.pages_url}. Stop it with `roundhouse down`.",
-            as_json=as_json,
-        )
+        fail(f"Roundhouse already runs here (process {pid}): {settings.pages_url}. Stop it with `roundhouse down`.")
     with only_one(settings):
         if end_leftovers_of_home(settings):
             note("Ended processes that an earlier `roundhouse up` had left running.")
-        _run(settings, parts, as_json=as_json)
+        _run(settings, parts)
 
 
 def _read_parts(text: str) -> set[str]:
@@ -65,10 +61,10 @@ def _read_parts(text: str) -> set[str]:
     return parts
 
 
-def _run(settings: Settings, parts: set[str], *, as_json: bool) -> None:
+def _run(settings: Settings, parts: set[str]) -> None:
     problems = [finding for finding in start_checks(settings, parts) if finding.state == "problem"]
     if problems:
-        fail(" ".join(f"{finding.detail} {finding.cure}" for finding in problems), as_json=as_json)
+        fail(" ".join(f"{finding.detail} {finding.cure}" for finding in problems))
     broker = [] if settings.redis_url else [broker_program(settings)]
     pid_path = pid_file(settings)
     pid_path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +83,7 @@ def _run(settings: Settings, parts: set[str], *, as_json: bool) -> None:
             [broker, [one for one in (*web_programs(settings), worker_program(settings)) if one.name in parts]],
             settings,
             name="supervisord",
-            until_ready=lambda go_on: _wait_until_ready(settings, parts, preparation, go_on, as_json=as_json),
+            until_ready=lambda go_on: _wait_until_ready(settings, parts, preparation, go_on),
         )
     finally:
         preparation.kill()
@@ -106,23 +102,17 @@ def _own_url(settings: Settings, port: int | None = None) -> str:
     return f"http://{host}:{port or settings.port}"
 
 
-def _announce(settings: Settings, parts: set[str], *, as_json: bool) -> None:
+def _announce(settings: Settings, parts: set[str]) -> None:
     address = settings.pages_url if "pages" in parts else f"{settings.gateway_url}/v1"
     emit(
         {"url": address, "gateway": f"{settings.gateway_url}/v1"},
-        as_json=as_json,
         text=f"\n  Roundhouse is ready: {address}\n  (Ctrl-C stops everything)\n",
     )
     sys.stdout.flush()
 
 
 def _wait_until_ready(
-    settings: Settings,
-    parts: set[str],
-    preparation: subprocess.Popen[str],
-    go_on: Callable[[], bool],
-    *,
-    as_json: bool,
+    settings: Settings, parts: set[str], preparation: subprocess.Popen[str], go_on: Callable[[], bool]
 ) -> None:
     """Announce the address once pages and gateway answer and the preparation has ended, however long that takes; what
     is late is named once. Fails if the preparation ended with an error.
@@ -138,12 +128,11 @@ def _wait_until_ready(
             cause = preparation.stdout.read() if preparation.stdout else ""
             fail(
                 cause or "The preparation crashed; see the traceback above.",
-                as_json=as_json,
                 status=preparation.returncode,
             )
         waiting = {name: url for name, url in waiting.items() if not answers(url)}
         if not waiting and preparation.poll() == 0:
-            _announce(settings, parts, as_json=as_json)
+            _announce(settings, parts)
             return
         if time.monotonic() > deadline:
             deadline = math.inf
@@ -154,7 +143,7 @@ def _wait_until_ready(
 
 @app.command()
 @command
-def down(as_json: JsonFlag = False) -> None:
+def down() -> None:
     """Stop the installation that runs from this home folder."""
     settings = Settings()
     pid = running_pid(settings)
@@ -162,7 +151,6 @@ def down(as_json: JsonFlag = False) -> None:
         ended = end_leftovers_of_home(settings)
         emit(
             {"stopped": bool(ended)},
-            as_json=as_json,
             text="Ended processes that a killed `roundhouse up` had left running." if ended else "Nothing runs here.",
         )
         return
@@ -173,8 +161,8 @@ def down(as_json: JsonFlag = False) -> None:
     while not _has_ended(process) and time.monotonic() < deadline:
         time.sleep(0.1)
     if not _has_ended(process):
-        fail(f"Process {pid} does not stop. End it with `kill -9 {pid}`.", as_json=as_json, status=FAILED)
-    emit({"stopped": True}, as_json=as_json, text="Stopped.")
+        fail(f"Process {pid} does not stop. End it with `kill -9 {pid}`.", status=FAILED)
+    emit({"stopped": True}, text="Stopped.")
 
 
 def _has_ended(process: psutil.Process) -> bool:
@@ -195,7 +183,6 @@ def worker(
     until_idle: Annotated[
         str, typer.Option(help="With --for: leave after this long without work, such as 90s or 10m.")
     ] = "10m",
-    as_json: JsonFlag = False,
 ) -> None:
     """Serve queues on this machine. Needs DATABASE_URL, REDIS_URL and ROUNDHOUSE_HOME (the shared artifacts) of the
     installation.
@@ -206,7 +193,7 @@ def worker(
     names = [part.strip() for part in queues.split(",") if part.strip()]
     unknown = [part for part in names if part not in QUEUES]
     if unknown:
-        fail(f"There is no queue {unknown[0]!r}. Choose from {', '.join(QUEUES)}.", as_json=as_json, status=2)
+        fail(f"There is no queue {unknown[0]!r}. Choose from {', '.join(QUEUES)}.", status=2)
     from backend.bootstrap import build_context
 
     if not build_context(settings).queue.is_alive():

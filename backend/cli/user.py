@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.services.context import LOCAL
 from backend.services.people.accounts import (
     add_user,
@@ -29,30 +29,24 @@ NEW_PASSWORD = "ROUNDHOUSE_NEW_PASSWORD"  # noqa: S105 - a variable's name
 
 @app.command("add")
 @command
-def add(
-    name: str,
-    role: Annotated[str, typer.Option(help="admin, lead, engineer or rater.")] = "engineer",
-    as_json: JsonFlag = False,
-) -> None:
+def add(name: str, role: Annotated[str, typer.Option(help="admin, lead, engineer or rater.")] = "engineer") -> None:
     """Create an account. The password is prompted for, or read from ROUNDHOUSE_NEW_PASSWORD, or from standard input
     when it is a pipe.
     """
     person = add_user(get_context(), name, _read_password(), role=role, person=LOCAL)
     emit(
         {"user": person.name, "role": person.role},
-        as_json=as_json,
         text=f"Created the account {person.name} ({person.role}).",
     )
 
 
 @app.command("list")
 @command
-def list_(as_json: JsonFlag = False) -> None:
+def list_() -> None:
     """List accounts, disabled ones last."""
     accounts = list_accounts(get_context())
     emit(
         {"users": [{key: value for key, value in asdict(one).items() if key != "id"} for one in accounts]},
-        as_json=as_json,
         text="\n".join(f"{one.name}  {one.role}{'  disabled' if one.disabled_at else ''}" for one in accounts)
         or "No accounts yet.",
     )
@@ -60,54 +54,51 @@ def list_(as_json: JsonFlag = False) -> None:
 
 @app.command("disable")
 @command
-def disable(name: str, as_json: JsonFlag = False) -> None:
+def disable(name: str) -> None:
     """Disable an account at once, with its sessions, its keys and the ballot links that it made."""
     ctx = get_context()
     disable_account(ctx, get_account(ctx, name).id, person=LOCAL)
-    emit({"user": name, "disabled": True}, as_json=as_json, text=f"Disabled {name}.")
+    emit({"user": name, "disabled": True}, text=f"Disabled {name}.")
 
 
 @app.command("enable")
 @command
-def enable(name: str, as_json: JsonFlag = False) -> None:
+def enable(name: str) -> None:
     """Enable a disabled account."""
     ctx = get_context()
     enable_account(ctx, get_account(ctx, name).id, person=LOCAL)
-    emit({"user": name, "disabled": False}, as_json=as_json, text=f"Enabled {name}.")
+    emit({"user": name, "disabled": False}, text=f"Enabled {name}.")
 
 
 @app.command("role")
 @command
-def role_(
-    name: str, role: Annotated[str, typer.Argument(help="admin, lead, engineer or rater.")], as_json: JsonFlag = False
-) -> None:
+def role_(name: str, role: Annotated[str, typer.Argument(help="admin, lead, engineer or rater.")]) -> None:
     """Change an account's role."""
     ctx = get_context()
     change_role(ctx, get_account(ctx, name).id, role, person=LOCAL)
-    emit({"user": name, "role": role}, as_json=as_json, text=f"{name} is {role} now.")
+    emit({"user": name, "role": role}, text=f"{name} is {role} now.")
 
 
 @app.command("password")
 @command
-def password(name: str, as_json: JsonFlag = False) -> None:
+def password(name: str) -> None:
     """Set a new password, read as by `user add`, and end the account's sessions."""
     ctx = get_context()
     account = get_account(ctx, name)
     reset_password(ctx, account.id, _read_password(), person=LOCAL)
     emit(
         {"user": name, "password": "changed"},
-        as_json=as_json,
         text=f"{name} has a new password and is signed out everywhere.",
     )
 
 
 @app.command("signout")
 @command
-def signout(name: str, as_json: JsonFlag = False) -> None:
+def signout(name: str) -> None:
     """End every session of an account."""
     ctx = get_context()
     end_sessions(ctx, get_account(ctx, name).id, person=LOCAL)
-    emit({"user": name, "signed_out": True}, as_json=as_json, text=f"{name} is signed out everywhere.")
+    emit({"user": name, "signed_out": True}, text=f"{name} is signed out everywhere.")
 
 
 def _read_password() -> str:

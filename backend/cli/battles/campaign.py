@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit, note, read_text
+from backend.cli.output import command, emit, note, read_text
 from backend.db.base import new_id
 from backend.domain.attributes import attributes_of
 from backend.domain.battles.campaign_file import parse_campaign
@@ -37,7 +37,7 @@ def campaign() -> None:
 
 @app.command("create")
 @command
-def create(file: Annotated[Path, typer.Argument(help="YAML file of the campaign.")], as_json: JsonFlag = False) -> None:
+def create(file: Annotated[Path, typer.Argument(help="YAML file of the campaign.")]) -> None:
     """Start a campaign; files of completions are read from the folder of the YAML file."""
     campaign_file = parse_campaign(read_text(file))
     sources = {source.file for source in campaign_file.contestants if source.file}
@@ -51,37 +51,35 @@ def create(file: Annotated[Path, typer.Argument(help="YAML file of the campaign.
         person=LOCAL,
         files=files,
     )
-    emit(campaign_data(started), as_json=as_json, text=f"Started {_summary(started)}")
+    emit(campaign_data(started), text=f"Started {_summary(started)}")
 
 
 @app.command("list")
 @command
-def list_(as_json: JsonFlag = False) -> None:
+def list_() -> None:
     """List campaigns, newest first."""
     campaigns = list_campaigns(get_context())
     text = "\n".join(map(_summary, campaigns)) or "No campaigns yet."
-    emit({"campaigns": [campaign_data(item) for item in campaigns]}, as_json=as_json, text=text)
+    emit({"campaigns": [campaign_data(item) for item in campaigns]}, text=text)
 
 
 @app.command("show")
 @command
-def show(name: Name, as_json: JsonFlag = False) -> None:
+def show(name: Name) -> None:
     """Show contestants, progress and settings of a campaign."""
     shown = resolve_campaign(get_context(), name)
     lines = [_summary(shown)]
     lines += [f"  {item.name} ({item.kind}): {item.completions} completions" for item in shown.contestants]
-    emit(
-        {**campaign_data(shown), "config": shown.config.model_dump(mode="json")}, as_json=as_json, text="\n".join(lines)
-    )
+    emit({**campaign_data(shown), "config": shown.config.model_dump(mode="json")}, text="\n".join(lines))
 
 
 @app.command("close")
 @command
-def close(name: Name, as_json: JsonFlag = False) -> None:
+def close(name: Name) -> None:
     """Close a campaign: it takes no more votes."""
     ctx = get_context()
     closed = close_campaign(ctx, resolve_campaign(ctx, name).id, person=LOCAL)
-    emit(campaign_data(closed), as_json=as_json, text=f"Closed {_summary(closed)}")
+    emit(campaign_data(closed), text=f"Closed {_summary(closed)}")
 
 
 @app.command("link")
@@ -96,7 +94,6 @@ def link(
     reissue: Annotated[
         bool, typer.Option("--reissue", help="Replace the rater's link; votes are kept, the old link ends.")
     ] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Create a rater's link to the ballot of a campaign. Only its hash is stored: `--reissue` replaces a lost one."""
     ctx = get_context()
@@ -107,7 +104,7 @@ def link(
     else:
         made = create_rater_link(ctx, campaign_id, name=rater, days=days, single_use=single_use, person=LOCAL)
     data = {"url": made.url, "rater": made.rater.name, "expires_at": made.rater.expires_at, "single_use": single_use}
-    emit(data, as_json=as_json, text=made.url)
+    emit(data, text=made.url)
     if words := ctx.who_reaches(made.url):
         note(words)
 
@@ -127,7 +124,6 @@ def train(
     preview: Annotated[
         bool, typer.Option("--preview", help="Show rows, warnings and the suggested config; launch nothing.")
     ] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Train on the votes of a campaign, and open the rematch of the new checkpoint."""
     ctx = get_context()
@@ -144,7 +140,7 @@ def train(
             "reasons": dict(plan.reasons),
         }
         warnings = "".join(f"\nWarning: {warning.text}" for warning in plan.preview.warnings)
-        emit(document, as_json=as_json, text=f"{plan.num_rows} rows, from {plan.base.name}{warnings}\n\n{config}")
+        emit(document, text=f"{plan.num_rows} rows, from {plan.base.name}{warnings}\n\n{config}")
         return
     launched = train_on_votes(
         ctx,
@@ -160,7 +156,7 @@ def train(
     text = (
         f"Launched {launched.run} on {launched.num_rows} rows of {launched.dataset}; rematch: {launched.rematch.name}"
     )
-    emit({**data, "rematch": launched.rematch.name}, as_json=as_json, text=text)
+    emit({**data, "rematch": launched.rematch.name}, text=text)
 
 
 @app.command("import-votes")
@@ -176,7 +172,6 @@ def import_(
         typer.Option(help="FIELD=COLUMN for columns of other names, such as rater=who; prompt= and rater= for none."),
     ] = None,
     preview: Annotated[bool, typer.Option("--preview", help="Show what would be imported; store nothing.")] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Import votes cast elsewhere as a closed campaign."""
     text, mapping = _read_file(votes), _mapping(column or [])
@@ -190,12 +185,11 @@ def import_(
                 "raters": shown.num_raters,
                 "labels": shown.labels,
             },
-            as_json=as_json,
             text="\n".join(lines),
         )
         return
     imported = import_votes(get_context(), name=name, text=text, mapping=mapping, person=LOCAL)
-    emit(campaign_data(imported), as_json=as_json, text=f"Imported {_summary(imported)}")
+    emit(campaign_data(imported), text=f"Imported {_summary(imported)}")
 
 
 def _mapping(columns: list[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from backend.cli.data.imports import import_
 from backend.cli.data.reports import report
 from backend.cli.data.version_tables import version_data
 from backend.cli.data.versions import card, delete, derive, diff, show
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.services.data.datasets import list_datasets
 
 app = typer.Typer(no_args_is_help=True)
@@ -21,13 +21,12 @@ app.command("import")(import_)
 
 @app.command("list")
 @command
-def list_(as_json: JsonFlag = False) -> None:
+def list_() -> None:
     """List datasets with their newest versions."""
     versions = [dataset.newest for dataset in list_datasets(get_context())]
     ready = [version for version in versions if version is not None]
     emit(
         {"datasets": [version_data(version) for version in ready]},
-        as_json=as_json,
         text="\n".join(
             f"{v.label}  {v.kind}  {v.rows:,} rows  {'' if v.is_ready else v.status}".rstrip() for v in ready
         )

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.cli.waiting import wait_for_job
 from backend.domain.jobs.results import DatasetExportResult
 from backend.domain.wording import plural
@@ -34,7 +34,6 @@ def export(
         ),
     ] = "",
     public: Annotated[bool, typer.Option("--public", help="push: make a new repository public.")] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Write a dataset version to a folder for other tools, push it to a Hub, or both."""
     if to is None and not push:
@@ -67,4 +66,4 @@ def export(
     }
     sentences = [f"Exported {version.label} to {destination}: {plural(len(files), 'file')}."] if destination else []
     sentences += [f"Pushed {version.label} to {result.pushed.url}."] if result.pushed else []
-    emit(data, as_json=as_json, text=" ".join(sentences))
+    emit(data, text=" ".join(sentences))

@@ -11,7 +11,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.data.version_tables import version_data, version_text
 from backend.cli.options import model_options
-from backend.cli.output import JsonFlag, command, emit, note
+from backend.cli.output import command, emit, note
 from backend.cli.waiting import wait_for_job
 from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.parsing.text_formats import suffix_of
@@ -48,7 +48,6 @@ def import_(
     ] = None,
     *,
     options: FieldValues,
-    as_json: JsonFlag = False,
 ) -> None:
     """Import a source as a new version of a dataset, and wait for it. Repeated after a failure or a stop, the import
     resumes.
@@ -71,7 +70,7 @@ def import_(
         remedy = "Nothing was imported. Correct the kind, the columns or the file, or skip such rows: --max-rejected 1."
         raise JobFailed(error.message, remedy=remedy) from error
     done = version_of_job(ctx, version.job_id)
-    emit({**version_data(done), "detected": detection_data(detected)}, as_json=as_json, text=version_text(done))
+    emit({**version_data(done), "detected": detection_data(detected)}, text=version_text(done))
 
 
 def detection_data(detected: SourcePreview | None) -> dict[str, object] | None:

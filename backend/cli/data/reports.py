@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit, note
+from backend.cli.output import command, emit, note
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.domain.data.reports.findings import DataFinding, list_findings
@@ -30,7 +30,6 @@ def report(
     micro_batch: Annotated[int | None, typer.Option(help="Sequences in one forward pass.")] = None,
     grad_accum_steps: Annotated[int | None, typer.Option(help="Forward passes per step.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Compute the report again even if it is stored.")] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Report on a dataset before training: tokens, truncation, rows without loss, duplicates, leakage, contamination,
     languages, packing.
@@ -56,7 +55,7 @@ def report(
         view = get_data_report(ctx, view.id)
     else:
         note("This report is stored; --again computes it again.")
-    emit(report_data(view, epoch_time(ctx, view)), as_json=as_json, text=report_text(view, epoch_time(ctx, view)))
+    emit(report_data(view, epoch_time(ctx, view)), text=report_text(view, epoch_time(ctx, view)))
 
 
 def report_data(view: DataReportView, time: EpochTime | None) -> dict[str, object]:

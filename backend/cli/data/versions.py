@@ -9,7 +9,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.data.version_tables import diff_data, diff_text, show_data, show_text, version_data, version_text
-from backend.cli.output import JsonFlag, command, emit, note, read_text
+from backend.cli.output import command, emit, is_json, note, read_text
 from backend.cli.waiting import wait_for_job
 from backend.domain.data.versions.changes import (
     Change,
@@ -39,11 +39,7 @@ PROGRESS_STEP = 0.1
 
 
 @command
-def show(
-    name: Name,
-    rows: Annotated[int, typer.Option(min=0, max=100, help="Training rows to print.")] = 0,
-    as_json: JsonFlag = False,
-) -> None:
+def show(name: Name, rows: Annotated[int, typer.Option(min=0, max=100, help="Training rows to print.")] = 0) -> None:
     """Show a version: counts, provenance, column mapping, lineage, and its users."""
     ctx = get_context()
     version = resolve_version(ctx, name, ready=False)
@@ -52,7 +48,7 @@ def show(
     users = list_dataset_users(ctx, version.dataset_id, version_id=version.id)
     texts = [row.text for row in preview_rows(ctx, version, limit=rows)] if rows else []
     data = show_data(dataset, version, lineage=lineage, users=users)
-    emit({**data, **({"preview": texts} if rows else {})}, as_json=as_json, text="\n\n".join([show_text(data), *texts]))
+    emit({**data, **({"preview": texts} if rows else {})}, text="\n\n".join([show_text(data), *texts]))
 
 
 @command
@@ -62,7 +58,6 @@ def diff(
     examples: Annotated[
         int, typer.Option(min=0, max=1000, help="Rows shown of each sort: changed, removed, added.")
     ] = 5,
-    as_json: JsonFlag = False,
 ) -> None:
     """Compare two versions: rows added, removed, unchanged, moved between splits, or with another answer."""
     reported = 0.0
@@ -74,7 +69,7 @@ def diff(
             note(f"{percent(share)} of the rows read")
 
     difference = compare_versions(get_context(), before, after, examples=examples, progress=progress)
-    emit(diff_data(difference), as_json=as_json, text=diff_text(difference))
+    emit(diff_data(difference), text=diff_text(difference))
 
 
 @command
@@ -95,7 +90,6 @@ def derive(
     drop_val_rows: Annotated[str | None, typer.Option(help="Drop validation rows, counted from 1.")] = None,
     reason: Annotated[str, typer.Option(help="Reason for dropped rows, for the lineage.")] = "",
     to: Annotated[str | None, typer.Option(help="Make a new dataset of this name.")] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Derive a new version by one change, and wait for it. The old version is unchanged.
 
@@ -132,7 +126,7 @@ def derive(
     assert made.job_id is not None
     wait_for_job(ctx, made.job_id)
     done = version_of_job(ctx, made.job_id)
-    emit(version_data(done), as_json=as_json, text=version_text(done))
+    emit(version_data(done), text=version_text(done))
 
 
 def _condition(text: str, version: VersionView, match_case: bool) -> RowCondition:
@@ -156,7 +150,6 @@ def card(
     licence: Annotated[str | None, typer.Option(help="Set the licence: an id of the Hub, or free text.")] = None,
     languages: Annotated[str | None, typer.Option(help="Set the languages: codes of ISO 639, such as en,de.")] = None,
     notes: Annotated[Path | None, typer.Option(help="Set the notes from a Markdown file.")] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Print or edit a version's card; `roundhouse data export` writes it beside the rows."""
     ctx = get_context()
@@ -179,7 +172,7 @@ def card(
         "languages": list(facts.languages),
     }
     text = render_card(ctx, version.id)
-    emit({**data, "card": text}, as_json=as_json, text=text.rstrip())
+    emit({**data, "card": text}, text=text.rstrip())
 
 
 @command
@@ -187,19 +180,18 @@ def delete(
     name: Annotated[str, typer.Argument(help="A dataset for all of it, or NAME@VERSION for one version.")],
     with_reports: Annotated[bool, typer.Option("--with-reports", help="Also delete its reports.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Delete a dataset or one version with its files. Refused, naming the users, while anything needs it."""
     ctx = get_context()
     version = _one_version(ctx, name)
     target = f"version {version.label}" if version else f"dataset “{get_dataset(ctx, name).name}” with all its versions"
-    if not yes and not as_json:
+    if not yes and not is_json():
         typer.confirm(f"Delete {target} permanently?", abort=True, err=True)
     if version is not None:
         delete_version(ctx, version.id, person=LOCAL, with_reports=with_reports)
     else:
         delete_dataset(ctx, get_dataset(ctx, name).id, person=LOCAL, with_reports=with_reports)
-    emit({"deleted": version.label if version else name}, as_json=as_json, text=f"Deleted {target}.")
+    emit({"deleted": version.label if version else name}, text=f"Deleted {target}.")
 
 
 def _one_version(ctx: Context, name: str) -> VersionView | None:

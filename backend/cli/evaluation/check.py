@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.cli.waiting import wait_for_job
 from backend.errors import JobFailed
 from backend.services.context import LOCAL
@@ -19,7 +19,6 @@ def check(
     evaluation: Annotated[str, typer.Argument(help="Id of a finished evaluation.")],
     against: Annotated[Literal["lm_eval", "plain"], typer.Option(help="The other engine.")] = "lm_eval",
     items: Annotated[int, typer.Option(help="Randomly drawn items; 0: all of them.")] = 0,
-    as_json: JsonFlag = False,
 ) -> None:
     """Compute items of an evaluation by another engine too, and show the largest difference."""
     ctx = get_context()
@@ -34,4 +33,4 @@ def check(
         f"  items with another choice or answer      {result.other_choices}",
         f"  items with another value                 {result.other_values}",
     ]
-    emit({"evaluation": evaluation, **result.model_dump(mode="json")}, as_json=as_json, text="\n".join(lines))
+    emit({"evaluation": evaluation, **result.model_dump(mode="json")}, text="\n".join(lines))

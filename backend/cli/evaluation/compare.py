@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit, interval_data
+from backend.cli.output import command, emit, interval_data
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.config import score_label
 from backend.errors import NotFound
@@ -34,26 +34,23 @@ def compare(
     every: Annotated[
         bool, typer.Option("--every-benchmark", help="Two checkpoints on each benchmark that both have.")
     ] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Compare item by item: second minus first, with interval and p value; several with Holm's correction."""
     ctx = get_context()
     if every:
-        _emit_across(
-            compare_across(ctx, *(resolve_checkpoint(ctx, name).id for name in (first, second))), as_json=as_json
-        )
+        _emit_across(compare_across(ctx, *(resolve_checkpoint(ctx, name).id for name in (first, second))))
         return
     pairs = [find_pair(ctx, first, other, benchmark=benchmark) for other in (second, *(others or []))]
     if len(pairs) == 1:
         comparison = compare_evaluations(ctx, *pairs[0], metric=metric)
-        emit(as_data(comparison), as_json=as_json, text=as_text(comparison))
+        emit(as_data(comparison), text=as_text(comparison))
         return
     results = compare_with_baseline(ctx, pairs[0][0], [pair[1] for pair in pairs], metric=metric)
     data = [{**as_data(result.comparison), "p_holm": result.p_holm, "q_value": result.q_value} for result in results]
-    emit({"baseline": pairs[0][0], "comparisons": data}, as_json=as_json, text="\n".join(map(_line, results)))
+    emit({"baseline": pairs[0][0], "comparisons": data}, text="\n".join(map(_line, results)))
 
 
-def _emit_across(differences: list[BenchmarkDifference], *, as_json: bool) -> None:
+def _emit_across(differences: list[BenchmarkDifference]) -> None:
     if not differences:
         raise NotFound("The two have no benchmark in common.", remedy="Evaluate both on the same benchmark.")
     data = [
@@ -79,7 +76,7 @@ def _emit_across(differences: list[BenchmarkDifference], *, as_json: bool) -> No
             f"{one.column.label}, {one.metric}: {one.difference.value:+.4g}{shown} on {one.n} items{p_text}: {verdict}"
         )
     lines.append(f"p adjusted for {len(differences)} benchmarks by {CORRECTION}'s correction")
-    emit({"correction": CORRECTION, "benchmarks": data}, as_json=as_json, text="\n".join(lines))
+    emit({"correction": CORRECTION, "benchmarks": data}, text="\n".join(lines))
 
 
 def as_data(comparison: Comparison) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.options import model_options
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.domain.evaluation.endpoints import EndpointConfig
 from backend.domain.json_values import FieldValues
 from backend.errors import NotFound
@@ -29,34 +29,27 @@ app = typer.Typer(no_args_is_help=True, help="APIs whose models evaluations scor
 @app.command("add")
 @command
 @model_options(EndpointConfig, defaults={"url": ...})
-def add(
-    name: Annotated[str, typer.Argument(help="Name on pages and in results.")],
-    *,
-    options: FieldValues,
-    as_json: JsonFlag = False,
-) -> None:
+def add(name: Annotated[str, typer.Argument(help="Name on pages and in results.")], *, options: FieldValues) -> None:
     """Register a model behind another API, and ask what the API offers."""
     view = add_endpoint(get_context(), name=name, config=read_endpoint_config(**options), person=LOCAL)
-    emit(as_data(view), as_json=as_json, text=as_text(view))
+    emit(as_data(view), text=as_text(view))
 
 
 @app.command("list")
 @command
-def list_(as_json: JsonFlag = False) -> None:
+def list_() -> None:
     """List the endpoints that can be evaluated: those of this installation that run, and the registered APIs."""
     views = list_evaluated(get_context())
     text = "\n".join(map(as_text, views)) or "No endpoint runs, and no API is registered."
-    emit({"endpoints": [as_data(view) for view in views]}, as_json=as_json, text=text)
+    emit({"endpoints": [as_data(view) for view in views]}, text=text)
 
 
 @app.command("remove")
 @command
-def remove(
-    name: Annotated[str, typer.Argument(help="Name or id of a registered API.")], as_json: JsonFlag = False
-) -> None:
+def remove(name: Annotated[str, typer.Argument(help="Name or id of a registered API.")]) -> None:
     """Take an API off the list. Its evaluations stay."""
     remove_endpoint(get_context(), name, person=LOCAL)
-    emit({"removed": name}, as_json=as_json, text=f"Removed {name}; its evaluations stay.")
+    emit({"removed": name}, text=f"Removed {name}; its evaluations stay.")
 
 
 def find_or_add(ctx: Context, endpoint: str, *, model: str, key_env: str | None) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.domain.attributes import attributes_of
 from backend.errors import Conflict, NotFound
 from backend.services.context import LOCAL
@@ -22,7 +22,6 @@ def export(
     to: Annotated[Path, typer.Option(help="File to write; refused where it exists.")],
     evaluation: Annotated[str | None, typer.Argument(help="Id of an evaluation; left out: the scores of all.")] = None,
     form: Annotated[ExportFormat, typer.Option("--format", help="lm-eval: a zip of results and samples.")] = "csv",
-    as_json: JsonFlag = False,
 ) -> None:
     """Write an evaluation, or the scores of all, as CSV, as an HTML report or in the form of lm-evaluation-harness."""
     ctx = get_context()
@@ -37,7 +36,6 @@ def export(
     to.write_bytes(content)
     emit(
         {"file": str(to), "bytes": len(content), "format": form},
-        as_json=as_json,
         text=f"Wrote {to} ({len(content):,} bytes).",
     )
 
@@ -47,7 +45,6 @@ def import_(
     files: Annotated[
         list[Path], typer.Argument(help="Results files of lm-evaluation-harness, or JSON of the same form.")
     ],
-    as_json: JsonFlag = False,
 ) -> None:
     """Import scores that other programs measured, to be shown beside ours and never tested against them."""
     imported = []
@@ -64,4 +61,4 @@ def import_(
         for one in imported
     ]
     lines = [f"{one.model} on {one.benchmark}: {len(one.scores)} scores" for one in imported]
-    emit({"imported": rows}, as_json=as_json, text="\n".join(lines))
+    emit({"imported": rows}, text="\n".join(lines))

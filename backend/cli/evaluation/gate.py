@@ -12,7 +12,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.exit_status import DONE, FAILED
 from backend.cli.options import model_options
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.domain.evaluation.gate_config import GateBenchmark, GateConfig, GateVerdict
 from backend.domain.evaluation.gates import describe_procedure
 from backend.domain.wording import percent
@@ -58,7 +58,6 @@ def gate(
     benchmark: BenchmarksOption = None,
     *,
     options: Mapping[str, object],
-    as_json: JsonFlag = False,
 ) -> None:
     """Judge a checkpoint or an endpoint: PASS (exit 0), FAIL (1) or INCONCLUSIVE (3), with the items that would settle
     it.
@@ -80,7 +79,7 @@ def gate(
     else:
         config = read_config(champion, benchmark, **options)
         outcome = judge_config(ctx, candidate=candidate, config=config)
-    emit(report_of(outcome).dump(), as_json=as_json, text=as_text(outcome))
+    emit(report_of(outcome).dump(), text=as_text(outcome))
     raise typer.Exit(EXIT_STATUS[outcome.verdict])
 
 
@@ -88,61 +87,51 @@ def gate(
 @command
 @model_options(GateConfig)
 def create(
-    name: str,
-    champion: ChampionOption = None,
-    benchmark: BenchmarksOption = None,
-    *,
-    options: Mapping[str, object],
-    as_json: JsonFlag = False,
+    name: str, champion: ChampionOption = None, benchmark: BenchmarksOption = None, *, options: Mapping[str, object]
 ) -> None:
     """Save a gate; it never changes."""
     config = read_config(champion, benchmark, **options)
-    _emit_gate(create_gate(get_context(), name=name, config=config, person=LOCAL), as_json=as_json)
+    _emit_gate(create_gate(get_context(), name=name, config=config, person=LOCAL))
 
 
 @app.command("list")
 @command
-def list_(as_json: JsonFlag = False) -> None:
+def list_() -> None:
     """List gates with their newest verdict."""
     gates = list_gates(get_context())
     emit(
         {"gates": [describe(one) for one in gates]},
-        as_json=as_json,
         text="\n".join(map(_line, gates)) or "No gates yet.",
     )
 
 
 @app.command("show")
 @command
-def show(name: str, as_json: JsonFlag = False) -> None:
+def show(name: str) -> None:
     """Show a gate with its verdicts."""
-    _emit_gate(get_gate(get_context(), name), as_json=as_json)
+    _emit_gate(get_gate(get_context(), name))
 
 
 @app.command("require")
 @command
-def require(
-    name: str, endpoint: Annotated[str, typer.Option(help="Name of the endpoint.")], as_json: JsonFlag = False
-) -> None:
+def require(name: str, endpoint: Annotated[str, typer.Option(help="Name of the endpoint.")]) -> None:
     """Let an endpoint accept only checkpoints that pass the gate."""
-    _emit_gate(require_gate(get_context(), name, endpoint=endpoint, person=LOCAL), as_json=as_json)
+    _emit_gate(require_gate(get_context(), name, endpoint=endpoint, person=LOCAL))
 
 
 @app.command("release")
 @command
-def release(
-    name: str, endpoint: Annotated[str, typer.Option(help="Name of the endpoint.")], as_json: JsonFlag = False
-) -> None:
+def release(name: str, endpoint: Annotated[str, typer.Option(help="Name of the endpoint.")]) -> None:
     """Let an endpoint accept checkpoints without the gate."""
-    _emit_gate(release_endpoint(get_context(), name, endpoint=endpoint, person=LOCAL), as_json=as_json)
+    _emit_gate(release_endpoint(get_context(), name, endpoint=endpoint, person=LOCAL))
 
 
 @app.command("delete")
 @command
-def delete(name: str, as_json: JsonFlag = False) -> None:
+def delete(name: str) -> None:
     """Delete a gate with its verdicts."""
     delete_gate(get_context(), name, person=LOCAL)
-    emit({"deleted": name}, as_json=as_json, text=f"Deleted {name}.")
+    emit({"deleted": name}, text=f"Deleted {name}.")
 
 
 def read_config(champion: str | None, benchmarks: list[str] | None, **settings: Any) -> GateConfig:
@@ -190,8 +179,8 @@ def as_text(outcome: GateOutcome) -> str:
     return "\n".join([*lines, outcome.decision.procedure])
 
 
-def _emit_gate(view: GateView, *, as_json: bool) -> None:
-    emit(describe(view), as_json=as_json, text=f"{_line(view)}\n{describe_procedure(view.config)}")
+def _emit_gate(view: GateView) -> None:
+    emit(describe(view), text=f"{_line(view)}\n{describe_procedure(view.config)}")
 
 
 def _line(view: GateView) -> str:

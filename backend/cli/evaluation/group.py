@@ -28,7 +28,6 @@ def run_group(
     config: EvaluationConfig,
     given: tuple[int | None, int | None],
     wait: bool,
-    as_json: bool,
 ) -> None:
     """Run a group's tasks on a checkpoint or an endpoint as a suite, and print its result. `given`: few-shot examples
     and max new tokens for all.
@@ -40,4 +39,4 @@ def run_group(
         f"{group.shown_title}: {len(tasks)} tasks as the suite “{suite.name}”; roundhouse eval suite show {suite.id}"
         " shows its results."
     )
-    run_and_emit(ctx, suite.id, checkpoint=checkpoint, endpoint=endpoint, wait=wait, as_json=as_json)
+    run_and_emit(ctx, suite.id, checkpoint=checkpoint, endpoint=endpoint, wait=wait)

@@ -9,7 +9,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.options import model_options
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
 from backend.domain.evaluation.judges.summary import Figure, JudgeSummary
@@ -53,7 +53,6 @@ def judge(
     *,
     options: FieldValues,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the verdicts.")] = True,
-    as_json: JsonFlag = False,
 ) -> None:
     """Judge answers by a model: scores or a win rate with biases, canaries, cost and agreement with people's votes."""
     ctx = get_context()
@@ -73,7 +72,7 @@ def judge(
     chosen = _choose(checkpoint, endpoint, model, url)
     job = launch_judgement(ctx, judge=chosen, items=items, config=config, person=LOCAL, evaluations=evaluations)
     if not wait:
-        emit({"job": job.id, "status": job.status.value}, as_json=as_json, text=f"Queued as job {job.id}.")
+        emit({"job": job.id, "status": job.status.value}, text=f"Queued as job {job.id}.")
         return
     wait_for_job(ctx, job.id)
     judgement = get_judgement(ctx, job.id)
@@ -85,7 +84,7 @@ def judge(
         **(summary.model_dump(mode="json") if summary else {}),
         "verdicts": read_verdicts(ctx, job.id),
     }
-    emit(data, as_json=as_json, text=_as_text(judgement.judge, summary) if summary else "")
+    emit(data, text=_as_text(judgement.judge, summary) if summary else "")
 
 
 def _read_items(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.domain.attributes import attributes_of
 from backend.domain.battles.agreement import JudgeAgreement, RaterAgreement, judge_agreement, vote_agreement
 from backend.domain.battles.inference.plans import PlanOption, plan_options
@@ -33,7 +33,6 @@ def agreement(
     raters: Annotated[
         str | None, typer.Option(help="Count only raters whose name matches, such as 'expert_*'.")
     ] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Say how often raters agree, with and without ties, and how often a judge agrees with them. Both bad counts as a
     tie.
@@ -44,7 +43,7 @@ def agreement(
     judged = None
     if judge is not None:
         judged = judge_agreement([*people, *(vote for vote in records if vote.rater == judge)], judge)
-    emit(agreement_document(human, judged), as_json=as_json, text="\n".join(agreement_lines(human, judged)))
+    emit(agreement_document(human, judged), text="\n".join(agreement_lines(human, judged)))
 
 
 def agreement_document(human: RaterAgreement, judged: JudgeAgreement | None) -> dict[str, object]:
@@ -140,7 +139,6 @@ def verdict(
     path: Annotated[
         bool, typer.Option("--path", help="Add the e-value after each vote of the pair, in file order.")
     ] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Say whether FIRST is better than SECOND, worse, or undecided; valid however often it is asked. Votes are in the
     order cast.
@@ -176,7 +174,7 @@ def verdict(
             f"With {judge}'s verdicts, at one look: {_interval(assisted.share)} (correlation"
             f" {assisted.correlation:.2f}, {percent(assisted.votes_saved)} of the votes saved)."
         )
-    emit(document, as_json=as_json, text="\n".join([*sentences, "", *plan_lines(plan)]))
+    emit(document, text="\n".join([*sentences, "", *plan_lines(plan)]))
 
 
 def to_document(result: PairVerdict, plan: tuple[PlanOption, ...]) -> dict[str, object]:

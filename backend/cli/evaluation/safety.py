@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit, interval_data, note
+from backend.cli.output import command, emit, interval_data, note
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.gate_config import GateVerdict
@@ -60,7 +60,6 @@ def add(
     templates: Annotated[
         Path | None, typer.Option(help="Jailbreaks: a file of templates with {prompt} in them.")
     ] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Add a safety probe from a file. With --probe jailbreak the prompts are put into templates."""
     view = add_probe(
@@ -74,14 +73,14 @@ def add(
         occupations=read_file(occupations) if occupations else None,
         templates=read_file(templates) if templates else None,
     )
-    _emit_probe(view, as_json=as_json)
+    _emit_probe(view)
 
 
 @app.command("add-injection")
 @command
-def add_injection(name: str = "prompt injection", seed: int = 1, as_json: JsonFlag = False) -> None:
+def add_injection(name: str = "prompt injection", seed: int = 1) -> None:
     """Add prompt-injection cases made here: instructions hidden in documents."""
-    _emit_probe(add_injection_probe(get_context(), name=name, seed=seed, person=LOCAL), as_json=as_json)
+    _emit_probe(add_injection_probe(get_context(), name=name, seed=seed, person=LOCAL))
 
 
 @app.command("add-extraction")
@@ -93,7 +92,6 @@ def add_extraction(
     prefix_tokens: Annotated[int, typer.Option(min=1)] = 32,
     suffix_tokens: Annotated[int, typer.Option(min=1)] = 32,
     limit: Annotated[int, typer.Option(min=1)] = 100,
-    as_json: JsonFlag = False,
 ) -> None:
     """Add a memorisation probe: beginnings of training rows, and whether the network continues them exactly."""
     view = add_extraction_probe(
@@ -106,7 +104,7 @@ def add_extraction(
         limit=limit,
         person=LOCAL,
     )
-    _emit_probe(view, as_json=as_json)
+    _emit_probe(view)
 
 
 @app.command("add-canaries")
@@ -115,24 +113,18 @@ def add_canaries(
     canary: Annotated[list[str], typer.Argument(help="Planted texts, the secret between two #: 'My code is #48213#'.")],
     name: Annotated[str, typer.Option(help="Name of the probe.")],
     candidates: int = 200,
-    as_json: JsonFlag = False,
 ) -> None:
     """Add a memorisation probe of canaries planted in the training data."""
-    _emit_probe(
-        add_canary_probe(get_context(), name=name, canaries=canary, candidates=candidates, person=LOCAL),
-        as_json=as_json,
-    )
+    _emit_probe(add_canary_probe(get_context(), name=name, canaries=canary, candidates=candidates, person=LOCAL))
 
 
 @app.command("list")
 @command
-def list_(as_json: JsonFlag = False) -> None:
+def list_() -> None:
     """List the safety probes of this installation."""
     probes = list_probes(get_context())
     lines = [f"{p.version.dataset:<28} {PROBE_LABEL[p.probe]:<44} {p.items:>6} items  {p.source}" for p in probes]
-    emit(
-        {"probes": [_probe_data(p) for p in probes]}, as_json=as_json, text="\n".join(lines) or "No safety probes yet."
-    )
+    emit({"probes": [_probe_data(p) for p in probes]}, text="\n".join(lines) or "No safety probes yet.")
 
 
 @app.command("run")
@@ -148,7 +140,6 @@ def run(
         bool, typer.Option("--again", help="Run again even if a finished evaluation has the same settings.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the scores.")] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Run the safety probes on a checkpoint or an endpoint."""
     ctx = get_context()
@@ -188,9 +179,7 @@ def run(
         for e in launched
     ]
     line = agreement_line(ctx)
-    emit(
-        {"checkpoint": checkpoint, "evaluations": data, "scorer": line}, as_json=as_json, text="\n".join([*lines, line])
-    )
+    emit({"checkpoint": checkpoint, "evaluations": data, "scorer": line}, text="\n".join([*lines, line]))
 
 
 @app.command("drift")
@@ -203,12 +192,11 @@ def drift(
     probe: ProbeOption = None,
     margin: Annotated[float, typer.Option(help="Largest change towards unsafe that passes.")] = MARGIN,
     gate: Annotated[bool, typer.Option("--gate", help="Exit with status 1 unless the verdict is PASS.")] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Show what a fine-tune changed in safety: paired differences on the same items, and the verdict."""
     ctx = get_context()
     result = safety_drift(ctx, checkpoint=checkpoint, base=base, probes=probe or (), margin=margin)
-    emit({**drift_data(result), "scorer": agreement_line(ctx)}, as_json=as_json, text=drift_text(result))
+    emit({**drift_data(result), "scorer": agreement_line(ctx)}, text=drift_text(result))
     if gate and result.verdict is not GateVerdict.PASS:
         note(f"The safety gate says {result.verdict.value}.")
         raise typer.Exit(1)
@@ -223,7 +211,6 @@ def toxicity(
     ],
     threshold: Annotated[float, typer.Option(help="Probability from which an answer counts as toxic.")] = 0.5,
     label: Annotated[str, typer.Option(help="The label that means toxic; by its name if left out.")] = "",
-    as_json: JsonFlag = False,
 ) -> None:
     """Classify an evaluation's answers, with an audit of harmless sentences that name a group."""
     ctx = get_context()
@@ -237,20 +224,15 @@ def toxicity(
         "interval": interval_data(score),
     }
     shown = format_value("toxic", score.value, score.low, score.high) if score else "no answer could be classified"
-    emit(data, as_json=as_json, text=f"{shown}\n{describe_toxicity(report)}")
+    emit(data, text=f"{shown}\n{describe_toxicity(report)}")
 
 
 @app.command("card")
 @command
-def card(
-    checkpoint: SubjectOption = None,
-    endpoint: EndpointOption = None,
-    base: str | None = None,
-    as_json: JsonFlag = False,
-) -> None:
+def card(checkpoint: SubjectOption = None, endpoint: EndpointOption = None, base: str | None = None) -> None:
     """Print the safety card of a checkpoint or an endpoint."""
     result = safety_card(get_context(), checkpoint, endpoint=endpoint, base=base)
-    emit(card_data(result), as_json=as_json, text=result.markdown)
+    emit(card_data(result), text=result.markdown)
 
 
 @app.command("agreement")
@@ -259,7 +241,6 @@ def agreement(
     file: Annotated[
         Path | None, typer.Option(help="Answers with human labels (refusal or compliance); measured and stored.")
     ] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Measure the refusal scorer on human labels; without --file show what was measured here."""
     ctx = get_context()
@@ -268,15 +249,12 @@ def agreement(
     measured = list_agreements(ctx)
     emit(
         {"agreements": [one.dump() for one in measured], "scorer": agreement_line(ctx)},
-        as_json=as_json,
         text="\n".join(one.sentence for one in measured) or agreement_line(ctx),
     )
 
 
-def _emit_probe(view: ProbeView, *, as_json: bool) -> None:
-    emit(
-        _probe_data(view), as_json=as_json, text=f"{view.version.label}: {PROBE_LABEL[view.probe]}, {view.items} items"
-    )
+def _emit_probe(view: ProbeView) -> None:
+    emit(_probe_data(view), text=f"{view.version.label}: {PROBE_LABEL[view.probe]}, {view.items} items")
 
 
 def _probe_data(view: ProbeView) -> dict[str, object]:

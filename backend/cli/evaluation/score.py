@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.output import JsonFlag, command, emit, interval_data, score_data
+from backend.cli.output import command, emit, interval_data, score_data
 from backend.domain.evaluation.extraction import Pattern, named_filters
 from backend.domain.evaluation.metrics.registry import get_metric
 from backend.errors import InvalidInput
@@ -34,7 +34,6 @@ def score(
     ] = None,
     option: Annotated[list[str] | None, typer.Option(help="The metric's options: tokenize=zh, stemmer=true.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the bootstrap of corpus metrics.")] = 0,
-    as_json: JsonFlag = False,
 ) -> None:
     """Score answers in a file: value, standard error and 95 % interval of a metric."""
     chosen = get_metric(metric, **_read_options(option or []))
@@ -55,7 +54,7 @@ def score(
         f"{chosen.label}  {estimate.value:.4f}{shown}  n = {estimate.n}{unparsed}\n{result.score.signature};"
         f" {estimate.method}"
     )
-    emit(data, as_json=as_json, text=text)
+    emit(data, text=text)
 
 
 def _read_filters(extract: str | None) -> tuple[Pattern, ...]:

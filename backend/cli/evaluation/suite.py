@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit, interval_data, note, read_text, score_data
+from backend.cli.output import command, emit, interval_data, note, read_text, score_data
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.suites import parse_suite, read_suite
@@ -36,7 +36,6 @@ def create(
     benchmark: Annotated[
         list[str] | None, typer.Option(help="A member with default settings; may be repeated.")
     ] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Create a suite from a YAML file, or from --name and --benchmark."""
     if (file is None) == (not benchmark):
@@ -45,14 +44,13 @@ def create(
     suite = create_suite(get_context(), config, person=LOCAL)
     emit(
         describe_suite(suite),
-        as_json=as_json,
         text=f"Created {suite.name} ({suite.id}) with {len(suite.config.members)} members.",
     )
 
 
 @app.command("list")
 @command
-def list_(as_json: JsonFlag = False) -> None:
+def list_() -> None:
     """List the suites."""
     suites = list_suites(get_context())
     lines = [
@@ -61,7 +59,6 @@ def list_(as_json: JsonFlag = False) -> None:
     ]
     emit(
         {"suites": [describe_suite(suite) for suite in suites]},
-        as_json=as_json,
         text="\n".join(lines) or "No suites yet.",
     )
 
@@ -75,17 +72,14 @@ def run(
     ] = None,
     endpoint: Annotated[str | None, typer.Option(help="Endpoint: its name, or that of a registered API.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the scores.")] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Run a suite on a checkpoint or an endpoint. What was measured before with the same settings is not measured
     again.
     """
-    run_and_emit(get_context(), suite, checkpoint=checkpoint, endpoint=endpoint, wait=wait, as_json=as_json)
+    run_and_emit(get_context(), suite, checkpoint=checkpoint, endpoint=endpoint, wait=wait)
 
 
-def run_and_emit(
-    ctx: Context, suite: str, *, checkpoint: str | None, endpoint: str | None, wait: bool, as_json: bool
-) -> None:
+def run_and_emit(ctx: Context, suite: str, *, checkpoint: str | None, endpoint: str | None, wait: bool) -> None:
     """Run a suite on a checkpoint or an endpoint and print its result."""
     result = run_suite(ctx, suite, checkpoint=checkpoint, endpoint=endpoint, person=LOCAL)
     for member in result.members:
@@ -93,15 +87,12 @@ def run_and_emit(
             note(f"{member.evaluation.benchmark} on {result.checkpoint}")
             wait_for_job(ctx, member.evaluation.job_id)
     result = get_result(ctx, result.id)
-    emit(describe_result(result), as_json=as_json, text=format_result(result))
+    emit(describe_result(result), text=format_result(result))
 
 
 @app.command("show")
 @command
-def show(
-    suite: Annotated[str, typer.Argument(help="A suite's name or id, or the id of a result.")],
-    as_json: JsonFlag = False,
-) -> None:
+def show(suite: Annotated[str, typer.Argument(help="A suite's name or id, or the id of a result.")]) -> None:
     """Show a suite with its results, or one result."""
     ctx = get_context()
     try:
@@ -110,9 +101,9 @@ def show(
         view = get_suite(ctx, suite)
         results = list_suite_results(ctx, suite_id=view.id)
         data = {**describe_suite(view), "results": [describe_result(one) for one in results]}
-        emit(data, as_json=as_json, text="\n\n".join([view.config.to_yaml().rstrip(), *map(format_result, results)]))
+        emit(data, text="\n\n".join([view.config.to_yaml().rstrip(), *map(format_result, results)]))
         return
-    emit(describe_result(result), as_json=as_json, text=format_result(result))
+    emit(describe_result(result), text=format_result(result))
 
 
 def describe_suite(suite: SuiteView) -> dict[str, object]:

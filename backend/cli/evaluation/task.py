@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit, note
+from backend.cli.output import command, emit, note
 from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.domain.evaluation.tasks.groups import TaskGroup
 from backend.domain.evaluation.tasks.lm_eval_yaml import from_lm_eval, to_lm_eval
@@ -40,23 +40,22 @@ def list_(
     benchmark: Annotated[
         str | None, typer.Option(help="Only the tasks that fit this dataset, likeliest first.")
     ] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """List the tasks: the team's, and those that come with the product."""
     ctx = get_context()
     views = suggest_tasks(ctx, resolve_version(ctx, benchmark)) if benchmark else list_tasks(ctx)
     lines = [f"{view.name:<18} {_kind(view):<16} {view.origin:<8} {view.definition.shown_title}" for view in views]
-    emit({"tasks": [_summary(view) for view in views]}, as_json=as_json, text="\n".join(lines) or "No task fits.")
+    emit({"tasks": [_summary(view) for view in views]}, text="\n".join(lines) or "No task fits.")
 
 
 @app.command("show")
 @command
-def show(name: TaskArgument, as_json: JsonFlag = False) -> None:
+def show(name: TaskArgument) -> None:
     """Print a task as YAML."""
     ctx = get_context()
     text = read_task_text(name) or get_task(ctx, name).text
     task = find_single_task(ctx, text) if "\ntasks:" not in text else None
-    emit({"name": name, "text": text, "hash": task.hash if task else None}, as_json=as_json, text=text.rstrip("\n"))
+    emit({"name": name, "text": text, "hash": task.hash if task else None}, text=text.rstrip("\n"))
 
 
 @app.command("check")
@@ -65,7 +64,6 @@ def check(
     name: TaskArgument,
     benchmark: Annotated[str, typer.Option(help="Dataset; found by the task's names when left out.")] = "",
     prompts: Annotated[int, typer.Option(min=0, max=100, help="First prompts to print.")] = 3,
-    as_json: JsonFlag = False,
 ) -> None:
     """Check a task, and print its first prompts on a dataset. A fault names line, field, column and remedy."""
     ctx = get_context()
@@ -82,25 +80,23 @@ def check(
         "prompts": [prompt_data(prompt) for prompt in preview.prompts],
     }
     head = f"{task.shown_title} on {version.label}: {preview.scored:,} of {preview.rows:,} rows are scored."
-    emit(data, as_json=as_json, text="\n\n".join([head, *map(prompt_text, preview.prompts)]))
+    emit(data, text="\n\n".join([head, *map(prompt_text, preview.prompts)]))
 
 
 @app.command("save")
 @command
-def save(
-    file: Annotated[Path, typer.Argument(help="YAML file of a task or group.")], as_json: JsonFlag = False
-) -> None:
+def save(file: Annotated[Path, typer.Argument(help="YAML file of a task or group.")]) -> None:
     """Save a task for the team under the name that its file gives."""
     view = save_task(get_context(), _read(file), person=LOCAL)
-    emit(_summary(view), as_json=as_json, text=f"Saved {view.name}.")
+    emit(_summary(view), text=f"Saved {view.name}.")
 
 
 @app.command("delete")
 @command
-def delete(name: str, as_json: JsonFlag = False) -> None:
+def delete(name: str) -> None:
     """Delete a task of the team; evaluations keep their copy."""
     delete_task(get_context(), name, person=LOCAL)
-    emit({"deleted": name}, as_json=as_json, text=f"Deleted {name}.")
+    emit({"deleted": name}, text=f"Deleted {name}.")
 
 
 @app.command("convert")
@@ -112,7 +108,6 @@ def convert(
     to_lm_eval_name: Annotated[
         str | None, typer.Option("--to-lm-eval", help="Task to write for it: name or file.")
     ] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Convert a task from or to the YAML of lm-evaluation-harness. What can't be converted is named."""
     if (from_lm_eval_file is None) == (to_lm_eval_name is None):
@@ -130,7 +125,7 @@ def convert(
         text, left_out = written.text, written.left_out
     for sentence in left_out:
         note(f"Left out: {sentence}")
-    emit({"text": text, "left_out": list(left_out)}, as_json=as_json, text=text.rstrip("\n"))
+    emit({"text": text, "left_out": list(left_out)}, text=text.rstrip("\n"))
 
 
 def read_task_option(

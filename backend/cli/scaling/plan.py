@@ -10,7 +10,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.options import model_options
-from backend.cli.output import JsonFlag, command, emit, note, read_text
+from backend.cli.output import command, emit, note, read_text
 from backend.cli.scaling.plan_table import (
     fit_data,
     fit_text,
@@ -44,7 +44,6 @@ def plan(
     options: FieldValues,
     file: Annotated[Path | None, typer.Option(help="Read these values from a YAML file; options override it.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Write the run as a recipe for `roundhouse run launch`.")] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Plan a run for a budget: parameters, tokens, batch, learning rate, expected loss, time and cost."""
     if call.invoked_subcommand is not None:
@@ -57,7 +56,7 @@ def plan(
             raise InvalidInput("A recipe needs a dataset and a tokenizer.", remedy="Name both.", field="dataset")
         recipe.write_text(run.to_yaml(), encoding="utf-8")
         note(f"Wrote {recipe}.")
-    emit(plan_data(scaling_plan), as_json=as_json, text=plan_text(scaling_plan))
+    emit(plan_data(scaling_plan), text=plan_text(scaling_plan))
 
 
 @app.command("fit")
@@ -67,7 +66,6 @@ def fit(
     flops: Annotated[float | None, typer.Option(help="Also print the optimum for this budget.")] = None,
     draws: Annotated[int, typer.Option(min=100, max=10_000, help="Resamples for the intervals.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Of the resampling.")] = 0,
-    as_json: JsonFlag = False,
 ) -> None:
     """Fit L(N, D) = E + A / N^alpha + B / D^beta to finished runs, and a parabola to each budget that has several
     sizes.
@@ -76,12 +74,12 @@ def fit(
     law_fit = fit_law(points, num_draws=draws, seed=seed)
     isoflop = fit_isoflop(points, seed=seed)
     data = {**fit_data(law_fit, flops=flops), "isoflop": isoflop_data(isoflop)}
-    emit(data, as_json=as_json, text=fit_text(law_fit, isoflop, flops=flops))
+    emit(data, text=fit_text(law_fit, isoflop, flops=flops))
 
 
 @app.command("laws")
 @command
-def laws(as_json: JsonFlag = False) -> None:
+def laws() -> None:
     """List the published laws with their constants and sources."""
     published = list_laws()
     lines = [
@@ -89,7 +87,7 @@ def laws(as_json: JsonFlag = False) -> None:
         f" {law.source}"
         for law in published
     ]
-    emit({"laws": [law_data(law) for law in published]}, as_json=as_json, text="\n".join(lines))
+    emit({"laws": [law_data(law) for law in published]}, text="\n".join(lines))
 
 
 @app.command("study")
@@ -97,7 +95,6 @@ def laws(as_json: JsonFlag = False) -> None:
 def study(
     file: Annotated[Path, typer.Argument(help="A study as YAML: name, dataset, tokenizer, budgets, sizes.")],
     launch: Annotated[bool, typer.Option("--launch", help="Queue its runs; without this they are only shown.")] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Preview or launch a scaling study: networks of several sizes on equal budgets."""
     ctx = get_context()
@@ -108,7 +105,7 @@ def study(
         view = launch_study(ctx, config, person=LOCAL)
         data = {**data, "study": view.id, "launched": view.num_launched}
         text = f"{text}\nLaunched {view.num_launched} runs of “{view.name}” ({view.id})."
-    emit(data, as_json=as_json, text=text)
+    emit(data, text=text)
 
 
 @app.command("show")
@@ -116,7 +113,6 @@ def study(
 def show(
     name: Annotated[str, typer.Argument(help="A study's name or id.")],
     flops: Annotated[float | None, typer.Option(help="Also print the optimum for this budget.")] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Show a study: its progress and the laws fitted to its runs."""
     detail = study_detail(get_context(), name)
@@ -139,7 +135,7 @@ def show(
         f"{view.name}: {view.num_finished} of {view.num_planned} runs finished, {view.num_active} waiting or running."
     )
     body = fit_text(detail.own.law, detail.own.isoflop, flops=flops) if detail.own.law else detail.own.problem
-    emit(data, as_json=as_json, text=f"{head}\n{body}")
+    emit(data, text=f"{head}\n{body}")
 
 
 def _read_values(file: Path | None) -> dict[str, object]:

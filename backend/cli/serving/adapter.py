@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL
 from backend.services.serving.adapters.changes import AdapterView, add_adapter, list_adapters, remove_adapter
@@ -26,29 +26,28 @@ def add(
     checkpoint: Annotated[
         str, typer.Option(help="Adapter that was trained by LoRA on the endpoint's checkpoint: name, id, run or alias.")
     ],
-    as_json: JsonFlag = False,
 ) -> None:
     """Load an adapter while the endpoint answers; one of the same name is replaced."""
     ctx = get_context()
     adapters = add_adapter(ctx, endpoint, name, checkpoint_id=resolve_checkpoint(ctx, checkpoint).id, person=LOCAL)
-    emit(_data(endpoint, adapters), as_json=as_json, text=f"{ctx.gateway_url}/v1, model={endpoint}:{name}")
+    emit(_data(endpoint, adapters), text=f"{ctx.gateway_url}/v1, model={endpoint}:{name}")
 
 
 @app.command("remove")
 @command
-def remove(endpoint: Endpoint, name: Name, as_json: JsonFlag = False) -> None:
+def remove(endpoint: Endpoint, name: Name) -> None:
     """Unload an adapter; its open answers finish."""
     adapters = remove_adapter(get_context(), endpoint, name, person=LOCAL)
-    emit(_data(endpoint, adapters), as_json=as_json, text=f"Removed {endpoint}:{name}.")
+    emit(_data(endpoint, adapters), text=f"Removed {endpoint}:{name}.")
 
 
 @app.command("list")
 @command
-def list_(endpoint: Endpoint, as_json: JsonFlag = False) -> None:
+def list_(endpoint: Endpoint) -> None:
     """List the adapters of an endpoint."""
     adapters = list_adapters(get_context(), endpoint)
     lines = [f"{adapter.model:<40} {adapter.checkpoint_name}" for adapter in adapters]
-    emit(_data(endpoint, adapters), as_json=as_json, text="\n".join(lines) or f"{endpoint} has no adapters.")
+    emit(_data(endpoint, adapters), text="\n".join(lines) or f"{endpoint} has no adapters.")
 
 
 def _data(endpoint: str, adapters: list[AdapterView]) -> dict[str, object]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.services.context import LOCAL
 from backend.services.serving.aliases import AliasView, PromotionView, get_alias, list_aliases
 from backend.services.serving.promotions import describe_alias, describe_promotion, promote, reject, rollback
@@ -19,35 +19,35 @@ CampaignOption = Annotated[str | None, typer.Option(help="Id of the campaign who
 
 @app.command("set")
 @command
-def set_(name: str, checkpoint: str, reason: ReasonOption = "", as_json: JsonFlag = False) -> None:
+def set_(name: str, checkpoint: str, reason: ReasonOption = "") -> None:
     """Move an alias to a checkpoint; a new name makes an alias."""
     moved = promote(get_context(), checkpoint, alias=name, reason=reason, person=LOCAL, asks_evidence=False)
-    _emit(moved, as_json=as_json)
+    _emit(moved)
 
 
 @app.command("list")
 @command
-def list_(as_json: JsonFlag = False) -> None:
+def list_() -> None:
     """List aliases and the checkpoints that hold them."""
     views = list_aliases(get_context())
     text = "\n".join(map(_line, views)) or "No aliases yet."
-    emit({"aliases": [describe_alias(view) for view in views]}, as_json=as_json, text=text)
+    emit({"aliases": [describe_alias(view) for view in views]}, text=text)
 
 
 @app.command("history")
 @command
-def history(name: str, as_json: JsonFlag = False) -> None:
+def history(name: str) -> None:
     """Show every decision on an alias, newest first."""
     view = get_alias(get_context(), name)
     data = {**describe_alias(view), "history": [describe_promotion(row) for row in view.history]}
-    emit(data, as_json=as_json, text="\n".join(map(_decision, view.history)))
+    emit(data, text="\n".join(map(_decision, view.history)))
 
 
 @app.command("rollback")
 @command
-def rollback_(name: str, reason: ReasonOption = "", as_json: JsonFlag = False) -> None:
+def rollback_(name: str, reason: ReasonOption = "") -> None:
     """Move an alias back to the checkpoint that held it before."""
-    _emit(rollback(get_context(), name, reason=reason, person=LOCAL), as_json=as_json)
+    _emit(rollback(get_context(), name, reason=reason, person=LOCAL))
 
 
 @app.command("promote")
@@ -58,16 +58,15 @@ def promote_(
     campaign: CampaignOption = None,
     reason: ReasonOption = "",
     refuse: Annotated[bool, typer.Option("--reject", help="Record that it is not promoted; the alias stays.")] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Promote a checkpoint to an alias by a campaign's verdict; endpoints that follow the alias are deployed again."""
     decide = reject if refuse else promote
     view = decide(get_context(), checkpoint, alias=alias, campaign_id=campaign, reason=reason, person=LOCAL)
-    _emit(view, as_json=as_json)
+    _emit(view)
 
 
-def _emit(view: PromotionView, *, as_json: bool) -> None:
-    emit(describe_promotion(view), as_json=as_json, text=_decision(view))
+def _emit(view: PromotionView) -> None:
+    emit(describe_promotion(view), text=_decision(view))
 
 
 def _line(view: AliasView) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.options import model_options
-from backend.cli.output import JsonFlag, command, emit, note, read_text
+from backend.cli.output import command, emit, note, read_text
 from backend.domain.serving.load import LoadConfig
 from backend.domain.validation import read_values
 from backend.domain.wording import percent
@@ -35,7 +35,6 @@ def bench(
     key: Annotated[
         str, typer.Option(envvar="ROUNDHOUSE_API_KEY", help="Key for it. Default: one of its own, revoked at the end.")
     ] = "",
-    as_json: JsonFlag = False,
 ) -> None:
     """Load an endpoint and measure latencies, tokens a second, errors, goodput and the gateway's overhead. The result
     is kept.
@@ -44,7 +43,7 @@ def bench(
     targets = ("gateway", "replica") if target == "both" else (target,)
     config = read_values(LoadConfig, {**options, "arrivals": times, "targets": targets})
     test = run_load_test(get_context(), name, config, person=LOCAL, gateway_url=url, key=key, on_progress=note)
-    emit(load_test_data(test), as_json=as_json, text="\n".join(_lines(test)))
+    emit(load_test_data(test), text="\n".join(_lines(test)))
 
 
 def _lines(test: LoadTestView) -> list[str]:

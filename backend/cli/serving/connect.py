@@ -12,7 +12,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.options import model_options
-from backend.cli.output import JsonFlag, command, emit, note, read_text
+from backend.cli.output import command, emit, note, read_text
 from backend.domain.serving.upstream import Upstream
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
@@ -29,7 +29,6 @@ def connect(
     *,
     options: Mapping[str, object],
     config: Annotated[Path | None, typer.Option(help="YAML with the same fields; options here come first.")] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Serve a model of vLLM, SGLang, llama-server, Ollama or any other server with the OpenAI API, after it has
     answered one token.
@@ -49,7 +48,7 @@ def connect(
     ctx = get_context()
     view = connect_upstream(ctx, name=endpoint, upstream=Upstream.read(fields), person=LOCAL)
     note(f"{ctx.gateway_url}/v1, model={view.name}")
-    emit(describe_upstream(view), as_json=as_json, text=f"{view.name}: {view.state}, {view.checkpoint_name}")
+    emit(describe_upstream(view), text=f"{view.name}: {view.state}, {view.checkpoint_name}")
 
 
 def describe_upstream(view: EndpointView) -> dict[str, object]:

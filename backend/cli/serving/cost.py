@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit, note
+from backend.cli.output import command, emit, note
 from backend.domain.serving.costs import MIN_DAYS
 from backend.domain.wording import format_usd, percent
 from backend.services.context import LOCAL
@@ -33,7 +33,6 @@ def report(
     days: Annotated[float | None, typer.Option(min=0.01, help="The last days. Default: the running UTC month.")] = None,
     month: Annotated[str, typer.Option(help="A UTC month, such as 2026-11.")] = "",
     csv: Annotated[Path | None, typer.Option(help="Also write the ledger to this file.")] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Show costs by category, endpoint, key, checkpoint, run and evaluation, the month's forecast, and what endpoints
     cost while idle.
@@ -42,7 +41,7 @@ def report(
     if csv is not None:
         csv.write_text(report_csv(made.ledger))
         note(f"Wrote {csv}.")
-    emit(price_report(made), as_json=as_json, text="\n".join(_lines(made)))
+    emit(price_report(made), text="\n".join(_lines(made)))
 
 
 @app.command("price")
@@ -53,7 +52,6 @@ def price(
     ] = "",
     hour_usd: Annotated[float | None, typer.Argument(help="US dollars for an hour of one.")] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Let the environment's price hold again.")] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """List the prices of device-hours, or set or remove one. Attempts that run keep the price of their start."""
     ctx, device = get_context(), "" if name == OTHER else name
@@ -64,7 +62,7 @@ def price(
     prices = current_prices(ctx)
     data = {**({} if prices.default is None else {OTHER: prices.default}), **prices.named}
     lines = [f"{device:<20} {format_usd(usd, is_price=True)} an hour" for device, usd in data.items()]
-    emit({"currency": "USD", "hour": data}, as_json=as_json, text="\n".join(lines) or "No device has a price.")
+    emit({"currency": "USD", "hour": data}, text="\n".join(lines) or "No device has a price.")
 
 
 def _lines(made: LedgerReport) -> list[str]:

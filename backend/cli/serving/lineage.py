@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.services.lineage import Lineage, lineage_of
 
 app = typer.Typer()
@@ -13,10 +13,10 @@ app = typer.Typer()
 
 @app.command("lineage")
 @command
-def lineage(name: str, as_json: JsonFlag = False) -> None:
+def lineage(name: str) -> None:
     """Show the lineage of an endpoint, a checkpoint, a run or an alias, back to the files."""
     view = lineage_of(get_context(), name)
-    emit(view.to_document(), as_json=as_json, text=to_text(view))
+    emit(view.to_document(), text=to_text(view))
 
 
 def to_text(lineage: Lineage) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.domain.evaluation.prompts import prompt_diff
 from backend.domain.names import clean_name
 from backend.errors import InvalidInput, NotFound
@@ -33,10 +33,7 @@ NameArgument = Annotated[str, typer.Argument(help="Name of a prompt.")]
 
 @app.command("list")
 @command
-def list_(
-    find: Annotated[str, typer.Option(help="Only prompts whose name holds these words.")] = "",
-    as_json: JsonFlag = False,
-) -> None:
+def list_(find: Annotated[str, typer.Option(help="Only prompts whose name holds these words.")] = "") -> None:
     """List the prompts with their newest version."""
     prompts = list_team_prompts(get_context(), find)
     lines = [
@@ -54,7 +51,7 @@ def list_(
         }
         for prompt in prompts
     ]
-    emit({"prompts": data}, as_json=as_json, text="\n".join(lines) or "No prompt.")
+    emit({"prompts": data}, text="\n".join(lines) or "No prompt.")
 
 
 @app.command("show")
@@ -63,7 +60,6 @@ def show(
     name: NameArgument,
     version: Annotated[int | None, typer.Option(min=1, help="Version; the newest if left out.")] = None,
     against: Annotated[int | None, typer.Option(min=1, help="Show what differs from this version.")] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Print a version of a prompt, or what differs from another one."""
     prompt = get_prompt(get_context(), name)
@@ -74,7 +70,7 @@ def show(
         before = get_version(get_context(), prompt, against)
         data["against"], data["diff"] = against, prompt_diff(before.body, shown.body)
         text = str(data["diff"]) or "No differences."
-    emit(data, as_json=as_json, text=text)
+    emit(data, text=text)
 
 
 @app.command("save")
@@ -86,7 +82,6 @@ def save(
         Path | None, typer.Option(help="File with the system prompt; the last version's if left out.")
     ] = None,
     note: Annotated[str, typer.Option(help="Change note.")] = "",
-    as_json: JsonFlag = False,
 ) -> None:
     """Save a prompt as its next version; a new name as version 1. The same text makes no version."""
     ctx = get_context()
@@ -95,15 +90,15 @@ def save(
         before = get_prompt(ctx, name).newest.body.system
     values = {"system": before if system is None else _read(system), "text": _read(file)}
     prompt = save_prompt(ctx, name, values, note=note, person=LOCAL)
-    emit(_data(prompt, prompt.newest), as_json=as_json, text=f"{prompt.name} is at version {prompt.newest.number}.")
+    emit(_data(prompt, prompt.newest), text=f"{prompt.name} is at version {prompt.newest.number}.")
 
 
 @app.command("delete")
 @command
-def delete(name: NameArgument, as_json: JsonFlag = False) -> None:
+def delete(name: NameArgument) -> None:
     """Delete a prompt with its versions and matrices; tasks that were made of it stay."""
     delete_prompt(get_context(), name, person=LOCAL)
-    emit({"deleted": name}, as_json=as_json, text=f"Deleted {name}.")
+    emit({"deleted": name}, text=f"Deleted {name}.")
 
 
 def _data(prompt: PromptView, version: PromptVersionView) -> dict[str, object]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL
 from backend.services.serving.endpoints import EndpointView
@@ -28,7 +28,6 @@ def start(
     endpoint: Annotated[str | None, typer.Option(help="Endpoint that answers the copies.")] = None,
     percent: Annotated[float, typer.Option(help="Share of the requests that is copied.")] = 10.0,
     replicas: Annotated[int, typer.Option(min=1, help="Replicas of the checkpoint.")] = 1,
-    as_json: JsonFlag = False,
 ) -> None:
     """Send copies of a share of the requests to a shadow. Its answers are compared, never shown, and cost no key
     anything.
@@ -38,29 +37,28 @@ def start(
     _emit(
         start_shadow(
             ctx, name, checkpoint_id=subject, endpoint=endpoint, percent=percent, num_replicas=replicas, person=LOCAL
-        ),
-        as_json=as_json,
+        )
     )
 
 
 @app.command("stop")
 @command
-def stop(name: Name, as_json: JsonFlag = False) -> None:
+def stop(name: Name) -> None:
     """End the shadow. Its comparisons stay for 30 days."""
-    _emit(stop_shadow(get_context(), name, person=LOCAL), as_json=as_json)
+    _emit(stop_shadow(get_context(), name, person=LOCAL))
 
 
 @app.command("report")
 @command
-def report(name: Name, as_json: JsonFlag = False) -> None:
+def report(name: Name) -> None:
     """Show how the copies compare: equal greedy answers, lengths, times and errors."""
     ctx = get_context()
     result = read_shadow(ctx, name)
-    emit({"endpoint": name, **asdict(result)}, as_json=as_json, text=f"{name}: {result.describe()}")
+    emit({"endpoint": name, **asdict(result)}, text=f"{name}: {result.describe()}")
 
 
-def _emit(view: EndpointView, *, as_json: bool) -> None:
+def _emit(view: EndpointView) -> None:
     shadow = view.shadow
     goal = "" if shadow is None else shadow.endpoint or shadow.checkpoint_name
     text = f"{goal} gets copies of {shadow.percent:g} % of {view.name}." if shadow else f"{view.name} has no shadow."
-    emit({"endpoint": view.name, "shadow": asdict(shadow) if shadow else None}, as_json=as_json, text=text)
+    emit({"endpoint": view.name, "shadow": asdict(shadow) if shadow else None}, text=text)

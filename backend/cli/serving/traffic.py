@@ -13,7 +13,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.options import model_options
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import command, emit
 from backend.domain.json_values import FieldValues
 from backend.domain.serving.request_log import RequestLogConfig, TrafficRules
 from backend.domain.validation import read_values
@@ -37,7 +37,6 @@ def request_log(
     *,
     options: Mapping[str, object],
     pattern: Patterns = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Set or show what is logged of an endpoint's requests. A client opts out with the header X-Roundhouse-Log: off."""
     ctx = get_context()
@@ -46,7 +45,7 @@ def request_log(
         set_log_policy(ctx, name, read_values(RequestLogConfig, values), person=LOCAL)
     config = get_log_policy(ctx, name)
     words = config.mode if config.mode == "off" else f"{config.mode}, {config.retention_days} days"
-    emit({"endpoint": name, **config.model_dump(mode="json")}, as_json=as_json, text=f"{name}: {words}")
+    emit({"endpoint": name, **config.model_dump(mode="json")}, text=f"{name}: {words}")
 
 
 @command
@@ -57,7 +56,6 @@ def requests(
     min_ms: Annotated[float | None, typer.Option(help="Milliseconds that a request took at least.")] = None,
     days: Annotated[float, typer.Option(min=0, max=36_500, help="The last days.")] = 1.0,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Requests at most.")] = 20,
-    as_json: JsonFlag = False,
 ) -> None:
     """List an endpoint's requests, newest first, with the texts that its log keeps."""
     ctx = get_context()
@@ -77,7 +75,7 @@ def requests(
         for row in rows
     ]
     data = {"endpoint": name, "requests": [asdict(row) for row in rows]}
-    emit(data, as_json=as_json, text="\n".join(lines) or "No requests.")
+    emit(data, text="\n".join(lines) or "No requests.")
 
 
 def _reason(row: RequestRow) -> str:
@@ -98,7 +96,6 @@ def dataset(
     options: FieldValues,
     pattern: Patterns = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Id of a request to leave out; may be repeated.")] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Make a dataset of an endpoint's logged requests and thumbs."""
     # imports pyarrow, which no other command on endpoints needs
@@ -123,8 +120,8 @@ def dataset(
             "left_out": preview.left_out,
             "scrubbed": preview.scrubbed,
         }
-        emit(data, as_json=as_json, text=f"{len(preview.rows)} rows; --name makes a dataset of them.")
+        emit(data, text=f"{len(preview.rows)} rows; --name makes a dataset of them.")
         return
     version, count = make_traffic_dataset(ctx, name, name=dataset_name, objective=chosen, rules=rules, person=LOCAL)
     data = {"endpoint": name, "dataset": dataset_name, "version": version.id, "rows": count}
-    emit(data, as_json=as_json, text=f"{count} rows go into {dataset_name}.")
+    emit(data, text=f"{count} rows go into {dataset_name}.")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from backend.cli.output import note
+from backend.cli.output import is_json, note
 from backend.domain.attributes import attributes_of
 from backend.domain.estimates.prediction import describe_fit, format_memory, format_run_time
 from backend.domain.training.launch_warnings import LaunchWarning
@@ -117,7 +117,7 @@ def describe_sweep_forecast(total: SweepForecast) -> dict[str, object]:
     }
 
 
-def ask_to_proceed(warnings: Sequence[LaunchWarning], *, yes: bool, as_json: bool) -> None:
+def ask_to_proceed(warnings: Sequence[LaunchWarning], *, yes: bool) -> None:
     """Print warnings, and ask at a terminal whether to launch, unless `yes`.
 
     Without a terminal, as in a script, they are printed and the launch continues. Raises InvalidInput if the answer is
@@ -125,7 +125,7 @@ def ask_to_proceed(warnings: Sequence[LaunchWarning], *, yes: bool, as_json: boo
     """
     for line in warning_lines(warnings):
         note(line)
-    if warnings and not yes and not as_json and sys.stdin.isatty() and not typer.confirm("Launch anyway?", err=True):
+    if warnings and not yes and not is_json() and sys.stdin.isatty() and not typer.confirm("Launch anyway?", err=True):
         raise InvalidInput(
             "Nothing was launched.", remedy="Correct the config, or launch it with --yes.", field=warnings[0].field
         )

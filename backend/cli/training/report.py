@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit, read_text
+from backend.cli.output import command, emit, read_text
 from backend.domain.training.config import parse_run_config
 from backend.domain.training.launcher_files import NOT_RUN, accelerate_config, deepspeed_config, describe_distribution
 from backend.errors import InvalidInput
@@ -27,7 +27,6 @@ def report(
         Path | None,
         typer.Option("--out", "-o", help="A file to write, .md or .html; printed as Markdown when left out."),
     ] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Write a run's report: config, data, cost, curves, evaluations, samples, lineage, and the command that repeats
     it.
@@ -41,17 +40,16 @@ def report(
         )
     text = run_report_text(get_context(), run, form=form)
     if out is None:
-        emit({"report": text}, as_json=as_json, text=text)
+        emit({"report": text}, text=text)
         return
     out.write_text(text, encoding="utf-8")
-    emit({"file": str(out), "bytes": out.stat().st_size}, as_json=as_json, text=f"Written to {out}.")
+    emit({"file": str(out), "bytes": out.stat().st_size}, text=f"Written to {out}.")
 
 
 @command
 def cluster(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the files.")] = Path("cluster"),
-    as_json: JsonFlag = False,
 ) -> None:
     """Write Accelerate's and DeepSpeed's configs for a recipe's devices, for other training scripts."""
     config = get_recipe(recipe).config if recipe in RECIPES else parse_run_config(read_text(Path(recipe)))
@@ -64,4 +62,4 @@ def cluster(
     for name, text in files.items():
         (out / name).write_text(text)
     data = {"folder": str(out), "files": sorted(files), "share": describe_distribution(config), "state": NOT_RUN}
-    emit(data, as_json=as_json, text=f"{describe_distribution(config)}: {', '.join(sorted(files))} in {out}. {NOT_RUN}")
+    emit(data, text=f"{describe_distribution(config)}: {', '.join(sorted(files))} in {out}. {NOT_RUN}")

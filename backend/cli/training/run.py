@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit, read_text
+from backend.cli.output import command, emit, read_text
 from backend.cli.training.forecast_table import ask_to_proceed, describe_forecast, forecast_lines, warning_lines
 from backend.cli.training.report import cluster, report
 from backend.cli.training.sweep import sweep, sweep_show, sweep_stop
@@ -59,7 +59,6 @@ def launch(
     on: Annotated[
         str | None, typer.Option(help="Partition of a cluster to run on, such as slurm:gpu; else the workers here.")
     ] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Launch a run from a recipe. Warnings are printed first; at a terminal they must be accepted, unless --yes is
     given.
@@ -69,7 +68,7 @@ def launch(
     if name:
         config = config.model_copy(update={"name": name})
     expected = forecast(ctx, config)
-    ask_to_proceed(expected.warnings, yes=yes, as_json=as_json)
+    ask_to_proceed(expected.warnings, yes=yes)
     run = launch_run(
         ctx,
         config,
@@ -81,26 +80,24 @@ def launch(
         suites=[SuiteChoice(get_suite(ctx, suite).id, suite_at)] if suite else (),
         placement=on,
     )
-    _finish(ctx, run, wait=wait, as_json=as_json, warnings=expected.warnings)
+    _finish(ctx, run, wait=wait, warnings=expected.warnings)
 
 
 @app.command("forecast")
 @command
 def forecast_(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe such as starter-pretrain.")],
-    as_json: JsonFlag = False,
 ) -> None:
     """Estimate a run's time, memory, disk and cost, and print warnings, without launching it."""
     expected = forecast(get_context(), read_recipe(recipe))
     lines = [*forecast_lines(expected), *warning_lines(expected.warnings)]
-    emit(describe_forecast(expected), as_json=as_json, text="\n".join(lines))
+    emit(describe_forecast(expected), text="\n".join(lines))
 
 
 @app.command("probe")
 @command
 def probe(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe such as starter-pretrain.")],
-    as_json: JsonFlag = False,
 ) -> None:
     """Measure a run's peak memory and speed in about 20 seconds. It leaves no run and no checkpoint."""
     ctx = get_context()
@@ -117,7 +114,7 @@ def probe(
             " checkpoints"
         ),
     ]
-    emit({"job": job.id, **describe_prediction(prediction)}, as_json=as_json, text="\n".join(lines))
+    emit({"job": job.id, **describe_prediction(prediction)}, text="\n".join(lines))
 
 
 @app.command("import")
@@ -132,20 +129,18 @@ def import_(
         ),
     ],
     name: Annotated[str, typer.Option(help="Name of the run; the file's name by default.")] = "",
-    as_json: JsonFlag = False,
 ) -> None:
     """Read another program's log as a run to compare with."""
     runs = import_log_path(get_context(), file, person=LOCAL, name=name)
     emit(
         {"runs": [describe_run(run) for run in runs]},
-        as_json=as_json,
         text="\n".join(f"{run.name} ({run.id}): {run.line}." for run in runs),
     )
 
 
 @app.command("show")
 @command
-def show(run: Annotated[str, typer.Argument(help="Name or id.")], as_json: JsonFlag = False) -> None:
+def show(run: Annotated[str, typer.Argument(help="Name or id.")]) -> None:
     """Show a run: status, newest metrics, checkpoints, and diagnosis."""
     ctx = get_context()
     view = get_run(ctx, run)
@@ -154,7 +149,7 @@ def show(run: Annotated[str, typer.Argument(help="Name or id.")], as_json: JsonF
         lines = [f"{view.name}  {view.line}"] + [
             f"  {name}: {value['value']:.6g} (step {value['step']})" for name, value in metrics.items()
         ]
-        emit({**describe_run(view), "metrics": metrics}, as_json=as_json, text="\n".join(lines))
+        emit({**describe_run(view), "metrics": metrics}, text="\n".join(lines))
         return
     detail = run_detail(ctx, run)
     data = describe_detail(ctx, detail)
@@ -168,7 +163,7 @@ def show(run: Annotated[str, typer.Argument(help="Name or id.")], as_json: JsonF
     lines += [f"  {finding['severity']}: {finding['sentence']} {finding['cause']}" for finding in data["findings"]]
     if detail.run.error:
         lines.append(f"  cause: {detail.run.error.cause}")
-    emit(data, as_json=as_json, text="\n".join(lines))
+    emit(data, text="\n".join(lines))
 
 
 @app.command("list")
@@ -180,7 +175,6 @@ def list_(
         str, typer.Option("--filter", help="Condition, such as 'learning_rate < 0.01 and tag = baseline'.")
     ] = "",
     sort: Annotated[str, typer.Option(help="Field to sort by, with - before it for the highest first.")] = NEWEST_FIRST,
-    as_json: JsonFlag = False,
 ) -> None:
     """List runs, newest first. Fields are those of the page Runs."""
     ctx = get_context()
@@ -191,7 +185,6 @@ def list_(
         runs = list_runs(ctx, limit=limit, archived=archived)
     emit(
         {"runs": [describe_run(run) for run in runs]},
-        as_json=as_json,
         text="\n".join(f"{run.id}  {run.status:<10}  {run.name}  {run.line}" for run in runs)
         or ("No run passes the filter." if filter_ else "No runs yet."),
     )
@@ -202,11 +195,10 @@ def list_(
 def cancel(
     run: Annotated[str, typer.Argument(help="Name or id.")],
     save: Annotated[bool, typer.Option("--save", help="Keep a checkpoint, from which the run can be resumed.")] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Ask a run to stop."""
     stopped = stop_run(get_context(), run, how="stop_and_save" if save else "cancel", person=LOCAL)
-    emit(describe_run(stopped), as_json=as_json, text=f"{stopped.name} is {stopped.status}.")
+    emit(describe_run(stopped), text=f"{stopped.name} is {stopped.status}.")
 
 
 @app.command("resume")
@@ -215,11 +207,10 @@ def resume(
     run: Annotated[str, typer.Argument(help="Name or id.")],
     max_steps: Annotated[int | None, typer.Option(min=1, help="New number of steps in all.")] = None,
     wait: WaitFlag = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Resume a run from its newest checkpoint."""
     ctx = get_context()
-    _finish(ctx, resume_run(ctx, run, person=LOCAL, max_steps=max_steps), wait=wait, as_json=as_json)
+    _finish(ctx, resume_run(ctx, run, person=LOCAL, max_steps=max_steps), wait=wait)
 
 
 def read_recipe(recipe: str) -> RunConfig:
@@ -300,11 +291,11 @@ def _micro_batches(result: ProbeResult) -> str:
     return "a step" if count == 1 else f"{count} micro-batches"
 
 
-def _finish(ctx: Context, run: RunView, *, wait: bool, as_json: bool, warnings: Sequence[LaunchWarning] = ()) -> None:
+def _finish(ctx: Context, run: RunView, *, wait: bool, warnings: Sequence[LaunchWarning] = ()) -> None:
     if wait and run.job_id:
         wait_for_job(ctx, run.job_id)
         run = get_run(ctx, run.id)
     data = describe_detail(ctx, run_detail(ctx, run.id)) if wait else describe_run(run)
     if warnings:
         data["warnings"] = [warning.model_dump(mode="json") for warning in warnings]
-    emit(data, as_json=as_json, text=f"{run.name} ({run.id}) is {run.status}. {run.line}.")
+    emit(data, text=f"{run.name} ({run.id}) is {run.status}. {run.line}.")

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit, note, read_text
+from backend.cli.output import command, emit, note, read_text
 from backend.cli.training.forecast_table import ask_to_proceed, describe_sweep_forecast, sweep_lines
 from backend.cli.waiting import POLL_S, wait_for_job
 from backend.domain.jobs.states import Status
@@ -41,7 +41,6 @@ def sweep(
     on: Annotated[
         str | None, typer.Option(help="Partition of a cluster to run on, such as slurm:gpu; else the workers here.")
     ] = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Launch a sweep: a group of runs that differ in chosen fields. Launching the same file again changes nothing."""
     ctx = get_context()
@@ -60,29 +59,29 @@ def sweep(
             "points": known,
             "forecast": describe_sweep_forecast(total),
         }
-        emit(data, as_json=as_json, text="\n".join(lines))
+        emit(data, text="\n".join(lines))
         return
     for line in sweep_lines(total):
         note(line)
-    ask_to_proceed(one.warnings, yes=yes, as_json=as_json)
+    ask_to_proceed(one.warnings, yes=yes)
     launched = launch_sweep(ctx, config, person=LOCAL, placement=on)
     if wait:
         _wait_for_sweep(ctx, launched.id)
-    _emit(config, sweep_detail(ctx, launched.id), as_json=as_json)
+    _emit(config, sweep_detail(ctx, launched.id))
 
 
 @command
-def sweep_show(name: Annotated[str, typer.Argument(help="A sweep's name or id.")], as_json: JsonFlag = False) -> None:
+def sweep_show(name: Annotated[str, typer.Argument(help="A sweep's name or id.")]) -> None:
     """Show a sweep: its progress, its runs with their values, the best."""
     detail = sweep_detail(get_context(), name)
-    _emit(detail.sweep.config, detail, as_json=as_json)
+    _emit(detail.sweep.config, detail)
 
 
 @command
-def sweep_stop(name: Annotated[str, typer.Argument(help="A sweep's name or id.")], as_json: JsonFlag = False) -> None:
+def sweep_stop(name: Annotated[str, typer.Argument(help="A sweep's name or id.")]) -> None:
     """Launch no more runs of a sweep, and ask its active runs to stop and save."""
     stopped = stop_sweep(get_context(), name, person=LOCAL)
-    emit({"stopped": stopped}, as_json=as_json, text=f"{stopped} runs were asked to stop.")
+    emit({"stopped": stopped}, text=f"{stopped} runs were asked to stop.")
 
 
 def _wait_for_sweep(ctx: Context, sweep_id: str) -> None:
@@ -103,7 +102,7 @@ def _wait_for_sweep(ctx: Context, sweep_id: str) -> None:
             note(f"{waiting.name}: {error}")
 
 
-def _emit(config: SweepConfig, detail: SweepDetail, *, as_json: bool) -> None:
+def _emit(config: SweepConfig, detail: SweepDetail) -> None:
     view, best = detail.sweep, detail.best
     data: dict[str, object] = {
         "sweep": view.id,
@@ -138,7 +137,7 @@ def _emit(config: SweepConfig, detail: SweepDetail, *, as_json: bool) -> None:
         lines.append(f"{mark} {each.run.name}  {_format_point(each.point)}  {value}  {state}")
     if view.problem:
         lines.append(view.problem)
-    emit(data, as_json=as_json, text="\n".join(lines))
+    emit(data, text="\n".join(lines))
 
 
 def _format_point(point: Mapping[str, object]) -> str:

@@ -173,7 +173,7 @@ def test_an_unreachable_database_is_reported(roundhouse: Any, tmp_path: Path, mo
 
 def test_an_unreadable_file_is_reported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     @command
-    def broken(as_json: bool = False) -> None:
+    def broken() -> None:
         (tmp_path / "no" / "such").mkdir()
 
     with pytest.raises(typer.Exit) as ended:

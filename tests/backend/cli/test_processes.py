@@ -66,7 +66,7 @@ def test_an_installation_that_is_late_is_announced_all_the_same(
     monkeypatch.setattr(up, "answers", lambda _url: next(asked, True))
     preparation = subprocess.Popen(["true"], text=True)
     preparation.wait()
-    up._wait_until_ready(make_settings(tmp_path), set(up.PARTS), preparation, lambda: True, as_json=False)
+    up._wait_until_ready(make_settings(tmp_path), set(up.PARTS), preparation, lambda: True)
     said = capsys.readouterr()
     assert said.err.count("Still waiting") == 1
     assert "Roundhouse is ready" in said.out

@@ -59,6 +59,6 @@ def test_a_replica_that_does_not_start_ends_the_waiting_with_its_cause_and_cure(
     with ctx.db.write() as session:
         requeue(session, ctx, claim, error=failure, lasted_s=1)
     with pytest.raises(Unavailable) as refused:
-        _emit_started(ctx, get_endpoint(ctx, "tales"), wait=True, as_json=True)
+        _emit_started(ctx, get_endpoint(ctx, "tales"), wait=True)
     assert refused.value.message == "Revision 1 of 'tales' did not become ready: The file is cut off."
     assert refused.value.remedy == "Add the base again."
