@@ -25,7 +25,6 @@ def copy_checkpoint(
     out_folder: Path,
     *,
     meta: Mapping[str, object],
-    keep_state: bool = False,
     files: Sequence[Path] | None = None,
     move: bool = False,
     keep_free_bytes: int = 0,
@@ -39,7 +38,7 @@ def copy_checkpoint(
     the source can't be used (see `check_folder`), JobFailed if the disk is too full.
     """
     check_folder(source)
-    files = list_data_files(source, keep_state=keep_state) if files is None else files
+    files = list_data_files(source) if files is None else files
     size = sum(path.stat().st_size for path in files)
     out_folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(out_folder.parent).free - keep_free_bytes
@@ -99,12 +98,12 @@ def base_files(source: Path) -> list[Path]:
     ]
 
 
-def list_data_files(source: Path, *, keep_state: bool = False) -> list[Path]:
+def list_data_files(source: Path) -> list[Path]:
     """List a checkpoint's data files. Raises InvalidInput for links that lead out of the folder (see `check_links`)."""
     files = [
         path
         for path in sorted(source.rglob("*"))
-        if path.is_file() and _is_data(path) and (STATE_FOLDER not in path.relative_to(source).parts or keep_state)
+        if path.is_file() and _is_data(path) and STATE_FOLDER not in path.relative_to(source).parts
     ]
     check_links(source, files)
     return files

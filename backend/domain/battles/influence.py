@@ -74,23 +74,21 @@ def first_place_fragility(votes: Iterable[VoteRecord] | VoteColumns, *, method: 
     columns = votes if isinstance(votes, VoteColumns) else encode_votes(votes)
     if len(columns.contestants) < 2:
         return Fragility(None, None)
-    board = _Board(columns, sum_votes(columns), method)
+    board = _Board(columns, sum_votes(columns), "bradley_terry")
     return Fragility(
         votes=_removal(board, np.arange(len(columns)), len(columns), names=None),
         raters=_removal(board, columns.rater, columns.num_raters, names=columns.raters),
     )
 
 
-def without_each_rater(
-    votes: Iterable[VoteRecord] | VoteColumns, *, method: Method = "bradley_terry"
-) -> tuple[WithoutRater, ...]:
+def without_each_rater(votes: Iterable[VoteRecord] | VoteColumns) -> tuple[WithoutRater, ...]:
     """Rate again without each rater, most influential first: of more than 100 raters those who change most by the
     first-order estimate.
     """
     columns = votes if isinstance(votes, VoteColumns) else encode_votes(votes)
     if columns.num_raters < 2:
         return ()
-    board = _Board(columns, sum_votes(columns), method)
+    board = _Board(columns, sum_votes(columns), "bradley_terry")
     fit = board.fit(board.cells)
     size, names = board.cells.size, columns.contestants
     order = order_of(fit, names)

@@ -11,7 +11,7 @@ from backend.domain.architectures.flops import FlopsPerToken, count_flops
 from backend.domain.architectures.kv_cache import expanded_kv_bytes_per_token, kv_bytes, kv_bytes_per_token
 from backend.domain.architectures.parameters import count_active_parameters, count_lora_parameters, count_parameters
 from backend.domain.estimates.memory import estimate_memory
-from backend.domain.estimates.setting import DeviceKind, Precision, TrainingSetting
+from backend.domain.estimates.setting import Precision, TrainingSetting
 
 
 class HasRank(Protocol):
@@ -89,13 +89,11 @@ def describe_architecture(
     micro_batch: int = 1,
     context: int | None = None,
     lora: HasRank | None = None,
-    recompute: bool = False,
-    device: DeviceKind = "cpu",
 ) -> ArchitectureReport:
     """Estimate the training cost of an architecture by arithmetic alone.
 
     `context` (default: the architecture's) is the length of a training sequence in tokens. With `lora` the base is
-    frozen; `recompute` is activation recompute.
+    frozen.
 
     Example:
         >>> describe(ArchitectureConfig(num_layers=4, width=128, num_heads=4, num_kv_heads=4)).parameters
@@ -110,8 +108,6 @@ def describe_architecture(
         precision=precision,
         micro_batch=micro_batch,
         context=length,
-        recompute=recompute,
-        device=device,
     )
     memory = estimate_memory(setting)
     return ArchitectureReport(

@@ -128,16 +128,14 @@ def estimate_memory(
     return peak.model_copy(update={"overhead": FIRST_USE_BYTES[setting.device]})
 
 
-def largest_micro_batch(
-    setting: TrainingSetting, budget_bytes: float, *, calibration: float = 1.0, length: int | None = None
-) -> int:
+def largest_micro_batch(setting: TrainingSetting, budget_bytes: float, *, calibration: float = 1.0) -> int:
     """Return the largest micro-batch whose estimate, times `calibration`, fits a budget; 0 if not even one sequence
     does.
     """
 
     def fits(micro_batch: int) -> bool:
         tried = setting.model_copy(update={"micro_batch": micro_batch})
-        return estimate_memory(tried, length=length).total * calibration <= budget_bytes
+        return estimate_memory(tried).total * calibration <= budget_bytes
 
     low, high = 0, 1
     while high <= MAX_MICRO_BATCH and fits(high):

@@ -9,7 +9,6 @@ character in Chinese, and a mixed text adds up.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 UNSPACED = (
@@ -72,15 +71,10 @@ def _ratio(part: float, total: float) -> float | None:
     return part / total if total else None
 
 
-def small_languages(bytes_of: dict[str, int], *, share: float, most: int, keep: Iterable[str] = ()) -> set[str]:
+def small_languages(bytes_of: dict[str, int], *, share: float, most: int) -> set[str]:
     """Return the languages to be shown together as "other": those with less than `share` of the bytes, and all after
     the first `most`.
     """
     total = sum(bytes_of.values())
     ranked = sorted(bytes_of, key=lambda code: (-bytes_of[code], code))
-    protected = set(keep)
-    return {
-        code
-        for place, code in enumerate(ranked)
-        if code not in protected and (place >= most or bytes_of[code] < share * total)
-    }
+    return {code for place, code in enumerate(ranked) if place >= most or bytes_of[code] < share * total}

@@ -173,16 +173,14 @@ class SuggestedRecipe:
     reasons: tuple[tuple[str, str], ...] = field(default=())
 
 
-def suggest_recipe(
-    objective: Objective, *, num_rows: int, parameters: int | None, context: int, method: str = "lora"
-) -> SuggestedRecipe:
-    """Return the recipe for `num_rows` training rows on a network of so many parameters.
+def suggest_recipe(objective: Objective, *, num_rows: int, parameters: int | None, context: int) -> SuggestedRecipe:
+    """Return the recipe for LoRA on `num_rows` training rows and a network of so many parameters.
 
     The learning rate is `suggest_learning_rate`'s. Small sets get more epochs and smaller batches; beta is 0.1
     (Rafailov et al. 2023, arXiv 2305.18290), twice that below 200 pairs, which keeps the network nearer to its base.
     """
     context = min(context, VOTE_CONTEXT)
-    basis = Basis(objective, method, has_base=True, parameters=parameters, max_context=context, train_rows=num_rows)
+    basis = Basis(objective, "lora", has_base=True, parameters=parameters, max_context=context, train_rows=num_rows)
     values = suggest_values(basis)
     smallest = 2 if objective is Objective.KTO else 1
     batch = max(
@@ -201,14 +199,14 @@ def suggest_recipe(
         "max_steps": steps,
     }
     values = suggest_values(
-        Basis(objective, method, has_base=True, parameters=parameters, train_rows=num_rows, chosen=chosen)
+        Basis(objective, "lora", has_base=True, parameters=parameters, train_rows=num_rows, chosen=chosen)
     )
     values |= {"warmup_steps": min(10, steps // 10), "eval_every": max(1, steps // 4), "checkpoint_every": steps}
     reasons = [
         ("Steps", f"{plural(epochs, 'epoch')} over {plural(num_rows, 'row')} in batches of {micro_batch * accumulate}"),
         (
             "Learning rate",
-            f"for {objective.value.upper()} with {NAMES_OF_METHODS[method]} on {_size(parameters)} parameters",
+            f"for {objective.value.upper()} with {NAMES_OF_METHODS['lora']} on {_size(parameters)} parameters",
         ),
     ]
     if OBJECTIVE_FACTS[objective].has_reference:
@@ -219,8 +217,7 @@ def suggest_recipe(
                 "the usual 0.1" if num_rows >= SMALL_SET else "twice the usual 0.1: few pairs, so stay near the base",
             )
         )
-    if method == "lora":
-        reasons.append(("Method", "LoRA changes the base least and is merged or removed in one step"))
+    reasons.append(("Method", "LoRA changes the base least and is merged or removed in one step"))
     return SuggestedRecipe(values, tuple(reasons))
 
 

@@ -28,17 +28,14 @@ class BoardVotes:
     categories: tuple[str, ...]
 
 
-def read_board_votes(
-    session: Session, campaign_id: str, *, with_excluded: bool = False, with_forms: bool = False
-) -> BoardVotes:
-    """Return a campaign's votes. `with_excluded` counts excluded raters too; `with_forms` measures the answers, which
-    reads their texts.
+def read_board_votes(session: Session, campaign_id: str, *, with_forms: bool = False) -> BoardVotes:
+    """Return a campaign's votes. `with_forms` measures the answers, which reads their texts.
 
     Equal prompts have one name, so that a prompt asked again is the same prompt.
     """
     votes = valid_votes(session, campaign_id)
     excluded = excluded_raters(session, campaign_id)
-    counted = [vote for vote in votes if with_excluded or vote.rater_id not in excluded]
+    counted = [vote for vote in votes if vote.rater_id not in excluded]
     names = contestant_names(session, campaign_id)
     named = select(CampaignPrompt.id, CampaignPrompt.category).where(CampaignPrompt.campaign_id == campaign_id)
     categories = dict(session.execute(named).all())

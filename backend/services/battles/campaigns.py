@@ -95,16 +95,14 @@ def add_contestant(ctx: Context, campaign_id: str, checkpoint_id: str, *, person
     return add_contestant_source(ctx, campaign_id, ContestantSource(checkpoint=checkpoint_id), person=person)
 
 
-def add_contestant_source(
-    ctx: Context, campaign_id: str, source: ContestantSource, *, person: Person, files: Mapping[str, str] | None = None
-) -> CampaignView:
+def add_contestant_source(ctx: Context, campaign_id: str, source: ContestantSource, *, person: Person) -> CampaignView:
     """Enter another contestant on the same prompts. Raises what `start_campaign` raises, and Conflict if the campaign
     is closed.
     """
     require_builder(person)
     with ctx.db.read() as session:
         config = find_campaign(session, campaign_id).config
-    (entry,) = resolve_entries(ctx, [source], files or {}, config=config, person=person)
+    (entry,) = resolve_entries(ctx, [source], {}, config=config, person=person)
     with ctx.db.write() as session:
         campaign = find_campaign(session, campaign_id)
         refuse_closed(campaign)

@@ -42,9 +42,9 @@ def exclude_rater(ctx: Context, campaign_id: str, rater_id: str, *, reason: str,
     return _decide(ctx, campaign_id, rater_id, excluded=True, reason=reason, person=person)
 
 
-def include_rater(ctx: Context, campaign_id: str, rater_id: str, *, reason: str = "", person: Person) -> ExclusionView:
+def include_rater(ctx: Context, campaign_id: str, rater_id: str, *, person: Person) -> ExclusionView:
     """Count an excluded rater's votes again. Raises NotFound, Conflict if they count already."""
-    return _decide(ctx, campaign_id, rater_id, excluded=False, reason=reason.strip()[:MAX_REASON], person=person)
+    return _decide(ctx, campaign_id, rater_id, excluded=False, reason="", person=person)
 
 
 def _decide(

@@ -152,9 +152,7 @@ class ValidVote:
         return self.purpose == "identical"
 
 
-def valid_votes(
-    session: Session, campaign_id: str, *, rater_id: str | None = None, purposes: Collection[str] = VOTES
-) -> list[ValidVote]:
+def valid_votes(session: Session, campaign_id: str, *, purposes: Collection[str] = VOTES) -> list[ValidVote]:
     """Return a campaign's valid votes of these purposes (vote, identical, repeat, gold), oldest first."""
     side_a, side_b = aliased(Completion), aliased(Completion)
     query = (
@@ -183,8 +181,6 @@ def valid_votes(
         .where(Battle.campaign_id == campaign_id, vote_holds(), Battle.purpose.in_(purposes))
         .order_by(Vote.created_at, Battle.served_at, Vote.id)
     )
-    if rater_id is not None:
-        query = query.where(Battle.rater_id == rater_id)
     return [ValidVote(*tuple(row)) for row in session.execute(query)]
 
 

@@ -236,14 +236,14 @@ def _run_ids(ctx: Context, name_or_id: str) -> list[str]:
         return _members(session, [group_id]).get(group_id, [])
 
 
-def archive_study(ctx: Context, name_or_id: str, *, person: Person, archived: bool = True) -> None:
-    """Archive a study, or restore it; its runs stay. Raises Conflict while some are active."""
+def archive_study(ctx: Context, name_or_id: str, *, person: Person) -> None:
+    """Archive a study; its runs stay. Raises Conflict while some are active."""
     require_builder(person)
     study = get_study(ctx, name_or_id)
-    if archived and study.is_active:
+    if study.is_active:
         raise Conflict(f"“{study.name}” has {study.num_active} active runs.", remedy="Stop them first.")
     with ctx.db.write() as session:
-        _find(session, study.id).archived_at = ctx.now() if archived else None
+        _find(session, study.id).archived_at = ctx.now()
 
 
 def read_study(text: str) -> StudyConfig:

@@ -43,7 +43,6 @@ def launch_run(
     person: Person,
     idempotency_key: str | None = None,
     parts: RunParts | None = None,
-    depends_on: str | None = None,
     tags: tuple[str, ...] = (),
     group_id: str | None = None,
     parent: str | None = None,
@@ -52,7 +51,7 @@ def launch_run(
     placement: str | None = None,
 ) -> RunView:
     """Queue a run. The same `idempotency_key` returns the same run, so that a double click launches one run. It waits
-    for a dataset or tokenizer that is still being made; `depends_on` names another job to wait for. `parts` are the
+    for a dataset or tokenizer that is still being made. `parts` are the
     config's parts, if the caller has resolved them. `group_id` is the run's row of `run_groups`, `parent` the run whose
     config was copied, `warnings` the accepted warnings, `placement` a partition of a compute provider such as
     `slurm:gpu`. Raises InvalidInput, NotFound or Conflict naming field, value
@@ -63,10 +62,6 @@ def launch_run(
         return again
     parts = parts or resolve_parts(ctx, config)
     placement = check_placement(ctx, placement, config) if placement else None
-    if depends_on and parts.wait_for and depends_on != parts.wait_for:
-        raise Conflict(
-            "This run would have to wait for two jobs at once.", remedy="Launch it when one of them is done."
-        )
     require_disk(ctx, config, parts)
     try:
         with ctx.db.write() as session:
@@ -77,7 +72,7 @@ def launch_run(
                 parts,
                 person=person,
                 key=idempotency_key,
-                depends_on=depends_on or parts.wait_for,
+                depends_on=parts.wait_for,
                 placement=placement,
                 tags=clean_tags(tags),
                 group_id=group_id,

@@ -245,14 +245,14 @@ def continue_sweep(ctx: Context, name_or_id: str, *, person: Person) -> SweepVie
     return get_sweep(ctx, group_id)
 
 
-def archive_sweep(ctx: Context, name_or_id: str, *, person: Person, archived: bool = True) -> None:
-    """Archive or restore a sweep; its runs stay. Raises Conflict while it is active."""
+def archive_sweep(ctx: Context, name_or_id: str, *, person: Person) -> None:
+    """Archive a sweep; its runs stay. Raises Conflict while it is active."""
     require_builder(person)
     sweep = get_sweep(ctx, name_or_id)
-    if archived and sweep.is_active:
+    if sweep.is_active:
         raise Conflict(f"“{sweep.name}” is still active.", remedy="Stop it first.")
     with ctx.db.write() as session:
-        _find(session, sweep.id).archived_at = ctx.now() if archived else None
+        _find(session, sweep.id).archived_at = ctx.now()
 
 
 def read_sweep(text: str) -> SweepConfig:

@@ -161,7 +161,7 @@ def _sliced(source: Any, shape: tuple[int, ...]) -> Iterator[Tensor]:
         yield source[at : at + step].float().reshape(min(step, shape[0] - at), -1)
 
 
-def read_tensor(folder: WeightFolder, name: str, *, spectral: bool = True) -> TensorStatistics:
+def read_tensor(folder: WeightFolder, name: str) -> TensorStatistics:
     """Compute a tensor's statistics in two passes over its slices: the first finds the RMS that scales the second's
     histogram.
     """
@@ -199,7 +199,7 @@ def read_tensor(folder: WeightFolder, name: str, *, spectral: bool = True) -> Te
         zeros=zeros / max(1, count),
         beyond=beyond,
         not_finite=broken,
-        spectral=_spectral(folder, name) if spectral and small and not broken and squares > 0 else None,
+        spectral=_spectral(folder, name) if small and not broken and squares > 0 else None,
         row_peak=_peak(torch.cat(rows)) if matrix else None,
         column_peak=_peak(columns) if matrix and columns is not None else None,
         counts=counts,

@@ -77,13 +77,13 @@ def read_goodness(value: Any) -> bool | None:
     return True if word in GOOD else False if word in BAD else None
 
 
-def require_goodness(value: Any, *, name: str = "label") -> bool:
+def require_goodness(value: Any) -> bool:
     """Return a label as a bool. Raises RowProblem, naming the value, for anything else than good or bad."""
     label = read_goodness(value)
     if label is None:
         shown = "nothing" if value is None else repr(value)[:40]
         raise RowProblem(
-            f"`{name}` holds {shown}, which is neither good nor bad (expected true or false, 1 or 0, up or down, ...)"
+            f"`label` holds {shown}, which is neither good nor bad (expected true or false, 1 or 0, up or down, ...)"
         )
     return label
 

@@ -98,10 +98,9 @@ def check_template(source: str, *, path: str, expression: bool = False) -> None:
         raise _fault(error, source=source, path=path, row={}) from error
 
 
-def names_in(source: str, *, expression: bool = False) -> frozenset[str]:
+def names_in(source: str) -> frozenset[str]:
     """Return the names that a template looks up: columns, and what the task itself provides."""
-    tree = _ENVIRONMENT.parse_expression(source) if expression else _ENVIRONMENT.parse(source)
-    return frozenset(meta.find_undeclared_variables(tree)) - {RESULT}
+    return frozenset(meta.find_undeclared_variables(_ENVIRONMENT.parse(source))) - {RESULT}
 
 
 def render_text(source: str, row: RowView, *, path: str) -> str:

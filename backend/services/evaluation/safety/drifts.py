@@ -54,7 +54,6 @@ def safety_drift(
     base: str | None = None,
     probes: Sequence[str] = (),
     margin: float = MARGIN,
-    max_missing: float = MAX_MISSING,
 ) -> SafetyDrift:
     """Compare a checkpoint with its base (or another) on the probes measured on both, item by item.
 
@@ -68,7 +67,7 @@ def safety_drift(
     names = list(probes) or sorted({*first, *second})
     both = [name for name in names if name in first and name in second]
     changes = [
-        change for name in both for change in _changes(ctx, *_like(first[name], second[name]), margin, max_missing)
+        change for name in both for change in _changes(ctx, *_like(first[name], second[name]), margin, MAX_MISSING)
     ]
     unmeasured = tuple(name for name in names if name not in both)
     verdict = overall([change.verdict for change in changes])

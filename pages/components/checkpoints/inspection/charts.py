@@ -222,9 +222,7 @@ def lens_lines(kl: Array, agree: Array) -> go.Figure:
     return figure
 
 
-def by_layer(
-    series: Mapping[str, Sequence[tuple[int, float]]], *, title: str, percent: bool = False, log: bool = False
-) -> go.Figure:
+def by_layer(series: Mapping[str, Sequence[tuple[int, float]]], *, title: str, percent: bool = False) -> go.Figure:
     """Return a line over the layers for each weight, as (layer, value)."""
     figure = go.Figure()
     for place, (part, points) in enumerate(series.items()):
@@ -240,7 +238,7 @@ def by_layer(
         height=360,
         margin=MARGIN,
         xaxis={"title": "Layer", "dtick": 1 if max((len(p) for p in series.values()), default=0) < 16 else None},
-        yaxis={"title": title, "type": "log" if log else "linear", "rangemode": "normal" if log else "tozero"},
+        yaxis={"title": title, "rangemode": "tozero"},
         legend={"orientation": "h", "y": -0.25, "x": 0, "yanchor": "top"},
     )
     return figure
