@@ -14,7 +14,7 @@ JsonObject = dict[str, Any]
 Row = dict[str, Any]
 """A row of a dataset: its columns are those of its file."""
 
-RowView = Mapping[str, Any]
+RowMapping = Mapping[str, Any]
 """A row that is only read."""
 
 FieldValues = dict[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import streamlit as st
 
@@ -68,14 +68,6 @@ def choose_one(
     return chosen
 
 
-@overload
-def choose_from(
-    label: str, options: Collection[T], *, key: str, value: None, words: Words[T] | None = None, **more: Any
-) -> T | None: ...
-@overload
-def choose_from(
-    label: str, options: Collection[T], *, key: str, value: Any = ..., words: Words[T] | None = None, **more: Any
-) -> T: ...
 def choose_from(
     label: str,
     options: Collection[T],
@@ -85,15 +77,14 @@ def choose_from(
     words: Words[T] | None = None,
     place: Any = st,
     **more: Any,
-) -> T | None:
-    """Draw a box to choose one of many options by identity: at first the value, nothing for None, else the first.
-
-    `words` say what an option is called; without them a mapping does.
+) -> Any:
+    """Draw a box to choose one of many options by identity, and return it: at first the value, nothing for None, else
+    the first. `words` say what an option is called; without them a mapping does.
     """
     listed = list(options)
     if words is None:
         words = options.__getitem__ if isinstance(options, Mapping) else str
-    chosen: T | None = place.selectbox(
+    return place.selectbox(
         label,
         listed,
         index=None if value is None else listed.index(value) if value in listed else 0,
@@ -101,7 +92,6 @@ def choose_from(
         key=key,
         **more,
     )
-    return chosen
 
 
 def drop_gone(key: str, options: Container[object]) -> list[str]:

@@ -99,7 +99,7 @@ def draw_deploy_form(
         ids,
         words=lambda subject: label_subject(subject, checkpoints, aliases),
         key="deploy_checkpoint",
-        value=requested,
+        value=requested or "",
         help="An endpoint that is deployed from an alias follows it: when the alias moves, its new checkpoint is"
         " deployed.",
     )

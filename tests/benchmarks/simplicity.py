@@ -21,7 +21,7 @@ from pathlib import Path
 AREAS = ("backend", "jobs", "pages", "app.py")
 COLUMNS_WANTED = 120
 ODD_LIMIT = re.compile(r"_?(MOST|LARGEST|LONGEST|HIGHEST|FEWEST|SMALLEST|LEAST|SHORTEST|LOWEST|ENOUGH)(_|$)")
-OPEN_SHAPE = re.compile(r"\b(JsonObject|Row|RowView|FieldValues)\b")
+OPEN_SHAPE = re.compile(r"\b(JsonObject|Row|RowMapping|FieldValues)\b")
 MIGRATIONS = "backend/db/migrations/versions/"
 WIDGETS = frozenset(
     {
@@ -160,7 +160,7 @@ def measure(root: Path) -> Iterator[tuple[str, int]]:
         sum("dict[str, Any]" in line for text in texts.values() for line in text.splitlines()),
     )
     yield (
-        "lines with a named open shape (`JsonObject`, `Row`, `RowView`, `FieldValues`), imports aside",
+        "lines with a named open shape (`JsonObject`, `Row`, `RowMapping`, `FieldValues`), imports aside",
         sum(
             bool(OPEN_SHAPE.search(line)) and not line.startswith("from ")
             for text in texts.values()

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from backend.domain.json_values import RowView
+from backend.domain.json_values import RowMapping
 from backend.errors import InvalidInput
 
 _ANNOTATOR = re.compile(r"annotator_?\d+")
@@ -23,7 +23,7 @@ _PANDALM = {"cmp_key", "response1", "response2"}
 _VERDICTS = {"0": "TIE", "1": "A", "2": "B"}
 
 
-def standard_rows(rows: Iterable[tuple[str, RowView]]) -> Iterator[tuple[str, RowView]]:
+def standard_rows(rows: Iterable[tuple[str, RowMapping]]) -> Iterator[tuple[str, RowMapping]]:
     """Return each row (with where it stands) as rows of one vote each. Raises InvalidInput for a verdict that no layout
     has.
     """
@@ -34,7 +34,7 @@ def standard_rows(rows: Iterable[tuple[str, RowView]]) -> Iterator[tuple[str, Ro
             yield where, _with_conversation(_with_winner(row))
 
 
-def _with_winner(row: RowView) -> RowView:
+def _with_winner(row: RowMapping) -> RowMapping:
     if "winner" in row or not row.keys() >= {"winner_model_a", "winner_model_b"}:
         return row
     winners = [
@@ -43,7 +43,7 @@ def _with_winner(row: RowView) -> RowView:
     return {**row, "winner": winners[0] if len(winners) == 1 else ""}
 
 
-def _with_conversation(row: RowView) -> RowView:
+def _with_conversation(row: RowMapping) -> RowMapping:
     if "prompt_text" in row or not row.keys() >= {"conversation_a", "conversation_b"}:
         return row
     turn = str(row.get("turn", ""))
@@ -68,7 +68,7 @@ def _spoken(messages: Iterable[Mapping[str, Any]], role: str, turns: int | None)
     return "\n\n".join(said[:turns])
 
 
-def _pandalm(where: str, row: RowView) -> Iterator[tuple[str, RowView]]:
+def _pandalm(where: str, row: RowMapping) -> Iterator[tuple[str, RowMapping]]:
     names = str(row["cmp_key"]).split("_")
     if len(names) != 2:
         raise InvalidInput(

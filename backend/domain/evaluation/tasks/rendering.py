@@ -14,7 +14,7 @@ from typing import Any
 
 from backend.domain.evaluation.tasks.definition import LETTERS, MAX_CHOICES, RequestForm, TaskDefinition
 from backend.domain.evaluation.tasks.templates import TemplateFault, evaluate, render_text
-from backend.domain.json_values import RowView
+from backend.domain.json_values import RowMapping
 
 MAX_PART = 400
 """Characters of the name of a subgroup; see the table of scores."""
@@ -71,13 +71,13 @@ class Rendered:
 class _Solved:
     """A row with its derived columns, its choices and its right ones."""
 
-    columns: RowView
+    columns: RowMapping
     choices: tuple[str, ...]
     contexts: tuple[str, ...] | None
     gold: tuple[int, ...]
 
 
-def render(task: TaskDefinition, row: RowView, examples: Sequence[RowView] = ()) -> Rendered:
+def render(task: TaskDefinition, row: RowMapping, examples: Sequence[RowMapping] = ()) -> Rendered:
     """Render an item behind its examples. Raises TemplateFault naming field, template, column or value at fault."""
     item = _solve(task, row)
     solved = [_solve(task, example) for example in examples]
@@ -115,7 +115,7 @@ def render(task: TaskDefinition, row: RowView, examples: Sequence[RowView] = ())
     )
 
 
-def derive_columns(task: TaskDefinition, row: RowView) -> dict[str, object]:
+def derive_columns(task: TaskDefinition, row: RowMapping) -> dict[str, object]:
     """Return a row's columns with those that `let` derives. Raises TemplateFault."""
     columns = dict(row)
     for name, source in task.let.items():
@@ -123,7 +123,7 @@ def derive_columns(task: TaskDefinition, row: RowView) -> dict[str, object]:
     return columns
 
 
-def subgroup_of(task: TaskDefinition, row: RowView, *, derived: bool = False) -> str | None:
+def subgroup_of(task: TaskDefinition, row: RowMapping, *, derived: bool = False) -> str | None:
     """Return the part of the benchmark that a row belongs to, None where the task names none. Raises TemplateFault."""
     if not task.subgroup:
         return None
@@ -153,19 +153,19 @@ def part_name(value: Any, *, path: str) -> str:
     return name
 
 
-def is_chosen(task: TaskDefinition, row: RowView, *, where: str, path: str) -> bool:
+def is_chosen(task: TaskDefinition, row: RowMapping, *, where: str, path: str) -> bool:
     """Return whether a condition holds for a row; an empty one does. Raises TemplateFault."""
     return not where or bool(evaluate(where, derive_columns(task, row), path=path))
 
 
-def balanced_value(task: TaskDefinition, row: RowView) -> str:
+def balanced_value(task: TaskDefinition, row: RowMapping) -> str:
     """Return what a row is of the kinds that a limit draws equally from; equal for all rows of a task without. Raises
     TemplateFault.
     """
     return str(evaluate(task.data.balance, derive_columns(task, row), path="data.balance")) if task.data.balance else ""
 
 
-def _solve(task: TaskDefinition, row: RowView) -> _Solved:
+def _solve(task: TaskDefinition, row: RowMapping) -> _Solved:
     columns = derive_columns(task, row)
     if task.kind != "multiple_choice":
         return _Solved(columns, (), None, ())

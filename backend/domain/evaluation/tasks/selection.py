@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.domain.evaluation.tasks.rendering import Rendered, balanced_value, is_chosen, render, subgroup_of
 from backend.domain.evaluation.tasks.templates import TemplateFault
-from backend.domain.json_values import RowView
+from backend.domain.json_values import RowMapping
 from backend.errors import InvalidInput
 
 
@@ -21,11 +21,11 @@ class Selection:
     """
 
     scored: tuple[int, ...]
-    examples: Mapping[str | None, tuple[RowView, ...]]
-    own_examples: Mapping[str, tuple[RowView, ...]] = field(default_factory=dict)
+    examples: Mapping[str | None, tuple[RowMapping, ...]]
+    own_examples: Mapping[str, tuple[RowMapping, ...]] = field(default_factory=dict)
     """Examples drawn for one item each, by the fingerprint of its row."""
 
-    def examples_for(self, row: RowView, subgroup: str | None) -> tuple[RowView, ...]:
+    def examples_for(self, row: RowMapping, subgroup: str | None) -> tuple[RowMapping, ...]:
         """Return the examples that stand before an item: its own, or those of its subgroup."""
         if self.own_examples:
             return self.own_examples[_fingerprint(row)]
@@ -34,11 +34,11 @@ class Selection:
 
 def select_rows(
     task: TaskDefinition,
-    rows: Sequence[RowView],
+    rows: Sequence[RowMapping],
     *,
     limit: int | None,
     seed: int,
-    pool: Sequence[RowView] | None = None,
+    pool: Sequence[RowMapping] | None = None,
 ) -> Selection:
     """Choose the rows to score and the examples, drawn with the seed; no example is scored.
 
@@ -64,7 +64,9 @@ def select_rows(
     return Selection(tuple(left), examples, own_examples)
 
 
-def _draw(task: TaskDefinition, rows: Sequence[RowView], places: Sequence[int], *, count: int, seed: int) -> list[int]:
+def _draw(
+    task: TaskDefinition, rows: Sequence[RowMapping], places: Sequence[int], *, count: int, seed: int
+) -> list[int]:
     """Return places drawn with the seed, in turn from the rows of each value of `data.balance`."""
     shuffled = random.Random(f"items {seed}").sample(places, len(places) if task.data.balance else count)
     if not task.data.balance:
@@ -81,18 +83,18 @@ def _draw(task: TaskDefinition, rows: Sequence[RowView], places: Sequence[int], 
     return [at for _, at in sorted(order, key=lambda turn: turn[0])[:count]]
 
 
-def render_row(task: TaskDefinition, row: RowView, selection: Selection) -> Rendered:
+def render_row(task: TaskDefinition, row: RowMapping, selection: Selection) -> Rendered:
     """Render a row behind its examples. Raises TemplateFault."""
     return render(task, row, selection.examples_for(row, subgroup_of(task, row)))
 
 
-def _no_rows(task: TaskDefinition, rows: Sequence[RowView]) -> str:
+def _no_rows(task: TaskDefinition, rows: Sequence[RowMapping]) -> str:
     if not rows:
         return "The dataset has no rows in this split."
     return f"None of the {len(rows):,} rows meets the condition of “{task.shown_title}”: {task.data.where}."
 
 
-def _meeting(task: TaskDefinition, rows: Sequence[RowView], *, where: str, path: str) -> Sequence[int]:
+def _meeting(task: TaskDefinition, rows: Sequence[RowMapping], *, where: str, path: str) -> Sequence[int]:
     """Return the indices of the rows that meet a condition. No row is read for an empty one."""
     if not where:
         return range(len(rows))
@@ -112,8 +114,13 @@ def name_row(fault: TemplateFault, at: int) -> TemplateFault:
 
 
 def _examples(
-    task: TaskDefinition, rows: Sequence[RowView], chosen: Sequence[int], *, seed: int, pool: Sequence[RowView] | None
-) -> tuple[dict[str | None, tuple[RowView, ...]], set[int]]:
+    task: TaskDefinition,
+    rows: Sequence[RowMapping],
+    chosen: Sequence[int],
+    *,
+    seed: int,
+    pool: Sequence[RowMapping] | None,
+) -> tuple[dict[str | None, tuple[RowMapping, ...]], set[int]]:
     """Return the examples by subgroup, and the indices of scored rows that serve as such."""
     count = task.fewshot.count
     if not count or task.fewshot.choose == "per_item":
@@ -129,12 +136,12 @@ def _examples(
 
 
 def _source(
-    task: TaskDefinition, rows: Sequence[RowView], chosen: Sequence[int], *, pool: Sequence[RowView] | None
-) -> tuple[Sequence[RowView], bool, dict[str | None, list[int]]]:
+    task: TaskDefinition, rows: Sequence[RowMapping], chosen: Sequence[int], *, pool: Sequence[RowMapping] | None
+) -> tuple[Sequence[RowMapping], bool, dict[str | None, list[int]]]:
     """Return the rows that examples come from, whether they are the scored ones, and the places of those that may
     serve, by subgroup.
     """
-    source: Sequence[RowView] = task.fewshot.examples or (rows if pool is None else pool)
+    source: Sequence[RowMapping] = task.fewshot.examples or (rows if pool is None else pool)
     own = not task.fewshot.examples and pool is None
     where = "" if task.fewshot.examples else task.fewshot.where
     places = _meeting(task, source, where=where, path="fewshot.where")
@@ -148,8 +155,13 @@ def _source(
 
 
 def _draw_for_items(
-    task: TaskDefinition, rows: Sequence[RowView], chosen: Sequence[int], *, seed: int, pool: Sequence[RowView] | None
-) -> dict[str, tuple[RowView, ...]]:
+    task: TaskDefinition,
+    rows: Sequence[RowMapping],
+    chosen: Sequence[int],
+    *,
+    seed: int,
+    pool: Sequence[RowMapping] | None,
+) -> dict[str, tuple[RowMapping, ...]]:
     """Return the examples of each item, drawn in the items' order, so that a limit changes none of them; an item never
     shows itself.
 
@@ -192,7 +204,7 @@ def _too_few(count: int, num_rows: int, *, subgroup: str | None) -> InvalidInput
     )
 
 
-def _fingerprint(row: RowView) -> str:
+def _fingerprint(row: RowMapping) -> str:
     return json.dumps(row, sort_keys=True, default=str)
 
 
@@ -204,7 +216,10 @@ def _pick(task: TaskDefinition, places: Sequence[int], *, seed: int) -> tuple[in
 
 
 def _check_enough(
-    task: TaskDefinition, rows: Sequence[RowView], chosen: Sequence[int], picked: Mapping[str | None, tuple[int, ...]]
+    task: TaskDefinition,
+    rows: Sequence[RowMapping],
+    chosen: Sequence[int],
+    picked: Mapping[str | None, tuple[int, ...]],
 ) -> None:
     for subgroup in dict.fromkeys(subgroup_of(task, rows[at]) for at in chosen):
         if (have := len(picked.get(subgroup, ()))) < task.fewshot.count:

@@ -18,7 +18,7 @@ import regex
 from jinja2 import StrictUndefined, meta, nodes
 
 from backend.domain import template_costs as costs
-from backend.domain.json_values import RowView
+from backend.domain.json_values import RowMapping
 from backend.domain.names import nearest_name
 from backend.domain.template_guard import GuardedEnvironment, check_length, join_pieces, limited
 from backend.errors import InvalidInput
@@ -103,7 +103,7 @@ def names_in(source: str) -> frozenset[str]:
     return frozenset(meta.find_undeclared_variables(_ENVIRONMENT.parse(source))) - {RESULT}
 
 
-def render_text(source: str, row: RowView, *, path: str) -> str:
+def render_text(source: str, row: RowMapping, *, path: str) -> str:
     """Return the text of a template for a row. Raises TemplateFault naming the missing column and the nearest one."""
     try:
         with limited(dict(row), source=source):
@@ -112,7 +112,7 @@ def render_text(source: str, row: RowView, *, path: str) -> str:
         raise _fault(error, source=source, path=path, row=row) from error
 
 
-def evaluate(source: str, row: RowView, *, path: str) -> Any:
+def evaluate(source: str, row: RowMapping, *, path: str) -> Any:
     """Return the value of an expression for a row, of plain JSON types; of a template with text around it the text.
 
     Raises TemplateFault like `render_text`.
@@ -148,7 +148,7 @@ def _plain(value: Any) -> Any:
     raise jinja2.TemplateError(f"it gives a {type(value).__name__}, which is not a JSON value")
 
 
-def _fault(error: jinja2.TemplateError, *, source: str, path: str, row: RowView) -> TemplateFault:
+def _fault(error: jinja2.TemplateError, *, source: str, path: str, row: RowMapping) -> TemplateFault:
     line = error.lineno if isinstance(error, jinja2.TemplateSyntaxError) else _line_of(error.__traceback__)
     shown = _shown_line(source, line)
     at = (
