@@ -35,10 +35,12 @@ from pages.components import routes
 
 @asynccontextmanager
 async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
-    """Open the database before the first request; import what pages need beside it. Answers on their way are stored at
-    the end.
+    """Open the database before the first request; import what pages need beside it, and send what waits for the store.
+    Answers on their way are stored at the end.
     """
-    HEALTH.start(get_context())
+    ctx = get_context()
+    HEALTH.start(ctx)
+    ctx.artifacts.start_sending()
     send_small_answers_at_once()
     warm_up("pages.components")
     yield {}

@@ -24,6 +24,7 @@ from backend.settings import Settings
 NO_ONE_ASKED = "no one is asked to sign in: only this machine reaches the pages. Set ROUNDHOUSE_SIGN_IN=always to ask."
 WORKER_TIMEOUT_S = 60.0
 POLL_S = 0.1
+SEND_S = 60.0
 
 
 def prepare_installation(settings: Settings) -> Context:
@@ -67,6 +68,7 @@ def main() -> int:
         ctx = prepare_installation(settings := Settings())
         if "worker" in sys.argv and not wait_for_worker(ctx):
             note(f"The worker sends no heartbeat. See {settings.home / 'logs' / 'worker.log'}.")
+        ctx.artifacts.finish_sending(within_s=SEND_S)
         ctx.db.engine.dispose()
     except Exception as error:
         explained = explain(error)
