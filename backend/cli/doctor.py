@@ -186,11 +186,17 @@ def _open_file(path: Path) -> None:
 
 
 def _open_server(url: str) -> None:
-    from sqlalchemy import create_engine
+    from sqlalchemy import create_engine, text
 
-    engine = create_engine(url, connect_args={"connect_timeout": 3} if "postgres" in url else {})
-    with engine.connect():
-        engine.dispose()
+    if "postgres" not in url:
+        create_engine(url).connect().close()
+        return
+    engine = create_engine(url, connect_args={"connect_timeout": 3, "client_encoding": "utf8"})
+    with engine.connect() as connection:
+        encoding = connection.execute(text("show server_encoding")).scalar_one()
+    engine.dispose()
+    if encoding != "UTF8":  # SQL_ASCII is that of servers that were made without a locale
+        raise InvalidInput(f"its encoding is {encoding}, not UTF8. Make it again with `createdb -E UTF8 -T template0`.")
 
 
 def check_exposure(settings: Settings) -> CheckResult:
@@ -269,7 +275,9 @@ def start_checks(
     findings += [check_port(name, *port, host=settings.host) for name, port in ports.items() if name in parts]
     findings += [check_broker(settings, running=running), check_job_devices(settings)]
     if all(finding.state != "problem" for finding in findings if finding.name == "disk"):
-        findings += [check_database(settings), check_exposure(settings)]
+        findings.append(check_database(settings))
+        if findings[-1].state == "ok":
+            findings.append(check_exposure(settings))
     if settings.artifacts_url is not None:
         findings.append(check_store(settings, settings.artifacts_url))
     return findings

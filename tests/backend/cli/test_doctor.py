@@ -9,9 +9,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, make_url, text
 
 from backend.bootstrap import make_providers
-from backend.cli.doctor import check_library, check_provider, check_store
+from backend.cli.doctor import check_library, check_provider, check_store, start_checks
 from backend.infra.store.objects import MARK
 from tests.support.native.completeness import skip_unless_complete
 from tests.support.settings import make_settings
@@ -49,3 +50,21 @@ def test_a_cluster_that_can_not_be_used_is_a_warning_with_the_cure(tmp_path: Pat
     finding = check_provider(provider)
     assert (finding.name, finding.state) == ("kubernetes", "warning")
     assert ("names no manifest" in finding.detail, "docs/kubernetes.md" in finding.cure) == (True, True)
+
+
+def test_a_database_of_another_encoding_is_named_before_anything_reads_it(tmp_path: Path, postgres_url: str) -> None:
+    """psycopg returns bytes from such a server, which fails deep inside SQLAlchemy."""
+    server = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text("create database ascii encoding 'SQL_ASCII' locale 'C' template template0"))
+    url = make_url(postgres_url).set(database="ascii").render_as_string(hide_password=False)
+    try:
+        settings = make_settings(tmp_path, database_url=url, sign_in="always")
+        findings = {finding.name: finding for finding in start_checks(settings, [])}
+        assert findings["database"].state == "problem"
+        assert "its encoding is SQL_ASCII, not UTF8" in findings["database"].detail
+        assert "sign-in" not in findings
+    finally:
+        with server.connect() as connection:
+            connection.execute(text("drop database ascii with (force)"))
+        server.dispose()
