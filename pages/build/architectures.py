@@ -25,7 +25,7 @@ from pages.components.architectures.form import draw_architecture_form, set_fiel
 from pages.components.architectures.memory import draw_memory
 from pages.components.confirm import draw_confirmed_in_menu
 from pages.components.frame import errors_shown, handled, page_frame, plain
-from pages.components.links import row_link
+from pages.components.links import page_link, row_link
 from pages.components.tables import WidgetTable
 from pages.components.words import when
 
@@ -56,9 +56,7 @@ def draw_saved_row(ctx: Context, person: Person, view: ArchitectureView) -> None
     columns[1].caption(f"{FAMILIES[config.family].title}, {shape}")
     columns[2].text(short(view.parameters))
     columns[3].caption(plural(view.num_runs, "run"))
-    columns[4].page_link(
-        routes.LAUNCH, label="Launch", icon=":material/rocket_launch:", query_params={"architecture": view.name}
-    )
+    page_link(routes.LAUNCH, "Launch", {"architecture": view.name}, place=columns[4])
     with columns[5].popover("", icon=":material/more_horiz:", key=f"more_{view.id}", help="Archive or delete"):
         st.caption(f"Saved {when(view.created_at)}")
         word = "Restore from the archive" if view.archived_at else "Archive"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import streamlit as st
 
@@ -25,6 +26,13 @@ def row_link(name: str, *, page: str, query: dict[str, str], key: str, icon: str
         help=None if help is None else plain(help),
     ):
         st.switch_page(page, query_params=query)
+
+
+def page_link(
+    page: str, label: str, query: dict[str, str] | None = None, *, icon: str = "", place: Any = st, **more: Any
+) -> None:
+    """Draw a link to a page, by default with its icon."""
+    place.page_link(page, label=label, icon=f":material/{icon or routes.icon_of(page)}:", query_params=query, **more)
 
 
 def chat_endpoints(ctx: Context) -> dict[str, str]:

@@ -29,7 +29,7 @@ from pages.components.choices import choose_from
 from pages.components.confirm import close_menu, menu_key
 from pages.components.frame import empty_state, errors_shown, live_part, object_heading, page_frame, plain
 from pages.components.job_progress import status_badge
-from pages.components.links import back_link, row_link
+from pages.components.links import back_link, page_link, row_link
 from pages.components.words import when
 
 
@@ -122,12 +122,7 @@ def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> No
             if contestant.checkpoint_id is None:
                 st.markdown(plain(contestant.name), width="content")
             else:
-                st.page_link(
-                    routes.CHECKPOINTS,
-                    label=plain(contestant.name),
-                    icon=":material/deployed_code:",
-                    query_params={"checkpoint": contestant.checkpoint_id},
-                )
+                page_link(routes.CHECKPOINTS, plain(contestant.name), {"checkpoint": contestant.checkpoint_id})
             if contestant.job is not None:
                 status_badge(contestant.job.status, ready="written")
             if not campaign.is_imported and not campaign.is_standing:

@@ -27,7 +27,7 @@ from pages.components import routes
 from pages.components.browser.run_list.component import live_runs
 from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.frame import errors_shown, handled, live_part, page_frame, plain
-from pages.components.links import row_link
+from pages.components.links import page_link, row_link
 from pages.components.tables import WidgetTable
 from pages.components.words import ago, size
 
@@ -241,8 +241,8 @@ def draw_newest_runs(ctx: Context, person: Person, overview: Overview) -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.subheader("Runs", anchor=False)
         with st.container(horizontal=True, horizontal_alignment="right"):
-            st.page_link(routes.LAUNCH, label="Launch", icon=":material/rocket_launch:")
-            st.page_link(routes.RUNS, label="All runs", icon=":material/show_chart:")
+            page_link(routes.LAUNCH, "Launch")
+            page_link(routes.RUNS, "All runs")
     if not runs:
         st.caption("No runs yet.")
     opened = live_runs(ctx, runs, person=person, key="overview_runs", follow_active=True)

@@ -27,6 +27,7 @@ from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.choices import choose_from, choose_one
 from pages.components.frame import empty_state, live_part, page_frame, plain
+from pages.components.links import page_link
 from pages.components.serving.monitoring.charts import Series, break_at_gaps, lines_figure, stacked_figure
 from pages.components.serving.replica_table import draw_replica_table
 from pages.components.words import ago, time_zone, two_times
@@ -99,7 +100,7 @@ def draw_alerts(alerts: Sequence[AlertView], *, now: datetime) -> None:
             words, icon=f":material/{ICONS.get(alert.severity, 'info')}:"
         )
     if any(alert.kind == "replica_down" for alert in current):
-        st.page_link(routes.ENDPOINTS, label="Causes by endpoint", icon=":material/dns:")
+        page_link(routes.ENDPOINTS, "Causes by endpoint")
     past = [alert for alert in alerts if alert.resolved_at is not None]
     if past:
         with st.expander(f"Past alerts ({len(past)})", icon=":material/history:", key="past_alerts"):

@@ -24,7 +24,7 @@ from pages.components import routes
 from pages.components.choices import choose_from
 from pages.components.confirm import draw_confirmed
 from pages.components.frame import empty_state, errors_shown, object_heading, page_frame, plain
-from pages.components.links import back_link, row_link
+from pages.components.links import back_link, page_link, row_link
 from pages.components.serving.prompt_matrix import draw_trying
 from pages.components.tables import WidgetTable
 from pages.components.words import when
@@ -104,7 +104,7 @@ def draw_prompt(ctx: Context, person: Person, name: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         object_heading(prompt.name, width="content")
         st.space("stretch")
-        st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"prompt": prompt.name})
+        page_link(routes.PLAYGROUND, "Chat", {"prompt": prompt.name})
         draw_confirmed(
             "Delete",
             f"**{plain(prompt.name)}**, {plural(len(prompt.versions), 'version')} and their matrices are deleted. Tasks"

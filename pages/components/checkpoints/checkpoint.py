@@ -33,7 +33,7 @@ from pages.components.evaluation.safety import draw_safety
 from pages.components.exports import draw_export, draw_push
 from pages.components.frame import draw_metric, errors_shown, object_heading, plain, show_problem
 from pages.components.job_progress import draw_job
-from pages.components.links import chat_endpoints, draw_chat, row_link
+from pages.components.links import chat_endpoints, draw_chat, page_link, row_link
 from pages.components.settings_form import draw_settings_form
 from pages.components.tables import draw_table
 from pages.components.words import size, when
@@ -112,7 +112,7 @@ def _draw_unready(ctx: Context, person: Person, checkpoint: CheckpointView) -> N
                 f"It could not be added: {checkpoint.error.cause or 'its job is gone.'}", checkpoint.error.remedy
             )
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.page_link(routes.CHECKPOINTS, label="Add it again", icon=":material/add:", query_params={"add": "1"})
+            page_link(routes.CHECKPOINTS, "Add it again", {"add": "1"}, icon="add")
             if st.button("Remove this entry", key=f"forget_{checkpoint.id}", icon=":material/delete:"):
                 with errors_shown():
                     delete_checkpoint(ctx, checkpoint.id, person=person)
@@ -167,24 +167,17 @@ def _draw_next(ctx: Context, checkpoint: CheckpointView) -> None:
         )
         with st.container(horizontal=True):
             query = {"checkpoint": checkpoint.id}
-            st.page_link(routes.ENDPOINTS, label="Deploy", icon=":material/dns:", query_params=query)
+            page_link(routes.ENDPOINTS, "Deploy", query)
             query = {"base": checkpoint.name}
-            st.page_link(routes.LAUNCH, label="Continue training", icon=":material/model_training:", query_params=query)
+            page_link(routes.LAUNCH, "Continue training", query, icon="model_training")
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         query = {"checkpoint": checkpoint.id}
         draw_chat(checkpoint.id, chat_endpoints(ctx))
-        st.page_link(
-            routes.LAUNCH,
-            label="Continue training",
-            icon=":material/model_training:",
-            query_params={"base": checkpoint.name},
-        )
-        st.page_link(routes.INSPECT, label="Inspect", icon=":material/troubleshoot:", query_params=query)
-        st.page_link(routes.EVALUATIONS, label="Evaluate", icon=":material/grading:", query_params=query)
-        st.page_link(
-            routes.BATTLES, label="Battle", icon=":material/swords:", query_params={"contestants": checkpoint.id}
-        )
+        page_link(routes.LAUNCH, "Continue training", {"base": checkpoint.name}, icon="model_training")
+        page_link(routes.INSPECT, "Inspect", query)
+        page_link(routes.EVALUATIONS, "Evaluate", query)
+        page_link(routes.BATTLES, "Battle", {"contestants": checkpoint.id})
         query = {"promote": checkpoint.id}
         row_link("Promote", page=routes.CHECKPOINTS, query=query, icon="arrow_upward", key="to_promotion")
 
@@ -208,19 +201,9 @@ def _draw_lineage(ctx: Context, checkpoint: CheckpointView) -> None:
                         key=f"link_{link.id}",
                     )
                 if link.run_id and link.run:
-                    st.page_link(
-                        routes.RUN,
-                        label=f"run {plain(link.run)}",
-                        icon=":material/monitoring:",
-                        query_params={"run": link.run_id},
-                    )
+                    page_link(routes.RUN, f"run {plain(link.run)}", {"run": link.run_id})
                 if link.dataset and link.dataset_id:
-                    st.page_link(
-                        routes.DATASETS,
-                        label=plain(link.dataset),
-                        icon=":material/database:",
-                        query_params={"dataset": link.dataset_id},
-                    )
+                    page_link(routes.DATASETS, plain(link.dataset), {"dataset": link.dataset_id})
             st.caption(
                 f"added from {plain(link.source)}, {when(link.created_at)}"
                 if link.origin == "added"

@@ -40,7 +40,7 @@ from pages.components.frame import (
     without_images,
 )
 from pages.components.job_progress import draw_job
-from pages.components.links import row_link
+from pages.components.links import page_link, row_link
 from pages.components.settings_form import draw_settings_form
 from pages.components.tables import draw_table
 from pages.components.words import date_time, size, when
@@ -175,10 +175,10 @@ def _draw_head(ctx: Context, version: VersionView) -> None:
     label, page, icon = NEXT[version.kind]
     with st.container(horizontal=True):
         reference = version.dataset_id if page.startswith("evaluate/") else version.label  # a recipe names its dataset
-        st.page_link(page, label=label, icon=f":material/{icon}:", query_params={"dataset": reference})
+        page_link(page, label, {"dataset": reference}, icon=icon)
         if version.kind == "text":
             query = {"dataset": version.dataset}
-            st.page_link(routes.TOKENIZERS, label="Train a tokenizer", icon=":material/match_word:", query_params=query)
+            page_link(routes.TOKENIZERS, "Train a tokenizer", query)
 
 
 def _draw_loss(version: VersionView) -> None:

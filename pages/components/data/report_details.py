@@ -13,6 +13,7 @@ from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.choices import choose_one
 from pages.components.data.report_charts import language_figure
+from pages.components.links import page_link
 from pages.components.tables import draw_table
 
 SPLITS = {"train": "train", "val": "val"}
@@ -109,9 +110,7 @@ def _draw_contamination(report: DataReport, *, key: str) -> None:
     looked = [{"Benchmark": one.name, "Items": one.items, "Found": one.found} for one in report.benchmarks]
     if not looked:
         st.markdown("No benchmarks yet. Imported benchmarks are checked for in the rows.")
-        st.page_link(
-            routes.DATASETS, label="Import a benchmark", icon=":material/upload:", query_params={"import": "1"}
-        )
+        page_link(routes.DATASETS, "Import a benchmark", {"import": "1"}, icon="upload")
         return
     draw_table(looked, key=f"report_benchmarks_{key}", alt="Benchmarks checked")
     if report.contamination:

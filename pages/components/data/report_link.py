@@ -10,6 +10,7 @@ from backend.domain.wording import plural
 from backend.services.data.reports import DataReportView
 from pages.components import routes
 from pages.components.frame import plain
+from pages.components.links import page_link
 
 
 def report_query(config: RunConfig) -> dict[str, str]:
@@ -35,12 +36,7 @@ def draw_report_link(config: RunConfig, view: DataReportView | None) -> None:
     """Draw the link to the data report for a run's base or tokenizer and context, and the findings of `view`, if there
     is one.
     """
-    st.page_link(
-        routes.DATASETS,
-        label="See what the trainer will see",
-        icon=":material/frame_inspect:",
-        query_params=report_query(config),
-    )
+    page_link(routes.DATASETS, "See what the trainer will see", report_query(config), icon="frame_inspect")
     if known := known_findings(view):
         st.caption(known)
 

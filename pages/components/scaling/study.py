@@ -32,7 +32,7 @@ from pages.components.browser.run_list.component import live_runs
 from pages.components.charts.html import figure
 from pages.components.choices import choose_one
 from pages.components.frame import draw_metric, errors_shown, live_part, object_heading, plain
-from pages.components.links import back_link
+from pages.components.links import back_link, page_link
 from pages.components.scaling.charts import Dot, profiles_chart, run_dot
 from pages.components.scaling.plan import draw_frontier, interval
 from pages.components.scaling.plan_form import law_label
@@ -151,7 +151,7 @@ def _draw_fit(detail: StudyDetail, report: FitReport, runs: tuple[PoolRun, ...])
             "tokenizer": config.tokenizer,
             "context": str(config.context),
         }
-        st.page_link(PAGE, label="Plan with this law", icon=":material/calculate:", query_params=query)
+        page_link(PAGE, "Plan with this law", query, icon="calculate")
     else:
         st.info(plain(report.problem), icon=":material/rule:")
     if detail.pool is not None and detail.pool.left_out:

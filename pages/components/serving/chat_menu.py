@@ -28,7 +28,7 @@ from backend.services.serving.endpoints import EndpointView
 from pages.components import routes
 from pages.components.confirm import draw_confirmed_in_menu
 from pages.components.frame import errors_shown, plain, title_tab
-from pages.components.links import draw_who_reaches
+from pages.components.links import draw_who_reaches, page_link
 from pages.components.people.keys import key_to_show
 
 EXPORTS: tuple[tuple[Format, str, str, str], ...] = (
@@ -129,18 +129,11 @@ def draw_chosen_endpoints(ctx: Context, endpoints: Sequence[EndpointView], setti
             continue
         with st.container(border=True):
             st.markdown(f"**{plain(endpoint.name)}**")
-            st.page_link(
-                routes.CHECKPOINTS,
-                label=plain(fact.checkpoint),
-                icon=":material/deployed_code:",
-                query_params={"checkpoint": fact.checkpoint_id or ""},
-            )
+            page_link(routes.CHECKPOINTS, plain(fact.checkpoint), {"checkpoint": fact.checkpoint_id or ""})
             context = f"{fact.context:,} tokens" if fact.context else "unknown"
             kind = "trained on conversations" if endpoint.chats else "continues text"
             st.caption(plain(f"Context {context} · {kind} · {endpoint.num_ready} ready"))
             if fact.template:
                 with st.expander("Chat template", key=f"template_{endpoint.name}"):
                     st.code(fact.template[:MAX_TEMPLATE], language="jinja2", wrap_lines=True)
-            st.page_link(
-                routes.ENDPOINTS, label="Endpoint", icon=":material/dns:", query_params={"name": endpoint.name}
-            )
+            page_link(routes.ENDPOINTS, "Endpoint", {"name": endpoint.name})

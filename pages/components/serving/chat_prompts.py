@@ -14,6 +14,7 @@ from pages.components import routes
 from pages.components.browser.chat.component import ChatDraft
 from pages.components.confirm import close_menu, menu_key
 from pages.components.frame import errors_shown, spoken
+from pages.components.links import page_link
 from pages.components.serving.chat_presets import fill_settings
 
 DRAFT = "playground_draft"
@@ -35,7 +36,7 @@ def draw_team_prompts(ctx: Context, person: Person, settings: AnswerSettings, *,
     with st.popover("Prompts", icon=":material/article:", key=menu_key("prompts_menu")):
         if not names:
             st.caption("No prompt yet.")
-            st.page_link(routes.PROMPTS, label="Write one", icon=":material/article:", query_params={"new": "1"})
+            page_link(routes.PROMPTS, "Write one", {"new": "1"})
             return
         name = st.selectbox(
             "Prompt",
@@ -72,7 +73,7 @@ def draw_team_prompts(ctx: Context, person: Person, settings: AnswerSettings, *,
                     saved = save_prompt(ctx, name, values, after=newest.number, person=person)
                     st.toast(f"Saved version {saved.newest.number}", icon=":material/check:")
                     st.rerun()
-        st.page_link(routes.PROMPTS, label="Versions", icon=":material/history:", query_params={"prompt": name})
+        page_link(routes.PROMPTS, "Versions", {"prompt": name}, icon="history")
 
 
 def use_prompt(values: dict[str, str], row: dict[str, str], settings: AnswerSettings, *, scope: str) -> None:

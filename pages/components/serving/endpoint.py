@@ -29,7 +29,7 @@ from backend.services.serving.rollout import STABLE
 from pages.components import routes
 from pages.components.choices import choose_one
 from pages.components.frame import errors_shown, live_part, object_heading, plain, with_code
-from pages.components.links import draw_who_reaches, row_link
+from pages.components.links import draw_who_reaches, page_link, row_link
 from pages.components.numbers import draw_number, number_form, refuse_wrong_numbers
 from pages.components.people.keys import draw_key_of, key_to_show
 from pages.components.serving.adapters import draw_adapters
@@ -159,9 +159,7 @@ def describe_draft(endpoint: EndpointView) -> str:
 
 def draw_endpoint_actions(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the ways to its other pages, and its changes."""
-    st.page_link(
-        routes.LINEAGE, label="Lineage", icon=":material/account_tree:", query_params={"endpoint": endpoint.name}
-    )
+    page_link(routes.LINEAGE, "Lineage", {"endpoint": endpoint.name})
     if endpoint.writes:
         usage: Literal["primary", "secondary"] = "primary" if endpoint.num_ready else "secondary"
         if st.button("Chat", icon=":material/chat:", type=usage, key=f"chat_{endpoint.name}"):
@@ -266,7 +264,7 @@ def draw_endpoint_traffic(ctx: Context, person: Person, name: str) -> None:
     if endpoint.canary is not None or len(totals) > 1:
         in_order = sorted(totals.items(), key=lambda item: (item[0] != STABLE, item[0]))
         draw_variants({names.get(variant, "an earlier canary"): total for variant, total in in_order})
-    st.page_link(routes.MONITOR, label="Monitor", icon=":material/monitoring:", query_params={"endpoint": name})
+    page_link(routes.MONITOR, "Monitor", {"endpoint": name})
 
 
 def draw_variants(totals: dict[str, TrafficPoint]) -> None:
@@ -347,7 +345,7 @@ def draw_requests(ctx: Context, person: Person, name: str) -> None:
     """Draw the last 20 requests that the person may see, and the way to all of them."""
     rows = browse_requests(ctx, RequestFilter(endpoint=name), person=person, limit=20).rows
     draw_request_rows(ctx, person, rows, key=name)
-    st.page_link(routes.REQUESTS, label="All requests", icon=":material/receipt_long:", query_params={"endpoint": name})
+    page_link(routes.REQUESTS, "All requests", {"endpoint": name})
 
 
 @live_part(10)
@@ -438,7 +436,7 @@ def draw_newest_load_tests(ctx: Context, name: str) -> None:
     draw_table(rows, key=f"load_{name}", alt=f"Load tests of {name}", formats=formats)
     if not rows:
         st.caption("No load test yet.")
-    st.page_link(routes.LOAD_TESTS, label="Load tests", icon=":material/speed:", query_params={"endpoint": name})
+    page_link(routes.LOAD_TESTS, "Load tests", {"endpoint": name})
 
 
 def _pair(spread: dict[str, float] | None) -> str | None:

@@ -32,6 +32,7 @@ from pages.components import routes
 from pages.components.choices import by_identity, choose_from, choose_one
 from pages.components.confirm import close_menu, draw_confirmed, menu_key
 from pages.components.frame import empty_state, errors_shown, live_part, plain
+from pages.components.links import page_link
 from pages.components.numbers import draw_number, form_button, number_form
 from pages.components.tables import WidgetTable
 from pages.components.words import when
@@ -312,4 +313,4 @@ def draw_task_of_prompt(ctx: Context, person: Person, version: PromptVersionView
             st.session_state[f"prompt_task_saved_{version.id}"] = task.name
     if saved := st.session_state.get(f"prompt_task_saved_{version.id}"):
         st.success(plain(f"Saved the task “{saved}”."), icon=":material/check:")
-        st.page_link(routes.EVALUATIONS, label="Open the task", icon=":material/grading:", query_params={"task": saved})
+        page_link(routes.EVALUATIONS, "Open the task", {"task": saved})

@@ -20,7 +20,7 @@ from backend.services.tokenizers.tokenization import tokenize
 from pages.components import routes
 from pages.components.browser.token_strip.component import Mark, token_strip
 from pages.components.frame import errors_shown, plain
-from pages.components.links import row_link
+from pages.components.links import page_link, row_link
 from pages.components.serving.traffic_dataset import TRAFFIC_OF
 from pages.components.tables import WidgetTable, cell_text, draw_table
 from pages.components.words import date_time, when
@@ -198,12 +198,7 @@ def draw_request(ctx: Context, person: Person, request_id: str) -> None:
             else "The prompt and the answer of this request were not kept."
         )
         st.caption(f"{cause} The endpoint's request log decides whether they are.")
-        st.page_link(
-            routes.ENDPOINTS,
-            label="Request log of the endpoint",
-            icon=":material/dns:",
-            query_params={"name": row.endpoint, "tab": "Settings"},
-        )
+        page_link(routes.ENDPOINTS, "Request log of the endpoint", {"name": row.endpoint, "tab": "Settings"})
         return
     source = tokenizer_of(ctx, detail)
     as_tokens = source is not None and st.toggle(

@@ -19,7 +19,7 @@ from backend.services.tokenizers.tokenizers import (
 from pages.components import routes
 from pages.components.frame import draw_metric, errors_shown, object_heading, plain, show_problem
 from pages.components.job_progress import draw_job
-from pages.components.links import row_link
+from pages.components.links import page_link, row_link
 from pages.components.tokenizers.report import draw_reports
 from pages.components.tokenizers.text import draw_text
 from pages.components.words import size, when
@@ -95,21 +95,11 @@ def _draw_next(ctx: Context, tokenizer: TokenizerView, source: TokenizerSource) 
     with st.container(horizontal=True, vertical_alignment="center"):
         if tokenizer.dataset:
             name, _, version = tokenizer.dataset.rpartition("@")
-            st.page_link(
-                routes.DATASETS,
-                label=plain(tokenizer.dataset),
-                icon=":material/database:",
-                query_params={"dataset": name, "version": version},
-            )
+            page_link(routes.DATASETS, plain(tokenizer.dataset), {"dataset": name, "version": version})
         row_link(
             "Compare with others", page=PAGE, query={"compare": source.ref}, icon="compare", key="tokenizer_compare"
         )
-        st.page_link(
-            routes.ARCHITECTURES,
-            label="Design an architecture",
-            icon=":material/schema:",
-            query_params={"tokenizer": tokenizer.name},
-        )
+        page_link(routes.ARCHITECTURES, "Design an architecture", {"tokenizer": tokenizer.name})
         st.download_button(
             "tokenizer.json",
             lambda: read_tokenizer_file(ctx, tokenizer.id),
@@ -127,7 +117,7 @@ def _draw_users(ctx: Context, tokenizer: TokenizerView) -> None:
     users = list_tokenizer_users(ctx, tokenizer.id)
     if not users:
         st.caption("No run uses it yet.")
-        st.page_link(routes.LAUNCH, label="Launch a run", icon=":material/rocket_launch:")
+        page_link(routes.LAUNCH, "Launch a run")
         return
     st.caption(f"It belongs to {plural(len(users), 'run')}. Their checkpoints contain it, so it can't be deleted.")
     for use in users[:MAX_USERS]:

@@ -15,6 +15,7 @@ from backend.services.training.views import RunView, config_differences
 from pages.components import routes
 from pages.components.browser.live_chart.component import live_chart
 from pages.components.frame import errors_shown, plain
+from pages.components.links import page_link
 from pages.components.numbers import form_button
 from pages.components.tables import draw_table
 
@@ -66,11 +67,11 @@ def draw_seeds(compared: RunsComparison) -> None:
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             st.caption("Launch another seed:", width="content")
             for group in few[:6]:
-                st.page_link(
+                page_link(
                     routes.LAUNCH,
-                    label=f"{plain(group.label)}, seed {group.free_seed}",
-                    icon=":material/casino:",
-                    query_params={"run": group.runs[0].id, "set": f"seed:{group.free_seed}"},
+                    f"{plain(group.label)}, seed {group.free_seed}",
+                    {"run": group.runs[0].id, "set": f"seed:{group.free_seed}"},
+                    icon="casino",
                 )
 
 

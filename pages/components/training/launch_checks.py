@@ -17,6 +17,7 @@ from backend.errors import RoundhouseError
 from backend.services.training.views import RunDetail
 from pages.components import routes
 from pages.components.frame import plain
+from pages.components.links import page_link
 from pages.components.tables import draw_table
 from pages.components.training.config_fields import ON_FORM, fields_in, set_field_errors, with_labels
 
@@ -68,12 +69,7 @@ def draw_config_changes(before: RunDetail, now: RunConfig) -> None:
     """Draw the differences from the run that the form was copied from."""
     with st.container(border=True, key="launch_changes", gap="small"):
         st.subheader("A new run from", anchor=False)
-        st.page_link(
-            routes.RUN,
-            label=plain(before.run.name),
-            icon=":material/subdirectory_arrow_right:",
-            query_params={"run": before.run.id},
-        )
+        page_link(routes.RUN, plain(before.run.name), {"run": before.run.id}, icon="subdirectory_arrow_right")
         changes = changed_fields(pinned_config(before), now)
         if not changes:
             st.caption("Nothing differs from it yet.")

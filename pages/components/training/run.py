@@ -22,7 +22,7 @@ from backend.services.training.sweeps import sweep_of_run
 from backend.services.training.views import RunDetail, RunView
 from pages.components import routes
 from pages.components.frame import errors_shown, plain, show_problem, title_tab
-from pages.components.links import chat_endpoints, draw_chat
+from pages.components.links import chat_endpoints, draw_chat, page_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.settings_form import draw_notes
 from pages.components.training.placement import draw_placement
@@ -37,32 +37,15 @@ def draw_facts(ctx: Context, detail: RunDetail) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.caption(f"{training}, launched {when(run.created_at, now=ctx.now())}{who}", width="content")
         if run.dataset:
-            st.page_link(
-                routes.DATASETS,
-                label=plain(run.dataset),
-                icon=":material/database:",
-                query_params={"dataset": detail.dataset_id or ""},
-            )
+            page_link(routes.DATASETS, plain(run.dataset), {"dataset": detail.dataset_id or ""})
         if run.base_id and run.base:
-            st.page_link(
-                routes.CHECKPOINTS,
-                label=plain(run.base),
-                icon=":material/deployed_code:",
-                query_params={"checkpoint": run.base_id},
-            )
+            page_link(routes.CHECKPOINTS, plain(run.base), {"checkpoint": run.base_id})
         if detail.parent is not None:
-            st.page_link(
-                routes.RUN,
-                label=plain(detail.parent[1]),
-                icon=":material/north_west:",
-                query_params={"run": detail.parent[0]},
-            )
+            page_link(routes.RUN, plain(detail.parent[1]), {"run": detail.parent[0]}, icon="north_west")
         if (sweep := sweep_of_run(ctx, run.id)) is not None:
-            st.page_link(routes.SWEEP, label=plain(sweep[1]), icon=":material/tune:", query_params={"sweep": sweep[0]})
+            page_link(routes.SWEEP, plain(sweep[1]), {"sweep": sweep[0]})
         for run_id, name in detail.children[:3]:
-            st.page_link(
-                routes.RUN, label=plain(name), icon=":material/subdirectory_arrow_right:", query_params={"run": run_id}
-            )
+            page_link(routes.RUN, plain(name), {"run": run_id}, icon="subdirectory_arrow_right")
         for tag in run.tags:
             st.badge(plain(tag), color="gray")
         draw_placement(ctx, run)
@@ -76,7 +59,7 @@ def draw_imported_facts(ctx: Context, run: RunView) -> None:
         st.caption(f"Read from {plain(run.source)} {when(run.created_at, now=ctx.now())}{who}", width="content")
         for tag in run.tags:
             st.badge(plain(tag), color="gray")
-        st.page_link(routes.RUNS, label="Compare", icon=":material/compare_arrows:", query_params={"compare": run.id})
+        page_link(routes.RUNS, "Compare", {"compare": run.id}, icon="compare_arrows")
     for note in run.import_notes:
         st.caption(f":material/info: {plain(note)}")
 
@@ -125,10 +108,8 @@ def draw_run_actions(ctx: Context, person: Person, detail: RunDetail, *, is_brok
             _draw_stops(ctx, person, run)
         else:
             _draw_continuations(ctx, person, detail, is_broken=is_broken)
-        st.page_link(
-            routes.LAUNCH, label="New run from this one", icon=":material/content_copy:", query_params={"run": run.id}
-        )
-        st.page_link(routes.RUNS, label="Compare", icon=":material/compare_arrows:", query_params={"compare": run.id})
+        page_link(routes.LAUNCH, "New run from this one", {"run": run.id}, icon="content_copy")
+        page_link(routes.RUNS, "Compare", {"compare": run.id}, icon="compare_arrows")
 
 
 def _draw_stops(ctx: Context, person: Person, run: RunView) -> None:
@@ -229,11 +210,10 @@ def draw_checkpoints(ctx: Context, detail: RunDetail) -> None:
     endpoints = chat_endpoints(ctx)
     for line in detail.checkpoints:
         with st.container(border=True, horizontal=True, vertical_alignment="center", gap="medium"):
-            st.page_link(
+            page_link(
                 routes.CHECKPOINTS,
-                label=f"Step {line.step:,}" if line.step is not None else plain(line.name),
-                icon=":material/deployed_code:",
-                query_params={"checkpoint": line.id},
+                f"Step {line.step:,}" if line.step is not None else plain(line.name),
+                {"checkpoint": line.id},
             )
             loss = f"validation loss {line.val_loss:.4f}, " if line.val_loss is not None else ""
             st.caption(f"{loss}{size(line.bytes)}, {when(line.created_at, now=ctx.now())}", width="content")
@@ -251,12 +231,7 @@ def draw_next_steps(checkpoint_id: str, endpoints: Mapping[str, str], *, writes:
     if writes:
         draw_chat(checkpoint_id, endpoints)
     for label, icon, page in NEXT_STEPS if writes else NEXT_STEPS[-1:]:
-        st.page_link(
-            page,
-            label=label,
-            icon=f":material/{icon}:",
-            query_params={_PARAMETER.get(page, "checkpoint"): checkpoint_id},
-        )
+        page_link(page, label, {_PARAMETER.get(page, "checkpoint"): checkpoint_id}, icon=icon)
 
 
 NEXT_STEPS = (
@@ -326,9 +301,7 @@ def draw_findings(ctx: Context, person: Person, run: RunView, findings: Sequence
                 if st.button(finding.action, type="primary", icon=":material/healing:", key=f"cure_{index}"):
                     st.switch_page(routes.LAUNCH, query_params=_cure(run, finding))
             else:
-                st.page_link(
-                    routes.LAUNCH, label=finding.action, icon=":material/healing:", query_params=_cure(run, finding)
-                )
+                page_link(routes.LAUNCH, finding.action, _cure(run, finding), icon="healing")
 
 
 def _cure(run: RunView, finding: Finding) -> dict[str, str]:
