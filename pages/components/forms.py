@@ -126,7 +126,7 @@ def draw_widget(info: FieldInfo, *, key: str, value: Any = ..., choices: Choices
     options.setdefault("placeholder", shown.empty or None)
     if kind.base in (int, float) and not kind.values and not kind.many:
         value = value * shown.scale if isinstance(value, int | float) else value
-        return enter_number(label, value, is_whole=kind.base is int, step=shown.step, **options)
+        return enter_number(label, value, is_whole=kind.base is int, step=shown.step, written=shown.written, **options)
     if kind.values and choices is None:
         choices = {one: shown.choices.get(one, str(one)) for one in kind.values}
     if choices is not None:

@@ -109,13 +109,15 @@ def draw_number(
     return nearest_valid(entered, least, most, is_whole=is_whole)
 
 
-def enter_number(label: str, value: Any, *, is_whole: bool, step: Number | None = None, **options: Any) -> float | None:
+def enter_number(
+    label: str, value: Any, *, is_whole: bool, step: Number | None = None, written: str = "", **options: Any
+) -> float | None:
     """Draw a number field without bounds; return what was typed. With `...` it holds the value of the session state."""
     if value is not ...:
         options["value"] = None if value is None else float(value)
     options |= {
         "step": float(step) if step is not None else 1.0 if is_whole else None,
-        "format": "%.0f" if is_whole else "%g",
+        "format": written or ("%.0f" if is_whole else "%g"),
     }
     entered: float | None = st.number_input(label, **options)
     return entered

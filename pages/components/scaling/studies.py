@@ -104,7 +104,7 @@ def _draw_form(ctx: Context, datasets: list[str], tokenizers: list[str]) -> Fiel
             "tokenizer": {name: name for name in tokenizers},
             "law": {law: law_label(law) for law in (*PUBLISHED, OWN)},
         },
-        empty={"name": "Dataset and “scaling”"},
+        empty={"name": f"{st.session_state.get('study_dataset', dataset)} scaling"},
         columns=2,
     )
     return {**values, "name": values["name"] or f"{values['dataset']} scaling"}
