@@ -54,8 +54,7 @@ def draw_monitor(ctx: Context, person: Person) -> None:
         variant = choose_from("Variant", choices, key="variant", bind="query-params", width=220) if variants else ""
     live, alerts = read_live(ctx), list_alerts(ctx)
     traffic = read_traffic(ctx, window, endpoint=endpoint, variant=variant or None)
-    if traffic.total.requests or names:
-        draw_summary(endpoints, alerts, traffic)
+    draw_summary(endpoints, alerts, traffic)
     draw_alerts(alerts, now=ctx.now())
     shown = [r for r in live.replicas if endpoint in (None, r.endpoint) and variant in ("", r.variant)]
     if not traffic.total.requests and not names:
@@ -84,7 +83,8 @@ def draw_summary(endpoints: Sequence[EndpointView], alerts: Sequence[AlertView],
         st.markdown(f":red[:material/error: **Something is wrong:**] {plain('; '.join(faults))}.")
         return
     deployed = [one for one in endpoints if one.stopped_at is None]
-    ready = f"{sum(one.num_ready > 0 for one in deployed)} of {plural(len(deployed), 'endpoint')} ready"
+    num_ready = sum(one.num_ready > 0 for one in deployed)
+    ready = f"{num_ready} of {plural(len(deployed), 'endpoint')} ready" if deployed else "No endpoint is deployed"
     st.markdown(
         f":green[:material/check_circle: **Nothing is wrong.**] {ready}, no open alert, no failed request in"
         f" {plain(traffic.window.label)}."

@@ -347,6 +347,7 @@ def test_chat_is_the_main_button_of_a_ready_endpoint(ctx: Context) -> None:
 
 
 def test_the_monitor_begins_with_whether_anything_is_wrong(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "**Nothing is wrong.**] No endpoint is deployed, no open alert" in texts(draw("serve/monitor.py"))
     make_ready(ctx)
     assert "**Nothing is wrong.**] 1 of 1 endpoint ready, no open alert" in texts(draw("serve/monitor.py"))
     add_usage(ctx, [UsageRow("a", "tales", None, None, 5, 0, None, 500.0, "lost", ctx.now())])
