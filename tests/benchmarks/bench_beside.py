@@ -31,6 +31,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -83,6 +84,8 @@ class Side:
     def __init__(self, folder: Path, work: Path, *, browser: Browser, votes: Path, ends: ExitStack) -> None:
         work.mkdir()
         self.checkout = Checkout(folder, work / "home")
+        self.checkout.environment.pop("PYTHONDONTWRITEBYTECODE", None)  # modules are compiled, as after an installation
+        subprocess.run([sys.executable, "-m", "compileall", "-q", "backend", "jobs", "pages"], cwd=folder, check=True)
         self.work, self.votes = work, votes
         self._browser, self._ends = browser, ends
 
@@ -237,7 +240,9 @@ def measure_gateway(side: Side) -> Measured:
     def run(users: int, requests: int, tokens: int) -> tuple[LoadSummary, float]:
         config = LoadConfig(users=(users,), requests=requests, warmup=WARMUP, max_tokens=(tokens,), prompt_words=(8,))
         before = cpu_s(process)
-        level = summarise_load([run_level(config, [target], users=users)], slo_ttft_ms=1e4, slo_itl_ms=1e4)
+        with ThreadPoolExecutor(1) as apart:  # the browser's event loop is this thread's
+            sent = apart.submit(run_level, config, [target], users=users).result()
+        level = summarise_load([sent], slo_ttft_ms=1e4, slo_itl_ms=1e4)
         assert not level.errors, level.first_error
         return level, cpu_s(process) - before
 
@@ -278,6 +283,7 @@ def main() -> None:
     arguments = read_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     values: dict[str, list[dict[str, float]]] = {}
+    printed: set[str] = set()
     began, loads = time.strftime("%Y-%m-%d %H:%M", time.gmtime()), []
     with ExitStack() as ends:
         work = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="rh-")))
@@ -299,7 +305,8 @@ def main() -> None:
                         rounds[turn][name] = value
                 loads.append(os.getloadavg()[0])
                 note(f"{row} {turn + 1} (load {loads[-1]:.1f})")
-            print(table(values), flush=True)
+            print(table({what: rounds for what, rounds in values.items() if what not in printed}), flush=True)
+            printed |= set(values)
     print(f"{began}, {cpu_name()}, Python {platform.python_version()}, load {min(loads):.0f} to {max(loads):.0f}")
     if arguments.json:
         arguments.json.write_text(json.dumps(values, indent=1))

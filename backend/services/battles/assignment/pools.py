@@ -170,14 +170,12 @@ def _identities(session: Session, campaign_id: str) -> set[str]:
     endpoints.
     """
     query = (
-        select(Contestant, Checkpoint, Run)
+        select(Contestant.label, Contestant.source, Checkpoint.name, Checkpoint.id, Run.name, Run.id)
         .outerjoin(Checkpoint, Checkpoint.id == Contestant.checkpoint_id)
         .outerjoin(Run, Run.id == Checkpoint.run_id)
         .where(Contestant.campaign_id == campaign_id, Contestant.kind.not_in(GOLD_KINDS))
     )
     names: set[str] = set()
-    for contestant, checkpoint, run in session.execute(query):
-        names |= {contestant.label, contestant.source.get("model") or ""}
-        names |= {checkpoint.name, checkpoint.id} if checkpoint else set()
-        names |= {run.name, run.id} if run else set()
+    for label, source, *others in session.execute(query):
+        names |= {label, source.get("model") or "", *(name for name in others if name)}
     return names

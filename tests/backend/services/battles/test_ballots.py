@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text, update
 
-from backend.db.tables import Battle, Completion, Contestant, Rater, Vote
+from backend.db.tables import Battle, Checkpoint, Completion, Contestant, Rater, Run, Vote
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.ballots import BallotView, ballot_progress, undo
 from backend.services.battles.campaigns import close_campaign
@@ -67,6 +67,18 @@ def shown(ballot: BallotView | None) -> BallotView:
 def link_rater(ctx: Context, campaign_id: str, name: str = "guest", **values: int) -> RaterView:
     link = create_rater_link(ctx, campaign_id, name=name, person=LOCAL, **values)
     return rater_from_link(ctx, link.url.split("link=")[1])
+
+
+def test_the_name_of_a_contestants_run_is_masked_whatever_its_recipe_holds(ctx: Context) -> None:
+    campaign = make_campaign(ctx, write=False)
+    with ctx.db.write() as session:
+        session.add(run := Run(name="acorn-12M", objective="pretrain"))
+        session.flush()
+        session.execute(update(Checkpoint).where(Checkpoint.name == "Oak").values(run_id=run.id))
+        session.execute(text('UPDATE runs SET config = \'{"max_steps": "many"}\''))  # of another program
+    write_all(ctx, campaign.id, text=lambda name, prompt: f"{prompt} by {name}, trained as acorn-12M")
+    ballot = shown(next_battle(ctx, campaign.id, rater_for(ctx, LOCAL)))
+    assert "acorn-12M" not in ballot.text_a + ballot.text_b
 
 
 def test_a_ballot_does_not_reveal_the_contestants(ctx: Context) -> None:

@@ -19,6 +19,7 @@ from backend.services.battles.standings import export_votes_csv, standings
 from backend.services.battles.views import list_campaigns, valid_votes
 from backend.services.battles.vote_imports import import_votes
 from backend.services.context import LOCAL, Context
+from tests.support.queries import count_selects
 
 CSV = """prompt,rater,a,b,winner,prompt_text,answer_a,answer_b
 q1,ann,Oak,Elm,A,Who?,me,you
@@ -46,6 +47,13 @@ def test_votes_texts_and_raters_are_stored_and_rated(any_ctx: Context) -> None:
     assert shown == {("me", "you"), ("you", "me"), ("", "")}
     assert prompts[0] == "Who?"
     assert {row.rater.name: row.num_votes for row in list_raters(any_ctx, campaign.id)} == {"ann": 3, "bob": 1}
+
+
+def test_the_board_of_votes_without_times_reads_no_answer(ctx: Context) -> None:
+    campaign = import_votes(ctx, name="Elsewhere", text=CSV, person=LOCAL)
+    with count_selects(ctx.db.engine) as selects:
+        assert standings(ctx, campaign.id).table is not None
+    assert selects["completions"] == 1, "their ids, and no texts"
 
 
 def test_two_votes_of_a_rater_on_one_prompt_and_pair_are_one_cluster(ctx: Context) -> None:
