@@ -313,11 +313,11 @@ class _Watch:
                 if self._has_saved():
                     raise Interrupted
                 break
-            self._pass_on_stop()
             if self.gang is not None and self.gang.has_others and not exited:
-                self.gang.check()
                 if is_cut_off(self.ctx, self.folder, silent_s=time.monotonic() - self.last_renewal):
                     raise Fenced("this machine reaches neither the database nor the others")
+                self.gang.check()
+            self._pass_on_stop()
             if not exited and (error := self.memory.check()) is not None:
                 log.warning("job %s is ended: %s", self.claim.job_id, error.cause)
                 kill_group(self.child, grace_s=0)

@@ -4,31 +4,53 @@ everywhere when one is lost.
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psutil
 import pytest
+from sqlalchemy import make_url
 
+from backend.bootstrap import build_context
+from backend.domain.data.import_options import ImportOptions
+from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.jobs.states import TERMINAL, Status
+from backend.domain.tokenizers.config import TokenizerConfig
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL
+from backend.services.data.imports import add_rows_dataset, import_dataset
+from backend.services.data.sources import ImportSource
+from backend.services.data.uploads import save_upload
+from backend.services.evaluation.evaluations import launch_evaluation
 from backend.services.jobs.gangs import describe_gang, list_members
 from backend.services.jobs.jobs import JobView, get_job, read_log
+from backend.services.jobs.workers import list_workers
+from backend.services.serving.deployments import deploy
+from backend.services.serving.endpoints import get_endpoint
+from backend.services.tokenizers.tokenizers import train_tokenizer
 from backend.services.training.runs import launch_run, resume_run, stop_run
 from backend.services.training.views import get_run
 from tests.support.curves import read_curve
-from tests.support.installation import is_alive, wait_until
+from tests.support.installation import free_port, is_alive, wait_until
+from tests.support.job_work import do_job
 from tests.support.run_world import tiny_run
+from tests.support.settings import make_settings
+from tests.support.workers.network import can_make_networks, forwarded, two_networks
 from tests.support.workers.team import Team, team
+from tests.support.workers.workers import process
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
+ROWS = [{"text": f"Row {n}: the {n % 7} engines stand in the roundhouse and wait for steam. " * 8} for n in range(60)]
 TWO: dict[str, Any] = {"grad_accum_steps": 2, "devices": {"count": 2, "nodes": 2}}
 ONE: dict[str, Any] = {"grad_accum_steps": 4}
 
@@ -95,18 +117,17 @@ def test_a_run_over_two_machines_without_a_shared_folder_equals_one_process(lab:
 def processes_of(lab: Team, name: str) -> list[psutil.Process]:
     """Return the processes of jobs on a machine."""
     mine = []
-    for process in psutil.process_iter():
+    for one in psutil.process_iter():
         try:
-            modules = {"jobs.run", "jobs.training.rank"} & set(process.cmdline())
-            if modules and process.environ().get("ROUNDHOUSE_HOME") == str(lab.folder / name):
-                mine.append(process)
+            modules = {"jobs.run", "jobs.training.rank"} & set(one.cmdline())
+            if modules and one.environ().get("ROUNDHOUSE_HOME") == str(lab.folder / name):
+                mine.append(one)
         except psutil.Error:  # it has ended meanwhile
             continue
     return mine
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize(("number", "how"), [(0, signal.SIGSTOP), (1, signal.SIGKILL)])
 def test_a_machine_that_is_lost_ends_the_attempt_everywhere_and_the_run_goes_on_with_the_other(
     lab: Team, number: int, how: signal.Signals
 ) -> None:
@@ -175,3 +196,118 @@ def test_what_is_wrong_on_one_machine_fails_the_run_with_its_cause(
         assert re.search(cause, job.error.cause)
         assert job.attempt == 1
         wait_until(lambda: not processes_of(lab, "a") + processes_of(lab, "b"), timeout_s=30, what="no process")
+
+
+@pytest.fixture(scope="module")
+def used_server(used_home: Path, postgres_url: str) -> str:
+    """A PostgreSQL database that is empty but for its tables."""
+    build_context(make_settings(used_home, database_url=postgres_url)).db.dispose()
+    return postgres_url
+
+
+@pytest.mark.skipif(not can_make_networks(), reason="needs root and iproute2")
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_machine_whose_cable_is_pulled_ends_its_processes_and_the_other_continues(
+    tmp_path: Path, used_server: str, number: int
+) -> None:
+    """Silence on all connections between two machines in networks of their own, with PostgreSQL beside the near one."""
+    with ExitStack() as stack:
+        (tmp_path / "pages").mkdir()
+        lab = stack.enter_context(team(tmp_path / "team", pages=tmp_path / "pages", database_url=used_server))
+        name = f"lines{number}"
+        do_job(lab.ctx, str(add_rows_dataset(lab.ctx, name=name, kind="text", rows=ROWS, person=LOCAL).job_id))
+        tokenizer = train_tokenizer(
+            lab.ctx, name=f"bytes{number}", dataset=name, config=TokenizerConfig(kind="byte"), person=LOCAL
+        )
+        do_job(lab.ctx, str(tokenizer.job_id))
+        ends = dict(zip(("near", "far"), stack.enter_context(two_networks()), strict=True))
+        with lab.ctx.db.engine.connect() as connection:
+            sockets = connection.exec_driver_sql("SHOW unix_socket_directories").scalar_one()
+        database = f"{sockets}/.s.PGSQL.{make_url(used_server).port}"
+        for number_of_port, file in ((5432, database), (6379, lab.broker_socket)):
+            stack.enter_context(forwarded(ends["near"], number_of_port, file))
+        shared = {
+            "DATABASE_URL": f"postgresql+psycopg://test@{ends['near'].address}:5432/postgres",
+            "REDIS_URL": f"redis://{ends['near'].address}:6379/0",
+            "ROUNDHOUSE_GANG_WAIT_S": "0",
+        }
+
+        def start(name: str) -> None:
+            own = {**shared, "ROUNDHOUSE_REPLICA_HOST": ends[name].address}
+            stack.enter_context(lab.machine(name, within=ends[name].within, **own))
+
+        first, second = ("far", "near") if number == 0 else ("near", "far")
+        parts: dict[str, Any] = {"dataset": name, "tokenizer": f"bytes{number}", "learning_rate": 1e-4}
+        start(second)
+        before = launch(lab, f"before{number}", **parts, max_steps=100_000)
+        wait_until(lambda: job_of(lab, before).status is Status.RUNNING, what="a run on one machine")
+        start(first)
+        run = launch(lab, f"both{number}", **TWO, **parts, max_steps=400)
+        job_id = job_of(lab, run).id
+        wait_until(lambda: describe_gang(lab.ctx, job_id).endswith(f"Kept for it: {first}."), what="a kept machine")
+        stop_run(lab.ctx, before, how="cancel", person=LOCAL)
+        wait_until(lambda: max(curve(lab, run), default=0) >= 20, what="step 20")
+        assert [member.host for member in list_members(lab.ctx, job_id)] == [first, second]
+        of_first_attempt = [*processes_of(lab, "far"), *processes_of(lab, "near")]
+        assert len(of_first_attempt) == 4
+        cut_at = time.monotonic()
+        ends["far"].pull()
+        for machine in ("near", "far"):
+            mine = [process for process in of_first_attempt if process in processes_of(lab, machine)]
+            wait_until(lambda mine=mine: not any(map(is_alive, mine)), timeout_s=45, what=f"the end on {machine}")
+            print(f"first is {first}; ended on {machine} after {time.monotonic() - cut_at:.1f} s")
+        assert time.monotonic() - cut_at < 30
+        reached = max(curve(lab, run))
+        wait_until(lambda: job_of(lab, run).attempt == 2 and max(curve(lab, run), default=0) > reached, timeout_s=60)
+        print(f"steps again after {time.monotonic() - cut_at:.1f} s")
+        ends["far"].plug()
+        finish(lab, run)
+        assert job_of(lab, run).attempt == 2
+        assert list(curve(lab, run)) == list(range(1, 401)), "no gap and no double step"
+
+
+def test_two_machines_without_a_shared_folder_go_from_data_to_an_answer(tmp_path: Path, used_server: str) -> None:
+    """Import, tokenizer, a run over both, an evaluation, a replica on each, and a completion through the gateway."""
+    with ExitStack() as stack:
+        (tmp_path / "pages").mkdir()
+        lab = stack.enter_context(team(tmp_path / "team", pages=tmp_path / "pages", database_url=used_server))
+        ctx = lab.ctx
+        stack.enter_context(lab.machine("a", queues="train,cpu,serve", ROUNDHOUSE_REPLICA_SLOTS="1"))
+        stack.enter_context(lab.machine("b", queues="train,eval,serve", ROUNDHOUSE_REPLICA_SLOTS="1"))
+        port = free_port()
+        gateway = [sys.executable, "-m", "backend.gateway.serve", "127.0.0.1", str(port)]
+        stack.enter_context(process(gateway, env={**lab.environment, "ROUNDHOUSE_HOME": str(tmp_path / "pages")}))
+        lines = "\n".join(json.dumps(row) for row in ROWS)
+        upload = save_upload(ctx, io.BytesIO(lines.encode()), name="tales.jsonl", person=LOCAL)
+        source, options = ImportSource(upload=upload), ImportOptions(kind="text", val_fraction=0.2)
+        end_well(lab, import_dataset(ctx, name="tales", source=source, options=options, person=LOCAL).job_id)
+        config = TokenizerConfig(kind="byte")
+        end_well(lab, train_tokenizer(ctx, name="tale-bytes", dataset="tales", config=config, person=LOCAL).job_id)
+        run = launch(lab, "tales", **TWO, dataset="tales", tokenizer="tale-bytes")
+        finish(lab, run)
+        assert job_of(lab, run).attempt == 1
+        newest = max((one for one in list_checkpoints(ctx) if one.run_id == run), key=lambda one: one.step or 0)
+        evaluation = launch_evaluation(
+            ctx, checkpoint=newest.id, benchmark="tales", config=EvaluationConfig(split="val"), person=LOCAL
+        )
+        end_well(lab, evaluation.job_id)
+        deploy(ctx, checkpoint_id=newest.id, name="tales", num_replicas=2, person=LOCAL)
+
+        def statuses() -> list[str]:
+            return [one.status for one in get_endpoint(ctx, "tales").replicas]
+
+        wait_until(lambda: statuses() == ["ready"] * 2, what="ready replicas")
+        assert {one.host for one in list_workers(ctx) if "serve" in one.queues and one.jobs} == {"a", "b"}
+        body = {"model": "tales", "messages": [{"role": "user", "content": "Row 1"}], "max_tokens": 8}
+        answer = httpx2.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["usage"]["completion_tokens"] > 0
+        homes = [path.name for path in (lab.folder / "a" / "artifacts" / "datasets").iterdir()]
+        assert homes == [path.name for path in (lab.folder / "b" / "artifacts" / "datasets").iterdir()], "copies"
+
+
+def end_well(lab: Team, job_id: str | None) -> None:
+    """Wait for a job to finish."""
+    wait_until(lambda: get_job(lab.ctx, str(job_id)).status in TERMINAL, what="the end of a job")
+    job = get_job(lab.ctx, str(job_id))
+    assert job.status is Status.FINISHED, job.error

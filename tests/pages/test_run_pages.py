@@ -14,8 +14,10 @@ from backend.domain.training.held_out import FILE, HeldOutRow, HeldOutRows
 from backend.domain.wording import format_duration
 from backend.infra.devices import cpu_name
 from backend.services.context import LOCAL, Context
-from backend.services.estimates.forecasts import QueuePosition
+from backend.services.estimates.forecasts import QueuePosition, forecast
 from backend.services.health import BROKER, HEALTH
+from backend.services.jobs.gangs import choose_gang, join_gang
+from backend.services.jobs.workers import beat, list_workers
 from backend.services.training.imported_runs import import_log
 from backend.services.training.runs import set_tags, stop_run
 from backend.services.training.views import get_run, list_runs, run_detail
@@ -31,6 +33,7 @@ from tests.support.run_world import (
     diverging_points,
     end,
     launch,
+    make_config,
     points,
     report,
 )
@@ -338,6 +341,28 @@ def test_a_queued_run_reports_a_missing_worker(ctx: Context) -> None:
     add_parts(ctx)
     page = open_page("build/run.py", run=launch(ctx).id)
     assert "No worker serves the queue" in text_of(page)
+
+
+def test_a_run_over_two_machines_says_what_it_waits_for_and_then_where_it_runs(ctx: Context) -> None:
+    add_parts(ctx)
+    devices = {"count": 2, "nodes": 2}
+    beat(ctx, name="a/train", host="lab-a", pid=1, slots={"train": 1}, devices=[], gauges={})  # type: ignore[arg-type]
+    gang = forecast(ctx, make_config(devices=devices)).gang
+    sentence = "Needs 2 machines at once: only lab-a is there. Start 1 training worker more."
+    assert gang is not None
+    assert gang.sentence == sentence
+    run = launch(ctx, devices=devices)
+    page = open_page("build/run.py", run=run.id)
+    assert sentence in [box.value.replace("\\", "") for box in page.info]
+    beat(ctx, name="b/train", host="lab-b", pid=1, slots={"train": 1}, devices=[], gauges={})  # type: ignore[arg-type]
+    for host in ("lab-a", "lab-b"):
+        choice = choose_gang(ctx, "train", host=host)
+        assert choice is not None
+        assert join_gang(ctx, choice, owner=f"{host}/train#1", host=host) is not None
+    text = text_of(open_page("build/run.py", run=run.id)).replace("\\", "")
+    assert "lab-a" in text
+    assert "lab-b" in text
+    assert [len(worker.jobs) for worker in list_workers(ctx)] == [1, 1]
 
 
 def test_a_run_is_not_said_to_start_at_once_while_the_broker_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:

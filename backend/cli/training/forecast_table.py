@@ -45,7 +45,8 @@ def forecast_lines(expected: Forecast) -> list[str]:
         lines.append(f"val_loss     unknown: {expected.loss_missing}")
     if unused := expected.parts.unused_rows:
         lines.append(f"vocabulary   {unused:,} embedding rows that no token of the tokenizer uses")
-    lines.append(f"queue        {_describe_queue(expected.queue)}")
+    if expected.gang is None or expected.gang.can_start:
+        lines.append(f"queue        {_describe_queue(expected.queue)}")
     return [*lines, f"machines     {expected.gang.sentence}"] if expected.gang else lines
 
 

@@ -66,10 +66,10 @@ class GangPlan:
             return self.problem
         if self.can_start:
             return f"Runs on {_list(self.idle[: self.count])}."
-        busy = [host for host in self.able if host not in self.idle]
-        missing = plural(self.count - len(self.idle), "more machine")
-        idle = f"{_list(self.idle)} {'is' if len(self.idle) == 1 else 'are'} free; " if self.idle else ""
-        return f"Needs {self.count} machines at once: {idle}waits for {missing} of {_list(busy)}."
+        busy, missing = [host for host in self.able if host not in self.idle], self.count - len(self.idle)
+        free = f"{_list(self.idle)} {_are(self.idle)} free; " if self.idle else ""
+        rest = f"{_list(busy)} {_are(busy)} busy" if missing == len(busy) else f"waits for {missing} of {_list(busy)}"
+        return f"Needs {self.count} machines at once: {free}{rest}."
 
 
 def plan_gang(request: GangRequest, machines: Sequence[Machine]) -> GangPlan:
@@ -103,7 +103,7 @@ def _what_is_missing(request: GangRequest, kind: DeviceKind, able: Sequence[str]
         each = f" with {plural(request.devices, 'GPU')} each"
     elif request.device == "auto" and has_gpus:
         each = " without a GPU"
-    there = f"only {_list(able)} {'is' if len(able) == 1 else 'are'} there" if able else "none is there"
+    there = f"only {_list(able)} {_are(able)} there" if able else "none is there"
     missing = plural(request.machines - len(able), "training worker")
     return f"Needs {request.machines} machines{each} at once: {there}. Start {missing} more."
 
@@ -132,6 +132,10 @@ def spread_over(config: RunConfig, machines: int) -> RunConfig:
     devices = config.devices.model_copy(update={"nodes": machines, "count": count})
     sequences = config.micro_batch * config.grad_accum_steps * config.devices.count
     return keep_global_batch(config.model_copy(update={"devices": devices}), sequences)
+
+
+def _are(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def _list(names: Sequence[str]) -> str:

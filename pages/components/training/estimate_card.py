@@ -49,7 +49,8 @@ def draw_estimate(ctx: Context, person: Person, config: RunConfig, expected: For
         _draw_disk(expected.disk_bytes, f"for {plural(expected.num_checkpoints, 'checkpoint')}", expected.free_bytes)
         _draw_cost(expected.cost_usd, expected.price_usd)
         _draw_loss(expected)
-        _line("schedule", "Queue", describe_queue(expected.queue))
+        if expected.gang is None or expected.gang.can_start:
+            _line("schedule", "Queue", describe_queue(expected.queue))
         if expected.gang is not None:
             _line("hub", "Machines", plain(expected.gang.sentence))
         _draw_fit_and_probe(ctx, person, config, expected)

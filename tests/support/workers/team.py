@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Team:
     """What the machines share, and the machine `pages` as a context in this process."""
 
     def __init__(self, folder: Path, pages: Path, database_url: str, port: int) -> None:
-        self.folder = folder
+        self.folder, self.broker_socket = folder, ""
         folder.mkdir()
         store = folder_store(folder / "store")
         self.environment = {
@@ -55,11 +56,13 @@ class Team:
         wait_until(self.ctx.queue.is_alive, what="the broker")
 
     @contextmanager
-    def machine(self, name: str, *, queues: str = "train", **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A machine with a home of its own and a worker."""
+    def machine(
+        self, name: str, *, queues: str = "train", within: Sequence[str] = (), **environment: str
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """A machine with a home of its own and a worker, which is started by the command `within`."""
         home = self.folder / name
         home.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "celery", "-A", "jobs.celery_app", "worker", "-Q", queues, "-c", "4"]
+        command = [*within, sys.executable, "-m", "celery", "-A", "jobs.celery_app", "worker", "-Q", queues, "-c", "4"]
         command += ["-n", f"w@{name}", "--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "WARNING"]
         own = {"ROUNDHOUSE_HOME": str(home), "ROUNDHOUSE_WORKER_HOST": name}
         with (
@@ -73,10 +76,13 @@ class Team:
 def team(folder: Path, *, pages: Path, database_url: str) -> Iterator[Team]:
     """A team with a broker and a folder for the homes of its machines; `pages` is the home of the first one."""
     port = free_port()
-    with process([str(broker_binary()), "--bind", "127.0.0.1", "--port", str(port), "--save", ""]):
-        started = Team(folder, pages, database_url, port)
-        try:
-            yield started
-        finally:
-            started.ctx.artifacts.finish_sending(within_s=0)
-            started.ctx.db.engine.dispose()
+    with tempfile.TemporaryDirectory(prefix="broker-") as short:  # a socket's path has at most 108 characters
+        command = [str(broker_binary()), "--bind", "127.0.0.1", "--port", str(port), "--save", ""]
+        with process([*command, "--unixsocket", f"{short}/socket"]):
+            started = Team(folder, pages, database_url, port)
+            started.broker_socket = f"{short}/socket"
+            try:
+                yield started
+            finally:
+                started.ctx.artifacts.finish_sending(within_s=0)
+                started.ctx.db.engine.dispose()

@@ -24,7 +24,7 @@ def cpu(host: str, *, is_free: bool = True) -> Machine:
         (
             GangRequest(2, 8),
             [gpus("a", 8, 8), gpus("b", 8, 7)],
-            "Needs 2 machines at once: a is free; waits for 1 more machine of b.",
+            "Needs 2 machines at once: a is free; b is busy.",
         ),
         (
             GangRequest(2, 8),
@@ -42,7 +42,12 @@ def cpu(host: str, *, is_free: bool = True) -> Machine:
         (
             GangRequest(3, 1),
             [cpu("a", is_free=False), cpu("b", is_free=False), cpu("c", is_free=False)],
-            "Needs 3 machines at once: waits for 3 more machines of a, b and c.",
+            "Needs 3 machines at once: a, b and c are busy.",
+        ),
+        (
+            GangRequest(2, 1),
+            [cpu("a"), cpu("b", is_free=False), cpu("c", is_free=False)],
+            "Needs 2 machines at once: a is free; waits for 1 of b and c.",
         ),
     ],
 )

@@ -170,10 +170,7 @@ def test_jobs_of_one_machine_go_on_until_a_gang_has_waited_for_its_time(ctx: Con
     assert small(ctx, "b") is None, "b is kept"
     kept = join(ctx, "b")
     assert kept is not None
-    assert (
-        describe_gang(ctx, gang)
-        == "Needs 2 machines at once: b is free; waits for 1 more machine of a. Kept for it: b."
-    )
+    assert describe_gang(ctx, gang) == "Needs 2 machines at once: b is free; a is busy. Kept for it: b."
     with ctx.db.write() as session:
         session.get_one(Job, running).status = Status.FINISHED
     assert small(ctx, "a") is None
