@@ -59,7 +59,7 @@ from tests.benchmarks.bench_start import (
     note,
 )
 from tests.support.browser import FLAGS, chromium
-from tests.support.installation import PROJECT, wait_until
+from tests.support.installation import PROJECT, free_port, wait_until
 
 WORK = PROJECT / "tests/benchmarks/beside_work.py"
 IMPORTS = {
@@ -123,10 +123,10 @@ class Side:
         home = self.work / "filled"
         addresses = self.work_of("fill", str(home))
         more = {"ROUNDHOUSE_HOME": str(home), "DATABASE_URL": f"sqlite:///{home / 'models.db'}"}
-        port = str(self.checkout.port)
-        command = ["-m", "streamlit", "run", "app.py", "--server.port", port, "--server.address", "127.0.0.1"]
+        port = free_port()
+        command = ["-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.address", "127.0.0.1"]
         server = self.start(*command, more={**more, "REDIS_URL": "redis://127.0.0.1:1/0"}, stdout=subprocess.DEVNULL)
-        wait_until(lambda: answers(self.checkout.port), what="the pages' server")
+        wait_until(lambda: answers(port), what="the pages' server")
         view = self._browser.new_page(viewport={"width": 1440, "height": 1000})
         pages = Pages(f"http://127.0.0.1:{port}", addresses, view, psutil.Process(server.pid))
         pages.visit_all()
