@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from backend.cli.output import command, emit, read_text
+from backend.cli.output import CommandGroup, emit, read_text
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES
 from backend.domain.architectures.parameters import count_parameters
@@ -18,7 +18,7 @@ from backend.domain.training.config_sections import LoraConfig
 from backend.errors import InvalidInput, NotFound
 from backend.services.architectures import architecture_yaml, parse_architecture
 
-app = typer.Typer(no_args_is_help=True)
+app = CommandGroup(no_args_is_help=True)
 
 
 @app.callback()
@@ -27,7 +27,6 @@ def _group() -> None:
 
 
 @app.command("describe")
-@command
 def describe_(
     file: Path,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
@@ -49,7 +48,6 @@ def describe_(
 
 
 @app.command("published")
-@command
 def published_(name: Annotated[str | None, typer.Argument(help="Its name; all names when left out.")] = None) -> None:
     """List published architectures, or print one as YAML."""
     if name is None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import command, emit
+from backend.cli.output import CommandGroup, emit
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.infra.files.paths import find_path
@@ -15,7 +15,7 @@ from backend.services.checkpoints.bases import add_base, list_base_offers, previ
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, resolve_checkpoint
 from backend.services.context import LOCAL
 
-app = typer.Typer(no_args_is_help=True)
+app = CommandGroup(no_args_is_help=True)
 Source = Annotated[
     str,
     typer.Argument(
@@ -26,7 +26,6 @@ Revision = Annotated[str, typer.Option(help="Of a Hub id: a branch, a tag or a c
 
 
 @app.command("add")
-@command
 def add(source: Source, name: Annotated[str, typer.Option(help="Name of the base.")], revision: Revision = "") -> None:
     """Add a base, and wait until it is downloaded and checked."""
     ctx = get_context()
@@ -38,7 +37,6 @@ def add(source: Source, name: Annotated[str, typer.Option(help="Name of the base
 
 
 @app.command("check")
-@command
 def check(source: Source, revision: Revision = "") -> None:
     """Check a source without adding it: family, parameters, size, licence. Reads only small files of the Hub."""
     look = preview_base(get_context(), _absolute(source), revision=revision, person=LOCAL)
@@ -66,7 +64,6 @@ def check(source: Source, revision: Revision = "") -> None:
 
 
 @app.command("show")
-@command
 def show(base: Annotated[str, typer.Argument(help="Its name or id.")]) -> None:
     """Show a base or any other checkpoint: family, size, licence, source, and the commit of a Hub id."""
     checkpoint = resolve_checkpoint(get_context(), base)
@@ -80,7 +77,6 @@ def show(base: Annotated[str, typer.Argument(help="Its name or id.")]) -> None:
 
 
 @app.command("list")
-@command
 def list_() -> None:
     """List checkpoints, bases and those of runs."""
     checkpoints = list_checkpoints(get_context())
@@ -91,7 +87,6 @@ def list_() -> None:
 
 
 @app.command("scan")
-@command
 def scan() -> None:
     """List the folders under MODEL_PATH as bases, with the reason where one can't be used."""
     ctx = get_context()

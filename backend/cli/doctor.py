@@ -24,7 +24,7 @@ import psutil
 import typer
 
 from backend.cli.exit_status import FAILED
-from backend.cli.output import command, emit
+from backend.cli.output import CommandGroup, emit
 from backend.cli.processes import broker_binary, running_pid
 from backend.domain.wording import plural
 from backend.errors import InvalidInput, RoundhouseError
@@ -40,7 +40,7 @@ REQUIRED_PACKAGES = ("torch", "transformers", "peft", "celery", "streamlit")
 COMPILE_S = 300.0
 STORE_S = 10.0
 COMPILER_CURE = "Install a C++ compiler (Debian, Ubuntu: `apt install g++`; macOS: `xcode-select --install`)."
-app = typer.Typer()
+app = CommandGroup()
 
 
 @dataclass(frozen=True)
@@ -318,7 +318,6 @@ def check_provider(provider: ComputeProvider) -> CheckResult:
 
 
 @app.command()
-@command
 def doctor(
     gpu: Annotated[
         bool, typer.Option("--gpu", help="Check the GPU instead, by training and serving on it: up to 10 minutes.")

@@ -11,7 +11,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.options import model_options
-from backend.cli.output import command, emit, note
+from backend.cli.output import CommandGroup, emit, note
 from backend.cli.serving import shadow
 from backend.cli.serving.adapter import app as adapter_app
 from backend.cli.serving.bench import bench
@@ -46,7 +46,7 @@ from backend.services.serving.requirements import check_requirement, require_saf
 from backend.services.serving.speed import find_speed, launch_speed_probe
 from backend.services.serving.upstreams import resolve_deployable
 
-app = typer.Typer(no_args_is_help=True)
+app = CommandGroup(no_args_is_help=True)
 app.command("bench")(bench)
 app.command("requests")(requests)
 app.command("connect")(connect)
@@ -96,7 +96,6 @@ def describe(endpoint: EndpointView) -> dict[str, object]:
 
 
 @app.command("deploy")
-@command
 @model_options(DeploymentOptions)
 def deploy_(
     checkpoint: Annotated[
@@ -139,7 +138,6 @@ def deploy_(
 
 
 @app.command("probe")
-@command
 def probe(checkpoint: Annotated[str, typer.Argument(help="Name or id of a checkpoint, or an alias.")]) -> None:
     """Measure how fast one replica of a checkpoint answers 1, 8 and 32 users, before it is deployed. Needs a running
     installation.
@@ -162,7 +160,6 @@ def probe(checkpoint: Annotated[str, typer.Argument(help="Name or id of a checkp
 
 
 @app.command("scale")
-@command
 @model_options(DeploymentOptions, only=SCALED, names={"min_replicas": "--min", "max_replicas": "--max"}, partial=True)
 def scale(
     name: str,
@@ -202,7 +199,6 @@ def scale(
 
 
 @app.command("rollback")
-@command
 def rollback(
     name: str,
     revision: Annotated[
@@ -216,7 +212,6 @@ def rollback(
 
 
 @app.command("history")
-@command
 def history(name: str) -> None:
     """List the revisions of an endpoint, newest first."""
     rows = list_revisions(get_context(), name)
@@ -231,7 +226,6 @@ def history(name: str) -> None:
 
 
 @app.command("logs")
-@command
 def logs(name: str, last: Annotated[int, typer.Option(min=1, max=10_000, help="Lines per replica.")] = 50) -> None:
     """Show the end of the log of every replica."""
     ctx = get_context()
@@ -244,7 +238,6 @@ def logs(name: str, last: Annotated[int, typer.Option(min=1, max=10_000, help="L
 
 
 @app.command("canary")
-@command
 @model_options(CanaryRules, defaults={"percent": None})
 def canary(
     name: str,
@@ -309,7 +302,6 @@ def canary(
 
 
 @app.command("start")
-@command
 def start(name: str, wait: WaitFlag = True) -> None:
     """Start a stopped endpoint again with its last checkpoint. Needs a running installation."""
     ctx = get_context()
@@ -318,7 +310,6 @@ def start(name: str, wait: WaitFlag = True) -> None:
 
 
 @app.command("list")
-@command
 def list_() -> None:
     """List endpoints."""
     endpoints = list_endpoints(get_context())
@@ -327,7 +318,6 @@ def list_() -> None:
 
 
 @app.command("require")
-@command
 def require(
     name: str,
     safety: Annotated[bool, typer.Option(help="Whether later deployments must pass the safety gate.")] = True,
@@ -340,14 +330,12 @@ def require(
 
 
 @app.command("stop")
-@command
 def stop(name: str) -> None:
     """Stop an endpoint. Its name and history stay."""
     emit(describe(stop_endpoint(get_context(), name, person=LOCAL)), text=f"Stopped {name}.")
 
 
 @app.command("delete")
-@command
 def delete(name: str) -> None:
     """Delete a stopped endpoint with its history. Conversations stay."""
     delete_endpoint(get_context(), name, person=LOCAL)

@@ -25,7 +25,7 @@ from backend.cli.evaluation.score import score as score_answers
 from backend.cli.evaluation.suite import app as suite
 from backend.cli.evaluation.task import read_task_option
 from backend.cli.options import model_options
-from backend.cli.output import command, emit, note, score_data
+from backend.cli.output import CommandGroup, command, emit, note, score_data
 from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.config import EvaluationConfig, score_label
 from backend.domain.json_values import FieldValues
@@ -43,7 +43,7 @@ from backend.services.evaluation.evaluations import (
 )
 from backend.services.evaluation.forecasts import describe_cap
 
-app = typer.Typer(no_args_is_help=True)
+app = CommandGroup(no_args_is_help=True)
 app.command("score")(score_answers)
 app.command("gate")(command(judge_gate))
 app.command("compare")(compare)
@@ -57,7 +57,6 @@ app.add_typer(endpoints, name="endpoint")
 
 
 @app.command("run")
-@command
 @model_options(EvaluationConfig, defaults={"shots": None, "max_tokens": None})
 def run(
     checkpoint: Annotated[
@@ -121,7 +120,6 @@ def run(
 
 
 @app.command("loglikelihood")
-@command
 def loglikelihood(
     checkpoint: Annotated[str, typer.Option(help="Name or id, or a folder that holds one.")],
     file: Annotated[Path, typer.Option(help='JSONL of {"context": text, "continuation": text}.')],
@@ -138,7 +136,6 @@ def loglikelihood(
 
 
 @app.command("list")
-@command
 def list_(
     checkpoint: Annotated[str | None, typer.Option(help="Only evaluations of one checkpoint or endpoint.")] = None,
 ) -> None:
@@ -151,7 +148,6 @@ def list_(
 
 
 @app.command("power")
-@command
 @model_options(EvaluationConfig, only=("kind", "limit"))
 def power(
     benchmark: Annotated[str, typer.Option(help="Dataset: name, or name@version.")], *, options: Mapping[str, object]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import command, emit
+from backend.cli.output import CommandGroup, emit
 from backend.cli.waiting import wait_for_job
 from backend.domain.checkpoints.export_formats import NUMBERS
 from backend.domain.jobs.results import ExportResult
@@ -17,11 +17,10 @@ from backend.services.checkpoints.exports import export_checkpoint
 from backend.services.context import LOCAL
 from backend.services.jobs.exports import check_destination, copy_export
 
-app = typer.Typer()
+app = CommandGroup()
 
 
 @app.command("export")
-@command
 def export(
     checkpoint: str,
     to: Annotated[Path, typer.Option(help="A folder that does not exist yet.")],

@@ -7,17 +7,16 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import command, emit
+from backend.cli.output import CommandGroup, emit
 from backend.cli.waiting import wait_for_job
 from backend.domain.jobs.results import GenerateResult
 from backend.services.checkpoints.generation import launch_completions, read_completions
 from backend.services.context import LOCAL
 
-app = typer.Typer()
+app = CommandGroup()
 
 
 @app.command("generate")
-@command
 def generate(
     checkpoint: Annotated[str, typer.Option(help="Name or id, or a folder that holds one.")],
     prompt: Annotated[str, typer.Option(help="The prompt.")],

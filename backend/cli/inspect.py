@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import command, emit, note, read_text
+from backend.cli.output import CommandGroup, emit, note, read_text
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.domain.checkpoints.inspection_config import InspectionConfig
@@ -20,13 +20,12 @@ from backend.services.checkpoints.inspection_results import Alternative, Inspect
 from backend.services.checkpoints.inspections import InspectionView, get_inspection, launch_inspection
 from backend.services.context import LOCAL, Context
 
-app = typer.Typer()
+app = CommandGroup()
 
 MAX_LISTED = 12
 
 
 @app.command("inspect")
-@command
 def inspect(
     checkpoint: Annotated[
         str, typer.Argument(help="Name or id, or a folder that holds one; a run's name means its newest checkpoint.")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import command, emit
+from backend.cli.output import CommandGroup, emit
 from backend.domain.attributes import attributes_of
 from backend.domain.serving.key_limits import API_ENDPOINTS, KeyLimits, parse_expiry, parse_limits, parse_scopes
 from backend.services.context import LOCAL, Context
@@ -23,7 +23,7 @@ from backend.services.people.keys import (
     spending_of_keys,
 )
 
-app = typer.Typer(no_args_is_help=True)
+app = CommandGroup(no_args_is_help=True)
 Key = Annotated[str, typer.Argument(help="Its name or id.")]
 Limits = Annotated[
     str,
@@ -47,7 +47,6 @@ Expires = Annotated[
 
 
 @app.command("create")
-@command
 def create(
     name: str,
     limits: Limits = "",
@@ -66,7 +65,6 @@ def create(
 
 
 @app.command("change")
-@command
 def change(
     key: Key,
     limits: Annotated[
@@ -98,7 +96,6 @@ def change(
 
 
 @app.command("list")
-@command
 def list_() -> None:
     """List keys with limits, scopes, and what they used today and this month (UTC)."""
     ctx = get_context()
@@ -108,7 +105,6 @@ def list_() -> None:
 
 
 @app.command("revoke")
-@command
 def revoke(key: Key) -> None:
     """Revoke a key. Its next request is refused, at every gateway."""
     ctx = get_context()

@@ -21,6 +21,8 @@ from backend.errors import InvalidInput, NotFound
 
 R = TypeVar("R")
 
+GIVEN_JSON = "is_given_json"
+"""Attribute of functions that are commands."""
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 MAX_TEXT_BYTES = 2**20
 
@@ -70,8 +72,10 @@ def note(text: str) -> None:
 
 def command(function: Callable[..., R]) -> Callable[..., R]:
     """Give a command --json. Turn errors into one line on stderr (and JSON on stdout with --json) and an exit status: 2
-    for misuse, 1 for failure.
+    for misuse, 1 for failure. One that has it already is returned as it is.
     """
+    if hasattr(function, GIVEN_JSON):
+        return function
 
     @wraps(function)
     def wrapped(*args: Any, as_json: bool | None = None, **kwargs: Any) -> R:
@@ -93,7 +97,19 @@ def command(function: Callable[..., R]) -> Callable[..., R]:
     parameters = [*inspect.signature(function, eval_str=True).parameters.values(), flag]
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    setattr(wrapped, GIVEN_JSON, True)
     return wrapped
+
+
+class CommandGroup(typer.Typer):
+    """Commands of one noun, each a `command`."""
+
+    def command(  # type: ignore[override]
+        self, name: str | None = None, **options: Any
+    ) -> Callable[[Callable[..., R]], Callable[..., R]]:
+        """Register a function as a command of this name."""
+        register = super().command(name, **options)
+        return lambda function: register(command(function))
 
 
 def read_text(file: Path) -> str:

@@ -12,14 +12,14 @@ import typer
 from backend.cli.boards import freeze, verify
 from backend.cli.evaluation import rating_verdicts
 from backend.cli.options import model_options
-from backend.cli.output import command, emit
+from backend.cli.output import CommandGroup, emit
 from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.rating_table import RatingTable
 from backend.domain.battles.ratings import rate
 from backend.domain.battles.vote_files.tables import read_vote_file
 from backend.errors import InvalidInput, NotFound
 
-app = typer.Typer(no_args_is_help=True)
+app = CommandGroup(no_args_is_help=True)
 app.command("verdict")(rating_verdicts.verdict)
 app.command("agreement")(rating_verdicts.agreement)
 
@@ -46,7 +46,6 @@ def rating() -> None:
 
 
 @app.command("fit")
-@command
 @model_options(RatingOptions)
 def fit(
     votes: Annotated[

@@ -10,7 +10,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.options import model_options
-from backend.cli.output import command, emit, read_text
+from backend.cli.output import CommandGroup, emit, read_text
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.domain.data.languages import language_name
@@ -24,11 +24,10 @@ from backend.services.tokenizers.sources import resolve_source
 from backend.services.tokenizers.tokenization import Tokenization, tokenize
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer, list_tokenizers, train_tokenizer
 
-app = typer.Typer(no_args_is_help=True)
+app = CommandGroup(no_args_is_help=True)
 
 
 @app.command("train")
-@command
 @model_options(TokenizerConfig)
 def train(
     dataset: Annotated[str, typer.Argument(help="The dataset to train on: NAME or NAME@VERSION.")],
@@ -46,7 +45,6 @@ def train(
 
 
 @app.command("list")
-@command
 def list_() -> None:
     """List tokenizers."""
     tokenizers = list_tokenizers(get_context())
@@ -61,7 +59,6 @@ def list_() -> None:
 
 
 @app.command("compare")
-@command
 def compare(
     tokenizers: Annotated[list[str], typer.Argument(help="Names of tokenizers, or of checkpoints.")],
     dataset: Annotated[list[str], typer.Option(help="A dataset to measure on; may be repeated.")],
@@ -76,7 +73,6 @@ def compare(
 
 
 @app.command("encode")
-@command
 def encode(
     tokenizer: Annotated[str, typer.Argument(help="Name of a tokenizer, or of a checkpoint.")],
     text: Annotated[

@@ -19,7 +19,7 @@ import typer
 from backend.cli.doctor import start_checks
 from backend.cli.exit_status import FAILED
 from backend.cli.leftovers import end_leftovers, only_one
-from backend.cli.output import command, emit, fail, note
+from backend.cli.output import CommandGroup, emit, fail, note
 from backend.cli.processes import broker_program, pid_file, running_pid, web_programs, worker_program
 from backend.cli.supervision import STOP_TIMEOUT_S, answers, supervise
 from backend.domain.jobs.states import QUEUES
@@ -27,14 +27,13 @@ from backend.errors import InvalidInput, RoundhouseError
 from backend.infra.hosts import WILDCARDS, reachable_host
 from backend.settings import PROJECT, Settings
 
-app = typer.Typer()
+app = CommandGroup()
 READY_TIMEOUT_S = 180.0
 PARTS = ("pages", "gateway", "worker")
 UNIT_S = {"s": 1, "m": 60, "h": 3600}
 
 
 @app.command()
-@command
 def up(
     only: Annotated[
         str, typer.Option(help="Start these alone, separated by commas, as containers do; the rest runs elsewhere.")
@@ -142,7 +141,6 @@ def _wait_until_ready(
 
 
 @app.command()
-@command
 def down() -> None:
     """Stop the installation that runs from this home folder."""
     settings = Settings()
@@ -174,7 +172,6 @@ def _has_ended(process: psutil.Process) -> bool:
 
 
 @app.command()
-@command
 def worker(
     queues: Annotated[str, typer.Option(help="Queues to serve, separated by commas.")] = ",".join(QUEUES),
     for_job: Annotated[

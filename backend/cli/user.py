@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import command, emit
+from backend.cli.output import CommandGroup, emit
 from backend.services.context import LOCAL
 from backend.services.people.accounts import (
     add_user,
@@ -23,12 +23,11 @@ from backend.services.people.accounts import (
 )
 from backend.services.people.sessions import end_sessions
 
-app = typer.Typer(no_args_is_help=True)
+app = CommandGroup(no_args_is_help=True)
 NEW_PASSWORD = "ROUNDHOUSE_NEW_PASSWORD"  # noqa: S105 - a variable's name
 
 
 @app.command("add")
-@command
 def add(name: str, role: Annotated[str, typer.Option(help="admin, lead, engineer or rater.")] = "engineer") -> None:
     """Create an account. The password is prompted for, or read from ROUNDHOUSE_NEW_PASSWORD, or from standard input
     when it is a pipe.
@@ -41,7 +40,6 @@ def add(name: str, role: Annotated[str, typer.Option(help="admin, lead, engineer
 
 
 @app.command("list")
-@command
 def list_() -> None:
     """List accounts, disabled ones last."""
     accounts = list_accounts(get_context())
@@ -53,7 +51,6 @@ def list_() -> None:
 
 
 @app.command("disable")
-@command
 def disable(name: str) -> None:
     """Disable an account at once, with its sessions, its keys and the ballot links that it made."""
     ctx = get_context()
@@ -62,7 +59,6 @@ def disable(name: str) -> None:
 
 
 @app.command("enable")
-@command
 def enable(name: str) -> None:
     """Enable a disabled account."""
     ctx = get_context()
@@ -71,7 +67,6 @@ def enable(name: str) -> None:
 
 
 @app.command("role")
-@command
 def role_(name: str, role: Annotated[str, typer.Argument(help="admin, lead, engineer or rater.")]) -> None:
     """Change an account's role."""
     ctx = get_context()
@@ -80,7 +75,6 @@ def role_(name: str, role: Annotated[str, typer.Argument(help="admin, lead, engi
 
 
 @app.command("password")
-@command
 def password(name: str) -> None:
     """Set a new password, read as by `user add`, and end the account's sessions."""
     ctx = get_context()
@@ -93,7 +87,6 @@ def password(name: str) -> None:
 
 
 @app.command("signout")
-@command
 def signout(name: str) -> None:
     """End every session of an account."""
     ctx = get_context()

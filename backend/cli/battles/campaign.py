@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import command, emit, note, read_text
+from backend.cli.output import CommandGroup, emit, note, read_text
 from backend.db.base import new_id
 from backend.domain.attributes import attributes_of
 from backend.domain.battles.campaign_file import parse_campaign
@@ -25,7 +25,7 @@ from backend.services.battles.vote_training import plan_training, train_on_votes
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL
 
-app = typer.Typer(no_args_is_help=True)
+app = CommandGroup(no_args_is_help=True)
 MAX_FILE_BYTES = 256 * 2**20
 Name = Annotated[str, typer.Argument(help="Name or id of the campaign.")]
 
@@ -36,7 +36,6 @@ def campaign() -> None:
 
 
 @app.command("create")
-@command
 def create(file: Annotated[Path, typer.Argument(help="YAML file of the campaign.")]) -> None:
     """Start a campaign; files of completions are read from the folder of the YAML file."""
     campaign_file = parse_campaign(read_text(file))
@@ -55,7 +54,6 @@ def create(file: Annotated[Path, typer.Argument(help="YAML file of the campaign.
 
 
 @app.command("list")
-@command
 def list_() -> None:
     """List campaigns, newest first."""
     campaigns = list_campaigns(get_context())
@@ -64,7 +62,6 @@ def list_() -> None:
 
 
 @app.command("show")
-@command
 def show(name: Name) -> None:
     """Show contestants, progress and settings of a campaign."""
     shown = resolve_campaign(get_context(), name)
@@ -74,7 +71,6 @@ def show(name: Name) -> None:
 
 
 @app.command("close")
-@command
 def close(name: Name) -> None:
     """Close a campaign: it takes no more votes."""
     ctx = get_context()
@@ -83,7 +79,6 @@ def close(name: Name) -> None:
 
 
 @app.command("link")
-@command
 def link(
     name: Name,
     rater: Annotated[str, typer.Option(help="Name or pseudonym of the rater.")],
@@ -110,7 +105,6 @@ def link(
 
 
 @app.command("train")
-@command
 def train(
     name: Name,
     objective: Annotated[
@@ -160,7 +154,6 @@ def train(
 
 
 @app.command("import-votes")
-@command
 def import_(
     votes: Annotated[
         Path,

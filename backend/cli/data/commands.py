@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import typer
-
 from backend.bootstrap import get_context
 from backend.cli.data.exports import export
 from backend.cli.data.imports import import_
 from backend.cli.data.reports import report
 from backend.cli.data.version_tables import version_data
 from backend.cli.data.versions import card, delete, derive, diff, show
-from backend.cli.output import command, emit
+from backend.cli.output import CommandGroup, emit
 from backend.services.data.datasets import list_datasets
 
-app = typer.Typer(no_args_is_help=True)
+app = CommandGroup(no_args_is_help=True)
 for verb in (report, show, diff, derive, card, export, delete):
     app.command(verb.__name__)(verb)
 app.command("import")(import_)
 
 
 @app.command("list")
-@command
 def list_() -> None:
     """List datasets with their newest versions."""
     versions = [dataset.newest for dataset in list_datasets(get_context())]

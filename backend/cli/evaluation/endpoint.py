@@ -9,7 +9,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.options import model_options
-from backend.cli.output import command, emit
+from backend.cli.output import CommandGroup, emit
 from backend.domain.evaluation.endpoints import EndpointConfig
 from backend.domain.json_values import FieldValues
 from backend.errors import NotFound
@@ -23,11 +23,10 @@ from backend.services.evaluation.endpoints.registry import (
     resolve_evaluated,
 )
 
-app = typer.Typer(no_args_is_help=True, help="APIs whose models evaluations score.")
+app = CommandGroup(no_args_is_help=True, help="APIs whose models evaluations score.")
 
 
 @app.command("add")
-@command
 @model_options(EndpointConfig, defaults={"url": ...})
 def add(name: Annotated[str, typer.Argument(help="Name on pages and in results.")], *, options: FieldValues) -> None:
     """Register a model behind another API, and ask what the API offers."""
@@ -36,7 +35,6 @@ def add(name: Annotated[str, typer.Argument(help="Name on pages and in results."
 
 
 @app.command("list")
-@command
 def list_() -> None:
     """List the endpoints that can be evaluated: those of this installation that run, and the registered APIs."""
     views = list_evaluated(get_context())
@@ -45,7 +43,6 @@ def list_() -> None:
 
 
 @app.command("remove")
-@command
 def remove(name: Annotated[str, typer.Argument(help="Name or id of a registered API.")]) -> None:
     """Take an API off the list. Its evaluations stay."""
     remove_endpoint(get_context(), name, person=LOCAL)

@@ -12,7 +12,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.exit_status import DONE, FAILED
 from backend.cli.options import model_options
-from backend.cli.output import command, emit
+from backend.cli.output import CommandGroup, emit
 from backend.domain.evaluation.gate_config import GateBenchmark, GateConfig, GateVerdict
 from backend.domain.evaluation.gates import describe_procedure
 from backend.domain.wording import percent
@@ -33,7 +33,7 @@ from backend.services.evaluation.gates import (
     require_gate,
 )
 
-app = typer.Typer(no_args_is_help=True)
+app = CommandGroup(no_args_is_help=True)
 INCONCLUSIVE = 3
 """Exit status of a gate that can't tell; 0 is PASS, 1 is FAIL, 2 stays misuse."""
 EXIT_STATUS = {GateVerdict.PASS: DONE, GateVerdict.FAIL: FAILED, GateVerdict.INCONCLUSIVE: INCONCLUSIVE}
@@ -84,7 +84,6 @@ def gate(
 
 
 @app.command("create")
-@command
 @model_options(GateConfig)
 def create(
     name: str, champion: ChampionOption = None, benchmark: BenchmarksOption = None, *, options: Mapping[str, object]
@@ -95,7 +94,6 @@ def create(
 
 
 @app.command("list")
-@command
 def list_() -> None:
     """List gates with their newest verdict."""
     gates = list_gates(get_context())
@@ -106,28 +104,24 @@ def list_() -> None:
 
 
 @app.command("show")
-@command
 def show(name: str) -> None:
     """Show a gate with its verdicts."""
     _emit_gate(get_gate(get_context(), name))
 
 
 @app.command("require")
-@command
 def require(name: str, endpoint: Annotated[str, typer.Option(help="Name of the endpoint.")]) -> None:
     """Let an endpoint accept only checkpoints that pass the gate."""
     _emit_gate(require_gate(get_context(), name, endpoint=endpoint, person=LOCAL))
 
 
 @app.command("release")
-@command
 def release(name: str, endpoint: Annotated[str, typer.Option(help="Name of the endpoint.")]) -> None:
     """Let an endpoint accept checkpoints without the gate."""
     _emit_gate(release_endpoint(get_context(), name, endpoint=endpoint, person=LOCAL))
 
 
 @app.command("delete")
-@command
 def delete(name: str) -> None:
     """Delete a gate with its verdicts."""
     delete_gate(get_context(), name, person=LOCAL)

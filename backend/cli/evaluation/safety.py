@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import command, emit, interval_data, note
+from backend.cli.output import CommandGroup, emit, interval_data, note
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.gate_config import GateVerdict
@@ -34,7 +34,7 @@ from backend.services.evaluation.safety.probes import (
 from backend.services.evaluation.safety.runs import read_reports, read_toxicity, run_safety
 from backend.services.evaluation.safety.toxicity import describe_toxicity, launch_toxicity
 
-app = typer.Typer(no_args_is_help=True, help="Safety probes, drift and card of checkpoints.")
+app = CommandGroup(no_args_is_help=True, help="Safety probes, drift and card of checkpoints.")
 CheckpointOption = Annotated[str, typer.Option(help="Name or id; a run's name means its newest checkpoint.")]
 SubjectOption = Annotated[str | None, typer.Option("--checkpoint", help="Name or id; a run's name: its newest one.")]
 EndpointOption = Annotated[str | None, typer.Option("--endpoint", help="Its name, or that of a registered API.")]
@@ -42,7 +42,6 @@ ProbeOption = Annotated[list[str] | None, typer.Option("--probe", help="Only the
 
 
 @app.command("add")
-@command
 def add(
     file: Annotated[
         Path,
@@ -77,14 +76,12 @@ def add(
 
 
 @app.command("add-injection")
-@command
 def add_injection(name: str = "prompt injection", seed: int = 1) -> None:
     """Add prompt-injection cases made here: instructions hidden in documents."""
     _emit_probe(add_injection_probe(get_context(), name=name, seed=seed, person=LOCAL))
 
 
 @app.command("add-extraction")
-@command
 def add_extraction(
     checkpoint: CheckpointOption,
     name: Annotated[str, typer.Option(help="Name of the probe.")],
@@ -108,7 +105,6 @@ def add_extraction(
 
 
 @app.command("add-canaries")
-@command
 def add_canaries(
     canary: Annotated[list[str], typer.Argument(help="Planted texts, the secret between two #: 'My code is #48213#'.")],
     name: Annotated[str, typer.Option(help="Name of the probe.")],
@@ -119,7 +115,6 @@ def add_canaries(
 
 
 @app.command("list")
-@command
 def list_() -> None:
     """List the safety probes of this installation."""
     probes = list_probes(get_context())
@@ -128,7 +123,6 @@ def list_() -> None:
 
 
 @app.command("run")
-@command
 def run(
     checkpoint: SubjectOption = None,
     endpoint: EndpointOption = None,
@@ -183,7 +177,6 @@ def run(
 
 
 @app.command("drift")
-@command
 def drift(
     checkpoint: CheckpointOption,
     base: Annotated[
@@ -203,7 +196,6 @@ def drift(
 
 
 @app.command("toxicity")
-@command
 def toxicity(
     evaluation: Annotated[str, typer.Argument(help="Id of an evaluation of generated answers.")],
     classifier: Annotated[
@@ -228,7 +220,6 @@ def toxicity(
 
 
 @app.command("card")
-@command
 def card(checkpoint: SubjectOption = None, endpoint: EndpointOption = None, base: str | None = None) -> None:
     """Print the safety card of a checkpoint or an endpoint."""
     result = safety_card(get_context(), checkpoint, endpoint=endpoint, base=base)
@@ -236,7 +227,6 @@ def card(checkpoint: SubjectOption = None, endpoint: EndpointOption = None, base
 
 
 @app.command("agreement")
-@command
 def agreement(
     file: Annotated[
         Path | None, typer.Option(help="Answers with human labels (refusal or compliance); measured and stored.")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import command, emit, interval_data, note, read_text, score_data
+from backend.cli.output import CommandGroup, emit, interval_data, note, read_text, score_data
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.suites import parse_suite, read_suite
@@ -25,11 +25,10 @@ from backend.services.evaluation.suites import (
     run_suite,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Named lists of benchmarks, run together on a checkpoint or an endpoint.")
+app = CommandGroup(no_args_is_help=True, help="Named lists of benchmarks, run together on a checkpoint or an endpoint.")
 
 
 @app.command("create")
-@command
 def create(
     file: Annotated[Path | None, typer.Argument(help="YAML with `name` and `members`.")] = None,
     name: Annotated[str, typer.Option(help="Name, where no file is given.")] = "",
@@ -49,7 +48,6 @@ def create(
 
 
 @app.command("list")
-@command
 def list_() -> None:
     """List the suites."""
     suites = list_suites(get_context())
@@ -64,7 +62,6 @@ def list_() -> None:
 
 
 @app.command("run")
-@command
 def run(
     suite: Annotated[str, typer.Argument(help="Name or id.")],
     checkpoint: Annotated[
@@ -91,7 +88,6 @@ def run_and_emit(ctx: Context, suite: str, *, checkpoint: str | None, endpoint: 
 
 
 @app.command("show")
-@command
 def show(suite: Annotated[str, typer.Argument(help="A suite's name or id, or the id of a result.")]) -> None:
     """Show a suite with its results, or one result."""
     ctx = get_context()

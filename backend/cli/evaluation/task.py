@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import command, emit, note
+from backend.cli.output import CommandGroup, emit, note
 from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.domain.evaluation.tasks.groups import TaskGroup
 from backend.domain.evaluation.tasks.lm_eval_yaml import from_lm_eval, to_lm_eval
@@ -29,13 +29,12 @@ from backend.services.evaluation.tasks import (
     suggest_tasks,
 )
 
-app = typer.Typer(no_args_is_help=True)
+app = CommandGroup(no_args_is_help=True)
 
 TaskArgument = Annotated[str, typer.Argument(help="Name of a task, or a YAML file.")]
 
 
 @app.command("list")
-@command
 def list_(
     benchmark: Annotated[
         str | None, typer.Option(help="Only the tasks that fit this dataset, likeliest first.")
@@ -49,7 +48,6 @@ def list_(
 
 
 @app.command("show")
-@command
 def show(name: TaskArgument) -> None:
     """Print a task as YAML."""
     ctx = get_context()
@@ -59,7 +57,6 @@ def show(name: TaskArgument) -> None:
 
 
 @app.command("check")
-@command
 def check(
     name: TaskArgument,
     benchmark: Annotated[str, typer.Option(help="Dataset; found by the task's names when left out.")] = "",
@@ -84,7 +81,6 @@ def check(
 
 
 @app.command("save")
-@command
 def save(file: Annotated[Path, typer.Argument(help="YAML file of a task or group.")]) -> None:
     """Save a task for the team under the name that its file gives."""
     view = save_task(get_context(), _read(file), person=LOCAL)
@@ -92,7 +88,6 @@ def save(file: Annotated[Path, typer.Argument(help="YAML file of a task or group
 
 
 @app.command("delete")
-@command
 def delete(name: str) -> None:
     """Delete a task of the team; evaluations keep their copy."""
     delete_task(get_context(), name, person=LOCAL)
@@ -100,7 +95,6 @@ def delete(name: str) -> None:
 
 
 @app.command("convert")
-@command
 def convert(
     from_lm_eval_file: Annotated[
         Path | None, typer.Option("--from-lm-eval", help="Task file of lm-evaluation-harness.")

@@ -10,7 +10,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.options import model_options
-from backend.cli.output import command, emit, note, read_text
+from backend.cli.output import CommandGroup, command, emit, note, read_text
 from backend.cli.scaling.plan_table import (
     fit_data,
     fit_text,
@@ -32,7 +32,7 @@ from backend.services.context import LOCAL
 from backend.services.scaling.planner import list_laws, plan_run
 from backend.services.scaling.studies import launch_study, preview_study, read_study, study_detail
 
-app = typer.Typer(invoke_without_command=True)
+app = CommandGroup(invoke_without_command=True)
 
 
 @app.callback()
@@ -60,7 +60,6 @@ def plan(
 
 
 @app.command("fit")
-@command
 def fit(
     file: Annotated[Path, typer.Argument(help="CSV with the columns parameters, tokens and loss; flops if counted.")],
     flops: Annotated[float | None, typer.Option(help="Also print the optimum for this budget.")] = None,
@@ -78,7 +77,6 @@ def fit(
 
 
 @app.command("laws")
-@command
 def laws() -> None:
     """List the published laws with their constants and sources."""
     published = list_laws()
@@ -91,7 +89,6 @@ def laws() -> None:
 
 
 @app.command("study")
-@command
 def study(
     file: Annotated[Path, typer.Argument(help="A study as YAML: name, dataset, tokenizer, budgets, sizes.")],
     launch: Annotated[bool, typer.Option("--launch", help="Queue its runs; without this they are only shown.")] = False,
@@ -109,7 +106,6 @@ def study(
 
 
 @app.command("show")
-@command
 def show(
     name: Annotated[str, typer.Argument(help="A study's name or id.")],
     flops: Annotated[float | None, typer.Option(help="Also print the optimum for this budget.")] = None,

@@ -8,18 +8,17 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import command, emit
+from backend.cli.output import CommandGroup, emit
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL
 from backend.services.serving.adapters.changes import AdapterView, add_adapter, list_adapters, remove_adapter
 
-app = typer.Typer(no_args_is_help=True, help="LoRA adapters beside an endpoint's base: model=ENDPOINT:ADAPTER.")
+app = CommandGroup(no_args_is_help=True, help="LoRA adapters beside an endpoint's base: model=ENDPOINT:ADAPTER.")
 Endpoint = Annotated[str, typer.Argument(help="Name of the endpoint, which serves the base.")]
 Name = Annotated[str, typer.Argument(help="Name of the adapter.")]
 
 
 @app.command("add")
-@command
 def add(
     endpoint: Endpoint,
     name: Name,
@@ -34,7 +33,6 @@ def add(
 
 
 @app.command("remove")
-@command
 def remove(endpoint: Endpoint, name: Name) -> None:
     """Unload an adapter; its open answers finish."""
     adapters = remove_adapter(get_context(), endpoint, name, person=LOCAL)
@@ -42,7 +40,6 @@ def remove(endpoint: Endpoint, name: Name) -> None:
 
 
 @app.command("list")
-@command
 def list_(endpoint: Endpoint) -> None:
     """List the adapters of an endpoint."""
     adapters = list_adapters(get_context(), endpoint)

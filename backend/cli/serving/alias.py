@@ -7,18 +7,17 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import command, emit
+from backend.cli.output import CommandGroup, emit
 from backend.services.context import LOCAL
 from backend.services.serving.aliases import AliasView, PromotionView, get_alias, list_aliases
 from backend.services.serving.promotions import describe_alias, describe_promotion, promote, reject, rollback
 
-app = typer.Typer(no_args_is_help=True)
+app = CommandGroup(no_args_is_help=True)
 ReasonOption = Annotated[str, typer.Option(help="Why; required when no evidence supports it.")]
 CampaignOption = Annotated[str | None, typer.Option(help="Id of the campaign whose verdict is the evidence.")]
 
 
 @app.command("set")
-@command
 def set_(name: str, checkpoint: str, reason: ReasonOption = "") -> None:
     """Move an alias to a checkpoint; a new name makes an alias."""
     moved = promote(get_context(), checkpoint, alias=name, reason=reason, person=LOCAL, asks_evidence=False)
@@ -26,7 +25,6 @@ def set_(name: str, checkpoint: str, reason: ReasonOption = "") -> None:
 
 
 @app.command("list")
-@command
 def list_() -> None:
     """List aliases and the checkpoints that hold them."""
     views = list_aliases(get_context())
@@ -35,7 +33,6 @@ def list_() -> None:
 
 
 @app.command("history")
-@command
 def history(name: str) -> None:
     """Show every decision on an alias, newest first."""
     view = get_alias(get_context(), name)
@@ -44,14 +41,12 @@ def history(name: str) -> None:
 
 
 @app.command("rollback")
-@command
 def rollback_(name: str, reason: ReasonOption = "") -> None:
     """Move an alias back to the checkpoint that held it before."""
     _emit(rollback(get_context(), name, reason=reason, person=LOCAL))
 
 
 @app.command("promote")
-@command
 def promote_(
     checkpoint: str,
     alias: Annotated[str, typer.Option(help="NAME@STAGE, such as storyteller@production.")],

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import command, emit, note
+from backend.cli.output import CommandGroup, emit, note
 from backend.domain.serving.costs import MIN_DAYS
 from backend.domain.wording import format_usd, percent
 from backend.services.context import LOCAL
@@ -16,7 +16,7 @@ from backend.services.serving.costs.ledger import LedgerLine, PriceLedger
 from backend.services.serving.costs.prices import current_prices, remove_price, set_price
 from backend.services.serving.costs.report import LedgerReport, cost_report, price_report, report_csv
 
-app = typer.Typer(no_args_is_help=True)
+app = CommandGroup(no_args_is_help=True)
 
 OTHER = "other"
 """The name of every device without a price of its own."""
@@ -28,7 +28,6 @@ def cost() -> None:
 
 
 @app.command("report")
-@command
 def report(
     days: Annotated[float | None, typer.Option(min=0.01, help="The last days. Default: the running UTC month.")] = None,
     month: Annotated[str, typer.Option(help="A UTC month, such as 2026-11.")] = "",
@@ -45,7 +44,6 @@ def report(
 
 
 @app.command("price")
-@command
 def price(
     name: Annotated[
         str, typer.Argument(help="Part of a device's name, such as H100; gpu or cpu; other: every other device.")

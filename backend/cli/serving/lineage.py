@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import typer
-
 from backend.bootstrap import get_context
-from backend.cli.output import command, emit
+from backend.cli.output import CommandGroup, emit
 from backend.services.lineage import Lineage, lineage_of
 
-app = typer.Typer()
+app = CommandGroup()
 
 
 @app.command("lineage")
-@command
 def lineage(name: str) -> None:
     """Show the lineage of an endpoint, a checkpoint, a run or an alias, back to the files."""
     view = lineage_of(get_context(), name)

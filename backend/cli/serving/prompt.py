@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import command, emit
+from backend.cli.output import CommandGroup, emit
 from backend.domain.evaluation.prompts import prompt_diff
 from backend.domain.names import clean_name
 from backend.errors import InvalidInput, NotFound
@@ -26,13 +26,12 @@ from backend.services.serving.prompts.prompts import (
     save_prompt,
 )
 
-app = typer.Typer(no_args_is_help=True)
+app = CommandGroup(no_args_is_help=True)
 
 NameArgument = Annotated[str, typer.Argument(help="Name of a prompt.")]
 
 
 @app.command("list")
-@command
 def list_(find: Annotated[str, typer.Option(help="Only prompts whose name holds these words.")] = "") -> None:
     """List the prompts with their newest version."""
     prompts = list_team_prompts(get_context(), find)
@@ -55,7 +54,6 @@ def list_(find: Annotated[str, typer.Option(help="Only prompts whose name holds 
 
 
 @app.command("show")
-@command
 def show(
     name: NameArgument,
     version: Annotated[int | None, typer.Option(min=1, help="Version; the newest if left out.")] = None,
@@ -74,7 +72,6 @@ def show(
 
 
 @app.command("save")
-@command
 def save(
     name: NameArgument,
     file: Annotated[Path, typer.Argument(help="File with the message, {{name}} for a variable; - reads stdin.")],
@@ -94,7 +91,6 @@ def save(
 
 
 @app.command("delete")
-@command
 def delete(name: NameArgument) -> None:
     """Delete a prompt with its versions and matrices; tasks that were made of it stay."""
     delete_prompt(get_context(), name, person=LOCAL)

@@ -8,18 +8,17 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import command, emit
+from backend.cli.output import CommandGroup, emit
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL
 from backend.services.serving.endpoints import EndpointView
 from backend.services.serving.shadows import read_shadow, start_shadow, stop_shadow
 
-app = typer.Typer(no_args_is_help=True)
+app = CommandGroup(no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="Name of the endpoint whose requests are copied.")]
 
 
 @app.command("start")
-@command
 def start(
     name: Name,
     checkpoint: Annotated[
@@ -42,14 +41,12 @@ def start(
 
 
 @app.command("stop")
-@command
 def stop(name: Name) -> None:
     """End the shadow. Its comparisons stay for 30 days."""
     _emit(stop_shadow(get_context(), name, person=LOCAL))
 
 
 @app.command("report")
-@command
 def report(name: Name) -> None:
     """Show how the copies compare: equal greedy answers, lengths, times and errors."""
     ctx = get_context()

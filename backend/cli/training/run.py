@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import command, emit, read_text
+from backend.cli.output import CommandGroup, emit, read_text
 from backend.cli.training.forecast_table import ask_to_proceed, describe_forecast, forecast_lines, warning_lines
 from backend.cli.training.report import cluster, report
 from backend.cli.training.sweep import sweep, sweep_show, sweep_stop
@@ -38,7 +38,7 @@ from backend.services.training.run_table import NEWEST_FIRST, RunQuery, find_run
 from backend.services.training.runs import launch_run, resume_run, stop_run
 from backend.services.training.views import RunDetail, RunView, get_run, get_runs, list_runs, run_detail
 
-app = typer.Typer(no_args_is_help=True)
+app = CommandGroup(no_args_is_help=True)
 for verb in (sweep, sweep_show, sweep_stop, report, cluster):
     app.command(verb.__name__.replace("_", "-"))(verb)
 
@@ -46,7 +46,6 @@ WaitFlag = Annotated[bool, typer.Option("--wait", help="Return when the run has 
 
 
 @app.command("launch")
-@command
 def launch(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe such as starter-pretrain.")],
     wait: WaitFlag = False,
@@ -84,7 +83,6 @@ def launch(
 
 
 @app.command("forecast")
-@command
 def forecast_(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe such as starter-pretrain.")],
 ) -> None:
@@ -95,7 +93,6 @@ def forecast_(
 
 
 @app.command("probe")
-@command
 def probe(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe such as starter-pretrain.")],
 ) -> None:
@@ -118,7 +115,6 @@ def probe(
 
 
 @app.command("import")
-@command
 def import_(
     file: Annotated[
         Path,
@@ -139,7 +135,6 @@ def import_(
 
 
 @app.command("show")
-@command
 def show(run: Annotated[str, typer.Argument(help="Name or id.")]) -> None:
     """Show a run: status, newest metrics, checkpoints, and diagnosis."""
     ctx = get_context()
@@ -167,7 +162,6 @@ def show(run: Annotated[str, typer.Argument(help="Name or id.")]) -> None:
 
 
 @app.command("list")
-@command
 def list_(
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
     archived: Annotated[bool, typer.Option("--archived", help="List archived runs instead.")] = False,
@@ -191,7 +185,6 @@ def list_(
 
 
 @app.command("cancel")
-@command
 def cancel(
     run: Annotated[str, typer.Argument(help="Name or id.")],
     save: Annotated[bool, typer.Option("--save", help="Keep a checkpoint, from which the run can be resumed.")] = False,
@@ -202,7 +195,6 @@ def cancel(
 
 
 @app.command("resume")
-@command
 def resume(
     run: Annotated[str, typer.Argument(help="Name or id.")],
     max_steps: Annotated[int | None, typer.Option(min=1, help="New number of steps in all.")] = None,
