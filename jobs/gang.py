@@ -4,9 +4,11 @@ when one is gone. Imports no torch.
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -23,6 +25,8 @@ from backend.services.jobs.claims import Claim, change_part, renew, requeue_lost
 from backend.services.jobs.gangs import MemberView, list_members
 from jobs.exchange import Exchange
 from jobs.reporter import Rendezvous
+
+log = logging.getLogger(__name__)
 
 TICK_S = 0.2
 CHECK_S = 1.0
@@ -57,6 +61,8 @@ class GangLead:
         self._ctx, self._claim, self._others = ctx, claim, claim.part.hosts[1:]
         self._checked_at = 0.0
         self._echoed_at: float | None = None
+        self._looked_at = self._patient_until = ctx.now()
+        self._lost_at: dict[str, datetime] = {}
         self._listening: socket.socket | None = None
         self.rendezvous: Rendezvous | None = None
 
@@ -103,12 +109,11 @@ class GangLead:
 
     def _await_ready(self, exchange: Exchange, check: Callable[[], None]) -> None:
         while True:
-            members = self._members()
-            self._raise_if_broken(members)
+            members = self._look()
             late = [member.host for member in members if member.number and member.stage != "ready"]
-            if not late:
+            if members and not late:
                 return
-            exchange.message = f"Waiting for {', '.join(late)}"
+            exchange.message = f"Waiting for {', '.join(late)}" if late else exchange.message
             check()
             time.sleep(TICK_S)
 
@@ -118,10 +123,7 @@ class GangLead:
         if not self._others or now - self._checked_at < CHECK_S:
             return
         self._checked_at = now
-        try:
-            self._raise_if_broken(self._members())
-        except OperationalError:  # a database that is away is dealt with where the lease is renewed
-            return
+        self._look()
         if self._echoed_at is not None and now - self._echoed_at > self._ctx.policy.lease_s + MARGIN_S:
             raise MachineLost(self._disconnected, counts=True)
 
@@ -133,7 +135,7 @@ class GangLead:
         def look(check: Callable[[], None]) -> None:
             until = time.monotonic() + self._ctx.policy.lease_s + MARGIN_S
             while time.monotonic() < until:
-                self._raise_if_broken(self._members())
+                self._look()
                 check()
                 time.sleep(TICK_S)
             raise MachineLost(self._disconnected, counts=True)
@@ -161,15 +163,34 @@ class GangLead:
     def _disconnected(self) -> str:
         return "The machines of this run lost their connection to each other."
 
-    def _members(self) -> tuple[MemberView, ...]:
-        return list_members(self._ctx, self._claim.job_id, attempt=self._claim.attempt)
+    def _look(self) -> Sequence[MemberView]:
+        """Return how the machines stand; nothing while the database is away, which is dealt with where the lease is
+        renewed. Raises MachineLost, and JobFailed with the error of one.
 
-    def _raise_if_broken(self, members: Sequence[MemberView]) -> None:
+        After a database that was away all leases have lapsed: the others then have time to renew theirs.
+        """
+        try:
+            members = list_members(self._ctx, self._claim.job_id, attempt=self._claim.attempt)
+        except OperationalError as error:
+            log.warning("can't see the other machines of job %s: %s", self._claim.job_id, error.orig)
+            return ()
+        now, lease = self._ctx.now(), timedelta(seconds=self._ctx.policy.lease_s)
+        if now - self._looked_at > lease / 3:
+            self._patient_until = now + lease / 2
+        self._looked_at = now
+        self._raise_if_broken(members, now)
+        return members
+
+    def _raise_if_broken(self, members: Sequence[MemberView], now: datetime) -> None:
         by_host = {member.host: member for member in members}
         for host in self._others:
             member = by_host.get(host)
-            if member is None or (member.stage in ("placed", "ready") and not member.is_alive):
+            if member is not None and (member.is_alive or member.stage not in ("placed", "ready")):
+                self._lost_at.pop(host, None)
+            elif member is None or now >= self._lost_at.setdefault(host, max(now, self._patient_until)):
                 raise MachineLost(f"{host} was lost.", counts=True)
+            else:
+                continue
             if member.stage == "left":
                 raise MachineLost(f"{host} has left.", counts=False)
             if member.stage == "ended" and member.error:

@@ -4,6 +4,7 @@ job as its first machine or, as another one, its share of the processes. Imports
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import subprocess
@@ -146,9 +147,10 @@ def _meet(ctx: Context, claim: Claim[Payload], exchange: Exchange) -> Rendezvous
     def await_first(test: Callable[[MemberView], bool]) -> Callable[[Callable[[], None]], None]:
         def wait(check: Callable[[], None]) -> None:
             while True:
-                first = _first(ctx, claim)
-                if first is not None and test(first):
-                    return
+                with contextlib.suppress(OperationalError):  # asked again
+                    first = _first(ctx, claim)
+                    if first is not None and test(first):
+                        return
                 check()
                 time.sleep(TICK_S)
 

@@ -207,12 +207,13 @@ def test_workers_are_scaled_by_the_jobs_that_they_can_take(any_ctx: Context) -> 
     assert trigger["type"] == "postgresql"
     with any_ctx.db.write() as session:
         add_stored_job(session, any_ctx, JobKind.TRAIN)
+        add_stored_job(session, any_ctx, JobKind.TRAIN).num_machines = 3
         add_stored_job(session, any_ctx, JobKind.IMPORT_DATASET).status = Status.RUNNING
         add_stored_job(session, any_ctx, JobKind.TRAIN, placement="kubernetes:h100")
         add_stored_job(session, any_ctx, JobKind.TRAIN).status = Status.FINISHED
         add_stored_job(session, any_ctx, JobKind.REPLICA)
     with any_ctx.db.read() as session:
-        assert session.execute(text(trigger["metadata"]["query"])).scalar_one() == 2
+        assert session.execute(text(trigger["metadata"]["query"])).scalar_one() == 1 + 2 * 3 + 1
 
 
 def answers(client: redis.Redis) -> bool:

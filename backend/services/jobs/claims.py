@@ -329,7 +329,6 @@ def requeue_lost(session: Session, ctx: Context, claim: Claim[Any], *, error: Jo
     job = _let_go(session, ctx, claim)
     if job.status == Status.QUEUED:
         job.lost += counts
-        job.not_before = ctx.now()
         if job.lost >= job.max_attempts:
             job.status, job.finished_at, job.error = Status.FAILED, ctx.now(), error
     return Status(job.status)
@@ -360,6 +359,8 @@ def _let_go(session: Session, ctx: Context, claim: Claim[Any]) -> Job:
     job.status = Status.CANCELLED if cancelling else Status.QUEUED
     job.finished_at = ctx.now() if cancelling else None
     job.owner, job.lease_until, job.device = None, None, None
+    if claim.part is not None:  # from now on it waits for a machine in place of the one that is gone
+        job.not_before = ctx.now()
     release_slot(session, claim)
     close_uses(session, claim.job_id, at=ctx.now())
     return job

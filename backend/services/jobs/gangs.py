@@ -176,6 +176,8 @@ def leave_gang(ctx: Context, member: Membership) -> None:
     """Give back this machine's room in a gang. What it told the others stays until the attempt is over."""
     mine = (GangMember.job_id == member.job_id, GangMember.host == member.host, GangMember.owner == member.owner)
     with ctx.db.write() as session:
+        if session.scalar(select(GangMember.host).where(*mine)) is None:  # lapsed, and perhaps joined again since
+            return
         session.execute(delete(GangMember).where(*mine, GangMember.attempt.is_(None)))
         unsaid = (*mine, GangMember.stage.in_(["placed", "ready"]))
         session.execute(update(GangMember).where(*unsaid).values(stage="left"))

@@ -52,7 +52,7 @@ def reference_logprobs(ctx: TrainingContext, answers: Sequence[Answered]) -> Flo
                 field="base",
             )
         known |= dict(zip(missing, values.tolist(), strict=True))
-        _write(file, known)
+        _write(file, known, writer=ctx.process_group.machine)
     return np.array([known[_key(answer)] for answer in answers], dtype=np.float32)
 
 
@@ -63,10 +63,11 @@ def _read(file: Path) -> dict[bytes, float]:
     return dict(zip([key.tobytes() for key in arrays["keys"]], arrays["logprobs"].tolist(), strict=True))
 
 
-def _write(file: Path, known: dict[bytes, float]) -> None:
+def _write(file: Path, known: dict[bytes, float], *, writer: int) -> None:
+    """Replace the file. Other machines of the run may do so at the same moment, where they share the folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
     keys = sorted(known)
-    partial = file.with_name(f".{file.name}.partial")
+    partial = file.with_name(f".{file.name}.{writer}.partial")
     packed = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), KEY_BYTES)
     save_file({"keys": packed.copy(), "logprobs": np.array([known[key] for key in keys], dtype=np.float32)}, partial)
     os.replace(partial, file)

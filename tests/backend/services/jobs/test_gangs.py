@@ -17,7 +17,7 @@ from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import JobKind, Status
 from backend.services.context import Context
-from backend.services.jobs.claims import Claim, Fenced, claim_job, claim_next, end_job, renew, requeue_lost
+from backend.services.jobs.claims import Claim, Fenced, claim_job, claim_next, end_job, give_back, renew, requeue_lost
 from backend.services.jobs.gangs import (
     GangChoice,
     Membership,
@@ -30,7 +30,9 @@ from backend.services.jobs.gangs import (
 )
 from backend.services.jobs.jobs import add_job, get_job, request_stop
 from backend.services.jobs.recovery import recover_jobs
-from backend.services.jobs.workers import beat
+from backend.services.jobs.workers import beat, say_goodbye
+from jobs import gang
+from jobs.gang import GangLead, MachineLost
 from tests.support.clock import Clock
 
 
@@ -277,6 +279,77 @@ def test_a_gang_whose_first_machine_is_lost_is_queued_again(ctx: Context, clock:
     start(ctx, "a", "b")
     leave_gang(ctx, Membership(job_id, "b", "b/train#1", None))
     assert [one.attempt for one in run_gang(ctx, "b", "a")] == [2, 2]
+
+
+def test_a_gang_whose_first_machine_leaves_waits_before_it_goes_on_with_fewer(ctx: Context, clock: Clock) -> None:
+    submit(ctx, clock)
+    clock.advance(60)
+    start(ctx, "a", "b")
+    first, second = run_gang(ctx, "a", "b")
+    give_back(ctx, first)
+    leave_gang(ctx, Membership(second.job_id, "b", second.owner, None))
+    say_goodbye(ctx, "a/train")
+    assert choose(ctx, "b") is None, "a starts again"
+    clock.advance(11)
+    start(ctx, "b")
+    assert choose(ctx, "b") is not None
+
+
+def test_a_machine_that_wakes_late_gives_back_nothing_that_it_has_taken_again(ctx: Context, clock: Clock) -> None:
+    submit(ctx, clock)
+    start(ctx, "a", "b", gpus=1)
+    before = [join(ctx, host, gpus=1) for host in "ab"]
+    claimed(ctx, before[1])
+    clock.advance(20)
+    recover_jobs(ctx)
+    clock.advance(1)
+    start(ctx, "a", "b", gpus=1)
+    choice = choose(ctx, "b", gpus=1)
+    assert choice is not None
+    assert join_gang(ctx, choice, owner="b/train#1-again", host="b", devices=("0",)) is not None
+    leave_gang(ctx, before[1])  # type: ignore[arg-type]
+    with ctx.db.read() as session:
+        assert session.scalars(select(Slot.host)).all() == ["b"]
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_machines_renew_their_leases_after_a_database_that_was_away(
+    ctx: Context, clock: Clock, monkeypatch: pytest.MonkeyPatch, comes_back: bool
+) -> None:
+    monkeypatch.setattr(gang, "CHECK_S", 0.0)
+    submit(ctx, clock)
+    start(ctx, "a", "b")
+    first, second = run_gang(ctx, "a", "b")
+    lead = GangLead(ctx, first)
+    lead.check()
+    clock.advance(600)  # nobody could renew anything
+    lead.check()
+    clock.advance(5)
+    lead.check()
+    if comes_back:
+        with ctx.db.write() as session:
+            renew(session, ctx, second)
+    clock.advance(4)
+    if comes_back:
+        lead.check()
+        return
+    with pytest.raises(MachineLost, match="b was lost"):
+        lead.check()
+
+
+def test_a_machine_whose_lease_lapses_is_lost_at_once(
+    ctx: Context, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gang, "CHECK_S", 0.0)
+    submit(ctx, clock)
+    start(ctx, "a", "b")
+    lead = GangLead(ctx, run_gang(ctx, "a", "b")[0])
+    for _ in range(14):
+        clock.advance(1)
+        lead.check()
+    clock.advance(2)
+    with pytest.raises(MachineLost, match="b was lost"):
+        lead.check()
 
 
 def test_a_gang_that_is_lost_too_often_fails(ctx: Context, clock: Clock) -> None:

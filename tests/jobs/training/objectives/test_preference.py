@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.reporter import StopRequested
 from jobs.training.context import read_training_context
 from jobs.training.distributed.process_group import ProcessGroup
+from jobs.training.objectives import reference_logprobs
 from jobs.training.run import run
 from tests.support.jobs import with_payload
 from tests.support.training_rooms import NAMES, TINY, Recorder, Rooms, load_batches, preference_rows, write_dataset
@@ -287,3 +289,16 @@ def test_the_reference_scores_only_the_pairs_that_the_run_uses(rooms: Rooms) -> 
     more = kept(4)
     assert len(more) == 16 + 4
     assert more.items() >= first.items(), "known answers are not computed again"
+
+
+def test_machines_that_share_a_folder_may_save_log_probabilities_at_the_same_moment(tmp_path: Path) -> None:
+    file = tmp_path / "reference.safetensors"
+    known = {bytes([number]) * reference_logprobs.KEY_BYTES: float(number) for number in range(100)}
+
+    def write(machine: int) -> None:
+        for _ in range(50):
+            reference_logprobs._write(file, known, writer=machine)
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(write, range(2)))
+    assert reference_logprobs._read(file) == known
