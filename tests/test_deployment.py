@@ -110,10 +110,11 @@ def test_the_brokers_command_starts_a_server_that_asks_for_the_password(tmp_path
     (tmp_path / "valkey-server").symlink_to(broker_binary())
     port = free_port()
     shell, flag, script = broker["command"]
-    command = [shell, flag, f"{script} --port {port} --bind 127.0.0.1 --dir {tmp_path}"]
-    with process(command, env={"PATH": f"{tmp_path}:/usr/bin:/bin", **broker["environment"]}):
+    command = [shell, flag, script.replace(" <<", f" --port {port} --bind 127.0.0.1 --dir {tmp_path} <<")]
+    with process(command, env={"PATH": f"{tmp_path}:/usr/bin:/bin", **broker["environment"]}) as server:
         with redis.Redis(port=port, password=broker["environment"]["BROKER_PASSWORD"]) as client:
             wait_until(lambda: answers(client), what="the broker")
+            assert client.info()["process_id"] == server.pid, "which gets the signal to end"
             assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
         with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()
