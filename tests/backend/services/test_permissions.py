@@ -29,6 +29,7 @@ NOBODY_ASKS = {
     "give_feedback": "the caller has checked that the answer is the person's own",
     "settle_lost_answers": "the caller has checked the owner; what no process generates any more",
     "rater_for": "the person's own row",
+    "queue_export": "its two callers ask for the role of a builder",
     "prepare_claim": "a worker, by its claim",
     "claim_next": "a worker",
     "claim_job": "a worker",

@@ -32,7 +32,7 @@ def _save(folder: Path, **splits: list[dict[str, Any]]) -> Path:
 def _import(source: Path, **payload: Any) -> tuple[dict[str, Any], dict[str, list[str]], list[str]]:
     """Return the job's result, split -> prompts of its rows, and the log."""
     reporter = RememberingReporter()
-    spec = make_spec("import_dataset", {"source": str(source), **payload}, root=source.parent)
+    spec = make_spec("import_dataset", {"source": str(source), "max_rejected": 1, **payload}, root=source.parent)
     result = run(spec, reporter).dump()
     stored = source.parent / result["folder"]
     prompts = {split: [row["prompt"] for row in iter_rows(stored, split=split)] for split in ("train", "val")}  # type: ignore[arg-type]
