@@ -74,7 +74,7 @@ def first_place_fragility(votes: Iterable[VoteRecord] | VoteColumns, *, method: 
     columns = votes if isinstance(votes, VoteColumns) else encode_votes(votes)
     if len(columns.contestants) < 2:
         return Fragility(None, None)
-    board = _Board(columns, sum_votes(columns), "bradley_terry")
+    board = _Board(columns, sum_votes(columns), method)
     return Fragility(
         votes=_removal(board, np.arange(len(columns)), len(columns), names=None),
         raters=_removal(board, columns.rater, columns.num_raters, names=columns.raters),
