@@ -28,7 +28,9 @@ ANSWER = {"role": "assistant", "content": "In the tower."}
 
 def _import(source: Path, **payload: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the job's result and the rows of both splits."""
-    spec = make_spec("import_dataset", {"source": str(source), "val_fraction": 0.0, "max_rejected": 1, **payload}, root=source.parent)
+    spec = make_spec(
+        "import_dataset", {"source": str(source), "val_fraction": 0.0, "max_rejected": 1, **payload}, root=source.parent
+    )
     result = run(spec, RememberingReporter()).dump()
     stored = source.parent / result["folder"]
     return result, [*iter_rows(stored, split="train"), *iter_rows(stored, split="val")]
