@@ -95,6 +95,9 @@ class Stopping(ProcessGroup):
         assert (request is not None) == self.is_first
         return "cancel"
 
+    def barrier(self) -> None:
+        pass
+
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_all_ranks_stop_if_the_first_is_stopped_while_computing_the_reference(rooms: Rooms, rank: int) -> None:
