@@ -105,7 +105,7 @@ def test_all_ranks_stop_if_the_first_is_stopped_while_computing_the_reference(ro
         rooms.training("dpo", run="d-y", job="d-y"), Recorder(stop_after=0 if rank == 0 else None)
     )
     with pytest.raises(StopRequested):
-        load_batches(replace(ctx, process_group=Stopping(rank=rank, count=2)))
+        load_batches(replace(ctx, process_group=Stopping(rank=rank, count=2, local_rank=rank, local_count=2)))
     assert not references(rooms.root / "d-y")
 
 
