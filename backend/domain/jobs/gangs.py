@@ -109,7 +109,11 @@ def _what_is_missing(request: GangRequest, kind: DeviceKind, able: Sequence[str]
 
 
 def machines_that_suit(config: RunConfig) -> tuple[int, ...]:
-    """Return the numbers of machines below that of a config on which a step can have the same sequences, most first."""
+    """Return the numbers of machines below that of a config on which a step can have the same sequences, most first. A
+    sharded run has none: fewer machines may not hold its shares, and running out of memory would fail it.
+    """
+    if config.devices.sharding != "ddp":
+        return ()
     return tuple(count for count in range(config.devices.nodes - 1, 0, -1) if _can_spread(config, count))
 
 

@@ -45,7 +45,7 @@ from backend.services.jobs.claims import (
 from backend.services.jobs.device_uses import open_use
 from backend.services.jobs.workers import ALIVE_S
 
-MAX_GANGS = 20
+MAX_GANGS = 200
 """Waiting gangs that a worker looks at."""
 FEWER_AFTER = timedelta(seconds=10)
 """How long a gang that lost a machine waits for another before it continues with fewer."""

@@ -64,14 +64,14 @@ def test_a_job_that_lost_a_machine_takes_the_most_that_suit_of_those_that_are_le
     assert plan_gang(GangRequest(4, 1, fewer=(2, 1)), [*left, cpu("d", is_free=False)]).count == 4, "it waits for d"
 
 
-def config(nodes: int, *, per_node: int = 1, micro_batch: int = 4, accum: int = 1) -> RunConfig:
+def config(nodes: int, *, per_node: int = 1, micro_batch: int = 4, accum: int = 1, sharding: str = "ddp") -> RunConfig:
     return RunConfig(
         dataset="d",
         architecture="a",
         tokenizer="t",
         micro_batch=micro_batch,
         grad_accum_steps=accum,
-        devices={"count": nodes * per_node, "nodes": nodes},
+        devices={"count": nodes * per_node, "nodes": nodes, "sharding": sharding},
     )
 
 
@@ -82,5 +82,6 @@ def test_fewer_machines_keep_the_sequences_of_a_step() -> None:
     alone = spread_over(config(2), 1)
     assert (alone.devices.count, alone.micro_batch, alone.grad_accum_steps) == (1, 4, 2)
     assert machines_that_suit(config(4, micro_batch=1)) == (2, 1)
+    assert machines_that_suit(config(4, micro_batch=1, sharding="fsdp")) == (), "its shares may not fit"
     with pytest.raises(InvalidInput, match="4 sequences"):
         spread_over(config(4, micro_batch=1), 3)
