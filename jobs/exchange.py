@@ -101,8 +101,9 @@ class Exchange:
         return self.wait_for(self._await_sends)
 
     def note(self, events: Iterable[Event]) -> None:
-        """Send the checkpoints that these events report soon, and delete those that they report as removed. Called
-        before the events are recorded, so that none is forgotten.
+        """Send the checkpoints that these events report soon, and delete those that they report as removed. Called in
+        the transaction that records the events: none is forgotten, and while the database is away none is sent from
+        which another machine would continue without the steps before it.
         """
         if self._store is None:
             return

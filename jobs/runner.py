@@ -263,10 +263,10 @@ def _record_leftovers(ctx: Context, claim: Claim[Payload], exchange: Exchange) -
     tail = Tail(path, claim.events_offset)
     while lines := tail.read():
         events = [event for event in parse_events(lines) if isinstance(event, LASTING)]
-        exchange.note(events)
         with ctx.db.write() as session:
             renew(session, ctx, claim)
             outcomes.record_events(session, ctx, claim, events)
+            exchange.note(events)
     with ctx.db.write() as session:
         renew(session, ctx, claim, events_offset=0)
 
@@ -355,13 +355,13 @@ class _Watch:
         now, has_read = time.monotonic(), before != (self.events.offset, self.output.offset)
         if not events and now - self.last_renewal < self.ctx.policy.lease_s / 4:
             return has_read
-        self.exchange.note(events)
         try:
             with self.ctx.db.write() as session:
                 renew(session, self.ctx, self.claim, events_offset=self.events.offset)
                 progress = outcomes.record_events(session, self.ctx, self.claim, events)
                 if progress:
                     renew(session, self.ctx, self.claim, progress=progress)
+                self.exchange.note(events)
         except OperationalError as error:
             log.warning("database write failed, retrying: %s", error.orig)
             self.events.offset, self.output.offset = before

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
-from backend.domain.jobs.events import ItemEvent
+from backend.domain.jobs.events import CheckpointEvent, ItemEvent
 from backend.domain.jobs.states import JobKind, Status
 from backend.services.context import Context
 from backend.services.jobs.claims import claim_job
 from backend.services.jobs.jobs import get_job
+from jobs import runner
+from jobs.reporter import FileReporter
 from jobs.runner import execute
 from jobs.tailing import MAX_BATCH_BYTES, Tail, parse_events
 from tests.support.jobs import add_stored_job
@@ -84,3 +90,27 @@ def test_a_line_longer_than_a_batch_is_read_whole_and_so_is_what_follows(tmp_pat
 def test_numbers_without_a_json_form_become_null(tmp_path: Path) -> None:
     line = b'{"type":"item","item_hash":"h","position":0,"values":{"a":NaN,"b":-Infinity,"c":1.5}}'
     assert parse_events([line]) == [ItemEvent(item_hash="h", position=0, values={"a": None, "b": None, "c": 1.5})]
+
+
+def test_a_checkpoint_is_sent_once_the_steps_before_it_are_recorded(
+    ctx: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine cut off from the database, not from the store, sent one, and the run continued from it without them."""
+    is_away, sent = True, list[object]()
+
+    def renew(*_: object, **__: object) -> None:
+        if is_away:
+            raise OperationalError("UPDATE jobs", {}, Exception("connection refused"))
+
+    monkeypatch.setattr(runner, "renew", renew)
+    monkeypatch.setattr(runner.outcomes, "record_events", lambda *_: None)
+    event = CheckpointEvent(step=24, folder="runs/a/step-24")
+    FileReporter(tmp_path / "events.jsonl", tmp_path / "control").emit(event)
+    child, claim = SimpleNamespace(pid=os.getpid()), SimpleNamespace(kind=JobKind.TRAIN)
+    exchange: Any = SimpleNamespace(note=sent.extend)
+    watch = runner._Watch(ctx, claim, tmp_path, child, threading.Event(), exchange, save_s=0)  # type: ignore[arg-type]
+    assert watch._ship()
+    assert sent == []
+    is_away = False
+    assert watch._ship()
+    assert [event.folder for event in sent if isinstance(event, CheckpointEvent)] == [event.folder]
