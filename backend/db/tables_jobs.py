@@ -26,7 +26,10 @@ class Job(Table):
     """One queued piece of work. This row, not the broker's message, determines what runs."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_status_queue", "status", "queue", "priority", "created_at", "id", "placement"),)
+    __table_args__ = (
+        Index("ix_jobs_status_queue", "status", "queue", "priority", "created_at", "id", "placement"),
+        Index("ix_jobs_gangs", "status", "queue", "num_machines"),
+    )
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     kind: Mapped[str] = mapped_column(String(30))
     queue: Mapped[str] = mapped_column(String(20))
@@ -35,7 +38,7 @@ class Job(Table):
     priority: Mapped[int] = mapped_column(default=5)
     device_request: Mapped[str] = mapped_column(String(8), default="auto")  # auto | cpu | gpu
     num_devices: Mapped[int] = mapped_column(default=1)  # GPUs of one machine that it takes if it takes any
-    num_machines: Mapped[int] = mapped_column(default=1, index=True)  # above 1: a gang, taken by all or by none
+    num_machines: Mapped[int] = mapped_column(default=1)  # above 1: a gang, taken by all or by none
     payload: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of its kind: jobs.payloads
     result: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of its kind: jobs.results
     error: Mapped[JobFailure] = mapped_column(default=JobFailure)

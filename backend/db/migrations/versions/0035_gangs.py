@@ -17,7 +17,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("jobs", sa.Column("num_machines", sa.Integer(), nullable=False, server_default="1"))
-    op.create_index(op.f("ix_jobs_num_machines"), "jobs", ["num_machines"])
+    op.create_index("ix_jobs_gangs", "jobs", ["status", "queue", "num_machines"])
     table = sa.table("jobs", sa.column("id"), sa.column("kind"), sa.column("payload"), sa.column("num_machines"))
     connection = op.get_bind()
     trains = sa.select(table.c.id, table.c.payload).where(table.c.kind == "train")
