@@ -18,7 +18,7 @@ PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 # pip would compile one file after another; nothing imports the tests of libraries, nor LiteLLM's server.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/litellm/proxy/' $(VENV)/lib >/dev/null || true
 
-.PHONY: run install test tests device engines interchange unit clients check javascript fmt explore constraints machine clean down docs wheel
+.PHONY: run install test tests device engines faults interchange postgresql unit clients check javascript fmt explore constraints machine clean down docs wheel
 
 run: $(STAMP)
 	@exec $(BIN)/roundhouse up
@@ -98,6 +98,15 @@ DEVICE_LEFT_OUT := drained or qlora or (killed_between and (kto or orpo or dropo
 device: $(DEV_STAMP)
 	CUDA_VISIBLE_DEVICES=0 $(PYTEST) --numprocesses $(PROCESSES) -p tests.support.second_device $(DEVICE_TESTS) \
 	  -k "not ($(DEVICE_LEFT_OUT))"
+
+# What SQLite forgives: services, gateway and faults on a PostgreSQL server of each test process.
+postgresql: $(DEV_STAMP)
+	$(PYTEST) --database postgresql --numprocesses $(PROCESSES) \
+	  tests/backend/services tests/backend/gateway tests/backend/db tests/faults
+
+# Figures of docs/benchmarks/faults.md: two hours. FAULTS="kill-worker late" TRIALS=20 chooses.
+faults: $(DEV_STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_faults --trials $(or $(TRIALS),5) $(FAULTS)
 
 # The servers of other projects that replicas start, and DeepSpeed, for real: their packages are no part of the development's.
 # vLLM asks for another torch, so it has an environment of its own (3.4 GB), or is the one that ROUNDHOUSE_VLLM names.

@@ -176,6 +176,7 @@ def _migrates_alone(settings: Settings) -> Iterator[None]:
     db = Database(settings.database_url)
     if not db.is_sqlite:
         with db.engine.begin() as connection:
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))  # however long it takes
             connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
             yield
         db.engine.dispose()

@@ -11,7 +11,6 @@ gc.disable()  # two fifths of the time of the imports below and of the collectio
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,12 @@ from sqlalchemy import URL, Engine, create_engine
 
 from backend.bootstrap import build_context
 from backend.db import engine
-from backend.db.tables import Table
 from backend.infra.artifacts import Artifacts
 from backend.services.context import Context
 from backend.services.people import passwords
-from tests.support.postgres import find_binaries, run_postgres
-from tests.support.settings import make_settings
+from tests.support.pgbouncer import pgbouncer_binary, run_pgbouncer, through
+from tests.support.postgres import copy_database, empty_database, find_binaries, run_postgres
+from tests.support.settings import DATABASE_FILE, make_settings
 
 # `make test` draws the same examples every time, so that a change is what turns it red; `make explore` draws new ones.
 hypothesis_settings.register_profile("steady", derandomize=True, deadline=None)
@@ -65,10 +64,16 @@ SLOWEST_FIRST = (
 """Folders with long files, and long files: started last, one of them would run alone at the end."""
 
 
+DATABASES = ("sqlite", "postgresql", "pgbouncer")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that runs every test with a context on PostgreSQL: what SQLite forgives shows there."""
+    """Add the option that runs tests with an installation on PostgreSQL: what SQLite forgives shows there."""
     parser.addoption(
-        "--database", choices=("sqlite", "postgresql"), default="sqlite", help="the database of the fixture `ctx`"
+        "--database",
+        choices=DATABASES,
+        default="sqlite",
+        help="the database of installations that tests make",
     )
 
 
@@ -187,21 +192,23 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(tmp_path: Path, migrated_database: Path) -> Path:
+def home(tmp_path: Path, migrated_database: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """The folder of a fresh installation, database included."""
     folder = tmp_path / "home"
     folder.mkdir()
+    if request.config.getoption("--database") != "sqlite":
+        database = request.getfixturevalue("postgres_database")
+        (folder / DATABASE_FILE).write_text(_address(request, database))
+        yield folder
+        empty_database(database)
+        return
     (folder / "models.db").write_bytes(migrated_database.read_bytes())
-    return folder
+    yield folder
 
 
 @pytest.fixture
-def ctx(home: Path, request: pytest.FixtureRequest) -> Iterator[Context]:
+def ctx(home: Path) -> Iterator[Context]:
     """A context whose broker does not answer: what is submitted stays queued until a test runs it."""
-    if request.config.getoption("--database") == "postgresql":
-        with _postgres_context(home, request.getfixturevalue("postgres_url")) as context:
-            yield context
-        return
     context = build_context(make_settings(home), migrate=False)
     yield context
     context.db.engine.dispose()
@@ -222,34 +229,62 @@ def postgres_url() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URL of a migrated database on a server, which tests copy."""
+    database = copy_database(postgres_url, template="template1")
+    build_context(make_settings(tmp_path_factory.mktemp("template"), database_url=database)).db.engine.dispose()
+    return database
+
+
+@pytest.fixture(scope="session")
+def postgres_database(migrated_postgres: str) -> str:
+    """The URL of a migrated database that is emptied after each test."""
+    return copy_database(migrated_postgres)
+
+
+@pytest.fixture(scope="session")
+def second_postgres_database(migrated_postgres: str) -> str:
+    """Another such database, for a context beside the installation's."""
+    return copy_database(migrated_postgres)
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgres_url: str) -> Iterator[int]:
+    """The port of a PgBouncer before that server; skipped where none is installed."""
+    if pgbouncer_binary() is None:
+        pytest.skip("PgBouncer is not installed (Debian: apt install pgbouncer)")
+    with run_pgbouncer(postgres_url) as port:
+        yield port
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def any_ctx(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Context]:
     """A context on each of the two databases, empty."""
     if request.param == "sqlite":
         yield request.getfixturevalue("ctx_sqlite")
         return
-    with _postgres_context(tmp_path / "pg-home", request.getfixturevalue("postgres_url")) as context:
-        yield context
-
-
-@contextmanager
-def _postgres_context(home: Path, url: str) -> Iterator[Context]:
-    """Yield a context on a server, which is emptied afterwards."""
-    context = build_context(make_settings(home, database_url=url))
+    database = request.getfixturevalue("second_postgres_database")
+    url = _address(request, database)
+    context = build_context(make_settings(tmp_path / "pg-home", database_url=url), migrate=False)
     yield context
     context.db.engine.dispose()
-    with context.db.engine.begin() as connection:
-        connection.exec_driver_sql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
-        )
-        # runs and checkpoints refer to each other: no order of deletion suits both
-        connection.exec_driver_sql(f"TRUNCATE {', '.join(Table.metadata.tables)} RESTART IDENTITY CASCADE")
-    context.db.engine.dispose()
+    empty_database(database)
+
+
+def _address(request: pytest.FixtureRequest, database: str) -> str:
+    """Return the URL by which tests use a database: through PgBouncer if that is asked for."""
+    if request.config.getoption("--database") != "pgbouncer":
+        return database
+    return through(database, request.getfixturevalue("pgbouncer"))
 
 
 @pytest.fixture
-def ctx_sqlite(home: Path) -> Iterator[Context]:
+def ctx_sqlite(tmp_path: Path, migrated_database: Path) -> Iterator[Context]:
     """The SQLite half of `any_ctx`, so that a test may call its own fixture `ctx`."""
-    context = build_context(make_settings(home), migrate=False)
+    folder = tmp_path / "sqlite-home"
+    folder.mkdir()
+    (folder / "models.db").write_bytes(migrated_database.read_bytes())
+    context = build_context(make_settings(folder), migrate=False)
     yield context
     context.db.engine.dispose()

@@ -11,12 +11,20 @@ import sqlite3
 import threading
 from typing import Any, Protocol
 
+from sqlalchemy import text
+
 from backend.db.engine import Database
 
 logger = logging.getLogger(__name__)
 CHANNEL = "roundhouse_keys"
+PROBE_CHANNEL = "roundhouse_probe"
 AGAIN_S = 1.0
+PROBED_AGAIN_S = 60.0
 WAIT_S = 5.0
+
+
+class Unannounced(Exception):
+    """Notifications do not arrive: a proxy gives this session to others, as PgBouncer's transaction pooling does."""
 
 
 class Changes(Protocol):
@@ -99,14 +107,18 @@ class PostgresChanges:
 
     def _run(self) -> None:
         while not self._closed.is_set():
+            again_s = AGAIN_S
             try:
                 self._listen()
+            except Unannounced:
+                again_s = PROBED_AGAIN_S
+                logger.warning("Changes of keys are not announced through this proxy; keys are read at every request.")
             except Exception as error:  # the driver's errors and those of the network; the thread must outlive them
                 logger.warning(
                     "Changes of keys are not announced (%s); keys are read at every request.", type(error).__name__
                 )
             self._count = None
-            self._closed.wait(AGAIN_S)
+            self._closed.wait(again_s)
 
     def _listen(self) -> None:
         pooled = self._db.engine.raw_connection()
@@ -114,6 +126,7 @@ class PostgresChanges:
         connection: Any = pooled.dbapi_connection
         try:
             connection.autocommit = True
+            self._probe(connection)
             connection.execute(f"LISTEN {CHANNEL}")
             while not self._closed.is_set():
                 self._seen += 1
@@ -122,3 +135,12 @@ class PostgresChanges:
                     connection.execute("SELECT 1")  # a server that vanished without a word is noticed
         finally:
             connection.close()  # detached: the pool closes it only where it could be reset
+
+    def _probe(self, connection: Any) -> None:
+        """Let another connection notify this one. Raises Unannounced if that does not arrive."""
+        connection.execute(f"LISTEN {PROBE_CHANNEL}")
+        with self._db.write() as session:
+            session.execute(text(f"NOTIFY {PROBE_CHANNEL}"))
+        if all(one.channel != PROBE_CHANNEL for one in connection.notifies(timeout=WAIT_S, stop_after=1)):
+            raise Unannounced
+        connection.execute(f"UNLISTEN {PROBE_CHANNEL}")

@@ -41,6 +41,10 @@ PATIENCE = {
 """Options of libpq, in seconds and milliseconds: a server that vanished without a word is noticed in seconds instead of
 minutes.
 """
+SESSION = "SET jit = off; SET idle_in_transaction_session_timeout = '5min'"
+"""Settings of a session of PostgreSQL. Compiling a query takes longer than any of ours runs. And a process that is
+frozen within a transaction would hold its rows for as long: a job among them would be taken back by nobody.
+"""
 
 
 log = logging.getLogger(__name__)
@@ -166,7 +170,7 @@ def _read_json(text: str) -> Any:
 
 def _create(url: URL, is_sqlite: bool) -> Engine:
     if not is_sqlite:
-        return create_engine(
+        server = create_engine(
             url,
             pool_pre_ping=True,
             pool_size=5,
@@ -174,6 +178,14 @@ def _create(url: URL, is_sqlite: bool) -> Engine:
             connect_args=PATIENCE,
             json_deserializer=_read_json,
         )
+
+        @event.listens_for(server, "connect")
+        def _on_new_session(connection: Any, _record: Any) -> None:
+            connection.autocommit = True
+            connection.execute(SESSION)
+            connection.autocommit = False
+
+        return server
     engine = create_engine(
         url,
         connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,15 +14,21 @@ from backend.services.data.imports import add_rows_dataset
 from backend.services.tokenizers.tokenizers import train_tokenizer
 from tests.support.installation import Installation, mark_starter_content
 from tests.support.job_work import do_job
-from tests.support.settings import make_settings
+from tests.support.postgres import copy_database, copy_home
+from tests.support.settings import DATABASE_FILE, make_settings
 
 
 @pytest.fixture(scope="session")
-def used_home(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Path:
+def used_home(
+    tmp_path_factory: pytest.TempPathFactory, migrated_database: Path, request: pytest.FixtureRequest
+) -> Path:
     """The home folder that tests copy; its jobs were done here, without a worker."""
     home = tmp_path_factory.mktemp("used") / "home"
     home.mkdir()
-    (home / "models.db").write_bytes(migrated_database.read_bytes())
+    if request.config.getoption("--database") != "sqlite":
+        (home / DATABASE_FILE).write_text(copy_database(request.getfixturevalue("migrated_postgres")))
+    else:
+        (home / "models.db").write_bytes(migrated_database.read_bytes())
     ctx = build_context(make_settings(home), migrate=False)
     mark_starter_content(ctx)
     rows = [
@@ -39,22 +44,23 @@ def used_home(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path)
             ).job_id
         ),
     )
-    with ctx.db.engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-    ctx.db.dispose()
+    if ctx.db.is_sqlite:
+        with ctx.db.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    ctx.db.engine.dispose()  # a database that someone uses is not copied
     return home
 
 
 @pytest.fixture
 def home(tmp_path: Path, used_home: Path) -> Path:
     """A copy of it."""
-    return Path(shutil.copytree(used_home, tmp_path / "home"))
+    return copy_home(used_home, tmp_path / "home")
 
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory, used_home: Path) -> Iterator[Installation]:
     """A running installation on a copy of it, for the tests of a module that can share one."""
-    running = Installation(Path(shutil.copytree(used_home, tmp_path_factory.mktemp("installation") / "home"))).start()
+    running = Installation(copy_home(used_home, tmp_path_factory.mktemp("installation") / "home")).start()
     try:
         yield running
     finally:

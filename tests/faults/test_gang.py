@@ -14,14 +14,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import httpx2
 import psutil
 import pytest
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import make_url
 
-from backend.bootstrap import build_context
 from backend.domain.data.import_options import ImportOptions
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.jobs.states import TERMINAL, Status
@@ -43,8 +41,9 @@ from backend.services.training.views import get_run
 from tests.support.curves import read_curve
 from tests.support.installation import free_port, is_alive, wait_until
 from tests.support.job_work import do_job
+from tests.support.postgres import copy_database, drop_database
 from tests.support.run_world import tiny_run
-from tests.support.settings import make_settings
+from tests.support.settings import database_of
 from tests.support.workers.network import can_make_networks, forwarded, two_networks
 from tests.support.workers.team import Team, team
 from tests.support.workers.workers import process
@@ -59,7 +58,7 @@ ONE: dict[str, Any] = {"grad_accum_steps": 4}
 @pytest.fixture
 def lab(home: Path, tmp_path: Path) -> Iterator[Team]:
     """A team with a dataset and a tokenizer."""
-    with team(tmp_path / "team", pages=home, database_url=f"sqlite:///{home / 'models.db'}") as started:
+    with team(tmp_path / "team", pages=home, database_url=database_of(home)) as started:
         yield started
 
 
@@ -200,19 +199,12 @@ def test_what_is_wrong_on_one_machine_fails_the_run_with_its_cause(
 
 
 @pytest.fixture
-def server(tmp_path: Path, postgres_url: str) -> Iterator[str]:
+def server(tmp_path: Path, migrated_postgres: str) -> Iterator[str]:
     """A PostgreSQL database of its own that is empty but for its tables."""
-    name = f"team{uuid4().hex[:8]}"
-    maker = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
-    with maker.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    url = make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
     (tmp_path / "pages").mkdir()
-    build_context(make_settings(tmp_path / "pages", database_url=url)).db.dispose()
+    url = copy_database(migrated_postgres)
     yield url
-    with maker.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-    maker.dispose()
+    drop_database(url)
 
 
 @pytest.mark.skipif(not can_make_networks(), reason="needs root and iproute2")

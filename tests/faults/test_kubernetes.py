@@ -30,7 +30,7 @@ from tests.support.curves import read_curve
 from tests.support.installation import wait_until
 from tests.support.kubernetes_api import NAMESPACE, ClusterDouble, condition, serve_cluster
 from tests.support.run_world import tiny_run
-from tests.support.settings import make_settings
+from tests.support.settings import database_of, make_settings
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 STEPS = 60
@@ -78,7 +78,7 @@ def start_pod(ctx: Context, cluster: ClusterDouble, name: str) -> subprocess.Pop
         **os.environ,
         "PYTHONPATH": str(PROJECT),
         "ROUNDHOUSE_HOME": str(home),
-        "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
+        "DATABASE_URL": database_of(home),
         "ROUNDHOUSE_WORKER_HOST": pod["metadata"]["name"],
     }
     return subprocess.Popen(

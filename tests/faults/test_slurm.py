@@ -32,6 +32,7 @@ from jobs.tailing import parse_events
 from tests.support.curves import read_curve
 from tests.support.installation import Installation, wait_until
 from tests.support.native.completeness import skip_unless_complete
+from tests.support.postgres import copy_home
 from tests.support.run_world import tiny_run
 from tests.support.settings import make_settings
 from tests.support.slurm import Cluster, run_slurm, search_path, slurm_problem
@@ -54,7 +55,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory, used_home: Path, cluster: Cluster) -> Iterator[Installation]:
     """A running installation that submits to the cluster."""
-    home = Path(shutil.copytree(used_home, tmp_path_factory.mktemp("installation") / "home"))
+    home = copy_home(used_home, tmp_path_factory.mktemp("installation") / "home")
     running = Installation(
         home,
         ROUNDHOUSE_SLURM_PARTITIONS="low,high",

@@ -22,6 +22,7 @@ from backend.services.training.runs import launch_run, stop_run
 from backend.services.training.views import get_run
 from tests.support.installation import PROJECT, Installation, free_port, is_alive, wait_until
 from tests.support.run_world import tiny_run
+from tests.support.settings import database_of
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]  # a whole installation starts slowly on a busy machine
 
@@ -30,7 +31,7 @@ def roundhouse(*arguments: str, home: Path, **environment: str) -> subprocess.Co
     variables = {
         **os.environ,
         "ROUNDHOUSE_HOME": str(home),
-        "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
+        "DATABASE_URL": database_of(home),
         **environment,
     }
     command = [sys.executable, "-m", "backend.cli.main", *arguments]

@@ -29,6 +29,8 @@ from tests.support.workers.workers import Site, site
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
+TRANSACTIONS = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+  AND state LIKE 'idle in transaction%'"""
 SLEEPING = "tests.support.workers.sleeping_worker"
 
 
@@ -72,11 +74,17 @@ def children_of(worker: subprocess.Popen[bytes], *, count: int = 1) -> list[psut
 
 def freeze(worker: subprocess.Popen[bytes], ctx: Context) -> None:
     """Stop a worker between two of its transactions: in one it would hold SQLite's lock, and nobody else could
-    write.
+    write, or rows of PostgreSQL.
     """
 
     def is_frozen() -> bool:
         worker.send_signal(signal.SIGSTOP)
+        if not ctx.db.is_sqlite:
+            with ctx.db.read() as session:
+                is_within = bool(session.scalar(text(TRANSACTIONS)))
+            if is_within:
+                worker.send_signal(signal.SIGCONT)
+            return not is_within
         try:
             with closing(sqlite3.connect(str(ctx.db.engine.url.database), timeout=1)) as connection:
                 connection.execute("BEGIN IMMEDIATE")

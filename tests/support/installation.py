@@ -23,7 +23,7 @@ from backend.services.context import Context
 from backend.services.starter import STARTER_DATASETS, STARTER_TOKENIZER
 from backend.settings import Settings
 from tests.support.jobs import add_stored_job
-from tests.support.settings import make_settings
+from tests.support.settings import database_of, make_settings
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -103,9 +103,9 @@ class Installation:
         self.home = home
         self.port, self.gateway_port = free_port(), free_port()
         self.environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "REDIS_URL"},
             "ROUNDHOUSE_HOME": str(home),
-            "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
+            "DATABASE_URL": database_of(home),
             "ROUNDHOUSE_PORT": str(self.port),
             "ROUNDHOUSE_GATEWAY_PORT": str(self.gateway_port),
             "ROUNDHOUSE_LEASE_S": "12",
@@ -117,7 +117,6 @@ class Installation:
             "ROUNDHOUSE_TRAIN_NICE": "0",  # beside other tests a run of low priority would stand still
             **environment,
         }
-        self.environment.pop("REDIS_URL", None)
         self.process: subprocess.Popen[str] | None = None
         self._ctx: Context | None = None
 

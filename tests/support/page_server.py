@@ -23,6 +23,7 @@ import psutil
 
 from backend.web.server import warm_up
 from tests.support.installation import PROJECT, free_port, is_alive, wait_until
+from tests.support.settings import database_of
 
 
 class FreshServer:
@@ -36,7 +37,7 @@ class FreshServer:
         environment = {
             **os.environ,
             "ROUNDHOUSE_HOME": str(home),
-            "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
+            "DATABASE_URL": database_of(home),
             "REDIS_URL": "redis://127.0.0.1:1/0",
             "ROUNDHOUSE_HOST": "0.0.0.0",
             "FORWARDED_ALLOW_IPS": "",

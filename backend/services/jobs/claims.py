@@ -7,12 +7,12 @@ an older attempt matches no row and raises Fenced.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar, cast
 
-from sqlalchemy import and_, case, delete, func, literal, or_, select, tuple_, update
+from sqlalchemy import and_, case, delete, func, insert, literal, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -23,8 +23,8 @@ from backend.domain.serving.engines import SERVERS
 from backend.services.context import Context
 from backend.services.jobs.device_uses import close_uses, open_use
 
-MAX_CANDIDATES = 200
-"""Queued jobs that a worker with GPUs examines for one that fits its free GPUs."""
+FIRST_CANDIDATES, MAX_CANDIDATES = 16, 200
+"""Queued jobs that a worker with GPUs examines for one that fits its free GPUs: usually, and at most."""
 StoredPayload = dict[str, Any]
 """A payload as stored in the row, before its kind's class has read it."""
 Place = tuple[int, datetime, str]
@@ -132,7 +132,8 @@ def _claim_fitting(
     before: Place | None,
 ) -> Claim[StoredPayload] | None:
     now = ctx.now()
-    free = free_devices(session, host, devices, now)
+    slots = _slots_of(session, host) if devices else []
+    free = _not_held(devices, slots, now)
     requests = ["cpu"] + (["auto", "gpu"] if free else []) + ([] if devices else ["auto"])
     waiting = (
         select(Job.id, Job.device_request, Job.num_devices)
@@ -145,31 +146,53 @@ def _claim_fitting(
     if lacks and queue == QUEUE_OF[JobKind.REPLICA]:
         waiting = waiting.where(func.coalesce(Job.payload["engine"].as_string(), "").not_in(lacks))
     if not devices:
-        lock = waiting.limit(1).with_for_update(skip_locked=True, of=Job)
-        first = session.execute(lock).first()
-        return _take(session, ctx, first.id, owner=owner, host=host, device=None) if first else None
-    # Read without locks: a worker that locked what it only looks at would hide it from all others.
+        lock = waiting.with_only_columns(Job.id).limit(1).with_for_update(skip_locked=True, of=Job)
+        return _take(session, ctx, lock.scalar_subquery(), owner=owner, host=host, device=None)
+    has_lapsed = any(lease <= now for _, lease in slots)
+    for limit in (FIRST_CANDIDATES, MAX_CANDIDATES):
+        # Read without locks: a worker that locked what it only looks at would hide it from all others.
+        candidates = session.execute(waiting.limit(limit)).all()
+        fitting = _fitting(candidates, num_free=len(free), num_devices=len(devices))
+        if first := next(iter(fitting), None):  # usually free: taken by its key
+            device = ",".join(free[: fitting[first]]) or None
+            claim = _take(session, ctx, _if_free(first), owner=owner, host=host, device=device, has_lapsed=has_lapsed)
+            if claim is not None:
+                return claim
+        if (chosen := _lock_any(session, fitting)) is not None:
+            device = ",".join(free[: fitting[chosen]]) or None
+            return _take(session, ctx, chosen, owner=owner, host=host, device=device, has_lapsed=has_lapsed)
+        if len(candidates) < limit:
+            return None
+    return None
+
+
+def _fitting(candidates: Sequence[Any], *, num_free: int, num_devices: int) -> dict[str, int]:
+    """Return the jobs, in order, that the free GPUs of a machine suffice for, each with its number of GPUs. Behind one
+    that waits for more, GPUs are reserved for it.
+    """
     fitting: dict[str, int] = {}
-    left = free
-    for candidate, request, num_devices in session.execute(waiting.limit(MAX_CANDIDATES)):
-        count = 0 if request == "cpu" else num_devices
-        if count <= len(left):
+    for candidate, request, wanted in candidates:
+        count = 0 if request == "cpu" else wanted
+        if count <= num_free:
             fitting[candidate] = count
-        elif count <= len(devices):
-            left = []  # reserved for this one
-    chosen = _lock_first(session, fitting)
-    if chosen is None:
+        elif count <= num_devices:
+            num_free = 0
+    return fitting
+
+
+def _if_free(job_id: str) -> Any:
+    """Return the id of a job, which is locked, as a query: nothing if another worker takes it just now."""
+    queued = select(Job.id).where(Job.id == job_id, Job.status == Status.QUEUED)
+    return queued.with_for_update(skip_locked=True).scalar_subquery()
+
+
+def _lock_any(session: Session, fitting: Collection[str]) -> str | None:
+    """Lock the first of these jobs that is still queued and that no other worker takes just now."""
+    if not fitting:
         return None
-    return _take(session, ctx, chosen, owner=owner, host=host, device=",".join(free[: fitting[chosen]]) or None)
-
-
-def _lock_first(session: Session, fitting: Collection[str]) -> str | None:
-    """Lock the first of these jobs that is still queued and that no other worker takes just now; return its id."""
-    queued = select(Job.id).where(Job.status == Status.QUEUED).with_for_update(skip_locked=True)
-    first = next(iter(fitting), None)
-    if first is None or session.scalar(queued.where(Job.id == first)) is not None:  # usually free: read by its key
-        return first
-    return session.scalar(queued.where(Job.id.in_(fitting)).order_by(Job.priority, Job.created_at, Job.id).limit(1))
+    queued = select(Job.id).where(Job.status == Status.QUEUED, Job.id.in_(fitting))
+    in_order = queued.order_by(Job.priority, Job.created_at, Job.id).limit(1)
+    return session.scalar(in_order.with_for_update(skip_locked=True))
 
 
 def claim_job(ctx: Context, job_id: str, *, owner: str, host: str) -> Claim[StoredPayload] | None:
@@ -182,18 +205,34 @@ def claim_job(ctx: Context, job_id: str, *, owner: str, host: str) -> Claim[Stor
 
 def free_devices(session: Session, host: str, devices: Collection[str], now: datetime) -> list[str]:
     """Return the GPUs of a machine that no job holds."""
-    taken = set(session.scalars(select(Slot.device).where(Slot.host == host, Slot.lease_until > now)))
+    return _not_held(devices, _slots_of(session, host), now)
+
+
+def _slots_of(session: Session, host: str) -> Sequence[Any]:
+    """Return the GPUs of a machine that jobs hold or held, each with its lease."""
+    return session.execute(select(Slot.device, Slot.lease_until).where(Slot.host == host)).all()
+
+
+def _not_held(devices: Collection[str], slots: Sequence[Any], now: datetime) -> list[str]:
+    taken = {device for device, lease in slots if lease > now}
     return [device for device in devices if device not in taken]
 
 
 def _take(
-    session: Session, ctx: Context, job_id: str, *, owner: str, host: str, device: str | None
+    session: Session,
+    ctx: Context,
+    chosen: Any,
+    *,
+    owner: str,
+    host: str,
+    device: str | None,
+    has_lapsed: bool = True,
 ) -> Claim[StoredPayload] | None:
     now = ctx.now()
     lease = now + timedelta(seconds=ctx.policy.lease_s)
-    job = session.scalars(
+    job = session.execute(
         update(Job)
-        .where(Job.id == job_id, Job.status == Status.QUEUED)
+        .where(Job.id == chosen, Job.status == Status.QUEUED)
         .values(
             status=Status.RUNNING,
             attempt=Job.attempt + 1,
@@ -205,13 +244,13 @@ def _take(
             started_at=func.coalesce(Job.started_at, now),
             stop_request=None,
         )
-        .returning(Job)
+        .returning(Job.id, Job.attempt, Job.kind, Job.payload, Job.events_offset, Job.restarts_forever)
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if job is None:
         return None
-    take_slots(session, job_id, host=host, device=device, now=now, lease=lease)
-    open_use(session, ctx, job, host=host, device=device)
+    take_slots(session, job.id, host=host, device=device, now=now, lease=lease, has_lapsed=has_lapsed)
+    open_use(session, ctx, job.id, job.attempt, host=host, device=device)
     return Claim(
         job_id=job.id,
         attempt=job.attempt,
@@ -225,13 +264,25 @@ def _take(
     )
 
 
-def take_slots(session: Session, job_id: str, *, host: str, device: str | None, now: datetime, lease: datetime) -> None:
-    """Hold the GPUs of a machine for a job. Raises IntegrityError if another job holds one."""
+def take_slots(
+    session: Session,
+    job_id: str,
+    *,
+    host: str,
+    device: str | None,
+    now: datetime,
+    lease: datetime,
+    has_lapsed: bool = True,
+) -> None:
+    """Hold the GPUs of a machine for a job. Raises IntegrityError if another job holds one. `has_lapsed`: whether
+    leases of the machine may have lapsed.
+    """
     if device:
         taken = device.split(",")
-        session.execute(delete(Slot).where(Slot.host == host, Slot.device.in_(taken), Slot.lease_until <= now))
-        session.add_all(Slot(host=host, device=each, job_id=job_id, lease_until=lease) for each in taken)
-        session.flush()
+        if has_lapsed:
+            session.execute(delete(Slot).where(Slot.host == host, Slot.device.in_(taken), Slot.lease_until <= now))
+        rows = [{"host": host, "device": each, "job_id": job_id, "lease_until": lease} for each in taken]
+        session.execute(insert(Slot), rows)
 
 
 def renew(session: Session, ctx: Context, claim: Claim[Any], **values: Any) -> None:

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from backend.db.tables import DeviceUse, Job, Worker
+from backend.db.tables import DeviceUse, Worker
 from backend.domain.estimates.prices import DeviceKind
 from backend.domain.jobs.gauges import MachineGauges
 from backend.services.context import Context
 from backend.services.serving.costs.prices import current_prices
 
 
-def open_use(session: Session, ctx: Context, job: Job, *, host: str, device: str | None, machines: int = 1) -> None:
+def open_use(
+    session: Session, ctx: Context, job_id: str, attempt: int, *, host: str, device: str | None, machines: int = 1
+) -> None:
     """Begin counting the devices of an attempt, those of `host` for each of its machines. `device` lists GPUs as
     CUDA_VISIBLE_DEVICES does; None is the CPU.
     """
-    close_uses(session, job.id, at=ctx.now())
+    if attempt > 1:
+        close_uses(session, job_id, at=ctx.now())
     count = (len(device.split(",")) if device else 1) * machines
     kind: DeviceKind = "gpu" if device else "cpu"
     name = _device_name(session, host, device)
-    session.add(
-        DeviceUse(
-            job_id=job.id,
-            attempt=job.attempt,
+    session.execute(
+        insert(DeviceUse).values(
+            job_id=job_id,
+            attempt=attempt,
             kind=kind,
             device_name=name[:120],
             num_devices=count,

@@ -351,7 +351,7 @@ def _claim_if_complete(session: Session, ctx: Context, job: Job, count: int, kin
     for number, member in enumerate(members):
         member.attempt, member.number, member.stage, member.lease_until = job.attempt, number, "placed", lease
     session.flush()
-    open_use(session, ctx, job, host=first.host, device=first.device, machines=count)
+    open_use(session, ctx, job.id, job.attempt, host=first.host, device=first.device, machines=count)
 
 
 def _claim_of(session: Session, job: Job, row: GangMember) -> Claim[StoredPayload]:

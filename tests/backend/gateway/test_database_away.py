@@ -94,7 +94,9 @@ def test_requests_are_answered_revoked_keys_stay_revoked_and_usage_waits(
     key, revoked = create_key(ctx, "bot", person=LOCAL), create_key(ctx, "old", person=LOCAL)
     with served(create_gateway(directory)) as url:
         assert (ask(url, key), ask(url, revoked)) == (200, 200)
+        before = directory.keys_version()
         revoke_key(ctx, "old", person=LOCAL)
+        eventually(lambda: directory.keys_version() != before)  # PostgreSQL announces it within moments
         assert ask(url, revoked) == 401
         time.sleep(0.5)
         assert ask(url, key) == 200

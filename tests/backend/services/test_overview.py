@@ -150,7 +150,8 @@ def test_the_best_checkpoint_is_among_those_of_the_same_data_tokenizer_and_objec
     finished_run(ctx, "lowest, other data", {10: 0.1}, dataset="poems")
     finished_run(ctx, "good", {10: 2.5, 20: 2.0, 30: 2.2}, seed=2)
     finished_run(ctx, "newest", {10: 2.1, 20: 2.4}, seed=3)
-    finished_run(ctx, "broken", {10: float("nan")}, seed=4)
+    if ctx.db.is_sqlite:  # PostgreSQL stores no NaN in JSON
+        finished_run(ctx, "broken", {10: float("nan")}, seed=4)
     (best,) = get_overview(ctx, person=LOCAL).best
     assert (best.objective, best.name, best.value) == ("pretrain", "good · step 20", 2.0)
     assert (best.metric, best.data, best.num_runs, best.num_checkpoints) == ("val_loss", "tales@1", 2, 5)

@@ -17,7 +17,7 @@ from backend.bootstrap import build_context
 from backend.cli.processes import broker_binary
 from backend.services.context import Context
 from tests.support.installation import PROJECT, free_port, wait_until
-from tests.support.settings import make_settings
+from tests.support.settings import database_of, make_settings
 
 
 @contextmanager
@@ -43,7 +43,7 @@ class Site:
         self.environment = {
             **os.environ,
             "ROUNDHOUSE_HOME": str(home),
-            "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
+            "DATABASE_URL": database_of(home),
             "REDIS_URL": f"redis://127.0.0.1:{port}/0",
             "ROUNDHOUSE_SWEEP_S": "0.3",
             "ROUNDHOUSE_DEVICES": "none",

@@ -48,6 +48,7 @@ from backend.services.training.parts import resolve_parts
 from jobs.modeling.tokenizers import byte_tokenizer
 from tests.support.job_work import do_job
 from tests.support.jobs import add_stored_job
+from tests.support.settings import database_of
 
 RATER = Person(id="r", name="Rater", role="rater")
 NAMES = [
@@ -87,7 +88,7 @@ SILENT = [{"instruction": f"{row['instruction']} " * 12, "output": row["output"]
 def ctx(home: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     """The context that the command line builds for itself from the environment."""
     monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("DATABASE_URL", database_of(home))
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     monkeypatch.setenv("ROUNDHOUSE_KEEP_FREE_MB", "16")
     get_context.cache_clear()

@@ -16,6 +16,7 @@ from backend.services.evaluation.baselines import compare_across
 from backend.services.evaluation.comparisons import compare
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, evaluated, predicted
+from tests.support.settings import database_of
 
 RIGHT = {"facts": (8, 16), "letters": (9, 10), "names": (7, 14)}
 """Right answers of 30, by benchmark, of Oak and Elm."""
@@ -58,7 +59,7 @@ def test_the_command_says_how_p_was_adjusted(
     ctx: Context, ids: tuple[str, str], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("DATABASE_URL", database_of(home))
     get_context.cache_clear()
     result = CliRunner().invoke(app, ["eval", "compare", "Oak", "Elm", "--every-benchmark", "--json"])
     data = json.loads(result.stdout)

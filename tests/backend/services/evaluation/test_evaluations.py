@@ -39,6 +39,7 @@ from tests.support.evaluation_world import (
     predicted,
 )
 from tests.support.jobs import list_jobs
+from tests.support.settings import database_of
 
 
 @pytest.fixture
@@ -260,7 +261,7 @@ def command(
     """
     for name, value in {
         "ROUNDHOUSE_HOME": str(home),
-        "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
+        "DATABASE_URL": database_of(home),
         "REDIS_URL": "redis://127.0.0.1:1/0",
         "OMP_NUM_THREADS": "1",
     }.items():

@@ -21,7 +21,17 @@ from backend.domain.jobs.states import JobKind, Status
 from backend.errors import Conflict, NotAllowed
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs import queue_position, recovery
-from backend.services.jobs.claims import Claim, Fenced, claim_job, claim_next, end_job, give_back, renew, requeue
+from backend.services.jobs.claims import (
+    FIRST_CANDIDATES,
+    Claim,
+    Fenced,
+    claim_job,
+    claim_next,
+    end_job,
+    give_back,
+    renew,
+    requeue,
+)
 from backend.services.jobs.jobs import get_job, request_stop, stop_job
 from backend.services.jobs.queue_position import ahead_of_new, queue_ahead, queue_positions
 from backend.services.jobs.recovery import recover_jobs
@@ -271,6 +281,14 @@ def test_four_jobs_and_two_gpus_never_put_two_on_one(ctx: Context) -> None:
     with ctx.db.write() as session:
         end_job(session, ctx, first, Status.FINISHED)
     assert taken(ctx, owner="w5", devices=("0", "1")).device == first.device
+
+
+def test_a_job_behind_many_that_no_machine_of_this_size_can_run_is_reached(ctx: Context) -> None:
+    for n in range(FIRST_CANDIDATES + 1):
+        submit(ctx, f"too large {n}", payload=training_payload(devices=8))
+    fits = submit(ctx, "fits")
+    assert taken(ctx, devices=("0", "1")).job_id == fits
+    assert claim(ctx, devices=("0", "1")) is None
 
 
 def test_a_cpu_job_needs_no_gpu_and_a_gpu_job_waits_for_one(ctx: Context) -> None:
