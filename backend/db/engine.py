@@ -43,7 +43,7 @@ minutes.
 """
 SESSION = "SET jit = off; SET idle_in_transaction_session_timeout = '5min'"
 """Settings of a session of PostgreSQL. Compiling a query takes longer than any of ours runs. And a process that is
-frozen within a transaction would hold its rows for as long: a job among them would be taken back by nobody.
+frozen within a transaction would hold its rows for as long: no sweep would take back the job of one.
 """
 
 

@@ -171,8 +171,8 @@ def _fitting(candidates: Sequence[Any], *, num_free: int, num_devices: int) -> d
     that waits for more, GPUs are reserved for it.
     """
     fitting: dict[str, int] = {}
-    for candidate, request, wanted in candidates:
-        count = 0 if request == "cpu" else wanted
+    for candidate, request, num_requested in candidates:
+        count = 0 if request == "cpu" else num_requested
         if count <= num_free:
             fitting[candidate] = count
         elif count <= num_devices:
