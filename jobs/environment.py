@@ -98,6 +98,11 @@ def child_environment(
     return {name: value for name, value in variables.items() if _is_allowed(name, kind) or serves_call(name)}
 
 
+def shared_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a job's environment that jobs of all kinds get, none of them secret."""
+    return {name: value for name, value in environment.items() if _is_allowed(name, JobKind.TRAIN)}
+
+
 def api_keys_of(payload: Payload) -> frozenset[str] | None:
     """Return the variables with the keys of the APIs that a job calls; None where it calls none."""
     if isinstance(payload, JudgePayload) and payload.url is not None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -35,7 +34,7 @@ from jobs.exchange import Exchange, Interrupted
 from jobs.gang import spread_payload
 from jobs.memory_limit import MemoryWatch, job_limit_bytes
 from jobs.reporter import Rendezvous
-from jobs.runner import TICK_S, execute, explain_error, explain_exit, is_cut_off, kill_group, start_child
+from jobs.runner import TICK_S, Child, execute, explain_error, explain_exit, is_cut_off, kill_group, start_child
 from jobs.tailing import Tail, parse_events
 
 log = logging.getLogger(__name__)
@@ -111,7 +110,7 @@ def run_member(ctx: Context, claim: Claim[StoredPayload], *, nice: int, stopping
     assert claim.part is not None
     folder = ctx.artifacts.job_folder(claim.job_id) / f"attempt-{claim.attempt}-{claim.part.number}"
     folder.mkdir(parents=True, exist_ok=True)
-    child: subprocess.Popen[bytes] | None = None
+    child: Child | None = None
     try:
         ready = spread_payload(prepare_claim(ctx, claim))
         exchange = Exchange(ctx, ready, stopping)
@@ -187,7 +186,7 @@ def _first(ctx: Context, claim: Claim[Payload]) -> MemberView | None:
 
 
 def _watch(
-    ctx: Context, claim: Claim[Payload], folder: Path, child: subprocess.Popen[bytes], stopping: threading.Event
+    ctx: Context, claim: Claim[Payload], folder: Path, child: Child, stopping: threading.Event
 ) -> tuple[str, JobFailure]:
     """Renew this machine's lease until its child has exited; return the stage and the error to report.
 
@@ -222,7 +221,7 @@ def _watch(
     if errors:
         failure = JobFailure(cause=errors[-1].cause, remedy=errors[-1].remedy, field=errors[-1].field)
         return ("echoed" if errors[-1].is_echo else "ended"), failure
-    return "ended", explain_exit(child.returncode, folder)
+    return "ended", explain_exit(child.wait(), folder)
 
 
 def _end(ctx: Context, claim: Claim[StoredPayload] | Claim[Payload], stage: str, error: JobFailure) -> None:

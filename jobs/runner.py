@@ -52,6 +52,7 @@ from backend.services.jobs.claims import (
 from backend.services.jobs.jobs import get_job
 from jobs.environment import api_keys_of, child_environment
 from jobs.exchange import Exchange, Interrupted
+from jobs.fork_server import ROOT, ForkedChild, ForkServer, fork_server
 from jobs.gang import GangLead, MachineLost, spread_payload
 from jobs.memory_limit import MemoryWatch, job_limit_bytes
 from jobs.memory_reuse import with_memory_reuse
@@ -63,6 +64,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.25
 CHILD_MODULE = "jobs.run"
+Child = subprocess.Popen[bytes] | ForkedChild
 LASTING = (MetricsEvent, SampleEvent, LogEvent, CheckpointEvent, CheckpointRemovedEvent, ItemEvent)
 """Events of an earlier attempt that are recorded although its parent died before reading them."""
 NICED = frozenset(
@@ -106,7 +108,7 @@ def execute(
     """
     folder = ctx.artifacts.job_folder(claim.job_id) / f"attempt-{claim.attempt}"
     folder.mkdir(parents=True, exist_ok=True)
-    child: subprocess.Popen[bytes] | None = None
+    child: Child | None = None
     tracker: subprocess.Popen[bytes] | None = None
     exchange: Exchange | None = None
     gang: GangLead | None = None
@@ -126,7 +128,11 @@ def execute(
                 gang = GangLead(ctx, ready)
                 if (stopped_by := gang.gather(exchange)) is not None:
                     return _record_end(ctx, ready, folder, Ended(-1, None, None, stopped_by, 0.0))
-            child = start_child(ctx, ready, folder, nice=nice, rendezvous=gang.rendezvous if gang else None)
+            server = None if gang else fork_server(ready.kind, job_environment(ready))
+            if server is not None and (stopped_by := exchange.wait_for(server.await_imports)) is not None:
+                return _record_end(ctx, ready, folder, Ended(-1, None, None, stopped_by, 0.0))
+            rendezvous = gang.rendezvous if gang else None
+            child = start_child(ctx, ready, folder, nice=nice, server=server, rendezvous=rendezvous)
             tracker = start_tracking(ready.payload, folder)
             watch = _Watch(ctx, ready, folder, child, stopping or threading.Event(), exchange, save_s=save_s, gang=gang)
             ended = watch.until_exit()
@@ -196,41 +202,59 @@ def run_foreground(job_id: str) -> int:
 
 
 def start_child(
-    ctx: Context, claim: Claim[Payload], folder: Path, *, nice: int, rendezvous: Rendezvous | None = None
-) -> subprocess.Popen[bytes]:
-    """Start the process of an attempt, whose events, output and control are files in `folder`."""
+    ctx: Context,
+    claim: Claim[Payload],
+    folder: Path,
+    *,
+    nice: int,
+    server: ForkServer | None = None,
+    rendezvous: Rendezvous | None = None,
+) -> Child:
+    """Start the process of an attempt, whose events, output and control are files in `folder`: forked by a server that
+    answers, otherwise a new Python.
+    """
     artifacts, own_folder = Path(ctx.artifacts.root), ctx.artifacts.job_folder(claim.job_id)
     spec = JobSpec(claim.job_id, claim.attempt, claim.payload, artifacts, own_folder, rendezvous)
     # the child itself asks to die with its parent: code between fork and exec is not safe with other threads
     limits = {"memory_bytes": job_limit_bytes(ctx.policy.job_memory_mb), "nice": nice if claim.kind in NICED else 0}
-    spec.write(folder / "job.json", parent=os.getpid(), **limits)
     (folder / "control").unlink(missing_ok=True)
+    environment, arguments = job_environment(claim), ["--child", str(folder)]
+    with (folder / "output.log").open("ab") as output:
+        if server is not None and server.is_ready:
+            spec.write(folder / "job.json", parent=server.process.pid, **limits)
+            try:
+                return server.start(CHILD_MODULE, arguments, environment, output.fileno())
+            except OSError as error:
+                log.warning("the fork server does not answer (%s); job %s starts without it", error, claim.job_id)
+        spec.write(folder / "job.json", parent=os.getpid(), **limits)
+        return subprocess.Popen(
+            [sys.executable, "-m", CHILD_MODULE, *arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env=environment,
+            cwd=ROOT,
+            pass_fds=() if rendezvous is None or rendezvous.listening is None else (rendezvous.listening,),
+        )
+
+
+def job_environment(claim: Claim[Payload]) -> dict[str, str]:
+    """Return the environment of a job's process."""
     environment = child_environment(claim.kind, api_keys=api_keys_of(claim.payload))
     environment["CUDA_VISIBLE_DEVICES"] = claim.device or ""
     environment["TOKENIZERS_PARALLELISM"] = "false"
     environment["PYTHONUNBUFFERED"] = "1"
     environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
     # libgomp's waiting threads spin for long, which costs most of a run's speed on a busy machine. This spin count
-    # keeps
-    # the speed of an idle machine; see docs/benchmarks/openmp-spinning.md.
+    # keeps the speed of an idle machine; see docs/benchmarks/openmp-spinning.md.
     environment.setdefault("GOMP_SPINCOUNT", "10000")
     if claim.kind in (JobKind.TRAIN, JobKind.PROBE) and not claim.device:
         environment = with_memory_reuse(environment)
-    command = [sys.executable, "-m", CHILD_MODULE, "--child", str(folder)]
-    with (folder / "output.log").open("ab") as output:
-        return subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            env=environment,
-            cwd=Path(__file__).resolve().parent.parent,
-            pass_fds=() if rendezvous is None or rendezvous.listening is None else (rendezvous.listening,),
-        )
+    return environment
 
 
-def kill_group(child: subprocess.Popen[bytes], *, grace_s: float = 2.0) -> None:
+def kill_group(child: Child, *, grace_s: float = 2.0) -> None:
     """End a child and everything it started: SIGTERM to the group, then SIGKILL."""
     if child.poll() is None:
         with contextlib.suppress(ProcessLookupError):
@@ -279,7 +303,7 @@ class _Watch:
         ctx: Context,
         claim: Claim[Payload],
         folder: Path,
-        child: subprocess.Popen[bytes],
+        child: Child,
         stopping: threading.Event,
         exchange: Exchange,
         *,
@@ -326,7 +350,7 @@ class _Watch:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self.child.wait(TICK_S)
         lasted_s = time.monotonic() - started
-        return Ended(self.child.returncode, self.result, self.error, self.stopped_by, lasted_s, self.is_echo)
+        return Ended(self.child.wait(), self.result, self.error, self.stopped_by, lasted_s, self.is_echo)
 
     def _may_save(self) -> bool:
         """Ask the child once to save and end because the worker stops; return whether it still has time for that."""

@@ -95,7 +95,7 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-ENDING_WITH_THIS_PROCESS = ("tests.support.page_server", "multiprocessing.", "playwright/driver")
+ENDING_WITH_THIS_PROCESS = ("tests.support.page_server", "multiprocessing.", "playwright/driver", "jobs.fork_server")
 
 
 @pytest.hookimpl(trylast=True)

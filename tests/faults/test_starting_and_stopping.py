@@ -38,7 +38,7 @@ def roundhouse(*arguments: str, home: Path, **environment: str) -> subprocess.Co
     return subprocess.run(command, cwd=PROJECT, env=variables, capture_output=True, text=True, timeout=200)
 
 
-def test_ctrl_c_stops_everything_the_next_start_resumes_the_run_and_six_processes_are_left_when_it_has_ended(
+def test_ctrl_c_stops_everything_the_next_start_resumes_the_run_and_seven_processes_are_left_when_it_has_ended(
     home: Path,
 ) -> None:
     installation = Installation(home).start()
@@ -67,10 +67,18 @@ def test_ctrl_c_stops_everything_the_next_start_resumes_the_run_and_six_processe
         assert installation.process is not None
         root = psutil.Process(installation.process.pid)
         family = [root, *root.children(recursive=True)]
-        parts = ("main up", SUPERVISOR, "valkey-server", "streamlit", "backend.gateway.serve", "celery")
+        parts = (
+            "main up",
+            "jobs.fork_server",
+            SUPERVISOR,
+            "valkey-server",
+            "streamlit",
+            "backend.gateway.serve",
+            "celery",
+        )
         names = [" ".join(process.cmdline()) for process in family]
-        assert [sum(part in name for name in names) for part in parts] == [1] * 6, names
-        assert len(family) == 6, names
+        assert [sum(part in name for name in names) for part in parts] == [1] * 7, names
+        assert len(family) == 7, names
         installation.stop()
         assert not any(is_alive(process) for process in family)
     finally:

@@ -63,7 +63,9 @@ def children_of(worker: subprocess.Popen[bytes], *, count: int = 1) -> list[psut
 
     def there() -> list[psutil.Process]:
         try:
-            processes = [child for child in psutil.Process(worker.pid).children() if "--child" in child.cmdline()]
+            processes = [
+                child for child in psutil.Process(worker.pid).children(recursive=True) if "--child" in child.cmdline()
+            ]
         except psutil.Error:  # a process that has just ended has no command line
             return []
         return processes if len(processes) == count else []

@@ -10,6 +10,7 @@ from backend.domain.jobs.payloads import PAYLOADS
 from backend.domain.jobs.records import Payload
 from backend.domain.jobs.results import ExportResult
 from backend.domain.jobs.states import JobKind
+from jobs import rooms
 from jobs import run as child
 from jobs.reporter import FileReporter, JobSpec
 
@@ -37,5 +38,5 @@ def run(spec: JobSpec[SleepingPayload], reporter: FileReporter) -> ExportResult:
 
 
 if __name__ == "__main__":
-    child.ROOMS[JobKind.EXPORT] = "tests.support.workers.sleeping_child"
+    rooms.ROOMS[JobKind.EXPORT] = "tests.support.workers.sleeping_child"
     sys.exit(child.main(sys.argv[1:]))

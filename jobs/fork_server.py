@@ -1,0 +1,246 @@
+"""A process that has imported torch and transformers, and forks for each job that needs them: starting Python and
+importing both takes three seconds of a core, a fork a few milliseconds. A worker starts one when its first such job
+arrives; it ends with the worker, or after minutes without a job. Jobs on a GPU start a Python of their own, since CUDA
+does not survive a fork.
+
+This module is both sides: `fork_server` for the supervisor, which imports no torch, and
+`python -m jobs.fork_server SOCKET ROOM`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from backend.domain.jobs.states import JobKind
+from jobs.environment import shared_environment
+from jobs.rooms import ROOMS
+
+FORKED = frozenset(
+    {
+        *(JobKind.TRAIN, JobKind.PROBE, JobKind.EVALUATE, JobKind.GENERATE, JobKind.LOGLIKELIHOOD, JobKind.CLASSIFY),
+        *(JobKind.REPLICA, JobKind.SERVING_PROBE, JobKind.ADD_BASE, JobKind.EXPORT, JobKind.INSPECT),
+        *(JobKind.DATA_REPORT, JobKind.TOKENIZER_REPORT),
+    }
+)
+"""Kinds of jobs that import torch."""
+ROOT = Path(__file__).resolve().parent.parent
+IDLE_S = 300.0
+"""A server without a job for this long ends, which returns some 300 MB."""
+IMPORTS_S, ANSWER_S = 120.0, 10.0
+MAX_REQUEST_BYTES = 2**20
+TITLE_BYTES = 1000
+"""Room for the command line of a job, by which `ps` and the supervisor tell it from others."""
+MAX_SERVERS = 2
+"""One for runs, whose allocator is tuned, and one for the rest."""
+
+
+class ForkedChild:
+    """A process that a fork server started: what a supervisor uses of `subprocess.Popen`."""
+
+    def __init__(self, pid: int, status: socket.socket) -> None:
+        self.pid, self.returncode = pid, None
+        self._status = status
+        self._lock = threading.Lock()
+
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """Return the exit status, negative for a signal; None while the process runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.wait(0)
+        return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end. Raises `subprocess.TimeoutExpired`."""
+        with self._lock:
+            if self.returncode is None:
+                self._status.settimeout(max(timeout, 1e-6) if timeout is not None else None)
+                try:
+                    answer = self._status.recv(64)
+                except TimeoutError:
+                    raise subprocess.TimeoutExpired(["jobs.run"], timeout or 0) from None
+                # a server that ended took its children along: the kernel kills them with it
+                self.returncode = int(answer) if answer else -signal.SIGKILL
+                self._status.close()
+            return self.returncode
+
+
+class ForkServer:
+    """The supervisor's side of a server."""
+
+    def __init__(self, kind: JobKind, environment: Mapping[str, str]) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-m", __name__, str(theirs.fileno()), ROOMS[kind], " " * TITLE_BYTES]
+        with theirs:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+                env=environment,
+                cwd=ROOT,
+                pass_fds=(theirs.fileno(),),
+            )
+        self.pid = self.process.pid
+        self.is_ready = False
+        self._children: list[ForkedChild] = []
+        self._lock = threading.Lock()
+
+    def await_imports(self, check: Callable[[], None]) -> None:
+        """Wait until the server has imported what it needs, or can't. `check` raises to give up."""
+        gives_up_at = time.monotonic() + IMPORTS_S
+        with self._lock:
+            self._socket.settimeout(0.2)
+            while not self.is_ready and time.monotonic() < gives_up_at:
+                check()
+                with contextlib.suppress(TimeoutError):
+                    if not self._socket.recv(16):
+                        return
+                    self.is_ready = True
+
+    def has_children(self) -> bool:
+        """Return whether jobs of this server run."""
+        self._children = [child for child in self._children if child.poll() is None]
+        return bool(self._children)
+
+    def start(self, module: str, arguments: list[str], environment: Mapping[str, str], output: int) -> ForkedChild:
+        """Run a module as `python -m` would, its output to a file descriptor. Raises OSError if the server does not
+        answer.
+        """
+        status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        request = {"module": module, "arguments": arguments, "environment": dict(environment)}
+        try:
+            with theirs, self._lock:
+                socket.send_fds(self._socket, [json.dumps(request).encode()], [output, theirs.fileno()])
+            status.settimeout(ANSWER_S)
+            answer = status.recv(64)
+            if not answer:
+                raise OSError("the fork server has ended")
+        except OSError:
+            status.close()
+            raise
+        child = ForkedChild(int(answer), status)
+        self._children.append(child)
+        return child
+
+    def close(self) -> None:
+        """End the server, and its children with it."""
+        self._socket.close()
+        self.process.wait()
+
+
+_servers: dict[frozenset[tuple[str, str]], ForkServer] = {}
+_servers_lock = threading.Lock()
+
+
+def fork_server(kind: JobKind, environment: Mapping[str, str]) -> ForkServer | None:
+    """Return this process's server for jobs of a kind, started if there is none; None for jobs that start a Python of
+    their own. The variables that libraries read while they are imported are equal for all jobs of a server; secrets are
+    given to each job that needs them.
+    """
+    if sys.platform != "linux" or kind not in FORKED or environment.get("CUDA_VISIBLE_DEVICES"):
+        return None
+    shared = shared_environment(environment)
+    key = frozenset(shared.items())
+    with _servers_lock:
+        for other, server in list(_servers.items()):
+            if server.process.poll() is not None or (
+                other != key and len(_servers) >= MAX_SERVERS and not server.has_children()
+            ):
+                _servers.pop(other).close()
+        if key not in _servers:
+            _servers[key] = ForkServer(kind, shared)
+        return _servers[key]
+
+
+def main() -> int:
+    """Serve until the supervisor has gone. Returns an exit status; in the process of a job, the job's."""
+    server = socket.socket(fileno=int(sys.argv[1]))
+    gc.disable()
+    importlib.import_module(sys.argv[2])
+    gc.freeze()  # modules stay, and their pages remain shared
+    gc.enable()
+    try:
+        server.send(b"ready")
+    except OSError:
+        return 0
+    with selectors.DefaultSelector() as selector:
+        selector.register(server, selectors.EVENT_READ)
+        return _serve(server, selector)
+
+
+def _serve(server: socket.socket, selector: selectors.BaseSelector) -> int:
+    jobs: dict[int, tuple[int, socket.socket]] = {}
+    while ready := selector.select(None if jobs else IDLE_S):
+        for key, _ in ready:
+            if key.fd in jobs:
+                pid, status = jobs.pop(key.fd)
+                selector.unregister(key.fd)
+                os.close(key.fd)
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                with status, contextlib.suppress(OSError):
+                    status.send(str(code).encode())
+                continue
+            message, descriptors, _, _ = socket.recv_fds(server, MAX_REQUEST_BYTES, 2)
+            if not message:
+                return 0
+            output, status = descriptors[0], socket.socket(fileno=descriptors[1])
+            if (pid := os.fork()) == 0:
+                selector.close()
+                for other in (server, status, *(other for _, other in jobs.values())):
+                    other.close()
+                for descriptor in jobs:
+                    os.close(descriptor)
+                return _run(json.loads(message), output)
+            os.close(output)
+            descriptor = os.pidfd_open(pid)
+            jobs[descriptor] = (pid, status)
+            selector.register(descriptor, selectors.EVENT_READ)
+            with contextlib.suppress(OSError):
+                status.send(str(pid).encode())
+    return 0
+
+
+def _run(request: dict[str, Any], output: int) -> int:
+    """Run a module in a forked process as `python -m` would in a new one."""
+    os.setsid()
+    for descriptor in (1, 2):
+        os.dup2(output, descriptor)
+    os.close(output)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    module, arguments = request["module"], request["arguments"]
+    _set_command_line([sys.executable, "-m", module, *arguments])
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()  # else all jobs would draw the same; Python reseeds its own generator
+    sys.argv[1:] = arguments
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return 0
+
+
+def _set_command_line(command: list[str]) -> None:
+    """Write another command over this process's own, which `ps` and psutil read."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # numbers 48 and 49 of proc(5)
+    line = "\0".join(command).encode()[: end - start - 1]
+    ctypes.memmove(start, line.ljust(end - start, b"\0"), end - start)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Jobs that a fork server starts: what their processes are, and that they end when it does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from backend.domain.jobs.states import JobKind
+from jobs.fork_server import ForkServer, fork_server
+from tests.support.installation import wait_until
+
+TOLD = """
+import json, os, sys
+import numpy, torch
+print(json.dumps({
+    "argv": sys.argv[1:], "name": __name__, "environment": dict(os.environ), "parent": os.getppid(),
+    "session": os.getsid(0), "draw": numpy.random.random(), "threads": torch.get_num_threads(),
+    "sum": torch.ones(400_000).sum().item(),
+}))
+"""
+
+
+@pytest.fixture
+def modules(tmp_path: Path) -> dict[str, str]:
+    for name, code in {
+        "told": TOLD,
+        "sleeps": "import time; time.sleep(600)",
+        "fails": "raise SystemExit(7)",
+        "slept": "import time; from backend.infra.processes import die_with_parent; die_with_parent(); time.sleep(600)",
+    }.items():
+        (tmp_path / f"fork_{name}.py").write_text(code)
+    return {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+
+
+@pytest.fixture
+def server(modules: dict[str, str]) -> Iterator[ForkServer]:
+    server = ForkServer(JobKind.CLASSIFY, {**modules, "CUDA_VISIBLE_DEVICES": ""})
+    server.await_imports(lambda: None)
+    assert server.is_ready
+    yield server
+    server.close()
+
+
+def test_a_forked_job_is_as_one_that_python_starts(server: ForkServer, modules: dict[str, str], tmp_path: Path) -> None:
+    answers = []
+    for number in range(2):
+        with (tmp_path / f"output-{number}").open("wb") as output:
+            child = server.start("fork_told", ["--child", "/a b/c"], {**modules, "KEY": str(number)}, output.fileno())
+        assert child.wait(30) == 0 == child.poll()
+        answers.append(json.loads((tmp_path / f"output-{number}").read_text()))
+        assert answers[-1]["session"] == child.pid, "the job leads a session, so that it ends with all it started"
+    command = [sys.executable, "-c", TOLD, "--child", "/a b/c"]
+    alone = json.loads(subprocess.check_output(command, env={**modules, "KEY": "0"}))
+    for name in ("argv", "name", "threads", "sum"):
+        assert answers[0][name] == answers[1][name] == alone[name], name
+    assert answers[0]["environment"] == {**alone["environment"]}, "no variable of the server or of another job"
+    assert answers[1]["environment"]["KEY"] == "1"
+    assert answers[0]["draw"] != answers[1]["draw"], "jobs draw differently"
+    assert answers[0]["parent"] == server.process.pid
+
+
+def test_an_end_is_reported_with_its_status(server: ForkServer, modules: dict[str, str]) -> None:
+    with open(os.devnull, "wb") as output:
+        assert server.start("fork_fails", [], modules, output.fileno()).wait(30) == 7
+        child = server.start("fork_sleeps", ["--child", "jobs.run"], modules, output.fileno())
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.05)
+        assert child.poll() is None
+        assert server.has_children()
+        os.killpg(child.pid, signal.SIGTERM)
+        assert child.wait(30) == -signal.SIGTERM
+        assert not server.has_children()
+
+
+def test_a_forked_job_shows_its_own_command_line(server: ForkServer, modules: dict[str, str]) -> None:
+    with open(os.devnull, "wb") as output:
+        child = server.start("fork_sleeps", ["--child", "/some/folder"], modules, output.fileno())
+    wait_until(
+        lambda: psutil.Process(child.pid).cmdline()[1:5] == ["-m", "fork_sleeps", "--child", "/some/folder"],
+        what="the job's command line",
+    )
+    os.killpg(child.pid, signal.SIGKILL)
+    assert child.wait(30) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("how", ["killed", "closed"])
+def test_jobs_end_with_their_server(modules: dict[str, str], how: str) -> None:
+    server = ForkServer(JobKind.CLASSIFY, modules)
+    server.await_imports(lambda: None)
+    with open(os.devnull, "wb") as output:
+        child = server.start("fork_slept", [], modules, output.fileno())
+    wait_until(lambda: "fork_slept" in psutil.Process(child.pid).cmdline(), what="the job")
+    process = psutil.Process(child.pid)
+    wait_until(lambda: process.num_threads() and process.status() == psutil.STATUS_SLEEPING, what="its sleep")
+    if how == "killed":
+        server.process.kill()
+    else:
+        server.close()
+    assert child.wait(30) == -signal.SIGKILL
+    psutil.wait_procs([process], timeout=30)
+    assert not process.is_running()
+    with pytest.raises(OSError, match=r"fork server has ended|Broken pipe|Bad file"), open(os.devnull, "wb") as output:
+        server.start("fork_slept", [], modules, output.fileno())
+    server.close()
+
+
+def test_servers_are_shared_by_jobs_of_equal_environments_and_ended_when_others_come(modules: dict[str, str]) -> None:
+    assert fork_server(JobKind.IMPORT_DATASET, modules) is None, "an import needs no torch"
+    assert fork_server(JobKind.TRAIN, {**modules, "CUDA_VISIBLE_DEVICES": "0"}) is None, "CUDA does not survive a fork"
+    first = fork_server(JobKind.CLASSIFY, {**modules, "OMP_NUM_THREADS": "1", "HF_TOKEN": "secret"})
+    assert first is not None
+    assert fork_server(JobKind.CLASSIFY, {**modules, "OMP_NUM_THREADS": "1"}) is first
+    assert "secret" not in psutil.Process(first.process.pid).environ().values()
+    others = [fork_server(JobKind.CLASSIFY, {**modules, "OMP_NUM_THREADS": str(count)}) for count in (2, 3)]
+    assert first.process.poll() is not None, "a third server ends one that has no job"
+    for other in others:
+        assert other is not None
+        other.close()
