@@ -49,6 +49,7 @@ NAMES = frozenset(
         "REQUESTS_CA_BUNDLE",
         "CURL_CA_BUNDLE",
         "ROUNDHOUSE_HOME",
+        "SLURM_CONF",
         *VARIABLES,
         "KMP_DUPLICATE_LIB_OK",
     ]

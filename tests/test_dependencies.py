@@ -23,7 +23,7 @@ BY_NAME = {
     "psycopg": ("backend/db/engine.py", "postgresql+psycopg"),
 }
 """Dependencies that a library loads by name, with the file and the string that name them."""
-LAZY = ("jobs/evaluation/engines/lm_eval.py",)
+LAZY = ("jobs/evaluation/engines/lm_eval.py", "jobs/data/shard_tasks.py")
 """Modules of one optional library, which are themselves imported where they are used."""
 NOT_INSTALLED = {"mlflow": "mlflow-skinny"}
 """Distributions of optional modules that need not be installed here, where the two names differ."""

@@ -27,7 +27,7 @@ from backend.domain.jobs.events import (
     SampleEvent,
 )
 from backend.domain.jobs.load_test import LoadTestPayload
-from backend.domain.jobs.payloads import ReplicaPayload, TrainPayload, read_payload
+from backend.domain.jobs.payloads import ImportPayload, ReplicaPayload, TrainPayload, read_payload
 from backend.domain.jobs.records import JobResult, Payload
 from backend.domain.jobs.states import JobKind
 from backend.services.battles import generation, rematches
@@ -62,6 +62,8 @@ def prepare_claim(ctx: Context, claim: Claim[StoredPayload]) -> Claim[Payload]:
         payload = payload.model_copy(update={"host": ctx.policy.replica_host})
     if isinstance(payload, LoadTestPayload):
         payload = load_tests.fill_targets(ctx, claim.with_payload(payload))
+    if isinstance(payload, ImportPayload):
+        payload = imports.fill_cluster(ctx, payload)
     ready = claim.with_payload(payload)
     fill = PREPARE.get(claim.kind)
     if fill is None:

@@ -15,32 +15,32 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from backend.domain.attributes import attributes_of
-from backend.domain.data.kinds import LINE_KINDS, DatasetKind
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.recognition.recognise import recognise
-from backend.domain.data.rows.content import count_media, describe_dropped, media_columns
+from backend.domain.data.rows.content import count_media, describe_dropped, describe_filtered, media_columns
 from backend.domain.data.rows.mapping import check_mapping, settle_answers
-from backend.domain.data.rows.problem import BadRow, RowProblem
 from backend.domain.data.rows.trees import TREE, is_message_table
 from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
 from backend.domain.jobs.results import ImportResult
 from backend.errors import InvalidInput, JobFailed
-from backend.infra.files.encoding import check_encoding
-from backend.infra.files.saved import choose_saved
 from jobs.data.blocks import RowBlock, SourcePosition
 from jobs.data.checkpoint import State, import_key, join_parts, part_folder, workplace
 from jobs.data.columns import plan_columns
+from jobs.data.filters import RowFilters
+from jobs.data.heads import open_source, read_head
 from jobs.data.message_trees import MessageTrees
-from jobs.data.parsing import Parsed, Parser, iter_source, rows_of
-from jobs.data.readers import RowSource, SourceRows
+from jobs.data.parsing import Parsed, Parser, iter_source
+from jobs.data.readers import SourceRows
 from jobs.data.refusals import bad_rows, check_tally, nothing_usable
+from jobs.data.reports.duplicates import DuplicateFinder
 from jobs.data.saved import SavedDataset
+from jobs.data.shard_runs import ShardOptions, run_shards
+from jobs.data.sharding import ShardParser, ShardPlan, ShardRows, add_shards, shard_bounds
+from jobs.data.similar import SIMILAR, leave_out_similar, sign_rows
 from jobs.data.splitting import DividedRows, Splitter
 from jobs.data.writing import DatasetWriter, publish_version, sync_all
 from jobs.reporter import Reporter
 
-SAMPLE_ROWS = 50
-HEAD_ROWS, HEAD_BYTES, HEAD_CHARACTERS = 1000, 64 * 2**20, 20_000
-HEAD_TABLE_BYTES = 2**17  # a few rows are enough
 REPORT_EVERY_S = 0.5
 BLOCKS_AHEAD = 3
 FORMAT_VERSION = 3
@@ -59,22 +59,27 @@ def import_files(
     max_rejected: float = 1.0,
     encoding: str | None = None,
     split: str | None = None,
+    filters: RowFilters = RowFilters(),
+    drop_near_duplicates: bool = False,
+    shards: ShardOptions | None = None,
     part_s: float = 20.0,
 ) -> ImportResult:
     """Import a file, a folder, a zip or a saved dataset into `<out_root>/<first 16 of the content hash>/`.
 
-    `kind` and `mapping` (source column -> field, see backend.domain.data.kinds) are recognised when left out. The same
-    content, kind and split give the same folder. With `keep_good` bad rows are listed, with their raw beginning, in
-    `rejected.jsonl`; otherwise the first one ends the import. Above a share of `max_rejected` of all rows nothing is
-    published. `encoding` names the encoding of text that is not UTF-8. `split` names one split of a saved dataset;
-    without it its train and validation splits are kept. About every `part_s` seconds the finished rows are stored as a
-    part, from which an import of the same unchanged source resumes within a day. Raises InvalidInput if the source, the
-    kind or the mapping can't be used, too many rows are bad or none is good; NotFound; JobFailed on a stop request.
+    `kind` and `mapping` (source column -> field, see backend.domain.data.kinds) are recognised when left out. The
+    same content, kind and split give the same folder. With `keep_good` bad rows are listed, with their raw beginning,
+    in `rejected.jsonl`; otherwise the first one ends the import. Above a share of `max_rejected` of all rows nothing
+    is published. `encoding` names the encoding of text that is not UTF-8. `split` names one split of a saved dataset;
+    without it its train and validation splits are kept. Rows that do not pass the `filters` are left out, and near
+    duplicates if asked to. With `shards` files are read by other processes (jobs.data.sharding). About every `part_s`
+    seconds the finished rows are stored as a part, from which an import of the same unchanged source resumes within a
+    day. Raises InvalidInput if the source, the kind or the mapping can't be used, too many rows are bad or none is
+    good; NotFound; JobFailed on a stop request.
     """
     if not 0 <= val_fraction < 1:
         raise InvalidInput(f"val_fraction is {val_fraction}; give a share from 0 to below 1.", field="val_fraction")
-    rows = _open(source, kind=_checked_kind(kind), split=split, encoding=encoding)
-    sample, bad = _head(rows)
+    rows = open_source(source, kind=_checked_kind(kind), split=split, encoding=encoding)
+    sample, bad = read_head(rows)
     if not sample:
         raise nothing_usable(source.name, [row.as_dict(raw=0) for row in bad])
     plan = _plan(rows, sample, kind=_checked_kind(kind), mapping=mapping)
@@ -89,15 +94,40 @@ def import_files(
         "encoding": encoding,
         "sides": rows.sides,
     }
+    shard_plan = None
+    if shards is not None:
+        shard_plan = _plan_shards(
+            rows,
+            plan,
+            shards,
+            source=str(source.absolute()),
+            encoding=encoding,
+            val_fraction=val_fraction,
+            seed=seed,
+            keep_good=keep_good,
+            filters=filters,
+            compares=drop_near_duplicates,
+        )
+        settings["shards"] = shard_plan.model_dump(mode="json")
+    elif filters.has_any:
+        settings["filters"] = asdict(filters)
     with workplace(out_root, import_key(rows.listing, settings)) as folder:
-        source_rows = MessageTrees(rows, plan.mapping, folder=folder) if plan.is_message_table else rows
+        source_rows: SourceRows = rows
+        parser: Parser | ShardParser = plan.parser
+        if shards is not None and shard_plan is not None:
+            run_shards(folder, shard_plan, shards, reporter)
+            source_rows, parser = ShardRows(folder, shard_plan, rows), ShardParser(plan.kind, plan.mapping)
+            filters = RowFilters()
+        elif plan.is_message_table:
+            source_rows = MessageTrees(rows, plan.mapping, folder=folder)
         splitter, header = _divide(
             rows, plan, val_fraction=val_fraction, seed=seed, has_sides=source_rows.sides is not None
         )
         work = _Work(
             source_rows,
-            plan.parser,
+            parser,
             splitter,
+            filters=filters,
             folder=folder,
             header=header,
             keep_good=keep_good,
@@ -107,7 +137,16 @@ def import_files(
         writer = work.run()
         check_tally(source.name, writer.tally, max_rejected=max_rejected)
         files = join_parts(folder, work.state.parts + 1, kind=plan.kind)
+        is_cut = writer.tally.train_rows + writer.tally.val_rows > writer.tally.rows
+        if drop_near_duplicates:
+            finder = DuplicateFinder(folder / "near")
+            if shard_plan is None or splitter.is_small:
+                sign_rows(files, finder)
+            else:
+                add_shards(finder, folder, shard_plan)
+            files, writer = _without_similar(files, finder, writer, header=header, plan=plan, reporter=reporter)
         result = _result(work, writer, rows, plan, files=files, out_root=out_root)
+        result = result.model_copy(update={"is_cut": True}) if is_cut and drop_near_duplicates else result
         target = Path(result.folder)
         meta = {
             **result.dump(),
@@ -119,7 +158,66 @@ def import_files(
         (files / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
         fresh = publish_version(files, target=target)
     reporter.log(_summary(result, fresh=fresh))
+    if writer.tally.dropped:
+        reporter.log(describe_filtered(writer.tally.dropped))
     return result.model_copy(update={"bytes": sum(file.stat().st_size for file in target.iterdir())})
+
+
+def _plan_shards(
+    rows: SourceRows,
+    plan: _Plan,
+    shards: ShardOptions,
+    *,
+    source: str,
+    encoding: str | None,
+    val_fraction: float,
+    seed: int,
+    keep_good: bool,
+    filters: RowFilters,
+    compares: bool,
+) -> ShardPlan:
+    """Return the plan of shards. Raises InvalidInput for a source whose rows depend on rows of other files."""
+    if isinstance(rows, SavedDataset) or plan.is_message_table:
+        what = "A table of messages" if plan.is_message_table else "A dataset with splits of its own"
+        raise InvalidInput(f"{what} can't be read in shards.", remedy="Import it with 0 shards.", field="shards")
+    return ShardPlan(
+        source=source,
+        files_key=import_key(rows.listing, {}),
+        kind=plan.kind,
+        mapping=plan.mapping,
+        encoding=encoding,
+        val_fraction=val_fraction,
+        seed=seed,
+        by_first_message=plan.has_trees,
+        keep_good=keep_good,
+        filters=filters,
+        compares=compares,
+        bounds=shard_bounds([member.bytes for member in rows.listing.members], shards.shards),
+    )
+
+
+def _without_similar(
+    files: Path, finder: DuplicateFinder, writer: DatasetWriter, *, header: str, plan: _Plan, reporter: Reporter
+) -> tuple[Path, DatasetWriter]:
+    """Return the folder and the writer of the rows without near duplicates: those given, if there are none."""
+    reported = time.monotonic()
+
+    def tell(share: float) -> None:
+        nonlocal reported
+        if time.monotonic() - reported >= REPORT_EVERY_S:
+            reported = time.monotonic()
+            rows = writer.tally.train_rows + writer.tally.val_rows
+            reporter.progress(round(share * rows), rows, unit="row", message="Comparing rows that look alike")
+            if reporter.should_stop():
+                raise JobFailed("The import was stopped on request.", remedy="Import the same source again to resume.")
+
+    out = part_folder(files.parent, 99_998)
+    fewer, is_limited = leave_out_similar(
+        files, finder, out=out, header=header, kind=plan.kind, tally=writer.tally, tell=tell
+    )
+    if is_limited:
+        reporter.log("So many rows look alike that not all were compared: near duplicates remain.")
+    return (out, fewer) if SIMILAR in fewer.tally.dropped else (files, writer)
 
 
 def _divide(rows: SourceRows, plan: _Plan, *, val_fraction: float, seed: int, has_sides: bool) -> tuple[Splitter, str]:
@@ -135,21 +233,6 @@ def _divide(rows: SourceRows, plan: _Plan, *, val_fraction: float, seed: int, ha
         kind=plan.kind, val_fraction=val_fraction, seed=seed, by_first_message=plan.has_trees, has_sides=has_sides
     )
     return splitter, f"{FORMAT_VERSION} {plan.kind} {val_fraction:.6f} {seed}{how}"
-
-
-def _open(source: Path, *, kind: DatasetKind | None, split: str | None, encoding: str | None) -> SourceRows:
-    """Open a source: a saved dataset with its splits, or files of rows. Raises InvalidInput for a split of a source
-    without splits.
-    """
-    if saved := choose_saved(source, split):
-        return SavedDataset(source, *saved)
-    if split is not None:
-        raise InvalidInput(
-            f"{source.name!r} has no splits to choose from.", remedy="Leave the split out.", field="split"
-        )
-    return RowSource(
-        source, lines_are_prompts=kind in LINE_KINDS, encoding=check_encoding(encoding) if encoding else None
-    )
 
 
 @dataclass(frozen=True)
@@ -213,6 +296,7 @@ def _result(
         columns=tuple(plan.columns),
         unigram_byte_entropy_bits=tally.byte_entropy_bits(),
         reason=plan.reason,
+        **({"filtered_rows": dict(tally.dropped)} if tally.dropped else {}),
         files=len(rows.listing.members),
         ignored=tuple(asdict(item) for item in rows.ignored),
         resumed=work.resumed,
@@ -226,9 +310,10 @@ class _Work:
     def __init__(
         self,
         rows: SourceRows,
-        parser: Parser,
+        parser: Parser | ShardParser,
         splitter: Splitter,
         *,
+        filters: RowFilters,
         folder: Path,
         header: str,
         keep_good: bool,
@@ -236,6 +321,7 @@ class _Work:
         reporter: Reporter,
     ) -> None:
         self._rows, self._parser, self._splitter, self._reporter = rows, parser, splitter, reporter
+        self._filters = filters
         self._folder, self._header, self._keep_good, self._part_s = folder, header, keep_good, part_s
         self.state = State.load(folder)
         self.resumed = self.state.parts > 0
@@ -259,7 +345,7 @@ class _Work:
         self._from: int | None = None
         blocks = self._rows.blocks(start, columns=() if self._parser.keeps_records else tuple(self._parser.mapping))
         try:
-            for parsed, divided in _divided(blocks, self._rows, self._parser, self._splitter):
+            for parsed, divided in _divided(blocks, self._rows, self._parser, self._splitter, self._filters):
                 done = min(skip, len(parsed.keys))
                 skip -= done
                 if parsed.bad and not self._keep_good:
@@ -267,6 +353,9 @@ class _Work:
                 self._take(divided, done=done, before=before)
                 for bad in parsed.bad:
                     self._writer.reject(bad)
+                dropped = self._writer.tally.dropped
+                for reason, count in parsed.dropped.items():
+                    dropped[reason] = dropped.get(reason, 0) + count
                 before = parsed.block.after
                 self._report(parsed.block.position)
             self._splitter.finish(self._writer)
@@ -320,12 +409,12 @@ class _Work:
 
 
 def _divided(
-    blocks: Iterator[RowBlock], rows: SourceRows, parser: Parser, splitter: Splitter
+    blocks: Iterator[RowBlock], rows: SourceRows, parser: Parser | ShardParser, splitter: Splitter, filters: RowFilters
 ) -> Iterator[tuple[Parsed, DividedRows]]:
     """Parse and split blocks in a thread, a few ahead; yield them in order. If it falls behind, this thread helps."""
 
     def divide(block: RowBlock) -> tuple[Parsed, DividedRows]:
-        parsed = parser.parse(block)
+        parsed = filters.apply(parser.parse(block))
         rows.reuse(block.data)
         return parsed, splitter.divide(parsed.table, parsed.keys, side=block.side)
 
@@ -355,25 +444,6 @@ def _checked_kind(kind: str | None) -> DatasetKind | None:
         raise InvalidInput(
             f"There is no dataset kind {kind!r}.", remedy=f"Choose one of {known}.", field="kind"
         ) from None
-
-
-def _head(rows: SourceRows) -> tuple[list[dict[str, object]], list[BadRow]]:
-    """Return the first rows, until there are enough good ones to recognise the kind, or too many bad ones."""
-    good: list[dict[str, object]] = []
-    bad: list[BadRow] = []
-    size = 0
-    for block in rows.blocks(table_bytes=HEAD_TABLE_BYTES):
-        for number, row in rows_of(block):
-            if isinstance(row, RowProblem):
-                bad.append(BadRow(block.file, number, row.reason, row.raw))
-            else:
-                good.append({"text": row["text"][:HEAD_CHARACTERS]} if block.suffix == ".txt" else row)
-                size += len(str(good[-1]))
-            if len(good) >= SAMPLE_ROWS or len(good) + len(bad) >= HEAD_ROWS or size > HEAD_BYTES:
-                return good, bad
-        if good and block.suffix == ".txt":  # texts are uniform, and as long as a block
-            break
-    return good, bad
 
 
 def _decide(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,12 +37,15 @@ FIRST_BYTES = 2**16  # a block read row by row is parsed in pieces, as a preview
 
 @dataclass(frozen=True)
 class Parsed:
-    """The good rows of a block as canonical columns with their keys, and the bad ones."""
+    """The good rows of a block as canonical columns with their keys, and the bad ones. `dropped` counts the rows that a
+    filter left out, by reason.
+    """
 
     block: RowBlock
     table: pyarrow.Table
     keys: RowKeys
     bad: tuple[BadRow, ...]
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

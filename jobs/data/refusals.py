@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from backend.domain.data.rows.content import describe_filtered
 from backend.domain.data.rows.problem import BadRow, RejectedRow, describe_rejected, most_frequent
 from backend.errors import InvalidInput
 from jobs.data.writing import VersionTally
@@ -19,9 +20,16 @@ def bad_rows(name: str, bad: tuple[BadRow, ...]) -> InvalidInput:
 
 def check_tally(name: str, tally: VersionTally, *, max_rejected: float) -> None:
     """Raise InvalidInput where no row of a source is good, or where more than this share of all is bad."""
+    num_dropped = sum(tally.dropped.values())
+    if tally.train_rows == 0 and num_dropped:
+        raise InvalidInput(
+            f"The filters leave no row of {name!r} to train on. {describe_filtered(tally.dropped)}",
+            remedy="Allow more languages, shorter or faulty texts.",
+            field="languages",
+        )
     if tally.train_rows == 0:
         raise nothing_usable(name, tally.rejected)
-    if tally.rejected_count > max_rejected * (tally.rows + tally.rejected_count):
+    if tally.rejected_count > max_rejected * (tally.rows + tally.rejected_count + num_dropped):
         raise too_many(name, tally)
 
 

@@ -124,6 +124,8 @@ class VersionTally:
     rejected_bytes: int = 0
     rejected: list[RejectedRow] = field(default_factory=list)
     reasons: dict[str, RejectReason] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Rows that filters left out, by reason."""
 
     def byte_entropy_bits(self) -> float:
         """Return the Shannon entropy of single bytes of the text, in bits per byte: the baseline for bits per byte."""

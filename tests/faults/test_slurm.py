@@ -1,5 +1,5 @@
-"""Runs on a real Slurm of two nodes: submitted, refused, waiting, stopped, preempted, on a node that dies, under a
-controller that is killed or forgets. Nothing is lost and nothing runs twice.
+"""Runs and shards of imports on a real Slurm of two nodes: submitted, refused, waiting, stopped, preempted, on a node
+that dies, under a controller that is killed or forgets. Nothing is lost and nothing runs twice.
 """
 
 from __future__ import annotations
@@ -12,24 +12,35 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy import select
 
 from backend.bootstrap import build_context
 from backend.db.tables import Submission
+from backend.domain.attributes import view_of
+from backend.domain.data.import_options import ImportOptions
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.jobs.events import MetricsEvent
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import TERMINAL, Status
 from backend.errors import InvalidInput, Unavailable
 from backend.infra.compute.slurm import Slurm
 from backend.services.context import LOCAL, Context
-from backend.services.jobs.jobs import get_job, read_log
+from backend.services.data.imports import import_dataset, version_of_job
+from backend.services.data.sources import ImportSource
+from backend.services.jobs.jobs import get_job, read_log, stop_job
 from backend.services.jobs.placements import describe_order, describe_waiting, list_providers
 from backend.services.jobs.submissions import tend_submissions
 from backend.services.training.runs import launch_run, stop_run
 from backend.services.training.views import get_run
+from jobs.data.filters import RowFilters
+from jobs.data.importer import import_files
+from jobs.modeling.dataset_files import read_rows
+from jobs.reporter import SilentReporter
 from jobs.tailing import parse_events
 from tests.support.curves import read_curve
+from tests.support.data.corpora import write_corpus
 from tests.support.installation import Installation, wait_until
 from tests.support.native.completeness import skip_unless_complete
 from tests.support.postgres import copy_home
@@ -338,4 +349,66 @@ def test_gpus_of_a_run_are_asked_of_slurm(ctx: Context, cluster: Cluster) -> Non
     assert "TresPerNode=gres/gpu:1" in cluster.run("scontrol", "show", "job", str(order.external_id)).stdout
     stop_run(ctx, run_id, person=LOCAL)
     tend_submissions(ctx, slurm_of(ctx))
+    release(cluster, blocking)
+
+
+def kill_task(folder: Path) -> None:
+    """Kill the process of a task that reads a shard of an import."""
+    for process in psutil.process_iter(["cmdline"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if "launch_pickled_pipeline" in command and str(folder) in command and "srun" not in command:
+            process.kill()
+            return
+
+
+def test_a_corpus_in_shards_on_slurm_has_the_rows_of_one_process(
+    installation: Installation, cluster: Cluster, tmp_path: Path
+) -> None:
+    ctx, corpus = installation.ctx, write_corpus(tmp_path / "corpus")
+    options = ImportOptions(
+        kind=DatasetKind.TEXT, languages=("en",), min_characters=20, drop_near_duplicates=True, max_rejected=1
+    )
+    alone = import_files(
+        corpus,
+        out_root=tmp_path / "alone",
+        kind="text",
+        filters=view_of(RowFilters, options),
+        drop_near_duplicates=True,
+        reporter=SilentReporter(),
+    )
+    wait_until(lambda: [state for state in list_providers(ctx) if state.choices], timeout_s=60, what="a provider")
+    blocking = block(cluster)
+    in_slurm = options.model_copy(update={"shards": 5, "workers": 4, "executor": "slurm:low"})
+    source = ImportSource(path=corpus)
+    job_id = import_dataset(ctx, name="corpus", source=source, options=in_slurm, person=LOCAL).job_id or ""
+
+    def message() -> str:
+        progress = get_job(ctx, job_id).progress
+        return progress.message if progress else ""
+
+    wait_until(lambda: "Slurm: 5 pending" in message(), timeout_s=60, what="five waiting tasks")
+    release(cluster, blocking)
+    (folder,) = (ctx.artifacts.path("datasets")).glob(".importing-*")
+    wait_until(lambda: "running" in message(), timeout_s=60, what="a running task")
+    kill_task(folder)
+    wait_until(lambda: get_job(ctx, job_id).status in TERMINAL, timeout_s=240, what="the end of the import")
+    version = version_of_job(ctx, job_id)
+    assert version.is_ready, (version.error, read_log(ctx, job_id))
+    assert (version.content_hash, version.rows) == (alone.content_hash, alone.rows)
+    for split in ("train", "val"):
+        there = read_rows(ctx.artifacts.path(version.folder or ""), split)  # type: ignore[arg-type]
+        assert there == read_rows(Path(alone.folder), split)  # type: ignore[arg-type]
+    assert not cluster.queue()
+
+
+def test_a_stopped_import_withdraws_its_shards_from_slurm(
+    installation: Installation, cluster: Cluster, tmp_path: Path
+) -> None:
+    ctx, corpus = installation.ctx, write_corpus(tmp_path / "corpus", files=3, rows=10)
+    blocking = block(cluster)
+    options = ImportOptions(kind=DatasetKind.TEXT, max_rejected=1, shards=3, executor="slurm:low")
+    version = import_dataset(ctx, name="stopped", source=ImportSource(path=corpus), options=options, person=LOCAL)
+    wait_until(lambda: len(cluster.queue()) > 1, timeout_s=60, what="the waiting shards")
+    stop_job(ctx, version.job_id or "", person=LOCAL)
+    wait_until(lambda: set(cluster.queue()) == {blocking}, timeout_s=60, what="an empty queue")
     release(cluster, blocking)

@@ -373,13 +373,23 @@ def test_upload_is_recognised_corrected_and_imported_from_the_page(site: Context
     app.selectbox(key=columns["ask"]).select("prompt").run()
     app.selectbox(key=columns["reply"]).select("completion").run()
     assert "Who is number 0?" in app.code[0].value
+    (fewest,) = [box for box in app.number_input if str(box.key).endswith("corpus_min_characters")]
+    fewest.set_value(41).run()
+    assert not [box for box in app.number_input if str(box.key).endswith("corpus_workers")], "one process reads it"
+    (shards,) = [box for box in app.number_input if str(box.key).endswith("corpus_shards")]
+    shards.set_value(1).run()
+    (executor,) = [box for box in app.selectbox if str(box.key).endswith("corpus_executor")]
+    assert executor.options == ["The machine of the worker"]
+    shards.set_value(0).run()
     app.button(key="import_go").click().run()
     assert_sound(app)
     (view,) = list_datasets(site)
     do_job(site, str(view.versions[0].job_id))
     (view,) = list_datasets(site)
-    assert (view.name, view.kind, view.versions[0].rows) == ("village", "instruction", 30)
+    assert (view.name, view.kind, view.versions[0].rows) == ("village", "instruction", 20)
     assert app.query_params["dataset"] in (view.id, [view.id])
+    app = open_page("build/datasets.py", dataset=view.id)
+    assert "Left out: 10 rows shorter than 41 characters." in [line.value for line in app.caption]
 
 
 def test_a_folder_of_folders_is_imported_as_one_dataset(

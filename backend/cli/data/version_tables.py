@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from backend.domain.attributes import attributes_of
-from backend.domain.data.rows.content import describe_dropped
+from backend.domain.data.rows.content import describe_dropped, describe_filtered
 from backend.domain.data.rows.display import render_preview
 from backend.domain.data.rows.problem import describe_rejected, most_frequent
 from backend.domain.wording import plural
@@ -52,6 +52,8 @@ def version_text(version: VersionView) -> str:
         lines.append("The content already exists: no new version was made.")
     if dropped := describe_dropped(version.facts.dropped_media):
         lines.append(dropped)
+    if filtered := describe_filtered(version.facts.filtered_rows):
+        lines.append(filtered)
     if version.rejected_rows:
         share = describe_rejected(version.rejected_rows, version.rows)
         lines.append(f"{share} were rejected and are not in this version:")

@@ -1,17 +1,24 @@
-"""Settings of an import: kind, columns, rows that are no good, split."""
+"""Settings of an import: kind, columns, rows that are no good, split, filters, shards."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from backend.domain.data.kinds import DatasetKind
+from backend.domain.data.languages import NAMES, OTHER, SHORT, UNSURE
 from backend.domain.data.rows.problem import FEW_REJECTED
 from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
-from backend.domain.fields import OPTION_ONLY, setting, when
+from backend.domain.fields import OPTION_ONLY, Shown, above, setting, when
+
+CORPUS = Shown(group="corpus")
+HERE = "local"
+LANGUAGES = frozenset(NAMES) - {SHORT, UNSURE, OTHER}
 
 
 class ImportOptions(BaseModel):
-    """Kind and columns of a source, rows that are no good, and the split. `mapping`: source column to field."""
+    """Kind and columns of a source, rows that are no good, the split, filters, and shards of a large corpus. `mapping`:
+    source column to field.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,3 +55,51 @@ class ImportOptions(BaseModel):
         used=(when("keep_good", True),),
     )
     seed: int = setting(DEFAULT_SPLIT_SEED, "Seed", "Seed of the split.", shown=OPTION_ONLY)
+    languages: tuple[str, ...] = setting(
+        (),
+        "Languages",
+        "Codes such as en, de. Rows in other languages, and those whose language can't be told, are left out.",
+        empty="all",
+        shown=CORPUS,
+    )
+    min_characters: int = setting(0, "Characters, at least", "Shorter rows are left out.", ge=0, shown=CORPUS)
+    drop_faulty: bool = setting(
+        False,
+        "Leave out faulty texts",
+        "Rows with broken or invisible characters or remains of HTML, as a data report counts them.",
+        shown=CORPUS,
+    )
+    drop_near_duplicates: bool = setting(
+        False,
+        "Leave out near duplicates",
+        "Of rows that are alike (a Jaccard similarity of at least 0.8) the first in each split is kept, as when a data"
+        " report's duplicates are dropped.",
+        shown=CORPUS,
+    )
+    shards: int = setting(
+        0,
+        "Shards",
+        "Files are read, filtered and compared in so many shards by datatrove (pip install 'roundhouse[corpora]'); a"
+        " finished shard is not read again. 0: by one process.",
+        ge=0,
+        le=10_000,
+        shown=CORPUS,
+    )
+    workers: int = setting(
+        2, "Shards at a time", "Each takes one CPU core.", ge=1, le=1000, used=(above("shards", 0),), shown=CORPUS
+    )
+    executor: str = setting(
+        HERE,
+        "Shards run on",
+        "local: the machine of the worker that takes the import. slurm:PARTITION: a Slurm cluster that this worker"
+        " submits to (docs/slurm.md).",
+        used=(above("shards", 0),),
+        shown=CORPUS,
+    )
+
+    @field_validator("languages")
+    @classmethod
+    def _are_known(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [code for code in codes if code not in LANGUAGES]:
+            raise ValueError(f"{unknown[0]!r} is not a language that can be detected: {', '.join(sorted(LANGUAGES))}")
+        return codes

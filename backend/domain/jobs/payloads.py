@@ -237,12 +237,19 @@ class Derivation(FrozenRecord):
     change: Change = Field(discriminator="change")
 
 
+class ShardCluster(FrozenRecord):
+    """Settings by which the shards of an import are submitted to Slurm."""
+
+    account: str = ""
+    options: tuple[str, ...] = ()
+
+
 class ImportPayload(ImportOptions, Payload):
     """Make a dataset version from one source.
 
     `source` is a path below the artifacts, or an absolute one that all workers can read; `url` an address of S3 or
     Google Cloud Storage; `derive` a change of another version. `split` names one split of a folder that `datasets`
-    saved.
+    saved. `cluster` is filled in by the worker that takes the job, where its shards run in Slurm.
     """
 
     job_kind = JobKind.IMPORT_DATASET
@@ -251,6 +258,7 @@ class ImportPayload(ImportOptions, Payload):
     url: str | None = None
     split: str | None = None
     derive: Derivation | None = None
+    cluster: ShardCluster | None = None
     keep_free_bytes: int = Field(default=0, ge=0)
     out_root: str = "datasets"
 

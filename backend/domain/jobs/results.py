@@ -266,7 +266,7 @@ class ReplicaResult(JobResult):
 class ImportFacts(StoredRecord):
     """Facts of an import's source. `text_bytes`: size of the text. `rejected_reasons` counts the rows that
     could not be used; `dropped_media` counts rows with something in a column of images, video or audio, which no
-    dataset keeps, by column.
+    dataset keeps, by column; `filtered_rows` those that filters left out, by reason.
     """
 
     text_bytes: int | None = None
@@ -276,6 +276,7 @@ class ImportFacts(StoredRecord):
     rejected_reasons: tuple[RejectReason, ...] = ()
     dropped_rows: int | None = None
     dropped_media: dict[str, int] = Field(default_factory=dict)
+    filtered_rows: dict[str, int] = Field(default_factory=dict)
     files: int | None = None
     commit: str | None = None
     revision: str | None = None

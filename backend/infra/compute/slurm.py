@@ -104,7 +104,7 @@ class Slurm:
     def check(self) -> Sequence[Partition]:
         """Return the partitions that are offered. Raises InvalidInput for one that Slurm does not have."""
         known: dict[str, Partition] = {}
-        for line in self._run("sinfo", "--noheader", "--format=%R|%a|%D|%G").splitlines():
+        for line in run_slurm_command("sinfo", "--noheader", "--format=%R|%a|%D|%G").splitlines():
             name, up, nodes, gres = line.split("|", 3)
             before = known.get(name, Partition(name=name))
             known[name] = Partition(
@@ -143,11 +143,11 @@ class Slurm:
             *([f"--account={self.account}"] if self.account else []),
             *self.options,
         ]
-        return self._run(*command, script=self._script(order)).strip().split(";")[0]
+        return run_slurm_command(*command, script=self._script(order)).strip().split(";")[0]
 
     def status(self) -> Sequence[Submission]:
         """Return the jobs of this account whose name is a key."""
-        text = self._run("squeue", "--noheader", "--me", "--states=all", "--format=%i|%T|%r|%j")
+        text = run_slurm_command("squeue", "--noheader", "--me", "--states=all", "--format=%i|%T|%r|%j")
         return [_read(line) for line in text.splitlines() if line.split("|", 3)[-1].startswith(PREFIX)]
 
     def log(self, key: str, output: Path) -> Sequence[str]:
@@ -163,7 +163,7 @@ class Slurm:
     def cancel(self, submission_id: str) -> None:
         """Cancel a job. One that Slurm has forgotten or that has ended is no error."""
         try:
-            self._run("scancel", submission_id)
+            run_slurm_command("scancel", submission_id)
         except Unavailable as error:
             if not any(phrase in error.message.lower() for phrase in ("invalid job id", "already completing")):
                 raise
@@ -189,34 +189,38 @@ class Slurm:
             file.write("".join(lines))
         partial.replace(self._environment_file)
 
-    def _run(self, *command: str, script: str = "") -> str:
-        try:
-            done = subprocess.run(
-                command, input=script, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False
-            )
-        except FileNotFoundError:
-            raise Unavailable(
-                f"{command[0]!r} is not installed on this machine.",
-                remedy="Install Slurm's client commands, or run this worker on a machine that has them.",
-            ) from None
-        except subprocess.TimeoutExpired:
-            raise Unavailable(f"Slurm did not answer {command[0]} in {TIMEOUT_S:.0f} s.") from None
-        if done.returncode == 0:
-            return done.stdout
-        text = (
-            " ".join(done.stderr.replace(f"{command[0]}: error:", "").split())[:400].rstrip(".")
-            or f"status {done.returncode}"
+
+def run_slurm_command(*command: str, script: str = "") -> str:
+    """Run one of Slurm's commands; return what it prints. Raises Unavailable if Slurm does not answer or refuses for
+    now, and InvalidInput for an order that it will never take.
+    """
+    try:
+        done = subprocess.run(
+            command, input=script, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False
         )
-        if any(phrase in text.lower() for phrase in SILENT):
-            raise Unavailable(f"Slurm does not answer: {text}.", remedy="Look at slurmctld (`scontrol ping`).")
-        if command[0] != "sbatch" or (
-            any(phrase in text.lower() for phrase in BUSY) and not TOO_LARGE.search(text.lower())
-        ):
-            raise Unavailable(f"Slurm refused for now ({command[0]}): {text}")
-        raise InvalidInput(
-            f"Slurm refused ({command[0]}): {text}.",
-            remedy="Correct the partition, or ROUNDHOUSE_SLURM_ACCOUNT and ROUNDHOUSE_SLURM_OPTIONS.",
-        )
+    except FileNotFoundError:
+        raise Unavailable(
+            f"{command[0]!r} is not installed on this machine.",
+            remedy="Install Slurm's client commands, or run this worker on a machine that has them.",
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"Slurm did not answer {command[0]} in {TIMEOUT_S:.0f} s.") from None
+    if done.returncode == 0:
+        return done.stdout
+    text = (
+        " ".join(done.stderr.replace(f"{command[0]}: error:", "").split())[:400].rstrip(".")
+        or f"status {done.returncode}"
+    )
+    if any(phrase in text.lower() for phrase in SILENT):
+        raise Unavailable(f"Slurm does not answer: {text}.", remedy="Look at slurmctld (`scontrol ping`).")
+    if command[0] != "sbatch" or (
+        any(phrase in text.lower() for phrase in BUSY) and not TOO_LARGE.search(text.lower())
+    ):
+        raise Unavailable(f"Slurm refused for now ({command[0]}): {text}")
+    raise InvalidInput(
+        f"Slurm refused ({command[0]}): {text}.",
+        remedy="Correct the partition, or ROUNDHOUSE_SLURM_ACCOUNT and ROUNDHOUSE_SLURM_OPTIONS.",
+    )
 
 
 def _read(line: str) -> Submission:

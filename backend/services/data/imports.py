@@ -14,15 +14,17 @@ from backend.db.base import new_id
 from backend.db.races import retry_races
 from backend.db.tables import Dataset, DatasetVersion, Job
 from backend.domain.attributes import view_of
-from backend.domain.data.import_options import ImportOptions
+from backend.domain.data.import_options import HERE, ImportOptions
 from backend.domain.data.kinds import KINDS, DatasetKind
 from backend.domain.data.splits import DEFAULT_VAL_FRACTION
 from backend.domain.data.versions.provenance import Provenance
-from backend.domain.jobs.payloads import ImportPayload
+from backend.domain.jobs.payloads import ImportPayload, ShardCluster
+from backend.domain.jobs.placement import parse_placement
 from backend.domain.jobs.results import ImportResult, VersionFacts
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotFound
+from backend.infra.compute.slurm import Slurm
 from backend.infra.files.encoding import check_encoding
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.sources import ImportSource, source_fields, source_of_payload
@@ -30,6 +32,7 @@ from backend.services.data.views import VersionView, version_job, version_view
 from backend.services.dependents import users_of_versions
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, wake
+from backend.services.jobs.placements import check_partition
 
 
 @retry_races
@@ -54,6 +57,8 @@ def import_dataset(
         raise InvalidInput("The import has no kind.", remedy=f"Choose one of {', '.join(KINDS)}.", field="kind")
     if options.encoding:
         check_encoding(options.encoding)
+    if options.shards and options.executor != HERE:
+        _check_executor(ctx, options.executor)
     if idempotency_key and (again := _version_of_key(ctx, idempotency_key)) is not None:
         return again
     payload = ImportPayload(
@@ -79,6 +84,36 @@ def import_dataset(
         result = version_view(version, dataset, job)
     wake(ctx, "cpu")
     return result
+
+
+def _check_executor(ctx: Context, text: str) -> None:
+    try:
+        placement = parse_placement(text)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"Shards can't run on {text!r}.", remedy="Give local, or slurm:PARTITION.", field="executor"
+        ) from error
+    if placement.provider != Slurm.name:
+        raise InvalidInput(
+            f"Shards can't run on {placement.title}.", remedy="Give local, or slurm:PARTITION.", field="executor"
+        )
+    check_partition(ctx, placement, field="executor")
+
+
+def fill_cluster(ctx: Context, payload: ImportPayload) -> ImportPayload:
+    """Return an import's payload with the settings of the Slurm cluster that its shards are submitted to, which the
+    worker that takes it must have. Raises InvalidInput.
+    """
+    if not payload.shards or payload.executor == HERE:
+        return payload
+    slurm = next((provider for provider in ctx.providers if isinstance(provider, Slurm)), None)
+    if slurm is None:
+        raise InvalidInput(
+            "The worker that took this import is not set up for Slurm.",
+            remedy="Set ROUNDHOUSE_SLURM_PARTITIONS for all workers that take imports (docs/slurm.md).",
+            field="executor",
+        )
+    return payload.model_copy(update={"cluster": ShardCluster(account=slurm.account, options=slurm.options)})
 
 
 def _add_version(

@@ -83,8 +83,8 @@ def _describe(partition: Partition) -> str:
 
 
 def check_placement(ctx: Context, text: str, config: RunConfig) -> str:
-    """Return a placement that a run can be sent to. Raises InvalidInput for an unknown provider or partition and a run
-    over several machines, and Unavailable if the provider does not answer or the partition is down.
+    """Return a placement that a run can be sent to. Raises InvalidInput for a run over several machines, and what
+    `check_partition` raises.
     """
     placement = parse_placement(text)
     if config.devices.nodes > 1:
@@ -93,12 +93,19 @@ def check_placement(ctx: Context, text: str, config: RunConfig) -> str:
             remedy="Choose devices of one machine (nodes: 1), or the workers of this installation.",
             field="devices.nodes",
         )
+    return check_partition(ctx, placement)
+
+
+def check_partition(ctx: Context, placement: Placement, *, field: str = "placement") -> str:
+    """Return a placement that jobs can be sent to. Raises InvalidInput for an unknown provider or partition, and
+    Unavailable if the provider does not answer or the partition is down.
+    """
     provider = next((one for one in list_providers(ctx) if one.name == placement.provider), None)
     if provider is None:
         raise InvalidInput(
             f"{placement.title} is not set up here.",
             remedy=f"docs/{placement.provider}.md says how.",
-            field="placement",
+            field=field,
         )
     if provider.problem:
         raise Unavailable(f"{placement.title} can't take a job: {provider.problem}")
@@ -109,7 +116,7 @@ def check_placement(ctx: Context, text: str, config: RunConfig) -> str:
         raise InvalidInput(
             f"{placement.title} offers no partition {placement.partition!r} here.",
             remedy=f"Choose one of {', '.join(names) or 'none: all are down'}.",
-            field="placement",
+            field=field,
         )
     return str(placement)
 

@@ -96,6 +96,12 @@ class DuplicateFinder:
             keys.append(np.maximum(band_key(signatures, band), np.uint64(1)))
         self.seconds += time.perf_counter() - started
 
+    def add_finder(self, folder: Path) -> None:
+        """Add all rows of another finder, closed before it compared them, by its folder."""
+        signatures = [self._content, self._words, self._signatures, *self._bands]
+        for rows in signatures:
+            rows.append_file(folder / rows.name)
+
     def close(self) -> None:
         """Close the files, those of the result too."""
         for rows in self._arrays:

@@ -24,7 +24,7 @@ Marks = npt.NDArray[np.bool_]
 def describe_duplicates(alike: SimilarRows, rows: VersionRows, *, folder: Path) -> Duplicates:
     """Count duplicates within each split, and show the largest clusters. `folder` is for temporary files."""
     exact = near = 0
-    copies, similar = _extra(alike.same, rows, folder / "copies"), _extra(alike.like, rows, folder / "similar")
+    copies, similar = extra_rows(alike.same, rows, folder / "copies"), extra_rows(alike.like, rows, folder / "similar")
     for (_, is_copy), (_, is_similar) in zip(copies, similar, strict=True):
         exact += int(is_copy.sum())
         near += int((is_similar & ~is_copy).sum())
@@ -93,8 +93,8 @@ def rows_to_drop(
     change.
     """
     lists = {
-        "exact_duplicates": _listed(_extra(alike.same, rows, folder / "copies")),
-        "duplicates": _listed(_extra(alike.like, rows, folder / "similar")),
+        "exact_duplicates": _listed(extra_rows(alike.same, rows, folder / "copies")),
+        "duplicates": _listed(extra_rows(alike.like, rows, folder / "similar")),
         "leakage": _listed(_leaking(alike, rows, folder / "leaking")),
         **noted,
     }
@@ -120,7 +120,7 @@ def _leaking(alike: SimilarRows, rows: VersionRows, file: Path) -> Iterator[tupl
             yield begin, leaks.take(like) != 0
 
 
-def _extra(first: RowArray, rows: VersionRows, file: Path) -> Iterator[tuple[int, Marks]]:
+def extra_rows(first: RowArray, rows: VersionRows, file: Path) -> Iterator[tuple[int, Marks]]:
     """Yield the rows that are not the first of their cluster in their split: (first row, marks)."""
     for begin, roots in first.blocks(0, rows.num_train):
         yield begin, roots != np.arange(begin, begin + len(roots))

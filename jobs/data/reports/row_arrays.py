@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import mmap
+import shutil
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ SPREAD = 512
 """Rows that are read or written at once in any order. Linux maps up to 64 KB around each, until they are released."""
 SORTED_TOGETHER = 1 << 18
 """Rows that are sorted at once: a sort needs some hundred bytes a row."""
+COPIED_BYTES = 1 << 20
 MAX_LISTED = 1_000_000
 """Rows that a finding lists."""
 
@@ -37,11 +39,22 @@ class RowArray:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def name(self) -> str:
+        """Return the name of its file."""
+        return self._path.name
+
     def append(self, values: npt.ArrayLike) -> None:
         """Add numbers at the end."""
         added = np.asarray(values, dtype=self._dtype)
         self._out.write(added.tobytes())
         self._count += len(added)
+
+    def append_file(self, file: Path) -> None:
+        """Add the numbers of another array's file at the end."""
+        with file.open("rb") as opened:
+            shutil.copyfileobj(opened, self._out, COPIED_BYTES)
+        self._count += file.stat().st_size // self._dtype.itemsize
 
     def close(self) -> None:
         """Close the file. The owner of its folder removes it."""

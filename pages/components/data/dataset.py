@@ -7,7 +7,7 @@ from typing import Literal
 import streamlit as st
 
 from backend.domain.data.export_formats import DATASET_FORMATS
-from backend.domain.data.rows.content import describe_dropped
+from backend.domain.data.rows.content import describe_dropped, describe_filtered
 from backend.domain.data.rows.problem import FEW_REJECTED, describe_rejected, most_frequent
 from backend.domain.data.versions.card import LICENCES
 from backend.domain.data.versions.provenance import DerivedProvenance
@@ -115,6 +115,8 @@ def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
         st.caption(f"{plural(version.rejected_rows, 'row')} of the source rejected: see the tab Rejected.")
     if dropped := describe_dropped(version.facts.dropped_media):
         st.warning(with_code(dropped), icon=":material/hide_image:")
+    if filtered := describe_filtered(version.facts.filtered_rows):
+        st.caption(filtered)
     names = [
         "Text" if version.is_one_text else "Rows",
         "Report",

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import streamlit as st
 
 from backend.domain.battles.vote_files.previews import looks_like_votes
-from backend.domain.data.import_options import ImportOptions
+from backend.domain.data.import_options import CORPUS, HERE, LANGUAGES, ImportOptions
 from backend.domain.data.kinds import KINDS, UNSPLIT_KINDS
+from backend.domain.data.languages import language_name
 from backend.domain.data.parsing.encodings import ENCODINGS
 from backend.domain.data.parsing.text_formats import SEEKING, suffix_of
 from backend.domain.data.recognition.recognise import LOOKED_FOR
@@ -22,6 +23,7 @@ from backend.services.data.imports import PastImport, get_past_import, import_da
 from backend.services.data.preview import Hint, SourcePreview, fields_of, preview_head
 from backend.services.data.sources import read_source_head
 from backend.services.data.views import VersionView
+from backend.services.jobs.placements import list_providers
 from pages.components import routes
 from pages.components.battles.vote_import import HANDED_OVER
 from pages.components.data.source_choice import Chosen, choose_source
@@ -36,6 +38,7 @@ PREVIEW = 4
 MANY_COLUMNS = 40
 """A source with more columns shows those in use, and others on request."""
 SURE = 0.8
+LANGUAGE_CHOICES = {code: language_name(code) for code in sorted(LANGUAGES, key=language_name)}
 
 
 @dataclass(frozen=True)
@@ -307,6 +310,12 @@ def _draw_preview(preview: SourcePreview) -> None:
                 st.text(row.problem)
 
 
+def _executors(ctx: Context) -> dict[str, str]:
+    """Return where shards can run, with labels: here, or on a Slurm cluster that is set up."""
+    slurm = [choice.placement for state in list_providers(ctx) if state.name == "slurm" for choice in state.choices]
+    return {HERE: "The machine of the worker", **{str(placement): placement.label for placement in slurm}}
+
+
 def _draw_finish(
     ctx: Context, person: Person, chosen: Chosen, settled: ImportChoices, past: PastImport | None
 ) -> VersionView | None:
@@ -329,6 +338,15 @@ def _draw_finish(
             values=options,
             disabled={"val_fraction": reason} if settled.val_split else None,
         )
+        with st.expander("Filters and shards", icon=":material/filter_alt:"):
+            values |= draw_fields(
+                ImportOptions,
+                key=f"import_{chosen.key}_{settled.kind}_corpus",
+                group=CORPUS.group or "",
+                values=options,
+                choices={"languages": LANGUAGE_CHOICES, "executor": _executors(ctx)},
+                empty={"languages": "All"},
+            )
         once = f"import_once_{chosen.key}"
         st.session_state.setdefault(once, uuid.uuid4().hex)
         if not st.button("Import", type="primary", disabled=bool(settled.blocked or wrong_numbers()), key="import_go"):

@@ -72,6 +72,15 @@ def describe_dropped(counts: Mapping[str, int]) -> str:
     return f"Left out: {', '.join(named)}. Datasets hold text alone; marks such as `<image>` stay in the text."
 
 
+def describe_filtered(counts: Mapping[str, int]) -> str:
+    """Return what filters left out of a source, by reason: `Left out: 40 rows not in English, 2 rows like another`; ""
+    for nothing.
+    """
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    named = [f"{plural(number, 'row')} {reason}" for reason, number in ordered]
+    return f"Left out: {', '.join(named)}." if named else ""
+
+
 def is_parts(value: Any) -> bool:
     """Return whether a value is content in typed parts rather than a list of turns."""
     parts = value if isinstance(value, list) else [value]

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from backend.db.tables import Run
+from backend.db.tables import Job, Provider, Run
 from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.versions.provenance import VotesProvenance
+from backend.domain.jobs.payloads import ImportPayload, ShardCluster
+from backend.domain.jobs.placement import Partition
 from backend.domain.jobs.results import ImportResult
 from backend.domain.jobs.states import JobKind
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.infra.compute.slurm import Slurm
 from backend.services.context import LOCAL, Context, OperatorPolicy, Person
 from backend.services.data.data_folder import browse_data_folder, search_data_folder
 from backend.services.data.datasets import (
@@ -29,6 +32,7 @@ from backend.services.data.datasets import (
 )
 from backend.services.data.imports import (
     add_rows_dataset,
+    fill_cluster,
     get_past_import,
     import_again,
     import_dataset,
@@ -41,7 +45,7 @@ from backend.services.data.uploads import save_upload, save_uploads
 from backend.services.data.views import VersionView
 from backend.services.jobs.claims import claim_job
 from tests.support.job_work import do_job
-from tests.support.jobs import add_stored_job
+from tests.support.jobs import add_stored_job, take_job
 
 ALPACA = [{"instruction": f"Say {n}.", "input": "", "output": f"{n}!"} for n in range(20)]
 RATER = Person(id="r", name="Rater", role="rater")
@@ -411,3 +415,34 @@ def test_several_uploads_of_which_one_is_empty_leave_nothing(ctx: Context) -> No
     with pytest.raises(InvalidInput, match=r"b\.txt is empty"):
         save_uploads(ctx, [("a.txt", io.BytesIO(b"a")), ("b.txt", io.BytesIO(b""))], person=LOCAL)
     assert not any(ctx.artifacts.folder("uploads").iterdir())
+
+
+def test_shards_run_here_or_in_slurm_by_the_settings_of_the_worker(ctx: Context) -> None:
+    def queue(executor: str) -> VersionView:
+        source = ImportSource(upload=upload(ctx, "notes.txt", "one\n<|endoftext|>\ntwo\n"))
+        options = ImportOptions(kind="text", shards=2, executor=executor)
+        return import_dataset(ctx, name="notes", source=source, options=options, person=LOCAL)
+
+    for executor in ("ray", "kubernetes:cpu"):
+        with pytest.raises(InvalidInput, match="Shards can't run on") as refused:
+            queue(executor)
+        assert (refused.value.field, refused.value.remedy) == ("executor", "Give local, or slurm:PARTITION.")
+    with pytest.raises(InvalidInput, match="Slurm is not set up here"):
+        queue("slurm:cpu")
+    with ctx.db.write() as session:
+        session.add(Provider(name="slurm", partitions=[Partition(name="cpu")], problem="", checked_at=ctx.now()))
+    with pytest.raises(InvalidInput, match="offers no partition 'gpu'") as refused:
+        queue("slurm:gpu")
+    assert refused.value.field == "executor"
+    version = queue("slurm:cpu")
+    with pytest.raises(InvalidInput, match="not set up for Slurm"):
+        take_job(ctx, version.job_id)
+    slurm = Slurm(("cpu",), ("worker",), Path("/"), Path("/"), environment=(), account="lab", options=("--qos=long",))
+    payload = fill_cluster(replace(ctx, providers=(slurm,)), payload_of(ctx, version))
+    assert payload.cluster == ShardCluster(account="lab", options=("--qos=long",))
+    assert fill_cluster(ctx, payload_of(ctx, queue("local"))).cluster is None
+
+
+def payload_of(ctx: Context, version: VersionView) -> ImportPayload:
+    with ctx.db.read() as session:
+        return ImportPayload.read(session.get_one(Job, str(version.job_id)).payload)

@@ -1,0 +1,109 @@
+"""Leave near duplicates out of an import whose rows are written: the rows that a data report calls duplicates."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow
+
+from backend.domain.data.kinds import DatasetKind
+from backend.domain.data.rows.display import row_text
+from backend.domain.data.rows.mapping import canonical_json
+from backend.domain.data.splits import SPLITS
+from backend.domain.json_values import Row
+from backend.infra.files.parquet import iter_row_groups
+from jobs.data.reports.duplicates import DuplicateFinder, SimilarRows
+from jobs.data.reports.findings import extra_rows
+from jobs.data.reports.row_arrays import Numbers, RowArray
+from jobs.data.reports.rows import VersionRows
+from jobs.data.row_keys import RowKeys
+from jobs.data.writing import DatasetWriter, VersionTally
+
+SIMILAR = "like another"
+"""Why a row is left out, in counts."""
+
+
+def add_rows(finder: DuplicateFinder, rows: list[Row]) -> None:
+    """Add rows to a finder, as a data report does."""
+    finder.add([canonical_json(row) for row in rows], [row_text(row) for row in rows])
+
+
+def sign_rows(files: Path, finder: DuplicateFinder) -> None:
+    """Add all rows of a version's folder to a finder."""
+    for batch in VersionRows(files).batches():
+        add_rows(finder, batch.rows)
+
+
+def leave_out_similar(
+    files: Path,
+    finder: DuplicateFinder,
+    *,
+    out: Path,
+    header: str,
+    kind: DatasetKind,
+    tally: VersionTally,
+    tell: Callable[[float], None],
+) -> tuple[DatasetWriter, bool]:
+    """Write the rows of the folder `files` to the empty folder `out`, of similar ones the first in each split alone.
+
+    `finder` has all rows, those of the train split first, and is closed here. Returns the closed writer, whose tally
+    counts the rows of `out`, and whether some rows may not have been compared. `tell` is called with the progress, 0 to
+    1, and may raise to stop.
+    """
+    rows = VersionRows(files)
+    with closing(finder), closing(RowArray(out / "extra", np.uint8)) as extra:
+
+        def read(numbers: Numbers) -> Iterator[tuple[int, str]]:
+            for number, row in rows.stream(numbers):
+                yield number, row_text(row)
+                tell(0.5 + 0.25 * number / rows.total)
+
+        alike = finder.finish(num_train=rows.num_train, read=read, tick=tell)
+        limited = _mark(alike, rows, extra, out)
+        left = VersionTally(
+            rejected_count=tally.rejected_count,
+            rejected_bytes=tally.rejected_bytes,
+            rejected=tally.rejected,
+            reasons=tally.reasons,
+            dropped=dict(tally.dropped),
+        )
+        writer = DatasetWriter(out, kind=kind, tally=left)
+        with closing(writer):
+            writer.note(f"{header} without near duplicates")
+            num_extra = _write(files, rows, extra, writer)
+        if num_extra:
+            left.dropped[SIMILAR] = num_extra
+    shutil.copyfile(files / "rejected.jsonl", out / "rejected.jsonl")
+    for name in ("extra", "similar"):
+        (out / name).unlink()
+    return writer, limited
+
+
+def _mark(alike: SimilarRows, rows: VersionRows, extra: RowArray, out: Path) -> bool:
+    for _, marks in extra_rows(alike.like, rows, out / "similar"):
+        extra.append(marks)
+    return alike.limited
+
+
+def _write(files: Path, rows: VersionRows, extra: RowArray, writer: DatasetWriter) -> int:
+    """Write the rows that are not marked, in order; return how many are."""
+    first = num_extra = 0
+    for split in SPLITS:
+        for table in iter_row_groups(files / f"{split}.parquet") if rows.counts[split] else ():
+            marks = _marks_of(extra, first, first + table.num_rows)
+            first += table.num_rows
+            num_extra += int(marks.sum())
+            table = table.filter(pyarrow.array(~marks)).combine_chunks() if marks.any() else table
+            if table.num_rows:
+                writer.note_rows(table, RowKeys(table))
+                writer.add_table(table, split=split)
+    return num_extra
+
+
+def _marks_of(extra: RowArray, first: int, last: int) -> npt.NDArray[np.bool_]:
+    return np.concatenate([np.zeros(0, dtype=np.bool_), *(marks != 0 for _, marks in extra.blocks(first, last))])

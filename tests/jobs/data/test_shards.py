@@ -1,0 +1,185 @@
+"""Imports in shards, by datatrove and real processes: the rows of one process, whatever is stopped or killed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.domain.data.import_options import ImportOptions
+from backend.domain.data.reports.report import ReportQuestion
+from backend.domain.data.versions.changes import DropRows
+from backend.domain.jobs.events import Event, ProgressEvent
+from backend.domain.jobs.results import ImportResult
+from backend.errors import InvalidInput, JobFailed, Unavailable
+from jobs.data.deriving import derive
+from jobs.data.filters import RowFilters
+from jobs.data.reports.run import run as report
+from jobs.data.run import run
+from jobs.data.shard_tasks import shard_options
+from jobs.data.sharding import shard_bounds
+from jobs.modeling.dataset_files import read_rows
+from tests.support.data.corpora import write_corpus
+from tests.support.data.data_reporter import RememberingReporter
+from tests.support.jobs import make_spec
+
+FILTERS = {"languages": ("en",), "min_characters": 20, "drop_faulty": True}
+
+
+class _Interfering(RememberingReporter):
+    """Acts once, when the first shards are finished."""
+
+    def __init__(self, act: Callable[[], object], *, stops: bool = False) -> None:
+        super().__init__()
+        self._act, self._stops, self._is_due = act, stops, True
+
+    def emit(self, event: Event) -> None:
+        super().emit(event)
+        if isinstance(event, ProgressEvent) and event.unit == "shard" and 0 < event.done < event.total and self._is_due:
+            self._is_due = False
+            self._act()
+            if self._stops:
+                self._stop_after = 0
+
+
+def kill_one() -> None:
+    """Kill the newest process that reads shards."""
+    readers = [child for child in psutil.Process().children() if "shard_tasks" in " ".join(child.cmdline())]
+    readers[-1].kill()
+
+
+def run_import(root: Path, reporter: RememberingReporter, **options: Any) -> ImportResult:
+    payload = {"kind": "text", "source": "corpus", "val_fraction": 0.1, "max_rejected": 1.0, **options}
+    return run(make_spec("import_dataset", payload, root=root), reporter)
+
+
+def rows_of(result: ImportResult, root: Path) -> dict[str, list[dict[str, Any]]]:
+    return {split: read_rows(root / result.folder, split) for split in ("train", "val")}  # type: ignore[arg-type]
+
+
+def drop_reported(root: Path, folder: str) -> ImportResult:
+    """Report on a version, and derive it without the duplicates that the report names."""
+    payload = {
+        "dataset": folder,
+        "dataset_kind": "text",
+        "question": ReportQuestion(context=64).model_dump(),
+        "out": "report",
+    }
+    report(make_spec("data_report", payload, root=root, job="report"), RememberingReporter())
+    listed = json.loads((root / "report" / "rows.json").read_text())["duplicates"]
+    change = DropRows(train=tuple(listed["train"]), val=tuple(listed["val"]))
+    return derive(root / folder, change=change, out_root=root / "datasets", reporter=RememberingReporter())
+
+
+def test_a_corpus_in_shards_stopped_and_killed_has_the_rows_of_one_process(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus")
+    alone = run_import(tmp_path, RememberingReporter(), **FILTERS)
+    fewer = drop_reported(tmp_path, alone.folder)
+    assert (fewer.dropped_rows or 0) > 50
+    both = run_import(tmp_path, RememberingReporter(), **FILTERS, drop_near_duplicates=True)
+    assert rows_of(both, tmp_path) == rows_of(fewer, tmp_path)
+
+    sharded = {**FILTERS, "drop_near_duplicates": True, "shards": 5, "workers": 2, "out_root": "sharded"}
+    with pytest.raises(JobFailed, match="stopped on request"):
+        run_import(tmp_path, _Interfering(lambda: None, stops=True), **sharded)
+    assert not [child for child in psutil.Process().children() if "shard_tasks" in " ".join(child.cmdline())]
+    (unfinished,) = (tmp_path / "sharded").glob(".importing-*")
+    before = {shard.name: shard.stat().st_mtime_ns for shard in unfinished.glob("shard-0*")}
+    assert 0 < len(before) < 5
+
+    times: dict[str, int] = {}
+
+    def act() -> None:
+        times.update({shard.name: shard.stat().st_mtime_ns for shard in unfinished.glob("shard-0*")})
+        kill_one()
+
+    reporter = _Interfering(act)
+    result = run_import(tmp_path, reporter, **sharded)
+    assert result.filtered_rows["like another"] == fewer.dropped_rows
+    assert {"not in English", "with faulty characters", "shorter than 20 characters"} < set(result.filtered_rows)
+    assert {name: times[name] for name in before} == before, "finished shards are not read again"
+    assert any(re.match(r"[1-4] of 5 shards were finished by an earlier attempt", line) for line in reporter.lines)
+    assert any("ended with status -9" in line for line in reporter.lines)
+    assert rows_of(result, tmp_path) == rows_of(fewer, tmp_path)
+    assert result.model_copy(update={"folder": both.folder, "resumed": False}) == both, "counts, reasons and hash too"
+    assert not unfinished.exists()
+
+
+def test_few_rows_in_shards_are_split_as_one_process_splits_them(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", files=3, rows=100)
+    alone = run_import(tmp_path, RememberingReporter(), drop_near_duplicates=True)
+    result = run_import(
+        tmp_path, RememberingReporter(), drop_near_duplicates=True, shards=3, workers=1, out_root="sharded"
+    )
+    assert rows_of(result, tmp_path) == rows_of(alone, tmp_path)
+    assert (result.content_hash, result.rejected) == (alone.content_hash, alone.rejected)
+
+
+def test_an_error_of_a_shard_is_the_error_of_the_import(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", files=2, rows=20)
+    (tmp_path / "corpus" / "1.jsonl.gz").unlink()
+    with pytest.raises(InvalidInput, match=r"rows that can't be used\. 0\.jsonl|row 11"):
+        run_import(tmp_path, RememberingReporter(), shards=1, keep_good=False)
+
+
+def test_without_datatrove_the_command_that_installs_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_corpus(tmp_path / "corpus", files=1, rows=3)
+    monkeypatch.setattr("backend.errors.find_spec", lambda name: None)
+    with pytest.raises(Unavailable, match="datatrove, which is not installed") as caught:
+        run_import(tmp_path, RememberingReporter(), shards=1)
+    assert "pip install 'roundhouse[corpora]'" in caught.value.remedy
+
+
+def test_rows_that_depend_on_other_files_are_not_read_in_shards(tmp_path: Path) -> None:
+    messages = [{"message_id": "a", "parent_id": None, "role": "user", "content": "Who mends the gate?"}]
+    messages += [{"message_id": "b", "parent_id": "a", "role": "assistant", "content": "The smith."}]
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in messages))
+    with pytest.raises(InvalidInput, match="table of messages can't be read in shards"):
+        run_import(tmp_path, RememberingReporter(), kind="chat", shards=2)
+
+
+def test_filters_that_leave_nothing_say_what_they_left_out(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", files=1, rows=30)
+    with pytest.raises(InvalidInput, match=r"leave no row of 'corpus' to .* Left out: \d+ rows not in Japanese"):
+        run_import(tmp_path, RememberingReporter(), languages=("ja",))
+
+
+def test_a_text_is_left_out_for_the_first_reason() -> None:
+    filters = RowFilters(languages=("de",), min_characters=10, drop_faulty=True)
+    german = "Die Brücke über den Fluss wird nicht vor dem Herbst fertig."
+    assert filters.reason(german) == ""
+    assert filters.reason("kurz") == "shorter than 10 characters"
+    assert filters.reason(german + "\ufffd") == "with faulty characters"
+    assert filters.reason("The bridge will not be finished before autumn.") == "not in German"
+
+
+def test_an_unknown_language_is_refused() -> None:
+    with pytest.raises(ValueError, match="'xx' is not a language that can be detected"):
+        ImportOptions(languages=("xx",))
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=60), st.integers(1, 20))
+def test_shards_are_consecutive_files_of_about_equal_bytes(sizes: list[int], shards: int) -> None:
+    bounds = shard_bounds(sizes, shards)
+    assert (bounds[0], bounds[-1]) == (0, len(sizes))
+    assert all(begin < end for begin, end in pairwise(bounds))
+    assert len(bounds) - 1 <= shards
+    share = sum(sizes) / shards
+    for begin, end in pairwise(bounds):
+        assert sum(sizes[begin : end - 1]) <= share + 1
+
+
+def test_options_about_the_size_of_a_run_are_left_out_for_shards() -> None:
+    given_options = ("--account=lab", "--qos", "long", "--mem=64G", "--cpus-per-task", "8", "-C", "fast", "--exclusive")
+    assert shard_options(given_options) == ("--account=lab", "--qos=long", "-C fast", "--exclusive")
