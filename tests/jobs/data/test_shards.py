@@ -106,7 +106,7 @@ def test_a_corpus_in_shards_stopped_and_killed_has_the_rows_of_one_process(tmp_p
     assert result.filtered_rows["like another"] == fewer.dropped_rows
     assert {"not in English", "with faulty characters", "shorter than 20 characters"} < set(result.filtered_rows)
     assert {name: times[name] for name in before} == before, "finished shards are not read again"
-    assert any(re.match(r"[1-4] of 5 shards were finished by an earlier attempt", line) for line in reporter.lines)
+    assert any(re.match(r"[1-4] of \d shards were finished by an earlier attempt", line) for line in reporter.lines)
     assert any("ended with status -9" in line for line in reporter.lines)
     assert rows_of(result, tmp_path) == rows_of(fewer, tmp_path)
     assert result.model_copy(update={"folder": both.folder, "resumed": False}) == both, "counts, reasons and hash too"
