@@ -172,6 +172,7 @@ def fork_server(kind: JobKind, environment: Mapping[str, str]) -> ForkServer | N
 def main() -> int:
     """Serve until the supervisor has gone. Returns an exit status; in the process of a job, the job's."""
     server = socket.socket(fileno=int(sys.argv[1]))
+    os.close(os.pidfd_open(os.getpid()))  # a kernel without it ends the server before the imports
     gc.disable()
     importlib.import_module(sys.argv[2])
     gc.freeze()  # modules stay, and their pages remain shared

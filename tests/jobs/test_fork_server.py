@@ -28,8 +28,9 @@ print(json.dumps({
 """
 
 
-@pytest.fixture
-def modules(tmp_path: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    tmp_path = tmp_path_factory.mktemp("modules")
     for name, code in {
         "told": TOLD,
         "sleeps": "import time; time.sleep(600)",
@@ -40,7 +41,7 @@ def modules(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(modules: dict[str, str]) -> Iterator[ForkServer]:
     server = ForkServer(JobKind.CLASSIFY, {**modules, "CUDA_VISIBLE_DEVICES": ""})
     server.await_imports(lambda: None)
@@ -93,7 +94,7 @@ def test_a_forked_job_shows_its_own_command_line(server: ForkServer, modules: di
 
 @pytest.mark.parametrize("how", ["killed", "closed"])
 def test_jobs_end_with_their_server(modules: dict[str, str], how: str) -> None:
-    server = ForkServer(JobKind.CLASSIFY, modules)
+    server = ForkServer(JobKind.LOAD_TEST, modules)
     server.await_imports(lambda: None)
     with open(os.devnull, "wb") as output:
         child = server.start("fork_slept", [], modules, output.fileno())
@@ -112,14 +113,17 @@ def test_jobs_end_with_their_server(modules: dict[str, str], how: str) -> None:
     server.close()
 
 
-def test_servers_are_shared_by_jobs_of_equal_environments_and_ended_when_others_come(modules: dict[str, str]) -> None:
+def test_servers_are_shared_by_jobs_of_equal_environments_and_ended_when_others_come(
+    modules: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert fork_server(JobKind.IMPORT_DATASET, modules) is None, "an import needs no torch"
     assert fork_server(JobKind.TRAIN, {**modules, "CUDA_VISIBLE_DEVICES": "0"}) is None, "CUDA does not survive a fork"
-    first = fork_server(JobKind.CLASSIFY, {**modules, "OMP_NUM_THREADS": "1", "HF_TOKEN": "secret"})
+    monkeypatch.setattr("jobs.fork_server.FORKED", {JobKind.LOAD_TEST})  # quickly imported
+    first = fork_server(JobKind.LOAD_TEST, {**modules, "OMP_NUM_THREADS": "1", "HF_TOKEN": "secret"})
     assert first is not None
-    assert fork_server(JobKind.CLASSIFY, {**modules, "OMP_NUM_THREADS": "1"}) is first
+    assert fork_server(JobKind.LOAD_TEST, {**modules, "OMP_NUM_THREADS": "1"}) is first
     assert "secret" not in psutil.Process(first.process.pid).environ().values()
-    others = [fork_server(JobKind.CLASSIFY, {**modules, "OMP_NUM_THREADS": str(count)}) for count in (2, 3)]
+    others = [fork_server(JobKind.LOAD_TEST, {**modules, "OMP_NUM_THREADS": str(count)}) for count in (2, 3)]
     assert first.process.poll() is not None, "a third server ends one that has no job"
     for other in others:
         assert other is not None
