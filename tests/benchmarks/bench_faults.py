@@ -404,7 +404,7 @@ FAULTS = {
     "database-long": Fault(
         "PostgreSQL: killed, away for 10 min", partial(away, lambda w: w.postgres), lasts_s=600, line="Database"
     ),
-    "late": Fault("2 s added to each query, for 1 min", late, lasts_s=60, kind="slow"),
+    "late": Fault("2 s added to each query, for 1 min", late, lasts_s=60, line="Database", kind="slow"),
     "freeze-store": Fault("store: SIGSTOP", partial(frozen, weed_of), lasts_s=60, line="Store", kind="store"),
     "full": Fault("disk of the home full", full, lasts_s=FREEZE_S, kind="disk"),
     "read-only": Fault("artifacts read-only", read_only, lasts_s=FREEZE_S, kind="disk"),
