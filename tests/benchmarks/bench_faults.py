@@ -65,7 +65,12 @@ from tests.support.stores import Store, weed_binary, weed_store
 
 STEPS, STEPS_BEHIND = 400, 20
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
-PARTS = {"pages": "streamlit", "gateway": "backend.gateway.serve", "worker": "jobs.celery_app"}
+PARTS = {
+    "pages": "streamlit",
+    "gateway": "backend.gateway.serve",
+    "worker": "jobs.celery_app",
+    "forks": "jobs.fork_server",
+}
 """Processes of an installation by words of their commands."""
 
 
@@ -387,6 +392,7 @@ FAULTS = {
     "kill-gateway": Fault("gateway: SIGKILL", partial(killed, part("gateway"))),
     "kill-worker": Fault("worker: SIGKILL", partial(killed, part("worker"))),
     "kill-child": Fault("process of the run: SIGKILL", partial(killed, job("train"))),
+    "kill-forks": Fault("server that forks jobs: SIGKILL", partial(killed, part("forks"))),
     "kill-replica": Fault("one of two replicas: SIGKILL", partial(killed, job("replica"))),
     "kill-broker": Fault(
         "Valkey: SIGKILL, away, back empty", partial(away, lambda w: w.broker), lasts_s=FREEZE_S, line="Broker"

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, Generic, TypeVar, cast
 
 from sqlalchemy import and_, case, delete, func, insert, literal, or_, select, tuple_, update
@@ -71,13 +72,16 @@ class Claim(Generic[P_co]):
 
 def eligible(now: datetime) -> Any:
     """Return the condition that a job is queued, its backoff is over, and the job it depends on is finished."""
+    return and_(
+        Job.status == Status.QUEUED, or_(Job.not_before.is_(None), Job.not_before <= now), _has_no_open_dependency()
+    )
+
+
+@cache
+def _has_no_open_dependency() -> Any:
     before = aliased(Job)
     done = select(before.id).where(before.id == Job.depends_on_id, before.status == Status.FINISHED).exists()
-    return and_(
-        Job.status == Status.QUEUED,
-        or_(Job.not_before.is_(None), Job.not_before <= now),
-        or_(Job.depends_on_id.is_(None), done),
-    )
+    return or_(Job.depends_on_id.is_(None), done)
 
 
 def claim_next(
