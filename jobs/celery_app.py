@@ -29,7 +29,7 @@ from backend.services.jobs.claims import claim_next
 from backend.services.jobs.folders import remove_job_folders
 from backend.services.jobs.gangs import choose_gang
 from backend.services.jobs.recovery import recover_jobs
-from backend.services.jobs.workers import beat, say_goodbye, take_duties
+from backend.services.jobs.workers import beat, explain_full_disk, say_goodbye, take_duties
 from backend.services.serving.autoscaling import autoscale_endpoints
 from backend.services.serving.monitoring.tick import run_monitor
 from backend.services.serving.prepared import remove_prepared_weights
@@ -72,7 +72,7 @@ def work(queue: str) -> None:
 
 def _run_next(queue: str) -> bool:
     ctx = get_context()
-    if _check_version(ctx):
+    if _check_version(ctx) or _check_disk(ctx):
         return False
     owner = f"{worker_name(queue)}#{os.getpid()}"
     gang = choose_gang(ctx, queue, host=HOST, devices=devices)
@@ -114,6 +114,15 @@ def _check_version(ctx: Context) -> str:
     """
     reason = explain_newer_database(ctx.db)
     slots.closed = bool(reason)
+    return reason
+
+
+def _check_disk(ctx: Context) -> str:
+    """Return why this worker takes no job, if its disk is full: each would fail within a second, and with it the whole
+    queue. Its queues are then left to other workers.
+    """
+    reason = explain_full_disk(ctx, host=HOST)
+    slots.closed = slots.closed or bool(reason)
     return reason
 
 
@@ -162,7 +171,7 @@ def _heartbeat_loop(queues: list[str]) -> None:
             if reason and not has_told:
                 log.error("This worker takes no more jobs. %s Update Roundhouse here and restart it.", reason)
             has_told = bool(reason)
-            _beat(queues, takes_no_jobs=reason)
+            _beat(queues, takes_no_jobs=reason or _check_disk(get_context()))
             if reason:
                 continue
             now = time.monotonic()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -63,6 +64,8 @@ from jobs.tracking.run import end_tracking, start_tracking
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+FULL_BYTES = 2**20
+"""Free space of a disk that counts as full."""
 CHILD_MODULE = "jobs.run"
 Child = subprocess.Popen[bytes] | ForkedChild
 LASTING = (MetricsEvent, SampleEvent, LogEvent, CheckpointEvent, CheckpointRemovedEvent, ItemEvent)
@@ -461,6 +464,11 @@ def explain_exit(code: int, folder: Path) -> JobFailure:
         cause, remedy = (
             f"The process died of signal {signal.Signals(-code).name}.",
             "See the end of the log; try again.",
+        )
+    elif shutil.disk_usage(folder).free < FULL_BYTES:  # it could not write why
+        cause, remedy = (
+            "The disk of the artifacts is full.",
+            "Delete checkpoints or datasets you no longer need, or move ROUNDHOUSE_HOME to a larger disk; try again.",
         )
     else:
         cause, remedy = f"The process ended with status {code} without a result.", "See the end of the log."

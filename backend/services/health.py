@@ -197,7 +197,9 @@ def check_workers(ctx: Context) -> Outage | None:
     )
     if unserved := {queue: number for queue, number in waiting.items() if queue not in served}:
         jobs = ", ".join(f"{plural(number, 'job')} for `{queue}`" for queue, number in sorted(unserved.items()))
-        return Outage("Workers", f"No worker answers for jobs that wait: {jobs}.", cure)
+        reasons = sorted({worker.gauges.takes_no_jobs for worker in workers if worker.is_alive} - {""})
+        cause = f"No worker answers for jobs that wait: {jobs}."
+        return Outage("Workers", " ".join([cause, *reasons]), cure)
     if silent:
         queues = ", ".join(sorted({queue for worker in silent for queue in worker.queues}))
         hosts = ", ".join(sorted({worker.host for worker in silent}))

@@ -412,7 +412,7 @@ FAULTS = {
     ),
     "late": Fault("2 s added to each query, for 1 min", late, lasts_s=60, line="Database", kind="slow"),
     "freeze-store": Fault("store: SIGSTOP", partial(frozen, weed_of), lasts_s=60, line="Store", kind="store"),
-    "full": Fault("disk of the home full", full, lasts_s=FREEZE_S, kind="disk"),
+    "full": Fault("disk of the home full", full, lasts_s=FREEZE_S, line="Workers", kind="disk"),
     "read-only": Fault("artifacts read-only", read_only, lasts_s=FREEZE_S, kind="disk"),
     "clock": Fault("clock an hour forward", hour_ahead, lasts_s=5, kind="clock"),
 }

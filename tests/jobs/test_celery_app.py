@@ -12,13 +12,18 @@ import pytest
 
 from backend.db.tables import SuiteResult
 from backend.domain.evaluation.suites import SuiteConfig
+from backend.domain.jobs.states import JobKind, Status
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.open_suites import list_open_results
 from backend.services.evaluation.suites import create_suite, list_suite_results
+from backend.services.health import check_workers
+from backend.services.jobs.jobs import get_job
 from backend.services.jobs.recovery import Recovery
+from backend.services.jobs.workers import list_workers
 from jobs import celery_app
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, add_benchmark
+from tests.support.jobs import add_stored_job
 
 
 def test_a_worker_launches_the_evaluations_of_suites_that_training_runs_opened(
@@ -97,3 +102,24 @@ def test_a_worker_older_than_the_database_submits_nothing(ctx: Context, monkeypa
     celery_app._submission_loop()
     assert submitted == ["slurm"], "in the second round alone"
     assert list(reasons) == []
+
+
+def test_a_worker_whose_disk_is_full_takes_no_job_and_says_why(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each job of the queue failed within a second, one after the other."""
+    with ctx.db.write() as session:
+        job_id = add_stored_job(session, ctx, JobKind.TRAIN, title="waits").id
+    monkeypatch.setattr(celery_app, "get_context", lambda: ctx)
+    monkeypatch.setattr(celery_app.slots, "closed", False)
+    monkeypatch.setattr(ctx.artifacts, "free_bytes", lambda: 1000)
+    assert not celery_app._run_next("train")
+    assert get_job(ctx, job_id).status is Status.QUEUED
+    assert celery_app.slots.closed
+    celery_app._beat(["train"], takes_no_jobs=celery_app._check_disk(ctx))
+    (worker,) = list_workers(ctx)
+    assert not worker.takes_jobs
+    outage = check_workers(ctx)
+    assert outage is not None
+    assert "is full (1.0 kB free)" in outage.cause
+    monkeypatch.setattr(ctx.artifacts, "free_bytes", lambda: 10**12)
+    assert celery_app._check_version(ctx) == celery_app._check_disk(ctx) == ""
+    assert not celery_app.slots.closed

@@ -15,10 +15,13 @@ from backend.db.tables import Duty, GangMember, Job, Slot, Worker
 from backend.domain.attributes import view_of
 from backend.domain.jobs.gauges import MachineGauges
 from backend.domain.jobs.states import QUEUE_OF, JobKind, Status
+from backend.domain.wording import format_bytes
 from backend.services.context import Context
 
 ALIVE_S = 10.0
 FORGOTTEN = timedelta(minutes=10)
+FULL_SHARE = 8
+"""Share of the disk space that no job may eat into, below which a machine takes none."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,16 @@ def engines_of_workers(session: Session, ctx: Context) -> frozenset[str] | None:
     living = select(Worker).where(Worker.heartbeat_at > ctx.now() - timedelta(seconds=ALIVE_S))
     gauges = [worker.gauges for worker in session.scalars(living) if QUEUE_OF[JobKind.REPLICA] in worker.slots]
     return frozenset(engine for one in gauges for engine in one.engines) if gauges else None
+
+
+def explain_full_disk(ctx: Context, *, host: str) -> str:
+    """Return why no worker of this machine may take a job, if hardly anything is left of the disk space that no job may
+    eat into. Empty if enough is.
+    """
+    free = ctx.artifacts.free_bytes()
+    if free >= ctx.policy.keep_free_bytes // FULL_SHARE:
+        return ""
+    return f"The disk of {host} is full ({format_bytes(free)} free): it takes jobs again once there is space."
 
 
 def say_goodbye(ctx: Context, name: str) -> None:
