@@ -106,13 +106,17 @@ class ForkServer:
         """Wait until the server has imported what it needs, or can't. `check` raises to give up."""
         gives_up_at = time.monotonic() + IMPORTS_S
         with self._lock:
-            self._socket.settimeout(0.2)
             while not self.is_ready and time.monotonic() < gives_up_at:
                 check()
-                with contextlib.suppress(TimeoutError):
+                try:
+                    self._socket.settimeout(0.2)
                     if not self._socket.recv(16):
                         return
                     self.is_ready = True
+                except TimeoutError:
+                    continue
+                except OSError:  # closed for a job of another kind that came at the same moment
+                    return
 
     def has_children(self) -> bool:
         """Return whether jobs of this server run."""

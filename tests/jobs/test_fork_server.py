@@ -113,6 +113,16 @@ def test_jobs_end_with_their_server(modules: dict[str, str], how: str) -> None:
     server.close()
 
 
+def test_a_job_whose_server_is_closed_by_another_job_at_the_same_moment_starts_without_it(
+    modules: dict[str, str],
+) -> None:
+    """It failed with "Bad file descriptor"."""
+    server = ForkServer(JobKind.LOAD_TEST, modules)
+    server.close()
+    server.await_imports(lambda: None)
+    assert not server.is_ready
+
+
 def test_servers_are_shared_by_jobs_of_equal_environments_and_ended_when_others_come(
     modules: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
