@@ -285,8 +285,9 @@ class _InSlurm:
                 self._submit()
                 states = self._states()
         self.asked_at = time.monotonic()
-        self.said = ", ".join(f"{count:,} {word}" for word, count in states.items())
-        return f"Slurm: {self.said}" if self.said else ""
+        counts = ", ".join(f"{count:,} {word}" for word, count in states.items())
+        self.said = f"Slurm: {counts}" if counts else ""
+        return self.said
 
     def _states(self) -> Counter[str]:
         """Return how many tasks wait, with Slurm's reason, and run."""
