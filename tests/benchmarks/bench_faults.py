@@ -196,7 +196,9 @@ class World:
         children = []
         for process in self.up.processes("--child"):
             with contextlib.suppress(psutil.Error, OSError, ValueError):
-                if json.loads((Path(process.cmdline()[-1]) / "job.json").read_text())["kind"] == kind:
+                command = process.cmdline()  # that of a forked one ends with empty words
+                folder = Path(command[command.index("--child") + 1])
+                if json.loads((folder / "job.json").read_text())["kind"] == kind:
                     children.append(process)
         return children
 
@@ -422,7 +424,7 @@ def try_once(w: World, name: str) -> dict[str, Any]:
     """Do harm once, and say what became of it."""
     fault = FAULTS[name]
     run, behind = w.launch("disturbed"), w.launch("behind", STEPS_BEHIND)
-    at = random.randint(5, STEPS * 3 // 4)
+    at = random.randint(5, STEPS // 2)
     wait_until(lambda: w.last_step(run) >= at, timeout_s=300, what=f"step {at}")
     outcome: dict[str, Any] = {"fault": name, "step": at}
     with Client(w.up.gateway_url) as client:
