@@ -164,14 +164,20 @@ def _end_heartbeat(sender: Any, **_: Any) -> None:
 def _heartbeat_loop(queues: list[str]) -> None:
     tidied = -TIDY_S
     beaten, patient_until = time.monotonic(), 0.0
-    has_told = False
+    has_told = has_twin = False
+    is_first = True
     while not heart_stopped.is_set():
         try:
             reason = _check_version(get_context())
             if reason and not has_told:
                 log.error("This worker takes no more jobs. %s Update Roundhouse here and restart it.", reason)
             has_told = bool(reason)
-            _beat(queues, takes_no_jobs=reason or _check_disk(get_context()))
+            if _beat(queues, takes_no_jobs=reason or _check_disk(get_context()), is_first=is_first) and not has_twin:
+                has_twin = True
+                log.error(
+                    "Another worker is named %s: set ROUNDHOUSE_WORKER_HOST to tell them apart.", _row_name(queues)
+                )
+            is_first = False
             if reason:
                 continue
             now = time.monotonic()
@@ -207,8 +213,8 @@ def _submission_loop() -> None:
                 log.warning("submissions to %s failed: %s", provider.name, error)
 
 
-def _beat(queues: list[str], *, takes_no_jobs: str = "") -> None:
-    beat(
+def _beat(queues: list[str], *, takes_no_jobs: str = "", is_first: bool = False) -> bool:
+    return beat(
         get_context(),
         name=_row_name(queues),
         host=HOST,
@@ -218,6 +224,7 @@ def _beat(queues: list[str], *, takes_no_jobs: str = "") -> None:
         gauges=read_machine_gauges().model_copy(
             update={"engines": installed_engines(), "takes_no_jobs": takes_no_jobs}
         ),
+        is_first=is_first,
     )
 
 

@@ -24,6 +24,7 @@ from backend.domain.jobs.states import JobKind, StopRequest
 from backend.errors import JobFailed, Unavailable
 from backend.infra.store.folders import FolderStore
 from backend.infra.store.outbox import Outbox
+from backend.services.checkpoints.files import checkpoint_folders
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim, renew, stop_request
 
@@ -87,17 +88,17 @@ class Exchange:
         return how
 
     def send_checkpoints(self) -> StopRequest | None:
-        """Send the run's checkpoints that are here, and wait until other machines can bring them. Return a stop request
-        that came meanwhile.
+        """Send the run's checkpoints that are here and were not removed since, and wait until other machines can bring
+        them. Return a stop request that came meanwhile.
 
         Raises Fenced, Interrupted.
         """
         payload = self._claim.payload
         if self._store is None or self._outbox is None or not isinstance(payload, TrainPayload):
             return None
-        below = checkpoints_of(payload.run_folder)
-        for path in sorted((self._store.root / below).glob("step-*")):
-            self._send(f"{below}/{path.name}")
+        for folder in checkpoint_folders(self._ctx, self._claim.job_id):
+            if (self._store.root / folder).is_dir():
+                self._send(folder)
         return self.wait_for(self._await_sends)
 
     def note(self, events: Iterable[Event]) -> None:

@@ -35,7 +35,9 @@ MARGIN_S = 5.0
 
 
 class MachineLost(Exception):
-    """Another machine of the job is gone, so this attempt is over. `counts`: whether as a loss; not where it left."""
+    """A machine of the job is gone, or a process of it is frozen, so this attempt is over. `counts`: whether as a loss;
+    not where it left.
+    """
 
     def __init__(self, cause: str, *, counts: bool) -> None:
         super().__init__(cause)
@@ -61,6 +63,7 @@ class GangLead:
         self._ctx, self._claim, self._others = ctx, claim, claim.part.hosts[1:]
         self._checked_at = 0.0
         self._echoed_at: float | None = None
+        self._echo = ""
         self._looked_at = self._patient_until = ctx.now()
         self._lost_at: dict[str, datetime] = {}
         self._listening: socket.socket | None = None
@@ -74,7 +77,12 @@ class GangLead:
         """
         if not self._others:
             with self._ctx.db.write() as session:
-                self._log(session, f"Training on {self._claim.host} alone, with the same sequences in a step.")
+                _log_line(
+                    session,
+                    self._ctx,
+                    self._claim,
+                    f"Training on {self._claim.host} alone, with the same sequences in a step.",
+                )
             return None
         if (how := exchange.send_checkpoints()) is not None:
             return how
@@ -98,7 +106,12 @@ class GangLead:
         with self._ctx.db.write() as session:
             renew(session, self._ctx, self._claim)
             change_part(session, self._claim, stage="ready")
-            self._log(session, f"Training on {1 + len(self._others)} machines: {names}. They meet at {host}:{port}.")
+            _log_line(
+                session,
+                self._ctx,
+                self._claim,
+                f"Training on {1 + len(self._others)} machines: {names}. They meet at {host}:{port}.",
+            )
         self.rendezvous = Rendezvous(0, host, port, self._listening.fileno())
         return None
 
@@ -127,10 +140,12 @@ class GangLead:
         if self._echoed_at is not None and now - self._echoed_at > self._ctx.policy.lease_s + MARGIN_S:
             raise MachineLost(self._disconnected, counts=True)
 
-    def await_cause(self, exchange: Exchange) -> StopRequest | None:
-        """Wait until it is known why the processes here lost those of another machine. Return a stop request that came
-        meanwhile; otherwise raises MachineLost, JobFailed with the other's error, Fenced or Interrupted.
+    def await_cause(self, exchange: Exchange, echo: JobFailure | None) -> StopRequest | None:
+        """Wait until it is known why the processes here lost those of another machine, of which they know no more than
+        `echo`. Return a stop request that came meanwhile; otherwise raises MachineLost, JobFailed with the other's
+        error, Fenced or Interrupted.
         """
+        self._echo = echo.cause if echo is not None else self._echo
 
         def look(check: Callable[[], None]) -> None:
             until = time.monotonic() + self._ctx.policy.lease_s + MARGIN_S
@@ -143,17 +158,6 @@ class GangLead:
         exchange.message = "A machine of this run is gone"
         return exchange.wait_for(look)
 
-    def give_up(self, lost: MachineLost) -> Status:
-        """Queue the job again after a loss, or fail it after the last allowed one; return its status. Raises Fenced."""
-        error = JobFailure(
-            cause=f"{lost.cause} This happened too often.",
-            remedy="Check the machines and the network between them, then resume.",
-        )
-        with self._ctx.db.write() as session:
-            renew(session, self._ctx, self._claim)
-            self._log(session, f"{lost.cause} The run continues from its last checkpoint.")
-            return requeue_lost(session, self._ctx, self._claim, error=error, counts=lost.counts)
-
     def close(self) -> None:
         """Close the socket where the machines meet."""
         if self._listening is not None:
@@ -161,7 +165,8 @@ class GangLead:
 
     @property
     def _disconnected(self) -> str:
-        return "The machines of this run lost their connection to each other."
+        why = f": {self._echo[:400].rstrip('.')}" if self._echo else ""
+        return f"The machines of this run lost their connection to each other{why}."
 
     def _look(self) -> Sequence[MemberView]:
         """Return how the machines stand; nothing while the database is away, which is dealt with where the lease is
@@ -191,12 +196,27 @@ class GangLead:
                 raise MachineLost(f"{host} was lost.", counts=True)
             else:
                 continue
+            if member.stage == "frozen":
+                raise MachineLost(f"{host}: {member.error.cause}", counts=True)
             if member.stage == "left":
                 raise MachineLost(f"{host} has left.", counts=False)
             if member.stage == "ended" and member.error:
                 raise JobFailed(f"{host}: {member.error.cause}", remedy=member.error.remedy, field=member.error.field)
             if member.stage == "echoed":
-                self._echoed_at = self._echoed_at or time.monotonic()
+                self._echoed_at, self._echo = self._echoed_at or time.monotonic(), self._echo or member.error.cause
 
-    def _log(self, session: Session, text: str) -> None:
-        outcomes.record_events(session, self._ctx, self._claim, [LogEvent(text=text, time=time.time())])
+
+def give_up(ctx: Context, claim: Claim[Payload], lost: MachineLost) -> Status:
+    """Queue the job again after a loss, or fail it after the last allowed one; return its status. Raises Fenced."""
+    error = JobFailure(
+        cause=f"{lost.cause} This happened too often.",
+        remedy="Check the machines and the network between them, then resume.",
+    )
+    with ctx.db.write() as session:
+        renew(session, ctx, claim)
+        _log_line(session, ctx, claim, f"{lost.cause} The run continues from its last checkpoint.")
+        return requeue_lost(session, ctx, claim, error=error, counts=lost.counts)
+
+
+def _log_line(session: Session, ctx: Context, claim: Claim[Payload], text: str) -> None:
+    outcomes.record_events(session, ctx, claim, [LogEvent(text=text, time=time.time())])

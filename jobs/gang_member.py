@@ -31,6 +31,7 @@ from backend.services.jobs.gangs import (
     list_members,
 )
 from jobs.exchange import Exchange, Interrupted
+from jobs.freeze_watch import FreezeWatch
 from jobs.gang import spread_payload
 from jobs.memory_limit import MemoryWatch, job_limit_bytes
 from jobs.reporter import Rendezvous
@@ -192,7 +193,7 @@ def _watch(
 
     Raises Fenced when the attempt is over or this machine is cut off, Interrupted.
     """
-    memory = MemoryWatch(child.pid, job_limit_bytes(ctx.policy.job_memory_mb))
+    memory, freeze = MemoryWatch(child.pid, job_limit_bytes(ctx.policy.job_memory_mb)), FreezeWatch(child.pid)
     renewed_at = time.monotonic()
     failure: JobFailure | None = None
     while child.poll() is None:
@@ -200,6 +201,9 @@ def _watch(
             raise Interrupted
         if failure is None and (failure := memory.check()) is not None:
             kill_group(child, grace_s=0)
+        if failure is None and (frozen := freeze.check()):
+            kill_group(child, grace_s=0)
+            return "frozen", JobFailure(cause=frozen)
         now = time.monotonic()
         if now - renewed_at >= min(1.0, ctx.policy.lease_s / 4):
             try:

@@ -108,12 +108,16 @@ class MemoryWatch:
 
 def tree_bytes(pid: int) -> int:
     """Return the private memory of a process and all its descendants."""
-    total, waiting = 0, [pid]
+    return sum(map(_private_bytes, processes_of(pid)))
+
+
+def processes_of(pid: int) -> list[int]:
+    """Return a process and all its descendants."""
+    waiting, tree = [pid], list[int]()
     while waiting:
-        one = waiting.pop()
-        total += _private_bytes(one)
-        waiting += _children(one)
-    return total
+        tree.append(waiting.pop())
+        waiting += _children(tree[-1])
+    return tree
 
 
 def _children(pid: int) -> list[int]:

@@ -32,7 +32,7 @@ from backend.domain.jobs.events import (
     ResultEvent,
     SampleEvent,
 )
-from backend.domain.jobs.payloads import ReplicaPayload
+from backend.domain.jobs.payloads import ReplicaPayload, TrainPayload
 from backend.domain.jobs.records import JobFailure, JobResult, Payload
 from backend.domain.jobs.results import RESULTS, TrainResult
 from backend.domain.jobs.states import JobKind, Status
@@ -54,7 +54,8 @@ from backend.services.jobs.jobs import get_job
 from jobs.environment import api_keys_of, child_environment
 from jobs.exchange import Exchange, Interrupted
 from jobs.fork_server import ROOT, ForkedChild, ForkServer, fork_server
-from jobs.gang import GangLead, MachineLost, spread_payload
+from jobs.freeze_watch import FreezeWatch
+from jobs.gang import GangLead, MachineLost, give_up, spread_payload
 from jobs.memory_limit import MemoryWatch, job_limit_bytes
 from jobs.memory_reuse import with_memory_reuse
 from jobs.reporter import JobSpec, Rendezvous
@@ -140,7 +141,7 @@ def execute(
             watch = _Watch(ctx, ready, folder, child, stopping or threading.Event(), exchange, save_s=save_s, gang=gang)
             ended = watch.until_exit()
             if gang is not None and ended.is_echo and ended.stopped_by is None:
-                ended.stopped_by = gang.await_cause(exchange)
+                ended.stopped_by = gang.await_cause(exchange, ended.error)
             exchange.send_outputs(ended.result if ended.code == 0 else None)
             return _record_end(ctx, ready, folder, ended)
     except Fenced:
@@ -156,7 +157,7 @@ def execute(
         if exchange is not None:
             exchange.send_outputs(None)
         with contextlib.suppress(Fenced):
-            return gang.give_up(lost) if gang is not None else None
+            return give_up(ctx, ready, lost)
         return None
     except Interrupted:  # requeue the job at once, without counting the attempt, instead of letting its lease lapse
         for process in (child, tracker):
@@ -272,8 +273,9 @@ def kill_group(child: Child, *, grace_s: float = 2.0) -> None:
 
 
 def is_cut_off(ctx: Context, folder: Path, *, silent_s: float) -> bool:
-    """Return whether a machine of several that has not reached the database for some time takes no steps either: the
-    others are then out of reach, and continue without it. While only the database is away, steps are taken.
+    """Return whether a machine of several that has not reached the database for some time reaches the others neither,
+    which then continue without it. While only the database is away, its job's process renews the time of the events'
+    file, however long a step takes.
     """
     lease_s = ctx.policy.lease_s
     if silent_s <= lease_s:
@@ -325,6 +327,9 @@ class _Watch:
         self.stopped_by: str | None = None
         self.last_renewal = time.monotonic() if gang is not None else 0.0
         self.memory = MemoryWatch(child.pid, job_limit_bytes(ctx.policy.job_memory_mb))
+        payload = claim.payload
+        has_ranks = isinstance(payload, TrainPayload) and payload.config.devices.count > 1
+        self.freeze = FreezeWatch(child.pid) if has_ranks else None
 
     def until_exit(self) -> Ended:
         """Record events and renew the lease until the child has exited and its last line is read.
@@ -344,6 +349,8 @@ class _Watch:
                 if is_cut_off(self.ctx, self.folder, silent_s=time.monotonic() - self.last_renewal):
                     raise Fenced("this machine reaches neither the database nor the others")
                 self.gang.check()
+            if self.freeze is not None and not exited and (frozen := self.freeze.check()):
+                raise MachineLost(f"{self.claim.host}: {frozen}", counts=True)
             self._pass_on_stop()
             if not exited and (error := self.memory.check()) is not None:
                 log.warning("job %s is ended: %s", self.claim.job_id, error.cause)

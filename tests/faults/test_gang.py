@@ -20,12 +20,14 @@ import psutil
 import pytest
 from sqlalchemy import make_url
 
+from backend.bootstrap import build_context
 from backend.domain.data.import_options import ImportOptions
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.jobs.states import TERMINAL, Status
 from backend.domain.tokenizers.config import TokenizerConfig
+from backend.domain.training.config import RunConfig
 from backend.services.checkpoints.checkpoints import list_checkpoints
-from backend.services.context import LOCAL
+from backend.services.context import LOCAL, Context
 from backend.services.data.imports import add_rows_dataset, import_dataset
 from backend.services.data.sources import ImportSource
 from backend.services.data.uploads import save_upload
@@ -41,9 +43,10 @@ from backend.services.training.views import get_run
 from tests.support.curves import read_curve
 from tests.support.installation import free_port, is_alive, wait_until
 from tests.support.job_work import do_job
-from tests.support.postgres import copy_database, drop_database
+from tests.support.postgres import copy_database, copy_home, drop_database
 from tests.support.run_world import tiny_run
-from tests.support.settings import database_of
+from tests.support.settings import database_of, make_settings
+from tests.support.stores import moto_store
 from tests.support.workers.network import can_make_networks, forwarded, two_networks
 from tests.support.workers.team import Team, team
 from tests.support.workers.workers import process
@@ -53,6 +56,9 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 ROWS = [{"text": f"Row {n}: the {n % 7} engines stand in the roundhouse and wait for steam. " * 8} for n in range(60)]
 TWO: dict[str, Any] = {"grad_accum_steps": 2, "devices": {"count": 2, "nodes": 2}}
 ONE: dict[str, Any] = {"grad_accum_steps": 4}
+STEPS = 160
+Curves = dict[str, dict[int, float]]
+"""Values by step of metrics by name."""
 
 
 @pytest.fixture
@@ -62,19 +68,26 @@ def lab(home: Path, tmp_path: Path) -> Iterator[Team]:
         yield started
 
 
+def make_run(name: str, **values: Any) -> RunConfig:
+    every = {"max_steps": STEPS, "eval_every": 8, "checkpoint_every": 8, "learning_rate": 1e-4}
+    return tiny_run(name, **{**every, **values})
+
+
 def launch(lab: Team, name: str, **values: Any) -> str:
-    steps = values.pop("max_steps", 24)
-    config = tiny_run(name, max_steps=steps, eval_every=8, **{"checkpoint_every": 8, **values})
-    return launch_run(lab.ctx, config, person=LOCAL).id
+    return launch_run(lab.ctx, make_run(name, **values), person=LOCAL).id
 
 
 def job_of(lab: Team, run_id: str) -> JobView:
     return get_job(lab.ctx, str(get_run(lab.ctx, run_id).job_id))
 
 
-def curve(lab: Team, run_id: str, name: str = "train_loss") -> dict[int, float]:
-    points = read_curve(lab.ctx, run_id, name)
+def curve(ctx: Context, run_id: str, name: str = "train_loss") -> dict[int, float]:
+    points = read_curve(ctx, run_id, name)
     return dict(zip(points.steps, points.values, strict=True))
+
+
+def last_step(lab: Team, run_id: str) -> int:
+    return max(curve(lab.ctx, run_id), default=0)
 
 
 def end_of(lab: Team, run_id: str) -> JobView:
@@ -87,93 +100,106 @@ def finish(lab: Team, run_id: str) -> None:
     assert job.status is Status.FINISHED, (job.error, read_log(lab.ctx, job.id))
 
 
-def same_curves(lab: Team, first: str, second: str) -> None:
-    for name in ("train_loss", "grad_norm", "val_loss"):
-        expected = curve(lab, first, name)
-        assert expected
-        assert curve(lab, second, name) == pytest.approx(expected, abs=1e-4), name
-
-
-def test_a_run_over_two_machines_without_a_shared_folder_equals_one_process(lab: Team) -> None:
-    with ExitStack() as machines:
-        machines.enter_context(lab.machine("a"))
-        alone = launch(lab, "alone", **ONE)
-        finish(lab, alone)
-        run = launch(lab, "both", **TWO)
-        job_id = job_of(lab, run).id
-        assert "Needs 2 machines at once: only a is there. Start 1 training worker more." in describe_gang(
-            lab.ctx, job_id
-        )
-        small = launch(lab, "small", max_steps=8)
-        finish(lab, small)  # a gang that can't be placed holds nobody up
-        machines.enter_context(lab.machine("b"))
-        wait_until(lambda: len(list_members(lab.ctx, job_id)) == 2, what="both machines")
-        finish(lab, run)
-    assert job_of(lab, run).attempt == 1
-    same_curves(lab, alone, run)
-    assert "Training on 2 machines" in "".join(read_log(lab.ctx, job_id))
-
-
-def processes_of(lab: Team, name: str) -> list[psutil.Process]:
-    """Return the processes of jobs on a machine."""
-    mine = []
+def running_on(lab: Team, *names: str) -> list[psutil.Process]:
+    """Return the processes of jobs on machines."""
+    homes, mine = {str(lab.folder / name) for name in names}, []
     for one in psutil.process_iter():
         try:
             modules = {"jobs.run", "jobs.training.rank"} & set(one.cmdline())
-            if modules and one.environ().get("ROUNDHOUSE_HOME") == str(lab.folder / name):
+            if modules and one.environ().get("ROUNDHOUSE_HOME") in homes:
                 mine.append(one)
         except psutil.Error:  # it has ended meanwhile
             continue
     return mine
 
 
-@pytest.mark.parametrize(("number", "how"), [(0, signal.SIGSTOP), (1, signal.SIGKILL)])
-def test_a_machine_that_is_lost_ends_the_attempt_everywhere_and_the_run_goes_on_with_the_other(
-    lab: Team, number: int, how: signal.Signals
+def nothing_runs(lab: Team) -> None:
+    wait_until(lambda: not running_on(lab, "a", "b"), timeout_s=60, what="no process")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, used_home: Path) -> Curves:
+    """The curves of a run in one process that nothing happens to."""
+    home = copy_home(used_home, tmp_path_factory.mktemp("alone") / "home")
+    ctx = build_context(make_settings(home), migrate=False)
+    run = launch_run(ctx, make_run("alone", **ONE), person=LOCAL)
+    assert do_job(ctx, str(run.job_id)).status is Status.FINISHED
+    curves = {name: curve(ctx, run.id, name) for name in ("train_loss", "grad_norm", "val_loss")}
+    ctx.db.dispose()
+    return curves
+
+
+def check_curves(lab: Team, run_id: str, expected: Curves) -> None:
+    for name, values in expected.items():
+        measured = curve(lab.ctx, run_id, name)
+        assert list(measured) == list(values), f"no gap and no double step in {name}"
+        assert measured == pytest.approx(values, abs=1e-4), name
+
+
+def test_a_run_over_two_machines_with_s3_between_them_stops_resumes_and_equals_one_process(
+    home: Path, tmp_path: Path, undisturbed: Curves
 ) -> None:
-    long: dict[str, Any] = {"max_steps": 160, "checkpoint_every": 8, "learning_rate": 1e-4}
     with ExitStack() as stack:
-        workers = {name: stack.enter_context(lab.machine(name)) for name in "ab"}
-        run = launch(lab, "both", **TWO, **long)
+        store, database = stack.enter_context(moto_store()), database_of(home)
+        lab = stack.enter_context(team(tmp_path / "team", pages=home, database_url=database, store=store))
+        stack.enter_context(lab.machine("a"))
+        run = launch(lab, "both", **TWO)
         job_id = job_of(lab, run).id
-        wait_until(lambda: max(curve(lab, run), default=0) >= 20, what="step 20")
-        hosts = [member.host for member in list_members(lab.ctx, job_id)]
-        lost, other = hosts[number], hosts[1 - number]
-        of_first_attempt = [*processes_of(lab, lost), *processes_of(lab, other)]
-        assert len(of_first_attempt) == 4
-        lost_at = time.monotonic()
-        workers[lost].send_signal(how)
-        wait_until(lambda: not any(map(is_alive, of_first_attempt)), timeout_s=60, what="the end of the attempt")
-        ended_s = time.monotonic() - lost_at
-        before = max(curve(lab, run))
-        wait_until(lambda: job_of(lab, run).attempt == 2 and curve(lab, run), what="the second attempt")
-        wait_until(lambda: max(curve(lab, run), default=0) > before, what="steps")
-        print(f"ended after {ended_s:.1f} s, steps again after {time.monotonic() - lost_at:.1f} s")
-        workers[lost].send_signal(signal.SIGKILL)
-        finish(lab, run)
-        alone = launch(lab, "alone", **ONE, **long)
-        finish(lab, alone)
-    job = job_of(lab, run)
-    assert job.attempt == 2
-    assert list(curve(lab, run)) == list(range(1, 161)), "no gap and no double step"
-    same_curves(lab, alone, run)
-
-
-def test_a_run_over_two_machines_stops_and_saves_and_resumes(lab: Team) -> None:
-    with ExitStack() as machines:
-        for name in "ab":
-            machines.enter_context(lab.machine(name))
-        run = launch(lab, "both", **TWO, max_steps=100_000, checkpoint_every=50_000)
-        wait_until(lambda: max(curve(lab, run), default=0) >= 4, what="step 4")
+        small = launch(lab, "small", max_steps=8)
+        finish(lab, small)  # a gang that can't be placed holds nobody up
+        assert "Needs 2 machines at once: only a is there." in describe_gang(lab.ctx, job_id)
+        stack.enter_context(lab.machine("b"))
+        wait_until(lambda: last_step(lab, run) >= 4, what="step 4")
+        assert len(list_members(lab.ctx, job_id)) == 2
         stop_run(lab.ctx, run, how="stop_and_save", person=LOCAL)
         assert end_of(lab, run).status is Status.CANCELLED
-        (checkpoint,) = list_checkpoints(lab.ctx)
-        wait_until(lambda: not processes_of(lab, "a") + processes_of(lab, "b"), timeout_s=60, what="no process")
+        assert last_step(lab, run) < STEPS
+        nothing_runs(lab)
         resume_run(lab.ctx, run, person=LOCAL)
-        wait_until(lambda: max(curve(lab, run)) > (checkpoint.step or 0) + 2, what="more steps")
-        stop_run(lab.ctx, run, how="cancel", person=LOCAL)
-        assert end_of(lab, run).status is Status.CANCELLED
-        wait_until(lambda: not processes_of(lab, "a") + processes_of(lab, "b"), timeout_s=60, what="no process")
+        finish(lab, run)
+        check_curves(lab, run, undisturbed)
+        assert "Training on 2 machines" in "".join(read_log(lab.ctx, job_id))
+        cancelled = launch(lab, "cancelled", **TWO)
+        wait_until(lambda: running_on(lab, "a") and running_on(lab, "b"), what="processes on both")
+        stop_run(lab.ctx, cancelled, how="cancel", person=LOCAL)
+        assert end_of(lab, cancelled).status is Status.CANCELLED
+        nothing_runs(lab)
+
+
+def test_a_run_survives_a_frozen_process_a_frozen_worker_and_a_killed_one(lab: Team, undisturbed: Curves) -> None:
+    """Each ends the attempt on both machines, and the run goes on from its last checkpoint on those that are left."""
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(lab.machine(name)) for name in "abc"}
+        run = launch(lab, "both", **TWO)
+
+        def lose(number: int, how: signal.Signals, *, rank: bool = False, again_in_s: float) -> str:
+            """Send a signal to a machine's worker, or to its rank alone, and wait for steps after it."""
+            job = job_of(lab, run)
+            wait_until(lambda: last_step(lab, run) >= 16 * job.attempt + 4, what="steps")
+            hosts = [member.host for member in list_members(lab.ctx, job.id)]
+            running = running_on(lab, *hosts)
+            assert len(running) == 4
+            (own,) = [one for one in running_on(lab, hosts[number]) if "jobs.training.rank" in one.cmdline()]
+            lost_at = time.monotonic()
+            (own if rank else workers[hosts[number]]).send_signal(how)
+            wait_until(lambda: not any(map(is_alive, running)), timeout_s=60, what="the end of the attempt")
+            ended_s, reached = time.monotonic() - lost_at, last_step(lab, run)
+            wait_until(lambda: last_step(lab, run) > reached or job_of(lab, run).status in TERMINAL, what="steps")
+            again_s = time.monotonic() - lost_at
+            print(f"{how.name}, rank: {rank}, {number}: ended after {ended_s:.1f} s, steps again after {again_s:.1f} s")
+            assert job_of(lab, run).attempt == job.attempt + 1
+            assert ended_s < 30
+            assert again_s < again_in_s
+            return hosts[number]
+
+        wait_until(lambda: job_of(lab, run).attempt == 1, what="the first attempt")
+        host = lose(1, signal.SIGSTOP, rank=True, again_in_s=60)
+        assert f"{host}: Its process" in "".join(read_log(lab.ctx, job_of(lab, run).id))
+        host = lose(0, signal.SIGSTOP, again_in_s=90)
+        workers[host].send_signal(signal.SIGKILL)
+        lose(1, signal.SIGKILL, again_in_s=90)
+        finish(lab, run)
+        check_curves(lab, run, undisturbed)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +221,7 @@ def test_what_is_wrong_on_one_machine_fails_the_run_with_its_cause(
         assert job.status is Status.FAILED
         assert re.search(cause, job.error.cause)
         assert job.attempt == 1
-        wait_until(lambda: not processes_of(lab, "a") + processes_of(lab, "b"), timeout_s=60, what="no process")
+        nothing_runs(lab)
 
 
 @pytest.fixture
@@ -237,32 +263,31 @@ def test_a_machine_whose_cable_is_pulled_ends_its_processes_and_the_other_contin
             stack.enter_context(lab.machine(name, within=ends[name].within, **own))
 
         first, second = "far", "near"  # the one that is cut off leads
-        parts: dict[str, Any] = {"learning_rate": 1e-4}
         start(second)
-        before = launch(lab, "before", **parts, max_steps=100_000)
+        before = launch(lab, "before", max_steps=100_000)
         wait_until(lambda: job_of(lab, before).status is Status.RUNNING, what="a run on one machine")
         start(first)
-        run = launch(lab, "both", **TWO, **parts, max_steps=400)
+        run = launch(lab, "both", **TWO, max_steps=400)
         job_id = job_of(lab, run).id
         wait_until(lambda: describe_gang(lab.ctx, job_id).endswith(f"Kept for it: {first}."), what="a kept machine")
         stop_run(lab.ctx, before, how="cancel", person=LOCAL)
-        wait_until(lambda: max(curve(lab, run), default=0) >= 20, what="step 20")
+        wait_until(lambda: last_step(lab, run) >= 20, what="step 20")
         assert [member.host for member in list_members(lab.ctx, job_id)] == [first, second]
-        of_first_attempt = [*processes_of(lab, "far"), *processes_of(lab, "near")]
+        of_first_attempt = running_on(lab, "far", "near")
         assert len(of_first_attempt) == 4
         cut_at = time.monotonic()
         ends["far"].pull()
         for machine in ("near", "far"):
-            mine = [process for process in of_first_attempt if process in processes_of(lab, machine)]
+            mine = [process for process in of_first_attempt if process in running_on(lab, machine)]
             wait_until(lambda mine=mine: not any(map(is_alive, mine)), timeout_s=60, what=f"the end on {machine}")
             print(f"first is {first}; ended on {machine} after {time.monotonic() - cut_at:.1f} s")
-        reached = max(curve(lab, run))
-        wait_until(lambda: job_of(lab, run).attempt == 2 and max(curve(lab, run), default=0) > reached)
+        reached = last_step(lab, run)
+        wait_until(lambda: job_of(lab, run).attempt == 2 and last_step(lab, run) > reached)
         print(f"steps again after {time.monotonic() - cut_at:.1f} s")
         ends["far"].plug()
         finish(lab, run)
         assert job_of(lab, run).attempt == 2
-        assert list(curve(lab, run)) == list(range(1, 401)), "no gap and no double step"
+        assert list(curve(lab.ctx, run)) == list(range(1, 401)), "no gap and no double step"
 
 
 def test_two_machines_without_a_shared_folder_go_from_data_to_an_answer(tmp_path: Path, server: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 from backend.bootstrap import build_context
 from backend.domain.data.import_options import ImportOptions
 from backend.domain.evaluation.config import EvaluationConfig
-from backend.domain.jobs.payloads import ExportPayload
+from backend.domain.jobs.payloads import ExportPayload, TrainPayload
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.tokenizers.config import TokenizerConfig
 from backend.errors import Unavailable
@@ -186,6 +186,14 @@ def test_data_of_one_machine_trains_on_a_second_and_is_scored_and_exported_on_ot
     assert b.artifacts.store.list_folders(f"runs/{run.id}/checkpoints") == sorted(
         str(each.folder) for each in checkpoints if each.folder
     )
+    # an old copy of a pruned one, on a machine that leads a later attempt, is not sent again
+    pruned = f"{str(newest.folder)[:-1]}2"
+    assert b.artifacts.store is not None
+    shutil.copytree(b.artifacts.root / str(newest.folder), b.artifacts.root / pruned)
+    payload = Mock(spec=TrainPayload, run_folder=f"runs/{run.id}")
+    Exchange(b, Mock(job_id=run.job_id, payload=payload), threading.Event()).send_checkpoints()
+    assert pruned not in checkpoints_in_store(b)
+    assert str(newest.folder) in checkpoints_in_store(b)
     delete_checkpoint(pages, checkpoints[0].id, person=LOCAL)
     gone = str(checkpoints[0].folder)
     wait_until(lambda: gone not in b.artifacts.store.list_folders(f"runs/{run.id}/checkpoints"), what="the deletion")

@@ -55,6 +55,7 @@ class ClusterDouble:
     items: dict[str, dict[str, Item]] = field(default_factory=lambda: {"jobs": {}, "pods": {}, "workloads": {}})
     logs: dict[str, str] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    longest_address: int = 0
     refusals: dict[tuple[str, str], list[RefusalError]] = field(default_factory=dict)
     kueue: str | None = "v1beta2"
     page: int = 500
@@ -211,6 +212,7 @@ def serve_cluster(folder: Path) -> Iterator[ClusterDouble]:
             query = {name: values[-1] for name, values in parse_qs(address.query).items()}
             with cluster.lock:
                 cluster.requests.append(f"{self.command} {address.path}")
+                cluster.longest_address = max(cluster.longest_address, len(self.path))
                 status, answer = self._answer(address.path, query, json.loads(body) if body else None)
             time.sleep(cluster.silent_s)
             if self.command == "POST" and cluster.lost_answers:

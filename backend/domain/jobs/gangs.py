@@ -8,7 +8,8 @@ A gang is placed on all of its machines or on none. The database and the workers
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Literal
 
 from backend.domain.training.config import RunConfig
@@ -22,12 +23,28 @@ DeviceRequest = Literal["auto", "cpu", "gpu"]
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine with a living worker of a queue: its GPUs, those that are free, and the jobs that it has room for."""
+    """A machine with a living worker of a queue: its GPUs, those that are free, and the jobs that it has room for.
+    `has_twins`: whether several workers have its name. `first_wait`: the place in the queue of the first job of one
+    machine that waits for more of its GPUs than are free.
+    """
 
     host: str
     num_gpus: int
     free_gpus: int
     free_slots: int
+    has_twins: bool = False
+    first_wait: tuple[int, datetime, str] | None = None
+    is_reserved: bool = False
+
+    def seen_by(self, place: tuple[int, datetime, str], num_joined: int | None) -> Machine:
+        """Return the machine as a gang at a place of the queue sees it: what it holds itself of a machine that it has
+        joined counts as free, and what a job before it waits for is reserved.
+        """
+        is_reserved = self.first_wait is not None and self.first_wait < place
+        if num_joined is None:
+            return replace(self, is_reserved=is_reserved)
+        free_gpus = self.free_gpus + (num_joined if self.num_gpus else 0)
+        return replace(self, free_gpus=free_gpus, free_slots=self.free_slots + 1, is_reserved=is_reserved)
 
 
 @dataclass(frozen=True)
@@ -45,13 +62,14 @@ class GangRequest:
 @dataclass(frozen=True)
 class GangPlan:
     """Machines that a job of several would take. `able` machines could hold a part of it, `idle` ones can now; `count`
-    is how many it takes, 0 if it can't be placed whatever becomes free.
+    is how many it takes, 0 if it can't be placed whatever becomes free. GPUs of `reserved` ones go to a job before it.
     """
 
     kind: DeviceKind
     count: int
     able: tuple[str, ...]
     idle: tuple[str, ...]
+    reserved: tuple[str, ...] = ()
     problem: str = ""
 
     @property
@@ -87,13 +105,21 @@ def plan_gang(request: GangRequest, machines: Sequence[Machine]) -> GangPlan:
 def _plan(request: GangRequest, kind: DeviceKind, machines: Sequence[Machine]) -> GangPlan:
     if kind == "gpu":
         able = [machine for machine in machines if machine.num_gpus >= request.devices]
-        idle = [machine for machine in able if machine.free_gpus >= request.devices and machine.free_slots > 0]
+        free = [machine for machine in able if machine.free_gpus >= request.devices and machine.free_slots > 0]
+        idle = [machine for machine in free if not machine.is_reserved]
     else:  # a machine with GPUs leaves its CPU to those that ask for it
         able = [machine for machine in machines if request.device == "cpu" or not machine.num_gpus]
         idle = [machine for machine in able if machine.free_slots > 0]
     count = next((n for n in (request.machines, *request.fewer) if n <= len(able)), 0)
-    names, free = tuple(machine.host for machine in able), tuple(machine.host for machine in idle)
-    return GangPlan(kind, count, names, free, "" if count else _what_is_missing(request, kind, names, machines))
+    names = tuple(machine.host for machine in able)
+    return GangPlan(
+        kind,
+        count,
+        able=names,
+        idle=tuple(machine.host for machine in idle),
+        reserved=tuple(machine.host for machine in able if machine.is_reserved and kind == "gpu"),
+        problem="" if count else _what_is_missing(request, kind, names, machines),
+    )
 
 
 def _what_is_missing(request: GangRequest, kind: DeviceKind, able: Sequence[str], machines: Sequence[Machine]) -> str:
@@ -105,7 +131,12 @@ def _what_is_missing(request: GangRequest, kind: DeviceKind, able: Sequence[str]
         each = " without a GPU"
     there = f"only {_list(able)} {_are(able)} there" if able else "none is there"
     missing = plural(request.machines - len(able), "training worker")
-    return f"Needs {request.machines} machines{each} at once: {there}. Start {missing} more."
+    twins = [machine.host for machine in machines if machine.has_twins]
+    hint = (
+        f" Workers of one name count as one machine, and {_list(twins)} {'has' if len(twins) == 1 else 'have'} several:"
+        " give each a ROUNDHOUSE_WORKER_HOST of its own."
+    )
+    return f"Needs {request.machines} machines{each} at once: {there}. Start {missing} more.{hint if twins else ''}"
 
 
 def machines_that_suit(config: RunConfig) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ class GpuGauges(ReadRecord):
 
 class MachineGauges(StoredRecord):
     """CPU load in percent, memory in bytes and GPUs of a machine, the engines of other projects that its workers can
-    start, and why they take no jobs, if so; falsy if nothing was reported.
+    start, why they take no jobs, if so, and whether another living worker has the name; falsy if nothing was reported.
     """
 
     cpu_percent: float | None = None
@@ -29,6 +29,7 @@ class MachineGauges(StoredRecord):
     gpus: tuple[GpuGauges, ...] = ()
     engines: tuple[str, ...] = ()
     takes_no_jobs: str = ""
+    shares_name: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.model_fields_set)

@@ -22,7 +22,7 @@ KEEP_S = 3600
 """Time for which an ended Job and the output of its pod stay in the cluster."""
 LEAVE_S = 20
 """Time of a worker, beyond that for saving, between the request to end and the kill."""
-SECRET = re.compile(r"(?:KEY|SECRET|TOKEN|PASSWORD)$")
+SECRET = re.compile(r"(?:KEY|SECRET|TOKEN|PASSWORD)$", re.IGNORECASE)
 PASSWORD_IN_URL = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 EVICTION = {"rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]}
 """A pod that is preempted or evicted is replaced, and is no failure of its Job."""

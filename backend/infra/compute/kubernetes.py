@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +20,9 @@ TIMEOUT_S = (5.0, 25.0)
 LAST_LINES = 40
 MAX_LOG_BYTES = 16_384
 PAGE = 500
+LEFT_BEHIND = timedelta(seconds=60)
+IN_SELECTOR = 100
+"""Names in one selector: a proxy before the API server may take no longer address than 8 KB."""
 JOBS = ("batch", "v1", "jobs")
 KUEUE = "kueue.x-k8s.io"
 JOB_UID = f"{KUEUE}/job-uid"
@@ -94,11 +98,12 @@ class Kubernetes:
         jobs = self._list(*JOBS, selector=SELECTOR)
         open_jobs = [job for job in jobs if _end(job) is None]
         suspended = [job["metadata"]["uid"] for job in open_jobs if job["spec"].get("suspend")]
-        workloads = {}
-        if suspended:
-            selector = f"{JOB_UID} in ({','.join(suspended)})"
-            listed = self._list(KUEUE, self._kueue_version(), "workloads", selector=selector)
-            workloads = {item["metadata"]["labels"][JOB_UID]: item for item in listed}
+        workloads: dict[str, Item] = {}
+        version = self._kueue_version() if suspended else ""
+        for start in range(0, len(suspended), IN_SELECTOR):
+            selector = f"{JOB_UID} in ({','.join(suspended[start : start + IN_SELECTOR])})"
+            listed = self._list(KUEUE, version, "workloads", selector=selector)
+            workloads |= {item["metadata"]["labels"][JOB_UID]: item for item in listed}
         pods = self._newest_pods() if len(suspended) < len(jobs) else {}
         return [_read(job, pods.get(job["metadata"]["name"]), workloads.get(job["metadata"]["uid"])) for job in jobs]
 
@@ -267,6 +272,8 @@ def _read(job: Item, pod: Item | None, workload: Item | None) -> Submission:
         return Submission(key, key, SubmissionState.ENDED, end, ", ".join(filter(None, (reason, _pod_end(pod)))))
     if job["spec"].get("suspend"):
         return Submission(key, key, SubmissionState.WAITING, "Suspended", _why_suspended(workload))
+    if pod and _is_left_behind(pod):
+        return Submission(key, key, SubmissionState.ENDED, "NodeLost", "its node does not answer")
     phase = str(pod["status"].get("phase", "Pending")) if pod else "Pending"
     state = SubmissionState.RUNNING if phase == "Running" else SubmissionState.WAITING
     return Submission(key, key, state, phase, _why_pending(pod) if pod else "")
@@ -284,6 +291,14 @@ def _why_suspended(workload: Item | None) -> str:
     if not checks:
         return "Admitted"
     return "; ".join(f"{one['name']}: {one.get('message') or one.get('state')}" for one in checks)
+
+
+def _is_left_behind(pod: Item) -> bool:
+    """Return whether a pod should have ended long ago: its node is dead, and the cluster replaces it only when the node
+    is back or deleted.
+    """
+    ends_at = pod["metadata"].get("deletionTimestamp")  # with the time that it has for its end
+    return bool(ends_at) and datetime.now(UTC) - datetime.fromisoformat(str(ends_at)) > LEFT_BEHIND
 
 
 def _why_pending(pod: Item) -> str:

@@ -100,6 +100,14 @@ def record_checkpoint_removed(
         row.deleted_at, row.name = ctx.now(), retired_name(row)
 
 
+def checkpoint_folders(ctx: Context, job_id: str) -> list[str]:
+    """Return the folders of the checkpoints of a job's run that were not removed, by step."""
+    with ctx.db.read() as session:
+        kept = (Run.job_id == job_id, Checkpoint.deleted_at.is_(None), Checkpoint.folder.is_not(None))
+        query = select(Checkpoint.folder).join(Run, Run.id == Checkpoint.run_id).where(*kept)
+        return [str(folder) for folder in session.scalars(query.order_by(Checkpoint.step))]
+
+
 def _run_of(session: Session, claim: Claim[TrainPayload]) -> Run:
     return session.scalars(select(Run).where(Run.job_id == claim.job_id)).one()
 

@@ -302,20 +302,20 @@ def renew(session: Session, ctx: Context, claim: Claim[Any], **values: Any) -> N
     )
     if claim.part is None or claim.part.number == 0:
         owned = update(Job).where(*attempt, Job.owner == claim.owner).values(lease_until=lease, **values)
-        is_ours = _changed(session, owned) == 1
+        is_ours = changed(session, owned) == 1
     else:
         is_ours = session.scalar(select(Job.id).where(*attempt)) is not None
     if not is_ours:
         raise Fenced(f"attempt {claim.attempt} of job {claim.job_id} is over")
     if (
         claim.part is not None
-        and _changed(session, update(GangMember).where(*_row(claim)).values(lease_until=lease)) != 1
+        and changed(session, update(GangMember).where(*_row(claim)).values(lease_until=lease)) != 1
     ):
         raise Fenced(f"{claim.host} is no longer one of the machines of job {claim.job_id}")
     if claim.device is not None:
         devices = claim.device.split(",")
         here = (Slot.host == claim.host, Slot.device.in_(devices), Slot.job_id == claim.job_id)
-        if _changed(session, update(Slot).where(*here).values(lease_until=lease)) != len(devices):
+        if changed(session, update(Slot).where(*here).values(lease_until=lease)) != len(devices):
             raise Fenced(f"job {claim.job_id} lost its slot {claim.device}")
 
 
@@ -334,7 +334,7 @@ def change_part(session: Session, claim: Claim[Any], **values: Any) -> None:
     session.execute(update(GangMember).where(*_row(claim)).values(**values))
 
 
-def _changed(session: Session, statement: Any) -> int:
+def changed(session: Session, statement: Any) -> int:
     """Return the number of rows that an update changed."""
     result = session.execute(statement.execution_options(synchronize_session=False))
     return int(result.rowcount)  # type: ignore[attr-defined]
@@ -423,7 +423,6 @@ def _let_go(session: Session, ctx: Context, claim: Claim[Any]) -> Job:
 
 def release_slot(session: Session, claim: Claim[Any]) -> None:
     """Free the GPUs of a claim."""
-    for device in claim.device.split(",") if claim.device else ():
-        slot = session.get(Slot, (claim.host, device))
-        if slot is not None and slot.job_id == claim.job_id:
-            session.delete(slot)
+    if claim.device:
+        mine = (Slot.host == claim.host, Slot.job_id == claim.job_id, Slot.device.in_(claim.device.split(",")))
+        session.execute(delete(Slot).where(*mine))

@@ -34,10 +34,12 @@ from backend.domain.training.config import RunConfig
 from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.jobs.claims import (
+    MAX_CANDIDATES,
     Claim,
     GangPart,
     Place,
     StoredPayload,
+    changed,
     eligible,
     free_devices,
     take_slots,
@@ -104,10 +106,9 @@ def choose_gang(ctx: Context, queue: str, *, host: str, devices: Sequence[str] =
             joined = members[job.id]
             if host not in plan.able or host in joined or len(joined) >= plan.count or not (plan.can_start or keeps):
                 continue
-            has_room = plan.kind == "cpu" or num_free >= job.num_devices
+            has_room = plan.kind == "cpu" or (host not in plan.reserved and num_free >= job.num_devices)
             if has_room or keeps:
-                place = (job.priority, job.created_at, job.id)
-                return GangChoice(job.id, place, plan, joins=has_room, keeps=keeps)
+                return GangChoice(job.id, _place(job), plan, joins=has_room, keeps=keeps)
     return None
 
 
@@ -124,12 +125,10 @@ def join_gang(
             job = _locked(session, choice.job_id, now)
             if job is None:
                 return None
-            row = session.get(GangMember, (job.id, host))
-            if row is not None and row.lease_until > now:
+            own = (GangMember.job_id == job.id, GangMember.host == host)
+            session.execute(delete(GangMember).where(*own, GangMember.lease_until <= now))  # of a worker that was lost
+            if session.scalar(select(GangMember.host).where(*own)) is not None:
                 return None
-            if row is not None:  # of a worker that was lost
-                session.delete(row)
-                session.flush()
             free = free_devices(session, host, devices, now)
             device = ",".join(free[: job.num_devices]) if choice.plan.kind == "gpu" else None
             if device is not None and len(free) < job.num_devices:
@@ -151,7 +150,8 @@ def await_gang(ctx: Context, member: Membership) -> Claim[StoredPayload] | Membe
     now = ctx.now()
     with ctx.db.write() as session:
         job = session.scalar(select(Job).where(Job.id == member.job_id).with_for_update())
-        row = session.get(GangMember, (member.job_id, member.host))
+        own = (GangMember.job_id == member.job_id, GangMember.host == member.host)
+        row = session.scalar(select(GangMember).where(*own).with_for_update())
         if job is None or row is None or row.owner != member.owner:
             return None
         if row.attempt is None and job.status == Status.QUEUED:
@@ -159,8 +159,10 @@ def await_gang(ctx: Context, member: Membership) -> Claim[StoredPayload] | Membe
             plan = _plan(job, _machines(session, job.queue, now), members[job.id], now)
             if not plan.count or not (plan.can_start or _is_first_to_keep(session, ctx, job, now)):
                 return None
-            row.lease_until = now + timedelta(seconds=ctx.policy.lease_s)
-            _extend_slots(session, member, row.lease_until)
+            lease = now + timedelta(seconds=ctx.policy.lease_s)
+            if member.host in plan.reserved or not _extend_slots(session, member, lease):
+                return None
+            row.lease_until = lease
             session.flush()
             _claim_if_complete(session, ctx, job, plan.count, plan.kind, now)
             session.refresh(row)
@@ -254,13 +256,13 @@ def _plan(job: Job, machines: Sequence[Machine], joined: Counter[str], now: date
         fewer = _fewer(job)
     request = GangRequest(job.num_machines, job.num_devices, cast("DeviceRequest", job.device_request), fewer)
     return plan_gang(
-        request, [_with_own(machine, job.num_devices) if machine.host in joined else machine for machine in machines]
+        request,
+        [machine.seen_by(_place(job), job.num_devices if machine.host in joined else None) for machine in machines],
     )
 
 
-def _with_own(machine: Machine, num_devices: int) -> Machine:
-    free_gpus = machine.free_gpus + (num_devices if machine.num_gpus else 0)
-    return Machine(machine.host, machine.num_gpus, free_gpus, machine.free_slots + 1)
+def _place(job: Job) -> Place:
+    return job.priority, job.created_at, job.id
 
 
 def _fewer(job: Job) -> tuple[int, ...]:
@@ -272,13 +274,11 @@ def _fewer(job: Job) -> tuple[int, ...]:
 
 
 def _machines(session: Session, queue: str, now: datetime) -> list[Machine]:
-    """Return the machines with a living worker of a queue, by name, with what is free on each."""
+    """Return the machines with a living worker of a queue, by name, with what is free on each and who waits for it."""
     alive = select(Worker).where(Worker.heartbeat_at > now - timedelta(seconds=ALIVE_S)).order_by(Worker.host)
-    workers = {
-        worker.host: worker
-        for worker in session.scalars(alive)
-        if worker.slots.get(queue) and not worker.gauges.takes_no_jobs
-    }
+    living = [one for one in session.scalars(alive) if one.slots.get(queue) and not one.gauges.takes_no_jobs]
+    workers = {worker.host: worker for worker in living}
+    rows = Counter(worker.host for worker in living)
     taken = Counter(session.scalars(select(Slot.host).where(Slot.lease_until > now)))
     running: Counter[str] = Counter()
     gangs = select(GangMember.job_id).where(GangMember.attempt == Job.attempt, GangMember.job_id == Job.id)
@@ -287,15 +287,30 @@ def _machines(session: Session, queue: str, now: datetime) -> list[Machine]:
         running[(owner or "").rsplit("/", 1)[0]] += 1
     for host in session.scalars(select(GangMember.host).where(GangMember.lease_until > now)):
         running[host] += 1
+    waiting = _waiting_for_gpus(session, queue, now)
     return [
         Machine(
             host,
-            num_gpus=len(worker.devices),
-            free_gpus=len(worker.devices) - taken[host],
+            num_gpus=(total := len(worker.devices)),
+            free_gpus=(free := total - taken[host]),
             free_slots=worker.slots[queue] - running[host],
+            has_twins=rows[host] > 1 or worker.gauges.shares_name,
+            first_wait=next((place for place, count in waiting if free < count <= total), None),
         )
         for host, worker in workers.items()
     ]
+
+
+def _waiting_for_gpus(session: Session, queue: str, now: datetime) -> list[tuple[Place, int]]:
+    """Return the waiting jobs of one machine that take GPUs, in order, with how many."""
+    rows = session.execute(
+        select(Job.priority, Job.created_at, Job.id, Job.num_devices)
+        .where(eligible(now), Job.queue == queue, Job.num_machines == 1, Job.placement.is_(None))
+        .where(Job.device_request != "cpu")
+        .order_by(Job.priority, Job.created_at, Job.id)
+        .limit(MAX_CANDIDATES)
+    )
+    return [((row.priority, row.created_at, row.id), row.num_devices) for row in rows]
 
 
 def _members(session: Session, now: datetime) -> _Waiting:
@@ -326,6 +341,7 @@ def _claim_if_complete(session: Session, ctx: Context, job: Job, count: int, kin
         .where(GangMember.job_id == job.id, GangMember.attempt.is_(None), GangMember.lease_until > now)
         .where(GangMember.device.is_(None) if kind == "cpu" else GangMember.device.is_not(None))
         .order_by(GangMember.joined_at, GangMember.host)
+        .with_for_update()  # one that leaves at this moment is not counted
     )
     members = session.scalars(waiting).all()[:count]
     if len(members) < count:
@@ -371,7 +387,8 @@ def _claim_of(session: Session, job: Job, row: GangMember) -> Claim[StoredPayloa
     )
 
 
-def _extend_slots(session: Session, member: Membership, lease: datetime) -> None:
-    if member.device:
-        mine = (Slot.host == member.host, Slot.job_id == member.job_id)
-        session.execute(update(Slot).where(*mine).values(lease_until=lease))
+def _extend_slots(session: Session, member: Membership, lease: datetime) -> bool:
+    """Hold the GPUs of a machine that waits for longer; return whether it still has them all."""
+    held = member.device.split(",") if member.device else []
+    mine = (Slot.host == member.host, Slot.job_id == member.job_id, Slot.device.in_(held))
+    return changed(session, update(Slot).where(*mine).values(lease_until=lease)) == len(held)

@@ -37,6 +37,8 @@ ORDERING = timedelta(seconds=20)
 """After that long a sweep orders no more, so that pages hear of the provider again."""
 LEAVES = timedelta(seconds=30)
 """Time that a worker has to leave by itself after the end of its job."""
+TAKES_AGAIN = timedelta(seconds=60)
+"""Time in which a worker that runs takes its job again whose lease has lapsed. One that does not is on a dead node."""
 
 
 def tend_submissions(ctx: Context, provider: ComputeProvider) -> None:
@@ -102,7 +104,7 @@ def _update(
 ) -> None:
     """Write what a provider says of an order, and withdraw it if it is needless."""
     is_needless = not is_newest or job.status in TERMINAL
-    if is_needless and _may_cancel(one, job, ctx.now()):
+    if (is_needless and _may_cancel(one, job, ctx.now())) or _is_dead(one, row, job, ctx.now()):
         provider.cancel(one.id)
     reported = {"external_id": one.id, "state": one.state, "word": one.word, "reason": one.reason[:200]}
     if row.missed_at is not None or any(getattr(row, name) != value for name, value in reported.items()):
@@ -128,6 +130,13 @@ def _may_cancel(one: Listed, job: Job, now: datetime) -> bool:
     if one.state is SubmissionState.WAITING:
         return True
     return one.state is SubmissionState.RUNNING and job.finished_at is not None and now - job.finished_at > LEAVES
+
+
+def _is_dead(one: Listed, row: Submission, job: Job, now: datetime) -> bool:
+    """Return whether an order is said to run whose worker has lost its job and does not take it again."""
+    if one.state is not SubmissionState.RUNNING or job.status != Status.QUEUED or job.not_before is None:
+        return False
+    return job.attempt > row.attempt and now - job.not_before > TAKES_AGAIN
 
 
 def _job_of(key: str) -> str:

@@ -55,17 +55,25 @@ def beat(
     slots: dict[str, int],
     devices: list[str],
     gauges: MachineGauges,
-) -> None:
-    """Record a worker's heartbeat. `slots`: how many jobs of each of its queues it runs at once."""
+    is_first: bool = True,
+) -> bool:
+    """Record a worker's heartbeat; return whether another living one has its name. `slots`: how many jobs of
+    each of its queues it runs at once. `is_first`: whether it has just started, perhaps after one of its name that has
+    ended.
+    """
     now = ctx.now()
     with ctx.db.write() as session:
         worker = session.get(Worker, name)
         if worker is None:
             worker = Worker(name=name, host=host)
             session.add(worker)
+        has_twin = not is_first and worker.pid not in (None, pid)
+        if has_twin:
+            gauges = gauges.model_copy(update={"shares_name": True})
         if worker.pid != pid:
             worker.pid, worker.started_at = pid, now
         worker.slots, worker.devices, worker.gauges, worker.heartbeat_at = slots, devices, gauges, now
+    return has_twin
 
 
 def engines_of_workers(session: Session, ctx: Context) -> frozenset[str] | None:

@@ -28,6 +28,7 @@ from backend.domain.training.config_sections import DeviceConfig
 from backend.errors import InvalidInput, JobFailed, PeersLost
 from jobs.modeling.devices import threads_of_rank
 from jobs.reporter import JobSpec, Rendezvous, Reporter
+from jobs.training.distributed.contact import ANSWERS_IN, Contact
 
 TICK_S = 0.1
 LAST_WORDS_S = 5.0
@@ -68,14 +69,22 @@ def run_ranks(spec: JobSpec[TrainingPayload], reporter: Reporter, *, devices: De
     ranks = [
         _start_rank(folder, shared, rendezvous.machine * devices.per_node, local) for local in range(devices.per_node)
     ]
+    contact = Contact(lambda: store or _join_store(rendezvous), rendezvous.machine, devices.nodes, reporter)
+    if devices.nodes > 1:
+        contact.start()
     try:
         _relay_until_exit(ranks, folder, reporter)
     finally:
+        if devices.nodes > 1:
+            contact.end()
         for rank in ranks:
             rank.kill()
             rank.wait()
-        del store
     return outcome(folder, code=next((rank.returncode for rank in ranks if rank.returncode), 0))
+
+
+def _join_store(rendezvous: Rendezvous) -> TCPStore:
+    return TCPStore(rendezvous.host, rendezvous.port, is_master=False, wait_for_workers=False, timeout=ANSWERS_IN)
 
 
 def _listening_socket(rendezvous: Rendezvous) -> socket.socket:

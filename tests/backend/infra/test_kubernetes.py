@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import yaml
@@ -205,6 +207,34 @@ def test_a_list_of_many_pages_is_complete_and_read_again_when_its_token_expires(
         provider.status()
 
 
+def test_why_many_jobs_wait_is_asked_by_addresses_that_a_proxy_takes(
+    provider: Kubernetes, cluster: ClusterDouble
+) -> None:
+    provider.submit(order())
+    (first,) = cluster.items["jobs"].values()
+    keys = [f"roundhouse-0123456789ab-{number}" for number in range(1, 251)]
+    for key in keys:
+        cluster.items["jobs"][key] = {**first, "metadata": {**first["metadata"], "name": key, "uid": str(uuid4())}}
+        cluster.queue(key, condition("QuotaReserved", False, message=f"quota for {key}"))
+    assert [one.reason for one in provider.status()] == [f"quota for {key}" for key in keys]
+    assert cluster.longest_address < 8192
+
+
+def test_a_pod_that_outlives_its_end_is_on_a_dead_node_and_its_order_has_ended(
+    provider: Kubernetes, cluster: ClusterDouble
+) -> None:
+    provider.submit(order())
+    pod = cluster.admit(KEY)
+    pod["status"] = {"phase": "Running"}
+    now = datetime.now(UTC)
+    pod["metadata"]["deletionTimestamp"] = (now + timedelta(seconds=45)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert state(provider).state is SubmissionState.RUNNING, "it has time to save"
+    pod["metadata"]["deletionTimestamp"] = (now - timedelta(seconds=90)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert state(provider) == Submission(KEY, KEY, SubmissionState.ENDED, "NodeLost", "its node does not answer")
+    provider.cancel(KEY)
+    assert cluster.items["jobs"] == {}
+
+
 def test_jobs_of_others_are_not_listed(provider: Kubernetes, cluster: ClusterDouble) -> None:
     provider.submit(order())
     cluster.items["jobs"]["other"] = {"metadata": {"name": "other", "uid": "1", "labels": {}}, "spec": {}}
@@ -244,6 +274,7 @@ def test_without_the_client_the_command_that_installs_it_is_named(
     [
         ({"env": [{"name": "DATABASE_URL", "value": "postgresql+psycopg://lab:stone4@db/lab"}]}, "holds a secret"),
         ({"env": [{"name": "ROUNDHOUSE_ARTIFACTS_SECRET", "value": "stone4"}]}, "holds a secret"),
+        ({"env": [{"name": "wandb_api_key", "value": "stone4"}]}, "holds a secret"),
         ({"name": "main"}, "no Job .batch/v1. with a container named worker"),
     ],
 )

@@ -15,20 +15,21 @@ from backend.cli.processes import broker_binary
 from backend.services.context import Context
 from tests.support.installation import free_port, wait_until
 from tests.support.settings import make_settings
-from tests.support.stores import folder_store
+from tests.support.stores import Store, folder_store
 from tests.support.workers.workers import process
 
 SECRET = "one secret for all the machines of a team"
 LEASE_S = 8.0
+MAX_ATTEMPTS = 9
 
 
 class Team:
     """What the machines share, and the machine `pages` as a context in this process."""
 
-    def __init__(self, folder: Path, pages: Path, database_url: str, port: int) -> None:
+    def __init__(self, folder: Path, pages: Path, database_url: str, port: int, store: Store | None) -> None:
         self.folder, self.broker_socket = folder, ""
         folder.mkdir()
-        store = folder_store(folder / "store")
+        store = store or folder_store(folder / "store")
         self.environment = {
             **os.environ,
             **store.environment(),
@@ -49,6 +50,10 @@ class Team:
                 redis_url=self.environment["REDIS_URL"],
                 secret_key=SECRET,
                 artifacts_url=store.url,
+                artifacts_key=store.keys.key,
+                artifacts_secret=store.keys.secret,
+                artifacts_endpoint=store.keys.endpoint,
+                max_attempts=MAX_ATTEMPTS,
                 lease_s=LEASE_S,
             ),
             migrate=False,
@@ -73,13 +78,15 @@ class Team:
 
 
 @contextmanager
-def team(folder: Path, *, pages: Path, database_url: str) -> Iterator[Team]:
-    """A team with a broker and a folder for the homes of its machines; `pages` is the home of the first one."""
+def team(folder: Path, *, pages: Path, database_url: str, store: Store | None = None) -> Iterator[Team]:
+    """A team with a broker and a folder for the homes of its machines; `pages` is the home of the first one. They share
+    a folder as their store unless they are given one.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="broker-") as short:  # a socket's path has at most 108 characters
         command = [str(broker_binary()), "--bind", "127.0.0.1", "--port", str(port), "--save", ""]
         with process([*command, "--unixsocket", f"{short}/socket"]):
-            started = Team(folder, pages, database_url, port)
+            started = Team(folder, pages, database_url, port, store)
             started.broker_socket = f"{short}/socket"
             try:
                 yield started

@@ -10,14 +10,25 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 from backend.db.tables import DeviceUse, GangMember, Job, Slot
+from backend.domain.jobs.gauges import MachineGauges
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import JobKind, Status
 from backend.services.context import Context
-from backend.services.jobs.claims import Claim, Fenced, claim_job, claim_next, end_job, give_back, renew, requeue_lost
+from backend.services.jobs.claims import (
+    Claim,
+    Fenced,
+    change_part,
+    claim_job,
+    claim_next,
+    end_job,
+    give_back,
+    renew,
+    requeue_lost,
+)
 from backend.services.jobs.gangs import (
     GangChoice,
     Membership,
@@ -234,6 +245,102 @@ def test_a_machine_that_waits_and_goes_is_not_counted(
     assert get_job(ctx, job_id).status is Status.RUNNING
 
 
+def test_a_machine_whose_gpu_another_job_took_while_it_waited_is_not_counted(ctx: Context, clock: Clock) -> None:
+    job_id = submit(ctx, clock)
+    start(ctx, "a", "b", gpus=1)
+    late = join(ctx, "a", gpus=1)
+    assert late is not None
+    clock.advance(16)  # its process was stopped for longer than its lease
+    other = submit(ctx, clock, machines=1)
+    claim = claim_next(ctx, "train", owner="a/train#2", host="a", devices=("0",))
+    assert claim is not None
+    assert claim.job_id == other
+    start(ctx, "a", "b", gpus=1)
+    assert await_gang(ctx, late) is None
+    leave_gang(ctx, late)
+    join(ctx, "b", gpus=1)
+    assert get_job(ctx, job_id).status is Status.QUEUED
+    with ctx.db.write() as session:
+        renew(session, ctx, claim)
+
+
+def test_gangs_do_not_overtake_a_job_that_waits_for_more_gpus_than_are_free(ctx: Context, clock: Clock) -> None:
+    def take(host: str) -> Claim[Any] | None:
+        return claim_next(ctx, "train", owner=f"{host}/train#1", host=host, devices=("0", "1"))
+
+    start(ctx, "a", "b", gpus=2, slots=4)
+    for _ in range(2):
+        submit(ctx, clock, machines=1)
+    running = [take(host) for host in "ab"]  # one GPU of each is free
+    before, waiting, behind = submit(ctx, clock), submit(ctx, clock, machines=1, devices=2), submit(ctx, clock)
+    assert [take(host) for host in "ab"] == [None, None]
+    first = [join(ctx, host, gpus=2) for host in "ab"]
+    assert get_job(ctx, before).status is Status.RUNNING, "it came before the one that waits"
+    lead = claimed(ctx, first[0])
+    with ctx.db.write() as session:
+        end_job(session, ctx, lead, Status.FINISHED)
+    for member in first:
+        leave_gang(ctx, member)  # type: ignore[arg-type]
+    assert [join(ctx, host, gpus=2) for host in "ab"] == [None, None]
+    assert "a and b are busy" in describe_gang(ctx, behind)
+    assert running[0] is not None
+    with ctx.db.write() as session:
+        end_job(session, ctx, running[0], Status.FINISHED)
+    assert join(ctx, "a", gpus=2) is None
+    claim = take("a")
+    assert claim is not None
+    assert claim.job_id == waiting
+
+
+def test_a_machine_that_leaves_while_another_completes_the_gang_is_no_error(ctx: Context, clock: Clock) -> None:
+    """Either it has left before, and the job waits, or it is one of the machines and has told that it left."""
+    job_id = submit(ctx, clock)
+    start(ctx, "a", "b")
+    leaver = join(ctx, "a")
+    assert leaver is not None
+    threads: list[threading.Thread] = []
+
+    def leave_meanwhile(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE jobs") and not threads:
+            threads.append(threading.Thread(target=leave_gang, args=(ctx, leaver)))
+            threads[0].start()
+            threads[0].join(1)  # it waits for a lock that this transaction holds, or is through
+
+    event.listen(ctx.db.engine, "before_cursor_execute", leave_meanwhile)
+    try:
+        join(ctx, "b")
+    finally:
+        event.remove(ctx.db.engine, "before_cursor_execute", leave_meanwhile)
+        threads[0].join()
+    job = get_job(ctx, job_id)
+    assert job.status is Status.RUNNING
+    assert [(one.host, one.stage) for one in list_members(ctx, job_id)] == [("a", "left"), ("b", "placed")]
+
+
+def beat_again(ctx: Context, name: str, pid: int, *, is_first: bool = False) -> None:
+    rest: dict[str, Any] = {"slots": {"train": 1}, "devices": [], "gauges": MachineGauges()}
+    beat(ctx, name=name, host="a", pid=pid, is_first=is_first, **rest)
+
+
+@pytest.mark.parametrize("other", ["a/train", "a/cpu+train"])
+def test_two_workers_of_one_name_are_one_machine_and_the_job_says_so(ctx: Context, clock: Clock, other: str) -> None:
+    job_id = submit(ctx, clock)
+    for name, pid in (("a/train", 1), (other, 2), ("a/train", 1)):
+        beat_again(ctx, name, pid)
+    assert join(ctx, "a") is None
+    assert describe_gang(ctx, job_id) == (
+        "Needs 2 machines at once: only a is there. Start 1 training worker more. Workers of one name count as one"
+        " machine, and a has several: give each a ROUNDHOUSE_WORKER_HOST of its own."
+    )
+
+
+def test_a_worker_that_starts_again_shares_its_name_with_none(ctx: Context, clock: Clock) -> None:
+    job_id = submit(ctx, clock)
+    for pid, is_first in ((1, True), (1, False), (2, True), (2, False)):
+        beat_again(ctx, "a/train", pid, is_first=is_first)
+    assert describe_gang(ctx, job_id).endswith("only a is there. Start 1 training worker more.")
+
+
 def run_gang(ctx: Context, *hosts: str) -> list[Claim[Any]]:
     members = [join(ctx, host) for host in hosts]
     return [claimed(ctx, member) for member in members]
@@ -350,6 +457,51 @@ def test_a_machine_whose_lease_lapses_is_lost_at_once(
     clock.advance(2)
     with pytest.raises(MachineLost, match="b was lost"):
         lead.check()
+
+
+def told_by_other(ctx: Context, other: Claim[Any], stage: str, cause: str) -> None:
+    with ctx.db.write() as session:
+        change_part(session, other, stage=stage, error=JobFailure(cause=cause))
+
+
+def test_a_frozen_process_of_another_machine_is_a_loss_at_once(
+    ctx: Context, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gang, "CHECK_S", 0.0)
+    submit(ctx, clock)
+    start(ctx, "a", "b")
+    first, second = run_gang(ctx, "a", "b")
+    told_by_other(ctx, second, "frozen", "Its process 7 has been stopped for 8 s.")
+    with pytest.raises(MachineLost, match="b: Its process 7 has been stopped for 8 s") as raised:
+        GangLead(ctx, first).check()
+    assert raised.value.counts
+
+
+def test_what_only_echoes_a_loss_is_shown_if_no_cause_arrives(
+    ctx: Context, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gang, "CHECK_S", 0.0)
+    monkeypatch.setattr(gang, "MARGIN_S", -ctx.policy.lease_s)
+    job_id = submit(ctx, clock)
+    for attempt in range(ctx.policy.max_attempts):
+        start(ctx, "a", "b")
+        first, second = run_gang(ctx, "a", "b")
+        told_by_other(ctx, second, "echoed", "RuntimeError: NCCL error: no socket interface found")
+        lead = GangLead(ctx, first)
+        lead.check()  # learns of it
+        with pytest.raises(MachineLost) as raised:
+            lead.check()
+        gang.give_up(ctx, first, raised.value)
+        for host in "ab":
+            leave_gang(ctx, Membership(job_id, host, f"{host}/train#1", None))
+        clock.advance(1)
+        assert get_job(ctx, job_id).attempt == attempt + 1
+    job = get_job(ctx, job_id)
+    assert job.status is Status.FAILED
+    assert job.error.cause == (
+        "The machines of this run lost their connection to each other: RuntimeError: NCCL error: no socket interface"
+        " found. This happened too often."
+    )
 
 
 def test_a_gang_that_is_lost_too_often_fails(ctx: Context, clock: Clock) -> None:

@@ -190,6 +190,28 @@ def test_a_job_that_is_given_back_waits_for_the_end_of_its_order(
     assert read_log(ctx, job_id) == [], "its worker had taken the job"
 
 
+def test_a_job_whose_worker_died_with_its_node_is_ordered_again_although_the_order_is_said_to_run(
+    ctx: Context, provider: ScriptedProvider, job_id: str, clock: Clock
+) -> None:
+    tend_submissions(ctx, provider)
+    key = f"roundhouse-{job_id}-1"
+    provider.change(key, SubmissionState.RUNNING, "Running")
+    take(ctx, job_id)
+    clock.advance(16)
+    assert recover_jobs(ctx).requeued == [job_id]
+    clock.advance(30)
+    tend_submissions(ctx, provider)
+    assert provider.cancelled == [], "the worker may take it again"
+    clock.advance(31)
+    tend_submissions(ctx, provider)
+    assert provider.cancelled == ["1"]
+    del provider.listed[key]
+    for _ in range(3):
+        clock.advance(21)
+        tend_submissions(ctx, provider)
+    assert orders(ctx) == [(1, "ended", "1"), (2, "waiting", "2")]
+
+
 def test_three_workers_that_never_take_a_job_fail_it(ctx: Context, provider: ScriptedProvider, job_id: str) -> None:
     for number in (1, 2, 3):
         tend_submissions(ctx, provider)
