@@ -262,6 +262,14 @@ class Settings(BaseSettings):
             " (docs/security.md); needs Linux with Landlock and seccomp."
         ),
     )
+    gpu_hours_per_week: float | None = Field(
+        default=None,
+        ge=0,
+        description=(
+            "GPU-hours that each person's jobs, but for replicas, may take in a week from Monday 00:00 UTC on; an"
+            " account may have a limit of its own. Empty: no limit."
+        ),
+    )
     key_requests_at_once: int = Field(
         default=64,
         ge=0,

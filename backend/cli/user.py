@@ -10,10 +10,14 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
+from backend.cli.options import model_options
 from backend.cli.output import CommandGroup, emit
-from backend.services.context import LOCAL
+from backend.domain.jobs.gpu_hours import PersonLimits
+from backend.domain.json_values import FieldValues
+from backend.services.context import LOCAL, Person
 from backend.services.people.accounts import (
     add_user,
+    change_limits,
     change_role,
     disable_account,
     enable_account,
@@ -21,6 +25,7 @@ from backend.services.people.accounts import (
     list_accounts,
     reset_password,
 )
+from backend.services.people.gpu_hours import gpu_hours_of
 from backend.services.people.sessions import end_sessions
 
 app = CommandGroup(no_args_is_help=True)
@@ -72,6 +77,27 @@ def role_(name: str, role: Annotated[str, typer.Argument(help="admin, lead, engi
     ctx = get_context()
     change_role(ctx, get_account(ctx, name).id, role, person=LOCAL)
     emit({"user": name, "role": role}, text=f"{name} is {role} now.")
+
+
+@app.command("limits")
+@model_options(PersonLimits, partial=True)
+def limits_(
+    name: str,
+    *,
+    options: FieldValues,
+    none: Annotated[bool, typer.Option("--none", help="Take all limits of the account's own away.")] = False,
+) -> None:
+    """Show an account's limits and what it has used, after changing those that are given."""
+    ctx = get_context()
+    account = get_account(ctx, name)
+    limits = PersonLimits() if none else account.limits.model_copy(update=options)
+    if options or none:
+        change_limits(ctx, account.id, limits, person=LOCAL)
+    hours = gpu_hours_of(ctx, Person(id=account.id, name=account.name, role=account.role))
+    emit(
+        {"user": account.name, "limits": limits.model_dump(), "gpu_hours": asdict(hours) if hours else None},
+        text=f"{account.name}: {hours.sentence if hours else 'no limit.'}",
+    )
 
 
 @app.command("password")

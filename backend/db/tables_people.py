@@ -8,6 +8,7 @@ from sqlalchemy import ForeignKey, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
+from backend.domain.jobs.gpu_hours import PersonLimits
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes
 
 
@@ -22,6 +23,7 @@ class User(Table):
     session_epoch: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     disabled_at: Mapped[datetime | None]
+    limits: Mapped[PersonLimits] = mapped_column(default=PersonLimits)
 
 
 class ApiKey(Table):

@@ -40,6 +40,7 @@ class OperatorPolicy:
     job_memory_mb: int | None = None
     run_code: bool = False
     key_requests_at_once: int = 0
+    gpu_hours_per_week: float | None = None
     require_safety_gate: bool = False
     judge_url: str | None = None
     judge_key: bool = False

@@ -21,11 +21,18 @@ import pytest
 from sqlalchemy import make_url
 
 from backend.bootstrap import build_context
+from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.data.import_options import ImportOptions
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.jobs.states import TERMINAL, Status
 from backend.domain.tokenizers.config import TokenizerConfig
 from backend.domain.training.config import RunConfig
+from backend.services.battles.admission import Voter
+from backend.services.battles.assignment.storing import VoteInput
+from backend.services.battles.raters import rater_for
+from backend.services.battles.views import get_campaign
+from backend.services.battles.voting import open_ballot, submit_vote
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
 from backend.services.data.imports import add_rows_dataset, import_dataset
@@ -40,6 +47,7 @@ from backend.services.serving.endpoints import get_endpoint
 from backend.services.tokenizers.tokenizers import train_tokenizer
 from backend.services.training.runs import launch_run, resume_run, stop_run
 from backend.services.training.views import get_run
+from tests.support.battle_world import create_campaign
 from tests.support.curves import read_curve
 from tests.support.installation import free_port, is_alive, wait_until
 from tests.support.job_work import do_job
@@ -125,7 +133,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, used_home: Path) -> Cu
     run = launch_run(ctx, make_run("alone", **ONE), person=LOCAL)
     assert do_job(ctx, str(run.job_id)).status is Status.FINISHED
     curves = {name: curve(ctx, run.id, name) for name in ("train_loss", "grad_norm", "val_loss")}
-    ctx.db.dispose()
+    ctx.db.engine.dispose()
     return curves
 
 
@@ -291,7 +299,9 @@ def test_a_machine_whose_cable_is_pulled_ends_its_processes_and_the_other_contin
 
 
 def test_two_machines_without_a_shared_folder_go_from_data_to_an_answer(tmp_path: Path, server: str) -> None:
-    """Import, tokenizer, a run over both, an evaluation, a replica on each, and a completion through the gateway."""
+    """Import, tokenizer, a run over both, an evaluation, a vote on two of its checkpoints, a replica on each, and a
+    chat through the gateway.
+    """
     with ExitStack() as stack:
         lab = stack.enter_context(team(tmp_path / "team", pages=tmp_path / "pages", database_url=server))
         ctx = lab.ctx
@@ -300,20 +310,33 @@ def test_two_machines_without_a_shared_folder_go_from_data_to_an_answer(tmp_path
         port = free_port()
         gateway = [sys.executable, "-m", "backend.gateway.serve", "127.0.0.1", str(port)]
         stack.enter_context(process(gateway, env={**lab.environment, "ROUNDHOUSE_HOME": str(tmp_path / "pages")}))
-        lines = "\n".join(json.dumps(row) for row in ROWS)
-        upload = save_upload(ctx, io.BytesIO(lines.encode()), name="tales.jsonl", person=LOCAL)
-        source, options = ImportSource(upload=upload), ImportOptions(kind="text", val_fraction=0.2)
-        end_well(lab, import_dataset(ctx, name="tales", source=source, options=options, person=LOCAL).job_id)
+        questions = [{"prompt": f"What stands on track {number}?"} for number in range(10)]
+        imports = [import_rows(lab, "tales", "text", ROWS), import_rows(lab, "questions", "prompts", questions)]
+        for job_id in imports:
+            end_well(lab, job_id)
         config = TokenizerConfig(kind="byte")
         end_well(lab, train_tokenizer(ctx, name="tale-bytes", dataset="tales", config=config, person=LOCAL).job_id)
         run = launch(lab, "tales", **TWO, dataset="tales", tokenizer="tale-bytes")
         finish(lab, run)
         assert job_of(lab, run).attempt == 1
-        newest = max((one for one in list_checkpoints(ctx) if one.run_id == run), key=lambda one: one.step or 0)
+        ours = sorted((one for one in list_checkpoints(ctx) if one.run_id == run), key=lambda one: one.step or 0)
+        newest = ours[-1]
+        campaign = create_campaign(
+            ctx,
+            name="Tracks",
+            checkpoint_ids=[one.id for one in ours[-2:]],
+            dataset="questions",
+            config=CampaignConfig(num_prompts=1, max_tokens=8),
+            person=LOCAL,
+        )
         evaluation = launch_evaluation(
             ctx, checkpoint=newest.id, benchmark="tales", config=EvaluationConfig(split="val"), person=LOCAL
         )
         end_well(lab, evaluation.job_id)
+        voter = Voter(campaign.id, rater_for(ctx, LOCAL))
+        battle = wait_until(lambda: open_ballot(ctx, voter).battles, what="answers to judge")[0]
+        submit_vote(ctx, voter, VoteInput(battle=battle.battle_id, label="A", duration_ms=900))
+        assert get_campaign(ctx, campaign.id).num_votes == 1
         deploy(ctx, checkpoint_id=newest.id, name="tales", num_replicas=2, person=LOCAL)
 
         def statuses() -> list[str]:
@@ -327,6 +350,14 @@ def test_two_machines_without_a_shared_folder_go_from_data_to_an_answer(tmp_path
         assert answer.json()["usage"]["completion_tokens"] > 0
         homes = [path.name for path in (lab.folder / "a" / "artifacts" / "datasets").iterdir()]
         assert homes == [path.name for path in (lab.folder / "b" / "artifacts" / "datasets").iterdir()], "copies"
+
+
+def import_rows(lab: Team, name: str, kind: DatasetKind, rows: list[dict[str, str]]) -> str | None:
+    """Upload rows on the machine of the pages, and return the job that imports them."""
+    lines = "\n".join(json.dumps(row) for row in rows)
+    upload = save_upload(lab.ctx, io.BytesIO(lines.encode()), name=f"{name}.jsonl", person=LOCAL)
+    options = ImportOptions(kind=kind, val_fraction=0.2)
+    return import_dataset(lab.ctx, name=name, source=ImportSource(upload=upload), options=options, person=LOCAL).job_id
 
 
 def end_well(lab: Team, job_id: str | None) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from backend.db.tables import User
+from backend.domain.jobs.gpu_hours import PersonLimits
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import Context, Person, require_admin
 from backend.services.people.passwords import hash_password, matches
@@ -26,6 +27,7 @@ class AccountView:
     role: str
     created_at: datetime
     disabled_at: datetime | None
+    limits: PersonLimits
 
 
 def count_users(ctx: Context) -> int:
@@ -106,6 +108,13 @@ def change_role(ctx: Context, user_id: str, role: str, *, person: Person) -> Non
         user.role = role
 
 
+def change_limits(ctx: Context, user_id: str, limits: PersonLimits, *, person: Person) -> None:
+    """Replace an account's limits, which hold from its next run on. Raises NotAllowed and NotFound."""
+    require_admin(person)
+    with ctx.db.write() as session:
+        _find(session, user_id).limits = limits
+
+
 def reset_password(ctx: Context, user_id: str, password: str, *, person: Person) -> None:
     """Give an account a new password and end its sessions. Raises NotAllowed, NotFound, and InvalidInput for a short
     one.
@@ -154,4 +163,4 @@ def _keep_an_admin(session: Session, user: User) -> None:
 
 
 def _view(user: User) -> AccountView:
-    return AccountView(user.id, user.name, user.role, user.created_at, user.disabled_at)
+    return AccountView(user.id, user.name, user.role, user.created_at, user.disabled_at, user.limits)

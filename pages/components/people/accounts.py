@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
+from backend.domain.jobs.gpu_hours import PersonLimits
 from backend.services.context import Context, Person
 from backend.services.people.accounts import (
     ROLES,
     AccountView,
     add_user,
+    change_limits,
     change_own_password,
     change_role,
     disable_account,
@@ -16,9 +18,12 @@ from backend.services.people.accounts import (
     list_accounts,
     reset_password,
 )
+from backend.services.people.gpu_hours import gpu_hours_of
 from backend.services.people.sessions import end_sessions
 from pages.components.confirm import draw_confirmed
+from pages.components.forms import draw_fields
 from pages.components.frame import empty_state, errors_shown, plain
+from pages.components.numbers import number_form, wrong_numbers
 from pages.components.words import when
 
 LENGTH_HELP = "At least 10 characters."
@@ -43,8 +48,10 @@ def draw_accounts(ctx: Context, person: Person) -> None:
     for account in accounts:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             state = f" · disabled {when(account.disabled_at)}" if account.disabled_at else ""
+            hours = gpu_hours_of(ctx, Person(id=account.id, name=account.name, role=account.role))
+            used = f"  \n:gray[{hours.sentence}]" if hours is not None else ""
             st.markdown(
-                f"**{plain(account.name)}** · {account.role}{' · you' if account.id == person.id else ''}{state}"
+                f"**{plain(account.name)}** · {account.role}{' · you' if account.id == person.id else ''}{state}{used}"
             )
             st.space("stretch")
             if person.is_admin:
@@ -99,6 +106,7 @@ def _draw_actions(ctx: Context, account: AccountView, person: Person) -> None:
         return
     with st.popover("Manage", icon=":material/manage_accounts:", key=f"manage_{account.id}"):
         _draw_role_and_password(ctx, account, person)
+        _draw_limits(ctx, account, person)
         st.caption(f"Ends every session of {name}; the password stays.")
         if st.button("Sign out everywhere", key=f"signout_{account.id}", icon=":material/logout:"):
             with errors_shown():
@@ -113,6 +121,17 @@ def _draw_actions(ctx: Context, account: AccountView, person: Person) -> None:
             with errors_shown():
                 disable_account(ctx, account.id, person=person)
                 st.rerun()
+
+
+@number_form
+def _draw_limits(ctx: Context, account: AccountView, person: Person) -> None:
+    default = ctx.policy.gpu_hours_per_week
+    empty = {"gpu_hours_per_week": "No limit" if default is None else f"{default:g} by default"}
+    values = draw_fields(PersonLimits, key=f"limits_{account.id}", values=account.limits, empty=empty, columns=1)
+    if st.button("Change limits", key=f"change_limits_{account.id}", disabled=bool(wrong_numbers())):
+        with errors_shown():
+            change_limits(ctx, account.id, PersonLimits.model_validate(values), person=person)
+            st.rerun()
 
 
 def _draw_role_and_password(ctx: Context, account: AccountView, person: Person) -> None:

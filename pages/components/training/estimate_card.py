@@ -19,6 +19,7 @@ from backend.services.estimates.forecasts import Forecast, QueuePosition
 from backend.services.estimates.probes import find_probe, launch_probe
 from backend.services.estimates.sweep_forecast import SweepForecast
 from backend.services.health import BROKER, HEALTH
+from backend.services.people.gpu_hours import gpu_hours_of
 from pages.components.frame import draw_figure, errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.words import when
@@ -53,6 +54,8 @@ def draw_estimate(ctx: Context, person: Person, config: RunConfig, expected: For
             _line("schedule", "Queue", describe_queue(expected.queue))
         if expected.gang is not None:
             _line("hub", "Machines", plain(expected.gang.sentence))
+        if (hours := gpu_hours_of(ctx, person)) is not None:
+            _line("timer", "Your week", hours.sentence)
         _draw_fit_and_probe(ctx, person, config, expected)
 
 

@@ -9,11 +9,19 @@ from typing import Any
 
 import pytest
 
+from backend.domain.jobs.gpu_hours import PersonLimits
 from backend.domain.serving.chat_settings import ChatSettings
 from backend.errors import NotAllowed
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.jobs import stop_job
-from backend.services.people.accounts import add_user, change_role, disable_account, enable_account, reset_password
+from backend.services.people.accounts import (
+    add_user,
+    change_limits,
+    change_role,
+    disable_account,
+    enable_account,
+    reset_password,
+)
 from backend.services.people.keys import create_key
 from backend.services.people.sessions import end_sessions
 from backend.services.serving.chat.turns import send_message
@@ -99,6 +107,7 @@ ADMIN_ONLY: dict[str, Callable[[Context, str, Person], Any]] = {
     "disable_account": lambda ctx, other, who: disable_account(ctx, other, person=who),
     "enable_account": lambda ctx, other, who: enable_account(ctx, other, person=who),
     "change_role": lambda ctx, other, who: change_role(ctx, other, "admin", person=who),
+    "change_limits": lambda ctx, other, who: change_limits(ctx, other, PersonLimits(), person=who),
     "reset_password": lambda ctx, other, who: reset_password(ctx, other, "a long password", person=who),
     "end_sessions": lambda ctx, other, who: end_sessions(ctx, other, person=who),
 }

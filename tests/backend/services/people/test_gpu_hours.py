@@ -1,0 +1,145 @@
+"""A person's GPU-hours of a week are counted and kept, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+
+from backend.db.tables import DeviceUse, Job
+from backend.domain.jobs.gpu_hours import PersonLimits, week_start
+from backend.domain.jobs.states import JobKind, Status
+from backend.domain.training.config import RunConfig
+from backend.errors import Conflict, NotAllowed
+from backend.services.context import LOCAL, Context, Person
+from backend.services.people.accounts import add_user, change_limits, list_accounts
+from backend.services.people.gpu_hours import gpu_hours_of
+from backend.services.training.runs import launch_run, retry_run
+from backend.services.training.views import RunView
+from tests.support.clock import START, Clock
+from tests.support.jobs import add_stored_job
+from tests.support.run_world import add_parts, make_config, measure
+
+MONDAY = START - timedelta(days=1)
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    clock = Clock()
+    clock.advance(timedelta(days=1).total_seconds())
+    return clock
+
+
+@pytest.fixture
+def ctx(any_ctx: Context, clock: Clock) -> Context:
+    return replace(any_ctx, now=clock)
+
+
+@pytest.fixture
+def maya(ctx: Context) -> Person:
+    """A person with ten GPU-hours a week."""
+    maya = add_user(ctx, "maya", PASSWORD, person=LOCAL)
+    change_limits(ctx, str(maya.id), PersonLimits(gpu_hours_per_week=10), person=LOCAL)
+    return maya
+
+
+def add_use(
+    ctx: Context, person: Person, *, start_h: float, end_h: float | None, gpus: int = 1, kind: JobKind = JobKind.TRAIN
+) -> None:
+    """Record that a job of a person held GPUs for some hours from Monday on."""
+
+    def moment(hours: float) -> datetime:
+        return MONDAY + timedelta(hours=hours)
+
+    with ctx.db.write() as session:
+        job = add_stored_job(session, ctx, kind, payload={"n": 1})
+        job.created_by, job.status = person.id, Status.FINISHED if end_h is not None else Status.RUNNING
+        use = DeviceUse(job_id=job.id, attempt=1, kind="gpu", num_devices=gpus, started_at=moment(start_h))
+        use.ended_at = moment(end_h) if end_h is not None else None
+        session.add(use)
+
+
+def used(ctx: Context, person: Person) -> float:
+    hours = gpu_hours_of(ctx, person)
+    assert hours is not None
+    return hours.used
+
+
+def test_the_hours_of_a_week_are_those_of_ones_jobs_times_their_gpus(ctx: Context, maya: Person, clock: Clock) -> None:
+    add_use(ctx, maya, start_h=-5, end_h=-1, gpus=8)  # of last week
+    add_use(ctx, maya, start_h=-1, end_h=0.5, gpus=2)
+    add_use(ctx, maya, start_h=10, end_h=11.5, gpus=2)
+    add_use(ctx, maya, start_h=47, end_h=None)
+    add_use(ctx, maya, start_h=0, end_h=40, gpus=8, kind=JobKind.REPLICA)
+    add_use(ctx, add_user(ctx, "noor", PASSWORD, person=LOCAL), start_h=0, end_h=40, gpus=8)
+    assert used(ctx, maya) == pytest.approx(0.5 * 2 + 1.5 * 2 + 1)
+    clock.advance(3600)
+    assert used(ctx, maya) == pytest.approx(6)
+    assert gpu_hours_of(ctx, LOCAL) is None
+    assert week_start(MONDAY - timedelta(seconds=1)) == MONDAY - timedelta(days=7)
+    assert week_start(MONDAY) == MONDAY
+
+
+@pytest.fixture
+def launch(ctx: Context, maya: Person) -> Callable[..., RunView]:
+    """Launches runs on a GPU of which each 1,000 steps are known to take an hour."""
+    add_parts(ctx)
+
+    def make(**values: object) -> RunConfig:
+        return make_config(device="gpu", **values)
+
+    measure(ctx, make(), step_s=3.6)
+
+    def launch(*, hours: int, **values: object) -> RunView:
+        return launch_run(ctx, make(max_steps=1000 * hours, **values), person=maya)
+
+    return launch
+
+
+def test_a_run_that_would_exceed_the_week_is_refused_with_what_is_used_and_the_cure(
+    ctx: Context, maya: Person, launch: Callable[..., RunView], clock: Clock
+) -> None:
+    add_use(ctx, maya, start_h=0, end_h=3)
+    launch(hours=3)
+    with pytest.raises(Conflict) as raised:
+        launch(hours=5)
+    assert str(raised.value) == (
+        "This run needs about 5.0 GPU-hours, and 3.0 of 10 GPU-hours of this week are used, and about 3.0 expected of"
+        " runs that wait or train. Wait until Monday 07 January, 00:00 UTC, choose fewer steps or devices, or ask an"
+        " administrator for more."
+    )
+    launch(hours=4)
+    with pytest.raises(Conflict, match="10 GPU-hours"):
+        launch(hours=1)
+    launch_run(ctx, make_config(device="cpu"), person=maya)
+    clock.advance(timedelta(days=5).total_seconds())
+    with ctx.db.write() as session:
+        for job in session.query(Job):
+            job.status = Status.CANCELLED
+    launch(hours=10)
+
+
+def test_a_run_is_not_continued_when_nothing_is_left(
+    ctx: Context, maya: Person, launch: Callable[..., RunView]
+) -> None:
+    run = launch(hours=1)
+    with ctx.db.write() as session:
+        session.get_one(Job, run.job_id).status = Status.FAILED
+    add_use(ctx, maya, start_h=0, end_h=10)
+    with pytest.raises(Conflict, match=r"10\.0 of 10 GPU-hours"):
+        retry_run(ctx, run.id, person=maya)
+    change_limits(ctx, str(maya.id), PersonLimits(), person=LOCAL)
+    assert retry_run(ctx, run.id, person=maya).status is Status.QUEUED
+
+
+def test_the_installations_limit_holds_where_an_account_has_none(ctx: Context, maya: Person) -> None:
+    limited = replace(ctx, policy=replace(ctx.policy, gpu_hours_per_week=4.0))
+    noor = add_user(limited, "noor", PASSWORD, person=LOCAL)
+    assert [one.limit for one in (gpu_hours_of(limited, noor), gpu_hours_of(limited, maya)) if one] == [4, 10]
+    assert gpu_hours_of(ctx, noor) is None
+    with pytest.raises(NotAllowed):
+        change_limits(ctx, str(noor.id), PersonLimits(gpu_hours_per_week=1000), person=noor)
+    assert {one.name: one.limits.gpu_hours_per_week for one in list_accounts(ctx)} == {"maya": 10, "noor": None}
