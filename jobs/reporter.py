@@ -104,7 +104,7 @@ class Reporter(ABC):
         """Return the user's stop request, if any. Cheap enough to call every step."""
 
     def note_contact(self) -> None:
-        """Say that the other machines of the job are reached; where nobody asks, nothing."""
+        """Say that the other machines of the job are reached; by default nothing is done."""
         return
 
     def metrics(self, step: int, values: Mapping[str, float | None]) -> None:

@@ -132,11 +132,14 @@ def _what_is_missing(request: GangRequest, kind: DeviceKind, able: Sequence[str]
     there = f"only {_list(able)} {_are(able)} there" if able else "none is there"
     missing = plural(request.machines - len(able), "training worker")
     twins = [machine.host for machine in machines if machine.has_twins]
-    hint = (
-        f" Workers of one name count as one machine, and {_list(twins)} {'has' if len(twins) == 1 else 'have'} several:"
-        " give each a ROUNDHOUSE_WORKER_HOST of its own."
+    sentence = f"Needs {request.machines} machines{each} at once: {there}. Start {missing} more."
+    if not twins:
+        return sentence
+    has = "has" if len(twins) == 1 else "have"
+    return (
+        f"{sentence} Workers of one name count as one machine, and {_list(twins)} {has} several: give each a"
+        " ROUNDHOUSE_WORKER_HOST of its own."
     )
-    return f"Needs {request.machines} machines{each} at once: {there}. Start {missing} more.{hint if twins else ''}"
 
 
 def machines_that_suit(config: RunConfig) -> tuple[int, ...]:

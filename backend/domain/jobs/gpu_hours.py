@@ -16,7 +16,7 @@ WEEK = timedelta(days=7)
 
 
 class PersonLimits(BaseModel):
-    """What an account may take of the installation. None is the installation's own limit."""
+    """Limits on an account's use of the installation. None is the installation's own limit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,8 +50,8 @@ class GpuHours:
         return f"{self.used:.1f} of {self.limit:g} GPU-hours of this week are used{expected}."
 
     def require(self, needed: float | None) -> None:
-        """Raise Conflict if a run does not fit. `needed` is None if nobody knows how long it takes: it is then refused
-        only once nothing is left.
+        """Raise Conflict if a run does not fit. `needed` is None if its time is unknown: it is then refused only once
+        nothing is left.
         """
         taken = self.used + self.expected
         if taken < self.limit and taken + (needed or 0.0) <= self.limit:

@@ -103,8 +103,8 @@ def record_checkpoint_removed(
 def checkpoint_folders(ctx: Context, job_id: str) -> list[str]:
     """Return the folders of the checkpoints of a job's run that were not removed, by step."""
     with ctx.db.read() as session:
-        kept = (Run.job_id == job_id, Checkpoint.deleted_at.is_(None), Checkpoint.folder.is_not(None))
-        query = select(Checkpoint.folder).join(Run, Run.id == Checkpoint.run_id).where(*kept)
+        of_job = (Run.job_id == job_id, Checkpoint.deleted_at.is_(None), Checkpoint.folder.is_not(None))
+        query = select(Checkpoint.folder).join(Run, Run.id == Checkpoint.run_id).where(*of_job)
         return [str(folder) for folder in session.scalars(query.order_by(Checkpoint.step))]
 
 

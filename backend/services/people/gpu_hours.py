@@ -59,7 +59,7 @@ def takes_gpus(ctx: Context, config: RunConfig, placement: str | None) -> bool:
 
 
 def _needed(ctx: Context, config: RunConfig, parts: RunParts | None = None) -> float | None:
-    """Return the GPU-hours that a run is expected to take; None if nobody knows, 0 on the CPU."""
+    """Return the GPU-hours that a run is expected to take; None if its time is unknown."""
     try:
         prediction = predict(ctx, config, parts=parts)
     except RoundhouseError:  # one of its parts was deleted
