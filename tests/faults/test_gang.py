@@ -201,7 +201,7 @@ def test_a_run_survives_a_frozen_process_a_frozen_worker_and_a_killed_one(lab: T
             return hosts[number]
 
         wait_until(lambda: job_of(lab, run).attempt == 1, what="the first attempt")
-        host = lose(1, signal.SIGSTOP, rank=True, again_in_s=60)
+        host = lose(1, signal.SIGSTOP, rank=True, again_in_s=90)
         assert f"{host}: Its process" in "".join(read_log(lab.ctx, job_of(lab, run).id))
         host = lose(0, signal.SIGSTOP, again_in_s=90)
         workers[host].send_signal(signal.SIGKILL)
