@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from backend.domain.jobs.gpu_hours import PersonLimits
 from backend.domain.json_values import FieldValues
 from backend.services.context import LOCAL, Person
 from backend.services.people.accounts import (
+    AccountView,
     add_user,
     change_limits,
     change_role,
@@ -49,10 +50,14 @@ def list_() -> None:
     """List accounts, disabled ones last."""
     accounts = list_accounts(get_context())
     emit(
-        {"users": [{key: value for key, value in asdict(one).items() if key != "id"} for one in accounts]},
+        {"users": [{**_facts(one), "limits": one.limits.model_dump(exclude_none=True)} for one in accounts]},
         text="\n".join(f"{one.name}  {one.role}{'  disabled' if one.disabled_at else ''}" for one in accounts)
         or "No accounts yet.",
     )
+
+
+def _facts(account: AccountView) -> dict[str, Any]:
+    return {key: value for key, value in asdict(account).items() if key != "id"}
 
 
 @app.command("disable")
@@ -95,7 +100,11 @@ def limits_(
         change_limits(ctx, account.id, limits, person=LOCAL)
     hours = gpu_hours_of(ctx, Person(id=account.id, name=account.name, role=account.role))
     emit(
-        {"user": account.name, "limits": limits.model_dump(), "gpu_hours": asdict(hours) if hours else None},
+        {
+            "user": account.name,
+            "limits": limits.model_dump(exclude_none=True),
+            "gpu_hours": asdict(hours) if hours else None,
+        },
         text=f"{account.name}: {hours.sentence if hours else 'no limit.'}",
     )
 

@@ -191,7 +191,9 @@ def test_data_of_one_machine_trains_on_a_second_and_is_scored_and_exported_on_ot
     assert b.artifacts.store is not None
     shutil.copytree(b.artifacts.root / str(newest.folder), b.artifacts.root / pruned)
     payload = Mock(spec=TrainPayload, run_folder=f"runs/{run.id}")
-    Exchange(b, Mock(job_id=run.job_id, payload=payload), threading.Event()).send_checkpoints()
+    exchange = Exchange(b, Mock(job_id=run.job_id, payload=payload), threading.Event())
+    exchange._renew = Mock()  # type: ignore[method-assign]
+    exchange.send_checkpoints()
     assert pruned not in checkpoints_in_store(b)
     assert str(newest.folder) in checkpoints_in_store(b)
     delete_checkpoint(pages, checkpoints[0].id, person=LOCAL)

@@ -50,6 +50,11 @@ def test_an_account_is_disabled_enabled_given_a_role_a_password_and_signed_out(m
         ("maya", "lead", True),
     ]
     assert "hash" not in json.dumps(listed)
+    assert run(user.app, "limits", "maya") == (0, {"user": "maya", "limits": {}, "gpu_hours": None})
+    _, limited = run(user.app, "limits", "maya", "--gpu-hours-per-week", "40")
+    assert (limited["limits"], limited["gpu_hours"]["used"]) == ({"gpu_hours_per_week": 40}, 0)
+    assert run(user.app, "list")[1]["users"][1]["limits"] == {"gpu_hours_per_week": 40}
+    assert run(user.app, "limits", "maya", "--none")[1]["gpu_hours"] is None
     assert run(user.app, "enable", "maya") == (0, {"user": "maya", "disabled": False})
 
 
