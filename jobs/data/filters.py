@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import pyarrow
@@ -15,6 +15,13 @@ from backend.domain.data.rows.display import row_text
 from backend.domain.data.rows.mapping import clean_row
 from jobs.data.parsing import Parsed
 from jobs.data.row_keys import RowKeys
+
+
+@cache
+def _load_guesser() -> Callable[[str], str]:
+    from jobs.modeling.languages import LanguageGuesser  # takes time to load: once a process, and only for a filter
+
+    return LanguageGuesser().guess
 
 
 @dataclass(frozen=True)
@@ -29,12 +36,6 @@ class RowFilters:
     def has_any(self) -> bool:
         """Return whether there is a filter."""
         return self != RowFilters()
-
-    @cached_property
-    def _guess(self) -> Callable[[str], str]:
-        from jobs.modeling.languages import LanguageGuesser  # takes time to load, in imports without filters too
-
-        return LanguageGuesser().guess
 
     @cached_property
     def _find_faults(self) -> Callable[[str], object]:
@@ -59,6 +60,6 @@ class RowFilters:
             return f"shorter than {self.min_characters:,} characters"
         if self.drop_faulty and self._find_faults(text):
             return "with faulty characters"
-        if self.languages and self._guess(text) not in self.languages:
+        if self.languages and _load_guesser()(text) not in self.languages:
             return f"not in {' or '.join(map(language_name, self.languages))}"
         return ""
