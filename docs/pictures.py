@@ -111,10 +111,10 @@ def wait_until(condition: Callable[[], bool], *, timeout_s: float = 900.0) -> No
         time.sleep(2)
 
 
-def shoot(page: Page) -> bytes:
+def shoot(page: Page, *, quality: int = QUALITY) -> bytes:
     """Return a picture of what the page shows, as WebP."""
     session = page.context.new_cdp_session(page)
-    shot = session.send("Page.captureScreenshot", {"format": "webp", "quality": QUALITY})
+    shot = session.send("Page.captureScreenshot", {"format": "webp", "quality": quality})
     return base64.b64decode(shot["data"])
 
 

@@ -71,7 +71,7 @@ def change(
         str | None, typer.Option(help="Replace the limits, as `key create` takes them; empty for none.")
     ] = None,
     models: Annotated[str | None, typer.Option(help="Replace the models; empty for all.")] = None,
-    endpoints: Annotated[str | None, typer.Option(help="Replace the parts of the API; empty for all.")] = None,
+    endpoints: Annotated[str | None, typer.Option(help="Replace the routes; empty for all.")] = None,
     admin: Annotated[bool | None, typer.Option("--admin/--no-admin", help="Give or take the admin scope.")] = None,
     expires: Annotated[str | None, typer.Option(help="Replace the expiry; empty for never.")] = None,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar, get_args
 
@@ -17,6 +18,26 @@ PATTERNS = {
     r"^$|^[A-Za-z0-9._-]+:\d{1,5}$": "must be host:port, such as trainer:29500",
 }
 """Sentences about the patterns that fields have."""
+
+FAULTS = {
+    "missing": "is missing",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must have at least {min_length} characters",
+    "too_long": "must have at most {max_length} entries",
+    "too_short": "must have at least {min_length} entries",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    "finite_number": "must be a finite number",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    "string_type": "must be text",
+    **dict.fromkeys(("list_type", "tuple_type", "set_type"), "must be a list"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be fields with their values"),
+}
+"""What is wrong with a value, by the type of pydantic's error."""
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -58,7 +79,7 @@ def validation_message(error: ValidationError, model: type[BaseModel] | None = N
         if item["type"] == "extra_forbidden":
             sentences.append(_unknown_field(path, model))
             continue
-        text, value = _sentence(item).replace("Input should be", "must be"), item.get("input")
+        text, value = describe_fault(item), item.get("input")
         got = f" (got {_as_typed(value)})" if path and not isinstance(value, dict) else ""
         sentences.append(f"{path}: {text}{got}" if path else text)
     return "; ".join(sentences)
@@ -84,7 +105,7 @@ def errors_by_field(error: ValidationError) -> dict[str, str]:
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"])
         if path and path not in errors:
-            text = _sentence(item).replace("Input should be", "must be")
+            text = describe_fault(item)
             text = text[:1].upper() + text[1:]
             errors[path] = (
                 text if isinstance(item.get("input"), dict) else f"{text} (got {_as_typed(item.get('input'))})"
@@ -92,10 +113,19 @@ def errors_by_field(error: ValidationError) -> dict[str, str]:
     return errors
 
 
-def _sentence(item: ErrorDetails) -> str:
-    if item["type"] == "string_pattern_mismatch" and (words := PATTERNS.get(item["ctx"]["pattern"])):
+def describe_fault(item: ErrorDetails) -> str:
+    """Return what is wrong with a value, to follow the name of its field."""
+    bounds = item.get("ctx", {})
+    if item["type"] == "string_pattern_mismatch" and (words := PATTERNS.get(bounds["pattern"])):
         return words
-    return str(item["msg"]).removeprefix("Value error, ")
+    if (words := FAULTS.get(item["type"], "")) and not isinstance(bounds.get("error"), Exception):
+        written = words.format(**{name: _bound(value) for name, value in bounds.items()})
+        return re.sub(r"(?<=\b1 )(character)s|(?<=\b1 )(entr)ies", lambda m: m[1] or f"{m[2]}y", written)
+    return str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+
+
+def _bound(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _unknown_field(path: str, model: type[BaseModel] | None) -> str:
@@ -123,6 +153,8 @@ def _as_typed(value: object) -> str:
         return str(value).lower()
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)
+    if isinstance(value, list | tuple):
+        return _cut(", ".join(map(str, value)) or "nothing")
     return _cut(repr(value))
 
 

@@ -52,7 +52,7 @@ class RecipeHead(BaseModel):
         """Return one sentence on hardware and measurements."""
         if self.state == "planned":
             return f"For {self.hardware}. Planned: not run yet."
-        measured = [part for part in (self.time, self.memory, self.loss) if part]
+        measured = [part for part in (self.time, self.memory, self.loss.replace("val_loss", "validation loss")) if part]
         return f"Run on {self.hardware}" + (f": {', '.join(measured)}." if measured else ".")
 
 

@@ -39,7 +39,7 @@ def check_network(folder: Path, reporter: Reporter) -> None:
     if size * 1.3 > psutil.virtual_memory().available:
         reporter.log(f"The model has {size / 1e9:,.1f} GB, more than this machine's free memory, so it was not run.")
         return
-    reporter.progress(0, 1, unit="network", message="Loading the model once")
+    reporter.progress(0, 1, unit="model", message="Loading the model once")
     _run_once(folder, reporter)
 
 

@@ -39,7 +39,7 @@ def draw_saved(ctx: Context, person: Person) -> None:
         archived = st.toggle("Archived", key="archived", bind="query-params")
     stored = list_architectures(ctx, archived=archived)
     if not stored:
-        st.caption("None here.")
+        st.caption("No architecture is archived." if archived else "Nothing saved yet.")
         return
     with TABLE.frame():
         for view in stored:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import streamlit as st
 
@@ -35,16 +36,23 @@ from pages.components.words import time_zone
 MAX_COMPARED = 12
 
 
+def with_known_order(table: RunTable, query: RunQuery) -> RunQuery:
+    """Return the query, newest first in place of an order by a field that no run has, with a note."""
+    try:
+        table.field(query.order.removeprefix("-"))
+    except InvalidInput as error:
+        show_error(error)
+        st.query_params["sort"] = NEWEST_FIRST
+        return replace(query, order=NEWEST_FIRST)
+    return query
+
+
 def find(table: RunTable, ctx: Context, query: RunQuery) -> list[RunRow] | None:
     """Return the runs that pass, or say what is wrong with the query and return None."""
     try:
         return find_runs(ctx, query, table=table, zone=time_zone())
     except FilterError as error:
         draw_filter_error(error, query.filter)
-        return None
-    except InvalidInput as error:  # of an address with an unknown order
-        show_error(error)
-        st.query_params["sort"] = NEWEST_FIRST
         return None
 
 
@@ -114,7 +122,7 @@ def main() -> None:
     with page_frame("Runs") as (ctx, person):
         picked = read_address()
         table = read_run_table(ctx)
-        query = draw_run_filters(table)
+        query = with_known_order(table, draw_run_filters(table))
         known = {row.id for row in table.rows}
         for gone in [run_id for run_id in picked if run_id not in known][:3]:
             warn_unknown("run", gone, instead="it may have been deleted")

@@ -131,7 +131,7 @@ def draw_notices(
 ) -> None:
     """Draw a note for a conversation's endpoint that is gone, and for chosen endpoints without a ready replica."""
     running = {endpoint.name: endpoint for endpoint in everything if endpoint.stopped_at is None}
-    for name in conversation.settings.endpoints if conversation else ():
+    for name in dict.fromkeys(conversation.settings.endpoints if conversation else ()):
         if name in running:
             continue
         known = any(endpoint.name == name for endpoint in everything)
@@ -141,7 +141,9 @@ def draw_notices(
             with errors_shown():
                 start_endpoint(ctx, name, person=person)
                 st.rerun()
-    unready = [running[name] for name in settings.endpoints if not running[name].num_ready] if settings else []
+    unready = (
+        [running[name] for name in dict.fromkeys(settings.endpoints) if not running[name].num_ready] if settings else []
+    )
     if unready:
         states = ", ".join(f"{plain(endpoint.name)} is {endpoint.state}" for endpoint in unready)
         st.info(

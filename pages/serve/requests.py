@@ -77,11 +77,11 @@ def draw_request_filters(ctx: Context, person: Person) -> RequestFilter:
     )
     span = fields.selectbox("Time", list(SPANS), index=1, key="span", bind="query-params")
     total = draw_number(
-        fields, "Duration from, ms", 0, None, is_whole=False, key="total_ms", bind="query-params", placeholder="Any"
+        fields, "Min duration, ms", 0, None, is_whole=False, key="total_ms", bind="query-params", placeholder="Any"
     )
     first = draw_number(
         fields,
-        "First token after at least, ms",
+        "Min time to first token, ms",
         0,
         None,
         is_whole=False,

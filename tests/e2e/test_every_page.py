@@ -19,10 +19,11 @@ from backend.bootstrap import build_context
 from backend.db.tables import Dataset
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
+from pages.components.routes import address, listed_pages
 from tests.support import run_world
 from tests.support.browser import open_tab, settle
 from tests.support.filled_installation import Filled, fill
-from tests.support.installation import PROJECT
+from tests.support.installation import PROJECT, make_home
 from tests.support.page_server import page_server
 from tests.support.settings import make_settings
 
@@ -38,7 +39,7 @@ OVERFLOW = "Math.max(document.documentElement.scrollWidth, document.querySelecto
 
 UNREACHABLE = """() => [...document.querySelectorAll('.stMain button, .stMain a[href]')].filter(button => {
   const box = button.getBoundingClientRect();
-  const scrolls = button.closest('[role=tablist], .stDataFrame, .stCode, .js-plotly-plot, .rr-live, [class*=st-key-cards]');
+  const scrolls = button.closest('[role=tablist], .stDataFrame, .stCode, .js-plotly-plot, .rr-live, .pg-columns, [class*=st-key-cards]');
   return box.width > 0 && !scrolls && (box.left < -1 || box.right > innerWidth + 1);
 }).map(button => button.innerText.slice(0, 60))"""  # noqa: E501
 
@@ -93,7 +94,7 @@ RAW = {
     "a directive": re.compile(r":(red|green|blue|orange|gray|violet|material)[\[/]"),
 }
 
-WHERE_NONE_IS_A_CHOICE = {"launch", "playground", "conversation"}
+WHERE_NONE_IS_A_CHOICE = {"launch", "Launch", "launch a sweep", "playground", "conversation", "settings compared"}
 """Pages with a list in which None is an entry."""
 
 
@@ -116,6 +117,14 @@ def installation(tmp_path_factory: pytest.TempPathFactory, migrated_database: Pa
     with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
         yield Pages(server.url, filled, context)
     context.db.dispose()
+
+
+@pytest.fixture(scope="module")
+def empty_installation(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[str]:
+    """Pages over an installation that nobody has used yet."""
+    home = make_home(tmp_path_factory.mktemp("empty") / "home", migrated_database)
+    with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
+        yield server.url
 
 
 def resize(tab: Page, width: int) -> None:
@@ -300,33 +309,59 @@ def test_the_line_that_names_an_outage_moves_nothing_when_it_comes(browser: Brow
     tab.context.close()
 
 
-@pytest.mark.parametrize("part", range(PARTS))
-def test_no_page_shows_a_raw_value_overflows_hides_a_button_breaks_a_word_moves_is_closed_to_some_or_forgets_its_tab(
-    browser: Browser, installation: Pages, part: int
-) -> None:
-    """Each page is loaded once, and looked at for all of it."""
-    url, filled = installation.url, installation.filled
+def watched_tab(browser: Browser, url: str) -> tuple[Page, list[str]]:
+    """Open a tab that knows the outage of its installation, and notes how its pages move; return it, and what is
+    refused or an error of the console in it.
+    """
     tab = open_tab(browser, time_zone=TIME_ZONE)
-    faults: dict[str, object] = {}
-    bars = 0
     refused: list[str] = []
     tab.on("response", lambda answer: refused.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None)
     tab.on("console", lambda message: refused.append(message.text) if message.type == "error" else None)
     tab.context.add_init_script(SHIFTS)
     tab.goto(url)
     tab.locator(".rr-health").wait_for()  # what fails here, the broker, is told on every page: it comes in once
-    for name, address in list(filled.addresses.items())[part::PARTS]:
-        tab.goto(url + address)
-        settle(tab)
-        if (moved := tab.evaluate(MOVED))["sum"] > MOST_MOVED:
-            faults[f"{name} moved"] = moved
-        if AXE.exists():
-            faults |= {f"{name} in the {theme} theme": value for theme, value in audit(tab).items()}
-        faults |= {f"{name}: {what}": value for what, value in raw_values(tab, name).items()}
-        for width in (820, 390):
-            resize(tab, width)
-            faults |= {f"{name} at {width}: {what}": value for what, value in misfits(tab).items()}
-        tab.set_viewport_size(WIDE)
+    return tab, refused
+
+
+def faults_of(tab: Page, url: str, name: str, *, widths: tuple[int, ...]) -> dict[str, object]:
+    """Open a page and return what is wrong with it: it moves, is closed to some, shows raw values, or does not fit."""
+    tab.goto(url)
+    settle(tab)
+    faults: dict[str, object] = {}
+    if (moved := tab.evaluate(MOVED))["sum"] > MOST_MOVED:
+        faults[f"{name} moved"] = moved
+    if AXE.exists():
+        faults |= {f"{name} in the {theme} theme": value for theme, value in audit(tab).items()}
+    faults |= {f"{name}: {what}": value for what, value in raw_values(tab, name).items()}
+    for width in widths:
+        resize(tab, width)
+        faults |= {f"{name} at {width}: {what}": value for what, value in misfits(tab).items()}
+    tab.set_viewport_size(WIDE)
+    return faults
+
+
+def test_every_page_of_an_unused_installation_is_as_sound(browser: Browser, empty_installation: str) -> None:
+    tab, refused = watched_tab(browser, empty_installation)
+    faults: dict[str, object] = {}
+    for listed in listed_pages():
+        if not listed.is_hidden:
+            faults |= faults_of(tab, empty_installation + address(listed.script), listed.title, widths=(390,))
+    tab.context.close()
+    assert faults == {}
+    assert refused == []
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_page_shows_a_raw_value_overflows_hides_a_button_breaks_a_word_moves_is_closed_to_some_or_forgets_its_tab(
+    browser: Browser, installation: Pages, part: int
+) -> None:
+    """Each page is loaded once, and looked at for all of it."""
+    url, filled = installation.url, installation.filled
+    tab, refused = watched_tab(browser, url)
+    faults: dict[str, object] = {}
+    bars = 0
+    for name, path in list(filled.addresses.items())[part::PARTS]:
+        faults |= faults_of(tab, url + path, name, widths=(820, 390))
         walked, lost = walk_bars(tab, url, done=bars)
         bars += walked
         if lost:

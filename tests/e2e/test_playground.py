@@ -67,7 +67,7 @@ def test_four_blind_answers_tell_nothing_run_nothing_and_load_nothing_until_the_
     visitor.go("/playground?endpoint=oak")
     for name in ENDPOINTS[1:]:
         tab.get_by_role("combobox", name="Endpoints").fill(name)
-        tab.get_by_role("option", name=name).wait_for()
+        tab.get_by_role("option", name=name, exact=True).wait_for()
         tab.get_by_role("combobox", name="Endpoints").press("Enter")
         visitor.settle()
     tab.keyboard.press("Escape")
@@ -193,4 +193,37 @@ def test_a_prompt_of_the_team_is_written_into_the_field_once(visitor: Visitor, w
     tab.get_by_role("button", name="New", exact=True).click()
     visitor.settle()
     expect(field).to_have_value("")
+    assert visitor.findings == []
+
+
+def test_an_endpoint_answers_twice_with_settings_of_its_own_which_its_answer_names(
+    visitor: Visitor, world: ChatWorld
+) -> None:
+    replica = world.replicas["ash"]
+    replica.word, replica.tokens, replica.script = None, 3, "finish"
+    tab = visitor.page
+    visitor.go("/playground?endpoint=ash")
+    tab.get_by_role("combobox", name="Endpoints").fill("ash (2)")
+    tab.get_by_role("option", name="ash (2)", exact=True).click()
+    visitor.settle()
+    tab.keyboard.press("Escape")
+    tab.get_by_role("button", name="Settings").click()
+    tab.get_by_role("tab", name="ash (2)").click()
+    tab.get_by_text("Settings of its own").filter(visible=True).click()
+    visitor.settle()
+    temperature = tab.get_by_role("tabpanel").filter(visible=True).get_by_role("slider", name="Temperature")
+    temperature.press("Home")
+    visitor.settle()
+    tab.keyboard.press("Escape")
+    expect(tab.get_by_role("button", name="Greedy")).to_be_visible()
+    send(tab, "Hello")
+    heads = tab.locator(".pg-answer .pg-head")
+    expect(heads.nth(1)).to_contain_text("Greedy")
+    expect(heads.nth(0)).not_to_contain_text("Greedy")
+    expect(tab.locator(".pg-answer").nth(1)).to_contain_text("w0 w1 w2")
+    assert sorted(body["params"]["temperature"] for body in replica.bodies[-2:])[0] == 0
+    tab.reload()
+    visitor.settle()
+    expect(heads.nth(1)).to_contain_text("Greedy")
+    expect(tab.get_by_role("button", name="Greedy")).to_be_visible()
     assert visitor.findings == []

@@ -52,11 +52,11 @@ def test_a_job_whose_result_can_not_be_recorded_fails_with_its_cause_instead_of_
         (
             JobKind.EVALUATE,
             {"kind": "guess"},
-            "payload of this evaluate job can't be read: evaluation_id: Field required",
+            "payload of this evaluate job can't be read: evaluation_id: is missing",
             "evaluation_id",
         ),
         (JobKind.LOGLIKELIHOOD, {"checkpoint": "b", "rows_file": "r", "tempo": 3}, "tempo is not a field", "tempo"),
-        (JobKind.REPLICA, {"checkpoint": "b", "name": "x"}, "internal_token: Field required", "internal_token"),
+        (JobKind.REPLICA, {"checkpoint": "b", "name": "x"}, "internal_token: is missing", "internal_token"),
     ],
     ids=["missing", "unknown field", "a replica, which would restart for ever"],
 )

@@ -134,11 +134,11 @@ def test_a_warm_up_in_steps_is_visible_and_adapts_unless_it_was_typed(site: Cont
     ("path", "value", "text"),
     [
         ("learning_rate", 50.0, "Must be less than 10 (got 50)"),
-        ("learning_rate", -1.0, "Must be greater than 0 (got -1)"),
-        ("max_steps", 0, "Must be greater than or equal to 1 (got 0)"),
-        ("context", 4, "Must be greater than or equal to 8 (got 4)"),
+        ("learning_rate", -1.0, "Must be more than 0 (got -1)"),
+        ("max_steps", 0, "Must be at least 1 (got 0)"),
+        ("context", 4, "Must be at least 8 (got 4)"),
         ("beta1", 1.5, "Must be less than 1 (got 1.5)"),
-        ("warmup_ratio", 2.0, "Must be less than or equal to 1 (got 2)"),
+        ("warmup_ratio", 2.0, "Must be at most 1 (got 2)"),
     ],
 )
 def test_a_value_out_of_range_stays_with_its_error_and_refuses_the_launch(

@@ -9,7 +9,7 @@ from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
-from backend.db.tables import Checkpoint
+from backend.db.tables import Checkpoint, Conversation
 from backend.domain.jobs.events import ReadyEvent
 from backend.domain.serving.chat_settings import ChatSettings
 from backend.services.context import LOCAL, Context
@@ -209,3 +209,45 @@ def test_a_setting_out_of_bounds_is_said_and_not_sent(site: Context) -> None:
     said = words(app).replace("\\", "")
     assert "1,000,000,000 is more than 100,000." in said
     assert "Settings. Max new tokens: 1,000,000,000 is more than 100,000." in said
+
+
+def test_a_side_has_settings_of_its_own_as_chips_also_beside_the_same_endpoint(site: Context) -> None:
+    place(site, "tales")
+    app = open_page(PAGE, endpoint="tales")
+    assert not [toggle for toggle in app.toggle if str(toggle.key).startswith("own_")], "alone there is one side"
+    app.multiselect[0].set_value(["tales", "tales (2)"]).run()
+    settings = chat_data(app)["settings"]
+    assert (settings["endpoints"], ChatSettings.model_validate(settings).differ) == (["tales", "tales"], False)
+    app.toggle(key="own_new_tales (2)").set_value(True).run()
+    app.slider(key="temperature_new_tales (2)_1").set_value(0.0).run()
+    app.text_area(key="system_new_tales (2)_1").set_value("Be brief.").run()
+    app.number_input(key="top_k_new").set_value(40).run()
+    settings = ChatSettings.model_validate(chat_data(app)["settings"])
+    assert settings.of_side(0).temperature > 0
+    assert settings.own(1).changes == {"system": "Be brief.", "temperature": 0}, "the rest follows that of all"
+    assert settings.of_side(1).top_k == 40
+    assert app.button(key="chip_temperature_new_tales (2)").label == "Greedy"
+    assert app.button(key="chip_system_new_tales (2)").label == r"System prompt\: Be brief\."
+    app.button(key="chip_temperature_new_tales (2)").click().run()
+    assert "temperature" not in ChatSettings.model_validate(chat_data(app)["settings"]).own(1).changes
+    app.text_area(key="schema_new_tales (2)_3").set_value("{").run()
+    assert "tales (2): JSON schema: not JSON" in app.error[-1].value.replace("\\", "")
+    app.text_area(key="schema_new_tales (2)_3").set_value("").run()
+    app.toggle(key="own_new_tales (2)").set_value(False).run()
+    assert not ChatSettings.model_validate(chat_data(app)["settings"]).differ
+    assert not app.exception
+
+
+def test_stored_settings_of_a_side_come_back_with_their_conversation(site: Context) -> None:
+    place(site, "tales")
+    place(site, "other")
+    row = start_conversation(site, endpoint="tales", person=LOCAL)
+    settings = ChatSettings(
+        endpoints=("tales", "other"), temperature=0.7, sides=({}, {"max_tokens": 12, "system": "Be brief."})
+    )
+    with site.db.write() as session:
+        session.get_one(Conversation, row.id).sampling = settings
+    app = open_page(PAGE, conversation=row.id)
+    assert not app.exception
+    assert ChatSettings.model_validate(chat_data(app)["settings"]).sides == settings.sides
+    assert app.button(key=f"chip_max_tokens_{row.id}_other").label == "At most 12 tokens"

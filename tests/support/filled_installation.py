@@ -14,6 +14,8 @@ from sqlalchemy import select
 from backend.db.tables import DatasetVersion, PromptMatrix, Replica, Worker
 from backend.domain.jobs.events import ReadyEvent
 from backend.domain.jobs.states import Status
+from backend.domain.serving.answers import AnswerUsage
+from backend.domain.serving.chat_settings import ChatSettings, SideSettings
 from backend.domain.serving.prompt_matrix import MatrixAnswers, MatrixCell
 from backend.domain.serving.request_log import RequestLogConfig
 from backend.domain.training.sweep import parse_sweep
@@ -36,6 +38,24 @@ from tests.support.serving.stored_chat import add_message, start_conversation
 from tests.support.serving.stored_traffic import store_load_test, store_requests
 
 LONG = "a-rather-long-name-of-a-network-that-somebody-chose-with-care"
+
+GONE = {
+    "a run": "/run?run=gone",
+    "a sweep": "/sweep?sweep=gone",
+    "a dataset": "/datasets?dataset=gone",
+    "a checkpoint": "/checkpoints?checkpoint=gone",
+    "an evaluation": "/evaluations?evaluation=gone",
+    "a campaign": "/battles?campaign=gone",
+    "an endpoint": "/endpoints?name=gone",
+    "a conversation": "/playground?conversation=gone",
+    "a prompt": "/prompts?prompt=gone",
+    "a request": "/requests?request=gone",
+    "an architecture": "/architectures?architecture=gone",
+    "a tokenizer": "/tokenizers?tokenizer=gone",
+    "a study": "/planner?study=gone",
+    "an inspection": "/inspect?inspection=gone",
+}
+"""Links to what was deleted meanwhile."""
 
 HOSTILE_ANSWER = """It stood by the **river**, ![map](http://evil.example/map.png) <script>window.evil = 1</script>
 <img src=x onerror="window.evil = 1">
@@ -67,6 +87,7 @@ class Filled:
     campaign: str
     sweep: str
     conversation: str
+    compared_settings: str
     request: str
     prompt: str
 
@@ -99,6 +120,17 @@ class Filled:
             "ballot": f"/ballot?campaign={self.campaign}",
             "sweep": f"/sweep?sweep={self.sweep}",
             "conversation": f"/playground?conversation={self.conversation}",
+            "settings compared": f"/playground?conversation={self.compared_settings}",
+            "runs as curves": "/runs?show=Curves",
+            "runs in parallel": "/runs?show=Parallel coordinates",
+            "runs as points": "/runs?show=Scatter",
+            "launch a sweep": "/launch?mode=Sweep",
+            "tasks": "/evaluations?tasks=1",
+            "suites": "/evaluations?suites=1",
+            "gates": "/evaluations?gates=1",
+            "lineage": "/lineage?endpoint=tales",
+            "lineage of nothing": "/lineage",
+            **{f"{what} that is gone": address for what, address in GONE.items()},
             "endpoint": "/endpoints?name=tales",
             "request": f"/requests?request={self.request}",
             "prompt": f"/prompts?prompt={self.prompt}",
@@ -116,7 +148,7 @@ def fill(ctx: Context) -> Filled:
     campaign = battle_world.make_campaign(ctx, contestants=("smol-village-base", LONG), num_prompts=4)
     battle_world.vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), battle_world.prefer("smol"), limit=2)
     evaluation, other = _add_evaluations(ctx)
-    conversation, request = _add_serving(ctx)
+    conversation, compared_settings, request = _add_serving(ctx)
     _add_people(ctx)
     return Filled(
         dataset,
@@ -129,6 +161,7 @@ def fill(ctx: Context) -> Filled:
         campaign.id,
         sweep,
         conversation,
+        compared_settings,
         request,
         _add_prompt(ctx),
     )
@@ -185,7 +218,7 @@ def _add_evaluations(ctx: Context) -> tuple[str, str]:
     return first.id, second.id
 
 
-def _add_serving(ctx: Context) -> tuple[str, str]:
+def _add_serving(ctx: Context) -> tuple[str, str, str]:
     for name, checkpoint in (("tales", "smol-village-base"), ("once-deployed", LONG)):
         deploy(ctx, checkpoint_id=battle_world.add_checkpoint(ctx, f"{checkpoint}-served"), name=name, person=LOCAL)
     stop_endpoint(ctx, "once-deployed", person=LOCAL)
@@ -207,7 +240,27 @@ def _add_serving(ctx: Context) -> tuple[str, str]:
     add_message(
         ctx, conversation.id, role="assistant", content=HOSTILE_ANSWER, endpoint="tales", usage=usage, person=LOCAL
     )
-    return conversation.id, request
+    return conversation.id, _add_compared_settings(ctx), request
+
+
+def _add_compared_settings(ctx: Context) -> str:
+    """Store a conversation with an endpoint that answers twice, the second time with settings of its own."""
+    own = SideSettings(temperature=0.0, system="You are a storyteller who is brief. " * 8, stop=("###",))
+    settings = ChatSettings(endpoints=("tales", "tales"), sides=(SideSettings(), own))
+    conversation = start_conversation(ctx, endpoint="tales", sampling=settings, person=LOCAL)
+    add_message(ctx, conversation.id, role="user", content="Tell me of the mill.", person=LOCAL)
+    for branch, usage in enumerate((AnswerUsage(completion_tokens=30), AnswerUsage(completion_tokens=9, own=own))):
+        add_message(
+            ctx,
+            conversation.id,
+            role="assistant",
+            content=HOSTILE_ANSWER,
+            branch=branch,
+            endpoint="tales",
+            usage=usage,
+            person=LOCAL,
+        )
+    return conversation.id
 
 
 def _add_prompt(ctx: Context) -> str:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from backend.domain.architectures.families import FAMILIES, OPTIONAL_FIELDS, Family, explain_missing
 from backend.domain.architectures.fields import ArchitectureFields
+from backend.domain.validation import describe_fault
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ def problems_by_field(error: ValidationError) -> dict[str, str]:
                     f"{messages[problem.field]} {message}" if problem.field in messages else message
                 )
         elif item["loc"]:
-            text = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-            messages[str(item["loc"][0])] = f"Must be {text}."
+            text = describe_fault(item)
+            messages[str(item["loc"][0])] = f"{text[:1].upper()}{text[1:]}."
         else:
             messages["family"] = str(item["msg"])
     return messages

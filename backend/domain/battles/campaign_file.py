@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.validation import describe_fault
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
 
@@ -86,7 +87,9 @@ def parse_campaign(text: str) -> CampaignFile:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise InvalidInput(
-            f"{field or 'The campaign'}: {first['msg']}.", remedy=_remedy(first["type"], field), field=field or None
+            f"{field or 'The campaign'}: {describe_fault(first)}.",
+            remedy=_remedy(first["type"], field),
+            field=field or None,
         ) from error
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NotRequired
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
+from backend.domain.serving.chat_settings import SideSettings
 from backend.domain.validation import StoredRecord
 
 
@@ -29,11 +30,12 @@ class AnswerToken(TypedDict):
 class AnswerUsage(StoredRecord):
     """Figures of an answer, how it ended, and the tools that it calls; of a tool's result, which call it answers.
 
-    `blind`: not shown before the vote. `left_out`: turns that did not fit the context. `request_id` is the gateway's.
-    `cost_usd` is added when it is read.
+    `blind`: not shown before the vote. `own`: settings that this answer alone had of those side by side. `left_out`:
+    turns that did not fit the context. `request_id` is the gateway's. `cost_usd` is added when it is read.
     """
 
     blind: bool = False
+    own: SideSettings | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     left_out: int = 0
@@ -49,3 +51,8 @@ class AnswerUsage(StoredRecord):
     tool_calls: tuple[CalledTool, ...] = ()
     tool_call_id: str | None = None
     tool: str | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Return what was decided before the answer began, and stays."""
+        return {name: getattr(self, name) for name in ("blind", "own") if getattr(self, name)}

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from backend.domain.fields import OPTION_ONLY, setting, when
+from backend.domain.validation import describe_fault
 from backend.domain.wording import percent, plural
 from backend.errors import InvalidInput
 
@@ -74,7 +75,7 @@ class CanaryRules(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             field = str(first["loc"][0])
-            raise InvalidInput(f"{field} = {first['input']!r}: {first['msg']}.", field=field) from error
+            raise InvalidInput(f"{field} = {first['input']!r}: {describe_fault(first)}.", field=field) from error
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,17 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 from backend.domain.data.rows.problem import RowProblem
 from backend.domain.data.rows.tool_calls import tools_text
@@ -71,13 +79,28 @@ class AnswerSettings(BaseModel):
         return text
 
 
+class SideSettings(AnswerSettings):
+    """Settings that one of several answers side by side has of its own: the fields that were set."""
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Return the fields that were set."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+
+    @model_serializer(mode="wrap")
+    def _set_alone(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
+
+
 class TurnSettings(AnswerSettings):
     """Settings of a conversation's last turn as its row keeps them: `endpoints` is empty before the first. The system
-    text has a column of its own. `blind` hides names and figures of side-by-side answers until the vote.
+    text has a column of its own. `blind` hides names and figures of side-by-side answers until the vote. `sides` are
+    the settings that each endpoint has of its own, in the order of the endpoints; empty where all have the same.
     """
 
     endpoints: tuple[str, ...] = ()
     blind: bool = False
+    sides: tuple[SideSettings, ...] = Field(default=(), max_length=MAX_COLUMNS)
 
     def dump(self) -> dict[str, object]:
         """Return the stored form."""
@@ -91,17 +114,29 @@ class ChatSettings(TurnSettings):
 
     @field_validator("endpoints")
     @classmethod
-    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if any(not name or len(name) > 80 for name in value):
             raise ValueError("an endpoint's name has 1 to 80 characters")
-        if len(set(value)) != len(value):
-            raise ValueError("each endpoint can be chosen once")
         return value
 
     @property
+    def differ(self) -> bool:
+        """Return whether a side has settings of its own."""
+        return any(side.changes for side in self.sides)
+
+    def own(self, column: int) -> SideSettings:
+        """Return what the answer in a column has of its own."""
+        return self.sides[column] if column < len(self.sides) else SideSettings()
+
+    def of_side(self, column: int) -> Self:
+        """Return the settings of the answer in a column."""
+        return self.model_copy(update=self.own(column).changes)
+
+    @property
     def fixed_text(self) -> str:
-        """Return what every prompt holds beside the conversation, to estimate its tokens."""
-        return self.system + self.tools
+        """Return the most that a prompt holds beside the conversation, to estimate its tokens."""
+        sides = [self.of_side(column) for column in range(len(self.endpoints))]
+        return max((side.system + side.tools for side in sides), key=len)
 
     def body(self, endpoint: str, messages: tuple[ChatMessage, ...]) -> JsonObject:
         """Return the body of `POST /v1/chat/completions` for one endpoint."""

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from backend.domain.fields import Shown, setting
+from backend.domain.validation import describe_fault
 from backend.errors import InvalidInput
 
 ApiEndpoint = Literal["chat", "completions", "embeddings", "score", "tokenize", "feedback", "models"]
@@ -121,7 +122,7 @@ def parse_limits(text: str) -> KeyLimits:
         first = error.errors()[0]
         name = str(first["loc"][0])
         raise InvalidInput(
-            f"{name}={values[name]}: {first['msg']}.", remedy="Give a number above 0.", field="limits"
+            f"{name}={values[name]}: {describe_fault(first)}.", remedy="Give a number above 0.", field="limits"
         ) from error
 
 

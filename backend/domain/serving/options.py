@@ -14,7 +14,7 @@ from backend.domain.serving.autoscaling import ScalingRules
 from backend.domain.serving.engines import ENGINE_TITLES, EngineName, places_of
 from backend.domain.serving.memory import MAX_RUNNING
 from backend.domain.serving.precision import Precision
-from backend.domain.validation import is_stored
+from backend.domain.validation import describe_fault, is_stored
 from backend.errors import InvalidInput
 
 MAX_REPLICAS = 64
@@ -195,9 +195,9 @@ class DeploymentOptions(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             if not first["loc"]:
-                raise InvalidInput(f"{first['msg'].removeprefix('Value error, ')}.", field="max_replicas") from error
+                raise InvalidInput(f"{describe_fault(first)}.", field="max_replicas") from error
             field = str(first["loc"][0])
-            raise InvalidInput(f"{field} = {first['input']!r}: {first['msg']}.", field=field) from error
+            raise InvalidInput(f"{field} = {first['input']!r}: {describe_fault(first)}.", field=field) from error
 
     def changed(self) -> FieldValues:
         """Return the options that differ from their defaults, as a config stores them."""

@@ -307,8 +307,8 @@ def _over_fit(val: Series | None, train: Series, facts: RunFacts) -> Iterator[Fi
     if now >= before:
         return
     sentence = (
-        f"val_loss rose from {low:.3f} at step {step:,} to {low + rise:.3f}; train_loss fell from {before:.3f} to"
-        f" {now:.3f}."
+        f"The validation loss rose from {low:.3f} at step {step:,} to {low + rise:.3f}; the training loss fell from"
+        f" {before:.3f} to {now:.3f}."
     )
     cause = "Overfitting: more epochs than the data supports."
     yield Finding(
@@ -399,7 +399,7 @@ def _loader(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
     share = float(np.median(waits.values[len(waits) // 2 :]))
     if share > STARVING_SHARE:
         cause = "The data comes from a slow disk, or other processes keep the cores busy. The device is idle meanwhile."
-        yield Finding(Kind.STARVING, f"{percent(share)} of every step is spent waiting for data.", cause)
+        yield Finding(Kind.STARVING, f"{percent(share)} of every step goes into loading data.", cause)
 
 
 def _calmer(config: RunConfig | None) -> tuple[str, tuple[tuple[str, Value], ...]]:

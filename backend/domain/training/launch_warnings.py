@@ -230,7 +230,7 @@ def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
         yield LaunchWarning(
             code=Code.NO_VALIDATION,
             field="dataset",
-            sentence="The dataset has no validation rows, so there is no val_loss.",
+            sentence="The dataset has no validation rows, so there is no validation loss.",
             cure="Import it with a validation share.",
         )
     elif min(config.eval_every, config.checkpoint_every) >= steps and _takes_long(config, facts):
@@ -238,8 +238,8 @@ def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
             code=Code.NOT_MEASURED,
             field="eval_every",
             sentence=(
-                f"val_loss is evaluated every {config.eval_every:,} steps and the run has {steps:,}: only its end is"
-                " evaluated."
+                f"The validation loss is computed every {config.eval_every:,} steps and the run has {steps:,}: only its"
+                " end is evaluated."
             ),
             cure=f"Evaluate every {max(1, steps // 20):,} steps.",
         )
@@ -256,8 +256,8 @@ def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
             code=Code.PATIENCE_IDLE,
             field="patience",
             sentence=(
-                f"{config.patience} evaluations without a better val_loss do not fit into {steps:,} steps: the run"
-                " never stops early."
+                f"{config.patience} evaluations without a better validation loss do not fit into {steps:,} steps: the"
+                " run never stops early."
             ),
             cure="Evaluate more often, or set patience to 0.",
         )

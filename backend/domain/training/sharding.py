@@ -43,7 +43,7 @@ def check_sharding(config: RunConfig, *, has_deepspeed: bool) -> None:
     elif config.method == "qlora":
         field, why, cure = "method", "stores the base in numbers that DeepSpeed does not take apart", "lora"
     elif config.compile == "on":
-        field, why, cure = "compile", "would compile the network around DeepSpeed's hooks", "off"
+        field, why, cure = "compile", "would compile the model around DeepSpeed's hooks", "off"
     else:
         return
     raise InvalidInput(

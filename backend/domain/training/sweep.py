@@ -39,6 +39,7 @@ from backend.domain.fields import setting, unless
 from backend.domain.json_values import FieldValues
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import kind_of, traits_of, with_values
+from backend.domain.training.metric_labels import METRIC_LABELS
 from backend.domain.validation import is_stored, validation_message
 from backend.errors import InvalidInput, RoundhouseError
 
@@ -47,18 +48,6 @@ Point = FieldValues
 
 MAX_RUNS = 500
 MAX_FIELDS = 8
-METRIC_LABELS = {
-    "val_loss": "Validation loss",
-    "val_bpb": "Validation bits per byte",
-    "train_loss": "Training loss",
-    "tok_per_sec": "Tokens per second",
-    "val_rewards/accuracies": "Preference accuracy, validation",
-    "val_rewards/margins": "Reward margin, validation",
-    "val_accuracy": "Preference accuracy, validation",
-    "val_margin": "Reward margin, validation",
-    "val_reward/mean": "Mean reward, validation",
-    "reward/mean": "Mean reward, training",
-}
 METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,59}")
 
 

@@ -29,7 +29,7 @@ from backend.domain.jobs.reports import DataReportPayload, NamedFolder
 from backend.domain.jobs.results import DataReportResult
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.domain.training.config import RunConfig
-from backend.domain.validation import read_stored
+from backend.domain.validation import describe_fault, read_stored
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import get_checkpoint
 from backend.services.context import Context, Person, require_builder
@@ -167,9 +167,7 @@ def _question(defaults: ReportQuestion, values: dict[str, int]) -> ReportQuestio
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0])
-        raise InvalidInput(
-            f"{field} {first.get('input')} is invalid: {str(first['msg']).lower()}.", field=field
-        ) from None
+        raise InvalidInput(f"{field}: {describe_fault(first)} (got {first.get('input')}).", field=field) from None
 
 
 def _benchmarks(ctx: Context, version: VersionView) -> list[VersionView]:

@@ -22,6 +22,7 @@ from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.results import JudgeResult
 from backend.domain.jobs.states import JobKind
 from backend.domain.json_values import JsonObject
+from backend.domain.validation import describe_fault
 from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.battles.views import ValidVote, contestant_names, find_campaign, valid_votes
 from backend.services.checkpoints.generation import folder_of
@@ -174,7 +175,9 @@ def read_judge_items(lines: Iterable[str]) -> list[JudgeItem]:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
             raise InvalidInput(
-                f"Line {number}: {field}: {first['msg']}.", remedy="Write {prompt, answer, answer_b}.", field=field
+                f"Line {number}: {field}: {describe_fault(first)}.",
+                remedy="Write {prompt, answer, answer_b}.",
+                field=field,
             ) from error
         except (ValueError, RecursionError, InvalidInput) as error:
             raise InvalidInput(

@@ -233,6 +233,12 @@ def delete_conversation(ctx: Context, conversation_id: str, *, person: Person) -
         session.delete(row)
 
 
+def system_of(conversation: ConversationView, answer: MessageView) -> str:
+    """Return the system prompt of an answer: its own, where it had one beside others, or the conversation's."""
+    changes = answer.usage.own.changes if answer.usage.own else {}
+    return str(changes.get("system", conversation.system_prompt))
+
+
 def without_failed(line: Sequence[MessageView]) -> list[MessageView]:
     """Return a line without the answers that failed before their first token, and without their questions."""
     failed = {message.position for message in line if message.has_failed}
@@ -281,7 +287,10 @@ def own_conversation(session: Session, conversation_id: str, person: Person) -> 
     """Return the row of a person's own conversation. Raises NotFound for any other."""
     row = session.scalar(select(Conversation).where(Conversation.id == conversation_id, owned_by(person)))
     if row is None:
-        raise NotFound("There is no such conversation.", remedy="It may have been deleted; choose another on the left.")
+        raise NotFound(
+            "There is no such conversation.",
+            remedy="It may have been deleted; choose another above, or begin a new one.",
+        )
     return row
 
 

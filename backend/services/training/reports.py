@@ -142,13 +142,13 @@ def _summary(detail: RunDetail, newest: CheckpointView | None, figures: RunFigur
         else (detail.architecture or "")
     )
     pairs = [
-        ("network", network),
+        ("model", network),
         ("base", run.base or "none: random initialization"),
         ("method", method),
         ("tokenizer", detail.tokenizer or ""),
         ("steps", f"{run.last_step:,} of {run.max_steps:,}"),
         ("tokens", f"{format_count(run.last_step * config.tokens_per_step)}, {config.tokens_per_step:,} per step"),
-        ("best val_loss", "" if run.best_val_loss is None else f"{run.best_val_loss:.4f}"),
+        ("best validation loss", "" if run.best_val_loss is None else f"{run.best_val_loss:.4f}"),
         (
             "last values",
             ", ".join(f"{name} {run.last[name]:{form}}" for name, form in LAST_VALUES.items() if name in run.last),

@@ -239,7 +239,7 @@ def config_differences(ctx: Context, run_ids: Sequence[str]) -> tuple[list[str],
             rows.append((field, values))
     best = [run.summary.best_val_loss for run in runs]
     if any(value is not None for value in best):
-        rows.append(("best val_loss", ["" if value is None else f"{value:.4f}" for value in best]))
+        rows.append(("best validation loss", ["" if value is None else f"{value:.4f}" for value in best]))
     rows.append(("steps done", [f"{run.last_step:,}" for run in runs]))
     names = [
         run.name if [other.name for other in runs].count(run.name) == 1 else f"{run.name} ({run.id[:4]})"

@@ -21,7 +21,7 @@ from pages.components.words import size
 
 SHOWN_DEVICES = ("24 GB", "40 GB", "80 GB")
 MOMENTS = {
-    "load": "at the start: each device holds the whole network until it is sharded",
+    "load": "at the start: each device holds the whole model until it is sharded",
     "loss": "at the start of the backward pass: all activations, no gradients yet",
     "backward": "during the backward pass: activations are freed, gradients appear",
     "update": "at the end of the backward pass: all gradients",

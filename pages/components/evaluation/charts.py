@@ -105,7 +105,7 @@ def curve_figure(
             x=steps, y=values, mode="lines+markers", line={"color": MUTED}, name="val_loss", showlegend=False
         )
         figure.add_trace(loss, row=rows, col=1)
-        figure.update_yaxes(title="val_loss", row=rows, col=1)
+        figure.update_yaxes(title="validation loss", row=rows, col=1)
     figure.update_xaxes(title="step", row=max(1, rows), col=1)
     if mark is not None:
         figure.add_vline(x=mark, line={"dash": "dot", "width": 1.5, "color": MUTED})

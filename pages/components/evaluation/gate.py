@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from backend.domain.evaluation.gate_config import GateConfig, GateReport, GateVerdict, ReportedBenchmark
 from backend.domain.evaluation.gates import describe_procedure
+from backend.domain.validation import validation_message
 from backend.domain.wording import percent, plural
 from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
@@ -185,7 +186,7 @@ def _read_config(values: Mapping[str, Any]) -> GateConfig:
     try:
         return GateConfig.model_validate(values)
     except ValidationError as error:
-        raise InvalidInput(error.errors()[0]["msg"].removeprefix("Value error, ").capitalize() + ".") from error
+        raise InvalidInput(f"{validation_message(error)}.") from error
 
 
 def _draw_gate(ctx: Context, person: Person, gate: GateView) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 
 import streamlit as st
 from pydantic import ValidationError
+from streamlit.delta_generator import DeltaGenerator
 
 from backend.domain.json_values import FieldValues
-from backend.domain.serving.chat_settings import MAX_COLUMNS, ChatSettings
+from backend.domain.serving.chat_settings import MAX_COLUMNS, ChatSettings, SideSettings
 from backend.domain.serving.protocol import MAX_SEED
-from backend.domain.validation import validation_message
+from backend.domain.serving.setting_words import FILTER_LABELS, escaped, own_words, setting_words, system_words
+from backend.domain.validation import describe_fault, validation_message
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.serving.conversations import ConversationView
@@ -33,16 +35,6 @@ from pages.components.serving.chat_prompts import draw_team_prompts
 CHAT_TEMPERATURE, TEXT_TEMPERATURE = 0.7, 0.8
 """What an answer, or the continuation of a text, is first sampled with: at 0, *Regenerate* would repeat it."""
 
-SHOWN_SYSTEM = 80
-"""Characters of a system prompt that are shown beside the other settings."""
-
-FILTER_LABELS = {
-    "top_k": "Top k",
-    "min_p": "Min p",
-    "frequency_penalty": "Frequency penalty",
-    "presence_penalty": "Presence penalty",
-    "repetition_penalty": "Repetition penalty",
-}
 PENALTIES = {
     "frequency_penalty": "Lowers tokens by how often the answer has them. 0: off.",
     "presence_penalty": "Lowers tokens that the answer has at all. 0: off.",
@@ -69,15 +61,8 @@ def draw_settings(
     if f"endpoints_{scope}" not in st.session_state:  # the form begins again, as after another page
         forget_filled(scope)
     with st.container(horizontal=True, vertical_alignment="bottom", key="chat_settings"):
-        picked = st.multiselect(
-            "Endpoints",
-            names,
-            default=chosen,
-            max_selections=MAX_COLUMNS,
-            key=f"endpoints_{scope}",
-            help="Up to four: each message goes to all of them, and their answers stand side by side in random order.",
-            width=255,
-        )
+        sides = choose_sides(names, chosen, scope=scope)
+        picked = list(sides.values())
         blind = st.toggle(
             "Blind",
             value=stored.blind if stored else False,
@@ -89,15 +74,24 @@ def draw_settings(
         chats = any(endpoint.chats for endpoint in endpoints if endpoint.name in picked)
         temperature = CHAT_TEMPERATURE if chats else TEXT_TEMPERATURE
         with st.popover("Settings", icon=":material/tune:", key="settings_menu"):
-            draw_preset_choice(ctx, person, scope=scope)
-            values, below = draw_values(stored, scope=scope, temperature=temperature)
-            settings, field, problem = _validate(picked, blind=blind, values=values)
-            if wrong := wrong_numbers():  # named below their fields
-                settings, problem = None, wrong[0]
-            elif problem:
-                below.get(field, st).error(plain(problem), icon=":material/error:")
-            if settings is not None:
-                draw_preset_saving(ctx, person, settings, scope=scope)
+            everyone, *tabs = st.tabs(["All", *map(plain, sides)]) if len(sides) > 1 else [st.container()]
+            with everyone:
+                draw_preset_choice(ctx, person, scope=scope)
+                values, below = draw_values(stored, scope=scope, temperature=temperature)
+                settings, field, problem = _validate(picked, blind=blind, values=values)
+                if wrong := wrong_numbers():  # named below their fields
+                    settings, problem = None, wrong[0]
+                elif problem:
+                    below.get(field, st).error(plain(problem), icon=":material/error:")
+                if settings is not None:
+                    draw_preset_saving(ctx, person, settings, scope=scope)
+            if tabs:
+                last_valid = f"filled_{scope}_shared"
+                shared = settings or st.session_state.get(last_valid) or ChatSettings(endpoints=tuple(picked))
+                st.session_state[last_valid] = shared
+                own, side_problem = draw_sides(ctx, person, tabs, sides, shared, stored, scope=scope)
+                problem = problem or side_problem
+                settings = None if problem or settings is None else settings.model_copy(update={"sides": own})
         if settings is not None:
             draw_team_prompts(ctx, person, settings, scope=scope)
             with st.popover("Endpoint" if len(picked) == 1 else "Endpoints", icon=":material/info:", key="card_menu"):
@@ -105,7 +99,7 @@ def draw_settings(
             with st.popover("Code", icon=":material/code:", key="code_menu"):
                 draw_code(ctx, person, conversation, settings)
     if settings is not None:
-        draw_active_settings(settings, scope=scope, temperature=temperature)
+        draw_active_settings(settings, sides, scope=scope, temperature=temperature)
     if not picked:
         st.info("Choose an endpoint to chat with.", icon=":material/dns:")
     elif problem:  # the menu may be closed
@@ -113,40 +107,114 @@ def draw_settings(
     return settings
 
 
-def draw_active_settings(settings: ChatSettings, *, scope: str, temperature: float) -> None:
+def choose_sides(names: Sequence[str], chosen: Sequence[str], *, scope: str) -> dict[str, str]:
+    """Draw the choice of endpoints, each once or twice; return the endpoint of each side by the side's name."""
+    offered = {name: name for name in names} | {f"{name} (2)": name for name in names}
+    stored = [f"{name} (2)" if name in chosen[:at] else name for at, name in enumerate(chosen)]
+    picked = st.multiselect(
+        "Endpoints",
+        list(offered),
+        default=list(dict.fromkeys(stored)),
+        max_selections=MAX_COLUMNS,
+        key=f"endpoints_{scope}",
+        help=(
+            "Up to four: each message goes to all of them, and their answers stand side by side. “(2)” is an endpoint a"
+            " second time, to compare settings."
+        ),
+        width=255,
+    )
+    return {side: offered[side] for side in picked}
+
+
+def draw_sides(
+    ctx: Context,
+    person: Person,
+    tabs: Sequence[DeltaGenerator],
+    sides: Mapping[str, str],
+    shared: ChatSettings,
+    stored: ChatSettings | None,
+    *,
+    scope: str,
+) -> tuple[tuple[SideSettings, ...], str]:
+    """Draw what each side has of its own, a tab for each; return it, and a problem."""
+    begins = stored if stored and stored.endpoints == tuple(sides.values()) else None
+    own, problem = list[SideSettings](), ""
+    for column, (tab, side) in enumerate(zip(tabs, sides, strict=True)):
+        inner, before = side_scope(scope, side), len(wrong_numbers())
+        changes = begins.own(column).changes if begins else {}
+        with tab:
+            if not st.toggle(
+                "Settings of its own", value=bool(changes), key=f"own_{inner}", on_change=forget_filled, args=(inner,)
+            ):
+                st.caption("Answers with the settings of all.")
+                own.append(SideSettings())
+                continue
+            base, changes = st.session_state.get(f"filled_{inner}_shared", (None, changes))
+            if base != (now := shared.model_dump(include=set(WIDGETS))):  # what is not its own follows that of all
+                fill_settings(shared.model_copy(update=changes), scope=inner)
+            draw_preset_choice(ctx, person, scope=inner)
+            values, below = draw_values(None, scope=inner, temperature=shared.temperature)
+            settings, field, fault = _validate([side], blind=False, values=values)
+            if wrong := wrong_numbers()[before:]:
+                fault = wrong[0]
+            elif fault:
+                below.get(field, st).error(plain(fault), icon=":material/error:")
+        problem = problem or (f"{side}: {fault}" if fault else "")
+        valid = settings or shared
+        own.append(SideSettings(**{name: getattr(valid, name) for name in WIDGETS if differs(valid, shared, name)}))
+        st.session_state[f"filled_{inner}_shared"] = now, own[-1].changes if settings else changes
+    return tuple(own), problem
+
+
+def differs(one: ChatSettings, other: ChatSettings, field: str) -> bool:
+    """Return whether a field of two settings differs."""
+    return bool(getattr(one, field) != getattr(other, field))
+
+
+def side_scope(scope: str, side: str) -> str:
+    """Return the scope of the widgets of a side."""
+    return f"{scope}_{side}"
+
+
+def draw_active_settings(settings: ChatSettings, sides: Mapping[str, str], *, scope: str, temperature: float) -> None:
     """Draw what applies to the next answer: the usual sampling as a line, each other setting as a chip that is removed
-    by a click, and the system prompt.
+    by a click, and the system prompt; below, what each side has of its own.
     """
     chips = active_settings(settings, temperature=temperature)
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key=f"chips_{scope}"):
         st.caption(plain(usual_sampling(settings, chips)), width="content")
         for field, words in chips.items():
             usual = {field: temperature if field == "temperature" else ChatSettings.model_fields[field].default}
-            st.button(
-                plain(words),
-                key=f"chip_{field}_{scope}",
-                icon=":material/close:",
-                icon_position="right",
-                help="Remove",
-                on_click=handled(fill_settings),
-                args=(settings.model_copy(update=usual),),
-                kwargs={"scope": scope},
-            )
-    if system := settings.system.strip():
-        line = " ".join(system.split())
-        beginning = line[:SHOWN_SYSTEM] + ("…" if len(line) > SHOWN_SYSTEM else "")
-        with st.expander(
-            f"System prompt: {plain(beginning)}", icon=":material/assignment:", key=f"system_shown_{scope}"
-        ):
+            draw_chip(field, words, settings.model_copy(update=usual), scope=scope)
+    if settings.system.strip():
+        with st.expander(plain(system_words(settings)), icon=":material/assignment:", key=f"system_shown_{scope}"):
             st.text(settings.system, width="stretch")
-            st.button(
-                "Remove",
-                key=f"chip_system_{scope}",
-                icon=":material/close:",
-                on_click=handled(fill_settings),
-                args=(settings.model_copy(update={"system": ""}),),
-                kwargs={"scope": scope},
-            )
+            draw_chip("system", "Remove", settings.model_copy(update={"system": ""}), scope=scope)
+    for column, side in enumerate(sides):
+        own, inner = settings.own(column), side_scope(scope, side)
+        if not own.changes:
+            continue
+        of_side = settings.of_side(column)
+        with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key=f"chips_{scope}_{column}"):
+            st.caption(plain(side), width="content")
+            for field, words in zip(own.changes, own_words(own), strict=True):
+                draw_chip(field, words, of_side.model_copy(update={field: getattr(settings, field)}), scope=inner)
+    if settings.differ:
+        st.caption("No vote between sides of different settings: it would count for the model.")
+
+
+def draw_chip(field: str, words: str, without: ChatSettings, *, scope: str) -> None:
+    """Draw a setting as a chip; a click leaves the settings `without` it."""
+    st.button(
+        plain(words),
+        key=f"chip_{field}_{scope}",
+        icon=":material/close:",
+        icon_position="right",
+        help="Remove",
+        on_click=handled(fill_settings),
+        args=(without,),
+        kwargs={"scope": scope},
+    )
 
 
 def usual_sampling(settings: ChatSettings, chips: Mapping[str, str]) -> str:
@@ -162,19 +230,8 @@ def usual_sampling(settings: ChatSettings, chips: Mapping[str, str]) -> str:
 
 def active_settings(settings: ChatSettings, *, temperature: float) -> dict[str, str]:
     """Return what each setting that is not as usual says, by field; `temperature` is the usual one."""
-    fields = ChatSettings.model_fields
-    words = {
-        "temperature": f"Temperature {settings.temperature:g}" if settings.temperature else "Greedy",
-        "top_p": f"Top p {settings.top_p:g}",
-        "max_tokens": f"At most {plural(settings.max_tokens, 'token')}",
-        **{name: f"{label} {getattr(settings, name):g}" for name, label in FILTER_LABELS.items()},
-        "seed": f"Seed {settings.seed}",
-        "stop": "Stops at " + ", ".join(f"“{_escaped(text)}”" for text in settings.stop),
-        "token_view": "Token probabilities",
-        "json_schema": "JSON schema",
-        "tools": "Tools",
-    }
-    usual = {name: fields[name].default for name in words} | {"temperature": temperature}
+    words = setting_words(settings)
+    usual = {name: ChatSettings.model_fields[name].default for name in words} | {"temperature": temperature}
     return {name: text for name, text in words.items() if getattr(settings, name) != usual[name]}
 
 
@@ -205,8 +262,8 @@ def draw_filters(values: FieldValues, first: Mapping[str, Any], keys: Mapping[st
             )
         chosen = right.multiselect(
             "Stop strings",
-            [_escaped(text) for text in first["stop"]],
-            [_escaped(text) for text in first["stop"]],
+            [escaped(text) for text in first["stop"]],
+            [escaped(text) for text in first["stop"]],
             key=keys["stop"],
             accept_new_options=True,
             max_selections=4,
@@ -214,10 +271,6 @@ def draw_filters(values: FieldValues, first: Mapping[str, Any], keys: Mapping[st
             help=r"The answer ends before the first of them. \n is a line break.",
         )
         values["stop"] = tuple(text.replace("\\n", "\n") for text in chosen)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\n", "\\n")
 
 
 def _validate(
@@ -233,7 +286,7 @@ def _validate(
         field = str(first["loc"][0])
         if field not in JSON_FIELDS:
             return None, field, validation_message(error)
-        return None, field, f"{JSON_FIELDS[field]}: {str(first['msg']).removeprefix('Value error, ')}"
+        return None, field, f"{JSON_FIELDS[field]}: {describe_fault(first)}"
 
 
 def draw_values(stored: ChatSettings | None, *, scope: str, temperature: float) -> tuple[FieldValues, FieldValues]:

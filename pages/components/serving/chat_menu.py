@@ -103,7 +103,7 @@ def draw_chat_downloads(ctx: Context, person: Person, conversation: Conversation
 
 def draw_code(ctx: Context, person: Person, conversation: ConversationView | None, settings: ChatSettings) -> None:
     """Draw the next call as curl and Python."""
-    messages: tuple[ChatMessage, ...] = ()
+    settings, messages = settings.of_side(0), tuple[ChatMessage, ...]()
     if conversation is not None:
         stored = list_messages(ctx, conversation.id, person=person)
         by_id = {message.id: message for message in stored}

@@ -103,5 +103,7 @@ def fill_settings(settings: AnswerSettings, *, scope: str) -> None:
 
 
 def forget_filled(scope: str) -> None:
-    """Forget what was filled in, where the widgets begin again with stored values."""
-    st.session_state.pop(f"filled_{scope}", None)
+    """Forget what was filled in, where the widgets begin again with stored values; also of each side."""
+    for key in [str(key) for key in st.session_state]:
+        if key == f"filled_{scope}" or key.startswith(f"filled_{scope}_"):
+            del st.session_state[key]

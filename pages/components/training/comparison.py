@@ -82,7 +82,7 @@ def _draw_groups(groups: Sequence[ConfigGroup]) -> None:
         row = {"Config of": group.label, "Data": group.basis.data.name, "Tokenizer": group.basis.tokenizer.name}
         row |= {
             "Seeds": f"{len(losses.losses)}",
-            "Mean val_loss": f"{losses.mean:.4f}",
+            "Mean validation loss": f"{losses.mean:.4f}",
             "Standard deviation": _number(losses.sd),
         }
         rows.append({**row, "Mean bits per byte": _number(by_bytes.mean if by_bytes else None)})

@@ -168,11 +168,16 @@ def _draw_loss(expected: Forecast) -> None:
             else ""
         )
         law = "by the law of your own runs" if expected.loss.is_own else f"by {expected.loss.law}, fitted to other data"
-        _line("trending_down", "Final val_loss", f"about {estimate.value:.2f}{interval}, {law}", help=estimate.method)
+        _line(
+            "trending_down",
+            "Final validation loss",
+            f"about {estimate.value:.2f}{interval}, {law}",
+            help=estimate.method,
+        )
     elif expected.loss_missing:
         _line(
             "trending_down",
-            "Final val_loss",
+            "Final validation loss",
             f"unknown: {expected.loss_missing}",
             help="A scaling study on the Planner page fits a law to your own runs.",
         )

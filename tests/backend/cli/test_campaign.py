@@ -43,7 +43,7 @@ def test_a_campaign_file_is_read_and_written_alike() -> None:
     [
         ("- 1", "no mapping"),
         ("name: x\ncontestants: [{file: a}]\nnum_promts: 3", "num_promts.*Fields are"),
-        ("contestants: [{file: a}]", "name: Field required"),
+        ("contestants: [{file: a}]", "name: is missing"),
         ("name: x\ncontestants: [{file: a, checkpoint: b}]", "give one of checkpoint"),
         ("name: x\ncontestants: [{url: ftp://x, model: m}]", "begins with https"),
         ("name: x\ncontestants: [{file: a}]\ngold: [{prompt: p, better: x, worse: 'x '}]", "are equal"),

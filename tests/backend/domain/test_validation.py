@@ -20,9 +20,11 @@ class Oven(BaseModel):
         ({"rate": 50.0}, "rate: must be less than 10 (got 50)"),
         ({"rate": 50.5}, "rate: must be less than 10 (got 50.5)"),
         ({"rate": 1e20}, "rate: must be less than 10 (got 1e+20)"),
-        ({"trays": None}, "trays: must be a valid integer (got nothing)"),
+        ({"trays": None}, "trays: must be a whole number (got nothing)"),
         ({"trays": "two"}, "(got 'two')"),
         ({"fan": 7.0}, "(got 7)"),
+        ({"trays": ["two", "three"]}, "(got two, three)"),
+        ({"rate": []}, "(got nothing)"),
     ],
 )
 def test_a_whole_number_has_no_decimal_point(values: dict[str, object], said: str) -> None:

@@ -109,7 +109,7 @@ def test_a_recipe_counts_in_powers_of_ten() -> None:
     text = "dataset: a\narchitecture: b\ntokenizer: c\nmax_steps: 1e5\nlearning_rate: 3e-4\n"
     config = parse_run_config(text)
     assert (config.max_steps, config.learning_rate) == (100_000, 3e-4)
-    with pytest.raises(InvalidInput, match="fractional part"):
+    with pytest.raises(InvalidInput, match="whole number"):
         parse_run_config(text.replace("1e5", "1e-1"))
 
 

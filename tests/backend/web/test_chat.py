@@ -181,12 +181,12 @@ def test_a_message_of_another_person_or_without_a_token_is_refused(world: ChatWo
     ("change", "words"),
     [
         ({"endpoints": ["a", "b", "c", "d", "e"]}, "endpoints"),
-        ({"endpoints": ["a", "a"]}, "once"),
+        ({"sides": [{}, {"temperature": 50}]}, "sides.1.temperature"),
         ({"temperature": 50}, "temperature"),
         ({"json_schema": "{"}, "json_schema"),
         ({"tools": "{}"}, "list of tools"),
     ],
-    ids=["five endpoints", "one endpoint twice", "temperature", "schema", "tools"],
+    ids=["five endpoints", "temperature of a side", "temperature", "schema", "tools"],
 )
 def test_settings_that_can_t_be_used_are_refused_with_their_name(
     world: ChatWorld, change: dict[str, Any], words: str

@@ -178,8 +178,8 @@ def _leakage(report: DataReport) -> Iterator[DataFinding]:
             Severity.LOOK,
             "leakage",
             f"{_rows(total)} of {held_out:,} held out ({_percent(total, held_out)}) {'is' if total == 1 else 'are'}"
-            f" also trained on, {how}: row {first.val.row:,} is like train row {first.train.row:,}. val_loss will look"
-            " better than it is.",
+            f" also trained on, {how}: row {first.val.row:,} is like train row {first.train.row:,}. The validation"
+            " loss will look better than it is.",
             "Drop the rows like them from those to train on.",
             drop="leakage",
         )

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from backend.domain.data.splits import DEFAULT_SPLIT_SEED
+from backend.domain.validation import describe_fault
 from backend.errors import InvalidInput
 
 MAX_LISTED_ROWS = 1_000_000
@@ -147,7 +148,7 @@ def parse_change(data: Mapping[str, object]) -> Change:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"][1:] or first["loc"])
-        message = str(first["msg"]).removeprefix("Value error, ")
+        message = describe_fault(first)
         raise InvalidInput(
             f"The change can't be made: {place + ': ' if place else ''}{message}.", field=place or "change"
         ) from None

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from backend.domain.json_values import JsonObject
 from backend.domain.markdown_nodes import Node, markdown_nodes
+from backend.domain.serving.setting_words import own_words
 from backend.services.serving.chat.judgements import SIDES
 from backend.services.serving.chat.reading import ChatView, TurnView
 from backend.services.serving.conversations import MessageView
 
 Document = JsonObject
-HIDDEN_USAGE = {"blind", "request_id", "tool", "tool_call_id"}
+HIDDEN_USAGE = {"blind", "own", "request_id", "tool", "tool_call_id"}
 
 
 def chat_document(view: ChatView) -> Document:
@@ -40,6 +41,7 @@ def answer_document(message: MessageView, *, thumb: int = 0, side: str | None = 
         "status": "running" if message.is_running else message.status,
         "endpoint": message.endpoint,
         "usage": message.usage.model_dump(mode="json", exclude=HIDDEN_USAGE, exclude_unset=True, exclude_none=True),
+        "own": own_words(message.usage.own),
         "thumb": thumb,
         "tokens": message.tokens,
         "calls": [call["function"]["name"] for call in message.tool_calls],

@@ -9,9 +9,10 @@ from backend.domain.attributes import attributes_of
 from backend.domain.data.rows.tool_calls import call_text, tools_text
 from backend.domain.json_values import JsonObject
 from backend.domain.markdown_text import fenced
+from backend.domain.serving.protocol import Role
 from backend.services.context import Context, Person
 from backend.services.serving.chat.reading import ChatView, read_chat
-from backend.services.serving.conversations import MessageView, build_prompt
+from backend.services.serving.conversations import MessageView, build_prompt, system_of
 
 Format = Literal["json", "markdown", "row"]
 
@@ -64,10 +65,10 @@ def _markdown(view: ChatView) -> str:
 
 
 def _row(view: ChatView) -> str:
-    messages, tools = (
-        build_prompt(view.conversation.system_prompt, selected_messages(view)),
-        tools_text(view.conversation.settings.tools),
-    )
+    line, system = selected_messages(view), view.conversation.system_prompt
+    if line and line[-1].role == Role.ASSISTANT:
+        system = system_of(view.conversation, line[-1])
+    messages, tools = build_prompt(system, line), tools_text(view.conversation.settings.tools)
     return (
         json.dumps(
             {"messages": [m.as_dict() for m in messages], **({"tools": tools} if tools else {})}, ensure_ascii=False

@@ -194,7 +194,7 @@ def _store(ctx: Context, answer: LiveAnswer, *, status: str, tokens: list[Answer
         if row is None:
             return "stopping"  # its conversation was deleted
         before = row.status
-        row.usage = answer.usage.model_copy(update={"blind": True}) if row.usage.blind else answer.usage
+        row.usage = answer.usage.model_copy(update=row.usage.given)
         row.content, row.updated_at = answer.text.replace("\x00", ""), ctx.now()
         if status != "running":
             row.status, row.tokens = status, tokens

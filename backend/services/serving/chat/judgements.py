@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from backend.domain.data.rows.tool_calls import call_text
-from backend.domain.serving.protocol import ChatMessage
 from backend.errors import InvalidInput, NotFound
 from backend.services.battles.side_by_side import record_side_by_side_vote
 from backend.services.context import Context, Person
 from backend.services.serving.conversations import (
-    ConversationView,
     MessageView,
     build_prompt,
     get_conversation,
@@ -21,6 +19,7 @@ from backend.services.serving.conversations import (
     messages_before,
     select_branch,
     set_vote,
+    system_of,
 )
 from backend.services.serving.feedback import give_feedback
 
@@ -41,7 +40,8 @@ def vote_on_answers(ctx: Context, conversation_id: str, message_id: str, label: 
     answers = answers_beside(messages, message_id)
     if not is_votable(answers):
         raise InvalidInput(
-            "These answers can't be voted on.", remedy="A vote needs complete answers of two different checkpoints."
+            "These answers can't be voted on.",
+            remedy="A vote needs complete answers of two different checkpoints with the same settings.",
         )
     best = SIDES.index(label) if label in SIDES else None
     if label not in (*SIDES[: len(answers)], "TIE", "BOTH_BAD"):
@@ -88,16 +88,11 @@ def rate_answer(ctx: Context, conversation_id: str, message_id: str, value: int,
         source_id=message_id,
         endpoint=line[-1].endpoint or conversation.endpoint,
         checkpoint_id=line[-1].checkpoint_id,
-        messages=answered_prompt(conversation, line[:-1]),
+        messages=list(build_prompt(system_of(conversation, line[-1]), line[:-1])),
         answer=line[-1].content,
         value=value,
         person=person,
     )
-
-
-def answered_prompt(conversation: ConversationView, line: Sequence[MessageView]) -> list[ChatMessage]:
-    """Return the messages that an answer was given to."""
-    return list(build_prompt(conversation.system_prompt, line))
 
 
 def answers_beside(messages: Sequence[MessageView], message_id: str) -> list[MessageView]:
@@ -110,9 +105,12 @@ def answers_beside(messages: Sequence[MessageView], message_id: str) -> list[Mes
 
 
 def is_votable(answers: Sequence[MessageView]) -> bool:
-    """Return whether answers are complete, of known checkpoints, not all of one, and not yet voted on."""
+    """Return whether answers are complete, of known checkpoints, not all of one, with the same settings, and not yet
+    voted on: a vote between settings would count as one between checkpoints.
+    """
     if len(answers) < 2 or any(
-        answer.is_running or answer.has_failed or answer.vote or not answer.checkpoint_id for answer in answers
+        answer.is_running or answer.has_failed or answer.vote or answer.usage.own or not answer.checkpoint_id
+        for answer in answers
     ):
         return False
     return len({answer.checkpoint_id for answer in answers}) > 1

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Conversation, Message
 from backend.domain.serving.answers import AnswerToken, AnswerUsage
-from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.serving.chat_settings import ChatSettings, SideSettings
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
@@ -155,9 +155,15 @@ def continue_answer(
         continued = [column for column in columns if column.can_continue] if together else [answer]
         if not continued:
             raise InvalidInput("Every answer is complete.", remedy="Use Regenerate.")
-        same = settings.model_copy(update={"blind": any(column.usage.blind and not column.vote for column in columns)})
-        endpoints = [column.endpoint or settings.endpoints[0] for column in columns]
-        requests = _insert_answers(session, ctx, conversation, messages, question, settings=same, endpoints=endpoints)
+        same = settings.model_copy(
+            update={
+                "blind": any(column.usage.blind and not column.vote for column in columns),
+                "endpoints": tuple(column.endpoint or settings.endpoints[0] for column in columns),
+                "sides": tuple(column.usage.own or SideSettings() for column in columns),
+            }
+        )
+        order = list(range(len(columns)))
+        requests = _insert_answers(session, ctx, conversation, messages, question, settings=same, order=order)
         begun = []
         for column, request in zip(columns, requests, strict=True):
             if column.id == answer.id:
@@ -233,23 +239,26 @@ def _insert_answers(
     question: MessageView,
     *,
     settings: ChatSettings,
-    endpoints: Sequence[str] | None = None,
+    order: Sequence[int] | None = None,
 ) -> list[Request]:
     """Insert an answer a column and select the first; return what to generate. The endpoints of the settings come in
-    random order.
+    `order`; by default in random order, or, where their settings differ, in that of the form.
     """
-    endpoints = endpoints or random.sample(settings.endpoints, k=len(settings.endpoints))
     line = messages_before(messages, question.id)
-    prompt = build_prompt(settings.system, line)
-    facts = context_of_endpoints(session, ctx, endpoints)
+    facts = context_of_endpoints(session, ctx, settings.endpoints)
     contexts = [fact.context for fact in facts.values() if fact.context]
     ratio = measure_line(line[:-1], system=settings.fixed_text).characters_per_token
     shortest = min(contexts, default=None)
-    left_out = turns_to_leave_out(
-        prompt, context=shortest, max_tokens=settings.max_tokens, ratio=ratio, tools=settings.tools
-    )
+    columns = range(len(settings.endpoints))
+    order = order or (columns if settings.differ else random.sample(columns, k=len(columns)))
     requests: list[Request] = []
-    for branch, endpoint in enumerate(endpoints):
+    for branch, (endpoint, side, own) in enumerate(
+        (settings.endpoints[column], settings.of_side(column), settings.own(column)) for column in order
+    ):
+        prompt = build_prompt(side.system, line)
+        left_out = turns_to_leave_out(
+            prompt, context=shortest, max_tokens=side.max_tokens, ratio=ratio, tools=side.tools
+        )
         row = insert_message(
             session, ctx, conversation, messages, parent_id=question.id, role="assistant", content="", branch=branch
         )
@@ -258,11 +267,13 @@ def _insert_answers(
             endpoint,
             facts[endpoint].checkpoint_id if endpoint in facts else None,
         )
-        if settings.blind and len(endpoints) > 1:
+        if own.changes:
+            row.usage = AnswerUsage(own=own)
+        elif settings.blind and len(order) > 1 and not settings.differ:
             row.usage = AnswerUsage(blind=True)
         if branch == 0:
             conversation.leaf_id = row.id
-        requests.append(Request(row.id, endpoint, prompt, settings, left_out, user=conversation.user_id or ""))
+        requests.append(Request(row.id, endpoint, prompt, side, left_out, user=conversation.user_id or ""))
     return requests
 
 

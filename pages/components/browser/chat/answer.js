@@ -61,6 +61,7 @@ export class AnswerView {
     const { side, endpoint, id } = this.answer
     this.head.append(element("strong", "pg-side", side))
     if (endpoint) this.head.append(element("span", "pg-name", endpoint))
+    for (const words of this.answer.own || []) this.head.append(element("span", "pg-own", words))
     if (this.turn.vote === side) this.head.append(element("span", "pg-badge", "your vote"))
     if (!this.turn.hidden && this.turn.selected === id) this.head.append(element("span", "pg-badge", "used for the next turn"))
     else if (this.turn.selected && !this.turn.hidden && !this.isFixed && this.answer.status === "done") {

@@ -19,7 +19,7 @@ const PANELS = [
   { id: "memory", group: "Speed and device", title: "Memory", metrics: ["memory_bytes"], exact: true, format: "B" },
   { id: "device_use", group: "Speed and device", title: "Device use", metrics: ["device_use"], format: "%" },
   { id: "power", group: "Speed and device", title: "Power", metrics: ["power_w"], format: "W" },
-  { id: "data_wait", group: "Speed and device", title: "Time waiting for data", metrics: ["data_wait"], format: "%" },
+  { id: "data_wait", group: "Speed and device", title: "Data loading", metrics: ["data_wait"], format: "%" },
 ]
 export const LABELS = {
   train_loss: "train", val_loss: "validation", "rewards/chosen": "chosen", "rewards/rejected": "rejected",

@@ -73,7 +73,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"family": "gemma3", "width": 130, "head_size": 32}, "num_heads", "130 / 4 is not whole"),
     ({"width": 130, "head_size": 32}, "num_heads", "130 / 4 is not whole"),
     ({"family": "mamba"}, "family", "Must be 'llama', 'gpt2'"),
-    ({"num_layers": 0}, "num_layers", "Must be greater than or equal to 1"),
+    ({"num_layers": 0}, "num_layers", "Must be at least 1"),
     ({"layers": 4}, "num_layers", "has no field layers: perhaps num_layers is meant"),
     ({"hidden_size": 64}, "width", "has no field hidden_size: it is called width here"),
     ({"colour": 1}, "family", "has no field colour: there are family, num_layers, width"),

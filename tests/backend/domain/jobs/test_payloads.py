@@ -253,7 +253,7 @@ def test_a_payload_that_can_not_be_read_names_field_value_and_cure(
 
 
 def test_an_empty_payload_names_what_is_missing() -> None:
-    with pytest.raises(InvalidInput, match="evaluation_id: Field required"):
+    with pytest.raises(InvalidInput, match="evaluation_id: is missing"):
         EvaluatePayload.read({})
 
 

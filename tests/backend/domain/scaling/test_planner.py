@@ -84,7 +84,7 @@ def test_a_missing_speed_or_price_is_requested() -> None:
     for values, words in (
         ({}, "one budget"),
         ({"flops": 1e15, "money_usd": 1}, "flops and money_usd"),
-        ({"flops": -1}, "greater than 0"),
+        ({"flops": -1}, "more than 0"),
     ):
         with pytest.raises(InvalidInput, match=words):
             parse_plan(values)

@@ -87,7 +87,7 @@ def test_a_campaign_without_votes_has_nothing_to_compare(ctx: Context) -> None:
     [
         ("{", "Line 2 can't be read"),
         ("[]", "Line 2 can't be read"),
-        ('{"prompt": "p"}', "Line 2: answer: Field required"),
+        ('{"prompt": "p"}', "Line 2: answer: is missing"),
         ('{"prompt": "p", "answer": 3}', "Line 2: answer"),
         ('{"prompt": "p", "answer": "a", "colour": 1}', "Line 2: colour"),
     ],

@@ -10,11 +10,13 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
-from backend.db.tables import ApiKey, Message
+from backend.db.tables import ApiKey, Feedback, Message
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user
 from backend.services.people.keys import revoke_key
+from backend.services.serving.chat.documents import chat_document
+from backend.services.serving.chat.judgements import rate_answer, vote_on_answers
 from backend.services.serving.chat.live import ANSWERS
 from backend.services.serving.chat.reading import read_chat
 from backend.services.serving.chat.turns import continue_answer, regenerate, send_message, stop_answers
@@ -198,3 +200,49 @@ def test_probabilities_of_an_answer_are_stored_with_their_alternatives(world: Ch
     conversation = send_message(world.ctx, None, "Hello", settings=world.settings(token_view=True), person=LOCAL)
     world.messages(conversation)
     assert world.replicas["tales"].bodies[-1]["params"]["logprobs"] == 5
+
+
+def test_each_side_is_asked_with_its_own_settings_which_stay_with_its_answer(ctx: Context) -> None:
+    with chat_world(ctx, "tales", "other") as world:
+        ctx = world.ctx
+        sides = ({}, {"system": "Be brief.", "temperature": 0.0})
+        settings = world.settings("tales", "other", system="Be kind.", temperature=0.7, blind=True, sides=sides)
+        conversation = send_message(ctx, None, "Hello", settings=settings, person=LOCAL)
+        world.messages(conversation)
+
+        def asked(name: str) -> tuple[str, float]:
+            body = world.replicas[name].bodies[-1]
+            return body["messages"][0]["content"], body["params"]["temperature"]
+
+        assert (asked("tales"), asked("other")) == (("Be kind.", 0.7), ("Be brief.", 0.0))
+        turn = chat_document(read_chat(ctx, conversation, person=LOCAL))["turns"][-1]
+        assert [answer["endpoint"] for answer in turn["answers"]] == ["tales", "other"], "in the order of the form"
+        assert [answer["own"] for answer in turn["answers"]] == [[], ["System prompt: Be brief.", "Greedy"]]
+        assert not turn["votable"], "a vote would count for the model, not for its settings"
+        with pytest.raises(InvalidInput, match="can't be voted on"):
+            vote_on_answers(ctx, conversation, turn["answers"][0]["id"], "A", person=LOCAL)
+        rate_answer(ctx, conversation, turn["answers"][1]["id"], 1, person=LOCAL)
+        with ctx.db.read() as session:
+            assert session.scalars(select(Feedback)).one().messages[0]["content"] == "Be brief."
+        for name in ("tales", "other"):
+            stop_early(world, conversation, name)
+        everyone = world.settings("tales")
+        first = turn["answers"][0]["id"]
+        continue_answer(ctx, conversation, first, settings=everyone, together=True, person=LOCAL)
+        world.messages(conversation)
+        assert asked("other") == ("Be brief.", 0.0), "an answer continues with the settings that it began with"
+
+
+def stop_early(world: ChatWorld, conversation: str, endpoint: str) -> None:
+    """Store that an answer was stopped."""
+    with world.ctx.db.write() as session:
+        rows = select(Message).where(Message.conversation_id == conversation, Message.endpoint == endpoint)
+        for row in session.scalars(rows):
+            row.status = "stopped"
+
+
+def test_an_endpoint_answers_twice_side_by_side(world: ChatWorld) -> None:
+    conversation = send_message(world.ctx, None, "Hello", settings=world.settings("tales", "tales"), person=LOCAL)
+    _, first, second = world.messages(conversation)
+    assert (first.endpoint, second.endpoint) == ("tales", "tales")
+    assert (first.branch, second.branch) == (0, 1)
