@@ -106,7 +106,7 @@ def test_a_checkpoint_is_sent_once_the_steps_before_it_are_recorded(
     monkeypatch.setattr(runner.outcomes, "record_events", lambda *_: None)
     event = CheckpointEvent(step=24, folder="runs/a/step-24")
     FileReporter(tmp_path / "events.jsonl", tmp_path / "control").emit(event)
-    child, claim = SimpleNamespace(pid=os.getpid()), SimpleNamespace(kind=JobKind.TRAIN)
+    child, claim = SimpleNamespace(pid=os.getpid()), SimpleNamespace(kind=JobKind.TRAIN, payload=None)
     exchange: Any = SimpleNamespace(note=sent.extend)
     watch = runner._Watch(ctx, claim, tmp_path, child, threading.Event(), exchange, save_s=0)  # type: ignore[arg-type]
     assert watch._ship()

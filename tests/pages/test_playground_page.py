@@ -215,7 +215,7 @@ def test_a_side_has_settings_of_its_own_as_chips_also_beside_the_same_endpoint(s
     place(site, "tales")
     app = open_page(PAGE, endpoint="tales")
     assert not [toggle for toggle in app.toggle if str(toggle.key).startswith("own_")], "alone there is one side"
-    app.multiselect[0].set_value(["tales", "tales (2)"]).run()
+    app.toggle(key="twice_new").set_value(True).run()
     settings = chat_data(app)["settings"]
     assert (settings["endpoints"], ChatSettings.model_validate(settings).differ) == (["tales", "tales"], False)
     app.toggle(key="own_new_tales (2)").set_value(True).run()

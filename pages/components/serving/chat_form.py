@@ -108,22 +108,25 @@ def draw_settings(
 
 
 def choose_sides(names: Sequence[str], chosen: Sequence[str], *, scope: str) -> dict[str, str]:
-    """Draw the choice of endpoints, each once or twice; return the endpoint of each side by the side's name."""
-    offered = {name: name for name in names} | {f"{name} (2)": name for name in names}
-    stored = [f"{name} (2)" if name in chosen[:at] else name for at, name in enumerate(chosen)]
+    """Draw the choice of endpoints, one alone once or twice; return the endpoint of each side by the side's name."""
     picked = st.multiselect(
         "Endpoints",
-        list(offered),
-        default=list(dict.fromkeys(stored)),
+        names,
+        default=list(dict.fromkeys(chosen)),
         max_selections=MAX_COLUMNS,
         key=f"endpoints_{scope}",
-        help=(
-            "Up to four: each message goes to all of them, and their answers stand side by side. “(2)” is an endpoint a"
-            " second time, to compare settings."
-        ),
+        help="Up to four: each message goes to all of them, and their answers stand side by side.",
         width=255,
     )
-    return {side: offered[side] for side in picked}
+    sides = {name: name for name in picked}
+    if len(picked) == 1 and st.toggle(
+        "Twice",
+        value=len(chosen) > len(set(chosen)),
+        key=f"twice_{scope}",
+        help="Two answers side by side, each with settings of its own if you like.",
+    ):
+        sides[f"{picked[0]} (2)"] = picked[0]
+    return sides
 
 
 def draw_sides(
