@@ -23,6 +23,10 @@ from backend.domain.wording import percent
 Floats = npt.NDArray[np.float64]
 
 MAX_POINTS = 4000
+MAX_VOCABULARY = 2**18
+"""Tokens of the largest vocabularies in use, of a run whose own is not known."""
+WORSE_SHARE = 1.25
+"""Above this multiple of the loss of a guess; a fresh model may begin a little above it."""
 MIN_POINTS = 60
 """Minimum number of points for a trend."""
 SPIKE_SIGMAS, SPIKE_SHARE = 12.0, 0.15
@@ -96,6 +100,7 @@ class RunFacts:
     has_ended: bool = True
     failure: str = ""
     not_finite: Mapping[str, int] = field(default_factory=dict)
+    vocab_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,8 @@ def diagnose(series: Mapping[str, Series], facts: RunFacts) -> list[Finding]:
     thin = {name: _thinned(one) for name, one in series.items()}
     findings = [*_not_finite(series, facts), *_spikes(series, facts)]
     findings += [*_gradients(thin, facts), *_course(thin, facts), *_loader(thin, facts)]
+    if breaking_finding(findings) is None:
+        findings += _worse_than_guessing(series, facts)
     kinds = {finding.kind for finding in findings}
     if kinds & {Kind.DIVERGED, Kind.NOT_FINITE}:  # its consequences are not reported again
         findings = [finding for finding in findings if finding.kind not in (Kind.PLATEAU, Kind.TOO_SLOW, Kind.OVER_FIT)]
@@ -287,6 +294,24 @@ def _diverged(train: Series, facts: RunFacts, skipped: int) -> Iterator[Finding]
         step,
         *_calmer(facts.config),
     )
+
+
+def _worse_than_guessing(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
+    """Yield a finding if a language model's run of any length ended above the loss of equally likely tokens."""
+    train, config = series.get("train_loss"), facts.config
+    if train is None or not len(train) or not facts.has_ended or config is None:
+        return
+    guess = math.log(facts.vocab_size or MAX_VOCABULARY)
+    level = float(np.median(train.values[-5:]))
+    if config.objective in (Objective.PRETRAIN, Objective.SFT) and level > WORSE_SHARE * guess:
+        yield Finding(
+            Kind.DIVERGED,
+            f"The loss is {level:.1f}. A model that takes all tokens for equally likely has {guess:.1f}"
+            f"{'' if facts.vocab_size else ' at most'}.",
+            "The learning rate is too high, or the run is too short.",
+            None,
+            *_calmer(config),
+        )
 
 
 def _over_fit(val: Series | None, train: Series, facts: RunFacts) -> Iterator[Finding]:

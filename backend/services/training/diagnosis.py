@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from backend.db.tables import Job, Run
+from sqlalchemy import select
+
+from backend.db.tables import Job, Run, Tokenizer
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.training.diagnosis import Finding, RunFacts, Series, diagnose
 from backend.services.context import Context
@@ -17,6 +19,8 @@ def diagnose_run(ctx: Context, name_or_id: str) -> list[Finding]:
     with ctx.db.read() as session:
         run: Run = find_run(session, name_or_id)
         job = session.get(Job, run.job_id) if run.job_id else None
+        tokenizer = run.config.tokenizer if run.config else None
+        vocab_size = session.scalar(select(Tokenizer.vocab_size).where(Tokenizer.name == tokenizer))
         points = {
             name: read_points(session, run.id, name_id)
             for name_id, name in run_metric_names(session, run.id)
@@ -27,5 +31,6 @@ def diagnose_run(ctx: Context, name_or_id: str) -> list[Finding]:
         has_ended=job is None or Status(job.status) not in ACTIVE,
         failure=job.error.cause if job is not None and job.status == Status.FAILED else "",
         not_finite=run.summary.not_finite,
+        vocab_size=vocab_size,
     )
     return diagnose({name: Series(one.steps, one.values) for name, one in points.items()}, facts)

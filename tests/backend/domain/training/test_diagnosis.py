@@ -10,7 +10,7 @@ import pytest
 
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import with_changes, write_changes
-from backend.domain.training.diagnosis import Finding, Kind, RunFacts, Series, diagnose
+from backend.domain.training.diagnosis import Finding, Kind, RunFacts, Series, breaking_finding, diagnose
 from backend.errors import InvalidInput
 
 STEPS = 600
@@ -142,6 +142,18 @@ def test_a_run_of_few_points_is_too_short_to_tell() -> None:
 
 
 # ---- sick
+
+
+def test_a_run_of_any_length_that_ends_above_the_loss_of_a_guess_is_of_no_use() -> None:
+    finding = only({"train_loss": curve(np.full(4, 45.0))}, vocab_size=2048)
+    assert (finding.kind, finding.sentence) == (
+        Kind.DIVERGED,
+        "The loss is 45.0. A model that takes all tokens for equally likely has 7.6.",
+    )
+    assert breaking_finding([finding]) is finding
+    assert kinds({"train_loss": curve(np.full(4, 45.0))}) == [Kind.DIVERGED], "above any vocabulary's"
+    assert kinds({"train_loss": curve(np.full(4, 8.0))}, vocab_size=2048) == [], "a fresh model"
+    assert kinds({"train_loss": curve(np.full(4, 45.0))}, vocab_size=2048, has_ended=False) == []
 
 
 @pytest.mark.parametrize("seed", range(5))

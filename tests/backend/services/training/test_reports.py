@@ -64,7 +64,7 @@ def test_the_markdown_is_a_model_card_that_the_hub_reads(ctx: Context, run_id: s
     assert "roundhouse" in card.data.tags
     assert card.data.datasets is None, "the Hub knows no dataset of ours"
     assert card.data.base_model is None
-    assert "best val\\_loss | 2.2500" in text
+    assert "best validation loss | 2.2500" in text
     config = yaml.safe_load(text.split("```yaml\n")[1].split("\n```")[0])
     assert make_config(name="Tales | one", learning_rate=1e-3).model_dump(mode="json", include=config.keys()) == config
 
