@@ -147,7 +147,11 @@ def draw_sides(
         changes = begins.own(column).changes if begins else {}
         with tab:
             if not st.toggle(
-                "Settings of its own", value=bool(changes), key=f"own_{inner}", on_change=forget_filled, args=(inner,)
+                "Settings of its own",
+                value=bool(changes),
+                key=f"own_{inner}",
+                on_change=handled(forget_filled),
+                args=(inner,),
             ):
                 st.caption("Answers with the settings of all.")
                 own.append(SideSettings())

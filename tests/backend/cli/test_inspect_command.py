@@ -69,7 +69,7 @@ def test_an_impossible_inspection_is_reported(command_line: Context, tmp_path: P
     cases: list[tuple[tuple[Any, ...], str]] = [
         (("gone", "--text", "x"), "gone"),
         (("x", "--chat", str(bad)), "not JSON"),
-        (("x", "--text", "a" * 20_001), "20000"),
+        (("x", "--text", "a" * 20_001), "20,000"),
     ]
     for arguments, words in cases:
         status, out = ask(*arguments, "--json")

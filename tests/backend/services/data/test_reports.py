@@ -229,8 +229,8 @@ def test_misuse_is_refused(ctx: Context) -> None:
     imported(ctx, "sayings", ROWS)
     for requested, words in (
         ({"context": 512}, "reads at most 256"),
-        ({"context": 3}, "context 3"),
-        ({"micro_batch": 0}, "micro_batch 0"),
+        ({"context": 3}, "context: must be at least 8"),
+        ({"micro_batch": 0}, "micro_batch: must be at least 1"),
     ):
         with pytest.raises(InvalidInput, match=words):
             request_data_report(ctx, "sayings", person=LOCAL, source="base", **requested)
