@@ -220,6 +220,7 @@ def test_an_endpoint_answers_twice_with_settings_of_its_own_which_its_answer_nam
     expect(heads.nth(0)).not_to_contain_text("Greedy")
     expect(tab.locator(".pg-answer").nth(1)).to_contain_text("w0 w1 w2")
     assert sorted(body["params"]["temperature"] for body in replica.bodies[-2:])[0] == 0
+    tab.wait_for_url(re.compile("conversation="))
     tab.reload()
     visitor.settle()
     expect(heads.nth(1)).to_contain_text("Greedy")
