@@ -26,6 +26,7 @@ from backend.infra.compute.slurm import run_slurm_command
 from jobs.data.checkpoint import STATE
 from jobs.data.sharding import ShardPlan
 from jobs.environment import child_environment
+from jobs.modeling.publishing import publish_text
 from jobs.reporter import Reporter
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +56,7 @@ class LaunchOrder(FrozenRecord):
 
     def save(self, folder: Path) -> None:
         """Write it to a folder."""
-        (folder / ORDER).write_text(self.model_dump_json(), encoding="utf-8")
+        publish_text(folder / ORDER, self.model_dump_json())
 
 
 def log_folder(folder: Path) -> Path:

@@ -19,6 +19,7 @@ from backend.errors import RoundhouseError
 from backend.infra.processes import die_with_parent
 from jobs.data.shard_runs import ROOT, LaunchOrder, error_file, log_folder
 from jobs.data.sharding import ShardPlan, read_shard
+from jobs.modeling.publishing import publish_text
 
 SIZES = ("--mem", "--cpus", "--gres", "--gpus", "--ntasks", "--nodes", "--array")
 """Options of Slurm for runs that say nothing about shards, each of which takes one CPU."""
@@ -42,7 +43,7 @@ class ReadShard:
                 "remedy": error.remedy,
                 "field": error.field,
             }
-            error_file(self.folder, rank).write_text(json.dumps(record), encoding="utf-8")
+            publish_text(error_file(self.folder, rank), json.dumps(record))
             raise
 
 

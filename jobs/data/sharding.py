@@ -43,7 +43,7 @@ from jobs.data.schemas import SCHEMAS
 from jobs.data.similar import add_rows
 from jobs.data.splitting import Splitter
 from jobs.data.tables import TABLE_BYTES
-from jobs.modeling.publishing import sync
+from jobs.modeling.publishing import publish_text, sync
 
 PLAN = "shards.json"
 
@@ -78,7 +78,7 @@ class ShardPlan(FrozenRecord):
 
     def save(self, folder: Path) -> None:
         """Write it to a folder."""
-        (folder / PLAN).write_text(self.model_dump_json(), encoding="utf-8")
+        publish_text(folder / PLAN, self.model_dump_json())
 
 
 def shard_bounds(sizes: Sequence[int], shards: int) -> tuple[int, ...]:

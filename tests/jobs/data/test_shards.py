@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.domain.data.import_options import ImportOptions
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.reports.report import ReportQuestion
 from backend.domain.data.versions.changes import DropRows
 from backend.domain.jobs.events import Event, ProgressEvent
@@ -24,8 +25,9 @@ from jobs.data.deriving import derive
 from jobs.data.filters import RowFilters
 from jobs.data.reports.run import run as report
 from jobs.data.run import run
-from jobs.data.shard_tasks import shard_options
-from jobs.data.sharding import shard_bounds
+from jobs.data.shard_runs import error_file
+from jobs.data.shard_tasks import ReadShard, shard_options
+from jobs.data.sharding import ShardPlan, shard_bounds
 from jobs.modeling.dataset_files import read_rows
 from tests.support.data.corpora import write_corpus
 from tests.support.data.data_reporter import RememberingReporter
@@ -129,6 +131,32 @@ def test_an_error_of_a_shard_is_the_error_of_the_import(tmp_path: Path) -> None:
     (tmp_path / "corpus" / "1.jsonl.gz").unlink()
     with pytest.raises(InvalidInput, match=r"rows that can't be used\. 0\.jsonl|row 11"):
         run_import(tmp_path, RememberingReporter(), shards=1, keep_good=False)
+
+
+def test_an_error_of_a_shard_is_never_half_written(tmp_path: Path) -> None:
+    plan = ShardPlan(
+        source=str(write_corpus(tmp_path / "corpus", files=1, rows=2)),
+        files_key="of other files",
+        kind=DatasetKind.TEXT,
+        mapping={"text": "text"},
+        encoding=None,
+        val_fraction=0,
+        seed=0,
+        by_first_message=False,
+        keep_good=True,
+        filters=RowFilters(),
+        compares=False,
+        bounds=(0, 1),
+    )
+    plan.save(tmp_path)
+    file = error_file(tmp_path, 0)
+    file.write_text("as it was")
+    with file.open() as reader:
+        with pytest.raises(JobFailed, match="source changed"):
+            ReadShard(tmp_path)(None, 0, 1)
+        assert reader.read() == "as it was", "it is replaced, not overwritten in place"
+    assert "source changed" in json.loads(file.read_text())["cause"]
+    assert list(tmp_path.glob("error-*")) == [file]
 
 
 def test_without_datatrove_the_command_that_installs_it_is_named(
