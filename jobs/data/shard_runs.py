@@ -22,7 +22,7 @@ from backend.domain.jobs.placement import parse_placement
 from backend.domain.jobs.records import FrozenRecord
 from backend.domain.jobs.states import JobKind
 from backend.errors import InvalidInput, JobFailed, NotFound, RoundhouseError, Unavailable, require_library
-from backend.infra.compute.slurm import run_slurm_command
+from backend.infra.compute.slurm import explain_refusal, run_slurm_command
 from jobs.data.checkpoint import STATE
 from jobs.data.sharding import ShardPlan
 from jobs.environment import child_environment
@@ -31,8 +31,9 @@ from jobs.reporter import Reporter
 
 ROOT = Path(__file__).parents[2]
 ORDER = "launch.json"
+SUBMIT_LOG = "submit.log"
 ENTRY = ("-c", "from jobs.data.shard_tasks import main; main()")
-POLL_S, ASK_S, TOUCH_S = 0.25, 2.0, 60.0
+POLL_S, ASK_S, AGAIN_S, TOUCH_S = 0.25, 2.0, 10.0, 60.0
 ONE_CORE = dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 MAX_DEATHS = 3
 """Ends of a process or of all tasks in Slurm, without a shard that was finished since, before the import fails."""
@@ -208,7 +209,7 @@ class _Patience:
 
 def _start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
     """Start a process that has no keys of the Hub and of stores, which an import's own process has."""
-    log = folder / (f"worker-{arguments[0]}.log" if arguments else "submit.log")
+    log = folder / (f"worker-{arguments[0]}.log" if arguments else SUBMIT_LOG)
     with log.open("ab") as output:
         return subprocess.Popen(
             [sys.executable, *ENTRY, str(folder), *arguments],
@@ -256,13 +257,15 @@ class _Here:
 
 @dataclass
 class _InSlurm:
-    """Tasks of Slurm, under one name. Those that ended without a finished shard are submitted again."""
+    """Tasks of Slurm, under one name. Those that ended without a finished shard are submitted again. While Slurm does
+    not answer or refuses for now, what it says is the message, and it is asked again.
+    """
 
     folder: Path
     order: LaunchOrder
     watch: _Watch
     reporter: Reporter
-    asked_at: float = 0.0
+    due_at: float = 0.0
     said: str = ""
 
     def __post_init__(self) -> None:
@@ -270,24 +273,16 @@ class _InSlurm:
         self.submitted = False
 
     def keep(self) -> str:
-        if time.monotonic() - self.asked_at < ASK_S:
+        if time.monotonic() < self.due_at:
             return self.said
+        pause = ASK_S
         try:
-            states = self._states()
+            states = self._states() or self._submit_missing()
+            counts = ", ".join(f"{count:,} {word}" for word, count in states.items())
+            self.said = f"Slurm: {counts}" if counts else ""
         except Unavailable as error:
-            self.asked_at, self.said = time.monotonic(), error.message
-            return self.said
-        if not states:
-            self.watch.look(self.said)
-            if self.watch.num_done < ShardPlan.load(self.folder).num_shards:
-                if self.submitted:
-                    self.patience.count("The tasks in Slurm ended")
-                    self.reporter.log("Tasks in Slurm ended without their shards; they are submitted again.")
-                self._submit()
-                states = self._states()
-        self.asked_at = time.monotonic()
-        counts = ", ".join(f"{count:,} {word}" for word, count in states.items())
-        self.said = f"Slurm: {counts}" if counts else ""
+            pause, self.said = AGAIN_S, error.message
+        self.due_at = time.monotonic() + pause
         return self.said
 
     def _states(self) -> Counter[str]:
@@ -301,16 +296,25 @@ class _InSlurm:
             states[word.lower() + (f" ({reason})" if reason not in ("", "None") else "")] += 1
         return states
 
-    def _submit(self) -> None:
-        status = _start(self.folder).wait()
-        if status:
-            lines = (self.folder / "submit.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            refusals = [line for line in lines if "sbatch: error" in line] or lines
-            raise JobFailed(
-                f"Slurm refused the shards: {refusals[-1][:400] if refusals else f'status {status}'}",
-                remedy="Correct the partition, or ROUNDHOUSE_SLURM_ACCOUNT and ROUNDHOUSE_SLURM_OPTIONS.",
-            )
+    def _submit_missing(self) -> Counter[str]:
+        """Submit the shards that are not finished, if any; return the states. Raises Unavailable if Slurm refuses for
+        now, InvalidInput if it refuses the order.
+        """
+        self.watch.look(self.said)
+        if self.watch.num_done == ShardPlan.load(self.folder).num_shards:
+            return Counter()
+        if self.submitted:
+            self.submitted = False  # these ends are counted, however often Slurm refuses what follows
+            self.patience.count("The tasks in Slurm ended")
+            self.reporter.log("Tasks in Slurm ended without their shards; they are submitted again.")
+        log = self.folder / SUBMIT_LOG
+        log.unlink(missing_ok=True)
+        if status := _start(self.folder).wait():
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            refusal = [line for line in lines if line.startswith("sbatch: ")] or lines[-1:]
+            raise explain_refusal("sbatch", "\n".join(refusal), status=status)
         self.submitted = True
+        return self._states()
 
     def stop(self) -> None:
         if self.watch.num_done < ShardPlan.load(self.folder).num_shards:

@@ -207,18 +207,20 @@ def run_slurm_command(*command: str, script: str = "") -> str:
         raise Unavailable(f"Slurm did not answer {command[0]} in {TIMEOUT_S:.0f} s.") from None
     if done.returncode == 0:
         return done.stdout
-    text = (
-        " ".join(done.stderr.replace(f"{command[0]}: error:", "").split())[:400].rstrip(".")
-        or f"status {done.returncode}"
-    )
+    raise explain_refusal(command[0], done.stderr, status=done.returncode)
+
+
+def explain_refusal(command: str, output: str, *, status: int) -> Unavailable | InvalidInput:
+    """Return the error for a command of Slurm that has failed: Unavailable if Slurm does not answer or refuses for now,
+    InvalidInput for an order that it will never take.
+    """
+    text = " ".join(output.replace(f"{command}: error:", "").split())[:400].rstrip(".") or f"status {status}"
     if any(phrase in text.lower() for phrase in SILENT):
-        raise Unavailable(f"Slurm does not answer: {text}.", remedy="Look at slurmctld (`scontrol ping`).")
-    if command[0] != "sbatch" or (
-        any(phrase in text.lower() for phrase in BUSY) and not TOO_LARGE.search(text.lower())
-    ):
-        raise Unavailable(f"Slurm refused for now ({command[0]}): {text}")
-    raise InvalidInput(
-        f"Slurm refused ({command[0]}): {text}.",
+        return Unavailable(f"Slurm does not answer: {text}.", remedy="Look at slurmctld (`scontrol ping`).")
+    if command != "sbatch" or (any(phrase in text.lower() for phrase in BUSY) and not TOO_LARGE.search(text.lower())):
+        return Unavailable(f"Slurm refused for now ({command}): {text}")
+    return InvalidInput(
+        f"Slurm refused ({command}): {text}.",
         remedy="Correct the partition, or ROUNDHOUSE_SLURM_ACCOUNT and ROUNDHOUSE_SLURM_OPTIONS.",
     )
 

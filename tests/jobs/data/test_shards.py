@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,66 @@ def test_an_error_of_a_shard_is_never_half_written(tmp_path: Path) -> None:
         assert reader.read() == "as it was", "it is replaced, not overwritten in place"
     assert "source changed" in json.loads(file.read_text())["cause"]
     assert list(tmp_path.glob("error-*")) == [file]
+
+
+SQUEUE = """#!/bin/sh
+# Answers nothing, as for an empty queue, but not at once after a submission.
+[ -e {folder}/silent ] || exit 0
+rm {folder}/silent
+echo "slurm_load_jobs error: Unable to contact slurm controller (connect failure)" >&2
+exit 1
+"""
+SBATCH = """#!/bin/sh
+# Refuses with the first line that is left, or runs the tasks, as a cluster that is free does.
+for script in "$@"; do :; done
+read -r refusal <{folder}/refusals && sed -i 1d {folder}/refusals && echo "sbatch: error: $refusal" >&2 && exit 1
+SLURM_ARRAY_TASK_ID=0 RUN_OFFSET=0 SLURM_NODELIST=n1 sh "$script" >{folder}/task.log 2>&1
+touch {folder}/silent
+echo "Submitted batch job 7"
+"""
+SRUN = """#!/bin/sh
+while [ "$1" != launch_pickled_pipeline ]; do shift; done
+exec "$@"
+"""
+
+
+@pytest.fixture
+def refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Slurm's commands as scripts; the file of what sbatch refuses with."""
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    hosts, nothing = "#!/bin/sh\necho n1\n", "#!/bin/sh\n"
+    scripts = {"squeue": SQUEUE, "sbatch": SBATCH, "srun": SRUN, "scontrol": hosts, "scancel": nothing}
+    for name, text in scripts.items():
+        (commands / name).write_text(text.replace("{folder}", str(commands)))
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    monkeypatch.setattr("jobs.data.shard_runs.ASK_S", 0.0)
+    monkeypatch.setattr("jobs.data.shard_runs.AGAIN_S", 0.0)
+    return commands / "refusals"
+
+
+def test_slurm_that_is_busy_or_silent_for_a_moment_ends_no_import(tmp_path: Path, refusals: Path) -> None:
+    write_corpus(tmp_path / "corpus", files=1, rows=40)
+    busy, silent = "Resource temporarily unavailable", "Socket timed out on send/recv operation"
+    refusals.write_text(f"{busy}\n{silent}\n")
+    reporter = RememberingReporter()
+    result = run_import(tmp_path, reporter, shards=1, executor="slurm:cpu")
+    assert result.rows == 40
+    said = [event.message for event in reporter.all if isinstance(event, ProgressEvent) and event.unit == "shard"]
+    assert [message for message, _ in groupby(filter(None, said))] == [
+        f"Slurm refused for now (sbatch): {busy}",
+        f"Slurm does not answer: {silent}.",
+        "Slurm does not answer: slurm_load_jobs error: Unable to contact slurm controller (connect failure).",
+    ]
+
+
+def test_an_order_that_slurm_will_never_take_ends_the_import_with_its_words(tmp_path: Path, refusals: Path) -> None:
+    write_corpus(tmp_path / "corpus", files=1, rows=3)
+    refusals.write_text("invalid partition specified: cpu\n")
+    with pytest.raises(InvalidInput, match=r"Slurm refused \(sbatch\): invalid partition specified: cpu") as caught:
+        run_import(tmp_path, RememberingReporter(), shards=1, executor="slurm:cpu")
+    assert "ROUNDHOUSE_SLURM_OPTIONS" in str(caught.value.remedy)
 
 
 def test_without_datatrove_the_command_that_installs_it_is_named(
