@@ -23,6 +23,7 @@ from backend.domain.jobs.records import FrozenRecord
 from backend.domain.jobs.states import JobKind
 from backend.errors import InvalidInput, JobFailed, NotFound, RoundhouseError, Unavailable, require_library
 from backend.infra.compute.slurm import explain_refusal, run_slurm_command
+from backend.infra.devices import count_usable_cores
 from jobs.data.checkpoint import STATE
 from jobs.data.sharding import ShardPlan
 from jobs.environment import child_environment
@@ -30,7 +31,7 @@ from jobs.modeling.publishing import publish_text
 from jobs.reporter import Reporter
 
 ROOT = Path(__file__).parents[2]
-ORDER = "launch.json"
+ORDER = "order.json"
 SUBMIT_LOG = "submit.log"
 ENTRY = ("-c", "from jobs.data.shard_tasks import main; main()")
 POLL_S, ASK_S, AGAIN_S, TOUCH_S = 0.25, 2.0, 10.0, 60.0
@@ -40,7 +41,7 @@ MAX_DEATHS = 3
 ERRORS = {error.__name__: error for error in (InvalidInput, JobFailed, NotFound, Unavailable)}
 
 
-class LaunchOrder(FrozenRecord):
+class ShardOrder(FrozenRecord):
     """The way in which shards are run, for the processes that read or submit them."""
 
     parent: int
@@ -51,7 +52,7 @@ class LaunchOrder(FrozenRecord):
     options: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, folder: Path) -> LaunchOrder:
+    def load(cls, folder: Path) -> ShardOrder:
         """Read the order of a folder."""
         return cls.model_validate_json((folder / ORDER).read_bytes())
 
@@ -103,9 +104,10 @@ def run_shards(folder: Path, plan: ShardPlan, options: ShardOptions, reporter: R
     (folder / STATE).touch()  # keeps the folder for the next attempt
     for old in folder.glob("error-*.json"):
         old.unlink()
-    order = LaunchOrder(
-        parent=os.getpid(), workers=min(options.workers, plan.num_shards), name=f"corpus-{folder.name[-24:]}"
-    )
+    workers = min(options.workers, plan.num_shards)
+    if options.executor == HERE:
+        workers = min(workers, count_usable_cores())
+    order = ShardOrder(parent=os.getpid(), workers=workers, name=f"corpus-{folder.name[-24:]}")
     if options.executor != HERE:
         if shutil.which("sbatch") is None:
             raise Unavailable(
@@ -128,7 +130,7 @@ def run_shards(folder: Path, plan: ShardPlan, options: ShardOptions, reporter: R
 
 
 @contextmanager
-def _running(folder: Path, order: LaunchOrder, watch: _Watch, reporter: Reporter) -> Iterator[ShardRunner]:
+def _running(folder: Path, order: ShardOrder, watch: _Watch, reporter: Reporter) -> Iterator[ShardRunner]:
     runner: ShardRunner = (
         _InSlurm(folder, order, watch, reporter) if order.partition else _Here(folder, order, watch, reporter)
     )
@@ -226,7 +228,7 @@ class _Here:
     """Processes of this machine, each with its share of the shards. One that is killed is started again."""
 
     folder: Path
-    order: LaunchOrder
+    order: ShardOrder
     watch: _Watch
     reporter: Reporter
     processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -262,7 +264,7 @@ class _InSlurm:
     """
 
     folder: Path
-    order: LaunchOrder
+    order: ShardOrder
     watch: _Watch
     reporter: Reporter
     due_at: float = 0.0

@@ -17,7 +17,7 @@ from datatrove.executor import LocalPipelineExecutor, SlurmPipelineExecutor
 
 from backend.errors import RoundhouseError
 from backend.infra.processes import die_with_parent
-from jobs.data.shard_runs import ROOT, LaunchOrder, error_file, log_folder
+from jobs.data.shard_runs import ROOT, ShardOrder, error_file, log_folder
 from jobs.data.sharding import ShardPlan, read_shard
 from jobs.modeling.publishing import publish_text
 
@@ -91,7 +91,7 @@ def shard_options(options: Sequence[str]) -> tuple[str, ...]:
 
 def run_local(folder: Path, worker: int) -> None:
     """Read this worker's share of the shards."""
-    order, plan = LaunchOrder.load(folder), ShardPlan.load(folder)
+    order, plan = ShardOrder.load(folder), ShardPlan.load(folder)
     die_with_parent(parent=order.parent)
     executor = LocalShards([ReadShard(folder)], tasks=plan.num_shards, workers=1, logging_dir=str(log_folder(folder)))
     executor.run_every(worker, order.workers)
@@ -99,7 +99,7 @@ def run_local(folder: Path, worker: int) -> None:
 
 def submit(folder: Path) -> None:
     """Submit the shards that are not finished to Slurm."""
-    order, plan = LaunchOrder.load(folder), ShardPlan.load(folder)
+    order, plan = ShardOrder.load(folder), ShardPlan.load(folder)
     programs = shlex.quote(str(Path(sys.executable).parent))
     executor = SlurmShards(
         [ReadShard(folder)],

@@ -26,7 +26,7 @@ def publish_folder(partial: Path, folder: Path) -> None:
 
 
 def publish_text(file: Path, text: str) -> None:
-    """Write a text beside a file, then give it the file's name, so that nobody reads half of it."""
+    """Write a text beside a file, then give it the file's name: a reader never sees half of it."""
     partial = file.with_name(f".{file.name}-{uuid.uuid4().hex[:12]}")
     partial.write_text(text, encoding="utf-8")
     partial.replace(file)

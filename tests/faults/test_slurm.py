@@ -378,7 +378,7 @@ def test_a_corpus_in_shards_on_slurm_has_the_rows_of_one_process(
         drop_near_duplicates=True,
         reporter=SilentReporter(),
     )
-    wait_until(lambda: [state for state in list_providers(ctx) if state.choices], timeout_s=60, what="a provider")
+    wait_until(lambda: [state for state in list_providers(ctx) if state.choices], what="a provider")
     blocking = block(cluster)
     in_slurm = options.model_copy(update={"shards": 5, "workers": 4, "executor": "slurm:low"})
     source = ImportSource(path=corpus)
@@ -388,12 +388,12 @@ def test_a_corpus_in_shards_on_slurm_has_the_rows_of_one_process(
         progress = get_job(ctx, job_id).progress
         return progress.message if progress else ""
 
-    wait_until(lambda: re.match(r"Slurm: \d pending \(", message()), timeout_s=60, what="waiting tasks")
+    wait_until(lambda: re.match(r"Slurm: \d pending \(", message()), what="waiting tasks")
     release(cluster, blocking)
     (folder,) = (ctx.artifacts.path("datasets")).glob(".importing-*")
-    wait_until(lambda: "running" in message(), timeout_s=60, what="a running task")
-    wait_until(lambda: kill_task(folder), timeout_s=60, what="the process of a task")
-    wait_until(lambda: get_job(ctx, job_id).status in TERMINAL, timeout_s=240, what="the end of the import")
+    wait_until(lambda: "running" in message(), what="a running task")
+    wait_until(lambda: kill_task(folder), what="the process of a task")
+    wait_until(lambda: get_job(ctx, job_id).status in TERMINAL, what="the end of the import")
     version = version_of_job(ctx, job_id)
     assert version.is_ready, (version.error, read_log(ctx, job_id))
     assert any("submitted again" in line for line in read_log(ctx, job_id))
@@ -411,7 +411,7 @@ def test_a_stopped_import_withdraws_its_shards_from_slurm(
     blocking = block(cluster)
     options = ImportOptions(kind=DatasetKind.TEXT, max_rejected=1, shards=3, executor="slurm:low")
     version = import_dataset(ctx, name="stopped", source=ImportSource(path=corpus), options=options, person=LOCAL)
-    wait_until(lambda: len(cluster.queue()) > 1, timeout_s=60, what="the waiting shards")
+    wait_until(lambda: len(cluster.queue()) > 1, what="the waiting shards")
     stop_job(ctx, version.job_id or "", person=LOCAL)
-    wait_until(lambda: set(cluster.queue()) == {blocking}, timeout_s=60, what="an empty queue")
+    wait_until(lambda: set(cluster.queue()) == {blocking}, what="an empty queue")
     release(cluster, blocking)

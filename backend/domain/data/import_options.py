@@ -86,7 +86,13 @@ class ImportOptions(BaseModel):
         shown=CORPUS,
     )
     workers: int = setting(
-        2, "Shards at a time", "Each takes one CPU core.", ge=1, le=1000, used=(above("shards", 0),), shown=CORPUS
+        2,
+        "Shards at a time",
+        "Each takes one CPU core. On the worker's own machine no more are read at a time than it has cores.",
+        ge=1,
+        le=1000,
+        used=(above("shards", 0),),
+        shown=CORPUS,
     )
     executor: str = setting(
         HERE,

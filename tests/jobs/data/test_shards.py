@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -53,10 +54,14 @@ class _Interfering(RememberingReporter):
                 self._stop_after = 0
 
 
-def kill_one() -> None:
-    """Kill the newest process that reads shards."""
-    readers = [child for child in psutil.Process().children() if "shard_tasks" in " ".join(child.cmdline())]
-    readers[-1].kill()
+def readers() -> list[psutil.Process]:
+    """Return the processes that read shards, oldest first; not those that have ended, which have no command line."""
+    running = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one too
+            if "shard_tasks" in " ".join(child.cmdline()):
+                running.append(child)
+    return sorted(running, key=psutil.Process.create_time)
 
 
 def run_import(root: Path, reporter: RememberingReporter, **options: Any) -> ImportResult:
@@ -93,8 +98,7 @@ def test_a_corpus_in_shards_stopped_and_killed_has_the_rows_of_one_process(tmp_p
     sharded = {**FILTERS, "drop_near_duplicates": True, "shards": 5, "workers": 2, "out_root": "sharded"}
     with pytest.raises(JobFailed, match="stopped on request"):
         run_import(tmp_path, _Interfering(lambda: None, stops=True), **sharded)
-    running = [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
-    assert not [child for child in running if "shard_tasks" in " ".join(child.cmdline())]
+    assert not readers()
     (unfinished,) = (tmp_path / "sharded").glob(".importing-*")
     before = {shard.name: shard.stat().st_mtime_ns for shard in unfinished.glob("shard-0*")}
     assert 0 < len(before) < 5
@@ -103,7 +107,7 @@ def test_a_corpus_in_shards_stopped_and_killed_has_the_rows_of_one_process(tmp_p
 
     def act() -> None:
         times.update({shard.name: shard.stat().st_mtime_ns for shard in unfinished.glob("shard-0*")})
-        kill_one()
+        readers()[-1].kill()
 
     reporter = _Interfering(act)
     result = run_import(tmp_path, reporter, **sharded)
@@ -158,6 +162,23 @@ def test_an_error_of_a_shard_is_never_half_written(tmp_path: Path) -> None:
         assert reader.read() == "as it was", "it is replaced, not overwritten in place"
     assert "source changed" in json.loads(file.read_text())["cause"]
     assert list(tmp_path.glob("error-*")) == [file]
+
+
+def test_a_machine_reads_no_more_shards_at_a_time_than_it_has_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_corpus(tmp_path / "corpus", files=3, rows=10)
+    monkeypatch.setattr("jobs.data.shard_runs.count_usable_cores", lambda: 1)
+    counts: list[int] = []
+
+    class Counting(RememberingReporter):
+        def emit(self, event: Event) -> None:
+            super().emit(event)
+            if isinstance(event, ProgressEvent) and event.unit == "shard":
+                counts.append(len(readers()))
+
+    run_import(tmp_path, Counting(), shards=3, workers=1000)
+    assert max(counts) == 1
 
 
 SQUEUE = """#!/bin/sh
