@@ -4,18 +4,18 @@ arrives; it ends with the worker, or after minutes without a job. Jobs on a GPU 
 does not survive a fork.
 
 This module is both sides: `fork_server` for the supervisor, which imports no torch, and
-`python -m jobs.fork_server SOCKET ROOM`.
+`python -m jobs.fork_server SOCKET KIND`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
-import importlib
 import json
+import logging
 import os
 import runpy
+import select
 import selectors
 import signal
 import socket
@@ -29,7 +29,9 @@ from typing import Any
 
 from backend.domain.jobs.states import JobKind
 from jobs.environment import shared_environment
-from jobs.rooms import ROOMS
+from jobs.rooms import import_room
+
+log = logging.getLogger(__name__)
 
 FORKED = frozenset(
     {
@@ -42,23 +44,31 @@ FORKED = frozenset(
 ROOT = Path(__file__).resolve().parent.parent
 IDLE_S = 300.0
 """A server without a job for this long ends, which returns some 300 MB."""
-IMPORTS_S, ANSWER_S = 120.0, 10.0
+IMPORTS_S, ANSWER_S, REPORT_S = 120.0, 10.0, 5.0
 MAX_REQUEST_BYTES = 2**20
 TITLE_BYTES = 1000
 """Room for the command line of a job, by which `ps` and the supervisor tell it from others."""
 MAX_SERVERS = 2
-"""One for runs, whose allocator is tuned, and one for the rest."""
+"""One for runs, whose allocator is tuned, and one for the rest. While both live, jobs of other environments start a
+Python.
+"""
 
 
 class ForkedChild:
     """A process that a fork server started: what a supervisor uses of `subprocess.Popen`."""
 
     def __init__(self, pid: int, status: socket.socket) -> None:
-        self.pid, self.returncode = pid, None
-        self._status = status
+        self.pid = pid
+        self.returncode: int | None = None
+        self.is_lost = False
+        """True once its server has ended without a report, and the kernel has ended it too."""
+        self._status, self._pidfd = status, -1
+        self._end = select.poll()
+        self._end.register(status, select.POLLIN)
+        with contextlib.suppress(OSError):  # it has ended already, and its report is there
+            self._pidfd = os.pidfd_open(pid)
+            self._end.register(self._pidfd, select.POLLIN)  # a server that is frozen reports nothing
         self._lock = threading.Lock()
-
-    returncode: int | None
 
     def poll(self) -> int | None:
         """Return the exit status, negative for a signal; None while the process runs."""
@@ -70,14 +80,17 @@ class ForkedChild:
         """Wait for the end. Raises `subprocess.TimeoutExpired`."""
         with self._lock:
             if self.returncode is None:
-                self._status.settimeout(max(timeout, 1e-6) if timeout is not None else None)
-                try:
-                    answer = self._status.recv(64)
-                except TimeoutError:
-                    raise subprocess.TimeoutExpired(["jobs.run"], timeout or 0) from None
-                # a server that ended took its children along: the kernel kills them with it
-                self.returncode = int(answer) if answer else -signal.SIGKILL
+                if not self._end.poll(None if timeout is None else 1000 * timeout):
+                    raise subprocess.TimeoutExpired(["jobs.run"], timeout or 0)
+                self._status.settimeout(REPORT_S)
+                report = b""
+                with contextlib.suppress(OSError):
+                    report = self._status.recv(64)
+                self.is_lost = not report
+                self.returncode = int(report) if report else -signal.SIGKILL
                 self._status.close()
+                if self._pidfd >= 0:
+                    os.close(self._pidfd)
             return self.returncode
 
 
@@ -86,7 +99,7 @@ class ForkServer:
 
     def __init__(self, kind: JobKind, environment: Mapping[str, str]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", __name__, str(theirs.fileno()), ROOMS[kind], " " * TITLE_BYTES]
+        command = [sys.executable, "-m", __name__, str(theirs.fileno()), kind, " " * TITLE_BYTES]
         with theirs:
             self.process = subprocess.Popen(
                 command,
@@ -97,9 +110,8 @@ class ForkServer:
                 cwd=ROOT,
                 pass_fds=(theirs.fileno(),),
             )
-        self.pid = self.process.pid
+        threading.Thread(target=self.process.wait, daemon=True).start()  # one that ends leaves no zombie
         self.is_ready = False
-        self._children: list[ForkedChild] = []
         self._lock = threading.Lock()
 
     def await_imports(self, check: Callable[[], None]) -> None:
@@ -115,13 +127,8 @@ class ForkServer:
                     self.is_ready = True
                 except TimeoutError:
                     continue
-                except OSError:  # closed for a job of another kind that came at the same moment
+                except OSError:  # it has ended, and another job has closed it
                     return
-
-    def has_children(self) -> bool:
-        """Return whether jobs of this server run."""
-        self._children = [child for child in self._children if child.poll() is None]
-        return bool(self._children)
 
     def start(self, module: str, arguments: list[str], environment: Mapping[str, str], output: int) -> ForkedChild:
         """Run a module as `python -m` would, its output to a file descriptor. Raises OSError if the server does not
@@ -135,13 +142,11 @@ class ForkServer:
             status.settimeout(ANSWER_S)
             answer = status.recv(64)
             if not answer:
-                raise OSError("the fork server has ended")
+                raise OSError("it could not fork, or has ended")
+            return ForkedChild(int(answer), status)
         except OSError:
             status.close()
             raise
-        child = ForkedChild(int(answer), status)
-        self._children.append(child)
-        return child
 
     def close(self) -> None:
         """End the server, and its children with it."""
@@ -164,23 +169,18 @@ def fork_server(kind: JobKind, environment: Mapping[str, str]) -> ForkServer | N
     key = frozenset(shared.items())
     with _servers_lock:
         for other, server in list(_servers.items()):
-            if server.process.poll() is not None or (
-                other != key and len(_servers) >= MAX_SERVERS and not server.has_children()
-            ):
+            if server.process.poll() is not None:
                 _servers.pop(other).close()
-        if key not in _servers:
+        if key not in _servers and len(_servers) < MAX_SERVERS:
             _servers[key] = ForkServer(kind, shared)
-        return _servers[key]
+        return _servers.get(key)
 
 
 def main() -> int:
     """Serve until the supervisor has gone. Returns an exit status; in the process of a job, the job's."""
     server = socket.socket(fileno=int(sys.argv[1]))
     os.close(os.pidfd_open(os.getpid()))  # a kernel without it ends the server before the imports
-    gc.disable()
-    importlib.import_module(sys.argv[2])
-    gc.freeze()  # modules stay, and their pages remain shared
-    gc.enable()
+    import_room(JobKind(sys.argv[2]))
     try:
         server.send(b"ready")
     except OSError:
@@ -202,11 +202,26 @@ def _serve(server: socket.socket, selector: selectors.BaseSelector) -> int:
                 with status, contextlib.suppress(OSError):
                     status.send(str(code).encode())
                 continue
-            message, descriptors, _, _ = socket.recv_fds(server, MAX_REQUEST_BYTES, 2)
+            try:
+                message, descriptors, _, _ = socket.recv_fds(server, MAX_REQUEST_BYTES, 2)
+            except OSError as error:
+                log.warning("a request was not read: %s", error)
+                continue
             if not message:
                 return 0
+            if len(descriptors) < 2:  # this process may open no more files; the supervisor is not answered
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                continue
             output, status = descriptors[0], socket.socket(fileno=descriptors[1])
-            if (pid := os.fork()) == 0:
+            try:
+                pid = os.fork()
+            except OSError as error:
+                log.warning("a job was not forked: %s", error)
+                os.close(output)
+                status.close()
+                continue
+            if pid == 0:
                 selector.close()
                 for other in (server, status, *(other for _, other in jobs.values())):
                     other.close()
@@ -214,7 +229,14 @@ def _serve(server: socket.socket, selector: selectors.BaseSelector) -> int:
                     os.close(descriptor)
                 return _run(json.loads(message), output)
             os.close(output)
-            descriptor = os.pidfd_open(pid)
+            try:
+                descriptor = os.pidfd_open(pid)
+            except OSError as error:
+                log.warning("a job can't be watched: %s", error)
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                status.close()
+                continue
             jobs[descriptor] = (pid, status)
             selector.register(descriptor, selectors.EVENT_READ)
             with contextlib.suppress(OSError):

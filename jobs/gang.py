@@ -17,7 +17,7 @@ from backend.domain.jobs.events import LogEvent
 from backend.domain.jobs.gangs import spread_over
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.records import JobFailure, Payload
-from backend.domain.jobs.states import Status, StopRequest
+from backend.domain.jobs.states import JobKind, Status, StopRequest
 from backend.errors import JobFailed
 from backend.services import job_events as outcomes
 from backend.services.context import Context
@@ -208,13 +208,12 @@ class GangLead:
 
 def give_up(ctx: Context, claim: Claim[Payload], lost: MachineLost) -> Status:
     """Queue the job again after a loss, or fail it after the last allowed one; return its status. Raises Fenced."""
-    error = JobFailure(
-        cause=f"{lost.cause} This happened too often.",
-        remedy="Check the machines and the network between them, then resume.",
-    )
+    subject = "machine and its memory" if claim.part is None else "machines and the network between them"
+    error = JobFailure(cause=f"{lost.cause} This happened too often.", remedy=f"Check the {subject}, then try again.")
+    then = "The run continues from its last checkpoint." if claim.kind is JobKind.TRAIN else "The job starts again."
     with ctx.db.write() as session:
         renew(session, ctx, claim)
-        _log_line(session, ctx, claim, f"{lost.cause} The run continues from its last checkpoint.")
+        _log_line(session, ctx, claim, f"{lost.cause} {then}")
         return requeue_lost(session, ctx, claim, error=error, counts=lost.counts)
 
 

@@ -133,8 +133,10 @@ def execute(
                 if (stopped_by := gang.gather(exchange)) is not None:
                     return _record_end(ctx, ready, folder, Ended(-1, None, None, stopped_by, 0.0))
             server = None if gang else fork_server(ready.kind, job_environment(ready))
-            if server is not None and (stopped_by := exchange.wait_for(server.await_imports)) is not None:
-                return _record_end(ctx, ready, folder, Ended(-1, None, None, stopped_by, 0.0))
+            if server is not None and not server.is_ready:
+                stopped_by = exchange.wait_for(server.await_imports)
+                if stopped_by is not None:
+                    return _record_end(ctx, ready, folder, Ended(-1, None, None, stopped_by, 0.0))
             rendezvous = gang.rendezvous if gang else None
             child = start_child(ctx, ready, folder, nice=nice, server=server, rendezvous=rendezvous)
             tracker = start_tracking(ready.payload, folder)
@@ -334,7 +336,7 @@ class _Watch:
     def until_exit(self) -> Ended:
         """Record events and renew the lease until the child has exited and its last line is read.
 
-        Raises Fenced, and Interrupted when the worker stops.
+        Raises Fenced, Interrupted when the worker stops, and MachineLost if the child died of no fault of its own.
         """
         started = time.monotonic()
         while True:
@@ -360,7 +362,13 @@ class _Watch:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self.child.wait(TICK_S)
         lasted_s = time.monotonic() - started
-        return Ended(self.child.wait(), self.result, self.error, self.stopped_by, lasted_s, self.is_echo)
+        code = self.child.wait()
+        if isinstance(self.child, ForkedChild) and self.child.is_lost:
+            if self.result is not None:
+                code = 0  # it had done everything
+            elif not (self.error or self.stopped_by or self.claim.restarts_forever):
+                raise MachineLost("The server that forked the job's process was killed.", counts=True)
+        return Ended(code, self.result, self.error, self.stopped_by, lasted_s, self.is_echo)
 
     def _may_save(self) -> bool:
         """Ask the child once to save and end because the worker stops; return whether it still has time for that."""

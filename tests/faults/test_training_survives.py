@@ -44,7 +44,7 @@ def launch(installation: Installation, name: str, **values: object) -> str:
     return launch_run(installation.ctx, tiny_run(name, **values), person=LOCAL).id
 
 
-def test_a_worker_killed_in_mid_training_leaves_the_same_curve_as_an_undisturbed_run(
+def test_a_worker_and_a_fork_server_killed_in_mid_training_leave_the_same_curve_as_an_undisturbed_run(
     installation: Installation,
 ) -> None:
     quiet = launch(installation, "quiet")
@@ -58,7 +58,11 @@ def test_a_worker_killed_in_mid_training_leaves_the_same_curve_as_an_undisturbed
     wait_until(lambda: not any(is_alive(child) for child in children), what="the orphan's death")
     job_id = get_run(installation.ctx, killed).job_id or ""
     wait_until(lambda: get_job(installation.ctx, job_id).attempt == 2, timeout_s=300, what="the second attempt")
+    wait_for_step(installation, killed, 200)
+    for server in installation.processes("jobs.fork_server"):
+        server.kill()
     assert wait_for_end(installation, killed) is Status.FINISHED
+    assert get_job(installation.ctx, job_id).attempt == 3
     first, second = curve(installation, quiet), curve(installation, killed)
     assert list(second) == list(range(1, 401)), "no gap and no double step"
     assert second == first, "fp32 on the CPU is exact"

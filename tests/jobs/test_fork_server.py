@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -75,10 +76,8 @@ def test_an_end_is_reported_with_its_status(server: ForkServer, modules: dict[st
         with pytest.raises(subprocess.TimeoutExpired):
             child.wait(0.05)
         assert child.poll() is None
-        assert server.has_children()
         os.killpg(child.pid, signal.SIGTERM)
         assert child.wait(30) == -signal.SIGTERM
-        assert not server.has_children()
 
 
 def test_a_forked_job_shows_its_own_command_line(server: ForkServer, modules: dict[str, str]) -> None:
@@ -106,35 +105,70 @@ def test_jobs_end_with_their_server(modules: dict[str, str], how: str) -> None:
     else:
         server.close()
     assert child.wait(30) == -signal.SIGKILL
+    assert child.is_lost
     psutil.wait_procs([process], timeout=30)
     assert not process.is_running()
-    with pytest.raises(OSError, match=r"fork server has ended|Broken pipe|Bad file"), open(os.devnull, "wb") as output:
+    with pytest.raises(OSError, match=r"has ended|Broken pipe|Bad file"), open(os.devnull, "wb") as output:
         server.start("fork_slept", [], modules, output.fileno())
     server.close()
 
 
-def test_a_job_whose_server_is_closed_by_another_job_at_the_same_moment_starts_without_it(
-    modules: dict[str, str],
-) -> None:
-    """It failed with "Bad file descriptor"."""
-    server = ForkServer(JobKind.LOAD_TEST, modules)
-    server.close()
-    server.await_imports(lambda: None)
-    assert not server.is_ready
-
-
-def test_servers_are_shared_by_jobs_of_equal_environments_and_ended_when_others_come(
+def test_the_end_of_a_job_is_noticed_while_its_server_is_frozen(
     modules: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("jobs.fork_server.REPORT_S", 0.1)
+    server = ForkServer(JobKind.LOAD_TEST, modules)
+    server.await_imports(lambda: None)
+    with open(os.devnull, "wb") as output:
+        child = server.start("fork_sleeps", [], modules, output.fileno())
+    server.process.send_signal(signal.SIGSTOP)
+    assert child.poll() is None
+    os.kill(child.pid, signal.SIGTERM)
+    assert child.wait(30) == -signal.SIGKILL
+    assert child.is_lost
+    server.process.send_signal(signal.SIGCONT)
+    server.close()
+
+
+def test_a_server_that_may_open_no_more_files_refuses_a_job_and_keeps_the_others(modules: dict[str, str]) -> None:
+    """It ended with all its jobs, which failed as if memory had been short."""
+    server = ForkServer(JobKind.LOAD_TEST, modules)
+    server.await_imports(lambda: None)
+    with open(os.devnull, "wb") as output:
+        first = server.start("fork_sleeps", [], modules, output.fileno())
+        taken = {int(name) for name in os.listdir(f"/proc/{server.process.pid}/fd")}
+        free = sorted(set(range(100)) - taken)
+        for limit in free[:2]:  # no room for what is sent, or for half of it
+            resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (limit, 4096))
+            with pytest.raises(OSError, match="could not fork"):
+                server.start("fork_sleeps", [], modules, output.fileno())
+        assert first.poll() is None
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (4096, 4096))
+        assert server.start("fork_fails", [], modules, output.fileno()).wait(30) == 7
+    os.kill(first.pid, signal.SIGTERM)
+    assert first.wait(30) == -signal.SIGTERM, "its end is still reported"
+    server.close()
+
+
+def test_two_servers_serve_by_turns_and_a_third_environment_starts_a_python(
+    modules: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each kind ended the server of the other, and once a job of it."""
     assert fork_server(JobKind.IMPORT_DATASET, modules) is None, "an import needs no torch"
     assert fork_server(JobKind.TRAIN, {**modules, "CUDA_VISIBLE_DEVICES": "0"}) is None, "CUDA does not survive a fork"
     monkeypatch.setattr("jobs.fork_server.FORKED", {JobKind.LOAD_TEST})  # quickly imported
-    first = fork_server(JobKind.LOAD_TEST, {**modules, "OMP_NUM_THREADS": "1", "HF_TOKEN": "secret"})
+    monkeypatch.setattr("jobs.fork_server._servers", {})
+    environments = [{**modules, "OMP_NUM_THREADS": str(count)} for count in (1, 2, 3)]
+    first, second, third = (fork_server(JobKind.LOAD_TEST, one) for one in environments)
     assert first is not None
-    assert fork_server(JobKind.LOAD_TEST, {**modules, "OMP_NUM_THREADS": "1"}) is first
+    assert second is not None
+    assert third is None
+    assert fork_server(JobKind.LOAD_TEST, {**environments[0], "HF_TOKEN": "secret"}) is first
     assert "secret" not in psutil.Process(first.process.pid).environ().values()
-    others = [fork_server(JobKind.LOAD_TEST, {**modules, "OMP_NUM_THREADS": str(count)}) for count in (2, 3)]
-    assert first.process.poll() is not None, "a third server ends one that has no job"
-    for other in others:
-        assert other is not None
-        other.close()
+    assert fork_server(JobKind.LOAD_TEST, environments[1]) is second
+    first.process.kill()
+    wait_until(lambda: not psutil.pid_exists(first.process.pid), what="an end without a zombie")
+    third = fork_server(JobKind.LOAD_TEST, environments[2])
+    assert third is not None, "one that has ended makes room"
+    for server in (second, third):
+        server.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,10 +19,11 @@ from backend.services.context import Context
 from backend.services.jobs.claims import claim_job
 from backend.services.jobs.jobs import get_job
 from jobs import runner
+from jobs.fork_server import ForkServer
 from jobs.reporter import FileReporter
 from jobs.runner import execute
 from jobs.tailing import MAX_BATCH_BYTES, Tail, parse_events
-from tests.support.jobs import add_stored_job
+from tests.support.jobs import add_stored_job, list_jobs
 
 
 def test_a_job_whose_result_can_not_be_recorded_fails_with_its_cause_instead_of_a_retry(ctx: Context) -> None:
@@ -73,6 +75,46 @@ def test_a_job_with_an_invalid_payload_fails_once_with_the_reason(
     assert (job.status, job.attempt, job.error.field) == (Status.FAILED, 1, field)
     assert cause in job.error.cause
     assert "start the work again" in job.error.remedy
+
+
+@pytest.fixture
+def run_forked(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], list[Status | None]]]:
+    """Runs a forked job that does a deed, until it ends; returns its states after each attempt."""
+    monkeypatch.setattr(runner, "CHILD_MODULE", "tests.support.workers.odd_child")
+    monkeypatch.setattr("jobs.fork_server.FORKED", {JobKind.EXPORT_DATASET})  # quickly imported
+    servers = dict[object, ForkServer]()
+    monkeypatch.setattr("jobs.fork_server._servers", servers)
+
+    def run(deed: str) -> list[Status | None]:
+        payload = {"dataset": "d", "version_id": "v", "format": "jsonl", "out": "exports/a"}
+        with ctx.db.write() as session:
+            job_id = add_stored_job(session, ctx, JobKind.EXPORT_DATASET, payload=payload).id
+        (ctx.artifacts.job_folder(job_id) / "deed").write_text(deed)
+        states: list[Status | None] = []
+        while (claim := claim_job(ctx, job_id, owner="w#1", host="lab")) is not None:
+            states.append(execute(ctx, claim))
+        return states
+
+    yield run
+    for server in servers.values():
+        server.close()
+
+
+def test_a_job_whose_fork_server_is_killed_starts_again_and_fails_at_the_third_loss(
+    ctx: Context, run_forked: Callable[[str], list[Status | None]]
+) -> None:
+    assert run_forked("orphaned") == [Status.QUEUED, Status.QUEUED, Status.FAILED]
+    (job,) = list_jobs(ctx)
+    assert job.error.cause == "The server that forked the job's process was killed. This happened too often."
+    assert "its memory" in job.error.remedy
+
+
+def test_a_job_that_had_its_result_when_its_fork_server_was_killed_is_finished(
+    ctx: Context, run_forked: Callable[[str], list[Status | None]]
+) -> None:
+    assert run_forked("orphaned, finished") == [Status.FINISHED]
+    (job,) = list_jobs(ctx)
+    assert job.result["folder"] == "exports/a"
 
 
 def test_a_line_longer_than_a_batch_is_read_whole_and_so_is_what_follows(tmp_path: Path) -> None:

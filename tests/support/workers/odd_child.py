@@ -1,7 +1,7 @@
 """A job's process in place of `jobs.run`: `python -m tests.support.workers.odd_child --child FOLDER`.
 
-What it does stands in the file `deed` in the job's folder: `allocate` without end, let its `children` do so, or write
-its `environment`.
+What it does stands in the file `deed` in the job's folder: `allocate` without end, let its `children` do so, write
+its `environment`, or be `orphaned`: kill its parent, at once or `finished` with its result.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -33,6 +34,11 @@ def main() -> None:
     elif deed == "children":
         for process in [multiprocessing.get_context("fork").Process(target=allocate) for _ in range(4)]:
             process.start()
+        time.sleep(600)
+    elif "orphaned" in deed:
+        if "finished" in deed:
+            (Path(sys.argv[2]) / "events.jsonl").write_text('{"type": "result", "result": {"folder": "exports/a"}}\n')
+        os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(600)
     else:
         allocate()
