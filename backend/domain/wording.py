@@ -40,6 +40,13 @@ def format_count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def format_epochs(epochs: float) -> str:
+    """Format a number of epochs: `4.14 epochs`, `6 % of one epoch`."""
+    if epochs >= 1:
+        return f"{epochs:.3g} epoch{'' if epochs == 1 else 's'}"
+    return f"{100 * epochs:.2g} % of one epoch"
+
+
 def format_factor(factor: float) -> str:
     """Format a factor: `3 times`, `40,000 times`."""
     return f"{factor:,.0f} times" if factor >= 9.5 else f"{factor:.1f} times"

@@ -34,6 +34,7 @@ from backend.domain.wording import plural
 from backend.services.battles.views import vote_holds
 from backend.services.context import Context
 from backend.services.scaling.studies import KIND as STUDY
+from backend.services.serving.monitoring.alerts import RUN_EVENTS
 
 MAX_ACTIVITIES = 40
 MAX_CAUSE = 160
@@ -250,7 +251,7 @@ def _decisions(session: Session, since: datetime) -> Iterator[Activity]:
 def _alerts(session: Session, since: datetime) -> Iterator[Activity]:
     rows = session.execute(
         select(Alert.message, Alert.opened_at, Alert.resolved_at)
-        .where(Alert.opened_at >= since)
+        .where(Alert.opened_at >= since, Alert.kind.not_in(RUN_EVENTS))
         .order_by(Alert.opened_at.desc())
         .limit(MAX_ACTIVITIES)
     )

@@ -23,6 +23,7 @@ from backend.db.tables import (
     Usage,
 )
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.domain.training.diagnosis import breaking_finding, spoils
 from backend.domain.training.objectives import Objective
 from backend.services.battles.ballots import ballot_progress
 from backend.services.battles.raters import find_rater
@@ -83,8 +84,11 @@ def _with_people(ctx: Context, person: Person, situation: Situation, queued: dic
     served = {queue for worker in list_workers(ctx) if worker.takes_jobs for queue in worker.queues}
     idle = tuple(sorted((queue, number) for queue, number in queued.items() if queue not in served))
     troubled = _troubled_runs(ctx)
+    spoiled = _spoiled(ctx, situation.checkpoints)
     return replace(
         situation,
+        checkpoints=_without(situation.checkpoints, spoiled),
+        trained_without_evaluation=_without(situation.trained_without_evaluation, spoiled),
         idle_queues=idle,
         votes=_awaited_votes(ctx, person),
         alerts=_open_alerts(ctx, situation.failing_endpoints, troubled),
@@ -114,6 +118,25 @@ def _troubled_runs(ctx: Context) -> tuple[AttentionItem, ...]:
         if finding is not None:
             troubled.append(AttentionItem(run.id, run.name, finding.sentence, finding.kind))
     return tuple(troubled)
+
+
+def _spoiled(ctx: Context, checkpoints: Sequence[AttentionItem]) -> set[str]:
+    """Return those of the newest runs' checkpoints that are of no use, since their run diverged."""
+    ids = [checkpoint.id for checkpoint in checkpoints]
+    with ctx.db.read() as session:
+        rows = session.execute(
+            select(Checkpoint.id, Checkpoint.run_id, Checkpoint.step)
+            .join(Run, Run.id == Checkpoint.run_id)
+            .where(Checkpoint.id.in_(ids))
+            .order_by(Checkpoint.created_at.desc())
+        ).all()
+    runs = list(dict.fromkeys(run_id for _, run_id, _ in rows))[:MAX_DIAGNOSED]
+    findings = {run_id: breaking_finding(diagnose_run(ctx, run_id)) for run_id in runs if run_id is not None}
+    return {checkpoint_id for checkpoint_id, run_id, step in rows if spoils(findings.get(run_id or ""), step)}
+
+
+def _without(items: Sequence[AttentionItem], ids: set[str]) -> tuple[AttentionItem, ...]:
+    return tuple(item for item in items if item.id not in ids)
 
 
 def _awaited_votes(ctx: Context, person: Person) -> tuple[AwaitedVotes, ...]:

@@ -452,7 +452,7 @@ def _decide(
     if mapping:
         final = kind or recognise(sample).kind
         check_mapping(final, mapping)
-        return final, dict(mapping), "columns mapped by hand"
+        return final, dict(mapping), "columns as chosen"
     recognition = recognise(sample, kind=kind)
     return recognition.kind, recognition.mapping, recognition.reason
 

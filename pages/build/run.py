@@ -80,7 +80,8 @@ def draw_tab(ctx: Context, person: Person, detail: RunDetail, findings: Sequence
     elif name == "Predictions":
         live_part(DIAGNOSE_S if run.is_active else None)(lambda: draw_held_out(ctx, get_run(ctx, run.id)))()
     elif name == "Checkpoints":
-        live_part(every)(lambda: draw_checkpoints(ctx, run_detail(ctx, run.id)))()
+        breaking = breaking_finding(findings)
+        live_part(every)(lambda: draw_checkpoints(ctx, run_detail(ctx, run.id), breaking=breaking))()
     elif name == "Log":
         live_part(every)(lambda: draw_job_log(ctx, run.job_id))()
     elif name == "Config":

@@ -26,7 +26,7 @@ from backend.services.data.datasets import get_dataset, list_datasets
 from backend.services.data.exports import list_version_exports
 from backend.services.data.imports import import_dataset
 from backend.services.data.sources import ImportSource
-from backend.services.data.uploads import save_upload
+from backend.services.data.uploads import save_upload, save_uploads
 from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenizer
 from tests.support.job_work import do_job
 from tests.support.networks.base_folders import save_base
@@ -106,6 +106,26 @@ def one_text(site: Context) -> str:
     )
     do_job(site, str(version.job_id))
     return version.dataset_id
+
+
+def test_texts_that_are_cut_for_validation_are_no_rows_in_its_counts(site: Context) -> None:
+    """It said: rows 3, train 3, validation 3."""
+    files = [(f"{name}.txt", io.BytesIO((name + TEXT).encode())) for name in ("one", "two", "three", "four")]
+    version = import_dataset(
+        site,
+        name="stories",
+        source=ImportSource(upload=save_uploads(site, files, person=LOCAL)),
+        options=ImportOptions(kind="text"),
+        person=LOCAL,
+    )
+    assert version.source == "four.txt, one.txt, three.txt and 1 more"
+    do_job(site, str(version.job_id))
+    app = open_page("build/datasets.py", dataset=version.dataset_id)
+    assert [(metric.label, metric.value) for metric in app.metric][:3] == [
+        ("Texts", "4"),
+        ("Train", "4"),
+        ("Validation", "4"),
+    ]
 
 
 def test_a_dataset_of_one_text_counts_characters_then_tokens_and_never_rows(site: Context) -> None:

@@ -18,6 +18,7 @@ from backend.services.estimates.forecasts import QueuePosition, forecast
 from backend.services.health import BROKER, HEALTH
 from backend.services.jobs.gangs import choose_gang, join_gang
 from backend.services.jobs.workers import beat, list_workers
+from backend.services.situation import read_situation
 from backend.services.training.imported_runs import import_log
 from backend.services.training.runs import set_tags, stop_run
 from backend.services.training.views import get_run, list_runs, run_detail
@@ -292,6 +293,23 @@ def test_a_run_that_broke_says_one_cause_and_one_cure_and_offers_no_use_of_its_w
     primary = [button.label for button in page.button if button.proto.type == "primary"]
     assert len(primary) == 1
     assert "Run again" in primary[0]
+
+
+def test_weights_of_a_run_that_ended_above_the_loss_of_a_guess_are_offered_nowhere(ctx: Context) -> None:
+    add_parts(ctx)
+    run = launch(ctx, name="wild", learning_rate=9.0)
+    taken = claim(ctx, run)
+    report(ctx, taken, *({**point, "values": {"train_loss": 2000.0}} for point in points(1, 8)))
+    checkpoint = add_checkpoint(ctx, run, 8)
+    end(ctx, taken, Status.FINISHED)
+    for app in (
+        open_page("build/run.py", run=run.id, tab="Checkpoints"),
+        open_page("build/checkpoints.py", checkpoint=checkpoint),
+    ):
+        assert [error.value for error in app.error if "equally likely" in error.value]
+        assert not {link.proto.label for link in app.get("page_link")} & {"Deploy and chat", "Battle"}
+    situation = read_situation(ctx, LOCAL)
+    assert (situation.checkpoints, situation.trained_without_evaluation) == ((), ())
 
 
 def test_a_run_begins_with_its_figures(ctx: Context) -> None:

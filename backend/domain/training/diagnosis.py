@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import Value
+from backend.domain.training.launch_warnings import usual_learning_rates
 from backend.domain.training.objectives import Objective
 from backend.domain.wording import percent
 
@@ -93,7 +94,7 @@ class Series:
 @dataclass(frozen=True)
 class RunFacts:
     """Facts about a run besides its curves. `failure`: why the job failed. `not_finite`: by metric the first step that
-    was not finite.
+    was not finite. `body`: the network's parameters without embeddings.
     """
 
     config: RunConfig | None = None
@@ -101,6 +102,7 @@ class RunFacts:
     failure: str = ""
     not_finite: Mapping[str, int] = field(default_factory=dict)
     vocab_size: int | None = None
+    body: int | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,11 @@ class Finding:
 def breaking_finding(findings: Sequence[Finding]) -> Finding | None:
     """Return the finding after which a run's weights are of no use, if there is one."""
     return next((finding for finding in findings if finding.kind in (Kind.NOT_FINITE, Kind.DIVERGED)), None)
+
+
+def spoils(finding: Finding | None, step: int | None) -> bool:
+    """Return whether a breaking finding makes the weights of a step useless; those from well before it may be good."""
+    return finding is not None and (finding.step is None or step is None or step >= finding.step - 1)
 
 
 def diagnose(series: Mapping[str, Series], facts: RunFacts) -> list[Finding]:
@@ -159,7 +166,7 @@ def _not_finite(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Findi
         yield Finding(Kind.NOT_FINITE, sentence, cause, step, "Run again in full precision", (("precision", "fp32"),))
         return
     cause = "Usually the learning rate is too high; else a malformed row, or no gradient clipping."
-    yield Finding(Kind.NOT_FINITE, sentence, cause, step, *_calmer(config))
+    yield Finding(Kind.NOT_FINITE, sentence, cause, step, *_calmer(facts))
 
 
 def _gradients(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
@@ -190,7 +197,7 @@ def _gradients(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Findin
             f"The gradient norm has grown {factor:.0f} times since step {start:,}.",
             cause,
             start,
-            *_calmer(config),
+            *_calmer(facts),
         )
 
 
@@ -269,7 +276,7 @@ def _spikes(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
         f"{evidence}, the highest time by {above[worst]:.2f} to {values[worst]:.2f} at step {step:,}.",
         cause,
         step,
-        *_calmer(facts.config),
+        *_calmer(facts),
     )
 
 
@@ -292,7 +299,7 @@ def _diverged(train: Series, facts: RunFacts, skipped: int) -> Iterator[Finding]
         f"The loss has risen from {low:.3f} at step {step:,} to {end:.3f}, and stays there.{never}",
         cause,
         step,
-        *_calmer(facts.config),
+        *_calmer(facts),
     )
 
 
@@ -304,13 +311,16 @@ def _worse_than_guessing(series: Mapping[str, Series], facts: RunFacts) -> Itera
     guess = math.log(facts.vocab_size or MAX_VOCABULARY)
     level = float(np.median(train.values[-5:]))
     if config.objective in (Objective.PRETRAIN, Objective.SFT) and level > WORSE_SHARE * guess:
+        start, end = float(train.values[0]), float(train.values[-1])
+        rose = start <= WORSE_SHARE * guess
+        course = f"rose from {start:.1f} to {end:,.1f}" if rose else f"is {end:,.1f}"
         yield Finding(
             Kind.DIVERGED,
-            f"The loss is {level:.1f}. A model that takes all tokens for equally likely has {guess:.1f}"
+            f"The training loss {course}. A model that takes all tokens for equally likely has {guess:.1f}"
             f"{'' if facts.vocab_size else ' at most'}.",
-            "The learning rate is too high, or the run is too short.",
+            f"The learning rate is too high{': updates overshoot.' if rose else ', or the run is too short.'}",
             None,
-            *_calmer(config),
+            *_calmer(facts),
         )
 
 
@@ -427,15 +437,21 @@ def _loader(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
         yield Finding(Kind.STARVING, f"{percent(share)} of every step goes into loading data.", cause)
 
 
-def _calmer(config: RunConfig | None) -> tuple[str, tuple[tuple[str, Value], ...]]:
-    """Return label and changes of a more stable run: clip gradients if they are not, else a third of the learning
-    rate.
+def _calmer(facts: RunFacts) -> tuple[str, tuple[tuple[str, Value], ...]]:
+    """Return label and changes of a more stable run: the middle of the usual learning rates if it is above them, else
+    clipped gradients, else a third of the learning rate.
     """
+    config = facts.config
     if config is None:
         return "", ()
-    if config.grad_clip == 0 or config.grad_clip > 1:
+    usual = usual_learning_rates(config, facts.body)
+    is_unusual = usual is not None and config.learning_rate > usual[1]
+    if not is_unusual and (config.grad_clip == 0 or config.grad_clip > 1):
         return "Run again with gradients clipped at 1", (("grad_clip", 1.0),)
-    lower = _rounded(config.learning_rate / 3)
+    lower = config.learning_rate / 3
+    if usual is not None and is_unusual:
+        lower = min(lower, math.sqrt(usual[0] * usual[1]))
+    lower = _rounded(lower)
     changes: list[tuple[str, Value]] = [("learning_rate", lower)]
     if config.min_learning_rate > lower:
         changes.append(("min_learning_rate", lower))

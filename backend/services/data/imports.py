@@ -27,7 +27,7 @@ from backend.errors import Conflict, InvalidInput, NotFound
 from backend.infra.compute.slurm import Slurm
 from backend.infra.files.encoding import check_encoding
 from backend.services.context import Context, Person, require_builder
-from backend.services.data.sources import ImportSource, source_fields, source_of_payload
+from backend.services.data.sources import ImportSource, name_source, source_fields, source_of_payload
 from backend.services.data.views import VersionView, version_job, version_view
 from backend.services.dependents import users_of_versions
 from backend.services.jobs.claims import Claim
@@ -77,7 +77,7 @@ def import_dataset(
             ctx,
             dataset,
             job,
-            source=source.label,
+            source=name_source(ctx, source),
             mapping=options.mapping,
             provenance=provenance or Provenance(),
         )

@@ -39,8 +39,7 @@ class ImportSource:
             return " · ".join(filter(None, [f"{self.hub.id}{revision}", self.hub.config, self.hub.split]))
         split = f" · {self.split}" if self.split else ""
         stored = self.path or Path(str(self.upload))
-        name = "several files" if self.path is None and not stored.suffix else stored.name
-        return self.url or f"{name}{split}"
+        return self.url or f"{stored.name}{split}"
 
     @property
     def is_remote(self) -> bool:
@@ -48,6 +47,17 @@ class ImportSource:
         return self.hub is not None or self.url is not None
 
 
+def name_source(ctx: Context, source: ImportSource) -> str:
+    """Return a source's name for the version's record; of several uploads the names of the first three."""
+    folder = ctx.artifacts.path(source.upload) if source.upload else None
+    if folder is None or not folder.is_dir():
+        return source.label
+    names = sorted(file.name for file in folder.iterdir())
+    more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
+    return f"{', '.join(names[:MAX_NAMED])}{more}"
+
+
+MAX_NAMED = 3
 MAX_WHOLE_BYTES = 256 * 2**20
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from backend.db.tables import Job, Run, Tokenizer
+from backend.db.tables import Architecture, Checkpoint, Job, Run, Tokenizer
 from backend.domain.jobs.states import ACTIVE, Status
+from backend.domain.scaling.shapes import count_without_embeddings
 from backend.domain.training.diagnosis import Finding, RunFacts, Series, diagnose
 from backend.services.context import Context
 from backend.services.metrics.blocks import read_points, run_metric_names
@@ -21,6 +22,8 @@ def diagnose_run(ctx: Context, name_or_id: str) -> list[Finding]:
         job = session.get(Job, run.job_id) if run.job_id else None
         tokenizer = run.config.tokenizer if run.config else None
         vocab_size = session.scalar(select(Tokenizer.vocab_size).where(Tokenizer.name == tokenizer))
+        architecture = session.get(Architecture, run.architecture_id) if run.architecture_id else None
+        base = session.get(Checkpoint, run.base_id) if run.base_id else None
         points = {
             name: read_points(session, run.id, name_id)
             for name_id, name in run_metric_names(session, run.id)
@@ -32,5 +35,6 @@ def diagnose_run(ctx: Context, name_or_id: str) -> list[Finding]:
         failure=job.error.cause if job is not None and job.status == Status.FAILED else "",
         not_finite=run.summary.not_finite,
         vocab_size=vocab_size,
+        body=count_without_embeddings(architecture.config) if architecture else base.parameters if base else None,
     )
     return diagnose({name: Series(one.steps, one.values) for name, one in points.items()}, facts)

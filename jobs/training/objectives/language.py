@@ -15,6 +15,7 @@ import torch
 from backend.domain.data.splits import SPLITS
 from backend.domain.training.execution import sequences_at_once
 from backend.domain.training.objectives import Objective
+from backend.domain.wording import format_epochs
 from backend.errors import InvalidInput
 from jobs.batches.base import BatchSizes, MicroBatch, StepBatches
 from jobs.batches.examples import CHAT, Examples, StoredExamples, load_examples
@@ -130,7 +131,7 @@ def prepare_windows(ctx: TrainingContext, tokens: TokenSplits, model: Any) -> Pr
 
     def tell() -> None:
         ctx.reporter.log(
-            f"{len(tokens.train.ids):,} training tokens, {batches.epochs_of(ctx.config.max_steps):.1f} epochs."
+            f"{len(tokens.train.ids):,} training tokens, {format_epochs(batches.epochs_of(ctx.config.max_steps))}."
         )
 
     _once_complete(tokens.train, tell)
@@ -170,7 +171,7 @@ def prepare_conversations(ctx: TrainingContext, examples: ExampleSplits, model: 
         def tell() -> None:
             ctx.reporter.log(
                 f"{batches.num_rows:,} rows packed into {batches.num_sequences:,} sequences of at most"
-                f" {config.context:,} tokens, {batches.epochs_of(config.max_steps):.1f} epochs."
+                f" {config.context:,} tokens, {format_epochs(batches.epochs_of(config.max_steps))}."
             )
 
         if isinstance(examples.train, StoredExamples):

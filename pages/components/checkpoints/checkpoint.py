@@ -8,6 +8,7 @@ import streamlit as st
 
 from backend.domain.checkpoints.export_formats import FORMATS, NUMBERS, gguf_refusal
 from backend.domain.jobs.states import Status
+from backend.domain.training.diagnosis import breaking_finding, spoils
 from backend.domain.training.objectives import made_by
 from backend.domain.wording import percent, short
 from backend.services.checkpoints.checkpoints import (
@@ -26,6 +27,7 @@ from backend.services.checkpoints.files import zip_checkpoint
 from backend.services.context import Context, Person
 from backend.services.jobs.exports import ExportView
 from backend.services.serving.aliases import alias_names
+from backend.services.training.diagnosis import diagnose_run
 from pages.components import routes
 from pages.components.choices import choose_one
 from pages.components.evaluation.run_scores import draw_checkpoint_scores
@@ -118,7 +120,7 @@ def _draw_unready(ctx: Context, person: Person, checkpoint: CheckpointView) -> N
                     delete_checkpoint(ctx, checkpoint.id, person=person)
                     st.switch_page(routes.CHECKPOINTS, query_params={})
         return
-    draw_job(ctx, person, checkpoint.job_id, doing=f"Inspection {checkpoint.source}")
+    draw_job(ctx, person, checkpoint.job_id, doing=f"Adding {checkpoint.source}")
 
 
 def _draw_facts(checkpoint: CheckpointView) -> None:
@@ -158,6 +160,11 @@ def _draw_origin(checkpoint: CheckpointView) -> None:
 
 
 def _draw_next(ctx: Context, checkpoint: CheckpointView) -> None:
+    breaking = breaking_finding(diagnose_run(ctx, checkpoint.run_id)) if checkpoint.run_id else None
+    if breaking is not None and spoils(breaking, checkpoint.step):
+        st.error(f"**Of no use.** {plain(breaking.sentence)}", icon=":material/emergency_home:")
+        page_link(routes.RUN, "See the run", {"run": checkpoint.run_id or ""}, icon="monitoring")
+        return
     if not checkpoint.writes:
         st.info(
             "Reward models score answers and generate none, so they are not evaluated or entered in battles. As"

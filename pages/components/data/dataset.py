@@ -165,7 +165,9 @@ def _draw_head(ctx: Context, version: VersionView) -> None:
     """Draw the size of a version and links to its uses."""
     grid = st.grid(4, min_column_width=140)
     if not version.is_one_text:
-        draw_metric(grid, "Rows", f"{version.rows:,}")
+        is_cut = version.train_rows + version.val_rows > version.rows
+        label, help_ = ("Texts", "The last part of each is for validation.") if is_cut else ("Rows", None)
+        draw_metric(grid, label, f"{version.rows:,}", help=help_)
         draw_metric(grid, "Train", f"{version.train_rows:,}")
         draw_metric(grid, "Validation", f"{version.val_rows:,}")
     elif (counted := measure_text(ctx, version)) is not None:

@@ -13,7 +13,7 @@ from backend.domain.jobs.results import ProbeResult
 from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
 from backend.domain.training.sweep import SweepConfig
-from backend.domain.wording import format_bytes, format_duration, format_usd, plural, short
+from backend.domain.wording import format_bytes, format_duration, format_epochs, format_usd, plural, short
 from backend.services.context import Context, Person
 from backend.services.estimates.forecasts import Forecast, QueuePosition
 from backend.services.estimates.probes import find_probe, launch_probe
@@ -44,7 +44,8 @@ def draw_estimate(ctx: Context, person: Person, config: RunConfig, expected: For
                 _describe_tokens(config.tokens_per_step * config.max_steps, config.max_steps, config.tokens_per_step)
             )
             return
-        epochs = f", {format_epochs(expected)}" if expected.epochs else ""
+        bound = "at least " if expected.epochs_at_least else ""
+        epochs = f", {bound}{format_epochs(expected.epochs)}" if expected.epochs else ""
         st.caption(_describe_tokens(expected.tokens, expected.steps, config.tokens_per_step) + epochs)
         _draw_prediction(expected)
         _draw_disk(expected.disk_bytes, f"for {plural(expected.num_checkpoints, 'checkpoint')}", expected.free_bytes)
@@ -81,15 +82,6 @@ def draw_sweep_estimate(ctx: Context, person: Person, sweep: SweepConfig, total:
         if total.problem:
             st.markdown(f":orange[:material/warning:] Some runs can't be launched: {plain(total.problem)}")
         _draw_fit_and_probe(ctx, person, sweep.run, one)
-
-
-def format_epochs(expected: Forecast) -> str:
-    """Format the number of epochs: `4.14 epochs`, `6 % of one epoch`."""
-    epochs = expected.epochs or 0.0
-    bound = "at least " if expected.epochs_at_least else ""
-    if epochs >= 1:
-        return f"{bound}{epochs:.3g} epoch{'' if epochs == 1 else 's'}"
-    return f"{bound}{100 * epochs:.2g} % of one epoch"
 
 
 def describe_parallel(sweep: SweepConfig, total: SweepForecast) -> str:

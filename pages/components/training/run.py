@@ -12,7 +12,7 @@ import streamlit as st
 from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import write_changes
-from backend.domain.training.diagnosis import Finding, breaking_finding
+from backend.domain.training.diagnosis import Finding, breaking_finding, spoils
 from backend.domain.training.objectives import label_of
 from backend.domain.wording import format_count, format_duration, plural
 from backend.services.context import Context, Person
@@ -93,7 +93,7 @@ def strip_figures(run: RunView, config: RunConfig, *, now: datetime) -> list[tup
         seconds = ((run.finished_at or now) - run.started_at).total_seconds()
         figures.append(("Duration", format_duration(seconds)))
     if speed := run.last.get("tok_per_sec"):
-        figures.append(("Tokens per second", format_count(speed)))
+        figures.append(("Tokens/s", format_count(speed)))
     figures.append(("Learning rate", f"{config.learning_rate:g}"))
     sequences = config.micro_batch * config.grad_accum_steps * config.devices.count
     figures.append(("Batch", f"{sequences:,} × {config.context:,} tokens"))
@@ -195,8 +195,8 @@ def draw_queue_place(detail: RunDetail) -> None:
     st.info(f"{plural(detail.ahead.count, 'job')} ahead: {ahead}{more}.{start}", icon=":material/schedule:")
 
 
-def draw_checkpoints(ctx: Context, detail: RunDetail) -> None:
-    """Draw the run's checkpoints with their next steps."""
+def draw_checkpoints(ctx: Context, detail: RunDetail, *, breaking: Finding | None) -> None:
+    """Draw the run's checkpoints with their next steps; those that a breaking finding spoils have none."""
     if not detail.checkpoints:
         st.caption(
             f"The first checkpoint comes at step {min(detail.config.checkpoint_every, detail.config.max_steps):,}."
@@ -221,7 +221,8 @@ def draw_checkpoints(ctx: Context, detail: RunDetail) -> None:
                 st.badge("best", color="green")
             if line.is_final:
                 st.badge("final", color="blue")
-            draw_next_steps(line.id, endpoints, writes=detail.run.objective != "reward")
+            if not spoils(breaking, line.step):
+                draw_next_steps(line.id, endpoints, writes=detail.run.objective != "reward")
 
 
 def draw_next_steps(checkpoint_id: str, endpoints: Mapping[str, str], *, writes: bool = True) -> None:

@@ -1,10 +1,10 @@
-"""Dollars are written in plain digits."""
+"""Dollars and epochs are written in plain digits."""
 
 from __future__ import annotations
 
 import pytest
 
-from backend.domain.wording import format_usd
+from backend.domain.wording import format_epochs, format_usd
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,9 @@ from backend.domain.wording import format_usd
 )
 def test_no_amount_has_powers_of_ten(usd: float, total: str, price: str) -> None:
     assert (format_usd(usd), format_usd(usd, is_price=True)) == (total, price)
+
+
+def test_a_part_of_an_epoch_is_not_none_of_it() -> None:
+    """The log of a run of five steps said 0.0 epochs."""
+    formatted = [format_epochs(number) for number in (0.0031, 1.0, 4.136)]
+    assert formatted == ["0.31 % of one epoch", "1 epoch", "4.14 epochs"]

@@ -11,6 +11,7 @@ from backend.db.tables import Alert, Run, RunGroup
 from backend.domain.jobs.states import Status
 from backend.services.activity import MAX_ACTIVITIES, ActivityKind, list_activities
 from backend.services.context import LOCAL, Context
+from backend.services.serving.monitoring.alerts import AlertWatch
 from pages.components.routes import OBJECTS
 from tests.support.filled_installation import fill
 from tests.support.run_world import add_parts, claim, end, launch
@@ -29,6 +30,8 @@ def test_runs_that_ended_are_named_with_their_outcome_and_cause(world: Context) 
         run = launch(world, name=name)
         end(world, claim(world, run), status)
     launch(world, name="waiting")
+    assert AlertWatch().check(world), "two of the ends are sent as events"
+    assert len(list_activities(world, since=since)) == 3, "an event is no line beside the run's"
     activities = {one.name: one for one in list_activities(world, since=since) if one.name in {"good", "bad", "ended"}}
     assert {name: one.kind for name, one in activities.items()} == {
         "good": ActivityKind.FINISHED,

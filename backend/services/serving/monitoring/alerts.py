@@ -29,6 +29,9 @@ MIN_REQUESTS = 20
 ENDED_WITHIN = timedelta(minutes=10)
 DIVERGED = ("nan", "diverged", "infinite", "not finite")
 STORED = ("fingerprint", "kind", "severity", "message")
+ENDED_RUN, DIVERGED_RUN = "run_ended", "run_diverged"
+RUN_EVENTS = (ENDED_RUN, DIVERGED_RUN)
+"""Kinds of the events of runs that ended."""
 DIAGNOSE_EVERY = timedelta(minutes=1)
 """How often a run in training is diagnosed: it reads all of its losses."""
 
@@ -256,12 +259,12 @@ def _ended_runs(ctx: Context) -> Iterator[AlertCondition]:
     for name, job in rows:
         if job.status == Status.FINISHED:
             yield AlertCondition(
-                f"run:{job.id}:{job.attempt}", "run_ended", "info", f"Run {name} finished", is_event=True
+                f"run:{job.id}:{job.attempt}", ENDED_RUN, "info", f"Run {name} finished", is_event=True
             )
         elif job.status == Status.FAILED:
             cause = job.error.cause
             diverged = any(word in cause.lower() for word in DIVERGED)
-            kind, verb = ("run_diverged", "diverged") if diverged else ("run_ended", "failed")
+            kind, verb = (DIVERGED_RUN, "diverged") if diverged else (ENDED_RUN, "failed")
             yield AlertCondition(
                 f"run:{job.id}:{job.attempt}", kind, "critical", f"Run {name} {verb}: {cause}", is_event=True
             )

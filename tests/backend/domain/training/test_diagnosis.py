@@ -10,7 +10,7 @@ import pytest
 
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import with_changes, write_changes
-from backend.domain.training.diagnosis import Finding, Kind, RunFacts, Series, breaking_finding, diagnose
+from backend.domain.training.diagnosis import Finding, Kind, RunFacts, Series, breaking_finding, diagnose, spoils
 from backend.errors import InvalidInput
 
 STEPS = 600
@@ -148,12 +148,33 @@ def test_a_run_of_any_length_that_ends_above_the_loss_of_a_guess_is_of_no_use() 
     finding = only({"train_loss": curve(np.full(4, 45.0))}, vocab_size=2048)
     assert (finding.kind, finding.sentence) == (
         Kind.DIVERGED,
-        "The loss is 45.0. A model that takes all tokens for equally likely has 7.6.",
+        "The training loss is 45.0. A model that takes all tokens for equally likely has 7.6.",
     )
     assert breaking_finding([finding]) is finding
     assert kinds({"train_loss": curve(np.full(4, 45.0))}) == [Kind.DIVERGED], "above any vocabulary's"
     assert kinds({"train_loss": curve(np.full(4, 8.0))}, vocab_size=2048) == [], "a fresh model"
     assert kinds({"train_loss": curve(np.full(4, 45.0))}, vocab_size=2048, has_ended=False) == []
+
+
+def test_a_learning_rate_far_above_the_usual_ones_is_cured_by_a_usual_one() -> None:
+    """A third of a learning rate of 9 diverges as well."""
+    rising = {"train_loss": curve(np.array([7.6, 3700.0, 3600.0, 1700.0, 2341.0]))}
+    wild = config(learning_rate=9.0, min_learning_rate=1e-4, grad_clip=0)
+    finding = only(rising, config=wild, vocab_size=2048, body=900_000)
+    assert "rose from 7.6 to 2,341.0." in finding.sentence, "the numbers that the page shows"
+    assert finding.cause == "The learning rate is too high: updates overshoot."
+    (change,) = [value for name, value in finding.changes if name == "learning_rate"]
+    assert isinstance(change, float)
+    assert 1e-4 < change < 1e-2
+    unknown = only(rising, config=wild.model_copy(update={"grad_clip": 1.0}), vocab_size=2048)
+    assert ("learning_rate", 3.0) in unknown.changes, "of a network of unknown size"
+
+
+def test_weights_from_before_a_divergence_may_be_good() -> None:
+    finding = Finding(Kind.DIVERGED, "", "", step=40)
+    assert [spoils(finding, step) for step in (20, 40, 60, None)] == [False, True, True, True]
+    assert not spoils(None, 60)
+    assert spoils(Finding(Kind.DIVERGED, "", ""), 1), "it was never good"
 
 
 @pytest.mark.parametrize("seed", range(5))

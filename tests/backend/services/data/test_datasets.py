@@ -406,7 +406,7 @@ def test_an_import_of_several_uploads_is_repeated(ctx: Context) -> None:
     version = import_dataset(
         ctx, name="several", source=ImportSource(upload=stored), options=ImportOptions(kind="instruction"), person=LOCAL
     )
-    assert version.source == "several files"
+    assert version.source == "a.json, b.json"
     past = get_past_import(ctx, version.id, person=LOCAL)
     assert past.source.upload == stored
 
