@@ -49,7 +49,7 @@ class _GivenUp(Exception):
     """The work is no longer waited for."""
 
 
-class Exchange:
+class FolderExchange:
     """The folders of one attempt at a job."""
 
     def __init__(self, ctx: Context, claim: Claim[Payload], stopping: threading.Event) -> None:

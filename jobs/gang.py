@@ -23,7 +23,7 @@ from backend.services import job_events as outcomes
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim, change_part, renew, requeue_lost
 from backend.services.jobs.gangs import MemberView, list_members
-from jobs.exchange import Exchange
+from jobs.exchange import FolderExchange
 from jobs.reporter import Rendezvous
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class GangLead:
         self._listening: socket.socket | None = None
         self.rendezvous: Rendezvous | None = None
 
-    def gather(self, exchange: Exchange) -> StopRequest | None:
+    def gather(self, exchange: FolderExchange) -> StopRequest | None:
         """Let the other machines bring what the run continues from, open the socket where they meet, and wait until all
         are ready. Return a stop request that came meanwhile.
 
@@ -120,7 +120,7 @@ class GangLead:
         """Return whether it is not alone."""
         return bool(self._others)
 
-    def _await_ready(self, exchange: Exchange, check: Callable[[], None]) -> None:
+    def _await_ready(self, exchange: FolderExchange, check: Callable[[], None]) -> None:
         while True:
             members = self._look()
             late = [member.host for member in members if member.number and member.stage != "ready"]
@@ -140,7 +140,7 @@ class GangLead:
         if self._echoed_at is not None and now - self._echoed_at > self._ctx.policy.lease_s + MARGIN_S:
             raise MachineLost(self._disconnected, counts=True)
 
-    def await_cause(self, exchange: Exchange, echo: JobFailure | None) -> StopRequest | None:
+    def await_cause(self, exchange: FolderExchange, echo: JobFailure | None) -> StopRequest | None:
         """Wait until it is known why the processes here lost those of another machine, of which they know no more than
         `echo`. Return a stop request that came meanwhile; otherwise raises MachineLost, JobFailed with the other's
         error, Fenced or Interrupted.

@@ -30,7 +30,7 @@ from backend.services.jobs.gangs import (
     leave_gang,
     list_members,
 )
-from jobs.exchange import Exchange, Interrupted
+from jobs.exchange import FolderExchange, Interrupted
 from jobs.freeze_watch import FreezeWatch
 from jobs.gang import spread_payload
 from jobs.memory_limit import MemoryWatch, job_limit_bytes
@@ -114,7 +114,7 @@ def run_member(ctx: Context, claim: Claim[StoredPayload], *, nice: int, stopping
     child: Child | None = None
     try:
         ready = spread_payload(prepare_claim(ctx, claim))
-        exchange = Exchange(ctx, ready, stopping)
+        exchange = FolderExchange(ctx, ready, stopping)
         with exchange.held():
             rendezvous = _meet(ctx, ready, exchange)
             if rendezvous is not None:
@@ -138,7 +138,7 @@ def run_member(ctx: Context, claim: Claim[StoredPayload], *, nice: int, stopping
             kill_group(child)
 
 
-def _meet(ctx: Context, claim: Claim[Payload], exchange: Exchange) -> Rendezvous | None:
+def _meet(ctx: Context, claim: Claim[Payload], exchange: FolderExchange) -> Rendezvous | None:
     """Bring what the run reads, wait until the first machine says where it is reached and that all are ready; None if
     the job is asked to stop meanwhile.
     """

@@ -52,7 +52,7 @@ from backend.services.jobs.claims import (
 )
 from backend.services.jobs.jobs import get_job
 from jobs.environment import api_keys_of, child_environment
-from jobs.exchange import Exchange, Interrupted
+from jobs.exchange import FolderExchange, Interrupted
 from jobs.fork_server import ROOT, ForkedChild, ForkServer, fork_server
 from jobs.freeze_watch import FreezeWatch
 from jobs.gang import GangLead, MachineLost, give_up, spread_payload
@@ -114,7 +114,7 @@ def execute(
     folder.mkdir(parents=True, exist_ok=True)
     child: Child | None = None
     tracker: subprocess.Popen[bytes] | None = None
-    exchange: Exchange | None = None
+    exchange: FolderExchange | None = None
     gang: GangLead | None = None
     try:
         try:
@@ -123,7 +123,7 @@ def execute(
             return _record_end(
                 ctx, replace(claim, restarts_forever=False), folder, Ended(-1, None, JobFailure.of(error), None, 0.0)
             )
-        exchange = Exchange(ctx, ready, stopping or threading.Event())
+        exchange = FolderExchange(ctx, ready, stopping or threading.Event())
         with exchange.held():
             _record_leftovers(ctx, ready, exchange)
             if (stopped_by := exchange.bring_inputs()) is not None:
@@ -288,7 +288,7 @@ def is_cut_off(ctx: Context, folder: Path, *, silent_s: float) -> bool:
         return True
 
 
-def _record_leftovers(ctx: Context, claim: Claim[Payload], exchange: Exchange) -> None:
+def _record_leftovers(ctx: Context, claim: Claim[Payload], exchange: FolderExchange) -> None:
     """Record the events of the previous attempt that its supervisor did not read, so that no step is missing."""
     path = ctx.artifacts.job_folder(claim.job_id) / f"attempt-{claim.attempt - 1}" / "events.jsonl"
     tail = Tail(path, claim.events_offset)
@@ -312,7 +312,7 @@ class _Watch:
         folder: Path,
         child: Child,
         stopping: threading.Event,
-        exchange: Exchange,
+        exchange: FolderExchange,
         *,
         save_s: float,
         gang: GangLead | None = None,

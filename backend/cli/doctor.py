@@ -279,11 +279,11 @@ def start_checks(
         if findings[-1].state == "ok":
             findings.append(check_exposure(settings))
     if settings.artifacts_url is not None:
-        findings.append(check_store(settings, settings.artifacts_url))
+        findings.append(try_store(settings, settings.artifacts_url))
     return findings
 
 
-def check_store(settings: Settings, url: str) -> CheckResult:
+def try_store(settings: Settings, url: str) -> CheckResult:
     """Write, read, list and delete an object in the store of artifacts."""
     from backend.bootstrap import store_keys
     from backend.infra.store.folders import STATE

@@ -164,15 +164,15 @@ def write_filter(expression: Expression | None) -> str:
             )
 
 
-def fields_of(expression: Expression | None) -> frozenset[str]:
+def fields_read_by(expression: Expression | None) -> frozenset[str]:
     """Return the names of the fields that an expression reads."""
     match expression:
         case FieldTest(name, _, _) | Missing(name):
             return frozenset({name})
         case Not(part):
-            return fields_of(part)
+            return fields_read_by(part)
         case All(parts) | Any_(parts):
-            return frozenset().union(*map(fields_of, parts))
+            return frozenset().union(*map(fields_read_by, parts))
     return frozenset()
 
 

@@ -40,7 +40,7 @@ class TemplateTooCostly(jinja2.TemplateError):
     """The template exceeded its budget."""
 
 
-class Budget:
+class RenderingBudget:
     """Remaining budget of one rendering. `input_bytes` is the size of its input values."""
 
     def __init__(self, input_bytes: int) -> None:
@@ -71,7 +71,7 @@ class Budget:
             raise TemplateTooCostly(f"it takes longer than {MAX_SECONDS:g} seconds")
 
 
-budget: ContextVar[Budget] = ContextVar("template_budget")
+budget: ContextVar[RenderingBudget] = ContextVar("template_budget")
 
 
 def is_container(value: Any) -> bool:
@@ -95,7 +95,7 @@ def written(value: Any) -> int:
         if nodes > MAX_NODES or depth > MAX_DEPTH:
             raise TemplateTooCostly("it nests values too widely or too deeply")
         if isinstance(item, str):
-            characters += escaped(item)
+            characters += bound_escaped(item)
         elif is_container(item):
             characters += 2
             inside = list(_inside(item))
@@ -115,7 +115,7 @@ def check_nesting(value: Any) -> Any:
     return value
 
 
-def escaped(text: str) -> int:
+def bound_escaped(text: str) -> int:
     """Return an upper bound of the characters of a quoted text."""
     return len(text) * (ESCAPED if text.isascii() else 2 * ESCAPED) + 2
 

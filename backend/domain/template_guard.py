@@ -26,7 +26,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from backend.domain import template_costs as costs
-from backend.domain.template_costs import MAX_NUMBER, Budget, TemplateTooCostly, budget, check_nesting, written
+from backend.domain.template_costs import MAX_NUMBER, RenderingBudget, TemplateTooCostly, budget, check_nesting, written
 
 MAX_TEMPLATE_CHARACTERS = 256 * 1024
 MAX_TEMPLATE_NODES = 10_000
@@ -363,7 +363,7 @@ def limited(values: Any, *, source: str = "") -> Iterator[None]:
     """Run the body with a budget that suits these values. Raises jinja2.TemplateError for anything that a template can
     do wrong.
     """
-    token = budget.set(Budget(input_bytes=len(source) + _length(values)))
+    token = budget.set(RenderingBudget(input_bytes=len(source) + _length(values)))
     try:
         yield
     except jinja2.TemplateError:

@@ -13,7 +13,7 @@ from typing import Any
 
 import uvicorn
 
-from backend.infra.http_server import Guard, Patience, connections_for, guarded, raise_file_limit
+from backend.infra.http_server import ClientTimeouts, Guard, connections_for, guarded, raise_file_limit
 
 DRAIN_S = 10
 KEEP_ALIVE_S = (
@@ -22,7 +22,7 @@ KEEP_ALIVE_S = (
 BACKLOG = 1024
 
 
-def server_of(app: Any, *, patience: Patience = Patience(), most: int | None = None) -> uvicorn.Server:
+def server_of(app: Any, *, patience: ClientTimeouts = ClientTimeouts(), most: int | None = None) -> uvicorn.Server:
     """Return the server of a gateway's app: at most `most` connections (None: as many as the process may open files
     for), half of them from one address.
     """

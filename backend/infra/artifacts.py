@@ -11,8 +11,8 @@ from pathlib import Path
 
 from backend.domain.jobs.artifact_folders import folder_of, is_working
 from backend.errors import InvalidInput, Unavailable
-from backend.infra.store.folders import STATE, FolderStore, NotNow, Selection
-from backend.infra.store.objects import Patience, StoreKeys, open_objects
+from backend.infra.store.folders import STATE, FileSelection, FolderStore, NotNow
+from backend.infra.store.objects import RememberedOutage, StoreKeys, open_objects
 from backend.infra.store.outbox import Outbox
 
 PAGE_ANSWER_S = 1.5
@@ -47,7 +47,7 @@ class Artifacts:
             limit_bytes = int(cache_gb * 1e9)
             self.store = FolderStore(self.root, objects, limit_bytes=limit_bytes, keep_free_bytes=keep_free_bytes)
             self.outbox = Outbox(self.store, is_used=is_used)
-        self._patience = Patience()
+        self._patience = RememberedOutage()
 
     def path(self, relative: str) -> Path:
         """Return the absolute path of a stored path: with a store, of the copy here, which is brought if it is missing.
@@ -86,7 +86,7 @@ class Artifacts:
             return
         if is_working(folder) and full.exists() and (self.outbox.waits([folder]) or self.store.is_pinned(folder)):
             return  # a job of this machine writes it
-        selection = Selection(relative.removeprefix(folder).strip("/") or None, limit_bytes)
+        selection = FileSelection(relative.removeprefix(folder).strip("/") or None, limit_bytes)
         try:
             if is_working(folder) or not self.store.is_here(folder, selection):
                 self._patience.raise_if_down()

@@ -26,7 +26,7 @@ SWEEP_S = 1.0
 
 
 @dataclass(frozen=True)
-class Patience:
+class ClientTimeouts:
     """Seconds that a client may take: for the head of a request, for its body, and without reading what is sent."""
 
     head_s: float = 15.0
@@ -62,7 +62,7 @@ class Guard:
 
     most: int
     most_per_client: int
-    patience: Patience = Patience()
+    patience: ClientTimeouts = ClientTimeouts()
     _by_client: dict[str, dict[GuardedProtocol, None]] = field(default_factory=lambda: defaultdict(dict))
     _count: int = 0
     _sweep: asyncio.TimerHandle | None = None
@@ -121,7 +121,7 @@ class GuardedProtocol(H11Protocol):
         """Return whether the client has yet to send a complete request."""
         return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
 
-    def is_late(self, now: float, patience: Patience) -> bool:
+    def is_late(self, now: float, patience: ClientTimeouts) -> bool:
         """Return whether the client takes longer than it may to send its request or to read its answer."""
         stage: object = self.conn.their_state
         is_idle = stage is h11.IDLE and self._has_served and not self.conn.trailing_data[0]

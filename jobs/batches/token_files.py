@@ -84,7 +84,7 @@ class TokenWriter:
     def __init__(self, folder: Path, identity: dict[str, Any], *, dtype: type[np.uint16] | type[np.uint32]) -> None:
         self._folder, self._identity, self._dtype = folder, identity, np.dtype(dtype)
         folder.mkdir(parents=True, exist_ok=True)
-        manifest = read_manifest(folder)
+        manifest = read_token_manifest(folder)
         if manifest is None or manifest.identity != identity or manifest.dtype != self._dtype.name:
             manifest = Manifest(identity=identity, dtype=self._dtype.name)
             for name in FILES:
@@ -181,7 +181,7 @@ class TokenWriter:
             file.close()
 
 
-def read_manifest(folder: Path) -> Manifest | None:
+def read_token_manifest(folder: Path) -> Manifest | None:
     """Return a folder's manifest; None without one, or if files are shorter than it says."""
     try:
         manifest = Manifest.read((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -257,7 +257,7 @@ class StoredTokens:
         """Take up what was made since."""
         if self.is_complete:
             return
-        manifest = read_manifest(self.folder)
+        manifest = read_token_manifest(self.folder)
         if manifest is None or manifest.identity != self.manifest.identity:
             return
         self.manifest = manifest
@@ -319,7 +319,7 @@ class StoredTokens:
 
 def open_tokens(folder: Path, *, segments: int, identity: Mapping[str, object]) -> StoredTokens | None:
     """Open a folder; None if it has no manifest yet, or one of other content."""
-    manifest = read_manifest(folder)
+    manifest = read_token_manifest(folder)
     if manifest is None or manifest.identity != identity:
         return None
     return StoredTokens(folder, segments, manifest)

@@ -32,7 +32,15 @@ from backend.domain.wording import format_duration
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.files.locks import is_locked, try_lock
 from backend.infra.files.parquet import count_rows
-from jobs.batches.token_files import POLL_S, RowTokens, StoredTokens, TokenWriter, id_type, open_tokens, read_manifest
+from jobs.batches.token_files import (
+    POLL_S,
+    RowTokens,
+    StoredTokens,
+    TokenWriter,
+    id_type,
+    open_tokens,
+    read_token_manifest,
+)
 from jobs.modeling.dataset_files import read_meta, split_file
 from jobs.modeling.publishing import hash_file
 from jobs.reporter import PROGRESS_EVERY_S, Reporter, StopRequested
@@ -86,7 +94,7 @@ class Maker:
         if status:
             self._child = None
             self._explain()
-        manifest = read_manifest(place.path)
+        manifest = read_token_manifest(place.path)
         if (manifest is None or not manifest.is_complete) and not is_locked(place.path / LOCK):
             self._child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, cwd=ROOT)
 
@@ -327,7 +335,7 @@ class _Waiting:
         return f"tokens made of {rows:,} of {self._total:,} rows{left}"
 
     def _rows(self) -> int:
-        manifest = read_manifest(self._place.path)
+        manifest = read_token_manifest(self._place.path)
         return int(manifest.counts.get("rows", 0)) if manifest is not None else 0
 
     def tell(self, rows: int) -> None:

@@ -24,7 +24,7 @@ from backend.domain.data.splits import SPLITS
 from backend.infra.files.local import LocalListing
 from backend.infra.files.parquet import iter_row_groups
 from jobs.data.blocks import SourcePosition
-from jobs.data.writing import SplitFile, VersionTally, holding_disk, sweep
+from jobs.data.writing import SplitFile, VersionTally, holding_disk, remove_leftovers
 
 STATE = "state.json"
 
@@ -74,7 +74,7 @@ def workplace(out_root: Path, key: str) -> Iterator[Path]:
     full.
     """
     out_root.mkdir(parents=True, exist_ok=True)
-    sweep(out_root)
+    remove_leftovers(out_root)
     folder = out_root / f".importing-{key}"
     folder.mkdir(exist_ok=True)
     with (folder / ".lock").open("w") as lock:

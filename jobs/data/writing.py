@@ -334,7 +334,7 @@ def _byte_counts(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     return counts
 
 
-def sweep(out_root: Path) -> None:
+def remove_leftovers(out_root: Path) -> None:
     """Remove leftovers of stopped or killed imports, a day after their last write."""
     for old in out_root.glob(".importing-*"):
         if time.time() - old.stat().st_mtime > STALE_S:
@@ -360,7 +360,7 @@ def temporary_folder(out_root: Path) -> Iterator[Path]:
     leftovers of killed imports. Raises Unavailable when the disk is full.
     """
     out_root.mkdir(parents=True, exist_ok=True)
-    sweep(out_root)
+    remove_leftovers(out_root)
     folder = out_root / f".importing-{uuid.uuid4().hex[:12]}"
     folder.mkdir()
     try:

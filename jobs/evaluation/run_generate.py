@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from backend.domain.attributes import view_of
 from backend.domain.jobs.events import CompletionEvent
-from backend.domain.jobs.payloads import GeneratePayload, Prompt
+from backend.domain.jobs.payloads import GeneratePayload, GenerationPrompt
 from backend.domain.jobs.results import GenerateResult
 from backend.errors import JobFailed
 from jobs.evaluation.completions import complete
@@ -26,7 +26,7 @@ from jobs.modeling.devices import set_threads
 from jobs.reporter import JobSpec, Reporter
 
 FILE = "completions.jsonl"
-Completed = tuple[Prompt, Answer]
+Completed = tuple[GenerationPrompt, Answer]
 
 
 def run(spec: JobSpec[GeneratePayload], reporter: Reporter) -> GenerateResult:
@@ -78,7 +78,7 @@ class _Network:
         self._subject = load_subject(spec.path(payload.checkpoint or ""))
         self.uses_chat: bool | None = self._subject.uses_chat(payload.chat)
 
-    def answer(self, prompts: Sequence[Prompt]) -> Iterator[list[Completed]]:
+    def answer(self, prompts: Sequence[GenerationPrompt]) -> Iterator[list[Completed]]:
         for sample in sorted({prompt.sample for prompt in prompts}):
             chosen = [prompt for prompt in prompts if prompt.sample == sample]
             ids = [self._subject.prompt_ids(prompt.messages, chat=bool(self.uses_chat)) for prompt in chosen]
@@ -103,7 +103,7 @@ class _Endpoint:
             check_stop=lambda: check_stop(reporter),
         )
 
-    def answer(self, prompts: Sequence[Prompt]) -> Iterator[list[Completed]]:
+    def answer(self, prompts: Sequence[GenerationPrompt]) -> Iterator[list[Completed]]:
         requests = [
             PromptRequest(tuple(prompt.messages), sampling=sample_sampling(self._sampling, prompt.sample))
             for prompt in prompts

@@ -20,7 +20,7 @@ from torch.nn.functional import pad, silu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from backend.domain.serving.memory import PAGE_TOKENS
-from jobs.serving.native.library import STEP, Change, FloatWeights, Layer, Library, Pair, is_native, matrix_of
+from jobs.serving.native.library import STEP, AdapterPair, Change, FloatWeights, Layer, Library, is_native, matrix_of
 from jobs.serving.paged_attention import ForwardState, has_plain_pages
 
 Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -184,11 +184,11 @@ class FusedLayer(nn.Module):
             Change(*rows, ctypes.addressof(self._addresses(group.adapter))) for group in groups for rows in group.ranges
         ]
 
-    def _addresses(self, adapter: Any) -> ctypes.Array[Pair]:
-        addresses: dict[int, ctypes.Array[Pair]] = adapter.addresses
+    def _addresses(self, adapter: Any) -> ctypes.Array[AdapterPair]:
+        addresses: dict[int, ctypes.Array[AdapterPair]] = adapter.addresses
         if self.layer_idx not in addresses:
             pairs = [product.pair_of(adapter) if hasattr(product, "pair_of") else None for product in self._products]
-            addresses[self.layer_idx] = (Pair * len(pairs))(*(_address_of(pair) for pair in pairs))
+            addresses[self.layer_idx] = (AdapterPair * len(pairs))(*(_address_of(pair) for pair in pairs))
         return addresses[self.layer_idx]
 
     def _attend(
@@ -259,11 +259,11 @@ def _stacked(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tens
     return pad(a, (0, 0, 0, missing)), pad(b, (0, missing))
 
 
-def _address_of(pair: tuple[torch.Tensor, torch.Tensor] | None) -> Pair:
+def _address_of(pair: tuple[torch.Tensor, torch.Tensor] | None) -> AdapterPair:
     if pair is None:
-        return Pair(None, None, 0)
+        return AdapterPair(None, None, 0)
     down, up = pair
-    return Pair(down.data_ptr(), up.data_ptr(), len(down))
+    return AdapterPair(down.data_ptr(), up.data_ptr(), len(down))
 
 
 def _part_of(network: Any, name: str) -> tuple[FusedLayer | None, FusedPart | None]:

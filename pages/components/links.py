@@ -40,7 +40,7 @@ def chat_endpoints(ctx: Context) -> dict[str, str]:
     return {one.checkpoint_id: one.name for one in list_endpoints(ctx) if one.num_ready and one.writes}
 
 
-def draw_chat(checkpoint_id: str, endpoints: Mapping[str, str]) -> None:
+def draw_chat_link(checkpoint_id: str, endpoints: Mapping[str, str]) -> None:
     """Draw the way to a chat with a checkpoint: at the endpoint that serves it, or by deploying it."""
     if (name := endpoints.get(checkpoint_id)) is not None:
         st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"endpoint": name})

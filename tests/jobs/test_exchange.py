@@ -34,7 +34,7 @@ from backend.services.jobs.jobs import JobView, get_job, request_stop
 from backend.services.tokenizers.tokenizers import train_tokenizer
 from backend.services.training.runs import launch_run
 from jobs.environment import child_environment
-from jobs.exchange import Exchange
+from jobs.exchange import FolderExchange
 from jobs.runner import execute
 from tests.support.installation import wait_until
 from tests.support.run_world import tiny_run
@@ -93,7 +93,7 @@ def test_the_base_of_an_adapter_stays_while_its_job_runs(machine: Machine, monke
     payload = ExportPayload(checkpoint="bases/adapter", checkpoint_id="c", format="merged", out="exports/e")
     claim = Mock(job_id="j", payload=payload, kind=JobKind.EXPORT)
     monkeypatch.setattr("jobs.exchange.stop_request", lambda ctx, claim: (None, None))
-    exchange = Exchange(machine("b"), claim, threading.Event())
+    exchange = FolderExchange(machine("b"), claim, threading.Event())
     with exchange.held():
         exchange.bring_inputs()
         assert (b.root / "bases/base/x").exists()
@@ -191,7 +191,7 @@ def test_data_of_one_machine_trains_on_a_second_and_is_scored_and_exported_on_ot
     assert b.artifacts.store is not None
     shutil.copytree(b.artifacts.root / str(newest.folder), b.artifacts.root / pruned)
     payload = Mock(spec=TrainPayload, run_folder=f"runs/{run.id}")
-    exchange = Exchange(b, Mock(job_id=run.job_id, payload=payload), threading.Event())
+    exchange = FolderExchange(b, Mock(job_id=run.job_id, payload=payload), threading.Event())
     exchange._renew = Mock()  # type: ignore[method-assign]
     exchange.send_checkpoints()
     assert pruned not in checkpoints_in_store(b)

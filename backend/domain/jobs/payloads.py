@@ -136,7 +136,7 @@ class EvaluatePayload(ComputePayload):
         return self
 
 
-class Prompt(FrozenRecord):
+class GenerationPrompt(FrozenRecord):
     """Messages to complete; `id` and `sample`, the number of one of several answers, come back with the completion."""
 
     id: str
@@ -157,7 +157,7 @@ class GeneratePayload(ComputePayload):
     model: str = ""
     key_env: str = ""
     is_own: bool = False
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[GenerationPrompt, ...]
     max_tokens: int = Field(default=128, ge=1)
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)

@@ -27,7 +27,7 @@ class WorkerOrder:
 
 
 @dataclass(frozen=True)
-class Submission:
+class SubmittedOrder:
     """An order as its provider sees it. `word` is the state in the provider's language, `reason` why it waits."""
 
     id: str
@@ -52,7 +52,7 @@ class ComputeProvider(Protocol):
         the provider's text if it refuses this order, and Unavailable if it may take it later.
         """
 
-    def status(self) -> Sequence[Submission]:
+    def status(self) -> Sequence[SubmittedOrder]:
         """Return the orders of this installation that the provider knows, with those that ended a short while ago."""
 
     def log(self, key: str, output: Path) -> Sequence[str]:

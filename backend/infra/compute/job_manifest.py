@@ -28,7 +28,7 @@ EVICTION = {"rules": [{"action": "Ignore", "onPodConditions": [{"type": "Disrupt
 """A pod that is preempted or evicted is replaced, and is no failure of its Job."""
 
 
-def read_manifest(path: Path | None) -> Manifest:
+def read_job_manifest(path: Path | None) -> Manifest:
     """Read the operator's manifest. Raises InvalidInput if it is none of a Job with a container `worker`, or holds a
     secret.
     """

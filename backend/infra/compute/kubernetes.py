@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 from backend.domain.jobs.placement import Partition, SubmissionState
 from backend.errors import InvalidInput, Unavailable, require_library
-from backend.infra.compute.base import Submission, WorkerOrder
-from backend.infra.compute.job_manifest import CONTAINER, LABELS, complete_manifest, read_manifest
+from backend.infra.compute.base import SubmittedOrder, WorkerOrder
+from backend.infra.compute.job_manifest import CONTAINER, LABELS, complete_manifest, read_job_manifest
 
 TIMEOUT_S = (5.0, 25.0)
 """Seconds to connect, and between bytes of an answer."""
@@ -34,7 +34,7 @@ SELECTOR = ",".join(f"{name}={value}" for name, value in LABELS.items())
 Item = Mapping[str, Any]
 
 
-class Refusal(Unavailable):
+class ApiRefusal(Unavailable):
     """An answer of the API server other than success. `status` is HTTP's, 0 where no answer came."""
 
     def __init__(self, text: str, *, status: int = 0, reason: str = "", remedy: str = "") -> None:
@@ -62,7 +62,7 @@ class Kubernetes:
     def check(self) -> Sequence[Partition]:
         """Return the queues that are offered. Raises InvalidInput for one that the namespace does not have."""
         gpus = _read_queues(self.queues)
-        read_manifest(self.manifest)
+        read_job_manifest(self.manifest)
         known = {item["metadata"]["name"]: item for item in self._list(KUEUE, self._kueue_version(), "localqueues")}
         if unknown := [name for name in gpus if name not in known]:
             raise InvalidInput(
@@ -79,11 +79,11 @@ class Kubernetes:
     def submit(self, order: WorkerOrder) -> str:
         """Create a Job whose name is the order's key. One that is there already is this order, sent before."""
         job = complete_manifest(
-            read_manifest(self.manifest), order, namespace=self.namespace, save_s=self.save_s, idle_s=self.idle_s
+            read_job_manifest(self.manifest), order, namespace=self.namespace, save_s=self.save_s, idle_s=self.idle_s
         )
         try:
             self._ask(self._objects.create_namespaced_custom_object, *JOBS[:2], self.namespace, JOBS[2], job)
-        except Refusal as refusal:
+        except ApiRefusal as refusal:
             if refusal.reason == "AlreadyExists":
                 return order.key
             if refusal.status in {400, 422} or "denied the request" in refusal.text:
@@ -93,7 +93,7 @@ class Kubernetes:
             raise
         return order.key
 
-    def status(self) -> Sequence[Submission]:
+    def status(self) -> Sequence[SubmittedOrder]:
         """Return the Jobs of the namespace that Roundhouse created, with why those wait that do."""
         jobs = self._list(*JOBS, selector=SELECTOR)
         open_jobs = [job for job in jobs if _end(job) is None]
@@ -132,7 +132,7 @@ class Kubernetes:
         try:
             if _end(self._ask(self._objects.get_namespaced_custom_object, *path)) is None:
                 self._ask(self._objects.delete_namespaced_custom_object, *path, propagation_policy="Background")
-        except Refusal as refusal:
+        except ApiRefusal as refusal:
             if refusal.status not in {404, 410}:
                 raise
 
@@ -163,7 +163,7 @@ class Kubernetes:
         """Return the items of all pages. A list that changed so much that the server gave it up is read once more."""
         try:
             return self._read_pages(page, selector)
-        except Refusal as refusal:
+        except ApiRefusal as refusal:
             if refusal.status != 410:
                 raise
         return self._read_pages(page, selector)
@@ -179,7 +179,7 @@ class Kubernetes:
             options["_continue"] = token
 
     def _ask(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Call the API. Raises Refusal."""
+        """Call the API. Raises ApiRefusal."""
         import urllib3
 
         try:
@@ -187,7 +187,7 @@ class Kubernetes:
         except self._kubernetes.client.ApiException as error:
             raise _explain(error.status or 0, error.reason, error.body) from None
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:  # ValueError: an answer of another shape
-            raise Refusal(f"{type(error).__name__}: {error}"[:300]) from None
+            raise ApiRefusal(f"{type(error).__name__}: {error}"[:300]) from None
 
     @property
     def _kubernetes(self) -> Any:
@@ -236,7 +236,7 @@ def _read_queues(texts: Sequence[str]) -> dict[str, int]:
     return queues
 
 
-def _explain(status: int, reason: str | None, body: object) -> Refusal:
+def _explain(status: int, reason: str | None, body: object) -> ApiRefusal:
     """Return an answer of the API server as an error, with the server's own text."""
     try:
         answer = json.loads(body if isinstance(body, str | bytes) else "")
@@ -247,7 +247,7 @@ def _explain(status: int, reason: str | None, body: object) -> Refusal:
         401: "Renew the credentials of the kubeconfig.",
         403: "docs/kubernetes.md lists the permissions that the worker's account needs.",
     }
-    return Refusal(" ".join(text.split())[:300], status=status, reason=reason or "", remedy=remedies.get(status, ""))
+    return ApiRefusal(" ".join(text.split())[:300], status=status, reason=reason or "", remedy=remedies.get(status, ""))
 
 
 def _conditions(item: Item) -> dict[str, Item]:
@@ -265,18 +265,18 @@ def _end(job: Item) -> str | None:
     return ends[0] if ends else "Deleted" if job["metadata"].get("deletionTimestamp") else None
 
 
-def _read(job: Item, pod: Item | None, workload: Item | None) -> Submission:
+def _read(job: Item, pod: Item | None, workload: Item | None) -> SubmittedOrder:
     key = str(job["metadata"]["name"])
     if end := _end(job):
         reason = _conditions(job)[end].get("reason", "") if end == "Failed" else ""
-        return Submission(key, key, SubmissionState.ENDED, end, ", ".join(filter(None, (reason, _pod_end(pod)))))
+        return SubmittedOrder(key, key, SubmissionState.ENDED, end, ", ".join(filter(None, (reason, _pod_end(pod)))))
     if job["spec"].get("suspend"):
-        return Submission(key, key, SubmissionState.WAITING, "Suspended", _why_suspended(workload))
+        return SubmittedOrder(key, key, SubmissionState.WAITING, "Suspended", _why_suspended(workload))
     if pod and _is_left_behind(pod):
-        return Submission(key, key, SubmissionState.ENDED, "NodeLost", "its node does not answer")
+        return SubmittedOrder(key, key, SubmissionState.ENDED, "NodeLost", "its node does not answer")
     phase = str(pod["status"].get("phase", "Pending")) if pod else "Pending"
     state = SubmissionState.RUNNING if phase == "Running" else SubmissionState.WAITING
-    return Submission(key, key, state, phase, _why_pending(pod) if pod else "")
+    return SubmittedOrder(key, key, state, phase, _why_pending(pod) if pod else "")
 
 
 def _why_suspended(workload: Item | None) -> str:

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from backend.domain.jobs.placement import Partition, SubmissionState
 from backend.errors import InvalidInput, Unavailable
-from backend.infra.compute.base import Submission, WorkerOrder
+from backend.infra.compute.base import SubmittedOrder, WorkerOrder
 
 TIMEOUT_S = 30.0
 LAST_LINES = 40
@@ -145,7 +145,7 @@ class Slurm:
         ]
         return run_slurm_command(*command, script=self._script(order)).strip().split(";")[0]
 
-    def status(self) -> Sequence[Submission]:
+    def status(self) -> Sequence[SubmittedOrder]:
         """Return the jobs of this account whose name is a key."""
         text = run_slurm_command("squeue", "--noheader", "--me", "--states=all", "--format=%i|%T|%r|%j")
         return [_read(line) for line in text.splitlines() if line.split("|", 3)[-1].startswith(PREFIX)]
@@ -225,9 +225,9 @@ def explain_refusal(command: str, output: str, *, status: int) -> Unavailable | 
     )
 
 
-def _read(line: str) -> Submission:
+def _read(line: str) -> SubmittedOrder:
     number, word, reason, key = line.split("|", 3)
-    return Submission(
+    return SubmittedOrder(
         id=number,
         key=key,
         state=SubmissionState.ENDED if HELD in reason else STATES.get(word, SubmissionState.ENDED),

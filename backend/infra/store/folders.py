@@ -30,7 +30,7 @@ from backend.infra.store.manifest import (
     PIECES,
     REMEDY,
     DamagedFolder,
-    Manifest,
+    FolderManifest,
     StoredFile,
     digest_of,
     iter_pieces,
@@ -62,13 +62,13 @@ class NotNow(Unavailable):
 
 
 @dataclass(frozen=True)
-class Selection:
+class FileSelection:
     """Files of a folder: the file or subfolder `only`, none larger than `limit_bytes`."""
 
     only: str | None = None
     limit_bytes: int | None = None
 
-    def of(self, manifest: Manifest) -> list[StoredFile]:
+    def of(self, manifest: FolderManifest) -> list[StoredFile]:
         """Return the selected files of a manifest."""
         return [
             file
@@ -78,7 +78,7 @@ class Selection:
         ]
 
 
-ALL = Selection()
+ALL = FileSelection()
 
 
 class FolderStore:
@@ -104,7 +104,7 @@ class FolderStore:
         for name in ("manifests", "incoming", "locks", "outbox"):
             (self._state / name).mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def is_here(self, folder: str, selection: Selection = ALL) -> bool:
+    def is_here(self, folder: str, selection: FileSelection = ALL) -> bool:
         """Return whether this machine has a copy of a sent folder, or of some files of it, without asking the store."""
         manifest = self._own_manifest(folder)
         return manifest is not None and not self._mark_file(folder).exists() and self._is_complete(manifest, selection)
@@ -124,7 +124,7 @@ class FolderStore:
         self,
         folder: str,
         *,
-        selection: Selection = ALL,
+        selection: FileSelection = ALL,
         answer_s: float = ANSWER_S,
         check: Callable[[], None] = lambda: None,
     ) -> bool:
@@ -171,7 +171,7 @@ class FolderStore:
                 remedy=ROOM_REMEDY,
             )
 
-    def _put_in_place(self, manifest: Manifest, fetched: list[StoredFile], selection: Selection) -> None:
+    def _put_in_place(self, manifest: FolderManifest, fetched: list[StoredFile], selection: FileSelection) -> None:
         """Give fetched files their names. A mark says so meanwhile: who is killed leaves a copy that is known, and of
         which no file is trusted without its hash.
         """
@@ -284,7 +284,7 @@ class FolderStore:
                     removed += size
         return removed
 
-    def _bytes_here(self, manifest: Manifest) -> int:
+    def _bytes_here(self, manifest: FolderManifest) -> int:
         num_bytes = 0
         for file in manifest.files:
             with suppress(FileNotFoundError, NotADirectoryError):
@@ -325,7 +325,7 @@ class FolderStore:
         with ExitStack() as stack:
             yield all(stack.enter_context(try_lock(pin)) for pin in pins)
 
-    def _send_files(self, folder: str, path: Path, check: Callable[[], None]) -> Manifest:
+    def _send_files(self, folder: str, path: Path, check: Callable[[], None]) -> FolderManifest:
         stored = {
             key.rpartition("/")[2]: size
             for key, size in self.objects.sizes(f"{folder}/{PIECES}", within_s=ANSWER_S).items()
@@ -355,7 +355,7 @@ class FolderStore:
                 name = file.relative_to(path).as_posix()
                 files.append(StoredFile(path=name, size=size, sha256=hasher.hexdigest(), pieces=tuple(pieces)))
         sizes = self.objects.sizes(f"{folder}/{PIECES}", within_s=ANSWER_S)
-        manifest = Manifest(folder=folder, piece_bytes=self.piece_bytes, files=tuple(files))
+        manifest = FolderManifest(folder=folder, piece_bytes=self.piece_bytes, files=tuple(files))
         for stored_file in files:
             for _, length, digest in stored_file.spans(self.piece_bytes):
                 if sizes.get(f"{folder}/{PIECES}/{digest}") != length:
@@ -399,7 +399,7 @@ class FolderStore:
             beside.unlink()
             raise DamagedFolder(f"The pieces of {folder}/{file.path} in the store are of another file.", remedy=REMEDY)
 
-    def _has(self, folder: str, file: StoredFile, known: Manifest | None) -> bool:
+    def _has(self, folder: str, file: StoredFile, known: FolderManifest | None) -> bool:
         """Return whether a file is here as the store has it. Files of a copy without that manifest are hashed."""
         path = self.root / folder / file.path
         try:
@@ -411,30 +411,30 @@ class FolderStore:
             return True
         return _hash_file(path) == file.sha256
 
-    def _is_complete(self, manifest: Manifest, selection: Selection) -> bool:
+    def _is_complete(self, manifest: FolderManifest, selection: FileSelection) -> bool:
         folder = self.root / manifest.folder
         try:
             return all((folder / file.path).stat().st_size == file.size for file in selection.of(manifest))
         except (FileNotFoundError, NotADirectoryError):
             return False
 
-    def _exists(self, manifest: Manifest, selection: Selection) -> bool:
+    def _exists(self, manifest: FolderManifest, selection: FileSelection) -> bool:
         return all((self.root / manifest.folder / file.path).is_file() for file in selection.of(manifest))
 
-    def _stored_manifest(self, folder: str, *, within_s: float) -> Manifest | None:
+    def _stored_manifest(self, folder: str, *, within_s: float) -> FolderManifest | None:
         try:
             data = self.objects.read(f"{folder}/{MANIFEST}", within_s=within_s)
         except NotFound:
             return None
         return read_manifest(data, folder=folder)
 
-    def _own_manifest(self, folder: str) -> Manifest | None:
+    def _own_manifest(self, folder: str) -> FolderManifest | None:
         try:
             return read_manifest(self._manifest_file(folder).read_bytes(), folder=folder)
         except (FileNotFoundError, DamagedFolder):
             return None
 
-    def _keep_manifest(self, manifest: Manifest) -> None:
+    def _keep_manifest(self, manifest: FolderManifest) -> None:
         file = self._manifest_file(manifest.folder)
         beside = file.with_suffix(".partial")
         beside.write_bytes(manifest.dump())

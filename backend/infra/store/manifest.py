@@ -52,7 +52,7 @@ class StoredFile(ReadRecord):
             yield start, min(piece_bytes, self.size - start), digest
 
 
-class Manifest(ReadRecord):
+class FolderManifest(ReadRecord):
     """The files of a folder."""
 
     folder: str
@@ -60,7 +60,7 @@ class Manifest(ReadRecord):
     files: tuple[StoredFile, ...]
 
     @model_validator(mode="after")
-    def _has_all_pieces(self) -> Manifest:
+    def _has_all_pieces(self) -> FolderManifest:
         paths = {file.path for file in self.files}
         above = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
         if len(paths) < len(self.files) or paths & above:
@@ -80,10 +80,10 @@ class Manifest(ReadRecord):
         return self.model_dump_json().encode()
 
 
-def read_manifest(data: bytes, *, folder: str) -> Manifest:
+def read_manifest(data: bytes, *, folder: str) -> FolderManifest:
     """Read a stored manifest. Raises DamagedFolder for anything else, and for the manifest of another folder."""
     try:
-        manifest = Manifest.model_validate_json(data)
+        manifest = FolderManifest.model_validate_json(data)
     except ValidationError as error:
         raise DamagedFolder(f"The manifest of {folder} in the store is damaged.", remedy=REMEDY) from error
     if manifest.folder != folder:

@@ -277,7 +277,7 @@ def _unavailable(where: str, error: BaseException) -> Unavailable:
     )
 
 
-class Patience:
+class RememberedOutage:
     """Remembers for some seconds that a store did not answer, so that a page asks once and not for each part of it."""
 
     def __init__(self, *, for_s: float = 10.0) -> None:

@@ -9,7 +9,7 @@ from backend.db.tables import Campaign, CampaignPrompt, Checkpoint, Completion, 
 from backend.domain.attributes import attributes_of
 from backend.domain.battles.campaign import text_hash
 from backend.domain.jobs.events import CompletionEvent
-from backend.domain.jobs.payloads import GeneratePayload, Prompt, require_folder
+from backend.domain.jobs.payloads import GeneratePayload, GenerationPrompt, require_folder
 from backend.domain.jobs.results import GenerateResult
 from backend.domain.jobs.states import ACTIVE, QUEUE_OF, JobKind
 from backend.domain.openai_servers import JUDGE_KEY
@@ -47,7 +47,7 @@ def start_generation(
         **attributes_of(config, "max_tokens", "temperature", "top_p", "seed"),
         **source,
         prompts=tuple(
-            Prompt(id=prompt.id, messages=tuple(prompt.messages), sample=sample)
+            GenerationPrompt(id=prompt.id, messages=tuple(prompt.messages), sample=sample)
             for prompt, sample in _missing(session, campaign, contestant)
         ),
     )

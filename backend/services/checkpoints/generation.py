@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backend.db.base import new_id
-from backend.domain.jobs.payloads import GeneratePayload, LoglikelihoodPayload, Prompt
+from backend.domain.jobs.payloads import GeneratePayload, GenerationPrompt, LoglikelihoodPayload
 from backend.domain.jobs.records import Payload
 from backend.domain.jobs.results import GenerateResult, LoglikelihoodResult
 from backend.domain.jobs.states import Status
@@ -22,7 +22,7 @@ from backend.services.jobs.jobs import JobView, add_job, get_job, view, wake
 MAX_PROMPTS = 10_000
 
 
-def folder_of(ctx: Context, checkpoint: str, *, person: Person) -> tuple[str, str]:
+def find_checkpoint_folder(ctx: Context, checkpoint: str, *, person: Person) -> tuple[str, str]:
     """Return (name, folder) of a checkpoint by name or id, or of a local folder that holds one.
 
     Raises NotFound, NotAllowed for a folder named by an account, Conflict if a checkpoint's files are missing.
@@ -77,10 +77,12 @@ def launch_completions(
             remedy=f"Give 1 to {MAX_PROMPTS}.",
             field="prompts",
         )
-    name, folder = folder_of(ctx, checkpoint, person=person)
+    name, folder = find_checkpoint_folder(ctx, checkpoint, person=person)
     payload = GeneratePayload(
         checkpoint=folder,
-        prompts=tuple(Prompt(id=str(index), messages=tuple(messages)) for index, messages in enumerate(prompts)),
+        prompts=tuple(
+            GenerationPrompt(id=str(index), messages=tuple(messages)) for index, messages in enumerate(prompts)
+        ),
         max_tokens=max_tokens,
         temperature=temperature,
         top_p=top_p,
@@ -102,7 +104,7 @@ def launch_loglikelihoods(ctx: Context, *, checkpoint: str, file: Path, person: 
         raise InvalidInput(
             f"{file.name} is empty.", remedy='Write lines of {"context": text, "continuation": text}.', field="file"
         )
-    name, folder = folder_of(ctx, checkpoint, person=person)
+    name, folder = find_checkpoint_folder(ctx, checkpoint, person=person)
     copy = ctx.artifacts.folder("uploads", new_id()) / "pairs.jsonl"
     shutil.copyfile(file, copy)
     payload = LoglikelihoodPayload(checkpoint=folder, rows_file=ctx.artifacts.relative(copy))

@@ -154,7 +154,7 @@ def _hints(columns: tuple[str, ...], kind: DatasetKind, mapping: dict[str, str])
     return tuple(hints)
 
 
-def fields_of(kind: str) -> tuple[str, ...]:
+def mappable_fields(kind: str) -> tuple[str, ...]:
     """Return the fields that columns may be mapped to for a kind."""
     return FIELDS[DatasetKind(kind)]
 

@@ -25,7 +25,7 @@ from backend.domain.json_values import JsonObject
 from backend.domain.validation import describe_fault
 from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.battles.views import ValidVote, contestant_names, find_campaign, valid_votes
-from backend.services.checkpoints.generation import folder_of
+from backend.services.checkpoints.generation import find_checkpoint_folder
 from backend.services.context import Context, Person, require_builder
 from backend.services.evaluation.judges.records import stored_verdicts
 from backend.services.jobs.jobs import JobView, add_job, get_job, view, wake
@@ -95,7 +95,7 @@ def launch_judgement(
 
 def _resolve(ctx: Context, judge: Judge, *, person: Person) -> dict[str, object]:
     if judge.kind == "checkpoint":
-        name, folder = folder_of(ctx, judge.name, person=person)
+        name, folder = find_checkpoint_folder(ctx, judge.name, person=person)
         return {"judge": name, "checkpoint": folder}
     uses_key = ctx.policy.judge_key
     if judge.kind == "endpoint":

@@ -20,8 +20,7 @@ from backend.domain.jobs.placement import MAX_SUBMISSIONS, Partition, Placement,
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import TERMINAL, Status
 from backend.errors import InvalidInput, RoundhouseError, Unavailable
-from backend.infra.compute.base import ComputeProvider, WorkerOrder
-from backend.infra.compute.base import Submission as Listed
+from backend.infra.compute.base import ComputeProvider, SubmittedOrder, WorkerOrder
 from backend.services.context import Context
 from backend.services.jobs.claims import eligible
 
@@ -75,7 +74,7 @@ def _record_provider(ctx: Context, name: str, partitions: list[Partition], *, pr
         row.partitions, row.problem, row.checked_at = partitions, problem, ctx.now()
 
 
-def _follow(ctx: Context, provider: ComputeProvider, listed: Mapping[str, Listed]) -> None:
+def _follow(ctx: Context, provider: ComputeProvider, listed: Mapping[str, SubmittedOrder]) -> None:
     """Write what became of each order that is open, or that the provider still holds."""
     with ctx.db.read() as session:
         rows = session.execute(
@@ -100,7 +99,7 @@ def _follow(ctx: Context, provider: ComputeProvider, listed: Mapping[str, Listed
 
 
 def _update(
-    ctx: Context, provider: ComputeProvider, row: Submission, job: Job, one: Listed, *, is_newest: bool
+    ctx: Context, provider: ComputeProvider, row: Submission, job: Job, one: SubmittedOrder, *, is_newest: bool
 ) -> None:
     """Write what a provider says of an order, and withdraw it if it is needless."""
     is_needless = not is_newest or job.status in TERMINAL
@@ -125,14 +124,14 @@ def _miss(ctx: Context, row: Submission, job: Job, now: datetime) -> None:
         _write(ctx, row, state=SubmissionState.ENDED, word="forgotten", reason="")
 
 
-def _may_cancel(one: Listed, job: Job, now: datetime) -> bool:
+def _may_cancel(one: SubmittedOrder, job: Job, now: datetime) -> bool:
     """Return whether a needless order can be withdrawn: it has no worker yet, or its worker does not leave."""
     if one.state is SubmissionState.WAITING:
         return True
     return one.state is SubmissionState.RUNNING and job.finished_at is not None and now - job.finished_at > LEAVES
 
 
-def _is_dead(one: Listed, row: Submission, job: Job, now: datetime) -> bool:
+def _is_dead(one: SubmittedOrder, row: Submission, job: Job, now: datetime) -> bool:
     """Return whether an order is said to run whose worker has lost its job and does not take it again."""
     if one.state is not SubmissionState.RUNNING or job.status != Status.QUEUED or job.not_before is None:
         return False

@@ -39,7 +39,7 @@ WHOLE = ("position_embd.weight", "ffn_gate_inp.weight")
 """Matrices that are not quantised: positions, and the router of experts."""
 
 
-def choose_kind(label: str, numbers: GgufNumbers, *, columns: int, num_layers: int, output: str) -> Kind:
+def choose_quantisation(label: str, numbers: GgufNumbers, *, columns: int, num_layers: int, output: str) -> Kind:
     """Return the format of a matrix by its name in GGUF; `output` is the name of the one that gives the logits."""
     kind = KINDS[numbers]
     if not numbers.startswith("q"):

@@ -20,7 +20,7 @@ from backend.domain.checkpoints.export_formats import GgufNumbers, gguf_refusal
 from backend.domain.json_values import JsonObject
 from backend.errors import InvalidInput
 from jobs.modeling.copying import copy_file
-from jobs.modeling.gguf.quantise import choose_kind, quantise
+from jobs.modeling.gguf.quantise import choose_quantisation, quantise
 from jobs.modeling.tokenizers import piece_form
 
 Tensors = Iterator[tuple[str, torch.Tensor]]
@@ -81,7 +81,7 @@ def write_gguf(
         for done, (label, tensor) in enumerate(tensors, 1):
             data, kind = tensor.contiguous().numpy(), gguf.GGMLQuantizationType.F32
             if tensor.dim() > 1:
-                kind = choose_kind(
+                kind = choose_quantisation(
                     label, numbers, columns=data.shape[-1], num_layers=config.num_hidden_layers, output=output
                 )
             if kind == gguf.GGMLQuantizationType.F16 and np.abs(data).max(initial=0) > np.finfo(np.float16).max:

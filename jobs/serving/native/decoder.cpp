@@ -12,10 +12,10 @@ struct Layer {
 };
 
 // One product's change by a LoRA adapter: up (down x), of [rank, inputs] and [outputs, rank], rank a multiple of STEP; 0 changes nothing.
-struct Pair { const float *down, *up; int64_t rank; };
+struct AdapterPair { const float *down, *up; int64_t rank; };
 
 // Rows with one adapter, and its pairs for a layer's qkv, out, gate_up and down.
-struct Change { int64_t begin, end; const Pair *pairs; };
+struct Change { int64_t begin, end; const AdapterPair *pairs; };
 
 struct Batch {
     int64_t rows, requests;
@@ -185,7 +185,7 @@ class Rows {
         const Matrix &m = l.*which;
         product(x, last - first, m, y, plus, threads);
         for (int64_t c = 0; c < b.num_changes; c++) {
-            const Pair &pair = b.changes[c].pairs[pair_of];
+            const AdapterPair &pair = b.changes[c].pairs[pair_of];
             const int64_t begin = std::max(first, b.changes[c].begin), rows = std::min(last, b.changes[c].end) - begin;
             if (!pair.rank || rows <= 0) continue;
             float *changed = y + (begin - first) * m.outputs;
@@ -270,7 +270,7 @@ static const Fact FACTS[] = {
     SIZE(Layer), AT(Layer, qkv), AT(Layer, out), AT(Layer, gate_up), AT(Layer, down),
     AT(Layer, input_norm), AT(Layer, after_norm), AT(Layer, head_norm), AT(Layer, norm_eps), AT(Layer, head_eps), AT(Layer, attention_scale),
     AT(Layer, num_heads), AT(Layer, num_kv_heads), AT(Layer, channels), AT(Layer, page_tokens),
-    SIZE(Pair), AT(Pair, down), AT(Pair, up), AT(Pair, rank),
+    SIZE(AdapterPair), AT(AdapterPair, down), AT(AdapterPair, up), AT(AdapterPair, rank),
     SIZE(Change), AT(Change, begin), AT(Change, end), AT(Change, pairs),
     SIZE(Batch), AT(Batch, rows), AT(Batch, requests), AT(Batch, rotation), AT(Batch, write), AT(Batch, first_row),
     AT(Batch, pages), AT(Batch, first_page), AT(Batch, num_keys), AT(Batch, keys), AT(Batch, values), AT(Batch, changes),

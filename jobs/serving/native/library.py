@@ -74,7 +74,7 @@ class Layer(ctypes.Structure):
     )
 
 
-class Pair(ctypes.Structure):
+class AdapterPair(ctypes.Structure):
     """Addresses of one product's change by an adapter: A [rank, inputs] and B [outputs, rank], the rank a multiple of
     STEP or 0.
     """
@@ -152,7 +152,7 @@ def expected_facts() -> dict[str, int]:
     facts = {"version": VERSION, "STEP": STEP, "GROUP": GROUP, "DONE": DONE, "SHORT_ROTATION": SHORT_ROTATION}
     facts |= {"UNREADABLE": UNREADABLE, "NO_MEMORY": NO_MEMORY}
     facts |= {str(dtype).removeprefix("torch.").upper(): code for dtype, code in FORMATS.items()}
-    for structure in (Matrix, Layer, Pair, Change, Batch):
+    for structure in (Matrix, Layer, AdapterPair, Change, Batch):
         facts[structure.__name__] = ctypes.sizeof(structure)
         for name, *_ in structure._fields_:
             facts[f"{structure.__name__}.{name}"] = getattr(structure, name).offset

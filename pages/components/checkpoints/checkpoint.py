@@ -35,7 +35,7 @@ from pages.components.evaluation.safety import draw_safety
 from pages.components.exports import draw_export, draw_push
 from pages.components.frame import draw_metric, errors_shown, object_heading, plain, show_problem
 from pages.components.job_progress import draw_job
-from pages.components.links import chat_endpoints, draw_chat, page_link, row_link
+from pages.components.links import chat_endpoints, draw_chat_link, page_link, row_link
 from pages.components.settings_form import draw_settings_form
 from pages.components.tables import draw_table
 from pages.components.words import size, when
@@ -180,7 +180,7 @@ def _draw_next(ctx: Context, checkpoint: CheckpointView) -> None:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         query = {"checkpoint": checkpoint.id}
-        draw_chat(checkpoint.id, chat_endpoints(ctx))
+        draw_chat_link(checkpoint.id, chat_endpoints(ctx))
         page_link(routes.LAUNCH, "Continue training", {"base": checkpoint.name}, icon="model_training")
         page_link(routes.INSPECT, "Inspect", query)
         page_link(routes.EVALUATIONS, "Evaluate", query)

@@ -20,7 +20,7 @@ from backend.domain.wording import percent, plural
 from backend.errors import InvalidInput, RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.data.imports import PastImport, get_past_import, import_dataset
-from backend.services.data.preview import Hint, SourcePreview, fields_of, preview_head
+from backend.services.data.preview import Hint, SourcePreview, mappable_fields, preview_head
 from backend.services.data.sources import read_source_head
 from backend.services.data.views import VersionView
 from backend.services.jobs.placements import list_providers
@@ -235,7 +235,7 @@ def _draw_detection(guess: SourcePreview) -> None:
 def _draw_mapping(chosen: Chosen, guess: SourcePreview, kind: str) -> dict[str, str]:
     """Draw a line for each column; return column -> field of the mapped ones."""
     mapping: dict[str, str] = {}
-    fields = [UNUSED, *fields_of(kind)]
+    fields = [UNUSED, *mappable_fields(kind)]
     for column in _shown_columns(chosen, guess, kind):
         left, right = st.columns([3, 1], vertical_alignment="center")
         with left, st.container(gap=None):

@@ -23,7 +23,7 @@ from pages.components.choices import by_identity
 from pages.components.confirm import draw_confirmed
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, object_heading, plain
-from pages.components.links import chat_endpoints, draw_chat, row_link
+from pages.components.links import chat_endpoints, draw_chat_link, row_link
 from pages.components.numbers import form_button, number_form
 from pages.components.tables import WidgetTable
 
@@ -71,7 +71,7 @@ def draw_subject(ctx: Context, evaluation: EvaluationView) -> None:
         checkpoint = evaluation.checkpoint_id or ""
         row_link(evaluation.checkpoint, page=routes.CHECKPOINTS, query={"checkpoint": checkpoint}, key="eval_subject")
         row_link("New evaluation", page=PAGE, query={"checkpoint": checkpoint}, icon="add", key="eval_more")
-        draw_chat(checkpoint, chat_endpoints(ctx))
+        draw_chat_link(checkpoint, chat_endpoints(ctx))
         return
     if endpoint.is_own:
         row_link(endpoint.name, page=routes.ENDPOINTS, query={"name": endpoint.name}, key="eval_subject")

@@ -22,7 +22,7 @@ from backend.services.training.sweeps import sweep_of_run
 from backend.services.training.views import RunDetail, RunView
 from pages.components import routes
 from pages.components.frame import errors_shown, plain, show_problem, title_tab
-from pages.components.links import chat_endpoints, draw_chat, page_link
+from pages.components.links import chat_endpoints, draw_chat_link, page_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.settings_form import draw_notes
 from pages.components.training.placement import draw_placement
@@ -230,7 +230,7 @@ def draw_next_steps(checkpoint_id: str, endpoints: Mapping[str, str], *, writes:
     further. `endpoints` are those of `chat_endpoints`.
     """
     if writes:
-        draw_chat(checkpoint_id, endpoints)
+        draw_chat_link(checkpoint_id, endpoints)
     for label, icon, page in NEXT_STEPS if writes else NEXT_STEPS[-1:]:
         page_link(page, label, {_PARAMETER.get(page, "checkpoint"): checkpoint_id}, icon=icon)
 

@@ -15,7 +15,16 @@ from urllib.parse import parse_qsl, urlencode
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from backend.domain.filters import EXAMPLES, ORDERED, TEXTUAL, FilterError, ValueKind, fields_of, parse_filter, quote
+from backend.domain.filters import (
+    EXAMPLES,
+    ORDERED,
+    TEXTUAL,
+    FilterError,
+    ValueKind,
+    fields_read_by,
+    parse_filter,
+    quote,
+)
 from backend.domain.jobs.states import Status
 from backend.domain.training.run_table import (
     ALIASES,
@@ -289,7 +298,7 @@ def chosen_columns(table: RunTable, rows: Sequence[RunRow], query: RunQuery) -> 
         objectives = {row.objective for row in rows}
         names = ["status", "curve", "objective", *main_metrics(table.fields, objectives)[:3]]
         expression = parse_filter(query.filter, table.filter_fields, aliases=ALIASES, ambiguous=table.ambiguous)
-        names += [name for name in table.fields if name in fields_of(expression) and name != "name"]
+        names += [name for name in table.fields if name in fields_read_by(expression) and name != "name"]
         names += ["dataset", "tokens", "duration", "created", "tags"]
     return [
         CURVE if name == "curve" else table.fields[name]

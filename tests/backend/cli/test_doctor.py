@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 
 from backend.bootstrap import make_providers
-from backend.cli.doctor import check_library, check_provider, check_store, start_checks
+from backend.cli.doctor import check_library, check_provider, start_checks, try_store
 from backend.infra.store.objects import MARK
 from tests.support.native.completeness import skip_unless_complete
 from tests.support.settings import make_settings
@@ -37,11 +37,11 @@ def test_without_a_compiler_the_loss_and_the_cure_are_named(tmp_path: Path, monk
 
 def test_a_store_is_tried_and_left_empty(tmp_path: Path) -> None:
     settings, store = make_settings(tmp_path / "home"), tmp_path / "store"
-    assert check_store(settings, store.as_uri()).state == "ok"
+    assert try_store(settings, store.as_uri()).state == "ok"
     assert [path.name for path in store.rglob("*") if path.is_file()] == [MARK]
     (tmp_path / "file").write_text("no folder")
-    assert check_store(settings, (tmp_path / "file").as_uri()).state == "problem"
-    assert "without keys" in check_store(settings, "s3://key:secret@bucket").cure
+    assert try_store(settings, (tmp_path / "file").as_uri()).state == "problem"
+    assert "without keys" in try_store(settings, "s3://key:secret@bucket").cure
 
 
 def test_a_cluster_that_can_not_be_used_is_a_warning_with_the_cure(tmp_path: Path) -> None:

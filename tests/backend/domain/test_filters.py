@@ -19,7 +19,7 @@ from backend.domain.filters import (
     Missing,
     Not,
     ValueKind,
-    fields_of,
+    fields_read_by,
     matcher,
     parse_filter,
     write_filter,
@@ -201,7 +201,7 @@ def test_any_text_is_read_or_refused_within_itself(text: str) -> None:
     except FilterError as error:
         refused = error
     if refused is None:
-        assert fields_of(expression) <= FIELDS.keys()
+        assert fields_read_by(expression) <= FIELDS.keys()
         assert matcher(expression, lambda name: lambda row: None)({}) in (True, False)
     else:
         assert 0 <= refused.position <= len(text)

@@ -22,7 +22,7 @@ import pytest
 from backend.gateway.app import create_gateway
 from backend.gateway.directory import ReplicaAddress
 from backend.gateway.serve import server_of
-from backend.infra.http_server import Patience
+from backend.infra.http_server import ClientTimeouts
 from tests.support.gateway_fixtures import MemoryDirectory, ScriptedReplica, eventually, scripted
 from tests.support.installation import free_port
 
@@ -34,19 +34,20 @@ import resource, socket, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 1024))
 from backend.gateway.app import create_gateway
 from backend.gateway.serve import server_of
-from backend.infra.http_server import Patience
+from backend.infra.http_server import ClientTimeouts
 from tests.support.gateway_fixtures import MemoryDirectory
 listener = socket.socket()
 listener.bind(("127.0.0.1", 0))
 listener.listen(1024)
-server = server_of(create_gateway(MemoryDirectory({"m": []}, keys_required=False)), patience=Patience(head_s=3600))
+gateway = create_gateway(MemoryDirectory({"m": []}, keys_required=False))
+server = server_of(gateway, patience=ClientTimeouts(head_s=3600))
 print(listener.getsockname()[1], resource.getrlimit(resource.RLIMIT_NOFILE)[0], flush=True)
 server.run(sockets=[listener])
 """
 
 
 @contextmanager
-def guarded(directory: MemoryDirectory, *, patience: Patience, most: int = 100) -> Iterator[int]:
+def guarded(directory: MemoryDirectory, *, patience: ClientTimeouts, most: int = 100) -> Iterator[int]:
     """A gateway as it is served, with less patience; its port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -102,7 +103,7 @@ def test_a_thousand_half_heads_leave_a_gateway_with_1024_files_answering() -> No
 def test_heads_and_bodies_have_a_time_limit_that_drops_of_bytes_do_not_renew(
     replica: tuple[ScriptedReplica, MemoryDirectory],
 ) -> None:
-    with guarded(replica[1], patience=Patience(head_s=1, body_s=2, send_s=60)) as port, ExitStack() as stack:
+    with guarded(replica[1], patience=ClientTimeouts(head_s=1, body_s=2, send_s=60)) as port, ExitStack() as stack:
         silent, head, body = (stack.enter_context(connect(port)) for _ in range(3))
         body.sendall(HEAD + b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
         ended: dict[str, float] = {}
@@ -141,7 +142,7 @@ def test_a_client_that_does_not_read_loses_its_answer_and_the_replica_is_free(
 ) -> None:
     scripted_replica, directory = replica
     scripted_replica.tokens, scripted_replica.word = 10**9, "x" * 10_000
-    with guarded(directory, patience=Patience(send_s=1)) as port, socket.socket() as connection:
+    with guarded(directory, patience=ClientTimeouts(send_s=1)) as port, socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", port))
         body = json.dumps({**BODY, "stream": True}).encode()
@@ -155,7 +156,7 @@ def test_above_the_limit_connections_without_a_request_make_room_and_answers_sta
 ) -> None:
     scripted_replica, directory = replica
     scripted_replica.tokens, scripted_replica.delay_s = 60, 0.05
-    with guarded(directory, patience=Patience(), most=20) as port, ExitStack() as stack:
+    with guarded(directory, patience=ClientTimeouts(), most=20) as port, ExitStack() as stack:
         url = f"http://127.0.0.1:{port}"
         open_ = [
             stack.enter_context(

@@ -16,7 +16,7 @@ import yaml
 from backend.domain.jobs.placement import SubmissionState
 from backend.errors import InvalidInput, RoundhouseError, Unavailable
 from backend.infra.compute import kubernetes as provider_module
-from backend.infra.compute.base import Submission, WorkerOrder
+from backend.infra.compute.base import SubmittedOrder, WorkerOrder
 from backend.infra.compute.kubernetes import Kubernetes
 from backend.settings import PROJECT
 from tests.support.kubernetes_api import (
@@ -50,7 +50,7 @@ def order(key: str = KEY, *, queue: str = "h100", num_gpus: int = 2, num_cpus: i
     return WorkerOrder(key, key.split("-")[1], queue, num_gpus, num_cpus, Path("unused"))
 
 
-def state(provider: Kubernetes) -> Submission:
+def state(provider: Kubernetes) -> SubmittedOrder:
     (submission,) = provider.status()
     return submission
 
@@ -111,7 +111,7 @@ def test_a_job_waits_with_the_clusters_own_reason(provider: Kubernetes, cluster:
         "couldn't assign flavors to pod set main: insufficient unused quota for nvidia.com/gpu in flavor h100, 1 more"
     )
     cluster.queue(KEY, condition("QuotaReserved", False, reason="Pending", message=quota))
-    assert state(provider) == Submission(KEY, KEY, SubmissionState.WAITING, "Suspended", quota)
+    assert state(provider) == SubmittedOrder(KEY, KEY, SubmissionState.WAITING, "Suspended", quota)
     preempted = condition("Evicted", True, reason="Preempted", message="Preempted to accommodate a workload")
     cluster.queue(KEY, preempted, condition("QuotaReserved", False, message=quota))
     assert state(provider).reason == f"Preempted: {quota}"
@@ -121,12 +121,12 @@ def test_a_job_waits_with_the_clusters_own_reason(provider: Kubernetes, cluster:
     pod = cluster.admit(KEY)
     text = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
     pod["status"]["conditions"] = [condition("PodScheduled", False, reason="Unschedulable", message=text)]
-    assert state(provider) == Submission(KEY, KEY, SubmissionState.WAITING, "Pending", f"Unschedulable: {text}")
+    assert state(provider) == SubmittedOrder(KEY, KEY, SubmissionState.WAITING, "Pending", f"Unschedulable: {text}")
     waiting = {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}
     pod["status"] = {"phase": "Pending", "containerStatuses": [container("waiting", waiting)]}
     assert state(provider).reason == "ImagePullBackOff: Back-off pulling image"
     pod["status"] = {"phase": "Running"}
-    assert state(provider) == Submission(KEY, KEY, SubmissionState.RUNNING, "Running", "")
+    assert state(provider) == SubmittedOrder(KEY, KEY, SubmissionState.RUNNING, "Running", "")
 
 
 def container(kind: str, details: dict[str, object]) -> dict[str, object]:
@@ -149,7 +149,7 @@ def test_an_ended_job_says_how_and_keeps_its_log(provider: Kubernetes, cluster: 
     cluster.logs[pod["metadata"]["name"]] = "\n".join(f"line {number}" for number in range(100))
     cluster.end(KEY, "Failed", "BackoffLimitExceeded")
     reason = "BackoffLimitExceeded, OOMKilled, exit status 137"
-    assert state(provider) == Submission(KEY, KEY, SubmissionState.ENDED, "Failed", reason)
+    assert state(provider) == SubmittedOrder(KEY, KEY, SubmissionState.ENDED, "Failed", reason)
     provider.cancel(KEY)
     assert list(provider.log(KEY, Path("unused"))) == [f"line {number}" for number in range(60, 100)]
     assert provider.log("roundhouse-0123456789ab-2", Path("unused")) == ()
@@ -230,7 +230,7 @@ def test_a_pod_that_outlives_its_end_is_on_a_dead_node_and_its_order_has_ended(
     pod["metadata"]["deletionTimestamp"] = (now + timedelta(seconds=45)).strftime("%Y-%m-%dT%H:%M:%SZ")
     assert state(provider).state is SubmissionState.RUNNING, "it has time to save"
     pod["metadata"]["deletionTimestamp"] = (now - timedelta(seconds=90)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    assert state(provider) == Submission(KEY, KEY, SubmissionState.ENDED, "NodeLost", "its node does not answer")
+    assert state(provider) == SubmittedOrder(KEY, KEY, SubmissionState.ENDED, "NodeLost", "its node does not answer")
     provider.cancel(KEY)
     assert cluster.items["jobs"] == {}
 

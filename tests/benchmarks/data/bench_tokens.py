@@ -28,7 +28,7 @@ from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.training.config import RunConfig
 from jobs.batches.examples import CHAT
 from jobs.batches.pretrain import TEXT
-from jobs.batches.token_files import read_manifest
+from jobs.batches.token_files import read_token_manifest
 from jobs.batches.token_making import TokenSource, make_tokens
 from jobs.data.importer import import_files
 from jobs.memory_reuse import with_memory_reuse
@@ -168,7 +168,7 @@ def finish(home: Path, version: dict[str, Any], *, objective: str) -> dict[str, 
     started, cpu, rows = time.perf_counter(), time.process_time(), 0
     for split in ("train", "val"):
         folder = source.split_folder(form, split)
-        known = read_manifest(folder.path)
+        known = read_token_manifest(folder.path)
         rows += folder.identity["rows"] - (0 if known is None else known.counts["rows"])
         make_tokens(source, folder)
     return {

@@ -26,7 +26,7 @@ from jobs.batches.examples import CHAT, StoredExamples, encode_row, load_example
 from jobs.batches.pretrain import TEXT, PretrainBatches
 from jobs.batches.prompts import PROMPTS
 from jobs.batches.sft import PackedBatches, SftBatches
-from jobs.batches.token_files import StoredTokens, TokenWriter, id_type, read_manifest
+from jobs.batches.token_files import StoredTokens, TokenWriter, id_type, read_token_manifest
 from jobs.batches.token_maker import MakerSpec
 from jobs.batches.token_making import Maker, SplitFolder, TokenSource, make_tokens, row_pieces
 from jobs.training.objectives import base
@@ -276,7 +276,7 @@ def test_a_killed_maker_leaves_nothing_half_and_the_next_continues_it(rooms: Roo
     with subprocess.Popen([program, "-c", WAITING, *spec], **pipes) as child:  # type: ignore[call-overload]
         assert child.stdout.readline() == b"flushed\n"
         child.kill()
-    left = read_manifest(killed.path)
+    left = read_token_manifest(killed.path)
     assert left is not None
     assert left.counts["rows"] > 0
     assert not left.is_complete
@@ -287,7 +287,7 @@ def test_a_killed_maker_leaves_nothing_half_and_the_next_continues_it(rooms: Roo
     assert [each.wait(250) for each in both] == [0, 0], "the second one leaves, or finds the tokens made"
     wait_until(lambda: (known := killed.open()) is not None and known.is_complete)
     for name in ("ids", "ends", "rows", "values"):
-        sizes = [read_manifest(place.path).bytes[name] for place in (undisturbed, killed)]  # type: ignore[union-attr]
+        sizes = [read_token_manifest(place.path).bytes[name] for place in (undisturbed, killed)]  # type: ignore[union-attr]
         assert sizes[0] == sizes[1]
         assert (undisturbed.path / name).read_bytes() == (killed.path / name).read_bytes()[: sizes[1]]
     assert rooms.tokenizer.decode(killed.open().segments_of(0)[0])  # type: ignore[union-attr]
@@ -367,7 +367,7 @@ def test_damage_is_noticed_and_the_tokens_are_made_again(rooms: Rooms, tmp_path:
         assert repaired is not None
         assert repaired.ids.tolist() == right
     (place.path / "ids").write_bytes(b"short")
-    assert read_manifest(place.path) is None
+    assert read_token_manifest(place.path) is None
     assert source.open(TEXT, "train").ids.tolist() == right  # type: ignore[union-attr]
     for text in (
         "{",
@@ -376,7 +376,7 @@ def test_damage_is_noticed_and_the_tokens_are_made_again(rooms: Rooms, tmp_path:
         json.dumps({"dtype": "object"}),
     ):
         (place.path / MANIFEST).write_text(text)
-        assert read_manifest(place.path) is None
+        assert read_token_manifest(place.path) is None
 
 
 def test_an_upgrade_of_the_encoding_code_never_reads_old_tokens(

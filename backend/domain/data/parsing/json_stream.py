@@ -22,7 +22,7 @@ _SPACE = re.compile(r"[\s,]*")
 _WRAPPED_LIST = re.compile(r'"[^"\\]{1,80}"\s*:\s*\[\s*(?=\{)')
 
 
-def parse_json(text: str) -> dict[str, object]:
+def parse_json_row(text: str) -> dict[str, object]:
     """Parse one JSON object; a bare string becomes a row of one column. Raises RowProblem for other values and for what
     is not JSON.
     """

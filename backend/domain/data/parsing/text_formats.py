@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from backend.domain.data.parsing.json_stream import iter_json_rows, parse_json
+from backend.domain.data.parsing.json_stream import iter_json_rows, parse_json_row
 from backend.domain.data.rows.problem import RowProblem
 from backend.domain.json_values import Row
 from backend.errors import InvalidInput
@@ -150,7 +150,7 @@ def _iter_jsonl(chunks: Iterable[bytes], *, first: int) -> Iterator[NumberedRow]
             yield number, line
         elif line.strip():
             try:
-                yield number, parse_json(_decode(line))
+                yield number, parse_json_row(_decode(line))
             except RowProblem as problem:
                 yield number, RowProblem(problem.reason, raw=_raw(line))
 

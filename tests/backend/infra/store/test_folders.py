@@ -19,8 +19,8 @@ import pytest
 
 from backend.errors import InvalidInput, Unavailable
 from backend.infra.artifacts import Artifacts
-from backend.infra.store.folders import STATE, FolderStore, Selection
-from backend.infra.store.manifest import MANIFEST, DamagedFolder, Manifest, read_manifest
+from backend.infra.store.folders import STATE, FileSelection, FolderStore
+from backend.infra.store.manifest import MANIFEST, DamagedFolder, FolderManifest, read_manifest
 from backend.infra.store.objects import StoreKeys, open_objects
 from backend.infra.store.outbox import Outbox
 from tests.support.installation import wait_until
@@ -107,7 +107,7 @@ def test_one_file_of_a_folder_is_fetched_alone(store: Store, tmp_path: Path) -> 
     a, b = machine(store, tmp_path / "a"), machine(store, tmp_path / "b")
     files = fill(a.root)
     a.send("datasets/a")
-    b.bring("datasets/a", selection=Selection(only="card.json"))
+    b.bring("datasets/a", selection=FileSelection(only="card.json"))
     assert read_back(b.root) == {"card.json": b"{}"}
     assert not b.is_here("datasets/a")
     b.bring("datasets/a")
@@ -429,7 +429,7 @@ def test_a_name_in_the_store_that_no_folder_has_is_neither_listed_nor_used(
     keys = dict.fromkeys([f"{name}/{MANIFEST}", f"runs/a/checkpoints/b/{MANIFEST}"], 1)
     monkeypatch.setattr(a.objects, "sizes", lambda folder, within_s: keys)
     assert a.list_folders("runs/a/checkpoints") == ["runs/a/checkpoints/b"]
-    monkeypatch.setattr(a.objects, "read", Mock(return_value=Manifest(folder=name, files=()).dump()))
+    monkeypatch.setattr(a.objects, "read", Mock(return_value=FolderManifest(folder=name, files=()).dump()))
     for use in (a.bring, a.send, a.delete):
         with pytest.raises(InvalidInput):
             use(name)
@@ -442,7 +442,9 @@ def test_a_file_whose_pieces_are_of_another_file_is_refused_by_name(tmp_path: Pa
     manifest = read_manifest(a.objects.read(f"datasets/a/{MANIFEST}", within_s=20), folder="datasets/a")
     files = tuple(file.model_copy(update={"sha256": "0" * 64}) for file in manifest.files)
     a.objects.write(
-        f"datasets/a/{MANIFEST}", Manifest(folder="datasets/a", piece_bytes=2**16, files=files).dump(), within_s=20
+        f"datasets/a/{MANIFEST}",
+        FolderManifest(folder="datasets/a", piece_bytes=2**16, files=files).dump(),
+        within_s=20,
     )
     with pytest.raises(DamagedFolder, match=r"datasets/a/card\.json"):
         machine(folder_store(tmp_path / "store"), tmp_path / "b").bring("datasets/a")
@@ -640,5 +642,5 @@ def test_a_copy_that_is_being_removed_is_pinned_only_afterwards(
 
 
 def test_a_manifest_reads_what_it_wrote() -> None:
-    manifest = Manifest(folder="datasets/a", files=())
+    manifest = FolderManifest(folder="datasets/a", files=())
     assert read_manifest(manifest.dump(), folder="datasets/a") == manifest

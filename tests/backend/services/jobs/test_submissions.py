@@ -17,8 +17,7 @@ from backend.db.tables import Job, Submission
 from backend.domain.jobs.placement import Partition, SubmissionState, submission_key
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import InvalidInput, Unavailable
-from backend.infra.compute.base import Submission as Listed
-from backend.infra.compute.base import WorkerOrder
+from backend.infra.compute.base import SubmittedOrder, WorkerOrder
 from backend.services.context import Context
 from backend.services.jobs import submissions
 from backend.services.jobs.claims import claim_next, give_back
@@ -37,7 +36,7 @@ from tests.support.settings import make_settings
 class ScriptedProvider:
     """A cluster that does what a test says. It accepts every order, unless it is given an error to answer with."""
 
-    listed: dict[str, Listed] = field(default_factory=dict)
+    listed: dict[str, SubmittedOrder] = field(default_factory=dict)
     orders: list[WorkerOrder] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     fails_with: Exception | None = None
@@ -52,12 +51,12 @@ class ScriptedProvider:
         self.orders.append(order)
         number = str(len(self.orders))
         if not isinstance(self.fails_with, InvalidInput):
-            self.listed[order.key] = Listed(number, order.key, SubmissionState.WAITING, "PENDING", "Priority")
+            self.listed[order.key] = SubmittedOrder(number, order.key, SubmissionState.WAITING, "PENDING", "Priority")
         if self.fails_with is not None:
             raise self.fails_with
         return number
 
-    def status(self) -> Sequence[Listed]:
+    def status(self) -> Sequence[SubmittedOrder]:
         return list(self.listed.values())
 
     def log(self, key: str, output: Path) -> Sequence[str]:

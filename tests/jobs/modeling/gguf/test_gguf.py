@@ -16,7 +16,7 @@ from backend.domain.checkpoints.export_formats import GGUF_FAMILIES
 from backend.errors import InvalidInput
 from backend.infra.checkpoints.weight_headers import read_gguf
 from jobs.modeling.build import build_network
-from jobs.modeling.gguf.quantise import choose_kind
+from jobs.modeling.gguf.quantise import choose_quantisation
 from jobs.modeling.gguf.write import ARCHITECTURES, write_gguf
 from jobs.modeling.tokenizers import train_bpe, train_unigram
 from tests.support.training_rooms import make_stories
@@ -92,7 +92,7 @@ def test_lower_precision_makes_a_smaller_file_of_nearly_the_same_network(
 
 def test_formats_are_mixed_as_llama_quantize_mixes_them() -> None:
     def kind(label: str, numbers: Any = "q4_k_m", *, columns: int = 512) -> str:
-        return choose_kind(label, numbers, columns=columns, num_layers=16, output="output.weight").name
+        return choose_quantisation(label, numbers, columns=columns, num_layers=16, output="output.weight").name
 
     values = [kind(f"blk.{layer}.attn_v.weight") for layer in range(16)]
     assert [layer for layer, name in enumerate(values) if name == "Q6_K"] == [0, 1, 4, 7, 10, 13, 14, 15]
