@@ -36,12 +36,14 @@ def week_start(now: datetime) -> datetime:
 
 @dataclass(frozen=True)
 class GpuHours:
-    """A person's GPU-hours of this week: used, expected of runs that wait or train, and the limit."""
+    """A person's GPU-hours of this week: used, the limit, and those expected of runs that wait or train; none where
+    nothing was predicted.
+    """
 
     used: float
-    expected: float
     limit: float
     ends_at: datetime
+    expected: float = 0.0
 
     @property
     def sentence(self) -> str:

@@ -28,7 +28,7 @@ from backend.domain.training.objectives import Objective
 from backend.domain.training.traits import Effect
 from backend.errors import RoundhouseError
 from backend.services.context import Context
-from backend.services.estimates.measurements import predict
+from backend.services.estimates.measurements import predict, predict_time
 from backend.services.jobs.gangs import plan_config
 from backend.services.jobs.queue_position import JobsAhead, ahead_of_new
 from backend.services.jobs.workers import WorkerView
@@ -195,7 +195,7 @@ def _durations(ctx: Context, ahead: JobsAhead) -> list[Progress | None]:
 
 def _expected(ctx: Context, config: RunConfig) -> Progress | None:
     try:
-        time = predict(ctx, config).time
+        time = predict_time(ctx, config)
     except RoundhouseError:  # one of its parts was deleted
         return None
     return Progress(0, 1, "run", None, time.seconds, "") if time else None

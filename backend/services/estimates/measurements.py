@@ -104,16 +104,9 @@ def predict(
     """
     parts = parts or resolve_parts(ctx, config)
     device = device or parts.device
-    subject = subject_of(
-        config,
-        parts.shape,
-        device=device.kind,
-        data=parts.version.id,
-        base=parts.base.id if parts.base else None,
-        parameters=parts.base.parameters if parts.base else None,
-    )
+    subject = _subject(config, parts, device)
     rows = _recent_rows(ctx, device)
-    same = [row for row in rows if _identity(row) == subject.fingerprint]
+    same = _same(subject, rows)
     return Prediction(
         device=device.name,
         device_bytes=device.usable_bytes,
@@ -122,12 +115,17 @@ def predict(
     )
 
 
+def predict_time(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) -> TimePrediction | None:
+    """Return what `predict` says of a run's time; None if it is unknown."""
+    parts = parts or resolve_parts(ctx, config)
+    subject = _subject(config, parts, parts.device)
+    return _predict_time(ctx, config, subject, parts.device, _same(subject, _recent_rows(ctx, parts.device)))
+
+
 def predict_setting(ctx: Context, setting: TrainingSetting, device: Device) -> MemoryPrediction:
     """Return the predicted memory of a setting on a device."""
-    rows = _recent_rows(ctx, device)
-    return _predict_memory(
-        MeasuredSubject(setting, {}), rows, [row for row in rows if _identity(row) == setting.fingerprint]
-    )
+    subject, rows = MeasuredSubject(setting, {}), _recent_rows(ctx, device)
+    return _predict_memory(subject, rows, _same(subject, rows))
 
 
 def record_probe(session: Session, ctx: Context, claim: Claim[ProbePayload], result: ProbeResult) -> None:
@@ -207,6 +205,22 @@ def _add(
             created_at=ctx.now(),
         )
     )
+
+
+def _subject(config: RunConfig, parts: RunParts, device: Device) -> MeasuredSubject:
+    return subject_of(
+        config,
+        parts.shape,
+        device=device.kind,
+        data=parts.version.id,
+        base=parts.base.id if parts.base else None,
+        parameters=parts.base.parameters if parts.base else None,
+    )
+
+
+def _same(subject: MeasuredSubject, rows: Sequence[Measurement]) -> list[Measurement]:
+    fingerprint = subject.fingerprint
+    return [row for row in rows if _identity(row) == fingerprint]
 
 
 def _predict_memory(
@@ -325,8 +339,13 @@ def _identity(row: Measurement) -> str:
     """Return the fingerprint of a row's setting under the current schema; rows of earlier versions lack later
     fields.
     """
-    setting = _stored_setting(json.dumps(row.setting, sort_keys=True))
-    return setting.fingerprint if setting is not None else _hash(row.setting or {})
+    return _stored_identity(json.dumps(row.setting or {}, sort_keys=True))
+
+
+@lru_cache(maxsize=1024)
+def _stored_identity(text: str) -> str:
+    setting = _stored_setting(text)
+    return setting.fingerprint if setting is not None else _hash(json.loads(text))
 
 
 @lru_cache(maxsize=1024)

@@ -24,7 +24,7 @@ from backend.services.evaluation.open_suites import SuiteChoice, add_choice
 from backend.services.jobs.jobs import add_job, request_stop, wake
 from backend.services.jobs.placements import check_placement
 from backend.services.naming import rename, replace_notes
-from backend.services.people.gpu_hours import gpu_hours_of, require_gpu_hours, takes_gpus
+from backend.services.people.gpu_hours import require_gpu_hours
 from backend.services.training.events import forget_after
 from backend.services.training.parts import RunParts, require_disk, resolve_parts, training_payload
 from backend.services.training.views import RunView, find_run, get_run, newest_checkpoint_step
@@ -64,7 +64,7 @@ def launch_run(
     parts = parts or resolve_parts(ctx, config)
     placement = check_placement(ctx, placement, config) if placement else None
     require_disk(ctx, config, parts)
-    require_gpu_hours(ctx, config, person=person, parts=parts, placement=placement)
+    require_gpu_hours(ctx, config, person=person, steps=config.max_steps, parts=parts, placement=placement)
     try:
         with ctx.db.write() as session:
             run_id = _insert(
@@ -105,7 +105,7 @@ def resume_run(
     `max_steps` is not raised; InvalidInput for fewer steps than are done, or a partition that is not offered any more.
     """
     require_builder(person)
-    _require_hours_again(ctx, name_or_id, person=person)
+    _require_hours_again(ctx, name_or_id, person=person, max_steps=max_steps)
     with ctx.db.write() as session:
         run, job = _ended(session, name_or_id)
         if job is None or job.status not in TERMINAL:
@@ -142,16 +142,17 @@ def retry_run(ctx: Context, name_or_id: str, *, person: Person) -> RunView:
     return get_run(ctx, run_id)
 
 
-def _require_hours_again(ctx: Context, name_or_id: str, *, person: Person) -> None:
-    """Raise Conflict if the person who continues an ended run has no GPU-hours left for it."""
+def _require_hours_again(ctx: Context, name_or_id: str, *, person: Person, max_steps: int | None = None) -> None:
+    """Raise Conflict if the person who continues an ended run has no GPU-hours left, or too few for the steps that are
+    added to it.
+    """
     with ctx.db.read() as session:
         run, job = _ended(session, name_or_id)
         if job is None or job.status not in TERMINAL:
             return
         config, placement = run.launched_config, job.placement
-    hours = gpu_hours_of(ctx, person)
-    if hours is not None and takes_gpus(ctx, config, placement):
-        hours.require(None)
+    added = max(0, (max_steps or 0) - config.max_steps)
+    require_gpu_hours(ctx, config, person=person, steps=added, placement=placement)
 
 
 def stop_run(ctx: Context, name_or_id: str, *, how: StopRequest = "cancel", person: Person) -> RunView:

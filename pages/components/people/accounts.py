@@ -18,7 +18,7 @@ from backend.services.people.accounts import (
     list_accounts,
     reset_password,
 )
-from backend.services.people.gpu_hours import gpu_hours_of
+from backend.services.people.gpu_hours import used_gpu_hours
 from backend.services.people.sessions import end_sessions
 from pages.components.confirm import draw_confirmed
 from pages.components.forms import draw_fields
@@ -45,10 +45,11 @@ def draw_accounts(ctx: Context, person: Person) -> None:
             "No accounts, and no one is asked to sign in: only this machine reaches these pages. Create one to listen"
             " elsewhere."
         )
+    hours_of = used_gpu_hours(ctx, accounts)
     for account in accounts:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             state = f" · disabled {when(account.disabled_at)}" if account.disabled_at else ""
-            hours = gpu_hours_of(ctx, Person(id=account.id, name=account.name, role=account.role))
+            hours = hours_of.get(account.id)
             used = f"  \n:gray[{hours.sentence}]" if hours is not None else ""
             st.markdown(
                 f"**{plain(account.name)}** · {account.role}{' · you' if account.id == person.id else ''}{state}{used}"

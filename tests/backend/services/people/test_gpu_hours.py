@@ -8,19 +8,22 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from backend.db.tables import DeviceUse, Job
+from backend.db.tables import DeviceUse, Job, Run
+from backend.domain.jobs.gauges import MachineGauges
 from backend.domain.jobs.gpu_hours import PersonLimits, week_start
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.training.config import RunConfig
 from backend.errors import Conflict, NotAllowed
 from backend.services.context import LOCAL, Context, Person
+from backend.services.jobs.workers import beat
 from backend.services.people.accounts import add_user, change_limits, list_accounts
-from backend.services.people.gpu_hours import gpu_hours_of
-from backend.services.training.runs import launch_run, retry_run
+from backend.services.people.gpu_hours import gpu_hours_of, used_gpu_hours
+from backend.services.training.runs import launch_run, resume_run, retry_run
 from backend.services.training.views import RunView
 from tests.support.clock import START, Clock
 from tests.support.jobs import add_stored_job
-from tests.support.run_world import add_parts, make_config, measure
+from tests.support.queries import count_selects
+from tests.support.run_world import add_checkpoint, add_parts, make_config, measure
 
 MONDAY = START - timedelta(days=1)
 PASSWORD = "correct horse battery"
@@ -60,6 +63,17 @@ def add_use(
         use = DeviceUse(job_id=job.id, attempt=1, kind="gpu", num_devices=gpus, started_at=moment(start_h))
         use.ended_at = moment(end_h) if end_h is not None else None
         session.add(use)
+
+
+def set_job(
+    ctx: Context, run: RunView, status: Status, *, device: str | None = None, last_step: int | None = None
+) -> None:
+    """Put a run's job into a state, on a GPU if a device is given."""
+    with ctx.db.write() as session:
+        row = session.get_one(Run, run.id)
+        job = session.get_one(Job, row.job_id)
+        job.status, job.device = status, device
+        row.last_step = row.last_step if last_step is None else last_step
 
 
 def used(ctx: Context, person: Person) -> float:
@@ -126,8 +140,7 @@ def test_a_run_is_not_continued_when_nothing_is_left(
     ctx: Context, maya: Person, launch: Callable[..., RunView]
 ) -> None:
     run = launch(hours=1)
-    with ctx.db.write() as session:
-        session.get_one(Job, run.job_id).status = Status.FAILED
+    set_job(ctx, run, Status.FAILED)
     add_use(ctx, maya, start_h=0, end_h=10)
     with pytest.raises(Conflict, match=r"10\.0 of 10 GPU-hours"):
         retry_run(ctx, run.id, person=maya)
@@ -143,3 +156,95 @@ def test_the_installations_limit_holds_where_an_account_has_none(ctx: Context, m
     with pytest.raises(NotAllowed):
         change_limits(ctx, str(noor.id), PersonLimits(gpu_hours_per_week=1000), person=noor)
     assert {one.name: one.limits.gpu_hours_per_week for one in list_accounts(ctx)} == {"maya": 10, "noor": None}
+
+
+@pytest.mark.parametrize("is_new_week", [False, True])
+def test_only_the_steps_that_are_left_are_expected(
+    ctx: Context, maya: Person, launch: Callable[..., RunView], clock: Clock, is_new_week: bool
+) -> None:
+    run = launch(hours=8)
+    set_job(ctx, run, Status.RUNNING, device="0", last_step=7000)
+    if is_new_week:
+        clock.advance(timedelta(days=7).total_seconds())
+    else:  # a run that is retried has another job
+        set_job(ctx, run, Status.FAILED)
+        add_checkpoint(ctx, run, 7000)
+        retry_run(ctx, run.id, person=maya)
+    hours = gpu_hours_of(ctx, maya)
+    assert hours is not None
+    assert (hours.used, hours.expected) == (0, pytest.approx(1))
+    launch(hours=9)
+
+
+def test_a_run_that_takes_any_device_counts_only_on_a_gpu(ctx: Context, maya: Person) -> None:
+    add_parts(ctx)
+    gauges = MachineGauges(cpu_name="a CPU", memory_total_bytes=8 * 2**30)
+    beat(ctx, name="lab/train", host="lab", pid=1, slots={"train": 1}, devices=[], gauges=gauges)
+    config = make_config(device="auto", max_steps=3000)
+    measure(ctx, config, step_s=3.6)
+    run = launch_run(ctx, config, person=maya)
+
+    def expected() -> float:
+        hours = gpu_hours_of(ctx, maya)
+        assert hours is not None
+        return hours.expected
+
+    assert expected() == 0
+    set_job(ctx, run, Status.RUNNING, device=None)
+    assert expected() == 0
+    set_job(ctx, run, Status.RUNNING, device="0")
+    assert expected() == pytest.approx(3)
+
+
+def test_steps_that_are_added_to_a_run_are_required_like_those_of_a_new_one(
+    ctx: Context, maya: Person, launch: Callable[..., RunView]
+) -> None:
+    run = launch(hours=1)
+    set_job(ctx, run, Status.FINISHED, last_step=1000)
+    add_checkpoint(ctx, run, 1000)
+    with pytest.raises(Conflict, match=r"needs about 99\.0 GPU-hours, and 0\.0 of 10 GPU-hours"):
+        resume_run(ctx, run.id, person=maya, max_steps=100_000)
+    assert resume_run(ctx, run.id, person=maya, max_steps=9000).max_steps == 9000
+
+
+def test_nothing_is_predicted_for_a_list_of_accounts_nor_where_no_hours_are_left(
+    ctx: Context, maya: Person, launch: Callable[..., RunView]
+) -> None:
+    noor = add_user(ctx, "noor", PASSWORD, person=LOCAL)
+    launch(hours=1)
+    add_use(ctx, maya, start_h=0, end_h=10)
+    with count_selects(ctx.db.engine) as selects:
+        assert {user_id: hours.used for user_id, hours in used_gpu_hours(ctx, list_accounts(ctx)).items()} == {
+            maya.id: 10
+        }
+        with pytest.raises(Conflict, match=r"10\.0 of 10 GPU-hours of this week are used\. Wait"):
+            launch(hours=1)
+    assert (selects["measurements"], selects["device_uses"]) == (0, 2)
+    with count_selects(ctx.db.engine) as selects:
+        launch_run(ctx, make_config(device="gpu"), person=noor)
+    assert (selects["measurements"], selects["device_uses"]) == (0, 0)
+
+
+def test_runs_that_take_the_same_time_are_predicted_once(
+    ctx: Context, maya: Person, launch: Callable[..., RunView]
+) -> None:
+    for number in range(4):
+        launch(hours=number + 1, name=f"try {number}", seed=number, learning_rate=1e-3 * (number + 1))
+    with count_selects(ctx.db.engine) as selects:
+        hours = gpu_hours_of(ctx, maya)
+    assert hours is not None
+    assert hours.expected == pytest.approx(10)
+    assert selects["measurements"] == 1
+
+
+def test_of_many_different_runs_a_few_are_predicted_and_the_others_take_their_mean(ctx: Context, maya: Person) -> None:
+    add_parts(ctx)
+    for number in range(1, 15):
+        config = make_config(device="gpu", micro_batch=number, max_steps=500)
+        measure(ctx, config, step_s=3.6)
+        launch_run(ctx, config, person=maya)
+    with count_selects(ctx.db.engine) as selects:
+        hours = gpu_hours_of(ctx, maya)
+    assert hours is not None
+    assert hours.expected == pytest.approx(7)
+    assert selects["measurements"] == 12
