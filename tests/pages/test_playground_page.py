@@ -73,13 +73,13 @@ def test_a_preset_fills_in_the_settings_of_the_next_turn(site: Context) -> None:
     settings = chat_data(app)["settings"]
     assert (settings["system"], settings["temperature"], settings["seed"]) == ("Be brief.", 0.3, 7)
     assert all("broker" in warning.value for warning in app.warning), "no widget has both a value and a state"
-    app.text_area(key="schema_new_1").set_value("{").run()
+    app.text_area(key="schema_new#1").set_value("{").run()
     assert len(app.error) == 2, "in the menu, and on the page under it"
     assert all("JSON schema: not JSON" in error.value.replace("\\", "") for error in app.error)
-    app.text_area(key="schema_new_1").set_value('{"type": "wizard"}').run()
+    app.text_area(key="schema_new#1").set_value('{"type": "wizard"}').run()
     assert "Invalid type: wizard" in app.error[0].value.replace("\\", "")
-    app.text_area(key="schema_new_1").set_value("").run()
-    app.text_area(key="tools_new_1").set_value('[{"type": "function", "function": {"name": "to morrow"}}]').run()
+    app.text_area(key="schema_new#1").set_value("").run()
+    app.text_area(key="tools_new#1").set_value('[{"type": "function", "function": {"name": "to morrow"}}]').run()
     assert "tool 1 is named 'to morrow'" in app.error[0].value.replace("\\", "")
 
 
@@ -218,24 +218,41 @@ def test_a_side_has_settings_of_its_own_as_chips_also_beside_the_same_endpoint(s
     app.toggle(key="twice_new").set_value(True).run()
     settings = chat_data(app)["settings"]
     assert (settings["endpoints"], ChatSettings.model_validate(settings).differ) == (["tales", "tales"], False)
-    app.toggle(key="own_new_tales (2)").set_value(True).run()
-    app.slider(key="temperature_new_tales (2)_1").set_value(0.0).run()
-    app.text_area(key="system_new_tales (2)_1").set_value("Be brief.").run()
+    app.toggle(key="own_new@tales (2)").set_value(True).run()
+    app.slider(key="temperature_new@tales (2)#1").set_value(0.0).run()
+    app.text_area(key="system_new@tales (2)#1").set_value("Be brief.").run()
     app.number_input(key="top_k_new").set_value(40).run()
     settings = ChatSettings.model_validate(chat_data(app)["settings"])
     assert settings.of_side(0).temperature > 0
     assert settings.own(1).changes == {"system": "Be brief.", "temperature": 0}, "the rest follows that of all"
     assert settings.of_side(1).top_k == 40
-    assert app.button(key="chip_temperature_new_tales (2)").label == "Greedy"
-    assert app.button(key="chip_system_new_tales (2)").label == r"System prompt\: Be brief\."
-    app.button(key="chip_temperature_new_tales (2)").click().run()
+    assert app.button(key="chip_temperature_new@tales (2)").label == "Greedy"
+    assert app.button(key="chip_system_new@tales (2)").label == r"System prompt\: Be brief\."
+    app.button(key="chip_temperature_new@tales (2)").click().run()
     assert "temperature" not in ChatSettings.model_validate(chat_data(app)["settings"]).own(1).changes
-    app.text_area(key="schema_new_tales (2)_3").set_value("{").run()
+    app.text_area(key="schema_new@tales (2)#3").set_value("{").run()
     assert "tales (2): JSON schema: not JSON" in app.error[-1].value.replace("\\", "")
-    app.text_area(key="schema_new_tales (2)_3").set_value("").run()
-    app.toggle(key="own_new_tales (2)").set_value(False).run()
+    app.text_area(key="schema_new@tales (2)#3").set_value("").run()
+    app.toggle(key="own_new@tales (2)").set_value(False).run()
     assert not ChatSettings.model_validate(chat_data(app)["settings"]).differ
     assert not app.exception
+
+
+def test_sides_whose_names_hold_one_another_keep_their_settings_apart(site: Context) -> None:
+    """An endpoint `shared` broke the page; `a` took what was kept for `a_shared`, and the fields of `a_1`."""
+    names = ("a", "a_shared", "a_1", "shared")
+    for name in names:
+        place(site, name)
+    app = open_page(PAGE, endpoint="a")
+    app.multiselect(key="endpoints_new").set_value(list(names)).run()
+    for column, name in enumerate(names):
+        app.toggle(key=f"own_new@{name}").set_value(True).run()
+        app.slider(key=f"temperature_new@{name}#1").set_value(0.1 * column).run()
+    app.toggle(key="own_new@a").set_value(False).run()
+    assert not app.exception
+    settings = ChatSettings.model_validate(chat_data(app)["settings"])
+    temperatures = [round(settings.of_side(column).temperature, 2) for column in range(4)]
+    assert temperatures == [settings.temperature, 0.1, 0.2, 0.3]
 
 
 def test_stored_settings_of_a_side_come_back_with_their_conversation(site: Context) -> None:
@@ -250,4 +267,4 @@ def test_stored_settings_of_a_side_come_back_with_their_conversation(site: Conte
     app = open_page(PAGE, conversation=row.id)
     assert not app.exception
     assert ChatSettings.model_validate(chat_data(app)["settings"]).sides == settings.sides
-    assert app.button(key=f"chip_max_tokens_{row.id}_other").label == "At most 12 tokens"
+    assert app.button(key=f"chip_max_tokens_{row.id}@other").label == "At most 12 tokens"

@@ -17,7 +17,7 @@ METRIC_LABELS = {
 }
 
 
-def metric_label(metric: str) -> str:
+def curve_label(metric: str) -> str:
     """Return what a metric is called; one of another program or version by the words of its name."""
     words = metric.removeprefix("val_").replace("/", ", ").replace("_", " ").strip() or metric
     if metric.startswith("val_"):

@@ -27,7 +27,7 @@ from backend.domain.training.config_fields import (
     paths_affecting,
     unmet_condition,
 )
-from backend.domain.training.metric_labels import metric_label
+from backend.domain.training.metric_labels import curve_label
 from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
 from backend.domain.training.traits import Effect
 from backend.domain.wording import format_bytes, format_duration, format_usd, percent, plural, short
@@ -246,7 +246,7 @@ def metric_fields(metrics: Iterable[tuple[str, str]]) -> list[RunField]:
             about = "Lowest value so far." if metric == BEST else "Newest value."
             fields[name] = RunField(
                 name,
-                f"{metric_label(metric)} · {OBJECTIVE_NAMES.get(objective, 'Imported')}",
+                f"{curve_label(metric)} · {OBJECTIVE_NAMES.get(objective, 'Imported')}",
                 ValueKind.NUMBER,
                 "loss",
                 f"Metrics of {OBJECTIVE_NAMES.get(objective, 'imported logs')}",

@@ -69,13 +69,14 @@ def run_ranks(spec: JobSpec[TrainingPayload], reporter: Reporter, *, devices: De
     ranks = [
         _start_rank(folder, shared, rendezvous.machine * devices.per_node, local) for local in range(devices.per_node)
     ]
-    contact = Contact(lambda: store or _join_store(rendezvous), rendezvous.machine, devices.nodes, reporter)
+    contact = None
     if devices.nodes > 1:
+        contact = Contact(lambda: store or _join_store(rendezvous), rendezvous.machine, devices.nodes, reporter)
         contact.start()
     try:
         _relay_until_exit(ranks, folder, reporter)
     finally:
-        if devices.nodes > 1:
+        if contact is not None:
             contact.end()
         for rank in ranks:
             rank.kill()

@@ -86,7 +86,7 @@ def draw_settings(
                 if settings is not None:
                     draw_preset_saving(ctx, person, settings, scope=scope)
             if tabs:
-                last_valid = f"filled_{scope}_shared"
+                last_valid = f"shared_of_{scope}"
                 shared = settings or st.session_state.get(last_valid) or ChatSettings(endpoints=tuple(picked))
                 st.session_state[last_valid] = shared
                 own, side_problem = draw_sides(ctx, person, tabs, sides, shared, stored, scope=scope)
@@ -156,7 +156,7 @@ def draw_sides(
                 st.caption("Answers with the settings of all.")
                 own.append(SideSettings())
                 continue
-            base, changes = st.session_state.get(f"filled_{inner}_shared", (None, changes))
+            base, changes = st.session_state.get(f"base_of_{inner}", (None, changes))
             if base != (now := shared.model_dump(include=set(WIDGETS))):  # what is not its own follows that of all
                 fill_settings(shared.model_copy(update=changes), scope=inner)
             draw_preset_choice(ctx, person, scope=inner)
@@ -169,7 +169,7 @@ def draw_sides(
         problem = problem or (f"{side}: {fault}" if fault else "")
         valid = settings or shared
         own.append(SideSettings(**{name: getattr(valid, name) for name in WIDGETS if differs(valid, shared, name)}))
-        st.session_state[f"filled_{inner}_shared"] = now, own[-1].changes if settings else changes
+        st.session_state[f"base_of_{inner}"] = now, own[-1].changes if settings else changes
     return tuple(own), problem
 
 
@@ -179,8 +179,8 @@ def differs(one: ChatSettings, other: ChatSettings, field: str) -> bool:
 
 
 def side_scope(scope: str, side: str) -> str:
-    """Return the scope of the widgets of a side."""
-    return f"{scope}_{side}"
+    """Return the scope of the widgets of a side. No endpoint's name has the separator."""
+    return f"{scope}@{side}"
 
 
 def draw_active_settings(settings: ChatSettings, sides: Mapping[str, str], *, scope: str, temperature: float) -> None:

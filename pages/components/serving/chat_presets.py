@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import streamlit as st
@@ -84,7 +85,7 @@ def widget_key(widget: str, *, scope: str) -> str:
     browser shows a value set in the session's state only where the menu is open in that run.
     """
     times = st.session_state.get(f"filled_{scope}", {}).get("times", 0)
-    return f"{widget}_{scope}_{times}" if times else f"{widget}_{scope}"
+    return f"{widget}_{scope}#{times}" if times else f"{widget}_{scope}"
 
 
 @handled
@@ -105,5 +106,5 @@ def fill_settings(settings: AnswerSettings, *, scope: str) -> None:
 def forget_filled(scope: str) -> None:
     """Forget what was filled in, where the widgets begin again with stored values; also of each side."""
     for key in [str(key) for key in st.session_state]:
-        if key == f"filled_{scope}" or key.startswith(f"filled_{scope}_"):
+        if re.match(rf"(filled_|shared_of_|base_of_){re.escape(scope)}(@|$)", key):
             del st.session_state[key]
