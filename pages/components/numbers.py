@@ -86,6 +86,15 @@ def mark_wrong(label: str, problem: str) -> None:
     draw_problem(problem)
 
 
+def mark_refused(label: str, check: Callable[[str], object], value: str) -> None:
+    """Draw what a check refuses of the field above, if anything is typed, and keep it for the form's button."""
+    if value:
+        try:
+            check(value)
+        except InvalidInput as refusal:
+            mark_wrong(label, f"{refusal.message} {refusal.remedy}")
+
+
 def draw_number(
     place: Any,
     label: str,

@@ -40,7 +40,7 @@ from pages.components.serving.endpoint import draw_endpoint_page, draw_endpoint_
 from pages.components.serving.rollout import draw_options
 from pages.components.serving.speed import draw_speed
 from pages.components.serving.traffic_dataset import draw_traffic_dataset
-from pages.components.serving.upstream_form import draw_upstream_form
+from pages.components.serving.upstream_form import draw_endpoint_name, draw_upstream_form
 from pages.components.tables import MISSING, WidgetTable
 from pages.components.words import size
 
@@ -107,7 +107,7 @@ def draw_deploy_form(
     called = alias.partition("@")[0] if alias else checkpoints[chosen].name  # after what the endpoint will follow
     suggest_name(called, [endpoint.name for endpoint in endpoints])
     fields = st.grid(2, min_column_width=200)
-    name = fields.text_input("Endpoint name", key="deploy_name", help="Clients send it as `model=`.").strip()
+    name = draw_endpoint_name(fields, key="deploy_name")
     replicas = int(
         draw_number(
             fields,

@@ -306,7 +306,11 @@ def test_the_deploy_form_suggests_a_free_name_and_keeps_what_was_typed(ctx: Cont
     tiny = next(c.id for c in list_checkpoints(ctx) if c.name == "tiny")
     app.selectbox(key="deploy_checkpoint").select(tiny).run()
     assert app.text_input(key="deploy_name").value == "tiny"
+    app.text_input(key="deploy_name").set_value("my own").run()
+    assert "'my own' can't be an endpoint's name" in texts(app)
+    assert (app.button(key="deploy").label, app.button(key="deploy").disabled) == ("Correct the field first", True)
     app.text_input(key="deploy_name").set_value("mine").run()
+    assert not app.button(key="deploy").disabled
     app.selectbox(key="deploy_checkpoint").select(chat).run()
     assert app.text_input(key="deploy_name").value == "mine"
     app.selectbox(key="deploy_precision").set_value("int8").run()

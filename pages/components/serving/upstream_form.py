@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 import streamlit as st
 import yaml
 
+from backend.domain.serving.names import check_endpoint_name
 from backend.domain.serving.upstream import LIMITS, Upstream
 from backend.domain.wording import format_usd
 from backend.errors import InvalidInput
@@ -16,8 +18,16 @@ from backend.services.serving.endpoints import EndpointView
 from backend.services.serving.upstreams import connect_upstream
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, plain
-from pages.components.numbers import form_button, number_form
+from pages.components.numbers import form_button, mark_refused, number_form
 from pages.components.words import ago
+
+
+def draw_endpoint_name(place: Any, *, key: str) -> str:
+    """Draw the field of an endpoint's name in a `number_form`, with what is wrong with it; return the name."""
+    with place.container(gap="small"):
+        name = st.text_input("Endpoint name", key=key, help="Clients send it as `model=`.").strip()
+        mark_refused("Endpoint name", check_endpoint_name, name)
+    return name
 
 
 @number_form
@@ -29,7 +39,7 @@ def draw_upstream_form(ctx: Context, person: Person) -> None:
             " connect`."
         )
         return
-    name = st.text_input("Endpoint name", key="upstream_name", help="Clients send it as `model=`.").strip()
+    name = draw_endpoint_name(st, key="upstream_name")
     fields = draw_fields(Upstream, key="upstream", columns=3)
     with st.expander("Limits and prices", icon=":material/tune:", key="upstream_options"):
         fields |= draw_fields(Upstream, key="upstream", columns=2, group=LIMITS.group or "")
