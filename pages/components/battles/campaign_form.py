@@ -79,7 +79,7 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
     sources = [_source(entrant) for entrant in chosen] + [ContestantSource(file=upload.name) for upload in uploads]
     least = 1 if values["rating"] != "none" else 2
     missing = {"enter a name": not name.strip(), f"choose {plural(least, 'contestant')}": len(sources) < least}
-    if form_button("Generate completions", missing, key="campaign_create", icon="swords"):
+    if form_button("Create campaign", missing, key="campaign_create", icon="swords"):
         with errors_shown():
             files = {upload.name: upload.getvalue().decode("utf-8", "replace") for upload in uploads}
             config = CampaignConfig.of(**values)
