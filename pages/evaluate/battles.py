@@ -27,7 +27,7 @@ from pages.components.battles.training_plan import draw_training_plan
 from pages.components.battles.vote_import import draw_vote_import
 from pages.components.choices import choose_from
 from pages.components.confirm import close_menu, menu_key
-from pages.components.frame import empty_state, errors_shown, live_part, object_heading, page_frame, plain
+from pages.components.frame import empty_state, errors_shown, live_part, object_heading, page_frame, plain, show_problem
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, page_link, row_link
 from pages.components.words import when
@@ -76,6 +76,8 @@ def draw_state(campaign: CampaignView) -> None:
         st.badge("waiting for training run", color="orange", icon=":material/hourglass_top:")
     elif campaign.is_writing:
         st.badge("generating completions", color="blue", icon=":material/edit:")
+    elif not campaign.is_votable:
+        st.badge("nothing to vote on", color="red", icon=":material/error:")
     else:
         st.badge("open for votes", color="green", icon=":material/how_to_vote:")
 
@@ -87,8 +89,7 @@ def draw_head(ctx: Context, person: Person, campaign: CampaignView) -> None:
         object_heading(campaign.name, width="content")
         draw_state(campaign)
         st.space("stretch")
-        votable = campaign.is_open and not campaign.is_standing and campaign.completions > 0
-        if votable and st.button("Vote", type="primary", key="to_ballot", icon=":material/how_to_vote:"):
+        if campaign.is_votable and st.button("Vote", type="primary", key="to_ballot", icon=":material/how_to_vote:"):
             st.switch_page(routes.BALLOT, query_params={"campaign": campaign.id})
         if campaign.num_votes:
             st.download_button(
@@ -157,10 +158,11 @@ def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> No
 def draw_writing(ctx: Context, campaign_id: str, *, votable: bool) -> None:
     """Draw the progress of completions; rerun the page once the first battle is ready and at the end."""
     campaign = get_campaign(ctx, campaign_id)
-    if not campaign.is_writing or (campaign.completions > 0 and not votable):
+    if not campaign.is_writing or (campaign.is_votable and not votable):
         st.rerun()
     done, total = campaign.completions, max(1, campaign.expected_completions)
-    st.progress(min(1.0, done / total), text=f"{done} of {total} completions generated. You can already vote on those.")
+    begun = " You can already vote on those." if votable else ""
+    st.progress(min(1.0, done / total), text=f"{done} of {total} completions generated.{begun}")
 
 
 @live_part(3)
@@ -222,7 +224,8 @@ def draw_campaign(ctx: Context, person: Person, campaign_id: str) -> None:
     draw_head(ctx, person, campaign)
     draw_rematch_state(ctx, person, campaign)
     if campaign.is_writing:
-        draw_writing(ctx, campaign.id, votable=campaign.completions > 0)
+        draw_writing(ctx, campaign.id, votable=campaign.is_votable)
+    draw_failures(campaign)
     if campaign.config.is_single:
         draw_graded_campaign(ctx, person, campaign)
         return
@@ -231,7 +234,7 @@ def draw_campaign(ctx: Context, person: Person, campaign_id: str) -> None:
     names = ["Raters", "Contestants"]
     if campaign.num_votes:
         names = ["Board", "Rating", "Answers", "Raters", "Contestants", "Train"]
-    if not campaign.num_votes and campaign.completions and not campaign.is_standing:
+    if not campaign.num_votes and campaign.is_votable:
         empty_state("No votes yet. Vote yourself, or send a link: it opens the ballot alone, without an account.")
     for name, tab in zip(names, st.tabs(names, key="tab", bind="query-params"), strict=True):
         if tab.open:
@@ -239,10 +242,22 @@ def draw_campaign(ctx: Context, person: Person, campaign_id: str) -> None:
                 draw_campaign_tab(ctx, person, campaign, board, name=name)
 
 
+def draw_failures(campaign: CampaignView) -> None:
+    """Draw which contestants' completions ended early, and why."""
+    for contestant in campaign.contestants:
+        if contestant.failed and contestant.job is not None and contestant.completions < campaign.num_prompts:
+            error = contestant.job.error
+            show_problem(
+                f"{contestant.name}: {contestant.completions} of {plural(campaign.num_prompts, 'prompt')} answered."
+                f" {error.cause or 'Stopped.'}",
+                "Generate the rest in the tab Contestants.",
+            )
+
+
 def draw_graded_campaign(ctx: Context, person: Person, campaign: CampaignView) -> None:
     """Draw the tabs of a campaign whose raters grade single answers."""
     board = grade_board(ctx, campaign.id)
-    if not board.num_ratings and campaign.completions:
+    if not board.num_ratings and campaign.is_votable:
         empty_state("No ratings yet. Rate yourself, or send a link: it opens the ballot alone, without an account.")
     names = ["Board", "Raters", "Contestants", "Train"] if board.num_ratings else ["Raters", "Contestants"]
     for name, tab in zip(names, st.tabs(names, key="tab", bind="query-params"), strict=True):

@@ -204,6 +204,7 @@ def test_an_endpoint_answers_twice_with_settings_of_its_own_which_its_answer_nam
     tab = visitor.page
     visitor.go("/playground?endpoint=ash")
     tab.get_by_text("Twice", exact=True).click()
+    expect(tab.get_by_placeholder("Write a message, answered twice", exact=True)).to_be_visible()
     visitor.settle()
     tab.get_by_role("button", name="Settings").click()
     tab.get_by_role("tab", name="ash (2)").click()

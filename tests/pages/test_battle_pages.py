@@ -16,6 +16,7 @@ from backend.db.tables import AnswerRating, Completion, Rater, Run, User
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.ratings import VoteRecord, fit_ratings
 from backend.domain.evaluation.gate_config import GateConfig
+from backend.domain.jobs.states import Status
 from backend.errors import NotAllowed
 from backend.services.battles.admission import voter_of_token
 from backend.services.battles.frozen_boards import list_frozen_boards
@@ -31,10 +32,12 @@ from backend.services.serving.promotions import promote
 from pages.components import visitor
 from pages.components.battles.charts import interval_chart, rating_marks, win_chart
 from pages.components.browser.ballot.component import maths_url
+from tests.support import run_world
 from tests.support.battle_world import (
     add_checkpoint,
     add_prompts,
     cast_vote,
+    claim_generation,
     create_campaign,
     make_campaign,
     next_battle,
@@ -42,6 +45,7 @@ from tests.support.battle_world import (
     vote_all,
     vote_in_turn,
     write_all,
+    write_completions,
 )
 from tests.support.evaluation_world import CHOICES, add_benchmark
 from tests.support.opening import assert_sound, figures, open_page, words
@@ -115,6 +119,19 @@ def test_a_campaign_without_votes_offers_the_ballot_and_a_link(site: Context) ->
     assert "/ballot?link=" in app.code[0].value
     assert "Opens on this machine alone. For others set `ROUNDHOUSE_HOST`" in words(app).replace("\\", "")
     assert [row.rater.name for row in list_raters(site, campaign.id)] == ["guest"]
+
+
+def test_a_campaign_whose_contestant_failed_says_so_and_offers_no_ballot(site: Context) -> None:
+    campaign = make_campaign(site, write=False)
+    oak, elm = campaign.contestants
+    write_completions(site, claim_generation(site, oak.id), lambda prompt: "An answer.")
+    run_world.end(site, claim_generation(site, elm.id), Status.FAILED, cause="No memory.")
+    app = open_page("evaluate/battles.py", campaign=campaign.id)
+    assert "Elm: 0 of 4 prompts answered. No memory." in app.error[0].value.replace("\\", "")
+    shown = words(app)
+    assert "nothing to vote on" in shown
+    assert "No votes yet" not in shown
+    assert not [button for button in app.button if button.label == "Vote"]
 
 
 def test_a_new_link_stays_until_it_is_dismissed_and_a_lost_one_is_reissued(site: Context) -> None:

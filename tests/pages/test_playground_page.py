@@ -125,6 +125,19 @@ def test_conversations_are_above_the_chat_and_new_leads_out_of_one(site: Context
     assert "conversation" not in app.query_params
 
 
+def test_a_new_conversation_begins_with_the_endpoints_that_were_chosen_last(site: Context) -> None:
+    """It began with the first of the list, which was another one than the person had talked to."""
+    for name in ("lore", "tales"):
+        place(site, name)
+    row = start_conversation(site, endpoint="tales", person=LOCAL)
+    add_message(site, row.id, role="user", content="Where does the mill stand?", person=LOCAL)
+    app = open_page(PAGE)
+    assert chat_data(app)["settings"]["endpoints"] == ["lore"]
+    app.button(key=f"recent_{row.id}").click().run()
+    app.button(key="new_conversation").click().run()
+    assert chat_data(app)["settings"]["endpoints"] == ["tales"]
+
+
 def test_a_prompt_of_the_team_fills_in_the_message_and_the_system_prompt(site: Context) -> None:
     place(site, "tales")
     save_prompt(site, "retell", {"system": "Be brief.", "text": "Retell {{tale}}"}, person=LOCAL)

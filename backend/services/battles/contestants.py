@@ -47,7 +47,8 @@ def resolve_entries(
     person: Person,
 ) -> list[Entry]:
     """Return the contestants of these sources. Raises NotFound for an unknown one, InvalidInput for a file without
-    completions or two of the same name, NotAllowed for a foreign address that an account names.
+    completions, two of the same name or a context that the answers fill, NotAllowed for a foreign address that an
+    account names.
     """
     entries = [_resolve(ctx, source, files, config=config, person=person) for source in sources]
     names = [entry.name for entry in entries]
@@ -85,7 +86,7 @@ def _resolve(
     ctx: Context, source: ContestantSource, files: Mapping[str, str], *, config: CampaignConfig, person: Person
 ) -> Entry:
     if source.checkpoint:
-        return _checkpoint(ctx, source)
+        return _checkpoint(ctx, source, config)
     if source.file:
         if source.file not in files:
             raise NotFound(f"The file {source.file!r} was not given.", remedy="Add it.", field="contestants")
@@ -110,11 +111,19 @@ def _resolve(
     )
 
 
-def _checkpoint(ctx: Context, source: ContestantSource) -> Entry:
+def _checkpoint(ctx: Context, source: ContestantSource, config: CampaignConfig) -> Entry:
     try:
         checkpoint = resolve_checkpoint(ctx, source.checkpoint)
     except NotFound as error:
         raise InvalidInput(str(error.message), remedy="Choose another checkpoint.", field="contestants") from error
+    context = checkpoint.facts.context
+    if context is not None and config.max_tokens >= context:
+        raise InvalidInput(
+            f"The context of “{checkpoint.name}” holds {context:,} tokens: an answer of {config.max_tokens:,} leaves no"
+            " room for the prompt.",
+            remedy=f"Set Max new tokens to {context // 2:,} or fewer, or leave it out.",
+            field="max_tokens",
+        )
     return Entry("checkpoint", source.name or checkpoint.name, source.name, checkpoint_id=checkpoint.id)
 
 

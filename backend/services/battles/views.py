@@ -105,6 +105,12 @@ class CampaignView:
         return any(contestant.is_writing for contestant in self.contestants)
 
     @property
+    def is_votable(self) -> bool:
+        """Return whether its ballot has, or will have, something to vote on."""
+        answering = [contestant for contestant in self.contestants if contestant.completions]
+        return self.is_open and not self.is_standing and len(answering) >= (1 if self.config.is_single else 2)
+
+    @property
     def expected_completions(self) -> int:
         """Number of completions when all are generated."""
         return self.num_prompts * len(self.contestants) * self.config.answers_per_prompt

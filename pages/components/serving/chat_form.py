@@ -43,6 +43,9 @@ PENALTIES = {
 JSON_FIELDS = {"json_schema": "JSON schema", "tools": "Tools"}
 """Fields whose value is too long to repeat beside its problem."""
 
+CHOSEN_LAST = "playground_endpoints"
+"""Session key of the endpoints that a new conversation begins with."""
+
 
 @number_form
 def draw_settings(
@@ -56,13 +59,15 @@ def draw_settings(
     """Draw endpoints and settings of the next turn; None where they are not valid, with the problem shown."""
     names = [endpoint.name for endpoint in endpoints]
     stored = conversation.settings if conversation else None
-    chosen = [name for name in (stored.endpoints if stored else [requested or names[0]]) if name in names] or names[:1]
+    begins = stored.endpoints if stored else [requested] if requested else st.session_state.get(CHOSEN_LAST, ())
+    chosen = [name for name in begins if name in names] or names[:1]
     scope = conversation.id if conversation else "new"
     if f"endpoints_{scope}" not in st.session_state:  # the form begins again, as after another page
         forget_filled(scope)
     with st.container(horizontal=True, vertical_alignment="bottom", key="chat_settings"):
         sides = choose_sides(names, chosen, scope=scope)
         picked = list(sides.values())
+        st.session_state[CHOSEN_LAST] = picked
         blind = st.toggle(
             "Blind",
             value=stored.blind if stored else False,
@@ -116,7 +121,7 @@ def choose_sides(names: Sequence[str], chosen: Sequence[str], *, scope: str) -> 
         max_selections=MAX_COLUMNS,
         key=f"endpoints_{scope}",
         help="Up to four: each message goes to all of them, and their answers stand side by side.",
-        width=255,
+        width=340,
     )
     sides = {name: name for name in picked}
     if len(picked) == 1 and st.toggle(

@@ -244,7 +244,7 @@ def cell_figures(cell: MatrixCell) -> str:
     parts = [] if cell.completion_tokens is None else [plural(cell.completion_tokens, "token")]
     parts += [] if cell.total_ms is None else [f"{cell.total_ms / 1000:.1f} s"]
     parts += [] if cell.tok_per_sec is None else [f"{cell.tok_per_sec:,.0f} tokens/s"]
-    parts += ["cut at max new tokens"] if cell.finish_reason == "length" else []
+    parts += ["reached the length limit"] if cell.finish_reason == "length" else []
     return " · ".join(parts)
 
 

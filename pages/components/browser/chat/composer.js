@@ -62,8 +62,10 @@ export class Composer {
 
   // Say who gets the message, where there is a choice.
   address(settings) {
-    const count = settings?.endpoints.length || 0
-    this.field.placeholder = count > 1 ? `Write a message to ${count} endpoints${settings.blind ? ", blind" : ""}` : "Write a message"
+    const names = settings?.endpoints || []
+    const count = new Set(names).size
+    const sides = count > 1 ? ` to ${count} endpoints` : names.length > 1 ? ", answered twice" : ""
+    this.field.placeholder = `Write a message${sides}${sides && settings.blind ? ", blind" : ""}`
   }
 
   offer(isOffered) {

@@ -154,6 +154,16 @@ def test_a_cancelled_generation_shows_as_failed_and_can_be_retried(ctx: Context)
     assert retried.job.status is Status.QUEUED
 
 
+def test_answers_that_fill_a_contestants_context_are_refused_before_any_is_generated(ctx: Context) -> None:
+    """The campaign was open for votes, with nothing to vote on, and could only be closed."""
+    ids, dataset = [add_checkpoint(ctx, name) for name in ("Oak", "Elm")], add_prompts(ctx, num=3)
+    config = CampaignConfig(max_tokens=128)
+    with pytest.raises(InvalidInput, match="holds 128 tokens") as refused:
+        create_campaign(ctx, name="x", checkpoint_ids=ids, dataset=dataset, config=config, person=LOCAL)
+    assert refused.value.field == "max_tokens"
+    assert list_campaigns(ctx) == []
+
+
 @pytest.mark.parametrize(
     ("name", "problem"), [("", "needs a name"), ("Is oak better?", "tells raters"), ("a@b", "character")]
 )
