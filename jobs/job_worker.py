@@ -29,6 +29,8 @@ from jobs.runner import execute
 log = logging.getLogger(__name__)
 
 POLL_S = 2.0
+SEND_S, LAST_S = 300.0, 10.0
+"""How long it stays for what the store has yet to have, since its machine may go with it; and when asked to end."""
 
 
 def work_for(ctx: Context, settings: Settings, job_id: str, *, until_idle_s: float, stopping: threading.Event) -> int:
@@ -74,7 +76,12 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, lambda *_: stopping.set())
     job_id, until_idle_s = sys.argv[1], float(sys.argv[2])
-    return work_for(get_context(), Settings(), job_id, until_idle_s=until_idle_s, stopping=stopping)
+    ctx = get_context()
+    ctx.artifacts.start_sending()
+    try:
+        return work_for(ctx, Settings(), job_id, until_idle_s=until_idle_s, stopping=stopping)
+    finally:
+        ctx.artifacts.finish_sending(within_s=LAST_S if stopping.is_set() else SEND_S)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from jobs.data.shard_runs import ROOT, ShardOrder, error_file, log_folder
 from jobs.data.sharding import ShardPlan, read_shard
 from jobs.modeling.publishing import publish_text
 
-SIZES = ("--mem", "--cpus", "--gres", "--gpus", "--ntasks", "--nodes", "--array")
+SIZES = ("--mem", "--cpus", "--gres", "--gpus", "--ntasks", "--nodes", "--array", "-c", "-G", "-n", "-N", "-a")
 """Options of Slurm for runs that say nothing about shards, each of which takes one CPU."""
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import Mock
+from urllib.parse import quote
 
 import pytest
 
@@ -19,6 +23,8 @@ from backend.domain.jobs.payloads import ExportPayload, TrainPayload
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.tokenizers.config import TokenizerConfig
 from backend.errors import Unavailable
+from backend.infra.artifacts import Artifacts
+from backend.infra.store.outbox import SEND
 from backend.services.checkpoints.checkpoints import delete_checkpoint, list_checkpoints
 from backend.services.checkpoints.exports import export_checkpoint
 from backend.services.context import LOCAL, Context
@@ -37,8 +43,9 @@ from jobs.environment import child_environment
 from jobs.exchange import FolderExchange
 from jobs.runner import execute
 from tests.support.installation import wait_until
+from tests.support.jobs import add_stored_job
 from tests.support.run_world import tiny_run
-from tests.support.settings import make_settings
+from tests.support.settings import database_of, make_settings
 from tests.support.stores import SECRET, Store, folder_store, moto_store
 
 LINES = "".join(f'{{"text": "Row {n}: the {n % 7} engines wait for steam in the roundhouse."}}\n' for n in range(60))
@@ -99,6 +106,28 @@ def test_the_base_of_an_adapter_stays_while_its_job_runs(machine: Machine, monke
         assert (b.root / "bases/base/x").exists()
         assert b.is_pinned("bases/base")
     assert not b.is_pinned("bases/base")
+
+
+def test_a_worker_of_a_cluster_leaves_nothing_unsent_on_a_machine_that_goes_with_it(
+    ctx: Context, tmp_path: Path
+) -> None:
+    home, url, folder = tmp_path / "pod", folder_store(tmp_path / "store").url, "runs/r/checkpoints/step-1"
+    with ctx.db.write() as session:
+        job_id = add_stored_job(session, ctx, JobKind.TRAIN, payload={}).id
+    request_stop(ctx, job_id)
+    store = Artifacts(home / "artifacts", url=url, cache_gb=1).store
+    assert store is not None
+    (store.root / folder).mkdir(parents=True)
+    (store.root / folder / "model").write_text("weights")
+    (store.outbox / quote(folder, safe="")).write_text(SEND)  # as the end of its run has noted
+    environment = {
+        **os.environ,
+        "ROUNDHOUSE_HOME": str(home),
+        "ROUNDHOUSE_ARTIFACTS": url,
+        "DATABASE_URL": database_of(ctx.artifacts.root.parent),
+    }
+    subprocess.run([sys.executable, "-m", "jobs.job_worker", job_id, "0"], env=environment, check=True, timeout=300)
+    assert store.list_folders("runs") == [folder]
 
 
 def work(ctx: Context, job_id: str | None, *, stopping: threading.Event | None = None) -> JobView:

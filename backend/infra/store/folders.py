@@ -158,7 +158,9 @@ class FolderStore:
                 for file in missing:
                     self._incoming_file(folder, file).unlink(missing_ok=True)
                 raise NotNow(f"The disk under {self.root} is full.", remedy=ROOM_REMEDY) from error
-            self._put_in_place(manifest, missing, selection)
+            is_partly_old = self._mark_file(folder).exists() or (is_working(folder) and known != manifest)
+            is_whole = selection == ALL or not is_partly_old
+            self._put_in_place(manifest, missing, is_whole=is_whole)
         return True
 
     def _make_room(self, folder: str, needed: int) -> None:
@@ -171,12 +173,11 @@ class FolderStore:
                 remedy=ROOM_REMEDY,
             )
 
-    def _put_in_place(self, manifest: FolderManifest, fetched: list[StoredFile], selection: FileSelection) -> None:
+    def _put_in_place(self, manifest: FolderManifest, fetched: list[StoredFile], *, is_whole: bool) -> None:
         """Give fetched files their names. A mark says so meanwhile: who is killed leaves a copy that is known, and of
         which no file is trusted without its hash.
         """
         mark = self._mark_file(manifest.folder)
-        is_whole = not mark.exists() or selection == ALL
         mark.touch()
         self._keep_manifest(manifest)
         for file in fetched:

@@ -5,11 +5,12 @@ process forgets nothing and a store that is down only makes them wait.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -137,17 +138,29 @@ class Outbox:
             else:
                 self._store.send(entry, check=check)
                 self._store.trim()
-            check()
+            with self._locked():
+                check()
+                file.unlink()
         except (_Changed, FileNotFoundError):
             return  # what it says now is the next entry
-        file.unlink(missing_ok=True)
 
     def _put(self, path: str, verb: str) -> None:
         file = self._file(path)
         beside = file.with_name(f".{file.name[-100:]}-{os.getpid()}-{threading.get_ident()}")
         beside.write_text(verb)
-        beside.replace(file)
+        with self._locked():
+            beside.replace(file)
         self.start()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let no process of this machine replace an entry while another takes it for done."""
+        handle = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
 
     def _file(self, path: str) -> Path:
         return self._folder / quote(path, safe="")

@@ -136,7 +136,7 @@ def request_stop(ctx: Context, job_id: str, how: StopRequest = "cancel") -> JobV
     `cancel` replaces an earlier `stop_and_save`. Raises NotFound, or Conflict if the job has ended.
     """
     with ctx.db.write() as session:
-        job = session.get(Job, job_id)
+        job = lock_job(session, job_id)
         if job is None:
             raise NotFound(f"There is no job {job_id!r}.")
         if Status(job.status) in TERMINAL:
@@ -146,8 +146,13 @@ def request_stop(ctx: Context, job_id: str, how: StopRequest = "cancel") -> JobV
         return view(job)
 
 
+def lock_job(session: Session, job_id: str) -> Job | None:
+    """Return a job as it is now; no worker takes or ends it before this transaction is over."""
+    return session.get(Job, job_id, with_for_update=True, populate_existing=True)
+
+
 def ask_to_stop(job: Job, how: StopRequest, *, now: datetime) -> None:
-    """Cancel a queued job, or request a running one to stop. The job must not have ended."""
+    """Cancel a queued job, or request a running one to stop. The job must be locked and must not have ended."""
     if job.status in (Status.QUEUED, Status.PAUSED):
         job.status, job.finished_at, job.stop_request = Status.CANCELLED, now, how
     else:

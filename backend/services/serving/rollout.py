@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from sqlalchemy import event, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
-from backend.db.tables import Checkpoint, Deployment, Endpoint, Job, Replica
+from backend.db.tables import Checkpoint, Deployment, Endpoint, Replica
 from backend.domain.jobs.payloads import ReplicaPayload, require_folder
 from backend.domain.jobs.states import QUEUE_OF, TERMINAL, JobKind, Status, StopRequest
 from backend.domain.serving.rollout import Count, RolloutStep, next_step
 from backend.services.context import Context
-from backend.services.jobs.jobs import add_job, ask_to_stop, wake
+from backend.services.jobs.jobs import add_job, ask_to_stop, lock_job, wake
 
 STABLE, CANARY, SHADOW = "stable", "canary", "shadow"
 ALIVE = ("starting", "ready")
@@ -48,12 +48,9 @@ def retire(session: Session, ctx: Context, deployment: Deployment, *, how: StopR
 
 def end_replica(session: Session, ctx: Context, replica: Replica, *, how: StopRequest = "drain") -> None:
     """Take a replica's traffic away and end its job."""
-    replica.status = "draining" if replica.status == "ready" else "dead"
-    if replica.job_id is None:  # another server has no process of ours
-        replica.status = "dead"
-        return
-    job = session.get_one(Job, replica.job_id)
-    if Status(job.status) not in TERMINAL:
+    job = lock_job(session, replica.job_id) if replica.job_id is not None else None  # first, as its worker does
+    replica.status = "draining" if replica.status == "ready" and job is not None else "dead"
+    if job is not None and Status(job.status) not in TERMINAL:
         ask_to_stop(job, how, now=ctx.now())
 
 

@@ -293,4 +293,5 @@ def test_shards_are_consecutive_files_of_about_equal_bytes(sizes: list[int], sha
 
 def test_options_about_the_size_of_a_run_are_left_out_for_shards() -> None:
     given_options = ("--account=lab", "--qos", "long", "--mem=64G", "--cpus-per-task", "8", "-C", "fast", "--exclusive")
+    given_options += ("-c", "8", "-N1", "-G", "2")
     assert shard_options(given_options) == ("--account=lab", "--qos=long", "-C fast", "--exclusive")

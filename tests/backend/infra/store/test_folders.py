@@ -19,10 +19,11 @@ import pytest
 
 from backend.errors import InvalidInput, Unavailable
 from backend.infra.artifacts import Artifacts
+from backend.infra.store import outbox
 from backend.infra.store.folders import STATE, FileSelection, FolderStore
 from backend.infra.store.manifest import MANIFEST, DamagedFolder, FolderManifest, read_manifest
 from backend.infra.store.objects import StoreKeys, open_objects
-from backend.infra.store.outbox import Outbox
+from backend.infra.store.outbox import Outbox, _mark
 from tests.support.installation import wait_until
 from tests.support.stores import Store, folder_store, moto_store, weed_binary, weed_store
 
@@ -164,6 +165,47 @@ def test_a_jobs_own_folder_follows_its_last_attempt_without_the_subfolders(store
     a.bring("jobs/j")
     assert (a.root / "jobs/j/items.jsonl").read_text() == "one, three"
     assert not any("attempt" in key for key in a.objects.sizes("jobs/j", within_s=20))
+
+
+def test_a_page_that_reads_one_file_of_a_jobs_folder_leaves_no_old_ones_for_the_next_attempt(tmp_path: Path) -> None:
+    store = folder_store(tmp_path / "store")
+    a, b = machine(store, tmp_path / "a"), machine(store, tmp_path / "b")
+    names = ("answers.jsonl", "ledger.json")
+    for root, text in ((a, "one"), (b, "one, two")):
+        root.bring("jobs/j")
+        (root.root / "jobs/j").mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (root.root / "jobs/j" / name).write_text(text)
+        root.send("jobs/j")
+    a.bring("jobs/j", selection=FileSelection("answers.jsonl"))
+    a.bring("jobs/j")
+    assert [(a.root / "jobs/j" / name).read_text() for name in names] == ["one, two", "one, two"]
+
+
+def test_what_is_added_while_the_entry_before_it_is_crossed_out_is_sent_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = folder_store(tmp_path / "store")
+    a, b = machine(store, tmp_path / "a"), machine(store, tmp_path / "b")
+    items, waiting = a.root / "jobs/j/items.jsonl", Outbox(a)
+    items.parent.mkdir(parents=True)
+    items.write_text("one")
+    adding: list[threading.Thread] = []
+
+    def look_and_add(file: Path) -> tuple[int, int] | None:
+        seen = _mark(file)
+        if not adding and f"jobs/j/{MANIFEST}" in a.objects.sizes("jobs/j", within_s=20):
+            items.write_text("one, two")
+            adding.append(threading.Thread(target=waiting.send, args=("jobs/j",)))
+            adding[0].start()
+            adding[0].join(1)  # it waits until the first entry is gone, or is through
+        return seen
+
+    monkeypatch.setattr(outbox, "_mark", look_and_add)
+    waiting.send("jobs/j")
+    wait_until(lambda: adding and not adding[0].is_alive() and not waiting.entries(), what="an empty outbox")
+    b.bring("jobs/j")
+    assert (b.root / "jobs/j/items.jsonl").read_text() == "one, two"
 
 
 @pytest.mark.timeout(900)

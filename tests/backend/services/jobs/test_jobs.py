@@ -11,9 +11,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
-from backend.db.tables import Job, Slot
+from backend.db.tables import DeviceUse, Job, Slot
 from backend.domain.jobs.events import ProgressEvent
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import TrainResult
@@ -341,6 +341,40 @@ def test_a_queued_job_is_cancelled_at_once_and_a_running_one_gets_a_request(ctx:
     assert (requested.status, requested.stop_request) == (Status.CANCELLING, "stop_and_save")
     with pytest.raises(Conflict, match="already cancelled"):
         request_stop(ctx, waiting)
+
+
+@pytest.mark.parametrize("runs", [False, True], ids=["queued", "running"])
+def test_a_stop_that_meets_its_worker_leaves_no_job_that_neither_runs_nor_has_ended(
+    ctx: Context, clock: Clock, runs: bool
+) -> None:
+    job_id = submit(ctx)
+    held = taken(ctx, devices=("0",)) if runs else None
+    threads: list[threading.Thread] = []
+
+    def work_meanwhile() -> None:
+        if held is None:
+            claim(ctx, devices=("0",))
+            return
+        with ctx.db.write() as session:
+            end_job(session, ctx, held, Status.FINISHED)
+
+    def begin_work(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE jobs") and not threads:
+            threads.append(threading.Thread(target=work_meanwhile))
+            threads[0].start()
+            threads[0].join(1)  # it waits for a lock that the stop holds, or is through
+
+    event.listen(ctx.db.engine, "before_cursor_execute", begin_work)
+    try:
+        request_stop(ctx, job_id)
+    finally:
+        event.remove(ctx.db.engine, "before_cursor_execute", begin_work)
+        threads[0].join()
+    clock.advance(3600)
+    recover_jobs(ctx)
+    assert get_job(ctx, job_id).status is (Status.FINISHED if runs else Status.CANCELLED)
+    with ctx.db.read() as session:
+        assert list(session.scalars(select(DeviceUse.id).where(DeviceUse.ended_at.is_(None)))) == []
 
 
 def test_a_rater_can_not_stop_a_job(ctx: Context) -> None:
