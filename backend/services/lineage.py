@@ -270,8 +270,8 @@ class _Walk:
         sources: tuple[tuple[type[Any], str | None, Callable[[Any], str], str], ...] = (
             (DatasetVersion, row.dataset_version_id, self._version, "trained on"),
             (Checkpoint, row.base_id, self.checkpoint, "started from"),
-            (Architecture, row.architecture_id, self._architecture, "architecture"),
-            (Tokenizer, row.tokenizer_id, self._tokenizer, "tokenizer"),
+            (Architecture, row.architecture_id, self._architecture, "with"),
+            (Tokenizer, row.tokenizer_id, self._tokenizer, "with"),
         )
         for table, row_id, visit, label in sources:
             source = self.session.get(table, row_id) if row_id else None

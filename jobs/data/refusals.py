@@ -37,7 +37,7 @@ def too_many(name: str, tally: VersionTally) -> InvalidInput:
     """Return the error of an import of which too many rows are bad: how many, why, and where the first is."""
     reasons = "; ".join(most_frequent(tally.reasons.values()))
     return InvalidInput(
-        f"{describe_rejected(tally.rejected_count, tally.rows)} of {name!r} can't be used. {reasons}.",
+        f"{describe_rejected(tally.rejected_count, tally.rows, tally.dropped)} of {name!r} can't be used. {reasons}.",
         remedy="Nothing was imported. Import the others, or correct the kind, the columns or the file.",
         field="rejected",
     )

@@ -55,7 +55,7 @@ def version_text(version: VersionView) -> str:
     if filtered := describe_filtered(version.facts.filtered_rows):
         lines.append(filtered)
     if version.rejected_rows:
-        share = describe_rejected(version.rejected_rows, version.rows)
+        share = describe_rejected(version.rejected_rows, version.rows, version.facts.filtered_rows)
         lines.append(f"{share} were rejected and are not in this version:")
         lines += [f"  {line}" for line in most_frequent(version.facts.rejected_reasons)]
         lines += [f"  row {item['row']}: {item['reason']}" for item in version.rejected[:10]]

@@ -54,7 +54,7 @@ def save_uploads(ctx: Context, files: Sequence[tuple[str, BinaryIO]], *, person:
         ((name, file),) = files
         return save_upload(ctx, file, name=name, person=person)
     folder = _new_folder(ctx, person)
-    inside = folder / "files"
+    inside = folder / "uploaded files"
     try:
         inside.mkdir()
         for name, file in files:

@@ -188,7 +188,7 @@ def _draw_head(ctx: Context, version: VersionView) -> None:
 def _draw_loss(version: VersionView) -> None:
     """Draw what was rejected and why, where that is more than a few rows."""
     lines = [f"- {with_code(line)}" for line in most_frequent(version.facts.rejected_reasons)]
-    share = describe_rejected(version.rejected_rows, version.rows)
+    share = describe_rejected(version.rejected_rows, version.rows, version.facts.filtered_rows)
     st.warning(
         "\n".join([f"**{share} were rejected** and are not in this version.", "", *lines]), icon=":material/rule:"
     )

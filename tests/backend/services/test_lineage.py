@@ -16,6 +16,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.lineage import Lineage, card_lines, lineage_of, lineage_of_checkpoint
 from backend.services.serving.deployments import deploy
 from backend.services.serving.promotions import promote
+from tests.support import run_world
 from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all, write_all
 
 ALIAS = "storyteller@production"
@@ -68,6 +69,14 @@ def test_an_endpoint_is_traced_through_alias_decision_votes_run_and_preference_s
     assert (names["endpoint"], names["alias"], names["promotion"].split()[0]) == ("tales", ALIAS, "promote")
     assert lineage.gaps == ("“New” was not evaluated on a benchmark.", "No gate has judged “New”.")
     assert {node.id for node in lineage.nodes} >= {end for edge in lineage.edges for end in (edge.made, edge.source)}
+
+
+def test_no_input_is_called_by_its_kind_twice(ctx: Context) -> None:
+    """It said: architecture architecture small."""
+    run_world.add_parts(ctx)
+    checkpoint = run_world.add_checkpoint(ctx, run_world.launch(ctx), 10)
+    edges = chain(lineage_of(ctx, checkpoint))
+    assert {("run", "with", "architecture"), ("run", "with", "tokenizer")} <= edges
 
 
 def test_the_lineage_as_json_has_every_node_once(ctx: Context) -> None:

@@ -266,6 +266,14 @@ def test_filters_that_leave_nothing_say_what_they_left_out(tmp_path: Path) -> No
         run_import(tmp_path, RememberingReporter(), languages=("ja",))
 
 
+def test_bad_rows_are_counted_among_all_that_were_read(tmp_path: Path) -> None:
+    """Rows that filters had left out were not counted, and after near duplicates were gone fewer still."""
+    rows = [json.dumps({"text": text}) for text in ["Too short."] * 6 + ["It is long enough to be left in."] * 2]
+    (tmp_path / "corpus.jsonl").write_text("\n".join([*rows, "{}", "{"]))
+    with pytest.raises(InvalidInput, match=r"^2 of 10 rows \(20 %\)"):
+        run_import(tmp_path, RememberingReporter(), source="corpus.jsonl", min_characters=20, max_rejected=0.1)
+
+
 def test_a_text_is_left_out_for_the_first_reason() -> None:
     filters = RowFilters(languages=("de",), min_characters=10, drop_faulty=True)
     german = "Die Brücke über den Fluss wird nicht vor dem Herbst fertig."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NotRequired
 
@@ -83,9 +83,12 @@ def most_frequent(reasons: Iterable[RejectReason]) -> list[str]:
     return [*lines, *([f"{plural(rest, 'row')}: other reasons"] if rest else [])]
 
 
-def describe_rejected(rejected: int, rows: int) -> str:
-    """Return how many of the rows read were rejected: `144 of 999 rows (14.4 %)`."""
-    return f"{rejected:,} of {plural(rejected + rows, 'row')} ({100 * rejected / max(1, rejected + rows):.3g} %)"
+def describe_rejected(rejected: int, rows: int, filtered: Mapping[str, int]) -> str:
+    """Return how many of the rows read were rejected: `144 of 999 rows (14.4 %)`. `filtered` counts those that filters
+    left out, by reason.
+    """
+    total = rejected + rows + sum(filtered.values())
+    return f"{rejected:,} of {plural(total, 'row')} ({100 * rejected / max(1, total):.3g} %)"
 
 
 def kind_of_value(value: Any) -> str:

@@ -114,6 +114,7 @@ def test_the_queue_position_counts_the_jobs_ahead_and_their_time(ctx: Context) -
     assert forecast(ctx, make_config()).queue.num_slots == 0
     work(ctx)
     assert (forecast(ctx, make_config()).queue.ahead, forecast(ctx, make_config()).queue.wait_s) == (0, 0.0)
+    assert forecast(ctx, make_config(device="gpu")).queue.num_slots == 0, "no worker has a GPU"
     taken = claim(ctx, launch(ctx, name="running"))
     report(ctx, taken, {"type": "progress", "done": 50, "total": 100, "unit": "step", "rate": 2.0, "time": 1.0})
     launch(ctx, name="waiting", priority=5)
