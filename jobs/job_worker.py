@@ -81,7 +81,7 @@ def main() -> int:
     try:
         return work_for(ctx, Settings(), job_id, until_idle_s=until_idle_s, stopping=stopping)
     finally:
-        ctx.artifacts.finish_sending(within_s=LAST_S if stopping.is_set() else SEND_S)
+        ctx.artifacts.finish_sending(within_s=LAST_S if stopping.is_set() else SEND_S, is_last=True)
 
 
 if __name__ == "__main__":

@@ -129,10 +129,12 @@ class Artifacts:
         if self.outbox is not None:
             self.outbox.start()
 
-    def finish_sending(self, *, within_s: float) -> None:
-        """Wait a while for what this process has added, before it ends. The rest is sent by the machine's next one."""
+    def finish_sending(self, *, within_s: float, is_last: bool = False) -> None:
+        """Wait a while for what this process has added, before it ends. The rest is sent by the machine's next one; if
+        this may be its last, a store that is down is waited for.
+        """
         if self.outbox is not None:
-            self.outbox.finish(within_s=within_s)
+            self.outbox.finish(within_s=within_s, is_patient=is_last)
 
     def _inside(self, relative: str) -> Path:
         full = (self.root / relative).resolve()

@@ -262,8 +262,7 @@ class FolderStore:
         for folder in self._own_folders():
             if (manifest := self._own_manifest(folder)) is None:
                 continue
-            with suppress(FileNotFoundError):
-                copies.append((self._manifest_file(folder).stat().st_mtime, folder, self._bytes_here(manifest)))
+            copies.append((self._used_at(folder), folder, self._bytes_here(manifest)))
         for leftover in (self._state / "incoming").iterdir():
             with suppress(FileNotFoundError):  # another process has just finished it
                 if time.time() - leftover.stat().st_mtime > KEEP_INCOMING_S:
@@ -279,7 +278,7 @@ class FolderStore:
             if time.time() - used_at < self.idle_s:
                 continue
             with self._unpinned(folder) as is_free:
-                if is_free and self._is_sent(folder):
+                if is_free and self._is_sent(folder) and self._used_at(folder) == used_at:
                     self._remove_files(folder)
                     self._forget(folder)  # last: who is killed leaves a copy that is known, and not whole
                     removed += size
@@ -451,6 +450,13 @@ class FolderStore:
             os.utime(self._manifest_file(folder), ns=(now, now))
         except FileNotFoundError:
             return
+
+    def _used_at(self, folder: str) -> float:
+        """Return when a copy was used last; 0 if it has just been forgotten."""
+        try:
+            return self._manifest_file(folder).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
 
     def _manifest_file(self, folder: str) -> Path:
         return self._state / "manifests" / f"{quote(folder, safe='')}.json"

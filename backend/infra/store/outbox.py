@@ -77,10 +77,12 @@ class Outbox:
                 self._thread.start()
         self._news.set()
 
-    def finish(self, *, within_s: float) -> None:
-        """Let what this process has added be sent before it ends, unless the store is down."""
+    def finish(self, *, within_s: float, is_patient: bool = False) -> None:
+        """Let what this process has added be sent before it ends, unless the store is down. `is_patient`: even then."""
         until = time.monotonic() + within_s
-        while self._thread is not None and self.entries() and not self.problem and time.monotonic() < until:
+        while self._thread is not None and self.entries() and time.monotonic() < until:
+            if self.problem and not is_patient:
+                return
             time.sleep(0.1)
 
     def empty(self) -> None:

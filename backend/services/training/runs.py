@@ -107,7 +107,7 @@ def resume_run(
     require_builder(person)
     _require_hours_again(ctx, name_or_id, person=person, max_steps=max_steps)
     with ctx.db.write() as session:
-        run, job = _ended(session, name_or_id)
+        run, job = _ended(session, name_or_id, locks=True)
         if job is None or job.status not in TERMINAL:
             return get_run(ctx, run.id)
         step = newest_checkpoint_step(session, run.id)
@@ -127,7 +127,7 @@ def retry_run(ctx: Context, name_or_id: str, *, person: Person) -> RunView:
     require_builder(person)
     _require_hours_again(ctx, name_or_id, person=person)
     with ctx.db.write() as session:
-        run, job = _ended(session, name_or_id)
+        run, job = _ended(session, name_or_id, locks=True)
         if job is None or job.status not in TERMINAL:
             return get_run(ctx, run.id)
         if job.status == Status.FINISHED:
@@ -313,8 +313,13 @@ def _unfinished(session: Session, job_id: str | None) -> str | None:
     return before.id if before is not None and before.status not in TERMINAL else None
 
 
-def _ended(session: Session, name_or_id: str) -> tuple[Run, Job | None]:
+def _ended(session: Session, name_or_id: str, *, locks: bool = False) -> tuple[Run, Job | None]:
+    """Return a run and its newest job. With `locks`, no other call continues the run before this transaction is over:
+    two jobs would write the same checkpoints.
+    """
     run = find_run(session, name_or_id)
+    if locks:
+        session.refresh(run, with_for_update=True)
     return run, session.get(Job, run.job_id) if run.job_id else None
 
 

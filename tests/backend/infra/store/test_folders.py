@@ -391,6 +391,22 @@ def test_the_outbox_survives_its_process_and_a_deletion_takes_the_place_of_a_sen
     assert second.store.list_folders("runs") == []
 
 
+def test_a_process_that_may_be_the_last_of_its_machine_waits_for_a_store_that_is_down(tmp_path: Path) -> None:
+    down = tmp_path / "store"
+    down.write_text("no folder: the store is down")
+    artifacts = Artifacts(tmp_path / "home", url=down.as_uri(), cache_gb=1)
+    fill(artifacts.root)
+    artifacts.send("datasets/a")
+    assert artifacts.outbox is not None
+    assert artifacts.store is not None
+    wait_until(lambda: artifacts.outbox and artifacts.outbox.problem, what="a failed attempt")
+    artifacts.finish_sending(within_s=300)
+    assert artifacts.outbox.entries() == ["datasets/a"]
+    threading.Timer(0.2, down.unlink).start()
+    artifacts.finish_sending(within_s=300, is_last=True)
+    assert artifacts.store.list_folders("datasets") == ["datasets/a"]
+
+
 def test_without_a_store_a_path_is_a_path(tmp_path: Path) -> None:
     plain = Artifacts(tmp_path / "artifacts")
     plain.send("datasets/a")
@@ -653,6 +669,21 @@ def test_a_full_disk_is_said_and_what_was_fetched_makes_room(tmp_path: Path, mon
     assert list((b.root / STATE / "incoming").iterdir()) == []
     b.bring("datasets/a")
     assert read_back(b.root) == files
+
+
+def test_a_copy_that_a_page_reads_while_room_is_made_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = machine(folder_store(tmp_path / "store"), tmp_path / "a", limit_bytes=1, idle_s=0)
+    for folder in ("datasets/a", "datasets/b"):
+        fill(here.root, folder)
+        here.send(folder)
+    is_sent = here._is_sent
+
+    def read_meanwhile(folder: str) -> bool:
+        return is_sent(folder) and (folder == "datasets/b" or here.bring(folder))
+
+    monkeypatch.setattr(here, "_is_sent", read_meanwhile)
+    here.trim()
+    assert [here.is_here(folder) for folder in ("datasets/a", "datasets/b")] == [True, False]
 
 
 def test_a_copy_that_is_being_removed_is_pinned_only_afterwards(

@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from backend.db.tables import DatasetVersion, Provider, Tokenizer
 from backend.domain.jobs.placement import Partition
@@ -279,6 +280,26 @@ def test_a_queued_run_is_cancelled_at_once_and_can_be_started_again(world: Conte
     with pytest.raises(Conflict, match="already cancelled"):
         stop_run(world, run.name, person=LOCAL)
     assert retry_run(world, run.name, person=LOCAL).status is Status.QUEUED
+
+
+def test_two_people_who_retry_a_run_in_the_same_moment_give_it_one_job(world: Context) -> None:
+    run = launch(world)
+    stop_run(world, run.id, person=LOCAL)
+    threads: list[threading.Thread] = []
+
+    def retry_meanwhile(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("INSERT INTO jobs") and not threads:
+            threads.append(threading.Thread(target=retry_run, args=(world, run.id), kwargs={"person": LOCAL}))
+            threads[0].start()
+            threads[0].join(1)  # it waits for the run, which this transaction holds, or is through
+
+    event.listen(world.db.engine, "before_cursor_execute", retry_meanwhile)
+    try:
+        retry_run(world, run.id, person=LOCAL)
+    finally:
+        event.remove(world.db.engine, "before_cursor_execute", retry_meanwhile)
+        threads[0].join()
+    assert [job.status for job in list_jobs(world, queue="train") if job.is_active] == [Status.QUEUED]
 
 
 def test_the_place_in_the_queue_counts_who_is_ahead(world: Context) -> None:
