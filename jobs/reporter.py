@@ -1,8 +1,8 @@
 """The interface of a job's code: its spec, and the reporter through which it emits events.
 
-A reporter uses neither SQL, Redis nor HTTP, so metrics survive the loss of all three. Each event is one line of JSON in
-a file that the supervisor tails, written in one unbuffered call: a killed child leaves at most one partial line, which
-the reader skips.
+A reporter uses no SQL, Redis or HTTP, so metrics survive the loss of all three. Each event is one line of JSON in
+a file that the job's parent, its supervisor, tails, written in one unbuffered call: a killed child leaves at most one
+partial line, which the reader skips.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class StopRequested(Exception):
 @dataclass(frozen=True)
 class Rendezvous:
     """Meeting point of the processes of a run: an address of the first machine. `machine` is this one's number among
-    those of the run, `listening` the first one's open socket, as a number that its child inherits.
+    those of the run, `listening` the first one's open socket, by the number of the descriptor that its child inherits.
     """
 
     machine: int = 0

@@ -1,6 +1,7 @@
 """Script of every visit: check who the visitor is, then run one of the pages. Nothing is drawn before the check.
 
-No `pages/` folder lies beside this file, so the server can't run a page without running this script first.
+Streamlit runs the scripts of a folder `pages` beside its main script by their addresses. None lies beside this file, so
+no page runs without this check.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def main() -> None:
         health_line(key="health")
         if chosen := palette(key="palette"):
             if page.url_path == "launch" and "mode" in chosen.query:
-                st.session_state["mode"] = chosen.query["mode"]  # switching is refused what a widget of the page binds
+                st.session_state["mode"] = chosen.query["mode"]  # `switch_page` refuses what a widget of the page binds
             else:
                 st.switch_page(chosen.script, query_params=chosen.query)
         st.link_button("Help", routes.help_address(page.url_path), icon=":material/help:", type="tertiary")

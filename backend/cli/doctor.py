@@ -1,6 +1,6 @@
 """`roundhouse doctor`: check everything that can keep an installation from starting, and name the cure.
 
-`roundhouse up` makes the same checks before it starts, so checks import what they need lazily.
+`roundhouse up` makes those of `start_checks` before it starts, so checks import what they need lazily.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ from backend.gateway.request import ApiExchange, Events, Starting
 Kind = Literal["chat", "text"]
 _LINE_SEPARATORS = [(char.encode(), f"\\u{ord(char):04x}".encode()) for char in "\x85\u2028\u2029"]
 DONE = b"data: [DONE]\n\n"
-MAX_HELD = 2**20  # half a gigabyte; the largest answer has a quarter of it
+MAX_HELD = 2**20
+"""Probabilities that all whole answers of this process may hold: half a gigabyte, four times the largest answer's."""
 
 
 def sse(document: Mapping[str, object]) -> bytes:

@@ -1,9 +1,11 @@
 """The ballot's HTTP interface: JSON beside the page, for a browser that holds a signed token.
 
-    GET  /ballot/api/next   -> {battles, progress, form} POST /ballot/api/vote   {battle, label, duration_ms, reasons,
-    dimensions, note, rewrite, flag, amends, holds} -> {next, progress} POST /ballot/api/undo   {} -> {battle, progress}
-    POST /ballot/api/rate   {battle, side, value, note, holds} -> {next, progress} GET  /ballot/open?link= -> the
-    ballot, after a cookie that tells this browser from others
+- GET /ballot/api/next -> {battles, progress, form}
+- POST /ballot/api/vote {battle, label, duration_ms, reasons, dimensions, note, rewrite, flag, amends, holds}
+  -> {next, progress}
+- POST /ballot/api/rate {battle, side, value, note, holds} -> {next, progress}
+- POST /ballot/api/undo {} -> {battle, progress}
+- GET /ballot/open?link= -> the ballot, after a cookie that tells this browser from others
 
 The token comes in the header `Authorization: Bearer`, which no other site can make a browser send. `holds` lists the
 ids of battles that the browser already has. Errors are {error, remedy}.

@@ -16,6 +16,7 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.states import StopRequest
 from backend.domain.training.config import RunConfig
+from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
 from jobs.batches.base import StepBatches
 from jobs.batches.token_making import TokenSource
 from jobs.modeling.build import build_network
@@ -116,8 +117,9 @@ class Rooms:
         self, objective: str, *, run: str = "run", job: str = "job", attempt: int = 1, dataset: str = "", **values: Any
     ) -> JobSpec[TrainPayload]:
         """Return a training job; `values` go into its config."""
-        names = {"pretrain": ("texts", "text"), "sft": ("chats", "chat"), "grpo": ("asks", "prompts")}.get(
-            objective, ("pairs", "preference")
+        facts = OBJECTIVE_FACTS[Objective(objective)]
+        names = {"text": ("texts", "text"), "conversations": ("chats", "chat"), "prompts": ("asks", "prompts")}.get(
+            facts.rows, ("pairs", "preference")
         )
         fresh = objective == "pretrain"
         small = {

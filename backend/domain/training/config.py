@@ -72,7 +72,7 @@ class RunSubject(ConfigSection):
 
 
 def context_problems(context: int, limit: int | None, *, owner: str = "architecture") -> list[str]:
-    """Return what is wrong with a context beside the limit of an architecture or a base; empty if it fits."""
+    """Return what is wrong with a context, given the limit of an architecture or a base; empty if it fits."""
     if limit is None or context <= limit:
         return []
     return [f"a context of {context:,} tokens is longer than the {owner}'s limit of {limit:,}"]
@@ -81,8 +81,8 @@ def context_problems(context: int, limit: int | None, *, owner: str = "architect
 class RunConfig(Hyperparameters, RunSubject):
     """Config of a run: everything that determines its outcome, and its devices.
 
-    Batch arithmetic: tokens_per_step = micro_batch * grad_accum_steps * devices.count * context. With packing (sft) a
-    sequence holds as many rows as fit its context, so a step trains on as many tokens but more rows than without.
+    Batch arithmetic: tokens_per_step = micro_batch * grad_accum_steps * devices.count * context. That counts
+    padding: without packing (sft) a sequence is one row, with packing as many rows as fit its context.
     """
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ from backend.gateway.request import ApiExchange, Events
 
 Document = JsonObject
 Store = Callable[[Document], Awaitable[bool]]
-"""Stores a complete response; returns whether it was."""
+"""Stores a complete response; returns whether it is stored."""
 PREFIXES = {"text": "msg", "reasoning": "rs", "call": "fc"}
 FAILURES = {429: "rate_limit_exceeded"}
 
@@ -83,7 +83,7 @@ class ResponseAnswer:
         yield event_of(f"response.{document['status']}", {"response": document})
 
     async def _complete(self) -> Document:
-        """Return the response, after it was stored where it is to be."""
+        """Return the response, stored first where the request asks for that."""
         if self.finish is None:
             raise RuntimeError("a generation ended without a finish event")
         document = self.document()

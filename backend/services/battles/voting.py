@@ -1,5 +1,6 @@
-"""Actions of the ballot's HTTP interface: the form of a campaign, checked votes and grades, with limits on their
-pace.
+"""Actions of the ballot's HTTP interface: open, vote, grade, undo. A campaign closes once its stopping rule is met.
+
+What a vote may say, and how fast, is checked in `ballots`.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ CHANNEL = 8.0
 SPIKE = 40.0
 """Distance of an outlier value from 0, in RMS: of 10^9 normal values the largest lies near 6."""
 ZEROS = 0.2
+"""Share of exact zeros from which on a tensor is flagged."""
 UNLIKE = 6.0
 """Deviation of a tensor's log RMS from the same part in the other layers, in robust standard deviations (1.4826 x
 MAD).

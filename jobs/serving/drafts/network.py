@@ -19,10 +19,10 @@ from jobs.serving.fused_layers import FusedLayer
 from jobs.serving.paged_attention import SequencePart, SlotPages
 from jobs.serving.sampling import SamplingState, choose_tokens
 
-READ_ROWS = (
-    128  # tokens of a request that are read in one step; a longer prompt takes several, and has no drafts meanwhile
-)
-NEAR = 16  # unread tokens that are read at once: those of a step or two without drafts
+READ_ROWS = 128
+"""Tokens of a request that are read in one step; a longer prompt takes several, and has no drafts meanwhile."""
+NEAR = 16
+"""Unread tokens that are read at once: those of a step or two without drafts."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class DraftSlot:
 
 
 class Draft:
-    """Proposes tokens by a network with fused layers on a CPU. Raises InvalidInput for another, and for one with
-    windows of attention.
+    """Proposes tokens by a network with fused layers on a CPU. Raises InvalidInput for any other network, and for
+    one whose attention has a window.
     """
 
     def __init__(self, network: Any) -> None:
@@ -99,10 +99,10 @@ class Draft:
     def propose(self, asks: Sequence[DraftRequest], num_tokens: int, *, vocab_size: int) -> list[list[int]]:
         """Return up to `num_tokens` next tokens of each request (at most MAX_REQUESTS), below `vocab_size`.
 
-        They are drawn by the request's own temperature and numbers, so that a draft with the same distribution draws
-        the same tokens. A request has none while its prompt is being read, where its context ends, and where it holds
-        tokens that the draft does not know. A prompt is read once its answer took as long as reading takes: short
-        answers to long prompts would lose by it.
+        They are drawn by the request's own temperature and random numbers, so that a draft with the same distribution
+        draws the same tokens. A request has none while its prompt is being read, where its context ends, and where it
+        holds tokens that the draft does not know. A prompt is read only after its answer took as long as reading it
+        will: short answers to long prompts would lose more time by it than drafts save.
         """
         drafts: list[list[int]] = [[] for _ in asks]
         parts: dict[int, tuple[DraftSlot, list[int]]] = {}

@@ -61,7 +61,7 @@ def draw_estimate(ctx: Context, person: Person, config: RunConfig, expected: For
 
 
 def draw_sweep_estimate(ctx: Context, person: Person, sweep: SweepConfig, total: SweepForecast, one: Forecast) -> None:
-    """Draw the estimate of a whole sweep; `one` is the forecast of the run that all are variations of."""
+    """Draw the estimate of a whole sweep; `one` is the forecast of the run that the others vary."""
     with _card():
         st.caption(
             f"{plural(total.num_runs, 'run')}, {describe_parallel(sweep, total)}. "
