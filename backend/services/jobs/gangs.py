@@ -160,7 +160,8 @@ def await_gang(ctx: Context, member: Membership) -> Claim[StoredPayload] | Membe
             if not plan.count or not (plan.can_start or _is_first_to_keep(session, ctx, job, now)):
                 return None
             lease = now + timedelta(seconds=ctx.policy.lease_s)
-            if member.host in plan.reserved or not _extend_slots(session, member, lease):
+            has_place = member.host in plan.able and member.host not in plan.reserved
+            if not has_place or not _extend_slots(session, member, lease):
                 return None
             row.lease_until = lease
             session.flush()

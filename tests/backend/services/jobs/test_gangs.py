@@ -264,6 +264,17 @@ def test_a_machine_whose_gpu_another_job_took_while_it_waited_is_not_counted(ctx
         renew(session, ctx, claim)
 
 
+def test_a_machine_keeps_no_gpu_for_a_gang_that_will_train_on_others_without_any(ctx: Context, clock: Clock) -> None:
+    submit(ctx, clock)
+    start(ctx, "a", "b", gpus=1)
+    member = join(ctx, "a", gpus=1)
+    assert member is not None
+    assert await_gang(ctx, member) == member
+    say_goodbye(ctx, "b/train")
+    start(ctx, "c", "d")
+    assert await_gang(ctx, member) is None
+
+
 def test_gangs_do_not_overtake_a_job_that_waits_for_more_gpus_than_are_free(ctx: Context, clock: Clock) -> None:
     def take(host: str) -> Claim[Any] | None:
         return claim_next(ctx, "train", owner=f"{host}/train#1", host=host, devices=("0", "1"))
