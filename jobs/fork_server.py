@@ -1,7 +1,8 @@
 """A process that has imported torch and transformers, and forks for each job that needs them: starting Python and
 importing both takes three seconds of a core, a fork a few milliseconds. A worker starts one when its first such job
-arrives; it ends with the worker, or after minutes without a job. Jobs on a GPU start a Python of their own, since CUDA
-does not survive a fork.
+arrives; it ends with the worker, or after minutes without a job. A job ends with its supervisor and outlives its
+server, else one process that is killed would take all replicas of an endpoint with it. Jobs on a GPU start a Python of
+their own, since CUDA does not survive a fork.
 
 This module is both sides: `fork_server` for the supervisor, which imports no torch, and
 `python -m jobs.fork_server SOCKET KIND`.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import logging
 import os
@@ -57,12 +59,12 @@ Python.
 class ForkedChild:
     """A process that a fork server started: what a supervisor uses of `subprocess.Popen`."""
 
-    def __init__(self, pid: int, status: socket.socket) -> None:
+    def __init__(self, pid: int, status: socket.socket, tie: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
         self.is_lost = False
-        """True once its server has ended without a report, and the kernel has ended it too."""
-        self._status, self._pidfd = status, -1
+        """True once it has ended without a report, since its server ended before it or is frozen."""
+        self._status, self._tie, self._pidfd = status, tie, -1
         self._end = select.poll()
         self._end.register(status, select.POLLIN)
         with contextlib.suppress(OSError):  # it has ended already, and its report is there
@@ -80,18 +82,29 @@ class ForkedChild:
         """Wait for the end. Raises `subprocess.TimeoutExpired`."""
         with self._lock:
             if self.returncode is None:
-                if not self._end.poll(None if timeout is None else 1000 * timeout):
-                    raise subprocess.TimeoutExpired(["jobs.run"], timeout or 0)
-                self._status.settimeout(REPORT_S)
-                report = b""
-                with contextlib.suppress(OSError):
-                    report = self._status.recv(64)
+                report = self._await_report(timeout)
                 self.is_lost = not report
                 self.returncode = int(report) if report else -signal.SIGKILL
                 self._status.close()
+                os.close(self._tie)
                 if self._pidfd >= 0:
                     os.close(self._pidfd)
             return self.returncode
+
+    def _await_report(self, timeout: float | None) -> bytes:
+        """Return the server's report of the end, empty if there is none: it is frozen, or has ended before the job."""
+        while events := self._end.poll(None if timeout is None else 1000 * timeout):
+            has_ended = self._pidfd in {descriptor for descriptor, _ in events} or self._pidfd < 0
+            report = b""
+            if self._status.fileno() >= 0:
+                self._status.settimeout(REPORT_S)
+                with contextlib.suppress(OSError):
+                    report = self._status.recv(64)
+            if report or has_ended:
+                return report
+            self._end.unregister(self._status)  # the server has ended, and the job runs on
+            self._status.close()
+        raise subprocess.TimeoutExpired(["jobs.run"], timeout or 0)
 
 
 class ForkServer:
@@ -135,21 +148,25 @@ class ForkServer:
         answer.
         """
         status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        reading, tie = os.pipe()  # closed by the kernel when this process ends, which ends the job
         request = {"module": module, "arguments": arguments, "environment": dict(environment)}
         try:
             with theirs, self._lock:
-                socket.send_fds(self._socket, [json.dumps(request).encode()], [output, theirs.fileno()])
+                socket.send_fds(self._socket, [json.dumps(request).encode()], [output, theirs.fileno(), reading])
             status.settimeout(ANSWER_S)
             answer = status.recv(64)
             if not answer:
                 raise OSError("it could not fork, or has ended")
-            return ForkedChild(int(answer), status)
+            return ForkedChild(int(answer), status, tie)
         except OSError:
             status.close()
+            os.close(tie)
             raise
+        finally:
+            os.close(reading)
 
     def close(self) -> None:
-        """End the server, and its children with it."""
+        """End the server; its jobs run on."""
         self._socket.close()
         self.process.wait()
 
@@ -203,22 +220,23 @@ def _serve(server: socket.socket, selector: selectors.BaseSelector) -> int:
                     status.send(str(code).encode())
                 continue
             try:
-                message, descriptors, _, _ = socket.recv_fds(server, MAX_REQUEST_BYTES, 2)
+                message, descriptors, _, _ = socket.recv_fds(server, MAX_REQUEST_BYTES, 3)
             except OSError as error:
                 log.warning("a request was not read: %s", error)
                 continue
             if not message:
                 return 0
-            if len(descriptors) < 2:  # this process may open no more files; the supervisor is not answered
+            if len(descriptors) < 3:  # this process may open no more files; the supervisor is not answered
                 for descriptor in descriptors:
                     os.close(descriptor)
                 continue
-            output, status = descriptors[0], socket.socket(fileno=descriptors[1])
+            (output, _, tie), status = descriptors, socket.socket(fileno=descriptors[1])
             try:
                 pid = os.fork()
             except OSError as error:
                 log.warning("a job was not forked: %s", error)
                 os.close(output)
+                os.close(tie)
                 status.close()
                 continue
             if pid == 0:
@@ -227,8 +245,9 @@ def _serve(server: socket.socket, selector: selectors.BaseSelector) -> int:
                     other.close()
                 for descriptor in jobs:
                     os.close(descriptor)
-                return _run(json.loads(message), output)
+                return _run(json.loads(message), output, tie)
             os.close(output)
+            os.close(tie)
             try:
                 descriptor = os.pidfd_open(pid)
             except OSError as error:
@@ -244,8 +263,9 @@ def _serve(server: socket.socket, selector: selectors.BaseSelector) -> int:
     return 0
 
 
-def _run(request: dict[str, Any], output: int) -> int:
+def _run(request: dict[str, Any], output: int, tie: int) -> int:
     """Run a module in a forked process as `python -m` would in a new one."""
+    _die_with_writer(tie)
     os.setsid()
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
@@ -259,6 +279,17 @@ def _run(request: dict[str, Any], output: int) -> int:
     sys.argv[1:] = arguments
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0
+
+
+def _die_with_writer(pipe: int) -> None:
+    """Ask the kernel to kill this process when the last writer of a pipe has closed it, see F_SETSIG in fcntl(2)."""
+    fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+    end = select.poll()
+    end.register(pipe, 0)
+    if end.poll(0):  # it has been closed meanwhile
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _set_command_line(command: list[str]) -> None:

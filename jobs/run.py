@@ -67,7 +67,8 @@ def main(arguments: list[str]) -> int:
     if len(arguments) == 2 and arguments[0] == "--child":
         folder = Path(arguments[1])
         record = json.loads((folder / "job.json").read_text())
-        die_with_parent(parent=record.get("parent"))
+        if record.get("parent"):  # none: the fork server has seen to that
+            die_with_parent(parent=record["parent"])
         lower_priority(record.get("nice", 0))
         if record.get("memory_bytes"):
             limit_this_process(record["memory_bytes"], uses_gpu=bool(os.environ.get("CUDA_VISIBLE_DEVICES")))

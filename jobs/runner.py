@@ -221,13 +221,13 @@ def start_child(
     """
     artifacts, own_folder = Path(ctx.artifacts.root), ctx.artifacts.job_folder(claim.job_id)
     spec = JobSpec(claim.job_id, claim.attempt, claim.payload, artifacts, own_folder, rendezvous)
-    # the child itself asks to die with its parent: code between fork and exec is not safe with other threads
+    # a new Python asks itself to die with its parent: code between fork and exec is not safe with other threads
     limits = {"memory_bytes": job_limit_bytes(ctx.policy.job_memory_mb), "nice": nice if claim.kind in NICED else 0}
     (folder / "control").unlink(missing_ok=True)
     environment, arguments = job_environment(claim), ["--child", str(folder)]
     with (folder / "output.log").open("ab") as output:
         if server is not None and server.is_ready:
-            spec.write(folder / "job.json", parent=server.process.pid, **limits)
+            spec.write(folder / "job.json", **limits)
             try:
                 return server.start(CHILD_MODULE, arguments, environment, output.fileno())
             except OSError as error:
@@ -367,7 +367,7 @@ class _Watch:
             if self.result is not None:
                 code = 0  # it had done everything
             elif not (self.error or self.stopped_by or self.claim.restarts_forever):
-                raise MachineLost("The server that forked the job's process was killed.", counts=True)
+                raise MachineLost("The job's process was killed, and so was the server that forked it.", counts=True)
         return Ended(code, self.result, self.error, self.stopped_by, lasted_s, self.is_echo)
 
     def _may_save(self) -> bool:

@@ -6,7 +6,7 @@ continues. Each tracker's own library writes below the run's folder, and nothing
 
 from __future__ import annotations
 
-import json
+import os
 import subprocess
 import sys
 import time
@@ -47,7 +47,7 @@ def start_tracking(payload: Payload, folder: Path) -> subprocess.Popen[bytes] | 
     (folder / CLOSED).unlink(missing_ok=True)
     with (folder / "output.log").open("ab") as output:  # the supervisor copies it to the job's log
         return subprocess.Popen(
-            [sys.executable, "-m", "jobs.tracking.run", str(folder)],
+            [sys.executable, "-m", "jobs.tracking.run", str(folder), str(os.getpid())],
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -101,12 +101,12 @@ def _succeeds(writer: Any, act: Callable[[Any], None]) -> bool:
     return True
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *, parent: int) -> None:
     """Tail an attempt until it ends, or the worker that started this process dies."""
     lower_priority(NICE)
-    die_with_parent(parent=json.loads((folder / "job.json").read_text()).get("parent"))
+    die_with_parent(parent=parent)
     follow(folder)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), parent=int(sys.argv[2]))

@@ -44,7 +44,7 @@ def launch(installation: Installation, name: str, **values: object) -> str:
     return launch_run(installation.ctx, tiny_run(name, **values), person=LOCAL).id
 
 
-def test_a_worker_and_a_fork_server_killed_in_mid_training_leave_the_same_curve_as_an_undisturbed_run(
+def test_a_worker_killed_in_mid_training_and_then_a_fork_server_leave_the_curve_of_an_undisturbed_run(
     installation: Installation,
 ) -> None:
     quiet = launch(installation, "quiet")
@@ -62,7 +62,7 @@ def test_a_worker_and_a_fork_server_killed_in_mid_training_leave_the_same_curve_
     for server in installation.processes("jobs.fork_server"):
         server.kill()
     assert wait_for_end(installation, killed) is Status.FINISHED
-    assert get_job(installation.ctx, job_id).attempt == 3
+    assert get_job(installation.ctx, job_id).attempt == 2, "a run outlives the server that forked it"
     first, second = curve(installation, quiet), curve(installation, killed)
     assert list(second) == list(range(1, 401)), "no gap and no double step"
     assert second == first, "fp32 on the CPU is exact"

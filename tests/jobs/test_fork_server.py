@@ -1,4 +1,4 @@
-"""Jobs that a fork server starts: what their processes are, and that they end when it does."""
+"""Jobs that a fork server starts: what their processes are, and whom they outlive."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from backend.domain.jobs.states import JobKind
-from jobs.fork_server import ForkServer, fork_server
-from tests.support.installation import wait_until
+from jobs.fork_server import ROOT, ForkServer, fork_server
+from tests.support.installation import is_alive, wait_until
 
 TOLD = """
 import json, os, sys
@@ -36,7 +36,6 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "told": TOLD,
         "sleeps": "import time; time.sleep(600)",
         "fails": "raise SystemExit(7)",
-        "slept": "import time; from backend.infra.processes import die_with_parent; die_with_parent(); time.sleep(600)",
     }.items():
         (tmp_path / f"fork_{name}.py").write_text(code)
     return {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
@@ -92,25 +91,51 @@ def test_a_forked_job_shows_its_own_command_line(server: ForkServer, modules: di
 
 
 @pytest.mark.parametrize("how", ["killed", "closed"])
-def test_jobs_end_with_their_server(modules: dict[str, str], how: str) -> None:
+def test_a_job_outlives_its_server(modules: dict[str, str], how: str) -> None:
+    """Else one process that is killed would take all replicas of an endpoint with it."""
     server = ForkServer(JobKind.LOAD_TEST, modules)
     server.await_imports(lambda: None)
     with open(os.devnull, "wb") as output:
-        child = server.start("fork_slept", [], modules, output.fileno())
-    wait_until(lambda: "fork_slept" in psutil.Process(child.pid).cmdline(), what="the job")
-    process = psutil.Process(child.pid)
-    wait_until(lambda: process.num_threads() and process.status() == psutil.STATUS_SLEEPING, what="its sleep")
+        child = server.start("fork_sleeps", [], modules, output.fileno())
     if how == "killed":
         server.process.kill()
     else:
         server.close()
-    assert child.wait(30) == -signal.SIGKILL
-    assert child.is_lost
-    psutil.wait_procs([process], timeout=30)
-    assert not process.is_running()
+    server.process.wait()
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(1)
+    assert child.poll() is None
     with pytest.raises(OSError, match=r"has ended|Broken pipe|Bad file"), open(os.devnull, "wb") as output:
-        server.start("fork_slept", [], modules, output.fileno())
+        server.start("fork_sleeps", [], modules, output.fileno())
+    os.kill(child.pid, signal.SIGTERM)
+    assert child.wait(30) == -signal.SIGKILL == child.poll(), "nobody knows its status"
+    assert child.is_lost
     server.close()
+
+
+SUPERVISOR = """
+import os, sys, time
+from backend.domain.jobs.states import JobKind
+from jobs.fork_server import ForkServer
+server = ForkServer(JobKind.LOAD_TEST, os.environ)
+server.await_imports(lambda: None)
+with open(os.devnull, "wb") as output:
+    print(server.start("fork_sleeps", [], os.environ, output.fileno()).pid, flush=True)
+if "alone" in sys.argv:
+    server.process.kill()
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("whose", ["served", "alone"])
+def test_a_job_ends_with_its_supervisor_whether_its_server_is_there_or_not(modules: dict[str, str], whose: str) -> None:
+    command = [sys.executable, "-c", SUPERVISOR, whose]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=modules, cwd=ROOT) as supervisor:
+        assert supervisor.stdout is not None
+        job = psutil.Process(int(supervisor.stdout.readline()))
+        assert is_alive(job)
+        supervisor.kill()
+    wait_until(lambda: not is_alive(job), what="the end of the job")
 
 
 def test_the_end_of_a_job_is_noticed_while_its_server_is_frozen(

@@ -100,16 +100,19 @@ def run_forked(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
         server.close()
 
 
-def test_a_job_whose_fork_server_is_killed_starts_again_and_fails_at_the_third_loss(
+def test_a_job_killed_with_its_fork_server_starts_again_and_fails_at_the_third_loss(
     ctx: Context, run_forked: Callable[[str], list[Status | None]]
 ) -> None:
     assert run_forked("orphaned") == [Status.QUEUED, Status.QUEUED, Status.FAILED]
     (job,) = list_jobs(ctx)
-    assert job.error.cause == "The server that forked the job's process was killed. This happened too often."
+    assert (
+        job.error.cause
+        == "The job's process was killed, and so was the server that forked it. This happened too often."
+    )
     assert "its memory" in job.error.remedy
 
 
-def test_a_job_that_had_its_result_when_its_fork_server_was_killed_is_finished(
+def test_a_job_whose_fork_server_is_killed_runs_on_to_its_end(
     ctx: Context, run_forked: Callable[[str], list[Status | None]]
 ) -> None:
     assert run_forked("orphaned, finished") == [Status.FINISHED]

@@ -46,7 +46,7 @@ def make_attempt(root: Path, trackers: list[str]) -> Path:
         "lora": {"rank": 8},
     }
     payload = {"run_id": "r1", "run_folder": "runs/r1", "dataset_kind": "text", "config": config}
-    make_spec("train", payload, root=root, folder=folder).write(folder / "job.json")
+    make_spec("train", payload, root=root, folder=folder).write(folder / "job.json", parent=1)  # not the tracker's
     return folder
 
 

@@ -1,7 +1,7 @@
 """A job's process in place of `jobs.run`: `python -m tests.support.workers.odd_child --child FOLDER`.
 
 What it does stands in the file `deed` in the job's folder: `allocate` without end, let its `children` do so, write
-its `environment`, or be `orphaned`: kill its parent, at once or `finished` with its result.
+its `environment`, or be `orphaned`: kill its parent, and then itself, or end `finished` with its result.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ def main() -> None:
             process.start()
         time.sleep(600)
     elif "orphaned" in deed:
-        if "finished" in deed:
-            (Path(sys.argv[2]) / "events.jsonl").write_text('{"type": "result", "result": {"folder": "exports/a"}}\n')
         os.kill(os.getppid(), signal.SIGKILL)
-        time.sleep(600)
+        time.sleep(0.5)
+        if "finished" not in deed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        (Path(sys.argv[2]) / "events.jsonl").write_text('{"type": "result", "result": {"folder": "exports/a"}}\n')
     else:
         allocate()
 
