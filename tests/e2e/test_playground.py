@@ -176,8 +176,7 @@ def test_a_prompt_of_the_team_is_written_into_the_field_once(visitor: Visitor, w
     save_prompt(world.ctx, "retell", {"system": "Be brief.", "text": "Retell {{tale}}"}, person=LOCAL)
     replica = world.replicas["oak"]
     tab = visitor.page
-    visitor.go("/playground?endpoint=oak&prompt=retell")
-    tab.get_by_role("button", name="Prompts").click()
+    visitor.go("/playground?endpoint=oak&prompt=retell")  # the menu is open: who came from the prompt sees it
     tab.get_by_label("tale", exact=True).fill("the <b>mill</b>")
     tab.get_by_label("tale", exact=True).press("Tab")
     visitor.settle()

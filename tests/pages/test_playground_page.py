@@ -143,6 +143,7 @@ def test_a_prompt_of_the_team_fills_in_the_message_and_the_system_prompt(site: C
     save_prompt(site, "retell", {"system": "Be brief.", "text": "Retell {{tale}}"}, person=LOCAL)
     app = open_page(PAGE, endpoint="tales", prompt="retell")
     assert chat_data(app)["draft"] is None
+    assert app.session_state["prompts_menu_0"], "what the link of the prompt's page chose is in sight"
     newest = get_prompt(site, "retell").newest.id
     app.text_area(key=f"prompt_new_{newest}_tale").set_value("{{ 7 * 7 }} <b>").run()
     app.button(key=f"prompt_new_{newest}_use").click().run()

@@ -114,6 +114,7 @@ def draw_settings(
 
 def choose_sides(names: Sequence[str], chosen: Sequence[str], *, scope: str) -> dict[str, str]:
     """Draw the choice of endpoints, one alone once or twice; return the endpoint of each side by the side's name."""
+    several = len(st.session_state.get(f"endpoints_{scope}", set(chosen))) > 1
     picked = st.multiselect(
         "Endpoints",
         names,
@@ -121,7 +122,7 @@ def choose_sides(names: Sequence[str], chosen: Sequence[str], *, scope: str) -> 
         max_selections=MAX_COLUMNS,
         key=f"endpoints_{scope}",
         help="Up to four: each message goes to all of them, and their answers stand side by side.",
-        width=340,
+        width=345 if several else 255,  # several have no switch beside them
     )
     sides = {name: name for name in picked}
     if len(picked) == 1 and st.toggle(

@@ -33,7 +33,11 @@ def draw_team_prompts(ctx: Context, person: Person, settings: AnswerSettings, *,
     """
     names = list_prompt_names(ctx)
     requested = st.query_params.get("prompt")
-    with st.popover("Prompts", icon=":material/article:", key=menu_key("prompts_menu")):
+    key = menu_key("prompts_menu")
+    is_requested = requested in names
+    if is_requested:
+        st.session_state.setdefault(key, True)  # who chose a prompt on its page sees where it went
+    with st.popover("Prompts", icon=":material/article:", key=key, on_change="rerun" if is_requested else "ignore"):
         if not names:
             st.caption("No prompt yet.")
             page_link(routes.PROMPTS, "Write one", {"new": "1"})
