@@ -27,7 +27,7 @@ from pages.components import routes
 from pages.components.choices import choose_from
 from pages.components.frame import empty_state, page_frame, warn_unknown
 from pages.components.numbers import draw_number, number_form
-from pages.components.serving.request_table import RESULTS, draw_elsewhere, draw_request_rows
+from pages.components.serving.request_table import RESULTS, draw_elsewhere, draw_request_rows, draw_whose_requests
 from pages.components.serving.traffic_dataset import TRAFFIC_OF, draw_traffic_dataset
 
 SPANS = {"1 hour": 1 / 24, "24 hours": 1, "7 days": 7, "30 days": 30, "All": None}
@@ -164,6 +164,7 @@ def draw_request_actions(ctx: Context, person: Person, filters: RequestFilter, p
 def draw_request_list(ctx: Context, person: Person) -> None:
     """Draw filters, a page of requests, and what can be done with them."""
     filters = draw_request_filters(ctx, person)
+    draw_whose_requests(person)
     page = read_page(ctx, person, filters)
     if not page.rows:
         draw_elsewhere(ctx, person, (), key="page")

@@ -177,3 +177,13 @@ def test_what_only_the_owner_may_do_is_not_offered_to_others_and_the_page_says_w
     app.run()
     assert "log_mode_tales" not in app.session_state
     assert any("deployed without an account" in caption.value for caption in app.caption)
+
+
+def test_who_sees_not_the_requests_of_everyone_is_told_whose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engineer read that no endpoint had had a request."""
+    told = "Those with your keys, and those of endpoints that you deployed."
+    assert told not in [caption.value for caption in draw().caption]
+    monkeypatch.setattr(visitor, "current_person", lambda: Person("ben", "Ben", "engineer"))
+    app = draw()
+    assert not listed(app)
+    assert told in [caption.value for caption in app.caption]

@@ -34,7 +34,7 @@ from pages.components.numbers import draw_number, number_form, refuse_wrong_numb
 from pages.components.people.keys import draw_key_of, key_to_show
 from pages.components.serving.adapters import draw_adapters
 from pages.components.serving.client_code import client_code
-from pages.components.serving.request_table import draw_request_rows
+from pages.components.serving.request_table import draw_request_rows, draw_whose_requests
 from pages.components.serving.rollout import (
     draw_canary,
     draw_canary_form,
@@ -344,6 +344,7 @@ def draw_api(ctx: Context, person: Person, name: str) -> None:
 def draw_requests(ctx: Context, person: Person, name: str) -> None:
     """Draw the last 20 requests that the person may see, and the way to all of them."""
     rows = browse_requests(ctx, RequestFilter(endpoint=name), person=person, limit=20).rows
+    draw_whose_requests(person)
     draw_request_rows(ctx, person, rows, key=name)
     page_link(routes.REQUESTS, "All requests", {"endpoint": name})
 

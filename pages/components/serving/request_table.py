@@ -45,6 +45,12 @@ MARKS: dict[str, Mark] = {"special": "special", "unknown": "unknown", "byte": "b
 FORMATS = {"First token, ms": ",.0f", "Total, ms": ",.0f", "Cost, US$": ",.6f"}
 
 
+def draw_whose_requests(person: Person) -> None:
+    """Say which requests a person sees who doesn't see those of everyone."""
+    if not person.is_admin:
+        st.caption("Those with your keys, and those of endpoints that you deployed.")
+
+
 def draw_request_rows(
     ctx: Context, person: Person, rows: Sequence[RequestRow], *, key: str, with_endpoint: bool = False
 ) -> None:
