@@ -19,7 +19,6 @@ from transformers import AutoConfig, GenerationConfig
 from backend.domain.serving.latency import decode_rate
 from backend.domain.serving.protocol import (
     CONTEXT_EXCEEDED,
-    REQUEST_FAILED,
     FinishEvent,
     FinishReason,
     GenerationErrorEvent,
@@ -290,7 +289,7 @@ class Generation:
         reached.
         """
         if self.draw.fault:
-            self.fail(f"The answer can't continue: {self.draw.fault}", code=REQUEST_FAILED)
+            self.fail(f"The answer can't continue: {self.draw.fault}", code=self.draw.fault_code)
             if not self._is_catching_up:
                 self.abort(self)
             return

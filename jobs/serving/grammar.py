@@ -7,6 +7,7 @@ shortest known way to a complete text, so that JSON is not cut off in the middle
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,10 +19,20 @@ from llguidance.hf import from_tokenizer
 
 from backend.domain.serving.protocol import Constraint
 from backend.errors import InvalidInput
+from jobs.serving.grammar_cost import check_cost
 
 CLOSERS = ('"', "}", "]", ",", "a", "0", "1")  # tokens that bring JSON to its end, most direct first
 MAX_END = 512  # tokens; texts that need more to end are not steered
 SLACK = 4  # tokens: one token may open two brackets
+COSTLY = {
+    "regex": ("{", "&", "~"),
+    "lark": ("{", "&", "~"),
+    "json_schema": ('"pattern', '"multipleOf"', '"allOf"', '"x-guidance"'),
+    "json_object": (),
+}
+"""What a constraint has that may take minutes to read: counted repetitions and intersections."""
+FREE_CPU_S, TOKEN_CPU_S = 3.0, 0.02
+"""Time of the engine's thread that the constraint of one answer may take, in all and for each token."""
 SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 Mask = npt.NDArray[np.bool_]
 
@@ -40,16 +51,17 @@ class Grammars:
         special = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
         self._is_silent = not self._end_ids
         self._end_ids = self._end_ids or [max(special, default=len(tokenizer) - 1)]
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
         self._tokens: LLTokenizer | None = None
+        self._latest: tuple[Constraint, LLMatcher] | None = None
 
     def matcher(self, constraint: Constraint) -> GrammarMatcher:
         """Return the matcher of one answer. Raises InvalidInput for a constraint that can't be read."""
         tokens = self._read_tokens()
-        matcher = LLMatcher(tokens, _grammar(constraint), log_level=0)
-        if matcher.is_error():
-            reason = matcher.get_error().split("\n")[0][:300]
-            raise InvalidInput(f"The {constraint.kind} can't be enforced: {reason}", field="response_format")
+        with self._reading:  # one at a time: the others' processors are not used up
+            if self._latest is None or self._latest[0] != constraint:
+                self._latest = constraint, _compile(tokens, constraint)
+            matcher = self._latest[1].deep_copy()
         return GrammarMatcher(
             matcher,
             self._end_ids,
@@ -66,6 +78,24 @@ class Grammars:
                 encoded = [self._tokens.tokenize_str(text) for text in CLOSERS]
                 self._closers = [ids[0] for ids in encoded if len(ids) == 1]
             return self._tokens
+
+
+def _compile(tokens: LLTokenizer, constraint: Constraint) -> LLMatcher:
+    grammar = _grammar(constraint)
+    if any(part in constraint.value for part in COSTLY[constraint.kind]) and not check_cost(grammar):
+        raise InvalidInput(
+            f"The {constraint.kind} can't be enforced: it takes too long to read.",
+            remedy="Use smaller counts in repetitions, and fewer intersections or multiples.",
+            field="response_format",
+        )
+    matcher = LLMatcher(tokens, grammar, log_level=0)
+    if matcher.is_error():
+        raise InvalidInput(f"The {constraint.kind} can't be enforced: {_reason(matcher)}", field="response_format")
+    return matcher
+
+
+def _reason(matcher: LLMatcher) -> str:
+    return str(matcher.get_error()).split("\n")[0][:300]
 
 
 def _grammar(constraint: Constraint) -> str:
@@ -100,20 +130,28 @@ class GrammarMatcher:
         self._bits = np.zeros((size + 31) // 32, dtype=np.int32)
         self._taken = 0
         self._is_ending = False
+        self._spent_s = self._began_s = 0.0
         self._next_check = 0  # tokens taken
         self.budget: int | None = None
         self.complete_at: int | None = None
 
     def allowed(self) -> torch.Tensor:
-        """Return which tokens may come next, bool [vocabulary of the network]."""
+        """Return which tokens may come next, bool [vocabulary of the network].
+
+        Raises InvalidInput where the constraint becomes too costly for the others in the batch.
+        """
         if self.complete_at is not None:
             return torch.ones(self._vocab_size, dtype=torch.bool)
+        self._began_s = time.thread_time()
         mask = self._mask(self._matcher)
+        if self._matcher.is_error():
+            raise InvalidInput(f"The form of the answer can't be enforced further: {_reason(self._matcher)}")
         self._is_ending = self._is_ending or self._must_end(mask)
         if self._is_ending:
             token = self._ending_token(self._matcher, mask)
             mask = np.zeros_like(mask)
             mask[token] = True
+        self._spent_s += time.thread_time() - self._began_s
         return torch.from_numpy(mask)
 
     def take(self, token: int) -> None:
@@ -130,6 +168,12 @@ class GrammarMatcher:
 
     def _mask(self, matcher: LLMatcher) -> Mask:
         matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.size * self._bits.itemsize)
+        spent_s = self._spent_s + time.thread_time() - self._began_s
+        if spent_s > FREE_CPU_S + TOKEN_CPU_S * self._taken:
+            raise InvalidInput(
+                f"The form of the answer took {spent_s:.1f} s of the engine for {self._taken} tokens.",
+                remedy="Use a simpler one.",
+            )
         return np.unpackbits(self._bits.view(np.uint8), bitorder="little", count=self._vocab_size).view(np.bool_)
 
     def _must_end(self, mask: Mask) -> bool:

@@ -17,7 +17,8 @@ from typing import Protocol
 
 import torch
 
-from backend.domain.serving.protocol import SamplingParams
+from backend.domain.serving.protocol import INVALID, REQUEST_FAILED, SamplingParams
+from backend.errors import InvalidInput
 
 logger = logging.getLogger(__name__)
 BLOCKS = 64  # tokens per block of a vocabulary
@@ -54,6 +55,7 @@ class SamplingState:
     seed: int
     matcher: Matcher | None = None
     fault: str = ""  # why this request can draw no further
+    fault_code: str = REQUEST_FAILED
     prompt: Sequence[int] = ()
     end_ids: tuple[int, ...] = ()  # tokens that would end the answer
     drawn: int = 0
@@ -163,7 +165,9 @@ class SamplingState:
 
     def end(self, error: BaseException) -> None:
         """Note the error that ends this request."""
-        self.matcher, self.fault = None, f"{type(error).__name__}: {error}"[:300]
+        is_clients = isinstance(error, InvalidInput)
+        self.matcher, self.fault_code = None, INVALID if is_clients else REQUEST_FAILED
+        self.fault = (str(error) if is_clients else f"{type(error).__name__}: {error}")[:300]
 
     def uniform(self) -> float:
         """Return this position's number in [0, 1): SplitMix64 of the seed (Steele, Lea and Flood, OOPSLA 2014, figure

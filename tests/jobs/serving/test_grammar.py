@@ -7,7 +7,8 @@ import json
 import pytest
 
 from backend.domain.serving.protocol import Constraint
-from jobs.serving.grammar import Grammars
+from backend.errors import InvalidInput
+from jobs.serving.grammar import GrammarMatcher, Grammars
 from tests.support.networks.serving_networks import END_ID, make_tokenizer
 
 
@@ -36,3 +37,63 @@ def test_the_tokens_of_an_answer_lead_to_its_end() -> None:
         assert matcher.allowed()[token]
         matcher.take(token)
     assert matcher.complete_at == len('{"a": 2}')
+
+
+def _matcher(kind: str, value: str) -> GrammarMatcher:
+    return Grammars(make_tokenizer(), vocab_size=260, end_ids=[END_ID]).matcher(
+        Constraint.model_validate({"kind": kind, "value": value})
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (
+            "json_schema",
+            json.dumps({"allOf": [{"type": "string", "pattern": f"a{{{n},}}b{{{n},}}"} for n in range(60)]}),
+        ),
+        ("json_schema", '{"type": "integer", "multipleOf": 999983}'),
+        ("lark", "start: A\nA: " + " & ".join(f"/.*[a-z]{{{n}}}.*/" for n in range(3, 30))),
+    ],
+    ids=["intersected patterns", "a large multiple", "intersected terminals"],
+)
+def test_a_constraint_that_takes_minutes_to_read_is_refused(kind: str, value: str) -> None:
+    with pytest.raises(InvalidInput, match="takes too long to read"):
+        _matcher(kind, value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("json_schema", '{"type": "number", "multipleOf": 0.01}'),
+        ("json_schema", '{"type": "string", "pattern": "^[A-Z]{2}[0-9]{2,30}$"}'),
+        ("regex", r"\d{4}-\d{2}-\d{2}"),
+    ],
+)
+def test_a_usual_repetition_or_multiple_is_read(kind: str, value: str) -> None:
+    assert _matcher(kind, value).allowed().any()
+
+
+def test_a_constraint_that_holds_the_engine_up_ends_its_answer_with_a_reason() -> None:
+    matcher = _matcher("regex", "a" * 150_000)
+    matcher.budget = 400
+    with pytest.raises(InvalidInput, match=r"took .* s of the engine|can't be enforced further"):
+        _write(matcher, ord("a"), count=400)
+
+
+def _write(matcher: GrammarMatcher, token: int, *, count: int) -> None:
+    for _ in range(count):
+        matcher.allowed()
+        matcher.take(token)
+
+
+def test_a_constraint_is_read_once_for_all_answers_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    grammars = Grammars(make_tokenizer(), vocab_size=260, end_ids=[END_ID])
+    constraint = Constraint(kind="regex", value="ab")
+    first = grammars.matcher(constraint)
+    monkeypatch.setattr("jobs.serving.grammar._grammar", lambda _: pytest.fail("read again"))
+    second = grammars.matcher(constraint)
+    a = int(first.allowed().nonzero()[0, 0])
+    first.take(a)
+    assert not first.allowed()[a]
+    assert second.allowed()[a], "each answer is at its own place"
