@@ -20,7 +20,7 @@ from backend.domain.serving.protocol import (
     Task,
     ToolChoice,
 )
-from backend.gateway.bodies.fields import FEW, MAX_ITEMS, ModelName, StrictBody, TokenCount
+from backend.gateway.bodies.fields import FEW, MAX_ITEMS, ModelName, OpenObject, StrictBody, TokenCount
 from backend.gateway.bodies.messages import FunctionName, choose_tool, template_call, template_tool
 from backend.gateway.bodies.structured import schema_constraint
 from backend.gateway.errors import ApiError
@@ -54,7 +54,7 @@ class ToolUseBlock(_Block):
     type: Literal["tool_use"]
     id: Annotated[str, Field(min_length=1, max_length=200)]
     name: FunctionName
-    input: dict[str, object] = Field(default_factory=dict)
+    input: OpenObject = Field(default_factory=dict)
 
 
 class ToolResultBlock(_Block):
@@ -101,7 +101,7 @@ class AnthropicTool(_Block):
     type: Literal["custom"] | None = None
     name: FunctionName
     description: str | None = None
-    input_schema: dict[str, object]
+    input_schema: OpenObject
 
     def as_template_tool(self) -> dict[str, object]:
         """Return the tool as chat templates expect it."""
@@ -128,7 +128,7 @@ class OutputFormat(StrictBody):
     """A schema that the answer matches."""
 
     type: Literal["json_schema"]
-    json_schema: Annotated[dict[str, object], Field(alias="schema")]
+    json_schema: Annotated[OpenObject, Field(alias="schema")]
 
 
 class OutputConfig(StrictBody):
@@ -218,7 +218,7 @@ class MessagesBody(CountBody):
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=MAX_COUNT)] | None = None
-    metadata: dict[str, object] | None = None
+    metadata: OpenObject | None = None
     stop_sequences: Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
     stream: bool = False
 

@@ -15,7 +15,6 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 from pydantic_core import from_json
 
-from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import (
     MAX_BIASES,
     MAX_CHOICES,
@@ -35,14 +34,14 @@ from backend.domain.serving.protocol import (
     Task,
     first_problem,
 )
-from backend.gateway.bodies.fields import FEW, MAX_ITEMS, ModelName, StrictBody, TokenCount, TokenId
+from backend.gateway.bodies.fields import FEW, MAX_ITEMS, ModelName, OpenObject, StrictBody, TokenCount, TokenId
 from backend.gateway.bodies.messages import MessageBody, ToolBody, ToolChoiceBody, to_tool_choice
 from backend.gateway.bodies.structured import Choices, Expression, ResponseFormat, StructuredOutputs, to_constraint
 from backend.gateway.errors import ApiError
 
 MAX_VARIABLES = 32
 LARGE_BYTES = 2**16
-TemplateVariables = Annotated[JsonObject, Field(max_length=MAX_VARIABLES)]
+TemplateVariables = Annotated[OpenObject, Field(max_length=MAX_VARIABLES)]
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
 _Ids = Annotated[list[TokenId], Field(max_length=MAX_IDS, fail_fast=True)]
 
@@ -120,7 +119,7 @@ class _Body(StrictBody):
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    guided_json: dict[str, object] | str | None = None
+    guided_json: OpenObject | str | None = None
     guided_regex: Expression | None = None
     guided_choice: Choices | None = None
     guided_grammar: Expression | None = None

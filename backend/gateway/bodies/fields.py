@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import MAX_COUNT
 
 MAX_FIELDS = 200
@@ -15,6 +17,19 @@ FEW = Field(max_length=MAX_ITEMS, fail_fast=True)
 ModelName = Annotated[str, Field(min_length=1, max_length=200)]
 TokenCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+
+
+def _finite(value: JsonObject) -> JsonObject:
+    """Refuse what can be read but not written again: 1e999 is read as infinite."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError as error:
+        raise ValueError("a number in it is not finite, which JSON has no way to write") from error
+    return value
+
+
+OpenObject = Annotated[JsonObject, AfterValidator(_finite)]
+"""An object of any form: a schema, arguments, metadata."""
 HARMLESS = frozenset(
     {
         "user",

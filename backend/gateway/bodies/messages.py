@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import ChatMessage, Role, ToolChoice
-from backend.gateway.bodies.fields import FEW
+from backend.gateway.bodies.fields import FEW, OpenObject
 
 FunctionName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w.-]+$")]
 
@@ -69,7 +68,7 @@ class FunctionBody(BaseModel):
 
     name: FunctionName
     description: str | None = None
-    parameters: JsonObject | None = None
+    parameters: OpenObject | None = None
 
 
 class ToolBody(BaseModel):

@@ -19,7 +19,7 @@ from backend.domain.serving.protocol import (
     ToolChoice,
 )
 from backend.gateway.bodies.completions import StreamOptions
-from backend.gateway.bodies.fields import FEW, ModelName, StrictBody, TokenCount
+from backend.gateway.bodies.fields import FEW, ModelName, OpenObject, StrictBody, TokenCount
 from backend.gateway.bodies.messages import FunctionName, choose_tool, template_call, template_tool
 from backend.gateway.bodies.structured import schema_constraint
 from backend.gateway.errors import ApiError
@@ -92,7 +92,7 @@ class ResponseTool(_Item):
     type: Literal["function"]
     name: FunctionName
     description: str | None = None
-    parameters: JsonObject | None = None
+    parameters: OpenObject | None = None
     strict: bool | None = None
 
     def as_template_tool(self) -> dict[str, object]:
@@ -114,7 +114,7 @@ class TextFormat(StrictBody):
     name: str | None = None
     description: str | None = None
     strict: bool | None = None
-    json_schema: Annotated[dict[str, object] | None, Field(alias="schema")] = None
+    json_schema: Annotated[OpenObject | None, Field(alias="schema")] = None
 
 
 class TextOptions(StrictBody):
@@ -143,7 +143,7 @@ class ResponsesBody(StrictBody):
     instructions: str | None = None
     previous_response_id: Annotated[str, Field(min_length=1, max_length=60)] | None = None
     store: bool | None = None
-    metadata: dict[str, object] | None = None
+    metadata: OpenObject | None = None
     max_output_tokens: TokenCount | None = None
     max_tool_calls: Any = None  # of the provider's own tools
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from backend.domain.serving.protocol import Constraint
-from backend.gateway.bodies.fields import StrictBody
+from backend.gateway.bodies.fields import OpenObject, StrictBody
 from backend.gateway.errors import ApiError
 
 MAX_CHARACTERS = 200_000
@@ -24,7 +24,7 @@ class JsonSchema(StrictBody):
     name: str = "answer"
     description: str | None = None
     strict: bool | None = None
-    json_schema: Annotated[dict[str, object], Field(alias="schema")]
+    json_schema: Annotated[OpenObject, Field(alias="schema")]
 
 
 class ResponseFormat(StrictBody):
@@ -38,7 +38,7 @@ class ResponseFormat(StrictBody):
 class StructuredOutputs(StrictBody):
     """vLLM's `structured_outputs`: exactly one of a JSON schema, a regular expression, choices and a Lark grammar."""
 
-    json_schema: Annotated[dict[str, object] | str | None, Field(alias="json")] = None
+    json_schema: Annotated[OpenObject | str | None, Field(alias="json")] = None
     regex: Expression | None = None
     choice: Choices | None = None
     grammar: Expression | None = None

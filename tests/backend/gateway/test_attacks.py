@@ -242,6 +242,34 @@ WRONG = {
 }
 
 
+INFINITE = {
+    "metadata": ("responses", '{"model": "tiny", "input": "x", "metadata": {"a": 1e999}}'),
+    "a tool": (
+        "responses",
+        '{"model": "tiny", "input": "x",'
+        ' "tools": [{"type": "function", "name": "f", "parameters": {"maximum": 1e999}}]}',
+    ),
+    "a tool of Anthropic's": (
+        "messages",
+        '{"model": "tiny", "max_tokens": 4, "messages": [{"role": "user", "content": "x"}],'
+        ' "tools": [{"name": "f", "input_schema": {"maximum": -1e999}}]}',
+    ),
+    "a tool of a chat": (
+        "chat/completions",
+        '{"model": "tiny", "messages": [{"role": "user", "content": "x"}],'
+        ' "tools": [{"type": "function", "function": {"name": "f", "parameters": {"maximum": 1e999}}}]}',
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", INFINITE)
+def test_a_number_that_json_cannot_write_again_is_400(url: str, attack: str) -> None:
+    path, body = INFINITE[attack]
+    answer = httpx2.post(f"{url}/v1/{path}", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert "is not finite" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("attack", WRONG)
 def test_a_body_of_a_million_faults_is_answered_for_its_first(url: str, attack: str) -> None:
     """Each fault in a list has needed a kilobyte, and a body of 4 MB stopped the gateway for minutes."""
