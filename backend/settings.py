@@ -181,7 +181,11 @@ class Settings(BaseSettings):
     )
     sweep_s: float = Field(default=4.0, gt=0, description="Seconds between sweeps for lost jobs.")
     cancel_grace_s: float = Field(default=20.0, gt=0, description="Time between asking a job to stop and forcing it.")
-    max_attempts: int = Field(default=3, ge=1, description="How often a job is tried when its worker is lost.")
+    max_attempts: int = Field(
+        default=3,
+        ge=1,
+        description="How often a job is tried when its worker is lost; a run since its last checkpoint.",
+    )
     devices: str = Field(
         default="auto", description="auto: every visible GPU; a list such as 0,1 names them; none: CPU only."
     )

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import Any, cast
 
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from backend.db.tables import LogLine
+from backend.db.tables import Job, LogLine
 from backend.domain.jobs.events import (
     CheckpointEvent,
     CheckpointRemovedEvent,
@@ -118,6 +119,9 @@ def record_bad_end(session: Session, ctx: Context, claim: Claim[Any]) -> None:
 
 def _record_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayload], event: CheckpointEvent) -> None:
     checkpoint_files.record_checkpoint(session, ctx, claim, event)
+    session.execute(
+        update(Job).where(Job.id == claim.job_id, Job.lost > 0).values(lost=0)
+    )  # losses before it cost nothing
     open_suites.start_at_checkpoint(session, ctx, claim, event)
 
 

@@ -154,7 +154,7 @@ class _Watch:
         marker = completions / f".{os.getpid()}"
         marker.touch()  # a client of a network's file system lists a folder again that it has changed itself
         marker.unlink()
-        return sum(1 for _ in os.scandir(completions))
+        return sum(not entry.name.startswith(".") for entry in os.scandir(completions))  # nor one that was killed here
 
     def look(self, said: str) -> None:
         """Count and report. Raises the first shard's error, JobFailed on a stop request."""

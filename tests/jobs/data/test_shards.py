@@ -27,7 +27,7 @@ from jobs.data.deriving import derive
 from jobs.data.filters import RowFilters
 from jobs.data.reports.run import run as report
 from jobs.data.run import run
-from jobs.data.shard_runs import error_file
+from jobs.data.shard_runs import error_file, log_folder
 from jobs.data.shard_tasks import ReadShard, shard_options
 from jobs.data.sharding import ShardPlan, shard_bounds
 from jobs.modeling.dataset_files import read_rows
@@ -102,6 +102,7 @@ def test_a_corpus_in_shards_stopped_and_killed_has_the_rows_of_one_process(tmp_p
     (unfinished,) = (tmp_path / "sharded").glob(".importing-*")
     before = {shard.name: shard.stat().st_mtime_ns for shard in unfinished.glob("shard-0*")}
     assert 0 < len(before) < 5
+    (log_folder(unfinished) / "completions" / ".1").touch()  # of a process that was killed while it counted
 
     times: dict[str, int] = {}
 

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from backend.db.tables import DatasetVersion, Provider, Tokenizer
+from backend.db.tables import DatasetVersion, Job, Provider, Tokenizer
 from backend.domain.jobs.placement import Partition
+from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, Unavailable
 from backend.recipes import RECIPES
 from backend.services.context import LOCAL, Context, OperatorPolicy, Person
+from backend.services.jobs.claims import requeue_lost
 from backend.services.jobs.jobs import read_log
 from backend.services.jobs.workers import beat
 from backend.services.training.runs import (
@@ -356,6 +358,18 @@ def test_only_differing_fields_are_listed(world: Context) -> None:
     assert names == ["a", "b"]
     assert dict(rows)["learning_rate"] == ["0.01", "0.02"]
     assert "max_steps" not in dict(rows)
+
+
+def test_losses_count_since_the_last_checkpoint(world: Context) -> None:
+    """A run of months failed at the third lost worker, however far apart."""
+    run = launch(world)
+    for step in (10, 20, 30):
+        taken = claim(world, run)
+        report(world, taken, {"type": "checkpoint", "step": step, "folder": f"runs/{run.id}/checkpoints/{step}"})
+        with world.db.write() as session:
+            assert session.get_one(Job, run.job_id).lost == 0
+            error = JobFailure(cause="The machine b is lost.")
+            assert requeue_lost(session, world, taken, error=error, counts=True) is Status.QUEUED
 
 
 def test_the_log_says_where_an_attempt_begins(world: Context) -> None:
