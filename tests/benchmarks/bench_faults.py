@@ -352,10 +352,10 @@ def read_only(w: World) -> Iterator[None]:
 
 
 @contextmanager
-def hour_ahead(w: World) -> Iterator[None]:
-    """Set the clock of all processes but the database's an hour forward, in mid-run, and leave it there."""
+def clock_set(seconds: int, w: World) -> Iterator[None]:
+    """Set the clock of all processes but the database's forward or back, in mid-run, and leave it there."""
     assert w.clock is not None
-    w.clock.write_text("+3600")
+    w.clock.write_text(f"{int(w.clock.read_text()) + seconds:+d}")
     yield
 
 
@@ -416,7 +416,11 @@ FAULTS = {
     "freeze-store": Fault("store: SIGSTOP", partial(frozen, weed_of), lasts_s=60, line="Store", kind="store"),
     "full": Fault("disk of the home full", full, lasts_s=FREEZE_S, line="Workers", kind="disk"),
     "read-only": Fault("artifacts read-only", read_only, lasts_s=FREEZE_S, kind="disk"),
-    "clock": Fault("clock an hour forward", hour_ahead, lasts_s=5, kind="clock"),
+    "freeze-store-long": Fault(
+        "store: SIGSTOP for 10 min", partial(frozen, weed_of), lasts_s=600, line="Store", kind="store"
+    ),
+    "clock": Fault("clock an hour forward", partial(clock_set, 3600), lasts_s=5, kind="clock"),
+    "clock-back": Fault("clock an hour back", partial(clock_set, -3600), lasts_s=5, kind="clock"),
 }
 
 
@@ -551,7 +555,7 @@ def main(names: Sequence[str], trials: int) -> None:
                 folder = stack.enter_context(small_disk(folder / "disk"))
             w = stack.enter_context(world(folder, store=kind == "store", slow=kind == "slow", clock=kind == "clock"))
             for name in (name for name in names if kinds[name] == kind):
-                for number in range(1 if name == "database-long" else trials):
+                for number in range(1 if name.endswith("-long") else trials):
                     outcome = hundred_jobs(w, number) if name == "jobs" else try_once(w, name)
                     outcomes[name].append(outcome)
                     print(json.dumps({**outcome, "load": os.getloadavg()[0]}), flush=True)
