@@ -118,6 +118,14 @@ def test_a_new_point_is_drawn_within_a_second(
     assert min(delays) < 1.0, delays
 
 
+def test_the_first_point_is_seen_before_the_second(page: Page, server: str, world: Context) -> None:
+    """The panels named a value and were empty."""
+    run = launch(world, max_steps=1000)
+    report(world, claim(world, run), *points(1, 1))
+    open_run(page, server, run)
+    assert page.evaluate(f"document.querySelectorAll('{PLOT} .scatterlayer .point').length") == 1
+
+
 def test_a_hundred_thousand_points_are_drawn_as_few_with_the_last_one_kept(
     page: Page, server: str, world: Context
 ) -> None:

@@ -28,6 +28,10 @@ MAX_VOCABULARY = 2**18
 """Tokens of the largest vocabularies in use, of a run whose own is not known."""
 WORSE_SHARE = 1.25
 """Above this multiple of the loss of a guess; a fresh model may begin a little above it."""
+LOST_SHARE, LOST_POINTS = 3.0, 5
+"""Above this multiple at the median of so many steps in a row, a run that still trains is lost: long before a trend can
+be told.
+"""
 MIN_POINTS = 60
 """Minimum number of points for a trend."""
 SPIKE_SIGMAS, SPIKE_SHARE = 12.0, 0.15
@@ -166,6 +170,8 @@ def _not_finite(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Findi
         yield Finding(Kind.NOT_FINITE, sentence, cause, step, "Run again in full precision", (("precision", "fp32"),))
         return
     cause = "Usually the learning rate is too high; else a malformed row, or no gradient clipping."
+    if (usual := _exceeded_rates(facts)) is not None and config is not None:
+        cause = f"The learning rate of {config.learning_rate:g} is above the usual {usual[0]:.1g} to {usual[1]:.1g}."
     yield Finding(Kind.NOT_FINITE, sentence, cause, step, *_calmer(facts))
 
 
@@ -304,13 +310,16 @@ def _diverged(train: Series, facts: RunFacts, skipped: int) -> Iterator[Finding]
 
 
 def _worse_than_guessing(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
-    """Yield a finding if a language model's run of any length ended above the loss of equally likely tokens."""
+    """Yield a finding if a language model's run of any length ended above the loss of equally likely tokens, or trains
+    far above it.
+    """
     train, config = series.get("train_loss"), facts.config
-    if train is None or not len(train) or not facts.has_ended or config is None:
+    if train is None or len(train) < (1 if facts.has_ended else LOST_POINTS) or config is None:
         return
     guess = math.log(facts.vocab_size or MAX_VOCABULARY)
     level = float(np.median(train.values[-5:]))
-    if config.objective in (Objective.PRETRAIN, Objective.SFT) and level > WORSE_SHARE * guess:
+    share = WORSE_SHARE if facts.has_ended else LOST_SHARE
+    if config.objective in (Objective.PRETRAIN, Objective.SFT) and level > share * guess:
         start, end = float(train.values[0]), float(train.values[-1])
         rose = start <= WORSE_SHARE * guess
         course = f"rose from {start:.1f} to {end:,.1f}" if rose else f"is {end:,.1f}"
@@ -437,6 +446,13 @@ def _loader(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
         yield Finding(Kind.STARVING, f"{percent(share)} of every step goes into loading data.", cause)
 
 
+def _exceeded_rates(facts: RunFacts) -> tuple[float, float] | None:
+    """Return the lowest and the highest usual learning rate if the run's is above them."""
+    if facts.config is None or (usual := usual_learning_rates(facts.config, facts.body)) is None:
+        return None
+    return usual[:2] if facts.config.learning_rate > usual[1] else None
+
+
 def _calmer(facts: RunFacts) -> tuple[str, tuple[tuple[str, Value], ...]]:
     """Return label and changes of a more stable run: the middle of the usual learning rates if it is above them, else
     clipped gradients, else a third of the learning rate.
@@ -444,14 +460,11 @@ def _calmer(facts: RunFacts) -> tuple[str, tuple[tuple[str, Value], ...]]:
     config = facts.config
     if config is None:
         return "", ()
-    usual = usual_learning_rates(config, facts.body)
-    is_unusual = usual is not None and config.learning_rate > usual[1]
-    if not is_unusual and (config.grad_clip == 0 or config.grad_clip > 1):
+    usual = _exceeded_rates(facts)
+    if usual is None and (config.grad_clip == 0 or config.grad_clip > 1):
         return "Run again with gradients clipped at 1", (("grad_clip", 1.0),)
-    lower = config.learning_rate / 3
-    if usual is not None and is_unusual:
-        lower = min(lower, math.sqrt(usual[0] * usual[1]))
-    lower = _rounded(lower)
+    third = config.learning_rate / 3
+    lower = _rounded(third if usual is None else min(third, math.sqrt(usual[0] * usual[1])))
     changes: list[tuple[str, Value]] = [("learning_rate", lower)]
     if config.min_learning_rate > lower:
         changes.append(("min_learning_rate", lower))

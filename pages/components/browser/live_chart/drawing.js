@@ -213,7 +213,7 @@ function tracesOf(chart, { run, name, series, x, color, dash }, { spec, many }) 
   const isOne = spec.metrics.length === 1
   const label = many ? (isOne ? run.name : `${run.name} · ${labelOf(name)}`) : isOne ? spec.title : labelOf(name)
   const value = `%{y${HOVER[spec.format] || `:${spec.format}`}}<extra>${escapeLabel(label)}</extra>`
-  const smoothing = isVal || spec.exact ? 0 : chart.settings.smoothing
+  const smoothing = isVal || spec.exact || series.values.length === 1 ? 0 : chart.settings.smoothing  // one point is a dot
   const base = { x, type: "scatter", connectgaps: true, customdata: series.steps }
   const line = { color, width: 1.8, dash }
   if (!smoothing) {

@@ -154,6 +154,9 @@ def test_a_run_of_any_length_that_ends_above_the_loss_of_a_guess_is_of_no_use() 
     assert kinds({"train_loss": curve(np.full(4, 45.0))}) == [Kind.DIVERGED], "above any vocabulary's"
     assert kinds({"train_loss": curve(np.full(4, 8.0))}, vocab_size=2048) == [], "a fresh model"
     assert kinds({"train_loss": curve(np.full(4, 45.0))}, vocab_size=2048, has_ended=False) == []
+    assert kinds({"train_loss": curve(np.full(9, 20.0))}, vocab_size=2048, has_ended=False) == [], "it may recover"
+    lost = {"train_loss": curve(np.array([7.6, 90.0, 9.0, 80.0, 70.0, 80.0]))}
+    assert kinds(lost, vocab_size=2048, has_ended=False) == [Kind.DIVERGED], "said while it can be stopped"
 
 
 def test_a_learning_rate_far_above_the_usual_ones_is_cured_by_a_usual_one() -> None:
@@ -166,6 +169,8 @@ def test_a_learning_rate_far_above_the_usual_ones_is_cured_by_a_usual_one() -> N
     (change,) = [value for name, value in finding.changes if name == "learning_rate"]
     assert isinstance(change, float)
     assert 1e-4 < change < 1e-2
+    broken = only({}, config=wild, body=900_000, not_finite={"grad_norm": 5})
+    assert broken.cause.startswith("The learning rate of 9 is above the usual 0.0"), "one cause"
     unknown = only(rising, config=wild.model_copy(update={"grad_clip": 1.0}), vocab_size=2048)
     assert ("learning_rate", 3.0) in unknown.changes, "of a network of unknown size"
 
