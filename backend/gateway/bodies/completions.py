@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 from pydantic_core import from_json
 
+from backend.domain.names import nearest_name
 from backend.domain.serving.protocol import (
     MAX_BIASES,
     MAX_CHOICES,
@@ -40,6 +41,8 @@ from backend.gateway.bodies.structured import Choices, Expression, ResponseForma
 from backend.gateway.errors import ApiError
 
 MAX_VARIABLES = 32
+MAX_NAME = 60  # characters: no field's is longer
+MAX_REPEATED = 400  # characters of a body in an error
 LARGE_BYTES = 2**16
 TemplateVariables = Annotated[OpenObject, Field(max_length=MAX_VARIABLES)]
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
@@ -175,6 +178,8 @@ class _Body(StrictBody):
 
 class ChatBody(_Body):
     """`POST /v1/chat/completions`."""
+
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL | {"verbosity": ("medium",)}
 
     messages: Messages
     max_tokens: TokenCount | None = None
@@ -381,12 +386,13 @@ def parse_body(raw: bytes, kind: type[Body]) -> Body:
             return kind.model_validate_json(raw)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_context=False)
-        field, message = first_problem(errors)
+        field, message = (text[:MAX_REPEATED] for text in first_problem(errors))
         is_unknown = errors[0]["type"] == "extra_forbidden"
         if is_unknown:
+            near = nearest_name(field, kind.model_fields) if len(field) < MAX_NAME and "." not in field else None
             message = (
-                "this field is not served here, and might change the answer; leave it out (docs/api.md lists the"
-                " fields)"
+                "this field is not served here, and might change the answer; leave it out"
+                f"{f', or is it {near}?' if near else ''} (docs/api.md lists the fields)"
             )
         code = "unknown_parameter" if is_unknown else "invalid_value"
         raise ApiError(400, f"{field}: {message}" if field else message, code=code, param=field or None) from error

@@ -111,6 +111,18 @@ def test_a_field_that_is_not_served_is_refused_by_name(scene: Scene, path: str, 
     assert scene.replica.seen == seen
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"), [("max_tokenz", "max_tokens"), ("temprature", "temperature"), ("maxTokens", "max_tokens")]
+)
+def test_a_misspelt_field_is_refused_with_the_one_that_may_be_meant(scene: Scene, written: str, meant: str) -> None:
+    assert f"or is it {meant}?" in scene.ask("completions", **{written: 5}).json()["error"]["message"]
+
+
+def test_the_usual_verbosity_of_a_chat_is_accepted_and_another_refused(scene: Scene) -> None:
+    assert scene.ask("chat/completions", verbosity="medium").status_code == 200
+    assert scene.ask("chat/completions", verbosity="low").json()["error"]["param"] == "verbosity"
+
+
 @pytest.mark.parametrize("path", ["chat/completions", "completions"])
 def test_fields_that_change_nothing_are_accepted(scene: Scene, path: str) -> None:
     harmless = {
