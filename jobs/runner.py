@@ -65,6 +65,8 @@ from jobs.tracking.run import end_tracking, start_tracking
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+RECORD_S, RETRY_S = 600.0, 0.5
+"""How long, and how often, the end of a job is tried to be recorded while the database is away."""
 FULL_BYTES = 2**20
 """Free space of a disk that counts as full."""
 CHILD_MODULE = "jobs.run"
@@ -440,7 +442,8 @@ class _Watch:
 
 def _record_end(ctx: Context, claim: Claim[Any], folder: Path, ended: Ended) -> Status | None:
     stopped = ended.stopped_by
-    for attempt in range(40):  # the database may be locked for a while, and the child's work must not be lost
+    gives_up_at = time.monotonic() + RECORD_S
+    while time.monotonic() < gives_up_at:  # the database may be away, and the child's work must not be lost
         try:
             with ctx.db.write() as session:
                 if ended.code == 0 and ended.result is not None and (stopped or not claim.restarts_forever):
@@ -461,8 +464,8 @@ def _record_end(ctx: Context, claim: Claim[Any], folder: Path, ended: Ended) -> 
                     status = Status.FAILED
             return status
         except OperationalError as error:
-            log.warning("can't record the end of job %s yet (%s), try %s", claim.job_id, error.orig, attempt)
-            time.sleep(0.5)
+            log.warning("can't record the end of job %s yet: %s", claim.job_id, error.orig)
+            time.sleep(RETRY_S)
     return None
 
 

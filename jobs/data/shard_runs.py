@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import psutil
+
 from backend.domain.data.import_options import HERE
 from backend.domain.jobs.payloads import ShardCluster
 from backend.domain.jobs.placement import parse_placement
@@ -311,12 +313,26 @@ class _InSlurm:
             self.reporter.log("Tasks in Slurm ended without their shards; they are submitted again.")
         log = self.folder / SUBMIT_LOG
         log.unlink(missing_ok=True)
-        if status := _start(self.folder).wait():
+        if status := self._await(_start(self.folder)):
             lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             refusal = [line for line in lines if line.startswith("sbatch: ")] or lines[-1:]
             raise explain_refusal("sbatch", "\n".join(refusal), status=status)
         self.submitted = True
         return self._states()
+
+    def _await(self, process: subprocess.Popen[bytes]) -> int:
+        """Return the status of what submits; it may hang as long as Slurm does. Raises JobFailed on a stop request."""
+        try:
+            while process.poll() is None:
+                self.watch.look(self.said)
+                time.sleep(POLL_S)
+        finally:
+            with contextlib.suppress(psutil.Error):
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
+            process.kill()
+            status = process.wait()
+        return status
 
     def stop(self) -> None:
         if self.watch.num_done < ShardPlan.load(self.folder).num_shards:

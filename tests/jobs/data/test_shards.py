@@ -234,6 +234,14 @@ def test_slurm_that_is_busy_or_silent_for_a_moment_ends_no_import(tmp_path: Path
     ]
 
 
+def test_an_import_is_stopped_while_slurm_hangs(tmp_path: Path, refusals: Path) -> None:
+    write_corpus(tmp_path / "corpus", files=1, rows=3)
+    (refusals.parent / "sbatch").write_text("#!/bin/sh\nexec sleep 600\n")
+    reporter = RememberingReporter(stop_after=20)
+    with pytest.raises(JobFailed, match="stopped on request"):
+        run_import(tmp_path, reporter, shards=1, executor="slurm:cpu")
+
+
 def test_an_order_that_slurm_will_never_take_ends_the_import_with_its_words(tmp_path: Path, refusals: Path) -> None:
     write_corpus(tmp_path / "corpus", files=1, rows=3)
     refusals.write_text("invalid partition specified: cpu\n")
