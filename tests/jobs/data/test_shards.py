@@ -87,7 +87,10 @@ def drop_reported(root: Path, folder: str) -> ImportResult:
     return derive(root / folder, change=change, out_root=root / "datasets", reporter=RememberingReporter())
 
 
-def test_a_corpus_in_shards_stopped_and_killed_has_the_rows_of_one_process(tmp_path: Path) -> None:
+def test_a_corpus_in_shards_stopped_and_killed_has_the_rows_of_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.data.shard_runs.POLL_S", 0.005)  # a machine at rest reads a shard in milliseconds
     write_corpus(tmp_path / "corpus")
     alone = run_import(tmp_path, RememberingReporter(), **FILTERS)
     fewer = drop_reported(tmp_path, alone.folder)
