@@ -85,7 +85,7 @@ tests: $(DEV_STAMP) $(NODE_STAMP)
 
 # Two of three tests, training among them: without browsers, other programs, and what tests/slow_tests.txt lists.
 unit: $(DEV_STAMP)
-	$(PYTEST) --numprocesses logical --maxprocesses 4 -p tests.support.slow_tests --quick
+	$(PYTEST) --numprocesses 4 -p tests.support.slow_tests --quick
 
 # Training, evaluation and serving on the second device of tests/support/second_device.py, which refuses what a GPU does:
 # every objective, adapter, engine of evaluation, inspection, a replica, and resume. Left out is what computes on a CPU alone

@@ -20,7 +20,7 @@ import pytest
 LIST = Path(__file__).parents[1] / "slow_tests.txt"
 WITH_OTHER_PROGRAMS = ("tests/e2e", "tests/faults", "tests/clients", "tests/engines")
 """Folders whose tests start browsers, servers and clients: slow without a measurement."""
-MAX_CPU_S, MAX_WAIT_S = 0.25, 5.0
+MAX_CPU_S, MAX_WAIT_S = 0.25, 2.0
 """A function of tests that takes more, all its cases together, is slow."""
 
 
