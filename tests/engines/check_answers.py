@@ -62,7 +62,7 @@ def make_qwen3() -> Any:
     return transformers.Qwen3ForCausalLM(config).eval()
 
 
-def make_mistral() -> Any:
+def make_mistral(window: int | None = 64) -> Any:
     torch.manual_seed(0)
     config = transformers.MistralConfig(
         vocab_size=260,
@@ -72,7 +72,7 @@ def make_mistral() -> Any:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=256,
-        sliding_window=64,
+        sliding_window=window,
         bos_token_id=None,
         eos_token_id=256,
         initializer_range=0.15,
@@ -96,7 +96,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     running = []
     for name in ("roundhouse", engine):
         folder = tmp_path_factory.mktemp("replica")
-        save_checkpoint(folder / "checkpoint", network=NETWORKS[family]())
+        make = partial(make_mistral, None) if request.param == "llama.cpp mistral" else NETWORKS[family]
+        save_checkpoint(folder / "checkpoint", network=make())  # llama.cpp's Llama has no windows, and is refused them
         running.append(RunningReplica(folder, engine=name, max_running=4))
     yield running
     for replica in running:
@@ -112,6 +113,20 @@ def answer(replica: RunningReplica, prompt: str = "Hello", **params: Any) -> lis
 
 def ids_of(events: list[Any]) -> list[int]:
     return [token for event in events if isinstance(event, TokenEvent) for token in event.token_ids]
+
+
+def count_same(first: list[int], second: list[int]) -> int:
+    """Return how many tokens two answers begin with alike."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
+
+
+def is_near_tie(events: list[Any], index: int) -> bool:
+    """Return whether the two likeliest tokens at a position of an answer have about the same probability."""
+    scored = [one for event in events if isinstance(event, TokenEvent) for one in event.logprobs or ()][index]
+    first, second = (float(top.logprob or 0) for top in scored.top)
+    return first - second < NEAR_TIE
 
 
 @pytest.mark.parametrize(
@@ -131,12 +146,10 @@ def test_greedy_answers_have_the_same_tokens_up_to_a_near_tie(
     for prompt in PROMPTS:
         ours, theirs = (answer(replica, prompt, logprobs=2, **params) for replica in pair)
         mine, other = ids_of(ours), ids_of(theirs)
-        same = next((i for i, (a, b) in enumerate(zip(mine, other, strict=False)) if a != b), None)
-        num_same, num_compared = num_same + (len(mine) if same is None else same), num_compared + len(mine)
-        if same is not None:
-            scored = [one for event in ours if isinstance(event, TokenEvent) for one in event.logprobs or ()][same]
-            first, second = (float(top.logprob or 0) for top in scored.top)
-            assert first - second < NEAR_TIE, (prompt, same)
+        same = count_same(mine, other)
+        num_same, num_compared = num_same + same, num_compared + len(mine)
+        if same < min(len(mine), len(other)):
+            assert is_near_tie(ours, same), (prompt, same)
             continue
         assert mine == other
         assert theirs[-1].finish_reason == ours[-1].finish_reason
@@ -181,11 +194,15 @@ def test_log_probabilities_are_the_networks_own(pair: list[RunningReplica]) -> N
 
 def test_an_answer_of_one_engine_is_continued_by_the_other(pair: list[RunningReplica]) -> None:
     ours, theirs = pair
-    whole = answer(ours, ignore_end=True, max_tokens=30)
+    whole = answer(ours, ignore_end=True, max_tokens=30, logprobs=2)
     text = "".join(event.text for event in whole[:12])
     begun = Begun(token_ids=tuple(ids_of(whole)[:12]), characters=len(text))
     rest = answer(theirs, ignore_end=True, max_tokens=30, begun=begun)
-    assert ids_of(whole)[12:] == ids_of(rest)
+    expected, continued = ids_of(whole)[12:], ids_of(rest)
+    assert len(continued) == len(expected)
+    same = count_same(expected, continued)
+    assert same == len(expected) or is_near_tie(whole, 12 + same)
+    assert same > 0
 
 
 def test_drawn_answers_follow_the_same_distribution(pair: list[RunningReplica]) -> None:
