@@ -6,6 +6,7 @@ shortest known way to a complete text, so that JSON is not cut off in the middle
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Sequence
@@ -82,12 +83,15 @@ class Grammars:
 
 def _compile(tokens: LLTokenizer, constraint: Constraint) -> LLMatcher:
     grammar = _grammar(constraint)
-    if any(part in constraint.value for part in COSTLY[constraint.kind]) and not check_cost(grammar):
-        raise InvalidInput(
-            f"The {constraint.kind} can't be enforced: it takes too long to read.",
-            remedy="Use smaller counts in repetitions, and fewer intersections or multiples.",
-            field="response_format",
-        )
+    if any(costly in constraint.value for costly in COSTLY[constraint.kind]):
+        try:
+            check_cost(grammar)
+        except subprocess.SubprocessError:
+            raise InvalidInput(
+                f"The {constraint.kind} can't be enforced: it takes too long to read.",
+                remedy="Use smaller counts in repetitions, and fewer intersections or multiples.",
+                field="response_format",
+            ) from None
     matcher = LLMatcher(tokens, grammar, log_level=0)
     if matcher.is_error():
         raise InvalidInput(f"The {constraint.kind} can't be enforced: {_reason(matcher)}", field="response_format")
