@@ -11,7 +11,6 @@ This module is both sides: `fork_server` for the supervisor, which imports no to
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import logging
@@ -25,11 +24,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from backend.domain.jobs.states import JobKind
+from backend.infra.processes import set_command_line
 from jobs.environment import shared_environment
 from jobs.rooms import import_room
 
@@ -48,6 +48,7 @@ IDLE_S = 300.0
 """A server without a job for this long ends, which returns some 300 MB."""
 IMPORTS_S, ANSWER_S, REPORT_S = 120.0, 10.0, 5.0
 MAX_REQUEST_BYTES = 2**20
+MAX_DESCRIPTORS = 8
 TITLE_BYTES = 1000
 """Room for the command line of a job, by which `ps` and the supervisor tell it from others."""
 MAX_SERVERS = 2
@@ -143,16 +144,25 @@ class ForkServer:
                 except OSError:  # it has ended, and another job has closed it
                     return
 
-    def start(self, module: str, arguments: list[str], environment: Mapping[str, str], output: int) -> ForkedChild:
-        """Run a module as `python -m` would, its output to a file descriptor. Raises OSError if the server does not
-        answer.
+    def start(
+        self,
+        module: str,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        output: int,
+        passed: Sequence[int] = (),
+    ) -> ForkedChild:
+        """Run a module as `python -m` would, its output to a file descriptor, with `passed` descriptors, whose numbers
+        there are its last arguments. Raises OSError if the server does not answer.
         """
         status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         reading, tie = os.pipe()  # closed by the kernel when this process ends, which ends the job
-        request = {"module": module, "arguments": arguments, "environment": dict(environment)}
+        request = {"module": module, "arguments": arguments, "environment": dict(environment), "passed": len(passed)}
         try:
             with theirs, self._lock:
-                socket.send_fds(self._socket, [json.dumps(request).encode()], [output, theirs.fileno(), reading])
+                socket.send_fds(
+                    self._socket, [json.dumps(request).encode()], [output, theirs.fileno(), reading, *passed]
+                )
             status.settimeout(ANSWER_S)
             answer = status.recv(64)
             if not answer:
@@ -220,23 +230,24 @@ def _serve(server: socket.socket, selector: selectors.BaseSelector) -> int:
                     status.send(str(code).encode())
                 continue
             try:
-                message, descriptors, _, _ = socket.recv_fds(server, MAX_REQUEST_BYTES, 3)
+                message, descriptors, _, _ = socket.recv_fds(server, MAX_REQUEST_BYTES, MAX_DESCRIPTORS)
             except OSError as error:
                 log.warning("a request was not read: %s", error)
                 continue
             if not message:
                 return 0
-            if len(descriptors) < 3:  # this process may open no more files; the supervisor is not answered
+            request = json.loads(message)
+            if len(descriptors) < 3 + request["passed"]:  # it may open no more files; the supervisor is not answered
                 for descriptor in descriptors:
                     os.close(descriptor)
                 continue
-            (output, _, tie), status = descriptors, socket.socket(fileno=descriptors[1])
+            (output, _, tie, *passed), status = descriptors, socket.socket(fileno=descriptors[1])
             try:
                 pid = os.fork()
             except OSError as error:
                 log.warning("a job was not forked: %s", error)
-                os.close(output)
-                os.close(tie)
+                for descriptor in (output, tie, *passed):
+                    os.close(descriptor)
                 status.close()
                 continue
             if pid == 0:
@@ -245,9 +256,9 @@ def _serve(server: socket.socket, selector: selectors.BaseSelector) -> int:
                     other.close()
                 for descriptor in jobs:
                     os.close(descriptor)
-                return _run(json.loads(message), output, tie)
-            os.close(output)
-            os.close(tie)
+                return _run(request, output, tie, passed)
+            for descriptor in (output, tie, *passed):
+                os.close(descriptor)
             try:
                 descriptor = os.pidfd_open(pid)
             except OSError as error:
@@ -263,22 +274,26 @@ def _serve(server: socket.socket, selector: selectors.BaseSelector) -> int:
     return 0
 
 
-def _run(request: dict[str, Any], output: int, tie: int) -> int:
-    """Run a module in a forked process as `python -m` would in a new one."""
+def _run(request: dict[str, Any], output: int, tie: int, passed: list[int]) -> int:
+    """Run a module in a forked process, with the numbers of passed descriptors as its last arguments."""
     _die_with_writer(tie)
     os.setsid()
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
     os.close(output)
+    run_as_command(request["module"], [*request["arguments"], *map(str, passed)], request["environment"])
+    return 0
+
+
+def run_as_command(module: str, arguments: list[str], environment: Mapping[str, str]) -> None:
+    """Run a module in a forked process as `python -m` would in a new one."""
     os.environ.clear()
-    os.environ.update(request["environment"])
-    module, arguments = request["module"], request["arguments"]
-    _set_command_line([sys.executable, "-m", module, *arguments])
+    os.environ.update(environment)
+    set_command_line([sys.executable, "-m", module, *arguments])
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()  # else all jobs would draw the same; Python reseeds its own generator
     sys.argv[1:] = arguments
     runpy.run_module(module, run_name="__main__", alter_sys=True)
-    return 0
 
 
 def _die_with_writer(pipe: int) -> None:
@@ -290,14 +305,6 @@ def _die_with_writer(pipe: int) -> None:
     end.register(pipe, 0)
     if end.poll(0):  # it has been closed meanwhile
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _set_command_line(command: list[str]) -> None:
-    """Write another command over this process's own, which `ps` and psutil read."""
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    start, end = int(fields[45]), int(fields[46])  # numbers 48 and 49 of proc(5)
-    line = "\0".join(command).encode()[: end - start - 1]
-    ctypes.memmove(start, line.ljust(end - start, b"\0"), end - start)
 
 
 if __name__ == "__main__":

@@ -31,11 +31,22 @@ from backend.services.jobs.gangs import (
     list_members,
 )
 from jobs.exchange import FolderExchange, Interrupted
+from jobs.fork_server import ForkedChild, ForkServer, fork_server
 from jobs.freeze_watch import FreezeWatch
 from jobs.gang import spread_payload
 from jobs.memory_limit import MemoryWatch, job_limit_bytes
 from jobs.reporter import Rendezvous
-from jobs.runner import TICK_S, Child, execute, explain_error, explain_exit, is_cut_off, kill_group, start_child
+from jobs.runner import (
+    TICK_S,
+    Child,
+    execute,
+    explain_error,
+    explain_exit,
+    is_cut_off,
+    job_environment,
+    kill_group,
+    start_child,
+)
 from jobs.tailing import Tail, parse_events
 
 log = logging.getLogger(__name__)
@@ -116,9 +127,10 @@ def run_member(ctx: Context, claim: Claim[StoredPayload], *, nice: int, stopping
         ready = spread_payload(prepare_claim(ctx, claim))
         exchange = FolderExchange(ctx, ready, stopping)
         with exchange.held():
-            rendezvous = _meet(ctx, ready, exchange)
+            server = fork_server(ready.kind, job_environment(ready))
+            rendezvous = _meet(ctx, ready, exchange, server)
             if rendezvous is not None:
-                child = start_child(ctx, ready, folder, nice=nice, rendezvous=rendezvous)
+                child = start_child(ctx, ready, folder, nice=nice, server=server, rendezvous=rendezvous)
                 stage, error = _watch(ctx, ready, folder, child, stopping)
                 _end(ctx, ready, stage, error)
     except Fenced:
@@ -138,9 +150,11 @@ def run_member(ctx: Context, claim: Claim[StoredPayload], *, nice: int, stopping
             kill_group(child)
 
 
-def _meet(ctx: Context, claim: Claim[Payload], exchange: FolderExchange) -> Rendezvous | None:
-    """Bring what the run reads, wait until the first machine says where it is reached and that all are ready; None if
-    the job is asked to stop meanwhile.
+def _meet(
+    ctx: Context, claim: Claim[Payload], exchange: FolderExchange, server: ForkServer | None
+) -> Rendezvous | None:
+    """Bring what the run reads, wait until the first machine says where it is reached and that all are ready, and until
+    the server can fork; None if the job is asked to stop meanwhile.
     """
     assert claim.part is not None
 
@@ -173,6 +187,8 @@ def _meet(ctx: Context, claim: Claim[Payload], exchange: FolderExchange) -> Rend
             ),
         ) from error
     if exchange.bring_inputs() is not None:  # the checkpoint that the first machine has sent meanwhile
+        return None
+    if server is not None and exchange.wait_for(server.await_imports) is not None:
         return None
     with ctx.db.write() as session:
         renew(session, ctx, claim)
@@ -222,6 +238,8 @@ def _watch(
         errors += [event for event in parse_events(lines) if isinstance(event, ErrorEvent)]
     if failure is not None:
         return "ended", failure
+    if isinstance(child, ForkedChild) and child.is_lost and not errors:
+        return "frozen", JobFailure(cause="Its process was killed, and so was the server that forked it.")
     if errors:
         failure = JobFailure(cause=errors[-1].cause, remedy=errors[-1].remedy, field=errors[-1].field)
         return ("echoed" if errors[-1].is_echo else "ended"), failure

@@ -34,7 +34,7 @@ class StopRequested(Exception):
 @dataclass(frozen=True)
 class Rendezvous:
     """Meeting point of the processes of a run: an address of the first machine. `machine` is this one's number among
-    those of the run, `listening` the first one's open socket, by the number of the descriptor that its child inherits.
+    those of the run, `listening` the first one's open socket, by the number of its descriptor in this process.
     """
 
     machine: int = 0

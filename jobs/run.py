@@ -1,8 +1,8 @@
 """The child process of a job: `python -m jobs.run JOB`.
 
-With `--child FOLDER` (how a worker starts it) it reads `job.json`, runs the room's entry and reports through files
-alone. With a job id alone it claims the job and supervises a child itself; the command line uses this where no worker
-runs.
+With `--child FOLDER [SOCKET]` (how a worker starts it) it reads `job.json`, runs the room's entry and reports through
+files alone. With a job id alone it claims the job and supervises a child itself; the command line uses this where no
+worker runs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from backend.domain.jobs.events import ErrorEvent, ResultEvent
@@ -24,11 +25,16 @@ from jobs.rooms import import_room
 EXIT_DONE, EXIT_FAILED, EXIT_CRASHED = 0, 3, 4
 
 
-def run_child(folder: Path) -> int:
-    """Run one attempt. Its folder holds `job.json`; results and errors leave as events. Returns the exit status."""
+def run_child(folder: Path, *, listening: int | None = None) -> int:
+    """Run one attempt. Its folder holds `job.json`; results and errors leave as events. Returns the exit status.
+
+    `listening` is the number of the open socket where the machines of the job meet, on the first of them.
+    """
     reporter = FileReporter(folder / "events.jsonl", folder / "control")
     try:
         spec = JobSpec.read(folder / "job.json", of=Payload)
+        if spec.rendezvous is not None:
+            spec = replace(spec, rendezvous=replace(spec.rendezvous, listening=listening))
         room = import_room(spec.payload.job_kind)
         result: JobResult = room.run(spec, reporter)
     except RoundhouseError as error:
@@ -64,7 +70,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def main(arguments: list[str]) -> int:
     """Entry of `python -m jobs.run`."""
-    if len(arguments) == 2 and arguments[0] == "--child":
+    if len(arguments) in (2, 3) and arguments[0] == "--child":
         folder = Path(arguments[1])
         record = json.loads((folder / "job.json").read_text())
         if record.get("parent"):  # none: the fork server has seen to that
@@ -72,12 +78,12 @@ def main(arguments: list[str]) -> int:
         lower_priority(record.get("nice", 0))
         if record.get("memory_bytes"):
             limit_this_process(record["memory_bytes"], uses_gpu=bool(os.environ.get("CUDA_VISIBLE_DEVICES")))
-        return run_child(folder)
+        return run_child(folder, listening=int(arguments[2]) if len(arguments) == 3 else None)
     if len(arguments) == 1 and not arguments[0].startswith("-"):
         from jobs.runner import run_foreground  # only the supervisor needs the database
 
         return run_foreground(arguments[0])
-    sys.stderr.write("usage: python -m jobs.run JOB | --child FOLDER\n")
+    sys.stderr.write("usage: python -m jobs.run JOB | --child FOLDER [SOCKET]\n")
     return 2
 
 

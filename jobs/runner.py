@@ -130,11 +130,11 @@ def execute(
             _record_leftovers(ctx, ready, exchange)
             if (stopped_by := exchange.bring_inputs()) is not None:
                 return _record_end(ctx, ready, folder, Ended(-1, None, None, stopped_by, 0.0))
+            server = fork_server(ready.kind, job_environment(ready))
             if claim.part is not None:
                 gang = GangLead(ctx, ready)
                 if (stopped_by := gang.gather(exchange)) is not None:
                     return _record_end(ctx, ready, folder, Ended(-1, None, None, stopped_by, 0.0))
-            server = None if gang else fork_server(ready.kind, job_environment(ready))
             if server is not None and not server.is_ready:
                 stopped_by = exchange.wait_for(server.await_imports)
                 if stopped_by is not None:
@@ -227,23 +227,24 @@ def start_child(
     limits = {"memory_bytes": job_limit_bytes(ctx.policy.job_memory_mb), "nice": nice if claim.kind in NICED else 0}
     (folder / "control").unlink(missing_ok=True)
     environment, arguments = job_environment(claim), ["--child", str(folder)]
+    passed = () if rendezvous is None or rendezvous.listening is None else (rendezvous.listening,)
     with (folder / "output.log").open("ab") as output:
         if server is not None and server.is_ready:
             spec.write(folder / "job.json", **limits)
             try:
-                return server.start(CHILD_MODULE, arguments, environment, output.fileno())
+                return server.start(CHILD_MODULE, arguments, environment, output.fileno(), passed)
             except OSError as error:
                 log.warning("the fork server does not answer (%s); job %s starts without it", error, claim.job_id)
         spec.write(folder / "job.json", parent=os.getpid(), **limits)
         return subprocess.Popen(
-            [sys.executable, "-m", CHILD_MODULE, *arguments],
+            [sys.executable, "-m", CHILD_MODULE, *arguments, *map(str, passed)],
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             env=environment,
             cwd=ROOT,
-            pass_fds=() if rendezvous is None or rendezvous.listening is None else (rendezvous.listening,),
+            pass_fds=passed,
         )
 
 
@@ -265,15 +266,22 @@ def job_environment(claim: Claim[Payload]) -> dict[str, str]:
 def kill_group(child: Child, *, grace_s: float = 2.0) -> None:
     """End a child and everything it started: SIGTERM to the group, then SIGKILL."""
     if child.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGTERM)
+        _signal_group(child, signal.SIGTERM)
         try:
             child.wait(grace_s)
         except subprocess.TimeoutExpired:
             log.warning("process %s ignored SIGTERM", child.pid)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
+    _signal_group(child, signal.SIGKILL)
     child.wait()
+
+
+def _signal_group(child: Child, number: signal.Signals) -> None:
+    try:
+        os.killpg(child.pid, number)
+    except ProcessLookupError:
+        if child.poll() is None:  # forked a moment ago, it leads no group yet
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, number)
 
 
 def is_cut_off(ctx: Context, folder: Path, *, silent_s: float) -> bool:

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 
 from backend.domain.jobs.states import JobKind
 from jobs.fork_server import ROOT, ForkServer, fork_server
+from jobs.runner import kill_group
 from tests.support.installation import is_alive, wait_until
 
 TOLD = """
@@ -36,6 +38,8 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "told": TOLD,
         "sleeps": "import time; time.sleep(600)",
         "fails": "raise SystemExit(7)",
+        "listens": "import socket, sys; port = socket.socket(fileno=int(sys.argv[2])).getsockname()[1];"
+        "assert port == int(sys.argv[1])",
     }.items():
         (tmp_path / f"fork_{name}.py").write_text(code)
     return {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
@@ -88,6 +92,24 @@ def test_a_forked_job_shows_its_own_command_line(server: ForkServer, modules: di
     )
     os.killpg(child.pid, signal.SIGKILL)
     assert child.wait(30) == -signal.SIGKILL
+
+
+def test_a_job_that_is_ended_the_moment_it_is_forked_ends(server: ForkServer, modules: dict[str, str]) -> None:
+    """It leads no group yet, and was waited for without end."""
+    with open(os.devnull, "wb") as output:
+        for _ in range(50):
+            child = server.start("fork_sleeps", [], modules, output.fileno())
+            kill_group(child, grace_s=0)
+            assert child.returncode in (-signal.SIGTERM, -signal.SIGKILL)
+
+
+def test_a_passed_descriptor_is_the_jobs_last_argument(
+    server: ForkServer, modules: dict[str, str], tmp_path: Path
+) -> None:
+    with (tmp_path / "output").open("wb") as output, socket.create_server(("127.0.0.1", 0)) as listening:
+        arguments, passed = [str(listening.getsockname()[1])], (listening.fileno(),)
+        child = server.start("fork_listens", arguments, modules, output.fileno(), passed)
+    assert child.wait(30) == 0, (tmp_path / "output").read_text()
 
 
 @pytest.mark.parametrize("how", ["killed", "closed"])

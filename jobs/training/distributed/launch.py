@@ -8,6 +8,7 @@ machine serves, on the one address that they were given.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -26,10 +27,12 @@ from backend.domain.jobs.results import TrainResult
 from backend.domain.jobs.states import StopRequest
 from backend.domain.training.config_sections import DeviceConfig
 from backend.errors import InvalidInput, JobFailed, PeersLost
+from jobs.fork_server import run_as_command
 from jobs.modeling.devices import threads_of_rank
 from jobs.reporter import JobSpec, Rendezvous, Reporter
 from jobs.training.distributed.contact import ANSWERS_IN, Contact
 
+RANK_MODULE = "jobs.training.rank"
 TICK_S = 0.1
 LAST_WORDS_S = 5.0
 """How long the other ranks may take to report an error of their own after one has ended badly."""
@@ -48,13 +51,8 @@ def run_ranks(spec: JobSpec[TrainingPayload], reporter: Reporter, *, devices: De
         old.unlink()
     spec.write(folder / "spec.json")
     reporter.log(f"Starting {devices.per_node} processes, one per device.")
-    port, store = rendezvous.port, None
-    if rendezvous.machine == 0:
-        listening = _listening_socket(rendezvous)
-        port = listening.getsockname()[1]
-        store = TCPStore(
-            rendezvous.host, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
-        )
+    listening = _listening_socket(rendezvous) if rendezvous.machine == 0 else None
+    port = listening.getsockname()[1] if listening else rendezvous.port
     shared = {
         **rank_environment(devices.per_node),
         **interface_for(rendezvous),
@@ -66,9 +64,16 @@ def run_ranks(spec: JobSpec[TrainingPayload], reporter: Reporter, *, devices: De
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is served here, not by the first rank
         "TORCHELASTIC_RESTART_COUNT": "0",
     }
+    first = rendezvous.machine * devices.per_node
     ranks = [
-        _start_rank(folder, shared, rendezvous.machine * devices.per_node, local) for local in range(devices.per_node)
+        start_rank(folder, {**shared, "RANK": str(first + local), "LOCAL_RANK": str(local)})
+        for local in range(devices.per_node)
     ]
+    store = None
+    if listening is not None:  # after the forks: it has a thread
+        store = TCPStore(
+            rendezvous.host, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+        )
     contact = None
     if devices.nodes > 1:
         contact = Contact(lambda: store or _join_store(rendezvous), rendezvous.machine, devices.nodes, reporter)
@@ -95,12 +100,47 @@ def _listening_socket(rendezvous: Rendezvous) -> socket.socket:
     return socket.create_server((rendezvous.host, 0))
 
 
-def _start_rank(folder: Path, shared: Mapping[str, str], first: int, local: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "jobs.training.rank", str(folder), str(os.getpid())],
-        stdin=subprocess.DEVNULL,
-        env={**shared, "RANK": str(first + local), "LOCAL_RANK": str(local)},
-    )
+class ForkedRank:
+    """A rank forked from this process: what `run_ranks` uses of `subprocess.Popen`."""
+
+    def __init__(self, arguments: list[str], environment: Mapping[str, str]) -> None:
+        fork = multiprocessing.get_context("fork")
+        self._process = fork.Process(target=run_as_command, args=(RANK_MODULE, arguments, environment))
+        self._process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """Return the exit status; None while it runs."""
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """Kill it."""
+        self._process.kill()
+
+    def wait(self) -> None:
+        """Wait for its end."""
+        self._process.join()
+
+
+Rank = subprocess.Popen[bytes] | ForkedRank
+
+
+def start_rank(folder: Path, environment: Mapping[str, str]) -> Rank:
+    """Start a rank: as a fork, which shares what this process has imported, or as a new Python if this process uses
+    threads or a GPU, which a fork would break.
+    """
+    arguments = [str(folder), str(os.getpid())]
+    if (
+        sys.platform == "linux"
+        and not os.environ.get("CUDA_VISIBLE_DEVICES")
+        and len(os.listdir("/proc/self/task")) == 1
+    ):
+        return ForkedRank(arguments, environment)
+    return subprocess.Popen([sys.executable, "-m", RANK_MODULE, *arguments], stdin=subprocess.DEVNULL, env=environment)
 
 
 def rank_environment(count: int) -> dict[str, str]:
@@ -126,7 +166,7 @@ def interface_for(rendezvous: Rendezvous) -> dict[str, str]:
     return {}
 
 
-def _relay_until_exit(ranks: list[subprocess.Popen[bytes]], folder: Path, reporter: Reporter) -> None:
+def _relay_until_exit(ranks: list[Rank], folder: Path, reporter: Reporter) -> None:
     """Pass on events and stop requests until every rank has ended, or one has ended badly and the others had time to
     say why.
     """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from safetensors.torch import load_file
 
 from backend.domain.jobs.results import TrainResult
 from backend.errors import JobFailed
+from jobs.fork_server import ROOT
 from jobs.reporter import Rendezvous
 from jobs.training import run as training
 from jobs.training.distributed.launch import outcome
@@ -72,6 +75,35 @@ def test_a_resumed_fsdp_run_equals_one_process(tmp_path: Path) -> None:
     close(alone, after, first=4)
     config = json.loads((rooms.root / ended.checkpoint / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
+
+
+FORKS = """
+import os, sys
+import torch
+from jobs.training.distributed import launch
+sys.path.insert(0, sys.argv[1])
+launch.RANK_MODULE = "rank_tells"
+ranks = [launch.start_rank(launch.Path("/folder"), {**os.environ, "RANK": str(number)}) for number in range(2)]
+for rank in ranks:
+    rank.wait()
+print([rank.returncode for rank in ranks], type(ranks[0]).__name__)
+"""
+TELLS = """
+import os, sys
+assert "torch" in sys.modules, "what its parent has imported is there"
+with open(f"/proc/{os.getpid()}/cmdline") as file:
+    assert "rank_tells" in file.read()
+print(os.environ["RANK"], sys.argv[1], int(sys.argv[2]) == os.getppid(), flush=True)
+os._exit(3 + int(os.environ["RANK"]))
+"""
+
+
+def test_ranks_on_cpus_are_forks_with_their_own_environment_and_status(tmp_path: Path) -> None:
+    (tmp_path / "rank_tells.py").write_text(TELLS)
+    command = [sys.executable, "-c", FORKS, str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()
+    assert sorted(told[:2]) == ["0 /folder True", "1 /folder True"]
+    assert told[2] == "[3, 4] ForkedRank"
 
 
 def test_an_error_that_echoes_another_ranks_end_is_ignored_if_there_is_a_result(tmp_path: Path) -> None:
