@@ -36,7 +36,7 @@ from backend.domain.jobs.payloads import ReplicaPayload, TrainPayload
 from backend.domain.jobs.records import JobFailure, JobResult, Payload
 from backend.domain.jobs.results import RESULTS, TrainResult
 from backend.domain.jobs.states import JobKind, Status
-from backend.errors import InvalidInput, RoundhouseError
+from backend.errors import InvalidInput, JobFailed, RoundhouseError
 from backend.services import job_events as outcomes
 from backend.services.context import Context
 from backend.services.jobs.claims import (
@@ -46,6 +46,7 @@ from backend.services.jobs.claims import (
     claim_job,
     end_job,
     give_back,
+    is_stopping,
     renew,
     requeue,
     stop_request,
@@ -59,7 +60,7 @@ from jobs.gang import GangLead, MachineLost, give_up, spread_payload
 from jobs.memory_limit import MemoryWatch, job_limit_bytes
 from jobs.memory_reuse import with_memory_reuse
 from jobs.reporter import JobSpec, Rendezvous
-from jobs.tailing import Tail, parse_events
+from jobs.tailing import OutputTail, Tail, parse_events
 from jobs.tracking.run import end_tracking, start_tracking
 
 log = logging.getLogger(__name__)
@@ -155,20 +156,12 @@ def execute(
         return None
     except MachineLost as lost:
         log.warning("attempt %s of job %s ends: %s", claim.attempt, claim.job_id, lost.cause)
-        for process in (child, tracker):
-            if process is not None:
-                kill_group(process)
-        if exchange is not None:
-            exchange.send_outputs(None)
+        _end_attempt(child, tracker, exchange)
         with contextlib.suppress(Fenced):
             return give_up(ctx, ready, lost)
         return None
     except Interrupted:  # requeue the job at once, without counting the attempt, instead of letting its lease lapse
-        for process in (child, tracker):
-            if process is not None:
-                kill_group(process)
-        if exchange is not None:
-            exchange.send_outputs(None)
+        _end_attempt(child, tracker, exchange)
         give_back(ctx, claim)
         return None
     except OperationalError:
@@ -176,10 +169,12 @@ def execute(
     except (
         Exception
     ) as error:  # a job that can't be started or recorded fails with its cause; otherwise it would be retried silently
-        log.exception("job %s failed in its supervisor", claim.job_id)
-        if child is not None:
-            kill_group(child)
-        return _record_end(ctx, claim, folder, Ended(-1, None, explain_error(error), None, 0.0))
+        if not isinstance(error, JobFailed):
+            log.exception("job %s failed in its supervisor", claim.job_id)
+        _end_attempt(child, tracker, exchange)
+        with contextlib.suppress(Fenced):
+            return _record_end(ctx, claim, folder, Ended(-1, None, explain_error(error), None, 0.0))
+        return None
     finally:
         if gang is not None:
             gang.close()
@@ -188,6 +183,18 @@ def execute(
         if tracker is not None:
             end_tracking(tracker, folder)
             kill_group(tracker)
+
+
+def _end_attempt(child: Child | None, tracker: subprocess.Popen[bytes] | None, exchange: FolderExchange | None) -> None:
+    """End the processes of an attempt, and send what it has left."""
+    for process in (child, tracker):
+        if process is not None:
+            kill_group(process)
+    if exchange is not None:
+        try:
+            exchange.send_outputs(None)
+        except OSError as error:  # a full disk, say, must not keep the end from being recorded
+            log.warning("what an attempt has left can't be sent: %s", error)
 
 
 def explain_error(error: Exception) -> JobFailure:
@@ -333,7 +340,7 @@ class _Watch:
         self.ctx, self.claim, self.folder, self.child, self.stopping = ctx, claim, folder, child, stopping
         self.exchange = exchange
         self.events = Tail(folder / "events.jsonl")
-        self.output = Tail(folder / "output.log")
+        self.output = OutputTail(folder / "output.log")
         self.result: JobResult | None = None
         self.error: JobFailure | None = None
         self.stopped_by: str | None = None
@@ -458,7 +465,7 @@ def _record_end(ctx: Context, claim: Claim[Any], folder: Path, ended: Ended) -> 
                     result = outcomes.record_finish(session, ctx, claim, ended.result)
                     status = Status.CANCELLED if stopped else Status.FINISHED
                     end_job(session, ctx, claim, status, result=result)
-                elif stopped:
+                elif stopped or is_stopping(session, claim):
                     outcomes.record_bad_end(session, ctx, claim)
                     end_job(session, ctx, claim, Status.CANCELLED, error=JobFailure(cause="Stopped on request."))
                     status = Status.CANCELLED

@@ -1,4 +1,4 @@
-"""Tail a child's events file while the child writes it."""
+"""Tail a child's events and output while the child writes them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from backend.domain.jobs.events import AnyEvent, read_event
 
 MAX_BATCH_BYTES = 4 * 2**20
+LONGEST_LINE_BYTES = 2**16
+"""Output that has no end of a line for so long is cut."""
 
 
 class Tail:
@@ -31,6 +33,25 @@ class Tail:
         complete = block.rfind(b"\n") + 1
         self.offset += complete
         return block[:complete].splitlines()
+
+
+class OutputTail(Tail):
+    """Reads a growing file as a terminal shows it: of a progress bar, which carriage returns end, the newest state."""
+
+    def read(self) -> list[bytes]:
+        """Return the lines completed since the last call, at most 4 MB of them; a line without an end is cut."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                block = file.read(MAX_BATCH_BYTES)
+        except FileNotFoundError:
+            return []
+        complete = max(block.rfind(b"\n"), block.rfind(b"\r")) + 1
+        if not complete and len(block) >= LONGEST_LINE_BYTES:
+            complete = len(block)
+        self.offset += complete
+        lines = block[:complete].removesuffix(b"\n").split(b"\n")
+        return [line.rstrip(b"\r").rpartition(b"\r")[2] for line in lines] if complete else []
 
 
 def parse_events(lines: Iterable[bytes]) -> list[AnyEvent]:

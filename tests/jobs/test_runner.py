@@ -6,24 +6,35 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
+from backend.db.tables import Job
 from backend.domain.jobs.events import CheckpointEvent, ItemEvent
+from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import JobKind, Status
-from backend.services.context import Context
-from backend.services.jobs.claims import claim_job
-from backend.services.jobs.jobs import get_job
+from backend.infra.artifacts import Artifacts
+from backend.services.context import LOCAL, Context
+from backend.services.jobs.claims import Claim, change_part, claim_job
+from backend.services.jobs.gangs import await_gang, choose_gang, join_gang
+from backend.services.jobs.jobs import get_job, request_stop
+from backend.services.jobs.workers import beat
+from backend.services.training.runs import launch_run
 from jobs import runner
 from jobs.fork_server import ForkServer
 from jobs.reporter import FileReporter
 from jobs.runner import execute
-from jobs.tailing import MAX_BATCH_BYTES, Tail, parse_events
+from jobs.tailing import MAX_BATCH_BYTES, OutputTail, Tail, parse_events
+from tests.support.installation import wait_until
 from tests.support.jobs import add_stored_job, list_jobs
+from tests.support.run_world import add_parts, make_config
 
 
 def test_a_job_whose_result_can_not_be_recorded_fails_with_its_cause_instead_of_a_retry(ctx: Context) -> None:
@@ -130,6 +141,85 @@ def test_a_line_longer_than_a_batch_is_read_whole_and_so_is_what_follows(tmp_pat
     while events := parse_events(tail.read()):
         kinds += [event.type for event in events]
     assert kinds == ["log", "result", "progress"]
+
+
+def test_output_without_an_end_of_line_is_read_once_and_in_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "output.log"
+    tail = OutputTail(path)
+    assert tail.read() == []
+    path.write_bytes(b"Loading\r\nrows\n\n 1/9\r 2/9\r")
+    assert tail.read() == [b"Loading", b"rows", b"", b" 2/9"]
+    assert tail.read() == []
+    with path.open("ab") as file:
+        file.write(b" 3/9\r 4/9")
+    assert tail.read() == [b" 3/9"]
+    with path.open("ab") as file:
+        file.write(b"." * (2 * MAX_BATCH_BYTES))
+    assert [len(line) for line in tail.read()] == [MAX_BATCH_BYTES]
+    assert [len(line) for line in tail.read()] == [MAX_BATCH_BYTES]
+    assert tail.read() == []
+    with path.open("ab") as file:
+        file.write(b"done\n")
+    assert tail.read() == [b"....done"]
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_the_error_of_another_machine_ends_a_job_as_its_own_would(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_stopped: bool
+) -> None:
+    """It was taken for a fault of the supervisor: a stop request was forgotten, and nothing left was sent."""
+    ctx = replace(ctx, artifacts=Artifacts(ctx.artifacts.root, url=f"file://{ctx.artifacts.root}-store", cache_gb=1))
+    monkeypatch.setattr(runner, "CHILD_MODULE", "tests.support.workers.odd_child")
+    add_parts(ctx)
+    for folder in ("datasets/tales", "tokenizers/pieces"):
+        (ctx.artifacts.folder(*folder.split("/")) / "rows").write_text("x")
+    for host in "ab":
+        beat(ctx, name=f"{host}/train", host=host, pid=1, slots={"train": 1}, devices=[], gauges={})  # type: ignore[arg-type]
+    run = launch_run(ctx, make_config(devices={"count": 2, "nodes": 2}), person=LOCAL)
+    members = []
+    for host in "ab":
+        choice = choose_gang(ctx, "train", host=host, devices=())
+        assert choice is not None
+        members.append(join_gang(ctx, choice, owner=f"{host}/train#1", host=host, devices=()))
+    first, second = (await_gang(ctx, member) for member in members if member is not None)
+    assert isinstance(first, Claim)
+    assert isinstance(second, Claim)
+    folder = ctx.artifacts.job_folder(first.job_id)
+    (folder / "deed").write_text("wait")
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(execute, ctx, first)
+        with ctx.db.write() as session:
+            change_part(session, second, stage="ready")
+        wait_until(lambda: (folder / "attempt-1" / "job.json").exists(), what="its process")
+        if is_stopped:
+            request_stop(ctx, first.job_id)
+        with ctx.db.write() as session:
+            change_part(session, second, stage="ended", error=JobFailure(cause="No memory.", remedy="Add some."))
+        assert ended.result(60) is (Status.CANCELLED if is_stopped else Status.FAILED)
+    error = get_job(ctx, first.job_id).error
+    assert error.cause == ("Stopped on request." if is_stopped else "b: No memory.")
+    assert "Traceback" not in caplog.text
+    assert run.job_id == first.job_id
+    assert ctx.artifacts.outbox is not None
+    ctx.artifacts.outbox.finish(within_s=60)
+    assert ctx.artifacts.store is not None
+    assert f"jobs/{first.job_id}" in ctx.artifacts.store.list_folders("jobs")
+
+
+def test_an_attempt_that_fails_after_another_took_its_job_ends_quietly(
+    ctx: Context, run_forked: Callable[[str], list[Status | None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fenced escaped from the handler of the first error."""
+
+    def lose(folder: Path, claim: object) -> None:
+        with ctx.db.write() as session:
+            session.execute(update(Job).values(owner="w#2", attempt=2))
+        raise OSError("The disk is gone.")
+
+    monkeypatch.setattr(runner, "start_tracking", lose)
+    assert run_forked("wait") == [None]
+    (job,) = list_jobs(ctx)
+    assert (job.status, job.owner) == (Status.RUNNING, "w#2")
 
 
 def test_numbers_without_a_json_form_become_null(tmp_path: Path) -> None:

@@ -347,6 +347,11 @@ def stop_request(ctx: Context, claim: Claim[Any]) -> tuple[StopRequest | None, d
         return cast("StopRequest | None", row[0]), row[1]
 
 
+def is_stopping(session: Session, claim: Claim[Any]) -> bool:
+    """Return whether a running job is asked to stop."""
+    return session.scalar(select(Job.status).where(Job.id == claim.job_id)) == Status.CANCELLING
+
+
 def end_job(
     session: Session,
     ctx: Context,

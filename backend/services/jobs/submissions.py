@@ -44,12 +44,17 @@ def tend_submissions(ctx: Context, provider: ComputeProvider) -> None:
     """Record what a provider says of its partitions and of open orders, withdraw those of ended jobs, and order workers
     for jobs that wait.
     """
+    partitions, problem = list[Partition](), ""
     try:
-        partitions, listed = provider.check(), {one.key: one for one in provider.status()}
+        try:
+            partitions += provider.check()
+        except InvalidInput as error:  # of the settings: what was ordered before is followed all the same
+            problem = str(error)
+        listed = {one.key: one for one in provider.status()}
     except RoundhouseError as error:
-        _record_provider(ctx, provider.name, [], problem=str(error))
+        _record_provider(ctx, provider.name, [], problem=problem or str(error))
         return
-    _record_provider(ctx, provider.name, list(partitions), problem="")
+    _record_provider(ctx, provider.name, partitions, problem=problem)
     _follow(ctx, provider, listed)
     offered = {str(Placement(provider.name, partition.name)): partition for partition in partitions if partition.is_up}
     began = ctx.now()

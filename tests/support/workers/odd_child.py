@@ -1,7 +1,8 @@
 """A job's process in place of `jobs.run`: `python -m tests.support.workers.odd_child --child FOLDER`.
 
 What it does stands in the file `deed` in the job's folder: `allocate` without end, let its `children` do so, write
-its `environment`, or be `orphaned`: kill its parent, and then itself, or end `finished` with its result.
+its `environment`, `wait` whatever it is told, or be `orphaned`: kill its parent, and then itself, or end `finished`
+with its result.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def main() -> None:
     elif deed == "children":
         for process in [multiprocessing.get_context("fork").Process(target=allocate) for _ in range(4)]:
             process.start()
+        time.sleep(600)
+    elif deed == "wait":
         time.sleep(600)
     elif "orphaned" in deed:
         os.kill(os.getppid(), signal.SIGKILL)

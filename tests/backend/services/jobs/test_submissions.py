@@ -18,6 +18,7 @@ from backend.domain.jobs.placement import Partition, SubmissionState, submission
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import InvalidInput, Unavailable
 from backend.infra.compute.base import SubmittedOrder, WorkerOrder
+from backend.infra.compute.slurm import Slurm
 from backend.services.context import Context
 from backend.services.jobs import submissions
 from backend.services.jobs.claims import claim_next, give_back
@@ -244,6 +245,27 @@ def test_the_order_of_an_ended_job_is_withdrawn(
     clock.advance(31)
     tend_submissions(ctx, provider)
     assert "1" in provider.cancelled
+
+
+def test_a_partition_that_slurm_no_longer_has_keeps_no_order_from_its_end(
+    ctx: Context, job_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, cancelled = submission_key(job_id, 1), tmp_path / "cancelled"
+    answers = {"sinfo": "gpu|up|2|gpu:4", "sbatch": "7", "squeue": f"7|PENDING|Priority|{key}"}
+    for command, answer in answers.items():
+        (tmp_path / command).write_text(f"#!/bin/sh\necho '{answer}'\n")
+    (tmp_path / "scancel").write_text(f'#!/bin/sh\necho "$@" >{cancelled}\n')
+    for command in (*answers, "scancel"):
+        (tmp_path / command).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    slurm = Slurm(("gpu",), ("worker",), tmp_path, tmp_path, ())
+    tend_submissions(ctx, slurm)
+    assert orders(ctx) == [(1, "waiting", "7")]
+    request_stop(ctx, job_id)
+    tend_submissions(ctx, replace(slurm, partitions=("gpu", "old")))
+    (state,) = list_providers(ctx)
+    assert "Slurm has no partition 'old'" in state.problem
+    assert cancelled.read_text() == "7\n"
 
 
 def test_a_job_that_waits_for_another_is_not_ordered_yet(ctx: Context, provider: ScriptedProvider, job_id: str) -> None:
