@@ -18,6 +18,7 @@ from sqlalchemy.exc import OperationalError
 
 from backend.bootstrap import explain_newer_database, get_context
 from backend.domain.jobs.states import TERMINAL, Status
+from backend.errors import NotFound
 from backend.infra.devices import visible_devices
 from backend.infra.engines import installed_engines
 from backend.services.context import Context
@@ -77,6 +78,10 @@ def main() -> int:
         signal.signal(number, lambda *_: stopping.set())
     job_id, until_idle_s = sys.argv[1], float(sys.argv[2])
     ctx = get_context()
+    try:
+        get_job(ctx, job_id)
+    except NotFound as error:
+        sys.exit(f"Error: {error}")
     ctx.artifacts.start_sending()
     try:
         return work_for(ctx, Settings(), job_id, until_idle_s=until_idle_s, stopping=stopping)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 
 gc.disable()  # two fifths of the time of the imports below and of the collection, whose end switches it on again
+# A second thread gains nothing in arrays this small, and spins while it waits for a core that another test holds. NumPy
+# reads this when an import below brings it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # ruff: noqa: E402
-import os
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -36,9 +39,6 @@ from tests.support.settings import DATABASE_FILE, make_settings
 hypothesis_settings.register_profile("steady", derandomize=True, deadline=None)
 hypothesis_settings.register_profile("explore", deadline=None)
 hypothesis_settings.load_profile("steady")
-
-# A second thread gains nothing in networks this small, and spins while it waits for a core that another test holds.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # What a server answers at once on an idle machine takes its time on a busy one.
 httpx2._config.DEFAULT_TIMEOUT_CONFIG.__init__(200.0)  # type: ignore[attr-defined, misc]

@@ -203,11 +203,7 @@ def worker(
 
 
 def _serve_job(job_id: str, *, idle_s: float) -> NoReturn:
-    """Become the worker of one job. Raises NotFound."""
-    from backend.bootstrap import get_context
-    from backend.services.jobs.jobs import get_job
-
-    get_job(get_context(), job_id)
+    """Become the worker of one job, which checks that there is such a job."""
     os.chdir(PROJECT)
     os.execv(sys.executable, [sys.executable, "-m", "jobs.job_worker", job_id, str(idle_s)])  # noqa: S606
 

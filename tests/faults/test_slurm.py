@@ -125,7 +125,7 @@ def steps_of(ctx: Context, run_id: str, attempt: int) -> list[int]:
 
 
 def wait_for_step(ctx: Context, run_id: str, step: int) -> None:
-    wait_until(lambda: max(curve(ctx, run_id), default=0) >= step, timeout_s=120, what=f"step {step}")
+    wait_until(lambda: max(curve(ctx, run_id), default=0) >= step, timeout_s=120, what=f"step {step}", every_s=0.25)
 
 
 def running_attempts(installation: Installation, job_id: str) -> set[str]:
@@ -144,7 +144,7 @@ def wait_for_end(installation: Installation, run_id: str, *, timeout_s: float = 
         status = get_run(ctx, run_id).status
         return status if status in TERMINAL else None
 
-    status: Status = wait_until(ended, timeout_s=timeout_s, what="the end of the run")
+    status: Status = wait_until(ended, timeout_s=timeout_s, what="the end of the run", every_s=0.25)
     return status
 
 

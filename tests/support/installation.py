@@ -184,9 +184,8 @@ class Installation:
         matching = []
         for process in psutil.process_iter(["cmdline"]):
             try:
-                if process.environ().get("ROUNDHOUSE_HOME") == mark and needle in " ".join(
-                    process.info["cmdline"] or []
-                ):
+                is_alike = needle in " ".join(process.info["cmdline"] or [])
+                if is_alike and process.environ().get("ROUNDHOUSE_HOME") == mark:
                     matching.append(process)
             except (psutil.Error, OSError):  # it has ended meanwhile
                 continue

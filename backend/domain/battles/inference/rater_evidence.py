@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,11 +101,19 @@ def evidence_of_counts(won: FloatArray | IntArray, lost: FloatArray | IntArray) 
     decisive = pairs.sum(1) > 0
     row_of = np.where(decisive[row], np.cumsum(decisive)[row] - 1, -1)
     pairs, counts = pairs[decisive], counts[decisive].astype(np.float64)
-    logs = pairs[:, :1] * log_expit(LEANINGS) + pairs[:, 1:] * log_expit(-LEANINGS)
-    likelihood = np.exp(logs - logs.max(axis=1, initial=-np.inf, keepdims=True))
-    below = np.concatenate([np.zeros((len(pairs), 1)), np.cumsum(likelihood, axis=1)], axis=1)
-    favoured = np.log(np.maximum(likelihood @ _alternatives()[0], 1e-300))
+    sums = [_sums_of_rater(*pair) for pair in pairs.tolist()]
+    below = np.array([one for one, _ in sums]).reshape(len(sums), len(EDGES))
+    favoured = np.array([one for _, one in sums]).reshape(len(sums), len(_alternatives()[1]))
     return RaterEvidence(below, favoured, counts, row_of)
+
+
+@lru_cache(maxsize=512)
+def _sums_of_rater(won: float, lost: float) -> tuple[FloatArray, FloatArray]:
+    """Rows of `RaterEvidence.below` and `favoured`. Remembered, since from vote to vote one rater's counts change."""
+    logs = won * log_expit(LEANINGS) + lost * log_expit(-LEANINGS)
+    likelihood = np.exp(logs - logs.max())
+    below = np.concatenate([[0.0], np.cumsum(likelihood)])
+    return below, np.log(np.maximum(likelihood @ _alternatives()[0], 1e-300))
 
 
 def log_rater_e_value(evidence: RaterEvidence, *, enough: float = math.inf, little: float = -math.inf) -> float:

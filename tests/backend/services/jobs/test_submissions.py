@@ -26,6 +26,7 @@ from backend.services.jobs.jobs import get_job, read_log, request_stop
 from backend.services.jobs.placements import check_placement, describe_waiting, list_providers
 from backend.services.jobs.recovery import recover_jobs
 from backend.services.jobs.submissions import tend_submissions
+from jobs import job_worker
 from jobs.job_worker import work_for
 from tests.support.clock import Clock
 from tests.support.jobs import add_stored_job
@@ -389,3 +390,11 @@ def test_a_worker_of_a_cluster_takes_no_job_of_a_newer_database(
     assert work_for(ctx, settings, job_id, until_idle_s=0, stopping=threading.Event()) == 1
     assert "this worker knows 0001. Start it from the updated installation." in caplog.text
     assert get_job(ctx, job_id).attempt == 0
+
+
+def test_a_worker_for_a_job_that_is_not_there_says_so(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_worker, "get_context", lambda: ctx)
+    monkeypatch.setattr(job_worker.signal, "signal", lambda number, handler: None)  # this process keeps its own
+    monkeypatch.setattr("sys.argv", ["job_worker", "no-such-job", "0"])
+    with pytest.raises(SystemExit, match="no-such-job"):
+        job_worker.main()
