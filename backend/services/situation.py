@@ -23,19 +23,16 @@ from backend.db.tables import (
     Usage,
 )
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
-from backend.domain.training.diagnosis import breaking_finding, spoils
 from backend.domain.training.objectives import Objective
 from backend.services.battles.ballots import ballot_progress
 from backend.services.battles.raters import find_rater
-from backend.services.battles.views import list_open_campaigns
+from backend.services.battles.views import open_campaign_names
 from backend.services.context import Context, Person
 from backend.services.jobs.workers import list_workers
 from backend.services.next_steps import AttentionItem, AwaitedVotes, Situation
 from backend.services.serving.endpoints import EndpointView, list_endpoints
 from backend.services.serving.monitoring.alerts import divergence_of, list_alerts
-from backend.services.training.diagnosis import diagnose_run
-from backend.services.training.live import active_run_ids
-from backend.services.training.views import get_runs
+from backend.services.training.diagnosis import diagnose_run, spoiled_checkpoints
 
 FAILURE_DAYS = 7
 """Age after which a failed run is no longer reported."""
@@ -84,7 +81,7 @@ def _with_people(ctx: Context, person: Person, situation: Situation, queued: dic
     served = {queue for worker in list_workers(ctx) if worker.takes_jobs for queue in worker.queues}
     idle = tuple(sorted((queue, number) for queue, number in queued.items() if queue not in served))
     troubled = _troubled_runs(ctx)
-    spoiled = _spoiled(ctx, situation.checkpoints)
+    spoiled = spoiled_checkpoints(ctx, [checkpoint.id for checkpoint in situation.checkpoints])
     return replace(
         situation,
         checkpoints=_without(situation.checkpoints, spoiled),
@@ -112,27 +109,20 @@ def _open_alerts(
 
 def _troubled_runs(ctx: Context) -> tuple[AttentionItem, ...]:
     """Return the training runs with an error among their findings, each with its first."""
-    troubled = []
-    for run in get_runs(ctx, active_run_ids(ctx)[:MAX_DIAGNOSED]):
-        finding = next((one for one in diagnose_run(ctx, run.id) if one.severity == "error"), None)
-        if finding is not None:
-            troubled.append(AttentionItem(run.id, run.name, finding.sentence, finding.kind))
-    return tuple(troubled)
-
-
-def _spoiled(ctx: Context, checkpoints: Sequence[AttentionItem]) -> set[str]:
-    """Return those of the newest runs' checkpoints that are of no use, since their run diverged."""
-    ids = [checkpoint.id for checkpoint in checkpoints]
     with ctx.db.read() as session:
         rows = session.execute(
-            select(Checkpoint.id, Checkpoint.run_id, Checkpoint.step)
-            .join(Run, Run.id == Checkpoint.run_id)
-            .where(Checkpoint.id.in_(ids))
-            .order_by(Checkpoint.created_at.desc())
+            select(Run.id, Run.name)
+            .join(Job, Job.id == Run.job_id)
+            .where(Job.kind == JobKind.TRAIN, Job.status.in_(ACTIVE), Run.last_step > 0)
+            .order_by(Job.status == Status.QUEUED, Job.priority, Job.created_at)
+            .limit(MAX_DIAGNOSED)
         ).all()
-    runs = list(dict.fromkeys(run_id for _, run_id, _ in rows))[:MAX_DIAGNOSED]
-    findings = {run_id: breaking_finding(diagnose_run(ctx, run_id)) for run_id in runs if run_id is not None}
-    return {checkpoint_id for checkpoint_id, run_id, step in rows if spoils(findings.get(run_id or ""), step)}
+    troubled = []
+    for run_id, name in rows:
+        finding = next((one for one in diagnose_run(ctx, run_id) if one.severity == "error"), None)
+        if finding is not None:
+            troubled.append(AttentionItem(run_id, name, finding.sentence, finding.kind))
+    return tuple(troubled)
 
 
 def _without(items: Sequence[AttentionItem], ids: set[str]) -> tuple[AttentionItem, ...]:
@@ -140,11 +130,13 @@ def _without(items: Sequence[AttentionItem], ids: set[str]) -> tuple[AttentionIt
 
 
 def _awaited_votes(ctx: Context, person: Person) -> tuple[AwaitedVotes, ...]:
+    if not (campaigns := open_campaign_names(ctx)):
+        return ()
     rater = find_rater(ctx, person)
     awaited = []
-    for campaign in list_open_campaigns(ctx)[:MAX_CAMPAIGNS]:
-        progress = ballot_progress(ctx, campaign.id, rater)
-        awaited.append(AwaitedVotes(campaign.id, campaign.name, progress.total - progress.done))
+    for campaign_id, name in list(campaigns.items())[:MAX_CAMPAIGNS]:
+        progress = ballot_progress(ctx, campaign_id, rater)
+        awaited.append(AwaitedVotes(campaign_id, name, progress.total - progress.done))
     return tuple(awaited)
 
 

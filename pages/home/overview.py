@@ -24,11 +24,11 @@ from backend.services.people.dismissals import dismiss_step, restore_steps
 from backend.services.training.runs import launch_run
 from backend.services.training.views import RunView
 from pages.components import routes
+from pages.components.browser.link_table.component import LinkRow, Tone, link_table
 from pages.components.browser.run_list.component import live_runs
 from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.frame import errors_shown, handled, live_part, page_frame, plain
-from pages.components.links import page_link, row_link
-from pages.components.tables import WidgetTable
+from pages.components.links import page_link
 from pages.components.words import ago, size
 
 REFRESH_S = 2.0
@@ -71,6 +71,8 @@ LOG_ICONS = {
     ActivityKind.ALERT: "notifications",
 }
 
+BEST = {"Checkpoint": 3.0, "Objective": 1.6, "Metric": 1.8, "Among": 3.2}
+CAMPAIGNS = {"Campaign": 2.0, "Contestants": 4.0, "Votes": 1.0}
 RESULTS = {"Checkpoint": 3.0, "Score": 1.2, "95 % interval": 2.0, "Against the best": 1.5, "When": 1.2}
 
 
@@ -261,23 +263,24 @@ def draw_newest_scores(ctx: Context, overview: Overview) -> None:
 
 def draw_benchmark(ctx: Context, group: BenchmarkResults, *, key: str) -> None:
     """Draw the scores on one benchmark, the best first."""
+    title = f"{group.benchmark} · {score_label(group.metric)}"
     st.markdown(f"**{plain(group.benchmark)}** · {plain(score_label(group.metric))}")
-    table = WidgetTable(f"{key}", RESULTS)
-    with table.frame():
-        for line in group.lines:
-            cells = table.row(line.evaluation.id)
-            with cells[0]:
-                row_link(
-                    line.evaluation.checkpoint,
-                    page=routes.EVALUATIONS,
-                    query={"evaluation": line.evaluation.id},
-                    icon="deployed_code",
-                    key=f"{key}_{line.evaluation.id}",
-                )
-            cells[1].markdown(f"**{plain(score_text(group.metric, line.score.value))}**")
-            cells[2].text(interval_text(group.metric, line.score.low, line.score.high) or "no interval")
-            cells[3].text("best" if line.delta is None else score_text(group.metric, line.delta, signed=True))
-            cells[4].caption(ago(line.evaluation.created_at, now=ctx.now()))
+    rows = [
+        LinkRow(
+            line.evaluation.checkpoint,
+            "deployed_code",
+            (
+                (score_text(group.metric, line.score.value), "strong"),
+                (interval_text(group.metric, line.score.low, line.score.high) or "no interval", ""),
+                ("best" if line.delta is None else score_text(group.metric, line.delta, signed=True), ""),
+                (ago(line.evaluation.created_at, now=ctx.now()), "faint"),
+            ),
+            routes.EVALUATIONS,
+            {"evaluation": line.evaluation.id},
+        )
+        for line in group.lines
+    ]
+    link_table(RESULTS, rows, key=key, label=title)
     if group.num_more:
         st.caption(f"{plural(group.num_more, 'other checkpoint')} on the Evaluations page.")
 
@@ -285,18 +288,17 @@ def draw_benchmark(ctx: Context, group: BenchmarkResults, *, key: str) -> None:
 def draw_best(overview: Overview) -> None:
     """Draw the best checkpoint of each objective, and among what it is the best."""
     st.subheader("Best checkpoints", anchor=False)
-    table = WidgetTable("best", {"Checkpoint": 3.0, "Objective": 1.6, "Metric": 1.8, "Among": 3.2})
-    with table.frame():
-        for best in overview.best:
-            cells = table.row(best.objective)
-            with cells[0]:
-                row_link(
-                    best.name, page=routes.CHECKPOINTS, query={"checkpoint": best.id}, key=f"best_{best.objective}"
-                )
-            cells[1].caption(label_of(best.objective))
-            cells[2].markdown(f"{plain(best.metric)} **{best.value:.3f}**")
-            among = f"{plural(best.num_checkpoints, 'checkpoint')} of {plural(best.num_runs, 'run')}"
-            cells[3].caption(f"{among} on {plain(best.data)}, with the same tokenizer and loss")
+    rows = []
+    for best in overview.best:
+        among = f"{plural(best.num_checkpoints, 'checkpoint')} of {plural(best.num_runs, 'run')}"
+        cells: list[tuple[str, Tone]] = [
+            (label_of(best.objective), "faint"),
+            (f"{best.metric} {best.value:.3f}", ""),
+            (f"{among} on {best.data}, with the same tokenizer and loss", "faint"),
+        ]
+        icon = routes.icon_of(routes.CHECKPOINTS)
+        rows.append(LinkRow(best.name, icon, cells, routes.CHECKPOINTS, {"checkpoint": best.id}))
+    link_table(BEST, rows, key="best", label="Best checkpoints")
 
 
 def draw_campaigns(overview: Overview) -> None:
@@ -304,16 +306,18 @@ def draw_campaigns(overview: Overview) -> None:
     if not overview.campaigns:
         return
     st.subheader("Battles", anchor=False)
-    table = WidgetTable("campaigns", {"Campaign": 2.0, "Contestants": 4.0, "Votes": 1.0})
-    with table.frame():
-        for campaign in overview.campaigns:
-            cells = table.row(campaign.id)
-            with cells[0]:
-                row_link(
-                    campaign.name, page=routes.BATTLES, query={"campaign": campaign.id}, key=f"campaign_{campaign.id}"
-                )
-            cells[1].caption(" against ".join(plain(name) for name in campaign.contestants))
-            cells[2].text(f"{campaign.num_votes:,}")
+    icon = routes.icon_of(routes.BATTLES)
+    rows = [
+        LinkRow(
+            campaign.name,
+            icon,
+            ((" against ".join(campaign.contestants), "faint"), (f"{campaign.num_votes:,}", "")),
+            routes.BATTLES,
+            {"campaign": campaign.id},
+        )
+        for campaign in overview.campaigns
+    ]
+    link_table(CAMPAIGNS, rows, key="campaigns", label="Open campaigns")
 
 
 def draw_log(ctx: Context) -> None:
@@ -327,31 +331,23 @@ def draw_log(ctx: Context) -> None:
         st.caption("Nothing happened in the last week.")
         return
     st.caption(f"What ended, was voted, deployed or decided {span}, newest first.")
-    draw_activities(ctx, activities[:LOGGED], key="log")
-    if earlier := activities[LOGGED:]:
-        with st.expander(plural(len(earlier), "earlier event"), key="log_more"):
-            draw_activities(ctx, earlier, key="log_earlier")
+    rows = [log_row(activity, now=ctx.now()) for activity in activities]
+    fold = plural(len(rows) - LOGGED, "earlier event")
+    link_table(LOG, rows, key="log", label="Log", num_shown=LOGGED, fold=fold)
 
 
-def draw_activities(ctx: Context, activities: list[Activity], *, key: str) -> None:
-    """Draw lines of the log: the object as a link, its event, and when and by whom."""
-    table = WidgetTable(key, LOG)
-    with table.frame():
-        for number, activity in enumerate(activities):
-            what, event, when = table.row(f"{key}_{number}")
-            icon = LOG_ICONS[activity.kind]
-            with what:
-                if activity.subject is None:
-                    st.markdown(f":material/{icon}: {plain(activity.name)}")
-                else:
-                    kind, subject = activity.subject
-                    _, page, parameter = routes.OBJECTS[kind]
-                    row_link(
-                        activity.name, page=page, query={parameter: subject}, icon=icon, key=f"{key}_{number}_{subject}"
-                    )
-            text = plain(activity.text)
-            event.markdown(f":red[{text}]" if activity.kind is ActivityKind.FAILED else text)
-            when.caption(plain(", ".join(filter(None, (ago(activity.at, now=ctx.now()), activity.who)))))
+def log_row(activity: Activity, *, now: datetime) -> LinkRow:
+    """Return a line of the log: the object as a link, its event, and when and by whom."""
+    page, query = None, {}
+    if activity.subject is not None:
+        kind, subject = activity.subject
+        _, page, parameter = routes.OBJECTS[kind]
+        query = {parameter: subject}
+    cells: list[tuple[str, Tone]] = [
+        (activity.text, "bad" if activity.kind is ActivityKind.FAILED else ""),
+        (", ".join(filter(None, (ago(activity.at, now=now), activity.who))), "faint"),
+    ]
+    return LinkRow(activity.name, LOG_ICONS[activity.kind], cells, page, query)
 
 
 def main() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, func, select
+from sqlalchemy import ColumnElement, Select, and_, func, select
 from sqlalchemy.orm import Session, aliased
 
 from backend.db.tables import (
@@ -208,15 +208,31 @@ def vote_holds() -> ColumnElement[bool]:
 def list_campaigns(ctx: Context) -> list[CampaignView]:
     """Return every campaign, newest first. Abandoned ones stay in the list, to avoid selection bias."""
     with ctx.db.read() as session:
-        return [
-            campaign_view(session, row)
-            for row in session.scalars(select(Campaign).order_by(Campaign.created_at.desc(), Campaign.id))
-        ]
+        return [campaign_view(session, row) for row in session.scalars(_newest_campaigns())]
 
 
 def list_open_campaigns(ctx: Context) -> list[CampaignView]:
     """Return the campaigns that raters can vote in: open, and not the playground's."""
-    return [campaign for campaign in list_campaigns(ctx) if campaign.is_open and not campaign.is_standing]
+    with ctx.db.read() as session:
+        return [campaign_view(session, row) for row in _open_campaigns(session)]
+
+
+def open_campaign_names(ctx: Context) -> dict[str, str]:
+    """Return the names of the campaigns that raters can vote in by their ids, newest first."""
+    with ctx.db.read() as session:
+        return {row.id: row.name for row in _open_campaigns(session)}
+
+
+def _newest_campaigns() -> Select[Campaign]:
+    return select(Campaign).order_by(Campaign.created_at.desc(), Campaign.id)
+
+
+def _open_campaigns(session: Session) -> Iterator[Campaign]:
+    return (
+        row
+        for row in session.scalars(_newest_campaigns().where(Campaign.closed_at.is_(None)))
+        if not row.record.standing
+    )
 
 
 def get_campaign(ctx: Context, campaign_id: str) -> CampaignView:

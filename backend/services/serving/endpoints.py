@@ -191,11 +191,12 @@ def resolve_endpoint(ctx: Context, name: str) -> EndpointView:
 
 def list_endpoints(ctx: Context, *, include_stopped: bool = True) -> list[EndpointView]:
     """Return every endpoint by name."""
+    query = select(Endpoint).order_by(Endpoint.name)
+    if not include_stopped:
+        deployed = select(Deployment.endpoint_id).where(Deployment.stopped_at.is_(None), Deployment.role == "stable")
+        query = query.where(Endpoint.id.in_(deployed))
     with ctx.db.read() as session:
-        views = [
-            _view(session, ctx, endpoint) for endpoint in session.scalars(select(Endpoint).order_by(Endpoint.name))
-        ]
-    return [view for view in views if include_stopped or view.stopped_at is None]
+        return [_view(session, ctx, endpoint) for endpoint in session.scalars(query)]
 
 
 def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:

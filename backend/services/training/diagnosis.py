@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from datetime import datetime
+from functools import lru_cache
+
 from sqlalchemy import select
 
 from backend.db.tables import Architecture, Checkpoint, Job, Run, Tokenizer
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.scaling.shapes import count_without_embeddings
-from backend.domain.training.diagnosis import Finding, RunFacts, Series, diagnose
+from backend.domain.training.diagnosis import Finding, RunFacts, Series, breaking_finding, diagnose, spoils
 from backend.services.context import Context
 from backend.services.metrics.blocks import read_points, run_metric_names
 from backend.services.training.views import find_run
 
 LOOKED_AT = frozenset({"train_loss", "val_loss", "grad_norm", "data_wait"})
+MAX_DIAGNOSED = 40
+"""Runs that are diagnosed for one list of checkpoints, the newest first: it takes milliseconds each."""
 
 
 def diagnose_run(ctx: Context, name_or_id: str) -> list[Finding]:
@@ -38,3 +44,29 @@ def diagnose_run(ctx: Context, name_or_id: str) -> list[Finding]:
         body=count_without_embeddings(architecture.config) if architecture else base.parameters if base else None,
     )
     return diagnose({name: Series(one.steps, one.values) for name, one in points.items()}, facts)
+
+
+def spoiled_checkpoints(ctx: Context, ids: Collection[str]) -> set[str]:
+    """Return those of some checkpoints that are of no use, since their run diverged before."""
+    with ctx.db.read() as session:
+        rows = session.execute(
+            select(Checkpoint.id, Checkpoint.step, Run.id, Run.changed_at, Job.status)
+            .join(Run, Run.id == Checkpoint.run_id)
+            .outerjoin(Job, Job.id == Run.job_id)
+            .where(Checkpoint.id.in_(ids))
+            .order_by(Run.created_at.desc(), Run.id)
+        ).all()
+    runs = {run_id: (changed_at, status) for _, _, run_id, changed_at, status in rows}
+    findings = {}
+    for run_id, (changed_at, status) in list(runs.items())[:MAX_DIAGNOSED]:
+        has_ended = status is None or Status(status) not in ACTIVE
+        findings[run_id] = (
+            _finding_at_end(ctx, run_id, changed_at) if has_ended else breaking_finding(diagnose_run(ctx, run_id))
+        )
+    return {checkpoint_id for checkpoint_id, step, run_id, _, _ in rows if spoils(findings.get(run_id), step)}
+
+
+@lru_cache(maxsize=4 * MAX_DIAGNOSED)
+def _finding_at_end(ctx: Context, run_id: str, _changed_at: datetime | None) -> Finding | None:
+    """Return what broke a run that has ended: its points change no more without its row."""
+    return breaking_finding(diagnose_run(ctx, run_id))

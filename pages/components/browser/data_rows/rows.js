@@ -2,6 +2,7 @@
 
 import { isTyping } from "../ballot/keys.js"
 import { element } from "../dom.js"
+import { opensHere } from "../links.js"
 import { mount } from "../mounting.js"
 
 const STEPS = { ArrowRight: 1, j: 1, ArrowLeft: -1, k: -1 }
@@ -56,11 +57,7 @@ class DataRows {
       const link = head.appendChild(element("a", "dr-name", row.title))
       link.href = row.href
       if (!this.data.here) Object.assign(link, { target: "_blank", rel: "noopener" })
-      else link.onclick = (event) => {
-        if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return
-        event.preventDefault()
-        this.trigger("opened", row.name)
-      }
+      else link.onclick = (event) => { if (opensHere(event)) this.trigger("opened", row.name) }
     } else head.appendChild(element("span", "dr-name", row.title))
     head.appendChild(element("span", "dr-facts", row.facts))
     if (row.tools.length) node.appendChild(element("div", "dr-tools", `Tools: ${row.tools.join(", ")}`))

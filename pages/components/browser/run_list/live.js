@@ -1,6 +1,7 @@
 // What lists and tables of runs share: sparklines, and rows that follow their runs by polling.
 
 import { element, svgElement } from "../dom.js"
+import { opensHere } from "../links.js"
 import { rerunOnce } from "../mounting.js"
 
 const POLL_MS = 1000
@@ -43,11 +44,7 @@ export function fillState(parts, state, word) {
 export function runLink(id, open) {
   const link = element("a", "rr-name")
   link.href = `/run?run=${encodeURIComponent(id)}`
-  link.onclick = (event) => {
-    if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return
-    event.preventDefault()
-    open(id)
-  }
+  link.onclick = (event) => { if (opensHere(event)) open(id) }
   return link
 }
 

@@ -13,6 +13,7 @@ from pages.components.labels import STATUS
 BROWSER = Path(__file__).parents[4] / "pages" / "components" / "browser"
 ENTRIES = (
     "ballot/ballot.js",
+    "link_table/table.js",
     "live_chart/chart.js",
     "run_list/list.js",
     "run_table/table.js",
