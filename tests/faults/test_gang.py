@@ -64,7 +64,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 ROWS = [{"text": f"Row {n}: the {n % 7} engines stand in the roundhouse and wait for steam. " * 8} for n in range(60)]
 TWO: dict[str, Any] = {"grad_accum_steps": 2, "devices": {"count": 2, "nodes": 2}}
 ONE: dict[str, Any] = {"grad_accum_steps": 4}
-STEPS = 160
+STEPS = 112
 Curves = dict[str, dict[int, float]]
 """Values by step of metrics by name."""
 
@@ -275,7 +275,7 @@ def test_a_machine_whose_cable_is_pulled_ends_its_processes_and_the_other_contin
         before = launch(lab, "before", max_steps=100_000)
         wait_until(lambda: job_of(lab, before).status is Status.RUNNING, what="a run on one machine")
         start(first)
-        run = launch(lab, "both", **TWO, max_steps=400)
+        run = launch(lab, "both", **TWO, max_steps=200)
         job_id = job_of(lab, run).id
         wait_until(lambda: describe_gang(lab.ctx, job_id).endswith(f"Kept for it: {first}."), what="a kept machine")
         stop_run(lab.ctx, before, how="cancel", person=LOCAL)
@@ -295,7 +295,7 @@ def test_a_machine_whose_cable_is_pulled_ends_its_processes_and_the_other_contin
         ends["far"].plug()
         finish(lab, run)
         assert job_of(lab, run).attempt == 2
-        assert list(curve(lab.ctx, run)) == list(range(1, 401)), "no gap and no double step"
+        assert list(curve(lab.ctx, run)) == list(range(1, 201)), "no gap and no double step"
 
 
 def test_two_machines_without_a_shared_folder_go_from_data_to_an_answer(tmp_path: Path, server: str) -> None:
