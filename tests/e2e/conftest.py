@@ -1,4 +1,4 @@
-"""One Chromium for the browser tests of a file; each opens contexts of its own."""
+"""One Chromium for the browser tests of a file, and one tab for those that need no other."""
 
 from __future__ import annotations
 
@@ -7,15 +7,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from sqlalchemy import text
 
 from backend.bootstrap import build_context
+from backend.db.base import Table
 from backend.domain.jobs.states import Status
 from backend.services.starter import ensure_starter_content
-from tests.support.browser import FLAGS, PATIENCE_MS, Visitor, chromium, visit
+from tests.support.browser import (
+    FLAGS,
+    HEIGHT,
+    PATIENCE_MS,
+    SHORT_VISITS,
+    WIDTH,
+    Visitor,
+    chromium,
+    open_tab,
+    renew,
+    visit,
+)
 from tests.support.installation import Installation
 from tests.support.job_work import do_job
 from tests.support.jobs import list_jobs
+from tests.support.page_server import Pages, page_server
 from tests.support.settings import make_settings
 
 expect.set_options(timeout=PATIENCE_MS)
@@ -27,9 +41,46 @@ def browser() -> Iterator[Browser]:
     begin.
     """
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        running = playwright.chromium.launch(executable_path=chromium(), args=[*FLAGS, SHORT_VISITS])
         yield running
         running.close()
+
+
+@pytest.fixture(scope="module")
+def only_tab(browser: Browser) -> Iterator[Page]:
+    """The tab that the tests of a file share."""
+    page = open_tab(browser)
+    yield page
+    page.context.close()
+
+
+@pytest.fixture
+def tab(only_tab: Page) -> Iterator[Page]:
+    """A tab that shows nothing yet and knows of no visit."""
+    only_tab.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+    yield only_tab
+    renew(only_tab)
+
+
+@pytest.fixture(scope="module")
+def shared_pages(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Pages]:
+    """Pages that the tests of a file share."""
+    home = tmp_path_factory.mktemp("pages")
+    (home / "models.db").write_bytes(migrated_database.read_bytes())
+    context = build_context(make_settings(home), migrate=False)
+    with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
+        yield Pages(server.url, context)
+    context.db.dispose()
+
+
+@pytest.fixture
+def emptied(shared_pages: Pages) -> Pages:
+    """Pages over an installation that nobody has used yet."""
+    with shared_pages.ctx.db.write() as session:
+        session.execute(text("PRAGMA defer_foreign_keys = ON"))
+        for table in reversed(Table.metadata.sorted_tables):
+            session.execute(table.delete())
+    return shared_pages
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
@@ -18,9 +17,9 @@ from backend.services.battles.raters import create_rater_link, revoke_rater_link
 from backend.services.battles.views import CampaignView
 from backend.services.context import LOCAL, Context
 from tests.support.battle_world import make_campaign, write_all
-from tests.support.browser import patient_context
+from tests.support.browser import patient_context, renew
 from tests.support.installation import wait_until
-from tests.support.page_server import page_server
+from tests.support.page_server import Pages
 
 pytestmark = pytest.mark.e2e
 HOSTILE = (
@@ -56,17 +55,30 @@ def campaign(ctx: Context) -> CampaignView:
 
 
 @pytest.fixture
-def address(home: Path) -> Iterator[str]:
-    """The pages' server, started for this test alone."""
-    with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
-        yield server.url
+def ctx(emptied: Pages) -> Context:
+    """An installation of this test alone; its server had others before."""
+    return emptied.ctx
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
+def address(emptied: Pages) -> str:
+    """Where its pages are."""
+    return emptied.url
+
+
+@pytest.fixture(scope="module")
+def only_tab(browser: Browser) -> Iterator[Page]:
     context = patient_context(browser, viewport={"width": 1280, "height": 900})
-    yield context.new_page()
+    page = context.new_page()
+    page.on("dialog", lambda dialog: dialog.accept())  # who leaves before a vote has been saved is asked
+    yield page
     context.close()
+
+
+@pytest.fixture
+def page(only_tab: Page) -> Iterator[Page]:
+    yield only_tab
+    renew(only_tab)
 
 
 def labels(ctx: Context) -> list[str]:
@@ -162,6 +174,7 @@ def test_the_ballot_does_not_reveal_the_contestants(
     ctx: Context, campaign: CampaignView, address: str, page: Page
 ) -> None:
     answers: list[str] = []
+    page = page.context.new_page()
     page.on("response", lambda response: answers.append(response.text()) if "/ballot/api/" in response.url else None)
     open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
     press(page, "3", then="1 of 6")
@@ -179,6 +192,7 @@ def test_the_ballot_does_not_reveal_the_contestants(
             *ids,
         ):
             assert secret not in shown
+    page.close()
 
 
 def test_typing_a_note_does_not_vote_and_the_note_goes_with_the_vote(
@@ -249,7 +263,6 @@ def test_a_vote_that_never_left_is_sent_at_the_next_visit(
     open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
     press(page, "2", then="1 of 6")
     expect(page.get_by_text("1 vote not saved yet")).to_be_visible()
-    page.on("dialog", lambda dialog: dialog.accept())
     page.unroute("**/ballot/api/vote")
     open_ballot(page, f"{address}/ballot?campaign={campaign.id}", done=1)
     wait_for_votes(ctx, "B")
@@ -269,6 +282,7 @@ def test_two_tabs_of_a_rater_do_not_vote_twice(ctx: Context, campaign: CampaignV
     wait_for_votes(ctx, "A", "B", "TIE")
     with ctx.db.read() as session:
         assert len(set(session.scalars(select(Vote.battle_id)))) == 3
+    second.close()
 
 
 def test_a_link_opens_the_ballot_alone_until_it_is_revoked(
@@ -296,7 +310,6 @@ def test_a_link_opens_the_ballot_alone_until_it_is_revoked(
     page.wait_for_timeout(PAUSE_MS)
     page.keyboard.press("1")
     expect(page.get_by_text("not valid any more").first).to_be_visible()
-    page.on("dialog", lambda dialog: dialog.accept())
     page.goto(f"{address}/ballot?link=forged")
     expect(page.get_by_text("This ballot link is not valid any more.")).to_be_visible()
     assert page.get_by_role("button", name="A is better").count() == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -14,9 +13,9 @@ from backend.db.tables import Vote
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context
 from tests.support.battle_world import make_campaign
-from tests.support.browser import patient_context
+from tests.support.browser import patient_context, renew
 from tests.support.installation import wait_until
-from tests.support.page_server import page_server
+from tests.support.page_server import Pages
 
 pytestmark = pytest.mark.e2e
 PAUSE_MS = 400  # a vote sooner than 0.3 s after the answers appeared does not count
@@ -28,17 +27,28 @@ def campaign(ctx: Context) -> CampaignView:
 
 
 @pytest.fixture
-def address(home: Path) -> Iterator[str]:
-    """The pages' server, started for this test alone."""
-    with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
-        yield server.url
+def ctx(emptied: Pages) -> Context:
+    """An installation of this test alone; its server had others before."""
+    return emptied.ctx
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
+def address(emptied: Pages) -> str:
+    """Where its pages are."""
+    return emptied.url
+
+
+@pytest.fixture(scope="module")
+def only_tab(browser: Browser) -> Iterator[Page]:
     context = patient_context(browser, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     yield context.new_page()
     context.close()
+
+
+@pytest.fixture
+def page(only_tab: Page) -> Iterator[Page]:
+    yield only_tab
+    renew(only_tab)
 
 
 def labels(ctx: Context) -> list[str]:

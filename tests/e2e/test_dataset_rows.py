@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from backend.bootstrap import build_context
 from backend.services.context import Context
-from tests.support.browser import open_tab, settle
+from tests.support.browser import settle
 from tests.support.data.dataset_world import imported
 from tests.support.page_server import page_server
 from tests.support.settings import make_settings
@@ -53,8 +53,7 @@ def titles(tab: Page) -> list[str]:
     return tab.locator(".dr-name").all_inner_texts()
 
 
-def test_a_row_is_found_opened_by_its_address_and_left_by_keys(browser: Browser, rows: Rows) -> None:
-    tab = open_tab(browser)
+def test_a_row_is_found_opened_by_its_address_and_left_by_keys(tab: Page, rows: Rows) -> None:
     tab.goto(f"{rows.talks}&split=Train")
     settle(tab)
     expect(tab.locator(".dr-row")).to_have_count(10)
@@ -86,12 +85,11 @@ def test_a_row_is_found_opened_by_its_address_and_left_by_keys(browser: Browser,
     tab.keyboard.press("Escape")
     expect(tab.locator(".dr-row").nth(1)).to_be_visible()
     assert "row=" not in tab.url
-    tab.context.close()
 
 
-def test_answers_stand_beside_each_other_and_below_each_other_on_a_phone(browser: Browser, rows: Rows) -> None:
+def test_answers_stand_beside_each_other_and_below_each_other_on_a_phone(tab: Page, rows: Rows) -> None:
     for width, is_beside in ((1280, True), (390, False)):
-        tab = open_tab(browser, width=width)
+        tab.set_viewport_size({"width": width, "height": 900})
         tab.goto(f"{rows.pairs}&row=train-2")
         settle(tab)
         expect(tab.locator(".dr-side")).to_have_count(2)
@@ -101,11 +99,9 @@ def test_answers_stand_beside_each_other_and_below_each_other_on_a_phone(browser
         assert (chosen["y"] == rejected["y"]) is is_beside
         assert (chosen["x"] == rejected["x"]) is not is_beside
         assert tab.evaluate("document.querySelector('.stMain').scrollWidth - innerWidth") <= 0
-        tab.context.close()
 
 
-def test_text_of_rows_stays_text(browser: Browser, rows: Rows) -> None:
-    tab = open_tab(browser)
+def test_text_of_rows_stays_text(tab: Page, rows: Rows) -> None:
     tab.goto(f"{rows.talks}&find=onerror")
     settle(tab)
     row = tab.locator(".dr-row")
@@ -114,15 +110,12 @@ def test_text_of_rows_stays_text(browser: Browser, rows: Rows) -> None:
     assert row.locator("img, script, strong, [onerror]").count() == 0
     assert row.locator("a").count() == 1, "the link to the row alone"
     assert tab.evaluate("window.evil") is None
-    tab.context.close()
 
 
-def test_a_wrong_row_or_length_in_the_address_is_said_and_the_page_goes_on(browser: Browser, rows: Rows) -> None:
-    tab = open_tab(browser)
+def test_a_wrong_row_or_length_in_the_address_is_said_and_the_page_goes_on(tab: Page, rows: Rows) -> None:
     tab.goto(f"{rows.talks}&row=train-999")
     expect(tab.get_by_text("There is no row “train-999”")).to_be_visible()
     expect(tab.locator(".dr-row")).to_have_count(10)
     tab.goto(f"{rows.talks}&from=30&to=2")
     expect(tab.get_by_text("No length is at least 30 and at most 2 characters.")).to_be_visible()
     expect(tab.get_by_text("Give the smaller number first.")).to_be_visible()
-    tab.context.close()

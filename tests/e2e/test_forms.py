@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from backend.bootstrap import build_context
 from backend.domain.data.versions.changes import DropDuplicates
@@ -18,7 +18,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.data.versions import derive_version
 from backend.services.evaluation.tasks import get_task, save_task
 from backend.services.people.keys import check_key, list_keys
-from tests.support.browser import open_tab, settle
+from tests.support.browser import settle
 from tests.support.data.dataset_world import done, imported
 from tests.support.launch_form import add_base
 from tests.support.page_server import page_server
@@ -55,13 +55,6 @@ def world(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> 
     with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
         yield World(server.url, ctx, first.dataset_id)
     ctx.db.dispose()
-
-
-@pytest.fixture
-def tab(browser: Browser) -> Iterator[Page]:
-    page = open_tab(browser, height=1000)
-    yield page
-    page.context.close()
 
 
 def opened(tab: Page, world: World, path: str) -> Page:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from backend.bootstrap import build_context
 from backend.db.tables import Sample
@@ -18,7 +18,7 @@ from backend.services.jobs.claims import Claim
 from backend.services.metrics.points import add_points
 from backend.services.training.runs import set_notes
 from backend.services.training.views import RunView
-from tests.support.browser import open_tab, settle
+from tests.support.browser import settle
 from tests.support.installation import wait_until
 from tests.support.jobs import finish_job
 from tests.support.page_server import page_server
@@ -52,11 +52,10 @@ def server(world: Context) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A fresh tab in a wide window."""
-    tab = open_tab(browser, width=1300, height=1000)
-    yield tab
-    tab.context.close()
+def page(tab: Page) -> Page:
+    """A tab in a wide window."""
+    tab.set_viewport_size({"width": 1300, "height": 1000})
+    return tab
 
 
 @pytest.fixture
@@ -288,7 +287,9 @@ def test_panels_are_enlarged_chosen_and_ordered_and_share_one_crosshair(
     open_run(page, server, run)
     shown = "[...document.querySelectorAll('.rh-panel')].map((panel) => panel.dataset.panel).join()"
     page.wait_for_function(f"{shown} === 'loss,grad_norm,val_rewards/odd_thing'")
-    assert page.locator(".rh-panel-name").all_inner_texts()[1:] == ["Gradient norm", "Validation rewards, odd thing"]
+    names = page.locator(".rh-panel-name")  # drawn a moment before they are shown
+    expect(names.last).to_have_text("Validation rewards, odd thing", use_inner_text=True)
+    assert names.all_inner_texts()[1:] == ["Gradient norm", "Validation rewards, odd thing"]
     page.wait_for_function("[...document.querySelectorAll('.rh-plot')].every((plot) => plot.data?.length)")
 
     page.locator('[data-panel="grad_norm"] .rh-plot').hover(position={"x": 150, "y": 80})
@@ -396,7 +397,7 @@ def test_the_legend_of_overlaid_runs_names_run_and_split(page: Page, server: str
     )  # train twice: as measured and smoothed
     legend = page.locator('[data-panel="loss"] .rh-of-run')
     expect(legend).to_have_count(2)
-    expect(legend.last).to_contain_text("2.2000")
+    expect(legend.last).to_contain_text("2.2000", use_inner_text=True)
     assert [text.split() for text in legend.all_inner_texts()] == [
         ["legend", name, "train", "2.0000", "validation", "2.2000"] for name in ("one", "two")
     ]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, Page
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
@@ -18,6 +19,7 @@ from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg, ForwardMsgMetadata, RunIdentity
 
 PATIENCE_MS = 120_000
+WIDTH, HEIGHT = 1440, 900
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -27,6 +29,10 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+SHORT_VISITS = "--js-flags=--no-opt --no-maglev --min-semi-space-size=64"
+"""Flag of a browser whose pages are left before code that is compiled a second and a third time pays: a fifth of the
+processor time. Benchmarks measure what visitors have.
+"""
 LOCAL = re.compile(r"(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:")
 
 NUMBERS = {
@@ -216,11 +222,31 @@ def patient_context(browser: Browser, **options: Any) -> BrowserContext:
     return context
 
 
-def open_tab(browser: Browser, *, width: int = 1440, height: int = 900, time_zone: str | None = None) -> Page:
+def open_tab(browser: Browser, *, width: int = WIDTH, height: int = HEIGHT, time_zone: str | None = None) -> Page:
     """Open a window of its own, with cookies of its own, whose pages are watched: `settle` may wait for them."""
     context = patient_context(browser, viewport={"width": width, "height": height}, timezone_id=time_zone)
     watch(context)
     return context.new_page()
+
+
+def renew(tab: Page) -> None:
+    """Make a tab as good as a new one, which would read and compile the pages' scripts again: more work than a page.
+
+    Its size stays, and who listens to it.
+    """
+    left = urlsplit(tab.url)
+    if left.scheme == "http":
+        tab.evaluate("sessionStorage.clear()")
+    tab.goto("about:blank")
+    tab.unroute_all()
+    tab.context.set_offline(False)
+    tab.context.clear_cookies()
+    tab.emulate_media(color_scheme="light")
+    session = tab.context.new_cdp_session(tab)
+    session.send(
+        "Storage.clearDataForOrigin", {"origin": f"{left.scheme}://{left.netloc}", "storageTypes": "local_storage"}
+    )
+    session.detach()
 
 
 @contextmanager

@@ -15,12 +15,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import httpx2
 import psutil
 
+from backend.services.context import Context
 from backend.web.server import warm_up
 from tests.support.installation import PROJECT, free_port, is_alive, wait_until
 from tests.support.settings import database_of
@@ -63,6 +65,14 @@ class FreshServer:
         """End it."""
         self.process.terminate()
         self.process.wait(300)
+
+
+@dataclass(frozen=True)
+class Pages:
+    """The pages' server over an installation without workers."""
+
+    url: str
+    ctx: Context
 
 
 @contextmanager
