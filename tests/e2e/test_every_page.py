@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, expect
@@ -76,9 +77,11 @@ MOST_MOVED = 0.1
 
 AXE = PROJECT / ".venv/node/node_modules/axe-core/axe.min.js"
 
-AUDIT = """async (rules) => {
-  const {violations} = await axe.run(document, {resultTypes: ['violations'], ...(rules ? {runOnly: rules} : {})});
-  return violations.filter(({impact}) => ['serious', 'critical'].includes(impact)).flatMap(({id, nodes}) => nodes.map(
+AUDIT = """async (only) => {
+  const isMinor = ({impact}) => ['minor', 'moderate'].includes(impact);  // a rule's own, which its findings have
+  const rules = Object.fromEntries(axe._audit.rules.filter(isMinor).map(({id}) => [id, {enabled: false}]));
+  const {violations} = await axe.run(document, {resultTypes: ['violations'], preload: false, ...(only ? {runOnly: only} : {rules})});
+  return violations.filter((violation) => !isMinor(violation)).flatMap(({id, nodes}) => nodes.map(
     ({html, any, all, none}) => `${id}: ${html.slice(0, 120)} ${([...any, ...all, ...none][0] ?? {message: ''}).message.slice(0, 120)}`));
 }"""  # noqa: E501
 
@@ -127,6 +130,15 @@ def empty_installation(tmp_path_factory: pytest.TempPathFactory, migrated_databa
         yield server.url
 
 
+@pytest.fixture(scope="module")
+def only_tab(browser: Browser) -> Iterator[Page]:
+    """A tab far away from the server, which notes how its pages move."""
+    page = open_tab(browser, time_zone=TIME_ZONE)
+    page.context.add_init_script(SHIFTS)
+    yield page
+    page.context.close()
+
+
 def resize(tab: Page, width: int) -> None:
     """Make the window as wide as another, and wait until what follows its size does."""
     tab.set_viewport_size({"width": width, "height": 900})
@@ -163,16 +175,40 @@ def misfits_now(tab: Page) -> dict[str, object]:
     return {what: value for what, value in faults.items() if value}
 
 
-def audit(tab: Page) -> dict[str, object]:
-    """Return what axe finds serious or critical in the light theme, and what has little contrast in the dark one."""
-    tab.add_style_tag(content="* { transition-duration: 0s !important }")  # colours fade from one theme to the other
+STILL = "* { transition-duration: 0s !important; animation-duration: 0s !important }"
+"""Style of a page whose colours do not fade from one theme to the other."""
+
+THEMES = {"light": None, "dark": ["color-contrast"]}
+"""The rules of axe that a theme is looked at by; None are all of them."""
+
+
+def prepare_audit(tab: Page) -> None:
+    """Load axe into a page, and let nothing fade in it."""
+    tab.add_style_tag(content=STILL)
     tab.evaluate(AXE.read_text())
-    faults = {"light": audit_now(tab, None)}
-    tab.emulate_media(color_scheme="dark")
-    tab.wait_for_function("getComputedStyle(document.querySelector('.stApp')).colorScheme === 'dark'")
-    faults["dark"] = audit_now(tab, ["color-contrast"])
-    tab.emulate_media(color_scheme="light")
-    return {theme: found for theme, found in faults.items() if found}
+
+
+def audit(tab: Page) -> dict[str, object]:
+    """Return what axe finds serious or critical in the light theme, and what has little contrast in the dark one.
+
+    The theme that the page came in is looked at first, and the other one stays, for the next page to come in: a change
+    of it costs as much as a look.
+    """
+    came_dark = tab.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    faults = {"dark": audit_in(tab, "dark")} if came_dark else {}
+    faults["light"] = audit_in(tab, "light")
+    if not came_dark:
+        faults["dark"] = audit_in(tab, "dark")
+    return {theme: violations for theme, violations in faults.items() if violations}
+
+
+def audit_in(tab: Page, theme: Literal["light", "dark"]) -> object:
+    """Return what axe finds in a theme."""
+    tab.emulate_media(color_scheme=theme)
+    tab.wait_for_function(
+        "theme => getComputedStyle(document.querySelector('.stApp')).colorScheme === theme", arg=theme
+    )
+    return audit_now(tab, THEMES[theme])
 
 
 def audit_now(tab: Page, rules: list[str] | None) -> object:
@@ -196,8 +232,7 @@ def opened_faults(tab: Page, openers: str) -> tuple[int, dict[str, object]]:
     """Open each popover, menu and dialog of a page in turn; return how many there were, and what axe finds serious in
     the light theme and of little contrast in the dark one while they are open.
     """
-    tab.add_style_tag(content="* { transition-duration: 0s !important; animation-duration: 0s !important }")
-    tab.evaluate(AXE.read_text())
+    prepare_audit(tab)
     number, faults = 0, dict[str, object]()
     for place in range(tab.locator(openers).count()):
         opener = tab.locator(openers).nth(place)
@@ -208,14 +243,7 @@ def opened_faults(tab: Page, openers: str) -> tuple[int, dict[str, object]]:
         opened = tab.locator("[data-testid=stPopoverBody], [role=dialog], dialog[open]").filter(visible=True)
         expect(opened.first).to_be_visible()
         number += 1
-        for scheme, rules in (("light", None), ("dark", ["color-contrast"])):
-            tab.emulate_media(color_scheme=scheme)
-            tab.wait_for_function(
-                "scheme => getComputedStyle(document.querySelector('.stApp')).colorScheme === scheme", arg=scheme
-            )
-            if found := audit_now(tab, rules):
-                faults[f"{label} in the {scheme} theme"] = found
-        tab.emulate_media(color_scheme="light")
+        faults |= {f"{label} in the {theme} theme": value for theme, value in audit(tab).items()}
         tab.keyboard.press("Escape")
         expect(opened).to_have_count(0)
         settle(tab)
@@ -226,10 +254,9 @@ AUDITED_POPOVERS = ("overview", "conversation")
 """Pages whose popovers, menus and dialogs have been mended; each other page is to join them."""
 
 
-def test_popovers_menus_and_dialogs_are_closed_to_nobody(browser: Browser, installation: Pages) -> None:
+def test_popovers_menus_and_dialogs_are_closed_to_nobody(tab: Page, installation: Pages) -> None:
     if not AXE.exists():
         pytest.skip("axe-core is not installed (npm), so the accessibility of popovers was not tested")
-    tab = open_tab(browser)
     faults: dict[str, object] = {}
     opened = 0
     for name in AUDITED_POPOVERS:
@@ -238,14 +265,12 @@ def test_popovers_menus_and_dialogs_are_closed_to_nobody(browser: Browser, insta
         number, found = opened_faults(tab, PALETTE if name == "overview" else OPENERS)
         opened += number
         faults |= {f"{name}: {what}": value for what, value in found.items()}
-    tab.context.close()
     assert faults == {}
     assert opened > 2
 
 
-def test_the_navigation_leads_from_an_object_to_its_list(browser: Browser, installation: Pages) -> None:
+def test_the_navigation_leads_from_an_object_to_its_list(tab: Page, installation: Pages) -> None:
     """An entry did nothing on the pages of its own objects."""
-    tab = open_tab(browser)
     for name, label in (("dataset", "Datasets"), ("endpoint", "Endpoints")):
         tab.goto(installation.url + installation.filled.addresses[name])
         title = partial(tab.get_by_role, "heading", level=1, exact=True)
@@ -258,7 +283,6 @@ def test_the_navigation_leads_from_an_object_to_its_list(browser: Browser, insta
         tab.go_back()
         title(name="tales").wait_for()
         expect(title(name=label)).to_have_count(0)
-    tab.context.close()
 
 
 BARS_LEFT_AND_FOUND_AGAIN = 2
@@ -292,9 +316,7 @@ def walk_bars(tab: Page, url: str, *, done: int) -> tuple[int, list[str]]:
     return count, lost
 
 
-def test_the_line_that_names_an_outage_moves_nothing_when_it_comes(browser: Browser, installation: Pages) -> None:
-    tab = open_tab(browser)
-    tab.context.add_init_script(SHIFTS)
+def test_the_line_that_names_an_outage_moves_nothing_when_it_comes(tab: Page, installation: Pages) -> None:
     tab.goto(installation.url + "/people")
     settle(tab)
     tab.evaluate("window.shifts = []")
@@ -306,21 +328,18 @@ def test_the_line_that_names_an_outage_moves_nothing_when_it_comes(browser: Brow
     assert box is not None
     assert app is not None
     assert app["y"] + app["height"] <= box["y"] + 1, "the line hides nothing of the page"
-    tab.context.close()
 
 
-def watched_tab(browser: Browser, url: str) -> tuple[Page, list[str]]:
-    """Open a tab that knows the outage of its installation, and notes how its pages move; return it, and what is
-    refused or an error of the console in it.
+def watch_refusals(tab: Page, url: str) -> list[str]:
+    """Open an installation so that the tab knows of its outage; return what is refused or an error of the console in it
+    from then on.
     """
-    tab = open_tab(browser, time_zone=TIME_ZONE)
     refused: list[str] = []
     tab.on("response", lambda answer: refused.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None)
     tab.on("console", lambda message: refused.append(message.text) if message.type == "error" else None)
-    tab.context.add_init_script(SHIFTS)
     tab.goto(url)
     tab.locator(".rr-health").wait_for()  # what fails here, the broker, is told on every page: it comes in once
-    return tab, refused
+    return refused
 
 
 def faults_of(tab: Page, url: str, name: str, *, widths: tuple[int, ...]) -> dict[str, object]:
@@ -331,6 +350,7 @@ def faults_of(tab: Page, url: str, name: str, *, widths: tuple[int, ...]) -> dic
     if (moved := tab.evaluate(MOVED))["sum"] > MOST_MOVED:
         faults[f"{name} moved"] = moved
     if AXE.exists():
+        prepare_audit(tab)
         faults |= {f"{name} in the {theme} theme": value for theme, value in audit(tab).items()}
     faults |= {f"{name}: {what}": value for what, value in raw_values(tab, name).items()}
     for width in widths:
@@ -340,24 +360,23 @@ def faults_of(tab: Page, url: str, name: str, *, widths: tuple[int, ...]) -> dic
     return faults
 
 
-def test_every_page_of_an_unused_installation_is_as_sound(browser: Browser, empty_installation: str) -> None:
-    tab, refused = watched_tab(browser, empty_installation)
+def test_every_page_of_an_unused_installation_is_as_sound(tab: Page, empty_installation: str) -> None:
+    refused = watch_refusals(tab, empty_installation)
     faults: dict[str, object] = {}
     for listed in listed_pages():
         if not listed.is_hidden:
             faults |= faults_of(tab, empty_installation + address(listed.script), listed.title, widths=(390,))
-    tab.context.close()
     assert faults == {}
     assert refused == []
 
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_page_shows_a_raw_value_overflows_hides_a_button_breaks_a_word_moves_is_closed_to_some_or_forgets_its_tab(
-    browser: Browser, installation: Pages, part: int
+    tab: Page, installation: Pages, part: int
 ) -> None:
     """Each page is loaded once, and looked at for all of it."""
     url, filled = installation.url, installation.filled
-    tab, refused = watched_tab(browser, url)
+    refused = watch_refusals(tab, url)
     faults: dict[str, object] = {}
     bars = 0
     for name, path in list(filled.addresses.items())[part::PARTS]:
@@ -366,7 +385,6 @@ def test_no_page_shows_a_raw_value_overflows_hides_a_button_breaks_a_word_moves_
         bars += walked
         if lost:
             faults[f"{name}: tabs that are not in the address"] = lost
-    tab.context.close()
     assert faults == {}
     assert bars > 3
     assert refused == []
@@ -375,27 +393,25 @@ def test_no_page_shows_a_raw_value_overflows_hides_a_button_breaks_a_word_moves_
 
 
 def test_lists_are_labelled_cards_on_a_phone_and_rows_with_a_head_on_a_wide_screen(
-    browser: Browser, installation: Pages
+    tab: Page, installation: Pages
 ) -> None:
     url, filled = installation.url, installation.filled
     label = (
         "() => getComputedStyle(document.querySelector('[class*=st-key-tablerow-datasets-] .stColumn:nth-child(2)'),"
         " '::before').content"
     )
-    tab = open_tab(browser, width=390)
+    tab.set_viewport_size({"width": 390, "height": 900})
     tab.goto(url + filled.addresses["datasets"])
     for width, content, head in ((390, '"Kind"', False), (1440, "none", True)):
         resize(tab, width)
         tab.locator("[class*=st-key-tablerow-datasets-]").first.wait_for()
         assert tab.evaluate(label) == content
         assert tab.locator(".st-key-tablehead-datasets").is_visible() is head
-    tab.context.close()
 
 
 def test_the_palette_opens_what_is_chosen_and_one_step_back_leads_to_where_the_visitor_was(
-    browser: Browser, installation: Pages
+    tab: Page, installation: Pages
 ) -> None:
-    tab = open_tab(browser)
     tab.goto(installation.url + "/workers")
     settle(tab)
     expect(tab).to_have_title("Workers · Roundhouse")
@@ -419,12 +435,10 @@ def test_the_palette_opens_what_is_chosen_and_one_step_back_leads_to_where_the_v
     expect(tab.get_by_text("Search, from every page")).to_be_visible()
     tab.keyboard.press("Escape")
     expect(field).to_be_hidden()
-    tab.context.close()
 
 
-def test_times_are_those_of_the_visitors_clock(browser: Browser, installation: Pages) -> None:
+def test_times_are_those_of_the_visitors_clock(tab: Page, installation: Pages) -> None:
     url, filled = installation.url, installation.filled
-    tab = open_tab(browser, time_zone=TIME_ZONE)
     tab.goto(url + filled.addresses["endpoint"] + "&tab=Revisions")
     text = tab.locator("td", has_text="just now").or_(tab.locator("td", has_text=" ago)")).first.inner_text()
     hour = (
@@ -436,11 +450,9 @@ def test_times_are_those_of_the_visitors_clock(browser: Browser, installation: P
     }  # what the table shows may have happened before the hour struck
     assert re.search(rf"\b({'|'.join(hours)}):\d\d", text), f"{text} at {hours} o'clock"
     assert "UTC" not in text
-    tab.context.close()
 
 
-def test_nothing_in_an_answer_comes_to_life_and_its_code_is_coloured(browser: Browser, installation: Pages) -> None:
-    tab = open_tab(browser)
+def test_nothing_in_an_answer_comes_to_life_and_its_code_is_coloured(tab: Page, installation: Pages) -> None:
     addresses: list[str] = []
     tab.on("request", lambda request: addresses.append(request.url))
     tab.goto(installation.url + installation.filled.addresses["conversation"])
@@ -453,11 +465,9 @@ def test_nothing_in_an_answer_comes_to_life_and_its_code_is_coloured(browser: Br
     expect(answer.locator(".pg-keyword")).to_have_text(["def", "return"])
     expect(answer.locator(".pg-comment")).to_have_text("# slowly")
     expect(answer).to_contain_text("first token 12 ms")
-    tab.context.close()
 
 
-def test_the_overview_updates_without_a_reload(browser: Browser, installation: Pages) -> None:
-    tab = open_tab(browser)
+def test_the_overview_updates_without_a_reload(tab: Page, installation: Pages) -> None:
     tab.goto(installation.url)
     settle(tab)
     tab.evaluate("window.mark = 'kept'")
@@ -467,4 +477,3 @@ def test_the_overview_updates_without_a_reload(browser: Browser, installation: P
     run_world.end(installation.ctx, run_world.claim(installation.ctx, run), Status.FAILED, cause="Out of memory.")
     tab.get_by_text("The run launched-meanwhile failed: Out of memory.").wait_for()
     assert tab.evaluate("window.mark") == "kept"
-    tab.context.close()
