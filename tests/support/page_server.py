@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -62,9 +62,10 @@ class FreshServer:
             return False
 
     def stop(self) -> None:
-        """End it."""
-        self.process.terminate()
-        self.process.wait(300)
+        """End it, unless a test has."""
+        with suppress(psutil.NoSuchProcess):
+            self.process.terminate()
+            self.process.wait(300)
 
 
 @dataclass(frozen=True)
