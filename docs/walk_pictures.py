@@ -30,6 +30,7 @@ PICTURES = Path(__file__).parent / "pictures" / "walk"
 WIDE, PHONE = ViewportSize(width=1280, height=800), ViewportSize(width=390, height=844)
 MAX_BYTES, QUALITIES = 60_000, (82, 70, 55, 40, 25)
 FACTS = "pebblewick-facts"
+BUSY, BUSY_STEPS = ("Long stories", "More stories"), 20
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,14 @@ class Picture:
     is_dark: bool = False
     size: ViewportSize = None  # type: ignore[assignment]
     act: Callable[[Page], None] | None = None
-    is_new: bool = False
 
 
 def launched(name: str, recipe: str, *, wait: bool = True, **changes: Any) -> dict[str, Any]:
-    """Return the newest run of a name, launched by a recipe with changes if there is none, with its checkpoints."""
+    """Return the newest run of a name with its checkpoints, launched by a recipe with changes if there is none. Without
+    `wait` one that has ended is none.
+    """
     runs = [run for run in roundhouse("run", "list")["runs"] if run["name"] == name]
-    if not runs:
+    if not runs or not (wait or is_active(runs[0])):
         values = yaml.safe_load((PROJECT / "backend" / "recipes" / f"{recipe}.yaml").read_text())
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             yaml.safe_dump(values | changes | {"name": name}, file)
@@ -56,6 +58,11 @@ def launched(name: str, recipe: str, *, wait: bool = True, **changes: Any) -> di
         runs = [run for run in roundhouse("run", "list")["runs"] if run["name"] == name]
     shown: dict[str, Any] = roundhouse("run", "show", runs[0]["run"])
     return shown | {"run": runs[0]["run"]}
+
+
+def is_active(run: dict[str, Any]) -> bool:
+    """Return whether a run waits or trains."""
+    return run["status"] in ("queued", "running")
 
 
 def newest_checkpoint(run: dict[str, Any]) -> str:
@@ -93,18 +100,14 @@ def refuse_learning_rate(page: Page) -> None:
 
 
 def pictures_of(made: dict[str, str]) -> dict[str, Picture]:
-    """Return the pictures by name."""
+    """Return the pictures of an installation with something of everything, by name."""
     return {
-        "empty-overview": Picture("/", is_new=True),
-        "empty-runs": Picture("/runs", is_dark=True, size=PHONE, is_new=True),
         "full-runs": Picture("/runs"),
         "full-run": Picture(f"/run?run={made['chat']}", is_dark=True),
         "full-items": Picture(f"/evaluations?evaluation={made['evaluation']}"),
         "full-board": Picture(f"/battles?campaign={made['campaign']}", is_dark=True),
         "full-playground": Picture("/playground?endpoint=storyteller", act=compare_settings),
         "full-endpoints": Picture("/endpoints", is_dark=True, size=PHONE),
-        "busy-overview": Picture("/"),
-        "busy-run": Picture(f"/run?run={made['busy']}", is_dark=True, size=PHONE),
         "broken-run": Picture(f"/run?run={made['broken']}"),
         "broken-form": Picture("/launch", is_dark=True, act=refuse_learning_rate),
         "broken-link": Picture("/datasets?dataset=gone", size=PHONE),
@@ -112,8 +115,16 @@ def pictures_of(made: dict[str, str]) -> dict[str, Picture]:
     }
 
 
-def prepare() -> tuple[dict[str, str], str]:
-    """Make what is missing; return the ids of what pictures show, and the run that trains meanwhile."""
+EMPTY = {"empty-overview": Picture("/"), "empty-runs": Picture("/runs", is_dark=True, size=PHONE)}
+
+
+def busy_pictures(run: str) -> dict[str, Picture]:
+    """Return the pictures of an installation where a run trains, by name."""
+    return {"busy-overview": Picture("/"), "busy-run": Picture(f"/run?run={run}", is_dark=True, size=PHONE)}
+
+
+def prepare() -> dict[str, str]:
+    """Make what is missing; return the ids of what pictures show."""
     ctx = build_context(Settings(), migrate=False)
     wait_until(lambda: len(roundhouse("data", "list")["datasets"]) >= 6)
     launched("Village stories", "starter-pretrain")
@@ -128,9 +139,20 @@ def prepare() -> tuple[dict[str, str], str]:
         done = roundhouse("eval", "list")["evaluations"]
     at_once = {"max_steps": 60, "eval_every": 20, "checkpoint_every": 20}
     broken = launched("Too fast", "starter-pretrain", learning_rate=5.0, **at_once)
-    busy = launched("Long stories", "starter-pretrain", wait=False, max_steps=5000)
-    made = {"chat": chat["run"], "campaign": campaign, "broken": broken["run"], "busy": busy["run"]}
-    return made | {"evaluation": done[0].get("id") or done[0]["evaluation"]}, busy["run"]
+    evaluation = done[0].get("id") or done[0]["evaluation"]
+    return {"chat": chat["run"], "campaign": campaign, "broken": broken["run"], "evaluation": evaluation}
+
+
+@contextmanager
+def busy_installation() -> Iterator[str]:
+    """Let one run train, past its first points, and another wait; yield the id of the first; stop both at the end."""
+    runs = [launched(name, "starter-pretrain", wait=False, max_steps=5000)["run"] for name in BUSY]
+    try:
+        wait_until(lambda: (roundhouse("run", "show", runs[0]).get("step") or 0) >= BUSY_STEPS)
+        yield runs[0]
+    finally:
+        for run in runs:
+            stop(run)
 
 
 @contextmanager
@@ -162,29 +184,27 @@ def take(browser: Browser, url: str, name: str, picture: Picture) -> None:
 
 def stop(run: str) -> None:
     """Cancel a run, if it has not ended."""
-    if roundhouse("run", "show", run)["status"] in ("queued", "running"):
+    if is_active(roundhouse("run", "show", run)):
         roundhouse("run", "cancel", run)
 
 
 def main(names: list[str]) -> None:
-    """Prepare the installations and take the pictures."""
-    made, busy = prepare()
-    pictures = pictures_of(made)
+    """Prepare the installations and take the pictures; those of a busy one last, so that the others come in peace."""
+    made = prepare()
     PICTURES.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        chosen = {name: picture for name, picture in pictures.items() if name in names or not names}
-        shown = sorted(chosen, key=lambda name: not name.startswith("busy"))  # then the machine has rest
-        for name in shown:
-            if not name.startswith("busy"):
-                stop(busy)
-            if not chosen[name].is_new:
-                take(browser, Settings().pages_url, name, chosen[name])
-        if any(picture.is_new for picture in chosen.values()):
-            with new_installation() as url:
-                for name, picture in chosen.items():
-                    if picture.is_new:
-                        take(browser, url, name, picture)
+
+        def take_all(url: str, pictures: dict[str, Picture]) -> None:
+            for name, picture in pictures.items():
+                if name in names or not names:
+                    take(browser, url, name, picture)
+
+        take_all(Settings().pages_url, pictures_of(made))
+        with new_installation() as url:
+            take_all(url, EMPTY)
+        with busy_installation() as busy:
+            take_all(Settings().pages_url, busy_pictures(busy))
         browser.close()
 
 

@@ -136,9 +136,14 @@ def parse_filter(
         raise FilterError(
             f"the filter has {len(text):,} characters.", remedy=f"Use at most {MAX_LENGTH:,}.", position=MAX_LENGTH
         )
-    return _Parser(
-        _tokens(text), len(text), fields, aliases or {}, ambiguous or {}, now=now or datetime.now(UTC), zone=zone
-    ).parse()
+    try:
+        return _Parser(
+            _tokens(text), len(text), fields, aliases or {}, ambiguous or {}, now=now or datetime.now(UTC), zone=zone
+        ).parse()
+    except FilterError as error:
+        if value := _unquoted(text, error.position, fields, aliases or {}):
+            error.remedy += f" A value of several words or signs stands in quotes: {quote(value)}."
+        raise
 
 
 def write_filter(expression: Expression | None) -> str:
@@ -204,6 +209,18 @@ def quote(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+def _unquoted(text: str, position: int, fields: Mapping[str, FilterField], aliases: Mapping[str, str]) -> str:
+    """Return the words and signs around a position that may be meant as one value of a text field; empty if there are
+    none.
+    """
+    for match in SEVERAL.finditer(text):
+        name = match[1].lower()
+        known = fields.get(aliases.get(name, name))
+        if known is not None and known.kind in TEXTUAL and match.start(2) < position < match.end(2):
+            return match[2]
+    return ""
+
+
 def _is_missing(value: Value) -> bool:
     return value is None or value == "" or value == ()
 
@@ -252,6 +269,10 @@ TOKEN = re.compile(
 )
 DIGITS = r"(?:\d+(?:\.\d*)?|\.\d+)"  # digits match in one way only: a long value that is none is refused at once
 NUMBER = re.compile(rf"([+-]?{DIGITS}(?:e[+-]?\d+)?)\s*(%|[kKMBGT]?B?)", re.IGNORECASE)
+SEVERAL = re.compile(
+    r"([\w./]+)\s*(?:!?=|\bcontains\b)\s*([^\s\"'()=<>][^\"'()=<>]*?)\s*(?=\s(?:and|or)\s|\)|$)", re.IGNORECASE
+)
+"""A field, and what stands behind its operator up to the next condition."""
 SCALES = {"": 1.0, "%": 0.01, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 DURATION = re.compile(rf"({DIGITS})\s*(days?|d|hours?|h|min|m|s)", re.IGNORECASE)
 UNITS_S = {"d": 86_400, "h": 3600, "m": 60, "s": 1}

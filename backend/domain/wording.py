@@ -104,6 +104,14 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
+def visible(text: str) -> str:
+    """Return a text, or what it is if nothing of it can be seen: `(nothing)`, `(5 line breaks)`, `(blanks)`."""
+    if text.strip():
+        return text
+    breaks = text.count("\n")
+    return f"({plural(breaks, 'line break')})" if breaks else "(blanks)" if text else "(nothing)"
+
+
 def percent(share: float, *, digits: int | None = 0, signed: bool = False) -> str:
     """Format a share of 1 as percent: `5 %`, `12.5 %`, `+3 %`; with `digits` None as many digits as it needs.
 

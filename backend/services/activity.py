@@ -31,6 +31,7 @@ from backend.db.tables import (
 )
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.wording import plural
+from backend.services.battles.raters import LOCAL_RATER
 from backend.services.battles.views import vote_holds
 from backend.services.context import Context
 from backend.services.scaling.studies import KIND as STUDY
@@ -98,7 +99,7 @@ def list_activities(ctx: Context, *, since: datetime) -> list[Activity]:
             *_runs(session, since),
             *_groups(session, since),
             *_jobs(session, since),
-            *_votes(session, since),
+            *_votes(session, since, sign_in=ctx.sign_in),
             *_campaigns(session, since),
             *_deployments(session, since),
             *_decisions(session, since),
@@ -187,10 +188,10 @@ def _jobs(session: Session, since: datetime) -> Iterator[Activity]:
         yield Activity(at or since, OUTCOMES[Status(status)], title, _outcome(status, error.cause), who or "", subject)
 
 
-def _votes(session: Session, since: datetime) -> Iterator[Activity]:
+def _votes(session: Session, since: datetime, *, sign_in: bool) -> Iterator[Activity]:
     last = func.max(Vote.created_at)
     rows = session.execute(
-        select(Campaign.id, Campaign.name, Rater.name, func.count(), last)
+        select(Campaign.id, Campaign.name, Rater.id, Rater.name, func.count(), last)
         .join(Battle, Battle.campaign_id == Campaign.id)
         .join(Vote, Vote.battle_id == Battle.id)
         .join(Rater, Rater.id == Vote.rater_id)
@@ -199,8 +200,9 @@ def _votes(session: Session, since: datetime) -> Iterator[Activity]:
         .order_by(last.desc())
         .limit(MAX_ACTIVITIES)
     )
-    for campaign_id, name, rater, votes, at in rows:
-        yield Activity(at, ActivityKind.VOTED, name, f"got {plural(votes, 'vote')}", rater, ("campaign", campaign_id))
+    for campaign_id, name, rater_id, rater, votes, at in rows:
+        who = "before sign-in was set up" if sign_in and rater_id == LOCAL_RATER else rater
+        yield Activity(at, ActivityKind.VOTED, name, f"got {plural(votes, 'vote')}", who, ("campaign", campaign_id))
 
 
 def _campaigns(session: Session, since: datetime) -> Iterator[Activity]:

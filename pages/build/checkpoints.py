@@ -54,7 +54,7 @@ def draw_checkpoint_row(checkpoint: CheckpointView, aliases: Sequence[str]) -> N
     facts = [
         f"{short(checkpoint.parameters)} parameters" if checkpoint.parameters else "",
         size(checkpoint.bytes) if checkpoint.is_ready else "",
-        f"loss {loss:.3f}" if loss is not None else "",
+        f"validation loss {loss:.3f}" if loss is not None else "",
         when(checkpoint.created_at),
     ]
     columns[2].caption(" · ".join(fact for fact in facts if fact))

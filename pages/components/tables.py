@@ -68,7 +68,13 @@ class WidgetTable:
             for number, title in enumerate(self.columns, start=1)
             if number != self.heading and title.strip()
         )
-        return (
+        lines = (  # rows of several lines are told apart
+            f"{row}:not(:last-child){{border-bottom:1px solid"
+            " color-mix(in srgb,currentColor 18%,transparent);padding-bottom:.5rem}"
+            if self.alignment == "top"
+            else ""
+        )
+        return lines + (
             f"{table}{{container-type:inline-size;width:100%}}@container"
             f" (max-width:{CARDS_BELOW}){{:has(>.st-key-tablehead-{self.name}){{display:none}}{row}{{padding-block:.35rem;border-bottom:1px"  # noqa: E501
             f" solid color-mix(in srgb,currentColor 18%,transparent)}}{row}"

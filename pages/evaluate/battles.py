@@ -25,6 +25,7 @@ from pages.components.battles.raters import draw_raters
 from pages.components.battles.standings import draw_headline
 from pages.components.battles.training_plan import draw_training_plan
 from pages.components.battles.vote_import import draw_vote_import
+from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import choose_from
 from pages.components.confirm import close_menu, menu_key
 from pages.components.frame import empty_state, errors_shown, live_part, object_heading, page_frame, plain, show_problem
@@ -139,11 +140,7 @@ def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> No
     if not person.may_build or not campaign.is_open or campaign.is_standing:
         return
     playing = {contestant.checkpoint_id for contestant in campaign.contestants}
-    others = {
-        checkpoint.id: checkpoint.name
-        for checkpoint in list_checkpoints(ctx, ready=True)
-        if checkpoint.id not in playing
-    }
+    others = label_usable_first(ctx, [one for one in list_checkpoints(ctx, ready=True) if one.id not in playing])
     if others:
         with st.popover("Add a contestant", icon=":material/add:", key=menu_key("enter_menu")):
             chosen = choose_from("Checkpoint", others, key="enter_which")

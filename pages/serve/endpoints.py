@@ -21,6 +21,7 @@ from backend.services.serving.memory import DeploymentMemory, deployment_memory
 from backend.services.serving.monitoring.traffic import TrafficPoint, endpoint_totals, find_window
 from backend.services.serving.requirements import DEFAULT_REQUIREMENT, check_requirement, required_gates, requirement_of
 from pages.components import routes
+from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import choose_from, choose_one
 from pages.components.frame import (
     empty_state,
@@ -67,7 +68,8 @@ VERDICTS: dict[str | None, tuple[Literal["green", "red", "orange", "gray"], str,
 
 def draw_deploy(ctx: Context, person: Person) -> None:
     """Draw the deployment form of a checkpoint, or of another server."""
-    checkpoints = {c.id: c for c in list_checkpoints(ctx, ready=True)}
+    ready = {c.id: c for c in list_checkpoints(ctx, ready=True)}
+    checkpoints = {id_: ready[id_] for id_ in label_usable_first(ctx, ready.values())}
     requested = st.query_params.get("checkpoint")
     if requested and requested not in checkpoints and requested not in {alias.name for alias in list_aliases(ctx)}:
         cure = "It may have been deleted or archived. Choose another."

@@ -34,6 +34,7 @@ const { PanelChooser } = await import(`${BROWSER}/live_chart/chooser.js`)
 const { arrange, inWords, moved, number, panelsOf } = await import(`${BROWSER}/live_chart/panels.js`)
 const { placesFor, default: drawPalette } = await import(`${BROWSER}/palette/palette.js`)
 const { number: cellNumber } = await import(`${BROWSER}/run_table/table.js`)
+const { around } = await import(`${BROWSER}/live_chart/drawing.js`)
 const { readSettings, writeSettings } = await import(`${BROWSER}/live_chart/settings.js`)
 
 beforeEach(() => { globalThis.localStorage = new MemoryStorage() })
@@ -321,4 +322,18 @@ test("the menu of panels keeps its rows while nothing in it changes, so that no 
   chooser.fill()
   assert.notEqual(chooser.menu.children, rows)
   chooser.destroy()
+})
+
+test("a chart of one value has a range of its own, none below zero for what can't be, and none where values differ", () => {
+  assert.deepEqual(around([27_530_000], { format: "B" }), [24_777_000, 30_283_000])
+  assert.deepEqual(around([0], { format: "%" }), [0, 0.05])
+  assert.deepEqual(around([-2, -2]), [-2.2, -1.8])
+  assert.deepEqual(around([0, 0]), [0, 1])
+  assert.deepEqual(around([100], { log: true }).map((power) => (10 ** power).toFixed(1)), ["83.3", "120.0"])
+  assert.equal(around([1, 2]), undefined)
+  assert.equal(around([0], { log: true }), undefined)
+})
+
+test("learning rates are numbers as people write them", () => {
+  assert.deepEqual([5.5, 0.0003, 0.000123456, 3e-7].map((value) => number(value, ".3e")), ["5.5", "0.0003", "0.000123", "3e-7"])
 })

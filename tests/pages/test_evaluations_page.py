@@ -26,7 +26,7 @@ from backend.services.jobs.claims import end_job
 from pages.components.evaluation.charts import ScoreDot, ScoreLine, curve_figure, difference_figure, score_figure
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, claim_of, evaluated, finish, item, predicted
-from tests.support.opening import open_page, open_panel, words
+from tests.support.opening import link_tables, open_page, open_panel, words
 from tests.support.run_world import add_checkpoint as add_run_checkpoint
 from tests.support.run_world import add_parts, launch, report
 
@@ -343,8 +343,8 @@ def test_the_first_page_shows_the_main_score_with_its_interval(world: Context) -
     assert not app.exception
     shown = plain_words(app)
     assert "**facts@1** · Accuracy" in shown
-    assert "**62.5 %**" in shown
-    assert "52.5 to 72.5 %" in shown
+    (row,) = link_tables(app)["facts@1 · Accuracy"]["rows"]
+    assert [cell["text"] for cell in row["cells"]][1:3] == ["62.5 %", "52.5 to 72.5 %"]
 
 
 def test_an_unknown_permalink_is_an_error_message(site: Context) -> None:

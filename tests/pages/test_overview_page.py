@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from streamlit.errors import StreamlitAPIException
-from streamlit.testing.v1 import AppTest
 
 from backend.services.context import Context
 from pages.components import frame, routes, visitor
 from tests.support.filled_installation import LONG, fill
-from tests.support.opening import open_page, words
+from tests.support.opening import link_tables, open_page, words
 
 
 def bars(page: object) -> str:
@@ -58,17 +55,11 @@ def test_a_dismissed_step_goes_and_comes_back_when_asked_for(site: Context) -> N
     assert "restore_steps" not in [button.key for button in page.button]
 
 
-def tables(page: AppTest) -> dict[str, dict[str, Any]]:
-    """What the tables of links were given, by their labels."""
-    parts = [part.proto for part in page.get("bidi_component") if part.proto.component_name == "roundhouse_link_table"]
-    return {values["label"]: values for part in parts for values in [json.loads(part.json)]}
-
-
 def test_no_score_stands_without_its_metric_and_interval(site: Context) -> None:
     fill(site)
     page = open_page(routes.OVERVIEW)
     assert "**village-questions-with-choices@1** · Accuracy" in words(page).replace("\\", "")
-    rows = tables(page)["village-questions-with-choices@1 · Accuracy"]["rows"]
+    rows = link_tables(page)["village-questions-with-choices@1 · Accuracy"]["rows"]
     texts = [[cell["text"] for cell in row["cells"]] for row in rows]
     assert texts[0][:4] == [LONG, "75.0 %", "65.0 to 85.0 %", "best"]
     assert texts[1][3] == "-25.0 points"
@@ -77,7 +68,7 @@ def test_no_score_stands_without_its_metric_and_interval(site: Context) -> None:
 def test_the_log_leads_to_what_happened_and_folds_what_is_older(site: Context) -> None:
     filled = fill(site)
     page = open_page(routes.OVERVIEW)
-    log = tables(page)["Log"]
+    log = link_tables(page)["Log"]
     assert len(log["rows"]) == 8
     assert log["fold"] == f"{len(log['folded'])} earlier event"
     failed = next(row for row in [*log["rows"], *log["folded"]] if row["cells"][1].get("tone") == "bad")

@@ -13,6 +13,7 @@ from backend.domain.jobs.states import Status
 from backend.domain.training.held_out import FILE, HeldOutRow, HeldOutRows
 from backend.domain.wording import format_duration
 from backend.infra.devices import cpu_name
+from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
 from backend.services.estimates.forecasts import QueuePosition, forecast
 from backend.services.health import BROKER, HEALTH
@@ -22,6 +23,7 @@ from backend.services.situation import read_situation
 from backend.services.training.imported_runs import import_log
 from backend.services.training.runs import set_tags, stop_run
 from backend.services.training.views import get_run, list_runs, run_detail
+from pages.components.checkpoints.offers import label_usable_first
 from pages.components.training.estimate_card import describe_queue
 from pages.components.training.run import strip_figures
 from tests.support.jobs import finish_job, list_jobs, take_job
@@ -271,7 +273,7 @@ def test_held_out_rows_are_read_with_the_worst_first(ctx: Context) -> None:
     page = open_page("build/run.py", run=run.id, tab="Predictions")
     assert "the worst 2 of 40 held-out rows, in nats per token" in text_of(page)
     codes = [str(code.value) for code in page.code]
-    assert codes == ["Ask **bold**", "<b>yes</b>", "(empty)", "How?", "So.", "Thus.", "So so."]
+    assert codes == ["Ask **bold**", "<b>yes</b>", "(nothing)", "How?", "So.", "Thus.", "So so."]
     (folder / FILE).write_text(held_out.model_copy(update={"step": 6}).model_dump_json())  # a step before its resume
     assert "appear here with the first" in text_of(open_page("build/run.py", run=run.id, tab="Predictions"))
     (folder / FILE).write_text("{")
@@ -310,6 +312,11 @@ def test_weights_of_a_run_that_ended_above_the_loss_of_a_guess_are_offered_nowhe
         assert not {link.proto.label for link in app.get("page_link")} & {"Deploy and chat", "Battle"}
     situation = read_situation(ctx, LOCAL)
     assert (situation.checkpoints, situation.trained_without_evaluation) == ((), ())
+    run = launch(ctx, name="calm")
+    calm = add_checkpoint(ctx, run, 8)
+    ready = sorted(list_checkpoints(ctx, ready=True), key=lambda one: one.id == calm)
+    assert label_usable_first(ctx, ready) == {calm: "calm · step 8", checkpoint: "wild · step 8 (diverged)"}
+    assert next(iter(label_usable_first(ctx, ready))) == calm
 
 
 def test_a_run_begins_with_its_figures(ctx: Context) -> None:
@@ -325,7 +332,7 @@ def test_a_run_begins_with_its_figures(ctx: Context) -> None:
     assert figures["Validation loss"] == "2.75, best 2.5"
     assert figures["Training loss"] == "0.25"
     assert figures["Steps"] == "40 of 100"
-    assert figures["Learning rate"] == "0.002"
+    assert figures["Peak LR"] == "0.002"
     assert figures["Tokens"] == f"{40 * run.tokens_per_step:,}"
 
 

@@ -43,6 +43,12 @@ def words(app: AppTest) -> str:
     )
 
 
+def link_tables(app: AppTest) -> dict[str, dict[str, Any]]:
+    """Return what the tables whose rows lead to pages were given, by their labels."""
+    parts = [part.proto for part in app.get("bidi_component") if part.proto.component_name == "roundhouse_link_table"]
+    return {values["label"]: values for part in parts for values in [json.loads(part.json)]}
+
+
 def figures(app: AppTest) -> dict[str, str]:
     """Return the figures that are drawn as HTML, by the text for who can't see them."""
     bodies = [str(part.proto.body) for part in app.get("html")]

@@ -51,12 +51,16 @@ class GpuHours:
         expected = f", and about {self.expected:.1f} expected of runs that wait or train" if self.expected else ""
         return f"{self.used:.1f} of {self.limit:g} GPU-hours of this week are used{expected}."
 
+    @property
+    def is_used_up(self) -> bool:
+        """Return whether no run fits any more."""
+        return self.used + self.expected >= self.limit
+
     def require(self, needed: float | None) -> None:
         """Raise Conflict if a run does not fit. `needed` is None if its time is unknown: it is then refused only once
         nothing is left.
         """
-        taken = self.used + self.expected
-        if taken < self.limit and taken + (needed or 0.0) <= self.limit:
+        if not self.is_used_up and self.used + self.expected + (needed or 0.0) <= self.limit:
             return
         run = f"This run needs about {needed:.1f} GPU-hours" if needed else "This run needs GPU-hours"
         raise Conflict(

@@ -17,6 +17,7 @@ from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
+from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import by_identity, choose_from
 from pages.components.forms import draw_fields
 from pages.components.frame import empty_state, errors_shown, no_checkpoint_state, plain
@@ -31,7 +32,7 @@ MORE = [str(shown.group) for shown in (SAMPLING, PAIRING, BALLOT)]
 @number_form
 def draw_campaign_form(ctx: Context, person: Person) -> None:
     """Draw the form; a new campaign opens its own page."""
-    checkpoints = {checkpoint.id: checkpoint.name for checkpoint in list_checkpoints(ctx, ready=True)}
+    checkpoints = label_usable_first(ctx, list_checkpoints(ctx, ready=True))
     served = {ENDPOINT + endpoint.name: endpoint for endpoint in list_endpoints(ctx)}
     endpoints = {key: f"{one.name} (endpoint, serves {one.checkpoint_name})" for key, one in served.items()}
     entrants = {**checkpoints, **endpoints}

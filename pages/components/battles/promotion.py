@@ -277,7 +277,10 @@ def _draw_decision_form(
     evidence: PromotionEvidence,
     held: AliasView | None,
 ) -> None:
+    of_verdict = evidence.verdict.sentence if evidence.verdict is not None else None
     for text in evidence.against:
+        if text == of_verdict:  # stands above, in full
+            text = "The verdict above does not support a promotion."
         st.warning(plain(text), icon=":material/warning:")
     reason = (
         st.text_input(

@@ -19,6 +19,7 @@ from backend.services.evaluation.forecasts import Subject
 from backend.services.evaluation.scoring_choice import EVALUATED_KINDS
 from backend.services.evaluation.tasks import suggest_tasks
 from pages.components import routes
+from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import by_identity, choose_one, drop_gone
 from pages.components.evaluation.endpoints import choose_endpoints
 from pages.components.evaluation.launch import draw_launch
@@ -38,7 +39,8 @@ def draw_evaluation_form(
     ctx: Context, person: Person, *, checkpoint_id: str | None, dataset_id: str | None, endpoint_key: str | None = None
 ) -> list[EvaluationView]:
     """Draw the form; return the evaluations it launched."""
-    checkpoints = {c.id: c for c in list_checkpoints(ctx, ready=True)}
+    ready = list_checkpoints(ctx, ready=True)
+    names, checkpoints = label_usable_first(ctx, ready), {c.id: c for c in ready}
     endpoints = {endpoint.key: endpoint for endpoint in list_evaluated(ctx)}
     datasets = {d.id: d for d in list_datasets(ctx, kinds=(*EVALUATED_KINDS, "records"), ready=True)}
     if not checkpoints and not endpoints:
@@ -61,15 +63,15 @@ def draw_evaluation_form(
             )
         chosen = st.multiselect(
             "Checkpoints",
-            list(checkpoints),
+            list(names),
             default=(
                 [checkpoint_id]
                 if checkpoint_id in checkpoints
                 else []
                 if endpoint_key in endpoints
-                else list(checkpoints)[:1]
+                else list(names)[:1]
             ),
-            format_func=by_identity(key, checkpoints, lambda one: checkpoints[one].name),
+            format_func=by_identity(key, names, names.__getitem__),
             max_selections=MAX_AT_ONCE,
             key=key,
         )

@@ -15,7 +15,7 @@ from backend.domain.evaluation.gates import describe_procedure
 from backend.domain.validation import validation_message
 from backend.domain.wording import percent, plural
 from backend.errors import InvalidInput
-from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
+from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.evaluation.board import read_board
 from backend.services.evaluation.endpoints.registry import list_evaluated
@@ -34,6 +34,7 @@ from backend.services.evaluation.gates import (
 )
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
+from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import choose_from
 from pages.components.confirm import draw_confirmed
 from pages.components.evaluation.power import format_gate_power
@@ -106,9 +107,9 @@ def _champion(ctx: Context, config: GateConfig) -> str:
 
 @number_form
 def _draw_form(ctx: Context, person: Person) -> None:
-    checkpoints = {one.id: one for one in list_checkpoints(ctx) if one.is_ready}
+    names = label_usable_first(ctx, list_checkpoints(ctx, ready=True))
     benchmarks = list(dict.fromkeys(column.benchmark for column in read_board(ctx).columns))
-    if not checkpoints or not benchmarks:
+    if not names or not benchmarks:
         st.caption("A gate needs a champion that was evaluated on a benchmark.")
         row_link("Evaluate a checkpoint", page=PAGE, query={"new": "1"}, icon="add", key="gate_evaluate")
         return
@@ -118,10 +119,10 @@ def _draw_form(ctx: Context, person: Person) -> None:
         left, right = st.columns(2)
         with left:
             name = st.text_input("Name", key="gate_name", placeholder="release")
-            champions = [*checkpoints, *endpoints]
+            champions = [*names, *endpoints]
             apis = _apis(ctx)
             champion = choose_from(
-                "Champion", champions, words=lambda key: _champion_label(checkpoints, apis, key), key="gate_champion"
+                "Champion", champions, words=lambda key: _champion_label(names, apis, key), key="gate_champion"
             )
             chosen = st.multiselect(
                 "Benchmarks", benchmarks, key="gate_benchmarks", help="On which candidate and champion are compared."
@@ -175,11 +176,9 @@ def _apis(ctx: Context) -> list[str]:
     return [one.name for one in list_evaluated(ctx) if not one.is_own]
 
 
-def _champion_label(checkpoints: Mapping[str, CheckpointView], apis: Sequence[str], key: str) -> str:
+def _champion_label(names: Mapping[str, str], apis: Sequence[str], key: str) -> str:
     name = key.removeprefix(ENDPOINT_PREFIX)
-    return (
-        checkpoints[key].name if key in checkpoints else f"{name} (endpoint)" if name in apis else f"Served by {name}"
-    )
+    return names.get(key, f"{name} (endpoint)" if name in apis else f"Served by {name}")
 
 
 def _read_config(values: Mapping[str, Any]) -> GateConfig:
@@ -209,7 +208,7 @@ def _draw_gate(ctx: Context, person: Person, gate: GateView) -> None:
 
 
 def _draw_judge(ctx: Context, person: Person, gate: GateView) -> None:
-    candidates = {one.id: one.name for one in list_checkpoints(ctx) if one.is_ready}
+    candidates = label_usable_first(ctx, list_checkpoints(ctx, ready=True))
     candidates |= {f"{ENDPOINT_PREFIX}{one.key}": f"{one.name} (endpoint)" for one in list_evaluated(ctx)}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = choose_from("Candidate", candidates, key=f"gate_candidate_{gate.id}", value=None, width=360)

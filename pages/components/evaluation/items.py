@@ -12,7 +12,7 @@ import streamlit as st
 
 from backend.domain.evaluation.config import EvaluationKind, is_right
 from backend.domain.filters import EXAMPLES, FilterError
-from backend.domain.wording import plural
+from backend.domain.wording import plural, visible
 from backend.errors import NotFound
 from backend.services.context import Context
 from backend.services.evaluation.comparisons import Comparison, Flip, Pair, list_changed
@@ -350,7 +350,7 @@ def _draw_answer(kind: EvaluationKind, metric: str, item: ItemView, *, cut: bool
     elif kind is EvaluationKind.MULTIPLE_CHOICE:
         _draw_choices(item.shown)
     else:
-        text = str(item.shown.get("completion") or "(nothing)")
+        text = visible(str(item.shown.get("completion") or ""))
         value = item.values.get(item_metric(metric))
         right = item.values.get("exact_match") == 1.0 if value is None else is_right(metric, value)
         _mark(right, "answered", _excerpt(text) if cut else text, contained=item.values.get("contains") == 1.0)
@@ -401,7 +401,7 @@ def _draw_line(label: str, text: str) -> None:
     """Draw a short text behind its label, a long one below it."""
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         st.caption(plain(label), width="content")
-        st.text(text or "(nothing)", width="content")
+        st.text(visible(text), width="content")
 
 
 def _draw_choices(shown: dict[str, Any]) -> None:
@@ -508,7 +508,7 @@ def _draw_flip(pair: Pair, flip: Flip, *, cut: bool = True) -> None:
                 if kind is EvaluationKind.MULTIPLE_CHOICE:
                     st.text(f"chose {str(item.shown.get('chosen', '')).strip()}")
                 elif kind is EvaluationKind.GENERATION:
-                    answer = str(item.shown.get("completion") or "(nothing)")
+                    answer = visible(str(item.shown.get("completion") or ""))
                     st.text(_excerpt(answer) if cut else answer)
                     _draw_notes(item, cut=cut)
         if kind is not EvaluationKind.PERPLEXITY:

@@ -34,6 +34,7 @@ from backend.services.evaluation.safety.probes import (
 from backend.services.evaluation.safety.runs import read_reports, read_toxicity, run_safety
 from backend.services.evaluation.safety.toxicity import describe_toxicity
 from pages.components import routes
+from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import choose_from
 from pages.components.evaluation.folding import folded
 from pages.components.frame import errors_shown, object_heading, plain
@@ -351,8 +352,7 @@ def _draw_run_here(ctx: Context, person: Person, probes: list[str]) -> None:
             return
         picked = choose_from(
             "Checkpoint",
-            checkpoints,
-            words=lambda id_: checkpoints[id_].name,
+            label_usable_first(ctx, checkpoints.values()),
             key="safety_checkpoint",
             value=None,
             placeholder="Choose a checkpoint",

@@ -30,6 +30,7 @@ from backend.services.evaluation.suites import (
     run_suite,
 )
 from pages.components import routes
+from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import by_identity, choose_from, choose_one
 from pages.components.evaluation.endpoints import choose_endpoints
 from pages.components.evaluation.matrix import draw_pending
@@ -150,7 +151,7 @@ def draw_suite(ctx: Context, person: Person, suite_id: str) -> None:
 
 
 def _draw_run(ctx: Context, person: Person, suite: SuiteView) -> None:
-    checkpoints = {c.id: c.name for c in list_checkpoints(ctx, ready=True)}
+    checkpoints = label_usable_first(ctx, list_checkpoints(ctx, ready=True))
     endpoints = {endpoint.key: endpoint for endpoint in list_evaluated(ctx)}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         words = by_identity("suite_checkpoints", checkpoints, checkpoints.__getitem__)

@@ -32,6 +32,8 @@ from pages.components.serving.chat_presets import (
 )
 from pages.components.serving.chat_prompts import draw_team_prompts
 
+SETTINGS_WIDTH = 480
+"""Pixels: the menu is as wide on each of its tabs."""
 CHAT_TEMPERATURE, TEXT_TEMPERATURE = 0.7, 0.8
 """What an answer, or the continuation of a text, is first sampled with: at 0, *Regenerate* would repeat it."""
 
@@ -78,7 +80,7 @@ def draw_settings(
         st.space("stretch")
         chats = any(endpoint.chats for endpoint in endpoints if endpoint.name in picked)
         temperature = CHAT_TEMPERATURE if chats else TEXT_TEMPERATURE
-        with st.popover("Settings", icon=":material/tune:", key="settings_menu"):
+        with st.popover("Settings", icon=":material/tune:", key="settings_menu"), st.container(width=SETTINGS_WIDTH):
             everyone, *tabs = st.tabs(["All", *map(plain, sides)]) if len(sides) > 1 else [st.container()]
             with everyone:
                 draw_preset_choice(ctx, person, scope=scope)

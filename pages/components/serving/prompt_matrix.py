@@ -11,7 +11,7 @@ from backend.domain.evaluation.prompts import read_typed_rows
 from backend.domain.json_values import Row
 from backend.domain.serving.chat_settings import AnswerSettings
 from backend.domain.serving.prompt_matrix import MAX_ENDPOINTS, MAX_ROWS, MatrixAnswers, MatrixCell
-from backend.domain.wording import plural
+from backend.domain.wording import plural, visible
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
 from backend.services.data.views import VersionView
@@ -228,7 +228,7 @@ def draw_cell(cell: MatrixCell) -> None:
     """Draw one answer with its figures, or why there is none."""
     with st.container(gap="xsmall"):
         if cell.text:
-            draw_long(cell.text)
+            draw_long(visible(cell.text))
         if cell.status == "failed":
             st.error(plain(cell.error or "The answer failed."), icon=":material/error:")
         elif cell.status != "done":

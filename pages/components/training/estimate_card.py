@@ -56,7 +56,10 @@ def draw_estimate(ctx: Context, person: Person, config: RunConfig, expected: For
         if expected.gang is not None:
             _line("hub", "Machines", plain(expected.gang.sentence))
         if (hours := gpu_hours_of(ctx, person)) is not None:
-            _line("timer", "Your week", hours.sentence)
+            if hours.is_used_up:
+                st.warning(f"**Your week:** {plain(hours.sentence)} Nothing is left.", icon=":material/timer_off:")
+            else:
+                _line("timer", "Your week", hours.sentence)
         _draw_fit_and_probe(ctx, person, config, expected)
 
 

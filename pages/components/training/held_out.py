@@ -7,7 +7,7 @@ from typing import Literal
 import streamlit as st
 
 from backend.domain.training.held_out import MEASURES, HeldOutRow, HeldOutRows
-from backend.domain.wording import plural
+from backend.domain.wording import plural, visible
 from backend.services.context import Context
 from backend.services.training.held_out import read_held_out
 from backend.services.training.views import RunView
@@ -46,7 +46,7 @@ def _draw_row(held_out: HeldOutRows, row: HeldOutRow, index: int) -> None:
             for title, text in _texts(row):
                 with st.container(gap="xsmall"):
                     st.caption(title)
-                    st.code(text or "(empty)", language=None, wrap_lines=True, height=_height(text))
+                    st.code(visible(text), language=None, wrap_lines=True, height=_height(visible(text)))
 
 
 def _texts(row: HeldOutRow) -> list[tuple[str, str]]:

@@ -94,7 +94,7 @@ def strip_figures(run: RunView, config: RunConfig, *, now: datetime) -> list[tup
         figures.append(("Duration", format_duration(seconds)))
     if speed := run.last.get("tok_per_sec"):
         figures.append(("Tokens/s", format_count(speed)))
-    figures.append(("Learning rate", f"{config.learning_rate:g}"))
+    figures.append(("Peak LR", f"{config.learning_rate:g}"))
     sequences = config.micro_batch * config.grad_accum_steps * config.devices.count
     figures.append(("Batch", f"{sequences:,} × {config.context:,} tokens"))
     return figures

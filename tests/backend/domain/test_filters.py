@@ -142,6 +142,8 @@ def test_a_filter_holds_for_the_rows_it_describes(text: str, row: dict[str, Any]
         ("lr < 1 and", 11, "the name of a field is expected"),
         ('name = "x', 8, "this quotation mark is not closed"),
         ("name ! x", 6, "“!” is not part of a filter"),
+        ("name = my books!", 16, 'A value of several words or signs stands in quotes: "my books!".'),
+        ("lr < 1 and name = my books or lr > 2", 22, 'stands in quotes: "my books".'),
         ("'name' = x", 1, "the name of a field is expected"),
         ("not " * 41 + "lr < 1", 161, "too many nested parentheses"),
         ("lr < 1 or " * 400 + "lr < 1", 2001, "the filter has 4,006 characters"),

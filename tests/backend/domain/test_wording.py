@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.domain.wording import format_epochs, format_usd
+from backend.domain.wording import format_epochs, format_usd, visible
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,11 @@ def test_a_part_of_an_epoch_is_not_none_of_it() -> None:
     """The log of a run of five steps said 0.0 epochs."""
     formatted = [format_epochs(number) for number in (0.0031, 1.0, 4.136)]
     assert formatted == ["0.31 % of one epoch", "1 epoch", "4.14 epochs"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("a\n", "a\n"), ("", "(nothing)"), ("\n" * 5, "(5 line breaks)"), (" \n", "(1 line break)"), ("  ", "(blanks)")],
+)
+def test_a_text_without_anything_to_see_says_what_it_is(text: str, shown: str) -> None:
+    assert visible(text) == shown

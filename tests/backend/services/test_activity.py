@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -64,6 +65,9 @@ def test_a_filled_installation_has_lines_of_its_parts_and_each_leads_to_a_page(c
     assert {one.subject[0] for one in activities if one.subject} <= set(OBJECTS)
     votes = next(one for one in activities if one.kind is ActivityKind.VOTED)
     assert (votes.who, votes.text) == (LOCAL.name, "got 2 votes")
+    with_accounts = list_activities(replace(ctx, sign_in=True), since=ctx.now() - timedelta(days=1))
+    votes = next(one for one in with_accounts if one.kind is ActivityKind.VOTED)
+    assert votes.who == "before sign-in was set up", "who reads it need not have cast them"
 
 
 def test_older_events_and_more_than_forty_are_left_out(ctx: Context) -> None:

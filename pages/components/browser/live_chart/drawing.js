@@ -170,7 +170,7 @@ export function drawPanel(chart, panel) {
   const lines = linesOf(chart, spec)
   const traces = lines.flatMap((line) => tracesOf(chart, line, { spec, many }))
   panel.legend.replaceChildren(...(many ? legendOfRuns(chart, spec, lines) : legendOfRun(chart, spec, lines)))
-  const layout = layoutOf(chart, panel)
+  const layout = layoutOf(chart, panel, lines)
   if (!panel.drawn) {
     panel.drawn = true
     chart.Plotly.newPlot(plot, traces, layout, { displayModeBar: false, responsive: false, doubleClick: "autosize", showTips: false })
@@ -217,7 +217,7 @@ function tracesOf(chart, { run, name, series, x, color, dash }, { spec, many }) 
   const base = { x, type: "scatter", connectgaps: true, customdata: series.steps }
   const line = { color, width: 1.8, dash }
   if (!smoothing) {
-    const marker = { color, size: 5 }
+    const marker = { color, size: series.values.length === 1 ? 8 : 5 }
     return [{ ...base, y: series.values, mode: (isVal && series.values.length < 200) || series.values.length === 1 ? "lines+markers" : "lines", line, marker, hovertemplate: value }]
   }
   const reach = Math.max(1, (run.max_steps || series.steps[series.steps.length - 1]) / 300)
@@ -245,6 +245,15 @@ function middleOf(chart, panel, log) {
   if (!(Number.isFinite(low) && Number.isFinite(high) && high > low)) return undefined
   const around = (high - low) / 20
   return [low - around, high + around]
+}
+
+// A range around values that are all the same, such as a first point: it has no size of its own, and ticks at plotly.js's would all read alike.
+export function around(values, { log = false, format = "" } = {}) {
+  const [low, high] = [Math.min(...values), Math.max(...values)]
+  if (low !== high || !Number.isFinite(low)) return undefined
+  if (log) return low > 0 ? [Math.log10(low / 1.2), Math.log10(low * 1.2)] : undefined
+  const reach = format === "%" ? 0.05 : Math.abs(low) / 10 || 1
+  return [low >= 0 ? Math.max(0, low - reach) : low - reach, low + reach]
 }
 
 // The step whose samples are shown, and what the diagnosis points at, as lines across the panels.
@@ -317,13 +326,17 @@ function legendOfDashes(chart, lines) {
   })
 }
 
-function layoutOf(chart, panel) {
+function layoutOf(chart, panel, lines) {
   const { text, line, soft, font } = chart.theme
   const log = chart.settings.logy && panel.spec.log
   const axis = { gridcolor: line, linecolor: line, zeroline: false, color: text, tickfont: { size: 11 }, automargin: true }
   const titles = { step: "step", time: chart.time[1], tokens: "tokens", flops: "floating-point operations" }
   const fixed = (range) => (range ? { range: [...range], autorange: false } : { autorange: true })
   const across = { type: chart.settings.logx ? "log" : "linear", exponentformat: chart.settings.x === "flops" ? "power" : "SI" }
+  const shown = lines.flatMap(({ series }) => (series.values.length < 20 ? series.values : [NaN]))
+  const level = shown.length ? around(shown, { log, format: panel.spec.format }) : undefined
+  const places = lines.flatMap(({ x }) => [x[0], x[x.length - 1]])
+  const alone = places.length && !chart.settings.logx && Math.min(...places) === Math.max(...places) ? [0, 2 * places[0] || 1] : undefined
   chart.revision += 1
   return {
     height: panel.spec.wide ? 320 : 180,
@@ -334,8 +347,8 @@ function layoutOf(chart, panel) {
     showlegend: false, hovermode: "x unified", dragmode: "zoom", datarevision: chart.revision,
     hoverlabel: { bgcolor: soft, bordercolor: line, font: { family: font, size: 12, color: text } },
     shapes: shapes(chart),
-    xaxis: { ...axis, ...across, ...fixed(chart.xRange), title: panel.spec.wide ? { text: titles[chart.settings.x], font: { size: 11 }, standoff: 6 } : undefined, hoverformat: ",.6~g", spikecolor: line, spikethickness: 1, nticks: panel.spec.wide ? undefined : 5 },
-    yaxis: { ...axis, ...TICKS[panel.spec.format], ...fixed(panel.yRange || middleOf(chart, panel, log)), type: log ? "log" : "linear", nticks: panel.spec.wide ? undefined : 5, exponentformat: panel.spec.exponent || "SI", rangemode: panel.spec.exponent ? "tozero" : "normal" },
+    xaxis: { ...axis, ...across, ...fixed(chart.xRange || alone), title: panel.spec.wide ? { text: titles[chart.settings.x], font: { size: 11 }, standoff: 6 } : undefined, hoverformat: ",.6~g", spikecolor: line, spikethickness: 1, nticks: panel.spec.wide ? undefined : 5 },
+    yaxis: { ...axis, ...TICKS[panel.spec.format], ...fixed(panel.yRange || middleOf(chart, panel, log) || level), type: log ? "log" : "linear", nticks: panel.spec.wide ? undefined : 5, exponentformat: panel.spec.exponent || "SI", rangemode: panel.spec.exponent ? "tozero" : "normal" },
   }
 }
 

@@ -29,7 +29,7 @@ export const LABELS = {
   "reward/mean": "train", "val_reward/mean": "validation", kl: "train", val_kl: "validation", val_bpb: "validation",
 }
 export const TICKS = { "%": { tickformat: ".2~%" }, B: { tickformat: ".4~s", ticksuffix: "B" }, W: { ticksuffix: " W" } }
-export const HOVER = { "%": ":.1%", B: ":.4s", W: ":.1f" }
+export const HOVER = { ".3e": ":.3~g", "%": ":.1%", B: ":.4s", W: ":.1f" }
 
 // A panel for each metric there is: the known ones in their order, the others by name in the group that their name tells.
 export function panelsOf(names) {
@@ -74,7 +74,7 @@ export function bytes(value) {
 export function number(value, format) {
   if (value === undefined || value === null || Number.isNaN(value)) return ""
   if (format === ",.0f") return Math.round(value).toLocaleString("en")
-  if (format === ".3e") return value.toExponential(2)
+  if (format === ".3e") return String(Number(value.toPrecision(3)))
   if (format === "%") return `${(100 * value).toFixed(1)} %`
   if (format === "B") return bytes(value)
   if (format === "W") return `${value.toFixed(0)} W`
