@@ -12,8 +12,11 @@ PIP := pip==26.3
 # Each process that a test starts would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# One test process more than there are cores: some always wait, for a browser or a process that was killed (tests/lanes.py).
-PROCESSES = $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))')
+# Three test processes more than there are cores, where each has 4 GB: most wait half of their time, for a browser or a
+# process that was killed (tests/lanes.py).
+PROCESSES = $$($(BIN)/python -c 'import os, psutil; print(max(2, min(5, os.cpu_count() + 3, psutil.virtual_memory().total >> 32)))')
+# Of tests that wait for nothing.
+COMPUTING = $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))')
 PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 # pip would compile one file after another; nothing imports the tests of libraries, nor LiteLLM's server.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/litellm/proxy/' $(VENV)/lib >/dev/null || true
@@ -80,11 +83,12 @@ test: $(DEV_STAMP) machine
 # Each test process would compile all of the product, at the same time. A test that fails runs once more: one in thousands
 # meets a machine that is busy for minutes. Both outcomes are printed; a test under RERUN has a race to look for.
 tests: $(DEV_STAMP) $(NODE_STAMP)
-	@$(BIN)/python -m compileall -qq -j 0 backend jobs pages
+	@$(BIN)/python -m compileall -qq -j 0 backend jobs pages tests/support && $(BIN)/python -m tests.support.rewritten
 	$(PYTEST) --numprocesses $(PROCESSES) --reruns 1 -rfER
 
 # Two of three tests, training among them: without browsers, other programs, and what tests/slow_tests.txt lists.
 unit: $(DEV_STAMP)
+	@$(BIN)/python -m tests.support.rewritten
 	$(PYTEST) --numprocesses 4 -p tests.support.slow_tests --quick
 
 # Training, evaluation and serving on the second device of tests/support/second_device.py, which refuses what a GPU does:
@@ -99,7 +103,7 @@ DEVICE_TESTS := tests/jobs/training/objectives tests/jobs/training/network/test_
 DEVICE_LEFT_OUT := drained or qlora or (killed_between and (kto or orpo or dropout)) \
   or (change_no_number and 60) or cpo or hinge or ipo or only_the_best or cut_to_the_context
 device: $(DEV_STAMP)
-	CUDA_VISIBLE_DEVICES=0 $(PYTEST) --numprocesses $(PROCESSES) -p tests.support.second_device $(DEVICE_TESTS) \
+	CUDA_VISIBLE_DEVICES=0 $(PYTEST) --numprocesses $(COMPUTING) -p tests.support.second_device $(DEVICE_TESTS) \
 	  -k "not ($(DEVICE_LEFT_OUT))"
 
 # What SQLite forgives: services, gateway and faults on a PostgreSQL server of each test process.

@@ -50,18 +50,28 @@ MARK = "ROUNDHOUSE_TEST_SESSION"
 os.environ.setdefault(MARK, str(os.getpid()))  # every process that a test starts has it, and those that they start
 
 SLOWEST_FIRST = (
+    "faults/test_gang.py",
+    "e2e/test_every_page.py",
+    "faults/test_slurm.py",
+    "jobs/test_exchange.py",
+    "faults/test_starting_and_stopping.py",
+    "faults/test_replica_killed.py",
+    "e2e/test_tutorials.py",
+    "test_guides.py",
+    "e2e/test_journey.py",
     "e2e",
     "faults",
     "test_dependencies.py",
     "clients",
-    "test_guides.py",
     "test_docs.py",
     "test_wheel.py",
     "test_house.py",
     "jobs",
     "pages",
 )
-"""Folders with long files, and long files: started last, one of them would run alone at the end."""
+"""Long files, the longest of all first, and folders with long files: started last, one of them would run alone at the
+end.
+"""
 
 
 DATABASES = ("sqlite", "postgresql", "pgbouncer")
@@ -78,12 +88,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the slowest folders first."""
+    """Run the slowest files and folders first."""
     root = Path(__file__).parent
 
     def place(item: pytest.Item) -> int:
-        folder = item.path.relative_to(root).parts[0]
-        return SLOWEST_FIRST.index(folder) if folder in SLOWEST_FIRST else len(SLOWEST_FIRST)
+        path = item.path.relative_to(root)
+        names = {str(path), path.parts[0]}
+        return next((number for number, name in enumerate(SLOWEST_FIRST) if name in names), len(SLOWEST_FIRST))
 
     items.sort(key=place)
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
-WAITING = ("tests/e2e/", "tests/faults/", "tests/test_dependencies.py", "tests/clients/")
+WAITING = (
+    *("tests/e2e/", "tests/faults/", "tests/clients/"),
+    *("tests/test_dependencies.py", "tests/test_guides.py", "tests/jobs/test_exchange.py"),
+)
 """Folders and files whose tests wait most of their time, for other processes or for a package index."""
 
 

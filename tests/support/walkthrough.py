@@ -48,10 +48,13 @@ def copy_project(folder: Path) -> Path:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(PROJECT / path, target)
-        if path.endswith(".py") and (compiled := Path(cache_from_source(str(PROJECT / path)))).is_file():
-            copied = Path(cache_from_source(str(target)))  # good for the copy, whose size and time are the same
-            copied.parent.mkdir(exist_ok=True)
-            shutil.copyfile(compiled, copied)
+        if path.endswith(".py"):
+            cache = Path(cache_from_source(str(PROJECT / path))).parent
+            for compiled in cache.glob(
+                f"{target.stem}.*.pyc"
+            ):  # good for the copy, whose text, size and time are the same
+                (target.parent / "__pycache__").mkdir(exist_ok=True)
+                shutil.copyfile(compiled, target.parent / "__pycache__" / compiled.name)
     for arguments in (["init", "--quiet"], ["add", "--all"]):
         subprocess.run(["git", *arguments], cwd=folder, check=True)
     return folder

@@ -19,7 +19,8 @@ import torch
 
 from jobs.modeling.devices import is_gpu
 
-STATUS, MAPS, CLEAR = Path("/proc/self/status"), Path("/proc/self/smaps"), Path("/proc/self/clear_refs")
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+MAPS, SIZES_OF_MAPS = Path("/proc/self/maps"), Path("/proc/self/smaps")
 
 
 class MemoryMeter:
@@ -88,7 +89,9 @@ def _mapped_weight_bytes() -> int:
     """Return the bytes of weights that are mapped from a safetensors file: frozen ones, which nothing writes to."""
     total, is_weights = 0, False
     try:
-        with MAPS.open() as maps:
+        if ".safetensors" not in MAPS.read_text():  # read at once, unlike what each of thousands holds
+            return 0
+        with SIZES_OF_MAPS.open() as maps:
             for line in maps:
                 if line[0] in "0123456789abcdef" and "-" in line.split(" ", 1)[0]:
                     is_weights = line.rstrip().endswith(".safetensors")

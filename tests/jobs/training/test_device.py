@@ -24,6 +24,7 @@ from jobs.training.checkpoints.state import load_state
 from jobs.training.context import read_training_context
 from jobs.training.network.load import choose_attention
 from jobs.training.run import load_model, make_loop, run
+from jobs.training.telemetry import mfu
 from jobs.training.telemetry.memory import MemoryMeter
 from jobs.training.telemetry.mfu import Utilisation, find_utilisation, matmul_flops
 from jobs.training.telemetry.reporter import MeteredReporter
@@ -194,6 +195,15 @@ def test_the_best_measured_matmul_rate_is_stored(tmp_path: Path) -> None:
     assert matmul_flops(tmp_path) == 1e18
     file.write_text("torn")
     assert 0 < matmul_flops(tmp_path) < 1e18
+
+
+def test_the_rate_is_that_of_the_fastest_product_and_three_alike_end_the_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 9.0, 9.0, 10.0, 10.0, 14.0, 14.0, 15.01, 15.01, 16.02, 16.02, 16.03])  # 9, 1, 4, 1.01, 1.01 s
+    monkeypatch.setattr(mfu.time, "perf_counter", lambda: next(clock))
+    assert matmul_flops(tmp_path) == 2 * mfu.SIDE**3 / 1.0
+    assert next(clock) == 16.02
 
 
 def test_mfu_is_known_if_operations_and_peak_are(tmp_path: Path) -> None:
