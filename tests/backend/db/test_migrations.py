@@ -63,24 +63,35 @@ def test_every_foreign_key_is_enforced(url: str) -> None:
     database.engine.dispose()
 
 
+STARTS = """
+import multiprocessing, os, sys
+from backend.bootstrap import get_context
+
+def start(home):
+    os.environ["ROUNDHOUSE_HOME"] = home
+    get_context()
+
+starts = [multiprocessing.get_context("fork").Process(target=start, args=(home,)) for home in sys.argv[1:]]
+for one in starts:
+    one.start()
+for one in starts:
+    one.join()
+print([one.exitcode for one in starts])
+"""
+
+
 def test_machines_that_start_together_migrate_one_after_the_other(url: str, tmp_path: Path) -> None:
     """The lock was a file of the home: machines with homes of their own made the same tables at once."""
-    starts = [
-        subprocess.Popen(
-            [sys.executable, "-c", "from backend.bootstrap import get_context; print(get_context().db.is_sqlite)"],
-            env={
-                **os.environ,
-                "DATABASE_URL": url,
-                "ROUNDHOUSE_HOME": str(tmp_path / ("shared" if "sqlite" in url else name)),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for name in "abc"
-    ]
-    printed = [start.communicate()[0] for start in starts]
-    assert [start.returncode for start in starts] == [0, 0, 0], printed
+    homes = [str(tmp_path / ("shared" if "sqlite" in url else name)) for name in "abc"]
+    started = subprocess.run(
+        [sys.executable, "-c", STARTS, *homes],
+        env={**os.environ, "DATABASE_URL": url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert started.stdout.splitlines()[-1] == "[0, 0, 0]", started.stdout
     database = Database(url)
     with database.engine.connect() as connection:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -217,26 +218,32 @@ def test_a_sender_killed_at_any_moment_leaves_no_half_folder_and_the_next_one_go
     arguments = [str(a.root), store.url, store.keys.key or "", store.keys.secret or "", store.keys.endpoint or ""]
     outcomes = set()
     whole_s = 0.0  # how long a sender takes that nobody kills
-    for number in range(-1, KILLS):
-        folder = f"datasets/{number}"
-        files = fill(a.root, folder, num_bytes=1_500_000)
-        with subprocess.Popen(
-            [sys.executable, "-m", "tests.support.workers.killed_sender", *arguments, folder], stdout=subprocess.PIPE
-        ) as sender:
-            assert sender.stdout is not None
-            assert sender.stdout.readline() == b"ready\n"
+    command = [sys.executable, "-m", "tests.support.workers.killed_sender", *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as senders:
+        assert senders.stdin is not None
+        assert senders.stdout is not None
+        for number in range(-1, KILLS):
+            folder = f"datasets/{number}"
+            files = fill(a.root, folder, num_bytes=1_500_000)
+            senders.stdin.write(f"{folder}\n")
+            senders.stdin.flush()
+            word, pid = senders.stdout.readline().split()
+            assert word == "ready"
             begun = time.monotonic()
             if number < 0:
-                assert sender.stdout.readline() == b"sent\n"
+                assert senders.stdout.readline() == "sent\n"
                 whole_s = time.monotonic() - begun
             time.sleep(chance.random() * whole_s if number >= 0 else 0)
-            sender.send_signal(signal.SIGKILL)
-        is_whole = b.bring(folder)
-        outcomes.add(is_whole)
-        assert read_back(b.root, folder) == (files if is_whole else {})
-        a.send(folder)
-        b.bring(folder)
-        assert read_back(b.root, folder) == files
+            with contextlib.suppress(ProcessLookupError):  # it has sent all
+                os.kill(int(pid), signal.SIGKILL)
+            while senders.stdout.readline() != "over\n":
+                pass
+            is_whole = b.bring(folder)
+            outcomes.add(is_whole)
+            assert read_back(b.root, folder) == (files if is_whole else {})
+            a.send(folder)
+            b.bring(folder)
+            assert read_back(b.root, folder) == files
     assert outcomes >= {False}
 
 
