@@ -94,7 +94,7 @@ def refuse_learning_rate(page: Page) -> None:
     """Type a learning rate that no run can have."""
     field = page.get_by_label("Learning rate", exact=True).first
     field.fill("50")
-    field.press("Tab")
+    field.press("Enter")  # with Tab the next field's help is over it
     settle(page)
     field.scroll_into_view_if_needed()
 
@@ -195,16 +195,20 @@ def main(names: list[str]) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
 
-        def take_all(url: str, pictures: dict[str, Picture]) -> None:
-            for name, picture in pictures.items():
-                if name in names or not names:
-                    take(browser, url, name, picture)
+        def take_chosen(url: str, pictures: dict[str, Picture]) -> None:
+            for name in filter(is_chosen, pictures):
+                take(browser, url, name, pictures[name])
 
-        take_all(Settings().pages_url, pictures_of(made))
-        with new_installation() as url:
-            take_all(url, EMPTY)
-        with busy_installation() as busy:
-            take_all(Settings().pages_url, busy_pictures(busy))
+        def is_chosen(name: str) -> bool:
+            return name in names or not names
+
+        take_chosen(Settings().pages_url, pictures_of(made))
+        if any(map(is_chosen, EMPTY)):
+            with new_installation() as url:
+                take_chosen(url, EMPTY)
+        if any(map(is_chosen, busy_pictures(""))):
+            with busy_installation() as busy:
+                take_chosen(Settings().pages_url, busy_pictures(busy))
         browser.close()
 
 
