@@ -36,7 +36,7 @@ from jobs.data.reports.duplicates import DuplicateFinder
 from jobs.data.saved import SavedDataset
 from jobs.data.shard_runs import ShardOptions, run_shards
 from jobs.data.sharding import ShardParser, ShardPlan, ShardRows, add_shards, shard_bounds
-from jobs.data.similar import SIMILAR, leave_out_similar, sign_rows
+from jobs.data.similar import leave_out_similar, sign_rows
 from jobs.data.splitting import DividedRows, Splitter
 from jobs.data.writing import DatasetWriter, publish_version, sync_all
 from jobs.reporter import Reporter
@@ -217,7 +217,7 @@ def _without_similar(
     )
     if is_limited:
         reporter.log("So many rows look alike that not all were compared: near duplicates remain.")
-    return (out, fewer) if SIMILAR in fewer.tally.dropped else (files, writer)
+    return (out, fewer) if fewer.tally.dropped != writer.tally.dropped else (files, writer)
 
 
 def _divide(rows: SourceRows, plan: _Plan, *, val_fraction: float, seed: int, has_sides: bool) -> tuple[Splitter, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,16 +17,18 @@ from backend.domain.data.rows.display import row_text
 from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.data.splits import SPLITS
 from backend.domain.json_values import Row
+from backend.errors import InvalidInput
 from backend.infra.files.parquet import iter_row_groups
 from jobs.data.reports.duplicates import DuplicateFinder, SimilarRows
-from jobs.data.reports.findings import extra_rows
+from jobs.data.reports.findings import extra_rows, leaking_rows
 from jobs.data.reports.row_arrays import Numbers, RowArray
 from jobs.data.reports.rows import VersionRows
 from jobs.data.row_keys import RowKeys
 from jobs.data.writing import DatasetWriter, VersionTally
 
-SIMILAR = "like another"
+SIMILAR, LEAKING = "like another", "like a held-out row"
 """Why a row is left out, in counts."""
+REASONS = {1: SIMILAR, 2: LEAKING}
 
 
 def add_rows(finder: DuplicateFinder, rows: list[Row]) -> None:
@@ -49,11 +52,12 @@ def leave_out_similar(
     tally: VersionTally,
     tell: Callable[[float], None],
 ) -> tuple[DatasetWriter, bool]:
-    """Write the rows of the folder `files` to the empty folder `out`, of similar ones the first in each split alone.
+    """Write the rows of the folder `files` to the empty folder `out`: of similar ones the first in each split alone,
+    and no train row that is like a held-out one, as when a data report's leaks are dropped.
 
     `finder` has all rows, those of the train split first, and is closed here. Returns the closed writer, whose tally
     counts the rows of `out`, and whether some rows may not have been compared. `tell` is called with the progress, 0 to
-    1, and may raise to stop.
+    1, and may raise to stop. Raises InvalidInput if no train row is left.
     """
     rows = VersionRows(files)
     with closing(finder), closing(RowArray(out / "extra", np.uint8)) as extra:
@@ -75,11 +79,16 @@ def leave_out_similar(
         writer = DatasetWriter(out, kind=kind, tally=left)
         with closing(writer):
             writer.note(f"{header} without near duplicates")
-            num_extra = _write(files, rows, extra, writer)
-        if num_extra:
-            left.dropped[SIMILAR] = num_extra
+            dropped = _write(files, rows, extra, writer)
+        left.dropped.update({REASONS[mark]: count for mark, count in sorted(dropped.items())})
+        if tally.train_rows and not left.train_rows:
+            raise InvalidInput(
+                "Every training row is like a held-out one, so none would be left.",
+                remedy="Hold no rows out, or keep near duplicates.",
+                field="drop_near_duplicates",
+            )
     shutil.copyfile(files / "rejected.jsonl", out / "rejected.jsonl")
-    for name in ("extra", "similar"):
+    for name in ("extra", "similar", "leaking"):
         (out / name).unlink()
     return writer, limited
 
@@ -87,23 +96,26 @@ def leave_out_similar(
 def _mark(alike: SimilarRows, rows: VersionRows, extra: RowArray, out: Path) -> bool:
     for _, marks in extra_rows(alike.like, rows, out / "similar"):
         extra.append(marks)
+    for begin, marks in leaking_rows(alike, rows, out / "leaking"):
+        leaking = begin + np.flatnonzero(marks)
+        extra.put(leaking[extra.take(leaking) == 0], 2)
     return alike.limited
 
 
-def _write(files: Path, rows: VersionRows, extra: RowArray, writer: DatasetWriter) -> int:
-    """Write the rows that are not marked, in order; return how many are."""
-    first = num_extra = 0
+def _write(files: Path, rows: VersionRows, extra: RowArray, writer: DatasetWriter) -> Counter[int]:
+    """Write the rows that have no mark, in order; return how many have which."""
+    first, dropped = 0, Counter[int]()
     for split in SPLITS:
         for table in iter_row_groups(files / f"{split}.parquet") if rows.counts[split] else ():
             marks = _marks_of(extra, first, first + table.num_rows)
             first += table.num_rows
-            num_extra += int(marks.sum())
-            table = table.filter(pyarrow.array(~marks)).combine_chunks() if marks.any() else table
+            dropped.update(marks[marks != 0].tolist())
+            table = table.filter(pyarrow.array(marks == 0)).combine_chunks() if marks.any() else table
             if table.num_rows:
                 writer.note_rows(table, RowKeys(table))
                 writer.add_table(table, split=split)
-    return num_extra
+    return dropped
 
 
-def _marks_of(extra: RowArray, first: int, last: int) -> npt.NDArray[np.bool_]:
-    return np.concatenate([np.zeros(0, dtype=np.bool_), *(marks != 0 for _, marks in extra.blocks(first, last))])
+def _marks_of(extra: RowArray, first: int, last: int) -> npt.NDArray[np.uint8]:
+    return np.concatenate([np.zeros(0, dtype=np.uint8), *(marks for _, marks in extra.blocks(first, last))])

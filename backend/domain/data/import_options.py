@@ -72,8 +72,8 @@ class ImportOptions(BaseModel):
     drop_near_duplicates: bool = setting(
         False,
         "Leave out near duplicates",
-        "Of rows that are alike (a Jaccard similarity of at least 0.8) the first in each split is kept, as when a data"
-        " report's duplicates are dropped.",
+        "Of rows that are alike (a Jaccard similarity of at least 0.8) the first in each split is kept, and in training"
+        " none that is like a held-out one, as when a data report's duplicates and leaks are dropped.",
         shown=CORPUS,
     )
     shards: int = setting(

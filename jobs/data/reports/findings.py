@@ -95,7 +95,7 @@ def rows_to_drop(
     lists = {
         "exact_duplicates": _listed(extra_rows(alike.same, rows, folder / "copies")),
         "duplicates": _listed(extra_rows(alike.like, rows, folder / "similar")),
-        "leakage": _listed(_leaking(alike, rows, folder / "leaking")),
+        "leakage": _listed(leaking_rows(alike, rows, folder / "leaking")),
         **noted,
     }
     return {
@@ -111,7 +111,7 @@ def _listed(blocks: Iterator[tuple[int, Marks]]) -> RowList:
     return listed
 
 
-def _leaking(alike: SimilarRows, rows: VersionRows, file: Path) -> Iterator[tuple[int, Marks]]:
+def leaking_rows(alike: SimilarRows, rows: VersionRows, file: Path) -> Iterator[tuple[int, Marks]]:
     """Yield (first row, marks) of the train rows in a cluster with a leaking validation row: each would leak."""
     with closing(RowArray(file, np.uint8, count=rows.total)) as leaks:
         for (_, trained), (_, like) in zip(alike.leak_train.blocks(), alike.like.blocks(rows.num_train), strict=True):

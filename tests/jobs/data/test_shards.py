@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from itertools import groupby, pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import psutil
@@ -82,8 +83,10 @@ def drop_reported(root: Path, folder: str) -> ImportResult:
         "out": "report",
     }
     report(make_spec("data_report", payload, root=root, job="report"), RememberingReporter())
-    listed = json.loads((root / "report" / "rows.json").read_text())["duplicates"]
-    change = DropRows(train=tuple(listed["train"]), val=tuple(listed["val"]))
+    listed = json.loads((root / "report" / "rows.json").read_text())
+    assert set(listed["leakage"]["train"]) - set(listed["duplicates"]["train"])
+    train = {*listed["duplicates"]["train"], *listed["leakage"]["train"]}
+    change = DropRows(train=tuple(sorted(train)), val=tuple(listed["duplicates"]["val"]))
     return derive(root / folder, change=change, out_root=root / "datasets", reporter=RememberingReporter())
 
 
@@ -115,7 +118,8 @@ def test_a_corpus_in_shards_stopped_and_killed_has_the_rows_of_one_process(
 
     reporter = _Interfering(act)
     result = run_import(tmp_path, reporter, **sharded)
-    assert result.filtered_rows["like another"] == fewer.dropped_rows
+    assert result.filtered_rows["like a held-out row"] > 0
+    assert result.filtered_rows["like another"] + result.filtered_rows["like a held-out row"] == fewer.dropped_rows
     assert {"not in English", "with faulty characters", "shorter than 20 characters"} < set(result.filtered_rows)
     assert {name: times[name] for name in before} == before, "finished shards are not read again"
     assert any(re.match(r"[1-4] of \d shards were finished by an earlier attempt", line) for line in reporter.lines)
@@ -123,6 +127,39 @@ def test_a_corpus_in_shards_stopped_and_killed_has_the_rows_of_one_process(
     assert rows_of(result, tmp_path) == rows_of(fewer, tmp_path)
     assert result.model_copy(update={"folder": both.folder, "resumed": False}) == both, "counts, reasons and hash too"
     assert not unfinished.exists()
+
+
+def test_no_training_row_is_like_a_held_out_one_and_the_held_out_rows_stay(tmp_path: Path) -> None:
+    """Near duplicates were left out in each split alone, so that a held-out row was also trained on."""
+    random = Random(1)
+    words = [f"{random.getrandbits(40):x}" for _ in range(400)]
+    lines = [" ".join([f"engine-{number}", *random.sample(words, 12)]) for number in range(60)]
+    source = tmp_path / "corpus"
+    source.mkdir()
+    (source / "lines.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for line in lines for text in (line, f"{line}!", f"{line} Yes"))
+    )
+    kept, fewer = (
+        run_import(tmp_path, RememberingReporter(), val_fraction=0.2, drop_near_duplicates=drops)
+        for drops in (False, True)
+    )
+
+    def texts(result: ImportResult, split: str) -> list[str]:
+        return [row["text"] for row in rows_of(result, tmp_path)[split]]
+
+    def engines(result: ImportResult, split: str) -> set[str]:
+        return {text.split()[0] for text in texts(result, split)}
+
+    assert engines(kept, "train") & engines(kept, "val")
+    assert engines(fewer, "train") & engines(fewer, "val") == set()
+    assert engines(fewer, "val") == engines(kept, "val")
+    assert len(texts(fewer, "train")) + len(texts(fewer, "val")) == 60
+    assert fewer.filtered_rows["like a held-out row"] == len(engines(kept, "train") & engines(kept, "val"))
+    (source / "lines.jsonl").write_text(
+        "".join(json.dumps({"text": f"{lines[0]}{'!' * n}"}) + "\n" for n in range(300))
+    )
+    with pytest.raises(InvalidInput, match="Every training row is like a held-out one"):
+        run_import(tmp_path, RememberingReporter(), val_fraction=0.3, drop_near_duplicates=True)
 
 
 def test_few_rows_in_shards_are_split_as_one_process_splits_them(tmp_path: Path) -> None:
