@@ -367,6 +367,7 @@ class Gateway:
             id=make_request_id(prefix),
             endpoint=model,
             principal=principal,
+            address=http.client.host if http.client is not None else "",
             user=user if isinstance(user, str) else "",
             is_streamed=bool(getattr(body, "stream", False)),
             is_synthetic=SYNTHETIC in http.headers,
@@ -386,8 +387,7 @@ class Gateway:
         return self._events(request, exchange)
 
     def _events(self, request: GenerateRequest, exchange: ApiExchange) -> Events:
-        if exchange.identity.principal is not None:
-            request = request.model_copy(update={"tenant": exchange.identity.principal.tenant(exchange.identity.user)})
+        request = request.model_copy(update={"tenant": exchange.identity.tenant})
         return self._gate.admitted(self._relay.generate(request, exchange), request=request, exchange=exchange)
 
     async def _authenticate(self, request: Request) -> Principal | None:

@@ -82,7 +82,12 @@ class Principal:
         its users.
         """
         whose = f"{self.owner}/{user}" if user and self.name == PLAYGROUND and self.user_id is None else self.owner
-        return hashlib.sha256(whose.encode()).hexdigest()[:16]
+        return name_tenant(whose)
+
+
+def name_tenant(whose: str) -> str:
+    """Return a name without meaning for whose requests these are."""
+    return hashlib.sha256(whose.encode()).hexdigest()[:16]
 
 
 class Directory(Protocol):

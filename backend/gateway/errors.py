@@ -75,12 +75,11 @@ def key_revoked() -> ApiError:
     return ApiError(401, "The API key was revoked while this answer was written.", code="key_revoked")
 
 
-def unknown_model(error: NotFound, *, name: str) -> ApiError:
-    """Return the error for a `model` that is not an endpoint."""
-    del error
+def unknown_model(error: NotFound) -> ApiError:
+    """Return the error for a `model` that is not an endpoint, or a stopped one."""
     return ApiError(
         404,
-        f"The model {name!r} does not exist here. GET /v1/models lists those that do.",
+        str(error),
         code="model_not_found",
         param="model",
     )

@@ -163,7 +163,7 @@ class Relay:
         try:
             return list(await asyncio.to_thread(self._directory.replicas_for, exchange.endpoint))
         except NotFound as error:
-            raise unknown_model(error, name=exchange.endpoint) from error
+            raise unknown_model(error) from error
         except Unavailable as error:
             raise unavailable(error) from error
 

@@ -13,7 +13,7 @@ from backend.domain.serving.latency import bucket_of
 from backend.domain.serving.protocol import FinishEvent, OpenEvent, TokenEvent
 from backend.domain.serving.request_log import LOAD_TEST, LoggedBody
 from backend.domain.serving.upstream import Upstream
-from backend.gateway.directory import Principal, ReplicaAddress
+from backend.gateway.directory import Principal, ReplicaAddress, name_tenant
 from backend.gateway.headers import REQUEST_ID
 from backend.gateway.shadow import Copy
 from backend.services.serving.usage import UsageRow, UsageStatus
@@ -32,13 +32,14 @@ Events = AsyncGenerator[Progress, None]
 
 @dataclass(frozen=True)
 class Identity:
-    """Client and endpoint of a request, as known when it arrives. `user` is the client's own name for its user,
-    `job_id` the job of this installation that it is made for.
+    """Client and endpoint of a request, as known when it arrives. `address` is the client's, `user` its own name for
+    its user, `job_id` the job of this installation that it is made for.
     """
 
     id: str
     endpoint: str
     principal: Principal | None = None
+    address: str = ""
     user: str = ""
     is_streamed: bool = False
     is_synthetic: bool = False
@@ -49,6 +50,15 @@ class Identity:
     def sticky(self) -> str:
         """Return the name that keeps a user on one variant: the client's user, else its key, else nothing."""
         return self.user or (self.principal.key_id if self.principal else "")
+
+    @property
+    def tenant(self) -> str:
+        """Return the name without meaning under which replicas know the client. Without a key it is known by its
+        address, and by its job or user where it names one.
+        """
+        if self.principal is not None:
+            return self.principal.tenant(self.user)
+        return name_tenant(f"address:{self.address}/{self.job_id or self.user}")
 
 
 @dataclass

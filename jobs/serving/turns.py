@@ -1,7 +1,7 @@
 """Turns between tenants: whose waiting request is next, and how many places of a replica one tenant may hold.
 
-A tenant is an account of the gateway's clients, by a name without meaning. Requests without one share the empty name,
-which has no limit of its own: where no key is needed, all requests are one person's.
+A tenant is an account of the gateway's clients, or where no key is needed an address with the user or job that it
+names, by a name without meaning. Requests that reach a replica without one share the empty name, which has no limit.
 """
 
 from __future__ import annotations

@@ -175,6 +175,14 @@ def find_endpoint(session: Session, name: str) -> Endpoint:
     return endpoint
 
 
+def is_endpoint_stopped(ctx: Context, name: str) -> bool:
+    """Return whether an endpoint of this name is here, and stopped."""
+    with ctx.db.read() as session:
+        deployments = select(Deployment.stopped_at).join(Endpoint, Endpoint.id == Deployment.endpoint_id)
+        ends = session.scalars(deployments.where(Endpoint.name == name)).all()
+    return bool(ends) and all(end is not None for end in ends)
+
+
 def get_endpoint(ctx: Context, name: str) -> EndpointView:
     """Return one endpoint. Raises NotFound."""
     with ctx.db.read() as session:

@@ -1,4 +1,6 @@
-"""A job's requests to an own gateway are counted to it; another server gets no job."""
+"""Whose a request is: a job's requests to an own gateway are counted to it, another server gets no job; without keys,
+clients are told apart all the same.
+"""
 
 from __future__ import annotations
 
@@ -23,3 +25,22 @@ def test_a_request_names_the_job_that_it_is_made_for() -> None:
             wait_until(lambda: len(directory.usage) == 3)
     assert [row.job_id for row in directory.usage] == ["abcdefghjk23", None, None]
     assert {row.variant for row in directory.usage} == {"canary1"}
+
+
+def test_without_keys_clients_take_turns_by_address_user_and_job() -> None:
+    """All counted as one, and a client with thirty long streams made another wait for them."""
+    with scripted() as (replica, replica_url):
+        addresses = {"small": [ReplicaAddress(id="r", url=replica_url, token="t")]}
+        with gateway(MemoryDirectory(addresses, keys_required=False)) as url:
+
+            def tenant(address: str = "127.0.0.1", headers: dict[str, str] | None = None, **body: str) -> str:
+                with httpx2.Client(transport=httpx2.HTTPTransport(local_address=address)) as client:
+                    asked = {"model": "small", "prompt": "Once", **body}
+                    client.post(f"{url}/v1/completions", json=asked, headers=headers).raise_for_status()
+                return str(replica.bodies[-1]["tenant"])
+
+            job = {"X-Roundhouse-Job": "abcdefghjk23"}
+            names = [tenant(), tenant("127.0.0.2"), tenant(user="ann"), tenant(user="bob"), tenant(headers=job)]
+            assert len({*names}) == 5
+            assert "" not in names
+            assert tenant(user="ann") == names[2]
