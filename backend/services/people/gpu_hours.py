@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 
-from backend.db.tables import DeviceUse, Job, Run, User
+from backend.db.tables import DeviceUse, Job, Measurement, Run, User
 from backend.domain.jobs.gpu_hours import WEEK, GpuHours, PersonLimits, week_start
 from backend.domain.jobs.states import TERMINAL, JobKind, Status
 from backend.domain.training.config import RunConfig
@@ -27,6 +27,9 @@ MAX_RUNS = 50
 """Most runs that wait or train whose time is expected."""
 MAX_PREDICTED = 12
 """Most different runs of these whose time is predicted."""
+MAX_KNOWN = 512
+_known = dict[tuple[object, ...], float]()
+"""Hours of a step by installation, measurements, device and settings: a page asks again at each redraw."""
 
 
 def gpu_hours_of(ctx: Context, person: Person) -> GpuHours | None:
@@ -85,19 +88,26 @@ def _expected_hours(ctx: Context, user_id: str) -> float:
     )
     with ctx.db.read() as session:
         rows = session.execute(query).all()
+        measured = select(func.count(), func.max(Measurement.created_at))
+        state = (ctx.db.url, *session.execute(measured).one()) if rows else ()
     workers = training_workers(ctx) if rows else ()
-    step_hours, hours, unpredicted = dict[str, float](), list[float](), 0
+    hours, num_predicted, unpredicted = list[float](), 0, 0
     for config, last_step, placement, device in rows:
         if config is None or (device is None and not _takes_gpus(config, placement, workers)):
             continue
         # the runs of a sweep differ in name and seed, and mostly take the same time
         kind = json.dumps(values_affecting(config, Effect.MEMORY, Effect.STEP_TIME), sort_keys=True)
-        if kind not in step_hours:
-            if len(step_hours) == MAX_PREDICTED:
+        key = (*state, repr(choose_device(config, workers)), kind)
+        step_hours = _known.get(key)
+        if step_hours is None:
+            if num_predicted == MAX_PREDICTED:
                 unpredicted += 1
                 continue
-            step_hours[kind] = _step_hours(ctx, config) or 0.0
-        hours.append(step_hours[kind] * max(0, config.max_steps - last_step))
+            num_predicted += 1
+            if len(_known) >= MAX_KNOWN:
+                _known.clear()
+            step_hours = _known[key] = _step_hours(ctx, config) or 0.0
+        hours.append(step_hours * max(0, config.max_steps - last_step))
     return sum(hours) + (mean(hours) * unpredicted if hours else 0.0)
 
 

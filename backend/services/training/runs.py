@@ -143,16 +143,17 @@ def retry_run(ctx: Context, name_or_id: str, *, person: Person) -> RunView:
 
 
 def _require_hours_again(ctx: Context, name_or_id: str, *, person: Person, max_steps: int | None = None) -> None:
-    """Raise Conflict if the person who continues an ended run has no GPU-hours left, or too few for the steps that are
-    added to it.
+    """Raise Conflict if the person who continues an ended run has too few GPU-hours left for the steps that it has yet
+    to do: what it was launched for may have gone to other runs since.
     """
     with ctx.db.read() as session:
         run, job = _ended(session, name_or_id)
         if job is None or job.status not in TERMINAL:
             return
         config, placement = run.launched_config, job.placement
-    added = max(0, (max_steps or 0) - config.max_steps)
-    require_gpu_hours(ctx, config, person=person, steps=added, placement=placement)
+        done = newest_checkpoint_step(session, run.id) or 0
+    left = max(0, (max_steps or config.max_steps) - done)
+    require_gpu_hours(ctx, config, person=person, steps=left, placement=placement)
 
 
 def stop_run(ctx: Context, name_or_id: str, *, how: StopRequest = "cancel", person: Person) -> RunView:
