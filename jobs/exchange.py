@@ -22,8 +22,8 @@ from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.records import JobResult, Payload
 from backend.domain.jobs.states import JobKind, StopRequest
 from backend.errors import JobFailed, Unavailable
-from backend.infra.store.folders import FolderStore
-from backend.infra.store.outbox import Outbox
+from backend.infra.store.folders import FolderStore, NoRoom
+from backend.infra.store.outbox import Entry, Outbox
 from backend.services.checkpoints.files import checkpoint_folders
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim, renew, stop_request
@@ -35,6 +35,8 @@ TICK_S = 0.1
 PAUSE_S = 2.0
 ABSENT_S = 300.0
 """How long a job waits for a folder that another machine may still be sending."""
+FULL_S = 1800.0
+"""How long a job waits for room on the disk of its machine: longer than copies that were used just now stay."""
 
 
 RESUMED = frozenset({JobKind.TRAIN, JobKind.EVALUATE, JobKind.GENERATE, JobKind.JUDGE})
@@ -59,7 +61,8 @@ class FolderExchange:
         self._own = [f"jobs/{claim.job_id}"]
         if isinstance(claim.payload, TrainPayload):
             self._own.append(claim.payload.run_folder)
-        self._sent: set[str] = set()
+        self._sent: dict[str, Entry] = {}
+        self._has_inputs = False
         self._pins, self._bases = ExitStack(), list[str]()
         self.message = ""
         """What the job waits for."""
@@ -78,12 +81,13 @@ class FolderExchange:
         """Bring what the payload names, and what an earlier attempt on another machine has sent. Return a stop request
         that came meanwhile.
 
-        Raises JobFailed for a folder that stays away, DamagedFolder, Fenced, Interrupted. A store that is down is
-        waited for.
+        Raises JobFailed for a folder that stays away or a disk that stays full, DamagedFolder, Fenced, Interrupted. A
+        store that is down is waited for.
         """
         if self._store is None:
             return None
         how = self.wait_for(lambda check: self._bring_all(check))
+        self._has_inputs = how is None
         self._pins.enter_context(self._store.pinned(self._bases))
         return how
 
@@ -112,16 +116,17 @@ class FolderExchange:
             if isinstance(event, CheckpointEvent):
                 self._send(event.folder)
             elif isinstance(event, CheckpointRemovedEvent):
-                self._sent.discard(event.folder)
+                self._sent.pop(event.folder, None)
                 self._ctx.artifacts.note_removed(event.folder)
 
     def send_outputs(self, result: JobResult | None) -> None:
         """Send what a job has left. With a result, wait until the store has it: jobs on other machines may depend on
-        it. A stop request ends the wait; what is left is sent later.
+        it. A stop request ends the wait; what is left is sent later. An attempt that never had its inputs sends
+        nothing: its copies may be older than what the store has.
 
         Raises Fenced, Interrupted.
         """
-        if self._store is None or self._outbox is None:
+        if self._store is None or self._outbox is None or not self._has_inputs:
             return
         for folder in [*(folders_in(result) if result is not None else []), *self._own]:
             if any(path.is_file() for path in (self._store.root / folder).glob("*")) or folder not in self._own:
@@ -136,8 +141,7 @@ class FolderExchange:
 
     def _send(self, path: str) -> None:
         if (folder := folder_of(path)) is not None:
-            self._sent.add(folder)
-            self._ctx.artifacts.send(folder)
+            self._sent[folder] = self._ctx.artifacts.send(folder)
 
     def _bring_all(self, check: Callable[[], None]) -> None:
         assert self._store is not None
@@ -177,12 +181,22 @@ class FolderExchange:
             self._pause(check)
 
     def _patiently(self, ask: Callable[[FolderStore], T], check: Callable[[], None]) -> T:
-        """Return what the store answers, asking again while it is down."""
+        """Return what the store answers, asking again while it is down. Raises JobFailed if this machine's disk stays
+        full.
+        """
         assert self._store is not None
+        full_since: float | None = None
         while True:
             try:
                 return ask(self._store)
             except Unavailable as error:
+                full_since = (full_since or time.monotonic()) if isinstance(error, NoRoom) else None
+                if full_since is not None and time.monotonic() - full_since > FULL_S:
+                    raise JobFailed(
+                        f"{self._claim.host} has had no room for this job for {FULL_S / 60:.0f} minutes."
+                        f" {error.message}",
+                        remedy=f"{error.remedy} Then start this again; a run continues from its last checkpoint.",
+                    ) from error
                 log.warning("job %s waits for the store: %s", self._claim.job_id, error)
                 self.message = f"Waiting for the store: {error}"
                 self._pause(check)

@@ -214,6 +214,7 @@ def give_up(ctx: Context, claim: Claim[Payload], lost: MachineLost) -> Status:
     with ctx.db.write() as session:
         renew(session, ctx, claim)
         _log_line(session, ctx, claim, f"{lost.cause} {then}")
+        outcomes.record_bad_end(session, ctx, claim)
         return requeue_lost(session, ctx, claim, error=error, counts=lost.counts)
 
 

@@ -162,6 +162,9 @@ def execute(
         return None
     except Interrupted:  # requeue the job at once, without counting the attempt, instead of letting its lease lapse
         _end_attempt(child, tracker, exchange)
+        with contextlib.suppress(Fenced), ctx.db.write() as session:
+            renew(session, ctx, claim)
+            outcomes.record_bad_end(session, ctx, claim)
         give_back(ctx, claim)
         return None
     except OperationalError:

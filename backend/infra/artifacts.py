@@ -13,7 +13,7 @@ from backend.domain.jobs.artifact_folders import folder_of, is_working
 from backend.errors import InvalidInput, Unavailable
 from backend.infra.store.folders import STATE, FileSelection, FolderStore, NotNow
 from backend.infra.store.objects import RememberedOutage, StoreKeys, open_objects
-from backend.infra.store.outbox import Outbox
+from backend.infra.store.outbox import Entry, Outbox
 
 PAGE_ANSWER_S = 1.5
 """A page waits this long for a store to answer."""
@@ -110,11 +110,10 @@ class Artifacts:
             self._patience.note_failure()
             raise
 
-    def send(self, relative: str) -> None:
-        """Send the folder of a stored path to the store soon, if there is one."""
+    def send(self, relative: str) -> Entry:
+        """Send the folder of a stored path to the store soon, if there is one; return its entry in the outbox."""
         folder = folder_of(relative)
-        if self.outbox is not None and folder is not None:
-            self.outbox.send(folder)
+        return self.outbox.send(folder) if self.outbox is not None and folder is not None else None
 
     def send_unsent(self, folders: Iterable[str]) -> None:
         """Send the folders that were made here and are in no store as far as this machine knows."""

@@ -110,10 +110,10 @@ def record_finish(session: Session, ctx: Context, claim: Claim[Any], result: Job
 
 
 def record_bad_end(session: Session, ctx: Context, claim: Claim[Any]) -> None:
-    """Let the room's service tidy up after a failed, cancelled or crashed attempt."""
+    """Let the room's service tidy up after an attempt that failed, was cancelled, lost or given back, or crashed."""
     if claim.kind is JobKind.REPLICA:
         replicas.record_end(session, ctx, claim)
-    elif claim.kind is JobKind.LOAD_TEST and isinstance(claim.payload, LoadTestPayload):
+    elif claim.kind is JobKind.LOAD_TEST:
         load_tests.revoke_keys(session, ctx, claim)
 
 

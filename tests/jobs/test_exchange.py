@@ -22,7 +22,7 @@ from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.jobs.payloads import ExportPayload, TrainPayload
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.tokenizers.config import TokenizerConfig
-from backend.errors import Unavailable
+from backend.errors import JobFailed, Unavailable
 from backend.infra.artifacts import Artifacts
 from backend.infra.store.outbox import SEND
 from backend.services.checkpoints.checkpoints import delete_checkpoint, list_checkpoints
@@ -106,6 +106,47 @@ def test_the_base_of_an_adapter_stays_while_its_job_runs(machine: Machine, monke
         assert (b.root / "bases/base/x").exists()
         assert b.is_pinned("bases/base")
     assert not b.is_pinned("bases/base")
+
+
+def test_an_attempt_without_its_inputs_sends_no_older_copy_over_what_another_machine_has_done(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that was stopped, or failed, while it fetched sent the ledger of its own earlier attempt."""
+    monkeypatch.setattr("jobs.exchange.stop_request", lambda ctx, claim: (None, None))
+    monkeypatch.setattr("jobs.exchange.ABSENT_S", 0.0)
+    a, b = machine("a"), machine("b")
+    for ctx, ledger in ((b, "1"), (a, "1 2")):
+        (ctx.artifacts.job_folder("j") / "ledger").write_text(ledger)
+        assert ctx.artifacts.store is not None
+        ctx.artifacts.store.send("jobs/j")
+    payload = ExportPayload(checkpoint="bases/none", checkpoint_id="c", format="merged", out="exports/e")
+    exchange = FolderExchange(b, Mock(job_id="j", payload=payload, kind=JobKind.GENERATE), threading.Event())
+    with exchange.held(), pytest.raises(JobFailed, match="has not uploaded it"):
+        exchange.bring_inputs()
+    exchange.send_outputs(None)
+    assert b.artifacts.outbox is not None
+    b.artifacts.outbox.finish(within_s=60, is_patient=True)
+    third = machine("c")
+    assert (third.artifacts.path("jobs/j") / "ledger").read_text() == "1 2"
+
+
+def test_a_job_whose_machine_stays_full_fails_with_the_cure_and_loses_nothing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.exchange.FULL_S", 0.0)
+    a, b = machine("a"), machine("b")
+    job_id = import_lines(a)
+    store = b.artifacts.store
+    assert a.artifacts.outbox is not None
+    assert store is not None
+    wait_until(lambda: not a.artifacts.outbox.entries(), what="the upload")
+    store.keep_free_bytes = 10**18
+    before = store.list_folders("uploads")
+    job = work(b, job_id)
+    assert job.status is Status.FAILED
+    assert job.error.cause.startswith("b has had no room for this job for 0 minutes. uploads/")
+    assert "Free disk space" in str(job.error.remedy)
+    assert store.list_folders("uploads") == before
 
 
 def test_a_worker_of_a_cluster_leaves_nothing_unsent_on_a_machine_that_goes_with_it(

@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote
 
 from backend.domain.jobs.artifact_folders import folder_of, is_working
 from backend.errors import InvalidInput, NotFound, Unavailable
-from backend.infra.files.locks import try_lock
+from backend.infra.files.locks import remove_old_locks, take_lock, try_lock
 from backend.infra.store.manifest import (
     MANIFEST,
     PIECE_BYTES,
@@ -50,7 +50,7 @@ ANSWER_BYTES = 5 * 2**20
 LOOK_EVERY_S = 0.05
 LONGEST_NAME = 240
 KEEP_INCOMING_S = 86_400.0
-"""Pieces of a fetch that broke off are kept so long."""
+"""Pieces of a fetch that broke off are kept so long, and so are locks that are free."""
 IDLE_S = 600.0
 """A copy that was used more recently is not removed: a page may be reading it."""
 
@@ -59,6 +59,10 @@ ROOM_REMEDY = "Free disk space, move ROUNDHOUSE_HOME to a larger disk, or lower 
 
 class NotNow(Unavailable):
     """This machine, and not the store, can't have a folder now."""
+
+
+class NoRoom(NotNow):
+    """The disk of this machine is full."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ class FolderStore:
                     raise
                 for file in missing:
                     self._incoming_file(folder, file).unlink(missing_ok=True)
-                raise NotNow(f"The disk under {self.root} is full.", remedy=ROOM_REMEDY) from error
+                raise NoRoom(f"The disk under {self.root} is full.", remedy=ROOM_REMEDY) from error
             is_partly_old = self._mark_file(folder).exists() or (is_working(folder) and known != manifest)
             is_whole = selection == ALL or not is_partly_old
             self._put_in_place(manifest, missing, is_whole=is_whole)
@@ -168,7 +172,7 @@ class FolderStore:
         self.trim(needed=needed)
         free = shutil.disk_usage(self.root).free
         if needed and free - needed < self.keep_free_bytes:
-            raise NotNow(
+            raise NoRoom(
                 f"{folder} needs {needed / 1e6:.0f} MB, and only {free / 1e6:.0f} MB are free under {self.root}.",
                 remedy=ROOM_REMEDY,
             )
@@ -249,9 +253,7 @@ class FolderStore:
         """Keep copies at or below these folders while the block runs, in whichever process it does."""
         with ExitStack() as stack:
             for folder in folders:
-                handle = os.open(self._lock_file(f"pin {folder}"), os.O_RDWR | os.O_CREAT, 0o600)
-                stack.callback(os.close, handle)
-                fcntl.flock(handle, fcntl.LOCK_SH)
+                stack.callback(os.close, take_lock(self._lock_file(f"pin {folder}"), fcntl.LOCK_SH))
             yield
 
     def trim(self, *, needed: int = 0) -> int:
@@ -267,6 +269,7 @@ class FolderStore:
             with suppress(FileNotFoundError):  # another process has just finished it
                 if time.time() - leftover.stat().st_mtime > KEEP_INCOMING_S:
                     leftover.unlink()
+        remove_old_locks(self._state / "locks", older_than_s=KEEP_INCOMING_S)
         excess = max(
             sum(size for _, _, size in copies) + needed - self.limit_bytes,
             needed + self.keep_free_bytes - shutil.disk_usage(self.root).free,
@@ -472,20 +475,18 @@ class FolderStore:
         """Do what another process of this machine does with the same folder after it, not beside it. Raises NotNow if
         that takes longer.
         """
-        handle = os.open(self._lock_file(name), os.O_RDWR | os.O_CREAT, 0o600)
-        until = time.monotonic() + (within_s or 0)
+        handle, until = -1, time.monotonic() + (within_s or 0)
+        while handle < 0:
+            try:
+                handle = take_lock(self._lock_file(name), fcntl.LOCK_EX | (0 if within_s is None else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                if time.monotonic() > until:
+                    raise NotNow(
+                        f"{name.partition(' ')[2]} is being fetched by another process of this machine.",
+                        remedy="Wait until it is here.",
+                    ) from error
+                time.sleep(LOOK_EVERY_S)
         try:
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | (0 if within_s is None else fcntl.LOCK_NB))
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() > until:
-                        raise NotNow(
-                            f"{name.partition(' ')[2]} is being fetched by another process of this machine.",
-                            remedy="Wait until it is here.",
-                        ) from error
-                    time.sleep(LOOK_EVERY_S)
             yield
         finally:
             os.close(handle)

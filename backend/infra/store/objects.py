@@ -7,6 +7,7 @@ server that accepts connections and is silent.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import re
@@ -27,6 +28,12 @@ LIBRARIES = {"s3": "s3fs", "gs": "gcsfs"}
 SLACK_S = 2.0
 """Time for a call to be given up after its time has passed."""
 MARK = ".roundhouse-store"
+NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+"""Errors of file systems without hard links, as of SMB and some FUSE. There a file beside keeps two machines from
+taking the same name at once.
+"""
+CLAIM_S = 60.0
+"""After that long the machine that made such a file has died between two steps that take milliseconds."""
 _ADDRESS = re.compile(r"(s3|gs)://[a-zA-Z0-9][\w.-]{1,220}(/[\w./=+-]*)?")
 
 
@@ -132,11 +139,7 @@ class FolderObjects:
             if not is_new:
                 beside.replace(path)
                 return True
-            try:
-                os.link(beside, path)
-            except FileExistsError:
-                return False
-            return True
+            return _name_first(beside, path)
         except OSError as error:
             raise _unavailable(str(self.root), error) from error
         finally:
@@ -168,6 +171,33 @@ class FolderObjects:
                     shutil.rmtree(folder, ignore_errors=True)
         except OSError as error:
             raise _unavailable(str(self.root), error) from error
+
+
+def _name_first(beside: Path, path: Path) -> bool:
+    """Give a written file a name that no other has; return False if one has it already."""
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+    else:
+        return True
+    claim = path.with_name(f".{path.name}.partial")
+    try:
+        claim.touch(exist_ok=False)
+    except FileExistsError:
+        if beside.stat().st_mtime - claim.stat().st_mtime > CLAIM_S:  # both times are the file server's
+            claim.unlink(missing_ok=True)
+        raise
+    try:
+        if path.exists():
+            return False
+        beside.replace(path)
+        return True
+    finally:
+        claim.unlink(missing_ok=True)
 
 
 class CloudObjects:

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -20,6 +20,7 @@ from backend.infra.store.folders import FolderStore
 log = logging.getLogger(__name__)
 
 SEND, DELETE = "send", "delete"
+Entry = tuple[int, int] | None
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 LOOK_EVERY_S = 2.0
 """Other processes of the machine add to the outbox too."""
@@ -44,9 +45,9 @@ class Outbox:
         self.problem = ""
         """Why the last attempt failed; empty after a success."""
 
-    def send(self, folder: str) -> None:
-        """Send a folder soon."""
-        self._put(folder, SEND)
+    def send(self, folder: str) -> Entry:
+        """Send a folder soon; return what this entry is known by."""
+        return self._put(folder, SEND)
 
     def delete(self, path: str) -> None:
         """Delete a path soon, in place of what was to be sent at or below it."""
@@ -98,13 +99,12 @@ class Outbox:
         if problem is not None:
             raise problem
 
-    def withdraw(self, folders: Iterable[str]) -> None:
-        """Take back that these folders be sent."""
-        for folder in folders:
-            file = self._file(folder)
-            with contextlib.suppress(FileNotFoundError):
-                if file.read_text() == SEND:
-                    file.unlink()
+    def withdraw(self, entries: Mapping[str, Entry]) -> None:
+        """Take back that folders be sent, but for those that another attempt has added again."""
+        for folder, entry in entries.items():
+            with self._locked():
+                if entry is not None and _mark(self._file(folder)) == entry:
+                    self._file(folder).unlink()
 
     def _work(self) -> None:
         pause_s = FIRST_PAUSE_S
@@ -146,13 +146,15 @@ class Outbox:
         except (_Changed, FileNotFoundError):
             return  # what it says now is the next entry
 
-    def _put(self, path: str, verb: str) -> None:
+    def _put(self, path: str, verb: str) -> Entry:
         file = self._file(path)
         beside = file.with_name(f".{file.name[-100:]}-{os.getpid()}-{threading.get_ident()}")
         beside.write_text(verb)
+        entry = _mark(beside)
         with self._locked():
             beside.replace(file)
         self.start()
+        return entry
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -168,7 +170,7 @@ class Outbox:
         return self._folder / quote(path, safe="")
 
 
-def _mark(file: Path) -> tuple[int, int] | None:
+def _mark(file: Path) -> Entry:
     """Return what differs between two entries of the same name."""
     try:
         status = file.stat()

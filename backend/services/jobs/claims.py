@@ -199,6 +199,21 @@ def _lock_any(session: Session, fitting: Collection[str]) -> str | None:
     return session.scalar(in_order.with_for_update(skip_locked=True))
 
 
+def lapsed_claim(job: Job) -> Claim[StoredPayload]:
+    """Return the claim of a running job's attempt whose lease has lapsed, to tidy up after it."""
+    return Claim(
+        job_id=job.id,
+        attempt=job.attempt,
+        owner=job.owner or "",
+        kind=JobKind(job.kind),
+        payload=dict(job.payload),
+        device=job.device,
+        events_offset=job.events_offset,
+        restarts_forever=job.restarts_forever,
+        host="",
+    )
+
+
 def claim_job(ctx: Context, job_id: str, *, owner: str, host: str) -> Claim[StoredPayload] | None:
     """Claim one job by id, on the CPU; None if it is not eligible. The command line uses it where no worker runs."""
     with ctx.db.write() as session:

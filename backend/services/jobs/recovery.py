@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, delete, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from backend.db.tables import GangMember, Job, Replica, Slot, Worker
+from backend.db.tables import GangMember, Job, Slot, Worker
 from backend.domain.jobs.records import JobFailure
-from backend.domain.jobs.states import QUEUES, JobKind, Status, restart_delay_s
+from backend.domain.jobs.states import QUEUES, Status, restart_delay_s
 from backend.services.context import Context
-from backend.services.jobs.claims import eligible
+from backend.services.jobs.claims import Claim, eligible, lapsed_claim
 from backend.services.jobs.device_uses import close_uses
 from backend.services.jobs.workers import FORGOTTEN
 
+Tidier = Callable[[Session, Context, Claim[Any]], None]
 MAX_WAKE_UPS = 1000
 """Wake-ups that a queue's workers find at most. More jobs than that are reached as workers take some."""
 
@@ -49,8 +52,10 @@ def recover_jobs(ctx: Context) -> Recovery:
             )
         )
     if is_due:
+        from backend.services.job_events import record_bad_end  # imports most services, so not under the lock
+
         with ctx.db.write() as session:
-            _take_back_lapsed(session, ctx, report)
+            _take_back_lapsed(session, ctx, report, tidy=record_bad_end)
             _cancel_orphans(session, ctx, report)
             session.execute(delete(Slot).where(Slot.lease_until < now))
             session.execute(delete(GangMember).where(*_abandoned(now)))
@@ -83,22 +88,18 @@ def _orphaned() -> tuple[ColumnElement[bool], ...]:
     return Job.status == Status.QUEUED, Job.depends_on_id.is_not(None), ended.exists()
 
 
-def _take_back_lapsed(session: Session, ctx: Context, report: Recovery) -> None:
+def _take_back_lapsed(session: Session, ctx: Context, report: Recovery, *, tidy: Tidier) -> None:
     now = ctx.now()
     query = select(Job).where(*_lapsed(now)).with_for_update(skip_locked=True)
     for job in session.scalars(query):
         close_uses(session, job.id, at=job.lease_until or now)
+        tidy(session, ctx, lapsed_claim(job))
         job.owner, job.lease_until, job.device = None, None, None
         if job.status == Status.CANCELLING:
             job.status, job.finished_at = Status.CANCELLED, now
             report.cancelled.append(job.id)
             continue
         job.lost += 1
-        replica = (
-            session.scalar(select(Replica).where(Replica.job_id == job.id)) if job.kind == JobKind.REPLICA else None
-        )
-        if replica is not None:
-            replica.status, replica.url = "starting", None
         if job.restarts_forever or job.lost < job.max_attempts:
             job.status = Status.QUEUED
             delay_s = restart_delay_s(job.lost) if job.restarts_forever else 0.0

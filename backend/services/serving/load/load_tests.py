@@ -131,7 +131,7 @@ def record_load_test(
     return LoadTestResult(replicas=result.replicas, stopped=result.stopped, load_test_id=row.id, cpu_s=result.cpu_s)
 
 
-def revoke_keys(session: Session, ctx: Context, claim: Claim[LoadTestPayload]) -> None:
+def revoke_keys(session: Session, ctx: Context, claim: Claim[Any]) -> None:
     """Revoke the keys of a job's attempts."""
     _revoke(session, ctx, [_key_of(ctx, claim.job_id, attempt) for attempt in range(1, claim.attempt + 1)])
 

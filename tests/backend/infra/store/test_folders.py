@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import platform
 import random
 import shutil
 import signal
@@ -13,13 +15,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import Mock
+from urllib.parse import unquote
 
 import pytest
 
 from backend.errors import InvalidInput, Unavailable
 from backend.infra.artifacts import Artifacts
+from backend.infra.files.locks import take_lock
 from backend.infra.store import outbox
 from backend.infra.store.folders import STATE, FileSelection, FolderStore
 from backend.infra.store.manifest import MANIFEST, DamagedFolder, FolderManifest, read_manifest
@@ -27,6 +32,7 @@ from backend.infra.store.objects import StoreKeys, open_objects
 from backend.infra.store.outbox import Outbox, _mark
 from tests.support.installation import wait_until
 from tests.support.stores import Store, folder_store, moto_store, weed_binary, weed_store
+from tests.support.system_calls import refuse_links
 
 KILLS = int(os.environ.get("KILLED_SENDS", "8"))
 
@@ -146,6 +152,78 @@ def test_of_two_machines_that_make_the_same_folder_the_first_stays(store: Store,
     assert read_back(c.root) == first
     b.bring("datasets/a")
     assert read_back(b.root) == first
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of system calls are of x86-64")
+def test_of_two_machines_without_hard_links_the_first_stays_too(tmp_path: Path) -> None:
+    """A share of SMB refuses them, and no new folder ever reached such a store."""
+    store = folder_store(tmp_path / "store")
+    a, b = machine(store, tmp_path / "a"), machine(store, tmp_path / "b")
+    fill(a.root)
+    (b.root / "datasets/a").mkdir(parents=True)
+    (b.root / "datasets/a/other").write_text("b")
+    with ThreadPoolExecutor(1, initializer=refuse_links) as pool:
+        with pytest.raises(PermissionError):
+            pool.submit(os.link, a.root / "datasets/a/empty", a.root / "link").result()
+        assert pool.submit(a.send, "datasets/a").result()
+        assert pool.submit(b.send, "datasets/a").result()
+        manifest = tmp_path / "store/datasets/a" / MANIFEST
+        first = manifest.read_bytes()
+        assert b"deep/train.parquet" in first
+        manifest.unlink()
+        claim = manifest.with_name(f".{MANIFEST}.partial")
+        claim.touch()  # another machine is between its two steps
+        with pytest.raises(Unavailable):
+            pool.submit(a.send, "datasets/a").result()
+        os.utime(claim, (time.time() - 100,) * 2)  # it died there
+        with pytest.raises(Unavailable):
+            pool.submit(a.send, "datasets/a").result()
+        assert pool.submit(a.send, "datasets/a").result()
+        assert manifest.read_bytes() == first
+    assert not claim.exists()
+
+
+def test_locks_that_nobody_holds_are_removed_after_a_day(tmp_path: Path) -> None:
+    store = machine(folder_store(tmp_path / "store"), tmp_path / "a")
+    fill(store.root)
+    fill(store.root, "datasets/b")
+    for folder in ("datasets/a", "datasets/b"):
+        store.send(folder)
+    locks = store.root / STATE / "locks"
+
+    def age() -> None:
+        for file in locks.iterdir():
+            os.utime(file, (time.time() - 90_000,) * 2)
+
+    with store.pinned(["datasets/a"]):
+        store.trim()
+        assert len(list(locks.iterdir())) == 3
+        age()
+        store.trim()
+        assert [unquote(file.name) for file in locks.iterdir()] == ["pin datasets/a"]
+        assert store.is_pinned("datasets/a")
+    age()
+    store.trim()
+    assert list(locks.iterdir()) == []
+
+
+def test_two_never_hold_a_lock_whose_file_is_removed_meanwhile(tmp_path: Path) -> None:
+    file, held, most = tmp_path / "lock", list[int](), 0
+
+    def hold(number: int) -> None:
+        nonlocal most
+        for _ in range(100):
+            handle = take_lock(file, fcntl.LOCK_EX)
+            held.append(number)
+            most = max(most, len(held))
+            held.remove(number)
+            file.unlink()
+            os.close(handle)
+
+    with ThreadPoolExecutor(6) as pool:
+        for _ in pool.map(hold, range(6)):
+            pass
+    assert most == 1
 
 
 def test_a_jobs_own_folder_follows_its_last_attempt_without_the_subfolders(store: Store, tmp_path: Path) -> None:
@@ -396,6 +474,25 @@ def test_the_outbox_survives_its_process_and_a_deletion_takes_the_place_of_a_sen
     assert second.outbox.entries() == []
     assert second.store.list_folders("datasets") == ["datasets/a"]
     assert second.store.list_folders("runs") == []
+
+
+def test_an_attempt_that_lost_its_job_takes_back_nothing_that_the_next_one_sends(tmp_path: Path) -> None:
+    """A worker that was frozen withdrew the same folder of the attempt after it, whose outputs never reached the
+    store.
+    """
+    artifacts = home(tmp_path, "a")
+    store, outbox = parts_of(artifacts)
+    shutil.rmtree(tmp_path / "store", ignore_errors=True)
+    (tmp_path / "store").write_text("a file where the store was: it is down")
+    write(artifacts.root, "jobs/j/answers", "42")
+    write(artifacts.root, "jobs/k/answers", "42")
+    old = {folder: artifacts.send(folder) for folder in ("jobs/j", "jobs/k")}
+    artifacts.send("jobs/j")  # the next attempt, which may be of another process
+    outbox.withdraw(old)
+    assert outbox.entries() == ["jobs/j"]
+    (tmp_path / "store").unlink()
+    outbox.finish(within_s=60, is_patient=True)
+    assert store.list_folders("jobs") == ["jobs/j"]
 
 
 def test_a_process_that_may_be_the_last_of_its_machine_waits_for_a_store_that_is_down(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backend.db.tables import Job
 from backend.domain.jobs.states import JobKind, Status
+from backend.infra.artifacts import Artifacts
 from backend.services.context import Context, OperatorPolicy
 from backend.services.jobs.claims import claim_next, end_job, give_back
 from backend.services.jobs.folders import remove_job_folders
@@ -56,6 +58,27 @@ def test_a_folder_is_deleted_as_many_days_after_the_jobs_end_as_the_policy_says(
     assert remove_job_folders(later(ctx, 31)) == 1
     assert folders(ctx) == set()
     assert get_job(ctx, job_id).status is status
+
+
+def test_the_folder_of_a_machine_that_is_gone_goes_from_the_store(ctx: Context, tmp_path: Path) -> None:
+    """Each machine looked at its own disk alone."""
+    url = (tmp_path / "store").as_uri()
+    gone, stays = (
+        replace(ctx, artifacts=Artifacts(root, url=url, cache_gb=1)) for root in (ctx.artifacts.root, tmp_path / "b")
+    )
+    old, kept = ended(gone), ended(gone, result={"folder": "jobs/{}"})
+    store, outbox = stays.artifacts.store, stays.artifacts.outbox
+    assert store is not None
+    assert outbox is not None
+    assert gone.artifacts.store is not None
+    for job_id in (old, kept):
+        (gone.artifacts.job_folder(job_id) / "answers").write_text("42")
+        gone.artifacts.store.send(f"jobs/{job_id}")
+    assert remove_job_folders(later(stays, 29)) == 0
+    assert remove_job_folders(later(stays, 31)) == 1
+    outbox.finish(within_s=60, is_patient=True)
+    assert store.list_folders("jobs") == [f"jobs/{kept}"]
+    assert remove_job_folders(later(stays, 31)) == 0
 
 
 def test_folders_of_active_and_unknown_jobs_are_kept(ctx: Context) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import httpx2
 import pytest
 from sqlalchemy import select
 
@@ -14,14 +17,19 @@ from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.gateway.app import create_gateway
+from backend.gateway.installed import InstalledDirectory
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.claims import Claim, claim_next, requeue
+from backend.services.jobs.recovery import recover_jobs
 from backend.services.people.accounts import add_user, change_role, disable_account
 from backend.services.serving.deployments import delete_endpoint, deploy, scale_endpoint, start_endpoint, stop_endpoint
 from backend.services.serving.endpoints import deployed_endpoints, get_endpoint, list_endpoints, list_revisions
 from backend.services.serving.owners import why_not_delete, why_not_own
 from backend.services.serving.replicas import ready_targets, record_end, record_gauge, record_ready
 from backend.services.serving.usage import UsageRow, add_usage
+from jobs.runner import execute
+from tests.support.gateway_fixtures import served
 
 
 @pytest.fixture
@@ -92,6 +100,42 @@ def test_stopping_cancels_queued_replicas_and_sends_running_ones_a_request(ctx: 
         stop_endpoint(ctx, "tales", person=LOCAL)
     assert list_endpoints(ctx, include_stopped=False) == []
     assert deployed_endpoints(ctx) == []
+
+
+def test_v1_says_that_an_endpoint_is_stopped_and_what_starts_it(ctx: Context, checkpoint: str) -> None:
+    deploy(ctx, checkpoint_id=checkpoint, name="tales", person=LOCAL)
+    stop_endpoint(ctx, "tales", person=LOCAL)
+    with closing(InstalledDirectory(ctx)) as directory, served(create_gateway(directory)) as url:
+        answers = [
+            httpx2.post(f"{url}/v1/completions", json={"model": name, "prompt": "Once"}) for name in ("tales", "tale")
+        ]
+    assert [answer.status_code for answer in answers] == [404, 404]
+    stopped, unknown = (answer.json()["error"] for answer in answers)
+    assert (stopped["code"], stopped["type"]) == (unknown["code"], unknown["type"])
+    assert stopped["message"] == (
+        "The model 'tales' is stopped. Start it on its page under Endpoints, or with `roundhouse endpoint start tales`."
+    )
+    assert unknown["message"] == "The model 'tale' does not exist here. GET /v1/models lists those that do."
+
+
+def test_a_replica_whose_worker_is_lost_while_it_is_stopped_is_dead(ctx: Context, checkpoint: str) -> None:
+    deploy(ctx, checkpoint_id=checkpoint, name="tales", person=LOCAL)
+    start_replica(ctx, 9001)
+    stop_endpoint(ctx, "tales", person=LOCAL)
+    later = ctx.now() + timedelta(hours=1)
+    recover_jobs(replace(ctx, now=lambda: later))
+    with ctx.db.read() as session:
+        assert session.execute(select(Replica.status, Replica.url)).all() == [("dead", None)]
+
+
+def test_a_replica_whose_worker_leaves_keeps_no_address(ctx: Context, checkpoint: str) -> None:
+    """The next attempt was sent requests at the old address until it was ready."""
+    deploy(ctx, checkpoint_id=checkpoint, name="tales", person=LOCAL)
+    claim, stopping = start_replica(ctx, 9001), threading.Event()
+    stopping.set()
+    assert execute(ctx, claim, stopping=stopping) is None
+    assert claim_next(ctx, "serve", owner="lab/serve#2", host="lab") is not None
+    assert ready_targets(ctx) == {"tales": []}
 
 
 def test_a_replica_that_ends_by_itself_is_starting_again_and_keeps_no_address(ctx: Context, checkpoint: str) -> None:

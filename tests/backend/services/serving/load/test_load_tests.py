@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from backend.db.tables import Job, Replica
 from backend.domain.jobs.load_test import LoadTestPayload
+from backend.domain.jobs.states import Status
 from backend.domain.serving.load import LoadConfig
 from backend.domain.validation import read_values
 from backend.errors import Conflict, InvalidInput, NotAllowed, Unavailable
@@ -18,7 +21,8 @@ from backend.gateway.directory import ReplicaAddress
 from backend.services import job_events as outcomes
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.claims import claim_job
-from backend.services.jobs.jobs import stop_job
+from backend.services.jobs.jobs import get_job, stop_job
+from backend.services.jobs.recovery import recover_jobs
 from backend.services.people.keys import check_key, create_key, list_keys
 from backend.services.serving.deployments import deploy
 from backend.services.serving.load.load_files import (
@@ -27,6 +31,8 @@ from backend.services.serving.load.load_files import (
     read_arrivals,
 )
 from backend.services.serving.load.load_tests import find_load_job, list_load_tests, run_load_test, start_load_test
+from jobs.gang import MachineLost, give_up
+from jobs.runner import execute
 from tests.support.gateway_fixtures import MemoryDirectory, gateway, scripted
 from tests.support.job_work import do_job
 from tests.support.jobs import finish_job
@@ -94,6 +100,34 @@ def test_its_key_is_known_to_the_attempt_alone_and_revoked_at_the_end(served: Co
     assert check_key(closed, key) is None
     assert [view.state(closed.now()) for view in list_keys(closed, person=LOCAL)] == ["revoked"]
     assert list_load_tests(closed, "tales") == [], "a test that was stopped in its first level has no result"
+
+
+@pytest.mark.parametrize("how", ["lost", "lost while it is cancelled", "given back", "lost with its process", "broken"])
+def test_its_key_ends_with_the_attempt_however_that_ends(served: Context, how: str) -> None:
+    closed = replace(served, sign_in=True)
+    job = start_load_test(closed, "tales", SMALL, person=LOCAL)
+    taken = claim_job(closed, job.id, owner="test", host="here")
+    assert taken is not None
+    if how == "given back":
+        stopping = threading.Event()
+        stopping.set()
+        execute(closed, taken, stopping=stopping)
+    elif how == "broken":
+        (closed.artifacts.job_folder(job.id) / "attempt-1" / "control").mkdir(parents=True)
+        execute(closed, taken)
+    else:
+        claim = outcomes.prepare_claim(closed, taken)
+        assert [view.state(closed.now()) for view in list_keys(closed, person=LOCAL)] == ["active"]
+        if how == "lost with its process":
+            give_up(closed, claim, MachineLost("Its server was killed.", counts=True))
+        elif "cancelled" in how:
+            stop_job(closed, job.id, person=LOCAL)
+        later = closed.now() + timedelta(minutes=1)
+        recover_jobs(replace(closed, now=lambda: later))
+    assert get_job(closed, job.id).status is (
+        Status.CANCELLED if "cancelled" in how else Status.FAILED if how == "broken" else Status.QUEUED
+    )
+    assert [view.state(closed.now()) for view in list_keys(closed, person=LOCAL)] == ["revoked"]
 
 
 def test_a_load_test_in_a_shell_revokes_its_own_key_alone(served: Context) -> None:
