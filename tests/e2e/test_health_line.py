@@ -62,7 +62,7 @@ def test_an_open_page_names_a_frozen_gateway_broker_or_worker_and_the_cure(
     installation: Installation, visitor: Visitor
 ) -> None:
     page: Page = visitor.page
-    visitor.go("/workers")
+    visitor.go("/prompts")  # a page that does not draw itself again
     line = page.locator(".rr-health")
     expect(line).to_be_hidden()
     for processes, cause, cure in (
@@ -77,7 +77,7 @@ def test_an_open_page_names_a_frozen_gateway_broker_or_worker_and_the_cure(
         with frozen(processes):
             expect(line).to_contain_text(cause)
             expect(line).to_contain_text(cure)
-            expect(page.get_by_role("heading", name="Workers", exact=True)).to_be_in_viewport()
+            expect(page.get_by_role("heading", name="Prompts", exact=True)).to_be_in_viewport()
         expect(line).to_be_hidden()
 
 
