@@ -5,14 +5,6 @@ from __future__ import annotations
 import re
 
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.recognition.column_names import (
-    ANSWER_NAMES,
-    ANSWERS_NAMES,
-    CHOICES_NAMES,
-    CORRECT_NAMES,
-    INCORRECT_NAMES,
-    QUESTION_NAMES,
-)
 from backend.domain.data.recognition.sample import Recognition, SampleRows
 from backend.domain.data.rows.values import listed_part
 
@@ -31,10 +23,10 @@ def _choice_columns(sample: SampleRows) -> list[str]:
 
 def detect_multiple_choice(sample: SampleRows) -> Recognition | None:
     """Recognise a question with its choices in one or several columns, and the correct choice."""
-    correct, incorrect = sample.find(CORRECT_NAMES), sample.find(INCORRECT_NAMES)
+    correct, incorrect = sample.find_field("correct"), sample.find_field("incorrect")
     wrong = [incorrect] if incorrect else [column for column in sample.columns if _DISTRACTOR_COLUMN.fullmatch(column)]
     if correct and wrong:
-        question = sample.find(QUESTION_NAMES, but=(correct, *wrong))
+        question = sample.find_field("question", but=(correct, *wrong))
         mapping = {
             **({question: "question"} if question else {}),
             correct: "correct",
@@ -44,13 +36,13 @@ def detect_multiple_choice(sample: SampleRows) -> Recognition | None:
         return Recognition(
             DatasetKind.BENCHMARK, mapping, 0.9, f"`{correct}` is the right choice, {named} the wrong ones"
         )
-    listed = sample.find(CHOICES_NAMES)
+    listed = sample.find_field("choices")
     if listed and not sample.all(
         listed, lambda value: isinstance(value, list | dict) or (isinstance(value, str) and value.startswith("["))
     ):
         listed = None
     columns = [listed] if listed else _choice_columns(sample)
-    question, answer = sample.find(QUESTION_NAMES, but=columns), sample.find(ANSWER_NAMES, but=columns)
+    question, answer = sample.find_field("question", but=columns), sample.find_field("answer", but=columns)
     if not columns or not question or not answer:
         return None
     context = sample.find(CONTEXT_NAMES, but=(question,))
@@ -90,7 +82,7 @@ def detect_code(sample: SampleRows) -> Recognition | None:
 def detect_generation(sample: SampleRows) -> Recognition | None:
     """Recognise a question with accepted answers: listed, marked as in GSM8K, or short."""
     question = sample.find(("question", "query", "problem", "input"))
-    answer = sample.find(ANSWERS_NAMES, but=(question or "",))
+    answer = sample.find_field("answers", but=(question or "",))
     if not question or not answer or not sample.is_text(question):
         return None
     lists = sample.all(answer, lambda value: isinstance(value, list) or listed_part(value) is not None)

@@ -5,74 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from importlib.resources import files
 
-TEXT_NAMES = ("text", "content", "story", "document", "passage", "body", "article", "sentence", "raw_content", "code")
-MESSAGES_NAMES = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns")
-SYSTEM_NAMES = ("system", "system_prompt")
-INPUT_NAMES = ("input", "context")
-TOOLS_NAMES = ("tools", "functions", "available_tools")
-HISTORY_NAMES = ("history",)
-INSTANCES_NAMES = ("instances",)
-PROMPT_NAMES = ("instruction", "prompt", "question", "query", "inputs", "user", "input", "text")
-COMPLETION_NAMES = (
-    "output",
-    "completion",
-    "response",
-    "answer",
-    "targets",
-    "target",
-    "assistant",
-    "canonical_solution",
-    "chosen",
-    "reply",
-    "gpt3_response",
-)
-CHOSEN_NAMES = (
-    "chosen",
-    "chosen_messages",
-    "chosen_conversation",
-    "chosen_conversations",
-    "preferred",
-    "chosen_response",
-    "response_chosen",
-    "winner_response",
-    "better",
-    "response_j",
-    "preferred_output",
-    "answer_chosen",
-    "accepted",
-)
-REJECTED_NAMES = (
-    "rejected",
-    "rejected_messages",
-    "rejected_conversation",
-    "rejected_conversations",
-    "dispreferred",
-    "rejected_response",
-    "response_rejected",
-    "loser_response",
-    "worse",
-    "response_k",
-    "non_preferred_output",
-    "answer_rejected",
-)
-LABEL_NAMES = (
-    "label",
-    "kto_tag",
-    "kto_label",
-    "thumbs",
-    "thumb",
-    "thumbs_up",
-    "feedback",
-    "desirable",
-    "is_desirable",
-    "liked",
-    "is_good",
-    "upvoted",
-    "score",
-    "vote",
-    "rating",
-)
+import yaml
+
+FIELD_NAMES: dict[str, list[str]] = yaml.safe_load(files(__package__).joinpath("column_names.yaml").read_text("utf-8"))
+"""For each field of backend.domain.data.rows.mapping the usual names of its column, the most likely first."""
+
 SIDE_NAMES = (
     ("response_a", "response_b"),
     ("response1", "response2"),
@@ -87,68 +26,6 @@ SIDE_NAMES = (
     ("response_x", "response_y"),
     ("text_a", "text_b"),
 )
-WINNER_NAMES = (
-    "winner",
-    "better_response_id",
-    "preference",
-    "preferred",
-    "verdict",
-    "overall_preference",
-    "choice",
-    "label",
-)
-QUESTION_NAMES = ("question", "question_stem", "query", "ctx", "prompt", "input", "goal", "sentence", "stem", "problem")
-CHOICES_NAMES = ("choices", "options", "endings", "answers", "mc_choices")
-ANSWER_NAMES = (
-    "answer",
-    "answerkey",
-    "gold",
-    "label",
-    "correct_answer",
-    "answer_index",
-    "answer_idx",
-    "target",
-    "gold_index",
-)
-CORRECT_NAMES = ("best_answer", "correct", "sentence_good", "correct_answer")
-INCORRECT_NAMES = ("incorrect_answers", "incorrect", "sentence_bad", "distractors")
-ANSWERS_NAMES = ("answers", "answer", "target", "targets")
-TURNS_NAMES = ("turns",)
-
-MESSAGE_NAMES: dict[str, tuple[str, ...]] = {
-    "message_id": ("message_id", "id"),
-    "parent_id": ("parent_id", "parent_message_id", "parent"),
-    "role": ("role", "author_role", "author", "from"),
-    "content": ("text", "content", "body", "message"),
-    "rank": ("rank",),
-}
-"""Columns of a table with one message a row."""
-
-FIELD_NAMES: dict[str, tuple[str, ...]] = {
-    "text": TEXT_NAMES,
-    "messages": MESSAGES_NAMES,
-    "system": SYSTEM_NAMES,
-    "input": INPUT_NAMES,
-    "tools": TOOLS_NAMES,
-    "history": HISTORY_NAMES,
-    "prompt": PROMPT_NAMES,
-    "completion": COMPLETION_NAMES,
-    "chosen": CHOSEN_NAMES,
-    "rejected": REJECTED_NAMES,
-    "label": LABEL_NAMES,
-    "winner": WINNER_NAMES,
-    "question": QUESTION_NAMES,
-    "choices": CHOICES_NAMES,
-    "answer": ANSWER_NAMES,
-    "answer_from_0": ANSWER_NAMES,
-    "answer_from_1": ANSWER_NAMES,
-    "answer_text": ANSWER_NAMES,
-    "answers": ANSWERS_NAMES,
-    "correct": CORRECT_NAMES,
-    "incorrect": INCORRECT_NAMES,
-    **MESSAGE_NAMES,
-}
-"""For each field of backend.domain.data.rows.mapping the usual names of its column, the most likely first."""
 
 NEAR = 0.72  # difflib's ratio: `respons` is near `response` (0.93), `note` is not near `output` (0.40)
 
@@ -164,7 +41,7 @@ def nearest_column(field: str, columns: Iterable[str], *, like: str = "") -> str
     A known name of the field comes first, then one that is spelled nearly like such a name or like `like`.
     """
     plain = {plain_name(column): column for column in columns}
-    known = FIELD_NAMES.get(field, ())
+    known = FIELD_NAMES.get(field, [])
     for name in (plain_name(like), *known):
         if name in plain:
             return plain[name]

@@ -18,13 +18,7 @@ from backend.domain.data.recognition.benchmarks import (
     detect_headless_multiple_choice,
     detect_multiple_choice,
 )
-from backend.domain.data.recognition.column_names import (
-    ANSWERS_NAMES,
-    COMPLETION_NAMES,
-    MESSAGES_NAMES,
-    PROMPT_NAMES,
-    nearest_column,
-)
+from backend.domain.data.recognition.column_names import nearest_column
 from backend.domain.data.recognition.records import detect_records
 from backend.domain.data.recognition.sample import Recognition, SampleRows
 from backend.domain.data.recognition.strings import detect_strings
@@ -126,10 +120,10 @@ def _as_kind(sample: SampleRows, kind: DatasetKind) -> list[Recognition]:
     if kind is DatasetKind.CHAT and pair:
         return [Recognition(kind, pair.mapping, 0.7, f"{pair.reason}; each row becomes a conversation of two turns")]
     if kind is DatasetKind.PROMPTS:
-        column = sample.find((*PROMPT_NAMES, *MESSAGES_NAMES, STRING_COLUMN))
+        column = sample.find_field("prompt", "messages") or sample.find((STRING_COLUMN,))
         return [Recognition(kind, {column: "prompt"}, 0.6, f"`{column}` asks")] if column else []
     if kind is DatasetKind.BENCHMARK:
-        question, answer = sample.find(PROMPT_NAMES), sample.find((*ANSWERS_NAMES, *COMPLETION_NAMES))
+        question, answer = sample.find_field("prompt"), sample.find_field("answers", "completion")
         if question and answer and question != answer:
             return [
                 Recognition(

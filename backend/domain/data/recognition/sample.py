@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.recognition.column_names import plain_name
+from backend.domain.data.recognition.column_names import FIELD_NAMES, plain_name
 from backend.domain.json_values import Row
 
 
@@ -38,6 +38,10 @@ class SampleRows:
         return next(
             (self._by_name[name] for name in names if name in self._by_name and self._by_name[name] not in but), None
         )
+
+    def find_field(self, *fields: str, but: Sequence[str] = ()) -> str | None:
+        """Return the first column with a usual name of one of the fields."""
+        return self.find([name for field in fields for name in FIELD_NAMES[field]], but=but)
 
     def values(self, column: str) -> list[Any]:
         """Return the non-null values of a column."""

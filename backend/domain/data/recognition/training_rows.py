@@ -8,25 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.recognition.column_names import (
-    CHOSEN_NAMES,
-    COMPLETION_NAMES,
-    HISTORY_NAMES,
-    INPUT_NAMES,
-    INSTANCES_NAMES,
-    LABEL_NAMES,
-    MESSAGES_NAMES,
-    PROMPT_NAMES,
-    REJECTED_NAMES,
-    SIDE_NAMES,
-    SYSTEM_NAMES,
-    TEXT_NAMES,
-    TOOLS_NAMES,
-    TURNS_NAMES,
-    WINNER_NAMES,
-    nearest_column,
-    plain_name,
-)
+from backend.domain.data.recognition.column_names import FIELD_NAMES, SIDE_NAMES, nearest_column, plain_name
 from backend.domain.data.recognition.sample import Recognition, SampleRows
 from backend.domain.data.rows.conversations import ROLE_KEYS, is_message, is_transcript
 from backend.domain.data.rows.labels import read_goodness, side_of
@@ -49,24 +31,24 @@ def is_turns(value: Any) -> bool:
 def _extras(sample: SampleRows, mapping: Mapping[str, str], *, tools: bool = True) -> dict[str, str]:
     """Return unmapped columns that may accompany a conversation: the system message and the tools."""
     used = tuple(mapping)
-    system, listed = sample.find(SYSTEM_NAMES, but=used), sample.find(TOOLS_NAMES, but=used) if tools else None
+    system, listed = sample.find_field("system", but=used), sample.find_field("tools", but=used) if tools else None
     return {**({system: "system"} if system else {}), **({listed: "tools"} if listed else {})}
 
 
 def _input(sample: SampleRows, prompt: str) -> dict[str, str]:
     """Return Alpaca's `input` column, if there is one with text."""
-    extra = sample.find(INPUT_NAMES, but=(prompt,))
+    extra = sample.find_field("input", but=(prompt,))
     return {extra: "input"} if extra and (sample.is_text(extra) or not sample.values(extra)) else {}
 
 
 def detect_preference(sample: SampleRows) -> Recognition | None:
     """Recognise a chosen and a rejected answer: as text, as turns, or as whole conversations that begin alike."""
-    chosen, rejected = sample.find(CHOSEN_NAMES), sample.find(REJECTED_NAMES)
+    chosen, rejected = sample.find_field("chosen"), sample.find_field("rejected")
     if not chosen or not rejected:
         return None
     mapping = {chosen: "chosen", rejected: "rejected"}
     is_whole = sample.all(chosen, lambda value: is_transcript(value) or (isinstance(value, list) and len(value) > 1))
-    prompt = sample.find((*MESSAGES_NAMES, *PROMPT_NAMES), but=(chosen, rejected))
+    prompt = sample.find_field("messages", "prompt", but=(chosen, rejected))
     if prompt and not (is_whole and sample.all(chosen, is_transcript)):
         mapping = {prompt: "prompt", **mapping, **_input(sample, prompt)}
     how = "whole conversations that begin alike" if is_whole else f"answers to `{prompt}`"
@@ -83,10 +65,10 @@ def detect_compared(sample: SampleRows) -> Recognition | None:
     if sides is None:
         return None
     votes = [column for column in sample.columns if _VERDICT_COLUMN.fullmatch(plain_name(column))]
-    winner = sample.find(WINNER_NAMES, but=sides)
+    winner = sample.find_field("winner", but=sides)
     judged = [winner] if winner else votes
     settled = [any(side_of(row.get(column), columns=sides) for column in judged) for row in sample.rows]
-    prompt = sample.find((*MESSAGES_NAMES, *PROMPT_NAMES), but=sides)
+    prompt = sample.find_field("messages", "prompt", but=sides)
     if not judged or sum(settled) < 0.3 * len(settled):  # arenas have many ties
         return None
     mapping = {sides[0]: "first", sides[1]: "second", **dict.fromkeys(judged, "winner")}
@@ -106,7 +88,7 @@ def detect_kto(sample: SampleRows) -> Recognition | None:
     label = next(
         (
             column
-            for name in LABEL_NAMES
+            for name in FIELD_NAMES["label"]
             if (column := sample.find((name,))) and sample.all(column, lambda v: read_goodness(v) is not None)
         ),
         None,
@@ -136,7 +118,7 @@ def detect_answered_turns(sample: SampleRows) -> Recognition | None:
 
 def detect_chat(sample: SampleRows) -> Recognition | None:
     """Recognise conversations: lists of turns in OpenAI's or ShareGPT's spelling, or transcripts."""
-    column = sample.find(MESSAGES_NAMES)
+    column = sample.find_field("messages")
     if not column or not sample.all(column, is_turns):
         column = next((name for name in sample.columns if sample.all(name, is_turns)), None)
     if not column:
@@ -186,15 +168,15 @@ def detect_instruction(sample: SampleRows) -> Recognition | None:
     """Recognise a prompt with its completion: Alpaca, prompt and response, Self-Instruct; with earlier rounds it is a
     chat.
     """
-    prompt = sample.find(PROMPT_NAMES)
-    completion = sample.find(COMPLETION_NAMES, but=(prompt or "",))
-    instances = sample.find(INSTANCES_NAMES)
+    prompt = sample.find_field("prompt")
+    completion = sample.find_field("completion", but=(prompt or "",))
+    instances = sample.find(("instances",))
     if prompt and not completion and instances and sample.all(instances, _is_instances):
         reason = f"`{prompt}` holds the prompts and the first of `{instances}` the answers"
         return Recognition(DatasetKind.INSTRUCTION, {prompt: "prompt", instances: "instances"}, 0.9, reason)
     if not prompt or not completion or not (sample.is_text(prompt) and sample.is_text(completion)):
         return None
-    history = sample.find(HISTORY_NAMES)
+    history = sample.find_field("history")
     rounds = {history: "history"} if history and any(sample.values(history)) else {}
     mapping = {prompt: "prompt", **_input(sample, prompt), completion: "completion", **rounds}
     mapping |= _extras(sample, mapping, tools=bool(rounds))
@@ -211,7 +193,7 @@ def _is_instances(value: Any) -> bool:
 
 def detect_prompts(sample: SampleRows) -> Recognition | None:
     """Recognise prompts without answers, and name a column that might hold the answers."""
-    turns = sample.find(TURNS_NAMES)
+    turns = sample.find(("turns",))
     if turns and sample.all(turns, lambda value: isinstance(value, list) and bool(value) and isinstance(value[0], str)):
         return Recognition(
             DatasetKind.PROMPTS, {turns: "prompt"}, 0.8, f"`{turns}` lists turns of the user; the first is the prompt"
@@ -236,7 +218,7 @@ def detect_prompts(sample: SampleRows) -> Recognition | None:
 
 def detect_text(sample: SampleRows) -> Recognition | None:
     """Recognise plain text; where no column has a known name, fall back on the one that holds the most text."""
-    column = sample.find(TEXT_NAMES)
+    column = sample.find_field("text")
     if column and sample.is_text(column):
         others = [f"`{name}`" for name in sample.columns if name != column]
         unused = f"; not used: {', '.join(others[:6])}{', ...' if len(others) > 6 else ''}" if others else ""

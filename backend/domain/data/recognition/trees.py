@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.recognition.column_names import MESSAGE_NAMES
 from backend.domain.data.recognition.sample import Recognition, SampleRows
 from backend.domain.data.rows.conversations import ROLES
 from backend.domain.data.rows.trees import TREE, is_root
+
+MESSAGE_FIELDS = ("message_id", "parent_id", "role", "content", "rank")
+"""Fields of a table with one message a row."""
 
 
 def detect_tree(sample: SampleRows) -> Recognition | None:
@@ -40,7 +42,7 @@ def _nested(sample: SampleRows) -> dict[str, str] | None:
 
 
 def _table(sample: SampleRows) -> dict[str, str] | None:
-    columns = {field: sample.find(names) for field, names in MESSAGE_NAMES.items()}
+    columns = {field: sample.find_field(field) for field in MESSAGE_FIELDS}
     mapping = {column: field for field, column in columns.items() if column}
     role = columns["role"]
     if set(mapping.values()) < {"message_id", "parent_id", "role", "content"} or role is None:
