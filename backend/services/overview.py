@@ -14,6 +14,7 @@ from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.domain.training.comparability import LossBasis
 from backend.domain.training.objectives import Objective
 from backend.domain.training.run_table import OBJECTIVE_NAMES
+from backend.domain.training.sweep import goal_of_metric
 from backend.services.battles.views import contestant_names, count_votes
 from backend.services.context import Context, Person
 from backend.services.evaluation.comparisons import column_keys
@@ -251,7 +252,8 @@ def _best_checkpoints(ctx: Context, session: Session) -> list[BestCheckpoint]:
 
 
 def _best_of(session: Session, objective: str, basis: LossBasis, run_ids: list[str]) -> BestCheckpoint | None:
-    metric, sign = ("val_reward/mean", -1) if objective == Objective.GRPO else ("val_loss", 1)
+    metric = Objective(objective).facts.metrics[0]
+    sign = 1 if goal_of_metric(metric) == "lowest" else -1
     query = select(Checkpoint).where(Checkpoint.run_id.in_(run_ids), *LIVE)
     measured = [
         (sign * value, one.name, one)

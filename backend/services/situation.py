@@ -149,7 +149,7 @@ def _checkpoints() -> Select[str, str]:
             Checkpoint.folder.is_not(None),
             Checkpoint.deleted_at.is_(None),
             Checkpoint.archived_at.is_(None),
-            func.coalesce(Run.objective, "") != Objective.REWARD.value,
+            func.coalesce(Run.objective, "").not_in([one for one in Objective if not one.facts.writes]),
         )
         .order_by(Checkpoint.created_at.desc(), Checkpoint.step.desc(), Checkpoint.id)
         .limit(MAX_LISTED)

@@ -10,7 +10,6 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from backend.domain.training.config import RunConfig
-from backend.domain.training.objectives import Objective
 from backend.errors import InvalidInput
 from jobs.modeling.dataset_files import iter_tables
 
@@ -28,7 +27,7 @@ def write_probe_sample(dataset: Path, folder: Path, config: RunConfig) -> Path:
     sizes = np.array(
         [len(json.dumps(row, ensure_ascii=False, default=str)) for row in rows.to_pylist()], dtype=np.int64
     )
-    chosen = _texts(sizes, config) if config.objective is Objective.PRETRAIN else _rows(sizes, config)
+    chosen = _texts(sizes, config) if config.objective.pretrains else _rows(sizes, config)
     folder.mkdir(parents=True, exist_ok=True)
     parquet.write_table(rows.take(pa.array(chosen)), folder / "train.parquet")
     return folder
@@ -59,6 +58,6 @@ def _rows(sizes: np.ndarray, config: RunConfig) -> np.ndarray:
     """Choose random rows for a few steps, and the longest."""
     sequences = STEPS * config.micro_batch * config.grad_accum_steps
     order = np.random.default_rng(config.seed).permutation(len(sizes))
-    if config.objective is Objective.SFT and config.packing:  # as many as fill the sequences
+    if config.objective.packs and config.packing:  # as many as fill the sequences
         sequences = int(np.searchsorted(np.cumsum(sizes[order]), CHARACTERS_PER_TOKEN * sequences * config.context)) + 1
     return np.unique(np.concatenate([order[:sequences], np.argsort(sizes)[-LONGEST_ROWS:]]))

@@ -8,7 +8,6 @@ import time
 import torch
 
 from backend.domain.training.execution import compiles
-from backend.domain.training.objectives import Objective
 from jobs.batches.base import Batches
 from jobs.modeling.devices import device_kind, fork_random
 from jobs.modeling.memory_errors import is_out_of_memory
@@ -32,7 +31,7 @@ def compile_network(
         return network
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(ctx.spec.artifacts / CACHE_FOLDER))
     batch, started = batches.at_step(1)[0], time.perf_counter()
-    has_static_shapes = config.objective is Objective.PRETRAIN
+    has_static_shapes = config.objective.pretrains
     try:
         compiled: torch.nn.Module = torch.compile(network, dynamic=False if has_static_shapes else None)  # type: ignore[assignment]
         network.train()

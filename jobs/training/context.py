@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 from backend.domain.data.token_folders import FOLDER
 from backend.domain.jobs.payloads import TrainingPayload
 from backend.domain.training.config import RunConfig
-from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
 from backend.errors import InvalidInput
 from jobs.modeling.chat.render import teach_template
 from jobs.modeling.devices import device_name, is_gpu, pick_autocast, pick_device, set_threads, threads_of_rank
@@ -61,8 +60,8 @@ def read_training_context(spec: JobSpec[TrainingPayload], reporter: Reporter) ->
     payload = spec.payload
     config = payload.config
     kind = payload.dataset_kind
-    if kind not in OBJECTIVE_FACTS[config.objective].datasets:
-        suitable = " or ".join(OBJECTIVE_FACTS[config.objective].datasets)
+    if kind not in config.objective.facts.datasets:
+        suitable = " or ".join(config.objective.facts.datasets)
         raise InvalidInput(
             f"{config.objective} trains on a dataset of kind {suitable}, and this one is {kind}.", field="dataset"
         )
@@ -76,7 +75,7 @@ def read_training_context(spec: JobSpec[TrainingPayload], reporter: Reporter) ->
     )
     base = spec.path(payload.base) if payload.base else None
     tokenizer = load_tokenizer(spec.path(payload.tokenizer_folder))
-    teach_template(tokenizer, chats=config.objective is not Objective.PRETRAIN)
+    teach_template(tokenizer, chats=not config.objective.pretrains)
     reporter.log(f"Training on {device_name(device) if is_gpu(device) else f'the CPU with {threads} threads'}.")
     store = CheckpointStore(
         spec,

@@ -24,7 +24,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from backend.domain.training.config import RunConfig
 from backend.domain.training.held_out import FILE, HeldOutRow, HeldOutRows, Measure
-from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective, Rows
+from backend.domain.training.objectives import Objective, Rows
 from jobs.batches.base import IGNORE, MicroBatch
 from jobs.batches.preference import PairBatch, RatedBatch, ScoredBatch
 from jobs.modeling.chat.render import turn_end
@@ -135,7 +135,7 @@ def _answer(batch: PairBatch | RatedBatch, row: int, start: int) -> tuple[list[i
 
 def measure_of(objective: Objective) -> Measure:
     """Return what the loss of a held-out row is."""
-    return _MEASURES[OBJECTIVE_FACTS[objective].rows]
+    return _MEASURES[objective.facts.rows]
 
 
 _MEASURES: dict[Rows, Measure] = {

@@ -21,7 +21,6 @@ from backend.domain.jobs.events import MicroBatchHalvedEvent, NotFiniteEvent, St
 from backend.domain.jobs.results import TrainResult
 from backend.domain.jobs.states import StopRequest
 from backend.domain.training.config import RunConfig
-from backend.domain.training.objectives import Objective
 from backend.domain.training.schedule import learning_rate_at
 from backend.errors import JobFailed
 from jobs.batches.base import Batches, StepBatches
@@ -372,7 +371,7 @@ class TrainingLoop:
         """
         if not self._worst.num_rows or self._validated_at != step or not self.process_group.is_first:
             return
-        writes = self.process_group.count == 1 and self.config.objective is not Objective.REWARD
+        writes = self.process_group.count == 1 and self.config.objective.facts.writes
         self.model.eval()
         try:
             with self._ema_weights():

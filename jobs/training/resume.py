@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 
 from backend.domain.training.execution import keep_global_batch
-from backend.domain.training.objectives import Objective
 from jobs.batches.base import DATA_ORDER, StepBatches
 from jobs.modeling.devices import device_name, is_gpu
 from jobs.training.checkpoints.state import Counters
@@ -63,7 +62,7 @@ def log_other_order(ctx: TrainingContext, counters: Counters) -> None:
     """Log that some rows of the epoch come twice and others not at all if the run was saved by a version with another
     order of data.
     """
-    if counters.data_order != DATA_ORDER and ctx.config.objective in (Objective.PRETRAIN, Objective.SFT):
+    if counters.data_order != DATA_ORDER and ctx.config.objective.predicts_tokens:
         ctx.reporter.log(
             "This run was saved by an earlier version, which took rows in another order. From step"
             f" {counters.step + 1:,} on they come in the present one, so some rows of this epoch come twice and others"

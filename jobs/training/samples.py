@@ -8,7 +8,6 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.training.config import RunConfig
-from backend.domain.training.objectives import Objective
 from jobs.modeling.chat.render import encode_prompt
 
 TEMPERATURE = 0.8
@@ -49,9 +48,9 @@ def encode_sample_prompts(tokenizer: PreTrainedTokenizerBase, config: RunConfig)
     """Return a run's sample prompts with their token ids; none for objective reward, whose network generates no
     text.
     """
-    if config.objective is Objective.REWARD:
+    if not config.objective.facts.writes:
         return []
-    is_chat = config.objective is not Objective.PRETRAIN
+    is_chat = not config.objective.pretrains
     return [(prompt, encode_sample_prompt(tokenizer, prompt, chat=is_chat)) for prompt in config.sample_prompts]
 
 

@@ -8,6 +8,7 @@ import streamlit as st
 
 from backend.domain.jobs.states import Status
 from backend.domain.training.diagnosis import Finding, breaking_finding
+from backend.domain.training.objectives import writes_text
 from backend.services.context import Context, Person
 from backend.services.jobs.jobs import read_log
 from backend.services.training.diagnosis import diagnose_run
@@ -62,7 +63,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
         newest = max(detail.checkpoints, key=lambda line: line.step or 0)
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             st.markdown("**Next:**", width="content")
-            draw_next_steps(newest.id, chat_endpoints(ctx), writes=run.objective != "reward")
+            draw_next_steps(newest.id, chat_endpoints(ctx), writes=writes_text(run.objective))
     draw_live_findings(ctx, person, run, findings)
     for name, tab in zip(TABS, st.tabs(TABS, key="tab", bind="query-params"), strict=True):
         if tab.open or name in (CURVES, NOTES):  # unsaved notes survive a switch of tabs

@@ -15,7 +15,6 @@ gradients.
 """
 
 FLOAT = 4
-JOINED = (Objective.PRETRAIN, Objective.SFT)
 
 
 def chunk_rows(tokens: int, vocab_size: int, *, at_once_bytes: int = LOGITS_AT_ONCE_BYTES) -> int:
@@ -37,11 +36,11 @@ def loss_bytes(
     `low` are the bytes of a number of a matrix product: 2 under autocast, where a chunk exists in both types for a
     moment and the head's weights are cast.
     """
-    if objective is Objective.REWARD:  # one number a row
+    if not objective.facts.writes:  # one number a row
         return 0, 0
     head = width * vocab_size
     cast = low if low < FLOAT else 0
-    if objective not in JOINED:
+    if not objective.predicts_tokens:
         if FLOAT * vocab_size * tokens <= LOGITS_AT_ONCE_BYTES:
             return PLAIN_COPIES * FLOAT * vocab_size * tokens, 0
         return (2 * FLOAT + cast) * vocab_size * chunk_rows(tokens, vocab_size), cast * head + (

@@ -26,7 +26,6 @@ from backend.domain.estimates.activations import (
 from backend.domain.estimates.loss_chunks import loss_bytes
 from backend.domain.estimates.optimizer_state import count_frozen, optimizer_bytes
 from backend.domain.estimates.setting import TrainingSetting
-from backend.domain.training.objectives import PAIRWISE
 from backend.domain.training.sharding import BUCKET_ELEMENTS
 
 Moment = Literal["load", "loss", "backward", "update"]
@@ -159,7 +158,7 @@ def _count(setting: TrainingSetting, length: int, trained: int) -> _Costs:
         gpu=setting.device == "gpu",
         dropout=setting.dropout,
     )
-    rows = setting.micro_batch * (2 if setting.objective in PAIRWISE else 1)
+    rows = setting.micro_batch * (2 if setting.objective.compares_pairs else 1)
     parts = count_parameters(config)
     base, embedding = sum(parts.values()), config.vocab_size * config.width
     adapters = count_lora_parameters(config, rank=setting.lora_rank) if setting.lora_rank else 0

@@ -91,14 +91,14 @@ def setting_of(
     """Return the setting of a run whose network has this shape; `data` is the dataset version's id."""
     automatic: Precision = "bf16" if device == "gpu" else "fp32"
     compiled = compiles(config, parameters=sum(count_parameters(architecture).values()), device=device)
-    packed = config.packing and config.objective is Objective.SFT and FAMILIES[architecture.family].packs
+    packed = config.packing and config.objective.packs and FAMILIES[architecture.family].packs
     at_once = sequences_at_once(
         config,
         device=device,
-        is_full=packed or config.objective is Objective.PRETRAIN,
+        is_full=packed or config.objective.pretrains,
         has_experts=architecture.num_experts is not None,
     )
-    adapters, grpo = config.method != "full", config.objective is Objective.GRPO
+    adapters, grpo = config.method != "full", config.objective.samples
     return TrainingSetting(
         architecture=architecture,
         objective=config.objective,
@@ -126,5 +126,5 @@ def setting_of(
         nodes=config.devices.nodes,
         sharding="none" if config.devices.count == 1 else config.devices.sharding,
         offload=uses_deepspeed(config) and config.devices.offload,
-        data=None if config.objective is Objective.PRETRAIN else data,
+        data=None if config.objective.pretrains else data,
     )

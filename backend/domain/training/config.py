@@ -9,8 +9,8 @@ import yaml
 from pydantic import Field, ValidationInfo, model_validator
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.fields import setting, when
-from backend.domain.training.config_sections import ConfigSection, GrpoConfig, LoraConfig, PreferenceConfig
+from backend.domain.fields import setting
+from backend.domain.training.config_sections import PRETRAINING, ConfigSection, GrpoConfig, LoraConfig, PreferenceConfig
 from backend.domain.training.hyperparameters import Hyperparameters, count_warmup_steps
 from backend.domain.training.objectives import Objective
 from backend.domain.training.traits import NOTHING, RESULT_AND_COST, Traits
@@ -46,13 +46,13 @@ class RunSubject(ConfigSection):
         None,
         "Architecture",
         "Pretraining from scratch: a stored architecture or its config.",
-        shown=Traits(affects=RESULT_AND_COST, used=(when("objective", "pretrain"),), sweep="allowed", names_row=True),
+        shown=Traits(affects=RESULT_AND_COST, used=(PRETRAINING,), sweep="allowed", names_row=True),
     )
     tokenizer: str | None = setting(
         None,
         "Tokenizer",
         "Pretraining from scratch: the tokenizer's name.",
-        shown=Traits(affects=RESULT_AND_COST, used=(when("objective", "pretrain"),), sweep="allowed", names_row=True),
+        shown=Traits(affects=RESULT_AND_COST, used=(PRETRAINING,), sweep="allowed", names_row=True),
     )
     base: str | None = setting(
         None,
@@ -136,7 +136,7 @@ def parse_run_config(text: str) -> RunConfig:
 
 
 def _subject_problems(config: RunConfig) -> Iterator[str]:
-    if config.objective is not Objective.PRETRAIN:
+    if not config.objective.pretrains:
         if not config.base:
             yield f"{config.objective} needs a base"
     elif config.base is not None:
@@ -153,7 +153,7 @@ def _subject_problems(config: RunConfig) -> Iterator[str]:
 
 def _grpo_problems(config: RunConfig) -> Iterator[str]:
     grpo = config.grpo
-    if config.objective is not Objective.GRPO:
+    if not config.objective.samples:
         return
     if not grpo.rewards:
         yield "grpo needs at least one reward under grpo.rewards"
@@ -171,11 +171,14 @@ def _grpo_problems(config: RunConfig) -> Iterator[str]:
 
 
 def _method_problems(config: RunConfig) -> Iterator[str]:
-    if config.objective is Objective.KTO and config.micro_batch < 2:
-        yield "kto compares answers of a micro-batch, so micro_batch 1 is too small: choose 2 or more"
+    if config.micro_batch < (least := config.objective.facts.min_micro_batch):
+        yield (
+            f"{config.objective} compares answers of a micro-batch, so micro_batch {config.micro_batch} is too small:"
+            f" choose {least} or more"
+        )
     if config.method == "qlora" and config.lora.variant == "pissa":
         yield "lora.variant pissa changes the base, which method qlora quantizes: choose another variant"
-    if config.method == "qlora" and config.objective is Objective.REWARD:
+    if config.method == "qlora" and not config.objective.facts.writes:
         yield "method qlora can't train reward: choose lora"
     if config.freeze_blocks and config.method != "full":
         yield (

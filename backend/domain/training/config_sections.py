@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Annotated, Literal, Self
 
 import regex
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
-from backend.domain.fields import above, setting, when
+from backend.domain.fields import FieldCondition, above, setting, when
+from backend.domain.training.objectives import Objective
 from backend.domain.training.traits import COST, NOTHING, RESULT, RESULT_AND_COST, Effect, FieldGroup, Traits
 from backend.domain.validation import is_stored
 
@@ -18,8 +20,20 @@ MAX_UNROLLED = 200_000
 measured.
 """
 
+
+def trains(fact: Callable[[Objective], bool]) -> FieldCondition:
+    """Require an objective of which a fact holds."""
+    return when("objective", *filter(fact, Objective))
+
+
+def reads(preference: str) -> FieldCondition:
+    """Require an objective whose loss reads a setting of preferences."""
+    return trains(lambda one: preference in one.facts.settings)
+
+
 ADAPTERS = when("method", "lora", "qlora")
-GRPO = when("objective", "grpo")
+PRETRAINING = trains(lambda one: one.pretrains)
+GRPO = trains(lambda one: one.samples)
 
 
 class ConfigSection(BaseModel):
@@ -95,14 +109,14 @@ class PreferenceConfig(ConfigSection):
         shown=Traits(
             affects=RESULT,
             group=FieldGroup.METHOD,
-            used=(when("objective", "dpo", "kto", "orpo", "simpo"),),
+            used=(reads("beta"),),
         ),
     )
     loss: Literal["sigmoid", "hinge", "ipo"] = setting(
         "sigmoid",
         "DPO loss",
         "DPO: the loss of a pair's margin.",
-        shown=Traits(choices={"ipo": "IPO"}, affects=RESULT, group=FieldGroup.METHOD, used=(when("objective", "dpo"),)),
+        shown=Traits(choices={"ipo": "IPO"}, affects=RESULT, group=FieldGroup.METHOD, used=(reads("loss"),)),
     )
     label_smoothing: float = setting(
         0.0,
@@ -111,7 +125,7 @@ class PreferenceConfig(ConfigSection):
         ge=0,
         lt=0.5,
         shown=Traits(
-            affects=RESULT, group=FieldGroup.LOSS, used=(when("objective", "dpo"), when("preference.loss", "sigmoid"))
+            affects=RESULT, group=FieldGroup.LOSS, used=(reads("label_smoothing"), when("preference.loss", "sigmoid"))
         ),
     )
     gamma: float = setting(
@@ -119,28 +133,28 @@ class PreferenceConfig(ConfigSection):
         "Margin (gamma)",
         "SimPO: target margin of the chosen answer.",
         ge=0,
-        shown=Traits(affects=RESULT, group=FieldGroup.METHOD, used=(when("objective", "simpo"),)),
+        shown=Traits(affects=RESULT, group=FieldGroup.METHOD, used=(reads("gamma"),)),
     )
     sft_weight: float = setting(
         0.0,
         "SFT loss weight",
-        "DPO and SimPO: weight of the chosen answer's negative log-likelihood in the loss.",
+        "Weight of the chosen answer's negative log-likelihood in the loss.",
         ge=0,
-        shown=Traits(affects=RESULT, group=FieldGroup.LOSS, used=(when("objective", "dpo", "simpo"),)),
+        shown=Traits(affects=RESULT, group=FieldGroup.LOSS, used=(reads("sft_weight"),)),
     )
     desirable_weight: float = setting(
         1.0,
         "Desirable weight",
         "KTO: weight of good answers.",
         gt=0,
-        shown=Traits(affects=RESULT, group=FieldGroup.LOSS, used=(when("objective", "kto"),)),
+        shown=Traits(affects=RESULT, group=FieldGroup.LOSS, used=(reads("desirable_weight"),)),
     )
     undesirable_weight: float = setting(
         1.0,
         "Undesirable weight",
         "KTO: weight of bad answers.",
         gt=0,
-        shown=Traits(affects=RESULT, group=FieldGroup.LOSS, used=(when("objective", "kto"),)),
+        shown=Traits(affects=RESULT, group=FieldGroup.LOSS, used=(reads("undesirable_weight"),)),
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backend.domain.json_values import FieldValues
-from backend.domain.training.objectives import OBJECTIVE_FACTS, PREFERENCES, Objective
+from backend.domain.training.objectives import Objective
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule, split_batch
 from backend.domain.wording import plural
 
@@ -50,7 +50,7 @@ def suggest_values(basis: Basis) -> FieldValues:
     """
     chosen = dict(basis.chosen)
     context = int(chosen.get("context") or min(basis.max_context or DEFAULT_CONTEXT, MAX_CONTEXT))
-    pretrains = basis.objective is Objective.PRETRAIN
+    pretrains = basis.objective.pretrains
     micro_batch, accumulate = _batch(basis, context)
     micro_batch, accumulate = (
         int(chosen.get("micro_batch") or micro_batch),
@@ -75,7 +75,7 @@ def suggest_values(basis: Basis) -> FieldValues:
         values |= {"lora.rank": 16, "lora.alpha": 32.0}
     if basis.objective is Objective.SIMPO:  # Meng et al. 2024, arXiv 2405.14734, table 8
         values |= {"preference.beta": 2.0, "preference.gamma": 1.0}
-    if basis.objective is Objective.GRPO:
+    if basis.objective.samples:
         values["grpo.max_new_tokens"] = min(64, max(1, context // 2))
     return values | chosen
 
@@ -90,23 +90,19 @@ def suggest_learning_rate(basis: Basis, *, tokens: float) -> float:
     tenth.
     """
     parameters = basis.parameters or DEFAULT_PARAMETERS
-    if basis.objective is Objective.PRETRAIN:
+    if basis.objective.pretrains:
         rate = learning_rate_rule(parameters, max(tokens, 1.0)).value / (3.0 if basis.has_base else 1.0)
     else:
         full = min(2e-5 * math.pow(7e9 / parameters, 0.7), 2e-3)
         adapters = basis.method != "full"
         rate = min(5.0 * full, 4e-3) if adapters else full
-        if basis.objective is Objective.REWARD:
+        if not basis.objective.facts.writes:
             rate /= 20.0 if adapters else 10.0
-        elif basis.objective is Objective.GRPO or (adapters and _learns_preferences(basis)):
+        elif basis.objective.samples or (adapters and basis.objective.learns_preferences):
             rate /= 20.0
-        elif _learns_preferences(basis):
+        elif basis.objective.learns_preferences:
             rate /= 40.0
     return float(f"{rate / (LION_DIVISOR if basis.chosen.get('optimizer') == 'lion' else 1.0):.1g}")
-
-
-def _learns_preferences(basis: Basis) -> bool:
-    return basis.objective in PREFERENCES
 
 
 def _batch(basis: Basis, context: int) -> tuple[int, int]:
@@ -115,13 +111,13 @@ def _batch(basis: Basis, context: int) -> tuple[int, int]:
     """
     parameters = basis.parameters or DEFAULT_PARAMETERS
     tokens_at_once = 8192 if parameters <= 200_000_000 else 4096 if parameters <= 2_000_000_000 else 2048
-    if basis.objective is Objective.PRETRAIN:
+    if basis.objective.pretrains:
         micro_batch, accumulate = split_batch(
             batch_tokens_rule(_pretrain_tokens(basis)), context=context, micro_batch_tokens=tokens_at_once
         )
         return 2 ** round(math.log2(micro_batch)), accumulate
-    sequences = 16 if basis.objective is Objective.GRPO or parameters > 10_000_000 else 8
-    smallest = 2 if basis.objective is Objective.KTO else 1
+    sequences = 16 if basis.objective.samples or parameters > 10_000_000 else 8
+    smallest = basis.objective.facts.min_micro_batch
     micro_batch = max(
         size for size in (1, 2, 4, 8, 16) if size <= max(smallest, min(sequences, tokens_at_once // context))
     )
@@ -137,11 +133,11 @@ def _pretrain_tokens(basis: Basis) -> float:
 
 
 def _steps(basis: Basis, sequences: int, context: int) -> int:
-    if basis.objective is Objective.PRETRAIN:
+    if basis.objective.pretrains:
         steps = _pretrain_tokens(basis) / (sequences * context)
     elif basis.train_rows:
-        epochs = SFT_EPOCHS if basis.objective is Objective.SFT else PREFERENCE_EPOCHS
-        rows = sequences / 8 if basis.objective is Objective.GRPO else sequences  # a group of 8 completions a prompt
+        epochs = SFT_EPOCHS if basis.objective.packs else PREFERENCE_EPOCHS
+        rows = sequences / 8 if basis.objective.samples else sequences  # a group of 8 completions a prompt
         steps = epochs * basis.train_rows / rows
     else:
         steps = 300.0
@@ -182,7 +178,7 @@ def suggest_recipe(objective: Objective, *, num_rows: int, parameters: int | Non
     context = min(context, VOTE_CONTEXT)
     basis = Basis(objective, "lora", has_base=True, parameters=parameters, max_context=context, train_rows=num_rows)
     values = suggest_values(basis)
-    smallest = 2 if objective is Objective.KTO else 1
+    smallest = objective.facts.min_micro_batch
     batch = max(
         smallest,
         min(values["micro_batch"] * values["grad_accum_steps"], 2 ** int(math.log2(max(1, num_rows / FEW_BATCHES)))),
@@ -209,7 +205,7 @@ def suggest_recipe(objective: Objective, *, num_rows: int, parameters: int | Non
             f"for {objective.value.upper()} with {NAMES_OF_METHODS['lora']} on {_size(parameters)} parameters",
         ),
     ]
-    if OBJECTIVE_FACTS[objective].has_reference:
+    if objective.facts.has_reference:
         values["preference.beta"] = 0.2 if num_rows < SMALL_SET else 0.1
         reasons.append(
             (

@@ -208,7 +208,7 @@ def _gradients(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Findin
 
 
 def _why_dead(config: RunConfig | None, since: int) -> tuple[str, int, str, tuple[tuple[str, Value], ...]]:
-    if config is not None and config.objective is Objective.GRPO:
+    if config is not None and config.objective.samples:
         cause = "All answers to a prompt get the same reward: the rewards are too hard or too easy."
         return (
             cause,
@@ -236,7 +236,7 @@ def _why_dead(config: RunConfig | None, since: int) -> tuple[str, int, str, tupl
 def _course(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
     """Yield findings from the losses; GRPO's loss has no level to fall from."""
     train, config = series.get("train_loss"), facts.config
-    if train is None or len(train) < MIN_POINTS or (config is not None and config.objective is Objective.GRPO):
+    if train is None or len(train) < MIN_POINTS or (config is not None and config.objective.samples):
         return
     skipped = int(np.searchsorted(train.steps, config.num_warmup_steps if config else 0))
     diverged = list(_diverged(train, facts, skipped))
@@ -251,7 +251,7 @@ def _course(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
 
 def _spikes(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
     train, norms, config = series.get("train_loss"), series.get("grad_norm"), facts.config
-    if train is None or len(train) < MIN_POINTS or (config is not None and config.objective is Objective.GRPO):
+    if train is None or len(train) < MIN_POINTS or (config is not None and config.objective.samples):
         return
     values = train.values
     level = _level(values, 25)
@@ -319,7 +319,7 @@ def _worse_than_guessing(series: Mapping[str, Series], facts: RunFacts) -> Itera
     guess = math.log(facts.vocab_size or MAX_VOCABULARY)
     level = float(np.median(train.values[-5:]))
     share = WORSE_SHARE if facts.has_ended else LOST_SHARE
-    if config.objective in (Objective.PRETRAIN, Objective.SFT) and level > share * guess:
+    if config.objective.predicts_tokens and level > share * guess:
         start, end = float(train.values[0]), float(train.values[-1])
         rose = start <= WORSE_SHARE * guess
         course = f"rose from {start:.1f} to {end:,.1f}" if rose else f"is {end:,.1f}"
@@ -370,7 +370,7 @@ def _too_slow(train: Series, facts: RunFacts, skipped: int) -> Iterator[Finding]
     config = facts.config
     if (
         config is None
-        or config.objective is not Objective.PRETRAIN
+        or not config.objective.pretrains
         or config.base is not None
         or len(train) - skipped < 2 * MIN_POINTS
     ):
@@ -434,11 +434,7 @@ def _plateau(train: Series, facts: RunFacts, skipped: int) -> Iterator[Finding]:
 
 def _loader(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
     waits = series.get("data_wait")
-    if (
-        waits is None
-        or len(waits) < MIN_POINTS
-        or (facts.config is not None and facts.config.objective is Objective.GRPO)
-    ):
+    if waits is None or len(waits) < MIN_POINTS or (facts.config is not None and facts.config.objective.samples):
         return
     share = float(np.median(waits.values[len(waits) // 2 :]))
     if share > STARVING_SHARE:

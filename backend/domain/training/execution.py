@@ -7,7 +7,6 @@ from __future__ import annotations
 from typing import Literal
 
 from backend.domain.training.config import RunConfig
-from backend.domain.training.objectives import Objective
 from backend.domain.training.sharding import uses_deepspeed
 from backend.errors import InvalidInput
 
@@ -24,7 +23,7 @@ def compiles(config: RunConfig, *, parameters: int, device: Literal["cpu", "gpu"
     if config.compile != "auto" or uses_deepspeed(config):
         return config.compile == "on"
     return (
-        config.objective is Objective.PRETRAIN
+        config.objective.pretrains
         and 6.0 * parameters * config.tokens_per_step * config.max_steps >= WORTH_FLOPS[device]
     )
 

@@ -8,7 +8,7 @@ import math
 from typing import Literal
 
 from backend.domain.fields import setting, unless, when
-from backend.domain.training.config_sections import ConfigSection, DeviceConfig, Tracker
+from backend.domain.training.config_sections import ConfigSection, DeviceConfig, Tracker, trains
 from backend.domain.training.traits import COST, NOTHING, RESULT, RESULT_AND_COST, RESULT_AND_LENGTH, FieldGroup, Traits
 
 MAX_SEED = 2**32 - 1  # the largest that every random number generator takes
@@ -184,14 +184,14 @@ class Hyperparameters(ConfigSection):
         "Pretraining and SFT: share of each target spread over the vocabulary.",
         ge=0,
         lt=1,
-        shown=Traits(affects=RESULT, group=FieldGroup.LOSS, used=(when("objective", "pretrain", "sft"),)),
+        shown=Traits(affects=RESULT, group=FieldGroup.LOSS, used=(trains(lambda one: one.predicts_tokens),)),
     )
     z_loss: float = setting(
         0.0,
         "z-loss",
         "Pretraining and SFT: weight of the squared log-partition, which keeps logits small.",
         ge=0,
-        shown=Traits(affects=RESULT, group=FieldGroup.LOSS, used=(when("objective", "pretrain", "sft"),)),
+        shown=Traits(affects=RESULT, group=FieldGroup.LOSS, used=(trains(lambda one: one.predicts_tokens),)),
     )
     dropout: float = setting(
         0.0,
@@ -221,7 +221,7 @@ class Hyperparameters(ConfigSection):
         "Packing",
         "SFT: pack rows into sequences of `context` tokens without attention between rows. Off: one row per"
         " sequence, padded.",
-        shown=Traits(affects=RESULT_AND_COST, group=FieldGroup.LOSS, used=(when("objective", "sft"),)),
+        shown=Traits(affects=RESULT_AND_COST, group=FieldGroup.LOSS, used=(trains(lambda one: one.packs),)),
     )
 
     eval_every: int = setting(
@@ -257,7 +257,7 @@ class Hyperparameters(ConfigSection):
         "Sample prompts",
         "Prompts that the model completes at each evaluation.",
         max_length=8,
-        shown=Traits(affects=NOTHING, used=(unless("objective", "reward"),), sweep="never"),
+        shown=Traits(affects=NOTHING, used=(trains(lambda one: one.facts.writes),), sweep="never"),
     )
     sample_tokens: int = setting(
         48,
@@ -269,7 +269,7 @@ class Hyperparameters(ConfigSection):
             affects=NOTHING,
             group=FieldGroup.EVALUATION,
             unit="tokens",
-            used=(unless("objective", "reward"),),
+            used=(trains(lambda one: one.facts.writes),),
             sweep="allowed",
         ),
     )

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict
 
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import idle_fields, value_at
-from backend.domain.training.objectives import OBJECTIVE_FACTS, PREFERENCES, Objective
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule
 from backend.domain.wording import format_duration, percent
 
@@ -116,11 +115,11 @@ def usual_learning_rates(config: RunConfig, body: int | None) -> tuple[float, fl
     Without Regret"). Lion takes 3 to 10 times less than AdamW (arXiv 2302.06675). None where no rule is known: other
     optimizers, GRPO, and a network of unknown size.
     """
-    if config.optimizer not in ("adamw", "adamw_8bit", "lion") or config.objective is Objective.GRPO or not body:
+    if config.optimizer not in ("adamw", "adamw_8bit", "lion") or config.objective.samples or not body:
         return None
     less = 5.0 if config.optimizer == "lion" else 1.0
     by = " and a fifth of it for Lion" if config.optimizer == "lion" else ""
-    if config.objective is Objective.PRETRAIN:
+    if config.objective.pretrains:
         rule = learning_rate_rule(body, config.tokens_per_step * config.max_steps).value / less
         low = (
             rule / PRETRAIN_FACTOR / (10.0 if config.base else 1.0)
@@ -132,8 +131,8 @@ def usual_learning_rates(config: RunConfig, body: int | None) -> tuple[float, fl
         )
     full_rate = learning_rate_rule(body, 20.0 * body).value / less
     adapters = config.method != "full"
-    if config.objective in PREFERENCES:
-        top = full_rate / (10.0 if adapters or config.objective is Objective.REWARD else 30.0)
+    if config.objective.learns_preferences:
+        top = full_rate / (10.0 if adapters or not config.objective.facts.writes else 30.0)
         return (
             top / 1000.0,
             top,
@@ -160,8 +159,8 @@ def _about_memory(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
 
 def _about_parts(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
     """Warn of a base that does not suit the objective, and of a benchmark's items in training."""
-    if facts.base_chats is False and OBJECTIVE_FACTS[config.objective].needs_answers:
-        name = OBJECTIVE_FACTS[config.objective].label
+    if facts.base_chats is False and config.objective.facts.needs_answers:
+        name = config.objective.facts.label
         yield LaunchWarning(
             code=Code.BASE_WITHOUT_CHAT,
             field="base",
@@ -171,7 +170,7 @@ def _about_parts(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarnin
             ),
             cure="Fine-tune it first (objective sft), and take that run's checkpoint as the base.",
         )
-    if facts.base_chats and config.objective is Objective.PRETRAIN:
+    if facts.base_chats and config.objective.pretrains:
         yield LaunchWarning(
             code=Code.BASE_FORGETS_CHAT,
             field="base",
@@ -276,7 +275,7 @@ def _takes_long(config: RunConfig, facts: LaunchFacts) -> bool:
 
 def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
     packs = config.packing and facts.packs
-    if config.objective is Objective.SFT and not packs and facts.padding is not None and facts.padding >= PADDED:
+    if config.objective.packs and not packs and facts.padding is not None and facts.padding >= PADDED:
         why = "Without packing" if facts.packs else "This base can't keep packed rows apart, so they are padded:"
         yield LaunchWarning(
             code=Code.PADDING,
@@ -288,7 +287,7 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
                 else "A smaller micro-batch with more accumulation pads less."
             ),
         )
-    if config.objective is not Objective.PRETRAIN and facts.cut_rows is not None and facts.cut_rows >= CUT:
+    if not config.objective.pretrains and facts.cut_rows is not None and facts.cut_rows >= CUT:
         yield LaunchWarning(
             code=Code.CUT_ROWS,
             field="context",
@@ -305,10 +304,10 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
             ),
             cure="Use a longer context; the data report lists such rows, and drops them.",
         )
-    kind = "preference" if config.objective in PREFERENCES else "full" if config.method == "full" else "adapter"
-    pretraining = config.objective is Objective.PRETRAIN
+    kind = "preference" if config.objective.learns_preferences else "full" if config.method == "full" else "adapter"
+    pretraining = config.objective.pretrains
     most = USEFUL_EPOCHS if pretraining else USUAL_EPOCHS[kind]
-    if facts.epochs is None or facts.epochs <= most or config.objective is Objective.GRPO:
+    if facts.epochs is None or facts.epochs <= most or config.objective.samples:
         return
     yield LaunchWarning(
         code=Code.OVER_FIT,
@@ -327,7 +326,7 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
 
 
 def _about_batch(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
-    if config.objective is not Objective.PRETRAIN:
+    if not config.objective.pretrains:
         return
     rule = batch_tokens_rule(float(config.tokens_per_step) * config.max_steps)
     if config.tokens_per_step * TINY_BATCH < rule:

@@ -8,7 +8,6 @@ been run.
 from __future__ import annotations
 
 from backend.domain.training.config import RunConfig
-from backend.domain.training.objectives import Objective
 
 NOT_RUN = "Generated from the recipe and validated against the libraries' own schemas; not tested on GPUs."
 
@@ -82,6 +81,6 @@ def describe_distribution(config: RunConfig) -> str:
     if devices.count == 1:
         return "one device"
     places = f" on {devices.nodes} machines" if devices.nodes > 1 else ""
-    unit = "sequences" if config.objective is Objective.PRETRAIN else "rows"
+    unit = "sequences" if config.objective.pretrains else "rows"
     batch = config.micro_batch * config.grad_accum_steps * devices.count
     return f"{devices.count} devices{places} by {devices.sharding}, {batch:,} {unit} a step"

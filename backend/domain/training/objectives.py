@@ -19,6 +19,41 @@ class Objective(StrEnum):
     REWARD = "reward"
     GRPO = "grpo"
 
+    @property
+    def facts(self) -> ObjectiveFacts:
+        """Return its row of the table."""
+        return OBJECTIVE_FACTS[self]
+
+    @property
+    def pretrains(self) -> bool:
+        """Return whether it learns running text in windows of one length, and from random weights, too."""
+        return self.facts.rows == "text"
+
+    @property
+    def packs(self) -> bool:
+        """Return whether it learns the answers of conversations, several of which may fill a context."""
+        return self.facts.rows == "conversations"
+
+    @property
+    def predicts_tokens(self) -> bool:
+        """Return whether its loss is the mean cross-entropy of tokens."""
+        return self.pretrains or self.packs
+
+    @property
+    def compares_pairs(self) -> bool:
+        """Return whether it learns from a chosen and a rejected answer."""
+        return self.facts.rows == "pairs"
+
+    @property
+    def learns_preferences(self) -> bool:
+        """Return whether it learns from pairs or rated answers."""
+        return self.facts.rows in ("pairs", "ratings")
+
+    @property
+    def samples(self) -> bool:
+        """Return whether it samples completions while it trains, and learns from their rewards."""
+        return self.facts.rows == "prompts"
+
 
 Rows = Literal["text", "conversations", "pairs", "ratings", "prompts"]
 
@@ -29,9 +64,11 @@ class ObjectiveFacts:
 
     `name` fits a column and is, regardless of case, the value of filters; `label` says more. `rows` are what it learns
     from: pairs are a chosen and a rejected answer. `metrics` are those that its runs are compared by, the usual one
-    first. `needs_answers`: it only shifts between answers that a base already gives, so that the base must chat.
-    `has_reference`: its loss measures against the frozen base. `made` labels its checkpoints, `verb` begins the
-    generated names of its runs, `tag` is what the model card's readers on the hub call it, if otherwise.
+    first. `settings` are the fields of PreferenceConfig that its loss reads. `needs_answers`: it only shifts between
+    answers that a base already gives, so that the base must chat. `has_reference`: its loss measures against the frozen
+    base. `writes`: its checkpoints generate text, and do not only score it. `min_micro_batch`: it compares so many rows
+    of a micro-batch. `made` labels its checkpoints, `verb` begins the generated names of its runs, `tag` is what the
+    model card's readers on the hub call it, if otherwise.
     """
 
     name: str
@@ -39,8 +76,11 @@ class ObjectiveFacts:
     rows: Rows
     datasets: tuple[str, ...]
     metrics: tuple[str, ...]
+    settings: tuple[str, ...] = ()
     needs_answers: bool = False
     has_reference: bool = False
+    writes: bool = True
+    min_micro_batch: int = 1
     made: str = ""
     verb: str = ""
     tag: str = ""
@@ -73,6 +113,7 @@ OBJECTIVE_FACTS: dict[Objective, ObjectiveFacts] = {
         rows="pairs",
         datasets=("preference",),
         metrics=_PREFERENCE,
+        settings=("beta", "loss", "label_smoothing", "sft_weight"),
         needs_answers=True,
         has_reference=True,
     ),
@@ -82,8 +123,10 @@ OBJECTIVE_FACTS: dict[Objective, ObjectiveFacts] = {
         rows="ratings",
         datasets=("kto", "preference"),
         metrics=("val_loss", "val_rewards/margins", "train_loss"),
+        settings=("beta", "desirable_weight", "undesirable_weight"),
         needs_answers=True,
         has_reference=True,
+        min_micro_batch=2,
     ),
     # it teaches answers, too (Hong et al. 2024, arXiv 2403.07691)
     Objective.ORPO: ObjectiveFacts(
@@ -92,6 +135,7 @@ OBJECTIVE_FACTS: dict[Objective, ObjectiveFacts] = {
         rows="pairs",
         datasets=("preference",),
         metrics=_PREFERENCE,
+        settings=("beta",),
     ),
     Objective.SIMPO: ObjectiveFacts(
         name="SimPO",
@@ -99,6 +143,7 @@ OBJECTIVE_FACTS: dict[Objective, ObjectiveFacts] = {
         rows="pairs",
         datasets=("preference",),
         metrics=_PREFERENCE,
+        settings=("beta", "gamma", "sft_weight"),
         needs_answers=True,
         tag="cpo",
     ),
@@ -108,6 +153,7 @@ OBJECTIVE_FACTS: dict[Objective, ObjectiveFacts] = {
         rows="pairs",
         datasets=("preference",),
         metrics=("val_loss", "val_accuracy", "val_margin", "train_loss"),
+        writes=False,
         made="reward model",
         verb="Reward model of",
         tag="reward-trainer",
@@ -121,10 +167,6 @@ OBJECTIVE_FACTS: dict[Objective, ObjectiveFacts] = {
         needs_answers=True,
     ),
 }
-PAIRWISE = frozenset(objective for objective, facts in OBJECTIVE_FACTS.items() if facts.rows == "pairs")
-"""Objectives that learn from a chosen and a rejected answer."""
-PREFERENCES = frozenset(objective for objective, facts in OBJECTIVE_FACTS.items() if facts.rows in ("pairs", "ratings"))
-"""Objectives that learn from pairs or rated answers."""
 
 
 def label_of(objective: str) -> str:
@@ -138,3 +180,13 @@ def made_by(objective: str | None) -> str:
         return "from a run"
     facts = OBJECTIVE_FACTS[Objective(objective)]
     return facts.made or f"{facts.name}-trained"
+
+
+def writes_text(objective: str | None) -> bool:
+    """Return whether a checkpoint generates text, by the objective of the run that made it, if any."""
+    return objective not in OBJECTIVE_FACTS or Objective(objective).facts.writes
+
+
+def chats(objective: str | None) -> bool:
+    """Return whether a checkpoint has learned to chat, by the objective of the run that made it, if any."""
+    return objective not in OBJECTIVE_FACTS or not Objective(objective).pretrains

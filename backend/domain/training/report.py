@@ -14,7 +14,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from backend.domain.markdown_text import fenced, plain_markdown
-from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
+from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective, writes_text
 from backend.domain.training.report_curves import MetricTrace, curves_svg
 
 Escape = Callable[[str], str]
@@ -79,10 +79,10 @@ def report_front_matter(report: RunReport) -> dict[str, object]:
         }
         for score in report.scores
     ]
-    facts = OBJECTIVE_FACTS[Objective(report.objective)] if report.objective in OBJECTIVE_FACTS else None
+    facts = Objective(report.objective).facts if report.objective in OBJECTIVE_FACTS else None
     return {
         "library_name": "transformers",
-        "pipeline_tag": "text-classification" if report.objective == "reward" else "text-generation",
+        "pipeline_tag": "text-generation" if writes_text(report.objective) else "text-classification",
         "license": report.licence.lower() if named else "unknown",
         "tags": [
             "roundhouse",

@@ -273,9 +273,8 @@ def main_metrics(fields: Mapping[str, RunField], objectives: Iterable[str]) -> l
     chosen = []
     for objective in OBJECTIVE_NAMES:
         if objective in objectives:
-            names = (
-                ("val_reward/mean", "reward/mean") if objective == Objective.GRPO else (BEST, "val_loss", "train_loss")
-            )
+            facts = OBJECTIVE_FACTS[Objective(objective)]
+            names = facts.metrics if facts.metrics[0] != "val_loss" else (BEST, *facts.metrics)
             chosen += [f"{objective}.{name}" for name in names if f"{objective}.{name}" in fields][:1]
     return chosen
 

@@ -19,7 +19,7 @@ from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import not_found
 from backend.domain.serving.prepared import prepared_folder
 from backend.domain.serving.upstream import UPSTREAM
-from backend.domain.training.objectives import Objective
+from backend.domain.training.objectives import writes_text
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.dependents import refuse_while_used, users_of_checkpoint
@@ -72,7 +72,7 @@ class CheckpointView:
     @property
     def writes(self) -> bool:
         """Return whether it generates text; a reward model only scores it."""
-        return self.objective != Objective.REWARD
+        return writes_text(self.objective)
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def resolve_checkpoint(ctx: Context, name_or_id: str) -> CheckpointView:
 def is_reward_model(session: Session, checkpoint_id: str) -> bool:
     """Return whether a checkpoint is of a run with objective reward."""
     query = select(Run.objective).join(Checkpoint, Run.id == Checkpoint.run_id).where(Checkpoint.id == checkpoint_id)
-    return session.scalar(query) == Objective.REWARD
+    return not writes_text(session.scalar(query))
 
 
 def require_writer(session: Session, checkpoint_id: str, *, field: str = "checkpoint") -> None:

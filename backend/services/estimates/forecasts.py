@@ -24,7 +24,6 @@ from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import values_affecting
 from backend.domain.training.launch_warnings import LaunchFacts, LaunchWarning, warnings_of
-from backend.domain.training.objectives import Objective
 from backend.domain.training.traits import Effect
 from backend.errors import RoundhouseError
 from backend.services.context import Context
@@ -222,13 +221,13 @@ def _share_without_targets(config: RunConfig, parts: RunParts) -> float | None:
 def _epochs(config: RunConfig, parts: RunParts, *, unique: int | None) -> tuple[float | None, bool]:
     """Return (epochs of the train split, whether they are a lower bound)."""
     report = _report(parts)
-    if config.objective is Objective.PRETRAIN:
+    if config.objective.pretrains:
         known = report.train.tokens if report and report.train.tokens else unique
         return (config.tokens_per_step * config.max_steps / known, False) if known else (None, False)
     sequences = config.tokens_per_step // config.context * config.max_steps
-    if config.objective is Objective.GRPO:
+    if config.objective.samples:
         sequences //= config.grpo.group_size
-    packs = _packs(parts) and config.objective is Objective.SFT and config.packing
+    packs = _packs(parts) and config.objective.packs and config.packing
     if packs and report and report.packing.packed_sequences:
         return sequences / report.packing.packed_sequences, False
     return (sequences / parts.version.train_rows, packs) if parts.version.train_rows else (None, False)
@@ -255,12 +254,7 @@ def _expected_loss(
     planner's default.
     """
     shape = parts.shape
-    if (
-        config.objective is not Objective.PRETRAIN
-        or parts.tokenizer is None
-        or shape is None
-        or shape.num_experts is not None
-    ):
+    if not config.objective.pretrains or parts.tokenizer is None or shape is None or shape.num_experts is not None:
         return None
     worth = effective_tokens(tokens, unique) if unique else float(tokens)
     inputs = PlanInputs(parts.version, parts.tokenizer, shape.vocab_size, unique)

@@ -34,7 +34,6 @@ from backend.domain.jobs.results import (
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import measured_values
 from backend.domain.training.execution import compiles
-from backend.domain.training.objectives import Objective
 from backend.errors import InvalidInput
 from backend.services.checkpoints.networks import network_of_payload
 from backend.services.context import Context, Person, require_builder
@@ -283,7 +282,7 @@ def _peak_of(row: Measurement, rows: Sequence[Measurement]) -> MeasuredPeak | No
         return None
     facts = row.facts
     length, trained = (facts.longest, facts.trained) if facts.longest else _lengths(setting, rows)
-    if length is None and setting.objective is not Objective.PRETRAIN:
+    if length is None and not setting.objective.pretrains:
         return None
     return MeasuredPeak(setting, row.measured_bytes, length, trained)
 
@@ -312,7 +311,7 @@ def _predict_time(
             timed.tokens_per_s,
             f"measured by a {timed.origin} with this setting",
         )
-    if subject.setting is None or config.objective is not Objective.PRETRAIN:
+    if subject.setting is None or not config.objective.pretrains:
         return None
     try:
         speeds = choose_speeds(ctx, device.name)

@@ -22,7 +22,7 @@ from backend.domain.scaling.laws import PUBLISHED, ScalingLaw, get_law
 from backend.domain.scaling.plan import DEFAULT_VOCABULARY, PlanConfig, ScalingPlan
 from backend.domain.scaling.planner import make_plan
 from backend.domain.scaling.points import ScalingPoint
-from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
+from backend.domain.training.objectives import Objective
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
@@ -80,7 +80,7 @@ def read_plan_inputs(
 ) -> PlanInputs:
     """Resolve the names of a plan or study. Raises NotFound, or InvalidInput for a dataset that is not text."""
     version = resolve_version(ctx, dataset, ready=False) if dataset else None
-    if version is not None and version.kind not in OBJECTIVE_FACTS[Objective.PRETRAIN].datasets:
+    if version is not None and version.kind not in Objective.PRETRAIN.facts.datasets:
         raise InvalidInput(
             f"“{version.dataset}” is of kind {version.kind}, and pretraining reads text.",
             remedy="Choose a dataset of text.",

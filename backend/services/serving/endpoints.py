@@ -18,7 +18,7 @@ from backend.domain.jobs.gauges import ReplicaReport
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.serving.deployment import DeploymentConfig, DeploymentTraffic, ScalingEvent
 from backend.domain.serving.request_log import LOAD_TEST
-from backend.domain.training.objectives import Objective
+from backend.domain.training.objectives import chats, writes_text
 from backend.errors import NotFound
 from backend.services.context import Context
 from backend.services.serving.adapters.served import ServedAdapter, adapters_of
@@ -233,7 +233,7 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
         requests_last_hour=int(requests),
         tokens_last_hour=int(tokens),
         chats=_chats(session, checkpoint),
-        writes=_objective(session, checkpoint) != Objective.REWARD,
+        writes=writes_text(_objective(session, checkpoint)),
         revision=deployment.revision,
         target=deployment.num_replicas,
         config=deployment.config,
@@ -291,7 +291,7 @@ def _beside(
 def _chats(session: Session, checkpoint: Checkpoint) -> bool:
     if checkpoint.run_id is None:
         return checkpoint.facts.has_chat_template
-    return _objective(session, checkpoint) != Objective.PRETRAIN
+    return chats(_objective(session, checkpoint))
 
 
 def _objective(session: Session, checkpoint: Checkpoint) -> str | None:

@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.training.adapters import check_adapters
 from backend.domain.training.config import RunConfig, context_problems
-from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
 from backend.domain.training.sharding import check_sharding
 from backend.errors import Conflict, InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView
@@ -44,7 +43,7 @@ def check_dataset(config: RunConfig, version: VersionView) -> None:
     """Raise InvalidInput for a dataset of the wrong kind, without the answers that a reward needs, or without train
     rows.
     """
-    kinds = OBJECTIVE_FACTS[config.objective].datasets
+    kinds = config.objective.facts.datasets
     if version.kind not in kinds:
         raise InvalidInput(
             f"{config.objective} takes a dataset of kind {' or '.join(kinds)}, and “{version.dataset}” is of kind"
@@ -52,7 +51,7 @@ def check_dataset(config: RunConfig, version: VersionView) -> None:
             remedy="Choose another dataset or another objective.",
             field="dataset",
         )
-    if config.objective is Objective.GRPO and config.grpo.needs_answers and version.kind == "prompts":
+    if config.objective.samples and config.grpo.needs_answers and version.kind == "prompts":
         raise InvalidInput(
             f"The prompts of “{version.dataset}” have no answers, and a reward of grpo.rewards compares completions"
             " with them.",

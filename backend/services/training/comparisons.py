@@ -20,7 +20,7 @@ from backend.domain.jobs.states import Status
 from backend.domain.training.comparability import Aspect, LossBasis, Obstacle, Side, find_obstacles
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import distinguishing_values
-from backend.domain.training.objectives import OBJECTIVE_FACTS, PREFERENCES, Objective, label_of
+from backend.domain.training.objectives import label_of
 from backend.domain.training.seed_noise import SeedComparison, SeedGroup, compare_seeds, seeds_needed
 from backend.services.context import Context
 
@@ -178,9 +178,9 @@ def loss_basis(ctx: Context, session: Session, run: Run) -> LossBasis:
     dataset = session.get(Dataset, version.dataset_id) if version else None
     data = Side(version.id, f"{dataset.name}@{version.number}") if version and dataset else Side(None, config.dataset)
     settings: dict[str, object] = {}
-    if config.objective is Objective.GRPO:  # its measure is the rewards' sum, of answers that long
+    if config.objective.samples:  # its measure is the rewards' sum, of answers that long
         settings = config.grpo.model_dump(mode="json", include={"rewards", "max_new_tokens"})
-    elif config.objective in PREFERENCES - {Objective.REWARD}:  # whose validation loss has settings
+    elif config.objective.facts.settings:  # its validation loss has settings
         settings = config.preference.model_dump(mode="json", exclude_defaults=True)
     loss = Side(
         json.dumps(settings, sort_keys=True),
@@ -201,8 +201,8 @@ def measured_rows(run: Run) -> tuple[object, ...]:
     config = run.config
     if config is None:
         return ()
-    windows = config.context if config.objective is Objective.PRETRAIN else None
-    reference = run.base_id if OBJECTIVE_FACTS[config.objective].has_reference else None
+    windows = config.context if config.objective.pretrains else None
+    reference = run.base_id if config.objective.facts.has_reference else None
     return config.eval_batches * config.micro_batch, windows, reference
 
 

@@ -60,7 +60,7 @@ def suggest_defaults(
         basis = replace(
             basis, train_rows=version.train_rows or None, unique_tokens=_unique_tokens(ctx, version, tokenizer)
         )
-        if objective is not Objective.PRETRAIN and (prompts := _prompts(ctx, version)):
+        if not objective.pretrains and (prompts := _prompts(ctx, version)):
             values["sample_prompts"] = prompts
     return {**values, **suggest_values(basis)}
 

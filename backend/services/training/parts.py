@@ -13,7 +13,6 @@ from backend.domain.estimates.architecture_report import describe_architecture
 from backend.domain.estimates.optimizer_state import checkpoint_size
 from backend.domain.jobs.payloads import TrainingPayload
 from backend.domain.training.config import RunConfig
-from backend.domain.training.objectives import Objective
 from backend.errors import Conflict
 from backend.services.architectures import get_architecture
 from backend.services.checkpoints.checkpoints import CheckpointView, require_writer, resolve_checkpoint
@@ -164,7 +163,7 @@ def _parameters(config: RunConfig, parts: RunParts) -> tuple[int, int]:
 
 
 def _architecture(ctx: Context, config: RunConfig) -> tuple[ArchitectureConfig | None, str | None]:
-    if config.objective is not Objective.PRETRAIN or config.base or config.architecture is None:
+    if not config.objective.pretrains or config.base or config.architecture is None:
         return None, None
     if isinstance(config.architecture, ArchitectureConfig):
         return config.architecture, None
@@ -175,7 +174,7 @@ def _architecture(ctx: Context, config: RunConfig) -> tuple[ArchitectureConfig |
 def _base(ctx: Context, config: RunConfig) -> CheckpointView | None:
     """Return the base that a config names. Raises InvalidInput for a reward model, unless the objective is reward."""
     base = resolve_checkpoint(ctx, config.base) if config.base else None
-    if base is not None and config.objective is not Objective.REWARD:
+    if base is not None and config.objective.facts.writes:
         with ctx.db.read() as session:
             require_writer(session, base.id, field="base")
     return base

@@ -10,7 +10,7 @@ from typing import Any
 from backend.domain.data.rows.conversations import as_conversation
 from backend.domain.json_values import Row
 from backend.domain.training.config_sections import RewardRule
-from backend.domain.training.objectives import PREFERENCES, Objective
+from backend.domain.training.objectives import Objective
 from backend.domain.training.rewards import Rewards, read_question
 from backend.errors import RoundhouseError
 from backend.infra.files.parquet import read_row_page
@@ -118,13 +118,13 @@ def _first_rows(ctx: Context, dataset: str, number: int) -> list[Row]:
 
 
 def _parts(row: Mapping[str, Any], objective: Objective) -> Iterator[RowPart]:
-    if objective is Objective.PRETRAIN:
+    if objective.pretrains:
         yield RowPart("Text", str(row.get("text", "")), True)
-    elif objective is Objective.GRPO:
+    elif objective.samples:
         prompt, answers = read_question(row)
         yield RowPart("Prompt", prompt)
         yield RowPart("Accepted answers" if len(answers) > 1 else "Accepted answer", "\n".join(answers))
-    elif objective in PREFERENCES:
+    elif objective.learns_preferences:
         yield from _messages(row.get("prompt"), objective=None)
         for side in ("chosen", "rejected", "completion"):
             if side in row:
@@ -143,4 +143,4 @@ def _messages(messages: Any, *, objective: Objective | None) -> Iterator[RowPart
         text = content if isinstance(content, str) else "" if content is None else str(content)
         if message.get("tool_calls"):
             text = f"{text}\n{message['tool_calls']}".strip()
-        yield RowPart(role, text, objective is Objective.SFT and message.get("role") == "assistant")
+        yield RowPart(role, text, objective is not None and message.get("role") == "assistant")

@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 
 from backend.domain.training.adapters import check_adapters
 from backend.domain.training.config import RunConfig
-from backend.domain.training.objectives import Objective
 from backend.errors import InvalidInput
 from jobs.modeling import pissa
 from jobs.modeling.checkpoints import check_folder, is_adapter
@@ -30,7 +29,7 @@ def lora_config(config: RunConfig) -> peft.LoraConfig:
         use_rslora=config.lora.variant == "rslora",
         use_dora=config.lora.variant == "dora",
         target_modules="all-linear",
-        task_type="SEQ_CLS" if config.objective is Objective.REWARD else "CAUSAL_LM",
+        task_type="CAUSAL_LM" if config.objective.facts.writes else "SEQ_CLS",
     )
 
 

@@ -14,7 +14,6 @@ from transformers.utils import is_flash_attn_2_available
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.training.config import context_problems
-from backend.domain.training.objectives import Objective
 from backend.errors import InvalidInput
 from jobs.modeling.blocks import find_blocks
 from jobs.modeling.build import build_network
@@ -49,7 +48,7 @@ def load_model(ctx: TrainingContext, *, resume_from: Path | None) -> Any:
 
 def _load_model(ctx: TrainingContext, *, resume_from: Path | None) -> Any:
     config, tokenizer = ctx.config, ctx.tokenizer
-    if config.objective is Objective.PRETRAIN and ctx.base is None and resume_from is None:
+    if config.objective.pretrains and ctx.base is None and resume_from is None:
         return build_network(
             check_architecture(ctx),
             seed=config.seed,
@@ -66,7 +65,7 @@ def _load_model(ctx: TrainingContext, *, resume_from: Path | None) -> Any:
 def _load_full(ctx: TrainingContext, folder: Path) -> PreTrainedModel:
     """Load a network with all its weights: a causal one, or for objective reward one that scores."""
     config = ctx.config
-    if config.objective is Objective.REWARD:
+    if not config.objective.facts.writes:
         return load_scorer(folder, pad_id=padding_id(ctx.tokenizer), seed=config.seed, dropout=config.dropout)
     return load_network(folder, dropout=config.dropout)
 

@@ -14,7 +14,6 @@ import torch
 
 from backend.domain.data.splits import SPLITS
 from backend.domain.training.execution import sequences_at_once
-from backend.domain.training.objectives import Objective
 from backend.domain.wording import format_epochs
 from backend.errors import InvalidInput
 from jobs.batches.base import BatchSizes, MicroBatch, StepBatches
@@ -198,7 +197,7 @@ def _cache_friendly_sizes(ctx: TrainingContext, model: Any) -> BatchSizes:
 
 def build(ctx: TrainingContext, batches: StepBatches, model: Any) -> LanguageObjective:
     """Build the objective; val_bpb is measured on running text alone."""
-    is_text = ctx.config.objective is Objective.PRETRAIN
+    is_text = ctx.config.objective.pretrains
     return LanguageObjective(
         OutputHead(model),
         token_bytes(ctx.tokenizer, vocab_size=int(model.config.vocab_size)) if is_text else None,

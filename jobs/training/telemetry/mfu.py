@@ -24,7 +24,6 @@ from backend.domain.architectures.flops import count_flops
 from backend.domain.architectures.hf_config import read_shape
 from backend.domain.estimates.device_peaks import peak_flops
 from backend.domain.training.config import RunConfig
-from backend.domain.training.objectives import Objective
 from jobs.modeling.devices import device_name, is_gpu
 
 SIDE, SIDE_OF_MANY, MANY_THREADS = 512, 1024, 5
@@ -50,7 +49,7 @@ def find_utilisation(model: Any, config: RunConfig, *, device: torch.device, art
 
     None for other objectives, whose rate counts only trained tokens.
     """
-    if config.objective is not Objective.PRETRAIN:
+    if not config.objective.pretrains:
         return None
     network = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     shape = read_shape(network.config.to_dict())

@@ -11,7 +11,7 @@ from backend.domain.architectures.parameters import count_parameters
 from backend.domain.architectures.published import PUBLISHED
 from backend.domain.jobs.states import ACTIVE
 from backend.domain.json_values import FieldValues
-from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
+from backend.domain.training.objectives import Objective
 from backend.domain.wording import plural, short
 from backend.errors import RoundhouseError
 from backend.services.architectures import ArchitectureView, list_architectures
@@ -62,7 +62,7 @@ def draw_dataset_choice(ctx: Context, objective: Objective, missing: list[str]) 
     """
     datasets: dict[str, tuple[VersionView, ...]] = {}
     options: dict[str, str] = {}
-    for dataset in list_datasets(ctx, kinds=OBJECTIVE_FACTS[objective].datasets):
+    for dataset in list_datasets(ctx, kinds=objective.facts.datasets):
         if usable := tuple(version for version in dataset.versions if version.is_ready or version.is_importing):
             datasets[dataset.name] = usable
             options[dataset.name] = f"{dataset.name} · {dataset.kind}"
@@ -200,7 +200,7 @@ def _choose(part: str, label: str, options: dict[str, str], missing: list[str], 
 
 
 def _why_not_offered(ctx: Context, name: str, objective: Objective) -> str:
-    kinds = " or ".join(OBJECTIVE_FACTS[objective].datasets)
+    kinds = " or ".join(objective.facts.datasets)
     try:
         version = resolve_version(ctx, name, ready=False)
     except RoundhouseError as error:

@@ -13,7 +13,7 @@ from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import write_changes
 from backend.domain.training.diagnosis import Finding, breaking_finding, spoils
-from backend.domain.training.objectives import label_of
+from backend.domain.training.objectives import label_of, writes_text
 from backend.domain.wording import format_count, format_duration, plural
 from backend.services.context import Context, Person
 from backend.services.training.reports import report_body, run_report_text
@@ -222,7 +222,7 @@ def draw_checkpoints(ctx: Context, detail: RunDetail, *, breaking: Finding | Non
             if line.is_final:
                 st.badge("final", color="blue")
             if not spoils(breaking, line.step):
-                draw_next_steps(line.id, endpoints, writes=detail.run.objective != "reward")
+                draw_next_steps(line.id, endpoints, writes=writes_text(detail.run.objective))
 
 
 def draw_next_steps(checkpoint_id: str, endpoints: Mapping[str, str], *, writes: bool = True) -> None:

@@ -147,7 +147,7 @@ def draw_run_form(ctx: Context, *, named: bool = True, copied: RunConfig | None 
     _clamp_warmup(groups)
     draw_run_fields([path for group in ABOVE_TABS for path in groups[group]], values)
     _draw_warmup(values)
-    if objective is Objective.GRPO:
+    if objective.samples:
         values.setdefault("grpo", {})["rewards"] = draw_rewards()
         draw_reward_trial(ctx, values["grpo"]["rewards"], dataset=values["dataset"], base=values.get("base"))
     _draw_advanced({group: paths for group, paths in groups.items() if group not in ABOVE_TABS}, values, copied)
@@ -192,7 +192,7 @@ def _follow_choices(ctx: Context, objective: Objective, method: str, values: Map
     if "name" not in typed:
         st.session_state[PREFIX + "name"] = ""
     if "sample_prompts" not in typed:
-        usual = DEFAULT_PROMPTS if objective is Objective.PRETRAIN else CHAT_PROMPTS
+        usual = DEFAULT_PROMPTS if objective.pretrains else CHAT_PROMPTS
         st.session_state[PREFIX + "prompts"] = "\n".join(suggested.get("sample_prompts", usual))
     st.session_state[_ORIGIN] = "defaults"
     if st.session_state.get("launch_recipe"):  # the form no longer holds its values
@@ -258,7 +258,7 @@ def _draw_advanced(groups: Mapping[FieldGroup, list[str]], values: FieldValues, 
         ):
             with tab:
                 draw_run_fields(paths, values)
-                if group is FieldGroup.EVALUATION and values["objective"] != Objective.REWARD:
+                if group is FieldGroup.EVALUATION and Objective(values["objective"]).facts.writes:
                     prompts = st.text_area(
                         "Sample prompts, one per line",
                         key=PREFIX + "prompts",
@@ -271,7 +271,7 @@ def _draw_advanced(groups: Mapping[FieldGroup, list[str]], values: FieldValues, 
 
 def _draw_start(ctx: Context, objective: Objective, values: FieldValues, missing: list[str]) -> str:
     """Draw what the run starts from; return its method."""
-    if objective is Objective.PRETRAIN:
+    if objective.pretrains:
         st.session_state.setdefault(PREFIX + "start", FROM_SCRATCH)
         if (
             st.segmented_control("Start from", [FROM_SCRATCH, CONTINUE], key=PREFIX + "start", required=True)

@@ -9,7 +9,6 @@ import streamlit as st
 from backend.domain.fields import shown_of
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import field_label, form_groups, kind_of, traits_of, value_at
-from backend.domain.training.objectives import OBJECTIVE_FACTS
 from backend.domain.training.sweep import (
     SweepConfig,
     goal_of_metric,
@@ -142,7 +141,7 @@ def _draw_search(config: RunConfig) -> dict[str, object]:
     shown = shown_of(SweepConfig.model_fields["method"])
     method = choose_one("Search", shown.choices, default="random", key="sweep_method")
     st.caption(METHOD_HELP[method])
-    metrics = OBJECTIVE_FACTS[config.objective].metrics
+    metrics = config.objective.facts.metrics
     left, right = st.columns(2)
     metric = left.selectbox(
         "Metric",

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Replica, Run
 from backend.domain.serving.deployment import AdapterFiles
 from backend.domain.serving.engines import refuse_lacking
-from backend.domain.training.objectives import Objective
+from backend.domain.training.objectives import chats
 from backend.errors import Conflict, InvalidInput, NotFound, Unavailable
 from backend.infra.replicas import change_adapters
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, require_writer
@@ -126,7 +126,7 @@ def list_adapter_endpoints(ctx: Context) -> list[EndpointView]:
             name=model,
             checkpoint_id=adapter.checkpoint_id,
             checkpoint_name=trained.get(adapter.checkpoint_id, ("", None))[0],
-            chats=trained.get(adapter.checkpoint_id, ("", None))[1] != Objective.PRETRAIN,
+            chats=chats(trained.get(adapter.checkpoint_id, ("", None))[1]),
         )
         for model, adapter in adapters.items()
     ]
