@@ -14,12 +14,13 @@ from backend.db.tables import Architecture, Run
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.parameters import count_parameters
 from backend.domain.attributes import view_of
-from backend.domain.names import clean_name, not_found
+from backend.domain.names import clean_name
 from backend.domain.validation import read_values
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.dependents import refuse_while_used, users_of_architecture
+from backend.services.lookups import find_named
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,8 @@ def architecture_yaml(config: ArchitectureConfig) -> str:
 
 
 def _find(session: Session, name_or_id: str) -> Architecture:
-    row = session.get(Architecture, name_or_id) or session.scalar(
-        select(Architecture).where(Architecture.name == name_or_id)
-    )
-    if row is None:
-        known = session.scalars(select(Architecture.name).where(Architecture.archived_at.is_(None)))
-        raise not_found("architecture", name_or_id, known, remedy="Save one on the Architectures page.")
-    return row
+    remedy = "Save one on the Architectures page."
+    return find_named(session, Architecture, name_or_id, what="architecture", remedy=remedy)
 
 
 def _view(session: Session, row: Architecture) -> ArchitectureView:

@@ -29,11 +29,12 @@ from backend.domain.csv_text import safe_cell
 from backend.domain.json_values import JsonObject
 from backend.domain.names import clean_name
 from backend.domain.wording import plural
-from backend.errors import Conflict, InvalidInput, NotFound
+from backend.errors import Conflict, InvalidInput
 from backend.services.battles.board_votes import read_board_votes
 from backend.services.battles.exclusions import list_exclusions
 from backend.services.battles.views import find_campaign
 from backend.services.context import Context, Person, require_builder
+from backend.services.lookups import find_row
 
 
 @dataclass(frozen=True)
@@ -135,12 +136,8 @@ def list_frozen_boards(ctx: Context, campaign_id: str) -> list[FrozenBoardLine]:
 def get_frozen_board(ctx: Context, board_id: str) -> FrozenBoardView:
     """Return a frozen board. Raises NotFound."""
     with ctx.db.read() as session:
-        row = session.get(FrozenBoard, board_id)
-        if row is None:
-            raise NotFound(
-                f"There is no snapshot {board_id}.", remedy="The page of its campaign lists all.", field="board"
-            )
-        return _view(session, row)
+        remedy = "The page of its campaign lists all."
+        return _view(session, find_row(session, FrozenBoard, board_id, what="snapshot", remedy=remedy))
 
 
 def verify_board(ctx: Context, board_id: str) -> Verification:

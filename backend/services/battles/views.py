@@ -26,9 +26,9 @@ from backend.domain.attributes import view_of
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.votes import LABELS
 from backend.domain.jobs.states import ACTIVE, Status
-from backend.errors import NotFound
 from backend.services.context import Context
 from backend.services.jobs.jobs import JobView, view
+from backend.services.lookups import find_named, find_row
 
 UNDONE = "UNDONE"
 SKIPPED = "SKIPPED"
@@ -244,20 +244,13 @@ def get_campaign(ctx: Context, campaign_id: str) -> CampaignView:
 def resolve_campaign(ctx: Context, name: str) -> CampaignView:
     """Return a campaign by its id or its name. Raises NotFound."""
     with ctx.db.read() as session:
-        row = session.get(Campaign, name) or session.scalar(select(Campaign).where(Campaign.name == name))
-        if row is None:
-            raise NotFound(
-                f"There is no campaign “{name}”.", remedy="The Battles page lists all campaigns.", field="campaign"
-            )
+        row = find_named(session, Campaign, name, what="campaign", remedy="The Battles page lists all campaigns.")
         return campaign_view(session, row)
 
 
 def find_campaign(session: Session, campaign_id: str) -> Campaign:
     """Return the row of a campaign. Raises NotFound."""
-    campaign = session.get(Campaign, campaign_id)
-    if campaign is None:
-        raise NotFound("There is no such campaign.", remedy="The Battles page lists all campaigns.", field="campaign")
-    return campaign
+    return find_row(session, Campaign, campaign_id, what="campaign", remedy="The Battles page lists all campaigns.")
 
 
 def list_rematches(ctx: Context, campaign_id: str) -> list[CampaignView]:

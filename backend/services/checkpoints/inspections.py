@@ -26,6 +26,7 @@ from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, job_state, request_stop, wake
+from backend.services.lookups import find_row
 
 NUMBERS, WORDS = "numbers.npz", "words.json"
 
@@ -197,9 +198,8 @@ def _add_inspection(
 def get_inspection(ctx: Context, inspection_id: str) -> InspectionView:
     """Return an inspection. Raises NotFound."""
     with ctx.db.read() as session:
-        row = session.get(Analysis, inspection_id)
-        if row is None or row.kind != JobKind.INSPECT:
-            raise NotFound("There is no such inspection.", remedy="It may have been deleted; analyze the text again.")
+        remedy = "It may have been deleted; analyze the text again."
+        row = find_row(session, Analysis, inspection_id, what="inspection", remedy=remedy, kind=JobKind.INSPECT)
         return _views(session, [row])[0]
 
 

@@ -38,6 +38,7 @@ from backend.services.data.versions import derive_version
 from backend.services.data.views import VersionView
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, job_state, request_stop, wake
+from backend.services.lookups import find_row
 from backend.services.tokenizers.sources import TokenizerSource, list_sources, resolve_source
 
 KIND = JobKind.DATA_REPORT.value
@@ -255,10 +256,8 @@ def _add(
 def get_data_report(ctx: Context, report_id: str) -> DataReportView:
     """Return one report. Raises NotFound."""
     with ctx.db.read() as session:
-        row = session.get(Analysis, report_id)
-        if row is None or row.kind != KIND:
-            raise NotFound("There is no such report.", remedy="It may have been deleted; run it again.")
-        return _view(session, row)
+        remedy = "It may have been deleted; run it again."
+        return _view(session, find_row(session, Analysis, report_id, what="report", remedy=remedy, kind=KIND))
 
 
 def list_data_reports(ctx: Context, version_id: str, *, limit: int = 30) -> list[DataReportView]:

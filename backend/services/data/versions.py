@@ -17,7 +17,7 @@ from backend.domain.jobs.payloads import Derivation, ImportPayload, require_fold
 from backend.domain.jobs.results import VersionFacts
 from backend.domain.jobs.states import ACTIVE
 from backend.domain.names import clean_name
-from backend.errors import Conflict, InvalidInput, NotFound
+from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import remove_reports, resolve_version
 from backend.services.data.imports import version_of_job
@@ -25,6 +25,7 @@ from backend.services.data.tokens import remove_tokens_of
 from backend.services.data.views import VersionView, version_job, version_view
 from backend.services.dependents import Use, refuse_while_used, users_of_dataset, users_of_versions
 from backend.services.jobs.jobs import add_job, wake
+from backend.services.lookups import find_row
 
 
 @retry_races
@@ -148,9 +149,8 @@ def delete_version(ctx: Context, version_id: str, *, person: Person, with_report
     """
     require_builder(person)
     with ctx.db.write() as session:
-        version = session.get(DatasetVersion, version_id)
-        if version is None:
-            raise NotFound("There is no such version.", remedy="It may have been deleted already.")
+        remedy = "It may have been deleted already."
+        version = find_row(session, DatasetVersion, version_id, what="version", remedy=remedy)
         label = f"{session.get_one(Dataset, version.dataset_id).name}@{version.number}"
         job = version_job(session, version)
         if job is not None and version.folder is None and job.status in ACTIVE:

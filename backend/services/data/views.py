@@ -18,10 +18,10 @@ from backend.domain.jobs.progress import Progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import VersionFacts
 from backend.domain.jobs.states import ACTIVE, Status
-from backend.domain.names import not_found
 from backend.domain.wording import plural
 from backend.errors import NotFound
 from backend.services.jobs.jobs import job_state
+from backend.services.lookups import find_named
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,8 @@ class DatasetView:
 
 def find_dataset(session: Session, name_or_id: str) -> Dataset:
     """Return the row of a dataset by name or id. Raises NotFound with similar names."""
-    dataset = session.get(Dataset, name_or_id) or session.scalar(select(Dataset).where(Dataset.name == name_or_id))
-    if dataset is None:
-        known = session.scalars(select(Dataset.name).where(Dataset.archived_at.is_(None)).order_by(Dataset.name))
-        raise not_found(
-            "dataset", name_or_id, known, remedy="See `roundhouse data list`, or import one on the Datasets page."
-        )
-    return dataset
+    remedy = "See `roundhouse data list`, or import one on the Datasets page."
+    return find_named(session, Dataset, name_or_id, what="dataset", remedy=remedy)
 
 
 def pick_version(view: DatasetView, number: str) -> VersionView:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from backend.db.tables import Evaluation, Job
+from backend.db.tables import Job
 from backend.domain.jobs.payloads import CheckRequest, EvaluatePayload
 from backend.domain.jobs.results import EngineCheck
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotFound, require_library
 from backend.services.context import Context, Person, require_builder
-from backend.services.evaluation.evaluations import get_evaluation
+from backend.services.evaluation.evaluations import find_evaluation, get_evaluation
 from backend.services.jobs.jobs import JobView, add_job, view, wake
 
 Against = Literal["lm_eval", "plain"]
@@ -60,9 +60,4 @@ def launch_check(
 def read_check(ctx: Context, evaluation_id: str) -> EngineCheck | None:
     """Return the newest check of an evaluation, None without one. Raises NotFound."""
     with ctx.db.read() as session:
-        row = session.get(Evaluation, evaluation_id)
-        if row is None:
-            raise NotFound(
-                "There is no such evaluation.", remedy="It may belong to another installation; see the list."
-            )
-        return row.record.check
+        return find_evaluation(session, evaluation_id).record.check

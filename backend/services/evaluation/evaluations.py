@@ -42,6 +42,7 @@ from backend.services.evaluation.power import plan_comparison
 from backend.services.evaluation.scoring_choice import Split, choose_kind, choose_split
 from backend.services.evaluation.task_fit import check_task, examples_folder, resolve_benchmark
 from backend.services.jobs.jobs import add_job, job_state, wake
+from backend.services.lookups import find_row
 
 
 @dataclass(frozen=True)
@@ -386,12 +387,13 @@ def of_what_is_served(
 def get_evaluation(ctx: Context, evaluation_id: str) -> EvaluationView:
     """Return an evaluation. Raises NotFound."""
     with ctx.db.read() as session:
-        row = session.get(Evaluation, evaluation_id)
-        if row is None:
-            raise NotFound(
-                "There is no such evaluation.", remedy="It may belong to another installation; see the list."
-            )
-        return _views(session, [row])[0]
+        return _views(session, [find_evaluation(session, evaluation_id)])[0]
+
+
+def find_evaluation(session: Session, evaluation_id: str) -> Evaluation:
+    """Return the row of an evaluation. Raises NotFound."""
+    remedy = "It may belong to another installation; see the list."
+    return find_row(session, Evaluation, evaluation_id, what="evaluation", remedy=remedy)
 
 
 def get_evaluations(ctx: Context, evaluation_ids: Sequence[str]) -> list[EvaluationView]:

@@ -28,7 +28,7 @@ from backend.domain.evaluation.gates import (
 )
 from backend.domain.evaluation.tasks.metric_names import is_averaged
 from backend.domain.jobs.states import Status
-from backend.domain.names import clean_name, not_found
+from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
@@ -46,6 +46,7 @@ from backend.services.evaluation.evaluations import EvaluationView, list_evaluat
 from backend.services.evaluation.pairing import comparison_at, count_unclear
 from backend.services.evaluation.power import plan_comparison
 from backend.services.evaluation.safety.runs import count_missing, unjudged
+from backend.services.lookups import find_named
 from backend.services.serving.owners import is_in_charge
 
 ENDPOINT_PREFIX = "endpoint:"
@@ -519,12 +520,7 @@ def _possible_looks(evaluations: Sequence[EvaluationView], *, until: str) -> lis
 
 
 def _find(session: Session, name_or_id: str) -> Gate:
-    gate = session.get(Gate, name_or_id) or session.scalar(select(Gate).where(Gate.name == name_or_id))
-    if gate is None:
-        raise not_found(
-            "gate", name_or_id, session.scalars(select(Gate.name)), remedy="List them with `roundhouse gate list`."
-        )
-    return gate
+    return find_named(session, Gate, name_or_id, what="gate", remedy="List them with `roundhouse gate list`.")
 
 
 def _endpoints(session: Session, gate_id: str) -> list[str]:

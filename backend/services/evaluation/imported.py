@@ -14,8 +14,9 @@ from backend.db.tables import ImportedEvaluation
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.exchange import StatedScore, read_results
 from backend.domain.json_values import JsonObject
-from backend.errors import InvalidInput, NotFound
+from backend.errors import InvalidInput
 from backend.services.context import Context, Person, require_builder
+from backend.services.lookups import find_row
 
 MAX_BYTES = 64 * 2**20
 
@@ -96,9 +97,8 @@ def remove_imported(ctx: Context, imported_id: str, *, person: Person) -> int:
     """Remove every score that came from the same file; return how many. Raises NotFound."""
     require_builder(person)
     with ctx.db.write() as session:
-        row = session.get(ImportedEvaluation, imported_id)
-        if row is None:
-            raise NotFound("There is no such imported evaluation.", remedy="It may have been removed; see the list.")
+        remedy = "It may have been removed; see the list."
+        row = find_row(session, ImportedEvaluation, imported_id, what="imported evaluation", remedy=remedy)
         ids = list(
             session.scalars(select(ImportedEvaluation.id).where(ImportedEvaluation.content_hash == row.content_hash))
         )

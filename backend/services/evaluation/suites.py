@@ -33,6 +33,7 @@ from backend.services.evaluation.evaluations import (
 )
 from backend.services.evaluation.task_fit import resolve_benchmark
 from backend.services.evaluation.tasks import find_single_task
+from backend.services.lookups import find_row
 
 
 @dataclass(frozen=True)
@@ -259,9 +260,8 @@ def _store_members(ctx: Context, result_id: str, members: list[MemberOutcome]) -
 def get_result(ctx: Context, result_id: str) -> SuiteResultView:
     """Return a suite result. Raises NotFound."""
     with ctx.db.read() as session:
-        row = session.get(SuiteResult, result_id)
-        if row is None:
-            raise not_found("suite result", result_id, [], remedy="See the suite's page for its results.")
+        remedy = "See the suite's page for its results."
+        row = find_row(session, SuiteResult, result_id, what="suite result", remedy=remedy)
     return _results(ctx, [row])[0]
 
 

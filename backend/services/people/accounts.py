@@ -13,6 +13,7 @@ from backend.db.tables import User
 from backend.domain.jobs.gpu_hours import PersonLimits
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import Context, Person, require_admin
+from backend.services.lookups import find_row
 from backend.services.people.passwords import hash_password, matches
 
 ROLES = ("admin", "lead", "engineer", "rater")
@@ -147,10 +148,7 @@ def _check_role(role: str) -> None:
 
 
 def _find(session: Session, user_id: str) -> User:
-    user = session.get(User, user_id)
-    if user is None:
-        raise NotFound("There is no such account.")
-    return user
+    return find_row(session, User, user_id, what="account")
 
 
 def _keep_an_admin(session: Session, user: User) -> None:

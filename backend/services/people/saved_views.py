@@ -8,9 +8,10 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import SavedView
-from backend.domain.names import clean_name, not_found
+from backend.domain.names import clean_name
 from backend.errors import InvalidInput
 from backend.services.context import Context, Person
+from backend.services.lookups import find_row
 
 MAX_VIEWS, MAX_QUERY = 100, 4_000
 
@@ -58,10 +59,8 @@ def delete_view(ctx: Context, view_id: str, *, person: Person) -> None:
 
 
 def _own(session: Session, view_id: str, person: Person) -> SavedView:
-    row = session.get(SavedView, view_id)
-    if row is None or row.user_id != person.id:
-        raise not_found("saved view", view_id, (), remedy="It may have been deleted.")
-    return row
+    remedy = "It may have been deleted."
+    return find_row(session, SavedView, view_id, what="saved view", remedy=remedy, user_id=person.id)
 
 
 def _mine(page: str, person: Person) -> Select[SavedView]:

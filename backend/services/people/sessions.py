@@ -8,8 +8,9 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 from sqlalchemy import select
 
 from backend.db.tables import User
-from backend.errors import NotAllowed, NotFound
+from backend.errors import NotAllowed
 from backend.services.context import Context, Person, require_admin
+from backend.services.lookups import find_row
 from backend.services.people.attempts import Attempts
 from backend.services.people.passwords import matches
 
@@ -67,10 +68,7 @@ def end_sessions(ctx: Context, user_id: str, *, person: Person) -> None:
     if person.id != user_id:
         require_admin(person)
     with ctx.db.write() as session:
-        user = session.get(User, user_id)
-        if user is None:
-            raise NotFound("There is no such account.")
-        user.session_epoch += 1
+        find_row(session, User, user_id, what="account").session_epoch += 1
 
 
 def _signer(ctx: Context, salt: str) -> URLSafeTimedSerializer:

@@ -16,7 +16,7 @@ from backend.db.races import retry_races
 from backend.db.tables import Run, RunGroup, Tokenizer
 from backend.domain.attributes import view_of
 from backend.domain.jobs.states import ACTIVE, Status
-from backend.domain.names import clean_name, not_found
+from backend.domain.names import clean_name
 from backend.domain.scaling.fit import LawFit
 from backend.domain.scaling.isoflop import IsoflopFit, fit_isoflop
 from backend.domain.scaling.points import ScalingPoint
@@ -28,6 +28,7 @@ from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import version_labels
+from backend.services.lookups import find_named
 from backend.services.scaling.planner import choose_law, choose_speeds, fit_own_law, read_plan_inputs
 from backend.services.scaling.pools import RunPool, list_pools, points_of_group, worth
 from backend.services.tokenizers.tokenizers import get_tokenizer
@@ -257,11 +258,7 @@ def study_yaml(config: StudyConfig) -> str:
 
 
 def _find(session: Session, name_or_id: str) -> RunGroup:
-    group = session.get(RunGroup, name_or_id) or session.scalar(select(RunGroup).where(RunGroup.name == name_or_id))
-    if group is None or group.kind != KIND:
-        known = session.scalars(select(RunGroup.name).where(RunGroup.kind == KIND, RunGroup.archived_at.is_(None)))
-        raise not_found("study", name_or_id, known, remedy="Launch one on the Planner page.")
-    return group
+    return find_named(session, RunGroup, name_or_id, what="study", remedy="Launch one on the Planner page.", kind=KIND)
 
 
 def _members(session: Session, group_ids: Sequence[str]) -> dict[str, list[str]]:

@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Alias, Campaign, Checkpoint, Deployment, Endpoint, Promotion, User
 from backend.domain.attributes import view_of
 from backend.domain.battles.promotion import PromotionEvidence
-from backend.domain.names import not_found
 from backend.domain.serving.deployment import DeploymentConfig
 from backend.services.context import Context
+from backend.services.lookups import find_named
 
 PROMOTE, REJECT, ROLLBACK = "promote", "reject", "rollback"
 
@@ -87,13 +87,8 @@ def get_alias(ctx: Context, name: str) -> AliasView:
 
 def find_alias(session: Session, name: str) -> Alias:
     """Return the row of an alias. Raises NotFound with similar names."""
-    alias = session.scalar(select(Alias).where(Alias.name == name))
-    if alias is None:
-        known = session.scalars(select(Alias.name).order_by(Alias.name))
-        raise not_found(
-            "alias", name, known, remedy="Make one with `roundhouse promote CHECKPOINT --alias NAME@production`."
-        )
-    return alias
+    remedy = "Make one with `roundhouse promote CHECKPOINT --alias NAME@production`."
+    return find_named(session, Alias, name, what="alias", remedy=remedy)
 
 
 def holders(session: Session, alias: Alias) -> list[str]:

@@ -17,12 +17,13 @@ from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.reports import NamedFolder, TokenizerReportPayload
 from backend.domain.jobs.results import MeasuredDataset, MeasuredTokenizer, TokenizerReportResult
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
-from backend.errors import Conflict, InvalidInput, NotFound
+from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import version_labels
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, wake
+from backend.services.lookups import find_row
 from backend.services.tokenizers.sources import TokenizerSource, resolve_source
 
 KIND = JobKind.TOKENIZER_REPORT.value
@@ -201,12 +202,8 @@ def _names(sources: list[TokenizerSource]) -> list[str]:
 
 
 def _find(session: Session, report_id: str) -> Analysis:
-    row = session.get(Analysis, report_id)
-    if row is None or row.kind != KIND:
-        raise NotFound(
-            f"There is no report “{report_id}”.", remedy="See the Tokenizers page for those there are.", field="report"
-        )
-    return row
+    remedy = "See the Tokenizers page for those there are."
+    return find_row(session, Analysis, report_id, what="report", remedy=remedy, kind=KIND)
 
 
 def _view(session: Session, row: Analysis) -> ReportView:

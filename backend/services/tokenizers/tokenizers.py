@@ -17,7 +17,7 @@ from backend.domain.jobs.progress import Progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import TokenizerFacts, TrainTokenizerResult
 from backend.domain.jobs.states import ACTIVE, Status
-from backend.domain.names import clean_name, not_found
+from backend.domain.names import clean_name
 from backend.domain.tokenizers.config import MAX_VOCABULARY, MIN_VOCABULARY, TokenizerConfig
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
@@ -25,6 +25,7 @@ from backend.services.data.datasets import resolve_version
 from backend.services.dependents import Use, mentions, refuse_while_used, users_of_tokenizer
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, job_state, wake
+from backend.services.lookups import find_named
 from backend.services.naming import rename
 
 
@@ -221,12 +222,7 @@ def _of_key(session: Session, key: str | None) -> Tokenizer | None:
 
 
 def _find(session: Session, name_or_id: str) -> Tokenizer:
-    row = session.get(Tokenizer, name_or_id) or session.scalar(select(Tokenizer).where(Tokenizer.name == name_or_id))
-    if row is None:
-        raise not_found(
-            "tokenizer", name_or_id, session.scalars(select(Tokenizer.name)), remedy="Train one on the Tokenizers page."
-        )
-    return row
+    return find_named(session, Tokenizer, name_or_id, what="tokenizer", remedy="Train one on the Tokenizers page.")
 
 
 def _view(session: Session, row: Tokenizer) -> TokenizerView:

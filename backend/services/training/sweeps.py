@@ -18,7 +18,7 @@ from backend.db.races import retry_races
 from backend.db.tables import Job, MetricName, MetricPoint, Run, RunGroup, User
 from backend.domain.attributes import view_of
 from backend.domain.jobs.states import TERMINAL, Status, StopRequest
-from backend.domain.names import clean_name, not_found
+from backend.domain.names import clean_name
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import flatten
 from backend.domain.training.sweep import SweepConfig, Values, as_field, build_run, parse_sweep, point_at
@@ -29,6 +29,7 @@ from backend.errors import Conflict, InvalidInput, RoundhouseError
 from backend.services.context import LOCAL, Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.jobs.placements import check_placement
+from backend.services.lookups import find_named
 from backend.services.training.open_sweeps import KIND, list_open_sweeps
 from backend.services.training.parts import resolve_parts
 from backend.services.training.runs import launch_run, stop_run
@@ -424,8 +425,4 @@ def _best(config: SweepConfig, runs: Sequence[SweepRun]) -> SweepRun | None:
 
 
 def _find(session: Session, name_or_id: str) -> RunGroup:
-    group = session.get(RunGroup, name_or_id) or session.scalar(select(RunGroup).where(RunGroup.name == name_or_id))
-    if group is None or group.kind != KIND:
-        known = session.scalars(select(RunGroup.name).where(RunGroup.kind == KIND, RunGroup.archived_at.is_(None)))
-        raise not_found("sweep", name_or_id, known, remedy="Launch one on the Launch page.")
-    return group
+    return find_named(session, RunGroup, name_or_id, what="sweep", remedy="Launch one on the Launch page.", kind=KIND)

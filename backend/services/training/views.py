@@ -16,13 +16,13 @@ from backend.domain.attributes import view_of
 from backend.domain.jobs.progress import expected_wait_s, read_progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
-from backend.domain.names import not_found
 from backend.domain.training.config import RunConfig
 from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.jobs.jobs import JobView, view
 from backend.services.jobs.queue_position import JobsAhead, queue_ahead, queue_positions
 from backend.services.jobs.workers import list_workers
+from backend.services.lookups import find_named
 from backend.services.training.live import status_and_line
 
 
@@ -275,15 +275,7 @@ def list_samples(ctx: Context, run_id: str, *, step: int) -> list[SampleView]:
 
 def find_run(session: Session, name_or_id: str) -> Run:
     """Return the row of a run by id, or the newest of a name. Raises NotFound."""
-    run = session.get(Run, name_or_id) or session.scalar(
-        select(Run).where(Run.name == name_or_id).order_by(Run.created_at.desc()).limit(1)
-    )
-    if run is None:
-        known = session.scalars(
-            select(Run.name).where(Run.archived_at.is_(None)).order_by(Run.created_at.desc()).limit(500)
-        )
-        raise not_found("run", name_or_id, known, remedy="See `roundhouse run list`, or launch one.")
-    return run
+    return find_named(session, Run, name_or_id, what="run", remedy="See `roundhouse run list`, or launch one.")
 
 
 def newest_checkpoint_step(session: Session, run_id: str) -> int | None:

@@ -35,6 +35,7 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.data.views import VersionView
 from backend.services.evaluation.scoring_choice import choose_split
 from backend.services.evaluation.tasks import TaskView, save_task
+from backend.services.lookups import find_row
 from backend.services.serving.chat.generation import LOST_AFTER_S, AnswerProgress
 from backend.services.serving.chat.internal_key import playground_key
 from backend.services.serving.chat.live import ANSWERS, LiveAnswer
@@ -272,9 +273,7 @@ def _matrices() -> Any:
 
 
 def _own(session: Session, matrix_id: str, person: Person) -> PromptMatrix:
-    row = session.get(PromptMatrix, matrix_id)
-    if row is None:
-        raise NotFound("There is no such matrix.", remedy="It may have been deleted.")
+    row = find_row(session, PromptMatrix, matrix_id, what="matrix", remedy="It may have been deleted.")
     if person.id != row.created_by and not is_in_charge(session, row.created_by, person=person):
         raise NotAllowed("Another account began this matrix.", remedy="It and admins stop and delete it.")
     return row

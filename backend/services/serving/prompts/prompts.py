@@ -15,6 +15,7 @@ from backend.domain.evaluation.prompts import PromptText
 from backend.domain.names import clean_name, not_found, require_length
 from backend.errors import Conflict, NotAllowed, NotFound
 from backend.services.context import Context, Person, require_builder
+from backend.services.lookups import find_named
 from backend.services.serving.owners import is_in_charge
 
 MAX_NAME, MAX_NOTE = 80, 200
@@ -197,7 +198,4 @@ def _with_body(session: Session, version: VersionLine) -> PromptVersionView:
 
 
 def _find(session: Session, name: str) -> Prompt:
-    prompt = session.scalar(select(Prompt).where(Prompt.name == name))
-    if prompt is None:
-        raise not_found("prompt", name, session.scalars(select(Prompt.name)))
-    return prompt
+    return find_named(session, Prompt, name, what="prompt")
