@@ -10,8 +10,8 @@ import pytest
 from streamlit.components.v2 import manifest_scanner
 from streamlit.runtime.scriptrunner.script_cache import ScriptCache
 
-from backend.bootstrap import get_context
 from backend.services.context import Context
+from tests.support.settings import named_installation
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,10 +35,5 @@ def _scripts_are_compiled_once() -> Iterator[None]:
 @pytest.fixture
 def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     """An installation that pages find by the environment."""
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    get_context.cache_clear()
-    yield get_context()
-    get_context().db.engine.dispose()
-    get_context.cache_clear()
+    with named_installation(monkeypatch, home) as context:
+        yield context

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from backend.bootstrap import get_context
 from backend.services.checkpoints.bases import add_base
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
@@ -21,6 +20,7 @@ from tests.support.data.hub_server import HubServer, commit_id, run_hub
 from tests.support.job_work import do_job
 from tests.support.networks.base_folders import save_base
 from tests.support.opening import EVIL, assert_sound, cells, open_page, words
+from tests.support.settings import named_installation
 
 
 @pytest.fixture
@@ -30,14 +30,8 @@ def site(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     save_base(models / "good")
     save_base(models / "spoiled")
     (models / "spoiled/config.json").write_text(json.dumps({"model_type": EVIL}))
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    monkeypatch.setenv("MODEL_PATH", str(models))
-    get_context.cache_clear()
-    yield get_context()
-    get_context().db.engine.dispose()
-    get_context.cache_clear()
+    with named_installation(monkeypatch, home, MODEL_PATH=str(models)) as context:
+        yield context
 
 
 @pytest.fixture

@@ -49,6 +49,7 @@ from tests.support.battle_world import (
 )
 from tests.support.evaluation_world import CHOICES, add_benchmark
 from tests.support.opening import assert_sound, figures, open_page, words
+from tests.support.scenario import add_row
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>  two  spaces"
@@ -420,8 +421,7 @@ def test_a_rater_leaves_the_only_ballot_for_a_page_of_their_own(site: Context, m
     """With one campaign the way out led back into it, and no page had a way to sign out."""
     make_campaign(site)
     rater = Person("rita", "Rita", "rater")
-    with site.db.write() as session:
-        session.add(User(id=rater.id, name=rater.name, role=rater.role, password_hash="x"))
+    add_row(site, User(id=rater.id, name=rater.name, role=rater.role, password_hash="x"))
     monkeypatch.setattr(visitor, "require_person", lambda: rater)
     app = open_page("evaluate/ballot.py")
     assert [ballot["leave"] for ballot in ballots(app)] == ["/ballot?all=1"]

@@ -20,6 +20,7 @@ from jobs.modeling.tokenizers import byte_tokenizer
 from tests.support.job_work import do_job
 from tests.support.networks.inspection_networks import add_network
 from tests.support.opening import figure, open_page, strips, words
+from tests.support.scenario import add_row
 
 PAGE = "build/inspect.py"
 EVIL = "<b>a</b> **é**\n $x$ :red[b] ![x](http://evil.example/x.png)"
@@ -98,8 +99,7 @@ def test_missing_attention_is_explained_and_a_long_text_shows_its_cut(site: Cont
     torch.manual_seed(0)
     mamba = MambaForCausalLM(MambaConfig(vocab_size=262, hidden_size=16, num_hidden_layers=2, state_size=4))
     save_checkpoint(site.artifacts.path("checkpoints/eel"), model=mamba, tokenizer=byte_tokenizer(), meta={})
-    with site.db.write() as session:
-        session.add(Checkpoint(name="eel", origin="added", folder="checkpoints/eel", family="mamba"))
+    add_row(site, Checkpoint(name="eel", origin="added", folder="checkpoints/eel", family="mamba"))
     inspection = inspected(site, "eel", InspectionConfig(text="word " * 100))
     app = open_page(PAGE, inspection=inspection, tab="Attention")
     notes = [note.value for note in app.info]

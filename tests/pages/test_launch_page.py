@@ -20,6 +20,7 @@ from pages.components.training.config_fields import fields_in, with_labels
 from tests.support.launch_form import keys, open_form, shown
 from tests.support.opening import cells, open_page, open_panel, words
 from tests.support.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, report
+from tests.support.scenario import add_row
 
 SWEEP = """
 name: rates
@@ -278,8 +279,7 @@ def test_a_run_is_sent_to_a_cluster_that_answers(site: Context) -> None:
     add_parts(site)
     assert "launch_placement" not in {box.key for box in open_form().selectbox}
     partitions = [Partition(name="gpu", num_nodes=4, num_gpus=8), Partition(name="old", is_up=False)]
-    with site.db.write() as session:
-        session.add(Provider(name="slurm", partitions=partitions, problem="", checked_at=site.now()))
+    add_row(site, Provider(name="slurm", partitions=partitions, problem="", checked_at=site.now()))
     page = open_form()
     choice = page.selectbox(key="launch_placement")
     assert choice.options == ["Slurm: gpu (4 nodes, 8 GPUs each)"]
@@ -287,10 +287,9 @@ def test_a_run_is_sent_to_a_cluster_that_answers(site: Context) -> None:
     page.button(key="launch_go").click().run()
     (run,) = list_runs(site)
     assert (run.line, get_job(site, run.job_id or "").placement) == ("Waiting for Slurm: gpu", "slurm:gpu")
-    with site.db.write() as session:
-        session.add(
-            Submission(job_id=run.job_id, number=1, attempt=0, external_id="4711", word="PENDING", reason="Resources")
-        )
+    add_row(
+        site, Submission(job_id=run.job_id, number=1, attempt=0, external_id="4711", word="PENDING", reason="Resources")
+    )
     assert "Slurm: gpu, job 4711. Slurm says: Resources." in plain_words(open_page("build/run.py", run=run.id))
     with site.db.write() as session:
         session.get_one(Provider, "slurm").problem = "Slurm does not answer: connect failure"

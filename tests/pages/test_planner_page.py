@@ -12,7 +12,6 @@ import pytest
 from streamlit.testing.v1 import AppTest
 from typer.testing import CliRunner
 
-from backend.bootstrap import get_context
 from backend.cli.main import app as command_line
 from backend.domain.scaling.study import format_budget
 from backend.domain.wording import short
@@ -22,6 +21,7 @@ from pages.components.scaling.charts import Dot, frontier_chart, log_axis, log_t
 from tests.support.opening import cells, figures, open_page, words
 from tests.support.run_world import add_parts
 from tests.support.scaling_world import STUDY, finish_by_law, make_text
+from tests.support.settings import named_installation
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 
@@ -29,14 +29,8 @@ SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 @pytest.fixture
 def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     """An installation that pages and the command line find by the environment."""
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    monkeypatch.setenv("ROUNDHOUSE_DEVICE_HOUR_PRICE", "2.5")
-    get_context.cache_clear()
-    yield get_context()
-    get_context().db.engine.dispose()
-    get_context.cache_clear()
+    with named_installation(monkeypatch, home, ROUNDHOUSE_DEVICE_HOUR_PRICE="2.5") as context:
+        yield context
 
 
 def open_planner(**query: str) -> AppTest:

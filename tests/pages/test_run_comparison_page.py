@@ -14,16 +14,13 @@ from backend.services.context import Context
 from backend.services.training.views import RunView
 from tests.support.opening import open_page
 from tests.support.run_world import add_dataset, add_parts, add_tokenizer, claim, end, launch, report
+from tests.support.settings import name_installation
 
 
 @pytest.fixture
 def ctx(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     """The context that the pages of this test build for themselves from the environment."""
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    monkeypatch.setenv("ROUNDHOUSE_KEEP_FREE_MB", "16")
-    get_context.cache_clear()
+    name_installation(monkeypatch, home, ROUNDHOUSE_KEEP_FREE_MB="16")
     context = get_context()
     add_parts(context)
     add_dataset(context, "poems")

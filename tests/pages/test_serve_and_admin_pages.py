@@ -43,6 +43,7 @@ from pages.components import frame
 from pages.components import visitor as services
 from pages.components.serving import endpoint as endpoint_page
 from tests.support.fake_api import serve_api
+from tests.support.scenario import add_row
 
 
 @pytest.fixture(autouse=True)
@@ -71,11 +72,7 @@ def texts(app: AppTest) -> str:
 
 
 def make_checkpoint(ctx: Context) -> str:
-    with ctx.db.write() as session:
-        row = Checkpoint(name="tiny", origin="added", folder="bases/tiny", family="llama", parameters=10)
-        session.add(row)
-        session.flush()
-        return row.id
+    return add_row(ctx, Checkpoint(name="tiny", origin="added", folder="bases/tiny", family="llama", parameters=10))
 
 
 def make_ready(ctx: Context) -> Claim[Any]:
@@ -145,8 +142,7 @@ def test_an_alias_leads_to_the_endpoint_that_answers_for_it_and_an_unknown_name_
 
 def test_the_canary_stands_beside_the_stable_revision_with_its_figures(ctx: Context) -> None:
     make_ready(ctx)
-    with ctx.db.write() as session:
-        session.add(Checkpoint(id="elm", name="elm", origin="added", folder="bases/elm", family="llama", parameters=10))
+    add_row(ctx, Checkpoint(id="elm", name="elm", origin="added", folder="bases/elm", family="llama", parameters=10))
     start_canary(ctx, "tales", checkpoint_id="elm", rules=CanaryRules(percent=10), person=LOCAL)
     with ctx.db.read() as session:
         canary = session.scalars(select(Deployment.id).where(Deployment.role == "canary")).one()
@@ -163,8 +159,7 @@ def test_the_canary_stands_beside_the_stable_revision_with_its_figures(ctx: Cont
 
 def test_logs_of_replicas_are_on_the_page_by_number_and_never_by_id(ctx: Context) -> None:
     claim = make_ready(ctx)
-    with ctx.db.write() as session:
-        session.add(LogLine(job_id=claim.job_id, attempt=1, time=1.0, text="loading <b>weights</b>"))
+    add_row(ctx, LogLine(job_id=claim.job_id, attempt=1, time=1.0, text="loading <b>weights</b>"))
     app = draw("serve/endpoints.py", name="tales")
     assert not any("loading" in code.value for code in app.code), "a closed tab is not read again and again"
     app = draw("serve/endpoints.py", name="tales", tab="Logs")
@@ -225,8 +220,7 @@ def test_a_stopped_endpoint_has_no_client_code_and_can_be_started_or_deleted(ctx
 
 def test_an_endpoint_is_scaled_split_promoted_and_rolled_back_on_the_page(ctx: Context) -> None:
     make_ready(ctx)
-    with ctx.db.write() as session:
-        session.add(Checkpoint(name="elm", origin="added", folder="bases/elm", family="llama", parameters=10))
+    add_row(ctx, Checkpoint(name="elm", origin="added", folder="bases/elm", family="llama", parameters=10))
     app = draw("serve/endpoints.py", name="tales")
     app.number_input(key="scale_number_tales").set_value(2).run()
     app.button(key="scale_tales").click().run()
@@ -294,12 +288,12 @@ def test_another_persons_stopped_endpoint_can_be_started_and_says_who_may_delete
 
 def test_the_deploy_form_suggests_a_free_name_and_keeps_what_was_typed(ctx: Context) -> None:
     make_ready(ctx)
-    with ctx.db.write() as session:
-        session.add(
-            Checkpoint(
-                name="Village chat · step 1,200", origin="added", folder="bases/chat", family="llama", parameters=10
-            )
-        )
+    add_row(
+        ctx,
+        Checkpoint(
+            name="Village chat · step 1,200", origin="added", folder="bases/chat", family="llama", parameters=10
+        ),
+    )
     chat = next(c.id for c in list_checkpoints(ctx) if c.name.startswith("Village"))
     app = draw("serve/endpoints.py", checkpoint=chat)
     assert app.text_input(key="deploy_name").value == "village-chat"
@@ -365,8 +359,7 @@ def test_the_monitor_begins_with_whether_anything_is_wrong(ctx: Context, monkeyp
 
 def test_a_draft_is_chosen_on_the_form_and_shown_on_the_card(ctx: Context) -> None:
     make_ready(ctx)
-    with ctx.db.write() as session:
-        session.add(Checkpoint(name="large", origin="added", folder="bases/large", family="llama", parameters=10**9))
+    add_row(ctx, Checkpoint(name="large", origin="added", folder="bases/large", family="llama", parameters=10**9))
     large, tiny = (next(c.id for c in list_checkpoints(ctx) if c.name == name) for name in ("large", "tiny"))
     app = draw("serve/endpoints.py", checkpoint=large)
     app.text_input(key="deploy_name").set_value("drafted").run()
@@ -420,10 +413,9 @@ def test_many_machines_are_searched_and_paged_and_those_in_trouble_come_first(ct
 
 
 def test_memory_needed_is_shown_beside_free_memory_before_deploying(ctx: Context) -> None:
-    with ctx.db.write() as session:
-        session.add(
-            Checkpoint(name="seven", origin="added", folder="bases/seven", family="llama", parameters=7_000_000_000)
-        )
+    add_row(
+        ctx, Checkpoint(name="seven", origin="added", folder="bases/seven", family="llama", parameters=7_000_000_000)
+    )
     gauges = {"memory_used_bytes": 2 * 10**9, "memory_total_bytes": 10 * 10**9, "gpus": []}
     beat(ctx, name="lab/serve", host="lab", pid=1, slots={"serve": 1}, devices=[], gauges=gauges)
     app = draw("serve/endpoints.py")

@@ -15,6 +15,7 @@ from backend.services.tokenizers.tokenizers import get_tokenizer, list_tokenizer
 from pages.components.tokenizers.report import measure_bars
 from tests.support.job_work import do_job
 from tests.support.opening import figure, open_page, strips, words
+from tests.support.scenario import add_row
 
 PAGE = "build/tokenizers.py"
 ROWS = [
@@ -46,8 +47,7 @@ def mill(site: Context) -> Context:
     folder = site.artifacts.folder("bases", "letters")
     (folder / "tokenizer.json").write_text(json.dumps(LETTERS))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
-    with site.db.write() as session:
-        session.add(Checkpoint(name="letters", origin="added", folder="bases/letters", facts={"vocab_size": 3}))
+    add_row(site, Checkpoint(name="letters", origin="added", folder="bases/letters", facts={"vocab_size": 3}))
     return site
 
 
@@ -141,8 +141,7 @@ def test_a_report_is_requested_and_read_on_the_page(mill: Context) -> None:
 
 def test_a_tokenizer_in_use_names_its_users_and_stays(mill: Context) -> None:
     tokenizer = get_tokenizer(mill, "bytes")
-    with mill.db.write() as session:
-        session.add(Run(name="long _run_", objective="pretrain", config={}, tokenizer_id=tokenizer.id))
+    add_row(mill, Run(name="long _run_", objective="pretrain", config={}, tokenizer_id=tokenizer.id))
     app = open_page(PAGE, tokenizer=tokenizer.id, tab="Used by")
     assert "long \\_run\\_" in words(app)
     app = open_page(PAGE, tokenizer=tokenizer.id, tab="Rename or delete")

@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 from sqlalchemy import select
 
-from backend.db.tables import Battle, Checkpoint, Contestant, Dataset, DatasetVersion, Job
+from backend.db.tables import Battle, Checkpoint, Contestant, Job
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.campaign_file import ContestantSource
 from backend.domain.jobs.events import CompletionEvent
@@ -25,6 +23,7 @@ from backend.services.battles.views import CampaignView, get_campaign
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.claims import Claim
 from tests.support.jobs import finish_job, take_job
+from tests.support.scenario import add_row, add_version
 
 Judge = Callable[[str, str], str]
 
@@ -32,42 +31,23 @@ Judge = Callable[[str, str], str]
 def add_checkpoint(ctx: Context, name: str, **columns: Any) -> str:
     """Insert a checkpoint with an empty folder; return its id."""
     folder = ctx.artifacts.folder("checkpoints", name)
-    with ctx.db.write() as session:
-        row = Checkpoint(
+    return add_row(
+        ctx,
+        Checkpoint(
             name=name,
             origin="added",
             folder=ctx.artifacts.relative(folder),
             facts={"context": 128},
             parameters=1000,
             **columns,
-        )
-        session.add(row)
-        session.flush()
-        return row.id
+        ),
+    )
 
 
 def add_prompts(ctx: Context, *, num: int, num_train: int = 0, name: str = "prompts", kind: str = "prompts") -> str:
     """Insert a dataset version with `num` held-out prompts in real Parquet; return `name@1`."""
-    folder = ctx.artifacts.folder("datasets", name)
     rows = [{"prompt": f"Tell a story about the number {n}."} for n in range(num + num_train)]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[:num]), folder / "val.parquet")
-    if num_train:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[num:]), folder / "train.parquet")
-    with ctx.db.write() as session:
-        dataset = Dataset(name=name, kind=kind)
-        session.add(dataset)
-        session.flush()
-        session.add(
-            DatasetVersion(
-                dataset_id=dataset.id,
-                number=1,
-                folder=ctx.artifacts.relative(folder),
-                content_hash=name,
-                rows=num,
-                val_rows=num,
-            )
-        )
-    return f"{name}@1"
+    return add_version(ctx, name, kind=kind, train=rows[num:], val=rows[:num])
 
 
 def create_campaign(

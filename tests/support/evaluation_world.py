@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-
-from backend.db.tables import Dataset, DatasetVersion
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.jobs.events import event_of
 from backend.services import job_events as outcomes
@@ -16,6 +12,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation
 from backend.services.jobs.claims import Claim
 from tests.support.jobs import finish_job, take_job
+from tests.support.scenario import add_version
 
 CHOICES = [{"question": f"Question {n}?", "choices": ["yes", "no"], "answer": n % 2} for n in range(40)]
 ANSWERS = [{"question": f"What is {n}?", "answers": [str(n)]} for n in range(6)]
@@ -26,27 +23,8 @@ def add_benchmark(
     ctx: Context, name: str, rows: Sequence[dict[str, Any]], *, kind: str = "benchmark", val: int = 0
 ) -> str:
     """Insert a dataset version, its last `val` rows as the validation split; return `name@1`."""
-    folder = ctx.artifacts.folder("datasets", name)
-    parts = {"train": list(rows[: len(rows) - val]), "val": list(rows[len(rows) - val :])}
-    for split, part in parts.items():
-        if part:
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(part), folder / f"{split}.parquet")
-    with ctx.db.write() as session:
-        dataset = Dataset(name=name, kind=kind)
-        session.add(dataset)
-        session.flush()
-        session.add(
-            DatasetVersion(
-                dataset_id=dataset.id,
-                number=1,
-                folder=ctx.artifacts.relative(folder),
-                content_hash=f"hash of {name}",
-                rows=len(rows),
-                train_rows=len(parts["train"]),
-                val_rows=len(parts["val"]),
-            )
-        )
-    return f"{name}@1"
+    at = len(rows) - val
+    return add_version(ctx, name, kind=kind, train=rows[:at], val=rows[at:])
 
 
 def claim_of(ctx: Context, evaluation: EvaluationView) -> Claim[Any]:

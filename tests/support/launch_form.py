@@ -13,6 +13,7 @@ from backend.services.architectures import save_architecture
 from backend.services.context import LOCAL, Context
 from tests.support.opening import open_page, open_panel
 from tests.support.run_world import SHAPE, add_dataset, add_tokenizer
+from tests.support.scenario import add_row
 
 
 def open_form(**query: str) -> AppTest:
@@ -36,16 +37,16 @@ def shown(page: AppTest) -> dict[str, Any]:
 
 def add_base(ctx: Context, name: str = "oak", *, parameters: int = 1_000_000, context: int = 512) -> None:
     """Insert a base of an unknown family."""
-    with ctx.db.write() as session:
-        session.add(
-            Checkpoint(
-                name=name,
-                origin="added",
-                folder=f"checkpoints/{name}",
-                parameters=parameters,
-                facts={"context": context},
-            )
-        )
+    add_row(
+        ctx,
+        Checkpoint(
+            name=name,
+            origin="added",
+            folder=f"checkpoints/{name}",
+            parameters=parameters,
+            facts={"context": context},
+        ),
+    )
 
 
 def add_starter(ctx: Context) -> None:

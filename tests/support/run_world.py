@@ -21,6 +21,7 @@ from backend.services.jobs.devices import choose_device, training_workers
 from backend.services.training.runs import launch_run
 from backend.services.training.views import RunView
 from tests.support.jobs import add_stored_job, take_job
+from tests.support.scenario import add_row
 
 SHAPE = ArchitectureConfig(
     num_layers=2, width=32, num_heads=2, num_kv_heads=2, context=64, vocab_size=300, feed_forward=64
@@ -46,8 +47,7 @@ def add_dataset(ctx: Context, name: str = "tales", *, kind: str = "text", ready:
 
 def add_tokenizer(ctx: Context, name: str = "pieces", *, vocab_size: int = 300) -> None:
     """Insert a trained tokenizer."""
-    with ctx.db.write() as session:
-        session.add(Tokenizer(name=name, kind="bpe", vocab_size=vocab_size, folder=f"tokenizers/{name}"))
+    add_row(ctx, Tokenizer(name=name, kind="bpe", vocab_size=vocab_size, folder=f"tokenizers/{name}"))
 
 
 def add_parts(ctx: Context) -> None:
@@ -59,17 +59,16 @@ def add_parts(ctx: Context) -> None:
 
 def add_checkpoint(ctx: Context, run: RunView, step: int) -> str:
     """Insert a checkpoint of a run."""
-    with ctx.db.write() as session:
-        row = Checkpoint(
+    return add_row(
+        ctx,
+        Checkpoint(
             name=f"{run.name} · step {step}",
             origin="run",
             run_id=run.id,
             step=step,
             folder=f"runs/{run.id}/checkpoints/step-{step:06d}",
-        )
-        session.add(row)
-        session.flush()
-        return row.id
+        ),
+    )
 
 
 def make_config(**values: Any) -> RunConfig:

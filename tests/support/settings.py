@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from backend.bootstrap import get_context
+from backend.services.context import Context
 from backend.settings import Settings
 
 DATABASE_FILE = "test-database-url"
@@ -25,3 +31,20 @@ def make_settings(home: Path, **values: object) -> Settings:
         "keep_free_mb": 16,
     }
     return Settings(_env_file=None, **{**defaults, **values})  # type: ignore[arg-type]
+
+
+def name_installation(patch: pytest.MonkeyPatch, home: Path, **more: str) -> None:
+    """Let commands and pages find a test's installation, as they do: by the environment."""
+    usual = {"ROUNDHOUSE_HOME": str(home), "DATABASE_URL": database_of(home), "REDIS_URL": "redis://127.0.0.1:1/0"}
+    for name, value in {**usual, **more}.items():
+        patch.setenv(name, value)
+    get_context.cache_clear()
+
+
+@contextmanager
+def named_installation(patch: pytest.MonkeyPatch, home: Path, **more: str) -> Iterator[Context]:
+    """The context that commands and pages then build for themselves, until the block ends."""
+    name_installation(patch, home, **more)
+    yield get_context()
+    get_context().db.engine.dispose()
+    get_context.cache_clear()

@@ -14,18 +14,14 @@ from backend.bootstrap import get_context
 from backend.cli import waiting
 from backend.services.context import Context
 from tests.support.job_work import do_job
+from tests.support.settings import named_installation
 
 
 @pytest.fixture
 def command_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     """An installation that commands find by the environment."""
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    get_context.cache_clear()
-    yield get_context()
-    get_context().db.engine.dispose()
-    get_context.cache_clear()
+    with named_installation(monkeypatch, home) as context:
+        yield context
 
 
 @pytest.fixture

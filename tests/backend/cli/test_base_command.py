@@ -17,6 +17,7 @@ from backend.bootstrap import get_context
 from backend.cli.main import app
 from tests.support.data.hub_server import commit_id, run_hub
 from tests.support.networks.base_folders import save_base
+from tests.support.settings import name_installation
 
 Roundhouse = Callable[..., tuple[int, Any]]
 
@@ -28,12 +29,7 @@ def roundhouse(
     """Run `roundhouse base` on an installation of its own, with a MODEL_PATH. Returns (status, the JSON that it
     printed).
     """
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    monkeypatch.setenv("MODEL_PATH", str(tmp_path / "models"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    get_context.cache_clear()
+    name_installation(monkeypatch, home, MODEL_PATH=str(tmp_path / "models"), OMP_NUM_THREADS="1")
 
     def run(*arguments: str) -> tuple[int, Any]:
         done = CliRunner().invoke(app, ["base", *arguments, "--json"])

@@ -6,19 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from backend.bootstrap import get_context
 from backend.services.context import Context
 from tests.support.command_line import roundhouse
 from tests.support.fake_api import serve_api
+from tests.support.settings import name_installation
 
 
 def test_a_server_is_connected_from_options_and_yaml(
     ctx: Context, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    get_context.cache_clear()
+    name_installation(monkeypatch, home)
     assert ctx.db
     config = tmp_path / "far.yaml"
     with serve_api() as api:

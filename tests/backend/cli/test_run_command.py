@@ -20,6 +20,7 @@ from backend.services.training.views import get_run
 from tests.support.installation import PROJECT
 from tests.support.jobs import list_jobs
 from tests.support.run_world import add_checkpoint, add_parts, claim, end, launch, points, report, row_of
+from tests.support.settings import name_installation
 from tests.support.training_rooms import Rooms
 
 RECIPE = (
@@ -31,11 +32,7 @@ RECIPE = (
 @pytest.fixture
 def ctx(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     """The context that the command line builds for itself from the environment."""
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    monkeypatch.setenv("ROUNDHOUSE_KEEP_FREE_MB", "16")
-    get_context.cache_clear()
+    name_installation(monkeypatch, home, ROUNDHOUSE_KEEP_FREE_MB="16")
     add_parts(get_context())
     yield get_context()
     get_context.cache_clear()

@@ -9,21 +9,18 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from backend.bootstrap import get_context
 from backend.cli.main import app
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.tasks import save_task
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, add_benchmark, evaluated
+from tests.support.settings import name_installation
 
 
 @pytest.fixture
 def world(ctx: Context, home: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
     """An installation that commands find by the environment."""
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    get_context.cache_clear()
+    name_installation(monkeypatch, home)
     add_checkpoint(ctx, "Oak")
     add_benchmark(ctx, "facts", CHOICES)
     return ctx

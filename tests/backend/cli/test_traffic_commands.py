@@ -8,20 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from backend.bootstrap import get_context
 from backend.services.context import LOCAL, Context
 from backend.services.serving.deployments import deploy
 from backend.services.serving.usage import UsageRow, add_usage
 from tests.support.command_line import roundhouse
 from tests.support.serving.serving_world import ServingWorld
+from tests.support.settings import name_installation
 
 
 @pytest.fixture(autouse=True)
 def _commands_know_the_endpoint(ctx: Context, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    get_context.cache_clear()
+    name_installation(monkeypatch, home)
     deploy(ctx, checkpoint_id=ServingWorld(ctx).checkpoint("oak"), name="tales", person=LOCAL)
 
 

@@ -12,17 +12,14 @@ from typer.testing import CliRunner
 from backend.bootstrap import get_context
 from backend.cli import key, user
 from backend.services.people.sessions import person_from_cookie, sign_in
+from tests.support.settings import name_installation
 
 PASSWORD = "a long password"
 
 
 @pytest.fixture(autouse=True)
 def _installation(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    monkeypatch.setenv("ROUNDHOUSE_NEW_PASSWORD", PASSWORD)
-    get_context.cache_clear()
+    name_installation(monkeypatch, home, ROUNDHOUSE_NEW_PASSWORD=PASSWORD)
 
 
 def run(app: Any, *arguments: str) -> tuple[int, Any]:

@@ -22,6 +22,7 @@ from backend.services.jobs.claims import claim_next, requeue
 from backend.services.serving.deployments import deploy
 from backend.services.serving.endpoints import get_endpoint
 from backend.services.tokenizers.tokenizers import train_tokenizer
+from tests.support.scenario import add_row
 
 pytestmark = pytest.mark.usefixtures("jobs_done_here")
 
@@ -48,10 +49,7 @@ def test_a_job_whose_dependency_fails_ends_the_waiting_with_its_cause(command_li
 
 def test_a_replica_that_does_not_start_ends_the_waiting_with_its_cause_and_cure(command_line: Context) -> None:
     ctx = command_line
-    with ctx.db.write() as session:
-        session.add(
-            Checkpoint(id="tiny", name="tiny", origin="added", folder="bases/tiny", family="llama", parameters=1)
-        )
+    add_row(ctx, Checkpoint(id="tiny", name="tiny", origin="added", folder="bases/tiny", family="llama", parameters=1))
     deploy(ctx, checkpoint_id="tiny", name="tales", person=LOCAL)
     claim = claim_next(ctx, "serve", owner="lab/serve#1", host="lab")
     assert claim is not None

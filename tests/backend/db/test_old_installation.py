@@ -38,7 +38,7 @@ from backend.services.training.sweeps import list_sweeps
 from backend.services.training.views import list_runs, run_detail
 from tests.support.jobs import list_jobs
 from tests.support.opening import open_page, words
-from tests.support.settings import make_settings
+from tests.support.settings import make_settings, name_installation
 
 INSTALLATIONS = Path(__file__).parents[2] / "support" / "installations"
 ROWS = INSTALLATIONS / "revision_0023.sql"
@@ -133,10 +133,7 @@ def test_an_endpoint_and_its_conversation_are_there(opened: Context) -> None:
 def test_its_pages_open(
     old_home: Path, monkeypatch: pytest.MonkeyPatch, page: str, query: dict[str, str], text: str
 ) -> None:
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(old_home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{old_home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    get_context.cache_clear()
+    name_installation(monkeypatch, old_home)
     try:
         app = open_page(page, **query)
         tables = "\n".join(str(table.value) for table in [*app.table, *app.dataframe])
@@ -284,9 +281,7 @@ def _without_new_keys(value: Any, older: Any) -> Any:
 def test_lists_and_rows_are_printed_as_the_older_commit_printed_them(
     old_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(old_home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{old_home / 'models.db'}")
-    get_context.cache_clear()
+    name_installation(monkeypatch, old_home)
     try:
         for words_, printed in json.loads(PRINTED.read_text(encoding="utf-8")).items():
             noun, verb, *names = words_.split(" ", 2)

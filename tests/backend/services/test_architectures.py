@@ -17,6 +17,7 @@ from backend.services.architectures import (
     save_architecture,
 )
 from backend.services.context import LOCAL, Context
+from tests.support.scenario import add_row
 
 CONFIG = ArchitectureConfig(
     num_layers=2, width=64, num_heads=4, num_kv_heads=2, context=64, vocab_size=300, feed_forward=128
@@ -39,8 +40,7 @@ def test_a_name_refers_to_one_shape_for_ever(ctx: Context) -> None:
 
 def test_architecture_of_a_run_is_archived_not_deleted(ctx: Context) -> None:
     saved = save_architecture(ctx, name="a", config=CONFIG, person=LOCAL)
-    with ctx.db.write() as session:
-        session.add(Run(name="r", objective="pretrain", config={}, architecture_id=saved.id))
+    add_row(ctx, Run(name="r", objective="pretrain", config={}, architecture_id=saved.id))
     with pytest.raises(Conflict, match="run “r”"):
         delete_architecture(ctx, "a", person=LOCAL)
     archive_architecture(ctx, "a", person=LOCAL)

@@ -40,6 +40,7 @@ from backend.services.jobs.workers import beat, say_goodbye
 from backend.settings import PROJECT
 from tests.support.installation import wait_until
 from tests.support.jobs import add_stored_job
+from tests.support.scenario import add_row
 from tests.support.stores import Store, folder_store, moto_store
 
 
@@ -201,8 +202,7 @@ def test_a_store_that_is_gone_is_on_the_line_without_its_address(
 
 def test_a_cluster_that_takes_no_runs_is_named(ctx: Context) -> None:
     assert check_providers(ctx) is None
-    with ctx.db.write() as session:
-        session.add(Provider(name="slurm", partitions=[], problem="", checked_at=ctx.now()))
+    add_row(ctx, Provider(name="slurm", partitions=[], problem="", checked_at=ctx.now()))
     assert check_providers(ctx) is None
     then = ctx.now() + timedelta(minutes=2)
     outage = check_providers(replace(ctx, now=lambda: then))

@@ -24,6 +24,7 @@ from backend.services.situation import _open_alerts, read_situation
 from tests.support import battle_world, run_world
 from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, evaluated, predicted
 from tests.support.filled_installation import fill
+from tests.support.scenario import add_row, add_rows
 
 
 def test_the_votes_a_visitor_can_still_cast_are_counted(ctx: Context) -> None:
@@ -62,9 +63,11 @@ def test_a_finished_run_is_named_until_one_of_its_checkpoints_is_evaluated(ctx: 
 
 def test_what_fails_in_a_filled_installation_is_in_one_place_and_votes_are_next(ctx: Context) -> None:
     fill(ctx)
-    with ctx.db.write() as session:
-        session.add(Alert(fingerprint="disk", kind="disk", severity="critical", message="The disk is nearly full."))
-        session.add(Alert(fingerprint="old", kind="disk", severity="warning", message="Solved.", resolved_at=ctx.now()))
+    add_rows(
+        ctx,
+        Alert(fingerprint="disk", kind="disk", severity="critical", message="The disk is nearly full."),
+        Alert(fingerprint="old", kind="disk", severity="warning", message="Solved.", resolved_at=ctx.now()),
+    )
     shown = get_overview(ctx, person=LOCAL)
     assert [step.kind for step in shown.alerts] == [StepKind.ALERT, StepKind.WORKERS, StepKind.RUN]
     assert shown.alerts[0].text == "The disk is nearly full."
@@ -88,10 +91,9 @@ def test_a_run_in_trouble_is_an_alert_while_it_trains(ctx: Context) -> None:
     dismiss_step(ctx, alert.key, person=LOCAL)
     wild = [{"type": "metrics", "step": n, "time": 1000.0 + n, "values": {"train_loss": 95.0}} for n in range(300, 390)]
     run_world.report(ctx, taken, *wild)
-    with ctx.db.write() as session:
-        session.add(
-            Alert(fingerprint=f"diverging:{run.id}", kind="run_diverging", severity="critical", message="Run wild.")
-        )
+    add_row(
+        ctx, Alert(fingerprint=f"diverging:{run.id}", kind="run_diverging", severity="critical", message="Run wild.")
+    )
     assert get_overview(ctx, person=LOCAL).alerts == (), "its loss is another, and the alert tells the same"
     assert read_situation(ctx, LOCAL).troubled_runs[0].detail != item.detail
 

@@ -12,6 +12,7 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.search import KINDS, MAX_HITS_PER_KIND, MAX_QUERY, search
 from pages.components.routes import OBJECTS
 from tests.support.run_world import add_parts, launch
+from tests.support.scenario import add_rows
 
 
 def names(ctx: Context, query: str, *, person: Person = LOCAL) -> list[tuple[str, str]]:
@@ -24,9 +25,7 @@ def world(ctx: Context) -> Context:
     """Objects of several kinds whose names share words."""
     add_parts(ctx)
     launch(ctx, name="tales small")
-    with ctx.db.write() as session:
-        session.add(Checkpoint(name="small-tales@100", origin="added"))
-        session.add(Dataset(name="letters", kind="chat"))
+    add_rows(ctx, Checkpoint(name="small-tales@100", origin="added"), Dataset(name="letters", kind="chat"))
     return ctx
 
 
@@ -58,8 +57,7 @@ def test_names_that_begin_with_the_query_come_before_those_that_hold_it(ctx: Con
 
 
 def test_many_of_one_kind_hide_no_other(world: Context) -> None:
-    with world.db.write() as session:
-        session.add_all(Run(name=f"tales {number}", objective="pretrain") for number in range(60))
+    add_rows(world, *(Run(name=f"tales {number}", objective="pretrain") for number in range(60)))
     kinds = [kind for kind, _ in names(world, "tales")]
     assert kinds.count("run") == MAX_HITS_PER_KIND
     assert {"dataset", "checkpoint"} < set(kinds)
@@ -68,9 +66,7 @@ def test_many_of_one_kind_hide_no_other(world: Context) -> None:
 def test_an_alias_leads_to_the_checkpoint_that_holds_it(world: Context) -> None:
     """What is in production was found on the page of promotions alone."""
     (checkpoint,) = [hit for hit in search(world, "small-tales", person=LOCAL) if hit.kind == "checkpoint"]
-    with world.db.write() as session:
-        session.add(Alias(name="narrator@production", checkpoint_id=checkpoint.key))
-        session.add(Alias(name="narrator@staging"))
+    add_rows(world, Alias(name="narrator@production", checkpoint_id=checkpoint.key), Alias(name="narrator@staging"))
     (alias,) = search(world, "narrator", person=LOCAL)
     assert (alias.kind, alias.key, alias.name) == ("alias", checkpoint.key, "narrator@production")
 

@@ -13,6 +13,7 @@ from backend.services.context import Context
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import byte_tokenizer
 from tests.support.networks.serving_networks import on_device
+from tests.support.scenario import add_row
 
 VOCAB = 262  # the byte tokenizer's
 COMMON: dict[str, Any] = {
@@ -122,8 +123,4 @@ def add_network(ctx: Context, name: str, *, family: str = "llama", seed: int = 0
     """Insert a checkpoint with weights."""
     folder = ctx.artifacts.path(f"checkpoints/{name}")
     save_checkpoint(folder, model=make_network(family, seed=seed), tokenizer=byte_tokenizer(context=96), meta={})
-    with ctx.db.write() as session:
-        row = Checkpoint(name=name, origin="added", folder=f"checkpoints/{name}", source=name, family=family)
-        session.add(row)
-        session.flush()
-        return row.id
+    return add_row(ctx, Checkpoint(name=name, origin="added", folder=f"checkpoints/{name}", source=name, family=family))

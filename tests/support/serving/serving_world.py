@@ -13,6 +13,7 @@ from backend.domain.jobs.states import Status
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim, claim_next
 from backend.services.serving.replicas import ready_targets, record_ready
+from tests.support.scenario import add_row
 
 
 @dataclass
@@ -23,11 +24,9 @@ class ServingWorld:
     claims: list[Claim[Any]] = field(default_factory=list)
 
     def checkpoint(self, name: str) -> str:
-        with self.ctx.db.write() as session:
-            row = Checkpoint(name=name, origin="added", folder=f"bases/{name}", family="llama", parameters=10)
-            session.add(row)
-            session.flush()
-            return row.id
+        return add_row(
+            self.ctx, Checkpoint(name=name, origin="added", folder=f"bases/{name}", family="llama", parameters=10)
+        )
 
     def start_next(self) -> bool:
         """Start one queued replica; False if there is none."""

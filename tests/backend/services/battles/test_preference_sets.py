@@ -37,6 +37,7 @@ from backend.services.battles.vote_training import TrainingLaunch, plan_training
 from backend.services.context import LOCAL, Context
 from tests.support.battle_world import make_campaign, prefer, vote_all, write_all
 from tests.support.jobs import take_job
+from tests.support.scenario import add_row
 
 
 def voted(ctx: Context, *, num_prompts: int = 6, dataset_rows: int = 40, limit: int = 1000) -> str:
@@ -198,8 +199,7 @@ def test_a_run_stopped_before_its_end_enters_nothing(ctx: Context) -> None:
 def test_a_checkpoint_that_was_not_entered_automatically_can_be_entered_by_hand(ctx: Context) -> None:
     launch = train_on_votes(ctx, voted(ctx), person=LOCAL, idempotency_key="k")
     folder = ctx.artifacts.relative(ctx.artifacts.folder("runs", launch.run_id, "step-10"))
-    with ctx.db.write() as session:
-        session.add(Checkpoint(name="new", origin="run", run_id=launch.run_id, step=10, is_final=True, folder=folder))
+    add_row(ctx, Checkpoint(name="new", origin="run", run_id=launch.run_id, step=10, is_final=True, folder=folder))
     ready = rematch_ready(ctx, launch.rematch.id)
     assert ready is not None
     assert ready.name == "new"
@@ -226,12 +226,12 @@ def test_a_base_outside_the_campaign_or_a_rater_launches_nothing(ctx: Context) -
 def test_votes_of_an_excluded_rater_train_nothing(ctx: Context) -> None:
     campaign_id = voted(ctx)
     rater = rater_for(ctx, LOCAL)
-    with ctx.db.write() as session:
-        session.add(
-            RaterExclusion(
-                campaign_id=campaign_id, rater_id=rater.id, excluded=True, reason="too fast", created_at=ctx.now()
-            )
-        )
+    add_row(
+        ctx,
+        RaterExclusion(
+            campaign_id=campaign_id, rater_id=rater.id, excluded=True, reason="too fast", created_at=ctx.now()
+        ),
+    )
     preview = preview_preferences(ctx, campaign_id)
     assert (len(preview.pairs), preview.num_excluded_votes) == (0, 6)
     with ctx.db.write() as session:

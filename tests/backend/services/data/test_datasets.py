@@ -46,6 +46,7 @@ from backend.services.data.views import VersionView
 from backend.services.jobs.claims import claim_job
 from tests.support.job_work import do_job
 from tests.support.jobs import add_stored_job, take_job
+from tests.support.scenario import add_row
 
 ALPACA = [{"instruction": f"Say {n}.", "input": "", "output": f"{n}!"} for n in range(20)]
 RATER = Person(id="r", name="Rater", role="rater")
@@ -151,8 +152,7 @@ def test_an_unknown_name_suggests_similar_ones(ctx: Context) -> None:
 
 def test_dataset_in_use_names_its_users_and_is_not_deleted(ctx: Context) -> None:
     version = imported(ctx, "sayings", ALPACA)
-    with ctx.db.write() as session:
-        session.add(Run(name="my run", objective="sft", config={}, dataset_version_id=version.id))
+    add_row(ctx, Run(name="my run", objective="sft", config={}, dataset_version_id=version.id))
     with pytest.raises(Conflict, match="run “my run”"):
         delete_dataset(ctx, version.dataset_id, person=LOCAL)
     archive_dataset(ctx, version.dataset_id, person=LOCAL)
@@ -429,8 +429,7 @@ def test_shards_run_here_or_in_slurm_by_the_settings_of_the_worker(ctx: Context)
         assert (refused.value.field, refused.value.remedy) == ("executor", "Give local, or slurm:PARTITION.")
     with pytest.raises(InvalidInput, match="Slurm is not set up here"):
         queue("slurm:cpu")
-    with ctx.db.write() as session:
-        session.add(Provider(name="slurm", partitions=[Partition(name="cpu")], problem="", checked_at=ctx.now()))
+    add_row(ctx, Provider(name="slurm", partitions=[Partition(name="cpu")], problem="", checked_at=ctx.now()))
     with pytest.raises(InvalidInput, match="offers no partition 'gpu'") as refused:
         queue("slurm:gpu")
     assert refused.value.field == "executor"

@@ -14,7 +14,6 @@ import pytest
 from sqlalchemy import select
 from typer.testing import CliRunner
 
-from backend.bootstrap import get_context
 from backend.cli.main import app
 from backend.db.tables import Analysis, Checkpoint, Run
 from backend.domain.data.import_options import ImportOptions
@@ -48,7 +47,8 @@ from backend.services.training.parts import resolve_parts
 from jobs.modeling.tokenizers import byte_tokenizer
 from tests.support.job_work import do_job
 from tests.support.jobs import add_stored_job
-from tests.support.settings import database_of
+from tests.support.scenario import add_row
+from tests.support.settings import named_installation
 
 RATER = Person(id="r", name="Rater", role="rater")
 NAMES = [
@@ -87,14 +87,8 @@ SILENT = [{"instruction": f"{row['instruction']} " * 12, "output": row["output"]
 @pytest.fixture
 def ctx(home: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     """The context that the command line builds for itself from the environment."""
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", database_of(home))
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    monkeypatch.setenv("ROUNDHOUSE_KEEP_FREE_MB", "16")
-    get_context.cache_clear()
-    yield get_context()
-    get_context().db.engine.dispose()
-    get_context.cache_clear()
+    with named_installation(monkeypatch, home, ROUNDHOUSE_KEEP_FREE_MB="16") as context:
+        yield context
 
 
 def imported(
@@ -115,13 +109,10 @@ def imported(
 def add_base(ctx: Context, name: str = "base") -> str:
     """A base as far as a report needs it: a tokenizer and its longest context."""
     byte_tokenizer(context=256).save_pretrained(ctx.artifacts.path(f"checkpoints/{name}"))
-    with ctx.db.write() as session:
-        row = Checkpoint(
-            name=name, origin="added", folder=f"checkpoints/{name}", facts={"context": 256, "vocab_size": 262}
-        )
-        session.add(row)
-        session.flush()
-        return row.id
+    return add_row(
+        ctx,
+        Checkpoint(name=name, origin="added", folder=f"checkpoints/{name}", facts={"context": 256, "vocab_size": 262}),
+    )
 
 
 def made(ctx: Context, dataset: str, **requested: Any) -> DataReportView:

@@ -23,6 +23,7 @@ from backend.services.data.versions import delete_version, derive_version, list_
 from backend.services.data.views import VersionView
 from tests.support.data.dataset_world import RATER, done, imported
 from tests.support.job_work import do_job
+from tests.support.scenario import add_row
 
 
 def provenance(version: VersionView) -> DerivedProvenance:
@@ -134,8 +135,7 @@ def test_a_used_version_is_kept_and_every_user_is_named(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS)
     other = done(ctx, derive_version(ctx, first.id, change=KeepSample(num_rows=5), name="few", person=LOCAL))
     use_everywhere(ctx, first)
-    with ctx.db.write() as session:
-        session.add(Analysis(kind="data_report", dataset_version_id=other.id, config={"benchmarks": [first.id]}))
+    add_row(ctx, Analysis(kind="data_report", dataset_version_id=other.id, config={"benchmarks": [first.id]}))
     users = list_dataset_users(ctx, first.dataset_id)
     assert sorted(map(str, users)) == [
         "campaign “contest”",
@@ -169,8 +169,7 @@ def test_versions_of_a_dataset_are_deleted_together_and_shared_files_stay(ctx: C
     twin = imported(ctx, "twin", ROWS)
     with pytest.raises(Conflict, match="in use: version “sayings@3”"):
         delete_version(ctx, second.id, person=LOCAL)
-    with ctx.db.write() as session:
-        session.add(Analysis(kind="data_report", dataset_version_id=second.id, folder=None))
+    add_row(ctx, Analysis(kind="data_report", dataset_version_id=second.id, folder=None))
     with pytest.raises(Conflict, match="report of “sayings@2”"):
         delete_dataset(ctx, first.dataset_id, person=LOCAL)
     delete_dataset(ctx, first.dataset_id, person=LOCAL, with_reports=True)

@@ -25,6 +25,7 @@ from jobs.runner import execute
 from tests.support.job_work import do_job
 from tests.support.jobs import finish_job, list_jobs, take_job
 from tests.support.run_world import SHAPE, add_dataset, add_parts, launch, make_config
+from tests.support.scenario import add_row, add_rows
 from tests.support.training_rooms import Rooms
 
 DEVICE = Device("A chip", "cpu", 8_000_000_000)
@@ -49,8 +50,7 @@ def world(ctx: Context, files: Rooms) -> Context:
         ("base", "checkpoints/oak"),
     ):
         shutil.copytree(files.root / name, ctx.artifacts.root / place)
-    with ctx.db.write() as session:
-        session.add(Checkpoint(name="oak", origin="added", folder="checkpoints/oak", source="oak"))
+    add_row(ctx, Checkpoint(name="oak", origin="added", folder="checkpoints/oak", source="oak"))
     return ctx
 
 
@@ -231,9 +231,11 @@ def test_an_adapter_is_predicted_by_the_shape_of_its_base(world: Context) -> Non
     (folder / "roundhouse.json").write_text('{"base_path": "../../../../checkpoints/oak"}')
     outside = world.artifacts.folder("runs", "r2", "checkpoints", "step-1")
     (outside / "roundhouse.json").write_text('{"base_path": "../../../../../../elsewhere"}')
-    with world.db.write() as session:
-        session.add(Checkpoint(name="elm", origin="run", folder="runs/r1/checkpoints/step-1", is_adapter=True))
-        session.add(Checkpoint(name="ash", origin="run", folder="runs/r2/checkpoints/step-1", is_adapter=True))
+    add_rows(
+        world,
+        Checkpoint(name="elm", origin="run", folder="runs/r1/checkpoints/step-1", is_adapter=True),
+        Checkpoint(name="ash", origin="run", folder="runs/r2/checkpoints/step-1", is_adapter=True),
+    )
     values = {"objective": "sft", "dataset": "chats", "architecture": None, "tokenizer": None}
     whole, adapter = (predict(world, make_config(**values, base=name), device=DEVICE).memory for name in ("oak", "elm"))
     assert whole.num_bytes == adapter.num_bytes
@@ -262,8 +264,7 @@ def test_an_adapter_is_predicted_by_the_shape_of_its_base(world: Context) -> Non
 def test_a_peak_of_another_setting_is_not_measured_for_an_unknown_family(ctx: Context, change: dict[str, Any]) -> None:
     """A peak measured with AdamW was shown as measured with Lion."""
     add_dataset(ctx, "chats", kind="chat")
-    with ctx.db.write() as session:
-        session.add(Checkpoint(name="ash", origin="added", folder="checkpoints/ash", parameters=1_000_000))
+    add_row(ctx, Checkpoint(name="ash", origin="added", folder="checkpoints/ash", parameters=1_000_000))
     config = make_config(objective="sft", dataset="chats", architecture=None, tokenizer=None, base="ash")
     measure(ctx, config, {"measured_bytes": 70 * MB})
     assert predict(ctx, config, device=DEVICE).memory.num_bytes == 70 * MB

@@ -16,7 +16,7 @@ from backend.services.evaluation.baselines import compare_across
 from backend.services.evaluation.comparisons import compare
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, evaluated, predicted
-from tests.support.settings import database_of
+from tests.support.settings import name_installation
 
 RIGHT = {"facts": (8, 16), "letters": (9, 10), "names": (7, 14)}
 """Right answers of 30, by benchmark, of Oak and Elm."""
@@ -58,9 +58,7 @@ def test_each_benchmark_is_compared_as_by_itself_and_adjusted_for_all(ctx: Conte
 def test_the_command_says_how_p_was_adjusted(
     ctx: Context, ids: tuple[str, str], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", database_of(home))
-    get_context.cache_clear()
+    name_installation(monkeypatch, home)
     result = CliRunner().invoke(app, ["eval", "compare", "Oak", "Elm", "--every-benchmark", "--json"])
     data = json.loads(result.stdout)
     assert data["correction"] == "Holm"

@@ -35,7 +35,7 @@ from backend.services.people.accounts import add_user
 from backend.services.serving.deployments import deploy, start_endpoint, stop_endpoint
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, add_benchmark, evaluated, predicted
-from tests.support.settings import database_of
+from tests.support.settings import name_installation
 
 N = 300
 CHAMPION = np.arange(N) % 3 > 0
@@ -173,10 +173,7 @@ def checkpoint_id(ctx: Context, name: str) -> str:
 
 @pytest.fixture
 def installation(world: Context, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", database_of(home))
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    get_context.cache_clear()
+    name_installation(monkeypatch, home)
     yield
     get_context.cache_clear()
 

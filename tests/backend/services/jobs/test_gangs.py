@@ -45,6 +45,7 @@ from backend.services.jobs.workers import beat, say_goodbye
 from jobs import gang
 from jobs.gang import GangLead, MachineLost
 from tests.support.clock import Clock
+from tests.support.scenario import add_row
 
 
 @pytest.fixture
@@ -531,6 +532,5 @@ def test_a_gang_that_is_lost_too_often_fails(ctx: Context, clock: Clock) -> None
 
 
 def test_other_kinds_take_one_machine(ctx: Context) -> None:
-    with ctx.db.write() as session:
-        session.add(Job(kind=JobKind.EXPORT, queue="cpu", title="export"))
+    add_row(ctx, Job(kind=JobKind.EXPORT, queue="cpu", title="export"))
     assert choose(ctx, "a") is None

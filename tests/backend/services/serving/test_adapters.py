@@ -28,6 +28,7 @@ from backend.services.serving.deployments import deploy, start_endpoint, stop_en
 from backend.services.serving.endpoints import deployed_endpoints, get_endpoint
 from backend.services.serving.replicas import ready_targets
 from backend.services.serving.usage import UsageRow, add_usage
+from tests.support.scenario import add_row
 from tests.support.serving.serving_world import ServingWorld
 
 
@@ -87,8 +88,7 @@ def test_an_alias_stands_for_its_endpoint_before_the_adapter_too(
     scene: ServingWorld, told: list[dict[str, Any]]
 ) -> None:
     red = adapter(scene, "red", base=oak(scene))
-    with scene.ctx.db.write() as session:
-        session.add(Alias(name="story@production", checkpoint_id=oak(scene)))
+    add_row(scene.ctx, Alias(name="story@production", checkpoint_id=oak(scene)))
     assert "story@production:poems" not in ready_targets(scene.ctx)
     add_adapter(scene.ctx, "tales", "poems", checkpoint_id=red, person=LOCAL)
     targets = ready_targets(scene.ctx)

@@ -20,6 +20,7 @@ from backend.services.serving.endpoints import get_endpoint, list_revisions
 from backend.services.serving.failures import LostRequest, add_failures
 from backend.services.serving.replicas import ready_targets
 from backend.services.serving.usage import UsageRow, add_usage
+from tests.support.scenario import add_rows
 from tests.support.serving.serving_world import ServingWorld
 
 RULES = CanaryRules(percent=10, step_up=True, step_minutes=5)
@@ -173,10 +174,10 @@ def test_the_first_thumbs_count_where_there_are_too_many(world: ServingWorld, mo
 
 def test_thumbs_on_other_endpoints_take_no_room(world: ServingWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(canary_votes_module, "MAX_VOTES", 3)
-    with world.ctx.db.write() as session:
-        session.add_all(
-            Feedback(source="api", request_id=f"other{n}", rating=1, created_at=world.ctx.now()) for n in range(5)
-        )
+    add_rows(
+        world.ctx,
+        *(Feedback(source="api", request_id=f"other{n}", rating=1, created_at=world.ctx.now()) for n in range(5)),
+    )
     rate(world, role="canary", ratings=[-1, -1], prefix="c")
     assert canary_votes(world.ctx, "tales").total == 2
 

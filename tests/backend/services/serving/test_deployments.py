@@ -30,15 +30,12 @@ from backend.services.serving.replicas import ready_targets, record_end, record_
 from backend.services.serving.usage import UsageRow, add_usage
 from jobs.runner import execute
 from tests.support.gateway_fixtures import served
+from tests.support.scenario import add_row
 
 
 @pytest.fixture
 def checkpoint(ctx: Context) -> str:
-    with ctx.db.write() as session:
-        row = Checkpoint(name="tiny", origin="added", folder="bases/tiny", family="llama", parameters=10)
-        session.add(row)
-        session.flush()
-        return row.id
+    return add_row(ctx, Checkpoint(name="tiny", origin="added", folder="bases/tiny", family="llama", parameters=10))
 
 
 def start_replica(ctx: Context, port: int) -> Claim[Any]:

@@ -19,6 +19,7 @@ from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.memory import deployment_memory
 from backend.services.serving.promotions import promote
 from backend.services.serving.replicas import record_gauge
+from tests.support.scenario import add_row
 
 CONFIG = {
     "model_type": "llama",
@@ -39,11 +40,9 @@ def add(ctx: Context, name: str, *, parameters: int, config: dict[str, Any] | No
     (folder / "config.json").write_text(json.dumps(config or CONFIG))
     vocab = {token: index for index, token in enumerate(tokens)}
     (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": vocab}, "added_tokens": []}))
-    with ctx.db.write() as session:
-        row = Checkpoint(name=name, origin="added", folder=ctx.artifacts.relative(folder), parameters=parameters)
-        session.add(row)
-        session.flush()
-        return row.id
+    return add_row(
+        ctx, Checkpoint(name=name, origin="added", folder=ctx.artifacts.relative(folder), parameters=parameters)
+    )
 
 
 @pytest.fixture

@@ -24,22 +24,22 @@ from backend.services.jobs.workers import beat
 from backend.services.serving.adapters.changes import add_adapter
 from backend.services.serving.canaries import start_canary
 from backend.services.serving.deployments import deploy, swap_checkpoint
+from tests.support.scenario import add_row
 
 
 def add(ctx: Context, name: str, *, family: str = "llama", base: str | None = None) -> str:
     """Insert a checkpoint, or an adapter of one."""
-    with ctx.db.write() as session:
-        row = Checkpoint(
+    return add_row(
+        ctx,
+        Checkpoint(
             name=name,
             origin="added",
             folder=f"bases/{name}",
             family=family,
             is_adapter=base is not None,
             parent_id=base,
-        )
-        session.add(row)
-        session.flush()
-        return row.id
+        ),
+    )
 
 
 def _newest(session: Session) -> str:

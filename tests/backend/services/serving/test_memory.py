@@ -13,6 +13,7 @@ from backend.domain.serving.memory import replica_memory
 from backend.services.context import Context
 from backend.services.jobs.workers import beat
 from backend.services.serving.memory import deployment_memory
+from tests.support.scenario import add_row
 
 CONFIG = {
     "model_type": "gpt2",
@@ -28,13 +29,12 @@ def add_checkpoint(ctx: Context, name: str = "tiny", **values: Any) -> str:
     """Insert a checkpoint with a config.json."""
     folder = ctx.artifacts.folder("checkpoints", name)
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    with ctx.db.write() as session:
-        row = Checkpoint(
+    return add_row(
+        ctx,
+        Checkpoint(
             name=name, origin="added", folder=ctx.artifacts.relative(folder), **{"parameters": 250_000_000, **values}
-        )
-        session.add(row)
-        session.flush()
-        return row.id
+        ),
+    )
 
 
 def add_worker(

@@ -18,6 +18,7 @@ from backend.services.tokenizers.sources import TokenizerSource, list_sources, r
 from backend.services.tokenizers.tokenization import MAX_TEXT, tokenize
 from backend.services.tokenizers.tokenizers import delete_tokenizer, get_tokenizer, train_tokenizer
 from tests.support.job_work import do_job
+from tests.support.scenario import add_row
 
 ROWS = [{"text": f"The miller of the village counts {n} sacks of flour and sings."} for n in range(60)]
 CHARACTERS = {
@@ -47,8 +48,7 @@ def mill(ctx: Context) -> Context:
     folder = ctx.artifacts.folder("bases", "letters")
     (folder / "tokenizer.json").write_text(json.dumps(CHARACTERS))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
-    with ctx.db.write() as session:
-        session.add(Checkpoint(name="letters", origin="added", folder="bases/letters", facts={"vocab_size": 3}))
+    add_row(ctx, Checkpoint(name="letters", origin="added", folder="bases/letters", facts={"vocab_size": 3}))
     return ctx
 
 

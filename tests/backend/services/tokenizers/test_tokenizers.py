@@ -23,6 +23,7 @@ from backend.services.tokenizers.tokenizers import (
     train_tokenizer,
 )
 from tests.support.job_work import do_job
+from tests.support.scenario import add_row
 
 ROWS = [{"text": f"The miller of the village counts {n} sacks of flour and sings."} for n in range(60)]
 
@@ -98,8 +99,7 @@ def test_tokenizer_of_a_run_is_not_deleted(ctx: Context) -> None:
         delete_tokenizer(ctx, queued.id, person=LOCAL)
     do_job(ctx, str(queued.job_id))
     rename_tokenizer(ctx, queued.id, "bytes", person=LOCAL)
-    with ctx.db.write() as session:
-        session.add(Run(name="r", objective="pretrain", config={}, tokenizer_id=queued.id))
+    add_row(ctx, Run(name="r", objective="pretrain", config={}, tokenizer_id=queued.id))
     with pytest.raises(Conflict, match="run “r”"):
         delete_tokenizer(ctx, "bytes", person=LOCAL)
     assert get_job(ctx, str(queued.job_id)).status is Status.FINISHED
@@ -111,12 +111,10 @@ def test_reports_on_a_tokenizer_are_deleted_with_it_and_leave_no_file(ctx: Conte
     queued = train_tokenizer(ctx, name="t", dataset="mill", config=TokenizerConfig(kind="byte"), person=LOCAL)
     do_job(ctx, str(queued.job_id))
     folder = ctx.artifacts.folder("reports", "r")
-    with ctx.db.write() as session:
-        session.add(
-            Analysis(
-                id="r", kind="data_report", tokenizer_id=queued.id, dataset_version_id=version.id, folder="reports/r"
-            )
-        )
+    add_row(
+        ctx,
+        Analysis(id="r", kind="data_report", tokenizer_id=queued.id, dataset_version_id=version.id, folder="reports/r"),
+    )
     delete_tokenizer(ctx, "t", person=LOCAL)
     assert not folder.exists()
     with ctx.db.read() as session:

@@ -16,6 +16,7 @@ from backend.services.training.parts import resolve_parts
 from backend.services.training.runs import launch_run
 from tests.support.queries import count_selects
 from tests.support.run_world import add_dataset, add_parts, make_config
+from tests.support.scenario import add_row
 
 PART_TABLES = ("datasets", "dataset_versions", "tokenizers", "architectures", "checkpoints", "workers")
 
@@ -25,8 +26,7 @@ def test_a_rerun_of_the_launch_page_resolves_the_parts_once(ctx: Context, object
     """Forecast, memory, queue and probe each looked them up again: three times a draw of the page."""
     add_parts(ctx)
     add_dataset(ctx, "chats", kind="chat")
-    with ctx.db.write() as session:
-        session.add(Checkpoint(name="oak", origin="added", folder="checkpoints/oak", parameters=1_000_000))
+    add_row(ctx, Checkpoint(name="oak", origin="added", folder="checkpoints/oak", parameters=1_000_000))
     sft: dict[str, Any] = {
         "objective": "sft",
         "dataset": "chats",

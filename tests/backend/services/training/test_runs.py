@@ -52,6 +52,7 @@ from tests.support.run_world import (
     report,
     row_of,
 )
+from tests.support.scenario import add_row
 
 RATER = Person(id=None, name="Ruth", role="rater")
 
@@ -238,8 +239,7 @@ def test_stop_and_save_then_resume_keeps_the_run_and_changes_the_job(world: Cont
 
 @pytest.mark.parametrize("again", [resume_run, retry_run])
 def test_a_run_resumes_on_a_partition_that_is_still_offered_alone(world: Context, again: Any) -> None:
-    with world.db.write() as session:
-        session.add(Provider(name="slurm", partitions=[Partition(name="gpu")], problem="", checked_at=world.now()))
+    add_row(world, Provider(name="slurm", partitions=[Partition(name="gpu")], problem="", checked_at=world.now()))
     run = launch_run(world, make_config(), person=LOCAL, placement="slurm:gpu")
     add_checkpoint(world, run, 40)
     stop_run(world, run.id, person=LOCAL)

@@ -47,6 +47,7 @@ from backend.services.training.sweeps import (
 from backend.services.training.views import RunView, get_run
 from tests.support.jobs import list_jobs
 from tests.support.run_world import add_parts, claim, end, make_config, report
+from tests.support.scenario import add_row
 
 
 def sweep(**values: Any) -> SweepConfig:
@@ -398,8 +399,7 @@ def test_the_dataset_is_fixed_to_the_version_of_the_launch(ctx: Context) -> None
 
 def test_all_runs_of_a_sweep_are_sent_to_its_cluster(ctx: Context) -> None:
     add_parts(ctx)
-    with ctx.db.write() as session:
-        session.add(Provider(name="slurm", partitions=[Partition(name="gpu")], problem="", checked_at=ctx.now()))
+    add_row(ctx, Provider(name="slurm", partitions=[Partition(name="gpu")], problem="", checked_at=ctx.now()))
     with pytest.raises(InvalidInput, match="offers no partition 'cpu' here"):
         launch_sweep(ctx, sweep(), person=LOCAL, placement="slurm:cpu")
     launch_sweep(ctx, sweep(), person=LOCAL, placement="slurm:gpu")
@@ -414,8 +414,7 @@ def test_all_runs_of_a_sweep_are_sent_to_its_cluster(ctx: Context) -> None:
 @pytest.mark.parametrize("partitions", [[Partition(name="gpu", is_up=False)], [Partition(name="low")]])
 def test_a_sweep_waits_while_its_partition_is_down_or_gone(ctx: Context, partitions: list[Partition]) -> None:
     add_parts(ctx)
-    with ctx.db.write() as session:
-        session.add(Provider(name="slurm", partitions=[Partition(name="gpu")], problem="", checked_at=ctx.now()))
+    add_row(ctx, Provider(name="slurm", partitions=[Partition(name="gpu")], problem="", checked_at=ctx.now()))
     launch_sweep(ctx, sweep(parallel=1), person=LOCAL, placement="slurm:gpu")
     with ctx.db.write() as session:
         session.get_one(Provider, "slurm").partitions = partitions

@@ -32,6 +32,7 @@ from backend.services.serving.costs.prices import replica_prices
 from backend.services.serving.costs.report import cost_report, price_report, report_csv
 from backend.services.serving.usage import UsageRow, add_usage
 from tests.support.battle_world import add_checkpoint
+from tests.support.scenario import add_row
 
 NOON = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
 
@@ -44,10 +45,7 @@ def priced(any_ctx: Context) -> Context:
 
 
 def add_job(ctx: Context, job_id: str, kind: str, **payload: object) -> None:
-    with ctx.db.write() as session:
-        session.add(
-            Job(id=job_id, kind=kind, queue="serve", status="queued", payload=payload, title=f"{kind} {job_id}")
-        )
+    add_row(ctx, Job(id=job_id, kind=kind, queue="serve", status="queued", payload=payload, title=f"{kind} {job_id}"))
 
 
 def use(
@@ -60,10 +58,7 @@ def use(
     count: int = 1,
     price: float | None = None,
 ) -> None:
-    with ctx.db.write() as session:
-        session.add(
-            DeviceUse(job_id=job_id, kind=kind, num_devices=count, hour_usd=price, started_at=start, ended_at=end)
-        )
+    add_row(ctx, DeviceUse(job_id=job_id, kind=kind, num_devices=count, hour_usd=price, started_at=start, ended_at=end))
 
 
 def add_endpoint(ctx: Context) -> str:
@@ -240,8 +235,7 @@ def test_tokens_of_another_server_are_a_price_of_their_endpoint_and_no_share_of_
     $0.30 idle.
     """
     add_endpoint(priced)
-    with priced.db.write() as session:
-        session.add(Endpoint(name="far"))
+    add_row(priced, Endpoint(name="far"))
     use(priced, "replica", start=NOON - timedelta(hours=1), end=NOON)
     at = NOON - timedelta(minutes=30)
     common = {"key_id": None, "prompt_tokens": 5, "completion_tokens": 5, "ttft_ms": 1.0, "total_ms": 2.0}
