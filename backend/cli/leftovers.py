@@ -64,7 +64,7 @@ def find_leftovers(config: Path, *, broker_folder: Path | None = None) -> list[p
     return sorted(leftovers, key=lambda process: SUPERVISOR not in " ".join(_command(process)))
 
 
-def end_leftovers(config: Path, *, broker_folder: Path | None = None, grace_s: float = SUPERVISOR_STOPS_S) -> int:
+def end_leftovers(config: Path, *, broker_folder: Path | None = None) -> int:
     """End an installation's leftover processes: the supervisor, with time to stop the others, then the rest. Returns
     their number.
     """
@@ -75,7 +75,7 @@ def end_leftovers(config: Path, *, broker_folder: Path | None = None, grace_s: f
     for process in left[:1] if has_supervisor else left:
         with contextlib.suppress(psutil.Error):
             process.terminate()
-    psutil.wait_procs(left, timeout=grace_s if has_supervisor else 5)
+    psutil.wait_procs(left, timeout=SUPERVISOR_STOPS_S if has_supervisor else 5)
     for process in find_leftovers(config, broker_folder=broker_folder):
         with contextlib.suppress(psutil.Error):
             process.kill()

@@ -49,9 +49,9 @@ def _has_content(settings: Settings) -> bool:
     return path is not None and path.exists() and path.stat().st_size > 0
 
 
-def wait_for_worker(ctx: Context, *, timeout_s: float = WORKER_TIMEOUT_S) -> bool:
+def wait_for_worker(ctx: Context) -> bool:
     """Return whether a worker has sent a heartbeat since this call."""
-    started, deadline = ctx.now(), time.monotonic() + timeout_s
+    started, deadline = ctx.now(), time.monotonic() + WORKER_TIMEOUT_S
     while time.monotonic() < deadline:
         if any(worker.heartbeat_at >= started for worker in list_workers(ctx)):
             return True

@@ -53,18 +53,18 @@ def check_tokenizer_files(folder: Path) -> None:
             raise InvalidInput(f"{name} of {folder.name} is damaged: {str(error)[:200]}", remedy=REMEDY) from error
 
 
-def probe_tokenizer(folder: Path, *, name: str, timeout_s: float = PROBE_S) -> None:
+def probe_tokenizer(folder: Path, *, name: str) -> None:
     """Encode a few texts in a process of its own. Raises InvalidInput if it fails or takes longer than `timeout_s`
     seconds.
     """
     command = [sys.executable, "-m", "jobs.modeling.tokenizer_probe", str(folder / "tokenizer.json")]
     try:
         ended = subprocess.run(
-            command, cwd=PROJECT, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+            command, cwd=PROJECT, capture_output=True, text=True, errors="replace", timeout=PROBE_S, check=False
         )
     except subprocess.TimeoutExpired:
         raise InvalidInput(
-            f"The tokenizer of {name} takes more than {timeout_s:.0f} s for some short texts: its patterns backtrack.",
+            f"The tokenizer of {name} takes more than {PROBE_S:.0f} s for some short texts: its patterns backtrack.",
             remedy=REMEDY,
         ) from None
     if ended.returncode != 0:

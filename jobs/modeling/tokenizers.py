@@ -52,7 +52,7 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, context: int | None = No
     return _finish(tokenizer, context=context)
 
 
-def train_unigram(texts: Iterable[str], *, vocab_size: int, context: int | None = None) -> PreTrainedTokenizerFast:
+def train_unigram(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
     """Train a Unigram tokenizer (Kudo 2018) of at most `vocab_size` entries, 256 of which are bytes.
 
     A character that is no piece is encoded as its UTF-8 bytes. Spaces stay spaces: unlike in SentencePiece, a text that
@@ -92,7 +92,7 @@ def train_unigram(texts: Iterable[str], *, vocab_size: int, context: int | None 
     }
     tokenizer = Tokenizer.from_str(json.dumps(state))
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    return _finish(tokenizer, context=context)
+    return _finish(tokenizer, context=None)
 
 
 def _every_word_twice(texts: Iterable[str]) -> Iterator[str]:

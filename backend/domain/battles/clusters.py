@@ -229,7 +229,7 @@ def _matrix_of(parts: list[FloatArray], groups: list[Grouping]) -> FloatArray:
     return np.asarray(factors[0] * factors[1] * (parts[0] + parts[1] - parts[2]))
 
 
-def _cluster_meat(scores: Scores, group: Grouping, *, chunk_cells: int = CHUNK_CELLS) -> FloatArray:
+def _cluster_meat(scores: Scores, group: Grouping) -> FloatArray:
     """Sum the outer products of the clusters' scores. Clusters of one vote need no table."""
     sizes = np.bincount(group.codes, minlength=group.count)
     alone = sizes[group.codes] == 1
@@ -241,10 +241,10 @@ def _cluster_meat(scores: Scores, group: Grouping, *, chunk_cells: int = CHUNK_C
     count = int(position[-1]) + 1
     codes = position[group.codes[votes]]
     width = scores.width
-    if count * width > chunk_cells and 2 * len(votes) < SPARSE_BELOW * count * width:
+    if count * width > CHUNK_CELLS and 2 * len(votes) < SPARSE_BELOW * count * width:
         table = _sparse_table(scores, votes, codes, count)
         return np.asarray(meat + (table.T @ table).toarray())
-    step = max(1, chunk_cells // width)
+    step = max(1, CHUNK_CELLS // width)
     if count > step:
         order = np.argsort(codes, kind="stable")
         votes, codes = votes[order], codes[order]

@@ -112,7 +112,7 @@ def estimate_endpoint_tokens(job: Timing, earlier: Sequence[Timing]) -> tuple[fl
     return nearest.prompt_tokens / nearest.items * job.items, nearest.completion_tokens / nearest.items * job.items
 
 
-def estimate_evaluation_memory(*, parameters: int, vocab_size: int | None, number_bytes: int = 4) -> MemoryRange:
+def estimate_evaluation_memory(*, parameters: int, vocab_size: int | None) -> MemoryRange:
     """Return the peak memory of an evaluation: process, weights, and logits of one batch of 4,096 tokens.
 
     How many positions of a batch get logits depends on the benchmark: none to all of them, twice, is the range.
@@ -121,7 +121,7 @@ def estimate_evaluation_memory(*, parameters: int, vocab_size: int | None, numbe
         >>> estimate_memory(parameters=1_000_000, vocab_size=None).low
         465373280
     """
-    low = RUNTIME_BYTES + number_bytes * parameters
+    low = RUNTIME_BYTES + 4 * parameters  # float32
     logits = 2 * 4 * BATCH_TOKENS * (vocab_size or 50_000)
     return MemoryRange(low + logits // 2, low, low + logits)
 

@@ -57,7 +57,6 @@ def fit_law(
     title: str = "Fit to these runs",
     num_draws: int = NUM_DRAWS,
     seed: int = 0,
-    level: float = LEVEL,
 ) -> LawFit:
     """Fit the five constants, resampling runs `num_draws` times for their intervals.
 
@@ -87,13 +86,13 @@ def fit_law(
     freedom = len(loss) - NUM_CONSTANTS
     stretch = float(
         np.sqrt(len(loss) / freedom)
-        * scipy.stats.t.ppf(0.5 + level / 2, freedom)
-        / scipy.stats.norm.ppf(0.5 + level / 2)
+        * scipy.stats.t.ppf(0.5 + LEVEL / 2, freedom)
+        / scipy.stats.norm.ppf(0.5 + LEVEL / 2)
     )
     draws = _constants(resampled, centre)
     residuals = np.abs(_log_losses(best[None], n, d)[0][0] - loss)
     method = (
-        f"bootstrap of {len(loss)} runs, {num_draws} resamples, spread x {stretch:.2f}, {percent(level, digits=None)}"
+        f"bootstrap of {len(loss)} runs, {num_draws} resamples, spread x {stretch:.2f}, {percent(LEVEL, digits=None)}"
     )
     law = _law(
         _constants(best[None], centre)[0], draws, points, title=title, scatter=_scatter(residuals), stretch=stretch
@@ -102,8 +101,8 @@ def fit_law(
     exponent = law.parameter_exponent + stretch * (draws[:, 4] / (draws[:, 3] + draws[:, 4]) - law.parameter_exponent)
     return LawFit(
         law=law,
-        constants={name: _estimate(value, values_of[name], method, level) for name, value in law.constants.items()},
-        parameter_exponent=_estimate(law.parameter_exponent, exponent, method, level),
+        constants={name: _estimate(value, values_of[name], method) for name, value in law.constants.items()},
+        parameter_exponent=_estimate(law.parameter_exponent, exponent, method),
         objective=float(values.min()),
         typical_error=float(np.median(residuals)),
         num_points=len(loss),
@@ -267,8 +266,8 @@ def _law(
     )
 
 
-def _estimate(value: float, draws: FloatArray, method: str, level: float) -> Estimate:
-    estimate = estimate_of(value, draws, method=method, level=level)
+def _estimate(value: float, draws: FloatArray, method: str) -> Estimate:
+    estimate = estimate_of(value, draws, method=method)
     if estimate.low is None or estimate.high is None:
         return estimate
     margin = FINEST * abs(value)

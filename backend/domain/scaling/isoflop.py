@@ -24,6 +24,7 @@ FloatArray = NDArray[np.float64]
 MIN_SIZES = 4
 SAME_BUDGET = 0.15
 """Runs whose budgets' logarithms differ by less belong to one profile."""
+NUM_DRAWS = 500
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,7 @@ def group_by_budget(points: Sequence[ScalingPoint]) -> list[list[ScalingPoint]]:
     return groups
 
 
-def fit_isoflop(
-    points: Sequence[ScalingPoint], *, num_draws: int = 500, seed: int = 0, level: float = LEVEL
-) -> IsoflopFit:
+def fit_isoflop(points: Sequence[ScalingPoint], *, seed: int = 0) -> IsoflopFit:
     """Fit a parabola to each budget that has four sizes or more, and the power law through their lowest points.
 
     Intervals by resampling the residuals of each parabola, stretched for the three coefficients fitted to few runs.
@@ -82,16 +81,14 @@ def fit_isoflop(
     for group in group_by_budget(points):
         if len({round(math.log(point.parameters), 2) for point in group}) < MIN_SIZES:
             continue
-        profile, draws = _fit_profile(group, rng, num_draws=num_draws, level=level)
+        profile, draws = _fit_profile(group, rng)
         profiles.append(profile)
         if profile.best_parameters is not None:
             lowest.append((math.log(profile.flops), draws))
-    return IsoflopFit(tuple(profiles), *_power_law(profiles, lowest, level=level))
+    return IsoflopFit(tuple(profiles), *_power_law(profiles, lowest))
 
 
-def _fit_profile(
-    group: list[ScalingPoint], rng: np.random.Generator, *, num_draws: int, level: float
-) -> tuple[Profile, FloatArray]:
+def _fit_profile(group: list[ScalingPoint], rng: np.random.Generator) -> tuple[Profile, FloatArray]:
     n = np.log([point.parameters for point in group])
     loss = np.array([point.loss for point in group])
     centre = n.mean()
@@ -101,9 +98,9 @@ def _fit_profile(
     residuals = loss - design @ coefficients
     freedom = max(len(n) - 3, 1)
     stretch = math.sqrt(len(n) / freedom) * float(
-        scipy.stats.t.ppf(0.5 + level / 2, freedom) / scipy.stats.norm.ppf(0.5 + level / 2)
+        scipy.stats.t.ppf(0.5 + LEVEL / 2, freedom) / scipy.stats.norm.ppf(0.5 + LEVEL / 2)
     )
-    noise = rng.choice(residuals - residuals.mean(), size=(num_draws, len(n))) * stretch
+    noise = rng.choice(residuals - residuals.mean(), size=(NUM_DRAWS, len(n))) * stretch
     draws = coefficients + noise @ solve.T
     flops = math.exp(float(np.mean([math.log(point.flops) for point in group])))
     best = _vertex(coefficients[None], n - centre)[0]
@@ -115,8 +112,8 @@ def _fit_profile(
     usable = vertices[np.isfinite(vertices)]
     size = math.exp(log_best)
     low, high = (
-        np.exp(np.quantile(usable, [0.5 - level / 2, 0.5 + level / 2]))
-        if len(usable) >= 0.9 * num_draws
+        np.exp(np.quantile(usable, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2]))
+        if len(usable) >= 0.9 * NUM_DRAWS
         else (None, None)
     )
     estimate = Estimate(
@@ -125,7 +122,7 @@ def _fit_profile(
         None if low is None else min(float(low), size),
         None if high is None else max(float(high), size),
         len(group),
-        f"resampled residuals of {len(group)} runs, {percent(level, digits=None)}",
+        f"resampled residuals of {len(group)} runs, {percent(LEVEL, digits=None)}",
     )
     tokens = math.exp(float(np.mean([math.log(point.tokens * point.parameters) for point in group]))) / size
     lowest = float(coefficients[0] + coefficients[1] * best + coefficients[2] * best**2)
@@ -147,7 +144,7 @@ def _uncentred(coefficients: FloatArray, centre: float) -> tuple[float, float, f
 
 
 def _power_law(
-    profiles: Sequence[Profile], lowest: Sequence[tuple[float, FloatArray]], *, level: float
+    profiles: Sequence[Profile], lowest: Sequence[tuple[float, FloatArray]]
 ) -> tuple[Estimate | None, float | None]:
     if len(lowest) < 2:
         return None, None
@@ -156,13 +153,13 @@ def _power_law(
     slope, intercept = np.polyfit(budgets, sizes, 1)
     draws = np.column_stack([draw for _, draw in lowest])
     draws = draws[np.isfinite(draws).all(axis=1)]
-    method = f"power law through {len(lowest)} budgets' best sizes, resampled residuals, {percent(level, digits=None)}"
+    method = f"power law through {len(lowest)} budgets' best sizes, resampled residuals, {percent(LEVEL, digits=None)}"
     if len(draws) < 100:
         return Estimate(
             float(slope), None, None, None, len(lowest), f"{method}: too uncertain for an interval"
         ), math.exp(intercept)
     slopes = np.polyfit(budgets, draws.T, 1)[0]
-    low, high = np.quantile(slopes, [0.5 - level / 2, 0.5 + level / 2])
+    low, high = np.quantile(slopes, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     return Estimate(
         float(slope),
         float(slopes.std()),

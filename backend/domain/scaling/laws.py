@@ -171,12 +171,12 @@ def stretch_draws(value: float | FloatArray, draws: FloatArray, factor: float) -
         return np.asarray(value * (draws / value) ** factor, dtype=np.float64)
 
 
-def estimate_of(value: float, draws: FloatArray, *, method: str, level: float = LEVEL) -> Estimate:
+def estimate_of(value: float, draws: FloatArray, *, method: str) -> Estimate:
     """Return a value with the central interval of its draws; draws that are not finite count at both ends."""
     finite = draws[np.isfinite(draws)]
     if len(finite) < 0.9 * len(draws):
         return Estimate(value, None, None, None, len(draws), f"{method}: too uncertain for an interval")
-    low, high = np.quantile(finite, [0.5 - level / 2, 0.5 + level / 2])
+    low, high = np.quantile(finite, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     with np.errstate(over="ignore"):
         stderr = float(np.std(finite))
     return Estimate(
@@ -185,7 +185,7 @@ def estimate_of(value: float, draws: FloatArray, *, method: str, level: float = 
         min(float(low), value),
         max(float(high), value),
         len(draws),
-        f"{method}, {percent(level, digits=None)}",
+        f"{method}, {percent(LEVEL, digits=None)}",
     )
 
 

@@ -16,12 +16,12 @@ def nearest_rank(ordered: Sequence[float], quantile: float) -> float:
     return ordered[max(1, math.ceil(quantile * len(ordered))) - 1]
 
 
-def quantile_interval(ordered: Sequence[float], quantile: float, *, level: float = LEVEL) -> tuple[float, float] | None:
+def quantile_interval(ordered: Sequence[float], quantile: float) -> tuple[float, float] | None:
     """Return the interval of a quantile between two order statistics of ascending, independent values (Hahn and Meeker,
     Statistical Intervals, 1991, section 5.2): exact, and at least as wide as its level. None where there are too few
     values for a bound on each side.
     """
-    n, tail = len(ordered), (1 - level) / 2
+    n, tail = len(ordered), (1 - LEVEL) / 2
     lower, upper = 0, n + 1
     below = 0.0  # P(Bin(n, q) <= rank - 1), for ascending ranks
     for rank in range(1, n + 1):
@@ -34,9 +34,7 @@ def quantile_interval(ordered: Sequence[float], quantile: float, *, level: float
     return None if lower < 1 or upper > n else (ordered[lower - 1], ordered[upper - 1])
 
 
-def median_difference(
-    first: Sequence[float], second: Sequence[float], *, level: float = LEVEL
-) -> tuple[float, float, float] | None:
+def median_difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float] | None:
     """Return the difference of two groups' medians with its interval: first minus second, low, high. Groups are
     ascending and independent.
 
@@ -47,7 +45,7 @@ def median_difference(
     if min(len(first), len(second)) < MIN_VALUES:
         return None
     difference = _median(first) - _median(second)
-    half = NormalDist().inv_cdf(0.5 + level / 2) * math.hypot(_median_error(first), _median_error(second))
+    half = NormalDist().inv_cdf(0.5 + LEVEL / 2) * math.hypot(_median_error(first), _median_error(second))
     return difference, difference - half, difference + half
 
 

@@ -71,7 +71,7 @@ class SeedComparison:
         return f"{size}, {verdict} ({interval}).{few}"
 
 
-def compare_seeds(first: SeedGroup, second: SeedGroup, *, level: float = LEVEL) -> SeedComparison:
+def compare_seeds(first: SeedGroup, second: SeedGroup) -> SeedComparison:
     """Compare two groups by Welch's t-test, which lets their noise differ (Welch 1947, Biometrika 34, 28-35).
 
     Groups of one have no interval, nor have two groups without any variance.
@@ -84,7 +84,7 @@ def compare_seeds(first: SeedGroup, second: SeedGroup, *, level: float = LEVEL) 
     if error == 0:
         return SeedComparison(difference, None, None, None, seeds)
     df = sum(parts) ** 2 / sum(part**2 / (n - 1) for part, n in zip(parts, seeds, strict=True))
-    reach = float(scipy.stats.t.ppf(0.5 + level / 2, df)) * error
+    reach = float(scipy.stats.t.ppf(0.5 + LEVEL / 2, df)) * error
     return SeedComparison(
         difference,
         difference - reach,
@@ -94,13 +94,13 @@ def compare_seeds(first: SeedGroup, second: SeedGroup, *, level: float = LEVEL) 
     )
 
 
-def seeds_needed(first: SeedGroup, second: SeedGroup, *, most: int = 50) -> int | None:
-    """Return the number of seeds each that would show a difference of this size at this noise; None above `most`."""
+def seeds_needed(first: SeedGroup, second: SeedGroup) -> int | None:
+    """Return the number of seeds each that would show a difference of this size at this noise; None above 50."""
     sds = [group.sd for group in (first, second) if group.sd is not None]
     noise, difference = max(sds, default=0.0), abs(first.mean - second.mean)
     if not noise or not difference:
         return None
-    for n in range(2, most + 1):
+    for n in range(2, 51):
         power = float(
             scipy.stats.nct.sf(scipy.stats.t.ppf(0.975, 2 * n - 2), 2 * n - 2, difference / (noise * math.sqrt(2 / n)))
         )

@@ -209,7 +209,7 @@ def has_echo(record: JsonObject | None) -> bool:
         return False
 
 
-def ask_token(upstream: Upstream, *, timeout_s: float = CHECK_S) -> float:
+def ask_token(upstream: Upstream) -> float:
     """Let a server generate one token, and return the seconds. Raises Unavailable with the reason, without the key.
 
     A server that is busy (429) is well; its seconds count.
@@ -222,7 +222,7 @@ def ask_token(upstream: Upstream, *, timeout_s: float = CHECK_S) -> float:
     else:
         body["prompt"] = "Hi"
     began = time.monotonic()
-    client = _client_of(upstream, timeout_s=timeout_s)
+    client = _client_of(upstream, timeout_s=CHECK_S)
     try:
         has_choice = bool(client.call(path, body, attempts=1).get("choices"))
     except CallFailed as error:

@@ -203,14 +203,14 @@ def get_inspection(ctx: Context, inspection_id: str) -> InspectionView:
         return _views(session, [row])[0]
 
 
-def list_inspections(ctx: Context, checkpoint_id: str, *, limit: int = 30) -> list[InspectionView]:
+def list_inspections(ctx: Context, checkpoint_id: str) -> list[InspectionView]:
     """Return the inspections that involve a checkpoint, newest first."""
     mine = or_(Analysis.checkpoint_id == checkpoint_id, Analysis.other_checkpoint_id == checkpoint_id)
     query = (
         select(Analysis)
         .where(Analysis.kind == JobKind.INSPECT, mine)
         .order_by(Analysis.created_at.desc(), Analysis.id)
-        .limit(limit)
+        .limit(30)
     )
     with ctx.db.read() as session:
         return _views(session, list(session.scalars(query)))

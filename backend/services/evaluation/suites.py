@@ -266,10 +266,10 @@ def get_result(ctx: Context, result_id: str) -> SuiteResultView:
 
 
 def list_suite_results(
-    ctx: Context, *, suite_id: str | None = None, run_id: str | None = None, limit: int = 100
+    ctx: Context, *, suite_id: str | None = None, run_id: str | None = None
 ) -> list[SuiteResultView]:
     """Return suite results, newest first: of a suite, or of a run's checkpoints."""
-    query = select(SuiteResult).order_by(SuiteResult.created_at.desc(), SuiteResult.id).limit(limit)
+    query = select(SuiteResult).order_by(SuiteResult.created_at.desc(), SuiteResult.id).limit(100)
     if suite_id:
         query = query.where(SuiteResult.suite_id == suite_id)
     if run_id:

@@ -210,14 +210,12 @@ def _shows(task: TaskDefinition, row: Mapping[str, Any]) -> bool:
         return False
 
 
-def preview_task(
-    ctx: Context, text: str, version: VersionView, *, seed: int = 1, count: int = PREVIEWED
-) -> TaskPreview:
+def preview_task(ctx: Context, text: str, version: VersionView, *, count: int = PREVIEWED) -> TaskPreview:
     """Render the first prompts of a task on a dataset. Raises InvalidInput naming line, field, column and remedy."""
     task = find_single_task(ctx, text)
     try:
         split = choose_split(version, task.data.split)
-        rows, selection = select_task_rows(ctx, task, version, split=split, limit=None, seed=seed)
+        rows, selection = select_task_rows(ctx, task, version, split=split, limit=None, seed=1)
         prompts = tuple(render_numbered(task, rows, at, selection) for at in selection.scored[:count])
     except TemplateFault as fault:
         raise with_line(fault, text) from fault

@@ -93,7 +93,7 @@ class MessageView:
         return tuple(call for call in calls if call) if all(calls) else ()
 
 
-def list_conversations(ctx: Context, *, person: Person, query: str = "", limit: int = 50) -> list[ConversationView]:
+def list_conversations(ctx: Context, *, person: Person, query: str = "") -> list[ConversationView]:
     """Return a person's conversations that hold at least one message, newest first; with `query`, those whose title or
     messages hold it.
     """
@@ -104,8 +104,7 @@ def list_conversations(ctx: Context, *, person: Person, query: str = "", limit: 
             holds = has_message.where(Message.content.icontains(words, autoescape=True)).exists()
             chosen = chosen.where(or_(Conversation.title.icontains(words, autoescape=True), holds))
         return [
-            conversation_view(row)
-            for row in session.scalars(chosen.order_by(Conversation.updated_at.desc()).limit(limit))
+            conversation_view(row) for row in session.scalars(chosen.order_by(Conversation.updated_at.desc()).limit(50))
         ]
 
 

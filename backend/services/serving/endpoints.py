@@ -358,7 +358,7 @@ def _replica_view(
     )
 
 
-def list_revisions(ctx: Context, name: str, *, limit: int = 20) -> list[RevisionView]:
+def list_revisions(ctx: Context, name: str) -> list[RevisionView]:
     """Return an endpoint's revisions, newest first."""
     with ctx.db.read() as session:
         endpoint = find_endpoint(session, name)
@@ -367,7 +367,7 @@ def list_revisions(ctx: Context, name: str, *, limit: int = 20) -> list[Revision
             .join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
             .where(Deployment.endpoint_id == endpoint.id)
             .order_by(Deployment.revision.desc())
-            .limit(limit)
+            .limit(20)
         )
         return [_revision_view(row, checkpoint) for row, checkpoint in rows]
 

@@ -157,11 +157,11 @@ def request_report(
     return result
 
 
-def list_reports(ctx: Context, *, limit: int = 50) -> list[ReportView]:
+def list_reports(ctx: Context) -> list[ReportView]:
     """Return reports, newest first."""
     with ctx.db.read() as session:
         query = (
-            select(Analysis).where(Analysis.kind == KIND).order_by(Analysis.created_at.desc(), Analysis.id).limit(limit)
+            select(Analysis).where(Analysis.kind == KIND).order_by(Analysis.created_at.desc(), Analysis.id).limit(50)
         )
         return [_view(session, row) for row in session.scalars(query)]
 

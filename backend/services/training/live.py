@@ -61,7 +61,7 @@ def run_states(ctx: Context, run_ids: Sequence[str], *, with_spark: bool = False
     return {run.id: _state(run, job, ahead=ahead, with_spark=with_spark) for run, job in rows}
 
 
-def active_run_ids(ctx: Context, *, limit: int = 50) -> list[str]:
+def active_run_ids(ctx: Context) -> list[str]:
     """Return the ids of the runs that are queued or running, the running first, then in the order they will start."""
     with ctx.db.read() as session:
         query = (
@@ -69,7 +69,7 @@ def active_run_ids(ctx: Context, *, limit: int = 50) -> list[str]:
             .join(Job, Job.id == Run.job_id)
             .where(Job.kind == JobKind.TRAIN.value, Job.status.in_(ACTIVE))
             .order_by(Job.status == Status.QUEUED, Job.priority, Job.created_at)
-            .limit(limit)
+            .limit(50)
         )
         return list(session.scalars(query))
 

@@ -36,15 +36,13 @@ class Passage:
         return self.total > len(self.ids)
 
 
-def encode_passage(
-    tokenizer: PreTrainedTokenizerBase, config: InspectionConfig, *, longest: int, limit: int = MAX_TOKENS
-) -> Passage:
+def encode_passage(tokenizer: PreTrainedTokenizerBase, config: InspectionConfig, *, longest: int) -> Passage:
     """Tokenize an inspection's text or conversation, at most `limit` tokens and at most the network's context.
 
     A text's tokens are those of `rolling_nll`: after BOS, else EOS, else nothing. Raises InvalidInput for fewer than
     two tokens.
     """
-    size = min(limit, longest)
+    size = min(MAX_TOKENS, longest)
     if config.messages:
         ids, trained = encode_chat(tokenizer, [message.model_dump() for message in config.messages])
         passage = Passage(ids[:size], 0, len(ids), trained[:size], [None] * min(size, len(ids)))

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -399,9 +399,9 @@ def try_library(cache: Path = CACHE) -> Compiled:
         return Compiled(None, f"{error} {getattr(error, 'stderr', '') or ''}".strip())
 
 
-def compile_to(compiler: str, path: Path, *, targets: Sequence[Sequence[str]] = TARGETS) -> None:
+def compile_to(compiler: str, path: Path) -> None:
     """Compile the library with the first flags that a compiler takes. Raises the last attempt's error."""
-    for target in targets:
+    for target in TARGETS:
         command = [compiler, *FLAGS, *target, "-o", str(path), str(SOURCE)]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_S)

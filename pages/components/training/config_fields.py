@@ -117,9 +117,9 @@ def draw_field(path: str) -> Any:
     return value
 
 
-def draw_run_fields(paths: Iterable[str], values: FieldValues, *, columns: int = 4) -> None:
+def draw_run_fields(paths: Iterable[str], values: FieldValues) -> None:
     """Draw fields side by side, and put their values into those of a config, by section."""
-    with st.grid(columns, min_column_width=150):
+    with st.grid(4, min_column_width=150):
         for path in paths:
             section, _, name = path.partition(".")
             if name:

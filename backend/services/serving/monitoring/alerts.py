@@ -168,14 +168,14 @@ def _changes(session: Session, conditions: Sequence[AlertCondition], *, now: dat
     return changes
 
 
-def list_alerts(ctx: Context, *, limit: int = 30) -> list[AlertView]:
+def list_alerts(ctx: Context) -> list[AlertView]:
     """Return open alerts, then the newest resolved ones. A run that finished is sent as an event, and is no alert."""
     with ctx.db.read() as session:
         query = (
             select(Alert)
             .where(Alert.severity != "info")
             .order_by(Alert.resolved_at.is_not(None), Alert.opened_at.desc())
-            .limit(limit)
+            .limit(30)
         )
         return [view_of(AlertView, alert) for alert in session.scalars(query)]
 

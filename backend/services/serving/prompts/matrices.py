@@ -134,7 +134,7 @@ def start_matrix(
     return matrix_id
 
 
-def list_prompt_matrices(ctx: Context, name: str, *, limit: int = 20) -> list[MatrixLine]:
+def list_prompt_matrices(ctx: Context, name: str) -> list[MatrixLine]:
     """Return the newest matrices of a prompt, whose answers stay in the database."""
     answers = type_coerce(PromptMatrix.answers, JSON)
     query = (
@@ -143,7 +143,7 @@ def list_prompt_matrices(ctx: Context, name: str, *, limit: int = 20) -> list[Ma
         .options(defer(PromptMatrix.answers))
         .where(PromptRow.name == name)
         .order_by(PromptMatrix.created_at.desc())
-        .limit(limit)
+        .limit(20)
     )
     with ctx.db.read() as session:
         return [
