@@ -12,10 +12,8 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Alias, Checkpoint, Dataset, DatasetVersion, Job, Run
 from backend.domain.attributes import view_of
 from backend.domain.jobs.events import Values
-from backend.domain.jobs.progress import Progress
-from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import CheckpointFacts
-from backend.domain.jobs.states import ACTIVE, Status
+from backend.domain.jobs.states import ACTIVE
 from backend.domain.names import not_found
 from backend.domain.serving.prepared import prepared_folder
 from backend.domain.serving.upstream import UPSTREAM
@@ -23,15 +21,15 @@ from backend.domain.training.objectives import writes_text
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.dependents import refuse_while_used, users_of_checkpoint
-from backend.services.jobs.jobs import job_state
+from backend.services.jobs.jobs import JobState, job_state
 from backend.services.lookups import find_row
 from backend.services.naming import rename, replace_notes
 
 MAX_LINEAGE = 50
 
 
-@dataclass(frozen=True)
-class CheckpointView:
+@dataclass(frozen=True, kw_only=True)
+class CheckpointView(JobState):
     """A checkpoint. `status` is its job's for a base that is still being added, otherwise finished. `dataset` as
     `name@version`.
     """
@@ -39,10 +37,7 @@ class CheckpointView:
     id: str
     name: str
     origin: str
-    status: Status
     job_id: str | None
-    error: JobFailure
-    progress: Progress | None
     run_id: str | None
     run: str | None
     objective: str | None

@@ -15,8 +15,6 @@ from backend.domain.attributes import view_of
 from backend.domain.checkpoints.inspection_config import InspectionConfig, inspection_fingerprint
 from backend.domain.checkpoints.inspection_summary import InspectionSummary
 from backend.domain.jobs.payloads import InspectPayload
-from backend.domain.jobs.progress import Progress
-from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import InspectResult
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.domain.validation import read_stored
@@ -25,14 +23,14 @@ from backend.infra.files.paths import find_path
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
 from backend.services.jobs.claims import Claim
-from backend.services.jobs.jobs import add_job, job_state, request_stop, wake
+from backend.services.jobs.jobs import JobState, add_job, job_state, request_stop, wake
 from backend.services.lookups import find_row
 
 NUMBERS, WORDS = "numbers.npz", "words.json"
 
 
-@dataclass(frozen=True)
-class InspectionView:
+@dataclass(frozen=True, kw_only=True)
+class InspectionView(JobState):
     """An inspection. `other` is the checkpoint compared with; `result` is the job's summary, `folder` holds the
     arrays.
     """
@@ -44,18 +42,10 @@ class InspectionView:
     other: str | None
     config: InspectionConfig
     job_id: str | None
-    status: Status
-    progress: Progress | None
-    error: JobFailure
     result: InspectionSummary
     folder: str | None
     created_at: datetime
     reused: bool = False  # the launch returned a stored or running inspection of the same request
-
-    @property
-    def is_active(self) -> bool:
-        """Return whether its job is queued, running or being stopped."""
-        return self.status in ACTIVE
 
     @property
     def is_ready(self) -> bool:

@@ -23,8 +23,6 @@ from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.reports.report import ROW_TOKENS, DataReport, ReportQuestion, ReportSample
 from backend.domain.data.versions.changes import DropRows
 from backend.domain.jobs.payloads import require_folder
-from backend.domain.jobs.progress import Progress
-from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.reports import DataReportPayload, NamedFolder
 from backend.domain.jobs.results import DataReportResult
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
@@ -37,7 +35,7 @@ from backend.services.data.datasets import list_datasets, resolve_version
 from backend.services.data.versions import derive_version
 from backend.services.data.views import VersionView
 from backend.services.jobs.claims import Claim
-from backend.services.jobs.jobs import add_job, job_state, request_stop, wake
+from backend.services.jobs.jobs import JobState, add_job, job_state, request_stop, wake
 from backend.services.lookups import find_row
 from backend.services.tokenizers.sources import TokenizerSource, list_sources, resolve_source
 
@@ -61,8 +59,8 @@ REASONS: dict[str, str] = {
 _SAMPLES: TypeAdapter[list[ReportSample]] = TypeAdapter(list[ReportSample])
 
 
-@dataclass(frozen=True)
-class DataReportView:
+@dataclass(frozen=True, kw_only=True)
+class DataReportView(JobState):
     """A report; `report` is None until it is finished. `source` is the tokenizer's reference, None for plain bytes."""
 
     id: str
@@ -70,9 +68,6 @@ class DataReportView:
     dataset_id: str
     version: str
     job_id: str | None
-    status: Status
-    error: JobFailure
-    progress: Progress | None
     source: str | None
     source_name: str
     question: ReportQuestion
@@ -80,11 +75,6 @@ class DataReportView:
     folder: str | None
     created_at: datetime
     reused: bool = False  # the report existed already
-
-    @property
-    def is_active(self) -> bool:
-        """Return whether its job is queued, running or being stopped."""
-        return self.status in ACTIVE
 
 
 def default_source(ctx: Context, kind: str) -> TokenizerSource | None:

@@ -14,18 +14,16 @@ from backend.domain.attributes import view_of
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.problem import RejectedRow
 from backend.domain.data.versions.provenance import Provenance
-from backend.domain.jobs.progress import Progress
-from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import VersionFacts
-from backend.domain.jobs.states import ACTIVE, Status
+from backend.domain.jobs.states import ACTIVE
 from backend.domain.wording import plural
 from backend.errors import NotFound
-from backend.services.jobs.jobs import job_state
+from backend.services.jobs.jobs import JobState, job_state
 from backend.services.lookups import find_named
 
 
-@dataclass(frozen=True)
-class VersionView:
+@dataclass(frozen=True, kw_only=True)
+class VersionView(JobState):
     """One version. Counts are zero and `folder` is None until its import has finished; `status` is that of the import's
     job.
     """
@@ -35,10 +33,7 @@ class VersionView:
     dataset: str
     kind: str
     number: int
-    status: Status
     job_id: str | None
-    error: JobFailure
-    progress: Progress | None
     content_hash: str | None
     folder: str | None
     source: str

@@ -19,8 +19,6 @@ from backend.domain.evaluation.endpoints import ENGINE, JudgeTarget, check_reque
 from backend.domain.evaluation.metrics.items import INSTRUCTIONS
 from backend.domain.evaluation.safety.reports import ToxicityReport
 from backend.domain.jobs.payloads import EvaluatePayload, require_folder
-from backend.domain.jobs.progress import Progress
-from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import EvaluationFacts, EvaluationRecord
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.statistics.power import PowerPlan
@@ -41,7 +39,7 @@ from backend.services.evaluation.judges.metric import resolve_task_judge
 from backend.services.evaluation.power import plan_comparison
 from backend.services.evaluation.scoring_choice import Split, choose_kind, choose_split
 from backend.services.evaluation.task_fit import check_task, examples_folder, resolve_benchmark
-from backend.services.jobs.jobs import add_job, job_state, wake
+from backend.services.jobs.jobs import JobState, add_job, job_state, wake
 from backend.services.lookups import find_row
 
 
@@ -61,8 +59,8 @@ class ScoreView:
     subgroup: str = ""
 
 
-@dataclass(frozen=True)
-class EvaluationView:
+@dataclass(frozen=True, kw_only=True)
+class EvaluationView(JobState):
     """An evaluation. `benchmark` is `name@version`; `settings` determine the score, `facts` are reported by the job.
 
     `checkpoint` is the name of what was evaluated: a checkpoint, or an endpoint where `endpoint` is set.
@@ -79,9 +77,6 @@ class EvaluationView:
     facts: EvaluationFacts
     fingerprint: str
     job_id: str | None
-    status: Status
-    progress: Progress | None
-    error: JobFailure
     scores: tuple[ScoreView, ...]
     created_at: datetime
     finished_at: datetime | None
@@ -93,11 +88,6 @@ class EvaluationView:
     def subject_id(self) -> str:
         """Id of the checkpoint or endpoint."""
         return self.checkpoint_id or (self.endpoint.id if self.endpoint else "")
-
-    @property
-    def is_active(self) -> bool:
-        """Return whether its job is queued, running or being stopped."""
-        return self.status in ACTIVE
 
     @property
     def main_metric(self) -> str:

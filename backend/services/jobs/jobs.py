@@ -21,21 +21,32 @@ from backend.services.context import Context, Person, require_builder
 R = TypeVar("R", bound=JobResult)
 
 
-@dataclass(frozen=True)
-class JobView:
+@dataclass(frozen=True, kw_only=True)
+class JobState:
+    """The state of a job, and of what it makes: see `job_state`."""
+
+    status: Status
+    progress: Progress | None
+    error: JobFailure
+
+    @property
+    def is_active(self) -> bool:
+        """Return whether the job is queued, running or being stopped."""
+        return self.status in ACTIVE
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobView(JobState):
     """A job as pages and the command line see it."""
 
     id: str
     kind: str
     queue: str
     title: str
-    status: Status
     priority: int
     attempt: int
     device: str | None
     owner: str | None
-    progress: Progress | None
-    error: JobFailure
     result: dict[str, Any]
     stop_request: str | None
     placement: str | None
@@ -43,11 +54,6 @@ class JobView:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-
-    @property
-    def is_active(self) -> bool:
-        """Return whether the job is queued, running or being stopped."""
-        return self.status in ACTIVE
 
     def result_as(self, kind: type[R]) -> R | None:
         """Read the result as the class of the job's kind; None while there is none."""

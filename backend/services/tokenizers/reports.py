@@ -13,16 +13,15 @@ from backend.db.base import new_id
 from backend.db.races import retry_races
 from backend.db.tables import Analysis, Job
 from backend.domain.jobs.payloads import require_folder
-from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.reports import NamedFolder, TokenizerReportPayload
 from backend.domain.jobs.results import MeasuredDataset, MeasuredTokenizer, TokenizerReportResult
-from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.domain.jobs.states import JobKind
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import version_labels
 from backend.services.jobs.claims import Claim
-from backend.services.jobs.jobs import add_job, wake
+from backend.services.jobs.jobs import JobState, add_job, job_state, wake
 from backend.services.lookups import find_row
 from backend.services.tokenizers.sources import TokenizerSource, resolve_source
 
@@ -42,8 +41,8 @@ class Measure:
     values: dict[str, float | None]
 
 
-@dataclass(frozen=True)
-class ReportView:
+@dataclass(frozen=True, kw_only=True)
+class ReportView(JobState):
     """A report. `refs` name the tokenizers as `resolve_source` does.
 
     `tokenizers` and `datasets` hold the job's facts by name; empty until it has finished.
@@ -51,8 +50,6 @@ class ReportView:
 
     id: str
     job_id: str | None
-    status: Status
-    error: JobFailure
     names: tuple[str, ...]
     refs: tuple[str, ...]
     dataset_names: tuple[str, ...]
@@ -60,11 +57,6 @@ class ReportView:
     datasets: list[MeasuredDataset]
     measures: list[Measure]
     created_at: datetime
-
-    @property
-    def is_active(self) -> bool:
-        """Return whether its job is queued, running or being stopped."""
-        return self.status in ACTIVE
 
     @property
     def is_ready(self) -> bool:
@@ -221,8 +213,7 @@ def _view(session: Session, row: Analysis) -> ReportView:
     return ReportView(
         id=row.id,
         job_id=row.job_id,
-        status=Status(job.status) if job else Status.FINISHED,
-        error=job.error if job else JobFailure(),
+        **job_state(job),
         names=tuple(names),
         refs=tuple(row.config.get("refs", [])),
         dataset_names=tuple(datasets),

@@ -13,8 +13,6 @@ from backend.db.races import retry_races
 from backend.db.tables import Analysis, Dataset, DatasetVersion, Job, Tokenizer
 from backend.domain.attributes import view_of
 from backend.domain.jobs.payloads import TrainTokenizerPayload
-from backend.domain.jobs.progress import Progress
-from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import TokenizerFacts, TrainTokenizerResult
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import clean_name
@@ -24,13 +22,13 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.dependents import Use, mentions, refuse_while_used, users_of_tokenizer
 from backend.services.jobs.claims import Claim
-from backend.services.jobs.jobs import add_job, job_state, wake
+from backend.services.jobs.jobs import JobState, add_job, job_state, wake
 from backend.services.lookups import find_named
 from backend.services.naming import rename
 
 
-@dataclass(frozen=True)
-class TokenizerView:
+@dataclass(frozen=True, kw_only=True)
+class TokenizerView(JobState):
     """A tokenizer. `folder` and `vocab_size` are None until its job has finished. `facts`: bytes_per_token and other
     measures.
     """
@@ -38,10 +36,7 @@ class TokenizerView:
     id: str
     name: str
     kind: str
-    status: Status
     job_id: str | None
-    error: JobFailure
-    progress: Progress | None
     vocab_size: int | None
     folder: str | None
     dataset: str | None
