@@ -26,10 +26,9 @@ from backend.domain.statistics.estimates import proportion_estimate
 from backend.services.context import Context
 from backend.services.evaluation.board import Board, rank_board, read_board
 from backend.services.evaluation.comparisons import compare
-from backend.services.evaluation.items import list_items
 from backend.services.evaluation.packed_items import store_packed
 from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import CHOICES, add_benchmark
+from tests.support.evaluation_world import CHOICES, add_benchmark, list_items
 
 CHECKPOINTS, BENCHMARKS, ITEMS = 50, 10, 10_000
 SHOWN = json.dumps(

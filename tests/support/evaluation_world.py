@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from backend.domain.evaluation.config import EvaluationConfig
@@ -10,6 +10,7 @@ from backend.domain.jobs.events import event_of
 from backend.services import job_events as outcomes
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation
+from backend.services.evaluation.items import ItemQuery, ItemView, Which, find_items, read_index, read_items
 from backend.services.jobs.claims import Claim
 from tests.support.jobs import finish_job, take_job
 from tests.support.scenario import add_version
@@ -130,3 +131,22 @@ def predicted(ctx: Context, checkpoint: str, benchmark: str, nlls: Sequence[floa
         facts={"used_chat_template": False, "unit": "documents", "number_format": "float32"},
     )
     return get_evaluation(ctx, launched.id)
+
+
+def list_items(
+    ctx: Context,
+    evaluation_id: str,
+    *,
+    which: Which = "all",
+    positions: Collection[int] | None = None,
+    text: str = "",
+    filter: str = "",
+    offset: int = 0,
+    limit: int = 20,
+) -> tuple[list[ItemView], int]:
+    """Return a page of an evaluation's items and how many there are; see `find_items`."""
+    evaluation = get_evaluation(ctx, evaluation_id)
+    index = read_index(ctx, evaluation)
+    query = ItemQuery(which, text, filter, None if positions is None else frozenset(positions))
+    rows = find_items(ctx, evaluation, index, query)
+    return read_items(ctx, index, rows[offset : offset + limit]), len(rows)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -42,8 +43,8 @@ from backend.domain.battles.comparisons import (
     tie_parameter,
 )
 from backend.domain.battles.intervals import EMPTY, floored, rank_ranges
-from backend.domain.battles.likelihoods import LOSS, METHOD_NAMES, WIN, FloatArray, IntArray, Method
-from backend.domain.battles.options import Control, RatingOptions
+from backend.domain.battles.likelihoods import LOSS, METHOD_NAMES, WIN, FloatArray, IntArray
+from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.rating_table import (
     ELO_PER_UNIT,
     ControlEffect,
@@ -114,20 +115,7 @@ class _RowColumns:
     uncontrolled: FloatArray | None
 
 
-def fit_ratings(
-    votes: Iterable[VoteRecord] | VoteColumns,
-    *,
-    method: Method = "bradley_terry",
-    cluster_by: ClusterBy = "two_way",
-    control: tuple[Control, ...] = (),
-    reweight: bool = False,
-    category: str | None = None,
-    anchor: str | None = None,
-    anchor_rating: float = 1000.0,
-    level: float = 0.95,
-    seed: int = 0,
-    num_draws: int = 2000,
-) -> RatingTable:
+def fit_ratings(votes: Iterable[VoteRecord] | VoteColumns, **options: Any) -> RatingTable:
     """Rate every contestant that the votes name; `RatingOptions` explains the options.
 
     Raises InvalidInput for no votes, an unknown label, anchor, category or option, and for a control whose features no
@@ -137,19 +125,7 @@ def fit_ratings(
     >>> table.contestants
     ('x', 'y')
     """
-    options = RatingOptions.of(
-        method=method,
-        cluster_by=cluster_by,
-        control=control,
-        reweight=reweight,
-        category=category,
-        anchor=anchor,
-        anchor_rating=anchor_rating,
-        level=level,
-        seed=seed,
-        num_draws=num_draws,
-    )
-    return rate(votes if isinstance(votes, VoteColumns) else encode_votes(votes), options)
+    return rate(votes if isinstance(votes, VoteColumns) else encode_votes(votes), RatingOptions.of(**options))
 
 
 def rate(columns: VoteColumns, options: RatingOptions) -> RatingTable:

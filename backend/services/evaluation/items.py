@@ -7,7 +7,7 @@ import re
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -26,7 +26,7 @@ from backend.domain.jobs.results import EvaluateResult
 from backend.domain.jobs.states import TERMINAL, Status
 from backend.errors import NotFound
 from backend.services.context import Context
-from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, list_evaluations
+from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
 from backend.services.evaluation.packed_items import packed_key, read_item_values, store_packed
 from backend.services.evaluation.pairing import item_metric
 from backend.services.jobs.claims import Claim
@@ -119,23 +119,10 @@ def field_name(metric: str) -> str:
     return re.sub(r"[\s<>=!(),\"']+", ".", metric).lower()
 
 
-def list_items(
-    ctx: Context,
-    evaluation_id: str,
-    *,
-    which: Which = "all",
-    positions: Collection[int] | None = None,
-    text: str = "",
-    filter: str = "",
-    offset: int = 0,
-    limit: int = 20,
-) -> tuple[list[ItemView], int]:
-    """Return a page of an evaluation's items and how many there are; see `find_items`."""
-    evaluation = get_evaluation(ctx, evaluation_id)
+def all_items(ctx: Context, evaluation: EvaluationView) -> list[ItemView]:
+    """Return an evaluation's items."""
     index = read_index(ctx, evaluation)
-    query = ItemQuery(which, text, filter, None if positions is None else frozenset(positions))
-    rows = find_items(ctx, evaluation, index, query)
-    return read_items(ctx, index, rows[offset : offset + limit]), len(rows)
+    return read_items(ctx, index, range(len(index)))
 
 
 def find_items(ctx: Context, evaluation: EvaluationView, index: ItemIndex, query: ItemQuery) -> Sequence[int]:

@@ -17,11 +17,10 @@ from backend.errors import NotFound
 from backend.services.context import Context
 from backend.services.evaluation.comparisons import Flip, Pair
 from backend.services.evaluation.evaluations import EvaluationView
-from backend.services.evaluation.items import ItemView, list_items, read_index, read_items, search_items
+from backend.services.evaluation.items import ItemView, all_items, read_index, read_items, search_items
 from backend.services.evaluation.judgements import list_judgements, read_verdicts
 from backend.services.evaluation.pairing import item_metric
 
-ALL = 1_000_000
 Verdicts = dict[tuple[str, ...], float]
 """A verdict by texts (question, answers): of one answer 1 good, -1 bad; of two 1 where the second is better, -1 the
 first; 0 neither.
@@ -74,7 +73,7 @@ def disagreeing_items(ctx: Context, evaluation: EvaluationView) -> frozenset[int
     None where no judgement has one of its answers. A score at the middle of the judge's scale is neither good nor bad.
     """
     verdicts = _read_all(ctx, mode="rubric")
-    items = list_items(ctx, evaluation.id, limit=ALL)[0] if verdicts else []
+    items = all_items(ctx, evaluation) if verdicts else []
     metric = item_metric(evaluation.main_metric)
     judged = [(item, side) for item in items if (side := _find(verdicts, item)) is not None and metric in item.values]
     if not judged:
@@ -92,7 +91,7 @@ def disagreeing_pairs(ctx: Context, comparison: Pair) -> list[str] | None:
     if not verdicts:
         return None
     sides = (comparison.first, comparison.second)
-    first, second = ({item.item_hash: item for item in list_items(ctx, side.id, limit=ALL)[0]} for side in sides)
+    first, second = ({item.item_hash: item for item in all_items(ctx, side)} for side in sides)
     metric = item_metric(comparison.metric)
     sign = -1.0 if is_score_lower_better(metric) else 1.0
     judged, disagreeing = 0, []

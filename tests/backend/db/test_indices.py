@@ -13,7 +13,6 @@ from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Evaluation, R
 from backend.domain.jobs.states import JobKind
 from backend.services.battles.views import list_campaigns
 from backend.services.context import LOCAL, Context
-from backend.services.evaluation.items import list_items
 from backend.services.jobs.claims import claim_next
 from backend.services.jobs.gangs import choose_gang
 from backend.services.jobs.jobs import read_log
@@ -28,6 +27,7 @@ from backend.services.serving.replicas import ready_targets
 from backend.services.training.live import active_run_ids, queue_counts, run_states
 from backend.services.training.views import list_sample_steps, list_samples
 from tests.support.battle_world import next_battle
+from tests.support.evaluation_world import list_items
 from tests.support.jobs import add_stored_job
 
 GROWING = (

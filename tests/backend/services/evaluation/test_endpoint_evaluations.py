@@ -41,7 +41,6 @@ from backend.services.evaluation.evaluations import (
 from backend.services.evaluation.exports import board_html, scores_csv
 from backend.services.evaluation.forecasts import forecast_evaluations
 from backend.services.evaluation.gates import create_gate, get_gate, judge
-from backend.services.evaluation.items import list_items
 from backend.services.evaluation.safety.cards import safety_card
 from backend.services.evaluation.safety.probes import add_probe
 from backend.services.evaluation.safety.runs import run_safety
@@ -50,7 +49,7 @@ from backend.services.jobs.claims import claim_job
 from backend.services.jobs.jobs import read_log
 from jobs.runner import execute
 from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import ANSWERS, CHOICES, TEXTS, add_benchmark, claim_of, finish, item
+from tests.support.evaluation_world import ANSWERS, CHOICES, TEXTS, add_benchmark, claim_of, finish, item, list_items
 from tests.support.fake_api import FakeApi, serve_api
 from tests.support.installation import wait_until
 from tests.support.job_work import do_job

@@ -24,7 +24,6 @@ from backend.services import job_events as outcomes
 from backend.services.context import LOCAL, Context, Person
 from backend.services.evaluation.comparisons import compare, rank_evaluations
 from backend.services.evaluation.evaluations import get_evaluation, launch_evaluation, list_evaluations
-from backend.services.evaluation.items import list_items
 from backend.services.jobs.jobs import stop_job
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import (
@@ -36,6 +35,7 @@ from tests.support.evaluation_world import (
     evaluated,
     finish,
     item,
+    list_items,
     predicted,
 )
 from tests.support.jobs import list_jobs

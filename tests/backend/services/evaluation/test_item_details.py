@@ -31,10 +31,19 @@ from backend.services.evaluation.calibrations import read_calibration
 from backend.services.evaluation.comparisons import Pair, compare, open_pair
 from backend.services.evaluation.contamination import check_contamination
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation
-from backend.services.evaluation.items import get_item, list_answers, list_items
+from backend.services.evaluation.items import get_item, list_answers
 from backend.services.evaluation.pairs import group_pairs, read_paired_items
 from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import ANSWERS, CHOICES, add_benchmark, claim_of, evaluated, finish, item
+from tests.support.evaluation_world import (
+    ANSWERS,
+    CHOICES,
+    add_benchmark,
+    claim_of,
+    evaluated,
+    finish,
+    item,
+    list_items,
+)
 from tests.support.jobs import add_stored_job
 from tests.support.run_world import add_checkpoint as add_run_checkpoint
 from tests.support.run_world import add_parts, end, launch

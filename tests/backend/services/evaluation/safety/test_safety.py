@@ -21,7 +21,6 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.evaluation.evaluations import get_evaluation
 from backend.services.evaluation.gates import judge_config
-from backend.services.evaluation.items import list_items
 from backend.services.evaluation.judgements import Judge, launch_judgement
 from backend.services.evaluation.judges.answers import evaluation_items
 from backend.services.evaluation.safety.agreements import add_agreement, agreement_line
@@ -31,7 +30,7 @@ from backend.services.evaluation.safety.probes import add_injection_probe, add_p
 from backend.services.evaluation.safety.runs import read_reports, read_toxicity, run_safety
 from backend.services.evaluation.safety.toxicity import describe_toxicity, launch_toxicity
 from tests.support.command_line import roundhouse
-from tests.support.evaluation_world import add_benchmark
+from tests.support.evaluation_world import add_benchmark, list_items
 from tests.support.jobs import finish_job, take_job
 from tests.support.safety_world import LABELLED, NO, PROMPTS, YES, add_fine_tune, answered
 
