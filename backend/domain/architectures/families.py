@@ -224,25 +224,6 @@ _FAMILIES = (
 
 FAMILIES: dict[str, Family] = {family.name: family for family in _FAMILIES}
 
-OPTIONAL_FIELDS: tuple[str, ...] = (
-    "head_size",
-    "rope_theta",
-    "local_rope_theta",
-    "nope_every",
-    "window",
-    "global_every",
-    "num_experts",
-    "experts_per_token",
-    "expert_feed_forward",
-    "shared_experts",
-    "dense_layers",
-    "query_rank",
-    "kv_rank",
-    "rope_head_size",
-    "nope_head_size",
-    "value_head_size",
-)
-
 _LACKS: dict[str, str] = {
     "head_size": "has heads of width / heads",
     "rope_theta": "has no rotary positions",
@@ -261,6 +242,7 @@ _LACKS: dict[str, str] = {
     "nope_head_size": "applies rotary positions to whole heads",
     "value_head_size": "has values as wide as keys",
 }
+OPTIONAL_FIELDS = tuple(_LACKS)
 _SPECIAL: dict[tuple[str, str], str] = {
     ("mixtral", "expert_feed_forward"): "gives feed_forward, which is each expert's size",
     ("mixtral", "dense_layers"): "has experts in every layer",

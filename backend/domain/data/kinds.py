@@ -21,7 +21,10 @@ class DatasetKind(StrEnum):
 MESSAGE_FIELDS = ("message_id", "parent_id", "role", "content", "rank")
 """The fields of a message table; `rank` may be missing."""
 
-_ANSWERS = ("answer", "answer_from_0", "answer_from_1", "answer_text")
+ANSWER_FIELDS = ("answer", "answer_from_0", "answer_from_1", "answer_text")
+"""Fields of the right choice: in whatever way the file has it, or in one of the ways that a person or the whole file
+settled.
+"""
 
 FIELDS: dict[DatasetKind, tuple[str, ...]] = {
     DatasetKind.TEXT: ("text",),
@@ -51,7 +54,7 @@ FIELDS: dict[DatasetKind, tuple[str, ...]] = {
         *MESSAGE_FIELDS,
     ),
     DatasetKind.KTO: ("prompt", "input", "completion", "messages", "label", "system", "tools"),
-    DatasetKind.BENCHMARK: ("context", "question", "choices", *_ANSWERS, "answers", "correct", "incorrect"),
+    DatasetKind.BENCHMARK: ("context", "question", "choices", *ANSWER_FIELDS, "answers", "correct", "incorrect"),
     DatasetKind.PROMPTS: ("prompt", "input"),
     DatasetKind.RECORDS: (),
 }
@@ -69,7 +72,7 @@ REQUIRED: dict[DatasetKind, tuple[tuple[str, ...], ...]] = {
     DatasetKind.PREFERENCE: (("chosen", "rejected"), ("first", "second", "winner"), ("tree",), MESSAGE_FIELDS),
     DatasetKind.KTO: (("prompt", "completion", "label"), ("messages", "label")),
     DatasetKind.BENCHMARK: (
-        *(("question", "choices", answer) for answer in _ANSWERS),
+        *(("question", "choices", answer) for answer in ANSWER_FIELDS),
         ("question", "answers"),
         ("correct", "incorrect"),
     ),

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from backend.domain.battles.ratings import Rating, WinMatrix
 from backend.domain.wording import percent, plural
-from pages.components.charts.style import ACCENT, BLUE, MUTED, short_name
+from pages.components.charts.style import ACCENT, BLUE, MUTED, error_bars, short_name
 from pages.components.words import figure_text
 
 ROW_HEIGHT = 42
@@ -49,15 +49,7 @@ def interval_chart(marks: Sequence[IntervalMark], *, title: str, reference: floa
             y=places,
             mode="markers",
             marker={"size": 11, "color": ACCENT},
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [mark.high - mark.value for mark in marks],
-                "arrayminus": [mark.value - mark.low for mark in marks],
-                "thickness": 2.2,
-                "color": ACCENT,
-                "width": 5,
-            },
+            error_x=error_bars([(mark.value, mark.low, mark.high) for mark in marks], thickness=2.2, width=5),
             customdata=[figure_text(mark.hover) for mark in marks],
             hovertemplate="%{customdata}<extra></extra>",
             showlegend=False,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 COLORS = ("#C4592B", "#4A92B8", "#7BA14E", "#A27CC2", "#C9A236", "#4FA08F", "#CC6F90", "#6E86C8", "#B58A6A")
 """Categorical palette, readable on the light and on the dark page."""
 ACCENT, BLUE = COLORS[:2]
@@ -17,6 +20,21 @@ STATIC = {"displayModeBar": False}
 """Plotly config of a figure without its tool bar."""
 
 MAX_NAME = 38
+
+
+def error_bars(
+    points: Iterable[tuple[float, float | None, float | None]], *, scale: float = 1.0, thickness: float, width: int
+) -> dict[str, Any]:
+    """Return the error bars of (value, low, high); a bound that is not known ends at the value."""
+    known = [(value, value if low is None else low, value if high is None else high) for value, low, high in points]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [scale * (high - value) for value, _, high in known],
+        "arrayminus": [scale * (value - low) for value, low, _ in known],
+        "thickness": thickness,
+        "width": width,
+    }
 
 
 def fade(color: str, opacity: float) -> str:

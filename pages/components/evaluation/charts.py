@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from backend.domain.evaluation.config import score_label as metric_label
-from pages.components.charts.style import ACCENT, COLORS, LEGEND_BELOW, MARGIN, MUTED
+from pages.components.charts.style import ACCENT, COLORS, LEGEND_BELOW, MARGIN, MUTED, error_bars
 from pages.components.evaluation.scores import interval_text, is_share, score_label, score_text
 from pages.components.words import figure_text
 
@@ -41,14 +41,7 @@ def score_figure(dots: Sequence[ScoreDot], *, metric: str, chance: float | None 
             "size": 11,
             "symbol": ["circle" if dot.highlighted else "circle-open" for dot in dots],
         },
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [scale * ((dot.high if dot.high is not None else dot.value) - dot.value) for dot in dots],
-            "arrayminus": [scale * (dot.value - (dot.low if dot.low is not None else dot.value)) for dot in dots],
-            "thickness": 1.6,
-            "width": 5,
-        },
+        error_x=error_bars([(dot.value, dot.low, dot.high) for dot in dots], scale=scale, thickness=1.6, width=5),
         customdata=[
             f"{score_text(metric, dot.value)}, {interval_text(metric, dot.low, dot.high) or 'no interval'}"
             for dot in dots
@@ -124,14 +117,7 @@ def _score_line(line: ScoreLine, *, color: str) -> go.Scatter:
         mode="lines+markers",
         name=figure_text(line.name),
         line={"color": color},
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "array": [scale * ((high if high is not None else value) - value) for _, value, _, high in line.points],
-            "arrayminus": [scale * (value - (low if low is not None else value)) for _, value, low, _ in line.points],
-            "thickness": 1.2,
-            "width": 3,
-        },
+        error_y=error_bars([point[1:] for point in line.points], scale=scale, thickness=1.2, width=3),
     )
 
 
@@ -146,14 +132,7 @@ def difference_figure(value: float, low: float | None, high: float | None, *, me
         y=[""],
         mode="markers",
         marker={"color": ACCENT, "size": 12},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [scale * ((high if high is not None else value) - value)],
-            "arrayminus": [scale * (value - (low if low is not None else value))],
-            "thickness": 2,
-            "width": 7,
-        },
+        error_x=error_bars([(value, low, high)], scale=scale, thickness=2, width=7),
         hovertemplate=f"{score_text(metric, value, signed=True)}, {interval or 'no interval'}<extra></extra>",
         showlegend=False,
     )

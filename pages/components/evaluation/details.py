@@ -12,7 +12,7 @@ from backend.services.context import Context
 from backend.services.evaluation.calibrations import MIN_ITEMS, read_calibration
 from backend.services.evaluation.contamination import ContaminationCheck, check_contamination
 from backend.services.evaluation.evaluations import EvaluationView
-from pages.components.charts.style import ACCENT, MARGIN, MUTED, STATIC, fade
+from pages.components.charts.style import ACCENT, MARGIN, MUTED, STATIC, error_bars, fade
 from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.frame import plain
 
@@ -87,14 +87,9 @@ def reliability_figure(result: ProbabilityCalibration) -> go.Figure:
         y=accuracy,
         mode="markers",
         marker={"color": ACCENT, "size": 9},
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "array": [100 * one.high - value for one, value in zip(result.bins, accuracy, strict=True)],
-            "arrayminus": [value - 100 * one.low for one, value in zip(result.bins, accuracy, strict=True)],
-            "thickness": 1.4,
-            "width": 4,
-        },
+        error_y=error_bars(
+            [(one.accuracy, one.low, one.high) for one in result.bins], scale=100.0, thickness=1.4, width=4
+        ),
         customdata=[one.n for one in result.bins],
         hovertemplate="confidence %{x:.1f} %, accuracy %{y:.1f} %, %{customdata} items<extra></extra>",
     )

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from backend.domain.data.kinds import DatasetKind
+from backend.domain.data.kinds import MESSAGE_FIELDS, DatasetKind
 from backend.domain.data.recognition.sample import Recognition, SampleRows
 from backend.domain.data.rows.conversations import ROLES
 from backend.domain.data.rows.trees import TREE, is_root
-
-MESSAGE_FIELDS = ("message_id", "parent_id", "role", "content", "rank")
-"""Fields of a table with one message a row."""
 
 
 def detect_tree(sample: SampleRows) -> Recognition | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from backend.domain.data.rows.gold_answers import ANSWER_FIELDS, answer_index
+from backend.domain.data.kinds import ANSWER_FIELDS
+from backend.domain.data.rows.gold_answers import answer_index
 from backend.domain.data.rows.problem import RowProblem
 from backend.domain.data.rows.values import label_text, read_text_value
 from backend.domain.json_values import Row

@@ -13,10 +13,6 @@ from typing import Any
 from backend.domain.data.rows.problem import RowProblem
 from backend.errors import InvalidInput
 
-ANSWER_FIELDS = ("answer", "answer_from_0", "answer_from_1", "answer_text")
-"""Fields of the right choice: in whatever way the file has it, or in one of the ways that a person or the whole file
-settled.
-"""
 _NUMBER = re.compile(r"(\d{1,4})(?:\.0)?")
 _RULES: dict[str, str | int] = {"answer_text": "text", "answer_from_0": 0, "answer_from_1": 1}
 
