@@ -26,11 +26,6 @@ from tests.support.training_rooms import TINY, Recorder, Rooms
 SIZES = BatchSizes(micro_batch=3, items_per_step=6, val_items=6, seed=4)
 
 
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
-    return Rooms(tmp_path_factory.mktemp("artifacts"))
-
-
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()

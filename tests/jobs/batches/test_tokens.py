@@ -37,11 +37,6 @@ from tests.support.training_rooms import Recorder, Rooms, chat_rows, make_storie
 SIZES = BatchSizes(micro_batch=2, items_per_step=4, val_items=2, seed=4)
 
 
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
-    return Rooms(tmp_path_factory.mktemp("artifacts"))
-
-
 def folders(rooms: Rooms) -> set[str]:
     return {path.name for path in (rooms.root / "tokens").iterdir() if path.is_dir()}
 

@@ -24,11 +24,6 @@ from tests.support.training_rooms import TINY, Recorder, Rooms, write_dataset
 EVERYTHING = {"dropout": 0.1, "ema_decay": 0.9, "freeze_blocks": 1, "schedule": "wsd", "decay_steps": 2}
 
 
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
-    return Rooms(tmp_path_factory.mktemp("artifacts"))
-
-
 def weights(rooms: Rooms, name: str, step: int = 6) -> dict[str, torch.Tensor]:
     """Load the weights of a run's checkpoint."""
     return load_file(rooms.root / name / f"checkpoints/step-{step:06d}" / "model.safetensors")

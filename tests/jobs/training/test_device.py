@@ -33,11 +33,6 @@ from tests.support.training_rooms import TINY, Recorder, Rooms, load_batches
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
-    return Rooms(tmp_path_factory.mktemp("artifacts"))
-
-
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_run_uses_the_attention_of_its_config(rooms: Rooms, attention: str) -> None:
     ctx = read_training_context(

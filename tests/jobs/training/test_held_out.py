@@ -19,11 +19,6 @@ from jobs.training.run import run
 from tests.support.training_rooms import Recorder, Rooms, chat_rows, write_dataset
 
 
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
-    return Rooms(tmp_path_factory.mktemp("artifacts"))
-
-
 def trained(rooms: Rooms, objective: str, name: str, **values: Any) -> tuple[HeldOutRows, Recorder]:
     """The held-out rows that a run left, and what it reported."""
     recorder = Recorder()

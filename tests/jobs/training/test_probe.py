@@ -42,11 +42,6 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
-    return Rooms(tmp_path_factory.mktemp("artifacts"))
-
-
 def files(folder: Path) -> set[Path]:
     """Return all files below a folder except those of jobs' reports."""
     return {path for path in folder.rglob("*") if path.is_file()}

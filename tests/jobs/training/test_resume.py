@@ -23,11 +23,6 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
-    return Rooms(tmp_path_factory.mktemp("artifacts"))
-
-
 @pytest.mark.parametrize(("objective", "values"), CASES.values(), ids=CASES)
 def test_a_run_killed_between_checkpoints_repeats_the_same_losses(
     rooms: Rooms, request: pytest.FixtureRequest, objective: str, values: dict

@@ -28,11 +28,6 @@ from tests.support.jobs import with_payload
 from tests.support.training_rooms import TINY, Recorder, Rooms, write_dataset
 
 
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
-    return Rooms(tmp_path_factory.mktemp("artifacts"))
-
-
 def test_pretraining_learns_and_reports_every_step(rooms: Rooms) -> None:
     recorder = Recorder()
     spec = rooms.training("pretrain", max_steps=40, eval_every=20, checkpoint_every=40, learning_rate=1e-2)

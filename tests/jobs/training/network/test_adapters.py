@@ -26,11 +26,6 @@ VARIANTS = ("lora", "rslora", "dora", "pissa")
 IDS = torch.arange(24)[None] * 5 % TINY.vocab_size
 
 
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
-    return Rooms(tmp_path_factory.mktemp("artifacts"))
-
-
 def config_of(variant: str, **values: Any) -> RunConfig:
     return RunConfig(
         objective="sft",

@@ -27,11 +27,6 @@ from tests.support.jobs import with_payload
 from tests.support.training_rooms import NAMES, TINY, Recorder, Rooms, load_batches, preference_rows, write_dataset
 
 
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
-    return Rooms(tmp_path_factory.mktemp("artifacts"))
-
-
 def references(run_folder: Path) -> list[Path]:
     return sorted(run_folder.glob("reference-*.safetensors"))
 
