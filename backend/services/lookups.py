@@ -13,7 +13,7 @@ from backend.domain.names import not_found
 from backend.errors import NotFound
 
 MAX_SUGGESTED = 500
-"""Newest names among which a similar one is looked for."""
+"""Newest names that are compared with a mistyped one."""
 
 Row = TypeVar("Row", bound=Table)
 
