@@ -14,13 +14,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from backend.domain.attributes import attributes_of
+from backend.domain.attributes import attributes_of, view_of
+from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.recognition.recognise import recognise
 from backend.domain.data.rows.content import count_media, describe_dropped, describe_filtered, media_columns
 from backend.domain.data.rows.mapping import check_mapping, settle_answers
 from backend.domain.data.rows.trees import TREE, is_message_table
-from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
+from backend.domain.jobs.payloads import ShardCluster
 from backend.domain.jobs.results import ImportResult
 from backend.errors import InvalidInput, JobFailed
 from jobs.data.blocks import RowBlock, SourcePosition
@@ -48,66 +49,43 @@ FORMAT_VERSION = 3
 
 def import_files(
     source: Path,
+    options: ImportOptions,
     *,
     out_root: Path,
     reporter: Reporter,
-    kind: str | None = None,
-    mapping: Mapping[str, str] | None = None,
-    val_fraction: float = DEFAULT_VAL_FRACTION,
-    seed: int = DEFAULT_SPLIT_SEED,
-    keep_good: bool = True,
-    max_rejected: float = 1.0,
-    encoding: str | None = None,
     split: str | None = None,
-    filters: RowFilters = RowFilters(),
-    drop_near_duplicates: bool = False,
-    shards: ShardOptions | None = None,
+    cluster: ShardCluster | None = None,
     part_s: float = 20.0,
 ) -> ImportResult:
     """Import a file, a folder, a zip or a saved dataset into `<out_root>/<first 16 of the content hash>/`.
 
-    `kind` and `mapping` (source column -> field, see backend.domain.data.kinds) are recognised when left out. The
-    same content, kind and split give the same folder. With `keep_good` bad rows are listed, with their raw beginning,
-    in `rejected.jsonl`; otherwise the first one ends the import. Above a share of `max_rejected` of all rows nothing
-    is published. `encoding` names the encoding of text that is not UTF-8. `split` names one split of a saved dataset;
-    without it its train and validation splits are kept. Rows that do not pass the `filters` are left out, and near
-    duplicates if asked to. With `shards` files are read by other processes (jobs.data.sharding). About every `part_s`
-    seconds the finished rows are stored as a part, from which an import of the same unchanged source resumes within a
-    day. Raises InvalidInput if the source, the kind or the mapping can't be used, too many rows are bad or none is
-    good; NotFound; JobFailed on a stop request.
+    `kind` and `mapping` of the options are recognised when left out. The same content, kind and split give the same
+    folder. With `keep_good` bad rows are listed, with their raw beginning, in `rejected.jsonl`; otherwise the first one
+    ends the import. Above a share of `max_rejected` of all rows nothing is published. `split` names one split of a
+    saved dataset; without it its train and validation splits are kept. With `shards` files are read by other processes
+    (jobs.data.sharding), on the `cluster` that the options name. About every `part_s` seconds the finished rows are
+    stored as a part, from which an import of the same unchanged source resumes within a day. Raises InvalidInput if the
+    source, the kind or the mapping can't be used, too many rows are bad or none is good; NotFound; JobFailed on a stop
+    request.
     """
-    if not 0 <= val_fraction < 1:
-        raise InvalidInput(f"val_fraction is {val_fraction}; give a share from 0 to below 1.", field="val_fraction")
-    rows = open_source(source, kind=_checked_kind(kind), split=split, encoding=encoding)
+    filters = view_of(RowFilters, options)
+    shards = ShardOptions(options.shards, options.workers, options.executor, cluster) if options.shards else None
+    rows = open_source(source, kind=options.kind, split=split, encoding=options.encoding)
     sample, bad = read_head(rows)
     if not sample:
         raise nothing_usable(source.name, [row.as_dict(raw=0) for row in bad])
-    plan = _plan(rows, sample, kind=_checked_kind(kind), mapping=mapping)
+    plan = _plan(rows, sample, kind=options.kind, mapping=options.mapping)
     _log_plan(reporter, rows, plan)
     settings = {
         "format": FORMAT_VERSION,
         "kind": plan.kind,
         "mapping": plan.mapping,
-        "val_fraction": val_fraction,
-        "seed": seed,
-        "keep_good": keep_good,
-        "encoding": encoding,
+        **attributes_of(options, "val_fraction", "seed", "keep_good", "encoding"),
         "sides": rows.sides,
     }
     shard_plan = None
     if shards is not None:
-        shard_plan = _plan_shards(
-            rows,
-            plan,
-            shards,
-            source=str(source.absolute()),
-            encoding=encoding,
-            val_fraction=val_fraction,
-            seed=seed,
-            keep_good=keep_good,
-            filters=filters,
-            compares=drop_near_duplicates,
-        )
+        shard_plan = _plan_shards(source, rows, plan, options, filters=filters)
         settings["shards"] = shard_plan.model_dump(mode="json")
     elif filters.has_any:
         settings["filters"] = asdict(filters)
@@ -120,9 +98,7 @@ def import_files(
             filters = RowFilters()
         elif plan.is_message_table:
             source_rows = MessageTrees(rows, plan.mapping, folder=folder)
-        splitter, header = _divide(
-            rows, plan, val_fraction=val_fraction, seed=seed, has_sides=source_rows.sides is not None
-        )
+        splitter, header = _divide(rows, plan, options, has_sides=source_rows.sides is not None)
         work = _Work(
             source_rows,
             parser,
@@ -130,15 +106,15 @@ def import_files(
             filters=filters,
             folder=folder,
             header=header,
-            keep_good=keep_good,
+            keep_good=options.keep_good,
             part_s=part_s,
             reporter=reporter,
         )
         writer = work.run()
-        check_tally(source.name, writer.tally, max_rejected=max_rejected)
+        check_tally(source.name, writer.tally, max_rejected=options.max_rejected)
         files = join_parts(folder, work.state.parts + 1, kind=plan.kind)
         is_cut = writer.tally.train_rows + writer.tally.val_rows > writer.tally.rows
-        if drop_near_duplicates:
+        if options.drop_near_duplicates:
             finder = DuplicateFinder(folder / "near")
             if shard_plan is None or splitter.is_small:
                 sign_rows(files, finder)
@@ -146,13 +122,12 @@ def import_files(
                 add_shards(finder, folder, shard_plan)
             files, writer = _without_similar(files, finder, writer, header=header, plan=plan, reporter=reporter)
         result = _result(work, writer, rows, plan, files=files, out_root=out_root)
-        result = result.model_copy(update={"is_cut": True}) if is_cut and drop_near_duplicates else result
+        result = result.model_copy(update={"is_cut": True}) if is_cut and options.drop_near_duplicates else result
         target = Path(result.folder)
         meta = {
             **result.dump(),
             "folder": target.name,
-            "val_fraction": val_fraction,
-            "seed": seed,
+            **attributes_of(options, "val_fraction", "seed"),
             "format": FORMAT_VERSION,
         }
         (files / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
@@ -164,35 +139,23 @@ def import_files(
 
 
 def _plan_shards(
-    rows: SourceRows,
-    plan: _Plan,
-    shards: ShardOptions,
-    *,
-    source: str,
-    encoding: str | None,
-    val_fraction: float,
-    seed: int,
-    keep_good: bool,
-    filters: RowFilters,
-    compares: bool,
+    source: Path, rows: SourceRows, plan: _Plan, options: ImportOptions, *, filters: RowFilters
 ) -> ShardPlan:
     """Return the plan of shards. Raises InvalidInput for a source whose rows depend on rows of other files."""
     if isinstance(rows, SavedDataset) or plan.is_message_table:
         what = "A table of messages" if plan.is_message_table else "A dataset with splits of its own"
         raise InvalidInput(f"{what} can't be read in shards.", remedy="Import it with 0 shards.", field="shards")
-    return ShardPlan(
-        source=source,
+    return view_of(
+        ShardPlan,
+        options,
+        source=str(source.absolute()),
         files_key=import_key(rows.listing, {}),
         kind=plan.kind,
         mapping=plan.mapping,
-        encoding=encoding,
-        val_fraction=val_fraction,
-        seed=seed,
         by_first_message=plan.has_trees,
-        keep_good=keep_good,
         filters=filters,
-        compares=compares,
-        bounds=shard_bounds([member.bytes for member in rows.listing.members], shards.shards),
+        compares=options.drop_near_duplicates,
+        bounds=shard_bounds([member.bytes for member in rows.listing.members], options.shards),
     )
 
 
@@ -220,7 +183,7 @@ def _without_similar(
     return (out, fewer) if fewer.tally.dropped != writer.tally.dropped else (files, writer)
 
 
-def _divide(rows: SourceRows, plan: _Plan, *, val_fraction: float, seed: int, has_sides: bool) -> tuple[Splitter, str]:
+def _divide(rows: SourceRows, plan: _Plan, options: ImportOptions, *, has_sides: bool) -> tuple[Splitter, str]:
     """Return the splitter of an import, and a header with its settings for the content hash."""
     how = (
         f" split {rows.split_rows}"
@@ -229,10 +192,9 @@ def _divide(rows: SourceRows, plan: _Plan, *, val_fraction: float, seed: int, ha
         if plan.has_trees
         else ""
     )
-    splitter = Splitter(
-        kind=plan.kind, val_fraction=val_fraction, seed=seed, by_first_message=plan.has_trees, has_sides=has_sides
-    )
-    return splitter, f"{FORMAT_VERSION} {plan.kind} {val_fraction:.6f} {seed}{how}"
+    settings = attributes_of(options, "val_fraction", "seed")
+    splitter = Splitter(kind=plan.kind, by_first_message=plan.has_trees, has_sides=has_sides, **settings)
+    return splitter, f"{FORMAT_VERSION} {plan.kind} {options.val_fraction:.6f} {options.seed}{how}"
 
 
 @dataclass(frozen=True)
@@ -432,18 +394,6 @@ def _divided(
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _checked_kind(kind: str | None) -> DatasetKind | None:
-    if kind is None:
-        return None
-    try:
-        return DatasetKind(kind)
-    except ValueError:
-        known = ", ".join(known.value for known in DatasetKind)
-        raise InvalidInput(
-            f"There is no dataset kind {kind!r}.", remedy=f"Choose one of {known}.", field="kind"
-        ) from None
 
 
 def _decide(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from backend.domain.attributes import view_of
 from backend.domain.jobs.payloads import Derivation, ImportPayload
 from backend.domain.jobs.results import ImportResult
 from backend.errors import NotFound
@@ -14,9 +13,7 @@ from backend.infra.files.remote import Remote
 from backend.infra.hub.datasets import find_hub_dataset
 from jobs.data.deriving import derive
 from jobs.data.fetching import fetched
-from jobs.data.filters import RowFilters
 from jobs.data.importer import import_files
-from jobs.data.shard_runs import ShardOptions
 from jobs.reporter import JobSpec, Reporter
 
 
@@ -29,17 +26,9 @@ def run(spec: JobSpec[ImportPayload], reporter: Reporter) -> ImportResult:
     with _local_source(spec, reporter, remote) as source:
         result = import_files(
             source,
-            kind=payload.kind,
-            mapping=payload.mapping,
-            val_fraction=payload.val_fraction,
-            seed=payload.seed,
-            keep_good=payload.keep_good,
-            max_rejected=payload.max_rejected,
-            encoding=payload.encoding,
+            payload,
             split=payload.split,
-            filters=view_of(RowFilters, payload),
-            drop_near_duplicates=payload.drop_near_duplicates,
-            shards=view_of(ShardOptions, payload) if payload.shards else None,
+            cluster=payload.cluster,
             out_root=spec.path(payload.out_root),
             reporter=reporter,
         )

@@ -29,8 +29,7 @@ from backend.domain.evaluation.tasks.rendering import Rendered
 from backend.domain.evaluation.tasks.selection import render_row, select_rows
 from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition
 from backend.infra.files.parquet import iter_file_rows
-from jobs.data.importer import import_files
-from tests.support.data.data_reporter import RememberingReporter
+from tests.support.data.data_reporter import import_rows
 from tests.support.data.task_rows import TASK_ROWS
 
 LM_EVAL = Path(lm_eval.tasks.__file__).parent
@@ -163,7 +162,7 @@ def shipped(name: str) -> TaskDefinition:
 def imported(path: Path, kind: str | None = None) -> list[Row]:
     """Import a source as the product does and return its rows as templates read them."""
     with tempfile.TemporaryDirectory() as folder:
-        result = import_files(path, out_root=Path(folder), reporter=RememberingReporter(), kind=kind)
+        result = import_rows(path, Path(folder), kind=kind)
         return [columns_of(row) for row in iter_file_rows(Path(result.folder) / "train.parquet")]
 
 

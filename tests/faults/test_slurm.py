@@ -19,7 +19,6 @@ from sqlalchemy import select
 
 from backend.bootstrap import build_context
 from backend.db.tables import Submission
-from backend.domain.attributes import view_of
 from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.jobs.events import MetricsEvent
@@ -35,7 +34,6 @@ from backend.services.jobs.placements import describe_order, describe_waiting, l
 from backend.services.jobs.submissions import tend_submissions
 from backend.services.training.runs import launch_run, stop_run
 from backend.services.training.views import get_run
-from jobs.data.filters import RowFilters
 from jobs.data.importer import import_files
 from jobs.modeling.dataset_files import read_rows
 from jobs.reporter import SilentReporter
@@ -370,14 +368,7 @@ def test_a_corpus_in_shards_on_slurm_has_the_rows_of_one_process(
     options = ImportOptions(
         kind=DatasetKind.TEXT, languages=("en",), min_characters=20, drop_near_duplicates=True, max_rejected=1
     )
-    alone = import_files(
-        corpus,
-        out_root=tmp_path / "alone",
-        kind="text",
-        filters=view_of(RowFilters, options),
-        drop_near_duplicates=True,
-        reporter=SilentReporter(),
-    )
+    alone = import_files(corpus, options, out_root=tmp_path / "alone", reporter=SilentReporter())
     wait_until(lambda: [state for state in list_providers(ctx) if state.choices], what="a provider")
     blocking = block(cluster)
     in_slurm = options.model_copy(update={"shards": 5, "workers": 4, "executor": "slurm:low"})

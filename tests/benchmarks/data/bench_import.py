@@ -114,10 +114,9 @@ def write_lines(path: Path, kind: str, words: Words, *, megabytes: float) -> Pat
 
 def load_ours(path: Path, folder: Path) -> None:
     """Import the file."""
-    from jobs.data.importer import import_files
-    from tests.support.data.data_reporter import RememberingReporter
+    from tests.support.data.data_reporter import import_rows
 
-    result = import_files(path, out_root=folder, reporter=RememberingReporter())
+    result = import_rows(path, folder)
     assert result.rejected_count == 0
 
 

@@ -18,9 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from jobs.data.filters import RowFilters
+from backend.domain.data.import_options import ImportOptions
+from backend.domain.data.kinds import DatasetKind
 from jobs.data.importer import import_files
-from jobs.data.shard_runs import ShardOptions
 from jobs.reporter import SilentReporter
 from tests.support.data.corpora import ENGLISH
 
@@ -64,11 +64,14 @@ def measure(source: Path, work: str, workers: int) -> None:
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
         result = import_files(
             source,
+            ImportOptions(
+                kind=DatasetKind.TEXT,
+                drop_near_duplicates=near,
+                shards=FILES if workers else 0,
+                workers=workers or 1,
+                **options,
+            ),
             out_root=Path(folder),
-            kind="text",
-            filters=RowFilters(**options),
-            drop_near_duplicates=near,
-            shards=ShardOptions(FILES, workers) if workers else None,
             reporter=SilentReporter(),
         )
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

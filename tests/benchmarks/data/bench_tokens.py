@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.data.import_options import ImportOptions
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.training.config import RunConfig
 from jobs.batches.examples import CHAT
@@ -51,7 +52,7 @@ def prepare(home: Path, file: Path) -> dict[str, Any]:
     record = home / "prepared.json"
     if not record.exists():
         started = time.perf_counter()
-        result = import_files(file, reporter=MemoryReporter(), out_root=home / "datasets")
+        result = import_files(file, ImportOptions(), reporter=MemoryReporter(), out_root=home / "datasets")
         seconds = time.perf_counter() - started
         texts = [
             str(row.get("text") or row) for row in islice(iter_rows(Path(result.folder), split="train"), TOKENIZER_ROWS)

@@ -35,9 +35,8 @@ from backend.domain.data.versions.conditions import (
 )
 from backend.errors import InvalidInput, JobFailed
 from jobs.data.deriving import derive
-from jobs.data.importer import import_files
 from jobs.modeling.dataset_files import iter_rows, read_meta
-from tests.support.data.data_reporter import RememberingReporter
+from tests.support.data.data_reporter import RememberingReporter, import_rows
 
 Rows = list[dict[str, Any]]
 
@@ -45,7 +44,7 @@ Rows = list[dict[str, Any]]
 def make(tmp_path: Path, rows: Rows, *, name: str = "rows", **options: Any) -> Path:
     source = tmp_path / f"{name}.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Path(import_files(source, out_root=tmp_path / "datasets", reporter=RememberingReporter(), **options).folder)
+    return Path(import_rows(source, tmp_path / "datasets", **options).folder)
 
 
 def change(folder: Path, requested: Change, **options: Any) -> dict[str, Any]:

@@ -18,9 +18,8 @@ from backend.domain.data.rows.mapping import clean_row
 from backend.errors import JobFailed, NotFound, Unavailable
 from jobs.data.export import run
 from jobs.data.huggingface import merge_cards
-from jobs.data.importer import import_files
 from jobs.modeling.dataset_files import iter_rows
-from tests.support.data.data_reporter import RememberingReporter
+from tests.support.data.data_reporter import RememberingReporter, import_rows
 from tests.support.data.hub_server import HubServer, run_hub
 from tests.support.jobs import make_spec
 
@@ -46,9 +45,7 @@ def version(tmp_path: Path) -> Path:
     ]
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Path(
-        import_files(source, out_root=tmp_path / "datasets", reporter=RememberingReporter(), val_fraction=0.2).folder
-    )
+    return Path(import_rows(source, tmp_path / "datasets", val_fraction=0.2).folder)
 
 
 @pytest.fixture
@@ -83,7 +80,7 @@ def test_a_saved_export_is_opened_by_datasets_and_imported_again_with_its_splits
     opened = load_from_disk(str(tmp_path / "out"))
     assert list(opened) == ["train", "validation"]
     assert [clean_row(row) for row in opened["train"]] == _stored(version, "train")
-    again = import_files(tmp_path / "out", out_root=tmp_path / "again", reporter=RememberingReporter())
+    again = import_rows(tmp_path / "out", tmp_path / "again")
     assert (again.train_rows, again.val_rows, again.rejected_count) == (32, 8, 0)
     for split in ("train", "val"):
         assert _stored(Path(again.folder), split) == _stored(version, split)

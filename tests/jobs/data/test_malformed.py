@@ -21,9 +21,8 @@ from pyarrow import feather, parquet
 
 from backend.domain.jobs.results import ImportResult
 from backend.errors import InvalidInput
-from jobs.data.importer import import_files
 from jobs.modeling.dataset_files import iter_rows
-from tests.support.data.data_reporter import RememberingReporter
+from tests.support.data.data_reporter import import_rows
 
 Maker = Callable[[Path], Path]
 
@@ -180,7 +179,7 @@ REFUSED: dict[str, tuple[Maker, dict[str, Any], list[str]]] = {
 
 
 def _import(source: Path, **options: Any) -> ImportResult:
-    return import_files(source, out_root=source.parent / "out", reporter=RememberingReporter(), **options)
+    return import_rows(source, source.parent / "out", **options)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -15,10 +15,9 @@ import pytest
 from pyarrow import parquet
 
 from backend.errors import InvalidInput, JobFailed
-from jobs.data.importer import import_files
 from jobs.data.run import run
 from jobs.modeling.dataset_files import iter_rows
-from tests.support.data.data_reporter import RememberingReporter
+from tests.support.data.data_reporter import RememberingReporter, import_rows
 from tests.support.data.message_trees import message, table_rows, tree
 from tests.support.jobs import make_spec
 
@@ -359,13 +358,13 @@ def test_a_tree_whose_paths_would_fill_the_disk_is_refused(tmp_path: Path) -> No
 def test_a_stopped_import_of_a_message_table_resumes(tmp_path: Path) -> None:
     messages = [row for number in range(9000) for row in table_rows(tree(number)["prompt"])]
     source = _lines(tmp_path / "messages.jsonl", messages)
-    whole = import_files(source, out_root=tmp_path / "whole", reporter=RememberingReporter())
+    whole = import_rows(source, tmp_path / "whole")
     out = tmp_path / "parts"
     tries = 0
     while True:
         tries += 1
         try:
-            result = import_files(source, out_root=out, reporter=_StopsOnceKept(out), part_s=0.0)
+            result = import_rows(source, out, reporter=_StopsOnceKept(out), part_s=0.0)
             break
         except JobFailed:
             assert tries < 40
