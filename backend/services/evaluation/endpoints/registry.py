@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import select
@@ -81,31 +82,18 @@ def add_endpoint(ctx: Context, *, name: str, config: EndpointConfig, person: Per
 
 
 def read_endpoint_config(
-    *,
-    url: str,
-    model: str,
-    key_env: str | None = None,
-    key_file: str | None = None,
-    concurrency: int = 8,
-    input_price: float | None = None,
-    output_price: float | None = None,
+    *, url: str, model: str, key_env: str | None = None, key_file: str | None = None, **others: Any
 ) -> EndpointConfig:
-    """Return the config of an API. Raises InvalidInput naming the field, and no value that may be a key."""
+    """Return the config of an API, with `others` of its fields. Raises InvalidInput naming the field, and no value that
+    may be a key.
+    """
     key_env, key_file = (key_env or "").strip() or None, (key_file or "").strip() or None
     check_key_source(key_env=key_env, key_file=key_file)
     checked = check_url(url)
     if not model.strip():
         raise InvalidInput("The API has many models.", remedy="Name the one to evaluate.", field="model")
     try:
-        return EndpointConfig(
-            url=checked,
-            model=model.strip(),
-            key_env=key_env,
-            key_file=key_file,
-            concurrency=concurrency,
-            input_price=input_price,
-            output_price=output_price,
-        )
+        return EndpointConfig(url=checked, model=model.strip(), key_env=key_env, key_file=key_file, **others)
     except ValidationError as error:
         raise InvalidInput(validation_message(error, EndpointConfig), field=str(error.errors()[0]["loc"][0])) from None
 
