@@ -30,6 +30,7 @@ from backend.domain.data.token_folders import LOCK, MANIFEST
 from backend.domain.json_values import Row
 from backend.domain.wording import format_duration
 from backend.errors import InvalidInput, JobFailed
+from backend.infra.files.hashes import hash_file
 from backend.infra.files.locks import is_locked, try_lock
 from backend.infra.files.parquet import count_rows
 from jobs.batches.token_files import (
@@ -42,7 +43,6 @@ from jobs.batches.token_files import (
     read_token_manifest,
 )
 from jobs.modeling.dataset_files import read_meta, split_file
-from jobs.modeling.publishing import hash_file
 from jobs.reporter import PROGRESS_EVERY_S, Reporter, StopRequested
 
 FORMAT = 1

@@ -10,9 +10,10 @@ from backend.domain.data.export_formats import SPLIT_NAMES, export_path
 from backend.domain.data.splits import SPLITS, Split
 from backend.domain.jobs.payloads import DatasetExportPayload
 from backend.domain.jobs.results import DatasetExportResult
-from backend.errors import JobFailed, NotFound
+from backend.errors import NotFound
 from jobs.data.huggingface import load_version, push_version
 from jobs.modeling.dataset_files import iter_rows, num_rows
+from jobs.modeling.publishing import refuse_stopped_export
 from jobs.reporter import JobSpec, Reporter
 
 PROGRESS_ROWS = 1000
@@ -72,7 +73,7 @@ def _write_lines(source: Path, split: Split, file: Path, *, total: int, reporter
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
             if number % PROGRESS_ROWS == 0:
                 reporter.progress(number, total, unit="row", message=f"Writing {file.name}")
-                _check_stop(reporter)
+                refuse_stopped_export(reporter)
 
 
 def _copy(source: Path, file: Path, *, reporter: Reporter) -> None:
@@ -82,9 +83,4 @@ def _copy(source: Path, file: Path, *, reporter: Reporter) -> None:
             to.write(chunk)
             done += len(chunk)
             reporter.progress(done, size, unit="byte", message=f"Writing {file.name}")
-            _check_stop(reporter)
-
-
-def _check_stop(reporter: Reporter) -> None:
-    if reporter.should_stop() is not None:
-        raise JobFailed("The export was stopped on request.", remedy="No files were kept; export again to retry.")
+            refuse_stopped_export(reporter)

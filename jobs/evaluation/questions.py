@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from jobs.evaluation.engines.base import (
     PromptRequest,
     ScoreRequest,
     WindowPolicy,
+    renumbered,
 )
 from jobs.evaluation.engines.plain import prompt_ids
 from jobs.evaluation.items import Item, ScoredItem
@@ -198,19 +199,14 @@ def run_requests(engine: EvaluationEngine, requests: Sequence[Request]) -> Itera
     """Yield the results of requests of any kind, by index."""
     scores = [index for index, request in enumerate(requests) if isinstance(request, ScoreRequest)]
     if scores:
-        yield from _renumbered(engine.score([requests[index] for index in scores]), scores)  # type: ignore[misc]
+        yield from renumbered(engine.score([requests[index] for index in scores]), scores)  # type: ignore[misc]
     answers = [index for index, request in enumerate(requests) if isinstance(request, PromptRequest)]
     if answers:
-        yield from _renumbered(engine.generate([requests[index] for index in answers]), answers)  # type: ignore[misc]
+        yield from renumbered(engine.generate([requests[index] for index in answers]), answers)  # type: ignore[misc]
     texts = [(index, request) for index, request in enumerate(requests) if isinstance(request, RollRequest)]
     for policy in dict.fromkeys(request.policy for _, request in texts):
         own = [(index, request.text) for index, request in texts if request.policy == policy]
-        yield from _renumbered(engine.roll([text for _, text in own], policy=policy), [index for index, _ in own])
-
-
-def _renumbered(batches: Iterable[Batch[Any]], indices: Sequence[int]) -> Iterator[Batch[Any]]:
-    for batch in batches:
-        yield [(indices[place], result) for place, result in batch]
+        yield from renumbered(engine.roll([text for _, text in own], policy=policy), [index for index, _ in own])
 
 
 def credit(scores: Sequence[float], right: Sequence[int] | int, *, tie: float = TIE) -> float:

@@ -4,11 +4,13 @@ none starts in a quarter of the time.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import uuid
 from pathlib import Path
+
+from backend.errors import JobFailed
+from jobs.reporter import Reporter
 
 
 def publish_folder(partial: Path, folder: Path) -> None:
@@ -41,7 +43,7 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def refuse_stopped_export(reporter: Reporter) -> None:
+    """Raise JobFailed if an export is asked to stop."""
+    if reporter.should_stop() is not None:
+        raise JobFailed("The export was stopped on request.", remedy="No files were kept; export again to retry.")

@@ -15,7 +15,7 @@ from backend.services.context import Context, Person
 from backend.services.training.run_table import NEWEST_FIRST, RunQuery, find_runs, fold_runs, read_run_table
 from backend.services.training.views import get_runs
 from pages.components import routes
-from pages.components.frame import empty_state, errors_shown, page_frame, show_error, warn_unknown
+from pages.components.frame import draw_filter_error, empty_state, errors_shown, page_frame, show_error, warn_unknown
 from pages.components.tables import draw_pager
 from pages.components.training.comparison import draw_log_import, draw_run_comparison
 from pages.components.training.run_plots import draw_parallel, draw_scatter
@@ -23,7 +23,6 @@ from pages.components.training.run_table import (
     PAGE_SIZE,
     chosen_columns,
     draw_bar,
-    draw_filter_error,
     draw_picked,
     draw_run_filters,
     draw_run_table,

@@ -14,6 +14,7 @@ import streamlit as st
 from pydantic import ValidationError
 from streamlit.delta_generator import DeltaGenerator
 
+from backend.domain.filters import FilterError
 from backend.domain.validation import validation_message
 from backend.errors import NotFound, RoundhouseError
 from backend.services.context import Context, Person
@@ -154,6 +155,13 @@ def show_error(error: RoundhouseError) -> None:
 def show_problem(cause: str, remedy: object = "") -> None:
     """Draw a cause and its cure as plain text. `remedy` may come from a job's stored error, or be empty."""
     st.error(with_code(cause) + (f"  \n{with_code(str(remedy))}" if remedy else ""), icon=":material/error:")
+
+
+def draw_filter_error(error: FilterError, text: str) -> None:
+    """Draw a wrong filter with a mark below the place at fault."""
+    show_error(error)
+    mark = " " * error.position + "^" * min(error.length, max(1, len(text) - error.position))
+    st.code(f"{' '.join(text.splitlines())}\n{mark}", language=None)
 
 
 def warn_unknown(what: str, name: str, *, instead: str) -> None:

@@ -148,7 +148,7 @@ def encode_votes(votes: Iterable[VoteRecord]) -> VoteColumns:
     sides_a, sides_b = [vote.a for vote in records], [vote.b for vote in records]
     contestants = tuple(sorted(dict.fromkeys(sides_a) | dict.fromkeys(sides_b)))
     index = index_of(contestants)
-    a, b = _codes(sides_a, index), _codes(sides_b, index)
+    a, b = codes_of(sides_a, index), codes_of(sides_b, index)
     alone = np.flatnonzero(a == b)
     if len(alone):
         raise InvalidInput(
@@ -174,12 +174,12 @@ def encode_votes(votes: Iterable[VoteRecord]) -> VoteColumns:
         raters=raters,
         a=a,
         b=b,
-        label=_codes(labels, label_index),
+        label=codes_of(labels, label_index),
         prompt=prompt,
         rater=rater,
         categories=categories if any(categories) else (),
         category=(
-            _codes([vote.category for vote in records], {name: code for code, name in enumerate(categories)})
+            codes_of([vote.category for vote in records], {name: code for code, name in enumerate(categories)})
             if any(categories)
             else None
         ),
@@ -221,7 +221,7 @@ def _forms(records: Sequence[VoteRecord]) -> FloatArray | None:
 
 def _numbered(values: Sequence[str]) -> tuple[tuple[str, ...], IntArray]:
     index = index_of(dict.fromkeys(values))
-    return tuple(index), _codes(values, index)
+    return tuple(index), codes_of(values, index)
 
 
 def index_of(names: Iterable[str]) -> dict[str, int]:
@@ -229,7 +229,8 @@ def index_of(names: Iterable[str]) -> dict[str, int]:
     return {name: code for code, name in enumerate(names)}
 
 
-def _codes(values: Sequence[str], index: dict[str, int]) -> IntArray:
+def codes_of(values: Sequence[str], index: dict[str, int]) -> IntArray:
+    """Return the numbers of names."""
     return np.fromiter(map(index.__getitem__, values), dtype=np.int64, count=len(values))
 
 

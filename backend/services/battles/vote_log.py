@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Battle, CampaignPrompt, Completion, Contestant, RaterExclusion, Vote
-from backend.domain.battles.votes import LABELS, VoteColumns
+from backend.domain.battles.votes import LABELS, VoteColumns, codes_of
 from backend.services.battles.views import contestant_names, vote_holds
 
 FloatArray = NDArray[np.float64]
@@ -122,7 +122,7 @@ def _read(session: Session, campaign_id: str) -> VoteLog:
         raters=raters,
         a=contestant[sides[: len(rows)]],
         b=contestant[sides[len(rows) :]],
-        label=_codes(labels, {label.value: code for code, label in enumerate(LABELS)}),
+        label=codes_of(labels, {label.value: code for code, label in enumerate(LABELS)}),
         prompt=key[prompt],
         rater=rater,
         categories=categories[0] if category is not None else (),
@@ -178,8 +178,4 @@ def _prompts(
 def _numbered(values: Sequence[str]) -> tuple[tuple[str, ...], IntArray]:
     """Number distinct values by first appearance."""
     index = {value: code for code, value in enumerate(dict.fromkeys(values))}
-    return tuple(index), _codes(values, index)
-
-
-def _codes(values: Sequence[str], index: dict[str, int]) -> IntArray:
-    return np.fromiter(map(index.__getitem__, values), dtype=np.int64, count=len(values))
+    return tuple(index), codes_of(values, index)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from backend.domain.data.export_formats import export_path
 from backend.domain.data.kinds import KINDS
 from backend.domain.data.versions.card import CardFile, CardSource, card_markdown, clean_facts
 from backend.domain.names import clean_name
+from backend.infra.files.hashes import hash_file
 from backend.infra.files.parquet import count_rows, read_schema
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
@@ -46,7 +46,7 @@ def _source(ctx: Context, version: VersionView, *, hashed: bool, format: str) ->
     files, schema = [], None
     for split, path in split_files(ctx, version):
         schema = schema or read_schema(path)
-        digest = _sha256(path) if hashed else ""
+        digest = hash_file(path) if hashed else ""
         files.append(CardFile(split, export_path(split, format=format), count_rows(path), path.stat().st_size, digest))
     assert schema is not None
     steps = version_lineage(ctx, version.dataset_id)
@@ -155,8 +155,3 @@ class _Sink:
         """Return the bytes written since the last call."""
         parts, self._parts = self._parts, []
         return b"".join(parts)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

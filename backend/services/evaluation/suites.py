@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Checkpoint, Job, Suite, SuiteResult, User
+from backend.db.tables import Checkpoint, Job, Suite, SuiteResult
 from backend.domain.attributes import view_of
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.suites import MemberOutcome, SuiteConfig, SuiteMember
@@ -22,7 +22,7 @@ from backend.domain.names import clean_name, not_found
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.statistics.groups import centre, macro_average, micro_average
 from backend.errors import Conflict, RoundhouseError
-from backend.services.context import LOCAL, Context, Person, require_builder
+from backend.services.context import Context, Person, require_builder
 from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView, read_subjects, store_own
 from backend.services.evaluation.evaluations import (
     EvaluationView,
@@ -34,6 +34,7 @@ from backend.services.evaluation.evaluations import (
 from backend.services.evaluation.task_fit import resolve_benchmark
 from backend.services.evaluation.tasks import find_single_task
 from backend.services.lookups import find_row
+from backend.services.people.accounts import person_of
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ def launch_members(ctx: Context, result_id: str) -> None:
     """
     with ctx.db.read() as session:
         row = session.get_one(SuiteResult, result_id)
-        config, person = row.config, _person(session, row.created_by)
+        config, person = row.config, person_of(session, row.created_by)
         subject = (row.checkpoint_id, row.endpoint_id)
     members = [
         _launch_member(ctx, result_id, index, member, subject, person) for index, member in enumerate(config.members)
@@ -382,9 +383,3 @@ def _find(session: Session, name_or_id: str) -> Suite:
 
 def _view(row: Suite, num_results: int) -> SuiteView:
     return SuiteView(row.id, row.config.model_copy(update={"name": row.name}), row.created_at, num_results)
-
-
-def _person(session: Session, user_id: str | None) -> Person:
-    """Return the person who asked, with the current role."""
-    user = session.get(User, user_id) if user_id else None
-    return Person(id=user.id, name=user.name, role=user.role) if user is not None else LOCAL

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import User
 from backend.domain.jobs.gpu_hours import PersonLimits
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from backend.services.context import Context, Person, require_admin
+from backend.services.context import LOCAL, Context, Person, require_admin
 from backend.services.lookups import find_row
 from backend.services.people.passwords import hash_password, matches
 
@@ -162,3 +162,9 @@ def _keep_an_admin(session: Session, user: User) -> None:
 
 def _view(user: User) -> AccountView:
     return AccountView(user.id, user.name, user.role, user.created_at, user.disabled_at, user.limits)
+
+
+def person_of(session: Session, user_id: str | None) -> Person:
+    """Return the person of an account, with its role now; without one, the person on loopback."""
+    user = session.get(User, user_id) if user_id else None
+    return LOCAL if user is None else Person(id=user.id, name=user.name, role=user.role)

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.races import retry_races
-from backend.db.tables import Job, MetricName, MetricPoint, Run, RunGroup, User
+from backend.db.tables import Job, MetricName, MetricPoint, Run, RunGroup
 from backend.domain.attributes import view_of
 from backend.domain.jobs.states import TERMINAL, Status, StopRequest
 from backend.domain.names import clean_name
@@ -30,6 +30,7 @@ from backend.services.context import LOCAL, Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.jobs.placements import check_placement
 from backend.services.lookups import find_named
+from backend.services.people.accounts import person_of
 from backend.services.training.open_sweeps import KIND, list_open_sweeps
 from backend.services.training.parts import resolve_parts
 from backend.services.training.runs import launch_run, stop_run
@@ -138,7 +139,7 @@ def advance_sweep(ctx: Context, group_id: str) -> None:
         config, marks, placement = parse_stored(group), group.result, group.config.get("placement")
         members = _members(session, group)
         trials = _trials(session, config, members, marks)
-        person = _person(session, group.created_by)
+        person = person_of(session, group.created_by)
     active = [members[trial.number] for trial in trials if trial.outcome is None and trial.number in members]
     halted = _why_halted(trials)
     if marks.stopped or halted:
@@ -390,12 +391,6 @@ def _mark(ctx: Context, group_id: str, **marks: Any) -> None:
         with ctx.db.write() as session:
             group = session.get_one(RunGroup, group_id)
             group.result = group.result.model_copy(update=marks)
-
-
-def _person(session: Session, user_id: str | None) -> Person:
-    """Return the person who launched a sweep, with the current role."""
-    user = session.get(User, user_id) if user_id else None
-    return Person(id=user.id, name=user.name, role=user.role) if user is not None else LOCAL
 
 
 def _view(session: Session, group: RunGroup) -> SweepView:

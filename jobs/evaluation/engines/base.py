@@ -7,7 +7,7 @@ batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
@@ -79,6 +79,12 @@ class Answer:
 
 Scores = tuple[ContinuationScore, ...]
 Answers = tuple[Answer, ...]
+
+
+def renumbered(batches: Iterable[Batch[R]], indices: Sequence[int]) -> Iterator[Batch[R]]:
+    """Yield batches of some of the requests, numbered as these are among all."""
+    for batch in batches:
+        yield [(indices[place], result) for place, result in batch]
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from jobs.evaluation.engines.base import (
     Scores,
     WindowPolicy,
     never_stop,
+    renumbered,
 )
 from jobs.evaluation.engines.decoding import Decoder
 from jobs.evaluation.engines.plain import PlainEngine, answer_by_sampling, subject_facts
@@ -107,7 +108,7 @@ class FastEngine:
                     )
             if finished:
                 yield finished
-        yield from _renumbered(self._plain.score([requests[index] for index in sorted(long)]), sorted(long))
+        yield from renumbered(self._plain.score([requests[index] for index in sorted(long)]), sorted(long))
 
     def generate(self, requests: Sequence[PromptRequest]) -> Iterator[Batch[Answers]]:
         """Yield answers; see Engine.generate."""
@@ -263,8 +264,3 @@ def _spread(
                 yield result
     finally:
         ended.set()
-
-
-def _renumbered(batches: Iterable[Batch[Scores]], indices: Sequence[int]) -> Iterator[Batch[Scores]]:
-    for batch in batches:
-        yield [(indices[place], result) for place, result in batch]

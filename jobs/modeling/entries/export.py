@@ -11,7 +11,7 @@ from pathlib import Path
 from backend.domain.jobs.payloads import ExportPayload
 from backend.domain.jobs.results import CheckpointDescription, ExportResult
 from backend.domain.serving.precision import PrecisionCheck
-from backend.errors import Conflict, InvalidInput, JobFailed
+from backend.errors import Conflict, InvalidInput
 from backend.infra.checkpoints.weight_headers import read_gguf
 from jobs.modeling.checkpoints import base_folder_of, is_adapter, is_scorer, load_network, read_card, save_checkpoint
 from jobs.modeling.copying import copy_checkpoint
@@ -21,6 +21,7 @@ from jobs.modeling.gguf.write import check_gguf, write_gguf
 from jobs.modeling.hub.push import push_folder
 from jobs.modeling.inspection import inspect_folder
 from jobs.modeling.precision_check import compare, log_probabilities, write_texts
+from jobs.modeling.publishing import refuse_stopped_export
 from jobs.modeling.scorers import load_scorer
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.tokenizers import padding_id
@@ -87,7 +88,7 @@ def _write_folder(
 
         def watch(done: int, total: int) -> None:
             reporter.progress(done, total, unit="byte", message="Copying")
-            _check_stop(reporter)
+            refuse_stopped_export(reporter)
 
         copy_checkpoint(source, target, meta=meta, watch=watch)
         if is_adapter(target):
@@ -109,7 +110,7 @@ def _write_file(
 
     def watch(done: int, total: int) -> None:
         reporter.progress(done, total, unit="tensor", message=f"Writing {name}-{numbers}.gguf")
-        _check_stop(reporter)
+        refuse_stopped_export(reporter)
 
     file = target / f"{name}-{numbers}.gguf"
     parameters = network.num_parameters()
@@ -147,11 +148,6 @@ def _name_base(source: Path, target: Path) -> None:
     config = json.loads(file.read_text())
     config |= {"base_model_name_or_path": card["source"], "revision": card["revision"]}
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def _check_stop(reporter: Reporter) -> None:
-    if reporter.should_stop() is not None:
-        raise JobFailed("The export was stopped on request.", remedy="No files were kept; export again to retry.")
 
 
 def merge_adapter(folder: Path, out_folder: Path) -> dict[str, object]:

@@ -22,9 +22,9 @@ from huggingface_hub.errors import HFValidationError
 
 from backend.errors import Conflict, InvalidInput, JobFailed, Unavailable
 from backend.infra.checkpoints.candidates import weight_files
+from backend.infra.files.hashes import hash_file
 from backend.infra.hub.bases import HubBase, HubFile, HubRevision, look_up_base, open_file
 from backend.infra.hub.errors import BASE, hub_errors
-from jobs.modeling.publishing import hash_file
 from jobs.reporter import Reporter
 
 SILENCE_S = 15.0

@@ -68,8 +68,20 @@ class TrainingObjective(Protocol):
         worst: WorstRows | None = None,
     ) -> dict[str, float]:
         """Return val_loss and the other validation metrics by name; empty without a val split. Offer each row to
-        `worst`.
+        `worst`. By default means over the units of all batches, of the loss and of the metrics of `compute_loss`.
         """
+        units, sums = 0, {"loss": 0.0}
+        for batch in batches:
+            with precision():
+                output = self.compute_loss(network, batch.to(device))
+            units += batch.units
+            sums["loss"] += float(output.total)
+            if worst is not None and output.unit_losses is not None:
+                for index, loss in enumerate(output.unit_losses.tolist()):
+                    worst.offer(loss, partial(ids_of_item, batch, index))
+            for name, value in output.metric_sums.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        return {f"val_{name}": value / units for name, value in sums.items()} if units else {}
 
 
 @dataclass(frozen=True)
@@ -133,29 +145,3 @@ def token_maker(ctx: TrainingContext, source: TokenSource, form: TokenForm) -> M
         form=form.name,
     )
     return spec.write(ctx.spec.folder / f"attempt-{ctx.spec.attempt}")
-
-
-def validate_by_loss(
-    objective: TrainingObjective,
-    network: torch.nn.Module,
-    batches: Iterable[Any],
-    *,
-    device: torch.device,
-    precision: Precision,
-    worst: WorstRows | None = None,
-) -> dict[str, float]:
-    """Return val_loss and the objective's metrics, prefixed `val_`: means over the units of all batches; empty without
-    any.
-    """
-    units, sums = 0, {"loss": 0.0}
-    for batch in batches:
-        with precision():
-            output = objective.compute_loss(network, batch.to(device))
-        units += batch.units
-        sums["loss"] += float(output.total)
-        if worst is not None and output.unit_losses is not None:
-            for index, loss in enumerate(output.unit_losses.tolist()):
-                worst.offer(loss, partial(ids_of_item, batch, index))
-        for name, value in output.metric_sums.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-    return {f"val_{name}": value / units for name, value in sums.items()} if units else {}

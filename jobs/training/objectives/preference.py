@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -32,7 +32,6 @@ from jobs.batches.preference_rows import Answered, AnsweredPair, Rated, load_pai
 from jobs.modeling.tokenizers import padding_id
 from jobs.reporter import StopRequested
 from jobs.training.context import TrainingContext
-from jobs.training.held_out import WorstRows
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.losses.preference import (
     PreferenceLosses,
@@ -46,10 +45,9 @@ from jobs.training.losses.preference import (
 from jobs.training.objectives.base import (
     LossOutput,
     ObjectiveStages,
-    Precision,
+    TrainingObjective,
     batch_sizes,
     token_source,
-    validate_by_loss,
 )
 from jobs.training.objectives.reference_logprobs import reference_logprobs
 
@@ -58,7 +56,7 @@ Loaded = TypeVar("Loaded")
 
 
 @dataclass(frozen=True)
-class PairwiseObjective(ABC):
+class PairwiseObjective(TrainingObjective):
     """Make the chosen answer likelier than the rejected one. A unit is a pair."""
 
     config: RunConfig
@@ -86,18 +84,6 @@ class PairwiseObjective(ABC):
         return LossOutput(
             losses.sum(), aux_loss=router_loss, metric_sums=pair_metric_sums(scored), unit_losses=losses.detach()
         )
-
-    def validate(
-        self,
-        network: torch.nn.Module,
-        batches: Iterable[PairBatch],
-        *,
-        device: torch.device,
-        precision: Precision,
-        worst: WorstRows | None = None,
-    ) -> dict[str, float]:
-        """Return the loss and the rewards of the val split's pairs."""
-        return validate_by_loss(self, network, batches, device=device, precision=precision, worst=worst)
 
 
 class DpoObjective(PairwiseObjective):
@@ -144,7 +130,7 @@ class SimpoObjective(PairwiseObjective):
 
 
 @dataclass(frozen=True)
-class KtoObjective:
+class KtoObjective(TrainingObjective):
     """kto: make good answers likelier than the reference does, bad ones less likely. A unit is an answer.
 
     The divergence is estimated per micro-batch, so micro-batches can't be split without changing the loss.
@@ -179,21 +165,9 @@ class KtoObjective:
             sums["rewards/margins"] = sums["rewards/chosen"] - sums["rewards/rejected"]
         return LossOutput(losses.sum(), aux_loss=router_loss, metric_sums=sums, unit_losses=losses.detach())
 
-    def validate(
-        self,
-        network: torch.nn.Module,
-        batches: Iterable[RatedBatch],
-        *,
-        device: torch.device,
-        precision: Precision,
-        worst: WorstRows | None = None,
-    ) -> dict[str, float]:
-        """Return the loss and the rewards of the val split's answers."""
-        return validate_by_loss(self, network, batches, device=device, precision=precision, worst=worst)
-
 
 @dataclass(frozen=True)
-class RewardObjective:
+class RewardObjective(TrainingObjective):
     """reward: score the chosen answer above the rejected one. A unit is a pair."""
 
     is_divisible: bool = True
@@ -208,18 +182,6 @@ class RewardObjective:
             metric_sums={"accuracy": (margins > 0).float().sum(), "margin": margins.sum()},
             unit_losses=scored.losses.detach(),
         )
-
-    def validate(
-        self,
-        network: torch.nn.Module,
-        batches: Iterable[ScoredBatch],
-        *,
-        device: torch.device,
-        precision: Precision,
-        worst: WorstRows | None = None,
-    ) -> dict[str, float]:
-        """Return the loss, the accuracy and the margin of the val split's pairs."""
-        return validate_by_loss(self, network, batches, device=device, precision=precision, worst=worst)
 
 
 def pair_metric_sums(scored: PreferenceLosses) -> dict[str, torch.Tensor]:

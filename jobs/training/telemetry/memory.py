@@ -8,7 +8,6 @@ every run is measured, and it includes memory that the C library's allocator ret
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import re
 import resource
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from backend.infra.processes import return_freed_memory
 from jobs.modeling.devices import is_gpu
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -38,7 +38,7 @@ class MemoryMeter:
         gc.collect()
         if is_gpu(self._device):
             torch.accelerator.reset_peak_memory_stats(self._device)
-        _trim_heap()
+        return_freed_memory()  # the network would reuse it, and the peak would miss it
         self._baseline, self._peak = _own_bytes(peak=False), 0
         with contextlib.suppress(OSError):
             CLEAR.write_text(
@@ -102,9 +102,3 @@ def _mapped_weight_bytes() -> int:
     except OSError:
         return 0
     return total
-
-
-def _trim_heap() -> None:
-    """Return free heap memory to the system: the network would reuse it, and the peak would miss it."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

@@ -36,7 +36,7 @@ from pages.components import routes
 from pages.components.evaluation.folding import FOLDED, folded
 from pages.components.evaluation.safety import draw_safety_item
 from pages.components.evaluation.scores import is_share, score_label, score_text
-from pages.components.frame import handled, object_heading, plain, show_error
+from pages.components.frame import draw_filter_error, handled, object_heading, plain
 from pages.components.links import row_link
 from pages.components.tables import draw_table
 
@@ -79,7 +79,7 @@ def draw_items(ctx: Context, evaluation: EvaluationView) -> None:
     try:
         rows = find_items(ctx, evaluation, index, _query(ctx, evaluation, which, text=text, expression=expression))
     except FilterError as error:
-        _draw_filter_error(error, expression)
+        draw_filter_error(error, expression)
         return
     at = _draw_place(len(rows), of=len(index))
     if not rows:
@@ -266,12 +266,6 @@ def _draw_fields(index: ItemIndex, main_metric: str) -> None:
         shown = f"{min(numbers):.4g} to {max(numbers):.4g}" if numbers else ", ".join(sorted(set(map(str, values)))[:8])
         rows.append({"Field": name, "Values": shown or EXAMPLES[one.kind]})
     st.dataframe(rows, hide_index=True, width=420, height=300, alt="Fields of items")
-
-
-def _draw_filter_error(error: FilterError, text: str) -> None:
-    show_error(error)
-    mark = " " * error.position + "^" * min(error.length, max(1, len(text) - error.position))
-    st.code(f"{' '.join(text.splitlines())}\n{mark}", language=None)
 
 
 def draw_item(kind: EvaluationKind, metric: str, item: ItemView, *, key: str) -> None:

@@ -19,7 +19,6 @@ from backend.domain.filters import (
     EXAMPLES,
     ORDERED,
     TEXTUAL,
-    FilterError,
     ValueKind,
     fields_read_by,
     parse_filter,
@@ -47,7 +46,7 @@ from backend.services.training.runs import archive_runs, tag_runs
 from pages.components import routes
 from pages.components.browser.run_table.component import TableAction, run_table
 from pages.components.choices import by_identity, choose_from, choose_one
-from pages.components.frame import errors_shown, handled, plain, show_error
+from pages.components.frame import errors_shown, handled, plain
 from pages.components.labels import IMPORTED, OBJECTIVES, STATUS
 from pages.components.words import when
 
@@ -202,13 +201,6 @@ def _folded_on_phones(name: str) -> DeltaGenerator:
 def is_filtered(query: RunQuery) -> bool:
     """Return whether a query leaves runs out."""
     return query != RunQuery(order=query.order)
-
-
-def draw_filter_error(error: FilterError, text: str) -> None:
-    """Draw a wrong filter with a mark below the place at fault."""
-    show_error(error)
-    mark = " " * error.position + "^" * min(error.length, max(1, len(text) - error.position))
-    st.code(f"{' '.join(text.splitlines())}\n{mark}", language=None)
 
 
 def _draw_fields(table: RunTable) -> None:
