@@ -22,7 +22,6 @@ from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.dependents import refuse_while_used, users_of_checkpoint
 from backend.services.jobs.jobs import JobState, job_state
-from backend.services.lookups import find_row
 from backend.services.naming import rename, replace_notes
 
 MAX_LINEAGE = 50
@@ -103,8 +102,10 @@ def list_checkpoints(
 def get_checkpoint(ctx: Context, checkpoint_id: str) -> CheckpointView:
     """Return a checkpoint by id, deleted ones included. Raises NotFound."""
     with ctx.db.read() as session:
-        remedy = "The Checkpoints page lists all checkpoints."
-        return _view(session, find_row(session, Checkpoint, checkpoint_id, what="checkpoint", remedy=remedy))
+        row = session.get(Checkpoint, checkpoint_id)
+        if row is None:
+            raise not_found("checkpoint", checkpoint_id, [], remedy="The Checkpoints page lists all checkpoints.")
+        return _view(session, row)
 
 
 def resolve_checkpoint(ctx: Context, name_or_id: str) -> CheckpointView:
