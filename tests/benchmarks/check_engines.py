@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from backend.domain.evaluation.tasks.rendering import Form
+from backend.domain.evaluation.tasks.definition import RequestForm
 from backend.domain.evaluation.tasks.selection import select_rows
 from jobs.evaluation.engines.base import EvaluationEngine, ScoreRequest
 from jobs.evaluation.engines.fast import FastEngine
@@ -76,7 +76,7 @@ def compare(name: str, subject: EvaluatedNetwork, asking: Sequence[Question]) ->
             return True
     ours, theirs = results(FastEngine(subject), asking), results(HarnessEngine(subject, batch_size=4), asking)
     scored = [(q.finish(a)[0], q.finish(b)[0]) for q, a, b in zip(asking, ours, theirs, strict=True)]
-    if shipped(name).form is Form.GENERATE:
+    if shipped(name).form is RequestForm.GENERATE:
         texts = [(a[0].text, b[0].text) for a, b in zip(ours, theirs, strict=True)]
         other = sum(
             a.removeprefix(" ") != b.removeprefix(" ") for a, b in texts
