@@ -22,11 +22,9 @@ def add_row(ctx: Context, row: Table) -> str:
 
 
 def add_rows(ctx: Context, *rows: Table) -> None:
-    """Insert rows in this order, all or none."""
+    """Insert rows, all or none."""
     with ctx.db.write() as session:
-        for row in rows:
-            session.add(row)
-            session.flush()
+        session.add_all(rows)
 
 
 def add_version(
