@@ -9,11 +9,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from backend.bootstrap import get_context
-from backend.domain.jobs.states import Status
 from backend.services.context import Context
 from backend.services.training.views import RunView
 from tests.support.opening import open_page
-from tests.support.run_world import add_dataset, add_parts, add_tokenizer, claim, end, launch, report
+from tests.support.run_world import add_dataset, add_parts, add_tokenizer, finished, launch
 from tests.support.settings import name_installation
 
 
@@ -27,16 +26,6 @@ def ctx(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     add_tokenizer(context, "coarse")
     yield context
     get_context.cache_clear()
-
-
-def finished(ctx: Context, name: str, loss: float, *, bpb: float | None = None, **values: object) -> RunView:
-    """A finished run with this val_loss at its end."""
-    run = launch(ctx, name=name, **values)
-    taken = claim(ctx, run)
-    measured = {"val_loss": loss, **({} if bpb is None else {"val_bpb": bpb})}
-    report(ctx, taken, {"type": "metrics", "step": 100, "time": 1.0, "values": measured})
-    end(ctx, taken, Status.FINISHED)
-    return run
 
 
 def compare(*runs: RunView) -> AppTest:

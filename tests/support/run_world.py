@@ -134,6 +134,16 @@ def end(ctx: Context, taken: Claim[Any], status: Status, **error: str) -> None:
         end_job(session, ctx, taken, status, error=JobFailure(**error))
 
 
+def finished(ctx: Context, name: str, loss: float, *, bpb: float | None = None, **values: object) -> RunView:
+    """A finished run with this val_loss at its end."""
+    run = launch(ctx, name=name, **values)
+    taken = claim(ctx, run)
+    measured = {"val_loss": loss, **({} if bpb is None else {"val_bpb": bpb})}
+    report(ctx, taken, {"type": "metrics", "step": 100, "time": 1.0, "values": measured})
+    end(ctx, taken, Status.FINISHED)
+    return run
+
+
 def row_of(ctx: Context, run: RunView) -> tuple[Run, Job]:
     """The rows behind a run."""
     with ctx.db.read() as session:

@@ -10,7 +10,7 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.flops import FlopsPerToken, count_flops
 from backend.domain.architectures.kv_cache import expanded_kv_bytes_per_token, kv_bytes, kv_bytes_per_token
 from backend.domain.architectures.parameters import count_active_parameters, count_lora_parameters, count_parameters
-from backend.domain.estimates.memory import estimate_memory
+from backend.domain.estimates.memory import MemoryParts, estimate_memory
 from backend.domain.estimates.setting import Precision, TrainingSetting
 
 
@@ -21,18 +21,9 @@ class HasRank(Protocol):
     def rank(self) -> int: ...
 
 
-class MemoryBytes(BaseModel):
-    """Peak memory of one training process in bytes; see `memory.MemoryEstimate`. The parts add up to `total`."""
+class MemoryBytes(MemoryParts):
+    """Peak memory of one training process in bytes. The parts add up to `total`."""
 
-    model_config = ConfigDict(frozen=True)
-
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-    logits: int
-    temporary: int
-    overhead: int
     total: int
 
 

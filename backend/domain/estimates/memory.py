@@ -47,11 +47,10 @@ FIRST_USE_BYTES = {"gpu": 0, "cpu": 30_000_000}
 MAX_MICRO_BATCH = 65_536
 
 
-class MemoryEstimate(BaseModel):
-    """Memory of one training process at its peak, in bytes. The parts add up to `total`.
+class MemoryParts(BaseModel):
+    """Memory of one training process at its peak, in bytes, by part.
 
-    `logits` are those of one chunk. `temporary` are the operators' workspaces. `overhead` is that of the libraries. At
-    the moment `loss` gradients are not yet computed, so they count only with gradient accumulation.
+    `logits` are those of one chunk. `temporary` are the operators' workspaces. `overhead` is that of the libraries.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -63,6 +62,13 @@ class MemoryEstimate(BaseModel):
     logits: int
     temporary: int
     overhead: int
+
+
+class MemoryEstimate(MemoryParts):
+    """The peak's parts, which add up to `total`, and its moment. At the moment `loss` gradients are not yet computed,
+    so they count only with gradient accumulation.
+    """
+
     moment: Moment
 
     @property

@@ -5,25 +5,20 @@ from __future__ import annotations
 import pytest
 
 from backend.db.tables import Run
-from backend.domain.jobs.states import Status
 from backend.domain.training.comparability import Aspect
 from backend.domain.training.config_sections import GrpoConfig
 from backend.domain.training.objectives import Objective
 from backend.services.context import LOCAL, Context
 from backend.services.training.comparisons import compare_runs, loss_basis
 from backend.services.training.imported_runs import import_log
-from backend.services.training.views import RunView
-from tests.support.run_world import add_checkpoint, add_dataset, add_parts, add_tokenizer, claim, end, launch, report
-
-
-def finished(ctx: Context, name: str, loss: float, *, bpb: float | None = None, **values: object) -> RunView:
-    """A finished run with this val_loss at its end."""
-    run = launch(ctx, name=name, **values)
-    taken = claim(ctx, run)
-    measured = {"val_loss": loss, **({} if bpb is None else {"val_bpb": bpb})}
-    report(ctx, taken, {"type": "metrics", "step": 100, "time": 1.0, "values": measured})
-    end(ctx, taken, Status.FINISHED)
-    return run
+from tests.support.run_world import (
+    add_checkpoint,
+    add_dataset,
+    add_parts,
+    add_tokenizer,
+    finished,
+    launch,
+)
 
 
 @pytest.fixture
