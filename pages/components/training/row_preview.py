@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.training.objectives import Objective
+from backend.domain.training.objectives import Objective, Rows
 from backend.services.context import Context
 from backend.services.training.row_preview import preview_training_rows
 from pages.components.frame import errors_shown, plain
 
 MAX_CHARACTERS = 1_500
-LOSS = {
-    Objective.PRETRAIN: "Every token is trained on.",
-    Objective.SFT: "The loss is on the assistant's answers; everything before is read only.",
-    Objective.GRPO: "The model writes completions itself, and the rewards compare them with the answer.",
-    Objective.REWARD: "The whole row is scored: the chosen answer above the rejected one.",
+ANSWERS = "The loss is on the answers; the prompt is read only."
+LOSS: dict[Rows, str] = {
+    "text": "Every token is trained on.",
+    "conversations": "The loss is on the assistant's answers; everything before is read only.",
+    "pairs": ANSWERS,
+    "ratings": ANSWERS,
+    "prompts": "The model writes completions itself, and the rewards compare them with the answer.",
 }
-DEFAULT_LOSS = "The loss is on the answers; the prompt is read only."
+SCORED = "The whole row is scored: the chosen answer above the rejected one."
 
 
 def draw_row_preview(ctx: Context, dataset: str | None, objective: Objective) -> None:
@@ -32,7 +34,7 @@ def draw_row_preview(ctx: Context, dataset: str | None, objective: Objective) ->
         if not rows:
             st.caption("The dataset has no rows yet.")
             return
-        st.caption(LOSS.get(objective, DEFAULT_LOSS))
+        st.caption(LOSS[objective.facts.rows] if objective.facts.writes else SCORED)
         for number, parts in enumerate(rows):
             with st.container(border=True, gap="xsmall", key=f"launch_row_{number}"):
                 for part in parts:
