@@ -16,32 +16,20 @@ import openai
 import psutil
 import pytest
 
-from backend.domain.jobs.states import JobKind
 from backend.gateway.directory import ReplicaAddress
 from backend.infra.replicas import ReplicaClient, ReplicaTimeouts
-from jobs.environment import child_environment
-from jobs.fork_server import ForkServer
 from jobs.memory_limit import job_limit_bytes
 from jobs.runner import kill_group
+from tests.support.forks import fork_module
 from tests.support.gateway_fixtures import KEY, MemoryDirectory, eventually, gateway
 from tests.support.jobs import make_spec
 from tests.support.networks.serving_networks import make_llama, save_checkpoint
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]  # a whole installation starts slowly on a busy machine
-ENVIRONMENT = {**child_environment(JobKind.REPLICA), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
-    """What a worker forks its replicas with."""
-    server = ForkServer(JobKind.REPLICA, ENVIRONMENT)
-    server.await_imports(lambda: None)
-    yield server
-    server.close()
 
 
 @contextmanager
-def replica_process(server: ForkServer, root: Path, name: str) -> Iterator[tuple[psutil.Process, str]]:
+def replica_process(root: Path, name: str) -> Iterator[tuple[psutil.Process, str]]:
     """A replica started as a worker starts it, killed at the end whatever happens."""
     folder = root / name
     folder.mkdir()
@@ -49,8 +37,7 @@ def replica_process(server: ForkServer, root: Path, name: str) -> Iterator[tuple
     make_spec("replica", payload, root=root, job=name, folder=folder).write(
         folder / "job.json", memory_bytes=job_limit_bytes()
     )
-    with (folder / "output.log").open("wb") as output:
-        child = server.start("jobs.run", ["--child", str(folder)], ENVIRONMENT, output.fileno())
+    child = fork_module("jobs.run", ["--child", str(folder)], folder / "output.log")
     try:
         events = folder / "events.jsonl"
         eventually(
@@ -63,11 +50,11 @@ def replica_process(server: ForkServer, root: Path, name: str) -> Iterator[tuple
 
 
 def test_a_killed_replica_ends_its_streams_with_an_error_and_the_other_takes_over(
-    server: ForkServer, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     save_checkpoint(tmp_path / "checkpoint", network=make_llama(context=4096))
     with ExitStack() as stack:
-        started = [stack.enter_context(replica_process(server, tmp_path, name)) for name in ("a", "b")]
+        started = [stack.enter_context(replica_process(tmp_path, name)) for name in ("a", "b")]
         addresses = [ReplicaAddress(id=str(i), url=url, token="t") for i, (_, url) in enumerate(started)]
         directory = MemoryDirectory({"tiny": addresses[:1]}, keys_required=False)
         base = stack.enter_context(gateway(directory))
@@ -87,14 +74,14 @@ def test_a_killed_replica_ends_its_streams_with_an_error_and_the_other_takes_ove
         assert [u.status for u in directory.usage].count("lost") == 1
 
 
-def test_answers_of_every_api_go_on_at_another_replica_as_they_would_have(server: ForkServer, tmp_path: Path) -> None:
+def test_answers_of_every_api_go_on_at_another_replica_as_they_would_have(tmp_path: Path) -> None:
     """Penalties, filters and the least number of tokens depend on what was written before the kill."""
     save_checkpoint(tmp_path / "checkpoint", network=make_llama(context=4096))
     said: list[Any] = [{"role": "user", "content": "Hello"}]
     drawn: dict[str, Any] = {"temperature": 0.9, "seed": 3, "max_tokens": 1500}
     fields = {"repetition_penalty": 1.2, "min_p": 0.02, "min_tokens": 1400, "stop_token_ids": list(range(60, 120))}
     with ExitStack() as stack:
-        started = [stack.enter_context(replica_process(server, tmp_path, name)) for name in ("a", "b")]
+        started = [stack.enter_context(replica_process(tmp_path, name)) for name in ("a", "b")]
         addresses = [ReplicaAddress(id=str(i), url=url, token="t") for i, (_, url) in enumerate(started)]
         directory = MemoryDirectory({"tiny": addresses[:1]}, keys_required=False)
         base = stack.enter_context(gateway(directory))
@@ -136,13 +123,13 @@ def test_answers_of_every_api_go_on_at_another_replica_as_they_would_have(server
 
 
 def test_a_frozen_replica_passes_its_stream_on_and_one_without_another_ends_it_with_an_error(
-    server: ForkServer, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     """No time limit of a request ends here: only missed health checks do."""
     patient = ReplicaTimeouts(connect_s=900, first_token_s=900, between_tokens_s=900)
     save_checkpoint(tmp_path / "checkpoint", network=make_llama(context=4096))
     with ExitStack() as stack:
-        started = [stack.enter_context(replica_process(server, tmp_path, name)) for name in ("a", "b")]
+        started = [stack.enter_context(replica_process(tmp_path, name)) for name in ("a", "b")]
         addresses = [ReplicaAddress(id=str(i), url=url, token="t") for i, (_, url) in enumerate(started)]
         directory = MemoryDirectory({"tiny": addresses[:1]}, keys_required=False)
         base = stack.enter_context(gateway(directory, client=ReplicaClient(timeouts=patient)))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,9 @@ import torch
 
 from backend.domain.jobs.gpu_check import GPU_CHECKS, GpuCheckResult
 from backend.domain.jobs.results import ProbeResult
+from backend.domain.jobs.states import JobKind
 from jobs import gpu_checks
+from jobs.fork_server import ForkServer
 from jobs.gpu_checks import CHECKS, Off, loss_error, run_gpu_check
 from jobs.modeling.devices import device_name
 from jobs.training.network import optimizers
@@ -189,16 +189,31 @@ def test_curves_are_compared_step_by_step() -> None:
             loss_error(losses, reference, limit=0.01)
 
 
-@pytest.mark.parametrize("name", ["fp16", "resume"])
-def test_a_check_runs_on_the_second_device_and_says_so(tmp_path: Path, name: str) -> None:
-    """The second device is loaded as a maker's device is: by an entry point that torch reads when it is imported."""
+@pytest.fixture(scope="module")
+def second_device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, Path], int]]:
+    """Runs a check on the second device, and returns its exit status. The device is loaded as a maker's is: by an entry
+    point that torch reads when it is imported.
+    """
     from tests.support.second_device import write_entry_point
 
     root = Path(__file__).parents[2]
-    paths = os.pathsep.join([str(write_entry_point(tmp_path / "plugin")), str(root)])
+    paths = os.pathsep.join([str(write_entry_point(tmp_path_factory.mktemp("plugin"))), str(root)])
     variables = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, "-m", "jobs.gpu_checks", name, str(tmp_path)], env=variables, check=True, timeout=300
-    )
+    server = ForkServer(JobKind.TRAIN, variables)
+    server.await_imports(lambda: None)
+
+    def run(name: str, folder: Path) -> int:
+        with (folder / "output.log").open("wb") as output:
+            return server.start("jobs.gpu_checks", [name, str(folder)], variables, output.fileno()).wait(300)
+
+    yield run
+    server.close()
+
+
+@pytest.mark.parametrize("name", ["fp16", "resume"])
+def test_a_check_runs_on_the_second_device_and_says_so(
+    second_device: Callable[[str, Path], int], tmp_path: Path, name: str
+) -> None:
+    assert second_device(name, tmp_path) == 0, (tmp_path / "output.log").read_text()
     result = json.loads((tmp_path / f"{name}.json").read_text())
     assert (result["verdict"], result["device"]) == ("pass", "Second device"), result

@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -43,6 +42,7 @@ from jobs.reporter import FileReporter
 from jobs.serving import engines
 from jobs.serving.engines import as_lark
 from jobs.serving.replica import choose_engine, run
+from tests.support.forks import fork_module
 from tests.support.installation import is_alive
 from tests.support.jobs import make_spec
 from tests.support.networks.base_folders import save_gguf
@@ -312,18 +312,16 @@ def test_a_replica_that_is_cancelled_while_its_server_starts_ends_both(stand: St
 
 
 def test_no_server_outlives_a_replica_that_is_killed(stand: Stand) -> None:
-    code = (
-        "import sys, pathlib; from tests.support.serving_replica import RunningReplica;"
-        "RunningReplica(pathlib.Path(sys.argv[1]), engine=sys.argv[2]).thread.join()"
-    )
-    replica = subprocess.Popen([sys.executable, "-c", code, str(stand.folder), stand.engine])
+    variables = {name: os.environ[name] for name in (INSTALLATIONS[stand.engine].variable, "FAKE_ENGINE")}
+    arguments = [str(stand.folder), stand.engine]
+    replica = fork_module("tests.support.workers.replica", arguments, stand.folder / "output.log", **variables)
     try:
         eventually(
             lambda: (stand.folder / "events.jsonl").exists() and "ready" in (stand.folder / "events.jsonl").read_text()
         )
         assert not stand.are_gone()
     finally:
-        replica.kill()
+        os.kill(replica.pid, signal.SIGKILL)
         replica.wait()
     eventually(stand.are_gone)
 
