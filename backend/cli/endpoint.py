@@ -208,7 +208,10 @@ def rollback(
 ) -> None:
     """Serve an earlier revision again, replica by replica."""
     ctx = get_context()
+    alias = get_endpoint(ctx, name).config.alias
     _emit_started(ctx, rollback_endpoint(ctx, name, revision=revision, person=LOCAL), wait=wait)
+    if alias is not None:
+        note(f"{name} no longer follows {alias}.")
 
 
 @app.command("history")

@@ -32,7 +32,8 @@ def wait_for_job(ctx: Context, job_id: str, *, quiet: bool = False) -> JobView:
         job = get_job(ctx, job_id)
     shown, shown_at = "", 0.0
     while job.status not in TERMINAL:
-        line = f"{job.status}: {format_progress(job.progress)}" if job.progress else str(job.status)
+        progress = format_progress(job.progress) if job.progress else ""
+        line = f"{job.status}: {progress}" if progress else str(job.status)
         is_due = time.monotonic() - shown_at >= PROGRESS_S or not shown.startswith(job.status)
         if line != shown and is_due and not quiet:
             note(line)

@@ -21,14 +21,25 @@ from backend.services.context import Context, Person
 from backend.services.tokenizers.tokenizers import get_tokenizer
 from pages.components import routes
 from pages.components.architectures.cost import draw_block, draw_cost
-from pages.components.architectures.form import draw_architecture_form, set_fields
+from pages.components.architectures.form import draw_architecture_form, set_fields, start_architecture_form
 from pages.components.architectures.memory import draw_memory
 from pages.components.confirm import draw_confirmed_in_menu
+from pages.components.form_drafts import draw_restored, forget_form, keep_form, restore_form
 from pages.components.frame import errors_shown, handled, page_frame, plain
 from pages.components.links import page_link, row_link
 from pages.components.tables import WidgetTable
 from pages.components.words import when
 
+FORM = "architecture"
+NO_FIELDS = (
+    "architecture_save",
+    "architecture_read",
+    "architecture_yaml",
+    "architecture_yaml_panel",
+    "architecture_loaded",
+    "architecture_for",
+    "architecture_draft_discard",
+)
 TABLE = WidgetTable("architectures", {"Name": 2.6, "Shape": 2.8, "Parameters": 1.3, "Runs": 1.1, " ": 1.9, "  ": 1.3})
 
 
@@ -82,6 +93,7 @@ def draw_save(ctx: Context, person: Person, config: ArchitectureConfig | None) -
         ):
             with errors_shown():
                 saved = save_architecture(ctx, name=name or "", config=config, person=person)
+                forget_form(ctx, person, FORM)
                 st.toast(f"Saved {plain(saved.name)}.", icon=":material/check_circle:")
 
 
@@ -127,12 +139,18 @@ with page_frame(
     "Architectures", "Design a decoder and see parameters, FLOPs and memory as you type.", way_back=True
 ) as (ctx, person):
     load_requested(ctx)
+    is_new = "architecture_width" not in st.session_state
+    start_architecture_form(ctx)
+    if is_new:
+        restore_form(ctx, person, FORM, first="architecture_name")
     halves = st.grid(2, min_column_width=360, gap="large")  # side by side from 1280 pixels
     form, cost = halves.cell(), halves.cell()
     with form, st.container(border=True):
         st.subheader("Shape", anchor=False)
+        draw_restored(ctx, person, FORM)
         config = draw_architecture_form(ctx)
         draw_save(ctx, person, config)
+        keep_form(ctx, person, FORM, prefix="architecture_", skip=NO_FIELDS)
     with cost:
         if config is None:
             st.warning("This model can't be built: see the messages at the fields.", icon=":material/rule:")

@@ -27,6 +27,7 @@ from pages.components import routes
 from pages.components.choices import choose_one
 from pages.components.data.report_link import draw_report_link
 from pages.components.evaluation.suites import draw_suite_choice
+from pages.components.form_drafts import draw_restored, forget_form, keep_form, restore_form
 from pages.components.frame import errors_shown, handled, page_frame
 from pages.components.numbers import number_form, wrong_numbers
 from pages.components.training.draft import draw_draft, forget_draft, keep_draft, restore_draft
@@ -275,8 +276,12 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
                 st.caption("Of the last values that can be launched:")
                 draw_estimate(ctx, person, *before)
         return
+    draft = sweep_draft(config)
     with left:
+        restore_form(ctx, person, draft, first="sweep_method")
+        draw_restored(ctx, person, draft)
         values = draw_sweep_form(ctx, config)
+    keep_form(ctx, person, draft, prefix="sweep_", skip=("sweep_go",))
     sweep: SweepConfig | None = None
     try:
         sweep = parse_sweep(values)
@@ -308,7 +313,13 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
             with errors_shown():
                 launched = launch_sweep(ctx, sweep, person=person, placement=placement)
                 forget_draft(ctx, person)
+                forget_form(ctx, person, draft)
                 st.switch_page(routes.SWEEP, query_params={"sweep": launched.id})
+
+
+def sweep_draft(config: RunConfig) -> str:
+    """Return the name of the draft of a search space: objectives and bases have other fields to vary."""
+    return f"sweep_of_{config.objective}{'_base' if config.base else ''}"
 
 
 def _halves() -> tuple[DeltaGenerator, DeltaGenerator]:

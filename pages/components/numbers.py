@@ -6,7 +6,7 @@ Browsers cut a whole number at its first letter, and silently keep the last valu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -56,7 +56,7 @@ def form_button(
     wrong = len(_WRONG.get([]))
     if wrong and not reasons:
         reasons = ["correct the field first" if wrong == 1 else "correct the fields first"]
-    said = " and ".join(reasons)
+    said = join_steps(reasons)
     clicked: bool = st.button(
         f"{said[0].upper()}{said[1:]}" if said else label,
         type=type,
@@ -65,6 +65,18 @@ def form_button(
         disabled=bool(said),
     )
     return clicked
+
+
+def join_steps(steps: Sequence[str]) -> str:
+    """Join what is still to do into one phrase; steps of one verb share it.
+
+    Example:
+        >>> join_steps(["enter a name", "enter the address"]), join_steps(["enter a name", "choose a file"])
+        ('enter a name and the address', 'enter a name and choose a file')
+    """
+    verbs = {step.partition(" ")[0] for step in steps}
+    parts = [step.partition(" ")[2] if number and len(verbs) == 1 else step for number, step in enumerate(steps)]
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
 
 
 def refuse_wrong_numbers() -> None:

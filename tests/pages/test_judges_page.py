@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
+from backend.domain.serving.upstream import Upstream
 from backend.services.battles.raters import rater_for
 from backend.services.context import LOCAL, Context
+from backend.services.evaluation.evaluations import launch_evaluation
 from backend.services.evaluation.judgements import Judge, campaign_items, launch_judgement
+from backend.services.evaluation.judges.answers import evaluation_items
 from backend.services.serving.deployments import deploy
+from backend.services.serving.upstreams import connect_upstream
 from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all
-from tests.support.evaluation_world import CHOICES, add_benchmark, evaluated
+from tests.support.evaluation_world import ANSWERS, CHOICES, add_benchmark, claim_of, evaluated, finish, item
+from tests.support.fake_api import serve_api
 from tests.support.judge_world import finish_judgement
 from tests.support.opening import open_page, words
 
@@ -54,6 +59,36 @@ def test_items_that_a_judge_and_the_benchmark_score_differently_can_be_filtered(
     assert ("Question 2?" in text, "Question 1?" in text) == (True, False)  # wrong, and the judge calls it good
     app = open_page("evaluate/evaluations.py", first=oak.id, second=elm.id)
     assert app.segmented_control[0].options[-1] == "Disagreed with judge (1)"
+
+
+def test_a_model_is_not_offered_first_to_judge_its_own_answers_and_a_judgement_names_them(site: Context) -> None:
+    add_benchmark(site, "questions", ANSWERS)
+    with serve_api() as api:
+        for name in ("ash", "oak"):
+            upstream = Upstream.read({"url": api.url, "model": name})
+            connect_upstream(site, name=name, upstream=upstream, person=LOCAL)
+        own = launch_evaluation(site, endpoint="ash", benchmark="questions", person=LOCAL)
+        score = {"metric": "exact_match", "value": 1.0, "stderr": 0.0, "n": 6, "method": "Wilson"}
+        facts = {"used_chat_template": True, "unit": "items"}
+        answered = [item(n, {"exact_match": 1.0}, completion="yes") for n in range(6)]
+        finish(site, claim_of(site, own), answered, scores=[score], facts=facts)
+        app = open_page("evaluate/evaluations.py", judges=own.id)
+        assert app.selectbox(key="judge_endpoint").value == "oak"
+        assert "judge its own answers" not in words(app)
+        app.selectbox(key="judge_endpoint").select("ash").run()
+        assert "judge its own answers" in words(app)
+        assert app.segmented_control(key=f"judge_source_{own.id}").value == "Evaluation"
+        assert open_page("evaluate/evaluations.py", judges="1").segmented_control(key="judge_source_").value == (
+            "Evaluation"
+        ), "no campaign has votes"
+    judge = Judge("model", "referee", "http://127.0.0.1:9/v1")
+    config = JudgeConfig(labels=("bad", "good"), canaries=0)
+    items = evaluation_items(site, own.id)
+    job = launch_judgement(site, judge=judge, items=items, config=config, person=LOCAL, evaluations=(own.id,))
+    finish_judgement(site, job.id, "good")
+    app = open_page("evaluate/evaluations.py", judgement=job.id)
+    assert app.button(key=f"judged_evaluation_{own.id}").label.replace("\\", "") == "ash (endpoint) on questions@1"
+    assert not any("people:" in one.label for one in app.expander)
 
 
 def _judge(ctx: Context, items: list[JudgeItem], config: JudgeConfig, verdict: str) -> None:

@@ -240,7 +240,7 @@ def test_the_metric_of_a_sweep_is_chosen_and_its_goal_follows(site: Context) -> 
     assert (config.metric, config.goal) == ("tok_per_sec", "highest")
     panel = open_panel(open_page("build/runs.py"), "runs_sweeps")
     assert "tales sweep" in [button.label for button in panel.button]
-    assert "2 of at most 2 active" in words(panel)
+    assert "2 queued or running (at most 2)" in words(panel)
 
 
 def test_a_sweeps_page_shows_its_best_run_stops_it_and_is_never_blank(site: Context) -> None:

@@ -8,11 +8,14 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from backend import bootstrap
+from backend.domain.serving.upstream import Upstream
 from backend.services.context import LOCAL, Context
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.load.load_tests import find_load_job
+from backend.services.serving.upstreams import connect_upstream
 from backend.settings import PROJECT
 from pages.components import visitor
+from tests.support.fake_api import serve_api
 from tests.support.opening import words
 from tests.support.serving.serving_world import ServingWorld
 from tests.support.serving.stored_traffic import store_load_test
@@ -55,6 +58,20 @@ def test_the_form_starts_a_job_and_says_what_is_wrong_with_a_field(ctx: Context)
     assert job is not None
     assert job.is_active
     assert f"stop_{job.id}" in [button.key for button in app.button]
+
+
+def test_another_server_is_loaded_through_the_gateway_alone(ctx: Context) -> None:
+    with serve_api() as api:
+        connect_upstream(ctx, name="far", upstream=Upstream.read({"url": api.url, "model": "qwen"}), person=LOCAL)
+        app = draw()
+        app.selectbox(key="load_endpoint").select("far").run()
+        target = next(box for box in app.selectbox if box.label == "Target")
+        assert (target.options, target.value) == (["Gateway"], "Gateway")
+        app.button(key="load_start").click().run()
+        assert not app.exception
+    job = find_load_job(ctx, "far")
+    assert job is not None
+    assert job.is_active
 
 
 def test_an_endpoint_that_answers_is_chosen_before_one_that_is_stopped(ctx: Context) -> None:

@@ -24,8 +24,6 @@ def list_() -> None:
     ready = [version for version in versions if version is not None]
     emit(
         {"datasets": [version_data(version) for version in ready]},
-        text="\n".join(
-            f"{v.label}  {v.kind}  {v.rows:,} rows  {'' if v.is_ready else v.status}".rstrip() for v in ready
-        )
+        text="\n".join(f"{v.label}  {v.kind}  {v.amount}  {'' if v.is_ready else v.status}".rstrip() for v in ready)
         or "No datasets yet.",
     )

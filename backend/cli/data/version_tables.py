@@ -44,10 +44,10 @@ def version_data(version: VersionView) -> dict[str, object]:
 
 def version_text(version: VersionView) -> str:
     """Return the result of an import in lines."""
-    lines = [
-        f"{version.label}: {plural(version.rows, 'row')} of kind {version.kind} ({version.train_rows:,} train,"
-        f" {version.val_rows:,} validation)."
-    ]
+    splits = f" ({version.train_rows:,} train, {version.val_rows:,} validation)"
+    if version.is_one_text:
+        splits = ", its end for validation" if version.val_rows else ""
+    lines = [f"{version.label}: {version.amount} of kind {version.kind}{splits}."]
     if version.reused:
         lines.append("The content already exists: no new version was made.")
     if dropped := describe_dropped(version.facts.dropped_media):
@@ -92,8 +92,8 @@ def show_data(
 def show_text(data: dict[str, Any]) -> str:
     """Return the output of `show_data` in lines."""
     lines = [
-        f"{data['dataset']}@{data['version']}, kind {data['kind']}: {data['rows']:,} rows ({data['train_rows']:,}"
-        f" train, {data['val_rows']:,} validation), {data['rejected_rows']:,} rejected"
+        f"{data['dataset']}@{data['version']}, kind {data['kind']}: {plural(data['rows'], 'row')}"
+        f" ({data['train_rows']:,} train, {data['val_rows']:,} validation), {data['rejected_rows']:,} rejected"
         + ("" if data["status"] == "finished" else f" ({data['status']})")
     ]
     if data["mapping"]:
@@ -101,7 +101,7 @@ def show_text(data: dict[str, Any]) -> str:
     lines.append("Versions:")
     for step in data["lineage"]:
         origin = f"from {' and '.join(step['from'])}: " if step["from"] else ""
-        lines.append(f"  {step['version']}  {step['rows']:,} rows  {origin}{step['said']}")
+        lines.append(f"  {step['version']}  {plural(step['rows'], 'row')}  {origin}{step['said']}")
     used = [f"{use['what']} “{use['name']}”" for use in data["users"]]
     lines.append("Used by " + ", ".join(used) + "." if used else "Nothing uses this version.")
     return "\n".join(lines)

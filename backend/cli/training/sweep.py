@@ -129,7 +129,9 @@ def _emit(config: SweepConfig, detail: SweepDetail) -> None:
             for each in detail.runs
         ],
     }
-    lines = [f"{view.name} ({view.id}): {view.num_done} of {view.num_planned} runs done, {view.num_active} active"]
+    lines = [
+        f"{view.name} ({view.id}): {view.num_done} of {view.num_planned} runs done, {view.num_active} queued or running"
+    ]
     for each in detail.runs:
         value = f"{config.metric} {each.value:.4f}" if each.value is not None else ""
         mark = "*" if best is not None and each.run.id == best.run.id else " "

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.names import nearest_name
 from backend.domain.validation import describe_fault
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
@@ -87,7 +88,9 @@ def parse_campaign(text: str) -> CampaignFile:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise InvalidInput(
-            f"{field or 'The campaign'}: {describe_fault(first)}.",
+            f"{field} is no field of a campaign."
+            if first["type"] == "extra_forbidden"
+            else f"{field or 'The campaign'}: {describe_fault(first)}.",
             remedy=_remedy(first["type"], field),
             field=field or None,
         ) from error
@@ -102,5 +105,7 @@ def render_campaign(campaign: CampaignFile) -> str:
 
 def _remedy(kind: str, field: str) -> str:
     if kind == "extra_forbidden":
+        if near := nearest_name(field, CampaignFile.model_fields):
+            return f"Did you mean {near}?"
         return f"Fields are {', '.join(CampaignFile.model_fields)}."
     return "" if kind != "missing" else f"Add {field}."

@@ -224,7 +224,8 @@ def parse_sweep(values: Any) -> SweepConfig:
     except ValidationError as error:
         message = _IN_VARY.sub(r"\1", validation_message(error, SweepConfig)).rstrip(".")
         raise InvalidInput(
-            f"This sweep can't be run: {message}.", field="vary" if "vary" in str(error) else None
+            f"This sweep can't be run: {message}{'' if message.endswith('?') else '.'}",
+            field="vary" if "vary" in str(error) else None,
         ) from error
     for path, choice in config.vary.items():
         if (

@@ -70,7 +70,7 @@ def launch_completions(
         ("seed", seed, 0, 2**63 - 1),
     ):
         if not low <= value <= high:
-            raise InvalidInput(f"{name} {value:g} is not between {low:g} and {high:g}.", field=name)
+            raise InvalidInput(f"{name} {value:g} is not between {low:,.12g} and {high:,.12g}.", field=name)
     if not prompts or len(prompts) > MAX_PROMPTS:
         raise InvalidInput(
             f"{len(prompts)} prompts can't be completed in one job.",

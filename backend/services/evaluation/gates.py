@@ -29,6 +29,7 @@ from backend.domain.evaluation.gates import (
 from backend.domain.evaluation.tasks.metric_names import is_averaged
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name
+from backend.domain.serving.upstream import UPSTREAM
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
@@ -37,6 +38,7 @@ from backend.services.evaluation.board import cuts_of
 from backend.services.evaluation.comparisons import column_key, refuse_unlike
 from backend.services.evaluation.endpoints.registry import (
     EvaluatedEndpointView,
+    find_own,
     list_evaluated,
     read_subjects,
     resolve_evaluated,
@@ -415,7 +417,9 @@ def _keys(session: Session, ctx: Context, subject: Subject, person: Person) -> t
 
 
 def _champion(ctx: Context, config: GateConfig) -> Subject:
-    """Return the champion: a checkpoint, the one that an endpoint serves, or the model of a registered API."""
+    """Return the champion: a checkpoint, the one that an endpoint serves, or the model of a registered API. An endpoint
+    whose model is on another server is itself what was evaluated.
+    """
     if not config.champion.startswith(ENDPOINT_PREFIX):
         return resolve_checkpoint(ctx, config.champion)
     name = config.champion.removeprefix(ENDPOINT_PREFIX)
@@ -436,7 +440,8 @@ def _champion(ctx: Context, config: GateConfig) -> Subject:
             f"The endpoint {name!r}, whose checkpoint is the champion, serves none.",
             remedy="Remove it from the gate, deploy the champion, and require the gate again.",
         )
-    return get_checkpoint(ctx, checkpoint_id)
+    checkpoint = get_checkpoint(ctx, checkpoint_id)
+    return find_own(ctx, name) if checkpoint.origin == UPSTREAM else checkpoint
 
 
 def _finished(ctx: Context, version_id: str, subject: Subject, part: GateBenchmark) -> list[EvaluationView]:

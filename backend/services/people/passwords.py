@@ -9,6 +9,7 @@ from functools import lru_cache
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 
+from backend.domain.wording import plural
 from backend.errors import InvalidInput
 
 MIN_LENGTH, MAX_LENGTH = 10, 1000
@@ -20,7 +21,7 @@ def hash_password(password: str) -> str:
     """Return a password's hash. Raises InvalidInput for one that is too short or too long."""
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
         raise InvalidInput(
-            f"The password has {len(password)} characters.",
+            f"The password has {plural(len(password), 'character')}.",
             remedy=f"Use {MIN_LENGTH} to {MAX_LENGTH}.",
             field="password",
         )

@@ -94,13 +94,17 @@ def take_published() -> None:
         set_fields(PUBLISHED[name])
 
 
-def draw_architecture_form(ctx: Context) -> ArchitectureConfig | None:
-    """Draw the fields with their problems; return the config, or None while it is invalid."""
+def start_architecture_form(ctx: Context) -> None:
+    """Fill the fields with defaults where the form is not drawn yet."""
     if "architecture_width" not in st.session_state:
         newest = next(iter(list_tokenizers(ctx, ready=True)), None)
         set_fields(
             ArchitectureConfig(vocab_size=newest.vocab_size) if newest and newest.vocab_size else ArchitectureConfig()
         )
+
+
+def draw_architecture_form(ctx: Context) -> ArchitectureConfig | None:
+    """Draw the fields with their problems; return the config, or None while it is invalid."""
     published = st.selectbox(
         "Start from",
         PUBLISHED,

@@ -19,10 +19,13 @@ from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
 from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import by_identity, choose_from
+from pages.components.form_drafts import draw_restored, forget_form, keep_form, restore_form
 from pages.components.forms import draw_fields
 from pages.components.frame import empty_state, errors_shown, no_checkpoint_state, plain
 from pages.components.numbers import form_button, number_form
 
+FORM = "campaign"
+NO_FIELDS = ("campaign_create", "campaign_yaml", "campaign_draft_discard")
 ENDPOINT = "endpoint:"
 GOLD = {"prompt": "Prompt", "better": "Better answer", "worse": "Worse answer"}
 SYSTEM = "System prompt, categories"
@@ -49,6 +52,9 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
         return
     entered = [part for part in st.query_params.get("contestants", "").split(",") if part in checkpoints]
     labels = sorted(datasets, key=lambda label: PROMPT_KINDS.index(datasets[label][0]))
+    if not entered:
+        restore_form(ctx, person, FORM, first="campaign_name")
+    draw_restored(ctx, person, FORM)
     name = st.text_input(
         "Name",
         key="campaign_name",
@@ -77,6 +83,7 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
     )
     dataset, prompts = draw_prompts(labels, datasets)
     values = {**prompts, **draw_more(), **draw_gold()}
+    keep_form(ctx, person, FORM, prefix="campaign_", skip=NO_FIELDS)
     sources = [_source(entrant) for entrant in chosen] + [ContestantSource(file=upload.name) for upload in uploads]
     least = 1 if values["rating"] != "none" else 2
     missing = {"enter a name": not name.strip(), f"choose {plural(least, 'contestant')}": len(sources) < least}
@@ -87,6 +94,7 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
             made = start_campaign(
                 ctx, name=name, contestants=sources, dataset=dataset, config=config, person=person, files=files
             )
+            forget_form(ctx, person, FORM)
             st.switch_page(routes.BATTLES, query_params={"campaign": made.id})
     if not any(missing.values()):
         _draw_yaml(values, name=name, dataset=dataset, sources=sources)

@@ -57,7 +57,8 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
                 st.caption(f":material/flag: {plain(row.rater.name)}: {plain(' '.join(flag.reason for flag in flags))}")
         _draw_exclusion(ctx, person, campaign, rows, out)
     else:
-        st.caption("No raters yet: vote yourself, or create a link.")
+        own = "vote yourself, or " if campaign.is_votable else ""
+        st.caption(f"No raters yet: {own}create a link.")
     if not person.may_build or not campaign.is_open or campaign.is_standing:
         return
     _draw_links(ctx, person, campaign, rows)

@@ -139,7 +139,11 @@ def draw_bias(standings: Standings) -> None:
             else "Needs battles judged by two raters."
         ),
     )
-    grid.metric("Median time per vote", f"{standings.median_s:.0f} s" if standings.median_s is not None else "–")
+    grid.metric(
+        "Median time per vote",
+        f"{standings.median_s:.0f} s" if standings.median_s is not None else "–",
+        help="Without the votes of raters whose pace is flagged.",
+    )
 
 
 def draw_win_matrix(standings: Standings) -> None:

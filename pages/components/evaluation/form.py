@@ -95,6 +95,8 @@ def draw_evaluation_form(
         tasks = {version.label: _draw_task(ctx, version) for version in versions}
         configs = _draw_settings(ctx, tasks)
         subjects: list[Subject] = [*(checkpoints[key] for key in chosen), *(endpoints[key] for key in remote)]
+        if not subjects or not versions:
+            st.caption("Choose at least one checkpoint or endpoint, and one benchmark.")
         return draw_launch(ctx, person, subjects, configs)
 
 

@@ -101,7 +101,7 @@ def _badge(verdict: GateVerdict) -> None:
 def _champion(ctx: Context, config: GateConfig) -> str:
     if config.champion.startswith(ENDPOINT_PREFIX):
         name = config.champion.removeprefix(ENDPOINT_PREFIX)
-        return f"{name} (endpoint)" if name in _apis(ctx) else f"served by {name}"
+        return f"{name} (endpoint)" if name in _served_elsewhere(ctx) else f"served by {name}"
     return next((one.name for one in list_checkpoints(ctx) if one.id == config.champion), config.champion)
 
 
@@ -115,14 +115,14 @@ def _draw_form(ctx: Context, person: Person) -> None:
         return
     with st.expander("New gate", icon=":material/add:", expanded=not list_gates(ctx)):
         endpoints = [f"{ENDPOINT_PREFIX}{endpoint.name}" for endpoint in list_endpoints(ctx)]
-        endpoints += [f"{ENDPOINT_PREFIX}{name}" for name in _apis(ctx)]
+        elsewhere = _served_elsewhere(ctx)
+        endpoints += [key for name in elsewhere if (key := f"{ENDPOINT_PREFIX}{name}") not in endpoints]
         left, right = st.columns(2)
         with left:
             name = st.text_input("Name", key="gate_name", placeholder="release")
             champions = [*names, *endpoints]
-            apis = _apis(ctx)
             champion = choose_from(
-                "Champion", champions, words=lambda key: _champion_label(names, apis, key), key="gate_champion"
+                "Champion", champions, words=lambda key: _champion_label(names, elsewhere, key), key="gate_champion"
             )
             chosen = st.multiselect(
                 "Benchmarks", benchmarks, key="gate_benchmarks", help="On which candidate and champion are compared."
@@ -171,14 +171,15 @@ def _draw_margins(benchmarks: Sequence[str], points: float) -> dict[str, float]:
     return {name: margin / 100 for name, margin in margins.items() if margin is not None}
 
 
-def _apis(ctx: Context) -> list[str]:
-    """Return the names of the models of other APIs."""
-    return [one.name for one in list_evaluated(ctx) if not one.is_own]
+def _served_elsewhere(ctx: Context) -> list[str]:
+    """Return the names of endpoints whose models are on other servers: those have no checkpoint here."""
+    connected = [one.name for one in list_endpoints(ctx) if one.config.upstream is not None]
+    return [*connected, *(one.name for one in list_evaluated(ctx) if not one.is_own)]
 
 
-def _champion_label(names: Mapping[str, str], apis: Sequence[str], key: str) -> str:
+def _champion_label(names: Mapping[str, str], elsewhere: Sequence[str], key: str) -> str:
     name = key.removeprefix(ENDPOINT_PREFIX)
-    return names.get(key, f"{name} (endpoint)" if name in apis else f"Served by {name}")
+    return names.get(key, f"{name} (endpoint)" if name in elsewhere else f"Served by {name}")
 
 
 def _read_config(values: Mapping[str, Any]) -> GateConfig:

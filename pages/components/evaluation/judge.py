@@ -17,6 +17,7 @@ from backend.domain.wording import plural
 from backend.services.battles.views import list_campaigns
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
 from backend.services.evaluation.judgements import (
     Judge,
     campaign_items,
@@ -26,7 +27,7 @@ from backend.services.evaluation.judgements import (
     read_judge_items,
     read_verdicts,
 )
-from backend.services.evaluation.judges.answers import evaluation_items, list_answered
+from backend.services.evaluation.judges.answers import evaluation_items, judged_evaluations, list_answered
 from backend.services.evaluation.safety.runs import read_reports
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
@@ -103,7 +104,9 @@ class AnswerSource:
 
 def _choose_source(ctx: Context, chosen: str) -> AnswerSource:
     names = ["Evaluation", "Campaign", "File"]
-    name = choose_one("Answers", names, default="Evaluation" if chosen else "Campaign", key=f"judge_source_{chosen}")
+    campaigns = {campaign.id: campaign.name for campaign in list_campaigns(ctx) if campaign.num_votes}
+    first = "Campaign" if not chosen and (campaigns or not list_answered(ctx)) else "Evaluation"
+    name = choose_one("Answers", names, default=first, key=f"judge_source_{chosen}")
     if name == "Evaluation":
         return _choose_evaluations(ctx, chosen)
     if name == "File":
@@ -118,7 +121,6 @@ def _choose_source(ctx: Context, chosen: str) -> AnswerSource:
         )
         read = partial(read_judge_items, file.getvalue().decode("utf-8-sig", "replace").splitlines()) if file else None
         return AnswerSource(read, pairwise)
-    campaigns = {campaign.id: campaign.name for campaign in list_campaigns(ctx) if campaign.num_votes}
     if not campaigns:
         st.caption("No campaign has votes yet.")
         return AnswerSource(None, True)
@@ -158,8 +160,10 @@ def _choose_evaluations(ctx: Context, chosen: str) -> AnswerSource:
 
 @number_form
 def _draw_form(ctx: Context, person: Person, chosen: str) -> None:
-    judge = _choose_judge(ctx)
+    judge = _choose_judge(ctx, judged=[one for one in list_answered(ctx) if one.id == chosen])
     source = _choose_source(ctx, chosen)
+    if judge is not None and _judges_itself(ctx, judge, [get_evaluation(ctx, key) for key in source.evaluations]):
+        st.warning("This model would judge its own answers, which models favour.", icon=":material/warning:")
     pairwise = source.is_pairwise
     rubric = "quality" if pairwise else _choose_rubric(ctx, source)
     first = RUBRICS[rubric].model_copy(update={"mode": "pairwise" if pairwise else "rubric"})
@@ -200,8 +204,20 @@ def _start(
         st.switch_page(PAGE, query_params={"judgement": job.id})
 
 
-def _choose_judge(ctx: Context) -> Judge | None:
-    """Draw the choice of a judge: one that answers now comes before a checkpoint that a worker would have to load."""
+def _judges_itself(ctx: Context, judge: Judge, evaluations: Sequence[EvaluationView]) -> bool:
+    """Return whether a judge is the model, or serves the checkpoint, whose answers it would judge."""
+    if judge.kind == "checkpoint":
+        return any(one.checkpoint_id == judge.name for one in evaluations)
+    if judge.kind == "model":
+        return False
+    served = next((one.checkpoint_id for one in list_endpoints(ctx) if one.name == judge.name), None)
+    return any(one.checkpoint == judge.name if one.endpoint else one.checkpoint_id == served for one in evaluations)
+
+
+def _choose_judge(ctx: Context, *, judged: Sequence[EvaluationView]) -> Judge | None:
+    """Draw the choice of a judge: one that answers now comes before a checkpoint that a worker would have to load, and
+    a model whose own answers are judged comes last.
+    """
     writers = [endpoint for endpoint in list_endpoints(ctx, include_stopped=False) if endpoint.writes]
     at_hand: Literal["model", "endpoint", "checkpoint"] = (
         "model" if ctx.policy.judge_url is not None else "endpoint" if writers else "checkpoint"
@@ -223,7 +239,8 @@ def _choose_judge(ctx: Context) -> Judge | None:
     if not names:
         st.caption("No running endpoint writes text." if kind == "endpoint" else "There is no checkpoint yet.")
         return None
-    chosen = choose_from(KINDS[kind], names, key=f"judge_{kind}")
+    first = next((name for name in names if not _judges_itself(ctx, Judge(kind, name), judged)), ...)
+    chosen = choose_from(KINDS[kind], names, key=f"judge_{kind}", value=first)
     return Judge(kind, chosen) if chosen else None
 
 
@@ -231,6 +248,11 @@ def draw_judgement(ctx: Context, person: Person, job_id: str) -> None:
     """Draw one judgement: progress, figures with intervals, cost, and the verdicts with the judge's words."""
     judgement = get_judgement(ctx, job_id)
     object_heading(judgement.job.title)
+    if judged := judged_evaluations(ctx, job_id):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            for one in judged:
+                label = f"{subject_label(one)} on {one.benchmark}"
+                row_link(label, page=PAGE, query={"evaluation": one.id}, key=f"judged_evaluation_{one.id}")
     if judgement.job.status in ACTIVE:
         draw_job(ctx, person, job_id, doing="Judging")
         return
@@ -277,9 +299,10 @@ def _figure(name: str, figure: Figure, note: str) -> dict[str, object]:
 
 def _draw_verdicts(ctx: Context, job_id: str) -> None:
     verdicts = read_verdicts(ctx, job_id)
+    has_votes = any(verdict["human"] for verdict in verdicts)
     choice = st.segmented_control(
         "Verdicts",
-        ["All", "Missing", "Inconsistent", "Against the votes"],
+        ["All", "Missing", "Inconsistent", *(["Against the votes"] if has_votes else [])],
         default="All",
         key="judge_filter",
         label_visibility="collapsed",
@@ -292,10 +315,9 @@ def _draw_verdicts(ctx: Context, job_id: str) -> None:
     )
     for verdict in chosen[:SHOWN]:
         human = ", ".join(_named(vote, verdict) for vote in verdict["human"]) or "no vote"
+        people = f" (people: {human})" if has_votes else ""
         prompt = " ".join(verdict["prompt"].split())
-        title = (
-            f"{prompt[:60]}{'…' if len(prompt) > 60 else ''}: {_named(verdict['verdict'], verdict)} (people: {human})"
-        )
+        title = f"{prompt[:60]}{'…' if len(prompt) > 60 else ''}: {_named(verdict['verdict'], verdict)}{people}"
         with st.expander(plain(title), key=f"verdict_{verdict['id']}"):
             for label, texts in (
                 ("Prompt", [verdict["prompt"]]),

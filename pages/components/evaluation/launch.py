@@ -101,7 +101,6 @@ def _draw_forecast(forecast: TotalForecast, configs: Mapping[str, EvaluationConf
             " evaluation below."
         )
     if not forecast.evaluations:
-        st.caption("Choose at least one checkpoint or endpoint, and one benchmark.")
         return
     with st.container(horizontal=True):
         with st.container(border=True, width=METRIC_WIDTH, height="stretch"):

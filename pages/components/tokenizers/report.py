@@ -186,6 +186,7 @@ def _draw_table(report: ReportView) -> None:
         rows,
         hide_index=True,
         key=f"report_table_{report.id}",
+        placeholder="",
         column_config={
             "Fertility": decimal,
             "Bytes per token": decimal,

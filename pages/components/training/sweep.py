@@ -112,7 +112,7 @@ def _draw_head(ctx: Context, person: Person, sweep: SweepView) -> None:
 
 def _progress_words(sweep: SweepView) -> str:
     words = f"{sweep.num_done} of {plural(sweep.num_planned, 'run')} done"
-    words += f", {sweep.num_active} of at most {sweep.config.parallel} active" if sweep.num_active else ""
+    words += f", {sweep.num_active} queued or running (at most {sweep.config.parallel})" if sweep.num_active else ""
     words += f", {sweep.num_failed} failed" if sweep.num_failed else ""
     return words + (", stopped" if sweep.stopped else "")
 

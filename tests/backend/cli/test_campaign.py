@@ -42,7 +42,10 @@ def test_a_campaign_file_is_read_and_written_alike() -> None:
     ("text", "problem"),
     [
         ("- 1", "no mapping"),
-        ("name: x\ncontestants: [{file: a}]\nnum_promts: 3", "num_promts.*Fields are"),
+        (
+            "name: x\ncontestants: [{file: a}]\nnum_promts: 3",
+            "num_promts is no field of a campaign.*Did you mean num_prompts",
+        ),
         ("contestants: [{file: a}]", "name: is missing"),
         ("name: x\ncontestants: [{file: a, checkpoint: b}]", "give one of checkpoint"),
         ("name: x\ncontestants: [{url: ftp://x, model: m}]", "begins with https"),

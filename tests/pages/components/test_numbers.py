@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from pages.components.numbers import describe_problem, nearest_valid
+from pages.components.numbers import describe_problem, join_steps, nearest_valid
 from tests.support.opening import words
 
 
@@ -90,3 +90,16 @@ def test_a_button_that_is_off_says_what_is_missing() -> None:
     assert (app.button(key="create").label, app.button(key="create").disabled) == ("Create", False)
     app.button(key="create").click().run()
     assert [text.value for text in app.text] == ["created"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "phrase"),
+    [
+        ([], ""),
+        (["enter a name"], "enter a name"),
+        (["enter a name", "choose a file"], "enter a name and choose a file"),
+        (["enter a name", "enter the address", "enter the model"], "enter a name, the address and the model"),
+    ],
+)
+def test_what_is_still_to_do_is_one_phrase(steps: list[str], phrase: str) -> None:
+    assert join_steps(steps) == phrase

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backend.domain.evaluation.tasks.definition import TaskDefinition
-from backend.domain.evaluation.tasks.rendering import Rendered, balanced_value, is_chosen, render, subgroup_of
+from backend.domain.evaluation.tasks.rendering import UNNAMED, Rendered, balanced_value, is_chosen, render, subgroup_of
 from backend.domain.evaluation.tasks.templates import TemplateFault
 from backend.domain.json_values import RowMapping
 from backend.errors import InvalidInput
@@ -191,6 +191,12 @@ def _draw_for_items(
 
 
 def _too_few(count: int, num_rows: int, *, subgroup: str | None) -> InvalidInput:
+    if subgroup == UNNAMED:
+        return InvalidInput(
+            "The task's examples are of the row's own subgroup, and the rows name none.",
+            remedy="Import the benchmark's files together, so that their names are kept, or choose another task.",
+            field="fewshot.count",
+        )
     if subgroup is not None:
         return InvalidInput(
             f"{count} examples of “{subgroup}” are needed, and the source of examples has {num_rows}.",

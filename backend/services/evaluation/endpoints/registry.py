@@ -157,6 +157,12 @@ def resolve_evaluated(ctx: Context, name_or_id: str, *, model: str = "") -> Eval
     )
 
 
+def find_own(ctx: Context, name: str) -> EvaluatedEndpointView:
+    """Return an endpoint of this installation, ready or not. Raises NotFound."""
+    stored = next((view for view in _registered(ctx) if view.is_own and view.name == name), None)
+    return _own_view(ctx, get_endpoint(ctx, name), stored.id if stored else "")
+
+
 def store_own(session: Session, ctx: Context, view: EvaluatedEndpointView, *, person: Person) -> str:
     """Return the id of an endpoint's row, inserting that of an own one that has none."""
     if view.id:

@@ -6,8 +6,9 @@ from typing import Any
 
 from sqlalchemy import select
 
-from backend.db.tables import EvaluationItem
+from backend.db.tables import EvaluationItem, Job
 from backend.domain.evaluation.judges.config import JudgeItem
+from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context
@@ -65,6 +66,14 @@ def evaluation_items(ctx: Context, evaluation_id: str, *, against: str | None = 
             field="evaluation",
         )
     return items
+
+
+def judged_evaluations(ctx: Context, job_id: str) -> list[EvaluationView]:
+    """Return the evaluations whose answers a judgement read, without deleted ones."""
+    with ctx.db.read() as session:
+        judged = JudgePayload.read(session.get_one(Job, job_id).payload).evaluations
+    by_id = {one.id: one for one in list_evaluations(ctx)} if judged else {}
+    return [by_id[key] for key in judged if key in by_id]
 
 
 def _finished(ctx: Context, evaluation_id: str) -> EvaluationView:

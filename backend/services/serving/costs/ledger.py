@@ -11,7 +11,18 @@ from typing import Any, Literal
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import ApiKey, Checkpoint, DeviceUse, Endpoint, Evaluation, Job, Run, TrafficRollup, Usage
+from backend.db.tables import (
+    ApiKey,
+    Checkpoint,
+    DeviceUse,
+    Endpoint,
+    EvaluatedEndpoint,
+    Evaluation,
+    Job,
+    Run,
+    TrafficRollup,
+    Usage,
+)
 from backend.domain.attributes import attributes_of
 from backend.domain.jobs.states import JobKind
 from backend.domain.serving.costs import seconds_by_day
@@ -241,14 +252,17 @@ class _Names:
         runs = session.execute(select(Run.id, Run.name, Job.payload).join(Job, Job.id == Run.job_id))
         self._runs = {str(payload.get("run_folder")): (run_id, name) for run_id, name, payload in runs}
         evaluations = session.execute(
-            select(Evaluation.job_id, Evaluation.id, Evaluation.kind, Checkpoint.name).outerjoin(
-                Checkpoint, Checkpoint.id == Evaluation.checkpoint_id
+            select(
+                Evaluation.job_id,
+                Evaluation.id,
+                Evaluation.kind,
+                func.coalesce(Checkpoint.name, EvaluatedEndpoint.name, DELETED),
             )
+            .outerjoin(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
+            .outerjoin(EvaluatedEndpoint, EvaluatedEndpoint.id == Evaluation.endpoint_id)
         )
         self._evaluations = {
-            job: (id_, f"{name or 'endpoint'} · {kind.replace('_', ' ')}")
-            for job, id_, kind, name in evaluations
-            if job
+            job: (id_, f"{name} · {kind.replace('_', ' ')}") for job, id_, kind, name in evaluations if job
         }
 
     def line(self, sums: _Sums, job: Job) -> LedgerLine | None:

@@ -9,6 +9,7 @@ from backend.domain.serving.load import LoadConfig
 from backend.domain.validation import read_values
 from backend.domain.wording import format_duration
 from backend.services.context import Context, Person
+from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.load.load_files import read_arrivals
 from backend.services.serving.load.load_tests import start_load_test
 from pages.components.choices import choose_one
@@ -40,11 +41,12 @@ def draw_start(ctx: Context, person: Person, endpoint: str) -> None:
         )
         arrivals = b"" if upload is None else upload.getvalue()
     fields = st.grid(3, min_column_width=200)
+    has_replicas = get_endpoint(ctx, endpoint).config.upstream is None
     values["targets"] = TARGETS[
         fields.selectbox(
             "Target",
-            list(TARGETS),
-            key="load_targets",
+            [name for name in TARGETS if has_replicas or name == "Gateway"],
+            key=f"load_targets_{has_replicas}",
             help="Both in turn: the difference of their medians is what the gateway adds.",
         )
     ]

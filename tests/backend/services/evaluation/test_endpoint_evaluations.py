@@ -19,6 +19,7 @@ from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.gate_config import GateConfig
 from backend.domain.evaluation.suites import read_suite
 from backend.domain.jobs.states import Status
+from backend.domain.serving.upstream import Upstream
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, Unavailable
 from backend.services.context import LOCAL, Context, Person
 from backend.services.evaluation.board import read_board
@@ -40,13 +41,15 @@ from backend.services.evaluation.evaluations import (
 )
 from backend.services.evaluation.exports import board_html, scores_csv
 from backend.services.evaluation.forecasts import forecast_evaluations
-from backend.services.evaluation.gates import create_gate, get_gate, judge
+from backend.services.evaluation.gates import create_gate, get_gate, judge, plan_gates
 from backend.services.evaluation.safety.cards import safety_card
 from backend.services.evaluation.safety.probes import add_probe
 from backend.services.evaluation.safety.runs import run_safety
 from backend.services.evaluation.suites import create_suite, list_suite_results, run_suite
 from backend.services.jobs.claims import claim_job
 from backend.services.jobs.jobs import read_log
+from backend.services.serving.deployments import stop_endpoint
+from backend.services.serving.upstreams import connect_upstream
 from jobs.runner import execute
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import ANSWERS, CHOICES, TEXTS, add_benchmark, claim_of, finish, item, list_items
@@ -358,6 +361,29 @@ def test_a_gate_judges_an_endpoint_against_a_checkpoint_and_an_api_and_counts_it
     assert (changed.verdict, len(changed.missing)) == ("INCONCLUSIVE", 1), "what it served before is not its score"
     with pytest.raises(NotFound, match="no endpoint 'Fer'"):
         judge(world, candidate="endpoint:Fer", gate="like Oak", person=LOCAL)
+
+
+def test_a_gate_s_champion_may_be_an_endpoint_of_a_connected_server(world: Context, api: FakeApi) -> None:
+    add_benchmark(world, "long", [{"question": f"Q{n}?", "answers": ["a"]} for n in range(400)])
+    connect_upstream(world, name="tales", upstream=Upstream.read({"url": api.url, "model": "qwen"}), person=LOCAL)
+    register(world, api)
+    values = {"champion": "endpoint:tales", "benchmarks": [{"benchmark": "long"}], "margin": 0.05}
+    gate = GateConfig.model_validate(values)
+    assert [plan.unknown for plan in plan_gates(world, gate)] == ["“tales” is not evaluated on it yet"]
+    create_gate(world, name="release", config=gate, person=LOCAL)
+    for name in ("tales", "Far"):
+        config = EvaluationConfig(chat="off", limit=399)
+        scored(
+            world,
+            launch_evaluation(world, endpoint=name, benchmark="long", config=config, person=LOCAL),
+            [1.0, 1.0, 0.0] * 133,
+        )
+    assert plan_gates(world, gate)[0].power is not None
+    passed = judge(world, candidate="endpoint:Far", gate="release", person=LOCAL)
+    assert (passed.verdict, passed.champion, passed.missing) == ("PASS", "tales", ())
+    assert judge(world, candidate="endpoint:tales", gate="release", person=LOCAL).verdict == "PASS"
+    stop_endpoint(world, "tales", person=LOCAL)
+    assert judge(world, candidate="endpoint:Far", gate="release", person=LOCAL).verdict == "PASS"
 
 
 def test_safety_is_measured_on_an_endpoint_and_nothing_is_queued_where_a_probe_can_t_be(

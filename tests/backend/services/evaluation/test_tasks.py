@@ -139,6 +139,11 @@ def test_tasks_are_suggested_by_name_and_by_columns(world: Context) -> None:
     assert suggested("ifeval")[0] == "ifeval"
     assert suggested("science")[0] == "bbq"
     assert suggested("facts") == []
+    row = {"input": "not True is", "target": "False"}
+    add_benchmark(world, "one file", records([row]), kind="records")
+    assert suggested("one file") == [], "its subtask, which the examples need, is not known"
+    add_benchmark(world, "two files", records([{**row, "file": "bbh/boolean_expressions.json"}]), kind="records")
+    assert suggested("two files") == ["bbh"]
 
 
 def test_the_team_replaces_its_tasks_and_keeps_the_names_of_the_product(world: Context) -> None:

@@ -76,3 +76,5 @@ def test_examples_of_a_subgroup_come_from_it() -> None:
             limit=None,
             seed=1,
         )
+    with pytest.raises(InvalidInput, match=r"the rows name none\. Import the benchmark's files together"):
+        select_rows(chosen, [{**row, "subject": ""} for row in ROWS], limit=None, seed=1, pool=ROWS)

@@ -16,6 +16,7 @@ from backend.db.tables import (
     Deployment,
     DeviceUse,
     Endpoint,
+    EvaluatedEndpoint,
     Evaluation,
     Job,
     Replica,
@@ -120,6 +121,22 @@ def test_an_evaluation_sums_its_device_and_the_requests_that_it_made_and_a_run_w
     )
     assert (run.usd, run.evaluation_usd, run.through_usd, run.sum_usd) == pytest.approx((0.5, 0.29, 0.1, 0.89))
     assert ledger.usd == pytest.approx(0.5 + 0.25 + 0.16), "each dollar once"
+
+
+def test_an_evaluation_of_an_endpoint_has_its_name(priced: Context) -> None:
+    add_job(priced, "jobeval00001", "evaluate")
+    with priced.db.write() as session:
+        session.add(Dataset(id="d", name="facts", kind="benchmark"))
+        session.add(EvaluatedEndpoint(id="far", name="Far", url="", model="m"))
+        session.flush()
+        session.add(DatasetVersion(id="v", dataset_id="d", number=1))
+        session.flush()
+        session.add(
+            Evaluation(id="e", endpoint_id="far", dataset_version_id="v", kind="generation", job_id="jobeval00001")
+        )
+    use(priced, "jobeval00001", start=NOON - timedelta(minutes=30), end=NOON)
+    (line,) = read_price_ledger(priced, since=NOON - timedelta(hours=12), until=NOON).evaluations
+    assert line.name == "Far · generation"
 
 
 def test_a_day_by_hand(priced: Context) -> None:

@@ -1,0 +1,87 @@
+"""Drafts of other forms than Launch's: a search space, an architecture and a campaign outlive a reload and are gone
+once sent or discarded.
+"""
+
+from __future__ import annotations
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from backend.services.checkpoints.checkpoints import delete_checkpoint
+from backend.services.context import LOCAL, Context
+from backend.services.people.drafts import read_draft
+from tests.support.battle_world import add_checkpoint
+from tests.support.evaluation_world import add_benchmark
+from tests.support.opening import assert_sound, open_page, words
+from tests.support.run_world import add_parts
+
+
+def test_a_search_space_is_there_after_a_reload_and_is_discarded_by_a_click(site: Context) -> None:
+    add_parts(site)
+
+    def opened() -> AppTest:
+        page = open_page("build/launch.py", mode="Sweep", dataset="tales", architecture="small")
+        assert_sound(page)
+        return page
+
+    page = opened()
+    page.run()
+    assert read_draft(site, "sweep_of_pretrain", person=LOCAL) is None, "looking is no draft"
+    page.multiselect(key="sweep_fields").set_value(["learning_rate", "seed"]).run()
+    page.segmented_control(key="sweep_method").set_value("grid").run()
+    page.text_input(key="sweep_values_seed").set_value("5, 6").run()
+    page.text_input(key="sweep_name").set_value("two seeds").run()
+    other = opened()
+    assert other.multiselect(key="sweep_fields").value == ["learning_rate", "seed"]
+    assert other.segmented_control(key="sweep_method").value == "grid"
+    assert other.text_input(key="sweep_values_seed").value == "5, 6"
+    assert other.text_input(key="sweep_name").value == "two seeds"
+    assert "Draft of " in words(other)
+    other.button(key="sweep_of_pretrain_draft_discard").click().run()
+    assert_sound(other)
+    assert other.multiselect(key="sweep_fields").value == ["learning_rate"]
+    assert other.text_input(key="sweep_name").value == ""
+    assert read_draft(site, "sweep_of_pretrain", person=LOCAL) is None
+
+
+def test_an_architecture_is_kept_until_it_is_saved(site: Context) -> None:
+    page = open_page("build/architectures.py")
+    page.text_input(key="architecture_num_layers").set_value("3").run()
+    page.text_input(key="architecture_width").set_value("100").run()
+    page.text_input(key="architecture_name").set_value("mine").run()
+    page.switch_page("../pages/build/runs.py").run()
+    page.switch_page("../pages/build/architectures.py").run()
+    other = open_page("build/architectures.py")
+    for one in (page, other):
+        assert_sound(one)
+        assert [one.text_input(key=f"architecture_{name}").value for name in ("num_layers", "width", "name")] == [
+            "3",
+            "100",
+            "mine",
+        ]
+    assert "Draft of " in words(other)
+    other.text_input(key="architecture_width").set_value("128").run()
+    other.button(key="architecture_save").click().run()
+    assert_sound(other)
+    assert read_draft(site, "architecture", person=LOCAL) is None
+    assert open_page("build/architectures.py").text_input(key="architecture_name").value == ""
+
+
+@pytest.mark.parametrize("is_gone", [False, True], ids=["both there", "one gone"])
+def test_a_campaign_is_kept_without_what_no_longer_exists(site: Context, is_gone: bool) -> None:
+    oak, elm, _ = (add_checkpoint(site, name) for name in ("Oak", "Elm", "Yew"))
+    add_benchmark(site, "asked", [{"prompt": f"Tell {n}."} for n in range(40)], kind="prompts")
+    page = open_page("evaluate/battles.py")
+    page.text_input(key="campaign_name").set_value("Autumn").run()
+    page.multiselect(key="campaign_contestants").set_value([oak, elm]).run()
+    page.number_input(key="campaign_num_prompts").set_value(7).run()
+    if is_gone:
+        delete_checkpoint(site, elm, person=LOCAL)
+    other = open_page("evaluate/battles.py")
+    assert_sound(other)
+    assert other.text_input(key="campaign_name").value == "Autumn"
+    assert other.number_input(key="campaign_num_prompts").value == 7
+    if not is_gone:
+        assert other.multiselect(key="campaign_contestants").value == [oak, elm]
+        other.button(key="campaign_create").click().run()
+        assert read_draft(site, "campaign", person=LOCAL) is None
