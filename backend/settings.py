@@ -290,7 +290,7 @@ class Settings(BaseSettings):
         ),
     )
     judge_key: SecretStr | None = Field(
-        default=None, description="Key for that API and for this installation's own endpoints; never logged."
+        default=None, description="Key for that API; never logged. Own endpoints are asked by keys of the jobs."
     )
     keep_free_mb: int = Field(default=512, ge=0, description="Disk space that no job may eat into.")
     keep_job_folders_days: float = Field(

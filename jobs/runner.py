@@ -36,6 +36,7 @@ from backend.domain.jobs.payloads import ReplicaPayload, TrainPayload
 from backend.domain.jobs.records import JobFailure, JobResult, Payload
 from backend.domain.jobs.results import RESULTS, TrainResult
 from backend.domain.jobs.states import JobKind, Status
+from backend.domain.openai_servers import JOB_KEY
 from backend.errors import InvalidInput, JobFailed, RoundhouseError
 from backend.services import job_events as outcomes
 from backend.services.context import Context
@@ -52,6 +53,7 @@ from backend.services.jobs.claims import (
     stop_request,
 )
 from backend.services.jobs.jobs import get_job
+from backend.services.serving.job_keys import key_of
 from jobs.environment import api_keys_of, child_environment
 from jobs.exchange import FolderExchange, Interrupted
 from jobs.fork_server import ROOT, ForkedChild, ForkServer, fork_server
@@ -237,6 +239,8 @@ def start_child(
     limits = {"memory_bytes": job_limit_bytes(ctx.policy.job_memory_mb), "nice": nice if claim.kind in NICED else 0}
     (folder / "control").unlink(missing_ok=True)
     environment, arguments = job_environment(claim), ["--child", str(folder)]
+    if (key := key_of(ctx, claim)) is not None:
+        environment[JOB_KEY] = key
     passed = () if rendezvous is None or rendezvous.listening is None else (rendezvous.listening,)
     with (folder / "output.log").open("ab") as output:
         if server is not None and server.is_ready:

@@ -19,6 +19,7 @@ from pydantic_core import from_json
 from backend.errors import InvalidInput
 
 JUDGE_KEY = "ROUNDHOUSE_JUDGE_KEY"
+JOB_KEY = "ROUNDHOUSE_JOB_KEY"
 """Environment variable with the key of a foreign judge endpoint."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 

@@ -351,8 +351,8 @@ class JudgePayload(ComputePayload):
     """Judge the answers in `items_file`, JSON lines of `JudgeItem`, by a checkpoint or by a chat endpoint at `url`
     under the name `model`.
 
-    `uses_key`: the endpoint gets the installation's key for judges, which travels in the environment, never in a
-    payload.
+    `uses_key`: the endpoint gets the installation's key for judges, or of the job for an own endpoint, which travels
+    in the environment, never in a payload.
     """
 
     job_kind = JobKind.JUDGE

@@ -12,13 +12,13 @@ from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.payloads import GeneratePayload, GenerationPrompt, require_folder
 from backend.domain.jobs.results import GenerateResult
 from backend.domain.jobs.states import ACTIVE, QUEUE_OF, JobKind
-from backend.domain.openai_servers import JUDGE_KEY
 from backend.errors import Conflict, InvalidInput
 from backend.services.battles.views import CampaignView, campaign_view, find_campaign
 from backend.services.checkpoints.checkpoints import require_writer
 from backend.services.context import Context, Person, require_builder
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, wake
+from backend.services.serving.job_keys import key_variable
 
 
 def usable_checkpoint(session: Session, checkpoint_id: str) -> Checkpoint:
@@ -63,11 +63,10 @@ def _source_of(session: Session, ctx: Context, contestant: Contestant) -> tuple[
         checkpoint = usable_checkpoint(session, contestant.checkpoint_id or "")
         return checkpoint.name, {"checkpoint": require_folder(checkpoint.folder, what="checkpoint")}
     if contestant.source.get("endpoint"):
-        key_env = JUDGE_KEY if ctx.policy.judge_key else ""
         return contestant.label, {
             "url": f"{ctx.gateway_url}/v1",
             "model": contestant.source["endpoint"],
-            "key_env": key_env,
+            "key_env": key_variable(ctx) or "",
             "is_own": True,
         }
     return contestant.label, {name: contestant.source.get(name, "") for name in ("url", "model", "key_env")}

@@ -30,6 +30,7 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.evaluation.judges.records import stored_verdicts
 from backend.services.jobs.jobs import JobView, add_job, get_job, view, wake
 from backend.services.serving.endpoints import get_endpoint
+from backend.services.serving.job_keys import key_variable
 
 MAX_ITEMS = 20_000
 NAMES = {
@@ -104,7 +105,7 @@ def _resolve(ctx: Context, judge: Judge, *, person: Person) -> dict[str, object]
             "judge": endpoint.name,
             "url": f"{ctx.gateway_url}/v1",
             "model": endpoint.name,
-            "uses_key": uses_key,
+            "uses_key": key_variable(ctx) is not None,
             "is_own": True,
         }
     if judge.url and judge.url != ctx.policy.judge_url:

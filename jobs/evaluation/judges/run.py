@@ -18,7 +18,7 @@ from backend.domain.evaluation.judges.summary import VerdictRecord
 from backend.domain.evaluation.judges.verdicts import JudgeAnswer, item_verdicts, summarise_judgement
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.results import JudgeResult
-from backend.domain.openai_servers import JUDGE_KEY
+from backend.domain.openai_servers import JOB_KEY, JUDGE_KEY
 from backend.infra.openai_api.calls import ApiClient, CallFailed, read_counts
 from jobs.evaluation.engines.base import PromptRequest, Sampling
 from jobs.evaluation.ledger import check_stop
@@ -60,7 +60,7 @@ def _ask(
     if not left:
         return
     if payload.url is not None:
-        key = os.environ.get(JUDGE_KEY) if payload.uses_key else None
+        key = os.environ.get(JOB_KEY if payload.is_own else JUDGE_KEY) if payload.uses_key else None
         client = ApiClient(
             payload.url,
             model=payload.model,

@@ -20,13 +20,14 @@ from backend.db.tables import EvaluatedEndpoint
 from backend.domain.attributes import view_of
 from backend.domain.evaluation.endpoints import EndpointConfig, EndpointTarget
 from backend.domain.names import nearest_name
-from backend.domain.openai_servers import JUDGE_KEY, Capabilities, check_key_source, check_url
+from backend.domain.openai_servers import Capabilities, check_key_source, check_url
 from backend.domain.validation import validation_message
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.infra.keys import read_key
 from backend.infra.openai_api.calls import ask_capabilities
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.endpoints import EndpointView, get_endpoint, list_endpoints
+from backend.services.serving.job_keys import key_variable
 
 OWN = Capabilities(chat=True, completions=True, echo=True)
 """What this installation's gateway offers of a checkpoint; of a model on another server, what that offers."""
@@ -173,11 +174,11 @@ def store_own(session: Session, ctx: Context, view: EvaluatedEndpointView, *, pe
 
 
 def target_of(ctx: Context, view: EvaluatedEndpointView) -> EndpointTarget:
-    """Return an endpoint as a job calls it: one of this installation through its gateway, with the installation's key
-    if there is one.
+    """Return an endpoint as a job calls it: one of this installation through its gateway, with the key of
+    the job's attempt where it asks for one.
     """
     config = view.config
-    own_key = JUDGE_KEY if view.is_own and ctx.policy.judge_key else None
+    own_key = key_variable(ctx) if view.is_own else None
     return view_of(
         EndpointTarget,
         config,

@@ -6,22 +6,20 @@ A test is a job, or runs in the shell that started it. Its result is kept beside
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import httpx2
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import ApiKey, Checkpoint, Deployment, Job, LoadTest, User
+from backend.db.tables import Checkpoint, Deployment, Job, LoadTest, User
 from backend.domain.jobs.load_test import LoadOutcome, LoadTarget, LoadTestPayload, LoadTestResult
 from backend.domain.jobs.states import ACTIVE, JobKind
-from backend.domain.serving.key_limits import MANY_AT_ONCE, KeyScopes
+from backend.domain.serving.key_limits import MANY_AT_ONCE
 from backend.domain.serving.load import LoadConfig
 from backend.domain.wording import plural
 from backend.errors import Conflict, Unavailable
@@ -29,12 +27,10 @@ from backend.infra.load_generator import LoadProgress, run_load
 from backend.services.context import Context, Person, require_builder
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import JobView, add_job, get_job, view, wake
-from backend.services.people.keys import create_key, hash_key
+from backend.services.people.keys import create_key
 from backend.services.serving.endpoints import find_endpoint
+from backend.services.serving.job_keys import KEY_LASTS, KEY_NAMES, create_job_key, revoke_secrets, scopes_of
 from backend.services.serving.replicas import Target, ready_targets
-
-KEY_NAME = "Load test"
-KEY_LASTS = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
@@ -87,28 +83,8 @@ def fill_targets(ctx: Context, claim: Claim[LoadTestPayload]) -> LoadTestPayload
     this attempt; it is in the child's file alone and is revoked when the job ends. Raises Unavailable.
     """
     payload = claim.payload
-    targets = _targets(ctx, payload.endpoint, config=payload.config, gateway_url=ctx.gateway_url, key="")
-    if ctx.sign_in and "gateway" in payload.config.targets:
-        key = _key_of(ctx, claim.job_id, claim.attempt)
-        with ctx.db.write() as session:
-            owner = session.scalar(select(Job.created_by).where(Job.id == claim.job_id))
-            scopes = _scopes(payload.endpoint)
-            expires = ctx.now() + KEY_LASTS
-            session.add(
-                ApiKey(
-                    name=KEY_NAME,
-                    key_hash=hash_key(key),
-                    hint=key[-4:],
-                    user_id=owner,
-                    scopes=scopes,
-                    limits=MANY_AT_ONCE,
-                    expires_at=expires,
-                    created_at=ctx.now(),
-                )
-            )
-        targets = [
-            target.model_copy(update={"token": key}) if target.kind == "gateway" else target for target in targets
-        ]
+    key = create_job_key(ctx, claim) or ""
+    targets = _targets(ctx, payload.endpoint, config=payload.config, gateway_url=ctx.gateway_url, key=key)
     return payload.model_copy(update={"targets": tuple(targets)})
 
 
@@ -116,7 +92,6 @@ def record_load_test(
     session: Session, ctx: Context, claim: Claim[LoadTestPayload], result: LoadTestResult
 ) -> LoadTestResult:
     """Store the result of a job beside its deployment; a stopped test without a finished level leaves none."""
-    revoke_keys(session, ctx, claim)
     if not result.levels:
         return result
     job, payload = session.get_one(Job, claim.job_id), claim.payload
@@ -129,11 +104,6 @@ def record_load_test(
     )
     row.job_id = job.id
     return LoadTestResult(replicas=result.replicas, stopped=result.stopped, load_test_id=row.id, cpu_s=result.cpu_s)
-
-
-def revoke_keys(session: Session, ctx: Context, claim: Claim[Any]) -> None:
-    """Revoke the keys of a job's attempts."""
-    _revoke(session, ctx, [_key_of(ctx, claim.job_id, attempt) for attempt in range(1, claim.attempt + 1)])
 
 
 def run_load_test(
@@ -163,7 +133,7 @@ def run_load_test(
 
     url = gateway_url or ctx.gateway_url
     _targets(ctx, name, config=config, gateway_url=url, key="")
-    with _key(ctx, name, person, key=key) as secret:
+    with _key(ctx, payload, person, key=key) as secret:
         targets = _targets(ctx, name, config=config, gateway_url=url, key=secret)
         levels = run_load(config, targets, on_progress=report)
     result = LoadOutcome(replicas=sum(target.kind == "replica" for target in targets), levels=levels)
@@ -258,12 +228,8 @@ def _require_gateway(url: str) -> None:
         ) from error
 
 
-def _key_of(ctx: Context, job_id: str, attempt: int) -> str:
-    return f"rh-{hmac.new(ctx.secret, f'load-test:{job_id}:{attempt}'.encode(), hashlib.sha256).hexdigest()}"
-
-
 @contextmanager
-def _key(ctx: Context, name: str, person: Person, *, key: str) -> Iterator[str]:
+def _key(ctx: Context, payload: LoadTestPayload, person: Person, *, key: str) -> Iterator[str]:
     """Give the key of a load test: the one that is given, none where none is needed, else one of its own that is
     revoked at the end.
     """
@@ -271,20 +237,15 @@ def _key(ctx: Context, name: str, person: Person, *, key: str) -> Iterator[str]:
         yield key
         return
     secret = create_key(
-        ctx, KEY_NAME, person=person, scopes=_scopes(name), limits=MANY_AT_ONCE, expires_at=ctx.now() + KEY_LASTS
+        ctx,
+        KEY_NAMES[JobKind.LOAD_TEST],
+        person=person,
+        scopes=scopes_of(payload),
+        limits=MANY_AT_ONCE,
+        expires_at=ctx.now() + KEY_LASTS,
     )
     try:
         yield secret
     finally:
         with ctx.db.write() as session:
-            _revoke(session, ctx, [secret])
-
-
-def _scopes(name: str) -> KeyScopes:
-    return KeyScopes(endpoints=("completions",), models=(name,))
-
-
-def _revoke(session: Session, ctx: Context, keys: Sequence[str]) -> None:
-    hashes = [hash_key(key) for key in keys]
-    for row in session.scalars(select(ApiKey).where(ApiKey.key_hash.in_(hashes), ApiKey.revoked_at.is_(None))):
-        row.revoked_at = ctx.now()
+            revoke_secrets(session, ctx, [secret])

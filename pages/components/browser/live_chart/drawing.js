@@ -243,8 +243,8 @@ function middleOf(chart, panel, log) {
   }
   if (log) [low, high] = [Math.log10(low), Math.log10(high)]
   if (!(Number.isFinite(low) && Number.isFinite(high) && high > low)) return undefined
-  const around = (high - low) / 20
-  return [low - around, high + around]
+  const margin = (high - low) / 20
+  return [low - margin, high + margin]
 }
 
 // A range around values that are all the same, such as a first point: it has no size of its own, and ticks at plotly.js's would all read alike.

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from backend.db.tables import Evaluation
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.gate_config import GateConfig
+from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
 from backend.domain.evaluation.suites import read_suite
 from backend.domain.jobs.states import Status
 from backend.domain.serving.upstream import Upstream
@@ -42,13 +44,17 @@ from backend.services.evaluation.evaluations import (
 from backend.services.evaluation.exports import board_html, scores_csv
 from backend.services.evaluation.forecasts import forecast_evaluations
 from backend.services.evaluation.gates import create_gate, get_gate, judge, plan_gates
+from backend.services.evaluation.judgements import Judge, launch_judgement
 from backend.services.evaluation.safety.cards import safety_card
 from backend.services.evaluation.safety.probes import add_probe
 from backend.services.evaluation.safety.runs import run_safety
 from backend.services.evaluation.suites import create_suite, list_suite_results, run_suite
+from backend.services.job_events import prepare_claim
 from backend.services.jobs.claims import claim_job
 from backend.services.jobs.jobs import read_log
+from backend.services.people.keys import check_key
 from backend.services.serving.deployments import stop_endpoint
+from backend.services.serving.job_keys import key_of
 from backend.services.serving.upstreams import connect_upstream
 from jobs.runner import execute
 from tests.support.battle_world import add_checkpoint
@@ -56,6 +62,7 @@ from tests.support.evaluation_world import ANSWERS, CHOICES, TEXTS, add_benchmar
 from tests.support.fake_api import FakeApi, serve_api
 from tests.support.installation import wait_until
 from tests.support.job_work import do_job
+from tests.support.jobs import take_job
 
 KEY = "sesame-7f3a"
 PROMPT_TOKENS = 3
@@ -384,6 +391,32 @@ def test_a_gate_s_champion_may_be_an_endpoint_of_a_connected_server(world: Conte
     assert judge(world, candidate="endpoint:tales", gate="release", person=LOCAL).verdict == "PASS"
     stop_endpoint(world, "tales", person=LOCAL)
     assert judge(world, candidate="endpoint:Far", gate="release", person=LOCAL).verdict == "PASS"
+
+
+def test_a_job_asks_an_own_endpoint_by_a_key_of_its_attempt_where_the_gateway_asks_for_one(
+    world: Context, api: FakeApi
+) -> None:
+    """An evaluation in its own process, and the claim of a judge: nothing is to be set."""
+    connect_upstream(world, name="tales", upstream=Upstream.read({"url": api.url, "model": "qwen"}), person=LOCAL)
+    closed = replace(world, sign_in=True, gateway_url=api.url.removesuffix("/v1"))
+    evaluation = launch_evaluation(closed, endpoint="tales", benchmark="questions", person=LOCAL)
+    api.headers.clear()
+    assert execute(closed, claim_of(closed, evaluation)) is Status.FINISHED
+    (sent,) = {headers["Authorization"].removeprefix("Bearer ") for headers in api.headers}
+    assert sent.startswith("rh-")
+    assert check_key(closed, sent) is None, "revoked with its attempt"
+    asked = [JudgeItem(id="1", prompt="Why?", answer="So.")]
+    config = JudgeConfig(canaries=0)
+    job = launch_judgement(closed, judge=Judge("endpoint", "tales"), items=asked, config=config, person=LOCAL)
+    claim = take_job(closed, job.id)
+    ready = prepare_claim(closed, claim)
+    key = key_of(closed, ready)
+    assert key is not None
+    grant = check_key(closed, key)
+    assert grant is not None
+    assert grant.scopes.models == ("tales",)
+    assert key not in str(claim.payload)
+    assert key_of(world, ready) is None, "none where the gateway asks for none"
 
 
 def test_safety_is_measured_on_an_endpoint_and_nothing_is_queued_where_a_probe_can_t_be(
