@@ -193,7 +193,7 @@ def test_a_sweep_is_previewed_launched_once_shown_and_stopped(ctx: Context, tmp_
     assert [run["values"] for run in answers[1]["runs"]] == preview["points"][:2]
     assert json.loads(roundhouse("run", "sweep-stop", "rates", "--json").stdout) == {"stopped": 2}
     shown = roundhouse("run", "sweep-show", "rates").stdout
-    assert "0 active" in shown
+    assert "0 queued or running" in shown
     assert "learning_rate 0.003" in shown
 
 

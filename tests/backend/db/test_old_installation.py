@@ -37,7 +37,7 @@ from backend.services.serving.endpoints import list_endpoints
 from backend.services.training.sweeps import list_sweeps
 from backend.services.training.views import list_runs, run_detail
 from tests.support.jobs import list_jobs
-from tests.support.opening import open_page, words
+from tests.support.opening import link_tables, open_page, words
 from tests.support.settings import make_settings, name_installation
 
 INSTALLATIONS = Path(__file__).parents[2] / "support" / "installations"
@@ -136,7 +136,7 @@ def test_its_pages_open(
     name_installation(monkeypatch, old_home)
     try:
         app = open_page(page, **query)
-        tables = "\n".join(str(table.value) for table in [*app.table, *app.dataframe])
+        tables = "\n".join(str(table.value) for table in [*app.table, *app.dataframe]) + str(link_tables(app))
         assert text in words(app).replace("\\", "") + tables
         assert not app.error, words(app)
     finally:

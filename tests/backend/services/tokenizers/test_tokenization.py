@@ -171,7 +171,7 @@ def test_report_compares_own_tokenizers_with_those_of_checkpoints(mill: Context)
         assert row.dataset_version_id is not None
     delete_tokenizer(mill, "bpe", person=LOCAL)  # its reports go with it
     assert list_reports(mill) == []
-    with pytest.raises(NotFound, match="no report"):
+    with pytest.raises(NotFound, match="no such report"):
         delete_report(mill, requested.id, person=LOCAL)
 
 
