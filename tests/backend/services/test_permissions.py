@@ -66,7 +66,7 @@ NOBODY_ASKS = {
     "autoscale_endpoints": "a worker",
     "record_comparisons": "the gateway",
     "wake_endpoint": "the gateway, for a request that it admitted",
-    "fill_targets": "a worker, by its claim",
+    "create_job_key": "a worker, by its claim",
     "judge_canaries": "a worker, by the canary's rules",
     "open_rematch": "the launch on votes, which has asked",
     "close_when_over": "a vote, by the campaign's stopping rule",
