@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.domain.data.kinds import DatasetKind
@@ -298,7 +298,7 @@ def test_a_column_that_serves_as_the_conversation_does_not_serve_as_its_tools_to
 
 
 @given(rows=st.lists(st.dictionaries(columns, json_values, max_size=5), min_size=1, max_size=4))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_shape_of_rows_crashes_recognition_or_conversion(rows: list[dict[str, Any]]) -> None:
     for kind in (None, *DatasetKind):
         try:
