@@ -22,13 +22,17 @@ class LoadTarget(FrozenRecord):
 
 
 class LoadTestPayload(Payload):
-    """Load an endpoint. `targets` are filled in when the job starts, and hold secrets that are never stored."""
+    """Load an endpoint. `targets` are filled in when the job starts, and hold secrets that are never stored.
+
+    `uses_key`: the gateway is loaded, and asks for a key.
+    """
 
     job_kind = JobKind.LOAD_TEST
     endpoint: str
     endpoint_id: str
     deployment_id: str
     config: LoadConfig
+    uses_key: bool = False
     targets: tuple[LoadTarget, ...] = ()
 
 

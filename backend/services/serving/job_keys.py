@@ -36,14 +36,18 @@ KEY_LASTS = timedelta(days=7)
 
 
 def own_endpoints(payload: Payload) -> tuple[str, ...]:
-    """Return the names of this installation's endpoints that a job asks through the gateway."""
-    if isinstance(payload, GeneratePayload | JudgePayload):
-        return (payload.model,) if payload.is_own else ()
+    """Return the names of this installation's endpoints that a job asks by its key. Its launch has decided that: a
+    worker need not know whether visitors sign in.
+    """
+    if isinstance(payload, GeneratePayload):
+        return (payload.model,) if payload.is_own and payload.key_env == JOB_KEY else ()
+    if isinstance(payload, JudgePayload):
+        return (payload.model,) if payload.is_own and payload.uses_key else ()
     if isinstance(payload, EvaluatePayload):
         targets = [payload.endpoint, payload.judge.endpoint if payload.judge else None]
-        return tuple(target.model for target in targets if target is not None and target.is_own)
+        return tuple(target.model for target in targets if target and target.is_own and target.key_env == JOB_KEY)
     if isinstance(payload, LoadTestPayload):
-        return (payload.endpoint,) if "gateway" in payload.config.targets else ()
+        return (payload.endpoint,) if payload.uses_key else ()
     return ()
 
 
@@ -60,7 +64,7 @@ def key_variable(ctx: Context) -> str | None:
 
 def key_of(ctx: Context, claim: Claim[Payload]) -> str | None:
     """Return the key of an attempt, which the installation's secret gives; None for a job that needs none."""
-    return _key(ctx, claim.job_id, claim.attempt) if ctx.sign_in and own_endpoints(claim.payload) else None
+    return _key(ctx, claim.job_id, claim.attempt) if own_endpoints(claim.payload) else None
 
 
 def create_job_key(ctx: Context, claim: Claim[Payload]) -> str | None:
@@ -90,7 +94,7 @@ def create_job_key(ctx: Context, claim: Claim[Payload]) -> str | None:
 
 def revoke_job_keys(session: Session, ctx: Context, claim: Claim[Any]) -> None:
     """Revoke the keys of a job's attempts."""
-    if ctx.sign_in and claim.kind in KEY_NAMES:
+    if claim.kind in KEY_NAMES:
         revoke_secrets(session, ctx, [_key(ctx, claim.job_id, attempt) for attempt in range(1, claim.attempt + 1)])
 
 

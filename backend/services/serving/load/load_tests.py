@@ -55,15 +55,14 @@ def start_load_test(ctx: Context, name: str, config: LoadConfig, *, person: Pers
     """
     require_builder(person)
     with ctx.db.read() as session:
-        endpoint_id, deployment_id = _deployment(session, name)
+        payload = _payload(session, ctx, name, config)
     _replicas(ctx, name, config)
     with ctx.db.write() as session:
-        if session.scalar(_jobs_of(endpoint_id).where(Job.status.in_(ACTIVE)).limit(1)) is not None:
+        if session.scalar(_jobs_of(payload.endpoint_id).where(Job.status.in_(ACTIVE)).limit(1)) is not None:
             raise Conflict(
                 f"A load test of {name!r} is active; two at once would measure each other.",
                 remedy="Wait for it, or stop it.",
             )
-        payload = LoadTestPayload(endpoint=name, endpoint_id=endpoint_id, deployment_id=deployment_id, config=config)
         queued = view(
             add_job(session, ctx, payload, title=f"Load test of {name}", priority=2, device="cpu", created_by=person.id)
         )
@@ -121,8 +120,7 @@ def run_load_test(
     """
     require_builder(person)
     with ctx.db.read() as session:
-        endpoint_id, deployment_id = _deployment(session, name)
-    payload = LoadTestPayload(endpoint=name, endpoint_id=endpoint_id, deployment_id=deployment_id, config=config)
+        payload = _payload(session, ctx, name, config)
     described = ""
 
     def report(progress: LoadProgress) -> None:
@@ -166,13 +164,19 @@ def _jobs_of(endpoint_id: str) -> Any:
     return select(Job).where(Job.kind == JobKind.LOAD_TEST, of_endpoint).order_by(Job.created_at.desc())
 
 
-def _deployment(session: Session, name: str) -> tuple[str, str]:
+def _payload(session: Session, ctx: Context, name: str, config: LoadConfig) -> LoadTestPayload:
     endpoint_id = find_endpoint(session, name).id
     newest = select(Deployment.id).where(Deployment.endpoint_id == endpoint_id, Deployment.stopped_at.is_(None))
     deployment_id = session.scalar(newest.order_by(Deployment.role.desc(), Deployment.created_at.desc()).limit(1))
     if deployment_id is None:
         raise Unavailable(f"No replica of {name!r} is ready.", remedy="Deploy or start it first.")
-    return endpoint_id, deployment_id
+    return LoadTestPayload(
+        endpoint=name,
+        endpoint_id=endpoint_id,
+        deployment_id=deployment_id,
+        config=config,
+        uses_key=ctx.sign_in and "gateway" in config.targets,
+    )
 
 
 def _targets(ctx: Context, name: str, *, config: LoadConfig, gateway_url: str, key: str) -> list[LoadTarget]:
@@ -233,7 +237,7 @@ def _key(ctx: Context, payload: LoadTestPayload, person: Person, *, key: str) ->
     """Give the key of a load test: the one that is given, none where none is needed, else one of its own that is
     revoked at the end.
     """
-    if key or not ctx.sign_in:
+    if key or not payload.uses_key:
         yield key
         return
     secret = create_key(

@@ -396,27 +396,30 @@ def test_a_gate_s_champion_may_be_an_endpoint_of_a_connected_server(world: Conte
 def test_a_job_asks_an_own_endpoint_by_a_key_of_its_attempt_where_the_gateway_asks_for_one(
     world: Context, api: FakeApi
 ) -> None:
-    """An evaluation in its own process, and the claim of a judge: nothing is to be set."""
+    """An evaluation in its own process, and the claim of a judge. Nothing is to be set, and the worker, on another
+    machine, does not know that visitors sign in.
+    """
     connect_upstream(world, name="tales", upstream=Upstream.read({"url": api.url, "model": "qwen"}), person=LOCAL)
     closed = replace(world, sign_in=True, gateway_url=api.url.removesuffix("/v1"))
+    assert not world.sign_in
     evaluation = launch_evaluation(closed, endpoint="tales", benchmark="questions", person=LOCAL)
     api.headers.clear()
-    assert execute(closed, claim_of(closed, evaluation)) is Status.FINISHED
+    assert execute(world, claim_of(world, evaluation)) is Status.FINISHED
     (sent,) = {headers["Authorization"].removeprefix("Bearer ") for headers in api.headers}
     assert sent.startswith("rh-")
     assert check_key(closed, sent) is None, "revoked with its attempt"
     asked = [JudgeItem(id="1", prompt="Why?", answer="So.")]
     config = JudgeConfig(canaries=0)
     job = launch_judgement(closed, judge=Judge("endpoint", "tales"), items=asked, config=config, person=LOCAL)
-    claim = take_job(closed, job.id)
-    ready = prepare_claim(closed, claim)
-    key = key_of(closed, ready)
+    claim = take_job(world, job.id)
+    key = key_of(world, prepare_claim(world, claim))
     assert key is not None
     grant = check_key(closed, key)
     assert grant is not None
     assert grant.scopes.models == ("tales",)
     assert key not in str(claim.payload)
-    assert key_of(world, ready) is None, "none where the gateway asks for none"
+    open_ = launch_judgement(world, judge=Judge("endpoint", "tales"), items=asked, config=config, person=LOCAL)
+    assert key_of(world, take_job(world, open_.id)) is None, "none where the gateway asks for none"
 
 
 def test_safety_is_measured_on_an_endpoint_and_nothing_is_queued_where_a_probe_can_t_be(
