@@ -396,7 +396,8 @@ class Gateway:
         if not self._directory.keys_required and key in NO_KEY:
             return None
         if principal is None and (key or self._directory.keys_required):
-            raise invalid_key()  # a wrong key is refused even if none is required, so that the client notices
+            # a wrong key is refused even if none is required, so that the client notices
+            raise invalid_key(required=self._directory.keys_required)
         return principal
 
     def _holding(self, request: Request, principal: Principal | None) -> Holding | None:

@@ -61,13 +61,13 @@ def _type_of(status: int) -> str:
     return "server_error" if status >= 500 else "invalid_request_error"
 
 
-def invalid_key() -> ApiError:
-    """Return the error for a missing, unknown or revoked key, without the key."""
-    return ApiError(
-        401,
-        "No API key, or one that is not valid here. Send it as `Authorization: Bearer KEY`.",
-        code="invalid_api_key",
-    )
+def invalid_key(*, required: bool) -> ApiError:
+    """Return the error for a missing, unknown or revoked key, without the key; it says so where none is required."""
+    if required:
+        text = "No API key, or one that is not valid here. Send it as `Authorization: Bearer KEY`."
+    else:
+        text = "This API key is not valid here. None is required on this machine: send `none`."
+    return ApiError(401, text, code="invalid_api_key")
 
 
 def key_revoked() -> ApiError:

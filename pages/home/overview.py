@@ -11,6 +11,7 @@ import streamlit as st
 
 from backend.domain.jobs.progress import format_progress
 from backend.domain.jobs.states import Status
+from backend.domain.training.metric_labels import curve_label
 from backend.domain.training.objectives import label_of
 from backend.domain.wording import percent, plural
 from backend.recipes import RECIPES, STARTER
@@ -293,7 +294,7 @@ def draw_best(overview: Overview) -> None:
         among = f"{plural(best.num_checkpoints, 'checkpoint')} of {plural(best.num_runs, 'run')}"
         cells: list[tuple[str, Tone]] = [
             (label_of(best.objective), "faint"),
-            (f"{best.metric} {best.value:.3f}", ""),
+            (f"{curve_label(best.metric)} {best.value:.3f}", ""),
             (f"{among} on {best.data}, with the same tokenizer and loss", "faint"),
         ]
         icon = routes.icon_of(routes.CHECKPOINTS)
@@ -303,8 +304,6 @@ def draw_best(overview: Overview) -> None:
 
 def draw_campaigns(overview: Overview) -> None:
     """Draw the open campaigns."""
-    if not overview.campaigns:
-        return
     st.subheader("Battles", anchor=False)
     icon = routes.icon_of(routes.BATTLES)
     rows = [
@@ -367,8 +366,9 @@ def main() -> None:
             st.space("small")
         draw_newest_scores(ctx, overview)
         st.space("small")
-        draw_campaigns(overview)
-        st.space("small")
+        if overview.campaigns:
+            draw_campaigns(overview)
+            st.space("small")
         draw_log(ctx)
 
 

@@ -56,7 +56,7 @@ def test_runs_with_other_tokenizers_are_compared_by_bits_per_byte(ctx: Context) 
     assert "Different tokenizers: pieces (fine-1, fine-2), coarse (coarse-1, coarse-2)." in text
     assert "Compare bits per byte instead" in text
     assert (
-        "coarse-1** against **fine-1**: not comparable by val_loss (different tokenizers); by bits per byte a"
+        "coarse-1** against **fine-1**: not comparable by validation loss (different tokenizers); by bits per byte a"
         " difference" in text
     )
     assert "of 0.1000, more than seed noise" in text
@@ -71,7 +71,7 @@ def test_without_bits_per_byte_other_tokenizers_have_no_common_metric(ctx: Conte
 def test_comparable_runs_are_compared_as_before(ctx: Context) -> None:
     text = said(compare(finished(ctx, "a", 2.0), finished(ctx, "b", 1.9, learning_rate=0.01)))
     assert "Not comparable" not in text
-    assert "b** against **a**: a difference in val_loss of 0.1000, which may be seed noise" in text
+    assert "b** against **a**: a difference in validation loss of 0.1000, which may be seed noise" in text
 
 
 def test_a_ticked_run_of_another_page_of_the_list_stays_in_it(ctx: Context) -> None:

@@ -53,11 +53,12 @@ def _draw_obstacles(compared: RunsComparison) -> None:
 
 
 def draw_seeds(compared: RunsComparison) -> None:
-    """Draw the mean val_loss of each config over its seeds, and what may be concluded about the configs."""
+    """Draw the mean validation loss of each config over its seeds, and what may be concluded about the configs."""
     if not compared.groups:
         return
     st.markdown(
-        "**Seeds**", help="Finished runs whose configs differ only in the seed, ticked or not, by their last val_loss."
+        "**Seeds**",
+        help="Finished runs whose configs differ only in the seed, ticked or not, by their last validation loss.",
     )
     _draw_groups(compared.groups)
     for comparison in compared.comparisons:
@@ -89,7 +90,7 @@ def _draw_groups(groups: Sequence[ConfigGroup]) -> None:
     same = {name for name in ("Data", "Tokenizer") if len({row[name] for row in rows}) == 1}
     same |= {"Mean bits per byte"} if not any(group.bits_per_byte for group in groups) else set()
     table = [{name: value for name, value in row.items() if name not in same} for row in rows]
-    draw_table(table, key="runs_seeds", alt="val_loss over the seeds of each config")
+    draw_table(table, key="runs_seeds", alt="Validation loss over the seeds of each config")
 
 
 def _number(value: float | None) -> str:
@@ -109,7 +110,7 @@ def _draw_conclusion(comparison: GroupComparison) -> None:
     )
     if comparison.obstacles:
         conclusion = (
-            "not comparable by val_loss (different tokenizers); by bits per byte"
+            "not comparable by validation loss (different tokenizers); by bits per byte"
             f" {plain(result.conclusion('bits per byte'))}"
         )
     else:

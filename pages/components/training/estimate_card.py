@@ -154,7 +154,7 @@ def _draw_cost(cost_usd: float | None, price_usd: float | None) -> None:
 
 
 def _draw_loss(expected: Forecast) -> None:
-    """Draw the final val_loss predicted by a scaling law, or why it is unknown."""
+    """Draw the final validation loss predicted by a scaling law, or why it is unknown."""
     if expected.loss is not None:
         estimate = expected.loss.estimate
         interval = (

@@ -89,6 +89,13 @@ def test_a_client_that_reads_nothing_leaves_an_idle_replica_alone(
     eventually(lambda: replica.stats()["open"] == 0)
 
 
+def test_a_wrong_key_where_none_is_required_is_refused_with_what_to_send(url: str) -> None:
+    refused = httpx2.get(f"{url}/v1/models", headers={"Authorization": "Bearer x"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert "send `none`" in refused.json()["error"]["message"]
+    assert httpx2.get(f"{url}/v1/models", headers={"Authorization": "Bearer none"}).status_code == 200
+
+
 HUGE = {
     "top_k 2^63": ("chat/completions", CHAT, "top_k", 2**63),
     "top_k 2^63 - 1": ("chat/completions", CHAT, "top_k", 2**63 - 1),

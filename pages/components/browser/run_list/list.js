@@ -4,6 +4,8 @@ import { element } from "../dom.js"
 import { mount } from "../mounting.js"
 import { LiveRows, drawSpark, fillState, runLink, sparkline, stateParts } from "./live.js"
 
+const LOSSES = { val_loss: "validation loss", train_loss: "training loss" }
+
 class LiveRuns extends LiveRows {
   constructor(root) {
     super(root)
@@ -51,8 +53,9 @@ class LiveRuns extends LiveRows {
     if (!row) return
     fillState(row.state, state, this.word(this.data.runs.find((one) => one.id === id), state.status))
     drawSpark(row.path, state.spark)
-    const metric = ["val_loss", "train_loss"].find((name) => state.last?.[name] !== undefined)
-    row.value.replaceChildren(...(metric ? [element("span", "rr-metric", metric), ` ${state.last[metric].toFixed(3)}`] : []))
+    const metric = Object.keys(LOSSES).find((name) => state.last?.[name] !== undefined)
+    row.value.replaceChildren(
+      ...(metric ? [element("span", "rr-metric", LOSSES[metric]), ` ${state.last[metric].toFixed(3)}`] : []))
   }
 }
 
