@@ -84,7 +84,7 @@ test: $(DEV_STAMP) machine
 # meets a machine that is busy for minutes. Both outcomes are printed; a test under RERUN has a race to look for.
 tests: $(DEV_STAMP) $(NODE_STAMP)
 	@$(BIN)/python -m compileall -qq -j 0 backend jobs pages tests/support && $(BIN)/python -m tests.support.rewritten
-	$(PYTEST) --numprocesses $(PROCESSES) --reruns 1 -rfER
+	$(PYTEST) --numprocesses $(PROCESSES) --reruns 1 -rfER --ignore tests/faults/machines
 
 # Two of three tests, training among them: without browsers, other programs, and what tests/slow_tests.txt lists.
 unit: $(DEV_STAMP)
@@ -106,9 +106,10 @@ device: $(DEV_STAMP)
 	CUDA_VISIBLE_DEVICES=0 $(PYTEST) --numprocesses $(COMPUTING) -p tests.support.second_device $(DEVICE_TESTS) \
 	  -k "not ($(DEVICE_LEFT_OUT))"
 
-# What SQLite forgives: services, gateway and faults on a PostgreSQL server of each test process.
+# What a team with several machines runs on, a PostgreSQL server of each test process: services, gateway and faults, and the
+# tests of several machines (tests/faults/machines), which `make test` leaves to it.
 postgresql: $(DEV_STAMP)
-	$(PYTEST) --database postgresql --numprocesses $(PROCESSES) \
+	$(PYTEST) --database postgresql --numprocesses $(PROCESSES) --reruns 1 -rfER \
 	  tests/backend/services tests/backend/gateway tests/backend/db tests/faults
 
 # Figures of docs/benchmarks/faults.md: two hours. FAULTS="kill-worker late" TRIALS=20 chooses.

@@ -50,10 +50,10 @@ MARK = "ROUNDHOUSE_TEST_SESSION"
 os.environ.setdefault(MARK, str(os.getpid()))  # every process that a test starts has it, and those that they start
 
 SLOWEST_FIRST = (
-    "faults/test_gang.py",
+    "faults/machines/test_gang.py",
+    "faults/machines/test_slurm.py",
+    "faults/machines/test_exchange.py",
     "e2e/test_every_page.py",
-    "faults/test_slurm.py",
-    "jobs/test_exchange.py",
     "faults/test_starting_and_stopping.py",
     "faults/test_replica_killed.py",
     "e2e/test_tutorials.py",
@@ -203,7 +203,13 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(tmp_path: Path, migrated_database: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+def home(new_home: Path) -> Path:
+    """The folder of an installation; folders of tests that need more in it than a database bring their own."""
+    return new_home
+
+
+@pytest.fixture
+def new_home(tmp_path: Path, migrated_database: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """The folder of a fresh installation, database included."""
     folder = tmp_path / "home"
     folder.mkdir()

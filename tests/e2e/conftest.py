@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import text
 
 from backend.bootstrap import build_context
@@ -15,15 +15,13 @@ from backend.db.base import Table
 from backend.domain.jobs.states import Status
 from backend.services.starter import ensure_starter_content
 from tests.support.browser import (
-    FLAGS,
     HEIGHT,
     PATIENCE_MS,
-    SHORT_VISITS,
     WIDTH,
     Visitor,
-    chromium,
     open_tab,
     renew,
+    running_browser,
     visit,
 )
 from tests.support.installation import Installation
@@ -37,13 +35,9 @@ expect.set_options(timeout=PATIENCE_MS)
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A running Chromium. Playwright holds the thread's event loop, so it ends before other tests of the process
-    begin.
-    """
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium(), args=[*FLAGS, SHORT_VISITS])
+    """The Chromium of a file."""
+    with running_browser() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ClientState_pb2 import ClientState
@@ -134,6 +134,17 @@ def chromium() -> str:
         if binary := shutil.which(name):
             return binary
     raise FileNotFoundError("Chromium is not installed (Debian: apt install chromium)")
+
+
+@contextmanager
+def running_browser() -> Iterator[Browser]:
+    """A running Chromium. Playwright holds the thread's event loop, so it ends before other tests of the process
+    begin.
+    """
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium(), args=[*FLAGS, SHORT_VISITS])
+        yield running
+        running.close()
 
 
 def watch(context: BrowserContext) -> None:

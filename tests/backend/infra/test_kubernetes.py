@@ -1,5 +1,5 @@
 """The Kubernetes provider over HTTP: the real client against a double of the API server, whose Jobs are checked by the
-published schema. tests/faults/test_kubernetes.py runs a worker by it.
+published schema. tests/faults/machines/test_kubernetes.py runs a worker by it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Orders of workers from a provider whose answers are scripted, on SQLite and on PostgreSQL. tests/faults/test_slurm.py
-has the real one.
+"""Orders of workers from a provider whose answers are scripted, on SQLite and on PostgreSQL.
+tests/faults/machines/test_slurm.py has the real one.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, BrowserContext, Page
 from backend.bootstrap import build_context
 from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user
-from tests.support.browser import patient_context
+from tests.support.browser import patient_context, running_browser
 from tests.support.installation import PROJECT, free_port, wait_until
 from tests.support.page_server import FreshServer, page_server
 from tests.support.postgres import copy_database, drop_database
@@ -34,6 +34,12 @@ pytestmark = [
 PASSWORD, SECRET = "a long enough password", "one secret for all the machines of a team"
 SERVERS = ("one", "two")
 CURVE = "document.querySelector('[data-panel=\"loss\"] .rh-plot')?.data?.[0]?.x?.at(-1)"
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    with running_browser() as running:
+        yield running
 
 
 @pytest.fixture

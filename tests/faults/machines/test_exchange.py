@@ -64,14 +64,14 @@ Machine = Callable[[str], Context]
 
 
 @pytest.fixture
-def machine(store: Store, home: Path, tmp_path: Path) -> Iterator[Machine]:
+def machine(store: Store, new_home: Path, tmp_path: Path) -> Iterator[Machine]:
     """Makes a machine's context: its own home, the team's database and store."""
     made: list[Context] = []
 
     def make(name: str) -> Context:
         settings = make_settings(
             tmp_path / name,
-            database_url=f"sqlite:///{home / 'models.db'}",
+            database_url=database_of(new_home),
             secret_key="one secret for all the machines of a team",
             artifacts_url=store.url,
             artifacts_key=store.keys.key,
@@ -329,9 +329,7 @@ def test_a_run_whose_machine_is_lost_continues_on_another_from_the_newest_checkp
 
 
 @pytest.mark.timeout(600)
-def test_a_store_that_is_down_stops_no_training_and_has_everything_afterwards(
-    home: Path, tmp_path: Path, machine: Machine
-) -> None:
+def test_a_store_that_is_down_stops_no_training_and_has_everything_afterwards(tmp_path: Path, machine: Machine) -> None:
     a, b = machine("a"), machine("b")
     assert a.artifacts.store is not None
     job_id = prepare_run(a, a, max_steps=400, checkpoint_every=100, keep_last=4)
