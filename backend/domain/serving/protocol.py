@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from backend.domain.json_values import JsonObject
+from backend.domain.validation import describe_fault
 
 MAX_STOP_STRINGS = 64
 MAX_STOP_TOKENS = 128
@@ -429,7 +430,7 @@ def first_problem(errors: list[Any]) -> tuple[str, str]:
     same_field = [error for error in errors if error["loc"][:1] == errors[0]["loc"][:1]]
     error = next((error for error in same_field if not str(error["type"]).endswith("_type")), errors[0])
     parts = [str(part) for part in error["loc"] if not _ALTERNATIVE.match(str(part))]
-    message, value = str(error["msg"]).removeprefix("Value error, "), error.get("input")
+    message, value = describe_fault(error), error.get("input")
     if isinstance(value, int | float) and not isinstance(value, bool):
         message += f", not {_shortened(str(value))}"
     return ".".join(parts), message

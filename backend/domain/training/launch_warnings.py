@@ -168,7 +168,7 @@ def _about_parts(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarnin
                 f"“{config.base}” has no chat template: it has not been trained on conversations, and {name} chooses"
                 " among the answers that a base already gives."
             ),
-            cure="Fine-tune it first (objective sft), and take that run's checkpoint as the base.",
+            cure="Fine-tune it first (SFT), and take that run's checkpoint as the base.",
         )
     if facts.base_chats and config.objective.pretrains:
         yield LaunchWarning(

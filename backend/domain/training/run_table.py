@@ -29,6 +29,7 @@ from backend.domain.training.config_fields import (
 )
 from backend.domain.training.metric_labels import curve_label
 from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
+from backend.domain.training.summary import run_seconds
 from backend.domain.training.traits import Effect
 from backend.domain.wording import format_bytes, format_duration, format_usd, percent, plural, short
 from backend.errors import InvalidInput
@@ -95,6 +96,7 @@ class RunRow:
     started_at: datetime | None
     finished_at: datetime | None
     is_archived: bool
+    earlier_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,12 @@ FACTS = (
     RunField("tokens", "Tokens", ValueKind.NUMBER, "count", "Results", "Steps done × tokens per step."),
     RunField("parameters", "Parameters", ValueKind.NUMBER, "count", "Results", "Size of the model, adapters apart."),
     RunField(
-        "duration", "Duration", ValueKind.DURATION, "duration", "Results", "Time of the newest attempt, from its start."
+        "duration",
+        "Duration",
+        ValueKind.DURATION,
+        "duration",
+        "Results",
+        "From start to end, of all times it ran.",
     ),
     RunField("cost", "Cost", ValueKind.NUMBER, "usd", "Results", "Duration × devices × the price of a device-hour."),
     RunField("tokens_per_step", "Tokens per step", ValueKind.NUMBER, "integer", "Config"),
@@ -384,9 +391,7 @@ class RunTable:
         names, usd = self.names, self.device_hour_usd
 
         def duration(row: RunRow) -> float | None:
-            if row.started_at is None:
-                return None
-            return max(0.0, ((row.finished_at or self.now) - row.started_at).total_seconds())
+            return run_seconds(row.earlier_s, row.started_at, row.finished_at, now=self.now)
 
         def cost(row: RunRow) -> float | None:
             seconds = duration(row)

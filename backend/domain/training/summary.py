@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from math import isfinite
 from typing import Self
 
@@ -29,7 +30,7 @@ class RunSummary(BaseModel):
 
     `last`: newest value by metric. `spark`: at most 64 (step, train_loss), every `spark_stride`-th step. `not_finite`:
     by metric the first step whose value was not finite; such points are not stored. `result`: the numbers of the
-    finished job's result. `imported`: for runs of other programs.
+    finished job's result. `imported`: for runs of other programs. `earlier_s`: seconds of the jobs before the newest.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -42,6 +43,7 @@ class RunSummary(BaseModel):
     not_finite: dict[str, int] = Field(default_factory=dict)
     result: dict[str, int | float | str | bool] = Field(default_factory=dict)
     imported: ImportedLog | None = None
+    earlier_s: float = 0.0
 
     def dump(self) -> dict[str, object]:
         """Return the stored form: the fields that are not empty."""
@@ -80,3 +82,14 @@ class RunSummary(BaseModel):
         if step == 0:
             changes["last"] = {}
         return self.model_copy(update=changes)
+
+
+def run_seconds(
+    earlier_s: float, started_at: datetime | None, finished_at: datetime | None, *, now: datetime
+) -> float | None:
+    """Return the seconds of all jobs of a run, of which the newest started and finished as given; None before it
+    starts.
+    """
+    if started_at is None:
+        return earlier_s or None
+    return earlier_s + max(0.0, ((finished_at or now) - started_at).total_seconds())

@@ -385,7 +385,7 @@ def parse_body(raw: bytes, kind: type[Body]) -> Body:
         with _no_collection(len(raw)):
             return kind.model_validate_json(raw)
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_context=False)
+        errors = error.errors(include_url=False)
         field, message = (text[:MAX_REPEATED] for text in first_problem(errors))
         is_unknown = errors[0]["type"] == "extra_forbidden"
         if is_unknown:

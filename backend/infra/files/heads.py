@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import pyarrow
 from pyarrow import feather
 
-from backend.domain.data.parsing.text_formats import TABLES, sniff_bytes, suffix_of
+from backend.domain.data.parsing.text_formats import MAX_ROW_BYTES, TABLES, sniff_rows, suffix_of
 from backend.domain.data.recognition.sample import SourceHead
 from backend.domain.data.versions.saved_splits import SavedChoice
 from backend.domain.json_values import Row
@@ -24,6 +24,16 @@ from backend.infra.files.saved import SavedSplit, choose_saved
 HEAD_BYTES = 2 * 2**20
 MAX_PACKED_TABLE = 64 * 2**20
 """Largest table inside a zip that is extracted for a preview."""
+MAX_OTHERS = 20
+"""Files beside the previewed one whose first rows are read, to tell those that do not fit."""
+
+
+class _FirstRows(NamedTuple):
+    """The first rows of a file, the position of the first bytes that are not UTF-8, and why rows can't be read."""
+
+    rows: list[Row]
+    foreign: str = ""
+    unreadable: tuple[str, ...] = ()
 
 
 def head_of_path(path: Path, *, limit: int = 50, encoding: str | None = None, split: str | None = None) -> SourceHead:
@@ -36,16 +46,35 @@ def head_of_path(path: Path, *, limit: int = 50, encoding: str | None = None, sp
         return _head_of_saved(*saved, limit=limit)
     listing = list_source(path)
     first = listing.members[0]
-    rows, foreign = _rows_of_member(first, limit=limit, encoding=encoding)
-    return SourceHead(rows, first.name, len(listing.members), listing.bytes, len(listing.ignored), foreign)
+    read = _rows_of_member(first, limit=limit, encoding=encoding)
+    return SourceHead(
+        read.rows,
+        first.name,
+        len(listing.members),
+        listing.bytes,
+        len(listing.ignored),
+        read.foreign,
+        unreadable=read.unreadable,
+        others=_rows_of_others(listing.members[1 : 1 + MAX_OTHERS], encoding=encoding),
+    )
+
+
+def _rows_of_others(members: Sequence[Member], *, encoding: str | None) -> tuple[tuple[str, list[Row]], ...]:
+    """Return names and a few rows of further files; none of those that can't be read."""
+    others = []
+    for member in members:
+        try:
+            others.append((member.name, _rows_of_member(member, limit=3, encoding=encoding).rows))
+        except InvalidInput:
+            others.append((member.name, []))
+    return tuple(others)
 
 
 def _head_of_saved(choice: SavedChoice, splits: Mapping[str, SavedSplit], *, limit: int) -> SourceHead:
     listings = [splits[name].files() for name in (choice.train, choice.val) if name]
     first, members = listings[0].members[0], [member for listing in listings for member in listing.members]
-    rows, _ = _rows_of_member(first, limit=limit, encoding=None)
     return SourceHead(
-        rows,
+        _rows_of_member(first, limit=limit, encoding=None).rows,
         f"{choice.train}/{first.name}",
         len(members),
         sum(member.bytes for member in members),
@@ -61,27 +90,31 @@ def head_of_remote(remote: Remote, *, limit: int = 50, encoding: str | None = No
         raise InvalidInput(f"{files[0].path} is compressed, and is not downloaded for a preview.", field="kind")
     file = cast(BinaryIO, io.BufferedReader(RangedFile(remote, files[0]), buffer_size=BLOCK_BYTES))
     if suffix in TABLES:
-        rows, foreign = _rows_of_table(files[0].path, suffix, file, limit=limit), ""
+        read = _FirstRows(_rows_of_table(files[0].path, suffix, file, limit=limit))
     else:
-        rows, foreign = _rows_of_text(files[0].path, file.read(HEAD_BYTES), limit=limit, encoding=encoding)
-    return SourceHead(rows, files[0].path, len(files), remote.listing.bytes, 0, foreign)
+        read = _rows_of_text(files[0].path, file.read(HEAD_BYTES), limit=limit, encoding=encoding)
+    return SourceHead(
+        read.rows, files[0].path, len(files), remote.listing.bytes, 0, read.foreign, unreadable=read.unreadable
+    )
 
 
-def _rows_of_member(member: Member, *, limit: int, encoding: str | None) -> tuple[list[Row], str]:
-    """Return the first rows of a file, and the position of the first bytes that are not UTF-8."""
+def _rows_of_member(member: Member, *, limit: int, encoding: str | None) -> _FirstRows:
     if member.suffix in TABLES and not member.entry:
         with member.path.open("rb") as file:
-            return _rows_of_table(member.name, member.suffix, file, limit=limit), ""
+            return _FirstRows(_rows_of_table(member.name, member.suffix, file, limit=limit))
     with member.open() as opened:
         if member.suffix not in TABLES:
             name = member.name[: len(member.name) - len(member.packing)]
-            return _rows_of_text(name, _read(opened, HEAD_BYTES), limit=limit, encoding=encoding)
+            head = _read(opened, HEAD_BYTES)
+            if b"\n" not in head.rstrip():  # a first row that is longer is read whole
+                head += _read(opened, MAX_ROW_BYTES)
+            return _rows_of_text(name, head, limit=limit, encoding=encoding)
         data = _read(opened, MAX_PACKED_TABLE + 1)
     if len(data) > MAX_PACKED_TABLE:
         raise InvalidInput(
             f"{member.name} within its zip is too large for a preview.", remedy="Unpack it first.", field="file"
         )
-    return _rows_of_table(member.name, member.suffix, io.BytesIO(data), limit=limit), ""
+    return _FirstRows(_rows_of_table(member.name, member.suffix, io.BytesIO(data), limit=limit))
 
 
 def _read(opened: OpenedMember, size: int) -> bytes:
@@ -93,11 +126,12 @@ def _read(opened: OpenedMember, size: int) -> bytes:
     return b"".join(parts)
 
 
-def _rows_of_text(name: str, head: bytes, *, limit: int, encoding: str | None) -> tuple[list[Row], str]:
+def _rows_of_text(name: str, head: bytes, *, limit: int, encoding: str | None) -> _FirstRows:
     text = _as_utf8(head, encoding)
     foreign = _foreign(text)
     try:
-        return sniff_bytes(name, text, limit=limit), foreign
+        rows, unreadable = sniff_rows(name, text, limit=limit)
+        return _FirstRows(rows, foreign, tuple(unreadable))
     except InvalidInput as error:
         wide = None if encoding else guess_wide_encoding(head)
         if not foreign and not wide:
@@ -112,7 +146,7 @@ def _rows_of_text(name: str, head: bytes, *, limit: int, encoding: str | None) -
             ) from error
         remedy = f"Choose its encoding; perhaps {guess}." if guess else "Choose its encoding."
         raise InvalidInput(
-            f"{name} is not UTF-8 ({foreign}), and no row of it can be read so.", remedy=remedy, field="encoding"
+            f"{name} is not UTF-8 ({foreign}), and no row can be read as UTF-8.", remedy=remedy, field="encoding"
         ) from error
 
 

@@ -52,7 +52,7 @@ class SourcePreview:
     `mapping` goes from source column to field; `examples` shows a value of each column; `problem` is why the mapping
     can't be used, `hints` are remedies. `foreign` is the position of the first bytes that are not UTF-8. `is_fallback`:
     text, because no other kind fits. `dropped_media` counts the first rows with something in a column of images, video
-    or audio, by column.
+    or audio, by column. `misfits`: further files whose first rows do not fit, with the reason.
     """
 
     name: str
@@ -70,6 +70,7 @@ class SourcePreview:
     foreign: str = ""
     is_fallback: bool = False
     dropped_media: dict[str, int] = dataclasses.field(default_factory=dict)
+    misfits: tuple[tuple[str, str], ...] = ()
 
 
 def preview_upload(
@@ -119,12 +120,24 @@ def preview_head(head: SourceHead, *, kind: str | None = None, mapping: dict[str
         mapping=mapping,
         confidence=confidence,
         reason=displayable(reason),
-        preview=() if problem else _preview(rows, found_kind, mapping),
+        preview=() if problem else _preview(rows, found_kind, mapping, head.unreadable),
         problem=displayable(problem),
         hints=hints,
         is_fallback=is_fallback,
         dropped_media=count_media(rows, media_columns(rows, kind=found_kind, mapping=mapping)),
+        misfits=() if problem else _misfits(head, found_kind, mapping),
     )
+
+
+def _misfits(head: SourceHead, kind: DatasetKind, mapping: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the further files of which no row fits the mapping, with the reason of the first."""
+    misfits = []
+    for name, rows in head.others:
+        mapped = [part for _, part in map_sample(rows, kind=kind, mapping=mapping)]
+        reasons = [part.reason for part in mapped if isinstance(part, RowProblem)]
+        if len(reasons) == len(mapped):
+            misfits.append((displayable(name), displayable(reasons[0]) if reasons else "no row can be read"))
+    return tuple(misfits)
 
 
 def _near_columns(columns: tuple[str, ...], kind: DatasetKind) -> dict[str, str]:
@@ -177,9 +190,12 @@ def read_rejected(ctx: Context, version: VersionView) -> bytes:
     return path.read_bytes() if path.is_file() else b""
 
 
-def _preview(rows: list[dict[str, object]], kind: DatasetKind, mapping: dict[str, str]) -> tuple[PreviewRow, ...]:
+def _preview(
+    rows: list[dict[str, object]], kind: DatasetKind, mapping: dict[str, str], unreadable: tuple[str, ...]
+) -> tuple[PreviewRow, ...]:
     mapped = itertools.islice(map_sample(rows, kind=kind, mapping=mapping), MAX_PREVIEWED)
-    return tuple(
+    broken = (PreviewRow("", problem=displayable(reason)) for reason in unreadable[:MAX_PREVIEWED])
+    return *broken, *(
         (
             PreviewRow(_cut(str(row)), problem=displayable(part.reason))
             if isinstance(part, RowProblem)

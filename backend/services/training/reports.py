@@ -200,8 +200,7 @@ def _environment(ctx: Context, run: RunView, newest: CheckpointView | None) -> t
 def _cost(ctx: Context, detail: RunDetail) -> tuple[tuple[str, str], ...]:
     run, pairs = detail.run, []
     count = detail.config.devices.count
-    if run.started_at is not None:
-        seconds = ((run.finished_at or ctx.now()) - run.started_at).total_seconds()
+    if (seconds := run.seconds(ctx.now())) is not None:
         pairs.append(("wall time", format_duration(seconds) + (f" on {count} devices" if count > 1 else "")))
         price = current_prices(ctx).default
         if price is not None:

@@ -205,7 +205,8 @@ class RunTableCache:
             Job.started_at,
             Job.finished_at,
         )
-        parts = [Run.summary[name].label(name) for name in ("last", BEST, "imported")]  # the sparkline is most of it
+        stored_parts = ("last", BEST, "imported", "earlier_s")  # the sparkline is most of it
+        parts = [Run.summary[name].label(name) for name in stored_parts]
         query = select(*columns, type_coerce(Run.config, JSON).label("config"), *parts).outerjoin(
             Job, Job.id == Run.job_id
         )
@@ -247,6 +248,7 @@ class RunTableCache:
                     created_at=one.created_at,
                     started_at=one.started_at,
                     finished_at=one.finished_at,
+                    earlier_s=one.earlier_s or 0.0,
                     is_archived=one.archived_at is not None,
                 ),
             )

@@ -18,6 +18,7 @@ from backend.domain.names import clean_name
 from backend.domain.training.config import RunConfig, parse_config
 from backend.domain.training.launch_warnings import LaunchWarning
 from backend.domain.training.objectives import OBJECTIVE_FACTS
+from backend.domain.training.summary import run_seconds
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.evaluation.open_suites import SuiteChoice, add_choice
@@ -306,6 +307,8 @@ def _add_job_again(
         placement=job.placement,
         created_by=person.id,
     )
+    spent = run_seconds(run.summary.earlier_s, job.started_at, job.finished_at, now=ctx.now())
+    run.summary = run.summary.model_copy(update={"earlier_s": spent or 0.0})
     run.config, run.job_id, run.archived_at = config, again.id, None
 
 

@@ -17,6 +17,7 @@ from backend.domain.jobs.progress import expected_wait_s, read_progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.training.config import RunConfig
+from backend.domain.training.summary import run_seconds
 from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.jobs.jobs import JobView, view
@@ -58,6 +59,11 @@ class RunView:
     is_imported: bool = False  # curves of another program's log: without config, job and checkpoints
     source: str = ""  # the log's file
     import_notes: tuple[str, ...] = ()
+    earlier_s: float = 0.0  # of the jobs before the newest
+
+    def seconds(self, now: datetime) -> float | None:
+        """Return how long its jobs have run, None before the first starts."""
+        return run_seconds(self.earlier_s, self.started_at, self.finished_at, now=now)
 
     @property
     def is_active(self) -> bool:
@@ -341,6 +347,7 @@ def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_
         is_imported=run.origin == "imported",
         source=summary.imported.file if summary.imported else "",
         import_notes=summary.imported.notes if summary.imported else (),
+        earlier_s=summary.earlier_s,
     )
 
 

@@ -295,6 +295,13 @@ def _use(chosen: Chosen, kind: str, hint: Hint) -> None:
 def _draw_preview(preview: SourcePreview) -> None:
     if preview.problem:
         return
+    for name, reason in preview.misfits[:5]:
+        st.warning(
+            f"No row of {plain(name)} fits: {plain(reason)}. Import it as a dataset of its own, or change the columns.",
+            icon=":material/rule:",
+        )
+    if more := preview.misfits[5:]:
+        st.caption(f"Nor does any of {plural(len(more), 'further file')}.")
     bad = [row for row in preview.preview if row.problem]
     st.caption(
         f"First rows of {plain(preview.name)} as the dataset will store them. Total size: {size(preview.bytes)}."

@@ -200,12 +200,13 @@ def _choose(part: str, label: str, options: dict[str, str], missing: list[str], 
 
 
 def _why_not_offered(ctx: Context, name: str, objective: Objective) -> str:
-    kinds = " or ".join(objective.facts.datasets)
+    *kinds, last = objective.facts.datasets
+    takes = f"{', '.join(kinds)} or {last}" if kinds else last
     try:
         version = resolve_version(ctx, name, ready=False)
     except RoundhouseError as error:
         return plain(str(error))
-    return plain(f"“{version.dataset}” is of kind {version.kind}; {OBJECTIVES[objective.value]} takes {kinds}.")
+    return plain(f"“{version.dataset}” is of kind {version.kind}; {OBJECTIVES[objective.value]} takes {takes}.")
 
 
 def _carry_tokenizer(ctx: Context, architecture: ArchitectureView | None, tokenizers: dict[str, TokenizerView]) -> None:

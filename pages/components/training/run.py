@@ -89,8 +89,7 @@ def strip_figures(run: RunView, config: RunConfig, *, now: datetime) -> list[tup
     tokens = run.last_step * run.tokens_per_step
     if tokens:
         figures.append(("Tokens", format_count(tokens)))
-    if run.started_at is not None:
-        seconds = ((run.finished_at or now) - run.started_at).total_seconds()
+    if (seconds := run.seconds(now)) is not None:
         figures.append(("Duration", format_duration(seconds)))
     if speed := run.last.get("tok_per_sec"):
         figures.append(("Tokens/s", format_count(speed)))

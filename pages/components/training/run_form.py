@@ -362,9 +362,9 @@ def draw_reward_trial(
                 {
                     "Prompt": one.prompt,
                     "Completion": one.completion or "(empty)",
-                    "Tokens": one.tokens,
-                    **dict(zip(names, one.scores, strict=True)),
                     "Reward": one.total,
+                    **dict(zip(names, one.scores, strict=True)),
+                    "Tokens": one.tokens,
                 }
                 for one in trial.rows
             ],
@@ -372,7 +372,12 @@ def draw_reward_trial(
             height=320,
             alt="Rewards of completions",
             placeholder="The dataset has no rows yet.",
-            column_config={"Reward": st.column_config.NumberColumn(format="%.3g")},
+            column_config={
+                "Prompt": st.column_config.TextColumn(width=180),
+                "Completion": st.column_config.TextColumn(width=140),
+                "Tokens": st.column_config.NumberColumn(width=60),
+                "Reward": st.column_config.NumberColumn(format="%.3g", width=70),
+            },
         )
         if trial.counts_words and any(rule.kind == "length" for rule in rules):
             st.caption("Lengths count words until a base is chosen whose tokenizer can be read.")

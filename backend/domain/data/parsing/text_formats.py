@@ -383,7 +383,13 @@ def iter_rows_of(
 
 
 def sniff_bytes(name: str, head: bytes, *, limit: int = 50) -> list[dict[str, object]]:
-    """Return up to `limit` whole rows from the head of a file (a megabyte is plenty), to recognise and to preview.
+    """Return the rows of `sniff_rows`, without the reasons of those that can't be read."""
+    return sniff_rows(name, head, limit=limit)[0]
+
+
+def sniff_rows(name: str, head: bytes, *, limit: int = 50) -> tuple[list[dict[str, object]], list[str]]:
+    """Return up to `limit` whole rows from the head of a file (a megabyte is plenty), to recognise and to preview, and
+    why rows between them can't be read.
 
     Broken rows are skipped, and so is a last row that is cut off. Parquet keeps its index at the end: see
     backend.infra.files.parquet. Raises InvalidInput for an unknown suffix, an empty head, UTF-16, or a head without one
@@ -402,20 +408,23 @@ def sniff_bytes(name: str, head: bytes, *, limit: int = 50) -> list[dict[str, ob
     if suffix in TEXTS:  # a character may be cut in two at the end
         head = head.decode("utf-8", "ignore").encode() if not head.startswith(_UTF16) else head
     rows: list[dict[str, object]] = []
-    first_problem = ""
+    problems: list[str] = []
+    unreadable = 0
     for number, row in iter_rows_of(suffix, [head]):
         if isinstance(row, dict):
             rows.append(row)
+            unreadable = len(problems)  # what follows the last good row may be cut off
             if len(rows) == limit:
                 break
         else:
-            first_problem = first_problem or f" Row {number}: {row.reason}."
+            problems.append(f"Row {number:,}: {row.reason}")
     if not rows:
+        first_problem = f" {problems[0]}." if problems else ""
         if suffix != ".json" and b"\n" not in head.rstrip():
-            first_problem += f" The first line is all of the first {len(head):,} bytes."
+            first_problem += f" The first line is longer than the {len(head):,} bytes that a preview reads."
         raise InvalidInput(
             f"No row of {name[:120]!r} can be read.{first_problem}",
             remedy="Correct that, or export the data again as text or as a list of records.",
             field="file",
         )
-    return rows
+    return rows, problems[:unreadable]

@@ -61,7 +61,8 @@ class SampleRows:
 class SourceHead:
     """The first rows of a source. `name`: their file, one of `files`. `left_out`: number of files that are not read.
     `foreign`: where bytes that are not UTF-8 begin, or "". `val_split`: the saved split that is kept for validation, or
-    "".
+    "". `unreadable`: why rows between them can't be read. `others`: names and a few rows of further files; no rows of
+    one that can't be read.
     """
 
     rows: list[Row]
@@ -71,3 +72,5 @@ class SourceHead:
     left_out: int = 0
     foreign: str = ""
     val_split: str = ""
+    unreadable: tuple[str, ...] = ()
+    others: tuple[tuple[str, list[Row]], ...] = ()

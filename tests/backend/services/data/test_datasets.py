@@ -20,6 +20,7 @@ from backend.domain.jobs.results import ImportResult
 from backend.domain.jobs.states import JobKind
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.infra.compute.slurm import Slurm
+from backend.infra.files.heads import head_of_path
 from backend.services.context import LOCAL, Context, OperatorPolicy, Person
 from backend.services.data.data_folder import browse_data_folder, search_data_folder
 from backend.services.data.datasets import (
@@ -39,7 +40,7 @@ from backend.services.data.imports import (
     record_import,
     version_of_job,
 )
-from backend.services.data.preview import preview_rows, preview_upload, read_rejected
+from backend.services.data.preview import preview_head, preview_rows, preview_upload, read_rejected
 from backend.services.data.sources import ImportSource, read_source_head
 from backend.services.data.uploads import save_upload, save_uploads
 from backend.services.data.views import VersionView
@@ -293,6 +294,24 @@ def test_a_column_that_has_another_name_is_offered_for_the_field(ctx: Context) -
     done = preview_upload(ctx, stored, kind="instruction", mapping={"instruction": "prompt", "letter": "completion"})
     assert not done.hints
     assert not done.problem
+
+
+def test_what_a_preview_can_not_read_is_told_before_the_import(tmp_path: Path) -> None:
+    rows = "".join(json.dumps(row) + "\n" for row in ALPACA)
+    (tmp_path / "a.jsonl").write_text(f'{rows}{{"instruction": "cut\n{rows}')
+    (tmp_path / "b.jsonl").write_text('{"question": "Where?", "choices": []}\n')
+    (tmp_path / "c.jsonl").write_text(rows)
+    (tmp_path / "d.jsonl").write_bytes(b"\x00")
+    seen = preview_head(head_of_path(tmp_path))
+    assert [row.problem.partition(":")[0] for row in seen.preview if row.problem] == [f"Row {len(ALPACA) + 1}"]
+    assert [name for name, _ in seen.misfits] == ["b.jsonl", "d.jsonl"]
+    assert "is missing (found: `question`, `choices`" in seen.misfits[0][1]
+
+
+def test_a_first_row_that_is_longer_than_a_preview_is_read_whole(tmp_path: Path) -> None:
+    row = {"prompt": "Long?", "completion": "x" * 3 * 2**20}
+    (tmp_path / "long.jsonl").write_text(json.dumps(row) + "\n" + '{"prompt": "Short?", "completion": "Yes."}\n')
+    assert [len(row["completion"]) for row in head_of_path(tmp_path / "long.jsonl").rows] == [3 * 2**20, 4]  # type: ignore[arg-type]
 
 
 def test_a_failed_import_is_done_again_with_its_good_rows(ctx: Context) -> None:

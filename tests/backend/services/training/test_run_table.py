@@ -169,7 +169,9 @@ def test_duration_and_cost_follow_the_job(world: Context) -> None:
     run = finished(world, "paid", 2.0)
     with world.db.write() as session:
         job = session.get_one(Job, run.job_id)
-        job.started_at, job.finished_at = world.now() - timedelta(hours=3), world.now() - timedelta(hours=1)
+        job.started_at, job.finished_at = world.now() - timedelta(hours=2), world.now() - timedelta(hours=1)
+        stored = session.get_one(Run, run.id)
+        stored.summary = stored.summary.model_copy(update={"earlier_s": 3600.0})  # it was resumed
     assert "cost" not in read_run_table(world).fields
     priced = replace(world, policy=OperatorPolicy(prices=DevicePrices(default=1.5)))
     table = read_run_table(priced)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -231,9 +232,13 @@ def test_stop_and_save_then_resume_keeps_the_run_and_changes_the_job(world: Cont
     assert stop_run(world, run.id, how="stop_and_save", person=LOCAL).status is Status.CANCELLING
     add_checkpoint(world, run, 40)
     end(world, taken, Status.CANCELLED)
+    with world.db.write() as session:
+        job = session.get_one(Job, run.job_id)
+        job.started_at = job.finished_at - timedelta(minutes=5)  # type: ignore[operator]
     resumed = resume_run(world, run.id, person=LOCAL)
     assert (resumed.id, resumed.status) == (run.id, Status.QUEUED)
     assert resumed.job_id != run.job_id
+    assert resumed.seconds(world.now()) == 300, "the time until it was stopped counts"
     assert resume_run(world, run.id, person=LOCAL).job_id == resumed.job_id
 
 
