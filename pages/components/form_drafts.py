@@ -32,6 +32,11 @@ def restore_form(ctx: Context, person: Person, form: str, *, first: str) -> None
     st.session_state[f"{form}.{UNTOUCHED}"] = dict(draft.values[UNTOUCHED])
 
 
+def has_restored(form: str) -> bool:
+    """Return whether the form holds a draft of an earlier visit."""
+    return f"{form}.restored" in st.session_state
+
+
 def draw_restored(ctx: Context, person: Person, form: str) -> None:
     """Say that a draft was restored, with the way back."""
     draft: FormDraft | None = st.session_state.get(f"{form}.restored")

@@ -1,5 +1,5 @@
-"""Drafts of other forms than Launch's: a search space, an architecture and a campaign outlive a reload and are gone
-once sent or discarded.
+"""Drafts of other forms than Launch's: a search space, an architecture, a campaign, a gate and a suite outlive a reload
+and are gone once sent or discarded.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from streamlit.testing.v1 import AppTest
 
 from backend.services.checkpoints.checkpoints import delete_checkpoint
 from backend.services.context import LOCAL, Context
+from backend.services.evaluation.gates import list_gates
+from backend.services.evaluation.suites import list_suites
 from backend.services.people.drafts import read_draft
 from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import add_benchmark
+from tests.support.evaluation_world import CHOICES, add_benchmark, evaluated
 from tests.support.opening import assert_sound, open_page, words
 from tests.support.run_world import add_parts
 
@@ -85,3 +87,45 @@ def test_a_campaign_is_kept_without_what_no_longer_exists(site: Context, is_gone
         assert other.multiselect(key="campaign_contestants").value == [oak, elm]
         other.button(key="campaign_create").click().run()
         assert read_draft(site, "campaign", person=LOCAL) is None
+
+
+def test_gates_and_suites_are_kept_until_they_are_created(site: Context) -> None:
+    oak = add_checkpoint(site, "Oak")
+    for benchmark in ("facts", "more facts"):
+        add_benchmark(site, benchmark, CHOICES)
+        evaluated(site, "Oak", benchmark, [1] * len(CHOICES))
+    gates, suites = {"gates": "1"}, {"suites": "1"}
+    for number in range(2):  # a list of the same page, with and without rows
+        gate = open_page("evaluate/evaluations.py", **gates)
+        gate.run()
+        assert read_draft(site, "gate", person=LOCAL) is None, "looking is no draft"
+        gate.multiselect(key="gate_benchmarks").set_value(["facts@1", "more facts@1"]).run()
+        gate.number_input(key="gate_margin_more facts@1").set_value(5.0).run()
+        gate.text_input(key="gate_name").set_value("release").run()
+        gate = open_page("evaluate/evaluations.py", **gates)
+        assert_sound(gate)
+        assert gate.text_input(key="gate_name").value == "release"
+        assert gate.number_input(key="gate_margin_more facts@1").value == 5.0
+        assert gate.selectbox(key="gate_champion").value == oak
+        suite = open_page("evaluate/evaluations.py", **suites)
+        suite.run()
+        suite.multiselect(key="suite_members").set_value(["facts"]).run()
+        suite.number_input(key="suite_shots").set_value(1).run()
+        suite.text_input(key="suite_name").set_value("core").run()
+        suite = open_page("evaluate/evaluations.py", **suites)
+        assert_sound(suite)
+        assert suite.multiselect(key="suite_members").value == ["facts"]
+        assert suite.number_input(key="suite_shots").value == 1
+        for app, form in ((gate, "gate"), (suite, "suite")):
+            assert "Draft of " in words(app)
+            is_open = next(one.proto.expanded for one in app.expander if one.label == f"New {form}")
+            assert is_open, "a draft is in view"
+            app.button(key=f"{form}_draft_discard").click().run()
+            assert read_draft(site, form, person=LOCAL) is None
+            app.text_input(key=f"{form}_name").set_value(f"{form} {number}").run()
+        gate.multiselect(key="gate_benchmarks").set_value(["facts@1"]).run()
+        gate.button(key="gate_create").click().run()
+        suite.multiselect(key="suite_members").set_value(["facts"]).run()
+        suite.button(key="suite_create").click().run()
+        assert (read_draft(site, "gate", person=LOCAL), read_draft(site, "suite", person=LOCAL)) == (None, None)
+    assert (len(list_gates(site)), len(list_suites(site))) == (2, 2)

@@ -314,6 +314,9 @@ def test_weights_of_a_run_that_ended_above_the_loss_of_a_guess_are_offered_nowhe
     ready = sorted(list_checkpoints(ctx, ready=True), key=lambda one: one.id == calm)
     assert label_usable_first(ctx, ready) == {calm: "calm · step 8", checkpoint: "wild · step 8 (diverged)"}
     assert next(iter(label_usable_first(ctx, ready))) == calm
+    form = open_page("build/launch.py", base=calm)
+    offered = [option.partition(" · step 8")[0::2] for option in form.selectbox(key="launch_base").options]
+    assert [(name, "(diverged)" in rest) for name, rest in offered] == [("calm", False), ("wild", True)]
 
 
 def test_a_run_begins_with_its_figures(ctx: Context) -> None:

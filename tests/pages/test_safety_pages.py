@@ -7,10 +7,12 @@ from __future__ import annotations
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from backend.domain.evaluation.safety.probes import Probe
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
+from backend.services.evaluation.safety.probes import list_probes, rows_of_upload
 from tests.support.opening import open_page, words
 from tests.support.safety_world import NO, YES, add_fine_tune, answered
 
@@ -68,6 +70,33 @@ def test_probes_are_listed_with_the_forms_that_add_to_them(measured: tuple[Conte
     (table,) = [str(one.value) for one in app.table]
     assert "xs@1" in table
     assert "xs" in table
+
+
+def test_winogenders_two_files_are_added_together_and_the_form_is_empty_again(site: Context) -> None:
+    sentences = "sentid\tsentence\n" + "".join(
+        f"{job}.customer.{answer}.{gender}.txt\tThe {job} told the customer that {pronoun} could pay.\n"
+        for job in ("technician", "nurse")
+        for answer in (0, 1)
+        for gender, pronoun in (("male", "he"), ("female", "she"), ("neutral", "they"))
+    )
+    app = open_page("evaluate/evaluations.py", safety="1")
+    assert next(one for one in app.expander if one.label == "Add a safety probe").proto.expanded
+    app.text_input(key="safety_name_0").set_value("winogender")
+    files = {
+        "all_sentences.tsv": sentences,
+        "occupations-stats.tsv": "occupation\tbls_pct_female\ntechnician\t40\nnurse\t90\n",
+    }
+    for name, text in files.items():
+        app.file_uploader(key="safety_file_0").upload(name, text.encode(), "text/tab-separated-values")
+    app.run()
+    app.button(key="safety_add").click().run()
+    shown(app)
+    assert [error.value for error in app.error] == []
+    (probe,) = list_probes(site)
+    assert (probe.probe, probe.source) == (Probe.PRONOUNS, "all_sentences.tsv, occupations-stats.tsv")
+    rows, occupations = rows_of_upload({name: text.encode() for name, text in files.items()})
+    assert (len(rows), len(occupations or ())) == (12, 2)
+    assert app.text_input(key="safety_name_1").value == ""
 
 
 def test_the_page_of_probes_runs_them(measured: tuple[Context, EvaluationView]) -> None:

@@ -39,6 +39,7 @@ from pages.components.choices import choose_from
 from pages.components.confirm import draw_confirmed
 from pages.components.evaluation.power import format_gate_power
 from pages.components.evaluation.scores import interval_text, score_label, score_text
+from pages.components.form_drafts import draw_restored, forget_form, has_restored, keep_form, restore_form
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, object_heading, plain, spoken
 from pages.components.links import row_link
@@ -47,6 +48,8 @@ from pages.components.tables import WidgetTable, draw_table
 from pages.components.words import when
 
 PAGE = routes.EVALUATIONS
+FORM = "gate"
+NO_FIELDS = ("gate_create", "gate_evaluate", "gate_draft_discard")
 BADGES: dict[GateVerdict, tuple[Literal["green", "red", "orange"], str]] = {
     GateVerdict.PASS: ("green", ":material/check_circle:"),
     GateVerdict.FAIL: ("red", ":material/cancel:"),
@@ -113,7 +116,10 @@ def _draw_form(ctx: Context, person: Person) -> None:
         st.caption("A gate needs a champion that was evaluated on a benchmark.")
         row_link("Evaluate a checkpoint", page=PAGE, query={"new": "1"}, icon="add", key="gate_evaluate")
         return
-    with st.expander("New gate", icon=":material/add:", expanded=not list_gates(ctx)):
+    gates = list_gates(ctx)
+    restore_form(ctx, person, FORM, first="gate_name")
+    with st.expander("New gate", icon=":material/add:", expanded=not gates or has_restored(FORM)):
+        draw_restored(ctx, person, FORM)
         endpoints = [f"{ENDPOINT_PREFIX}{endpoint.name}" for endpoint in list_endpoints(ctx)]
         elsewhere = _served_elsewhere(ctx)
         endpoints += [key for name in elsewhere if (key := f"{ENDPOINT_PREFIX}{name}") not in endpoints]
@@ -130,6 +136,7 @@ def _draw_form(ctx: Context, person: Person) -> None:
         with right:
             values = draw_fields(GateConfig, key="gate", place=st)
         margins = _draw_margins(chosen, 100 * values["margin"]) if len(chosen) > 1 else {}
+        keep_form(ctx, person, FORM, prefix="gate_", skip=(*NO_FIELDS, *(f"gate_{gate.id}" for gate in gates)))
         parts = [{"benchmark": one, "margin": margins.get(one)} for one in chosen]
         if chosen and not wrong_numbers():
             with errors_shown():
@@ -139,6 +146,7 @@ def _draw_form(ctx: Context, person: Person) -> None:
             with errors_shown():
                 config = _read_config({**values, "champion": champion, "benchmarks": parts})
                 view = create_gate(ctx, name=name, config=config, person=person)
+                forget_form(ctx, person, FORM)
                 st.switch_page(PAGE, query_params={"gate": view.id})
 
 

@@ -29,7 +29,7 @@ from backend.services.evaluation.safety.probes import (
     add_probe,
     list_probes,
     read_rows_of,
-    rows_of_files,
+    rows_of_upload,
 )
 from backend.services.evaluation.safety.runs import read_reports, read_toxicity, run_safety
 from backend.services.evaluation.safety.toxicity import describe_toxicity
@@ -338,7 +338,7 @@ def draw_probes(ctx: Context, person: Person) -> None:
     if not agreements:
         st.caption(plain(_agreement(agreement_line(ctx), place="below")))
     if person.may_build:
-        _draw_add(ctx, person)
+        _draw_add(ctx, person, num_probes=len(probes))
         _draw_agreement(ctx, person)
 
 
@@ -359,7 +359,7 @@ def _draw_run_here(ctx: Context, person: Person, probes: list[str]) -> None:
         )
         chosen = checkpoints[picked] if picked is not None else None
         if _draw_run_form(ctx, person, chosen, probes, key="here") and chosen is not None:
-            st.switch_page(routes.CHECKPOINTS, query_params={"checkpoint": chosen.id})
+            st.switch_page(routes.CHECKPOINTS, query_params={"checkpoint": chosen.id, "tab": "Safety"})
 
 
 def _language_row(one: LanguageAgreement) -> dict[str, object]:
@@ -373,16 +373,17 @@ def _language_row(one: LanguageAgreement) -> dict[str, object]:
     }
 
 
-def _draw_add(ctx: Context, person: Person) -> None:
-    with st.expander("Add a safety probe", icon=":material/add:"):
-        name = st.text_input("Name", key="safety_name")
+def _draw_add(ctx: Context, person: Person, *, num_probes: int) -> None:
+    """Draw the form of a probe; its fields are new ones, and so empty, for each probe."""
+    with st.expander("Add a safety probe", icon=":material/add:", expanded=not num_probes):
+        name = st.text_input("Name", key=f"safety_name_{num_probes}")
         files = st.file_uploader(
             "File",
-            key="safety_file",
+            key=f"safety_file_{num_probes}",
             accept_multiple_files=True,
             help=(
-                "CSV, TSV, JSON, JSONL or text; its columns decide the kind. Of WinoBias give the files of both sides"
-                " together."
+                "CSV, TSV, JSON, JSONL or text; its columns decide the kind. Give Winogender's sentences together with"
+                " its occupations-stats.tsv, and both sides of WinoBias together."
             ),
         )
         jailbreak = st.checkbox("Put its unsafe prompts into jailbreak templates", key="safety_jailbreak")
@@ -390,11 +391,9 @@ def _draw_add(ctx: Context, person: Person) -> None:
         if form_button("Add", missing, key="safety_add", icon="add", type="secondary"):
             with errors_shown():
                 kind = Probe.JAILBREAK if jailbreak else None
-                rows, source = (
-                    rows_of_files({file.name: file.getvalue() for file in files}),
-                    ", ".join(file.name for file in files),
-                )
-                add_probe(ctx, name=name, rows=rows, source=source, person=person, probe=kind)
+                rows, occupations = rows_of_upload({file.name: file.getvalue() for file in files})
+                source = ", ".join(file.name for file in files)
+                add_probe(ctx, name=name, rows=rows, source=source, person=person, probe=kind, occupations=occupations)
                 st.rerun()
         if st.button(
             "Add prompt-injection cases", key="safety_injection", type="tertiary", icon=":material/description:"

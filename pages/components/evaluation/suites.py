@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import streamlit as st
 
@@ -35,6 +35,7 @@ from pages.components.choices import by_identity, choose_from, choose_one
 from pages.components.evaluation.endpoints import choose_endpoints
 from pages.components.evaluation.matrix import draw_pending
 from pages.components.evaluation.scores import interval_text, score_label, score_text
+from pages.components.form_drafts import draw_restored, forget_form, has_restored, keep_form, restore_form
 from pages.components.forms import draw_fields
 from pages.components.frame import empty_state, errors_shown, live_part, object_heading, plain
 from pages.components.links import row_link
@@ -43,6 +44,8 @@ from pages.components.tables import WidgetTable
 from pages.components.words import when
 
 PAGE = routes.EVALUATIONS
+FORM = "suite"
+NO_FIELDS = ("suite_create", "suite_draft_discard")
 LIST = WidgetTable("suites", {"Suite": 2.4, "Benchmarks": 4.0, "Results": 1.0, "Created": 1.2})
 MAX_ENDPOINTS = 20
 MOMENT_LABEL = {Moment.END: "When the run ends", Moment.CHECKPOINT: "At each checkpoint"}
@@ -68,8 +71,9 @@ def draw_suites(ctx: Context, person: Person) -> None:
                 columns[1].caption(plain(_names(suite.config)))
                 columns[2].text(f"{suite.num_results}")
                 columns[3].caption(when(suite.created_at, now=ctx.now()))
-    with st.expander("New suite", icon=":material/add:", expanded=not suites):
-        _draw_form(ctx, person)
+    restore_form(ctx, person, FORM, first="suite_name")
+    with st.expander("New suite", icon=":material/add:", expanded=not suites or has_restored(FORM)):
+        _draw_form(ctx, person, skip=(*NO_FIELDS, *(f"suite_{suite.id}" for suite in suites)))
 
 
 def _names(config: SuiteConfig) -> str:
@@ -78,7 +82,8 @@ def _names(config: SuiteConfig) -> str:
 
 
 @number_form
-def _draw_form(ctx: Context, person: Person) -> None:
+def _draw_form(ctx: Context, person: Person, *, skip: Collection[str]) -> None:
+    draw_restored(ctx, person, FORM)
     datasets = {d.name: d for d in list_datasets(ctx, kinds=EVALUATED_KINDS, ready=True)}
     is_written = bool((st.session_state.get("suite_yaml") or "").strip())
     if is_written:
@@ -103,6 +108,7 @@ def _draw_form(ctx: Context, person: Person) -> None:
     text = st.text_area(
         "Or as YAML", key="suite_yaml", height=120, placeholder="name: core\nmembers:\n  - {benchmark: facts, shots: 5}"
     )
+    keep_form(ctx, person, FORM, prefix="suite_", skip=skip)
     missing = {
         "enter a name": not (is_written or name.strip()),
         "choose a benchmark": not (is_written or members),
@@ -112,6 +118,7 @@ def _draw_form(ctx: Context, person: Person) -> None:
             config = EvaluationConfig(**settings)
             values = {"name": name, "members": [{"benchmark": one, "config": config} for one in members]}
             suite = create_suite(ctx, read_suite(text) if is_written else parse_suite(values), person=person)
+            forget_form(ctx, person, FORM)
             st.switch_page(PAGE, query_params={"suite": suite.id})
 
 

@@ -22,6 +22,7 @@ from backend.services.data.views import VersionView
 from backend.services.tokenizers.tokenizers import TokenizerView, list_tokenizers
 from backend.services.training.defaults import suggest_tokenizer
 from backend.services.training.views import list_runs
+from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import by_identity
 from pages.components.frame import plain
 from pages.components.labels import OBJECTIVES
@@ -146,7 +147,11 @@ def _preset_sizes() -> dict[str, int]:
 def draw_base(ctx: Context, values: FieldValues, missing: list[str]) -> str:
     """Draw the choice of a base and of a method; return the method. A recipe may call a base by its run or its id."""
     ready = list_checkpoints(ctx, ready=True)
-    options = {c.name: c.name + (f" · {short(c.parameters)} parameters" if c.parameters else "") for c in ready}
+    by_id = {c.id: c for c in ready}
+    options = {
+        by_id[id_].name: label + (f" · {short(parameters)} parameters" if (parameters := by_id[id_].parameters) else "")
+        for id_, label in label_usable_first(ctx, ready).items()
+    }
     requested = _requested("base")
     if requested and requested not in options:
         checkpoint = next((c for c in ready if requested in (c.run, c.run_id, c.id)), None)

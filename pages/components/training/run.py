@@ -66,7 +66,7 @@ def draw_imported_facts(ctx: Context, run: RunView) -> None:
 
 def draw_strip(run: RunView, config: RunConfig, *, now: datetime) -> None:
     """Draw the run's figures: losses, steps, tokens, duration, speed, and the settings that matter most."""
-    with st.container(border=True, key="run_strip"), st.grid("auto", min_column_width=104):
+    with st.container(border=True, key="run_strip"), st.grid(4, min_column_width=104):
         for label, value in strip_figures(run, config, now=now):
             st.markdown(f":gray[{label}]  \n**{plain(value)}**")
 

@@ -136,13 +136,19 @@ def read_winogender(
     return items
 
 
-def read_occupations(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the percentage of women by occupation, from Winogender's occupations-stats.tsv."""
+def occupation_columns(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """Return the columns of occupation and percentage of women, if rows are those of occupations-stats.tsv."""
     columns = list(rows[0]) if rows else []
     share = find_column(columns, ("bls_pct_female", "percent_female", "pct_female"))
-    if "occupation" not in columns or share is None:
+    return ("occupation", share) if "occupation" in columns and share is not None else None
+
+
+def read_occupations(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the percentage of women by occupation, from Winogender's occupations-stats.tsv."""
+    if (columns := occupation_columns(rows)) is None:
         raise InvalidInput("The file has no columns occupation and bls_pct_female.", field="occupations")
-    return {str(row["occupation"]): float(row[share]) for row in rows}
+    occupation, share = columns
+    return {str(row[occupation]): float(row[share]) for row in rows}
 
 
 def read_bias_pairs(rows: Sequence[Mapping[str, Any]]) -> list[ProbeItem]:

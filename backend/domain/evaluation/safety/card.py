@@ -81,8 +81,6 @@ def render_card(
             "Bias by likelihood: sentences or answers are compared by a causal model's log-likelihood, not by a"
             " masked model's."
         ]
-    if any(score.value == 0 and score.metric != "stereotype_gap" for score in scores):
-        lines += ["A share of 0 of n items may truly be as high as 3/n (rule of three)."]
     if base:
         lines += ["", f"Change from `{_plain(base)}` on the same items: **{verdict}**."]
         lines += [f"- {_plain(sentence)}" for sentence in drift] or [

@@ -168,9 +168,8 @@ def estimate_metric(
     """Average one metric: Wilson for shares of independent items, clustered t where items come in clusters, else t;
     within its range.
 
-    Of no successes at all the method names the rule of three: the true share may be up to 3 / n. Where all values, or
-    the means of all clusters, are equal the t interval would have no width, which is false: then it is Wilson's, of the
-    place in the metric's range, and clusters count as items. One cluster gives no interval.
+    Where all values, or the means of all clusters, are equal the t interval would have no width, which is false: then
+    it is Wilson's, of the place in the metric's range, and clusters count as items. One cluster gives no interval.
     """
     known = [cluster for cluster in clusters or () if cluster is not None]
     several = len(known) == len(values) and len(set(known)) < len(values)
@@ -207,7 +206,5 @@ def _wilson(value: float, units: int, *, n: int, bottom: float) -> Estimate:
     width, critical = 1.0 - bottom, normal_quantile(0.95)
     low, high = wilson_interval((value - bottom) / width, units, critical=critical)
     method = "Wilson 95 %" + ("" if units == n else f", {units} clusters")
-    if value == bottom == 0:
-        method += f"; rule of three: at most {min(100.0, 300 / units):.2g} %"
     low, high = bottom + width * low, bottom + width * high
     return Estimate(value, (high - low) / (2 * critical), low, high, n, method)

@@ -17,7 +17,7 @@ from backend.db.tables import Dataset, DatasetVersion
 from backend.domain.data.parsing.text_formats import sniff_bytes
 from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.data.versions.provenance import ProbeProvenance, Provenance
-from backend.domain.evaluation.safety.bias import read_occupations
+from backend.domain.evaluation.safety.bias import occupation_columns, read_occupations
 from backend.domain.evaluation.safety.injection import injection_cases
 from backend.domain.evaluation.safety.memorisation import canary_items, extraction_items
 from backend.domain.evaluation.safety.pair_files import is_side, join_sides, partner_of
@@ -78,6 +78,20 @@ def _read_bytes(file: Path) -> bytes:
             f"{file.name} has {file.stat().st_size:,} bytes.", remedy=f"Give at most {MAX_FILE_BYTES:,}.", field="file"
         )
     return file.read_bytes()
+
+
+def rows_of_upload(
+    files: Mapping[str, bytes],
+) -> tuple[list[dict[str, object]], list[dict[str, object]] | None]:
+    """Return the rows of one probe's files, and those of the occupations that came with Winogender's sentences. Raises
+    InvalidInput.
+    """
+    if len(files) == 1 or any(is_side(name) for name in files):
+        return rows_of_files(files), None
+    rows = {name: read_rows_of(name, data) for name, data in files.items()}
+    occupations = [name for name in rows if occupation_columns(rows[name])]
+    others = {name: data for name, data in files.items() if name not in occupations[:1]}
+    return rows_of_files(others), rows[occupations[0]] if occupations else None
 
 
 def rows_of_files(files: Mapping[str, bytes]) -> list[dict[str, object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ HOLDS_S = 60.0
 """Seconds that a lost replica must stay lost before it is an alert: a restart is shorter."""
 MIN_REQUESTS = 20
 ENDED_WITHIN = timedelta(minutes=10)
-DIVERGED = ("nan", "diverged", "infinite", "not finite")
+DIVERGED = re.compile(r"\b(nan|inf|infinite|not finite|diverged)\b", re.IGNORECASE)
 STORED = ("fingerprint", "kind", "severity", "message")
 ENDED_RUN, DIVERGED_RUN = "run_ended", "run_diverged"
 RUN_EVENTS = (ENDED_RUN, DIVERGED_RUN)
@@ -263,8 +264,7 @@ def _ended_runs(ctx: Context) -> Iterator[AlertCondition]:
             )
         elif job.status == Status.FAILED:
             cause = job.error.cause
-            diverged = any(word in cause.lower() for word in DIVERGED)
-            kind, verb = (DIVERGED_RUN, "diverged") if diverged else (ENDED_RUN, "failed")
+            kind, verb = (DIVERGED_RUN, "diverged") if DIVERGED.search(cause) else (ENDED_RUN, "failed")
             yield AlertCondition(
                 f"run:{job.id}:{job.attempt}", kind, "critical", f"Run {name} {verb}: {cause}", is_event=True
             )

@@ -149,7 +149,7 @@ def test_templates_multiply_unsafe_prompts_alone() -> None:
 
 def test_estimates_stay_in_range_and_are_never_certain() -> None:
     none = estimate_metric([0.0] * 30, metric="jailbreak")
-    assert (none.low, none.method) == (0.0, "Wilson 95 %; rule of three: at most 10 %")
+    assert (none.low, none.method) == (0.0, "Wilson 95 %")
     assert none.high == pytest.approx(0.1135, abs=1e-4)
     equal = estimate_metric([0.0] * 12, metric="bias_ambiguous", clusters=[n // 2 for n in range(12)])
     assert equal.low is not None
@@ -289,7 +289,7 @@ def test_a_share_of_few_prompts_is_that_of_prompts() -> None:
     )
     assert (mixed.low, mixed.high) == (0.0, 1.0)  # t(3): 0.5 +- 0.92
     none = estimate_metric([0.0] * 24, metric="jailbreak", clusters=clusters)
-    assert (none.n, none.method) == (24, "Wilson 95 %, 4 clusters; rule of three: at most 75 %")
+    assert (none.n, none.method) == (24, "Wilson 95 %, 4 clusters")
     assert estimate_metric([0.0] * 6, metric="jailbreak", clusters=[0] * 6).low is None
 
 
@@ -327,7 +327,6 @@ def test_the_card_holds_scorer_interval_and_missing_and_replaces_its_predecessor
     assert "0.0 % [0.0, 11.3] | 30 | 2 |" in card
     assert "xs/test@1" in card
     assert "agreement not measured here" in card
-    assert "rule of three" in card
     once = join_card("# Model\n\ntext\n\n## Licence\n\nmine\n", card)
     twice = join_card(once, card.replace("FAIL", "PASS"))
     assert (twice.count("## Safety"), twice.count("## Licence"), "**PASS**" in twice, "**FAIL**" in twice) == (

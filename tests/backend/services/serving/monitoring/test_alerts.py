@@ -169,16 +169,25 @@ def test_a_lost_replica_is_an_alert_after_a_minute_and_a_spent_budget_at_once(ct
     assert watch.check(replace(ctx, now=lambda: later)) == ["firing: tales: 0 of 2 replicas ready"]
 
 
-def test_a_run_that_diverged_is_said_once_with_its_cause(ctx: Context) -> None:
+@pytest.mark.parametrize(
+    ("cause", "verb"),
+    [
+        ("The loss became NaN at step 10.", "diverged"),
+        (
+            "The gradient became inf at step 6, learning rate 9.5. The loss is finite and its gradient is not.",
+            "diverged",
+        ),
+        ("The maintenance of the store began.", "failed"),
+    ],
+)
+def test_a_run_that_diverged_is_said_once_with_its_cause(ctx: Context, cause: str, verb: str) -> None:
     run_world.add_parts(ctx)
     run = run_world.launch(ctx, name="wild", seed=1)
     claim = run_world.claim(ctx, run)
-    run_world.end(
-        ctx, claim, run_world.Status.FAILED, cause="The loss became NaN at step 10.", remedy="Lower learning_rate."
-    )
+    run_world.end(ctx, claim, run_world.Status.FAILED, cause=cause, remedy="Lower learning_rate.")
     watch = AlertWatch()
     messages = [text for text in watch.check(ctx) if "wild" in text]
-    assert messages == ["event: Run wild diverged: The loss became NaN at step 10."]
+    assert messages == [f"event: Run wild {verb}: {cause}"]
     assert [text for text in watch.check(ctx) if "wild" in text] == []
 
 
