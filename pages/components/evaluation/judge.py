@@ -228,7 +228,10 @@ def _choose_judge(ctx: Context, *, judged: Sequence[EvaluationView]) -> Judge | 
     kind = choice or at_hand
     if kind == "model":
         if ctx.policy.judge_url is None:
-            st.caption("Set ROUNDHOUSE_JUDGE_URL to judge by a model behind another API.")
+            st.caption(
+                "To judge by a model behind another API, connect its server on the page Endpoints and choose it under"
+                " Endpoint, or set ROUNDHOUSE_JUDGE_URL."
+            )
             return None
         name = st.text_input("Model", key="judge_model").strip()
         return Judge("model", name) if name else None
