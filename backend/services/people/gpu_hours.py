@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import mean
+from typing import Any
 
 from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
 
 from backend.db.tables import DeviceUse, Job, Measurement, Run, User
 from backend.domain.jobs.gpu_hours import WEEK, GpuHours, PersonLimits, week_start
@@ -36,13 +38,24 @@ def gpu_hours_of(ctx: Context, person: Person) -> GpuHours | None:
     """Return what a person's jobs have taken this week and what their runs are expected to take; None without an
     account or a limit.
     """
-    hours = _used_by(ctx, person)
-    return hours and replace(hours, expected=_expected_hours(ctx, str(person.id)))
+    with ctx.db.read() as session:
+        hours = _used_by(session, ctx, person.id)
+        rows = _open_runs(session, person.id) if hours is not None else ()
+    return hours and replace(hours, expected=_expected_hours(ctx, rows))
 
 
 def used_gpu_hours(ctx: Context, accounts: Iterable[AccountView]) -> dict[str, GpuHours]:
     """Return what the jobs of accounts have taken this week, of those that have a limit; nothing is predicted."""
-    return _used(ctx, {account.id: account.limits for account in accounts})
+    with ctx.db.read() as session:
+        return _used(session, ctx, {account.id: account.limits for account in accounts})
+
+
+@dataclass(frozen=True)
+class NeededHours:
+    """The GPU-hours that a run of a person with a limit needs; None where its time is unknown."""
+
+    user_id: str
+    hours: float | None
 
 
 def require_gpu_hours(
@@ -53,17 +66,35 @@ def require_gpu_hours(
     steps: int,
     parts: RunParts | None = None,
     placement: str | None = None,
-) -> None:
+) -> NeededHours | None:
     """Raise Conflict if that many steps of a run on GPUs would exceed its person's limit of this week. Steps of unknown
-    time, and none, are refused only once nothing is left.
+    time, and none, are refused only once nothing is left. Return what to give to `lock_gpu_hours` in the transaction
+    that queues the run; None if nothing limits it.
     """
-    hours = _used_by(ctx, person)
+    with ctx.db.read() as session:
+        hours = _used_by(session, ctx, person.id)
     if hours is None or not _takes_gpus(config, placement, parts.workers if parts else training_workers(ctx)):
-        return
+        return None
     hours.require(None)  # before anything is predicted: a sweep that waits asks every few seconds
     step_hours = _step_hours(ctx, config, parts) if steps else None
-    expected = _expected_hours(ctx, str(person.id))
-    replace(hours, expected=expected).require(None if step_hours is None else step_hours * steps)
+    needed = NeededHours(str(person.id), None if step_hours is None else step_hours * steps)
+    with ctx.db.read() as session:
+        rows = _open_runs(session, person.id)
+    replace(hours, expected=_expected_hours(ctx, rows)).require(needed.hours)
+    return needed
+
+
+def lock_gpu_hours(session: Session, ctx: Context, needed: NeededHours | None) -> None:
+    """Require the hours once more, before any write of the transaction that queues a run: until it is over no other run
+    of the person is queued, of which two could both fit alone. What was predicted before is known by now.
+    """
+    if needed is None:
+        return
+    account = select(User.id).where(User.id == needed.user_id)
+    session.execute(account.with_for_update(key_share=True))  # rows that refer to the account need not wait
+    hours = _used_by(session, ctx, needed.user_id)
+    if hours is not None:
+        replace(hours, expected=_expected_hours(ctx, _open_runs(session, needed.user_id))).require(needed.hours)
 
 
 def _takes_gpus(config: RunConfig, placement: str | None, workers: Sequence[WorkerView]) -> bool:
@@ -73,10 +104,8 @@ def _takes_gpus(config: RunConfig, placement: str | None, workers: Sequence[Work
     return config.device == "gpu" or choose_device(config, workers).kind == "gpu"
 
 
-def _expected_hours(ctx: Context, user_id: str) -> float:
-    """Return the GPU-hours that the steps left of a person's runs are expected to take; of more different runs than
-    are predicted, each further one the mean.
-    """
+def _open_runs(session: Session, user_id: str | None) -> Sequence[Any]:
+    """Return a person's runs that wait or train, but for those on the CPU."""
     query = (
         select(Run.config, Run.last_step, Job.placement, Job.device)
         .join(Job, Run.job_id == Job.id)
@@ -86,11 +115,19 @@ def _expected_hours(ctx: Context, user_id: str) -> float:
         .order_by(Job.created_at)
         .limit(MAX_RUNS)
     )
+    return session.execute(query).all()
+
+
+def _expected_hours(ctx: Context, rows: Sequence[Any]) -> float:
+    """Return the GPU-hours that the steps left of runs are expected to take; of more different runs than are predicted,
+    each further one the mean.
+    """
+    if not rows:
+        return 0.0
     with ctx.db.read() as session:
-        rows = session.execute(query).all()
         measured = select(func.count(), func.max(Measurement.created_at))
-        state = (ctx.db.url, *session.execute(measured).one()) if rows else ()
-    workers = training_workers(ctx) if rows else ()
+        state = (ctx.db.url, *session.execute(measured).one())
+    workers = training_workers(ctx)
     hours, num_predicted, unpredicted = list[float](), 0, 0
     for config, last_step, placement, device in rows:
         if config is None or (device is None and not _takes_gpus(config, placement, workers)):
@@ -120,15 +157,12 @@ def _step_hours(ctx: Context, config: RunConfig, parts: RunParts | None = None) 
     return time.seconds / 3600 * config.devices.count / config.max_steps if time else None
 
 
-def _used_by(ctx: Context, person: Person) -> GpuHours | None:
-    if person.id is None:
-        return None
-    with ctx.db.read() as session:
-        user = session.get(User, person.id)
-    return _used(ctx, {user.id: user.limits}).get(user.id) if user is not None else None
+def _used_by(session: Session, ctx: Context, user_id: str | None) -> GpuHours | None:
+    user = session.get(User, user_id) if user_id is not None else None
+    return _used(session, ctx, {user.id: user.limits}).get(user.id) if user is not None else None
 
 
-def _used(ctx: Context, limits: Mapping[str, PersonLimits]) -> dict[str, GpuHours]:
+def _used(session: Session, ctx: Context, limits: Mapping[str, PersonLimits]) -> dict[str, GpuHours]:
     """Return the used hours of accounts by id, of those with a limit."""
     now, since = ctx.now(), week_start(ctx.now())
     own = {user_id: limit.gpu_hours_per_week for user_id, limit in limits.items()}
@@ -144,10 +178,9 @@ def _used(ctx: Context, limits: Mapping[str, PersonLimits]) -> dict[str, GpuHour
         .where(User.id.in_(hours), Job.kind != JobKind.REPLICA, DeviceUse.kind == "gpu")
         .where(or_(DeviceUse.ended_at.is_(None), DeviceUse.ended_at > since))
     )
-    with ctx.db.read() as session:
-        for user_id, use in session.execute(query):
-            seconds = ((use.ended_at or now) - max(use.started_at, since)).total_seconds()
-            hours[user_id] += max(0.0, seconds) * use.num_devices / 3600
+    for user_id, use in session.execute(query):
+        seconds = ((use.ended_at or now) - max(use.started_at, since)).total_seconds()
+        hours[user_id] += max(0.0, seconds) * use.num_devices / 3600
     return {
         user_id: GpuHours(hours[user_id], limit, since + WEEK)
         for user_id, limit in limit_of.items()

@@ -25,7 +25,7 @@ from backend.services.evaluation.open_suites import SuiteChoice, add_choice
 from backend.services.jobs.jobs import add_job, request_stop, wake
 from backend.services.jobs.placements import check_placement
 from backend.services.naming import rename, replace_notes
-from backend.services.people.gpu_hours import require_gpu_hours
+from backend.services.people.gpu_hours import NeededHours, lock_gpu_hours, require_gpu_hours
 from backend.services.training.events import forget_after
 from backend.services.training.parts import RunParts, require_disk, resolve_parts, training_payload
 from backend.services.training.views import RunView, find_run, get_run, newest_checkpoint_step
@@ -65,9 +65,10 @@ def launch_run(
     parts = parts or resolve_parts(ctx, config)
     placement = check_placement(ctx, placement, config) if placement else None
     require_disk(ctx, config, parts)
-    require_gpu_hours(ctx, config, person=person, steps=config.max_steps, parts=parts, placement=placement)
+    needed = require_gpu_hours(ctx, config, person=person, steps=config.max_steps, parts=parts, placement=placement)
     try:
         with ctx.db.write() as session:
+            lock_gpu_hours(session, ctx, needed)
             run_id = _insert(
                 session,
                 ctx,
@@ -106,7 +107,7 @@ def resume_run(
     `max_steps` is not raised; InvalidInput for fewer steps than are done, or a partition that is not offered any more.
     """
     require_builder(person)
-    _require_hours_again(ctx, name_or_id, person=person, max_steps=max_steps)
+    needed = _require_hours_again(ctx, name_or_id, person=person, max_steps=max_steps)
     with ctx.db.write() as session:
         run, job = _ended(session, name_or_id, locks=True)
         if job is None or job.status not in TERMINAL:
@@ -117,6 +118,7 @@ def resume_run(
                 f"“{run.name}” has no checkpoint to resume from.", remedy="Start it again from the first step."
             )
         config = _with_steps(run, job, step=step, max_steps=max_steps)
+        lock_gpu_hours(session, ctx, needed)
         _add_job_again(session, ctx, run, job, config, person=person, key=idempotency_key)
         run_id = run.id
     wake(ctx, "train")
@@ -126,7 +128,7 @@ def resume_run(
 def retry_run(ctx: Context, name_or_id: str, *, person: Person) -> RunView:
     """Queue a failed or cancelled run again: from its newest checkpoint, or from the first step if it has none."""
     require_builder(person)
-    _require_hours_again(ctx, name_or_id, person=person)
+    needed = _require_hours_again(ctx, name_or_id, person=person)
     with ctx.db.write() as session:
         run, job = _ended(session, name_or_id, locks=True)
         if job is None or job.status not in TERMINAL:
@@ -135,6 +137,7 @@ def retry_run(ctx: Context, name_or_id: str, *, person: Person) -> RunView:
             raise Conflict(
                 f"“{run.name}” is finished.", remedy="Resume it with more steps, or launch a new run with its config."
             )
+        lock_gpu_hours(session, ctx, needed)
         if newest_checkpoint_step(session, run.id) is None:
             forget_after(session, run, 0)
         _add_job_again(session, ctx, run, job, run.launched_config, person=person, key=None)
@@ -143,18 +146,20 @@ def retry_run(ctx: Context, name_or_id: str, *, person: Person) -> RunView:
     return get_run(ctx, run_id)
 
 
-def _require_hours_again(ctx: Context, name_or_id: str, *, person: Person, max_steps: int | None = None) -> None:
+def _require_hours_again(
+    ctx: Context, name_or_id: str, *, person: Person, max_steps: int | None = None
+) -> NeededHours | None:
     """Raise Conflict if the person who continues an ended run has too few GPU-hours left for the steps that it has yet
     to do: what it was launched for may have gone to other runs since.
     """
     with ctx.db.read() as session:
         run, job = _ended(session, name_or_id)
         if job is None or job.status not in TERMINAL:
-            return
+            return None
         config, placement = run.launched_config, job.placement
         done = newest_checkpoint_step(session, run.id) or 0
     left = max(0, (max_steps or config.max_steps) - done)
-    require_gpu_hours(ctx, config, person=person, steps=left, placement=placement)
+    return require_gpu_hours(ctx, config, person=person, steps=left, placement=placement)
 
 
 def stop_run(ctx: Context, name_or_id: str, *, how: StopRequest = "cancel", person: Person) -> RunView:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy import func, select
 
 from backend.db.tables import DeviceUse, Job, Run
 from backend.domain.jobs.gauges import MachineGauges
@@ -17,7 +21,8 @@ from backend.errors import Conflict, NotAllowed
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.workers import beat
 from backend.services.people.accounts import add_user, change_limits, list_accounts
-from backend.services.people.gpu_hours import gpu_hours_of, used_gpu_hours
+from backend.services.people.gpu_hours import gpu_hours_of, require_gpu_hours, used_gpu_hours
+from backend.services.training import runs
 from backend.services.training.runs import launch_run, resume_run, retry_run
 from backend.services.training.views import RunView
 from tests.support.clock import START, Clock
@@ -134,6 +139,41 @@ def test_a_run_that_would_exceed_the_week_is_refused_with_what_is_used_and_the_c
         for job in session.query(Job):
             job.status = Status.CANCELLED
     launch(hours=10)
+
+
+@pytest.mark.parametrize("continues", [False, True])
+def test_of_two_runs_that_are_queued_at_the_same_moment_only_those_fit_that_fit_together(
+    ctx: Context, maya: Person, launch: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch, continues: bool
+) -> None:
+    """Both have been checked when the first is queued: a launch and another, or one that is tried again."""
+    first = launch(hours=6, name="first") if continues else None
+    if first is not None:
+        set_job(ctx, first, Status.FAILED)
+    both_checked = threading.Barrier(2, timeout=60)
+
+    def check_and_meet(*args: Any, **kwargs: Any) -> Any:
+        needed = require_gpu_hours(*args, **kwargs)
+        both_checked.wait()
+        return needed
+
+    monkeypatch.setattr(runs, "require_gpu_hours", check_and_meet)
+
+    def queue(number: int) -> str:
+        try:
+            if number == 0 and first is not None:
+                retry_run(ctx, first.id, person=maya)
+            else:
+                launch(hours=6, name=f"run {number}")
+        except Conflict as error:
+            return error.message
+        return "queued"
+
+    with ThreadPoolExecutor(2) as pool:
+        ends = sorted(pool.map(queue, range(2)))
+    assert ends[1] == "queued"
+    assert "about 6.0 expected of runs that wait or train" in ends[0]
+    with ctx.db.read() as session:
+        assert session.scalar(select(func.count()).where(Job.status == Status.QUEUED, Job.kind == JobKind.TRAIN)) == 1
 
 
 def test_a_run_is_not_continued_when_nothing_is_left(
