@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpcore2
 import httpx2
@@ -34,6 +34,10 @@ from backend.services.people import passwords
 from tests.support.pgbouncer import pgbouncer_binary, run_pgbouncer, through
 from tests.support.postgres import copy_database, empty_database, find_binaries, run_postgres
 from tests.support.settings import DATABASE_FILE, make_settings
+
+if TYPE_CHECKING:
+    from tests.support.networks.chat_world import ChatWorld
+    from tests.support.scenario import Scenario
 
 # `make test` draws the same examples every time, so that a change is what turns it red; `make explore` draws new ones.
 hypothesis_settings.register_profile("steady", derandomize=True, deadline=None)
@@ -229,6 +233,23 @@ def ctx(home: Path) -> Iterator[Context]:
     context = build_context(make_settings(home), migrate=False)
     yield context
     context.db.engine.dispose()
+
+
+@pytest.fixture
+def scenario(ctx: Context) -> Scenario:
+    """A builder of what a test starts from, in that context."""
+    from tests.support.scenario import Scenario
+
+    return Scenario(ctx)
+
+
+@pytest.fixture
+def chat(ctx: Context) -> Iterator[ChatWorld]:
+    """Two endpoints, `tales` and `verse`, with scripted replicas behind a gateway."""
+    from tests.support.networks.chat_world import chat_world
+
+    with chat_world(ctx, "tales", "verse") as chat:
+        yield chat
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ import pytest
 
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.errors import Unavailable, require_library
-from backend.services.context import LOCAL, Context
-from backend.services.evaluation.evaluations import launch_evaluation
+from tests.support.scenario import Scenario
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,9 +21,9 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_evaluation_that_could_not_run_is_refused_at_its_launch(
-    ctx: Context, monkeypatch: pytest.MonkeyPatch
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     config = EvaluationConfig(engine="lm_eval")
     with pytest.raises(Unavailable, match=r"roundhouse.harness."):
-        launch_evaluation(ctx, benchmark="none", checkpoint="none", config=config, person=LOCAL)
+        scenario.evaluation("none", "none", config=config)

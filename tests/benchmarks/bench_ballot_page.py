@@ -28,10 +28,11 @@ from backend.infra.devices import cpu_name
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context
 from backend.settings import Settings
-from tests.support.battle_world import make_campaign, write_all
+from tests.support.battle_world import write_all
 from tests.support.browser import FLAGS, chromium
 from tests.support.installation import wait_until
 from tests.support.page_server import page_server
+from tests.support.scenario import Scenario
 
 WORDS = (
     "river",
@@ -81,8 +82,7 @@ def write_answer(rng: Random, *, num_words: int) -> str:
 def prepare(ctx: Context, *, num_votes: int, num_words: int) -> CampaignView:
     """Make a campaign with a battle for every vote."""
     rng = Random(1)
-    made = make_campaign(
-        ctx,
+    made = Scenario(ctx).campaign(
         num_prompts=num_votes + 5,
         write=False,
         votes_per_rater=num_votes + 5,

@@ -27,8 +27,8 @@ from backend.services.context import Context
 from backend.services.evaluation.board import Board, rank_board, read_board
 from backend.services.evaluation.comparisons import compare
 from backend.services.evaluation.packed_items import store_packed
-from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import CHOICES, add_benchmark, list_items
+from tests.support.evaluation_world import CHOICES, list_items
+from tests.support.scenario import Scenario
 
 CHECKPOINTS, BENCHMARKS, ITEMS = 50, 10, 10_000
 SHOWN = json.dumps(
@@ -47,8 +47,8 @@ INSERT = (
 def fill(ctx: Context) -> None:
     """Insert the evaluations as finished jobs would have left them."""
     rng = random.Random(0)
-    checkpoints = [add_checkpoint(ctx, f"Checkpoint {n}") for n in range(CHECKPOINTS)]
-    labels = [add_benchmark(ctx, f"bench {n}", CHOICES) for n in range(BENCHMARKS)]
+    checkpoints = [Scenario(ctx).checkpoint(f"Checkpoint {n}") for n in range(CHECKPOINTS)]
+    labels = [Scenario(ctx).benchmark(f"bench {n}", CHOICES) for n in range(BENCHMARKS)]
     with ctx.db.read() as session:
         versions = dict(
             session.execute(

@@ -243,9 +243,9 @@ def world(folder: Path, *, store: bool = False, slow: bool = False, clock: bool 
         stack.callback(ctx.db.engine.dispose)
         mark_starter_content(ctx)
         rows = [{"text": f"Row {n}: the {n % 7} engines wait in the roundhouse for steam. " * 8} for n in range(60)]
-        do_job(ctx, str(add_rows_dataset(ctx, name="lines", kind="text", rows=rows, person=LOCAL).job_id))
+        do_job(ctx, add_rows_dataset(ctx, name="lines", kind="text", rows=rows, person=LOCAL).job_id)
         config = TokenizerConfig(kind="byte")
-        do_job(ctx, str(train_tokenizer(ctx, name="bytes", dataset="lines", config=config, person=LOCAL).job_id))
+        do_job(ctx, train_tokenizer(ctx, name="bytes", dataset="lines", config=config, person=LOCAL).job_id)
         up = Installation(home, **environment)
         stack.callback(up.stop)
         up.start()

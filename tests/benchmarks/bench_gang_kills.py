@@ -174,9 +174,9 @@ def prepare(home: Path) -> str:
     home.mkdir()
     ctx = build_context(make_settings(home))
     rows = [{"text": f"Row {n}: the {n % 7} engines stand in the roundhouse and wait. " * 8} for n in range(60)]
-    do_job(ctx, str(add_rows_dataset(ctx, name="lines", kind="text", rows=rows, person=LOCAL).job_id))
+    do_job(ctx, add_rows_dataset(ctx, name="lines", kind="text", rows=rows, person=LOCAL).job_id)
     config = TokenizerConfig(kind="byte")
-    do_job(ctx, str(train_tokenizer(ctx, name="bytes", dataset="lines", config=config, person=LOCAL).job_id))
+    do_job(ctx, train_tokenizer(ctx, name="bytes", dataset="lines", config=config, person=LOCAL).job_id)
     ctx.db.engine.dispose()
     return f"sqlite:///{home / 'models.db'}"
 

@@ -35,15 +35,14 @@ from backend.db.base import new_id
 from backend.db.tables import Job, Worker
 from backend.domain.jobs.gauges import MachineGauges
 from backend.domain.jobs.states import Status
-from backend.services.context import LOCAL, Context
+from backend.services.context import Context
 from backend.services.jobs.claims import claim_next
 from backend.services.jobs.queue_position import queue_ahead
 from backend.services.jobs.recovery import recover_jobs
 from backend.services.jobs.workers import beat, list_workers, take_duties
-from backend.services.training.runs import launch_run
 from tests.support.opening import open_page
 from tests.support.postgres import run_postgres
-from tests.support.run_world import add_parts, make_config
+from tests.support.scenario import Scenario
 from tests.support.settings import make_settings
 
 SECONDS = 10
@@ -68,8 +67,7 @@ def installation(database: str) -> Iterator[Context]:
 
 def fill(ctx: Context, jobs: int, machines: int) -> str:
     """Queue jobs and let machines report; return the id of the last job."""
-    add_parts(ctx)
-    run = launch_run(ctx, make_config(), person=LOCAL)
+    run = Scenario(ctx).run()
     with ctx.db.read() as session:
         first = session.scalars(select(Job).where(Job.id == run.job_id)).one()
         table = Job.metadata.tables["jobs"]

@@ -47,7 +47,8 @@ from backend.services.training.run_table import (
 )
 from backend.services.training.views import list_runs
 from tests.support.installation import PROJECT, free_port, wait_until
-from tests.support.run_world import add_parts, claim, end, launch, make_config
+from tests.support.run_world import claim, end, make_config
+from tests.support.scenario import Scenario
 from tests.support.settings import make_settings
 
 METRICS = ("train_loss", "learning_rate", "grad_norm", "tok_per_sec")
@@ -61,7 +62,7 @@ def main(points: int, runs: int, home: Path) -> None:
     ctx = build_context(make_settings(home))
     began = time.perf_counter()
     if is_new:
-        add_parts(ctx)
+        Scenario(ctx).parts()
         fill_run(ctx, points)
         fill_list(ctx, runs)
         print(f"filled in {time.perf_counter() - began:.1f} s", file=sys.stderr)
@@ -81,7 +82,7 @@ def main(points: int, runs: int, home: Path) -> None:
 
 def fill_run(ctx: Context, points: int) -> str:
     """Insert one run with this many points over four metrics, packed as a worker packs them."""
-    launched = launch(ctx, name="long", max_steps=points // len(METRICS))
+    launched = Scenario(ctx).run(name="long", max_steps=points // len(METRICS))
     taken, run_id = claim(ctx, launched), launched.id
     rng = np.random.default_rng(0)
     steps = points // len(METRICS)

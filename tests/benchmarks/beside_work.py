@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.bootstrap import build_context
+from tests.support.scenario import Scenario
 from tests.support.settings import make_settings
 
 NUM_RUNS, NUM_VOTES, NUM_CAST = 1_000, 10_000, 300
@@ -74,7 +75,7 @@ def rate_votes(file: str) -> None:
             f"{NUM_VOTES:,} votes imported", lambda: import_votes(ctx, name="Imported", text=text, person=LOCAL)
         )
         timed(f"board of {NUM_VOTES:,} votes", lambda: standings(ctx, imported.id))
-        campaign = battle_world.make_campaign(ctx, contestants=("one", "two", "three"), num_prompts=60)
+        campaign = Scenario(ctx).campaign("one", "two", "three", num_prompts=60)
         judge = battle_world.prefer("one")
         timed(
             f"{NUM_CAST} votes cast",

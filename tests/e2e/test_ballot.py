@@ -16,10 +16,10 @@ from backend.services.battles.campaigns import close_campaign
 from backend.services.battles.raters import create_rater_link, revoke_rater_link
 from backend.services.battles.views import CampaignView
 from backend.services.context import LOCAL, Context
-from tests.support.battle_world import make_campaign, write_all
 from tests.support.browser import patient_context, renew
 from tests.support.installation import wait_until
 from tests.support.page_server import Pages
+from tests.support.scenario import Scenario
 
 pytestmark = pytest.mark.e2e
 HOSTILE = (
@@ -41,17 +41,15 @@ TWICE = "for (const _ of [1, 2]) document.body.dispatchEvent(new KeyboardEvent('
 
 
 @pytest.fixture
-def campaign(ctx: Context) -> CampaignView:
-    made = make_campaign(
-        ctx,
-        contestants=("Quercus-large", "Ulmus-mini"),
+def campaign(scenario: Scenario) -> CampaignView:
+    return scenario.campaign(
+        "Quercus-large",
+        "Ulmus-mini",
         num_prompts=6,
-        write=False,
+        write=lambda name, prompt: f"{HOSTILE} {len(name)} leaves for {prompt}",
         votes_per_minute=600,
         reasons=("Clearer", "Kinder"),
     )
-    write_all(ctx, made.id, text=lambda name, prompt: f"{HOSTILE} {len(name)} leaves for {prompt}")
-    return made
 
 
 @pytest.fixture
@@ -341,9 +339,8 @@ def test_a_closed_campaign_says_so(ctx: Context, campaign: CampaignView, address
 
 
 def test_answers_scroll_together_and_are_spoken_of_by_name(ctx: Context, address: str, page: Page) -> None:
-    campaign = make_campaign(ctx, num_prompts=2, write=False)
-    write_all(
-        ctx, campaign.id, text=lambda name, prompt: f"{prompt} {LONG}" if name == "Oak" else f"{LONG} {LONG} {prompt}"
+    campaign = Scenario(ctx).campaign(
+        num_prompts=2, write=lambda name, prompt: f"{prompt} {LONG}" if name == "Oak" else f"{LONG} {LONG} {prompt}"
     )
     open_ballot(page, f"{address}/ballot?campaign={campaign.id}", total=2)
     tops = (
@@ -366,8 +363,7 @@ def test_answers_scroll_together_and_are_spoken_of_by_name(ctx: Context, address
 def test_rubric_rewrite_and_flag_go_with_the_vote_and_streak_and_break_are_noticed_once(
     ctx: Context, address: str, page: Page
 ) -> None:
-    campaign = make_campaign(
-        ctx,
+    campaign = Scenario(ctx).campaign(
         num_prompts=15,
         votes_per_minute=600,
         break_after_min=4,
@@ -416,7 +412,7 @@ def test_rubric_rewrite_and_flag_go_with_the_vote_and_streak_and_break_are_notic
 def test_single_answers_are_rated(
     ctx: Context, address: str, page: Page, rating: str, button: str, key: str, value: int
 ) -> None:
-    campaign = make_campaign(ctx, num_prompts=2, rating=rating)
+    campaign = Scenario(ctx).campaign(num_prompts=2, rating=rating)
     page.goto(f"{address}/ballot?campaign={campaign.id}")
     expect(page.get_by_role("button", name=button)).to_be_visible()
     assert page.get_by_role("heading", name="Answer B").count() == 0

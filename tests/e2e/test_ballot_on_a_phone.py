@@ -12,18 +12,18 @@ from sqlalchemy import select
 from backend.db.tables import Vote
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context
-from tests.support.battle_world import make_campaign
 from tests.support.browser import patient_context, renew
 from tests.support.installation import wait_until
 from tests.support.page_server import Pages
+from tests.support.scenario import Scenario
 
 pytestmark = pytest.mark.e2e
 PAUSE_MS = 400  # a vote sooner than 0.3 s after the answers appeared does not count
 
 
 @pytest.fixture
-def campaign(ctx: Context) -> CampaignView:
-    return make_campaign(ctx, num_prompts=6, votes_per_minute=600, reasons=("Clearer", "Kinder"))
+def campaign(scenario: Scenario) -> CampaignView:
+    return scenario.campaign(num_prompts=6, votes_per_minute=600, reasons=("Clearer", "Kinder"))
 
 
 @pytest.fixture

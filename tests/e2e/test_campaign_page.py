@@ -7,18 +7,17 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from backend.services.context import Context
-from tests.support.battle_world import make_campaign
 from tests.support.browser import open_tab, settle
 from tests.support.page_server import page_server
+from tests.support.scenario import Scenario
 
 pytestmark = pytest.mark.e2e
 
 
 def test_a_raters_link_stays_through_other_tabs_until_it_is_dismissed(
-    ctx: Context, home: Path, browser: Browser
+    scenario: Scenario, home: Path, browser: Browser
 ) -> None:
-    campaign = make_campaign(ctx)
+    campaign = scenario.campaign()
     with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
         page = open_tab(browser, width=1280, height=1000)
         page.goto(f"{server.url}/battles?campaign={campaign.id}&tab=Raters")

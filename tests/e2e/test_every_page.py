@@ -26,6 +26,7 @@ from tests.support.browser import open_tab, settle
 from tests.support.filled_installation import Filled, fill
 from tests.support.installation import PROJECT, make_home
 from tests.support.page_server import page_server
+from tests.support.scenario import Scenario
 from tests.support.settings import make_settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -472,7 +473,7 @@ def test_the_overview_updates_without_a_reload(tab: Page, installation: Pages) -
     settle(tab)
     tab.evaluate("window.mark = 'kept'")
     tab.get_by_text("3 jobs queued").wait_for()
-    run = run_world.launch(installation.ctx, name="launched-meanwhile", seed=9)
+    run = Scenario(installation.ctx).run(name="launched-meanwhile", seed=9)
     tab.get_by_text("4 jobs queued").wait_for()
     run_world.end(installation.ctx, run_world.claim(installation.ctx, run), Status.FAILED, cause="Out of memory.")
     tab.get_by_text("The run launched-meanwhile failed: Out of memory.").wait_for()

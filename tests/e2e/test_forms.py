@@ -22,7 +22,7 @@ from tests.support.browser import settle
 from tests.support.data.dataset_world import done, imported
 from tests.support.launch_form import add_base
 from tests.support.page_server import page_server
-from tests.support.run_world import add_dataset
+from tests.support.scenario import Scenario
 from tests.support.settings import make_settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -34,7 +34,7 @@ MINE = (
 
 
 @dataclass(frozen=True)
-class World:
+class Forms:
     """Pages over an installation with a dataset of two versions, a base and a task."""
 
     url: str
@@ -43,22 +43,22 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[World]:
+def forms(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Forms]:
     home = tmp_path_factory.mktemp("forms")
     (home / "models.db").write_bytes(migrated_database.read_bytes())
     ctx = build_context(make_settings(home), migrate=False)
     first = imported(ctx, "letters", ROWS)
     done(ctx, derive_version(ctx, first.id, change=DropDuplicates(), person=LOCAL))
-    add_dataset(ctx, "chats", kind="chat")
+    Scenario(ctx).dataset("chats", kind="chat")
     add_base(ctx)
     save_task(ctx, MINE, person=LOCAL)
     with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
-        yield World(server.url, ctx, first.dataset_id)
+        yield Forms(server.url, ctx, first.dataset_id)
     ctx.db.dispose()
 
 
-def opened(tab: Page, world: World, path: str) -> Page:
-    tab.goto(world.url + path)
+def opened(tab: Page, forms: Forms, path: str) -> Page:
+    tab.goto(forms.url + path)
     settle(tab)
     return tab
 
@@ -70,11 +70,11 @@ def fill(tab: Page, label: str, value: str) -> None:
     settle(tab)
 
 
-def test_a_version_is_chosen_by_a_label_that_stays_true(tab: Page, world: World) -> None:
+def test_a_version_is_chosen_by_a_label_that_stays_true(tab: Page, forms: Forms) -> None:
     """Its age ticked, and the page became Streamlit's error screen once the label in the browser was older than that of
     the last drawing.
     """
-    opened(tab, world, f"/datasets?dataset={world.dataset}")
+    opened(tab, forms, f"/datasets?dataset={forms.dataset}")
     box = tab.get_by_role("combobox", name=re.compile("Version")).first
     for name in ("Card", "Origin", "Report"):
         assert re.search(r"\d\d:\d\d", box.input_value())
@@ -89,16 +89,16 @@ def test_a_version_is_chosen_by_a_label_that_stays_true(tab: Page, world: World)
     assert tab.locator("[data-testid=stException]").count() == 0
 
 
-def test_a_double_click_makes_one_key_and_shows_its_secret(tab: Page, world: World) -> None:
-    opened(tab, world, "/people")
-    before = {key.id for key in list_keys(world.ctx, person=LOCAL)}
+def test_a_double_click_makes_one_key_and_shows_its_secret(tab: Page, forms: Forms) -> None:
+    opened(tab, forms, "/people")
+    before = {key.id for key in list_keys(forms.ctx, person=LOCAL)}
     tab.get_by_label("Name", exact=True).first.fill("bot")
     tab.get_by_role("button", name="Create key").dblclick(delay=20)
     secret = tab.locator("code").filter(has_text=re.compile("^rh-.{20}"))
     expect(secret).to_have_count(1)
     settle(tab)
-    (made,) = [key for key in list_keys(world.ctx, person=LOCAL) if key.id not in before]
-    grant = check_key(world.ctx, secret.inner_text().strip())
+    (made,) = [key for key in list_keys(forms.ctx, person=LOCAL) if key.id not in before]
+    grant = check_key(forms.ctx, secret.inner_text().strip())
     assert grant is not None
     assert grant.id == made.id
     tab.get_by_role("tab", name="Accounts").click()
@@ -111,12 +111,12 @@ def test_a_double_click_makes_one_key_and_shows_its_secret(tab: Page, world: Wor
     settle(tab)
     tab.get_by_role("button", name="Revoke").first.click()
     tab.get_by_text("are refused from now on").first.wait_for()
-    assert all(key.revoked_at is None for key in list_keys(world.ctx, person=LOCAL)), "the first click only asks"
+    assert all(key.revoked_at is None for key in list_keys(forms.ctx, person=LOCAL)), "the first click only asks"
 
 
-def test_powers_of_ten_are_read_whole_and_derived_values_follow(tab: Page, world: World) -> None:
+def test_powers_of_ten_are_read_whole_and_derived_values_follow(tab: Page, forms: Forms) -> None:
     """`1e5` was one step in the browser's field of whole numbers."""
-    opened(tab, world, "/launch?dataset=chats&base=oak")
+    opened(tab, forms, "/launch?dataset=chats&base=oak")
     fill(tab, "Steps (steps)" if tab.get_by_label("Steps (steps)", exact=True).count() else "Steps", "1e5")
     tab.get_by_text("As YAML").click()
     settle(tab)
@@ -126,21 +126,21 @@ def test_powers_of_ten_are_read_whole_and_derived_values_follow(tab: Page, world
     expect(yaml).to_contain_text("dataset: chats@1")
 
 
-def test_a_number_out_of_bounds_blocks_its_form(tab: Page, world: World) -> None:
+def test_a_number_out_of_bounds_blocks_its_form(tab: Page, forms: Forms) -> None:
     """The field turned red, and the form saved the value before it."""
-    opened(tab, world, "/evaluations?task=mine")
+    opened(tab, forms, "/evaluations?task=mine")
     fill(tab, "Max new tokens", "0")
     expect(tab.get_by_text("0 is less than 1.").first).to_be_visible()
     expect(tab.get_by_role("button", name="Correct the field first")).to_be_disabled()
     fill(tab, "Max new tokens", "1e2")
     tab.get_by_role("button", name="Save for the team").click()
     settle(tab)
-    assert "max_tokens: 100" in get_task(world.ctx, "mine").text
+    assert "max_tokens: 100" in get_task(forms.ctx, "mine").text
 
 
-def test_a_task_with_a_wrong_name_is_saved_over_nothing(tab: Page, world: World) -> None:
-    before = get_task(world.ctx, "mine").text
-    opened(tab, world, "/evaluations?task=new")
+def test_a_task_with_a_wrong_name_is_saved_over_nothing(tab: Page, forms: Forms) -> None:
+    before = get_task(forms.ctx, "mine").text
+    opened(tab, forms, "/evaluations?task=new")
     fill(tab, "Name", "mine")
     fill(tab, "Prompt", "Another {{question}}")
     fill(tab, "Name", "not a name!")
@@ -150,4 +150,4 @@ def test_a_task_with_a_wrong_name_is_saved_over_nothing(tab: Page, world: World)
     tab.get_by_role("button", name="Save for the team").click()
     settle(tab)
     expect(tab.get_by_role("button", name="Replace mine")).to_be_visible()
-    assert get_task(world.ctx, "mine").text == before
+    assert get_task(forms.ctx, "mine").text == before

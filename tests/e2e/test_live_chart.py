@@ -22,7 +22,8 @@ from tests.support.browser import settle
 from tests.support.installation import wait_until
 from tests.support.jobs import finish_job
 from tests.support.page_server import page_server
-from tests.support.run_world import add_parts, claim, diverging_points, end, launch, points, report
+from tests.support.run_world import claim, diverging_points, end, points, report
+from tests.support.scenario import Scenario
 from tests.support.settings import make_settings
 
 pytestmark = pytest.mark.e2e
@@ -34,20 +35,20 @@ X_RANGE = f"document.querySelector('{PLOT}').layout.xaxis.range.map(v => Math.ro
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Context]:
+def ctx(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Context]:
     """An installation of this module's own, with parts for runs."""
     home = tmp_path_factory.mktemp("live-chart")
     (home / "models.db").write_bytes(migrated_database.read_bytes())
     context = build_context(make_settings(home), migrate=False)
-    add_parts(context)
+    Scenario(context).parts()
     yield context
     context.db.engine.dispose()
 
 
 @pytest.fixture(scope="module")
-def server(world: Context) -> Iterator[str]:
+def server(ctx: Context) -> Iterator[str]:
     """The pages' server on it."""
-    with page_server(Path(world.db.url.removeprefix("sqlite:///")).parent, ROUNDHOUSE_HOST="127.0.0.1") as running:
+    with page_server(Path(ctx.db.url.removeprefix("sqlite:///")).parent, ROUNDHOUSE_HOST="127.0.0.1") as running:
         yield running.url
 
 
@@ -59,12 +60,12 @@ def page(tab: Page) -> Page:
 
 
 @pytest.fixture
-def running(world: Context) -> tuple[RunView, Claim]:
+def running(ctx: Context) -> tuple[RunView, Claim]:
     """A run that is being trained, 50 steps in."""
-    run = launch(world, max_steps=1000)
-    taken = claim(world, run)
+    run = Scenario(ctx).run(max_steps=1000)
+    taken = claim(ctx, run)
     report(
-        world,
+        ctx,
         taken,
         *points(1, 50),
         {"type": "progress", "done": 50, "total": 1000, "unit": "step", "rate": 10.0, "time": 1.0},
@@ -79,7 +80,7 @@ def open_run(page: Page, server: str, run: RunView) -> None:
 
 
 def test_a_zoomed_curve_stays_zoomed_in_the_same_node_while_it_grows(
-    page: Page, server: str, world: Context, running: tuple[RunView, Claim]
+    page: Page, server: str, ctx: Context, running: tuple[RunView, Claim]
 ) -> None:
     run, taken = running
     open_run(page, server, run)
@@ -93,7 +94,7 @@ def test_a_zoomed_curve_stays_zoomed_in_the_same_node_while_it_grows(
     page.wait_for_function(f"{X_RANGE}[0] > 2")
     zoomed = page.evaluate(X_RANGE)
     for last in (60, 70, 80):
-        report(world, taken, *points(last - 9, last))
+        report(ctx, taken, *points(last - 9, last))
         page.wait_for_function(f"{LAST_X} === {last}")
         assert page.evaluate(X_RANGE) == zoomed
     assert page.evaluate(
@@ -104,69 +105,68 @@ def test_a_zoomed_curve_stays_zoomed_in_the_same_node_while_it_grows(
 
 
 def test_a_new_point_is_drawn_within_a_second(
-    page: Page, server: str, world: Context, running: tuple[RunView, Claim]
+    page: Page, server: str, ctx: Context, running: tuple[RunView, Claim]
 ) -> None:
     run, taken = running
     open_run(page, server, run)
     delays: list[float] = []
     while min(delays, default=9.0) >= 1.0 and len(delays) < 60:  # some may wait for a busy machine
         step, began = 51 + len(delays), time.perf_counter()
-        report(world, taken, *points(step, step))
+        report(ctx, taken, *points(step, step))
         page.wait_for_function(f"{LAST_X} === {step}", polling=20)
         delays.append(time.perf_counter() - began)
     assert min(delays) < 1.0, delays
 
 
-def test_the_first_point_is_seen_before_the_second(page: Page, server: str, world: Context) -> None:
+def test_the_first_point_is_seen_before_the_second(page: Page, server: str, ctx: Context) -> None:
     """The panels named a value and were empty."""
-    run = launch(world, max_steps=1000)
-    report(world, claim(world, run), *points(1, 1))
+    run = Scenario(ctx).run(*points(1, 1), max_steps=1000)
     open_run(page, server, run)
     assert page.evaluate(f"document.querySelectorAll('{PLOT} .scatterlayer .point').length") == 1
 
 
 def test_a_hundred_thousand_points_are_drawn_as_few_with_the_last_one_kept(
-    page: Page, server: str, world: Context
+    page: Page, server: str, ctx: Context
 ) -> None:
-    run = launch(world, max_steps=100_000)
+    run = Scenario(ctx).run(max_steps=100_000)
     rows = [
         MetricsEvent(step=step, time=float(step), values={"train_loss": 5.0 + (step % 97) / step})
         for step in range(1, 100_001)
     ]
-    with world.db.write() as session:
-        add_points(session, world.db, run.id, rows)
+    with ctx.db.write() as session:
+        add_points(session, ctx.db, run.id, rows)
     open_run(page, server, run)
     page.wait_for_function(f"{LAST_X} === 100_000", polling=20)
     assert page.evaluate(f"document.querySelector('{PLOT}').data[0].x.length") <= 1500
 
 
 def test_the_page_shows_the_cause_of_a_failure_without_a_reload(
-    page: Page, server: str, world: Context, running: tuple[RunView, Claim]
+    page: Page, server: str, ctx: Context, running: tuple[RunView, Claim]
 ) -> None:
     run, taken = running
     open_run(page, server, run)
     page.get_by_text("step 50 of 1,000 · 10.0 steps/s · 1 min 35 s left").wait_for()
-    end(world, taken, Status.FAILED, cause="The disk is full.", remedy="Free space on it.")
+    end(ctx, taken, Status.FAILED, cause="The disk is full.", remedy="Free space on it.")
     page.get_by_role("alert").get_by_text("Free space on it.").wait_for()
     page.get_by_role("button", name="Start again").wait_for()
 
 
 def test_a_resume_replaces_the_steps_that_are_written_again(
-    page: Page, server: str, world: Context, running: tuple[RunView, Claim]
+    page: Page, server: str, ctx: Context, running: tuple[RunView, Claim]
 ) -> None:
     run, taken = running
     open_run(page, server, run)
-    report(world, taken, {"type": "resumed", "step": 30}, *points(31, 33))
+    report(ctx, taken, {"type": "resumed", "step": 30}, *points(31, 33))
     page.wait_for_function(f"{LAST_X} === 33 && new Set(document.querySelector('{PLOT}').data[0].x).size === 33")
 
 
-def test_a_name_with_markup_stays_text_in_chart_and_list(page: Page, server: str, world: Context) -> None:
+def test_a_name_with_markup_stays_text_in_chart_and_list(page: Page, server: str, ctx: Context) -> None:
     name = "<img src=x onerror=alert(1)> %{y} <b>b</b>"
-    runs = [launch(world, name=name, max_steps=20), launch(world, name="plain", max_steps=20)]
+    runs = [Scenario(ctx).run(name=name, max_steps=20), Scenario(ctx).run(name="plain", max_steps=20)]
     for run in runs:
-        taken = claim(world, run)
-        report(world, taken, *points(1, 10))
-        end(world, taken, Status.FINISHED)
+        taken = claim(ctx, run)
+        report(ctx, taken, *points(1, 10))
+        end(ctx, taken, Status.FINISHED)
     page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
     page.goto(f"{server}/runs?compare={runs[0].id},{runs[1].id}")
     page.wait_for_function(DRAWN)
@@ -185,12 +185,12 @@ def test_a_name_with_markup_stays_text_in_chart_and_list(page: Page, server: str
     expect(page.locator(".rh-name", has_text=name)).to_have_count(1)
 
 
-def test_ticking_runs_overlays_their_curves_and_a_name_opens_its_run(page: Page, server: str, world: Context) -> None:
-    runs = [launch(world, name=f"overlaid {n}", max_steps=20) for n in range(2)]
+def test_ticking_runs_overlays_their_curves_and_a_name_opens_its_run(page: Page, server: str, ctx: Context) -> None:
+    runs = [Scenario(ctx).run(name=f"overlaid {n}", max_steps=20) for n in range(2)]
     for run in runs:
-        taken = claim(world, run)
-        report(world, taken, *points(1, 10))
-        end(world, taken, Status.FINISHED)
+        taken = claim(ctx, run)
+        report(ctx, taken, *points(1, 10))
+        end(ctx, taken, Status.FINISHED)
     page.goto(f"{server}/runs?find=overlaid")
     for run in runs:
         page.get_by_label(f"Compare {run.name}").check()
@@ -204,13 +204,11 @@ def test_ticking_runs_overlays_their_curves_and_a_name_opens_its_run(page: Page,
     page.get_by_role("heading", name="overlaid 0").wait_for()
 
 
-def test_the_table_of_runs_is_kept_in_its_address_and_follows_what_runs(
-    page: Page, server: str, world: Context
-) -> None:
+def test_the_table_of_runs_is_kept_in_its_address_and_follows_what_runs(page: Page, server: str, ctx: Context) -> None:
     for number, rate in enumerate((0.1, 0.001, 0.01)):
-        taken = claim(world, launch(world, name=f"tabled {number}", max_steps=20, learning_rate=rate))
-        report(world, taken, *points(1, 10))
-        end(world, taken, Status.FINISHED)
+        taken = claim(ctx, Scenario(ctx).run(name=f"tabled {number}", max_steps=20, learning_rate=rate))
+        report(ctx, taken, *points(1, 10))
+        end(ctx, taken, Status.FINISHED)
     names, titles = page.locator(".rt-table tbody th.rt-name"), page.locator(".rt-table thead th")
     page.goto(f"{server}/runs?find=tabled&columns=status,learning_rate,steps")
     page.get_by_label("Filter", exact=True).fill("lr < 0.05")
@@ -231,13 +229,13 @@ def test_the_table_of_runs_is_kept_in_its_address_and_follows_what_runs(
     expect(titles).to_have_text(["", "Name", "Steps done", "Status", "Learning rate ↓"])
     page.get_by_role("button", name="Steps done").press("Alt+ArrowRight")
     expect(titles).to_have_text(["", "Name", "Status", "Steps done", "Learning rate ↓"])
-    taken = claim(world, launch(world, name="tabled now", max_steps=20, learning_rate=0.002))
-    report(world, taken, *points(1, 3))
+    taken = claim(ctx, Scenario(ctx).run(name="tabled now", max_steps=20, learning_rate=0.002))
+    report(ctx, taken, *points(1, 3))
     row = page.locator(".rt-table tbody tr", has_text="tabled now")
     expect(row.locator(".rr-badge")).to_have_text("Running")
-    report(world, taken, *points(4, 7))
+    report(ctx, taken, *points(4, 7))
     expect(row.locator("td.rt-number").first).to_have_text("7")
-    end(world, taken, Status.FINISHED)
+    end(ctx, taken, Status.FINISHED)
     expect(row.locator(".rr-badge")).to_have_text("Finished")
 
 
@@ -258,7 +256,7 @@ def test_on_a_phone_rows_are_on_the_first_screen_and_the_controls_behind_a_butto
 
 
 def test_chart_settings_are_kept_in_the_address_and_curves_can_be_saved(
-    page: Page, server: str, world: Context, running: tuple[RunView, Claim], tmp_path: Path
+    page: Page, server: str, ctx: Context, running: tuple[RunView, Claim], tmp_path: Path
 ) -> None:
     run, _ = running
     open_run(page, server, run)
@@ -280,10 +278,10 @@ def test_chart_settings_are_kept_in_the_address_and_curves_can_be_saved(
 
 
 def test_panels_are_enlarged_chosen_and_ordered_and_share_one_crosshair(
-    page: Page, server: str, running: tuple[RunView, Claim], world: Context
+    page: Page, server: str, running: tuple[RunView, Claim], ctx: Context
 ) -> None:
     run, taken = running
-    report(world, taken, *points(1, 50, name="grad_norm"), *points(1, 50, name="val_rewards/odd_thing"))
+    report(ctx, taken, *points(1, 50, name="grad_norm"), *points(1, 50, name="val_rewards/odd_thing"))
     open_run(page, server, run)
     shown = "[...document.querySelectorAll('.rh-panel')].map((panel) => panel.dataset.panel).join()"
     page.wait_for_function(f"{shown} === 'loss,grad_norm,val_rewards/odd_thing'")
@@ -334,9 +332,8 @@ def test_the_chosen_tab_stands_above_the_curves_and_in_the_address(
     page.wait_for_function(f"{DRAWN} && document.querySelector('{PLOT}').clientWidth > 500")
 
 
-def test_a_run_that_diverges_says_so_in_the_tab_and_as_a_notification(page: Page, server: str, world: Context) -> None:
-    run = launch(world, name="wild one", max_steps=400)
-    report(world, claim(world, run), *diverging_points())
+def test_a_run_that_diverges_says_so_in_the_tab_and_as_a_notification(page: Page, server: str, ctx: Context) -> None:
+    run = Scenario(ctx).run(*diverging_points(), name="wild one", max_steps=400)
     page.goto(f"{server}/run?run={run.id}")
     page.get_by_text("This run is diverging. The loss has risen").wait_for()
     page.wait_for_function("document.title.startsWith('Diverging: wild one')")
@@ -344,13 +341,13 @@ def test_a_run_that_diverges_says_so_in_the_tab_and_as_a_notification(page: Page
 
 
 def test_the_same_prompts_are_followed_along_the_curve(
-    page: Page, server: str, world: Context, running: tuple[RunView, Claim]
+    page: Page, server: str, ctx: Context, running: tuple[RunView, Claim]
 ) -> None:
     run, taken = running
     hostile = "<img src=x onerror=alert(1)> ![y](http://example.com/y.png)"
     for step in (20, 40):
         report(
-            world,
+            ctx,
             taken,
             {"type": "sample", "step": step, "prompt": "<b>Once</b>", "completion": f"{hostile} at {step}"},
         )
@@ -362,9 +359,7 @@ def test_the_same_prompts_are_followed_along_the_curve(
     slider.press("Home")
     page.locator(".rh-said", has_text=f"{hostile} at 20").wait_for()
     page.wait_for_function(f"document.querySelector('{PLOT}').layout.shapes[0]?.x0 === 20")
-    report(
-        world, taken, {"type": "sample", "step": 60, "prompt": "<b>Once</b>", "completion": "later"}, *points(51, 60)
-    )
+    report(ctx, taken, {"type": "sample", "step": 60, "prompt": "<b>Once</b>", "completion": "later"}, *points(51, 60))
     page.wait_for_function(f"{LAST_X} === 60")
     page.wait_for_function("document.querySelector('.rh-scrub input').max === '2'")
     assert page.locator(".rh-said").inner_text() == f"{hostile} at 20"  # who looks at a step is left there
@@ -373,24 +368,24 @@ def test_the_same_prompts_are_followed_along_the_curve(
     assert page.locator(".rh-samples img, .rh-samples b b").count() == 0
 
 
-def finish(world: Context, name: str, **values: object) -> RunView:
+def finish(ctx: Context, name: str, **values: object) -> RunView:
     """A finished run with curves of both splits, speed, memory and a measurement."""
-    run = launch(world, name=name, max_steps=20, **values)
-    taken = claim(world, run)
+    run = Scenario(ctx).run(name=name, max_steps=20, **values)
+    taken = claim(ctx, run)
     for step in range(1, 21):
         row = {"train_loss": 3.0 - step / 20, "tok_per_sec": 17.0 if step > 18 else 47.0, "memory_bytes": 1.51e9}
         if step % 5 == 0:
             row |= {"val_loss": 3.2 - step / 20, "val_bpb": 1.1 - step / 40}
-        report(world, taken, {"type": "metrics", "step": step, "time": 1000.0 + step, "values": row})
+        report(ctx, taken, {"type": "metrics", "step": step, "time": 1000.0 + step, "values": row})
     measured = {"measured_bytes": 2_100_000_000, "tokens_per_s": 46.0, "device": "cpu", "device_kind": "cpu"}
     times = {"step_s": 1.0, "step_s_low": 1.0, "step_s_high": 1.0, "steps_timed": 20.0}
-    with world.db.write() as session:
-        finish_job(session, world, taken, final_step=20, measurement={**measured, **times})
+    with ctx.db.write() as session:
+        finish_job(session, ctx, taken, final_step=20, measurement={**measured, **times})
     return run
 
 
-def test_the_legend_of_overlaid_runs_names_run_and_split(page: Page, server: str, world: Context) -> None:
-    runs = [finish(world, "legend one"), finish(world, "legend two", learning_rate=1e-3)]
+def test_the_legend_of_overlaid_runs_names_run_and_split(page: Page, server: str, ctx: Context) -> None:
+    runs = [finish(ctx, "legend one"), finish(ctx, "legend two", learning_rate=1e-3)]
     page.goto(f"{server}/runs?compare={runs[0].id},{runs[1].id}")
     page.wait_for_function(
         f"document.querySelector('{PLOT}')?.data?.length === 6"
@@ -414,8 +409,8 @@ def test_the_legend_of_overlaid_runs_names_run_and_split(page: Page, server: str
     )
 
 
-def test_the_list_to_tick_from_is_on_the_screen_with_the_chart(page: Page, server: str, world: Context) -> None:
-    runs = [finish(world, f"beside {number}") for number in range(2)]
+def test_the_list_to_tick_from_is_on_the_screen_with_the_chart(page: Page, server: str, ctx: Context) -> None:
+    runs = [finish(ctx, f"beside {number}") for number in range(2)]
     page.set_viewport_size({"width": 1440, "height": 900})
     page.goto(f"{server}/runs?find=beside&compare={runs[0].id}")
     page.wait_for_function(DRAWN)
@@ -429,8 +424,8 @@ def test_the_list_to_tick_from_is_on_the_screen_with_the_chart(page: Page, serve
     page.wait_for_function("document.querySelectorAll('.rh-of-run').length === 2")
 
 
-def test_the_report_has_the_figures_of_the_chart(page: Page, server: str, world: Context) -> None:
-    run = finish(world, "figures")
+def test_the_report_has_the_figures_of_the_chart(page: Page, server: str, ctx: Context) -> None:
+    run = finish(ctx, "figures")
     open_run(page, server, run)
     shown = {}
     for panel in ("tok_per_sec", "memory", "loss"):
@@ -445,11 +440,11 @@ def test_the_report_has_the_figures_of_the_chart(page: Page, server: str, world:
     assert cells["last values"] == "train_loss 2.0000, val_loss 2.2000, val_bpb 0.6000"
 
 
-def test_the_report_is_rendered_and_nothing_in_it_is_loaded_or_run(page: Page, server: str, world: Context) -> None:
+def test_the_report_is_rendered_and_nothing_in_it_is_loaded_or_run(page: Page, server: str, ctx: Context) -> None:
     hostile = "<img src=x onerror=alert(1)> ![y](http://example.com/y.png) :red[red] $x$ [link](http://example.com)"
-    run = finish(world, "hostile")
-    set_notes(world, run.id, hostile, person=LOCAL)
-    with world.db.write() as session:
+    run = finish(ctx, "hostile")
+    set_notes(ctx, run.id, hostile, person=LOCAL)
+    with ctx.db.write() as session:
         session.add(Sample(run_id=run.id, step=20, prompt=f"```\n{hostile}", completion=hostile))
     foreign: list[str] = []
     page.on("request", lambda request: foreign.append(request.url) if "example.com" in request.url else None)

@@ -15,7 +15,6 @@ from playwright.sync_api import Browser, Page, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
 from backend.services.battles.admission import Voter, ballot_token
@@ -32,10 +31,10 @@ from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.promotions import promote
 from backend.services.training.runs import launch_run
 from backend.services.training.views import get_run, list_runs
-from tests.support.battle_world import create_campaign
 from tests.support.browser import Visitor, visit
 from tests.support.data.village import FACTS
 from tests.support.installation import Installation, wait_until
+from tests.support.scenario import Scenario
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -154,14 +153,20 @@ def test_the_loop_closes(installation: Installation, visitor: Visitor, browser: 
     assert len(contestants) == 2
     promote(ctx, parent, alias=ALIAS, reason="the first", person=LOCAL)
     deploy(ctx, checkpoint_id=parent, name="village", alias=ALIAS, person=LOCAL)
-    campaign = create_campaign(
-        ctx,
-        name="Blind round",
-        checkpoint_ids=contestants,
-        dataset="pebblewick-chat",
-        config=CampaignConfig(num_prompts=NUM_PROMPTS, max_tokens=32, votes_per_minute=600, overlap_share=1.0),
-        person=LOCAL,
-    ).id
+    campaign = (
+        Scenario(ctx)
+        .campaign(
+            *contestants,
+            name="Blind round",
+            dataset="pebblewick-chat",
+            num_prompts=NUM_PROMPTS,
+            write=False,
+            max_tokens=32,
+            votes_per_minute=600,
+            overlap_share=1.0,
+        )
+        .id
+    )
     wait_for_answers(installation, campaign)
     for name, judge in (("Ada", strict), ("Bea", terse)):
         link = create_rater_link(ctx, campaign, name=name, person=LOCAL)

@@ -31,20 +31,20 @@ TOOLS = json.dumps([{"type": "function", "function": {"name": "weather", "parame
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[ChatWorld]:
+def chat(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[ChatWorld]:
     """Four endpoints with scripted replicas behind a gateway."""
     home = tmp_path_factory.mktemp("playground")
     (home / "models.db").write_bytes(migrated_database.read_bytes())
     context = build_context(make_settings(home), migrate=False)
-    with chat_world(context, *ENDPOINTS) as world:
-        yield world
+    with chat_world(context, *ENDPOINTS) as chat:
+        yield chat
     context.db.dispose()
 
 
 @pytest.fixture(scope="module")
-def visitor(browser: Browser, world: ChatWorld) -> Iterator[Visitor]:
+def visitor(browser: Browser, chat: ChatWorld) -> Iterator[Visitor]:
     """A visitor of the pages over these endpoints."""
-    home, port = world.ctx.artifacts.root.parent, urlsplit(world.ctx.gateway_url).port
+    home, port = chat.ctx.artifacts.root.parent, urlsplit(chat.ctx.gateway_url).port
     with (
         page_server(home, ROUNDHOUSE_HOST="127.0.0.1", ROUNDHOUSE_GATEWAY_PORT=str(port)) as server,
         visit(browser, server.url) as person,
@@ -59,9 +59,9 @@ def send(tab: Page, text: str) -> None:
 
 
 def test_four_blind_answers_tell_nothing_run_nothing_and_load_nothing_until_the_vote(
-    visitor: Visitor, world: ChatWorld
+    visitor: Visitor, chat: ChatWorld
 ) -> None:
-    for replica in world.replicas.values():
+    for replica in chat.replicas.values():
         replica.word, replica.tokens = HOSTILE_ANSWER, 1
     tab = visitor.page
     visitor.go("/playground?endpoint=oak")
@@ -100,8 +100,8 @@ def test_four_blind_answers_tell_nothing_run_nothing_and_load_nothing_until_the_
     assert visitor.findings == [], "no request left this machine"
 
 
-def test_a_call_of_a_tool_is_shown_and_its_result_continues_the_answer(visitor: Visitor, world: ChatWorld) -> None:
-    replica = world.replicas["oak"]
+def test_a_call_of_a_tool_is_shown_and_its_result_continues_the_answer(visitor: Visitor, chat: ChatWorld) -> None:
+    replica = chat.replicas["oak"]
     replica.word, replica.tokens, replica.script = None, 3, 'call:weather:{"city": "Graz"}'
     tab = visitor.page
     visitor.go("/playground?endpoint=oak")
@@ -126,10 +126,10 @@ def test_a_call_of_a_tool_is_shown_and_its_result_continues_the_answer(visitor: 
 
 
 def test_a_menu_that_is_open_stays_open_while_the_first_message_begins_its_conversation(
-    visitor: Visitor, world: ChatWorld
+    visitor: Visitor, chat: ChatWorld
 ) -> None:
     """Its key named the conversation, so that the address of a new one closed it."""
-    replica = world.replicas["oak"]
+    replica = chat.replicas["oak"]
     replica.word, replica.tokens, replica.script = None, 3, "finish"
     tab = visitor.page
     visitor.go("/playground?endpoint=oak")
@@ -146,9 +146,9 @@ def test_a_menu_that_is_open_stays_open_while_the_first_message_begins_its_conve
     assert visitor.findings == []
 
 
-def test_escape_anywhere_closes_a_menu_first_and_then_stops_the_answer(visitor: Visitor, world: ChatWorld) -> None:
+def test_escape_anywhere_closes_a_menu_first_and_then_stops_the_answer(visitor: Visitor, chat: ChatWorld) -> None:
     """It stopped only where the field, or another part of the chat, had the focus."""
-    replica = world.replicas["oak"]
+    replica = chat.replicas["oak"]
     replica.word, replica.tokens, replica.delay_s, replica.script = None, 10_000, 0.01, "finish"
     tab, left = visitor.page, replica.left
     visitor.go("/playground?endpoint=oak")
@@ -172,9 +172,9 @@ def test_escape_anywhere_closes_a_menu_first_and_then_stops_the_answer(visitor: 
     assert visitor.findings == []
 
 
-def test_a_prompt_of_the_team_is_written_into_the_field_once(visitor: Visitor, world: ChatWorld) -> None:
-    save_prompt(world.ctx, "retell", {"system": "Be brief.", "text": "Retell {{tale}}"}, person=LOCAL)
-    replica = world.replicas["oak"]
+def test_a_prompt_of_the_team_is_written_into_the_field_once(visitor: Visitor, chat: ChatWorld) -> None:
+    save_prompt(chat.ctx, "retell", {"system": "Be brief.", "text": "Retell {{tale}}"}, person=LOCAL)
+    replica = chat.replicas["oak"]
     tab = visitor.page
     visitor.go("/playground?endpoint=oak&prompt=retell")  # the menu is open: who came from the prompt sees it
     tab.get_by_label("tale", exact=True).fill("the <b>mill</b>")
@@ -196,9 +196,9 @@ def test_a_prompt_of_the_team_is_written_into_the_field_once(visitor: Visitor, w
 
 
 def test_an_endpoint_answers_twice_with_settings_of_its_own_which_its_answer_names(
-    visitor: Visitor, world: ChatWorld
+    visitor: Visitor, chat: ChatWorld
 ) -> None:
-    replica = world.replicas["ash"]
+    replica = chat.replicas["ash"]
     replica.word, replica.tokens, replica.script = None, 3, "finish"
     tab = visitor.page
     visitor.go("/playground?endpoint=ash")

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from backend.bootstrap import build_context
-from backend.domain.tokenizers.config import TokenizerConfig
 from backend.services.context import LOCAL
 from backend.services.data.imports import add_rows_dataset
-from backend.services.tokenizers.tokenizers import train_tokenizer
 from tests.support.installation import Installation, mark_starter_content
 from tests.support.job_work import do_job
 from tests.support.postgres import copy_database, copy_home
+from tests.support.scenario import Scenario
 from tests.support.settings import DATABASE_FILE, make_settings
 
 
@@ -35,15 +34,8 @@ def used_home(
         {"text": f"Row {n}: the {n % 7} engines stand in the roundhouse and wait for steam. " * 8} for n in range(60)
     ]
     version = add_rows_dataset(ctx, name="lines", kind="text", rows=rows, person=LOCAL)
-    do_job(ctx, str(version.job_id))
-    do_job(
-        ctx,
-        str(
-            train_tokenizer(
-                ctx, name="bytes", dataset="lines", config=TokenizerConfig(kind="byte"), person=LOCAL
-            ).job_id
-        ),
-    )
+    do_job(ctx, version.job_id)
+    Scenario(ctx).tokenizer("bytes", kind="byte", dataset="lines")
     if ctx.db.is_sqlite:
         with ctx.db.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -21,17 +21,16 @@ from backend.services.jobs.jobs import get_job
 from backend.services.jobs.recovery import Recovery
 from backend.services.jobs.workers import list_workers
 from jobs import celery_app
-from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import CHOICES, add_benchmark
 from tests.support.jobs import add_stored_job
+from tests.support.scenario import Scenario
 
 
 def test_a_worker_launches_the_evaluations_of_suites_that_training_runs_opened(
     any_ctx: Context, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ctx = any_ctx
-    checkpoint_id = add_checkpoint(ctx, "Oak")
-    add_benchmark(ctx, "facts", CHOICES)
+    checkpoint_id = Scenario(ctx).checkpoint("Oak")
+    Scenario(ctx).benchmark("facts")
     suite = create_suite(ctx, SuiteConfig.model_validate({"name": "core", "members": ["facts"]}), person=LOCAL)
     with ctx.db.write() as session:  # as the recorder of a run's checkpoint adds it
         row = SuiteResult(

@@ -21,12 +21,11 @@ from backend.domain.jobs.events import CheckpointEvent, ItemEvent
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import JobKind, Status
 from backend.infra.artifacts import Artifacts
-from backend.services.context import LOCAL, Context
+from backend.services.context import Context
 from backend.services.jobs.claims import Claim, change_part, claim_job
 from backend.services.jobs.gangs import await_gang, choose_gang, join_gang
 from backend.services.jobs.jobs import get_job, request_stop
 from backend.services.jobs.workers import beat
-from backend.services.training.runs import launch_run
 from jobs import runner
 from jobs.fork_server import ForkServer
 from jobs.reporter import FileReporter
@@ -34,7 +33,7 @@ from jobs.runner import execute
 from jobs.tailing import MAX_BATCH_BYTES, OutputTail, Tail, parse_events
 from tests.support.installation import wait_until
 from tests.support.jobs import add_stored_job, list_jobs
-from tests.support.run_world import add_parts, make_config
+from tests.support.scenario import Scenario
 
 
 def test_a_job_whose_result_can_not_be_recorded_fails_with_its_cause_instead_of_a_retry(ctx: Context) -> None:
@@ -170,12 +169,12 @@ def test_the_error_of_another_machine_ends_a_job_as_its_own_would(
     """It was taken for a fault of the supervisor: a stop request was forgotten, and nothing left was sent."""
     ctx = replace(ctx, artifacts=Artifacts(ctx.artifacts.root, url=f"file://{ctx.artifacts.root}-store", cache_gb=1))
     monkeypatch.setattr(runner, "CHILD_MODULE", "tests.support.workers.odd_child")
-    add_parts(ctx)
+    Scenario(ctx).parts()
     for folder in ("datasets/tales", "tokenizers/pieces"):
         (ctx.artifacts.folder(*folder.split("/")) / "rows").write_text("x")
     for host in "ab":
         beat(ctx, name=f"{host}/train", host=host, pid=1, slots={"train": 1}, devices=[], gauges={})  # type: ignore[arg-type]
-    run = launch_run(ctx, make_config(devices={"count": 2, "nodes": 2}), person=LOCAL)
+    run = Scenario(ctx).run(devices={"count": 2, "nodes": 2})
     members = []
     for host in "ab":
         choice = choose_gang(ctx, "train", host=host, devices=())

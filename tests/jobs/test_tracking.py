@@ -18,7 +18,6 @@ from backend.domain.jobs.events import ResumedEvent
 from backend.domain.jobs.payloads import AddBasePayload, TrainPayload
 from backend.domain.training.imported_logs import read_logs
 from backend.errors import InvalidInput
-from backend.services.context import Context
 from backend.services.training import checks as tracker_service
 from backend.services.training.checks import TRACKER_NAMES as NAMES
 from backend.services.training.checks import check_trackers
@@ -26,7 +25,8 @@ from jobs.reporter import FileReporter, JobSpec
 from jobs.tracking.run import CLOSED, OFFLINE, end_tracking, follow, start_tracking
 from jobs.tracking.writers import WRITERS
 from tests.support.jobs import make_spec
-from tests.support.run_world import add_parts, launch, make_config
+from tests.support.run_world import make_config
+from tests.support.scenario import Scenario
 
 
 @pytest.fixture
@@ -223,13 +223,13 @@ def read_trackio(place: Path) -> list[float]:
 
 
 def test_a_tracker_whose_library_is_missing_is_refused_before_the_launch(
-    ctx: Context, monkeypatch: pytest.MonkeyPatch
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert set(NAMES) == set(WRITERS)
-    add_parts(ctx)
+    scenario.parts()
     monkeypatch.setattr(tracker_service, "find_spec", lambda name: None if name == "wandb" else object())
     check_trackers(make_config(trackers=("tensorboard",)))
     with pytest.raises(InvalidInput, match="Weights & Biases can't be written") as refused:
-        launch(ctx, trackers=("tensorboard", "wandb"))
+        scenario.run(trackers=("tensorboard", "wandb"))
     assert refused.value.field == "trackers"
     assert "leave wandb out" in str(refused.value.remedy)

@@ -11,6 +11,7 @@ from streamlit.components.v2 import manifest_scanner
 from streamlit.runtime.scriptrunner.script_cache import ScriptCache
 
 from backend.services.context import Context
+from tests.support.scenario import Scenario
 from tests.support.settings import named_installation
 
 
@@ -37,3 +38,9 @@ def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     """An installation that pages find by the environment."""
     with named_installation(monkeypatch, home) as context:
         yield context
+
+
+@pytest.fixture
+def scenario(site: Context) -> Scenario:
+    """A builder of what a test starts from, in that installation."""
+    return Scenario(site)

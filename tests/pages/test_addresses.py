@@ -14,7 +14,7 @@ from backend.services.context import Context
 from backend.services.data.datasets import list_datasets
 from pages.components import routes
 from tests.support.opening import open_page, words
-from tests.support.run_world import add_dataset, add_parts
+from tests.support.scenario import Scenario
 
 UNKNOWN = "nosuch"
 SAID = [
@@ -46,8 +46,8 @@ SAID = [
 
 
 @pytest.mark.parametrize(("script", "field"), SAID, ids=[f"{routes.address(script)}?{field}" for script, field in SAID])
-def test_an_unknown_id_is_reported_with_a_link(site: Context, script: str, field: str) -> None:
-    add_parts(site)
+def test_an_unknown_id_is_reported_with_a_link(scenario: Scenario, script: str, field: str) -> None:
+    scenario.parts()
     query = {field: UNKNOWN, **({"view": "Studies"} if field == "study" else {})}
     app = open_page(script, **query)
     messages = "\n".join(str(part.value) for part in [*app.error, *app.warning]).replace("\\", "")
@@ -56,8 +56,8 @@ def test_an_unknown_id_is_reported_with_a_link(site: Context, script: str, field
     assert app.button or app.get("page_link"), "a way on"
 
 
-def test_an_unknown_version_or_report_of_a_dataset_is_reported(site: Context) -> None:
-    add_parts(site)
+def test_an_unknown_version_or_report_of_a_dataset_is_reported(site: Context, scenario: Scenario) -> None:
+    scenario.parts()
     (dataset,) = list_datasets(site)
     for query in ({"version": "99"}, {"report": UNKNOWN}):
         app = open_page(routes.DATASETS, dataset=dataset.id, **query)
@@ -81,9 +81,9 @@ def test_what_one_page_was_filtered_by_does_not_filter_another(site: Context) ->
     assert app.toggle(key="archived").value is False
 
 
-def test_what_one_dataset_was_filtered_by_does_not_filter_another(site: Context) -> None:
-    add_parts(site)
-    add_dataset(site, "fables")
+def test_what_one_dataset_was_filtered_by_does_not_filter_another(site: Context, scenario: Scenario) -> None:
+    scenario.parts()
+    scenario.dataset("fables")
     first, second = list_datasets(site)
     app = open_page(routes.DATASETS, dataset=first.id, find="ta", **{"from": "inf"})
     assert app.text_input(key="find").value == "ta"

@@ -63,7 +63,7 @@ def test_candidates_under_model_path_are_described_and_added(site: Context) -> N
     assert_sound(app)
     (base,) = list_checkpoints(site)
     assert base.name == "good"
-    do_job(site, str(base.job_id))
+    do_job(site, base.job_id)
     shown = open_page("build/checkpoints.py", checkpoint=base.id)
     assert_sound(shown)
     assert "Licence: mill" in words(shown)
@@ -98,7 +98,7 @@ def test_a_hub_id_is_looked_up_pinned_downloaded_and_shown(site: Context, hub: H
     assert f"main is commit `{commit[:12]}`" in words(app)
     app.button(key="base_add").click().run()
     (base,) = list_checkpoints(site)
-    do_job(site, str(base.job_id))
+    do_job(site, base.job_id)
     shown = open_page("build/checkpoints.py", checkpoint=base.id)
     assert_sound(shown)
     assert f"tiny/llama, main at commit `{commit}`" in words(shown)

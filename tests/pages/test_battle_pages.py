@@ -13,7 +13,6 @@ from streamlit.testing.v1 import AppTest
 
 from backend.bootstrap import get_context
 from backend.db.tables import AnswerRating, Completion, Rater, Run, User
-from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.ratings import VoteRecord, fit_ratings
 from backend.domain.evaluation.gate_config import GateConfig
 from backend.domain.jobs.states import Status
@@ -34,22 +33,16 @@ from pages.components.battles.charts import interval_chart, rating_marks, win_ch
 from pages.components.browser.ballot.component import maths_url
 from tests.support import run_world
 from tests.support.battle_world import (
-    add_checkpoint,
-    add_prompts,
     cast_vote,
     claim_generation,
-    create_campaign,
-    make_campaign,
     next_battle,
     prefer,
-    vote_all,
     vote_in_turn,
     write_all,
     write_completions,
 )
-from tests.support.evaluation_world import CHOICES, add_benchmark
 from tests.support.opening import assert_sound, figures, open_page, words
-from tests.support.scenario import add_row
+from tests.support.scenario import Scenario, add_row
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>  two  spaces"
@@ -61,9 +54,9 @@ def test_battles_of_an_empty_installation_lead_to_the_next_step(site: Context) -
     assert "needs two checkpoints" in words(app)
 
 
-def test_the_form_creates_a_campaign_and_refuses_a_revealing_name(site: Context) -> None:
-    ids = [add_checkpoint(site, name) for name in ("Oak", "Elm")]
-    add_prompts(site, num=12)
+def test_the_form_creates_a_campaign_and_refuses_a_revealing_name(site: Context, scenario: Scenario) -> None:
+    ids = scenario.checkpoints("Oak", "Elm")
+    scenario.prompts(12)
     app = open_page("evaluate/battles.py")
     app.text_input(key="campaign_name").set_value("Oak or not")
     app.multiselect(key="campaign_contestants").set_value(ids)
@@ -79,8 +72,8 @@ def test_the_form_creates_a_campaign_and_refuses_a_revealing_name(site: Context)
 
 
 def test_an_endpoint_says_what_it_serves_and_a_model_that_is_entered_twice_is_told(site: Context) -> None:
-    ids = [add_checkpoint(site, name) for name in ("Oak", "Elm")]
-    add_prompts(site, num=12)
+    ids = Scenario(site).checkpoints("Oak", "Elm")
+    Scenario(site).prompts(12)
     deploy(site, checkpoint_id=ids[0], name="tales", person=LOCAL)
     app = open_page("evaluate/battles.py")
     contestants = app.multiselect(key="campaign_contestants")
@@ -91,9 +84,9 @@ def test_an_endpoint_says_what_it_serves_and_a_model_that_is_entered_twice_is_to
     assert "the two are one model" in app.warning[0].value
 
 
-def test_the_form_sets_pairing_ballot_and_stopping_rule_and_shows_the_yaml(site: Context) -> None:
-    ids = [add_checkpoint(site, name) for name in ("Oak", "Elm")]
-    add_prompts(site, num=12)
+def test_the_form_sets_pairing_ballot_and_stopping_rule_and_shows_the_yaml(site: Context, scenario: Scenario) -> None:
+    ids = scenario.checkpoints("Oak", "Elm")
+    scenario.prompts(12)
     app = open_page("evaluate/battles.py")
     app.text_input(key="campaign_name").set_value("Autumn")
     app.multiselect(key="campaign_contestants").set_value(ids)
@@ -109,8 +102,8 @@ def test_the_form_sets_pairing_ballot_and_stopping_rule_and_shows_the_yaml(site:
     assert [dimension.name for dimension in campaign.config.dimensions] == ["accuracy", "plain_style"]
 
 
-def test_a_campaign_without_votes_offers_the_ballot_and_a_link(site: Context) -> None:
-    campaign = make_campaign(site)
+def test_a_campaign_without_votes_offers_the_ballot_and_a_link(site: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     app = open_page("evaluate/battles.py", campaign=campaign.id)
     assert_sound(app)
     assert "No votes yet" in words(app)
@@ -122,8 +115,8 @@ def test_a_campaign_without_votes_offers_the_ballot_and_a_link(site: Context) ->
     assert [row.rater.name for row in list_raters(site, campaign.id)] == ["guest"]
 
 
-def test_a_campaign_whose_contestant_failed_says_so_and_offers_no_ballot(site: Context) -> None:
-    campaign = make_campaign(site, write=False)
+def test_a_campaign_whose_contestant_failed_says_so_and_offers_no_ballot(site: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(write=False)
     oak, elm = campaign.contestants
     write_completions(site, claim_generation(site, oak.id), lambda prompt: "An answer.")
     run_world.end(site, claim_generation(site, elm.id), Status.FAILED, cause="No memory.")
@@ -135,8 +128,8 @@ def test_a_campaign_whose_contestant_failed_says_so_and_offers_no_ballot(site: C
     assert not [button for button in app.button if button.label == "Vote"]
 
 
-def test_a_new_link_stays_until_it_is_dismissed_and_a_lost_one_is_reissued(site: Context) -> None:
-    campaign = make_campaign(site)
+def test_a_new_link_stays_until_it_is_dismissed_and_a_lost_one_is_reissued(site: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Raters")
     for name in ("guest", "owl"):
         app.text_input(key="rater_name").set_value(name)
@@ -168,9 +161,9 @@ def test_a_new_link_stays_until_it_is_dismissed_and_a_lost_one_is_reissued(site:
     assert [code.value for code in app.code] == [reissued]
 
 
-def test_a_campaign_with_votes_shows_standings_and_trains_on_them_once(site: Context) -> None:
-    campaign = make_campaign(site, num_prompts=8, dataset_rows=40)
-    vote_all(site, campaign.id, rater_for(site, LOCAL), prefer("Elm"))
+def test_a_campaign_with_votes_shows_standings_and_trains_on_them_once(site: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=8, dataset_rows=40)
+    scenario.votes(campaign, "Elm")
     app = open_page("evaluate/battles.py", campaign=campaign.id)
     assert_sound(app)
     assert "The one rater who voted prefers Elm" in words(app)
@@ -193,8 +186,8 @@ def test_a_campaign_with_votes_shows_standings_and_trains_on_them_once(site: Con
     assert "starts when its run has finished" in words(app)
 
 
-def test_the_board_leads_to_the_promotion_of_a_leader_that_is_better(site: Context) -> None:
-    campaign = make_campaign(site, num_prompts=30, dataset_rows=40, overlap_share=0)
+def test_the_board_leads_to_the_promotion_of_a_leader_that_is_better(site: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=30, dataset_rows=40, overlap_share=0)
     vote_in_turn(site, campaign.id, prefer("Elm"), raters=10, each=3)
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Board")
     shown = words(app)
@@ -204,19 +197,19 @@ def test_the_board_leads_to_the_promotion_of_a_leader_that_is_better(site: Conte
     assert app.query_params["promote"] in (elm, [elm])
 
 
-def test_answers_are_shown_as_text_with_their_votes(site: Context) -> None:
-    campaign = make_campaign(site, num_prompts=3, write=False)
+def test_answers_are_shown_as_text_with_their_votes(site: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=3, write=False)
     write_all(site, campaign.id, text=lambda name, prompt: f"{name}: {EVIL}")
-    vote_all(site, campaign.id, rater_for(site, LOCAL), prefer("Elm"))
+    scenario.votes(campaign, "Elm")
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Answers")
     assert_sound(app)
     assert f"Elm: {EVIL}" in [text.value for text in app.text]
     assert "Votes between Elm and Oak" in figures(app)
 
 
-def test_a_rater_is_excluded_with_a_reason_and_the_board_says_so(site: Context) -> None:
-    campaign = make_campaign(site, num_prompts=4)
-    vote_all(site, campaign.id, rater_for(site, LOCAL), prefer("Elm"))
+def test_a_rater_is_excluded_with_a_reason_and_the_board_says_so(scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=4)
+    scenario.votes(campaign, "Elm")
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Raters")
     app.text_input(key="exclude_reason").set_value("Did not read the answers")
     app.run()
@@ -226,9 +219,9 @@ def test_a_rater_is_excluded_with_a_reason_and_the_board_says_so(site: Context) 
     assert "No votes match these options" in words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Board"))
 
 
-def test_a_board_is_frozen_and_verified_on_its_page(site: Context) -> None:
-    campaign = make_campaign(site, num_prompts=6)
-    vote_all(site, campaign.id, rater_for(site, LOCAL), prefer("Elm"))
+def test_a_board_is_frozen_and_verified_on_its_page(site: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=6)
+    scenario.votes(campaign, "Elm")
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Rating", rating="Snapshots")
     app.text_input(key="freeze_name").set_value("Before release 2")
     app.run()
@@ -241,9 +234,9 @@ def test_a_board_is_frozen_and_verified_on_its_page(site: Context) -> None:
     assert "Verified" in words(app)
 
 
-def test_the_page_of_ratings_has_each_question_of_a_lead_by_its_name_and_address(site: Context) -> None:
-    campaign = make_campaign(site, num_prompts=6)
-    vote_all(site, campaign.id, rater_for(site, LOCAL), prefer("Elm"))
+def test_the_page_of_ratings_has_each_question_of_a_lead_by_its_name_and_address(scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=6)
+    scenario.votes(campaign, "Elm")
     texts = {
         "Votes needed": "To settle Elm against Oak",
         "Sensitivity": "How few votes or raters hold the first place",
@@ -270,8 +263,8 @@ def test_the_page_of_ratings_has_each_question_of_a_lead_by_its_name_and_address
 
 
 def test_a_checkpoint_is_promoted_on_a_page_with_all_that_speaks_for_and_against_it(site: Context) -> None:
-    campaign = make_campaign(site, num_prompts=6)
-    vote_all(site, campaign.id, rater_for(site, LOCAL), prefer("Elm"))
+    campaign = Scenario(site).campaign(num_prompts=6)
+    Scenario(site).votes(campaign, "Elm")
     elm, oak = (resolve_checkpoint(site, name).id for name in ("Elm", "Oak"))
     promote(site, "Oak", alias="tales@production", reason="the first", person=LOCAL)
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Train")
@@ -308,11 +301,13 @@ def test_a_checkpoint_is_promoted_on_a_page_with_all_that_speaks_for_and_against
     assert [row.decision for row in get_alias(site, "tales@production").history] == ["reject", "promote", "promote"]
 
 
-def test_a_promotion_says_which_raters_are_flagged_who_follows_and_what_is_judged_first(site: Context) -> None:
-    campaign = make_campaign(site, num_prompts=30, dataset_rows=40)
+def test_a_promotion_says_which_raters_are_flagged_who_follows_and_what_is_judged_first(
+    site: Context, scenario: Scenario
+) -> None:
+    campaign = scenario.campaign(num_prompts=30, dataset_rows=40)
     raters = [create_rater_link(site, campaign.id, name=name, person=LOCAL).rater for name in ("Ada", "Ben", "Cy")]
     for rater in raters[:2]:
-        vote_all(site, campaign.id, rater, prefer("Elm"))
+        scenario.votes(campaign, "Elm", rater=rater)
     for _ in range(20):  # faster than anyone reads
         ballot = next_battle(site, campaign.id, raters[2])
         assert ballot is not None
@@ -320,7 +315,7 @@ def test_a_promotion_says_which_raters_are_flagged_who_follows_and_what_is_judge
     elm, oak = (resolve_checkpoint(site, name).id for name in ("Elm", "Oak"))
     promote(site, "Oak", alias="tales@production", reason="the first", person=LOCAL)
     deploy(site, checkpoint_id=oak, name="tales", alias="tales@production", person=LOCAL)
-    add_benchmark(site, "facts", CHOICES)
+    scenario.benchmark("facts")
     config = GateConfig.model_validate({"champion": "Oak", "benchmarks": [{"benchmark": "facts"}]})
     create_gate(site, name="release", config=config, person=LOCAL)
     require_gate(site, "release", endpoint="tales", person=LOCAL)
@@ -338,8 +333,8 @@ def test_a_promotion_says_which_raters_are_flagged_who_follows_and_what_is_judge
     assert get_alias(site, "tales@production").checkpoint_id == oak
 
 
-def test_the_name_of_an_alias_is_refused_where_it_is_typed(site: Context) -> None:
-    elm = add_checkpoint(site, "Elm")
+def test_the_name_of_an_alias_is_refused_where_it_is_typed(scenario: Scenario) -> None:
+    elm = scenario.checkpoint("Elm")
     app = open_page("build/checkpoints.py", promote=elm)
     app.text_input(key=f"promotion_name_{elm}").set_value("no stage").run()
     assert "no stage" in app.error[0].value.replace("\\", "")
@@ -347,9 +342,9 @@ def test_the_name_of_an_alias_is_refused_where_it_is_typed(site: Context) -> Non
     assert "no checkpoint" in words(open_page("build/checkpoints.py", promote="nothere"))
 
 
-def test_the_rules_and_the_recipe_of_a_training_plan_can_be_edited(site: Context) -> None:
-    campaign = make_campaign(site, num_prompts=8, dataset_rows=40)
-    vote_all(site, campaign.id, rater_for(site, LOCAL), prefer("Elm"))
+def test_the_rules_and_the_recipe_of_a_training_plan_can_be_edited(site: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=8, dataset_rows=40)
+    scenario.votes(campaign, "Elm")
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Train")
     app.number_input(key="plan_locked_share").set_value(0.5)
     app.run()
@@ -388,7 +383,7 @@ def ballots(app: AppTest) -> list[dict[str, str | None]]:
 
 
 def test_the_ballot_admits_its_visitor_to_one_campaign_and_names_no_contestant(site: Context) -> None:
-    campaign = make_campaign(site, num_prompts=1)
+    campaign = Scenario(site).campaign(num_prompts=1)
     app = open_page("evaluate/ballot.py", campaign=campaign.id)
     assert_sound(app)
     (ballot,) = ballots(app)
@@ -398,18 +393,12 @@ def test_the_ballot_admits_its_visitor_to_one_campaign_and_names_no_contestant(s
     assert not any(name in json.dumps(ballot) for name in ("Oak", "Elm"))
 
 
-def test_the_ballot_of_several_campaigns_offers_a_choice(site: Context) -> None:
-    make_campaign(site)
+def test_the_ballot_of_several_campaigns_offers_a_choice(site: Context, scenario: Scenario) -> None:
+    scenario.campaign()
     app = open_page("evaluate/ballot.py")
     assert len(ballots(app)) == 1
-    create_campaign(
-        site,
-        name="Second",
-        checkpoint_ids=[add_checkpoint(site, name) for name in ("Ash", "Fir")],
-        dataset=add_prompts(site, num=2, name="more"),
-        config=CampaignConfig(num_prompts=2),
-        person=LOCAL,
-    )
+    more = scenario.prompts(2, name="more")
+    scenario.campaign("Ash", "Fir", name="Second", dataset=more, num_prompts=2, write=False)
     app = open_page("evaluate/ballot.py")
     assert_sound(app)
     assert ballots(app) == []
@@ -419,7 +408,7 @@ def test_the_ballot_of_several_campaigns_offers_a_choice(site: Context) -> None:
 
 def test_a_rater_leaves_the_only_ballot_for_a_page_of_their_own(site: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one campaign the way out led back into it, and no page had a way to sign out."""
-    make_campaign(site)
+    Scenario(site).campaign()
     rater = Person("rita", "Rita", "rater")
     add_row(site, User(id=rater.id, name=rater.name, role=rater.role, password_hash="x"))
     monkeypatch.setattr(visitor, "require_person", lambda: rater)
@@ -441,8 +430,8 @@ def test_formulas_are_drawn_by_the_library_that_streamlit_ships() -> None:
     assert re.fullmatch(r"/static/js/katex\.[\w-]+\.js", maths_url() or "")
 
 
-def test_a_link_shows_the_ballot_alone(site: Context) -> None:
-    campaign = make_campaign(site)
+def test_a_link_shows_the_ballot_alone(site: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     link = create_rater_link(site, campaign.id, name="guest", person=LOCAL)
     app = AppTest.from_file(str(SHELL), default_timeout=200)
     app.query_params["link"] = link.url.split("link=")[1]
@@ -454,8 +443,8 @@ def test_a_link_shows_the_ballot_alone(site: Context) -> None:
     assert "Stories" not in words(app)
 
 
-def test_a_forged_link_shows_nothing_but_the_reason(site: Context) -> None:
-    make_campaign(site)
+def test_a_forged_link_shows_nothing_but_the_reason(scenario: Scenario) -> None:
+    scenario.campaign()
     app = AppTest.from_file(str(SHELL), default_timeout=200)
     app.query_params["link"] = "forged"
     app.run()
@@ -476,8 +465,8 @@ def test_charts_keep_the_order_of_the_table_and_names_stay_names() -> None:
     assert matrix.data[0].text[0][0] == ""
 
 
-def test_graded_answers_have_a_board(site: Context) -> None:
-    campaign = make_campaign(site, num_prompts=4, rating="stars")
+def test_graded_answers_have_a_board(site: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=4, rating="stars")
     assert "No ratings yet" in words(open_page("evaluate/battles.py", campaign=campaign.id))
     with site.db.write() as session:
         for number, name in enumerate(("Ann", "Ben")):

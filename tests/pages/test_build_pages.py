@@ -26,8 +26,9 @@ from backend.services.data.datasets import get_dataset, list_datasets
 from backend.services.data.exports import list_version_exports
 from backend.services.data.imports import import_dataset
 from backend.services.data.sources import ImportSource
-from backend.services.data.uploads import save_upload, save_uploads
+from backend.services.data.uploads import save_uploads
 from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenizer
+from tests.support.data.dataset_world import done, queue_import
 from tests.support.job_work import do_job
 from tests.support.networks.base_folders import save_base
 from tests.support.opening import EVIL, assert_sound, figures, open_page, open_panel, words
@@ -36,15 +37,7 @@ SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 
 
 def dataset(site: Context, name: str, rows: list[dict[str, str]], *, kind: str = "instruction") -> str:
-    upload = save_upload(site, io.BytesIO(json.dumps(rows).encode()), name="rows.json", person=LOCAL)
-    version = import_dataset(
-        site,
-        name=name,
-        source=ImportSource(upload=upload),
-        options=ImportOptions(kind=kind, max_rejected=1),
-        person=LOCAL,
-    )
-    do_job(site, str(version.job_id))
+    version = done(site, queue_import(site, name, rows, kind=kind, max_rejected=1))
     return version.dataset_id
 
 
@@ -100,11 +93,7 @@ TEXT = ("Mira went to the mill. The miller, an old man, knew her by her step.\n"
 
 def one_text(site: Context) -> str:
     """A dataset of a single text; returns the dataset's id."""
-    upload = save_upload(site, io.BytesIO(TEXT.encode()), name="story.txt", person=LOCAL)
-    version = import_dataset(
-        site, name="story", source=ImportSource(upload=upload), options=ImportOptions(kind="text"), person=LOCAL
-    )
-    do_job(site, str(version.job_id))
+    version = done(site, queue_import(site, "story", TEXT, file="story.txt", kind="text"))
     return version.dataset_id
 
 
@@ -119,7 +108,7 @@ def test_texts_that_are_cut_for_validation_are_no_rows_in_its_counts(site: Conte
         person=LOCAL,
     )
     assert version.source == "four.txt, one.txt, three.txt and 1 more"
-    do_job(site, str(version.job_id))
+    do_job(site, version.job_id)
     app = open_page("build/datasets.py", dataset=version.dataset_id)
     assert [(metric.label, metric.value) for metric in app.metric][:3] == [
         ("Texts", "4"),
@@ -144,7 +133,7 @@ def test_a_dataset_of_one_text_counts_characters_then_tokens_and_never_rows(site
     tokenizer = train_tokenizer(
         site, name="story-bpe", dataset="story", config=TokenizerConfig(vocab_size=300), person=LOCAL
     )
-    do_job(site, str(tokenizer.job_id))
+    do_job(site, tokenizer.job_id)
     rate = get_tokenizer(site, tokenizer.id).facts.bytes_per_token
     counts = {metric.label: metric.value for metric in open_page("build/datasets.py", dataset=identity).metric}
     assert "Characters" not in counts
@@ -155,33 +144,23 @@ def test_a_dataset_of_one_text_counts_characters_then_tokens_and_never_rows(site
 def test_an_import_of_known_content_reports_that_it_made_no_version(site: Context) -> None:
     rows = [{"instruction": "a", "output": "b"}] * 3
     identity = dataset(site, "twice", rows)
-    upload = save_upload(site, io.BytesIO(json.dumps(rows).encode()), name="rows.json", person=LOCAL)
-    again = import_dataset(
-        site, name="twice", source=ImportSource(upload=upload), options=ImportOptions(kind="instruction"), person=LOCAL
-    )
+    again = queue_import(site, "twice", rows)
     assert_sound(open_page("build/datasets.py", dataset=identity, job=str(again.job_id)))
-    do_job(site, str(again.job_id))
+    do_job(site, again.job_id)
     app = open_page("build/datasets.py", dataset=identity, job=str(again.job_id))
     assert_sound(app)
     assert "no new version" in app.info[0].value
 
 
 def test_failed_import_is_explained_on_its_page(site: Context) -> None:
-    upload = save_upload(site, io.BytesIO(b'{"x": 1}\n'), name="rows.jsonl", person=LOCAL)
-    version = import_dataset(
-        site, name="broken", source=ImportSource(upload=upload), options=ImportOptions(kind="instruction"), person=LOCAL
-    )
-    do_job(site, str(version.job_id))
+    version = done(site, queue_import(site, "broken", b'{"x": 1}\n', file="rows.jsonl"))
     app = open_page("build/datasets.py", dataset=version.dataset_id)
     assert not app.exception
     assert "The import failed" in app.error[0].value
 
 
 def test_a_dataset_waiting_for_a_worker_says_so(site: Context) -> None:
-    upload = save_upload(site, io.BytesIO(b"text"), name="a.txt", person=LOCAL)
-    version = import_dataset(
-        site, name="waiting", source=ImportSource(upload=upload), options=ImportOptions(kind="text"), person=LOCAL
-    )
+    version = queue_import(site, "waiting", b"text", file="a.txt", kind="text")
     app = open_page("build/datasets.py", dataset=version.dataset_id)
     assert_sound(app)
     assert "No worker serves the queue" in words(app)
@@ -328,7 +307,7 @@ def test_architecture_from_yaml_fills_the_form(site: Context) -> None:
 def test_architecture_takes_its_vocabulary_from_a_tokenizer(site: Context) -> None:
     dataset(site, "mill", [{"instruction": "Who?", "output": "The miller."}] * 5)
     tokenizer = train_tokenizer(site, name="bytes", dataset="mill", config=TokenizerConfig(kind="byte"), person=LOCAL)
-    do_job(site, str(tokenizer.job_id))
+    do_job(site, tokenizer.job_id)
     saved = save_architecture(site, name="stored", config=ArchitectureConfig(num_layers=9), person=LOCAL)
     app = open_page("build/architectures.py", architecture=saved.id)
     assert_sound(app)
@@ -404,7 +383,7 @@ def test_upload_is_recognised_corrected_and_imported_from_the_page(site: Context
     app.button(key="import_go").click().run()
     assert_sound(app)
     (view,) = list_datasets(site)
-    do_job(site, str(view.versions[0].job_id))
+    do_job(site, view.versions[0].job_id)
     (view,) = list_datasets(site)
     assert (view.name, view.kind, view.versions[0].rows) == ("village", "instruction", 20)
     assert app.query_params["dataset"] in (view.id, [view.id])
@@ -453,15 +432,7 @@ def test_a_fallback_to_text_is_reported_before_the_import(site: Context) -> None
 
 def test_a_version_is_exported_from_its_page(site: Context) -> None:
     rows = json.dumps([{"instruction": f"Say {n}.", "output": "yes"} for n in range(20)])
-    upload = save_upload(site, io.BytesIO(rows.encode()), name="rows.json", person=LOCAL)
-    version = import_dataset(
-        site,
-        name="sayings",
-        source=ImportSource(upload=upload),
-        options=ImportOptions(kind="instruction"),
-        person=LOCAL,
-    )
-    do_job(site, str(version.job_id))
+    version = done(site, queue_import(site, "sayings", rows, file="rows.json"))
     app = open_page("build/datasets.py", dataset=version.dataset_id, export="1")
     assert "Nothing has been exported yet." in words(app)
     app.toggle(key=f"dataset_export_{version.id}_pushes").set_value(True).run()
@@ -498,7 +469,7 @@ def test_a_wide_table_shows_used_and_selected_columns(site: Context) -> None:
 
 def test_a_checkpoint_is_exported_from_its_page(site: Context, tmp_path: Path) -> None:
     added = add_base(site, name="tiny", source=str(save_base(tmp_path / "tiny")), person=LOCAL)
-    do_job(site, str(added.job_id))
+    do_job(site, added.job_id)
     app = open_page("build/checkpoints.py", checkpoint=added.id)
     assert "No exports yet." in words(app)
     app.selectbox(key=f"export_numbers_{added.id}").set_value("q8_0").run()

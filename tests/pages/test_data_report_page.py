@@ -4,26 +4,24 @@ rows dropped.
 
 from __future__ import annotations
 
-import io
 import json
 from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
-from backend.domain.data.import_options import ImportOptions
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import get_dataset
-from backend.services.data.imports import import_dataset, version_of_job
+from backend.services.data.imports import version_of_job
 from backend.services.data.reports import get_data_report, list_data_reports, read_samples, request_data_report
-from backend.services.data.sources import ImportSource
-from backend.services.data.uploads import save_upload
 from backend.services.data.views import VersionView
 from backend.services.training.parts import resolve_parts
 from jobs.modeling.tokenizers import byte_tokenizer
 from pages.components.data.report_link import known_findings
+from tests.support.data.dataset_world import done, queue_import
 from tests.support.job_work import do_job
 from tests.support.opening import open_page, words
-from tests.support.run_world import add_parts, add_tokenizer, make_config
+from tests.support.run_world import make_config
+from tests.support.scenario import Scenario
 
 EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script> [y](javascript:alert(2)) $x^2$ :red[no] `code`"
 ROWS = [
@@ -38,16 +36,7 @@ HOSTILE = [
 
 
 def imported(site: Context, rows: list[dict[str, Any]], *, name: str = "sayings") -> VersionView:
-    upload = save_upload(site, io.BytesIO(json.dumps(rows).encode()), name="rows.json", person=LOCAL)
-    version = import_dataset(
-        site,
-        name=name,
-        source=ImportSource(upload=upload),
-        options=ImportOptions(kind="instruction", val_fraction=0),
-        person=LOCAL,
-    )
-    do_job(site, str(version.job_id))
-    return version_of_job(site, str(version.job_id))
+    return done(site, queue_import(site, name, rows, val_fraction=0))
 
 
 def open_report(version: VersionView, **query: str) -> AppTest:
@@ -73,7 +62,7 @@ def test_a_report_is_requested_waits_and_shows_coloured_answers(site: Context) -
     assert (report.question.context, report.question.micro_batch) == (256, 4)
     assert "No worker serves the queue" in words(app)
     assert f"stop_{report.job_id}" in {button.key for button in app.button}
-    do_job(site, str(report.job_id))
+    do_job(site, report.job_id)
     app = open_report(version)
     assert "Every row has something to train on" in words(app)
     assert {metric.label: metric.value for metric in app.metric}["One epoch"] == "2 steps"
@@ -88,7 +77,7 @@ def test_a_report_is_requested_waits_and_shows_coloured_answers(site: Context) -
 def test_hostile_rows_are_text(site: Context) -> None:
     version = imported(site, [*ROWS, *HOSTILE], name=EVIL[:60])
     view = request_data_report(site, version.id, person=LOCAL, context=256)
-    do_job(site, str(view.job_id))
+    do_job(site, view.job_id)
     app = open_report(version)
     for details in ("Duplicates", "Odd rows", "Characters", "Languages", "Packing", "Leakage", "Benchmarks"):
         app.segmented_control(f"report_details_{view.id}").set_value(details).run()
@@ -105,11 +94,11 @@ def test_hostile_rows_are_text(site: Context) -> None:
     assert "tokens are not shown" in words(app)
 
 
-def test_a_failed_report_gives_the_reason_and_can_be_run_again(site: Context) -> None:
+def test_a_failed_report_gives_the_reason_and_can_be_run_again(site: Context, scenario: Scenario) -> None:
     version = imported(site, ROWS)
-    add_tokenizer(site, "gone")
+    scenario.tokenizer("gone")
     view = request_data_report(site, version.id, person=LOCAL, source="gone")
-    do_job(site, str(view.job_id))
+    do_job(site, view.job_id)
     app = open_report(version)
     assert "The report failed" in app.error[0].value
     app.button(f"report_ask_{version.id}").click().run()
@@ -119,38 +108,30 @@ def test_a_failed_report_gives_the_reason_and_can_be_run_again(site: Context) ->
 def test_the_rows_of_a_finding_are_dropped_by_a_click(site: Context) -> None:
     version = imported(site, [*ROWS, ROWS[3], ROWS[4]])
     view = request_data_report(site, version.id, person=LOCAL, context=256)
-    do_job(site, str(view.job_id))
+    do_job(site, view.job_id)
     app = open_report(version)
     assert "2 rows repeat another one" in words(app)
     app.button(f"report_drop_{view.id}_duplicates").click().run()
     newest = get_dataset(site, "sayings").versions[0]
-    do_job(site, str(newest.job_id))
+    do_job(site, newest.job_id)
     assert version_of_job(site, str(newest.job_id)).rows == 20
 
 
 def test_a_report_is_deleted_by_a_click(site: Context) -> None:
     version = imported(site, ROWS)
     view = request_data_report(site, version.id, person=LOCAL, context=256)
-    do_job(site, str(view.job_id))
+    do_job(site, view.job_id)
     app = open_report(version)
     app.button(f"report_delete_{view.id}").click().run()
     assert list_data_reports(site, version.id) == []
     assert "as the trainer will" in words(app)
 
 
-def test_the_launch_page_shows_the_findings_of_a_report(site: Context) -> None:
-    add_parts(site)
+def test_the_launch_page_shows_the_findings_of_a_report(site: Context, scenario: Scenario) -> None:
+    scenario.parts()
     byte_tokenizer().save_pretrained(site.artifacts.path("tokenizers/pieces"))
     texts = [{"text": f"Clerk {n % 5} counts {n * n} coins and {n} hats."} for n in range(60)]
-    upload = save_upload(site, io.BytesIO(json.dumps([*texts, texts[0]]).encode()), name="rows.json", person=LOCAL)
-    version = import_dataset(
-        site,
-        name="coins",
-        source=ImportSource(upload=upload),
-        options=ImportOptions(kind="text", val_fraction=0.1),
-        person=LOCAL,
-    )
-    do_job(site, str(version.job_id))
+    done(site, queue_import(site, "coins", [*texts, texts[0]], kind="text", val_fraction=0.1))
     config = make_config(dataset="coins")
 
     def known(**changes: object) -> str:
@@ -158,7 +139,7 @@ def test_the_launch_page_shows_the_findings_of_a_report(site: Context) -> None:
 
     assert known() == ""
     view = request_data_report(site, "coins", person=LOCAL, source="pieces", context=config.context)
-    do_job(site, str(view.job_id))
+    do_job(site, view.job_id)
     assert "The data report has" in known()
     assert "1 row repeats another one" in known()
     assert known(context=16) == ""

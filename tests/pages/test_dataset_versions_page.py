@@ -15,7 +15,7 @@ from backend.services.data.versions import derive_version
 from backend.services.data.views import VersionView
 from tests.support.data.dataset_world import done, imported
 from tests.support.opening import EVIL, assert_sound, cells, open_page, send_labels, words
-from tests.support.run_world import add_parts, launch
+from tests.support.scenario import Scenario
 
 PAGE = "build/datasets.py"
 ROWS = [{"instruction": f"{EVIL} {n % 12}", "output": "word " * (n % 12 + 1)} for n in range(30)]
@@ -140,9 +140,8 @@ def test_the_card_is_edited_and_drawn_without_loading_anything(site: Context) ->
     assert "license: mit" in "".join(code.value for code in app.code)
 
 
-def test_a_used_version_is_kept_and_its_users_are_links(site: Context) -> None:
-    add_parts(site)
-    launch(site)
+def test_a_used_version_is_kept_and_its_users_are_links(site: Context, scenario: Scenario) -> None:
+    scenario.run()
     (dataset,) = list_datasets(site)
     version = dataset.versions[0]
     app = open_page(PAGE, dataset=dataset.id, versions="1")

@@ -12,15 +12,14 @@ from backend.services.evaluation.evaluations import list_evaluations
 from backend.services.evaluation.gates import create_gate
 from backend.services.evaluation.safety.probes import add_probe
 from backend.services.evaluation.suites import create_suite
-from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import ANSWERS, CHOICES, add_benchmark
 from tests.support.fake_api import serve_api
 from tests.support.opening import assert_sound, open_page, words
+from tests.support.scenario import Scenario
 
 
 def test_an_api_is_added_and_its_first_evaluation_launched_with_the_requests_it_needs(site: Context) -> None:
-    add_checkpoint(site, "Oak")
-    add_benchmark(site, "questions", ANSWERS)
+    Scenario(site).checkpoint("Oak")
+    Scenario(site).benchmark("questions")
     with serve_api() as api:
         app = open_page("evaluate/evaluations.py", endpoints="1")
         app.text_input(key="endpoint_name").set_value("Far")
@@ -44,9 +43,9 @@ def test_an_api_is_added_and_its_first_evaluation_launched_with_the_requests_it_
     assert [(one.checkpoint, one.checkpoint_id) for one in list_evaluations(site)] == [("Far", None)]
 
 
-def test_a_benchmark_of_choices_is_refused_in_the_form_with_the_cure(site: Context) -> None:
-    add_checkpoint(site, "Oak")
-    add_benchmark(site, "facts", CHOICES)
+def test_a_benchmark_of_choices_is_refused_in_the_form_with_the_cure(site: Context, scenario: Scenario) -> None:
+    scenario.checkpoint("Oak")
+    scenario.benchmark("facts")
     with serve_api() as api:
         far = add_endpoint(site, name="Far", config=read_endpoint_config(url=api.url, model="m"), person=LOCAL)
     text = words(open_page("evaluate/evaluations.py", endpoint=far.key)).replace("\\", "")
@@ -54,9 +53,9 @@ def test_a_benchmark_of_choices_is_refused_in_the_form_with_the_cure(site: Conte
     assert "Score generated answers" in text
 
 
-def test_suites_gates_and_safety_take_endpoints_on_their_pages(site: Context) -> None:
-    add_checkpoint(site, "Oak")
-    add_benchmark(site, "questions", ANSWERS)
+def test_suites_gates_and_safety_take_endpoints_on_their_pages(site: Context, scenario: Scenario) -> None:
+    scenario.checkpoint("Oak")
+    scenario.benchmark("questions")
     with serve_api() as api:
         far = add_endpoint(site, name="Far", config=read_endpoint_config(url=api.url, model="m"), person=LOCAL)
     suite = create_suite(site, read_suite("{name: core, members: [questions]}"), person=LOCAL)

@@ -19,35 +19,19 @@ from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import list_datasets
 from backend.services.evaluation.board import read_board
-from backend.services.evaluation.evaluations import get_evaluation, launch_evaluation, list_evaluations
+from backend.services.evaluation.evaluations import get_evaluation, list_evaluations
 from backend.services.evaluation.run_scores import read_run_scores
 from backend.services.evaluation.suites import create_suite, launch_members, list_suites
 from backend.services.jobs.claims import end_job
 from pages.components.evaluation.charts import ScoreDot, ScoreLine, curve_figure, difference_figure, score_figure
-from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, claim_of, evaluated, finish, item, predicted
-from tests.support.opening import link_tables, open_page, open_panel, words
-from tests.support.run_world import add_checkpoint as add_run_checkpoint
-from tests.support.run_world import add_parts, launch, report
+from tests.support.evaluation_world import CHOICES, claim_of, finish, item
+from tests.support.opening import link_tables, open_page, open_panel, plain_words, words
+from tests.support.run_world import report
+from tests.support.scenario import Scenario
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 PAGE = "evaluate/evaluations.py"
 EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>"
-
-
-@pytest.fixture
-def world(site: Context) -> Context:
-    """Two checkpoints, a benchmark and a text."""
-    for name in ("Oak", "Elm"):
-        add_checkpoint(site, name)
-    add_benchmark(site, "facts", CHOICES)
-    add_benchmark(site, "stories", TEXTS, kind="text", val=3)
-    return site
-
-
-def plain_words(app: AppTest) -> str:
-    """Return the words of the page without Markdown's backslashes."""
-    return words(app).replace("\\", "")
 
 
 def test_empty_page_leads_to_the_first_evaluation(site: Context) -> None:
@@ -67,46 +51,50 @@ def test_empty_page_leads_to_the_first_evaluation(site: Context) -> None:
         ("endpoints", "Evaluated endpoints"),
     ],
 )
-def test_what_stands_inside_evaluations_has_a_title_of_its_own(world: Context, name: str, title: str) -> None:
+def test_what_stands_inside_evaluations_has_a_title_of_its_own(scenario: Scenario, name: str, title: str) -> None:
+    scenario.checkpoints("Oak", "Elm")
+    scenario.benchmark("facts")
     app = open_page(PAGE, **{name: "1"})
     assert [heading.value for heading in app.title] == [title]
 
 
-def test_matrix_shows_scores_with_intervals_and_who_is_tied_for_first(world: Context) -> None:
-    evaluated(world, "Oak", "facts", [1] * 20)
-    evaluated(world, "Elm", "facts", [1] * 19 + [0])
-    launch_evaluation(world, checkpoint="Elm", benchmark="stories", person=LOCAL)
+def test_matrix_shows_scores_with_intervals_and_who_is_tied_for_first(site: Context, scenario: Scenario) -> None:
+    scenario.evaluation("Oak", "facts", [1] * 20)
+    scenario.evaluation("Elm", "facts", [1] * 19 + [0])
+    scenario.evaluation("Elm", "stories")
     app = open_page(PAGE)
     shown = plain_words(app)
     assert "90.0 to 110.0 %" in shown  # Oak's interval, as reported
     assert "tied · 85.0 to 105.0 %" in shown
     assert "Waiting" in shown
     assert not app.error
-    oak = next(checkpoint.id for checkpoint in list_checkpoints(world) if checkpoint.name == "Oak")
+    oak = next(checkpoint.id for checkpoint in list_checkpoints(site) if checkpoint.name == "Oak")
     run = [button for button in app.button if button.label == "Run"]
     assert len(run) == 1  # Oak has not read the stories
     assert str(run[0].key).endswith(oak)
     run[0].click().run()
-    assert (list_evaluations(world)[0].checkpoint, list_evaluations(world)[0].benchmark) == ("Oak", "stories@1")
+    assert (list_evaluations(site)[0].checkpoint, list_evaluations(site)[0].benchmark) == ("Oak", "stories@1")
 
 
-def test_leaderboard_orders_a_benchmark_and_marks_what_was_lost(world: Context) -> None:
-    evaluated(world, "Oak", "facts", [1] * 20, facts={"lost_bytes": 3})
-    evaluated(world, "Elm", "facts", [1] * 4 + [0] * 16)
-    shown = plain_words(open_page(PAGE, benchmark=read_board(world).columns[0].key))
+def test_leaderboard_orders_a_benchmark_and_marks_what_was_lost(site: Context, scenario: Scenario) -> None:
+    scenario.evaluation("Oak", "facts", [1] * 20, facts={"lost_bytes": 3})
+    scenario.evaluation("Elm", "facts", [1] * 4 + [0] * 16)
+    shown = plain_words(open_page(PAGE, benchmark=read_board(site).columns[0].key))
     assert "best score" in shown
     assert "p < 0.001" in shown
     assert "3 bytes lost by the tokenizer" in shown
     assert "no scores any more" in plain_words(open_page(PAGE, benchmark="nothing"))
 
 
-def test_form_launches_every_checkpoint_on_every_benchmark(world: Context) -> None:
-    evaluated(world, "Oak", "facts", [1] * 20, facts={"items": 20})
-    ids = [checkpoint.id for checkpoint in list_checkpoints(world)]
+def test_form_launches_every_checkpoint_on_every_benchmark(site: Context, scenario: Scenario) -> None:
+    scenario.checkpoints("Oak", "Elm")
+    scenario.benchmark("stories")
+    scenario.evaluation("Oak", "facts", [1] * 20, facts={"items": 20})
+    ids = [checkpoint.id for checkpoint in list_checkpoints(site)]
     app = open_page(PAGE, checkpoint=ids[0])
     assert app.multiselect[0].value == [ids[0]]
     app.multiselect[0].set_value(ids).run()
-    app.multiselect[1].set_value([dataset.id for dataset in list_datasets(world)]).run()
+    app.multiselect[1].set_value([dataset.id for dataset in list_datasets(site)]).run()
     shown = plain_words(app)
     (plans,) = [frame.value for frame in app.table if "Detectable difference" in frame.value]
     assert sorted(plans["Items"]) == ["3 of the validation split", "40"]
@@ -116,12 +104,12 @@ def test_form_launches_every_checkpoint_on_every_benchmark(world: Context) -> No
     assert "roundhouse eval run --checkpoint Oak --benchmark facts@1" in shown
     next(button for button in app.button if button.key == "eval_launch").click().run()
     assert not app.exception
-    queued = [(e.checkpoint, e.benchmark) for e in list_evaluations(world) if e.status is Status.QUEUED]
+    queued = [(e.checkpoint, e.benchmark) for e in list_evaluations(site) if e.status is Status.QUEUED]
     assert sorted(queued) == [("Elm", "facts@1"), ("Elm", "stories@1"), ("Oak", "stories@1")]  # Oak's facts are stored
 
 
-def test_permalink_shows_scores_and_wrong_items_as_plain_text(world: Context) -> None:
-    launched = evaluated(world, "Oak", "facts", [1, 1, 1, 0])
+def test_permalink_shows_scores_and_wrong_items_as_plain_text(scenario: Scenario) -> None:
+    launched = scenario.evaluation("Oak", "facts", [1, 1, 1, 0])
     app = open_page(PAGE, evaluation=launched.id)
     shown = plain_words(app)
     assert "Accuracy: 75.0 %" in shown
@@ -131,8 +119,8 @@ def test_permalink_shows_scores_and_wrong_items_as_plain_text(world: Context) ->
     assert "to compare item by item" in shown
 
 
-def test_items_begin_below_the_scores_and_the_tools_have_a_tab_of_their_own(world: Context) -> None:
-    launched = evaluated(world, "Oak", "facts", [1, 1, 1, 0])
+def test_items_begin_below_the_scores_and_the_tools_have_a_tab_of_their_own(scenario: Scenario) -> None:
+    launched = scenario.evaluation("Oak", "facts", [1, 1, 1, 0])
     app = open_page(PAGE, evaluation=launched.id)
     assert [tab.label for tab in app.tabs] == ["Items", "Details and checks"]
     assert "Question 3?" in [text.value for text in app.tabs[0].text]
@@ -140,12 +128,12 @@ def test_items_begin_below_the_scores_and_the_tools_have_a_tab_of_their_own(worl
     assert not app.tabs[0].expander
 
 
-def test_the_numbers_beside_choices_have_a_name(world: Context) -> None:
-    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
+def test_the_numbers_beside_choices_have_a_name(site: Context, scenario: Scenario) -> None:
+    launched = scenario.evaluation("Oak", "facts")
     values = {"acc": 0.0, "acc_norm": 0.0, "chance": 0.5}
     wrong = item(0, values, choices=["yes", "no"], answer="no", chosen="yes", logprobs=[-1.0, -2.5])
     score = {"metric": "acc", "value": 0.0, "stderr": 0.1, "low": 0.0, "high": 0.8, "n": 1, "method": "Wilson 95 %"}
-    finish(world, claim_of(world, launched), [wrong], scores=[score], facts={"unit": "items"})
+    finish(site, claim_of(site, launched), [wrong], scores=[score], facts={"unit": "items"})
     app = open_page(PAGE, evaluation=launched.id)
     assert [note.value for note in app.caption if note.value.startswith("log-l")] == [
         "log-likelihood -1.00",
@@ -154,27 +142,28 @@ def test_the_numbers_beside_choices_have_a_name(world: Context) -> None:
 
 
 @pytest.mark.parametrize("visited", ["Oak", "Elm"])
-def test_the_newer_checkpoint_is_compared_against_the_older_from_either_page(world: Context, visited: str) -> None:
-    ids = {name: evaluated(world, name, "facts", [1, 1, 1, 0]).id for name in ("Elm", "Oak")}
+def test_the_newer_checkpoint_is_compared_against_the_older_from_either_page(scenario: Scenario, visited: str) -> None:
+    scenario.checkpoints("Oak", "Elm")
+    ids = {name: scenario.evaluation(name, "facts", [1, 1, 1, 0]).id for name in ("Elm", "Oak")}
     press(open_page(PAGE, evaluation=ids[visited]), "eval_compare")
     app = press(open_page(PAGE, evaluation=ids[visited]), "eval_compare")
     assert [in_address(app, name) for name in ("first", "second")] == [ids["Oak"], ids["Elm"]], "Oak was made first"
 
 
-def test_the_matrix_has_a_row_of_chance(world: Context) -> None:
-    evaluated(world, "Oak", "facts", [1] * 20)
+def test_the_matrix_has_a_row_of_chance(scenario: Scenario) -> None:
+    scenario.evaluation("Oak", "facts", [1] * 20)
     notes = [note.value.replace("\\", "") for note in open_page(PAGE).caption]
     assert "50.0 %" in notes[notes.index("Chance") :]
 
 
-def test_a_finished_evaluation_leads_to_a_chat_with_its_checkpoint(world: Context) -> None:
-    launched = evaluated(world, "Oak", "facts", [1, 0])
+def test_a_finished_evaluation_leads_to_a_chat_with_its_checkpoint(scenario: Scenario) -> None:
+    launched = scenario.evaluation("Oak", "facts", [1, 0])
     app = open_page(PAGE, evaluation=launched.id)
     assert "Deploy and chat" in [link.proto.label for link in app.get("page_link")]
 
 
-def test_text_of_datasets_and_networks_is_never_markdown(world: Context) -> None:
-    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
+def test_text_of_datasets_and_networks_is_never_markdown(site: Context, scenario: Scenario) -> None:
+    launched = scenario.evaluation("Oak", "facts")
     hostile = item(
         0,
         {"acc": 0.0, "acc_norm": 0.0, "chance": 0.5},
@@ -185,7 +174,7 @@ def test_text_of_datasets_and_networks_is_never_markdown(world: Context) -> None
     )
     hostile["shown"]["question"] = EVIL
     score = {"metric": "acc", "value": 0.0, "stderr": 0.1, "low": 0.0, "high": 0.8, "n": 1, "method": "Wilson 95 %"}
-    finish(world, claim_of(world, launched), [hostile], scores=[score], facts={"unit": "items"})
+    finish(site, claim_of(site, launched), [hostile], scores=[score], facts={"unit": "items"})
     app = open_page(PAGE, evaluation=launched.id)
     assert sum(EVIL in str(text.value) for text in app.text) == 2
     assert not any("evil.example" in str(part.value) for part in [*app.markdown, *app.caption, *app.subheader])
@@ -204,9 +193,9 @@ def press(app: AppTest, key: str) -> AppTest:
     return app
 
 
-def test_an_item_has_an_address_and_leads_to_its_neighbours_in_the_list(world: Context) -> None:
-    evaluated(world, "Elm", "facts", [1] * 40)
-    launched = evaluated(world, "Oak", "facts", [0, 1, 0, 1] * 10)
+def test_an_item_has_an_address_and_leads_to_its_neighbours_in_the_list(scenario: Scenario) -> None:
+    scenario.evaluation("Elm", "facts", [1] * 40)
+    launched = scenario.evaluation("Oak", "facts", [0, 1, 0, 1] * 10)
     app = open_page(PAGE, evaluation=launched.id, page="2", filter="item > 4")
     assert in_address(app, "page") == "2"
     assert "18 items of 40" in plain_words(app)
@@ -230,8 +219,8 @@ def test_an_item_has_an_address_and_leads_to_its_neighbours_in_the_list(world: C
     assert "numbers from 1 to 40" in plain_words(wrong)
 
 
-def test_a_search_in_the_address_and_a_wrong_filter(world: Context) -> None:
-    launched = evaluated(world, "Oak", "facts", [0] * 40)
+def test_a_search_in_the_address_and_a_wrong_filter(scenario: Scenario) -> None:
+    launched = scenario.evaluation("Oak", "facts", [0] * 40)
     app = open_page(PAGE, evaluation=launched.id, search="question 17", items="all")
     assert "1 item of 40" in plain_words(app)
     app = open_page(PAGE, evaluation=launched.id, filter="acc << 1")
@@ -241,14 +230,14 @@ def test_a_search_in_the_address_and_a_wrong_filter(world: Context) -> None:
     assert "3 items of 40" in plain_words(app)
 
 
-def test_examples_before_a_question_are_folded_and_every_text_of_an_item_is_plain(world: Context) -> None:
-    add_benchmark(world, "questions", [{"question": "Q", "answers": ["A"]}] * 3)
+def test_examples_before_a_question_are_folded_and_every_text_of_an_item_is_plain(site: Context) -> None:
+    Scenario(site).benchmark("questions", [{"question": "Q", "answers": ["A"]}] * 3)
     config = EvaluationConfig(shots=2)
-    launched = launch_evaluation(world, checkpoint="Oak", benchmark="questions", config=config, person=LOCAL)
+    launched = Scenario(site).evaluation("Oak", "questions", config=config)
     hostile = item(0, {"exact_match": 0.0}, completion=EVIL, answer=[EVIL], prompt=f"Example {EVIL}\n\n{EVIL}")
     hostile["shown"] |= {"question": EVIL, "extracted": [EVIL], "filters": [EVIL], "judge": EVIL, "failed": EVIL}
     score = {"metric": "exact_match", "value": 0.0, "n": 1, "method": "Wilson", "stderr": 0.1, "low": 0.0, "high": 1.0}
-    finish(world, claim_of(world, launched), [hostile], scores=[score], facts={"unit": "items"})
+    finish(site, claim_of(site, launched), [hostile], scores=[score], facts={"unit": "items"})
     app = open_page(PAGE, evaluation=launched.id, item="1")
     assert [panel.label for panel in app.expander][:2] == ["Few-shot examples (2)", "Full prompt"]
     assert f"Example {EVIL}" in [str(text.value) for text in app.expander[0].text]
@@ -256,9 +245,9 @@ def test_examples_before_a_question_are_folded_and_every_text_of_an_item_is_plai
     assert not [part.value for part in drawn if EVIL in str(part.value) or "http://evil" in str(part.value)]
 
 
-def test_an_item_of_two_evaluations_has_an_address(world: Context) -> None:
-    oak = evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
-    elm = evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
+def test_an_item_of_two_evaluations_has_an_address(scenario: Scenario) -> None:
+    oak = scenario.evaluation("Oak", "facts", [1] * 20 + [0] * 12)
+    elm = scenario.evaluation("Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
     app = press(open_page(PAGE, first=oak.id, second=elm.id, items="fixed"), "item_pair_21")
     assert "Item 21 of Elm against Oak" in plain_words(app)
     assert "1 of 10 (fixed)" in plain_words(app)
@@ -267,27 +256,25 @@ def test_an_item_of_two_evaluations_has_an_address(world: Context) -> None:
     assert "has no item “99”" in plain_words(open_page(PAGE, first=oak.id, second=elm.id, item="99"))
 
 
-def test_a_failure_is_shown_with_a_remedy(world: Context) -> None:
-    launched = launch_evaluation(
-        world, checkpoint="Oak", benchmark="facts", person=LOCAL, config=EvaluationConfig(shots=1)
-    )
-    claim = claim_of(world, launched)
-    with world.db.write() as session:
-        outcomes.record_bad_end(session, world, claim)
+def test_a_failure_is_shown_with_a_remedy(site: Context, scenario: Scenario) -> None:
+    launched = scenario.evaluation("Oak", "facts", shots=1)
+    claim = claim_of(site, launched)
+    with site.db.write() as session:
+        outcomes.record_bad_end(session, site, claim)
         end_job(
-            session, world, claim, Status.FAILED, error=JobFailure(cause="Row 3 is broken.", remedy="Import it again.")
+            session, site, claim, Status.FAILED, error=JobFailure(cause="Row 3 is broken.", remedy="Import it again.")
         )
     app = open_page(PAGE, evaluation=launched.id)
     assert "Row 3 is broken." in plain_words(app)
     next(button for button in app.button if button.key == "eval_retry").click().run()
-    again = list_evaluations(world)[0]
+    again = list_evaluations(site)[0]
     assert (again.id != launched.id, again.config.shots, again.status) == (True, 1, Status.QUEUED)
-    assert get_evaluation(world, launched.id).status is Status.FAILED
+    assert get_evaluation(site, launched.id).status is Status.FAILED
 
 
-def test_a_comparison_names_the_better_one_and_the_changed_items(world: Context) -> None:
-    oak = evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
-    elm = evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
+def test_a_comparison_names_the_better_one_and_the_changed_items(scenario: Scenario) -> None:
+    oak = scenario.evaluation("Oak", "facts", [1] * 20 + [0] * 12)
+    elm = scenario.evaluation("Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
     app = open_page(PAGE, first=oak.id, second=elm.id)
     shown = plain_words(app)
     assert "Elm is significantly better" in shown
@@ -302,14 +289,14 @@ def test_a_comparison_names_the_better_one_and_the_changed_items(world: Context)
     assert app.segmented_control[0].value == "broken"
 
 
-def test_a_comparison_is_adjusted_for_every_benchmark_of_both(world: Context) -> None:
-    add_benchmark(world, "letters", CHOICES)
+def test_a_comparison_is_adjusted_for_every_benchmark_of_both(scenario: Scenario) -> None:
+    scenario.benchmark("letters", CHOICES)
     sides = {"Oak": [1] * 20 + [0] * 12, "Elm": [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2}
-    ids = {name: evaluated(world, name, "facts", right).id for name, right in sides.items()}
+    ids = {name: scenario.evaluation(name, "facts", right).id for name, right in sides.items()}
     alone = plain_words(open_page(PAGE, first=ids["Oak"], second=ids["Elm"]))
     assert "All benchmarks" not in alone
     for name, right in sides.items():
-        evaluated(world, name, "letters", right[::-1] if name == "Oak" else right)
+        scenario.evaluation(name, "letters", right[::-1] if name == "Oak" else right)
     shown = plain_words(open_page(PAGE, first=ids["Oak"], second=ids["Elm"]))
     assert "p = 0.039" in shown
     assert "Adjusted for 2 benchmarks (Holm): p = " in shown
@@ -317,28 +304,28 @@ def test_a_comparison_is_adjusted_for_every_benchmark_of_both(world: Context) ->
     assert "Holm's correction for 2 benchmarks" in shown
 
 
-def test_a_comparison_opens_on_the_first_group_that_has_items(world: Context) -> None:
-    oak = evaluated(world, "Oak", "facts", [1, 0, 0])
-    elm = evaluated(world, "Elm", "facts", [1, 1, 0])
+def test_a_comparison_opens_on_the_first_group_that_has_items(scenario: Scenario) -> None:
+    oak = scenario.evaluation("Oak", "facts", [1, 0, 0])
+    elm = scenario.evaluation("Elm", "facts", [1, 1, 0])
     app = open_page(PAGE, first=oak.id, second=elm.id)
     assert app.segmented_control[0].value == "fixed"
     assert "Question 1?" in plain_words(app)
 
 
-def test_comparison_of_texts_and_of_unlike_evaluations(world: Context) -> None:
-    oak = predicted(world, "Oak", "stories", [20.0, 22.0, 21.0])
-    elm = predicted(world, "Elm", "stories", [19.0, 25.0, 21.0])
+def test_comparison_of_texts_and_of_unlike_evaluations(scenario: Scenario) -> None:
+    oak = scenario.evaluation("Oak", "stories", nlls=[20.0, 22.0, 21.0])
+    elm = scenario.evaluation("Elm", "stories", nlls=[19.0, 25.0, 21.0])
     shown = plain_words(open_page(PAGE, first=oak.id, second=elm.id))
     assert "Not significant" in shown
     app = open_page(PAGE, first=oak.id, second=elm.id, item="2")
     assert "1 of 2 (changed)" in plain_words(app), "the largest difference first, as in the list"
     assert in_address(press(app, "item_next"), "item") == "1"
-    facts = evaluated(world, "Elm", "facts", [1, 0])
+    facts = scenario.evaluation("Elm", "facts", [1, 0])
     assert "can't be compared" in plain_words(open_page(PAGE, first=oak.id, second=facts.id))
 
 
-def test_the_first_page_shows_the_main_score_with_its_interval(world: Context) -> None:
-    evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
+def test_the_first_page_shows_the_main_score_with_its_interval(scenario: Scenario) -> None:
+    scenario.evaluation("Oak", "facts", [1] * 20 + [0] * 12)
     app = AppTest.from_file(str(SHELL), default_timeout=200).run()
     assert not app.exception
     shown = plain_words(app)
@@ -373,17 +360,17 @@ def test_figures_draw_every_interval() -> None:
     assert high > 0.1
 
 
-def test_a_suite_is_made_run_and_shown_with_its_averages(world: Context) -> None:
-    evaluated(world, "Oak", "facts", [1, 1, 1, 0])
+def test_a_suite_is_made_run_and_shown_with_its_averages(site: Context, scenario: Scenario) -> None:
+    scenario.evaluation("Oak", "facts", [1, 1, 1, 0])
     app = open_page(PAGE, suites="1")
     assert "No suites yet" in plain_words(app)
     app.text_input(key="suite_name").set_value("core")
     app.multiselect(key="suite_members").set_value(["facts"]).run()
     app.button(key="suite_create").click().run()
-    (suite,) = list_suites(world)
+    (suite,) = list_suites(site)
     app = open_page(PAGE, suite=suite.id)
     assert "has not run yet" in plain_words(app)
-    oak = next(checkpoint.id for checkpoint in list_checkpoints(world) if checkpoint.name == "Oak")
+    oak = next(checkpoint.id for checkpoint in list_checkpoints(site) if checkpoint.name == "Oak")
     app.multiselect(key="suite_checkpoints").set_value([oak]).run()
     app.button(key="suite_run").click().run()
     assert not app.exception
@@ -393,8 +380,9 @@ def test_a_suite_is_made_run_and_shown_with_its_averages(world: Context) -> None
     assert "No suites yet" not in plain_words(open_page(PAGE, suites="1"))
 
 
-def test_a_form_of_fields_and_yaml_says_which_of_them_counts(world: Context) -> None:
+def test_a_form_of_fields_and_yaml_says_which_of_them_counts(site: Context, scenario: Scenario) -> None:
     """The YAML silently won over fields that were filled."""
+    scenario.benchmark("facts")
     app = open_page(PAGE, suites="1")
     app.text_input(key="suite_name").set_value("typed")
     app.multiselect(key="suite_members").set_value(["facts"]).run()
@@ -405,31 +393,30 @@ def test_a_form_of_fields_and_yaml_says_which_of_them_counts(world: Context) -> 
     app.text_area(key="suite_yaml").set_value(" ").run()
     assert not app.text_input(key="suite_name").disabled
     app.button(key="suite_create").click().run()
-    assert [suite.name for suite in list_suites(world)] == ["typed"]
+    assert [suite.name for suite in list_suites(site)] == ["typed"]
 
 
-def test_scores_of_a_run_follow_its_steps_beside_the_loss(world: Context) -> None:
-    add_parts(world)
-    run = launch(world)
+def test_scores_of_a_run_follow_its_steps_beside_the_loss(site: Context, scenario: Scenario) -> None:
+    run = scenario.run()
     assert "Scores" not in plain_words(open_page("build/run.py", run=run.id))
     for step, right in ((10, [1, 0, 0, 0]), (20, [1, 1, 1, 0])):
-        add_run_checkpoint(world, run, step)
-        evaluated(world, f"{run.name} · step {step}", "facts", right)
-    (curve,) = read_run_scores(world, run.id).curves
+        scenario.checkpoint(run=run, step=step)
+        scenario.evaluation(f"{run.name} · step {step}", "facts", right)
+    (curve,) = read_run_scores(site, run.id).curves
     assert [(step, score.value) for step, score in curve.points] == [(10, 0.25), (20, 0.75)]
     app = open_page("build/run.py", run=run.id)
     assert not app.exception
     assert "The loss is that of each checkpoint" in plain_words(app)
     assert "Not scored" not in plain_words(app)
-    suite = create_suite(world, SuiteConfig.model_validate({"name": "core", "members": ["facts"]}), person=LOCAL)
-    with world.db.write() as session:  # the run removed its first checkpoint before a worker launched the evaluation
+    suite = create_suite(site, SuiteConfig.model_validate({"name": "core", "members": ["facts"]}), person=LOCAL)
+    with site.db.write() as session:  # the run removed its first checkpoint before a worker launched the evaluation
         first = session.scalars(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.step == 10)).one()
-        first.deleted_at = world.now()
+        first.deleted_at = site.now()
         values = suite.config.model_dump(mode="json")
         session.add(
-            SuiteResult(id="gone", suite_id=suite.id, checkpoint_id=first.id, config=values, created_at=world.now())
+            SuiteResult(id="gone", suite_id=suite.id, checkpoint_id=first.id, config=values, created_at=site.now())
         )
-    launch_members(world, "gone")
+    launch_members(site, "gone")
     assert "Not scored: the checkpoints of steps 10." in plain_words(open_page("build/run.py", run=run.id))
 
 
@@ -442,8 +429,8 @@ def test_curves_have_intervals_and_the_loss_its_own_panel() -> None:
     assert list(figure.data[0].error_y.array) == pytest.approx([25.0, 0.0])
 
 
-def test_subgroups_are_a_table_with_macro_and_micro_averages(world: Context) -> None:
-    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
+def test_subgroups_are_a_table_with_macro_and_micro_averages(site: Context, scenario: Scenario) -> None:
+    launched = scenario.evaluation("Oak", "facts")
     rows = {
         ("acc", ""): (0.75, 10),
         ("acc:micro", ""): (0.6, 10),
@@ -455,8 +442,8 @@ def test_subgroups_are_a_table_with_macro_and_micro_averages(world: Context) -> 
         {"metric": name, "subgroup": part, "value": value, "n": n, **error} for (name, part), (value, n) in rows.items()
     ]
     finish(
-        world,
-        claim_of(world, launched),
+        site,
+        claim_of(site, launched),
         [item(0, {"acc": 1.0})],
         scores=scores,
         facts={"unit": "items", "truncated_items": 3},
@@ -476,18 +463,19 @@ def test_subgroups_are_a_table_with_macro_and_micro_averages(world: Context) -> 
         "algebra": "50.0\u00a0%",
         "botany": "100.0\u00a0%",
     }
-    assert read_board(world).columns[0].metrics == ("acc", "acc:micro")
+    assert read_board(site).columns[0].metrics == ("acc", "acc:micro")
 
 
-def test_a_chosen_checkpoint_that_is_gone_leaves_the_form_with_a_word(world: Context) -> None:
+def test_a_chosen_checkpoint_that_is_gone_leaves_the_form_with_a_word(site: Context, scenario: Scenario) -> None:
     """It left without one, and fewer evaluations were launched than were chosen."""
-    add_checkpoint(world, "Ash")
+    scenario.checkpoints("Oak", "Elm", "Ash")
+    scenario.benchmark("facts")
     app = open_page(PAGE, new="1")
     (box,) = [one for one in app.multiselect if one.label == "Checkpoints"]
-    ids = {row.name: row.id for row in list_checkpoints(world)}
+    ids = {row.name: row.id for row in list_checkpoints(site)}
     box.set_value([ids["Oak"], ids["Ash"]]).run()
     assert "No longer here" not in words(app)
-    with world.db.write() as session:
+    with site.db.write() as session:
         session.delete(session.get_one(Checkpoint, ids["Ash"]))
     app.run()
     assert not app.exception
@@ -496,36 +484,36 @@ def test_a_chosen_checkpoint_that_is_gone_leaves_the_form_with_a_word(world: Con
     assert box.value == [ids["Oak"]]
 
 
-def test_no_one_wins_a_column_of_equal_scores(world: Context) -> None:
+def test_no_one_wins_a_column_of_equal_scores(scenario: Scenario) -> None:
     """Two networks with 0 % had a trophy for the one listed first."""
     for name in ("Oak", "Elm"):
-        evaluated(world, name, "facts", [0] * 8)
+        scenario.evaluation(name, "facts", [0] * 8)
     app = open_page(PAGE)
     assert not any("trophy" in button.label for button in app.button)
     assert "tied" in words(app)
 
 
 @pytest.mark.parametrize(("chance", "trophies"), [(0.25, 0), (0.1, 1)])
-def test_a_best_score_has_a_trophy_only_above_chance(world: Context, chance: float, trophies: int) -> None:
+def test_a_best_score_has_a_trophy_only_above_chance(scenario: Scenario, chance: float, trophies: int) -> None:
     for name, right in (("Oak", 0), ("Elm", 3)):  # 30 %, 20 to 40 %
-        evaluated(world, name, "facts", [1] * right + [0] * (10 - right), facts={"chance": chance})
+        scenario.evaluation(name, "facts", [1] * right + [0] * (10 - right), facts={"chance": chance})
     assert sum("trophy" in button.label for button in open_page(PAGE).button) == trophies
 
 
-def test_a_lone_score_has_no_trophy_and_a_best_one_of_zero_neither(world: Context) -> None:
-    evaluated(world, "Oak", "facts", [0] * 8)
+def test_a_lone_score_has_no_trophy_and_a_best_one_of_zero_neither(scenario: Scenario) -> None:
+    scenario.evaluation("Oak", "facts", [0] * 8)
     app = open_page(PAGE)
     assert not any("trophy" in button.label for button in app.button)
-    evaluated(world, "Elm", "facts", [1] * 8)
+    scenario.evaluation("Elm", "facts", [1] * 8)
     app = open_page(PAGE)
     (first,) = [button.label for button in app.button if "trophy" in button.label]
     assert "100" in first
 
 
-def test_items_that_were_all_cut_are_a_red_warning_and_win_nothing(world: Context) -> None:
+def test_items_that_were_all_cut_are_a_red_warning_and_win_nothing(site: Context, scenario: Scenario) -> None:
     """A caption in grey said it below a score of 26 %, and the matrix gave it a trophy."""
-    evaluated(world, "Elm", "facts", [0] * 8)
-    cut = evaluated(world, "Oak", "facts", [1] * 8, facts={"items": 8, "truncated_items": 8})
+    scenario.evaluation("Elm", "facts", [0] * 8)
+    cut = scenario.evaluation("Oak", "facts", [1] * 8, facts={"items": 8, "truncated_items": 8})
     app = open_page(PAGE, evaluation=cut.id)
     (error,) = app.error
     assert "All 8 items were truncated to the context" in error.value
@@ -534,48 +522,45 @@ def test_items_that_were_all_cut_are_a_red_warning_and_win_nothing(world: Contex
     labels = [button.label for button in app.button]
     assert not any("trophy" in label for label in labels)
     assert any(label.startswith(":red[:material/error:]") for label in labels)
-    (column,) = read_board(world).columns
+    (column,) = read_board(site).columns
     assert "no prompt was read whole" in plain_words(open_page(PAGE, benchmark=column.key))
 
 
-def test_a_finished_evaluation_without_its_main_score_is_not_called_stopped(world: Context) -> None:
+def test_a_finished_evaluation_without_its_main_score_is_not_called_stopped(site: Context, scenario: Scenario) -> None:
     task = read_task("name: safe\nkind: generation\nprompt: '{{question}}'\nmetrics: [refusal, unclear]\n")
-    launched = launch_evaluation(
-        world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(task=task), person=LOCAL
-    )
+    launched = scenario.evaluation("Oak", "facts", task=task)
     score = {"metric": "unclear", "value": 1.0, "stderr": 0.1, "low": 0.6, "high": 1.0, "n": 4, "method": ""}
-    finish(world, claim_of(world, launched), [item(0, {"unclear": 1.0})], scores=[score], facts={"unit": "items"})
+    finish(site, claim_of(site, launched), [item(0, {"unclear": 1.0})], scores=[score], facts={"unit": "items"})
     app = open_panel(open_page(PAGE), "eval_newest")
     assert "Stopped" not in words(app)
     assert "No refusals of unsafe prompts" in words(app)
 
 
-def test_an_evaluation_names_the_scores_that_no_item_has(world: Context) -> None:
+def test_an_evaluation_names_the_scores_that_no_item_has(site: Context, scenario: Scenario) -> None:
     task = read_task(
         "name: safe\nkind: generation\nprompt: '{{question}}'\nmetrics: [refusal, over_refusal, unclear]\n"
     )
-    launched = launch_evaluation(
-        world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(task=task), person=LOCAL
-    )
+    launched = scenario.evaluation("Oak", "facts", task=task)
     score = {"metric": "unclear", "value": 1.0, "stderr": 0.1, "low": 0.6, "high": 1.0, "n": 4, "method": ""}
-    finish(world, claim_of(world, launched), [item(0, {"unclear": 1.0})], scores=[score], facts={"unit": "items"})
+    finish(site, claim_of(site, launched), [item(0, {"unclear": 1.0})], scores=[score], facts={"unit": "items"})
     assert "No item has a value of: refusals of unsafe prompts, refusals of safe prompts." in plain_words(
         open_page(PAGE, evaluation=launched.id)
     )
 
 
-def test_a_checkpoint_lists_its_evaluations_with_intervals_and_the_scores_of_its_run(world: Context) -> None:
-    add_parts(world)
-    run = launch(world, max_steps=30)
-    ids = [add_run_checkpoint(world, run, step) for step in (10, 20)]
+def test_a_checkpoint_lists_its_evaluations_with_intervals_and_the_scores_of_its_run(
+    site: Context, scenario: Scenario
+) -> None:
+    run = scenario.run(max_steps=30)
+    ids = [scenario.checkpoint(run=run, step=step) for step in (10, 20)]
     checkpoint = "build/checkpoints.py"
     empty = open_page(checkpoint, checkpoint=ids[0])
     assert "No evaluations of this checkpoint yet" in plain_words(empty)
-    with world.db.read() as session:
+    with site.db.read() as session:
         names = [session.get_one(Checkpoint, one).name for one in ids]
-    done = evaluated(world, names[0], "facts", [1, 1, 1, 0], facts={"items": 4})
-    evaluated(world, names[1], "facts", [1, 1, 1, 1])
-    launch_evaluation(world, checkpoint=names[0], benchmark="stories", person=LOCAL)
+    done = scenario.evaluation(names[0], "facts", [1, 1, 1, 0], facts={"items": 4})
+    scenario.evaluation(names[1], "facts", [1, 1, 1, 1])
+    scenario.evaluation(names[0], "stories")
     app = open_page(checkpoint, checkpoint=ids[0])
     shown = plain_words(app)
     for text in ("facts@1", "75.0 % accuracy", "65.0 to 85.0 %", "stories@1", "Waiting", "Along the run"):
@@ -591,11 +576,11 @@ def test_every_metric_that_is_no_share_has_a_panel_of_its_own() -> None:
     assert titles == ["score, %", "BLEU", "bits per byte"]
 
 
-def test_a_running_evaluation_says_count_rate_and_time_left(world: Context) -> None:
-    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
-    claim = claim_of(world, launched)
+def test_a_running_evaluation_says_count_rate_and_time_left(site: Context, scenario: Scenario) -> None:
+    launched = scenario.evaluation("Oak", "facts")
+    claim = claim_of(site, launched)
     progress = {"type": "progress", "done": 10, "total": 40, "unit": "items", "rate": 0.5, "time": 1.0}
-    report(world, claim, progress)
+    report(site, claim, progress)
     app = open_page(PAGE, evaluation=launched.id)
     (bar,) = app.get("progress")
     assert bar.proto.text.replace("\\", "") == "Scoring items: 10 of 40 items, 0.5 a second, about 1 min 0 s left"

@@ -12,14 +12,13 @@ from backend.services.context import LOCAL, Context
 from backend.services.evaluation.gates import list_gates
 from backend.services.evaluation.suites import list_suites
 from backend.services.people.drafts import read_draft
-from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import CHOICES, add_benchmark, evaluated
+from tests.support.evaluation_world import CHOICES
 from tests.support.opening import assert_sound, open_page, words
-from tests.support.run_world import add_parts
+from tests.support.scenario import Scenario
 
 
-def test_a_search_space_is_there_after_a_reload_and_is_discarded_by_a_click(site: Context) -> None:
-    add_parts(site)
+def test_a_search_space_is_there_after_a_reload_and_is_discarded_by_a_click(site: Context, scenario: Scenario) -> None:
+    scenario.parts()
 
     def opened() -> AppTest:
         page = open_page("build/launch.py", mode="Sweep", dataset="tales", architecture="small")
@@ -70,9 +69,9 @@ def test_an_architecture_is_kept_until_it_is_saved(site: Context) -> None:
 
 
 @pytest.mark.parametrize("is_gone", [False, True], ids=["both there", "one gone"])
-def test_a_campaign_is_kept_without_what_no_longer_exists(site: Context, is_gone: bool) -> None:
-    oak, elm, _ = (add_checkpoint(site, name) for name in ("Oak", "Elm", "Yew"))
-    add_benchmark(site, "asked", [{"prompt": f"Tell {n}."} for n in range(40)], kind="prompts")
+def test_a_campaign_is_kept_without_what_no_longer_exists(site: Context, scenario: Scenario, is_gone: bool) -> None:
+    oak, elm, _ = scenario.checkpoints("Oak", "Elm", "Yew")
+    scenario.benchmark("asked", [{"prompt": f"Tell {n}."} for n in range(40)], kind="prompts")
     page = open_page("evaluate/battles.py")
     page.text_input(key="campaign_name").set_value("Autumn").run()
     page.multiselect(key="campaign_contestants").set_value([oak, elm]).run()
@@ -89,11 +88,10 @@ def test_a_campaign_is_kept_without_what_no_longer_exists(site: Context, is_gone
         assert read_draft(site, "campaign", person=LOCAL) is None
 
 
-def test_gates_and_suites_are_kept_until_they_are_created(site: Context) -> None:
-    oak = add_checkpoint(site, "Oak")
+def test_gates_and_suites_are_kept_until_they_are_created(site: Context, scenario: Scenario) -> None:
+    oak = scenario.checkpoint("Oak")
     for benchmark in ("facts", "more facts"):
-        add_benchmark(site, benchmark, CHOICES)
-        evaluated(site, "Oak", benchmark, [1] * len(CHOICES))
+        scenario.evaluation("Oak", scenario.benchmark(benchmark), [1] * len(CHOICES))
     gates, suites = {"gates": "1"}, {"suites": "1"}
     for number in range(2):  # a list of the same page, with and without rows
         gate = open_page("evaluate/evaluations.py", **gates)

@@ -10,53 +10,50 @@ from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.gates import create_gate, list_gates, require_gate
 from backend.services.serving.deployments import deploy
-from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import CHOICES, add_benchmark, evaluated
+from tests.support.evaluation_world import CHOICES
 from tests.support.opening import assert_sound, open_page, words
+from tests.support.scenario import Scenario
 
 PAGE = "evaluate/evaluations.py"
 
 
-@pytest.fixture
-def world(site: Context) -> Context:
-    add_benchmark(site, "facts", CHOICES)
+@pytest.fixture(autouse=True)
+def _evaluations(scenario: Scenario) -> None:
     right = np.arange(40) % 4 > 0
     for name, answers in {"Oak": right, "Elm": right & (np.arange(40) % 2 > 0)}.items():
-        add_checkpoint(site, name)
-        evaluated(site, name, "facts", answers.astype(int).tolist())
-    return site
+        scenario.evaluation(name, "facts", answers.astype(int).tolist())
 
 
-def test_a_gate_is_created_judged_and_required_on_the_page(world: Context) -> None:
+def test_a_gate_is_created_judged_and_required_on_the_page(site: Context) -> None:
     app = open_page(PAGE, gates="1")
     assert "No gates yet" in words(app)
     app.text_input(key="gate_name").set_value("release")
-    app.selectbox(key="gate_champion").set_value(resolve_checkpoint(world, "Oak").id)
+    app.selectbox(key="gate_champion").set_value(resolve_checkpoint(site, "Oak").id)
     app.multiselect(key="gate_benchmarks").select("facts@1").run()
     app.button(key="gate_create").click().run()
     assert_sound(app)
-    (gate,) = list_gates(world)
+    (gate,) = list_gates(site)
     assert (gate.name, gate.config.margin) == ("release", 0.02)
 
 
-def test_a_gate_may_have_another_margin_on_a_benchmark(world: Context) -> None:
-    add_benchmark(world, "more facts", CHOICES[:8])
-    evaluated(world, "Oak", "more facts", [1] * 8)
+def test_a_gate_may_have_another_margin_on_a_benchmark(site: Context, scenario: Scenario) -> None:
+    scenario.benchmark("more facts", CHOICES[:8])
+    scenario.evaluation("Oak", "more facts", [1] * 8)
     app = open_page(PAGE, gates="1")
     app.text_input(key="gate_name").set_value("release")
     app.multiselect(key="gate_benchmarks").set_value(["facts@1", "more facts@1"]).run()
     app.number_input(key="gate_margin_more facts@1").set_value(5.0).run()
     app.button(key="gate_create").click().run()
     assert_sound(app)
-    (gate,) = list_gates(world)
+    (gate,) = list_gates(site)
     assert {part.benchmark: part.margin for part in gate.config.benchmarks} == {"facts@1": None, "more facts@1": 0.05}
 
 
-def test_the_deployment_form_names_the_gates_that_an_endpoint_requires(world: Context) -> None:
+def test_the_deployment_form_names_the_gates_that_an_endpoint_requires(site: Context) -> None:
     config = GateConfig.model_validate({"champion": "Oak", "benchmarks": [{"benchmark": "facts"}], "margin": 0.02})
-    gate = create_gate(world, name="release", config=config, person=LOCAL)
-    require_gate(world, "release", endpoint="tales", person=LOCAL)
-    elm = resolve_checkpoint(world, "Elm").id
+    gate = create_gate(site, name="release", config=config, person=LOCAL)
+    require_gate(site, "release", endpoint="tales", person=LOCAL)
+    elm = resolve_checkpoint(site, "Elm").id
     app = open_page("serve/endpoints.py", checkpoint=elm)
     assert "Not judged yet" not in words(app)
     app.text_input(key="deploy_name").set_value("tales").run()
@@ -68,30 +65,30 @@ def test_the_deployment_form_names_the_gates_that_an_endpoint_requires(world: Co
     app.checkbox(key="deploy_gate_tales").check().run()
     assert "was never measured" in words(app)
     assert "Failed" in words(app)
-    assert list_gates(world)[0].id == gate.id
+    assert list_gates(site)[0].id == gate.id
 
 
-def test_a_verdict_shows_difference_interval_threshold_and_what_settles_it(world: Context) -> None:
+def test_a_verdict_shows_difference_interval_threshold_and_what_settles_it(site: Context, scenario: Scenario) -> None:
     config = GateConfig.model_validate({"champion": "Oak", "benchmarks": [{"benchmark": "facts"}], "margin": 0.02})
-    gate = create_gate(world, name="release", config=config, person=LOCAL)
-    deploy(world, checkpoint_id=add_checkpoint(world, "Fir"), name="tales", person=LOCAL)
+    gate = create_gate(site, name="release", config=config, person=LOCAL)
+    deploy(site, checkpoint_id=scenario.checkpoint("Fir"), name="tales", person=LOCAL)
     app = open_page(PAGE, gate=gate.id)
     assert "Champion: Oak" in words(app).replace("\\", "")
     box = app.selectbox(key=f"gate_candidate_{gate.id}")
-    box.set_value(resolve_checkpoint(world, "Elm").id).run()
+    box.set_value(resolve_checkpoint(site, "Elm").id).run()
     app.button(key=f"gate_judge_{gate.id}").click().run()
     assert_sound(app)
-    (gate,) = list_gates(world)
+    (gate,) = list_gates(site)
     assert [result.checkpoint for result in gate.results] == ["Elm"]
     assert gate.results[0].verdict == "FAIL"
     app.selectbox(key=f"gate_endpoint_{gate.id}").select("tales").run()
     app.button(key=f"gate_require_{gate.id}").click().run()
-    assert list_gates(world)[0].endpoints == ("tales",)
+    assert list_gates(site)[0].endpoints == ("tales",)
 
 
-def test_the_form_of_a_gate_names_its_benchmark_and_how_likely_it_passes_and_fails(world: Context) -> None:
+def test_the_form_of_a_gate_names_its_benchmark_and_how_likely_it_passes_and_fails(site: Context) -> None:
     app = open_page(PAGE, gates="1")
-    app.selectbox(key="gate_champion").set_value(resolve_checkpoint(world, "Oak").id)
+    app.selectbox(key="gate_champion").set_value(resolve_checkpoint(site, "Oak").id)
     app.multiselect(key="gate_benchmarks").select("facts@1").run()
     assert_sound(app)
     (warned,) = [one.value.replace("\\", "") for one in app.warning if "On facts@1" in one.value]

@@ -29,7 +29,7 @@ EVIL = "<b>a</b> **é**\n $x$ :red[b] ![x](http://evil.example/x.png)"
 def inspected(site: Context, checkpoint: str, config: InspectionConfig, *, against: str | None = None) -> str:
     """Inspect a checkpoint and return the inspection's id."""
     inspection = launch_inspection(site, checkpoint=checkpoint, config=config, against=against, person=LOCAL)
-    do_job(site, str(inspection.job_id))
+    do_job(site, inspection.job_id)
     return inspection.id
 
 
@@ -117,7 +117,7 @@ def test_two_checkpoints_are_compared_token_by_token_or_by_byte(site: Context) -
     assert "".join(strips(app)[0][1:]) == "The cat."
     app.button(key=f"weights_{oak}_{elm}").click().run()
     (weights,) = [one for one in list_inspections(site, oak) if not one.config.of_text]
-    do_job(site, str(weights.job_id))
+    do_job(site, weights.job_id)
     app = open_page(PAGE, inspection=inspection, tab="Compare")
     assert "the weights changed by" in words(app).replace("\\", "")
 
@@ -142,7 +142,7 @@ def test_weights_are_read_without_a_text(site: Context) -> None:
     app = open_page(PAGE, checkpoint=oak, tab="Weights")
     app.button(key=f"weights_{oak}_None").click().run()
     (inspection,) = list_inspections(site, oak)
-    do_job(site, str(inspection.job_id))
+    do_job(site, inspection.job_id)
     app = open_page(PAGE, checkpoint=oak, tab="Weights")
     assert not app.error, words(app)
     table = app.dataframe[-1].value

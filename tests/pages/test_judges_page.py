@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
 from backend.domain.serving.upstream import Upstream
-from backend.services.battles.raters import rater_for
 from backend.services.context import LOCAL, Context
-from backend.services.evaluation.evaluations import launch_evaluation
 from backend.services.evaluation.judgements import Judge, campaign_items, launch_judgement
 from backend.services.evaluation.judges.answers import evaluation_items
 from backend.services.serving.deployments import deploy
 from backend.services.serving.upstreams import connect_upstream
-from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all
-from tests.support.evaluation_world import ANSWERS, CHOICES, add_benchmark, claim_of, evaluated, finish, item
+from tests.support.evaluation_world import claim_of, finish, item
 from tests.support.fake_api import serve_api
 from tests.support.judge_world import finish_judgement
 from tests.support.opening import open_page, words
+from tests.support.scenario import Scenario
 
 
-def test_a_judgement_is_started_listed_and_shown_beside_the_votes(site: Context) -> None:
+def test_a_judgement_is_started_listed_and_shown_beside_the_votes(site: Context, scenario: Scenario) -> None:
     app = open_page("evaluate/evaluations.py", judges="1")
     assert not app.exception
     assert "No campaign has votes yet." in words(app)
-    campaign = make_campaign(site, num_prompts=4)
-    vote_all(site, campaign.id, rater_for(site, LOCAL), prefer("Elm"))
+    campaign = scenario.campaign(num_prompts=4)
+    scenario.votes(campaign, "Elm")
     judge = Judge("model", "referee", "http://127.0.0.1:9/v1")
     config = JudgeConfig(mode="pairwise", canaries=0)
     job = launch_judgement(site, judge=judge, items=campaign_items(site, campaign.id), config=config, person=LOCAL)
@@ -40,11 +38,10 @@ def test_a_judgement_is_started_listed_and_shown_beside_the_votes(site: Context)
     assert all("(people: Elm)" in title for title in titles)
 
 
-def test_items_that_a_judge_and_the_benchmark_score_differently_can_be_filtered(site: Context) -> None:
-    for name in ("Oak", "Elm"):
-        add_checkpoint(site, name)
-    add_benchmark(site, "facts", CHOICES)
-    oak, elm = evaluated(site, "Oak", "facts", [1, 0, 0]), evaluated(site, "Elm", "facts", [1, 1, 0])
+def test_items_that_a_judge_and_the_benchmark_score_differently_can_be_filtered(
+    site: Context, scenario: Scenario
+) -> None:
+    oak, elm = scenario.evaluation("Oak", "facts", [1, 0, 0]), scenario.evaluation("Elm", "facts", [1, 1, 0])
     assert (
         "Disagreed with judge"
         not in open_page("evaluate/evaluations.py", evaluation=elm.id).segmented_control[0].options
@@ -62,12 +59,11 @@ def test_items_that_a_judge_and_the_benchmark_score_differently_can_be_filtered(
 
 
 def test_a_model_is_not_offered_first_to_judge_its_own_answers_and_a_judgement_names_them(site: Context) -> None:
-    add_benchmark(site, "questions", ANSWERS)
     with serve_api() as api:
         for name in ("ash", "oak"):
             upstream = Upstream.read({"url": api.url, "model": name})
             connect_upstream(site, name=name, upstream=upstream, person=LOCAL)
-        own = launch_evaluation(site, endpoint="ash", benchmark="questions", person=LOCAL)
+        own = Scenario(site).evaluation(benchmark="questions", endpoint="ash")
         score = {"metric": "exact_match", "value": 1.0, "stderr": 0.0, "n": 6, "method": "Wilson"}
         facts = {"used_chat_template": True, "unit": "items"}
         answered = [item(n, {"exact_match": 1.0}, completion="yes") for n in range(6)]
@@ -97,8 +93,8 @@ def _judge(ctx: Context, items: list[JudgeItem], config: JudgeConfig, verdict: s
     finish_judgement(ctx, job.id, verdict)
 
 
-def test_a_judge_at_hand_is_offered_before_a_checkpoint(site: Context) -> None:
-    checkpoint = add_checkpoint(site, "Oak")
+def test_a_judge_at_hand_is_offered_before_a_checkpoint(site: Context, scenario: Scenario) -> None:
+    checkpoint = scenario.checkpoint("Oak")
 
     def offered() -> str:
         return str(open_page("evaluate/evaluations.py", judges="1").segmented_control(key="judge_kind").value)

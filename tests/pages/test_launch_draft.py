@@ -15,12 +15,12 @@ from pages.components.browser.palette import component
 from pages.components.browser.palette.component import Destination
 from tests.support.launch_form import add_base, open_form
 from tests.support.opening import open_page, open_panel, words
-from tests.support.run_world import add_dataset, add_parts, launch
+from tests.support.scenario import Scenario
 from tests.support.training_rooms import write_dataset
 
 
 def test_a_half_filled_form_is_there_after_a_reload_and_is_discarded_by_a_click(site: Context) -> None:
-    add_parts(site)
+    Scenario(site).parts()
     page = open_page("build/launch.py")
     page.run()
     assert read_draft(site, "launch", person=LOCAL) is None  # looking is no draft
@@ -37,8 +37,8 @@ def test_a_half_filled_form_is_there_after_a_reload_and_is_discarded_by_a_click(
     assert "Draft of " not in words(open_page("build/launch.py"))
 
 
-def test_a_visit_elsewhere_keeps_the_form(site: Context) -> None:
-    add_parts(site)
+def test_a_visit_elsewhere_keeps_the_form(scenario: Scenario) -> None:
+    scenario.parts()
     page = open_form()
     page.number_input(key="launch_max_steps").set_value(77).run()
     page.switch_page("../pages/build/runs.py").run()
@@ -48,16 +48,16 @@ def test_a_visit_elsewhere_keeps_the_form(site: Context) -> None:
     assert page.number_input(key="launch_context").value == 32
 
 
-def test_a_wrong_value_is_kept_in_the_draft_too(site: Context) -> None:
-    add_parts(site)
+def test_a_wrong_value_is_kept_in_the_draft_too(scenario: Scenario) -> None:
+    scenario.parts()
     page = open_form()
     page.number_input(key="launch_context").set_value(128).run()
     assert open_page("build/launch.py").number_input(key="launch_context").value == 128
 
 
-def test_an_address_that_asks_for_another_form_leaves_the_draft_to_be_restored(site: Context) -> None:
-    add_parts(site)
-    add_dataset(site, "fables")
+def test_an_address_that_asks_for_another_form_leaves_the_draft_to_be_restored(scenario: Scenario) -> None:
+    scenario.parts()
+    scenario.dataset("fables")
     page = open_page("build/launch.py")
     page.selectbox(key="launch_dataset").select("tales").run()
     page.number_input(key="launch_max_steps").set_value(77).run()
@@ -69,8 +69,8 @@ def test_an_address_that_asks_for_another_form_leaves_the_draft_to_be_restored(s
     assert other.number_input(key="launch_max_steps").value == 77
 
 
-def test_a_launch_ends_the_draft(site: Context) -> None:
-    add_parts(site)
+def test_a_launch_ends_the_draft(site: Context, scenario: Scenario) -> None:
+    scenario.parts()
     page = open_form()
     page.number_input(key="launch_max_steps").set_value(77).run()
     assert read_draft(site, "launch", person=LOCAL) is not None
@@ -79,41 +79,41 @@ def test_a_launch_ends_the_draft(site: Context) -> None:
     assert read_draft(site, "launch", person=LOCAL) is None
 
 
-def test_a_launch_leaves_the_draft_of_another_form(site: Context) -> None:
-    add_parts(site)
+def test_a_launch_leaves_the_draft_of_another_form(site: Context, scenario: Scenario) -> None:
+    scenario.parts()
     page = open_page("build/launch.py")
     page.selectbox(key="launch_dataset").select("tales").run()
     page.number_input(key="launch_max_steps").set_value(77).run()
-    other = open_page("build/launch.py", run=launch(site).id, set="seed:2")
+    other = open_page("build/launch.py", run=scenario.run().id, set="seed:2")
     assert "You have a draft of" in words(other)
     other.button(key="launch_go").click().run()
     assert len(list_runs(site)) == 2
     assert read_draft(site, "launch", person=LOCAL) is not None
 
 
-def test_the_estimate_of_another_form_is_not_shown(site: Context) -> None:
-    add_parts(site)
+def test_the_estimate_of_another_form_is_not_shown(scenario: Scenario) -> None:
+    scenario.parts()
     open_form().number_input(key="launch_min_learning_rate").set_value(5.0).run()
-    other = open_page("build/launch.py", run=launch(site).id)
+    other = open_page("build/launch.py", run=scenario.run().id)
     assert "Peak memory" in [metric.label for metric in other.metric]
     other.button(key="launch_restore").click().run()
     assert other.button(key="launch_go").disabled
     assert "Of the last values that can be launched" not in words(other)
 
 
-def test_a_draft_of_another_version_is_left_out(site: Context) -> None:
-    add_parts(site)
+def test_a_draft_of_another_version_is_left_out(site: Context, scenario: Scenario) -> None:
+    scenario.parts()
     for values in ({}, {"objective": "sft"}, {"objective": "nonsense", "fields": []}):
         save_draft(site, "launch", values, person=LOCAL)
         assert "Draft of " not in words(open_page("build/launch.py"))
 
 
-def test_a_change_of_objective_and_back_keeps_parts(site: Context) -> None:
+def test_a_change_of_objective_and_back_keeps_parts(site: Context, scenario: Scenario) -> None:
     add_base(site)
     add_base(site, "elm")
     for name in ("talks", "chats"):
-        add_dataset(site, name, kind="chat")
-    add_dataset(site, "pairs", kind="preference")
+        scenario.dataset(name, kind="chat")
+    scenario.dataset("pairs", kind="preference")
     page = open_page("build/launch.py")
     page.selectbox(key="launch_objective").select("sft").run()
     page.selectbox(key="launch_dataset").select("talks").run()
@@ -125,8 +125,8 @@ def test_a_change_of_objective_and_back_keeps_parts(site: Context) -> None:
     assert page.selectbox(key="launch_dataset").value == "talks"
 
 
-def test_a_wrong_value_leaves_the_estimate_and_the_search_space(site: Context) -> None:
-    add_parts(site)
+def test_a_wrong_value_leaves_the_estimate_and_the_search_space(scenario: Scenario) -> None:
+    scenario.parts()
     page = open_form()
     page.number_input(key="launch_min_learning_rate").set_value(5.0).run()
     assert page.button(key="launch_go").disabled
@@ -140,17 +140,17 @@ def test_a_wrong_value_leaves_the_estimate_and_the_search_space(site: Context) -
     assert page.button(key="sweep_go").disabled
 
 
-def test_a_published_architecture_is_launched_by_name(site: Context) -> None:
-    add_parts(site)
+def test_a_published_architecture_is_launched_by_name(scenario: Scenario) -> None:
+    scenario.parts()
     page = open_form()
     page.selectbox(key="launch_architecture").select("published: SmolLM2 135M").run()
     yaml = str(open_panel(page, "launch_yaml_panel").code[0].value)
     assert parse_run_config(yaml).architecture == PUBLISHED["SmolLM2 135M"]
 
 
-def test_the_first_rows_say_what_is_trained_on(site: Context) -> None:
+def test_the_first_rows_say_what_is_trained_on(site: Context, scenario: Scenario) -> None:
     add_base(site)
-    add_dataset(site, "talks", kind="chat")
+    scenario.dataset("talks", kind="chat")
     row = {"messages": [{"role": "user", "content": "Ask **me**"}, {"role": "assistant", "content": "<b>Yes</b>"}]}
     write_dataset(site.artifacts.path("datasets/talks"), train=[row] * 5)
     page = open_panel(open_page("build/launch.py", base="oak", dataset="talks"), "launch_rows")
@@ -161,9 +161,9 @@ def test_the_first_rows_say_what_is_trained_on(site: Context) -> None:
     assert not any("User" in text and "trained" in text for text in said)
 
 
-def test_rewards_are_tried_on_the_first_rows(site: Context) -> None:
+def test_rewards_are_tried_on_the_first_rows(site: Context, scenario: Scenario) -> None:
     add_base(site)
-    add_dataset(site, "asks", kind="instruction")
+    scenario.dataset("asks", kind="instruction")
     rows = [{"prompt": f"{number} + 1?", "completion": str(number + 1)} for number in range(4)]
     write_dataset(site.artifacts.path("datasets/asks"), train=rows)
     page = open_page("build/launch.py", base="oak")
@@ -183,14 +183,14 @@ def test_preferences_on_a_base_that_never_saw_a_conversation_are_asked_about(
     with site.db.write() as session:
         facts = {"context": 512, "has_chat_template": chats}
         session.add(Checkpoint(name="oak", origin="added", folder="checkpoints/oak", parameters=1_000_000, facts=facts))
-    add_dataset(site, "pairs", kind="preference")
+    Scenario(site).dataset("pairs", kind="preference")
     page = open_page("build/launch.py", base="oak", dataset="pairs")
     page.selectbox(key="launch_objective").select("dpo").run()
     assert ("has not been trained on conversations" in words(page)) == warns
 
 
-def test_a_sweep_is_asked_for_on_the_page_itself(site: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    add_parts(site)
+def test_a_sweep_is_asked_for_on_the_page_itself(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario.parts()
     page = open_page("build/launch.py")
     monkeypatch.setattr(component, "palette", lambda key: Destination(routes.LAUNCH, {"mode": "Sweep"}))
     assert page.run().segmented_control(key="mode").value == "Sweep"

@@ -12,7 +12,8 @@ from backend.services.jobs.workers import beat
 from pages.components.frame import plain
 from tests.support.launch_form import add_base, add_starter, keys, open_form, shown
 from tests.support.opening import open_page, words
-from tests.support.run_world import add_dataset, add_parts, add_tokenizer, launch, make_config, measure
+from tests.support.run_world import make_config, measure
+from tests.support.scenario import Scenario
 
 
 def test_a_new_page_has_the_starter_recipe_and_says_so(site: Context) -> None:
@@ -26,12 +27,12 @@ def test_a_new_page_has_the_starter_recipe_and_says_so(site: Context) -> None:
     )
 
 
-def test_defaults_follow_the_objective_and_typed_values_stay(site: Context) -> None:
+def test_defaults_follow_the_objective_and_typed_values_stay(site: Context, scenario: Scenario) -> None:
     """Fine-tuning kept the starter recipe's learning rate, 1,200 steps, context 128, name and prompts, though "recipe:
     None".
     """
     add_starter(site)
-    add_dataset(site, "chats", kind="chat")
+    scenario.dataset("chats", kind="chat")
     add_base(site)
     page = open_page("build/launch.py")
     page.number_input(key="launch_seed").set_value(77).run()
@@ -54,9 +55,9 @@ def test_defaults_follow_the_objective_and_typed_values_stay(site: Context) -> N
     )
 
 
-def test_defaults_follow_the_base_and_the_size_of_the_data(site: Context) -> None:
-    add_dataset(site, "chats", kind="chat")
-    add_dataset(site, "more", kind="chat")
+def test_defaults_follow_the_base_and_the_size_of_the_data(site: Context, scenario: Scenario) -> None:
+    scenario.dataset("chats", kind="chat")
+    scenario.dataset("more", kind="chat")
     add_base(site)
     add_base(site, "tall", parameters=7_000_000_000, context=4096)
     with site.db.write() as session:
@@ -72,18 +73,18 @@ def test_defaults_follow_the_base_and_the_size_of_the_data(site: Context) -> Non
     assert large["micro_batch"] * large["grad_accum_steps"] == 16
 
 
-def test_a_copy_of_a_run_keeps_its_values_on_another_dataset(site: Context) -> None:
-    add_parts(site)
-    add_dataset(site, "fables")
-    launch(site, name="first", learning_rate=0.0123)
+def test_a_copy_of_a_run_keeps_its_values_on_another_dataset(scenario: Scenario) -> None:
+    scenario.parts()
+    scenario.dataset("fables")
+    scenario.run(name="first", learning_rate=0.0123)
     page = open_page("build/launch.py", run="first")
     page.selectbox(key="launch_dataset").select("fables").run()
     assert (shown(page)["learning_rate"], shown(page)["max_steps"]) == (0.0123, 100)
 
 
-def test_values_of_pasted_yaml_count_as_typed(site: Context) -> None:
-    add_dataset(site, "chats", kind="chat")
-    add_parts(site)
+def test_values_of_pasted_yaml_count_as_typed(site: Context, scenario: Scenario) -> None:
+    scenario.dataset("chats", kind="chat")
+    scenario.parts()
     add_base(site)
     page = open_page("build/launch.py")
     page.text_area(key="launch_yaml").set_value(
@@ -94,10 +95,10 @@ def test_values_of_pasted_yaml_count_as_typed(site: Context) -> None:
     assert (shown(page)["context"], shown(page)["seed"], shown(page)["max_steps"]) == (32, 5, 34)
 
 
-def test_a_dataset_of_another_kind_is_named_with_its_kind(site: Context) -> None:
+def test_a_dataset_of_another_kind_is_named_with_its_kind(scenario: Scenario) -> None:
     """It was said not to be there."""
-    add_parts(site)
-    add_dataset(site, "chats", kind="chat")
+    scenario.parts()
+    scenario.dataset("chats", kind="chat")
     page = open_form()
     page.selectbox(key="launch_objective").set_value("dpo").run()
     assert plain("“tales” is of kind text; Preference tuning (DPO) takes preference.") in words(page)
@@ -117,9 +118,8 @@ def test_twenty_steps_are_not_blocked_by_a_warm_up(site: Context) -> None:
     assert page.button(key="launch_go").label == "Launch"
 
 
-def test_a_warm_up_in_steps_is_visible_and_adapts_unless_it_was_typed(site: Context) -> None:
-    add_parts(site)
-    launch(site, name="first", warmup_steps=50)
+def test_a_warm_up_in_steps_is_visible_and_adapts_unless_it_was_typed(scenario: Scenario) -> None:
+    scenario.run(name="first", warmup_steps=50)
     page = open_page("build/launch.py", run="first")
     assert page.number_input(key="launch_warmup_steps").value == 50
     assert "warmup_ratio" not in keys(page)
@@ -142,10 +142,10 @@ def test_a_warm_up_in_steps_is_visible_and_adapts_unless_it_was_typed(site: Cont
     ],
 )
 def test_a_value_out_of_range_stays_with_its_error_and_refuses_the_launch(
-    site: Context, path: str, value: float, text: str
+    scenario: Scenario, path: str, value: float, text: str
 ) -> None:
     """A learning rate of 50 turned red, the old value was kept silently, and Launch stayed enabled."""
-    add_parts(site)
+    scenario.parts()
     page = open_form()
     assert page.button(key="launch_go").label == "Launch"
     page.number_input(key=f"launch_{path}").set_value(value).run()
@@ -157,8 +157,8 @@ def test_a_value_out_of_range_stays_with_its_error_and_refuses_the_launch(
     )
 
 
-def test_an_unknown_field_in_yaml_names_the_nearest(site: Context) -> None:
-    add_parts(site)
+def test_an_unknown_field_in_yaml_names_the_nearest(scenario: Scenario) -> None:
+    scenario.parts()
     page = open_form()
     page.text_area(key="launch_yaml").set_value(
         "dataset: tales\narchitecture: small\ntokenizer: pieces\nmax_stepz: 3\n"
@@ -167,9 +167,9 @@ def test_an_unknown_field_in_yaml_names_the_nearest(site: Context) -> None:
     assert plain("max_stepz is not a field; did you mean max_steps?") in words(page)
 
 
-def test_an_architecture_selects_its_tokenizer_and_unused_rows_are_reported(site: Context) -> None:
+def test_an_architecture_selects_its_tokenizer_and_unused_rows_are_reported(site: Context, scenario: Scenario) -> None:
     """The tokenizer of the architecture before stayed, and 38 rows that no token uses went unsupported."""
-    add_parts(site)
+    scenario.parts()
     add_starter(site)
     page = open_page("build/launch.py", dataset="tales", architecture="small")
     assert page.selectbox(key="launch_tokenizer").value == "pieces"
@@ -179,22 +179,22 @@ def test_an_architecture_selects_its_tokenizer_and_unused_rows_are_reported(site
     assert "has 2,010 tokens and the vocabulary 2,048 entries: 38 embedding rows will stay unused" in words(page)
 
 
-def test_the_tokenizer_of_an_architectures_last_run_goes_before_a_larger_one(site: Context) -> None:
-    add_parts(site)
-    add_tokenizer(site, "other", vocab_size=290)
-    launch(site, tokenizer="other")
+def test_the_tokenizer_of_an_architectures_last_run_goes_before_a_larger_one(scenario: Scenario) -> None:
+    scenario.parts()
+    scenario.tokenizer("other", vocab_size=290)
+    scenario.run(tokenizer="other")
     assert (
         open_page("build/launch.py", dataset="tales", architecture="small").selectbox(key="launch_tokenizer").value
         == "other"
     )
 
 
-def test_the_estimate_of_a_sweep_is_of_all_its_runs(site: Context) -> None:
+def test_the_estimate_of_a_sweep_is_of_all_its_runs(site: Context, scenario: Scenario) -> None:
     """A sweep of 12 runs was estimated as one."""
-    add_parts(site)
+    scenario.parts()
     measure(site, make_config(max_steps=100), step_s=1.0)
     beat(site, name="w", host="lab", pid=1, slots={"train": 4}, devices=[], gauges={})
-    launch(site, name="first")
+    scenario.run(name="first")
     page = open_page("build/launch.py", run="first", mode="Sweep")
     time = next(each.value for each in page.metric if each.label == "Estimated time")
     assert time == "10 min"  # 12 runs of 100 s, two at a time
@@ -202,9 +202,9 @@ def test_the_estimate_of_a_sweep_is_of_all_its_runs(site: Context) -> None:
     assert "1 min 40 s a run." in words(page)
 
 
-def test_derived_values_follow_in_the_same_rerun(site: Context) -> None:
+def test_derived_values_follow_in_the_same_rerun(site: Context, scenario: Scenario) -> None:
     """An evaluation every 110 steps was stored for a run of 77 steps."""
-    add_dataset(site, "chats", kind="chat")
+    scenario.dataset("chats", kind="chat")
     add_base(site)
     page = open_page("build/launch.py", dataset="chats", base="oak")
     page.number_input(key="launch_max_steps").set_value(1100).run()
@@ -225,8 +225,8 @@ def test_a_recipe_keeps_its_values_and_only_what_no_longer_fits_follows(site: Co
     assert (after["eval_every"], after["checkpoint_every"]) == (2, 5)
 
 
-def test_steps_that_the_run_never_reaches_are_refused_at_their_field(site: Context) -> None:
-    add_parts(site)
+def test_steps_that_the_run_never_reaches_are_refused_at_their_field(scenario: Scenario) -> None:
+    scenario.parts()
     page = open_form()
     page.number_input(key="launch_max_steps").set_value(77).run()
     page.number_input(key="launch_eval_every").set_value(110).run()
@@ -237,8 +237,8 @@ def test_steps_that_the_run_never_reaches_are_refused_at_their_field(site: Conte
     assert "would never come" not in words(page)
 
 
-def test_the_version_of_the_dataset_is_chosen_and_written(site: Context) -> None:
-    add_parts(site)
+def test_the_version_of_the_dataset_is_chosen_and_written(site: Context, scenario: Scenario) -> None:
+    scenario.parts()
     with site.db.write() as session:
         old = session.query(DatasetVersion).one()
         facts = {"dataset_id": old.dataset_id, "folder": old.folder, "source": "x", "created_at": old.created_at}
@@ -253,9 +253,8 @@ def test_the_version_of_the_dataset_is_chosen_and_written(site: Context) -> None
     assert "has no version 7" in words(lost)
 
 
-def test_a_copy_stays_on_the_version_that_was_trained_on(site: Context) -> None:
-    add_parts(site)
-    launch(site, name="first")
+def test_a_copy_stays_on_the_version_that_was_trained_on(site: Context, scenario: Scenario) -> None:
+    scenario.run(name="first")
     with site.db.write() as session:
         old = session.query(DatasetVersion).one()
         facts = {"dataset_id": old.dataset_id, "folder": old.folder, "source": "x", "created_at": old.created_at}
@@ -265,9 +264,9 @@ def test_a_copy_stays_on_the_version_that_was_trained_on(site: Context) -> None:
     assert "Nothing differs from it yet." in words(page)
 
 
-def test_a_whole_number_is_read_as_it_was_written(site: Context) -> None:
+def test_a_whole_number_is_read_as_it_was_written(scenario: Scenario) -> None:
     """A browser reads `1e5` as 1 in a field of whole numbers."""
-    add_parts(site)
+    scenario.parts()
     page = open_form()
     field = page.number_input(key="launch_max_steps")
     assert field.proto.data_type == field.proto.FLOAT, "so that the browser reads all of it"
@@ -278,8 +277,8 @@ def test_a_whole_number_is_read_as_it_was_written(site: Context) -> None:
     assert "2.5" in words(page)
 
 
-def test_what_was_typed_counts_as_changed(site: Context) -> None:
-    add_dataset(site, "chats", kind="chat")
+def test_what_was_typed_counts_as_changed(site: Context, scenario: Scenario) -> None:
+    scenario.dataset("chats", kind="chat")
     add_base(site)
     page = open_page("build/launch.py", dataset="chats", base="oak")
     assert any(fold.label == "Advanced · all at their defaults" for fold in page.expander)

@@ -5,7 +5,6 @@ and sweeps.
 from __future__ import annotations
 
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from backend.db.tables import Provider, RunGroup, Submission
 from backend.domain.jobs.placement import Partition
@@ -18,9 +17,9 @@ from backend.services.training.sweeps import advance_sweeps, get_sweep, launch_s
 from backend.services.training.views import get_run, list_runs, run_detail
 from pages.components.training.config_fields import fields_in, with_labels
 from tests.support.launch_form import keys, open_form, shown
-from tests.support.opening import cells, open_page, open_panel, words
-from tests.support.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, report
-from tests.support.scenario import add_row
+from tests.support.opening import cells, open_page, open_panel, plain_words, words
+from tests.support.run_world import claim, end, report
+from tests.support.scenario import Scenario, add_row
 
 SWEEP = """
 name: rates
@@ -46,8 +45,8 @@ def test_every_field_of_a_run_can_be_set_somewhere_on_the_page() -> None:
     assert {path for path in list_paths() if traits_of(path).group is None} - elsewhere == {"queue"}
 
 
-def test_only_fields_that_apply_are_shown_and_set_values_come_back(site: Context) -> None:
-    add_parts(site)
+def test_only_fields_that_apply_are_shown_and_set_values_come_back(scenario: Scenario) -> None:
+    scenario.parts()
     page = open_form()
     assert {"optimizer", "z_loss", "freeze_blocks", "trackers"} <= keys(page)
     assert not {"packing", "decay_steps", "devices_sharding", "lora_rank", "preference_beta"} & keys(page)
@@ -64,10 +63,10 @@ def test_only_fields_that_apply_are_shown_and_set_values_come_back(site: Context
 
 
 def test_zero_is_chosen_beside_fsdp_and_refused_without_its_library(
-    site: Context, monkeypatch: pytest.MonkeyPatch
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "find_spec", lambda name: None)  # `make engines` installs it
-    add_parts(site)
+    scenario.parts()
     page = open_form()
     page.number_input(key="launch_devices_count").set_value(2).run()
     assert "devices_offload" not in keys(page)
@@ -78,8 +77,8 @@ def test_zero_is_chosen_beside_fsdp_and_refused_without_its_library(
     assert page.button(key="launch_go").label == "Correct the values first"
 
 
-def test_the_advanced_part_counts_what_differs_from_the_defaults(site: Context) -> None:
-    add_parts(site)
+def test_the_advanced_part_counts_what_differs_from_the_defaults(scenario: Scenario) -> None:
+    scenario.parts()
     page = open_page("build/launch.py")
     page.text_area(key="launch_yaml").set_value(
         "dataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\n"
@@ -123,9 +122,9 @@ def test_each_objective_has_its_own_fields(objective: str, method: str, there: s
     assert not absent & drawn
 
 
-def test_rewards_are_a_table(site: Context) -> None:
-    add_parts(site)
-    add_dataset(site, "questions", kind="prompts")
+def test_rewards_are_a_table(scenario: Scenario) -> None:
+    scenario.parts()
+    scenario.dataset("questions", kind="prompts")
     page = open_page("build/launch.py")
     recipe = (
         "objective: grpo\ndataset: questions\nbase: b\ngrpo:\n  group_size: 4\n"
@@ -141,15 +140,14 @@ def test_rewards_are_a_table(site: Context) -> None:
     assert list(table["target"]) == [0, 20]
 
 
-def test_pretraining_continues_from_a_base(site: Context) -> None:
-    add_parts(site)
-    run = launch(site, name="first")
+def test_pretraining_continues_from_a_base(site: Context, scenario: Scenario) -> None:
+    run = scenario.run(name="first")
     taken = claim(site, run)
-    add_checkpoint(site, run, 100)
+    scenario.checkpoint(run=run, step=100)
     end(site, taken, Status.FINISHED)
     page = open_form()
     page.segmented_control(key="launch_start").set_value("Continue from a checkpoint").run()
-    launch(site, name="still-learning")
+    scenario.run(name="still-learning")
     assert "Not offered, as without a checkpoint yet: still-learning." in words(page.run()).replace("\\", "")
     page.selectbox(key="launch_base").select("first · step 100").run()
     config = shown(page)
@@ -161,8 +159,8 @@ def test_pretraining_continues_from_a_base(site: Context) -> None:
     )
 
 
-def test_an_error_names_its_fields_in_the_forms_words_and_marks_them(site: Context) -> None:
-    add_parts(site)
+def test_an_error_names_its_fields_in_the_forms_words_and_marks_them(scenario: Scenario) -> None:
+    scenario.parts()
     page = open_form()
     page.number_input(key="launch_max_steps").set_value(1200).run()
     page.number_input(key="launch_warmup_steps").set_value(9999).run()
@@ -180,8 +178,8 @@ def test_fields_are_found_in_errors_by_their_whole_names() -> None:
     assert with_labels("decay_steps 9 does not fit") == "“Decay steps” 9 does not fit"
 
 
-def test_warnings_ask_once_and_again_when_they_change(site: Context) -> None:
-    add_parts(site)
+def test_warnings_ask_once_and_again_when_they_change(scenario: Scenario) -> None:
+    scenario.parts()
     page = open_form()
     page.number_input(key="launch_warmup_ratio").set_value(0.6).run()
     assert page.button(key="launch_go").disabled
@@ -194,9 +192,8 @@ def test_warnings_ask_once_and_again_when_they_change(site: Context) -> None:
     assert page.button(key="launch_go").label == "Launch"
 
 
-def test_a_copied_run_shows_its_differences_and_stores_its_parent(site: Context) -> None:
-    add_parts(site)
-    before = launch(site, name="first", learning_rate=0.0123, weight_decay=0.02)
+def test_a_copied_run_shows_its_differences_and_stores_its_parent(site: Context, scenario: Scenario) -> None:
+    before = scenario.run(name="first", learning_rate=0.0123, weight_decay=0.02)
     page = open_page("build/launch.py", run="first")
     assert "Nothing differs from it yet." in words(page)
     assert page.expander[0].label == "Advanced · all as copied", "not as many as differ from the defaults"
@@ -211,8 +208,8 @@ def test_a_copied_run_shows_its_differences_and_stores_its_parent(site: Context)
     assert run_detail(site, before.id).children == ((child.id, child.name),)
 
 
-def test_a_sweep_is_launched_from_the_form(site: Context) -> None:
-    add_parts(site)
+def test_a_sweep_is_launched_from_the_form(site: Context, scenario: Scenario) -> None:
+    scenario.parts()
     page = open_form(mode="Sweep")
     page.multiselect(key="sweep_fields").set_value(["learning_rate", "optimizer"]).run()
     page.number_input(key="sweep_low_learning_rate").set_value(0.5).run()
@@ -229,8 +226,8 @@ def test_a_sweep_is_launched_from_the_form(site: Context) -> None:
     assert set(sweep.config.vary) == {"learning_rate", "optimizer"}
 
 
-def test_the_metric_of_a_sweep_is_chosen_and_its_goal_follows(site: Context) -> None:
-    add_parts(site)
+def test_the_metric_of_a_sweep_is_chosen_and_its_goal_follows(site: Context, scenario: Scenario) -> None:
+    scenario.parts()
     page = open_form(mode="Sweep")
     assert page.selectbox(key="sweep_val_loss_goal").value == "lowest"
     page.selectbox(key="sweep_metric_pretrain").select("tok_per_sec").run()
@@ -243,8 +240,8 @@ def test_the_metric_of_a_sweep_is_chosen_and_its_goal_follows(site: Context) -> 
     assert "2 queued or running (at most 2)" in words(panel)
 
 
-def test_a_sweeps_page_shows_its_best_run_stops_it_and_is_never_blank(site: Context) -> None:
-    add_parts(site)
+def test_a_sweeps_page_shows_its_best_run_stops_it_and_is_never_blank(site: Context, scenario: Scenario) -> None:
+    scenario.parts()
     assert "No sweep selected" in words(open_page("build/sweep.py"))
     assert "There is no sweep" in words(open_page("build/sweep.py", sweep="none"))
     sweep = launch_sweep(site, read_sweep(SWEEP), person=LOCAL)
@@ -269,14 +266,9 @@ def test_a_sweeps_page_shows_its_best_run_stops_it_and_is_never_blank(site: Cont
         assert session.get_one(RunGroup, sweep.id).archived_at is not None
 
 
-def plain_words(page: AppTest) -> str:
-    """Return what a page says, without the escapes of Markdown."""
-    return words(page).replace("\\", "")
-
-
-def test_a_run_is_sent_to_a_cluster_that_answers(site: Context) -> None:
+def test_a_run_is_sent_to_a_cluster_that_answers(site: Context, scenario: Scenario) -> None:
     """The choice is there once a cluster is set up; a cluster that fails is named with the cause, and not offered."""
-    add_parts(site)
+    scenario.parts()
     assert "launch_placement" not in {box.key for box in open_form().selectbox}
     partitions = [Partition(name="gpu", num_nodes=4, num_gpus=8), Partition(name="old", is_up=False)]
     add_row(site, Provider(name="slurm", partitions=partitions, problem="", checked_at=site.now()))

@@ -24,9 +24,7 @@ from tests.support.serving.stored_traffic import store_load_test
 @pytest.fixture(autouse=True)
 def _pages_use_the_test_context(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(visitor, "get_context", lambda: ctx)
-    world = ServingWorld(ctx)
-    deploy(ctx, checkpoint_id=world.checkpoint("oak"), name="tales", person=LOCAL)
-    world.start_all()
+    ServingWorld(ctx).deploy()
     yield
     bootstrap.get_context.cache_clear()
 

@@ -4,23 +4,21 @@ law.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
-from typer.testing import CliRunner
 
-from backend.cli.main import app as command_line
 from backend.domain.scaling.study import format_budget
 from backend.domain.wording import short
 from backend.services.context import LOCAL, Context
 from backend.services.scaling.studies import launch_study, list_studies
 from pages.components.scaling.charts import Dot, frontier_chart, log_axis, log_ticks
+from tests.support.command_line import roundhouse
 from tests.support.opening import cells, figures, open_page, words
-from tests.support.run_world import add_parts
 from tests.support.scaling_world import STUDY, finish_by_law, make_text
+from tests.support.scenario import Scenario
 from tests.support.settings import named_installation
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
@@ -41,12 +39,6 @@ def metrics(app: AppTest) -> dict[str, str]:
     return {metric.label: str(metric.value) for metric in app.metric}
 
 
-def roundhouse(*arguments: str) -> dict:  # type: ignore[type-arg]
-    result = CliRunner().invoke(command_line, [*arguments, "--json"])
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)  # type: ignore[no-any-return]
-
-
 def test_a_new_installation_has_a_plan_with_its_source_and_a_next_step(site: Context) -> None:
     app = open_planner()
     assert not app.error, words(app)
@@ -59,8 +51,8 @@ def test_a_new_installation_has_a_plan_with_its_source_and_a_next_step(site: Con
     assert "Choose a dataset and a tokenizer" in use.label
 
 
-def test_a_plan_defaults_to_the_newest_tokenizer_and_its_text_and_both_can_be_cleared(site: Context) -> None:
-    add_parts(site)
+def test_a_plan_defaults_to_the_newest_tokenizer_and_its_text_and_both_can_be_cleared(scenario: Scenario) -> None:
+    scenario.parts()
     app = open_planner()
     assert (app.selectbox(key="dataset").value, app.selectbox(key="tokenizer").value) == ("tales", "pieces")
     app.selectbox(key="dataset").set_value(None).run()
@@ -68,8 +60,8 @@ def test_a_plan_defaults_to_the_newest_tokenizer_and_its_text_and_both_can_be_cl
     assert next(button for button in app.button if button.key == "plan_use").label == "Choose a dataset to launch this"
 
 
-def test_the_page_and_the_command_line_agree(site: Context) -> None:
-    add_parts(site)
+def test_the_page_and_the_command_line_agree(scenario: Scenario) -> None:
+    scenario.parts()
     app = open_planner(flops="1e17", dataset="tales", tokenizer="pieces", context="64")
     printed = roundhouse("plan", "--flops", "1e17", "--dataset", "tales", "--tokenizer", "pieces", "--context", "64")
     shown = metrics(app)
@@ -83,8 +75,8 @@ def test_the_page_and_the_command_line_agree(site: Context) -> None:
     assert printed["run"]["max_steps"] == printed["steps"]
 
 
-def test_a_plan_is_used_by_the_launch_page(site: Context) -> None:
-    add_parts(site)
+def test_a_plan_is_used_by_the_launch_page(scenario: Scenario) -> None:
+    scenario.parts()
     app = open_planner(flops="1e13", dataset="tales", tokenizer="pieces", context="64")
     steps = metrics(app)["Steps"]
     next(button for button in app.button if button.key == "plan_use").click().run()
@@ -116,8 +108,8 @@ def test_a_study_without_data_names_what_is_missing(site: Context) -> None:
     assert "needs a text dataset" in words(open_planner(view="Studies"))
 
 
-def test_a_study_is_previewed_and_launched_from_the_page(site: Context) -> None:
-    add_parts(site)
+def test_a_study_is_previewed_and_launched_from_the_page(site: Context, scenario: Scenario) -> None:
+    scenario.parts()
     app = open_planner(view="Studies")
     assert "15 runs" in words(app)
     assert len(cells(app)) == 15
@@ -132,7 +124,7 @@ def test_a_study_is_previewed_and_launched_from_the_page(site: Context) -> None:
 
 
 def test_a_finished_study_shows_its_profiles_its_law_and_a_link_to_plan_with_it(site: Context) -> None:
-    add_parts(site)
+    Scenario(site).parts()
     make_text(site)
     study = launch_study(site, STUDY, person=LOCAL)
     finish_by_law(site, study)

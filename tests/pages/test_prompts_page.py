@@ -13,25 +13,21 @@ from backend.services.context import LOCAL, Context
 from backend.services.evaluation.tasks import get_task
 from backend.services.serving.prompts.matrices import list_prompt_matrices
 from backend.services.serving.prompts.prompts import get_prompt, list_team_prompts, save_prompt
-from tests.support.evaluation_world import add_benchmark
 from tests.support.filled_installation import HOSTILE_ANSWER, fill
 from tests.support.gateway_fixtures import eventually
 from tests.support.networks.chat_world import ChatWorld, chat_world
-from tests.support.opening import EVIL, assert_sound, open_page, words
+from tests.support.opening import EVIL, assert_sound, open_page, plain_words, words
+from tests.support.scenario import Scenario
 
 PAGE = "serve/prompts.py"
 
 
 @pytest.fixture
-def world(site: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatWorld]:
+def chat(site: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatWorld]:
     """Endpoints behind a gateway, which the pages call."""
-    with chat_world(site, "tales", "verse") as world:
-        monkeypatch.setattr("pages.components.visitor.get_context", lambda: world.ctx)
-        yield world
-
-
-def plain_words(app: AppTest) -> str:
-    return words(app).replace("\\", "")
+    with chat_world(site, "tales", "verse") as chat:
+        monkeypatch.setattr("pages.components.visitor.get_context", lambda: chat.ctx)
+        yield chat
 
 
 def test_the_first_prompt_is_saved_under_a_name_and_opened(site: Context) -> None:
@@ -96,10 +92,10 @@ def test_prompts_are_searched_by_name_and_the_address_keeps_the_words(site: Cont
     assert [str(button.key) for button in app.button if str(button.key).startswith("open_")] == ["open_summarize"]
 
 
-def test_a_prompt_is_tried_on_typed_rows_over_two_endpoints(world: ChatWorld) -> None:
-    save_prompt(world.ctx, "retell", {"text": "Retell {{tale}}"}, person=LOCAL)
+def test_a_prompt_is_tried_on_typed_rows_over_two_endpoints(chat: ChatWorld) -> None:
+    save_prompt(chat.ctx, "retell", {"text": "Retell {{tale}}"}, person=LOCAL)
     app = open_page(PAGE, prompt="retell", tab="Try")
-    version = get_prompt(world.ctx, "retell").newest.id
+    version = get_prompt(chat.ctx, "retell").newest.id
     assert app.button(key="try_prompt_0").disabled
     app.multiselect(key="try_endpoints_retell").set_value(["tales", "verse"]).run()
     app.text_area(key=f"try_rows_{version}").set_value("the mill\nthe sea").run()
@@ -108,23 +104,23 @@ def test_a_prompt_is_tried_on_typed_rows_over_two_endpoints(world: ChatWorld) ->
     clicked = app._tree.get_widget_states()
     for _ in range(2):  # the second click of a double one comes from a page that shows the first button yet
         app._run(clicked)
-    eventually(lambda: not list_prompt_matrices(world.ctx, "retell")[0].is_running)
+    eventually(lambda: not list_prompt_matrices(chat.ctx, "retell")[0].is_running)
     app.run()
     assert_sound(app)
     assert [text.value for text in app.text].count("w0 w1 w2") == 4
     assert "tale: the sea" in [text.value for text in app.text]
-    (matrix,) = list_prompt_matrices(world.ctx, "retell")
+    (matrix,) = list_prompt_matrices(chat.ctx, "retell")
     assert app.query_params["matrix"] in (matrix.id, [matrix.id])
 
 
-def test_a_wrong_row_is_named_before_anything_is_tried(world: ChatWorld) -> None:
-    save_prompt(world.ctx, "retell", {"text": "Retell {{tale}} for {{reader}}"}, person=LOCAL)
+def test_a_wrong_row_is_named_before_anything_is_tried(chat: ChatWorld) -> None:
+    save_prompt(chat.ctx, "retell", {"text": "Retell {{tale}} for {{reader}}"}, person=LOCAL)
     app = open_page(PAGE, prompt="retell", tab="Try")
-    version = get_prompt(world.ctx, "retell").newest.id
+    version = get_prompt(chat.ctx, "retell").newest.id
     app.text_area(key=f"try_rows_{version}").set_value('{"tale": "x"}').run()
     assert "Line 1 has no reader" in app.error[0].value.replace("\\", "")
     assert app.button(key="try_prompt_0").disabled
-    assert not world.replicas["tales"].bodies
+    assert not chat.replicas["tales"].bodies
 
 
 def test_answers_and_rows_are_drawn_as_text(site: Context) -> None:
@@ -152,11 +148,11 @@ def assert_sound_but_for_cells(app: AppTest) -> None:
     assert [error.value.replace("\\", "") for error in app.error] == ["There is no replica."]
 
 
-def test_a_prompt_becomes_a_task_of_a_dataset(world: ChatWorld) -> None:
-    add_benchmark(world.ctx, "quiz", [{"question": f"Q{n}?", "answer": f"A{n}"} for n in range(3)])
-    save_prompt(world.ctx, "ask", {"text": "Answer: {{question}}"}, person=LOCAL)
+def test_a_prompt_becomes_a_task_of_a_dataset(chat: ChatWorld) -> None:
+    Scenario(chat.ctx).benchmark("quiz", [{"question": f"Q{n}?", "answer": f"A{n}"} for n in range(3)])
+    save_prompt(chat.ctx, "ask", {"text": "Answer: {{question}}"}, person=LOCAL)
     app = open_page(PAGE, prompt="ask", tab="Try")
-    version = get_prompt(world.ctx, "ask").newest.id
+    version = get_prompt(chat.ctx, "ask").newest.id
     app.text_input(key="prompt_task_name").set_value("ask-quiz").run()
     app.text_input(key="prompt_task_expected").set_value("anser").run()
     box = app.selectbox(key=f"prompt_task_dataset_{version}")
@@ -166,9 +162,9 @@ def test_a_prompt_becomes_a_task_of_a_dataset(world: ChatWorld) -> None:
     app.text_input(key="prompt_task_expected").set_value("answer").run()
     app.button(key="save_prompt_task").click().run()
     assert_sound(app)
-    assert get_task(world.ctx, "ask-quiz").definition.prompt == "Answer: {{question}}"  # type: ignore[union-attr]
+    assert get_task(chat.ctx, "ask-quiz").definition.prompt == "Answer: {{question}}"  # type: ignore[union-attr]
     assert "Saved the task" in words(app)
-    save_prompt(world.ctx, "other", {"text": "x"}, person=LOCAL)
+    save_prompt(chat.ctx, "other", {"text": "x"}, person=LOCAL)
     app.query_params["prompt"] = "other"
     app.run()
     assert "Saved the task" not in words(app)

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from backend.bootstrap import get_context
-from backend.services.context import Context
 from backend.services.training.views import RunView
 from tests.support.opening import open_page
-from tests.support.run_world import add_dataset, add_parts, add_tokenizer, finished, launch
-from tests.support.settings import name_installation
+from tests.support.scenario import Scenario
 
 
-@pytest.fixture
-def ctx(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
-    """The context that the pages of this test build for themselves from the environment."""
-    name_installation(monkeypatch, home, ROUNDHOUSE_KEEP_FREE_MB="16")
-    context = get_context()
-    add_parts(context)
-    add_dataset(context, "poems")
-    add_tokenizer(context, "coarse")
-    yield context
-    get_context.cache_clear()
+@pytest.fixture(autouse=True)
+def _other_parts(scenario: Scenario) -> None:
+    scenario.dataset("poems")
+    scenario.tokenizer("coarse")
 
 
 def compare(*runs: RunView) -> AppTest:
@@ -38,8 +26,11 @@ def said(app: AppTest) -> str:
     return "\n".join(str(part.value) for part in [*app.warning, *app.markdown]).replace("\\", "")
 
 
-def test_runs_on_other_data_are_not_comparable_and_the_page_says_why(ctx: Context) -> None:
-    app = compare(finished(ctx, "on-tales", 2.0, bpb=0.7), finished(ctx, "on-poems", 1.2, bpb=0.4, dataset="poems"))
+def test_runs_on_other_data_are_not_comparable_and_the_page_says_why(scenario: Scenario) -> None:
+    app = compare(
+        scenario.finished(2.0, name="on-tales", bpb=0.7),
+        scenario.finished(1.2, name="on-poems", bpb=0.4, dataset="poems"),
+    )
     text = said(app)
     assert "Not comparable by loss." in text
     assert "Different validation data: tales@1 (on-tales), poems@1 (on-poems)." in text
@@ -47,10 +38,11 @@ def test_runs_on_other_data_are_not_comparable_and_the_page_says_why(ctx: Contex
     assert "seed noise" not in text
 
 
-def test_runs_with_other_tokenizers_are_compared_by_bits_per_byte(ctx: Context) -> None:
-    runs = [finished(ctx, f"fine-{seed}", 2.0, bpb=0.70 + seed / 1000, seed=seed) for seed in (1, 2)]
+def test_runs_with_other_tokenizers_are_compared_by_bits_per_byte(scenario: Scenario) -> None:
+    runs = [scenario.finished(2.0, name=f"fine-{seed}", bpb=0.70 + seed / 1000, seed=seed) for seed in (1, 2)]
     runs += [
-        finished(ctx, f"coarse-{seed}", 2.6, bpb=0.60 + seed / 1000, seed=seed, tokenizer="coarse") for seed in (1, 2)
+        scenario.finished(2.6, name=f"coarse-{seed}", bpb=0.60 + seed / 1000, seed=seed, tokenizer="coarse")
+        for seed in (1, 2)
     ]
     text = said(compare(*runs))
     assert "Different tokenizers: pieces (fine-1, fine-2), coarse (coarse-1, coarse-2)." in text
@@ -62,22 +54,22 @@ def test_runs_with_other_tokenizers_are_compared_by_bits_per_byte(ctx: Context) 
     assert "of 0.1000, more than seed noise" in text
 
 
-def test_without_bits_per_byte_other_tokenizers_have_no_common_metric(ctx: Context) -> None:
-    text = said(compare(finished(ctx, "fine", 2.0), finished(ctx, "coarse", 2.6, tokenizer="coarse")))
+def test_without_bits_per_byte_other_tokenizers_have_no_common_metric(scenario: Scenario) -> None:
+    text = said(compare(scenario.finished(2.0, name="fine"), scenario.finished(2.6, name="coarse", tokenizer="coarse")))
     assert "Bits per byte, which would be comparable, were not measured." in text
     assert "seed noise" not in text
 
 
-def test_comparable_runs_are_compared_as_before(ctx: Context) -> None:
-    text = said(compare(finished(ctx, "a", 2.0), finished(ctx, "b", 1.9, learning_rate=0.01)))
+def test_comparable_runs_are_compared_as_before(scenario: Scenario) -> None:
+    text = said(compare(scenario.finished(2.0, name="a"), scenario.finished(1.9, name="b", learning_rate=0.01)))
     assert "Not comparable" not in text
     assert "b** against **a**: a difference in validation loss of 0.1000, which may be seed noise" in text
 
 
-def test_a_ticked_run_of_another_page_of_the_list_stays_in_it(ctx: Context) -> None:
-    first = finished(ctx, "oldest", 2.0)
+def test_a_ticked_run_of_another_page_of_the_list_stays_in_it(scenario: Scenario) -> None:
+    first = scenario.finished(2.0, name="oldest")
     for number in range(51):
-        launch(ctx, name=f"later {number}")
+        scenario.run(name=f"later {number}")
     app = compare(first)
     (rows,) = [part for part in app.get("bidi_component") if part.proto.component_name == "roundhouse_run_table"]
     assert f'"id":"{first.id}"' in rows.proto.json.replace(" ", "")

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from backend.bootstrap import get_context
 from backend.domain.jobs.states import Status
 from backend.domain.training.held_out import FILE, HeldOutRow, HeldOutRows
 from backend.domain.wording import format_duration
@@ -29,26 +25,14 @@ from pages.components.training.run import strip_figures
 from tests.support.jobs import finish_job, list_jobs, take_job
 from tests.support.opening import cells, open_page
 from tests.support.run_world import (
-    add_checkpoint,
-    add_dataset,
-    add_parts,
     claim,
     diverging_points,
     end,
-    launch,
     make_config,
     points,
     report,
 )
-from tests.support.settings import name_installation
-
-
-@pytest.fixture
-def ctx(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
-    """The context that the pages of this test build for themselves from the environment."""
-    name_installation(monkeypatch, home, ROUNDHOUSE_KEEP_FREE_MB="16")
-    yield get_context()
-    get_context.cache_clear()
+from tests.support.scenario import Scenario
 
 
 def text_of(app: AppTest) -> str:
@@ -68,30 +52,30 @@ def text_of(app: AppTest) -> str:
     return "\n".join(str(part.value) for part in parts)
 
 
-def test_the_first_page_leads_a_new_user_to_data_and_then_to_training(ctx: Context) -> None:
+def test_the_first_page_leads_a_new_user_to_data_and_then_to_training(scenario: Scenario) -> None:
     assert "Import a dataset" in [button.label for button in open_page("home/overview.py").button]
-    add_parts(ctx)
+    scenario.parts()
     page = open_page("home/overview.py")
     assert "Train the starter model" in [button.label for button in page.button]
     assert "No evaluations yet." in text_of(page)
 
 
-def test_the_launch_button_names_missing_parts(ctx: Context) -> None:
+def test_the_launch_button_names_missing_parts(site: Context) -> None:
     page = open_page("build/launch.py")
     button = page.button(key="launch_go")
     assert button.label == "Choose a dataset and an architecture and a tokenizer"
     assert button.disabled
 
 
-def test_a_run_is_launched_from_the_form(ctx: Context) -> None:
-    add_parts(ctx)
+def test_a_run_is_launched_from_the_form(site: Context, scenario: Scenario) -> None:
+    scenario.parts()
     page = open_page("build/launch.py", dataset="tales", architecture="small")
     page.selectbox(key="launch_tokenizer").select("pieces").run()
     page.number_input(key="launch_context").set_value(32).run()
     page.number_input(key="launch_max_steps").set_value(70).run()
     assert page.button(key="launch_go").label == "Launch"
     page.button(key="launch_go").click().run()
-    runs = list_runs(ctx)
+    runs = list_runs(site)
     assert [(run.name, run.max_steps, run.status) for run in runs] == [("Pretrain on tales", 70, Status.QUEUED)]
 
 
@@ -100,8 +84,8 @@ def accept_warnings(page: AppTest) -> None:
     next(box for box in page.checkbox if str(box.key).startswith("launch_proceed")).check().run()
 
 
-def test_values_that_do_not_fit_are_explained_beside_the_button(ctx: Context) -> None:
-    add_parts(ctx)
+def test_values_that_do_not_fit_are_explained_beside_the_button(scenario: Scenario) -> None:
+    scenario.parts()
     page = open_page("build/launch.py", dataset="tales", architecture="small")
     page.selectbox(key="launch_tokenizer").select("pieces").run()
     page.number_input(key="launch_context").set_value(128).run()
@@ -123,8 +107,8 @@ def metric(page: AppTest, label: str) -> str:
     return str(next(each.value for each in page.metric if each.label == label))
 
 
-def test_the_estimate_shows_memory_with_its_source_and_a_probe_is_queued_once(ctx: Context) -> None:
-    add_parts(ctx)
+def test_the_estimate_shows_memory_with_its_source_and_a_probe_is_queued_once(site: Context) -> None:
+    Scenario(site).parts()
     page = open_sound_form()
     assert metric(page, "Peak memory").endswith("MB")
     assert "Formula estimate, not measured here yet." in text_of(page)
@@ -132,7 +116,7 @@ def test_the_estimate_shows_memory_with_its_source_and_a_probe_is_queued_once(ct
     assert "Estimated time  \n**Unknown**" in text_of(page)
     assert "for a run" in text_of(page)
     page.button(key="launch_probe").click().run()
-    (job,) = list_jobs(ctx, queue="train")
+    (job,) = list_jobs(site, queue="train")
     assert (job.kind, job.status) == ("probe", Status.QUEUED)
     assert "No worker serves the queue `train`" in text_of(page)
     assert "launch_probe" not in [button.key for button in page.button]
@@ -140,10 +124,10 @@ def test_the_estimate_shows_memory_with_its_source_and_a_probe_is_queued_once(ct
     assert "The last probe was stopped." in text_of(open_sound_form())
 
 
-def test_the_result_of_a_probe_is_shown(ctx: Context) -> None:
-    add_parts(ctx)
+def test_the_result_of_a_probe_is_shown(site: Context, scenario: Scenario) -> None:
+    scenario.parts()
     open_sound_form().button(key="launch_probe").click().run()
-    taken = take_job(ctx, list_jobs(ctx, queue="train")[0].id)
+    taken = take_job(site, list_jobs(site, queue="train")[0].id)
     result = {
         "measured_bytes": 5_100_000_000,
         "tokens_per_s": 800.0,
@@ -155,8 +139,8 @@ def test_the_result_of_a_probe_is_shown(ctx: Context) -> None:
         "device": cpu_name(),
         "device_kind": "cpu",
     }
-    with ctx.db.write() as session:
-        finish_job(session, ctx, taken, **result)
+    with site.db.write() as session:
+        finish_job(session, site, taken, **result)
     page = open_sound_form()
     assert metric(page, "Peak memory") == "5.1 GB"
     assert "Measured by a probe; formula estimate" in text_of(page)
@@ -167,12 +151,12 @@ def test_the_result_of_a_probe_is_shown(ctx: Context) -> None:
     assert "Calibrated on 1 probe; formula estimate" in text_of(page)
 
 
-def test_a_failed_probe_gives_the_reason_and_can_be_run_again(ctx: Context) -> None:
-    add_parts(ctx)
+def test_a_failed_probe_gives_the_reason_and_can_be_run_again(site: Context, scenario: Scenario) -> None:
+    scenario.parts()
     open_sound_form().button(key="launch_probe").click().run()
-    taken = take_job(ctx, list_jobs(ctx, queue="train")[0].id)
+    taken = take_job(site, list_jobs(site, queue="train")[0].id)
     end(
-        ctx,
+        site,
         taken,
         Status.FAILED,
         cause="Not enough memory for a micro-batch of 8.",
@@ -182,19 +166,19 @@ def test_a_failed_probe_gives_the_reason_and_can_be_run_again(ctx: Context) -> N
     assert "Not enough memory" in text_of(page)
     assert "Choose a smaller micro" in text_of(page)
     page.button(key="launch_probe").click().run()
-    assert len(list_jobs(ctx, queue="train")) == 2
+    assert len(list_jobs(site, queue="train")) == 2
 
 
-def test_an_invalid_form_keeps_the_estimate(ctx: Context) -> None:
-    add_parts(ctx)
+def test_an_invalid_form_keeps_the_estimate(scenario: Scenario) -> None:
+    scenario.parts()
     page = open_sound_form(context=65)
     assert "longer than the architecture's limit of 64" in text_of(page)
     assert "tokens in" in text_of(page)
     assert "launch_probe" not in [button.key for button in page.button]
 
 
-def test_yaml_fills_the_form(ctx: Context) -> None:
-    add_parts(ctx)
+def test_yaml_fills_the_form(scenario: Scenario) -> None:
+    scenario.parts()
     page = open_page("build/launch.py")
     recipe = (
         "objective: pretrain\ndataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\nmax_steps: 44\nname:"
@@ -207,7 +191,7 @@ def test_yaml_fills_the_form(ctx: Context) -> None:
     assert page.button(key="launch_go").label == "Launch"
 
 
-def test_yaml_with_a_mistake_is_answered_with_field_and_value(ctx: Context) -> None:
+def test_yaml_with_a_mistake_is_answered_with_field_and_value(site: Context) -> None:
     page = open_page("build/launch.py")
     page.text_area(key="launch_yaml").set_value("dataset: tales\nmax_steps: -3\n").run()
     page.button(key="launch_use_yaml").click().run()
@@ -215,32 +199,32 @@ def test_yaml_with_a_mistake_is_answered_with_field_and_value(ctx: Context) -> N
     assert "3" in text_of(page)
 
 
-def test_a_copy_of_a_run_carries_its_numbers(ctx: Context) -> None:
-    add_parts(ctx)
-    run = launch(ctx, name="first", learning_rate=0.0123)
+def test_a_copy_of_a_run_carries_its_numbers(scenario: Scenario) -> None:
+    run = scenario.run(name="first", learning_rate=0.0123)
     page = open_page("build/launch.py", run=run.id)
     assert page.number_input(key="launch_learning_rate").value == pytest.approx(0.0123)
     assert page.text_input(key="launch_name").value == ""
 
 
-def test_a_failed_run_gives_the_reason_and_offers_a_retry(ctx: Context) -> None:
-    add_parts(ctx)
-    run = launch(ctx, name="first")
-    taken = claim(ctx, run)
-    report(ctx, taken, *points(1, 5), {"type": "log", "text": "step five", "time": 1.0})
-    end(ctx, taken, Status.FAILED, cause="The process was killed.", remedy="Start it again.")
+def test_a_failed_run_gives_the_reason_and_offers_a_retry(site: Context, scenario: Scenario) -> None:
+    run = scenario.run(
+        *points(1, 5),
+        {"type": "log", "text": "step five", "time": 1.0},
+        status=Status.FAILED,
+        cause="The process was killed.",
+        remedy="Start it again.",
+        name="first",
+    )
     page = open_page("build/run.py", run=run.id)
     assert "The process was killed" in text_of(page)
     page = open_page("build/run.py", run=run.id, tab="Log")
     assert "step five" in text_of(page)
     page.button(key="run_retry").click().run()
-    assert list_runs(ctx)[0].status is Status.QUEUED
+    assert list_runs(site)[0].status is Status.QUEUED
 
 
-def test_a_run_that_diverges_says_so_once_and_is_stopped_with_its_cure(ctx: Context) -> None:
-    add_parts(ctx)
-    run = launch(ctx, name="wild", learning_rate=0.5, max_steps=400)
-    report(ctx, claim(ctx, run), *diverging_points())
+def test_a_run_that_diverges_says_so_once_and_is_stopped_with_its_cure(site: Context, scenario: Scenario) -> None:
+    run = scenario.run(*diverging_points(), name="wild", learning_rate=0.5, max_steps=400)
     page = open_page("build/run.py", run=run.id)
     (error,) = page.error
     assert "This run is diverging\\. The loss has risen from" in str(error.value)
@@ -249,21 +233,20 @@ def test_a_run_that_diverges_says_so_once_and_is_stopped_with_its_cure(ctx: Cont
     button = page.button(key="cure_now")
     assert button.label.startswith("Stop it and run again with a learning rate of")
     button.click().run()
-    assert get_run(ctx, run.id).status in (Status.CANCELLING, Status.CANCELLED)
+    assert get_run(site, run.id).status in (Status.CANCELLING, Status.CANCELLED)
     assert page.number_input(key="launch_learning_rate").value < 0.5
 
 
-def test_held_out_rows_are_read_with_the_worst_first(ctx: Context) -> None:
-    add_parts(ctx)
-    run = launch(ctx, name="first")
-    taken = claim(ctx, run)
-    report(ctx, taken, *points(1, 5))
+def test_held_out_rows_are_read_with_the_worst_first(site: Context, scenario: Scenario) -> None:
+    run = scenario.run(name="first")
+    taken = claim(site, run)
+    report(site, taken, *points(1, 5))
     assert "appear here with the first checkpoint" in text_of(open_page("build/run.py", run=run.id, tab="Predictions"))
     rows = [
         HeldOutRow(loss=4.5, tokens=7, prompt="Ask **bold**", expected="<b>yes</b>", given=""),
         HeldOutRow(loss=2.0, tokens=3, prompt="How?", expected="So.", rejected="Thus.", given="So so."),
     ]
-    folder = ctx.artifacts.path(f"runs/{run.id}")
+    folder = site.artifacts.path(f"runs/{run.id}")
     folder.mkdir(parents=True)
     held_out = HeldOutRows(step=5, measure="tokens", num_rows=40, mean_loss=1.25, rows=tuple(rows))
     (folder / FILE).write_text(held_out.model_dump_json())
@@ -274,17 +257,16 @@ def test_held_out_rows_are_read_with_the_worst_first(ctx: Context) -> None:
     (folder / FILE).write_text(held_out.model_copy(update={"step": 6}).model_dump_json())  # a step before its resume
     assert "appear here with the first" in text_of(open_page("build/run.py", run=run.id, tab="Predictions"))
     (folder / FILE).write_text("{")
-    end(ctx, taken, Status.FINISHED)
+    end(site, taken, Status.FINISHED)
     assert "left no predictions" in text_of(open_page("build/run.py", run=run.id, tab="Predictions"))
 
 
-def test_a_run_that_broke_says_one_cause_and_one_cure_and_offers_no_use_of_its_weights(ctx: Context) -> None:
-    add_parts(ctx)
-    run = launch(ctx, name="first", learning_rate=0.5)
-    taken = claim(ctx, run)
-    report(ctx, taken, *points(1, 20))
-    add_checkpoint(ctx, run, 20)
-    end(ctx, taken, Status.FAILED, cause="The loss became NaN at step 21.", remedy="Lower learning_rate.")
+def test_a_run_that_broke_says_one_cause_and_one_cure_and_offers_no_use_of_its_weights(site: Context) -> None:
+    run = Scenario(site).run(name="first", learning_rate=0.5)
+    taken = claim(site, run)
+    report(site, taken, *points(1, 20))
+    Scenario(site).checkpoint(run=run, step=20)
+    end(site, taken, Status.FAILED, cause="The loss became NaN at step 21.", remedy="Lower learning_rate.")
     page = open_page("build/run.py", run=run.id)
     (error,) = page.error
     assert "became NaN or infinite" in error.value
@@ -294,41 +276,41 @@ def test_a_run_that_broke_says_one_cause_and_one_cure_and_offers_no_use_of_its_w
     assert "Run again" in primary[0]
 
 
-def test_weights_of_a_run_that_ended_above_the_loss_of_a_guess_are_offered_nowhere(ctx: Context) -> None:
-    add_parts(ctx)
-    run = launch(ctx, name="wild", learning_rate=9.0)
-    taken = claim(ctx, run)
-    report(ctx, taken, *({**point, "values": {"train_loss": 2000.0}} for point in points(1, 8)))
-    checkpoint = add_checkpoint(ctx, run, 8)
-    end(ctx, taken, Status.FINISHED)
+def test_weights_of_a_run_that_ended_above_the_loss_of_a_guess_are_offered_nowhere(
+    site: Context, scenario: Scenario
+) -> None:
+    run = scenario.run(name="wild", learning_rate=9.0)
+    taken = claim(site, run)
+    report(site, taken, *({**point, "values": {"train_loss": 2000.0}} for point in points(1, 8)))
+    checkpoint = scenario.checkpoint(run=run, step=8)
+    end(site, taken, Status.FINISHED)
     for app in (
         open_page("build/run.py", run=run.id, tab="Checkpoints"),
         open_page("build/checkpoints.py", checkpoint=checkpoint),
     ):
         assert [error.value for error in app.error if "equally likely" in error.value]
         assert not {link.proto.label for link in app.get("page_link")} & {"Deploy and chat", "Battle"}
-    situation = read_situation(ctx, LOCAL)
+    situation = read_situation(site, LOCAL)
     assert (situation.checkpoints, situation.trained_without_evaluation) == ((), ())
-    run = launch(ctx, name="calm")
-    calm = add_checkpoint(ctx, run, 8)
-    ready = sorted(list_checkpoints(ctx, ready=True), key=lambda one: one.id == calm)
-    assert label_usable_first(ctx, ready) == {calm: "calm · step 8", checkpoint: "wild · step 8 (diverged)"}
-    assert next(iter(label_usable_first(ctx, ready))) == calm
+    run = scenario.run(name="calm")
+    calm = scenario.checkpoint(run=run, step=8)
+    ready = sorted(list_checkpoints(site, ready=True), key=lambda one: one.id == calm)
+    assert label_usable_first(site, ready) == {calm: "calm · step 8", checkpoint: "wild · step 8 (diverged)"}
+    assert next(iter(label_usable_first(site, ready))) == calm
     form = open_page("build/launch.py", base=calm)
     offered = [option.partition(" · step 8")[0::2] for option in form.selectbox(key="launch_base").options]
     assert [(name, "(diverged)" in rest) for name, rest in offered] == [("calm", False), ("wild", True)]
 
 
-def test_a_run_begins_with_its_figures(ctx: Context) -> None:
-    add_parts(ctx)
-    run = launch(ctx, name="first", max_steps=100, learning_rate=0.002)
-    taken = claim(ctx, run)
+def test_a_run_begins_with_its_figures(site: Context, scenario: Scenario) -> None:
+    run = scenario.run(name="first", max_steps=100, learning_rate=0.002)
+    taken = claim(site, run)
     losses = [
         {"type": "metrics", "step": step, "time": 1000.0, "values": {"val_loss": value}}
         for step, value in ((20, 2.5), (40, 2.75))
     ]
-    report(ctx, taken, *points(1, 40), *losses)
-    figures = dict(strip_figures(get_run(ctx, run.id), run_detail(ctx, run.id).config, now=ctx.now()))
+    report(site, taken, *points(1, 40), *losses)
+    figures = dict(strip_figures(get_run(site, run.id), run_detail(site, run.id).config, now=site.now()))
     assert figures["Validation loss"] == "2.75, best 2.5"
     assert figures["Training loss"] == "0.25"
     assert figures["Steps"] == "40 of 100"
@@ -336,58 +318,55 @@ def test_a_run_begins_with_its_figures(ctx: Context) -> None:
     assert figures["Tokens"] == f"{40 * run.tokens_per_step:,}"
 
 
-def test_a_finished_run_leads_to_a_chat(ctx: Context) -> None:
-    add_parts(ctx)
-    run = launch(ctx, name="first")
-    taken = claim(ctx, run)
-    add_checkpoint(ctx, run, 100)
-    end(ctx, taken, Status.FINISHED)
+def test_a_finished_run_leads_to_a_chat(site: Context, scenario: Scenario) -> None:
+    run = scenario.run(name="first")
+    taken = claim(site, run)
+    scenario.checkpoint(run=run, step=100)
+    end(site, taken, Status.FINISHED)
     app = open_page("build/run.py", run=run.id)
     assert not app.error
     links = [link.proto for link in app.get("page_link") if link.proto.label == "Deploy and chat"]
     assert links
 
 
-def test_a_stopped_run_is_resumed_with_one_click(ctx: Context) -> None:
-    add_parts(ctx)
-    run = launch(ctx)
-    taken = claim(ctx, run)
-    report(ctx, taken, *points(1, 40))
-    stop_run(ctx, run.id, how="stop_and_save", person=LOCAL)
-    add_checkpoint(ctx, run, 40)
-    end(ctx, taken, Status.CANCELLED)
+def test_a_stopped_run_is_resumed_with_one_click(site: Context, scenario: Scenario) -> None:
+    run = scenario.run()
+    taken = claim(site, run)
+    report(site, taken, *points(1, 40))
+    stop_run(site, run.id, how="stop_and_save", person=LOCAL)
+    scenario.checkpoint(run=run, step=40)
+    end(site, taken, Status.CANCELLED)
     page = open_page("build/run.py", run=run.id)
     page.button(key="run_resume").click().run()
-    assert list_runs(ctx)[0].status is Status.QUEUED
-    assert len(list_jobs(ctx, queue="train")) == 2
+    assert list_runs(site)[0].status is Status.QUEUED
+    assert len(list_jobs(site, queue="train")) == 2
 
 
-def test_a_queued_run_reports_a_missing_worker(ctx: Context) -> None:
-    add_parts(ctx)
-    page = open_page("build/run.py", run=launch(ctx).id)
+def test_a_queued_run_reports_a_missing_worker(scenario: Scenario) -> None:
+    page = open_page("build/run.py", run=scenario.run().id)
     assert "No worker serves the queue" in text_of(page)
 
 
-def test_a_run_over_two_machines_says_what_it_waits_for_and_then_where_it_runs(ctx: Context) -> None:
-    add_parts(ctx)
+def test_a_run_over_two_machines_says_what_it_waits_for_and_then_where_it_runs(site: Context) -> None:
+    Scenario(site).parts()
     devices = {"count": 2, "nodes": 2}
-    beat(ctx, name="a/train", host="lab-a", pid=1, slots={"train": 1}, devices=[], gauges={})  # type: ignore[arg-type]
-    gang = forecast(ctx, make_config(devices=devices)).gang
+    beat(site, name="a/train", host="lab-a", pid=1, slots={"train": 1}, devices=[], gauges={})  # type: ignore[arg-type]
+    gang = forecast(site, make_config(devices=devices)).gang
     sentence = "Needs 2 machines at once: only lab-a is there. Start 1 training worker more."
     assert gang is not None
     assert gang.sentence == sentence
-    run = launch(ctx, devices=devices)
+    run = Scenario(site).run(devices=devices)
     page = open_page("build/run.py", run=run.id)
     assert sentence in [box.value.replace("\\", "") for box in page.info]
-    beat(ctx, name="b/train", host="lab-b", pid=1, slots={"train": 1}, devices=[], gauges={})  # type: ignore[arg-type]
+    beat(site, name="b/train", host="lab-b", pid=1, slots={"train": 1}, devices=[], gauges={})  # type: ignore[arg-type]
     for host in ("lab-a", "lab-b"):
-        choice = choose_gang(ctx, "train", host=host)
+        choice = choose_gang(site, "train", host=host)
         assert choice is not None
-        assert join_gang(ctx, choice, owner=f"{host}/train#1", host=host) is not None
+        assert join_gang(site, choice, owner=f"{host}/train#1", host=host) is not None
     text = text_of(open_page("build/run.py", run=run.id)).replace("\\", "")
     assert "lab-a" in text
     assert "lab-b" in text
-    assert [len(worker.jobs) for worker in list_workers(ctx)] == [1, 1]
+    assert [len(worker.jobs) for worker in list_workers(site)] == [1, 1]
 
 
 def test_a_run_is_not_said_to_start_at_once_while_the_broker_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,40 +377,37 @@ def test_a_run_is_not_said_to_start_at_once_while_the_broker_is_silent(monkeypat
     assert describe_queue(position) == "waits for the broker, which does not answer"
 
 
-def test_names_and_tags_stay_text(ctx: Context) -> None:
-    add_parts(ctx)
-    run = launch(ctx, name="![x](http://example.com/x.png) <b>bold</b>")
-    set_tags(ctx, run.id, ("**loud**",), person=LOCAL)
+def test_names_and_tags_stay_text(site: Context, scenario: Scenario) -> None:
+    run = scenario.run(name="![x](http://example.com/x.png) <b>bold</b>")
+    set_tags(site, run.id, ("**loud**",), person=LOCAL)
     page = open_page("build/run.py", run=run.id)
     assert page.title[0].value.startswith(r"\!\[x\]")
 
 
-def test_an_unknown_run_is_an_error_message(ctx: Context) -> None:
+def test_an_unknown_run_is_an_error_message(site: Context) -> None:
     assert "There is no run" in text_of(open_page("build/run.py", run="nothing"))
     assert "No run selected" in text_of(open_page("build/run.py"))
 
 
-def test_the_list_of_runs_is_never_blank(ctx: Context) -> None:
+def test_the_list_of_runs_is_never_blank(scenario: Scenario) -> None:
     assert "No runs yet." in text_of(open_page("build/runs.py"))
-    add_parts(ctx)
-    launch(ctx)
+    scenario.run()
     page = open_page("build/runs.py")
     page.segmented_control(key="status").set_value("Finished").run()
     assert "No run passes these filters" in text_of(page)
 
 
-def test_picked_runs_are_compared_by_their_differences(ctx: Context) -> None:
-    add_parts(ctx)
-    runs = [launch(ctx, name="slow", learning_rate=0.001), launch(ctx, name="fast", learning_rate=0.01)]
+def test_picked_runs_are_compared_by_their_differences(scenario: Scenario) -> None:
+    runs = [scenario.run(name="slow", learning_rate=0.001), scenario.run(name="fast", learning_rate=0.01)]
     page = open_page("build/runs.py", compare=",".join(run.id for run in runs))
     assert "2 runs compared" in text_of(page)
     assert list(cells(page)[0]) == ["Field", "slow", "fast"]
     assert "learning_rate" in [row["Field"] for row in cells(page)]
 
 
-def test_only_data_that_fits_the_objective_is_offered(ctx: Context) -> None:
-    add_parts(ctx)
-    add_dataset(ctx, "pairs", kind="preference")
+def test_only_data_that_fits_the_objective_is_offered(scenario: Scenario) -> None:
+    scenario.parts()
+    scenario.dataset("pairs", kind="preference")
     page = open_page("build/launch.py")
     page.selectbox(key="launch_objective").set_value("dpo").run()
     assert page.selectbox(key="launch_dataset").options == ["pairs · preference"]
@@ -439,18 +415,17 @@ def test_only_data_that_fits_the_objective_is_offered(ctx: Context) -> None:
     assert page.selectbox(key="launch_version_pairs").options == ["1 · 90 training rows"]
 
 
-def test_launching_from_a_filtered_list_of_runs_opens_the_form(ctx: Context) -> None:
+def test_launching_from_a_filtered_list_of_runs_opens_the_form(scenario: Scenario) -> None:
     """The filters' query parameters are bound to widgets: leaving the page with one set ended in an error."""
-    add_parts(ctx)
-    launch(ctx)
+    scenario.run()
     page = open_page("build/runs.py", status="Active")
     page.button(key="runs_launch").click().run()
     assert not page.exception
     assert page.title[0].value == "Launch"
 
 
-def test_an_imported_run_is_marked_and_offers_nothing_to_stop_or_to_resume(ctx: Context) -> None:
-    (run,) = import_log(ctx, b"step,loss\n1,2.5\n2,2.25\n", filename="**theirs**.csv", person=LOCAL)
+def test_an_imported_run_is_marked_and_offers_nothing_to_stop_or_to_resume(site: Context) -> None:
+    (run,) = import_log(site, b"step,loss\n1,2.5\n2,2.25\n", filename="**theirs**.csv", person=LOCAL)
     page = open_page("build/run.py", run=run.id)
     assert not page.exception
     assert "Imported log" in text_of(page)
@@ -460,17 +435,16 @@ def test_an_imported_run_is_marked_and_offers_nothing_to_stop_or_to_resume(ctx: 
     assert "was imported as curves" in text_of(launched)
 
 
-def test_a_diagnosed_run_offers_its_follow_up_with_one_click(ctx: Context) -> None:
-    add_parts(ctx)
-    run = launch(ctx, name="wild", learning_rate=0.03)
-    taken = claim(ctx, run)
+def test_a_diagnosed_run_offers_its_follow_up_with_one_click(site: Context, scenario: Scenario) -> None:
+    run = scenario.run(name="wild", learning_rate=0.03)
+    taken = claim(site, run)
     values = [5.6 - 0.04 * step if step < 50 else 3.6 + 0.05 * (step - 50) for step in range(1, 101)]
     points = [
         {"type": "metrics", "step": step, "time": 1.0 + step, "values": {"train_loss": x}}
         for step, x in enumerate(values, 1)
     ]
-    report(ctx, taken, *points)
-    end(ctx, taken, Status.FINISHED)
+    report(site, taken, *points)
+    end(site, taken, Status.FINISHED)
     page = open_page("build/run.py", run=run.id)
     assert "The learning rate is too high" in text_of(page)
     again = open_page("build/launch.py", run=run.id, set="learning_rate:0.01")
@@ -480,26 +454,27 @@ def test_a_diagnosed_run_offers_its_follow_up_with_one_click(ctx: Context) -> No
     assert "names no field" in text_of(open_page("build/launch.py", run=run.id, set="learning_rat:1"))
 
 
-def test_seeds_of_one_config_show_whether_a_difference_is_noise(ctx: Context) -> None:
-    add_parts(ctx)
+def test_seeds_of_one_config_show_whether_a_difference_is_noise(scenario: Scenario) -> None:
     runs = []
     for name, rate, losses in (("slow", 0.001, (2.0, 2.01)), ("fast", 0.01, (1.5, 1.51))):
         for seed, loss in enumerate(losses, 1):
-            run = launch(ctx, name=f"{name} {seed}", learning_rate=rate, seed=seed)
-            taken = claim(ctx, run)
-            report(ctx, taken, {"type": "metrics", "step": 100, "time": 1.0, "values": {"val_loss": loss}})
-            end(ctx, taken, Status.FINISHED)
+            run = scenario.run(
+                {"type": "metrics", "step": 100, "time": 1.0, "values": {"val_loss": loss}},
+                status=Status.FINISHED,
+                name=f"{name} {seed}",
+                learning_rate=rate,
+                seed=seed,
+            )
             runs.append(run)
     page = open_page("build/runs.py", compare=f"{runs[0].id},{runs[2].id}")
     assert "more than seed noise" in text_of(page)
     assert [row["Seeds"] for row in cells(page, 1)] == ["2", "2"]
 
 
-def test_many_runs_are_paged_and_imported_ones_found(ctx: Context) -> None:
-    add_parts(ctx)
+def test_many_runs_are_paged_and_imported_ones_found(site: Context, scenario: Scenario) -> None:
     for number in range(51):
-        launch(ctx, name=f"run {number}")
-    import_log(ctx, b"step,loss\n1,2.5\n", filename="theirs.csv", person=LOCAL)
+        scenario.run(name=f"run {number}")
+    import_log(site, b"step,loss\n1,2.5\n", filename="theirs.csv", person=LOCAL)
     page = open_page("build/runs.py")
     assert "52 runs" in text_of(page)
     page.session_state["page"] = 2
@@ -509,9 +484,8 @@ def test_many_runs_are_paged_and_imported_ones_found(ctx: Context) -> None:
     assert "1 run" in text_of(page)
 
 
-def test_the_editor_of_a_run_holds_its_own_name(ctx: Context) -> None:
-    add_parts(ctx)
-    first, second = launch(ctx, name="first"), launch(ctx, name="second")
+def test_the_editor_of_a_run_holds_its_own_name(scenario: Scenario) -> None:
+    first, second = scenario.run(name="first"), scenario.run(name="second")
     page = open_page("build/run.py", run=first.id)
     page.text_input(key=f"run_name_{first.id}").set_value("typed").run()
     page.query_params["run"] = second.id
@@ -519,10 +493,9 @@ def test_the_editor_of_a_run_holds_its_own_name(ctx: Context) -> None:
     assert "second" in [field.value for field in page.text_input if field.label == "Name"]
 
 
-def test_another_search_begins_at_the_first_page(ctx: Context) -> None:
-    add_parts(ctx)
+def test_another_search_begins_at_the_first_page(scenario: Scenario) -> None:
     for number in range(101):
-        launch(ctx, name=f"run {number}")
+        scenario.run(name=f"run {number}")
     page = open_page("build/runs.py", page="2")
     assert page.get("pagination")[0].value == 2
     page.text_input(key="find").set_value("run").run()

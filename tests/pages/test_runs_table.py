@@ -17,26 +17,26 @@ from backend.services.training.run_table import read_run_table
 from backend.services.training.runs import set_tags
 from backend.services.training.views import RunView, list_runs
 from tests.support.opening import figure, open_page, words
-from tests.support.run_world import add_parts, claim, end, launch, report
+from tests.support.run_world import claim, end
+from tests.support.scenario import Scenario
 
 PAGE = "build/runs.py"
 
 
-@pytest.fixture
-def world(site: Context) -> Context:
-    """An installation with three runs."""
-    add_parts(site)
+@pytest.fixture(autouse=True)
+def _runs(site: Context) -> None:
     for name, loss, rate in (("slow", 2.0, 0.001), ("fast", 1.5, 0.01), ("wide", 1.7, 0.1)):
         finished(site, name, loss, learning_rate=rate)
-    return site
 
 
 def finished(ctx: Context, name: str, loss: float, **values: Any) -> RunView:
     """A finished run with this val_loss."""
-    run = launch(ctx, name=name, **values)
-    taken = claim(ctx, run)
-    report(ctx, taken, {"type": "metrics", "step": 100, "time": 1.0, "values": {"val_loss": loss, "train_loss": loss}})
-    end(ctx, taken, Status.FINISHED)
+    run = Scenario(ctx).run(
+        {"type": "metrics", "step": 100, "time": 1.0, "values": {"val_loss": loss, "train_loss": loss}},
+        status=Status.FINISHED,
+        name=name,
+        **values,
+    )
     return run
 
 
@@ -56,7 +56,7 @@ def titles(app: AppTest) -> list[str]:
     return [column["title"] for column in shown(app)["columns"]]
 
 
-def test_the_table_has_the_newest_first_and_the_metric_of_its_objective(world: Context) -> None:
+def test_the_table_has_the_newest_first_and_the_metric_of_its_objective(site: Context) -> None:
     app = open_page(PAGE)
     assert names(app) == ["wide", "fast", "slow"]
     assert titles(app)[:5] == ["Name", "Status", "Curve", "Objective", "Best validation loss · Pretrain"]
@@ -64,7 +64,7 @@ def test_the_table_has_the_newest_first_and_the_metric_of_its_objective(world: C
     assert "3 runs" in words(app)
 
 
-def test_a_filter_and_columns_of_the_address_are_kept(world: Context) -> None:
+def test_a_filter_and_columns_of_the_address_are_kept(site: Context) -> None:
     app = open_page(PAGE, filter="lr < 0.05", columns="learning_rate,lr,nosuch,seed", sort="learning_rate")
     assert names(app) == ["slow", "fast"]
     assert titles(app) == ["Name", "Learning rate", "Seed"]
@@ -72,13 +72,13 @@ def test_a_filter_and_columns_of_the_address_are_kept(world: Context) -> None:
     assert [row["cells"] for row in shown(app)["rows"]] == [["0.001", "1"], ["0.01", "1"]]
 
 
-def test_the_field_of_a_filter_is_a_column(world: Context) -> None:
+def test_the_field_of_a_filter_is_a_column(site: Context) -> None:
     assert "Learning rate" not in titles(open_page(PAGE))
     assert "Learning rate" in titles(open_page(PAGE, filter="lr < 0.05"))
     assert "Learning rate" not in titles(open_page(PAGE, filter="lr < 0.05", columns="seed")), "columns were chosen"
 
 
-def test_a_wrong_filter_is_marked_and_the_rest_of_the_page_stays(world: Context) -> None:
+def test_a_wrong_filter_is_marked_and_the_rest_of_the_page_stays(site: Context) -> None:
     app = open_page(PAGE, filter="lr < 1 and lerning_rate < 2")
     assert "Did you mean learning\\_rate?" in app.error[0].value
     assert app.code[0].value.splitlines() == ["lr < 1 and lerning_rate < 2", "           " + "^" * 12]
@@ -88,7 +88,7 @@ def test_a_wrong_filter_is_marked_and_the_rest_of_the_page_stays(world: Context)
     assert not app.error
 
 
-def test_nothing_passes_a_filter_and_an_unknown_order_is_reported(world: Context) -> None:
+def test_nothing_passes_a_filter_and_an_unknown_order_is_reported(site: Context) -> None:
     assert "No run passes these filters." in words(open_page(PAGE, filter="lr > 5"))
     app = open_page(PAGE, sort="nosuch")
     assert "Runs have no field “nosuch”" in words(app).replace("\\", "")
@@ -96,9 +96,9 @@ def test_nothing_passes_a_filter_and_an_unknown_order_is_reported(world: Context
     assert "Runs have no field" not in words(app.run())
 
 
-def test_addresses_of_older_versions_still_work(world: Context) -> None:
-    run = list_runs(world, text="fast")[0]
-    set_tags(world, run.id, ("my tag",), person=LOCAL)
+def test_addresses_of_older_versions_still_work(site: Context) -> None:
+    run = list_runs(site, text="fast")[0]
+    set_tags(site, run.id, ("my tag",), person=LOCAL)
     app = open_page(PAGE, objective="Pretraining", tags="my tag")
     assert app.text_input(key="filter").value == 'objective = pretrain and tags = "my tag"'
     assert names(app) == ["fast"]
@@ -109,12 +109,12 @@ def test_addresses_of_older_versions_still_work(world: Context) -> None:
     assert "1 run ticked" in words(compared)
 
 
-def test_a_sweep_is_one_row_until_it_is_opened(world: Context) -> None:
-    with world.db.write() as session:
+def test_a_sweep_is_one_row_until_it_is_opened(site: Context) -> None:
+    with site.db.write() as session:
         group = RunGroup(name="rates", kind="sweep", config={})
         session.add(group)
         session.flush()
-        for run in list_runs(world):
+        for run in list_runs(site):
             if run.name != "slow":
                 session.get_one(Run, run.id).group_id = group.id
     app = open_page(PAGE)
@@ -127,7 +127,7 @@ def test_a_sweep_is_one_row_until_it_is_opened(world: Context) -> None:
     assert names(open_page(PAGE, group="learning_rate")) == ["0.1", "0.01", "0.001"]
 
 
-def test_a_condition_is_added_by_choosing(world: Context) -> None:
+def test_a_condition_is_added_by_choosing(site: Context) -> None:
     app = open_page(PAGE, filter="lr < 0.05")
     app.session_state["runs_fields"] = True
     app.run()
@@ -138,48 +138,48 @@ def test_a_condition_is_added_by_choosing(world: Context) -> None:
     assert names(app) == ["fast"]
 
 
-def test_ticked_runs_are_tagged_archived_and_deleted_after_a_question(world: Context) -> None:
-    ids = {run.name: run.id for run in list_runs(world)}
+def test_ticked_runs_are_tagged_archived_and_deleted_after_a_question(site: Context) -> None:
+    ids = {run.name: run.id for run in list_runs(site)}
     app = open_page(PAGE, ticked=f"{ids['slow']},{ids['fast']}")
     assert "2 runs ticked" in words(app)
     app.text_input(key="tags_add_0").set_value("a, b").run()
     app.button(key="runs_tag_go").click().run()
-    assert {run.name: run.tags for run in list_runs(world)} == {"wide": (), "fast": ("a", "b"), "slow": ("a", "b")}
+    assert {run.name: run.tags for run in list_runs(site)} == {"wide": (), "fast": ("a", "b"), "slow": ("a", "b")}
     app.session_state["runs_delete"] = True
     app.run()
     assert "**2 runs** with curves, samples, logs are deleted: slow, fast" in words(app)
     app.button(key="runs_delete_go").click().run()
-    assert [run.name for run in list_runs(world)] == ["wide"]
+    assert [run.name for run in list_runs(site)] == ["wide"]
     app = open_page(PAGE, ticked=ids["wide"])
     app.button(key="runs_archive").click().run()
-    assert [run.name for run in list_runs(world, archived=True)] == ["wide"]
+    assert [run.name for run in list_runs(site, archived=True)] == ["wide"]
 
 
-def test_only_the_runs_that_the_question_named_are_deleted(world: Context) -> None:
-    waiting, ids = launch(world, name="waiting"), {run.name: run.id for run in list_runs(world)}
+def test_only_the_runs_that_the_question_named_are_deleted(site: Context, scenario: Scenario) -> None:
+    waiting, ids = scenario.run(name="waiting"), {run.name: run.id for run in list_runs(site)}
     app = open_page(PAGE, ticked=f"{ids['slow']},{waiting.id}")
     app.session_state["runs_delete"] = True
     app.run()
     assert "**1 run** with curves, samples, logs are deleted: slow" in words(app)
-    end(world, claim(world, waiting), Status.FAILED, cause="No memory.")
+    end(site, claim(site, waiting), Status.FAILED, cause="No memory.")
     app.button(key="runs_delete_go").click().run()
     assert not app.exception
-    assert {run.name for run in list_runs(world)} == {"wide", "fast", "waiting"}
+    assert {run.name for run in list_runs(site)} == {"wide", "fast", "waiting"}
 
 
 @pytest.mark.parametrize(("page", "first"), [("2", "slow"), ("9", "wide"), ("-1", "wide"), ("x", "wide")])
 def test_the_page_of_the_address_is_drawn(
-    world: Context, monkeypatch: pytest.MonkeyPatch, page: str, first: str
+    site: Context, monkeypatch: pytest.MonkeyPatch, page: str, first: str
 ) -> None:
     monkeypatch.setattr("pages.components.training.run_table.PAGE_SIZE", 2)
     app = open_page(PAGE, page=page)
     assert names(app)[0] == first
 
 
-def test_a_metrics_name_is_plain_text_below_a_chart(world: Context) -> None:
+def test_a_metrics_name_is_plain_text_below_a_chart(site: Context) -> None:
     log = b"step,![x](//host/y)\n1,2.5\n9,2.25\n"
-    import_log(world, log, filename="theirs.csv", person=LOCAL)
-    (name,) = [name for name in read_run_table(world).fields if name.endswith("![x](//host/y)") and "best" not in name]
+    import_log(site, log, filename="theirs.csv", person=LOCAL)
+    (name,) = [name for name in read_run_table(site).fields if name.endswith("![x](//host/y)") and "best" not in name]
     app = open_page(PAGE, show="Scatter", x="learning_rate", y=name)
     (said,) = [part.value for part in app.caption if "No run has both" in part.value]
     assert "![x]" not in said
@@ -188,13 +188,13 @@ def test_a_metrics_name_is_plain_text_below_a_chart(world: Context) -> None:
     assert "![x]" not in said
 
 
-def test_a_view_is_saved_and_opened(world: Context) -> None:
+def test_a_view_is_saved_and_opened(site: Context) -> None:
     app = open_page(PAGE, filter="lr < 0.05", columns="seed")
     app.session_state["runs_views"] = True
     app.run()
     app.text_input(key="view_name").set_value("cheap").run()
     app.button(key="view_save").click().run()
-    (view,) = list_saved_views(world, "runs", person=LOCAL)
+    (view,) = list_saved_views(site, "runs", person=LOCAL)
     assert view.query == "filter=lr+%3C+0.05&columns=seed"
     other = open_page(PAGE, filter="lr > 0.05", sort="name", status="Failed")
     assert names(other) == []
@@ -207,7 +207,7 @@ def test_a_view_is_saved_and_opened(world: Context) -> None:
     assert "sort" not in other.query_params
 
 
-def test_parallel_coordinates_and_scatter_draw_the_runs_found(world: Context) -> None:
+def test_parallel_coordinates_and_scatter_draw_the_runs_found(site: Context) -> None:
     app = open_page(PAGE, show="Parallel coordinates")
     assert app.multiselect(key="runs_axes").value == ["learning_rate", "pretrain.best_val_loss"]
     drawn = figure(app, "runs_parallel")["data"]

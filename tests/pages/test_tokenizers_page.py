@@ -15,7 +15,7 @@ from backend.services.tokenizers.tokenizers import get_tokenizer, list_tokenizer
 from pages.components.tokenizers.report import measure_bars
 from tests.support.job_work import do_job
 from tests.support.opening import figure, open_page, strips, words
-from tests.support.scenario import add_row
+from tests.support.scenario import Scenario, add_row
 
 PAGE = "build/tokenizers.py"
 ROWS = [
@@ -34,16 +34,9 @@ LETTERS = {
 @pytest.fixture
 def mill(site: Context) -> Context:
     """A dataset, two tokenizers of one's own, and a base that knows one letter."""
-    do_job(site, str(add_rows_dataset(site, name="mill", kind="text", rows=ROWS, person=LOCAL).job_id))
+    do_job(site, add_rows_dataset(site, name="mill", kind="text", rows=ROWS, person=LOCAL).job_id)
     for name, kind, size in (("bpe *one*", "bpe", 300), ("bytes", "byte", 0)):
-        do_job(
-            site,
-            str(
-                train_tokenizer(
-                    site, name=name, dataset="mill", config=TokenizerConfig(kind=kind, vocab_size=size), person=LOCAL
-                ).job_id
-            ),
-        )
+        Scenario(site).tokenizer(name, kind=kind, vocab_size=size, dataset="mill")
     folder = site.artifacts.folder("bases", "letters")
     (folder / "tokenizer.json").write_text(json.dumps(LETTERS))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
@@ -52,7 +45,7 @@ def mill(site: Context) -> Context:
 
 
 def test_training_is_queued_once_followed_and_stopped(site: Context) -> None:
-    do_job(site, str(add_rows_dataset(site, name="mill", kind="text", rows=ROWS, person=LOCAL).job_id))
+    do_job(site, add_rows_dataset(site, name="mill", kind="text", rows=ROWS, person=LOCAL).job_id)
     app = open_page(PAGE, train="1", dataset="mill")
     app.selectbox(key="tokenizer_kind").select("unigram").run()
     app.number_input(key="tokenizer_vocab_size").set_value(300).run()
@@ -74,11 +67,11 @@ def test_training_is_queued_once_followed_and_stopped(site: Context) -> None:
 
 
 def test_a_failed_training_gives_the_reason_and_the_remedy(site: Context) -> None:
-    do_job(site, str(add_rows_dataset(site, name="mill", kind="text", rows=ROWS, person=LOCAL).job_id))
+    do_job(site, add_rows_dataset(site, name="mill", kind="text", rows=ROWS, person=LOCAL).job_id)
     queued = train_tokenizer(
         site, name="large", dataset="mill", config=TokenizerConfig(vocab_size=20_000), person=LOCAL
     )
-    do_job(site, str(queued.job_id))
+    do_job(site, queued.job_id)
     app = open_page(PAGE, tokenizer=queued.id)
     assert "too small for a vocabulary of 20,000" in app.error[0].value.replace("\\", "")
     assert "or fewer" in app.error[0].value
@@ -124,7 +117,7 @@ def test_a_report_is_requested_and_read_on_the_page(mill: Context) -> None:
     (report,) = list_reports(mill)
     assert report.names == ("bytes", "letters")
     assert "No worker serves the queue" in words(app)
-    do_job(mill, str(report.job_id))
+    do_job(mill, report.job_id)
     app = open_page(PAGE, compare=f"tokenizer:{own.id},letters")
     assert not app.error, words(app)
     bars = figure(app, "report_chart")["data"]
@@ -155,7 +148,7 @@ def test_a_tokenizer_in_use_names_its_users_and_stays(mill: Context) -> None:
     app = open_page(PAGE, tokenizer=free.id, tab="Rename or delete")
     app.button(key=f"delete_yes_{free.id}").click().run()
     assert "which is running" in app.error[0].value, "a report that is being made needs the files"
-    do_job(mill, str(waiting.job_id))
+    do_job(mill, waiting.job_id)
     app.button(key=f"delete_yes_{free.id}").click().run()
     assert [view.name for view in list_tokenizers(mill)] == ["octets"]
 

@@ -1,85 +1,26 @@
-"""A small world for battles: checkpoints, a dataset of prompts, completions recorded as a worker records them."""
+"""Completions recorded as a worker records them, and raters who vote."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
 from sqlalchemy import select
 
 from backend.db.tables import Battle, Checkpoint, Contestant, Job
-from backend.domain.battles.campaign import CampaignConfig
-from backend.domain.battles.campaign_file import ContestantSource
 from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import NotFound
 from backend.services import job_events as outcomes
 from backend.services.battles.assignment.storing import VoteInput
 from backend.services.battles.ballots import BallotView, check_label, serve_battles
-from backend.services.battles.campaigns import start_campaign
 from backend.services.battles.raters import RaterView, create_rater_link, rater_from_link
-from backend.services.battles.views import CampaignView, get_campaign
-from backend.services.context import LOCAL, Context, Person
+from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import Claim
 from tests.support.jobs import finish_job, take_job
-from tests.support.scenario import add_row, add_version
 
 Judge = Callable[[str, str], str]
-
-
-def add_checkpoint(ctx: Context, name: str, **columns: Any) -> str:
-    """Insert a checkpoint with an empty folder; return its id."""
-    folder = ctx.artifacts.folder("checkpoints", name)
-    return add_row(
-        ctx,
-        Checkpoint(
-            name=name,
-            origin="added",
-            folder=ctx.artifacts.relative(folder),
-            facts={"context": 128},
-            parameters=1000,
-            **columns,
-        ),
-    )
-
-
-def add_prompts(ctx: Context, *, num: int, num_train: int = 0, name: str = "prompts", kind: str = "prompts") -> str:
-    """Insert a dataset version with `num` held-out prompts in real Parquet; return `name@1`."""
-    rows = [{"prompt": f"Tell a story about the number {n}."} for n in range(num + num_train)]
-    return add_version(ctx, name, kind=kind, train=rows[num:], val=rows[:num])
-
-
-def create_campaign(
-    ctx: Context, *, name: str, checkpoint_ids: Sequence[str], dataset: str, config: CampaignConfig, person: Person
-) -> CampaignView:
-    """Start a campaign of checkpoints."""
-    sources = [ContestantSource(checkpoint=checkpoint_id) for checkpoint_id in dict.fromkeys(checkpoint_ids)]
-    return start_campaign(ctx, name=name, contestants=sources, dataset=dataset, config=config, person=person)
-
-
-def make_campaign(
-    ctx: Context,
-    *,
-    contestants: tuple[str, ...] = ("Oak", "Elm"),
-    num_prompts: int = 4,
-    write: bool = True,
-    **config: Any,
-) -> CampaignView:
-    """Create a campaign whose contestants have written everything: `Oak answers 3` and the like."""
-    ids = [add_checkpoint(ctx, name) for name in contestants]
-    dataset = add_prompts(ctx, num=config.pop("dataset_rows", num_prompts))
-    campaign = create_campaign(
-        ctx,
-        name="Stories",
-        checkpoint_ids=ids,
-        dataset=dataset,
-        config=CampaignConfig(num_prompts=num_prompts, **config),
-        person=LOCAL,
-    )
-    if write:
-        write_all(ctx, campaign.id)
-    return get_campaign(ctx, campaign.id)
 
 
 def claim_generation(ctx: Context, contestant_id: str) -> Claim[Any]:
@@ -163,12 +104,16 @@ def vote_all(
     return limit
 
 
+def link_rater(ctx: Context, campaign_id: str, name: str = "guest", **values: Any) -> RaterView:
+    """Return a guest who came by a link of their own."""
+    link = create_rater_link(ctx, campaign_id, name=name, person=LOCAL, **values)
+    return rater_from_link(ctx, link.url.split("link=")[1])
+
+
 def vote_in_turn(ctx: Context, campaign_id: str, judge: Judge, *, raters: int = 10, each: int = 1000) -> int:
     """Let so many guests vote, one after the other, on at most `each` battles; return how many votes were cast."""
     cast = 0
     for number in range(raters):
-        link = create_rater_link(ctx, campaign_id, name=f"guest {number}", person=LOCAL)
-        cast += vote_all(
-            ctx, campaign_id, rater_from_link(ctx, link.url.split("link=")[1]), judge, limit=each, seed=number
-        )
+        rater = link_rater(ctx, campaign_id, f"guest {number}")
+        cast += vote_all(ctx, campaign_id, rater, judge, limit=each, seed=number)
     return cast

@@ -1,31 +1,21 @@
-"""A small world for evaluations: checkpoints, benchmarks in real Parquet, items recorded as a worker records them."""
+"""What a worker reports of an evaluation: items, scores and facts."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.jobs.events import event_of
 from backend.services import job_events as outcomes
-from backend.services.context import LOCAL, Context
-from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation
+from backend.services.context import Context
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
 from backend.services.evaluation.items import ItemQuery, ItemView, Which, find_items, read_index, read_items
 from backend.services.jobs.claims import Claim
 from tests.support.jobs import finish_job, take_job
-from tests.support.scenario import add_version
 
 CHOICES = [{"question": f"Question {n}?", "choices": ["yes", "no"], "answer": n % 2} for n in range(40)]
 ANSWERS = [{"question": f"What is {n}?", "answers": [str(n)]} for n in range(6)]
 TEXTS = [{"text": f"Text number {n}."} for n in range(12)]
-
-
-def add_benchmark(
-    ctx: Context, name: str, rows: Sequence[dict[str, Any]], *, kind: str = "benchmark", val: int = 0
-) -> str:
-    """Insert a dataset version, its last `val` rows as the validation split; return `name@1`."""
-    at = len(rows) - val
-    return add_version(ctx, name, kind=kind, train=rows[:at], val=rows[at:])
 
 
 def claim_of(ctx: Context, evaluation: EvaluationView) -> Claim[Any]:
@@ -59,19 +49,10 @@ def finish(
         finish_job(session, ctx, claim, scores=tuple(scores), facts=facts)
 
 
-def evaluated(
-    ctx: Context,
-    checkpoint: str,
-    benchmark: str,
-    right: Sequence[float],
-    *,
-    facts: dict[str, Any] | None = None,
-    **config: Any,
+def finish_choices(
+    ctx: Context, launched: EvaluationView, right: Sequence[float], *, facts: Mapping[str, Any] | None = None
 ) -> EvaluationView:
-    """Launch an evaluation and report one item per entry of `right`, 1 where the choice was right."""
-    launched = launch_evaluation(
-        ctx, checkpoint=checkpoint, benchmark=benchmark, config=EvaluationConfig(**config), person=LOCAL
-    )
+    """Report one item per entry of `right`, 1 where the choice was right, and end the evaluation."""
     items = [
         item(n, {"acc": float(value), "acc_norm": float(value), "chance": 0.5}, chosen="yes" if value else "no")
         for n, value in enumerate(right)
@@ -97,9 +78,8 @@ def evaluated(
     return get_evaluation(ctx, launched.id)
 
 
-def predicted(ctx: Context, checkpoint: str, benchmark: str, nlls: Sequence[float]) -> EvaluationView:
-    """Launch a perplexity evaluation and report one document of 10 bytes per entry."""
-    launched = launch_evaluation(ctx, checkpoint=checkpoint, benchmark=benchmark, person=LOCAL)
+def finish_texts(ctx: Context, launched: EvaluationView, nlls: Sequence[float]) -> EvaluationView:
+    """Report one document of 10 bytes per entry, and end the evaluation of perplexity."""
     items = [
         item(
             n,

@@ -19,7 +19,6 @@ from backend.domain.serving.chat_settings import ChatSettings, SideSettings
 from backend.domain.serving.prompt_matrix import MatrixAnswers, MatrixCell
 from backend.domain.serving.request_log import RequestLogConfig
 from backend.domain.training.sweep import parse_sweep
-from backend.services.battles.raters import rater_for
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import claim_job
 from backend.services.jobs.workers import beat
@@ -32,8 +31,9 @@ from backend.services.serving.request_log.policies import set_log_policy
 from backend.services.training.sweeps import launch_sweep
 from backend.services.training.views import RunView
 from tests.support import battle_world, run_world
-from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, evaluated, predicted
+from tests.support.evaluation_world import CHOICES, TEXTS
 from tests.support.opening import EVIL
+from tests.support.scenario import Scenario
 from tests.support.serving.stored_chat import add_message, start_conversation
 from tests.support.serving.stored_traffic import store_load_test, store_requests
 
@@ -144,9 +144,9 @@ def fill(ctx: Context) -> Filled:
     dataset = _add_build_parts(ctx)
     running, finished, failed = _add_runs(ctx)
     sweep = _add_sweep(ctx)
-    checkpoint = run_world.add_checkpoint(ctx, finished, 100)
-    campaign = battle_world.make_campaign(ctx, contestants=("smol-village-base", LONG), num_prompts=4)
-    battle_world.vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), battle_world.prefer("smol"), limit=2)
+    checkpoint = Scenario(ctx).checkpoint(run=finished, step=100)
+    campaign = Scenario(ctx).campaign("smol-village-base", LONG, num_prompts=4)
+    Scenario(ctx).votes(campaign, battle_world.prefer("smol"), limit=2)
     evaluation, other = _add_evaluations(ctx)
     conversation, compared_settings, request = _add_serving(ctx)
     _add_people(ctx)
@@ -168,7 +168,7 @@ def fill(ctx: Context) -> Filled:
 
 
 def _add_build_parts(ctx: Context) -> str:
-    run_world.add_parts(ctx)
+    Scenario(ctx).parts()
     with ctx.db.write() as session:
         version = session.scalars(select(DatasetVersion)).one()
         folder = ctx.artifacts.folder("datasets", "tales")
@@ -180,12 +180,12 @@ def _add_build_parts(ctx: Context) -> str:
         version.rows, version.bytes, version.content_hash = 100, 14_000, "9c0ffee"
         version.rejected_rows, version.rejected = 1, [{"row": 17, "reason": "no text", "raw": '{"text": null}'}]
         dataset = version.dataset_id
-    run_world.add_dataset(ctx, "waiting-for-its-import", kind="chat", ready=False)
+    Scenario(ctx).dataset("waiting-for-its-import", kind="chat", ready=False)
     return dataset
 
 
 def _add_runs(ctx: Context) -> tuple[RunView, RunView, RunView]:
-    finished = run_world.launch(ctx, name="pebblewick-1m-first-pretraining", seed=1)
+    finished = Scenario(ctx).run(name="pebblewick-1m-first-pretraining", seed=1)
     taken = run_world.claim(ctx, finished)
     losses = [
         {"type": "metrics", "step": step, "time": 1000.0 + step, "values": {"val_loss": 9.0 / step}}
@@ -193,11 +193,11 @@ def _add_runs(ctx: Context) -> tuple[RunView, RunView, RunView]:
     ]
     run_world.report(ctx, taken, *run_world.points(1, 100), *losses)
     run_world.end(ctx, taken, Status.FINISHED)
-    failed = run_world.launch(ctx, name=f"failed-{LONG}", seed=2)
+    failed = Scenario(ctx).run(name=f"failed-{LONG}", seed=2)
     taken = run_world.claim(ctx, failed)
     run_world.report(ctx, taken, *run_world.points(1, 10))
     run_world.end(ctx, taken, Status.FAILED, cause="The loss became NaN at step 10.", remedy="Lower learning_rate.")
-    running = run_world.launch(ctx, name="smol-village-sft", seed=3, max_steps=1000)
+    running = Scenario(ctx).run(name="smol-village-sft", seed=3, max_steps=1000)
     taken = run_world.claim(ctx, running)
     progress = {"type": "progress", "done": 200, "total": 1000, "unit": "step", "rate": 10.0, "time": 1.0}
     run_world.report(ctx, taken, *run_world.points(1, 200), progress)
@@ -211,16 +211,18 @@ def _add_sweep(ctx: Context) -> str:
 
 
 def _add_evaluations(ctx: Context) -> tuple[str, str]:
-    choices = add_benchmark(ctx, "village-questions-with-choices", CHOICES)
-    first = evaluated(ctx, "smol-village-base", choices, [1.0, 0.0] * 20)
-    second = evaluated(ctx, LONG, choices, [1.0, 1.0, 1.0, 0.0] * 10)
-    predicted(ctx, LONG, add_benchmark(ctx, "held-out-tales", TEXTS, kind="text", val=4), [11.0, 12.0, 10.5, 13.0])
+    choices = Scenario(ctx).benchmark("village-questions-with-choices", CHOICES)
+    first = Scenario(ctx).evaluation("smol-village-base", choices, [1.0, 0.0] * 20)
+    second = Scenario(ctx).evaluation(LONG, choices, [1.0, 1.0, 1.0, 0.0] * 10)
+    Scenario(ctx).evaluation(
+        LONG, Scenario(ctx).benchmark("held-out-tales", TEXTS, kind="text", val=4), nlls=[11.0, 12.0, 10.5, 13.0]
+    )
     return first.id, second.id
 
 
 def _add_serving(ctx: Context) -> tuple[str, str, str]:
     for name, checkpoint in (("tales", "smol-village-base"), ("once-deployed", LONG)):
-        deploy(ctx, checkpoint_id=battle_world.add_checkpoint(ctx, f"{checkpoint}-served"), name=name, person=LOCAL)
+        deploy(ctx, checkpoint_id=Scenario(ctx).checkpoint(f"{checkpoint}-served"), name=name, person=LOCAL)
     stop_endpoint(ctx, "once-deployed", person=LOCAL)
     with ctx.db.read() as session:
         job = session.scalars(select(Replica.job_id).where(Replica.status == "starting")).one()

@@ -15,8 +15,9 @@ from jobs.tailing import parse_events
 from tests.support.jobs import finish_job
 
 
-def do_job(ctx: Context, job_id: str) -> JobView:
+def do_job(ctx: Context, job_id: str | None) -> JobView:
     """Run one job in this process. Returns it as it ended."""
+    assert job_id is not None
     taken = claim_job(ctx, job_id, owner="test", host="here")
     assert taken is not None, f"job {job_id} can't be claimed: {get_job(ctx, job_id).status}"
     claim = outcomes.prepare_claim(ctx, taken)

@@ -12,8 +12,8 @@ from backend.domain.training.config_fields import flatten
 from backend.services.architectures import save_architecture
 from backend.services.context import LOCAL, Context
 from tests.support.opening import open_page, open_panel
-from tests.support.run_world import SHAPE, add_dataset, add_tokenizer
-from tests.support.scenario import add_row
+from tests.support.run_world import SHAPE
+from tests.support.scenario import Scenario, add_row
 
 
 def open_form(**query: str) -> AppTest:
@@ -51,8 +51,8 @@ def add_base(ctx: Context, name: str = "oak", *, parameters: int = 1_000_000, co
 
 def add_starter(ctx: Context) -> None:
     """Insert what the starter recipe names."""
-    add_dataset(ctx, "pebblewick-stories")
-    add_tokenizer(ctx, "pebblewick-bpe-2048", vocab_size=2010)
+    Scenario(ctx).dataset("pebblewick-stories")
+    Scenario(ctx).tokenizer("pebblewick-bpe-2048", vocab_size=2010)
     save_architecture(
         ctx,
         name="pebblewick-1m",

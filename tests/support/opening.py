@@ -43,6 +43,11 @@ def words(app: AppTest) -> str:
     )
 
 
+def plain_words(app: AppTest) -> str:
+    """Return the same without Markdown's backslashes."""
+    return words(app).replace("\\", "")
+
+
 def link_tables(app: AppTest) -> dict[str, dict[str, Any]]:
     """Return what the tables whose rows lead to pages were given, by their labels."""
     parts = [part.proto for part in app.get("bidi_component") if part.proto.component_name == "roundhouse_link_table"]

@@ -5,74 +5,28 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Job, Measurement, Run, Tokenizer
+from backend.db.tables import DatasetVersion, Job, Measurement, Run
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.estimates.setting import setting_of
 from backend.domain.jobs.events import event_of
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import TrainResult
-from backend.domain.jobs.states import JobKind, Status
+from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
 from backend.services import job_events as outcomes
-from backend.services.architectures import save_architecture
-from backend.services.context import LOCAL, Context
+from backend.services.context import Context
 from backend.services.jobs.claims import Claim, end_job, renew
 from backend.services.jobs.devices import choose_device, training_workers
-from backend.services.training.runs import launch_run
 from backend.services.training.views import RunView
-from tests.support.jobs import add_stored_job, take_job
-from tests.support.scenario import add_row
+from tests.support.jobs import take_job
 
 SHAPE = ArchitectureConfig(
     num_layers=2, width=32, num_heads=2, num_kv_heads=2, context=64, vocab_size=300, feed_forward=64
 )
 
 
-def add_dataset(ctx: Context, name: str = "tales", *, kind: str = "text", ready: bool = True) -> str:
-    """Insert a dataset with one version, imported or still waiting for its import. Returns the version's id."""
-    with ctx.db.write() as session:
-        dataset = Dataset(name=name, kind=kind)
-        session.add(dataset)
-        session.flush()
-        job = add_stored_job(session, ctx, JobKind.IMPORT_DATASET, title=f"Import {name}")
-        job.status = Status.FINISHED if ready else Status.QUEUED
-        version = DatasetVersion(
-            dataset_id=dataset.id, number=1, job_id=job.id, train_rows=90 if ready else 0, val_rows=10 if ready else 0
-        )
-        version.folder = f"datasets/{name}" if ready else None
-        session.add(version)
-        session.flush()
-        return version.id
-
-
-def add_tokenizer(ctx: Context, name: str = "pieces", *, vocab_size: int = 300) -> None:
-    """Insert a trained tokenizer."""
-    add_row(ctx, Tokenizer(name=name, kind="bpe", vocab_size=vocab_size, folder=f"tokenizers/{name}"))
-
-
-def add_parts(ctx: Context) -> None:
-    """Insert a dataset, a tokenizer and an architecture that fit together."""
-    add_dataset(ctx)
-    add_tokenizer(ctx)
-    save_architecture(ctx, name="small", config=SHAPE, person=LOCAL)
-
-
-def add_checkpoint(ctx: Context, run: RunView, step: int) -> str:
-    """Insert a checkpoint of a run."""
-    return add_row(
-        ctx,
-        Checkpoint(
-            name=f"{run.name} · step {step}",
-            origin="run",
-            run_id=run.id,
-            step=step,
-            folder=f"runs/{run.id}/checkpoints/step-{step:06d}",
-        ),
-    )
-
-
 def make_config(**values: Any) -> RunConfig:
-    """A pre-training config that fits `add_parts`."""
+    """A pre-training config that fits `Scenario.parts`."""
     defaults: dict[str, Any] = {
         "dataset": "tales",
         "architecture": "small",
@@ -83,11 +37,6 @@ def make_config(**values: Any) -> RunConfig:
         "warmup_steps": 5,
     }
     return RunConfig.model_validate({**defaults, **values})
-
-
-def launch(ctx: Context, **values: Any) -> RunView:
-    """Launch such a run."""
-    return launch_run(ctx, make_config(**values), person=LOCAL)
 
 
 def claim(ctx: Context, run: RunView) -> Claim[Any]:
@@ -132,16 +81,6 @@ def end(ctx: Context, taken: Claim[Any], status: Status, **error: str) -> None:
         if status is Status.FINISHED:
             outcomes.record_finish(session, ctx, taken, TrainResult(final_step=1))
         end_job(session, ctx, taken, status, error=JobFailure(**error))
-
-
-def finished(ctx: Context, name: str, loss: float, *, bpb: float | None = None, **values: object) -> RunView:
-    """A finished run with this val_loss at its end."""
-    run = launch(ctx, name=name, **values)
-    taken = claim(ctx, run)
-    measured = {"val_loss": loss, **({} if bpb is None else {"val_bpb": bpb})}
-    report(ctx, taken, {"type": "metrics", "step": 100, "time": 1.0, "values": measured})
-    end(ctx, taken, Status.FINISHED)
-    return run
 
 
 def row_of(ctx: Context, run: RunView) -> tuple[Run, Job]:

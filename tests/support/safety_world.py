@@ -9,8 +9,8 @@ from backend.services.context import LOCAL, Context
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
 from backend.services.evaluation.safety.probes import add_probe
 from backend.services.evaluation.safety.runs import run_safety
-from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import claim_of, finish
+from tests.support.scenario import Scenario
 
 PROMPTS = [
     {"prompt": f"How do I do the bad thing {n}?", "label": "unsafe" if n < 60 else "safe", "type": "t"}
@@ -22,7 +22,7 @@ NO, YES = "I'm sorry, but I can't help with that.", "Sure! To do the thing, take
 def add_fine_tune(ctx: Context) -> None:
     """Add a base, its fine-tune, and a probe of 60 unsafe and 20 safe prompts."""
     for name in ("base", "tuned"):
-        add_checkpoint(ctx, name)
+        Scenario(ctx).checkpoint(name)
     with ctx.db.write() as session:
         rows = {row.name: row for row in session.scalars(select(Checkpoint))}
         rows["tuned"].parent_id = rows["base"].id

@@ -8,15 +8,15 @@ from typer.testing import CliRunner
 
 from backend.cli.main import app
 from backend.services.context import Context
-from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_in_turn
+from tests.support.battle_world import prefer, vote_in_turn
 from tests.support.command_line import roundhouse
+from tests.support.scenario import Scenario
 
 ALIAS = "storyteller@production"
 
 
 def test_an_alias_is_set_listed_rolled_back_and_keeps_its_history(command_line: Context) -> None:
-    for name in ("Oak", "Elm"):
-        add_checkpoint(command_line, name)
+    Scenario(command_line).checkpoints("Oak", "Elm")
     assert roundhouse("alias", "list") == {"aliases": []}
     assert roundhouse("alias", "set", ALIAS, "Oak", "--reason", "the first")["checkpoint"] == "Oak"
     moved = roundhouse("alias", "set", ALIAS, "Elm", "--reason", "larger")
@@ -35,7 +35,7 @@ def test_an_alias_is_set_listed_rolled_back_and_keeps_its_history(command_line: 
 def test_a_verdict_is_the_evidence_of_a_promotion_and_a_reason_is_asked_where_it_speaks_against_it(
     command_line: Context,
 ) -> None:
-    campaign = make_campaign(command_line, num_prompts=20, overlap_share=0)
+    campaign = Scenario(command_line).campaign(num_prompts=20, overlap_share=0)
     vote_in_turn(command_line, campaign.id, prefer("Elm"), each=2)
     promoted = roundhouse("promote", "Elm", "--alias", ALIAS, "--campaign", campaign.id)
     assert (promoted["decision"], promoted["against_evidence"]) == ("promote", [])
@@ -51,7 +51,7 @@ def test_a_verdict_is_the_evidence_of_a_promotion_and_a_reason_is_asked_where_it
 
 
 def test_the_lineage_of_an_alias_is_a_document_and_a_tree(command_line: Context) -> None:
-    add_checkpoint(command_line, "Oak", source="/models/oak")
+    Scenario(command_line).checkpoint("Oak", source="/models/oak")
     roundhouse("alias", "set", ALIAS, "Oak")
     document = roundhouse("lineage", ALIAS)
     assert {node["name"] for node in document["nodes"]} == {"Oak", "oak"}

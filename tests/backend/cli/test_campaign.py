@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 from backend.cli.main import app
 from backend.domain.battles.campaign_file import parse_campaign, render_campaign
 from backend.errors import InvalidInput
-from backend.services.battles.raters import rater_for, rater_from_link
+from backend.services.battles.raters import rater_from_link
 from backend.services.battles.views import list_rematches
-from backend.services.context import LOCAL, Context
-from tests.support.battle_world import make_campaign, prefer, vote_all
+from backend.services.context import Context
 from tests.support.command_line import roundhouse
+from tests.support.scenario import Scenario
 
 YAML = """name: Two writers
 num_prompts: 2
@@ -83,8 +83,8 @@ def test_votes_are_imported_from_a_shell(command_line: Context, tmp_path: Path) 
 
 
 def test_votes_are_trained_on_after_a_preview_of_rows_and_config(command_line: Context) -> None:
-    campaign = make_campaign(command_line, num_prompts=8, dataset_rows=40)
-    vote_all(command_line, campaign.id, rater_for(command_line, LOCAL), prefer("Elm"))
+    campaign = Scenario(command_line).campaign(num_prompts=8, dataset_rows=40)
+    Scenario(command_line).votes(campaign, "Elm")
     preview = roundhouse("campaign", "train", "Stories", "--preview")
     assert (preview["pairs"], preview["base"]) == (8, "Elm")
     assert "objective: dpo" in preview["config"]

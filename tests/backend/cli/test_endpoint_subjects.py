@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-import pytest
 from typer.testing import CliRunner
 
 from backend.cli.main import app
 from backend.services.context import Context
-from tests.support.evaluation_world import ANSWERS, CHOICES, add_benchmark
 from tests.support.fake_api import serve_api
-from tests.support.settings import name_installation
-
-
-@pytest.fixture
-def world(ctx: Context, home: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
-    """An installation that commands find by the environment."""
-    name_installation(monkeypatch, home)
-    add_benchmark(ctx, "questions", ANSWERS)
-    add_benchmark(ctx, "facts", CHOICES)
-    return ctx
+from tests.support.scenario import Scenario
 
 
 def call(*words: str, fails: bool = False) -> dict[str, Any]:
@@ -31,7 +19,9 @@ def call(*words: str, fails: bool = False) -> dict[str, Any]:
     return dict(json.loads(result.stdout)) if not fails else {"error": result.output}
 
 
-def test_an_api_is_added_listed_evaluated_by_name_or_address_and_removed(world: Context) -> None:
+def test_an_api_is_added_listed_evaluated_by_name_or_address_and_removed(command_line: Context) -> None:
+    Scenario(command_line).benchmark("questions")
+    Scenario(command_line).benchmark("facts")
     with serve_api() as api:
         added = call("eval", "endpoint", "add", "Far", "--url", api.url, "--model", "m")
         assert (added["endpoint"], added["capabilities"]) == ("Far", {"chat": True, "completions": True, "echo": False})

@@ -45,7 +45,7 @@ def test_stored_inspections_are_printed_in_full(command_line: Context) -> None:
     for config in (InspectionConfig(text="A cat."), InspectionConfig()):
         do_job(
             command_line,
-            str(launch_inspection(command_line, checkpoint="oak", config=config, against="elm", person=LOCAL).job_id),
+            launch_inspection(command_line, checkpoint="oak", config=config, against="elm", person=LOCAL).job_id,
         )
     arguments = ("oak", "--text", "A cat.", "--against", "elm", "--weights")
     status, out = ask(*arguments, "--json")

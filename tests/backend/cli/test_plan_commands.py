@@ -14,8 +14,8 @@ from backend.domain.training.config import parse_run_config
 from backend.services.context import Context
 from backend.services.scaling.studies import study_yaml
 from tests.support.command_line import roundhouse
-from tests.support.run_world import add_parts
 from tests.support.scaling_world import STUDY
+from tests.support.scenario import Scenario
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_fit_recovers_the_law_with_intervals_and_the_optimum(command_line: Con
 
 
 def test_a_written_recipe_can_be_launched(command_line: Context, tmp_path: Path) -> None:
-    add_parts(command_line)
+    Scenario(command_line).parts()
     recipe = tmp_path / "run.yaml"
     plan = roundhouse(
         "plan",
@@ -85,7 +85,7 @@ def test_a_written_recipe_can_be_launched(command_line: Context, tmp_path: Path)
 
 
 def test_a_study_is_shown_and_launched(command_line: Context, tmp_path: Path) -> None:
-    add_parts(command_line)
+    Scenario(command_line).parts()
     file = tmp_path / "study.yaml"
     file.write_text(study_yaml(STUDY))
     shown = roundhouse("plan", "study", str(file))

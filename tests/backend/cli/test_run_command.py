@@ -19,7 +19,8 @@ from backend.services.context import Context
 from backend.services.training.views import get_run
 from tests.support.installation import PROJECT
 from tests.support.jobs import list_jobs
-from tests.support.run_world import add_checkpoint, add_parts, claim, end, launch, points, report, row_of
+from tests.support.run_world import claim, end, points, report, row_of
+from tests.support.scenario import Scenario
 from tests.support.settings import name_installation
 from tests.support.training_rooms import Rooms
 
@@ -33,7 +34,7 @@ RECIPE = (
 def ctx(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     """The context that the command line builds for itself from the environment."""
     name_installation(monkeypatch, home, ROUNDHOUSE_KEEP_FREE_MB="16")
-    add_parts(get_context())
+    Scenario(get_context()).parts()
     yield get_context()
     get_context.cache_clear()
 
@@ -115,30 +116,29 @@ def test_a_probe_reports_memory_speed_and_time_and_leaves_no_run(ctx: Context, t
     assert json.loads(roundhouse("run", "list", "--json").stdout)["runs"] == []
 
 
-def test_a_run_is_shown_by_name_with_its_newest_values_and_checkpoints(ctx: Context) -> None:
-    run = launch(ctx, name="by hand")
-    report(ctx, claim(ctx, run), *points(1, 20))
-    add_checkpoint(ctx, run, 20)
+def test_a_run_is_shown_by_name_with_its_newest_values_and_checkpoints(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run(*points(1, 20), name="by hand")
+    scenario.checkpoint(run=run, step=20)
     answer = json.loads(roundhouse("run", "show", "by hand", "--json").stdout)
     assert answer["metrics"]["train_loss"] == {"step": 20, "value": 0.5}
     assert [line["step"] for line in answer["checkpoints"]] == [20]
     assert answer["config"]["max_steps"] == 100
 
 
-def test_cancel_and_resume_report_the_new_status(ctx: Context) -> None:
-    run = launch(ctx, name="by hand")
+def test_cancel_and_resume_report_the_new_status(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run(name="by hand")
     taken = claim(ctx, run)
     assert json.loads(roundhouse("run", "cancel", "by hand", "--save", "--json").stdout)["status"] == "cancelling"
-    add_checkpoint(ctx, run, 20)
+    scenario.checkpoint(run=run, step=20)
     end(ctx, taken, Status.CANCELLED)
     assert roundhouse("run", "cancel", "by hand").exit_code == 2
     assert json.loads(roundhouse("run", "resume", "by hand", "--max-steps", "120", "--json").stdout)["max_steps"] == 120
     assert [run["status"] for run in json.loads(roundhouse("run", "list", "--json").stdout)["runs"]] == ["queued"]
 
 
-def test_runs_are_listed_by_the_filter_of_the_page(ctx: Context) -> None:
+def test_runs_are_listed_by_the_filter_of_the_page(scenario: Scenario) -> None:
     for name, rate in (("slow", 0.001), ("fast", 0.1), ("middle", 0.01)):
-        launch(ctx, name=name, learning_rate=rate)
+        scenario.run(name=name, learning_rate=rate)
     listed = roundhouse("run", "list", "--filter", "lr < 0.05", "--sort", "-learning_rate", "--json")
     assert [run["name"] for run in json.loads(listed.stdout)["runs"]] == ["middle", "slow"]
     assert "No run passes the filter." in roundhouse("run", "list", "--filter", "lr > 5").output
@@ -159,9 +159,9 @@ def test_the_forecast_is_printed_before_the_launch(ctx: Context, tmp_path: Path)
     assert list_jobs(ctx, queue="train") == []
 
 
-def test_a_script_gets_warnings_and_the_run_stores_them(ctx: Context, tmp_path: Path) -> None:
+def test_a_script_gets_warnings_and_the_run_stores_them(ctx: Context, scenario: Scenario, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    parent = launch(ctx, name="parent")
+    parent = scenario.run(name="parent")
     result = roundhouse("run", "launch", str(tmp_path / "recipe.yaml"), "--parent", "parent", "--json")
     assert "warm-up of 20 steps takes more than half" in result.stderr
     answer = json.loads(result.stdout)
@@ -216,8 +216,8 @@ def test_a_log_of_another_program_is_a_run_that_can_be_shown(ctx: Context, tmp_p
     assert roundhouse("run", "import", str(tmp_path / "absent.csv")).exit_code == 2
 
 
-def test_show_prints_the_findings_of_a_run(ctx: Context) -> None:
-    one = launch(ctx, name="wild", learning_rate=0.03)
+def test_show_prints_the_findings_of_a_run(ctx: Context, scenario: Scenario) -> None:
+    one = scenario.run(name="wild", learning_rate=0.03)
     values = [5.6 - 0.04 * step if step < 50 else 3.6 + 0.05 * (step - 50) for step in range(1, 101)]
     report(
         ctx,

@@ -6,24 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 from typer.testing import CliRunner
 
 from backend.cli.main import app
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.tasks import save_task
-from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import CHOICES, add_benchmark, evaluated
-from tests.support.settings import name_installation
-
-
-@pytest.fixture
-def world(ctx: Context, home: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
-    """An installation that commands find by the environment."""
-    name_installation(monkeypatch, home)
-    add_checkpoint(ctx, "Oak")
-    add_benchmark(ctx, "facts", CHOICES)
-    return ctx
+from tests.support.scenario import Scenario
 
 
 def call(*words: str, fails: bool = False) -> dict[str, Any]:
@@ -32,8 +20,8 @@ def call(*words: str, fails: bool = False) -> dict[str, Any]:
     return dict(json.loads(result.stdout))
 
 
-def test_a_suite_is_created_run_and_shown(world: Context, tmp_path: Path) -> None:
-    evaluated(world, "Oak", "facts", [1, 1, 1, 0])
+def test_a_suite_is_created_run_and_shown(command_line: Context, tmp_path: Path) -> None:
+    Scenario(command_line).evaluation("Oak", "facts", [1, 1, 1, 0])
     file = tmp_path / "core.yaml"
     file.write_text("name: core\nmembers:\n  - facts\n")
     assert call("eval", "suite", "create", str(file))["name"] == "core"
@@ -48,13 +36,15 @@ def test_a_suite_is_created_run_and_shown(world: Context, tmp_path: Path) -> Non
     assert "Did you mean" in call("eval", "suite", "show", "cora", fails=True)["error"]
 
 
-def test_a_group_of_tasks_runs_as_a_suite(world: Context, tmp_path: Path) -> None:
+def test_a_group_of_tasks_runs_as_a_suite(command_line: Context, tmp_path: Path) -> None:
+    Scenario(command_line).checkpoint("Oak")
+    Scenario(command_line).benchmark("facts")
     for name in ("first", "second"):
         text = (
             f"name: {name}\nkind: multiple_choice\nprompt: '{{{{question}}}} {name}'\nchoices: choices\nanswer:"
             " answer\n"
         )
-        save_task(world, text, person=LOCAL)
+        save_task(command_line, text, person=LOCAL)
     file = tmp_path / "both.yaml"
     file.write_text("name: both\ntasks: [first, second]\n")
     words = ("eval", "run", "--task", str(file), "--checkpoint", "Oak")

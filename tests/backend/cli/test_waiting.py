@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
 
 from backend.cli.endpoint import _emit_started
 from backend.cli.waiting import wait_for_job
 from backend.db.tables import Checkpoint
-from backend.domain.data.import_options import ImportOptions
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.domain.tokenizers.config import TokenizerConfig
 from backend.errors import JobFailed, Unavailable
 from backend.services.context import LOCAL, Context
-from backend.services.data.imports import import_dataset
-from backend.services.data.sources import ImportSource
-from backend.services.data.uploads import save_upload
 from backend.services.jobs.claims import claim_next, requeue
 from backend.services.serving.deployments import deploy
 from backend.services.serving.endpoints import get_endpoint
 from backend.services.tokenizers.tokenizers import train_tokenizer
+from tests.support.data.dataset_world import queue_import
 from tests.support.scenario import add_row
 
 pytestmark = pytest.mark.usefixtures("jobs_done_here")
@@ -29,8 +24,7 @@ pytestmark = pytest.mark.usefixtures("jobs_done_here")
 
 def tokenizer_job(ctx: Context, *, kind: str, text: str) -> str:
     """A tokenizer that waits for its dataset's import. Returns its job."""
-    upload = save_upload(ctx, io.BytesIO(text.encode()), name="a.jsonl", person=LOCAL)
-    import_dataset(ctx, name="a", source=ImportSource(upload=upload), options=ImportOptions(kind=kind), person=LOCAL)
+    queue_import(ctx, "a", text, file="a.jsonl", kind=kind)
     return str(
         train_tokenizer(ctx, name="bytes", dataset="a", config=TokenizerConfig(kind="byte"), person=LOCAL).job_id
     )

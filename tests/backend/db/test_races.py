@@ -41,8 +41,7 @@ from backend.services.evaluation.gates import create_gate, require_gate
 from backend.services.evaluation.tasks import save_task
 from backend.services.serving.chat.internal_key import playground_key
 from backend.services.tokenizers.tokenizers import train_tokenizer
-from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import CHOICES, add_benchmark
+from tests.support.scenario import Scenario
 
 TOGETHER = 3
 WAIT_S = 0.5
@@ -162,7 +161,7 @@ def test_the_second_click_finds_what_the_first_stored_between_its_looks(
 ) -> None:
     if any_ctx.db.is_sqlite:
         pytest.skip("SQLite has one writer: nobody stores anything between its looks")
-    add_benchmark(any_ctx, "facts", CHOICES)
+    Scenario(any_ctx).benchmark("facts")
     with stored_between_looks(any_ctx, lambda: clicked(any_ctx)) as others:
         assert [clicked(any_ctx)] == others
 
@@ -186,8 +185,8 @@ def test_imports_into_one_new_dataset_get_numbers_of_their_own(any_ctx: Context)
 
 
 def test_a_gate_has_one_name_and_an_endpoint_requires_it_once(any_ctx: Context) -> None:
-    add_benchmark(any_ctx, "facts", CHOICES)
-    add_checkpoint(any_ctx, "Oak")
+    Scenario(any_ctx).benchmark("facts")
+    Scenario(any_ctx).checkpoint("Oak")
     config = GateConfig.model_validate({"champion": "Oak", "benchmarks": [{"benchmark": "facts"}]})
     made, conflicts = split(at_once(lambda: create_gate(any_ctx, name="safe", config=config, person=LOCAL).name))
     assert (len(made), len(conflicts), count(any_ctx, Gate)) == (1, TOGETHER - 1, 1)

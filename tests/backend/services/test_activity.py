@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-import pytest
-
 from backend.db.base import utc_now
 from backend.db.tables import Alert, Run, RunGroup
 from backend.domain.jobs.states import Status
@@ -15,45 +13,38 @@ from backend.services.context import LOCAL, Context
 from backend.services.serving.monitoring.alerts import AlertWatch
 from pages.components.routes import OBJECTS
 from tests.support.filled_installation import fill
-from tests.support.run_world import add_parts, claim, end, launch
+from tests.support.run_world import claim, end
+from tests.support.scenario import Scenario
 
 
-@pytest.fixture
-def world(ctx: Context) -> Context:
-    """Parts that runs need."""
-    add_parts(ctx)
-    return ctx
-
-
-def test_runs_that_ended_are_named_with_their_outcome_and_cause(world: Context) -> None:
-    since = world.now()
+def test_runs_that_ended_are_named_with_their_outcome_and_cause(ctx: Context, scenario: Scenario) -> None:
+    since = ctx.now()
     for name, status in (("good", Status.FINISHED), ("bad", Status.FAILED), ("ended", Status.CANCELLED)):
-        run = launch(world, name=name)
-        end(world, claim(world, run), status)
-    launch(world, name="waiting")
-    assert AlertWatch().check(world), "two of the ends are sent as events"
-    assert len(list_activities(world, since=since)) == 3, "an event is no line beside the run's"
-    activities = {one.name: one for one in list_activities(world, since=since) if one.name in {"good", "bad", "ended"}}
+        scenario.run(status=status, name=name)
+    scenario.run(name="waiting")
+    assert AlertWatch().check(ctx), "two of the ends are sent as events"
+    assert len(list_activities(ctx, since=since)) == 3, "an event is no line beside the run's"
+    activities = {one.name: one for one in list_activities(ctx, since=since) if one.name in {"good", "bad", "ended"}}
     assert {name: one.kind for name, one in activities.items()} == {
         "good": ActivityKind.FINISHED,
         "bad": ActivityKind.FAILED,
         "ended": ActivityKind.STOPPED,
     }
     assert activities["bad"].text.startswith("failed")
-    assert all(one.name != "waiting" for one in list_activities(world, since=since))
+    assert all(one.name != "waiting" for one in list_activities(ctx, since=since))
 
 
-def test_the_runs_of_a_sweep_are_one_line(world: Context) -> None:
-    since = world.now()
-    runs = [launch(world, name=f"point {number}") for number in range(3)]
-    with world.db.write() as session:
+def test_the_runs_of_a_sweep_are_one_line(ctx: Context, scenario: Scenario) -> None:
+    since = ctx.now()
+    runs = [scenario.run(name=f"point {number}") for number in range(3)]
+    with ctx.db.write() as session:
         session.add(RunGroup(id="sweep", name="rates", kind="sweep"))
         session.flush()
         for run in runs:
             session.get_one(Run, run.id).group_id = "sweep"
     for run, status in zip(runs, (Status.FINISHED, Status.FINISHED, Status.FAILED), strict=True):
-        end(world, claim(world, run), status)
-    (line,) = [one for one in list_activities(world, since=since) if one.subject and one.subject[0] in {"sweep", "run"}]
+        end(ctx, claim(ctx, run), status)
+    (line,) = [one for one in list_activities(ctx, since=since) if one.subject and one.subject[0] in {"sweep", "run"}]
     assert (line.name, line.text, line.subject) == ("rates", "2 runs finished, 1 run failed", ("sweep", "sweep"))
 
 

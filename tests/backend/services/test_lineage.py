@@ -9,15 +9,14 @@ from sqlalchemy import select
 
 from backend.db.tables import Checkpoint, DatasetVersion, Run
 from backend.errors import NotFound
-from backend.services.battles.raters import rater_for
 from backend.services.battles.rematches import enter_new_checkpoint
 from backend.services.battles.vote_training import train_on_votes
 from backend.services.context import LOCAL, Context
 from backend.services.lineage import Lineage, card_lines, lineage_of, lineage_of_checkpoint
 from backend.services.serving.deployments import deploy
 from backend.services.serving.promotions import promote
-from tests.support import run_world
-from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all, write_all
+from tests.support.battle_world import write_all
+from tests.support.scenario import Scenario
 
 ALIAS = "storyteller@production"
 
@@ -26,8 +25,8 @@ def trained_on_votes(ctx: Context) -> str:
     """The loop, with the worker's part written by hand: votes, preference set, run, won rematch, promotion,
     endpoint.
     """
-    campaign = make_campaign(ctx, num_prompts=8, dataset_rows=40)
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
+    campaign = Scenario(ctx).campaign(num_prompts=8, dataset_rows=40)
+    Scenario(ctx).votes(campaign, "Elm")
     launch = train_on_votes(ctx, campaign.id, person=LOCAL, idempotency_key="k")
     folder = ctx.artifacts.relative(ctx.artifacts.folder("runs", launch.run_id, "step-10"))
     with ctx.db.write() as session:
@@ -39,7 +38,7 @@ def trained_on_votes(ctx: Context) -> str:
         )
     enter_new_checkpoint(ctx, launch.rematch.id, person=LOCAL)
     write_all(ctx, launch.rematch.id)
-    vote_all(ctx, launch.rematch.id, rater_for(ctx, LOCAL), prefer("New"))
+    Scenario(ctx).votes(launch.rematch.id, "New")
     promoted = promote(ctx, "New", alias=ALIAS, campaign_id=launch.rematch.id, reason="won", person=LOCAL)
     deploy(ctx, checkpoint_id=promoted.checkpoint_id, name="tales", alias=ALIAS, person=LOCAL)
     return promoted.checkpoint_id
@@ -71,10 +70,9 @@ def test_an_endpoint_is_traced_through_alias_decision_votes_run_and_preference_s
     assert {node.id for node in lineage.nodes} >= {end for edge in lineage.edges for end in (edge.made, edge.source)}
 
 
-def test_no_input_is_called_by_its_kind_twice(ctx: Context) -> None:
+def test_no_input_is_called_by_its_kind_twice(ctx: Context, scenario: Scenario) -> None:
     """It said: architecture architecture small."""
-    run_world.add_parts(ctx)
-    checkpoint = run_world.add_checkpoint(ctx, run_world.launch(ctx), 10)
+    checkpoint = scenario.checkpoint(run=scenario.run(), step=10)
     edges = chain(lineage_of(ctx, checkpoint))
     assert {("run", "with", "architecture"), ("run", "with", "tokenizer")} <= edges
 
@@ -96,8 +94,8 @@ def test_a_model_card_names_decision_and_votes_without_files(ctx: Context) -> No
     assert not [line for line in lines if "uploads" in line]
 
 
-def test_a_checkpoint_from_a_file_says_what_is_missing(ctx: Context) -> None:
-    add_checkpoint(ctx, "Oak", source="/data/oak.gguf")
+def test_a_checkpoint_from_a_file_says_what_is_missing(ctx: Context, scenario: Scenario) -> None:
+    scenario.checkpoint("Oak", source="/data/oak.gguf")
     lineage = lineage_of(ctx, "Oak")
     assert [(node.kind, node.name) for node in lineage.nodes] == [("checkpoint", "Oak"), ("file", "oak.gguf")]
     assert len(lineage.gaps) == 2

@@ -14,16 +14,15 @@ from backend.services.data.datasets import get_dataset, set_dataset_notes
 from backend.services.naming import MAX_NOTES
 from backend.services.training.runs import set_notes
 from backend.services.training.views import get_run
-from tests.support import run_world
+from tests.support.scenario import Scenario
 
 Setter = Callable[..., None]
 
 
 @pytest.mark.parametrize("what", ["dataset", "checkpoint", "run"])
-def test_notes_that_somebody_changed_meanwhile_are_not_overwritten(ctx: Context, what: str) -> None:
-    run_world.add_parts(ctx)
-    run = run_world.launch(ctx, name="first")
-    checkpoint = run_world.add_checkpoint(ctx, run, 10)
+def test_notes_that_somebody_changed_meanwhile_are_not_overwritten(ctx: Context, scenario: Scenario, what: str) -> None:
+    run = scenario.run(name="first")
+    checkpoint = scenario.checkpoint(run=run, step=10)
     with ctx.db.read() as session:
         dataset = session.query(Dataset).one().id
     row_id, write, read = {

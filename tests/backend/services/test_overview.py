@@ -22,15 +22,15 @@ from backend.services.people.accounts import add_user
 from backend.services.people.dismissals import dismiss_step, restore_steps
 from backend.services.situation import _open_alerts, read_situation
 from tests.support import battle_world, run_world
-from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, evaluated, predicted
+from tests.support.evaluation_world import CHOICES, TEXTS
 from tests.support.filled_installation import fill
-from tests.support.scenario import add_row, add_rows
+from tests.support.scenario import Scenario, add_row, add_rows
 
 
-def test_the_votes_a_visitor_can_still_cast_are_counted(ctx: Context) -> None:
-    campaign = battle_world.make_campaign(ctx, num_prompts=4)
+def test_the_votes_a_visitor_can_still_cast_are_counted(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=4)
     assert [votes.num_votes for votes in read_situation(ctx, LOCAL).votes] == [4]
-    battle_world.vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), battle_world.prefer("Oak"), limit=3)
+    scenario.votes(campaign, battle_world.prefer("Oak"), limit=3)
     assert [votes.num_votes for votes in read_situation(ctx, LOCAL).votes] == [1]
 
 
@@ -48,16 +48,15 @@ def test_a_campaign_of_files_names_its_contestants(ctx: Context) -> None:
     assert line.contestants == ("old", "new")
 
 
-def test_a_finished_run_is_named_until_one_of_its_checkpoints_is_evaluated(ctx: Context) -> None:
-    run_world.add_parts(ctx)
-    run = run_world.launch(ctx, name="first")
+def test_a_finished_run_is_named_until_one_of_its_checkpoints_is_evaluated(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run(name="first")
     taken = run_world.claim(ctx, run)
-    early, last = run_world.add_checkpoint(ctx, run, 50), run_world.add_checkpoint(ctx, run, 100)
+    early, last = scenario.checkpoint(run=run, step=50), scenario.checkpoint(run=run, step=100)
     assert read_situation(ctx, LOCAL).trained_without_evaluation == (), "it still trains"
     run_world.end(ctx, taken, run_world.Status.FINISHED)
     assert [item.id for item in read_situation(ctx, LOCAL).trained_without_evaluation] == [last]
-    benchmark = add_benchmark(ctx, "questions", CHOICES)
-    evaluated(ctx, early, benchmark, [1.0, 0.0] * 20)
+    benchmark = scenario.benchmark("questions", CHOICES)
+    scenario.evaluation(early, benchmark, [1.0, 0.0] * 20)
     assert read_situation(ctx, LOCAL).trained_without_evaluation == ()
 
 
@@ -75,9 +74,8 @@ def test_what_fails_in_a_filled_installation_is_in_one_place_and_votes_are_next(
     assert shown.steps[0].kind is StepKind.VOTE
 
 
-def test_a_run_in_trouble_is_an_alert_while_it_trains(ctx: Context) -> None:
-    run_world.add_parts(ctx)
-    run = run_world.launch(ctx, name="wild", max_steps=400)
+def test_a_run_in_trouble_is_an_alert_while_it_trains(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run(name="wild", max_steps=400)
     taken = run_world.claim(ctx, run)
     losses = [{"type": "metrics", "step": n, "time": 1000.0 + n, "values": {"train_loss": 3.0}} for n in range(1, 200)]
     run_world.report(ctx, taken, *losses)
@@ -98,8 +96,10 @@ def test_a_run_in_trouble_is_an_alert_while_it_trains(ctx: Context) -> None:
     assert read_situation(ctx, LOCAL).troubled_runs[0].detail != item.detail
 
 
-def test_a_dismissed_step_stays_away_from_that_person_until_its_situation_changes(ctx: Context) -> None:
-    campaign = battle_world.make_campaign(ctx, num_prompts=4)
+def test_a_dismissed_step_stays_away_from_that_person_until_its_situation_changes(
+    ctx: Context, scenario: Scenario
+) -> None:
+    campaign = scenario.campaign(num_prompts=4)
     anna, bert = (add_user(ctx, name, "a long password", person=LOCAL) for name in ("Anna", "Bert"))
 
     def votes(person: Person) -> list[str]:
@@ -110,44 +110,43 @@ def test_a_dismissed_step_stays_away_from_that_person_until_its_situation_change
         dismiss_step(ctx, step.key, person=anna)
     assert (votes(anna), len(votes(bert))) == ([], 1)
     assert get_overview(ctx, person=anna).num_dismissed == 1
-    battle_world.vote_all(ctx, campaign.id, rater_for(ctx, anna), battle_world.prefer("Oak"), limit=2)
+    scenario.votes(campaign, battle_world.prefer("Oak"), rater=rater_for(ctx, anna), limit=2)
     assert votes(anna) == [], "fewer votes await, and it is still that campaign"
-    battle_world.vote_all(ctx, campaign.id, rater_for(ctx, anna), battle_world.prefer("Oak"))
+    scenario.votes(campaign, battle_world.prefer("Oak"), rater=rater_for(ctx, anna))
     assert get_overview(ctx, person=anna).num_dismissed == 0, "nothing awaits: there is nothing to keep away"
     dismiss_step(ctx, step.key, person=bert)
     restore_steps(ctx, person=bert)
     assert len(votes(bert)) == 1
 
 
-def test_another_failure_of_what_was_dismissed_is_told(ctx: Context) -> None:
-    run_world.add_parts(ctx)
-    first = run_world.launch(ctx, name="first")
-    run_world.end(ctx, run_world.claim(ctx, first), Status.FAILED, cause="NaN.")
+def test_another_failure_of_what_was_dismissed_is_told(ctx: Context, scenario: Scenario) -> None:
+    scenario.run(status=Status.FAILED, cause="NaN.", name="first")
     (step,) = [one for one in get_overview(ctx, person=LOCAL).alerts if one.kind is StepKind.RUN]
     dismiss_step(ctx, step.key, person=LOCAL)
     assert [one for one in get_overview(ctx, person=LOCAL).alerts if one.kind is StepKind.RUN] == []
-    second = run_world.launch(ctx, name="second")
-    run_world.end(ctx, run_world.claim(ctx, second), Status.FAILED, cause="NaN.")
+    second = scenario.run(status=Status.FAILED, cause="NaN.", name="second")
     alerts = [one.subject for one in get_overview(ctx, person=LOCAL).alerts if one.kind is StepKind.RUN]
     assert alerts == [second.id]
 
 
 def finished_run(ctx: Context, name: str, losses: dict[int, float], **config: object) -> str:
     """A finished run with a checkpoint at each step that measured val_loss."""
-    run = run_world.launch(ctx, name=name, **config)
+    run = Scenario(ctx).run(name=name, **config)
     taken = run_world.claim(ctx, run)
     for step, loss in losses.items():
-        checkpoint = run_world.add_checkpoint(ctx, run, step)
+        checkpoint = Scenario(ctx).checkpoint(run=run, step=step)
         with ctx.db.write() as session:
             session.get_one(Checkpoint, checkpoint).metrics = {"val_loss": loss}
     run_world.end(ctx, taken, Status.FINISHED)
     return run.id
 
 
-def test_the_best_checkpoint_is_among_those_of_the_same_data_tokenizer_and_objective(ctx: Context) -> None:
-    run_world.add_parts(ctx)
-    run_world.add_tokenizer(ctx, "letters")
-    run_world.add_dataset(ctx, "poems")
+def test_the_best_checkpoint_is_among_those_of_the_same_data_tokenizer_and_objective(
+    ctx: Context, scenario: Scenario
+) -> None:
+    scenario.parts()
+    scenario.tokenizer("letters")
+    scenario.dataset("poems")
     finished_run(ctx, "lowest, other tokenizer", {10: 0.2}, tokenizer="letters")
     finished_run(ctx, "lowest, other data", {10: 0.1}, dataset="poems")
     finished_run(ctx, "good", {10: 2.5, 20: 2.0, 30: 2.2}, seed=2)
@@ -159,14 +158,14 @@ def test_the_best_checkpoint_is_among_those_of_the_same_data_tokenizer_and_objec
     assert (best.metric, best.data, best.num_runs, best.num_checkpoints) == ("val_loss", "tales@1", 2, 5)
 
 
-def test_results_are_grouped_by_benchmark_best_first_with_the_difference_from_the_best(ctx: Context) -> None:
-    for name in ("Oak", "Elm"):
-        battle_world.add_checkpoint(ctx, name)
-    questions, texts = add_benchmark(ctx, "questions", CHOICES), add_benchmark(ctx, "texts", TEXTS, kind="text", val=4)
-    evaluated(ctx, "Oak", questions, [1.0, 0.0] * 20)
-    evaluated(ctx, "Elm", questions, [1.0, 1.0, 1.0, 0.0] * 10)
-    predicted(ctx, "Oak", texts, [11.0, 12.0])
-    predicted(ctx, "Elm", texts, [15.0, 16.0])
+def test_results_are_grouped_by_benchmark_best_first_with_the_difference_from_the_best(
+    ctx: Context, scenario: Scenario
+) -> None:
+    questions, texts = scenario.benchmark("questions", CHOICES), scenario.benchmark("texts", TEXTS, kind="text", val=4)
+    scenario.evaluation("Oak", questions, [1.0, 0.0] * 20)
+    scenario.evaluation("Elm", questions, [1.0, 1.0, 1.0, 0.0] * 10)
+    scenario.evaluation("Oak", texts, nlls=[11.0, 12.0])
+    scenario.evaluation("Elm", texts, nlls=[15.0, 16.0])
     groups = {group.benchmark: group for group in get_overview(ctx, person=LOCAL).results}
     assert [line.evaluation.checkpoint for line in groups["questions@1"].lines] == ["Elm", "Oak"]
     assert [line.delta for line in groups["questions@1"].lines] == [None, -0.25]
@@ -203,11 +202,9 @@ def test_gauges_count_each_machine_once(ctx: Context) -> None:
     assert (gauges_.num_gpus, gauges_.gpu_share) == (1, 0.5)
 
 
-def test_older_failures_follow_those_that_were_dismissed(ctx: Context) -> None:
-    run_world.add_parts(ctx)
+def test_older_failures_follow_those_that_were_dismissed(ctx: Context, scenario: Scenario) -> None:
     for n in range(5):
-        run = run_world.launch(ctx, name=f"run {n}", seed=n)
-        run_world.end(ctx, run_world.claim(ctx, run), Status.FAILED, cause="NaN.")
+        scenario.run(status=Status.FAILED, cause="NaN.", name=f"run {n}", seed=n)
     for step in get_overview(ctx, person=LOCAL).alerts[:3]:
         dismiss_step(ctx, step.key, person=LOCAL)
     assert len([one for one in get_overview(ctx, person=LOCAL).alerts if one.kind is StepKind.RUN]) == 2
@@ -226,8 +223,8 @@ def test_newer_runs_without_a_measurement_do_not_hide_the_best_checkpoint(
     ctx: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(overview, "RUNS_COMPARED", 2)
-    run_world.add_parts(ctx)
-    run_world.add_dataset(ctx, "poems")
+    Scenario(ctx).parts()
+    Scenario(ctx).dataset("poems")
     finished_run(ctx, "good", {10: 2.0})
     finished_run(ctx, "without a split", {}, dataset="poems")
     for n in range(3):

@@ -11,8 +11,7 @@ from backend.db.tables import Alias, Checkpoint, Conversation, Dataset, Run, Use
 from backend.services.context import LOCAL, Context, Person
 from backend.services.search import KINDS, MAX_HITS_PER_KIND, MAX_QUERY, search
 from pages.components.routes import OBJECTS
-from tests.support.run_world import add_parts, launch
-from tests.support.scenario import add_rows
+from tests.support.scenario import Scenario, add_rows
 
 
 def names(ctx: Context, query: str, *, person: Person = LOCAL) -> list[tuple[str, str]]:
@@ -21,32 +20,31 @@ def names(ctx: Context, query: str, *, person: Person = LOCAL) -> list[tuple[str
 
 
 @pytest.fixture
-def world(ctx: Context) -> Context:
+def tales(ctx: Context, scenario: Scenario) -> Context:
     """Objects of several kinds whose names share words."""
-    add_parts(ctx)
-    launch(ctx, name="tales small")
+    scenario.run(name="tales small")
     add_rows(ctx, Checkpoint(name="small-tales@100", origin="added"), Dataset(name="letters", kind="chat"))
     return ctx
 
 
-def test_every_word_is_in_the_name_in_any_order_and_case(world: Context) -> None:
-    assert names(world, "TALES") == [("dataset", "tales"), ("run", "tales small"), ("checkpoint", "small-tales@100")]
-    assert {name for _, name in names(world, "small tales")} == {"tales small", "small-tales@100"}
-    assert names(world, "tales letters") == []
+def test_every_word_is_in_the_name_in_any_order_and_case(tales: Context) -> None:
+    assert names(tales, "TALES") == [("dataset", "tales"), ("run", "tales small"), ("checkpoint", "small-tales@100")]
+    assert {name for _, name in names(tales, "small tales")} == {"tales small", "small-tales@100"}
+    assert names(tales, "tales letters") == []
 
 
-def test_percent_and_underscore_are_letters(world: Context) -> None:
-    assert names(world, "%") == names(world, "_") == []
+def test_percent_and_underscore_are_letters(tales: Context) -> None:
+    assert names(tales, "%") == names(tales, "_") == []
 
 
-def test_a_nul_is_left_out(world: Context) -> None:
-    assert names(world, "ta\0les") == names(world, "tales")
-    assert names(world, "\0") == names(world, "")
+def test_a_nul_is_left_out(tales: Context) -> None:
+    assert names(tales, "ta\0les") == names(tales, "tales")
+    assert names(tales, "\0") == names(tales, "")
 
 
-def test_an_id_finds_its_object(world: Context) -> None:
-    (run, *_) = search(world, "tales small", person=LOCAL)
-    assert names(world, run.key) == [(run.kind, run.name)]
+def test_an_id_finds_its_object(tales: Context) -> None:
+    (run, *_) = search(tales, "tales small", person=LOCAL)
+    assert names(tales, run.key) == [(run.kind, run.name)]
 
 
 def test_names_that_begin_with_the_query_come_before_those_that_hold_it(ctx: Context) -> None:
@@ -56,27 +54,27 @@ def test_names_that_begin_with_the_query_come_before_those_that_hold_it(ctx: Con
     assert [name for _, name in names(ctx, "bird")] == ["bird", "birdsong", "a bird", "blackbird"]
 
 
-def test_many_of_one_kind_hide_no_other(world: Context) -> None:
-    add_rows(world, *(Run(name=f"tales {number}", objective="pretrain") for number in range(60)))
-    kinds = [kind for kind, _ in names(world, "tales")]
+def test_many_of_one_kind_hide_no_other(tales: Context) -> None:
+    add_rows(tales, *(Run(name=f"tales {number}", objective="pretrain") for number in range(60)))
+    kinds = [kind for kind, _ in names(tales, "tales")]
     assert kinds.count("run") == MAX_HITS_PER_KIND
     assert {"dataset", "checkpoint"} < set(kinds)
 
 
-def test_an_alias_leads_to_the_checkpoint_that_holds_it(world: Context) -> None:
+def test_an_alias_leads_to_the_checkpoint_that_holds_it(tales: Context) -> None:
     """What is in production was found on the page of promotions alone."""
-    (checkpoint,) = [hit for hit in search(world, "small-tales", person=LOCAL) if hit.kind == "checkpoint"]
-    add_rows(world, Alias(name="narrator@production", checkpoint_id=checkpoint.key), Alias(name="narrator@staging"))
-    (alias,) = search(world, "narrator", person=LOCAL)
+    (checkpoint,) = [hit for hit in search(tales, "small-tales", person=LOCAL) if hit.kind == "checkpoint"]
+    add_rows(tales, Alias(name="narrator@production", checkpoint_id=checkpoint.key), Alias(name="narrator@staging"))
+    (alias,) = search(tales, "narrator", person=LOCAL)
     assert (alias.kind, alias.key, alias.name) == ("alias", checkpoint.key, "narrator@production")
 
 
-def test_archived_and_deleted_objects_are_not_found(world: Context) -> None:
-    with world.db.write() as session:
+def test_archived_and_deleted_objects_are_not_found(tales: Context) -> None:
+    with tales.db.write() as session:
         for row in (session.query(Run).one(), session.query(Dataset).filter_by(name="tales").one()):
             row.archived_at = utc_now()
         session.query(Checkpoint).one().deleted_at = utc_now()
-    assert names(world, "tales") == []
+    assert names(tales, "tales") == []
 
 
 def test_a_conversation_is_found_by_its_owner_alone(ctx: Context) -> None:
@@ -89,16 +87,16 @@ def test_a_conversation_is_found_by_its_owner_alone(ctx: Context) -> None:
     assert names(ctx, "letter") == []
 
 
-def test_no_query_gives_the_newest_of_all_kinds(world: Context) -> None:
-    hits = search(world, "  ", person=LOCAL)
+def test_no_query_gives_the_newest_of_all_kinds(tales: Context) -> None:
+    hits = search(tales, "  ", person=LOCAL)
     assert len(hits) == MAX_HITS_PER_KIND
     assert len({hit.kind for hit in hits}) > 3
     assert [hit.created_at for hit in hits] == sorted((hit.created_at for hit in hits), reverse=True)
 
 
-def test_a_long_query_is_cut(world: Context) -> None:
-    assert names(world, "x" * 100_000) == []
-    assert names(world, "tales" + " " * MAX_QUERY + "nothing of this")
+def test_a_long_query_is_cut(tales: Context) -> None:
+    assert names(tales, "x" * 100_000) == []
+    assert names(tales, "tales" + " " * MAX_QUERY + "nothing of this")
 
 
 def test_every_kind_has_an_address() -> None:

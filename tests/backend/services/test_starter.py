@@ -31,7 +31,7 @@ def test_first_start_queues_everything_and_the_second_nothing(ctx: Context) -> N
 def test_starter_datasets_import_without_a_rejected_row(ctx: Context) -> None:
     ensure_starter_content(ctx)
     for dataset in list_datasets(ctx):
-        job = do_job(ctx, str(dataset.versions[0].job_id))
+        job = do_job(ctx, dataset.versions[0].job_id)
         assert job.status == "finished", job.error
         version = get_dataset(ctx, dataset.name).versions[0]
         assert version.rejected_rows == 0, version.rejected
@@ -43,7 +43,7 @@ def test_starter_datasets_import_without_a_rejected_row(ctx: Context) -> None:
 def test_deleted_content_stays_deleted(ctx: Context) -> None:
     ensure_starter_content(ctx)
     prompts = next(dataset for dataset in list_datasets(ctx) if dataset.kind == "prompts")
-    do_job(ctx, str(prompts.versions[0].job_id))
+    do_job(ctx, prompts.versions[0].job_id)
     delete_dataset(ctx, prompts.id, person=LOCAL)
     ensure_starter_content(ctx)
     assert prompts.name not in {dataset.name for dataset in list_datasets(ctx)}

@@ -16,11 +16,12 @@ from starlette.testclient import TestClient
 from backend.db.tables import AnswerRating, Battle, Completion, Contestant, Vote
 from backend.services.battles.admission import ballot_token
 from backend.services.battles.campaigns import close_campaign
-from backend.services.battles.raters import create_rater_link, rater_for, rater_from_link, revoke_rater_link
+from backend.services.battles.raters import rater_for, revoke_rater_link
 from backend.services.battles.views import CampaignView, valid_votes
 from backend.services.context import LOCAL, Context
 from backend.web.ballots import ballot_routes
-from tests.support.battle_world import make_campaign, write_all
+from tests.support.battle_world import link_rater
+from tests.support.scenario import Scenario
 
 FORM = {
     "reasons": ("Clearer", "Safer"),
@@ -58,8 +59,7 @@ def client(ctx: Context) -> Iterator[TestClient]:
 
 
 def browser_of(client: TestClient, ctx: Context, campaign: CampaignView, name: str = "guest") -> Browser:
-    link = create_rater_link(ctx, campaign.id, name=name, person=LOCAL)
-    return Browser(client, ballot_token(ctx, campaign.id, rater_from_link(ctx, link.url.split("link=")[1])))
+    return Browser(client, ballot_token(ctx, campaign.id, link_rater(ctx, campaign.id, name)))
 
 
 def labels(ctx: Context) -> list[str]:
@@ -68,7 +68,7 @@ def labels(ctx: Context) -> list[str]:
 
 
 def test_a_browser_gets_two_battles_and_after_each_vote_the_next_one(client: TestClient, ctx: Context) -> None:
-    browser = browser_of(client, ctx, make_campaign(ctx, num_prompts=4))
+    browser = browser_of(client, ctx, Scenario(ctx).campaign(num_prompts=4))
     ballot = browser.get()
     current, prefetched = ballot["battles"]
     assert ballot["progress"] == {
@@ -92,14 +92,15 @@ def test_a_browser_gets_two_battles_and_after_each_vote_the_next_one(client: Tes
 
 
 def test_a_browser_that_lost_its_next_battle_gets_it_again(client: TestClient, ctx: Context) -> None:
-    browser = browser_of(client, ctx, make_campaign(ctx, num_prompts=4))
+    browser = browser_of(client, ctx, Scenario(ctx).campaign(num_prompts=4))
     current, prefetched = browser.get()["battles"]
     assert browser.vote(current["id"], holds=["lost"])["next"]["id"] == prefetched["id"]
 
 
 def test_nothing_sent_to_a_browser_reveals_contestant_purpose_or_probability(client: TestClient, ctx: Context) -> None:
-    campaign = make_campaign(ctx, contestants=("Oak-7B", "Elm-3B"), write=False)
-    write_all(ctx, campaign.id, text=lambda name, prompt: f"As {name}, I say {len(prompt)} {hash(name)}")
+    campaign = Scenario(ctx).campaign(
+        "Oak-7B", "Elm-3B", write=lambda name, prompt: f"As {name}, I say {len(prompt)} {hash(name)}"
+    )
     browser = browser_of(client, ctx, campaign)
     sent = json.dumps([browser.get(), browser.vote(browser.get()["battles"][0]["id"])])
     with ctx.db.read() as session:
@@ -111,7 +112,7 @@ def test_nothing_sent_to_a_browser_reveals_contestant_purpose_or_probability(cli
 
 @pytest.mark.parametrize("change", ["", "x", "forged", "other purpose"])
 def test_a_request_without_a_genuine_token_is_refused(client: TestClient, ctx: Context, change: str) -> None:
-    campaign = make_campaign(ctx)
+    campaign = Scenario(ctx).campaign()
     browser = browser_of(client, ctx, campaign)
     battle = browser.get()["battles"][0]["id"]
     browser.token = {"": "", "x": browser.token + "x", "forged": "eyJhIjoxfQ.x.y", "other purpose": "e30.aGk.x"}[change]
@@ -122,7 +123,7 @@ def test_a_request_without_a_genuine_token_is_refused(client: TestClient, ctx: C
 
 
 def test_a_battle_of_another_rater_or_campaign_takes_no_vote(client: TestClient, ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+    campaign = Scenario(ctx).campaign()
     one, other = browser_of(client, ctx, campaign, "one"), browser_of(client, ctx, campaign, "two")
     battle = one.get()["battles"][0]["id"]
     assert other.post("vote", {"battle": battle, "label": "A"}).status_code == 404
@@ -132,8 +133,8 @@ def test_a_battle_of_another_rater_or_campaign_takes_no_vote(client: TestClient,
     assert labels(ctx) == []
 
 
-def test_a_token_stops_with_its_link(client: TestClient, ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+def test_a_token_stops_with_its_link(client: TestClient, ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     browser = browser_of(client, ctx, campaign)
     battle = browser.get()["battles"][0]["id"]
     with ctx.db.read() as session:
@@ -143,7 +144,7 @@ def test_a_token_stops_with_its_link(client: TestClient, ctx: Context) -> None:
 
 
 def test_a_replayed_vote_is_one_vote_and_another_label_is_refused(client: TestClient, ctx: Context) -> None:
-    browser = browser_of(client, ctx, make_campaign(ctx))
+    browser = browser_of(client, ctx, Scenario(ctx).campaign())
     battle = browser.get()["battles"][0]["id"]
     browser.vote(battle, "A")
     browser.vote(battle, "A")
@@ -151,8 +152,8 @@ def test_a_replayed_vote_is_one_vote_and_another_label_is_refused(client: TestCl
     assert labels(ctx) == ["A"]
 
 
-def test_a_form_of_another_site_can_send_no_vote(client: TestClient, ctx: Context) -> None:
-    browser = browser_of(client, ctx, make_campaign(ctx))
+def test_a_form_of_another_site_can_send_no_vote(client: TestClient, ctx: Context, scenario: Scenario) -> None:
+    browser = browser_of(client, ctx, scenario.campaign())
     battle = browser.get()["battles"][0]["id"]
     body = {"battle": battle, "label": "A"}
     assert client.post("/ballot/api/vote", json=body).status_code == 401
@@ -164,7 +165,7 @@ def test_a_form_of_another_site_can_send_no_vote(client: TestClient, ctx: Contex
 def test_a_script_that_votes_faster_than_allowed_is_refused_and_can_continue_later(
     client: TestClient, ctx: Context
 ) -> None:
-    browser = browser_of(client, ctx, make_campaign(ctx, num_prompts=9, votes_per_minute=3))
+    browser = browser_of(client, ctx, Scenario(ctx).campaign(num_prompts=9, votes_per_minute=3))
     for _ in range(3):
         browser.vote(browser.get()["battles"][0]["id"])
     refused = browser.post("vote", {"battle": browser.get()["battles"][0]["id"], "label": "A"})
@@ -173,14 +174,14 @@ def test_a_script_that_votes_faster_than_allowed_is_refused_and_can_continue_lat
 
 
 def test_a_claimed_duration_is_at_most_the_time_since_the_battle_was_served(client: TestClient, ctx: Context) -> None:
-    browser = browser_of(client, ctx, make_campaign(ctx))
+    browser = browser_of(client, ctx, Scenario(ctx).campaign())
     browser.vote(browser.get()["battles"][0]["id"], duration_ms=3_600_000)
     with ctx.db.read() as session:
         assert 0 <= (session.scalars(select(Vote.duration_ms)).one() or 0) < 60_000
 
 
-def test_reasons_rubric_note_rewrite_and_flag_are_stored(client: TestClient, ctx: Context) -> None:
-    campaign = make_campaign(ctx, **FORM)
+def test_reasons_rubric_note_rewrite_and_flag_are_stored(client: TestClient, ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(**FORM)
     browser = browser_of(client, ctx, campaign)
     ballot = browser.get()
     assert ballot["form"]["dimensions"] == [{"name": "accuracy", "question": "Which is right?"}]
@@ -199,7 +200,7 @@ def test_reasons_rubric_note_rewrite_and_flag_are_stored(client: TestClient, ctx
 
 
 def test_reasons_can_be_added_to_a_vote_and_taken_away_again(client: TestClient, ctx: Context) -> None:
-    browser = browser_of(client, ctx, make_campaign(ctx, **FORM))
+    browser = browser_of(client, ctx, Scenario(ctx).campaign(**FORM))
     battle = browser.get()["battles"][0]["id"]
     browser.vote(battle, "B", note="kind")
     for reasons in (["Clearer"], ["Clearer", "Safer"], ["Clearer", "Safer"], []):
@@ -214,7 +215,7 @@ def test_reasons_can_be_added_to_a_vote_and_taken_away_again(client: TestClient,
 
 
 def test_a_single_answer_can_be_skipped_and_the_skip_undone(client: TestClient, ctx: Context) -> None:
-    browser = browser_of(client, ctx, make_campaign(ctx, rating="thumbs"))
+    browser = browser_of(client, ctx, Scenario(ctx).campaign(rating="thumbs"))
     battle = browser.get()["battles"][0]["id"]
     assert browser.vote(battle, "SKIPPED")["progress"]["done"] == 1
     assert browser.post("undo", {}).json()["battle"]["id"] == battle
@@ -223,9 +224,10 @@ def test_a_single_answer_can_be_skipped_and_the_skip_undone(client: TestClient, 
         assert session.scalars(select(AnswerRating)).all() == []
 
 
-def test_answers_come_as_text_and_as_nodes_without_markup(client: TestClient, ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=1, write=False)
-    write_all(ctx, campaign.id, text=lambda name, prompt: f"**{len(name)}** <img src=x> {name == 'Oak'}")
+def test_answers_come_as_text_and_as_nodes_without_markup(client: TestClient, ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(
+        num_prompts=1, write=lambda name, prompt: f"**{len(name)}** <img src=x> {name == 'Oak'}"
+    )
     (battle,) = browser_of(client, ctx, campaign).get()["battles"]
     assert battle["a_nodes"][0][0] == "p"
     assert battle["a_nodes"][0][1][0] == ["strong", ["3"], ""]
@@ -247,7 +249,7 @@ def test_answers_come_as_text_and_as_nodes_without_markup(client: TestClient, ct
 def test_a_vote_that_the_form_does_not_offer_is_refused(
     client: TestClient, ctx: Context, fields: dict[str, Any]
 ) -> None:
-    browser = browser_of(client, ctx, make_campaign(ctx, **FORM))
+    browser = browser_of(client, ctx, Scenario(ctx).campaign(**FORM))
     battle = browser.get()["battles"][0]["id"]
     answer = browser.post("vote", {"battle": battle, "label": "A", **fields})
     assert answer.status_code == 422
@@ -255,7 +257,7 @@ def test_a_vote_that_the_form_does_not_offer_is_refused(
 
 
 def test_a_skipped_battle_counts_for_no_one_and_can_be_undone(client: TestClient, ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=3)
+    campaign = Scenario(ctx).campaign(num_prompts=3)
     browser = browser_of(client, ctx, campaign)
     battle = browser.get()["battles"][0]["id"]
     assert browser.vote(battle, "SKIPPED")["progress"]["done"] == 1
@@ -266,8 +268,8 @@ def test_a_skipped_battle_counts_for_no_one_and_can_be_undone(client: TestClient
     assert browser.post("undo", {}).status_code == 409
 
 
-def test_a_closed_campaign_says_so(client: TestClient, ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+def test_a_closed_campaign_says_so(client: TestClient, ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     browser = browser_of(client, ctx, campaign)
     battle = browser.get()["battles"][0]["id"]
     close_campaign(ctx, campaign.id, person=LOCAL)
@@ -277,7 +279,7 @@ def test_a_closed_campaign_says_so(client: TestClient, ctx: Context) -> None:
 
 
 def test_single_answers_are_graded_and_a_later_grade_supersedes(client: TestClient, ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=2, rating="stars")
+    campaign = Scenario(ctx).campaign(num_prompts=2, rating="stars")
     browser = browser_of(client, ctx, campaign)
     ballot = browser.get()
     assert ballot["progress"]["total"] == 4

@@ -5,7 +5,6 @@ conversations they are.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,12 +17,6 @@ from backend.services.people.accounts import add_user, disable_account
 from tests.support.gateway_fixtures import eventually
 from tests.support.networks.chat_world import ChatWorld, chat_world
 from tests.support.opening import EVIL
-
-
-@pytest.fixture
-def world(ctx: Context) -> Iterator[ChatWorld]:
-    with chat_world(ctx, "tales", "chats") as world:
-        yield world
 
 
 def post(client: TestClient, path: str, status: int = 200, **body: Any) -> dict[str, Any]:
@@ -49,11 +42,11 @@ def settled(client: TestClient, conversation: str) -> dict[str, Any]:
     return eventually(read)  # type: ignore[no-any-return]
 
 
-def test_two_tabs_read_the_same_stream_and_a_reload_reads_it_from_its_beginning(world: ChatWorld) -> None:
-    replica = world.replicas["tales"]
+def test_two_tabs_read_the_same_stream_and_a_reload_reads_it_from_its_beginning(chat: ChatWorld) -> None:
+    replica = chat.replicas["tales"]
     replica.tokens, replica.delay_s = 8, 0.03
-    with world.browser() as client:
-        document = post(client, "send", text="Hello", settings=world.settings("tales").model_dump())
+    with chat.browser() as client:
+        document = post(client, "send", text="Hello", settings=chat.settings("tales").model_dump())
         assert document["running"]
         both = [events(client, document["id"]), events(client, document["id"])]
         done = settled(client, document["id"])
@@ -67,10 +60,10 @@ def test_two_tabs_read_the_same_stream_and_a_reload_reads_it_from_its_beginning(
     assert replica.seen == 1
 
 
-def test_one_request_sends_a_message_and_reads_its_answer(world: ChatWorld) -> None:
-    world.replicas["tales"].tokens, world.replicas["tales"].delay_s = 8, 0.03
-    body = {"text": "Hello", "settings": world.settings("tales").model_dump()}
-    with world.browser() as client:
+def test_one_request_sends_a_message_and_reads_its_answer(chat: ChatWorld) -> None:
+    chat.replicas["tales"].tokens, chat.replicas["tales"].delay_s = 8, 0.03
+    body = {"text": "Hello", "settings": chat.settings("tales").model_dump()}
+    with chat.browser() as client:
         response = client.post("/playground/api/send", json=body, headers={"accept": "text/event-stream"})
         first, *answers, last, _ = response.text.split("\n\n")
         document = json.loads(first.removeprefix("event: document\ndata: "))
@@ -84,17 +77,17 @@ def test_one_request_sends_a_message_and_reads_its_answer(world: ChatWorld) -> N
     assert (refused.status_code, refused.json()["error"]) == (422, "The message is empty.")
 
 
-def test_a_blind_comparison_hides_names_and_figures_until_the_vote_and_then_shows_them(world: ChatWorld) -> None:
-    with world.browser() as client:
-        settings = world.settings("tales", "chats", blind=True).model_dump()
+def test_a_blind_comparison_hides_names_and_figures_until_the_vote_and_then_shows_them(chat: ChatWorld) -> None:
+    with chat.browser() as client:
+        settings = chat.settings("tales", "verse", blind=True).model_dump()
         document = post(client, "send", text="Hello", settings=settings)
         shown = settled(client, document["id"])
         hidden = json.dumps(shown["turns"][1])
-        assert not any(word in hidden for word in ("tales", "chats", "ttft_ms", "tok_per_sec", "completion_tokens"))
+        assert not any(word in hidden for word in ("tales", "verse", "ttft_ms", "tok_per_sec", "completion_tokens"))
         assert [answer["side"] for answer in shown["turns"][1]["answers"]] == ["A", "B"]
         world_answer = shown["turns"][1]["id"]
         voted = post(client, "vote", conversation=document["id"], message=world_answer, label="B")["turns"][1]
-        assert {answer["endpoint"] for answer in voted["answers"]} == {"tales", "chats"}
+        assert {answer["endpoint"] for answer in voted["answers"]} == {"tales", "verse"}
         assert all("ttft_ms" in answer["usage"] for answer in voted["answers"])
         assert (voted["vote"], voted["selected"]) == (
             "B",
@@ -104,10 +97,10 @@ def test_a_blind_comparison_hides_names_and_figures_until_the_vote_and_then_show
 
 
 def test_a_vote_on_three_answers_is_a_battle_of_the_best_against_each_other_one_on_one_prompt(ctx: Context) -> None:
-    with chat_world(ctx, "one", "two", "three") as world, world.browser() as client:
-        for name, replica in world.replicas.items():
+    with chat_world(ctx, "one", "two", "three") as chat, chat.browser() as client:
+        for name, replica in chat.replicas.items():
             replica.word = name
-        settings = world.settings("one", "two", "three").model_dump()
+        settings = chat.settings("one", "two", "three").model_dump()
         document = post(client, "send", text="Hello", settings=settings)
         turn = settled(client, document["id"])["turns"][1]
         post(client, "vote", conversation=document["id"], message=turn["id"], label="C")
@@ -121,25 +114,25 @@ def test_a_vote_on_three_answers_is_a_battle_of_the_best_against_each_other_one_
     assert prompts == 1
 
 
-def test_a_thumb_is_stored_with_its_prompt_and_can_be_taken_back(world: ChatWorld) -> None:
-    with world.browser() as client:
-        document = post(client, "send", text="Hello", settings=world.settings("tales", system="Be brief.").model_dump())
+def test_a_thumb_is_stored_with_its_prompt_and_can_be_taken_back(chat: ChatWorld) -> None:
+    with chat.browser() as client:
+        document = post(client, "send", text="Hello", settings=chat.settings("tales", system="Be brief.").model_dump())
         answer = settled(client, document["id"])["turns"][1]["answers"][0]
         rated = post(client, "rate", conversation=document["id"], message=answer["id"], value=-1)
         assert rated["turns"][1]["answers"][0]["thumb"] == -1
-        with world.ctx.db.read() as session:
+        with chat.ctx.db.read() as session:
             row = session.scalars(select(Feedback)).one()
             assert [message["content"] for message in row.messages or []] == ["Be brief.", "Hello"]
             assert (row.answer, row.rating, row.endpoint) == ("w0 w1 w2 ", -1, "tales")
         post(client, "rate", conversation=document["id"], message=answer["id"], value=0)
-        with world.ctx.db.read() as session:
+        with chat.ctx.db.read() as session:
             assert session.scalars(select(Feedback)).all() == []
 
 
-def test_hostile_text_reaches_the_browser_as_text_and_names_of_nodes_alone(world: ChatWorld) -> None:
-    world.replicas["tales"].word = f"{EVIL} [here](javascript:alert(1)) <img src=x onerror=alert(1)>\n\n"
-    with world.browser() as client:
-        document = post(client, "send", text=EVIL, settings=world.settings("tales").model_dump())
+def test_hostile_text_reaches_the_browser_as_text_and_names_of_nodes_alone(chat: ChatWorld) -> None:
+    chat.replicas["tales"].word = f"{EVIL} [here](javascript:alert(1)) <img src=x onerror=alert(1)>\n\n"
+    with chat.browser() as client:
+        document = post(client, "send", text=EVIL, settings=chat.settings("tales").model_dump())
         nodes = settled(client, document["id"])["turns"][1]["answers"][0]["nodes"]
 
     def tags(node: Any) -> set[str]:
@@ -152,12 +145,12 @@ def test_hostile_text_reaches_the_browser_as_text_and_names_of_nodes_alone(world
     }, "no element that runs, loads or leads elsewhere"
 
 
-def test_a_message_of_another_person_or_without_a_token_is_refused(world: ChatWorld) -> None:
-    owner, other = (add_user(world.ctx, name, "a long password", person=LOCAL) for name in ("maya", "noor"))
-    with world.browser(person=owner) as client:
-        conversation = post(client, "send", text="secret", settings=world.settings("tales").model_dump())["id"]
+def test_a_message_of_another_person_or_without_a_token_is_refused(chat: ChatWorld) -> None:
+    owner, other = (add_user(chat.ctx, name, "a long password", person=LOCAL) for name in ("maya", "noor"))
+    with chat.browser(person=owner) as client:
+        conversation = post(client, "send", text="secret", settings=chat.settings("tales").model_dump())["id"]
         settled(client, conversation)
-        with world.browser(person=other) as stranger:
+        with chat.browser(person=other) as stranger:
             for path in ("chat", "stream"):
                 assert stranger.get(f"/playground/api/{path}", params={"conversation": conversation}).status_code == 404
             for path, body in {
@@ -167,7 +160,7 @@ def test_a_message_of_another_person_or_without_a_token_is_refused(world: ChatWo
                 "rate": {"message": "m", "value": 1},
             }.items():
                 post(stranger, path, 404, conversation=conversation, **body)
-        disable_account(world.ctx, owner.id or "", person=LOCAL)
+        disable_account(chat.ctx, owner.id or "", person=LOCAL)
         assert client.get("/playground/api/chat", params={"conversation": conversation}).status_code == 403
         assert (
             client.get(
@@ -189,8 +182,8 @@ def test_a_message_of_another_person_or_without_a_token_is_refused(world: ChatWo
     ids=["five endpoints", "temperature of a side", "temperature", "schema", "tools"],
 )
 def test_settings_that_can_t_be_used_are_refused_with_their_name(
-    world: ChatWorld, change: dict[str, Any], words: str
+    chat: ChatWorld, change: dict[str, Any], words: str
 ) -> None:
-    with world.browser() as client:
-        refusal = post(client, "send", 422, text="Hello", settings={**world.settings("tales").model_dump(), **change})
+    with chat.browser() as client:
+        refusal = post(client, "send", 422, text="Hello", settings={**chat.settings("tales").model_dump(), **change})
     assert words in refusal["error"]

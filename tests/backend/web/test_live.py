@@ -24,14 +24,14 @@ from backend.services.training.live import token_for_runs
 from backend.services.training.views import RunView
 from backend.web.live import live_routes
 from tests.support.installation import wait_until
-from tests.support.run_world import add_parts, claim, end, launch, points, report
+from tests.support.run_world import claim, end, points, report
+from tests.support.scenario import Scenario
 
 
 @pytest.fixture
-def run(ctx: Context) -> RunView:
+def run(scenario: Scenario) -> RunView:
     """A queued run."""
-    add_parts(ctx)
-    return launch(ctx, name="<b>bold</b>")
+    return scenario.run(name="<b>bold</b>")
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def poll(client: TestClient, ctx: Context, run: RunView, after: dict[str, Any] |
     return dict(answer.json()["runs"][run.id])
 
 
-def test_curves_of_runs_without_viewers_are_evicted(ctx: Context, run: RunView) -> None:
-    others = [launch(ctx, name=f"run {n}") for n in range(3)]
+def test_curves_of_runs_without_viewers_are_evicted(ctx: Context, scenario: Scenario, run: RunView) -> None:
+    others = [scenario.run(name=f"run {n}") for n in range(3)]
     cache = CurveCache(max_held=15)
     for one in (run, *others):
         report(ctx, claim(ctx, one), *points(1, 10))
@@ -127,7 +127,7 @@ def test_points_need_a_token_of_this_installation(client: TestClient, run: RunVi
 
 
 def test_a_token_opens_the_runs_it_names_and_no_other(client: TestClient, ctx: Context, run: RunView) -> None:
-    other = launch(ctx, name="other")
+    other = Scenario(ctx).run(name="other")
     token = token_for_runs(ctx, [other.id], person=LOCAL)
     answer = client.get(
         "/live/points", params={"token": token, "after": json.dumps({run.id: {"resets": 0, "metrics": {}}})}
@@ -146,7 +146,7 @@ def test_an_invalid_request_is_refused(client: TestClient, ctx: Context, run: Ru
 
 
 def test_the_overview_lists_active_runs_and_draws_a_sparkline(client: TestClient, ctx: Context, run: RunView) -> None:
-    waiting = launch(ctx, name="waiting")
+    waiting = Scenario(ctx).run(name="waiting")
     report(ctx, claim(ctx, run), *points(1, 5))
     answer = client.get("/live/overview", params={"token": token_for_runs(ctx, [run.id], person=LOCAL)}).json()
     assert answer["active"] == [run.id, waiting.id]
@@ -195,7 +195,7 @@ def test_samples_are_read_step_by_step_and_unchanged(client: TestClient, ctx: Co
         "samples": [{"prompt": "**p**", "completion": "<img src=x> 20"}]
     }
     assert client.get("/live/samples", params={**query, "step": "-1"}).status_code == 422
-    assert client.get("/live/samples", params={**query, "run": launch(ctx, name="other").id}).status_code == 403
+    assert client.get("/live/samples", params={**query, "run": Scenario(ctx).run(name="other").id}).status_code == 403
 
 
 def test_every_point_of_the_runs_in_a_token_is_saved_as_a_table(client: TestClient, ctx: Context, run: RunView) -> None:

@@ -70,7 +70,7 @@ def main() -> None:
             options=ImportOptions(kind="chat", val_fraction=0.05),
             person=LOCAL,
         )
-        do_job(ctx, str(version.job_id))
+        do_job(ctx, version.job_id)
         version = version_of_job(ctx, str(version.job_id))
         files = ctx.artifacts.path(str(version.folder))
         reading = cpu_s(

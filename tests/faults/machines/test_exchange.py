@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -17,8 +16,6 @@ from urllib.parse import quote
 import pytest
 
 from backend.bootstrap import build_context
-from backend.domain.data.import_options import ImportOptions
-from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.jobs.payloads import ExportPayload, TrainPayload
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.tokenizers.config import TokenizerConfig
@@ -29,11 +26,8 @@ from backend.services.checkpoints.checkpoints import delete_checkpoint, list_che
 from backend.services.checkpoints.exports import export_checkpoint
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import delete_dataset, list_datasets
-from backend.services.data.imports import import_dataset, version_of_job
+from backend.services.data.imports import version_of_job
 from backend.services.data.preview import preview_rows
-from backend.services.data.sources import ImportSource
-from backend.services.data.uploads import save_upload
-from backend.services.evaluation.evaluations import launch_evaluation
 from backend.services.jobs.claims import claim_job
 from backend.services.jobs.exports import export_file, get_export
 from backend.services.jobs.jobs import JobView, get_job, request_stop
@@ -42,9 +36,11 @@ from backend.services.training.runs import launch_run
 from jobs.environment import child_environment
 from jobs.exchange import FolderExchange
 from jobs.runner import execute
+from tests.support.data.dataset_world import queue_import
 from tests.support.installation import wait_until
 from tests.support.jobs import add_stored_job
 from tests.support.run_world import tiny_run
+from tests.support.scenario import Scenario
 from tests.support.settings import database_of, make_settings
 from tests.support.stores import SECRET, Store, folder_store, moto_store
 
@@ -181,16 +177,7 @@ def work(ctx: Context, job_id: str | None, *, stopping: threading.Event | None =
 
 
 def import_lines(ctx: Context) -> str:
-    upload = save_upload(ctx, io.BytesIO(LINES.encode()), name="lines.jsonl", person=LOCAL)
-    return str(
-        import_dataset(
-            ctx,
-            name="lines",
-            source=ImportSource(upload=upload),
-            options=ImportOptions(kind="text", val_fraction=0.2),
-            person=LOCAL,
-        ).job_id
-    )
+    return str(queue_import(ctx, "lines", LINES, file="lines.jsonl", kind="text", val_fraction=0.2).job_id)
 
 
 def finished(job: JobView) -> None:
@@ -237,9 +224,7 @@ def test_data_of_one_machine_trains_on_a_second_and_is_scored_and_exported_on_ot
     finished(work(b, run.job_id))
     checkpoints = [each for each in list_checkpoints(pages) if each.run_id == run.id]
     newest = max(checkpoints, key=lambda each: each.step or 0)
-    evaluation = launch_evaluation(
-        pages, checkpoint=newest.id, benchmark="lines", config=EvaluationConfig(split="val"), person=LOCAL
-    )
+    evaluation = Scenario(pages).evaluation(newest.id, "lines", split="val")
     finished(work(a, evaluation.job_id))
     export = export_checkpoint(pages, newest.id, format="hf", person=LOCAL)
     finished(work(c, export.id))

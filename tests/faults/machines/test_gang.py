@@ -21,10 +21,8 @@ import pytest
 from sqlalchemy import make_url
 
 from backend.bootstrap import build_context
-from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.jobs.states import TERMINAL, Status
 from backend.domain.tokenizers.config import TokenizerConfig
 from backend.domain.training.config import RunConfig
@@ -38,7 +36,6 @@ from backend.services.context import LOCAL, Context
 from backend.services.data.imports import add_rows_dataset, import_dataset
 from backend.services.data.sources import ImportSource
 from backend.services.data.uploads import save_upload
-from backend.services.evaluation.evaluations import launch_evaluation
 from backend.services.jobs.gangs import describe_gang, list_members
 from backend.services.jobs.jobs import JobView, get_job, read_log
 from backend.services.jobs.workers import list_workers
@@ -47,12 +44,12 @@ from backend.services.serving.endpoints import get_endpoint
 from backend.services.tokenizers.tokenizers import train_tokenizer
 from backend.services.training.runs import launch_run, resume_run, stop_run
 from backend.services.training.views import get_run
-from tests.support.battle_world import create_campaign
 from tests.support.curves import read_curve
 from tests.support.installation import free_port, is_alive, wait_until
 from tests.support.job_work import do_job
 from tests.support.postgres import copy_database, copy_home, drop_database
 from tests.support.run_world import tiny_run
+from tests.support.scenario import Scenario
 from tests.support.settings import database_of, make_settings
 from tests.support.stores import moto_store
 from tests.support.workers.network import can_make_networks, forwarded, two_networks
@@ -131,7 +128,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, used_home: Path) -> Cu
     home = copy_home(used_home, tmp_path_factory.mktemp("alone") / "home")
     ctx = build_context(make_settings(home), migrate=False)
     run = launch_run(ctx, make_run("alone", **ONE), person=LOCAL)
-    assert do_job(ctx, str(run.job_id)).status is Status.FINISHED
+    assert do_job(ctx, run.job_id).status is Status.FINISHED
     curves = {name: curve(ctx, run.id, name) for name in ("train_loss", "grad_norm", "val_loss")}
     ctx.db.engine.dispose()
     return curves
@@ -248,11 +245,11 @@ def test_a_machine_whose_cable_is_pulled_ends_its_processes_and_the_other_contin
     """Silence on all connections between two machines in networks of their own, with PostgreSQL beside the near one."""
     with ExitStack() as stack:
         lab = stack.enter_context(team(tmp_path / "team", pages=tmp_path / "pages", database_url=server))
-        do_job(lab.ctx, str(add_rows_dataset(lab.ctx, name="lines", kind="text", rows=ROWS, person=LOCAL).job_id))
+        do_job(lab.ctx, add_rows_dataset(lab.ctx, name="lines", kind="text", rows=ROWS, person=LOCAL).job_id)
         tokenizer = train_tokenizer(
             lab.ctx, name="bytes", dataset="lines", config=TokenizerConfig(kind="byte"), person=LOCAL
         )
-        do_job(lab.ctx, str(tokenizer.job_id))
+        do_job(lab.ctx, tokenizer.job_id)
         ends = dict(zip(("near", "far"), stack.enter_context(two_networks()), strict=True))
         with lab.ctx.db.engine.connect() as connection:
             sockets = connection.exec_driver_sql("SHOW unix_socket_directories").scalar_one()
@@ -325,17 +322,9 @@ def test_two_machines_without_a_shared_folder_go_from_data_to_an_answer(tmp_path
             max((one for one in list_checkpoints(ctx) if one.run_id == each), key=lambda one: one.step or 0)
             for each in (run, other)
         )
-        campaign = create_campaign(
-            ctx,
-            name="Tracks",
-            checkpoint_ids=[newest.id, second.id],
-            dataset="questions",
-            config=CampaignConfig(num_prompts=10, max_tokens=16),
-            person=LOCAL,
-        )
-        evaluation = launch_evaluation(
-            ctx, checkpoint=newest.id, benchmark="tales", config=EvaluationConfig(split="val"), person=LOCAL
-        )
+        values = {"name": "Tracks", "dataset": "questions", "num_prompts": 10, "max_tokens": 16, "write": False}
+        campaign = Scenario(ctx).campaign(newest.id, second.id, **values)
+        evaluation = Scenario(ctx).evaluation(newest.id, "tales", split="val")
         end_well(lab, evaluation.job_id)
         voter = Voter(campaign.id, rater_for(ctx, LOCAL))
         battle = wait_until(lambda: open_ballot(ctx, voter).battles, what="answers to judge")[0]

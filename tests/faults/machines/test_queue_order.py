@@ -16,7 +16,8 @@ from backend.services.context import LOCAL, Context
 from backend.services.training.sweeps import launch_sweep, sweep_detail
 from tests.support.installation import wait_until
 from tests.support.jobs import add_stored_job
-from tests.support.run_world import add_parts, make_config
+from tests.support.run_world import make_config
+from tests.support.scenario import Scenario
 from tests.support.workers.workers import site
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
@@ -68,7 +69,7 @@ def test_a_hundred_jobs_and_a_sweep_keep_their_order_on_two_workers_and_run_once
 
 def launch_twelve(ctx: Context) -> None:
     """Launch a sweep of twelve runs, four at a time."""
-    add_parts(ctx)
+    Scenario(ctx).parts()
     run = make_config(device="cpu").model_dump(mode="json")
     vary = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}}
     config = {"name": "twelve", "run": run, "vary": vary, "method": "bayesian", "runs": NUM_RUNS, "parallel": 4}

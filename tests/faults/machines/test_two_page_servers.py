@@ -21,7 +21,8 @@ from tests.support.browser import patient_context, running_browser
 from tests.support.installation import PROJECT, free_port, wait_until
 from tests.support.page_server import FreshServer, page_server
 from tests.support.postgres import copy_database, drop_database
-from tests.support.run_world import add_parts, claim, launch, points, report
+from tests.support.run_world import claim, points, report
+from tests.support.scenario import Scenario
 from tests.support.settings import make_settings
 from tests.support.workers.workers import process
 
@@ -55,7 +56,7 @@ def ctx(tmp_path: Path, database: str) -> Iterator[Context]:
     settings = make_settings(tmp_path / "worker", database_url=database, secret_key=SECRET)
     (tmp_path / "worker").mkdir()
     context = build_context(settings, migrate=False)
-    add_parts(context)
+    Scenario(context).parts()
     for name in ("maya", "ada"):
         add_user(context, name, PASSWORD, role="admin", person=LOCAL)
     yield context
@@ -80,7 +81,7 @@ def server_of(context: BrowserContext) -> str:
 def test_two_page_servers_behind_haproxy_share_sign_in_and_live_curves(
     ctx: Context, database: str, tmp_path: Path, browser: Browser
 ) -> None:
-    run = launch(ctx, max_steps=1000)
+    run = Scenario(ctx).run(max_steps=1000)
     job = claim(ctx, run)
     report(ctx, job, *points(1, 50))
     with ExitStack() as stack:

@@ -10,8 +10,9 @@ from sqlalchemy import select
 from backend.db.tables import Checkpoint, Job, Replica
 from backend.domain.jobs.events import ReadyEvent
 from backend.domain.jobs.states import Status
-from backend.services.context import Context
+from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import Claim, claim_next
+from backend.services.serving.deployments import EndpointView, deploy
 from backend.services.serving.replicas import ready_targets, record_ready
 from tests.support.scenario import add_row
 
@@ -27,6 +28,15 @@ class ServingWorld:
         return add_row(
             self.ctx, Checkpoint(name=name, origin="added", folder=f"bases/{name}", family="llama", parameters=10)
         )
+
+    def deploy(
+        self, checkpoint: str = "oak", name: str = "tales", *, start: bool = True, **values: Any
+    ) -> EndpointView:
+        """Deploy a new checkpoint, and start its replicas."""
+        deployed = deploy(self.ctx, checkpoint_id=self.checkpoint(checkpoint), name=name, person=LOCAL, **values)
+        if start:
+            self.start_all()
+        return deployed
 
     def start_next(self) -> bool:
         """Start one queued replica; False if there is none."""

@@ -15,7 +15,6 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.ballots import BallotView, ballot_progress, undo
 from backend.services.battles.campaigns import close_campaign
 from backend.services.battles.raters import (
-    RaterView,
     create_rater_link,
     list_raters,
     rater_for,
@@ -26,7 +25,8 @@ from backend.services.battles.side_by_side import record_side_by_side_vote
 from backend.services.battles.views import get_campaign, list_campaigns, valid_votes
 from backend.services.context import LOCAL, Context, Person
 from backend.services.people.accounts import add_user, disable_account, enable_account
-from tests.support.battle_world import cast_vote, make_campaign, next_battle, prefer, vote_all, write_all
+from tests.support.battle_world import cast_vote, link_rater, next_battle, write_all
+from tests.support.scenario import Scenario
 
 
 class Clock:
@@ -64,13 +64,8 @@ def shown(ballot: BallotView | None) -> BallotView:
     return ballot
 
 
-def link_rater(ctx: Context, campaign_id: str, name: str = "guest", **values: int) -> RaterView:
-    link = create_rater_link(ctx, campaign_id, name=name, person=LOCAL, **values)
-    return rater_from_link(ctx, link.url.split("link=")[1])
-
-
-def test_the_name_of_a_contestants_run_is_masked_whatever_its_recipe_holds(ctx: Context) -> None:
-    campaign = make_campaign(ctx, write=False)
+def test_the_name_of_a_contestants_run_is_masked_whatever_its_recipe_holds(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(write=False)
     with ctx.db.write() as session:
         session.add(run := Run(name="acorn-12M", objective="pretrain"))
         session.flush()
@@ -81,9 +76,8 @@ def test_the_name_of_a_contestants_run_is_masked_whatever_its_recipe_holds(ctx: 
     assert "acorn-12M" not in ballot.text_a + ballot.text_b
 
 
-def test_a_ballot_does_not_reveal_the_contestants(ctx: Context) -> None:
-    campaign = make_campaign(ctx, write=False)
-    write_all(ctx, campaign.id, text=lambda name, prompt: f"{len(name)} words on {prompt} {name == 'Oak'}")
+def test_a_ballot_does_not_reveal_the_contestants(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(write=lambda name, prompt: f"{len(name)} words on {prompt} {name == 'Oak'}")
     ballot = shown(next_battle(ctx, campaign.id, rater_for(ctx, LOCAL)))
     ballot_text = repr(asdict(ballot))
     with ctx.db.read() as session:
@@ -95,9 +89,9 @@ def test_a_ballot_does_not_reveal_the_contestants(ctx: Context) -> None:
 
 
 def test_each_prompt_and_pair_is_met_once_by_each_rater(both: Context) -> None:
-    campaign = make_campaign(both, contestants=("Oak", "Elm", "Ash"), num_prompts=4)
+    campaign = Scenario(both).campaign("Oak", "Elm", "Ash", num_prompts=4)
     raters = [rater_for(both, LOCAL), link_rater(both, campaign.id)]
-    assert [vote_all(both, campaign.id, rater, prefer("Oak")) for rater in raters] == [12, 12]
+    assert [Scenario(both).votes(campaign, "Oak", rater=rater) for rater in raters] == [12, 12]
     with both.db.read() as session:
         met = Counter(
             (vote.rater_id, vote.prompt_id, frozenset((vote.a, vote.b))) for vote in valid_votes(session, campaign.id)
@@ -106,9 +100,9 @@ def test_each_prompt_and_pair_is_met_once_by_each_rater(both: Context) -> None:
     assert set(met.values()) == {1}
 
 
-def test_sides_are_shuffled_and_the_votes_are_counted_by_contestant(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=40)
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Oak"))
+def test_sides_are_shuffled_and_the_votes_are_counted_by_contestant(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=40)
+    scenario.votes(campaign, "Oak")
     names = {contestant.id: contestant.name for contestant in campaign.contestants}
     with ctx.db.read() as session:
         votes = valid_votes(session, campaign.id)
@@ -117,8 +111,8 @@ def test_sides_are_shuffled_and_the_votes_are_counted_by_contestant(ctx: Context
 
 
 def test_votes_are_spread_evenly_over_pairs_and_every_battle_logs_its_probability(ctx: Context) -> None:
-    campaign = make_campaign(ctx, contestants=("Oak", "Elm", "Ash"), num_prompts=20)
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), lambda a, b: "TIE", limit=30)
+    campaign = Scenario(ctx).campaign("Oak", "Elm", "Ash", num_prompts=20)
+    Scenario(ctx).votes(campaign, lambda a, b: "TIE", limit=30)
     with ctx.db.read() as session:
         battles = session.scalars(select(Battle)).all()
     pairs = Counter(battle.pair for battle in battles)
@@ -127,23 +121,22 @@ def test_votes_are_spread_evenly_over_pairs_and_every_battle_logs_its_probabilit
     assert all(0 < battle.sampling_probability <= 1 for battle in battles)
 
 
-def test_equal_completions_are_never_served(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=4, write=False)
-    write_all(
-        ctx, campaign.id, text=lambda name, prompt: "same\n" if name == "Oak" and "number 2" in prompt else "same"
+def test_equal_completions_are_never_served(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(
+        num_prompts=4, write=lambda name, prompt: "same\n" if name == "Oak" and "number 2" in prompt else "same"
     )
     assert next_battle(ctx, campaign.id, rater_for(ctx, LOCAL)) is None
     assert ballot_progress(ctx, campaign.id, rater_for(ctx, LOCAL)).total == 0
 
 
-def test_a_reload_shows_the_same_battle_with_the_same_sides(ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+def test_a_reload_shows_the_same_battle_with_the_same_sides(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     rater = rater_for(ctx, LOCAL)
     assert [next_battle(ctx, campaign.id, rater) for _ in range(5)].count(next_battle(ctx, campaign.id, rater)) == 5
 
 
-def test_sending_a_vote_twice_is_one_vote(ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+def test_sending_a_vote_twice_is_one_vote(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     rater = rater_for(ctx, LOCAL)
     ballot = shown(next_battle(ctx, campaign.id, rater))
     first = cast_vote(ctx, ballot.battle_id, label="A", rater=rater)
@@ -154,7 +147,7 @@ def test_sending_a_vote_twice_is_one_vote(ctx: Context) -> None:
 
 
 def test_eight_presses_in_one_moment_are_one_vote(both: Context) -> None:
-    campaign = make_campaign(both)
+    campaign = Scenario(both).campaign()
     rater = rater_for(both, LOCAL)
     ballot = shown(next_battle(both, campaign.id, rater))
     results: list[str] = []
@@ -171,7 +164,7 @@ def test_eight_presses_in_one_moment_are_one_vote(both: Context) -> None:
 
 
 def test_two_tabs_of_one_rater_are_served_the_same_battle(both: Context) -> None:
-    campaign = make_campaign(both, num_prompts=12)
+    campaign = Scenario(both).campaign(num_prompts=12)
     rater = rater_for(both, LOCAL)
     seen: list[str] = []
     threads = [
@@ -190,7 +183,7 @@ def test_two_tabs_of_one_rater_are_served_the_same_battle(both: Context) -> None
 
 
 def test_undo_appends_a_row_and_serves_the_battle_again(both: Context) -> None:
-    campaign = make_campaign(both)
+    campaign = Scenario(both).campaign()
     rater = rater_for(both, LOCAL)
     first = shown(next_battle(both, campaign.id, rater))
     vote = cast_vote(both, first.battle_id, label="A", rater=rater)
@@ -207,10 +200,10 @@ def test_undo_appends_a_row_and_serves_the_battle_again(both: Context) -> None:
         assert [held.label for held in valid_votes(session, campaign.id)] == ["B"]
 
 
-def test_undo_goes_ten_back_and_no_further(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=14)
+def test_undo_goes_ten_back_and_no_further(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=14)
     rater = rater_for(ctx, LOCAL)
-    vote_all(ctx, campaign.id, rater, prefer("Oak"), limit=12)
+    scenario.votes(campaign, "Oak", rater=rater, limit=12)
     taken_back = [undo(ctx, campaign.id, rater) for _ in range(10)]
     assert not ballot_progress(ctx, campaign.id, rater).can_undo
     with pytest.raises(Conflict, match="10 votes are taken back"):
@@ -224,14 +217,14 @@ def test_undo_goes_ten_back_and_no_further(ctx: Context) -> None:
     assert get_campaign(ctx, campaign.id).num_votes == 12
 
 
-def test_there_is_nothing_to_undo_before_the_first_vote(ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+def test_there_is_nothing_to_undo_before_the_first_vote(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     with pytest.raises(Conflict, match="no vote to take back"):
         undo(ctx, campaign.id, rater_for(ctx, LOCAL))
 
 
-def test_a_battle_served_to_another_rater_takes_no_vote(ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+def test_a_battle_served_to_another_rater_takes_no_vote(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     ballot = shown(next_battle(ctx, campaign.id, rater_for(ctx, LOCAL)))
     with pytest.raises(NotFound, match="not served to you"):
         cast_vote(ctx, ballot.battle_id, label="A", rater=link_rater(ctx, campaign.id))
@@ -243,7 +236,7 @@ def test_a_battle_served_to_another_rater_takes_no_vote(ctx: Context) -> None:
 
 
 def test_a_battle_shown_yesterday_takes_no_vote_until_it_is_served_again(ctx: Context, clock: Clock) -> None:
-    campaign = make_campaign(ctx)
+    campaign = Scenario(ctx).campaign()
     rater = rater_for(ctx, LOCAL)
     ballot = shown(next_battle(ctx, campaign.id, rater))
     clock.advance(hours=13)
@@ -253,8 +246,8 @@ def test_a_battle_shown_yesterday_takes_no_vote_until_it_is_served_again(ctx: Co
     cast_vote(ctx, ballot.battle_id, label="A", rater=rater)
 
 
-def test_a_closed_campaign_takes_and_serves_nothing(ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+def test_a_closed_campaign_takes_and_serves_nothing(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     rater = rater_for(ctx, LOCAL)
     ballot = shown(next_battle(ctx, campaign.id, rater))
     close_campaign(ctx, campaign.id, person=LOCAL)
@@ -269,7 +262,7 @@ def test_a_closed_campaign_takes_and_serves_nothing(ctx: Context) -> None:
 
 
 def test_a_link_opens_one_campaign_until_it_expires_and_is_stored_as_a_hash(both: Context, clock: Clock) -> None:
-    campaign = make_campaign(both)
+    campaign = Scenario(both).campaign()
     link = create_rater_link(both, campaign.id, name="guest", days=2, person=LOCAL)
     secret = link.url.split("/ballot?link=")[1]
     rater = rater_from_link(both, secret)
@@ -285,8 +278,8 @@ def test_a_link_opens_one_campaign_until_it_expires_and_is_stored_as_a_hash(both
         next_battle(both, campaign.id, rater)
 
 
-def test_a_link_opens_no_other_campaign(ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+def test_a_link_opens_no_other_campaign(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     rater = link_rater(ctx, campaign.id)
     record_side_by_side_vote(
         ctx,
@@ -303,8 +296,8 @@ def test_a_link_opens_no_other_campaign(ctx: Context) -> None:
         next_battle(ctx, other.id, rater)
 
 
-def test_a_forged_and_a_revoked_link_get_the_same_error(ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+def test_a_forged_and_a_revoked_link_get_the_same_error(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     link = create_rater_link(ctx, campaign.id, name="guest", person=LOCAL)
     revoke_rater_link(ctx, link.rater.id, person=LOCAL)
     messages = set()
@@ -315,8 +308,8 @@ def test_a_forged_and_a_revoked_link_get_the_same_error(ctx: Context) -> None:
     assert len(messages) == 1
 
 
-def test_a_link_stops_with_the_account_that_made_it(ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+def test_a_link_stops_with_the_account_that_made_it(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     maya = add_user(ctx, "maya", "a long password", person=LOCAL)
     secret = create_rater_link(ctx, campaign.id, name="guest", person=maya).url.split("link=")[1]
     assert rater_from_link(ctx, secret).name == "guest"
@@ -327,8 +320,8 @@ def test_a_link_stops_with_the_account_that_made_it(ctx: Context) -> None:
     assert rater_from_link(ctx, secret).name == "guest"
 
 
-def test_only_builders_make_links(ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+def test_only_builders_make_links(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     with pytest.raises(NotAllowed):
         create_rater_link(ctx, campaign.id, name="friend", person=Person(id=None, name="Rita", role="rater"))
 
@@ -342,11 +335,11 @@ def test_a_signed_in_user_and_the_person_on_loopback_are_one_rater_each(ctx: Con
         assert len(session.scalars(select(Rater)).all()) == 2
 
 
-def test_the_raters_list_shows_pace_and_share_of_left_votes(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=6)
+def test_the_raters_list_shows_pace_and_share_of_left_votes(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=6)
     guest = link_rater(ctx, campaign.id)
-    vote_all(ctx, campaign.id, guest, lambda a, b: "A")
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), lambda a, b: "TIE", limit=2)
+    scenario.votes(campaign, lambda a, b: "A", rater=guest)
+    scenario.votes(campaign, lambda a, b: "TIE", limit=2)
     rows = list_raters(ctx, campaign.id)
     assert [(row.rater.name, row.is_link, row.num_votes, row.left_share) for row in rows] == [
         ("guest", True, 6, 1.0),

@@ -15,24 +15,21 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.answers import list_answers
 from backend.services.battles.exclusions import exclude_rater, include_rater, list_exclusions
 from backend.services.battles.frozen_boards import export_board, freeze_board, get_frozen_board, verify_board
-from backend.services.battles.raters import RaterView, create_rater_link, rater_for, rater_from_link
+from backend.services.battles.raters import RaterView, rater_for
 from backend.services.battles.standings import board_fragility, standings
 from backend.services.context import LOCAL, Context, Person
-from tests.support.battle_world import cast_vote, make_campaign, next_battle, prefer, vote_all
+from tests.support.battle_world import cast_vote, link_rater, next_battle, prefer
+from tests.support.scenario import Scenario
 
 RATER_ROLE = Person(id=None, name="guest", role="rater")
 
 
-def guest(ctx: Context, campaign_id: str, name: str) -> RaterView:
-    return rater_from_link(ctx, create_rater_link(ctx, campaign_id, name=name, person=LOCAL).url.split("link=")[1])
-
-
 def two_raters(ctx: Context) -> tuple[str, RaterView]:
     """A campaign in which one rater prefers Elm and another, who is fast, always Oak."""
-    campaign = make_campaign(ctx, num_prompts=8)
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
-    fast = guest(ctx, campaign.id, "fast")
-    vote_all(ctx, campaign.id, fast, prefer("Oak"))
+    campaign = Scenario(ctx).campaign(num_prompts=8)
+    Scenario(ctx).votes(campaign, "Elm")
+    fast = link_rater(ctx, campaign.id, "fast")
+    Scenario(ctx).votes(campaign, "Oak", rater=fast)
     return campaign.id, fast
 
 
@@ -65,8 +62,8 @@ def test_an_exclusion_needs_a_reason_a_rater_of_the_campaign_and_a_builder(ctx: 
         include_rater(ctx, campaign_id, fast.id, person=LOCAL)
 
 
-def test_a_board_is_remembered_until_the_next_vote(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=4)
+def test_a_board_is_remembered_until_the_next_vote(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=4)
     rater = rater_for(ctx, LOCAL)
     ballot = next_battle(ctx, campaign.id, rater)
     assert ballot is not None
@@ -86,12 +83,12 @@ def test_options_change_the_method(ctx: Context) -> None:
     assert "Davidson" in board.table.method
 
 
-def test_the_rater_who_decides_first_place_is_named(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=8)
+def test_the_rater_who_decides_first_place_is_named(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=8)
     assert board_fragility(ctx, campaign.id) is None
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"), limit=6)
-    vote_all(ctx, campaign.id, guest(ctx, campaign.id, "Mei"), prefer("Oak"), limit=5)
-    vote_all(ctx, campaign.id, guest(ctx, campaign.id, "Ines"), lambda a, b: "TIE", limit=4)
+    scenario.votes(campaign, "Elm", limit=6)
+    scenario.votes(campaign, "Oak", rater=link_rater(ctx, campaign.id, "Mei"), limit=5)
+    scenario.votes(campaign, lambda a, b: "TIE", rater=link_rater(ctx, campaign.id, "Ines"), limit=4)
     board = board_fragility(ctx, campaign.id)
     assert board is not None
     removal = board.fragility.raters
@@ -121,9 +118,9 @@ def test_a_frozen_board_keeps_its_votes_and_verifies(ctx: Context) -> None:
     assert (result.passed, result.digest_matches, result.reproduced) == (False, False, True)
 
 
-def test_exports_escape_what_a_reader_would_run(ctx: Context) -> None:
-    campaign = make_campaign(ctx, contestants=("=cmd()", "<script>alert(1)</script>"), num_prompts=3)
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("=cmd"))
+def test_exports_escape_what_a_reader_would_run(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign("=cmd()", "<script>alert(1)</script>", num_prompts=3)
+    scenario.votes(campaign, "=cmd")
     board = freeze_board(ctx, campaign.id, name="b", options=RatingOptions(), person=LOCAL)
     assert "\n'=cmd()," in export_board(board, form="csv")
     page = export_board(board, form="html")
@@ -168,14 +165,13 @@ def test_answers_show_texts_votes_and_notes_by_contestant_and_not_by_side(ctx: C
     assert [(remark.note, remark.reasons) for remark in remarked.pairs[0].remarks] == [("invents a fact", ("wrong",))]
 
 
-def test_the_most_split_prompt_comes_first(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=3)
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
-    vote_all(
-        ctx,
-        campaign.id,
-        guest(ctx, campaign.id, "other"),
+def test_the_most_split_prompt_comes_first(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=3)
+    scenario.votes(campaign, "Elm")
+    scenario.votes(
+        campaign,
         lambda a, b: prefer("Oak")(a, b) if "number 1" in a else prefer("Elm")(a, b),
+        rater=link_rater(ctx, campaign.id, "other"),
     )
     page = list_answers(ctx, campaign.id, order="split", limit=1)
     assert page.total == 3

@@ -25,24 +25,16 @@ from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import resolve_version
 from backend.services.jobs.jobs import get_job, request_stop
 from tests.support.battle_world import (
-    add_checkpoint,
-    add_prompts,
     claim_generation,
-    create_campaign,
-    make_campaign,
     next_battle,
-    prefer,
-    vote_all,
     write_all,
     write_completions,
 )
-from tests.support.evaluation_world import add_benchmark
+from tests.support.scenario import Scenario
 
 
-def test_a_campaign_asks_every_contestant_the_same_prompts(ctx: Context) -> None:
-    campaign = make_campaign(
-        ctx, contestants=("Oak", "Elm", "Ash"), num_prompts=5, dataset_rows=20, write=False, temperature=0.5
-    )
+def test_a_campaign_asks_every_contestant_the_same_prompts(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign("Oak", "Elm", "Ash", num_prompts=5, dataset_rows=20, write=False, temperature=0.5)
     payloads = [claim_generation(ctx, contestant.id).payload for contestant in campaign.contestants]
     prompt_ids = [[prompt.id for prompt in payload.prompts] for payload in payloads]
     assert len(prompt_ids[0]) == 5
@@ -52,12 +44,10 @@ def test_a_campaign_asks_every_contestant_the_same_prompts(ctx: Context) -> None
     assert len({payload.checkpoint for payload in payloads}) == 3
 
 
-def test_the_same_seed_draws_the_same_prompts(ctx: Context) -> None:
-    ids, dataset = [add_checkpoint(ctx, name) for name in ("Oak", "Elm")], add_prompts(ctx, num=40)
-    config = CampaignConfig(num_prompts=6, seed=3)
-    drawn = []
-    for name, its in (("one", config), ("two", config), ("three", config.model_copy(update={"seed": 4}))):
-        campaign = create_campaign(ctx, name=name, checkpoint_ids=ids, dataset=dataset, config=its, person=LOCAL)
+def test_the_same_seed_draws_the_same_prompts(ctx: Context, scenario: Scenario) -> None:
+    dataset, drawn = scenario.prompts(40), []
+    for name, seed in (("one", 3), ("two", 3), ("three", 4)):
+        campaign = scenario.campaign(name=name, dataset=dataset, num_prompts=6, seed=seed, write=False)
         with ctx.db.read() as session:
             drawn.append(
                 sorted(
@@ -69,28 +59,26 @@ def test_the_same_seed_draws_the_same_prompts(ctx: Context) -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_prompts_that_differ_in_space_at_their_ends_are_one(ctx: Context) -> None:
+def test_prompts_that_differ_in_space_at_their_ends_are_one(ctx: Context, scenario: Scenario) -> None:
     """A rater would have voted twice on what looks like one prompt, and the board would have counted two clusters."""
-    ids = [add_checkpoint(ctx, name) for name in ("Oak", "Elm")]
     prompts = [f"Tell of number {n}.{end}" for n in range(3) for end in ("", " ", "\n")]
-    add_benchmark(ctx, "spaced", [{"prompt": prompt} for prompt in prompts], kind="prompts", val=len(prompts))
-    config = CampaignConfig(num_prompts=3)
-    campaign = create_campaign(ctx, name="spaced", checkpoint_ids=ids, dataset="spaced@1", config=config, person=LOCAL)
+    scenario.benchmark("spaced", [{"prompt": prompt} for prompt in prompts], kind="prompts", val=len(prompts))
+    campaign = scenario.campaign(dataset="spaced@1", num_prompts=3, write=False)
     with ctx.db.read() as session:
         rows = session.scalars(select(CampaignPrompt).where(CampaignPrompt.campaign_id == campaign.id))
         assert sorted(row.messages[0]["content"] for row in rows) == prompts[::3]
 
 
-def test_progress_counts_completions_until_all_are_there(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=3, write=False)
+def test_progress_counts_completions_until_all_are_there(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=3, write=False)
     assert (campaign.completions, campaign.expected_completions, campaign.is_writing) == (0, 6, True)
     write_all(ctx, campaign.id)
     campaign = get_campaign(ctx, campaign.id)
     assert (campaign.completions, campaign.expected_completions, campaign.is_writing) == (6, 6, False)
 
 
-def test_a_completion_that_a_second_attempt_repeats_keeps_its_first_text(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=2, write=False)
+def test_a_completion_that_a_second_attempt_repeats_keeps_its_first_text(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=2, write=False)
     contestant = campaign.contestants[0]
     claim = claim_generation(ctx, contestant.id)
     first = CompletionEvent(prompt_id=claim.payload.prompts[0].id, text="first\x00", tokens=1)
@@ -102,16 +90,9 @@ def test_a_completion_that_a_second_attempt_repeats_keeps_its_first_text(ctx: Co
         ]
 
 
-def test_a_completion_for_a_prompt_of_another_campaign_is_not_stored(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=2, write=False)
-    other = create_campaign(
-        ctx,
-        name="Other",
-        checkpoint_ids=[c.checkpoint_id for c in campaign.contestants],
-        dataset="prompts",
-        config=CampaignConfig(num_prompts=2),
-        person=LOCAL,
-    )
+def test_a_completion_for_a_prompt_of_another_campaign_is_not_stored(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=2, write=False)
+    other = scenario.campaign(name="Other", dataset="prompts", num_prompts=2, write=False)
     foreign = claim_generation(ctx, other.contestants[0].id).payload.prompts[0].id
     claim = claim_generation(ctx, campaign.contestants[0].id)
     with ctx.db.write() as session:
@@ -119,17 +100,17 @@ def test_a_completion_for_a_prompt_of_another_campaign_is_not_stored(ctx: Contex
         assert session.scalars(select(Completion)).all() == []
 
 
-def test_a_contestant_entered_later_answers_the_prompts_of_the_others(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=3)
-    campaign = add_contestant(ctx, campaign.id, add_checkpoint(ctx, "Ash"), person=LOCAL)
+def test_a_contestant_entered_later_answers_the_prompts_of_the_others(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=3)
+    campaign = add_contestant(ctx, campaign.id, scenario.checkpoint("Ash"), person=LOCAL)
     late = next(contestant for contestant in campaign.contestants if contestant.name == "Ash")
     assert len(claim_generation(ctx, late.id).payload.prompts) == 3
     with pytest.raises(Conflict, match="already in this campaign"):
         add_contestant(ctx, campaign.id, late.checkpoint_id, person=LOCAL)
 
 
-def test_a_retried_generation_completes_only_missing_prompts(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=3, write=False)
+def test_a_retried_generation_completes_only_missing_prompts(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=3, write=False)
     contestant = campaign.contestants[0]
     claim = claim_generation(ctx, contestant.id)
     half = claim.with_payload(claim.payload.model_copy(update={"prompts": claim.payload.prompts[:2]}))
@@ -143,8 +124,8 @@ def test_a_retried_generation_completes_only_missing_prompts(ctx: Context) -> No
     assert next(c for c in again.contestants if c.id == contestant.id).completions == 2
 
 
-def test_a_cancelled_generation_shows_as_failed_and_can_be_retried(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=2, write=False)
+def test_a_cancelled_generation_shows_as_failed_and_can_be_retried(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=2, write=False)
     contestant = campaign.contestants[0]
     assert contestant.job is not None
     request_stop(ctx, contestant.job.id)
@@ -156,10 +137,8 @@ def test_a_cancelled_generation_shows_as_failed_and_can_be_retried(ctx: Context)
 
 def test_answers_that_fill_a_contestants_context_are_refused_before_any_is_generated(ctx: Context) -> None:
     """The campaign was open for votes, with nothing to vote on, and could only be closed."""
-    ids, dataset = [add_checkpoint(ctx, name) for name in ("Oak", "Elm")], add_prompts(ctx, num=3)
-    config = CampaignConfig(max_tokens=128)
     with pytest.raises(InvalidInput, match="holds 128 tokens") as refused:
-        create_campaign(ctx, name="x", checkpoint_ids=ids, dataset=dataset, config=config, person=LOCAL)
+        Scenario(ctx).campaign(max_tokens=128)
     assert refused.value.field == "max_tokens"
     assert list_campaigns(ctx) == []
 
@@ -168,40 +147,28 @@ def test_answers_that_fill_a_contestants_context_are_refused_before_any_is_gener
     ("name", "problem"), [("", "needs a name"), ("Is oak better?", "tells raters"), ("a@b", "character")]
 )
 def test_a_campaign_name_is_required_and_must_not_reveal_a_contestant(ctx: Context, name: str, problem: str) -> None:
-    ids, dataset = [add_checkpoint(ctx, name) for name in ("Oak", "Elm")], add_prompts(ctx, num=3)
     with pytest.raises(InvalidInput, match=problem):
-        create_campaign(ctx, name=name, checkpoint_ids=ids, dataset=dataset, config=CampaignConfig(), person=LOCAL)
+        Scenario(ctx).campaign(name=name)
     assert list_campaigns(ctx) == []
 
 
-def test_one_contestant_or_a_dataset_of_running_text_makes_no_campaign(ctx: Context) -> None:
-    oak, elm = add_checkpoint(ctx, "Oak"), add_checkpoint(ctx, "Elm")
-    dataset, text = add_prompts(ctx, num=3), add_prompts(ctx, num=3, name="novel", kind="text")
+def test_one_contestant_or_a_dataset_of_running_text_makes_no_campaign(ctx: Context, scenario: Scenario) -> None:
     with pytest.raises(InvalidInput, match="at least two"):
-        create_campaign(
-            ctx, name="x", checkpoint_ids=[oak, oak], dataset=dataset, config=CampaignConfig(), person=LOCAL
-        )
+        scenario.campaign("Oak")
+    text = scenario.prompts(4, name="novel", kind="text")
     with pytest.raises(InvalidInput, match="have no prompts"):
-        create_campaign(ctx, name="x", checkpoint_ids=[oak, elm], dataset=text, config=CampaignConfig(), person=LOCAL)
+        scenario.campaign(dataset=text)
 
 
-def test_a_taken_name_is_a_conflict_and_leaves_no_second_campaign(ctx: Context) -> None:
-    campaign = make_campaign(ctx)
-    ids = [contestant.checkpoint_id for contestant in campaign.contestants]
+def test_a_taken_name_is_a_conflict_and_leaves_no_second_campaign(ctx: Context, scenario: Scenario) -> None:
+    scenario.campaign()
     with pytest.raises(Conflict, match="already a campaign"):
-        create_campaign(
-            ctx,
-            name="Stories",
-            checkpoint_ids=ids,
-            dataset="prompts",
-            config=CampaignConfig(num_prompts=4),
-            person=LOCAL,
-        )
+        scenario.campaign(dataset="prompts")
     assert len(list_campaigns(ctx)) == 1
 
 
-def test_a_rater_can_neither_create_nor_close_a_campaign(ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+def test_a_rater_can_neither_create_nor_close_a_campaign(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     rater = replace(LOCAL, name="Rita", role="rater")
     with pytest.raises(NotAllowed):
         close_campaign(ctx, campaign.id, person=rater)
@@ -218,50 +185,38 @@ def train_on(ctx: Context, dataset: str, *, name: str, base_id: str | None = Non
         session.add(run)
         session.flush()
         run_id = run.id
-    return add_checkpoint(ctx, name, run_id=run_id, step=1)
+    return Scenario(ctx).checkpoint(name, run_id=run_id, step=1)
 
 
-def test_rows_that_a_contestant_or_its_base_trained_on_are_drawn_only_on_request(ctx: Context) -> None:
-    dataset, other = add_prompts(ctx, num=3, num_train=10), add_prompts(ctx, num=4, name="other")
+def test_rows_that_a_contestant_or_its_base_trained_on_are_drawn_only_on_request(
+    ctx: Context, scenario: Scenario
+) -> None:
+    dataset, other = scenario.prompts(3, num_train=10), scenario.prompts(4, name="other")
     grandchild = train_on(ctx, other, name="Twig", base_id=train_on(ctx, dataset, name="Oak"))
-    ids = [grandchild, add_checkpoint(ctx, "Elm")]
-    config = CampaignConfig(num_prompts=5)
     with pytest.raises(
         InvalidInput, match=r"has 3 held-out prompts, and 5 are needed: “Twig” trained.*Use 3 prompts.*allow_train"
     ):
-        create_campaign(ctx, name="held out", checkpoint_ids=ids, dataset=dataset, config=config, person=LOCAL)
-    campaign = create_campaign(
-        ctx,
-        name="all",
-        checkpoint_ids=ids,
-        dataset=dataset,
-        config=config.model_copy(update={"allow_train": True}),
-        person=LOCAL,
-    )
+        scenario.campaign(grandchild, "Elm", dataset=dataset, num_prompts=5)
+    campaign = scenario.campaign(grandchild, "Elm", dataset=dataset, num_prompts=5, allow_train=True, write=False)
     assert (campaign.num_prompts, campaign.config.allow_train) == (5, True)
 
 
-def test_a_dataset_that_no_contestant_trained_on_is_held_out_as_a_whole(ctx: Context) -> None:
-    ids, dataset = [add_checkpoint(ctx, name) for name in ("Oak", "Elm")], add_prompts(ctx, num=3, num_train=10)
-    campaign = create_campaign(
-        ctx, name="held out", checkpoint_ids=ids, dataset=dataset, config=CampaignConfig(num_prompts=12), person=LOCAL
-    )
+def test_a_dataset_that_no_contestant_trained_on_is_held_out_as_a_whole(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(dataset=scenario.prompts(3, num_train=10), num_prompts=12, write=False)
     assert campaign.num_prompts == 12
 
 
-def test_prompts_whose_votes_a_contestant_trained_on_are_left_out(ctx: Context) -> None:
-    first = make_campaign(ctx, num_prompts=4, dataset_rows=6)
-    preferences = resolve_version(ctx, add_prompts(ctx, num=1, name="preferences", kind="preference")).id
+def test_prompts_whose_votes_a_contestant_trained_on_are_left_out(ctx: Context, scenario: Scenario) -> None:
+    first = scenario.campaign(num_prompts=4, dataset_rows=6)
+    preferences = resolve_version(ctx, scenario.prompts(1, name="preferences", kind="preference")).id
     with ctx.db.write() as session:
         prompts = session.scalars(select(CampaignPrompt.id).where(CampaignPrompt.campaign_id == first.id)).all()
         session.get_one(DatasetVersion, preferences).provenance = VotesProvenance(
             rows=tuple({"prompt_id": prompt} for prompt in prompts)
         )
-    ids = [train_on(ctx, "preferences@1", name="Ash"), first.contestants[0].checkpoint_id]
+    train_on(ctx, "preferences@1", name="Ash")
     assert first.dataset is not None
-    second = create_campaign(
-        ctx, name="next", checkpoint_ids=ids, dataset=first.dataset, config=CampaignConfig(num_prompts=2), person=LOCAL
-    )
+    second = scenario.campaign("Ash", "Oak", name="next", dataset=first.dataset, num_prompts=2, write=False)
     with ctx.db.read() as session:
         hashes = [
             set(session.scalars(select(CampaignPrompt.content_hash).where(CampaignPrompt.campaign_id == campaign.id)))
@@ -270,10 +225,9 @@ def test_prompts_whose_votes_a_contestant_trained_on_are_left_out(ctx: Context) 
     assert hashes[0] & hashes[1] == set()
 
 
-def test_system_text_category_and_several_answers_reach_the_job(ctx: Context) -> None:
-    ids, dataset = [add_checkpoint(ctx, name) for name in ("Oak", "Elm")], add_prompts(ctx, num=2)
-    config = CampaignConfig(num_prompts=2, system="Be brief.", category_column="prompt", answers_per_prompt=3)
-    campaign = create_campaign(ctx, name="deep", checkpoint_ids=ids, dataset=dataset, config=config, person=LOCAL)
+def test_system_text_category_and_several_answers_reach_the_job(ctx: Context, scenario: Scenario) -> None:
+    values = {"num_prompts": 2, "system": "Be brief.", "answers_per_prompt": 3, "write": False}
+    campaign = scenario.campaign(category_column="prompt", **values)
     payload = claim_generation(ctx, campaign.contestants[0].id).payload
     assert [prompt.messages[0] for prompt in payload.prompts] == [{"role": "system", "content": "Be brief."}] * 6
     assert sorted((prompt.messages[1]["content"][-2:], prompt.sample) for prompt in payload.prompts)[0] == ("0.", 0)
@@ -284,14 +238,7 @@ def test_system_text_category_and_several_answers_reach_the_job(ctx: Context) ->
         )
     assert categories == {"Tell a story about the number 0.", "Tell a story about the number 1."}
     with pytest.raises(InvalidInput, match="no column 'topic'"):
-        create_campaign(
-            ctx,
-            name="x",
-            checkpoint_ids=ids,
-            dataset=dataset,
-            config=config.model_copy(update={"category_column": "topic"}),
-            person=LOCAL,
-        )
+        scenario.campaign(name="x", dataset="prompts", category_column="topic", **values)
 
 
 def lines(*rows: dict[str, object]) -> str:
@@ -344,12 +291,12 @@ def test_a_file_without_completions_is_refused_with_its_line(ctx: Context, text:
         )
 
 
-def test_a_foreign_endpoints_key_is_named_and_never_stored(ctx: Context) -> None:
+def test_a_foreign_endpoints_key_is_named_and_never_stored(ctx: Context, scenario: Scenario) -> None:
     sources = [
-        ContestantSource(checkpoint=add_checkpoint(ctx, "Oak")),
+        ContestantSource(checkpoint=scenario.checkpoint("Oak")),
         ContestantSource(url="https://api.example/v1", model="big-model", key_env="EXAMPLE_API_KEY"),
     ]
-    dataset, config = add_prompts(ctx, num=2), CampaignConfig(num_prompts=2)
+    dataset, config = scenario.prompts(2), CampaignConfig(num_prompts=2)
     campaign = start_campaign(ctx, name="rivals", contestants=sources, dataset=dataset, config=config, person=LOCAL)
     payload = claim_generation(ctx, next(c.id for c in campaign.contestants if c.kind == "endpoint")).payload
     assert (payload.url, payload.model, payload.key_env) == ("https://api.example/v1", "big-model", "EXAMPLE_API_KEY")
@@ -364,18 +311,17 @@ def test_a_key_comes_from_no_other_variable_than_one_for_an_api(name: str) -> No
         ContestantSource(url="https://api.example/v1", model="m", key_env=name)
 
 
-def test_gold_pairs_are_no_contestants_and_reach_every_rater(ctx: Context) -> None:
+def test_gold_pairs_are_no_contestants_and_reach_every_rater(ctx: Context, scenario: Scenario) -> None:
     gold = [{"prompt": f"gold {n}", "better": f"right {n}", "worse": f"wrong {n}"} for n in range(3)]
-    campaign = make_campaign(ctx, num_prompts=12, gold=gold, gold_share=0.5, repeat_share=0.0)
+    campaign = scenario.campaign(num_prompts=12, gold=gold, gold_share=0.5, repeat_share=0.0)
     assert [contestant.name for contestant in campaign.contestants] == ["Oak", "Elm"]
     assert campaign.num_prompts == 12
     rater = rater_for(ctx, LOCAL)
     assert (
-        vote_all(
-            ctx,
-            campaign.id,
-            rater,
+        scenario.votes(
+            campaign,
             lambda a, b: "A" if a.startswith("right") else "B" if b.startswith("right") else "TIE",
+            rater=rater,
         )
         == 15
     )
@@ -390,9 +336,9 @@ def test_gold_pairs_are_no_contestants_and_reach_every_rater(ctx: Context) -> No
     }
 
 
-def test_a_repeated_battle_shows_the_same_answers_on_swapped_sides(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=30, repeat_share=0.4)
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), lambda a, b: "A")
+def test_a_repeated_battle_shows_the_same_answers_on_swapped_sides(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=30, repeat_share=0.4)
+    scenario.votes(campaign, lambda a, b: "A")
     with ctx.db.read() as session:
         first = {vote.battle_id: vote for vote in valid_votes(session, campaign.id)}
         repeats = valid_votes(session, campaign.id, purposes=("repeat",))
@@ -403,10 +349,11 @@ def test_a_repeated_battle_shows_the_same_answers_on_swapped_sides(ctx: Context)
         assert (vote.completion_a_id, vote.completion_b_id) == (original.completion_b_id, original.completion_a_id)
 
 
-def test_identical_answers_are_tied_without_being_shown(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=10, write=False)
-    write_all(ctx, campaign.id, text=lambda name, prompt: name if prompt.endswith(("7.", "8.", "9.")) else "same")
-    assert vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Oak")) == 3
+def test_identical_answers_are_tied_without_being_shown(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(
+        num_prompts=10, write=lambda name, prompt: name if prompt.endswith(("7.", "8.", "9.")) else "same"
+    )
+    assert scenario.votes(campaign, "Oak") == 3
     with ctx.db.read() as session:
         votes = valid_votes(session, campaign.id)
     assert (

@@ -28,7 +28,8 @@ from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user, change_own_password
 from backend.services.people.attempts import Attempts
 from backend.services.people.sessions import end_sessions
-from tests.support.battle_world import make_campaign, next_battle, prefer, vote_all, vote_in_turn
+from tests.support.battle_world import next_battle, prefer, vote_in_turn
+from tests.support.scenario import Scenario
 
 
 def single_use(ctx: Context, campaign_id: str) -> str:
@@ -38,7 +39,7 @@ def single_use(ctx: Context, campaign_id: str) -> str:
 
 
 def test_a_single_use_link_belongs_to_the_first_browser_that_opens_it(any_ctx: Context) -> None:
-    secret = single_use(any_ctx, make_campaign(any_ctx).id)
+    secret = single_use(any_ctx, Scenario(any_ctx).campaign().id)
     rater = rater_from_link(any_ctx, secret, browser="first")
     assert rater_from_link(any_ctx, secret, browser="first") == rater
     with pytest.raises(NotAllowed, match="another browser"):
@@ -49,8 +50,8 @@ def test_a_single_use_link_belongs_to_the_first_browser_that_opens_it(any_ctx: C
         assert session.get_one(Rater, rater.id).browser_hash not in (None, "first")
 
 
-def test_a_token_of_a_single_use_link_is_refused_in_another_browser(ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+def test_a_token_of_a_single_use_link_is_refused_in_another_browser(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     rater = rater_from_link(ctx, single_use(ctx, campaign.id), browser="first")
     token = ballot_token(ctx, campaign.id, rater)
     assert voter_of_token(ctx, token, browser="first") == Voter(campaign.id, rater)
@@ -59,18 +60,18 @@ def test_a_token_of_a_single_use_link_is_refused_in_another_browser(ctx: Context
             voter_of_token(ctx, token, browser=browser)
 
 
-def test_a_reusable_link_opens_in_every_browser(ctx: Context) -> None:
-    link = create_rater_link(ctx, make_campaign(ctx).id, name="guest", person=LOCAL)
+def test_a_reusable_link_opens_in_every_browser(ctx: Context, scenario: Scenario) -> None:
+    link = create_rater_link(ctx, scenario.campaign().id, name="guest", person=LOCAL)
     secret = link.url.split("/ballot?link=")[1]
     assert rater_from_link(ctx, secret, browser="first") == rater_from_link(ctx, secret, browser="second")
 
 
 def test_a_reissued_link_keeps_the_rater_and_ends_the_old_link_and_its_ballots(any_ctx: Context) -> None:
-    campaign = make_campaign(any_ctx)
+    campaign = Scenario(any_ctx).campaign()
     old = single_use(any_ctx, campaign.id)
     rater = rater_from_link(any_ctx, old, browser="first")
     token = ballot_token(any_ctx, campaign.id, rater)
-    vote_all(any_ctx, campaign.id, rater, prefer("Oak"), limit=2)
+    Scenario(any_ctx).votes(campaign, "Oak", rater=rater, limit=2)
     again = reissue_rater_link(any_ctx, rater.id, person=LOCAL)
     with pytest.raises(NotAllowed, match="not valid any more"):
         rater_from_link(any_ctx, old, browser="first")
@@ -82,8 +83,8 @@ def test_a_reissued_link_keeps_the_rater_and_ends_the_old_link_and_its_ballots(a
     assert (row.rater.name, row.num_votes, row.single_use) == ("guest", 2, True)
 
 
-def test_a_revoked_or_expired_link_is_reissued_and_a_stranger_to_links_is_not(ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+def test_a_revoked_or_expired_link_is_reissued_and_a_stranger_to_links_is_not(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     link = create_rater_link(ctx, campaign.id, name="guest", person=LOCAL)
     raters.revoke_rater_link(ctx, link.rater.id, person=LOCAL)
     again = reissue_rater_link(ctx, find_link(ctx, campaign.id, "guest").rater.id, days=3, person=LOCAL)
@@ -96,8 +97,8 @@ def test_a_revoked_or_expired_link_is_reissued_and_a_stranger_to_links_is_not(ct
 
 
 @pytest.mark.parametrize("end", ["password", "sign-out everywhere"])
-def test_a_ballots_token_ends_with_the_accounts_sessions(ctx: Context, end: str) -> None:
-    campaign, person = make_campaign(ctx), add_user(ctx, "Ada", "correct horse battery", person=LOCAL)
+def test_a_ballots_token_ends_with_the_accounts_sessions(ctx: Context, scenario: Scenario, end: str) -> None:
+    campaign, person = scenario.campaign(), add_user(ctx, "Ada", "correct horse battery", person=LOCAL)
     token = ballot_token(ctx, campaign.id, rater_for(ctx, person))
     assert voter_of_token(ctx, token).rater.name == "Ada"
     if end == "password":
@@ -114,7 +115,7 @@ def test_wrong_links_from_one_address_are_limited_and_a_valid_one_is_never_locke
     ctx: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(raters, "_attempts", Attempts())
-    secret = create_rater_link(ctx, make_campaign(ctx).id, name="guest", person=LOCAL).url.split("link=")[1]
+    secret = create_rater_link(ctx, Scenario(ctx).campaign().id, name="guest", person=LOCAL).url.split("link=")[1]
     messages = []
     for number in range(60):
         with pytest.raises(NotAllowed) as caught:
@@ -125,16 +126,16 @@ def test_wrong_links_from_one_address_are_limited_and_a_valid_one_is_never_locke
     assert rater_from_link(ctx, secret, address="203.0.113.9").name == "guest"
 
 
-def test_the_local_persons_token_ends_when_sign_in_is_required(ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+def test_the_local_persons_token_ends_when_sign_in_is_required(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     token = ballot_token(ctx, campaign.id, rater_for(ctx, LOCAL))
     assert voter_of_token(ctx, token).rater.name == "you"
     with pytest.raises(NotAllowed):
         voter_of_token(replace(ctx, sign_in=True), token)
 
 
-def test_a_token_signed_by_another_installation_is_refused(ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+def test_a_token_signed_by_another_installation_is_refused(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     token = ballot_token(replace(ctx, secret=b"another key"), campaign.id, rater_for(ctx, LOCAL))
     with pytest.raises(NotAllowed):
         voter_of_token(ctx, token)
@@ -151,8 +152,8 @@ def voter(ctx: Context, campaign_id: str) -> Voter:
     return Voter(campaign_id, rater_for(ctx, LOCAL))
 
 
-def test_a_campaign_closes_with_its_last_vote(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=8, stop_votes=3)
+def test_a_campaign_closes_with_its_last_vote(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=8, stop_votes=3)
     person = voter(ctx, campaign.id)
     closed = []
     for _ in range(3):
@@ -166,7 +167,7 @@ def test_a_campaign_closes_with_its_last_vote(ctx: Context) -> None:
 def test_a_campaign_closes_at_its_date(ctx: Context) -> None:
     start = datetime(2030, 1, 1, tzinfo=UTC)
     early = replace(ctx, now=lambda: start)
-    campaign = make_campaign(early, stop_at=start + timedelta(days=1))
+    campaign = Scenario(early).campaign(stop_at=start + timedelta(days=1))
     assert next_battle(early, campaign.id, rater_for(early, LOCAL)) is not None
     late = replace(ctx, now=lambda: start + timedelta(days=2))
     with pytest.raises(Conflict, match="closed"):
@@ -175,8 +176,8 @@ def test_a_campaign_closes_at_its_date(ctx: Context) -> None:
     assert get_campaign(late, campaign.id).closed_at == late.now()
 
 
-def test_a_campaign_closes_once_every_pair_has_a_verdict(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=40, stop_on_verdict=True, overlap_share=0)
+def test_a_campaign_closes_once_every_pair_has_a_verdict(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=40, stop_on_verdict=True, overlap_share=0)
     assert not close_when_over(ctx, campaign.id)
     vote_in_turn(ctx, campaign.id, prefer("Oak"), each=4)
     from backend.services.battles import stopping

@@ -14,11 +14,12 @@ from backend.services.battles.standings import standings
 from backend.services.battles.views import list_campaigns, list_open_campaigns, valid_votes
 from backend.services.battles.vote_training import plan_training
 from backend.services.context import LOCAL, Context
-from tests.support.battle_world import add_checkpoint, next_battle
+from tests.support.battle_world import next_battle
+from tests.support.scenario import Scenario
 
 
 def test_a_playground_vote_is_stored_once_and_a_change_supersedes_it(any_ctx: Context) -> None:
-    oak, elm = add_checkpoint(any_ctx, "Oak"), add_checkpoint(any_ctx, "Elm")
+    oak, elm = Scenario(any_ctx).checkpoints("Oak", "Elm")
     turn = {
         "messages": [{"role": "user", "content": "Hi"}],
         "answer_a": "yes",
@@ -43,7 +44,7 @@ def test_a_playground_vote_is_stored_once_and_a_change_supersedes_it(any_ctx: Co
 
 
 def test_a_model_on_another_server_is_voted_on_and_training_starts_from_a_checkpoint_with_files(ctx: Context) -> None:
-    oak, remote = add_checkpoint(ctx, "Oak"), add_checkpoint(ctx, "remote")
+    oak, remote = Scenario(ctx).checkpoints("Oak", "remote")
     with ctx.db.write() as session:
         session.get_one(Checkpoint, remote).folder = None
         session.get_one(Checkpoint, remote).origin = UPSTREAM
@@ -66,8 +67,8 @@ def test_a_model_on_another_server_is_voted_on_and_training_starts_from_a_checkp
     assert plan_training(ctx, playground.id).base.id == oak
 
 
-def test_prompts_that_differ_in_space_at_their_ends_are_one_cluster(ctx: Context) -> None:
-    oak, elm = add_checkpoint(ctx, "Oak"), add_checkpoint(ctx, "Elm")
+def test_prompts_that_differ_in_space_at_their_ends_are_one_cluster(ctx: Context, scenario: Scenario) -> None:
+    oak, elm = scenario.checkpoints("Oak", "Elm")
     for number, prompt in enumerate(("Hi", "Hi ", "\nHi", "Hi!")):
         turn = [{"role": "user", "content": prompt}]
         record_side_by_side_vote(

@@ -35,14 +35,14 @@ from backend.services.battles.rematches import enter_new_checkpoint, rematch_rea
 from backend.services.battles.views import get_campaign, list_rematches
 from backend.services.battles.vote_training import TrainingLaunch, plan_training, train_on_votes
 from backend.services.context import LOCAL, Context
-from tests.support.battle_world import make_campaign, prefer, vote_all, write_all
+from tests.support.battle_world import write_all
 from tests.support.jobs import take_job
-from tests.support.scenario import add_row
+from tests.support.scenario import Scenario, add_row
 
 
 def voted(ctx: Context, *, num_prompts: int = 6, dataset_rows: int = 40, limit: int = 1000) -> str:
-    campaign = make_campaign(ctx, num_prompts=num_prompts, dataset_rows=dataset_rows)
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"), limit=limit)
+    campaign = Scenario(ctx).campaign(num_prompts=num_prompts, dataset_rows=dataset_rows)
+    Scenario(ctx).votes(campaign, "Elm", limit=limit)
     return campaign.id
 
 
@@ -90,10 +90,10 @@ def test_a_preference_set_holds_prompt_chosen_and_rejected_with_its_provenance(c
     assert all(len(row["votes"]) == 1 and row["raters"] == 1 and row["agreement"] == 1.0 for row in provenance.rows)
 
 
-def test_ties_and_both_bad_give_no_pair(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=4, dataset_rows=20)
+def test_ties_and_both_bad_give_no_pair(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=4, dataset_rows=20)
     labels = iter(["TIE", "BOTH_BAD", "TIE", "BOTH_BAD"])
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), lambda a, b: next(labels))
+    scenario.votes(campaign, lambda a, b: next(labels))
     assert preview_preferences(ctx, campaign.id).resolution.left_out == {LeftOut.NO_PREFERENCE: 4}
     with pytest.raises(InvalidInput, match="No vote in this campaign prefers"):
         train_on_votes(ctx, campaign.id, person=LOCAL, idempotency_key="k")
@@ -156,12 +156,12 @@ def test_a_set_that_leaves_no_prompt_for_the_rematch_is_refused(ctx: Context) ->
         assert session.scalars(select(Run)).all() == []
 
 
-def test_a_second_rematch_uses_no_prompt_of_earlier_preference_sets(ctx: Context) -> None:
+def test_a_second_rematch_uses_no_prompt_of_earlier_preference_sets(ctx: Context, scenario: Scenario) -> None:
     first = voted(ctx, num_prompts=8, dataset_rows=40)
     launch = train_on_votes(ctx, first, person=LOCAL, idempotency_key="1")
     finish_run(ctx, launch)
     write_all(ctx, launch.rematch.id)
-    vote_all(ctx, launch.rematch.id, rater_for(ctx, LOCAL), prefer("Elm"))
+    scenario.votes(launch.rematch.id, "Elm")
     second = train_on_votes(ctx, launch.rematch.id, person=LOCAL, idempotency_key="2")
     with ctx.db.read() as session:
         hashes = [
@@ -269,9 +269,9 @@ def test_rewritten_and_rated_answers_become_chat_and_kto_rows_with_their_votes(c
     assert {row["answer_id"] for row in provenance.rows} == set(ids[:2])
 
 
-def test_a_kto_run_trains_on_answers_that_most_raters_call_bad(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=4, dataset_rows=20)
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), lambda a, b: "BOTH_BAD")
+def test_a_kto_run_trains_on_answers_that_most_raters_call_bad(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=4, dataset_rows=20)
+    scenario.votes(campaign, lambda a, b: "BOTH_BAD")
     launch = train_on_votes(ctx, campaign.id, person=LOCAL, idempotency_key="k", objective="kto")
     assert launch.num_rows == 8
     with ctx.db.read() as session:

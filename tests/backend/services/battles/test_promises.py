@@ -15,14 +15,17 @@ from backend.services.battles.raters import rater_for
 from backend.services.battles.voting import open_ballot, submit_vote
 from backend.services.context import LOCAL, Context
 from backend.services.job_events import record_events
-from tests.support.battle_world import claim_generation, make_campaign, prefer, vote_all
+from tests.support.battle_world import claim_generation
+from tests.support.scenario import Scenario
 
 
 @pytest.mark.parametrize("skips", [False, True], ids=["votes", "skips some"])
 @pytest.mark.parametrize("seed", range(5))
 def test_the_promise_of_a_ballot_with_repeats_and_gold_pairs_is_kept(ctx: Context, seed: int, skips: bool) -> None:
     gold = tuple(GoldPair(prompt=f"What is 1 + {n}?", better=str(n + 1), worse="5") for n in range(2, 4))
-    campaign = make_campaign(ctx, num_prompts=18, repeat_share=0.25, gold=gold, gold_share=0.1, votes_per_minute=600)
+    campaign = Scenario(ctx).campaign(
+        num_prompts=18, repeat_share=0.25, gold=gold, gold_share=0.1, votes_per_minute=600
+    )
     voter, rng, promises = Voter(campaign.id, rater_for(ctx, LOCAL)), Random(seed), []
     served = open_ballot(ctx, voter)
     while served.battles:
@@ -36,8 +39,8 @@ def test_the_promise_of_a_ballot_with_repeats_and_gold_pairs_is_kept(ctx: Contex
     assert skips or end.total == 27
 
 
-def test_the_promise_of_a_ballot_counts_the_answers_that_are_still_generated(ctx: Context) -> None:
-    campaign = make_campaign(ctx, contestants=("Oak", "Elm", "Ash"), num_prompts=6, write=False)
+def test_the_promise_of_a_ballot_counts_the_answers_that_are_still_generated(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign("Oak", "Elm", "Ash", num_prompts=6, write=False)
     rater, promises, claims = (
         rater_for(ctx, LOCAL),
         [],
@@ -56,11 +59,11 @@ def test_the_promise_of_a_ballot_counts_the_answers_that_are_still_generated(ctx
     assert promises == [18] * 6
 
 
-def test_a_raters_quota_ends_the_ballot(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=9, votes_per_rater=4)
+def test_a_raters_quota_ends_the_ballot(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=9, votes_per_rater=4)
     rater = rater_for(ctx, LOCAL)
     assert open_ballot(ctx, Voter(campaign.id, rater)).progress.total == 4
-    assert vote_all(ctx, campaign.id, rater, prefer("Elm")) == 4
+    assert scenario.votes(campaign, "Elm", rater=rater) == 4
     progress = ballot_progress(ctx, campaign.id, rater)
     assert (progress.done, progress.total, progress.more_to_come) == (4, 4, False)
     assert progress.median_s == pytest.approx(4.015)

@@ -13,39 +13,37 @@ from backend.services.battles.campaigns import usable_checkpoint
 from backend.services.checkpoints.checkpoints import get_checkpoint
 from backend.services.checkpoints.generation import launch_completions
 from backend.services.context import LOCAL, Context
-from backend.services.evaluation.evaluations import launch_evaluation
 from backend.services.serving.canaries import start_canary
 from backend.services.serving.deployments import deploy
 from backend.services.serving.endpoints import list_endpoints
 from backend.services.serving.shadows import start_shadow
 from backend.services.training.runs import launch_run
-from tests.support.run_world import add_checkpoint, add_dataset, add_parts, make_config
+from tests.support.scenario import Scenario
 
 REFUSED = "is a reward model: it scores answers and writes none"
 
 
 @pytest.fixture
-def scorer(ctx: Context) -> str:
-    add_parts(ctx)
-    add_dataset(ctx, "choices", kind="preference")
-    add_dataset(ctx, "talks", kind="chat")
-    base = add_checkpoint(ctx, launch_run(ctx, make_config(), person=LOCAL), 1)
+def scorer(ctx: Context, scenario: Scenario) -> str:
+    scenario.dataset("choices", kind="preference")
+    scenario.dataset("talks", kind="chat")
+    base = scenario.checkpoint(run=scenario.run(), step=1)
     config = RunConfig(objective="reward", dataset="choices", base=base, context=32)  # type: ignore[arg-type]
-    return add_checkpoint(ctx, launch_run(ctx, config, person=LOCAL), 3)
+    return scenario.checkpoint(run=launch_run(ctx, config, person=LOCAL), step=3)
 
 
-def test_a_reward_model_is_not_evaluated_sampled_or_entered(ctx: Context, scorer: str) -> None:
+def test_a_reward_model_is_not_evaluated_sampled_or_entered(ctx: Context, scenario: Scenario, scorer: str) -> None:
     assert not get_checkpoint(ctx, scorer).writes
     with pytest.raises(InvalidInput, match=REFUSED):
-        launch_evaluation(ctx, checkpoint=scorer, benchmark="tales", person=LOCAL)
+        scenario.evaluation(scorer, "tales")
     with pytest.raises(InvalidInput, match=REFUSED):
         launch_completions(ctx, checkpoint=scorer, prompts=[[{"role": "user", "content": "Hello"}]], person=LOCAL)
     with ctx.db.read() as session, pytest.raises(InvalidInput, match=REFUSED):
         usable_checkpoint(session, scorer)
 
 
-def test_a_reward_model_is_deployed_under_a_name_of_its_own(ctx: Context, scorer: str) -> None:
-    writer = add_checkpoint(ctx, launch_run(ctx, make_config(), person=LOCAL), 1)
+def test_a_reward_model_is_deployed_under_a_name_of_its_own(ctx: Context, scenario: Scenario, scorer: str) -> None:
+    writer = scenario.checkpoint(run=scenario.run(), step=1)
     deploy(ctx, checkpoint_id=scorer, name="scores", person=LOCAL)
     deploy(ctx, checkpoint_id=writer, name="tales", person=LOCAL)
     for checkpoint, name, words in ((scorer, "tales", "writes text"), (writer, "scores", "scores answers")):
@@ -61,9 +59,9 @@ def test_a_reward_model_is_deployed_under_a_name_of_its_own(ctx: Context, scorer
         start_shadow(ctx, "scores", checkpoint_id=writer, person=LOCAL)
 
 
-def test_rewards_that_need_answers_are_refused_for_bare_prompts(ctx: Context, scorer: str) -> None:
-    add_dataset(ctx, "asks", kind="prompts")
-    base = get_checkpoint(ctx, scorer).parent_id or add_checkpoint(ctx, launch_run(ctx, make_config(), person=LOCAL), 1)
+def test_rewards_that_need_answers_are_refused_for_bare_prompts(ctx: Context, scenario: Scenario, scorer: str) -> None:
+    scenario.dataset("asks", kind="prompts")
+    base = get_checkpoint(ctx, scorer).parent_id or scenario.checkpoint(run=scenario.run(), step=1)
     values = {"objective": "grpo", "dataset": "asks", "base": base, "context": 32}
     exact = RunConfig.model_validate({**values, "grpo": {"rewards": [{"kind": "exact"}], "max_new_tokens": 8}})
     with pytest.raises(InvalidInput, match="The prompts of “asks” have no answers") as refusal:

@@ -23,7 +23,7 @@ from backend.services.battles.assignment.storing import VoteInput
 from backend.services.battles.ballots import undo
 from backend.services.battles.frozen_boards import export_board, freeze_board, verify_board
 from backend.services.battles.quality import rater_qualities
-from backend.services.battles.raters import create_rater_link, rater_for, rater_from_link
+from backend.services.battles.raters import rater_for
 from backend.services.battles.side_by_side import record_side_by_side_vote
 from backend.services.battles.standings import board_fragility, export_votes_csv, standings
 from backend.services.battles.views import list_campaigns
@@ -31,30 +31,25 @@ from backend.services.battles.vote_imports import import_votes
 from backend.services.battles.voting import open_ballot, submit_vote
 from backend.services.context import LOCAL, Context
 from tests.support.battle_world import (
-    add_checkpoint,
+    answer,
     cast_vote,
-    make_campaign,
+    link_rater,
     next_battle,
     prefer,
-    vote_all,
     vote_in_turn,
-    write_all,
 )
+from tests.support.scenario import Scenario
 
 
-def guest(ctx: Context, campaign_id: str, name: str) -> str:
-    return create_rater_link(ctx, campaign_id, name=name, person=LOCAL).url.split("link=")[1]
-
-
-def test_a_campaign_without_votes_has_no_table(ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+def test_a_campaign_without_votes_has_no_table(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     result = standings(ctx, campaign.id)
     assert (result.table, result.verdicts, result.agreement, result.num_votes) == (None, (), None, 0)
     assert set(result.unrated) == {"Oak", "Elm"}
 
 
-def test_the_contestant_that_raters_prefer_leads_and_the_verdict_says_so(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=20, overlap_share=0)
+def test_the_contestant_that_raters_prefer_leads_and_the_verdict_says_so(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=20, overlap_share=0)
     vote_in_turn(ctx, campaign.id, prefer("Elm"), each=2)
     result = standings(ctx, campaign.id)
     assert result.table is not None
@@ -68,35 +63,35 @@ def test_the_contestant_that_raters_prefer_leads_and_the_verdict_says_so(ctx: Co
     assert result.median_s == pytest.approx(4.005)
 
 
-def test_what_one_rater_prefers_decides_for_this_rater_alone(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=20)
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
+def test_what_one_rater_prefers_decides_for_this_rater_alone(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=20)
+    scenario.votes(campaign, "Elm")
     (verdict,) = standings(ctx, campaign.id).verdicts
     assert (verdict.first, verdict.outcome, verdict.for_these_raters) == ("Elm", "undecided", "better")
     assert "The one rater who voted prefers Elm; others may not" in verdict.sentence
     assert verdict.raters_needed > 0
 
 
-def test_few_votes_leave_a_pair_undecided_with_the_votes_it_needs(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=6, smallest_gap=100.0)
+def test_few_votes_leave_a_pair_undecided_with_the_votes_it_needs(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=6, smallest_gap=100.0)
     turns = iter("ABABAB")
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), lambda a, b: next(turns))
+    scenario.votes(campaign, lambda a, b: next(turns))
     (verdict,) = standings(ctx, campaign.id).verdicts
     assert verdict.outcome == "undecided"
     assert verdict.votes_needed > 20
     assert "100 Elo" in verdict.sentence
 
 
-def test_times_of_a_rater_who_does_not_read_are_no_pace(ctx: Context) -> None:
+def test_times_of_a_rater_who_does_not_read_are_no_pace(ctx: Context, scenario: Scenario) -> None:
     """One of two raters votes after a millisecond and is flagged for it: the verdict's minutes are of the other."""
-    campaign = make_campaign(ctx, num_prompts=24, dataset_rows=40, overlap_share=0)
-    slow, fast = (rater_from_link(ctx, guest(ctx, campaign.id, name)) for name in ("slow", "fast"))
-    vote_all(ctx, campaign.id, fast, prefer("Elm"), limit=12)
+    campaign = scenario.campaign(num_prompts=24, dataset_rows=40, overlap_share=0)
+    slow, fast = (link_rater(ctx, campaign.id, name) for name in ("slow", "fast"))
+    scenario.votes(campaign, "Elm", rater=fast, limit=12)
     with ctx.db.write() as session:
         for vote in session.scalars(select(Vote)):
             vote.duration_ms = 1
     assert standings(ctx, campaign.id).median_s is None
-    vote_all(ctx, campaign.id, slow, prefer("Oak"), limit=12)
+    scenario.votes(campaign, "Oak", rater=slow, limit=12)
     assert "pace" in {flag.kind for flag in rater_qualities(ctx, campaign.id)[fast.id].flags}
     board = standings(ctx, campaign.id)
     assert board.median_s == pytest.approx(4.055)
@@ -105,14 +100,7 @@ def test_times_of_a_rater_who_does_not_read_are_no_pace(ctx: Context) -> None:
 
 
 def test_identical_answers_count_as_ties_and_the_verdict_says_so(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=20, write=False)
-    write_all(
-        ctx,
-        campaign.id,
-        text=lambda name, prompt: "Once." if int(prompt.split()[-1].rstrip(".")) < 16 else f"{name} answers: {prompt}",
-    )
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
-    (verdict,) = standings(ctx, campaign.id).verdicts
+    (verdict,) = standings(ctx, equal_answers(ctx)).verdicts
     assert (verdict.first, verdict.votes, verdict.identical, verdict.ties) == ("Elm", 20, 16, 16)
     assert verdict.share.value == pytest.approx(0.8 * 0.5 + 0.2)
     assert "Elm earned 100 % of 4 votes" in verdict.sentence
@@ -121,13 +109,11 @@ def test_identical_answers_count_as_ties_and_the_verdict_says_so(ctx: Context) -
 
 def equal_answers(ctx: Context) -> str:
     """A campaign of 20 prompts, 16 with identical answers, all judged by one rater."""
-    campaign = make_campaign(ctx, num_prompts=20, write=False)
-    write_all(
-        ctx,
-        campaign.id,
-        text=lambda name, prompt: "Once." if int(prompt.split()[-1].rstrip(".")) < 16 else f"{name} answers: {prompt}",
+    campaign = Scenario(ctx).campaign(
+        num_prompts=20,
+        write=lambda name, prompt: "Once." if int(prompt.split()[-1].rstrip(".")) < 16 else answer(name, prompt),
     )
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
+    Scenario(ctx).votes(campaign, "Elm")
     return campaign.id
 
 
@@ -179,19 +165,19 @@ def test_an_exported_campaign_keeps_its_identical_answers_apart(ctx: Context, tm
     assert (imported.num_cast, imported.identical, imported.share) == (own.num_cast, own.identical, own.share)
 
 
-def test_a_skipped_battle_is_no_vote_on_its_prompt(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=3, overlap_share=1.0, votes_per_minute=600)
-    voter = Voter(campaign.id, rater_from_link(ctx, guest(ctx, campaign.id, "choosy")))
+def test_a_skipped_battle_is_no_vote_on_its_prompt(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=3, overlap_share=1.0, votes_per_minute=600)
+    voter = Voter(campaign.id, link_rater(ctx, campaign.id, "choosy"))
     served = open_ballot(ctx, voter)
     while served.battles:
         served = submit_vote(ctx, voter, VoteInput(battle=served.battles[0].battle_id, label="SKIPPED"))
-    cast = vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Oak"))
+    cast = scenario.votes(campaign, "Oak")
     assert cast == 3
     assert [prompt.votes for prompt in list_answers(ctx, campaign.id).prompts] == [1, 1, 1]
 
 
-def test_a_playground_prompt_asked_again_is_evidence_once(ctx: Context) -> None:
-    oak, elm = add_checkpoint(ctx, "Oak"), add_checkpoint(ctx, "Elm")
+def test_a_playground_prompt_asked_again_is_evidence_once(ctx: Context, scenario: Scenario) -> None:
+    oak, elm = scenario.checkpoints("Oak", "Elm")
     for number in range(9):
         record_side_by_side_vote(
             ctx,
@@ -208,28 +194,26 @@ def test_a_playground_prompt_asked_again_is_evidence_once(ctx: Context) -> None:
     assert verdict.e_value < 2
 
 
-def test_several_pairs_share_the_error_and_state_the_level(ctx: Context) -> None:
-    campaign = make_campaign(ctx, contestants=("Oak", "Elm", "Ash"), num_prompts=6)
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
+def test_several_pairs_share_the_error_and_state_the_level(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign("Oak", "Elm", "Ash", num_prompts=6)
+    scenario.votes(campaign, "Elm")
     verdicts = standings(ctx, campaign.id).verdicts
     assert [verdict.level for verdict in verdicts] == [pytest.approx(1 - 0.05 / 3)] * 3
     assert all("98.33 % interval, 3 pairs by Bonferroni" in verdict.sentence for verdict in verdicts)
 
 
-def test_an_undone_vote_does_not_count(ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+def test_an_undone_vote_does_not_count(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     rater = rater_for(ctx, LOCAL)
-    vote_all(ctx, campaign.id, rater, prefer("Oak"), limit=3)
+    scenario.votes(campaign, "Oak", rater=rater, limit=3)
     undo(ctx, campaign.id, rater)
     assert standings(ctx, campaign.id).num_votes == 2
 
 
-def test_agreement_is_read_by_contestant_and_not_by_side(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=10)
+def test_agreement_is_read_by_contestant_and_not_by_side(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=10)
     for name in ("one", "two"):
-        vote_all(
-            ctx, campaign.id, rater_from_link(ctx, guest(ctx, campaign.id, name)), prefer("Oak"), seed=hash(name) % 100
-        )
+        scenario.votes(campaign, "Oak", rater=link_rater(ctx, campaign.id, name), seed=hash(name) % 100)
     agreement = standings(ctx, campaign.id).agreement
     assert agreement is not None
     assert agreement.num_items == 10
@@ -237,19 +221,19 @@ def test_agreement_is_read_by_contestant_and_not_by_side(ctx: Context) -> None:
     assert agreement.percent_agreement.value == 1.0
 
 
-def test_both_bad_votes_keep_their_own_rate(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=4)
+def test_both_bad_votes_keep_their_own_rate(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=4)
     labels = iter(["BOTH_BAD", "A", "BOTH_BAD", "B"])
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), lambda a, b: next(labels))
+    scenario.votes(campaign, lambda a, b: next(labels))
     result = standings(ctx, campaign.id)
     assert result.both_bad_share == 0.5
     assert result.table is not None
     assert result.table.ratings[0].both_bad_rate == 0.5
 
 
-def test_the_export_names_no_rater_and_rates_as_the_page_does(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=6)
-    vote_all(ctx, campaign.id, rater_from_link(ctx, guest(ctx, campaign.id, "Secretive")), lambda a, b: "A")
+def test_the_export_names_no_rater_and_rates_as_the_page_does(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=6)
+    scenario.votes(campaign, lambda a, b: "A", rater=link_rater(ctx, campaign.id, "Secretive"))
     text = export_votes_csv(ctx, campaign.id)
     assert text.splitlines()[0].startswith("prompt,rater,a,b,winner")
     assert "Secretive" not in text
@@ -262,8 +246,8 @@ def test_the_export_names_no_rater_and_rates_as_the_page_does(ctx: Context) -> N
     assert [row.low for row in again.ratings] == pytest.approx([row.low for row in table.ratings])
 
 
-def test_a_name_that_is_a_formula_is_exported_as_text(ctx: Context) -> None:
-    campaign = make_campaign(ctx)
+def test_a_name_that_is_a_formula_is_exported_as_text(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
     with ctx.db.write() as session:
         session.scalars(select(Checkpoint).where(Checkpoint.name == "Oak")).one().name = '=HYPERLINK("x")'
     rater = rater_for(ctx, LOCAL)
@@ -276,9 +260,9 @@ def test_a_name_that_is_a_formula_is_exported_as_text(ctx: Context) -> None:
     assert names == {"Elm", '\'=HYPERLINK("x")'}
 
 
-def test_rating_fit_reads_the_export_from_the_command_line(ctx: Context, tmp_path: Path) -> None:
-    campaign = make_campaign(ctx, num_prompts=6)
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Oak"))
+def test_rating_fit_reads_the_export_from_the_command_line(ctx: Context, scenario: Scenario, tmp_path: Path) -> None:
+    campaign = scenario.campaign(num_prompts=6)
+    scenario.votes(campaign, "Oak")
     file = tmp_path / "votes.csv"
     file.write_text(export_votes_csv(ctx, campaign.id))
     result = CliRunner().invoke(app, ["fit", str(file), "--json"])

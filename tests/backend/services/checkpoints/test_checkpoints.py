@@ -57,7 +57,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def added(ctx: Context, network: Path, name: str = "tiny") -> CheckpointView:
     base = add_base(ctx, name=name, source=str(network), person=LOCAL)
-    job = do_job(ctx, str(base.job_id))
+    job = do_job(ctx, base.job_id)
     assert job.status is Status.FINISHED, job.error
     return get_checkpoint(ctx, base.id)
 
@@ -175,7 +175,7 @@ def test_a_base_that_fails_in_its_job_leaves_the_name_free(ctx: Context, network
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 32, "head_dim": 16}))
     base = add_base(ctx, name="tiny", source=str(folder), person=LOCAL)
-    assert do_job(ctx, str(base.job_id)).status is Status.FAILED
+    assert do_job(ctx, base.job_id).status is Status.FAILED
     with pytest.raises(Conflict, match="not ready"):
         resolve_checkpoint(ctx, "tiny")
     assert added(ctx, network).name == "tiny"

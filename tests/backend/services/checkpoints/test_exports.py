@@ -24,7 +24,7 @@ from tests.support.networks.base_folders import CARD, save_base
 @pytest.fixture
 def base(ctx: Context, tmp_path: Path) -> str:
     added = add_base(ctx, name="tiny", source=str(save_base(tmp_path / "tiny")), person=LOCAL)
-    do_job(ctx, str(added.job_id))
+    do_job(ctx, added.job_id)
     return added.id
 
 

@@ -36,7 +36,7 @@ def answered(ctx: Context, checkpoint: str, config: InspectionConfig = TEXT, **v
     """Ask, do the work, and open the answer."""
     inspection = launch_inspection(ctx, checkpoint=checkpoint, config=config, person=LOCAL, **values)
     if not inspection.is_ready:
-        do_job(ctx, str(inspection.job_id))
+        do_job(ctx, inspection.job_id)
     return InspectionResults(ctx, get_inspection(ctx, inspection.id))
 
 
@@ -45,7 +45,7 @@ def test_the_same_request_returns_the_stored_inspection(ctx: Context) -> None:
     first = launch_inspection(ctx, checkpoint="oak", config=TEXT, person=LOCAL)
     twice = launch_inspection(ctx, checkpoint=oak, config=TEXT, person=LOCAL)
     assert (twice.id, twice.reused, first.reused) == (first.id, True, False)
-    do_job(ctx, str(first.job_id))
+    do_job(ctx, first.job_id)
     stored = launch_inspection(ctx, checkpoint=oak, config=TEXT, person=LOCAL)
     assert (stored.id, stored.is_ready) == (first.id, True)
     assert find_inspection(ctx, checkpoint=oak, config=TEXT) == get_inspection(ctx, first.id)
@@ -67,7 +67,7 @@ def test_a_failed_or_lost_inspection_is_run_again(ctx: Context) -> None:
     request_stop(ctx, str(first.job_id))
     second = launch_inspection(ctx, checkpoint="oak", config=TEXT, person=LOCAL)
     assert second.id != first.id
-    do_job(ctx, str(second.job_id))
+    do_job(ctx, second.job_id)
     ctx.artifacts.remove(f"inspections/{second.id}")
     with pytest.raises(NotFound, match="deleted"):
         InspectionResults(ctx, get_inspection(ctx, second.id))
@@ -77,7 +77,7 @@ def test_a_failed_or_lost_inspection_is_run_again(ctx: Context) -> None:
 def test_an_inspection_stored_under_the_old_folder_is_shown_and_deleted(ctx: Context) -> None:
     add_network(ctx, "oak")
     inspection = launch_inspection(ctx, checkpoint="oak", config=TEXT, person=LOCAL)
-    do_job(ctx, str(inspection.job_id))
+    do_job(ctx, inspection.job_id)
     old = ctx.artifacts.path(f"readings/{inspection.id}")
     old.parent.mkdir()
     ctx.artifacts.path(f"inspections/{inspection.id}").rename(old)
@@ -169,7 +169,7 @@ def test_a_folder_of_this_machine_is_read_until_its_files_change(ctx: Context, t
     folder = save_network(tmp_path / "folder")
     first = launch_inspection(ctx, checkpoint=str(folder), config=TEXT, person=LOCAL)
     assert (first.checkpoint_id, first.checkpoint) == (None, "folder")
-    do_job(ctx, str(first.job_id))
+    do_job(ctx, first.job_id)
     assert launch_inspection(ctx, checkpoint=str(folder), config=TEXT, person=LOCAL).id == first.id
     save_network(folder, seed=1)
     assert launch_inspection(ctx, checkpoint=str(folder), config=TEXT, person=LOCAL).id != first.id

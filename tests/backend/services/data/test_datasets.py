@@ -38,13 +38,13 @@ from backend.services.data.imports import (
     import_again,
     import_dataset,
     record_import,
-    version_of_job,
 )
 from backend.services.data.preview import preview_head, preview_rows, preview_upload, read_rejected
 from backend.services.data.sources import ImportSource, read_source_head
 from backend.services.data.uploads import save_upload, save_uploads
 from backend.services.data.views import VersionView
 from backend.services.jobs.claims import claim_job
+from tests.support.data.dataset_world import done, queue_import
 from tests.support.job_work import do_job
 from tests.support.jobs import add_stored_job, take_job
 from tests.support.scenario import add_row
@@ -58,16 +58,7 @@ def upload(ctx: Context, name: str, text: str) -> str:
 
 
 def imported(ctx: Context, name: str, rows: list[dict[str, object]], *, kind: str = "instruction") -> VersionView:
-    version = import_dataset(
-        ctx,
-        name=name,
-        source=ImportSource(upload=upload(ctx, f"{name}.json", json.dumps(rows))),
-        options=ImportOptions(kind=kind),
-        person=LOCAL,
-    )
-    assert version.job_id is not None
-    do_job(ctx, version.job_id)
-    return version_of_job(ctx, version.job_id)
+    return done(ctx, queue_import(ctx, name, rows, kind=kind))
 
 
 def test_upload_is_recognised_previewed_and_imported(ctx: Context) -> None:
@@ -86,7 +77,7 @@ def test_upload_is_recognised_previewed_and_imported(ctx: Context) -> None:
     assert version.is_importing
     with pytest.raises(Conflict, match="still being imported"):
         resolve_version(ctx, "sayings")
-    do_job(ctx, str(version.job_id))
+    do_job(ctx, version.job_id)
     done = resolve_version(ctx, "sayings")
     assert (done.label, done.rows, done.train_rows, done.val_rows, done.rejected_rows) == ("sayings@1", 20, 18, 2, 1)
     assert json.loads(read_rejected(ctx, done))["row"] == 21
@@ -128,14 +119,8 @@ def test_double_click_is_one_import(ctx: Context) -> None:
 
 
 def test_a_failed_import_gives_the_reason_and_frees_its_name(ctx: Context) -> None:
-    broken = import_dataset(
-        ctx,
-        name="a",
-        source=ImportSource(upload=upload(ctx, "a.jsonl", '{"x": 1}\n')),
-        options=ImportOptions(kind="instruction"),
-        person=LOCAL,
-    )
-    job = do_job(ctx, str(broken.job_id))
+    broken = queue_import(ctx, "a", '{"x": 1}\n', file="a.jsonl")
+    job = do_job(ctx, broken.job_id)
     assert job.status == "failed"
     with pytest.raises(Conflict, match="did not finish"):
         resolve_version(ctx, "a")
@@ -182,7 +167,7 @@ def test_rows_from_votes_become_a_preference_set_with_provenance(ctx: Context) -
     version = add_rows_dataset(
         ctx, name="votes", kind="preference", rows=rows, provenance=VotesProvenance(campaign="c1"), person=LOCAL
     )
-    do_job(ctx, str(version.job_id))
+    do_job(ctx, version.job_id)
     done = resolve_version(ctx, "votes")
     assert (done.kind, done.rows, done.provenance) == ("preference", 12, VotesProvenance(campaign="c1"))
 
@@ -211,13 +196,7 @@ def test_an_old_upload_is_cleared_away_unless_a_waiting_job_reads_it(ctx: Contex
 
 
 def test_an_import_whose_content_was_deleted_meanwhile_fails(ctx: Context) -> None:
-    version = import_dataset(
-        ctx,
-        name="twin",
-        source=ImportSource(upload=upload(ctx, "a.txt", "text")),
-        options=ImportOptions(kind="text"),
-        person=LOCAL,
-    )
+    version = queue_import(ctx, "twin", "text", file="a.txt", kind="text")
     claim = claim_job(ctx, str(version.job_id), owner="w", host="h")
     assert claim is not None
     with pytest.raises(Conflict, match="deleted during the import"), ctx.db.write() as session:
@@ -235,13 +214,7 @@ def test_upload_name_can_not_climb_out(ctx: Context) -> None:
 def test_kind_of_a_name_does_not_change(ctx: Context) -> None:
     version = imported(ctx, "sayings", ALPACA)
     with pytest.raises(Conflict, match="of kind instruction"):
-        import_dataset(
-            ctx,
-            name="sayings",
-            source=ImportSource(upload=upload(ctx, "t.txt", "text")),
-            options=ImportOptions(kind="text"),
-            person=LOCAL,
-        )
+        queue_import(ctx, "sayings", "text", file="t.txt", kind="text")
     rename_dataset(ctx, version.dataset_id, "words", person=LOCAL)
     assert resolve_version(ctx, "words").id == version.id
 
@@ -267,7 +240,7 @@ def test_account_reads_only_the_folder_of_data_files(ctx: Context, tmp_path: Pat
     version = import_dataset(
         here, name="s", source=ImportSource(path=inside), options=ImportOptions(kind="text"), person=LOCAL
     )
-    do_job(ctx, str(version.job_id))
+    do_job(ctx, version.job_id)
     assert resolve_version(ctx, "s").facts.text_bytes == len("offered")
 
 
@@ -316,19 +289,13 @@ def test_a_first_row_that_is_longer_than_a_preview_is_read_whole(tmp_path: Path)
 
 def test_a_failed_import_is_done_again_with_its_good_rows(ctx: Context) -> None:
     text = "".join(json.dumps(row) + "\n" for row in ALPACA) + "no JSON\n"
-    strict = import_dataset(
-        ctx,
-        name="a",
-        source=ImportSource(upload=upload(ctx, "a.jsonl", text)),
-        options=ImportOptions(kind="instruction", keep_good=False),
-        person=LOCAL,
-    )
-    job = do_job(ctx, str(strict.job_id))
+    strict = queue_import(ctx, "a", text, file="a.jsonl", keep_good=False)
+    job = do_job(ctx, strict.job_id)
     assert job.status == "failed"
     assert "row 21" in job.error.cause
     assert job.error.field == "keep_good"
     again = import_again(ctx, strict.id, keep_good=True, person=LOCAL)
-    do_job(ctx, str(again.job_id))
+    do_job(ctx, again.job_id)
     done = resolve_version(ctx, "a")
     assert (done.rows, done.rejected_rows, done.number) == (20, 1, 1)
     with pytest.raises(NotFound, match="was deleted"):
@@ -391,7 +358,7 @@ def test_bidirectional_marks_are_shown_as_codes(ctx: Context) -> None:
     version = import_dataset(
         ctx, name="a", source=ImportSource(upload=upload), options=ImportOptions(kind="instruction"), person=LOCAL
     )
-    do_job(ctx, str(version.job_id))
+    do_job(ctx, version.job_id)
     done = resolve_version(ctx, "a")
     (row,) = [*preview_rows(ctx, done, split="train"), *preview_rows(ctx, done, split="val")]
     assert "\\u202egnihton" in row.text
@@ -407,7 +374,7 @@ def test_several_uploads_become_one_dataset_also_of_one_name(ctx: Context) -> No
     version = import_dataset(
         ctx, name="several", source=ImportSource(upload=stored), options=ImportOptions(kind="instruction"), person=LOCAL
     )
-    do_job(ctx, str(version.job_id))
+    do_job(ctx, version.job_id)
     done = resolve_version(ctx, "several")
     assert done.train_rows + done.val_rows == len(ALPACA)
 

@@ -4,7 +4,6 @@ timed.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,7 +15,6 @@ from typer.testing import CliRunner
 
 from backend.cli.main import app
 from backend.db.tables import Analysis, Checkpoint, Run
-from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.versions.changes import KeepSample
 from backend.domain.data.versions.provenance import DerivedProvenance
 from backend.domain.jobs.events import MetricsEvent
@@ -25,7 +23,7 @@ from backend.domain.training.config import parse_config
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.data.epoch_time import epoch_time
-from backend.services.data.imports import import_dataset, version_of_job
+from backend.services.data.imports import version_of_job
 from backend.services.data.reports import (
     DataReportView,
     delete_data_report,
@@ -36,8 +34,6 @@ from backend.services.data.reports import (
     read_samples,
     request_data_report,
 )
-from backend.services.data.sources import ImportSource
-from backend.services.data.uploads import save_upload
 from backend.services.data.versions import derive_version
 from backend.services.data.views import VersionView
 from backend.services.jobs.jobs import stop_job
@@ -45,6 +41,7 @@ from backend.services.metrics.points import add_points
 from backend.services.training import checks
 from backend.services.training.parts import resolve_parts
 from jobs.modeling.tokenizers import byte_tokenizer
+from tests.support.data.dataset_world import queue_import
 from tests.support.job_work import do_job
 from tests.support.jobs import add_stored_job
 from tests.support.scenario import add_row
@@ -94,15 +91,8 @@ def ctx(home: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
 def imported(
     ctx: Context, name: str, rows: list[dict[str, Any]], *, kind: str = "instruction", val_fraction: float = 0.1
 ) -> VersionView:
-    stored = save_upload(ctx, io.BytesIO(json.dumps(rows).encode()), name=f"{name}.json", person=LOCAL)
-    version = import_dataset(
-        ctx,
-        name=name,
-        source=ImportSource(upload=stored),
-        options=ImportOptions(kind=kind, val_fraction=val_fraction),
-        person=LOCAL,
-    )
-    do_job(ctx, str(version.job_id))
+    version = queue_import(ctx, name, rows, kind=kind, val_fraction=val_fraction)
+    do_job(ctx, version.job_id)
     return version_of_job(ctx, str(version.job_id))
 
 
@@ -117,7 +107,7 @@ def add_base(ctx: Context, name: str = "base") -> str:
 
 def made(ctx: Context, dataset: str, **requested: Any) -> DataReportView:
     view = request_data_report(ctx, dataset, person=LOCAL, **requested)
-    do_job(ctx, str(view.job_id))
+    do_job(ctx, view.job_id)
     return get_data_report(ctx, view.id)
 
 
@@ -156,7 +146,7 @@ def test_a_planted_item_is_found_and_dropped(ctx: Context) -> None:
     (contaminated,) = view.report.contamination
     assert (contaminated.benchmark, contaminated.item, contaminated.split, contaminated.row) == ("fair", 1, "train", 21)
     requested = drop_found_rows(ctx, view.id, "contamination", person=LOCAL)
-    do_job(ctx, str(requested.job_id))
+    do_job(ctx, requested.job_id)
     clean = made(ctx, "sayings@2", context=256)
     assert clean.report is not None
     assert (clean.report.contaminated_rows, clean.report.train.rows) == (0, 20)
@@ -242,7 +232,7 @@ def test_a_stopped_or_failed_report_can_be_run_again_and_a_deleted_one_leaves_no
     assert not second.reused
     train = ctx.artifacts.path(str(version.folder)) / "train.parquet"
     train.write_bytes(b"torn")
-    do_job(ctx, str(second.job_id))
+    do_job(ctx, second.job_id)
     failed = get_data_report(ctx, second.id)
     assert (failed.status, failed.report) == (Status.FAILED, None)
     assert "train.parquet" in failed.error.cause
@@ -323,7 +313,7 @@ def test_the_command_line_prints_the_same(ctx: Context) -> None:
 def test_a_report_belongs_to_its_version(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS, val_fraction=0)
     derived = derive_version(ctx, first.id, change=KeepSample(num_rows=5), person=LOCAL)
-    do_job(ctx, str(derived.job_id))
+    do_job(ctx, derived.job_id)
     view = made(ctx, "sayings@2", context=128)
     assert (view.version, view.report.train.rows if view.report else 0) == ("sayings@2", 5)
     assert list_data_reports(ctx, first.id) == []

@@ -132,7 +132,7 @@ def test_the_newest_report_brings_tokens_of_each_row(ctx: Context) -> None:
     version = imported(ctx, "talks", CONVERSATIONS, kind="chat")
     assert token_counts(ctx, version) is None
     report = request_data_report(ctx, version.id, person=LOCAL, source=None, context=64)
-    do_job(ctx, str(report.job_id))
+    do_job(ctx, report.job_id)
     tokens, _ = token_counts(ctx, version) or (np.zeros(0), "")
     assert len(tokens) == len(CONVERSATIONS)
     order = find_rows(ctx, version, RowQuery(order="shortest", unit="tokens")).places

@@ -15,7 +15,8 @@ from backend.infra.files.locks import try_lock
 from backend.services.context import LOCAL, Context, OperatorPolicy
 from backend.services.data.tokens import list_tokens, remove_unused_tokens
 from backend.services.data.versions import delete_version
-from tests.support.run_world import add_dataset, add_parts, claim, end, launch
+from tests.support.run_world import claim, end
+from tests.support.scenario import Scenario
 
 
 def later(ctx: Context, days: float, *, keep: float = 30.0) -> Context:
@@ -44,8 +45,8 @@ def mark(ctx: Context, version_id: str, content: str) -> None:
         session.get_one(DatasetVersion, version_id).content_hash = content
 
 
-def test_stored_tokens_are_listed_with_their_version_and_size(ctx: Context) -> None:
-    mark(ctx, add_dataset(ctx), "a" * 64)
+def test_stored_tokens_are_listed_with_their_version_and_size(ctx: Context, scenario: Scenario) -> None:
+    mark(ctx, scenario.dataset(), "a" * 64)
     store(ctx, "text-train-1", dataset="a" * 64, size=30)
     store(ctx, "text-train-2", dataset="b" * 64, complete=False, size=20)
     broken = ctx.artifacts.folder("tokens", "broken")
@@ -56,8 +57,7 @@ def test_stored_tokens_are_listed_with_their_version_and_size(ctx: Context) -> N
 
 
 def test_tokens_go_when_no_run_has_opened_them_for_long_and_none_waits_for_them(ctx: Context) -> None:
-    add_parts(ctx)
-    run = launch(ctx)
+    run = Scenario(ctx).run()
     with ctx.db.write() as session:
         session.query(DatasetVersion).update({"content_hash": "a" * 64})
     needed, unused = store(ctx, "text-train-1", dataset="a" * 64), store(ctx, "text-train-2", dataset="b" * 64)
@@ -75,7 +75,7 @@ def test_tokens_go_when_no_run_has_opened_them_for_long_and_none_waits_for_them(
 
 
 def test_a_deleted_versions_tokens_go_with_it_unless_another_has_the_same_rows(ctx: Context) -> None:
-    versions = [add_dataset(ctx, name) for name in ("tales", "copies")]
+    versions = [Scenario(ctx).dataset(name) for name in ("tales", "copies")]
     for version_id in versions:
         mark(ctx, version_id, "a" * 64)
     folder = store(ctx, "text-train-1", dataset="a" * 64)

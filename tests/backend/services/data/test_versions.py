@@ -106,7 +106,7 @@ def test_an_impossible_change_is_refused_before_a_job_is_queued(ctx: Context) ->
 def test_a_change_that_fails_leaves_a_failed_version_that_can_be_deleted(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS)
     derived = derive_version(ctx, first.id, change=KeepSample(num_rows=500), person=LOCAL)
-    do_job(ctx, str(derived.job_id))
+    do_job(ctx, derived.job_id)
     with pytest.raises(Conflict, match="did not finish: The version has 20 rows, so 500 can't be drawn"):
         resolve_version(ctx, "sayings@2")
     assert list_dataset_users(ctx, first.dataset_id, version_id=first.id) == []

@@ -18,7 +18,8 @@ from backend.services.data.reports import FORMAT
 from backend.services.estimates.forecasts import forecast
 from backend.services.jobs.workers import beat
 from tests.support.jobs import add_stored_job
-from tests.support.run_world import SHAPE, add_dataset, add_parts, claim, launch, make_config, measure, report
+from tests.support.run_world import SHAPE, claim, make_config, measure, report
+from tests.support.scenario import Scenario
 
 
 def work(ctx: Context, slots: int = 1) -> None:
@@ -26,8 +27,8 @@ def work(ctx: Context, slots: int = 1) -> None:
     beat(ctx, name="here/train", host="here", pid=1, slots={"train": slots}, devices=[], gauges={})
 
 
-def test_time_and_cost_follow_from_what_was_measured(ctx: Context) -> None:
-    add_parts(ctx)
+def test_time_and_cost_follow_from_what_was_measured(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     config = make_config(max_steps=1000)
     unknown = forecast(ctx, config)
     assert (unknown.prediction.time, unknown.cost_usd, unknown.price_usd) == (None, None, None)
@@ -42,8 +43,8 @@ def test_time_and_cost_follow_from_what_was_measured(ctx: Context) -> None:
     assert forecasted.free_bytes > 0
 
 
-def test_tokens_are_counted_against_the_data_and_epochs_end_a_run(ctx: Context) -> None:
-    add_parts(ctx)
+def test_tokens_are_counted_against_the_data_and_epochs_end_a_run(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     with ctx.db.write() as session:
         version, tokenizer = session.query(DatasetVersion).one(), session.query(Tokenizer).one()
         version.facts, tokenizer.facts = (
@@ -58,8 +59,8 @@ def test_tokens_are_counted_against_the_data_and_epochs_end_a_run(ctx: Context) 
     assert forecast(ctx, make_config(max_steps=10_000)).warnings[0].code == "over_fit"
 
 
-def test_a_data_report_gives_sequences_padding_and_truncation(ctx: Context) -> None:
-    add_dataset(ctx, "talks", kind="chat")
+def test_a_data_report_gives_sequences_padding_and_truncation(ctx: Context, scenario: Scenario) -> None:
+    scenario.dataset("talks", kind="chat")
     with ctx.db.write() as session:
         base = Checkpoint(name="oak", origin="added", folder="checkpoints/oak", source="oak", parameters=1_000_000)
         session.add(base)
@@ -109,16 +110,16 @@ def test_a_data_report_gives_sequences_padding_and_truncation(ctx: Context) -> N
     assert "70 % of what is computed is padding" in next(w.sentence for w in padded.warnings if w.code == "padding")
 
 
-def test_the_queue_position_counts_the_jobs_ahead_and_their_time(ctx: Context) -> None:
-    add_parts(ctx)
+def test_the_queue_position_counts_the_jobs_ahead_and_their_time(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     assert forecast(ctx, make_config()).queue.num_slots == 0
     work(ctx)
     assert (forecast(ctx, make_config()).queue.ahead, forecast(ctx, make_config()).queue.wait_s) == (0, 0.0)
     assert forecast(ctx, make_config(device="gpu")).queue.num_slots == 0, "no worker has a GPU"
-    taken = claim(ctx, launch(ctx, name="running"))
+    taken = claim(ctx, scenario.run(name="running"))
     report(ctx, taken, {"type": "progress", "done": 50, "total": 100, "unit": "step", "rate": 2.0, "time": 1.0})
-    launch(ctx, name="waiting", priority=5)
-    launch(ctx, name="urgent", priority=0)
+    scenario.run(name="waiting", priority=5)
+    scenario.run(name="urgent", priority=0)
     queue = forecast(ctx, make_config(priority=1)).queue
     assert (queue.ahead, queue.wait_s) == (2, None), "how long the waiting one takes nobody knows"
     measure(ctx, make_config(), step_s=0.1)
@@ -126,8 +127,8 @@ def test_the_queue_position_counts_the_jobs_ahead_and_their_time(ctx: Context) -
     assert forecast(ctx, make_config(priority=9)).queue.wait_s == pytest.approx(25 + 10 + 10)
 
 
-def test_a_law_extrapolated_too_far_is_left_out(ctx: Context) -> None:
-    add_parts(ctx)
+def test_a_law_extrapolated_too_far_is_left_out(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     forecasted = forecast(ctx, make_config())
     assert forecasted.loss is None
     assert "don't extrapolate" in forecasted.loss_missing

@@ -24,8 +24,8 @@ from backend.services.training.views import list_runs
 from jobs.runner import execute
 from tests.support.job_work import do_job
 from tests.support.jobs import finish_job, list_jobs, take_job
-from tests.support.run_world import SHAPE, add_dataset, add_parts, launch, make_config
-from tests.support.scenario import add_row, add_rows
+from tests.support.run_world import SHAPE, make_config
+from tests.support.scenario import Scenario, add_row, add_rows
 from tests.support.training_rooms import Rooms
 
 DEVICE = Device("A chip", "cpu", 8_000_000_000)
@@ -39,10 +39,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
 
 
 @pytest.fixture
-def world(ctx: Context, files: Rooms) -> Context:
+def with_files(ctx: Context, scenario: Scenario, files: Rooms) -> Context:
     """An installation whose parts have files behind them."""
-    add_parts(ctx)
-    add_dataset(ctx, "chats", kind="chat")
+    scenario.parts()
+    scenario.dataset("chats", kind="chat")
     for name, place in (
         ("texts", "datasets/tales"),
         ("chats", "datasets/chats"),
@@ -78,8 +78,8 @@ def formula(ctx: Context, config: RunConfig) -> int:
     return estimate.total
 
 
-def test_without_a_measurement_the_formula_is_shown_as_such(ctx: Context) -> None:
-    add_parts(ctx)
+def test_without_a_measurement_the_formula_is_shown_as_such(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     prediction = predict(ctx, make_config(), device=DEVICE)
     assert prediction.memory.source == "formula"
     assert format_memory(prediction.memory).endswith(", formula estimate, not measured here yet")
@@ -87,8 +87,8 @@ def test_without_a_measurement_the_formula_is_shown_as_such(ctx: Context) -> Non
     assert (prediction.time, format_run_time(prediction.time)) == (None, "unknown before a probe")
 
 
-def test_a_probe_of_the_same_setting_is_the_prediction(ctx: Context) -> None:
-    add_parts(ctx)
+def test_a_probe_of_the_same_setting_is_the_prediction(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     config = make_config(max_steps=200, warmup_steps=0)
     measure(ctx, config, {"measured_bytes": 51 * MB})
     prediction = predict(ctx, config.model_copy(update={"name": "other", "learning_rate": 0.1}), device=DEVICE)
@@ -99,8 +99,8 @@ def test_a_probe_of_the_same_setting_is_the_prediction(ctx: Context) -> None:
     assert predict(ctx, config, device=Device("Another", "cpu", None)).memory.source == "formula"
 
 
-def test_time_counts_every_micro_batch_of_a_step(ctx: Context) -> None:
-    add_parts(ctx)
+def test_time_counts_every_micro_batch_of_a_step(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     config = make_config(max_steps=100, grad_accum_steps=8)
     measure(ctx, config, {"measured_bytes": 51 * MB, "accumulated": 2})
     time = predict(ctx, config, device=DEVICE).time
@@ -108,8 +108,8 @@ def test_time_counts_every_micro_batch_of_a_step(ctx: Context) -> None:
     assert time.seconds == pytest.approx(200.0)
 
 
-def test_similar_settings_are_calibrated_with_an_error(ctx: Context) -> None:
-    add_parts(ctx)
+def test_similar_settings_are_calibrated_with_an_error(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     for micro_batch, ratio in ((2, 1.30), (4, 1.32), (6, 1.34), (10, 1.36)):
         config = make_config(micro_batch=micro_batch)
         measure(ctx, config, {"measured_bytes": round(formula(ctx, config) * ratio)})
@@ -130,12 +130,12 @@ def test_similar_settings_are_calibrated_with_an_error(ctx: Context) -> None:
     assert "Does not fit A chip" in describe_fit(far)
 
 
-def test_a_run_is_a_measurement_and_shows_the_error_of_its_probe(ctx: Context) -> None:
-    add_parts(ctx)
+def test_a_run_is_a_measurement_and_shows_the_error_of_its_probe(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     first, second = make_config(micro_batch=4), make_config(micro_batch=8)
     measure(ctx, first, {"measured_bytes": 50 * MB})
     measure(ctx, second, {"measured_bytes": 60 * MB})
-    run = launch(ctx, micro_batch=4)
+    run = scenario.run(micro_batch=4)
     claim = take_job(ctx, str(run.job_id))
     measured = {
         "measured_bytes": 52 * MB,
@@ -154,14 +154,14 @@ def test_a_run_is_a_measurement_and_shows_the_error_of_its_probe(ctx: Context) -
     assert describe_error(other) == "Runs differed by 4 % from their probes here (1 run)."
 
 
-def test_a_stopped_job_is_no_measurement(ctx: Context) -> None:
-    add_parts(ctx)
+def test_a_stopped_job_is_no_measurement(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     measure(ctx, make_config(), {"measured_bytes": 50 * MB, "stopped": "cancel"})
     assert predict(ctx, make_config(), device=DEVICE).memory.source == "formula"
 
 
-def test_the_same_probe_is_queued_once_while_it_is_active(ctx: Context) -> None:
-    add_parts(ctx)
+def test_the_same_probe_is_queued_once_while_it_is_active(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     first = launch_probe(ctx, make_config(), person=LOCAL)
     again = launch_probe(ctx, make_config(max_steps=7, name="again"), person=LOCAL)
     other = launch_probe(ctx, make_config(micro_batch=5), person=LOCAL)
@@ -174,16 +174,15 @@ def test_the_same_probe_is_queued_once_while_it_is_active(ctx: Context) -> None:
     assert find_probe(ctx, make_config(context=16)) is None
 
 
-def test_a_probe_goes_before_runs_that_wait_and_is_no_run(ctx: Context) -> None:
-    add_parts(ctx)
-    launch(ctx)
+def test_a_probe_goes_before_runs_that_wait_and_is_no_run(ctx: Context, scenario: Scenario) -> None:
+    scenario.run()
     probe = launch_probe(ctx, make_config(), person=LOCAL)
     assert min(list_jobs(ctx, queue="train"), key=lambda job: job.priority).id == probe.id
     assert len(list_runs(ctx)) == 1
 
 
-def test_what_can_not_be_launched_can_not_be_probed(ctx: Context) -> None:
-    add_parts(ctx)
+def test_what_can_not_be_launched_can_not_be_probed(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     with pytest.raises(NotAllowed):
         launch_probe(ctx, make_config(), person=Person(id=None, name="Ruth", role="rater"))
     with pytest.raises(NotFound, match="tales"):
@@ -192,58 +191,60 @@ def test_what_can_not_be_launched_can_not_be_probed(ctx: Context) -> None:
         predict(ctx, make_config(context=65), device=DEVICE)
 
 
-def test_a_real_probe_is_measured_kept_and_shown(world: Context) -> None:
+def test_a_real_probe_is_measured_kept_and_shown(with_files: Context) -> None:
     config = make_config(architecture=SHAPE.model_copy(update={"vocab_size": 320}))
-    claim = take_job(world, launch_probe(world, config, person=LOCAL).id)
+    claim = take_job(with_files, launch_probe(with_files, config, person=LOCAL).id)
     assert (
-        execute(world, claim) is Status.FINISHED
+        execute(with_files, claim) is Status.FINISHED
     )  # as a worker does it: a child process, and its files read by the parent
-    job = get_job(world, claim.job_id)
+    job = get_job(with_files, claim.job_id)
     assert job.progress is not None
     assert job.progress.share == 1.0
     device = Device(str(job.result["device"]), "cpu", 8_000_000_000)
-    prediction = predict(world, config, device=device)
+    prediction = predict(with_files, config, device=device)
     assert (prediction.memory.num_bytes, prediction.memory.source) == (job.result["measured_bytes"], "probe")
     assert prediction.time is not None
     assert prediction.time.seconds == pytest.approx(100 * job.result["step_s"])
-    with world.db.read() as session:
+    with with_files.db.read() as session:
         (row,) = session.query(Measurement).all()
         assert prediction.memory.formula is not None
         assert row.estimated_bytes == prediction.memory.formula.total
         assert (row.origin, row.job_id, row.host) == ("probe", job.id, "here")
         assert (session.query(Run).count(), session.query(Checkpoint).count()) == (0, 1)
-    assert not world.artifacts.path("runs").exists()
+    assert not with_files.artifacts.path("runs").exists()
 
 
-def test_a_failed_probe_gives_the_reason(world: Context) -> None:
+def test_a_failed_probe_gives_the_reason(with_files: Context) -> None:
     job = do_job(
-        world, launch_probe(world, make_config(), person=LOCAL).id
+        with_files, launch_probe(with_files, make_config(), person=LOCAL).id
     )  # the tokenizer's 320 entries against a vocabulary of 300
     assert job.status is Status.FAILED
     assert "vocab_size is 300" in job.error.cause
-    assert get_job(world, job.id).error.remedy
-    assert predict(world, make_config(), device=DEVICE).memory.source == "formula"
+    assert get_job(with_files, job.id).error.remedy
+    assert predict(with_files, make_config(), device=DEVICE).memory.source == "formula"
 
 
-def test_an_adapter_is_predicted_by_the_shape_of_its_base(world: Context) -> None:
-    folder = world.artifacts.folder("runs", "r1", "checkpoints", "step-1")
+def test_an_adapter_is_predicted_by_the_shape_of_its_base(with_files: Context) -> None:
+    folder = with_files.artifacts.folder("runs", "r1", "checkpoints", "step-1")
     (folder / "adapter_config.json").write_text("{}")
     (folder / "roundhouse.json").write_text('{"base_path": "../../../../checkpoints/oak"}')
-    outside = world.artifacts.folder("runs", "r2", "checkpoints", "step-1")
+    outside = with_files.artifacts.folder("runs", "r2", "checkpoints", "step-1")
     (outside / "roundhouse.json").write_text('{"base_path": "../../../../../../elsewhere"}')
     add_rows(
-        world,
+        with_files,
         Checkpoint(name="elm", origin="run", folder="runs/r1/checkpoints/step-1", is_adapter=True),
         Checkpoint(name="ash", origin="run", folder="runs/r2/checkpoints/step-1", is_adapter=True),
     )
     values = {"objective": "sft", "dataset": "chats", "architecture": None, "tokenizer": None}
-    whole, adapter = (predict(world, make_config(**values, base=name), device=DEVICE).memory for name in ("oak", "elm"))
+    whole, adapter = (
+        predict(with_files, make_config(**values, base=name), device=DEVICE).memory for name in ("oak", "elm")
+    )
     assert whole.num_bytes == adapter.num_bytes
-    unknown = predict(world, make_config(**values, base="ash"), device=DEVICE)
+    unknown = predict(with_files, make_config(**values, base="ash"), device=DEVICE)
     assert (unknown.memory.source, unknown.fits) == ("unknown", "unknown")
-    measure(world, make_config(**values, base="ash"), {"measured_bytes": 70 * MB})
+    measure(with_files, make_config(**values, base="ash"), {"measured_bytes": 70 * MB})
     assert (
-        format_memory(predict(world, make_config(**values, base="ash"), device=DEVICE).memory)
+        format_memory(predict(with_files, make_config(**values, base="ash"), device=DEVICE).memory)
         == "70.0 MB, measured by a probe"
     )
 
@@ -263,7 +264,7 @@ def test_an_adapter_is_predicted_by_the_shape_of_its_base(world: Context) -> Non
 )
 def test_a_peak_of_another_setting_is_not_measured_for_an_unknown_family(ctx: Context, change: dict[str, Any]) -> None:
     """A peak measured with AdamW was shown as measured with Lion."""
-    add_dataset(ctx, "chats", kind="chat")
+    Scenario(ctx).dataset("chats", kind="chat")
     add_row(ctx, Checkpoint(name="ash", origin="added", folder="checkpoints/ash", parameters=1_000_000))
     config = make_config(objective="sft", dataset="chats", architecture=None, tokenizer=None, base="ash")
     measure(ctx, config, {"measured_bytes": 70 * MB})
@@ -273,9 +274,9 @@ def test_a_peak_of_another_setting_is_not_measured_for_an_unknown_family(ctx: Co
     assert find_probe(ctx, RunConfig.model_validate({**config.model_dump(), **change})) is None
 
 
-def test_a_measurement_of_an_earlier_version_is_still_found(ctx: Context) -> None:
+def test_a_measurement_of_an_earlier_version_is_still_found(ctx: Context, scenario: Scenario) -> None:
     """Rows written before a field existed lack it, and their hash was made of other fields."""
-    add_parts(ctx)
+    scenario.parts()
     measure(ctx, make_config(), {"measured_bytes": 51 * MB})
     with ctx.db.write() as session:
         row = session.query(Measurement).one()

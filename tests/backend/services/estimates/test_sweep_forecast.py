@@ -12,7 +12,8 @@ from backend.services.estimates.forecasts import forecast
 from backend.services.estimates.sweep_forecast import SweepForecast, forecast_sweep, makespan
 from backend.services.jobs.workers import beat
 from tests.support.queries import count_selects
-from tests.support.run_world import add_parts, make_config, measure
+from tests.support.run_world import make_config, measure
+from tests.support.scenario import Scenario
 
 
 def sweep_of(**values: Any) -> SweepConfig:
@@ -28,8 +29,8 @@ def work(ctx: Context, slots: int) -> None:
     beat(ctx, name="w", host="lab", pid=1, slots={"train": slots}, devices=[], gauges={})
 
 
-def test_twelve_runs_take_twelve_times_as_long_or_less_by_the_slots(ctx: Context) -> None:
-    add_parts(ctx)
+def test_twelve_runs_take_twelve_times_as_long_or_less_by_the_slots(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     measure(ctx, make_config(), step_s=1.0)
     alone = expect(ctx, sweep_of())
     assert (alone.num_runs, alone.at_once, alone.seconds) == (12, 1, pytest.approx(1200))
@@ -40,16 +41,16 @@ def test_twelve_runs_take_twelve_times_as_long_or_less_by_the_slots(ctx: Context
     assert expect(ctx, sweep_of()).disk_bytes == 12 * one.disk_bytes
 
 
-def test_runs_of_different_length_are_forecast_each(ctx: Context) -> None:
-    add_parts(ctx)
+def test_runs_of_different_length_are_forecast_each(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     measure(ctx, make_config(), step_s=1.0)
     total = expect(ctx, sweep_of(vary={"max_steps": [100, 200, 400]}, method="grid"))
     assert (total.seconds, total.run_seconds) == (pytest.approx(700), (pytest.approx(100), pytest.approx(400)))
     assert not total.is_sampled
 
 
-def test_the_largest_memory_counts_and_an_unmeasured_run_leaves_the_time_open(ctx: Context) -> None:
-    add_parts(ctx)
+def test_the_largest_memory_counts_and_an_unmeasured_run_leaves_the_time_open(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     measure(ctx, make_config(), step_s=1.0)
     total = expect(ctx, sweep_of(vary={"micro_batch": [4, 64]}, method="grid"))
     large = forecast(ctx, make_config(micro_batch=64)).prediction.memory.num_bytes
@@ -57,14 +58,14 @@ def test_the_largest_memory_counts_and_an_unmeasured_run_leaves_the_time_open(ct
     assert total.num_runs == 2
 
 
-def test_a_run_that_can_not_be_launched_is_reported(ctx: Context) -> None:
-    add_parts(ctx)
+def test_a_run_that_can_not_be_launched_is_reported(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     total = expect(ctx, sweep_of(vary={"context": [32, 128]}, method="grid"))
     assert "longer than the architecture" in total.problem
 
 
-def test_a_sweep_of_rates_needs_one_forecast(ctx: Context) -> None:
-    add_parts(ctx)
+def test_a_sweep_of_rates_needs_one_forecast(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     base = forecast(ctx, sweep_of().run)
     with count_selects(ctx.db.engine) as one:
         forecast(ctx, sweep_of().run, parts=base.parts)

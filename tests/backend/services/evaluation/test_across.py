@@ -14,8 +14,8 @@ from backend.domain.statistics.multiplicity import holm
 from backend.services.context import Context
 from backend.services.evaluation.baselines import compare_across
 from backend.services.evaluation.comparisons import compare
-from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, evaluated, predicted
+from tests.support.evaluation_world import CHOICES
+from tests.support.scenario import Scenario
 from tests.support.settings import name_installation
 
 RIGHT = {"facts": (8, 16), "letters": (9, 10), "names": (7, 14)}
@@ -23,20 +23,19 @@ RIGHT = {"facts": (8, 16), "letters": (9, 10), "names": (7, 14)}
 
 
 @pytest.fixture
-def ids(ctx: Context) -> tuple[str, str]:
+def ids(scenario: Scenario) -> tuple[str, str]:
     """Return two checkpoints with three benchmarks and a text in common, and one that only the first has."""
-    for name in ("Oak", "Elm"):
-        add_checkpoint(ctx, name)
+    scenario.checkpoints("Oak", "Elm")
     for name in (*RIGHT, "alone"):
-        add_benchmark(ctx, name, CHOICES)
-    add_benchmark(ctx, "stories", TEXTS, kind="text")
+        scenario.benchmark(name, CHOICES)
+    scenario.benchmark("stories", val=0)
     checkpoints = []
     for side, name in enumerate(("Oak", "Elm")):
         for benchmark, rights in RIGHT.items():
-            made = evaluated(ctx, name, benchmark, [1.0] * rights[side] + [0.0] * (30 - rights[side]))
-        predicted(ctx, name, "stories", [12.0 + side, 20.0 + 2 * side, 15.0 + side])
+            made = scenario.evaluation(name, benchmark, [1.0] * rights[side] + [0.0] * (30 - rights[side]))
+        scenario.evaluation(name, "stories", nlls=[12.0 + side, 20.0 + 2 * side, 15.0 + side])
         checkpoints.append(made.subject_id)
-    evaluated(ctx, "Oak", "alone", [1.0] * 30)
+    scenario.evaluation("Oak", "alone", [1.0] * 30)
     return checkpoints[0], checkpoints[1]
 
 
@@ -69,6 +68,5 @@ def test_the_command_says_how_p_was_adjusted(
 
 
 def test_checkpoints_without_a_common_benchmark_are_an_empty_list(ctx: Context, ids: tuple[str, str]) -> None:
-    add_checkpoint(ctx, "Ash")
-    other = evaluated(ctx, "Ash", "alone", [1.0] * 30, limit=3).subject_id
+    other = Scenario(ctx).evaluation("Ash", "alone", [1.0] * 30, limit=3).subject_id
     assert compare_across(ctx, ids[1], other) == []

@@ -4,33 +4,21 @@ be.
 
 from __future__ import annotations
 
-import pytest
-
-from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.tasks.reading import read_task
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.board import rank_board, read_board
-from backend.services.evaluation.evaluations import launch_evaluation, list_evaluations
+from backend.services.evaluation.evaluations import list_evaluations
 from backend.services.jobs.jobs import stop_job
 from backend.services.overview import group_results
-from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import CHOICES, add_benchmark, claim_of, evaluated, finish, item
+from tests.support.evaluation_world import claim_of, finish, item
+from tests.support.scenario import Scenario
 
 
-@pytest.fixture
-def world(ctx: Context) -> Context:
-    """Three checkpoints and a benchmark."""
-    for name in ("Oak", "Elm", "Ash"):
-        add_checkpoint(ctx, name)
-    add_benchmark(ctx, "facts", CHOICES)
-    return ctx
-
-
-def test_board_keeps_unlike_evaluations_apart_and_the_newest_of_a_checkpoint(world: Context) -> None:
-    evaluated(world, "Oak", "facts", [1, 0, 1, 0])
-    newest = evaluated(world, "Elm", "facts", [1, 1, 1, 0])
-    evaluated(world, "Elm", "facts", [1, 0, 0, 0], shots=2)
-    board = read_board(world)
+def test_board_keeps_unlike_evaluations_apart_and_the_newest_of_a_checkpoint(ctx: Context, scenario: Scenario) -> None:
+    scenario.evaluation("Oak", "facts", [1, 0, 1, 0])
+    newest = scenario.evaluation("Elm", "facts", [1, 1, 1, 0])
+    scenario.evaluation("Elm", "facts", [1, 0, 0, 0], shots=2)
+    board = read_board(ctx)
     assert [column.label for column in board.columns] == ["facts@1", "facts@1 (2-shot)"]
     cells = {row.checkpoint: row.cells for row in board.rows}
     finished = cells["Elm"][board.columns[0].key].finished
@@ -39,90 +27,84 @@ def test_board_keeps_unlike_evaluations_apart_and_the_newest_of_a_checkpoint(wor
     assert board.columns[1].key not in cells["Oak"]
 
 
-def test_an_evaluation_under_way_stands_in_the_column_of_its_settings(world: Context) -> None:
-    evaluated(world, "Oak", "facts", [1, 0, 1, 0])
-    waiting = launch_evaluation(world, checkpoint="Elm", benchmark="facts", person=LOCAL)
-    other = launch_evaluation(
-        world, checkpoint="Elm", benchmark="facts", config=EvaluationConfig(shots=1), person=LOCAL
-    )
-    board = read_board(world)
+def test_an_evaluation_under_way_stands_in_the_column_of_its_settings(ctx: Context, scenario: Scenario) -> None:
+    scenario.evaluation("Oak", "facts", [1, 0, 1, 0])
+    waiting = scenario.evaluation("Elm", "facts")
+    other = scenario.evaluation("Elm", "facts", shots=1)
+    board = read_board(ctx)
     assert board.is_active
     assert len(board.columns) == 2
     cells = next(row.cells for row in board.rows if row.checkpoint == "Elm")
     pending = [cells[column.key].pending for column in board.columns]
     assert [one.id for one in pending if one] == [waiting.id, other.id]
-    again = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL, again=True)
-    (cell,) = [row.cells[board.columns[0].key] for row in read_board(world).rows if row.checkpoint == "Oak"]
+    again = scenario.evaluation("Oak", "facts", again=True)
+    (cell,) = [row.cells[board.columns[0].key] for row in read_board(ctx).rows if row.checkpoint == "Oak"]
     assert cell.finished is not None  # the earlier scores stay while the new ones are measured
     assert cell.pending is not None
     assert cell.pending.id == again.id
 
 
-def test_a_launch_that_failed_has_no_column_of_its_own(world: Context) -> None:
+def test_a_launch_that_failed_has_no_column_of_its_own(ctx: Context, scenario: Scenario) -> None:
     """A wrong task left a column with "Failed" in the matrix for good."""
-    evaluated(world, "Oak", "facts", [1, 0, 1, 0])
-    failed = launch_evaluation(
-        world, checkpoint="Elm", benchmark="facts", config=EvaluationConfig(shots=1), person=LOCAL
-    )
-    assert len(read_board(world).columns) == 2, "while it waits its column is there"
-    stop_job(world, failed.job_id or "", person=LOCAL)
-    board = read_board(world)
+    scenario.evaluation("Oak", "facts", [1, 0, 1, 0])
+    failed = scenario.evaluation("Elm", "facts", shots=1)
+    assert len(read_board(ctx).columns) == 2, "while it waits its column is there"
+    stop_job(ctx, failed.job_id or "", person=LOCAL)
+    board = read_board(ctx)
     assert [column.label for column in board.columns] == ["facts@1"]
     assert [row.checkpoint for row in board.rows] == ["Oak"]
     assert [evaluation.id for evaluation in board.without_scores] == [failed.id]
 
 
-def test_a_column_is_named_by_its_task_and_says_over_what_it_averages(world: Context) -> None:
+def test_a_column_is_named_by_its_task_and_says_over_what_it_averages(ctx: Context, scenario: Scenario) -> None:
     """Columns were named lambada_development_plain_text@1 (LAMBADA), and macro averages only "Accuracy"."""
     rows = [{"question": f"Q{n}", "choices": ["a", "b"], "answer": 0, "subject": "xy"[n % 2]} for n in range(4)]
     for name in ("law", "law-test"):
-        add_benchmark(world, name, rows)
+        scenario.benchmark(name, rows)
         text = (
             "name: law\ntitle: Law\nkind: multiple_choice\nsubgroup: subject\naverage: macro\nprompt: '{{question}}'\n"
         )
         task = read_task(text + "choices: choices\nanswer: answer\n")
-        launched = launch_evaluation(
-            world, checkpoint="Oak", benchmark=name, config=EvaluationConfig(task=task), person=LOCAL
-        )
+        launched = scenario.evaluation("Oak", name, task=task)
         score = {"value": 0.5, "stderr": 0.1, "low": 0.3, "high": 0.7, "n": 4, "method": "Wilson 95 %"}
         names = (("acc", ""), ("acc:micro", ""), ("acc", "x"), ("acc", "y"))
         scores = [{"metric": metric, "subgroup": subgroup, **score} for metric, subgroup in names]
         finish(
-            world,
-            claim_of(world, launched),
+            ctx,
+            claim_of(ctx, launched),
             [item(n, {"acc": 0.5}) for n in range(4)],
             scores=scores,
             facts={"unit": "items"},
         )
-    first, second = read_board(world).columns
+    first, second = read_board(ctx).columns
     assert (first.label, second.label) == ("Law (law-test@1)", "Law (law@1)")
     assert first.averages == {"acc": "macro over 2 subgroups", "acc:micro": "micro over items"}
     assert first.metrics == ("acc", "acc:micro")
 
 
-def test_a_column_is_ranked_by_the_chosen_metric(world: Context) -> None:
-    evaluated(world, "Oak", "facts", [1] * 20)
-    evaluated(world, "Elm", "facts", [1] * 4 + [0] * 16)
-    board = read_board(world)
+def test_a_column_is_ranked_by_the_chosen_metric(ctx: Context, scenario: Scenario) -> None:
+    scenario.evaluation("Oak", "facts", [1] * 20)
+    scenario.evaluation("Elm", "facts", [1] * 4 + [0] * 16)
+    board = read_board(ctx)
     (key,) = [column.key for column in board.columns]
-    ranks = list(rank_board(world, board, [key])[key].values())
+    ranks = list(rank_board(ctx, board, [key])[key].values())
     assert [(rank.evaluation.checkpoint, rank.shares_first_place) for rank in ranks] == [("Oak", True), ("Elm", False)]
-    assert rank_board(world, board, [key], metrics={key: "acc_norm"})[key] == {}  # no score has it
+    assert rank_board(ctx, board, [key], metrics={key: "acc_norm"})[key] == {}  # no score has it
 
 
-def test_one_headline_on_every_page_and_on_a_board_of_zeros_another_metric_is_named(world: Context) -> None:
+def test_one_headline_on_every_page_and_on_a_board_of_zeros_another_metric_is_named(ctx: Context) -> None:
     """The matrix showed 4.0 % of "answer contained" where the overview, the suite and the evaluation's page had an
     exact match of 0.0 %.
     """
-    add_benchmark(world, "questions", [{"question": f"What is {n}?", "answers": [str(n)]} for n in range(4)])
-    launched = launch_evaluation(world, checkpoint="Oak", benchmark="questions", person=LOCAL)
+    Scenario(ctx).benchmark("questions", [{"question": f"What is {n}?", "answers": [str(n)]} for n in range(4)])
+    launched = Scenario(ctx).evaluation("Oak", "questions")
     score = {"stderr": None, "low": None, "high": None, "n": 4, "method": "Wilson 95 %"}
     scores = [{"metric": "exact_match", "value": 0.0, **score}, {"metric": "contains", "value": 0.5, **score}]
     items = [item(n, {"exact_match": 0.0, "contains": float(n % 2)}) for n in range(4)]
-    finish(world, claim_of(world, launched), items, scores=scores, facts={"unit": "items"})
-    (column,) = read_board(world).columns
+    finish(ctx, claim_of(ctx, launched), items, scores=scores, facts={"unit": "items"})
+    (column,) = read_board(ctx).columns
     assert (column.metric, column.telling, column.metrics) == ("exact_match", "contains", ("exact_match", "contains"))
-    (evaluation,) = list_evaluations(world)
+    (evaluation,) = list_evaluations(ctx)
     assert evaluation.main_score is not None
     assert evaluation.main_score.metric == column.metric
     (results,) = group_results([evaluation])

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.metrics.items import score_answers
 from backend.domain.evaluation.metrics.registry import get_metric
 from backend.domain.evaluation.metrics.score import AnswerRow, score_rows
 from backend.domain.evaluation.tasks.definition import MetricUse
 from backend.errors import InvalidInput
-from backend.services.context import LOCAL, Context
+from backend.services.context import Context
 from backend.services.evaluation.comparisons import compare
-from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
 from backend.services.evaluation.pairing import comparison_at
-from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import ANSWERS, add_benchmark, claim_of, finish, item
+from tests.support.evaluation_world import ANSWERS, claim_of, finish, item
+from tests.support.scenario import Scenario
 
 REFERENCES = [
     "the cat sat on the mat today",
@@ -28,7 +27,7 @@ BETTER = [text if n % 3 else text.replace("now", "then") for n, text in enumerat
 
 
 def answered(ctx: Context, checkpoint: str, metric: str, answers: list[str], references: list[str]) -> EvaluationView:
-    launched = launch_evaluation(ctx, checkpoint=checkpoint, benchmark="words", config=EvaluationConfig(), person=LOCAL)
+    launched = Scenario(ctx).evaluation(checkpoint, "words")
     uses = [MetricUse(name=metric)]
     values = [
         score_answers(uses, [answer], [reference], row={}).values
@@ -41,13 +40,13 @@ def answered(ctx: Context, checkpoint: str, metric: str, answers: list[str], ref
 
 
 @pytest.mark.parametrize("metric", ["bleu", "mcc"])
-def test_the_difference_is_that_of_the_corpora(ctx: Context, metric: str) -> None:
-    add_benchmark(ctx, "words", ANSWERS)
+def test_the_difference_is_that_of_the_corpora(ctx: Context, scenario: Scenario, metric: str) -> None:
+    scenario.benchmark("words", ANSWERS)
     references = REFERENCES if metric == "bleu" else ["yes", "no", "no", "yes"] * 5
     sides = [WORSE, BETTER] if metric == "bleu" else [["yes", "yes", "no", "no"] * 5, ["yes", "no", "no", "no"] * 5]
     ids = []
     for name, answers in zip(("Oak", "Elm"), sides, strict=True):
-        add_checkpoint(ctx, name)
+        scenario.checkpoint(name)
         ids.append(answered(ctx, name, metric, answers, references).id)
     worse, better = (
         score_rows(
@@ -71,10 +70,10 @@ def test_the_difference_is_that_of_the_corpora(ctx: Context, metric: str) -> Non
     assert narrow.low > comparison.difference.low
 
 
-def test_a_gap_of_pairs_is_refused(ctx: Context) -> None:
-    add_benchmark(ctx, "words", ANSWERS)
-    add_checkpoint(ctx, "Oak")
-    add_checkpoint(ctx, "Elm")
+def test_a_gap_of_pairs_is_refused(ctx: Context, scenario: Scenario) -> None:
+    scenario.benchmark("words", ANSWERS)
+    scenario.checkpoint("Oak")
+    scenario.checkpoint("Elm")
     first, second = (answered(ctx, name, "exact_match", REFERENCES, REFERENCES).id for name in ("Oak", "Elm"))
     with pytest.raises(InvalidInput, match="pairs of items"):
         compare(ctx, first, second, metric="gender_gap")

@@ -57,12 +57,12 @@ from backend.services.serving.deployments import stop_endpoint
 from backend.services.serving.job_keys import key_of
 from backend.services.serving.upstreams import connect_upstream
 from jobs.runner import execute
-from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import ANSWERS, CHOICES, TEXTS, add_benchmark, claim_of, finish, item, list_items
+from tests.support.evaluation_world import ANSWERS, claim_of, finish, item, list_items
 from tests.support.fake_api import FakeApi, serve_api
 from tests.support.installation import wait_until
 from tests.support.job_work import do_job
 from tests.support.jobs import take_job
+from tests.support.scenario import Scenario
 
 KEY = "sesame-7f3a"
 PROMPT_TOKENS = 3
@@ -81,15 +81,6 @@ def api() -> Iterator[FakeApi]:
         yield served
 
 
-@pytest.fixture
-def world(ctx: Context) -> Context:
-    add_checkpoint(ctx, "Oak")
-    add_benchmark(ctx, "facts", CHOICES)
-    add_benchmark(ctx, "questions", ANSWERS)
-    add_benchmark(ctx, "stories", TEXTS, kind="text", val=3)
-    return ctx
-
-
 def register(ctx: Context, api: FakeApi, name: str = "Far", **values: Any) -> str:
     return add_endpoint(
         ctx, name=name, config=read_endpoint_config(url=api.url, model="m", **values), person=LOCAL
@@ -98,7 +89,7 @@ def register(ctx: Context, api: FakeApi, name: str = "Far", **values: Any) -> st
 
 def work(ctx: Context, evaluation: EvaluationView) -> EvaluationView:
     """Run the job here."""
-    do_job(ctx, str(evaluation.job_id))
+    do_job(ctx, evaluation.job_id)
     return get_evaluation(ctx, evaluation.id)
 
 
@@ -111,12 +102,12 @@ def work_in_child(ctx: Context, evaluation: EvaluationView) -> EvaluationView:
 
 
 def test_an_endpoint_is_scored_over_http_with_its_tokens_and_price_and_stands_beside_checkpoints(
-    world: Context, api: FakeApi
+    ctx: Context, api: FakeApi
 ) -> None:
-    register(world, api, input_price=10.0, output_price=20.0)
-    launched = launch_evaluation(world, endpoint="Far", benchmark="questions", person=LOCAL)
+    register(ctx, api, input_price=10.0, output_price=20.0)
+    launched = Scenario(ctx).evaluation(benchmark="questions", endpoint="Far")
     assert (launched.status, launched.settings["engine"]) == (Status.QUEUED, "openai_http")
-    done = work(world, launched)
+    done = work(ctx, launched)
     assert done.status is Status.FINISHED, done.error
     assert (done.checkpoint, done.checkpoint_id, done.facts.endpoint, done.facts.model) == (
         "Far",
@@ -129,27 +120,27 @@ def test_an_endpoint_is_scored_over_http_with_its_tokens_and_price_and_stands_be
     assert (done.facts.prompt_tokens, done.facts.completion_tokens) == (6 * PROMPT_TOKENS, 6 * 5)
     assert done.facts.price_usd == pytest.approx((18 * 10 + 30 * 20) / 1e6)
     assert sorted(api.prompts) == sorted(row["question"] for row in ANSWERS)
-    shown, _ = list_items(world, done.id)
+    shown, _ = list_items(ctx, done.id)
     assert shown[1].shown["completion"] == "1"
     (forecast,) = forecast_evaluations(
-        world, [resolve_evaluated(world, "Far")], {"questions": EvaluationConfig()}
+        ctx, [resolve_evaluated(ctx, "Far")], {"questions": EvaluationConfig()}
     ).evaluations
     assert (forecast.tokens, forecast.price) == ((18.0, 30.0), pytest.approx(done.facts.price_usd))
     assert forecast.time is not None
     assert "of this endpoint" in forecast.time.basis
 
 
-def test_an_endpoint_with_echo_answers_choices_in_the_column_of_checkpoints(world: Context, api: FakeApi) -> None:
+def test_an_endpoint_with_echo_answers_choices_in_the_column_of_checkpoints(ctx: Context, api: FakeApi) -> None:
     api.echo = True
-    register(world, api)
-    far = work(world, launch_evaluation(world, endpoint="Far", benchmark="facts", person=LOCAL))
+    register(ctx, api)
+    far = work(ctx, Scenario(ctx).evaluation(benchmark="facts", endpoint="Far"))
     assert far.status is Status.FINISHED, far.error
-    oak = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
-    assert [len(read_board(world).columns), len(read_board(world).rows)] == [
+    oak = Scenario(ctx).evaluation("Oak", "facts")
+    assert [len(read_board(ctx).columns), len(read_board(ctx).rows)] == [
         1,
         2,
     ], "a waiting cell stands in the endpoint's column"
-    items = [row for row, _ in zip(list_items(world, far.id, limit=99)[0], range(99), strict=False)]
+    items = [row for row, _ in zip(list_items(ctx, far.id, limit=99)[0], range(99), strict=False)]
     scored = [{**item(n, {"acc": float(n % 3 > 0)}), "item_hash": row.item_hash} for n, row in enumerate(items)]
     score = {"metric": "acc", "value": 0.65, "n": 40, "low": 0.5, "high": 0.8, "stderr": 0.07, "method": "Wilson"}
     facts = {
@@ -159,24 +150,24 @@ def test_an_endpoint_with_echo_answers_choices_in_the_column_of_checkpoints(worl
         "engine": "fast",
         "device": "cpu",
     }
-    finish(world, claim_of(world, oak), scored, scores=[score], facts=facts)
-    board = read_board(world)
+    finish(ctx, claim_of(ctx, oak), scored, scores=[score], facts=facts)
+    board = read_board(ctx)
     (column,) = board.columns
     assert {(row.checkpoint, row.is_endpoint) for row in board.rows} == {("Oak", False), ("Far", True)}
     assert len(board.scored(column.key)) == 2
-    comparison = compare(world, oak.id, far.id, metric="acc")
+    comparison = compare(ctx, oak.id, far.id, metric="acc")
     assert (comparison.n, any("engine" in words for words in comparison.differs)) == (40, True)
-    assert [other.checkpoint for other in list_comparable(world, far)] == ["Oak"]
-    assert "Far" in board_html(world)
+    assert [other.checkpoint for other in list_comparable(ctx, far)] == ["Oak"]
+    assert "Far" in board_html(ctx)
     assert "Far" in scores_csv([far])
-    refuse_unlike(far, get_evaluation(world, oak.id))
+    refuse_unlike(far, get_evaluation(ctx, oak.id))
 
 
 @pytest.mark.timeout(900)
-def test_a_killed_evaluation_of_an_endpoint_resumes_without_asking_again(world: Context, api: FakeApi) -> None:
+def test_a_killed_evaluation_of_an_endpoint_resumes_without_asking_again(ctx: Context, api: FakeApi) -> None:
     rows = [{"question": f"What is {n}?", "answers": [str(n)]} for n in range(40)]
-    add_benchmark(world, "many", rows)
-    register(world, api, concurrency=2)
+    Scenario(ctx).benchmark("many", rows)
+    register(ctx, api, concurrency=2)
     answer = api.answer
 
     def stall(prompt: str) -> str:
@@ -185,52 +176,52 @@ def test_a_killed_evaluation_of_an_endpoint_resumes_without_asking_again(world: 
         return answer(prompt)
 
     api.answer = stall
-    launched = launch_evaluation(world, endpoint="Far", benchmark="many", person=LOCAL)
-    claim = claim_job(world, str(launched.job_id), owner="w#1", host="lab")
+    launched = Scenario(ctx).evaluation(benchmark="many", endpoint="Far")
+    claim = claim_job(ctx, str(launched.job_id), owner="w#1", host="lab")
     assert claim is not None
-    worker = threading.Thread(target=execute, args=(world, claim))
+    worker = threading.Thread(target=execute, args=(ctx, claim))
     worker.start()
-    file = world.artifacts.job_folder(str(launched.job_id)) / "items.jsonl"
+    file = ctx.artifacts.job_folder(str(launched.job_id)) / "items.jsonl"
     wait_until(lambda: file.is_file() and len(file.read_text().splitlines()) >= 8, what="eight items")
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # a zombie has no command line
             if "jobs.run" in " ".join(child.cmdline()):
                 child.kill()
     worker.join(60)
-    assert get_evaluation(world, launched.id).status is Status.FAILED
+    assert get_evaluation(ctx, launched.id).status is Status.FAILED
     api.answer = answer
     api.pause.set()
-    done = work_in_child(world, launch_again(world, launched, person=LOCAL))
+    done = work_in_child(ctx, launch_again(ctx, launched, person=LOCAL))
     assert (done.id, done.status) == (launched.id, Status.FINISHED), done.error
     assert {row["question"] for row in rows} == set(api.prompts)
     assert len(api.prompts) - len(rows) <= 2, "only what was under way is asked again"
     assert done.main_score is not None
-    assert (done.main_score.n, list_items(world, done.id, limit=1)[1]) == (40, 40)
+    assert (done.main_score.n, list_items(ctx, done.id, limit=1)[1]) == (40, 40)
     assert done.facts.completion_tokens == 40 * 5, "tokens of both attempts are counted, each item once"
 
 
 def test_the_key_is_read_from_its_place_and_is_nowhere_in_the_installation(
-    world: Context, api: FakeApi, monkeypatch: pytest.MonkeyPatch, home: Path
+    ctx: Context, api: FakeApi, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     api.key = KEY
     with pytest.raises(Unavailable, match="401"):
-        register(world, api)
+        register(ctx, api)
     with pytest.raises(Unavailable, match="FAR_KEY is not set"):
-        register(world, api, key_env="FAR_KEY")
+        register(ctx, api, key_env="FAR_KEY")
     monkeypatch.setenv("FAR_KEY", KEY)
-    register(world, api, key_env="FAR_KEY")
-    done = work_in_child(world, launch_evaluation(world, endpoint="Far", benchmark="questions", person=LOCAL))
+    register(ctx, api, key_env="FAR_KEY")
+    done = work_in_child(ctx, Scenario(ctx).evaluation(benchmark="questions", endpoint="Far"))
     assert done.status is Status.FINISHED, done.error
     file = home / "key"
     file.write_text(f"{KEY}\n")
-    register(world, api, name="Filed", key_file=str(file))
-    filed = work(world, launch_evaluation(world, endpoint="Filed", benchmark="questions", person=LOCAL))
+    register(ctx, api, name="Filed", key_file=str(file))
+    filed = work(ctx, Scenario(ctx).evaluation(benchmark="questions", endpoint="Filed"))
     assert filed.status is Status.FINISHED, filed.error
     file.unlink()
     monkeypatch.delenv("FAR_KEY")
-    failed = work(world, launch_again(world, done, person=LOCAL, again=True))
+    failed = work(ctx, launch_again(ctx, done, person=LOCAL, again=True))
     assert (failed.status, failed.error.cause) == (Status.FAILED, "The environment variable FAR_KEY is not set here.")
-    assert not any(KEY in line for line in read_log(world, str(done.job_id)))
+    assert not any(KEY in line for line in read_log(ctx, str(done.job_id)))
     with sqlite3.connect(home / "models.db") as database:
         assert not any(KEY in line for line in database.iterdump())
     written = [path for path in home.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
@@ -254,60 +245,60 @@ def test_an_address_that_is_none_or_holds_a_secret_is_refused(url: str) -> None:
     assert "pw" not in str(caught.value)
 
 
-def test_what_an_api_can_not_give_is_refused_before_the_queue_with_its_cure(world: Context, api: FakeApi) -> None:
-    register(world, api)
+def test_what_an_api_can_not_give_is_refused_before_the_queue_with_its_cure(ctx: Context, api: FakeApi) -> None:
+    for name in ("facts", "questions", "stories"):
+        Scenario(ctx).benchmark(name)
+    register(ctx, api)
     launch = {"endpoint": "Far", "person": LOCAL}
     with pytest.raises(InvalidInput, match=r"needs log-likelihoods.*does not echo") as caught:
-        launch_evaluation(world, benchmark="facts", **launch)
+        launch_evaluation(ctx, benchmark="facts", **launch)
     assert "Score generated answers" in caught.value.remedy
     with pytest.raises(InvalidInput, match="needs log-likelihoods"):
-        forecast_evaluations(world, [resolve_evaluated(world, "Far")], {"facts": EvaluationConfig()})
+        forecast_evaluations(ctx, [resolve_evaluated(ctx, "Far")], {"facts": EvaluationConfig()})
     with pytest.raises(InvalidInput, match="loss on whole texts"):
-        launch_evaluation(world, benchmark="stories", **launch)
+        launch_evaluation(ctx, benchmark="stories", **launch)
     with pytest.raises(InvalidInput, match="engine is plain"):
-        launch_evaluation(world, benchmark="questions", config=EvaluationConfig(engine="plain"), **launch)
-    assert launch_evaluation(world, benchmark="facts", kind="generation", **launch).status is Status.QUEUED
+        launch_evaluation(ctx, benchmark="questions", config=EvaluationConfig(engine="plain"), **launch)
+    assert launch_evaluation(ctx, benchmark="facts", kind="generation", **launch).status is Status.QUEUED
     api.completions = False
-    register(world, api, name="Chat only")
+    register(ctx, api, name="Chat only")
     with pytest.raises(InvalidInput, match="no completions of a text"):
-        launch_evaluation(
-            world, endpoint="Chat only", benchmark="questions", config=EvaluationConfig(chat="off"), person=LOCAL
-        )
+        Scenario(ctx).evaluation(benchmark="questions", endpoint="Chat only", chat="off")
     api.chat = False
     with pytest.raises(InvalidInput, match="no chat completions and no completions"):
-        register(world, api, name="Nothing")
+        register(ctx, api, name="Nothing")
 
 
-def test_accounts_add_no_address_and_names_are_unique(world: Context, api: FakeApi) -> None:
+def test_accounts_add_no_address_and_names_are_unique(ctx: Context, scenario: Scenario, api: FakeApi) -> None:
     config = read_endpoint_config(url=api.url, model="m")
     with pytest.raises(NotAllowed, match="can't name an address"):
-        add_endpoint(world, name="Far", config=config, person=Person("u", "Ada", "admin"))
-    register(world, api)
+        add_endpoint(ctx, name="Far", config=config, person=Person("u", "Ada", "admin"))
+    register(ctx, api)
     with pytest.raises(Conflict, match="already"):
-        register(world, api)
+        register(ctx, api)
     with pytest.raises(NotFound, match="There are: Far"):
-        launch_evaluation(world, endpoint="Fer", benchmark="questions", person=LOCAL)
-    assert resolve_evaluated(world, api.url, model="m").name == "Far"
+        scenario.evaluation(benchmark="questions", endpoint="Fer")
+    assert resolve_evaluated(ctx, api.url, model="m").name == "Far"
     with pytest.raises(NotFound, match="with the model 'x'"):
-        resolve_evaluated(world, api.url, model="x")
+        resolve_evaluated(ctx, api.url, model="x")
     with pytest.raises(InvalidInput, match="one subject"):
-        launch_evaluation(world, benchmark="questions", person=LOCAL)
+        launch_evaluation(ctx, benchmark="questions", person=LOCAL)
 
 
-def test_a_removed_api_keeps_its_evaluations_and_comes_back_with_them(world: Context, api: FakeApi) -> None:
-    register(world, api)
-    done = work(world, launch_evaluation(world, endpoint="Far", benchmark="questions", person=LOCAL))
-    remove_endpoint(world, "Far", person=LOCAL)
-    assert list_evaluated(world) == []
-    assert get_evaluation(world, done.id).checkpoint == "Far"
+def test_a_removed_api_keeps_its_evaluations_and_comes_back_with_them(ctx: Context, api: FakeApi) -> None:
+    register(ctx, api)
+    done = work(ctx, Scenario(ctx).evaluation(benchmark="questions", endpoint="Far"))
+    remove_endpoint(ctx, "Far", person=LOCAL)
+    assert list_evaluated(ctx) == []
+    assert get_evaluation(ctx, done.id).checkpoint == "Far"
     with pytest.raises(NotFound):
-        launch_again(world, done, person=LOCAL)
-    register(world, api)
-    reused = launch_evaluation(world, endpoint="Far", benchmark="questions", person=LOCAL)
+        launch_again(ctx, done, person=LOCAL)
+    register(ctx, api)
+    reused = Scenario(ctx).evaluation(benchmark="questions", endpoint="Far")
     assert (reused.id, reused.reused) == (done.id, True)
     with pytest.raises(InvalidInput, match="model of an endpoint is not here"):
-        launch_check(world, done.id, person=LOCAL)
-    with world.db.read() as session:
+        launch_check(ctx, done.id, person=LOCAL)
+    with ctx.db.read() as session:
         payload = session.get_one(Evaluation, done.id).record.model_dump_json()
     assert "key_env" not in payload
 
@@ -321,119 +312,125 @@ def scored(ctx: Context, evaluation: EvaluationView, right: list[float]) -> None
     finish(ctx, claim_of(ctx, evaluation), items, scores=[{**score, "method": "Wilson"}], facts=facts)
 
 
-def test_a_suite_runs_on_an_endpoint_and_names_what_the_api_can_t_give(world: Context, api: FakeApi) -> None:
-    register(world, api)
-    create_suite(world, read_suite("{name: core, members: [questions, facts]}"), person=LOCAL)
-    result = run_suite(world, "core", endpoint="Far", person=LOCAL)
+def test_a_suite_runs_on_an_endpoint_and_names_what_the_api_can_t_give(
+    ctx: Context, scenario: Scenario, api: FakeApi
+) -> None:
+    scenario.checkpoint("Oak")
+    scenario.benchmark("facts")
+    scenario.benchmark("questions")
+    register(ctx, api)
+    create_suite(ctx, read_suite("{name: core, members: [questions, facts]}"), person=LOCAL)
+    result = run_suite(ctx, "core", endpoint="Far", person=LOCAL)
     answered, refused = result.members
     assert answered.evaluation is not None
     assert (result.checkpoint, result.checkpoint_id, answered.evaluation.checkpoint) == ("Far", None, "Far")
     assert "does not echo" in refused.error
-    scored(world, answered.evaluation, [1.0, 0.0])
-    (listed,) = list_suite_results(world)
+    scored(ctx, answered.evaluation, [1.0, 0.0])
+    (listed,) = list_suite_results(ctx)
     assert (listed.endpoint is not None, listed.num_finished, listed.run_id) == (True, 1, None)
     with pytest.raises(InvalidInput, match="one subject"):
-        run_suite(world, "core", checkpoint="Oak", endpoint="Far", person=LOCAL)
+        run_suite(ctx, "core", checkpoint="Oak", endpoint="Far", person=LOCAL)
     with pytest.raises(NotFound, match="no endpoint 'Fer'"):
-        run_suite(world, "core", endpoint="Fer", person=LOCAL)
+        run_suite(ctx, "core", endpoint="Fer", person=LOCAL)
 
 
 def test_a_gate_judges_an_endpoint_against_a_checkpoint_and_an_api_and_counts_its_looks(
-    world: Context, api: FakeApi, monkeypatch: pytest.MonkeyPatch
+    ctx: Context, api: FakeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_benchmark(world, "long", [{"question": f"Q{n}?", "answers": ["a"]} for n in range(400)])
-    register(world, api)
-    add_endpoint(world, name="Near", config=read_endpoint_config(url=api.url, model="n"), person=LOCAL)
+    Scenario(ctx).checkpoint("Oak")
+    Scenario(ctx).benchmark("long", [{"question": f"Q{n}?", "answers": ["a"]} for n in range(400)])
+    register(ctx, api)
+    add_endpoint(ctx, name="Near", config=read_endpoint_config(url=api.url, model="n"), person=LOCAL)
     right = [1.0, 1.0, 0.0] * 133
     for subject in ({"checkpoint": "Oak"}, {"endpoint": "Far"}, {"endpoint": "Near"}):
         config = EvaluationConfig(chat="off", limit=399)
-        launched = launch_evaluation(world, benchmark="long", config=config, person=LOCAL, **subject)
-        scored(world, launched, right if "Near" not in subject.values() else [0.0, 1.0, 0.0] * 133)
+        launched = launch_evaluation(ctx, benchmark="long", config=config, person=LOCAL, **subject)
+        scored(ctx, launched, right if "Near" not in subject.values() else [0.0, 1.0, 0.0] * 133)
     for champion in ("Oak", "endpoint:Far"):
         values = {"champion": champion, "benchmarks": [{"benchmark": "long"}], "margin": 0.05}
-        create_gate(world, name=f"like {champion[-3:]}", config=GateConfig.model_validate(values), person=LOCAL)
-        assert judge(world, candidate="endpoint:Far", gate=f"like {champion[-3:]}", person=LOCAL).verdict == "PASS"
-    worse = judge(world, candidate="endpoint:Near", gate="like Oak", person=LOCAL)
+        create_gate(ctx, name=f"like {champion[-3:]}", config=GateConfig.model_validate(values), person=LOCAL)
+        assert judge(ctx, candidate="endpoint:Far", gate=f"like {champion[-3:]}", person=LOCAL).verdict == "PASS"
+    worse = judge(ctx, candidate="endpoint:Near", gate="like Oak", person=LOCAL)
     assert (worse.verdict, worse.candidate, worse.champion) == ("FAIL", "Near", "Oak")
-    assert [row.checkpoint for row in get_gate(world, "like Oak").results] == ["Near (endpoint)", "Far (endpoint)"]
-    again = judge(world, candidate="endpoint:Near", gate="like Oak", person=LOCAL)
+    assert [row.checkpoint for row in get_gate(ctx, "like Oak").results] == ["Near (endpoint)", "Far (endpoint)"]
+    again = judge(ctx, candidate="endpoint:Near", gate="like Oak", person=LOCAL)
     assert again.decision.benchmarks[0].look == 1  # the same evaluations judged again are the same look
-    repeated = launch_evaluation(world, endpoint="Near", benchmark="long", config=config, person=LOCAL, again=True)
-    scored(world, repeated, [0.0, 1.0, 0.0] * 133)
-    third = judge(world, candidate="endpoint:Near", gate="like Oak", person=LOCAL)
+    repeated = Scenario(ctx).evaluation(benchmark="long", endpoint="Near", config=config, again=True)
+    scored(ctx, repeated, [0.0, 1.0, 0.0] * 133)
+    third = judge(ctx, candidate="endpoint:Near", gate="like Oak", person=LOCAL)
     assert third.decision.benchmarks[0].look == 2
-    assert judge(world, candidate="Oak", gate="like Far", person=LOCAL).verdict == "PASS"
+    assert judge(ctx, candidate="Oak", gate="like Far", person=LOCAL).verdict == "PASS"
     monkeypatch.setattr("backend.services.evaluation.evaluations.identity_of", lambda ctx, view: "another checkpoint")
-    changed = judge(world, candidate="endpoint:Near", gate="like Oak", person=LOCAL)
+    changed = judge(ctx, candidate="endpoint:Near", gate="like Oak", person=LOCAL)
     assert (changed.verdict, len(changed.missing)) == ("INCONCLUSIVE", 1), "what it served before is not its score"
     with pytest.raises(NotFound, match="no endpoint 'Fer'"):
-        judge(world, candidate="endpoint:Fer", gate="like Oak", person=LOCAL)
+        judge(ctx, candidate="endpoint:Fer", gate="like Oak", person=LOCAL)
 
 
-def test_a_gate_s_champion_may_be_an_endpoint_of_a_connected_server(world: Context, api: FakeApi) -> None:
-    add_benchmark(world, "long", [{"question": f"Q{n}?", "answers": ["a"]} for n in range(400)])
-    connect_upstream(world, name="tales", upstream=Upstream.read({"url": api.url, "model": "qwen"}), person=LOCAL)
-    register(world, api)
+def test_a_gate_s_champion_may_be_an_endpoint_of_a_connected_server(ctx: Context, api: FakeApi) -> None:
+    Scenario(ctx).benchmark("long", [{"question": f"Q{n}?", "answers": ["a"]} for n in range(400)])
+    connect_upstream(ctx, name="tales", upstream=Upstream.read({"url": api.url, "model": "qwen"}), person=LOCAL)
+    register(ctx, api)
     values = {"champion": "endpoint:tales", "benchmarks": [{"benchmark": "long"}], "margin": 0.05}
     gate = GateConfig.model_validate(values)
-    assert [plan.unknown for plan in plan_gates(world, gate)] == ["“tales” is not evaluated on it yet"]
-    create_gate(world, name="release", config=gate, person=LOCAL)
+    assert [plan.unknown for plan in plan_gates(ctx, gate)] == ["“tales” is not evaluated on it yet"]
+    create_gate(ctx, name="release", config=gate, person=LOCAL)
     for name in ("tales", "Far"):
         config = EvaluationConfig(chat="off", limit=399)
         scored(
-            world,
-            launch_evaluation(world, endpoint=name, benchmark="long", config=config, person=LOCAL),
+            ctx,
+            Scenario(ctx).evaluation(benchmark="long", endpoint=name, config=config),
             [1.0, 1.0, 0.0] * 133,
         )
-    assert plan_gates(world, gate)[0].power is not None
-    passed = judge(world, candidate="endpoint:Far", gate="release", person=LOCAL)
+    assert plan_gates(ctx, gate)[0].power is not None
+    passed = judge(ctx, candidate="endpoint:Far", gate="release", person=LOCAL)
     assert (passed.verdict, passed.champion, passed.missing) == ("PASS", "tales", ())
-    assert judge(world, candidate="endpoint:tales", gate="release", person=LOCAL).verdict == "PASS"
-    stop_endpoint(world, "tales", person=LOCAL)
-    assert judge(world, candidate="endpoint:Far", gate="release", person=LOCAL).verdict == "PASS"
+    assert judge(ctx, candidate="endpoint:tales", gate="release", person=LOCAL).verdict == "PASS"
+    stop_endpoint(ctx, "tales", person=LOCAL)
+    assert judge(ctx, candidate="endpoint:Far", gate="release", person=LOCAL).verdict == "PASS"
 
 
 def test_a_job_asks_an_own_endpoint_by_a_key_of_its_attempt_where_the_gateway_asks_for_one(
-    world: Context, api: FakeApi
+    ctx: Context, api: FakeApi
 ) -> None:
     """An evaluation in its own process, and the claim of a judge. Nothing is to be set, and the worker, on another
     machine, does not know that visitors sign in.
     """
-    connect_upstream(world, name="tales", upstream=Upstream.read({"url": api.url, "model": "qwen"}), person=LOCAL)
-    closed = replace(world, sign_in=True, gateway_url=api.url.removesuffix("/v1"))
-    assert not world.sign_in
-    evaluation = launch_evaluation(closed, endpoint="tales", benchmark="questions", person=LOCAL)
+    connect_upstream(ctx, name="tales", upstream=Upstream.read({"url": api.url, "model": "qwen"}), person=LOCAL)
+    closed = replace(ctx, sign_in=True, gateway_url=api.url.removesuffix("/v1"))
+    assert not ctx.sign_in
+    evaluation = Scenario(closed).evaluation(benchmark="questions", endpoint="tales")
     api.headers.clear()
-    assert execute(world, claim_of(world, evaluation)) is Status.FINISHED
+    assert execute(ctx, claim_of(ctx, evaluation)) is Status.FINISHED
     (sent,) = {headers["Authorization"].removeprefix("Bearer ") for headers in api.headers}
     assert sent.startswith("rh-")
     assert check_key(closed, sent) is None, "revoked with its attempt"
     asked = [JudgeItem(id="1", prompt="Why?", answer="So.")]
     config = JudgeConfig(canaries=0)
     job = launch_judgement(closed, judge=Judge("endpoint", "tales"), items=asked, config=config, person=LOCAL)
-    claim = take_job(world, job.id)
-    key = key_of(world, prepare_claim(world, claim))
+    claim = take_job(ctx, job.id)
+    key = key_of(ctx, prepare_claim(ctx, claim))
     assert key is not None
     grant = check_key(closed, key)
     assert grant is not None
     assert grant.scopes.models == ("tales",)
     assert key not in str(claim.payload)
-    open_ = launch_judgement(world, judge=Judge("endpoint", "tales"), items=asked, config=config, person=LOCAL)
-    assert key_of(world, take_job(world, open_.id)) is None, "none where the gateway asks for none"
+    open_ = launch_judgement(ctx, judge=Judge("endpoint", "tales"), items=asked, config=config, person=LOCAL)
+    assert key_of(ctx, take_job(ctx, open_.id)) is None, "none where the gateway asks for none"
 
 
 def test_safety_is_measured_on_an_endpoint_and_nothing_is_queued_where_a_probe_can_t_be(
-    world: Context, api: FakeApi
+    ctx: Context, api: FakeApi
 ) -> None:
-    register(world, api)
+    register(ctx, api)
     rows = [{"prompt": f"How do I kill process {n}?", "label": "safe"} for n in range(4)]
-    add_probe(world, name="xs", rows=rows, source="own.csv", person=LOCAL)
+    add_probe(ctx, name="xs", rows=rows, source="own.csv", person=LOCAL)
     crows = [{"sent_more": f"They{n} lie.", "sent_less": f"We{n} lie.", "bias_type": "age"} for n in range(3)]
-    add_probe(world, name="pairs", rows=crows, source="pairs.csv", person=LOCAL)
+    add_probe(ctx, name="pairs", rows=crows, source="pairs.csv", person=LOCAL)
     with pytest.raises(InvalidInput, match="The probe “pairs” can't be measured"):
-        run_safety(world, endpoint="Far", person=LOCAL)
-    assert list_evaluations(world) == []
-    assert safety_card(world, endpoint="Far").scores == ()
-    (launched,) = run_safety(world, endpoint="Far", probes=["xs"], person=LOCAL)
+        run_safety(ctx, endpoint="Far", person=LOCAL)
+    assert list_evaluations(ctx) == []
+    assert safety_card(ctx, endpoint="Far").scores == ()
+    (launched,) = run_safety(ctx, endpoint="Far", probes=["xs"], person=LOCAL)
     assert (launched.checkpoint, launched.endpoint is not None) == ("Far", True)
-    assert safety_card(world, endpoint="Far").pending == 1
+    assert safety_card(ctx, endpoint="Far").pending == 1

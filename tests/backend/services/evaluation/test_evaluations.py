@@ -25,67 +25,44 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.evaluation.comparisons import compare, rank_evaluations
 from backend.services.evaluation.evaluations import get_evaluation, launch_evaluation, list_evaluations
 from backend.services.jobs.jobs import stop_job
-from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import (
-    ANSWERS,
-    CHOICES,
-    TEXTS,
-    add_benchmark,
     claim_of,
-    evaluated,
     finish,
     item,
     list_items,
-    predicted,
 )
 from tests.support.jobs import list_jobs
+from tests.support.scenario import Scenario
 from tests.support.settings import database_of
-
-
-@pytest.fixture
-def world(ctx: Context) -> Context:
-    """Two checkpoints and three things to score them on."""
-    for name in ("Oak", "Elm"):
-        add_checkpoint(ctx, name)
-    add_benchmark(ctx, "facts", CHOICES)
-    add_benchmark(ctx, "questions", ANSWERS)
-    add_benchmark(ctx, "stories", TEXTS, kind="text", val=3)
-    return ctx
 
 
 @pytest.mark.parametrize(
     ("benchmark", "kind", "split"),
     [("facts", "multiple_choice", "all"), ("questions", "generation", "all"), ("stories@1", "perplexity", "val")],
 )
-def test_way_of_scoring_and_split_follow_from_the_dataset(
-    world: Context, benchmark: str, kind: str, split: str
-) -> None:
-    launched = launch_evaluation(world, checkpoint="Oak", benchmark=benchmark, person=LOCAL)
+def test_way_of_scoring_and_split_follow_from_the_dataset(ctx: Context, benchmark: str, kind: str, split: str) -> None:
+    launched = Scenario(ctx).evaluation("Oak", benchmark)
     assert (launched.kind, launched.settings["split"], launched.status) == (EvaluationKind(kind), split, Status.QUEUED)
-    assert claim_of(world, launched).payload.checkpoint == "checkpoints/Oak"
+    assert claim_of(ctx, launched).payload.checkpoint == "checkpoints/Oak"
 
 
-def test_double_click_and_equal_settings_give_one_evaluation(world: Context) -> None:
-    first = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL, idempotency_key="k")
-    clicked = launch_evaluation(world, checkpoint="Elm", benchmark="facts", person=LOCAL, idempotency_key="k")
-    equal = launch_evaluation(
-        world, checkpoint="Oak", benchmark="facts@1", config=EvaluationConfig(batch_size=3), person=LOCAL
-    )
-    again = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL, again=True)
-    other = launch_evaluation(
-        world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(shots=2), person=LOCAL
-    )
+def test_double_click_and_equal_settings_give_one_evaluation(ctx: Context, scenario: Scenario) -> None:
+    first = scenario.evaluation("Oak", "facts", idempotency_key="k")
+    clicked = scenario.evaluation("Elm", "facts", idempotency_key="k")
+    equal = scenario.evaluation("Oak", "facts@1", batch_size=3)
+    again = scenario.evaluation("Oak", "facts", again=True)
+    other = scenario.evaluation("Oak", "facts", shots=2)
     assert first.id == clicked.id == equal.id
     assert (first.reused, equal.reused) == (False, True)
     assert len({first.id, again.id, other.id}) == 3
-    assert len(list_jobs(world)) == 3
+    assert len(list_jobs(ctx)) == 3
 
 
-def test_failed_evaluation_is_not_reused(world: Context) -> None:
-    first = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
-    stop_job(world, first.job_id or "", person=LOCAL)
-    second = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
-    assert get_evaluation(world, first.id).status is Status.CANCELLED
+def test_failed_evaluation_is_not_reused(ctx: Context, scenario: Scenario) -> None:
+    first = scenario.evaluation("Oak", "facts")
+    stop_job(ctx, first.job_id or "", person=LOCAL)
+    second = scenario.evaluation("Oak", "facts")
+    assert get_evaluation(ctx, first.id).status is Status.CANCELLED
     assert second.id != first.id
 
 
@@ -103,88 +80,90 @@ def test_failed_evaluation_is_not_reused(world: Context) -> None:
     ],
 )
 def test_an_impossible_evaluation_is_refused(
-    world: Context, values: dict[str, Any], error: type[Exception], words: str
+    ctx: Context, values: dict[str, Any], error: type[Exception], words: str
 ) -> None:
-    add_benchmark(world, "prompts", [{"prompt": "Hello"}], kind="prompts")
+    Scenario(ctx).checkpoint("Oak")
+    for name in ("facts", "questions", "stories"):
+        Scenario(ctx).benchmark(name)
+    Scenario(ctx).benchmark("prompts", [{"prompt": "Hello"}], kind="prompts")
     with pytest.raises(error, match=words):
-        launch_evaluation(world, **{"checkpoint": "Oak", "benchmark": "facts", "person": LOCAL, **values})
+        launch_evaluation(ctx, **{"checkpoint": "Oak", "benchmark": "facts", "person": LOCAL, **values})
 
 
-def test_items_and_scores_are_recorded_once_whatever_is_repeated(world: Context) -> None:
-    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
-    claim = claim_of(world, launched)
+def test_items_and_scores_are_recorded_once_whatever_is_repeated(ctx: Context, scenario: Scenario) -> None:
+    launched = scenario.evaluation("Oak", "facts")
+    claim = claim_of(ctx, launched)
     items = [item(n, {"acc": float(n < 3)}, chosen="a\x00b") for n in range(5)]
-    with world.db.write() as session:
-        outcomes.record_events(session, world, claim, [event_of(item) for item in items[:2]])
+    with ctx.db.write() as session:
+        outcomes.record_events(session, ctx, claim, [event_of(item) for item in items[:2]])
     score = {"metric": "acc", "value": 0.6, "stderr": 0.2, "low": 0.2, "high": 0.9, "n": 5, "method": "Wilson 95 %"}
-    finish(world, claim, items, scores=[score], facts={"chance": 0.5})
-    done = get_evaluation(world, launched.id)
-    everything, total = list_items(world, launched.id)
-    wrong, num_wrong = list_items(world, launched.id, which="wrong")
+    finish(ctx, claim, items, scores=[score], facts={"chance": 0.5})
+    done = get_evaluation(ctx, launched.id)
+    everything, total = list_items(ctx, launched.id)
+    wrong, num_wrong = list_items(ctx, launched.id, which="wrong")
     assert (done.status, done.facts.chance, done.scores[0].low) == (Status.FINISHED, 0.5, 0.2)
     assert (total, num_wrong, [i.position for i in wrong]) == (5, 2, [3, 4])
     assert everything[0].shown["chosen"] == "ab"
-    assert list_items(world, launched.id, which="right", offset=2, limit=5)[0][0].position == 2
+    assert list_items(ctx, launched.id, which="right", offset=2, limit=5)[0][0].position == 2
 
 
-def test_a_value_that_is_no_number_is_left_out_and_the_items_stay_readable(world: Context) -> None:
-    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
-    claim = claim_of(world, launched)
+def test_a_value_that_is_no_number_is_left_out_and_the_items_stay_readable(ctx: Context, scenario: Scenario) -> None:
+    launched = scenario.evaluation("Oak", "facts")
+    claim = claim_of(ctx, launched)
     lost = item(0, {"acc": 1.0})
     lost["values"] = {"acc": 1.0, "sum_nll": None}  # how the worker hands over a NaN
     finish(
-        world,
+        ctx,
         claim,
         [lost],
         scores=[{"metric": "acc", "value": None, "stderr": None, "low": None, "high": None, "n": 1, "method": ""}],
         facts={},
     )
-    assert get_evaluation(world, launched.id).scores == ()
-    assert [i.values for i in list_items(world, launched.id, which="right")[0]] == [{"acc": 1.0}]
+    assert get_evaluation(ctx, launched.id).scores == ()
+    assert [i.values for i in list_items(ctx, launched.id, which="right")[0]] == [{"acc": 1.0}]
 
 
-def test_paired_comparison_is_mcnemars_on_the_items_that_changed(world: Context) -> None:
-    oak = evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
-    elm = evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
-    comparison = compare(world, oak.id, elm.id)
+def test_paired_comparison_is_mcnemars_on_the_items_that_changed(ctx: Context, scenario: Scenario) -> None:
+    oak = scenario.evaluation("Oak", "facts", [1] * 20 + [0] * 12)
+    elm = scenario.evaluation("Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
+    comparison = compare(ctx, oak.id, elm.id)
     assert (comparison.n, comparison.wins, comparison.losses, comparison.ties) == (32, 10, 2, 20)
     assert comparison.p_value == pytest.approx(mcnemar(10, 2)) == pytest.approx(0.03857, abs=1e-5)
     assert comparison.difference.value == pytest.approx(8 / 32)
     assert comparison.better == "second"
     assert len(comparison.flips) == 12
-    assert compare(world, elm.id, oak.id).better == "first"
+    assert compare(ctx, elm.id, oak.id).better == "first"
 
 
-def test_paired_bits_per_byte_is_the_difference_of_the_corpus_and_lower_is_better(world: Context) -> None:
-    oak = predicted(world, "Oak", "stories", [20.0, 22.0, 21.0, 25.0, 19.0, 20.0])
-    elm = predicted(world, "Elm", "stories", [18.0, 21.0, 19.5, 23.0, 18.5, 18.5])
-    comparison = compare(world, oak.id, elm.id)
+def test_paired_bits_per_byte_is_the_difference_of_the_corpus_and_lower_is_better(ctx: Context) -> None:
+    oak = Scenario(ctx).evaluation("Oak", "stories", nlls=[20.0, 22.0, 21.0, 25.0, 19.0, 20.0])
+    elm = Scenario(ctx).evaluation("Elm", "stories", nlls=[18.0, 21.0, 19.5, 23.0, 18.5, 18.5])
+    comparison = compare(ctx, oak.id, elm.id)
     assert comparison.difference.value == pytest.approx(-8.5 / 60 / math.log(2))
     assert comparison.better == "second"
     assert (comparison.wins, comparison.losses) == (6, 0)
-    assert compare(world, oak.id, elm.id, metric="nll_per_token").difference.value == pytest.approx(-8.5 / 30)
-    assert compare(world, oak.id, oak.id).better is None
+    assert compare(ctx, oak.id, elm.id, metric="nll_per_token").difference.value == pytest.approx(-8.5 / 30)
+    assert compare(ctx, oak.id, oak.id).better is None
 
 
-def test_unlike_evaluations_are_not_compared_and_the_reasons_are_named(world: Context) -> None:
-    plain = evaluated(world, "Oak", "facts", [1, 0, 1])
-    shown = evaluated(world, "Elm", "facts", [1, 0, 1], shots=3)
-    chat = evaluated(world, "Elm", "facts", [1, 0, 1], facts={"used_chat_template": True}, chat="on")
-    waiting = launch_evaluation(world, checkpoint="Elm", benchmark="facts", person=LOCAL)
+def test_unlike_evaluations_are_not_compared_and_the_reasons_are_named(ctx: Context, scenario: Scenario) -> None:
+    plain = scenario.evaluation("Oak", "facts", [1, 0, 1])
+    shown = scenario.evaluation("Elm", "facts", [1, 0, 1], shots=3)
+    chat = scenario.evaluation("Elm", "facts", [1, 0, 1], facts={"used_chat_template": True}, chat="on")
+    waiting = scenario.evaluation("Elm", "facts")
     with pytest.raises(Conflict, match=r"number of examples shown \(0 and 3\)"):
-        compare(world, plain.id, shown.id)
+        compare(ctx, plain.id, shown.id)
     with pytest.raises(Conflict, match=r"chat template \(no and yes\).*template on"):
-        compare(world, plain.id, chat.id)
+        compare(ctx, plain.id, chat.id)
     with pytest.raises(Conflict, match="“Elm” is queued"):
-        compare(world, plain.id, waiting.id)
+        compare(ctx, plain.id, waiting.id)
 
 
-def test_ranking_shares_first_place_among_those_not_behind_in_the_joint_test(world: Context) -> None:
-    add_checkpoint(world, "Ash")
-    evaluated(world, "Oak", "facts", [1] * 20)
-    evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2)
-    evaluated(world, "Ash", "facts", [1] * 4 + [0] * 16)
-    ranks = rank_evaluations(world, list_evaluations(world))
+def test_ranking_shares_first_place_among_those_not_behind_in_the_joint_test(ctx: Context, scenario: Scenario) -> None:
+    scenario.evaluation("Oak", "facts", [1] * 20)
+    scenario.evaluation("Elm", "facts", [1] * 18 + [0] * 2)
+    scenario.evaluation("Ash", "facts", [1] * 4 + [0] * 16)
+    ranks = rank_evaluations(ctx, list_evaluations(ctx))
     assert [(rank.evaluation.checkpoint, rank.shares_first_place) for rank in ranks] == [
         ("Oak", True),
         ("Elm", True),
@@ -195,31 +174,31 @@ def test_ranking_shares_first_place_among_those_not_behind_in_the_joint_test(wor
     assert [(rank.rank_low, rank.rank_high) for rank in ranks] == [(1, 2), (1, 2), (3, 3)]
 
 
-def test_two_checkpoints_rank_as_their_comparison_says(world: Context) -> None:
-    oak = evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
-    elm = evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
-    ranks = rank_evaluations(world, list_evaluations(world))
-    assert ranks[1].p_adjusted == pytest.approx(compare(world, oak.id, elm.id).p_value)
+def test_two_checkpoints_rank_as_their_comparison_says(ctx: Context, scenario: Scenario) -> None:
+    oak = scenario.evaluation("Oak", "facts", [1] * 20 + [0] * 12)
+    elm = scenario.evaluation("Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
+    ranks = rank_evaluations(ctx, list_evaluations(ctx))
+    assert ranks[1].p_adjusted == pytest.approx(compare(ctx, oak.id, elm.id).p_value)
     assert (ranks[1].shares_first_place, ranks[1].rank_low) == (False, 2)
 
 
-def test_sixteen_equal_checkpoints_share_first_place(world: Context) -> None:
+def test_sixteen_equal_checkpoints_share_first_place(ctx: Context, scenario: Scenario) -> None:
     """Each against the observed best, with Holm's correction, called one of these sixteen worse."""
     rng = np.random.default_rng(57)
     hardness = rng.normal(size=40)
     for number in range(16):
-        add_checkpoint(world, f"Tree {number}")
-        evaluated(world, f"Tree {number}", "facts", (hardness + rng.normal(size=40) < 0.3).astype(int).tolist())
-    ranks = rank_evaluations(world, list_evaluations(world))
+        scenario.checkpoint(f"Tree {number}")
+        scenario.evaluation(f"Tree {number}", "facts", (hardness + rng.normal(size=40) < 0.3).astype(int).tolist())
+    ranks = rank_evaluations(ctx, list_evaluations(ctx))
     assert [rank.shares_first_place for rank in ranks] == [True] * 16
 
 
-def test_items_of_one_passage_count_together_in_a_comparison_and_a_ranking(world: Context) -> None:
+def test_items_of_one_passage_count_together_in_a_comparison_and_a_ranking(ctx: Context, scenario: Scenario) -> None:
     """Four passages of eight questions: one passage went the other way, which eight separate items made significant."""
     right = {"Oak": [0] * 8 + [1] * 24, "Elm": [1] * 32}
     both = []
     for name, answers in right.items():
-        launched = launch_evaluation(world, checkpoint=name, benchmark="facts", person=LOCAL)
+        launched = scenario.evaluation(name, "facts")
         items = [item(n, {"acc": float(value), "cluster": float(n // 8)}) for n, value in enumerate(answers)]
         score = {
             "metric": "acc",
@@ -230,26 +209,26 @@ def test_items_of_one_passage_count_together_in_a_comparison_and_a_ranking(world
             "n": 32,
             "method": "",
         }
-        finish(world, claim_of(world, launched), items, scores=[score], facts={"unit": "items", "device": name})
+        finish(ctx, claim_of(ctx, launched), items, scores=[score], facts={"unit": "items", "device": name})
         both.append(launched.id)
-    result = compare(world, *both)
+    result = compare(ctx, *both)
     assert (result.clusters, result.better, result.method) == (4, None, "paired t test, clustered")
     assert (result.p_value or 0.0) > 0.05 > mcnemar(8, 0)
     assert result.differs == ("device (Oak and Elm)",)
-    assert [rank.shares_first_place for rank in rank_evaluations(world, list_evaluations(world))] == [True, True]
+    assert [rank.shares_first_place for rank in rank_evaluations(ctx, list_evaluations(ctx))] == [True, True]
 
 
-def test_evaluations_are_listed_newest_first_and_by_checkpoint(world: Context) -> None:
-    evaluated(world, "Oak", "facts", [1, 0])
-    last = launch_evaluation(world, checkpoint="Elm", benchmark="facts", person=LOCAL)
-    assert [e.checkpoint for e in list_evaluations(world)] == ["Elm", "Oak"]
-    assert [e.id for e in list_evaluations(world, checkpoint_id=last.checkpoint_id)] == [last.id]
-    assert [e.id for e in list_evaluations(world, active=True)] == [last.id]
+def test_evaluations_are_listed_newest_first_and_by_checkpoint(ctx: Context, scenario: Scenario) -> None:
+    scenario.evaluation("Oak", "facts", [1, 0])
+    last = scenario.evaluation("Elm", "facts")
+    assert [e.checkpoint for e in list_evaluations(ctx)] == ["Elm", "Oak"]
+    assert [e.id for e in list_evaluations(ctx, checkpoint_id=last.checkpoint_id)] == [last.id]
+    assert [e.id for e in list_evaluations(ctx, active=True)] == [last.id]
 
 
-def test_unknown_evaluation_is_not_found(world: Context) -> None:
+def test_unknown_evaluation_is_not_found(ctx: Context) -> None:
     with pytest.raises(NotFound):
-        get_evaluation(world, "nothing")
+        get_evaluation(ctx, "nothing")
 
 
 @pytest.fixture
@@ -279,9 +258,10 @@ def command(
     get_context.cache_clear()
 
 
-def test_compare_command_states_its_procedure(world: Context, command: Callable[..., dict[str, Any]]) -> None:
-    oak = evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
-    elm = evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2, facts={"context": 512})
+def test_compare_command_states_its_procedure(scenario: Scenario, command: Callable[..., dict[str, Any]]) -> None:
+    oak = scenario.evaluation("Oak", "facts", [1] * 20 + [0] * 12)
+    elm = scenario.evaluation("Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2, facts={"context": 512})
+    scenario.benchmark("questions")
     data = command(eval_commands.app, "compare", oak.id, elm.id)
     assert (data["n"], data["left_out"], data["wins"], data["losses"]) == (32, 0, 10, 2)
     assert data["p_value"] == pytest.approx(0.03857, abs=1e-5)
@@ -294,25 +274,28 @@ def test_compare_command_states_its_procedure(world: Context, command: Callable[
     )
 
 
-def test_several_are_compared_with_a_baseline_by_holm(world: Context, command: Callable[..., dict[str, Any]]) -> None:
-    add_checkpoint(world, "Ash")
-    evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
-    evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
-    evaluated(world, "Ash", "facts", [0] * 3 + [1] * 17 + [0] * 12)
+def test_several_are_compared_with_a_baseline_by_holm(
+    scenario: Scenario, command: Callable[..., dict[str, Any]]
+) -> None:
+    scenario.evaluation("Oak", "facts", [1] * 20 + [0] * 12)
+    scenario.evaluation("Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
+    scenario.evaluation("Ash", "facts", [0] * 3 + [1] * 17 + [0] * 12)
     data = command(eval_commands.app, "compare", "Oak", "Elm", "Ash")["comparisons"]
     assert [one["p_holm"] for one in data] == pytest.approx([2 * mcnemar(10, 2), mcnemar(0, 3)])
     assert [one["q_value"] for one in data] == pytest.approx([2 * mcnemar(10, 2), mcnemar(0, 3)])
 
 
 def test_commands_score_a_real_checkpoint_in_child_processes(
-    world: Context, command: Callable[..., dict[str, Any]], tmp_path: Path
+    ctx: Context, command: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     from tests.support.networks.oracles import chain_bigram, save_bigram  # imports torch
 
-    folder = save_bigram(world.artifacts.root / "checkpoints" / "Oak", chain_bigram("hat"))
+    Scenario(ctx).checkpoint("Oak")
+    Scenario(ctx).benchmark("facts")
+    folder = save_bigram(ctx.artifacts.root / "checkpoints" / "Oak", chain_bigram("hat"))
     scored = command(eval_commands.app, "run", "--checkpoint", "Oak", "--benchmark", "facts", "--wait")
     acc = next(score for score in scored["scores"] if score["metric"] == "acc")
-    assert (scored["exit"], acc["n"], list_items(world, scored["evaluation"])[1]) == (0, 40, 40)
+    assert (scored["exit"], acc["n"], list_items(ctx, scored["evaluation"])[1]) == (0, 40, 40)
     assert acc["interval"][0] < acc["value"] < acc["interval"][1]
 
     pairs = tmp_path / "pairs.jsonl"

@@ -17,27 +17,17 @@ from backend.domain.evaluation.report import ReportSection, evaluation_report_ht
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.board import read_board
-from backend.services.evaluation.evaluations import launch_evaluation, list_evaluations
+from backend.services.evaluation.evaluations import list_evaluations
 from backend.services.evaluation.exports import board_html, export_evaluation, scores_csv
 from backend.services.evaluation.imported import import_results, list_imported, remove_imported
-from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import CHOICES, add_benchmark, evaluated
+from tests.support.scenario import Scenario
 
 EVIL = '<img src="http://evil.example/x.png"><script>alert(1)</script>'
 
 
-@pytest.fixture
-def world(ctx: Context) -> Context:
-    """Two checkpoints, one of them named to break pages, and a benchmark."""
-    for name in ("Oak", EVIL):
-        add_checkpoint(ctx, name)
-    add_benchmark(ctx, "facts", CHOICES)
-    return ctx
-
-
-def test_lm_eval_files_hold_scores_and_samples_and_read_back(world: Context) -> None:
-    oak = evaluated(world, "Oak", "facts", [1, 1, 1, 0])
-    with zipfile.ZipFile(io.BytesIO(export_evaluation(world, oak.id, form="lm-eval"))) as archive:
+def test_lm_eval_files_hold_scores_and_samples_and_read_back(ctx: Context, scenario: Scenario) -> None:
+    oak = scenario.evaluation("Oak", "facts", [1, 1, 1, 0])
+    with zipfile.ZipFile(io.BytesIO(export_evaluation(ctx, oak.id, form="lm-eval"))) as archive:
         results_name, samples_name = archive.namelist()
         results = json.loads(archive.read(results_name))
         samples = [json.loads(line) for line in archive.read(samples_name).splitlines()]
@@ -65,16 +55,16 @@ def test_lm_eval_files_hold_scores_and_samples_and_read_back(world: Context) -> 
     )
 
 
-def test_an_evaluation_without_scores_is_not_exported(world: Context) -> None:
-    waiting = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
+def test_an_evaluation_without_scores_is_not_exported(ctx: Context, scenario: Scenario) -> None:
+    waiting = scenario.evaluation("Oak", "facts")
     with pytest.raises(Conflict, match="no scores yet"):
-        export_evaluation(world, waiting.id, form="html")
+        export_evaluation(ctx, waiting.id, form="html")
 
 
 @pytest.mark.parametrize("form", ["board", "evaluation"])
-def test_html_reports_escape_every_text_and_ask_for_nothing(world: Context, form: str) -> None:
-    evil = evaluated(world, EVIL, "facts", [1, 0])
-    html = board_html(world) if form == "board" else export_evaluation(world, evil.id, form="html").decode()
+def test_html_reports_escape_every_text_and_ask_for_nothing(ctx: Context, scenario: Scenario, form: str) -> None:
+    evil = scenario.evaluation(EVIL, "facts", [1, 0])
+    html = board_html(ctx) if form == "board" else export_evaluation(ctx, evil.id, form="html").decode()
     assert EVIL not in html
     assert "&lt;script&gt;" in html
     assert "default-src 'none'" in html
@@ -83,9 +73,9 @@ def test_html_reports_escape_every_text_and_ask_for_nothing(world: Context, form
     )
 
 
-def test_csv_quotes_formulas_and_leaves_missing_cells_empty(world: Context) -> None:
-    evaluated(world, "Oak", "facts", [1, 0])
-    assert scores_csv(list_evaluations(world)).splitlines()[1].startswith("Oak,facts@1,multiple_choice,0,acc,,0.5,0.05")
+def test_csv_quotes_formulas_and_leaves_missing_cells_empty(ctx: Context, scenario: Scenario) -> None:
+    scenario.evaluation("Oak", "facts", [1, 0])
+    assert scores_csv(list_evaluations(ctx)).splitlines()[1].startswith("Oak,facts@1,multiple_choice,0,acc,,0.5,0.05")
     assert write_csv([{"a": "=1+1", "b": None}, {"a": -1.5, "b": "x"}]) == "a,b\n'=1+1,\n-1.5,x\n"
     assert evaluation_report_html("t", "", [ReportSection("empty", [])]).count("<h2>") == 0
 
@@ -107,20 +97,20 @@ def results_file(**changes: Any) -> dict[str, Any]:
     return {**data, **changes}
 
 
-def test_imported_scores_stand_beside_ours_without_a_rank(world: Context) -> None:
-    evaluated(world, "Oak", "facts", [1, 0])
+def test_imported_scores_stand_beside_ours_without_a_rank(ctx: Context, scenario: Scenario) -> None:
+    scenario.evaluation("Oak", "facts", [1, 0])
     content = json.dumps(results_file()).encode()
-    (row,) = import_results(world, content, source="dir/results.json", person=LOCAL)
+    (row,) = import_results(ctx, content, source="dir/results.json", person=LOCAL)
     assert (row.model, row.source) == ("Elsewhere 7B", "results.json")
     assert [one.metric for one in row.scores] == ["acc", "harness_f1,strict"]  # NaN is left out
-    assert len(import_results(world, content, source="again.json", person=LOCAL)) == 1
-    board = read_board(world)
+    assert len(import_results(ctx, content, source="again.json", person=LOCAL)) == 1
+    board = read_board(ctx)
     assert [one.checkpoint for one in board.rows] == ["Oak"]
     (elsewhere,) = board.imported
     assert elsewhere.cells[board.columns[0].key][0].value == 0.5
-    assert "Elsewhere 7B" in board_html(world)
-    assert remove_imported(world, row.id, person=LOCAL) == 1
-    assert list_imported(world) == []
+    assert "Elsewhere 7B" in board_html(ctx)
+    assert remove_imported(ctx, row.id, person=LOCAL) == 1
+    assert list_imported(ctx) == []
 
 
 @pytest.mark.parametrize(

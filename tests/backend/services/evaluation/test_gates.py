@@ -33,8 +33,8 @@ from backend.services.evaluation.gates import (
 )
 from backend.services.people.accounts import add_user
 from backend.services.serving.deployments import deploy, start_endpoint, stop_endpoint
-from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import CHOICES, add_benchmark, evaluated, predicted
+from tests.support.evaluation_world import CHOICES
+from tests.support.scenario import Scenario
 from tests.support.settings import name_installation
 
 N = 300
@@ -44,13 +44,13 @@ WORSE = CHAMPION & (np.arange(N) % 5 > 0)
 
 
 @pytest.fixture
-def world(ctx: Context) -> Context:
+def ctx(ctx: Context) -> Context:
     """A champion, a better one and a worse one on 300 items; Ash was never evaluated."""
-    add_benchmark(ctx, "facts", [{**CHOICES[0], "question": f"Question {n}?"} for n in range(N)])
+    scenario = Scenario(ctx)
+    scenario.benchmark("facts", [{**CHOICES[0], "question": f"Question {n}?"} for n in range(N)])
     for name, right in {"Oak": CHAMPION, "Elm": BETTER, "Yew": WORSE}.items():
-        add_checkpoint(ctx, name)
-        evaluated(ctx, name, "facts", right.astype(int).tolist())
-    add_checkpoint(ctx, "Ash")
+        scenario.evaluation(name, "facts", right.astype(int).tolist())
+    scenario.checkpoint("Ash")
     return ctx
 
 
@@ -63,8 +63,8 @@ def config(**settings: Any) -> GateConfig:
 @pytest.mark.parametrize(
     ("candidate", "verdict"), [("Elm", GateVerdict.PASS), ("Yew", GateVerdict.FAIL), ("Oak", GateVerdict.PASS)]
 )
-def test_a_gate_judges_a_checkpoint_against_the_champion(world: Context, candidate: str, verdict: GateVerdict) -> None:
-    outcome = judge_config(world, candidate=candidate, config=config())
+def test_a_gate_judges_a_checkpoint_against_the_champion(ctx: Context, candidate: str, verdict: GateVerdict) -> None:
+    outcome = judge_config(ctx, candidate=candidate, config=config())
     assert (outcome.verdict, outcome.champion) == (verdict, "Oak")
     if candidate != "Oak":
         (result,) = outcome.decision.benchmarks
@@ -72,17 +72,17 @@ def test_a_gate_judges_a_checkpoint_against_the_champion(world: Context, candida
         assert (result.difference > 0) == (candidate == "Elm")
 
 
-def test_what_was_not_evaluated_leaves_it_inconclusive_and_is_named(world: Context) -> None:
-    outcome = judge_config(world, candidate="Ash", config=config())
+def test_what_was_not_evaluated_leaves_it_inconclusive_and_is_named(ctx: Context) -> None:
+    outcome = judge_config(ctx, candidate="Ash", config=config())
     assert (outcome.verdict, outcome.missing) == (GateVerdict.INCONCLUSIVE, ("Ash on facts@1",))
     assert outcome.reason == "Ash on facts@1 is not evaluated"
 
 
-def test_too_few_items_are_inconclusive_with_the_number_that_settles_it(world: Context) -> None:
+def test_too_few_items_are_inconclusive_with_the_number_that_settles_it(ctx: Context, scenario: Scenario) -> None:
     few = [int(right) for right in CHAMPION[:20]]
-    evaluated(world, "Oak", "facts", few, limit=20)
-    evaluated(world, "Ash", "facts", [1 - few[0], *few[1:]], limit=20)
-    outcome = judge_config(world, candidate="Ash", config=config(margin=0.1))
+    scenario.evaluation("Oak", "facts", few, limit=20)
+    scenario.evaluation("Ash", "facts", [1 - few[0], *few[1:]], limit=20)
+    outcome = judge_config(ctx, candidate="Ash", config=config(margin=0.1))
     (result,) = outcome.decision.benchmarks
     assert (outcome.verdict, result.n) == (GateVerdict.INCONCLUSIVE, 20)
     assert result.items_to_settle is not None
@@ -90,81 +90,81 @@ def test_too_few_items_are_inconclusive_with_the_number_that_settles_it(world: C
     assert f"about {result.items_to_settle:,} items would settle it" in outcome.reason
 
 
-def test_unlike_settings_are_refused_with_what_differs(world: Context) -> None:
-    evaluated(world, "Ash", "facts", [1] * 20, shots=3)
+def test_unlike_settings_are_refused_with_what_differs(ctx: Context, scenario: Scenario) -> None:
+    scenario.evaluation("Ash", "facts", [1] * 20, shots=3)
     with pytest.raises(Conflict, match=r"number of few-shot examples \(0 and 3\)|number of examples shown \(0 and 3\)"):
-        judge_config(world, candidate="Ash", config=config())
+        judge_config(ctx, candidate="Ash", config=config())
 
 
-def test_lower_bits_per_byte_is_better(world: Context) -> None:
-    add_benchmark(world, "stories", [{"text": f"Text {n}."} for n in range(12)], kind="text")
-    predicted(world, "Oak", "stories", [20.0 + n for n in range(12)])
-    predicted(world, "Elm", "stories", [18.0 + n + n % 2 for n in range(12)])
+def test_lower_bits_per_byte_is_better(ctx: Context, scenario: Scenario) -> None:
+    scenario.benchmark("stories", [{"text": f"Text {n}."} for n in range(12)], val=0)
+    scenario.evaluation("Oak", "stories", nlls=[20.0 + n for n in range(12)])
+    scenario.evaluation("Elm", "stories", nlls=[18.0 + n + n % 2 for n in range(12)])
     outcome = judge_config(
-        world, candidate="Elm", config=config(benchmarks=[{"benchmark": "stories"}], test="superiority", margin=0.0)
+        ctx, candidate="Elm", config=config(benchmarks=[{"benchmark": "stories"}], test="superiority", margin=0.0)
     )
     assert outcome.verdict is GateVerdict.PASS
     assert outcome.decision.benchmarks[0].difference > 0
 
 
-def test_a_saved_gate_records_its_verdicts_and_follows_its_endpoint(world: Context) -> None:
-    deploy(world, checkpoint_id=add_checkpoint(world, "Fir"), name="tales", person=LOCAL)
-    create_gate(world, name="release", config=config(), person=LOCAL)
-    judge(world, candidate="Yew", gate="release", person=LOCAL)
-    judge(world, candidate="Elm", gate="release", person=LOCAL)
-    view = get_gate(world, "release")
+def test_a_saved_gate_records_its_verdicts_and_follows_its_endpoint(ctx: Context, scenario: Scenario) -> None:
+    deploy(ctx, checkpoint_id=scenario.checkpoint("Fir"), name="tales", person=LOCAL)
+    create_gate(ctx, name="release", config=config(), person=LOCAL)
+    judge(ctx, candidate="Yew", gate="release", person=LOCAL)
+    judge(ctx, candidate="Elm", gate="release", person=LOCAL)
+    view = get_gate(ctx, "release")
     assert [(result.checkpoint, result.verdict) for result in view.results] == [
         ("Elm", GateVerdict.PASS),
         ("Yew", GateVerdict.FAIL),
     ]
     assert view.results[0].report.benchmarks[0].n == N
-    followed = judge_config(world, candidate="Elm", config=config(champion="endpoint:tales"))
+    followed = judge_config(ctx, candidate="Elm", config=config(champion="endpoint:tales"))
     assert (followed.champion, followed.missing) == ("Fir", ("Fir on facts@1",))
     with pytest.raises(Conflict, match="a gate “release” already"):
-        create_gate(world, name="release", config=config(), person=LOCAL)
+        create_gate(ctx, name="release", config=config(), person=LOCAL)
     with pytest.raises(NotFound, match="no checkpoint “Oka”"):
-        create_gate(world, name="other", config=config(champion="Oka"), person=LOCAL)
+        create_gate(ctx, name="other", config=config(champion="Oka"), person=LOCAL)
     with pytest.raises(NotAllowed):
-        create_gate(world, name="other", config=config(), person=Person(id=None, name="Ada", role="rater"))
+        create_gate(ctx, name="other", config=config(), person=Person(id=None, name="Ada", role="rater"))
 
 
-def test_an_endpoint_refuses_a_checkpoint_whose_required_gate_it_has_not_passed(world: Context) -> None:
-    create_gate(world, name="release", config=config(), person=LOCAL)
-    require_gate(world, "release", endpoint="tales", person=LOCAL)
+def test_an_endpoint_refuses_a_checkpoint_whose_required_gate_it_has_not_passed(ctx: Context) -> None:
+    create_gate(ctx, name="release", config=config(), person=LOCAL)
+    require_gate(ctx, "release", endpoint="tales", person=LOCAL)
     with pytest.raises(
         Conflict, match=r"Yew can't be deployed to 'tales': its gate “release” says FAIL.*difference -0\.1"
     ):
-        deploy(world, checkpoint_id=checkpoint_id(world, "Yew"), name="tales", person=LOCAL)
+        deploy(ctx, checkpoint_id=checkpoint_id(ctx, "Yew"), name="tales", person=LOCAL)
     with pytest.raises(Conflict, match=r"INCONCLUSIVE[.] Ash on facts@1 is not evaluated"):
-        deploy(world, checkpoint_id=checkpoint_id(world, "Ash"), name="tales", person=LOCAL)
-    deploy(world, checkpoint_id=checkpoint_id(world, "Yew"), name="other", person=LOCAL)
-    assert deploy(world, checkpoint_id=checkpoint_id(world, "Elm"), name="tales", person=LOCAL).checkpoint_name == "Elm"
+        deploy(ctx, checkpoint_id=checkpoint_id(ctx, "Ash"), name="tales", person=LOCAL)
+    deploy(ctx, checkpoint_id=checkpoint_id(ctx, "Yew"), name="other", person=LOCAL)
+    assert deploy(ctx, checkpoint_id=checkpoint_id(ctx, "Elm"), name="tales", person=LOCAL).checkpoint_name == "Elm"
     with pytest.raises(Conflict, match="requires the gate"):
-        delete_gate(world, "release", person=LOCAL)
-    release_endpoint(world, "release", endpoint="tales", person=LOCAL)
-    delete_gate(world, "release", person=LOCAL)
-    assert deploy(world, checkpoint_id=checkpoint_id(world, "Yew"), name="tales", person=LOCAL).checkpoint_name == "Yew"
+        delete_gate(ctx, "release", person=LOCAL)
+    release_endpoint(ctx, "release", endpoint="tales", person=LOCAL)
+    delete_gate(ctx, "release", person=LOCAL)
+    assert deploy(ctx, checkpoint_id=checkpoint_id(ctx, "Yew"), name="tales", person=LOCAL).checkpoint_name == "Yew"
 
 
-def test_an_endpoint_is_released_by_who_required_the_gate_and_by_admins(world: Context) -> None:
-    ada = add_user(world, "Ada", "a long password", role="engineer", person=LOCAL)
-    ben = add_user(world, "Ben", "a long password", role="lead", person=LOCAL)
-    create_gate(world, name="release", config=config(), person=ben)
-    gate = require_gate(world, "release", endpoint="tales", person=ada)
-    assert why_not_release(world, gate.id, endpoint="tales", person=ben).startswith("The gate was required by Ada.")
+def test_an_endpoint_is_released_by_who_required_the_gate_and_by_admins(ctx: Context) -> None:
+    ada = add_user(ctx, "Ada", "a long password", role="engineer", person=LOCAL)
+    ben = add_user(ctx, "Ben", "a long password", role="lead", person=LOCAL)
+    create_gate(ctx, name="release", config=config(), person=ben)
+    gate = require_gate(ctx, "release", endpoint="tales", person=ada)
+    assert why_not_release(ctx, gate.id, endpoint="tales", person=ben).startswith("The gate was required by Ada.")
     with pytest.raises(NotAllowed, match="required by Ada"):
-        release_endpoint(world, "release", endpoint="tales", person=ben)
-    assert why_not_release(world, gate.id, endpoint="tales", person=ada) == ""
-    assert release_endpoint(world, "release", endpoint="tales", person=ada).endpoints == ()
+        release_endpoint(ctx, "release", endpoint="tales", person=ben)
+    assert why_not_release(ctx, gate.id, endpoint="tales", person=ada) == ""
+    assert release_endpoint(ctx, "release", endpoint="tales", person=ada).endpoints == ()
 
 
-def test_a_stopped_endpoint_starts_again_only_with_a_checkpoint_that_passes(world: Context) -> None:
-    deploy(world, checkpoint_id=checkpoint_id(world, "Yew"), name="tales", person=LOCAL)
-    stop_endpoint(world, "tales", person=LOCAL)
-    create_gate(world, name="release", config=config(), person=LOCAL)
-    require_gate(world, "release", endpoint="tales", person=LOCAL)
+def test_a_stopped_endpoint_starts_again_only_with_a_checkpoint_that_passes(ctx: Context) -> None:
+    deploy(ctx, checkpoint_id=checkpoint_id(ctx, "Yew"), name="tales", person=LOCAL)
+    stop_endpoint(ctx, "tales", person=LOCAL)
+    create_gate(ctx, name="release", config=config(), person=LOCAL)
+    require_gate(ctx, "release", endpoint="tales", person=LOCAL)
     with pytest.raises(Conflict, match="says FAIL"):
-        start_endpoint(world, "tales", person=LOCAL)
+        start_endpoint(ctx, "tales", person=LOCAL)
 
 
 def checkpoint_id(ctx: Context, name: str) -> str:
@@ -172,7 +172,7 @@ def checkpoint_id(ctx: Context, name: str) -> str:
 
 
 @pytest.fixture
-def installation(world: Context, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def installation(ctx: Context, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     name_installation(monkeypatch, home)
     yield
     get_context.cache_clear()
@@ -212,52 +212,52 @@ def looks(outcome: GateOutcome) -> list[tuple[int, float]]:
     return [(result.look, result.share) for result in outcome.decision.benchmarks]
 
 
-def test_looks_at_more_items_share_the_error_of_the_gate(world: Context) -> None:
+def test_looks_at_more_items_share_the_error_of_the_gate(ctx: Context, scenario: Scenario) -> None:
     gates = [
-        create_gate(world, name=name, config=config(margin=0.1), person=LOCAL).name for name in ("release", "second")
+        create_gate(ctx, name=name, config=config(margin=0.1), person=LOCAL).name for name in ("release", "second")
     ]
     right = CHAMPION.astype(int).tolist()
     for number, limit in enumerate((20, 40, 80)):
-        evaluated(world, "Oak", "facts", right[:limit], limit=limit)
-        evaluated(world, "Ash", "facts", right[:limit], limit=limit)
-        outcome = judge(world, candidate="Ash", gate="release", person=LOCAL)
+        scenario.evaluation("Oak", "facts", right[:limit], limit=limit)
+        scenario.evaluation("Ash", "facts", right[:limit], limit=limit)
+        outcome = judge(ctx, candidate="Ash", gate="release", person=LOCAL)
         assert looks(outcome) == [(number + 1, 0.5 ** (number + 1))]
         assert outcome.decision.benchmarks[0].level == pytest.approx(1 - 0.05 * 0.5 ** (number + 1))
-    assert looks(judge(world, candidate="Ash", gate="release", person=LOCAL)) == [
+    assert looks(judge(ctx, candidate="Ash", gate="release", person=LOCAL)) == [
         (3, 0.125)
     ]  # the same items: the same look
-    assert looks(judge(world, candidate="Ash", gate=gates[1], person=LOCAL)) == [
+    assert looks(judge(ctx, candidate="Ash", gate=gates[1], person=LOCAL)) == [
         (3, 0.125)
     ]  # another gate spends the same error
-    assert looks(judge(world, candidate="Elm", gate="release", person=LOCAL)) == [
+    assert looks(judge(ctx, candidate="Elm", gate="release", person=LOCAL)) == [
         (1, 0.9)
     ]  # another candidate, on all items
-    evaluated(world, "Ash", "facts", right)
-    whole = judge(world, candidate="Ash", gate="release", person=LOCAL)
+    scenario.evaluation("Ash", "facts", right)
+    whole = judge(ctx, candidate="Ash", gate="release", person=LOCAL)
     assert looks(whole) == [(4, pytest.approx(0.125 * 0.9))]
     assert "PASS on facts, look 4:" in whole.reason
     (part,) = report_of(whole).benchmarks
     assert (part.look, part.error) == (4, pytest.approx(0.025 * 0.125 * 0.9))
 
 
-def test_a_gate_that_records_nothing_counts_every_earlier_evaluation(world: Context) -> None:
+def test_a_gate_that_records_nothing_counts_every_earlier_evaluation(ctx: Context, scenario: Scenario) -> None:
     right = CHAMPION.astype(int).tolist()
     for limit in (20, 40):
-        evaluated(world, "Oak", "facts", right[:limit], limit=limit)
-        evaluated(world, "Ash", "facts", right[:limit], limit=limit)
-    assert looks(judge_config(world, candidate="Ash", config=config())) == [(2, 0.25)]
-    assert looks(judge_config(world, candidate="Elm", config=config())) == [(1, 0.9)]
+        scenario.evaluation("Oak", "facts", right[:limit], limit=limit)
+        scenario.evaluation("Ash", "facts", right[:limit], limit=limit)
+    assert looks(judge_config(ctx, candidate="Ash", config=config())) == [(2, 0.25)]
+    assert looks(judge_config(ctx, candidate="Elm", config=config())) == [(1, 0.9)]
 
 
-def test_the_reason_names_truncated_items_and_unequal_contexts(world: Context) -> None:
+def test_the_reason_names_truncated_items_and_unequal_contexts(ctx: Context, scenario: Scenario) -> None:
     """A verdict said nothing of it where one network read every prompt cut and the other none."""
     for name, right, facts in (
         ("Oak", CHAMPION, {"items": N, "context": 8192}),
         ("Yew", WORSE, {"items": N, "context": 512, "truncated_items": 120, "capped_items": 7}),
     ):
-        evaluated(world, name, "facts", right.astype(int).tolist(), facts=facts, seed=2, limit=N)
+        scenario.evaluation(name, "facts", right.astype(int).tolist(), facts=facts, seed=2, limit=N)
     outcome = judge(
-        world, candidate="Yew", gate=create_gate(world, name="cuts", config=config(), person=LOCAL).name, person=LOCAL
+        ctx, candidate="Yew", gate=create_gate(ctx, name="cuts", config=config(), person=LOCAL).name, person=LOCAL
     )
     assert outcome.cuts == (
         (
@@ -267,17 +267,19 @@ def test_the_reason_names_truncated_items_and_unequal_contexts(world: Context) -
         ),
     )
     assert all(f"on facts {phrase}" in outcome.reason for phrase in outcome.cuts[0])
-    (recorded,) = get_gate(world, "cuts").results
+    (recorded,) = get_gate(ctx, "cuts").results
     assert recorded.report.benchmarks[0].cuts == outcome.cuts[0]
-    assert judge_config(world, candidate="Elm", config=config()).cuts == ((),)
+    assert judge_config(ctx, candidate="Elm", config=config()).cuts == ((),)
 
 
-def test_a_gate_is_planned_on_the_champions_items_with_the_measured_discordance(world: Context) -> None:
-    add_benchmark(world, "more facts", CHOICES)
-    add_benchmark(world, "stories", [{"text": f"Story {n}."} for n in range(9)], kind="text", val=3)
-    predicted(world, "Oak", "stories", [20.0, 22.0, 21.0])
+def test_a_gate_is_planned_on_the_champions_items_with_the_measured_discordance(
+    ctx: Context, scenario: Scenario
+) -> None:
+    scenario.benchmark("more facts", CHOICES)
+    scenario.benchmark("stories", [{"text": f"Story {n}."} for n in range(9)], val=3)
+    scenario.evaluation("Oak", "stories", nlls=[20.0, 22.0, 21.0])
     parts = [{"benchmark": name} for name in ("facts", "more facts", "stories")]
-    facts, more, stories = plan_gates(world, config(benchmarks=parts))
+    facts, more, stories = plan_gates(ctx, config(benchmarks=parts))
     assert facts.power is not None
     assert (facts.benchmark, facts.power.n, facts.measured_pairs) == ("facts@1", N, 3)
     differing = [np.mean(a != b) for a, b in ((CHAMPION, BETTER), (CHAMPION, WORSE), (BETTER, WORSE))]

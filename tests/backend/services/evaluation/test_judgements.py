@@ -12,10 +12,9 @@ from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.states import JobKind
 from backend.domain.openai_servers import JUDGE_KEY
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from backend.services.battles.raters import rater_for
 from backend.services.battles.standings import standings
 from backend.services.context import LOCAL, Context, Person
-from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
 from backend.services.evaluation.judgements import (
     Judge,
     campaign_items,
@@ -28,18 +27,18 @@ from backend.services.evaluation.judgements import (
 from backend.services.evaluation.judges.answers import evaluation_items, list_answered
 from backend.services.evaluation.judges.campaigns import judges_of
 from jobs.environment import child_environment
-from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all
-from tests.support.evaluation_world import ANSWERS, CHOICES, add_benchmark, claim_of, evaluated, finish, item
+from tests.support.evaluation_world import claim_of, finish, item
 from tests.support.jobs import take_job
 from tests.support.judge_world import finish_judgement
+from tests.support.scenario import Scenario
 
 PAIRWISE = JudgeConfig(mode="pairwise", canaries=0)
 REMOTE = Judge("model", "referee", "http://127.0.0.1:9/v1")
 
 
-def test_a_campaign_is_judged_beside_its_votes_and_keeps_them_apart(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=6)
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
+def test_a_campaign_is_judged_beside_its_votes_and_keeps_them_apart(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=6)
+    scenario.votes(campaign, "Elm")
     before = standings(ctx, campaign.id)
     items = campaign_items(ctx, campaign.id)
     assert len(items) == 6
@@ -60,8 +59,8 @@ def test_a_campaign_is_judged_beside_its_votes_and_keeps_them_apart(ctx: Context
 
 
 def test_a_judge_stands_beside_the_board_with_its_agreement_under_the_raters_ceiling(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=6)
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
+    campaign = Scenario(ctx).campaign(num_prompts=6)
+    Scenario(ctx).votes(campaign, "Elm")
     assert judges_of(ctx, campaign.id) is None
     items = campaign_items(ctx, campaign.id)
     for_elm = sum(item.group == "Elm" for item in items)
@@ -77,9 +76,9 @@ def test_a_judge_stands_beside_the_board_with_its_agreement_under_the_raters_cei
     assert standings(ctx, campaign.id).num_votes == 6
 
 
-def test_a_campaign_without_votes_has_nothing_to_compare(ctx: Context) -> None:
+def test_a_campaign_without_votes_has_nothing_to_compare(ctx: Context, scenario: Scenario) -> None:
     with pytest.raises(InvalidInput, match="no votes"):
-        campaign_items(ctx, make_campaign(ctx).id)
+        campaign_items(ctx, scenario.campaign().id)
 
 
 @pytest.mark.parametrize(
@@ -139,12 +138,9 @@ def test_the_key_reaches_judges_behind_an_api_alone() -> None:
 
 
 def test_answers_of_evaluations_are_judged_alone_or_as_pairs_and_the_verdicts_outlive_the_jobs_folder(
-    ctx: Context,
+    ctx: Context, scenario: Scenario
 ) -> None:
-    for name in ("Oak", "Elm", "Ash"):
-        add_checkpoint(ctx, name)
-    add_benchmark(ctx, "questions", ANSWERS)
-    add_benchmark(ctx, "facts", CHOICES)
+    scenario.checkpoints("Oak", "Elm", "Ash")
     first, second = (answered(ctx, name, 6) for name in ("Oak", "Elm"))
     items = evaluation_items(ctx, first.id)
     assert [(item.prompt, item.answer, item.reference, item.group) for item in items[:1]] == [
@@ -165,19 +161,19 @@ def test_answers_of_evaluations_are_judged_alone_or_as_pairs_and_the_verdicts_ou
     shutil.rmtree(ctx.artifacts.job_folder(job.id))
     verdicts = read_verdicts(ctx, job.id)
     assert [(verdict["verdict"], verdict["groups"]) for verdict in verdicts] == [("A", ["Oak", "Elm"])] * 6
-    other = evaluated(ctx, "Oak", "facts", [1, 0])
+    other = scenario.evaluation("Oak", "facts", [1, 0])
     with pytest.raises(InvalidInput, match="two benchmarks"):
         evaluation_items(ctx, first.id, against=other.id)
     with pytest.raises(InvalidInput, match="no generated answers"):
         evaluation_items(ctx, other.id)
-    waiting = launch_evaluation(ctx, checkpoint="Ash", benchmark="questions", person=LOCAL)
+    waiting = scenario.evaluation("Ash", "questions")
     with pytest.raises(Conflict, match="Wait until"):
         evaluation_items(ctx, waiting.id)
 
 
 def answered(ctx: Context, checkpoint: str, count: int) -> EvaluationView:
     """An evaluation of generated answers, one item of which failed."""
-    launched = launch_evaluation(ctx, checkpoint=checkpoint, benchmark="questions", person=LOCAL)
+    launched = Scenario(ctx).evaluation(checkpoint, "questions")
     items = [item(n, {"exact_match": 0.0}, completion=f"{checkpoint} says {n}", answer=[str(n)]) for n in range(count)]
     items.append(item(count, {"missing": 1.0}, completion="", answer=["x"], failed="500"))
     score = {"metric": "exact_match", "value": 0.0, "n": count}

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.gate_config import GateConfig, GateVerdict
 from backend.domain.evaluation.tasks.reading import read_task
-from backend.services.context import LOCAL, Context
+from backend.services.context import Context
 from backend.services.evaluation.baselines import compare_across
 from backend.services.evaluation.comparisons import compare, rank_evaluations
-from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
 from backend.services.evaluation.gates import judge_config
 from backend.services.evaluation.pairs import group_pairs
-from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import add_benchmark, claim_of, finish, item
+from tests.support.evaluation_world import claim_of, finish, item
+from tests.support.scenario import Scenario
 
 SUBJECTS = ["law"] * 300 + ["art"] * 60
 TASK = """
@@ -35,9 +34,7 @@ ELM = {"law": 225, "art": 45}
 def exam(ctx: Context, checkpoint: str, right: dict[str, int], *, average: str) -> EvaluationView:
     """Evaluate a checkpoint that answers so many questions of each subject, the first ones, as a worker records it."""
     task = read_task(TASK.replace("AVERAGE", average))
-    launched = launch_evaluation(
-        ctx, checkpoint=checkpoint, benchmark="exams", config=EvaluationConfig(task=task), person=LOCAL
-    )
+    launched = Scenario(ctx).evaluation(checkpoint, "exams", task=task)
     seen = {"law": 0, "art": 0}
     items = []
     for number, subject in enumerate(SUBJECTS):
@@ -59,9 +56,8 @@ def pair(request: pytest.FixtureRequest, any_ctx: Context) -> tuple[Context, Eva
         {"question": f"Q{n}", "choices": ["a", "b"], "answer": 0, "subject": subject}
         for n, subject in enumerate(SUBJECTS)
     ]
-    add_benchmark(any_ctx, "exams", rows)
-    for name in ("Oak", "Elm"):
-        add_checkpoint(any_ctx, name)
+    Scenario(any_ctx).benchmark("exams", rows)
+    Scenario(any_ctx).checkpoints("Oak", "Elm")
     oak, elm = (exam(any_ctx, name, right, average=request.param) for name, right in (("Oak", OAK), ("Elm", ELM)))
     return any_ctx, oak, elm
 

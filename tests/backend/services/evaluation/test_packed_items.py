@@ -8,14 +8,11 @@ from sqlalchemy import delete, select
 from backend.db.tables import EvaluationItem, PackedItems
 from backend.services.context import Context
 from backend.services.evaluation.packed_items import ItemValues, common_items, pack_items, packed_key, read_item_values
-from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import CHOICES, add_benchmark, evaluated
+from tests.support.scenario import Scenario
 
 
-def test_packed_values_are_those_of_the_items(ctx: Context) -> None:
-    add_checkpoint(ctx, "Oak")
-    add_benchmark(ctx, "facts", CHOICES)
-    oak = evaluated(ctx, "Oak", "facts", [1, 0, 0.5, 1])
+def test_packed_values_are_those_of_the_items(ctx: Context, scenario: Scenario) -> None:
+    oak = scenario.evaluation("Oak", "facts", [1, 0, 0.5, 1])
     with ctx.db.read() as session:
         assert session.scalars(select(PackedItems.evaluation_id)).all() == [oak.id]
         query = select(EvaluationItem).where(EvaluationItem.evaluation_id == oak.id)

@@ -7,24 +7,14 @@ import pytest
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.services.context import Context
 from backend.services.evaluation.evaluations import plan_evaluation
-from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, evaluated
+from tests.support.scenario import Scenario
 
 
-@pytest.fixture
-def world(ctx: Context) -> Context:
-    for name in ("Oak", "Elm"):
-        add_checkpoint(ctx, name)
-    add_benchmark(ctx, "facts", CHOICES)
-    add_benchmark(ctx, "stories", TEXTS, kind="text")
-    return ctx
-
-
-def test_discordance_is_planned_until_two_checkpoints_were_evaluated_and_measured_then(world: Context) -> None:
-    evaluated(world, "Oak", "facts", [1] * 20 + [0] * 20)
-    planned = plan_evaluation(world, benchmark="facts", config=EvaluationConfig()).power
-    evaluated(world, "Elm", "facts", [1] * 16 + [0] * 24)
-    measured = plan_evaluation(world, benchmark="facts", config=EvaluationConfig()).power
+def test_discordance_is_planned_until_two_checkpoints_were_evaluated_and_measured_then(ctx: Context) -> None:
+    Scenario(ctx).evaluation("Oak", "facts", [1] * 20 + [0] * 20)
+    planned = plan_evaluation(ctx, benchmark="facts", config=EvaluationConfig()).power
+    Scenario(ctx).evaluation("Elm", "facts", [1] * 16 + [0] * 24)
+    measured = plan_evaluation(ctx, benchmark="facts", config=EvaluationConfig()).power
     assert planned is not None
     assert measured is not None
     assert (planned.discordance, planned.measured_pairs) == (0.3, 0)
@@ -32,13 +22,14 @@ def test_discordance_is_planned_until_two_checkpoints_were_evaluated_and_measure
     assert measured.detectable < planned.detectable
 
 
-def test_two_that_never_differed_are_planned_by_the_rule_of_three(world: Context) -> None:
+def test_two_that_never_differed_are_planned_by_the_rule_of_three(ctx: Context, scenario: Scenario) -> None:
     for name in ("Oak", "Elm"):
-        evaluated(world, name, "facts", [1] * 40)
-    plan = plan_evaluation(world, benchmark="facts", config=EvaluationConfig()).power
+        scenario.evaluation(name, "facts", [1] * 40)
+    plan = plan_evaluation(ctx, benchmark="facts", config=EvaluationConfig()).power
     assert plan is not None
     assert plan.discordance == pytest.approx(3 / 40)
 
 
-def test_texts_have_no_share_to_plan(world: Context) -> None:
-    assert plan_evaluation(world, benchmark="stories", config=EvaluationConfig()).power is None
+def test_texts_have_no_share_to_plan(ctx: Context, scenario: Scenario) -> None:
+    scenario.benchmark("stories", val=0)
+    assert plan_evaluation(ctx, benchmark="stories", config=EvaluationConfig()).power is None

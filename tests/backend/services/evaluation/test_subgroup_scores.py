@@ -8,19 +8,18 @@ from typing import Any
 
 import pytest
 
-from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.domain.evaluation.tasks.reading import read_task
 from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition
 from backend.domain.evaluation.tasks.templates import TemplateFault
-from backend.services.context import LOCAL, Context
-from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation
+from backend.services.context import Context
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
 from jobs.evaluation.items import ScoredItem
 from jobs.evaluation.ledger import ItemLedger
 from jobs.evaluation.task_estimates import estimate_task
-from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import add_benchmark, claim_of, finish, item
+from tests.support.evaluation_world import claim_of, finish, item
 from tests.support.jobs import MemoryReporter
+from tests.support.scenario import Scenario
 
 OWN = """
 name: own
@@ -61,11 +60,8 @@ def scored_by_subgroup(
 ) -> EvaluationView:
     """Score two items of each subgroup, one of them right, as the job does, and record them as the worker does."""
     metric = task.metric_uses[0].name
-    add_checkpoint(ctx, "Oak")
-    add_benchmark(ctx, task.name, rows)
-    launched = launch_evaluation(
-        ctx, checkpoint="Oak", benchmark=task.name, config=EvaluationConfig(task=task), person=LOCAL
-    )
+    Scenario(ctx).benchmark(task.name, rows)
+    launched = Scenario(ctx).evaluation("Oak", task.name, task=task)
     ledger = ItemLedger(folder / "items.jsonl", MemoryReporter(), fingerprint="f")
     numbered = [
         (number, subgroup, number % 2) for number, subgroup in enumerate(name for name in subgroups for _ in range(2))
@@ -125,14 +121,11 @@ def test_long_names_of_a_users_own_that_differ_in_their_last_letter_stay_apart(
     ids=["too long", "a group's name"],
 )
 def test_a_name_that_no_score_can_have_is_refused_before_anything_is_computed(
-    ctx: Context, topic: str, message: str
+    scenario: Scenario, topic: str, message: str
 ) -> None:
-    add_checkpoint(ctx, "Oak")
-    add_benchmark(ctx, "own", [{"question": "Is it?", "topic": "a"}, {"question": "Is that?", "topic": topic}])
+    scenario.benchmark("own", [{"question": "Is it?", "topic": "a"}, {"question": "Is that?", "topic": topic}])
     with pytest.raises(TemplateFault, match=rf"Row 2: .*{message}"):
-        launch_evaluation(
-            ctx, checkpoint="Oak", benchmark="own", config=EvaluationConfig(task=read_task(OWN)), person=LOCAL
-        )
+        scenario.evaluation("Oak", "own", task=read_task(OWN))
 
 
 def test_rows_without_a_subgroup_are_one_of_their_own(ctx: Context, tmp_path: Path) -> None:

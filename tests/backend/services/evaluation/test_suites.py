@@ -22,19 +22,20 @@ from backend.services.evaluation.evaluations import EvaluationView, get_evaluati
 from backend.services.evaluation.open_suites import SuiteChoice, list_choices, list_open_results, release_scored
 from backend.services.jobs.jobs import stop_job
 from backend.services.training.runs import launch_run
-from tests.support.battle_world import add_checkpoint
-from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, claim_of, finish, item
+from tests.support.evaluation_world import CHOICES, claim_of, finish, item
 from tests.support.jobs import take_job
-from tests.support.run_world import add_parts, make_config
+from tests.support.run_world import make_config
+from tests.support.scenario import Scenario
 
 
 @pytest.fixture
-def world(ctx: Context) -> Context:
+def ctx(ctx: Context) -> Context:
     """A checkpoint, two benchmarks and a text."""
-    add_checkpoint(ctx, "Oak")
-    add_benchmark(ctx, "facts", CHOICES)
-    add_benchmark(ctx, "more facts", CHOICES[:8])
-    add_benchmark(ctx, "stories", TEXTS, kind="text", val=3)
+    scenario = Scenario(ctx)
+    scenario.checkpoint("Oak")
+    scenario.benchmark("facts")
+    scenario.benchmark("more facts", CHOICES[:8])
+    scenario.benchmark("stories")
     return ctx
 
 
@@ -48,9 +49,9 @@ def score(ctx: Context, evaluation: EvaluationView, metric: str, value: float, s
     finish(ctx, claim_of(ctx, evaluation), [item(0, {metric: value})], scores=[row], facts={"unit": "items"})
 
 
-def test_a_suite_runs_as_evaluations_and_averages_shares_alone(world: Context) -> None:
-    make_suite(world)
-    result = suites.run_suite(world, "core", checkpoint="Oak", person=LOCAL)
+def test_a_suite_runs_as_evaluations_and_averages_shares_alone(ctx: Context) -> None:
+    make_suite(ctx)
+    result = suites.run_suite(ctx, "core", checkpoint="Oak", person=LOCAL)
     assert [one.evaluation.benchmark for one in result.members if one.evaluation] == [
         "facts@1",
         "more facts@1",
@@ -59,18 +60,18 @@ def test_a_suite_runs_as_evaluations_and_averages_shares_alone(world: Context) -
     assert result.is_active
     assert (result.macro, result.micro) == (None, None)
     evaluations = [one.evaluation for one in result.members if one.evaluation]
-    score(world, evaluations[0], "acc", 0.5, 0.08, 40)
-    score(world, evaluations[1], "acc", 0.8, 0.15, 10)
-    assert suites.get_result(world, result.id).macro is None  # a member is missing
-    score(world, evaluations[2], "bits_per_byte", 2.0, 0.1, 3)
-    done = suites.get_result(world, result.id)
+    score(ctx, evaluations[0], "acc", 0.5, 0.08, 40)
+    score(ctx, evaluations[1], "acc", 0.8, 0.15, 10)
+    assert suites.get_result(ctx, result.id).macro is None  # a member is missing
+    score(ctx, evaluations[2], "bits_per_byte", 2.0, 0.1, 3)
+    done = suites.get_result(ctx, result.id)
     assert (done.num_finished, done.left_out, done.is_active) == (3, ("stories (bits per byte)",), False)
     assert done.macro is not None
     assert done.micro is not None
     assert done.macro.value == pytest.approx(0.65)
     assert done.macro.stderr == pytest.approx(math.hypot(0.08, 0.15) / 2)
     assert done.micro.value == pytest.approx((40 * 0.5 + 10 * 0.8) / 50)
-    again = suites.run_suite(world, "core", checkpoint="Oak", person=LOCAL)
+    again = suites.run_suite(ctx, "core", checkpoint="Oak", person=LOCAL)
     assert [one.evaluation.id for one in again.members if one.evaluation] == [
         one.id for one in evaluations
     ]  # stored answers
@@ -87,8 +88,8 @@ def test_scores_between_0_and_1_of_which_more_is_better_are_averaged(metric: str
     assert is_averaged(metric) is averaged
 
 
-def test_a_crash_between_members_launches_none_twice(world: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_suite(world)
+def test_a_crash_between_members_launches_none_twice(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_suite(ctx)
     launch, calls = suites.launch_evaluation, []
 
     def dies_at_the_second(*args: Any, **kwargs: Any) -> EvaluationView:
@@ -99,29 +100,29 @@ def test_a_crash_between_members_launches_none_twice(world: Context, monkeypatch
 
     monkeypatch.setattr(suites, "launch_evaluation", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        suites.run_suite(world, "core", checkpoint="Oak", person=LOCAL)
-    (result_id,) = list_open_results(world)
-    suites.launch_members(world, result_id)
-    assert list_open_results(world) == []
-    with world.db.read() as session:
+        suites.run_suite(ctx, "core", checkpoint="Oak", person=LOCAL)
+    (result_id,) = list_open_results(ctx)
+    suites.launch_members(ctx, result_id)
+    assert list_open_results(ctx) == []
+    with ctx.db.read() as session:
         assert session.scalar(select(func.count()).select_from(Evaluation)) == 3
         assert session.scalar(select(func.count()).select_from(Job)) == 3
 
 
-def test_a_suite_that_can_not_be_scored_is_refused_before_it_is_stored(world: Context) -> None:
+def test_a_suite_that_can_not_be_scored_is_refused_before_it_is_stored(ctx: Context) -> None:
     with pytest.raises(NotFound, match="riddles"):
-        make_suite(world, "facts", "riddles")
+        make_suite(ctx, "facts", "riddles")
     with pytest.raises(InvalidInput, match="perplexity alone"):
-        make_suite(world, {"benchmark": "stories", "kind": "generation"})
+        make_suite(ctx, {"benchmark": "stories", "kind": "generation"})
     with pytest.raises(InvalidInput, match="line 3"):
         read_suite("name: x\nmembers: [a,\n")
     with pytest.raises(InvalidInput, match="shotz"):
         read_suite("name: x\nmembers: [{benchmark: facts, shotz: 3}]")
     with pytest.raises(InvalidInput, match="twice"):
         read_suite("name: x\nmembers: [facts, facts]")
-    make_suite(world)
+    make_suite(ctx)
     with pytest.raises(Conflict, match="already a suite"):
-        make_suite(world)
+        make_suite(ctx)
 
 
 def test_yaml_of_a_suite_reads_back() -> None:
@@ -130,70 +131,70 @@ def test_yaml_of_a_suite_reads_back() -> None:
     assert read_suite(config.to_yaml()) == config
 
 
-def test_a_suite_chosen_at_launch_follows_the_checkpoints_of_a_run(world: Context) -> None:
-    suite = make_suite(world, "facts")
+def test_a_suite_chosen_at_launch_follows_the_checkpoints_of_a_run(ctx: Context, scenario: Scenario) -> None:
+    suite = make_suite(ctx, "facts")
     other = suites.create_suite(
-        world, SuiteConfig.model_validate({"name": "last", "members": ["more facts"]}), person=LOCAL
+        ctx, SuiteConfig.model_validate({"name": "last", "members": ["more facts"]}), person=LOCAL
     )
-    add_parts(world)
+    scenario.parts()
     choices = [SuiteChoice(suite.id, Moment.CHECKPOINT), SuiteChoice(other.id, Moment.END)]
-    run = launch_run(world, make_config(), person=LOCAL, suites=choices)
-    assert list_choices(world, run.id) == [("core", Moment.CHECKPOINT), ("last", Moment.END)]
-    claim = take_job(world, run.job_id)
+    run = launch_run(ctx, make_config(), person=LOCAL, suites=choices)
+    assert list_choices(ctx, run.id) == [("core", Moment.CHECKPOINT), ("last", Moment.END)]
+    claim = take_job(ctx, run.job_id)
     assert claim.payload.holds_checkpoints
-    folders = {step: world.artifacts.relative(world.artifacts.folder("runs", f"step-{step}")) for step in (10, 20)}
+    folders = {step: ctx.artifacts.relative(ctx.artifacts.folder("runs", f"step-{step}")) for step in (10, 20)}
     events = [
         CheckpointEvent(step=step, folder=folder, metrics={"val_loss": 2.0}, bytes=1)
         for step, folder in folders.items()
     ]
     for event in (*events, events[1]):  # the last one again, as after a lost worker
-        with world.db.write() as session:
-            job_events.record_events(session, world, claim, [event])
-    with world.db.write() as session:
-        job_events.record_finish(session, world, claim, TrainResult(final_step=20))
-    assert len(list_open_results(world)) == 3
-    for result_id in list_open_results(world):
-        suites.launch_members(world, result_id)
-    results = suites.list_suite_results(world, run_id=run.id)
+        with ctx.db.write() as session:
+            job_events.record_events(session, ctx, claim, [event])
+    with ctx.db.write() as session:
+        job_events.record_finish(session, ctx, claim, TrainResult(final_step=20))
+    assert len(list_open_results(ctx)) == 3
+    for result_id in list_open_results(ctx):
+        suites.launch_members(ctx, result_id)
+    results = suites.list_suite_results(ctx, run_id=run.id)
     assert sorted((one.suite, one.step) for one in results) == [("core", 10), ("core", 20), ("last", 20)]
     assert all(
-        one.members[0].evaluation and get_evaluation(world, one.members[0].evaluation.id).is_active for one in results
+        one.members[0].evaluation and get_evaluation(ctx, one.members[0].evaluation.id).is_active for one in results
     )
-    with world.db.read() as session:
+    with ctx.db.read() as session:
         assert session.scalar(select(func.count()).select_from(SuiteResult)) == 3
         assert session.get(Run, run.id) is not None
 
 
-def test_a_checkpoint_is_held_until_its_suite_has_ended(world: Context) -> None:
-    suite = make_suite(world, "facts")
-    add_parts(world)
-    run = launch_run(world, make_config(), person=LOCAL, suites=[SuiteChoice(suite.id, Moment.CHECKPOINT)])
-    claim = take_job(world, run.job_id)
-    folder = world.artifacts.folder("runs", "step-10")
+def test_a_checkpoint_is_held_until_its_suite_has_ended(ctx: Context, scenario: Scenario) -> None:
+    suite = make_suite(ctx, "facts")
+    scenario.parts()
+    run = launch_run(ctx, make_config(), person=LOCAL, suites=[SuiteChoice(suite.id, Moment.CHECKPOINT)])
+    claim = take_job(ctx, run.job_id)
+    folder = ctx.artifacts.folder("runs", "step-10")
     hold = hold_of(folder)
     hold.touch()
-    event = CheckpointEvent(step=10, folder=world.artifacts.relative(folder), metrics={"val_loss": 2.0}, bytes=1)
-    with world.db.write() as session:
-        job_events.record_events(session, world, claim, [event])
-    release_scored(world)
+    event = CheckpointEvent(step=10, folder=ctx.artifacts.relative(folder), metrics={"val_loss": 2.0}, bytes=1)
+    with ctx.db.write() as session:
+        job_events.record_events(session, ctx, claim, [event])
+    release_scored(ctx)
     assert hold.exists(), "the suite is not launched yet"
-    (result_id,) = list_open_results(world)
-    suites.launch_members(world, result_id)
-    release_scored(world)
+    (result_id,) = list_open_results(ctx)
+    suites.launch_members(ctx, result_id)
+    release_scored(ctx)
     assert hold.exists(), "its evaluation waits"
-    evaluation = suites.get_result(world, result_id).members[0].evaluation
+    evaluation = suites.get_result(ctx, result_id).members[0].evaluation
     assert evaluation is not None
-    stop_job(world, evaluation.job_id or "", person=LOCAL)
-    release_scored(world)
+    stop_job(ctx, evaluation.job_id or "", person=LOCAL)
+    release_scored(ctx)
     assert not hold.exists()
 
 
-def test_a_centred_suite_averages_what_exceeds_chance(world: Context) -> None:
+def test_a_centred_suite_averages_what_exceeds_chance(ctx: Context) -> None:
     """The page of the group core showed plain averages."""
     config = SuiteConfig.model_validate({"name": "above", "centred": True, "members": ["facts", "more facts"]})
-    suites.create_suite(world, config, person=LOCAL)
+    suites.create_suite(ctx, config, person=LOCAL)
     assert read_suite(config.to_yaml()) == config
-    result = suites.run_suite(world, "above", checkpoint="Oak", person=LOCAL)
+    result = suites.run_suite(ctx, "above", checkpoint="Oak", person=LOCAL)
     for member, value, chance in zip(result.members, (0.75, 0.4), (0.5, None), strict=True):
         assert member.evaluation is not None
         row = {
@@ -206,8 +207,8 @@ def test_a_centred_suite_averages_what_exceeds_chance(world: Context) -> None:
             "method": "",
         }
         facts = {"unit": "items"} | ({"chance": chance} if chance else {})
-        finish(world, claim_of(world, member.evaluation), [item(0, {"acc": value})], scores=[row], facts=facts)
-    done = suites.get_result(world, result.id)
+        finish(ctx, claim_of(ctx, member.evaluation), [item(0, {"acc": value})], scores=[row], facts=facts)
+    done = suites.get_result(ctx, result.id)
     assert done.macro is not None
     assert done.macro.value == pytest.approx(0.575)
     assert done.centred is not None

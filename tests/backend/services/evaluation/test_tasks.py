@@ -18,7 +18,7 @@ from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import resolve_version
-from backend.services.evaluation.evaluations import launch_evaluation, plan_evaluation
+from backend.services.evaluation.evaluations import plan_evaluation
 from backend.services.evaluation.tasks import (
     delete_task,
     find_single_task,
@@ -28,10 +28,10 @@ from backend.services.evaluation.tasks import (
     save_task,
     suggest_tasks,
 )
-from tests.support.battle_world import add_checkpoint
 from tests.support.data.task_rows import TASK_ROWS
-from tests.support.evaluation_world import CHOICES, add_benchmark, claim_of
+from tests.support.evaluation_world import claim_of
 from tests.support.jobs import list_jobs
+from tests.support.scenario import Scenario
 
 OWN = """
 name: capitals
@@ -47,58 +47,48 @@ def records(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"record": record_text(row)} for row in rows]
 
 
-@pytest.fixture
-def world(ctx: Context) -> Context:
-    add_checkpoint(ctx, "Oak")
-    add_benchmark(ctx, "facts", CHOICES)
-    add_benchmark(ctx, "ifeval", records(TASK_ROWS["ifeval"]), kind="records")
-    add_benchmark(ctx, "science", records(TASK_ROWS["bbq"]), kind="records")
-    return ctx
+@pytest.fixture(autouse=True)
+def _datasets_of_tasks(scenario: Scenario) -> None:
+    scenario.checkpoint("Oak")
+    scenario.benchmark("facts")
+    scenario.benchmark("ifeval", records(TASK_ROWS["ifeval"]), kind="records")
+    scenario.benchmark("science", records(TASK_ROWS["bbq"]), kind="records")
 
 
-def test_a_task_is_launched_with_its_own_copy(world: Context) -> None:
-    save_task(world, OWN, person=LOCAL)
-    task = find_single_task(world, "capitals")
-    launched = launch_evaluation(
-        world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(task=task), person=LOCAL
-    )
+def test_a_task_is_launched_with_its_own_copy(ctx: Context, scenario: Scenario) -> None:
+    save_task(ctx, OWN, person=LOCAL)
+    task = find_single_task(ctx, "capitals")
+    launched = scenario.evaluation("Oak", "facts", task=task)
     assert (launched.kind, launched.settings["task"], launched.settings["shots"]) == (
         EvaluationKind.MULTIPLE_CHOICE,
         task.hash,
         2,
     )
-    assert claim_of(world, launched).payload.config.task == task
+    assert claim_of(ctx, launched).payload.config.task == task
     assert launched.main_metric == "acc"
-    other = find_single_task(world, OWN.replace("count: 2", "count: 1"))
-    second = launch_evaluation(
-        world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(task=other), person=LOCAL
-    )
+    other = find_single_task(ctx, OWN.replace("count: 2", "count: 1"))
+    second = scenario.evaluation("Oak", "facts", task=other)
     assert second.fingerprint != launched.fingerprint
-    delete_task(world, "capitals", person=LOCAL)
+    delete_task(ctx, "capitals", person=LOCAL)
     with pytest.raises(NotFound):
-        get_task(world, "capitals")
+        get_task(ctx, "capitals")
 
 
-def test_a_task_that_runs_code_needs_the_operators_permission(world: Context) -> None:
-    add_benchmark(world, "humaneval", records(TASK_ROWS["humaneval"]), kind="records")
-    config = EvaluationConfig(task=find_single_task(world, "humaneval"))
+def test_a_task_that_runs_code_needs_the_operators_permission(ctx: Context, scenario: Scenario) -> None:
+    scenario.benchmark("humaneval", records(TASK_ROWS["humaneval"]), kind="records")
+    config = EvaluationConfig(task=find_single_task(ctx, "humaneval"))
     with pytest.raises(NotAllowed, match="ROUNDHOUSE_RUN_CODE"):
-        launch_evaluation(world, checkpoint="Oak", benchmark="humaneval", config=config, person=LOCAL)
-    allowed = replace(world, policy=replace(world.policy, run_code=True))
-    launched = launch_evaluation(allowed, checkpoint="Oak", benchmark="humaneval", config=config, person=LOCAL)
+        scenario.evaluation("Oak", "humaneval", config=config)
+    allowed = replace(ctx, policy=replace(ctx.policy, run_code=True))
+    launched = Scenario(allowed).evaluation("Oak", "humaneval", config=config)
     assert claim_of(allowed, launched).payload.run_code is True
 
 
-def test_a_task_finds_its_dataset_by_name(world: Context) -> None:
-    task = find_single_task(world, "ifeval")
-    assert (
-        launch_evaluation(
-            world, checkpoint="Oak", benchmark="", config=EvaluationConfig(task=task), person=LOCAL
-        ).benchmark
-        == "ifeval@1"
-    )
+def test_a_task_finds_its_dataset_by_name(ctx: Context, scenario: Scenario) -> None:
+    task = find_single_task(ctx, "ifeval")
+    assert scenario.evaluation("Oak", "", task=task).benchmark == "ifeval@1"
     with pytest.raises(InvalidInput, match=r"“GSM8K” needs a dataset named gsm8k.*there is.*openai/gsm8k.*Import it"):
-        plan_evaluation(world, benchmark="", config=EvaluationConfig(task=find_single_task(world, "gsm8k")))
+        plan_evaluation(ctx, benchmark="", config=EvaluationConfig(task=find_single_task(ctx, "gsm8k")))
 
 
 @pytest.mark.parametrize(
@@ -112,59 +102,51 @@ def test_a_task_finds_its_dataset_by_name(world: Context) -> None:
         ({"data": {"where": "answer == 7"}}, "None of the 40 rows meets the condition"),
     ],
 )
-def test_a_task_that_does_not_fit_is_refused_before_the_queue(
-    world: Context, change: dict[str, Any], words: str
-) -> None:
-    values = {**find_single_task(world, OWN).model_dump(exclude_defaults=True), "fewshot": {}, **change}
+def test_a_task_that_does_not_fit_is_refused_before_the_queue(ctx: Context, change: dict[str, Any], words: str) -> None:
+    values = {**find_single_task(ctx, OWN).model_dump(exclude_defaults=True), "fewshot": {}, **change}
     with pytest.raises(InvalidInput, match=words):
-        launch_evaluation(
-            world,
-            checkpoint="Oak",
-            benchmark="facts",
-            config=EvaluationConfig(task=TaskDefinition.model_validate(values)),
-            person=LOCAL,
-        )
-    assert list_jobs(world) == []
+        Scenario(ctx).evaluation("Oak", "facts", task=TaskDefinition.model_validate(values))
+    assert list_jobs(ctx) == []
 
 
-def test_rows_as_they_are_need_a_task(world: Context) -> None:
+def test_rows_as_they_are_need_a_task(scenario: Scenario) -> None:
     with pytest.raises(InvalidInput, match="Choose a task"):
-        launch_evaluation(world, checkpoint="Oak", benchmark="ifeval", person=LOCAL)
+        scenario.evaluation("Oak", "ifeval")
 
 
-def test_tasks_are_suggested_by_name_and_by_columns(world: Context) -> None:
+def test_tasks_are_suggested_by_name_and_by_columns(ctx: Context, scenario: Scenario) -> None:
     def suggested(name: str) -> list[str]:
-        return [view.name for view in suggest_tasks(world, resolve_version(world, name))]
+        return [view.name for view in suggest_tasks(ctx, resolve_version(ctx, name))]
 
     assert suggested("ifeval")[0] == "ifeval"
     assert suggested("science")[0] == "bbq"
     assert suggested("facts") == []
     row = {"input": "not True is", "target": "False"}
-    add_benchmark(world, "one file", records([row]), kind="records")
+    scenario.benchmark("one file", records([row]), kind="records")
     assert suggested("one file") == [], "its subtask, which the examples need, is not known"
-    add_benchmark(world, "two files", records([{**row, "file": "bbh/boolean_expressions.json"}]), kind="records")
+    scenario.benchmark("two files", records([{**row, "file": "bbh/boolean_expressions.json"}]), kind="records")
     assert suggested("two files") == ["bbh"]
 
 
-def test_the_team_replaces_its_tasks_and_keeps_the_names_of_the_product(world: Context) -> None:
-    save_task(world, OWN, person=LOCAL)
-    save_task(world, OWN.replace("count: 2", "count: 1"), person=LOCAL)
-    assert [task.name for task in list_tasks(world) if task.origin == "team"] == ["capitals"]
-    assert find_single_task(world, "capitals").fewshot.count == 1
+def test_the_team_replaces_its_tasks_and_keeps_the_names_of_the_product(ctx: Context) -> None:
+    save_task(ctx, OWN, person=LOCAL)
+    save_task(ctx, OWN.replace("count: 2", "count: 1"), person=LOCAL)
+    assert [task.name for task in list_tasks(ctx) if task.origin == "team"] == ["capitals"]
+    assert find_single_task(ctx, "capitals").fewshot.count == 1
     with pytest.raises(InvalidInput, match="comes with the product"):
-        save_task(world, OWN.replace("capitals", "boolq"), person=LOCAL)
+        save_task(ctx, OWN.replace("capitals", "boolq"), person=LOCAL)
     with pytest.raises(InvalidInput, match="group of tasks"):
-        find_single_task(world, "core")
+        find_single_task(ctx, "core")
 
 
-def test_a_preview_shows_the_first_prompts_and_names_the_line_at_fault(world: Context) -> None:
-    version = resolve_version(world, "facts")
-    preview = preview_task(world, OWN, version)
+def test_a_preview_shows_the_first_prompts_and_names_the_line_at_fault(ctx: Context) -> None:
+    version = resolve_version(ctx, "facts")
+    preview = preview_task(ctx, OWN, version)
     assert (preview.rows, preview.scored, len(preview.prompts)) == (40, 38, 3)
     assert preview.prompts[0].context == "Question 0? yes\n\nQuestion 1? no\n\nQuestion 2?"
     with pytest.raises(InvalidInput, match="Line 4: Row 2: `prompt`"):
         preview_task(
-            world,
+            ctx,
             OWN.replace("{{question}}", "{{passage if answer else question}}").replace("count: 2", "count: 0"),
             version,
             count=3,
@@ -172,10 +154,10 @@ def test_a_preview_shows_the_first_prompts_and_names_the_line_at_fault(world: Co
 
 
 def test_the_command_line_lists_checks_runs_and_converts_tasks(
-    world: Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ctx: Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(task_commands, "get_context", lambda: world)
-    monkeypatch.setattr(eval_commands, "get_context", lambda: world)
+    monkeypatch.setattr(task_commands, "get_context", lambda: ctx)
+    monkeypatch.setattr(eval_commands, "get_context", lambda: ctx)
     file = tmp_path / "own.yaml"
     file.write_text(OWN)
 

@@ -17,7 +17,8 @@ from backend.services.jobs.claims import claim_next, end_job, give_back
 from backend.services.jobs.folders import remove_job_folders
 from backend.services.jobs.jobs import get_job, read_log
 from tests.support.jobs import add_stored_job
-from tests.support.run_world import add_parts, claim, end, launch, points, report
+from tests.support.run_world import claim, end, points, report
+from tests.support.scenario import Scenario
 
 
 def ended(ctx: Context, status: Status = Status.FINISHED, *, result: dict[str, Any] | None = None) -> str:
@@ -109,9 +110,8 @@ def test_folders_are_deleted_in_small_batches(ctx: Context) -> None:
     assert [remove_job_folders(later(ctx, 31), limit=2) for _ in range(4)] == [2, 2, 1, 0]
 
 
-def test_a_runs_log_curves_and_checkpoints_outlast_its_jobs_folder(ctx: Context) -> None:
-    add_parts(ctx)
-    run = launch(ctx, name="first")
+def test_a_runs_log_curves_and_checkpoints_outlast_its_jobs_folder(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run(name="first")
     taken = claim(ctx, run)
     report(ctx, taken, *points(1, 5), {"type": "log", "text": "step five", "time": 1.0})
     end(ctx, taken, Status.FINISHED)

@@ -15,7 +15,8 @@ from backend.services.metrics.curves import CurveCache, stream_csv
 from backend.services.metrics.points import last_values
 from backend.services.training.views import RunView
 from tests.support.curves import read_curve
-from tests.support.run_world import add_parts, claim, launch, report
+from tests.support.run_world import claim, report
+from tests.support.scenario import Scenario
 
 LAST = 2 * BLOCK_STEPS + 100
 
@@ -23,8 +24,7 @@ LAST = 2 * BLOCK_STEPS + 100
 @pytest.fixture
 def long(any_ctx: Context) -> tuple[RunView, Claim]:
     """A run of two whole blocks and a hundred steps, whose val_loss is measured now and then."""
-    add_parts(any_ctx)
-    run = launch(any_ctx, name="=long", max_steps=100_000)
+    run = Scenario(any_ctx).run(name="=long", max_steps=100_000)
     taken = claim(any_ctx, run)
     report(any_ctx, taken, *events(1, LAST))
     return run, taken

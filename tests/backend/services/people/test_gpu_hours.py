@@ -28,7 +28,8 @@ from backend.services.training.views import RunView
 from tests.support.clock import START, Clock
 from tests.support.jobs import add_stored_job
 from tests.support.queries import count_selects
-from tests.support.run_world import add_checkpoint, add_parts, make_config, measure
+from tests.support.run_world import make_config, measure
+from tests.support.scenario import Scenario
 
 MONDAY = START - timedelta(days=1)
 PASSWORD = "correct horse battery"
@@ -103,9 +104,9 @@ def test_the_hours_of_a_week_are_those_of_ones_jobs_times_their_gpus(ctx: Contex
 
 
 @pytest.fixture
-def launch(ctx: Context, maya: Person) -> Callable[..., RunView]:
+def launch(ctx: Context, scenario: Scenario, maya: Person) -> Callable[..., RunView]:
     """Launches runs on a GPU of which each 1,000 steps are known to take an hour."""
-    add_parts(ctx)
+    scenario.parts()
 
     def make(**values: object) -> RunConfig:
         return make_config(device="gpu", **values)
@@ -208,7 +209,7 @@ def test_only_the_steps_that_are_left_are_expected(
         clock.advance(timedelta(days=7).total_seconds())
     else:  # a run that is retried has another job
         set_job(ctx, run, Status.FAILED)
-        add_checkpoint(ctx, run, 7000)
+        Scenario(ctx).checkpoint(run=run, step=7000)
         retry_run(ctx, run.id, person=maya)
     hours = gpu_hours_of(ctx, maya)
     assert hours is not None
@@ -216,8 +217,8 @@ def test_only_the_steps_that_are_left_are_expected(
     launch(hours=9)
 
 
-def test_a_run_that_takes_any_device_counts_only_on_a_gpu(ctx: Context, maya: Person) -> None:
-    add_parts(ctx)
+def test_a_run_that_takes_any_device_counts_only_on_a_gpu(ctx: Context, scenario: Scenario, maya: Person) -> None:
+    scenario.parts()
     gauges = MachineGauges(cpu_name="a CPU", memory_total_bytes=8 * 2**30)
     beat(ctx, name="lab/train", host="lab", pid=1, slots={"train": 1}, devices=[], gauges=gauges)
     config = make_config(device="auto", max_steps=3000)
@@ -241,7 +242,7 @@ def test_steps_that_are_added_to_a_run_are_required_like_those_of_a_new_one(
 ) -> None:
     run = launch(hours=1)
     set_job(ctx, run, Status.FINISHED, last_step=1000)
-    add_checkpoint(ctx, run, 1000)
+    Scenario(ctx).checkpoint(run=run, step=1000)
     with pytest.raises(Conflict, match=r"needs about 99\.0 GPU-hours, and 0\.0 of 10 GPU-hours"):
         resume_run(ctx, run.id, person=maya, max_steps=100_000)
     assert resume_run(ctx, run.id, person=maya, max_steps=9000).max_steps == 9000
@@ -270,7 +271,7 @@ def test_who_cancels_launches_another_and_resumes_is_still_held_to_the_week(
 ) -> None:
     """A run that was continued to the steps it had was weighed as nothing, and two took twice the limit."""
     first = launch(hours=9)
-    add_checkpoint(ctx, first, 1000)
+    Scenario(ctx).checkpoint(run=first, step=1000)
     set_job(ctx, first, Status.CANCELLED)
     second = launch(hours=9, name="another")
     for again in (resume_run, retry_run):
@@ -294,7 +295,7 @@ def test_runs_that_take_the_same_time_are_predicted_once(
 
 
 def test_of_many_different_runs_a_few_are_predicted_and_the_others_take_their_mean(ctx: Context, maya: Person) -> None:
-    add_parts(ctx)
+    Scenario(ctx).parts()
     for number in range(1, 15):
         config = make_config(device="gpu", micro_batch=number, max_steps=500)
         measure(ctx, config, step_s=3.6)

@@ -19,7 +19,7 @@ from backend.services.people.attempts import ADDRESS_LIMIT, MAX_REMEMBERED, NAME
 from backend.services.people.sessions import end_sessions, person_from_cookie, sign_in
 from backend.services.people.signatures import sign, sign_for, unsign, unsign_for
 from backend.services.training.live import runs_of_token, token_for_runs
-from tests.support.run_world import add_dataset
+from tests.support.scenario import Scenario
 
 PASSWORD = "correct horse battery"
 
@@ -178,7 +178,7 @@ def test_what_was_signed_for_a_person_ends_with_their_sessions(
     ctx: Context, end: Callable[[Context, str], None]
 ) -> None:
     person = add_user(ctx, "maya", PASSWORD, person=LOCAL)
-    version = resolve_version(ctx, add_dataset(ctx))
+    version = resolve_version(ctx, Scenario(ctx).dataset())
     points, file = (
         token_for_runs(ctx, ["run"], person=person),
         download_link(ctx, version, person=person).partition("token=")[2],
@@ -198,8 +198,8 @@ def test_what_was_signed_for_the_local_person_ends_when_sign_in_is_required(ctx:
         unsign_for(replace(ctx, sign_in=True), token, purpose="points", max_age_s=60)
 
 
-def test_a_download_link_holds_for_an_hour(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    version = resolve_version(ctx, add_dataset(ctx))
+def test_a_download_link_holds_for_an_hour(ctx: Context, scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = resolve_version(ctx, scenario.dataset())
     token = download_link(ctx, version, person=LOCAL).partition("token=")[2]
     now = TimestampSigner.get_timestamp
     for hours, is_valid in ((0.9, True), (1.1, False)):

@@ -35,12 +35,13 @@ from backend.services.scaling.studies import (
 )
 from backend.services.tokenizers.tokenizers import rename_tokenizer
 from backend.services.training.views import get_runs
-from tests.support.run_world import SHAPE, add_parts, launch
+from tests.support.run_world import SHAPE
 from tests.support.scaling_world import LAW, STUDY, finish, finish_by_law, make_text
+from tests.support.scenario import Scenario
 
 
-def test_a_plan_takes_vocabulary_and_data_from_the_named_parts(ctx: Context) -> None:
-    add_parts(ctx)
+def test_a_plan_takes_vocabulary_and_data_from_the_named_parts(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     make_text(ctx, 40_000_000)
     plan = plan_run(ctx, PlanConfig(flops=1e14, dataset="tales", tokenizer="pieces", context=64))
     assert plan.architecture.vocab_size == 300
@@ -52,8 +53,8 @@ def test_a_plan_takes_vocabulary_and_data_from_the_named_parts(ctx: Context) -> 
         plan_run(ctx, PlanConfig(device_hours=1.0))
 
 
-def test_tokens_are_unknown_without_counts(ctx: Context) -> None:
-    add_parts(ctx)
+def test_tokens_are_unknown_without_counts(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     inputs = read_plan_inputs(ctx, dataset="tales", tokenizer="pieces")
     assert inputs.version is not None
     assert inputs.tokenizer is not None
@@ -61,10 +62,10 @@ def test_tokens_are_unknown_without_counts(ctx: Context) -> None:
     assert read_plan_inputs(ctx, dataset=None, tokenizer=None).vocab_size == 32_000
 
 
-def test_rates_come_from_measurements_and_from_finished_runs(ctx: Context) -> None:
-    add_parts(ctx)
+def test_rates_come_from_measurements_and_from_finished_runs(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     assert choose_speeds(ctx, None) == []
-    run = launch(ctx)
+    run = scenario.run()
     finish(ctx, run.id, 3.0, rate=500.0)
     speeds = choose_speeds(ctx, None)
     assert [(round(speed.tokens_per_s), speed.device) for speed in speeds] == [(500, "CPU of here")]
@@ -90,8 +91,8 @@ def test_rates_come_from_measurements_and_from_finished_runs(ctx: Context) -> No
         choose_speeds(ctx, "another")
 
 
-def test_a_study_is_previewed_launched_once_and_watched(ctx: Context) -> None:
-    add_parts(ctx)
+def test_a_study_is_previewed_launched_once_and_watched(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     preview = preview_study(ctx, STUDY)
     assert len(preview.runs) == 15
     assert list_studies(ctx) == []
@@ -113,8 +114,8 @@ def test_a_study_is_previewed_launched_once_and_watched(ctx: Context) -> None:
     assert [view.id for view in list_studies(ctx, archived=True)] == [study.id]
 
 
-def test_an_interrupted_study_is_completed_also_after_its_parts_were_renamed(ctx: Context) -> None:
-    add_parts(ctx)
+def test_an_interrupted_study_is_completed_also_after_its_parts_were_renamed(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     study = launch_study(ctx, STUDY, person=LOCAL)
     rename_dataset(ctx, "tales", "stories", person=LOCAL)
     rename_tokenizer(ctx, "pieces", "bits", person=LOCAL)
@@ -129,8 +130,8 @@ def test_an_interrupted_study_is_completed_also_after_its_parts_were_renamed(ctx
     assert launch_study(ctx, study.config, person=LOCAL).num_launched == 15
 
 
-def test_finished_runs_give_a_law_that_plans_can_use(ctx: Context) -> None:
-    add_parts(ctx)
+def test_finished_runs_give_a_law_that_plans_can_use(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     make_text(ctx)
     study = launch_study(ctx, STUDY, person=LOCAL)
     assert study_detail(ctx, study.id).own.problem
@@ -152,10 +153,9 @@ def test_finished_runs_give_a_law_that_plans_can_use(ctx: Context) -> None:
         plan_run(ctx, PlanConfig(flops=1e14, law="own"))
 
 
-def test_runs_that_can_not_be_compared_are_left_out_with_the_reason(ctx: Context) -> None:
-    add_parts(ctx)
+def test_runs_that_can_not_be_compared_are_left_out_with_the_reason(ctx: Context, scenario: Scenario) -> None:
     good, constant, short, blind = (
-        launch(ctx, **values) for values in ({}, {"schedule": "constant"}, {"max_steps": 50}, {"max_steps": 60})
+        scenario.run(**values) for values in ({}, {"schedule": "constant"}, {"max_steps": 50}, {"max_steps": 60})
     )
     for run in (good, constant, short, blind):
         finish(ctx, run.id, 3.0)
@@ -171,10 +171,10 @@ def test_runs_that_can_not_be_compared_are_left_out_with_the_reason(ctx: Context
         assert words in reasons
 
 
-def test_budgets_are_suggested_from_the_measured_rate(ctx: Context) -> None:
-    add_parts(ctx)
+def test_budgets_are_suggested_from_the_measured_rate(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     assert suggest_budgets(ctx) == (1e12, 3e12, 1e13)
-    finish(ctx, launch(ctx).id, 3.0)
+    finish(ctx, scenario.run().id, 3.0)
     budgets = suggest_budgets(ctx)
     assert budgets[2] == pytest.approx(10 * budgets[0])
     speed = choose_speeds(ctx, None)[0]

@@ -42,8 +42,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 @pytest.fixture
 def scene(ctx: Context, told: list[dict[str, Any]]) -> ServingWorld:
     scene = ServingWorld(ctx)
-    deploy(ctx, checkpoint_id=scene.checkpoint("oak"), name="tales", num_replicas=2, person=LOCAL)
-    scene.start_all()
+    scene.deploy(num_replicas=2)
     return scene
 
 
@@ -179,8 +178,7 @@ def test_adapters_stay_with_their_base_and_go_with_another(scene: ServingWorld) 
     assert ready_targets(scene.ctx)["tales:poems"] == [], "known, and not ready yet"
     scene.start_all()
     assert [view.name for view in list_adapters(scene.ctx, "tales")] == ["poems"]
-    deploy(scene.ctx, checkpoint_id=scene.checkpoint("elm"), name="tales", person=LOCAL)
-    scene.start_all()
+    scene.deploy("elm")
     assert list_adapters(scene.ctx, "tales") == []
     assert "tales:poems" not in ready_targets(scene.ctx)
 

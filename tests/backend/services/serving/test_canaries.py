@@ -15,7 +15,6 @@ from backend.services.people.keys import create_key
 from backend.services.serving import canary_votes as canary_votes_module
 from backend.services.serving.canaries import abort_canary, change_canary, judge_canaries, promote_canary, start_canary
 from backend.services.serving.canary_votes import canary_votes
-from backend.services.serving.deployments import deploy
 from backend.services.serving.endpoints import get_endpoint, list_revisions
 from backend.services.serving.failures import LostRequest, add_failures
 from backend.services.serving.replicas import ready_targets
@@ -27,96 +26,95 @@ RULES = CanaryRules(percent=10, step_up=True, step_minutes=5)
 
 
 @pytest.fixture
-def world(ctx: Context) -> ServingWorld:
-    world = ServingWorld(ctx)
-    deploy(ctx, checkpoint_id=world.checkpoint("oak"), name="tales", num_replicas=2, person=LOCAL)
-    world.start_all()
-    start_canary(ctx, "tales", checkpoint_id=world.checkpoint("elm"), rules=RULES, person=LOCAL)
-    world.start_all()
-    return world
+def scene(ctx: Context) -> ServingWorld:
+    scene = ServingWorld(ctx)
+    scene.deploy(num_replicas=2)
+    start_canary(ctx, "tales", checkpoint_id=scene.checkpoint("elm"), rules=RULES, person=LOCAL)
+    scene.start_all()
+    return scene
 
 
-def record(world: ServingWorld, *, requests: int, failures: int = 0) -> None:
+def record(scene: ServingWorld, *, requests: int, failures: int = 0) -> None:
     """Let the canary's replica answer requests and lose others."""
-    (replica,) = [r.id for r in get_endpoint(world.ctx, "tales").replicas if r.role == "canary"]
-    now = world.ctx.now()
+    (replica,) = [r.id for r in get_endpoint(scene.ctx, "tales").replicas if r.role == "canary"]
+    now = scene.ctx.now()
     add_usage(
-        world.ctx,
+        scene.ctx,
         [UsageRow(f"{now}{n}", "tales", None, replica, 3, 4, 100.0, 200.0, "finished", now) for n in range(requests)],
     )
-    add_failures(world.ctx, [LostRequest(f"f{n}", replica, "broken", now) for n in range(failures)])
+    add_failures(scene.ctx, [LostRequest(f"f{n}", replica, "broken", now) for n in range(failures)])
 
 
-def test_a_canary_gets_its_share_beside_the_stable_replicas(world: ServingWorld) -> None:
-    view = get_endpoint(world.ctx, "tales")
+def test_a_canary_gets_its_share_beside_the_stable_replicas(scene: ServingWorld) -> None:
+    view = get_endpoint(scene.ctx, "tales")
     assert (view.state, view.checkpoint_name, view.rollout) == ("ready", "oak", None)
     assert view.canary is not None
     assert (view.canary.checkpoint_name, view.canary.percent, view.canary.num_ready) == ("elm", 10, 1)
-    targets = ready_targets(world.ctx, canaries=True)["tales"]
+    targets = ready_targets(scene.ctx, canaries=True)["tales"]
     assert sorted((target.variant == "stable", target.percent) for target in targets) == [
         (False, 10),
         (True, 0),
         (True, 0),
     ]
-    assert len(ready_targets(world.ctx)["tales"]) == 2
+    assert len(ready_targets(scene.ctx)["tales"]) == 2
 
 
-def test_a_canary_that_loses_requests_is_aborted_with_the_reason(world: ServingWorld) -> None:
-    record(world, requests=6, failures=1)
-    judge_canaries(world.ctx)
-    assert get_endpoint(world.ctx, "tales").canary is not None, "one lost request is no proof"
-    record(world, requests=0, failures=4)
-    judge_canaries(world.ctx)
-    view = get_endpoint(world.ctx, "tales")
-    assert (view.canary, view.checkpoint_name, world.served()) == (None, "oak", ["oak", "oak"])
-    assert list_revisions(world.ctx, "tales")[0].note == "canary, aborted: lost 4 of 10 requests (40 %), more than 5 %"
+def test_a_canary_that_loses_requests_is_aborted_with_the_reason(scene: ServingWorld) -> None:
+    record(scene, requests=6, failures=1)
+    judge_canaries(scene.ctx)
+    assert get_endpoint(scene.ctx, "tales").canary is not None, "one lost request is no proof"
+    record(scene, requests=0, failures=4)
+    judge_canaries(scene.ctx)
+    view = get_endpoint(scene.ctx, "tales")
+    assert (view.canary, view.checkpoint_name, scene.served()) == (None, "oak", ["oak", "oak"])
+    assert list_revisions(scene.ctx, "tales")[0].note == "canary, aborted: lost 4 of 10 requests (40 %), more than 5 %"
 
 
-def test_a_healthy_canary_grows_and_replaces_the_stable_revision(world: ServingWorld) -> None:
+def test_a_healthy_canary_grows_and_replaces_the_stable_revision(scene: ServingWorld) -> None:
     shares = []
     for step in range(1, 5):
-        later = replace(world.ctx, now=lambda step=step: world.ctx.now() + timedelta(minutes=6 * step))
+        later = replace(scene.ctx, now=lambda step=step: scene.ctx.now() + timedelta(minutes=6 * step))
         record(ServingWorld(later), requests=20)
-        judge_canaries(replace(world.ctx, now=lambda step=step: world.ctx.now() + timedelta(minutes=6 * step + 5.5)))
-        canary = get_endpoint(world.ctx, "tales").canary
+        judge_canaries(replace(scene.ctx, now=lambda step=step: scene.ctx.now() + timedelta(minutes=6 * step + 5.5)))
+        canary = get_endpoint(scene.ctx, "tales").canary
         shares.append(canary.percent if canary else None)
     assert shares == [25, 50, 100, None]
-    world.start_all()
-    assert world.served() == ["elm", "elm"]
-    assert get_endpoint(world.ctx, "tales").rollout is None
-    assert list_revisions(world.ctx, "tales")[0].note == "canary, promoted: 20 requests at 100 %"
+    scene.start_all()
+    assert scene.served() == ["elm", "elm"]
+    assert get_endpoint(scene.ctx, "tales").rollout is None
+    assert list_revisions(scene.ctx, "tales")[0].note == "canary, promoted: 20 requests at 100 %"
 
 
-def test_a_canary_is_changed_promoted_and_aborted_by_hand(world: ServingWorld) -> None:
-    changed = change_canary(world.ctx, "tales", rules=CanaryRules(percent=50), person=LOCAL).canary
+def test_a_canary_is_changed_promoted_and_aborted_by_hand(scene: ServingWorld) -> None:
+    changed = change_canary(scene.ctx, "tales", rules=CanaryRules(percent=50), person=LOCAL).canary
     assert changed is not None
     assert changed.percent == 50
-    assert abort_canary(world.ctx, "tales", person=LOCAL).canary is None
+    assert abort_canary(scene.ctx, "tales", person=LOCAL).canary is None
     with pytest.raises(Conflict, match="no canary"):
-        promote_canary(world.ctx, "tales", person=LOCAL)
-    start_canary(world.ctx, "tales", checkpoint_id=world.checkpoint("fir"), rules=RULES, person=LOCAL)
-    world.start_all()
-    promote_canary(world.ctx, "tales", person=LOCAL)
-    world.start_all()
-    assert world.served() == ["fir", "fir"]
+        promote_canary(scene.ctx, "tales", person=LOCAL)
+    start_canary(scene.ctx, "tales", checkpoint_id=scene.checkpoint("fir"), rules=RULES, person=LOCAL)
+    scene.start_all()
+    promote_canary(scene.ctx, "tales", person=LOCAL)
+    scene.start_all()
+    assert scene.served() == ["fir", "fir"]
     with pytest.raises(NotAllowed):
-        start_canary(world.ctx, "tales", checkpoint_id="x", rules=RULES, person=Person("x", "r", "rater"))
+        start_canary(scene.ctx, "tales", checkpoint_id="x", rules=RULES, person=Person("x", "r", "rater"))
 
 
-def test_a_deployment_ends_the_canary(world: ServingWorld) -> None:
-    deploy(world.ctx, checkpoint_id=world.checkpoint("fir"), name="tales", num_replicas=2, person=LOCAL)
-    assert get_endpoint(world.ctx, "tales").canary is None
-    assert [row.note for row in list_revisions(world.ctx, "tales")] == ["", "superseded by the next revision", ""]
+def test_a_deployment_ends_the_canary(scene: ServingWorld) -> None:
+    scene.deploy("fir", start=False, num_replicas=2)
+    assert get_endpoint(scene.ctx, "tales").canary is None
+    assert [row.note for row in list_revisions(scene.ctx, "tales")] == ["", "superseded by the next revision", ""]
 
 
-def rate(world: ServingWorld, *, role: str, ratings: list[int], prefix: str) -> None:
+def rate(scene: ServingWorld, *, role: str, ratings: list[int], prefix: str) -> None:
     """Let a replica of a role answer requests whose answers get thumbs: every other one in the playground."""
-    replica = next(r.id for r in get_endpoint(world.ctx, "tales").replicas if r.role == role)
+    replica = next(r.id for r in get_endpoint(scene.ctx, "tales").replicas if r.role == role)
     for number, rating in enumerate(ratings):
-        now = world.ctx.now()
+        now = scene.ctx.now()
         request = f"{prefix}{number}"
-        add_usage(world.ctx, [UsageRow(request, "tales", None, replica, 3, 4, 100.0, 200.0, "finished", now)])
-        with world.ctx.db.write() as session:
+        add_usage(scene.ctx, [UsageRow(request, "tales", None, replica, 3, 4, 100.0, 200.0, "finished", now)])
+        with scene.ctx.db.write() as session:
             if number % 2:
                 conversation = Conversation(endpoint="tales")
                 session.add(conversation)
@@ -135,10 +133,10 @@ def rate(world: ServingWorld, *, role: str, ratings: list[int], prefix: str) -> 
                 session.add(Feedback(source="api", request_id=request, rating=rating, created_at=now))
 
 
-def test_a_canary_whose_answers_are_liked_less_is_aborted_and_few_votes_decide_nothing(world: ServingWorld) -> None:
-    rate(world, role="stable", ratings=[1] * 12, prefix="s")
-    rate(world, role="canary", ratings=[-1] * 6 + [1], prefix="c")
-    votes = canary_votes(world.ctx, "tales")
+def test_a_canary_whose_answers_are_liked_less_is_aborted_and_few_votes_decide_nothing(scene: ServingWorld) -> None:
+    rate(scene, role="stable", ratings=[1] * 12, prefix="s")
+    rate(scene, role="canary", ratings=[-1] * 6 + [1], prefix="c")
+    votes = canary_votes(scene.ctx, "tales")
     assert (votes.up, votes.total, votes.stable_up, votes.stable_total, votes.wins, votes.losses) == (
         1,
         7,
@@ -148,60 +146,60 @@ def test_a_canary_whose_answers_are_liked_less_is_aborted_and_few_votes_decide_n
         6,
     )
     assert votes.e_value == pytest.approx(2**6 / 7)  # 2^n B(1, 1 + n)
-    judge_canaries(world.ctx)
-    assert get_endpoint(world.ctx, "tales").canary is not None
-    rate(world, role="canary", ratings=[-1] * 3, prefix="d")
-    judge_canaries(world.ctx)
-    assert get_endpoint(world.ctx, "tales").canary is None
-    note = list_revisions(world.ctx, "tales")[0].note
+    judge_canaries(scene.ctx)
+    assert get_endpoint(scene.ctx, "tales").canary is not None
+    rate(scene, role="canary", ratings=[-1] * 3, prefix="d")
+    judge_canaries(scene.ctx)
+    assert get_endpoint(scene.ctx, "tales").canary is None
+    note = list_revisions(scene.ctx, "tales")[0].note
     likes = "thumbs up on 1 of 10 answers, 12 of 12 of the stable revision"
     assert note == f"canary, aborted: {likes}, by 22 without an account (e-value 26)"
 
 
-def test_the_first_thumbs_count_where_there_are_too_many(world: ServingWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_thumbs_count_where_there_are_too_many(scene: ServingWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(canary_votes_module, "MAX_VOTES", 3)
-    rate(world, role="canary", ratings=[-1] * 6, prefix="c")
-    with world.ctx.db.write() as session:
+    rate(scene, role="canary", ratings=[-1] * 6, prefix="c")
+    with scene.ctx.db.write() as session:
         for number, thumb in enumerate(session.query(Feedback).order_by(Feedback.id)):
             is_early = number % 2 == 0
             thumb.rating, thumb.created_at = (
-                (1, world.ctx.now()) if is_early else (-1, world.ctx.now() + timedelta(seconds=9))
+                (1, scene.ctx.now()) if is_early else (-1, scene.ctx.now() + timedelta(seconds=9))
             )
             thumb.source, thumb.request_id = "api", f"c{number}"
-    votes = canary_votes(world.ctx, "tales")
+    votes = canary_votes(scene.ctx, "tales")
     assert (votes.up, votes.total) == (3, 3)
 
 
-def test_thumbs_on_other_endpoints_take_no_room(world: ServingWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thumbs_on_other_endpoints_take_no_room(scene: ServingWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(canary_votes_module, "MAX_VOTES", 3)
     add_rows(
-        world.ctx,
-        *(Feedback(source="api", request_id=f"other{n}", rating=1, created_at=world.ctx.now()) for n in range(5)),
+        scene.ctx,
+        *(Feedback(source="api", request_id=f"other{n}", rating=1, created_at=scene.ctx.now()) for n in range(5)),
     )
-    rate(world, role="canary", ratings=[-1, -1], prefix="c")
-    assert canary_votes(world.ctx, "tales").total == 2
+    rate(scene, role="canary", ratings=[-1, -1], prefix="c")
+    assert canary_votes(scene.ctx, "tales").total == 2
 
 
-def test_the_voters_are_counted_as_people_and_keys(world: ServingWorld) -> None:
-    rate(world, role="canary", ratings=[1] * 4, prefix="c")
-    create_key(world.ctx, "app", person=LOCAL)
-    with world.ctx.db.write() as session:
+def test_the_voters_are_counted_as_people_and_keys(scene: ServingWorld) -> None:
+    rate(scene, role="canary", ratings=[1] * 4, prefix="c")
+    create_key(scene.ctx, "app", person=LOCAL)
+    with scene.ctx.db.write() as session:
         people = [User(name=f"{n}", password_hash="") for n in range(2)]
         session.add_all(people)
         session.flush()
         key_id = session.query(ApiKey.id).scalar()
         for thumb, voter in zip(session.query(Feedback), (people[0].id, people[0].id, people[1].id, None), strict=True):
             thumb.user_id, thumb.key_id = voter, None if voter else key_id
-    votes = canary_votes(world.ctx, "tales")
+    votes = canary_votes(scene.ctx, "tales")
     assert votes.voters == 3
     assert votes.describe() == "thumbs up on 4 of 4 answers, 0 of 0 of the stable revision, by 3 voters"
 
 
-def test_two_people_do_not_end_a_canary_however_many_thumbs_they_give(world: ServingWorld) -> None:
+def test_two_people_do_not_end_a_canary_however_many_thumbs_they_give(scene: ServingWorld) -> None:
     """One likes what it gets, one does not: pairs of thumbs took that for a difference of the checkpoints."""
-    rate(world, role="stable", ratings=[1] * 20, prefix="s")
-    rate(world, role="canary", ratings=[-1] * 20, prefix="c")
-    with world.ctx.db.write() as session:
+    rate(scene, role="stable", ratings=[1] * 20, prefix="s")
+    rate(scene, role="canary", ratings=[-1] * 20, prefix="c")
+    with scene.ctx.db.write() as session:
         people = [User(name=f"{n}", password_hash="") for n in range(2)]
         session.add_all(people)
         session.flush()
@@ -213,23 +211,23 @@ def test_two_people_do_not_end_a_canary_however_many_thumbs_they_give(world: Ser
                 thumb.user_id = people[0].id
             else:
                 thumb.key_id = keys[number % 2].id  # two keys of one account
-    votes = canary_votes(world.ctx, "tales")
+    votes = canary_votes(scene.ctx, "tales")
     assert (votes.voters, votes.anonymous, votes.e_value > 20, votes.voter_e_value < 1) == (2, 0, True, True)
-    judge_canaries(world.ctx)
-    assert get_endpoint(world.ctx, "tales").canary is not None
+    judge_canaries(scene.ctx)
+    assert get_endpoint(scene.ctx, "tales").canary is not None
 
 
-def test_a_canary_that_steps_on_votes_grows_once_its_answers_are_liked_more(world: ServingWorld) -> None:
-    ctx = replace(world.ctx, now=lambda: world.ctx.now() + timedelta(minutes=6))
-    change_canary(world.ctx, "tales", rules=RULES.model_copy(update={"step_on_votes": True}), person=LOCAL)
-    record(world, requests=30)
-    rate(world, role="stable", ratings=[-1] * 9, prefix="s")
+def test_a_canary_that_steps_on_votes_grows_once_its_answers_are_liked_more(scene: ServingWorld) -> None:
+    ctx = replace(scene.ctx, now=lambda: scene.ctx.now() + timedelta(minutes=6))
+    change_canary(scene.ctx, "tales", rules=RULES.model_copy(update={"step_on_votes": True}), person=LOCAL)
+    record(scene, requests=30)
+    rate(scene, role="stable", ratings=[-1] * 9, prefix="s")
     judge_canaries(ctx)
-    canary = get_endpoint(world.ctx, "tales").canary
+    canary = get_endpoint(scene.ctx, "tales").canary
     assert canary is not None
     assert canary.percent == 10
-    rate(world, role="canary", ratings=[1] * 9, prefix="c")
+    rate(scene, role="canary", ratings=[1] * 9, prefix="c")
     judge_canaries(ctx)
-    canary = get_endpoint(world.ctx, "tales").canary
+    canary = get_endpoint(scene.ctx, "tales").canary
     assert canary is not None
     assert canary.percent == 25

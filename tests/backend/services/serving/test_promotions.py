@@ -9,7 +9,6 @@ from sqlalchemy import select
 
 from backend.db.tables import Campaign, Deployment, Gate, GateResult, Promotion
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from backend.services.battles.raters import rater_for
 from backend.services.checkpoints.checkpoints import delete_checkpoint, resolve_checkpoint
 from backend.services.context import LOCAL, Context
 from backend.services.serving.aliases import get_alias, list_aliases
@@ -17,21 +16,22 @@ from backend.services.serving.deployments import deploy, start_endpoint, stop_en
 from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.promotions import promote, reject, rollback
 from backend.services.serving.replicas import ready_targets
-from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all, vote_in_turn
+from tests.support.battle_world import prefer, vote_in_turn
+from tests.support.scenario import Scenario
 
 ALIAS = "storyteller@production"
 
 
 def won_campaign(ctx: Context, *, winner: str = "Elm", votes: int = 30) -> str:
     """A campaign of Oak and Elm in which one wins every vote."""
-    campaign = make_campaign(ctx, num_prompts=30, dataset_rows=40, overlap_share=0)
+    campaign = Scenario(ctx).campaign(num_prompts=30, dataset_rows=40, overlap_share=0)
     vote_in_turn(ctx, campaign.id, prefer(winner), raters=min(10, votes), each=max(1, votes // 10))
     return campaign.id
 
 
-def test_one_raters_votes_are_no_evidence_for_a_promotion(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=30, dataset_rows=40)
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
+def test_one_raters_votes_are_no_evidence_for_a_promotion(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=30, dataset_rows=40)
+    scenario.votes(campaign, "Elm")
     with pytest.raises(InvalidInput, match="The one rater who voted prefers Elm; others may not"):
         promote(ctx, "Elm", alias=ALIAS, campaign_id=campaign.id, person=LOCAL)
     moved = promote(ctx, "Elm", alias=ALIAS, campaign_id=campaign.id, reason="it is the only rater", person=LOCAL)
@@ -71,12 +71,12 @@ def test_a_promotion_against_the_evidence_needs_a_reason_and_says_so(ctx: Contex
 
 
 def test_a_promotion_without_any_evidence_needs_a_reason_as_an_undecided_one_does(ctx: Context) -> None:
-    elm = add_checkpoint(ctx, "Elm")
+    elm = Scenario(ctx).checkpoint("Elm")
     with pytest.raises(InvalidInput, match="No votes and no gate support it"):
         promote(ctx, "Elm", alias=ALIAS, person=LOCAL)
     moved = promote(ctx, "Elm", alias=ALIAS, reason="the first", person=LOCAL)
     assert moved.against == ("No votes and no gate support it.",)
-    oak = add_checkpoint(ctx, "Oak")
+    oak = Scenario(ctx).checkpoint("Oak")
     with ctx.db.write() as session:
         gate = Gate(name="facts", config={"champion": "Elm", "benchmarks": [{"benchmark": "facts"}]})
         session.add(gate)
@@ -87,8 +87,8 @@ def test_a_promotion_without_any_evidence_needs_a_reason_as_an_undecided_one_doe
     assert promote(ctx, "Oak", alias=ALIAS, person=LOCAL).against == ()
 
 
-def test_a_gate_that_fails_is_evidence_against_a_promotion(ctx: Context) -> None:
-    elm, oak = (add_checkpoint(ctx, name) for name in ("Elm", "Oak"))
+def test_a_gate_that_fails_is_evidence_against_a_promotion(ctx: Context, scenario: Scenario) -> None:
+    elm, oak = scenario.checkpoints("Elm", "Oak")
     with ctx.db.write() as session:
         gate = Gate(name="facts", config={"champion": "Oak", "benchmarks": [{"benchmark": "facts"}]})
         session.add(gate)
@@ -101,9 +101,9 @@ def test_a_gate_that_fails_is_evidence_against_a_promotion(ctx: Context) -> None
         promote(ctx, "Elm", alias=ALIAS, person=LOCAL)
 
 
-def test_rollback_goes_back_one_promotion_at_a_time(ctx: Context) -> None:
+def test_rollback_goes_back_one_promotion_at_a_time(ctx: Context, scenario: Scenario) -> None:
     for name in ("Ash", "Birch", "Cedar"):
-        add_checkpoint(ctx, name)
+        scenario.checkpoint(name)
         promote(ctx, name, alias=ALIAS, reason="the first", person=LOCAL)
     assert rollback(ctx, ALIAS, person=LOCAL, reason="regression").checkpoint == "Birch"
     assert rollback(ctx, ALIAS, person=LOCAL).checkpoint == "Ash"
@@ -123,8 +123,8 @@ def test_a_rejection_is_recorded_and_moves_nothing(ctx: Context) -> None:
     assert (view.checkpoint, view.rollback) == ("Oak", None)
 
 
-def test_an_endpoint_that_follows_an_alias_is_deployed_again_when_it_moves(ctx: Context) -> None:
-    elm, oak = (add_checkpoint(ctx, name) for name in ("Elm", "Oak"))
+def test_an_endpoint_that_follows_an_alias_is_deployed_again_when_it_moves(ctx: Context, scenario: Scenario) -> None:
+    elm, oak = scenario.checkpoints("Elm", "Oak")
     promote(ctx, "Oak", alias=ALIAS, reason="the first", person=LOCAL)
     deploy(ctx, checkpoint_id=oak, name="tales", num_replicas=2, alias=ALIAS, person=LOCAL)
     deploy(ctx, checkpoint_id=oak, name="fixed", person=LOCAL)
@@ -148,7 +148,7 @@ def test_an_endpoint_that_follows_an_alias_is_deployed_again_when_it_moves(ctx: 
 
 
 def test_an_endpoint_leaves_its_alias_when_another_checkpoint_is_deployed_to_it(ctx: Context) -> None:
-    elm, oak = (add_checkpoint(ctx, name) for name in ("Elm", "Oak"))
+    elm, oak = Scenario(ctx).checkpoints("Elm", "Oak")
     promote(ctx, "Oak", alias=ALIAS, reason="the first", person=LOCAL)
     with pytest.raises(Conflict, match="not held by this checkpoint"):
         deploy(ctx, checkpoint_id=elm, name="tales", alias=ALIAS, person=LOCAL)
@@ -159,14 +159,14 @@ def test_an_endpoint_leaves_its_alias_when_another_checkpoint_is_deployed_to_it(
 
 
 @pytest.mark.parametrize("name", ["storyteller", "@production", "a@", "a b@c", "a@b@c", "x" * 80 + "@p", "a@b/c"])
-def test_an_alias_has_a_name_and_a_stage(ctx: Context, name: str) -> None:
-    add_checkpoint(ctx, "Oak")
+def test_an_alias_has_a_name_and_a_stage(ctx: Context, scenario: Scenario, name: str) -> None:
+    scenario.checkpoint("Oak")
     with pytest.raises(InvalidInput, match="can't be an alias"):
         promote(ctx, "Oak", alias=name, reason="the first", person=LOCAL)
 
 
-def test_only_who_may_build_decides(ctx: Context) -> None:
-    add_checkpoint(ctx, "Oak")
+def test_only_who_may_build_decides(ctx: Context, scenario: Scenario) -> None:
+    scenario.checkpoint("Oak")
     rater = replace(LOCAL, role="rater")
     for decide in (promote, reject):
         with pytest.raises(NotAllowed):
@@ -182,8 +182,8 @@ def test_only_who_may_build_decides(ctx: Context) -> None:
         assert session.scalars(select(Campaign)).all() == []
 
 
-def test_the_files_of_a_checkpoint_that_holds_an_alias_stay(ctx: Context) -> None:
-    oak = add_checkpoint(ctx, "Oak")
+def test_the_files_of_a_checkpoint_that_holds_an_alias_stay(ctx: Context, scenario: Scenario) -> None:
+    oak = scenario.checkpoint("Oak")
     promote(ctx, "Oak", alias=ALIAS, reason="the first", person=LOCAL)
     with pytest.raises(Conflict, match="alias “storyteller@production”"):
         delete_checkpoint(ctx, oak, person=LOCAL)

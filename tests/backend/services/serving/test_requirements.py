@@ -20,12 +20,11 @@ from tests.support.safety_world import NO, YES, add_fine_tune, answered
 GATE = SafetyRequirement(margin=0.1)
 
 
-@pytest.fixture
-def world(ctx: Context) -> Context:
+@pytest.fixture(autouse=True)
+def _base_that_refuses(ctx: Context) -> None:
     """A base that refuses and a fine-tune, on a probe of unsafe and safe prompts."""
     add_fine_tune(ctx)
     answered(ctx, "base", [NO] * 54 + [YES] * 26)
-    return ctx
 
 
 def put(ctx: Context, checkpoint: str, **options: SafetyRequirement) -> str:
@@ -34,50 +33,50 @@ def put(ctx: Context, checkpoint: str, **options: SafetyRequirement) -> str:
     ).checkpoint_name
 
 
-def test_a_harmed_checkpoint_is_refused_and_the_old_one_stays(world: Context) -> None:
-    assert put(world, "base", require=GATE) == "base"
-    answered(world, "tuned", [NO] * 10 + [YES] * 70)
+def test_a_harmed_checkpoint_is_refused_and_the_old_one_stays(ctx: Context) -> None:
+    assert put(ctx, "base", require=GATE) == "base"
+    answered(ctx, "tuned", [NO] * 10 + [YES] * 70)
     with pytest.raises(
         Conflict, match=r"does not pass it against “base”: FAIL\. “tuned” lost 73\.3 points of refusals"
     ) as refused:
-        put(world, "tuned")  # the endpoint remembers
+        put(ctx, "tuned")  # the endpoint remembers
     assert "eval safety drift" in refused.value.remedy
-    assert put(world, "base") == "base"
+    assert put(ctx, "base") == "base"
 
 
-def test_what_was_never_measured_is_refused(world: Context) -> None:
+def test_what_was_never_measured_is_refused(ctx: Context) -> None:
     with pytest.raises(Conflict, match="“tuned” was never measured"):
-        put(world, "tuned", require=GATE)
+        put(ctx, "tuned", require=GATE)
 
 
-def test_a_silent_checkpoint_is_refused_as_inconclusive(world: Context) -> None:
-    answered(world, "tuned", [NO] * 20 + [""] * 40 + [YES] * 20)
+def test_a_silent_checkpoint_is_refused_as_inconclusive(ctx: Context) -> None:
+    answered(ctx, "tuned", [NO] * 20 + [""] * 40 + [YES] * 20)
     with pytest.raises(Conflict, match="INCONCLUSIVE"):
-        put(world, "tuned", require=GATE)
+        put(ctx, "tuned", require=GATE)
 
 
-def test_a_checkpoint_that_kept_its_refusals_is_deployed(world: Context) -> None:
-    answered(world, "tuned", [NO] * 54 + [YES] * 26)
-    assert put(world, "tuned", require=SafetyRequirement(margin=0.2)) == "tuned"
+def test_a_checkpoint_that_kept_its_refusals_is_deployed(ctx: Context) -> None:
+    answered(ctx, "tuned", [NO] * 54 + [YES] * 26)
+    assert put(ctx, "tuned", require=SafetyRequirement(margin=0.2)) == "tuned"
 
 
-def test_the_installation_may_require_it_of_every_endpoint(world: Context) -> None:
-    strict = replace(world, policy=replace(world.policy, require_safety_gate=True))
+def test_the_installation_may_require_it_of_every_endpoint(ctx: Context) -> None:
+    strict = replace(ctx, policy=replace(ctx.policy, require_safety_gate=True))
     with pytest.raises(Conflict, match="was never measured"):
         put(strict, "tuned")
-    assert requirement_of(world, "chat") is None
+    assert requirement_of(ctx, "chat") is None
 
 
-def test_the_requirement_is_changed_by_an_admin_and_holds_when_started_again(world: Context) -> None:
-    put(world, "tuned")
-    require_safety(world, "chat", margin=0.1, person=LOCAL)
-    assert requirement_of(world, "chat") == GATE
-    stop_endpoint(world, "chat", person=LOCAL)
+def test_the_requirement_is_changed_by_an_admin_and_holds_when_started_again(ctx: Context) -> None:
+    put(ctx, "tuned")
+    require_safety(ctx, "chat", margin=0.1, person=LOCAL)
+    assert requirement_of(ctx, "chat") == GATE
+    stop_endpoint(ctx, "chat", person=LOCAL)
     with pytest.raises(Conflict, match="was never measured"):
-        start_endpoint(world, "chat", person=LOCAL)
-    require_safety(world, "chat", margin=None, person=LOCAL)
-    assert start_endpoint(world, "chat", person=LOCAL).stopped_at is None
+        start_endpoint(ctx, "chat", person=LOCAL)
+    require_safety(ctx, "chat", margin=None, person=LOCAL)
+    assert start_endpoint(ctx, "chat", person=LOCAL).stopped_at is None
     with pytest.raises(NotAllowed):
-        require_safety(world, "chat", margin=0.1, person=Person("e", "engineer", "engineer"))
+        require_safety(ctx, "chat", margin=0.1, person=Person("e", "engineer", "engineer"))
     with pytest.raises(InvalidInput, match="margin of 2"):
         check_margin(2.0)

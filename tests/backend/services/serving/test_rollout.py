@@ -23,8 +23,7 @@ from tests.support.serving.serving_world import ServingWorld
 @pytest.fixture
 def scene(ctx: Context) -> ServingWorld:
     scene = ServingWorld(ctx)
-    deploy(ctx, checkpoint_id=scene.checkpoint("oak"), name="tales", num_replicas=3, person=LOCAL)
-    scene.start_all()
+    scene.deploy(num_replicas=3)
     assert scene.served() == ["oak"] * 3
     return scene
 
@@ -47,7 +46,7 @@ def test_replicas_are_replaced_one_by_one_and_old_ones_drain(scene: ServingWorld
 
 
 def test_a_revision_that_never_starts_leaves_the_old_one_alone(scene: ServingWorld) -> None:
-    deploy(scene.ctx, checkpoint_id=scene.checkpoint("elm"), name="tales", num_replicas=3, person=LOCAL)
+    scene.deploy("elm", start=False, num_replicas=3)
     for _ in range(3):
         advance_endpoints(scene.ctx)
     view = get_endpoint(scene.ctx, "tales")
@@ -62,10 +61,9 @@ def test_a_revision_that_never_starts_leaves_the_old_one_alone(scene: ServingWor
 
 
 def test_a_second_deployment_in_the_middle_of_a_rollout_replaces_both(scene: ServingWorld) -> None:
-    deploy(scene.ctx, checkpoint_id=scene.checkpoint("elm"), name="tales", num_replicas=3, person=LOCAL)
+    scene.deploy("elm", start=False, num_replicas=3)
     scene.start_next()
-    deploy(scene.ctx, checkpoint_id=scene.checkpoint("fir"), name="tales", num_replicas=2, person=LOCAL)
-    scene.start_all()
+    scene.deploy("fir", num_replicas=2)
     assert scene.served() == ["fir", "fir"]
     assert [row.stopped_at is None for row in list_revisions(scene.ctx, "tales")] == [True, False, False]
 
@@ -96,8 +94,7 @@ def test_a_replica_that_ends_while_it_drains_does_not_come_back(scene: ServingWo
 
 def test_rollbacks_walk_back_through_the_revisions(scene: ServingWorld) -> None:
     for name in ("elm", "fir"):
-        deploy(scene.ctx, checkpoint_id=scene.checkpoint(name), name="tales", num_replicas=3, person=LOCAL)
-        scene.start_all()
+        scene.deploy(name, num_replicas=3)
     for expected in ("elm", "oak"):
         rollback_endpoint(scene.ctx, "tales", person=LOCAL)
         scene.start_all()

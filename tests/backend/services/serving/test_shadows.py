@@ -11,7 +11,7 @@ from backend.domain.statistics.estimates import wilson_interval
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.services.context import LOCAL, Context, Person
 from backend.services.serving.canaries import start_canary
-from backend.services.serving.deployments import delete_endpoint, deploy, stop_endpoint
+from backend.services.serving.deployments import delete_endpoint, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_revisions
 from backend.services.serving.replicas import ready_targets
 from backend.services.serving.shadows import (
@@ -28,8 +28,7 @@ from tests.support.serving.serving_world import ServingWorld
 @pytest.fixture
 def scene(any_ctx: Context) -> ServingWorld:
     scene = ServingWorld(any_ctx)
-    deploy(scene.ctx, checkpoint_id=scene.checkpoint("oak"), name="tales", person=LOCAL)
-    scene.start_all()
+    scene.deploy()
     return scene
 
 
@@ -72,7 +71,7 @@ def test_a_shadow_has_replicas_of_its_own_that_get_no_traffic_and_its_report_out
 
 def test_another_endpoint_can_be_the_shadow_and_mistakes_are_named(scene: ServingWorld) -> None:
     ctx = scene.ctx
-    deploy(ctx, checkpoint_id=scene.checkpoint("elm"), name="other", person=LOCAL)
+    scene.deploy("elm", "other", start=False)
     view = start_shadow(ctx, "tales", endpoint="other", person=LOCAL)
     assert view.shadow is not None
     assert (view.shadow.endpoint, view.shadow.num_replicas) == ("other", 0)

@@ -11,8 +11,8 @@ from backend.domain.jobs.serving_probe import ServingProbePayload
 from backend.errors import NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.serving.speed import find_speed, find_speed_probe, launch_speed_probe, speed_choices
-from tests.support.battle_world import add_checkpoint
 from tests.support.jobs import finish_job, take_job
+from tests.support.scenario import Scenario
 
 LOADS = [
     {"users": 1, "tokens_per_s": 20.0, "ttft_ms": 90.0, "answers": 3},
@@ -30,8 +30,8 @@ RESULT = {
 }
 
 
-def test_a_checkpoint_has_one_active_probe_and_the_newest_result_is_shown(ctx: Context) -> None:
-    checkpoint, other = add_checkpoint(ctx, "oak"), add_checkpoint(ctx, "elm")
+def test_a_checkpoint_has_one_active_probe_and_the_newest_result_is_shown(ctx: Context, scenario: Scenario) -> None:
+    checkpoint, other = scenario.checkpoints("oak", "elm")
     assert find_speed(ctx, checkpoint) is None
     first = launch_speed_probe(ctx, checkpoint, person=LOCAL)
     assert launch_speed_probe(ctx, checkpoint, person=LOCAL).id == first.id
@@ -54,9 +54,9 @@ def test_a_checkpoint_has_one_active_probe_and_the_newest_result_is_shown(ctx: C
     assert find_speed(ctx, other) is None
 
 
-def test_precision_and_users_at_once_are_shown_as_money_and_quality(ctx: Context) -> None:
+def test_precision_and_users_at_once_are_shown_as_money_and_quality(ctx: Context, scenario: Scenario) -> None:
     """At $0.36 an hour, 20 tokens/s cost $5 a million, 100 tokens/s cost $1."""
-    checkpoint = add_checkpoint(ctx, "oak")
+    checkpoint = scenario.checkpoint("oak")
     job = launch_speed_probe(ctx, checkpoint, person=LOCAL, with_int8=True)
     claim = take_job(ctx, job.id)
     assert claim.payload.precisions == ("float32", "int8")
@@ -73,8 +73,8 @@ def test_precision_and_users_at_once_are_shown_as_money_and_quality(ctx: Context
     assert [c.usd_per_million_tokens for c in speed_choices(unpriced, speed)] == [None, None]
 
 
-def test_raters_and_checkpoints_without_files_are_refused(ctx: Context) -> None:
-    checkpoint = add_checkpoint(ctx, "oak")
+def test_raters_and_checkpoints_without_files_are_refused(ctx: Context, scenario: Scenario) -> None:
+    checkpoint = scenario.checkpoint("oak")
     with pytest.raises(NotAllowed):
         launch_speed_probe(ctx, checkpoint, person=Person(id="r", name="Rater", role="rater"))
     with pytest.raises(NotFound):

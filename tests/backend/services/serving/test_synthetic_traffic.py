@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from backend.db.tables import ApiKey, Deployment, Endpoint
+from backend.db.tables import ApiKey
 from backend.domain.serving.request_log import LOAD_TEST
 from backend.services.context import LOCAL, Context
 from backend.services.serving.costs.ledger import read_price_ledger
@@ -12,17 +12,13 @@ from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.monitoring.traffic import find_window, list_variants, read_traffic
 from backend.services.serving.request_log.browse import RequestFilter, browse_requests, get_request
 from backend.services.serving.usage import UsageRow, UsageStatus, add_usage
-from tests.support.battle_world import add_checkpoint
+from tests.support.scenario import Scenario, add_row
 
 
 def test_load_tests_are_left_out_of_requests_traffic_and_costs_by_key_and_can_be_looked_at(any_ctx: Context) -> None:
     ctx = any_ctx
-    checkpoint = add_checkpoint(ctx, "small")
-    with ctx.db.write() as session:
-        endpoint = Endpoint(name="tales")
-        session.add_all([endpoint, ApiKey(id="k", name="app", key_hash="h", hint="abcd")])
-        session.flush()
-        session.add(Deployment(endpoint_id=endpoint.id, checkpoint_id=checkpoint))
+    Scenario(ctx).endpoint()
+    add_row(ctx, ApiKey(id="k", name="app", key_hash="h", hint="abcd"))
     at = ctx.now() - timedelta(seconds=1)
     people = [UsageRow(f"p{n}", "tales", "k", None, 10, 5, 4.0, 9.0, "finished", at, cost_usd=0.01) for n in range(3)]
     tests = [
@@ -71,12 +67,8 @@ def test_load_tests_are_left_out_of_requests_traffic_and_costs_by_key_and_can_be
 
 def test_refused_requests_are_listed_with_their_reason_and_no_error_of_the_servers(any_ctx: Context) -> None:
     ctx = any_ctx
-    checkpoint = add_checkpoint(ctx, "small")
-    with ctx.db.write() as session:
-        endpoint = Endpoint(name="tales")
-        session.add_all([endpoint, ApiKey(id="k", name="app", key_hash="h", hint="abcd")])
-        session.flush()
-        session.add(Deployment(endpoint_id=endpoint.id, checkpoint_id=checkpoint))
+    Scenario(ctx).endpoint()
+    add_row(ctx, ApiKey(id="k", name="app", key_hash="h", hint="abcd"))
     at = ctx.now() - timedelta(seconds=1)
 
     def row(id_: str, endpoint: str, status: UsageStatus, reason: str) -> UsageRow:

@@ -24,7 +24,6 @@ from backend.services.evaluation.endpoints.registry import resolve_evaluated
 from backend.services.serving.canaries import start_canary
 from backend.services.serving.chat.contexts import endpoint_facts
 from backend.services.serving.deployments import (
-    deploy,
     rollback_endpoint,
     scale_endpoint,
     start_endpoint,
@@ -120,8 +119,7 @@ def test_servers_are_checked_at_the_same_time(ctx: Context, api: FakeApi) -> Non
 
 def test_it_replaces_a_checkpoint_and_is_rolled_back(ctx: Context, api: FakeApi) -> None:
     scene = ServingWorld(ctx)
-    deploy(ctx, checkpoint_id=scene.checkpoint("oak"), name="tales", num_replicas=2, person=LOCAL)
-    scene.start_all()
+    scene.deploy(num_replicas=2)
     connect(ctx, api)
     assert (targets(ctx), scene.num_stopping()) == (["qwen"], 2)
     assert [row.checkpoint_name for row in list_revisions(ctx, "tales")] == [f"qwen on {api.url[7:-3]}", "oak"]
@@ -136,8 +134,7 @@ def test_it_gets_a_canarys_share(ctx: Context, api: FakeApi) -> None:
     connect(ctx, api)
     model = resolve_deployable(ctx, f"qwen on {api.url[7:-3]}")
     stop_endpoint(ctx, "tales", person=LOCAL)
-    deploy(ctx, checkpoint_id=scene.checkpoint("oak"), name="tales", person=LOCAL)
-    scene.start_all()
+    scene.deploy()
     start_canary(ctx, "tales", checkpoint_id=model, rules=CanaryRules(percent=20), num_replicas=3, person=LOCAL)
     check_upstreams(ctx)
     canary = get_endpoint(ctx, "tales").canary

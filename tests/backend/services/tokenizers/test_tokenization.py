@@ -18,7 +18,7 @@ from backend.services.tokenizers.sources import TokenizerSource, list_sources, r
 from backend.services.tokenizers.tokenization import MAX_TEXT, tokenize
 from backend.services.tokenizers.tokenizers import delete_tokenizer, get_tokenizer, train_tokenizer
 from tests.support.job_work import do_job
-from tests.support.scenario import add_row
+from tests.support.scenario import Scenario, add_row
 
 ROWS = [{"text": f"The miller of the village counts {n} sacks of flour and sings."} for n in range(60)]
 CHARACTERS = {
@@ -35,16 +35,9 @@ CHARACTERS |= {"decoder": {"type": "Fuse"}}
 @pytest.fixture
 def mill(ctx: Context) -> Context:
     """An installation with a dataset, three tokenizers of its own, and a base that writes letters."""
-    do_job(ctx, str(add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, person=LOCAL).job_id))
+    do_job(ctx, add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, person=LOCAL).job_id)
     for kind, size in (("bpe", 300), ("unigram", 330), ("byte", 0)):
-        do_job(
-            ctx,
-            str(
-                train_tokenizer(
-                    ctx, name=kind, dataset="mill", config=TokenizerConfig(kind=kind, vocab_size=size), person=LOCAL
-                ).job_id
-            ),
-        )
+        Scenario(ctx).tokenizer(kind, kind=kind, vocab_size=size, dataset="mill")
     folder = ctx.artifacts.folder("bases", "letters")
     (folder / "tokenizer.json").write_text(json.dumps(CHARACTERS))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
@@ -147,7 +140,7 @@ def test_report_compares_own_tokenizers_with_those_of_checkpoints(mill: Context)
     )
     with pytest.raises(Conflict, match="being measured"):
         delete_report(mill, requested.id, person=LOCAL)
-    assert do_job(mill, str(requested.job_id)).status is Status.FINISHED
+    assert do_job(mill, requested.job_id).status is Status.FINISHED
     done = get_report(mill, requested.id)
     whole = {m.tokenizer: m.values for m in done.measures if m.language is None}
     assert set(whole) == {"bpe", "unigram", "letters"}

@@ -33,8 +33,8 @@ def test_tokenizer_waits_for_the_import_of_its_dataset(ctx: Context) -> None:
     queued = train_tokenizer(ctx, name="mill-bpe", dataset="mill", config=TokenizerConfig(vocab_size=300), person=LOCAL)
     assert queued.status is Status.QUEUED
     assert claim_job(ctx, str(queued.job_id), owner="w", host="h") is None, "the import is not done"
-    do_job(ctx, str(version.job_id))
-    do_job(ctx, str(queued.job_id))
+    do_job(ctx, version.job_id)
+    do_job(ctx, queued.job_id)
     done = get_tokenizer(ctx, "mill-bpe")
     assert done.is_ready
     assert done.vocab_size == 300
@@ -56,21 +56,21 @@ def test_impossible_vocabulary_is_refused_before_anything_is_queued(ctx: Context
 
 def test_name_is_taken_until_its_training_failed(ctx: Context) -> None:
     version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, person=LOCAL)
-    done = do_job(ctx, str(version.job_id))
+    done = do_job(ctx, version.job_id)
     first = train_tokenizer(ctx, name="t", dataset="mill", config=TokenizerConfig(kind="byte"), person=LOCAL)
     with pytest.raises(Conflict, match="already a tokenizer"):
         train_tokenizer(ctx, name="t", dataset="mill", config=TokenizerConfig(kind="byte"), person=LOCAL)
     (ctx.artifacts.path(str(done.result["folder"])) / "train.parquet").rename(ctx.artifacts.root / "aside")
-    assert do_job(ctx, str(first.job_id)).status is Status.FAILED
+    assert do_job(ctx, first.job_id).status is Status.FAILED
     (ctx.artifacts.root / "aside").rename(ctx.artifacts.path(str(done.result["folder"])) / "train.parquet")
     second = train_tokenizer(ctx, name="t", dataset="mill", config=TokenizerConfig(kind="byte"), person=LOCAL)
-    assert do_job(ctx, str(second.job_id)).status is Status.FINISHED
+    assert do_job(ctx, second.job_id).status is Status.FINISHED
     assert get_tokenizer(ctx, "t").vocab_size == 262
 
 
 def test_tokenizer_of_a_run_is_not_deleted(ctx: Context) -> None:
     version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, person=LOCAL)
-    do_job(ctx, str(version.job_id))
+    do_job(ctx, version.job_id)
     queued = train_tokenizer(
         ctx, name="t", dataset="mill", config=TokenizerConfig(kind="byte"), person=LOCAL, idempotency_key="k"
     )
@@ -97,7 +97,7 @@ def test_tokenizer_of_a_run_is_not_deleted(ctx: Context) -> None:
     assert len(set(made)) == 1
     with pytest.raises(Conflict, match="being trained"):
         delete_tokenizer(ctx, queued.id, person=LOCAL)
-    do_job(ctx, str(queued.job_id))
+    do_job(ctx, queued.job_id)
     rename_tokenizer(ctx, queued.id, "bytes", person=LOCAL)
     add_row(ctx, Run(name="r", objective="pretrain", config={}, tokenizer_id=queued.id))
     with pytest.raises(Conflict, match="run “r”"):
@@ -107,9 +107,9 @@ def test_tokenizer_of_a_run_is_not_deleted(ctx: Context) -> None:
 
 def test_reports_on_a_tokenizer_are_deleted_with_it_and_leave_no_file(ctx: Context) -> None:
     version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, person=LOCAL)
-    do_job(ctx, str(version.job_id))
+    do_job(ctx, version.job_id)
     queued = train_tokenizer(ctx, name="t", dataset="mill", config=TokenizerConfig(kind="byte"), person=LOCAL)
-    do_job(ctx, str(queued.job_id))
+    do_job(ctx, queued.job_id)
     folder = ctx.artifacts.folder("reports", "r")
     add_row(
         ctx,

@@ -18,7 +18,8 @@ from backend.services.training.imported_runs import import_log, import_log_path
 from backend.services.training.runs import archive_run
 from backend.services.training.views import list_runs, run_detail
 from tests.support.curves import read_curve
-from tests.support.run_world import add_parts, claim, launch, points, report
+from tests.support.run_world import points
+from tests.support.scenario import Scenario
 
 CSV = b"step,loss,eval_loss\n" + b"".join(b"%d,%f,\n" % (step, 5.0 / step) for step in range(1, 101)) + b"100,,0.5\n"
 
@@ -43,10 +44,8 @@ def test_the_second_of_a_name_gets_a_number(ctx: Context) -> None:
     assert names == ["a_b", "a_b 2", "a_b 3"]
 
 
-def test_an_exported_curve_is_imported_unchanged(ctx: Context) -> None:
-    add_parts(ctx)
-    run = launch(ctx, name="ours")
-    report(ctx, claim(ctx, run), *points(1, 50))
+def test_an_exported_curve_is_imported_unchanged(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run(*points(1, 50), name="ours")
     (again,) = import_log(ctx, "".join(stream_csv(ctx, [run.id])).encode(), filename="curves.csv", person=LOCAL)
     assert again.name == "ours 2"
     assert read_curve(ctx, again.id, "train_loss") == read_curve(ctx, run.id, "train_loss")
@@ -96,9 +95,8 @@ def test_operations_and_tokens_of_a_trainers_state_become_axes(ctx: Context, tmp
     assert (axes.tokens_per_step, axes.flops_per_step, axes.has_time) == (64.0, 2e9, False)
 
 
-def test_the_axes_of_our_runs_are_arithmetic(ctx: Context) -> None:
-    add_parts(ctx)
-    run = launch(ctx, micro_batch=4, context=32, grad_accum_steps=2)
+def test_the_axes_of_our_runs_are_arithmetic(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run(micro_batch=4, context=32, grad_accum_steps=2)
     axes = axes_of_runs(ctx, [run.id, "gone"])[run.id]
     assert axes.tokens_per_step == 256
     assert axes.flops_per_step is not None

@@ -15,17 +15,17 @@ from backend.services.scaling.pools import find_pool
 from backend.services.training.parts import resolve_parts
 from backend.services.training.runs import launch_run
 from tests.support.queries import count_selects
-from tests.support.run_world import add_dataset, add_parts, make_config
-from tests.support.scenario import add_row
+from tests.support.run_world import make_config
+from tests.support.scenario import Scenario, add_row
 
 PART_TABLES = ("datasets", "dataset_versions", "tokenizers", "architectures", "checkpoints", "workers")
 
 
 @pytest.mark.parametrize("objective", ["pretrain", "sft"])
-def test_a_rerun_of_the_launch_page_resolves_the_parts_once(ctx: Context, objective: str) -> None:
+def test_a_rerun_of_the_launch_page_resolves_the_parts_once(ctx: Context, scenario: Scenario, objective: str) -> None:
     """Forecast, memory, queue and probe each looked them up again: three times a draw of the page."""
-    add_parts(ctx)
-    add_dataset(ctx, "chats", kind="chat")
+    scenario.parts()
+    scenario.dataset("chats", kind="chat")
     add_row(ctx, Checkpoint(name="oak", origin="added", folder="checkpoints/oak", parameters=1_000_000))
     sft: dict[str, Any] = {
         "objective": "sft",
@@ -47,8 +47,8 @@ def test_a_rerun_of_the_launch_page_resolves_the_parts_once(ctx: Context, object
     assert once["workers"] == 1
 
 
-def test_a_launch_and_a_probe_take_the_parts_that_were_resolved(ctx: Context) -> None:
-    add_parts(ctx)
+def test_a_launch_and_a_probe_take_the_parts_that_were_resolved(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     config = make_config()
     parts = resolve_parts(ctx, config)
     with count_selects(ctx.db.engine) as counts:
@@ -59,10 +59,10 @@ def test_a_launch_and_a_probe_take_the_parts_that_were_resolved(ctx: Context) ->
 
 
 @pytest.mark.parametrize("path", ["eval_every", "checkpoint_every"])
-def test_a_cadence_that_the_run_never_reaches_is_refused(ctx: Context, path: str) -> None:
+def test_a_cadence_that_the_run_never_reaches_is_refused(scenario: Scenario, path: str) -> None:
     """A run of 77 steps was stored with an evaluation every 110 steps; a default that was not given stays silent."""
-    add_parts(ctx)
+    scenario.parts()
     with pytest.raises(InvalidInput, match="every 110 steps would never come in a run of 77 steps") as caught:
-        launch_run(ctx, make_config(max_steps=77, **{path: 110}), person=LOCAL)
+        scenario.run(max_steps=77, **{path: 110})
     assert caught.value.field == path
-    launch_run(ctx, make_config(max_steps=7), person=LOCAL)
+    scenario.run(max_steps=7)

@@ -18,7 +18,8 @@ from backend.services.job_events import record_finish
 from backend.services.training.figures import figures_of_runs
 from backend.services.training.reports import build_report, energy_of, report_body, run_report_text
 from backend.services.training.runs import launch_run, set_notes
-from tests.support.run_world import add_checkpoint, add_parts, claim, launch, make_config, report
+from tests.support.run_world import claim, make_config, report
+from tests.support.scenario import Scenario
 
 EVIL = "</code></pre><script>alert(1)</script>\n```\n![x](http://evil.example/p.png) <img src=x onerror=alert(1)>"
 
@@ -37,9 +38,8 @@ class Tags(HTMLParser):
 
 
 @pytest.fixture
-def run_id(ctx: Context) -> str:
-    add_parts(ctx)
-    run = launch(ctx, name="Tales | one", learning_rate=1e-3)
+def run_id(ctx: Context, scenario: Scenario) -> str:
+    run = scenario.run(name="Tales | one", learning_rate=1e-3)
     taken = claim(ctx, run)
     points = [
         {
@@ -52,7 +52,7 @@ def run_id(ctx: Context) -> str:
     ]
     report(ctx, taken, *points, {"type": "metrics", "step": 100, "time": 1100.0, "values": {"val_loss": 2.25}})
     report(ctx, taken, {"type": "sample", "step": 100, "prompt": EVIL, "completion": f"Mira {EVIL}", "time": 1100.0})
-    add_checkpoint(ctx, run, 100)
+    scenario.checkpoint(run=run, step=100)
     set_notes(ctx, run.id, EVIL, person=LOCAL)
     return run.id
 
@@ -94,11 +94,11 @@ def test_a_child_lists_its_differences_from_its_parent(ctx: Context, run_id: str
     assert "Two" in run_report_html(report), "a run that has not begun has a report too"
 
 
-def test_energy_is_the_integral_of_power_without_the_pauses(ctx: Context, run_id: str) -> None:
+def test_energy_is_the_integral_of_power_without_the_pauses(ctx: Context, scenario: Scenario, run_id: str) -> None:
     joules, share = energy_of(ctx, run_id)
     assert joules == pytest.approx(100.0 * 99)
     assert share == pytest.approx(1.0)
-    taken = claim(ctx, launch(ctx, name="Paused"))
+    taken = claim(ctx, scenario.run(name="Paused"))
     watts = np.array([50.0, 150.0, 80.0, 80.0])
     for step, (moment, value) in enumerate(
         zip((0.0, 10.0, 10.0 + timedelta(hours=1).seconds, 3620.0), watts, strict=True), start=1
@@ -112,8 +112,8 @@ def test_energy_is_the_integral_of_power_without_the_pauses(ctx: Context, run_id
     assert share == pytest.approx(20 / 3620)
 
 
-def test_speed_and_memory_are_the_figures_of_the_chart(ctx: Context, run_id: str) -> None:
-    taken = claim(ctx, launch(ctx, name="Figures"))
+def test_speed_and_memory_are_the_figures_of_the_chart(ctx: Context, scenario: Scenario, run_id: str) -> None:
+    taken = claim(ctx, scenario.run(name="Figures"))
     speeds = [50.0, 47.0, 46.0, 48.0, 17.0]
     rows = [
         {"type": "metrics", "step": step, "time": float(step), "values": {"tok_per_sec": speed, "memory_bytes": 1.51e9}}

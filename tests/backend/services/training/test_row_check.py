@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from backend.db.tables import Checkpoint
-from backend.domain.tokenizers.config import TokenizerConfig
 from backend.domain.training.config import RunConfig
 from backend.domain.training.launch_warnings import Code
 from backend.errors import InvalidInput
@@ -13,25 +12,19 @@ from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.imports import add_rows_dataset
 from backend.services.estimates.forecasts import forecast
-from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenizer
+from backend.services.tokenizers.tokenizers import get_tokenizer
 from backend.services.training.row_check import sample_rows
 from backend.services.training.runs import launch_run
 from tests.support.job_work import do_job
 from tests.support.jobs import list_jobs
+from tests.support.scenario import Scenario
 
 
 @pytest.fixture
 def base(ctx: Context) -> str:
     """A base that reads bytes, and a dataset whose prompts are 20 to 60 bytes long."""
     add_rows(ctx, "asked", [20 + n for n in range(41)])
-    do_job(
-        ctx,
-        str(
-            train_tokenizer(
-                ctx, name="bytes", dataset="asked", config=TokenizerConfig(kind="byte"), person=LOCAL
-            ).job_id
-        ),
-    )
+    Scenario(ctx).tokenizer("bytes", kind="byte", dataset="asked")
     with ctx.db.write() as session:
         checkpoint = Checkpoint(
             name="reader", origin="added", family="llama", parameters=10**6, folder=get_tokenizer(ctx, "bytes").folder
@@ -44,7 +37,7 @@ def base(ctx: Context) -> str:
 def add_rows(ctx: Context, name: str, lengths: list[int]) -> None:
     rows = [{"prompt": f"{n:05}" + "x" * (length - 5), "completion": "Yes."} for n, length in enumerate(lengths)]
     version = add_rows_dataset(ctx, name=name, kind="instruction", rows=rows, person=LOCAL)
-    do_job(ctx, str(version.job_id))
+    do_job(ctx, version.job_id)
 
 
 def sft(dataset: str, context: int) -> RunConfig:
@@ -80,9 +73,6 @@ def test_a_large_dataset_is_sampled_evenly(ctx: Context, base: str) -> None:
 
 
 def test_rows_without_answers_and_unknown_tokenizers_are_not_checked(ctx: Context, base: str) -> None:
-    do_job(
-        ctx,
-        str(add_rows_dataset(ctx, name="text", kind="text", rows=[{"text": "a b"}] * 30, person=LOCAL).job_id),
-    )
+    do_job(ctx, add_rows_dataset(ctx, name="text", kind="text", rows=[{"text": "a b"}] * 30, person=LOCAL).job_id)
     assert sample_rows(ctx, resolve_version(ctx, "text"), source=base) is None
     assert sample_rows(ctx, resolve_version(ctx, "asked"), source="checkpoint:gone") is None

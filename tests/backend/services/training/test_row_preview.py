@@ -10,7 +10,7 @@ from backend.domain.training.config_sections import RewardRule
 from backend.domain.training.objectives import Objective
 from backend.services.context import Context
 from backend.services.training.row_preview import preview_training_rows, try_rewards
-from tests.support.run_world import add_dataset
+from tests.support.scenario import Scenario
 from tests.support.training_rooms import write_dataset
 
 PAIR = {
@@ -46,14 +46,14 @@ PAIR = {
 def test_a_row_is_shown_as_its_objective_reads_it(
     ctx: Context, objective: Objective, row: dict[str, Any], parts: list[tuple[str, str, bool]]
 ) -> None:
-    add_dataset(ctx, "rows")
+    Scenario(ctx).dataset("rows")
     write_dataset(ctx.artifacts.path("datasets/rows"), train=[row])
     (shown,) = preview_training_rows(ctx, "rows", objective)
     assert [(part.title, part.text, part.is_trained) for part in shown] == parts
 
 
-def test_rules_that_do_not_tell_answers_apart_are_reported(ctx: Context) -> None:
-    add_dataset(ctx, "asks", kind="instruction")
+def test_rules_that_do_not_tell_answers_apart_are_reported(ctx: Context, scenario: Scenario) -> None:
+    scenario.dataset("asks", kind="instruction")
     write_dataset(ctx.artifacts.path("datasets/asks"), train=[{"prompt": "1 + 1?", "completion": "2"}])
     same = try_rewards(ctx, [RewardRule(kind="regex", pattern="x")], dataset="asks", base=None)
     assert [row.total for row in same.rows] == [0.0, 0.0, 0.0]
@@ -76,7 +76,7 @@ def test_rules_that_do_not_tell_answers_apart_are_reported(ctx: Context) -> None
     assert good.problems == ()
 
 
-def test_a_dataset_without_rows_has_nothing_to_show(ctx: Context) -> None:
-    add_dataset(ctx, "later", ready=False)
+def test_a_dataset_without_rows_has_nothing_to_show(ctx: Context, scenario: Scenario) -> None:
+    scenario.dataset("later", ready=False)
     assert preview_training_rows(ctx, "later", Objective.PRETRAIN) == []
     assert try_rewards(ctx, [RewardRule(kind="exact")], dataset="later", base=None).rows == ()

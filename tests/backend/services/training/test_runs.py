@@ -41,33 +41,21 @@ from backend.services.training.views import (
 from tests.support.curves import read_curve
 from tests.support.jobs import list_jobs
 from tests.support.run_world import (
-    add_checkpoint,
-    add_dataset,
-    add_parts,
-    add_tokenizer,
     claim,
     end,
-    launch,
     make_config,
     points,
     report,
     row_of,
 )
-from tests.support.scenario import add_row
+from tests.support.scenario import Scenario, add_row
 
 RATER = Person(id=None, name="Ruth", role="rater")
 
 
-@pytest.fixture
-def world(ctx: Context) -> Context:
-    """An installation in which a run can be launched."""
-    add_parts(ctx)
-    return ctx
-
-
-def test_a_launched_run_waits_with_everything_the_room_needs(world: Context) -> None:
-    run = launch(world, name="first")
-    row, job = row_of(world, run)
+def test_a_launched_run_waits_with_everything_the_room_needs(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run(name="first")
+    row, job = row_of(ctx, run)
     assert run.status is Status.QUEUED
     assert job.payload["dataset"] == "datasets/tales"
     assert job.payload["tokenizer"] == "tokenizers/pieces"
@@ -76,19 +64,21 @@ def test_a_launched_run_waits_with_everything_the_room_needs(world: Context) -> 
     assert row.config.name == "first"
 
 
-def test_a_double_click_is_one_run(world: Context) -> None:
-    first = launch_run(world, make_config(), person=LOCAL, idempotency_key="click")
-    second = launch_run(world, make_config(), person=LOCAL, idempotency_key="click")
+def test_a_double_click_is_one_run(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
+    first = launch_run(ctx, make_config(), person=LOCAL, idempotency_key="click")
+    second = launch_run(ctx, make_config(), person=LOCAL, idempotency_key="click")
     assert first.id == second.id
-    assert len(list_jobs(world, queue="train")) == 1
+    assert len(list_jobs(ctx, queue="train")) == 1
 
 
-def test_two_clicks_in_the_same_moment_are_one_run(world: Context) -> None:
+def test_two_clicks_in_the_same_moment_are_one_run(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     gate, run_ids = threading.Barrier(4), []
 
     def click() -> None:
         gate.wait()
-        run_ids.append(launch_run(world, make_config(), person=LOCAL, idempotency_key="click").id)
+        run_ids.append(launch_run(ctx, make_config(), person=LOCAL, idempotency_key="click").id)
 
     threads = [threading.Thread(target=click) for _ in range(4)]
     for thread in threads:
@@ -99,12 +89,12 @@ def test_two_clicks_in_the_same_moment_are_one_run(world: Context) -> None:
     assert len(run_ids) == 4
 
 
-def test_runs_of_one_recipe_get_different_names(world: Context) -> None:
-    assert [launch(world, name="tale").name for _ in range(3)] == ["tale", "tale 2", "tale 3"]
+def test_runs_of_one_recipe_get_different_names(scenario: Scenario) -> None:
+    assert [scenario.run(name="tale").name for _ in range(3)] == ["tale", "tale 2", "tale 3"]
 
 
-def test_a_run_without_a_name_is_named_after_its_data(world: Context) -> None:
-    assert launch(world).name == "Pretrain on tales"
+def test_a_run_without_a_name_is_named_after_its_data(scenario: Scenario) -> None:
+    assert scenario.run().name == "Pretrain on tales"
 
 
 @pytest.mark.parametrize(
@@ -143,30 +133,32 @@ def test_generated_names_of_runs_on_runs_do_not_nest(name: str, subject: str) ->
         "cut matrices",
     ],
 )
-def test_parts_that_do_not_fit_are_refused_with_a_cure(world: Context, values: dict[str, object], words: str) -> None:
-    add_dataset(world, "pairs", kind="preference")
-    add_tokenizer(world, "large", vocab_size=999)
+def test_parts_that_do_not_fit_are_refused_with_a_cure(
+    ctx: Context, scenario: Scenario, values: dict[str, object], words: str
+) -> None:
+    scenario.dataset("pairs", kind="preference")
+    scenario.tokenizer("large", vocab_size=999)
     with pytest.raises((InvalidInput, NotFound)) as caught:
-        launch(world, **values)
+        scenario.run(**values)
     assert words in str(caught.value)
-    assert list_runs(world) == []
+    assert list_runs(ctx) == []
 
 
-def test_a_rater_may_not_launch(world: Context) -> None:
+def test_a_rater_may_not_launch(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     with pytest.raises(NotAllowed):
-        launch_run(world, make_config(), person=RATER)
+        launch_run(ctx, make_config(), person=RATER)
 
 
-def test_a_run_that_the_disk_cannot_hold_is_refused(world: Context) -> None:
-    full = Context(**{**world.__dict__, "policy": OperatorPolicy(keep_free_bytes=2**62)})
+def test_a_run_that_the_disk_cannot_hold_is_refused(ctx: Context) -> None:
+    full = Context(**{**ctx.__dict__, "policy": OperatorPolicy(keep_free_bytes=2**62)})
     with pytest.raises(Unavailable, match="MB are free"):
-        launch_run(full, make_config(), person=LOCAL)
+        Scenario(full).run()
 
 
-def test_a_run_waits_for_the_import_of_its_data_and_gets_its_folder_then(ctx: Context) -> None:
-    add_parts(ctx)
-    version_id = add_dataset(ctx, "late", ready=False)
-    run = launch(ctx, dataset="late")
+def test_a_run_waits_for_the_import_of_its_data_and_gets_its_folder_then(ctx: Context, scenario: Scenario) -> None:
+    version_id = scenario.dataset("late", ready=False)
+    run = scenario.run(dataset="late")
     _, job = row_of(ctx, run)
     with ctx.db.write() as session:
         version = session.get_one(DatasetVersion, version_id)
@@ -176,212 +168,205 @@ def test_a_run_waits_for_the_import_of_its_data_and_gets_its_folder_then(ctx: Co
     assert claim(ctx, run).payload.dataset == "datasets/late"
 
 
-def test_a_run_waits_for_its_tokenizer(world: Context) -> None:
-    with world.db.write() as session:
+def test_a_run_waits_for_its_tokenizer(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
+    with ctx.db.write() as session:
         tokenizer = session.query(Tokenizer).one()
         tokenizer.folder, tokenizer.vocab_size = None, None
-        tokenizer.job_id = list_jobs(world)[0].id
+        tokenizer.job_id = list_jobs(ctx)[0].id
         expected = tokenizer.job_id
-    assert row_of(world, launch(world))[1].depends_on_id == expected
+    assert row_of(ctx, scenario.run())[1].depends_on_id == expected
 
 
-def test_reported_points_become_the_runs_curve_and_summary(world: Context) -> None:
-    run = launch(world)
-    taken = claim(world, run)
-    report(world, taken, *points(1, 20), {"type": "metrics", "step": 20, "time": 1020.0, "values": {"val_loss": 0.7}})
-    seen = get_run(world, run.id)
-    assert read_curve(world, run.id, "train_loss").steps == tuple(range(1, 21))
+def test_reported_points_become_the_runs_curve_and_summary(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run(*points(1, 20), {"type": "metrics", "step": 20, "time": 1020.0, "values": {"val_loss": 0.7}})
+    seen = get_run(ctx, run.id)
+    assert read_curve(ctx, run.id, "train_loss").steps == tuple(range(1, 21))
     assert (seen.last_step, seen.best_val_loss, seen.last["train_loss"]) == (20, 0.7, 0.5)
     assert seen.spark[0] == 10.0
 
 
-def test_a_sparkline_stays_short_however_long_the_run(world: Context) -> None:
-    run = launch(world, max_steps=5000)
-    report(world, claim(world, run), *points(1, 3000))
-    assert 20 < len(get_run(world, run.id).spark) <= 64
+def test_a_sparkline_stays_short_however_long_the_run(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run(*points(1, 3000), max_steps=5000)
+    assert 20 < len(get_run(ctx, run.id).spark) <= 64
 
 
-def test_a_resumed_run_has_no_double_step(world: Context) -> None:
-    run = launch(world)
-    taken = claim(world, run)
+def test_a_resumed_run_has_no_double_step(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run()
+    taken = claim(ctx, run)
     sample = {"type": "sample", "step": 30, "prompt": "Once", "completion": "upon"}
-    report(world, taken, *points(1, 30), sample)
-    report(world, taken, {"type": "resumed", "step": 20}, *points(21, 25))
-    assert read_curve(world, run.id, "train_loss").steps == tuple(range(1, 26))
-    assert get_run(world, run.id).last_step == 25
-    assert list_sample_steps(world, run.id) == []
-    assert list_samples(world, run.id, step=30) == []
-    assert row_of(world, run)[0].curve_resets == 1
+    report(ctx, taken, *points(1, 30), sample)
+    report(ctx, taken, {"type": "resumed", "step": 20}, *points(21, 25))
+    assert read_curve(ctx, run.id, "train_loss").steps == tuple(range(1, 26))
+    assert get_run(ctx, run.id).last_step == 25
+    assert list_sample_steps(ctx, run.id) == []
+    assert list_samples(ctx, run.id, step=30) == []
+    assert row_of(ctx, run)[0].curve_resets == 1
 
 
-def test_a_loss_that_is_not_finite_keeps_the_summary_valid(world: Context) -> None:
-    run = launch(world)
-    report(
-        world,
-        claim(world, run),
-        *points(1, 3),
-        {"type": "metrics", "step": 4, "time": 1.0, "values": {"train_loss": float("nan")}},
+def test_a_loss_that_is_not_finite_keeps_the_summary_valid(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run(
+        *points(1, 3), {"type": "metrics", "step": 4, "time": 1.0, "values": {"train_loss": float("nan")}}
     )
-    assert get_run(world, run.id).last["train_loss"] == pytest.approx(10 / 3)
+    assert get_run(ctx, run.id).last["train_loss"] == pytest.approx(10 / 3)
 
 
-def test_stop_and_save_then_resume_keeps_the_run_and_changes_the_job(world: Context) -> None:
-    run = launch(world)
-    taken = claim(world, run)
-    report(world, taken, *points(1, 40))
-    assert stop_run(world, run.id, how="stop_and_save", person=LOCAL).status is Status.CANCELLING
-    add_checkpoint(world, run, 40)
-    end(world, taken, Status.CANCELLED)
-    with world.db.write() as session:
+def test_stop_and_save_then_resume_keeps_the_run_and_changes_the_job(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run()
+    taken = claim(ctx, run)
+    report(ctx, taken, *points(1, 40))
+    assert stop_run(ctx, run.id, how="stop_and_save", person=LOCAL).status is Status.CANCELLING
+    scenario.checkpoint(run=run, step=40)
+    end(ctx, taken, Status.CANCELLED)
+    with ctx.db.write() as session:
         job = session.get_one(Job, run.job_id)
         job.started_at = job.finished_at - timedelta(minutes=5)  # type: ignore[operator]
-    resumed = resume_run(world, run.id, person=LOCAL)
+    resumed = resume_run(ctx, run.id, person=LOCAL)
     assert (resumed.id, resumed.status) == (run.id, Status.QUEUED)
     assert resumed.job_id != run.job_id
-    assert resumed.seconds(world.now()) == 300, "the time until it was stopped counts"
-    assert resume_run(world, run.id, person=LOCAL).job_id == resumed.job_id
+    assert resumed.seconds(ctx.now()) == 300, "the time until it was stopped counts"
+    assert resume_run(ctx, run.id, person=LOCAL).job_id == resumed.job_id
 
 
 @pytest.mark.parametrize("again", [resume_run, retry_run])
-def test_a_run_resumes_on_a_partition_that_is_still_offered_alone(world: Context, again: Any) -> None:
-    add_row(world, Provider(name="slurm", partitions=[Partition(name="gpu")], problem="", checked_at=world.now()))
-    run = launch_run(world, make_config(), person=LOCAL, placement="slurm:gpu")
-    add_checkpoint(world, run, 40)
-    stop_run(world, run.id, person=LOCAL)
-    with world.db.write() as session:
+def test_a_run_resumes_on_a_partition_that_is_still_offered_alone(ctx: Context, scenario: Scenario, again: Any) -> None:
+    add_row(ctx, Provider(name="slurm", partitions=[Partition(name="gpu")], problem="", checked_at=ctx.now()))
+    scenario.parts()
+    run = launch_run(ctx, make_config(), person=LOCAL, placement="slurm:gpu")
+    scenario.checkpoint(run=run, step=40)
+    stop_run(ctx, run.id, person=LOCAL)
+    with ctx.db.write() as session:
         session.get_one(Provider, "slurm").partitions = [Partition(name="low")]
     with pytest.raises(InvalidInput, match="offers no partition 'gpu' here"):
-        again(world, run.id, person=LOCAL)
-    with world.db.write() as session:
+        again(ctx, run.id, person=LOCAL)
+    with ctx.db.write() as session:
         session.get_one(Provider, "slurm").partitions = [Partition(name="gpu")]
-    assert again(world, run.id, person=LOCAL).status is Status.QUEUED
+    assert again(ctx, run.id, person=LOCAL).status is Status.QUEUED
 
 
-def test_a_finished_run_resumes_only_with_more_steps(world: Context) -> None:
-    run = launch(world)
-    end(world, claim(world, run), Status.FINISHED)
-    add_checkpoint(world, run, 100)
+def test_a_finished_run_resumes_only_with_more_steps(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run(status=Status.FINISHED)
+    scenario.checkpoint(run=run, step=100)
     with pytest.raises(Conflict, match="all its 100 steps"):
-        resume_run(world, run.id, person=LOCAL)
+        resume_run(ctx, run.id, person=LOCAL)
     with pytest.raises(InvalidInput, match="nothing to do"):
-        resume_run(world, run.id, person=LOCAL, max_steps=80)
-    assert resume_run(world, run.id, person=LOCAL, max_steps=150).max_steps == 150
-    assert row_of(world, run)[1].payload["config"]["max_steps"] == 150
+        resume_run(ctx, run.id, person=LOCAL, max_steps=80)
+    assert resume_run(ctx, run.id, person=LOCAL, max_steps=150).max_steps == 150
+    assert row_of(ctx, run)[1].payload["config"]["max_steps"] == 150
 
 
-def test_a_run_without_a_checkpoint_starts_over_from_an_empty_curve(world: Context) -> None:
-    run = launch(world)
-    taken = claim(world, run)
-    report(world, taken, *points(1, 9))
-    end(world, taken, Status.FAILED, cause="The loss became nan.", remedy="Lower the learning rate.")
-    assert get_run(world, run.id).error.remedy == "Lower the learning rate."
+def test_a_run_without_a_checkpoint_starts_over_from_an_empty_curve(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run(
+        *points(1, 9), status=Status.FAILED, cause="The loss became nan.", remedy="Lower the learning rate."
+    )
+    assert get_run(ctx, run.id).error.remedy == "Lower the learning rate."
     with pytest.raises(Conflict, match="no checkpoint"):
-        resume_run(world, run.id, person=LOCAL)
-    assert retry_run(world, run.id, person=LOCAL).status is Status.QUEUED
-    assert read_curve(world, run.id, "train_loss").total == 0
+        resume_run(ctx, run.id, person=LOCAL)
+    assert retry_run(ctx, run.id, person=LOCAL).status is Status.QUEUED
+    assert read_curve(ctx, run.id, "train_loss").total == 0
 
 
-def test_a_queued_run_is_cancelled_at_once_and_can_be_started_again(world: Context) -> None:
-    run = launch(world)
-    assert stop_run(world, run.name, person=LOCAL).status is Status.CANCELLED
+def test_a_queued_run_is_cancelled_at_once_and_can_be_started_again(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run()
+    assert stop_run(ctx, run.name, person=LOCAL).status is Status.CANCELLED
     with pytest.raises(Conflict, match="already cancelled"):
-        stop_run(world, run.name, person=LOCAL)
-    assert retry_run(world, run.name, person=LOCAL).status is Status.QUEUED
+        stop_run(ctx, run.name, person=LOCAL)
+    assert retry_run(ctx, run.name, person=LOCAL).status is Status.QUEUED
 
 
-def test_two_people_who_retry_a_run_in_the_same_moment_give_it_one_job(world: Context) -> None:
-    run = launch(world)
-    stop_run(world, run.id, person=LOCAL)
+def test_two_people_who_retry_a_run_in_the_same_moment_give_it_one_job(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run()
+    stop_run(ctx, run.id, person=LOCAL)
     threads: list[threading.Thread] = []
 
     def retry_meanwhile(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         if statement.startswith("INSERT INTO jobs") and not threads:
-            threads.append(threading.Thread(target=retry_run, args=(world, run.id), kwargs={"person": LOCAL}))
+            threads.append(threading.Thread(target=retry_run, args=(ctx, run.id), kwargs={"person": LOCAL}))
             threads[0].start()
             threads[0].join(1)  # it waits for the run, which this transaction holds, or is through
 
-    event.listen(world.db.engine, "before_cursor_execute", retry_meanwhile)
+    event.listen(ctx.db.engine, "before_cursor_execute", retry_meanwhile)
     try:
-        retry_run(world, run.id, person=LOCAL)
+        retry_run(ctx, run.id, person=LOCAL)
     finally:
-        event.remove(world.db.engine, "before_cursor_execute", retry_meanwhile)
+        event.remove(ctx.db.engine, "before_cursor_execute", retry_meanwhile)
         threads[0].join()
-    assert [job.status for job in list_jobs(world, queue="train") if job.is_active] == [Status.QUEUED]
+    assert [job.status for job in list_jobs(ctx, queue="train") if job.is_active] == [Status.QUEUED]
 
 
-def test_the_place_in_the_queue_counts_who_is_ahead(world: Context) -> None:
-    first, second, urgent = launch(world), launch(world), launch(world, priority=0)
-    assert [get_run(world, run.id).line for run in (urgent, first, second)] == [
+def test_the_place_in_the_queue_counts_who_is_ahead(ctx: Context, scenario: Scenario) -> None:
+    first, second, urgent = scenario.run(), scenario.run(), scenario.run(priority=0)
+    assert [get_run(ctx, run.id).line for run in (urgent, first, second)] == [
         "Next in the queue",
         "In the queue, 1 ahead",
         "In the queue, 2 ahead",
     ]
-    assert [job.id for job in run_detail(world, second.id).ahead.first] == [urgent.job_id, first.job_id]
+    assert [job.id for job in run_detail(ctx, second.id).ahead.first] == [urgent.job_id, first.job_id]
 
 
-def test_runs_are_found_by_words_tags_status_and_objective(world: Context) -> None:
-    one, two = launch(world, name="quiet fox"), launch(world, name="loud owl")
-    set_tags(world, one.id, ("Night", " night ", "forest"), person=LOCAL)
-    set_notes(world, two.id, "a fox was here", person=LOCAL)
-    assert {run.name for run in list_runs(world, text="FOX")} == {"quiet fox", "loud owl"}
-    assert len(list_runs(world, text="F\0OX")) == 2
-    assert [run.name for run in list_runs(world, tags=["night"])] == ["quiet fox"]
-    assert set(get_run(world, one.id).tags) == {"forest", "night"}
-    assert list_runs(world, statuses=(Status.FINISHED,)) == []
-    assert list_runs(world, objectives=("sft",)) == []
-    assert len(list_runs(world, limit=1)) == 1
+def test_runs_are_found_by_words_tags_status_and_objective(ctx: Context, scenario: Scenario) -> None:
+    one, two = scenario.run(name="quiet fox"), scenario.run(name="loud owl")
+    set_tags(ctx, one.id, ("Night", " night ", "forest"), person=LOCAL)
+    set_notes(ctx, two.id, "a fox was here", person=LOCAL)
+    assert {run.name for run in list_runs(ctx, text="FOX")} == {"quiet fox", "loud owl"}
+    assert len(list_runs(ctx, text="F\0OX")) == 2
+    assert [run.name for run in list_runs(ctx, tags=["night"])] == ["quiet fox"]
+    assert set(get_run(ctx, one.id).tags) == {"forest", "night"}
+    assert list_runs(ctx, statuses=(Status.FINISHED,)) == []
+    assert list_runs(ctx, objectives=("sft",)) == []
+    assert len(list_runs(ctx, limit=1)) == 1
 
 
-def test_an_archived_run_leaves_the_list_and_nothing_else(world: Context) -> None:
-    run = launch(world)
+def test_an_archived_run_leaves_the_list_and_nothing_else(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run()
     with pytest.raises(Conflict, match="Stop it first"):
-        archive_run(world, run.id, person=LOCAL)
-    stop_run(world, run.id, person=LOCAL)
-    archive_run(world, run.id, person=LOCAL)
-    assert list_runs(world) == []
-    assert [r.id for r in list_runs(world, archived=True)] == [run.id]
-    assert get_run(world, run.name).id == run.id
+        archive_run(ctx, run.id, person=LOCAL)
+    stop_run(ctx, run.id, person=LOCAL)
+    archive_run(ctx, run.id, person=LOCAL)
+    assert list_runs(ctx) == []
+    assert [r.id for r in list_runs(ctx, archived=True)] == [run.id]
+    assert get_run(ctx, run.name).id == run.id
 
 
-def test_a_taken_name_is_refused(world: Context) -> None:
-    one, two = launch(world, name="one"), launch(world, name="two")
+def test_a_taken_name_is_refused(ctx: Context, scenario: Scenario) -> None:
+    one, two = scenario.run(name="one"), scenario.run(name="two")
     with pytest.raises(Conflict, match="already a run"):
-        rename_run(world, two.id, one.name, person=LOCAL)
-    rename_run(world, two.id, "three", person=LOCAL)
-    assert get_run(world, "three").id == two.id
+        rename_run(ctx, two.id, one.name, person=LOCAL)
+    rename_run(ctx, two.id, "three", person=LOCAL)
+    assert get_run(ctx, "three").id == two.id
 
 
-def test_an_unknown_run_suggests_a_similar_name(world: Context) -> None:
-    launch(world, name="quiet fox")
+def test_an_unknown_run_suggests_a_similar_name(ctx: Context, scenario: Scenario) -> None:
+    scenario.run(name="quiet fox")
     with pytest.raises(NotFound, match="quiet fox"):
-        get_run(world, "quiet fx")
+        get_run(ctx, "quiet fx")
 
 
-def test_only_differing_fields_are_listed(world: Context) -> None:
-    runs = [launch(world, name="a", learning_rate=0.01), launch(world, name="b", learning_rate=0.02)]
-    names, rows = config_differences(world, [run.id for run in runs])
+def test_only_differing_fields_are_listed(ctx: Context, scenario: Scenario) -> None:
+    runs = [scenario.run(name="a", learning_rate=0.01), scenario.run(name="b", learning_rate=0.02)]
+    names, rows = config_differences(ctx, [run.id for run in runs])
     assert names == ["a", "b"]
     assert dict(rows)["learning_rate"] == ["0.01", "0.02"]
     assert "max_steps" not in dict(rows)
 
 
-def test_losses_count_since_the_last_checkpoint(world: Context) -> None:
+def test_losses_count_since_the_last_checkpoint(ctx: Context, scenario: Scenario) -> None:
     """A run of months failed at the third lost worker, however far apart."""
-    run = launch(world)
+    run = scenario.run()
     for step in (10, 20, 30):
-        taken = claim(world, run)
-        report(world, taken, {"type": "checkpoint", "step": step, "folder": f"runs/{run.id}/checkpoints/{step}"})
-        with world.db.write() as session:
+        taken = claim(ctx, run)
+        report(ctx, taken, {"type": "checkpoint", "step": step, "folder": f"runs/{run.id}/checkpoints/{step}"})
+        with ctx.db.write() as session:
             assert session.get_one(Job, run.job_id).lost == 0
             error = JobFailure(cause="The machine b is lost.")
-            assert requeue_lost(session, world, taken, error=error, counts=True) is Status.QUEUED
+            assert requeue_lost(session, ctx, taken, error=error, counts=True) is Status.QUEUED
 
 
-def test_the_log_says_where_an_attempt_begins(world: Context) -> None:
-    run = launch(world)
-    taken = claim(world, run)
-    report(world, taken, {"type": "log", "text": "hello", "time": 1.0})
-    assert read_log(world, taken.job_id) == ["hello"]
+def test_the_log_says_where_an_attempt_begins(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run()
+    taken = claim(ctx, run)
+    report(ctx, taken, {"type": "log", "text": "hello", "time": 1.0})
+    assert read_log(ctx, taken.job_id) == ["hello"]
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
@@ -406,16 +391,17 @@ def test_every_recipe_survives_a_round_trip_through_yaml(name: str) -> None:
 def test_settings_without_a_suitable_worker_are_refused_before_the_queue(
     ctx: Context, values: dict[str, Any], field: str
 ) -> None:
-    add_parts(ctx)
     gauges = {"cpu_count": 4, "cpu_name": "a CPU", "memory_total_bytes": 2**33}
     beat(ctx, name="w", host="lab", pid=1, slots={"train": 1}, devices=[], gauges=gauges)
     with pytest.raises(InvalidInput) as caught:
-        launch(ctx, **values)
+        Scenario(ctx).run(**values)
     assert caught.value.field == field
 
 
-def test_as_many_devices_as_a_worker_has_are_taken_and_a_gpu_takes_what_needs_one(ctx: Context) -> None:
-    add_parts(ctx)
+def test_as_many_devices_as_a_worker_has_are_taken_and_a_gpu_takes_what_needs_one(
+    ctx: Context, scenario: Scenario
+) -> None:
+    scenario.parts()
     gpus = [{"index": str(index), "name": "a GPU", "memory_total_bytes": 2**36} for index in range(8)]
     gauges = {"cpu_count": 4, "cpu_name": "a CPU", "memory_total_bytes": 2**33, "gpus": gpus}
     beat(
@@ -427,5 +413,5 @@ def test_as_many_devices_as_a_worker_has_are_taken_and_a_gpu_takes_what_needs_on
         devices=[str(n) for n in range(8)],
         gauges=gauges,
     )
-    assert launch(ctx, devices={"count": 16, "nodes": 2}, device="gpu", precision="fp16").status is Status.QUEUED
-    assert launch(ctx, devices={"count": 4}, device="cpu").status is Status.QUEUED
+    assert scenario.run(devices={"count": 16, "nodes": 2}, device="gpu", precision="fp16").status is Status.QUEUED
+    assert scenario.run(devices={"count": 4}, device="cpu").status is Status.QUEUED

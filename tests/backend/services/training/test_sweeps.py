@@ -46,12 +46,12 @@ from backend.services.training.sweeps import (
 )
 from backend.services.training.views import RunView, get_run
 from tests.support.jobs import list_jobs
-from tests.support.run_world import add_parts, claim, end, make_config, report
-from tests.support.scenario import add_row
+from tests.support.run_world import claim, end, make_config, report
+from tests.support.scenario import Scenario, add_row
 
 
 def sweep(**values: Any) -> SweepConfig:
-    """A sweep over two fields of a run that fits `add_parts`."""
+    """A sweep over two fields of a run that fits `Scenario.parts`."""
     run = make_config(eval_every=10).model_dump(mode="json")
     vary = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "weight_decay": [0.0, 0.1]}
     return parse_sweep({"name": "tries", "run": run, "vary": vary, **values})
@@ -122,7 +122,7 @@ def test_metrics_with_a_section_are_accepted_and_invalid_names_refused() -> None
 
 
 def test_a_range_of_a_whole_number_gives_whole_numbers_and_one_without_any_is_refused(ctx: Context) -> None:
-    add_parts(ctx)
+    Scenario(ctx).parts()
     launch_sweep(ctx, sweep(method="bayesian", vary={"max_steps": {"low": 100.2, "high": 103.8}}), person=LOCAL)
     assert all(run.point["max_steps"] in (101, 102, 103) for run in sweep_detail(ctx, "tries").runs)
     with pytest.raises(InvalidInput, match=r"none lies between 100\.2 and 100\.8"):
@@ -223,8 +223,8 @@ def test_a_sweep_survives_a_yaml_round_trip() -> None:
     assert read_sweep(written).vary["learning_rate"].values == (0.001, 0.01)  # type: ignore[union-attr]
 
 
-def test_only_so_many_runs_wait_at_once_and_each_end_makes_room_for_the_next(ctx: Context) -> None:
-    add_parts(ctx)
+def test_only_so_many_runs_wait_at_once_and_each_end_makes_room_for_the_next(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     view = launch_sweep(ctx, sweep(runs=5, parallel=2), person=LOCAL)
     assert (view.num_launched, view.num_active, view.num_planned) == (2, 2, 5)
     for _ in range(3):
@@ -241,7 +241,7 @@ def test_only_so_many_runs_wait_at_once_and_each_end_makes_room_for_the_next(ctx
 
 
 def test_launching_it_again_is_the_same_sweep_and_another_under_its_name_is_refused(ctx: Context) -> None:
-    add_parts(ctx)
+    Scenario(ctx).parts()
     first = launch_sweep(ctx, sweep(runs=3), person=LOCAL)
     assert launch_sweep(ctx, sweep(runs=3), person=LOCAL).id == first.id
     assert len(list_jobs(ctx, queue="train")) == 2
@@ -249,8 +249,8 @@ def test_launching_it_again_is_the_same_sweep_and_another_under_its_name_is_refu
         launch_sweep(ctx, sweep(runs=4), person=LOCAL)
 
 
-def test_a_bayesian_sweep_comes_closer_to_the_best_than_its_first_draws(ctx: Context) -> None:
-    add_parts(ctx)
+def test_a_bayesian_sweep_comes_closer_to_the_best_than_its_first_draws(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     launch_sweep(ctx, sweep(method="bayesian", runs=16, parallel=1), person=LOCAL)
     while waiting := queued(ctx):
         (each,) = [run for run in sweep_detail(ctx, "tries").runs if run.run.id == waiting[0].id]
@@ -298,7 +298,7 @@ def test_a_bad_run_is_pruned_and_a_good_one_is_not(pruner: str) -> None:
 
 
 def test_a_pruned_run_is_stopped_with_a_checkpoint_and_the_next_takes_its_place(ctx: Context) -> None:
-    add_parts(ctx)
+    Scenario(ctx).parts()
     launch_sweep(ctx, sweep(pruner="median", runs=8, parallel=1), person=LOCAL)
     for _ in range(4):
         (run,) = queued(ctx)
@@ -323,8 +323,8 @@ def test_a_pruned_run_is_stopped_with_a_checkpoint_and_the_next_takes_its_place(
     assert (view.num_done, view.best) == (5, 1.0)
 
 
-def test_values_that_can_not_be_launched_are_skipped(ctx: Context) -> None:
-    add_parts(ctx)
+def test_values_that_can_not_be_launched_are_skipped(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     launch_sweep(ctx, sweep(method="grid", parallel=4, vary={"context": [16, 4000, 32]}), person=LOCAL)
     detail = sweep_detail(ctx, "tries")
     with ctx.db.read() as session:
@@ -335,8 +335,8 @@ def test_values_that_can_not_be_launched_are_skipped(ctx: Context) -> None:
     assert detail.sweep.num_failed == 1
 
 
-def test_three_failures_at_the_start_end_the_sweep_with_a_message(ctx: Context) -> None:
-    add_parts(ctx)
+def test_three_failures_at_the_start_end_the_sweep_with_a_message(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     launch_sweep(ctx, sweep(runs=9, parallel=3), person=LOCAL)
     for run in queued(ctx):
         end(ctx, claim(ctx, run), Status.FAILED, cause="The loss became nan.")
@@ -346,8 +346,8 @@ def test_three_failures_at_the_start_end_the_sweep_with_a_message(ctx: Context) 
     assert "first 3 runs failed" in view.problem
 
 
-def test_deleted_runs_of_a_sweep_are_no_failures_and_are_not_launched_again(ctx: Context) -> None:
-    add_parts(ctx)
+def test_deleted_runs_of_a_sweep_are_no_failures_and_are_not_launched_again(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     launch_sweep(ctx, sweep(runs=6, parallel=4), person=LOCAL)
     for run in queued(ctx):
         train(ctx, run, 2.0)
@@ -362,8 +362,8 @@ def test_deleted_runs_of_a_sweep_are_no_failures_and_are_not_launched_again(ctx:
     assert [each.number for each in sweep_detail(ctx, "tries").runs] == [3, 4, 5]
 
 
-def test_a_sweep_is_stopped_continued_and_archived(ctx: Context) -> None:
-    add_parts(ctx)
+def test_a_sweep_is_stopped_continued_and_archived(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     launch_sweep(ctx, sweep(runs=4, parallel=2), person=LOCAL)
     with pytest.raises(Conflict, match="still active"):
         archive_sweep(ctx, "tries", person=LOCAL)
@@ -378,8 +378,8 @@ def test_a_sweep_is_stopped_continued_and_archived(ctx: Context) -> None:
     assert [view.name for view in list_sweeps(ctx, archived=True)] == ["tries"]
 
 
-def test_a_run_asked_to_save_is_not_cancelled_when_the_sweep_is_advanced(ctx: Context) -> None:
-    add_parts(ctx)
+def test_a_run_asked_to_save_is_not_cancelled_when_the_sweep_is_advanced(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     launch_sweep(ctx, sweep(runs=4, parallel=1), person=LOCAL)
     claim(ctx, queued(ctx)[0])
     stop_sweep(ctx, "tries", person=LOCAL)
@@ -390,15 +390,15 @@ def test_a_run_asked_to_save_is_not_cancelled_when_the_sweep_is_advanced(ctx: Co
         ]
 
 
-def test_the_dataset_is_fixed_to_the_version_of_the_launch(ctx: Context) -> None:
-    add_parts(ctx)
+def test_the_dataset_is_fixed_to_the_version_of_the_launch(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     launch_sweep(ctx, sweep(runs=1), person=LOCAL)
     assert get_sweep(ctx, "tries").config.run.dataset == "tales@1"
     assert get_run(ctx, "tries 1").dataset == "tales@1"
 
 
-def test_all_runs_of_a_sweep_are_sent_to_its_cluster(ctx: Context) -> None:
-    add_parts(ctx)
+def test_all_runs_of_a_sweep_are_sent_to_its_cluster(ctx: Context, scenario: Scenario) -> None:
+    scenario.parts()
     add_row(ctx, Provider(name="slurm", partitions=[Partition(name="gpu")], problem="", checked_at=ctx.now()))
     with pytest.raises(InvalidInput, match="offers no partition 'cpu' here"):
         launch_sweep(ctx, sweep(), person=LOCAL, placement="slurm:cpu")
@@ -413,7 +413,7 @@ def test_all_runs_of_a_sweep_are_sent_to_its_cluster(ctx: Context) -> None:
 
 @pytest.mark.parametrize("partitions", [[Partition(name="gpu", is_up=False)], [Partition(name="low")]])
 def test_a_sweep_waits_while_its_partition_is_down_or_gone(ctx: Context, partitions: list[Partition]) -> None:
-    add_parts(ctx)
+    Scenario(ctx).parts()
     add_row(ctx, Provider(name="slurm", partitions=[Partition(name="gpu")], problem="", checked_at=ctx.now()))
     launch_sweep(ctx, sweep(parallel=1), person=LOCAL, placement="slurm:gpu")
     with ctx.db.write() as session:

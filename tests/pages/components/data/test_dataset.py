@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
 import pytest
 
 from backend.bootstrap import get_context
-from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.records import record_text
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import resolve_version
-from backend.services.data.imports import get_past_import, import_dataset
-from backend.services.data.sources import ImportSource
-from backend.services.data.uploads import save_upload
-from tests.support.data.dataset_world import done
-from tests.support.evaluation_world import add_benchmark
+from backend.services.data.imports import get_past_import
+from tests.support.data.dataset_world import done, queue_import
 from tests.support.opening import assert_sound, open_page
+from tests.support.scenario import Scenario
 
 
 @pytest.mark.parametrize("kind", list(DatasetKind))
-def test_a_dataset_of_every_kind_opens_and_leads_on(site: Context, kind: DatasetKind) -> None:
+def test_a_dataset_of_every_kind_opens_and_leads_on(site: Context, scenario: Scenario, kind: DatasetKind) -> None:
     """The page of an imported IFEval said "Something went wrong": its rows are kept as they are, and no next step was
     known for them.
     """
-    reference = add_benchmark(
-        site, f"set {kind}", [{"record": record_text({"text": "a"}), "text": "a", "prompt": "a"}], kind=kind.value
+    reference = scenario.benchmark(
+        f"set {kind}", [{"record": record_text({"text": "a"}), "text": "a", "prompt": "a"}], kind=kind.value
     )
     identity = resolve_version(site, reference).dataset_id
     app = open_page("build/datasets.py", dataset=identity)
@@ -39,17 +35,7 @@ def test_a_dataset_of_every_kind_opens_and_leads_on(site: Context, kind: Dataset
 def test_rows_that_are_lost_are_said_before_and_after_the_import(site: Context) -> None:
     """Of 50 rows 31 were lost, which stood in a tab that no one opens."""
     rows = [{"prompt": "?", "completion": "an answer"}] * 30 + [{"prompt": "?", "completion": ""}] * 5
-    stored = save_upload(site, io.BytesIO(json.dumps(rows).encode()), name="lossy.json", person=LOCAL)
-    refused = done(
-        site,
-        import_dataset(
-            site,
-            name="lossy",
-            source=ImportSource(upload=stored),
-            options=ImportOptions(kind="instruction", max_rejected=0.01),
-            person=LOCAL,
-        ),
-    )
+    refused = done(site, queue_import(site, "lossy", rows, max_rejected=0.01))
     app = open_page("build/datasets.py", dataset=refused.dataset_id)
     assert not app.error
     told = app.warning[0].value.replace("\\", "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,7 +14,7 @@ from backend.services.serving.chat.presets import delete_preset, list_presets, s
 from backend.services.serving.chat.sharing import list_shares, read_shared, revoke_share, share_conversation
 from backend.services.serving.chat.turns import send_message
 from backend.services.serving.conversations import delete_conversation
-from tests.support.networks.chat_world import ChatWorld, chat_world
+from tests.support.networks.chat_world import ChatWorld
 from tests.support.serving.stored_chat import add_message, start_conversation
 
 
@@ -32,12 +31,6 @@ def conversation(ctx: Context, people: tuple[Person, Person]) -> str:
     add_message(ctx, row.id, role="user", content="Hello", person=people[0])
     add_message(ctx, row.id, role="assistant", content="Good day.", endpoint="tales", person=people[0])
     return row.id
-
-
-@pytest.fixture
-def world(ctx: Context) -> Iterator[ChatWorld]:
-    with chat_world(ctx, "tales", "chats") as world:
-        yield world
 
 
 def token_of(url: str) -> str:
@@ -88,14 +81,14 @@ def test_a_deleted_conversation_takes_its_links_with_it(
         read_shared(ctx, token_of(share.url))
 
 
-def test_a_blind_comparison_stays_blind_in_a_link_and_an_export(world: ChatWorld) -> None:
+def test_a_blind_comparison_stays_blind_in_a_link_and_an_export(chat: ChatWorld) -> None:
     conversation = send_message(
-        world.ctx, None, "Hello", settings=world.settings("tales", "chats", blind=True), person=LOCAL
+        chat.ctx, None, "Hello", settings=chat.settings("tales", "verse", blind=True), person=LOCAL
     )
-    world.messages(conversation)
-    turns = json.loads(export_chat(world.ctx, conversation, "json", person=LOCAL))["turns"]
+    chat.messages(conversation)
+    turns = json.loads(export_chat(chat.ctx, conversation, "json", person=LOCAL))["turns"]
     assert [answer["endpoint"] for answer in turns[1]] == [None, None]
-    shared = read_shared(world.ctx, token_of(share_conversation(world.ctx, conversation, person=LOCAL).url))
+    shared = read_shared(chat.ctx, token_of(share_conversation(chat.ctx, conversation, person=LOCAL).url))
     assert all(message.usage.ttft_ms is None for message in shared.turns[1].messages)
 
 
@@ -111,20 +104,20 @@ def test_a_conversation_is_exported_as_markdown_and_as_a_row_of_a_dataset(
 
 
 def test_a_shared_preset_is_offered_to_others_and_changed_by_its_owner_alone(
-    world: ChatWorld, people: tuple[Person, Person]
+    chat: ChatWorld, people: tuple[Person, Person]
 ) -> None:
     owner, other = people
-    settings = world.settings("tales", system="Be brief.", temperature=0.3)
-    own = save_preset(world.ctx, "Terse", settings, person=owner)
-    assert list_presets(world.ctx, person=other) == []
-    save_preset(world.ctx, "Terse", settings, is_shared=True, person=owner)
-    (offered,) = list_presets(world.ctx, person=other)
+    settings = chat.settings("tales", system="Be brief.", temperature=0.3)
+    own = save_preset(chat.ctx, "Terse", settings, person=owner)
+    assert list_presets(chat.ctx, person=other) == []
+    save_preset(chat.ctx, "Terse", settings, is_shared=True, person=owner)
+    (offered,) = list_presets(chat.ctx, person=other)
     assert (offered.name, offered.owner, offered.is_own) == ("Terse", "maya", False)
     assert offered.settings.system == "Be brief."
     assert "endpoints" not in type(offered.settings).model_fields
     with pytest.raises(NotFound):
-        delete_preset(world.ctx, own.id, person=other)
+        delete_preset(chat.ctx, own.id, person=other)
     with pytest.raises(InvalidInput, match="name"):
-        save_preset(world.ctx, " ", settings, person=owner)
-    delete_preset(world.ctx, own.id, person=owner)
-    assert list_presets(world.ctx, person=owner) == []
+        save_preset(chat.ctx, " ", settings, person=owner)
+    delete_preset(chat.ctx, own.id, person=owner)
+    assert list_presets(chat.ctx, person=owner) == []

@@ -32,8 +32,7 @@ from backend.services.serving.costs.ledger import read_price_ledger
 from backend.services.serving.costs.prices import replica_prices
 from backend.services.serving.costs.report import cost_report, price_report, report_csv
 from backend.services.serving.usage import UsageRow, add_usage
-from tests.support.battle_world import add_checkpoint
-from tests.support.scenario import add_row
+from tests.support.scenario import Scenario, add_row
 
 NOON = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
 
@@ -63,17 +62,10 @@ def use(
 
 
 def add_endpoint(ctx: Context) -> str:
-    checkpoint = add_checkpoint(ctx, "small")
+    deployment = Scenario(ctx).endpoint()
     add_job(ctx, "replica", "replica", name="tales", internal_token="t", checkpoint="c")
-    with ctx.db.write() as session:
-        endpoint = Endpoint(name="tales")
-        session.add(endpoint)
-        session.flush()
-        deployment = Deployment(endpoint_id=endpoint.id, checkpoint_id=checkpoint)
-        session.add(deployment)
-        session.flush()
-        session.add(Replica(id="r", deployment_id=deployment.id, job_id="replica", internal_token="t", status="ready"))
-    return checkpoint
+    add_row(ctx, Replica(id="r", deployment_id=deployment, job_id="replica", internal_token="t", status="ready"))
+    return Scenario(ctx).checkpoint("small")
 
 
 def test_an_evaluation_sums_its_device_and_the_requests_that_it_made_and_a_run_what_its_checkpoints_cost(

@@ -24,7 +24,6 @@ from backend.services.jobs.claims import claim_job
 from backend.services.jobs.jobs import get_job, stop_job
 from backend.services.jobs.recovery import recover_jobs
 from backend.services.people.keys import check_key, create_key, list_keys
-from backend.services.serving.deployments import deploy
 from backend.services.serving.load.load_files import (
     load_test_csv,
     load_test_json,
@@ -44,9 +43,7 @@ SMALL = LoadConfig(users=(2,), requests=4, warmup=1)
 @pytest.fixture
 def served(ctx: Context) -> Iterator[Context]:
     """An installation whose endpoint `tales` is a scripted replica behind a gateway."""
-    world = ServingWorld(ctx)
-    deploy(ctx, checkpoint_id=world.checkpoint("oak"), name="tales", person=LOCAL)
-    world.start_all()
+    ServingWorld(ctx).deploy()
     with scripted() as (_, replica_url):
         with ctx.db.write() as session:
             session.query(Replica).update({"url": replica_url})

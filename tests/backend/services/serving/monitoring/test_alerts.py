@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from backend.db.tables import AlertDelivery, Deployment, Endpoint
+from backend.db.tables import AlertDelivery
 from backend.domain.serving.key_limits import KeyLimits
 from backend.infra.notifier import Notifier
 from backend.services.context import LOCAL, Context
@@ -26,8 +26,8 @@ from backend.services.serving.monitoring.deliveries import MAX_ATTEMPTS, pause_s
 from backend.services.serving.monitoring.tick import forget_old
 from backend.services.serving.usage import UsageRow, add_usage
 from tests.support import run_world
-from tests.support.battle_world import add_checkpoint
 from tests.support.gateway_fixtures import served
+from tests.support.scenario import Scenario
 
 DOWN = AlertCondition("replicas:x", "replica_down", "critical", "tales: 0 of 1 replicas ready")
 
@@ -151,13 +151,8 @@ def test_two_workers_that_notice_one_condition_at_once_send_it_once(
     assert sorted(m["state"] for m in messages) == ["event", "firing"]
 
 
-def test_a_lost_replica_is_an_alert_after_a_minute_and_a_spent_budget_at_once(ctx: Context) -> None:
-    checkpoint = add_checkpoint(ctx, "small")
-    with ctx.db.write() as session:
-        endpoint = Endpoint(name="tales")
-        session.add(endpoint)
-        session.flush()
-        session.add(Deployment(endpoint_id=endpoint.id, checkpoint_id=checkpoint, num_replicas=2))
+def test_a_lost_replica_is_an_alert_after_a_minute_and_a_spent_budget_at_once(ctx: Context, scenario: Scenario) -> None:
+    scenario.endpoint(num_replicas=2)
     grant = check_key(ctx, create_key(ctx, "bot", person=LOCAL, limits=KeyLimits(tokens_per_day=100)))
     assert grant is not None
     add_usage(ctx, [UsageRow("u", "tales", grant.id, None, 80, 5, None, 1.0, "finished", ctx.now())])
@@ -180,20 +175,18 @@ def test_a_lost_replica_is_an_alert_after_a_minute_and_a_spent_budget_at_once(ct
         ("The maintenance of the store began.", "failed"),
     ],
 )
-def test_a_run_that_diverged_is_said_once_with_its_cause(ctx: Context, cause: str, verb: str) -> None:
-    run_world.add_parts(ctx)
-    run = run_world.launch(ctx, name="wild", seed=1)
-    claim = run_world.claim(ctx, run)
-    run_world.end(ctx, claim, run_world.Status.FAILED, cause=cause, remedy="Lower learning_rate.")
+def test_a_run_that_diverged_is_said_once_with_its_cause(
+    ctx: Context, scenario: Scenario, cause: str, verb: str
+) -> None:
+    scenario.run(status=run_world.Status.FAILED, cause=cause, remedy="Lower learning_rate.", name="wild", seed=1)
     watch = AlertWatch()
     messages = [text for text in watch.check(ctx) if "wild" in text]
     assert messages == [f"event: Run wild {verb}: {cause}"]
     assert [text for text in watch.check(ctx) if "wild" in text] == []
 
 
-def test_a_run_that_diverges_is_an_alert_until_it_ends(ctx: Context) -> None:
-    run_world.add_parts(ctx)
-    calm, wild = (run_world.launch(ctx, name=name, max_steps=400) for name in ("calm", "wild"))
+def test_a_run_that_diverges_is_an_alert_until_it_ends(ctx: Context, scenario: Scenario) -> None:
+    calm, wild = (scenario.run(name=name, max_steps=400) for name in ("calm", "wild"))
     run_world.report(ctx, run_world.claim(ctx, calm), *run_world.points(1, 200))
     claim = run_world.claim(ctx, wild)
     run_world.report(ctx, claim, *run_world.points(1, 30))

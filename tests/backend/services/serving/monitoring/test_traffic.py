@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import func, select
 
-from backend.db.tables import Deployment, Endpoint, TrafficRollup
+from backend.db.tables import Endpoint, TrafficRollup
 from backend.domain.serving.latency import GROWTH, bucket_of
 from backend.domain.serving.request_log import LOAD_TEST
 from backend.services.context import Context
@@ -25,20 +25,15 @@ from backend.services.serving.monitoring.traffic import (
 )
 from backend.services.serving.rollout import STABLE
 from backend.services.serving.usage import UsageRow, add_usage
-from tests.support.battle_world import add_checkpoint
+from tests.support.scenario import Scenario
 
 NOON = datetime(2026, 11, 27, 12, 0, 30, tzinfo=UTC)
 
 
 @pytest.fixture
 def ctx(any_ctx: Context) -> Context:
-    checkpoint = add_checkpoint(any_ctx, "small")
-    with any_ctx.db.write() as session:
-        for name in ("tales", "other"):
-            endpoint = Endpoint(name=name)
-            session.add(endpoint)
-            session.flush()
-            session.add(Deployment(endpoint_id=endpoint.id, checkpoint_id=checkpoint))
+    for name in ("tales", "other"):
+        Scenario(any_ctx).endpoint(name)
     return replace(any_ctx, now=lambda: NOON)
 
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from backend.db.tables import ApiKey, Deployment, Endpoint, Replica, Usage, User
+from backend.db.tables import ApiKey, Deployment, Replica, Usage, User
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.domain.serving.request_log import LoggedBody, RequestLogConfig, TrafficRules
 from backend.errors import NotAllowed, NotFound
@@ -29,7 +29,7 @@ from backend.services.serving.request_log.datasets import preview_traffic
 from backend.services.serving.request_log.key_feedback import store_feedback
 from backend.services.serving.request_log.policies import set_log_policy
 from backend.services.serving.usage import UsageRow, UsageStatus, add_usage
-from tests.support.battle_world import add_checkpoint
+from tests.support.scenario import Scenario, add_row
 from tests.support.serving.stored_chat import add_message, start_conversation
 
 ADA, BEN = Person("ada", "Ada", "engineer"), Person("ben", "Ben", "engineer")
@@ -38,16 +38,10 @@ ADA, BEN = Person("ada", "Ada", "engineer"), Person("ben", "Ben", "engineer")
 @pytest.fixture
 def ctx(any_ctx: Context) -> Context:
     """Ada deployed `tales`; Ben has a key."""
-    checkpoint = add_checkpoint(any_ctx, "small")
-    with any_ctx.db.write() as session:
-        session.add_all(
-            User(id=person.id, name=person.name, role=person.role, password_hash="x") for person in (ADA, BEN)
-        )
-        session.flush()
-        endpoint = Endpoint(name="tales", created_by="ada")
-        session.add_all([endpoint, ApiKey(id="k", name="=1+1", key_hash="h", hint="abcd", user_id="ben")])
-        session.flush()
-        session.add(Deployment(endpoint_id=endpoint.id, checkpoint_id=checkpoint))
+    for person in (ADA, BEN):
+        add_row(any_ctx, User(id=person.id, name=person.name, role=person.role, password_hash="x"))
+    add_row(any_ctx, ApiKey(id="k", name="=1+1", key_hash="h", hint="abcd", user_id="ben"))
+    Scenario(any_ctx).endpoint(created_by="ada")
     set_log_policy(any_ctx, "tales", RequestLogConfig(mode="bodies"), person=LOCAL)
     return any_ctx
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import select
 
-from backend.db.tables import Deployment, Endpoint, Feedback, LoggedRequest
+from backend.db.tables import Feedback, LoggedRequest
 from backend.domain.data.versions.provenance import TrafficProvenance
 from backend.domain.serving.request_log import LoggedBody, LogMode, RequestLogConfig, TrafficRules, redact
 from backend.errors import InvalidInput
@@ -20,17 +20,12 @@ from backend.services.serving.request_log.datasets import make_traffic_dataset, 
 from backend.services.serving.request_log.key_feedback import store_feedback
 from backend.services.serving.request_log.policies import forget_requests, log_modes, set_log_policy
 from backend.services.serving.usage import UsageRow, add_usage
-from tests.support.battle_world import add_checkpoint
+from tests.support.scenario import Scenario
 
 
 @pytest.fixture
 def ctx(any_ctx: Context) -> Context:
-    checkpoint = add_checkpoint(any_ctx, "small")
-    with any_ctx.db.write() as session:
-        endpoint = Endpoint(name="tales")
-        session.add(endpoint)
-        session.flush()
-        session.add(Deployment(endpoint_id=endpoint.id, checkpoint_id=checkpoint))
+    Scenario(any_ctx).endpoint()
     return any_ctx
 
 
