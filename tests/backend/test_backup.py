@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backend.bootstrap import build_context
 from backend.services.checkpoints.checkpoints import list_checkpoints
-from tests.support.battle_world import add_checkpoint
+from tests.support.scenario import Scenario
 from tests.support.settings import make_settings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "operation.md"
@@ -26,13 +26,13 @@ def test_a_copy_of_an_installation_that_writes_opens_in_another_folder(tmp_path:
     home.mkdir()
     shutil.copy(migrated_database, home / "models.db")
     ctx = build_context(make_settings(home), migrate=False)
-    add_checkpoint(ctx, "Oak")
+    Scenario(ctx).checkpoint("Oak")
     (ctx.artifacts.root / "checkpoints" / "Oak" / "weights").write_bytes(b"weights")
     wal = home / "models.db-wal"
     assert wal.stat().st_size > 0, "the newest row is in the log of the database alone"
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin:/usr/local/bin"}
     subprocess.run(["bash", "-ec", documented(1)], env=environment, check=True)
-    add_checkpoint(ctx, "Elm")
+    Scenario(ctx).checkpoint("Elm")
     restore = documented(2).replace("roundhouse up\n", "")
     (tmp_path / "other").mkdir()
     subprocess.run(["bash", "-ec", restore], env=environment | {"HOME": str(other.parent)}, cwd=tmp_path, check=True)
