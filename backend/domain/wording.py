@@ -43,7 +43,7 @@ def format_count(number: float) -> str:
 def format_epochs(epochs: float) -> str:
     """Format a number of epochs: `4.14 epochs`, `6 % of one epoch`."""
     if epochs >= 1:
-        return f"{epochs:.3g} epoch{'' if epochs == 1 else 's'}"
+        return f"{f'{epochs:,.0f}' if epochs >= 100 else f'{epochs:.3g}'} epoch{'' if epochs == 1 else 's'}"
     return f"{100 * epochs:.2g} % of one epoch"
 
 

@@ -32,6 +32,7 @@ def compile_network(
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(ctx.spec.artifacts / CACHE_FOLDER))
     batch, started = batches.at_step(1)[0], time.perf_counter()
     has_static_shapes = config.objective.pretrains
+    ctx.reporter.log("Compiling the model: a minute or two, the first time on a machine.")
     try:
         compiled: torch.nn.Module = torch.compile(network, dynamic=False if has_static_shapes else None)  # type: ignore[assignment]
         network.train()

@@ -136,10 +136,11 @@ class World:
     expected: dict[int, list[float]] = field(default_factory=dict)
     cut: list[psutil.Process] = field(default_factory=list)
 
-    def launch(self, name: str, steps: int = STEPS) -> str:
+    def launch(self, name: str, steps: int = STEPS, **values: object) -> str:
         """Launch a run of this number of steps."""
         self.number += 1
-        config: RunConfig = tiny_run(f"{name} {self.number}", max_steps=steps, micro_batch=16, device="cpu")
+        values = {"micro_batch": 16, "device": "cpu", **values}
+        config: RunConfig = tiny_run(f"{name} {self.number}", max_steps=steps, **values)
         return launch_run(self.ctx, config, person=LOCAL).id
 
     def last_step(self, run: str) -> int:
@@ -204,7 +205,9 @@ class World:
 
 
 @contextmanager
-def world(folder: Path, *, store: bool = False, slow: bool = False, clock: bool = False) -> Iterator[World]:
+def world(
+    folder: Path, *, store: bool = False, slow: bool = False, clock: bool = False, **more: str
+) -> Iterator[World]:
     """Start an installation with a dataset, a tokenizer, and an endpoint of two replicas."""
     with ExitStack() as stack:
         home = folder / "home"
@@ -225,6 +228,7 @@ def world(folder: Path, *, store: bool = False, slow: bool = False, clock: bool 
             "ROUNDHOUSE_SWEEP_S": "4",
             "ROUNDHOUSE_REPLICA_SLOTS": "2",
             **(weed.environment() if weed else {}),
+            **more,
         }
         fake = folder / "clock"
         if clock:

@@ -27,8 +27,8 @@ def test_no_amount_has_powers_of_ten(usd: float, total: str, price: str) -> None
 
 def test_a_part_of_an_epoch_is_not_none_of_it() -> None:
     """The log of a run of five steps said 0.0 epochs."""
-    formatted = [format_epochs(number) for number in (0.0031, 1.0, 4.136)]
-    assert formatted == ["0.31 % of one epoch", "1 epoch", "4.14 epochs"]
+    formatted = [format_epochs(number) for number in (0.0031, 1.0, 4.136, 808_000.4)]
+    assert formatted == ["0.31 % of one epoch", "1 epoch", "4.14 epochs", "808,000 epochs"]
 
 
 @pytest.mark.parametrize(
