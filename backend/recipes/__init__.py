@@ -31,6 +31,7 @@ ORDER = (
     "gpt2-124m",
     "llama-3.1-8b-qlora",
     "llama-3.1-8b-fsdp",
+    "llama-3.1-70b-fsdp",
 )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import peft
 import torch
 import transformers
+from accelerate import init_empty_weights
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -266,9 +267,9 @@ def load_as(kind: Any, folder: Path, *, dtype: torch.dtype, dropout: float | Non
     return network
 
 
-def build_without_weights(folder: Path) -> PreTrainedModel:
+def build_without_weights(folder: Path, *, with_buffers: bool = False, dropout: float | None = None) -> PreTrainedModel:
     """Build a checkpoint's network as `load_network` does, of an adapter its base's, with all tensors on torch's meta
-    device.
+    device, or with real buffers.
 
     Raises InvalidInput if the config can't be read.
     """
@@ -277,10 +278,13 @@ def build_without_weights(folder: Path) -> PreTrainedModel:
     safely: dict[str, object] = {"trust_remote_code": False, "local_files_only": True}
     try:
         config = AutoConfig.from_pretrained(str(folder), **safely)
-        with torch.device("meta"):
+        if dropout is not None:
+            set_dropout(config, dropout)
+        with init_empty_weights(include_buffers=False) if with_buffers else torch.device("meta"):
             network: PreTrainedModel = AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, trust_remote_code=False
             )
+        network.tie_weights()
         if (folder / GENERATION_CONFIG_NAME).is_file():
             network.generation_config = GenerationConfig.from_pretrained(str(folder), local_files_only=True)
     except UNUSABLE as error:

@@ -1,7 +1,7 @@
 """Strategies by which a run's processes share its network and its update; the loop knows no other interface.
 
 `Strategy` is one process. `Replicas` is DDP: a network per process, gradients averaged (Li et al. 2020, arXiv
-2006.15704). `Shards` is FSDP2: weights, gradients and optimizer state sharded (Zhao et al. 2023, arXiv 2304.11277).
+2006.15704). `Shards` is FSDP2: weights, gradients and optimizer state sharded (jobs/training/network/shards.py).
 `jobs.training.zero` is DeepSpeed's ZeRO 2 and 3. All average gradients over the processes.
 """
 
@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import peft
 import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
-from jobs.modeling.blocks import find_blocks
 from jobs.modeling.devices import is_gpu
 from jobs.training.context import TrainingContext
 from jobs.training.network.optimizers import make_optimizer
@@ -100,13 +99,11 @@ class Replicas(Strategy):
 
 
 class Shards(Strategy):
-    """FSDP2. Shards the network in place, block by block."""
+    """FSDP2, of a network that was shared out when it was loaded."""
 
     def _wrap(self, model: torch.nn.Module, ctx: TrainingContext) -> torch.nn.Module:
-        mesh = init_device_mesh(ctx.device.type, (ctx.process_group.count,))
-        for block in find_blocks(model):
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+        assert isinstance(model, FSDPModule)
+        model.reshard()  # trials before training leave embedding and head whole
         return model
 
     @contextmanager
@@ -117,8 +114,13 @@ class Shards(Strategy):
         yield
 
     def full_weights(self) -> dict[str, torch.Tensor] | None:
-        """Gather all weights."""
-        weights: Any = get_model_state_dict(
-            self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+        """Gather the weights, of a network with adapters those of the adapters."""
+        options = StateDictOptions(
+            full_state_dict=True, cpu_offload=True, ignore_frozen_params=isinstance(self.model, peft.PeftModel)
         )
+        weights: Any = get_model_state_dict(self.model, options=options)
+        first: dict[int, str] = {}
+        for name, tensor in self.model.state_dict(keep_vars=True).items():
+            if name in weights:  # a head that is the embedding was gathered twice, and is saved once
+                weights[name] = weights[first.setdefault(id(tensor), name)]
         return dict(weights)

@@ -307,10 +307,11 @@ def _share(setting: TrainingSetting, peak: MemoryEstimate, costs: _Costs) -> Mem
     """Return the peak of one of several devices. By the documented behaviour of DDP, FSDP2 and DeepSpeed; not measured.
 
     DDP keeps a second copy of the gradients in its buckets. FSDP keeps a share of weights, gradients and moments, and
-    gathers the weights of two blocks (the one in work and the next) beside embedding and head. Before that each device
-    holds all weights, because a network is sharded after it is loaded: of a large one that is the peak. ZeRO-3 keeps
-    what FSDP does, ZeRO-2 all weights; both keep a second copy of the share that they update and a bucket of gradients.
-    Offload moves share, gradients and moments off a GPU.
+    gathers the weights of two blocks (the one in work and the next) beside embedding and head, in fp32: autocast
+    converts them later. A GPU never holds more, as a network is sharded before it gets there; a process on a CPU does
+    where it reads the network whole (`jobs/training/network/shards.py`), and DeepSpeed's everywhere: of a large network
+    that is the peak. ZeRO-3 keeps what FSDP does, ZeRO-2 all weights; both keep a second copy of the share that they
+    update and a bucket of gradients. Offload moves share, gradients and moments off a GPU.
     """
     if setting.devices == 1 or setting.sharding == "none":
         return peak
@@ -324,16 +325,15 @@ def _share(setting: TrainingSetting, peak: MemoryEstimate, costs: _Costs) -> Mem
         peak = peak.model_copy(update={"temporary": peak.temporary + updated + bucket})
     if setting.sharding == "zero2":
         return peak.model_copy(update={**shared, "weights": peak.weights})
-    number = 2 if setting.precision == "bf16" else FLOAT
     parameters = costs.weights // FLOAT
     outside = (
         (1 if setting.architecture.tie_embeddings else 2) * setting.architecture.vocab_size * setting.architecture.width
     )
     block = max(0, parameters - outside) // len(costs.blocks)
     sharded = peak.model_copy(
-        update={**shared, "temporary": peak.temporary + number * (outside + min(2, len(costs.blocks)) * block)}
+        update={**shared, "temporary": peak.temporary + FLOAT * (outside + min(2, len(costs.blocks)) * block)}
     )
-    if costs.weights <= sharded.total:
+    if costs.weights <= sharded.total or (setting.sharding == "fsdp" and setting.device == "gpu"):
         return sharded
     nothing = dict.fromkeys(("gradients", "optimizer", "activations", "logits", "temporary", "overhead"), 0)
     return MemoryEstimate(weights=costs.weights, **nothing, moment="load")

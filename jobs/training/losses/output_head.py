@@ -33,7 +33,7 @@ class OutputHead:
         network = model.get_base_model() if isinstance(model, peft.PeftModel) else model
         self._network, self._head = network, network.get_output_embeddings()
         self._cap = getattr(network.config, "final_logit_softcapping", None)
-        self.joins_loss = isinstance(self._head, torch.nn.Linear) and self._is_product()
+        self.joins_loss = isinstance(self._head, torch.nn.Linear) and self._is_product(model)
 
     def losses(
         self,
@@ -136,7 +136,7 @@ class OutputHead:
                 network.router_aux_loss_coef = coefficient
 
     @torch.no_grad()
-    def _is_product(self) -> bool:
+    def _is_product(self, model: Any) -> bool:
         """Test on a few tokens whether the joined loss equals that of the network's logits. Mode and random state are
         preserved.
         """
@@ -146,9 +146,9 @@ class OutputHead:
         ids = (torch.arange(TEST_TOKENS + 1, device=device) * 7 % self._head.weight.shape[0])[None]
         inputs, targets = ids[:, :-1], ids[:, 1:]
         try:
-            plain = logits_loss(network(input_ids=inputs, use_cache=False).logits.flatten(0, 1), targets.flatten()).nll
+            plain = logits_loss(model(input_ids=inputs, use_cache=False).logits.flatten(0, 1), targets.flatten()).nll
             with self._joined(self._losses_of(NO_PENALTIES)):
-                joined = network(input_ids=inputs, use_cache=False, labels=targets).loss[1:]
+                joined = model(input_ids=inputs, use_cache=False, labels=targets).loss[1:]
             return joined.shape == plain.shape and bool(
                 ((joined - plain).abs() <= TOLERANCE * plain.abs().clamp(min=1)).all()
             )

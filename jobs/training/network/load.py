@@ -4,6 +4,7 @@ attention that its run asks for, and with its first blocks frozen.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from jobs.modeling.unusable import one_line
 from jobs.reporter import Reporter
 from jobs.training.context import TrainingContext
 from jobs.training.network.adapters import add_adapters, load_quantised
+from jobs.training.network.shards import add_to_unread, build_unread, is_shared_out, is_unread, share_out
 
 Attention = Literal["auto", "sdpa", "eager", "flex", "flash"]
 IMPLEMENTATIONS = {"sdpa": "sdpa", "eager": "eager", "flex": "flex_attention", "flash": "flash_attention_2"}
@@ -35,7 +37,7 @@ EMBEDDINGS = ("embed", "wte", "wpe")
 
 def load_model(ctx: TrainingContext, *, resume_from: Path | None) -> Any:
     """Load the network to train in fp32, with new adapters if the method has them, and set up attention, freezing and
-    recomputation.
+    recomputation. With sharding fsdp it is shared out.
     """
     model = _load_model(ctx, resume_from=resume_from)
     network = model.get_base_model() if isinstance(model, peft.PeftModel) else model
@@ -43,6 +45,9 @@ def load_model(ctx: TrainingContext, *, resume_from: Path | None) -> Any:
     freeze_blocks(model, ctx.config.freeze_blocks, reporter=ctx.reporter)
     if ctx.config.recompute:
         model.activation_checkpointing_enable({"use_reentrant": False})
+    if is_shared_out(ctx.config, ctx.process_group):
+        folder = ctx.base if ctx.config.method != "full" else resume_from or ctx.base
+        share_out(model, device=ctx.device, count=ctx.process_group.count, folder=folder)
     return model
 
 
@@ -57,9 +62,22 @@ def _load_model(ctx: TrainingContext, *, resume_from: Path | None) -> Any:
             pad_token_id=tokenizer.pad_token_id,
             dropout=config.dropout,
         )
+    build = _build_unread if is_shared_out(config, ctx.process_group) else _load_full
     if config.method != "full":
-        return add_adapters(load_base(ctx), config, resume_from=resume_from)
-    return load_base(ctx) if resume_from is None else _load_full(ctx, resume_from)
+        network = load_base(ctx, build)
+        if is_unread(network):
+            return add_to_unread(network, lambda: add_adapters(network, config, resume_from=resume_from))
+        return add_adapters(network, config, resume_from=resume_from)
+    return load_base(ctx, build) if resume_from is None else build(ctx, resume_from)
+
+
+def _build_unread(ctx: TrainingContext, folder: Path) -> PreTrainedModel:
+    """Build a network whose weights are read when it is shared out; load one that has to be read whole."""
+    network = build_unread(folder, ctx.config)
+    if network is None:
+        ctx.reporter.log("Each process reads the whole network, and keeps its share.")
+        return _load_full(ctx, folder)
+    return network
 
 
 def _load_full(ctx: TrainingContext, folder: Path) -> PreTrainedModel:
@@ -70,14 +88,16 @@ def _load_full(ctx: TrainingContext, folder: Path) -> PreTrainedModel:
     return load_network(folder, dropout=config.dropout)
 
 
-def load_base(ctx: TrainingContext) -> PreTrainedModel:
+def load_base(
+    ctx: TrainingContext, load: Callable[[TrainingContext, Path], PreTrainedModel] = _load_full
+) -> PreTrainedModel:
     """Load the base. Raises InvalidInput if the run's context is longer than the base's."""
     assert ctx.base is not None
     config = ctx.config
     if config.method == "qlora":
         network = load_quantised(ctx.base, bits=config.lora.bits, device=ctx.device, autocast=ctx.autocast)
     else:
-        network = _load_full(ctx, ctx.base)
+        network = load(ctx, ctx.base)
     if config.context > longest_input(network):
         raise InvalidInput(
             f"The base takes at most {longest_input(network)} tokens, and context is {config.context}.",

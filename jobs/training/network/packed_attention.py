@@ -93,11 +93,12 @@ ALL_ATTENTION_FUNCTIONS.register(NAME, row_attention)
 ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, _mask)
 
 
-def attend_by_row(network: PreTrainedModel) -> bool:
+def attend_by_row(network: PreTrainedModel, model: torch.nn.Module | None = None) -> bool:
     """Switch a network to attention by row if packed rows then give the logits of the rows alone; return whether they
     do.
 
-    Two rows are tried, which detects networks that mix positions otherwise (ALiBi, recurrence), whatever their family.
+    Two rows are tried, which detects networks that mix positions otherwise (ALiBi, recurrence), whatever their family;
+    they go through `model`, the network with its adapters, which all processes of a shared one call.
     The random state and the network's mode are preserved.
     """
     implementation, is_training = network.config._attn_implementation, network.training
@@ -105,7 +106,7 @@ def attend_by_row(network: PreTrainedModel) -> bool:
         return False
     try:
         network.set_attn_implementation(NAME)
-        if _rows_stay_apart(network.eval()):
+        if _rows_stay_apart(network.eval(), model or network):
             return True
     except UNUSABLE:
         pass
@@ -115,8 +116,8 @@ def attend_by_row(network: PreTrainedModel) -> bool:
     return False
 
 
-@torch.inference_mode()
-def _rows_stay_apart(network: PreTrainedModel) -> bool:
+@torch.no_grad()  # in inference mode a shared network would keep buffers that can't be trained on
+def _rows_stay_apart(network: PreTrainedModel, model: torch.nn.Module) -> bool:
     device = network.get_input_embeddings().weight.device
     vocabulary = network.get_input_embeddings().num_embeddings
     first, other, second = (
@@ -127,13 +128,13 @@ def _rows_stay_apart(network: PreTrainedModel) -> bool:
     ends = torch.tensor([len(first), len(first) + len(second)])
 
     def packed(*rows: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = network(
+        logits: torch.Tensor = model(
             input_ids=torch.cat(rows)[None], position_ids=positions, row_ends=ends, use_cache=False
         ).logits
         return logits
 
     together, beside = packed(first, second), packed(other, second)
-    alone = torch.cat([network(input_ids=row[None], use_cache=False).logits for row in (first, second)], dim=1)
+    alone = torch.cat([model(input_ids=row[None], use_cache=False).logits for row in (first, second)], dim=1)
     largest, kind = float(alone.abs().max()), device_kind(device)
     leak = (together - beside)[:, len(first) :].abs().max()
     return bool(

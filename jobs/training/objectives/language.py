@@ -162,7 +162,7 @@ def prepare_conversations(ctx: TrainingContext, examples: ExampleSplits, model: 
     """
     config = ctx.config
     network = model.get_base_model() if isinstance(model, peft.PeftModel) else model
-    if config.packing and attend_by_row(network):
+    if config.packing and attend_by_row(network, model):
         batches = PackedBatches(
             examples.train, examples.val, context=config.context, sizes=_cache_friendly_sizes(ctx, model)
         )

@@ -1,0 +1,151 @@
+"""A network that is shared out over two processes while it is loaded: memory of each, weights, and adapters."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.training.config import RunConfig
+from backend.domain.training.objectives import Objective
+from jobs.fork_server import ROOT
+from jobs.modeling.build import build_network
+from jobs.modeling.checkpoints import save_checkpoint
+from jobs.training import run as training
+from jobs.training.network.shards import build_unread
+from tests.support.training_rooms import Recorder, Rooms
+
+DEVICES = {"count": 2, "sharding": "fsdp"}
+SHAPE = ArchitectureConfig(
+    num_layers=12, width=512, num_heads=8, num_kv_heads=4, context=64, vocab_size=320, feed_forward=2048
+)
+RANK = """
+import json, sys, threading
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from backend.domain.training.config import RunConfig
+from jobs.modeling.checkpoints import load_network
+from jobs.training.network import shards
+from jobs.training.network.adapters import add_adapters
+
+folder, config = Path(sys.argv[1]), RunConfig.model_validate_json(sys.argv[2])
+dist.init_process_group("gloo")
+
+def used():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+before, peak, ended = used(), 0, threading.Event()
+
+def watch():
+    global peak
+    while not ended.wait(0.002):
+        peak = max(peak, used())
+
+watching = threading.Thread(target=watch, daemon=True)
+watching.start()
+model = load_network(folder) if sys.argv[3] == "whole" else shards.build_unread(folder, config)
+if config.method == "lora":
+    model = shards.add_to_unread(model, lambda: add_adapters(model, config, resume_from=None))
+shards.share_out(model, device=torch.device("cpu"), count=2, folder=folder)
+dist.barrier()
+ended.set()
+watching.join()
+grown = max(peak, used()) - before
+whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+if dist.get_rank() == 0:
+    torch.save(whole, folder / "whole.pt")
+is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+print(json.dumps({"grown": grown, "head": is_tied}))
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def run_ranks(folder: Path, config: RunConfig, way: str) -> list[dict[str, Any]]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", RANK, str(folder), config.model_dump_json(), way]
+    ranks = [
+        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank)}, cwd=ROOT, stdout=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    try:
+        outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    return [json.loads(output.splitlines()[-1]) for output in outputs]
+
+
+def config_of(**values: Any) -> RunConfig:
+    return RunConfig(objective="sft", dataset="d", base="b", max_steps=1, devices=DEVICES, **values)
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
+    rooms = Rooms(tmp_path_factory.mktemp("rooms"))
+    network = build_network(SHAPE, seed=3).bfloat16()
+    save_checkpoint(rooms.root / "large", model=network, tokenizer=rooms.tokenizer, meta={})
+    return rooms
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_no_process_ever_holds_the_whole_network(rooms: Rooms, method: str) -> None:
+    large = rooms.root / "large"
+    stored = {name: tensor.float() for name, tensor in load_file(large / "model.safetensors").items()}
+    size = sum(tensor.nbytes for tensor in stored.values())
+    told = run_ranks(large, config_of(method=method), "shares")
+    assert all(rank["grown"] < 0.65 * size for rank in told), (told, size)
+    assert all(rank["head"] for rank in told)
+    read = {
+        name.removeprefix("base_model.model.").replace(".base_layer.", "."): tensor
+        for name, tensor in torch.load(large / "whole.pt", weights_only=True).items()
+    }
+    assert all(torch.equal(read[name], tensor) for name, tensor in stored.items())
+    assert any("lora_A" in name for name in read) == (method == "lora")
+
+
+def test_the_measure_of_memory_sees_a_network_that_is_read_whole(rooms: Rooms) -> None:
+    large = rooms.root / "large"
+    size = 2 * (large / "model.safetensors").stat().st_size  # trained in fp32, stored in bf16
+    assert all(rank["grown"] > 0.95 * size for rank in run_ranks(large, config_of(), "whole"))
+
+
+@pytest.mark.parametrize("more", [{}, {"packing": True}, {"lora": {"variant": "dora"}}], ids=str)
+def test_adapters_of_a_shared_network_are_those_of_one_process(tmp_path: Path, more: dict[str, Any]) -> None:
+    rooms, recorder = Rooms(tmp_path), Recorder()
+    same: dict[str, Any] = {"method": "lora", "micro_batch": 2, "learning_rate": 1e-2, **more}
+    one = training.run(rooms.training("sft", run="one", job="one", grad_accum_steps=2, **same), Recorder())
+    two = training.run(rooms.training("sft", run="two", job="two", devices=DEVICES, **same), recorder)
+    theirs, ours = (load_file(tmp_path / result.checkpoint / "adapter_model.safetensors") for result in (one, two))
+    assert theirs.keys() == ours.keys()
+    assert all(torch.allclose(ours[name], tensor, atol=1e-5) for name, tensor in theirs.items())
+    assert all(tensor.any() for name, tensor in ours.items() if "lora_B" in name)
+    assert any("reads the whole network" in line for line in recorder.lines) == ("lora" in more)
+
+
+def test_what_needs_its_weights_at_once_is_read_whole(rooms: Rooms) -> None:
+    base = rooms.root / "base"
+    assert build_unread(base, config_of()) is not None
+    assert build_unread(base, config_of(method="lora", lora={"variant": "pissa"})) is None
+    assert build_unread(base, config_of().model_copy(update={"objective": Objective.REWARD})) is None
+
+
+def test_weights_under_other_names_are_read_whole(tmp_path: Path, rooms: Rooms) -> None:
+    shape = ArchitectureConfig(**(SHAPE.model_dump() | {"family": "mixtral", "num_experts": 2, "num_layers": 1}))
+    rooms.save_base_of(tmp_path / "experts", shape, rooms.tokenizer)
+    assert build_unread(tmp_path / "experts", config_of()) is None
