@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
 from backend.domain.serving.upstream import Upstream
 from backend.services.context import LOCAL, Context
@@ -102,3 +104,23 @@ def test_a_judge_at_hand_is_offered_before_a_checkpoint(site: Context, scenario:
     assert offered() == "checkpoint"
     deploy(site, checkpoint_id=checkpoint, name="referee", person=LOCAL)
     assert offered() == "endpoint"
+
+
+@pytest.mark.parametrize(("canary", "warned"), [("B", False), ("A", True)])
+def test_the_page_of_ratings_warns_of_a_judge_that_takes_nothing_for_an_answer(
+    site: Context, scenario: Scenario, canary: str, warned: bool
+) -> None:
+    campaign = scenario.campaign(num_prompts=6)
+    scenario.votes(campaign, "Elm")
+    config = JudgeConfig(mode="pairwise", canaries=6)
+    job = launch_judgement(
+        site,
+        judge=Judge("model", "referee", "http://127.0.0.1:9/v1"),
+        items=campaign_items(site, campaign.id),
+        config=config,
+        person=LOCAL,
+    )
+    finish_judgement(site, job.id, "A", canary=canary)
+    page = open_page("evaluate/battles.py", campaign=campaign.id, tab="Rating", rating="Judge agreement")
+    assert not page.exception
+    assert any("referee does not tell an empty answer" in error.value for error in page.error) is warned

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import Value
 from backend.domain.training.launch_warnings import usual_learning_rates
+from backend.domain.training.metric_labels import curve_label
 from backend.domain.training.objectives import Objective
 from backend.domain.wording import percent
 
@@ -163,7 +164,8 @@ def _not_finite(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Findi
     train = series.get("train_loss")
     if step is None:
         step = int(train.steps[-1]) + 1 if train is not None and len(train) else None
-    sentence = f"{metric or 'The loss'} became NaN or infinite{f' at step {step:,}' if step is not None else ''}."
+    what = curve_label(metric) if metric else "The loss"
+    sentence = f"{what} became NaN or infinite{f' at step {step:,}' if step is not None else ''}."
     config = facts.config
     if config is not None and config.precision == "fp16":
         cause = "Half precision holds no number above 65,504, and something became larger."

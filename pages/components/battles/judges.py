@@ -12,6 +12,7 @@ from backend.domain.wording import percent, plural
 from backend.services.context import Context
 from backend.services.evaluation.judges.campaigns import JudgesView, judges_of
 from pages.components import routes
+from pages.components.frame import plain
 from pages.components.links import row_link
 from pages.components.tables import draw_table
 
@@ -41,6 +42,11 @@ def _draw_agreement(judges: JudgesView) -> None:
         }
         for column in judges.columns
     ]
+    for judge in dict.fromkeys(column.judge for column in judges.columns if column.is_trusted is False):
+        st.error(
+            plain(f"{judge} does not tell an empty answer from a real one. Do not rely on its verdicts."),
+            icon=":material/report:",
+        )
     ceiling = judges.ceiling
     people = {
         "Judge": "raters with each other",

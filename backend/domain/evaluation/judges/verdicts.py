@@ -131,8 +131,10 @@ def _scores(judged: Judged, config: JudgeConfig) -> dict[str, Estimate]:
         if config.mode == "rubric":
             groups.setdefault(item.group or "answers", []).append(float(verdict.value or 0))
         else:
-            name = f"{item.group or 'A'} over {item.group_b or 'B'}"
-            groups.setdefault(name, []).append(POINTS[str(verdict.value)])
+            first, second, points = item.group or "A", item.group_b or "B", POINTS[str(verdict.value)]
+            if f"{second} over {first}" in groups:  # the two of a pair may be on either side
+                first, second, points = second, first, 1 - points
+            groups.setdefault(f"{first} over {second}", []).append(points)
     scale = (
         POINTS_METRIC
         if config.mode == "pairwise"
@@ -151,14 +153,18 @@ def _label_shares(judged: Judged, config: JudgeConfig) -> dict[str, Estimate]:
 
 def _position_bias(verdicts: Sequence[ItemVerdict]) -> Estimate | None:
     """Share of decisive verdicts for the answer shown first; the two of an item are not independent, so items are the
-    units.
+    units. Where all fall on one side the ratio's interval would have no width, which is false: then it is Wilson's.
     """
     firsts, decisive = [], []
     for verdict in verdicts:
         ab, ba = verdict.orders or (None, None)
         firsts.append(float(ab == "A") + float(ba == "B"))
         decisive.append(float(ab in ("A", "B")) + float(ba in ("A", "B")))
-    return ratio_estimate(firsts, decisive) if sum(decisive) else None
+    if not sum(decisive):
+        return None
+    if sum(firsts) in (0, sum(decisive)):
+        return _share([bool(sum(firsts)) for number in decisive if number])
+    return ratio_estimate(firsts, decisive)
 
 
 def _length_preference(judged: Judged) -> Estimate | None:

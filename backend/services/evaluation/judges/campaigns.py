@@ -29,11 +29,12 @@ RESAMPLING = Resampling(200)
 @dataclass(frozen=True)
 class JudgeColumn:
     """One judgement of a campaign: the judge's ratings by contestant, and its agreement with the raters on the same
-    battles.
+    battles. `is_trusted` is None where no empty answers were mixed in.
     """
 
     job_id: str
     judge: str
+    is_trusted: bool | None
     ratings: dict[str, float]
     agreement: JudgeAgreement
 
@@ -69,7 +70,7 @@ def judges_of(ctx: Context, campaign_id: str) -> JudgesView | None:
             select(Job).where(Job.id.in_({row.job_id for row in rows}), Job.kind == JobKind.JUDGE.value)
         )
         judges = {
-            job.id: result.judge
+            job.id: result
             for job in sorted(jobs, key=lambda job: job.created_at)
             if (result := view(job).result_as(JudgeResult))
         }
@@ -83,7 +84,8 @@ def judges_of(ctx: Context, campaign_id: str) -> JudgesView | None:
         }
         people = read_board_votes(session, campaign_id).records
     columns = []
-    for job_id, judge in reversed(judges.items()):
+    for job_id, result in reversed(judges.items()):
+        judge, trusted = result.judge, None if result.summary is None else result.summary.trusted
         name = f"judge {judge}"  # a rater may be called like the judge
         verdicts = [
             VoteRecord(
@@ -96,6 +98,8 @@ def judges_of(ctx: Context, campaign_id: str) -> JudgesView | None:
         if verdicts:
             table = fit_ratings(verdicts, cluster_by="prompt")
             agreement = judge_agreement([*people, *verdicts], name, resampling=RESAMPLING)
-            columns.append(JudgeColumn(job_id, judge, {row.contestant: row.rating for row in table.ratings}, agreement))
+            columns.append(
+                JudgeColumn(job_id, judge, trusted, {row.contestant: row.rating for row in table.ratings}, agreement)
+            )
     ceiling = vote_agreement(people, both_bad_is_tie=True, resampling=RESAMPLING)
     return JudgesView(tuple(columns), ceiling) if columns else None

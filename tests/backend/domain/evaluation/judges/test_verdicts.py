@@ -110,8 +110,20 @@ def test_a_judge_that_prefers_the_first_place_gives_ties_and_is_marked() -> None
     assert summary.position_bias is not None
     assert summary.canary is not None
     assert (summary.tie_rate.value, summary.position_bias.value, summary.canary.value) == (1.0, 1.0, 0.5)
+    assert (summary.position_bias.n, summary.position_bias.interval) == (12, pytest.approx((0.758, 1.0), abs=1e-3))
     assert summary.scores["A over B"].value == 0.5
     assert summary.trusted is False
+
+
+def test_a_pair_has_one_score_whichever_of_the_two_was_on_side_a() -> None:
+    items = [
+        JudgeItem(id=str(n), prompt="p", answer="x" * 60, answer_b="y" * 30, group="Elm", group_b="Oak")
+        if n % 3
+        else JudgeItem(id=str(n), prompt="p", answer="y" * 30, answer_b="x" * 60, group="Oak", group_b="Elm")
+        for n in range(12)
+    ]
+    summary = judge_all(items, PAIRWISE, lambda a, b: "Verdict: A" if len(a) > len(b) else "Verdict: B")
+    assert {name: (score.value, score.n) for name, score in summary.scores.items()} == {"Oak over Elm": (0.0, 12)}
 
 
 def test_an_answer_without_verdict_is_missing_not_a_tie() -> None:
