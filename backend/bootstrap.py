@@ -65,6 +65,7 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
             url=settings.artifacts_url,
             keys=store_keys(settings),
             cache_gb=settings.artifacts_cache_gb,
+            stream_gb=settings.artifacts_stream_gb,
             keep_free_bytes=settings.keep_free_mb * 2**20,
             is_used=partial(_is_dataset, db),
         ),

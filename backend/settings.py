@@ -104,6 +104,14 @@ class Settings(BaseSettings):
             " those of running jobs never."
         ),
     )
+    artifacts_stream_gb: float = Field(
+        default=20.0,
+        ge=0,
+        description=(
+            "A run does not copy a split of more than this many GB to its machine if the store has its tokens: it reads"
+            " them there while it trains, and keeps so many GB of them here. 0: all is copied."
+        ),
+    )
     data_path: Path | None = Field(
         default=None,
         validation_alias="DATA_PATH",

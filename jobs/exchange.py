@@ -21,12 +21,14 @@ from backend.domain.jobs.events import CheckpointEvent, CheckpointRemovedEvent, 
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.records import JobResult, Payload
 from backend.domain.jobs.states import JobKind, StopRequest
+from backend.domain.jobs.token_streams import stream_folder
 from backend.errors import JobFailed, Unavailable
-from backend.infra.store.folders import FolderStore, NoRoom
+from backend.infra.store.folders import ALL, FileSelection, FolderStore, NoRoom
 from backend.infra.store.outbox import Entry, Outbox
 from backend.services.checkpoints.files import checkpoint_folders
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim, renew, stop_request
+from jobs.token_streams import TokenStreams
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -64,6 +66,7 @@ class FolderExchange:
         self._sent: dict[str, Entry] = {}
         self._has_inputs = False
         self._pins, self._bases = ExitStack(), list[str]()
+        self._streams: TokenStreams | None = None
         self.message = ""
         """What the job waits for."""
 
@@ -75,7 +78,11 @@ class FolderExchange:
             return
         with self._pins:
             self._pins.enter_context(self._store.pinned([*folders_in(self._claim.payload), *self._own]))
-            yield
+            try:
+                yield
+            finally:
+                if self._streams is not None:
+                    self._streams.stop()
 
     def bring_inputs(self) -> StopRequest | None:
         """Bring what the payload names, and what an earlier attempt on another machine has sent. Return a stop request
@@ -89,7 +96,20 @@ class FolderExchange:
         how = self.wait_for(lambda check: self._bring_all(check))
         self._has_inputs = how is None
         self._pins.enter_context(self._store.pinned(self._bases))
+        if self._has_inputs and self._streams is None:
+            self._start_streams(self._store)
         return how
+
+    def _start_streams(self, store: FolderStore) -> None:
+        """Bring what a run asks for, if splits of its dataset were left in the store."""
+        payload, claim = self._claim.payload, self._claim
+        if not isinstance(payload, TrainPayload) or payload.dataset is None:
+            return
+        if store.knows(payload.dataset) and not store.is_here(payload.dataset):
+            machine = claim.part.number if claim.part is not None else 0
+            folder = self._ctx.artifacts.job_folder(claim.job_id) / stream_folder(claim.attempt, machine)
+            self._streams = TokenStreams(self._ctx.artifacts, store, folder, datasets=[payload.dataset])
+            self._streams.start()
 
     def send_checkpoints(self) -> StopRequest | None:
         """Send the run's checkpoints that are here and were not removed since, and wait until other machines can bring
@@ -163,12 +183,15 @@ class FolderExchange:
         assert self._store is not None
         assert self._outbox is not None
         self.message = f"Fetching {describe_folder(folder)} from the store"
+        payload, limit_bytes = self._claim.payload, self._store.stream_bytes
+        can_stream = isinstance(payload, TrainPayload) and folder == payload.dataset and limit_bytes > 0
+        chosen = FileSelection(limit_bytes=limit_bytes) if can_stream else ALL
         since = time.monotonic()
         while True:
             path = self._store.root / folder
             if self._outbox.waits([folder]) and path.exists():
                 return  # made on this machine, and newer than what the store has
-            if self._patiently(lambda store: store.bring(folder, check=check), check) or not needed:
+            if self._patiently(lambda store: store.bring(folder, selection=chosen, check=check), check) or not needed:
                 return
             if path.exists() and not self._store.knows(folder):  # from before there was a store
                 self._send(folder)

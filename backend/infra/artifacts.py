@@ -35,6 +35,7 @@ class Artifacts:
         url: str | None = None,
         keys: StoreKeys | None = None,
         cache_gb: float = 0,
+        stream_gb: float = 0,
         keep_free_bytes: int = 0,
         is_used: Callable[[str], bool] = lambda path: False,
     ) -> None:
@@ -45,7 +46,13 @@ class Artifacts:
         if url is not None:
             objects = open_objects(url, keys, memory=self.root / STATE)
             limit_bytes = int(cache_gb * 1e9)
-            self.store = FolderStore(self.root, objects, limit_bytes=limit_bytes, keep_free_bytes=keep_free_bytes)
+            self.store = FolderStore(
+                self.root,
+                objects,
+                limit_bytes=limit_bytes,
+                keep_free_bytes=keep_free_bytes,
+                stream_bytes=int(stream_gb * 1e9),
+            )
             self.outbox = Outbox(self.store, is_used=is_used)
         self._patience = RememberedOutage()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,7 +83,7 @@ def _row_tokens(tokenizer: PreTrainedTokenizerBase, row: Row, dtype: np.dtype[An
     return RowTokens(tuple(items), skipped=sum(chat.skipped for chat in chats))
 
 
-CHAT = TokenForm("chat", segments=1, encode=_chat_tokens, has_marks=True)
+CHAT = TokenForm("chat", segments=1, encode=_chat_tokens, has_marks=True, streams=True)
 """Conversations, untruncated. An item's value is its first trained token that any token precedes, -1 without one."""
 
 
@@ -128,10 +128,17 @@ class StoredExamples:
         lengths = self.tokens.lengths(int(items[0]), int(items[-1]) + 1)[:, 0]
         return np.asarray(np.minimum(lengths[items - items[0]], self._context), dtype=np.int64)
 
+    def announce(self, step: int, rows_of: Callable[[int], Iterable[int]]) -> None:
+        """Have brought what the steps from this one on read, if it has to be; `rows_of` returns a step's examples."""
+        self.tokens.announce(step, lambda each: [self._span(int(self._usable[row])) for row in rows_of(each)])
+
+    def _span(self, item: int) -> tuple[int, int]:
+        begin, end = self.tokens.bounds(item)
+        return begin, min(end, begin + self._context)
+
     def __getitem__(self, index: int) -> Example:
         item = int(self._usable[index])
-        begin, end = self.tokens.bounds(item)
-        stored = self.tokens.read(begin, min(end, begin + self._context))
+        stored = self.tokens.read(*self._span(item))
         bit = trained_bit(stored.dtype)
         ids = (stored & (bit - 1)).astype(np.int64)
         return Example(ids, np.where(stored & bit, ids, IGNORE), row=int(self.tokens.rows[item]) + 1)
@@ -218,6 +225,9 @@ class ListedExamples:
 
     def lengths(self, first: int = 0, last: int | None = None) -> npt.NDArray[np.int64]:
         return self._lengths[first:last]
+
+    def announce(self, step: int, rows_of: object) -> None:
+        """Do nothing: all are here."""
 
     def __getitem__(self, index: int) -> Example:
         return self._examples[index]

@@ -33,7 +33,7 @@ def _text_tokens(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> list[Ro
     return [RowTokens((TokenItem((ids,)),)) for ids in encode_documents(tokenizer, rows)]
 
 
-TEXT = TokenForm("text", segments=1, encode=_text_tokens, renders=False)
+TEXT = TokenForm("text", segments=1, encode=_text_tokens, renders=False, streams=True)
 
 
 class WholeTokens:
@@ -42,13 +42,18 @@ class WholeTokens:
     is_complete = True
 
     def __init__(self, ids: TokenArray) -> None:
-        self.ids = ids
+        self._ids = ids
+        self.num_tokens = len(ids)
 
     def wait(self, is_enough: Callable[[], bool]) -> None:
         """Return at once."""
 
-    def check(self, begin: int, end: int) -> None:
-        """Accept: the array is this process's own."""
+    def read(self, begin: int, end: int) -> TokenArray:
+        """Return ids."""
+        return self._ids[begin:end]
+
+    def announce(self, step: int, spans_of: object) -> None:
+        """Do nothing: all are here."""
 
     def note(self) -> str:
         """Return nothing: no token is in the making."""
@@ -100,12 +105,12 @@ class PretrainBatches(StepBatches):
 
     def _count(self) -> int:
         self._train.wait(lambda: False)
-        return windows_of(len(self._train.ids), self._context)
+        return windows_of(self._train.num_tokens, self._context)
 
     def _size_of_part(self, part: int) -> int | None:
         last = (part + 1) * self._part
-        self._train.wait(lambda: windows_of(len(self._train.ids), self._context) >= last)
-        size = min(self._part, windows_of(len(self._train.ids), self._context) - part * self._part)
+        self._train.wait(lambda: windows_of(self._train.num_tokens, self._context) >= last)
+        size = min(self._part, windows_of(self._train.num_tokens, self._context) - part * self._part)
         return size if size > 0 else None
 
     @property
@@ -116,7 +121,7 @@ class PretrainBatches(StepBatches):
     @property
     def has_validation(self) -> bool:
         """Return whether there is a val split of two tokens, or one in the making."""
-        return self._val is not None and (not self._val.is_complete or len(self._val.ids) > 1)
+        return self._val is not None and (not self._val.is_complete or self._val.num_tokens > 1)
 
     def progress(self) -> str:
         """Say how many of the tokens are made; empty once they all are."""
@@ -128,6 +133,7 @@ class PretrainBatches(StepBatches):
         self._prefetched = None, []
         if key == (step, self.micro_batch):
             return batches
+        self._train.announce(step, self._spans)
         return [_windows(self._train, starts, self._context) for starts in self.split(self._starts(step))]
 
     def prefetch(self, step: int) -> None:
@@ -139,9 +145,9 @@ class PretrainBatches(StepBatches):
         if self._val is None:
             return []
         self._val.wait(lambda: False)
-        if len(self._val.ids) < 2:
+        if self._val.num_tokens < 2:
             return []
-        size = len(self._val.ids)
+        size = self._val.num_tokens
         context = min(self._context, size - 1)
         available = (size - 1) // context
         count = min(available, self._val_windows)
@@ -152,6 +158,9 @@ class PretrainBatches(StepBatches):
         """Return the dataset's row in which each window of a step begins; of an array, the position in it."""
         return [[self._train.row_at(int(start))] for start in self._starts(step)]
 
+    def _spans(self, step: int) -> list[tuple[int, int]]:
+        return [(start, start + self._context + 1) for start in self._starts(step).tolist()]
+
     def _starts(self, step: int) -> npt.NDArray[np.int64]:
         epochs, windows = self.draw(step)
         return windows * self._context + np.array([self._shift(int(epoch)) for epoch in epochs], dtype=np.int64)
@@ -161,7 +170,6 @@ class PretrainBatches(StepBatches):
 
 
 def _windows(tokens: StoredTokens | WholeTokens, starts: Any, context: int) -> MicroBatch:
-    for start in starts.tolist():
-        tokens.check(start, start + context + 1)
-    block = torch.from_numpy(tokens.ids[starts[:, None] + np.arange(context + 1)].astype(np.int64))
+    rows = [tokens.read(start, start + context + 1) for start in starts.tolist()]
+    block = torch.from_numpy(np.stack(rows).astype(np.int64))
     return MicroBatch(block[:, :-1].contiguous(), block[:, 1:].contiguous(), len(starts) * context)

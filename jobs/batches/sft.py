@@ -64,6 +64,7 @@ class PackedBatches(StepBatches):
 
     def at_step(self, step: int) -> list[MicroBatch]:
         """Return the micro-batches of update `step` (the first is 1)."""
+        self._train.announce(step, lambda each: [int(row) for rows in self._sequences_at(each) for row in rows])
         return [
             concatenate([self._train[int(row)] for rows in sequences for row in rows])
             for sequences in self.split(self._sequences_at(step))
@@ -160,6 +161,7 @@ class SftBatches(StepBatches):
 
     def at_step(self, step: int) -> list[MicroBatch]:
         """Return the micro-batches of update `step` (the first is 1)."""
+        self._train.announce(step, lambda each: self.draw(each)[1].tolist())
         return [self._pad([self._train[int(index)] for index in part]) for part in self.split(self.draw(step)[1])]
 
     def validation(self) -> list[MicroBatch]:

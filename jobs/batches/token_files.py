@@ -10,7 +10,7 @@ a wrong one, and the next maker continues it. An item is a fixed number of segme
     ends     where each segment ends in `ids`
     rows     row of each item in the split, counted from 0
     values   a number of each item, by form
-    sums     (end in `ids`, CRC-32) of consecutive parts of `ids`, checked when they are first read
+    sums     CRC-32 of each block of 64 KB of `ids`, checked when it is first read
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backend.domain.data.token_folders import FILES, MANIFEST, Manifest
+from backend.domain.data.token_folders import BLOCK_BYTES, FILES, MANIFEST, Manifest
 from backend.errors import JobFailed
+from jobs.batches.token_blocks import Blocks
 
 IdArray = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Numbers = npt.NDArray[np.int64]
-PART_BYTES = 1 << 22
+FLUSH_BYTES = 1 << 22
+SUM = np.dtype(np.uint32)
 POLL_S = 0.1
 REMEDY = "Start the run again: its tokens are made again, and it continues from its last checkpoint."
 
@@ -98,6 +100,9 @@ class TokenWriter:
             file.truncate(self._bytes.setdefault(name, 0))
             self._files[name] = file
         self._position = self._bytes["ids"] // self._dtype.itemsize
+        with (folder / "ids").open("rb") as written:
+            written.seek(self._bytes["sums"] // SUM.itemsize * BLOCK_BYTES)
+            self._open_block = written.read()
         self._pending: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in self._files}
         self._pending_bytes, self._written_at = 0, time.monotonic()
 
@@ -141,7 +146,7 @@ class TokenWriter:
         for name, array in (("ids", ids), ("ends", ends), ("rows", item_rows), ("values", values)):
             self._pending[name].append(np.asarray(array, dtype=self._dtype if name == "ids" else np.int64))
         self._pending_bytes += ids.nbytes
-        if self._pending_bytes >= PART_BYTES or time.monotonic() - self._written_at >= 1.0:
+        if self._pending_bytes >= FLUSH_BYTES or time.monotonic() - self._written_at >= 1.0:
             self.flush()
 
     def flush(self, *, is_complete: bool = False) -> None:
@@ -151,8 +156,7 @@ class TokenWriter:
             for name, arrays in self._pending.items()
             if name != "sums"
         }
-        part = [[self._position * self._dtype.itemsize, zlib.crc32(data["ids"])]] if data["ids"] else []
-        data["sums"] = np.array(part, dtype=np.int64).tobytes()
+        data["sums"] = self._sums_of(data["ids"], is_complete=is_complete)
         for name, file in self._files.items():
             file.write(data[name])
             file.flush()
@@ -175,17 +179,28 @@ class TokenWriter:
         self._pending = {name: [] for name in self._files}
         self._pending_bytes, self._written_at = 0, time.monotonic()
 
+    def _sums_of(self, ids: bytes, *, is_complete: bool) -> bytes:
+        """Return the sums of the blocks that these bytes fill; the last one is filled when all are there."""
+        unsummed = memoryview(self._open_block + ids)
+        end = len(unsummed) if is_complete else len(unsummed) // BLOCK_BYTES * BLOCK_BYTES
+        self._open_block = bytes(unsummed[end:])
+        blocks = [zlib.crc32(unsummed[at : min(at + BLOCK_BYTES, end)]) for at in range(0, end, BLOCK_BYTES)]
+        return np.array(blocks, dtype=SUM).tobytes()
+
     def close(self) -> None:
         """Close the files. What is not flushed is lost."""
         for file in self._files.values():
             file.close()
 
 
-def read_token_manifest(folder: Path) -> Manifest | None:
-    """Return a folder's manifest; None without one, or if files are shorter than it says."""
+def read_token_manifest(folder: Path, *, without: str = "") -> Manifest | None:
+    """Return a folder's manifest; None without one, or if files are shorter than it says, but for one that need not be
+    here.
+    """
     try:
         manifest = Manifest.read((folder / MANIFEST).read_text(encoding="utf-8"))
-        if all((folder / name).stat().st_size >= size for name, size in manifest.bytes.items()):
+        sizes = {name: size for name, size in manifest.bytes.items() if name != without}
+        if all((folder / name).stat().st_size >= size for name, size in sizes.items()):
             return manifest
     except (OSError, ValueError):
         pass
@@ -197,12 +212,14 @@ class StoredTokens:
     """A folder's tokens, as many as are made. `segments` are those of an item.
 
     `keep_waiting` is called while more are awaited; it starts a maker if there is none, and raises if that fails.
-    `progress` says how far they are.
+    `progress` says how far they are. The ids of a folder with `blocks` are not in it; blocks of them come when they are
+    wanted.
     """
 
     folder: Path
     segments: int
     manifest: Manifest
+    blocks: Blocks | None = None
     keep_waiting: Callable[[], None] = lambda: None
     progress: Callable[[], str] = lambda: ""
     on_complete: list[Callable[[], None]] = field(default_factory=list)
@@ -214,13 +231,14 @@ class StoredTokens:
 
     def _map(self) -> None:
         sizes = self.manifest.bytes
-        self.ids: IdArray = self._array("ids", np.dtype(self.manifest.dtype), sizes)
+        self.dtype = np.dtype(self.manifest.dtype)
+        self.num_tokens = sizes["ids"] // self.dtype.itemsize
+        self.ids: IdArray = np.empty(0, self.dtype) if self.blocks else self._array("ids", self.dtype, sizes)
         self._ends, self.rows, self.values = (
             self._array(name, np.dtype(np.int64), sizes) for name in ("ends", "rows", "values")
         )
-        sums = self._array("sums", np.dtype(np.int64), sizes).reshape(-1, 2)
-        self._part_ends, self._part_sums = sums[:, 0] // self.ids.itemsize, sums[:, 1]
-        self._checked = np.concatenate([self._checked, np.zeros(len(sums) - len(self._checked), dtype=bool)])
+        self._sums = self._array("sums", SUM, sizes)
+        self._checked = np.concatenate([self._checked, np.zeros(len(self._sums) - len(self._checked), dtype=bool)])
 
     def _array(self, name: str, dtype: np.dtype[Any], sizes: dict[str, int]) -> Any:
         count = sizes[name] // dtype.itemsize
@@ -237,7 +255,9 @@ class StoredTokens:
                 if zlib.crc32(file.read(self.manifest.bytes[name])) != crc:
                     raise self._damaged(name)
 
-    def _damaged(self, name: str) -> JobFailed:
+    def _damaged(self, name: str, *, block: int = 0) -> JobFailed:
+        if self.blocks is not None and name == "ids":
+            self.blocks.drop(block)
         (self.folder / MANIFEST).unlink(missing_ok=True)
         return JobFailed(
             f"The stored tokens in {self.folder.name} are damaged: {name} is not what was written.", remedy=REMEDY
@@ -303,23 +323,37 @@ class StoredTokens:
 
     def read(self, begin: int, end: int) -> IdArray:
         """Return ids, as stored. Raises JobFailed if they are not what was written."""
-        self.check(begin, end)
-        return self.ids[begin:end]
+        size = BLOCK_BYTES // self.dtype.itemsize
+        for block in range(begin // size, min(-(-end // size), len(self._checked))):
+            if not self._checked[block]:
+                if zlib.crc32(self._read(block * size, (block + 1) * size).data) != int(self._sums[block]):
+                    raise self._damaged("ids", block=block)
+                self._checked[block] = True
+        return self._read(begin, end)
 
-    def check(self, begin: int, end: int) -> None:
-        """Check the parts of `ids` from `begin` to `end` that were not checked before. Raises JobFailed."""
-        first, last = np.searchsorted(self._part_ends, [begin, max(begin, end - 1)], side="right").tolist()
-        for part in range(first, min(last + 1, len(self._checked))):
-            if not self._checked[part]:
-                start = int(self._part_ends[part - 1]) if part else 0
-                if zlib.crc32(self.ids[start : int(self._part_ends[part])].tobytes()) != int(self._part_sums[part]):
-                    raise self._damaged("ids")
-                self._checked[part] = True
+    def _read(self, begin: int, end: int) -> IdArray:
+        if self.blocks is None:
+            return self.ids[begin:end]
+        size = self.dtype.itemsize
+        ids: IdArray = np.frombuffer(self.blocks.read(begin * size, min(end, self.num_tokens) * size), self.dtype)
+        return ids
+
+    def announce(self, step: int, spans_of: Callable[[int], Sequence[tuple[int, int]]]) -> None:
+        """Have the blocks that the steps from this one on read brought ahead of them, if they have to be; `spans_of`
+        returns where the ids of a step lie, in the order in which they are read.
+        """
+        if self.blocks is not None:
+            size = self.dtype.itemsize
+            self.blocks.announce(step, lambda each: [(begin * size, end * size) for begin, end in spans_of(each)])
 
 
-def open_tokens(folder: Path, *, segments: int, identity: Mapping[str, object]) -> StoredTokens | None:
-    """Open a folder; None if it has no manifest yet, or one of other content."""
-    manifest = read_token_manifest(folder)
+def open_tokens(
+    folder: Path, *, segments: int, identity: Mapping[str, object], blocks: Blocks | None = None
+) -> StoredTokens | None:
+    """Open a folder, of which the ids are read by `blocks` if they are not in it; None if it has no manifest yet, or
+    one of other content.
+    """
+    manifest = read_token_manifest(folder, without="ids" if blocks else "")
     if manifest is None or manifest.identity != identity:
         return None
-    return StoredTokens(folder, segments, manifest)
+    return StoredTokens(folder, segments, manifest, blocks)

@@ -14,7 +14,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -25,14 +25,16 @@ import pyarrow.parquet
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.data.rows.mapping import clean_row
-from backend.domain.data.splits import Split
-from backend.domain.data.token_folders import LOCK, MANIFEST
+from backend.domain.data.splits import SPLITS, Split
+from backend.domain.data.token_folders import FOLDER, LOCK, MANIFEST
+from backend.domain.jobs.token_streams import FolderAsk
 from backend.domain.json_values import Row
 from backend.domain.wording import format_duration
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.files.hashes import hash_file
 from backend.infra.files.locks import is_locked, try_lock
 from backend.infra.files.parquet import count_rows
+from jobs.batches.token_blocks import Blocks, Supervisor
 from jobs.batches.token_files import (
     POLL_S,
     RowTokens,
@@ -52,6 +54,7 @@ MIXED_GROUPS, MIXED_BYTES = 32, 1 << 28
 OWN_PROCESS_BYTES = 32 << 20
 """Uncompressed bytes of a split from which a process of its own, which takes seconds to start, is worth while."""
 MAX_DEATHS = 3
+DATASETS = "datasets"
 ROOT = Path(__file__).parents[2]
 CODE = (
     "jobs/batches",
@@ -68,7 +71,7 @@ Encode = Callable[[PreTrainedTokenizerBase, list[Row]], list[RowTokens]]
 @dataclass(frozen=True)
 class TokenForm:
     """The form that rows take as tokens. `segments` are those of an item. The chat template matters if it `renders`;
-    trained tokens are marked if it `has_marks`.
+    trained tokens are marked if it `has_marks`. A run reads it a step at a time if it `streams`.
     """
 
     name: str
@@ -76,6 +79,7 @@ class TokenForm:
     encode: Encode
     renders: bool = True
     has_marks: bool = False
+    streams: bool = False
 
 
 class Maker:
@@ -119,31 +123,44 @@ class SplitFolder:
     path: Path
     identity: dict[str, Any]
 
-    def open(self) -> StoredTokens | None:
+    def open(self, blocks: Blocks | None = None) -> StoredTokens | None:
         """Open the folder; None if nothing of this identity is there."""
-        return open_tokens(self.path, segments=self.form.segments, identity=self.identity)
+        return open_tokens(self.path, segments=self.form.segments, identity=self.identity, blocks=blocks)
+
+    @property
+    def name(self) -> str:
+        """The folder as the store knows it."""
+        return f"{FOLDER}/{self.path.name}"
 
 
 @dataclass(frozen=True)
 class TokenSource:
-    """A dataset version, and a tokenizer with the template of the training. Folders of tokens lie below `root`."""
+    """A dataset version, and a tokenizer with the template of the training. Folders of tokens lie below `root`.
+
+    With a supervisor, tokens are taken from the store where splits were left there.
+    """
 
     dataset: Path
     tokenizer: PreTrainedTokenizerBase
     root: Path
     reporter: Reporter
+    supervisor: Supervisor | None = None
+    unsent: set[str] = field(default_factory=set)
+    """Folders that the store was found to lack."""
 
     def open(self, form: TokenForm, split: Split, *, maker: Maker | None = None) -> StoredTokens | None:
         """Return a split's tokens; None if the split is missing. With a maker they may still be in the making.
 
         Raises InvalidInput for a tokenizer or rows that can't be encoded, JobFailed if the disk is full, StopRequested.
         """
-        if split_file(self.dataset, split) is None:
+        if (file := self._missing_file(split)) is None and split_file(self.dataset, split) is None:
             return None
         place = self.split_folder(form, split)
-        tokens = place.open()
+        tokens = place.open() if file is None else self._open_stored(place)
         if tokens is not None and tokens.is_complete:
             os.utime(place.path / MANIFEST)  # folders that no run has opened for long are deleted
+            if tokens.blocks is not None:
+                self.reporter.log(f"The tokens of the {split} split stay in the store: each step's come before it.")
             return tokens
         waiting = _Waiting(place, self.reporter, maker=maker)
         waiting.tell(0)
@@ -155,19 +172,51 @@ class TokenSource:
             growing = tokens
             growing.keep_waiting, growing.progress = waiting.keep, waiting.note
             if growing.is_complete:
-                self._log(split, growing)
-            growing.on_complete.append(lambda: self._log(split, growing))
+                self._finish(place, growing)
+            growing.on_complete.append(lambda: self._finish(place, growing))
             return growing
         while tokens is None or not tokens.is_complete:
             if not make_tokens(self, place, tell=lambda writer: waiting.tell(writer.rows)):
                 waiting.keep()
                 time.sleep(POLL_S)
             tokens = place.open()
-        self._log(split, tokens)
+        self._finish(place, tokens)
         return tokens
 
-    def _log(self, split: Split, tokens: StoredTokens) -> None:
-        self.reporter.log(f"Tokenised the {split} split: {len(tokens.ids):,} tokens.")
+    def bring_missing(self, form: TokenForm) -> None:
+        """Have brought what a run reads of splits that were left in the store: tokens, or the rows to make them of."""
+        for split in SPLITS:
+            if self._missing_file(split) is not None:
+                self._open_stored(self.split_folder(form, split))
+
+    def _missing_file(self, split: Split) -> Path | None:
+        """Return a split's file that was left in the store."""
+        file = self.dataset / f"{split}.parquet"
+        is_missing = self.supervisor is not None and not file.is_file() and read_meta(self.dataset)[f"{split}_rows"]
+        return file if is_missing else None
+
+    def _open_stored(self, place: SplitFolder) -> StoredTokens | None:
+        """Open tokens that are here, or are in the store; if they are not, have the dataset brought."""
+        assert self.supervisor is not None
+        place.path.mkdir(parents=True, exist_ok=True)
+        while True:
+            if (tokens := place.open()) is not None and tokens.is_complete:
+                return tokens
+            with try_lock(place.path / LOCK) as is_free:
+                if is_free:
+                    break
+            self.supervisor.wait(lambda: not is_locked(place.path / LOCK))
+        answer = self.supervisor.ask(FolderAsk(folder=place.name, streams=place.form.streams))
+        if answer.state == "absent":
+            self.unsent.add(place.name)
+            self.supervisor.ask(FolderAsk(folder=f"{DATASETS}/{self.dataset.name}"))
+        return place.open(Blocks(self.supervisor, place.name, answer) if answer.state == "streamed" else None)
+
+    def _finish(self, place: SplitFolder, tokens: StoredTokens) -> None:
+        self.reporter.log(f"Tokenised the {place.split} split: {tokens.num_tokens:,} tokens.")
+        if place.name in self.unsent and self.supervisor is not None:
+            self.unsent.discard(place.name)
+            self.supervisor.ask(FolderAsk(folder=place.name, sends=True))
 
     def split_folder(self, form: TokenForm, split: Split) -> SplitFolder:
         """Return the folder of a split's tokens."""
@@ -178,7 +227,7 @@ class TokenSource:
             "form": form.name,
             "dataset": self._content or hash_file(file),
             "split": split,
-            "rows": count_rows(file),
+            "rows": count_rows(file) if file.is_file() else read_meta(self.dataset)[f"{split}_rows"],
             "tokenizer": hashlib.sha256((self._tokenizer + template).encode()).hexdigest(),
             "code": code_hash(),
         }

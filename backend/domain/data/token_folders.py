@@ -9,6 +9,8 @@ from typing import Any
 FOLDER = "tokens"
 MANIFEST = "manifest.json"
 LOCK = ".lock"
+BLOCK_BYTES = 1 << 16
+"""Bytes of `ids` that are checked, and read from a store, together."""
 FILES = ("ids", "ends", "rows", "values", "sums")
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 WHOLE = {
     "datasets": "a dataset",
     "tokenizers": "a tokenizer",
+    "tokens": "tokens",
     "bases": "a base",
     "exports": "an export",
     "inspections": "an inspection",
@@ -37,7 +38,7 @@ def folder_of(path: str) -> str | None:
     Example:
         >>> folder_of("runs/a/checkpoints/step-000100/config.json")
         'runs/a/checkpoints/step-000100'
-        >>> folder_of("tokens/b") is None
+        >>> folder_of("corpora/b") is None
         True
     """
     names = PurePosixPath(path).parts

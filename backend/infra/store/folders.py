@@ -67,10 +67,11 @@ class NoRoom(NotNow):
 
 @dataclass(frozen=True)
 class FileSelection:
-    """Files of a folder: the file or subfolder `only`, none larger than `limit_bytes`."""
+    """Files of a folder: the file or subfolder `only`, none larger than `limit_bytes`, all but the file `without`."""
 
     only: str | None = None
     limit_bytes: int | None = None
+    without: str | None = None
 
     def of(self, manifest: FolderManifest) -> list[StoredFile]:
         """Return the selected files of a manifest."""
@@ -79,10 +80,36 @@ class FileSelection:
             for file in manifest.files
             if (self.only in (None, file.path) or file.path.startswith(f"{self.only}/"))
             and (self.limit_bytes is None or file.size <= self.limit_bytes)
+            and file.path != self.without
         ]
 
 
 ALL = FileSelection()
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file in the store, read where it lies."""
+
+    objects: Objects
+    folder: str
+    file: StoredFile
+    piece_bytes: int
+
+    def read(self, begin: int, end: int) -> bytes:
+        """Return bytes, whose hash is for the caller to check. Raises Unavailable, DamagedFolder."""
+        parts = []
+        for digest, first, last in self.file.pieces_of(begin, end, self.piece_bytes):
+            try:
+                data = self.objects.read(
+                    f"{self.folder}/{PIECES}/{digest}", within_s=_time_for(last - first), span=(first, last)
+                )
+            except NotFound as error:
+                raise DamagedFolder(
+                    f"The store has lost a piece of {self.folder}/{self.file.path}.", remedy=REMEDY
+                ) from error
+            parts.append(data)
+        return b"".join(parts)
 
 
 class FolderStore:
@@ -97,15 +124,19 @@ class FolderStore:
         keep_free_bytes: int = 0,
         idle_s: float = IDLE_S,
         piece_bytes: int = PIECE_BYTES,
+        stream_bytes: int = 0,
     ) -> None:
-        """Take the store, and how many bytes of the disk stay free."""
+        """Take the store, and how many bytes of the disk stay free. Files of more than `stream_bytes` are read where
+        they lie by those who can; 0: none are.
+        """
+        self.stream_bytes = stream_bytes
         self.root, self.objects = root, objects
         self.limit_bytes, self.keep_free_bytes = limit_bytes, keep_free_bytes
         self.idle_s, self.piece_bytes = idle_s, piece_bytes
         self._state = root / STATE
         self.outbox = self._state / "outbox"
         """Where the folders that wait to be sent are noted."""
-        for name in ("manifests", "incoming", "locks", "outbox"):
+        for name in ("manifests", "incoming", "locks", "outbox", "blocks"):
             (self._state / name).mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def is_here(self, folder: str, selection: FileSelection = ALL) -> bool:
@@ -119,6 +150,19 @@ class FolderStore:
         """
         manifest = self._own_manifest(folder) or self._stored_manifest(folder, within_s=answer_s)
         return {file.path: file.size for file in manifest.files} if manifest is not None else None
+
+    def remote_file(self, folder: str, path: str) -> RemoteFile | None:
+        """Return a file to read where it lies, if the store has it. Raises Unavailable, DamagedFolder."""
+        manifest = self._own_manifest(folder) or self._stored_manifest(folder, within_s=ANSWER_S)
+        if manifest is None:
+            return None
+        file = next((file for file in manifest.files if file.path == path), None)
+        return None if file is None else RemoteFile(self.objects, folder, file, manifest.piece_bytes)
+
+    @property
+    def blocks(self) -> Path:
+        """The folder of what was read of files where they lie."""
+        return self._state / "blocks"
 
     def knows(self, folder: str) -> bool:
         """Return whether this machine has had a copy of a sent folder, or sent it, and has not removed it since."""

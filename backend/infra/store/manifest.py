@@ -45,6 +45,12 @@ class StoredFile(ReadRecord):
             raise ValueError("leaves its folder")
         return path
 
+    def pieces_of(self, begin: int, end: int, piece_bytes: int) -> Iterator[tuple[str, int, int]]:
+        """Return the SHA-256 of each piece that has bytes from `begin` to before `end`, and where they lie in it."""
+        for number in range(begin // piece_bytes, -(-end // piece_bytes)):
+            start = number * piece_bytes
+            yield self.pieces[number], max(0, begin - start), min(piece_bytes, end - start)
+
     def spans(self, piece_bytes: int) -> Iterator[tuple[int, int, str]]:
         """Return offset, length and SHA-256 of each piece."""
         for number, digest in enumerate(self.pieces):

@@ -37,13 +37,19 @@ CLAIM_S = 60.0
 _ADDRESS = re.compile(r"(s3|gs)://[a-zA-Z0-9][\w.-]{1,220}(/[\w./=+-]*)?")
 
 
+Span = tuple[int, int | None]
+WHOLE: Span = (0, None)
+
+
 class Objects(Protocol):
     """Named bytes. Methods raise Unavailable if the store does not answer in time, or refuses."""
 
     bytes_read: int
 
-    def read(self, key: str, *, within_s: float) -> bytes:
-        """Return an object. Raises NotFound if there is none."""
+    def read(self, key: str, *, within_s: float, span: Span = WHOLE) -> bytes:
+        """Return an object, or its bytes from the first number of `span` to before the second. Raises NotFound if there
+        is none.
+        """
 
     def write(self, key: str, data: bytes, *, within_s: float, is_new: bool = False) -> bool:
         """Write an object, whole or not at all. With `is_new` an object of this name stays, and False is returned."""
@@ -113,10 +119,13 @@ class FolderObjects:
             self._seen.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._seen.touch()
 
-    def read(self, key: str, *, within_s: float) -> bytes:
+    def read(self, key: str, *, within_s: float, span: Span = WHOLE) -> bytes:
         """Return a file's bytes."""
+        begin, end = span
         try:
-            data = (self.root / key).read_bytes()
+            with (self.root / key).open("rb") as file:
+                file.seek(begin)
+                data = file.read(-1 if end is None else end - begin)
         except (FileNotFoundError, NotADirectoryError) as error:
             self._require_mount()
             raise NotFound(f"{self.root} holds no {key}.") from error
@@ -209,10 +218,11 @@ class CloudObjects:
         self._keys = keys
         self._opened: Any = None
 
-    def read(self, key: str, *, within_s: float) -> bytes:
+    def read(self, key: str, *, within_s: float, span: Span = WHOLE) -> bytes:
         """Return an object."""
+        begin, end = (None, None) if span == WHOLE else span
         try:
-            data: bytes = self._ask(self._filesystem()._cat_file(f"{self.root}/{key}"), within_s)
+            data: bytes = self._ask(self._filesystem()._cat_file(f"{self.root}/{key}", start=begin, end=end), within_s)
         except FileNotFoundError as error:
             raise NotFound(f"{self.scheme}://{self.root} holds no {key}.") from error
         self.bytes_read += len(data)

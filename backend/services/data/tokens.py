@@ -124,15 +124,17 @@ def _needed(ctx: Context) -> set[str]:
 
 
 def remove_tokens_of(ctx: Context, hashes: Collection[str]) -> None:
-    """Delete the tokens of versions that were deleted, by their content, unless another version has the same."""
+    """Delete the tokens of versions that were deleted, by their content, unless another version has the same: here, and
+    in a store those of which this machine has a copy or the tables.
+    """
     with ctx.db.read() as session:
         shared = set(
             session.scalars(select(DatasetVersion.content_hash).where(DatasetVersion.content_hash.in_(hashes)))
         )
     for path in ctx.artifacts.folder(FOLDER).iterdir():
         known = _read(path) if path.is_dir() else None
-        if known is not None and str(known[0].identity.get("dataset")) in set(hashes) - shared:
-            _remove(path)
+        if known is not None and str(known[0].identity.get("dataset")) in set(hashes) - shared and _remove(path):
+            ctx.artifacts.note_removed(f"{FOLDER}/{path.name}")
 
 
 def _remove(path: Path) -> bool:

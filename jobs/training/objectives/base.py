@@ -14,12 +14,13 @@ from typing import Any, Protocol
 import torch
 
 from backend.domain.data.token_folders import FOLDER, LOCK
+from backend.domain.jobs.token_streams import stream_folder
 from backend.infra.files.locks import try_lock
 from backend.infra.files.parquet import count_bytes
 from jobs.batches.base import BatchSizes, StepBatches
+from jobs.batches.token_blocks import Supervisor
 from jobs.batches.token_maker import MakerSpec
 from jobs.batches.token_making import OWN_PROCESS_BYTES, Maker, TokenForm, TokenSource
-from jobs.modeling.dataset_files import split_file
 from jobs.training.context import TrainingContext
 from jobs.training.held_out import WorstRows, ids_of_item
 
@@ -123,7 +124,16 @@ def token_source(ctx: TrainingContext) -> TokenSource:
     except OSError as error:
         ctx.reporter.log(f"Tokens are not shared with other runs: {error}.")
         root = ctx.spec.folder / f"{FOLDER}-{ctx.process_group.machine}"
-    return TokenSource(ctx.dataset, ctx.tokenizer, root, ctx.reporter)
+    return TokenSource(ctx.dataset, ctx.tokenizer, root, ctx.reporter, _supervisor(ctx))
+
+
+def _supervisor(ctx: TrainingContext) -> Supervisor | None:
+    """Return the supervisor of a run whose dataset may have been left in the store."""
+    folder = ctx.spec.folder / stream_folder(ctx.spec.attempt, ctx.process_group.machine)
+    if not folder.is_dir():
+        return None
+    group = ctx.process_group
+    return Supervisor(folder, ctx.reporter, number=group.rank, can_stop=group.count == 1)
 
 
 def token_maker(ctx: TrainingContext, source: TokenSource, form: TokenForm) -> Maker | None:
@@ -132,10 +142,11 @@ def token_maker(ctx: TrainingContext, source: TokenSource, form: TokenForm) -> M
     None for a small split, for a probe, and where a run has to know all of them first: its steps follow from its
     epochs, or several processes wait for each other.
     """
+    source.bring_missing(form)
     if not ctx.begins_early or ctx.config.max_epochs or ctx.process_group.count > 1:
         return None
-    file = split_file(source.dataset, "train")
-    if file is None or count_bytes(file) < OWN_PROCESS_BYTES:
+    file = source.dataset / "train.parquet"
+    if not file.is_file() or count_bytes(file) < OWN_PROCESS_BYTES:
         return None
     spec = MakerSpec(
         parent=os.getpid(),

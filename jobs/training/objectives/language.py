@@ -115,10 +115,10 @@ def load_texts(ctx: TrainingContext) -> TokenSplits:
         maker = token_maker(ctx, source, TEXT)
         train, val = (source.open(TEXT, split, maker=maker) for split in SPLITS)
     if train is not None:
-        train.wait(lambda: len(train.ids) > 2 * context)
-    if train is None or not len(train.ids):
+        train.wait(lambda: train.num_tokens > 2 * context)
+    if train is None or not train.num_tokens:
         raise InvalidInput("The train split holds no text.", field="dataset")
-    check_token_count(len(train.ids), context=context)
+    check_token_count(train.num_tokens, context=context)
     return TokenSplits(train, val)
 
 
@@ -130,7 +130,7 @@ def prepare_windows(ctx: TrainingContext, tokens: TokenSplits, model: Any) -> Pr
 
     def tell() -> None:
         ctx.reporter.log(
-            f"{len(tokens.train.ids):,} training tokens, {format_epochs(batches.epochs_of(ctx.config.max_steps))}."
+            f"{tokens.train.num_tokens:,} training tokens, {format_epochs(batches.epochs_of(ctx.config.max_steps))}."
         )
 
     _once_complete(tokens.train, tell)

@@ -392,3 +392,48 @@ def test_a_second_start_on_a_machine_reads_nothing_from_the_store_and_no_child_h
     for kind in JobKind:
         assert not [value for value in child_environment(kind).values() if SECRET in value]
     assert not [file for file in b.artifacts.root.rglob("*.json*") if SECRET in file.read_text(errors="replace")]
+
+
+def losses_of(ctx: Context, job_id: str) -> dict[int, float]:
+    """Return the losses of all attempts on a machine, by step."""
+    files = sorted((ctx.artifacts.root / "jobs" / job_id).glob("attempt-*/events.jsonl"))
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return {line["step"]: line["values"]["train_loss"] for line in lines if line["type"] == "metrics"}
+
+
+def lines_of(ctx: Context, job_id: str) -> list[str]:
+    files = (ctx.artifacts.root / "jobs" / job_id).glob("attempt-*/events.jsonl")
+    events = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return [event["text"] for event in events if event["type"] == "log"]
+
+
+@pytest.mark.timeout(600)
+def test_a_run_reads_tokens_that_stay_in_the_store_and_has_the_curve_of_one_that_copied_its_dataset(
+    machine: Machine,
+) -> None:
+    a, b, c = machine("a"), machine("b"), machine("c")
+    for ctx in (b, c):
+        assert ctx.artifacts.store is not None
+        ctx.artifacts.store.stream_bytes = 1_000
+    first = prepare_run(a, a, max_steps=40, checkpoint_every=10)
+    dataset = str(list_datasets(a)[0].versions[0].folder)
+    assert a.artifacts.outbox is not None
+    a.artifacts.outbox.finish(within_s=60, is_patient=True)
+    finished(work(b, first))  # the first run to read it copies the dataset, and sends the tokens that it makes
+    assert (b.artifacts.root / dataset / "train.parquet").exists()
+    assert b.artifacts.outbox is not None
+    b.artifacts.outbox.finish(within_s=60, is_patient=True)
+    assert len(b.artifacts.store.list_folders("tokens")) == 1  # those of the other split are small
+    second = str(launch_run(a, tiny_run("run 2", max_steps=40, checkpoint_every=10), person=LOCAL).job_id)
+    stopping = threading.Event()
+    thread = work_beside(c, second, stopping)
+    wait_until(lambda: (c.artifacts.root / "jobs" / second).exists() and len(losses_of(c, second)) > 12, timeout_s=120)
+    stopping.set()
+    thread.join(60)
+    if get_job(c, second).status is Status.QUEUED:  # put back in the middle, and resumed
+        finished(work(c, second))
+    assert any("stay in the store" in line for line in lines_of(c, second))
+    assert not (c.artifacts.root / dataset / "train.parquet").exists()
+    assert losses_of(c, second) == losses_of(b, first)
+    assert len(losses_of(c, second)) == 40
+    assert not list((c.artifacts.root / "jobs" / second).glob("streams-*"))

@@ -231,7 +231,7 @@ WAITING = """
 import runpy, sys
 from jobs.batches import token_files
 from jobs.batches.token_files import TokenWriter
-token_files.PART_BYTES = 1000
+token_files.FLUSH_BYTES = 1000
 flush = TokenWriter.flush
 def flush_and_wait(writer, **named):
     flush(writer, **named)
