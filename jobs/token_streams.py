@@ -20,11 +20,11 @@ from backend.domain.jobs.token_streams import (
     ANSWER,
     ASK,
     FAILURE,
+    NEEDED,
     PROBLEM,
-    WANTED,
     FolderAnswer,
     FolderAsk,
-    WantedBlocks,
+    NeededBlocks,
 )
 from backend.errors import InvalidInput, RoundhouseError, Unavailable
 from backend.infra.artifacts import Artifacts
@@ -49,11 +49,11 @@ class _Stream:
 
 @dataclass
 class _Reader:
-    """The blocks that one process of the run wants."""
+    """The blocks that one process of the run needs."""
 
     mark: tuple[int, int] = (0, 0)
     folder: str = ""
-    wanted: tuple[int, ...] = ()
+    needed: tuple[int, ...] = ()
     missing: list[int] = field(default_factory=list)
 
 
@@ -86,7 +86,7 @@ class TokenStreams:
         while not self._stopping.is_set():
             try:
                 has_worked = self._answer_asks()
-                has_worked |= self._fetch_wanted()
+                has_worked |= self._fetch_needed()
                 (self._folder / PROBLEM).unlink(missing_ok=True)
             except (Unavailable, OSError) as error:  # a store that is down, a disk that is full: asked again
                 if self._stopping.is_set():
@@ -151,37 +151,37 @@ class TokenStreams:
         if self._stopping.is_set():
             raise Unavailable("The run has ended.")
 
-    def _fetch_wanted(self) -> bool:
+    def _fetch_needed(self) -> bool:
         """Fetch the next blocks of each process that waits for some."""
         has_worked = False
-        for path in sorted(self._folder.glob(f"*{WANTED}")):
+        for path in sorted(self._folder.glob(f"*{NEEDED}")):
             reader = self._look_up(path)
             stream = self._streams.get(reader.folder)
             if stream is None or not reader.missing:
                 continue
             batch = self._cache.missing(_name(reader.folder), reader.missing[: self._cache.batch])
             if batch:
-                self._cache.fetch(_name(reader.folder), stream.file, stream.sums, batch, kept=self._kept())
+                self._cache.fetch(_name(reader.folder), stream.file, stream.sums, batch, protected=self._protected())
             del reader.missing[: self._cache.batch]
             has_worked = True
         return has_worked
 
     def _look_up(self, path: Path) -> _Reader:
-        """Take up what a process wants now."""
+        """Take up what a process needs now."""
         reader, status = self._readers.setdefault(path.name, _Reader()), path.stat()
         if (mark := (status.st_ino, status.st_mtime_ns)) != reader.mark:
-            wanted = WantedBlocks.model_validate_json(path.read_bytes())
-            known = self._streams.get(wanted.folder)
-            reader.mark, reader.folder = mark, wanted.folder
-            reader.wanted = tuple(block for block in wanted.blocks if known and 0 <= block < len(known.sums))
-            reader.missing = self._cache.missing(_name(wanted.folder), reader.wanted) if known else []
+            needed = NeededBlocks.model_validate_json(path.read_bytes())
+            known = self._streams.get(needed.folder)
+            reader.mark, reader.folder = mark, needed.folder
+            reader.needed = tuple(block for block in needed.blocks if known and 0 <= block < len(known.sums))
+            reader.missing = self._cache.missing(_name(needed.folder), reader.needed) if known else []
         return reader
 
-    def _kept(self) -> set[Path]:
+    def _protected(self) -> set[Path]:
         return {
             self._cache.folder(_name(reader.folder)) / str(number)
             for reader in self._readers.values()
-            for number in reader.wanted
+            for number in reader.needed
         }
 
 

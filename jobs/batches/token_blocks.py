@@ -15,11 +15,11 @@ from backend.domain.jobs.token_streams import (
     ANSWER,
     ASK,
     FAILURE,
+    NEEDED,
     PROBLEM,
-    WANTED,
     FolderAnswer,
     FolderAsk,
-    WantedBlocks,
+    NeededBlocks,
 )
 from backend.errors import JobFailed
 from jobs.modeling.publishing import publish_text
@@ -27,8 +27,8 @@ from jobs.reporter import Reporter, StopRequested
 
 POLL_S = 0.02
 LOOK_EVERY_S = 1.0
-LOOKED_AT = 20_000
-"""Spans that are looked at for the blocks that are wanted next, at most."""
+MAX_SPANS = 20_000
+"""Spans from which the next blocks are taken, at most."""
 
 Spans = Sequence[tuple[int, int]]
 
@@ -60,10 +60,10 @@ class Supervisor:
             raise JobFailed(read.cause, remedy=read.remedy or "")
         return read
 
-    def want(self, folder: str, blocks: Iterable[int]) -> None:
+    def request(self, folder: str, blocks: Iterable[int]) -> None:
         """Say which blocks are read next."""
-        wanted = WantedBlocks(folder=folder, blocks=tuple(blocks))
-        publish_text(self.folder / f"{self.number}-{folder.rpartition('/')[2]}{WANTED}", wanted.model_dump_json())
+        needed = NeededBlocks(folder=folder, blocks=tuple(blocks))
+        publish_text(self.folder / f"{self.number}-{folder.rpartition('/')[2]}{NEEDED}", needed.model_dump_json())
 
     def wait(self, is_there: Callable[[], bool]) -> None:
         """Wait, for as long as it takes, and log why. Raises JobFailed if it will never come, StopRequested."""
@@ -106,10 +106,10 @@ class Blocks:
         self._announced = range(0)
 
     def announce(self, step: int, spans_of: Callable[[int], Spans]) -> None:
-        """Want the blocks of the steps from this one on, unless enough of them are wanted already."""
+        """Want the blocks of the steps from this one on, unless enough of them are needed already."""
         self._step, self._spans_of = step, spans_of
         if step not in self._announced:
-            last = self._want(None)
+            last = self._request(None)
             self._announced = range(step, step + 1 + (last - step) // 2)
 
     def read(self, begin: int, end: int) -> bytes:
@@ -132,10 +132,10 @@ class Blocks:
                     file.seek(begin)
                     return file.read(end - begin)
             except FileNotFoundError:
-                self._supervisor.wait(self._is_wanted(number, path))
+                self._supervisor.wait(self._is_needed(number, path))
 
-    def _is_wanted(self, number: int, path: Path) -> Callable[[], bool]:
-        """Return the test whether a block is there, which wants it again where it has left."""
+    def _is_needed(self, number: int, path: Path) -> Callable[[], bool]:
+        """Return the test whether a block is there, which needs it again where it has left."""
         asked_at = 0.0
 
         def is_there() -> bool:
@@ -144,20 +144,20 @@ class Blocks:
                 return True
             if time.monotonic() - asked_at > LOOK_EVERY_S:
                 asked_at = time.monotonic()
-                self._want(number)
+                self._request(number)
             return False
 
         return is_there
 
-    def _want(self, first: int | None) -> int:
-        """Want the next blocks, of which one may be known to be the first; return the last step that is looked at."""
-        wanted: dict[int, None] = {} if first is None else {first: None}
+    def _request(self, first: int | None) -> int:
+        """Ask for the next blocks, of which one may be known to be the first; return the last step that they serve."""
+        needed: dict[int, None] = {} if first is None else {first: None}
         last = self._step
-        for step, number in itertools.islice(self._upcoming(), LOOKED_AT):
-            wanted[number], last = None, step
-            if len(wanted) >= self._num_ahead:
+        for step, number in itertools.islice(self._upcoming(), MAX_SPANS):
+            needed[number], last = None, step
+            if len(needed) >= self._num_ahead:
                 break
-        self._supervisor.want(self._folder, wanted)
+        self._supervisor.request(self._folder, needed)
         return last
 
     def _upcoming(self) -> Iterator[tuple[int, int]]:

@@ -84,7 +84,8 @@ class TokenWriter:
     """Appends to a folder, from where its manifest ends. Only the process that holds the folder's lock writes."""
 
     def __init__(self, folder: Path, identity: dict[str, Any], *, dtype: type[np.uint16] | type[np.uint32]) -> None:
-        self._folder, self._identity, self._dtype = folder, identity, np.dtype(dtype)
+        self._folder, self._identity, self.dtype = folder, identity, dtype
+        self._dtype = np.dtype(dtype)
         folder.mkdir(parents=True, exist_ok=True)
         manifest = read_token_manifest(folder)
         if manifest is None or manifest.identity != identity or manifest.dtype != self._dtype.name:
@@ -148,6 +149,20 @@ class TokenWriter:
         self._pending_bytes += ids.nbytes
         if self._pending_bytes >= FLUSH_BYTES or time.monotonic() - self._written_at >= 1.0:
             self.flush()
+
+    def extend(self, tokens: StoredTokens) -> None:
+        """Add the pieces of another folder, all at once, and write them."""
+        counts, added = self._counts, _Counts(**tokens.manifest.counts)
+        for name in ("rows", "refused", "problems", "skipped"):
+            setattr(counts, name, getattr(counts, name) + getattr(added, name))
+        if added.first_refused >= 0 and (counts.first_refused < 0 or added.first_refused < counts.first_refused):
+            counts.first_refused, counts.refusal = added.first_refused, added.refusal
+        arrays = {"ids": tokens.read(0, tokens.num_tokens), "ends": tokens.ends + self._position}
+        for name, array in {**arrays, "rows": tokens.rows, "values": tokens.values}.items():
+            self._pending[name].append(np.asarray(array))
+        self._position += tokens.num_tokens
+        self.pieces += tokens.manifest.pieces
+        self.flush()
 
     def flush(self, *, is_complete: bool = False) -> None:
         """Write what is pending, then the manifest that makes it valid. Raises OSError if the disk is full."""
@@ -213,7 +228,7 @@ class StoredTokens:
 
     `keep_waiting` is called while more are awaited; it starts a maker if there is none, and raises if that fails.
     `progress` says how far they are. The ids of a folder with `blocks` are not in it; blocks of them come when they are
-    wanted.
+    needed.
     """
 
     folder: Path
@@ -234,7 +249,7 @@ class StoredTokens:
         self.dtype = np.dtype(self.manifest.dtype)
         self.num_tokens = sizes["ids"] // self.dtype.itemsize
         self.ids: IdArray = np.empty(0, self.dtype) if self.blocks else self._array("ids", self.dtype, sizes)
-        self._ends, self.rows, self.values = (
+        self.ends, self.rows, self.values = (
             self._array(name, np.dtype(np.int64), sizes) for name in ("ends", "rows", "values")
         )
         self._sums = self._array("sums", SUM, sizes)
@@ -301,8 +316,8 @@ class StoredTokens:
     def bounds(self, item: int) -> list[int]:
         """Return where the segments of an item begin in `ids`, and where the last ends."""
         first = item * self.segments
-        begin = int(self._ends[first - 1]) if first else 0
-        return [begin, *map(int, self._ends[first : first + self.segments])]
+        begin = int(self.ends[first - 1]) if first else 0
+        return [begin, *map(int, self.ends[first : first + self.segments])]
 
     def segments_of(self, item: int) -> list[list[int]]:
         """Return the ids of an item's segments. Raises JobFailed if they are not what was written."""
@@ -313,13 +328,13 @@ class StoredTokens:
     def lengths(self, first: int = 0, last: int | None = None) -> Numbers:
         """Return the tokens of each segment of the items from `first` to before `last`, shape (items, segments)."""
         last = self.num_items if last is None else last
-        ends = np.asarray(self._ends[first * self.segments : last * self.segments])
-        before = int(self._ends[first * self.segments - 1]) if first else 0
+        ends = np.asarray(self.ends[first * self.segments : last * self.segments])
+        before = int(self.ends[first * self.segments - 1]) if first else 0
         return np.diff(ends, prepend=before).reshape(-1, self.segments)
 
     def row_at(self, position: int) -> int:
         """Return the dataset's row, counted from 1, that holds a position of `ids`."""
-        return int(self.rows[int(np.searchsorted(self._ends, position, side="right")) // self.segments]) + 1
+        return int(self.rows[int(np.searchsorted(self.ends, position, side="right")) // self.segments]) + 1
 
     def read(self, begin: int, end: int) -> IdArray:
         """Return ids, as stored. Raises JobFailed if they are not what was written."""

@@ -208,7 +208,8 @@ class TokenSource:
             self.supervisor.wait(lambda: not is_locked(place.path / LOCK))
         answer = self.supervisor.ask(FolderAsk(folder=place.name, streams=place.form.streams))
         if answer.state == "absent":
-            self.unsent.add(place.name)
+            missing = [split for split in SPLITS if self._missing_file(split) is not None]
+            self.unsent.update(self.split_folder(place.form, split).name for split in missing)
             self.supervisor.ask(FolderAsk(folder=f"{DATASETS}/{self.dataset.name}"))
         return place.open(Blocks(self.supervisor, place.name, answer) if answer.state == "streamed" else None)
 
@@ -266,9 +267,17 @@ def code_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def row_pieces(file: Path, *, mixed: bool) -> Iterator[tuple[list[int], list[Row]]]:
+def count_pieces(file: Path) -> int:
+    """Return the number of pieces of a file, from its footer."""
+    footer = pyarrow.parquet.read_metadata(file)
+    return sum(-(-footer.row_group(index).num_rows // PIECE_ROWS) for index in range(footer.num_row_groups))
+
+
+def row_pieces(
+    file: Path, *, mixed: bool, first: int = 0, last: int | None = None
+) -> Iterator[tuple[list[int], list[Row]]]:
     """Yield a file's rows in pieces of up to 256 consecutive ones, with their numbers, in the order in which tokens are
-    stored.
+    stored: the pieces from `first` to before `last`.
 
     With `mixed` the row groups come in an order that follows from their number alone, and the pieces of up to 32 of
     them are mixed. Texts that follow each other mostly stay together; a file that is sorted by topic does not give a
@@ -279,11 +288,14 @@ def row_pieces(file: Path, *, mixed: bool) -> Iterator[tuple[list[int], list[Row
         starts = np.cumsum([0, *(group.num_rows for group in groups)]).tolist()
         draw = np.random.default_rng(0)
         order = draw.permutation(len(groups)).tolist() if mixed else list(range(len(groups)))
+        before = 0
         for block in _blocks(order, [group.total_byte_size for group in groups]):
             pieces = [(group, at) for group in block for at in range(0, groups[group].num_rows, PIECE_ROWS)]
             if mixed:
                 pieces = [pieces[place] for place in draw.permutation(len(pieces))]
-            yield from _read_pieces(source, pieces, starts)
+            end = len(pieces) if last is None else max(0, last - before)
+            yield from _read_pieces(source, pieces[max(0, first - before) : end], starts)
+            before += len(pieces)
 
 
 def _blocks(order: list[int], sizes: list[int]) -> Iterator[list[int]]:
@@ -344,11 +356,8 @@ def make_tokens(
 def _write(source: TokenSource, place: SplitFolder, writer: TokenWriter, tell: Callable[[TokenWriter], None]) -> None:
     if writer.pieces == 0:
         writer.flush()  # others see that it is being made
-    for number, (numbers, rows) in enumerate(
-        row_pieces(source.dataset / f"{place.split}.parquet", mixed=place.split == "train")
-    ):
-        if number < writer.pieces:
-            continue
+    file = source.dataset / f"{place.split}.parquet"
+    for numbers, rows in row_pieces(file, mixed=place.split == "train", first=writer.pieces):
         writer.add(numbers, place.form.encode(source.tokenizer, rows))
         try:
             tell(writer)

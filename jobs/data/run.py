@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from pathlib import Path
 
 from backend.domain.jobs.payloads import Derivation, ImportPayload
@@ -32,6 +33,10 @@ def run(spec: JobSpec[ImportPayload], reporter: Reporter) -> ImportResult:
             out_root=spec.path(payload.out_root),
             reporter=reporter,
         )
+    if payload.tokenizer is not None and payload.shards:
+        making = import_module("jobs.data.token_shards")  # imports torch, which no other import needs
+        tokens = making.make_tokens_of(spec, Path(result.folder), reporter)
+        result = result.model_copy(update={"tokens": tokens})
     facts = remote.listing.facts if remote else {}
     return ImportResult.model_validate({**result.dump(), "folder": spec.relative(Path(result.folder)), **facts})
 

@@ -28,6 +28,7 @@ from backend.infra.compute.slurm import explain_refusal, run_slurm_command
 from backend.infra.devices import count_usable_cores
 from jobs.data.checkpoint import STATE
 from jobs.data.sharding import ShardPlan
+from jobs.data.token_plans import TokenPlan
 from jobs.environment import child_environment
 from jobs.modeling.publishing import publish_text
 from jobs.reporter import Reporter
@@ -41,6 +42,11 @@ ONE_CORE = dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_
 MAX_DEATHS = 3
 """Ends of a process or of all tasks in Slurm, without a shard that was finished since, before the import fails."""
 ERRORS = {error.__name__: error for error in (InvalidInput, JobFailed, NotFound, Unavailable)}
+
+
+def read_plan(folder: Path) -> ShardPlan | TokenPlan:
+    """Read the plan of a folder: of reading a source, or of making tokens."""
+    return TokenPlan.load(folder) if TokenPlan.is_in(folder) else ShardPlan.load(folder)
 
 
 class ShardOrder(FrozenRecord):
@@ -95,7 +101,7 @@ class ShardOptions:
     cluster: ShardCluster | None = None
 
 
-def run_shards(folder: Path, plan: ShardPlan, options: ShardOptions, reporter: Reporter) -> None:
+def run_shards(folder: Path, plan: ShardPlan | TokenPlan, options: ShardOptions, reporter: Reporter) -> None:
     """Have all shards read that are not finished. Reports progress by shards.
 
     Raises Unavailable without datatrove or Slurm's commands, JobFailed on a stop request or if shards keep dying, and
@@ -305,7 +311,7 @@ class _InSlurm:
         now, InvalidInput if it refuses the order.
         """
         self.watch.look(self.said)
-        if self.watch.num_done == ShardPlan.load(self.folder).num_shards:
+        if self.watch.num_done == read_plan(self.folder).num_shards:
             return Counter()
         if self.submitted:
             self.submitted = False  # these ends are counted, however often Slurm refuses what follows
@@ -335,6 +341,6 @@ class _InSlurm:
         return status
 
     def stop(self) -> None:
-        if self.watch.num_done < ShardPlan.load(self.folder).num_shards:
+        if self.watch.num_done < read_plan(self.folder).num_shards:
             with contextlib.suppress(RoundhouseError):
                 run_slurm_command("scancel", "--me", f"--name={self.order.name}")

@@ -11,14 +11,16 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from datatrove.executor import LocalPipelineExecutor, SlurmPipelineExecutor
 
 from backend.errors import RoundhouseError
 from backend.infra.processes import die_with_parent
-from jobs.data.shard_runs import ROOT, ShardOrder, error_file, log_folder
-from jobs.data.sharding import ShardPlan, read_shard
+from jobs.data.shard_runs import ROOT, ShardOrder, error_file, log_folder, read_plan
+from jobs.data.sharding import read_shard
+from jobs.data.token_plans import TokenPlan
 from jobs.modeling.publishing import publish_text
 
 SIZES = ("--mem", "--cpus", "--gres", "--gpus", "--ntasks", "--nodes", "--array", "-c", "-G", "-n", "-N", "-a")
@@ -32,10 +34,13 @@ class ReadShard:
     folder: Path
 
     def __call__(self, data: object, rank: int, world_size: int) -> None:
-        """Read a shard."""
+        """Read a shard, or make its tokens."""
         del data, world_size
         try:
-            read_shard(self.folder, rank)
+            if TokenPlan.is_in(self.folder):
+                import_module("jobs.data.token_shards").make_shard(self.folder, rank)  # imports transformers
+            else:
+                read_shard(self.folder, rank)
         except RoundhouseError as error:
             record = {
                 "type": type(error).__name__,
@@ -91,7 +96,7 @@ def shard_options(options: Sequence[str]) -> tuple[str, ...]:
 
 def run_local(folder: Path, worker: int) -> None:
     """Read this worker's share of the shards."""
-    order, plan = ShardOrder.load(folder), ShardPlan.load(folder)
+    order, plan = ShardOrder.load(folder), read_plan(folder)
     die_with_parent(parent=order.parent)
     executor = LocalShards([ReadShard(folder)], tasks=plan.num_shards, workers=1, logging_dir=str(log_folder(folder)))
     executor.run_every(worker, order.workers)
@@ -99,7 +104,7 @@ def run_local(folder: Path, worker: int) -> None:
 
 def submit(folder: Path) -> None:
     """Submit the shards that are not finished to Slurm."""
-    order, plan = ShardOrder.load(folder), ShardPlan.load(folder)
+    order, plan = ShardOrder.load(folder), read_plan(folder)
     programs = shlex.quote(str(Path(sys.executable).parent))
     executor = SlurmShards(
         [ReadShard(folder)],

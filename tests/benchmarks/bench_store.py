@@ -141,7 +141,7 @@ def measure_runs(folder: Path, store: Store, pairs: int) -> None:
         work(
             ctx,
             import_dataset(
-                ctx, name="lines", source=ImportSource(upload=upload), options=ImportOptions(), person=LOCAL
+                ctx, name="lines", source=ImportSource(upload=upload), options=ImportOptions(kind="text"), person=LOCAL
             ).job_id,
         )
         config = TokenizerConfig(kind="byte")

@@ -103,6 +103,16 @@ class ImportOptions(BaseModel):
         shown=CORPUS,
     )
 
+    tokenizer: str | None = setting(
+        None,
+        "Tokenizer",
+        "Tokens of the texts are made for it in shards too, so that no run has to wait for them; with a store of"
+        " artifacts a run reads them there.",
+        empty="none",
+        used=(above("shards", 0), when("kind", "text")),
+        shown=CORPUS,
+    )
+
     @field_validator("languages")
     @classmethod
     def _are_known(cls, codes: tuple[str, ...]) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ DOWNLOADS = "exports/downloads"
 """Archives made for a browser: each machine has its own."""
 PATH_FIELDS = frozenset(
     [
-        *("dataset", "tokenizer", "base", "checkpoint", "examples", "draft", "classifier", "folder", "other"),
+        *("dataset", "tokenizer", "base", "checkpoint", "examples", "draft", "classifier", "folder", "other", "tokens"),
         *("source", "rows_file", "texts_file", "items_file", "verdicts_file", "file"),
     ]
 )

@@ -295,7 +295,7 @@ class ImportResult(JobResult, ImportFacts):
     `rejected` holds the first 200 rows that could not be used; all are in the folder's `rejected.jsonl`. `ignored`
     holds the files left out, as {"file", "reason"}; `bytes` is the size on disk. Where texts were cut for validation
     (fewer than ten of them), a text counts in both splits. `resumed`: an earlier attempt was continued. `version_id`
-    names the version with the content: an older one if `reused`.
+    names the version with the content: an older one if `reused`. `tokens` are the folders of those that were made.
     """
 
     job_kind = JobKind.IMPORT_DATASET
@@ -309,6 +309,7 @@ class ImportResult(JobResult, ImportFacts):
     content_hash: str
     folder: str
     bytes: int = 0
+    tokens: tuple[str, ...] = ()
     ignored: tuple[dict[str, str], ...] = ()
     resumed: bool = False
     change: dict[str, Any] | None = None

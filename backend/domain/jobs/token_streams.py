@@ -1,6 +1,6 @@
-"""What a run and its supervisor, which alone has the store's keys, tell each other by files of one folder: the run
+"""Files by which a run and its supervisor, which alone has the store's keys, tell each other what is needed: the run
 asks for folders (`0-1.ask`, answered by `0-1.answer`), and says which blocks of tokens its next steps read
-(`0-NAME.wanted`).
+(`0-NAME.needed`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Literal
 
 from backend.domain.jobs.records import FrozenRecord
 
-ASK, ANSWER, WANTED = ".ask", ".answer", ".wanted"
+ASK, ANSWER, NEEDED = ".ask", ".answer", ".needed"
 PROBLEM, FAILURE = "problem", "failure"
 """Files that say why blocks have to be waited for, and why they will not come."""
 
@@ -28,7 +28,7 @@ class FolderAsk(FrozenRecord):
 
 
 class FolderAnswer(FrozenRecord):
-    """`here`: the folder is whole on this machine; `streamed`: all but the ids, of which wanted blocks come to the
+    """`here`: the folder is whole on this machine; `streamed`: all but the ids, of which needed blocks come to the
     folder `blocks`, `num_ahead` of them before they are read; `absent`: the store has no such folder.
     """
 
@@ -39,7 +39,7 @@ class FolderAnswer(FrozenRecord):
     remedy: str | None = None
 
 
-class WantedBlocks(FrozenRecord):
+class NeededBlocks(FrozenRecord):
     """Numbers of blocks of a folder's ids, in the order in which they are read."""
 
     folder: str

@@ -1,10 +1,11 @@
-"""Blocks of files of a store that are too large to be copied: fetched in the order in which they will be read, and kept
+"""Blocks of files of a store that are too large to be copied: fetched in the order in which they will be read, and left
 on this machine up to a number of bytes.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import zlib
 from array import array
 from collections.abc import Collection, Iterator, Sequence
@@ -55,14 +56,14 @@ class BlockCache:
         return missing
 
     def fetch(
-        self, name: str, file: RemoteFile, sums: array[int], numbers: Sequence[int], *, kept: Collection[Path]
+        self, name: str, file: RemoteFile, sums: array[int], numbers: Sequence[int], *, protected: Collection[Path]
     ) -> None:
-        """Fetch blocks, each checked against its CRC-32, those needed first first. Blocks of `kept` stay.
+        """Fetch blocks, each checked against its CRC-32, those needed first first. Blocks of `protected` stay.
 
         Raises Unavailable, DamagedFolder, OSError if the disk is full.
         """
         folder = self.folder(name)
-        self._make_room(len(numbers), {*kept, *(folder / str(number) for number in numbers)})
+        self._make_room(len(numbers), {*protected, *(folder / str(number) for number in numbers)})
         self._count += len(numbers)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda span: self._fetch(folder, file, sums, span), self._spans(numbers)))
@@ -89,15 +90,15 @@ class BlockCache:
                     f"The bytes of {file.folder}/{file.file.path} in the store are not those that were made.",
                     remedy=REMEDY,
                 )
-            beside = folder / f".{number}-{os.getpid()}"
+            beside = folder / f".{number}-{os.getpid()}-{threading.get_ident()}"
             beside.write_bytes(block)
             beside.replace(folder / str(number))
 
-    def _make_room(self, needed: int, kept: Collection[Path]) -> None:
-        """Remove the blocks used longest ago until `needed` more fit; those of `kept` only if no others are left."""
+    def _make_room(self, needed: int, protected: Collection[Path]) -> None:
+        """Remove the blocks used longest ago until `needed` more fit; of `protected` only if no others are left."""
         if self._count + needed <= self.limit:
             return
-        stored = sorted(self._stored(), key=lambda entry: (Path(entry.path) in kept, _used_at(entry)))
+        stored = sorted(self._stored(), key=lambda entry: (Path(entry.path) in protected, _used_at(entry)))
         excess = len(stored) + needed - self.limit + self.limit // 16
         for entry in stored[: max(0, excess)]:
             with suppress(FileNotFoundError):

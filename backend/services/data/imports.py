@@ -33,6 +33,7 @@ from backend.services.dependents import users_of_versions
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, wake
 from backend.services.jobs.placements import check_partition
+from backend.services.tokenizers.tokenizers import get_tokenizer, list_tokenizers
 
 
 @retry_races
@@ -62,7 +63,9 @@ def import_dataset(
     if idempotency_key and (again := _version_of_key(ctx, idempotency_key)) is not None:
         return again
     payload = ImportPayload(
-        **dict(options), **source_fields(ctx, source, person=person), keep_free_bytes=ctx.policy.keep_free_bytes
+        **{**dict(options), "tokenizer": _tokenizer_folder(ctx, options)},
+        **source_fields(ctx, source, person=person),
+        keep_free_bytes=ctx.policy.keep_free_bytes,
     )
     with ctx.db.write() as session:
         if idempotency_key and (job_id := session.scalar(select(Job.id).where(Job.idempotency_key == idempotency_key))):
@@ -84,6 +87,23 @@ def import_dataset(
         result = version_view(version, dataset, job)
     wake(ctx, "cpu")
     return result
+
+
+def _tokenizer_folder(ctx: Context, options: ImportOptions) -> str | None:
+    """Return the folder of the tokenizer whose tokens an import makes."""
+    if options.tokenizer is None:
+        return None
+    if not options.shards or options.kind != "text":
+        raise InvalidInput(
+            "Tokens are made by imports of text in shards.",
+            remedy="Set the number of shards, or leave the tokenizer empty.",
+            field="tokenizer",
+        )
+    known = (each for each in list_tokenizers(ctx) if each.folder == options.tokenizer)  # of an import that is repeated
+    tokenizer = next(known, None) or get_tokenizer(ctx, options.tokenizer)
+    if tokenizer.folder is None:
+        raise InvalidInput(f"The tokenizer {tokenizer.name} is not trained yet.", field="tokenizer")
+    return tokenizer.folder
 
 
 def _check_executor(ctx: Context, text: str) -> None:

@@ -6,12 +6,14 @@ import contextlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from itertools import groupby, pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from hypothesis import given
@@ -20,10 +22,14 @@ from hypothesis import strategies as st
 from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.reports.report import ReportQuestion
+from backend.domain.data.token_folders import FILES, MANIFEST
 from backend.domain.data.versions.changes import DropRows
 from backend.domain.jobs.events import Event, ProgressEvent
 from backend.domain.jobs.results import ImportResult
 from backend.errors import InvalidInput, JobFailed, Unavailable
+from jobs.batches.pretrain import TEXT
+from jobs.batches.token_files import TokenWriter
+from jobs.batches.token_making import TokenSource, row_pieces
 from jobs.data.deriving import derive
 from jobs.data.filters import RowFilters
 from jobs.data.reports.run import run as report
@@ -34,7 +40,8 @@ from jobs.data.sharding import ShardPlan, shard_bounds
 from jobs.modeling.dataset_files import read_rows
 from tests.support.data.corpora import write_corpus
 from tests.support.data.data_reporter import RememberingReporter
-from tests.support.jobs import make_spec
+from tests.support.jobs import MemoryReporter, make_spec
+from tests.support.training_rooms import Rooms
 
 FILTERS = {"languages": ("en",), "min_characters": 20, "drop_faulty": True}
 
@@ -352,3 +359,36 @@ def test_options_about_the_size_of_a_run_are_left_out_for_shards() -> None:
     given_options = ("--account=lab", "--qos", "long", "--mem=64G", "--cpus-per-task", "8", "-C", "fast", "--exclusive")
     given_options += ("-c", "8", "-N1", "-G", "2")
     assert shard_options(given_options) == ("--account=lab", "--qos=long", "-C fast", "--exclusive")
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_tokens_made_in_shards_are_those_of_one_process(tmp_path: Path, rooms: Rooms, is_interrupted: bool) -> None:
+    write_corpus(tmp_path / "corpus", files=12)
+    shutil.copytree(rooms.root / "tokenizer", tmp_path / "tokenizers" / "t")
+    options = {"shards": 5, "tokenizer": "tokenizers/t"}
+    if is_interrupted:  # what a run that began to tokenise has left, and the first attempt's own folder
+        first = run_import(tmp_path, RememberingReporter())
+        begun = one_process(tmp_path / first.folder, tmp_path / "tokens", rooms)
+        place = begun.split_folder(TEXT, "train")
+        writer = TokenWriter(place.path, place.identity, dtype=np.uint16)
+        for numbers, rows in row_pieces(tmp_path / first.folder / "train.parquet", mixed=True, last=1):
+            writer.add(numbers, TEXT.encode(begun.tokenizer, rows))
+        writer.flush()
+        writer.close()
+    result = run_import(tmp_path, RememberingReporter(), **options)
+    assert len(result.tokens) == 2
+    alone = one_process(tmp_path / result.folder, tmp_path / "alone", rooms)
+    for folder, split in zip(result.tokens, ("train", "val"), strict=True):
+        tokens = alone.open(TEXT, split)  # type: ignore[arg-type]
+        assert tokens is not None
+        assert folder == f"tokens/{tokens.folder.name}"
+        for name in (*FILES, MANIFEST):
+            assert (tmp_path / folder / name).read_bytes() == (tokens.folder / name).read_bytes(), name
+    assert not [path for path in (tmp_path / "datasets").iterdir() if path.name.startswith(".importing")]
+    reporter = MemoryReporter()
+    assert TokenSource(tmp_path / result.folder, alone.tokenizer, tmp_path / "tokens", reporter).open(TEXT, "train")
+    assert not reporter.lines, "a run makes none"
+
+
+def one_process(dataset: Path, root: Path, rooms: Rooms) -> TokenSource:
+    return TokenSource(dataset, rooms.tokenizer, root, MemoryReporter())
