@@ -86,17 +86,18 @@ def _run_next(queue: str) -> bool:
         before=gang.place if gang is not None else None,
     )
     if claim is None and gang is not None and gang.joins:
-        from jobs.gang_member import work_in_gang  # imports most services, so not before there is a job
+        from jobs.gang_member import NOBODY_S, work_in_gang  # imports most services, so not before there is a job
 
         if work_in_gang(
             ctx,
             gang,
-            queue=queue,
             owner=owner,
             host=HOST,
             devices=devices,
             nice=settings.train_nice,
             stopping=JobThreads.stopping,
+            queue=queue,
+            waits_s=None if gang.keeps else NOBODY_S,
         ):
             return True
         claim = claim_next(ctx, queue, owner=owner, host=HOST, devices=devices, engines=installed_engines())

@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 WAIT_S = 0.5
 RING_S = 2.0
 NOBODY_S = 20.0
-"""How long a machine that is not kept for a gang waits for the others, which looked free."""
+"""How long a machine waits for the others, which looked free."""
 REACH_S = 10.0
 
 
@@ -62,27 +62,33 @@ def work_in_gang(
     ctx: Context,
     choice: GangChoice,
     *,
-    queue: str,
     owner: str,
     host: str,
     devices: Sequence[str],
     nice: int,
     stopping: threading.Event,
+    queue: str | None = None,
+    waits_s: float | None = NOBODY_S,
+    save_s: float = 0.0,
 ) -> bool:
-    """Join a gang, wait for the others, and do this machine's part. Return whether it came to that."""
+    """Join a gang, wait for the others, and do this machine's part. Return whether it came to that.
+
+    Workers of `queue` are woken that may complete the gang, and the others are waited for at most `waits_s`. When
+    `stopping` is set, the run is saved and given back within `save_s`, if its first machine is asked to end, too.
+    """
     unique = f"{owner}-{uuid4().hex[:6]}"  # a thread that ends late must not give back what a later one holds
     member = join_gang(ctx, choice, owner=unique, host=host, devices=devices)
     if member is None:
         return False
     try:
-        claim = _await_claim(ctx, member, queue=queue, keeps=choice.keeps, stopping=stopping)
+        claim = _await_claim(ctx, member, queue=queue, waits_s=waits_s, stopping=stopping)
         if claim is None:
             return False
         assert claim.part is not None
         if claim.part.number == 0:
-            execute(ctx, claim, nice=nice, stopping=stopping)
+            execute(ctx, claim, nice=nice, stopping=stopping, save_s=save_s)
         else:
-            run_member(ctx, claim, nice=nice, stopping=stopping)
+            run_member(ctx, claim, nice=nice, stopping=stopping, save_s=save_s)
         return True
     finally:
         try:
@@ -92,7 +98,7 @@ def work_in_gang(
 
 
 def _await_claim(
-    ctx: Context, member: Membership, *, queue: str, keeps: bool, stopping: threading.Event
+    ctx: Context, member: Membership, *, queue: str | None, waits_s: float | None, stopping: threading.Event
 ) -> Claim[StoredPayload] | None:
     """Wait until the gang is complete, waking workers that may complete it; None if this one is to leave."""
     since, rung_at = time.monotonic(), 0.0
@@ -105,9 +111,9 @@ def _await_claim(
             state = member
         if not isinstance(state, Membership):
             return state
-        if not keeps and now - since > NOBODY_S:
+        if waits_s is not None and now - since > waits_s:
             return None
-        if now - rung_at >= RING_S:
+        if queue is not None and now - rung_at >= RING_S:
             rung_at = now
             if ctx.queue.waiting(queue) == 0:
                 ctx.queue.publish(queue)
@@ -115,9 +121,12 @@ def _await_claim(
     return None
 
 
-def run_member(ctx: Context, claim: Claim[StoredPayload], *, nice: int, stopping: threading.Event) -> None:
+def run_member(
+    ctx: Context, claim: Claim[StoredPayload], *, nice: int, stopping: threading.Event, save_s: float = 0.0
+) -> None:
     """Run this machine's share of a job that another machine leads, until it or the attempt ends. It reports its end to
-    the first machine alone, which records events and ends the job.
+    the first machine alone, which records events and ends the job. When `stopping` is set, it stays for `save_s`, in
+    which the first machine may save.
     """
     assert claim.part is not None
     folder = ctx.artifacts.job_folder(claim.job_id) / f"attempt-{claim.attempt}-{claim.part.number}"
@@ -131,7 +140,7 @@ def run_member(ctx: Context, claim: Claim[StoredPayload], *, nice: int, stopping
             rendezvous = _meet(ctx, ready, exchange, server)
             if rendezvous is not None:
                 child = start_child(ctx, ready, folder, nice=nice, server=server, rendezvous=rendezvous)
-                stage, error = _watch(ctx, ready, folder, child, stopping)
+                stage, error = _watch(ctx, ready, folder, child, stopping, save_s=save_s)
                 _end(ctx, ready, stage, error)
     except Fenced:
         log.warning("attempt %s of job %s is over", claim.attempt, claim.job_id)
@@ -203,7 +212,7 @@ def _first(ctx: Context, claim: Claim[Payload]) -> MemberView | None:
 
 
 def _watch(
-    ctx: Context, claim: Claim[Payload], folder: Path, child: Child, stopping: threading.Event
+    ctx: Context, claim: Claim[Payload], folder: Path, child: Child, stopping: threading.Event, *, save_s: float
 ) -> tuple[str, JobFailure]:
     """Renew this machine's lease until its child has exited; return the stage and the error to report.
 
@@ -212,9 +221,12 @@ def _watch(
     memory, freeze = MemoryWatch(child.pid, job_limit_bytes(ctx.policy.job_memory_mb)), FreezeWatch(child.pid)
     renewed_at = time.monotonic()
     failure: JobFailure | None = None
+    leaves_at: float | None = None
     while child.poll() is None:
         if stopping.is_set():
-            raise Interrupted
+            leaves_at = leaves_at or time.monotonic() + save_s
+            if time.monotonic() >= leaves_at:
+                raise Interrupted
         if failure is None and (failure := memory.check()) is not None:
             kill_group(child, grace_s=0)
         if failure is None and (frozen := freeze.check()):

@@ -1,5 +1,6 @@
 """A worker for one job, started by a compute provider: it claims the job as often as it is queued, and leaves when the
-job has ended or nothing happened for a while. No broker, no queue, no duty. Imports no torch.
+job has ended or nothing happened for a while. Of a job of several machines each has such a worker, and they take it all
+or none. No broker, no queue, no duty. Imports no torch.
 
 python -m jobs.job_worker JOB SECONDS
 """
@@ -13,7 +14,9 @@ import socket
 import sys
 import threading
 import time
+from dataclasses import replace
 
+from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
 
 from backend.bootstrap import explain_newer_database, get_context
@@ -23,8 +26,10 @@ from backend.infra.devices import visible_devices
 from backend.infra.engines import installed_engines
 from backend.services.context import Context
 from backend.services.jobs.claims import claim_next
-from backend.services.jobs.jobs import get_job
+from backend.services.jobs.gangs import choose_placed
+from backend.services.jobs.jobs import JobView, get_job
 from backend.settings import Settings
+from jobs.gang_member import work_in_gang
 from jobs.runner import execute
 
 log = logging.getLogger(__name__)
@@ -50,13 +55,8 @@ def work_for(ctx: Context, settings: Settings, job_id: str, *, until_idle_s: flo
             job = get_job(ctx, job_id)
             if (status := job.status) in TERMINAL:
                 return 0
-            owner = f"{host}/{job.queue}#{os.getpid()}"
-            claim = claim_next(
-                ctx, job.queue, owner=owner, host=host, devices=devices, engines=installed_engines(), job_id=job_id
-            )
-            if claim is not None:
-                log.warning("%s takes attempt %s of job %s", owner, claim.attempt, job_id)
-                execute(ctx, claim, nice=settings.train_nice, stopping=stopping, save_s=settings.save_grace_s)
+            patience_s = max(0.0, until_idle_s - (time.monotonic() - idle_since))
+            if _take_and_run(ctx, settings, job, host=host, devices=devices, waits_s=patience_s, stopping=stopping):
                 idle_since = time.monotonic()
                 continue
         except OperationalError as error:  # the database is away: a lease that lapses meanwhile is taken back by others
@@ -68,6 +68,71 @@ def work_for(ctx: Context, settings: Settings, job_id: str, *, until_idle_s: flo
             return 1 if status is Status.QUEUED else 0
         stopping.wait(POLL_S)
     return 0
+
+
+def _take_and_run(
+    ctx: Context,
+    settings: Settings,
+    job: JobView,
+    *,
+    host: str,
+    devices: tuple[str, ...],
+    waits_s: float,
+    stopping: threading.Event,
+) -> bool:
+    """Run an attempt of a job, or this machine's part of one, if it is to be had; return whether it was. The other
+    machines of a job of several are waited for at most `waits_s`.
+    """
+    owner = f"{host}/{job.queue}#{os.getpid()}"
+    nice, save_s = settings.train_nice, settings.save_grace_s
+    if job.num_machines > 1:
+        choice = choose_placed(ctx, job.id, host=host, devices=devices)
+        if choice is None:
+            return False
+        return work_in_gang(
+            ctx,
+            choice,
+            owner=owner,
+            host=host,
+            devices=devices,
+            nice=nice,
+            stopping=stopping,
+            waits_s=waits_s,
+            save_s=save_s,
+        )
+    claim = claim_next(
+        ctx, job.queue, owner=owner, host=host, devices=devices, engines=installed_engines(), job_id=job.id
+    )
+    if claim is None:
+        return False
+    log.warning("%s takes attempt %s of job %s", owner, claim.attempt, job.id)
+    execute(ctx, claim, nice=nice, stopping=stopping, save_s=save_s)
+    return True
+
+
+def address_to(url: str) -> str:
+    """Return this machine's address on the way to a database, which is one that the other machines of a run reach, too;
+    empty if the database is a file or a socket of this machine.
+    """
+    host = make_url(url).host
+    if not host or host.startswith("/"):
+        return ""
+    family, kind, protocol, _, target = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(target)  # sends nothing
+        return str(probe.getsockname()[0])
+
+
+def _with_address(ctx: Context, settings: Settings) -> Context:
+    """Return a context with this machine's address, at which the machines of a run meet, unless a setting names one."""
+    if "replica_host" in settings.model_fields_set:
+        return ctx
+    try:
+        address = address_to(settings.database_url)
+    except OSError as error:
+        log.warning("no way to the database's machine: %s", error)
+        return ctx
+    return replace(ctx, policy=replace(ctx.policy, replica_host=address)) if address else ctx
 
 
 def main() -> int:
@@ -83,8 +148,9 @@ def main() -> int:
     except NotFound as error:
         sys.exit(f"Error: {error}")
     ctx.artifacts.start_sending()
+    settings = Settings()
     try:
-        return work_for(ctx, Settings(), job_id, until_idle_s=until_idle_s, stopping=stopping)
+        return work_for(_with_address(ctx, settings), settings, job_id, until_idle_s=until_idle_s, stopping=stopping)
     finally:
         ctx.artifacts.finish_sending(within_s=LAST_S if stopping.is_set() else SEND_S, is_last=True)
 

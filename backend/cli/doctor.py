@@ -26,6 +26,7 @@ import typer
 from backend.cli.exit_status import FAILED
 from backend.cli.output import CommandGroup, emit
 from backend.cli.processes import broker_binary, running_pid
+from backend.domain.jobs.placement import SHARDS
 from backend.domain.wording import plural
 from backend.errors import InvalidInput, RoundhouseError
 from backend.infra.devices import read_gpus, visible_devices
@@ -311,9 +312,10 @@ def check_provider(provider: ComputeProvider) -> CheckResult:
     except RoundhouseError as error:
         cure = error.remedy or f"docs/{provider.name}.md says how it is set up."
         return CheckResult(provider.name, "warning", error.message, cure)
+    num_orders = sum(SHARDS not in order.key for order in orders)
     names = ", ".join(partition.name + ("" if partition.is_up else " (down)") for partition in partitions)
     return CheckResult(
-        provider.name, "ok", f"answers: {names or 'no partition'}; {plural(len(orders), 'worker')} ordered"
+        provider.name, "ok", f"answers: {names or 'no partition'}; {plural(num_orders, 'worker')} ordered"
     )
 
 

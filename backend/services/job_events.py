@@ -64,7 +64,7 @@ def prepare_claim(ctx: Context, claim: Claim[StoredPayload]) -> Claim[Payload]:
     if isinstance(payload, LoadTestPayload):
         payload = load_tests.fill_targets(ctx, claim.with_payload(payload))
     if isinstance(payload, ImportPayload):
-        payload = imports.fill_cluster(ctx, payload)
+        payload = imports.fill_cluster(ctx, payload, job_id=claim.job_id)
     ready = claim.with_payload(payload)
     if not isinstance(payload, LoadTestPayload):
         job_keys.create_job_key(ctx, ready)

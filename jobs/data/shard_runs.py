@@ -20,7 +20,7 @@ import psutil
 
 from backend.domain.data.import_options import HERE
 from backend.domain.jobs.payloads import ShardCluster
-from backend.domain.jobs.placement import parse_placement
+from backend.domain.jobs.placement import SHARDS, parse_placement, shards_key
 from backend.domain.jobs.records import FrozenRecord
 from backend.domain.jobs.states import JobKind
 from backend.errors import InvalidInput, JobFailed, NotFound, RoundhouseError, Unavailable, require_library
@@ -115,7 +115,7 @@ def run_shards(folder: Path, plan: ShardPlan | TokenPlan, options: ShardOptions,
     workers = min(options.workers, plan.num_shards)
     if options.executor == HERE:
         workers = min(workers, count_usable_cores())
-    order = ShardOrder(parent=os.getpid(), workers=workers, name=f"corpus-{folder.name[-24:]}")
+    order = ShardOrder(parent=os.getpid(), workers=workers)
     if options.executor != HERE:
         if shutil.which("sbatch") is None:
             raise Unavailable(
@@ -124,7 +124,12 @@ def run_shards(folder: Path, plan: ShardPlan | TokenPlan, options: ShardOptions,
             )
         cluster, partition = options.cluster or ShardCluster(), parse_placement(options.executor).partition
         order = order.model_copy(
-            update={"partition": partition, "account": cluster.account, "options": cluster.options}
+            update={
+                "partition": partition,
+                "name": shards_key(cluster.job_id, folder.name.rpartition("-")[2]),
+                "account": cluster.account,
+                "options": cluster.options,
+            }
         )
     order.save(folder)
     watch = _Watch(folder, plan.num_shards, reporter)
@@ -267,8 +272,9 @@ class _Here:
 
 @dataclass
 class _InSlurm:
-    """Tasks of Slurm, under one name. Those that ended without a finished shard are submitted again. While Slurm does
-    not answer or refuses for now, what it says is the message, and it is asked again.
+    """Tasks of Slurm, under the name of job and folder. Those that ended without a finished shard are submitted again,
+    once those of an ended import into the same folder are gone. While Slurm does not answer or refuses for now, what it
+    says is the message, and it is asked again.
     """
 
     folder: Path
@@ -297,12 +303,10 @@ class _InSlurm:
 
     def _states(self) -> Counter[str]:
         """Return how many tasks wait, with Slurm's reason, and run."""
-        text = run_slurm_command(
-            "squeue", "--noheader", "--me", "--array", f"--name={self.order.name}", "--format=%T|%r"
-        )
+        text = run_slurm_command("squeue", "--noheader", "--me", "--array", "--format=%T|%r|%j")
         states: Counter[str] = Counter()
-        for line in text.splitlines():
-            word, _, reason = line.partition("|")
+        folder = SHARDS + self.order.name.partition(SHARDS)[2]
+        for word, reason, _ in (line.split("|", 2) for line in text.splitlines() if line.endswith(folder)):
             states[word.lower() + (f" ({reason})" if reason not in ("", "None") else "")] += 1
         return states
 

@@ -245,7 +245,7 @@ def draw_one_run(ctx: Context, person: Person) -> None:
         if config is not None:
             if parent is not None:
                 draw_config_changes(parent, config)
-            draw_estimate(ctx, person, config, expected)
+            draw_estimate(ctx, person, config, expected, placement=placement)
             draw_report_link(config, expected.parts.report if expected else None)
         elif (before := last_valid(form)) is not None:
             st.caption("Of the last values that can be launched:")

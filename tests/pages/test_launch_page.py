@@ -275,7 +275,8 @@ def test_a_run_is_sent_to_a_cluster_that_answers(site: Context, scenario: Scenar
     page = open_form()
     choice = page.selectbox(key="launch_placement")
     assert choice.options == ["Slurm: gpu (4 nodes, 8 GPUs each)"]
-    choice.select_index(0).run()
+    page = choice.select_index(0).run()
+    assert "Machines: One node of Slurm: gpu, with 1 GPU." in plain_words(page).replace("*", "")
     page.button(key="launch_go").click().run()
     (run,) = list_runs(site)
     assert (run.line, get_job(site, run.job_id or "").placement) == ("Waiting for Slurm: gpu", "slurm:gpu")

@@ -74,19 +74,24 @@ class ClusterDouble:
         )
 
     def admit(self, name: str) -> Item:
-        """Do what Kueue and the job's controller do: admit a Job, resume it, and create its pod."""
+        """Do what Kueue and the job's controller do: admit a Job, resume it, and create its pods. Return the last."""
         job = self.items["jobs"][name]
         job["spec"]["suspend"] = False
         self.items["workloads"].pop(f"job-{name}", None)
-        pod = {
-            "metadata": {
-                "name": f"{name}-{uuid.uuid4().hex[:5]}",
-                "labels": {**job["spec"]["template"]["metadata"]["labels"], "batch.kubernetes.io/job-name": name},
-            },
-            "spec": job["spec"]["template"]["spec"],
-            "status": {"phase": "Pending"},
-        }
-        return self._store("pods", pod)
+        pod: Item = {}
+        for index in range(job["spec"]["completions"]):
+            labels = {**job["spec"]["template"]["metadata"]["labels"], "batch.kubernetes.io/job-name": name}
+            if job["spec"].get("completionMode") == "Indexed":
+                labels["batch.kubernetes.io/job-completion-index"] = str(index)
+            pod = self._store(
+                "pods",
+                {
+                    "metadata": {"name": f"{name}-{index}-{uuid.uuid4().hex[:5]}", "labels": labels},
+                    "spec": job["spec"]["template"]["spec"],
+                    "status": {"phase": "Pending"},
+                },
+            )
+        return pod
 
     def queue(self, name: str, *conditions: Item, checks: list[Item] | None = None) -> None:
         """Do what Kueue does with a Job that it does not admit yet."""

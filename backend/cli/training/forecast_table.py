@@ -17,8 +17,8 @@ from backend.services.estimates.forecasts import Forecast, QueuePosition
 from backend.services.estimates.sweep_forecast import SweepForecast
 
 
-def forecast_lines(expected: Forecast) -> list[str]:
-    """Return a forecast as lines, one per known figure."""
+def forecast_lines(expected: Forecast, *, nodes: str = "") -> list[str]:
+    """Return a forecast as lines, one per known figure. `nodes`: the place of a run that is sent to a cluster."""
     epochs = (
         f", {'at least ' if expected.epochs_at_least else ''}{expected.epochs:.3g} epochs" if expected.epochs else ""
     )
@@ -45,6 +45,8 @@ def forecast_lines(expected: Forecast) -> list[str]:
         lines.append(f"val_loss     unknown: {expected.loss_missing}")
     if unused := expected.parts.unused_rows:
         lines.append(f"vocabulary   {unused:,} embedding rows that no token of the tokenizer uses")
+    if nodes:
+        return [*lines, f"machines     {nodes}"]
     if expected.gang is None or expected.gang.can_start:
         lines.append(f"queue        {_describe_queue(expected.queue)}")
     return [*lines, f"machines     {expected.gang.sentence}"] if expected.gang else lines
@@ -81,8 +83,8 @@ def warning_lines(warnings: Sequence[LaunchWarning]) -> list[str]:
     return [f"warning      {warning.field}: {warning.sentence} {warning.cure}".rstrip() for warning in warnings]
 
 
-def describe_forecast(expected: Forecast) -> dict[str, object]:
-    """Return a forecast as a JSON object, in bytes, seconds and US dollars."""
+def describe_forecast(expected: Forecast, *, nodes: str = "") -> dict[str, object]:
+    """Return a forecast as a JSON object, in bytes, seconds and US dollars. `nodes`: as of `forecast_lines`."""
     memory, time, loss = expected.prediction.memory, expected.prediction.time, expected.loss
     return {
         **attributes_of(expected, "steps", "tokens", "epochs", "epochs_at_least"),
@@ -101,7 +103,7 @@ def describe_forecast(expected: Forecast) -> dict[str, object]:
         "ahead": expected.queue.ahead,
         "wait_s": expected.queue.wait_s,
         "workers": expected.queue.num_slots,
-        "machines": expected.gang.sentence if expected.gang else None,
+        "machines": nodes or (expected.gang.sentence if expected.gang else None),
         "unused_embedding_rows": expected.parts.unused_rows,
         "warnings": [warning.model_dump(mode="json") for warning in expected.warnings],
     }

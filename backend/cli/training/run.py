@@ -30,7 +30,7 @@ from backend.services.evaluation.open_suites import SuiteChoice
 from backend.services.evaluation.suites import get_suite
 from backend.services.jobs.devices import find_device
 from backend.services.jobs.gangs import describe_gang
-from backend.services.jobs.placements import describe_waiting
+from backend.services.jobs.placements import describe_nodes, describe_waiting
 from backend.services.metrics.points import last_values
 from backend.services.training.diagnosis import diagnose_run
 from backend.services.training.imported_runs import import_log_path
@@ -85,11 +85,14 @@ def launch(
 @app.command("forecast")
 def forecast_(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe such as starter-pretrain.")],
+    on: Annotated[str | None, typer.Option(help="Partition of a cluster to run on; else the workers here.")] = None,
 ) -> None:
     """Estimate a run's time, memory, disk and cost, and print warnings, without launching it."""
-    expected = forecast(get_context(), read_recipe(recipe))
-    lines = [*forecast_lines(expected), *warning_lines(expected.warnings)]
-    emit(describe_forecast(expected), text="\n".join(lines))
+    ctx, config = get_context(), read_recipe(recipe)
+    expected = forecast(ctx, config)
+    nodes = describe_nodes(ctx, on, config) if on else ""
+    lines = [*forecast_lines(expected, nodes=nodes), *warning_lines(expected.warnings)]
+    emit(describe_forecast(expected, nodes=nodes), text="\n".join(lines))
 
 
 @app.command("probe")

@@ -238,8 +238,9 @@ class Derivation(FrozenRecord):
 
 
 class ShardCluster(FrozenRecord):
-    """Settings by which the shards of an import are submitted to Slurm."""
+    """Settings by which the shards of an import are submitted to Slurm, and the import's job."""
 
+    job_id: str = ""
     account: str = ""
     options: tuple[str, ...] = ()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from backend.domain.jobs.records import FrozenRecord
+from backend.domain.wording import plural
 from backend.errors import InvalidInput
 
 PROVIDERS = {"slurm": "Slurm", "kubernetes": "Kubernetes"}
@@ -31,6 +32,22 @@ class Partition(FrozenRecord):
     num_gpus: int = 0
     """GPUs of one node."""
     is_up: bool = True
+
+    @property
+    def detail(self) -> str:
+        """Return its nodes and GPUs as text."""
+        gpus = plural(self.num_gpus, "GPU") if self.num_gpus else ""
+        if not self.num_nodes:
+            return f"{gpus} a node" if gpus else "CPUs"
+        return plural(self.num_nodes, "node") + (f", {gpus} each" if gpus else "")
+
+    def why_too_small(self, *, machines: int, gpus: int) -> str:
+        """Return why no job of so many machines with so many GPUs each fits; empty if one does, or nothing is known."""
+        if 0 < self.num_nodes < machines:
+            return f"has {plural(self.num_nodes, 'node')}, and this run needs {machines} machines"
+        if 0 < self.num_gpus < gpus:
+            return f"has {plural(self.num_gpus, 'GPU')} a node, and this run needs {gpus} on each machine"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +81,14 @@ def parse_placement(text: str) -> Placement:
             field="placement",
         )
     return Placement(provider, partition)
+
+
+SHARDS = "-shards."
+
+
+def shards_key(job_id: str, folder: str) -> str:
+    """Return the name under which Slurm holds the tasks that read the shards of an import into a folder."""
+    return f"roundhouse-{job_id}{SHARDS}{folder}"
 
 
 def submission_key(job_id: str, number: int) -> str:

@@ -1,4 +1,4 @@
-"""Compute providers: clusters that start a worker for one job on request. They never run a job themselves: its lease,
+"""Compute providers: clusters that start workers for one job on request. They never run a job themselves: its lease,
 events, stop and resume belong to the worker, and what a provider says of its own jobs is advice.
 """
 
@@ -14,8 +14,8 @@ from backend.domain.jobs.placement import Partition, SubmissionState
 
 @dataclass(frozen=True)
 class WorkerOrder:
-    """A worker for one job. The provider holds it under `key`; `output` is a file of the home for what it prints, where
-    nodes share that.
+    """A worker for one job on each of `num_machines`, which start together, with so many GPUs and cores each. The
+    provider holds them under `key`; `output` is a file of the home for what they print, where nodes share that.
     """
 
     key: str
@@ -24,6 +24,7 @@ class WorkerOrder:
     num_gpus: int
     num_cpus: int
     output: Path
+    num_machines: int = 1
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class ComputeProvider(Protocol):
         """Return the partitions that jobs may be sent to. Raises InvalidInput for one that does not exist."""
 
     def submit(self, order: WorkerOrder) -> str:
-        """Order a worker under a key that no other order has; return the provider's id of it. Raises InvalidInput with
+        """Order workers under a key that no other order has; return the provider's id of it. Raises InvalidInput with
         the provider's text if it refuses this order, and Unavailable if it may take it later.
         """
 
@@ -59,4 +60,4 @@ class ComputeProvider(Protocol):
         """Return the last lines that an order's worker wrote, before it took a job or instead."""
 
     def cancel(self, submission_id: str) -> None:
-        """Withdraw an order, or end its worker. One that is over already is no error."""
+        """Withdraw an order, or end its workers. One that is over already is no error."""

@@ -58,12 +58,16 @@ def read_job_manifest(path: Path | None) -> Manifest:
 def complete_manifest(
     manifest: Manifest, order: WorkerOrder, *, namespace: str, save_s: float, idle_s: int
 ) -> Manifest:
-    """Return a manifest with name, queue, command and GPUs of an order. It begins suspended: Kueue starts it."""
+    """Return a manifest with name, queue, command, GPUs and pods of an order. It begins suspended: Kueue starts it, all
+    of its pods at once.
+    """
     job = deepcopy(manifest)
     job["metadata"] = _labelled(job, {**LABELS, QUEUE_LABEL: order.partition})
     job["metadata"] |= {"name": order.key, "namespace": namespace}
     spec = job["spec"]
-    spec |= {"suspend": True, "parallelism": 1, "completions": 1}
+    spec |= {"suspend": True, "parallelism": order.num_machines, "completions": order.num_machines}
+    if order.num_machines > 1:
+        spec["completionMode"] = "Indexed"  # names of pods as hosts that differ
     for name, value in (("backoffLimit", 0), ("ttlSecondsAfterFinished", KEEP_S), ("podFailurePolicy", EVICTION)):
         spec.setdefault(name, value)
     spec["template"]["metadata"] = _labelled(spec["template"], LABELS)

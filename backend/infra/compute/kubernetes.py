@@ -27,6 +27,7 @@ JOBS = ("batch", "v1", "jobs")
 KUEUE = "kueue.x-k8s.io"
 JOB_UID = f"{KUEUE}/job-uid"
 JOB_NAME = "batch.kubernetes.io/job-name"
+INDEX = "batch.kubernetes.io/job-completion-index"
 TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 """The credentials of a process that runs in a cluster."""
 SELECTOR = ",".join(f"{name}={value}" for name, value in LABELS.items())
@@ -105,13 +106,15 @@ class Kubernetes:
             listed = self._list(KUEUE, version, "workloads", selector=selector)
             workloads |= {item["metadata"]["labels"][JOB_UID]: item for item in listed}
         pods = self._newest_pods() if len(suspended) < len(jobs) else {}
-        return [_read(job, pods.get(job["metadata"]["name"]), workloads.get(job["metadata"]["uid"])) for job in jobs]
+        return [
+            _read(job, pods.get(job["metadata"]["name"], []), workloads.get(job["metadata"]["uid"])) for job in jobs
+        ]
 
     def log(self, key: str, output: Path) -> Sequence[str]:
-        """Return the last lines of a Job's newest pod; none if it has not started."""
+        """Return the last lines of a Job's newest pod, of several one that failed; none if it has not started."""
         del output
         try:
-            pod = self._newest_pods(f"{SELECTOR},{JOB_NAME}={key}").get(key)
+            pod = _telling(self._newest_pods(f"{SELECTOR},{JOB_NAME}={key}").get(key, []))
             if pod is None:
                 return ()
             text = self._ask(
@@ -136,14 +139,18 @@ class Kubernetes:
             if refusal.status not in {404, 410}:
                 raise
 
-    def _newest_pods(self, selector: str = SELECTOR) -> dict[str, Item]:
-        """Return the newest pod of each Job, by the Job's name."""
+    def _newest_pods(self, selector: str = SELECTOR) -> dict[str, list[Item]]:
+        """Return the newest pod of each machine of each Job, by the Job's name."""
 
         def page(**options: Any) -> Any:
             return self._client.sanitize_for_serialization(self._core.list_namespaced_pod(self.namespace, **options))
 
         pods = sorted(self._pages(page, selector), key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
-        return {pod["metadata"].get("labels", {}).get(JOB_NAME, ""): pod for pod in pods}
+        newest: dict[str, dict[str, Item]] = {}
+        for pod in pods:
+            labels = pod["metadata"].get("labels", {})
+            newest.setdefault(labels.get(JOB_NAME, ""), {})[labels.get(INDEX, "")] = pod
+        return {name: list(of_job.values()) for name, of_job in newest.items()}
 
     def _kueue_version(self) -> str:
         """Return the version of Kueue's API that the server prefers. Raises InvalidInput without Kueue."""
@@ -265,8 +272,18 @@ def _end(job: Item) -> str | None:
     return ends[0] if ends else "Deleted" if job["metadata"].get("deletionTimestamp") else None
 
 
-def _read(job: Item, pod: Item | None, workload: Item | None) -> SubmittedOrder:
-    key = str(job["metadata"]["name"])
+def _telling(pods: Sequence[Item]) -> Item | None:
+    """Return the pod that tells how an order stands: one that is lost, has failed or does not run yet, else any."""
+
+    def rank(pod: Item) -> int:
+        phase = pod["status"].get("phase", "Pending")
+        return 0 if _is_left_behind(pod) else 1 if phase == "Failed" else 2 if phase == "Pending" else 3
+
+    return min(pods, key=rank, default=None)
+
+
+def _read(job: Item, pods: Sequence[Item], workload: Item | None) -> SubmittedOrder:
+    key, pod = str(job["metadata"]["name"]), _telling(pods)
     if end := _end(job):
         reason = _conditions(job)[end].get("reason", "") if end == "Failed" else ""
         return SubmittedOrder(key, key, SubmissionState.ENDED, end, ", ".join(filter(None, (reason, _pod_end(pod)))))

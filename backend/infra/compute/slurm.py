@@ -72,7 +72,8 @@ STATES = {
 HELD = "launch failed requeued held"
 """Reason of a pending job whose start failed on a node: it waits for an operator, and another can be submitted."""
 SCRIPT = """#!/bin/sh
-# Starts a worker of Roundhouse for one job. srun, since Slurm asks steps to end before a preemption, not this script.
+# Starts a worker of Roundhouse for one job on each node. srun, since Slurm asks steps to end before a preemption, not
+# this script. A worker that dies ends the others, and with them this order.
 set -eu
 umask 077
 export PATH="${{PATH:-/usr/local/bin:/usr/bin:/bin}}"
@@ -80,8 +81,9 @@ set -a
 . {environment}
 set +a
 export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-$(((${{SLURM_CPUS_PER_TASK:-1}} + {ranks} - 1) / {ranks}))}}"
-export ROUNDHOUSE_WORKER_HOST="${{SLURMD_NODENAME:-$(hostname)}}.$SLURM_JOB_ID"
-exec srun --export=ALL --nodes=1 --ntasks=1 --cpu-bind=none --mpi=none {worker} --for {job} --until-idle {idle_s}s
+named='export ROUNDHOUSE_WORKER_HOST="${{SLURMD_NODENAME:-$(hostname)}}.$SLURM_JOB_ID"; exec "$@"'
+exec srun --export=ALL --nodes={machines} --ntasks={machines} --kill-on-bad-exit=1 --wait=0 --cpu-bind=none \\
+    --mpi=none sh -c "$named" worker {worker} --for {job} --until-idle {idle_s}s
 """
 
 
@@ -131,8 +133,8 @@ class Slurm:
             "--parsable",
             "--export=NIL",
             "--requeue",
-            "--nodes=1",
-            "--ntasks=1",
+            f"--nodes={order.num_machines}",
+            f"--ntasks={order.num_machines}",
             f"--cpus-per-task={order.num_cpus}",
             f"--partition={order.partition}",
             f"--job-name={order.key}",
@@ -146,8 +148,8 @@ class Slurm:
         return run_slurm_command(*command, script=self._script(order)).strip().split(";")[0]
 
     def status(self) -> Sequence[SubmittedOrder]:
-        """Return the jobs of this account whose name is a key."""
-        text = run_slurm_command("squeue", "--noheader", "--me", "--states=all", "--format=%i|%T|%r|%j")
+        """Return the jobs of this account whose name is a key, of an array of jobs each part that differs."""
+        text = run_slurm_command("squeue", "--noheader", "--me", "--states=all", "--format=%F|%T|%r|%j")
         return [_read(line) for line in text.splitlines() if line.split("|", 3)[-1].startswith(PREFIX)]
 
     def log(self, key: str, output: Path) -> Sequence[str]:
@@ -173,6 +175,7 @@ class Slurm:
             environment=shlex.quote(str(self._environment_file)),
             worker=shlex.join(self.worker),
             job=shlex.quote(order.job_id),
+            machines=order.num_machines,
             ranks=max(order.num_gpus, order.num_cpus),
             idle_s=self.idle_s,
         )

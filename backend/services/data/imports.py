@@ -120,9 +120,9 @@ def _check_executor(ctx: Context, text: str) -> None:
     check_partition(ctx, placement, field="executor")
 
 
-def fill_cluster(ctx: Context, payload: ImportPayload) -> ImportPayload:
-    """Return an import's payload with the settings of the Slurm cluster that its shards are submitted to, which the
-    worker that takes it must have. Raises InvalidInput.
+def fill_cluster(ctx: Context, payload: ImportPayload, *, job_id: str) -> ImportPayload:
+    """Return the payload of an import's job with the settings of the Slurm cluster that its shards are submitted to,
+    which the worker that takes it must have. Raises InvalidInput.
     """
     if not payload.shards or payload.executor == HERE:
         return payload
@@ -133,7 +133,8 @@ def fill_cluster(ctx: Context, payload: ImportPayload) -> ImportPayload:
             remedy="Set ROUNDHOUSE_SLURM_PARTITIONS for all workers that take imports (docs/slurm.md).",
             field="executor",
         )
-    return payload.model_copy(update={"cluster": ShardCluster(account=slurm.account, options=slurm.options)})
+    cluster = ShardCluster(job_id=job_id, account=slurm.account, options=slurm.options)
+    return payload.model_copy(update={"cluster": cluster})
 
 
 def _add_version(

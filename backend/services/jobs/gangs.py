@@ -112,6 +112,25 @@ def choose_gang(ctx: Context, queue: str, *, host: str, devices: Sequence[str] =
     return None
 
 
+def choose_placed(ctx: Context, job_id: str, *, host: str, devices: Sequence[str] = ()) -> GangChoice | None:
+    """Return the gang that a compute provider has started this machine's worker for, on as many machines as it needs;
+    None unless it waits and this machine has the devices that it asks for.
+    """
+    with ctx.db.read() as session:
+        job = session.scalar(select(Job).where(Job.id == job_id, eligible(ctx.now()), Job.num_machines > 1))
+        if job is None:
+            return None
+        plan = _placed_plan(job, host, "gpu" if devices and job.device_request != "cpu" else "cpu")
+        if job.device_request == "gpu" and plan.kind == "cpu":
+            return None
+        return GangChoice(job.id, _place(job), plan, joins=True, keeps=True)
+
+
+def _placed_plan(job: Job, host: str, kind: DeviceKind) -> GangPlan:
+    """Return the plan of a gang whose machines a provider has chosen: this one, and those that it starts beside it."""
+    return GangPlan(kind, job.num_machines, able=(host,), idle=(host,))
+
+
 def join_gang(
     ctx: Context, choice: GangChoice, *, owner: str, host: str, devices: Sequence[str] = ()
 ) -> Membership | None:
@@ -155,13 +174,9 @@ def await_gang(ctx: Context, member: Membership) -> Claim[StoredPayload] | Membe
         if job is None or row is None or row.owner != member.owner:
             return None
         if row.attempt is None and job.status == Status.QUEUED:
-            members = _members(session, now)
-            plan = _plan(job, _machines(session, job.queue, now), members[job.id], now)
-            if not plan.count or not (plan.can_start or _is_first_to_keep(session, ctx, job, now)):
-                return None
+            plan = _plan_of_member(session, ctx, job, member, now)
             lease = now + timedelta(seconds=ctx.policy.lease_s)
-            has_place = member.host in plan.able and member.host not in plan.reserved
-            if not has_place or not _extend_slots(session, member, lease):
+            if plan is None or not _extend_slots(session, member, lease):
                 return None
             row.lease_until = lease
             session.flush()
@@ -173,6 +188,16 @@ def await_gang(ctx: Context, member: Membership) -> Claim[StoredPayload] | Membe
         if row.attempt != job.attempt or job.status not in (Status.RUNNING, Status.CANCELLING):
             return None
         return _claim_of(session, job, row)
+
+
+def _plan_of_member(session: Session, ctx: Context, job: Job, member: Membership, now: datetime) -> GangPlan | None:
+    """Return where a gang that waits is to run; None if this machine is to leave it."""
+    if job.placement:
+        return _placed_plan(job, member.host, "gpu" if member.device else "cpu")
+    plan = _plan(job, _machines(session, job.queue, now), _members(session, now)[job.id], now)
+    if not plan.count or not (plan.can_start or _is_first_to_keep(session, ctx, job, now)):
+        return None
+    return plan if member.host in plan.able and member.host not in plan.reserved else None
 
 
 def leave_gang(ctx: Context, member: Membership) -> None:

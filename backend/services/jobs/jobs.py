@@ -50,6 +50,7 @@ class JobView(JobState):
     result: dict[str, Any]
     stop_request: str | None
     placement: str | None
+    num_machines: int
     depends_on: str | None
     created_at: datetime
     started_at: datetime | None

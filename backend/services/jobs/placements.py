@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
-from backend.db.tables import Job, Provider, Submission
+from backend.db.tables import GangMember, Job, Provider, Submission
 from backend.domain.jobs.placement import PROVIDERS, Partition, Placement, SubmissionState, parse_placement
 from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
 from backend.domain.wording import plural
-from backend.errors import InvalidInput, Unavailable
+from backend.errors import InvalidInput, RoundhouseError, Unavailable
 from backend.services.context import Context
 
 SILENT = timedelta(seconds=60)
@@ -20,10 +20,15 @@ SILENT = timedelta(seconds=60)
 
 @dataclass(frozen=True)
 class PlacementChoice:
-    """A partition that a job can be sent to, with its nodes and GPUs as text."""
+    """A partition that a job can be sent to."""
 
     placement: Placement
-    detail: str
+    partition: Partition
+
+    @property
+    def detail(self) -> str:
+        """Return its nodes and GPUs as text."""
+        return self.partition.detail
 
 
 @dataclass(frozen=True)
@@ -64,10 +69,7 @@ def _state(ctx: Context, row: Provider) -> ProviderState:
         problem = f"Not checked for over a minute: the worker with the settings of {title} is not running. Start it."
         return ProviderState(row.name, (), problem)
     choices = (
-        PlacementChoice(
-            Placement(row.name, partition.name),
-            _describe(partition),
-        )
+        PlacementChoice(Placement(row.name, partition.name), partition)
         for partition in row.partitions
         if partition.is_up
     )
@@ -75,31 +77,51 @@ def _state(ctx: Context, row: Provider) -> ProviderState:
     return ProviderState(row.name, tuple(choices), "", down)
 
 
-def _describe(partition: Partition) -> str:
-    gpus = plural(partition.num_gpus, "GPU") if partition.num_gpus else ""
-    if not partition.num_nodes:
-        return f"{gpus} a node" if gpus else "CPUs"
-    return plural(partition.num_nodes, "node") + (f", {gpus} each" if gpus else "")
-
-
 def check_placement(ctx: Context, text: str, config: RunConfig) -> str:
-    """Return a placement that a run can be sent to. Raises InvalidInput for a run over several machines, and what
-    `check_partition` raises.
+    """Return a placement that a run can be sent to. Raises InvalidInput for a run that is too large for its partition,
+    and what `check_partition` raises.
     """
-    placement = parse_placement(text)
-    if config.devices.nodes > 1:
+    choice = _choose(ctx, parse_placement(text), field="placement")
+    if problem := _why_too_small(choice, config):
         raise InvalidInput(
-            f"A run over {config.devices.nodes} machines can't be placed on {placement.title} yet.",
-            remedy="Choose devices of one machine (nodes: 1), or the workers of this installation.",
-            field="devices.nodes",
+            f"{choice.placement.label} {problem}.",
+            remedy="Choose fewer machines (devices.nodes) or devices, or another place to run.",
+            field="devices.count",
         )
-    return check_partition(ctx, placement)
+    return str(choice.placement)
+
+
+def describe_nodes(ctx: Context, text: str, config: RunConfig) -> str:
+    """Say which nodes of a placement a run would take, or why it can't."""
+    try:
+        choice = _choose(ctx, parse_placement(text), field="placement")
+    except RoundhouseError as error:
+        return error.message
+    label, machines, each = choice.placement.label, config.devices.nodes, config.devices.per_node
+    if problem := _why_too_small(choice, config):
+        return f"{label} {problem}."
+    has_gpus = config.device == "gpu" or (config.device == "auto" and choice.partition.num_gpus > 0)
+    share = plural(each, "GPU" if has_gpus else "CPU core")
+    if machines == 1:
+        return f"One node of {label}, with {share}."
+    return (
+        f"{machines} nodes of {label}, with {share} each; {choice.placement.title} starts them together or not at all."
+    )
+
+
+def _why_too_small(choice: PlacementChoice, config: RunConfig) -> str:
+    gpus = 0 if config.device == "cpu" else config.devices.per_node
+    return choice.partition.why_too_small(machines=config.devices.nodes, gpus=gpus)
 
 
 def check_partition(ctx: Context, placement: Placement, *, field: str = "placement") -> str:
     """Return a placement that jobs can be sent to. Raises InvalidInput for an unknown provider or partition, and
     Unavailable if the provider does not answer or the partition is down.
     """
+    return str(_choose(ctx, placement, field=field).placement)
+
+
+def _choose(ctx: Context, placement: Placement, *, field: str) -> PlacementChoice:
     provider = next((one for one in list_providers(ctx) if one.name == placement.provider), None)
     if provider is None:
         raise InvalidInput(
@@ -111,14 +133,14 @@ def check_partition(ctx: Context, placement: Placement, *, field: str = "placeme
         raise Unavailable(f"{placement.title} can't take a job: {provider.problem}")
     if placement.partition in provider.down:
         raise Unavailable(f"{placement.label} is down (drained, stopped or in maintenance) and takes no job now.")
-    names = [choice.placement.partition for choice in provider.choices]
-    if placement.partition not in names:
+    choices = {choice.placement.partition: choice for choice in provider.choices}
+    if placement.partition not in choices:
         raise InvalidInput(
             f"{placement.title} offers no partition {placement.partition!r} here.",
-            remedy=f"Choose one of {', '.join(names) or 'none: all are down'}.",
+            remedy=f"Choose one of {', '.join(choices) or 'none: all are down'}.",
             field=field,
         )
-    return str(placement)
+    return choices[placement.partition]
 
 
 def describe_waiting(ctx: Context, job_id: str) -> Waiting | None:
@@ -127,7 +149,9 @@ def describe_waiting(ctx: Context, job_id: str) -> Waiting | None:
         job = session.get(Job, job_id)
         if job is None or job.placement is None or job.status != Status.QUEUED:
             return None
-        placement = parse_placement(job.placement)
+        placement, num_machines = parse_placement(job.placement), job.num_machines
+        waits = (GangMember.job_id == job_id, GangMember.attempt.is_(None), GangMember.lease_until > ctx.now())
+        num_there = session.scalar(select(func.count()).select_from(GangMember).where(*waits)) or 0
         newest = select(Submission).where(Submission.job_id == job_id).order_by(Submission.number.desc()).limit(1)
         row = session.scalar(newest)
         provider = session.get(Provider, placement.provider)
@@ -150,6 +174,8 @@ def describe_waiting(ctx: Context, job_id: str) -> Waiting | None:
     if row.state == SubmissionState.WAITING:
         return Waiting(f"{order}. {title} says: {row.reason or row.word.capitalize()}.")
     if row.state == SubmissionState.RUNNING:
+        if num_machines > 1:
+            return Waiting(f"{order} has started: {num_there} of its {num_machines} workers are there.")
         return Waiting(f"{order} has started; its worker takes the run within seconds.")
     end = f"{row.word} {row.reason}".strip()
     return Waiting(f"{order} has ended ({end}); another is submitted within seconds.")

@@ -16,7 +16,14 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from backend.db.tables import Job, LogLine, Provider, Submission
-from backend.domain.jobs.placement import MAX_SUBMISSIONS, Partition, Placement, SubmissionState, submission_key
+from backend.domain.jobs.placement import (
+    MAX_SUBMISSIONS,
+    SHARDS,
+    Partition,
+    Placement,
+    SubmissionState,
+    submission_key,
+)
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import TERMINAL, Status
 from backend.errors import InvalidInput, RoundhouseError, Unavailable
@@ -41,8 +48,8 @@ TAKES_AGAIN = timedelta(seconds=60)
 
 
 def tend_submissions(ctx: Context, provider: ComputeProvider) -> None:
-    """Record what a provider says of its partitions and of open orders, withdraw those of ended jobs, and order workers
-    for jobs that wait.
+    """Record what a provider says of its partitions and of open orders, withdraw those of ended jobs and the tasks of
+    ended imports, and order workers for jobs that wait.
     """
     partitions, problem = list[Partition](), ""
     try:
@@ -50,12 +57,13 @@ def tend_submissions(ctx: Context, provider: ComputeProvider) -> None:
             partitions += provider.check()
         except InvalidInput as error:  # of the settings: what was ordered before is followed all the same
             problem = str(error)
-        listed = {one.key: one for one in provider.status()}
+        orders = provider.status()
     except RoundhouseError as error:
         _record_provider(ctx, provider.name, [], problem=problem or str(error))
         return
     _record_provider(ctx, provider.name, partitions, problem=problem)
-    _follow(ctx, provider, listed)
+    _end_shards(ctx, provider, orders)
+    _follow(ctx, provider, {one.key: one for one in orders if SHARDS not in one.key})
     offered = {str(Placement(provider.name, partition.name)): partition for partition in partitions if partition.is_up}
     began = ctx.now()
     for job_id in _due(ctx, list(offered)):
@@ -77,6 +85,21 @@ def _record_provider(ctx: Context, name: str, partitions: list[Partition], *, pr
             row = Provider(name=name)
             session.add(row)
         row.partitions, row.problem, row.checked_at = partitions, problem, ctx.now()
+
+
+def _end_shards(ctx: Context, provider: ComputeProvider, orders: Sequence[SubmittedOrder]) -> None:
+    """Cancel the tasks that read shards of imports that have ended: one whose process was killed could not."""
+    job_of = {one.id: _job_of(one.key) for one in orders if SHARDS in one.key and one.state != SubmissionState.ENDED}
+    if not job_of:
+        return
+    with ctx.db.read() as session:
+        ended = select(Job.id).where(Job.id.in_(set(job_of.values())), Job.status.in_(TERMINAL))
+        job_ids = set(session.scalars(ended))
+    for external_id in [external_id for external_id, job_id in job_of.items() if job_id in job_ids]:
+        try:
+            provider.cancel(external_id)
+        except RoundhouseError as error:
+            log.warning("tasks %s of an ended import could not be cancelled: %s", external_id, error)
 
 
 def _follow(ctx: Context, provider: ComputeProvider, listed: Mapping[str, SubmittedOrder]) -> None:
@@ -179,8 +202,8 @@ def _due(ctx: Context, placements: list[str]) -> list[str]:
 
 
 def _order(ctx: Context, provider: ComputeProvider, job_id: str, *, offered: Mapping[str, Partition]) -> None:
-    """Order a worker for a job with an offered placement, or fail the job if the provider refuses or its workers never
-    took it.
+    """Order a worker on each machine of a job with an offered placement, or fail the job if the provider refuses or its
+    workers never took it.
     """
     try:
         with ctx.db.write() as session:
@@ -201,7 +224,7 @@ def _order(ctx: Context, provider: ComputeProvider, job_id: str, *, offered: Map
     except IntegrityError:  # another worker orders it at this moment (PostgreSQL)
         return
     if len(missed) >= MAX_SUBMISSIONS:
-        _fail(ctx, job_id, _explain_missed(ctx, provider, missed))
+        _fail(ctx, job_id, _explain_missed(ctx, provider, missed, job.num_machines))
         return
     partition = offered[job.placement or ""]
     has_gpus = job.device_request != "cpu" and partition.num_gpus > 0
@@ -214,6 +237,7 @@ def _order(ctx: Context, provider: ComputeProvider, job_id: str, *, offered: Map
                 num_gpus=job.num_devices if has_gpus or job.device_request == "gpu" else 0,
                 num_cpus=1 if has_gpus else job.num_devices,
                 output=_output(ctx, provider, job_id, row.number),
+                num_machines=job.num_machines,
             )
         )
     except InvalidInput as error:
@@ -226,11 +250,11 @@ def _order(ctx: Context, provider: ComputeProvider, job_id: str, *, offered: Map
     _write(ctx, row, external_id=external_id)
 
 
-def _explain_missed(ctx: Context, provider: ComputeProvider, missed: list[Submission]) -> JobFailure:
+def _explain_missed(ctx: Context, provider: ComputeProvider, missed: list[Submission], num_machines: int) -> JobFailure:
     jobs = ", ".join(str(row.external_id) for row in missed)
     output = _log(ctx, provider, missed[-1])
     return JobFailure(
-        cause=f"{len(missed)} workers ended before they took this job ({provider.name} jobs {jobs}).",
+        cause=f"{len(missed) * num_machines} workers ended before they took this job ({provider.name} jobs {jobs}).",
         remedy="Read the end of the log. Where it starts a worker needs this version, database and artifacts.",
         tail="\n".join(output)[-2000:],
     )

@@ -19,6 +19,7 @@ from backend.services.estimates.forecasts import Forecast, QueuePosition
 from backend.services.estimates.probes import find_probe, launch_probe
 from backend.services.estimates.sweep_forecast import SweepForecast
 from backend.services.health import BROKER, HEALTH
+from backend.services.jobs.placements import describe_nodes
 from backend.services.people.gpu_hours import gpu_hours_of
 from pages.components.frame import draw_figure, errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
@@ -34,9 +35,11 @@ PROBE_HELP = "Builds the model and runs a few steps: about 20 seconds. It leaves
 TIME_HELP = "Time of the training steps. Evaluations and checkpoints come on top."
 
 
-def draw_estimate(ctx: Context, person: Person, config: RunConfig, expected: Forecast | None) -> None:
-    """Draw the estimate of one run. A config whose parts don't fit together has no forecast: only its tokens are
-    counted.
+def draw_estimate(
+    ctx: Context, person: Person, config: RunConfig, expected: Forecast | None, *, placement: str | None = None
+) -> None:
+    """Draw the estimate of one run, at a placement if it is given. A config whose parts don't fit together has no
+    forecast: only its tokens are counted.
     """
     with _card():
         if expected is None:
@@ -51,10 +54,13 @@ def draw_estimate(ctx: Context, person: Person, config: RunConfig, expected: For
         _draw_disk(expected.disk_bytes, f"for {plural(expected.num_checkpoints, 'checkpoint')}", expected.free_bytes)
         _draw_cost(expected.cost_usd, expected.price_usd)
         _draw_loss(expected)
-        if expected.gang is None or expected.gang.can_start:
-            _line("schedule", "Queue", describe_queue(expected.queue))
-        if expected.gang is not None:
-            _line("hub", "Machines", plain(expected.gang.sentence))
+        if placement is not None:
+            _line("hub", "Machines", describe_nodes(ctx, placement, config))
+        else:
+            if expected.gang is None or expected.gang.can_start:
+                _line("schedule", "Queue", describe_queue(expected.queue))
+            if expected.gang is not None:
+                _line("hub", "Machines", expected.gang.sentence)
         if (hours := gpu_hours_of(ctx, person)) is not None:
             if hours.is_used_up:
                 st.warning(f"**Your week:** {plain(hours.sentence)} Nothing is left.", icon=":material/timer_off:")

@@ -35,7 +35,7 @@ def draw_placement_choice(ctx: Context) -> str | None:
         )
     if chosen:
         title = choices[chosen].placement.title
-        st.caption(f"Estimate and queue position cover local workers only. The run page shows what {title} says.")
+        st.caption(f"The estimate covers local workers only. The run page shows what {title} says.")
     for provider in providers:
         if provider.problem:
             st.caption(f":material/cloud_off: {plain(f'{provider.title} is not offered: {provider.problem}')}")

@@ -46,8 +46,10 @@ def provider(cluster: ClusterDouble) -> Kubernetes:
     return Kubernetes(queues=("h100:8", "cpu"), manifest=MANIFEST, namespace=NAMESPACE)
 
 
-def order(key: str = KEY, *, queue: str = "h100", num_gpus: int = 2, num_cpus: int = 1) -> WorkerOrder:
-    return WorkerOrder(key, key.split("-")[1], queue, num_gpus, num_cpus, Path("unused"))
+def order(
+    key: str = KEY, *, queue: str = "h100", num_gpus: int = 2, num_cpus: int = 1, num_machines: int = 1
+) -> WorkerOrder:
+    return WorkerOrder(key, key.split("-")[1], queue, num_gpus, num_cpus, Path("unused"), num_machines)
 
 
 def state(provider: Kubernetes) -> SubmittedOrder:
@@ -85,6 +87,29 @@ def test_an_order_becomes_a_suspended_job_of_the_queue_that_the_schema_accepts(
     assert words == ["roundhouse", "worker", "--for", "0123456789ab", "--until-idle", "600s"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
     assert "nvidia.com/gpu" not in yaml.safe_dump(yaml.safe_load(MANIFEST.read_text())), "added, not there before"
+
+
+def test_an_order_of_several_machines_is_one_job_with_as_many_pods_and_stands_as_the_worst_of_them(
+    provider: Kubernetes, cluster: ClusterDouble
+) -> None:
+    provider.submit(order(num_machines=3))
+    spec = cluster.items["jobs"][KEY]["spec"]
+    assert (spec["completions"], spec["parallelism"], spec["completionMode"]) == (3, 3, "Indexed")
+    assert spec["backoffLimit"] == 0, "a pod that fails ends the others"
+    cluster.admit(KEY)
+    first, second, third = cluster.items["pods"].values()
+    first["status"] = third["status"] = {"phase": "Running"}
+    text = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    second["status"]["conditions"] = [condition("PodScheduled", False, reason="Unschedulable", message=text)]
+    assert state(provider) == SubmittedOrder(KEY, KEY, SubmissionState.WAITING, "Pending", f"Unschedulable: {text}")
+    second["status"] = {"phase": "Running"}
+    assert state(provider).state is SubmissionState.RUNNING
+    ended = container("terminated", {"exitCode": 1, "reason": "Error"})
+    second["status"] = {"phase": "Failed", "containerStatuses": [ended]}
+    cluster.logs |= {first["metadata"]["name"]: "fine", second["metadata"]["name"]: "no database"}
+    assert list(provider.log(KEY, Path("unused"))) == ["no database"]
+    cluster.end(KEY, "Failed", "BackoffLimitExceeded")
+    assert state(provider).reason == "BackoffLimitExceeded, Error, exit status 1"
 
 
 def test_an_order_for_cpus_asks_for_none_of_the_gpus(provider: Kubernetes, cluster: ClusterDouble) -> None:

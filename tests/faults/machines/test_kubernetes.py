@@ -28,7 +28,7 @@ from backend.services.training.views import get_run
 from backend.settings import PROJECT
 from tests.support.curves import read_curve
 from tests.support.installation import wait_until
-from tests.support.kubernetes_api import NAMESPACE, ClusterDouble, condition, serve_cluster
+from tests.support.kubernetes_api import NAMESPACE, ClusterDouble, Item, condition, serve_cluster
 from tests.support.run_world import tiny_run
 from tests.support.settings import database_of, make_settings
 
@@ -58,18 +58,17 @@ def sweep(ctx: Context) -> None:
     tend_submissions(ctx, provider)
 
 
-def launch(ctx: Context, name: str) -> tuple[str, str]:
+def launch(ctx: Context, name: str, **values: object) -> tuple[str, str]:
     """Launch a run on the cluster; return its id and that of its job."""
     sweep(ctx)
-    config = tiny_run(name, device="cpu", max_steps=STEPS, eval_every=STEPS)
+    config = tiny_run(name, device="cpu", max_steps=STEPS, eval_every=STEPS, **values)
     run_id = launch_run(ctx, config, person=LOCAL, placement="kubernetes:cpu").id
     sweep(ctx)
     return run_id, get_run(ctx, run_id).job_id or ""
 
 
-def start_pod(ctx: Context, cluster: ClusterDouble, name: str) -> subprocess.Popen[bytes]:
-    """Do what a node does: start the command of a Job's container, here with the home of this test."""
-    pod = cluster.admit(name)
+def start_pod(ctx: Context, pod: Item) -> subprocess.Popen[bytes]:
+    """Do what a node does: start the command of a pod's container, here with the home of this test."""
     pod["status"]["phase"] = "Running"
     (container,) = pod["spec"]["containers"]
     assert container["command"] == ["roundhouse"]
@@ -105,7 +104,7 @@ def test_a_run_waits_with_kueues_reason_and_trains_in_its_pod(ctx: Context, clus
     assert sentence(ctx, job_id) == (f"Kubernetes: cpu, job {key}. Kubernetes says: insufficient unused quota for cpu.")
     (provider,) = ctx.providers
     assert check_provider(provider).detail == "answers: cpu; 1 worker ordered"
-    with start_pod(ctx, cluster, key) as worker:
+    with start_pod(ctx, cluster.admit(key)) as worker:
         wait_until(lambda: get_job(ctx, job_id).status is Status.RUNNING, timeout_s=120, what="the worker")
         sweep(ctx)
         assert worker.wait(180) == 0

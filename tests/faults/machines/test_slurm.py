@@ -29,6 +29,7 @@ from backend.infra.compute.slurm import Slurm
 from backend.services.context import LOCAL, Context
 from backend.services.data.imports import import_dataset, version_of_job
 from backend.services.data.sources import ImportSource
+from backend.services.jobs.gangs import list_members
 from backend.services.jobs.jobs import get_job, read_log, stop_job
 from backend.services.jobs.placements import describe_order, describe_waiting, list_providers
 from backend.services.jobs.submissions import tend_submissions
@@ -118,7 +119,7 @@ def curve(ctx: Context, run_id: str) -> dict[int, float]:
 def steps_of(ctx: Context, run_id: str, attempt: int) -> list[int]:
     """Return the steps that an attempt has done."""
     path = ctx.artifacts.job_folder(job_of(ctx, run_id)) / f"attempt-{attempt}" / "events.jsonl"
-    events = parse_events(path.read_bytes().splitlines())
+    events = parse_events(path.read_bytes().splitlines() if path.exists() else [])
     return [event.step for event in events if isinstance(event, MetricsEvent) and "train_loss" in event.values]
 
 
@@ -129,7 +130,8 @@ def wait_for_step(ctx: Context, run_id: str, step: int) -> None:
 def running_attempts(installation: Installation, job_id: str) -> set[str]:
     """Return the attempts of a job that have a process now."""
     commands = [process.info["cmdline"] or [] for process in installation.processes(f"{job_id}/attempt-")]
-    return {word.rsplit("/", 1)[-1] for command in commands for word in command if f"{job_id}/attempt-" in word}
+    folders = [word.rsplit("/", 1)[-1] for command in commands for word in command if f"{job_id}/attempt-" in word]
+    return {folder.split("-")[1] for folder in folders}  # each machine of several has its folder
 
 
 def wait_for_end(installation: Installation, run_id: str, *, timeout_s: float = 180) -> Status:
@@ -322,8 +324,8 @@ def test_refusals_name_value_and_cure(ctx: Context, cluster: Cluster) -> None:
         launch_run(ctx, tiny_run("elsewhere"), person=LOCAL, placement="slurm:gpux")
     with pytest.raises(InvalidInput, match="'nowhere' is not a valid placement"):
         launch_run(ctx, tiny_run("nowhere"), person=LOCAL, placement="nowhere")
-    spread = tiny_run("spread", devices={"count": 2, "nodes": 2})
-    with pytest.raises(InvalidInput, match="over 2 machines can't be placed on Slurm yet"):
+    spread = tiny_run("spread", devices={"count": 3, "nodes": 3})
+    with pytest.raises(InvalidInput, match="Slurm: low has 2 nodes, and this run needs 3 machines"):
         launch_run(ctx, spread, person=LOCAL, placement="slurm:low")
     greedy = replace(slurm_of(ctx), options=("--mem=900G",))
     run_id = launch(ctx, "greedy")
@@ -349,6 +351,68 @@ def test_gpus_of_a_run_are_asked_of_slurm(ctx: Context, cluster: Cluster) -> Non
     stop_run(ctx, run_id, person=LOCAL)
     tend_submissions(ctx, slurm_of(ctx))
     release(cluster, blocking)
+
+
+TWO = {"micro_batch": 2, "devices": {"count": 2, "nodes": 2}}
+"""The undisturbed run's batches on two machines."""
+
+
+def test_a_run_over_two_nodes_waits_trains_on_both_and_is_cancelled(
+    installation: Installation, cluster: Cluster, undisturbed: dict[int, float]
+) -> None:
+    ctx, blocking = installation.ctx, block(cluster)
+    run_id = launch(ctx, "over two nodes", **TWO)
+    job_id = job_of(ctx, run_id)
+    sentence = wait_until(lambda: _sentence(ctx, job_id, "Slurm says"), timeout_s=30, what="Slurm's reason")
+    (order,) = orders(ctx, run_id)
+    number = order.external_id or ""
+    assert sentence.startswith(f"Slurm: low, job {number}. Slurm says: ")
+    assert "NumNodes=2" in cluster.run("scontrol", "show", "job", number).stdout
+    release(cluster, blocking)
+    wait_for_step(ctx, run_id, 1)
+    members = list_members(ctx, job_id)
+    assert {member.host for member in members} == {f"n1.{number}", f"n2.{number}"}
+    assert wait_for_end(installation, run_id) is Status.FINISHED
+    assert get_job(ctx, job_id).attempt == 1
+    assert len(orders(ctx, run_id)) == 1
+    measured = curve(ctx, run_id)
+    assert list(measured) == list(undisturbed)
+    assert measured == pytest.approx(undisturbed, abs=1e-4)
+    assert any("Training on 2 machines" in line for line in read_log(ctx, job_id))
+    cluster.wait_until(lambda: not cluster.queue(), "workers stay after the end of their job")
+    cancelled = launch(ctx, "over two nodes, cancelled", **TWO, max_steps=100_000)
+    wait_for_step(ctx, cancelled, 4)
+    stop_run(ctx, cancelled, person=LOCAL)
+    assert wait_for_end(installation, cancelled) is Status.CANCELLED
+    cluster.wait_until(lambda: not cluster.queue(), "workers stay after a cancelled job")
+
+
+def test_a_run_over_two_nodes_saves_before_a_preemption_and_survives_a_node_that_dies(
+    installation: Installation, cluster: Cluster
+) -> None:
+    ctx, endless = installation.ctx, 100_000
+    run_id = launch(
+        ctx, "over two unsafe nodes", **TWO, max_steps=endless, eval_every=endless, checkpoint_every=endless
+    )
+    job_id = job_of(ctx, run_id)
+    wait_for_step(ctx, run_id, 8)
+    cluster.run("sbatch", "-p", "high", "-N1", "--exclusive", "-o", "/dev/null", "--wrap", "exec sleep 1")
+    wait_until(lambda: get_job(ctx, job_id).attempt == 2, timeout_s=120, what="the second attempt")
+    first = steps_of(ctx, run_id, 1)
+    wait_for_step(ctx, run_id, len(first) + 8)
+    assert first == list(range(1, len(first) + 1))
+    assert steps_of(ctx, run_id, 2)[0] == len(first) + 1, "no step is lost, and none done twice"
+    node = list_members(ctx, job_id)[1].host.split(".")[0]
+    cluster.kill_node(node)
+    try:
+        wait_until(lambda: get_job(ctx, job_id).status is Status.QUEUED, timeout_s=60, what="the end of the attempt")
+    finally:
+        cluster.start_node(node)
+    wait_until(lambda: get_job(ctx, job_id).attempt >= 3, timeout_s=120, what="the third attempt")
+    wait_until(lambda: steps_of(ctx, run_id, get_job(ctx, job_id).attempt), timeout_s=120, what="its steps")
+    assert steps_of(ctx, run_id, get_job(ctx, job_id).attempt)[0] == len(first) + 1, "from the checkpoint"
+    stop_run(ctx, run_id, person=LOCAL)
+    assert wait_for_end(installation, run_id) is Status.CANCELLED
 
 
 def kill_task(folder: Path) -> bool:
@@ -393,6 +457,23 @@ def test_a_corpus_in_shards_on_slurm_has_the_rows_of_one_process(
         there = read_rows(ctx.artifacts.path(version.folder or ""), split)  # type: ignore[arg-type]
         assert there == read_rows(Path(alone.folder), split)  # type: ignore[arg-type]
     cluster.wait_until(lambda: not cluster.queue(), "tasks stay after the end of the import")
+
+
+def test_the_shards_of_an_import_whose_process_was_killed_are_withdrawn_from_slurm(
+    installation: Installation, cluster: Cluster, tmp_path: Path
+) -> None:
+    ctx, corpus = installation.ctx, write_corpus(tmp_path / "corpus", files=3, rows=10)
+    blocking = block(cluster)
+    options = ImportOptions(kind=DatasetKind.TEXT, max_rejected=1, shards=3, workers=2, executor="slurm:low")
+    source = ImportSource(path=corpus)
+    job_id = import_dataset(ctx, name="killed", source=source, options=options, person=LOCAL).job_id or ""
+    wait_until(lambda: len(cluster.queue()) > 1, what="the waiting shards")
+    for process in installation.processes(f"{job_id}/attempt-"):
+        process.kill()
+    wait_until(lambda: get_job(ctx, job_id).status in TERMINAL, what="the end of the import")
+    assert get_job(ctx, job_id).status is Status.FAILED
+    wait_until(lambda: set(cluster.queue()) == {blocking}, what="an empty queue")
+    release(cluster, blocking)
 
 
 def test_a_stopped_import_withdraws_its_shards_from_slurm(

@@ -423,9 +423,9 @@ def test_shards_run_here_or_in_slurm_by_the_settings_of_the_worker(ctx: Context)
     with pytest.raises(InvalidInput, match="not set up for Slurm"):
         take_job(ctx, version.job_id)
     slurm = Slurm(("cpu",), ("worker",), Path("/"), Path("/"), environment=(), account="lab", options=("--qos=long",))
-    payload = fill_cluster(replace(ctx, providers=(slurm,)), payload_of(ctx, version))
-    assert payload.cluster == ShardCluster(account="lab", options=("--qos=long",))
-    assert fill_cluster(ctx, payload_of(ctx, queue("local"))).cluster is None
+    payload = fill_cluster(replace(ctx, providers=(slurm,)), payload_of(ctx, version), job_id="7")
+    assert payload.cluster == ShardCluster(job_id="7", account="lab", options=("--qos=long",))
+    assert fill_cluster(ctx, payload_of(ctx, queue("local")), job_id="8").cluster is None
 
 
 def payload_of(ctx: Context, version: VersionView) -> ImportPayload:

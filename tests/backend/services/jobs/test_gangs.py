@@ -34,6 +34,7 @@ from backend.services.jobs.gangs import (
     Membership,
     await_gang,
     choose_gang,
+    choose_placed,
     describe_gang,
     join_gang,
     leave_gang,
@@ -65,6 +66,12 @@ def submit(ctx: Context, clock: Clock, *, machines: int = 2, devices: int = 1, a
     payload = TrainPayload(run_id="r", run_folder="runs/r", dataset_kind="text", config=config)  # type: ignore[arg-type]
     with ctx.db.write() as session:
         return add_job(session, ctx, payload, title="job").id
+
+
+def place(ctx: Context, job_id: str, *, device: str = "auto") -> None:
+    with ctx.db.write() as session:
+        job = session.get_one(Job, job_id)
+        job.placement, job.device_request = "slurm:gpu", device
 
 
 def start(ctx: Context, *hosts: str, gpus: int = 0, slots: int = 1) -> None:
@@ -166,6 +173,50 @@ def test_gangs_that_many_machines_join_at_once_are_placed_whole(ctx: Context, cl
         }
     with ctx.db.read() as session:
         assert session.scalar(select(func.count()).select_from(Slot)) == 16
+
+
+def test_a_placed_gang_is_taken_by_the_workers_that_were_started_for_it_all_or_none(ctx: Context, clock: Clock) -> None:
+    """Of three, as where a controller has started one order twice, two take it; workers of the queue never do."""
+    job_id = submit(ctx, clock)
+    place(ctx, job_id)
+    start(ctx, "a", "b", gpus=1)
+    assert choose(ctx, "a", gpus=1) is None
+    members = []
+    for host in ("n1.7", "n2.7", "n2.8"):
+        choice = choose_placed(ctx, job_id, host=host, devices=("0",))
+        if choice is not None:
+            members.append(join_gang(ctx, choice, owner=f"{host}/train#1", host=host, devices=("0",)))
+        if host == "n1.7":
+            assert await_gang(ctx, members[0]) == members[0]  # type: ignore[arg-type]
+            assert choose_placed(ctx, job_id, host="n3.7") is not None
+    claims = [claimed(ctx, member) for member in members]
+    assert [(one.device, one.part and one.part.number) for one in claims] == [("0", 0), ("0", 1)]
+    assert claims[0].part is not None
+    assert claims[0].part.hosts == ("n1.7", "n2.7")
+    with ctx.db.write() as session:
+        requeue_lost(session, ctx, claims[0], error=JobFailure(), counts=True)
+    leave_gang(ctx, members[0])  # type: ignore[arg-type]
+    again = choose_placed(ctx, job_id, host="n1.7", devices=("0",))
+    assert again is not None
+    waiting = join_gang(ctx, again, owner="n1.7/train#1-2", host="n1.7", devices=("0",))
+    assert waiting is not None
+    clock.advance(14)
+    assert await_gang(ctx, waiting) == waiting, "never on fewer: the provider starts as many again"
+    request_stop(ctx, job_id)
+    assert await_gang(ctx, waiting) is None
+
+
+@pytest.mark.parametrize(
+    ("request_", "devices", "expected"),
+    [("cpu", ("0",), "cpu"), ("auto", (), "cpu"), ("auto", ("0",), "gpu"), ("gpu", (), None)],
+)
+def test_a_machine_of_a_placed_gang_joins_with_the_devices_that_the_run_asks_for(
+    ctx: Context, clock: Clock, request_: str, devices: tuple[str, ...], expected: str | None
+) -> None:
+    job_id = submit(ctx, clock)
+    place(ctx, job_id, device=request_)
+    choice = choose_placed(ctx, job_id, host="n1.7", devices=devices)
+    assert (choice and choice.plan.kind) == expected
 
 
 def test_jobs_of_one_machine_go_on_until_a_gang_has_waited_for_its_time(ctx: Context, clock: Clock) -> None:

@@ -4,6 +4,7 @@ tests/faults/machines/test_slurm.py has the real one.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,8 +14,9 @@ import pytest
 from sqlalchemy import select
 
 from backend import bootstrap
+from backend.cli.doctor import check_provider
 from backend.db.tables import Job, Submission
-from backend.domain.jobs.placement import Partition, SubmissionState, submission_key
+from backend.domain.jobs.placement import Partition, SubmissionState, shards_key, submission_key
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import InvalidInput, Unavailable
 from backend.infra.compute.base import SubmittedOrder, WorkerOrder
@@ -22,8 +24,9 @@ from backend.infra.compute.slurm import Slurm
 from backend.services.context import Context
 from backend.services.jobs import submissions
 from backend.services.jobs.claims import claim_next, give_back
+from backend.services.jobs.gangs import choose_placed, join_gang
 from backend.services.jobs.jobs import get_job, read_log, request_stop
-from backend.services.jobs.placements import check_placement, describe_waiting, list_providers
+from backend.services.jobs.placements import check_placement, describe_nodes, describe_waiting, list_providers
 from backend.services.jobs.recovery import recover_jobs
 from backend.services.jobs.submissions import tend_submissions
 from jobs import job_worker
@@ -120,6 +123,52 @@ def test_a_job_that_waits_has_one_order_however_many_look(
     waiting = describe_waiting(ctx, job_id)
     assert waiting is not None
     assert waiting.sentence == "Slurm: gpu, job 1. Slurm says: Priority."
+
+
+def test_a_job_of_several_machines_is_one_order_for_all_of_them(
+    ctx: Context, provider: ScriptedProvider, job_id: str
+) -> None:
+    with ctx.db.write() as session:
+        job = session.get_one(Job, job_id)
+        job.num_machines, job.num_devices = 2, 4
+    tend_submissions(ctx, provider)
+    (order,) = provider.orders
+    assert (order.num_machines, order.num_gpus, order.num_cpus) == (2, 4, 1)
+    provider.change(order.key, SubmissionState.RUNNING, "RUNNING")
+    tend_submissions(ctx, provider)
+    assert sentence(ctx, job_id) == "Slurm: gpu, job 1 has started: 0 of its 2 workers are there."
+    choice = choose_placed(ctx, job_id, host="n1.1")
+    assert choice is not None
+    join_gang(ctx, choice, owner="n1.1/train#1", host="n1.1")
+    assert sentence(ctx, job_id) == "Slurm: gpu, job 1 has started: 1 of its 2 workers are there."
+
+
+@pytest.mark.parametrize(
+    ("devices", "device", "words"),
+    [
+        (
+            {"count": 4, "nodes": 2},
+            "auto",
+            "2 nodes of Slurm: gpu, with 2 GPUs each; Slurm starts them together or not",
+        ),
+        ({"count": 4, "nodes": 2}, "cpu", "2 nodes of Slurm: gpu, with 2 CPU cores each; Slurm starts them together"),
+        ({"count": 1}, "auto", "One node of Slurm: gpu, with 1 GPU."),
+        ({"count": 3, "nodes": 3}, "auto", "Slurm: gpu has 2 nodes, and this run needs 3 machines."),
+        ({"count": 8}, "gpu", "Slurm: gpu has 4 GPUs a node, and this run needs 8 on each machine."),
+    ],
+)
+def test_before_the_launch_it_is_said_which_nodes_a_run_takes_or_why_it_cannot(
+    ctx: Context, provider: ScriptedProvider, devices: dict[str, int], device: str, words: str
+) -> None:
+    tend_submissions(ctx, provider)
+    config = tiny_run("planned", devices=devices, device=device)
+    assert describe_nodes(ctx, "slurm:gpu", config).startswith(words)
+    if "needs" in words:
+        with pytest.raises(InvalidInput, match=re.escape(words)):
+            check_placement(ctx, "slurm:gpu", config)
+    else:
+        assert check_placement(ctx, "slurm:gpu", config) == "slurm:gpu"
+    assert "offers no partition 'old'" in describe_nodes(ctx, "slurm:old", config)
 
 
 def test_an_answer_that_was_lost_is_no_second_order(
@@ -246,6 +295,22 @@ def test_the_order_of_an_ended_job_is_withdrawn(
     clock.advance(31)
     tend_submissions(ctx, provider)
     assert "1" in provider.cancelled
+
+
+def test_tasks_of_shards_are_cancelled_once_their_import_has_ended(
+    ctx: Context, provider: ScriptedProvider, job_id: str
+) -> None:
+    """Those of another installation of the same account, whose jobs are not here, are left alone."""
+    with ctx.db.write() as session:
+        running, ended = (add_stored_job(session, ctx, JobKind.IMPORT_DATASET, payload={"n": n}).id for n in (2, 3))
+        session.get_one(Job, running).status, session.get_one(Job, ended).status = Status.RUNNING, Status.FAILED
+    for number, owner in enumerate((running, ended, "elsewhere"), start=70):
+        key = shards_key(owner, "0123abcd")
+        provider.listed[key] = SubmittedOrder(str(number), key, SubmissionState.RUNNING, "RUNNING", "")
+    tend_submissions(ctx, provider)
+    assert provider.cancelled == ["71"]
+    assert check_provider(provider).detail == "answers: gpu; 1 worker ordered"
+    assert orders(ctx) == [(1, "waiting", "1")]
 
 
 def test_a_partition_that_slurm_no_longer_has_keeps_no_order_from_its_end(
@@ -390,6 +455,18 @@ def test_a_worker_of_a_cluster_takes_no_job_of_a_newer_database(
     assert work_for(ctx, settings, job_id, until_idle_s=0, stopping=threading.Event()) == 1
     assert "this worker knows 0001. Start it from the updated installation." in caplog.text
     assert get_job(ctx, job_id).attempt == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("sqlite:////home/lab/roundhouse.db", ""),
+        ("postgresql+psycopg://lab@/lab?host=/run/postgresql", ""),
+        ("postgresql+psycopg://lab@127.0.0.1:5433/lab", "127.0.0.1"),
+    ],
+)
+def test_the_machines_of_a_placed_run_meet_at_an_address_that_faces_the_database(url: str, expected: str) -> None:
+    assert job_worker.address_to(url) == expected
 
 
 def test_a_worker_for_a_job_that_is_not_there_says_so(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
