@@ -166,6 +166,7 @@ def _not_finite(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Findi
         step = int(train.steps[-1]) + 1 if train is not None and len(train) else None
     what = curve_label(metric) if metric else "The loss"
     sentence = f"{what} became NaN or infinite{f' at step {step:,}' if step is not None else ''}."
+    step = _lost_since(train, facts, step)
     config = facts.config
     if config is not None and config.precision == "fp16":
         cause = "Half precision holds no number above 65,504, and something became larger."
@@ -333,6 +334,17 @@ def _worse_than_guessing(series: Mapping[str, Series], facts: RunFacts) -> Itera
             None,
             *_calmer(facts),
         )
+
+
+def _lost_since(train: Series | None, facts: RunFacts, step: int | None) -> int | None:
+    """Return from which step on all losses were above that of a guess, if that is before the step of a number that was
+    not finite.
+    """
+    if train is None or step is None or facts.config is None or not facts.config.objective.predicts_tokens:
+        return step
+    usable = np.flatnonzero(train.values <= WORSE_SHARE * math.log(facts.vocab_size or MAX_VOCABULARY))
+    first = int(usable[-1]) + 1 if len(usable) else 0
+    return min(step, int(train.steps[first])) if first < len(train) else step
 
 
 def _over_fit(val: Series | None, train: Series, facts: RunFacts) -> Iterator[Finding]:

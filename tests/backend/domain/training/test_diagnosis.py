@@ -257,6 +257,20 @@ def test_a_loss_that_is_not_finite_is_reported_with_its_value() -> None:
     assert kinds(healthy(0), failure="The disk is full: information about it is in the log.") == []
 
 
+def test_weights_above_the_loss_of_a_guess_are_useless_before_a_number_is_not_finite() -> None:
+    losses = np.concatenate([np.full(4, 3.0), np.full(4, 5000.0)])
+    series = {"train_loss": Series(np.arange(1, 9), losses)}
+    (finding,) = [
+        one
+        for one in diagnose(
+            series, RunFacts(config=config(), has_ended=True, not_finite={"grad_norm": 9}, vocab_size=500)
+        )
+        if one.kind is Kind.NOT_FINITE
+    ]
+    assert "Grad norm became NaN or infinite at step 9." in finding.sentence
+    assert [step for step in range(1, 9) if spoils(finding, step)] == [4, 5, 6, 7, 8]
+
+
 def test_a_loader_that_lets_the_device_wait_is_named() -> None:
     series = {**healthy(0), "data_wait": curve(np.random.default_rng(0).normal(0.45, 0.05, STEPS))}
     finding = only(series)
