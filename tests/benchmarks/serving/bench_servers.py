@@ -7,7 +7,8 @@ on all. The client streams `/v1/completions`: prompts of random token ids, greed
 what `roundhouse export --format gguf` wrote, with `{}` for the numbers (f32, f16, q8_0), and FOLDER is where
 `pip install --target FOLDER xllamacpp` put llama.cpp's server, which the project doesn't need. `--servers` chooses:
 `ours-PRECISION`, or `vllm-PRECISION` and `llama.cpp-float32` for the same gateway and replica with another engine, or
-`llama-NUMBERS` for llama.cpp's server by itself; with `@THREADS` for more than one.
+`llama.cpp-NUMBERS` for that engine on a base added as such a file, or `llama-NUMBERS` for llama.cpp's server by
+itself; with `@THREADS` for more than one.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ from typing import Any
 
 import aiohttp
 
+from jobs.modeling.gguf.convert import convert_gguf
 from tests.support.gateway_fixtures import KEY
 
 CONTEXT = 2048
 USERS = 8
+PRECISIONS = ("float32", "bfloat16", "int8")
 ENGINES = {"ours": "roundhouse", "vllm": "vllm", "llama.cpp": "llama.cpp"}
 SERVERS = "ours-float32,ours-bfloat16,ours-int8,llama-f32,llama-f16,llama-q8_0"
 
@@ -86,7 +89,12 @@ class Server:
         kind, _, rest = name.partition("-")
         rest, _, threads = rest.partition("@")
         threads = threads or "1"
-        source = [arguments.checkpoint] if kind in ENGINES else [arguments.llama, arguments.gguf.format(rest)]
+        file = arguments.gguf.format(rest)
+        source = [arguments.checkpoint] if kind in ENGINES else [arguments.llama, file]
+        if kind == "llama.cpp" and rest not in PRECISIONS:
+            self._base = tempfile.TemporaryDirectory()
+            source, rest = [f"{self._base.name}/base"], "float32"
+            convert_gguf(Path(file), Path(source[0]))
         command = [sys.executable, __file__, "--serve", kind, *source, rest, threads]
         environment = {
             **os.environ,
