@@ -20,6 +20,7 @@ from backend.cli.doctor import check_provider
 from backend.domain.jobs.states import Status
 from backend.infra.processes import die_with_parent
 from backend.services.context import LOCAL, Context
+from backend.services.jobs.gangs import list_members
 from backend.services.jobs.jobs import get_job, read_log
 from backend.services.jobs.placements import describe_waiting, list_providers
 from backend.services.jobs.submissions import tend_submissions
@@ -93,6 +94,11 @@ def sentence(ctx: Context, job_id: str) -> str:
     return waiting.sentence if waiting is not None else ""
 
 
+def swept(ctx: Context, job_id: str) -> str:
+    sweep(ctx)
+    return sentence(ctx, job_id)
+
+
 def test_a_run_waits_with_kueues_reason_and_trains_in_its_pod(ctx: Context, cluster: ClusterDouble) -> None:
     run_id, job_id = launch(ctx, "on kubernetes")
     (choice,) = list_providers(ctx)[0].choices
@@ -113,6 +119,24 @@ def test_a_run_waits_with_kueues_reason_and_trains_in_its_pod(ctx: Context, clus
     assert get_job(ctx, job_id).status is Status.FINISHED
     assert len(read_curve(ctx, run_id, "train_loss").steps) == STEPS
     assert list(cluster.items["jobs"]) == [key], "ordered once"
+
+
+def test_a_run_over_two_machines_trains_in_the_two_pods_of_one_job(ctx: Context, cluster: ClusterDouble) -> None:
+    run_id, job_id = launch(ctx, "in two pods", micro_batch=2, devices={"count": 2, "nodes": 2})
+    key = f"roundhouse-{job_id}-1"
+    cluster.admit(key)
+    first, second = cluster.items["pods"].values()
+    second["status"]["phase"] = "Running"
+    with start_pod(ctx, first) as one:
+        wait_until(lambda: "1 of its 2 workers" in swept(ctx, job_id), timeout_s=120, what="the first worker")
+        assert get_job(ctx, job_id).status is Status.QUEUED, "all or none"
+        with start_pod(ctx, second) as other:
+            wait_until(lambda: get_job(ctx, job_id).status is Status.RUNNING, timeout_s=120, what="both workers")
+            hosts = {member.host for member in list_members(ctx, job_id)}
+            assert hosts == {first["metadata"]["name"], second["metadata"]["name"]}
+            assert (one.wait(180), other.wait(180)) == (0, 0)
+    assert get_job(ctx, job_id).status is Status.FINISHED
+    assert len(read_curve(ctx, run_id, "train_loss").steps) == STEPS
 
 
 def test_a_pod_that_ends_before_its_run_is_replaced_and_its_log_copied(ctx: Context, cluster: ClusterDouble) -> None:
