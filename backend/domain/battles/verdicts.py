@@ -379,7 +379,7 @@ def _plan(verdict: PairVerdict) -> str:
     larger = verdict.needed_at_gap
     is_larger = larger is not None and larger.gap_elo > gap and 0 < larger.votes < needed.votes
     wider = (
-        f"; about {about(larger.votes)} one of {larger.gap_elo:.0f}, that of these votes with one more for each"
+        f"; about {about(larger.votes)} would settle one of {larger.gap_elo:.0f}, as these votes and one more each show"
         if larger is not None and is_larger
         else ""
     )

@@ -122,7 +122,7 @@ def test_an_undecided_pair_states_the_votes_needed() -> None:
     assert verdict.needed_at_gap is not None
     assert verdict.needed_at_gap.gap_elo == pytest.approx(400 * math.log10((17.5 + 1) / (12.5 + 1)))
     assert (
-        f"about {about(verdict.needed_at_gap.votes)} one of 55, that of these votes with one more for each."
+        f"about {about(verdict.needed_at_gap.votes)} would settle one of 55, as these votes and one more each show."
         in verdict.sentence
     )
 
