@@ -14,6 +14,7 @@ from backend.domain.wording import short
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, list_checkpoints
 from backend.services.context import Context
 from backend.services.serving.aliases import alias_names
+from backend.services.training.diagnosis import spoiled_checkpoints
 from pages.components import routes
 from pages.components.battles.promotion import draw_promotion_page
 from pages.components.checkpoints.base_form import draw_base_form
@@ -30,7 +31,7 @@ KINDS = {"all": "All", "added": "Bases", "run": "From runs"}
 SHOWN = 100
 
 
-def draw_checkpoint_row(checkpoint: CheckpointView, aliases: Sequence[str]) -> None:
+def draw_checkpoint_row(checkpoint: CheckpointView, aliases: Sequence[str], *, diverged: bool) -> None:
     """Draw one row of the list, with the aliases that the checkpoint holds."""
     columns = TABLE.row(checkpoint.id)
     icon = "foundation" if checkpoint.origin == "added" else "deployed_code"
@@ -58,7 +59,9 @@ def draw_checkpoint_row(checkpoint: CheckpointView, aliases: Sequence[str]) -> N
         when(checkpoint.created_at),
     ]
     columns[2].caption(" · ".join(fact for fact in facts if fact))
-    if checkpoint.is_final:
+    if diverged:
+        columns[3].badge("diverged", icon=":material/emergency_home:", color="red")
+    elif checkpoint.is_final:
         columns[3].badge("final", icon=":material/flag:", color="green")
 
 
@@ -92,9 +95,11 @@ def draw_checkpoint_list(ctx: Context) -> None:
         if not checkpoints:
             draw_empty(text)
             return
+        shown = checkpoints[:SHOWN]
+        spoiled = spoiled_checkpoints(ctx, [checkpoint.id for checkpoint in shown])
         with TABLE.frame():
-            for checkpoint in checkpoints[:SHOWN]:
-                draw_checkpoint_row(checkpoint, aliases.get(checkpoint.id, ()))
+            for checkpoint in shown:
+                draw_checkpoint_row(checkpoint, aliases.get(checkpoint.id, ()), diverged=checkpoint.id in spoiled)
         if len(checkpoints) > SHOWN:
             st.caption(f"The newest {SHOWN} of {len(checkpoints):,}. Search for the others.")
 

@@ -290,6 +290,7 @@ def test_weights_of_a_run_that_ended_above_the_loss_of_a_guess_are_offered_nowhe
     ):
         assert [error.value for error in app.error if "equally likely" in error.value]
         assert not {link.proto.label for link in app.get("page_link")} & {"Deploy and chat", "Battle"}
+    assert ":material/emergency_home: diverged" in text_of(open_page("build/checkpoints.py"))
     situation = read_situation(site, LOCAL)
     assert (situation.checkpoints, situation.trained_without_evaluation) == ((), ())
     run = scenario.run(name="calm")

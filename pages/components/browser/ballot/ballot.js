@@ -186,7 +186,7 @@ class Ballot {
     else if (more) {
       this.messages.show("busy", "The answers are being generated.", "The ballot continues by itself.")
       this.timer = setTimeout(() => this.refill(), POLL_MS)
-    } else if (done) this.messages.show("end", `That was the last one: ${done === 1 ? "1 battle" : `${done} battles`} done. Thank you.`, "You can close this page. Undo (U) takes back your last vote.")
+    } else if (done) this.messages.show("end", `That was the last one: ${done === 1 ? "1 battle" : `${done} battles`} done. Thank you.`, "You can close this page. Undo takes back your last vote.")
     else this.messages.show("end", "Nothing to compare.", "The answers are missing or identical.")
     this.live.textContent = this.messages.words
   }

@@ -136,7 +136,7 @@ class RunTable extends LiveRows {
     button.type = "button"
     button.setAttribute("aria-expanded", String(fold.open))
     button.onclick = () => this.trigger("toggled", fold.key)
-    button.append(element("span", "rt-chevron", fold.open ? "▾" : "▸"), element("span", "rt-text", fold.title || "no value"), element("span", "rt-count", `${fold.ids.length.toLocaleString("en")} runs`))
+    button.append(element("span", "rt-chevron", fold.open ? "▾" : "▸"), element("span", "rt-text", fold.title || "no value"), element("span", "rt-count", `${fold.ids.length.toLocaleString("en")} run${fold.ids.length === 1 ? "" : "s"}`))
     if (fold.href) {
       const link = name.appendChild(element("a", "rt-open", "Open"))
       link.href = fold.href
