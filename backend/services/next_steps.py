@@ -154,7 +154,9 @@ def _with_cause(text: str, cause: str) -> str:
 
 def _votes(situation: Situation) -> list[NextStep]:
     return [
-        NextStep(StepKind.VOTE, f"{campaign.name} awaits {plural(campaign.num_votes, 'vote')}.", "Vote", campaign.id)
+        NextStep(
+            StepKind.VOTE, f"{campaign.name} awaits {plural(campaign.num_votes, 'vote')} from you.", "Vote", campaign.id
+        )
         for campaign in situation.votes
         if campaign.num_votes > 0
     ]

@@ -5,8 +5,9 @@ and sweeps.
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import select
 
-from backend.db.tables import Provider, RunGroup, Submission
+from backend.db.tables import DatasetVersion, Provider, RunGroup, Submission
 from backend.domain.jobs.placement import Partition
 from backend.domain.jobs.states import Status
 from backend.domain.training.config_fields import default_at, form_groups, list_paths, traits_of
@@ -238,6 +239,15 @@ def test_the_metric_of_a_sweep_is_chosen_and_its_goal_follows(site: Context, sce
     panel = open_panel(open_page("build/runs.py"), "runs_sweeps")
     assert "tales sweep" in [button.label for button in panel.button]
     assert "2 queued or running (at most 2)" in words(panel)
+
+
+def test_a_sweep_without_validation_rows_is_ranked_by_what_is_measured(site: Context, scenario: Scenario) -> None:
+    scenario.parts()
+    with site.db.write() as session:
+        session.scalars(select(DatasetVersion)).one().val_rows = 0
+    page = open_form(mode="Sweep")
+    assert page.selectbox(key="sweep_metric_pretrain_train").value == "train_loss"
+    assert "no validation rows: runs are compared by what is measured in training" in words(page)
 
 
 def test_a_sweeps_page_shows_its_best_run_stops_it_and_is_never_blank(site: Context, scenario: Scenario) -> None:

@@ -94,7 +94,9 @@ def _draw_head(ctx: Context, person: Person, sweep: SweepView) -> None:
             if (
                 sweep.stopped
                 and missing > 0
-                and st.button(f"Launch the other {missing}", key="sweep_go_on", icon=":material/play_arrow:")
+                and st.button(
+                    f"Launch the remaining {plural(missing, 'run')}", key="sweep_go_on", icon=":material/play_arrow:"
+                )
             ):
                 with errors_shown():
                     continue_sweep(ctx, sweep.id, person=person)

@@ -17,9 +17,11 @@ from backend.domain.training.sweep import (
     sweep_yaml,
 )
 from backend.domain.wording import plural
+from backend.errors import RoundhouseError
 from backend.services.architectures import list_architectures
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context
+from backend.services.data.datasets import resolve_version
 from pages.components.choices import choose_one
 from pages.components.forms import draw_fields
 from pages.components.numbers import draw_number
@@ -53,7 +55,7 @@ def draw_sweep_form(ctx: Context, config: RunConfig) -> dict[str, object]:
         method = st.session_state.get("sweep_method", "random")
         vary = {path: _draw_choice(path, names.get(path), grid=method == "grid") for path in fields}
         st.space("small")
-        values = _draw_search(config)
+        values = _draw_search(config, validates=_validates(ctx, config))
     name = st.text_input(
         "Sweep name", key="sweep_name", max_chars=90, placeholder=_generated_name(config)
     ) or _generated_name(config)
@@ -137,21 +139,34 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
     return span
 
 
-def _draw_search(config: RunConfig) -> dict[str, object]:
+def _validates(ctx: Context, config: RunConfig) -> bool:
+    """Return whether runs have a validation loss, as far as is known."""
+    try:
+        version = resolve_version(ctx, config.dataset, ready=False)
+    except RoundhouseError:
+        return True
+    return version.val_rows > 0 or not version.is_ready
+
+
+def _draw_search(config: RunConfig, *, validates: bool) -> dict[str, object]:
     shown = shown_of(SweepConfig.model_fields["method"])
     method = choose_one("Search", shown.choices, default="random", key="sweep_method")
     st.caption(METHOD_HELP[method])
     metrics = config.objective.facts.metrics
+    if not validates:  # what is never measured compares nothing
+        metrics = tuple(name for name in metrics if not name.startswith("val_")) or ("train_loss",)
     left, right = st.columns(2)
     metric = left.selectbox(
         "Metric",
         metrics,
-        key=f"sweep_metric_{config.objective}",
+        key=f"sweep_metric_{config.objective}{'' if validates else '_train'}",
         format_func=label_of_metric,
         accept_new_options=True,
         help="Runs are compared by their best value of it. Type the name of any other metric that the runs write.",
     )
     held = {"method": method, "goal": goal_of_metric(metric or metrics[0])}
+    if not validates:
+        st.caption("The dataset has no validation rows: runs are compared by what is measured in training.")
     goal = draw_fields(SweepConfig, key=f"sweep_{metric}", values=held, only=["goal"], place=right)
     others = draw_fields(SweepConfig, key="sweep", values=held, skip=("metric", "goal"), columns=4)
     return {"method": method, "metric": metric or metrics[0], **goal, **others}

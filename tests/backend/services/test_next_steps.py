@@ -94,7 +94,7 @@ def test_steps_state_names_numbers_and_causes() -> None:
     )
     assert [step.text for step in steps] == [
         "The run first failed: The loss became NaN.",
-        "Rematch awaits 12 votes.",
+        "Rematch awaits 12 votes from you.",
         "smol-village-chat has no evaluation.",
     ]
     assert [step.subject for step in steps] == ["r", "k", "c1"]
@@ -103,7 +103,7 @@ def test_steps_state_names_numbers_and_causes() -> None:
 def test_one_vote_is_one_vote() -> None:
     assert (
         next_steps(Situation(has_data=True, is_training=True, votes=(AwaitedVotes("k", "Rematch", 1),)))[0].text
-        == "Rematch awaits 1 vote."
+        == "Rematch awaits 1 vote from you."
     )
 
 
