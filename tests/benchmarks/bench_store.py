@@ -50,8 +50,8 @@ from tests.support.stores import Store, folder_store, weed_binary, weed_store
 SHAPE = ArchitectureConfig(
     num_layers=4, width=256, num_heads=4, num_kv_heads=4, context=128, vocab_size=320, feed_forward=1024
 )
-STEPS, EVERY, TOKENS_PER_STEP = 40, 10, 16 * 128
-ROWS, STREAM_GB = 60_000, 0.04
+STEPS, EVERY, TOKENS_PER_STEP = 40, 10, 4 * 128
+ROWS, STREAM_GB = 14_000, 0.006
 FOLDER, FILES, FILE_BYTES = "bases/large", 4, 250_000_000
 
 
@@ -88,7 +88,7 @@ def work(ctx: Context, job_id: str | None) -> None:
     assert get_job(ctx, str(job_id)).status is Status.FINISHED, get_job(ctx, str(job_id)).error
 
 
-def seconds_of_steps(ctx: Context, name: str) -> float:
+def seconds_of_steps(ctx: Context, name: str, *, pages: Context) -> float:
     """Train a run; return the seconds from its first to its last step, checkpoints included."""
     config = tiny_run(
         name,
@@ -98,9 +98,9 @@ def seconds_of_steps(ctx: Context, name: str) -> float:
         checkpoint_every=EVERY,
         eval_every=STEPS,
         keep_last=2,
-        micro_batch=16,
+        micro_batch=4,
     )
-    run = launch_run(ctx, config, person=LOCAL)
+    run = launch_run(pages, config, person=LOCAL)  # a launch copies the dataset to its own machine
     work(ctx, run.job_id)
     (events,) = ctx.artifacts.job_folder(str(run.job_id)).glob("attempt-*/events.jsonl")
     lines = [json.loads(line) for line in events.read_text().splitlines()]
@@ -154,7 +154,9 @@ def measure_runs(folder: Path, store: Store, pairs: int) -> None:
     rates: dict[str, list[float]] = {name: [] for name in machines}
     for number in range(pairs + 1):
         for name in [*machines][number % 3 :] + [*machines][: number % 3]:
-            seconds = seconds_of_steps(machines[name], f"{name} {number}")
+            seconds = seconds_of_steps(
+                machines[name], f"{name} {number}", pages=plain if name == "no store" else shared
+            )
             if number:  # the first round warms up
                 rates[name].append((STEPS - 1) * TOKENS_PER_STEP / seconds)
         print({name: round(each[-1]) for name, each in rates.items() if each}, flush=True)
