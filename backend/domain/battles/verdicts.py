@@ -124,6 +124,15 @@ class PairVerdict:
         )
 
     @property
+    def needed_first(self) -> Needed:
+        """What is told first: for the observed gap if that is above the smallest one and more votes are needed at it,
+        else for the smallest.
+        """
+        observed = self.needed_at_gap
+        is_larger = observed is not None and observed.gap_elo > self.smallest_gap_elo
+        return observed if observed is not None and is_larger and observed.votes > 0 else self.needed
+
+    @property
     def votes_needed(self) -> int:
         """Further votes that settle the smallest gap, probably."""
         return self.needed.votes
@@ -369,22 +378,21 @@ def _one_rater(verdict: PairVerdict) -> str:
 
 
 def _plan(verdict: PairVerdict) -> str:
-    gap, needed = verdict.smallest_gap_elo, verdict.needed
-    if not needed.prompts and not needed.raters:
-        return f"A gap of {gap:g} Elo points would probably have shown by now: the true one is probably smaller."
-    pace = "" if verdict.seconds_needed is None else f", about {_duration(verdict.seconds_needed)} of rating,"
+    smallest, needed = verdict.needed, verdict.needed_first
+    if not smallest.prompts and not smallest.raters:
+        gap = f"{smallest.gap_elo:g}"
+        return f"A gap of {gap} Elo points would probably have shown by now: the true one is probably smaller."
+    shares_pace = verdict.seconds_needed is not None and smallest.votes > 0
+    seconds = (verdict.seconds_needed or 0.0) * needed.votes / max(1, smallest.votes)
+    pace = f", about {_duration(seconds)} of rating," if shares_pace else ""
     where = f" on {_about(needed.prompts, 'new prompt')}" if needed.prompts else ""
     who = f" by {_about(needed.raters, 'new rater')}" if needed.raters else ""
-    plan = f"About {_about(needed.votes, 'more vote')}{where}{who}{pace} would settle a gap of {gap:g} Elo points"
-    larger = verdict.needed_at_gap
-    is_larger = larger is not None and larger.gap_elo > gap and 0 < larger.votes < needed.votes
-    wider = (
-        f"; about {about(larger.votes)} would settle one of {larger.gap_elo:.0f}, as these votes and one more each show"
-        if larger is not None and is_larger
-        else ""
-    )
+    votes = _about(needed.votes, "more vote")
+    plan = f"About {votes}{where}{who}{pace} would settle a gap of {needed.gap_elo:.0f} Elo points"
+    if needed is not smallest:
+        plan += f", as these votes and one more each show; {about(smallest.votes)} one of {smallest.gap_elo:g}"
     crowded = verdict.needs_prompts and verdict.num_cast > verdict.num_cast_prompts
-    return f"{plan}{wider}.{' More raters on the same prompts would not: add prompts.' if crowded else ''}"
+    return f"{plan}.{' More raters on the same prompts would not: add prompts.' if crowded else ''}"
 
 
 def _level(level: float) -> str:

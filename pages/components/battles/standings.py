@@ -84,7 +84,7 @@ def draw_votes_needed(standings: Standings) -> None:
 
 
 def _verdict_line(verdict: PairVerdict) -> dict[str, object]:
-    share = verdict.cast_share
+    share, first = verdict.cast_share, verdict.needed_first
     return {
         "Pair": f"{verdict.first} against {verdict.second}",
         "Verdict": verdict.outcome,
@@ -95,7 +95,8 @@ def _verdict_line(verdict: PairVerdict) -> dict[str, object]:
         "Over raters": format_evidence(verdict.rater_e_value),
         "Needed": f"{verdict.threshold:,.0f}",
         "Votes": verdict.num_cast,
-        "Votes needed": about(verdict.votes_needed) if verdict.votes_needed else None,
+        "More votes": about(first.votes) if first.votes else None,
+        "For a gap of": f"{first.gap_elo:.0f}" if first.votes else None,
     }
 
 

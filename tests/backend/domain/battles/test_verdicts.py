@@ -76,8 +76,9 @@ def test_what_one_rater_prefers_is_said_of_this_rater_alone() -> None:
     assert verdict.e_value > verdict.threshold > 1 > verdict.rater_e_value
     assert "The one rater who voted prefers new; others may not" in verdict.sentence
     assert verdict.raters_needed > 0
-    assert "new raters would settle a gap of 35 Elo points" in verdict.sentence
     assert verdict.needed_at_gap is not None
+    assert f"would settle a gap of {verdict.needed_at_gap.gap_elo:.0f} Elo points" in verdict.sentence
+    assert f"; {about(verdict.votes_needed)} one of 35." in verdict.sentence
     assert verdict.needed_at_gap.raters < verdict.raters_needed
 
 
@@ -115,16 +116,15 @@ def test_an_undecided_pair_states_the_votes_needed() -> None:
     assert verdict.outcome == "undecided"
     assert verdict.votes_needed >= verdict.prompts_needed > 100
     assert verdict.seconds_needed == pytest.approx(37 * verdict.votes_needed)
-    votes, prompts, raters = map(about, (verdict.votes_needed, verdict.prompts_needed, verdict.raters_needed))
-    more = f"About {votes} more votes on {prompts} new prompts by {raters} new raters"
-    assert more in verdict.sentence
-    assert "35 Elo" in verdict.sentence
-    assert verdict.needed_at_gap is not None
-    assert verdict.needed_at_gap.gap_elo == pytest.approx(400 * math.log10((17.5 + 1) / (12.5 + 1)))
+    at_gap = verdict.needed_at_gap
+    assert at_gap is not None
+    assert at_gap.gap_elo == pytest.approx(400 * math.log10((17.5 + 1) / (12.5 + 1)))
+    votes, prompts, raters = map(about, (at_gap.votes, at_gap.prompts, at_gap.raters))
+    assert f"About {votes} more votes on {prompts} new prompts by {raters} new raters" in verdict.sentence
     assert (
-        f"about {about(verdict.needed_at_gap.votes)} would settle one of 55, as these votes and one more each show."
-        in verdict.sentence
-    )
+        "would settle a gap of 55 Elo points, as these votes and one more each show;"
+        f" {about(verdict.votes_needed)} one of 35."
+    ) in verdict.sentence
 
 
 def test_a_wider_gap_needs_fewer_votes() -> None:
