@@ -97,6 +97,14 @@ class TokenStreams:
             except RoundhouseError as error:
                 _write(self._folder / FAILURE, _failed(error).model_dump_json())
                 return
+            except Exception as error:  # a run would wait for a thread that has ended
+                log.exception("tokens are read no more")
+                cause = f"The worker can't bring this run's tokens: {type(error).__name__}: {error}"[:300]
+                answer = FolderAnswer(
+                    state="failed", cause=cause, remedy="The worker's log says where; then resume it."
+                )
+                _write(self._folder / FAILURE, answer.model_dump_json())
+                return
             if not has_worked:
                 self._stopping.wait(POLL_S)
 

@@ -275,6 +275,17 @@ def test_a_block_that_another_run_has_removed_comes_again_and_a_damaged_one_too(
             pytest.fail("damaged blocks stay")
 
 
+def test_a_fault_of_the_worker_ends_the_run_that_waits_for_it(rooms: Rooms, tmp_path: Path) -> None:
+    store = folder_store(tmp_path / "store")
+    a, b = (Machine(tmp_path / name, store, rooms.tokenizer) for name in "ab")
+    a.fill(TEXT)
+    with b.streams():
+        batches = windows(b.open(TEXT))
+        (b.asks / "9-x.needed").write_text("no JSON")
+        with pytest.raises(JobFailed, match="can't bring this run's tokens: ValidationError"):
+            batches.at_step(1)
+
+
 def test_a_run_has_nothing_brought_or_sent_but_tokens_and_its_dataset(rooms: Rooms, tmp_path: Path) -> None:
     a = Machine(tmp_path / "a", folder_store(tmp_path / "store"), rooms.tokenizer)
     a.fill(TEXT)
