@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
@@ -17,6 +18,7 @@ from backend.domain.training.run_table import OBJECTIVE_NAMES
 from backend.domain.training.sweep import goal_of_metric
 from backend.services.battles.views import contestant_names, count_votes
 from backend.services.context import Context, Person
+from backend.services.evaluation.board import Column, read_columns
 from backend.services.evaluation.comparisons import column_keys
 from backend.services.evaluation.evaluations import EvaluationView, ScoreView, list_evaluations
 from backend.services.jobs.jobs import JobView, view
@@ -90,9 +92,11 @@ class ResultLine:
 
 @dataclass(frozen=True)
 class BenchmarkResults:
-    """Comparable scores on one benchmark, best first. `num_more`: lines left out."""
+    """Comparable scores on one benchmark, best first. `title` names it, and the task where it has several; `num_more`:
+    lines left out.
+    """
 
-    benchmark: str
+    title: str
     metric: str
     lines: tuple[ResultLine, ...]
     num_more: int
@@ -201,10 +205,26 @@ def group_results(evaluations: list[EvaluationView]) -> tuple[BenchmarkResults, 
     keys = column_keys(finished)
     for evaluation in finished:
         groups.setdefault(keys[evaluation.id], {}).setdefault(evaluation.subject_id, evaluation)
-    return tuple(_ranked(list(group.values())) for group in list(groups.values())[:MAX_BENCHMARKS])
+    titles = _titles([column for column, _ in read_columns(finished)])
+    return tuple(
+        _ranked(list(group.values()), title=titles[key]) for key, group in list(groups.items())[:MAX_BENCHMARKS]
+    )
 
 
-def _ranked(evaluations: list[EvaluationView]) -> BenchmarkResults:
+def _titles(columns: Sequence[Column]) -> dict[str, str]:
+    """Return the title of each column by key: its benchmark, with what sets it apart where that has several."""
+    names = [column.benchmark for column in columns]
+    return {
+        column.key: column.benchmark
+        if names.count(column.benchmark) == 1
+        else column.label
+        if column.benchmark in column.label
+        else f"{column.benchmark} · {column.label}"
+        for column in columns
+    }
+
+
+def _ranked(evaluations: list[EvaluationView], *, title: str) -> BenchmarkResults:
     scored = [(evaluation, score) for evaluation in evaluations if (score := evaluation.main_score) is not None]
     metric = scored[0][1].metric
     scored.sort(key=lambda pair: pair[1].value if is_score_lower_better(metric) else -pair[1].value)
@@ -213,7 +233,7 @@ def _ranked(evaluations: list[EvaluationView]) -> BenchmarkResults:
         ResultLine(evaluation, score, score.value - best if number else None)
         for number, (evaluation, score) in enumerate(scored)
     )
-    return BenchmarkResults(evaluations[0].benchmark, metric, lines[:MAX_RESULTS], max(0, len(lines) - MAX_RESULTS))
+    return BenchmarkResults(title, metric, lines[:MAX_RESULTS], max(0, len(lines) - MAX_RESULTS))
 
 
 LIVE = (Checkpoint.folder.is_not(None), Checkpoint.deleted_at.is_(None), Checkpoint.archived_at.is_(None))

@@ -264,8 +264,8 @@ def draw_newest_scores(ctx: Context, overview: Overview) -> None:
 
 def draw_benchmark(ctx: Context, group: BenchmarkResults, *, key: str) -> None:
     """Draw the scores on one benchmark, the best first."""
-    title = f"{group.benchmark} · {score_label(group.metric)}"
-    st.markdown(f"**{plain(group.benchmark)}** · {plain(score_label(group.metric))}")
+    title = f"{group.title} · {score_label(group.metric)}"
+    st.markdown(f"**{plain(group.title)}** · {plain(score_label(group.metric))}")
     rows = [
         LinkRow(
             line.evaluation.checkpoint,

@@ -24,6 +24,7 @@ from backend.services.evaluation.run_scores import read_run_scores
 from backend.services.evaluation.suites import create_suite, launch_members, list_suites
 from backend.services.jobs.claims import end_job
 from pages.components.evaluation.charts import ScoreDot, ScoreLine, curve_figure, difference_figure, score_figure
+from tests.support.data.task_rows import TASK_ROWS
 from tests.support.evaluation_world import CHOICES, claim_of, finish, item
 from tests.support.opening import link_tables, open_page, open_panel, plain_words, words
 from tests.support.run_world import report
@@ -378,6 +379,19 @@ def test_a_suite_is_made_run_and_shown_with_its_averages(site: Context, scenario
     assert "1 of 1 done" in shown
     assert shown.count("75.0 %") >= 2  # the benchmark and the average
     assert "No suites yet" not in plain_words(open_page(PAGE, suites="1"))
+
+
+def test_a_suite_says_what_scores_each_benchmark_in_its_form_and_on_its_page(site: Context, scenario: Scenario) -> None:
+    """A suite scored a file of BLiMP by its rows' kind without a word, and hid that it scored 30 items."""
+    scenario.benchmark("blimp", TASK_ROWS["blimp"])
+    app = open_page(PAGE, suites="1")
+    app.text_input(key="suite_name").set_value("core")
+    app.multiselect(key="suite_members").set_value(["blimp"]).run()
+    assert "1 benchmark: blimp by BLiMP." in plain_words(app)
+    app.number_input(key="suite_limit").set_value(30).run()
+    app.button(key="suite_create").click().run()
+    (suite,) = list_suites(site)
+    assert "1 benchmark: blimp by BLiMP, 30 items." in plain_words(open_page(PAGE, suite=suite.id))
 
 
 def test_a_form_of_fields_and_yaml_says_which_of_them_counts(site: Context, scenario: Scenario) -> None:

@@ -195,6 +195,14 @@ def describe_scoring(config: EvaluationConfig, *, kind: EvaluationKind) -> str:
     return f"{config.task.shown_title}: {', '.join(metric_label(use.name) for use in config.task.metric_uses)}"
 
 
+def describe_way(config: EvaluationConfig, *, kind: EvaluationKind | None = None) -> str:
+    """Return what scores a benchmark in few words: a task's title, or the way of scoring without a task."""
+    if config.task is not None:
+        return config.task.shown_title
+    kind = EvaluationKind(config.kind) if kind is None and config.kind != "auto" else kind
+    return KIND_LABEL[kind] if kind else "its rows' kind"
+
+
 def settings_of(
     config: EvaluationConfig, *, kind: EvaluationKind, dataset_hash: str, split: str, engine: str | None = None
 ) -> dict[str, object]:

@@ -14,8 +14,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.evaluation.config import EvaluationConfig, describe_way
 from backend.domain.validation import is_stored, read_values
+from backend.domain.wording import plural
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
 
@@ -36,6 +37,18 @@ class SuiteMember(BaseModel):
 
     benchmark: str = Field(min_length=1, max_length=160)
     config: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def label(self) -> str:
+        """Return the benchmark with what scores it and how much of it: `blimp by BLiMP, 30 items`."""
+        config = self.config
+        shots = config.task.fewshot.count if config.task else config.shots
+        parts = [
+            f"{self.benchmark} by {describe_way(config)}",
+            *([f"{shots}-shot"] if shots else []),
+            *([plural(config.limit, "item")] if config.limit else []),
+        ]
+        return ", ".join(parts)
 
     @model_validator(mode="before")
     @classmethod

@@ -15,7 +15,7 @@ from backend.db.tables import ImportedEvaluation
 from backend.domain.attributes import attributes_of
 from backend.domain.data.splits import SPLITS
 from backend.domain.evaluation.boards import Cuts, caveats, same_benchmark, telling_metric, void_reason
-from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
+from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind, describe_way
 from backend.domain.evaluation.exchange import StatedScore
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
@@ -258,9 +258,18 @@ def _detail(evaluation: EvaluationView) -> str:
 
 
 def _distinct(columns: Sequence[Column]) -> tuple[Column, ...]:
-    """Add their datasets to columns whose labels are the same, then a number where they differ in a setting that no
-    label names.
+    """Add dataset and way of scoring to columns of a dataset that is scored in several ways, their datasets to columns
+    whose labels are the same, then a number where they differ in a setting that no label names.
     """
+    ways: dict[str, set[str]] = {}
+    for column in columns:
+        ways.setdefault(column.version_id, set()).add(describe_way(column.config, kind=column.kind))
+    columns = [
+        _add_detail(column, column.benchmark if column.config.task else describe_way(column.config, kind=column.kind))
+        if len(ways[column.version_id]) > 1
+        else column
+        for column in columns
+    ]
     labels = [column.label for column in columns]
     columns = [
         _add_detail(column, column.benchmark) if labels.count(column.label) > 1 else column for column in columns
@@ -275,8 +284,8 @@ def _distinct(columns: Sequence[Column]) -> tuple[Column, ...]:
 
 
 def _add_detail(column: Column, text: str) -> Column:
-    """Add a text to what sets a column apart, unless its title says it."""
-    if text == column.title:
+    """Add a text to what sets a column apart, unless that or its title says it."""
+    if text == column.title or text in column.detail.split(", "):
         return column
     return replace(column, detail=f"{column.detail}, {text}" if column.detail else text)
 

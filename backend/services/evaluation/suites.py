@@ -23,6 +23,7 @@ from backend.domain.statistics.estimates import Estimate
 from backend.domain.statistics.groups import centre, macro_average, micro_average
 from backend.errors import Conflict, RoundhouseError
 from backend.services.context import Context, Person, require_builder
+from backend.services.data.datasets import resolve_version
 from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView, read_subjects, store_own
 from backend.services.evaluation.evaluations import (
     EvaluationView,
@@ -32,7 +33,7 @@ from backend.services.evaluation.evaluations import (
     resolve_subject,
 )
 from backend.services.evaluation.task_fit import resolve_benchmark
-from backend.services.evaluation.tasks import find_single_task
+from backend.services.evaluation.tasks import find_single_task, with_suggested_task
 from backend.services.lookups import find_row
 from backend.services.people.accounts import person_of
 
@@ -103,11 +104,13 @@ class SuiteResultView:
 
 
 def create_suite(ctx: Context, config: SuiteConfig, *, person: Person) -> SuiteView:
-    """Store a suite. Raises Conflict if the name is taken, and what a launch would raise for a member that can't be
-    scored.
+    """Store a suite. A member that names no task keeps the suggested one of its benchmark, as a new evaluation has it.
+
+    Raises Conflict if the name is taken, and what a launch would raise for a member that can't be scored.
     """
     require_builder(person)
-    config = config.model_copy(update={"name": clean_name(config.name, what="A suite")})
+    members = suggest_members(ctx, config.members)
+    config = config.model_copy(update={"name": clean_name(config.name, what="A suite"), "members": members})
     for member in config.members:
         plan_evaluation(ctx, benchmark=member.benchmark, config=member.config)
     try:
@@ -120,6 +123,20 @@ def create_suite(ctx: Context, config: SuiteConfig, *, person: Person) -> SuiteV
         raise Conflict(
             f"There is already a suite “{config.name}”.", remedy="Choose another name.", field="name"
         ) from error
+
+
+def suggest_members(ctx: Context, members: Sequence[SuiteMember]) -> tuple[SuiteMember, ...]:
+    """Return members as a new suite keeps them: with the suggested tasks of their benchmarks where they name none.
+    Raises NotFound.
+    """
+    return tuple(
+        member
+        if member.config.task
+        else member.model_copy(
+            update={"config": with_suggested_task(ctx, resolve_version(ctx, member.benchmark), member.config)}
+        )
+        for member in members
+    )
 
 
 def tasks_of(ctx: Context, group: TaskGroup) -> list[TaskDefinition]:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from pydantic import ValidationError
 from sqlalchemy import delete, select
 
 from backend.db.races import retry_races
 from backend.db.tables import EvaluationTask
 from backend.domain.data.recognition.column_names import plain_name
 from backend.domain.data.rows.records import columns_of
+from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.tasks.definition import RequestForm, TaskDefinition
 from backend.domain.evaluation.tasks.groups import TaskGroup
 from backend.domain.evaluation.tasks.reading import read_definition, task_yaml, with_line
@@ -23,6 +25,7 @@ from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition, sh
 from backend.domain.evaluation.tasks.templates import TemplateFault, evaluate
 from backend.domain.json_values import Row
 from backend.domain.names import not_found
+from backend.domain.validation import validation_message
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.infra.files.parquet import read_row_page
 from backend.services.context import Context, Person, require_builder
@@ -33,6 +36,8 @@ from backend.services.evaluation.task_fit import render_numbered, resolve_benchm
 
 Definition = TaskDefinition | TaskGroup
 PREVIEWED = 3
+OF_A_KIND = ("kind", "numeric", "max_tokens")
+"""Settings of an evaluation without a task, which a task sets itself."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,35 @@ def suggest_tasks(ctx: Context, version: VersionView) -> list[TaskView]:
     if version.folder is None:
         return []
     return rank_tasks(list_tasks(ctx), **_named_row(ctx, version))
+
+
+def suggest_task(ctx: Context, version: VersionView) -> TaskDefinition | None:
+    """Return the task that a dataset is scored by unless another one is chosen; None: by its rows' kind."""
+    definitions = (view.definition for view in suggest_tasks(ctx, version))
+    return next((task for task in definitions if isinstance(task, TaskDefinition)), None)
+
+
+def with_suggested_task(ctx: Context, version: VersionView, config: EvaluationConfig) -> EvaluationConfig:
+    """Return a config with the suggested task of a dataset, unless it names a task or sets what tasks set themselves.
+
+    Raises InvalidInput for a number of examples that the task can't show.
+    """
+    usual = EvaluationConfig()
+    if config.task is not None or any(getattr(config, name) != getattr(usual, name) for name in OF_A_KIND):
+        return config
+    task = suggest_task(ctx, version)
+    if task is None:
+        return config
+    if config.shots and task.form is not RequestForm.ROLLING:
+        try:
+            task = task.adjusted(shots=config.shots)
+        except ValidationError as error:
+            raise InvalidInput(
+                f"“{task.shown_title}” can't score {version.label} so: {validation_message(error)}.",
+                remedy="Choose another number of examples.",
+                field="shots",
+            ) from error
+    return config.model_copy(update={"task": task, "shots": 0})
 
 
 def find_task_dataset(ctx: Context, task: TaskDefinition) -> VersionView | None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import streamlit as st
 
 from backend.domain.evaluation.config import EvaluationConfig
-from backend.domain.evaluation.suites import Moment, SuiteConfig, parse_suite, read_suite
+from backend.domain.evaluation.suites import Moment, SuiteConfig, SuiteMember, parse_suite, read_suite
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.holds import MAX_HELD
 from backend.domain.wording import format_duration, plural
@@ -28,6 +28,7 @@ from backend.services.evaluation.suites import (
     list_suite_results,
     list_suites,
     run_suite,
+    suggest_members,
 )
 from pages.components import routes
 from pages.components.checkpoints.offers import label_usable_first
@@ -39,7 +40,7 @@ from pages.components.form_drafts import draw_restored, forget_form, has_restore
 from pages.components.forms import draw_fields
 from pages.components.frame import empty_state, errors_shown, live_part, object_heading, plain
 from pages.components.links import row_link
-from pages.components.numbers import form_button, number_form
+from pages.components.numbers import form_button, number_form, wrong_numbers
 from pages.components.tables import WidgetTable
 from pages.components.words import when
 
@@ -48,6 +49,7 @@ FORM = "suite"
 NO_FIELDS = ("suite_create", "suite_draft_discard")
 LIST = WidgetTable("suites", {"Suite": 2.4, "Benchmarks": 4.0, "Results": 1.0, "Created": 1.2})
 MAX_ENDPOINTS = 20
+MAX_LABELS = 12
 MOMENT_LABEL = {Moment.END: "When the run ends", Moment.CHECKPOINT: "At each checkpoint"}
 
 
@@ -94,7 +96,7 @@ def _draw_form(ctx: Context, person: Person, *, skip: Collection[str]) -> None:
         "Benchmarks",
         keys,
         key="suite_members",
-        help="With default settings; write YAML for others.",
+        help="Each is scored by the task that New evaluation suggests; write YAML for another one.",
         disabled=is_written,
     )
     reason = "The YAML below is used." if is_written else ""
@@ -109,6 +111,10 @@ def _draw_form(ctx: Context, person: Person, *, skip: Collection[str]) -> None:
         "Or as YAML", key="suite_yaml", height=120, placeholder="name: core\nmembers:\n  - {benchmark: facts, shots: 5}"
     )
     keep_form(ctx, person, FORM, prefix="suite_", skip=skip)
+    if members and not is_written and not wrong_numbers():
+        with errors_shown():
+            config = EvaluationConfig(**settings)
+            _draw_members(suggest_members(ctx, [SuiteMember(benchmark=one, config=config) for one in members]))
     missing = {
         "enter a name": not (is_written or name.strip()),
         "choose a benchmark": not (is_written or members),
@@ -128,6 +134,7 @@ def draw_suite(ctx: Context, person: Person, suite_id: str) -> None:
     object_heading(suite.name)
     if suite.config.description:
         st.caption(plain(suite.config.description))
+    _draw_members(suite.config.members)
     _draw_run(ctx, person, suite)
     active = any(result.is_active for result in list_suite_results(ctx, suite_id=suite.id))
 
@@ -174,11 +181,17 @@ def _draw_run(ctx: Context, person: Person, suite: SuiteView) -> None:
                 for endpoint_key in remote:
                     run_suite(ctx, suite.id, endpoint=endpoint_key, person=person)
                 st.rerun()
-    st.caption(plain(f"{plural(len(suite.config.members), 'benchmark')}: {_names(suite.config)}."))
+
+
+def _draw_members(members: Sequence[SuiteMember]) -> None:
+    """Draw what scores each benchmark, and how much of it."""
+    labels = [member.label for member in members]
+    more = f"; and {len(labels) - MAX_LABELS} more" if len(labels) > MAX_LABELS else ""
+    st.caption(plain(f"{plural(len(labels), 'benchmark')}: {'; '.join(labels[:MAX_LABELS])}{more}."))
 
 
 def _draw_results(ctx: Context, suite: SuiteView, results: Sequence[SuiteResultView]) -> None:
-    names = list(dict.fromkeys(one.member.benchmark for result in results for one in result.members))[:8]
+    names = list(dict.fromkeys(one.member.label for result in results for one in result.members))[:8]
     averages = [*(["Centred average"] if suite.config.centred else []), "Macro average", "Micro average"]
     table = WidgetTable("suiteresults", {"Checkpoint": 2.2, **dict.fromkeys([*averages, *names], 1.5), "Cost": 1.2})
     with table.frame():
@@ -198,7 +211,7 @@ def _draw_results(ctx: Context, suite: SuiteView, results: Sequence[SuiteResultV
                 with place.container(gap=None):
                     _draw_average(average, result)
             for place, name in zip(columns[1 + len(averages) : -1], names, strict=True):
-                member = next((one for one in result.members if one.member.benchmark == name), None)
+                member = next((one for one in result.members if one.member.label == name), None)
                 with place.container(gap=None):
                     _draw_member(member, key=f"{result.id}_{name}")
             with columns[-1].container(gap=None):

@@ -166,7 +166,7 @@ def test_results_are_grouped_by_benchmark_best_first_with_the_difference_from_th
     scenario.evaluation("Elm", questions, [1.0, 1.0, 1.0, 0.0] * 10)
     scenario.evaluation("Oak", texts, nlls=[11.0, 12.0])
     scenario.evaluation("Elm", texts, nlls=[15.0, 16.0])
-    groups = {group.benchmark: group for group in get_overview(ctx, person=LOCAL).results}
+    groups = {group.title: group for group in get_overview(ctx, person=LOCAL).results}
     assert [line.evaluation.checkpoint for line in groups["questions@1"].lines] == ["Elm", "Oak"]
     assert [line.delta for line in groups["questions@1"].lines] == [None, -0.25]
     assert [line.evaluation.checkpoint for line in groups["texts@1"].lines] == ["Oak", "Elm"], (

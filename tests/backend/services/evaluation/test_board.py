@@ -109,3 +109,17 @@ def test_one_headline_on_every_page_and_on_a_board_of_zeros_another_metric_is_na
     assert evaluation.main_score.metric == column.metric
     (results,) = group_results([evaluation])
     assert results.metric == column.metric
+
+
+def test_a_benchmark_that_is_scored_in_two_ways_is_named_with_each(ctx: Context, scenario: Scenario) -> None:
+    """BLiMP (without its file) stood beside blimp30@1 (without its task), and the overview had two tables of one
+    name.
+    """
+    text = "name: law\ntitle: Law\nkind: multiple_choice\nprompt: '{{question}}'\nchoices: choices\nanswer: answer\n"
+    evaluations = [
+        scenario.evaluation("Oak", "facts", [1, 0, 1, 1]),
+        scenario.evaluation("Oak", "facts", [1, 0, 0, 1], task=read_task(text)),
+    ]
+    labels = ["facts@1 (Multiple choice)", "Law (facts@1)"]
+    assert sorted(column.label for column in read_board(ctx).columns) == sorted(labels)
+    assert [one.title for one in group_results(evaluations)] == labels

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from backend.db.tables import Evaluation, Job, Run, SuiteResult
+from backend.db.tables import Evaluation, Job, Run, Suite, SuiteResult
 from backend.domain.evaluation.suites import Moment, SuiteConfig, read_suite
 from backend.domain.evaluation.tasks.metric_names import is_averaged
 from backend.domain.jobs.events import CheckpointEvent
@@ -17,9 +17,11 @@ from backend.domain.training.holds import hold_of
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services import job_events
 from backend.services.context import LOCAL, Context
+from backend.services.data.datasets import resolve_version
 from backend.services.evaluation import suites
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
 from backend.services.evaluation.open_suites import SuiteChoice, list_choices, list_open_results, release_scored
+from backend.services.evaluation.tasks import suggest_task
 from backend.services.jobs.jobs import stop_job
 from backend.services.training.runs import launch_run
 from tests.support.evaluation_world import CHOICES, claim_of, finish, item
@@ -214,3 +216,42 @@ def test_a_centred_suite_averages_what_exceeds_chance(ctx: Context) -> None:
     assert done.centred is not None
     assert done.centred.value == pytest.approx((0.5 + 0.4) / 2)
     assert done.centred.stderr == pytest.approx(math.hypot(0.1, 0.05) / 2)
+
+
+PAIRS = [{"sentence_good": f"{n} cats sleep.", "sentence_bad": f"{n} cats sleeps.", "UID": "verbs"} for n in range(4)]
+CHOSEN = [{"question": "", "choices": [r["sentence_good"], r["sentence_bad"]], "answer": 0, **r} for r in PAIRS]
+
+
+def test_a_suite_scores_a_benchmark_as_a_new_evaluation_does(ctx: Context, scenario: Scenario) -> None:
+    """A suite scored a file of BLiMP by its rows' kind, where the form of an evaluation chooses BLiMP."""
+    scenario.benchmark("pairs", CHOSEN)
+    named = {"benchmark": "pairs", "kind": "multiple_choice", "limit": 3}
+    suite = make_suite(ctx, "pairs", "facts", named)
+    assert [one.label for one in suite.config.members] == [
+        "pairs by BLiMP",
+        "facts by its rows' kind",
+        "pairs by Multiple choice, 3 items",
+    ]
+    suggested = suggest_task(ctx, resolve_version(ctx, "pairs"))
+    assert [one.config.task for one in suite.config.members] == [suggested, None, None]
+    result = suites.run_suite(ctx, "core", checkpoint="Oak", person=LOCAL)
+    assert result.members[0].evaluation is not None
+    assert result.members[0].evaluation.config.task == suggested
+
+
+def test_an_old_suite_keeps_how_it_scores(ctx: Context, scenario: Scenario) -> None:
+    scenario.benchmark("pairs", CHOSEN)
+    old = SuiteConfig.model_validate({"name": "core", "members": ["pairs"]})
+    with ctx.db.write() as session:
+        session.add(Suite(name="core", config=old, created_at=ctx.now()))
+    result = suites.run_suite(ctx, "core", checkpoint="Oak", person=LOCAL)
+    assert result.members[0].evaluation is not None
+    assert result.members[0].evaluation.config.task is None
+
+
+def test_examples_of_a_suite_are_those_of_its_task(ctx: Context, scenario: Scenario) -> None:
+    scenario.benchmark("pairs", CHOSEN)
+    suite = make_suite(ctx, {"benchmark": "pairs", "shots": 1})
+    (member,) = suite.config.members
+    assert member.label == "pairs by BLiMP, 1-shot"
+    assert member.config.shots == 0
