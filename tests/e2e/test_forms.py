@@ -21,7 +21,7 @@ from backend.services.people.keys import check_key, list_keys
 from tests.support.browser import settle
 from tests.support.data.dataset_world import done, imported
 from tests.support.launch_form import add_base
-from tests.support.page_server import page_server
+from tests.support.page_server import Pages, page_server
 from tests.support.scenario import Scenario
 from tests.support.settings import make_settings
 
@@ -151,3 +151,20 @@ def test_a_task_with_a_wrong_name_is_saved_over_nothing(tab: Page, forms: Forms)
     settle(tab)
     expect(tab.get_by_role("button", name="Replace mine")).to_be_visible()
     assert get_task(forms.ctx, "mine").text == before
+
+
+@pytest.mark.parametrize("address", ["", "&alias=tales@production"])
+def test_a_new_alias_is_deployed_from_the_page_that_promoted_it(tab: Page, emptied: Pages, address: str) -> None:
+    elm = Scenario(emptied.ctx).checkpoint("Elm")
+    tab.goto(f"{emptied.url}/checkpoints?promote={elm}{address}")
+    settle(tab)
+    if not address:
+        tab.get_by_role("textbox", name="Name of the alias").fill("tales@production")
+    tab.get_by_role("textbox", name="Reason").fill("the first")
+    tab.keyboard.press("Tab")
+    settle(tab)
+    tab.get_by_role("button", name="Promote", exact=True).click()
+    tab.get_by_text("holds tales@production").wait_for()
+    settle(tab)
+    tab.get_by_role("button", name="Deploy this alias").click()
+    tab.wait_for_url("**/endpoints?checkpoint=*")

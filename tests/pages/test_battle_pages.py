@@ -283,7 +283,7 @@ def test_a_checkpoint_is_promoted_on_a_page_with_all_that_speaks_for_and_against
     app = open_page("build/checkpoints.py", promote=elm, campaign=campaign.id, alias="tales@production")
     button = app.button(key="promote_go")
     assert (button.label, button.disabled) == ("Enter a reason", True)
-    app.text_input(key=f"promotion_reason_{elm}").set_value("the only rater").run()
+    app.text_input(key=f"promotion_reason_{elm}_tales@production").set_value("the only rater").run()
     app.button(key="promote_go").click().run()
     assert not app.exception
     assert get_alias(site, "tales@production").checkpoint_id == elm
@@ -327,7 +327,7 @@ def test_a_promotion_says_which_raters_are_flagged_who_follows_and_what_is_judge
     assert "of 3 raters flagged" in shown
     assert "Cy: " in shown
     assert "of 3 raters flagged" in words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Board"))
-    app.text_input(key=f"promotion_reason_{elm}").set_value("try").run()
+    app.text_input(key=f"promotion_reason_{elm}_tales@production").set_value("try").run()
     app.button(key="promote_go").click().run()
     assert "its gate “release” says INCONCLUSIVE" in app.error[0].value.replace("\\", "")
     assert get_alias(site, "tales@production").checkpoint_id == oak

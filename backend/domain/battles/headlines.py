@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from backend.domain.battles.rating_table import RatingTable
-from backend.domain.battles.verdicts import Needed, PairVerdict
+from backend.domain.battles.verdicts import MANY_VOTES, Needed, PairVerdict
 from backend.domain.wording import about, percent, plural
 
 Tone = Literal["decided", "leaning", "open"]
@@ -20,9 +20,6 @@ PROBABLE = 0.2
 
 MIN_VOTES = 10
 """With fewer votes no lead is called probable."""
-
-MANY_VOTES = 10_000
-"""More votes than a campaign collects."""
 
 
 @dataclass(frozen=True, slots=True)

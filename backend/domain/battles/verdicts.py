@@ -36,6 +36,8 @@ from backend.errors import InvalidInput
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Outcome = Literal["better", "worse", "undecided"]
+MANY_VOTES = 10_000
+"""More votes than a campaign collects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,6 +384,10 @@ def _plan(verdict: PairVerdict) -> str:
     if not smallest.prompts and not smallest.raters:
         gap = f"{smallest.gap_elo:g}"
         return f"A gap of {gap} Elo points would probably have shown by now: the true one is probably smaller."
+    if needed.votes > MANY_VOTES:
+        gap = f"{needed.gap_elo:.0f}"
+        needed_for = f"More than {MANY_VOTES:,} votes would be needed to settle a gap of {gap} Elo points"
+        return f"{needed_for}: treat the two as equal."
     shares_pace = verdict.seconds_needed is not None and smallest.votes > 0
     seconds = (verdict.seconds_needed or 0.0) * needed.votes / max(1, smallest.votes)
     pace = f", about {_duration(seconds)} of rating," if shares_pace else ""

@@ -77,7 +77,10 @@ def draw_promotion_page(ctx: Context, person: Person, checkpoint_id: str) -> Non
         for one in list_campaigns(ctx)
         if any(contestant.checkpoint_id == checkpoint.id for contestant in one.contestants)
     }
-    alias = _choose_alias(aliases, key=checkpoint.id)
+    given = st.query_params.get("alias", "")
+    # once there is a new alias, its fields are others: a browser keeps what it shows of a field whose state is gone
+    key = f"{checkpoint.id}_{given}" if given in aliases else checkpoint.id
+    alias = _choose_alias(aliases, given=given, key=key)
     campaign_id = _choose_campaign(campaigns, key=checkpoint.id)
     held = aliases.get(alias)
     if held is not None and held.checkpoint_id == checkpoint.id:
@@ -98,16 +101,18 @@ def draw_promotion_page(ctx: Context, person: Person, checkpoint_id: str) -> Non
     with st.container(border=True):
         _draw_serving(ctx, checkpoint, alias, held)
     if person.may_build:
-        _draw_decision_form(ctx, person, checkpoint, alias=alias, campaign_id=campaign_id, evidence=evidence, held=held)
+        _draw_decision_form(
+            ctx, person, checkpoint, alias=alias, campaign_id=campaign_id, evidence=evidence, held=held, key=key
+        )
     if held is not None and held.history:
         with st.expander(plain(f"Decisions on {held.name}"), icon=":material/history:"):
             for row in held.history:
                 draw_decision(row)
 
 
-def _choose_alias(aliases: dict[str, AliasView], *, key: str) -> str:
+def _choose_alias(aliases: dict[str, AliasView], *, given: str, key: str) -> str:
     """Draw the choice of an alias; return its name, empty where none can be used yet."""
-    options, given = [*aliases, NEW], st.query_params.get("alias", "")
+    options = [*aliases, NEW]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = st.selectbox(
             "Alias",
@@ -276,6 +281,7 @@ def _draw_decision_form(
     campaign_id: str | None,
     evidence: PromotionEvidence,
     held: AliasView | None,
+    key: str,
 ) -> None:
     of_verdict = evidence.verdict.sentence if evidence.verdict is not None else None
     for text in evidence.against:
@@ -285,7 +291,7 @@ def _draw_decision_form(
     reason = (
         st.text_input(
             "Reason",
-            key=f"promotion_reason_{checkpoint.id}",
+            key=f"promotion_reason_{key}",
             help="Stored with the decision. Required when no evidence supports a promotion.",
         )
         or ""
@@ -307,7 +313,7 @@ def _draw_decision_form(
             st.toast(plain(f"{made.checkpoint} {'promoted to' if yes else 'rejected for'} {alias}."))
             query = {"promote": checkpoint.id, "alias": alias, **({"campaign": campaign_id} if campaign_id else {})}
             for name in ("alias", "name", "reason"):
-                st.session_state.pop(f"promotion_{name}_{checkpoint.id}", None)
+                st.session_state.pop(f"promotion_{name}_{key}", None)
             st.switch_page(PAGE, query_params=query)
 
 

@@ -166,11 +166,11 @@ DEEP = "[" * 100_000
 @pytest.mark.parametrize(
     ("form", "words"),
     [
-        ({"choice": [f"option {number}" for number in range(50_000)]}, "at most 4096 items"),
+        ({"choice": [f"option {number}" for number in range(50_000)]}, "at most 4,096 entries"),
         ({"choice": ["x" * 100] * 4000}, "characters; at most 200,000"),
         ({"json": DEEP}, "not JSON"),
         ({"json": "{"}, "not JSON"),
-        ({"regex": "x" * 200_001}, "at most 200000 characters"),
+        ({"regex": "x" * 200_001}, "at most 200,000 characters"),
     ],
     ids=["choices", "long choices", "deep schema", "no schema", "expression"],
 )
