@@ -153,8 +153,8 @@ def _unmet(verdict: PairVerdict, table: RatingTable) -> str:
     """Say who leads where the first two never met."""
     if verdict.second not in table.contestants:
         return _sentence(verdict, is_probable=False)
-    gap = table.pair(verdict.first, verdict.second)
-    lead = "probably ahead of" if gap.p_value < PROBABLE else "not clearly ahead of"
+    is_apart = table.rating(verdict.first).rank_high < table.rating(verdict.second).rank_low
+    lead = "ahead of" if is_apart else "not clearly ahead of"
     leads = f"{verdict.first} leads the ratings of {len(table.contestants):,} contestants, {lead} {verdict.second}"
     return f"{leads}. Not enough to promote: no vote compares the two, and a verdict asks for direct votes."
 

@@ -69,6 +69,8 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
         format_func=by_identity("campaign_contestants", entrants, entrants.__getitem__),
         key="campaign_contestants",
         placeholder="Choose two or more checkpoints or endpoints",
+        filter_mode="contains",
+        select_all=False,  # a word typed and Enter would take all that match it
     )
     for key in chosen:
         if key in served and served[key].checkpoint_id in chosen:

@@ -91,8 +91,10 @@ def strip_figures(run: RunView, config: RunConfig, *, now: datetime) -> list[tup
         figures.append(("Tokens", format_count(tokens)))
     if (seconds := run.seconds(now)) is not None:
         figures.append(("Duration", format_duration(seconds)))
-    if speed := run.last.get("tok_per_sec"):
-        figures.append(("Tokens/s", format_count(speed)))
+    if run.is_active and (speed := run.last.get("tok_per_sec")):
+        figures.append(("Tokens/s now", format_count(speed)))
+    elif tokens and seconds:
+        figures.append(("Tokens/s", format_count(tokens / seconds)))
     figures.append(("Peak LR", f"{config.learning_rate:g}"))
     sequences = config.micro_batch * config.grad_accum_steps * config.devices.count
     figures.append(("Batch", f"{sequences:,} × {config.context:,} tokens"))

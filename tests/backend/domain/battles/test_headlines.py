@@ -109,8 +109,12 @@ def test_a_leader_that_never_met_the_second_leads_the_ratings_alone() -> None:
     headline = board_headline([pair_verdict(cast, "Village chat", "Base", num_pairs=3)], table)
     assert headline is not None
     assert headline.sentence.startswith(
-        "Village chat leads the ratings of 3 contestants, probably ahead of Base. Not enough to promote"
+        "Village chat leads the ratings of 3 contestants, ahead of Base. Not enough to promote"
     )
+    few = [*votes(0.7, num=8, raters=1, b="Third"), *votes(0.6, num=8, raters=1, a="Base", b="Third", seed=2)]
+    headline = board_headline([pair_verdict(few, "Village chat", "Base", num_pairs=3)], fit_ratings(few))
+    assert headline is not None
+    assert "not clearly ahead of Base" in headline.sentence
 
 
 @pytest.mark.parametrize(
