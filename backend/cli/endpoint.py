@@ -31,6 +31,7 @@ from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.jobs import read_log
 from backend.services.jobs.workers import has_worker
+from backend.services.serving.aliases import explain_alias
 from backend.services.serving.autoscaling import change_scaling
 from backend.services.serving.canaries import abort_canary, change_canary, promote_canary, start_canary
 from backend.services.serving.deployments import (
@@ -208,10 +209,15 @@ def rollback(
 ) -> None:
     """Serve an earlier revision again, replica by replica."""
     ctx = get_context()
-    alias = get_endpoint(ctx, name).config.alias
     _emit_started(ctx, rollback_endpoint(ctx, name, revision=revision, person=LOCAL), wait=wait)
-    if alias is not None:
-        note(f"{name} no longer follows {alias}.")
+    _note_alias(ctx, name)
+
+
+def _note_alias(ctx: Context, name: str) -> None:
+    """Say what requests to the endpoint's alias get, where it follows one."""
+    view = get_endpoint(ctx, name)
+    if words := explain_alias(ctx, view.config.alias, served=view.checkpoint_name):
+        note(words)
 
 
 @app.command("history")
@@ -268,6 +274,7 @@ def canary(
     rules |= {name: rules[name] or None for name in ("abort_error_rate", "vote_alpha")}
     if promote:
         view = promote_canary(ctx, name, person=LOCAL)
+        _note_alias(ctx, name)
     elif abort:
         view = abort_canary(ctx, name, person=LOCAL)
     elif checkpoint is not None:

@@ -19,6 +19,7 @@ from backend.services.metrics.points import add_points
 from backend.services.training.runs import set_notes
 from backend.services.training.views import RunView
 from tests.support.browser import settle
+from tests.support.evaluation_world import finish_choices
 from tests.support.installation import wait_until
 from tests.support.jobs import finish_job
 from tests.support.page_server import page_server
@@ -456,3 +457,19 @@ def test_the_report_is_rendered_and_nothing_in_it_is_loaded_or_run(page: Page, s
     assert report_.locator("img, .katex, a[href*=example]").count() == 0
     expect(report_.get_by_text(":red[red] $x$ [link]").first).to_be_visible()
     assert not foreign
+
+
+def test_a_matrix_shows_the_scores_of_one_evaluation_while_another_runs_and_then_those_of_both(
+    page: Page, server: str, ctx: Context
+) -> None:
+    """Both cells said Run once the first had ended, and stayed so."""
+    first, second = (Scenario(ctx).evaluation(name, "facts") for name in ("Oak", "Elm"))
+    page.goto(f"{server}/evaluations")
+    expect(page.get_by_text("Waiting")).to_have_count(2)
+    finish_choices(ctx, first, [1] * 20)
+    expect(page.get_by_text("90.0 to 110.0 %")).to_have_count(1)
+    expect(page.get_by_text("Waiting")).to_have_count(1)
+    expect(page.get_by_role("button", name="Run", exact=True)).to_have_count(0)
+    finish_choices(ctx, second, [1] * 19 + [0])
+    expect(page.get_by_text("85.0 to 105.0 %")).to_have_count(1)
+    expect(page.get_by_text("Waiting")).to_have_count(0)

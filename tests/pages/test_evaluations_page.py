@@ -25,7 +25,7 @@ from backend.services.evaluation.suites import create_suite, launch_members, lis
 from backend.services.jobs.claims import end_job
 from pages.components.evaluation.charts import ScoreDot, ScoreLine, curve_figure, difference_figure, score_figure
 from tests.support.data.task_rows import TASK_ROWS
-from tests.support.evaluation_world import CHOICES, claim_of, finish, item
+from tests.support.evaluation_world import CHOICES, claim_of, finish, finish_choices, item
 from tests.support.opening import link_tables, open_page, open_panel, plain_words, words
 from tests.support.run_world import report
 from tests.support.scenario import Scenario
@@ -75,6 +75,27 @@ def test_matrix_shows_scores_with_intervals_and_who_is_tied_for_first(site: Cont
     assert str(run[0].key).endswith(oak)
     run[0].click().run()
     assert (list_evaluations(site)[0].checkpoint, list_evaluations(site)[0].benchmark) == ("Oak", "stories@1")
+
+
+def test_the_first_of_two_evaluations_ends_and_the_matrix_shows_it_beside_the_one_that_runs(
+    site: Context, scenario: Scenario
+) -> None:
+    """The column gets another key with its first scores; both cells said Run, with no metric to choose."""
+    first, second = scenario.evaluation("Oak", "facts"), scenario.evaluation("Elm", "facts")
+    app = open_page(PAGE)
+    before = read_board(site).columns[0].key
+    assert list(app.session_state["matrix_columns"]) == [before]
+    finish_choices(site, first, [1] * 20)
+    app.run()
+    assert not app.exception
+    assert list(app.session_state["matrix_columns"]) == [read_board(site).columns[0].key]
+    shown = plain_words(app)
+    assert "90.0 to 110.0 %" in shown
+    assert "Waiting" in shown
+    assert not [button for button in app.button if button.label == "Run"]
+    finish_choices(site, second, [1] * 19 + [0])
+    app.run()
+    assert "85.0 to 105.0 %" in plain_words(app)
 
 
 def test_leaderboard_orders_a_benchmark_and_marks_what_was_lost(site: Context, scenario: Scenario) -> None:

@@ -28,7 +28,7 @@ from backend.services.jobs.claims import Claim, claim_next
 from backend.services.jobs.workers import beat
 from backend.services.people.accounts import add_user, get_account
 from backend.services.people.keys import check_key, create_key, list_keys
-from backend.services.serving.canaries import start_canary
+from backend.services.serving.canaries import promote_canary, start_canary
 from backend.services.serving.costs.prices import current_prices, set_price
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_endpoints
@@ -43,6 +43,7 @@ from pages.components import frame
 from pages.components import visitor as services
 from pages.components.serving import endpoint as endpoint_page
 from tests.support.fake_api import serve_api
+from tests.support.opening import plain_words
 from tests.support.scenario import add_row
 
 
@@ -216,6 +217,25 @@ def test_a_stopped_endpoint_has_no_client_code_and_can_be_started_or_deleted(ctx
     assert list_endpoints(ctx) == []
     assert not app.exception
     assert not any("tales" in warning.value for warning in app.warning), "its own page does not call it unknown"
+
+
+def test_the_page_says_what_requests_to_an_alias_get_before_and_after_a_canary_is_promoted(ctx: Context) -> None:
+    make_ready(ctx)
+    add_row(ctx, Checkpoint(name="elm", origin="added", folder="bases/elm", family="llama", parameters=10))
+    promote(ctx, "tiny", alias="teller@production", reason="the first", person=LOCAL)
+    tiny, elm = (next(c.id for c in list_checkpoints(ctx) if c.name == name) for name in ("tiny", "elm"))
+    deploy(ctx, checkpoint_id=tiny, name="tales", alias="teller@production", person=LOCAL)
+    start_canary(ctx, "tales", checkpoint_id=elm, rules=CanaryRules(percent=10), person=LOCAL)
+    after = "Requests to teller@production get elm too, though tiny holds the alias until it is moved."
+    app = draw("serve/endpoints.py", name="tales")
+    assert after in plain_words(app)
+    promote_canary(ctx, "tales", person=LOCAL)
+    app = draw("serve/endpoints.py", name="tales")
+    assert after in plain_words(app)
+    assert "Promote to teller@production" in [link.label for link in app.button]
+    listed = plain_words(draw("serve/endpoints.py"))
+    assert "Followed by tales. tales serves elm until the alias is moved." in listed
+    assert "get tiny too, which holds the alias." in plain_words(app), "what a rollback does, before the click"
 
 
 def test_an_endpoint_is_scaled_split_promoted_and_rolled_back_on_the_page(ctx: Context) -> None:

@@ -66,7 +66,8 @@ def _emit(view: PromotionView) -> None:
 
 def _line(view: AliasView) -> str:
     followers = f"  serves {', '.join(view.endpoints)}" if view.endpoints else ""
-    return f"{view.name:<32} {view.checkpoint or 'no checkpoint'}{followers}"
+    apart = "".join(f"; {name} serves {served}" for name, served in view.apart.items())
+    return f"{view.name:<32} {view.checkpoint or 'no checkpoint'}{followers}{apart}"
 
 
 def _decision(view: PromotionView) -> str:

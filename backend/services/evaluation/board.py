@@ -101,13 +101,14 @@ class Board:
     """Columns by title, rows by their newest evaluation. `imported` rows take no part in ranks.
 
     `without_scores` are evaluations that failed or were stopped, with settings that no scores exist for: they have no
-    column.
+    column. `renamed` holds the present key of each column whose key was another one before its first scores.
     """
 
     columns: tuple[Column, ...]
     rows: tuple[BoardRow, ...]
     imported: tuple[ImportedRow, ...] = ()
     without_scores: tuple[EvaluationView, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_active(self) -> bool:
@@ -117,8 +118,9 @@ class Board:
         )
 
     def column(self, key: str) -> Column | None:
-        """Return the column of a key, if there is one."""
-        return next((column for column in self.columns if column.key == key), None)
+        """Return the column of a key, or of the one that it had before its first scores, if there is one."""
+        present = self.renamed.get(key, key)
+        return next((column for column in self.columns if column.key == present), None)
 
     def scored(self, key: str) -> list[EvaluationView]:
         """Return the finished evaluations of a column."""
@@ -154,7 +156,8 @@ def read_board(ctx: Context) -> Board:
     ordered = _distinct(
         sorted((_column(key, members) for key, members in columns.items()), key=lambda column: column.label.casefold())
     )
-    return Board(ordered, tuple(row for row in shown if row.cells), _imported(ctx, ordered), without_scores)
+    renamed = {before: key for before, key in column_of_settings.items() if before != key}
+    return Board(ordered, tuple(row for row in shown if row.cells), _imported(ctx, ordered), without_scores, renamed)
 
 
 def read_columns(evaluations: Sequence[EvaluationView]) -> list[tuple[Column, list[EvaluationView]]]:

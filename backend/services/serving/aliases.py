@@ -4,6 +4,7 @@ on them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -49,7 +50,7 @@ class PromotionView:
 @dataclass(frozen=True)
 class AliasView:
     """An alias, the endpoints that follow it, and its history, newest first. `rollback_id` is the checkpoint that held
-    it before.
+    it before. `apart` names what those endpoints serve that serve another checkpoint, by endpoint.
     """
 
     id: str
@@ -59,6 +60,7 @@ class AliasView:
     rollback_id: str | None
     rollback: str | None
     endpoints: tuple[str, ...]
+    apart: Mapping[str, str]
     history: tuple[PromotionView, ...]
     updated_at: datetime
 
@@ -83,6 +85,18 @@ def get_alias(ctx: Context, name: str) -> AliasView:
     """Return an alias. Raises NotFound with similar names."""
     with ctx.db.read() as session:
         return alias_view(session, find_alias(session, name))
+
+
+def explain_alias(ctx: Context, alias: str | None, *, served: str) -> str:
+    """Return what requests to an alias get from an endpoint that follows it and serves the checkpoint `served`; empty
+    without an alias.
+    """
+    if alias is None:
+        return ""
+    held = get_alias(ctx, alias).checkpoint
+    if held == served:
+        return f"Requests to {alias} get {served} too, which holds the alias."
+    return f"Requests to {alias} get {served} too, though {held} holds the alias until it is moved."
 
 
 def find_alias(session: Session, name: str) -> Alias:
@@ -132,13 +146,19 @@ def alias_view(session: Session, alias: Alias) -> AliasView:
         .where(Promotion.alias_id == alias.id)
         .order_by(Promotion.created_at.desc(), Promotion.id.desc())
     )
+    followers = {row[0]: row[3] for row in following_endpoints(session, alias.name)}
     return view_of(
         AliasView,
         alias,
         checkpoint=_checkpoint(session, alias.checkpoint_id),
         rollback_id=rollback_id,
         rollback=_checkpoint(session, rollback_id),
-        endpoints=tuple(row[0] for row in following_endpoints(session, alias.name)),
+        endpoints=tuple(followers),
+        apart={
+            name: _checkpoint(session, served) or ""
+            for name, served in followers.items()
+            if served != alias.checkpoint_id
+        },
         history=tuple(promotion_view(session, row, alias.name) for row in rows),
     )
 

@@ -73,8 +73,8 @@ def change_canary(ctx: Context, name: str, *, rules: CanaryRules, person: Person
 
 
 def promote_canary(ctx: Context, name: str, *, person: Person) -> EndpointView:
-    """Make the canary the endpoint's stable revision: its replicas replace the others one by one. Raises Conflict where
-    none runs.
+    """Make the canary the endpoint's stable revision: its replicas replace the others one by one. The endpoint
+    keeps its alias as `rollback_endpoint` does. Raises Conflict where none runs.
     """
     require_builder(person)
     with ctx.db.write() as session:
@@ -118,7 +118,9 @@ def _carry_out(session: Session, ctx: Context, deployment_id: str, verdict: Cana
 def _promote(session: Session, ctx: Context, endpoint_id: str, canary: Deployment, *, outcome: str) -> None:
     stable = [deployment for deployment in active_deployments(session, endpoint_id) if deployment.role == STABLE]
     canary.role, canary.traffic = STABLE, canary.traffic.model_copy(update={"outcome": outcome})
-    canary.num_replicas = stable[-1].num_replicas if stable else canary.num_replicas
+    if stable:
+        canary.num_replicas = stable[-1].num_replicas
+        canary.config = canary.config.replace(alias=stable[-1].config.alias)
     session.flush()
     advance(session, ctx, endpoint_id)
 

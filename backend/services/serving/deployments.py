@@ -142,9 +142,9 @@ def rollback_endpoint(ctx: Context, name: str, *, revision: int | None = None, p
     replica.
 
     The present number of replicas is kept. A rollout that has not finished is called off: replicas of the earlier
-    revision that still answer continue. The endpoint no longer follows an alias. Raises NotFound for an unknown
-    revision, Conflict for a stopped endpoint, a missing earlier revision, or a checkpoint that the endpoint's gates
-    refuse.
+    revision that still answer continue. An endpoint that follows an alias continues to answer to its name, while the
+    alias stays with its checkpoint. Raises NotFound for an unknown revision, Conflict for a stopped endpoint, a missing
+    earlier revision, or a checkpoint that the endpoint's gates refuse.
     """
     require_builder(person)
     with ctx.db.read() as session:
@@ -152,7 +152,7 @@ def rollback_endpoint(ctx: Context, name: str, *, revision: int | None = None, p
         current = current_deployment(session, endpoint)
         goal = _earlier(session, endpoint, current, revision)
     refuse_undeployable(ctx, name=name, checkpoint_id=goal.checkpoint_id, person=person)
-    config = goal.config.replace(alias=None)
+    config = goal.config.replace(alias=current.config.alias)
     with ctx.db.write() as session:
         endpoint = find_endpoint(session, name)
         active = [deployment for deployment in active_deployments(session, endpoint.id) if deployment.role == STABLE]
@@ -179,15 +179,15 @@ def rollback_endpoint(ctx: Context, name: str, *, revision: int | None = None, p
 def swap_checkpoint(ctx: Context, name: str, *, checkpoint_id: str, person: Person) -> EndpointView:
     """Serve another checkpoint with the same number of replicas and the same options, replica by replica.
 
-    The endpoint no longer follows an alias, and a quantised checkpoint is measured again. Raises NotFound, Conflict for
-    a stopped endpoint or a checkpoint that the endpoint's gates refuse, NotAllowed for a rater.
+    The endpoint keeps its alias as `rollback_endpoint` does, and a quantised checkpoint is measured again. Raises
+    NotFound, Conflict for a stopped endpoint or a checkpoint that the endpoint's gates refuse, NotAllowed for a rater.
     """
     require_builder(person)
     refuse_undeployable(ctx, name=name, checkpoint_id=checkpoint_id, person=person, require=requirement_of(ctx, name))
     with ctx.db.write() as session:
         endpoint = find_endpoint(session, name)
         current = current_deployment(session, endpoint)
-        config = current.config.replace(alias=None, precision_check=None)
+        config = current.config.replace(precision_check=None)
         add_deployment(
             session, ctx, endpoint, checkpoint_id, num_replicas=awake_replicas(current), config=config, person=person
         )
@@ -248,7 +248,7 @@ def check_num_replicas(num_replicas: int) -> None:
 
 def start_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
     """Deploy the last checkpoint of a stopped endpoint again, with the same number of replicas and the same settings;
-    an endpoint that follows an alias gets the checkpoint that holds it now.
+    an endpoint whose alias moved in the meantime gets the checkpoint that holds it now.
 
     Raises NotFound for an unknown endpoint or deleted files, Conflict if the endpoint is not stopped or requires a gate
     that is not passed.
@@ -297,12 +297,13 @@ def _check_alias(ctx: Context, alias: str, checkpoint_id: str) -> None:
 
 
 def _next_checkpoint(ctx: Context, name: str) -> str:
-    """Return what a start of an endpoint serves: its alias's checkpoint, else its last one."""
+    """Return what a start of an endpoint serves: its alias's checkpoint if the alias moved after the last deployment,
+    else its last one.
+    """
     view = get_endpoint(ctx, name)
-    alias = view.config.alias
+    moved = select(Alias.checkpoint_id).where(Alias.name == view.config.alias, Alias.updated_at > view.deployed_at)
     with ctx.db.read() as session:
-        held = session.scalar(select(Alias.checkpoint_id).where(Alias.name == alias)) if alias else None
-    return held or view.checkpoint_id
+        return session.scalar(moved) or view.checkpoint_id
 
 
 def _check_gates(ctx: Context, name: str, checkpoint_id: str, *, person: Person) -> None:

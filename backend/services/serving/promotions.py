@@ -163,6 +163,7 @@ def describe_alias(view: AliasView) -> dict[str, object]:
         "checkpoint_id": view.checkpoint_id,
         "rollback_to": view.rollback,
         "endpoints": list(view.endpoints),
+        "serving_another": dict(view.apart),
         "updated_at": view.updated_at.isoformat(),
     }
 

@@ -39,7 +39,7 @@ def draw_leaderboard(ctx: Context, board: Board, key: str) -> None:
         object_heading(column.label)
         draw_metric_choice(column)
     metric = metric_of(column)
-    ranks = rank_evaluations(ctx, board.scored(key), metric=metric)
+    ranks = rank_evaluations(ctx, board.scored(column.key), metric=metric)
     if not ranks:
         empty_state("No finished evaluation has this metric yet.", page=PAGE, label="All evaluations")
         return

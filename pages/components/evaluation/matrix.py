@@ -70,7 +70,7 @@ def draw_matrix(ctx: Context, person: Person, board: Board) -> None:
     @live_part(2 if board.is_active else None)
     def table() -> None:
         now = read_board(ctx) if board.is_active else board
-        if board.is_active and not now.is_active:
+        if (board.is_active and not now.is_active) or {c.key for c in columns} - {c.key for c in now.columns}:
             st.rerun()
         rows = [row for row in now.rows if text in row.checkpoint.casefold()]
         shown, number = _draw_pages(rows)
@@ -120,7 +120,8 @@ def show_columns(board: Board, evaluations: Sequence[EvaluationView]) -> None:
 def _draw_filters(board: Board) -> list[Column]:
     """Draw the filters; return the columns that are shown."""
     labels = {column.key: column.label for column in board.columns}
-    st.session_state.setdefault("matrix_columns", _fullest(board))
+    chosen_before = st.session_state.get("matrix_columns", _fullest(board))
+    st.session_state["matrix_columns"] = list(dict.fromkeys(board.renamed.get(key, key) for key in chosen_before))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.text_input("Checkpoints", key="matrix_filter", placeholder="All; type to filter", width=240)
         chosen = st.multiselect(

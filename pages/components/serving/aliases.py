@@ -40,7 +40,8 @@ def _draw_alias(ctx: Context, person: Person, alias: AliasView) -> None:
                     rollback(ctx, alias.name, person=person)
                     st.rerun()
     followers = f"Followed by {', '.join(alias.endpoints)}." if alias.endpoints else "No endpoint follows it."
-    st.caption(plain(followers))
+    apart = "".join(f" {name} serves {served} until the alias is moved." for name, served in alias.apart.items())
+    st.caption(plain(followers + apart))
     with st.expander("History", icon=":material/history:", key=f"alias_history_{alias.id}"):
         for row in alias.history:
             draw_decision(row)

@@ -12,6 +12,7 @@ from backend.domain.wording import percent, plural
 from backend.services.context import Context, Person
 from backend.services.health import GATEWAY, HEALTH
 from backend.services.jobs.jobs import read_log
+from backend.services.serving.aliases import explain_alias, get_alias
 from backend.services.serving.deployments import delete_endpoint, start_endpoint, stop_endpoint
 from backend.services.serving.endpoints import EndpointView, get_endpoint, list_revisions
 from backend.services.serving.load.load_tests import list_load_tests
@@ -127,6 +128,7 @@ def draw_endpoint_head(ctx: Context, person: Person, name: str, alias: str | Non
                 )
             if endpoint.config.alias is not None:
                 st.badge(f"follows {plain(endpoint.config.alias)}", icon=":material/label:", color="violet")
+                _draw_apart(ctx, person, endpoint, alias=endpoint.config.alias)
             if endpoint.stopped_at is not None:
                 st.caption(f"stopped {ago(endpoint.stopped_at, now=ctx.now())}", width="content")
         draw_upstream(endpoint, now=ctx.now())
@@ -145,6 +147,20 @@ def draw_endpoint_head(ctx: Context, person: Person, name: str, alias: str | Non
             draw_shadow(ctx, person, endpoint)
             draw_rollout(endpoint)
             draw_endpoint_gauges(endpoint)
+
+
+def _draw_apart(ctx: Context, person: Person, endpoint: EndpointView, *, alias: str) -> None:
+    """Draw that the endpoint serves another checkpoint than its alias names, with the way to promote it."""
+    if endpoint.name not in get_alias(ctx, alias).apart:
+        return
+    st.caption(plain(explain_alias(ctx, alias, served=endpoint.checkpoint_name)), width="content")
+    if person.may_build and endpoint.config.upstream is None:
+        row_link(
+            f"Promote to {alias}",
+            page=routes.CHECKPOINTS,
+            query={"promote": endpoint.checkpoint_id, "alias": alias},
+            key=f"promote_served_{endpoint.name}",
+        )
 
 
 def describe_draft(endpoint: EndpointView) -> str:
@@ -240,7 +256,7 @@ def draw_history(ctx: Context, person: Person, name: str) -> None:
             "Checkpoint": row.checkpoint_name,
             "Replicas": row.num_replicas,
             "Deployed": row.created_at,
-            "Stopped": row.stopped_at or "serving",
+            "Until": row.stopped_at or "now",
             "Note": row.note or row.role,
         }
         for row in revisions

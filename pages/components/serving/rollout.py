@@ -13,6 +13,7 @@ from backend.domain.serving.options import MAX_REPLICAS, SLEEP_MINUTES, Deployme
 from backend.domain.wording import plural
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person
+from backend.services.serving.aliases import explain_alias
 from backend.services.serving.autoscaling import change_scaling
 from backend.services.serving.canaries import abort_canary, promote_canary, start_canary
 from backend.services.serving.canary_votes import canary_votes
@@ -125,8 +126,10 @@ def draw_rollback(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         return
     revision, checkpoint = target
     with st.popover("Roll back", icon=":material/undo:", key=menu_key(f"rollback_menu_{endpoint.name}")):
-        follows = f" It no longer follows {plain(endpoint.config.alias)}." if endpoint.config.alias else ""
-        st.markdown(f"Serve revision {revision} ({plain(checkpoint)}) again? No answer is cut off.{follows}")
+        follows = explain_alias(ctx, endpoint.config.alias, served=checkpoint)
+        st.markdown(
+            f"Serve revision {revision} ({plain(checkpoint)}) again? No answer is cut off. {plain(follows)}".rstrip()
+        )
         if st.button("Roll back", type="primary", key=f"rollback_{endpoint.name}"):
             with errors_shown():
                 rollback_endpoint(ctx, endpoint.name, person=person)
@@ -145,6 +148,8 @@ def draw_swap(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             return
         chosen = choose_from("Checkpoint", checkpoints, key=f"swap_checkpoint_{endpoint.name}")
         st.caption("Replicas and options stay; replicas are replaced one by one. Rollback brings this checkpoint back.")
+        if chosen and (follows := explain_alias(ctx, endpoint.config.alias, served=checkpoints[chosen])):
+            st.caption(plain(follows))
         if st.button("Swap", type="primary", key=f"swap_{endpoint.name}", disabled=chosen is None) and chosen:
             with errors_shown():
                 swap_checkpoint(ctx, endpoint.name, checkpoint_id=chosen, person=person)
@@ -176,6 +181,8 @@ def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
             key=f"canary_engine_{endpoint.name}",
         )
         values = draw_fields(CanaryRules, key=f"canary_{endpoint.name}", columns=1)
+        if endpoint.config.alias is not None:
+            st.caption(plain(f"{endpoint.config.alias} stays with its checkpoint, also where the canary is promoted."))
         if (
             st.button(
                 "Start canary",
@@ -211,10 +218,12 @@ def draw_canary(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         if (thumbs := canary_votes(ctx, endpoint.name)).total:
             st.caption(thumbs.describe(), width="content")
         st.space("stretch")
+        follows = explain_alias(ctx, endpoint.config.alias, served=canary.checkpoint_name)
         draw_confirmed(
             "Promote",
             f"All requests to **{plain(endpoint.name)}** go to {plain(canary.checkpoint_name)}, which answers"
-            f" {canary.percent:g} % of them now; {plain(endpoint.checkpoint_name)} is replaced. No answer is cut off.",
+            f" {canary.percent:g} % of them now; {plain(endpoint.checkpoint_name)} is replaced. No answer is cut off."
+            + (f"  \n{plain(follows)}" if follows else ""),
             lambda: promote_canary(ctx, endpoint.name, person=person),
             key=f"promote_canary_{endpoint.name}",
             icon="north",

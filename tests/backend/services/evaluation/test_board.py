@@ -10,7 +10,7 @@ from backend.services.evaluation.board import rank_board, read_board
 from backend.services.evaluation.evaluations import list_evaluations
 from backend.services.jobs.jobs import stop_job
 from backend.services.overview import group_results
-from tests.support.evaluation_world import claim_of, finish, item
+from tests.support.evaluation_world import claim_of, finish, finish_choices, item
 from tests.support.scenario import Scenario
 
 
@@ -42,6 +42,23 @@ def test_an_evaluation_under_way_stands_in_the_column_of_its_settings(ctx: Conte
     assert cell.finished is not None  # the earlier scores stay while the new ones are measured
     assert cell.pending is not None
     assert cell.pending.id == again.id
+
+
+def test_a_column_is_found_by_the_key_that_it_had_before_its_first_scores(ctx: Context, scenario: Scenario) -> None:
+    first, second = scenario.evaluation("Oak", "facts"), scenario.evaluation("Elm", "facts")
+    (before,) = read_board(ctx).columns
+    finish_choices(ctx, first, [1, 0, 1, 0])
+    board = read_board(ctx)
+    (column,) = board.columns
+    assert column.key != before.key, "the key is that of the items, which the first scores name"
+    assert board.renamed == {before.key: column.key}
+    assert board.column(before.key) == column
+    cells = {row.checkpoint: row.cells[column.key] for row in board.rows}
+    assert cells["Oak"].finished is not None
+    assert cells["Elm"].pending is not None
+    assert cells["Elm"].pending.id == second.id
+    finish_choices(ctx, second, [1, 0, 1, 1])
+    assert read_board(ctx).renamed == board.renamed
 
 
 def test_a_launch_that_failed_has_no_column_of_its_own(ctx: Context, scenario: Scenario) -> None:

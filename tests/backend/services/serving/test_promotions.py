@@ -8,12 +8,20 @@ import pytest
 from sqlalchemy import select
 
 from backend.db.tables import Campaign, Deployment, Gate, GateResult, Promotion
+from backend.domain.serving.canary import CanaryRules
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import delete_checkpoint, resolve_checkpoint
 from backend.services.context import LOCAL, Context
-from backend.services.serving.aliases import get_alias, list_aliases
-from backend.services.serving.deployments import deploy, start_endpoint, stop_endpoint
-from backend.services.serving.endpoints import get_endpoint
+from backend.services.serving.aliases import explain_alias, get_alias, list_aliases
+from backend.services.serving.canaries import promote_canary, start_canary
+from backend.services.serving.deployments import (
+    deploy,
+    rollback_endpoint,
+    start_endpoint,
+    stop_endpoint,
+    swap_checkpoint,
+)
+from backend.services.serving.endpoints import get_endpoint, resolve_endpoint
 from backend.services.serving.promotions import promote, reject, rollback
 from backend.services.serving.replicas import ready_targets
 from tests.support.battle_world import prefer, vote_in_turn
@@ -145,6 +153,37 @@ def test_an_endpoint_that_follows_an_alias_is_deployed_again_when_it_moves(ctx: 
     rollback(ctx, ALIAS, person=LOCAL)
     assert ALIAS in ready_targets(ctx), "the other endpoint serves what it names now"
     assert start_endpoint(ctx, "tales", person=LOCAL).checkpoint_id == oak, "a start follows the alias"
+
+
+@pytest.mark.parametrize("change", ["canary", "swap"])
+def test_an_alias_answers_by_its_endpoint_after_a_canary_or_swap_and_after_the_way_back(
+    ctx: Context, scenario: Scenario, change: str
+) -> None:
+    """A promoted canary cut the endpoint off its alias, whose name then answered 404, also after a rollback."""
+    elm, oak = scenario.checkpoints("Elm", "Oak")
+    fir = scenario.checkpoint("Fir")
+    promote(ctx, "Oak", alias=ALIAS, reason="the first", person=LOCAL)
+    deploy(ctx, checkpoint_id=oak, name="tales", alias=ALIAS, person=LOCAL)
+    if change == "canary":
+        start_canary(ctx, "tales", checkpoint_id=elm, rules=CanaryRules(percent=40), person=LOCAL)
+        assert get_alias(ctx, ALIAS).apart == {}, "a share of the requests is no other revision"
+        promote_canary(ctx, "tales", person=LOCAL)
+    else:
+        swap_checkpoint(ctx, "tales", checkpoint_id=elm, person=LOCAL)
+    view = get_alias(ctx, ALIAS)
+    assert (view.checkpoint, view.endpoints, view.apart) == ("Oak", ("tales",), {"tales": "Elm"})
+    assert ALIAS in ready_targets(ctx)
+    assert resolve_endpoint(ctx, ALIAS).checkpoint_id == elm
+    assert explain_alias(ctx, ALIAS, served="Elm") == (
+        f"Requests to {ALIAS} get Elm too, though Oak holds the alias until it is moved."
+    )
+    stop_endpoint(ctx, "tales", person=LOCAL)
+    assert start_endpoint(ctx, "tales", person=LOCAL).checkpoint_id == elm, "the alias has not moved in the meantime"
+    rollback_endpoint(ctx, "tales", revision=1, person=LOCAL)
+    view = get_alias(ctx, ALIAS)
+    assert (view.endpoints, view.apart, resolve_endpoint(ctx, ALIAS).checkpoint_id) == (("tales",), {}, oak)
+    promote(ctx, "Fir", alias=ALIAS, reason="the next", person=LOCAL)
+    assert get_endpoint(ctx, "tales").checkpoint_id == fir, "a later promotion reaches it"
 
 
 def test_an_endpoint_leaves_its_alias_when_another_checkpoint_is_deployed_to_it(ctx: Context) -> None:
