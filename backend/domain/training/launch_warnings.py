@@ -79,7 +79,7 @@ class LaunchFacts:
     those of the train split. `padding` and `cut_rows` are shares of positions and rows, by a data report; `silent_rows`
     is the share of rows with nothing to train on. `packs`: the base keeps packed rows apart. `seconds` is the expected
     time of the steps. `fits` is that of a prediction. `base_chats`: the base has a chat template, so it was trained on
-    conversations.
+    conversations. `max_context` is the longest context that the network takes.
     """
 
     body: int | None = None
@@ -95,6 +95,7 @@ class LaunchFacts:
     device: str = "the device"
     base_chats: bool | None = None
     dataset_kind: str = ""
+    max_context: int | None = None
 
 
 def warnings_of(config: RunConfig, facts: LaunchFacts) -> tuple[LaunchWarning, ...]:
@@ -275,6 +276,7 @@ def _takes_long(config: RunConfig, facts: LaunchFacts) -> bool:
 
 def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
     packs = config.packing and facts.packs
+    has_longer = facts.max_context is None or config.context < facts.max_context
     if config.objective.packs and not packs and facts.padding is not None and facts.padding >= PADDED:
         why = "Without packing" if facts.packs else "This base can't keep packed rows apart, so they are padded:"
         yield LaunchWarning(
@@ -292,7 +294,9 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
             code=Code.CUT_ROWS,
             field="context",
             sentence=f"{percent(facts.cut_rows)} of the rows are longer than {config.context:,} tokens and are cut.",
-            cure="Use a longer context, or drop the long rows.",
+            cure="Use a longer context, or drop the long rows."
+            if has_longer
+            else "Drop the long rows: this is the base's longest.",
         )
     if facts.silent_rows is not None and facts.silent_rows >= SILENT:
         yield LaunchWarning(
@@ -302,7 +306,7 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
                 f"At least {percent(facts.silent_rows)} of the rows have no target within {config.context:,} tokens and"
                 " are skipped."
             ),
-            cure="Use a longer context; the data report lists such rows, and drops them.",
+            cure=f"{'Use a longer context; the' if has_longer else 'The'} data report lists such rows, and drops them.",
         )
     kind = "preference" if config.objective.learns_preferences else "full" if config.method == "full" else "adapter"
     pretraining = config.objective.pretrains

@@ -153,6 +153,7 @@ def _facts(
         device=prediction.device,
         base_chats=_chats(parts),
         dataset_kind=parts.version.kind,
+        max_context=(parts.base.facts.context if parts.base else None) or (shape.context if shape else None),
     )
 
 

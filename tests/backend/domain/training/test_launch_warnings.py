@@ -210,3 +210,11 @@ def test_the_usual_range_is_ordered_and_falls_with_the_size(body: int, objective
     assert large is not None
     assert 0 < small[0] < small[1]
     assert large[1] <= small[1]
+
+
+def test_a_longer_context_is_proposed_only_where_the_network_takes_one() -> None:
+    config = run(objective="sft")
+    for limit, is_proposed in ((config.context, False), (2 * config.context, True), (None, True)):
+        facts = LaunchFacts(silent_rows=0.2, cut_rows=0.5, max_context=limit)
+        cures = [each.cure for each in warnings_of(config, facts) if each.code in (Code.CUT_ROWS, Code.SILENT_ROWS)]
+        assert [cure.startswith("Use a longer context") for cure in cures] == [is_proposed, is_proposed]
