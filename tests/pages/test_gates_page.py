@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from backend.domain.evaluation.gate_config import GateConfig
+from backend.domain.evaluation.tasks.reading import read_task
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context
-from backend.services.evaluation.gates import create_gate, list_gates, require_gate
+from backend.services.evaluation.gates import create_gate, judge, list_gates, require_gate
 from backend.services.serving.deployments import deploy
 from tests.support.evaluation_world import CHOICES
 from tests.support.opening import assert_sound, open_page, words
@@ -98,3 +99,20 @@ def test_the_form_of_a_gate_names_its_benchmark_and_how_likely_it_passes_and_fai
     assert "items would pass it in 80 %" in warned
     app.number_input(key="gate_margin").set_value(60.0).run()
     assert not [one for one in app.warning if "On facts@1" in one.value]
+
+
+def test_a_benchmark_that_is_scored_in_two_ways_is_offered_with_each(site: Context, scenario: Scenario) -> None:
+    """The form named the benchmark alone, and its gate judged the newest scoring."""
+    text = "name: law\ntitle: Law\nkind: multiple_choice\nprompt: '{{question}}'\nchoices: choices\nanswer: answer\n"
+    for name in ("Oak", "Elm"):
+        scenario.evaluation(name, "facts", [1, 0] * 20, task=read_task(text))
+    app = open_page(PAGE, gates="1")
+    app.text_input(key="gate_name").set_value("release")
+    app.multiselect(key="gate_benchmarks").select("facts@1 by Law").run()
+    app.button(key="gate_create").click().run()
+    (gate,) = list_gates(site)
+    assert [(part.benchmark, part.task) for part in gate.config.benchmarks] == [("facts@1", "law")]
+    judge(site, candidate="Elm", gate="release", person=LOCAL)
+    shown = words(open_page(PAGE, gate=gate.id))
+    assert "facts@1 by law" in shown
+    assert "not worse by 2 points or more" in shown

@@ -20,7 +20,9 @@ class GateVerdict(StrEnum):
 
 
 class GateBenchmark(BaseModel):
-    """One benchmark of a gate. `metric` None takes the benchmark's main one; `margin` None takes the gate's."""
+    """One benchmark of a gate. `metric` None takes the benchmark's main one; `margin` None takes the gate's;
+    `task` None takes the suggested one.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -29,6 +31,14 @@ class GateBenchmark(BaseModel):
     margin: float | None = Field(
         default=None, ge=0, description="In the metric's unit: 0.02 is two points of accuracy."
     )
+    task: str | None = Field(
+        default=None, description="Task that scores it, or multiple_choice, generation, perplexity. Empty: suggested."
+    )
+
+    @property
+    def label(self) -> str:
+        """Return the benchmark with the task that scores it."""
+        return f"{self.benchmark} by {self.task.replace('_', ' ')}" if self.task else self.benchmark
 
 
 class GateConfig(BaseModel):
@@ -80,7 +90,7 @@ class GateConfig(BaseModel):
     def _check_parts(self, info: ValidationInfo) -> Self:
         if is_stored(info):
             return self
-        names = [(part.benchmark, part.metric) for part in self.benchmarks]
+        names = [(part.benchmark, part.metric, part.task) for part in self.benchmarks]
         if len(set(names)) < len(names):
             raise ValueError("a benchmark stands twice in the gate: name each once")
         if self.test == "non_inferiority" and any(self.margin_of(part) == 0 for part in self.benchmarks):
@@ -128,7 +138,7 @@ class BenchmarkVerdict(StoredRecord):
 
 class ReportedBenchmark(BenchmarkVerdict):
     """A benchmark in a gate's report. `error`: chance that the look errs; `items`: those that the benchmark has;
-    `cuts`: what contexts may have done to it.
+    `cuts`: what contexts may have done to it; `task`: what scored it, empty in older verdicts.
     """
 
     error: float | None = None
@@ -136,6 +146,7 @@ class ReportedBenchmark(BenchmarkVerdict):
     candidate_evaluation: str
     items: int
     cuts: tuple[str, ...] = ()
+    task: str = ""
 
 
 class GateReport(StoredRecord):

@@ -197,7 +197,8 @@ def decide_gate(config: GateConfig, evidence: Sequence[Evidence]) -> GateDecisio
 def describe_procedure(config: GateConfig) -> str:
     """State a gate's test, margin, level and multiplicity in one sentence."""
     margins = sorted({config.margin_of(part) for part in config.benchmarks})
-    margin = f"{margins[0]:g}" if len(margins) == 1 else f"{margins[0]:g} to {margins[-1]:g}"
+    points = [f"{100 * margin:g}" for margin in (margins[:1] if len(margins) == 1 else (margins[0], margins[-1]))]
+    margin = f"{' to '.join(points)} points"
     claim = f"not worse by {margin} or more" if config.test == "non_inferiority" else f"better by more than {margin}"
     error = f"each decision errs in {50 * (1 - config.level):.3g} % of cases, all looks at a candidate together"
     look = (

@@ -90,6 +90,11 @@ class EvaluationView(JobState):
         return self.checkpoint_id or (self.endpoint.id if self.endpoint else "")
 
     @property
+    def way(self) -> str:
+        """Name of the task that scored it, or its kind without a task: two ways are two measurements of a benchmark."""
+        return self.config.task.name if self.config.task else self.kind.value
+
+    @property
     def main_metric(self) -> str:
         """The headline, by which the evaluation is ranked on every page."""
         return self.config.main_metric(self.kind)

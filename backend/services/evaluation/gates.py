@@ -12,10 +12,10 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from backend.db.races import retry_races
-from backend.db.tables import Checkpoint, Deployment, Endpoint, Evaluation, Gate, GateResult, RequiredGate, User
+from backend.db.tables import Checkpoint, Deployment, Endpoint, Gate, GateResult, RequiredGate, User
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.boards import unequal_cuts
-from backend.domain.evaluation.config import is_score_lower_better, score_label
+from backend.domain.evaluation.config import EvaluationKind, describe_way, is_score_lower_better, score_label
 from backend.domain.evaluation.gate_config import GateBenchmark, GateConfig, GateReport, GateVerdict, ReportedBenchmark
 from backend.domain.evaluation.gates import (
     Evidence,
@@ -34,6 +34,7 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
+from backend.services.data.views import VersionView
 from backend.services.evaluation.board import cuts_of
 from backend.services.evaluation.comparisons import column_key, refuse_unlike
 from backend.services.evaluation.endpoints.registry import (
@@ -44,10 +45,11 @@ from backend.services.evaluation.endpoints.registry import (
     resolve_evaluated,
     store_own,
 )
-from backend.services.evaluation.evaluations import EvaluationView, list_evaluations, of_what_is_served
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluations, list_evaluations, of_what_is_served
 from backend.services.evaluation.pairing import comparison_at, count_unclear
 from backend.services.evaluation.power import plan_comparison
 from backend.services.evaluation.safety.runs import count_missing, unjudged
+from backend.services.evaluation.tasks import suggest_task
 from backend.services.lookups import find_named
 from backend.services.serving.owners import is_in_charge
 
@@ -60,7 +62,7 @@ class GateOutcome:
     """A gate's decision on a candidate. `missing` names what was not evaluated, which leaves the gate INCONCLUSIVE.
 
     `evaluations`: (champion's, candidate's) of each decided benchmark; `available`: its items; `cuts`: what contexts
-    and unclear answers may have done to it.
+    and unclear answers may have done to it; `tasks`: what scored it.
     """
 
     candidate: str
@@ -71,6 +73,7 @@ class GateOutcome:
     missing: tuple[str, ...] = ()
     gate: str | None = None
     cuts: tuple[tuple[str, ...], ...] = ()
+    tasks: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> GateVerdict:
@@ -82,15 +85,16 @@ class GateOutcome:
         """The verdict's reason in one or two sentences, with what would settle it."""
         parts = [f"{name} is not evaluated" for name in self.missing]
         cuts = self.cuts or [()] * len(self.available)
-        for result, available, cut in zip(self.decision.benchmarks, self.available, cuts, strict=True):
+        rows = zip(self.decision.benchmarks, self.available, cuts, self.tasks, strict=True)
+        for result, available, cut, task in rows:
             interval = (
                 "no interval"
                 if result.low is None or result.high is None
                 else f"[{result.low:+.4g}, {result.high:+.4g}]"
             )
             look = "" if result.look == 1 else f", look {result.look}"
-            text = f"{result.verdict} on {result.benchmark}{look}: difference {result.difference:+.4g} {interval}"
-            text += f", threshold {result.threshold:+.4g}"
+            text = f"{result.verdict} on {result.benchmark} by {task}{look}"
+            text += f": difference {result.difference:+.4g} {interval}, threshold {result.threshold:+.4g}"
             if result.items_to_settle is not None:
                 short = (
                     f", more than the {available:,} that the benchmark has"
@@ -137,8 +141,9 @@ def create_gate(ctx: Context, *, name: str, config: GateConfig, person: Person) 
         config = config.model_copy(
             update={"champion": resolve_checkpoint(ctx, config.champion).id}
         )  # a run's name means another later
-    for part in config.benchmarks:
-        resolve_version(ctx, part.benchmark)
+    config = config.model_copy(
+        update={"benchmarks": tuple(_with_task(ctx, config, part) for part in config.benchmarks)}
+    )
     with ctx.db.write() as session:
         if session.scalar(select(Gate.id).where(Gate.name == name)) is not None:
             raise Conflict(f"There is a gate “{name}” already.", remedy="Gates never change: choose another name.")
@@ -218,7 +223,7 @@ def judge(ctx: Context, *, candidate: str, gate: str, person: Person) -> GateOut
     """
     require_builder(person)
     view = get_gate(ctx, gate)
-    outcome = replace(_judge(ctx, candidate, view.config, is_recorded=True), gate=view.name)
+    outcome = replace(_judge(ctx, candidate, config_of(ctx, view), is_recorded=True), gate=view.name)
     subject, champion = _candidate(ctx, candidate), _champion(ctx, view.config)
     with ctx.db.write() as session:
         keys = [_keys(session, ctx, one, person) for one in (subject, champion)]
@@ -255,13 +260,15 @@ def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: boo
         return GateOutcome(
             subject.name, champion.name, GateDecision(GateVerdict.PASS, (), None, describe_procedure(config))
         )
-    evidence, pairs, available, missing, cuts = [], [], [], [], []
+    evidence, pairs, available, missing, cuts, tasks = [], [], [], [], [], []
     for part in config.benchmarks:
         version = resolve_version(ctx, part.benchmark)
-        sides = [_finished(ctx, version.id, who, part) for who in (champion, subject)]
+        scored = [_finished(ctx, version.id, who, part) for who in (champion, subject)]
+        way = part.task or _choose_way(ctx, version, *scored)
+        sides = [[one for one in side if one.way == way] for side in scored]
         absent = [
-            f"{who.name} on {version.label}"
-            for who, evaluations in zip((champion, subject), sides, strict=True)
+            f"{who.name} on {version.label}" + (f" by {str(way).replace('_', ' ')}" if others else "")
+            for who, others, evaluations in zip((champion, subject), scored, sides, strict=True)
             if not evaluations
         ]
         missing += absent
@@ -274,7 +281,7 @@ def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: boo
         if silent:
             continue
         if is_recorded:
-            earlier = _recorded_looks(ctx, (subject, champion), version.id, metric, until=(first.id, second.id))
+            earlier = _recorded_looks(ctx, (subject, champion), second, metric, until=(first.id, second.id))
         else:
             earlier = _possible_looks(sides[1], until=second.id)
         look = Look.after(earlier, is_whole=second.config.limit is None)
@@ -284,6 +291,7 @@ def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: boo
         share = unclear / total if unclear else 0.0
         evidence.append(Evidence(part, metric, is_score_lower_better(metric), compare_at, look, share))
         pairs.append((first.id, second.id))
+        tasks.append(describe_way(second.config, kind=second.kind))
         available.append(version.rows)
         cuts.append(
             (
@@ -293,7 +301,14 @@ def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: boo
         )
     decision = decide_gate(config, evidence)
     return GateOutcome(
-        subject.name, champion.name, decision, tuple(pairs), tuple(available), tuple(missing), cuts=tuple(cuts)
+        subject.name,
+        champion.name,
+        decision,
+        tuple(pairs),
+        tuple(available),
+        tuple(missing),
+        cuts=tuple(cuts),
+        tasks=tuple(tasks),
     )
 
 
@@ -321,7 +336,9 @@ def plan_gates(ctx: Context, config: GateConfig) -> list[GatePlan]:
     champion, plans = _champion(ctx, config), []
     for part in config.benchmarks:
         version = resolve_version(ctx, part.benchmark)
-        evaluation = next(iter(_finished(ctx, version.id, champion, part)), None)
+        scored = _finished(ctx, version.id, champion, part)
+        way = part.task or _choose_way(ctx, version, scored)
+        evaluation = next((one for one in scored if one.way == way), None)
         if evaluation is None:
             why = f"“{champion.name}” is not evaluated on it yet"
             plans.append(GatePlan(version.label, None, unknown=why))
@@ -369,7 +386,7 @@ def refuse_without_gates(ctx: Context, *, endpoint: str, checkpoint_id: str, per
 def report_of(outcome: GateOutcome) -> GateReport:
     """Return an outcome as the command line prints it and a verdict keeps it."""
     decision = outcome.decision
-    rows = zip(decision.benchmarks, outcome.evaluations, outcome.available, outcome.cuts, strict=True)
+    rows = zip(decision.benchmarks, outcome.evaluations, outcome.available, outcome.cuts, outcome.tasks, strict=True)
     benchmarks = tuple(
         ReportedBenchmark(
             **dict(result),
@@ -378,8 +395,9 @@ def report_of(outcome: GateOutcome) -> GateReport:
             candidate_evaluation=second,
             items=items,
             cuts=cuts,
+            task=task,
         )
-        for result, (first, second), items, cuts in rows
+        for result, (first, second), items, cuts, task in rows
     )
     return GateReport(
         **attributes_of(outcome, "gate", "verdict", "candidate", "champion", "reason", "missing"),
@@ -462,6 +480,51 @@ def _finished(ctx: Context, version_id: str, subject: Subject, part: GateBenchma
     ]
 
 
+def _choose_way(
+    ctx: Context,
+    version: VersionView,
+    champions: Sequence[EvaluationView],
+    candidates: Sequence[EvaluationView] = (),
+) -> str | None:
+    """Return the way of scoring that a gate compares which names none: of those that both sides have (else one side)
+    the suggested task, the way without a task, or the first by name; not the newest, which changes between looks.
+    """
+    by_champion, by_candidate = ({one.way for one in side} for side in (champions, candidates))
+    ways = (by_champion & by_candidate) or by_champion or by_candidate
+    suggested = suggest_task(ctx, version)
+    if suggested is not None and suggested.name in ways:
+        return suggested.name
+    return min(ways, key=lambda way: (way not in list(EvaluationKind), way), default=None)
+
+
+def _with_task(ctx: Context, config: GateConfig, part: GateBenchmark) -> GateBenchmark:
+    """Return a benchmark with the task that a new gate keeps for it: by the champion's results. Raises NotFound."""
+    version = resolve_version(ctx, part.benchmark)
+    if part.task:
+        return part
+    try:
+        champions = _finished(ctx, version.id, _champion(ctx, config), part)
+    except NotFound:  # the endpoint serves nothing yet
+        return part
+    return part.model_copy(update={"task": _choose_way(ctx, version, champions)})
+
+
+def config_of(ctx: Context, gate: GateView) -> GateConfig:
+    """Return a gate's config with the tasks that it judges by: those that it keeps, else those of its newest verdicts,
+    so that a later evaluation by another task changes no verdict.
+    """
+    reported = {part.benchmark: part for result in reversed(gate.results) for part in result.report.benchmarks}
+    looked_at = get_evaluations(ctx, [part.candidate_evaluation for part in reported.values()])
+    ways = {evaluation.id: evaluation.way for evaluation in looked_at}
+    parts = [
+        part.model_copy(update={"task": ways.get(reported[part.benchmark].candidate_evaluation)})
+        if part.task is None and part.benchmark in reported
+        else part
+        for part in gate.config.benchmarks
+    ]
+    return gate.config.model_copy(update={"benchmarks": tuple(parts)})
+
+
 def _like(
     champions: Sequence[EvaluationView], candidates: Sequence[EvaluationView]
 ) -> tuple[EvaluationView, EvaluationView]:
@@ -481,10 +544,10 @@ def _like(
 
 
 def _recorded_looks(
-    ctx: Context, pair: tuple[Subject, Subject], version_id: str, metric: str, *, until: tuple[str, str]
+    ctx: Context, pair: tuple[Subject, Subject], judged: EvaluationView, metric: str, *, until: tuple[str, str]
 ) -> list[float]:
     """Return the shares of the error that looks at a candidate (against a champion) spent, by any gate, before the look
-    at two evaluations.
+    at two evaluations: those at results of the same benchmark and task as the judged one.
 
     The same evaluations judged again are the same look. A verdict of a version that knew no shares counts as a look
     too.
@@ -499,9 +562,9 @@ def _recorded_looks(
             for part in report.benchmarks
             if part.metric == metric
         ]
-        ids = {part.candidate_evaluation for part in parts}
-        on_version = select(Evaluation.id).where(Evaluation.id.in_(ids), Evaluation.dataset_version_id == version_id)
-        known = set(session.scalars(on_version))
+    same = (judged.version_id, judged.way)
+    looked_at_before = get_evaluations(ctx, list({part.candidate_evaluation for part in parts}))
+    known = {one.id for one in looked_at_before if (one.version_id, one.way) == same}
     shares: dict[tuple[str, str], float] = {}
     for part in parts:
         looked_at = (part.champion_evaluation, part.candidate_evaluation)

@@ -313,7 +313,7 @@ def draw_subgroups(evaluation: EvaluationView) -> None:
         scores = {score.subgroup: score for score in evaluation.scores if score.subgroup and score.metric == metric}
         subgroups = {name: score for name, score in scores.items() if name not in groups}
         with st.expander(
-            f"{score_label(metric)} of {len(subgroups)} subgroups",
+            f"{score_label(metric)} of {plural(len(subgroups), 'subgroup')}",
             icon=":material/account_tree:",
             key=f"subgroups_{metric}",
         ):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import streamlit as st
 from pydantic import ValidationError
 
+from backend.domain.evaluation.config import describe_way
 from backend.domain.evaluation.gate_config import GateConfig, GateReport, GateVerdict, ReportedBenchmark
 from backend.domain.evaluation.gates import describe_procedure
 from backend.domain.validation import validation_message
@@ -17,11 +18,12 @@ from backend.domain.wording import percent, plural
 from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
-from backend.services.evaluation.board import read_board
+from backend.services.evaluation.board import Column, read_board
 from backend.services.evaluation.endpoints.registry import list_evaluated
 from backend.services.evaluation.gates import (
     ENDPOINT_PREFIX,
     GateView,
+    config_of,
     create_gate,
     delete_gate,
     get_gate,
@@ -86,7 +88,7 @@ def _draw_row(ctx: Context, gate: GateView) -> None:
     with columns[0]:
         row_link(gate.name, page=PAGE, query={"gate": gate.id}, icon="rule", key=f"gate_{gate.id}")
     columns[1].text(_champion(ctx, gate.config))
-    columns[2].text(", ".join(part.benchmark for part in gate.config.benchmarks))
+    columns[2].text(", ".join(part.label for part in gate.config.benchmarks))
     with columns[3], st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if gate.results:
             _badge(gate.results[0].verdict)
@@ -111,7 +113,7 @@ def _champion(ctx: Context, config: GateConfig) -> str:
 @number_form
 def _draw_form(ctx: Context, person: Person) -> None:
     names = label_usable_first(ctx, list_checkpoints(ctx, ready=True))
-    benchmarks = list(dict.fromkeys(column.benchmark for column in read_board(ctx).columns))
+    benchmarks = _offer_benchmarks(read_board(ctx).columns)
     if not names or not benchmarks:
         st.caption("A gate needs a champion that was evaluated on a benchmark.")
         row_link("Evaluate a checkpoint", page=PAGE, query={"new": "1"}, icon="add", key="gate_evaluate")
@@ -131,13 +133,16 @@ def _draw_form(ctx: Context, person: Person) -> None:
                 "Champion", champions, words=lambda key: _champion_label(names, elsewhere, key), key="gate_champion"
             )
             chosen = st.multiselect(
-                "Benchmarks", benchmarks, key="gate_benchmarks", help="On which candidate and champion are compared."
+                "Benchmarks",
+                list(benchmarks),
+                key="gate_benchmarks",
+                help="On which candidate and champion are compared.",
             )
         with right:
             values = draw_fields(GateConfig, key="gate", place=st)
         margins = _draw_margins(chosen, 100 * values["margin"]) if len(chosen) > 1 else {}
         keep_form(ctx, person, FORM, prefix="gate_", skip=(*NO_FIELDS, *(f"gate_{gate.id}" for gate in gates)))
-        parts = [{"benchmark": one, "margin": margins.get(one)} for one in chosen]
+        parts = [{**benchmarks[one], "margin": margins.get(one)} for one in chosen]
         if chosen and not wrong_numbers():
             with errors_shown():
                 _draw_power(ctx, _read_config({**values, "champion": champion, "benchmarks": parts}))
@@ -148,6 +153,20 @@ def _draw_form(ctx: Context, person: Person) -> None:
                 view = create_gate(ctx, name=name, config=config, person=person)
                 forget_form(ctx, person, FORM)
                 st.switch_page(PAGE, query_params={"gate": view.id})
+
+
+def _offer_benchmarks(columns: Sequence[Column]) -> dict[str, dict[str, str]]:
+    """Return the benchmarks to choose from by their words: one that is scored in several ways with each of them."""
+    ways: dict[str, dict[str, str]] = {}
+    for column in columns:
+        name = column.config.task.name if column.config.task else column.kind.value
+        ways.setdefault(column.benchmark, {})[describe_way(column.config, kind=column.kind)] = name
+    return {
+        f"{benchmark} by {title}" if len(tasks) > 1 else benchmark: {"benchmark": benchmark}
+        | ({"task": name} if len(tasks) > 1 else {})
+        for benchmark, tasks in ways.items()
+        for title, name in tasks.items()
+    }
 
 
 def _draw_power(ctx: Context, config: GateConfig) -> None:
@@ -199,9 +218,11 @@ def _read_config(values: Mapping[str, Any]) -> GateConfig:
 
 def _draw_gate(ctx: Context, person: Person, gate: GateView) -> None:
     object_heading(gate.name)
-    st.caption(plain(f"Champion: {_champion(ctx, gate.config)}. {describe_procedure(gate.config).capitalize()}."))
+    config = config_of(ctx, gate)
+    st.caption(plain(f"Champion: {_champion(ctx, config)}. {describe_procedure(config).capitalize()}."))
+    st.caption(plain(f"Benchmarks: {', '.join(part.label for part in config.benchmarks)}."))
     with errors_shown():
-        _draw_power(ctx, gate.config)
+        _draw_power(ctx, config)
     if person.may_build:
         _draw_judge(ctx, person, gate)
     for number, result in enumerate(gate.results):
@@ -251,7 +272,7 @@ def _report_row(part: ReportedBenchmark) -> dict[str, object]:
     level = f" at {percent(part.level, digits=1)}" if part.level else ""
     interval = interval_text(metric, part.low, part.high, signed=True)
     return {
-        "Benchmark": part.benchmark,
+        "Benchmark": f"{part.benchmark} by {part.task}" if part.task else part.benchmark,
         "Difference in": score_label(metric).lower(),
         "Better by": score_text(metric, part.difference, signed=True),
         "Interval": f"{interval}{level}" if interval else "no interval",

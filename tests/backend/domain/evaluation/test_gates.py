@@ -148,7 +148,7 @@ def test_a_gate_that_can_not_work_is_refused(settings: dict[str, object], words:
 
 def test_procedure_states_test_margin_level_and_multiplicity() -> None:
     words = describe_procedure(gate("a", "b", margin=0.03))
-    assert words.startswith("non-inferiority: not worse by 0.03 or more; two-sided 95 % interval")
+    assert words.startswith("non-inferiority: not worse by 3 points or more; two-sided 95 % interval")
     assert "intersection-union" in words
 
 

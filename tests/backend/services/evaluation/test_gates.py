@@ -14,10 +14,13 @@ from backend.bootstrap import get_context
 from backend.cli.eval import app as eval_app
 from backend.cli.evaluation.gate import app as gate_app
 from backend.cli.evaluation.gate import read_benchmark
+from backend.db.tables import Gate
 from backend.domain.evaluation.gate_config import GateBenchmark, GateConfig, GateVerdict
+from backend.domain.evaluation.tasks.reading import read_task
 from backend.errors import Conflict, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context, Person
+from backend.services.data.datasets import resolve_version
 from backend.services.evaluation.gates import (
     GateOutcome,
     create_gate,
@@ -31,6 +34,7 @@ from backend.services.evaluation.gates import (
     require_gate,
     why_not_release,
 )
+from backend.services.evaluation.tasks import suggest_task
 from backend.services.people.accounts import add_user
 from backend.services.serving.deployments import deploy, start_endpoint, stop_endpoint
 from tests.support.evaluation_world import CHOICES
@@ -235,7 +239,7 @@ def test_looks_at_more_items_share_the_error_of_the_gate(ctx: Context, scenario:
     scenario.evaluation("Ash", "facts", right)
     whole = judge(ctx, candidate="Ash", gate="release", person=LOCAL)
     assert looks(whole) == [(4, pytest.approx(0.125 * 0.9))]
-    assert "PASS on facts, look 4:" in whole.reason
+    assert "PASS on facts by Multiple choice, look 4:" in whole.reason
     (part,) = report_of(whole).benchmarks
     assert (part.look, part.error) == (4, pytest.approx(0.025 * 0.125 * 0.9))
 
@@ -286,3 +290,62 @@ def test_a_gate_is_planned_on_the_champions_items_with_the_measured_discordance(
     assert facts.discordance == pytest.approx(np.median(differing))
     assert (more.power, more.unknown) == (None, "“Oak” is not evaluated on it yet")
     assert (stories.power, stories.unknown.partition(",")[0]) == (None, "bits per byte is no share")
+
+
+BY_NAME = read_task(
+    "name: law\ntitle: Law\nkind: multiple_choice\nprompt: '{{question}}'\nchoices: choices\nanswer: answer\n"
+)
+
+
+def score_by_task(scenario: Scenario) -> None:
+    for name, right in {"Oak": CHAMPION, "Elm": WORSE}.items():
+        scenario.evaluation(name, "facts", right.astype(int).tolist(), task=BY_NAME)
+
+
+def test_a_gate_compares_one_task_whatever_was_scored_since(ctx: Context, scenario: Scenario) -> None:
+    """A gate judged whichever scoring was newest: its verdict changed, and the second look spent the first's error."""
+    create_gate(ctx, name="release", config=config(), person=LOCAL)
+    first = judge(ctx, candidate="Elm", gate="release", person=LOCAL)
+    score_by_task(scenario)
+    second = judge(ctx, candidate="Elm", gate="release", person=LOCAL)
+    assert second.evaluations == first.evaluations
+    assert second.decision == first.decision
+    assert second.tasks == ("Multiple choice",)
+    assert get_gate(ctx, "release").results[0].report.benchmarks[0].task == "Multiple choice"
+
+
+def test_a_gate_that_was_saved_without_a_task_stays_with_that_of_its_verdicts(ctx: Context, scenario: Scenario) -> None:
+    champion = checkpoint_id(ctx, "Oak")
+    with ctx.db.write() as session:
+        session.add(Gate(name="old", config=config(champion=champion), created_at=ctx.now()))
+    score_by_task(scenario)
+    judge(ctx, candidate="Elm", gate="old", person=LOCAL)
+    scenario.evaluation("Oak", "facts", CHAMPION.astype(int).tolist(), task=BY_NAME, again=True)
+    assert judge(ctx, candidate="Elm", gate="old", person=LOCAL).tasks == ("Multiple choice",)
+
+
+def test_a_gate_may_name_tasks_and_their_looks_are_their_own(ctx: Context, scenario: Scenario) -> None:
+    score_by_task(scenario)
+    parts = [{"benchmark": "facts", "task": "law"}, {"benchmark": "facts", "task": "multiple_choice"}]
+    create_gate(ctx, name="both", config=config(benchmarks=parts), person=LOCAL)
+    for _ in range(2):
+        outcome = judge(ctx, candidate="Elm", gate="both", person=LOCAL)
+        assert outcome.tasks == ("Law", "Multiple choice")
+        assert [one.verdict for one in outcome.decision.benchmarks] == [GateVerdict.FAIL, GateVerdict.PASS]
+        assert [one.look for one in outcome.decision.benchmarks] == [1, 1]
+    missing = judge(ctx, candidate="Yew", gate="both", person=LOCAL).missing
+    assert missing == ("Yew on facts@1 by law",)
+
+
+def test_the_suggested_task_is_compared_where_a_gate_names_none(ctx: Context, scenario: Scenario) -> None:
+    """Both sides have results by the rows' kind and by the task that a new evaluation chooses."""
+    pairs = {"sentence_good": "Cats sleep.", "sentence_bad": "Cats sleeps.", "UID": "verbs"}
+    scenario.benchmark("pairs", [{**CHOICES[0], **pairs, "question": f"Question {n}?"} for n in range(20)])
+    task = suggest_task(ctx, resolve_version(ctx, "pairs"))
+    assert task is not None
+    for name in ("Oak", "Elm"):
+        scenario.evaluation(name, "pairs", [1, 0] * 10, task=task)
+        scenario.evaluation(name, "pairs", [1, 0] * 10)
+    chosen = config(benchmarks=[{"benchmark": "pairs", "metric": "acc"}])
+    assert judge_config(ctx, candidate="Elm", config=chosen).tasks == ("BLiMP",)
+    assert create_gate(ctx, name="pairs", config=chosen, person=LOCAL).config.benchmarks[0].task == task.name
