@@ -14,6 +14,8 @@ from sqlalchemy.orm import Session
 from backend.db.tables import (
     ApiKey,
     Checkpoint,
+    Dataset,
+    DatasetVersion,
     DeviceUse,
     Endpoint,
     EvaluatedEndpoint,
@@ -257,12 +259,18 @@ class _Names:
                 Evaluation.id,
                 Evaluation.kind,
                 func.coalesce(Checkpoint.name, EvaluatedEndpoint.name, DELETED),
+                Dataset.name,
+                DatasetVersion.number,
             )
+            .join(DatasetVersion, DatasetVersion.id == Evaluation.dataset_version_id)
+            .join(Dataset, Dataset.id == DatasetVersion.dataset_id)
             .outerjoin(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
             .outerjoin(EvaluatedEndpoint, EvaluatedEndpoint.id == Evaluation.endpoint_id)
         )
         self._evaluations = {
-            job: (id_, f"{name} · {kind.replace('_', ' ')}") for job, id_, kind, name in evaluations if job
+            job: (id_, f"{name} · {dataset}@{number}, {kind.replace('_', ' ')}")
+            for job, id_, kind, name, dataset, number in evaluations
+            if job
         }
 
     def line(self, sums: _Sums, job: Job) -> LedgerLine | None:

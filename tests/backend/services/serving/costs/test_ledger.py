@@ -128,7 +128,7 @@ def test_an_evaluation_of_an_endpoint_has_its_name(priced: Context) -> None:
         )
     use(priced, "jobeval00001", start=NOON - timedelta(minutes=30), end=NOON)
     (line,) = read_price_ledger(priced, since=NOON - timedelta(hours=12), until=NOON).evaluations
-    assert line.name == "Far · generation"
+    assert line.name == "Far · facts@1, generation"
 
 
 def test_a_day_by_hand(priced: Context) -> None:
