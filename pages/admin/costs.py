@@ -201,7 +201,7 @@ def draw_endpoint_costs(report: LedgerReport) -> None:
     ]
     draw_table(rows, key="costs_endpoints", alt="Costs of endpoints", formats={"Device-hours": ",.2f"})
     if report.standing:
-        st.markdown("**Deployments without requests**")
+        st.markdown("**Deployments while they wait**")
         standing = [
             {
                 "Endpoint": line.endpoint,

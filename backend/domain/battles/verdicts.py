@@ -127,7 +127,7 @@ class PairVerdict:
 
     @property
     def needed_first(self) -> Needed:
-        """What is told first: for the observed gap if that is above the smallest one and more votes are needed at it,
+        """Return the number for the observed gap if that is above the smallest one and more votes are needed at it,
         else for the smallest.
         """
         observed = self.needed_at_gap

@@ -82,17 +82,42 @@ def send_message(
 
 
 def regenerate(ctx: Context, conversation_id: str, message_id: str, *, settings: ChatSettings, person: Person) -> None:
-    """Begin new answers to the question of an answer, in a new branch. Raises InvalidInput and NotFound as
-    `send_message` does.
+    """Begin another answer in place of one, in a new branch. Answers beside it are copied, each column stays where it
+    is, and the one that was selected stays so. Raises InvalidInput and NotFound as `send_message` does.
     """
     require_builder(person)
     with ctx.db.write() as session:
         conversation, messages = _open(session, conversation_id, person)
-        _store_settings(conversation, settings)
         answer = _message(messages, message_id, role="assistant")
         question = _message(messages, answer.parent_id or "", role=None)
-        requests = _insert_answers(session, ctx, conversation, messages, question, settings=settings)
+        columns = answers_beside(messages, message_id)
+        _store_settings(conversation, settings)
+        if len(columns) == 1:
+            requests = _insert_answers(session, ctx, conversation, messages, question, settings=settings)
+        else:
+            on_line = {level.selected for level in line_of(messages, conversation.leaf_id)}
+            same, order = _settings_of(columns, settings), list(range(len(columns)))
+            begun = _insert_answers(session, ctx, conversation, messages, question, settings=same, order=order)
+            requests = []
+            for column, request in zip(columns, begun, strict=True):
+                if column.id in on_line:
+                    conversation.leaf_id = request.message_id
+                if column.id == answer.id:
+                    requests.append(request)
+                else:
+                    _copy_answer(session.get_one(Message, request.message_id), column)
     _begin(ctx, requests)
+
+
+def _settings_of(columns: Sequence[MessageView], settings: ChatSettings) -> ChatSettings:
+    """Return settings with the endpoints, and what each has of its own, of answers beside each other."""
+    return settings.model_copy(
+        update={
+            "blind": any(column.usage.blind and not column.vote for column in columns),
+            "endpoints": tuple(column.endpoint or settings.endpoints[0] for column in columns),
+            "sides": tuple(column.usage.own or SideSettings() for column in columns),
+        }
+    )
 
 
 def send_results(
@@ -155,14 +180,7 @@ def continue_answer(
         continued = [column for column in columns if column.can_continue] if together else [answer]
         if not continued:
             raise InvalidInput("Every answer is complete.", remedy="Use Regenerate.")
-        same = settings.model_copy(
-            update={
-                "blind": any(column.usage.blind and not column.vote for column in columns),
-                "endpoints": tuple(column.endpoint or settings.endpoints[0] for column in columns),
-                "sides": tuple(column.usage.own or SideSettings() for column in columns),
-            }
-        )
-        order = list(range(len(columns)))
+        same, order = _settings_of(columns, settings), list(range(len(columns)))
         requests = _insert_answers(session, ctx, conversation, messages, question, settings=same, order=order)
         begun = []
         for column, request in zip(columns, requests, strict=True):
@@ -241,7 +259,8 @@ def _insert_answers(
     settings: ChatSettings,
     order: Sequence[int] | None = None,
 ) -> list[Request]:
-    """Insert an answer a column and select the first; return what to generate. The endpoints of the settings come in
+    """Insert an answer a column and select that of the endpoint that the line came from, the first one where it is
+    hidden or new; return what to generate. The endpoints of the settings come in
     `order`; by default in random order, or, where their settings differ, in that of the form.
     """
     line = messages_before(messages, question.id)
@@ -251,6 +270,9 @@ def _insert_answers(
     shortest = min(contexts, default=None)
     columns = range(len(settings.endpoints))
     order = order or (columns if settings.differ else random.sample(columns, k=len(columns)))
+    before = next((message.endpoint for message in reversed(line) if message.role == "assistant"), None)
+    names = [settings.endpoints[column] for column in order]
+    selected = names.index(before) if before in names and not settings.blind else 0
     requests: list[Request] = []
     for branch, (endpoint, side, own) in enumerate(
         (settings.endpoints[column], settings.of_side(column), settings.own(column)) for column in order
@@ -271,7 +293,7 @@ def _insert_answers(
             row.usage = AnswerUsage(own=own)
         elif settings.blind and len(order) > 1 and not settings.differ:
             row.usage = AnswerUsage(blind=True)
-        if branch == 0:
+        if branch == selected:
             conversation.leaf_id = row.id
         requests.append(Request(row.id, endpoint, prompt, side, left_out, user=conversation.user_id or ""))
     return requests

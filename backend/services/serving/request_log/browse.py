@@ -248,7 +248,7 @@ def _row(
     return view_of(
         RequestRow,
         usage,
-        endpoint=endpoint or ("(unknown)" if usage.status == "refused" else "(deleted)"),
+        endpoint=endpoint or ("(no such endpoint)" if usage.status == "refused" else "(deleted)"),
         variant=variant_name(session, usage.variant),
         key=key if may_name else None,
         messages=None if logged is None or logged.messages is None else list(logged.messages),

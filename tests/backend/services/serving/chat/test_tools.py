@@ -15,7 +15,7 @@ from backend.services.serving.chat.documents import chat_document
 from backend.services.serving.chat.exports import export_chat
 from backend.services.serving.chat.reading import read_chat
 from backend.services.serving.chat.turns import continue_answer, regenerate, send_message, send_results
-from backend.services.serving.conversations import MessageView
+from backend.services.serving.conversations import MessageView, select_branch
 from tests.support.networks.chat_world import ChatWorld
 
 TOOLS = json.dumps([{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}])
@@ -121,3 +121,28 @@ def test_one_of_two_answers_is_continued_beside_the_other(chat: ChatWorld) -> No
         continue_answer(
             chat.ctx, conversation, turn["answers"][0]["id"], settings=settings, together=True, person=LOCAL
         )
+
+
+def test_one_of_two_answers_is_regenerated_beside_the_other_and_the_selected_one_stays_selected(
+    chat: ChatWorld,
+) -> None:
+    """Both were regenerated, changed sides at random, and the next turn went to another model."""
+    settings = chat.settings("tales", "verse")
+    conversation = send_message(chat.ctx, None, "Hello", settings=settings, person=LOCAL)
+    first, second = chat.messages(conversation)[1:]
+    select_branch(chat.ctx, conversation, second.id, person=LOCAL)
+    for _ in range(4):
+        answers = turns(chat, conversation)[1]["answers"]
+        regenerate(chat.ctx, conversation, answers[0]["id"], settings=settings, person=LOCAL)
+        chat.messages(conversation)
+        turn = turns(chat, conversation)[1]
+        assert [answer["endpoint"] for answer in turn["answers"]] == [first.endpoint, second.endpoint]
+        assert turn["selected"] == turn["answers"][1]["id"]
+    seen = {name: chat.replicas[name].seen for name in ("tales", "verse")}
+    assert (seen[first.endpoint or ""], seen[second.endpoint or ""]) == (5, 1)
+    for _ in range(4):
+        send_message(chat.ctx, conversation, "And then?", settings=settings, person=LOCAL)
+        chat.messages(conversation)
+        turn = turns(chat, conversation)[-1]
+        chosen = next(answer for answer in turn["answers"] if answer["id"] == turn["selected"])
+        assert chosen["endpoint"] == second.endpoint, "the conversation stays with the answer that was chosen"
