@@ -8,7 +8,6 @@ datatrove: that is jobs.data.shard_tasks.
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import uuid
@@ -25,7 +24,6 @@ from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.mapping import clean_row
 from backend.domain.data.rows.problem import BadRow
 from backend.domain.data.splits import SPLITS, Split
-from backend.domain.jobs.records import FrozenRecord
 from backend.errors import JobFailed
 from backend.infra.files.local import Ignored, LocalListing
 from jobs.data.blocks import Bytes, RowBlock, SourcePosition
@@ -34,6 +32,7 @@ from jobs.data.columns import plan_columns
 from jobs.data.filters import RowFilters
 from jobs.data.heads import open_source, read_head
 from jobs.data.parsing import Parsed, Parser
+from jobs.data.plans import Plan
 from jobs.data.readers import SourceRows
 from jobs.data.refusals import bad_rows
 from jobs.data.reports.duplicates import DuplicateFinder
@@ -43,15 +42,15 @@ from jobs.data.schemas import SCHEMAS
 from jobs.data.similar import add_rows
 from jobs.data.splitting import Splitter
 from jobs.data.tables import TABLE_BYTES
-from jobs.modeling.publishing import publish_text, sync
-
-PLAN = "shards.json"
+from jobs.modeling.publishing import publish_once
 
 
-class ShardPlan(FrozenRecord):
+class ShardPlan(Plan):
     """The settings that every shard is read by. Shard i reads the files `bounds[i]` to before `bounds[i + 1]` of the
     source, whose files are those of `files_key`; with `compares` it also writes what rows are compared by.
     """
+
+    file = "shards.json"
 
     source: str
     files_key: str
@@ -64,21 +63,6 @@ class ShardPlan(FrozenRecord):
     keep_good: bool
     filters: RowFilters
     compares: bool
-    bounds: tuple[int, ...]
-
-    @property
-    def num_shards(self) -> int:
-        """Shards that it has."""
-        return len(self.bounds) - 1
-
-    @classmethod
-    def load(cls, folder: Path) -> ShardPlan:
-        """Read the plan of a folder."""
-        return cls.model_validate_json((folder / PLAN).read_bytes())
-
-    def save(self, folder: Path) -> None:
-        """Write it to a folder."""
-        publish_text(folder / PLAN, self.model_dump_json())
 
 
 def shard_bounds(sizes: Sequence[int], shards: int) -> tuple[int, ...]:
@@ -118,14 +102,7 @@ def read_shard(folder: Path, number: int) -> None:
                 if parsed.bad and not plan.keep_good:
                     raise bad_rows(rows.name, parsed.bad)
                 writer.add(parsed, splitter.divide(parsed.table, parsed.keys).sides)
-        for file in partial.rglob("*"):
-            if file.is_file():
-                sync(file)
-        try:
-            partial.rename(target)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
+        publish_once(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

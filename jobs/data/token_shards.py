@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import time
 import uuid
@@ -18,11 +17,12 @@ from jobs.batches.pretrain import TEXT
 from jobs.batches.token_files import POLL_S, StoredTokens, TokenWriter, id_type, open_tokens
 from jobs.batches.token_making import SplitFolder, TokenSource, count_pieces, row_pieces
 from jobs.data.checkpoint import workplace
+from jobs.data.plans import TokenPlan
 from jobs.data.shard_runs import ShardOptions, run_shards
 from jobs.data.sharding import shard_folder
-from jobs.data.token_plans import TokenPlan
 from jobs.modeling.chat.render import teach_template
 from jobs.modeling.dataset_files import split_file
+from jobs.modeling.publishing import publish_once
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.reporter import JobSpec, Reporter, SilentReporter
 
@@ -75,11 +75,7 @@ def make_shard(folder: Path, number: int) -> None:
         for numbers, rows in row_pieces(file, mixed=plan.split == "train", first=first, last=last):
             writer.add(numbers, TEXT.encode(source.tokenizer, rows))
         writer.flush(is_complete=True)
-        try:
-            partial.rename(target)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
+        publish_once(partial, target)
     finally:
         writer.close()
         shutil.rmtree(partial, ignore_errors=True)

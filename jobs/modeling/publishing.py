@@ -4,6 +4,7 @@ none starts in a quarter of the time.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -25,6 +26,18 @@ def publish_folder(partial: Path, folder: Path) -> None:
     sync(folder.parent)
     if replaced is not None:
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def publish_once(partial: Path, folder: Path) -> None:
+    """Sync a finished folder to disk, then give it its final name, unless another process has published its own."""
+    for path in partial.rglob("*"):
+        if path.is_file():
+            sync(path)
+    try:
+        partial.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 def publish_text(file: Path, text: str) -> None:
