@@ -21,7 +21,7 @@ from backend.services.context import Context
 from backend.services.people.keys import KeyGrant, check_key, hash_key, key_spending, note_key_uses, valid_keys
 from backend.services.serving.autoscaling import Waking, wake_endpoint
 from backend.services.serving.costs.prices import replica_prices
-from backend.services.serving.endpoints import deployed_endpoints, is_endpoint_stopped
+from backend.services.serving.endpoints import deployed_endpoints, stopped_endpoint
 from backend.services.serving.failures import LostRequest, add_failures
 from backend.services.serving.monitoring.gauges import LiveGauges, read_live
 from backend.services.serving.replicas import Target, ready_targets
@@ -183,13 +183,13 @@ class InstalledDirectory:
 
     def _unknown(self, endpoint: str) -> NotFound:
         try:
-            is_stopped = self._keeper.ask(lambda: is_endpoint_stopped(self._ctx, endpoint))
+            stopped = self._keeper.ask(lambda: stopped_endpoint(self._ctx, endpoint))
         except Away:
-            is_stopped = False
-        if is_stopped:
+            stopped = None
+        if stopped is not None:
             return NotFound(
                 f"The model {endpoint!r} is stopped.",
-                remedy=f"Start it on its page under Endpoints, or with `roundhouse endpoint start {endpoint}`.",
+                remedy=f"Start it on its page under Endpoints, or with `roundhouse endpoint start {stopped}`.",
             )
         return NotFound(f"The model {endpoint!r} does not exist here.", remedy="GET /v1/models lists those that do.")
 

@@ -175,12 +175,22 @@ def find_endpoint(session: Session, name: str) -> Endpoint:
     return endpoint
 
 
-def is_endpoint_stopped(ctx: Context, name: str) -> bool:
-    """Return whether an endpoint of this name is here, and stopped."""
+def stopped_endpoint(ctx: Context, name: str) -> str | None:
+    """Return the name of the endpoint that would answer for a name, its own or an alias that it follows, if that is
+    here and stopped.
+    """
     with ctx.db.read() as session:
-        deployments = select(Deployment.stopped_at).join(Endpoint, Endpoint.id == Deployment.endpoint_id)
-        ends = session.scalars(deployments.where(Endpoint.name == name)).all()
-    return bool(ends) and all(end is not None for end in ends)
+        deployments = select(Endpoint.name, Deployment.stopped_at, Deployment.config).join(
+            Endpoint, Endpoint.id == Deployment.endpoint_id
+        )
+        if session.scalar(select(Alias.id).where(Alias.name == name)) is None:
+            deployments = deployments.where(Endpoint.name == name)
+        rows = session.execute(
+            deployments.where(Deployment.role == "stable").order_by(Deployment.created_at, Deployment.revision)
+        ).all()
+    running = {endpoint for endpoint, stopped_at, _ in rows if stopped_at is None}
+    newest = {endpoint: config for endpoint, _, config in rows if endpoint not in running}
+    return next((endpoint for endpoint, config in newest.items() if name in (endpoint, config.alias)), None)
 
 
 def get_endpoint(ctx: Context, name: str) -> EndpointView:

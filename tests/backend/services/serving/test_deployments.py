@@ -26,6 +26,7 @@ from backend.services.people.accounts import add_user, change_role, disable_acco
 from backend.services.serving.deployments import delete_endpoint, deploy, scale_endpoint, start_endpoint, stop_endpoint
 from backend.services.serving.endpoints import deployed_endpoints, get_endpoint, list_endpoints, list_revisions
 from backend.services.serving.owners import why_not_delete, why_not_own
+from backend.services.serving.promotions import promote
 from backend.services.serving.replicas import ready_targets, record_end, record_gauge, record_ready
 from backend.services.serving.usage import UsageRow, add_usage
 from jobs.runner import execute
@@ -100,18 +101,21 @@ def test_stopping_cancels_queued_replicas_and_sends_running_ones_a_request(ctx: 
 
 
 def test_v1_says_that_an_endpoint_is_stopped_and_what_starts_it(ctx: Context, checkpoint: str) -> None:
-    deploy(ctx, checkpoint_id=checkpoint, name="tales", person=LOCAL)
+    promote(ctx, checkpoint, alias="teller@production", reason="the first", person=LOCAL)
+    deploy(ctx, checkpoint_id=checkpoint, name="tales", alias="teller@production", person=LOCAL)
     stop_endpoint(ctx, "tales", person=LOCAL)
     with closing(InstalledDirectory(ctx)) as directory, served(create_gateway(directory)) as url:
         answers = [
-            httpx2.post(f"{url}/v1/completions", json={"model": name, "prompt": "Once"}) for name in ("tales", "tale")
+            httpx2.post(f"{url}/v1/completions", json={"model": name, "prompt": "Once"})
+            for name in ("tales", "teller@production", "tale")
         ]
-    assert [answer.status_code for answer in answers] == [404, 404]
-    stopped, unknown = (answer.json()["error"] for answer in answers)
+    assert [answer.status_code for answer in answers] == [404, 404, 404]
+    stopped, by_alias, unknown = (answer.json()["error"] for answer in answers)
     assert (stopped["code"], stopped["type"]) == (unknown["code"], unknown["type"])
     assert stopped["message"] == (
         "The model 'tales' is stopped. Start it on its page under Endpoints, or with `roundhouse endpoint start tales`."
     )
+    assert by_alias["message"] == stopped["message"].replace("'tales'", "'teller@production'")
     assert unknown["message"] == "The model 'tale' does not exist here. GET /v1/models lists those that do."
 
 
