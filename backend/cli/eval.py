@@ -42,6 +42,8 @@ from backend.services.evaluation.evaluations import (
     plan_evaluation,
 )
 from backend.services.evaluation.forecasts import describe_cap
+from backend.services.evaluation.task_fit import resolve_benchmark
+from backend.services.evaluation.tasks import suggest_task
 
 app = CommandGroup(no_args_is_help=True)
 app.command("score")(score_answers)
@@ -106,6 +108,10 @@ def run(
         )
         return
     plan = plan_evaluation(ctx, benchmark=benchmark, config=config)
+    if definition is None and config.kind == "auto":
+        suggested = suggest_task(ctx, resolve_benchmark(ctx, benchmark, task=None))
+        if suggested is not None:
+            note(f"Scored by its rows' kind. A suite or the page would use its task: --task {suggested.name}")
     if checkpoint is not None and (cap := describe_cap(ctx, resolve_checkpoint(ctx, checkpoint), plan, config)):
         note(cap)
     evaluation = launch_evaluation(

@@ -54,3 +54,19 @@ def test_a_group_of_tasks_runs_as_a_suite(command_line: Context, tmp_path: Path)
     assert {member["status"] for member in result["members"]} == {"queued"}
     assert call(*words, "--benchmark", "facts", "--limit", "8")["suite"] == "both"
     assert call(*words, "--benchmark", "facts", "--limit", "4")["suite"] == "both 2"
+
+
+def test_an_evaluation_without_a_task_names_the_one_that_pages_and_suites_would_use(command_line: Context) -> None:
+    Scenario(command_line).checkpoint("Oak")
+    good = [f"{n} cats sleep." for n in range(4)]
+    rows = [
+        {"question": "", "choices": [one, one.replace("sleep", "sleeps")], "answer": 0, "UID": "verbs"}
+        | {"sentence_good": one, "sentence_bad": one.replace("sleep", "sleeps")}
+        for one in good
+    ]
+    Scenario(command_line).benchmark("pairs", rows)
+    Scenario(command_line).benchmark("facts")
+    words = ("eval", "run", "--checkpoint", "Oak", "--benchmark")
+    assert "--task blimp" in CliRunner().invoke(app, [*words, "pairs"]).stderr
+    for others in (("facts",), ("pairs", "--kind", "multiple_choice")):
+        assert "--task" not in CliRunner().invoke(app, [*words, *others]).stderr
