@@ -142,9 +142,9 @@ def rollback_endpoint(ctx: Context, name: str, *, revision: int | None = None, p
     replica.
 
     The present number of replicas is kept. A rollout that has not finished is called off: replicas of the earlier
-    revision that still answer continue. An endpoint that follows an alias continues to answer to its name, while the
-    alias stays with its checkpoint. Raises NotFound for an unknown revision, Conflict for a stopped endpoint, a missing
-    earlier revision, or a checkpoint that the endpoint's gates refuse.
+    revision that still answer continue. An endpoint that follows an alias, now or at the earlier revision, answers to
+    its name, while the alias stays with its checkpoint. Raises NotFound for an unknown revision, Conflict for a stopped
+    endpoint, a missing earlier revision, or a checkpoint that the endpoint's gates refuse.
     """
     require_builder(person)
     with ctx.db.read() as session:
@@ -152,7 +152,7 @@ def rollback_endpoint(ctx: Context, name: str, *, revision: int | None = None, p
         current = current_deployment(session, endpoint)
         goal = _earlier(session, endpoint, current, revision)
     refuse_undeployable(ctx, name=name, checkpoint_id=goal.checkpoint_id, person=person)
-    config = goal.config.replace(alias=current.config.alias)
+    config = goal.config.replace(alias=current.config.alias or goal.config.alias)
     with ctx.db.write() as session:
         endpoint = find_endpoint(session, name)
         active = [deployment for deployment in active_deployments(session, endpoint.id) if deployment.role == STABLE]

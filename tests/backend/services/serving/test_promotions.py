@@ -195,6 +195,13 @@ def test_an_endpoint_leaves_its_alias_when_another_checkpoint_is_deployed_to_it(
     deploy(ctx, checkpoint_id=elm, name="tales", person=LOCAL)
     assert get_endpoint(ctx, "tales").config.alias is None
     assert get_alias(ctx, ALIAS).endpoints == ()
+    for _ in range(2):  # in the middle of the rollout, then after it
+        rollback_endpoint(ctx, "tales", revision=1, person=LOCAL)
+        view = get_alias(ctx, ALIAS)
+        assert (view.endpoints, view.apart) == (("tales",), {}), "the way back restores what was"
+        deploy(ctx, checkpoint_id=elm, name="tales", person=LOCAL)
+        stop_endpoint(ctx, "tales", person=LOCAL)
+        start_endpoint(ctx, "tales", person=LOCAL)
 
 
 @pytest.mark.parametrize("name", ["storyteller", "@production", "a@", "a b@c", "a@b@c", "x" * 80 + "@p", "a@b/c"])
