@@ -9,6 +9,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.evaluation.config import KIND_LABEL
+from backend.domain.evaluation.score_text import interval_text, score_text
 from backend.services.checkpoints.checkpoints import get_checkpoint
 from backend.services.context import Context, Person
 from backend.services.data.datasets import get_dataset
@@ -24,7 +25,6 @@ from pages.components.evaluation.judge import draw_judgement, draw_judgements
 from pages.components.evaluation.leaderboard import draw_leaderboard
 from pages.components.evaluation.matrix import draw_matrix, draw_pending, show_columns
 from pages.components.evaluation.safety import draw_endpoint_safety, draw_probes
-from pages.components.evaluation.scores import interval_text, score_text
 from pages.components.evaluation.suites import draw_suite, draw_suites
 from pages.components.evaluation.task_form import draw_task, draw_tasks
 from pages.components.frame import empty_state, live_part, object_heading, page_frame, plain

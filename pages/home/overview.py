@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import streamlit as st
 
+from backend.domain.evaluation.score_text import interval_text, score_label, score_text
 from backend.domain.jobs.progress import format_progress
 from backend.domain.jobs.states import Status
 from backend.domain.training.metric_labels import curve_label
@@ -27,7 +28,6 @@ from backend.services.training.views import RunView
 from pages.components import routes
 from pages.components.browser.link_table.component import LinkRow, Tone, link_table
 from pages.components.browser.run_list.component import live_runs
-from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.frame import errors_shown, handled, live_part, page_frame, plain
 from pages.components.links import page_link
 from pages.components.words import ago, size

@@ -259,6 +259,9 @@ def test_the_page_of_ratings_has_each_question_of_a_lead_by_its_name_and_address
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Board")
     board = words(app)
     assert not any(f"Promote {name}" in board for name in ("Oak", "Elm")), "one rater's votes decide nothing"
+    assert ("undecided" in board, "likely" in board) == (True, False), "the page of the promotion says Undecided"
+    app.button(key="board_promote").click().run()
+    assert app.query_params["campaign"] in (campaign.id, [campaign.id])
     assert not any(text in board for text in texts.values() if text != "judge")
 
 
@@ -329,7 +332,7 @@ def test_a_promotion_says_which_raters_are_flagged_who_follows_and_what_is_judge
     assert "of 3 raters flagged" in words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Board"))
     app.text_input(key=f"promotion_reason_{elm}_tales@production").set_value("try").run()
     app.button(key="promote_go").click().run()
-    assert "its gate “release” says INCONCLUSIVE" in app.error[0].value.replace("\\", "")
+    assert "its gate “release” is inconclusive" in app.error[0].value.replace("\\", "")
     assert get_alias(site, "tales@production").checkpoint_id == oak
 
 

@@ -61,7 +61,7 @@ def test_the_deployment_form_names_the_gates_that_an_endpoint_requires(site: Con
     assert "Not judged yet" in words(app)
     assert "Gate release" in words(app)
     app.button(key="deploy").click().run()  # refused in words, and the form keeps what was typed
-    assert "says FAIL" in app.error[0].value.replace("\\", "")
+    assert "fails it" in app.error[0].value.replace("\\", "")
     assert app.text_input(key="deploy_name").value == "tales"
     app.checkbox(key="deploy_gate_tales").check().run()
     assert "was never measured" in words(app)

@@ -82,6 +82,16 @@ class BattlePool:
     _changes: int = 0
     _counted: int = 0
 
+    @property
+    def num_pairs(self) -> int:
+        """Prompts and pairs of contestants that both answered."""
+        return self.num_available(())
+
+    @property
+    def num_identical(self) -> int:
+        """Those of `num_pairs` whose answers are identical, so that no rater sees them."""
+        return len(self._same)
+
     def add_answer(self, prompt: str, contestant: str, answer: PooledAnswer) -> None:
         """Add a contestant's answer to a prompt."""
         answers = self.answers[prompt]

@@ -383,20 +383,21 @@ def _plan(verdict: PairVerdict) -> str:
     smallest, needed = verdict.needed, verdict.needed_first
     if not smallest.prompts and not smallest.raters:
         gap = f"{smallest.gap_elo:g}"
-        return f"A gap of {gap} Elo points would probably have shown by now: the true one is probably smaller."
+        return f"A gap of {gap} rating points would probably have shown by now: the true one is probably smaller."
     if needed.votes > MANY_VOTES:
         gap = f"{needed.gap_elo:.0f}"
-        needed_for = f"More than {MANY_VOTES:,} votes would be needed to settle a gap of {gap} Elo points"
+        needed_for = f"More than {MANY_VOTES:,} votes would be needed to settle a gap of {gap} rating points"
         return f"{needed_for}: treat the two as equal."
     shares_pace = verdict.seconds_needed is not None and smallest.votes > 0
     seconds = (verdict.seconds_needed or 0.0) * needed.votes / max(1, smallest.votes)
     pace = f", about {_duration(seconds)} of rating," if shares_pace else ""
-    where = f" on {_about(needed.prompts, 'new prompt')}" if needed.prompts else ""
     who = f" by {_about(needed.raters, 'new rater')}" if needed.raters else ""
+    prompts = _about(needed.prompts, "new prompt") if needed.prompts else ""
+    where = (f" and with {prompts}" if who else f" on {prompts}") if prompts else ""
     votes = _about(needed.votes, "more vote")
-    plan = f"About {votes}{where}{who}{pace} would settle a gap of {needed.gap_elo:.0f} Elo points"
+    plan = f"About {votes}{who}{where}{pace} would settle a gap of {needed.gap_elo:.0f} rating points"
     if needed is not smallest:
-        plan += f", as these votes and one more each show; {about(smallest.votes)} one of {smallest.gap_elo:g}"
+        plan += f", as these votes and one more each show; one of {smallest.gap_elo:g} needs {about(smallest.votes)}"
     crowded = verdict.needs_prompts and verdict.num_cast > verdict.num_cast_prompts
     return f"{plan}.{' More raters on the same prompts would not: add prompts.' if crowded else ''}"
 

@@ -34,8 +34,8 @@ AVERAGES = ("macro", "micro")
 
 
 def describe_average(metric: str, totals: Sequence[str], *, num_subgroups: int) -> str:
-    """Return over what a metric is averaged, from the names of the scores over all items; empty where there are no
-    subgroups.
+    """Return over what a metric is averaged, from the names of the scores over all items; empty where there are fewer
+    than two subgroups, of which the averages are one.
 
     Example:
         >>> describe_average("acc", ["acc", "acc:micro"], num_subgroups=2)
@@ -43,7 +43,7 @@ def describe_average(metric: str, totals: Sequence[str], *, num_subgroups: int) 
     """
     name, _, part = metric.partition(":")
     other = next((average for average in AVERAGES if f"{name}:{average}" in totals), "")
-    if not other:
+    if not other or num_subgroups == 1:
         return ""
     average = part or next(one for one in AVERAGES if one != other)
     return f"macro over {plural(num_subgroups, 'subgroup')}" if average == "macro" else "micro over items"

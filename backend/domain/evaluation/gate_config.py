@@ -19,6 +19,10 @@ class GateVerdict(StrEnum):
     INCONCLUSIVE = "INCONCLUSIVE"
 
 
+GATE_WORDS = {GateVerdict.PASS: "passes it", GateVerdict.FAIL: "fails it", GateVerdict.INCONCLUSIVE: "is inconclusive"}
+"""What a gate does to a checkpoint: “release” fails it."""
+
+
 class GateBenchmark(BaseModel):
     """One benchmark of a gate. `metric` None takes the benchmark's main one; `margin` None takes the gate's;
     `task` None takes the suggested one.

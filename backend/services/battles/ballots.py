@@ -153,6 +153,14 @@ def rater_progress(ctx: Context, campaign_id: str, rater: RaterView) -> BallotPr
         return _progress(session, ctx, campaign, read_rater_ledger(session, campaign_id, rater.id), advance=True)
 
 
+def count_pairs(ctx: Context, campaign_id: str) -> tuple[int, int]:
+    """Return how many pairs of answers to a prompt a campaign has, and how many of them are identical, so that no rater
+    sees them.
+    """
+    with ctx.db.read() as session, opened_pool(ctx, session, find_campaign(session, campaign_id)) as held:
+        return held.pool.num_pairs, held.pool.num_identical
+
+
 def check_label(label: str, *, skip: bool = False) -> None:
     """Raise InvalidInput for an unknown label; `skip` allows SKIPPED."""
     if label not in Label.__members__ and not (skip and label == SKIPPED):

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from backend.db.tables import ImportedEvaluation
 from backend.domain.attributes import attributes_of
 from backend.domain.data.splits import SPLITS
-from backend.domain.evaluation.boards import Cuts, caveats, same_benchmark, telling_metric, void_reason
+from backend.domain.evaluation.boards import AVERAGES, Cuts, caveats, same_benchmark, telling_metric, void_reason
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind, describe_way
 from backend.domain.evaluation.exchange import StatedScore
 from backend.domain.jobs.states import Status
@@ -235,6 +235,8 @@ def _column(key: str, evaluations: Sequence[EvaluationView]) -> Column:
     values = {
         metric: [score.value for e in evaluations if (score := e.score(metric)) is not None] for metric in metrics
     }
+    averages = {metric: words for metric in metrics if (words := newest.average_of(metric))}
+    metrics = tuple(one for one in metrics if one in averages or one.partition(":")[2] not in AVERAGES)
     headline = newest.main_metric if newest.main_metric in metrics else next(iter(metrics), newest.main_metric)
     return Column(
         **attributes_of(newest, "benchmark", "version_id", "kind", "config"),
@@ -244,7 +246,7 @@ def _column(key: str, evaluations: Sequence[EvaluationView]) -> Column:
         metrics=metrics,
         metric=headline,
         telling=telling_metric(headline, values),
-        averages={metric: words for metric in metrics if (words := newest.average_of(metric))},
+        averages=averages,
     )
 
 

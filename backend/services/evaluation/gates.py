@@ -16,7 +16,14 @@ from backend.db.tables import Checkpoint, Deployment, Endpoint, Gate, GateResult
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.boards import unequal_cuts
 from backend.domain.evaluation.config import EvaluationKind, describe_way, is_score_lower_better, score_label
-from backend.domain.evaluation.gate_config import GateBenchmark, GateConfig, GateReport, GateVerdict, ReportedBenchmark
+from backend.domain.evaluation.gate_config import (
+    GATE_WORDS,
+    GateBenchmark,
+    GateConfig,
+    GateReport,
+    GateVerdict,
+    ReportedBenchmark,
+)
 from backend.domain.evaluation.gates import (
     Evidence,
     GateDecision,
@@ -26,6 +33,7 @@ from backend.domain.evaluation.gates import (
     describe_procedure,
     plan_gate,
 )
+from backend.domain.evaluation.score_text import interval_text, score_text
 from backend.domain.evaluation.tasks.metric_names import is_averaged
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name
@@ -87,14 +95,11 @@ class GateOutcome:
         cuts = self.cuts or [()] * len(self.available)
         rows = zip(self.decision.benchmarks, self.available, cuts, self.tasks, strict=True)
         for result, available, cut, task in rows:
-            interval = (
-                "no interval"
-                if result.low is None or result.high is None
-                else f"[{result.low:+.4g}, {result.high:+.4g}]"
-            )
-            look = "" if result.look == 1 else f", look {result.look}"
-            text = f"{result.verdict} on {result.benchmark} by {task}{look}"
-            text += f": difference {result.difference:+.4g} {interval}, threshold {result.threshold:+.4g}"
+            metric, look = result.metric, "" if result.look == 1 else f", look {result.look}"
+            interval = interval_text(metric, result.low, result.high, signed=True)
+            text = f"{result.verdict.capitalize()} on {result.benchmark} by {task}{look}: better by"
+            text += f" {score_text(metric, result.difference, signed=True)} ({interval or 'no interval'}),"
+            text += f" threshold {score_text(metric, result.threshold, signed=True)}"
             if result.items_to_settle is not None:
                 short = (
                     f", more than the {available:,} that the benchmark has"
@@ -377,8 +382,8 @@ def refuse_without_gates(ctx: Context, *, endpoint: str, checkpoint_id: str, per
         outcome = judge(ctx, candidate=checkpoint_id, gate=name, person=person)
         if outcome.verdict is not GateVerdict.PASS:
             raise Conflict(
-                f"{outcome.candidate} can't be deployed to {endpoint!r}: its gate “{name}” says {outcome.verdict}."
-                f" {outcome.reason}.",
+                f"{outcome.candidate} can't be deployed to {endpoint!r}: its gate “{name}”"
+                f" {GATE_WORDS[outcome.verdict]}. {outcome.reason}.",
                 remedy=_remedy(outcome),
             )
 

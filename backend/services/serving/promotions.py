@@ -11,6 +11,7 @@ from backend.db.races import retry_races
 from backend.db.tables import Alias, Gate, GateResult, Promotion
 from backend.domain.attributes import attributes_of, view_of
 from backend.domain.battles.promotion import GateOpinion, PromotionEvidence, PromotionVerdict
+from backend.domain.evaluation.gate_config import GATE_WORDS, GateVerdict
 from backend.domain.serving.names import check_alias_name
 from backend.errors import Conflict, InvalidInput
 from backend.services.battles.standings import standings
@@ -52,7 +53,9 @@ def gather_evidence(
         against.append(verdict.sentence)
     elif verdict is None and not gates:
         against.append(NO_EVIDENCE)
-    against += [f"Gate “{gate.gate}” says {gate.verdict}." for gate in gates if gate.verdict != "PASS"]
+    against += [
+        f"The gate “{gate.gate}” {GATE_WORDS[GateVerdict(gate.verdict)]}." for gate in gates if gate.verdict != "PASS"
+    ]
     return PromotionEvidence(verdict=verdict, gates=gates, against=tuple(against))
 
 

@@ -69,8 +69,8 @@ def draw_board(ctx: Context, person: Person, campaign: CampaignView, default: St
 
 
 def _draw_ways_on(ctx: Context, person: Person, campaign: CampaignView, board: Standings) -> None:
-    """Draw how many raters are flagged, and the ways to them and to the promotion of a leader that is better than
-    another contestant.
+    """Draw how many raters are flagged, and the ways to them, to the leader's checkpoint and to its promotion, whose
+    page says what speaks against it.
     """
     raters = rater_qualities(ctx, campaign.id)
     flagged = sum(bool(rater.flags) for rater in raters.values())
@@ -80,12 +80,14 @@ def _draw_ways_on(ctx: Context, person: Person, campaign: CampaignView, board: S
             words = f"{flagged} of {plural(len(raters), 'rater')} flagged"
             query = {"campaign": campaign.id, "tab": "Raters"}
             row_link(words, page=routes.BATTLES, query=query, icon="flag", key="board_flags")
-        is_better = any((one.first, one.outcome) == (leader, "better") for one in board.verdicts)
-        if person.may_build and is_better and leader in board.checkpoints:
+        if leader in board.checkpoints:
+            query = {"checkpoint": board.checkpoints[leader]}
+            row_link(leader, page=routes.CHECKPOINTS, query=query, key="board_leader")
+        if person.may_build and leader in board.checkpoints:
+            is_better = any((one.first, one.outcome) == (leader, "better") for one in board.verdicts)
+            words = f"Promote {leader}" if is_better else f"Promotion of {leader}"
             query = {"promote": board.checkpoints[leader], "campaign": campaign.id}
-            row_link(
-                f"Promote {leader}", page=routes.CHECKPOINTS, query=query, icon="arrow_upward", key="board_promote"
-            )
+            row_link(words, page=routes.CHECKPOINTS, query=query, icon="arrow_upward", key="board_promote")
 
 
 def draw_rating(ctx: Context, person: Person, campaign: CampaignView, default: Standings) -> None:
@@ -202,11 +204,11 @@ def _line(table: RatingTable, contestant: str) -> dict[str, object]:
     values: dict[str, object] = {
         "Rank": f"{row.rank_low}" if row.rank_low == row.rank_high else f"{row.rank_low}–{row.rank_high}",
         "Contestant": contestant,
-        "Rating": round(row.rating),
+        "Rating": f"{row.rating:.0f}",
         "Interval": f"{row.low:.0f} to {row.high:.0f}",
     }
     if row.uncontrolled is not None:
-        values["Without control"] = round(row.uncontrolled)
+        values["Without control"] = f"{row.uncontrolled:.0f}"
     values |= {
         "Votes": row.num_cast,
         "Won": row.wins,

@@ -7,7 +7,8 @@ from datetime import datetime
 import streamlit as st
 
 from backend.domain.battles.raters.quality import RaterQuality
-from backend.domain.wording import percent
+from backend.domain.wording import percent, plural
+from backend.services.battles.ballots import count_pairs
 from backend.services.battles.exclusions import exclude_rater, include_rater, list_exclusions
 from backend.services.battles.quality import rater_qualities
 from backend.services.battles.raters import (
@@ -37,6 +38,8 @@ FRESH = "fresh_rater_links"
 def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
     """Draw the raters and the form for rater links."""
     rows = list_raters(ctx, campaign.id)
+    if not campaign.is_imported and not campaign.config.is_single:
+        _draw_pairs(ctx, campaign)
     if rows:
         out = {decision.rater_id: decision.excluded for decision in reversed(list_exclusions(ctx, campaign.id))}
         quality = rater_qualities(ctx, campaign.id)
@@ -62,6 +65,15 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
     if not person.may_build or not campaign.is_open or campaign.is_standing:
         return
     _draw_links(ctx, person, campaign, rows)
+
+
+def _draw_pairs(ctx: Context, campaign: CampaignView) -> None:
+    """Draw how many battles there are, and why a ballot has fewer."""
+    pairs, identical = count_pairs(ctx, campaign.id)
+    if not pairs:
+        return
+    equal = f"; raters see {pairs - identical:,}, since the answers of {identical:,} are identical" if identical else ""
+    st.caption(f"{plural(pairs, 'pair')} of answers{equal}. A ballot ends after {campaign.config.votes_per_rater:,}.")
 
 
 def _draw_links(ctx: Context, person: Person, campaign: CampaignView, rows: list[RaterRow]) -> None:

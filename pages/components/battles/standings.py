@@ -15,8 +15,8 @@ from pages.components.tables import draw_table
 
 TONES = {
     "decided": ("decided", "green", "check_circle"),
-    "leaning": ("likely", "blue", "trending_up"),
-    "open": ("open", "gray", "pending"),
+    "leaning": ("undecided", "blue", "trending_up"),
+    "open": ("undecided", "gray", "pending"),
 }
 MAX_VERDICTS = 6
 MANY_VOTES = 100_000
@@ -125,8 +125,8 @@ def draw_bias(standings: Standings) -> None:
     else:
         grid.metric(
             "Position bias (side A)",
-            f"{bias.value:+.0f}",
-            help=f"Rating points, 95 % interval {bias.low:+.0f} to {bias.high:+.0f}. Sides are shuffled.",
+            f"{bias.value:+.0f} points",
+            help=f"Of rating, 95 % interval {bias.low:+.0f} to {bias.high:+.0f}. Sides are shuffled.",
         )
     grid.metric("Both bad", percent(standings.both_bad_share or 0), help="Share of votes for “both bad”.")
     agreement = standings.agreement.percent_agreement if standings.agreement else None

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from backend.domain.evaluation.score_text import interval_text, p_text, score_label, score_text
 from backend.domain.wording import percent, plural
 from backend.services.evaluation.baselines import CORRECTION, BenchmarkDifference
 from backend.services.evaluation.comparisons import ALPHA, Comparison
-from pages.components.evaluation.scores import interval_text, p_text, score_label, score_text
 from pages.components.frame import plain
 from pages.components.tables import draw_table
 

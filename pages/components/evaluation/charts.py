@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from backend.domain.evaluation.config import score_label as metric_label
+from backend.domain.evaluation.score_text import interval_text, is_share, score_label, score_text
 from pages.components.charts.style import ACCENT, COLORS, LEGEND_BELOW, MARGIN, MUTED, error_bars
-from pages.components.evaluation.scores import interval_text, is_share, score_label, score_text
 from pages.components.words import figure_text
 
 ROW_HEIGHT = 34

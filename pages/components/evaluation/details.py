@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from backend.domain.evaluation.config import EvaluationKind
+from backend.domain.evaluation.score_text import interval_text, score_label, score_text
 from backend.domain.statistics.calibration import ProbabilityCalibration
 from backend.domain.wording import plural
 from backend.services.context import Context
@@ -13,7 +14,6 @@ from backend.services.evaluation.calibrations import MIN_ITEMS, read_calibration
 from backend.services.evaluation.contamination import ContaminationCheck, check_contamination
 from backend.services.evaluation.evaluations import EvaluationView
 from pages.components.charts.style import ACCENT, MARGIN, MUTED, STATIC, error_bars, fade
-from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.frame import plain
 
 

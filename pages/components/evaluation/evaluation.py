@@ -6,6 +6,7 @@ import streamlit as st
 
 from backend.domain.evaluation.boards import caveats
 from backend.domain.evaluation.config import PREFIX_POLICY, EvaluationKind, describe_scoring, is_score_lower_better
+from backend.domain.evaluation.score_text import interval_text, is_share, p_text, score_label, score_text
 from backend.domain.jobs.results import EvaluationFacts, JudgeFacts
 from backend.domain.jobs.states import Status
 from backend.domain.statistics.estimates import Estimate
@@ -33,7 +34,6 @@ from pages.components.evaluation.items import (
     is_item_open,
 )
 from pages.components.evaluation.safety import draw_safety_report
-from pages.components.evaluation.scores import interval_text, is_share, p_text, score_label, score_text
 from pages.components.frame import errors_shown, object_heading, plain, show_problem
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.links import row_link
@@ -311,6 +311,8 @@ def draw_subgroups(evaluation: EvaluationView) -> None:
     groups = set(evaluation.config.task.groups) if evaluation.config.task else set()
     for metric in dict.fromkeys(score.metric for score in evaluation.scores if score.subgroup):
         scores = {score.subgroup: score for score in evaluation.scores if score.subgroup and score.metric == metric}
+        if len(scores) == 1:  # the score above
+            continue
         subgroups = {name: score for name, score in scores.items() if name not in groups}
         with st.expander(
             f"{score_label(metric)} of {plural(len(subgroups), 'subgroup')}",

@@ -7,12 +7,12 @@ from functools import partial
 
 import streamlit as st
 
+from backend.domain.evaluation.score_text import score_text
 from backend.services.context import Context, Person
 from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
 from backend.services.evaluation.exports import ExportFormat, board_html, export_evaluation, scores_csv
 from backend.services.evaluation.imported import import_results, list_imported, remove_imported
 from pages.components.confirm import draw_confirmed
-from pages.components.evaluation.scores import score_text
 from pages.components.frame import errors_shown, plain
 from pages.components.tables import WidgetTable
 from pages.components.words import when

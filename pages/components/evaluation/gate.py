@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from backend.domain.evaluation.config import describe_way
 from backend.domain.evaluation.gate_config import GateConfig, GateReport, GateVerdict, ReportedBenchmark
 from backend.domain.evaluation.gates import describe_procedure
+from backend.domain.evaluation.score_text import interval_text, score_label, score_text
 from backend.domain.validation import validation_message
 from backend.domain.wording import percent, plural
 from backend.errors import InvalidInput
@@ -40,7 +41,6 @@ from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import choose_from
 from pages.components.confirm import draw_confirmed
 from pages.components.evaluation.power import format_gate_power
-from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.form_drafts import draw_restored, forget_form, has_restored, keep_form, restore_form
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, object_heading, plain, spoken

@@ -11,6 +11,7 @@ from typing import Any
 import streamlit as st
 
 from backend.domain.evaluation.config import EvaluationKind, is_right
+from backend.domain.evaluation.score_text import is_share, score_label, score_text
 from backend.domain.filters import EXAMPLES, FilterError
 from backend.domain.wording import plural, visible
 from backend.errors import NotFound
@@ -35,7 +36,6 @@ from backend.services.evaluation.safety.probes import is_probe
 from pages.components import routes
 from pages.components.evaluation.folding import FOLDED, folded
 from pages.components.evaluation.safety import draw_safety_item
-from pages.components.evaluation.scores import is_share, score_label, score_text
 from pages.components.frame import draw_filter_error, handled, object_heading, plain
 from pages.components.links import row_link
 from pages.components.tables import draw_table

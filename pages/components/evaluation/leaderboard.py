@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from backend.domain.evaluation.config import is_score_lower_better
+from backend.domain.evaluation.score_text import interval_text, p_text, score_text
 from backend.services.context import Context
 from backend.services.evaluation.board import Board, Column, caveats_of, void_reason_of
 from backend.services.evaluation.comparisons import Rank, order_pair, rank_evaluations
@@ -16,7 +17,6 @@ from pages.components.choices import choose_from
 from pages.components.evaluation.charts import ScoreDot, score_figure
 from pages.components.evaluation.endpoints import subject_label
 from pages.components.evaluation.matrix import draw_metric_choice, metric_of, metric_title
-from pages.components.evaluation.scores import interval_text, p_text, score_text
 from pages.components.frame import empty_state, object_heading, plain
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable, draw_table

@@ -11,6 +11,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from backend.domain.evaluation.config import is_score_lower_better
+from backend.domain.evaluation.score_text import interval_text, score_label, score_text
 from backend.domain.jobs.states import Status
 from backend.domain.wording import format_duration, percent, plural
 from backend.services.context import Context, Person
@@ -19,7 +20,6 @@ from backend.services.evaluation.comparisons import Rank
 from backend.services.evaluation.evaluations import EvaluationView, launch_evaluation
 from pages.components import routes
 from pages.components.choices import by_identity, choose_from
-from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.frame import errors_shown, live_part, plain, spoken
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable

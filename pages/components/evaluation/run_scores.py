@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from backend.domain.evaluation.score_text import interval_text, score_label, score_text
 from backend.domain.wording import plural
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.context import Context
@@ -15,7 +16,6 @@ from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.evaluation.charts import ScoreLine, curve_figure
 from pages.components.evaluation.matrix import draw_pending
-from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.frame import empty_state, plain
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable

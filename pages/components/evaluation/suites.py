@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 import streamlit as st
 
 from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.evaluation.score_text import interval_text, score_label, score_text
 from backend.domain.evaluation.suites import Moment, SuiteConfig, SuiteMember, parse_suite, read_suite
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.holds import MAX_HELD
@@ -35,7 +36,6 @@ from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import by_identity, choose_from, choose_one
 from pages.components.evaluation.endpoints import choose_endpoints
 from pages.components.evaluation.matrix import draw_pending
-from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.form_drafts import draw_restored, forget_form, has_restored, keep_form, restore_form
 from pages.components.forms import draw_fields
 from pages.components.frame import empty_state, errors_shown, live_part, object_heading, plain

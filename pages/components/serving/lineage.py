@@ -9,12 +9,12 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
+from backend.domain.evaluation.score_text import interval_text, score_label, score_text
 from backend.services.context import Context
 from backend.services.evaluation.evaluations import get_evaluations
 from backend.services.lineage import Lineage, LineageNode
 from pages.components import routes
 from pages.components.charts.style import STATIC
-from pages.components.evaluation.scores import interval_text, score_label, score_text
 from pages.components.frame import plain
 from pages.components.links import row_link
 from pages.components.serving.lineage_figure import lineage_figure

@@ -77,8 +77,8 @@ def test_what_one_rater_prefers_is_said_of_this_rater_alone() -> None:
     assert "The one rater who voted prefers new; others may not" in verdict.sentence
     assert verdict.raters_needed > 0
     assert verdict.needed_at_gap is not None
-    assert f"would settle a gap of {verdict.needed_at_gap.gap_elo:.0f} Elo points" in verdict.sentence
-    assert f"; {about(verdict.votes_needed)} one of 35." in verdict.sentence
+    assert f"would settle a gap of {verdict.needed_at_gap.gap_elo:.0f} rating points" in verdict.sentence
+    assert f"; one of 35 needs {about(verdict.votes_needed)}." in verdict.sentence
     assert verdict.needed_at_gap.raters < verdict.raters_needed
 
 
@@ -120,10 +120,10 @@ def test_an_undecided_pair_states_the_votes_needed() -> None:
     assert at_gap is not None
     assert at_gap.gap_elo == pytest.approx(400 * math.log10((17.5 + 1) / (12.5 + 1)))
     votes, prompts, raters = map(about, (at_gap.votes, at_gap.prompts, at_gap.raters))
-    assert f"About {votes} more votes on {prompts} new prompts by {raters} new raters" in verdict.sentence
+    assert f"About {votes} more votes by {raters} new raters and with {prompts} new prompts" in verdict.sentence
     assert (
-        "would settle a gap of 55 Elo points, as these votes and one more each show;"
-        f" {about(verdict.votes_needed)} one of 35."
+        "would settle a gap of 55 rating points, as these votes and one more each show;"
+        f" one of 35 needs {about(verdict.votes_needed)}."
     ) in verdict.sentence
 
 

@@ -136,10 +136,10 @@ def test_an_endpoint_refuses_a_checkpoint_whose_required_gate_it_has_not_passed(
     create_gate(ctx, name="release", config=config(), person=LOCAL)
     require_gate(ctx, "release", endpoint="tales", person=LOCAL)
     with pytest.raises(
-        Conflict, match=r"Yew can't be deployed to 'tales': its gate “release” says FAIL.*difference -0\.1"
+        Conflict, match=r"Yew can't be deployed to 'tales': its gate “release” fails it\. Fail on facts.*better by -10\.0 points"
     ):
         deploy(ctx, checkpoint_id=checkpoint_id(ctx, "Yew"), name="tales", person=LOCAL)
-    with pytest.raises(Conflict, match=r"INCONCLUSIVE[.] Ash on facts@1 is not evaluated"):
+    with pytest.raises(Conflict, match=r"is inconclusive[.] Ash on facts@1 is not evaluated"):
         deploy(ctx, checkpoint_id=checkpoint_id(ctx, "Ash"), name="tales", person=LOCAL)
     deploy(ctx, checkpoint_id=checkpoint_id(ctx, "Yew"), name="other", person=LOCAL)
     assert deploy(ctx, checkpoint_id=checkpoint_id(ctx, "Elm"), name="tales", person=LOCAL).checkpoint_name == "Elm"
@@ -167,7 +167,7 @@ def test_a_stopped_endpoint_starts_again_only_with_a_checkpoint_that_passes(ctx:
     stop_endpoint(ctx, "tales", person=LOCAL)
     create_gate(ctx, name="release", config=config(), person=LOCAL)
     require_gate(ctx, "release", endpoint="tales", person=LOCAL)
-    with pytest.raises(Conflict, match="says FAIL"):
+    with pytest.raises(Conflict, match="fails it"):
         start_endpoint(ctx, "tales", person=LOCAL)
 
 
@@ -239,7 +239,7 @@ def test_looks_at_more_items_share_the_error_of_the_gate(ctx: Context, scenario:
     scenario.evaluation("Ash", "facts", right)
     whole = judge(ctx, candidate="Ash", gate="release", person=LOCAL)
     assert looks(whole) == [(4, pytest.approx(0.125 * 0.9))]
-    assert "PASS on facts by Multiple choice, look 4:" in whole.reason
+    assert "Pass on facts by Multiple choice, look 4:" in whole.reason
     (part,) = report_of(whole).benchmarks
     assert (part.look, part.error) == (4, pytest.approx(0.025 * 0.125 * 0.9))
 

@@ -105,7 +105,7 @@ def test_a_gate_that_fails_is_evidence_against_a_promotion(ctx: Context, scenari
             session.add(
                 GateResult(gate_id=gate.id, checkpoint_id=elm, champion_id=oak, verdict=verdict, created_at=ctx.now())
             )
-    with pytest.raises(InvalidInput, match="Gate “facts” says FAIL"):
+    with pytest.raises(InvalidInput, match="The gate “facts” fails it"):
         promote(ctx, "Elm", alias=ALIAS, person=LOCAL)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pages.components.evaluation.scores import interval_text, score_label, score_text
+from backend.domain.evaluation.score_text import interval_text, score_label, score_text
 
 
 @pytest.mark.parametrize(
