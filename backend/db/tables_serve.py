@@ -100,7 +100,7 @@ class ShadowComparison(Table):
 class Usage(Table):
     """One request through the gateway, or several `requests` of a client that was refused in a loop. `device_s` is its
     share of the replicas' busy time, `cost_usd` that time at the price of the day. `job_id` is the job that says it
-    made the request, not checked here.
+    made the request, not checked here. `asked_model` is the name that a client asked for where no endpoint has it.
     """
 
     __tablename__ = "usage"
@@ -125,6 +125,7 @@ class Usage(Table):
     device_s: Mapped[float | None] = mapped_column(Float)
     cost_usd: Mapped[float | None] = mapped_column(Float)
     finish_reason: Mapped[str | None] = mapped_column(String(40))
+    asked_model: Mapped[str | None] = mapped_column(String(80))
     status: Mapped[str] = mapped_column(String(20))
     requests: Mapped[int] = mapped_column(default=1, server_default="1")
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -397,7 +397,9 @@ class Gateway:
             return None
         if principal is None and (key or self._directory.keys_required):
             # a wrong key is refused even if none is required, so that the client notices
-            raise invalid_key(required=self._directory.keys_required)
+            error = invalid_key(required=self._directory.keys_required)
+            self._relay.refuse(error, self._exchange(request, "", None, body=None, prefix="req"))
+            raise error
         return principal
 
     def _holding(self, request: Request, principal: Principal | None) -> Holding | None:

@@ -61,13 +61,17 @@ def _type_of(status: int) -> str:
     return "server_error" if status >= 500 else "invalid_request_error"
 
 
+INVALID_KEY = "invalid_api_key"
+"""Code of the error for a wrong key, or for none where one is required."""
+
+
 def invalid_key(*, required: bool) -> ApiError:
     """Return the error for a missing, unknown or revoked key, without the key; it says so where none is required."""
     if required:
         text = "No API key, or one that is not valid here. Send it as `Authorization: Bearer KEY`."
     else:
         text = "This API key is not valid here. None is required on this machine: send `none`."
-    return ApiError(401, text, code="invalid_api_key")
+    return ApiError(401, text, code=INVALID_KEY)
 
 
 def key_revoked() -> ApiError:

@@ -13,6 +13,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 from backend.gateway.directory import Directory
+from backend.gateway.errors import INVALID_KEY
 from backend.services.serving.failures import LostRequest
 from backend.services.serving.usage import UsageRow
 
@@ -25,6 +26,8 @@ MAX_REFUSED = 20
 """Requests of one key to one endpoint, refused alike, that get rows of their own within `WINDOW_S`; a client in a loop
 would fill the database.
 """
+MAX_WITHOUT_KEY = 2
+"""The same of requests with a wrong key or none, which anyone who reaches the gateway can send."""
 WINDOW_S, COUNTED_S = 60.0, 10.0
 """Seconds after which the next ones have rows of their own again, and for which further ones share a row."""
 R = TypeVar("R")
@@ -86,11 +89,12 @@ class UsageWriter:
             self._queue_rest(alike)
             alike = self._alike[group] = _Alike(since=now)
         alike.number += 1
-        if alike.number <= MAX_REFUSED:
+        if alike.number <= (MAX_WITHOUT_KEY if row.finish_reason == INVALID_KEY else MAX_REFUSED):
             return False
         if alike.rest is None:
-            # without the job that its client names: others of the group may name another
-            alike.rest, alike.rest_since = replace(row, logged=None, job_id=None), now
+            # without the job and the unknown model that its client names: others of the group may name another
+            known = row.endpoint if name else ""
+            alike.rest, alike.rest_since = replace(row, endpoint=known, logged=None, job_id=None), now
         else:
             alike.rest = _added(alike.rest, row)
         return True

@@ -141,8 +141,8 @@ def draw_now(replicas: Sequence[ReplicaGauges], traffic: Traffic) -> None:
         "Refused",
         _share(total.refused_share),
         help=(
-            f"{total.refused:,} requests: over a limit, not allowed to their key, for a model that does not exist, or"
-            " invalid. Requests has them with the reason."
+            f"{total.refused:,} requests: over a limit, with a wrong key, not allowed to their key, for a model that"
+            " does not exist, or invalid. Requests has them with the reason."
         ),
     )
     grid.metric(

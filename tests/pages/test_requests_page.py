@@ -122,7 +122,7 @@ def test_requests_refused_in_a_loop_are_one_line_and_are_told_on_the_endpoints_p
     )
     add_usage(ctx, [replace(refused, requests=280)])
     app = draw(endpoint="tales")
-    assert "280 refused: invalid_value" in {str(cell.value).replace("\\", "") for cell in app.markdown}
+    assert "280 refused: invalid value" in {str(cell.value).replace("\\", "") for cell in app.markdown}
     facts = draw(request="many").table[0].value.to_string()
     assert "280 requests of this client, refused alike" in facts
     assert "Device time" not in facts
@@ -131,6 +131,28 @@ def test_requests_refused_in_a_loop_are_one_line_and_are_told_on_the_endpoints_p
     app.query_params["name"] = "tales"
     app.run()
     assert {metric.label: metric.value for metric in app.metric}["Failed / refused, 1 h"] == "0 / 280"
+
+
+def test_requests_for_what_there_is_not_say_what_was_asked_for_or_that_the_key_was_wrong(ctx: Context) -> None:
+    """An unknown model was "(unknown)" wherever it was shown, and a wrong key was nowhere."""
+    row = UsageRow("u", "**gpt**-4\0" + "x" * 200, None, None, 0, 0, None, 1.0, "refused", ctx.now())
+    unknown = replace(row, finish_reason="model_not_found")
+    wrong_key = replace(row, id="w", endpoint="", finish_reason="invalid_api_key")
+    secret = replace(unknown, id="s", endpoint="sk-123456")
+    add_usage(ctx, [unknown, wrong_key, secret])
+    app = draw(request="u")
+    facts = app.table[0].value.to_string()
+    shown = (" ".join(str(part.value) for part in app.markdown) + facts).replace("\\", "")
+    for text in (
+        "**gpt**-4\ufffdxxx",
+        "xxx… (no such endpoint)",
+        "refused: no such model",
+        "refused: wrong key, or none",
+    ):
+        assert text in shown, text
+    assert "(a key) (no such endpoint)" in shown
+    assert "sk-1" not in shown
+    assert "x" * 81 not in shown
 
 
 def test_hostile_text_is_drawn_as_text() -> None:

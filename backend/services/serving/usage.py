@@ -12,6 +12,7 @@ from sqlalchemy import insert, select
 from backend.db.races import retry_races
 from backend.db.tables import Deployment, Endpoint, Replica, Usage
 from backend.domain.serving.request_log import LoggedBody
+from backend.domain.serving.results import clean_model_name
 from backend.services.context import Context
 from backend.services.serving.adapters.served import ServedAdapter
 from backend.services.serving.endpoints import endpoints_of_aliases, served_adapters
@@ -104,6 +105,7 @@ def _stored(
     return {
         **{name: getattr(row, name) for name in COPIED},
         "endpoint_id": endpoint_id,
+        "asked_model": None if endpoint_id else clean_model_name(row.endpoint) or None,
         "checkpoint_id": checkpoint_id,
         "variant": row.variant or (adapter.name if adapter else ""),
     }

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
+from backend.domain.serving.results import describe_end
 from backend.domain.wording import format_usd, plural
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
@@ -63,7 +65,7 @@ def draw_request_rows(
         return
     optional = {
         "Endpoint": with_endpoint,
-        "Variant": any(row.variant != "stable" for row in rows),
+        "Variant": any(row.variant not in ("", "stable") for row in rows),
         "Key": any(row.key for row in rows),
         "Thumb": any(row.rating for row in rows),
         "Cost, US$": any(row.cost_usd is not None for row in rows),
@@ -125,13 +127,11 @@ def _cells(row: RequestRow) -> dict[str, object]:
 
 
 def result_of(row: RequestRow) -> str:
-    """Return how a request ended and why: `finished: length`; of one that was refused or failed, the code of its
-    error.
-    """
+    """Return how a request ended and why: `finished: length`, `refused: no such model`."""
     result = RESULTS.get(row.status, row.status)
     if row.requests > 1:
         result = f"{row.requests:,} {result}"
-    return f"{result}: {row.finish_reason}" if row.finish_reason else result
+    return f"{result}: {describe_end(row.finish_reason)}" if row.finish_reason else result
 
 
 def last_prompt(row: RequestRow) -> str:
@@ -170,10 +170,10 @@ def draw_request(ctx: Context, person: Person, request_id: str) -> None:
     facts: list[tuple[str, object]] = [
         ("Request", row.id),
         ("When", date_time(row.created_at)),
-        ("Endpoint", f"{row.endpoint} · {row.variant}"),
+        ("Endpoint", " · ".join(filter(None, (row.endpoint, row.variant)))),
         ("Key", row.key),
-        ("Result", RESULTS.get(row.status, row.status)),
-        ("Finish reason", row.finish_reason),
+        ("Result", result_of(replace(row, requests=1))),
+        ("Finish reason" if row.status == "finished" else "Error code", row.finish_reason),
         ("Stands for", f"{row.requests:,} requests of this client, refused alike" if row.requests > 1 else None),
         (
             "Tokens",
@@ -197,6 +197,8 @@ def draw_request(ctx: Context, person: Person, request_id: str) -> None:
     if detail.checkpoint_id is not None:
         query = {"checkpoint": detail.checkpoint_id}
         row_link(detail.checkpoint or "Checkpoint", page=routes.CHECKPOINTS, query=query, key="request_checkpoint")
+    if not row.has_endpoint:
+        return
     if row.messages is None:
         cause = (
             "The log keeps the metadata of this endpoint alone."

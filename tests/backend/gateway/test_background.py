@@ -140,6 +140,20 @@ def test_names_that_a_client_makes_up_are_counted_together() -> None:
     asyncio.run(run())
     assert len(directory.usage) == MAX_REFUSED + 1
     assert sum(row.requests for row in directory.usage) == 100
+    assert directory.usage[-1].endpoint == "", "the rest stands for other names, too"
+
+
+def test_wrong_keys_in_a_loop_are_two_rows_and_a_count() -> None:
+    directory = MemoryDirectory({"m": []})
+
+    async def run() -> None:
+        usage = UsageWriter(directory)
+        for number in range(100):
+            usage.add(replace(refusal(number, endpoint="", code="invalid_api_key"), key_id=None))
+        await usage.close()
+
+    asyncio.run(run())
+    assert [row.requests for row in directory.usage] == [1, 1, 98]
 
 
 def test_answers_are_never_counted_together() -> None:

@@ -300,3 +300,6 @@ def test_the_replica_is_sent_what_was_asked(scene: Scene) -> None:
 def test_a_wrong_key_is_refused_even_if_none_is_required(scene: Scene) -> None:
     assert httpx2.get(f"{scene.url}/v1/models").status_code == 200
     assert httpx2.get(f"{scene.url}/v1/models", headers={"Authorization": "Bearer wrong"}).status_code == 401
+    row = scene.directory.last(1)
+    assert (row.endpoint, row.key_id, row.status, row.finish_reason) == ("", None, "refused", "invalid_api_key")
+    assert "wrong" not in repr(row)

@@ -29,6 +29,7 @@ from backend.domain.attributes import attributes_of
 from backend.domain.jobs.states import JobKind
 from backend.domain.serving.costs import seconds_by_day
 from backend.domain.serving.request_log import LOAD_TEST
+from backend.domain.serving.results import NO_ENDPOINT
 from backend.services.context import Context
 from backend.services.serving.costs.prices import current_prices, use_hour_usd
 
@@ -37,8 +38,8 @@ CATEGORIES: tuple[Category, ...] = ("training", "evaluation", "requests", "idle"
 TRAINING = {JobKind.TRAIN}
 EVALUATION = {JobKind.EVALUATE, JobKind.GENERATE, JobKind.LOGLIKELIHOOD, JobKind.CLASSIFY, JobKind.JUDGE}
 DELETED = "(deleted)"
-NO_ENDPOINT, NOT_ANSWERED = "(no such endpoint)", "(refused or failed)"
-"""Names of the lines of requests that no endpoint, or no checkpoint, answered."""
+NOT_ANSWERED = "(refused or failed)"
+"""Name of the line of requests that no checkpoint answered."""
 
 
 @dataclass

@@ -23,6 +23,7 @@ from backend.domain.csv_text import safe_cell
 from backend.domain.json_values import JsonObject
 from backend.domain.serving.latency import decode_rate
 from backend.domain.serving.request_log import LOAD_TEST
+from backend.domain.serving.results import NO_ENDPOINT
 from backend.errors import NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.endpoints import replica_numbers
@@ -53,8 +54,9 @@ class RequestFilter:
 
 @dataclass(frozen=True)
 class RequestRow:
-    """One request of a list, or several `requests` that were refused alike. `key` is None without a key, or where it is
-    another person's. `messages` and `answer` are what the log holds.
+    """One request of a list, or several `requests` that were refused alike. `endpoint` says so where there is none;
+    `has_endpoint` is false then. `key` is None without a key, or where it is another person's. `messages` and `answer`
+    are what the log holds.
     """
 
     id: str
@@ -76,6 +78,7 @@ class RequestRow:
     answer: str | None
     rating: int | None
     requests: int = 1
+    has_endpoint: bool = True
 
 
 @dataclass(frozen=True)
@@ -248,14 +251,22 @@ def _row(
     return view_of(
         RequestRow,
         usage,
-        endpoint=endpoint or ("(no such endpoint)" if usage.status == "refused" else "(deleted)"),
-        variant=variant_name(session, usage.variant),
+        endpoint=endpoint or _unknown_endpoint(usage),
+        variant=variant_name(session, usage.variant) if endpoint or usage.variant else "",
+        has_endpoint=endpoint is not None,
         key=key if may_name else None,
         messages=None if logged is None or logged.messages is None else list(logged.messages),
         answer=None if logged is None else logged.answer,
         rating=None,
         requests=usage.requests,
     )
+
+
+def _unknown_endpoint(usage: Usage) -> str:
+    """Return what stands in place of an endpoint: the name that was asked for, where there was one."""
+    if usage.status != "refused":
+        return "(deleted)"
+    return f"{usage.asked_model} (no such endpoint)" if usage.asked_model else NO_ENDPOINT
 
 
 def variant_name(session: Session, variant: str) -> str:

@@ -83,7 +83,7 @@ def test_refused_requests_are_listed_with_their_reason_and_no_error_of_the_serve
     assert len(listed) == 8
     assert {(one.endpoint, one.finish_reason) for one in listed} == {
         ("tales", "invalid_value"),
-        ("(no such endpoint)", "model_not_found"),
+        ("nowhere (no such endpoint)", "model_not_found"),
     }
     total = read_traffic(ctx, find_window("1 h"), endpoint="tales").total
     assert (total.error_share, total.refused_share) == (0.5, 7 / 9)

@@ -279,5 +279,5 @@ def test_requests_for_no_endpoint_are_not_called_deleted(priced: Context) -> Non
     refused = UsageRow("x", "made-up", None, None, 0, 0, None, 1.0, "refused", NOON - timedelta(minutes=5))
     add_usage(priced, [replace(refused, requests=60)])
     ledger = read_price_ledger(priced, since=NOON - timedelta(hours=1), until=NOON + timedelta(hours=1))
-    assert [(line.name, line.requests) for line in ledger.endpoints] == [("(no such endpoint)", 60)]
+    assert [(line.name, line.requests) for line in ledger.endpoints] == [("(no endpoint)", 60)]
     assert [(line.name, line.requests) for line in ledger.checkpoints] == [("(refused or failed)", 60)]
