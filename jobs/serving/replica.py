@@ -232,11 +232,11 @@ def describe_arithmetic(network: Any) -> str:
         return ""
     compiled = try_library()
     if compiled.library is None:
-        return f"operator by operator, because the library is not compiled: {compiled.problem}"
+        return f"PyTorch, which is slower, since our code could not be compiled: {compiled.problem}"
     first = next(iter(getattr(network.base_model, "layers", ())), None)
     if not getattr(first, "is_compiled", False):
-        return "operator by operator; the compiled library does not cover this architecture"
-    return f"compiled for {compiled.library.processor}"
+        return "PyTorch, which is slower; our compiled code does not cover this architecture"
+    return f"code compiled for {compiled.library.processor}"
 
 
 def _run_scorer(

@@ -71,7 +71,7 @@ def draw_monitor(ctx: Context, person: Person) -> None:
 
 
 def draw_summary(endpoints: Sequence[EndpointView], alerts: Sequence[AlertView], traffic: Traffic) -> None:
-    """Draw one sentence: that nothing is wrong, or what is."""
+    """Draw one sentence: that nothing is wrong, what is, or what is starting."""
     parts = [outage.part.lower() for outage in HEALTH.outages()]
     faults = [f"out of reach: {', '.join(parts)}"] if parts else []
     faults += [plural(count, "open alert")] if (count := sum(one.resolved_at is None for one in alerts)) else []
@@ -82,6 +82,9 @@ def draw_summary(endpoints: Sequence[EndpointView], alerts: Sequence[AlertView],
     if faults:
         st.markdown(f":red[:material/error: **Something is wrong:**] {plain('; '.join(faults))}.")
         return
+    if starting := [words for one in endpoints if (words := _describe_start(one))]:
+        st.markdown(f":blue[:material/hourglass_top: **Starting:**] {plain('; '.join(starting))}.")
+        return
     deployed = [one for one in endpoints if one.stopped_at is None]
     num_ready = sum(one.num_ready > 0 for one in deployed)
     ready = f"{num_ready} of {plural(len(deployed), 'endpoint')} ready" if deployed else "No endpoint is deployed"
@@ -89,6 +92,16 @@ def draw_summary(endpoints: Sequence[EndpointView], alerts: Sequence[AlertView],
         f":green[:material/check_circle: **Nothing is wrong.**] {ready}, no open alert, no failed request in"
         f" {plain(traffic.window.label)}."
     )
+
+
+def _describe_start(endpoint: EndpointView) -> str:
+    """Return how many replicas of an endpoint and its canary are ready; empty where all are, or none is to be."""
+    if endpoint.state not in ("starting", "updating", "ready"):
+        return ""
+    canary = endpoint.canary
+    num_ready = endpoint.num_ready + (canary.num_ready if canary else 0)
+    target = endpoint.target + (canary.num_replicas if canary else 0)
+    return f"{endpoint.name}, {num_ready} of {plural(target, 'replica')} ready" if num_ready < target else ""
 
 
 def draw_alerts(alerts: Sequence[AlertView], *, now: datetime) -> None:

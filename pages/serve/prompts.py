@@ -25,6 +25,7 @@ from pages.components.choices import choose_from
 from pages.components.confirm import draw_confirmed
 from pages.components.frame import empty_state, errors_shown, object_heading, page_frame, plain
 from pages.components.links import back_link, page_link, row_link
+from pages.components.numbers import form_button
 from pages.components.serving.prompt_matrix import draw_trying
 from pages.components.tables import WidgetTable
 from pages.components.words import when
@@ -70,9 +71,8 @@ def draw_new_prompt(ctx: Context, person: Person) -> None:
     """Draw the form of a new prompt."""
     name = st.text_input("Name", key="new_prompt_name", max_chars=80)
     values = draw_prompt_fields(key="new_prompt", system="", text="")
-    if st.button(
-        "Save", key="save_new_prompt", type="primary", disabled=not name.strip() or not values["text"].strip()
-    ):
+    missing = {"enter a name": not name.strip(), "enter a message": not values["text"].strip()}
+    if form_button("Save", missing, key="save_new_prompt"):
         with errors_shown():
             saved = save_prompt(ctx, name, values, after=0, person=person)
             st.query_params.from_dict({"prompt": saved.name})
@@ -157,13 +157,8 @@ def draw_prompt_text(ctx: Context, person: Person, prompt: PromptView, version: 
     is_same = values == {"system": version.body.system, "text": version.body.text}
     is_newest = version.number == prompt.newest.number
     note = st.text_input("Change note", key=f"{key}_note", max_chars=MAX_NOTE, placeholder="Optional")
-    if st.button(
-        f"Save as version {prompt.newest.number + 1}",
-        key="save_version",
-        type="primary",
-        disabled=(is_same and is_newest) or not values["text"].strip(),
-        help=None if not is_same or not is_newest else "Change something first.",
-    ):
+    missing = {"change something to save it": is_same and is_newest, "enter a message": not values["text"].strip()}
+    if form_button(f"Save as version {prompt.newest.number + 1}", missing, key="save_version"):
         with errors_shown():
             saved = save_prompt(ctx, prompt.name, values, note=note, after=prompt.newest.number, person=person)
             st.query_params.pop("version", None)

@@ -30,7 +30,7 @@ from backend.services.people.accounts import add_user, get_account
 from backend.services.people.keys import check_key, create_key, list_keys
 from backend.services.serving.canaries import promote_canary, start_canary
 from backend.services.serving.costs.prices import current_prices, set_price
-from backend.services.serving.deployments import deploy, stop_endpoint
+from backend.services.serving.deployments import deploy, scale_endpoint, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_endpoints
 from backend.services.serving.monitoring import gauges as gauges_module
 from backend.services.serving.monitoring.gauges import read_live
@@ -368,6 +368,8 @@ def test_the_monitor_begins_with_whether_anything_is_wrong(ctx: Context, monkeyp
     assert "**Nothing is wrong.**] No endpoint is deployed, no open alert" in texts(draw("serve/monitor.py"))
     make_ready(ctx)
     assert "**Nothing is wrong.**] 1 of 1 endpoint ready, no open alert" in texts(draw("serve/monitor.py"))
+    scale_endpoint(ctx, "tales", 2, person=LOCAL)
+    assert "**Starting:**] tales, 1 of 2 replicas ready" in texts(draw("serve/monitor.py")).replace("\\", "")
     add_usage(ctx, [UsageRow("a", "tales", None, None, 5, 0, None, 500.0, "lost", ctx.now())])
     shown = texts(draw("serve/monitor.py"))
     assert "Something is wrong" in shown
@@ -389,16 +391,14 @@ def test_a_draft_is_chosen_on_the_form_and_shown_on_the_card(ctx: Context) -> No
     assert "Draft: tiny · nothing drafted yet" in texts(app).replace("\\", "")
 
 
-@pytest.mark.parametrize(
-    "arithmetic", ["compiled for x86_64 with AVX2, FMA", "operator by operator, because of a test"]
-)
+@pytest.mark.parametrize("arithmetic", ["compiled for x86_64 with AVX2, FMA", "PyTorch, because of a test"])
 def test_the_card_says_what_computes_the_layers(ctx: Context, arithmetic: str) -> None:
     claim = make_ready(ctx)
     with ctx.db.write() as session:
         event = GaugeEvent(running=0, waiting=0, tokens_per_second=0.0, arithmetic=arithmetic)
         record_gauge(session, ctx, claim, event)
     assert get_endpoint(ctx, "tales").arithmetics == [arithmetic]
-    assert f"Decoder layers: {arithmetic}" in texts(draw("serve/endpoints.py", name="tales")).replace("\\", "")
+    assert f"On the CPU: {arithmetic}" in texts(draw("serve/endpoints.py", name="tales")).replace("\\", "")
 
 
 def test_minutes_without_a_request_are_no_first_tokens_of_0_ms(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:

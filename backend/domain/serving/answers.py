@@ -31,7 +31,8 @@ class AnswerUsage(StoredRecord):
     """Figures of an answer, how it ended, and the tools that it calls; of a tool's result, which call it answers.
 
     `blind`: not shown before the vote. `own`: settings that this answer alone had of those side by side. `left_out`:
-    turns that did not fit the context. `request_id` is the gateway's. `cost_usd` is added when it is read.
+    turns that did not fit the context. `request_id` is the gateway's. `cost_usd` and `canary`, the revision that
+    answered in place of the stable one, are added when it is read.
     """
 
     blind: bool = False
@@ -43,6 +44,7 @@ class AnswerUsage(StoredRecord):
     tok_per_sec: float | None = None
     total_ms: float | None = None
     cost_usd: float | None = None
+    canary: str | None = None
     request_id: str | None = None
     finish_reason: str | None = None
     error: str | None = None

@@ -134,7 +134,7 @@ class EndpointView:
 
     @property
     def arithmetics(self) -> list[str]:
-        """Return the arithmetic of the replicas' decoder layers: compiled and for which processor, or by operators."""
+        """Return what computes the replicas' layers on a CPU: code compiled for its processor, or PyTorch, and why."""
         stated = {replica.gauges.arithmetic for replica in self.replicas}
         return sorted(stated - {""})
 

@@ -137,7 +137,7 @@ def draw_endpoint_head(ctx: Context, person: Person, name: str, alias: str | Non
         elif endpoint.config.precision != "float32":
             st.caption(f"{plain(endpoint.config.precision)}: not measured yet")
         for arithmetic in endpoint.arithmetics:
-            st.caption(f"Decoder layers: {plain(arithmetic)}")
+            st.caption(f"On the CPU: {plain(arithmetic)}")
         if endpoint.draft_name is not None:
             st.caption(plain(describe_draft(endpoint)))
         if not is_stopped and (words := endpoint.config.scaling.describe()):

@@ -218,22 +218,27 @@ def draw_canary(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         if (thumbs := canary_votes(ctx, endpoint.name)).total:
             st.caption(thumbs.describe(), width="content")
         st.space("stretch")
-        follows = explain_alias(ctx, endpoint.config.alias, served=canary.checkpoint_name)
-        draw_confirmed(
-            "Promote",
-            f"All requests to **{plain(endpoint.name)}** go to {plain(canary.checkpoint_name)}, which answers"
-            f" {canary.percent:g} % of them now; {plain(endpoint.checkpoint_name)} is replaced. No answer is cut off."
-            + (f"  \n{plain(follows)}" if follows else ""),
-            lambda: promote_canary(ctx, endpoint.name, person=person),
-            key=f"promote_canary_{endpoint.name}",
-            icon="north",
-            disabled=not canary.num_ready,
-            type="secondary",
-        )
-        if st.button("Abort", icon=":material/close:", key=f"abort_canary_{endpoint.name}"):
-            with errors_shown():
-                abort_canary(ctx, endpoint.name, person=person)
-                st.rerun()
+        with st.container(horizontal=True, width="content"):  # wraps as one
+            _draw_canary_ends(ctx, person, endpoint, canary)
+
+
+def _draw_canary_ends(ctx: Context, person: Person, endpoint: EndpointView, canary: CanaryView) -> None:
+    follows = explain_alias(ctx, endpoint.config.alias, served=canary.checkpoint_name)
+    draw_confirmed(
+        "Promote",
+        f"All requests to **{plain(endpoint.name)}** go to {plain(canary.checkpoint_name)}, which answers"
+        f" {canary.percent:g} % of them now; {plain(endpoint.checkpoint_name)} is replaced. No answer is cut off."
+        + (f"  \n{plain(follows)}" if follows else ""),
+        lambda: promote_canary(ctx, endpoint.name, person=person),
+        key=f"promote_canary_{endpoint.name}",
+        icon="north",
+        disabled=not canary.num_ready,
+        type="secondary",
+    )
+    if st.button("Abort", icon=":material/close:", key=f"abort_canary_{endpoint.name}"):
+        with errors_shown():
+            abort_canary(ctx, endpoint.name, person=person)
+            st.rerun()
 
 
 def _rules(canary: CanaryView) -> str:

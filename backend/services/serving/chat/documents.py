@@ -21,6 +21,7 @@ def chat_document(view: ChatView) -> Document:
         "id": view.conversation.id,
         "title": view.conversation.title,
         "running": view.is_running,
+        "booking": view.is_booking,
         "turns": [_turn(turn, view) for turn in view.turns],
         "context": {
             "tokens": view.use.tokens,

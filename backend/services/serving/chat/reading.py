@@ -5,6 +5,7 @@ hides.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -27,8 +28,13 @@ from backend.services.serving.conversations import (
     read_messages,
     without_failed,
 )
+from backend.services.serving.costs.prices import current_prices
 from backend.services.serving.feedback import thumbs_of
+from backend.services.serving.request_log.browse import variant_name
+from backend.services.serving.rollout import STABLE
 
+BOOKED_S = 5
+"""Seconds within which the gateway books a request."""
 SHOWN_BLIND = {"finish_reason", "error", "error_code", "blind", "left_out", "tool_calls"}
 """Fields of usage that a blind comparison shows before the vote."""
 
@@ -62,7 +68,8 @@ class TurnView:
 @dataclass(frozen=True)
 class ChatView:
     """A conversation's selected line. `context` is the shortest context of its endpoints, in tokens; `first_sent` the
-    question that the newest answer's prompt began with, where older ones were left out.
+    question that the newest answer's prompt began with, where older ones were left out. `is_booking`: the cost of an
+    answer that is complete is not known yet.
     """
 
     conversation: ConversationView
@@ -71,6 +78,7 @@ class ChatView:
     use: ContextUse
     context: int | None
     first_sent: str | None
+    is_booking: bool = False
 
     @property
     def is_running(self) -> bool:
@@ -103,7 +111,9 @@ def view_chat(
     session: Session, ctx: Context, conversation: ConversationView, messages: list[MessageView], *, leaf_id: str | None
 ) -> ChatView:
     """Return what the playground shows of messages; the caller has checked who may read them."""
-    messages = _with_costs(session, messages)
+    messages, unbooked = _with_bookings(session, messages)
+    fresh = ctx.now() - timedelta(seconds=BOOKED_S)
+    is_booking = any(one.updated_at is not None and one.updated_at > fresh for one in unbooked)
     by_id = {message.id: message for message in messages}
     steps = line_of(messages, leaf_id)
     turns = []
@@ -123,19 +133,32 @@ def view_chat(
         use=use,
         context=min((fact.context for fact in facts.values() if fact.context), default=None),
         first_sent=_first_sent(line, use.left_out),
+        is_booking=is_booking and current_prices(ctx, session).are_set,
     )
 
 
-def _with_costs(session: Session, messages: list[MessageView]) -> list[MessageView]:
-    """Return the messages with what the gateway booked for their requests; none where no price of a device is set."""
-    ids = {message.usage.request_id: message.id for message in messages if message.usage.request_id}
+def _with_bookings(session: Session, messages: list[MessageView]) -> tuple[list[MessageView], list[MessageView]]:
+    """Return the messages with the cost and the canary that the gateway booked for their requests, and those that it
+    has not booked yet. There is no cost where no price of a device is set.
+    """
+    ids = {message.usage.request_id for message in messages if message.usage.request_id}
     if not ids:
-        return messages
-    booked = session.execute(select(Usage.id, Usage.cost_usd).where(Usage.id.in_(ids), Usage.cost_usd.is_not(None)))
-    costs = {ids[request_id]: cost for request_id, cost in booked}
-    return [
-        replace(m, usage=m.usage.model_copy(update={"cost_usd": costs[m.id]})) if m.id in costs else m for m in messages
+        return messages, []
+    booked = {
+        request_id: {
+            **({} if cost is None else {"cost_usd": cost}),
+            **({} if variant in ("", STABLE) else {"canary": variant_name(session, variant)}),
+        }
+        for request_id, cost, variant in session.execute(
+            select(Usage.id, Usage.cost_usd, Usage.variant).where(Usage.id.in_(ids))
+        )
+    }
+    unbooked = [m for m in messages if m.usage.request_id and not m.is_running and m.usage.request_id not in booked]
+    shown = [
+        replace(m, usage=m.usage.model_copy(update=facts)) if (facts := booked.get(m.usage.request_id or "")) else m
+        for m in messages
     ]
+    return shown, unbooked
 
 
 def _turn(columns: tuple[MessageView, ...], *, selected: str, version: int, rounds: tuple[int, ...]) -> TurnView:

@@ -261,7 +261,8 @@ def _insert_answers(
 ) -> list[Request]:
     """Insert an answer a column and select that of the endpoint that the line came from, the first one where it is
     hidden or new; return what to generate. The endpoints of the settings come in
-    `order`; by default in random order, or, where their settings differ, in that of the form.
+    `order`; by default in that of the answers before where names are shown, else in random order, or, where their
+    settings differ, in that of the form.
     """
     line = messages_before(messages, question.id)
     facts = context_of_endpoints(session, ctx, settings.endpoints)
@@ -269,6 +270,8 @@ def _insert_answers(
     ratio = measure_line(line[:-1], system=settings.fixed_text).characters_per_token
     shortest = min(contexts, default=None)
     columns = range(len(settings.endpoints))
+    if order is None and not settings.blind:
+        order = _order_before(messages, line, settings.endpoints)
     order = order or (columns if settings.differ else random.sample(columns, k=len(columns)))
     before = next((message.endpoint for message in reversed(line) if message.role == "assistant"), None)
     names = [settings.endpoints[column] for column in order]
@@ -297,6 +300,18 @@ def _insert_answers(
             conversation.leaf_id = row.id
         requests.append(Request(row.id, endpoint, prompt, side, left_out, user=conversation.user_id or ""))
     return requests
+
+
+def _order_before(
+    messages: Sequence[MessageView], line: Sequence[MessageView], endpoints: Sequence[str]
+) -> list[int] | None:
+    """Return the places of the endpoints in the order of the newest answers of a line; None where those are of
+    others.
+    """
+    newest = next((message.id for message in reversed(line) if message.role == "assistant"), None)
+    names = [answer.endpoint for answer in answers_beside(messages, newest)] if newest else []
+    is_same = len(set(names)) == len(names) == len(endpoints) and set(names) == set(endpoints)
+    return [endpoints.index(name or "") for name in names] if is_same else None
 
 
 def _begin(ctx: Context, requests: Sequence[Request]) -> None:

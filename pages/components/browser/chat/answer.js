@@ -103,6 +103,7 @@ export class AnswerView {
     if (usage.tok_per_sec !== undefined) parts.push(`${usage.tok_per_sec < 10 ? usage.tok_per_sec.toFixed(1) : Math.round(usage.tok_per_sec)} tokens/s`)
     if (usage.completion_tokens !== undefined) parts.push(usage.completion_tokens === 1 ? "1 token" : `${usage.completion_tokens.toLocaleString("en")} tokens`)
     if (usage.cost_usd !== undefined) parts.push(usage.cost_usd < 0.0001 ? "under $0.0001" : `$${usage.cost_usd.toFixed(usage.cost_usd < 0.01 ? 4 : 2)}`)
+    if (usage.canary) parts.push(usage.canary)
     if (ENDS[usage.finish_reason]) parts.push(ENDS[usage.finish_reason])
     return parts
   }

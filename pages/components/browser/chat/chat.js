@@ -10,6 +10,7 @@ import { ChatClient } from "./client.js"
 import { Transcript } from "./transcript.js"
 
 const RETRY_MS = 1500
+const BOOKED_MS = 1200 // in which the gateway books the cost of an answer
 const NEAR_END_PX = 120
 const RENEWAL_MS = 8000
 const PATIENCE_MS = 15_000 // for the first words of a response
@@ -139,6 +140,7 @@ class Chat {
     const near = this.isNearEnd()
     await this.refresh()
     if (near) this.scrollToEnd()
+    if (this.document?.booking) this.timer = setTimeout(() => this.refresh(), BOOKED_MS)
     await this.known
     if (id !== this.id) return
     this.trigger("changed", Date.now()) // the page around shows titles, costs and code of the new turn

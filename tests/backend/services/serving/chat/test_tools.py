@@ -146,3 +146,4 @@ def test_one_of_two_answers_is_regenerated_beside_the_other_and_the_selected_one
         turn = turns(chat, conversation)[-1]
         chosen = next(answer for answer in turn["answers"] if answer["id"] == turn["selected"])
         assert chosen["endpoint"] == second.endpoint, "the conversation stays with the answer that was chosen"
+        assert [one["endpoint"] for one in turn["answers"]] == [first.endpoint, second.endpoint], "each keeps its side"
