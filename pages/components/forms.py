@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -24,8 +26,17 @@ from backend.domain.fields import (
 )
 from backend.domain.json_values import FieldValues
 from backend.domain.validation import validation_message
+from backend.errors import RoundhouseError
 from pages.components.choices import by_identity
-from pages.components.numbers import describe_problem, enter_number, mark_wrong, nearest_valid, wrong_numbers
+from pages.components.frame import errors_shown, show_problem
+from pages.components.numbers import (
+    describe_problem,
+    draw_problem,
+    enter_number,
+    mark_wrong,
+    nearest_valid,
+    wrong_numbers,
+)
 
 M = TypeVar("M", bound=BaseModel)
 Choices = Mapping[Any, str]
@@ -77,6 +88,7 @@ def draw_fields(
                 **options,
             )
             drawn[name] = value if reason else _checked(model, name, value)
+            _draw_refused(name, drawn[name], key=key)
     return drawn
 
 
@@ -88,6 +100,61 @@ def read_form(model: type[M], values: Mapping[str, Any]) -> M | None:
         if not wrong_numbers():
             mark_wrong(model.__name__, f"{validation_message(error, model)}.")
         return None
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    field: str
+    value: Any
+    error: RoundhouseError
+
+
+@contextmanager
+def refusals_marked(values: Mapping[str, Any], *, key: str) -> Iterator[None]:
+    """Show errors raised inside, as what a form's button does. One that names a field of the form stands below that
+    field, too, and its group is open (`is_refused`), until the value changes.
+    """
+    st.session_state.pop(_refusal_key(key), None)
+    with errors_shown():
+        try:
+            yield
+        except RoundhouseError as error:
+            if error.field is None or error.field not in values:
+                raise
+            st.session_state[_refusal_key(key)] = _Refusal(error.field, values[error.field], error)
+            st.rerun()
+
+
+def is_refused(model: type[BaseModel], group: str, *, key: str) -> bool:
+    """Return whether a field of the group was refused, so that it must be seen."""
+    refusal = _refusal_of(key)
+    return refusal is not None and refusal.field in fields_of(model, group=group)
+
+
+def draw_refusal(model: type[BaseModel], *, key: str) -> None:
+    """Draw beside the form's button what was refused of which field."""
+    if (refusal := _refusal_of(key)) is not None:
+        label = label_with_unit(model.model_fields[refusal.field])
+        show_problem(f"{label}: {refusal.error.message}", refusal.error.remedy)
+
+
+def _refusal_key(key: str) -> str:
+    return f"{key}.refusal"
+
+
+def _refusal_of(key: str) -> _Refusal | None:
+    refusal: _Refusal | None = st.session_state.get(_refusal_key(key))
+    return refusal
+
+
+def _draw_refused(name: str, value: Any, *, key: str) -> None:
+    refusal = _refusal_of(key)
+    if refusal is None or refusal.field != name:
+        return
+    if refusal.value == value:
+        draw_problem(str(refusal.error))
+    else:
+        del st.session_state[_refusal_key(key)]
 
 
 def _checked(model: type[BaseModel], name: str, entered: Any) -> Any:

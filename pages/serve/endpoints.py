@@ -9,6 +9,7 @@ import streamlit as st
 from backend.domain.serving.deployment import SafetyRequirement
 from backend.domain.serving.engines import ENGINE_TITLES, SERVERS
 from backend.domain.serving.names import suggest_endpoint_name
+from backend.domain.serving.options import DeploymentOptions
 from backend.domain.wording import percent, plural
 from backend.errors import Conflict, NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
@@ -23,9 +24,9 @@ from backend.services.serving.requirements import DEFAULT_REQUIREMENT, check_req
 from pages.components import routes
 from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import choose_from, choose_one
+from pages.components.forms import draw_refusal, refusals_marked
 from pages.components.frame import (
     empty_state,
-    errors_shown,
     live_part,
     no_checkpoint_state,
     page_frame,
@@ -149,7 +150,7 @@ def draw_deploy_form(
         st.info(f"{plain(name)} serves {plain(serving[name].checkpoint_name)}; its replicas are replaced one by one.")
     missing = {"enter a name": not name, "meet the requirements first": bool(name) and is_refused}
     if form_button("Deploy", missing, key="deploy", icon="rocket_launch"):
-        with errors_shown():
+        with refusals_marked(options.model_dump(), key="deploy"):
             deploy(
                 ctx,
                 checkpoint_id=chosen,
@@ -163,6 +164,7 @@ def draw_deploy_form(
             st.query_params.from_dict({"name": name})
             st.toast(f"Deploying {plain(name)}", icon=":material/rocket_launch:")
             st.rerun()
+    draw_refusal(DeploymentOptions, key="deploy")
 
 
 def label_subject(subject: str, checkpoints: dict[str, CheckpointView], aliases: dict[str, str]) -> str:

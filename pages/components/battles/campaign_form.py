@@ -20,7 +20,7 @@ from pages.components import routes
 from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import by_identity, choose_from
 from pages.components.form_drafts import draw_restored, forget_form, keep_form, restore_form
-from pages.components.forms import draw_fields
+from pages.components.forms import draw_fields, draw_refusal, is_refused, refusals_marked
 from pages.components.frame import empty_state, errors_shown, no_checkpoint_state, plain
 from pages.components.numbers import form_button, number_form
 
@@ -90,7 +90,7 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
     least = 1 if values["rating"] != "none" else 2
     missing = {"enter a name": not name.strip(), f"choose {plural(least, 'contestant')}": len(sources) < least}
     if form_button("Create campaign", missing, key="campaign_create", icon="swords"):
-        with errors_shown():
+        with refusals_marked(values, key=FORM):
             files = {upload.name: upload.getvalue().decode("utf-8", "replace") for upload in uploads}
             config = CampaignConfig.of(**values)
             made = start_campaign(
@@ -98,6 +98,7 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
             )
             forget_form(ctx, person, FORM)
             st.switch_page(routes.BATTLES, query_params={"campaign": made.id})
+    draw_refusal(CampaignConfig, key=FORM)
     if not any(missing.values()):
         _draw_yaml(values, name=name, dataset=dataset, sources=sources)
 
@@ -130,7 +131,7 @@ def draw_prompts(labels: list[str], datasets: dict[str, tuple[str, int]]) -> tup
     )
     values = draw_fields(CampaignConfig, only=("num_prompts",), key="campaign", place=right)
     values |= draw_fields(CampaignConfig, key="campaign", skip=("num_prompts",))
-    with st.expander(SYSTEM, key="campaign_prompts_more"):
+    with st.expander(SYSTEM, key="campaign_prompts_more", expanded=is_refused(CampaignConfig, SYSTEM, key=FORM)):
         values |= draw_fields(CampaignConfig, group=SYSTEM, key="campaign", columns=1)
     return dataset, values
 
@@ -139,7 +140,8 @@ def draw_more() -> dict[str, object]:
     """Draw the other groups of fields, folded; return the values."""
     values: dict[str, object] = {}
     for group in MORE:
-        with st.expander(group, key=f"campaign_{group.split(',')[0].split(':')[0].lower()}_more"):
+        name = f"campaign_{group.split(',')[0].split(':')[0].lower()}_more"
+        with st.expander(group, key=name, expanded=is_refused(CampaignConfig, group, key=FORM)):
             values |= draw_fields(CampaignConfig, group=group, key="campaign")
             if group == BALLOT.group:
                 rubric = st.text_input(
