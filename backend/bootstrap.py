@@ -32,8 +32,8 @@ from backend.infra.hosts import HostRules, make_host_rules
 from backend.infra.notifier import Notifier
 from backend.infra.queue import JobQueue
 from backend.infra.store.objects import StoreKeys
-from backend.services.context import Context, OperatorPolicy
-from backend.settings import PROJECT, Settings
+from backend.services.context import Context, EffectiveSetting, OperatorPolicy
+from backend.settings import ENV_FILE, PROJECT, Settings
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -92,6 +92,8 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
         data_path=settings.data_path,
         model_path=settings.model_path,
         providers=make_providers(settings),
+        settings=tuple(EffectiveSetting(*line) for line in settings.describe()),
+        settings_file=str(ENV_FILE),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from ipaddress import ip_network
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated, Literal
 from urllib.parse import quote, urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
 
 from backend.domain.estimates.prices import parse_prices
 from backend.infra.hosts import WILDCARDS, reachable_host
@@ -26,6 +27,9 @@ SITE = PROJECT / "build" / "docs" if IS_CLONE else APP.parent / "site"
 """The documentation as Markdown, and as the site that `make docs` built; the latter may be absent."""
 BASE = PROJECT if IS_CLONE else Path.home() / ".roundhouse"
 """Where `.env` is read and data lies by default: the clone, or a folder of this user, since a package holds no data."""
+ENV_FILE = BASE / ".env"
+CREDENTIALS, QUERY = re.compile("//.*@", re.DOTALL), re.compile(r"\?.*", re.DOTALL)
+"""Parts of an address that may hold a password."""
 SOCKET = "valkey.sock"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 YES, NO = frozenset({"1", "true", "yes", "on"}), frozenset({"", "0", "false", "no", "off"})
@@ -59,11 +63,31 @@ WORKER_VARIABLES = (
 """Variables that reach the workers which a compute provider starts."""
 
 
+def variable_of(name: str) -> str:
+    """Return the variable of a setting."""
+    return str(Settings.model_fields[name].validation_alias or f"ROUNDHOUSE_{name.upper()}")
+
+
+def _shown(value: object) -> str:
+    """Return a value as anyone with the right to see settings may read it."""
+    if value is None or value == "" or value == () or value == {}:
+        return "not set"
+    if isinstance(value, SecretStr):
+        return "set, hidden"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple | dict):
+        parts = (f"{name}={price:g}" for name, price in value.items()) if isinstance(value, dict) else value
+        return ", ".join(parts)
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return CREDENTIALS.sub("//…@", QUERY.sub("?…", text)) if "://" in text else text
+
+
 class Settings(BaseSettings):
     """Read from the environment and from `.env`: in a clone next to `pyproject.toml`, else in `~/.roundhouse`."""
 
     model_config = SettingsConfigDict(
-        env_file=BASE / ".env", env_prefix="ROUNDHOUSE_", extra="ignore", populate_by_name=True
+        env_file=ENV_FILE, env_prefix="ROUNDHOUSE_", extra="ignore", populate_by_name=True
     )
 
     home: Path = Field(
@@ -471,11 +495,27 @@ class Settings(BaseSettings):
         """
         given = {}
         for name in self.model_fields_set:
-            variable = str(type(self).model_fields[name].validation_alias or f"ROUNDHOUSE_{name.upper()}")
+            variable = variable_of(name)
             value = getattr(self, name)
             if variable in WORKER_VARIABLES and value is not None:
                 given[variable] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         return {**given, "ROUNDHOUSE_HOME": str(self.home), "DATABASE_URL": self.database_url}
+
+    def describe(self) -> list[tuple[str, str, str, str]]:
+        """Return variable, value, source and meaning of every setting, without what is secret."""
+        in_file = DotEnvSettingsSource(type(self), env_file=ENV_FILE).env_vars  # by names in small letters
+        lines = []
+        for name, field in type(self).model_fields.items():
+            variable = variable_of(name)
+            given, written = os.environ.get(variable), in_file.get(variable.lower())
+            if name not in self.model_fields_set:
+                source = "default"
+            elif written is not None and given in (None, written):  # in the environment of child processes, too
+                source = str(ENV_FILE)
+            else:
+                source = "environment" if given is not None else "command"
+            lines.append((variable, _shown(getattr(self, name)), source, field.description or ""))
+        return lines
 
     @property
     def artifacts(self) -> Path:

@@ -39,7 +39,7 @@ from backend.domain.training.config_fields import SECTIONS
 from backend.domain.training.sweep import SweepConfig
 from backend.gateway import bodies
 from backend.gateway.app import create_gateway
-from backend.settings import PROJECT, Settings
+from backend.settings import PROJECT, Settings, variable_of
 
 DOCS = Path(__file__).parent
 ROOMS = ("Installation", "Pages", "Data", "Networks", "Training", "Evaluation", "Battles", "Serving")
@@ -58,10 +58,9 @@ def settings_page() -> str:
         "|---|---|---|",
     ]
     for name, field in Settings.model_fields.items():
-        variable = str(field.validation_alias or f"ROUNDHOUSE_{name.upper()}")
         default = field.get_default(call_default_factory=True, validated_data={"home": PROJECT / ".roundhouse"})
         shown = "unset" if default is None else str(default).replace(str(PROJECT) + "/", "")
-        lines.append(f"| `{variable}` | `{shown}` | {field.description} |")
+        lines.append(f"| `{variable_of(name)}` | `{shown}` | {field.description} |")
     return "\n".join(lines) + "\n"
 
 

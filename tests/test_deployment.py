@@ -26,7 +26,7 @@ from backend.cli.main import app
 from backend.cli.processes import broker_binary
 from backend.domain.jobs.states import JobKind, Status
 from backend.services.context import Context
-from backend.settings import PROJECT, Settings
+from backend.settings import PROJECT, Settings, variable_of
 from tests.support.installation import free_port, wait_until
 from tests.support.jobs import add_stored_job
 from tests.support.workers.workers import process
@@ -122,9 +122,7 @@ def test_the_brokers_command_starts_a_server_that_asks_for_the_password(tmp_path
 
 def check_variables(names: Iterable[str]) -> None:
     """Fail for a variable that is no setting."""
-    known = {
-        str(field.validation_alias or f"ROUNDHOUSE_{name.upper()}") for name, field in Settings.model_fields.items()
-    }
+    known = {variable_of(name) for name in Settings.model_fields}
     assert set(names) <= {*known, "HOME"}
 
 

@@ -47,6 +47,18 @@ class OperatorPolicy:
 
 
 @dataclass(frozen=True)
+class EffectiveSetting:
+    """A setting of the installation as this process read it. `source`: default, environment, a file's path, or command;
+    `value` leaves out what is secret.
+    """
+
+    variable: str
+    value: str
+    source: str
+    meaning: str
+
+
+@dataclass(frozen=True)
 class Context:
     """Adapters and policy. `now` is injectable, so that tests control the clock."""
 
@@ -64,6 +76,8 @@ class Context:
     data_path: Path | None = None
     model_path: Path | None = None
     providers: tuple[ComputeProvider, ...] = ()
+    settings: tuple[EffectiveSetting, ...] = ()
+    settings_file: str = ""
 
     def who_reaches(self, url: str) -> str:
         """Return that an address of this installation opens on this machine alone, and what to set; empty where others

@@ -33,6 +33,7 @@ LINEAGE = "serve/lineage.py"
 WORKERS = "admin/workers.py"
 COSTS = "admin/costs.py"
 PEOPLE = "admin/people.py"
+SETTINGS = "admin/settings.py"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ PAGES = {
         Listed(WORKERS, "Workers", "memory", "tutorials/two-machines"),
         Listed(COSTS, "Costs", "payments", "operation"),
         Listed(PEOPLE, "People and keys", "key", "security"),
+        Listed(SETTINGS, "Settings", "settings", "settings"),
     ),
 }
 """Every page by section of the navigation."""

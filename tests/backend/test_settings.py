@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from backend import settings as settings_module
 from backend.cli.doctor import check_exposure
 from backend.cli.preparation import prepare_installation
 from backend.settings import Settings
@@ -106,3 +107,23 @@ def test_settings_of_a_file_reach_the_nodes_of_a_cluster(tmp_path: Path, monkeyp
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert Settings(_env_file=None).worker_environment == environment, "a node reads the same"
+
+
+def test_what_is_in_force_names_its_source_and_shows_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / ".env"
+    file.write_text("ROUNDHOUSE_PORT=8600\nROUNDHOUSE_CPU_JOBS=2\nHF_TOKEN=hf_hush\n")
+    monkeypatch.setattr(settings_module, "ENV_FILE", file)
+    monkeypatch.setenv("ROUNDHOUSE_CPU_JOBS", "3")
+    monkeypatch.setenv("HF_TOKEN", "hf_hush")  # handed on to child processes
+    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://ada:hu/sh@db/lab?password=hush")
+    monkeypatch.setenv("ROUNDHOUSE_DEVICE_PRICES", "H100=2.5,cpu=0.04")
+    lines = {variable: (value, source) for variable, value, source, _ in Settings(_env_file=file).describe()}
+    assert lines["ROUNDHOUSE_PORT"] == ("8600", str(file))
+    assert lines["ROUNDHOUSE_CPU_JOBS"] == ("3", "environment")
+    assert lines["HF_TOKEN"] == ("set, hidden", str(file))
+    assert lines["DATABASE_URL"] == ("postgresql+psycopg://…@db/lab?…", "environment")
+    assert lines["ROUNDHOUSE_DEVICE_PRICES"] == ("H100=2.5, cpu=0.04", "environment")
+    assert lines["ROUNDHOUSE_GATEWAY_PORT"] == ("8100", "default")
+    assert lines["ROUNDHOUSE_SMTP_URL"] == ("not set", "default")
+    assert "hush" not in str(lines)
+    assert "hu/sh" not in str(lines)

@@ -103,11 +103,23 @@ def test_an_empty_page_states_the_next_step(page: str, step: str, link: str) -> 
     assert ", ".join(element.proto.label for element in app.get("page_link")) == link
 
 
-@pytest.mark.parametrize(("page", "title"), [("admin/people.py", "People and keys"), ("admin/costs.py", "Costs")])
+@pytest.mark.parametrize(
+    ("page", "title"),
+    [("admin/people.py", "People and keys"), ("admin/costs.py", "Costs"), ("admin/settings.py", "Settings")],
+)
 def test_a_page_without_an_empty_state_opens(page: str, title: str) -> None:
     app = draw(page)
     assert app.title[0].value == title
     assert not app.error
+
+
+def test_settings_are_found_by_a_word_and_name_what_changes_them(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = draw("admin/settings.py", find="upload")
+    (table,) = app.table
+    assert "ROUNDHOUSE_MAX_UPLOAD_MB" in table.value.to_string().replace("\\", "")
+    assert len(table.value) == 1
+    monkeypatch.setattr(services, "current_person", lambda: Person("ben", "Ben", "engineer"))
+    assert not draw("admin/settings.py").table
 
 
 def test_endpoints_are_rows_with_state_and_traffic_that_lead_to_their_pages(ctx: Context) -> None:

@@ -97,8 +97,9 @@ class GateOutcome:
         for result, available, cut, task in rows:
             metric, look = result.metric, "" if result.look == 1 else f", look {result.look}"
             interval = interval_text(metric, result.low, result.high, signed=True)
-            text = f"{result.verdict.capitalize()} on {result.benchmark} by {task}{look}: better by"
-            text += f" {score_text(metric, result.difference, signed=True)} ({interval or 'no interval'}),"
+            size = score_text(metric, abs(result.difference), signed=True).removeprefix("+")
+            text = f"{result.verdict.capitalize()} on {result.benchmark} by {task}{look}:"
+            text += f" {'worse' if result.difference < 0 else 'better'} by {size} ({interval or 'no interval'}),"
             text += f" threshold {score_text(metric, result.threshold, signed=True)}"
             if result.items_to_settle is not None:
                 short = (

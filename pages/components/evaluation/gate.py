@@ -274,7 +274,7 @@ def _report_row(part: ReportedBenchmark) -> dict[str, object]:
     return {
         "Benchmark": f"{part.benchmark} by {part.task}" if part.task else part.benchmark,
         "Difference in": score_label(metric).lower(),
-        "Better by": score_text(metric, part.difference, signed=True),
+        "Difference (+ is better)": score_text(metric, part.difference, signed=True),
         "Interval": f"{interval}{level}" if interval else "no interval",
         "Threshold": score_text(metric, part.threshold, signed=True),
         "Items": f"{part.n:,}" + (f" in {plural(part.clusters, 'cluster')}" if part.clusters else ""),

@@ -46,7 +46,8 @@ WORDS = {
     routes.MONITOR: "traffic latency alerts",
     routes.WORKERS: "gpus machines queue jobs",
     routes.COSTS: "prices spend",
-    routes.PEOPLE: "accounts users passwords secrets limits settings",
+    routes.PEOPLE: "accounts users passwords secrets limits",
+    routes.SETTINGS: "configuration environment variables env options",
 }
 SHORTCUTS = (
     ("Ctrl K", "Search, from every page"),

@@ -135,7 +135,7 @@ def test_a_saved_gate_records_its_verdicts_and_follows_its_endpoint(ctx: Context
 def test_an_endpoint_refuses_a_checkpoint_whose_required_gate_it_has_not_passed(ctx: Context) -> None:
     create_gate(ctx, name="release", config=config(), person=LOCAL)
     require_gate(ctx, "release", endpoint="tales", person=LOCAL)
-    refusal = r"Yew can't be deployed to 'tales': its gate “release” fails it\. Fail on facts.*by -10\.0 points"
+    refusal = r"Yew can't be deployed to 'tales': its gate “release” fails it\. Fail on facts.*worse by 13\.3 points"
     with pytest.raises(Conflict, match=refusal):
         deploy(ctx, checkpoint_id=checkpoint_id(ctx, "Yew"), name="tales", person=LOCAL)
     with pytest.raises(Conflict, match=r"is inconclusive[.] Ash on facts@1 is not evaluated"):
