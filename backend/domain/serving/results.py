@@ -1,4 +1,4 @@
-"""How requests end, in words, and the names of models that no endpoint has. Pure."""
+"""Words for how requests end, and the names of models that no endpoint has. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ENDS = {
 
 
 def describe_end(code: str) -> str:
-    """Return a finish reason or the code of an error in words.
+    """Return the words for a finish reason or the code of an error.
 
     >>> describe_end("model_not_found"), describe_end("length"), describe_end("new_code")
     ('no such model', 'length', 'new code')
