@@ -22,13 +22,13 @@ def draw_settings(ctx: Context, person: Person) -> None:
     )
     with st.container(horizontal=True, vertical_alignment="bottom"):
         text = st.text_input("Find", key="find", bind="query-params", placeholder="Variable or meaning", width=320)
-        only_set = st.toggle("Set here alone", key="settings_set")
+        only_set = st.toggle("Only what was set", key="settings_set")
         st.space("stretch")
         page_link(routes.COSTS, "Prices")
         page_link(routes.PEOPLE, "Keys and accounts")
     words = text.casefold().split()
     rows = [
-        {"Variable": one.variable, "Value": one.value, "From": one.source, "Meaning": one.meaning}
+        {"Variable": one.variable, "Value": one.value, "From": one.source, "Meaning": one.meaning.replace("`", "")}
         for one in sorted(ctx.settings, key=lambda one: one.source == "default")
         if all(word in f"{one.variable} {one.meaning}".casefold() for word in words)
         and not (only_set and one.source == "default")

@@ -225,7 +225,7 @@ class GrpoConfig(ConfigSection):
         "Longest completion that is sampled.",
         ge=1,
         le=32_768,
-        shown=Traits(affects=RESULT_AND_COST, group=FieldGroup.METHOD, unit="tokens", used=(GRPO,)),
+        shown=Traits(affects=RESULT_AND_COST, group=FieldGroup.METHOD, used=(GRPO,)),
     )
     temperature: float = setting(
         1.0,

@@ -353,6 +353,7 @@ def draw_reward_trial(
         own = st.text_input(
             "A completion of your own", key="launch_own_completion", placeholder="Tried on the same prompts"
         )
+        st.caption("Tried on the first prompts: the accepted answer, a sentence with it, nothing, and your own.")
         trial = try_rewards(ctx, rules, dataset=dataset, base=base, own=own or "")
         for problem in trial.problems:
             st.warning(plain(problem), icon=":material/warning:")
