@@ -22,7 +22,13 @@ typedef float LooseFour __attribute__((vector_size(16), aligned(4)));
 static const int WIDTH = 8, STEP = 16;           // numbers in a vector; inputs of a matrix are a multiple of STEP
 static const int GROUP = 4;                       // outputs, or keys, computed at once; a matrix has at least as many
 static const int64_t PART = 1024;                 // products of int16 and int8 whose sum fits in 32 bits, and is the same in any order
-static const int64_t AHEAD = 2;                   // groups whose weights are fetched in advance: processors foresee long rows only
+#if defined(__znver1__) || defined(__znver2__) || defined(__znver3__) || defined(__znver4__) || defined(__znver5__)
+static const bool IS_FETCHED_NEAR = false;        // AMD's fetch from memory into the nearest cache half as fast as into the next
+static const int64_t AHEAD = 3;                   // groups whose weights are fetched in advance: processors foresee long rows only
+#else
+static const bool IS_FETCHED_NEAR = true;
+static const int64_t AHEAD = 2;
+#endif
 static const int64_t FETCHING_TILES = 4;          // tiles of rows that share this fetching, so that it runs beside their arithmetic
 static const int64_t WIDENED_ROWS = 24;           // from which on a group of weights in bfloat16 or int8 is widened once for all rows
 static const int64_t SIDE_ROWS = 5, SIDE_OUTPUTS = 2 * WIDTH;  // rows and outputs computed at once with pairs of weights side by side
@@ -127,14 +133,18 @@ static inline Floats exponential(Floats x) {
     return series * (Floats)exponent;
 }
 
+// Fetch a line in advance, into the nearest cache or the next.
+template <bool IS_NEAR>
+static inline void fetch(const char *at) { IS_NEAR ? __builtin_prefetch(at, 0, 3) : __builtin_prefetch(at, 0, 2); }
+
 // Multiply ROWS rows, `stride` apart, by GROUP rows of weights, and fetch `pace` bytes per input from `ahead`.
-template <int ROWS, class W>
+template <int ROWS, bool IS_NEAR, class W>
 static inline void block(const float *x, int64_t x_stride, const W *w, int64_t w_stride, int64_t inputs, const char *ahead, int64_t pace, Four sums[ROWS]) {
     Floats parts[ROWS][GROUP] = {};
 #pragma GCC unroll 2
     for (int64_t i = 0; i < inputs; i += WIDTH) {
         Floats rows[ROWS];
-        __builtin_prefetch(ahead + i * pace);
+        fetch<IS_NEAR>(ahead + i * pace);
         for (int r = 0; r < ROWS; r++) rows[r] = load(x + r * x_stride + i);
         for (int c = 0; c < GROUP; c++) {
             const Floats weights = load(w + c * w_stride + i);
@@ -144,7 +154,7 @@ static inline void block(const float *x, int64_t x_stride, const W *w, int64_t w
     for (int r = 0; r < ROWS; r++) sums[r] = totals(parts[r]);
 }
 
-template <int ROWS>
+template <int ROWS, bool IS_NEAR>
 static inline void block(const int16_t *x, int64_t x_stride, const int8_t *w, int64_t w_stride, int64_t inputs, const char *ahead, int64_t pace, Four sums[ROWS]) {
     for (int r = 0; r < ROWS; r++) sums[r] = Four{};
     for (int64_t begin = 0; begin < inputs; begin += PART) {
@@ -156,7 +166,7 @@ static inline void block(const int16_t *x, int64_t x_stride, const int8_t *w, in
 #pragma GCC unroll 2
         for (int64_t i = begin; i < end; i += STEP) {
             __m256i rows[ROWS];
-            __builtin_prefetch(ahead + i * pace);
+            fetch<IS_NEAR>(ahead + i * pace);
             for (int r = 0; r < ROWS; r++) rows[r] = _mm256_loadu_si256((const __m256i *)(x + r * x_stride + i));
             for (int c = 0; c < GROUP; c++) {
                 const __m256i weights = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + c * w_stride + i)));
@@ -244,12 +254,15 @@ struct Product {
     float *y;
     const float *plus;   // added to the result, or null
     static constexpr bool IS_INT8 = std::is_same<W, int8_t>::value;
+    static constexpr int64_t TILE_ROWS = IS_INT8 ? 2 : 3;  // as many as registers hold sums for
 
     template <int ROWS, class V>
     void compute(int64_t row, int64_t col, const V *weights, const char *ahead, int64_t pace) const {
         const Matrix &m = matrix;
         Four sums[ROWS];
-        block<ROWS>(x + row * m.inputs, m.inputs, weights, m.inputs, m.inputs, ahead, pace, sums);
+        const X *first = x + row * m.inputs;
+        if (is_fetched_near()) block<ROWS, true>(first, m.inputs, weights, m.inputs, m.inputs, ahead, pace, sums);
+        else block<ROWS, false>(first, m.inputs, weights, m.inputs, m.inputs, ahead, pace, sums);
         const Four bias = m.bias ? *(const LooseFour *)(m.bias + col) : Four{};
         for (int r = 0; r < ROWS; r++) {
             const int64_t at = (row + r) * m.outputs + col;
@@ -260,18 +273,21 @@ struct Product {
         }
     }
 
-    // Compute a group of outputs for all rows in tiles of as many rows as registers hold sums for.
+    // Products of int8, and of several tiles of rows with 16 bits, wait for arithmetic more than for memory.
+    bool is_fetched_near() const { return IS_FETCHED_NEAR || IS_INT8 || (sizeof(W) < sizeof(float) && rows > TILE_ROWS); }
+
+    // Compute a group of outputs for all rows, tile by tile.
     template <class V>
     void compute_tiles(int64_t col, const V *weights, const char *ahead) const {
         const Matrix &m = matrix;
-        const int64_t most = IS_INT8 ? 2 : 3, tiles = (rows + most - 1) / most, bytes = GROUP * sizeof(W);
+        const int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, bytes = GROUP * sizeof(W);
         int64_t pace = bytes / std::min(tiles, FETCHING_TILES), tile = 0;
         if (pace == bytes)  // more than a line per step of the loop
-            for (int64_t at = 0; at < bytes * m.inputs; at += 64) __builtin_prefetch(ahead + at);
+            for (int64_t at = 0; at < bytes * m.inputs; at += 64) is_fetched_near() ? fetch<true>(ahead + at) : fetch<false>(ahead + at);
         for (int64_t row = 0, count; row < rows; row += count, tile++, ahead += pace * m.inputs) {
             const int64_t left = rows - row;
             if (tile == FETCHING_TILES) pace = 0, ahead = (const char *)weights;
-            count = left == 4 ? 2 : std::min(left, most);
+            count = left == 4 ? 2 : std::min(left, TILE_ROWS);
             if (count == 3) compute<3>(row, col, weights, ahead, pace);
             else if (count == 2) compute<2>(row, col, weights, ahead, pace);
             else compute<1>(row, col, weights, ahead, pace);
