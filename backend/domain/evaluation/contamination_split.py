@@ -13,6 +13,7 @@ from backend.domain.statistics.estimates import (
     mean_estimate,
     normal_quantile,
     proportion_estimate,
+    student_quantile,
     wilson_interval,
 )
 
@@ -51,12 +52,10 @@ def _difference(clean: Sequence[float], contaminated: Sequence[float]) -> Estima
     stderr = math.sqrt(sum(parts))
     if not math.isfinite(stderr) or stderr == 0:
         return Estimate(value, None, None, None, count, "difference of two groups: too few items for an interval")
-    from scipy.stats import t  # a second's import, for this alone
-
     df = sum(parts) ** 2 / sum(
         part**2 / (len(group) - 1) for part, group in zip(parts, (contaminated, clean), strict=True)
     )
-    margin = float(t.ppf(0.975, df)) * stderr
+    margin = student_quantile(0.95, df=df) * stderr
     return Estimate(value, stderr, value - margin, value + margin, count, "Welch's t interval 95 %")
 
 

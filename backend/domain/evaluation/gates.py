@@ -222,7 +222,7 @@ def _p_values(evidence: Evidence, threshold: float) -> tuple[float | None, float
     """
 
     def distance(quantile: float) -> float:
-        low, high = _oriented(evidence, 1 - 2 * float(scipy.stats.norm.sf(quantile)))
+        low, high = _oriented(evidence, 1 - 2 * float(scipy.special.ndtr(-quantile)))
         return 0.0 if low is None or high is None else (low - threshold if is_above else threshold - high)
 
     low, high = _oriented(evidence, 0.95)
@@ -236,7 +236,7 @@ def _p_values(evidence: Evidence, threshold: float) -> tuple[float | None, float
     quantile = MAX_QUANTILE
     if distance(quantile) < 0:
         quantile = scipy.optimize.brentq(distance, MIN_QUANTILE, MAX_QUANTILE, xtol=1e-9, rtol=1e-9)
-    p_value = min(1.0, 2 * float(scipy.stats.norm.sf(quantile)) / evidence.look.share)
+    p_value = min(1.0, 2 * float(scipy.special.ndtr(-quantile)) / evidence.look.share)
     return (p_value, 1.0) if is_above else (1.0, p_value)
 
 
@@ -263,17 +263,15 @@ def _describe(
     low, high = _oriented(evidence, level)
     difference = -comparison.difference.value if evidence.lower_is_better else comparison.difference.value
     stderr = comparison.difference.stderr
-    critical = float(scipy.stats.norm.isf(error * look.share / 2))
+    critical = -float(scipy.special.ndtri(error * look.share / 2))
     expected = evidence.over_all(config.expected_difference) - evidence.unclear  # what the lower end would show
-    power = (
-        float(scipy.stats.norm.cdf((expected - threshold) / evidence.over_all(stderr) - critical)) if stderr else None
-    )
+    power = float(scipy.special.ndtr((expected - threshold) / evidence.over_all(stderr) - critical)) if stderr else None
     items = None
     is_settled_by_items = abs(evidence.over_all(difference) - threshold) > evidence.unclear
     if verdict is GateVerdict.INCONCLUSIVE and stderr and is_settled_by_items:
         next_share = SHARE_OF_A_LOOK * look.left or look.share
         spread = (
-            float(scipy.stats.norm.isf(error * next_share / 2)) + float(scipy.stats.norm.ppf(PLANNED_POWER))
+            float(scipy.special.ndtri(PLANNED_POWER)) - float(scipy.special.ndtri(error * next_share / 2))
         ) * stderr
         distance = abs(evidence.over_all(difference) - threshold) - evidence.unclear
         items = max(comparison.n + 1, math.ceil(comparison.n * (evidence.over_all(spread) / distance) ** 2))

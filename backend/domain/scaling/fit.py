@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from backend.domain.scaling.laws import LEVEL, NUM_DRAWS, ScalingLaw, estimate_of, stretch_draws
 from backend.domain.scaling.points import ScalingPoint
-from backend.domain.statistics.estimates import Estimate
+from backend.domain.statistics.estimates import Estimate, normal_quantile, student_quantile
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
 
@@ -84,11 +84,7 @@ def fit_law(
     )  # a resample that starts at E = 0 would stay there: the gradient is zero
     resampled, _ = minimise_huber(np.tile(start, (num_draws, 1)), n, d, loss, weights, steps=100, tolerance=1e-8)
     freedom = len(loss) - NUM_CONSTANTS
-    stretch = float(
-        np.sqrt(len(loss) / freedom)
-        * scipy.stats.t.ppf(0.5 + LEVEL / 2, freedom)
-        / scipy.stats.norm.ppf(0.5 + LEVEL / 2)
-    )
+    stretch = float(np.sqrt(len(loss) / freedom)) * student_quantile(LEVEL, df=freedom) / normal_quantile(LEVEL)
     draws = _constants(resampled, centre)
     residuals = np.abs(_log_losses(best[None], n, d)[0][0] - loss)
     method = (

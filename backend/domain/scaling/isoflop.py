@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy
 from numpy.typing import NDArray
 
 from backend.domain.scaling.laws import LEVEL
 from backend.domain.scaling.points import ScalingPoint
-from backend.domain.statistics.estimates import Estimate
+from backend.domain.statistics.estimates import Estimate, normal_quantile, student_quantile
 from backend.domain.wording import percent
 
 FloatArray = NDArray[np.float64]
@@ -97,9 +96,7 @@ def _fit_profile(group: list[ScalingPoint], rng: np.random.Generator) -> tuple[P
     coefficients = solve @ loss
     residuals = loss - design @ coefficients
     freedom = max(len(n) - 3, 1)
-    stretch = math.sqrt(len(n) / freedom) * float(
-        scipy.stats.t.ppf(0.5 + LEVEL / 2, freedom) / scipy.stats.norm.ppf(0.5 + LEVEL / 2)
-    )
+    stretch = math.sqrt(len(n) / freedom) * student_quantile(LEVEL, df=freedom) / normal_quantile(LEVEL)
     noise = rng.choice(residuals - residuals.mean(), size=(NUM_DRAWS, len(n))) * stretch
     draws = coefficients + noise @ solve.T
     flops = math.exp(float(np.mean([math.log(point.flops) for point in group])))

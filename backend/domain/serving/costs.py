@@ -59,10 +59,10 @@ def forecast_month(
     count = len(daily)
     if count < MIN_DAYS:
         return PriceForecast(None, None, None, LEVEL, count, past_error)
-    from scipy.stats import t
+    from backend.domain.statistics.estimates import student_quantile  # imports scipy, for this alone
 
     mean = math.fsum(daily) / count
     usd = spent + mean * days_left
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in daily) / (count - 1))
-    half = float(t.ppf(0.5 + LEVEL / 2, count - 1)) * sd * math.sqrt(days_left + days_left**2 / count)
+    half = student_quantile(LEVEL, df=count - 1) * sd * math.sqrt(days_left + days_left**2 / count)
     return PriceForecast(usd, max(spent, usd - half), usd + half, LEVEL, count, past_error)

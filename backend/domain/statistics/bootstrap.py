@@ -234,10 +234,10 @@ def _accelerated(value: float, draws: FloatArray, left_out: FloatArray, *, level
     if not 0 < below < 1 or not np.isfinite(left_out).all():
         low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
         return float(low), float(high)
-    bias = scipy.stats.norm.ppf(below)
+    bias = scipy.special.ndtri(below)
     gaps = left_out.mean() - left_out
     spread = float((gaps**2).sum()) ** 1.5
     skew = float((gaps**3).sum()) / (6 * spread) if spread > 0 else 0.0
-    edges = bias + scipy.stats.norm.ppf([0.5 - level / 2, 0.5 + level / 2])
-    low, high = np.quantile(draws, scipy.stats.norm.cdf(bias + edges / (1 - skew * edges)))
+    edges = bias + scipy.special.ndtri([0.5 - level / 2, 0.5 + level / 2])
+    low, high = np.quantile(draws, scipy.special.ndtr(bias + edges / (1 - skew * edges)))
     return float(low), float(high)

@@ -140,7 +140,7 @@ def share_estimate(values: ArrayLike, *, clusters: Clusters | None = None, level
         raise InvalidInput(
             f"A share lies between 0 and 1; got {array[(array < 0) | (array > 1)][0]:g}.", field="values"
         )
-    if clusters is None and np.isin(array, (0.0, 1.0)).all():
+    if clusters is None and is_binary(array):
         return proportion_estimate(int(array.sum()), len(array), level=level)
     n = len(array)
     if clusters is not None:
@@ -239,6 +239,11 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     if num_samples - num_correct < k:
         return 1.0
     return 1.0 - math.prod(1.0 - k / count for count in range(num_samples - num_correct + 1, num_samples + 1))
+
+
+def is_binary(values: FloatArray) -> bool:
+    """Return whether all values are 0 or 1."""
+    return bool(((values == 0.0) | (values == 1.0)).all())
 
 
 def finite_scores(values: ArrayLike) -> FloatArray:

@@ -20,6 +20,7 @@ from backend.domain.statistics.estimates import (
     cluster_codes,
     clustered_mean_estimate,
     finite_scores,
+    is_binary,
     mean_estimate,
     normal_quantile,
     ratio_estimate,
@@ -74,7 +75,7 @@ def paired_difference(
     gaps = after - before
     wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
     counts = (wins, losses, len(gaps) - wins - losses)
-    if clusters is None and np.isin(before, (0.0, 1.0)).all() and np.isin(after, (0.0, 1.0)).all():
+    if clusters is None and is_binary(before) and is_binary(after):
         difference = difference_interval(wins, losses, len(gaps), level=level)
         return PairedComparison(len(gaps), difference, mcnemar(wins, losses), *counts, "exact McNemar")
     if clusters is None:
@@ -137,16 +138,16 @@ def _inverted(parts: Sequence[Callable[[float], PairedComparison]], difference: 
         return 1.0
 
     def distance(quantile: float) -> float:
-        interval = macro_average([part(1 - 2 * float(scipy.stats.norm.sf(quantile))).difference for part in parts])
+        interval = macro_average([part(1 - 2 * float(scipy.special.ndtr(-quantile))).difference for part in parts])
         near = interval.low if difference.value > 0 else interval.high
         return 0.0 if near is None else math.copysign(1.0, difference.value) * near
 
     if distance(MAX_QUANTILE) > 0:
-        return 2 * float(scipy.stats.norm.sf(MAX_QUANTILE))
+        return 2 * float(scipy.special.ndtr(-MAX_QUANTILE))
     smallest = 1e-6
     if distance(smallest) <= 0:
         return 1.0
-    return 2 * float(scipy.stats.norm.sf(scipy.optimize.brentq(distance, smallest, MAX_QUANTILE, xtol=1e-5)))
+    return 2 * float(scipy.special.ndtr(-scipy.optimize.brentq(distance, smallest, MAX_QUANTILE, xtol=1e-5)))
 
 
 def mcnemar(wins: int, losses: int) -> float:
@@ -155,7 +156,7 @@ def mcnemar(wins: int, losses: int) -> float:
     """
     if wins < 0 or losses < 0:
         raise InvalidInput(f"Counts can't be negative: {wins} and {losses}.")
-    return float(min(1.0, 2 * scipy.stats.binom.cdf(min(wins, losses), wins + losses, 0.5))) if wins + losses else 1.0
+    return float(min(1.0, 2 * scipy.special.bdtr(min(wins, losses), wins + losses, 0.5))) if wins + losses else 1.0
 
 
 def difference_interval(wins: int, losses: int, n: int, *, level: float = 0.95) -> Estimate:
@@ -171,8 +172,8 @@ def difference_interval(wins: int, losses: int, n: int, *, level: float = 0.95) 
     discordant, value = wins + losses, (wins - losses) / n
     low, high = _tango(wins, losses, n, critical=normal_quantile(level))
     tail = (1 - level) / 2
-    share_low = float(scipy.stats.beta.ppf(tail, wins, losses + 1)) if wins else 0.0
-    share_high = float(scipy.stats.beta.ppf(1 - tail, wins + 1, losses)) if losses else 1.0
+    share_low = float(scipy.special.betaincinv(wins, losses + 1, tail)) if wins else 0.0
+    share_high = float(scipy.special.betaincinv(wins + 1, losses, 1 - tail)) if losses else 1.0
     low, high = min(low, (2 * share_low - 1) * discordant / n), max(high, (2 * share_high - 1) * discordant / n)
     stderr = math.sqrt(max(discordant / n - value**2, 0.0) / n)
     if stderr == 0:  # no item, or every item, changed the same way: the plug-in error is 0, which is false
@@ -202,7 +203,7 @@ def _decide(
     if difference.stderr is None:
         return difference, None, f"{method}: too few {'clusters' if 'clustered' in method else 'items'}"
     if difference.stderr > 1e-12 * max(1.0, float(np.abs(gaps).max())):
-        return difference, float(2 * scipy.stats.t.sf(abs(difference.value / difference.stderr), units - 1)), method
+        return difference, float(2 * scipy.special.stdtr(units - 1, -abs(difference.value / difference.stderr))), method
     if not bounded:
         method = f"{method}: equal differences give no variance to judge by"
         return Estimate(difference.value, None, None, None, difference.n, method), None, method

@@ -157,9 +157,9 @@ def power_of(
     share = max(discordance, abs(difference))
     if not margin and design_effect == 1 and n <= MAX_EXACT:
         return _exact_power(difference, n, discordance=share, level=level)
-    critical = float(scipy.stats.norm.ppf(0.5 + level / 2)) * math.sqrt(share * design_effect / n)
+    critical = float(scipy.special.ndtri(0.5 + level / 2)) * math.sqrt(share * design_effect / n)
     spread = math.sqrt(max(share - difference**2, 1e-12) * design_effect / n)
-    return float(scipy.stats.norm.sf((critical - (difference + margin)) / spread))
+    return float(scipy.special.ndtr((difference + margin - critical) / spread))
 
 
 @lru_cache(maxsize=4096)
@@ -221,4 +221,4 @@ def _check_discordance(discordance: float) -> None:
 def _power_quantiles(alpha: float, power: float) -> tuple[float, float]:
     if not (0 < alpha < 1 and 0 < power < 1):
         raise InvalidInput(f"alpha {alpha} and power {power} must lie between 0 and 1.", field="alpha")
-    return float(scipy.stats.norm.ppf(1 - alpha / 2)), float(scipy.stats.norm.ppf(power))
+    return float(scipy.special.ndtri(1 - alpha / 2)), float(scipy.special.ndtri(power))

@@ -84,12 +84,12 @@ def compare_seeds(first: SeedGroup, second: SeedGroup) -> SeedComparison:
     if error == 0:
         return SeedComparison(difference, None, None, None, seeds)
     df = sum(parts) ** 2 / sum(part**2 / (n - 1) for part, n in zip(parts, seeds, strict=True))
-    reach = float(scipy.stats.t.ppf(0.5 + LEVEL / 2, df)) * error
+    reach = float(scipy.special.stdtrit(df, 0.5 + LEVEL / 2)) * error
     return SeedComparison(
         difference,
         difference - reach,
         difference + reach,
-        float(2 * scipy.stats.t.sf(abs(difference) / error, df)),
+        float(2 * scipy.special.stdtr(df, -abs(difference) / error)),
         seeds,
     )
 
@@ -101,9 +101,7 @@ def seeds_needed(first: SeedGroup, second: SeedGroup) -> int | None:
     if not noise or not difference:
         return None
     for n in range(2, 51):
-        power = float(
-            scipy.stats.nct.sf(scipy.stats.t.ppf(0.975, 2 * n - 2), 2 * n - 2, difference / (noise * math.sqrt(2 / n)))
-        )
-        if power >= 0.8:
+        df, distance = 2 * n - 2, difference / (noise * math.sqrt(2 / n))
+        if scipy.special.nctdtr(df, distance, scipy.special.stdtrit(df, 0.975)) <= 0.2:  # a power of 80 %
             return n
     return None

@@ -24,6 +24,7 @@ from backend.domain.serving.protocol import ScoredToken, TokenEvent
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.fused_layers import FusedLayer, fuse_layers
 from jobs.serving.native.library import (
+    FLAGS,
     RETRY,
     TRIALS,
     Batch,
@@ -283,6 +284,7 @@ def test_products_in_int8_are_close_to_float32_and_do_not_depend_on_the_batch(ro
 def test_a_library_is_compiled_once_and_then_needs_no_compiler(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr("jobs.serving.native.library.FLAGS", [flag.replace("-O3", "-O0") for flag in FLAGS])
     assert compile_library(tmp_path) is not None
     monkeypatch.setenv("PATH", "")
     assert compile_library(tmp_path) is not None

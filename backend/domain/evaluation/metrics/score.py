@@ -22,6 +22,7 @@ from backend.domain.statistics.bootstrap import (
 from backend.domain.statistics.estimates import (
     Estimate,
     clustered_mean_estimate,
+    is_binary,
     mean_estimate,
     normal_quantile,
     proportion_estimate,
@@ -283,7 +284,7 @@ def estimate_mean(values: Sequence[float], *, metric: Metric, clusters: Sequence
     array = np.asarray(values, dtype=np.float64)
     if clusters is not None:
         estimate = clustered_mean_estimate(array, clusters)
-    elif np.isin(array, (0.0, 1.0)).all() and metric.high == 1.0:
+    elif is_binary(array) and metric.high == 1.0:
         return proportion_estimate(int(array.sum()), len(array))
     else:
         estimate = mean_estimate(array)

@@ -56,40 +56,43 @@ def test_every_build_computes_products_and_layers_and_refuses_the_same(build: st
     assert processor == EXPECTED.get(build, processor)
 
 
-def copied_file(folder: Path) -> Path:
-    """The library of this machine in a folder of its own, where it would be compiled to."""
-    return Path(shutil.copy(native.CACHE / f"decoder-{native._fingerprint()}.so", folder))
+@pytest.fixture
+def compiled_file(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The library of this machine in a folder of its own, where it would be compiled to: without optimisation, since
+    what is compiled there is only loaded.
+    """
+    usual = native.CACHE / f"decoder-{native._fingerprint()}.so"
+    monkeypatch.setattr(native, "FLAGS", [flag.replace("-O3", "-O0") for flag in native.FLAGS])
+    return Path(shutil.copy(usual, tmp_path / f"decoder-{native._fingerprint()}.so"))
 
 
 def test_a_library_of_another_version_or_with_other_structures_is_refused(
-    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: Library, compiled_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = copied_file(tmp_path)
     swapped = [
         ({"keys": "values", "values": "keys"}.get(name, name), kind) for name, kind in Batch._fields_
     ]  # the same size, and two addresses of the same type the other way round
     with monkeypatch.context() as changed:
         changed.setattr(native, "Batch", type("Batch", (ctypes.Structure,), {"_fields_": swapped}))
         with pytest.raises(LayoutMismatch, match=r"Batch\.\w+ \d+ for \d+, Batch\.\w+ \d+ for \d+\."):
-            Library(path)
+            Library(compiled_file)
     with monkeypatch.context() as changed:
         changed.setattr(native, "VERSION", 99)
         with pytest.raises(LayoutMismatch, match="version 3 for 99"):
-            Library(path)
-        found = try_library(tmp_path)
+            Library(compiled_file)
+        found = try_library(compiled_file.parent)
         assert (found.library, "version 3 for 99" in found.problem) == (None, True)
-    assert Library(path).features == library.features
+    assert Library(compiled_file).features == library.features
 
 
-def test_a_file_in_the_cache_that_is_no_such_library_is_compiled_again(library: Library, tmp_path: Path) -> None:
-    path = copied_file(tmp_path)
+def test_a_file_in_the_cache_that_is_no_such_library_is_compiled_again(compiled_file: Path, tmp_path: Path) -> None:
     source = tmp_path / "other.c"
     source.write_text("int reads_float16(void) { return 1; }\n")
-    subprocess.run(["c++", "-x", "c", "-shared", "-fPIC", "-o", str(path), str(source)], check=True)
+    subprocess.run(["c++", "-x", "c", "-shared", "-fPIC", "-o", str(compiled_file), str(source)], check=True)
     with pytest.raises(LayoutMismatch, match="does not state its structures"):
-        Library(path)
+        Library(compiled_file)
     assert try_library(tmp_path).library is not None
-    path.write_bytes(b"cut off")
+    compiled_file.write_bytes(b"cut off")
     assert try_library(tmp_path).library is not None
 
 
