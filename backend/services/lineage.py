@@ -218,8 +218,11 @@ class _Walk:
         run = self.session.get(Run, row.run_id) if row.run_id else None
         if run is not None:
             self._link(node, self._run(run), "written by")
-        elif row.source:
-            self._link(node, self._file(row.source), "added from")
+        else:
+            if row.source:
+                self._link(node, self._file(row.source), "added from")
+            if row.parent_id and (parent := self.session.get(Checkpoint, row.parent_id)) is not None:
+                self._link(node, self.checkpoint(parent), "exported from")
         self._evaluations(row, node, is_first=is_first)
         self._gates(row, node, is_first=is_first)
         return node

@@ -375,12 +375,15 @@ class CheckpointDescription(NetworkFacts):
 
 
 class AddBaseResult(JobResult, CheckpointDescription):
-    """A base in `folder`; `revision` is the Hub's commit, `requested_revision` the requested branch, tag or commit."""
+    """A base in `folder`; `revision` is the Hub's commit, `requested_revision` the requested branch, tag or commit;
+    `gguf_hash` that of the file that it was made of.
+    """
 
     job_kind = JobKind.ADD_BASE
     folder: str
     revision: str | None = None
     requested_revision: str | None = None
+    gguf_hash: str | None = None
 
 
 class Pushed(ReadRecord):
@@ -392,12 +395,15 @@ class Pushed(ReadRecord):
 
 
 class ExportResult(JobResult, CheckpointDescription):
-    """An export in `folder`, pushed to the Hub on request. `check` is what the quantisation of a GGUF file costs."""
+    """An export in `folder`, pushed to the Hub on request. `check` is what the quantisation of a GGUF file costs,
+    `gguf_hash` what it is known by when it is added as a base.
+    """
 
     job_kind = JobKind.EXPORT
     folder: str
     pushed: Pushed | None = None
     check: PrecisionCheck | None = None
+    gguf_hash: str | None = None
 
 
 class DatasetExportResult(JobResult):

@@ -35,6 +35,8 @@ be told.
 """
 MIN_POINTS = 60
 """Minimum number of points for a trend."""
+MIN_STILL_POINTS = 5
+"""Points of a gradient norm that is exactly 0 in all of them, which is no trend."""
 SPIKE_SIGMAS, SPIKE_SHARE = 12.0, 0.15
 """A spike: 12 robust standard deviations and 15 % of the loss above the rolling median; batches of a few rows reach 6
 to 8.
@@ -180,7 +182,10 @@ def _not_finite(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Findi
 
 def _gradients(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
     norms, config = series.get("grad_norm"), facts.config
-    if norms is None or len(norms) < MIN_POINTS:
+    if norms is None:
+        return
+    never_moved = len(norms) >= MIN_STILL_POINTS and not norms.values.any()
+    if len(norms) < MIN_POINTS and not never_moved:
         return
     last = norms.values[-max(20, len(norms) // 10) :]
     if float(np.median(last)) < DEAD_NORM:
@@ -189,7 +194,9 @@ def _gradients(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Findin
         )
         yield Finding(
             Kind.DEAD,
-            f"The gradients have vanished since step {since:,}: their norm is {float(np.median(last)):.2g}.",
+            "The gradients are 0 from the first step on: nothing was learned."
+            if never_moved
+            else f"The gradients have vanished since step {since:,}: their norm is {float(np.median(last)):.2g}.",
             *_why_dead(config, since),
         )
         return

@@ -17,7 +17,7 @@ from backend.db.races import retry_races
 from backend.db.tables import Checkpoint, Job
 from backend.domain.jobs.payloads import AddBasePayload
 from backend.domain.jobs.results import AddBaseResult, CheckpointFacts
-from backend.domain.jobs.states import Status
+from backend.domain.jobs.states import JobKind, Status
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.infra.checkpoints.candidates import PICKLE_ENDINGS, BaseFacts, describe_base, is_part_of_gguf
@@ -154,11 +154,20 @@ def list_base_offers(ctx: Context) -> list[BaseOffer]:
 
 
 def record_base(session: Session, ctx: Context, claim: Claim[AddBasePayload], result: AddBaseResult) -> None:
-    """Store the facts of an added base from its job's result."""
+    """Store the facts of an added base from its job's result. A GGUF file that was exported here has that export's
+    checkpoint as its parent.
+    """
     row = session.scalars(select(Checkpoint).where(Checkpoint.job_id == claim.job_id)).one()
     row.folder, row.family = result.folder, result.family
     row.parameters, row.bytes, row.is_adapter = result.parameters, result.bytes, result.adapter
     row.facts = CheckpointFacts.model_validate(result.dump())
+    if result.gguf_hash:
+        exported = select(Job.payload["checkpoint_id"].as_string()).where(
+            Job.kind == JobKind.EXPORT, Job.result["gguf_hash"].as_string() == result.gguf_hash
+        )
+        row.parent_id = session.scalar(
+            select(Checkpoint.id).where(Checkpoint.id.in_(exported)).order_by(Checkpoint.created_at).limit(1)
+        )
 
 
 def _find_candidates(root: Path) -> list[tuple[Path, int]]:

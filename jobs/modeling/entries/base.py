@@ -13,6 +13,7 @@ from backend.domain.jobs.payloads import AddBasePayload
 from backend.domain.jobs.results import AddBaseResult
 from backend.errors import JobFailed, NotFound
 from backend.infra.checkpoints.candidates import BaseFacts, describe_base
+from backend.infra.files.hashes import hash_file
 from jobs.modeling.base_network import check_network
 from jobs.modeling.copying import base_files, copy_checkpoint
 from jobs.modeling.gguf.convert import convert_gguf
@@ -47,6 +48,8 @@ def run(spec: JobSpec[AddBasePayload], reporter: Reporter) -> AddBaseResult:
         pinned: dict[str, object] = {}
         if source.commit:
             pinned = {"revision": source.commit, "requested_revision": payload.revision or "main"}
+        if facts.kind == "gguf":
+            pinned["gguf_hash"] = hash_file(source.path)
         _write(source, facts, spec, meta={**meta, **pinned}, keep=keep, reporter=reporter)
     try:
         probe_tokenizer(out, name=payload.hub or Path(str(payload.source)).name)

@@ -13,6 +13,7 @@ from backend.domain.jobs.results import CheckpointDescription, ExportResult
 from backend.domain.serving.precision import PrecisionCheck
 from backend.errors import Conflict, InvalidInput
 from backend.infra.checkpoints.weight_headers import read_gguf
+from backend.infra.files.hashes import hash_file
 from jobs.modeling.checkpoints import base_folder_of, is_adapter, is_scorer, load_network, read_card, save_checkpoint
 from jobs.modeling.copying import copy_checkpoint
 from jobs.modeling.gguf.convert import read_network
@@ -67,7 +68,14 @@ def run(spec: JobSpec[ExportPayload], reporter: Reporter) -> ExportResult:
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
-    return ExportResult(**dict(described), folder=payload.out, pushed=pushed, check=check)
+    files = list(target.glob("*.gguf"))
+    return ExportResult(
+        **dict(described),
+        folder=payload.out,
+        pushed=pushed,
+        check=check,
+        **({"gguf_hash": hash_file(files[0])} if files else {}),
+    )
 
 
 def _write_folder(

@@ -13,6 +13,7 @@ from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import write_changes
 from backend.domain.training.diagnosis import Finding, breaking_finding, spoils
+from backend.domain.training.metric_labels import METRIC_LABELS
 from backend.domain.training.objectives import label_of, writes_text
 from backend.domain.wording import format_count, format_duration, plural
 from backend.services.context import Context, Person
@@ -83,7 +84,10 @@ def strip_figures(run: RunView, config: RunConfig, *, now: datetime) -> list[tup
                 f"{val_loss:.4g}" + (f", best {best:.4g}" if best is not None and best < val_loss else ""),
             )
         )
-    if train_loss is not None:
+    if config.objective.samples:  # the loss of a policy is near 0 whatever it earns
+        rewards = {name: run.last.get(name) for name in ("val_reward/mean", "reward/mean")}
+        figures += [(METRIC_LABELS[name], f"{one:.4g}") for name, one in rewards.items() if one is not None]
+    elif train_loss is not None:
         figures.append(("Training loss", f"{train_loss:.4g}"))
     figures.append(("Steps", f"{run.last_step:,} of {run.max_steps:,}"))
     tokens = run.last_step * run.tokens_per_step

@@ -245,6 +245,9 @@ def test_gradients_that_vanish_are_named_with_a_cause_of_the_objective() -> None
     grpo = tuning("grpo", grpo={"rewards": [{"kind": "exact"}]}, micro_batch=16)
     assert "same reward" in only(flat, config=grpo).cause
     assert only(flat, config=tuning("dpo")).changes == (("max_steps", 200),)
+    still = only({"grad_norm": curve(np.zeros(6))}, config=grpo)  # finished with "Next: Deploy and chat" alone
+    assert "nothing was learned" in still.sentence
+    assert kinds({"grad_norm": curve(np.array([0.0, 0.0, 0.1, 0.0, 0.0, 0.0]))}) == []
 
 
 def test_a_loss_that_is_not_finite_is_reported_with_its_value() -> None:

@@ -13,9 +13,11 @@ from backend.db.tables import Checkpoint, Job
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.services.checkpoints.bases import add_base
+from backend.services.checkpoints.checkpoints import get_checkpoint
 from backend.services.checkpoints.exports import export_checkpoint, list_exports
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.exports import delete_export, export_file
+from backend.services.lineage import lineage_of_checkpoint
 from tests.support.data.hub_server import run_hub
 from tests.support.job_work import do_job
 from tests.support.networks.base_folders import CARD, save_base
@@ -44,6 +46,23 @@ def test_a_gguf_file_is_exported_listed_downloaded_and_deleted(ctx: Context, bas
     assert list_exports(ctx, base)[0].folder is None
     with pytest.raises(Conflict, match="are missing"):
         export_file(ctx, job.id, person=LOCAL)
+
+
+def test_a_quantised_file_that_is_added_as_a_base_leads_back_to_what_it_was_exported_from(
+    ctx: Context, base: str
+) -> None:
+    """The lineage of its endpoint ended at the file."""
+    job = export_checkpoint(ctx, base, format="gguf", numbers="q8_0", person=LOCAL)
+    do_job(ctx, job.id)
+    file = export_file(ctx, job.id, person=LOCAL)
+    added = add_base(ctx, name="tiny-q8", source=str(file), person=LOCAL)
+    do_job(ctx, added.job_id)
+    lineage = lineage_of_checkpoint(ctx, "tiny-q8")
+    assert (f"checkpoint:{added.id}", f"checkpoint:{base}", "exported from") in {
+        (edge.made, edge.source, edge.label) for edge in lineage.edges
+    }
+    assert get_checkpoint(ctx, added.id).parent_id == base
+    assert get_checkpoint(ctx, base).parent_id is None
 
 
 def test_a_folder_is_downloaded_as_a_zip_file_with_its_own_card_or_ours(ctx: Context, base: str) -> None:
