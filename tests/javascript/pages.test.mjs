@@ -205,6 +205,13 @@ test("a metric without a panel of its own gets one in the group that its name te
   ])
 })
 
+test("a run that learns from rewards begins with its reward", () => {
+  const panels = panelsOf(new Set(["train_loss", "grad_norm", "reward/mean", "reward/std"]))
+  assert.deepEqual(panels.map(({ id, group, wide }) => [id, group ?? "", Boolean(wide)]), [
+    ["reward", "", true], ["loss", "", false], ["grad_norm", "", false], ["spread", "Rewards and policy", false],
+  ])
+})
+
 test("values are written by their metric's format, and nothing for none", () => {
   assert.deepEqual(
     [number(0.5, "%"), number(1_500_000, "B"), number(12_345.6, ",.0f"), number(null, ".3f"), number(Number.NaN, ".3f"), number(0.12345, ".3f")],

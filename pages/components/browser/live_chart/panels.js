@@ -40,7 +40,14 @@ export function panelsOf(names) {
     const group = /^(val_)?rewards\//.test(name) ? "Preferences" : /^(val_)?(reward|kl|completion|advantage|clip)/.test(name) ? "Rewards and policy" : "More"
     wanted.push({ id: name, group, title: inWords(name), metrics: [name], format: ".4f" })
   }
-  return wanted.sort((a, b) => GROUPS.indexOf(a.group || "") - GROUPS.indexOf(b.group || ""))
+  const shown = names.has("reward/mean") ? wanted.map(ledByReward).sort((a, b) => (b.id === "reward") - (a.id === "reward")) : wanted
+  return shown.sort((a, b) => GROUPS.indexOf(a.group || "") - GROUPS.indexOf(b.group || ""))
+}
+
+// A policy is known by what it earns; its loss is near 0 whatever that is.
+function ledByReward(panel) {
+  if (panel.id === "reward") return { ...panel, group: "", wide: true }
+  return panel.id === "loss" ? { ...panel, wide: false } : panel
 }
 
 // Label a metric of another program or version: "val_rewards/odd_thing" is "Validation rewards, odd thing".
