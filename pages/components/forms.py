@@ -112,7 +112,7 @@ class _Refusal:
 @contextmanager
 def refusals_marked(values: Mapping[str, Any], *, key: str) -> Iterator[None]:
     """Show errors raised inside, as what a form's button does. One that names a field of the form stands below that
-    field, too, and its group is open (`is_refused`), until the value changes.
+    field, too, and its group is open (`group_expander`), until the value changes.
     """
     st.session_state.pop(_refusal_key(key), None)
     with errors_shown():
@@ -125,10 +125,15 @@ def refusals_marked(values: Mapping[str, Any], *, key: str) -> Iterator[None]:
             st.rerun()
 
 
-def is_refused(model: type[BaseModel], group: str, *, key: str) -> bool:
-    """Return whether a field of the group was refused, so that it must be seen."""
+def group_expander(
+    model: type[BaseModel], group: str, label: str, *, name: str, key: str, icon: str | None = None
+) -> Any:
+    """Draw the expander `name` of a group of fields; one that holds a field that was refused is open. It is another
+    element then, since a browser keeps what a person folded.
+    """
     refusal = _refusal_of(key)
-    return refusal is not None and refusal.field in fields_of(model, group=group)
+    is_open = refusal is not None and refusal.field in fields_of(model, group=group)
+    return st.expander(label, icon=icon, key=f"{name}_refused" if is_open else name, expanded=is_open)
 
 
 def draw_refusal(model: type[BaseModel], *, key: str) -> None:

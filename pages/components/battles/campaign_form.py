@@ -20,7 +20,7 @@ from pages.components import routes
 from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import by_identity, choose_from
 from pages.components.form_drafts import draw_restored, forget_form, keep_form, restore_form
-from pages.components.forms import draw_fields, draw_refusal, is_refused, refusals_marked
+from pages.components.forms import draw_fields, draw_refusal, group_expander, refusals_marked
 from pages.components.frame import empty_state, errors_shown, no_checkpoint_state, plain
 from pages.components.numbers import form_button, number_form
 
@@ -131,7 +131,7 @@ def draw_prompts(labels: list[str], datasets: dict[str, tuple[str, int]]) -> tup
     )
     values = draw_fields(CampaignConfig, only=("num_prompts",), key="campaign", place=right)
     values |= draw_fields(CampaignConfig, key="campaign", skip=("num_prompts",))
-    with st.expander(SYSTEM, key="campaign_prompts_more", expanded=is_refused(CampaignConfig, SYSTEM, key=FORM)):
+    with group_expander(CampaignConfig, SYSTEM, SYSTEM, name="campaign_prompts_more", key=FORM):
         values |= draw_fields(CampaignConfig, group=SYSTEM, key="campaign", columns=1)
     return dataset, values
 
@@ -141,7 +141,7 @@ def draw_more() -> dict[str, object]:
     values: dict[str, object] = {}
     for group in MORE:
         name = f"campaign_{group.split(',')[0].split(':')[0].lower()}_more"
-        with st.expander(group, key=name, expanded=is_refused(CampaignConfig, group, key=FORM)):
+        with group_expander(CampaignConfig, group, group, name=name, key=FORM):
             values |= draw_fields(CampaignConfig, group=group, key="campaign")
             if group == BALLOT.group:
                 rubric = st.text_input(

@@ -29,7 +29,7 @@ from backend.services.serving.upstreams import list_upstreams
 from pages.components import routes
 from pages.components.choices import choose_from
 from pages.components.confirm import close_menu, draw_confirmed, menu_key
-from pages.components.forms import Choices, draw_fields, is_refused, read_form
+from pages.components.forms import Choices, draw_fields, group_expander, read_form
 from pages.components.frame import errors_shown, plain, with_code
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
@@ -37,8 +37,8 @@ from pages.components.numbers import draw_number, number_form, wrong_numbers
 
 def draw_options(ctx: Context, drafts: Mapping[str, str]) -> DeploymentOptions:
     """Draw the options of a deployment, folded; return them. `drafts` are the checkpoints that can draft, by id."""
-    is_open = is_refused(DeploymentOptions, "", key="deploy")
-    with st.expander("Serving options", icon=":material/tune:", key="deploy_options", expanded=is_open):
+    icon = ":material/tune:"
+    with group_expander(DeploymentOptions, "", "Serving options", name="deploy_options", key="deploy", icon=icon):
         missing = missing_engines(ctx)
         engines = {
             name: title + (" (not installed)" if name in missing else "") for name, title in ENGINE_TITLES.items()

@@ -18,9 +18,10 @@ from backend.services.checkpoints.exports import export_checkpoint, list_exports
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.exports import delete_export, export_file
 from backend.services.lineage import lineage_of_checkpoint
+from jobs.modeling.tokenizers import train_bpe
 from tests.support.data.hub_server import run_hub
 from tests.support.job_work import do_job
-from tests.support.networks.base_folders import CARD, save_base
+from tests.support.networks.base_folders import CARD, SHAPE, save_base
 
 
 @pytest.fixture
@@ -49,9 +50,14 @@ def test_a_gguf_file_is_exported_listed_downloaded_and_deleted(ctx: Context, bas
 
 
 def test_a_quantised_file_that_is_added_as_a_base_leads_back_to_what_it_was_exported_from(
-    ctx: Context, base: str
+    ctx: Context, tmp_path: Path
 ) -> None:
     """The lineage of its endpoint ended at the file."""
+    folder = save_base(tmp_path / "tiny", shape=SHAPE.model_copy(update={"vocab_size": 280}))
+    train_bpe(["the mill by the river", "a letter for the miller"] * 9, vocab_size=280).save_pretrained(folder)
+    first = add_base(ctx, name="tiny", source=str(folder), person=LOCAL)
+    do_job(ctx, first.job_id)
+    base = first.id
     job = export_checkpoint(ctx, base, format="gguf", numbers="q8_0", person=LOCAL)
     do_job(ctx, job.id)
     file = export_file(ctx, job.id, person=LOCAL)
