@@ -202,8 +202,8 @@ def describe_procedure(config: GateConfig) -> str:
     claim = f"not worse by {margin} or more" if config.test == "non_inferiority" else f"better by more than {margin}"
     error = f"each decision errs in {50 * (1 - config.level):.3g} % of cases, all looks at a candidate together"
     look = (
-        f"each look spends {percent(SHARE_OF_A_LOOK)} of what is left of it, {percent(SHARE_OF_THE_WHOLE)} with all"
-        " items"
+        f"a look at part of the items uses {percent(SHARE_OF_A_LOOK)} of the error that is left, one at all of them"
+        f" {percent(SHARE_OF_THE_WHOLE)}"
     )
     sided = f"two-sided {100 * config.level:g} % interval of the paired difference; {error} ({look})"
     rule = ""
