@@ -209,7 +209,7 @@ def draw_endpoint_costs(report: LedgerReport) -> None:
                 "Replicas": str(line.replicas) if line.replicas else "asleep",
                 "Per hour": None if line.hour_usd is None else format_usd(line.hour_usd, is_price=True),
                 "Per month": None if line.month_usd is None else format_usd(line.month_usd),
-                "Per month, asleep": format_usd(line.asleep_usd_month),
+                "Per month, asleep": cost(report, line.asleep_usd_month),
             }
             for line in report.standing
         ]

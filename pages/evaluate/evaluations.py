@@ -152,6 +152,8 @@ with page_frame(
     query = st.query_params
     if "task" in query:
         back_link("All tasks", page=PAGE, key="task_back", query={"tasks": "1"})
+    elif "suite" in query:
+        back_link("All suites", page=PAGE, key="suite_back", query={"suites": "1"})
     elif any(name in query for name in INNER):
         back_link("All evaluations", page=PAGE, key="eval_back")
     elif "judgement" in query:

@@ -200,8 +200,12 @@ def _draw_flags(ctx: Context, campaign_id: str | None) -> None:
     names = {row.rater.id: row.rater.name for row in list_raters(ctx, campaign_id)}
     flagged = {rater: quality.flags for rater, quality in qualities.items() if quality.flags}
     if not flagged:
-        st.badge("No flags", color="green", icon=":material/check_circle:")
-        st.caption(f"{plural(len(qualities), 'rater')}; none votes unlike the others, too fast, or by side.")
+        if len(qualities) == 1:
+            st.badge("No flags", color="gray", icon=":material/person:")
+            st.caption("One rater, not too fast and not by side; there is no other to compare the votes with.")
+        else:
+            st.badge("No flags", color="green", icon=":material/check_circle:")
+            st.caption(f"{plural(len(qualities), 'rater')}; none votes unlike the others, too fast, or by side.")
     else:
         st.badge(f"{len(flagged)} of {plural(len(qualities), 'rater')} flagged", color="orange", icon=":material/flag:")
         for rater, flags in flagged.items():

@@ -287,7 +287,8 @@ def _draw_score(cell: Cell, *, metric: str, rank: Rank | None, first: str | None
     details = "; ".join([f"{score.n:,} items", *([cell.void_reason] if cell.void_reason else cell.caveats)])
     if st.button(label, type="tertiary", key=f"cell_{key}", help=plain(details)):
         st.switch_page(PAGE, query_params={"evaluation": evaluation.id})
-    tied = "tied · " if rank is not None and rank.shares_first_place and not is_first and shared else ""
+    shares = rank is not None and rank.shares_first_place and evaluation.id != first  # the best is tied with others
+    tied = "tied · " if shares and shared and not cell.void_reason else ""
     st.caption(tied + plain(interval_text(metric, score.low, score.high) or "no interval"))
 
 
