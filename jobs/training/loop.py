@@ -341,14 +341,15 @@ class TrainingLoop:
                 worst=self._worst,
             )
             for index, (prompt, ids) in enumerate(self.sample_prompts):
-                completion = sample_completion(
-                    self.model,
-                    self.tokenizer,
-                    ids,
-                    max_tokens=self.config.sample_tokens,
-                    context=self.config.context,
-                    seed=self.config.seed + index,
-                )
+                with self._precision():
+                    completion = sample_completion(
+                        self.model,
+                        self.tokenizer,
+                        ids,
+                        max_tokens=self.config.sample_tokens,
+                        context=self.config.context,
+                        seed=self.config.seed + index,
+                    )
                 self.reporter.sample(step, prompt, completion)
         self.model.train()
         if not values:
@@ -374,7 +375,7 @@ class TrainingLoop:
         writes = self.process_group.count == 1 and self.config.objective.facts.writes
         self.model.eval()
         try:
-            with self._ema_weights():
+            with self._ema_weights(), self._precision():
                 write_held_out(
                     self._worst,
                     self.store.folder.parent,

@@ -12,6 +12,7 @@ from jobs.batches.base import DATA_ORDER, StepBatches
 from jobs.modeling.devices import device_name, is_gpu
 from jobs.training.checkpoints.state import Counters
 from jobs.training.context import TrainingContext
+from jobs.training.network.frozen_base import held_type
 
 
 def describe_machine(device: torch.device, *, count: int = 1) -> str:
@@ -42,6 +43,15 @@ def keep_batch_sizes(ctx: TrainingContext, counters: Counters) -> TrainingContex
         ctx.reporter.log(f"Micro-batches stay at {counters.micro_batch}, as larger ones did not fit into memory.")
         ctx = replace(ctx, max_micro_batch=counters.micro_batch)
     return ctx
+
+
+def keep_frozen_base(ctx: TrainingContext, counters: Counters) -> TrainingContext:
+    """Return the context with the frozen base in float32 if the run's earlier part held it so."""
+    if counters.held_in is not None or held_type(ctx) is None or ctx.config.method == "qlora":
+        return ctx
+    ctx.reporter.log("The frozen base stays in float32, as it was when this run was saved.")
+    lora = ctx.config.lora.model_copy(update={"frozen_base": "fp32"})
+    return replace(ctx, config=ctx.config.model_copy(update={"lora": lora}))
 
 
 def limit_epochs(ctx: TrainingContext, batches: StepBatches) -> TrainingContext:

@@ -23,10 +23,18 @@ from jobs.training.failures import out_of_memory_as_failure
 from jobs.training.loop import TrainingLoop
 from jobs.training.network.ema import Ema, named_states
 from jobs.training.network.experts import ExpertBalance
+from jobs.training.network.frozen_base import held_type
 from jobs.training.network.load import load_model
 from jobs.training.network.optimizers import check_optimizer
 from jobs.training.objectives.registry import OBJECTIVES
-from jobs.training.resume import describe_machine, keep_batch_sizes, limit_epochs, log_other_machine, log_other_order
+from jobs.training.resume import (
+    describe_machine,
+    keep_batch_sizes,
+    keep_frozen_base,
+    limit_epochs,
+    log_other_machine,
+    log_other_order,
+)
 from jobs.training.samples import encode_sample_prompts
 from jobs.training.strategy import Replicas, Shards, Strategy
 from jobs.training.telemetry.mfu import find_utilisation
@@ -57,7 +65,8 @@ def train(ctx: TrainingContext) -> TrainResult:
     store, stages = ctx.store, OBJECTIVES[ctx.config.objective]
     resume_from = _newest_of_all(ctx)
     if resume_from is not None:
-        ctx = keep_batch_sizes(ctx, read_counters(resume_from))
+        counters = read_counters(resume_from)
+        ctx = keep_frozen_base(keep_batch_sizes(ctx, counters), counters)
     try:
         data = stages.load(ctx)
     except StopRequested:
@@ -138,6 +147,7 @@ def make_loop(ctx: TrainingContext, batches: Batches, model: Any, *, resume_from
             measured=ctx.val_items,
             machine=describe_machine(ctx.device, count=group.count),
             data_order=DATA_ORDER,
+            held_in=None if (held := held_type(ctx)) is None else str(held).removeprefix("torch."),
         ),
         ema=ema,
         scaler=scaler,

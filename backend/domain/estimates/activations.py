@@ -37,13 +37,14 @@ class ComputeTypes:
     for full training.
 
     `gpu`: attention over keys and values of different widths is fused, which only GPUs do. `dropout`: the network drops
-    activations.
+    activations. `held`: the frozen matrices are in as few bits already, or fewer, so that no copies of them are saved.
     """
 
     low: int = FLOAT
     rank: int | None = None
     gpu: bool = False
     dropout: bool = False
+    held: bool = False
 
     @property
     def is_bf16(self) -> bool:
@@ -79,18 +80,14 @@ def saved_in_block(config: ArchitectureConfig, layer: int, types: ComputeTypes) 
 
 
 def saved_outside(config: ArchitectureConfig, types: ComputeTypes) -> SavedBytes:
-    """Return the saved bytes outside the blocks without the loss: token ids, norms, and the head's input and
-    weights.
-    """
+    """Return the saved bytes outside the blocks: token ids and norms. Those of the head are `loss_bytes`."""
     family, width = FAMILIES[config.family], config.width
     norm = types.norm(width) if family.rotary else FLOAT * (width + 2)
     if config.family == "bloom" and not types.frozen:
         norm += FLOAT * (width + 2)
-    head = 0 if types.frozen else types.read(width, by=1)
-    cast = types.low * width * config.vocab_size if types.is_bf16 else 0
     gemma = FLOAT * width if config.family == "gemma3" else 0
     dropped = (1 if types.gpu else FLOAT) * width if types.dropout and config.family == "gpt2" else 0
-    return SavedBytes(per_token=INTEGER + norm + head + dropped, fixed=cast + gemma)
+    return SavedBytes(per_token=INTEGER + norm + dropped, fixed=gemma)
 
 
 def rotary_bytes(config: ArchitectureConfig, length: int) -> int:
@@ -221,7 +218,7 @@ def copied_weight_bytes(config: ArchitectureConfig, types: ComputeTypes) -> int:
         needed = matrix.copies - (matrix.reads_embedding if types.frozen else 0)
         folded = matrix.folded and types.frozen
         if types.is_bf16 and matrix.part != "experts":
-            total += types.low * matrix.size * needed
+            total += 0 if types.held and not matrix.folded else types.low * matrix.size * needed
             if types.rank:
                 between = types.rank * matrix.adapter_ranks
                 total += types.low * between * (matrix.inputs * needed + matrix.outputs * matrix.copies)

@@ -25,7 +25,7 @@ from backend.domain.estimates.activations import (
 )
 from backend.domain.estimates.loss_chunks import loss_bytes
 from backend.domain.estimates.optimizer_state import count_frozen, optimizer_bytes
-from backend.domain.estimates.setting import TrainingSetting
+from backend.domain.estimates.setting import HALF_BITS, TrainingSetting
 from backend.domain.training.sharding import BUCKET_ELEMENTS
 
 Moment = Literal["load", "loss", "backward", "update"]
@@ -45,6 +45,8 @@ FIRST_USE_BYTES = {"gpu": 0, "cpu": 30_000_000}
 """
 
 MAX_MICRO_BATCH = 65_536
+QUANTISATION_BITS = 8 / 64 + 32 / (64 * 256)
+"""Bits of a quantised number's constants, which are quantised themselves."""
 
 
 class MemoryParts(BaseModel):
@@ -163,6 +165,7 @@ def _count(setting: TrainingSetting, length: int, trained: int) -> _Costs:
         setting.lora_rank,
         gpu=setting.device == "gpu",
         dropout=setting.dropout,
+        held=setting.base_bits is not None,
     )
     rows = setting.micro_batch * (2 if setting.objective.compares_pairs else 1)
     parts = count_parameters(config)
@@ -189,6 +192,7 @@ def _count(setting: TrainingSetting, length: int, trained: int) -> _Costs:
         vocab_size=config.vocab_size,
         low=types.low,
         trains_head=not adapters,
+        casts_head=not types.held,
     )
     return _Costs(
         weights=_base_bytes(setting, parts) + FLOAT * (adapters + reference + (updated if setting.average else 0)),
@@ -205,19 +209,23 @@ def _count(setting: TrainingSetting, length: int, trained: int) -> _Costs:
         outside=saved_outside(config, types).total(rows=rows, length=length),
         logits=logits,
         with_logits=with_logits,
-        work=tokens * _work_per_token(setting, types) + _gradient_in_work(setting),
+        work=tokens * _work_per_token(setting, types) + _matrix_in_work(setting, types),
     )
 
 
 def _base_bytes(setting: TrainingSetting, parts: Mapping[str, int]) -> int:
-    """Return the bytes of the base. Quantised are the matrices of the blocks, with half a byte of constants per 64
-    numbers; the rest is in 16 bits (Dettmers et al. 2023, arXiv 2305.14314, section 3). Not measured.
+    """Return the bytes of the base. In 16 bits are the matrices but for experts, not norms and biases. Quantised are
+    the matrices of the blocks, with 0.127 bits of constants for each number, and embedding and head are in 16 bits
+    (Dettmers et al. 2023, arXiv 2305.14314, section 3; not measured).
     """
-    base = sum(parts.values())
-    if setting.base_bits is None:
+    base, bits = sum(parts.values()), setting.base_bits
+    if bits is None:
         return FLOAT * base
+    if bits == HALF_BITS:
+        held = base - sum(parts.get(name, 0) for name in ("norms", "biases", "router", "experts"))
+        return 2 * held + FLOAT * (base - held)
     outside = parts["embedding"] + parts["output_head"]
-    return (base - outside) * setting.base_bits // 8 + (base - outside) // 128 + 2 * outside
+    return round((base - outside) * (bits + QUANTISATION_BITS) / 8) + 2 * outside
 
 
 def _work_per_token(setting: TrainingSetting, types: ComputeTypes) -> int:
@@ -241,11 +249,13 @@ def _work_per_token(setting: TrainingSetting, types: ComputeTypes) -> int:
     return max(norm, feed_forward)
 
 
-def _gradient_in_work(setting: TrainingSetting) -> int:
-    """Return the bytes of the gradient that exists at a feed-forward's peak: that of its last matrix."""
+def _matrix_in_work(setting: TrainingSetting, types: ComputeTypes) -> int:
+    """Return the bytes of the matrix that exists at a feed-forward's peak beside the weights: the gradient of its last
+    one, or the copy in 16 bits of a quantised one.
+    """
     config = setting.architecture
     if setting.lora_rank is not None:
-        return 0
+        return types.low * config.width * config.feed_forward if setting.base_bits in (4, 8) else 0
     experts = config.num_experts or 1
     return FLOAT * experts * config.width * (config.expert_size if config.num_experts else config.feed_forward)
 
@@ -271,7 +281,9 @@ def _during_backward(costs: _Costs) -> MemoryEstimate:
     best, below = None, sum(costs.blocks)
     for done, block in enumerate(reversed(costs.blocks)):
         left = len(costs.blocks) - done
-        saved = left * costs.inputs + block if costs.recompute else below
+        saved = (
+            (left - 1) * costs.inputs + block if costs.recompute else below
+        )  # its own input is in what a block saves
         below -= block
         arrived = min(costs.gradients, costs.head_gradient + done * costs.block_gradient)
         moment = MemoryEstimate(
@@ -307,11 +319,11 @@ def _share(setting: TrainingSetting, peak: MemoryEstimate, costs: _Costs) -> Mem
     """Return the peak of one of several devices. By the documented behaviour of DDP, FSDP2 and DeepSpeed; not measured.
 
     DDP keeps a second copy of the gradients in its buckets. FSDP keeps a share of weights, gradients and moments, and
-    gathers the weights of two blocks (the one in work and the next) beside embedding and head, in fp32: autocast
-    converts them later. A GPU never holds more, as a network is sharded before it gets there; a process on a CPU does
-    where it reads the network whole (`jobs/training/network/shards.py`), and DeepSpeed's everywhere: of a large network
-    that is the peak. ZeRO-3 keeps what FSDP does, ZeRO-2 all weights; both keep a second copy of the share that they
-    update and a bucket of gradients. Offload moves share, gradients and moments off a GPU.
+    gathers the weights of two blocks (the one in work and the next) beside embedding and head, as they are held:
+    autocast converts them later. A GPU never holds more, as a network is sharded before it gets there; a process on a
+    CPU does where it reads the network whole (`jobs/training/network/shards.py`), and DeepSpeed's everywhere: of a
+    large network that is the peak. ZeRO-3 keeps what FSDP does, ZeRO-2 all weights; both keep a second copy of the
+    share that they update and a bucket of gradients. Offload moves share, gradients and moments off a GPU.
     """
     if setting.devices == 1 or setting.sharding == "none":
         return peak
@@ -325,14 +337,12 @@ def _share(setting: TrainingSetting, peak: MemoryEstimate, costs: _Costs) -> Mem
         peak = peak.model_copy(update={"temporary": peak.temporary + updated + bucket})
     if setting.sharding == "zero2":
         return peak.model_copy(update={**shared, "weights": peak.weights})
-    parameters = costs.weights // FLOAT
-    outside = (
-        (1 if setting.architecture.tie_embeddings else 2) * setting.architecture.vocab_size * setting.architecture.width
-    )
-    block = max(0, parameters - outside) // len(costs.blocks)
-    sharded = peak.model_copy(
-        update={**shared, "temporary": peak.temporary + FLOAT * (outside + min(2, len(costs.blocks)) * block)}
-    )
+    architecture = setting.architecture
+    outside = (1 if architecture.tie_embeddings else 2) * architecture.vocab_size * architecture.width
+    outside *= FLOAT if setting.base_bits is None else HALF_BITS // 8
+    block = max(0, costs.weights - outside) // len(costs.blocks)
+    gathered = outside + min(2, len(costs.blocks)) * block
+    sharded = peak.model_copy(update={**shared, "temporary": peak.temporary + gathered})
     if costs.weights <= sharded.total or (setting.sharding == "fsdp" and setting.device == "gpu"):
         return sharded
     nothing = dict.fromkeys(("gradients", "optimizer", "activations", "logits", "temporary", "overhead"), 0)

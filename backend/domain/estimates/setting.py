@@ -12,6 +12,7 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES
 from backend.domain.architectures.flops import count_flops
 from backend.domain.architectures.parameters import count_parameters
+from backend.domain.training.adapters import holds_16_bits
 from backend.domain.training.config import RunConfig
 from backend.domain.training.execution import compiles, sequences_at_once
 from backend.domain.training.objectives import Objective
@@ -23,13 +24,16 @@ Sharding = Literal["none", "ddp", "fsdp", "zero2", "zero3"]
 Optimizer = Literal["adamw", "muon", "lion", "adafactor", "adamw_8bit"]
 
 
+HALF_BITS: Literal[16] = 16
+
+
 class TrainingSetting(BaseModel):
     """One training process: the network, the weights that are trained, the batch, and the kind of device.
 
     `micro_batch` is the size of a forward pass (`sequences_at_once`), `context` the longest sequence in tokens. `data`
     is the id of the dataset version if its rows determine the lengths of sequences (all but pretrain, whose windows are
-    always full). `packed`: rows share sequences, which are then nearly full. `base_bits` are those of a base that qlora
-    freezes, None for one in fp32. `accumulates`: a step has several micro-batches, so gradients stay allocated while
+    always full). `packed`: rows share sequences, which are then nearly full. `base_bits` are those of a base that
+    adapters freeze, None for fp32. `accumulates`: a step has several micro-batches, so gradients stay allocated while
     the next one runs. `average`: an EMA of the weights is kept. `devices` share the work by `sharding`, `offload`: the
     CPU does DeepSpeed's update; micro_batch is that of one device. `group_size` and `completion_tokens` are those of
     grpo. The default of a field added later is the value of earlier measurements.
@@ -47,7 +51,7 @@ class TrainingSetting(BaseModel):
     recompute: bool = False
     compiled: bool = False
     packed: bool = False
-    base_bits: Literal[4, 8] | None = None
+    base_bits: Literal[4, 8, 16] | None = None
     optimizer: Optimizer = "adamw"
     frozen_blocks: int = Field(default=0, ge=0)
     average: bool = False
@@ -98,18 +102,20 @@ def setting_of(
         is_full=packed or config.objective.pretrains,
         has_experts=architecture.num_experts is not None,
     )
+    precision = automatic if config.precision == "auto" else config.precision
     adapters, grpo = config.method != "full", config.objective.samples
+    in_16_bits = precision != "fp32" and holds_16_bits(config)
     return TrainingSetting(
         architecture=architecture,
         objective=config.objective,
         lora_rank=config.lora.rank if adapters else None,
-        precision=automatic if config.precision == "auto" else config.precision,
+        precision=precision,
         micro_batch=at_once,
         context=config.context,
         accumulates=config.micro_batch * config.grad_accum_steps > at_once,
         recompute=config.recompute,
         compiled=compiled,
-        base_bits=config.lora.bits if config.method == "qlora" else None,
+        base_bits=config.lora.bits if config.method == "qlora" else HALF_BITS if in_16_bits else None,
         packed=packed,
         optimizer=config.optimizer,
         frozen_blocks=config.freeze_blocks,

@@ -1,9 +1,10 @@
-"""Check adapters against a base's family before anything is loaded. Pure."""
+"""Check adapters against a base's family before anything is loaded, and say how their base is held. Pure."""
 
 from __future__ import annotations
 
 from backend.domain.architectures.families import FAMILIES
 from backend.domain.training.config import RunConfig
+from backend.domain.training.sharding import uses_deepspeed
 from backend.errors import InvalidInput
 
 WITH_EXPERTS = frozenset(family.model_type for family in FAMILIES.values() if family.has_experts)
@@ -35,3 +36,13 @@ def check_adapters(config: RunConfig, model_type: str) -> None:
             remedy="Choose method lora.",
             field="method",
         )
+
+
+def holds_16_bits(config: RunConfig) -> bool:
+    """Return whether the frozen base is held in 16 bits (of qlora what is not quantised) if the run computes in them.
+
+    Not tried with DeepSpeed, which gathers and casts weights by rules of its own: it gets float32.
+    """
+    if config.method == "full" or uses_deepspeed(config):
+        return False
+    return config.method == "qlora" or config.lora.frozen_base == "16-bit"

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 import regex
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
-from backend.domain.fields import FieldCondition, above, setting, when
+from backend.domain.fields import FieldCondition, above, setting, unless, when
 from backend.domain.training.objectives import Objective
 from backend.domain.training.traits import COST, NOTHING, RESULT, RESULT_AND_COST, Effect, FieldGroup, Traits
 from backend.domain.validation import is_stored
@@ -89,6 +89,19 @@ class LoraConfig(ConfigSection):
         "Bits of the base",
         "QLoRA: bits per weight of the frozen base.",
         shown=Traits(affects=RESULT_AND_COST, group=FieldGroup.METHOD, used=(when("method", "qlora"),)),
+    )
+    frozen_base: Literal["16-bit", "fp32"] = setting(
+        "16-bit",
+        "Frozen base",
+        "LoRA in bf16 or fp16: hold the base's matrices in the 16 bits in which they are computed, or in float32 for"
+        " twice the memory.",
+        shown=Traits(
+            choices={"16-bit": "16 bits", "fp32": "float32"},
+            affects=RESULT_AND_COST,
+            group=FieldGroup.HARDWARE,
+            used=(when("method", "lora"), unless("precision", "fp32")),
+            sweep="allowed",
+        ),
     )
 
 

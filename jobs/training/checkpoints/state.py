@@ -44,8 +44,8 @@ class Counters:
     `lowest_val_loss` is the lowest of all measurements, `stale` the number of measurements since; `ended` is the
     max_steps of a run that stopped early. `sequences` are those of a step on all devices, `measured` the items of the
     val split that are validated on. `micro_batch` is None unless memory was too small for the config's. `machine`
-    describes what rounding depends on, `data_order` is that of `jobs.batches.base`. The names of the fields are those
-    in the checkpoint's file.
+    describes what rounding depends on, `data_order` is that of `jobs.batches.base`. `held_in` is the type of a frozen
+    base, None for float32. The names of the fields are those in the checkpoint's file.
     """
 
     step: int = 0
@@ -59,6 +59,7 @@ class Counters:
     micro_batch: int | None = None
     machine: str | None = None
     data_order: int | None = None
+    held_in: str | None = None
 
 
 def gather_state(optimizer: torch.optim.Optimizer, states: Mapping[str, Stateful] | None = None) -> dict[str, Any]:

@@ -26,7 +26,15 @@ from jobs.modeling.unusable import one_line
 from jobs.reporter import Reporter
 from jobs.training.context import TrainingContext
 from jobs.training.network.adapters import add_adapters, load_quantised
-from jobs.training.network.shards import add_to_unread, build_unread, is_shared_out, is_unread, share_out
+from jobs.training.network.frozen_base import held_type, hold_frozen
+from jobs.training.network.shards import (
+    add_to_unread,
+    build_unread,
+    is_shared_out,
+    is_unread,
+    read_weights,
+    share_out,
+)
 
 Attention = Literal["auto", "sdpa", "eager", "flex", "flash"]
 IMPLEMENTATIONS = {"sdpa": "sdpa", "eager": "eager", "flex": "flex_attention", "flash": "flash_attention_2"}
@@ -36,18 +44,22 @@ EMBEDDINGS = ("embed", "wte", "wpe")
 
 
 def load_model(ctx: TrainingContext, *, resume_from: Path | None) -> Any:
-    """Load the network to train in fp32, with new adapters if the method has them, and set up attention, freezing and
-    recomputation. With sharding fsdp it is shared out.
+    """Load the network to train in fp32, with new adapters if the method has them, which may freeze a base in 16 bits,
+    and set up attention, freezing and recomputation. With sharding fsdp it is shared out.
     """
     model = _load_model(ctx, resume_from=resume_from)
+    hold_frozen(model, held_type(ctx))
     network = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     choose_attention(network, ctx.config.attention, device=ctx.device, autocast=ctx.autocast)
     freeze_blocks(model, ctx.config.freeze_blocks, reporter=ctx.reporter)
     if ctx.config.recompute:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if is_shared_out(ctx.config, ctx.process_group):
+        share_out(model, device=ctx.device, count=ctx.process_group.count)
+    if is_unread(model):
         folder = ctx.base if ctx.config.method != "full" else resume_from or ctx.base
-        share_out(model, device=ctx.device, count=ctx.process_group.count, folder=folder)
+        assert folder is not None
+        read_weights(model, folder, device=ctx.device)
     return model
 
 
@@ -62,7 +74,8 @@ def _load_model(ctx: TrainingContext, *, resume_from: Path | None) -> Any:
             pad_token_id=tokenizer.pad_token_id,
             dropout=config.dropout,
         )
-    build = _build_unread if is_shared_out(config, ctx.process_group) else _load_full
+    is_shared = is_shared_out(config, ctx.process_group)
+    build = _build_unread if is_shared or held_type(ctx) is not None else _load_full
     if config.method != "full":
         network = load_base(ctx, build)
         if is_unread(network):
@@ -72,10 +85,13 @@ def _load_model(ctx: TrainingContext, *, resume_from: Path | None) -> Any:
 
 
 def _build_unread(ctx: TrainingContext, folder: Path) -> PreTrainedModel:
-    """Build a network whose weights are read when it is shared out; load one that has to be read whole."""
+    """Build a network whose weights are read later, each process its share or all in fewer bits; load one that has to
+    be read whole.
+    """
     network = build_unread(folder, ctx.config)
     if network is None:
-        ctx.reporter.log("Each process reads the whole network, and keeps its share.")
+        if is_shared_out(ctx.config, ctx.process_group):
+            ctx.reporter.log("Each process reads the whole network, and keeps its share.")
         return _load_full(ctx, folder)
     return network
 
@@ -105,6 +121,13 @@ def load_base(
             field="context",
         )
     return network
+
+
+def load_reference(ctx: TrainingContext) -> PreTrainedModel:
+    """Load the base to compute with, on the run's device: the numbers that adapters start from."""
+    network = load_base(ctx).eval().requires_grad_(False)
+    hold_frozen(network, held_type(ctx))
+    return network.to(ctx.device)
 
 
 def check_architecture(ctx: TrainingContext) -> ArchitectureConfig:

@@ -1,5 +1,6 @@
 """Share a network out over the processes of a run by FSDP2, block by block (Zhao et al. 2023, arXiv 2304.11277), while
-it is loaded: each process builds it without weights and reads its own share from the base, so none ever holds all.
+it is loaded: each process builds it without weights and reads its own share from the base, so none ever holds all. One
+process alone reads a frozen base so, into fewer bits.
 
 Read whole, and shared out afterwards, is what has no weights yet or needs them at once: a new network, DoRA and PiSSA,
 which start from the base's matrices, scoring networks, a base that is an adapter, and a mixture of experts, whose
@@ -64,7 +65,7 @@ def is_unread(network: nn.Module) -> bool:
 
 def add_to_unread(network: nn.Module, add: Callable[[], peft.PeftModel]) -> peft.PeftModel:
     """Call `add`, which puts adapters on a network. PEFT moves each adapter to the device of its matrix: to this one
-    of an empty stand-in, so that its first values are kept.
+    of a stand-in, so that its first values are kept.
     """
     with _stand_ins(network):
         model = add()
@@ -81,8 +82,8 @@ def _stand_ins(network: nn.Module) -> Iterator[None]:
         for module in network.modules()
         if isinstance(getattr(module, "weight", None), nn.Parameter)
     ]
-    for module, _ in replaced:
-        module.weight = nn.Parameter(torch.empty(0))
+    for module, weight in replaced:
+        module.weight = nn.Parameter(torch.zeros(()).expand(weight.shape))  # its shape without its memory
     try:
         yield
     finally:
@@ -90,21 +91,17 @@ def _stand_ins(network: nn.Module) -> Iterator[None]:
             module.weight = weight
 
 
-def share_out(model: Any, *, device: torch.device, count: int, folder: Path | None) -> None:
-    """Shard a network in place over `count` processes; if it is unread, read this process's share of its weights from
-    a checkpoint's folder.
-    """
+def share_out(model: Any, *, device: torch.device, count: int) -> None:
+    """Shard a network in place over `count` processes. Types of numbers may differ where they are frozen."""
     mesh = init_device_mesh(device.type, (count,))
     for block in find_blocks(model):
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    if is_unread(model):
-        assert folder is not None
-        _read_shares(model, folder, device=device)
 
 
 @torch.no_grad()
-def _read_shares(model: Any, folder: Path, *, device: torch.device) -> None:
+def read_weights(model: Any, folder: Path, *, device: torch.device) -> None:
+    """Read the weights of an unread network from a checkpoint's folder, of a shared one this process's share."""
     network = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     model._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)
     network.tie_weights()  # `_apply` made two of a matrix that serves as embedding and head

@@ -24,7 +24,7 @@ from jobs.training.context import TrainingContext
 from jobs.training.held_out import HeldOutIds, WorstRows
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.losses.preference import grpo_losses
-from jobs.training.network.load import load_base
+from jobs.training.network.load import load_reference
 from jobs.training.objectives.base import LossOutput, ObjectiveStages, Precision, batch_sizes, token_source
 from jobs.training.objectives.rollouts import RolloutBatch, RolloutBatches, RolloutCompletion
 
@@ -159,9 +159,7 @@ def build(ctx: TrainingContext, batches: RolloutBatches, model: Any) -> GrpoObje
     """
     reference = None
     if ctx.config.grpo.kl_weight:
-        reference = (
-            model if isinstance(model, peft.PeftModel) else load_base(ctx).to(ctx.device).eval().requires_grad_(False)
-        )
+        reference = model if isinstance(model, peft.PeftModel) else load_reference(ctx)
     return GrpoObjective(ctx.config, OutputHead(model), batches, reference)
 
 

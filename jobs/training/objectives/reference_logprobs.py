@@ -28,7 +28,7 @@ from jobs.modeling.tokenizers import padding_id
 from jobs.reporter import PROGRESS_EVERY_S, StopRequested
 from jobs.training.context import TrainingContext
 from jobs.training.losses.output_head import OutputHead
-from jobs.training.network.load import load_base
+from jobs.training.network.load import load_reference
 
 KEY_BYTES = 16
 
@@ -43,7 +43,7 @@ def reference_logprobs(ctx: TrainingContext, answers: Sequence[Answered]) -> Flo
     answer_by_key = {_key(answer): answer for answer in answers}
     missing = [key for key in answer_by_key if key not in known]
     if missing:
-        network = load_base(ctx).to(ctx.device)
+        network = load_reference(ctx)
         values = _compute(ctx, network, [answer_by_key[key] for key in missing])
         if not np.isfinite(values).all():
             raise JobFailed(
@@ -81,7 +81,6 @@ def _compute(ctx: TrainingContext, network: Any, answers: Sequence[Answered]) ->
     values = np.zeros(len(answers), dtype=np.float32)
     order = sorted(range(len(answers)), key=lambda index: -len(answers[index].ids))
     rows, pad_id, last_progress = 2 * ctx.config.micro_batch, padding_id(ctx.tokenizer), 0.0
-    network.eval()
     head = OutputHead(network)
     for at in range(0, len(order), rows):
         part = order[at : at + rows]

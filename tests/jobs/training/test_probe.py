@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.estimates.memory import estimate_memory
 from backend.domain.estimates.setting import setting_of
 from backend.domain.jobs.states import StopRequest
@@ -91,6 +92,20 @@ def test_allocated_bytes_of_a_step_equal_the_estimate(rooms: Rooms, objective: s
     setting = setting_of(spec.payload.config, TINY, device="cpu")
     estimate = estimate_memory(setting, length=result.longest, trained=result.trained)
     assert result.allocated_bytes == pytest.approx(estimate.allocated, rel=0.1)
+
+
+@pytest.mark.parametrize("more", [{}, {"recompute": True}, {"lora": {"frozen_base": "fp32"}}], ids=str)
+def test_allocated_bytes_of_adapters_on_a_base_in_16_bits_equal_the_estimate(
+    tmp_path: Path, more: dict[str, Any]
+) -> None:
+    rooms = Rooms(tmp_path)
+    shape = ArchitectureConfig(num_layers=4, width=256, num_heads=4, num_kv_heads=2, context=64, vocab_size=4096)
+    rooms.save_base_of(rooms.root / "base", shape, rooms.tokenizer)
+    spec = rooms.training("sft", method="lora", precision="bf16", micro_batch=8, **more)
+    result = run(spec, Recorder())
+    setting = setting_of(spec.payload.config, shape, device="cpu")
+    estimate = estimate_memory(setting, length=result.longest, trained=result.trained)
+    assert result.allocated_bytes == pytest.approx(estimate.allocated, rel=0.05)
 
 
 def test_the_estimate_counts_freezing_dropout_and_the_optimizer(rooms: Rooms) -> None:

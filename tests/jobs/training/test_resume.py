@@ -1,4 +1,4 @@
-"""A run that was stopped, killed or failed resumes bit for bit, on the CPU in fp32."""
+"""A run that was stopped, killed or failed resumes bit for bit, on the CPU in fp32 and in bf16."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ CASES = {
     "sft-lora-with-dropout": ("sft", {"method": "lora", "learning_rate": 1e-2, "lora": {"rank": 4, "dropout": 0.2}}),
     "dpo": ("dpo", {"learning_rate": 5e-3, "grad_accum_steps": 2}),
     "dpo-lora-with-dropout": ("dpo", {"method": "lora", "learning_rate": 1e-2, "lora": {"rank": 4, "dropout": 0.2}}),
+    "sft-lora-in-16-bits": ("sft", {"method": "lora", "learning_rate": 1e-2, "precision": "bf16"}),
+    "dpo-lora-in-16-bits": ("dpo", {"method": "lora", "learning_rate": 1e-2, "precision": "bf16"}),
     "kto": ("kto", {"learning_rate": 5e-3}),
     "orpo": ("orpo", {"learning_rate": 5e-3}),
 }
