@@ -101,11 +101,11 @@ def test_the_advanced_part_counts_what_differs_from_the_defaults(scenario: Scena
             {"packing", "label_smoothing", "freeze_blocks"},
             {"preference.beta", "grpo.group_size", "lora.rank"},
         ),
-        ("sft", "qlora", {"lora.rank", "lora.bits", "lora.variant"}, {"freeze_blocks"}),
+        ("sft", "qlora", {"lora.rank", "lora.bits", "lora.variant"}, {"freeze_blocks", "lora.frozen_base"}),
         (
             "dpo",
             "lora",
-            {"preference.beta", "preference.loss", "preference.label_smoothing"},
+            {"preference.beta", "preference.loss", "preference.label_smoothing", "lora.frozen_base"},
             {"preference.gamma", "z_loss", "lora.bits"},
         ),
         ("kto", "full", {"preference.beta", "preference.desirable_weight"}, {"preference.loss", "packing"}),

@@ -78,9 +78,9 @@ def add_to_unread(network: nn.Module, add: Callable[[], peft.PeftModel]) -> peft
 @contextmanager
 def _stand_ins(network: nn.Module) -> Iterator[None]:
     replaced = [
-        (module, module.weight)
+        (module, weight)
         for module in network.modules()
-        if isinstance(getattr(module, "weight", None), nn.Parameter)
+        if isinstance(weight := getattr(module, "weight", None), nn.Parameter)
     ]
     for module, weight in replaced:
         module.weight = nn.Parameter(torch.zeros(()).expand(weight.shape))  # its shape without its memory
