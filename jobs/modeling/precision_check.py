@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,8 +23,10 @@ MAX_DIVERGENCE = 50.0  # nats; a perplexity of 10^21 times
 
 
 @torch.inference_mode()
-def write_texts(network: Any) -> torch.Tensor:
-    """Return token ids [texts, tokens]: the begin token or random ones, continued by the network."""
+def write_texts(network: Any, watch: Callable[[int, int], None] | None = None) -> torch.Tensor:
+    """Return token ids [texts, tokens]: the begin token or random ones, continued by the network. `watch` is called
+    with the tokens of a text written and their total, and an exception from it ends the writing.
+    """
     generator = torch.Generator().manual_seed(SEED)
     config = network.config.get_text_config()
     ids = torch.randint(network.get_input_embeddings().weight.shape[0], (NUM_TEXTS, 1), generator=generator)
@@ -36,6 +39,8 @@ def write_texts(network: Any) -> torch.Tensor:
     while ids.shape[1] < TEXT_TOKENS:
         logits = network(input_ids=ids[:, -1:] if more["use_cache"] else ids, **more).logits[:, -1].float()
         ids = torch.cat([ids, torch.multinomial(torch.softmax(logits, -1), 1, generator=generator)], dim=1)
+        if watch is not None:
+            watch(ids.shape[1], TEXT_TOKENS)
     return ids
 
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from backend.domain.jobs.payloads import ExportPayload
 from backend.domain.jobs.results import CheckpointDescription, ExportResult
@@ -16,12 +19,13 @@ from backend.infra.checkpoints.weight_headers import read_gguf
 from backend.infra.files.hashes import hash_file
 from jobs.modeling.checkpoints import base_folder_of, is_adapter, is_scorer, load_network, read_card, save_checkpoint
 from jobs.modeling.copying import copy_checkpoint
+from jobs.modeling.devices import faster_threads
 from jobs.modeling.gguf.convert import read_network
 from jobs.modeling.gguf.quantise import check_installed
 from jobs.modeling.gguf.write import check_gguf, write_gguf
 from jobs.modeling.hub.push import push_folder
 from jobs.modeling.inspection import inspect_folder
-from jobs.modeling.precision_check import compare, log_probabilities, write_texts
+from jobs.modeling.precision_check import TEXT_TOKENS, compare, log_probabilities, write_texts
 from jobs.modeling.publishing import refuse_stopped_export
 from jobs.modeling.scorers import load_scorer
 from jobs.modeling.tokenizer_folders import load_tokenizer
@@ -122,8 +126,10 @@ def _write_file(
 
     file = target / f"{name}-{numbers}.gguf"
     parameters = network.num_parameters()
-    texts = write_texts(network) if numbers.startswith("q") else None
-    before = None if texts is None else log_probabilities(network, texts)
+    texts = before = None
+    if numbers.startswith("q"):
+        texts = _write_texts(network, reporter)
+        before = log_probabilities(network, texts)
     write_gguf(file, network=network, tokenizer=load_tokenizer(source), name=name, numbers=numbers, watch=watch)
     described = inspect_folder(model_folder)
     header = read_gguf(file)
@@ -145,6 +151,18 @@ def _write_file(
         "files": (file.name,),
     }
     return described.model_copy(update=changes), check
+
+
+@torch.inference_mode()
+def _write_texts(network: Any, reporter: Reporter) -> torch.Tensor:
+    def watch(done: int, total: int) -> None:
+        reporter.progress(done, total, unit="token", message="Writing texts to measure the quality with")
+        refuse_stopped_export(reporter)
+
+    watch(0, TEXT_TOKENS)
+    one_token = torch.zeros((1, 1), dtype=torch.long)
+    with faster_threads(lambda: network(input_ids=one_token, use_cache=False)):
+        return write_texts(network, watch)
 
 
 def _name_base(source: Path, target: Path) -> None:

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from backend.errors import InvalidInput, JobFailed, Unavailable
 from jobs.modeling.checkpoints import load_network
 from jobs.modeling.entries import export as run_export
+from jobs.modeling.precision_check import TEXT_TOKENS
 from jobs.modeling.scorers import load_scorer
 from jobs.training import run as training
 from tests.support.data.hub_server import HubServer, run_hub
@@ -150,6 +151,22 @@ def test_a_stopped_export_leaves_no_files(rooms: Rooms, format: str) -> None:
     with pytest.raises(JobFailed, match="stopped on request"):
         export(rooms, f"stopped-{format}", format=format, reporter=Impatient())
     assert not (rooms.root / f"stopped-{format}").exists()
+
+
+class StopsWhileWriting(Recorder):
+    """A reporter that asks to stop once some tokens of the texts that measure a quantisation are written."""
+
+    def should_stop(self) -> Any:
+        return "cancel" if any(0 < done < total == TEXT_TOKENS for done, total in self.progressed) else None
+
+
+def test_a_quantised_export_says_how_far_its_texts_are_and_stops_among_them(rooms: Rooms) -> None:
+    recorder = Recorder()
+    export(rooms, "told", format="gguf", numbers="q8_0", reporter=recorder)
+    assert [done for done, total in recorder.progressed if total == TEXT_TOKENS] == [0, *range(2, TEXT_TOKENS + 1)]
+    with pytest.raises(JobFailed, match="stopped on request"):
+        export(rooms, "stopped-texts", format="gguf", numbers="q8_0", reporter=StopsWhileWriting())
+    assert not (rooms.root / "stopped-texts").exists()
 
 
 def test_an_unknown_format_is_refused(rooms: Rooms) -> None:
