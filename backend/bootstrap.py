@@ -17,12 +17,13 @@ from sqlalchemy import func, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from backend.db.engine import Database
-from backend.db.tables import DatasetVersion, InstallationSecret
+from backend.db.tables import DatasetVersion, InstallationSecret, Job
 from backend.domain.attributes import view_of
 from backend.domain.estimates.prices import DevicePrices
+from backend.domain.jobs.states import Status
 from backend.domain.openai_servers import JUDGE_KEY
 from backend.errors import Conflict
-from backend.infra.artifacts import Artifacts
+from backend.infra.artifacts import TOKENS_OF, Artifacts
 from backend.infra.compute.base import ComputeProvider
 from backend.infra.compute.kubernetes import Kubernetes
 from backend.infra.compute.slurm import Slurm
@@ -67,7 +68,7 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
             cache_gb=settings.artifacts_cache_gb,
             stream_gb=settings.artifacts_stream_gb,
             keep_free_bytes=settings.keep_free_mb * 2**20,
-            is_used=partial(_is_dataset, db),
+            is_used=partial(_is_used, db),
         ),
         secret=read_secret(settings, db),
         policy=view_of(
@@ -97,12 +98,27 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
     )
 
 
-def _is_dataset(db: Database, folder: str) -> bool:
-    """Return whether a version of a dataset has its rows in a folder. Such folders are named by their content, so that
-    one that was deleted may come again; the names of all others are new.
+def _is_used(db: Database, path: str) -> bool:
+    """Return whether a version of a dataset has its rows in a folder, or the rows of which tokens are to be deleted.
+    Such paths are named by their content, so that one that was deleted may come again; the names of all others are new.
+
+    Raises Conflict while a version is being made: its job may have sent the same rows and not yet said so.
     """
+    head, _, content_hash = path.partition("/")
+    if head not in (TOKENS_OF, "datasets"):
+        return False
+    is_its = DatasetVersion.content_hash == content_hash if head == TOKENS_OF else DatasetVersion.folder == path
+    being_made = (
+        select(DatasetVersion.id)
+        .join(Job, Job.id == DatasetVersion.job_id)
+        .where(DatasetVersion.folder.is_(None), Job.status.in_([Status.RUNNING, Status.CANCELLING]))
+    )
     with db.read() as session:
-        return session.scalar(select(DatasetVersion.id).where(DatasetVersion.folder == folder).limit(1)) is not None
+        if session.scalar(select(DatasetVersion.id).where(is_its).limit(1)) is not None:
+            return True
+        if session.scalar(being_made.limit(1)) is not None:
+            raise Conflict(f"{path} is deleted from the store when no dataset is being imported.")
+    return False
 
 
 def make_providers(settings: Settings) -> tuple[ComputeProvider, ...]:

@@ -18,8 +18,9 @@ from sqlalchemy.exc import OperationalError
 
 from backend.domain.jobs.artifact_folders import checkpoints_of, describe_folder, folder_of, folders_in
 from backend.domain.jobs.events import CheckpointEvent, CheckpointRemovedEvent, Event, ProgressEvent
-from backend.domain.jobs.payloads import TrainPayload
+from backend.domain.jobs.payloads import ProbePayload, TrainPayload
 from backend.domain.jobs.records import JobResult, Payload
+from backend.domain.jobs.split_heads import HEAD
 from backend.domain.jobs.states import JobKind, StopRequest
 from backend.domain.jobs.token_streams import stream_folder
 from backend.errors import JobFailed, Unavailable
@@ -28,11 +29,13 @@ from backend.infra.store.outbox import Entry, Outbox
 from backend.services.checkpoints.files import checkpoint_folders
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim, renew, stop_request
+from jobs.split_heads import bring_head
 from jobs.token_streams import TokenStreams
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+TRAIN = "train.parquet"
 TICK_S = 0.1
 PAUSE_S = 2.0
 ABSENT_S = 300.0
@@ -174,18 +177,33 @@ class FolderExchange:
         if self._claim.kind in RESUMED:
             for folder in self._own:
                 self._bring(folder, check, needed=False)
+        if isinstance(payload, ProbePayload) and payload.dataset is not None:
+            self._bring_head(payload.dataset, check)
         if isinstance(payload, TrainPayload):
             below = checkpoints_of(payload.run_folder)
             for folder in self._patiently(lambda store: store.list_folders(below), check):
                 self._bring(folder, check, needed=False)
+
+    def _bring_head(self, dataset: str, check: Callable[[], None]) -> None:
+        """Bring the beginning of a train split that was left in the store."""
+        assert self._store is not None
+        if not self._store.knows(dataset) or self._store.is_here(dataset, FileSelection(TRAIN)):
+            return
+        folder = self._ctx.artifacts.job_folder(self._claim.job_id) / HEAD
+
+        def bring(store: FolderStore) -> None:
+            if (file := store.remote_file(dataset, TRAIN)) is not None:
+                bring_head(file, folder, check=check)
+
+        self._patiently(bring, check)
 
     def _bring(self, folder: str, check: Callable[[], None], *, needed: bool) -> None:
         assert self._store is not None
         assert self._outbox is not None
         self.message = f"Fetching {describe_folder(folder)} from the store"
         payload, limit_bytes = self._claim.payload, self._store.stream_bytes
-        can_stream = isinstance(payload, TrainPayload) and folder == payload.dataset and limit_bytes > 0
-        chosen = FileSelection(limit_bytes=limit_bytes) if can_stream else ALL
+        is_dataset = isinstance(payload, TrainPayload | ProbePayload) and folder == payload.dataset
+        chosen = FileSelection(limit_bytes=limit_bytes) if is_dataset and limit_bytes > 0 else ALL
         since = time.monotonic()
         while True:
             path = self._store.root / folder

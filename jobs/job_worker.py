@@ -35,13 +35,21 @@ from jobs.runner import execute
 log = logging.getLogger(__name__)
 
 POLL_S = 2.0
+IN_POD = "KUBERNETES_SERVICE_HOST"
+"""A variable that Kubernetes gives to the containers of every pod."""
 SEND_S, LAST_S = 300.0, 10.0
 """How long it stays for what the store has yet to have, since its machine may go with it; and when asked to end."""
+ENDED_BY_REQUEST = 128 + signal.SIGTERM
+"""Exit status of a pod that was asked to end before its job had: Kubernetes replaces an evicted one, but takes one that
+ends with 0 for done, and the other machines of a run would wait for it. Elsewhere 0: Slurm ends all workers of a step
+for any other status, while they may still be saving.
+"""
 
 
 def work_for(ctx: Context, settings: Settings, job_id: str, *, until_idle_s: float, stopping: threading.Event) -> int:
     """Run a job's attempts one after the other. Returns an exit status: 1 if the job still waits when this worker
-    leaves because it found nothing to do, or since a newer version has upgraded the database.
+    leaves because it found nothing to do, or since a newer version has upgraded the database; in a pod,
+    `ENDED_BY_REQUEST` if it is stopped before the job has ended.
     """
     devices = visible_devices(settings.devices)
     host = os.environ.get("ROUNDHOUSE_WORKER_HOST") or socket.gethostname()
@@ -67,7 +75,15 @@ def work_for(ctx: Context, settings: Settings, job_id: str, *, until_idle_s: flo
             )
             return 1 if status is Status.QUEUED else 0
         stopping.wait(POLL_S)
-    return 0
+    return ENDED_BY_REQUEST if IN_POD in os.environ and not _has_ended(ctx, job_id) else 0
+
+
+def _has_ended(ctx: Context, job_id: str) -> bool:
+    """Return whether a job is over, as far as the database can be asked."""
+    try:
+        return get_job(ctx, job_id).status in TERMINAL
+    except OperationalError:
+        return False
 
 
 def _take_and_run(

@@ -4,14 +4,19 @@ root is a local folder or a shared mount; or, with a store, this machine's cache
 
 from __future__ import annotations
 
+import hashlib
+import io
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
+from backend.domain.data.token_folders import FOLDER as TOKENS
+from backend.domain.data.token_folders import MANIFEST, Manifest
 from backend.domain.jobs.artifact_folders import folder_of, is_working
 from backend.errors import InvalidInput, Unavailable
-from backend.infra.store.folders import STATE, FileSelection, FolderStore, NotNow
+from backend.infra.store.folders import STATE, FileSelection, FolderStore, NotNow, RemoteReader
 from backend.infra.store.objects import RememberedOutage, StoreKeys, open_objects
 from backend.infra.store.outbox import Entry, Outbox
 
@@ -19,6 +24,10 @@ PAGE_ANSWER_S = 1.5
 """A page waits this long for a store to answer."""
 SMALL_BYTES = 64 * 2**20
 """Above every tokenizer, below the weights of every network that is worth leaving out."""
+READ_BYTES = 2**20
+"""Bytes of a file that is read where it lies which are fetched at once."""
+TOKENS_OF = "tokens-of"
+"""Path that stands for the tokens of the rows whose hash follows, for their deletion."""
 
 
 class Artifacts:
@@ -53,7 +62,7 @@ class Artifacts:
                 keep_free_bytes=keep_free_bytes,
                 stream_bytes=int(stream_gb * 1e9),
             )
-            self.outbox = Outbox(self.store, is_used=is_used)
+            self.outbox = Outbox(self.store, is_used=is_used, meant_by=self._meant_by)
         self._patience = RememberedOutage()
 
     def path(self, relative: str) -> Path:
@@ -72,6 +81,26 @@ class Artifacts:
         full = self._inside(relative)
         self._bring(full, limit_bytes=SMALL_BYTES)
         return full
+
+    @contextmanager
+    def opened(self, relative: str) -> Iterator[BinaryIO]:
+        """Open a stored file to read some of it: the copy here, which is brought if it is missing and small, or a large
+        file in the store, of which only what is read is fetched.
+
+        Raises FileNotFoundError if there is none, and as `path` does.
+        """
+        full, folder = self._inside(relative), folder_of(relative)
+        if self.store is not None and folder is not None and not full.exists():
+            self._patience.raise_if_down()
+            with self._noting_failures():
+                name = full.relative_to(self.root / folder).as_posix()
+                remote = self.store.remote_file(folder, name, answer_s=PAGE_ANSWER_S)
+            if remote is not None and remote.file.size > SMALL_BYTES:
+                with io.BufferedReader(RemoteReader(remote), READ_BYTES) as reader, self._noting_failures():
+                    yield reader
+                return
+        with self.path(relative).open("rb") as file:
+            yield file
 
     def sizes(self, relative: str) -> dict[str, int]:
         """Return the bytes of a folder's files by their path in it, in order, fetching none of them."""
@@ -200,3 +229,30 @@ class Artifacts:
         if self.store is not None and self.outbox is not None and folder_of(relative) is not None:
             self.store.forget(relative)
             self.outbox.delete(relative)
+
+    def note_rows_removed(self, content_hash: str) -> None:
+        """Delete the tokens of rows by their hash from the store, soon, whichever machine has made them."""
+        if self.outbox is not None:
+            self.outbox.delete(f"{TOKENS_OF}/{content_hash}")
+
+    def _meant_by(self, path: str) -> list[str]:
+        """Return the paths in the store that are to be deleted with an entry of the outbox."""
+        head, _, content_hash = path.partition("/")
+        if head != TOKENS_OF:
+            return [path]
+        assert self.store is not None
+        return [folder for folder in self.store.list_folders(TOKENS) if self._rows_of(folder) == content_hash]
+
+    def _rows_of(self, tokens: str) -> str | None:
+        """Return the hash of the rows of which tokens in the store were made; None for what can't be read."""
+        assert self.store is not None
+        remote = self.store.remote_file(tokens, MANIFEST)
+        if remote is None or remote.file.size > SMALL_BYTES:
+            return None
+        data = remote.read(0, remote.file.size)
+        if hashlib.sha256(data).hexdigest() != remote.file.sha256:
+            return None
+        try:
+            return str(Manifest.read(data.decode()).identity.get("dataset"))
+        except ValueError:
+            return None

@@ -17,7 +17,14 @@ from backend.services.health import HEALTH
 from backend.services.metrics.curves import CurveCache, stream_csv
 from backend.services.people.sessions import COOKIE, person_from_cookie
 from backend.services.search import search
-from backend.services.training.live import RunState, active_run_ids, queue_counts, run_states, runs_of_token
+from backend.services.training.live import (
+    RunState,
+    StateCache,
+    active_run_ids,
+    queue_counts,
+    run_states,
+    runs_of_token,
+)
 from backend.services.training.views import list_sample_steps, list_samples
 from backend.web.replies import NEVER_STORED, reply
 
@@ -27,14 +34,14 @@ MAX_RUNS = 60
 
 def live_routes(get_context: Callable[[], Context]) -> list[Route]:
     """Return the routes; the context is created at the first request."""
-    curves = CurveCache()
+    curves, states = CurveCache(), StateCache()
 
     def health(_request: Request) -> Response:
         outages = [dataclasses.asdict(outage) for outage in HEALTH.outages()]
         return reply({"status": "failing" if outages else "ok", "outages": outages})
 
     def points(request: Request) -> Response:
-        return _answer(lambda: _points(get_context(), curves, request))
+        return _answer(lambda: _points(get_context(), curves, states, request))
 
     def table(request: Request) -> Response:
         return _table(get_context(), request)
@@ -81,11 +88,11 @@ def _answer(body: Callable[[], str]) -> Response:
         return JSONResponse({"error": str(error)}, status_code=422, headers=NEVER_STORED)
 
 
-def _points(ctx: Context, curves: CurveCache, request: Request) -> str:
+def _points(ctx: Context, curves: CurveCache, known_states: StateCache, request: Request) -> str:
     """Answer /live/points?token=...&after={run: {"resets": n, "metrics": {name: step}}}."""
     run_ids = runs_of_token(ctx, request.query_params.get("token", ""))[:MAX_RUNS]
     known_steps = _read_known_steps(request.query_params.get("after", "{}"))
-    states = run_states(ctx, run_ids)
+    states = known_states.read(ctx, run_ids)
     parts = []
     for run_id in run_ids:
         state = states.get(run_id)

@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from backend.domain.jobs.split_heads import BEGINNING
 from backend.domain.training.config import RunConfig
 from backend.errors import InvalidInput
+from backend.infra.files.parquet import iter_file_tables
 from jobs.modeling.dataset_files import iter_tables
 
 SCANNED_ROWS, SCANNED_BYTES = 20_000, 64_000_000
@@ -18,12 +20,13 @@ LONGEST_ROWS, STEPS = 8, 4
 CHARACTERS_PER_TOKEN = 12  # an upper bound of bytes per token, so that the sample has enough tokens
 
 
-def write_probe_sample(dataset: Path, folder: Path, config: RunConfig) -> Path:
-    """Write `folder/train.parquet`: rows for a few steps of a run, and the longest of the dataset's first rows.
+def write_probe_sample(dataset: Path, folder: Path, config: RunConfig, *, head: Path | None = None) -> Path:
+    """Write `folder/train.parquet`: rows for a few steps of a run, and the longest of the dataset's first rows; of a
+    dataset that stayed in a store those of its beginning in `head`.
 
     Raises NotFound if the dataset is missing.
     """
-    rows = _first_rows(dataset)
+    rows = _first_rows(dataset, head)
     sizes = np.array(
         [len(json.dumps(row, ensure_ascii=False, default=str)) for row in rows.to_pylist()], dtype=np.int64
     )
@@ -33,10 +36,14 @@ def write_probe_sample(dataset: Path, folder: Path, config: RunConfig) -> Path:
     return folder
 
 
-def _first_rows(dataset: Path) -> pa.Table:
+def _first_rows(dataset: Path, head: Path | None) -> pa.Table:
     """Return the first rows of the train split, limited in number and bytes."""
     tables, count, size = [], 0, 0
-    for table in iter_tables(dataset, split="train", num_rows=256):
+    if head is None or not (head / BEGINNING).is_file():
+        stored = iter_tables(dataset, split="train", num_rows=256)
+    else:
+        stored = iter_file_tables(head / "train.parquet", num_rows=256, below=int((head / BEGINNING).read_text()))
+    for table in stored:
         tables.append(table)
         count += table.num_rows
         size += table.nbytes

@@ -14,6 +14,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is imported: its
 
 from backend.domain.jobs.payloads import ProbePayload
 from backend.domain.jobs.results import ProbeResult
+from backend.domain.jobs.split_heads import HEAD
 from backend.domain.training.config import RunConfig
 from jobs.batches.base import MicroBatch, StepBatches
 from jobs.batches.probe_sample import write_probe_sample
@@ -44,7 +45,7 @@ def run(spec: JobSpec[ProbePayload], reporter: Reporter) -> ProbeResult:
     ctx = read_training_context(spec, reporter)
     sample = spec.folder / "probe-data"
     try:
-        write_probe_sample(ctx.dataset, sample, ctx.config)
+        write_probe_sample(ctx.dataset, sample, ctx.config, head=spec.folder / HEAD)
         ctx = replace(
             ctx,
             spec=replace(spec, folder=sample),
@@ -58,6 +59,7 @@ def run(spec: JobSpec[ProbePayload], reporter: Reporter) -> ProbeResult:
             return probe(ctx, reporter)
     finally:
         shutil.rmtree(sample, ignore_errors=True)
+        shutil.rmtree(spec.folder / HEAD, ignore_errors=True)
 
 
 def shorten_config(config: RunConfig) -> RunConfig:

@@ -4,14 +4,16 @@
 
 50 raters cast a vote each 15 s, 25 people watch the curves of a run, 20 people chat by streams of 64 tokens, two runs
 train at the product's own low priority, and 100 more are queued behind them; a browser opens one page after the other.
-PostgreSQL and Valkey are real, clients and servers share the machine. Prints one line of JSON: answers by kind with
-their times, what was answered with an error, votes lost and doubled, seconds until pages are drawn, and each server's
-memory at the end beside that of its first five minutes.
+So does a visitor without a browser, who asks for a page and reads until the server's last message about it, which is
+the server's part of a page. PostgreSQL and Valkey are real, clients and servers share the machine. Prints one line of
+JSON: answers by kind with their times, what was answered with an error, votes lost and doubled, seconds until pages are
+drawn, processor time by part, and each server's memory at the end beside that of its first five minutes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import statistics
@@ -20,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from random import Random
@@ -27,6 +30,13 @@ from typing import Any
 
 import httpx2
 import psutil
+from playwright.sync_api import Error as PlaywrightError
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ClientState_pb2 import ClientState
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+from websockets.typing import Subprotocol
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.jobs.states import Status
@@ -40,7 +50,9 @@ from tests.support.browser import DRAWN, open_tab, running_browser
 from tests.support.installation import wait_until
 
 RATERS, VIEWERS, CHATS, QUEUED = 50, 25, 20, 100
+STREAMLIT = Subprotocol("streamlit")
 VOTE_EVERY_S, POLL_S, THINK_S, OPEN_EVERY_S, SAMPLE_S = 15.0, 0.5, 8.0, 5.0, 10.0
+PATIENCE_S = 120.0
 PAGES = (
     "/",
     "/runs",
@@ -58,15 +70,25 @@ NETWORK = ArchitectureConfig(
 
 
 class Answers:
-    """What one kind of request was answered with, and after how long."""
+    """What one kind of request was answered with, and after how long; of pages also which page it was."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self.errors: list[str] = []
+        self.by_page: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, page: str, seconds: float) -> None:
+        """Note a page."""
+        self.seconds.append(seconds)
+        self.by_page[page].append(seconds)
 
     def report(self) -> dict[str, object]:
         """The figures, times in milliseconds."""
         times = sorted(self.seconds)
+        pages = {
+            page.partition("?")[0]: [round(1000 * statistics.median(each)), round(1000 * max(each))]
+            for page, each in self.by_page.items()
+        }
         if not times:
             return {"answers": 0, "errors": len(self.errors), "first_errors": self.errors[:3]}
         return {
@@ -76,6 +98,7 @@ class Answers:
             "greatest_ms": round(1000 * times[-1]),
             "errors": len(self.errors),
             "first_errors": self.errors[:3],
+            **({"median_and_greatest_ms": pages} if pages else {}),
         }
 
 
@@ -125,13 +148,52 @@ async def chat(client: httpx2.AsyncClient, number: int, url: str, *, ends_at: fl
             seen.errors.append(repr(error))
 
 
+async def read_page(client: httpx2.AsyncClient, url: str, page: str) -> None:
+    """Ask for a page as a browser does, and read what comes until the server has said all. Raises OSError and errors of
+    the libraries.
+    """
+    path, _, query = page.partition("?")
+    (await get_again(client, url + path, params={})).raise_for_status()
+    state = ClientState(query_string=query, page_name=path.lstrip("/"))
+    async with connect(
+        f"{url.replace('http', 'ws')}/_stcore/stream", subprotocols=[STREAMLIT], max_size=None
+    ) as socket:
+        await socket.send(BackMsg(rerun_script=state).SerializeToString())
+        async for data in socket:
+            message = ForwardMsg.FromString(data if isinstance(data, bytes) else data.encode())
+            if message.WhichOneof("type") == "script_finished":
+                if message.script_finished == ForwardMsg.FINISHED_EARLY_FOR_RERUN:
+                    continue
+                if message.script_finished != ForwardMsg.FINISHED_SUCCESSFULLY:
+                    raise OSError(f"the script of {page} ended with {message.script_finished}")
+                return
+        raise OSError(f"the server closed the connection before {page} was whole")
+
+
+async def read_pages(
+    client: httpx2.AsyncClient, url: str, pages: Sequence[str], *, ends_at: float, seen: Answers
+) -> None:
+    """Read one page after the other."""
+    for visit, page in enumerate(cycle(pages)):
+        await asyncio.sleep(OPEN_EVERY_S)
+        if time.monotonic() > ends_at:
+            return
+        began = time.perf_counter()
+        try:
+            await asyncio.wait_for(read_page(client, url, page), PATIENCE_S)
+            if visit >= len(pages):
+                seen.add(page, time.perf_counter() - began)
+        except (OSError, httpx2.HTTPError, WebSocketException) as error:
+            seen.errors.append(f"{page} {error!r}"[:200])
+
+
 async def crowd(
-    w: World, *, run: str, tokens: list[str], seconds: float, seen: dict[str, Answers]
+    w: World, *, run: str, pages: Sequence[str], tokens: list[str], seconds: float, seen: dict[str, Answers]
 ) -> tuple[dict[str, object], Any]:
     """Let everybody work until the time is over."""
     ends_at = time.monotonic() + seconds
     url, token = f"{w.up.url}/live/points", token_for_runs(w.ctx, [run], person=LOCAL)
-    async with httpx2.AsyncClient(limits=httpx2.Limits(max_connections=VIEWERS + CHATS), timeout=60) as client:
+    async with httpx2.AsyncClient(limits=httpx2.Limits(max_connections=VIEWERS + CHATS + 1), timeout=60) as client:
         votes, *_ = await asyncio.gather(
             measure(w.up.url, tokens, rate=RATERS / VOTE_EVERY_S, seconds=seconds),
             *(
@@ -139,6 +201,7 @@ async def crowd(
                 for _ in range(VIEWERS)
             ),
             *(chat(client, number, w.up.gateway_url, ends_at=ends_at, seen=seen["chats"]) for number in range(CHATS)),
+            read_pages(client, w.up.url, pages, ends_at=ends_at, seen=seen["pages, the server's part"]),
         )
     return votes.report(), votes
 
@@ -157,23 +220,99 @@ def sample_memory(w: World, over: threading.Event, samples: dict[str, list[tuple
             samples[name].append((time.monotonic() - began, own))
 
 
-def open_pages(w: World, *, run: str, campaign: str, until: float, seen: dict[str, Answers]) -> None:
+class ProcessorTime:
+    """Seconds of processor time since the start, by part of the machine: a thread looks at each process once a second,
+    so what begins and ends between two looks is missed.
+    """
+
+    def __init__(self, w: World) -> None:
+        self._w, self._over = w, threading.Event()
+        self._first, self._last = dict[tuple[int, float], float](), dict[tuple[int, float], tuple[str, float]]()
+        self._look(is_first=True)
+        self._began = time.monotonic()
+        self._thread = threading.Thread(target=self._repeat, daemon=True)
+        self._thread.start()
+
+    def _repeat(self) -> None:
+        while not self._over.wait(1.0):
+            self._look()
+
+    def _look(self, *, is_first: bool = False) -> None:
+        own = os.getpid()
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                key, times = (process.pid, process.create_time()), process.cpu_times()
+                spent = times.user + times.system
+                if is_first:
+                    self._first[key] = spent
+                part = self._last[key][0] if key in self._last else self._part_of(process, own)
+                self._last[key] = part, spent
+
+    def _part_of(self, process: psutil.Process, own: int) -> str:
+        command = " ".join(process.cmdline())
+        if process.pid == own:
+            return "clients"
+        if "chromium" in command or "playwright" in command:
+            return "browser"
+        if "postgres" in command:
+            return "PostgreSQL"
+        if self._w.broker.process is not None and process.pid == self._w.broker.process.pid:
+            return "Valkey"
+        if f"{self._w.up.home}" in command and "--child" in command:
+            with contextlib.suppress(OSError, ValueError):
+                words = process.cmdline()
+                kind = json.loads((Path(words[words.index("--child") + 1]) / "job.json").read_text())["kind"]
+                return "replicas" if kind == "replica" else "runs"
+        if process in self._w.up.processes("--child"):
+            return "runs"
+        named = (name for name, words in PARTS.items() if words in command)
+        return next(named, "others")
+
+    def report(self) -> dict[str, float]:
+        """End, and return the share of one core that each part took."""
+        self._over.set()
+        self._thread.join()
+        seconds, spent = time.monotonic() - self._began, defaultdict[str, float](float)
+        for key, (part, last) in self._last.items():
+            spent[part] += last - self._first.get(key, 0.0)
+        return {part: round(each / seconds, 2) for part, each in sorted(spent.items(), key=lambda one: -one[1])}
+
+
+def open_pages(w: World, *, pages: Sequence[str], until: float, seen: Answers) -> None:
     """Open one page after the other, in a browser that has seen them all."""
     with running_browser() as browser:
         tab = open_tab(browser)
         refused: list[str] = []
         tab.on("response", lambda one: refused.append(f"{one.status} {one.url}") if one.status >= 500 else None)
-        addresses = [w.up.url + page.format(run=run, campaign=campaign) for page in PAGES]
-        for visit, address in enumerate(cycle(addresses)):
+        for visit, page in enumerate(cycle(pages)):
             if time.monotonic() > until:
                 break
             began = time.perf_counter()
-            tab.goto(address)
-            tab.wait_for_function(DRAWN, timeout=120_000)
-            if visit >= len(addresses):
-                seen["pages drawn"].seconds.append(time.perf_counter() - began)
+            try:
+                tab.goto(w.up.url + page)
+                tab.wait_for_function(DRAWN, timeout=1000 * PATIENCE_S)
+                if visit >= len(pages):
+                    seen.add(page, time.perf_counter() - began)
+            except PlaywrightError as error:
+                seen.errors.append(f"{page} {error}"[:200])
             tab.wait_for_timeout(1000 * OPEN_EVERY_S)
-        seen["pages drawn"].errors.extend(refused)
+        seen.errors.extend(refused)
+
+
+def compare_memory(series: list[tuple[float, float]], seconds: float) -> dict[str, float]:
+    """Return the mean of the first five minutes and of the last ones (thirds, of a shorter time), in MB, and how much
+    greater this is.
+    """
+    span = min(300.0, seconds / 3)
+    first = statistics.mean(own for at, own in series if at < span)
+    last = statistics.mean(own for at, own in series if seconds - span < at < seconds)
+    minutes = [round(own) for at, own in series if at % 60 < SAMPLE_S]
+    return {
+        "first": round(first),
+        "last": round(last),
+        "percent": round(100 * (last / first - 1), 1),
+        "each_minute": minutes,
+    }
 
 
 def main(minutes: float) -> None:
@@ -192,14 +331,19 @@ def main(minutes: float) -> None:
         over, votes = threading.Event(), []
         began, seconds = time.monotonic(), 60 * minutes
         first_step = w.last_step(runs[0])
+        pages = [page.format(run=runs[0], campaign=campaign) for page in PAGES]
         people = threading.Thread(
-            target=lambda: votes.extend(asyncio.run(crowd(w, run=runs[0], tokens=tokens, seconds=seconds, seen=seen)))
+            target=lambda: votes.extend(
+                asyncio.run(crowd(w, run=runs[0], pages=pages, tokens=tokens, seconds=seconds, seen=seen))
+            )
         )
+        spent = ProcessorTime(w)
         sampler = threading.Thread(target=sample_memory, args=(w, over, memory))
         people.start()
         sampler.start()
-        open_pages(w, run=runs[0], campaign=campaign, until=began + seconds, seen=seen)
+        open_pages(w, pages=pages, until=began + seconds, seen=seen["pages drawn"])
         people.join()
+        cores = spent.report()
         over.set()
         sampler.join()
         steps = (w.last_step(runs[0]) - first_step) / (time.monotonic() - began)
@@ -207,23 +351,17 @@ def main(minutes: float) -> None:
         for run in queued:
             stop_run(w.ctx, run, person=LOCAL)
         report, result = votes
-        early, late = min(300.0, seconds / 3), seconds - min(300.0, seconds / 3)
         print(
             json.dumps(
                 {
                     "minutes": minutes,
                     **{name: answers.report() for name, answers in seen.items()},
                     "votes": {**report, **compare(w.ctx, campaign, result)},
+                    "cores": cores,
                     "steps_per_s": round(steps, 1),
                     "running": states.count(Status.RUNNING),
                     "queued": states.count(Status.QUEUED),
-                    "memory_mb": {
-                        name: {
-                            "first": round(statistics.mean(own for at, own in series if at < early)),
-                            "last": round(statistics.mean(own for at, own in series if at > late)),
-                        }
-                        for name, series in memory.items()
-                    },
+                    "memory_mb": {name: compare_memory(series, seconds) for name, series in memory.items()},
                 }
             )
         )

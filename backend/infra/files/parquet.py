@@ -14,6 +14,7 @@ from backend.domain.json_values import Row
 from backend.errors import InvalidInput
 
 BATCH_ROWS = 256
+BUFFER_BYTES = 2**20
 
 
 def count_rows(file: Path) -> int:
@@ -74,11 +75,28 @@ def iter_row_groups(file: Path) -> Iterator[pyarrow.Table]:
             yield source.read_row_group(group, use_threads=False)
 
 
-def iter_file_tables(file: Path, *, num_rows: int) -> Iterator[pyarrow.Table]:
-    """Yield a file's rows as stored, at most `num_rows` at a time."""
+def iter_file_tables(file: Path, *, num_rows: int, below: int | None = None) -> Iterator[pyarrow.Table]:
+    """Yield a file's rows as stored, at most `num_rows` at a time; with `below` those of the first row groups, as far
+    as they lie within so many bytes.
+    """
     with pyarrow.parquet.ParquetFile(file, pre_buffer=False) as source:  # a buffer would hold the whole file by its end
-        for batch in source.iter_batches(batch_size=num_rows, use_threads=False):
+        groups = None if below is None else _groups_within(source.metadata, below)
+        for batch in source.iter_batches(batch_size=num_rows, row_groups=groups, use_threads=False):
             yield pyarrow.Table.from_batches([batch])
+
+
+def _groups_within(metadata: pyarrow.parquet.FileMetaData, below: int) -> list[int]:
+    """Return the first row groups of which all columns end before a byte."""
+    groups: list[int] = []
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for index in range(group.num_columns):
+            column = group.column(index)
+            start = min(filter(None, (column.dictionary_page_offset, column.data_page_offset)), default=0)
+            if start + column.total_compressed_size > below:
+                return groups
+        groups.append(number)
+    return groups
 
 
 def iter_file_rows(file: Path) -> Iterator[Row]:
@@ -115,8 +133,14 @@ def read_row_page(folder: Path, *, split: str, offset: int = 0, limit: int = 20)
     path = folder / f"{split}.parquet"
     if not path.is_file():
         return []
-    with pyarrow.parquet.ParquetFile(path) as file:
-        rows = [row for _, row in zip(range(limit), _rows_from(file, offset), strict=False)]
+    with path.open("rb") as file:
+        return read_some_rows(file, offset=offset, limit=limit)
+
+
+def read_some_rows(file: BinaryIO, *, offset: int = 0, limit: int) -> list[Row]:
+    """Return canonical rows of a file object that can seek, of which little more than these rows is read."""
+    with pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER_BYTES) as source:
+        rows = [row for _, row in zip(range(limit), _rows_from(source, offset), strict=False)]
     return [clean_row(row) for row in rows]
 
 
@@ -128,7 +152,7 @@ def _rows_from(file: pyarrow.parquet.ParquetFile, offset: int) -> Iterator[Row]:
         if skip >= count:
             skip -= count
             continue
-        for batch in file.iter_batches(batch_size=64, row_groups=[group]):
+        for batch in file.iter_batches(batch_size=64, row_groups=[group], use_threads=False):
             start = min(skip, batch.num_rows)
             skip -= start
             yield from batch.slice(start).to_pylist()

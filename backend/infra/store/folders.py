@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import io
 import logging
 import os
 import shutil
@@ -19,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
 from backend.domain.jobs.artifact_folders import folder_of, is_working
@@ -89,12 +91,13 @@ ALL = FileSelection()
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file in the store, read where it lies."""
+    """A file in the store, read where it lies. Each request for a few bytes may take `answer_s`."""
 
     objects: Objects
     folder: str
     file: StoredFile
     piece_bytes: int
+    answer_s: float = ANSWER_S
 
     def read(self, begin: int, end: int) -> bytes:
         """Return bytes, whose hash is for the caller to check. Raises Unavailable, DamagedFolder."""
@@ -102,7 +105,9 @@ class RemoteFile:
         for digest, first, last in self.file.pieces_of(begin, end, self.piece_bytes):
             try:
                 data = self.objects.read(
-                    f"{self.folder}/{PIECES}/{digest}", within_s=_time_for(last - first), span=(first, last)
+                    f"{self.folder}/{PIECES}/{digest}",
+                    within_s=_time_for(last - first, self.answer_s),
+                    span=(first, last),
                 )
             except NotFound as error:
                 raise DamagedFolder(
@@ -110,6 +115,41 @@ class RemoteFile:
                 ) from error
             parts.append(data)
         return b"".join(parts)
+
+
+class RemoteReader(io.RawIOBase):
+    """A file in the store as a file object that can seek. Its bytes are not checked by their hash, which is that of
+    pieces larger than what is read here: what is shown may come of them, and nothing is made of them.
+    """
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._file, self._position = file, 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Set the position; return it."""
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._file.file.size}[whence]
+        self._position = max(0, origin + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Read the next bytes. Raises as `RemoteFile.read` does."""
+        end = min(self._position + len(buffer), self._file.file.size)
+        data = self._file.read(self._position, end) if end > self._position else b""
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
 
 class FolderStore:
@@ -151,13 +191,13 @@ class FolderStore:
         manifest = self._own_manifest(folder) or self._stored_manifest(folder, within_s=answer_s)
         return {file.path: file.size for file in manifest.files} if manifest is not None else None
 
-    def remote_file(self, folder: str, path: str) -> RemoteFile | None:
+    def remote_file(self, folder: str, path: str, *, answer_s: float = ANSWER_S) -> RemoteFile | None:
         """Return a file to read where it lies, if the store has it. Raises Unavailable, DamagedFolder."""
-        manifest = self._own_manifest(folder) or self._stored_manifest(folder, within_s=ANSWER_S)
+        manifest = self._own_manifest(folder) or self._stored_manifest(folder, within_s=answer_s)
         if manifest is None:
             return None
         file = next((file for file in manifest.files if file.path == path), None)
-        return None if file is None else RemoteFile(self.objects, folder, file, manifest.piece_bytes)
+        return None if file is None else RemoteFile(self.objects, folder, file, manifest.piece_bytes, answer_s)
 
     @property
     def blocks(self) -> Path:

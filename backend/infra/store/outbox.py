@@ -33,11 +33,18 @@ class _Changed(Exception):
 class Outbox:
     """Entries of all processes of a machine, oldest first; each process that has added one works on all of them."""
 
-    def __init__(self, store: FolderStore, *, is_used: Callable[[str], bool] = lambda path: False) -> None:
+    def __init__(
+        self,
+        store: FolderStore,
+        *,
+        is_used: Callable[[str], bool] = lambda path: False,
+        meant_by: Callable[[str], Collection[str]] = lambda path: (path,),
+    ) -> None:
         """Take the store, and a function that says whether the installation uses a path again that was to be deleted,
-        as when another machine imports the same rows while the deletion waits.
+        as when another machine imports the same rows while the deletion waits. `meant_by` returns the paths in the
+        store that an entry for deletion stands for.
         """
-        self._store, self._is_used = store, is_used
+        self._store, self._is_used, self._meant_by = store, is_used, meant_by
         self._folder = store.outbox
         self._news = threading.Event()
         self._start = threading.Lock()
@@ -136,7 +143,8 @@ class Outbox:
         try:
             if file.read_text() == DELETE:
                 if not self._is_used(entry):
-                    self._store.delete(entry)
+                    for path in self._meant_by(entry):
+                        self._store.delete(path)
             else:
                 self._store.send(entry, check=check)
                 self._store.trim()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
@@ -14,15 +18,40 @@ from backend.db.tables import Completion
 from backend.domain.battles.raters.checks import NO_GOLD, is_too_fast, unread_share
 from backend.domain.battles.raters.quality import FloatArray, RatedColumns, RaterQuality, rate_raters
 from backend.services.battles.views import find_campaign
-from backend.services.battles.vote_log import SIDES, VoteLog, read_vote_log, votes_revision
+from backend.services.battles.vote_log import SIDES, Revision, VoteLog, read_vote_log, votes_revision
 from backend.services.context import Context
+
+log = logging.getLogger(__name__)
 
 MEASURING = ("vote", "repeat", "gold")
 """Purposes of the battles that say something about a rater."""
 
 MAX_REMEMBERED = 32
 
+QUICK_S, RESTS = 0.5, 20
+"""A measurement that takes no longer is made for each visitor; a longer one is followed by a pause of so many times its
+length.
+"""
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """Qualities at a revision of the votes, when they were measured and how long that took."""
+
+    rows: dict[str, RaterQuality]
+    revision: Revision
+    ended: float
+    took_s: float
+
+    @property
+    def rests_until(self) -> float:
+        """The moment from which the next one may be made."""
+        return self.ended + RESTS * self.took_s
+
+
 _remembered: OrderedDict[tuple[object, ...], dict[str, RaterQuality]] = OrderedDict()
+_newest: OrderedDict[tuple[str, str], _Measurement] = OrderedDict()
+_measuring: set[tuple[str, str]] = set()
 _remembering = Lock()
 
 
@@ -39,14 +68,52 @@ def rater_qualities(ctx: Context, campaign_id: str) -> dict[str, RaterQuality]:
             if key in _remembered:
                 _remembered.move_to_end(key)
                 return _remembered[key]
-        log = read_vote_log(session, campaign_id, revision=revision)
-        words = count_words(session, log.answers)
-    rows = {row.rater: row for row in rate_raters(_rated(log, words))}
+        votes = read_vote_log(session, campaign_id, revision=revision)
+        words = count_words(session, votes.answers)
+    began = time.monotonic()
+    rows = {row.rater: row for row in rate_raters(_rated(votes, words))}
+    ended = time.monotonic()
     with _remembering:
         _remembered[key] = rows
-        while len(_remembered) > MAX_REMEMBERED:
-            _remembered.popitem(last=False)
+        _newest[ctx.db.url, campaign_id] = _Measurement(rows, revision, ended, ended - began)
+        for remembered in (_remembered, _newest):
+            while len(remembered) > MAX_REMEMBERED:
+                remembered.popitem(last=False)
     return rows
+
+
+def last_rater_qualities(ctx: Context, campaign_id: str) -> dict[str, RaterQuality]:
+    """Return the qualities as they were measured last, some votes ago: while people vote, a visitor of the board does
+    not wait for a measurement after each vote. A newer one is made beside it, one at a time, and at most a twentieth of
+    the time is spent on them. Raises NotFound.
+    """
+    campaign = (ctx.db.url, campaign_id)
+    with ctx.db.read() as session:
+        find_campaign(session, campaign_id)
+        revision = votes_revision(session, campaign_id)
+    with _remembering:
+        last = _newest.get(campaign)
+        has_changed = last is None or last.revision[1:] != revision[1:]  # other raters or contestants
+        is_due = last is not None and last.revision != revision and time.monotonic() > last.rests_until
+        is_slow = last is not None and not has_changed and last.took_s > QUICK_S
+        starts = is_slow and is_due and campaign not in _measuring
+        if starts:
+            _measuring.add(campaign)
+    if last is None or not is_slow:
+        return rater_qualities(ctx, campaign_id)
+    if starts:
+        threading.Thread(target=_measure_beside, args=(ctx, campaign_id), daemon=True, name="rater-quality").start()
+    return last.rows
+
+
+def _measure_beside(ctx: Context, campaign_id: str) -> None:
+    try:
+        rater_qualities(ctx, campaign_id)
+    except Exception as error:  # a database that is away, a deleted campaign: the next page that asks says it
+        log.warning("the raters of campaign %s can't be measured: %s", campaign_id, error)
+    finally:
+        with _remembering:
+            _measuring.discard((ctx.db.url, campaign_id))
 
 
 def _rated(log: VoteLog, words: FloatArray) -> RatedColumns:

@@ -18,8 +18,8 @@ from backend.domain.data.rows.mapping import check_mapping, map_sample
 from backend.domain.data.rows.problem import RowProblem
 from backend.errors import InvalidInput
 from backend.infra.files.heads import head_of_path
-from backend.infra.files.parquet import read_row_page
 from backend.services.context import Context
+from backend.services.data.row_pages import read_version_rows
 from backend.services.data.views import VersionView
 
 PREVIEW_CHARACTERS = 1200
@@ -178,7 +178,7 @@ def preview_rows(
     """Return some rows of a version as plain text."""
     if version.folder is None:
         return []
-    rows = read_row_page(ctx.artifacts.path(version.folder), split=split, offset=offset, limit=limit)
+    rows = read_version_rows(ctx, version.folder, split=split, offset=offset, limit=limit)
     return [PreviewRow(_cut(render_preview(row))) for row in rows]
 
 

@@ -125,16 +125,19 @@ def _needed(ctx: Context) -> set[str]:
 
 def remove_tokens_of(ctx: Context, hashes: Collection[str]) -> None:
     """Delete the tokens of versions that were deleted, by their content, unless another version has the same: here, and
-    in a store those of which this machine has a copy or the tables.
+    in a store whichever machine has made them.
     """
     with ctx.db.read() as session:
         shared = set(
             session.scalars(select(DatasetVersion.content_hash).where(DatasetVersion.content_hash.in_(hashes)))
         )
+    unused = set(hashes) - shared
     for path in ctx.artifacts.folder(FOLDER).iterdir():
         known = _read(path) if path.is_dir() else None
-        if known is not None and str(known[0].identity.get("dataset")) in set(hashes) - shared and _remove(path):
+        if known is not None and str(known[0].identity.get("dataset")) in unused and _remove(path):
             ctx.artifacts.note_removed(f"{FOLDER}/{path.name}")
+    for content_hash in unused:
+        ctx.artifacts.note_rows_removed(content_hash)
 
 
 def _remove(path: Path) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from backend.domain.data.kinds import TEXT_KINDS, UNSPLIT_KINDS
+from backend.domain.data.splits import SPLITS
 from backend.domain.evaluation.config import EvaluationKind
 from backend.errors import InvalidInput
-from backend.infra.files.parquet import read_row_page
 from backend.services.context import Context
+from backend.services.data.row_pages import read_version_rows
 from backend.services.data.views import VersionView
 
 EVALUATED_KINDS = (*TEXT_KINDS, "benchmark")
@@ -34,8 +35,8 @@ def choose_kind(ctx: Context, version: VersionView, requested: str) -> Evaluatio
                 field="kind",
             )
         return EvaluationKind.PERPLEXITY
-    folder = ctx.artifacts.path(version.folder or "")
-    first = read_row_page(folder, split="train", limit=1) or read_row_page(folder, split="val", limit=1)
+    splits = (read_version_rows(ctx, version.folder or "", split=split, limit=1) for split in SPLITS)
+    first = next(filter(None, splits), [])
     has_choices = bool(first and first[0].get("choices"))
     if requested == "auto":
         return EvaluationKind.MULTIPLE_CHOICE if has_choices else EvaluationKind.GENERATION

@@ -27,9 +27,9 @@ from backend.domain.json_values import Row
 from backend.domain.names import not_found
 from backend.domain.validation import validation_message
 from backend.errors import Conflict, InvalidInput, NotFound
-from backend.infra.files.parquet import read_row_page
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import list_datasets
+from backend.services.data.row_pages import read_version_rows
 from backend.services.data.views import VersionView
 from backend.services.evaluation.scoring_choice import choose_split
 from backend.services.evaluation.task_fit import render_numbered, resolve_benchmark, select_task_rows
@@ -207,7 +207,7 @@ def find_task_dataset(ctx: Context, task: TaskDefinition) -> VersionView | None:
 
 
 def _named_row(ctx: Context, version: VersionView) -> Row:
-    rows = read_row_page(ctx.artifacts.path(version.folder), split="train", limit=1) if version.folder else []
+    rows = read_version_rows(ctx, version.folder, split="train", limit=1) if version.folder else []
     return {"name": version.dataset, "row": columns_of(rows[0]) if rows else {}}
 
 

@@ -18,6 +18,7 @@ from backend.services.context import Context
 from backend.services.jobs.jobs import JobView, view
 
 MAX_LISTED = 200
+MAX_COUNTED, MAX_READ = 8, 2000
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def _ahead(session: Session, queue: str, before: Any) -> JobsAhead:
 def queue_positions(session: Session, queued: Sequence[Job]) -> dict[str, int]:
     """Return how many jobs run or wait before each queued job that any worker may take.
 
-    Each waiting job is counted once, by the index: between one of the list and the next.
+    Each waiting job is counted once, by the index: between one of the list and the next. Of a list of many, as on pages
+    that show a whole queue, the jobs are read in order instead, unless they stand behind thousands.
     """
     positions: dict[str, int] = {}
     waiting_here = [job for job in queued if job.placement is None]  # others wait for no worker
@@ -76,6 +78,15 @@ def queue_positions(session: Session, queued: Sequence[Job]) -> dict[str, int]:
         here = (Job.queue == queue, Job.placement.is_(None))
         order = tuple_(Job.priority, Job.created_at, Job.id)
         counts = [_count(*here, Job.status.in_([Status.RUNNING, Status.CANCELLING]))]
+        if len(in_order) > MAX_COUNTED:
+            upto = (*here, Job.status == Status.QUEUED, order <= tuple_(*_place(in_order[-1])))
+            first = select(Job.id).where(*upto).order_by(Job.priority, Job.created_at, Job.id).limit(MAX_READ)
+            ids = session.scalars(first).all()
+            if len(ids) < MAX_READ:
+                running = session.execute(select(*counts)).scalar_one()
+                place_of = {job_id: running + number for number, job_id in enumerate(ids)}
+                positions |= {job.id: place_of[job.id] for job in in_order if job.id in place_of}
+                continue
         for before, job in zip([None, *in_order], in_order, strict=False):
             after = [order >= tuple_(*_place(before))] if before is not None else []
             counts.append(_count(*here, Job.status == Status.QUEUED, *after, order < tuple_(*_place(job))))

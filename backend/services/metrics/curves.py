@@ -78,9 +78,12 @@ class _Trace:
 
 @dataclass
 class _RunCurves:
-    """The traces of one run, and the time of their last refresh."""
+    """The traces of one run, and the time of their last refresh. One viewer reads the database, under `refreshing`;
+    what it has read is added under `lock`.
+    """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
+    refreshing: threading.Lock = field(default_factory=threading.Lock)
     resets: int = -1
     refreshed: float = -1e9
     started: float = 0.0
@@ -105,11 +108,16 @@ class CurveCache:
         (a run resumed from an earlier checkpoint), everything is sent again. `times` are seconds since the first point.
         """
         entry = self._entry(ctx, run_id)
+        has_points = entry.resets >= 0  # who comes while another reads gets what is here, and the rest at its next poll
+        if time.monotonic() - entry.refreshed >= FRESH_S and entry.refreshing.acquire(blocking=not has_points):
+            try:
+                began = time.monotonic()
+                if began - entry.refreshed >= FRESH_S:
+                    _refresh(ctx, run_id, entry)
+                    entry.refreshed = began
+            finally:
+                entry.refreshing.release()
         with entry.lock:
-            now = time.monotonic()
-            if now - entry.refreshed >= FRESH_S:
-                _refresh(ctx, run_id, entry)
-                entry.refreshed = now
             same = resets == entry.resets
             parts: list[str] = []
             for name, trace in entry.traces.items():
@@ -131,18 +139,27 @@ class CurveCache:
 
 
 def _refresh(ctx: Context, run_id: str, entry: _RunCurves) -> None:
-    """Read new points in one transaction, so that a resume is read atomically."""
+    """Read new points in one transaction, so that a resume is read atomically, then add them."""
     with ctx.db.read() as session:
         resets = session.scalar(select(Run.curve_resets).where(Run.id == run_id))
         if resets is None:
             return
+        held = entry.traces if resets == entry.resets else {}
+        new = {
+            name: read_points(session, run_id, name_id, after=held[name].steps[-1] if _has_points(held, name) else -1)
+            for name_id, name in run_metric_names(session, run_id)
+        }
+    with entry.lock:
         if resets != entry.resets:
             entry.traces, entry.resets = {}, resets
-        for name_id, name in run_metric_names(session, run_id):
-            trace = entry.traces.setdefault(name, _Trace())
-            trace.extend(read_points(session, run_id, name_id, after=trace.steps[-1] if trace.steps else -1))
-    firsts = [trace.times[0] for trace in entry.traces.values() if trace.times]
-    entry.started = min(firsts, default=0.0)
+        for name, points in new.items():
+            entry.traces.setdefault(name, _Trace()).extend(points)
+        firsts = [trace.times[0] for trace in entry.traces.values() if trace.times]
+        entry.started = min(firsts, default=0.0)
+
+
+def _has_points(traces: Mapping[str, _Trace], name: str) -> bool:
+    return name in traces and len(traces[name].steps) > 0
 
 
 def _to_json(

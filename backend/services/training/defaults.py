@@ -18,12 +18,12 @@ from backend.domain.scaling.shapes import count_without_embeddings
 from backend.domain.training.defaults import Basis, suggest_values
 from backend.domain.training.objectives import Objective
 from backend.errors import RoundhouseError
-from backend.infra.files.parquet import read_row_page
 from backend.services.architectures import get_architecture
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.checkpoints.networks import read_network_shape
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
+from backend.services.data.row_pages import read_version_rows
 from backend.services.data.views import VersionView
 from backend.services.scaling.planner import estimate_train_tokens
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer
@@ -123,7 +123,7 @@ def _prompts(ctx: Context, version: VersionView) -> tuple[str, ...]:
         return ()
     prompts = []
     try:
-        for row in read_row_page(ctx.artifacts.path(version.folder), split="train", offset=0, limit=NUM_PROMPTS):
+        for row in read_version_rows(ctx, version.folder, split="train", limit=NUM_PROMPTS):
             conversation = as_conversation(row)
             messages = conversation.messages if conversation else [{"role": "user", "content": row.get("prompt")}]
             first = next((message.get("content") for message in messages if message["role"] == "user"), None)

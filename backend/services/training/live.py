@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +18,7 @@ from backend.services.context import Context, Person
 from backend.services.jobs.queue_position import queue_positions
 from backend.services.people.signatures import sign_for, unsign_for
 
+FRESH_S, MAX_WATCHED = 0.2, 256
 PURPOSE = "points"
 TOKEN_AGE_S = 12 * 3600
 
@@ -59,6 +63,30 @@ def run_states(ctx: Context, run_ids: Sequence[str], *, with_spark: bool = False
         rows = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(run_ids))).all()
         ahead = queue_positions(session, [job for _, job in rows if job is not None and job.status == Status.QUEUED])
     return {run.id: _state(run, job, ahead=ahead, with_spark=with_spark) for run, job in rows}
+
+
+class StateCache:
+    """States of the runs that people watch, read once in `FRESH_S` for all who watch the same."""
+
+    def __init__(self) -> None:
+        self._read: OrderedDict[tuple[str, ...], tuple[float, dict[str, RunState]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, ctx: Context, run_ids: Sequence[str]) -> dict[str, RunState]:
+        """Return the states of runs by id, without deleted runs."""
+        key = (ctx.db.url, *run_ids)
+        with self._lock:
+            read_at, states = self._read.get(key, (-1e9, {}))
+        if time.monotonic() - read_at < FRESH_S:
+            return states
+        began = time.monotonic()
+        states = run_states(ctx, run_ids)
+        with self._lock:
+            self._read[key] = began, states
+            self._read.move_to_end(key)
+            while len(self._read) > MAX_WATCHED:
+                self._read.popitem(last=False)
+        return states
 
 
 def active_run_ids(ctx: Context) -> list[str]:

@@ -8,12 +8,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 from backend.domain.data.rows.conversations import as_conversation
 from backend.errors import RoundhouseError
-from backend.infra.files.parquet import read_row_page
 from backend.services.context import Context
+from backend.services.data.row_pages import read_version_rows
 from backend.services.data.views import VersionView
 from backend.services.tokenizers.sources import resolve_source
 from backend.services.tokenizers.tokenization import count_tokens
@@ -51,20 +50,20 @@ def sample_rows(ctx: Context, version: VersionView, *, source: str | None) -> Ro
     if source is None or version.folder is None or not version.train_rows:
         return None
     try:
-        prompts = _prompt_tokens(ctx, ctx.artifacts.path(version.folder), version.train_rows, source)
+        prompts = _prompt_tokens(ctx, version.folder, version.train_rows, source)
     except RoundhouseError:
         return None
     return RowSample(prompts, version.train_rows) if prompts else None
 
 
 @lru_cache(maxsize=64)
-def _prompt_tokens(ctx: Context, folder: Path, num_rows: int, source: str) -> tuple[int, ...]:
+def _prompt_tokens(ctx: Context, folder: str, num_rows: int, source: str) -> tuple[int, ...]:
     rows: list[list[str]] = []
     deadline = time.monotonic() + TIME_LIMIT_S
     for offset, limit in _chunks(num_rows):
         if time.monotonic() > deadline:
             break
-        for row in read_row_page(folder, split="train", offset=offset, limit=limit):
+        for row in read_version_rows(ctx, folder, split="train", offset=offset, limit=limit):
             conversation = as_conversation(row)
             if conversation is None:
                 return ()

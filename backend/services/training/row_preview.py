@@ -13,9 +13,9 @@ from backend.domain.training.config_sections import RewardRule
 from backend.domain.training.objectives import Objective
 from backend.domain.training.rewards import Rewards, read_question
 from backend.errors import RoundhouseError
-from backend.infra.files.parquet import read_row_page
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
+from backend.services.data.row_pages import read_version_rows
 from backend.services.tokenizers.sources import resolve_source
 from backend.services.tokenizers.tokenization import count_tokens
 
@@ -112,7 +112,7 @@ def _first_rows(ctx: Context, dataset: str, number: int) -> list[Row]:
     if version.folder is None:
         return []
     try:
-        return list(read_row_page(ctx.artifacts.path(version.folder), split="train", offset=0, limit=number))
+        return read_version_rows(ctx, version.folder, split="train", limit=number)
     except OSError:
         return []
 

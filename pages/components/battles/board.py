@@ -14,7 +14,7 @@ from backend.domain.battles.options import Control, RatingOptions
 from backend.domain.battles.rating_table import PairDifference, RatingTable
 from backend.domain.wording import percent, plural
 from backend.services.battles.frozen_boards import freeze_board, list_frozen_boards
-from backend.services.battles.quality import rater_qualities
+from backend.services.battles.quality import last_rater_qualities
 from backend.services.battles.standings import Standings, board_fragility, standings
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context, Person
@@ -72,7 +72,7 @@ def _draw_ways_on(ctx: Context, person: Person, campaign: CampaignView, board: S
     """Draw how many raters are flagged, and the ways to them, to the leader's checkpoint and to its promotion, whose
     page says what speaks against it.
     """
-    raters = rater_qualities(ctx, campaign.id)
+    raters = last_rater_qualities(ctx, campaign.id)
     flagged = sum(bool(rater.flags) for rater in raters.values())
     leader = board.table.ratings[0].contestant if board.table is not None else ""
     with st.container(horizontal=True, vertical_alignment="center"):

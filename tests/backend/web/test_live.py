@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +18,7 @@ from backend.domain.jobs.events import MetricsEvent
 from backend.domain.jobs.states import Status
 from backend.services.browser_assets import plotly_url
 from backend.services.context import LOCAL, Context
+from backend.services.metrics import curves
 from backend.services.metrics.curves import FRESH_S, CurveCache
 from backend.services.metrics.points import MAX_POINTS, add_points
 from backend.services.people.accounts import add_user
@@ -112,6 +115,7 @@ def test_progress_and_status_travel_with_the_points(client: TestClient, ctx: Con
     assert poll(client, ctx, run)["state"]["line"] == "Next in the queue"
     taken = claim(ctx, run)
     report(ctx, taken, {"type": "progress", "done": 20, "total": 100, "unit": "step", "rate": 4.0, "time": 1.0})
+    time.sleep(FRESH_S)  # all who watch share what is read once in this time
     state = poll(client, ctx, run)["state"]
     assert state["line"] == "step 20 of 100 · 4.0 steps/s · 20 s left"
     assert (state["share"], state["active"]) == (0.2, True)
@@ -221,3 +225,27 @@ def test_the_palette_finds_nothing_for_who_is_not_of_the_team(ctx: Context, run:
         cookies = sign_in(open_to_all, user.name, "a long password", address="127.0.0.1", device=None)
         client.cookies.set(COOKIE, cookies.session)
         assert client.get("/live/search", params={"q": "bold"}).status_code == 403
+
+
+def test_a_viewer_waits_for_no_other_who_reads_new_points(
+    ctx: Context, run: RunView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty-five who watch a run would hold as many of the server's threads while one of them reads."""
+    cache, has_begun, may_go_on = CurveCache(), threading.Event(), threading.Event()
+    held = cache.points_json(ctx, run.id, after={}, resets=None)
+    read = curves._refresh
+
+    def read_slowly(*given: Any) -> None:
+        has_begun.set()
+        may_go_on.wait(10)
+        read(*given)
+
+    monkeypatch.setattr(curves, "_refresh", read_slowly)
+    time.sleep(FRESH_S)
+    other = threading.Thread(target=cache.points_json, args=(ctx, run.id), kwargs={"after": {}, "resets": None})
+    other.start()
+    assert has_begun.wait(60)
+    assert cache.points_json(ctx, run.id, after={}, resets=None) == held
+    assert other.is_alive()
+    may_go_on.set()
+    other.join()

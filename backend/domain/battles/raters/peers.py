@@ -112,7 +112,8 @@ def outlier_checks(items: JudgedItems, columns: VoteColumns, *, level: float, se
     cheating: each draw has a taste of its own, a normal log-odds for each contestant, as spread as the other raters'
     may be (`_taste`). Two statistics: surprise, -log of the labels' chances, and favour, the points that one contestant
     earned beyond its expectation, in standard deviations. The least likely rater leaves the comparison and the others
-    are tested again, lest its votes make theirs look odd.
+    are tested again, lest its votes make theirs look odd. Who that is, normal chances without taste say; only when its
+    own test lets it stay are all others tested, so that many odd raters cost as many tests, not their square.
     """
     pairs = _pairs(items, columns)
     total = pairs.counts()
@@ -123,18 +124,23 @@ def outlier_checks(items: JudgedItems, columns: VoteColumns, *, level: float, se
     rng, checks, trusted = np.random.default_rng(seed), dict[int, list[Check]](), list(own)
     while trusted:
         compared = {rater: _Comparison.of(pairs, own[rater], total - own[rater], prior) for rater in trusted}
-        sizes = np.array([float(own[rater].sum()) for rater in trusted])
-        for at, rater in enumerate(trusted):
-            others = np.delete(sizes, at)
-            taste = _taste([compared[other] for other in trusted if other != rater])
+
+        def test(rater: int, compared: dict[int, _Comparison] = compared) -> float:
+            others = np.array([float(own[other].sum()) for other in compared if other != rater])
+            taste = _taste([one for other, one in compared.items() if other != rater])
             shared = float((others**2).sum() / others.sum() ** 2) if others.any() else 0.0  # of the others' mean taste
             checks[rater] = compared[rater].checks(taste * math.sqrt(1 + shared), rng)
-        chances = {rater: min((check.chance for check in checks[rater]), default=1.0) for rater in trusted}
-        least = min(trusted, key=chances.__getitem__)
-        if chances[least] >= level or len(trusted) < 3:
-            break
-        trusted.remove(least)
-        total = total - own[least]
+            return min((check.chance for check in checks[rater]), default=1.0)
+
+        oddest = min(trusted, key=lambda rater: compared[rater].log_normal_chance)
+        chances = {oddest: test(oddest)}
+        if chances[oddest] >= level or len(trusted) < 3:
+            chances |= {rater: test(rater) for rater in trusted if rater != oddest}
+            oddest = min(trusted, key=chances.__getitem__)
+            if chances[oddest] >= level or len(trusted) < 3:
+                break
+        trusted.remove(oddest)
+        total = total - own[oddest]
     return checks
 
 
@@ -215,27 +221,50 @@ class _Comparison:
         beyond = self.own - self.own.sum(1, keepdims=True) * self.expected
         return beyond @ POINTS @ self.sign, (self.spread * self.spread_of_points) @ self.sign**2
 
+    @property
+    def favour(self) -> FloatArray:
+        """Points of each contestant beyond expectation, in standard deviations."""
+        gained, variance = self.gained
+        return np.divide(gained, np.sqrt(variance), out=np.zeros(len(self.names)), where=variance > 0)
+
+    @property
+    def unlike(self) -> float:
+        """Surprise of the rater's labels beyond its expectation, in standard deviations."""
+        surprise = -np.log(self.expected)
+        moments = (self.expected * surprise**2).sum(1) - (self.expected * surprise).sum(1) ** 2
+        deviation = float(np.sqrt((self.spread * moments).sum()))
+        beyond = float(((self.own - self.own.sum(1)[:, None] * self.expected) * surprise).sum())
+        return beyond / deviation if deviation else 0.0
+
+    @property
+    def log_normal_chance(self) -> float:
+        """Logarithm of the lesser of the chances of the rater's surprise and favour, as if both were normal and no one
+        had taste.
+        """
+        if not len(self.own):
+            return 0.0
+        return float(scipy.special.log_ndtr(-np.array([self.unlike, float(self.favour.max())])).min())
+
+    @property
+    def _normal_chances(self) -> tuple[float, float]:
+        highest = float(self.favour.max())
+        return (
+            float(scipy.special.ndtr(-self.unlike)),
+            float(1 - scipy.special.ndtr(highest) ** len(self.names)),
+        )
+
     def checks(self, taste: float, rng: np.random.Generator) -> list[Check]:
         """Test the rater. Chances that a flag needs are simulated with tastes, the others are normal and without."""
         if not len(self.own):
             return []
         number = self.own.sum(1)
-        surprise = -np.log(self.expected)
-        gained, variance = self.gained
-        favour = np.divide(gained, np.sqrt(variance), out=np.zeros(len(self.names)), where=variance > 0)
+        unlike, favour = self.unlike, self.favour
         favourite = int(favour.argmax())
-        moments = (self.expected * surprise**2).sum(1) - (self.expected * surprise).sum(1) ** 2
-        deviation = float(np.sqrt((self.spread * moments).sum()))
-        beyond = float(((self.own - number[:, None] * self.expected) * surprise).sum())
-        unlike = beyond / deviation if deviation else 0.0
         limits = NORMAL_UP_TO[int(number.sum()) < FEW_VOTES]
         if unlike > limits[0] or favour[favourite] > limits[1]:
-            chances = self._simulated(surprise, taste, rng)
+            chances = self._simulated(-np.log(self.expected), taste, rng)
         else:
-            chances = (
-                float(scipy.special.ndtr(-unlike)),
-                float(1 - scipy.special.ndtr(favour[favourite]) ** len(self.names)),
-            )
+            chances = self._normal_chances
         reason = (
             f"{plural(int(number.sum()), 'vote')} differ from other raters' on the same pairs more than chance and"
             " taste allow."

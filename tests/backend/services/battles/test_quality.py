@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from backend.errors import NotFound
-from backend.services.battles.quality import rater_qualities
+from backend.services.battles import quality
+from backend.services.battles.quality import last_rater_qualities, rater_qualities
 from backend.services.battles.raters import rater_for
 from backend.services.context import LOCAL, Context
 from tests.support.battle_world import link_rater
+from tests.support.installation import wait_until
 from tests.support.scenario import Scenario
 
 
@@ -34,6 +36,22 @@ def test_votes_faster_than_the_answers_can_be_read_are_flagged(ctx: Context, sce
     assert row.unread is not None
     assert row.unread.value == 1.0
     assert "pace" in {flag.kind for flag in row.flags}
+
+
+def test_while_people_vote_a_board_waits_for_no_measurement_that_takes_long(
+    ctx: Context, scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = scenario.campaign(num_prompts=12)
+    one, other = link_rater(ctx, campaign.id, "one"), link_rater(ctx, campaign.id, "other")
+    scenario.votes(campaign, "Elm", rater=one)
+    assert set(last_rater_qualities(ctx, campaign.id)) == {one.id}
+    monkeypatch.setattr(quality, "QUICK_S", -1.0)
+    monkeypatch.setattr(quality, "RESTS", 0)
+    scenario.votes(campaign, "Elm", rater=other)
+    assert set(last_rater_qualities(ctx, campaign.id)) == {one.id}
+    wait_until(lambda: set(last_rater_qualities(ctx, campaign.id)) == {one.id, other.id}, what="the newer measurement")
+    with pytest.raises(NotFound):
+        last_rater_qualities(ctx, "nowhere")
 
 
 def test_a_campaign_without_votes_has_no_quality_and_an_unknown_one_is_an_error(ctx: Context) -> None:

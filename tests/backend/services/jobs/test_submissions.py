@@ -457,6 +457,21 @@ def test_a_worker_of_a_cluster_takes_no_job_of_a_newer_database(
     assert get_job(ctx, job_id).attempt == 0
 
 
+def test_a_pod_that_is_evicted_does_not_end_as_if_its_work_was_done(
+    ctx: Context, job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kubernetes would not replace it, and the other machines of its run would wait for it in vain."""
+    settings, stopping = make_settings(ctx.artifacts.root.parent), threading.Event()
+    stopping.set()
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert work_for(ctx, settings, job_id, until_idle_s=60, stopping=stopping) == 0
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    assert work_for(ctx, settings, job_id, until_idle_s=60, stopping=stopping) == 143
+    request_stop(ctx, job_id)
+    assert get_job(ctx, job_id).status is Status.CANCELLED
+    assert work_for(ctx, settings, job_id, until_idle_s=60, stopping=stopping) == 0
+
+
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
