@@ -146,7 +146,7 @@ class Overview:
 def get_overview(ctx: Context, *, person: Person, num_recent: int = 5) -> Overview:
     """Return the contents of the overview for a person."""
     active = tuple(get_runs(ctx, active_run_ids(ctx)))
-    recent = tuple(run for run in list_runs(ctx, limit=num_recent + len(active)) if not run.is_active)[:num_recent]
+    recent = tuple(list_runs(ctx, limit=num_recent, ended=True))
     with ctx.db.read() as session:
         campaigns = tuple(_campaigns(session))
         best = tuple(_best_checkpoints(ctx, session))

@@ -124,7 +124,7 @@ class SampleView:
 
 class RunFilter(TypedDict, total=False):
     """Filter of runs. `text` matches name and notes; a run must have every tag. `imported` selects imported runs, or
-    all others.
+    all others; `ended` those that neither wait nor run.
     """
 
     text: str
@@ -133,6 +133,7 @@ class RunFilter(TypedDict, total=False):
     tags: Sequence[str]
     archived: bool
     imported: bool | None
+    ended: bool
 
 
 def list_runs(ctx: Context, *, limit: int = 50, offset: int = 0, **filters: Unpack[RunFilter]) -> list[RunView]:
@@ -161,6 +162,8 @@ def _conditions(filters: RunFilter) -> list[ColumnElement[bool]]:
         conditions.append(Job.status.in_(statuses))
     if (imported := filters.get("imported")) is not None:
         conditions.append((Run.origin == "imported") == imported)
+    if filters.get("ended"):
+        conditions.append(or_(Job.status.is_(None), Job.status.not_in(ACTIVE)))
     for tag in filters.get("tags", ()):  # as in the JSON, with quotes, since a quote inside a string is escaped
         conditions.append(cast(Run.tags, Text).contains(json.dumps(tag), autoescape=True))
     return conditions

@@ -48,6 +48,15 @@ def test_a_campaign_of_files_names_its_contestants(ctx: Context) -> None:
     assert line.contestants == ("old", "new")
 
 
+def test_the_newest_ended_runs_are_shown_however_many_are_queued_after_them(ctx: Context, scenario: Scenario) -> None:
+    """Behind a long queue the overview said that no run had ended."""
+    first = scenario.run(name="first")
+    run_world.end(ctx, run_world.claim(ctx, first), Status.FINISHED)
+    for number in range(60):
+        scenario.run(name=f"queued {number}")
+    assert [run.name for run in get_overview(ctx, person=LOCAL).recent] == ["first"]
+
+
 def test_a_finished_run_is_named_until_one_of_its_checkpoints_is_evaluated(ctx: Context, scenario: Scenario) -> None:
     run = scenario.run(name="first")
     taken = run_world.claim(ctx, run)
