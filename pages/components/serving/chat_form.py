@@ -80,31 +80,37 @@ def draw_settings(
         st.space("stretch")
         chats = any(endpoint.chats for endpoint in endpoints if endpoint.name in picked)
         temperature = CHAT_TEMPERATURE if chats else TEXT_TEMPERATURE
-        with st.popover("Settings", icon=":material/tune:", key="settings_menu"), st.container(width=SETTINGS_WIDTH):
-            everyone, *tabs = st.tabs(["All", *map(plain, sides)]) if len(sides) > 1 else [st.container()]
-            with everyone:
-                draw_preset_choice(ctx, person, scope=scope)
-                values, below = draw_values(stored, scope=scope, temperature=temperature)
-                settings, field, problem = _validate(picked, blind=blind, values=values)
-                if wrong := wrong_numbers():  # named below their fields
-                    settings, problem = None, wrong[0]
-                elif problem:
-                    below.get(field, st).error(plain(problem), icon=":material/error:")
-                if settings is not None:
-                    draw_preset_saving(ctx, person, settings, scope=scope)
-            if tabs:
-                last_valid = f"shared_of_{scope}"
-                shared = settings or st.session_state.get(last_valid) or ChatSettings(endpoints=tuple(picked))
-                st.session_state[last_valid] = shared
-                own, side_problem = draw_sides(ctx, person, tabs, sides, shared, stored, scope=scope)
-                problem = problem or side_problem
-                settings = None if problem or settings is None else settings.model_copy(update={"sides": own})
-        if settings is not None:
-            draw_team_prompts(ctx, person, settings, scope=scope)
-            with st.popover("Endpoint" if len(picked) == 1 else "Endpoints", icon=":material/info:", key="card_menu"):
-                draw_chosen_endpoints(ctx, endpoints, settings)
-            with st.popover("Code", icon=":material/code:", key="code_menu"):
-                draw_code(ctx, person, conversation, settings)
+        with st.container(horizontal=True, width="content"):  # wraps as one
+            with (
+                st.popover("Settings", icon=":material/tune:", key="settings_menu"),
+                st.container(width=SETTINGS_WIDTH),
+            ):
+                everyone, *tabs = st.tabs(["All", *map(plain, sides)]) if len(sides) > 1 else [st.container()]
+                with everyone:
+                    draw_preset_choice(ctx, person, scope=scope)
+                    values, below = draw_values(stored, scope=scope, temperature=temperature)
+                    settings, field, problem = _validate(picked, blind=blind, values=values)
+                    if wrong := wrong_numbers():  # named below their fields
+                        settings, problem = None, wrong[0]
+                    elif problem:
+                        below.get(field, st).error(plain(problem), icon=":material/error:")
+                    if settings is not None:
+                        draw_preset_saving(ctx, person, settings, scope=scope)
+                if tabs:
+                    last_valid = f"shared_of_{scope}"
+                    shared = settings or st.session_state.get(last_valid) or ChatSettings(endpoints=tuple(picked))
+                    st.session_state[last_valid] = shared
+                    own, side_problem = draw_sides(ctx, person, tabs, sides, shared, stored, scope=scope)
+                    problem = problem or side_problem
+                    settings = None if problem or settings is None else settings.model_copy(update={"sides": own})
+            if settings is not None:
+                draw_team_prompts(ctx, person, settings, scope=scope)
+                with st.popover(
+                    "Endpoint" if len(picked) == 1 else "Endpoints", icon=":material/info:", key="card_menu"
+                ):
+                    draw_chosen_endpoints(ctx, endpoints, settings)
+                with st.popover("Code", icon=":material/code:", key="code_menu"):
+                    draw_code(ctx, person, conversation, settings)
     if settings is not None:
         draw_active_settings(settings, sides, scope=scope, temperature=temperature)
     if not picked:
