@@ -23,9 +23,11 @@ UNUSABLE = (
 """Errors that transformers raises on invalid configs, tokenizers and weights, which are untrusted."""
 
 
-def is_unusable(error: Exception) -> bool:
-    """Return whether a library's error reports invalid input. The tokenizers library raises plain `Exception`."""
-    return type(error) is Exception or isinstance(error, UNUSABLE)
+def is_unusable(error: BaseException) -> bool:
+    """Return whether a library's error reports invalid input. The tokenizers library raises plain `Exception`, and a
+    panic, which is none.
+    """
+    return type(error) is Exception or type(error).__name__ == "PanicException" or isinstance(error, UNUSABLE)
 
 
 def one_line(error: BaseException) -> str:

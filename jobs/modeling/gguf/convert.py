@@ -51,7 +51,7 @@ def convert_gguf(
             str(file.parent), gguf_file=file.name, trust_remote_code=False, local_files_only=True
         )
         network = read_network(file)
-    except Exception as error:
+    except BaseException as error:  # a panic of the tokenizers' library is not an Exception
         if not is_unusable(error) or is_out_of_memory(error):
             raise
         raise InvalidInput(

@@ -71,6 +71,17 @@ def test_a_quantised_file_that_is_added_as_a_base_leads_back_to_what_it_was_expo
     assert get_checkpoint(ctx, base).parent_id is None
 
 
+def test_a_file_whose_tokenizer_the_library_panics_at_is_refused_with_the_cure(ctx: Context, base: str) -> None:
+    """A tokenizer of bytes without merges. The job said: "The process ended with status 1 without a result"."""
+    job = export_checkpoint(ctx, base, format="gguf", numbers="q8_0", person=LOCAL)
+    do_job(ctx, job.id)
+    added = add_base(ctx, name="again", source=str(export_file(ctx, job.id, person=LOCAL)), person=LOCAL)
+    ended = do_job(ctx, added.job_id)
+    assert ended.status is Status.FAILED
+    assert "can't be converted" in (ended.error.cause or "")
+    assert "original checkpoint" in str(ended.error.remedy)
+
+
 def test_a_folder_is_downloaded_as_a_zip_file_with_its_own_card_or_ours(ctx: Context, base: str) -> None:
     for format, card in (("hf", CARD), ("gguf", None)):
         job = export_checkpoint(ctx, base, format=format, person=LOCAL)
