@@ -29,7 +29,9 @@ would fill the database.
 MAX_WITHOUT_KEY = 2
 """The same of requests with a wrong key or none, which anyone who reaches the gateway can send."""
 WINDOW_S, COUNTED_S = 60.0, 10.0
-"""Seconds after which the next ones have rows of their own again, and for which further ones share a row."""
+"""Seconds after which the next ones have rows of their own again, and for which further ones share a row; those without
+a valid key share one for the whole window.
+"""
 R = TypeVar("R")
 
 
@@ -110,7 +112,9 @@ class UsageWriter:
         """Queue the rows of requests that are counted for so long, and forget windows that have passed."""
         now = self._clock()
         for group, alike in list(self._alike.items()):
-            if alike.rest is not None and now - alike.rest_since >= older_than_s:
+            is_keyless = alike.rest is not None and alike.rest.finish_reason == INVALID_KEY
+            wait_s = WINDOW_S if older_than_s and is_keyless else older_than_s
+            if alike.rest is not None and now - alike.rest_since >= wait_s:
                 self._queue_rest(alike)
             if now - alike.since > WINDOW_S and alike.rest is None:
                 del self._alike[group]

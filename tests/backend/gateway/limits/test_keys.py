@@ -180,13 +180,16 @@ def test_every_refused_request_of_a_key_is_stored_with_its_code(
     assert (row.key_id, row.prompt_tokens, row.completion_tokens, row.replica_id) == ("id-seen", 0, 0, None)
 
 
-def test_a_request_without_a_valid_key_is_not_stored_and_names_make_no_metrics(scene: Scene) -> None:
+def test_a_request_without_a_valid_key_is_stored_without_it_and_names_make_no_metrics(scene: Scene) -> None:
     before = len(scene.directory.usage)
     assert scene.ask("nobody").status_code == 401
     for number in range(3):
         assert scene.ask(KEY, model=f"made-up-{number}").json()["error"]["code"] == "model_not_found"
     scene.directory.wait_for(lambda row: row.endpoint == "made-up-2")
-    assert [row.endpoint for row in scene.directory.usage[before:]] == [f"made-up-{number}" for number in range(3)]
+    nobody, *others = scene.directory.usage[before:]
+    assert (nobody.endpoint, nobody.key_id, nobody.finish_reason) == ("", None, "invalid_api_key")
+    assert "nobody" not in repr(nobody)
+    assert [row.endpoint for row in others] == [f"made-up-{number}" for number in range(3)]
     metrics = httpx2.get(f"{scene.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
     assert 'roundhouse_request_failed_total{code="model_not_found",model="(unknown)"}' in metrics
     assert "made-up" not in metrics
