@@ -186,9 +186,9 @@ def test_a_request_without_a_valid_key_is_stored_without_it_and_names_make_no_me
     for number in range(3):
         assert scene.ask(KEY, model=f"made-up-{number}").json()["error"]["code"] == "model_not_found"
     scene.directory.wait_for(lambda row: row.endpoint == "made-up-2")
-    nobody, *others = scene.directory.usage[before:]
-    assert (nobody.endpoint, nobody.key_id, nobody.finish_reason) == ("", None, "invalid_api_key")
-    assert "nobody" not in repr(nobody)
+    keyless, *others = scene.directory.usage[before:]
+    assert (keyless.endpoint, keyless.key_id, keyless.finish_reason) == ("", None, "invalid_api_key")
+    assert "nobody" not in repr(keyless)
     assert [row.endpoint for row in others] == [f"made-up-{number}" for number in range(3)]
     metrics = httpx2.get(f"{scene.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
     assert 'roundhouse_request_failed_total{code="model_not_found",model="(unknown)"}' in metrics
