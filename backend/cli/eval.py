@@ -7,33 +7,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.evaluation.check import check
 from backend.cli.evaluation.compare import compare
 from backend.cli.evaluation.endpoint import app as endpoints
 from backend.cli.evaluation.endpoint import find_or_add
-from backend.cli.evaluation.exchange import export, import_
 from backend.cli.evaluation.gate import gate as judge_gate
-from backend.cli.evaluation.group import find_group, run_group
 from backend.cli.evaluation.judge import judge as judge_answers
 from backend.cli.evaluation.safety import app as safety
 from backend.cli.evaluation.score import score as score_answers
 from backend.cli.evaluation.suite import app as suite
-from backend.cli.evaluation.task import read_task_option
+from backend.cli.evaluation.suite import run_and_emit
+from backend.cli.evaluation.task import read_task_option, read_task_text
 from backend.cli.options import model_options
 from backend.cli.output import CommandGroup, command, emit, note, score_data
 from backend.cli.waiting import wait_for_job
+from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.config import EvaluationConfig, score_label
+from backend.domain.evaluation.tasks.groups import TaskGroup
 from backend.domain.json_values import FieldValues
 from backend.domain.wording import percent
-from backend.errors import InvalidInput
+from backend.errors import Conflict, InvalidInput, JobFailed, NotFound
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.checkpoints.generation import launch_loglikelihoods, read_loglikelihoods
-from backend.services.context import LOCAL
+from backend.services.context import LOCAL, Context
+from backend.services.evaluation.checks import LABEL, launch_check, read_check
 from backend.services.evaluation.evaluations import (
     EvaluationView,
     get_evaluation,
@@ -41,9 +42,82 @@ from backend.services.evaluation.evaluations import (
     list_evaluations,
     plan_evaluation,
 )
+from backend.services.evaluation.exports import ExportFormat, board_html, export_evaluation, scores_csv
 from backend.services.evaluation.forecasts import describe_cap
+from backend.services.evaluation.imported import import_results
+from backend.services.evaluation.suites import suite_of_group, tasks_of
 from backend.services.evaluation.task_fit import resolve_benchmark
-from backend.services.evaluation.tasks import suggest_task
+from backend.services.evaluation.tasks import find_task, suggest_task
+
+
+@command
+def export(
+    to: Annotated[Path, typer.Option(help="File to write; refused where it exists.")],
+    evaluation: Annotated[str | None, typer.Argument(help="Id of an evaluation; left out: the scores of all.")] = None,
+    form: Annotated[ExportFormat, typer.Option("--format", help="lm-eval: a zip of results and samples.")] = "csv",
+) -> None:
+    """Write an evaluation, or the scores of all, as CSV, as an HTML report or in the form of lm-evaluation-harness."""
+    ctx = get_context()
+    if to.exists():
+        raise Conflict(f"{to} exists already.", remedy="Give another name.")
+    if evaluation is not None:
+        content = export_evaluation(ctx, evaluation, form=form)
+    elif form == "lm-eval":
+        raise NotFound("lm-evaluation-harness has a file for each evaluation.", remedy="Name an evaluation.")
+    else:
+        content = (board_html(ctx) if form == "html" else scores_csv(list_evaluations(ctx, limit=5000))).encode()
+    to.write_bytes(content)
+    emit(
+        {"file": str(to), "bytes": len(content), "format": form},
+        text=f"Wrote {to} ({len(content):,} bytes).",
+    )
+
+
+@command
+def import_(
+    files: Annotated[
+        list[Path], typer.Argument(help="Results files of lm-evaluation-harness, or JSON of the same form.")
+    ],
+) -> None:
+    """Import scores that other programs measured, to be shown beside ours and never tested against them."""
+    imported = []
+    for file in files:
+        if not file.is_file():
+            raise NotFound(f"There is no file {file}.")
+        imported += import_results(get_context(), file.read_bytes(), source=file.name, person=LOCAL)
+    rows = [
+        {
+            **attributes_of(one, "id", "model", "benchmark"),
+            "scores": [score.model_dump() for score in one.scores],
+            "source": one.source,
+        }
+        for one in imported
+    ]
+    lines = [f"{one.model} on {one.benchmark}: {len(one.scores)} scores" for one in imported]
+    emit({"imported": rows}, text="\n".join(lines))
+
+
+@command
+def check(
+    evaluation: Annotated[str, typer.Argument(help="Id of a finished evaluation.")],
+    against: Annotated[Literal["lm_eval", "plain"], typer.Option(help="The other engine.")] = "lm_eval",
+    items: Annotated[int, typer.Option(help="Randomly drawn items; 0: all of them.")] = 0,
+) -> None:
+    """Compute items of an evaluation by another engine too, and show the largest difference."""
+    ctx = get_context()
+    wait_for_job(ctx, launch_check(ctx, evaluation, person=LOCAL, against=against, items=items).id)
+    result = read_check(ctx, evaluation)
+    if result is None:
+        raise JobFailed("The check left no result.", remedy="See the job's log.")
+    largest = "none" if result.largest_difference is None else f"{result.largest_difference:.2g} nats"
+    lines = [
+        f"{result.items} items by {result.engine} and by {LABEL[against]}",
+        f"  largest difference of a log-likelihood   {largest}",
+        f"  items with another choice or answer      {result.other_choices}",
+        f"  items with another value                 {result.other_values}",
+    ]
+    emit({"evaluation": evaluation, **result.model_dump(mode="json")}, text="\n".join(lines))
+
 
 app = CommandGroup(no_args_is_help=True)
 app.command("score")(score_answers)
@@ -211,3 +285,33 @@ def as_text(evaluation: EvaluationView) -> str:
         label = score_label(score.metric) + (f", {score.subgroup}" if score.subgroup else "")
         lines.append(f"  {label:<24} {score.value:10.4f}{interval}  n = {score.n}")
     return "\n".join(lines)
+
+
+def find_group(ctx: Context, task: str) -> TaskGroup | None:
+    """Return the group of a name or a YAML file; None if it is a single task. Raises NotFound, InvalidInput."""
+    definition = find_task(ctx, read_task_text(task) or task)
+    return definition if isinstance(definition, TaskGroup) else None
+
+
+def run_group(
+    ctx: Context,
+    group: TaskGroup,
+    *,
+    checkpoint: str | None,
+    endpoint: str | None,
+    benchmark: str,
+    config: EvaluationConfig,
+    given: tuple[int | None, int | None],
+    wait: bool,
+) -> None:
+    """Run a group's tasks on a checkpoint or an endpoint as a suite, and print its result. `given`: few-shot examples
+    and max new tokens for all.
+    """
+    shots, max_tokens = given
+    tasks = [task.adjusted(shots=shots, max_tokens=max_tokens) for task in tasks_of(ctx, group)]
+    suite = suite_of_group(ctx, group, tasks=tasks, config=config, person=LOCAL, benchmark=benchmark)
+    note(
+        f"{group.shown_title}: {len(tasks)} tasks as the suite “{suite.name}”; roundhouse eval suite show {suite.id}"
+        " shows its results."
+    )
+    run_and_emit(ctx, suite.id, checkpoint=checkpoint, endpoint=endpoint, wait=wait)

@@ -1,10 +1,15 @@
-"""Relay one request: choose a replica, retry on another before the first token, stream, record usage once."""
+"""Relay one request: wake its endpoint, choose a replica, retry on another before the first token, stream, continue on
+another where the first is lost, and record usage once.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import secrets
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 
 from backend.domain.serving.protocol import (
@@ -15,6 +20,8 @@ from backend.domain.serving.protocol import (
     NOT_RESUMED,
     QUEUE_TIMEOUT,
     REQUEST_FAILED,
+    UNKNOWN,
+    Begun,
     FinishEvent,
     FinishReason,
     GenerateRequest,
@@ -40,13 +47,11 @@ from backend.gateway.errors import (
 )
 from backend.gateway.metrics import GatewayMetrics
 from backend.gateway.request import ApiExchange, Events, Starting
-from backend.gateway.resume import Resumption
 from backend.gateway.shadow import Shadows
-from backend.gateway.shares import BusyShares
 from backend.gateway.usage import UsageWriter
-from backend.gateway.waking import wait_for_replicas
 from backend.infra.openai_api.upstream import UpstreamClient
 from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused
+from backend.services.serving.autoscaling import Waking
 
 MAX_RETRIES = 2
 UNKNOWN_MODEL = "(unknown)"
@@ -301,3 +306,121 @@ def _checked(event: GenerationEvent) -> OpenEvent | FinishEvent:
     if isinstance(event, FinishEvent) and event.finish_reason is FinishReason.CANCELLED:
         raise ReplicaLost("The replica was stopped in the middle of its answer.", reason="stopped")
     return event
+
+
+LOOK_S = 0.25
+SAY_S = 5.0  # proxies cut connections that are silent for a minute or less
+
+
+async def wait_for_replicas(
+    directory: Directory, endpoint: str, *, read: Callable[[], Awaitable[Sequence[ReplicaAddress]]], is_streamed: bool
+) -> AsyncGenerator[Starting, None]:
+    """Wake an endpoint that sleeps and wait until `read` returns a replica, or the request has waited for as long as it
+    may.
+
+    Ends at once for an endpoint that does not sleep. Raises what `read` does.
+    """
+    began = said = time.monotonic()
+    waking = await _wake(directory, endpoint)
+    if waking is None:
+        return
+    yield Starting(endpoint)
+    until = began + (waking.stream_s if is_streamed else waking.whole_s)
+    while not await read():
+        if time.monotonic() >= until:
+            return
+        if time.monotonic() - said >= SAY_S:
+            said = time.monotonic()
+            yield Starting(endpoint)
+            await _wake(directory, endpoint)  # it may have gone to sleep as the request came
+        await asyncio.sleep(LOOK_S)
+
+
+async def _wake(directory: Directory, endpoint: str) -> Waking | None:
+    return await asyncio.to_thread(directory.wake, endpoint)
+
+
+@dataclass
+class _Replica:
+    open: int = 0
+    clock: float = 0.0  # integral of dt / open
+    read_at: float = 0.0
+
+
+class BusyShares:
+    """A clock per replica that runs at 1 / (open requests). A request's share is the clock's advance between its start
+    and its end, so the shares of all requests sum to the replica's busy time (processor sharing; Kleinrock, Queueing
+    Systems II, 1976, section 4.4).
+    """
+
+    def __init__(self, *, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now = now
+        self._replicas: dict[str, _Replica] = {}
+
+    def begin(self, replica_id: str) -> float:
+        """Count a request as open; return the reading to give to `end`."""
+        replica = self._advance(replica_id)
+        replica.open += 1
+        return replica.clock
+
+    def end(self, replica_id: str, began: float) -> float:
+        """Count a request as ended; return the seconds of the replica that it took."""
+        replica = self._advance(replica_id)
+        share = replica.clock - began
+        replica.open -= 1
+        if replica.open == 0:
+            del self._replicas[replica_id]
+        return share
+
+    def _advance(self, replica_id: str) -> _Replica:
+        now = self._now()
+        replica = self._replicas.setdefault(replica_id, _Replica(read_at=now))
+        if replica.open:
+            replica.clock += (now - replica.read_at) / replica.open
+        replica.read_at = now
+        return replica
+
+
+SEED_BITS = 62
+
+
+class Resumption:
+    """A request as replicas get it: first itself, with a seed; after a loss with the beginning of its answer.
+
+    Tokens are a function of prompt, seed and the tokens before them, so the continuation is what the lost replica would
+    have sent, up to the rounding of another batch.
+    """
+
+    def __init__(self, request: GenerateRequest) -> None:
+        self.original = request
+        self._request = _with_seed(request)
+        self._ids: list[int] = []
+        self._characters = 0
+
+    @property
+    def is_possible(self) -> bool:
+        """Return whether a lost answer can be continued."""
+        return self._request.can_be_resumed and bool(self._ids) and self._ids[0] != UNKNOWN
+
+    def note(self, event: OpenEvent | FinishEvent) -> None:
+        """Note an event that the client gets."""
+        if isinstance(event, TokenEvent):
+            self._ids += event.token_ids
+            self._characters += event.num_characters
+
+    def request(self) -> GenerateRequest:
+        """Return the request for the next replica."""
+        if not self.is_possible:
+            return self._request
+        return self._request.model_copy(
+            update={"begun": Begun(token_ids=tuple(self._ids), characters=self._characters)}
+        )
+
+
+def _with_seed(request: GenerateRequest) -> GenerateRequest:
+    """A replica would draw the seed itself; a second one could not know it."""
+    if not request.can_be_resumed or request.params.seed is not None or request.params.temperature == 0:
+        return request
+    return request.model_copy(
+        update={"params": request.params.model_copy(update={"seed": secrets.randbits(SEED_BITS)})}
+    )

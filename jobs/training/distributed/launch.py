@@ -8,14 +8,17 @@ machine serves, on the one address that they were given.
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -30,7 +33,6 @@ from backend.errors import InvalidInput, JobFailed, PeersLost
 from jobs.fork_server import run_as_command
 from jobs.modeling.devices import threads_of_rank
 from jobs.reporter import JobSpec, Rendezvous, Reporter
-from jobs.training.distributed.contact import ANSWERS_IN, Contact
 
 RANK_MODULE = "jobs.training.rank"
 TICK_S = 0.1
@@ -228,3 +230,46 @@ def outcome(folder: Path, *, code: int) -> TrainResult:
             " fsdp."
         ),
     )
+
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 1.0
+ANSWERS_IN = timedelta(seconds=5)
+
+
+class Contact(threading.Thread):
+    """Counts in the store where the ranks meet, and notes with the reporter when all other machines have counted on."""
+
+    def __init__(self, open_store: Callable[[], TCPStore], machine: int, machines: int, reporter: Reporter) -> None:
+        super().__init__(daemon=True, name="contact")
+        self._open_store, self._machine, self._reporter = open_store, machine, reporter
+        self._others = [number for number in range(machines) if number != machine]
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Beat until ended; a store that can't be reached is tried again."""
+        store: TCPStore | None = None
+        beats, noted = 0, dict.fromkeys(self._others, 0)
+        while not self._ended.wait(BEAT_S):
+            try:
+                store = store or self._open_store()
+                beats += 1
+                store.set(_key(self._machine), str(beats))
+                counts = {other: int(store.get(_key(other))) for other in self._others if store.check([_key(other)])}
+            except RuntimeError as error:  # DistError and its like
+                log.debug("no contact: %s", error)
+                store = None
+                continue
+            if all(counts.get(other, 0) > count for other, count in noted.items()):
+                noted = counts
+                self._reporter.note_contact()
+
+    def end(self) -> None:
+        """Stop beating, before the process ends: a thread in torch's code must not outlive the interpreter."""
+        self._ended.set()
+        self.join(2 * ANSWERS_IN.total_seconds())
+
+
+def _key(machine: int) -> str:
+    return f"beat/{machine}"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from html import escape
+
 import streamlit as st
 
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.families import FAMILIES
 from backend.domain.estimates.architecture_report import describe_architecture
 from backend.domain.estimates.setting import Precision
 from backend.domain.wording import short
-from pages.components.architectures.diagram import block_diagram, describe_diagram, layers_strip
 from pages.components.architectures.figures import parameters_bar
-from pages.components.charts.html import figure
+from pages.components.charts.html import SMALL, figure, legend, swatch
+from pages.components.charts.style import COLORS, MUTED, fade
 from pages.components.choices import choose_one
 from pages.components.frame import draw_metric
 from pages.components.words import size
@@ -47,3 +51,167 @@ def draw_block(config: ArchitectureConfig) -> None:
     if strip is not None:
         st.caption("Layers")
         st.html(figure(strip, alt="Layers by kind"))
+
+
+EMBEDDING, ATTENTION, FEED_FORWARD, NORM, HEAD = COLORS[:5]
+EXPERTS = COLORS[5]
+BRACKET = "1.1rem"
+"""Width of the line of a residual connection next to its boxes."""
+ARROW = f'<div style="height:.7rem;width:1.5px;margin:0 auto;background:{MUTED}"></div>'
+
+
+@dataclass(frozen=True)
+class Box:
+    """A module. With `adds` its output is added to the input of the module `since` boxes before it (a residual
+    connection).
+    """
+
+    title: str
+    detail: str
+    color: str
+    adds: bool = False
+    since: int = 0
+
+
+def block_boxes(config: ArchitectureConfig) -> list[Box]:
+    """Return the modules inside one block, first to last."""
+    family = FAMILIES[config.family]
+    norm = family.norm.split(" ")[0].rstrip(",")
+    twice = config.family == "gemma3"
+    before, after = Box(norm, f"{config.width}", NORM), Box(norm, f"{config.width}", NORM, adds=True, since=2)
+    attention = _attention(config)
+    work = _feed_forward(config)
+    boxes = [before, Box(*attention, adds=not twice, since=1)]
+    boxes += [after] if twice else []
+    boxes += [before, Box(*work, adds=not twice, since=1)]
+    return boxes + ([after] if twice else [])
+
+
+def _attention(config: ArchitectureConfig) -> tuple[str, str, str]:
+    family, heads, groups = FAMILIES[config.family], config.num_heads, config.num_kv_heads
+    if family.latent:
+        queries = f"queries through {config.query_rank}" if config.query_rank else "queries uncompressed"
+        return (
+            "Latent attention",
+            f"{heads} heads of {config.head_dim}; {queries}, keys and values through {config.kv_rank}",
+            ATTENTION,
+        )
+    if groups == heads:
+        kind = f"{heads} heads of {config.head_dim}, keys and values each"
+    else:
+        kind = f"{heads} heads of {config.head_dim} on {groups} with keys and values"
+    extras = {
+        "qwen3": "queries and keys normed",
+        "qwen3_moe": "queries and keys normed",
+        "gemma3": "queries and keys normed",
+        "bloom": "ALiBi",
+    }
+    return "Attention", "; ".join(part for part in (kind, extras.get(config.family, "")) if part), ATTENTION
+
+
+def _feed_forward(config: ArchitectureConfig) -> tuple[str, str, str]:
+    family = FAMILIES[config.family]
+    kind = family.feed_forward.split(" ")[0]
+    if config.num_experts is None:
+        return "Feed-forward", f"{kind}, {config.width} → {config.feed_forward} → {config.width}", FEED_FORWARD
+    shared = f", {config.shared_experts} always" if config.shared_experts else ""
+    return (
+        "Experts",
+        (
+            f"a router picks {config.experts_per_token} of {config.num_experts}{shared}; {kind}, {config.width} →"
+            f" {config.expert_size}"
+        ),
+        EXPERTS,
+    )
+
+
+def layer_kinds(config: ArchitectureConfig) -> list[str]:
+    """Describe each layer; equal layers have equal descriptions."""
+    kinds = []
+    for layer in range(config.num_layers):
+        parts = []
+        if config.window is not None:
+            parts.append("sees everything" if config.is_global(layer) else f"sees {config.window:,} tokens")
+        if config.nope_every is not None:
+            parts.append("no positions" if (layer + 1) % config.nope_every == 0 else "RoPE")
+        if config.num_experts is not None and config.dense_layers:
+            parts.append("experts" if config.has_experts(layer) else "one feed-forward")
+        kinds.append(", ".join(parts))
+    return kinds
+
+
+def block_diagram(config: ArchitectureConfig) -> str:
+    """Return the network from tokens to logits, with one block in detail."""
+    family = FAMILIES[config.family]
+    positions = {"gpt2": f", {config.context:,} learned positions added", "bloom": ", normed"}.get(config.family, "")
+    head = "tied to the embedding" if config.tie_embeddings else "untied"
+    embedding = Box("Embedding", f"{config.vocab_size:,} tokens → {config.width}{positions}", EMBEDDING)
+    norm = Box(family.norm.split(" ")[0].rstrip(","), f"{config.width}", NORM)
+    output = Box("Output head", f"{config.width} → {config.vocab_size:,}, {head}", HEAD)
+    block = (
+        '<div style="display:flex;align-items:center;gap:.7rem"><div style="flex:1;min-width:0;padding:.55rem .55rem'
+        f' .4rem;border:1.5px dotted {MUTED};border-radius:.4rem">{_draw_inside(block_boxes(config))}</div><strong'
+        f' style="white-space:nowrap">× {config.num_layers}</strong></div>'
+    )
+    return ARROW.join([_draw_box(embedding), block, _draw_box(norm), _draw_box(output)])
+
+
+def _draw_inside(boxes: list[Box]) -> str:
+    """Draw the boxes of a block, those inside a residual connection in a bracket that ends in ⊕."""
+    groups: list[str] = []
+    start = 0
+    for index, box in enumerate(boxes):
+        if box.adds:
+            before = [_draw_box(each) for each in boxes[start : index - box.since]]
+            inside = ARROW.join(_draw_box(each) for each in boxes[index - box.since : index + 1])
+            groups += [*before, _draw_residual(inside)]
+            start = index + 1
+    between = f'<div style="padding-left:{BRACKET}">{ARROW}</div>'
+    return between.join([*groups, *(_draw_box(each) for each in boxes[start:])])
+
+
+def _draw_residual(inside: str) -> str:
+    bracket = (
+        f"position:absolute;left:0;width:{BRACKET};top:-.35rem;bottom:.62rem;border:1.2px solid "
+        f"{MUTED};border-right:0;border-radius:.4rem 0 0 .4rem"
+    )
+    plus = (
+        f'<div style="text-align:center;line-height:1.25rem;color:{MUTED}" title="The input is added to the'
+        ' output">⊕</div>'
+    )
+    return f'<div style="position:relative;padding-left:{BRACKET}"><div style="{bracket}"></div>{inside}{plus}</div>'
+
+
+def _draw_box(box: Box) -> str:
+    return (
+        "<div"
+        ' style="position:relative;display:flex;flex-wrap:wrap;justify-content:space-between;align-items:center;gap:.1rem'  # noqa: E501
+        " 1rem;padding:.3rem .6rem;border:1.5px solid"
+        f' {box.color};border-radius:.3rem;background:{fade(box.color, 0.14)}"><strong'
+        f' style="font-size:.87rem">{escape(box.title)}</strong><span'
+        f' style="font-size:.76rem;text-align:right;margin-left:auto">{escape(box.detail)}</span></div>'
+    )
+
+
+def layers_strip(config: ArchitectureConfig) -> str | None:
+    """Return the layers side by side, coloured by kind; None where all are alike."""
+    kinds = layer_kinds(config)
+    colors = dict(zip(dict.fromkeys(kinds), (ATTENTION, EMBEDDING, EXPERTS, HEAD), strict=False))
+    if len(colors) < 2:
+        return None
+    cells = "".join(
+        f'<div title="{escape(f"layer {number}: {kind}")}" style="flex:1;background:{colors.get(kind, MUTED)}"></div>'
+        for number, kind in enumerate(kinds, start=1)
+    )
+    strip = f'<div style="display:flex;gap:2px;height:30px;border-radius:.3rem;overflow:hidden">{cells}</div>'
+    ends = (
+        "<div"
+        f' style="display:flex;justify-content:space-between;{SMALL}"><span>1</span><span>{config.num_layers}</span></div>'  # noqa: E501
+    )
+    return strip + ends + legend((name, swatch(color)) for name, color in colors.items())
+
+
+def describe_diagram(config: ArchitectureConfig) -> str:
+    """Return the diagram as alternative text."""
+    steps = "; ".join(f"{box.title} ({box.detail})" for box in block_boxes(config))
+    return f"{config.num_layers} blocks, each: {steps}. {short(config.vocab_size)} tokens."

@@ -20,7 +20,7 @@ BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "
 
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, MemoryDirectory, ReplicaAddress]]:
-    monkeypatch.setattr("backend.gateway.waking.SAY_S", 0.1)
+    monkeypatch.setattr("backend.gateway.relay.SAY_S", 0.1)
     directory = MemoryDirectory({"m": []}, keys_required=False)
     directory.sleeping["m"] = Waking(whole_s=5.0, stream_s=10.0)
     with scripted() as (_, address), gateway(directory) as url:

@@ -5,12 +5,13 @@ reason.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from backend.domain.data.kinds import REQUIRED, DatasetKind
+from backend.domain.data.kinds import MESSAGE_FIELDS, REQUIRED, DatasetKind
 from backend.domain.data.parsing.json_stream import STRING_COLUMN
 from backend.domain.data.recognition.benchmarks import (
     detect_code,
@@ -21,7 +22,6 @@ from backend.domain.data.recognition.benchmarks import (
 from backend.domain.data.recognition.column_names import nearest_column
 from backend.domain.data.recognition.records import detect_records
 from backend.domain.data.recognition.sample import Recognition, SampleRows
-from backend.domain.data.recognition.strings import detect_strings
 from backend.domain.data.recognition.training_rows import (
     detect_answered_turns,
     detect_chat,
@@ -33,10 +33,119 @@ from backend.domain.data.recognition.training_rows import (
     detect_text,
     detect_unread_turns,
 )
-from backend.domain.data.recognition.trees import detect_ranked_tree, detect_tree
+from backend.domain.data.rows.conversations import ROLES
 from backend.domain.data.rows.mapping import map_sample, settle_answers
 from backend.domain.data.rows.problem import RowProblem
+from backend.domain.data.rows.trees import TREE, is_root
 from backend.errors import InvalidInput
+
+
+def detect_tree(sample: SampleRows) -> Recognition | None:
+    """Recognise trees as conversations, one for each path from the root to a leaf."""
+    mapping = _nested(sample) or _table(sample)
+    if mapping is None:
+        return None
+    ranks = "; choose kind preference to compare answers by their rank instead" if _has_ranks(sample, mapping) else ""
+    return Recognition(
+        DatasetKind.CHAT,
+        mapping,
+        0.95,
+        f"{_shape(mapping)}; each path from its root to a leaf is a conversation{ranks}",
+    )
+
+
+def detect_ranked_tree(sample: SampleRows) -> Recognition | None:
+    """Recognise trees as preferences: of two answers to the same message the better-ranked one is chosen."""
+    mapping = _nested(sample) or _table(sample)
+    if mapping is None or not _has_ranks(sample, mapping):
+        return None
+    reason = f"{_shape(mapping)}; of two answers to one message, the better-ranked is chosen"
+    return Recognition(DatasetKind.PREFERENCE, mapping, 0.9, reason)
+
+
+def _nested(sample: SampleRows) -> dict[str, str] | None:
+    column = next((name for name in sample.columns if sample.all(name, is_root)), None)
+    return {column: TREE} if column else None
+
+
+def _table(sample: SampleRows) -> dict[str, str] | None:
+    columns = {field: sample.find_field(field) for field in MESSAGE_FIELDS}
+    mapping = {column: field for field, column in columns.items() if column}
+    role = columns["role"]
+    if set(mapping.values()) < {"message_id", "parent_id", "role", "content"} or role is None:
+        return None
+    return mapping if sample.all(role, lambda value: str(value).lower() in ROLES) else None
+
+
+def _shape(mapping: dict[str, str]) -> str:
+    names = {field: column for column, field in mapping.items()}
+    if TREE in names:
+        return f"`{names[TREE]}` is the root of a message tree"
+    return f"each row is a message of a tree (`{names['parent_id']}` names the message that it answers)"
+
+
+def _has_ranks(sample: SampleRows, mapping: dict[str, str]) -> bool:
+    names = {field: column for column, field in mapping.items()}
+    if TREE in names:
+        return any(_ranked(root) for root in sample.values(names[TREE]))
+    return "rank" in names and any(value not in (None, "") for value in sample.values(names["rank"]))
+
+
+def _ranked(root: Any) -> bool:
+    waiting = [root]
+    while waiting:
+        message = waiting.pop()
+        if isinstance(message, dict):
+            if message.get("rank") is not None:
+                return True
+            replies = message.get("replies")
+            waiting += replies if isinstance(replies, list) else []
+    return False
+
+
+MAX_PROMPT = 2000  # characters
+_REQUEST = re.compile(
+    r"(who|whom|whose|what|when|where|which|why|how|is|are|was|were|do|does|did|can|could|will|would|should|may|might|have|has|am|"
+    r"write|explain|describe|list|give|tell|summari[sz]e|translate|compare|create|generate|make|suggest|name|find|solve|calculate|compute|"
+    r"show|help|provide|convert|classify|identify|rewrite|edit|correct|design|develop|draft|outline|propose|plan|imagine|pretend|act|"
+    r"answer|define|discuss|analy[sz]e|evaluate|recommend|implement|simplify|compose|complete|continue|please|prove|derive|count|extract|"
+    r"teach|instruct|devise|produce|prepare|invent|brainstorm|construct|argue|choose|read|say|think|let's|i want|i"
+    r" need|you are)\b",
+    re.IGNORECASE,
+)
+
+
+def detect_strings(sample: SampleRows) -> Recognition | None:
+    """Recognise a list of strings, as prompts or text; the user may choose the other kind."""
+    if sample.columns != [STRING_COLUMN]:
+        return None
+    texts = [value for value in sample.values(STRING_COLUMN) if isinstance(value, str) and value.strip()]
+    if not texts:
+        return None
+    requests = sum(map(reads_as_request, texts))
+    if requests >= 0.6 * len(texts):
+        reason = f"a list of strings, of which {requests} of the first {len(texts)} read as questions or instructions"
+        return Recognition(
+            DatasetKind.PROMPTS, {STRING_COLUMN: "prompt"}, 0.7, f"{reason}; choose kind text to train on them"
+        )
+    reason = f"a list of strings, of which {requests} of the first {len(texts)} read as questions or instructions"
+    return Recognition(
+        DatasetKind.TEXT, {STRING_COLUMN: "text"}, 0.7, f"{reason}; choose kind prompts to have them answered"
+    )
+
+
+def reads_as_request(text: str) -> bool:
+    """Return whether a text looks like a prompt: it ends in a question mark, or begins as a question or an instruction
+    does.
+
+    >>> reads_as_request("Explain how a heat pump works."), reads_as_request("The heat pump hummed.")
+    (True, False)
+    """
+    stripped = text.strip()
+    if len(stripped) > MAX_PROMPT:
+        return False
+    return stripped.endswith("?") or _REQUEST.match(stripped) is not None
+
 
 MAX_SAMPLED = 500  # a few trees hold very many conversations
 _DETECTORS = (

@@ -6,16 +6,125 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from sqlalchemy import select
+
+from backend.db.tables import Checkpoint, Deployment, DeviceUse, Endpoint, Replica
 from backend.domain.csv_text import safe_cell
-from backend.domain.serving.costs import PriceForecast
+from backend.domain.serving.costs import HOURS_PER_MONTH, PriceForecast, forecast_month
 from backend.errors import InvalidInput
 from backend.services.context import Context
-from backend.services.serving.costs.forecasts import StandingPrice, forecast_this_month, standing_costs
 from backend.services.serving.costs.ledger import CATEGORIES, PriceLedger, month_bounds, read_price_ledger, table_rows
-from backend.services.serving.costs.prices import current_prices
+from backend.services.serving.costs.prices import current_prices, use_hour_usd
+
+HISTORY = timedelta(days=28)
+
+
+@dataclass(frozen=True)
+class StandingPrice:
+    """Dollars an hour and a month of a deployment without requests; `asleep_usd_month`: its disk alone, without
+    replicas.
+    """
+
+    endpoint: str
+    revision: int
+    role: str
+    replicas: int
+    hour_usd: float | None
+    month_usd: float | None
+    asleep_usd_month: float
+
+
+def forecast_this_month(ctx: Context) -> PriceForecast:
+    """Forecast the running UTC month from its cost so far and the full days of the last four weeks."""
+    now = ctx.now()
+    start, end = month_bounds(now)
+    history = read_price_ledger(ctx, since=start - HISTORY - timedelta(days=31), until=now)
+    forecast = _forecast_at(history, now, start=start, end=end)
+    last_start, last_end = month_bounds(start - timedelta(days=1))
+    same_day = last_start + (now - start)
+    if not history.by_day or min(history.by_day) > (last_start - timedelta(days=1)).date() or same_day >= last_end:
+        return forecast
+    actual = _between(history, last_start, last_end)
+    if actual <= 0:
+        return forecast
+    past = _forecast_at(history, same_day, start=last_start, end=last_end).usd
+    return forecast if past is None else replace(forecast, past_error=(past - actual) / actual)
+
+
+def standing_costs(ctx: Context) -> list[StandingPrice]:
+    """Return what each deployed endpoint costs whether or not it is called."""
+    with ctx.db.read() as session:
+        deployed = session.execute(
+            select(Endpoint.name, Deployment, Checkpoint.bytes)
+            .join(Deployment, Deployment.endpoint_id == Endpoint.id)
+            .join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
+            .where(Deployment.stopped_at.is_(None))
+            .order_by(Endpoint.name, Deployment.revision)
+        ).all()
+        uses = session.execute(
+            select(Replica.deployment_id, DeviceUse)
+            .join(DeviceUse, DeviceUse.job_id == Replica.job_id)
+            .where(DeviceUse.ended_at.is_(None))
+        ).all()
+    costs, today = [], current_prices(ctx)
+    for name, deployment, size in deployed:
+        prices = [use_hour_usd(today, use) for owner, use in uses if owner == deployment.id]
+        known = [price for price in prices if price is not None]
+        hour = (
+            sum(known) if deployment.num_replicas <= len(known) == len(prices) else None
+        )  # one that starts, or another server, has no price yet
+        costs.append(
+            StandingPrice(
+                endpoint=name,
+                revision=deployment.revision,
+                role=deployment.role,
+                replicas=deployment.num_replicas,
+                hour_usd=hour,
+                month_usd=None if hour is None else hour * HOURS_PER_MONTH,
+                asleep_usd_month=(size or 0) / 1e9 * ctx.policy.disk_gb_month_usd,
+            )
+        )
+    return costs
+
+
+def _forecast_at(history: PriceLedger, now: datetime, *, start: datetime, end: datetime) -> PriceForecast:
+    return forecast_month(_between(history, start, now), _full_days(history, now), days_left=_days(end - now))
+
+
+def _full_days(history: PriceLedger, now: datetime) -> list[float]:
+    """Return the costs of the full days before a moment: the last 28, or as many as there are since the first use."""
+    today = now.date()
+    first = min(history.by_day, default=today)
+    begin = max(first, today - HISTORY)
+    days = [begin + timedelta(days=n) for n in range((today - begin).days)]
+    return [sum(history.by_day[day].values()) if day in history.by_day else 0.0 for day in days]
+
+
+def _between(history: PriceLedger, start: datetime, end: datetime) -> float:
+    """Return the cost of the days from `start` up to `end`; of a day that `end` cuts, the part of its time (the ledger
+    ends now).
+    """
+    total = 0.0
+    for day, costs in history.by_day.items():
+        if start.date() <= day < end.date():
+            total += sum(costs.values())
+        elif day == end.date():
+            total += sum(costs.values()) * (
+                1.0 if end == history.until else (end - _midnight(end)).total_seconds() / 86_400
+            )
+    return total
+
+
+def _midnight(moment: datetime) -> datetime:
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _days(span: timedelta) -> float:
+    return span.total_seconds() / 86_400
+
 
 TABLES = ("endpoints", "keys", "checkpoints", "runs", "evaluations")
 

@@ -22,8 +22,7 @@ from backend.domain.architectures.rules import problems_by_field
 from backend.domain.estimates.architecture_report import ArchitectureReport, describe_architecture
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_sections import LoraConfig
-from jobs.modeling.build import build_network
-from jobs.modeling.family_configs import make_config
+from jobs.modeling.build import build_network, make_config
 from jobs.training.network.adapters import lora_config
 from tests.support.networks.base_folders import config_from_checkpoint
 

@@ -15,7 +15,7 @@ import pytest
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes
 from backend.gateway import app
 from backend.gateway.directory import Principal, ReplicaAddress
-from backend.gateway.shares import BusyShares
+from backend.gateway.relay import BusyShares
 from backend.gateway.usage import MAX_REFUSED
 from backend.services.serving.usage import UsageRow
 from tests.support.gateway_fixtures import KEY, MemoryDirectory, ScriptedReplica, gateway, scripted

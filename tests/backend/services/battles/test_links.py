@@ -21,9 +21,8 @@ from backend.services.battles.raters import (
     rater_from_link,
     reissue_rater_link,
 )
-from backend.services.battles.stopping import close_when_over
 from backend.services.battles.views import get_campaign
-from backend.services.battles.voting import open_ballot, submit_vote
+from backend.services.battles.voting import close_when_over, open_ballot, submit_vote
 from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user, change_own_password
 from backend.services.people.attempts import Attempts
@@ -180,7 +179,7 @@ def test_a_campaign_closes_once_every_pair_has_a_verdict(ctx: Context, scenario:
     campaign = scenario.campaign(num_prompts=40, stop_on_verdict=True, overlap_share=0)
     assert not close_when_over(ctx, campaign.id)
     vote_in_turn(ctx, campaign.id, prefer("Oak"), each=4)
-    from backend.services.battles import stopping
+    from backend.services.battles import voting
 
-    stopping._checked.clear()
+    voting._checked.clear()
     assert close_when_over(ctx, campaign.id)

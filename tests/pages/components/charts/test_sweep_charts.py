@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pages.components.training.sweep_charts import write_metric
+from pages.components.training.sweep import write_metric
 
 
 @pytest.mark.parametrize(

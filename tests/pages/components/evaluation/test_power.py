@@ -7,7 +7,7 @@ from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition
 from backend.domain.statistics.power import plan_power
 from backend.services.evaluation.evaluations import Plan
-from pages.components.evaluation.launch import format_plan
+from pages.components.evaluation.form import format_plan
 from pages.components.evaluation.power import format_detectable, format_power
 
 

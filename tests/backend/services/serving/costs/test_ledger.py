@@ -27,10 +27,15 @@ from backend.domain.estimates.prices import DevicePrices
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import claim_job, give_back
 from backend.services.people.keys import check_key, create_key
-from backend.services.serving.costs.forecasts import forecast_this_month, standing_costs
 from backend.services.serving.costs.ledger import read_price_ledger
 from backend.services.serving.costs.prices import replica_prices
-from backend.services.serving.costs.report import cost_report, price_report, report_csv
+from backend.services.serving.costs.report import (
+    cost_report,
+    forecast_this_month,
+    price_report,
+    report_csv,
+    standing_costs,
+)
 from backend.services.serving.usage import UsageRow, add_usage
 from tests.support.scenario import Scenario, add_row
 

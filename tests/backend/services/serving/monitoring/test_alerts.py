@@ -21,8 +21,15 @@ from backend.domain.serving.key_limits import KeyLimits
 from backend.infra.notifier import Notifier
 from backend.services.context import LOCAL, Context
 from backend.services.people.keys import check_key, create_key
-from backend.services.serving.monitoring.alerts import AlertCondition, AlertWatch, list_alerts, settle_alerts
-from backend.services.serving.monitoring.deliveries import MAX_ATTEMPTS, pause_s, send_due
+from backend.services.serving.monitoring.alerts import (
+    MAX_ATTEMPTS,
+    AlertCondition,
+    AlertWatch,
+    list_alerts,
+    pause_s,
+    send_due,
+    settle_alerts,
+)
 from backend.services.serving.monitoring.tick import forget_old
 from backend.services.serving.usage import UsageRow, add_usage
 from tests.support import run_world
