@@ -71,7 +71,7 @@ def schema_page() -> str:
         "# Schema",
         "",
         (
-            "The tables of `models.db` (or of PostgreSQL), from `backend/db/tables_*.py`. Alembic migrations in"
+            "The tables of `models.db` (or of PostgreSQL), from `backend/db/tables.py`. Alembic migrations in"
             " `backend/db/migrations` make"
         ),
         (
