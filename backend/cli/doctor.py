@@ -163,13 +163,13 @@ def check_documents(settings: Settings) -> CheckResult:
 
     from backend.db.documents import unreadable_documents
     from backend.db.engine import Database
-    from backend.db.tables import Table
+    from backend.db.tables import Job
 
     engine = Database(settings.database_url).engine
     try:
         if not inspect(engine).has_table("alembic_version"):
             return CheckResult("documents", "ok", "none yet")
-        unreadable = unreadable_documents(engine, Table.metadata.sorted_tables)
+        unreadable = unreadable_documents(engine, Job.metadata.sorted_tables)
     except SQLAlchemyError as error:  # no such server, or a schema that `up` has yet to bring up to date
         return CheckResult("documents", "warning", f"not checked: {str(error).splitlines()[0]}", "Run roundhouse up.")
     finally:

@@ -112,14 +112,14 @@ class CommandGroup(typer.Typer):
         return lambda function: register(command(function))
 
 
-def read_text(file: Path) -> str:
-    """Read a text file of at most 1 MiB. Raises NotFound, or InvalidInput if it is larger or not UTF-8."""
+def read_text(file: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """Read a text file of at most `max_bytes`. Raises NotFound, or InvalidInput if it is larger or not UTF-8."""
     if not file.is_file():
         raise NotFound(f"There is no file {file}.")
-    if file.stat().st_size > MAX_TEXT_BYTES:
+    if file.stat().st_size > max_bytes:
         raise InvalidInput(
             f"{file} has {file.stat().st_size:,} bytes.",
-            remedy=f"Give a text file of at most {MAX_TEXT_BYTES:,} bytes.",
+            remedy=f"Give a text file of at most {max_bytes:,} bytes.",
         )
     try:
         return file.read_text(encoding="utf-8-sig")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Table
+from backend.db.base import Table
 from backend.domain.names import not_found
 from backend.errors import NotFound
 

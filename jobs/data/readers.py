@@ -116,12 +116,10 @@ class RowSource:
                 yield from _json_blocks(stream, mark)
             elif member.suffix in (".csv", ".tsv"):
                 yield from _csv_blocks(stream, mark, suffix=member.suffix)
-            elif member.suffix in TEXTS and not self._prompts:
-                stream.skip(mark.offset)
-                yield from _text_blocks(stream, mark)
             else:
                 stream.skip(mark.offset)
-                yield from _line_blocks(stream, mark, suffix=".lines" if member.suffix in TEXTS else ".jsonl")
+                of_text = ".lines" if self._prompts else ".txt"
+                yield from _blocks(stream, mark, suffix=of_text if member.suffix in TEXTS else ".jsonl")
 
 
 class _Reader:
@@ -188,19 +186,24 @@ def _block(stream: _Reader, number: int, *, first: int, suffix: str, **content: 
     return RowBlock("", suffix, first, SourcePosition(0, stream.offset, number), stream.position, **content)
 
 
-def _line_blocks(stream: _Reader, mark: SourcePosition, *, suffix: str) -> Iterator[RowBlock]:
-    """Yield blocks that end with a line; a line above the row limit is skipped and reported."""
-    number = mark.number
+def _blocks(stream: _Reader, mark: SourcePosition, *, suffix: str) -> Iterator[RowBlock]:
+    """Yield blocks that end with a line; those of texts with a mark between documents, or at the maximum length of a
+    document. A line that is too long is skipped and reported.
+    """
+    is_text, number = suffix == ".txt", mark.number
+    longest = MAX_DOCUMENT_BYTES if is_text else MAX_ROW_BYTES
     while True:
         stream.fill(BLOCK_BYTES)
         if not stream.data:
             return
-        cut = stream.data.rfind(b"\n") + 1
+        cut = _last_mark(stream.data) if is_text else stream.data.rfind(b"\n") + 1
         if not cut and not stream.ended:
-            stream.fill(MAX_ROW_BYTES + 1)
-            cut = stream.data.find(b"\n") + 1
+            stream.fill(longest if is_text else longest + 1)
+            cut = _last_mark(stream.data) if is_text else stream.data.find(b"\n") + 1
             if not cut and not stream.ended:
-                problem = _pass_line(stream)
+                cut = stream.data.rfind(b"\n") + 1 if is_text else 0
+            if not cut and not stream.ended:
+                problem = _pass_line(stream, longest=longest)
                 yield _block(stream, number + 1, first=number, suffix=suffix, rows=((number, problem),))
                 number += 1
                 continue
@@ -228,30 +231,6 @@ def _pass_line(stream: _Reader, *, longest: int = MAX_ROW_BYTES) -> RowProblem:
     return RowProblem(
         f"the line is longer than {longest / 2**20:g} MB ({size:,} bytes); split it, or leave it out", raw=raw
     )
-
-
-def _text_blocks(stream: _Reader, mark: SourcePosition) -> Iterator[RowBlock]:
-    """Yield blocks that end with a mark between documents, or at the maximum length of a document."""
-    number = mark.number
-    while True:
-        stream.fill(BLOCK_BYTES)
-        if not stream.data:
-            return
-        cut = _last_mark(stream.data)
-        if not cut and not stream.ended:
-            stream.fill(MAX_DOCUMENT_BYTES)
-            cut = _last_mark(stream.data)
-        if not cut and not stream.ended:
-            cut = stream.data.rfind(b"\n") + 1
-        if not cut and not stream.ended:
-            problem = _pass_line(stream, longest=MAX_DOCUMENT_BYTES)
-            yield _block(stream, number + 1, first=number, suffix=".txt", rows=((number, problem),))
-            number += 1
-            continue
-        data = stream.take(cut or len(stream.data))
-        lines = _num_lines(data)
-        yield _block(stream, number + lines, first=number, suffix=".txt", data=data)
-        number += lines
 
 
 def _last_mark(data: Bytes) -> int:

@@ -21,13 +21,11 @@ from backend.domain.jobs.results import EvaluateResult, EvaluationFacts, ScoreRo
 from backend.domain.openai_servers import price_tokens
 from backend.errors import NotAllowed
 from backend.infra.keys import read_key
-from jobs.evaluation import generation, multiple_choice, perplexity
 from jobs.evaluation.check import check_engines
 from jobs.evaluation.engines.base import EvaluationEngine
 from jobs.evaluation.engines.choose import open_engine
 from jobs.evaluation.engines.openai_http import EndpointEngine
 from jobs.evaluation.engines.plain import PlainEngine
-from jobs.evaluation.estimates import estimate_scores
 from jobs.evaluation.items import Item, choose_items, read_split
 from jobs.evaluation.judges.metric import graded, judge_facts, open_judge
 from jobs.evaluation.ledger import ItemLedger
@@ -36,6 +34,16 @@ from jobs.evaluation.sandbox.programs import check_sandbox
 from jobs.evaluation.subject import EndpointSubject, EvaluatedNetwork, load_subject
 from jobs.evaluation.task_estimates import estimate_task
 from jobs.evaluation.task_questions import ColumnRows, TaskQuestions, choose_task_items
+from jobs.evaluation.without_task import (
+    check_choices,
+    check_questions,
+    choice_question,
+    conversation_question,
+    counts_windows,
+    estimate_scores,
+    generated_question,
+    text_question,
+)
 from jobs.modeling.devices import set_threads
 from jobs.reporter import JobSpec, Reporter
 
@@ -61,9 +69,7 @@ def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> EvaluateResult:
     work = choose_work(spec)
     subject = open_subject(spec, reporter, items=len(work.items))
     chat = uses_chat(subject, work.items, kind=kind, config=config)
-    by_window = (
-        config.task is None and kind is EvaluationKind.PERPLEXITY and not chat and perplexity.counts_windows(work.items)
-    )
+    by_window = config.task is None and kind is EvaluationKind.PERPLEXITY and not chat and counts_windows(work.items)
     ledger = ItemLedger(spec.folder / "items.jsonl", reporter, fingerprint=payload.fingerprint)
     ledger.expect(len(work.items))
     questions = make_questions(subject, work, kind=kind, config=config, chat=chat, by_window=by_window)
@@ -150,14 +156,14 @@ def make_questions(
         return [task.question(item) for item in items]
     if kind is EvaluationKind.PERPLEXITY:
         if chat and not isinstance(subject, EndpointSubject):
-            return [perplexity.conversation_question(subject, item) for item in items]
-        return [perplexity.text_question(item, windows=config.windows, by_window=by_window) for item in items]
+            return [conversation_question(subject, item) for item in items]
+        return [text_question(item, windows=config.windows, by_window=by_window) for item in items]
     if kind is EvaluationKind.MULTIPLE_CHOICE:
-        multiple_choice.check_choices([*examples, *items])
-        return [multiple_choice.choice_question(subject, item, examples=examples, chat=chat) for item in items]
-    generation.check_questions([*examples, *items])
+        check_choices([*examples, *items])
+        return [choice_question(subject, item, examples=examples, chat=chat) for item in items]
+    check_questions([*examples, *items])
     return [
-        generation.generated_question(
+        generated_question(
             subject, item, examples=examples, chat=chat, max_tokens=config.max_tokens, numeric=config.numeric
         )
         for item in items

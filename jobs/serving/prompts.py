@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from backend.domain.serving.protocol import GenerateRequest, Task
-from backend.domain.serving.tool_prompt import write_tools
+from backend.domain.serving.tool_calls import write_tools
 from backend.domain.template_guard import variables_of
 from backend.errors import InvalidInput, RoundhouseError
 from jobs.modeling.chat.render import encode_answer, encode_completion, render_chat, text_alone

@@ -15,7 +15,7 @@ from backend.domain.battles.campaign_file import parse_campaign
 from backend.domain.battles.preferences.rules import parse_rules
 from backend.domain.battles.vote_files.previews import preview_votes
 from backend.domain.battles.vote_files.rows import FIELDS
-from backend.errors import InvalidInput, NotFound
+from backend.errors import InvalidInput
 from backend.services.battles.campaigns import close_campaign, start_campaign
 from backend.services.battles.preference_sets import VoteObjective, preview_document
 from backend.services.battles.raters import create_rater_link, find_link, reissue_rater_link
@@ -40,7 +40,7 @@ def create(file: Annotated[Path, typer.Argument(help="YAML file of the campaign.
     """Start a campaign; files of completions are read from the folder of the YAML file."""
     campaign_file = parse_campaign(read_text(file))
     sources = {source.file for source in campaign_file.contestants if source.file}
-    files = {name: _read_file(file.parent / name) for name in sorted(sources)}
+    files = {name: read_text(file.parent / name, max_bytes=MAX_FILE_BYTES) for name in sorted(sources)}
     started = start_campaign(
         get_context(),
         name=campaign_file.name,
@@ -167,7 +167,7 @@ def import_(
     preview: Annotated[bool, typer.Option("--preview", help="Show what would be imported; store nothing.")] = False,
 ) -> None:
     """Import votes cast elsewhere as a closed campaign."""
-    text, mapping = _read_file(votes), _mapping(column or [])
+    text, mapping = read_text(votes, max_bytes=MAX_FILE_BYTES), _mapping(column or [])
     if preview:
         shown = preview_votes(text, mapping=mapping)
         lines = [shown.summary, *(f"Note: {note}" for note in shown.notes)]
@@ -218,14 +218,3 @@ def _summary(item: CampaignView) -> str:
         f"{item.name} ({item.id}): {state}, {len(item.contestants)} contestants, {item.num_prompts} prompts,"
         f" {item.num_votes} votes"
     )
-
-
-def _read_file(path: Path) -> str:
-    if not path.is_file():
-        raise NotFound(f"There is no file {path}.")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise InvalidInput(f"{path} has {path.stat().st_size:,} bytes.", remedy=f"Give at most {MAX_FILE_BYTES:,}.")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path} is not UTF-8 text.", remedy="Save it as UTF-8.") from error

@@ -3,7 +3,7 @@
 from alembic import context
 
 from backend.db.engine import Database
-from backend.db.tables import Table
+from backend.db.tables import Job
 
 config = context.config
 
@@ -17,9 +17,7 @@ def run() -> None:
             is_sqlite
         ):  # batch mode drops and renames tables that others refer to; the keys are checked at the end instead
             connection.connection.cursor().execute("PRAGMA foreign_keys = OFF")  # has no effect inside a transaction
-        context.configure(
-            connection=connection, target_metadata=Table.metadata, render_as_batch=True, compare_type=True
-        )
+        context.configure(connection=connection, target_metadata=Job.metadata, render_as_batch=True, compare_type=True)
         with context.begin_transaction():
             context.run_migrations()
             if is_sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").fetchone()):

@@ -6,13 +6,9 @@ spreadsheet would take for a formula gets an apostrophe in front.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-
-from backend.domain.csv_text import safe_cell
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 STYLE = (
@@ -63,14 +59,3 @@ def _cell(value: object) -> str:
         return "–"
     text = escape(f"{value:.6g}" if isinstance(value, float) else str(value))
     return f"<pre>{text}</pre>" if "\n" in text else text
-
-
-def write_csv(rows: Sequence[Mapping[str, object]]) -> str:
-    """Return rows as CSV with a head line; what is missing is an empty cell."""
-    titles = list(dict.fromkeys(title for row in rows for title in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, titles, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({title: safe_cell(value) for title, value in row.items()})
-    return out.getvalue()

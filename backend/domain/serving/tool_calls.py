@@ -1,9 +1,11 @@
 """Calls of tools in the text of an answer: three ways to write them, and a reader that streams their arguments.
 
-hermes    <tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call>, repeated   (Hermes, Qwen, SmolLM, the
-templates of this project) mistral   [TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...]  or
-[TOOL_CALLS]name[ARGS]{...} llama     {"name": ..., "parameters": {...}} as the answer's only text, after <|python_tag|>
-or nothing   (Llama 3)
+    hermes    <tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call>, repeated   (Hermes, Qwen, SmolLM, this
+              project's own templates)
+    mistral   [TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...]  or  [TOOL_CALLS]name[ARGS]{...}
+    llama     {"name": ..., "parameters": {...}} as the answer's only text, after <|python_tag|> or nothing   (Llama 3)
+
+Chat templates that have no place for tools get them in the messages, in the format of Hermes and Qwen.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import secrets
 from collections.abc import Sequence
 from enum import StrEnum
 
+from backend.domain.data.rows.tool_calls import arguments_of
 from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import Constraint, ToolCallDelta, ToolChoice
 
@@ -176,3 +179,47 @@ class CallReader:
             text = str(json.loads(text)) if self._sent == 0 else text
         pending, self._sent = text[self._sent or 0 :], len(text)
         return pending
+
+
+Message = JsonObject
+
+
+def write_tools(messages: Sequence[Message], tools: Sequence[dict[str, object]] | None) -> list[Message]:
+    """Return messages with tools in the system message, calls in the assistant's text and results as the user's
+    text.
+    """
+    written = [_as_text(message) for message in messages]
+    if not tools:
+        return written
+    offered = "\n".join(
+        [
+            "You may call these tools:",
+            "<tools>",
+            *(json.dumps(tool, ensure_ascii=False) for tool in tools),
+            "</tools>",
+            "To call one, write",
+            "<tool_call>",
+            '{"name": "its name", "arguments": {"an argument": "its value"}}',
+            "</tool_call>",
+        ]
+    )
+    if written and written[0]["role"] == "system":
+        return [{**written[0], "content": f"{written[0]['content']}\n\n{offered}"}, *written[1:]]
+    return [{"role": "system", "content": offered}, *written]
+
+
+def _as_text(message: Message) -> Message:
+    if message["role"] == "tool":
+        return {"role": "user", "content": f"<tool_response>\n{message['content']}\n</tool_response>"}
+    if not message.get("tool_calls"):
+        return message
+    calls = [
+        "<tool_call>\n"
+        + json.dumps({"name": call["function"]["name"], "arguments": arguments_of(call)}, ensure_ascii=False)
+        + "\n</tool_call>"
+        for call in message["tool_calls"]
+    ]
+    return {
+        "role": message["role"],
+        "content": "\n".join([message["content"], *calls] if message["content"] else calls),
+    }

@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -143,14 +144,17 @@ def _note(row: Row, hashes: array[int], keys: array[int], sizes: dict[str, _Size
 
 
 def _save(index: SplitIndex, file: Path) -> None:
-    """Write to a temporary file and rename it, so that readers see a complete file. A read-only folder is no error."""
     names = sorted(index.sizes)
     numbers = [[getattr(index.sizes[name], part) for part in SizeStats.__annotations__] for name in names]
+    sizes = np.array(numbers, dtype=np.int64)
+    keep_arrays(file, hashes=index.hashes, keys=index.keys, names=np.array(names), sizes=sizes)
+
+
+def keep_arrays(file: Path, **arrays: Any) -> None:
+    """Write to a temporary file and rename it, so that readers see a complete file. A read-only folder is no error."""
     partial = file.with_name(f".{uuid.uuid4().hex[:8]}.partial")
     buffer = io.BytesIO()
-    np.savez(
-        buffer, hashes=index.hashes, keys=index.keys, names=np.array(names), sizes=np.array(numbers, dtype=np.int64)
-    )
+    np.savez(buffer, **arrays)
     try:
         partial.write_bytes(buffer.getvalue())
         os.replace(partial, file)

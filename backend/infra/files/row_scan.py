@@ -6,10 +6,7 @@ Sizes are computed once and kept beside the rows, which never change.
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +22,7 @@ from backend.domain.data.rows.mapping import clean_row
 from backend.domain.data.rows.records import RECORD
 from backend.domain.data.splits import SPLITS
 from backend.infra.files.parquet import count_rows, iter_file_tables
+from backend.infra.files.row_index import keep_arrays
 
 Flags = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
@@ -64,7 +62,7 @@ def read_sizes(folder: Path, *, limit: int) -> RowSizes:
         )
     )
     if len(sizes.characters) == _total(folder):
-        _keep(sizes, file)
+        keep_arrays(file, characters=sizes.characters, turns=sizes.turns, labels=sizes.labels)
     return sizes
 
 
@@ -89,18 +87,6 @@ def _tables(folder: Path, *, limit: int) -> Iterator[pyarrow.Table]:
                 return
             yield table.slice(0, left)
             left -= table.num_rows
-
-
-def _keep(sizes: RowSizes, file: Path) -> None:
-    """Write to a temporary file and rename it, so that readers see a complete file. A read-only folder is no error."""
-    partial = file.with_name(f".{uuid.uuid4().hex[:8]}.partial")
-    buffer = io.BytesIO()
-    np.savez(buffer, characters=sizes.characters, turns=sizes.turns, labels=sizes.labels)
-    try:
-        partial.write_bytes(buffer.getvalue())
-        os.replace(partial, file)
-    except OSError:
-        partial.unlink(missing_ok=True)
 
 
 def _measure(table: pyarrow.Table) -> tuple[Integers, Integers, npt.NDArray[np.int8]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import json
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,7 +23,7 @@ from backend.domain.battles.frozen import (
     verify_document,
 )
 from backend.domain.battles.options import RatingOptions
-from backend.domain.csv_text import safe_cell
+from backend.domain.csv_text import write_csv
 from backend.domain.json_values import JsonObject
 from backend.domain.names import clean_name
 from backend.domain.wording import plural
@@ -153,20 +151,10 @@ def export_board(board: FrozenBoardView, *, form: str) -> str:
     if form == "json":
         return json.dumps({"digest": board.digest, "document": board.document}, ensure_ascii=False)
     if form == "csv":
-        return _csv(board)
+        return write_csv(board.ratings)
     if form == "html":
         return _html(board)
     raise InvalidInput(f"A board can't be exported as {form!r}.", remedy="Use json, csv or html.", field="format")
-
-
-def _csv(board: FrozenBoardView) -> str:
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    rows = board.ratings
-    writer.writerow(list(rows[0]))
-    for row in rows:
-        writer.writerow([safe_cell(value) for value in row.values()])
-    return out.getvalue()
 
 
 def _html(board: FrozenBoardView) -> str:

@@ -31,10 +31,10 @@ from backend.services.evaluation.endpoints.registry import (
     identity_of,
     read_subjects,
     resolve_evaluated,
+    resume_evaluation,
     store_own,
     target_of,
 )
-from backend.services.evaluation.endpoints.resuming import resume_evaluation
 from backend.services.evaluation.judges.metric import resolve_task_judge
 from backend.services.evaluation.power import plan_comparison
 from backend.services.evaluation.scoring_choice import Split, choose_kind, choose_split

@@ -13,9 +13,10 @@ from sqlalchemy import select
 
 from backend.db.tables import EvaluationItem
 from backend.domain.attributes import attributes_of
+from backend.domain.csv_text import write_csv
 from backend.domain.evaluation.config import describe_scoring, score_label
 from backend.domain.evaluation.exchange import ItemRow, sample_line, write_results
-from backend.domain.evaluation.report import ReportSection, evaluation_report_html, write_csv
+from backend.domain.evaluation.report import ReportSection, evaluation_report_html
 from backend.errors import Conflict
 from backend.services.context import Context
 from backend.services.evaluation.board import caveats_of, rank_board, read_board

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Column, delete, exists, func, or_, select, true, update
 from sqlalchemy.orm import Session, aliased
 
+from backend.db.base import Table
 from backend.db.tables import (
     Campaign,
     Checkpoint,
@@ -23,7 +24,6 @@ from backend.db.tables import (
     RunGroup,
     RunSuite,
     Sample,
-    Table,
 )
 from backend.domain.jobs.states import TERMINAL
 from backend.domain.serving.prepared import prepared_folder

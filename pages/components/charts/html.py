@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from backend.domain.training.report_curves import ticks
 from backend.domain.wording import percent
 from pages.components.charts.style import TOOLTIP, TOOLTIP_TEXT
 
@@ -169,11 +170,7 @@ def linear_ticks(low: float, high: float, *, about: int = 5) -> list[float]:
     """Return round values between two ends, in steps of 1, 2 or 5 times a power of ten."""
     if not high > low:
         return [low]
-    raw = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw)
-    first = math.ceil(low / step)
-    return [round(count * step, 12) for count in range(first, math.floor(high / step) + 1)]
+    return [round(value, 12) for value in ticks(low, high, most=about)]
 
 
 def _lines(x: Axis, y: Axis, curves: Sequence[Curve], bands: Sequence[Band]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from backend.domain.serving.protocol import ChatMessage, GenerateRequest
 from backend.gateway.bodies.completions import ChatBody
 from jobs.batches.preference_rows import encode_preference, read_preference
-from jobs.evaluation import multiple_choice
+from jobs.evaluation import without_task
 from jobs.evaluation.subject import EvaluatedNetwork
 from jobs.modeling.chat.render import assistant_turns, encode_answer, encode_chat
 from jobs.serving.prompts import encode_prompts
@@ -45,7 +45,7 @@ def prompts_everywhere(
         paths["battles and generation"] = EvaluatedNetwork(None, tokenizer, True).prompt_ids(messages, chat=True)  # type: ignore[arg-type]
     if [message["role"] for message in messages] == ["user"]:
         question = {"question": messages[0]["content"], "choices": ["Mira", "Jon"], "answer": 0}
-        context, _ = multiple_choice.render_choices(
+        context, _ = without_task.render_choices(
             EvaluatedNetwork(None, tokenizer, True), question, examples=[], chat=True
         )  # type: ignore[arg-type]
         paths["multiple choice"] = encode_answer(tokenizer, context, "Mira")[0]

@@ -1,7 +1,13 @@
-"""Recognise the file of a safety benchmark by its columns."""
+"""Recognise the file of a safety benchmark by its columns, and join files that hold one side of pairs of sentences
+each, line by line, as WinoBias is published (Zhao et al. 2018). Pure.
+
+`pro_stereotyped_type1.txt.dev` and `anti_stereotyped_type1.txt.dev` have the same sentences in the same order, with the
+other pronoun.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,3 +67,82 @@ def read_recognition_items(
             f"A row can't be read as {probe.value}: {error}.", remedy="Give the file as it was published.", field="file"
         ) from None
     raise InvalidInput(f"A probe {probe.value} is not read from one file of rows.", field="probe")
+
+
+_SIDE = re.compile(
+    r"(?:^|/)(?P<side>pro|anti)(?P<rest>_stereotyped_(?P<part>type\d)(?:\.txt)?(?:\.(?:dev|test))?(?:\.txt)?)$",
+    re.IGNORECASE,
+)
+_MIN_SHARED = 0.5
+"""Share of a line's words that its partner has; fewer mean that the files do not belong together."""
+
+
+def is_side(name: str) -> bool:
+    """Return whether a file holds one side of pairs, by its name."""
+    return _SIDE.search(name) is not None
+
+
+def partner_of(name: str) -> str:
+    """Return the name of the file with the other side.
+
+    Example:
+        >>> partner_of("pro_stereotyped_type1.txt.dev")
+        'anti_stereotyped_type1.txt.dev'
+    """
+    match = _SIDE.search(name)
+    assert match is not None, "the name is that of a side"
+    other = "anti" if match["side"].lower() == "pro" else "pro"
+    return f"{name[: match.start('side')]}{other}{match['rest']}"
+
+
+def join_sides(files: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return rows {pro, anti, type} of the texts of files by name. Raises InvalidInput naming the missing file or the
+    line at fault.
+    """
+    rows = []
+    for name in sorted(files, key=lambda name: partner_of(name)):
+        if not name[_start(name) :].lower().startswith("pro"):
+            if partner_of(name) not in files:
+                raise _alone(name)
+            continue
+        if partner_of(name) not in files:
+            raise _alone(name)
+        match = _SIDE.search(name)
+        pro, anti = (_lines(files[one]) for one in (name, partner_of(name)))
+        if len(pro) != len(anti):
+            raise InvalidInput(
+                f"{name} has {len(pro):,} lines and {partner_of(name)} {len(anti):,}.",
+                remedy="Give the two files of one publication: line by line they are the same sentences.",
+                field="file",
+            )
+        for number, (first, second) in enumerate(zip(pro, anti, strict=True), 1):
+            if not _belong_together(first, second):
+                raise InvalidInput(
+                    f"Line {number} of {name} and {partner_of(name)} are other sentences.",
+                    remedy="Give both as published.",
+                    field="file",
+                )
+            rows.append({"pro": first, "anti": second, "type": match["part"].lower() if match else ""})
+    return rows
+
+
+def _start(name: str) -> int:
+    match = _SIDE.search(name)
+    return match.start("side") if match else 0
+
+
+def _alone(name: str) -> InvalidInput:
+    return InvalidInput(
+        f"{name} is one side of pairs, and {partner_of(name)} is not there.",
+        remedy="Give both files, or the folder that holds them.",
+        field="file",
+    )
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.removeprefix("\ufeff").splitlines() if line.strip()]
+
+
+def _belong_together(first: str, second: str) -> bool:
+    words, others = (set(re.findall(r"\w+", line.lower())) for line in (first, second))
+    return len(words & others) >= _MIN_SHARED * max(len(words), len(others))

@@ -6,6 +6,8 @@ may then evaluate it. Registering asks the API what it offers.
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,9 +18,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.races import retry_races
-from backend.db.tables import EvaluatedEndpoint
+from backend.db.tables import EvaluatedEndpoint, Evaluation, Job
 from backend.domain.attributes import view_of
-from backend.domain.evaluation.endpoints import EndpointConfig, EndpointTarget
+from backend.domain.evaluation.endpoints import EndpointConfig, EndpointTarget, JudgeTarget
+from backend.domain.jobs.payloads import EvaluatePayload
+from backend.domain.jobs.states import Status
 from backend.domain.names import nearest_name
 from backend.domain.openai_servers import Capabilities, check_key_source, check_url
 from backend.domain.validation import validation_message
@@ -26,6 +30,7 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.infra.keys import read_key
 from backend.infra.openai_api.calls import ask_capabilities
 from backend.services.context import Context, Person, require_builder
+from backend.services.jobs.jobs import add_job
 from backend.services.serving.endpoints import EndpointView, get_endpoint, list_endpoints
 from backend.services.serving.job_keys import key_variable
 
@@ -273,3 +278,46 @@ def _known(names: Iterable[str]) -> str:
 
 def _joined(names: Iterable[str]) -> str:
     return ", ".join(list(names)[:8])
+
+
+LEDGER = "items.jsonl"
+"""File of a job's folder with the items that it has scored."""
+
+
+def resume_evaluation(
+    session: Session,
+    ctx: Context,
+    *,
+    fingerprint: str,
+    target: EndpointTarget,
+    judge: JudgeTarget | None,
+    person: Person,
+) -> str | None:
+    """Give the newest failed or stopped evaluation of a fingerprint a new job that continues it; return its id, None
+    without one.
+    """
+    query = (
+        select(Evaluation, Job)
+        .join(Job, Job.id == Evaluation.job_id)
+        .where(
+            Evaluation.fingerprint == fingerprint,
+            Evaluation.endpoint_id.is_not(None),
+            Job.status.in_([Status.FAILED, Status.CANCELLED]),
+        )
+        .order_by(Evaluation.created_at.desc())
+        .limit(1)
+    )
+    newest = session.execute(query).first()
+    if newest is None:
+        return None
+    row, ended = newest
+    payload = EvaluatePayload.read(ended.payload).model_copy(update={"endpoint": target, "judge": judge})
+    job = add_job(session, ctx, payload, title=ended.title, device="cpu", created_by=person.id)
+    folder = ctx.artifacts.job_folder(job.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):  # nothing was scored, or the folder has been cleared
+        shutil.copyfile(ctx.artifacts.path(f"jobs/{ended.id}/{LEDGER}"), folder / LEDGER)
+        ctx.artifacts.send(f"jobs/{job.id}")
+    row.job_id, row.record = job.id, row.record.model_copy(update={"resumed": True})
+    session.flush()
+    return str(row.id)

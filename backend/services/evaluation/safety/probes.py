@@ -20,10 +20,15 @@ from backend.domain.data.versions.provenance import ProbeProvenance, Provenance
 from backend.domain.evaluation.safety.bias import occupation_columns, read_occupations
 from backend.domain.evaluation.safety.injection import injection_cases
 from backend.domain.evaluation.safety.memorisation import canary_items, extraction_items
-from backend.domain.evaluation.safety.pair_files import is_side, join_sides, partner_of
 from backend.domain.evaluation.safety.probes import Probe, ProbeItem, meta_of
 from backend.domain.evaluation.safety.prompts import TEMPLATES, apply_templates, read_refusal_prompts, read_templates
-from backend.domain.evaluation.safety.recognition import read_recognition_items, recognise_probe
+from backend.domain.evaluation.safety.recognition import (
+    is_side,
+    join_sides,
+    partner_of,
+    read_recognition_items,
+    recognise_probe,
+)
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.infra.files.parquet import iter_file_rows, write_rows

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from backend.domain.csv_text import write_csv
 from backend.domain.evaluation.exchange import StatedScore, read_results
-from backend.domain.evaluation.report import ReportSection, evaluation_report_html, write_csv
+from backend.domain.evaluation.report import ReportSection, evaluation_report_html
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.board import read_board

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.domain.evaluation.safety.bias import read_bias_pairs
-from backend.domain.evaluation.safety.pair_files import is_side, join_sides, partner_of
+from backend.domain.evaluation.safety.recognition import is_side, join_sides, partner_of
 from backend.errors import InvalidInput
 
 PRO = (
