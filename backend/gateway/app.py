@@ -47,14 +47,21 @@ from backend.gateway.directory import Directory, ModelEntry, Principal
 from backend.gateway.errors import ApiError, ErrorStyle, invalid_key
 from backend.gateway.exporter import render_live
 from backend.gateway.feedback import FeedbackBody, body_to_log, job_of, post_feedback
-from backend.gateway.headers import REQUEST_ID, AnswerHeaders, headers_of
 from backend.gateway.keys import KeyCheck, OpenAnswers
 from backend.gateway.limits.demand import LimitStore
 from backend.gateway.limits.gate import KeyGate, check_scope
 from backend.gateway.limits.memory import MemoryLimits
 from backend.gateway.metrics import GatewayMetrics
 from backend.gateway.relay import Relay
-from backend.gateway.request import ApiExchange, Events, Identity, make_request_id
+from backend.gateway.request import (
+    REQUEST_ID,
+    AnswerHeaders,
+    ApiExchange,
+    Events,
+    Identity,
+    headers_of,
+    make_request_id,
+)
 from backend.gateway.usage import UsageWriter
 from backend.infra.hosts import HostGuard, HostRules
 from backend.infra.openai_api.upstream import UpstreamClient

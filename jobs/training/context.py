@@ -19,9 +19,7 @@ from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.reporter import JobSpec, Reporter
 from jobs.training.checkpoints.store import CheckpointStore
 from jobs.training.distributed.process_group import ProcessGroup, join_process_group
-from jobs.training.telemetry.device_use import DeviceGauge
-from jobs.training.telemetry.memory import MemoryMeter
-from jobs.training.telemetry.reporter import MeteredReporter
+from jobs.training.telemetry.reporter import DeviceGauge, MemoryMeter, MeteredReporter
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def child(way: str, vocabulary: int) -> None:
     from jobs.training.losses.chunked_cross_entropy import logits_loss
     from jobs.training.losses.output_head import OutputHead
     from jobs.training.telemetry.allocations import allocated_peak
-    from jobs.training.telemetry.memory import MemoryMeter
+    from jobs.training.telemetry.reporter import MemoryMeter
 
     shape = ArchitectureConfig(
         num_layers=6,

@@ -14,9 +14,8 @@ from backend.domain.serving.protocol import GenerateRequest
 from backend.domain.wording import format_usd
 from backend.gateway.directory import Directory, Principal
 from backend.gateway.errors import ApiError
-from backend.gateway.headers import limit_headers
 from backend.gateway.limits.demand import Demand, LimitStore, Refusal, Unit
-from backend.gateway.request import ApiExchange, Events
+from backend.gateway.request import ApiExchange, Events, limit_headers
 
 TOKENS_PER_BYTE = 0.4
 """Tokens of a prompt per byte until an endpoint's own rate is known."""

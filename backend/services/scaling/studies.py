@@ -29,8 +29,16 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import version_labels
 from backend.services.lookups import find_named
-from backend.services.scaling.planner import choose_law, choose_speeds, fit_own_law, read_plan_inputs
-from backend.services.scaling.pools import RunPool, list_pools, points_of_group, worth
+from backend.services.scaling.planner import (
+    RunPool,
+    choose_law,
+    choose_speeds,
+    fit_own_law,
+    list_pools,
+    points_of_group,
+    read_plan_inputs,
+    worth,
+)
 from backend.services.tokenizers.tokenizers import get_tokenizer
 from backend.services.training.parts import resolve_parts
 from backend.services.training.runs import launch_run, retry_run, stop_run

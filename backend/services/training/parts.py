@@ -26,7 +26,7 @@ from backend.services.jobs.devices import Device, choose_device, max_devices, tr
 from backend.services.jobs.workers import WorkerView
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer
 from backend.services.training import checks
-from backend.services.training.row_check import RowSample, sample_rows
+from backend.services.training.checks import RowSample, sample_rows
 
 T = TypeVar("T", bound=TrainingPayload)
 

@@ -1,21 +1,37 @@
-"""A reporter that also measures the run: memory, step times, utilisation."""
+"""A reporter that also measures the run: memory, step times, utilisation.
+
+Utilisation and power draw of the device are sampled with the steps' metrics at the cost of reading a clock: on a GPU
+from NVIDIA's management library, through torch; on the CPU from this process's CPU time, and from the processor's
+energy counter if it is readable (Linux RAPL; by root alone on most systems).
+
+Peak memory is that above the process's baseline before the network was loaded. On a GPU the caching allocator counts.
+On the CPU the kernel does: the high-water mark of resident memory, less pages of files (libraries, the token file),
+which are not the run's own. Unlike recording every allocation this costs nothing, so every run is measured, and it
+includes memory that the C library's allocator retains.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import os
+import re
+import resource
 import statistics
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from backend.domain.jobs.events import Event, MetricsEvent, ProgressEvent
 from backend.domain.jobs.results import RunMeasurement
 from backend.domain.jobs.states import StopRequest
-from jobs.modeling.devices import device_kind, device_name
+from backend.infra.processes import return_freed_memory
+from jobs.modeling.devices import device_kind, device_name, gpu_functions, is_gpu
 from jobs.reporter import Reporter
-from jobs.training.telemetry.device_use import DeviceGauge
-from jobs.training.telemetry.memory import MemoryMeter
 
 WARM_UP_STEPS = 2
 MEMORY_EVERY_S = 1.0
@@ -97,3 +113,146 @@ def step_times(seconds: list[float]) -> dict[str, float]:
         "step_s_high": ordered[round(0.9 * last)],
         "steps_timed": float(len(ordered)),
     }
+
+
+SAMPLE_EVERY_S = 5.0
+RAPL = Path("/sys/class/powercap")
+
+
+class DeviceGauge:
+    """Reads `device_use` (0 to 1, of the GPU or of the cores that this process may use) and `power_w` (of the GPU or
+    the processor).
+    """
+
+    def __init__(self, device: torch.device, *, rapl: Path = RAPL) -> None:
+        self._device, self._counters = (
+            device,
+            sorted(rapl.glob("intel-rapl:[0-9]*/energy_uj")) if not is_gpu(device) else [],
+        )
+        self._counters = [
+            counter for counter in self._counters if counter.parent.name.count(":") == 1
+        ]  # packages, not their subdomains
+        self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._at, self._busy_s, self._joules = time.perf_counter(), time.process_time(), self._energy()
+        self._is_readable = True
+
+    def read(self) -> dict[str, float]:
+        """Return the readings since the last call that returned any; nothing within 5 s of it."""
+        now = time.perf_counter()
+        elapsed_s = now - self._at
+        if elapsed_s < SAMPLE_EVERY_S or not self._is_readable:
+            return {}
+        self._at = now
+        return self._read_gpu() if is_gpu(self._device) else self._read_cpu(elapsed_s)
+
+    def _read_gpu(self) -> dict[str, float]:
+        try:
+            return {
+                "device_use": gpu_functions(self._device).utilization(self._device) / 100,
+                "power_w": gpu_functions(self._device).power_draw(self._device) / 1000,
+            }
+        except (
+            Exception
+        ):  # no library, no permission, a virtual GPU: drivers raise all kinds of errors, and retrying does not help
+            self._is_readable = False
+            return {}
+
+    def _read_cpu(self, elapsed_s: float) -> dict[str, float]:
+        busy, joules = time.process_time(), self._energy()
+        values = {"device_use": min(1.0, (busy - self._busy_s) / elapsed_s / self._cores)}
+        if joules is not None and self._joules is not None and joules >= self._joules:  # the counter wraps around
+            values["power_w"] = (joules - self._joules) / elapsed_s
+        self._busy_s, self._joules = busy, joules
+        return values
+
+    def _energy(self) -> float | None:
+        """Return the energy that the processors have used so far, in joules; None if it is not readable."""
+        try:
+            return sum(int(counter.read_text()) for counter in self._counters) / 1e6 if self._counters else None
+        except (OSError, ValueError):
+            return None
+
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+MAPS, SIZES_OF_MAPS = Path("/proc/self/maps"), Path("/proc/self/smaps")
+
+
+class MemoryMeter:
+    """Peak memory of this process since `begin`, in bytes. Call `sample` regularly, so that file pages read later do
+    not count.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._peak: int | None = None
+        self._baseline = 0
+
+    def begin(self) -> None:
+        """Set the baseline: data and libraries are loaded, the network is not."""
+        gc.collect()
+        if is_gpu(self._device):
+            torch.accelerator.reset_peak_memory_stats(self._device)
+        return_freed_memory()  # the network would reuse it, and the peak would miss it
+        self._baseline, self._peak = _own_bytes(peak=False), 0
+        with contextlib.suppress(OSError):
+            CLEAR.write_text(
+                "5"
+            )  # resets the high-water mark (proc(5)); if that is not permitted the mark may be too high
+        self.sample()
+
+    def sample(self) -> None:
+        """Record the peak so far."""
+        if self._peak is not None and not is_gpu(self._device):
+            self._peak = max(self._peak, _own_bytes(peak=True) - self._baseline)
+
+    def peak_bytes(self) -> int | None:
+        """Return the peak above the baseline, including weights mapped from their file. None before `begin`."""
+        if self._peak is None:
+            return None
+        if is_gpu(self._device):
+            return torch.accelerator.max_memory_reserved(self._device)
+        self.sample()
+        return max(self._peak + _mapped_weight_bytes(), 0)
+
+    def held_bytes(self) -> int | None:
+        """Return the bytes now above the baseline; None before `begin`."""
+        if self._peak is None:
+            return None
+        if is_gpu(self._device):
+            return torch.accelerator.memory_reserved(self._device)
+        return max(_own_bytes(peak=False) - self._baseline, 0)
+
+    def allocated_bytes(self) -> int | None:
+        """Return the peak of tensors alone on a GPU; None on the CPU, whose allocator does not count."""
+        return torch.accelerator.max_memory_allocated(self._device) if is_gpu(self._device) else None
+
+
+def _own_bytes(*, peak: bool) -> int:
+    """Return resident memory less pages of files; with `peak` its high-water mark."""
+    try:
+        text = STATUS.read_text()
+    except OSError:  # no /proc: the high-water mark of all resident memory (kilobytes; bytes on macOS)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    fields = {name: int(kilobytes) * 1024 for name, kilobytes in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
+    if peak:
+        return fields["VmHWM"] - fields.get("RssFile", 0) - fields.get("RssShmem", 0)
+    return fields.get("RssAnon", fields["VmRSS"])
+
+
+def _mapped_weight_bytes() -> int:
+    """Return the bytes of weights that are mapped from a safetensors file: frozen ones, which nothing writes to."""
+    total, is_weights = 0, False
+    try:
+        if ".safetensors" not in MAPS.read_text():  # read at once, unlike what each of thousands holds
+            return 0
+        with SIZES_OF_MAPS.open() as maps:
+            for line in maps:
+                if line[0] in "0123456789abcdef" and "-" in line.split(" ", 1)[0]:
+                    is_weights = line.rstrip().endswith(".safetensors")
+                elif is_weights and line.startswith("Rss:"):
+                    total += int(line.split()[1]) * 1024
+                elif is_weights and line.startswith("Anonymous:"):
+                    total -= int(line.split()[1]) * 1024
+    except OSError:
+        return 0
+    return total

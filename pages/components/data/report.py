@@ -30,8 +30,7 @@ from pages.components.browser.token_strip.component import Mark, token_strip
 from pages.components.charts.style import STATIC
 from pages.components.choices import by_identity, choose_from, choose_one
 from pages.components.confirm import draw_confirmed
-from pages.components.data.report_charts import length_figure
-from pages.components.data.report_details import draw_report_detail
+from pages.components.data.report_details import draw_report_detail, length_figure
 from pages.components.frame import draw_metric, errors_shown, plain, show_problem, warn_unknown
 from pages.components.job_progress import draw_job
 from pages.components.numbers import draw_number, number_form, wrong_numbers

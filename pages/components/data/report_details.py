@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from backend.domain.data.reports.near_duplicates import detection_probability
-from backend.domain.data.reports.report import DataReport, DuplicateCluster, RowRef, sampling_error
+from backend.domain.data.reports.report import DataReport, DuplicateCluster, Language, Lengths, RowRef, sampling_error
 from backend.domain.wording import percent, plural
 from pages.components import routes
-from pages.components.charts.style import STATIC
+from pages.components.charts.style import ACCENT, MARGIN, MUTED, STATIC
 from pages.components.choices import choose_one
-from pages.components.data.report_charts import language_figure
 from pages.components.links import page_link
 from pages.components.tables import draw_table
+from pages.components.words import figure_text
 
 SPLITS = {"train": "train", "val": "val"}
 SHOWN = 200
@@ -202,3 +203,59 @@ def _draw_packing(report: DataReport) -> None:
     )
     table = [{"Layout": name, "Tokens, %": round(100 * share, 1)} for name, share in rows if share is not None]
     draw_table(table, key="report_packing", alt="Share of real tokens in the computed positions")
+
+
+def length_figure(lengths: Lengths, *, context: int, cuts: bool) -> go.Figure:
+    """Return a histogram of tokens per row with the context as a line; `cuts` colours the rows it truncates."""
+    starts, width = lengths.edges[:-1], (lengths.edges[1] - lengths.edges[0]) if len(lengths.edges) > 1 else 1
+    figure = go.Figure()
+    figure.add_bar(
+        x=[start + width / 2 for start in starts],
+        y=lengths.counts,
+        width=0.92 * width,
+        marker_color=[ACCENT if cuts and start >= context else MUTED for start in starts],
+        customdata=[f"{start:,} to {end - 1:,} tokens" for start, end in zip(starts, lengths.edges[1:], strict=True)],
+        hovertemplate="%{customdata}: %{y:,} rows<extra></extra>",
+        showlegend=False,
+    )
+    reach: float = starts[-1] + width if starts else 1  # the last bar holds all longer rows
+    if context <= 1.6 * reach:
+        reach = max(reach, 1.04 * context)
+        figure.add_vline(
+            x=context,
+            line={"dash": "dot", "width": 1.5, "color": ACCENT},
+            annotation_text=f"context {context:,}",
+            annotation_position="top",
+        )
+    figure.update_layout(
+        height=230,
+        margin={**MARGIN, "t": 24},
+        bargap=0,
+        xaxis={"title": "Tokens per row", "range": [0, reach], "zeroline": False},
+        yaxis={"title": "Rows", "rangemode": "tozero"},
+    )
+    return figure
+
+
+def language_figure(languages: Sequence[Language]) -> go.Figure:
+    """Return the share of each language."""
+    names = [figure_text(language.name) for language in languages]
+    figure = go.Figure()
+    figure.add_bar(
+        y=names,
+        x=[100 * language.share for language in languages],
+        orientation="h",
+        marker_color=MUTED,
+        text=[percent(language.share, digits=1) for language in languages],
+        textposition="outside",
+        cliponaxis=False,
+        customdata=[language.rows for language in languages],
+        hovertemplate="%{y}: %{customdata:,} rows<extra></extra>",
+    )
+    figure.update_layout(
+        height=40 + 28 * len(names),
+        margin={**MARGIN, "t": 8, "r": 48},
+        xaxis={"visible": False, "range": [0, 115]},
+        yaxis={"categoryorder": "array", "categoryarray": names[::-1], "automargin": True, "title": None},
+    )
+    return figure

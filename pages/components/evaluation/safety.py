@@ -21,9 +21,8 @@ from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.evaluation.items import ItemView
 from backend.services.evaluation.safety.agreements import add_agreement, agreement_line, list_agreements
-from backend.services.evaluation.safety.cards import SafetyCard, safety_card
+from backend.services.evaluation.safety.cards import SafetyCard, has_judge, read_harm, safety_card
 from backend.services.evaluation.safety.drifts import SafetyDrift
-from backend.services.evaluation.safety.harm import has_judge, read_harm
 from backend.services.evaluation.safety.probes import (
     add_injection_probe,
     add_probe,

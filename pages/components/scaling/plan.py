@@ -16,8 +16,7 @@ from backend.domain.scaling.study import format_budget
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.config import RunConfig
 from backend.domain.wording import format_duration, format_usd, plural, short
-from backend.services.scaling.planner import OWN, list_laws
-from backend.services.scaling.pools import PoolRun, RunPool
+from backend.services.scaling.planner import OWN, PoolRun, RunPool, list_laws
 from pages.components import routes
 from pages.components.charts.html import figure
 from pages.components.frame import draw_metric, plain

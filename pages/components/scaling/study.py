@@ -15,8 +15,7 @@ from backend.domain.scaling.points import ScalingPoint
 from backend.domain.scaling.study import format_budget
 from backend.domain.wording import percent, plural, short
 from backend.services.context import Context, Person
-from backend.services.scaling.planner import OWN
-from backend.services.scaling.pools import PoolRun
+from backend.services.scaling.planner import OWN, PoolRun
 from backend.services.scaling.studies import (
     FitReport,
     StudyDetail,

@@ -15,8 +15,7 @@ from backend.services.checkpoints.checkpoints import CheckpointView, list_checkp
 from backend.services.context import Context, Person
 from backend.services.serving.aliases import explain_alias
 from backend.services.serving.autoscaling import change_scaling
-from backend.services.serving.canaries import abort_canary, promote_canary, start_canary
-from backend.services.serving.canary_votes import canary_votes
+from backend.services.serving.canaries import abort_canary, canary_votes, promote_canary, start_canary
 from backend.services.serving.deployments import (
     missing_engines,
     rollback_endpoint,

@@ -20,8 +20,7 @@ from backend.domain.serving.protocol import (
 )
 from backend.domain.serving.upstream import Upstream
 from backend.gateway.directory import Principal, ReplicaAddress
-from backend.gateway.headers import REQUEST_ID
-from backend.gateway.request import ApiExchange, Consumption, Identity, TokenTiming, make_request_id
+from backend.gateway.request import REQUEST_ID, ApiExchange, Consumption, Identity, TokenTiming, make_request_id
 
 FINISH = FinishEvent(
     finish_reason=FinishReason.STOP,

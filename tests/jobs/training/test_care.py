@@ -335,7 +335,7 @@ def test_resuming_with_another_micro_batch_keeps_the_sequences_of_a_step(
 def test_dropout_is_refused_for_a_family_without_it() -> None:
     from transformers import MambaConfig
 
-    from jobs.modeling.dropout import set_dropout
+    from jobs.modeling.build import set_dropout
 
     with pytest.raises(InvalidInput, match=r"family mamba have no dropout, and dropout is 0\.1"):
         set_dropout(MambaConfig(), 0.1)

@@ -25,9 +25,8 @@ from jobs.training.context import read_training_context
 from jobs.training.network.load import choose_attention
 from jobs.training.run import load_model, make_loop, run
 from jobs.training.telemetry import mfu
-from jobs.training.telemetry.memory import MemoryMeter
 from jobs.training.telemetry.mfu import Utilisation, find_utilisation, matmul_flops
-from jobs.training.telemetry.reporter import MeteredReporter
+from jobs.training.telemetry.reporter import MemoryMeter, MeteredReporter
 from tests.support.training_rooms import TINY, Recorder, Rooms, load_batches
 
 CPU = torch.device("cpu")

@@ -16,10 +16,10 @@ from backend.services.scaling.planner import (
     choose_speeds,
     estimate_train_tokens,
     list_measured_devices,
+    list_pools,
     plan_run,
     read_plan_inputs,
 )
-from backend.services.scaling.pools import list_pools
 from backend.services.scaling.studies import (
     archive_study,
     get_study,

@@ -12,9 +12,15 @@ from backend.domain.serving.canary import CanaryRules
 from backend.errors import Conflict, NotAllowed
 from backend.services.context import LOCAL, Context, Person
 from backend.services.people.keys import create_key
-from backend.services.serving import canary_votes as canary_votes_module
-from backend.services.serving.canaries import abort_canary, change_canary, judge_canaries, promote_canary, start_canary
-from backend.services.serving.canary_votes import canary_votes
+from backend.services.serving import canaries
+from backend.services.serving.canaries import (
+    abort_canary,
+    canary_votes,
+    change_canary,
+    judge_canaries,
+    promote_canary,
+    start_canary,
+)
 from backend.services.serving.endpoints import get_endpoint, list_revisions
 from backend.services.serving.failures import LostRequest, add_failures
 from backend.services.serving.replicas import ready_targets
@@ -157,7 +163,7 @@ def test_a_canary_whose_answers_are_liked_less_is_aborted_and_few_votes_decide_n
 
 
 def test_the_first_thumbs_count_where_there_are_too_many(scene: ServingWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(canary_votes_module, "MAX_VOTES", 3)
+    monkeypatch.setattr(canaries, "MAX_VOTES", 3)
     rate(scene, role="canary", ratings=[-1] * 6, prefix="c")
     with scene.ctx.db.write() as session:
         for number, thumb in enumerate(session.query(Feedback).order_by(Feedback.id)):
@@ -171,7 +177,7 @@ def test_the_first_thumbs_count_where_there_are_too_many(scene: ServingWorld, mo
 
 
 def test_thumbs_on_other_endpoints_take_no_room(scene: ServingWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(canary_votes_module, "MAX_VOTES", 3)
+    monkeypatch.setattr(canaries, "MAX_VOTES", 3)
     add_rows(
         scene.ctx,
         *(Feedback(source="api", request_id=f"other{n}", rating=1, created_at=scene.ctx.now()) for n in range(5)),

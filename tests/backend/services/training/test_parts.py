@@ -11,7 +11,7 @@ from backend.errors import InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.estimates.forecasts import forecast
 from backend.services.estimates.probes import find_probe, launch_probe
-from backend.services.scaling.pools import find_pool
+from backend.services.scaling.planner import find_pool
 from backend.services.training.parts import resolve_parts
 from backend.services.training.runs import launch_run
 from tests.support.queries import count_selects

@@ -13,7 +13,7 @@ from backend.services.data.datasets import resolve_version
 from backend.services.data.imports import add_rows_dataset
 from backend.services.estimates.forecasts import forecast
 from backend.services.tokenizers.tokenizers import get_tokenizer
-from backend.services.training.row_check import sample_rows
+from backend.services.training.checks import sample_rows
 from backend.services.training.runs import launch_run
 from tests.support.job_work import do_job
 from tests.support.jobs import list_jobs

@@ -24,12 +24,15 @@ from backend.services.jobs.claims import claim_job
 from backend.services.jobs.jobs import get_job, stop_job
 from backend.services.jobs.recovery import recover_jobs
 from backend.services.people.keys import check_key, create_key, list_keys
-from backend.services.serving.load.load_files import (
+from backend.services.serving.load.load_tests import (
+    find_load_job,
+    list_load_tests,
     load_test_csv,
     load_test_json,
     read_arrivals,
+    run_load_test,
+    start_load_test,
 )
-from backend.services.serving.load.load_tests import find_load_job, list_load_tests, run_load_test, start_load_test
 from jobs.gang import MachineLost, give_up
 from jobs.runner import execute
 from tests.support.gateway_fixtures import MemoryDirectory, gateway, scripted
