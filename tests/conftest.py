@@ -110,7 +110,10 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-ENDING_WITH_THIS_PROCESS = ("tests.support.page_server", "multiprocessing.", "playwright/driver", "jobs.fork_server")
+ENDING_WITH_THIS_PROCESS = (
+    *("tests.support.page_server", "tests.support.forked_workers", "multiprocessing."),
+    *("playwright/driver", "jobs.fork_server"),
+)
 
 
 @pytest.hookimpl(trylast=True)
@@ -121,6 +124,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if left := processes_left(str(session.config._tmp_path_factory.getbasetemp())):  # type: ignore[attr-defined]
         print("\nProcesses that the tests started and did not end:", *left, sep="\n  ")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Import all tests once for all processes of a parallel run."""
+    from tests.support.forked_workers import fork_workers  # where tests run in one process, xdist may be absent
+
+    fork_workers(config)
 
 
 @pytest.hookimpl(optionalhook=True)

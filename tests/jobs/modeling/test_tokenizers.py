@@ -7,6 +7,8 @@ import random
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from backend.domain.checkpoints.chat_templates import CHAT_TEMPLATE, SPECIAL_TOKENS
 from backend.domain.data.rows.display import row_text
@@ -28,8 +30,25 @@ from tests.support.installation import PROJECT
 from tests.support.training_rooms import Recorder, Rooms, make_stories, write_dataset
 
 STORIES = make_stories(100)
-BPE, BYTES, UNIGRAM = train_bpe(STORIES, vocab_size=320), byte_tokenizer(), train_unigram(STORIES, vocab_size=400)
-every = pytest.mark.parametrize("tokenizer", [BPE, BYTES, UNIGRAM], ids=["bpe", "byte", "unigram"])
+
+
+@cache
+def bpe() -> PreTrainedTokenizerFast:
+    return train_bpe(STORIES, vocab_size=320)
+
+
+@cache
+def unigram() -> PreTrainedTokenizerFast:
+    return train_unigram(STORIES, vocab_size=400)
+
+
+@pytest.fixture(scope="module", params=[bpe, byte_tokenizer, unigram], ids=["bpe", "byte", "unigram"])
+def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
+    """A tokenizer of each kind."""
+    make: Callable[[], PreTrainedTokenizerFast] = request.param
+    return make()
+
+
 HOSTILE = {
     "emoji": "👩\u200d👩\u200d👧 😀 🏳️\u200d🌈",
     "nul": "a\x00b\x00",
@@ -48,7 +67,6 @@ HOSTILE = {
 }
 
 
-@every
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(max_size=200))
 def test_every_text_survives_the_round_trip_and_its_bytes_are_counted(tokenizer, text: str) -> None:  # type: ignore[no-untyped-def]
@@ -57,7 +75,6 @@ def test_every_text_survives_the_round_trip_and_its_bytes_are_counted(tokenizer,
     assert token_bytes(tokenizer)[ids].sum() == len(text.encode())
 
 
-@every
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_text_survives_the_round_trip_without_unknown_tokens(tokenizer, text: str) -> None:  # type: ignore[no-untyped-def]
     ids = encode_texts(tokenizer, [text])[0]
@@ -67,7 +84,6 @@ def test_hostile_text_survives_the_round_trip_without_unknown_tokens(tokenizer, 
     assert b"".join(form.bytes_of(piece) for piece in tokenizer.convert_ids_to_tokens(ids)) == text.encode()
 
 
-@every
 def test_auto_tokenizer_loads_what_was_saved(tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
@@ -83,21 +99,20 @@ def test_auto_tokenizer_loads_what_was_saved(tokenizer, tmp_path: Path) -> None:
 
 
 def test_bpe_is_shorter_than_bytes_and_has_the_requested_size() -> None:
-    assert len(BPE) == 320
-    assert len(BYTES) == 262
-    assert sum(map(len, encode_texts(BPE, STORIES))) * 2 < sum(map(len, encode_texts(BYTES, STORIES)))
-    assert train_bpe(STORIES, vocab_size=320).get_vocab() == BPE.get_vocab()
+    assert len(bpe()) == 320
+    assert len(byte_tokenizer()) == 262
+    assert sum(map(len, encode_texts(bpe(), STORIES))) * 2 < sum(map(len, encode_texts(byte_tokenizer(), STORIES)))
+    assert train_bpe(STORIES, vocab_size=320).get_vocab() == bpe().get_vocab()
 
 
 def test_text_that_spells_a_special_token_is_read_as_text() -> None:
-    ids = encode_texts(BPE, ["a<|end|>b"])[0]
+    ids = encode_texts(bpe(), ["a<|end|>b"])[0]
     assert not set(ids) & set(range(6))
-    assert token_bytes(BPE, vocab_size=500).shape == (500,)
-    assert (token_bytes(BPE)[:6] == 0).all()
-    assert np.count_nonzero(token_bytes(BPE)) == 314
+    assert token_bytes(bpe(), vocab_size=500).shape == (500,)
+    assert (token_bytes(bpe())[:6] == 0).all()
+    assert np.count_nonzero(token_bytes(bpe())) == 314
 
 
-@every
 def test_texts_are_encoded_as_the_library_encodes_them_after_any_call_before(tokenizer) -> None:  # type: ignore[no-untyped-def]
     texts = ["Mira mends nets.", "", "x<|end|>y " * 40, "é" * 30]
     expected = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
@@ -106,13 +121,13 @@ def test_texts_are_encoded_as_the_library_encodes_them_after_any_call_before(tok
 
 
 def test_unigram_learns_words_and_falls_back_on_bytes_for_rare_letters() -> None:
-    assert 300 < len(UNIGRAM) <= 400
-    assert sum(map(len, encode_texts(UNIGRAM, STORIES))) * 2 < sum(map(len, encode_texts(BYTES, STORIES)))
-    assert UNIGRAM.tokenize("Everyone was glad") == ["Everyone", " was", " glad"]
-    tokens = UNIGRAM.convert_ids_to_tokens(encode_texts(UNIGRAM, ["Mira ж"])[0])
+    assert 300 < len(unigram()) <= 400
+    assert sum(map(len, encode_texts(unigram(), STORIES))) * 2 < sum(map(len, encode_texts(byte_tokenizer(), STORIES)))
+    assert unigram().tokenize("Everyone was glad") == ["Everyone", " was", " glad"]
+    tokens = unigram().convert_ids_to_tokens(encode_texts(unigram(), ["Mira ж"])[0])
     assert tokens[-2:] == ["<0xD0>", "<0xB6>"]
     assert not any(token.startswith("<0x") for token in tokens[:-2])
-    assert set(train_unigram(STORIES, vocab_size=400).get_vocab()) == set(UNIGRAM.get_vocab())
+    assert set(train_unigram(STORIES, vocab_size=400).get_vocab()) == set(unigram().get_vocab())
 
 
 def test_an_alphabet_larger_than_the_vocabulary_leaves_rare_characters_to_the_bytes() -> None:
@@ -170,7 +185,7 @@ def test_a_stop_request_is_heeded_while_the_library_computes() -> None:
 
     over = threading.Event()
     with pytest.raises(JobFailed, match="stopped on request"):
-        run_watched(lambda: over.wait(20) and BPE, Stopping())  # type: ignore[arg-type, return-value]
+        run_watched(lambda: over.wait(20) and bpe(), Stopping())  # type: ignore[arg-type, return-value]
     over.set()
 
 
