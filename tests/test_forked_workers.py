@@ -32,6 +32,16 @@ def test_an_assert_is_explained():
     three = 3
     assert 1 + 1 == three
 """
+STARTING = """
+import threading
+
+WAITING = threading.Thread(target=threading.Event().wait, daemon=True)
+WAITING.start()
+
+
+def test_it_is_there():
+    assert WAITING.is_alive()
+"""
 
 
 def test_a_module_is_imported_once_for_all_processes_and_one_that_fails_says_why(tmp_path: Path) -> None:
@@ -47,3 +57,13 @@ def test_a_module_is_imported_once_for_all_processes_and_one_that_fails_says_why
     assert "assert (1 + 1) == 3" in run.stdout
     assert "DeprecationWarning: old" in run.stdout
     assert "not here" in run.stdout
+
+
+def test_where_a_module_starts_a_thread_each_process_imports_the_tests_itself(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "test_threads.py").write_text(STARTING)
+    command = [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", "-p", "no:langsmith_plugin"]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert "1 passed" in run.stdout, run.stdout + run.stderr
+    assert "starts threads, which a forked process lacks" in run.stderr

@@ -31,6 +31,8 @@ def fork_workers(config: pytest.Config) -> None:
         return
     server = Server(config.invocation_params.args)
     config.add_cleanup(server.close)
+    if not server.is_ready:  # it has said why
+        return
 
     class ForkedIO(gateway_io.Popen2IO):  # type: ignore[misc]
         """The pipes of a forked process, in place of those of a command."""
@@ -75,6 +77,8 @@ class Server:
                 [*command, str(its_end.fileno()), *arguments], pass_fds=[its_end.fileno()], stdin=subprocess.DEVNULL
             )
 
+        self.is_ready = bool(self._socket.recv(1))
+
     def fork(self, *, bootstrap: str) -> tuple[int, int, int]:
         """Fork a process that executes a line. Returns descriptors of the process, its input and its output."""
         its_input, to_worker = os.pipe()
@@ -109,6 +113,7 @@ def serve() -> None:
         raise RuntimeError(f"a module that tests import starts threads, which a forked process lacks: {started}")
     gc.collect()
     gc.freeze()
+    server.send(b"1")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
