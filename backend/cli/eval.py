@@ -28,6 +28,7 @@ from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.config import EvaluationConfig, score_label
 from backend.domain.evaluation.tasks.groups import TaskGroup
+from backend.domain.jobs.states import status_word
 from backend.domain.json_values import FieldValues
 from backend.domain.wording import percent
 from backend.errors import Conflict, InvalidInput, JobFailed, NotFound
@@ -279,7 +280,9 @@ def as_data(evaluation: EvaluationView) -> dict[str, Any]:
 def as_text(evaluation: EvaluationView) -> str:
     """Return an evaluation as lines for a terminal."""
     task = f", task {evaluation.config.task.name}" if evaluation.config.task else ""
-    lines = [f"{evaluation.benchmark}{task} on {evaluation.checkpoint}: {evaluation.status} ({evaluation.id})"]
+    lines = [
+        f"{evaluation.benchmark}{task} on {evaluation.checkpoint}: {status_word(evaluation.status)} ({evaluation.id})"
+    ]
     for score in evaluation.scores:
         interval = "" if score.low is None or score.high is None else f"  [{score.low:.4f}, {score.high:.4f}]"
         label = score_label(score.metric) + (f", {score.subgroup}" if score.subgroup else "")

@@ -14,6 +14,7 @@ from backend.cli.output import CommandGroup, emit, read_text
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.domain.data.languages import language_name
+from backend.domain.jobs.states import status_word
 from backend.domain.json_values import FieldValues
 from backend.domain.tokenizers.config import TokenizerConfig
 from backend.domain.wording import percent
@@ -49,7 +50,7 @@ def list_() -> None:
     """List tokenizers."""
     tokenizers = list_tokenizers(get_context())
     lines = [
-        f"{t.name}  {t.kind}  {t.vocab_size or 0:,} entries  {'' if t.is_ready else t.status}".rstrip()
+        f"{t.name}  {t.kind}  {t.vocab_size or 0:,} entries  {'' if t.is_ready else status_word(t.status)}".rstrip()
         for t in tokenizers
     ]
     emit(

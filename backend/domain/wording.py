@@ -64,6 +64,18 @@ def short(number: float) -> str:
     return f"{value:.3g} T"
 
 
+def format_number(number: float, *, digits: int = 6) -> str:
+    """Format a setting's number in at most so many figures; below a thousandth as `5e-5`, not in zeros to count.
+
+    >>> format_number(0.00005), format_number(0.003), format_number(2048)
+    ('5e-5', '0.003', '2,048')
+    """
+    if 0 < abs(number) < 1e-3:
+        mantissa, _, exponent = f"{number:.{digits - 1}e}".partition("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{number:,.0f}" if float(number).is_integer() and abs(number) < 1e15 else f"{number:,.{digits}g}"
+
+
 def about(number: int) -> str:
     """Format an estimated count in two figures, rounded up: `7`, `130`, `2,400`; above a hundred thousand `over
     100,000`.
@@ -102,6 +114,16 @@ def format_evidence(e_value: float) -> str:
 def plural(count: int, noun: str) -> str:
     """Format a count with its noun: `1 row`, `2 rows`."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def cut_middle(text: str, limit: int) -> str:
+    """Return a text of at most `limit` characters, cut in its middle: names often differ in their ends.
+
+    >>> cut_middle("Fine-tune stories on village_chats_of_may · step 300", 40)
+    'Fine-tune stories on villag…y · step 300'
+    """
+    tail = limit // 3
+    return text if len(text) <= limit else f"{text[: limit - tail - 1]}…{text[-tail:]}"
 
 
 def visible(text: str) -> str:

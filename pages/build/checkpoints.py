@@ -26,7 +26,7 @@ from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
 from pages.components.words import size, when
 
-TABLE = WidgetTable("checkpoints", {"Name": 2.6, "Kind": 1.6, "Facts": 2.8, " ": 1.1})
+TABLE = WidgetTable("checkpoints", {"Name": 2.6, "Kind": 1.3, "Facts": 3.4, " ": 0.9})
 KINDS = {"all": "All", "added": "Bases", "run": "From runs"}
 SHOWN = 100
 

@@ -257,9 +257,10 @@ def draw_one_run(ctx: Context, person: Person) -> None:
 @number_form
 def draw_a_sweep(ctx: Context, person: Person) -> None:
     """Draw the form of the run that is varied, and the form of the search."""
+    parent = run_detail(ctx, st.query_params["run"]) if st.query_params.get("run") else None
     left, right = _halves()
     with left:
-        form = draw_run_form(ctx, named=False)
+        form = draw_run_form(ctx, named=False, copied=pinned_config(parent) if parent else None)
     keep_draft(ctx, person, form.values, address_parts())
     config, expected, problem = check(ctx, form)
     mark_fields(problem)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from backend.domain.filters import FilterError
 from backend.domain.training.run_table import RunFold, RunRow, RunTable
@@ -87,6 +88,7 @@ def draw_runs(
         draw_scatter(table, ticked if len(ticked) > 1 else passing)
         return
     entries = fold_runs(table, passing, group)
+    head = st.container()
     parts = st.columns([3, 8], gap="medium") if shown == "Curves" else [st.container()]
     with parts[0]:
         place = st.container()
@@ -94,7 +96,7 @@ def draw_runs(
     here = entries[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
     if shown == "Curves":
         with parts[1], errors_shown():  # a run that can't be read leaves the others to be ticked
-            draw_compared_curves(ctx, person, picked)
+            draw_compared_curves(ctx, person, picked, head=head)
         with place:
             there = {row.id for entry in here for row in (entry.rows if isinstance(entry, RunFold) else [entry])}
             elsewhere = [row for row in ticked if row.id not in there][:MAX_COMPARED]  # there to be unticked
@@ -105,15 +107,15 @@ def draw_runs(
             draw_run_table(ctx, person, table, here, columns, order=query.order, picked=picked, key="runs_table")
 
 
-def draw_compared_curves(ctx: Context, person: Person, picked: Sequence[str]) -> None:
-    """Draw the curves of the ticked runs over each other."""
+def draw_compared_curves(ctx: Context, person: Person, picked: Sequence[str], *, head: DeltaGenerator) -> None:
+    """Draw the curves of the ticked runs over each other, and at the head in which settings they differ."""
     compared = get_runs(ctx, picked[:MAX_COMPARED])
     if not compared:
         st.caption("Tick runs to overlay their curves.")
         return
     if len(picked) > MAX_COMPARED:
         st.caption(f"Curves of the first {MAX_COMPARED} of {plural(len(picked), 'ticked run')}.")
-    draw_run_comparison(ctx, person, compared)
+    draw_run_comparison(ctx, person, compared, head=head)
 
 
 def main() -> None:

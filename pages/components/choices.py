@@ -8,9 +8,13 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
+from backend.domain.wording import cut_middle
+
 T = TypeVar("T", bound=object)
 Words = Callable[[T], str]
 MIN_ID = 4
+MAX_LABEL = 42
+"""Characters of a label that a box shows, also on a phone."""
 
 
 def by_identity(key: str, options: Iterable[T], label: Callable[[T], str]) -> Callable[[T], str]:
@@ -20,9 +24,9 @@ def by_identity(key: str, options: Iterable[T], label: Callable[[T], str]) -> Ca
     Browsers send back a label, and Streamlit compares it with today's labels: of one that has changed meanwhile (a
     time, a number of rows, a name) the choice would be lost, and a callback would get the text. So the labels that were
     shown are kept, and lead to their option. Equal labels of two options get the beginning of their ids, or the second
-    would be chosen for the first. `options` are hashable.
+    would be chosen for the first; a long one is cut in its middle, since boxes cut ends off. `options` are hashable.
     """
-    labels = _distinct({option: label(option) for option in options})
+    labels = _distinct({option: cut_middle(label(option), MAX_LABEL) for option in options})
     last: dict[Any, str]
     known: dict[str, object]
     last, known = st.session_state.get(f"{key}.labels", ({}, {}))

@@ -145,7 +145,8 @@ def _cards_css(key: str, titles: Sequence[str]) -> str:
         " tr{display:block;padding-block:.4rem;border-bottom:1px solid color-mix(in srgb,currentColor"
         f" 18%,transparent)}}{table} td{{display:flex;gap:.5rem;border:0;padding:.1rem"
         f" 0!important;text-align:left;overflow-wrap:anywhere}}{table} td::before{{flex:0 0"
-        f" 8rem;font-size:.8rem;opacity:.75;overflow-wrap:normal}}{table} td>*{{min-width:0}}{labels}}}"
+        f" 8rem;font-size:.8rem;opacity:.75;overflow-wrap:normal}}{table} td"
+        f" *{{min-width:0;overflow-wrap:anywhere}}{labels}}}"
     )
 
 

@@ -53,10 +53,12 @@ STEPS: dict[StepKind, tuple[str, str | None, str]] = {  # icon, page, parameter 
 
 FIRST_WORDS = (
     "Roundhouse trains language models, evaluates them, compares them by blind votes, deploys them and lets you chat"
-    " with them, on your own machines. Begin with the first step below."
+    " with them, on your own machines."
 )
 """What a visitor reads who has no run yet."""
-DAY = timedelta(days=1)
+FIRST_STEP = " Begin with the first step below."
+"""What follows where nothing was done yet."""
+DAY, WEEK = timedelta(days=1), timedelta(days=7)
 LOGGED = 8
 """Lines of the log that are shown at once."""
 
@@ -74,7 +76,7 @@ LOG_ICONS = {
 
 BEST = {"Checkpoint": 3.0, "Objective": 1.6, "Metric": 1.8, "Among": 3.2}
 CAMPAIGNS = {"Campaign": 2.0, "Contestants": 4.0, "Votes": 1.0}
-RESULTS = {"Checkpoint": 3.0, "Score": 1.2, "95 % interval": 2.0, "Against the best": 1.5, "When": 1.2}
+RESULTS = {"Checkpoint": 3.0, "Score": 1.2, "95 % interval": 2.0, "Against the first": 1.5, "When": 1.2}
 
 
 def draw_overview_strip(strip: OverviewStrip, *, now: datetime) -> None:
@@ -153,7 +155,11 @@ def gauges(values: Gauges) -> list[Callable[[], None]]:
         cells.append(
             lambda: draw_gauge("Memory", memory / capacity, f"{percent(memory / capacity)} of {size(capacity)}")
         )
-    cells.append(lambda: draw_gauge("Disk", values.disk_share, f"{size(values.disk_free_bytes)} free"))
+    cells.append(
+        lambda: draw_gauge(
+            "Disk", values.disk_share, f"{percent(values.disk_share)}, {size(values.disk_free_bytes)} free"
+        )
+    )
     return cells
 
 
@@ -273,7 +279,7 @@ def draw_benchmark(ctx: Context, group: BenchmarkResults, *, key: str) -> None:
             (
                 (score_text(group.metric, line.score.value), "strong"),
                 (interval_text(group.metric, line.score.low, line.score.high) or "no interval", ""),
-                ("best" if line.delta is None else score_text(group.metric, line.delta, signed=True), ""),
+                ("first" if line.delta is None else score_text(group.metric, line.delta, signed=True), ""),
                 (ago(line.evaluation.created_at, now=ctx.now()), "faint"),
             ),
             routes.EVALUATIONS,
@@ -325,7 +331,7 @@ def draw_log(ctx: Context) -> None:
     activities = list_activities(ctx, since=ctx.now() - DAY)
     span = "in the last day"
     if not activities:
-        activities, span = list_activities(ctx, since=ctx.now() - 7 * DAY), "in the last week"
+        activities, span = list_activities(ctx, since=ctx.now() - WEEK), "in the last week"
     if not activities:
         st.caption("Nothing happened in the last week.")
         return
@@ -356,7 +362,7 @@ def main() -> None:
         live_part(REFRESH_S)(lambda: draw_overview_strip(get_strip(ctx), now=ctx.now()))()
         overview = get_overview(ctx, person=person)
         if not overview.active and not overview.recent:
-            st.markdown(FIRST_WORDS)
+            st.markdown(f"{FIRST_WORDS}{'' if list_activities(ctx, since=ctx.now() - WEEK) else FIRST_STEP}")
         draw_steps(ctx, person, overview)
         st.space("small")
         draw_newest_runs(ctx, person, overview)

@@ -23,6 +23,7 @@ Object.assign(globalThis, {
   localStorage: new MemoryStorage(),
 })
 
+const { splitName } = await import(`${BROWSER}/dom.js`)
 const { differences } = await import(`${BROWSER}/ballot/diff.js`)
 const { keyOf } = await import(`${BROWSER}/ballot/keys.js`)
 const { Outbox } = await import(`${BROWSER}/ballot/outbox.js`)
@@ -38,6 +39,14 @@ const { around } = await import(`${BROWSER}/live_chart/drawing.js`)
 const { readSettings, writeSettings } = await import(`${BROWSER}/live_chart/settings.js`)
 
 beforeEach(() => { globalThis.localStorage = new MemoryStorage() })
+
+test("a long name that is cut keeps the end that tells it from others", () => {
+  assert.deepEqual(splitName("DPO stories260K on llamafactory_dpo_en_demo · LR 1e-4"), ["DPO stories260K on llamafactory_dpo_en_demo", " · LR 1e-4"])
+  assert.deepEqual(splitName("DPO stories260K on llamafactory_dpo_en_demo 2"), ["DPO stories260K on llamafactory_d", "po_en_demo 2"])
+  assert.deepEqual(splitName("DPO stories260K on llamafactory_dpo_en_demo · LR 1e-4, weight decay 0.2")[1], ", weight decay 0.2")
+  assert.deepEqual(splitName("village"), ["village", ""])
+  assert.equal(splitName(`${"🙂".repeat(20)} of ${"🙂".repeat(20)}`).join("").length, 84)
+})
 
 test("differences join to both texts and mark what one of them has alone", () => {
   const [a, b] = differences("the red fox ran", "the brown fox ran home")

@@ -283,4 +283,4 @@ def test_what_was_typed_counts_as_changed(site: Context, scenario: Scenario) -> 
     page = open_page("build/launch.py", dataset="chats", base="oak")
     assert any(fold.label == "Advanced · all at their defaults" for fold in page.expander)
     page.number_input(key="launch_eval_every").set_value(5).run()
-    assert any(fold.label == "Advanced · 1 differs from the defaults" for fold in page.expander)
+    assert any(fold.label == "Advanced · Evaluate every differs from the defaults" for fold in page.expander)

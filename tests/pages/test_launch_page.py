@@ -87,9 +87,9 @@ def test_the_advanced_part_counts_what_differs_from_the_defaults(scenario: Scena
     page.button(key="launch_use_yaml").click().run()
     assert page.expander[0].label == "Advanced · all at their defaults"
     page.number_input(key="launch_dropout").set_value(0.1).run()
-    assert page.expander[0].label == "Advanced · 1 differs from the defaults"
+    assert page.expander[0].label == "Advanced · Dropout differs from the defaults"
     page.selectbox(key="launch_optimizer").select("lion").run()
-    assert page.expander[0].label == "Advanced · 2 differ from the defaults"
+    assert page.expander[0].label == "Advanced · Optimizer, Dropout differ from the defaults"
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_copied_run_shows_its_differences_and_stores_its_parent(site: Context,
     assert "Nothing differs from it yet." in words(page)
     assert page.expander[0].label == "Advanced · all as copied", "not as many as differ from the defaults"
     page.number_input(key="launch_weight_decay").set_value(0.03).run()
-    assert page.expander[0].label == "Advanced · 1 differs from the copied run"
+    assert page.expander[0].label == "Advanced · Weight decay differs from the copied run"
     page.number_input(key="launch_weight_decay").set_value(0.02).run()
     page.number_input(key="launch_learning_rate").set_value(0.005).run()
     assert cells(page) == [{"Field": "Learning rate", "Before": "0.0123", "Now": "0.005"}]
@@ -238,7 +238,7 @@ def test_the_metric_of_a_sweep_is_chosen_and_its_goal_follows(site: Context, sce
     assert (config.metric, config.goal) == ("tok_per_sec", "highest")
     panel = open_panel(open_page("build/runs.py"), "runs_sweeps")
     assert "tales sweep" in [button.label for button in panel.button]
-    assert "2 queued or running (at most 2)" in words(panel)
+    assert "2 queued or running" in words(panel)
 
 
 def test_a_sweep_without_validation_rows_is_ranked_by_what_is_measured(site: Context, scenario: Scenario) -> None:

@@ -29,7 +29,7 @@ def test_the_strip_shows_the_running_job_and_the_load_of_the_machines(site: Cont
     assert "step 200 of 1,000" in shown
     for label in ("CPU **62 %**", "GPU **64 %**", "Memory **"):
         assert label in shown
-    assert re.search(r"Disk \*\*[\d.]+ [GTM]B free\*\*", shown), "a bar like its neighbours"
+    assert re.search(r"Disk \*\*\d+ %, [\d.]+ [GTM]B free\*\*", shown), "a bar like its neighbours"
     assert "1 of 1 endpoint ready" in words(page)
     assert "Begin with the first step" not in words(page)
 
@@ -61,7 +61,7 @@ def test_no_score_stands_without_its_metric_and_interval(site: Context) -> None:
     assert "**village-questions-with-choices@1** · Accuracy" in words(page).replace("\\", "")
     rows = link_tables(page)["village-questions-with-choices@1 · Accuracy"]["rows"]
     texts = [[cell["text"] for cell in row["cells"]] for row in rows]
-    assert texts[0][:4] == [LONG, "75.0 %", "65.0 to 85.0 %", "best"]
+    assert texts[0][:4] == [LONG, "75.0 %", "65.0 to 85.0 %", "first"]
     assert texts[1][3] == "-25.0 points"
 
 

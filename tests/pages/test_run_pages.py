@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -311,9 +313,14 @@ def test_a_run_begins_with_its_figures(site: Context, scenario: Scenario) -> Non
         for step, value in ((20, 2.5), (40, 2.75))
     ]
     report(site, taken, *points(1, 40), *losses)
+    live = dict(strip_figures(get_run(site, run.id), run_detail(site, run.id).config, now=site.now()))
+    assert not {"Validation loss", "Steps", "Tokens"} & live.keys(), (
+        "the chart says them at every step, and would say others"
+    )
+    end(site, taken, Status.FINISHED)
     figures = dict(strip_figures(get_run(site, run.id), run_detail(site, run.id).config, now=site.now()))
-    assert figures["Validation loss"] == "2.75, best 2.5"
-    assert figures["Training loss"] == "0.25"
+    assert figures["Validation loss"] == "2.7500, best 2.5000"
+    assert figures["Training loss"] == "0.2500"
     assert figures["Steps"] == "40 of 100"
     assert figures["Peak LR"] == "0.002"
     assert figures["Tokens"] == f"{40 * run.tokens_per_step:,}"
@@ -402,8 +409,10 @@ def test_picked_runs_are_compared_by_their_differences(scenario: Scenario) -> No
     runs = [scenario.run(name="slow", learning_rate=0.001), scenario.run(name="fast", learning_rate=0.01)]
     page = open_page("build/runs.py", compare=",".join(run.id for run in runs))
     assert "2 runs compared" in text_of(page)
-    assert list(cells(page)[0]) == ["Field", "slow", "fast"]
-    assert "learning_rate" in [row["Field"] for row in cells(page)]
+    assert [(row["Run"], row["Learning rate"]) for row in cells(page)] == [("slow", "0.001"), ("fast", "0.01")]
+    chart = next(part for part in page.get("bidi_component") if part.proto.component_name == "roundhouse_live_chart")
+    labels = [run["label"] for run in json.loads(chart.proto.json)["runs"]]
+    assert labels == ["LR 0.001", "LR 0.01"], "what differs, not two names cut to one"
 
 
 def test_only_data_that_fits_the_objective_is_offered(scenario: Scenario) -> None:

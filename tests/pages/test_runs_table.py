@@ -147,7 +147,7 @@ def test_ticked_runs_are_tagged_archived_and_deleted_after_a_question(site: Cont
     assert {run.name: run.tags for run in list_runs(site)} == {"wide": (), "fast": ("a", "b"), "slow": ("a", "b")}
     app.session_state["runs_delete"] = True
     app.run()
-    assert "**2 runs** with curves, samples, logs are deleted: slow, fast" in words(app)
+    assert "**2 runs** with curves, samples, logs are deleted:\n\n- slow\n- fast" in words(app)
     app.button(key="runs_delete_go").click().run()
     assert [run.name for run in list_runs(site)] == ["wide"]
     app = open_page(PAGE, ticked=ids["wide"])
@@ -160,7 +160,7 @@ def test_only_the_runs_that_the_question_named_are_deleted(site: Context, scenar
     app = open_page(PAGE, ticked=f"{ids['slow']},{waiting.id}")
     app.session_state["runs_delete"] = True
     app.run()
-    assert "**1 run** with curves, samples, logs are deleted: slow" in words(app)
+    assert "**1 run** with curves, samples, logs are deleted:\n\n- slow" in words(app)
     end(site, claim(site, waiting), Status.FAILED, cause="No memory.")
     app.button(key="runs_delete_go").click().run()
     assert not app.exception

@@ -8,6 +8,7 @@ from backend.cli.data.reports import report
 from backend.cli.data.version_tables import version_data
 from backend.cli.data.versions import card, delete, derive, diff, export, show
 from backend.cli.output import CommandGroup, emit
+from backend.domain.jobs.states import status_word
 from backend.services.data.datasets import list_datasets
 
 app = CommandGroup(no_args_is_help=True)
@@ -23,6 +24,8 @@ def list_() -> None:
     ready = [version for version in versions if version is not None]
     emit(
         {"datasets": [version_data(version) for version in ready]},
-        text="\n".join(f"{v.label}  {v.kind}  {v.amount}  {'' if v.is_ready else v.status}".rstrip() for v in ready)
+        text="\n".join(
+            f"{v.label}  {v.kind}  {v.amount}  {'' if v.is_ready else status_word(v.status)}".rstrip() for v in ready
+        )
         or "No datasets yet.",
     )

@@ -10,6 +10,7 @@ from backend.domain.attributes import attributes_of
 from backend.domain.data.rows.content import describe_dropped, describe_filtered
 from backend.domain.data.rows.display import render_preview
 from backend.domain.data.rows.problem import describe_rejected, most_frequent
+from backend.domain.jobs.states import status_word
 from backend.domain.wording import plural
 from backend.services.data.diff import VersionDiff
 from backend.services.data.versions import Ancestor
@@ -94,7 +95,7 @@ def show_text(data: dict[str, Any]) -> str:
     lines = [
         f"{data['dataset']}@{data['version']}, kind {data['kind']}: {plural(data['rows'], 'row')}"
         f" ({data['train_rows']:,} train, {data['val_rows']:,} validation), {data['rejected_rows']:,} rejected"
-        + ("" if data["status"] == "finished" else f" ({data['status']})")
+        + ("" if data["status"] == "finished" else f" ({status_word(data['status'])})")
     ]
     if data["mapping"]:
         lines.append("Columns: " + ", ".join(f"{column} → {field}" for column, field in data["mapping"].items()))

@@ -16,6 +16,7 @@ from backend.domain.evaluation.safety.card import format_value
 from backend.domain.evaluation.safety.drift import Drift
 from backend.domain.evaluation.safety.margins import MARGIN
 from backend.domain.evaluation.safety.probes import METRICS, PROBE_LABEL, Probe
+from backend.domain.jobs.states import status_word
 from backend.services.context import LOCAL
 from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import get_evaluation
@@ -168,7 +169,7 @@ def run(
         for e in launched
     ]
     lines = [
-        f"{e.benchmark}: {e.status.value}"
+        f"{e.benchmark}: {status_word(e.status)}"
         + "".join(_score_line(s.metric, s.value, s.low, s.high, s.n) for s in e.scores)
         for e in launched
     ]

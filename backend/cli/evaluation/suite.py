@@ -12,6 +12,7 @@ from backend.cli.output import CommandGroup, emit, interval_data, note, read_tex
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.suites import parse_suite, read_suite
+from backend.domain.jobs.states import status_word
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.suites import (
@@ -152,7 +153,7 @@ def format_result(result: SuiteResultView) -> str:
     ]
     for one in result.members:
         score = one.evaluation.main_score if one.evaluation else None
-        state = one.error or (str(one.evaluation.status) if one.evaluation else "waiting")
+        state = one.error or (status_word(one.evaluation.status) if one.evaluation else "waiting")
         lines.append(
             f"  {one.member.benchmark:<28} " + (f"{score.metric} {score.value:.4f}  n = {score.n}" if score else state)
         )

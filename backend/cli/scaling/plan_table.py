@@ -11,7 +11,7 @@ from backend.domain.scaling.laws import ScalingLaw
 from backend.domain.scaling.plan import ScalingPlan
 from backend.domain.scaling.study import StudyPlan, format_budget
 from backend.domain.statistics.estimates import Estimate
-from backend.domain.wording import format_count, format_duration, format_usd, percent
+from backend.domain.wording import format_count, format_duration, format_number, format_usd, percent
 
 
 def estimate_data(estimate: Estimate) -> dict[str, object]:
@@ -74,7 +74,7 @@ def plan_text(plan: ScalingPlan) -> str:
         ),
         (
             f"  training       {format_count(plan.tokens)} tokens in {plan.steps:,} steps of {batch.tokens:,}, "
-            f"learning rate {batch.learning_rate:g}, "
+            f"learning rate {format_number(batch.learning_rate)}, "
             f"warm-up {batch.warmup_steps} steps"
         ),
         (

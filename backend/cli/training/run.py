@@ -21,6 +21,7 @@ from backend.domain.attributes import attributes_of
 from backend.domain.estimates.prediction import Prediction, describe_fit, format_memory, format_run_time
 from backend.domain.evaluation.suites import Moment
 from backend.domain.jobs.results import ProbeResult
+from backend.domain.jobs.states import status_word
 from backend.domain.training.config import RunConfig, parse_run_config
 from backend.domain.training.launch_warnings import LaunchWarning
 from backend.domain.training.launcher_files import NOT_RUN, accelerate_config, deepspeed_config, describe_distribution
@@ -202,7 +203,7 @@ def show(run: Annotated[str, typer.Argument(help="Name or id.")]) -> None:
         return
     detail = run_detail(ctx, run)
     data = describe_detail(ctx, detail)
-    lines = [f"{detail.run.name}  {detail.run.status}  {detail.run.line}"]
+    lines = [f"{detail.run.name}  {status_word(detail.run.status)}  {detail.run.line}"]
     if detail.run.job_id and (waiting := describe_waiting(ctx, detail.run.job_id)) is not None:
         lines.append(f"  {waiting.sentence}")
     if detail.run.job_id and (waiting_for := describe_gang(ctx, detail.run.job_id)):
@@ -233,7 +234,7 @@ def list_(
         runs = list_runs(ctx, limit=limit, archived=archived)
     emit(
         {"runs": [describe_run(run) for run in runs]},
-        text="\n".join(f"{run.id}  {run.status:<10}  {run.name}  {run.line}" for run in runs)
+        text="\n".join(f"{run.id}  {status_word(run.status):<10}  {run.name}  {run.line}" for run in runs)
         or ("No run passes the filter." if filter_ else "No runs yet."),
     )
 
@@ -245,7 +246,7 @@ def cancel(
 ) -> None:
     """Ask a run to stop."""
     stopped = stop_run(get_context(), run, how="stop_and_save" if save else "cancel", person=LOCAL)
-    emit(describe_run(stopped), text=f"{stopped.name} is {stopped.status}.")
+    emit(describe_run(stopped), text=f"{stopped.name} is {status_word(stopped.status)}.")
 
 
 @app.command("resume")
@@ -344,4 +345,4 @@ def _finish(ctx: Context, run: RunView, *, wait: bool, warnings: Sequence[Launch
     data = describe_detail(ctx, run_detail(ctx, run.id)) if wait else describe_run(run)
     if warnings:
         data["warnings"] = [warning.model_dump(mode="json") for warning in warnings]
-    emit(data, text=f"{run.name} ({run.id}) is {run.status}. {run.line}.")
+    emit(data, text=f"{run.name} ({run.id}) is {status_word(run.status)}. {run.line}.")

@@ -13,7 +13,7 @@ from backend.bootstrap import get_context
 from backend.cli.output import command, emit, note, read_text
 from backend.cli.training.forecast_table import ask_to_proceed, describe_sweep_forecast, sweep_lines
 from backend.cli.waiting import POLL_S, wait_for_job
-from backend.domain.jobs.states import Status
+from backend.domain.jobs.states import Status, status_word
 from backend.domain.training.sweep import SweepConfig, build_run, point_at
 from backend.errors import JobFailed
 from backend.services.context import LOCAL, Context
@@ -135,7 +135,7 @@ def _emit(config: SweepConfig, detail: SweepDetail) -> None:
     for each in detail.runs:
         value = f"{config.metric} {each.value:.4f}" if each.value is not None else ""
         mark = "*" if best is not None and each.run.id == best.run.id else " "
-        state = f"pruned at step {each.pruned_at}" if each.pruned_at is not None else each.run.status.value
+        state = f"pruned at step {each.pruned_at}" if each.pruned_at is not None else status_word(each.run.status)
         lines.append(f"{mark} {each.run.name}  {_format_point(each.point)}  {value}  {state}")
     if view.problem:
         lines.append(view.problem)

@@ -21,6 +21,23 @@ class Status(StrEnum):
     FINISHED = "finished"
 
 
+STATUS_LABELS = {
+    Status.QUEUED: "Queued",
+    Status.RUNNING: "Running",
+    Status.CANCELLING: "Stopping",
+    Status.PAUSED: "Paused",
+    Status.CANCELLED: "Stopped",
+    Status.FAILED: "Failed",
+    Status.FINISHED: "Finished",
+}
+"""What people read of a status, on pages, in tables and in the terminal; documents and filters have its value."""
+
+
+def status_word(status: str) -> str:
+    """Return what a sentence says of a status."""
+    return STATUS_LABELS[Status(status)].lower()
+
+
 TERMINAL = frozenset({Status.CANCELLED, Status.FAILED, Status.FINISHED})
 ACTIVE = frozenset({Status.QUEUED, Status.RUNNING, Status.CANCELLING})
 

@@ -29,7 +29,7 @@ class RunSubject(ConfigSection):
     name: str = setting(
         "",
         "Name",
-        "Generated from objective, base and dataset if left empty.",
+        "If left empty, generated from objective, base and dataset, and what differs from the run of that name.",
         max_length=120,
         shown=Traits(affects=NOTHING, sweep="never"),
     )

@@ -1,4 +1,4 @@
-"""Fields of a run's config by their path, such as `lora.rank`: values, traits, changes. The only code that knows which
+"""Fields of a run's config by their path, such as `lora.rank`: values and traits. The only code that knows which
 fields matter.
 
 Everything is read from the schema: `Traits` stand at each field (`traits.py`). Pure.
@@ -7,7 +7,6 @@ Everything is read from the schema: `Traits` stand at each field (`traits.py`). 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -27,15 +26,6 @@ from backend.errors import InvalidInput
 
 Value = float | int | str | bool
 MAX_CHARACTERS = 500  # of changes in an address
-
-
-@dataclass(frozen=True)
-class FieldChange:
-    """A changed field: its path, and its old and new value as text."""
-
-    field: str
-    before: str
-    now: str
 
 
 def _sections() -> dict[str, type[BaseModel]]:
@@ -169,17 +159,6 @@ def explicit_paths(config: RunConfig) -> frozenset[str]:
     return frozenset(paths)
 
 
-def changed_fields(before: RunConfig, now: RunConfig) -> list[FieldChange]:
-    """Return the fields in which two configs differ, in the schema's order, without the name."""
-    old, new = flatten(before), flatten(now)
-    paths = [*old, *(path for path in new if path not in old)]
-    return [
-        FieldChange(path, _text(old.get(path)), _text(new.get(path)))
-        for path in paths
-        if path != "name" and old.get(path) != new.get(path)
-    ]
-
-
 def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     """Return a config with the fields at these paths set. Raises InvalidInput naming the field, the value and the
     bound.
@@ -260,14 +239,6 @@ def kind_of(path: str) -> type | tuple[Any, ...]:
     """Return int, float, bool or str for the field at a path, or its allowed values."""
     kind = fields.field_kind(field_at(path))
     return kind.values or kind.base
-
-
-def _text(value: Any) -> str:
-    if value is None or value == "":
-        return "—"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return ", ".join(str(part) for part in value) if isinstance(value, list) else str(value)
 
 
 def _by_path(config: RunConfig) -> dict[str, object]:

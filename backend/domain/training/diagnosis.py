@@ -20,7 +20,7 @@ from backend.domain.training.config_fields import Value
 from backend.domain.training.launch_warnings import usual_learning_rates
 from backend.domain.training.metric_labels import curve_label
 from backend.domain.training.objectives import Objective
-from backend.domain.wording import percent
+from backend.domain.wording import format_number, percent
 
 Floats = npt.NDArray[np.float64]
 
@@ -176,7 +176,8 @@ def _not_finite(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Findi
         return
     cause = "Usually the learning rate is too high; else a malformed row, or no gradient clipping."
     if (usual := _exceeded_rates(facts)) is not None and config is not None:
-        cause = f"The learning rate of {config.learning_rate:g} is above the usual {usual[0]:.1g} to {usual[1]:.1g}."
+        low, high = (format_number(end, digits=1) for end in usual)
+        cause = f"The learning rate of {format_number(config.learning_rate)} is above the usual {low} to {high}."
     yield Finding(Kind.NOT_FINITE, sentence, cause, step, *_calmer(facts))
 
 
@@ -403,13 +404,13 @@ def _too_slow(train: Series, facts: RunFacts, skipped: int) -> Iterator[Finding]
         higher = _rounded(config.learning_rate * 5)
         fall = percent((start - end) / start, digits=1)
         sentence = f"The loss has fallen by only {fall} in {int(train.steps[-1]):,} steps, and still falls steadily."
-        cause = f"The learning rate of {config.learning_rate:g} is too low for this number of steps."
+        cause = f"The learning rate of {format_number(config.learning_rate)} is too low for this number of steps."
         yield Finding(
             Kind.TOO_SLOW,
             sentence,
             cause,
             None,
-            f"Run again with a learning rate of {higher:g}",
+            f"Run again with a learning rate of {format_number(higher)}",
             (("learning_rate", higher),),
         )
 
@@ -485,7 +486,7 @@ def _calmer(facts: RunFacts) -> tuple[str, tuple[tuple[str, Value], ...]]:
     changes: list[tuple[str, Value]] = [("learning_rate", lower)]
     if config.min_learning_rate > lower:
         changes.append(("min_learning_rate", lower))
-    return f"Run again with a learning rate of {lower:g}", tuple(changes)
+    return f"Run again with a learning rate of {format_number(lower)}", tuple(changes)
 
 
 def _warmup(facts: RunFacts, steps: int) -> int:

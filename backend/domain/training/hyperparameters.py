@@ -33,7 +33,7 @@ class Hyperparameters(ConfigSection):
         "Optimizer updates.",
         ge=1,
         le=100_000_000,
-        shown=Traits(affects=RESULT_AND_LENGTH, group=FieldGroup.MAIN),
+        shown=Traits(affects=RESULT_AND_LENGTH, group=FieldGroup.MAIN, phrase="{} steps"),
     )
     learning_rate: float = setting(
         3e-3,
@@ -41,7 +41,7 @@ class Hyperparameters(ConfigSection):
         "Step size at the schedule's peak.",
         gt=0,
         lt=10,
-        shown=Traits(affects=RESULT, group=FieldGroup.MAIN),
+        shown=Traits(affects=RESULT, group=FieldGroup.MAIN, phrase="LR {}"),
     )
     micro_batch: int = setting(
         16,

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import idle_fields, value_at
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule
-from backend.domain.wording import format_duration, percent
+from backend.domain.wording import format_duration, format_number, percent
 
 PRETRAIN_FACTOR = 10.0
 """A learning rate this many times above or below the Step Law's is unusual: published runs of one size differ by
@@ -128,7 +128,7 @@ def usual_learning_rates(config: RunConfig, body: int | None) -> tuple[float, fl
         return (
             low,
             rule * PRETRAIN_FACTOR,
-            f"the Step Law (Li et al. 2025) says {rule:.2g} for this size and these tokens{by}",
+            f"the Step Law (Li et al. 2025) says {format_number(rule, digits=2)} for this size and these tokens{by}",
         )
     full_rate = learning_rate_rule(body, 20.0 * body).value / less
     adapters = config.method != "full"
@@ -137,14 +137,15 @@ def usual_learning_rates(config: RunConfig, body: int | None) -> tuple[float, fl
         return (
             top / 1000.0,
             top,
-            f"preferences take far less than the {full_rate:.2g} that this size is pretrained with{by}",
+            f"preferences take far less than the {format_number(full_rate, digits=2)} that this size is pretrained"
+            f" with{by}",
         )
     top = 2.0 * full_rate if adapters else full_rate
     expectation = "adapters take up to twice" if adapters else "fine-tuning takes at most"
     return (
         top / (300.0 if adapters else 1000.0),
         top,
-        f"{expectation} the {full_rate:.2g} that this size is pretrained with{by}",
+        f"{expectation} the {format_number(full_rate, digits=2)} that this size is pretrained with{by}",
     )
 
 
@@ -203,8 +204,8 @@ def _about_learning_rate(config: RunConfig, facts: LaunchFacts) -> Iterator[Laun
         code=Code.LEARNING_RATE_HIGH if above else Code.LEARNING_RATE_LOW,
         field="learning_rate",
         sentence=(
-            f"A learning rate of {config.learning_rate:g} is {'above' if above else 'below'} the usual {low:.1g} to"
-            f" {high:.1g}: {source}."
+            f"A learning rate of {format_number(config.learning_rate)} is {'above' if above else 'below'} the usual"
+            f" {format_number(low, digits=1)} to {format_number(high, digits=1)}: {source}."
         ),
         cure=(
             "A rate that is too high diverges or forgets the base."

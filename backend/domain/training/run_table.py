@@ -31,7 +31,7 @@ from backend.domain.training.metric_labels import curve_label
 from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
 from backend.domain.training.summary import run_seconds
 from backend.domain.training.traits import Effect
-from backend.domain.wording import format_bytes, format_duration, format_usd, percent, plural, short
+from backend.domain.wording import format_bytes, format_duration, format_number, format_usd, percent, plural, short
 from backend.errors import InvalidInput
 
 Form = Literal["text", "number", "loss", "integer", "count", "bytes", "duration", "percent", "usd", "time", "flag"]
@@ -167,13 +167,12 @@ def _write_number(form: Form, value: float) -> str:
             return percent(value, digits=1)
         case "usd":
             return format_usd(value)
-    return f"{value:,.0f}" if value.is_integer() and 1e3 <= abs(value) < 1e6 else f"{value:.4g}"
+    return format_number(value, digits=4)
 
 
-STATUS_WORDS = {"cancelled": "stopped", "cancelling": "stopping"}
 FACTS = (
     RunField("name", "Name", ValueKind.TEXT, "text", "Run"),
-    RunField("status", "Status", ValueKind.TEXT, "text", "Run", words=STATUS_WORDS),
+    RunField("status", "Status", ValueKind.TEXT, "text", "Run"),
     RunField(
         "objective",
         "Objective",
@@ -319,14 +318,14 @@ def _defaults_of(section: str) -> FieldValues:
 
 @dataclass(frozen=True)
 class RunTable:
-    """Rows with the fields they have. `statuses`: those a run can have; `device_hour_usd`: None where no price is
-    set; `metrics`: (objective, name) of those that runs have.
+    """Rows with the fields they have. `statuses`: those a run can have, with their words; `device_hour_usd`: None where
+    no price is set; `metrics`: (objective, name) of those that runs have.
     """
 
     rows: tuple[RunRow, ...]
     names: RunNames
     now: datetime
-    statuses: tuple[str, ...] = ()
+    statuses: Mapping[str, str] = field(default_factory=dict)
     device_hour_usd: float | None = None
     metrics: frozenset[tuple[str, str]] = frozenset()
 
@@ -337,7 +336,10 @@ class RunTable:
         taken = {one.name for one in (*FACTS, *config)}
         measured = [one for one in metric_fields(self.metrics) if one.name not in taken]
         facts = [one for one in FACTS if one.name != "cost" or self.device_hour_usd is not None]
-        facts = [replace(one, choices=self.statuses) if one.name == "status" else one for one in facts]
+        facts = [
+            replace(one, choices=tuple(self.statuses), words=self.statuses) if one.name == "status" else one
+            for one in facts
+        ]
         return {one.name: one for one in (*facts, *measured, *config)}
 
     @cached_property

@@ -18,6 +18,7 @@ import math
 import random
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -277,8 +278,7 @@ def point_at(config: SweepConfig, number: int) -> Point:
         return _combination(
             config, random.Random(config.seed).sample(range(config.num_combinations), config.num_runs)[number]
         )
-    draw = random.Random(f"{config.seed}:{number}")
-    return {path: _draw(path, choice, draw) for path, choice in config.vary.items()}
+    return {path: _draw(path, choice, _share(config, path, number)) for path, choice in config.vary.items()}
 
 
 def untried(config: SweepConfig, tried: Sequence[Point]) -> Point | None:
@@ -327,12 +327,25 @@ def _grid_values(path: str, choice: Values | ParameterRange) -> list[Any]:
     )
 
 
-def _draw(path: str, choice: Values | ParameterRange, draw: random.Random) -> Any:
+def _share(config: SweepConfig, path: str, number: int) -> float:
+    """Return where in a field's range a run draws: each run in a slice of its own, so that few runs cover it (Latin
+    hypercube; McKay, Beckman and Conover 1979, doi 10.1080/00401706.1979.10489755).
+    """
+    place = _slices(config.seed, path, config.runs)[number % config.runs]
+    return (place + random.Random(f"{config.seed}:{path}:{number}").random()) / config.runs
+
+
+@lru_cache(maxsize=64)
+def _slices(seed: int, path: str, count: int) -> list[int]:
+    return random.Random(f"{seed}:{path}").sample(range(count), count)
+
+
+def _draw(path: str, choice: Values | ParameterRange, share: float) -> Any:
     if isinstance(choice, Values):
-        return draw.choice(choice.values)
-    if choice.log:
-        return as_field(path, choice, math.exp(draw.uniform(math.log(choice.low), math.log(choice.high))))
-    return as_field(path, choice, draw.uniform(choice.low, choice.high))
+        return choice.values[int(share * len(choice.values))]
+    low, high = (math.log(choice.low), math.log(choice.high)) if choice.log else (choice.low, choice.high)
+    value = low + share * (high - low)
+    return as_field(path, choice, math.exp(value) if choice.log else value)
 
 
 def as_field(path: str, span: ParameterRange, value: float) -> int | float:

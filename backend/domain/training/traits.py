@@ -51,6 +51,7 @@ class Traits(Shown):
     field with a widget of its own. `sweep`: offered on the page, allowed in YAML, or never. `names_row`: the value
     names a row of the database, so two configs are compared by the row's id. `is_replicate`: runs that differ in
     nothing else are replicates. `measured_as`: reduces a value to the part that affects memory and step time.
+    `phrase`: how names and legends state a value, by default its label and the value.
     """
 
     affects: frozenset[Effect]
@@ -59,6 +60,7 @@ class Traits(Shown):
     names_row: bool = False
     is_replicate: bool = False
     measured_as: Callable[[Any], Any] | None = None
+    phrase: str = ""
 
     def __call__(self, schema: dict[str, Any]) -> None:
         """Write the traits into a JSON schema; pydantic's `json_schema_extra` hook."""

@@ -12,7 +12,7 @@ from backend.db.base import new_id
 from backend.domain.jobs.payloads import GeneratePayload, GenerationPrompt, LoglikelihoodPayload
 from backend.domain.jobs.records import Payload
 from backend.domain.jobs.results import GenerateResult, LoglikelihoodResult
-from backend.domain.jobs.states import Status
+from backend.domain.jobs.states import Status, status_word
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.infra.files.paths import find_path
 from backend.services.checkpoints.checkpoints import require_writer, resolve_checkpoint
@@ -137,7 +137,7 @@ def read_loglikelihoods(ctx: Context, job_id: str) -> list[dict[str, object]]:
 def _finished(ctx: Context, job_id: str) -> JobView:
     job = get_job(ctx, job_id)
     if job.status is not Status.FINISHED:
-        raise Conflict(f"The job is {job.status}.", remedy="Wait until it has finished.")
+        raise Conflict(f"The job is {status_word(job.status)}.", remedy="Wait until it has finished.")
     return job
 
 

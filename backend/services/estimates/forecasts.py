@@ -231,7 +231,9 @@ def _epochs(config: RunConfig, parts: RunParts, *, unique: int | None) -> tuple[
     packs = _packs(parts) and config.objective.packs and config.packing
     if packs and report and report.packing.packed_sequences:
         return sequences / report.packing.packed_sequences, False
-    return (sequences / parts.version.train_rows, packs) if parts.version.train_rows else (None, False)
+    skipped = _share_without_targets(config, parts) or 0.0
+    rows = parts.version.train_rows * (1.0 - skipped)
+    return (sequences / rows, packs or bool(skipped and not report)) if rows else (None, False)
 
 
 def _believable_loss(

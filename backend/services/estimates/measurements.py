@@ -43,6 +43,8 @@ from backend.services.scaling.planner import choose_speeds
 from backend.services.training.parts import RunParts, resolve_parts
 
 RECENT = 300
+LONG_ENOUGH = 20
+"""Steps after which a stopped run says how long a step takes."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,13 @@ def record_probe(session: Session, ctx: Context, claim: Claim[ProbePayload], res
 
 
 def record_run(session: Session, ctx: Context, claim: Claim[TrainPayload], result: TrainResult) -> None:
-    """Store a training job's own measurement, unless it was stopped: the peak may occur while saving."""
+    """Store a training job's own measurement. A stopped job's counts if it was long enough and saved a checkpoint: the
+    peak may occur while saving.
+    """
     run = session.scalar(select(Run).where(Run.job_id == claim.job_id))
-    if result.measurement is None or run is None or result.stopped is not None:
+    if result.measurement is None or run is None:
+        return
+    if result.stopped is not None and (result.checkpoint is None or result.measurement.steps_timed < LONG_ENOUGH):
         return
     shape = network_of_payload(ctx, claim.payload)
     lengths = SequenceLengths(accumulated=claim.payload.config.grad_accum_steps)

@@ -7,7 +7,7 @@ from typing import Literal
 from backend.db.tables import Job
 from backend.domain.jobs.payloads import CheckRequest, EvaluatePayload
 from backend.domain.jobs.results import EngineCheck
-from backend.domain.jobs.states import Status
+from backend.domain.jobs.states import Status, status_word
 from backend.errors import Conflict, InvalidInput, NotFound, require_library
 from backend.services.context import Context, Person, require_builder
 from backend.services.evaluation.evaluations import find_evaluation, get_evaluation
@@ -34,7 +34,7 @@ def launch_check(
         require_library("lm_eval", extra="harness", needed_for="A check against lm-evaluation-harness")
     evaluation = get_evaluation(ctx, evaluation_id)
     if evaluation.status is not Status.FINISHED:
-        raise Conflict(f"The evaluation is {evaluation.status}.", remedy="Check it when it has finished.")
+        raise Conflict(f"The evaluation is {status_word(evaluation.status)}.", remedy="Check it when it has finished.")
     if evaluation.endpoint is not None:
         raise InvalidInput(
             "The model of an endpoint is not here, so no other engine can compute its items.",

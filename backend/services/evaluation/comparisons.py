@@ -17,7 +17,7 @@ from backend.db.tables import Checkpoint, Evaluation, EvaluationItem
 from backend.domain.attributes import view_of
 from backend.domain.evaluation.clusters import CLUSTER
 from backend.domain.evaluation.config import is_score_lower_better, unlike_settings
-from backend.domain.jobs.states import Status
+from backend.domain.jobs.states import Status, status_word
 from backend.domain.statistics.estimates import Estimate, FloatArray
 from backend.domain.statistics.paired import PairedComparison, paired_difference, paired_macro
 from backend.domain.statistics.ranking import rank_jointly
@@ -156,7 +156,8 @@ def refuse_unlike(first: EvaluationView, second: EvaluationView) -> None:
     for evaluation in (first, second):
         if evaluation.status is not Status.FINISHED or not evaluation.scores:
             raise Conflict(
-                f"The evaluation of “{evaluation.checkpoint}” is {evaluation.status}.", remedy="Compare finished ones."
+                f"The evaluation of “{evaluation.checkpoint}” is {status_word(evaluation.status)}.",
+                remedy="Compare finished ones.",
             )
     across = first.endpoint is not None or second.endpoint is not None
     reasons = unlike_settings(_decisive(first, across=across), _decisive(second, across=across))

@@ -14,7 +14,7 @@ from backend.domain.attributes import view_of
 from backend.domain.jobs.artifact_folders import folders_in
 from backend.domain.jobs.progress import Progress, read_progress
 from backend.domain.jobs.records import JobFailure, JobResult, Payload
-from backend.domain.jobs.states import ACTIVE, QUEUE_OF, TERMINAL, Status, StopRequest
+from backend.domain.jobs.states import ACTIVE, QUEUE_OF, TERMINAL, Status, StopRequest, status_word
 from backend.errors import Conflict, NotFound
 from backend.services.context import Context, Person, require_builder
 
@@ -147,7 +147,7 @@ def request_stop(ctx: Context, job_id: str, how: StopRequest = "cancel") -> JobV
         if job is None:
             raise NotFound(f"There is no job {job_id!r}.")
         if Status(job.status) in TERMINAL:
-            raise Conflict(f"This job is already {job.status}.")
+            raise Conflict(f"This job is already {status_word(job.status)}.")
         ask_to_stop(job, how, now=ctx.now())
         session.flush()
         return view(job)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from backend.domain.jobs.states import status_word
 from backend.domain.names import not_found
 from backend.errors import Conflict, NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, resolve_checkpoint
@@ -55,7 +56,7 @@ def resolve_source(ctx: Context, text: str) -> TokenizerSource:
             ) from None
     if not view.is_ready:
         raise Conflict(
-            f"The tokenizer “{view.name}” is not ready: it is {view.status}.",
+            f"The tokenizer “{view.name}” is not ready: it is {status_word(view.status)}.",
             remedy="Wait for its job.",
             field="tokenizer",
         )

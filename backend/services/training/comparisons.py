@@ -23,6 +23,7 @@ from backend.domain.training.config_fields import distinguishing_values
 from backend.domain.training.objectives import label_of
 from backend.domain.training.seed_noise import SeedComparison, SeedGroup, compare_seeds, seeds_needed
 from backend.services.context import Context
+from backend.services.training.views import unique_names
 
 MAX_SIBLINGS = 200
 MAX_LINEAGE = 100
@@ -103,7 +104,7 @@ def compare_runs(ctx: Context, run_ids: Sequence[str]) -> RunsComparison:
         picked = sorted(session.scalars(select(Run).where(Run.id.in_(run_ids))), key=lambda run: order[run.id])
         bases = {run.id: loss_basis(ctx, session, run) for run in picked}
         siblings = _siblings(session, picked)
-    obstacles = find_obstacles({_unique_name(run, picked): bases[run.id] for run in picked})
+    obstacles = find_obstacles({name: bases[run.id] for name, run in zip(unique_names(picked), picked, strict=True)})
     groups = []
     for key, first in {_key(run, run.config): run for run in reversed(picked) if run.config}.items():
         same = [run for run in siblings if run.config and _key(run, run.config) == key]
@@ -236,10 +237,6 @@ def _content(ctx: Context, folder: str | None) -> str | None:
 @lru_cache(maxsize=512)
 def _digest(file: Path, _changed_ns: int) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _unique_name(run: Run, runs: Sequence[Run]) -> str:
-    return run.name if [other.name for other in runs].count(run.name) == 1 else f"{run.name} ({run.id[:4]})"
 
 
 def _last(run: Run, metric: str) -> float | None:

@@ -25,7 +25,7 @@ from backend.db.tables import (
     RunSuite,
     Sample,
 )
-from backend.domain.jobs.states import TERMINAL
+from backend.domain.jobs.states import TERMINAL, status_word
 from backend.domain.serving.prepared import prepared_folder
 from backend.errors import Conflict
 from backend.services.context import Context, Person, require_builder
@@ -131,7 +131,7 @@ def _plan(session: Session, run_ids: Sequence[str]) -> Deletion:
 def _why_unfinished(session: Session, run: Run) -> str:
     job = session.get(Job, run.job_id) if run.job_id else None
     if job is not None and job.status not in TERMINAL:
-        return f"it is {job.status}"
+        return f"it is {status_word(job.status)}"
     group = session.get(RunGroup, run.group_id) if run.group_id else None
     if group is not None and group.kind == KIND and not group.result.done:
         return f"its sweep “{group.name}” is not done"

@@ -12,7 +12,7 @@ import numpy as np
 from sqlalchemy import select
 
 from backend.db.tables import Checkpoint, Job, Measurement, MetricName, Run
-from backend.domain.training.config import RunConfig
+from backend.domain.training.differences import list_differences
 from backend.domain.training.objectives import label_of
 from backend.domain.training.report import Measured, RunReport, run_report_html, write_body, write_markdown
 from backend.domain.training.report_curves import MetricTrace
@@ -32,10 +32,10 @@ from backend.services.training.figures import RunFigures, figures_of_runs
 from backend.services.training.views import (
     RunDetail,
     RunView,
-    config_differences,
     get_run,
     list_sample_steps,
     list_samples,
+    read_configs,
     run_detail,
 )
 
@@ -263,9 +263,8 @@ def _parent(ctx: Context, run: RunView) -> RunView | None:
 
 
 def _differences(ctx: Context, parent: RunView, run: RunView) -> tuple[tuple[str, str, str], ...]:
-    _, rows = config_differences(ctx, [parent.id, run.id])
-    fields: set[str] = set(RunConfig.model_fields)
-    return tuple((field, values[0], values[1]) for field, values in rows if field in fields)
+    differences = list_differences(read_configs(ctx, [parent.id, run.id]))
+    return tuple((each.label, each.texts[0], each.texts[1]) for each in differences)
 
 
 def _scores(ctx: Context, made: list[CheckpointView]) -> tuple[Measured, ...]:

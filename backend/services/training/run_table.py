@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import chain
@@ -21,7 +21,7 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.parameters import count_parameters
 from backend.domain.csv_text import safe_cell
 from backend.domain.filters import Value, matcher, parse_filter
-from backend.domain.jobs.states import ACTIVE, Status
+from backend.domain.jobs.states import ACTIVE, Status, status_word
 from backend.domain.json_values import FieldValues
 from backend.domain.training.run_table import (
     ALIASES,
@@ -96,12 +96,16 @@ def fold_runs(table: RunTable, rows: Sequence[RunRow], by: str | None) -> Sequen
 
 
 def stream_runs_csv(table: RunTable, rows: Iterable[RunRow], columns: Sequence[str]) -> Iterator[str]:
-    """Yield rows as the lines of a CSV file: numbers and times in full, a missing value empty."""
+    """Yield rows as the lines of a CSV file: numbers and times in full, a missing value empty, and what pages have a
+    word for in that word.
+    """
     names = ["id", *dict.fromkeys(["name", *columns])]
-    readers = [table.reader(name) for name in names[1:]]
+    readers = [(table.reader(name), table.fields[name].words) for name in names[1:]]
     line = io.StringIO()
     writer = csv.writer(line, lineterminator="\n")
-    lines: Iterator[list[object]] = ([row.id, *(_csv_cell(read(row)) for read in readers)] for row in rows)
+    lines: Iterator[list[object]] = (
+        [row.id, *(_csv_cell(read(row), words) for read, words in readers)] for row in rows
+    )
     heading: list[object] = [*names]
     for cells in chain([heading], lines):
         writer.writerow(cells)
@@ -110,7 +114,9 @@ def stream_runs_csv(table: RunTable, rows: Iterable[RunRow], columns: Sequence[s
         line.truncate()
 
 
-def _csv_cell(value: Value) -> object:
+def _csv_cell(value: Value, words: Mapping[str, str]) -> object:
+    if isinstance(value, str):
+        return safe_cell(words.get(value, value))
     if isinstance(value, tuple):
         return safe_cell(", ".join(value))
     return value.isoformat(timespec="seconds") if isinstance(value, datetime) else safe_cell(value)
@@ -137,7 +143,7 @@ class RunTableCache:
                 self._rows,
                 _names(session),
                 now,
-                statuses=(*Status, IMPORTED),
+                statuses={**{str(status): status_word(status) for status in Status}, IMPORTED: IMPORTED},
                 device_hour_usd=current_prices(ctx, session).default,
                 metrics=frozenset(self._metrics),
             )

@@ -13,11 +13,12 @@ from backend.db.races import retry_races
 from backend.db.tables import Job, Run
 from backend.domain.evaluation.suites import Moment
 from backend.domain.jobs.payloads import TrainPayload
-from backend.domain.jobs.states import TERMINAL, Status, StopRequest
+from backend.domain.jobs.states import TERMINAL, Status, StopRequest, status_word
 from backend.domain.names import clean_name
 from backend.domain.training.config import RunConfig, parse_config
+from backend.domain.training.differences import state_difference
 from backend.domain.training.launch_warnings import LaunchWarning
-from backend.domain.training.objectives import OBJECTIVE_FACTS
+from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective, made_by
 from backend.domain.training.summary import run_seconds
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
@@ -35,6 +36,11 @@ MAX_TAGS, MAX_TAG = 12, 40
 
 VERBS = {objective: facts.verb or facts.name for objective, facts in OBJECTIVE_FACTS.items()}
 """How generated names begin."""
+MADE = {objective: made_by(objective) for objective in Objective}
+"""What the name of a run calls its base after the base's own run."""
+JOINT = " · "
+"""Between a generated name and what differs from the run that has it."""
+MAX_NAME = 100
 
 
 @retry_races
@@ -169,7 +175,7 @@ def stop_run(ctx: Context, name_or_id: str, *, how: StopRequest = "cancel", pers
     if run.job_id is None:
         raise Conflict(f"“{run.name}” was never started.")
     if run.status in TERMINAL:
-        raise Conflict(f"“{run.name}” is already {run.status}.")
+        raise Conflict(f"“{run.name}” is already {status_word(run.status)}.")
     request_stop(ctx, run.job_id, how)
     return get_run(ctx, run.id)
 
@@ -209,7 +215,7 @@ def archive_runs(ctx: Context, run_ids: Sequence[str], *, person: Person, archiv
             run = find_run(session, run_id)
             job = session.get(Job, run.job_id) if run.job_id else None
             if archived and job is not None and job.status not in TERMINAL:
-                raise Conflict(f"“{run.name}” is {job.status}.", remedy="Stop it first.")
+                raise Conflict(f"“{run.name}” is {status_word(job.status)}.", remedy="Stop it first.")
             run.archived_at = ctx.now() if archived else None
 
 
@@ -254,8 +260,10 @@ def _insert(
     holds_checkpoints: bool,
 ) -> str:
     run_id = new_id()
-    name = _free_name(
-        session, clean_name(config.name, what="A run") if config.name.strip() else _generated_name(config, parts)
+    name = (
+        _free_name(session, clean_name(config.name, what="A run"))
+        if config.name.strip()
+        else _generated_name(session, config, parts, parent_id)
     )
     named = config.model_copy(update={"name": name})
     job = add_job(
@@ -358,21 +366,58 @@ def _run_of_key(ctx: Context, key: str) -> RunView | None:
     return get_run(ctx, str(run_id)) if run_id else None
 
 
-def _generated_name(config: RunConfig, parts: RunParts) -> str:
-    verb = VERBS[config.objective]
-    base = f"{_short(parts.base.run or parts.base.name)} " if parts.base else ""
-    return f"{verb} {base}on {parts.version.dataset}"[:100].replace("@", " ")
+def _generated_name(session: Session, config: RunConfig, parts: RunParts, parent_id: str | None) -> str:
+    """Return a name of objective, base and dataset, or the name of the copied run if those are the same; if a run has
+    that name, with what differs from it: `DPO tales on votes · LR 1e-4`.
+    """
+    stem = _describe(config, parts)
+    parent = session.get(Run, parent_id) if parent_id else None
+    if parent is not None and _is_about_the_same(parent, config, parts):
+        stem = _first_of_copies(session, parent).name
+    holder = session.scalar(select(Run).where(Run.name == stem))
+    if holder is None or holder.config is None:
+        return _free_name(session, stem)
+    same_rows = {
+        name: getattr(config, name)
+        for name, is_same in (
+            ("dataset", holder.dataset_version_id == parts.version.id),
+            ("base", parts.base is not None and holder.base_id == parts.base.id),
+        )
+        if is_same  # however they are written
+    }
+    change = state_difference(holder.config.model_copy(update=same_rows), config).replace("@", " ")[:60].rstrip(" ,")
+    return _free_name(session, f"{stem[: MAX_NAME - len(change)].rstrip()}{JOINT}{change}" if change else stem)
 
 
-def _short(name: str) -> str:
-    """Return what a generated name is about, so that the names of runs on runs do not nest: `tales` of
+def _is_about_the_same(run: Run, config: RunConfig, parts: RunParts) -> bool:
+    base_id = parts.base.id if parts.base else None
+    return (run.objective, run.dataset_version_id, run.base_id) == (config.objective.value, parts.version.id, base_id)
+
+
+def _first_of_copies(session: Session, run: Run) -> Run:
+    """Return the run whose name the generated name of this one begins with."""
+    while run.parent_id and (above := session.get(Run, run.parent_id)) and run.name.startswith(f"{above.name}{JOINT}"):
+        run = above
+    return run
+
+
+def _describe(config: RunConfig, parts: RunParts) -> str:
+    base = f"{_subject(parts.base.run or parts.base.name)} " if parts.base else ""
+    return f"{VERBS[config.objective]} {base}on {parts.version.dataset}"[:MAX_NAME].replace("@", " ")
+
+
+def _subject(name: str) -> str:
+    """Return what a generated name is about, so that the names of runs on runs do not nest: `fine-tuned tales` of
     "Fine-tune tales on chat".
     """
-    verb = next((verb for verb in VERBS.values() if name.startswith(f"{verb} ")), None)
-    if verb is None or " on " not in name:
+    objective = next((one for one, verb in VERBS.items() if name.startswith(f"{verb} ")), None)
+    if objective is None or " on " not in name:
         return name
-    subject, _, dataset = name.removeprefix(verb).partition(" on ")
-    return subject.strip() or dataset
+    subject, _, dataset = name.removeprefix(VERBS[objective]).partition(JOINT)[0].partition(" on ")
+    subject = subject.strip() or dataset
+    for made in MADE.values():
+        subject = subject.removeprefix(f"{made} ")
+    return subject if objective is Objective.PRETRAIN else f"{MADE[objective]} {subject}"
 
 
 def _free_name(session: Session, name: str) -> str:
@@ -380,5 +425,6 @@ def _free_name(session: Session, name: str) -> str:
     taken = set(session.scalars(select(Run.name).where(Run.name.startswith(name, autoescape=True))))
     if name not in taken:
         return name
-    number = next(n for n in range(2, len(taken) + 3) if f"{name} {n}" not in taken)
-    return f"{name[:110]} {number}"
+    joint = JOINT if JOINT in name else " "  # “LR 1e-4 2” would be another rate
+    number = next(n for n in range(2, len(taken) + 3) if f"{name}{joint}{n}" not in taken)
+    return f"{name[:110]}{joint}{number}"

@@ -1,9 +1,9 @@
-"""Read runs: lists, one run in full, samples, place in the queue, config differences."""
+"""Read runs: lists, one run in full, samples, place in the queue, configs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypedDict, Unpack
@@ -227,44 +227,21 @@ def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
         )
 
 
-def config_differences(ctx: Context, run_ids: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Return the runs' names, and (field, its value in each run) for every field of the config that is not the same in
-    all.
-
-    Fields of a section are prefixed with its name (`lora.rank`). An imported run has no config: a dash. The last rows
-    are results: best val_loss and steps done.
-    """
+def read_configs(ctx: Context, run_ids: Sequence[str]) -> list[RunConfig | None]:
+    """Return the runs' configs with the version of the dataset that each was trained on; None for an imported run."""
     with ctx.db.read() as session:
-        by_id = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(run_ids)))}
-        runs = [by_id[run_id] for run_id in run_ids if run_id in by_id]
-    configs = [_flat(run.config.model_dump(mode="json")) if run.config else None for run in runs]
-    rows: list[tuple[str, list[str]]] = []
-    for field in dict.fromkeys(name for config in configs if config for name in config):
-        values = ["–" if config is None else str(config.get(field, "")) for config in configs]
-        if (
-            field != "name"
-            and len({value for value, config in zip(values, configs, strict=True) if config is not None}) > 1
-        ):
-            rows.append((field, values))
-    best = [run.summary.best_val_loss for run in runs]
-    if any(value is not None for value in best):
-        rows.append(("best validation loss", ["" if value is None else f"{value:.4f}" for value in best]))
-    rows.append(("steps done", [f"{run.last_step:,}" for run in runs]))
-    names = [
-        run.name if [other.name for other in runs].count(run.name) == 1 else f"{run.name} ({run.id[:4]})"
-        for run in runs
-    ]
-    return names, rows
+        runs = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(run_ids)))}
+        datasets = {run.id: run.dataset for run in views_of(session, [(run, None) for run in runs.values()])}
+        return [
+            run.config.model_copy(update={"dataset": datasets[run.id] or run.config.dataset}) if run.config else None
+            for run in (runs[run_id] for run_id in run_ids)
+        ]
 
 
-def _flat(config: Mapping[str, object]) -> dict[str, object]:
-    """Return a config's fields, flattening sections and an inline architecture."""
-    flat: dict[str, object] = {}
-    for name, value in config.items():
-        flat.update(
-            {f"{name}.{inner}": part for inner, part in value.items()} if isinstance(value, dict) else {name: value}
-        )
-    return flat
+def unique_names(runs: Sequence[RunView | Run]) -> list[str]:
+    """Return the runs' names; of several with one name, with the beginning of their ids."""
+    names = [run.name for run in runs]
+    return [run.name if names.count(run.name) == 1 else f"{run.name} ({run.id[:4]})" for run in runs]
 
 
 def list_sample_steps(ctx: Context, run_id: str) -> list[int]:

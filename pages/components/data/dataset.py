@@ -11,7 +11,7 @@ from backend.domain.data.rows.content import describe_dropped, describe_filtered
 from backend.domain.data.rows.problem import FEW_REJECTED, describe_rejected, most_frequent
 from backend.domain.data.versions.card import LICENCES
 from backend.domain.data.versions.provenance import DerivedProvenance
-from backend.domain.jobs.states import Status
+from backend.domain.jobs.states import Status, status_word
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.data.cards import download_link, render_card, set_card
@@ -87,7 +87,11 @@ def _choose_version(dataset: DatasetView) -> VersionView | None:
 
     def label(n: int) -> str:
         version = by_number[n]
-        return f"{n} · {version.amount} · {when(version.created_at)}" if version.is_ready else f"{n} · {version.status}"
+        return (
+            f"{n} · {version.amount} · {when(version.created_at)}"
+            if version.is_ready
+            else f"{n} · {status_word(version.status)}"
+        )
 
     chosen = choose_from("Version", by_number, words=label, key=key, value=shown, width=420)
     if chosen != shown:

@@ -13,6 +13,7 @@ from backend.domain.data.kinds import KINDS, UNSPLIT_KINDS
 from backend.domain.data.languages import language_name
 from backend.domain.data.parsing.encodings import ENCODINGS
 from backend.domain.data.parsing.text_formats import SEEKING, suffix_of
+from backend.domain.data.placeholders import find_placeholders
 from backend.domain.data.recognition.recognise import LOOKED_FOR
 from backend.domain.data.recognition.sample import SourceHead
 from backend.domain.data.rows.content import describe_dropped
@@ -308,6 +309,12 @@ def _draw_preview(preview: SourcePreview) -> None:
     )
     for row in [row for row in preview.preview if not row.problem][:PREVIEW]:
         st.code(row.text, language=None, wrap_lines=True, height=130 if len(row.text) > 300 else "content")
+    if placeholders := find_placeholders(row.text for row in preview.preview if not row.problem):
+        st.warning(
+            f"The rows hold placeholders that nothing filled in: {plain(', '.join(placeholders[:4]))}. A model trained"
+            " on them writes them as they stand: replace them in the source first.",
+            icon=":material/data_object:",
+        )
     if bad:
         st.warning(
             f"{plural(len(bad), 'row')} of the first {len(preview.preview)} would be rejected.", icon=":material/rule:"

@@ -70,7 +70,7 @@ def choose_source(ctx: Context, person: Person, past: PastImport | None) -> Chos
 def _choose_upload(ctx: Context, person: Person) -> Chosen | None:
     limit = ctx.policy.max_upload_bytes // 2**20
     files = st.file_uploader(
-        f"Files of up to {limit:,} MB",
+        "Files",
         type=ENDINGS,
         accept_multiple_files=True,
         key="import_file",

@@ -249,7 +249,8 @@ def _draw_cell(
     with place.container(gap=None):
         if cell.finished is not None:
             rank = ranks.get(cell.finished.id)
-            _draw_score(cell, metric=metric, rank=rank, first=_best_alone(ranks), shared=len(ranks) > 1, key=key)
+            shared = sum(each.shares_first_place for each in ranks.values()) > 1
+            _draw_score(cell, metric=metric, rank=rank, first=_best_alone(ranks), shared=shared, key=key)
         if cell.pending is not None:
             draw_pending(cell.pending, key=key)
         elif cell.finished is None and st.button(

@@ -15,7 +15,7 @@ from backend.domain.scaling.plan import ScalingPlan
 from backend.domain.scaling.study import format_budget
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.config import RunConfig
-from backend.domain.wording import format_duration, format_usd, plural, short
+from backend.domain.wording import format_duration, format_number, format_usd, plural, short
 from backend.services.scaling.planner import OWN, PoolRun, RunPool, list_laws
 from pages.components import routes
 from pages.components.charts.html import figure
@@ -55,7 +55,7 @@ def draw_plan(plan: ScalingPlan) -> None:
     draw_metric(
         grid,
         "Learning rate",
-        f"{plan.batch.learning_rate:g}",
+        format_number(plan.batch.learning_rate),
         help=f"{plan.batch.source}.",
         note=f"{plural(plan.batch.warmup_steps, 'step')} of warm-up",
     )

@@ -1,17 +1,19 @@
-"""Compare runs: curves, config differences, and whether a difference is comparable and more than seed noise."""
+"""Compare runs: differing settings, curves, and whether a difference is comparable and more than seed noise."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from backend.domain.training.comparability import Aspect
+from backend.domain.training.differences import SettingDifference, label_runs, list_differences
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.training.comparisons import ConfigGroup, GroupComparison, RunsComparison, compare_runs
 from backend.services.training.imported_runs import import_log
-from backend.services.training.views import RunView, config_differences
+from backend.services.training.views import RunView, read_configs, unique_names
 from pages.components import routes
 from pages.components.browser.live_chart.component import live_chart
 from pages.components.frame import errors_shown, plain
@@ -19,21 +21,27 @@ from pages.components.links import page_link
 from pages.components.numbers import form_button
 from pages.components.tables import draw_table
 
+MAX_COLUMNS = 3
 CONCLUSION_ICONS = {True: ":material/check_circle:", False: ":material/grain:", None: ":material/help:"}
 """By whether a difference is more than seed noise; None: not known."""
 
 
-def draw_run_comparison(ctx: Context, person: Person, runs: Sequence[RunView]) -> None:
-    """Draw the overlaid curves of runs, and below them their differences."""
-    compared = compare_runs(ctx, [run.id for run in runs]) if len(runs) > 1 else None
-    st.subheader(f"{len(runs)} runs compared" if compared else "Tick another run to compare", anchor=False)
-    if compared is not None:
+def draw_run_comparison(ctx: Context, person: Person, runs: Sequence[RunView], *, head: DeltaGenerator) -> None:
+    """Draw the settings in which runs differ at the head, their overlaid curves, and below these what may be
+    concluded.
+    """
+    if len(runs) < 2:
+        st.caption("Tick another run to compare.")
+        live_chart(ctx, runs, person=person, key="runs_chart")
+        return
+    compared = compare_runs(ctx, [run.id for run in runs])
+    configs, names = read_configs(ctx, [run.id for run in runs]), unique_names(runs)
+    with head:
+        st.subheader(f"{len(runs)} runs compared", anchor=False)
         _draw_obstacles(compared)
-    live_chart(ctx, runs, person=person, key="runs_chart")
-    if compared is not None:
-        st.markdown("**Config differences**")
-        draw_config_differences(ctx, [run.id for run in runs])
-        draw_seeds(compared)
+        _draw_settings(names, runs, list_differences(configs))
+    live_chart(ctx, runs, person=person, key="runs_chart", labels=label_runs(names, configs))
+    draw_seeds(compared)
 
 
 def _draw_obstacles(compared: RunsComparison) -> None:
@@ -128,15 +136,28 @@ def _bytes_sentence(comparison: GroupComparison) -> str:
     return f"{values}, each on its own validation data." if Aspect.DATA in aspects else f"{values}."
 
 
-def draw_config_differences(ctx: Context, run_ids: list[str]) -> None:
-    """Draw the fields that differ, one row per field and one column per run."""
-    names, rows = config_differences(ctx, run_ids)
-    if not rows:
-        st.caption("The configs are the same.")
-        return
-    titles = [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, 1)]
-    table = [{"Field": field, **dict(zip(titles, values, strict=True))} for field, values in rows]
-    draw_table(table, key="config_differences", alt="Fields in which the configs differ")
+def _draw_settings(names: Sequence[str], runs: Sequence[RunView], differences: Sequence[SettingDifference]) -> None:
+    """Draw a row for each run, with its settings, steps and best loss that are not those of all; fields that
+    decide little are behind a fold where there are many.
+    """
+    first = [each for each in differences if each.decides][:MAX_COLUMNS] or differences[:MAX_COLUMNS]
+    steps = {run.last_step for run in runs}
+    rows = [
+        {
+            "Run": name,
+            **{each.label: each.texts[place] for each in first},
+            **({"Steps done": f"{run.last_step:,}"} if len(steps) > 1 else {}),
+            "Best validation loss": run.best_val_loss and f"{run.best_val_loss:.4f}",
+        }
+        for place, (name, run) in enumerate(zip(names, runs, strict=True))
+    ]
+    draw_table(rows, key="config_differences", alt="Settings in which the runs differ")
+    if not differences:
+        st.caption("The settings are the same.")
+    if others := [each for each in differences if each not in first]:
+        with st.expander(f"{plural(len(others), 'more setting')} {'differs' if len(others) == 1 else 'differ'}"):
+            table = [{"Setting": each.label, **dict(zip(names, each.texts, strict=True))} for each in others]
+            draw_table(table, key="other_differences", alt="Other settings in which the runs differ")
 
 
 ENDINGS = "`trainer_state.json` (transformers), CSV with a column `step`, JSON Lines, TensorBoard event file"

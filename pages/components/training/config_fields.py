@@ -73,14 +73,14 @@ def set_defaults(values: Mapping[str, Any]) -> None:
     st.session_state[_DEFAULTS] = dict(values)
 
 
-def count_changed(paths: Iterable[str], before: RunConfig | None = None) -> int:
-    """Return how many of these fields are not as in the config `before`, or else not at their default."""
+def changed_labels(paths: Iterable[str], before: RunConfig | None = None) -> list[str]:
+    """Return the labels of the fields that are not as in the config `before`, or else not at their default."""
     defaults = st.session_state.get(_DEFAULTS, {})
 
     def usual(path: str) -> Any:
         return defaults.get(path, default_at(path)) if before is None else value_at(before, path)
 
-    return sum(_plain(get_field(path)) != _plain(usual(path)) for path in paths)
+    return [field_label(path) for path in paths if _plain(get_field(path)) != _plain(usual(path))]
 
 
 def field_errors() -> dict[str, str]:

@@ -97,7 +97,7 @@ def describe_parallel(sweep: SweepConfig, total: SweepForecast) -> str:
     """Format how many runs go at once, and what holds that below the number that was asked for."""
     if total.at_once >= min(sweep.parallel, total.num_runs):
         return f"{total.at_once} at a time"
-    return f"{total.at_once} at a time: the workers take no more"
+    return f"{total.at_once} at a time, as many as the workers train at once"
 
 
 def describe_run_times(total: SweepForecast) -> str:

@@ -9,7 +9,8 @@ import streamlit as st
 from pydantic import ValidationError
 
 from backend.domain.training.config import RunConfig
-from backend.domain.training.config_fields import changed_fields, field_label
+from backend.domain.training.config_fields import field_label
+from backend.domain.training.differences import list_differences
 from backend.domain.training.launch_warnings import LaunchWarning
 from backend.domain.validation import errors_by_field
 from backend.domain.wording import plural
@@ -70,10 +71,9 @@ def draw_config_changes(before: RunDetail, now: RunConfig) -> None:
     with st.container(border=True, key="launch_changes", gap="small"):
         st.subheader("A new run from", anchor=False)
         page_link(routes.RUN, plain(before.run.name), {"run": before.run.id}, icon="subdirectory_arrow_right")
-        changes = changed_fields(pinned_config(before), now)
+        changes = list_differences([pinned_config(before), now])
         if not changes:
             st.caption("Nothing differs from it yet.")
             return
-        rows = [(field_label(c.field), c.before, c.now) for c in changes]
-        table = [{"Field": field, "Before": old, "Now": new} for field, old, new in rows]
+        table = [{"Field": each.label, "Before": each.texts[0], "Now": each.texts[1]} for each in changes]
         draw_table(table, key="launch_differences", alt="Fields that differ from the copied run")

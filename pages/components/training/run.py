@@ -15,7 +15,7 @@ from backend.domain.training.config_fields import write_changes
 from backend.domain.training.diagnosis import Finding, breaking_finding, spoils
 from backend.domain.training.metric_labels import METRIC_LABELS
 from backend.domain.training.objectives import label_of, writes_text
-from backend.domain.wording import format_count, format_duration, plural
+from backend.domain.wording import format_count, format_duration, format_number, plural
 from backend.services.context import Context, Person
 from backend.services.training.reports import report_body, run_report_text
 from backend.services.training.runs import archive_run, rename_run, resume_run, retry_run, set_notes, set_tags, stop_run
@@ -73,33 +73,31 @@ def draw_strip(run: RunView, config: RunConfig, *, now: datetime) -> None:
 
 
 def strip_figures(run: RunView, config: RunConfig, *, now: datetime) -> list[tuple[str, str]]:
-    """Return labels and values of the strip; what is not known yet is left out."""
+    """Return labels and values of the strip; what is not known yet is left out, and of an active run what the chart
+    below shows at every step.
+    """
     val_loss, train_loss = run.last.get("val_loss"), run.last.get("train_loss")
-    figures = []
-    if val_loss is not None:
-        best = run.best_val_loss
-        figures.append(
-            (
-                "Validation loss",
-                f"{val_loss:.4g}" + (f", best {best:.4g}" if best is not None and best < val_loss else ""),
-            )
-        )
-    if config.objective.samples:  # the loss of a policy is near 0 whatever it earns
-        rewards = {name: run.last.get(name) for name in ("val_reward/mean", "reward/mean")}
-        figures += [(METRIC_LABELS[name], f"{one:.4g}") for name, one in rewards.items() if one is not None]
-    elif train_loss is not None:
-        figures.append(("Training loss", f"{train_loss:.4g}"))
-    figures.append(("Steps", f"{run.last_step:,} of {run.max_steps:,}"))
-    tokens = run.last_step * run.tokens_per_step
-    if tokens:
-        figures.append(("Tokens", format_count(tokens)))
+    figures, tokens = [], run.last_step * run.tokens_per_step
+    if not run.is_active:
+        if val_loss is not None:
+            best = run.best_val_loss
+            is_worse = best is not None and best < val_loss
+            figures.append(("Validation loss", f"{val_loss:.4f}" + (f", best {best:.4f}" if is_worse else "")))
+        if config.objective.samples:  # the loss of a policy is near 0 whatever it earns
+            rewards = {name: run.last.get(name) for name in ("val_reward/mean", "reward/mean")}
+            figures += [(METRIC_LABELS[name], f"{one:.4g}") for name, one in rewards.items() if one is not None]
+        elif train_loss is not None:
+            figures.append(("Training loss", f"{train_loss:.4f}"))
+        figures.append(("Steps", f"{run.last_step:,} of {run.max_steps:,}"))
+        if tokens:
+            figures.append(("Tokens", format_count(tokens)))
     if (seconds := run.seconds(now)) is not None:
         figures.append(("Duration", format_duration(seconds)))
     if run.is_active and (speed := run.last.get("tok_per_sec")):
         figures.append(("Tokens/s now", format_count(speed)))
     elif tokens and seconds:
         figures.append(("Tokens/s", format_count(tokens / seconds)))
-    figures.append(("Peak LR", f"{config.learning_rate:g}"))
+    figures.append(("Peak LR", format_number(config.learning_rate)))
     sequences = config.micro_batch * config.grad_accum_steps * config.devices.count
     figures.append(("Batch", f"{sequences:,} × {config.context:,} tokens"))
     return figures

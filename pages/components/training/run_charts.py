@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import plotly.graph_objects as go
 
+from backend.domain.wording import format_number
 from pages.components.charts.style import ACCENT, BLUE, COLORS, LEGEND_BELOW, MUTED, fade, mix_colours
 from pages.components.words import figure_text
 
@@ -205,7 +206,7 @@ def scatter_figure(x: RunAxis, y: RunAxis, color: RunAxis | None, lines: Sequenc
 
 def say(value: object) -> str:
     """Format a value of a field."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return format_number(value, digits=4) if isinstance(value, float) else str(value)
 
 
 def _points(lines: Sequence[Line], axes: Sequence[RunAxis]) -> dict[str, object]:

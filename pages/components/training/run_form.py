@@ -29,7 +29,7 @@ from pages.components.labels import OBJECTIVES
 from pages.components.training.config_fields import (
     ON_FORM,
     PREFIX,
-    count_changed,
+    changed_labels,
     draw_run_fields,
     forget_typed,
     get_field,
@@ -49,6 +49,7 @@ from pages.components.training.part_choices import (
     request_parts,
 )
 
+NAMED = 3
 ABOVE_TABS = (FieldGroup.MAIN, FieldGroup.METHOD)
 ROWS, EDITOR = "launch_reward_rows", "launch_rewards"
 DEFAULT_PROMPTS = ("Once upon a time",)
@@ -249,9 +250,10 @@ def _value_getter(objective: Objective, method: str) -> Callable[[str], Any]:
 
 
 def _draw_advanced(groups: Mapping[FieldGroup, list[str]], values: FieldValues, copied: RunConfig | None) -> None:
-    changed = count_changed((path for paths in groups.values() for path in paths), copied)
+    changed = changed_labels((path for paths in groups.values() for path in paths), copied)
     usual, source = ("all at their defaults", "the defaults") if copied is None else ("all as copied", "the copied run")
-    summary = f"{changed} differ{'s' if changed == 1 else ''} from {source}" if changed else usual
+    names = ", ".join(changed[:NAMED]) + (f" and {len(changed) - NAMED} more" if len(changed) > NAMED else "")
+    summary = f"{names} differ{'s' if len(changed) == 1 else ''} from {source}" if changed else usual
     with st.expander(f"Advanced · {summary}", key="launch_advanced", icon=":material/tune:"):
         for tab, (group, paths) in zip(
             st.tabs(list(groups), key="fields", bind="query-params"), groups.items(), strict=True

@@ -56,6 +56,7 @@ UNFOLDED = "runs_unfolded"
 """Key of the session state: the controls are shown on narrow screens, too."""
 MAX_PICKED = 500
 MAX_OPENED = 200
+MAX_NAMED = 8
 STATUSES: dict[str, tuple[Status, ...]] = {
     "Active": (Status.QUEUED, Status.RUNNING, Status.CANCELLING, Status.PAUSED),
     STATUS[Status.FINISHED]: (Status.FINISHED,),
@@ -353,8 +354,8 @@ def _draw_grouping(table: RunTable) -> str | None:
         options,
         name="group",
         default=SWEEPS,
-        format_func=lambda name: labels.get(name) or f"By {table.fields[name].title.lower()} ({name})",
-        width=150,
+        format_func=lambda name: labels.get(name) or f"By {table.fields[name].title.lower()}",
+        width=180,
         visible=False,
     )
     return None if chosen == NOT_GROUPED else chosen or SWEEPS
@@ -606,7 +607,8 @@ def _draw_archiving(ctx: Context, person: Person, rows: Sequence[RunRow]) -> Non
         with errors_shown():
             archive_runs(ctx, [row.id for row in rows], person=person, archived=not restores)
             set_parameter("ticked", "")
-            st.toast(f"{plural(len(rows), 'run')} {'restored' if restores else 'archived'}.")
+            names = plain(_names([row.name for row in rows]))
+            st.toast(f"{plural(len(rows), 'run')} {'restored' if restores else 'archived'}: {names}.")
             st.rerun()
 
 
@@ -623,14 +625,16 @@ def _draw_deletion(ctx: Context, person: Person, rows: Sequence[RunRow]) -> None
                 else ""
             )
             st.markdown(
-                f"**{plural(len(planned.run_ids), 'run')}** with curves, samples, logs{checkpoints} are deleted:"
-                f" {plain(_names(planned.names))}."
+                f"**{plural(len(planned.run_ids), 'run')}** with curves, samples, logs{checkpoints} are deleted:\n"
+                + "".join(f"\n- {plain(name)}" for name in planned.names[:MAX_NAMED])
             )
+            if len(planned.names) > MAX_NAMED:
+                st.caption(f"and {len(planned.names) - MAX_NAMED} more")
         if planned.staying:
             st.markdown("Not deleted, archive instead:")
-            st.markdown("\n".join(f"- {plain(name)}: {plain(why)}." for name, why in planned.staying[:8]))
-            if len(planned.staying) > 8:
-                st.caption(f"and {len(planned.staying) - 8} more")
+            st.markdown("\n".join(f"- {plain(name)}: {plain(why)}." for name, why in planned.staying[:MAX_NAMED]))
+            if len(planned.staying) > MAX_NAMED:
+                st.caption(f"and {len(planned.staying) - MAX_NAMED} more")
         if planned.run_ids and st.button(
             f"Delete {plural(len(planned.run_ids), 'run')}",
             key="runs_delete_go",

@@ -28,6 +28,7 @@ from backend.services.training.sweeps import (
 from pages.components import routes
 from pages.components.charts.style import ACCENT, LEGEND_BELOW, MUTED, STATIC
 from pages.components.frame import errors_shown, live_part, object_heading, plain
+from pages.components.labels import STATUS
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
 from pages.components.training.run_charts import HEIGHT, Line, RunAxis, parallel_figure, say
@@ -118,7 +119,7 @@ def _draw_head(ctx: Context, person: Person, sweep: SweepView) -> None:
 
 def _progress_words(sweep: SweepView) -> str:
     words = f"{sweep.num_done} of {plural(sweep.num_planned, 'run')} done"
-    words += f", {sweep.num_active} queued or running (at most {sweep.config.parallel})" if sweep.num_active else ""
+    words += f", {sweep.num_active} queued or running" if sweep.num_active else ""
     words += f", {sweep.num_failed} failed" if sweep.num_failed else ""
     return words + (", stopped" if sweep.stopped else "")
 
@@ -187,7 +188,7 @@ def _draw_runs(detail: SweepDetail) -> None:
             **{field_label(path): say(value) for path, value in each.point.items()},
             metric: each.value,
             "Steps": each.run.last_step,
-            "State": f"pruned at step {each.pruned_at:,}" if each.pruned_at is not None else each.run.status.value,
+            "State": f"pruned at step {each.pruned_at:,}" if each.pruned_at is not None else STATUS[each.run.status],
         }
         for each in detail.runs
     ]

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 from ftfy.badness import BADNESS_RE
 
+from backend.domain.data.placeholders import PLACEHOLDER
+
 FAULTS: dict[str, str] = {
     "mojibake": "Bytes read in the wrong encoding, such as “Ã©” for “é”",
     "replacement_character": "U+FFFD, where a character was lost",
     "control_character": "Control characters, such as NUL or an escape",
     "lone_surrogate": "A lone surrogate",
     "html": "Remains of HTML: tags or entities",
+    "placeholder": "Placeholders that nothing filled in, such as “{{name}}”",
     "direction_mark": "Bidirectional control characters, which can hide text",
     "unseen_character": "Zero-width or private-use characters and byte-order marks",
     "unusual_space": "Spaces and line breaks other than the usual ones",
@@ -20,6 +23,8 @@ FAULTS: dict[str, str] = {
 """Every fault with its meaning, the worst first."""
 
 EXCERPT = 40
+SIGNS = ("<", "&", "{{")
+"""Printable ASCII text without these has no fault."""
 _TAGS = (
     "a|abbr|article|b|blockquote|body|br|button|center|code|div|em|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|li|link|"
     "main|meta|nav|ol|p|pre|script|section|small|span|strong|style|sub|sup|svg|table|tbody|td|th|thead|title|tr|u|ul|video"
@@ -30,6 +35,7 @@ _ASCII: dict[str, re.Pattern[str]] = {
         rf"</?(?:{_TAGS})(?:\s[^<>]{{0,400}})?/?>|&(?:amp|lt|gt|quot|apos|nbsp|#\d{{1,7}}|#x[0-9a-f]{{1,6}});",
         re.IGNORECASE,
     ),
+    "placeholder": PLACEHOLDER,
     "unusual_space": re.compile("\r(?!\n)"),
 }
 _WIDE: dict[str, re.Pattern[str]] = {
@@ -53,7 +59,7 @@ class Fault:
 
 def find_faults(text: str) -> list[Fault]:
     """Return the kinds of faults in a text, the worst first. Mojibake is recognised by ftfy's rules."""
-    if text.isascii() and text.replace("\n", "").isprintable() and "<" not in text and "&" not in text:
+    if text.isascii() and text.replace("\n", "").isprintable() and not any(sign in text for sign in SIGNS):
         return []
     faults = {}
     for name, pattern in (_ASCII if text.isascii() else {**_ASCII, **_WIDE}).items():

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from backend.db.tables import EvaluationItem, Job
 from backend.domain.evaluation.judges.config import JudgeItem
 from backend.domain.jobs.payloads import JudgePayload
-from backend.domain.jobs.states import Status
+from backend.domain.jobs.states import Status, status_word
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, list_evaluations
@@ -80,7 +80,8 @@ def _finished(ctx: Context, evaluation_id: str) -> EvaluationView:
     evaluation = get_evaluation(ctx, evaluation_id)
     if evaluation.status is not Status.FINISHED:
         raise Conflict(
-            f"The evaluation of “{evaluation.checkpoint}” is {evaluation.status}.", remedy="Wait until it has finished."
+            f"The evaluation of “{evaluation.checkpoint}” is {status_word(evaluation.status)}.",
+            remedy="Wait until it has finished.",
         )
     return evaluation
 

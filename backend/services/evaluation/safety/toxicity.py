@@ -18,7 +18,7 @@ from backend.domain.evaluation.safety.scoring import estimate_metric
 from backend.domain.evaluation.safety.toxicity import audit, audit_texts, check_threshold
 from backend.domain.jobs.payloads import ClassifyPayload
 from backend.domain.jobs.results import ClassifyResult
-from backend.domain.jobs.states import Status
+from backend.domain.jobs.states import Status, status_word
 from backend.domain.json_values import Row
 from backend.domain.wording import percent
 from backend.errors import Conflict, InvalidInput, NotAllowed
@@ -48,7 +48,7 @@ def launch_toxicity(
         )
     evaluation = get_evaluation(ctx, evaluation_id)
     if evaluation.status is not Status.FINISHED:
-        raise Conflict(f"The evaluation is {evaluation.status}.", remedy="Wait until it has finished.")
+        raise Conflict(f"The evaluation is {status_word(evaluation.status)}.", remedy="Wait until it has finished.")
     with ctx.db.read() as session:
         query = (
             select(EvaluationItem)

@@ -98,7 +98,7 @@ export class Composer {
     this.meterDraft.style.width = share(Math.min(draft, Math.max(0, limit - used)))
     this.meter.dataset.full = isFull ? "yes" : "no"
     const isTooLong = draft >= limit
-    const words = `Context: ${draft ? "about " : ""}${total.toLocaleString("en")} of ${limit.toLocaleString("en")} tokens`
+    const words = `Context: ${draft ? "about " : ""}${Math.min(total, limit).toLocaleString("en")} of ${limit.toLocaleString("en")} tokens`
     const more = isTooLong ? " · this message alone is longer than the context" : isFull ? " · the oldest turns will not be sent" : ""
     this.meterWords.textContent = words + more
     this.meterBar.setAttribute("aria-valuemin", "0")

@@ -1,7 +1,7 @@
 // Live curves of one or several runs over plotly.js: polls for points after the last step, keeps its nodes and the zoom.
 // Text from runs is set with textContent alone.
 
-import { element } from "../dom.js"
+import { element, fillName } from "../dom.js"
 import { mount, rerunOnce } from "../mounting.js"
 import { draw, resize, say, tell } from "./drawing.js"
 import { savePicture } from "./export.js"
@@ -158,7 +158,7 @@ class LiveChart {
   // ---- status lines
 
   buildHead() {
-    const ids = this.data.runs.map((run) => run.id).join()
+    const ids = JSON.stringify(this.data.runs.map((run) => [run.id, run.label]))
     if (this.headIds === ids) { this.fillHead(); return }
     this.headIds = ids
     this.head.replaceChildren()
@@ -174,7 +174,7 @@ class LiveChart {
           dot.setAttribute("aria-pressed", String(!this.hidden.has(run.id)))
           draw(this, true)
         }
-        row.appendChild(element("span", "rh-name", run.name))
+        fillName(row.appendChild(element("span", "rh-name")), run.label, run.name)
       }
       const badge = row.appendChild(element("span", "rh-badge"))
       const track = row.appendChild(element("div", "rh-track"))

@@ -16,9 +16,17 @@ from pages.components.labels import IMPORTED, STATUS
 _chart = declare_component("roundhouse_live_chart", '<div class="rh-live"></div>', "live_chart/chart.js")
 
 
-def live_chart(ctx: Context, runs: Sequence[RunView], *, person: Person, key: str, marks: Sequence[int] = ()) -> None:
+def live_chart(
+    ctx: Context,
+    runs: Sequence[RunView],
+    *,
+    person: Person,
+    key: str,
+    marks: Sequence[int] = (),
+    labels: Sequence[str] = (),
+) -> None:
     """Draw the curves of runs, overlaid, with status and progress above and their samples below; `marks` are steps to
-    point at.
+    point at, `labels` what legends call the runs, by default their names.
 
     The page reruns when a run's status changes. Chart settings are kept in `?chart=` without a script run.
     """
@@ -38,6 +46,7 @@ def live_chart(ctx: Context, runs: Sequence[RunView], *, person: Person, key: st
                 {
                     "id": run.id,
                     "name": run.name,
+                    "label": label,
                     "objective": run.objective,
                     "status": run.status.value,
                     "imported": run.is_imported,
@@ -49,7 +58,7 @@ def live_chart(ctx: Context, runs: Sequence[RunView], *, person: Person, key: st
                     "has_time": axes[run.id].has_time,
                     "figures": figures[run.id].by_metric() if run.id in figures else {},
                 }
-                for run in runs
+                for run, label in zip(runs, labels or [run.name for run in runs], strict=True)
             ],
         },
         on_changed_change=lambda: None,

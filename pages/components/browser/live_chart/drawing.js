@@ -1,6 +1,6 @@
 // Draw the curves of a chart: panels, legends, traces, axes, marks. Knows neither where points come from nor the page around.
 
-import { element, svgElement } from "../dom.js"
+import { element, fillName, svgElement } from "../dom.js"
 import { HOVER, LABELS, TICKS, arrange, escapeLabel, inWords, moved, number, panelsOf } from "./panels.js"
 
 // Of several runs a colour is a run and a dash a split: [train, validation], other dashes once the colours are used up.
@@ -151,7 +151,7 @@ function chooseTimeUnit(chart) {
 export function tell(chart) {
   const lacking = chart.time ? chart.data.runs.filter((run) => !placesOf(chart, run, { steps: [], times: [] })) : []
   const what = { time: "when its points were written", tokens: "how many tokens a step sees", flops: "how many operations a step takes" }
-  say(chart, chart.waiting || (lacking.length ? `Not shown: of ${lacking.map((run) => run.name).join(", ")} it is not known ${what[chart.settings.x]}.` : ""))
+  say(chart, chart.waiting || (lacking.length ? `Not shown: of ${lacking.map((run) => run.label).join(", ")} it is not known ${what[chart.settings.x]}.` : ""))
 }
 
 // Places of points across; null if that is not known of a run.
@@ -211,7 +211,7 @@ function labelOf(name) {
 function tracesOf(chart, { run, name, series, x, color, dash }, { spec, many }) {
   const isVal = name.startsWith("val_")
   const isOne = spec.metrics.length === 1
-  const label = many ? (isOne ? run.name : `${run.name} · ${labelOf(name)}`) : isOne ? spec.title : labelOf(name)
+  const label = many ? (isOne ? run.label : `${run.label} · ${labelOf(name)}`) : isOne ? spec.title : labelOf(name)
   const value = `%{y${HOVER[spec.format] || `:${spec.format}`}}<extra>${escapeLabel(label)}</extra>`
   const smoothing = isVal || spec.exact || series.values.length === 1 ? 0 : chart.settings.smoothing  // one point is a dot
   const base = { x, type: "scatter", connectgaps: true, customdata: series.steps }
@@ -307,7 +307,7 @@ function legendOfRuns(chart, spec, lines) {
     const own = lines.filter((line) => line.run === run)
     if (!own.length) return []
     const item = element("span", "rh-key rh-of-run")
-    item.appendChild(element("span", "rh-whose-key", run.name))
+    fillName(item.appendChild(element("span", "rh-whose-key")), run.label, run.name)
     for (const { name, series, color, dash } of own) {
       const part = item.appendChild(element("span", "rh-part"))
       part.append(lineMark(color, dash), ` ${labelOf(name)} `)

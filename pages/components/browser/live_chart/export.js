@@ -14,7 +14,7 @@ export async function savePicture(chart) {
   pen.fillStyle = theme.back
   pen.fillRect(0, 0, frame.width, frame.height + HEAD)
   pen.translate(0, HEAD)
-  const names = chart.data.runs.filter((run) => !chart.hidden.has(run.id)).map((run) => run.name)
+  const names = chart.data.runs.filter((run) => !chart.hidden.has(run.id)).map((run) => run.label)
   write(pen, theme, names.join(", "), { x: 4, y: 17 - HEAD, font: "600 14px" })
   for (const panel of chart.panels.values()) {
     if (!panel.drawn) continue

@@ -96,7 +96,7 @@ export class SamplePanel {
         if (!match) continue
         const cell = row.appendChild(element("div", "rh-text"))
         if (this.chart.data.runs.length > 1) {
-          const name = cell.appendChild(element("div", "rh-whose", at === step ? run.name : `${run.name}, step ${at.toLocaleString("en")}`))
+          const name = cell.appendChild(element("div", "rh-whose", at === step ? run.label : `${run.label}, step ${at.toLocaleString("en")}`))
           name.style.borderColor = this.chart.colorOf(run)
         }
         cell.appendChild(element("div", "rh-said", match.completion || "(empty)"))

@@ -47,13 +47,14 @@ class Palette {
     this.note = element("p", "rp-note")
     this.note.setAttribute("role", "status")
     for (const [name, value] of Object.entries({
-      type: "text", role: "combobox", "aria-expanded": "true", "aria-controls": "rp-list", "aria-label": "Search", autocomplete: "off",
+      type: "text", role: "combobox", "aria-expanded": "false", "aria-controls": "rp-list", "aria-label": "Search", autocomplete: "off",
       spellcheck: "false", maxlength: "200", placeholder: "Search runs, datasets, checkpoints, campaigns, endpoints, pages…",
     })) this.field.setAttribute(name, value)
     this.list.id = "rp-list"
     this.list.setAttribute("role", "listbox")
     this.list.setAttribute("aria-label", "Results")
     this.dialog.append(this.field, this.list, this.note)
+    this.dialog.onclose = () => this.field.setAttribute("aria-expanded", "false")
     this.field.oninput = () => this.later()
     this.field.onkeydown = (event) => this.press(event)
     this.button = element("button", "rp-open")
@@ -118,6 +119,7 @@ class Palette {
     this.paint(this.dialog)
     this.field.value = text
     if (!this.dialog.open) this.dialog.showModal()
+    this.field.setAttribute("aria-expanded", "true")
     this.field.focus()
     this.field.select()
     this.draw([])

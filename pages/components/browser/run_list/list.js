@@ -1,6 +1,6 @@
 // List runs with live status, progress and sparkline. Names are set with textContent alone.
 
-import { element } from "../dom.js"
+import { element, fillName } from "../dom.js"
 import { mount } from "../mounting.js"
 import { LiveRows, drawSpark, fillState, runLink, sparkline, stateParts } from "./live.js"
 
@@ -20,7 +20,7 @@ class LiveRuns extends LiveRows {
       let row = this.rows.get(run.id)
       if (!row) { row = this.makeRow(run); this.rows.set(run.id, row) }
       if (this.list.children[index] !== row.node) this.list.insertBefore(row.node, this.list.children[index] || null)
-      row.name.textContent = run.name
+      fillName(row.name, run.name).setAttribute("aria-label", run.name)
       row.facts.textContent = run.facts
       row.tags.replaceChildren(...run.tags.map((tag) => element("span", "rr-tag", tag)))
       this.fill(run.id, run)

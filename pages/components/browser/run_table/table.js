@@ -1,6 +1,6 @@
 // Table of runs: sorted, chosen and folded by the page's script, live by polling. Texts are set with textContent alone.
 
-import { element } from "../dom.js"
+import { element, fillName } from "../dom.js"
 import { bytes } from "../live_chart/panels.js"
 import { mount } from "../mounting.js"
 import { LiveRows, drawSpark, fillState, runLink, sparkline, stateParts } from "../run_list/live.js"
@@ -136,7 +136,7 @@ class RunTable extends LiveRows {
     button.type = "button"
     button.setAttribute("aria-expanded", String(fold.open))
     button.onclick = () => this.trigger("toggled", fold.key)
-    button.append(element("span", "rt-chevron", fold.open ? "▾" : "▸"), element("span", "rt-text", fold.title || "no value"), element("span", "rt-count", `${fold.ids.length.toLocaleString("en")} run${fold.ids.length === 1 ? "" : "s"}`))
+    button.append(element("span", "rt-chevron", fold.open ? "▾" : "▸"), fillName(element("span", "rt-text"), fold.title || "no value"), element("span", "rt-count", `${fold.ids.length.toLocaleString("en")} run${fold.ids.length === 1 ? "" : "s"}`))
     if (fold.href) {
       const link = name.appendChild(element("a", "rt-open", "Open"))
       link.href = fold.href
@@ -154,8 +154,7 @@ class RunTable extends LiveRows {
     const name = element("th", "rt-name")
     name.scope = "row"
     const link = name.appendChild(runLink(run.id, (id) => this.trigger("opened", id)))
-    link.textContent = run.name
-    link.title = run.name
+    fillName(link, run.name).setAttribute("aria-label", run.name)
     const row = { box, ids: [run.id], live: [] }
     const cells = run.cells.map((text, place) => {
       const column = this.data.columns[place + 1]

@@ -170,7 +170,7 @@ def test_a_learning_rate_far_above_the_usual_ones_is_cured_by_a_usual_one() -> N
     assert isinstance(change, float)
     assert 1e-4 < change < 1e-2
     broken = only({}, config=wild, body=900_000, not_finite={"grad_norm": 5})
-    assert broken.cause.startswith("The learning rate of 9 is above the usual 0.0"), "one cause"
+    assert broken.cause.startswith("The learning rate of 9 is above the usual 3e-4 to 0.03"), "one cause"
     unknown = only(rising, config=wild.model_copy(update={"grad_clip": 1.0}), vocab_size=2048)
     assert ("learning_rate", 3.0) in unknown.changes, "of a network of unknown size"
 

@@ -160,6 +160,33 @@ def test_a_stopped_job_is_no_measurement(ctx: Context, scenario: Scenario) -> No
     assert predict(ctx, make_config(), device=DEVICE).memory.source == "formula"
 
 
+@pytest.mark.parametrize(
+    ("steps", "checkpoint", "source"),
+    [(30, "runs/x/checkpoints/30", "run"), (3, "runs/x/checkpoints/3", "formula"), (30, None, "formula")],
+    ids=["long", "short", "nothing saved"],
+)
+def test_a_stopped_run_counts_if_it_was_long_enough_and_saved(
+    ctx: Context, scenario: Scenario, steps: int, checkpoint: str | None, source: str
+) -> None:
+    """A run of eleven minutes was stopped, and the next launch of its recipe knew nothing of its time."""
+    claim = take_job(ctx, str(scenario.run(micro_batch=4).job_id))
+    measured = {
+        "measured_bytes": 52 * MB,
+        "tokens_per_s": 9.0,
+        "step_s": 0.5,
+        "steps_timed": steps,
+        "device": DEVICE.name,
+        "device_kind": "cpu",
+    }
+    with ctx.db.write() as session:
+        finish_job(
+            session, ctx, claim, final_step=steps, stopped="stop_and_save", checkpoint=checkpoint, measurement=measured
+        )
+    expected = predict(ctx, make_config(micro_batch=4), device=DEVICE)
+    assert expected.memory.source == source
+    assert (expected.time is not None) == (source == "run")
+
+
 def test_the_same_probe_is_queued_once_while_it_is_active(ctx: Context, scenario: Scenario) -> None:
     scenario.parts()
     first = launch_probe(ctx, make_config(), person=LOCAL)

@@ -341,7 +341,7 @@ def test_a_queued_job_is_cancelled_at_once_and_a_running_one_gets_a_request(ctx:
     assert request_stop(ctx, waiting).status is Status.CANCELLED
     requested = request_stop(ctx, running, "stop_and_save")
     assert (requested.status, requested.stop_request) == (Status.CANCELLING, "stop_and_save")
-    with pytest.raises(Conflict, match="already cancelled"):
+    with pytest.raises(Conflict, match="already stopped"):
         request_stop(ctx, waiting)
 
 

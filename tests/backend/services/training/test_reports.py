@@ -89,7 +89,7 @@ def test_a_child_lists_its_differences_from_its_parent(ctx: Context, run_id: str
     child = launch_run(ctx, make_config(name="Two", learning_rate=2e-3), person=LOCAL, parent=run_id)
     report = build_report(ctx, child.id)
     assert report.parent == "Tales | one"
-    assert ("learning_rate", "0.001", "0.002") in report.differences
+    assert ("Learning rate", "0.001", "0.002") in report.differences
     assert all(field in ("learning_rate",) for field, _, _ in report.differences)
     assert "Two" in run_report_html(report), "a run that has not begun has a report too"
 

@@ -237,6 +237,13 @@ def test_a_csv_holds_what_is_shown_in_full_and_no_formula(ctx: Context) -> None:
     }
 
 
+def test_a_csv_says_of_a_status_what_the_page_says(ctx: Context, scenario: Scenario) -> None:
+    scenario.run(name="halted", status=Status.CANCELLED)
+    table = read_run_table(ctx)
+    (row,) = csv.DictReader(io.StringIO("".join(stream_runs_csv(table, table.rows, ["status"]))))
+    assert row["status"] == "stopped"
+
+
 def test_many_runs_are_tagged_and_archived_together_or_not_at_all(ctx: Context, scenario: Scenario) -> None:
     done, other = finished(ctx, "done", 2.0), finished(ctx, "other", 2.0)
     set_tags(ctx, done.id, ("old",), person=LOCAL)

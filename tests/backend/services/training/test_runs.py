@@ -19,8 +19,9 @@ from backend.services.context import LOCAL, Context, OperatorPolicy, Person
 from backend.services.jobs.claims import requeue_lost
 from backend.services.jobs.jobs import read_log
 from backend.services.jobs.workers import beat
+from backend.services.training.imported_runs import import_log
 from backend.services.training.runs import (
-    _short,
+    _subject,
     archive_run,
     launch_run,
     rename_run,
@@ -31,11 +32,12 @@ from backend.services.training.runs import (
     stop_run,
 )
 from backend.services.training.views import (
-    config_differences,
+    RunView,
     get_run,
     list_runs,
     list_sample_steps,
     list_samples,
+    read_configs,
     run_detail,
 )
 from tests.support.curves import read_curve
@@ -97,19 +99,40 @@ def test_a_run_without_a_name_is_named_after_its_data(scenario: Scenario) -> Non
     assert scenario.run().name == "Pretrain on tales"
 
 
+def test_a_copy_is_named_by_what_it_changes_of_the_first(ctx: Context, scenario: Scenario) -> None:
+    """Copies of copies were named by numbers, which every table cut off first."""
+
+    def copy(parent: RunView, **changes: Any) -> RunView:
+        return launch_run(ctx, make_config(**changes), person=LOCAL, parent=parent.id)
+
+    first = scenario.run(learning_rate=5e-5)
+    second = copy(first, learning_rate=1e-4)
+    assert second.name == "Pretrain on tales · LR 1e-4"
+    assert copy(second, learning_rate=1e-4, weight_decay=0.2).name == "Pretrain on tales · LR 1e-4, weight decay 0.2"
+    assert copy(second, learning_rate=1e-4).name == "Pretrain on tales · LR 1e-4 · 2"
+    assert copy(second, learning_rate=5e-5).name == "Pretrain on tales 2", "as the first"
+    own = scenario.run(name="village", learning_rate=0.01)
+    assert copy(own, learning_rate=0.02).name == "village · LR 0.02"
+
+
+def test_a_relaunch_without_a_parent_is_named_by_what_it_changes(scenario: Scenario) -> None:
+    scenario.run(learning_rate=5e-5)
+    assert scenario.run(learning_rate=1e-4).name == "Pretrain on tales · LR 1e-4"
+
+
 @pytest.mark.parametrize(
     ("name", "subject"),
     [
         ("Pretrain on tales", "tales"),
-        ("Fine-tune tales on chat", "tales"),
-        ("DPO tales on votes", "tales"),
-        ("Reward model of tales on votes", "tales"),
+        ("Fine-tune tales on chat · LR 1e-4", "fine-tuned tales"),
+        ("DPO fine-tuned tales on votes", "DPO-trained tales"),
+        ("Reward model of tales on votes", "reward model tales"),
         ("village on a hill", "village on a hill"),
         ("DPO", "DPO"),
     ],
 )
 def test_generated_names_of_runs_on_runs_do_not_nest(name: str, subject: str) -> None:
-    assert _short(name) == subject
+    assert _subject(name) == subject
 
 
 @pytest.mark.parametrize(
@@ -269,7 +292,7 @@ def test_a_run_without_a_checkpoint_starts_over_from_an_empty_curve(ctx: Context
 def test_a_queued_run_is_cancelled_at_once_and_can_be_started_again(ctx: Context, scenario: Scenario) -> None:
     run = scenario.run()
     assert stop_run(ctx, run.name, person=LOCAL).status is Status.CANCELLED
-    with pytest.raises(Conflict, match="already cancelled"):
+    with pytest.raises(Conflict, match="already stopped"):
         stop_run(ctx, run.name, person=LOCAL)
     assert retry_run(ctx, run.name, person=LOCAL).status is Status.QUEUED
 
@@ -342,12 +365,15 @@ def test_an_unknown_run_suggests_a_similar_name(ctx: Context, scenario: Scenario
         get_run(ctx, "quiet fx")
 
 
-def test_only_differing_fields_are_listed(ctx: Context, scenario: Scenario) -> None:
+def test_configs_name_the_version_that_a_run_was_trained_on(ctx: Context, scenario: Scenario) -> None:
     runs = [scenario.run(name="a", learning_rate=0.01), scenario.run(name="b", learning_rate=0.02)]
-    names, rows = config_differences(ctx, [run.id for run in runs])
-    assert names == ["a", "b"]
-    assert dict(rows)["learning_rate"] == ["0.01", "0.02"]
-    assert "max_steps" not in dict(rows)
+    (imported,) = import_log(ctx, b"step,loss\n1,2.5\n", filename="theirs.csv", person=LOCAL)
+    first, second, third = read_configs(ctx, [run.id for run in (*runs, imported)])
+    assert [one and (one.dataset, one.learning_rate) for one in (first, second, third)] == [
+        ("tales@1", 0.01),
+        ("tales@1", 0.02),
+        None,
+    ]
 
 
 def test_losses_count_since_the_last_checkpoint(ctx: Context, scenario: Scenario) -> None:
