@@ -519,6 +519,15 @@ def test_a_chosen_checkpoint_that_is_gone_leaves_the_form_with_a_word(site: Cont
     assert box.value == [ids["Oak"]]
 
 
+def test_the_best_of_a_column_is_not_tied_with_itself(scenario: Scenario) -> None:
+    """At chance it has no trophy, but it leads."""
+    scenario.evaluation("Oak", "facts", [1, 0] * 20)
+    scenario.evaluation("Elm", "facts", [0] * 40)
+    app = open_page(PAGE)
+    assert not any("trophy" in button.label for button in app.button)
+    assert "tied · " not in plain_words(app)
+
+
 def test_no_one_wins_a_column_of_equal_scores(scenario: Scenario) -> None:
     """Two networks with 0 % had a trophy for the one listed first."""
     for name in ("Oak", "Elm"):

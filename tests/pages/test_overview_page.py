@@ -15,6 +15,7 @@ from backend.services.context import Context
 from pages.components import frame, routes, visitor
 from tests.support.filled_installation import LONG, fill
 from tests.support.opening import link_tables, open_page, words
+from tests.support.scenario import Scenario
 
 
 def bars(page: object) -> str:
@@ -83,6 +84,11 @@ def test_an_empty_installation_leads_to_data_and_reports_that_no_worker_runs(sit
     assert "Begin with the first step below" in words(page)
     assert "no worker" in words(page)
     assert "Nothing is running." in words(page)
+
+
+def test_where_work_was_done_without_a_run_no_first_step_is_spoken_of(site: Context, scenario: Scenario) -> None:
+    scenario.campaign("Oak", "Elm")
+    assert "Begin with the first step below" not in words(open_page(routes.OVERVIEW))
 
 
 def test_times_follow_the_clock_while_the_page_stays_open(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:

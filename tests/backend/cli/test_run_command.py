@@ -132,6 +132,8 @@ def test_cancel_and_resume_report_the_new_status(ctx: Context, scenario: Scenari
     scenario.checkpoint(run=run, step=20)
     end(ctx, taken, Status.CANCELLED)
     assert roundhouse("run", "cancel", "by hand").exit_code == 2
+    assert json.loads(roundhouse("run", "list", "--json").stdout)["runs"][0]["status"] == "cancelled"
+    assert "  stopped  " in roundhouse("run", "list").stdout, "the word of the pages"
     assert json.loads(roundhouse("run", "resume", "by hand", "--max-steps", "120", "--json").stdout)["max_steps"] == 120
     assert [run["status"] for run in json.loads(roundhouse("run", "list", "--json").stdout)["runs"]] == ["queued"]
 
