@@ -136,6 +136,8 @@ def only_tab(browser: Browser) -> Iterator[Page]:
     """A tab far away from the server, which notes how its pages move."""
     page = open_tab(browser, time_zone=TIME_ZONE)
     page.context.add_init_script(SHIFTS)
+    if AXE.exists():
+        page.context.add_init_script(path=AXE)  # compiled once, where a page that is told to would compile it again
     yield page
     page.context.close()
 
@@ -183,12 +185,6 @@ THEMES = {"light": None, "dark": ["color-contrast"]}
 """The rules of axe that a theme is looked at by; None are all of them."""
 
 
-def prepare_audit(tab: Page) -> None:
-    """Load axe into a page, and let nothing fade in it."""
-    tab.add_style_tag(content=STILL)
-    tab.evaluate(AXE.read_text())
-
-
 def audit(tab: Page) -> dict[str, object]:
     """Return what axe finds serious or critical in the light theme, and what has little contrast in the dark one.
 
@@ -233,7 +229,7 @@ def opened_faults(tab: Page, openers: str) -> tuple[int, dict[str, object]]:
     """Open each popover, menu and dialog of a page in turn; return how many there were, and what axe finds serious in
     the light theme and of little contrast in the dark one while they are open.
     """
-    prepare_audit(tab)
+    tab.add_style_tag(content=STILL)
     number, faults = 0, dict[str, object]()
     for place in range(tab.locator(openers).count()):
         opener = tab.locator(openers).nth(place)
@@ -351,7 +347,7 @@ def faults_of(tab: Page, url: str, name: str, *, widths: tuple[int, ...]) -> dic
     if (moved := tab.evaluate(MOVED))["sum"] > MOST_MOVED:
         faults[f"{name} moved"] = moved
     if AXE.exists():
-        prepare_audit(tab)
+        tab.add_style_tag(content=STILL)
         faults |= {f"{name} in the {theme} theme": value for theme, value in audit(tab).items()}
     faults |= {f"{name}: {what}": value for what, value in raw_values(tab, name).items()}
     for width in widths:
