@@ -76,9 +76,9 @@ def test_a_new_user_trains_and_watches_a_run(installation: Installation, visitor
     finished(installation, "First stories")
     visitor.sees("Finished at step 50")
     visitor.sees("Once upon a time")
-    launch(visitor, "/launch?base=First stories", name="First chat", steps=20)
-    visitor.sees("Finished at step 20", timeout_s=300)
-    assert [get_run(installation.ctx, name).last_step for name in ("First stories", "First chat")] == [50, 20]
+    launch(visitor, "/launch?base=First stories", name="First chat", steps=8)
+    visitor.sees("Finished at step 8", timeout_s=300)
+    assert [get_run(installation.ctx, name).last_step for name in ("First stories", "First chat")] == [50, 8]
     assert visitor.page.url != address, "the second run has an address of its own"
 
 
