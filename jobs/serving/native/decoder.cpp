@@ -60,7 +60,7 @@ class Attention {
     template <int QUERIES>
     void score(int64_t query, const float *keys, int64_t key, int64_t width) {
         Four sums[QUERIES];
-        block<QUERIES, true>(queries.data() + query * l.channels, l.channels, keys, stride, l.channels, (const char *)keys, 0, sums);
+        block<QUERIES, true, 1>(queries.data() + query * l.channels, l.channels, keys, stride, l.channels, (const char *)keys, 0, sums);
         for (int q = 0; q < QUERIES; q++) *(LooseFour *)(scores.data() + (query + q) * width + key) = sums[q] * l.attention_scale;
     }
 

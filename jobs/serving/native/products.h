@@ -19,6 +19,7 @@ typedef uint32_t Naturals __attribute__((vector_size(32)));
 typedef uint16_t LooseHalves __attribute__((vector_size(16), aligned(2)));
 typedef float Four __attribute__((vector_size(16)));
 typedef float LooseFour __attribute__((vector_size(16), aligned(4)));
+static const int LINE = 64;                       // bytes that are fetched at once
 static const int WIDTH = 8, STEP = 16;           // numbers in a vector; inputs of a matrix are a multiple of STEP
 static const int GROUP = 4;                       // outputs, or keys, computed at once; a matrix has at least as many
 static const int64_t PART = 1024;                 // products of int16 and int8 whose sum fits in 32 bits, and is the same in any order
@@ -137,14 +138,15 @@ static inline Floats exponential(Floats x) {
 template <bool IS_NEAR>
 static inline void fetch(const char *at) { IS_NEAR ? __builtin_prefetch(at, 0, 3) : __builtin_prefetch(at, 0, 2); }
 
-// Multiply ROWS rows, `stride` apart, by GROUP rows of weights, and fetch `pace` bytes per input from `ahead`.
-template <int ROWS, bool IS_NEAR, class W>
+// Multiply ROWS rows, `stride` apart, by GROUP rows of weights, and fetch `pace` bytes per input from `ahead`, which is up to LINES lines
+// in each step of the loop.
+template <int ROWS, bool IS_NEAR, int LINES, class W>
 static inline void block(const float *x, int64_t x_stride, const W *w, int64_t w_stride, int64_t inputs, const char *ahead, int64_t pace, Four sums[ROWS]) {
     Floats parts[ROWS][GROUP] = {};
 #pragma GCC unroll 2
     for (int64_t i = 0; i < inputs; i += WIDTH) {
         Floats rows[ROWS];
-        fetch<IS_NEAR>(ahead + i * pace);
+        for (int line = 0; line < LINES; line++) fetch<IS_NEAR>(ahead + i * pace + line * LINE);
         for (int r = 0; r < ROWS; r++) rows[r] = load(x + r * x_stride + i);
         for (int c = 0; c < GROUP; c++) {
             const Floats weights = load(w + c * w_stride + i);
@@ -154,7 +156,7 @@ static inline void block(const float *x, int64_t x_stride, const W *w, int64_t w
     for (int r = 0; r < ROWS; r++) sums[r] = totals(parts[r]);
 }
 
-template <int ROWS, bool IS_NEAR>
+template <int ROWS, bool IS_NEAR, int LINES>
 static inline void block(const int16_t *x, int64_t x_stride, const int8_t *w, int64_t w_stride, int64_t inputs, const char *ahead, int64_t pace, Four sums[ROWS]) {
     for (int r = 0; r < ROWS; r++) sums[r] = Four{};
     for (int64_t begin = 0; begin < inputs; begin += PART) {
@@ -254,15 +256,25 @@ struct Product {
     float *y;
     const float *plus;   // added to the result, or null
     static constexpr bool IS_INT8 = std::is_same<W, int8_t>::value;
-    static constexpr int64_t TILE_ROWS = IS_INT8 ? 2 : 3;  // as many as registers hold sums for
+#ifdef __AVX512VL__  // 32 registers in place of 16
+    static constexpr int TILE_ROWS = IS_INT8 ? 4 : 5;  // as many as registers hold sums for
+#else
+    static constexpr int TILE_ROWS = IS_INT8 ? 2 : 3;
+#endif
 
     template <int ROWS, class V>
     void compute(int64_t row, int64_t col, const V *weights, const char *ahead, int64_t pace) const {
         const Matrix &m = matrix;
         Four sums[ROWS];
         const X *first = x + row * m.inputs;
-        if (is_fetched_near()) block<ROWS, true>(first, m.inputs, weights, m.inputs, m.inputs, ahead, pace, sums);
-        else block<ROWS, false>(first, m.inputs, weights, m.inputs, m.inputs, ahead, pace, sums);
+        const auto multiply = [&](auto is_near, auto lines) {
+            block<ROWS, is_near, lines>(first, m.inputs, weights, m.inputs, m.inputs, ahead, pace, sums);
+        };
+        const auto fetch_lines = [&](auto lines) {
+            is_fetched_near() ? multiply(std::true_type(), lines) : multiply(std::false_type(), lines);
+        };
+        if (pace * WIDTH > LINE) fetch_lines(std::integral_constant<int, 2>());
+        else fetch_lines(std::integral_constant<int, 1>());
         const Four bias = m.bias ? *(const LooseFour *)(m.bias + col) : Four{};
         for (int r = 0; r < ROWS; r++) {
             const int64_t at = (row + r) * m.outputs + col;
@@ -276,21 +288,26 @@ struct Product {
     // Products of int8, and of several tiles of rows with 16 bits, wait for arithmetic more than for memory.
     bool is_fetched_near() const { return IS_FETCHED_NEAR || IS_INT8 || (sizeof(W) < sizeof(float) && rows > TILE_ROWS); }
 
+    template <int ROWS, class V>
+    void compute_tile(int64_t count, int64_t row, int64_t col, const V *weights, const char *ahead, int64_t pace) const {
+        if constexpr (ROWS > 1)
+            if (count < ROWS) return compute_tile<ROWS - 1>(count, row, col, weights, ahead, pace);
+        compute<ROWS>(row, col, weights, ahead, pace);
+    }
+
     // Compute a group of outputs for all rows, tile by tile.
     template <class V>
     void compute_tiles(int64_t col, const V *weights, const char *ahead) const {
         const Matrix &m = matrix;
         const int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, bytes = GROUP * sizeof(W);
         int64_t pace = bytes / std::min(tiles, FETCHING_TILES), tile = 0;
-        if (pace == bytes)  // more than a line per step of the loop
+        if (rows == 1 && (IS_FETCHED_NEAR || sizeof(W) < sizeof(float)))  // little arithmetic to fetch beside
             for (int64_t at = 0; at < bytes * m.inputs; at += 64) is_fetched_near() ? fetch<true>(ahead + at) : fetch<false>(ahead + at);
         for (int64_t row = 0, count; row < rows; row += count, tile++, ahead += pace * m.inputs) {
             const int64_t left = rows - row;
             if (tile == FETCHING_TILES) pace = 0, ahead = (const char *)weights;
-            count = left == 4 ? 2 : std::min(left, TILE_ROWS);
-            if (count == 3) compute<3>(row, col, weights, ahead, pace);
-            else if (count == 2) compute<2>(row, col, weights, ahead, pace);
-            else compute<1>(row, col, weights, ahead, pace);
+            count = left <= TILE_ROWS ? left : left < 2 * TILE_ROWS ? (left + 1) / 2 : TILE_ROWS;
+            compute_tile<TILE_ROWS>(count, row, col, weights, ahead, pace);
         }
     }
 
