@@ -32,7 +32,7 @@ FLAGS = [
 SHORT_VISITS = "--js-flags=--no-opt --no-maglev --min-semi-space-size=64 --no-script-streaming --no-flush-bytecode"
 """Flag of a browser whose pages are left before code that is compiled a second and a third time pays, and that keeps
 what it compiled for one page for the next: other threads would compile the same scripts again while they arrive. A
-third of the processor time. Benchmarks measure what visitors have.
+fifth of the processor time. Benchmarks measure what visitors have.
 """
 LOCAL = re.compile(r"(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:")
 
