@@ -246,6 +246,10 @@ class FolderStore:
                 for file in missing:
                     self._incoming_file(folder, file).unlink(missing_ok=True)
                 raise NoRoom(f"The disk under {self.root} is full.", remedy=ROOM_REMEDY) from error
+            except DamagedFolder:
+                if self._stored_manifest(folder, within_s=answer_s) is None:  # deleted while it was fetched
+                    return False
+                raise
             is_partly_old = self._mark_file(folder).exists() or (is_working(folder) and known != manifest)
             is_whole = selection == ALL or not is_partly_old
             self._put_in_place(manifest, missing, is_whole=is_whole)

@@ -120,6 +120,7 @@ def test_progress_and_status_travel_with_the_points(client: TestClient, ctx: Con
     assert state["line"] == "step 20 of 100 · 4.0 steps/s · 20 s left"
     assert (state["share"], state["active"]) == (0.2, True)
     end(ctx, taken, Status.FAILED, cause="The disk is full.")
+    time.sleep(FRESH_S)
     state = poll(client, ctx, run)["state"]
     assert (state["status"], state["active"], state["line"]) == ("failed", False, "The disk is full.")
 

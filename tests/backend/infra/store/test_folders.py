@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 from urllib.parse import unquote
 
@@ -816,6 +817,26 @@ def test_a_copy_that_is_being_removed_is_pinned_only_afterwards(
     a.trim()
     thread.join(20)
     assert removed_before == [True]
+
+
+def test_a_folder_that_is_deleted_while_it_is_fetched_is_gone_and_not_damaged(tmp_path: Path) -> None:
+    """A checkpoint that its run pruned at that moment failed the attempt that resumed the run."""
+    store = folder_store(tmp_path / "store")
+    a, b = machine(store, tmp_path / "a"), machine(store, tmp_path / "b")
+    folder = "runs/r/checkpoints/step-000010"
+    (a.root / folder).mkdir(parents=True)
+    (a.root / folder / "model").write_bytes(b"weights")
+    a.send(folder)
+    read = b.objects.read
+
+    def read_late(key: str, **given: Any) -> bytes:
+        if not key.endswith(MANIFEST):
+            a.delete(folder)
+        return read(key, **given)
+
+    b.objects.read = read_late  # type: ignore[method-assign]
+    assert b.bring(folder) is False
+    assert not b.knows(folder)
 
 
 def test_a_manifest_reads_what_it_wrote() -> None:
