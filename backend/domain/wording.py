@@ -126,6 +126,11 @@ def cut_middle(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit - tail - 1]}…{text[-tail:]}"
 
 
+def clean_text(text: str) -> str:
+    """Return a text from outside as a name: on one line, without surrogates, NULs and control characters."""
+    return "".join(c for c in " ".join(text.split()) if c.isprintable()).strip()
+
+
 def visible(text: str) -> str:
     """Return a text, or what it is if nothing of it can be seen: `(nothing)`, `(5 line breaks)`, `(blanks)`."""
     if text.strip():

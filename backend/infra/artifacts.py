@@ -17,6 +17,7 @@ from backend.domain.data.token_folders import MANIFEST, Manifest
 from backend.domain.jobs.artifact_folders import folder_of, is_working
 from backend.errors import InvalidInput, Unavailable
 from backend.infra.store.folders import STATE, FileSelection, FolderStore, NotNow, RemoteReader
+from backend.infra.store.manifest import DamagedFolder
 from backend.infra.store.objects import RememberedOutage, StoreKeys, open_objects
 from backend.infra.store.outbox import Entry, Outbox
 
@@ -246,13 +247,13 @@ class Artifacts:
     def _rows_of(self, tokens: str) -> str | None:
         """Return the hash of the rows of which tokens in the store were made; None for what can't be read."""
         assert self.store is not None
-        remote = self.store.remote_file(tokens, MANIFEST)
-        if remote is None or remote.file.size > SMALL_BYTES:
-            return None
-        data = remote.read(0, remote.file.size)
-        if hashlib.sha256(data).hexdigest() != remote.file.sha256:
-            return None
         try:
+            remote = self.store.remote_file(tokens, MANIFEST)
+            if remote is None or remote.file.size > SMALL_BYTES:
+                return None
+            data = remote.read(0, remote.file.size)
+            if hashlib.sha256(data).hexdigest() != remote.file.sha256:
+                return None
             return str(Manifest.read(data.decode()).identity.get("dataset"))
-        except ValueError:
+        except (DamagedFolder, ValueError):  # one that another machine is deleting, too
             return None

@@ -65,8 +65,9 @@ def train(ctx: TrainingContext) -> TrainResult:
     store, stages = ctx.store, OBJECTIVES[ctx.config.objective]
     resume_from = _newest_of_all(ctx)
     if resume_from is not None:
-        counters = read_counters(resume_from)
+        counters, launched = read_counters(resume_from), ctx.config
         ctx = keep_frozen_base(keep_batch_sizes(ctx, counters), counters)
+        ctx.reporter.is_as_launched = ctx.config == launched
     try:
         data = stages.load(ctx)
     except StopRequested:

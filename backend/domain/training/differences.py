@@ -20,7 +20,7 @@ from backend.domain.training.config_fields import (
 )
 from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
 from backend.domain.training.traits import Effect, FieldGroup
-from backend.domain.wording import format_number
+from backend.domain.wording import clean_text, format_number
 
 MISSING = "–"
 MAX_NAMED = 3
@@ -47,8 +47,8 @@ class SettingDifference:
         return Effect.RESULT in traits.affects and traits.group not in ASIDE
 
     def phrase(self, place: int) -> str:
-        """Return its value in the run at a place in a few words: `LR 1e-4`, `rank 8`, `60 steps`."""
-        text, traits, label = self.texts[place], traits_of(self.path), self.label
+        """Return its value in the run at a place in a few words on one line: `LR 1e-4`, `rank 8`, `60 steps`."""
+        text, traits, label = clean_text(self.texts[place]), traits_of(self.path), self.label
         if traits.group is None and self.path in list_paths():  # a part of the run, such as its dataset
             return text
         plain = label if label[1:2].isupper() else label[:1].lower() + label[1:]

@@ -19,6 +19,7 @@ from typing import Any
 
 from backend.domain.json_values import Row
 from backend.domain.training.tensorboard_events import looks_like_events, read_scalars
+from backend.domain.wording import clean_text
 from backend.errors import InvalidInput
 
 MAX_BYTES = 64 * 2**20
@@ -138,11 +139,6 @@ def read_logs(data: bytes, *, filename: str) -> list[ParsedLog]:
             ),
         )
     return logs
-
-
-def clean_text(text: str) -> str:
-    """Return a name from a log on one line, without surrogates, NULs and control characters."""
-    return "".join(c for c in " ".join(text.split()) if c.isprintable()).strip()
 
 
 def our_name(metric: str) -> str | None:

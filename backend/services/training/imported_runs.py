@@ -12,8 +12,9 @@ from backend.db.base import new_id
 from backend.db.races import retry_races
 from backend.db.tables import Run
 from backend.domain.jobs.events import MetricsEvent, Values
-from backend.domain.training.imported_logs import MAX_BYTES, MAX_NOTES, ParsedLog, clean_text, read_logs
+from backend.domain.training.imported_logs import MAX_BYTES, MAX_NOTES, ParsedLog, read_logs
 from backend.domain.training.summary import ImportedLog, RunSummary
+from backend.domain.wording import clean_text
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.metrics.blocks import pack_points

@@ -51,6 +51,8 @@ class MeteredReporter(Reporter):
         self._seconds: deque[float] = deque(maxlen=4096)
         self._steps, self._last, self._memory_at = 0, 0.0, 0.0
         self.mfu_of_rate: Callable[[float], float] | None = None
+        self.is_as_launched = True
+        """False where a resumed run keeps what its config no longer says: it measures another setting."""
 
     def emit(self, event: Event) -> None:
         """Forward an event, with measurements."""
@@ -89,9 +91,9 @@ class MeteredReporter(Reporter):
         return self._reporter.should_stop()
 
     def measurement(self, device: torch.device) -> RunMeasurement | None:
-        """Return the measurement; None for a run of too few steps."""
+        """Return the measurement; None for a run of too few steps, or of another setting than its config's."""
         peak = self._meter.peak_bytes()
-        if peak is None or len(self._seconds) < 3:
+        if peak is None or len(self._seconds) < 3 or not self.is_as_launched:
             return None
         return RunMeasurement(
             measured_bytes=peak,

@@ -22,6 +22,7 @@ from backend.domain.jobs.states import JobKind, Status
 from backend.domain.tokenizers.config import TokenizerConfig
 from backend.errors import JobFailed, Unavailable
 from backend.infra.artifacts import Artifacts
+from backend.infra.store.manifest import PIECES
 from backend.infra.store.outbox import SEND
 from backend.services.checkpoints.checkpoints import delete_checkpoint, list_checkpoints
 from backend.services.checkpoints.exports import export_checkpoint
@@ -240,9 +241,13 @@ def test_tokens_in_the_store_go_with_their_dataset_from_a_machine_that_never_had
         a.artifacts.store.send(f"tokens/{name}")
     (a.artifacts.folder("tokens", "broken") / MANIFEST).write_text("no manifest")
     a.artifacts.store.send("tokens/broken")
+    (a.artifacts.folder("tokens", "damaged") / MANIFEST).write_text("a manifest of which the store has no bytes")
+    a.artifacts.store.send("tokens/damaged")
+    pieces = a.artifacts.store.objects.sizes(f"tokens/damaged/{PIECES}", within_s=60)
+    a.artifacts.store.objects.delete(list(pieces), within_s=60)
     delete_dataset(web, dataset.id, person=LOCAL)
     wait_until(lambda: not web.artifacts.outbox.entries(), what="the deletions")
-    assert web.artifacts.store.list_folders("tokens") == ["tokens/broken", "tokens/other"]
+    assert web.artifacts.store.list_folders("tokens") == ["tokens/broken", "tokens/damaged", "tokens/other"]
     assert web.artifacts.store.list_folders("datasets") == []
 
 

@@ -24,6 +24,12 @@ def test_what_only_measures_is_stated_where_nothing_else_differs() -> None:
     assert state_difference(config, vary(config, eval_every=3)) == "evaluate every 3"
 
 
+def test_a_text_is_stated_on_one_line_without_what_can_not_be_seen() -> None:
+    config = make_config()
+    prompts = vary(config, sample_prompts=("Once\nupon\ta time\u202e\0",))
+    assert state_difference(config, prompts) == "Once upon a time"
+
+
 def test_settings_without_effect_do_not_differ() -> None:
     config = make_config()
     assert list_differences([config, vary(config, lora=config.lora.model_copy(update={"rank": 32}))]) == []
