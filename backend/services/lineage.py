@@ -220,7 +220,9 @@ class _Walk:
             self._link(node, self._run(run), "written by")
         else:
             if row.source:
-                self._link(node, self._file(row.source), "added from")
+                revision = row.facts.revision
+                key = f"{row.source}@{revision}" if revision else row.id
+                self._link(node, self._file(row.source, key), "added from")
             if row.parent_id and (parent := self.session.get(Checkpoint, row.parent_id)) is not None:
                 self._link(node, self.checkpoint(parent), "exported from")
         self._evaluations(row, node, is_first=is_first)
@@ -307,7 +309,8 @@ class _Walk:
         for parent in filter(None, parents):
             self._link(node, self._version(parent), "derived from")
         if campaign is None and not any(parents) and row.source:
-            self._link(node, self._file(row.source if votes is None else "votes"), "imported from")
+            source = row.source if votes is None else VOTES
+            self._link(node, self._file(source, row.content_hash or row.id, row.content_hash), "imported from")
         return node
 
     def _campaign(self, row: Campaign, *, origin: bool) -> str:
@@ -346,8 +349,10 @@ class _Walk:
             self._link(node, self._version(version), "trained on")
         return node
 
-    def _file(self, source: str) -> str:
-        return self._add("file", source, source.rstrip("/").rpartition("/")[2] or source, {"Source": source})
+    def _file(self, source: str, key: str, content_hash: str | None = None) -> str:
+        """Add a file. Its key is what it holds, or whose it is: different files have the same name."""
+        name = source.rstrip("/").rpartition("/")[2] or source
+        return self._add("file", key, name, {"Source": source, "Content": (content_hash or "")[:12]})
 
     def _add(self, kind: str, key: str, name: str, facts: dict[str, str], *, refers_to: str | None = None) -> str:
         node_id = f"{kind}:{key}"

@@ -7,7 +7,7 @@ import json
 import pytest
 from sqlalchemy import select
 
-from backend.db.tables import Checkpoint, DatasetVersion, Run
+from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Run, Tokenizer
 from backend.errors import NotFound
 from backend.services.battles.rematches import enter_new_checkpoint
 from backend.services.battles.vote_training import train_on_votes
@@ -101,6 +101,53 @@ def test_a_checkpoint_from_a_file_says_what_is_missing(ctx: Context, scenario: S
     assert len(lineage.gaps) == 2
     with pytest.raises(NotFound, match="no checkpoint"):
         lineage_of(ctx, "nothere")
+
+
+def test_files_of_one_name_are_one_node_only_if_they_hold_the_same(ctx: Context, scenario: Scenario) -> None:
+    """The prompts of a vote were drawn as made from the training file, since both were called rows.jsonl."""
+    run = scenario.run()
+    scenario.checkpoint("Oak", run=run, step=10)
+
+    def files(*contents: tuple[str, str | None]) -> list[set[str]]:
+        """What the run's dataset and its tokenizer's are imported from, both from rows.jsonl."""
+        with ctx.db.write() as session:
+            row = session.get_one(Run, run.id)
+            versions = [session.get_one(DatasetVersion, row.dataset_version_id)]
+            tokenizer = session.get_one(Tokenizer, row.tokenizer_id)
+            dataset = Dataset(name=f"words {contents}", kind="text")
+            session.add(dataset)
+            session.flush()
+            versions.append(DatasetVersion(dataset_id=dataset.id, number=1))
+            session.add(versions[1])
+            session.flush()
+            tokenizer.dataset_version_id = versions[1].id
+            for version, (source, content) in zip(versions, contents, strict=True):
+                version.source, version.content_hash = source, content
+            nodes = [f"dataset:{version.id}" for version in versions]
+        edges = lineage_of_checkpoint(ctx, run.name).edges
+        return [
+            {edge.source for edge in edges if edge.made == node and edge.label == "imported from"} for node in nodes
+        ]
+
+    trained, other = files(("rows.jsonl", "83fda3cf"), ("rows.jsonl", "8cd3cbe7"))
+    assert len(trained) == len(other) == 1
+    assert trained != other
+    trained, other = files(("rows.jsonl", None), ("rows.jsonl", None))
+    assert len(trained) == len(other) == 1
+    assert trained != other
+    trained, other = files(("rows.jsonl", "83fda3cf"), ("again.jsonl", "83fda3cf"))
+    assert trained == other
+    names = [node.name for node in lineage_of_checkpoint(ctx, run.name).nodes if node.kind == "file"]
+    assert names == ["rows.jsonl"]
+
+
+def test_bases_from_one_path_are_of_one_file_only_at_one_revision(ctx: Context, scenario: Scenario) -> None:
+    for name in ("Oak", "Ash"):
+        scenario.checkpoint(name, source="/data/model.gguf")
+    files = {
+        node.id for name in ("Oak", "Ash") for node in lineage_of_checkpoint(ctx, name).nodes if node.kind == "file"
+    }
+    assert len(files) == 2
 
 
 def test_a_deleted_ancestor_stays_in_the_lineage(ctx: Context) -> None:
