@@ -22,6 +22,7 @@ from backend.domain.jobs.results import TrainResult
 from backend.domain.jobs.states import StopRequest
 from backend.domain.training.config import RunConfig
 from backend.domain.training.schedule import learning_rate_at
+from backend.domain.training.summary import TOKENS
 from backend.errors import JobFailed
 from jobs.batches.base import Batches, StepBatches
 from jobs.modeling.devices import is_gpu, release_gpu_cache
@@ -200,6 +201,9 @@ class TrainingLoop:
             "learning_rate": learning_rate,
             **({} if is_overflow else {"grad_norm": grad_norm}),
         }
+        if self.counters.tokens is not None:
+            self.counters = replace(self.counters, tokens=self.counters.tokens + totals.trained)
+            values[TOKENS] = float(self.counters.tokens or 0)
         return {**values, "tok_per_sec": totals.trained / step_s, "data_wait": totals.data_wait_s / step_s, **means}
 
     @property

@@ -48,9 +48,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
     findings = diagnose_run(ctx, run.id)
     is_broken = breaking_finding(findings) is not None
     draw_facts(ctx, detail)
-    live_part(DIAGNOSE_S if run.is_active else None)(
-        lambda: draw_strip(get_run(ctx, run.id), detail.config, now=ctx.now())
-    )()
+    live_part(DIAGNOSE_S if run.is_active else None)(lambda: draw_strip(ctx, get_run(ctx, run.id), detail.config))()
     draw_run_actions(ctx, person, detail, is_broken=is_broken)
     if run.status is Status.FAILED and not is_broken:
         draw_failure(run)

@@ -323,7 +323,28 @@ def test_a_run_begins_with_its_figures(site: Context, scenario: Scenario) -> Non
     assert figures["Training loss"] == "0.2500"
     assert figures["Steps"] == "40 of 100"
     assert figures["Peak LR"] == "0.002"
-    assert figures["Tokens"] == f"{40 * run.tokens_per_step:,}"
+    assert figures["Tokens"] == f"{40 * 4 * 32:,}"
+    assert not any(label.startswith("Tokens/s") for label in figures), "no speed was measured"
+
+
+def test_the_figures_of_a_run_that_samples_agree_with_its_curves(site: Context, scenario: Scenario) -> None:
+    run = scenario.grpo(max_steps=4)
+    taken = claim(site, run)
+    for step, speed in enumerate((50.0, 66.0, 70.0), start=1):
+        values = {
+            "tok_per_sec": speed,
+            "tokens": 120.0 * step,
+            "train_loss": 0.0,
+            "reward/mean": 0.25,
+            "grad_norm": 0.1,
+        }
+        report(site, taken, {"type": "metrics", "step": step, "time": 1000.0 + 40 * step, "values": values})
+    end(site, taken, Status.FINISHED)
+    app = open_page("build/run.py", run=run.id)
+    shown = text_of(app)
+    assert ":gray[Tokens]  \n**360**" in shown
+    assert ":gray[Tokens/s, median]  \n**66**" in shown
+    assert ":gray[Mean reward, training]  \n**0\\.25**" in shown
 
 
 def test_a_finished_run_leads_to_a_chat(site: Context, scenario: Scenario) -> None:

@@ -120,6 +120,21 @@ class Scenario:
                 end(self.ctx, taken, status, cause=cause, remedy=remedy)
         return run
 
+    def grpo(self, **config: Any) -> RunView:
+        """Launch a run that learns from the length of the completions it samples; its base is a run's checkpoint."""
+        base = self.checkpoint(run=self.run(name="written"), step=1)
+        self.dataset("asks", kind="prompts")
+        values = {
+            "architecture": None,
+            "tokenizer": None,
+            "base": base,
+            "dataset": "asks",
+            "objective": "grpo",
+            "warmup_steps": 0,
+        }
+        grpo = {"rewards": [{"kind": "length", "target": 4}], "max_new_tokens": 8, "group_size": 4}
+        return launch_run(self.ctx, make_config(**{**values, "grpo": grpo, **config}), person=LOCAL)
+
     def finished(self, loss: float, *, bpb: float | None = None, **config: Any) -> RunView:
         """A finished run with this `val_loss` at its end."""
         values = {"val_loss": loss, **({} if bpb is None else {"val_bpb": bpb})}

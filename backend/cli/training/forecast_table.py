@@ -24,7 +24,8 @@ def forecast_lines(expected: Forecast, *, nodes: str = "") -> list[str]:
     )
     time = expected.prediction.time
     lines = [
-        f"tokens       {expected.tokens:,} in {expected.steps:,} steps{epochs}",
+        f"tokens       {'at most ' if expected.tokens_at_most else ''}{expected.tokens:,} in {expected.steps:,}"
+        f" steps{epochs}",
         f"time         {format_run_time(time)}" + (f", {time.source}" if time else ""),
         f"peak memory  {format_memory(expected.prediction.memory)}. {describe_fit(expected.prediction)}",
         (
@@ -87,7 +88,7 @@ def describe_forecast(expected: Forecast, *, nodes: str = "") -> dict[str, objec
     """Return a forecast as a JSON object, in bytes, seconds and US dollars. `nodes`: as of `forecast_lines`."""
     memory, time, loss = expected.prediction.memory, expected.prediction.time, expected.loss
     return {
-        **attributes_of(expected, "steps", "tokens", "epochs", "epochs_at_least"),
+        **attributes_of(expected, "steps", "tokens", "tokens_at_most", "epochs", "epochs_at_least"),
         "device": expected.prediction.device,
         "fits": expected.prediction.fits,
         "memory_bytes": memory.num_bytes,

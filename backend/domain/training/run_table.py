@@ -29,7 +29,7 @@ from backend.domain.training.config_fields import (
 )
 from backend.domain.training.metric_labels import curve_label
 from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
-from backend.domain.training.summary import run_seconds
+from backend.domain.training.summary import TOKENS, run_seconds
 from backend.domain.training.traits import Effect
 from backend.domain.wording import format_bytes, format_duration, format_number, format_usd, percent, plural, short
 from backend.errors import InvalidInput
@@ -47,7 +47,7 @@ SAME_UNDER_ALL: dict[str, tuple[str, Form, Better | None]] = {
     "data_wait": ("Data loading", "percent", "lowest"),
 }
 """Metrics that mean the same under every objective: title, form, which is better."""
-NO_RESULTS = frozenset({"learning_rate", "epoch"})
+NO_RESULTS = frozenset({"learning_rate", "epoch", TOKENS})
 """Metrics whose newest value says nothing about a run."""
 ALIASES = {
     "lr": "learning_rate",
@@ -68,7 +68,8 @@ ALIASES = {
 @dataclass(frozen=True, slots=True)
 class RunRow:
     """Facts of a run in the table, without curves. `config`: the values that are not defaults, by path; None for an
-    imported run. `shape`: the fields of its architecture. `tokens_per_step` of an imported run is its log's.
+    imported run. `shape`: the fields of its architecture. `tokens_per_step` of an imported run is its log's, of
+    one that samples completions the mean so far.
     """
 
     id: str
@@ -419,7 +420,7 @@ class RunTable:
             ),
             "tokenizer": lambda row: names.tokenizers.get(row.tokenizer_id or ""),
             "steps": lambda row: row.steps,
-            "tokens": lambda row: None if row.tokens_per_step is None else row.steps * row.tokens_per_step,
+            "tokens": lambda row: None if row.tokens_per_step is None else round(row.steps * row.tokens_per_step),
             "parameters": lambda row: row.parameters,
             "duration": duration,
             "cost": cost,

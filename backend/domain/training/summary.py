@@ -10,6 +10,8 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field
 
 SPARK_POINTS = 64
+TOKENS = "tokens"
+"""Metric of a run that samples its own sequences: the tokens it has processed so far, prompts and completions."""
 
 
 class ImportedLog(BaseModel):
@@ -73,6 +75,7 @@ class RunSummary(BaseModel):
     def drop_after(self, step: int) -> Self:
         """Return the summary of a run that continues after `step`; 0: from its start."""
         changes: dict[str, object] = {
+            "last": {name: value for name, value in self.last.items() if name != TOKENS},
             "spark": tuple(point for point in self.spark if point[0] <= step),
             "not_finite": {name: first for name, first in self.not_finite.items() if first <= step},
             "result": {},
@@ -82,6 +85,15 @@ class RunSummary(BaseModel):
         if step == 0:
             changes["last"] = {}
         return self.model_copy(update=changes)
+
+
+def mean_tokens_per_step(nominal: float, *, samples: bool, last: Mapping[str, float], steps: int) -> float | None:
+    """Return the tokens of a step: the `nominal` ones of full sequences, or the mean of those that a run which samples
+    its own has counted so far; None before it has.
+    """
+    if not samples:
+        return nominal
+    return last[TOKENS] / steps if steps and TOKENS in last else None
 
 
 def run_seconds(

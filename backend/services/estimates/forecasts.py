@@ -63,6 +63,7 @@ class Forecast:
     """Expected course and needs of a run.
 
     `parts` are the config's resolved parts. `steps` are fewer than max_steps where max_epochs ends the run first.
+    `tokens_at_most`: tokens are an upper bound, as completions that the run samples may be short.
     `epochs_at_least`: epochs are a lower bound, as the number of packed rows per sequence is unknown. `cost_usd` is
     None without a price or a time. `loss_missing` is the reason why a pretraining run has no `loss`. `gang` says where
     a run over several machines would start.
@@ -71,6 +72,7 @@ class Forecast:
     parts: RunParts
     steps: int
     tokens: int
+    tokens_at_most: bool
     epochs: float | None
     epochs_at_least: bool
     prediction: Prediction
@@ -112,6 +114,7 @@ def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) 
         parts=parts,
         steps=steps,
         tokens=steps * config.tokens_per_step,
+        tokens_at_most=config.objective.samples,
         epochs=epochs,
         epochs_at_least=at_least,
         prediction=prediction,

@@ -11,6 +11,7 @@ from backend.db.tables import Run, Sample
 from backend.domain.jobs.events import MetricsEvent, ResumedEvent, SampleEvent
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.results import TrainResult
+from backend.domain.training.summary import TOKENS
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
 from backend.services.metrics.blocks import pack_points, unpack_from
@@ -25,7 +26,11 @@ def record_metrics(session: Session, ctx: Context, claim: Claim[TrainPayload], e
     if run is None:
         return
     unpack_from(session, run, min(event.step for event in events))
-    add_points(session, ctx.db, run.id, events)
+    points = [
+        event.model_copy(update={"values": {name: value for name, value in event.values.items() if name != TOKENS}})
+        for event in events
+    ]  # a sum that no chart shows
+    add_points(session, ctx.db, run.id, points)
     run.last_step = max(run.last_step, *(event.step for event in events))
     run.summary = run.summary.add((event.step, event.values) for event in events)
     pack_points(session, run)

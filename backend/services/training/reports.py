@@ -147,7 +147,7 @@ def _summary(detail: RunDetail, newest: CheckpointView | None, figures: RunFigur
         ("method", method),
         ("tokenizer", detail.tokenizer or ""),
         ("steps", f"{run.last_step:,} of {run.max_steps:,}"),
-        ("tokens", f"{format_count(run.last_step * config.tokens_per_step)}, {config.tokens_per_step:,} per step"),
+        ("tokens", _tokens(run)),
         ("best validation loss", "" if run.best_val_loss is None else f"{run.best_val_loss:.4f}"),
         (
             "last values",
@@ -158,6 +158,12 @@ def _summary(detail: RunDetail, newest: CheckpointView | None, figures: RunFigur
         ("seed", str(config.seed)),
     ]
     return tuple((label, value) for label, value in pairs if value)
+
+
+def _tokens(run: RunView) -> str:
+    if run.tokens is None or run.tokens_per_step is None:
+        return ""
+    return f"{format_count(run.tokens)}, {run.tokens_per_step:,.0f} per step"
 
 
 def _version(ctx: Context, run: RunView) -> VersionView | None:

@@ -23,6 +23,7 @@ from backend.domain.csv_text import safe_cell
 from backend.domain.filters import Value, matcher, parse_filter
 from backend.domain.jobs.states import ACTIVE, Status, status_word
 from backend.domain.json_values import FieldValues
+from backend.domain.training.objectives import Objective
 from backend.domain.training.run_table import (
     ALIASES,
     BEST,
@@ -36,11 +37,13 @@ from backend.domain.training.run_table import (
     sort_rows,
     with_sections,
 )
+from backend.domain.training.summary import mean_tokens_per_step
 from backend.services.context import Context
 from backend.services.serving.costs.prices import current_prices
 from backend.services.training.open_sweeps import KIND
 
 NEWEST_FIRST = "-created"
+SAMPLING = {objective.value for objective in Objective if objective.samples}
 AT_ONCE = 500
 OVERLAP = timedelta(minutes=10)
 """How far the clocks of machines that write runs may differ."""
@@ -245,7 +248,13 @@ class RunTableCache:
                     group_id=one.group_id,
                     user_id=one.created_by,
                     steps=one.last_step,
-                    tokens_per_step=_tokens_per_step(config, one.imported),
+                    tokens_per_step=_tokens_per_step(
+                        config,
+                        one.imported,
+                        samples=one.objective in SAMPLING,
+                        last=one.last or {},
+                        steps=one.last_step,
+                    ),
                     parameters=sizes.get(one.id) or size or sizes.get(one.base_id or ""),
                     best_val_loss=one.best_val_loss,
                     metrics=one.last or {},
@@ -316,11 +325,19 @@ def _names(session: Session) -> RunNames:
     )
 
 
-def _tokens_per_step(config: FieldValues | None, imported: FieldValues | None) -> float | None:
+def _tokens_per_step(
+    config: FieldValues | None,
+    imported: FieldValues | None,
+    *,
+    samples: bool,
+    last: Mapping[str, float],
+    steps: int,
+) -> float | None:
     if config is None:
         return (imported or {}).get("tokens_per_step")
 
     def value(path: str) -> int:
         return int(config[path] if path in config else DEFAULTS[path])
 
-    return value("micro_batch") * value("grad_accum_steps") * value("devices.count") * value("context")
+    nominal = value("micro_batch") * value("grad_accum_steps") * value("devices.count") * value("context")
+    return mean_tokens_per_step(nominal, samples=samples, last=last, steps=steps)

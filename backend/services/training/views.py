@@ -17,7 +17,7 @@ from backend.domain.jobs.progress import expected_wait_s, read_progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.training.config import RunConfig
-from backend.domain.training.summary import run_seconds
+from backend.domain.training.summary import mean_tokens_per_step, run_seconds
 from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.jobs.jobs import JobView, view
@@ -40,7 +40,7 @@ class RunView:
     share: float
     last_step: int
     max_steps: int
-    tokens_per_step: int
+    tokens_per_step: float | None
     best_val_loss: float | None
     last: dict[str, float]
     spark: tuple[float, ...]
@@ -64,6 +64,11 @@ class RunView:
     def seconds(self, now: datetime) -> float | None:
         """Return how long its jobs have run, None before the first starts."""
         return run_seconds(self.earlier_s, self.started_at, self.finished_at, now=now)
+
+    @property
+    def tokens(self) -> int | None:
+        """Number of tokens processed so far, None if it is not known."""
+        return None if self.tokens_per_step is None else round(self.last_step * self.tokens_per_step)
 
     @property
     def is_active(self) -> bool:
@@ -313,7 +318,11 @@ def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_
         line=line,
         share=share,
         max_steps=run.config.max_steps if run.config else 0,
-        tokens_per_step=run.config.tokens_per_step if run.config else 0,
+        tokens_per_step=mean_tokens_per_step(
+            run.config.tokens_per_step, samples=run.config.objective.samples, last=summary.last, steps=run.last_step
+        )
+        if run.config
+        else 0,
         best_val_loss=summary.best_val_loss,
         last=summary.last,
         spark=tuple(value for _, value in summary.spark),

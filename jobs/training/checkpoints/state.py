@@ -45,7 +45,8 @@ class Counters:
     max_steps of a run that stopped early. `sequences` are those of a step on all devices, `measured` the items of the
     val split that are validated on. `micro_batch` is None unless memory was too small for the config's. `machine`
     describes what rounding depends on, `data_order` is that of `jobs.batches.base`. `held_in` is the type of a frozen
-    base, None for float32. The names of the fields are those in the checkpoint's file.
+    base, None for float32. `tokens` are those that a run which samples its own sequences has processed, None if they
+    were not counted from its start. The names of the fields are those in the checkpoint's file.
     """
 
     step: int = 0
@@ -60,6 +61,7 @@ class Counters:
     machine: str | None = None
     data_order: int | None = None
     held_in: str | None = None
+    tokens: int | None = None
 
 
 def gather_state(optimizer: torch.optim.Optimizer, states: Mapping[str, Stateful] | None = None) -> dict[str, Any]:

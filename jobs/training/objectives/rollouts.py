@@ -38,13 +38,20 @@ class RolloutCompletion:
 class RolloutBatch(Sequences):
     """Prompts with sampled completions. Each field below has shape (completions,); a unit is a completion.
 
-    `spread` is the standard deviation of the rewards in a completion's group, `lengths` count the completions' tokens.
+    `spread` is the standard deviation of the rewards in a completion's group, `lengths` count the completions' tokens,
+    `prompt_lengths` those of their prompts.
     """
 
     rewards: torch.Tensor
     advantages: torch.Tensor
     spread: torch.Tensor
     lengths: torch.Tensor
+    prompt_lengths: torch.Tensor
+
+    @property
+    def trained(self) -> int:
+        """Number of tokens that are read and written: prompts with their completions."""
+        return int(self.lengths.sum() + self.prompt_lengths.sum())
 
     @property
     def units(self) -> int:
@@ -190,6 +197,7 @@ class RolloutBatches(StepBatches):
             advantages=advantages,
             spread=spread,
             lengths=lengths,
+            prompt_lengths=torch.tensor([len(each.question.ids) for each in completions]),
         )
 
 

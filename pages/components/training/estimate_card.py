@@ -43,13 +43,11 @@ def draw_estimate(
     """
     with _card():
         if expected is None:
-            st.caption(
-                _describe_tokens(config.tokens_per_step * config.max_steps, config.max_steps, config.tokens_per_step)
-            )
+            st.caption(_describe_tokens(config, config.max_steps))
             return
         bound = "at least " if expected.epochs_at_least else ""
         epochs = f", {bound}{format_epochs(expected.epochs)}" if expected.epochs else ""
-        st.caption(_describe_tokens(expected.tokens, expected.steps, config.tokens_per_step) + epochs)
+        st.caption(_describe_tokens(config, expected.steps) + epochs)
         _draw_prediction(expected)
         _draw_disk(expected.disk_bytes, f"for {plural(expected.num_checkpoints, 'checkpoint')}", expected.free_bytes)
         _draw_cost(expected.cost_usd, expected.price_usd)
@@ -74,7 +72,7 @@ def draw_sweep_estimate(ctx: Context, person: Person, sweep: SweepConfig, total:
     with _card():
         st.caption(
             f"{plural(total.num_runs, 'run')}, {describe_parallel(sweep, total)}. "
-            f"The first: {_describe_tokens(one.tokens, one.steps, sweep.run.tokens_per_step)}."
+            f"The first: {_describe_tokens(sweep.run, one.steps)}."
         )
         halves = st.grid(2, min_column_width=150)
         with halves.cell():
@@ -126,8 +124,11 @@ def _card() -> Iterator[None]:
         yield
 
 
-def _describe_tokens(tokens: int, steps: int, per_step: int) -> str:
-    return f"{short(tokens)} tokens in {plural(steps, 'step')} of {short(per_step)}"
+def _describe_tokens(config: RunConfig, steps: int) -> str:
+    """Format a run's tokens; completions that are sampled may end before they fill the context."""
+    bound = "at most " if config.objective.samples else ""
+    tokens = f"{short(steps * config.tokens_per_step)} tokens in {plural(steps, 'step')}"
+    return f"{bound}{tokens} of {bound}{short(config.tokens_per_step)}"
 
 
 def _draw_prediction(expected: Forecast) -> None:

@@ -17,6 +17,7 @@ from backend.domain.training.metric_labels import METRIC_LABELS
 from backend.domain.training.objectives import label_of, writes_text
 from backend.domain.wording import format_count, format_duration, format_number, plural
 from backend.services.context import Context, Person
+from backend.services.training.figures import figures_of_runs
 from backend.services.training.reports import report_body, run_report_text
 from backend.services.training.runs import archive_run, rename_run, resume_run, retry_run, set_notes, set_tags, stop_run
 from backend.services.training.sweeps import sweep_of_run
@@ -65,19 +66,22 @@ def draw_imported_facts(ctx: Context, run: RunView) -> None:
         st.caption(f":material/info: {plain(note)}")
 
 
-def draw_strip(run: RunView, config: RunConfig, *, now: datetime) -> None:
+def draw_strip(ctx: Context, run: RunView, config: RunConfig) -> None:
     """Draw the run's figures: losses, steps, tokens, duration, speed, and the settings that matter most."""
+    speed = None if run.is_active else figures_of_runs(ctx, [run.id])[run.id].tokens_per_s
     with st.container(border=True, key="run_strip"), st.grid(4, min_column_width=104):
-        for label, value in strip_figures(run, config, now=now):
+        for label, value in strip_figures(run, config, now=ctx.now(), median_speed=speed):
             st.markdown(f":gray[{label}]  \n**{plain(value)}**")
 
 
-def strip_figures(run: RunView, config: RunConfig, *, now: datetime) -> list[tuple[str, str]]:
+def strip_figures(
+    run: RunView, config: RunConfig, *, now: datetime, median_speed: float | None = None
+) -> list[tuple[str, str]]:
     """Return labels and values of the strip; what is not known yet is left out, and of an active run what the chart
-    below shows at every step.
+    below shows at every step. The speed of an ended run is that of the chart: the median of its steps.
     """
     val_loss, train_loss = run.last.get("val_loss"), run.last.get("train_loss")
-    figures, tokens = [], run.last_step * run.tokens_per_step
+    figures = []
     if not run.is_active:
         if val_loss is not None:
             best = run.best_val_loss
@@ -89,14 +93,14 @@ def strip_figures(run: RunView, config: RunConfig, *, now: datetime) -> list[tup
         elif train_loss is not None:
             figures.append(("Training loss", f"{train_loss:.4f}"))
         figures.append(("Steps", f"{run.last_step:,} of {run.max_steps:,}"))
-        if tokens:
-            figures.append(("Tokens", format_count(tokens)))
+        if run.tokens:
+            figures.append(("Tokens", format_count(run.tokens)))
     if (seconds := run.seconds(now)) is not None:
         figures.append(("Duration", format_duration(seconds)))
     if run.is_active and (speed := run.last.get("tok_per_sec")):
         figures.append(("Tokens/s now", format_count(speed)))
-    elif tokens and seconds:
-        figures.append(("Tokens/s", format_count(tokens / seconds)))
+    elif median_speed:
+        figures.append(("Tokens/s, median", format_count(median_speed)))
     figures.append(("Peak LR", format_number(config.learning_rate)))
     sequences = config.micro_batch * config.grad_accum_steps * config.devices.count
     figures.append(("Batch", f"{sequences:,} × {config.context:,} tokens"))

@@ -12,13 +12,19 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from backend.domain.jobs.results import RunMeasurement, TrainResult
+from backend.domain.jobs.states import Status
 from backend.domain.training.report import run_report_html
+from backend.domain.training.summary import TOKENS
 from backend.services.context import LOCAL, Context
 from backend.services.job_events import record_finish
+from backend.services.metrics.axes import axes_of_runs
+from backend.services.metrics.blocks import run_metric_names
 from backend.services.training.figures import figures_of_runs
 from backend.services.training.reports import build_report, energy_of, report_body, run_report_text
+from backend.services.training.run_table import read_run_table
 from backend.services.training.runs import launch_run, set_notes
-from tests.support.run_world import claim, make_config, report
+from backend.services.training.views import get_run
+from tests.support.run_world import claim, end, make_config, report
 from tests.support.scenario import Scenario
 
 EVIL = "</code></pre><script>alert(1)</script>\n```\n![x](http://evil.example/p.png) <img src=x onerror=alert(1)>"
@@ -110,6 +116,26 @@ def test_energy_is_the_integral_of_power_without_the_pauses(ctx: Context, scenar
     joules, share = energy_of(ctx, paused)
     assert joules == pytest.approx(10 * 100 + 10 * 80)
     assert share == pytest.approx(20 / 3620)
+
+
+def test_tokens_of_a_run_that_samples_are_those_it_processed(ctx: Context, scenario: Scenario) -> None:
+    """Of four steps of 8 completions of 16 tokens it said 8,192 tokens, 517 a second, beside a chart of 66."""
+    launched = scenario.grpo(context=64, micro_batch=8, max_steps=4)
+    taken = claim(ctx, launched)
+    assert axes_of_runs(ctx, [launched.id])[launched.id].tokens_per_step is None
+    for step in range(1, 5):
+        values = {"tok_per_sec": 66.0, TOKENS: 200.0 * step}
+        report(ctx, taken, {"type": "metrics", "step": step, "time": 1.0 * step, "values": values})
+    end(ctx, taken, Status.FINISHED)
+    run = get_run(ctx, launched.id)
+    assert (run.tokens, run.tokens_per_step) == (800, 200.0)
+    table = read_run_table(ctx)
+    row = next(one for one in table.rows if one.id == run.id)
+    assert table.reader("tokens")(row) == 800
+    assert axes_of_runs(ctx, [run.id])[run.id].tokens_per_step == 200
+    assert "| tokens | 800, 200 per step |" in run_report_text(ctx, run.id)
+    with ctx.db.read() as session:
+        assert {name for _, name in run_metric_names(session, run.id)} == {"tok_per_sec"}, "no curve of a sum"
 
 
 def test_speed_and_memory_are_the_figures_of_the_chart(ctx: Context, scenario: Scenario, run_id: str) -> None:

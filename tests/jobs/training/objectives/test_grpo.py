@@ -9,6 +9,7 @@ import torch
 
 from backend.domain.training.rewards import read_question
 from backend.errors import InvalidInput
+from jobs.batches.base import IGNORE
 from jobs.modeling.checkpoints import load_network
 from jobs.reporter import JobSpec
 from jobs.training.context import read_training_context
@@ -60,6 +61,10 @@ def test_the_reward_of_a_rule_rises(rooms: Rooms) -> None:
     assert recorder.series("val_loss")[-1][1] == -recorder.series("val_reward/mean")[-1][1]
     assert all(1 <= value <= 6 for _, value in recorder.series("completion_length"))
     assert recorder.series("reward/std")[0][1] > 0
+    tokens = [value for _, value in recorder.series("tokens")]
+    answered = sum(16 * length for _, length in recorder.series("completion_length"))
+    assert answered + 12 * 16 < tokens[-1] < 12 * 16 * 32, "what was processed, and not steps of full contexts"
+    assert tokens == sorted(tokens)
     assert not recorder.series("kl")
     assert {step for step, _, _ in recorder.samples} == {6, 12}
     assert load_network(rooms.root / result.checkpoint)
@@ -74,7 +79,7 @@ def test_a_resumed_run_samples_the_same_completions(rooms: Rooms, method: str) -
     run(training(rooms, f"b-{method}", **values), killed)
     run(training(rooms, f"b-{method}", **values), resumed)
     assert [event["step"] for event in resumed.of("resumed")] == [3]
-    for name in ("train_loss", "reward/mean", "kl", "completion_length", "grad_norm"):
+    for name in ("train_loss", "reward/mean", "kl", "completion_length", "grad_norm", "tokens"):
         assert resumed.series(name) == undisturbed.series(name)[3:]
     assert undisturbed.series("kl")[0][1] == pytest.approx(
         0.0, abs=1e-6
@@ -95,6 +100,8 @@ def test_completions_depend_on_weights_and_step_alone_and_leave_the_network_unch
     again = batches.at_step(2)[0]
     torch.manual_seed(1)
     assert torch.equal(first.inputs, again.inputs)
+    ends = [int((row != IGNORE).nonzero().max()) for row in first.targets]
+    assert first.trained == sum(end + 2 for end in ends), "prompts and completions, shifted by one, without padding"
     assert torch.equal(torch.rand(1), after), "sampling completions does not change the run's random state"
     assert not torch.equal(first.inputs, batches.at_step(3)[0].inputs)
     assert network.training
