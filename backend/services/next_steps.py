@@ -76,7 +76,7 @@ class Situation:
     """State of an installation for one visitor. Lists are newest first; checkpoints are those that generate text.
 
     `idle_queues`: (queue, number of queued jobs) where no living worker serves the queue. `alerts` are open ones of the
-    monitor; `troubled_runs` train and are diagnosed with an error.
+    monitor; `troubled_runs` train and are diagnosed with an error, or have ended and learned nothing.
     """
 
     has_data: bool = False

@@ -32,7 +32,7 @@ from backend.services.jobs.workers import list_workers
 from backend.services.next_steps import AttentionItem, AwaitedVotes, Situation
 from backend.services.serving.endpoints import EndpointView, list_endpoints
 from backend.services.serving.monitoring.alerts import divergence_of, list_alerts
-from backend.services.training.diagnosis import diagnose_run, spoiled_checkpoints
+from backend.services.training.diagnosis import diagnose_run, idle_checkpoints, spoiled_checkpoints
 
 FAILURE_DAYS = 7
 """Age after which a failed run is no longer reported."""
@@ -80,8 +80,16 @@ def read_situation(ctx: Context, person: Person) -> Situation:
 def _with_people(ctx: Context, person: Person, situation: Situation, queued: dict[str, int]) -> Situation:
     served = {queue for worker in list_workers(ctx) if worker.takes_jobs for queue in worker.queues}
     idle = tuple(sorted((queue, number) for queue, number in queued.items() if queue not in served))
+    made = [checkpoint.id for checkpoint in situation.checkpoints]
+    unmoved = idle_checkpoints(ctx, made)
     troubled = _troubled_runs(ctx)
-    spoiled = spoiled_checkpoints(ctx, [checkpoint.id for checkpoint in situation.checkpoints])
+    listed = {run.id for run in troubled}
+    troubled += tuple(
+        AttentionItem(run_id, name, finding.sentence, finding.kind)
+        for run_id, name, finding in dict.fromkeys(unmoved.values())
+        if run_id not in listed
+    )
+    spoiled = spoiled_checkpoints(ctx, made) | unmoved.keys()
     return replace(
         situation,
         checkpoints=_without(situation.checkpoints, spoiled),

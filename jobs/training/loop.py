@@ -21,6 +21,7 @@ from backend.domain.jobs.events import MicroBatchHalvedEvent, NotFiniteEvent, St
 from backend.domain.jobs.results import TrainResult
 from backend.domain.jobs.states import StopRequest
 from backend.domain.training.config import RunConfig
+from backend.domain.training.rewards import SAME_REWARDS
 from backend.domain.training.schedule import learning_rate_at
 from backend.domain.training.summary import TOKENS
 from backend.errors import JobFailed
@@ -77,6 +78,7 @@ class TrainingLoop:
     expert_balance: ExpertBalance | None = None
     ema: Ema | None = None
     scaler: torch.amp.GradScaler | None = None
+    _steps_without_gradient: int = 0
     _validated_at: int | None = None
     _worst: WorstRows = field(default_factory=WorstRows)
 
@@ -152,6 +154,9 @@ class TrainingLoop:
         return True
 
     def _result(self, *, stopped: StopRequest | None) -> TrainResult:
+        if self.counters.step and self._steps_without_gradient == self.counters.step:
+            samples = self.config.objective.samples
+            self.reporter.log(SAME_REWARDS if samples else "The gradients were 0 in every step: nothing was learned.")
         metrics = dict(self.metrics)
         if self.counters.best_val_loss is not None and self.counters.best_step is not None:
             metrics |= {"best_val_loss": self.counters.best_val_loss, "best_step": float(self.counters.best_step)}
@@ -185,6 +190,7 @@ class TrainingLoop:
             raise self._not_finite(
                 step, totals.losses, loss=train_loss, grad_norm=grad_norm, random_before=random_before
             )
+        self._steps_without_gradient += not grad_norm
         self.strategy.step(self.scaler)
         if self.expert_balance is not None:
             self.expert_balance.step()

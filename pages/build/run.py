@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from backend.domain.jobs.states import Status
-from backend.domain.training.diagnosis import Finding, breaking_finding
+from backend.domain.training.diagnosis import Finding, breaking_finding, idle_finding
 from backend.domain.training.objectives import writes_text
 from backend.services.context import Context, Person
 from backend.services.jobs.jobs import read_log
@@ -57,7 +57,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
             live_part(REFRESH_S)(lambda: draw_waiting(ctx, run))()
         else:
             draw_queue_place(detail)
-    if not run.is_active and detail.checkpoints and not is_broken:
+    if not run.is_active and detail.checkpoints and not is_broken and idle_finding(findings) is None:
         newest = max(detail.checkpoints, key=lambda line: line.step or 0)
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             st.markdown("**Next:**", width="content")

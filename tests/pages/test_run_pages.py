@@ -347,6 +347,18 @@ def test_the_figures_of_a_run_that_samples_agree_with_its_curves(site: Context, 
     assert ":gray[Mean reward, training]  \n**0\\.25**" in shown
 
 
+def test_a_run_that_learned_nothing_says_so_and_leads_to_no_endpoint(site: Context, scenario: Scenario) -> None:
+    run = scenario.grpo(max_steps=4)
+    taken = claim(site, run)
+    report(site, taken, *({**point, "values": {"grad_norm": 0.0, "val_loss": 0.0}} for point in points(1, 4)))
+    scenario.checkpoint(run=run, step=4)
+    end(site, taken, Status.FINISHED)
+    app = open_page("build/run.py", run=run.id)
+    assert [error.value for error in app.error if "nothing was learned" in error.value]
+    assert "Next:" not in text_of(app)
+    assert "Validation loss" not in text_of(app)
+
+
 def test_a_finished_run_leads_to_a_chat(site: Context, scenario: Scenario) -> None:
     run = scenario.run(name="first")
     taken = claim(site, run)

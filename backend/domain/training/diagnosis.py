@@ -20,6 +20,7 @@ from backend.domain.training.config_fields import Value
 from backend.domain.training.launch_warnings import usual_learning_rates
 from backend.domain.training.metric_labels import curve_label
 from backend.domain.training.objectives import Objective
+from backend.domain.training.rewards import SAME_REWARDS
 from backend.domain.wording import format_number, percent
 
 Floats = npt.NDArray[np.float64]
@@ -36,7 +37,7 @@ be told.
 MIN_POINTS = 60
 """Minimum number of points for a trend."""
 MIN_STILL_POINTS = 5
-"""Points of a gradient norm that is exactly 0 in all of them, which is no trend."""
+"""Points of a gradient norm that is exactly 0 in all of them, which is no trend; of an ended run, any number."""
 SPIKE_SIGMAS, SPIKE_SHARE = 12.0, 0.15
 """A spike: 12 robust standard deviations and 15 % of the loss above the rolling median; batches of a few rows reach 6
 to 8.
@@ -66,6 +67,7 @@ class Kind(StrEnum):
     NOT_FINITE = "not_finite"
     DIVERGED = "diverged"
     EXPLODING = "exploding_gradients"
+    STILL = "nothing_learned"
     DEAD = "dead_gradients"
     SPIKES = "spikes"
     OVER_FIT = "over_fit"
@@ -78,6 +80,7 @@ SEVERITY: dict[Kind, str] = {
     Kind.NOT_FINITE: "error",
     Kind.DIVERGED: "error",
     Kind.EXPLODING: "error",
+    Kind.STILL: "error",
     Kind.DEAD: "error",
     Kind.SPIKES: "warning",
     Kind.OVER_FIT: "warning",
@@ -137,6 +140,11 @@ def breaking_finding(findings: Sequence[Finding]) -> Finding | None:
     return next((finding for finding in findings if finding.kind in (Kind.NOT_FINITE, Kind.DIVERGED)), None)
 
 
+def idle_finding(findings: Sequence[Finding]) -> Finding | None:
+    """Return the finding that a run has left its weights as they were, if there is one."""
+    return next((finding for finding in findings if finding.kind is Kind.STILL), None)
+
+
 def spoils(finding: Finding | None, step: int | None) -> bool:
     """Return whether a breaking finding makes the weights of a step useless; those from well before it may be good."""
     return finding is not None and (finding.step is None or step is None or step >= finding.step - 1)
@@ -185,7 +193,8 @@ def _gradients(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Findin
     norms, config = series.get("grad_norm"), facts.config
     if norms is None:
         return
-    never_moved = len(norms) >= MIN_STILL_POINTS and not norms.values.any()
+    has_ended = config is not None and facts.has_ended
+    never_moved = len(norms) >= (1 if has_ended else MIN_STILL_POINTS) and not norms.values.any()
     if len(norms) < MIN_POINTS and not never_moved:
         return
     last = norms.values[-max(20, len(norms) // 10) :]
@@ -193,13 +202,16 @@ def _gradients(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Findin
         since = (
             int(norms.steps[np.flatnonzero(norms.values >= DEAD_NORM)[-1]]) if (norms.values >= DEAD_NORM).any() else 0
         )
-        yield Finding(
-            Kind.DEAD,
-            "The gradients are 0 from the first step on: nothing was learned."
-            if never_moved
-            else f"The gradients have vanished since step {since:,}: their norm is {float(np.median(last)):.2g}.",
-            *_why_dead(config, since),
-        )
+        why = _why_dead(config, since)
+        if not never_moved:
+            norm = float(np.median(last))
+            yield Finding(
+                Kind.DEAD, f"The gradients have vanished since step {since:,}: their norm is {norm:.2g}.", *why
+            )
+        elif config is not None and config.objective.samples:
+            yield Finding(Kind.STILL, SAME_REWARDS, "The rewards are too hard or too easy for this model.", *why[1:])
+        else:
+            yield Finding(Kind.STILL, "The gradients are 0 from the first step on: nothing was learned.", *why)
         return
     middle = norms.values[len(norms) // 5 : len(norms) // 2]
     factor = float(np.median(last)) / max(float(np.median(middle)), 1e-12)

@@ -13,6 +13,12 @@ PATTERN_S = 0.1
 """Time limit of a pattern's search in a completion: backtracking can take exponential time."""
 
 
+SAME_REWARDS = (
+    "All completions of each prompt got the same reward in every step, so no gradient reached the weights: nothing was"
+    " learned."
+)
+
+
 class Rewards:
     """The reward rules of a run. `log` receives one line for each pattern that timed out."""
 

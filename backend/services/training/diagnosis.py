@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from functools import lru_cache
 
@@ -11,7 +11,15 @@ from sqlalchemy import select
 from backend.db.tables import Architecture, Checkpoint, Job, Run, Tokenizer
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.scaling.shapes import count_without_embeddings
-from backend.domain.training.diagnosis import Finding, RunFacts, Series, breaking_finding, diagnose, spoils
+from backend.domain.training.diagnosis import (
+    Finding,
+    RunFacts,
+    Series,
+    breaking_finding,
+    diagnose,
+    idle_finding,
+    spoils,
+)
 from backend.services.context import Context
 from backend.services.metrics.blocks import read_points, run_metric_names
 from backend.services.training.views import find_run
@@ -48,25 +56,46 @@ def diagnose_run(ctx: Context, name_or_id: str) -> list[Finding]:
 
 def spoiled_checkpoints(ctx: Context, ids: Collection[str]) -> set[str]:
     """Return those of some checkpoints that are of no use, since their run diverged before."""
+    return {
+        checkpoint_id
+        for checkpoint_id, step, _, _, findings in _findings_of(ctx, ids)
+        if spoils(breaking_finding(findings), step)
+    }
+
+
+def idle_checkpoints(ctx: Context, ids: Collection[str]) -> dict[str, tuple[str, str, Finding]]:
+    """Return those of some checkpoints whose run, ended or not, has learned nothing, with its id, its name and the
+    finding.
+    """
+    return {
+        checkpoint_id: (run_id, name, finding)
+        for checkpoint_id, _, run_id, name, findings in _findings_of(ctx, ids)
+        if (finding := idle_finding(findings)) is not None
+    }
+
+
+def _findings_of(ctx: Context, ids: Collection[str]) -> list[tuple[str, int | None, str, str, Sequence[Finding]]]:
+    """Return checkpoints of runs, the newest first: id, step, id and name of the run, and its findings."""
     with ctx.db.read() as session:
         rows = session.execute(
-            select(Checkpoint.id, Checkpoint.step, Run.id, Run.changed_at, Job.status)
+            select(Checkpoint.id, Checkpoint.step, Run.id, Run.name, Run.changed_at, Job.status)
             .join(Run, Run.id == Checkpoint.run_id)
             .outerjoin(Job, Job.id == Run.job_id)
             .where(Checkpoint.id.in_(ids))
             .order_by(Run.created_at.desc(), Run.id)
         ).all()
-    runs = {run_id: (changed_at, status) for _, _, run_id, changed_at, status in rows}
-    findings = {}
+    runs = {run_id: (changed_at, status) for _, _, run_id, _, changed_at, status in rows}
+    findings: dict[str, Sequence[Finding]] = {}
     for run_id, (changed_at, status) in list(runs.items())[:MAX_DIAGNOSED]:
         has_ended = status is None or Status(status) not in ACTIVE
-        findings[run_id] = (
-            _finding_at_end(ctx, run_id, changed_at) if has_ended else breaking_finding(diagnose_run(ctx, run_id))
-        )
-    return {checkpoint_id for checkpoint_id, step, run_id, _, _ in rows if spoils(findings.get(run_id), step)}
+        findings[run_id] = _findings_at_end(ctx, run_id, changed_at) if has_ended else diagnose_run(ctx, run_id)
+    return [
+        (checkpoint_id, step, run_id, name, findings.get(run_id, ()))
+        for checkpoint_id, step, run_id, name, _, _ in rows
+    ]
 
 
 @lru_cache(maxsize=4 * MAX_DIAGNOSED)
-def _finding_at_end(ctx: Context, run_id: str, _changed_at: datetime | None) -> Finding | None:
-    """Return what broke a run that has ended: its points change no more without its row."""
-    return breaking_finding(diagnose_run(ctx, run_id))
+def _findings_at_end(ctx: Context, run_id: str, _changed_at: datetime | None) -> Sequence[Finding]:
+    """Return the findings of a run that has ended: its points change no more without its row."""
+    return tuple(diagnose_run(ctx, run_id))

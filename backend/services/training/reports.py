@@ -71,6 +71,8 @@ LAST_VALUES = {
     "kl": ".4f",
 }
 """Metrics whose last value a report states, formatted as in the chart's legend. Speed and memory are `RunFigures`."""
+LOSSES = ("train_loss", "val_loss")
+"""Of a policy they are near 0 whatever it earns, and its reward with the other sign."""
 
 
 def run_report_text(ctx: Context, name_or_id: str, *, form: str = "md", public: bool = False) -> str:
@@ -135,6 +137,7 @@ def build_report(ctx: Context, name_or_id: str) -> RunReport:
 
 def _summary(detail: RunDetail, newest: CheckpointView | None, figures: RunFigures) -> tuple[tuple[str, str], ...]:
     run, config = detail.run, detail.config
+    samples = config.objective.samples
     method = {"full": "full", "lora": "LoRA", "qlora": f"QLoRA ({config.lora.bits}-bit base)"}[config.method]
     network = (
         f"{newest.family}, {format_count(newest.parameters)} parameters"
@@ -148,10 +151,14 @@ def _summary(detail: RunDetail, newest: CheckpointView | None, figures: RunFigur
         ("tokenizer", detail.tokenizer or ""),
         ("steps", f"{run.last_step:,} of {run.max_steps:,}"),
         ("tokens", _tokens(run)),
-        ("best validation loss", "" if run.best_val_loss is None else f"{run.best_val_loss:.4f}"),
+        ("best validation loss", "" if run.best_val_loss is None or samples else f"{run.best_val_loss:.4f}"),
         (
             "last values",
-            ", ".join(f"{name} {run.last[name]:{form}}" for name, form in LAST_VALUES.items() if name in run.last),
+            ", ".join(
+                f"{name} {run.last[name]:{form}}"
+                for name, form in LAST_VALUES.items()
+                if name in run.last and not (samples and name in LOSSES)
+            ),
         ),
         ("tokens per second", figures.speed),
         ("memory", figures.memory),

@@ -83,7 +83,7 @@ def strip_figures(
     val_loss, train_loss = run.last.get("val_loss"), run.last.get("train_loss")
     figures = []
     if not run.is_active:
-        if val_loss is not None:
+        if val_loss is not None and not config.objective.samples:
             best = run.best_val_loss
             is_worse = best is not None and best < val_loss
             figures.append(("Validation loss", f"{val_loss:.4f}" + (f", best {best:.4f}" if is_worse else "")))

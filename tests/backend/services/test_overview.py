@@ -11,6 +11,7 @@ from backend.db.tables import Alert, Checkpoint, Run
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.campaign_file import ContestantSource
 from backend.domain.jobs.states import Status
+from backend.domain.training.rewards import SAME_REWARDS
 from backend.services import overview
 from backend.services.battles.campaigns import start_campaign
 from backend.services.battles.raters import rater_for
@@ -21,6 +22,7 @@ from backend.services.overview import get_overview, get_strip, group_results
 from backend.services.people.accounts import add_user
 from backend.services.people.dismissals import dismiss_step, restore_steps
 from backend.services.situation import _open_alerts, read_situation
+from backend.services.training.reports import run_report_text
 from tests.support import battle_world, run_world
 from tests.support.evaluation_world import CHOICES, TEXTS
 from tests.support.filled_installation import fill
@@ -103,6 +105,24 @@ def test_a_run_in_trouble_is_an_alert_while_it_trains(ctx: Context, scenario: Sc
     )
     assert get_overview(ctx, person=LOCAL).alerts == (), "its loss is another, and the alert tells the same"
     assert read_situation(ctx, LOCAL).troubled_runs[0].detail != item.detail
+
+
+def test_a_run_that_learned_nothing_is_said_and_not_to_be_evaluated(ctx: Context, scenario: Scenario) -> None:
+    """All its completions got the reward 0, and it was finished, to be deployed, with a loss of 0.000."""
+    run = scenario.grpo(max_steps=4)
+    taken = run_world.claim(ctx, run)
+    values = {"train_loss": 0.0, "grad_norm": 0.0, "reward/mean": 0.0, "reward/std": 0.0}
+    run_world.report(
+        ctx, taken, *({"type": "metrics", "step": n, "time": 1000.0 + n, "values": values} for n in range(1, 5))
+    )
+    made = scenario.checkpoint(run=run, step=4, is_final=True)
+    assert read_situation(ctx, LOCAL).troubled_runs == (), "the first steps of a run say nothing yet"
+    run_world.end(ctx, taken, Status.FINISHED)
+    situation = read_situation(ctx, LOCAL)
+    assert [(one.id, one.detail) for one in situation.troubled_runs] == [(run.id, SAME_REWARDS)]
+    assert made not in {one.id for one in (*situation.checkpoints, *situation.trained_without_evaluation)}
+    assert SAME_REWARDS in run_report_text(ctx, run.id)
+    assert "train_loss" not in run_report_text(ctx, run.id).partition("## ")[0]
 
 
 def test_a_dismissed_step_stays_away_from_that_person_until_its_situation_changes(

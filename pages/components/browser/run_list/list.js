@@ -4,7 +4,11 @@ import { element, fillName } from "../dom.js"
 import { mount } from "../mounting.js"
 import { LiveRows, drawSpark, fillState, runLink, sparkline, stateParts } from "./live.js"
 
-const LOSSES = { val_loss: "validation loss", train_loss: "training loss" }
+// A policy is known by what it earns; its loss is near 0 whatever that is.
+const RESULTS = {
+  "val_reward/mean": "mean reward, validation", "reward/mean": "mean reward",
+  val_loss: "validation loss", train_loss: "training loss",
+}
 
 class LiveRuns extends LiveRows {
   constructor(root) {
@@ -53,9 +57,9 @@ class LiveRuns extends LiveRows {
     if (!row) return
     fillState(row.state, state, this.word(this.data.runs.find((one) => one.id === id), state.status))
     drawSpark(row.path, state.spark)
-    const metric = Object.keys(LOSSES).find((name) => state.last?.[name] !== undefined)
+    const metric = Object.keys(RESULTS).find((name) => state.last?.[name] !== undefined)
     row.value.replaceChildren(
-      ...(metric ? [element("span", "rr-metric", LOSSES[metric]), ` ${state.last[metric].toFixed(3)}`] : []))
+      ...(metric ? [element("span", "rr-metric", RESULTS[metric]), ` ${state.last[metric].toFixed(3)}`] : []))
   }
 }
 

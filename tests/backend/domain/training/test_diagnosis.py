@@ -11,6 +11,7 @@ import pytest
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import with_changes, write_changes
 from backend.domain.training.diagnosis import Finding, Kind, RunFacts, Series, breaking_finding, diagnose, spoils
+from backend.domain.training.rewards import SAME_REWARDS
 from backend.errors import InvalidInput
 
 STEPS = 600
@@ -247,6 +248,11 @@ def test_gradients_that_vanish_are_named_with_a_cause_of_the_objective() -> None
     assert only(flat, config=tuning("dpo")).changes == (("max_steps", 200),)
     still = only({"grad_norm": curve(np.zeros(6))}, config=grpo)  # finished with "Next: Deploy and chat" alone
     assert "nothing was learned" in still.sentence
+    four = {"grad_norm": curve(np.zeros(4))}
+    assert (only(four, config=grpo).kind, only(four, config=grpo).sentence) == (Kind.STILL, SAME_REWARDS)
+    assert only(four, config=grpo).changes == still.changes != ()
+    assert kinds(four, config=grpo, has_ended=False) == [], "too early to tell"
+    assert kinds(four, config=None) == [], "a log of another program"
     assert kinds({"grad_norm": curve(np.array([0.0, 0.0, 0.1, 0.0, 0.0, 0.0]))}) == []
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from backend.domain.training.rewards import read_question
+from backend.domain.training.rewards import SAME_REWARDS, read_question
 from backend.errors import InvalidInput
 from jobs.batches.base import IGNORE
 from jobs.modeling.checkpoints import load_network
@@ -85,6 +85,15 @@ def test_a_resumed_run_samples_the_same_completions(rooms: Rooms, method: str) -
         0.0, abs=1e-6
     )  # before learning the policy equals the reference
     assert undisturbed.series("kl")[-1][1] > 1e-5
+
+
+def test_equal_rewards_are_said_in_the_log(rooms: Rooms) -> None:
+    """A run ended without a word when every completion missed the rewards, or none did."""
+    for name, pattern, is_said in (("none", "#{30}", True), ("some", "e", False)):
+        recorder, rules = Recorder(), [{"kind": "regex", "pattern": pattern}]
+        run(training(rooms, name, grpo={**LETTER, "rewards": rules}, max_steps=2), recorder)
+        assert (SAME_REWARDS in recorder.lines) == is_said
+        assert (not any(norm for _, norm in recorder.series("grad_norm"))) == is_said
 
 
 def test_completions_depend_on_weights_and_step_alone_and_leave_the_network_unchanged(rooms: Rooms) -> None:
