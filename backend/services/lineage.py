@@ -188,11 +188,11 @@ class _Walk:
         verdict = row.evidence.verdict
         facts = {
             "Decided": _day(row.created_at),
-            "Reason": row.reason,
-            "Verdict": verdict.sentence if verdict else "",
+            "Reason": row.reason.rstrip("."),  # stands in a list
+            "Verdict": verdict.sentence.rstrip(".") if verdict else "",
         }
         if row.evidence.against:
-            facts["Evidence"] = "against it"
+            facts["Evidence"] = "against it" if row.evidence.speaks_against else "decides nothing"
         node = self._add(
             "promotion", row.id, f"{row.decision} {_day(row.created_at)}", facts, refers_to=row.campaign_id
         )

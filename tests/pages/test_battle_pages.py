@@ -272,6 +272,17 @@ def test_the_page_of_ratings_has_each_question_of_a_lead_by_its_name_and_address
     assert not any(text in board for text in texts.values() if text != "judge")
 
 
+def test_the_page_of_a_promotion_says_once_who_answers_for_an_alias_that_no_endpoint_follows(site: Context) -> None:
+    """It said that nothing follows it, and then that requests to it are answered."""
+    Scenario(site).campaign(num_prompts=2)
+    elm, oak = (resolve_checkpoint(site, name).id for name in ("Elm", "Oak"))
+    deploy(site, checkpoint_id=oak, name="village", person=LOCAL)
+    promote(site, "Oak", alias="tales@production", reason="the first", person=LOCAL)
+    shown = words(open_page("build/checkpoints.py", promote=elm, alias="tales@production")).replace("\\", "")
+    assert "No endpoint follows it: requests to it go to village, which serves this checkpoint" in shown
+    assert "deploys nothing" not in shown
+
+
 def test_a_checkpoint_is_promoted_on_a_page_with_all_that_speaks_for_and_against_it(site: Context) -> None:
     campaign = Scenario(site).campaign(num_prompts=6)
     Scenario(site).votes(campaign, "Elm")
@@ -298,7 +309,11 @@ def test_a_checkpoint_is_promoted_on_a_page_with_all_that_speaks_for_and_against
     assert not app.exception
     assert get_alias(site, "tales@production").checkpoint_id == elm
     app = open_page("build/checkpoints.py", promote=elm, alias="tales@production")
-    assert "Elm holds tales@production." in words(app).replace("\\", "").replace("\u2060", "")
+    shown = words(app).replace("\\", "").replace("\u2060", "")
+    assert "Elm holds tales@production." in shown
+    assert "does not decide a promotion" not in shown
+    assert not [one for one in app.button if one.key == "promote_go"], "it is decided"
+    assert "Without evidence that decides" in shown
     app.button(key="promotion_deploy").click().run()
     assert_sound(app)
     assert app.selectbox(key="deploy_checkpoint").value == "tales@production"

@@ -72,9 +72,8 @@ def _line(view: AliasView) -> str:
 
 def _decision(view: PromotionView) -> str:
     before = f" (before: {view.previous})" if view.previous and view.decision != "reject" else ""
-    against = (
-        f"\n    against the evidence: {' '.join(view.against)}" if view.against and view.decision == "promote" else ""
-    )
+    word = "against the evidence" if view.evidence.speaks_against else "without evidence that decides"
+    against = f"\n    {word}: {' '.join(view.against)}" if view.against and view.decision == "promote" else ""
     reason = f": {view.reason}" if view.reason else ""
     return (
         f"{view.created_at:%Y-%m-%d %H:%M} {view.decision:<8} {view.alias} {view.checkpoint}{before} by"

@@ -30,10 +30,16 @@ class GateOpinion(ReadRecord):
 
 
 class PromotionEvidence(StoredRecord):
-    """The verdict and the gates' opinions, and `against`: sentences that do not support a promotion. A
-    rollback needs no evidence.
+    """The verdict and the gates' opinions, and `against`: sentences that do not support a promotion,
+    because they speak against it or decide nothing. A rollback needs no evidence.
     """
 
     verdict: PromotionVerdict | None = None
     gates: tuple[GateOpinion, ...] = ()
     against: tuple[str, ...] = ()
+
+    @property
+    def speaks_against(self) -> bool:
+        """Return whether the checkpoint was found worse or a gate failed; too little evidence is not against it."""
+        is_worse = self.verdict is not None and self.verdict.outcome == "worse"
+        return is_worse or any(gate.verdict == "FAIL" for gate in self.gates)

@@ -87,7 +87,8 @@ def promote(
     doubts = [text for text in evidence.against if asks_evidence or text != NO_EVIDENCE]
     if doubts and not reason.strip():
         raise InvalidInput(
-            f"The evidence does not support this promotion: {' '.join(doubts)}",
+            f"The evidence {'speaks against' if evidence.speaks_against else 'does not decide'} this promotion:"
+            f" {' '.join(doubts)}",
             remedy="Give a reason to promote it nevertheless; it is stored.",
             field="reason",
         )

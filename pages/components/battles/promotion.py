@@ -100,10 +100,8 @@ def draw_promotion_page(ctx: Context, person: Person, checkpoint_id: str) -> Non
         _draw_safety(ctx, checkpoint)
     with st.container(border=True):
         _draw_serving(ctx, checkpoint, alias, held)
-    if person.may_build:
-        _draw_decision_form(
-            ctx, person, checkpoint, alias=alias, campaign_id=campaign_id, evidence=evidence, held=held, key=key
-        )
+    if person.may_build and (held is None or held.checkpoint_id != checkpoint.id):
+        _draw_decision_form(ctx, person, checkpoint, alias=alias, campaign_id=campaign_id, evidence=evidence, key=key)
     if held is not None and held.history:
         with st.expander(plain(f"Decisions on {held.name}"), icon=":material/history:"):
             for row in held.history:
@@ -270,10 +268,14 @@ def _draw_serving(ctx: Context, checkpoint: CheckpointView, alias: str, held: Al
             words += f" A promotion deploys it again with {checkpoint.name}, replica by replica."
         st.caption(f":material/dns: {plain(words)}")
     if not held.endpoints:
-        st.caption("No endpoint follows it: a promotion deploys nothing until the alias is deployed.")
+        effect = "a promotion deploys nothing until the alias is deployed."
         with suppress(NotFound):
             answering = resolve_endpoint(ctx, alias).name
-            st.caption(plain(f"Requests to it are answered by {answering}, which serves its checkpoint."))
+            effect = (
+                f"requests to it go to {answering}, which serves this checkpoint and keeps it after a promotion. To"
+                " serve what the alias holds, deploy the alias."
+            )
+        st.caption(plain(f"No endpoint follows it: {effect}"))
 
 
 def _draw_decision_form(
@@ -284,13 +286,13 @@ def _draw_decision_form(
     alias: str,
     campaign_id: str | None,
     evidence: PromotionEvidence,
-    held: AliasView | None,
     key: str,
 ) -> None:
     of_verdict = evidence.verdict.sentence if evidence.verdict is not None else None
     for text in evidence.against:
         if text == of_verdict:  # stands above, in full
-            text = "The verdict above does not support a promotion."
+            speaks_against = evidence.verdict is not None and evidence.verdict.outcome == "worse"
+            text = f"The verdict above {'speaks against' if speaks_against else 'does not decide'} a promotion."
         st.warning(plain(text), icon=":material/warning:")
     reason = (
         st.text_input(
@@ -301,8 +303,6 @@ def _draw_decision_form(
         or ""
     )
     missing = {"choose an alias": not alias, "enter a reason": bool(evidence.against) and not reason.strip()}
-    if held is not None and held.checkpoint_id == checkpoint.id:
-        missing = {"it holds this alias": True}
     with st.container(horizontal=True):
         yes = form_button("Promote", missing, key="promote_go", icon="arrow_upward")
         # asked, since the keyboard leads from the reason past a button that is still disabled to this one
@@ -335,4 +335,5 @@ def draw_decision(row: PromotionView) -> None:
     if row.evidence.verdict:
         st.caption(plain(row.evidence.verdict.sentence))
     if row.against and row.decision == "promote":
-        st.caption(f":material/warning: Not supported: {plain(' '.join(row.against))}")
+        word = "Against the evidence" if row.evidence.speaks_against else "Without evidence that decides"
+        st.caption(f":material/warning: {word}: {plain(' '.join(row.against))}")

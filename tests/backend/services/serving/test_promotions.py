@@ -12,6 +12,7 @@ from backend.domain.serving.canary import CanaryRules
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import delete_checkpoint, resolve_checkpoint
 from backend.services.context import LOCAL, Context
+from backend.services.lineage import lineage_of
 from backend.services.serving.aliases import explain_alias, get_alias, list_aliases
 from backend.services.serving.canaries import promote_canary, start_canary
 from backend.services.serving.deployments import (
@@ -67,15 +68,26 @@ def test_a_verdict_promotes_and_the_history_holds_who_when_why_and_the_evidence(
         promote(ctx, "Elm", alias=ALIAS, reason="the first", person=LOCAL)
 
 
-@pytest.mark.parametrize(("winner", "votes"), [("Oak", 30), ("Elm", 2)], ids=["worse", "undecided"])
-def test_a_promotion_against_the_evidence_needs_a_reason_and_says_so(ctx: Context, winner: str, votes: int) -> None:
+@pytest.mark.parametrize(
+    ("winner", "votes", "words", "fact"),
+    [("Oak", 30, "evidence speaks against", "against it"), ("Elm", 2, "evidence does not decide", "decides nothing")],
+    ids=["worse", "undecided"],
+)
+def test_a_promotion_against_the_evidence_needs_a_reason_and_says_so(
+    ctx: Context, winner: str, votes: int, words: str, fact: str
+) -> None:
     campaign_id = won_campaign(ctx, winner=winner, votes=votes)
-    with pytest.raises(InvalidInput, match="evidence does not support"):
+    with pytest.raises(InvalidInput, match=words):
         promote(ctx, "Elm", alias=ALIAS, campaign_id=campaign_id, person=LOCAL)
     assert list_aliases(ctx) == []
     moved = promote(ctx, "Elm", alias=ALIAS, campaign_id=campaign_id, reason="Oak is too slow", person=LOCAL)
     assert len(moved.against) == 1
     assert moved.reason == "Oak is too slow"
+    assert moved.evidence.speaks_against == (fact == "against it")
+    deploy(ctx, checkpoint_id=moved.checkpoint_id, name="tales", alias=ALIAS, person=LOCAL)
+    facts = next(dict(node.facts) for node in lineage_of(ctx, "tales").nodes if node.kind == "promotion")
+    assert facts["Evidence"] == fact, "undecided is not against it"
+    assert not [value for value in facts.values() if value.endswith(".")], "facts are joined with commas"
 
 
 def test_a_promotion_without_any_evidence_needs_a_reason_as_an_undecided_one_does(ctx: Context) -> None:
