@@ -10,8 +10,10 @@ import errno
 import hashlib
 import json
 import shutil
+import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import peft
 import torch
 import transformers
 from accelerate import init_empty_weights
+from accelerate.utils import other as accelerate_other
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -99,7 +102,21 @@ def _write_model(
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's template, not documentation
         return
     assert isinstance(model, PreTrainedModel)
-    model.save_pretrained(folder, **more)
+    with _without_deepspeed():
+        model.save_pretrained(folder, **more)
+
+
+@contextmanager
+def _without_deepspeed() -> Iterator[None]:
+    """Keep accelerate from importing DeepSpeed to ask whether a network is its engine: it is slow and warns, and
+    the network is none unless a run has imported it.
+    """
+    known = accelerate_other.is_deepspeed_available
+    accelerate_other.is_deepspeed_available = lambda: "deepspeed" in sys.modules
+    try:
+        yield
+    finally:
+        accelerate_other.is_deepspeed_available = known
 
 
 def write_card(folder: Path, *, meta: Mapping[str, object]) -> dict[str, object]:

@@ -168,6 +168,8 @@ def test_rewards_are_tried_on_the_first_rows(site: Context, scenario: Scenario) 
     write_dataset(site.artifacts.path("datasets/asks"), train=rows)
     page = open_page("build/launch.py", base="oak")
     page.selectbox(key="launch_objective").select("grpo").run()
+    assert [one.value for one in page.caption if one.value.startswith("**exact** reads the row's answers")]
+    assert not [one.value for one in page.caption if one.value.startswith("**length**")], "the chosen rules alone"
     page = open_panel(page, "launch_reward_trial")
     table = page.dataframe[-1].value
     assert list(table["Completion"][:3]) == ["1", "The answer is 1.", "(empty)"]

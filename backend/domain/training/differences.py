@@ -18,6 +18,7 @@ from backend.domain.training.config_fields import (
     unmet_condition,
     value_at,
 )
+from backend.domain.training.config_sections import RewardRule
 from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
 from backend.domain.training.traits import Effect, FieldGroup
 from backend.domain.wording import clean_text, format_number
@@ -96,6 +97,8 @@ def write_value(path: str, value: Any) -> str:
         return "on" if value else "off"
     if isinstance(value, int | float):
         return format_number(value)
+    if path == "grpo.rewards":
+        return "; ".join(write_reward(RewardRule.model_validate(rule)) for rule in value)
     if isinstance(value, list):
         return ", ".join(write_value("", part) for part in value)
     if isinstance(value, Mapping):
@@ -103,6 +106,12 @@ def write_value(path: str, value: Any) -> str:
     if path == "objective":
         return OBJECTIVE_FACTS[Objective(value)].name
     return str(shown_of(field_at(path)).choices.get(value, value) if path in list_paths() else value)
+
+
+def write_reward(rule: RewardRule) -> str:
+    """Return a rule of `grpo.rewards` as text, with the settings that it reads."""
+    read = {"regex": f" “{rule.pattern}”", "length": f" {rule.target:,} tokens"}.get(rule.kind, "")
+    return f"{rule.kind}{read}" + ("" if rule.weight == 1 else f" × {format_number(rule.weight)}")
 
 
 def _chief(differences: Sequence[SettingDifference]) -> Sequence[SettingDifference]:

@@ -227,7 +227,7 @@ def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
             sentence=f"The warm-up of {config.num_warmup_steps:,} steps takes more than half of the {steps:,}.",
             cure="A twentieth of the run is usual.",
         )
-    if facts.val_rows == 0:
+    if facts.val_rows == 0 and not config.objective.samples:  # whose rewards are measured in training
         yield LaunchWarning(
             code=Code.NO_VALIDATION,
             field="dataset",

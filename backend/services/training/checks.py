@@ -61,8 +61,8 @@ def check_dataset(config: RunConfig, version: VersionView) -> None:
         )
     if config.objective.samples and config.grpo.needs_answers and version.kind == "prompts":
         raise InvalidInput(
-            f"The prompts of “{version.dataset}” have no answers, and a reward of grpo.rewards compares completions"
-            " with them.",
+            f"The prompts of “{version.dataset}” have no answers, and one of the rewards compares completions with"
+            " them.",
             remedy="Use rewards of kind regex or length, or a dataset of kind instruction or benchmark.",
             field="grpo.rewards",
         )

@@ -126,7 +126,7 @@ def load_prompts(ctx: TrainingContext) -> QuestionSplits:
     config = ctx.config
     if config.grpo.needs_answers and ctx.spec.payload.dataset_kind == "prompts":
         raise InvalidInput(
-            "The prompts have no answers, and a reward of grpo.rewards compares completions with them.",
+            "The prompts have no answers, and one of the rewards compares completions with them.",
             remedy="Use rewards of kind regex or length, or a dataset with answers (instruction, benchmark).",
             field="grpo.rewards",
         )

@@ -284,7 +284,16 @@ def _draw_start(ctx: Context, objective: Objective, values: FieldValues, missing
     return draw_base(ctx, values, missing)
 
 
-KINDS = ("exact", "contains", "regex", "length")
+RULES = {
+    "exact": "reads the row's answers: 1 where the completion is one of them, in any case, else 0.",
+    "contains": "reads the row's answers: 1 where one of them occurs in the completion, in any case, else 0.",
+    "regex": "reads Pattern: 1 where it is found in the completion, else 0.",
+    "length": (
+        "reads Target: 1 − |tokens − target| ÷ target, and never below 0. So it is 1 at the target and 0 at twice the"
+        " target or more; completions that all end at *max new tokens* get one reward, which gives no gradient."
+    ),
+}
+"""What each rule of a reward reads and gives."""
 
 
 def fill_rewards(rules: Sequence[RewardRule]) -> None:
@@ -309,21 +318,20 @@ def draw_rewards() -> list[dict[str, object]]:
         column_config={
             "kind": st.column_config.SelectboxColumn(
                 "Rule",
-                options=KINDS,
+                options=tuple(RULES),
                 required=True,
                 default="exact",
-                help=(
-                    "exact: equals the row's answer. contains: holds it. regex: the pattern is found. length: full at"
-                    " the target."
-                ),
+                help="What it gives stands below the table.",
             ),
             "weight": st.column_config.NumberColumn("Weight", default=1.0, required=True, format="%g"),
-            "pattern": st.column_config.TextColumn("Pattern", default="", max_chars=500, help="For regex."),
+            "pattern": st.column_config.TextColumn("Pattern", default="", max_chars=500, help="Read by regex alone."),
             "target": st.column_config.NumberColumn(
-                "Target, tokens", default=0, min_value=0, step=1, help="For length."
+                "Target, tokens", default=0, min_value=0, step=1, help="Read by length alone."
             ),
         },
     )
+    for kind in dict.fromkeys(kind for kind in table["kind"] if kind in RULES):
+        st.caption(f"**{kind}** {RULES[kind]}")
     return [
         {
             "kind": row["kind"],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,30 @@ from tests.support.training_rooms import TINY, Recorder, Rooms
 @pytest.fixture
 def rooms(tmp_path: Path) -> Rooms:
     return Rooms(tmp_path)
+
+
+def test_a_checkpoint_is_written_without_an_import_of_deepspeed(tmp_path: Path) -> None:
+    """Its warning headed the log of runs that do not use it, since accelerate asked it whether the network is its."""
+    code = f"""
+import sys
+import types
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+from jobs.modeling.build import build_network
+from jobs.modeling.checkpoints import save_checkpoint
+from jobs.modeling.tokenizers import byte_tokenizer
+from tests.support.training_rooms import TINY
+import accelerate.utils.other as other
+other.is_deepspeed_available = lambda: True  # as where it is installed
+class Watch(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        assert name != "deepspeed", "imported"
+sys.meta_path.insert(0, Watch())
+save_checkpoint(Path({str(tmp_path / "c")!r}), model=build_network(TINY, seed=1), tokenizer=byte_tokenizer(), meta={{}})
+assert other.is_deepspeed_available(), "as before"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_checkpoint_loads_as_saved_with_hashes_of_every_file(rooms: Rooms) -> None:

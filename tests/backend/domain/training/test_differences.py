@@ -35,6 +35,18 @@ def test_settings_without_effect_do_not_differ() -> None:
     assert list_differences([config, vary(config, lora=config.lora.model_copy(update={"rank": 32}))]) == []
 
 
+def test_rules_of_rewards_are_told_with_what_they_read() -> None:
+    """The form of a copy showed {'kind': 'length', 'weight': 1.0, 'pattern': '', 'target': 8}."""
+
+    def rewarded(*rules: dict[str, object]) -> RunConfig:
+        grpo = {"rewards": list(rules), "group_size": 2, "max_new_tokens": 8}
+        return make_config(objective="grpo", base="b", architecture=None, tokenizer=None, grpo=grpo)
+
+    both = rewarded({"kind": "regex", "pattern": "[0-9]+"}, {"kind": "exact", "weight": 0.5})
+    (difference,) = list_differences([rewarded({"kind": "length", "target": 1200, "pattern": "unread"}), both])
+    assert difference.texts == ("length 1,200 tokens", "regex “[0-9]+”; exact × 0.5")
+
+
 def test_an_imported_run_has_a_dash_and_no_difference() -> None:
     config = make_config(learning_rate=0.01)
     (difference,) = list_differences([config, None, vary(config, learning_rate=0.02)])
