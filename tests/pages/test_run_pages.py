@@ -22,7 +22,7 @@ from backend.services.training.imported_runs import import_log
 from backend.services.training.runs import set_tags, stop_run
 from backend.services.training.views import get_run, list_runs, run_detail
 from pages.components.checkpoints.offers import label_usable_first
-from pages.components.training.estimate_card import describe_queue
+from pages.components.training.estimate_card import describe_queue, describe_tokens
 from pages.components.training.run import strip_figures
 from tests.support.jobs import finish_job, list_jobs, take_job
 from tests.support.opening import cells, open_page
@@ -345,6 +345,13 @@ def test_the_figures_of_a_run_that_samples_agree_with_its_curves(site: Context, 
     assert ":gray[Tokens]  \n**360**" in shown
     assert ":gray[Tokens/s, median]  \n**66**" in shown
     assert ":gray[Mean reward, training]  \n**0\\.25**" in shown
+
+
+def test_launch_says_at_most_how_many_tokens_completions_have(site: Context, scenario: Scenario) -> None:
+    config = run_detail(site, scenario.grpo(max_steps=10).id).config
+    assert describe_tokens(config, 10) == "1,280 tokens at most in 10 steps of 128 at most"
+    usual = run_detail(site, scenario.run().id).config
+    assert describe_tokens(usual, 10) == "1,280 tokens in 10 steps of 128"
 
 
 def test_a_run_that_learned_nothing_says_so_and_leads_to_no_endpoint(site: Context, scenario: Scenario) -> None:

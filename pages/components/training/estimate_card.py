@@ -43,11 +43,11 @@ def draw_estimate(
     """
     with _card():
         if expected is None:
-            st.caption(_describe_tokens(config, config.max_steps))
+            st.caption(describe_tokens(config, config.max_steps))
             return
         bound = "at least " if expected.epochs_at_least else ""
         epochs = f", {bound}{format_epochs(expected.epochs)}" if expected.epochs else ""
-        st.caption(_describe_tokens(config, expected.steps) + epochs)
+        st.caption(describe_tokens(config, expected.steps) + epochs)
         _draw_prediction(expected)
         _draw_disk(expected.disk_bytes, f"for {plural(expected.num_checkpoints, 'checkpoint')}", expected.free_bytes)
         _draw_cost(expected.cost_usd, expected.price_usd)
@@ -72,7 +72,7 @@ def draw_sweep_estimate(ctx: Context, person: Person, sweep: SweepConfig, total:
     with _card():
         st.caption(
             f"{plural(total.num_runs, 'run')}, {describe_parallel(sweep, total)}. "
-            f"The first: {_describe_tokens(sweep.run, one.steps)}."
+            f"The first: {describe_tokens(sweep.run, one.steps)}."
         )
         halves = st.grid(2, min_column_width=150)
         with halves.cell():
@@ -124,11 +124,11 @@ def _card() -> Iterator[None]:
         yield
 
 
-def _describe_tokens(config: RunConfig, steps: int) -> str:
+def describe_tokens(config: RunConfig, steps: int) -> str:
     """Format a run's tokens; completions that are sampled may end before they fill the context."""
-    bound = "at most " if config.objective.samples else ""
-    tokens = f"{short(steps * config.tokens_per_step)} tokens in {plural(steps, 'step')}"
-    return f"{bound}{tokens} of {bound}{short(config.tokens_per_step)}"
+    bound = " at most" if config.objective.samples else ""
+    tokens = f"{short(steps * config.tokens_per_step)} tokens{bound} in {plural(steps, 'step')}"
+    return f"{tokens} of {short(config.tokens_per_step)}{bound}"
 
 
 def _draw_prediction(expected: Forecast) -> None:
