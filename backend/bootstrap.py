@@ -49,6 +49,7 @@ MIGRATION_LOCK = 7_263_114
 def build_context(settings: Settings, *, migrate: bool = True) -> Context:
     """Build everything a service needs, after migrating the database unless `migrate` is false."""
     set_private_umask()
+    refuse_a_home_without_its_database(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
     tighten_home(settings.home)
     if migrate:
@@ -96,6 +97,20 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
         settings=tuple(EffectiveSetting(*line) for line in settings.describe()),
         settings_file=str(ENV_FILE),
     )
+
+
+def refuse_a_home_without_its_database(settings: Settings) -> None:
+    """Raise Conflict where an empty database would be made for a home whose rows are probably beside the code."""
+    if (older := settings.older_database) is not None:
+        raise Conflict(
+            f"{settings.home} has artifacts but no database. Its rows may be in {older}, where the database of every"
+            " home of this clone was.",
+            remedy=(
+                f"If they are, set DATABASE_URL=sqlite:///{older}, or move them while nothing runs: mv {older}*"
+                f" {settings.home}/ (not if the clone's own .roundhouse uses them too). If they are not, choose an"
+                " empty ROUNDHOUSE_HOME. Nothing was changed."
+            ),
+        )
 
 
 def _is_used(db: Database, path: str) -> bool:
@@ -174,6 +189,7 @@ def _export_keys(settings: Settings) -> None:
 
 def migrate_database(settings: Settings) -> None:
     """Bring the database to the newest revision, one process at a time."""
+    refuse_a_home_without_its_database(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
     revision = _database_revision(settings.database_url)
     if revision == newest_revision():

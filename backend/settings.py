@@ -28,6 +28,9 @@ SITE = PROJECT / "build" / "docs" if IS_CLONE else APP.parent / "site"
 BASE = PROJECT if IS_CLONE else Path.home() / ".roundhouse"
 """Where `.env` is read and data lies by default: the clone, or a folder of this user, since a package holds no data."""
 ENV_FILE = BASE / ".env"
+USUAL_HOME = PROJECT / ".roundhouse" if IS_CLONE else BASE
+"""The home where ROUNDHOUSE_HOME names no other. Of a clone, it alone has its database beside the code."""
+DATABASE = "models.db"
 CREDENTIALS, QUERY = re.compile("//.*@", re.DOTALL), re.compile(r"\?.*", re.DOTALL)
 """Parts of an address that may hold a password."""
 SOCKET = "valkey.sock"
@@ -68,6 +71,15 @@ def variable_of(name: str) -> str:
     return str(Settings.model_fields[name].validation_alias or f"ROUNDHOUSE_{name.upper()}")
 
 
+def database_folder(home: Path) -> Path:
+    """Return where the database of a home lies by default: in it, but for a clone's usual home beside the code."""
+    return PROJECT if IS_CLONE and home.resolve() == USUAL_HOME.resolve() else home
+
+
+def _has_bytes(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
 def _shown(value: object) -> str:
     """Return a value as anyone with the right to see settings may read it."""
     if value is None or value == "" or value == () or value == {}:
@@ -91,13 +103,19 @@ class Settings(BaseSettings):
     )
 
     home: Path = Field(
-        default=PROJECT / ".roundhouse" if IS_CLONE else BASE,
-        description="Folder of everything that is not the database: artifacts, logs, keys, broker files.",
+        default=USUAL_HOME,
+        description=(
+            "Folder of an installation: artifacts, logs, keys, broker files, and the database unless DATABASE_URL names"
+            " another. Of a clone's own `.roundhouse` it lies beside the code."
+        ),
     )
     database_url: str = Field(
-        default_factory=lambda values: f"sqlite:///{(PROJECT if IS_CLONE else values['home']) / 'models.db'}",
+        default_factory=lambda values: f"sqlite:///{database_folder(values['home']) / DATABASE}",
         validation_alias="DATABASE_URL",
-        description="SQLAlchemy URL; PostgreSQL as postgresql+psycopg://...",
+        description=(
+            "SQLAlchemy URL, PostgreSQL as postgresql+psycopg://...; when unset, `models.db` in ROUNDHOUSE_HOME, or"
+            " beside the code in a clone where that is unset too."
+        ),
     )
     redis_url: str | None = Field(
         default=None,
@@ -481,6 +499,23 @@ class Settings(BaseSettings):
         """The database's file, or None for another server or a database in memory."""
         path = self.database_url.partition("sqlite:///")[2].partition("?")[0]
         return Path(path) if path and path != ":memory:" else None
+
+    @property
+    def has_database_file(self) -> bool:
+        """Return whether the database is a file that has content."""
+        return self.sqlite_path is not None and _has_bytes(self.sqlite_path)
+
+    @property
+    def older_database(self) -> Path | None:
+        """The database beside a clone's code that may be this home's: until December 2026 it was that of every home.
+
+        None if the home has a database, if DATABASE_URL names one, or if the home is new.
+        """
+        beside_code = PROJECT / DATABASE
+        if "database_url" in self.model_fields_set or self.has_database_file or database_folder(self.home) == PROJECT:
+            return None
+        is_used = self.artifacts.is_dir() and any(self.artifacts.iterdir())
+        return beside_code if is_used and IS_CLONE and _has_bytes(beside_code) else None
 
     def queue_slots(self, num_gpus: int) -> dict[str, int]:
         """Return how many jobs of each queue a machine with this many GPUs runs at once: a training or evaluation a

@@ -28,7 +28,7 @@ from backend.cli.output import CommandGroup, emit
 from backend.cli.processes import broker_binary, running_pid
 from backend.domain.jobs.placement import SHARDS
 from backend.domain.wording import plural
-from backend.errors import InvalidInput, RoundhouseError
+from backend.errors import Conflict, InvalidInput, RoundhouseError
 from backend.infra.devices import read_gpus, visible_devices
 from backend.settings import Settings
 
@@ -145,6 +145,12 @@ def check_broker(settings: Settings, *, running: bool = False) -> CheckResult:
 
 def check_database(settings: Settings) -> CheckResult:
     """Check that the database can be opened."""
+    from backend.bootstrap import refuse_a_home_without_its_database
+
+    try:
+        refuse_a_home_without_its_database(settings)
+    except Conflict as error:
+        return CheckResult("database", "problem", error.message, error.remedy)
     try:
         if settings.sqlite_path is not None:
             _open_file(settings.sqlite_path)

@@ -31,10 +31,10 @@ def prepare_installation(settings: Settings) -> Context:
     """Migrate the database, add the first account if the environment holds its password, and queue the starter
     content.
     """
-    is_first = settings.sqlite_path is not None and not _has_content(settings)
+    is_first = settings.sqlite_path is not None and not settings.has_database_file
     ctx = build_context(settings)
     if is_first:
-        note("First start: created the database.")
+        note(f"First start: created the database {settings.sqlite_path}.")
     if settings.admin_password is not None and count_users(ctx) == 0:
         with suppress(Conflict):  # another machine was first
             add_user(ctx, "admin", settings.admin_password.get_secret_value(), role="admin", person=LOCAL)
@@ -42,11 +42,6 @@ def prepare_installation(settings: Settings) -> Context:
         note(f"ROUNDHOUSE_ADMIN_PASSWORD is set, but {NO_ONE_ASKED}")
     ensure_starter_content(ctx)
     return ctx
-
-
-def _has_content(settings: Settings) -> bool:
-    path = settings.sqlite_path
-    return path is not None and path.exists() and path.stat().st_size > 0
 
 
 def wait_for_worker(ctx: Context) -> bool:

@@ -10,8 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from backend import settings as settings_module
-from backend.cli.doctor import check_exposure
+from backend.bootstrap import build_context
+from backend.cli.doctor import check_database, check_exposure
 from backend.cli.preparation import prepare_installation
+from backend.errors import Conflict
 from backend.settings import Settings
 from tests.support.settings import make_settings
 
@@ -127,3 +129,61 @@ def test_what_is_in_force_names_its_source_and_shows_no_secret(tmp_path: Path, m
     assert lines["ROUNDHOUSE_SMTP_URL"] == ("not set", "default")
     assert "hush" not in str(lines)
     assert "hu/sh" not in str(lines)
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone as settings see it, whose environment names no database."""
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    monkeypatch.setattr(settings_module, "PROJECT", folder)
+    monkeypatch.setattr(settings_module, "USUAL_HOME", folder / ".roundhouse")
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    return folder
+
+
+def test_two_homes_of_a_clone_share_no_database(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The database of every home was the file beside the code."""
+    usual = Settings(_env_file=None, home=clone / ".roundhouse")
+    assert usual.sqlite_path == clone / "models.db", "named or not, it is the clone's own home"
+    for name in ("a", "b"):
+        monkeypatch.setenv("ROUNDHOUSE_HOME", str(tmp_path / name))
+        settings = Settings(_env_file=None)
+        assert settings.sqlite_path == tmp_path / name / "models.db"
+        prepare_installation(settings).db.engine.dispose()
+        assert f"created the database {tmp_path / name / 'models.db'}" in capsys.readouterr().err
+    assert not (clone / "models.db").exists()
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'own.db'}")
+    assert Settings(_env_file=None).sqlite_path == tmp_path / "own.db"
+
+
+def test_a_home_whose_rows_are_beside_the_code_is_refused_until_it_has_its_database(
+    clone: Path, tmp_path: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would open empty, and the rows of its checkpoints would seem lost."""
+    home, older = tmp_path / "home", clone / "models.db"
+    (home / "artifacts" / "checkpoints").mkdir(parents=True)
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    older.write_bytes(migrated_database.read_bytes())
+    settings = Settings(_env_file=None)
+    finding = check_database(settings)
+    assert (finding.state, f"DATABASE_URL=sqlite:///{older}" in finding.cure) == ("problem", True)
+    for migrate in (True, False):
+        with pytest.raises(Conflict, match=f"mv {older}"):
+            build_context(settings, migrate=migrate)
+    assert [path.name for path in home.iterdir()] == ["artifacts"], "nothing was made"
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{older}")
+    assert Settings(_env_file=None).older_database is None
+    monkeypatch.delenv("DATABASE_URL")
+    older.rename(home / "models.db")
+    opened = build_context(Settings(_env_file=None))
+    assert opened.db.engine.url.database == str(home / "models.db")
+    opened.db.engine.dispose()
+
+
+def test_a_new_home_of_a_clone_in_use_is_not_refused(clone: Path, tmp_path: Path, migrated_database: Path) -> None:
+    (clone / "models.db").write_bytes(migrated_database.read_bytes())
+    (tmp_path / "home" / "artifacts").mkdir(parents=True)
+    assert Settings(_env_file=None, home=tmp_path / "home").older_database is None
