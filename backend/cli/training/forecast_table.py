@@ -13,15 +13,13 @@ from backend.domain.estimates.prediction import describe_fit, format_memory, for
 from backend.domain.training.launch_warnings import LaunchWarning
 from backend.domain.wording import format_bytes, format_duration, format_usd
 from backend.errors import InvalidInput
-from backend.services.estimates.forecasts import Forecast, QueuePosition
+from backend.services.estimates.forecasts import Forecast, QueuePosition, describe_epochs
 from backend.services.estimates.sweep_forecast import SweepForecast
 
 
 def forecast_lines(expected: Forecast, *, nodes: str = "") -> list[str]:
     """Return a forecast as lines, one per known figure. `nodes`: the place of a run that is sent to a cluster."""
-    epochs = (
-        f", {'at least ' if expected.epochs_at_least else ''}{expected.epochs:.3g} epochs" if expected.epochs else ""
-    )
+    epochs = f", {describe_epochs(expected)}" if expected.epochs else ""
     time = expected.prediction.time
     lines = [
         f"tokens       {'at most ' if expected.tokens_at_most else ''}{expected.tokens:,} in {expected.steps:,}"
@@ -88,7 +86,7 @@ def describe_forecast(expected: Forecast, *, nodes: str = "") -> dict[str, objec
     """Return a forecast as a JSON object, in bytes, seconds and US dollars. `nodes`: as of `forecast_lines`."""
     memory, time, loss = expected.prediction.memory, expected.prediction.time, expected.loss
     return {
-        **attributes_of(expected, "steps", "tokens", "tokens_at_most", "epochs", "epochs_at_least"),
+        **attributes_of(expected, "steps", "tokens", "tokens_at_most", "epochs", "epochs_at_least", "epochs_at_most"),
         "device": expected.prediction.device,
         "fits": expected.prediction.fits,
         "memory_bytes": memory.num_bytes,

@@ -47,12 +47,15 @@ class TimePrediction:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted needs of a run on a device. `device_bytes` is the memory available to a run, None if unknown."""
+    """Predicted needs of a run on a device. `device_bytes` is the memory available to a run, None if unknown;
+    `epoch_sequences` how many sequences a run packed the same rows into.
+    """
 
     device: str
     device_bytes: int | None
     memory: MemoryPrediction
     time: TimePrediction | None
+    epoch_sequences: int | None = None
 
     @property
     def fits(self) -> Literal["yes", "tight", "no", "unknown"]:

@@ -36,7 +36,7 @@ from backend.domain.validation import ReadRecord, StoredRecord
 
 class StepTimes(StoredRecord):
     """`step_s` is the median time of a step, with its 10th and 90th percentile; `allocated_bytes` the peak of tensors
-    alone, if the allocator reports it.
+    alone, if the allocator reports it; `epoch_sequences` how many sequences packed rows fill.
     """
 
     allocated_bytes: int | None = None
@@ -44,6 +44,7 @@ class StepTimes(StoredRecord):
     step_s_low: float | None = None
     step_s_high: float | None = None
     steps_timed: float = 0
+    epoch_sequences: int | None = None
 
 
 class SequenceLengths(StoredRecord):

@@ -25,6 +25,7 @@ from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import values_affecting
 from backend.domain.training.launch_warnings import LaunchFacts, LaunchWarning, warnings_of
 from backend.domain.training.traits import Effect
+from backend.domain.wording import format_epochs
 from backend.errors import RoundhouseError
 from backend.services.context import Context
 from backend.services.estimates.measurements import predict, predict_time
@@ -64,9 +65,10 @@ class Forecast:
 
     `parts` are the config's resolved parts. `steps` are fewer than max_steps where max_epochs ends the run first.
     `tokens_at_most`: tokens are an upper bound, as completions that the run samples may be short.
-    `epochs_at_least`: epochs are a lower bound, as the number of packed rows per sequence is unknown. `cost_usd` is
-    None without a price or a time. `loss_missing` is the reason why a pretraining run has no `loss`. `gang` says where
-    a run over several machines would start.
+    `epochs_at_least`: epochs are a lower bound, as the number of packed rows per sequence is unknown; `epochs_at_most`
+    is then about the upper one, None if no row could be read. `cost_usd` is None without a price or a time.
+    `loss_missing` is the reason why a pretraining run has no `loss`. `gang` says where a run over several machines
+    would start.
     """
 
     parts: RunParts
@@ -75,6 +77,7 @@ class Forecast:
     tokens_at_most: bool
     epochs: float | None
     epochs_at_least: bool
+    epochs_at_most: float | None
     prediction: Prediction
     checkpoint_bytes: int
     num_checkpoints: int
@@ -94,6 +97,21 @@ class Forecast:
         return self.checkpoint_bytes * self.num_checkpoints
 
 
+def describe_epochs(expected: Forecast) -> str:
+    """Return a forecast's epochs: `2 epochs`; where rows share sequences and none were counted, between what and what.
+
+    Empty if they are unknown.
+    """
+    if not expected.epochs:
+        return ""
+    least = format_epochs(expected.epochs)
+    if not expected.epochs_at_least:
+        return least
+    if expected.epochs_at_most is None:
+        return f"at least {least}"
+    return f"between {least} and about {format_epochs(expected.epochs_at_most)}, as packing joins rows"
+
+
 def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) -> Forecast:
     """Predict a run without launching it. `parts` are the config's parts, if the caller has resolved them.
 
@@ -102,7 +120,8 @@ def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) 
     parts = parts or resolve_parts(ctx, config)
     prediction = predict(ctx, config, parts=parts)
     unique = estimate_train_tokens(parts.version, parts.tokenizer) if parts.tokenizer else None
-    epochs, at_least = _epochs(config, parts, unique=unique)
+    epochs, at_least = _epochs(config, parts, unique=unique, packed=prediction.epoch_sequences)
+    most = _most_epochs(config, parts) if at_least else None
     steps = config.max_steps
     if config.max_epochs and epochs and epochs > config.max_epochs:
         steps, epochs = max(1, round(steps * config.max_epochs / epochs)), config.max_epochs
@@ -117,6 +136,7 @@ def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) 
         tokens_at_most=config.objective.samples,
         epochs=epochs,
         epochs_at_least=at_least,
+        epochs_at_most=min(most, config.max_epochs or most) if most and epochs and most > epochs else None,
         prediction=prediction,
         checkpoint_bytes=checkpoint_size,
         num_checkpoints=num_checkpoints,
@@ -222,21 +242,32 @@ def _share_without_targets(config: RunConfig, parts: RunParts) -> float | None:
     return sample.num_without_targets(config.context) / len(sample.prompt_tokens) if sample else None
 
 
-def _epochs(config: RunConfig, parts: RunParts, *, unique: int | None) -> tuple[float | None, bool]:
-    """Return (epochs of the train split, whether they are a lower bound)."""
+def _epochs(config: RunConfig, parts: RunParts, *, unique: int | None, packed: int | None) -> tuple[float | None, bool]:
+    """Return (epochs of the train split, whether they are a lower bound). `packed`: sequences that a run counted."""
     report = _report(parts)
     if config.objective.pretrains:
         known = report.train.tokens if report and report.train.tokens else unique
         return (config.tokens_per_step * config.max_steps / known, False) if known else (None, False)
-    sequences = config.tokens_per_step // config.context * config.max_steps
+    sequences = _sequences(config)
     if config.objective.samples:
         sequences //= config.grpo.group_size
     packs = _packs(parts) and config.objective.packs and config.packing
-    if packs and report and report.packing.packed_sequences:
-        return sequences / report.packing.packed_sequences, False
+    counted = packed or (report.packing.packed_sequences if report else 0)
+    if packs and counted:
+        return sequences / counted, False
     skipped = _share_without_targets(config, parts) or 0.0
     rows = parts.version.train_rows * (1.0 - skipped)
     return (sequences / rows, packs or bool(skipped and not report)) if rows else (None, False)
+
+
+def _most_epochs(config: RunConfig, parts: RunParts) -> float | None:
+    """Return about the most epochs that a run makes whose rows share sequences; None if no row could be read."""
+    fewest = parts.rows.fewest_sequences(config.context) if parts.rows and _packs(parts) and config.packing else 0.0
+    return _sequences(config) / fewest if fewest else None
+
+
+def _sequences(config: RunConfig) -> int:
+    return config.tokens_per_step // config.context * config.max_steps
 
 
 def _believable_loss(

@@ -113,6 +113,7 @@ def predict(
         device_bytes=device.usable_bytes,
         memory=_predict_memory(subject, rows, same),
         time=_predict_time(ctx, config, subject, device, same),
+        epoch_sequences=_epoch_sequences(subject, rows, same),
     )
 
 
@@ -279,6 +280,23 @@ def _lengths(setting: TrainingSetting, rows: Sequence[Measurement]) -> tuple[int
             length = min(facts.longest, setting.context)
             return length, min(facts.trained or length, length)
     return None, None
+
+
+def _epoch_sequences(subject: MeasuredSubject, rows: Sequence[Measurement], same: Sequence[Measurement]) -> int | None:
+    """Return the sequences that a run packed the same rows into: with this setting, or with the same network, data and
+    context in other batches.
+    """
+    for row in (*same, *rows):
+        setting = _stored_setting(json.dumps(row.setting, sort_keys=True))
+        if row.facts.epoch_sequences and (row in same or _packs_alike(setting, subject.setting)):
+            return row.facts.epoch_sequences
+    return None
+
+
+def _packs_alike(one: TrainingSetting | None, other: TrainingSetting | None) -> bool:
+    if one is None or other is None or other.data is None:
+        return False
+    return all(getattr(one, name) == getattr(other, name) for name in ("architecture", "data", "context", "packed"))
 
 
 def _peak_of(row: Measurement, rows: Sequence[Measurement]) -> MeasuredPeak | None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 
+import numpy as np
+
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.data.rows.conversations import as_conversation
 from backend.domain.training.adapters import check_adapters
 from backend.domain.training.config import RunConfig, context_problems
+from backend.domain.training.packing import count_sequences
 from backend.domain.training.sharding import check_sharding
 from backend.errors import Conflict, InvalidInput, RoundhouseError
 from backend.services.checkpoints.checkpoints import CheckpointView
@@ -218,16 +222,26 @@ ROOM_FOR_AN_ANSWER = 64
 
 @dataclass(frozen=True)
 class RowSample:
-    """Sampled train rows out of `num_rows`. `prompt_tokens`: a lower bound of each prompt, without the chat
-    template.
+    """Sampled train rows out of `num_rows`. `prompt_tokens` and `row_tokens`: lower bounds of each prompt and of each
+    row, without the chat template.
     """
 
     prompt_tokens: tuple[int, ...]
+    row_tokens: tuple[int, ...]
     num_rows: int
 
     def num_without_targets(self, context: int) -> int:
         """Return how many sampled rows have no trained token within a context: their prompt fills it."""
         return sum(tokens >= context for tokens in self.prompt_tokens)
+
+    def fewest_sequences(self, context: int) -> float:
+        """Return about how many sequences all rows fill at least when they are packed, without those that
+        `num_without_targets` counts.
+        """
+        lengths = np.array(self.row_tokens)[np.array(self.prompt_tokens) < context]
+        share = self.num_rows / len(self.prompt_tokens)
+        each = math.ceil(share)  # a few rows leave room that many fill
+        return count_sequences(lengths, context, counts=np.full_like(lengths, each)) / each * share
 
     @property
     def sufficient_context(self) -> int:
@@ -244,15 +258,17 @@ def sample_rows(ctx: Context, version: VersionView, *, source: str | None) -> Ro
     if source is None or version.folder is None or not version.train_rows:
         return None
     try:
-        prompts = _prompt_tokens(ctx, version.folder, version.train_rows, source)
+        tokens = _row_tokens(ctx, version.folder, version.train_rows, source)
     except RoundhouseError:
         return None
-    return RowSample(prompts, version.train_rows) if prompts else None
+    prompts, rows = tuple(sum(part[:end]) for part, end in tokens), tuple(sum(part) for part, _ in tokens)
+    return RowSample(prompts, rows, version.train_rows) if tokens else None
 
 
 @lru_cache(maxsize=64)
-def _prompt_tokens(ctx: Context, folder: str, num_rows: int, source: str) -> tuple[int, ...]:
-    rows: list[list[str]] = []
+def _row_tokens(ctx: Context, folder: str, num_rows: int, source: str) -> tuple[tuple[tuple[int, ...], int], ...]:
+    """Return the tokens of each message of sampled rows, and how many messages come before the first answer."""
+    rows: list[tuple[list[str], int]] = []
     deadline = time.monotonic() + TIME_LIMIT_S
     for offset, limit in _chunks(num_rows):
         if time.monotonic() > deadline:
@@ -261,15 +277,12 @@ def _prompt_tokens(ctx: Context, folder: str, num_rows: int, source: str) -> tup
             conversation = as_conversation(row)
             if conversation is None:
                 return ()
-            texts = []
-            for message in conversation.messages:
-                if message["role"] == "assistant":
-                    break
-                texts.append(str(message.get("content") or "").strip())
-            rows.append(texts)
-    counts = iter(count_tokens(ctx, resolve_source(ctx, source), [text for texts in rows for text in texts]))
+            roles = [message["role"] for message in conversation.messages]
+            texts = [str(message.get("content") or "").strip() for message in conversation.messages]
+            rows.append((texts, roles.index("assistant") if "assistant" in roles else len(roles)))
+    counts = iter(count_tokens(ctx, resolve_source(ctx, source), [text for texts, _ in rows for text in texts]))
     # a token may span two texts, so each text counts one less
-    return tuple(sum(max(0, next(counts) - 1) for _ in texts) for texts in rows)
+    return tuple((tuple(max(0, next(counts) - 1) for _ in texts), end) for texts, end in rows)
 
 
 def _chunks(num_rows: int) -> Iterator[tuple[int, int]]:

@@ -168,6 +168,7 @@ def prepare_conversations(ctx: TrainingContext, examples: ExampleSplits, model: 
         )
 
         def tell() -> None:
+            ctx.reporter.epoch_sequences = batches.num_sequences
             ctx.reporter.log(
                 f"{batches.num_rows:,} rows packed into {batches.num_sequences:,} sequences of at most"
                 f" {config.context:,} tokens, {format_epochs(batches.epochs_of(config.max_steps))}."

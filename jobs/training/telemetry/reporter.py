@@ -42,7 +42,7 @@ class MeteredReporter(Reporter):
     metrics.
 
     It adds to a step's metrics `mfu`, if `mfu_of_rate` is set, `memory_bytes` once a second, and the device's readings
-    from `gauge`.
+    from `gauge`. `epoch_sequences` are those that packed rows fill, once they are counted.
     """
 
     def __init__(self, reporter: Reporter, meter: MemoryMeter, *, gauge: DeviceGauge | None = None) -> None:
@@ -53,6 +53,7 @@ class MeteredReporter(Reporter):
         self.mfu_of_rate: Callable[[float], float] | None = None
         self.is_as_launched = True
         """False where a resumed run keeps what its config no longer says: it measures another setting."""
+        self.epoch_sequences: int | None = None
 
     def emit(self, event: Event) -> None:
         """Forward an event, with measurements."""
@@ -101,6 +102,7 @@ class MeteredReporter(Reporter):
             tokens_per_s=statistics.median(self._rates),
             device=device_name(device),
             device_kind=device_kind(device),
+            epoch_sequences=self.epoch_sequences,
             **step_times(list(self._seconds)),
         )
 

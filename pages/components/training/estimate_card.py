@@ -13,9 +13,9 @@ from backend.domain.jobs.results import ProbeResult
 from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
 from backend.domain.training.sweep import SweepConfig
-from backend.domain.wording import format_bytes, format_duration, format_epochs, format_usd, plural, short
+from backend.domain.wording import format_bytes, format_duration, format_usd, plural, short
 from backend.services.context import Context, Person
-from backend.services.estimates.forecasts import Forecast, QueuePosition
+from backend.services.estimates.forecasts import Forecast, QueuePosition, describe_epochs
 from backend.services.estimates.probes import find_probe, launch_probe
 from backend.services.estimates.sweep_forecast import SweepForecast
 from backend.services.health import BROKER, HEALTH
@@ -45,8 +45,7 @@ def draw_estimate(
         if expected is None:
             st.caption(describe_tokens(config, config.max_steps))
             return
-        bound = "at least " if expected.epochs_at_least else ""
-        epochs = f", {bound}{format_epochs(expected.epochs)}" if expected.epochs else ""
+        epochs = f", {describe_epochs(expected)}" if expected.epochs else ""
         st.caption(describe_tokens(config, expected.steps) + epochs)
         _draw_prediction(expected)
         _draw_disk(expected.disk_bytes, f"for {plural(expected.num_checkpoints, 'checkpoint')}", expected.free_bytes)

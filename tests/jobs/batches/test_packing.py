@@ -141,7 +141,9 @@ def test_val_loss_is_the_same_with_and_without_packing() -> None:
 
 def test_a_run_logs_its_packing_or_why_it_pads(rooms: Rooms) -> None:
     recorder = Recorder()
-    training.run(rooms.training("sft", run="packed", job="packed", max_steps=2), recorder)
+    result = training.run(rooms.training("sft", run="packed", job="packed", max_steps=5), recorder)
+    assert result.measurement is not None
+    assert f"packed into {result.measurement.epoch_sequences} sequences" in "\n".join(recorder.lines)
     assert any("40 rows packed into" in line and "sequences of at most 48 tokens" in line for line in recorder.lines)
     bloom = build_network(
         ArchitectureConfig(family="bloom", num_layers=2, width=32, context=64, vocab_size=TINY.vocab_size),

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from backend.db.tables import Checkpoint
+from backend.db.tables import Checkpoint, Measurement
 from backend.domain.training.config import RunConfig
 from backend.domain.training.launch_warnings import Code
+from backend.domain.training.packing import count_sequences
+from backend.domain.wording import format_epochs
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.imports import add_rows_dataset
-from backend.services.estimates.forecasts import forecast
+from backend.services.estimates.forecasts import describe_epochs, forecast
+from backend.services.estimates.measurements import subject_of
 from backend.services.tokenizers.tokenizers import get_tokenizer
 from backend.services.training.checks import sample_rows
+from backend.services.training.parts import resolve_parts
 from backend.services.training.runs import launch_run
 from tests.support.job_work import do_job
 from tests.support.jobs import list_jobs
@@ -76,3 +81,47 @@ def test_rows_without_answers_and_unknown_tokenizers_are_not_checked(ctx: Contex
     do_job(ctx, add_rows_dataset(ctx, name="text", kind="text", rows=[{"text": "a b"}] * 30, person=LOCAL).job_id)
     assert sample_rows(ctx, resolve_version(ctx, "text"), source=base) is None
     assert sample_rows(ctx, resolve_version(ctx, "asked"), source="checkpoint:gone") is None
+
+
+def test_epochs_of_packed_rows_are_an_interval_until_a_run_has_counted_its_sequences(ctx: Context, base: str) -> None:
+    """“At least 72 % of one epoch” stood over a run that then made 1.56."""
+    config = sft("asked", 256)
+    expected = forecast(ctx, config)
+    rows = resolve_version(ctx, "asked").train_rows
+    trained = config.tokens_per_step // config.context * config.max_steps
+    assert expected.epochs == pytest.approx(trained / rows), "as if no two rows shared a sequence"
+    lengths = np.array([one + 2 for one in range(20, 61)])  # a byte a token; each of both texts counts one less
+    fewest = count_sequences(lengths, 256) * rows / len(lengths)
+    assert expected.epochs_at_most == pytest.approx(trained / fewest, rel=0.1)
+    assert expected.epochs_at_most > 4 * expected.epochs
+    said = describe_epochs(expected)
+    assert said.startswith(f"between {format_epochs(expected.epochs)} and about ")
+    padded = forecast(ctx, config.model_copy(update={"packing": False}))
+    assert (padded.epochs_at_most, "between" in describe_epochs(padded)) == (None, False)
+
+    parts = resolve_parts(ctx, config)
+    shape = parts.shape
+    subject = subject_of(
+        config,
+        shape,
+        device=parts.device.kind,
+        data=parts.version.id,
+        base=parts.base.id if parts.base else None,
+        parameters=parts.base.parameters if parts.base else None,
+    )
+    with ctx.db.write() as session:
+        session.add(
+            Measurement(
+                origin="run",
+                setting=subject.stored,
+                setting_hash=subject.fingerprint,
+                device=parts.device.name,
+                estimated_bytes=1,
+                measured_bytes=50_000_000,
+                tokens_per_s=1.0,
+                facts={"step_s": 1.0, "epoch_sequences": 7},
+            )
+        )
+    counted = forecast(ctx, config)
+    assert (counted.epochs, counted.epochs_at_least, counted.epochs_at_most) == (trained / 7, False, None)
+    assert describe_epochs(counted) == format_epochs(trained / 7)
