@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -18,6 +19,7 @@ from backend.services.health import BROKER, HEALTH
 from backend.services.jobs.gangs import choose_gang, join_gang
 from backend.services.jobs.workers import beat, list_workers
 from backend.services.situation import read_situation
+from backend.services.training.figures import last_step_of
 from backend.services.training.imported_runs import import_log
 from backend.services.training.runs import set_tags, stop_run
 from backend.services.training.views import get_run, list_runs, run_detail
@@ -317,13 +319,17 @@ def test_a_run_begins_with_its_figures(site: Context, scenario: Scenario) -> Non
     assert not {"Validation loss", "Steps", "Tokens"} & live.keys(), (
         "the chart says them at every step, and would say others"
     )
-    end(site, taken, Status.FINISHED)
-    figures = dict(strip_figures(get_run(site, run.id), run_detail(site, run.id).config, now=site.now()))
-    assert figures["Validation loss"] == "2.7500, best 2.5000"
-    assert figures["Training loss"] == "0.2500"
-    assert figures["Steps"] == "40 of 100"
+    report(site, taken, *points(41, 59))
+    end(site, taken, Status.CANCELLED)
+    draw = partial(strip_figures, get_run(site, run.id), run_detail(site, run.id).config, now=site.now())
+    figures = dict(draw(val_step=last_step_of(site, run.id, "val_loss")))
+    assert figures["Validation loss"] == "2.7500 at step 40, best 2.5000", "the losses of one row are of two steps"
+    assert dict(draw(val_step=59))["Validation loss"] == "2.7500, best 2.5000"
+    assert last_step_of(site, run.id, "val_bpb") is None
+    assert figures["Training loss"] == f"{10 / 59:.4f}"
+    assert figures["Steps"] == "59 of 100"
     assert figures["Peak LR"] == "0.002"
-    assert figures["Tokens"] == f"{40 * 4 * 32:,}"
+    assert figures["Tokens"] == f"{59 * 4 * 32:,}"
     assert not any(label.startswith("Tokens/s") for label in figures), "no speed was measured"
 
 

@@ -47,6 +47,15 @@ def figures_of_runs(ctx: Context, run_ids: Sequence[str]) -> Mapping[str, RunFig
         return {run_id: _figures(session, run_id) for run_id in run_ids}
 
 
+def last_step_of(ctx: Context, run_id: str, metric: str) -> int | None:
+    """Return the step of a metric's newest value; None if it has none."""
+    with ctx.db.read() as session:
+        for name_id, name in run_metric_names(session, run_id):
+            if name == metric:
+                return int(read_points(session, run_id, name_id).steps[-1])
+    return None
+
+
 def _figures(session: Session, run_id: str) -> RunFigures:
     points = {
         name: read_points(session, run_id, name_id).values

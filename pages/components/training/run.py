@@ -17,7 +17,7 @@ from backend.domain.training.metric_labels import METRIC_LABELS
 from backend.domain.training.objectives import label_of, writes_text
 from backend.domain.wording import format_count, format_duration, format_number, plural
 from backend.services.context import Context, Person
-from backend.services.training.figures import figures_of_runs
+from backend.services.training.figures import figures_of_runs, last_step_of
 from backend.services.training.reports import report_body, run_report_text
 from backend.services.training.runs import archive_run, rename_run, resume_run, retry_run, set_notes, set_tags, stop_run
 from backend.services.training.sweeps import sweep_of_run
@@ -70,15 +70,22 @@ def draw_strip(ctx: Context, run: RunView, config: RunConfig) -> None:
     """Draw the run's figures: losses, steps, tokens, duration, speed, and the settings that matter most."""
     speed = None if run.is_active else figures_of_runs(ctx, [run.id])[run.id].tokens_per_s
     with st.container(border=True, key="run_strip"), st.grid(4, min_column_width=104):
-        for label, value in strip_figures(run, config, now=ctx.now(), median_speed=speed):
+        val_step = None if run.is_active else last_step_of(ctx, run.id, "val_loss")
+        for label, value in strip_figures(run, config, now=ctx.now(), val_step=val_step, median_speed=speed):
             st.markdown(f":gray[{label}]  \n**{plain(value)}**")
 
 
 def strip_figures(
-    run: RunView, config: RunConfig, *, now: datetime, median_speed: float | None = None
+    run: RunView,
+    config: RunConfig,
+    *,
+    now: datetime,
+    val_step: int | None = None,
+    median_speed: float | None = None,
 ) -> list[tuple[str, str]]:
     """Return labels and values of the strip; what is not known yet is left out, and of an active run what the chart
-    below shows at every step. The speed of an ended run is that of the chart: the median of its steps.
+    below shows at every step. `val_step` is that of the validation loss, told where the run went on. The speed of an
+    ended run is that of the chart: the median of its steps.
     """
     val_loss, train_loss = run.last.get("val_loss"), run.last.get("train_loss")
     figures = []
@@ -86,7 +93,8 @@ def strip_figures(
         if val_loss is not None and not config.objective.samples:
             best = run.best_val_loss
             is_worse = best is not None and best < val_loss
-            figures.append(("Validation loss", f"{val_loss:.4f}" + (f", best {best:.4f}" if is_worse else "")))
+            at = f" at step {val_step:,}" if val_step is not None and val_step < run.last_step else ""
+            figures.append(("Validation loss", f"{val_loss:.4f}{at}" + (f", best {best:.4f}" if is_worse else "")))
         if config.objective.samples:  # the loss of a policy is near 0 whatever it earns
             rewards = {name: run.last.get(name) for name in ("val_reward/mean", "reward/mean")}
             figures += [(METRIC_LABELS[name], f"{one:.4g}") for name, one in rewards.items() if one is not None]
