@@ -163,7 +163,8 @@ def _missing(verdict: PairVerdict) -> str:
     """Say what would settle the observed gap, or the smallest one that matters where the votes are even."""
     observed = verdict.needed_at_gap
     needed = observed if observed is not None and observed.gap_elo >= verdict.smallest_gap_elo else verdict.needed
-    at = "at this gap" if needed is observed else f"for a gap of {needed.gap_elo:g} rating points"
+    cautious = ", a cautious reading of these votes" if needed is observed else ""
+    at = f"for a gap of {needed.gap_elo:.0f} rating points{cautious}"
     if needed.votes > MANY_VOTES:
         return f"over {MANY_VOTES:,} more votes {at}, so treat them as equal"
     if not (needed.votes or needed.raters):

@@ -125,8 +125,11 @@ def draw_bias(standings: Standings) -> None:
     else:
         grid.metric(
             "Position bias (side A)",
-            f"{bias.value:+.0f} points",
-            help=f"Of rating, 95 % interval {bias.low:+.0f} to {bias.high:+.0f}. Sides are shuffled.",
+            f"{bias.low:+.0f} to {bias.high:+.0f}",
+            help=(
+                f"Rating points that the left side gains: 95 % interval, estimate {bias.value:+.0f}."
+                f"{' It may be none.' if bias.low <= 0 <= bias.high else ''} Sides are shuffled."
+            ),
         )
     grid.metric("Both bad", percent(standings.both_bad_share or 0), help="Share of votes for “both bad”.")
     agreement = standings.agreement.percent_agreement if standings.agreement else None

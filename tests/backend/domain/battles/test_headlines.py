@@ -40,7 +40,7 @@ def test_a_probable_lead_says_what_is_missing_at_the_observed_gap() -> None:
     assert headline.tone == "leaning"
     assert re.fullmatch(
         r"Village chat is probably better than Base, 70 % of 40 votes\. Not enough to promote: about [\d,]+ more votes"
-        r" .*at this gap\.",
+        r" .*for a gap of \d+ rating points, a cautious reading of these votes\.",
         headline.sentence,
     )
 

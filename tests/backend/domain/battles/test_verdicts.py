@@ -78,7 +78,7 @@ def test_what_one_rater_prefers_is_said_of_this_rater_alone() -> None:
     assert verdict.raters_needed > 0
     assert verdict.needed_at_gap is not None
     assert f"would settle a gap of {verdict.needed_at_gap.gap_elo:.0f} rating points" in verdict.sentence
-    assert f"; one of 35 needs {about(verdict.votes_needed)}." in verdict.sentence
+    assert f" A gap of 35 needs {about(verdict.votes_needed)} votes." in verdict.sentence
     assert verdict.needed_at_gap.raters < verdict.raters_needed
 
 
@@ -122,8 +122,8 @@ def test_an_undecided_pair_states_the_votes_needed() -> None:
     votes, prompts, raters = map(about, (at_gap.votes, at_gap.prompts, at_gap.raters))
     assert f"About {votes} more votes by {raters} new raters and with {prompts} new prompts" in verdict.sentence
     assert (
-        "would settle a gap of 55 rating points, as these votes and one more each show;"
-        f" one of 35 needs {about(verdict.votes_needed)}."
+        "would settle a gap of 55 rating points, a cautious reading of these votes: as if each side had won one more."
+        f" The board's ratings may lie further apart. A gap of 35 needs {about(verdict.votes_needed)} votes."
     ) in verdict.sentence
 
 
