@@ -53,7 +53,12 @@ def up(
         str, typer.Option(help="Start these alone, separated by commas, as containers do; the rest runs elsewhere.")
     ] = ",".join(PARTS),
 ) -> None:
-    """Start broker, worker, gateway and pages, print the address, and stay until Ctrl-C."""
+    """Start broker, worker, gateway and pages, print the address, and stay until Ctrl-C.
+
+    Ports and folder are variables of the environment or lines of .env: ROUNDHOUSE_PORT is that of the pages (8501),
+    ROUNDHOUSE_GATEWAY_PORT that of the gateway (8100), ROUNDHOUSE_HOME the folder of the installation. Other variables
+    are listed in docs/settings.md and on the page Settings.
+    """
     settings = Settings()
     parts = _read_parts(only)
     if parts != set(PARTS) and settings.redis_url is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from backend.cli.main import NOUNS, VERBS, load_command
+from backend.settings import Settings, variable_of
 from tests.support.data.imports import HEAVY, imports_of
 from tests.support.installation import PROJECT
 
@@ -39,6 +40,14 @@ def test_endpoint_list_imports_what_a_query_needs_and_no_more(home: Path) -> Non
 def test_the_summary_of_a_verb_is_the_beginning_of_its_help(name: str) -> None:
     summary = VERBS[name][1]
     assert load_command(name).help.startswith(summary)
+
+
+def test_the_help_of_up_says_how_ports_and_folder_are_set() -> None:
+    help_ = load_command("up").help
+    for name in ("port", "gateway_port"):
+        assert variable_of(name) in help_
+        assert f"({Settings.model_fields[name].default})" in help_
+    assert variable_of("home") in help_
 
 
 @pytest.mark.parametrize("name", NOUNS)
