@@ -72,7 +72,7 @@ def newest_checkpoint(run: dict[str, Any]) -> str:
 
 def compare_settings(page: Page) -> None:
     """Ask one endpoint twice, the second time without sampling."""
-    page.get_by_text("Twice", exact=True).click()
+    page.get_by_text("Answer twice", exact=True).click()
     settle(page)
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Settings").click()

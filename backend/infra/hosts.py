@@ -117,6 +117,11 @@ def reachable_host(listens_on: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
+def machine_name(host: str) -> str:
+    """Return a machine's name as readers on this one know it: `this machine`, or the name of another."""
+    return "this machine" if host == socket.gethostname() else host
+
+
 class HostGuard:
     """Refuses requests and websockets under a foreign name, and websockets and forms that a page of another origin
     sends.

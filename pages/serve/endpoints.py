@@ -243,7 +243,7 @@ def draw_replica_memory(memory: DeploymentMemory, replicas: int) -> None:
         if need.preparing_bytes > 1.1 * need.total_bytes:
             needs += f" While the first one prepares the weights: up to {size(need.preparing_bytes)}."
     has = (
-        f"Free {'on a GPU of' if free.device == 'cuda' else 'on'} {free.host}: {size(free.free_bytes)}."
+        f"Free {'on a GPU of' if free.device == 'cuda' else 'on'} {free.machine}: {size(free.free_bytes)}."
         if free
         else "No serving worker reports."
     )

@@ -127,7 +127,7 @@ def test_a_file_of_the_data_folder_is_mapped_by_hand_and_its_bad_rows_come_back(
     version = resolve_version(installation.ctx, "greetings")
     assert (version.rows, version.rejected_rows) == (60, 2)
     assert version.mapping == {"instruction": "prompt", "letter": "completion"}
-    visitor.page.get_by_role("tab", name="Rejected").click()
+    visitor.page.get_by_role("tab", name="Rejected rows").click()
     visitor.settle()
     rejected = [json.loads(line) for line in visitor.downloads("Download as JSON Lines").read_text().splitlines()]
     assert [item["row"] for item in rejected] == [41, 62]

@@ -100,6 +100,19 @@ def test_four_blind_answers_tell_nothing_run_nothing_and_load_nothing_until_the_
     assert visitor.findings == [], "no request left this machine"
 
 
+@pytest.mark.parametrize("size", [(1280, 1000), (1280, 720), (1440, 900), (390, 844)], ids=str)
+def test_no_suggestion_lies_behind_the_bar_of_the_message(visitor: Visitor, size: tuple[int, int]) -> None:
+    """The fourth one was half hidden, and nothing told that the page could be scrolled."""
+    tab = visitor.page
+    tab.set_viewport_size({"width": size[0], "height": size[1]})
+    visitor.go("/playground?endpoint=fir")
+    expect(tab.locator(".pg-example")).to_have_count(4)
+    expect(tab.locator(".pg-meter")).to_be_visible()
+    bottoms = tab.locator(".pg-example").evaluate_all("nodes => nodes.map(node => node.getBoundingClientRect().bottom)")
+    assert max(bottoms) <= tab.locator(".pg-composer").evaluate("node => node.getBoundingClientRect().top")
+    tab.set_viewport_size({"width": 1440, "height": 900})
+
+
 def test_a_call_of_a_tool_is_shown_and_its_result_continues_the_answer(visitor: Visitor, chat: ChatWorld) -> None:
     replica = chat.replicas["oak"]
     replica.word, replica.tokens, replica.script = None, 3, 'call:weather:{"city": "Graz"}'
@@ -202,7 +215,7 @@ def test_an_endpoint_answers_twice_with_settings_of_its_own_which_its_answer_nam
     replica.word, replica.tokens, replica.script = None, 3, "finish"
     tab = visitor.page
     visitor.go("/playground?endpoint=ash")
-    tab.get_by_text("Twice", exact=True).click()
+    tab.get_by_text("Answer twice", exact=True).click()
     expect(tab.get_by_placeholder("Write a message, answered twice", exact=True)).to_be_visible()
     visitor.settle()
     tab.get_by_role("button", name="Settings").click()

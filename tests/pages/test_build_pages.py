@@ -419,7 +419,7 @@ def test_a_fallback_to_text_is_reported_before_the_import(site: Context) -> None
     app.file_uploader(key="import_file").upload("lamps.jsonl", rows.encode(), "application/json").run()
     assert_sound(app)
     (warning,) = [str(one.value) for one in app.warning if "Detected" in str(one.value)]
-    assert "Detected: text (30 %): no other kind fits" in warning
+    assert "Detected: text (30 % sure): no other kind fits" in warning
     assert "blurb holds the most text" in warning
     assert "Searched for turns (messages, conversations, dialogue); a chosen and a rejected answer" in words(app)
     assert list_datasets(site) == []
@@ -427,7 +427,7 @@ def test_a_fallback_to_text_is_reported_before_the_import(site: Context) -> None
         "named.jsonl", rows.replace("blurb", "text").encode(), "application/json"
     ).run()
     assert not [one for one in app.warning if "Detected" in str(one.value)]
-    assert "Detected: text (80 %): plain text in text; not used" in words(app)
+    assert "Detected: text (80 % sure): plain text in text; not used" in words(app)
 
 
 def test_a_version_is_exported_from_its_page(site: Context) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -454,6 +455,9 @@ def test_memory_needed_is_shown_beside_free_memory_before_deploying(ctx: Context
     shown = texts(app).replace("\\", "")
     assert "weights 28.0 GB" in shown
     assert "Free on lab: 8.0 GB" in shown
+    idle = gauges | {"memory_used_bytes": 0}
+    beat(ctx, name="own", host=socket.gethostname(), pid=1, slots={"serve": 1}, devices=[], gauges=idle)
+    assert "Free on this machine: 10.0 GB" in texts(draw("serve/endpoints.py")).replace("\\", "")
     assert "may not fit" in app.warning[0].value
     app.selectbox(key="deploy_engine").select("vllm").run()
     shown = texts(app).replace("\\", "")

@@ -87,7 +87,7 @@ def detection_data(detected: SourcePreview | None) -> dict[str, object] | None:
 
 def detection_text(detected: SourcePreview) -> str:
     """Return the detected kind with its confidence and reason; of a fallback to text also the columns searched for."""
-    head = f"Detected: {detected.kind} ({percent(detected.confidence)})"
+    head = f"Detected: {detected.kind} ({percent(detected.confidence)} sure)"
     if not detected.is_fallback:
         return f"{head}: {detected.reason}."
     return "\n".join(

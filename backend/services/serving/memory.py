@@ -12,6 +12,7 @@ from backend.db.tables import Checkpoint
 from backend.domain.serving.drafts import with_draft
 from backend.domain.serving.memory import ReplicaMemory, replica_memory
 from backend.domain.serving.precision import Precision
+from backend.infra.hosts import machine_name
 from backend.services.checkpoints.networks import read_network_shape
 from backend.services.context import Context
 from backend.services.jobs.workers import WorkerView, list_workers
@@ -28,6 +29,11 @@ class FreeMemory:
     host: str
     device: Literal["cpu", "cuda"]
     free_bytes: int
+
+    @property
+    def machine(self) -> str:
+        """The machine as readers on this one know it."""
+        return machine_name(self.host)
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
     if version.rejected_rows > FEW_REJECTED * (version.rows + version.rejected_rows):
         _draw_loss(version)
     elif version.rejected_rows:
-        st.caption(f"{plural(version.rejected_rows, 'row')} of the source rejected: see the tab Rejected.")
+        st.caption(f"{plural(version.rejected_rows, 'row')} of the source rejected: see the tab Rejected rows.")
     if dropped := describe_dropped(version.facts.dropped_media):
         st.warning(with_code(dropped), icon=":material/hide_image:")
     if filtered := describe_filtered(version.facts.filtered_rows):
@@ -128,7 +128,7 @@ def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
         "Versions",
         "Card",
         "Export",
-        "Rejected",
+        "Rejected rows",
         "Origin",
     ]
     _open_linked_tab(names)

@@ -219,7 +219,7 @@ def _draw_way_to_battles(chosen: Chosen) -> None:
 
 def _draw_detection(guess: SourcePreview) -> None:
     """Draw the detected kind with its confidence and reason; of a fallback to text also the columns searched for."""
-    detected = f"Detected: {guess.kind} ({percent(guess.confidence)})"
+    detected = f"Detected: {guess.kind} ({percent(guess.confidence)} sure)"
     reason = plain(guess.reason.replace("`", ""))
     if not guess.is_fallback:
         check = "" if guess.confidence >= SURE else " Please check."

@@ -134,7 +134,7 @@ def choose_sides(names: Sequence[str], chosen: Sequence[str], *, scope: str) -> 
     )
     sides = {name: name for name in picked}
     if len(picked) == 1 and st.toggle(
-        "Twice",
+        "Answer twice",
         value=len(chosen) > len(set(chosen)),
         key=f"twice_{scope}",
         help="Two answers side by side, each with settings of its own if you like.",

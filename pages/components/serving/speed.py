@@ -52,7 +52,7 @@ def draw_speed(ctx: Context, person: Person, checkpoint_id: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         is_requested = st.button(label, key="measure_speed", icon=":material/speed:", help=HELP, type=kind)  # type: ignore[arg-type]
         with_int8 = st.checkbox(
-            "int8 too", key="measure_int8", help="On CPUs: its speed, and its perplexity against float32."
+            "Measure int8 too", key="measure_int8", help="On CPUs: its speed, and its perplexity against float32."
         )
     if is_requested:
         with errors_shown():

@@ -40,9 +40,8 @@ def test_a_fallback_to_text_is_reported_before_the_import_with_the_columns_searc
     answer = import_file(source)
     assert answer.exit_code == 0, answer.stderr
     stderr = answer.stderr
-    assert (
-        "Detected: text (30 %): no other kind fits; no column has a known name; `blurb` holds the most text" in stderr
-    )
+    detected = "Detected: text (30 % sure): no other kind fits; no column has a known name; `blurb` holds the most text"
+    assert detected in stderr
     assert "  a chosen and a rejected answer (chosen, rejected)" in stderr
     assert "give --kind and --column COLUMN=FIELD" in stderr
     data = json.loads(answer.stdout)
