@@ -30,6 +30,7 @@ from backend.cli.processes import (
     Program,
     broker_program,
     pid_file,
+    record_pid,
     running_pid,
     supervisor_config,
     web_programs,
@@ -84,9 +85,7 @@ def _run(settings: Settings, parts: set[str]) -> None:
     if problems:
         fail(" ".join(f"{finding.detail} {finding.cure}" for finding in problems))
     broker = [] if settings.redis_url else [broker_program(settings)]
-    pid_path = pid_file(settings)
-    pid_path.parent.mkdir(parents=True, exist_ok=True)
-    pid_path.write_text(f"{os.getpid()} {psutil.Process().create_time()}")
+    record_pid(settings, psutil.Process())
     preparation = subprocess.Popen(
         [sys.executable, "-m", "backend.cli.preparation", *sorted(parts)],
         cwd=PROJECT,
@@ -106,7 +105,7 @@ def _run(settings: Settings, parts: set[str]) -> None:
     finally:
         preparation.kill()
         preparation.wait()
-        pid_path.unlink(missing_ok=True)
+        pid_file(settings).unlink(missing_ok=True)
 
 
 def end_leftovers_of_home(settings: Settings) -> int:
@@ -251,6 +250,7 @@ def supervise(
     them.
     """
     config, logs = settings.home / "run" / f"{name}.conf", settings.home / "logs"
+    config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(
         supervisor_config(stages, folder=config.parent, logs=logs).replace("supervisord.pid", f"{name}.pid")
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import pytest
 
 from backend.cli import up
 from backend.cli.doctor import check_broker
-from backend.cli.processes import broker_program
+from backend.cli.processes import broker_program, record_pid, running_pid
 from backend.infra.queue import JobQueue
 from backend.settings import PROJECT, Settings
 from tests.support.installation import free_port, wait_until
@@ -56,6 +58,28 @@ def test_an_external_broker_is_used_unchanged(tmp_path: Path) -> None:
     assert (
         make_settings(tmp_path, redis_url="redis://:secret@broker:6379/2").broker_url == "redis://:secret@broker:6379/2"
     )
+
+
+def test_a_copy_of_a_running_home_neither_runs_nor_stops_the_original(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original, copy = make_settings(tmp_path / "original"), make_settings(tmp_path / "copy")
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        record_pid(original, psutil.Process(process.pid))
+        shutil.copytree(original.home / "run", copy.home / "run")
+        assert running_pid(copy) is None
+        monkeypatch.setattr(up, "Settings", lambda: copy)
+        up.down()
+        assert process.poll() is None
+        monkeypatch.setattr(up, "Settings", lambda: original)
+        up.down()
+        assert process.wait(5) == -signal.SIGTERM
+        assert running_pid(original) is None, "a file that stayed names a process that is over"
+        assert capsys.readouterr().out.splitlines() == ["Nothing runs here.", "Stopped."]
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_an_installation_that_is_late_is_announced_all_the_same(
