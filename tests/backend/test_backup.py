@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
+
+import pytest
 
 from backend.bootstrap import build_context
 from backend.services.checkpoints.checkpoints import list_checkpoints
@@ -31,11 +34,15 @@ def test_a_copy_of_an_installation_that_writes_opens_in_another_folder(tmp_path:
     wal = home / "models.db-wal"
     assert wal.stat().st_size > 0, "the newest row is in the log of the database alone"
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin:/usr/local/bin"}
+    (home / "run").mkdir()
+    (home / "run" / "up.pid").write_text("1 2.0")
     subprocess.run(["bash", "-ec", documented(1)], env=environment, check=True)
+    assert not (home / "backup.db").exists()
     Scenario(ctx).checkpoint("Elm")
     restore = documented(2).replace("roundhouse up\n", "")
     (tmp_path / "other").mkdir()
     subprocess.run(["bash", "-ec", restore], env=environment | {"HOME": str(other.parent)}, cwd=tmp_path, check=True)
+    assert not (other / "run").exists(), "a copy does not say which processes run the original"
     ctx.db.engine.dispose()
     shutil.rmtree(home)
     restored = build_context(make_settings(other), migrate=False)
@@ -43,3 +50,29 @@ def test_a_copy_of_an_installation_that_writes_opens_in_another_folder(tmp_path:
     assert (restored.artifacts.root / "checkpoints" / "Oak" / "weights").read_bytes() == b"weights"
     assert not any(str(home) in text for text in restored.db.engine.raw_connection().iterdump())
     restored.db.engine.dispose()
+
+
+@pytest.mark.parametrize("beside_home", [None, b""], ids=["missing", "empty"])
+def test_a_backup_of_a_home_whose_database_is_elsewhere_is_an_error_until_that_is_named(
+    tmp_path: Path, migrated_database: Path, beside_home: bytes | None
+) -> None:
+    home = tmp_path / ".roundhouse"
+    home.mkdir()
+    if beside_home is not None:
+        (home / "models.db").write_bytes(beside_home)
+    shutil.copy(migrated_database, tmp_path / "models.db")
+    before = sorted(home.iterdir())
+
+    def back_up(commands: str) -> int:
+        environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin:/usr/local/bin"}
+        return subprocess.run(["bash", "-c", commands], env=environment, capture_output=True).returncode
+
+    assert back_up(documented(1)) != 0
+    assert not (tmp_path / "backup.tgz").exists()
+    assert sorted(home.iterdir()) == before
+    assert back_up(documented(1).replace("python3 - models.db", "python3 - ../models.db")) == 0
+    with tarfile.open(tmp_path / "backup.tgz") as archive:
+        archive.extract("./models.db", tmp_path / "restored", filter="data")
+    ctx = build_context(make_settings(tmp_path / "restored"), migrate=False)
+    assert list_checkpoints(ctx) == []
+    ctx.db.engine.dispose()
