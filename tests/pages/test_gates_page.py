@@ -116,3 +116,24 @@ def test_a_benchmark_that_is_scored_in_two_ways_is_offered_with_each(site: Conte
     shown = words(open_page(PAGE, gate=gate.id))
     assert "facts@1 by law" in shown
     assert "not worse by 2 points or more" in shown
+
+
+def test_a_gate_says_which_evaluations_count(site: Context, scenario: Scenario) -> None:
+    config = GateConfig.model_validate({"champion": "Oak", "benchmarks": [{"benchmark": "facts"}], "margin": 0.02})
+    gate = create_gate(site, name="release", config=config, person=LOCAL)
+    for name in ("Oak", "Elm"):
+        scenario.evaluation(name, "facts", [1, 0, 1, 1] * 5, limit=20)
+    app = open_page(PAGE, gate=gate.id)
+    (before,) = [one.value.replace("\\", "") for one in app.warning if "On facts@1" in one.value]
+    assert "Counted: Oak, " in before
+    assert "(all items); a candidate needs one with the same settings." in before
+    app.selectbox(key=f"gate_candidate_{gate.id}").set_value(resolve_checkpoint(site, "Elm").id).run()
+    (chosen,) = [one.value.replace("\\", "") for one in app.warning if "On facts@1" in one.value]
+    assert chosen.startswith("On facts@1, 40 items")
+    assert "(all items) and Elm, " in chosen
+    app.button(key=f"gate_judge_{gate.id}").click().run()
+    assert_sound(app)
+    (counted,) = [one for one in app.button if "40 common items" in one.label]
+    assert counted.label.replace("\\", "").startswith("facts: Oak, ")
+    counted.click().run()
+    assert_sound(app)

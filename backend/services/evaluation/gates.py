@@ -5,6 +5,7 @@ passed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -54,6 +55,7 @@ from backend.services.evaluation.endpoints.registry import (
     store_own,
 )
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluations, list_evaluations, of_what_is_served
+from backend.services.evaluation.packed_items import count_common, read_item_values
 from backend.services.evaluation.pairing import comparison_at, count_unclear
 from backend.services.evaluation.power import plan_comparison
 from backend.services.evaluation.safety.runs import count_missing, unjudged
@@ -99,8 +101,8 @@ class GateOutcome:
             interval = interval_text(metric, result.low, result.high, signed=True)
             size = score_text(metric, abs(result.difference), signed=True).removeprefix("+")
             text = f"{result.verdict.capitalize()} on {result.benchmark} by {task}{look}:"
-            text += f" {'worse' if result.difference < 0 else 'better'} by {size} ({interval or 'no interval'}),"
-            text += f" threshold {score_text(metric, result.threshold, signed=True)}"
+            text += f" {'worse' if result.difference < 0 else 'better'} by {size} ({interval or 'no interval'}) on"
+            text += f" {result.n:,} common items, threshold {score_text(metric, result.threshold, signed=True)}"
             if result.items_to_settle is not None:
                 short = (
                     f", more than the {available:,} that the benchmark has"
@@ -250,8 +252,8 @@ def judge(ctx: Context, *, candidate: str, gate: str, person: Person) -> GateOut
 
 
 def judge_config(ctx: Context, *, candidate: str, config: GateConfig) -> GateOutcome:
-    """Judge a checkpoint, or `endpoint:NAME`, from the newest like evaluations of it and the champion; nothing is
-    recorded.
+    """Judge a checkpoint, or `endpoint:NAME`, from the like evaluations of it and the champion that have the most items
+    in common, the newest of equals; nothing is recorded.
 
     No look is known then, so each earlier evaluation of the candidate counts as one. A benchmark that one of them was
     not evaluated on leaves the gate INCONCLUSIVE. Raises NotFound for unknown names, Conflict, naming what differs,
@@ -280,7 +282,7 @@ def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: boo
         missing += absent
         if absent:
             continue
-        first, second = _like(*sides)
+        first, second, _items = _choose_pair(ctx, *sides)
         metric = part.metric or first.main_metric
         silent = [text for side in (first, second) if (text := unjudged(ctx, side, metric))]
         missing += silent
@@ -323,7 +325,8 @@ class GatePlan:
     """Power of a gate on one benchmark. `power` is None where it is not known, and `unknown` says why.
 
     `discordance`: share of items on which two checkpoints are taken to differ; `measured_pairs` counts the pairs of
-    earlier evaluations that it is the median of, 0 where it is planned.
+    earlier evaluations that it is the median of, 0 where it is planned. `evaluations`: those that count, the champion's
+    and, of a candidate that has one made alike, the candidate's.
     """
 
     benchmark: str
@@ -331,31 +334,43 @@ class GatePlan:
     discordance: float = 0.0
     measured_pairs: int = 0
     unknown: str = ""
+    evaluations: tuple[EvaluationView, ...] = ()
 
 
-def plan_gates(ctx: Context, config: GateConfig) -> list[GatePlan]:
-    """Return the power of a gate on each benchmark, before a candidate is judged: on as many items as the champion was
-    evaluated on.
+def plan_gates(ctx: Context, config: GateConfig, *, candidate: str | None = None) -> list[GatePlan]:
+    """Return the power of a gate on each benchmark: of a candidate, by the pair of evaluations that judges it; without
+    one, or without such a pair, on as many items as the champion was evaluated on at most.
 
-    Raises NotFound for an unknown champion or benchmark.
+    Raises NotFound for an unknown champion, candidate or benchmark.
     """
     champion, plans = _champion(ctx, config), []
+    subject = None if candidate is None else _candidate(ctx, candidate)
     for part in config.benchmarks:
         version = resolve_version(ctx, part.benchmark)
         scored = _finished(ctx, version.id, champion, part)
-        way = part.task or _choose_way(ctx, version, scored)
-        evaluation = next((one for one in scored if one.way == way), None)
-        if evaluation is None:
+        others = [] if subject is None else _finished(ctx, version.id, subject, part)
+        way = part.task or _choose_way(ctx, version, scored, others)
+        counted, items = _plan_evaluations(
+            ctx, part, *([one for one in side if one.way == way] for side in (scored, others))
+        )
+        if not counted:
             why = f"“{champion.name}” is not evaluated on it yet"
             plans.append(GatePlan(version.label, None, unknown=why))
             continue
+        evaluation = counted[0]
         metric = part.metric or evaluation.main_metric
-        score = evaluation.score(metric)
-        items = score.n if score else 0
-        plan = plan_comparison(ctx, version_id=version.id, kind=evaluation.kind, items=items, metric=metric)
+        plan = plan_comparison(
+            ctx,
+            version_id=version.id,
+            kind=evaluation.kind,
+            items=items,
+            metric=metric,
+            settings=evaluation.settings,
+            pair=[one.id for one in counted] if len(counted) == 2 else (),
+        )
         if plan is None or not is_averaged(metric):
             why = f"{score_label(metric)} is no share, so nothing is known before a candidate is scored"
-            plans.append(GatePlan(version.label, None, unknown=why))
+            plans.append(GatePlan(version.label, None, unknown=why, evaluations=counted))
             continue
         named = part.model_copy(update={"benchmark": version.label})
         power = plan_gate(
@@ -366,8 +381,29 @@ def plan_gates(ctx: Context, config: GateConfig) -> list[GatePlan]:
             design_effect=plan.design_effect,
             is_whole=evaluation.config.limit is None,
         )
-        plans.append(GatePlan(version.label, power, plan.discordance, plan.measured_pairs))
+        plans.append(GatePlan(version.label, power, plan.discordance, plan.measured_pairs, evaluations=counted))
     return plans
+
+
+def _plan_evaluations(
+    ctx: Context, part: GateBenchmark, champions: Sequence[EvaluationView], candidates: Sequence[EvaluationView]
+) -> tuple[tuple[EvaluationView, ...], int]:
+    """Return the evaluations that count before a candidate is judged, and of how many items: the pair that judges it,
+    else the champion's with the most items.
+    """
+
+    def size(evaluation: EvaluationView) -> int:
+        score = evaluation.score(part.metric or evaluation.main_metric)
+        return score.n if score else 0
+
+    if champions and candidates:
+        with suppress(Conflict):
+            first, second, items = _choose_pair(ctx, champions, candidates)
+            return (first, second), min(items, size(first), size(second))
+    if not champions:
+        return (), 0
+    largest = max(champions, key=size)
+    return (largest,), size(largest)
 
 
 def refuse_without_gates(ctx: Context, *, endpoint: str, checkpoint_id: str, person: Person) -> None:
@@ -531,22 +567,32 @@ def config_of(ctx: Context, gate: GateView) -> GateConfig:
     return gate.config.model_copy(update={"benchmarks": tuple(parts)})
 
 
-def _like(
-    champions: Sequence[EvaluationView], candidates: Sequence[EvaluationView]
-) -> tuple[EvaluationView, EvaluationView]:
-    """Return the newest evaluations that were made alike; raise Conflict with the newest two's differences where there
-    are none.
+def _choose_pair(
+    ctx: Context, champions: Sequence[EvaluationView], candidates: Sequence[EvaluationView]
+) -> tuple[EvaluationView, EvaluationView, int]:
+    """Return the evaluations that were made alike and have the most items in common, the newest of equals, with the
+    number of those items; raise Conflict with the newest two's differences where there are none.
+
+    The number says nothing of the scores, so choosing by it spends no error; the newest alone may be of a few items.
     """
     across = champions[0].endpoint is not None or candidates[0].endpoint is not None
-    by_key = {column_key(evaluation, across=across): evaluation for evaluation in reversed(champions)}
-    for candidate in candidates:
-        champion = by_key.get(column_key(candidate, across=across))
-        if champion is not None:
-            return champion, candidate
-    refuse_unlike(champions[0], candidates[0])
-    raise Conflict(
-        "The evaluations of candidate and champion were not made alike.", remedy="Evaluate both with the same settings."
-    )
+    columns: dict[str, list[EvaluationView]] = {}
+    for champion in champions:
+        columns.setdefault(column_key(champion, across=across), []).append(champion)
+    pairs = [
+        (champion, candidate)
+        for candidate in candidates
+        for champion in columns.get(column_key(candidate, across=across), ())
+    ]
+    if not pairs:
+        refuse_unlike(champions[0], candidates[0])
+        raise Conflict(
+            "The evaluations of candidate and champion were not made alike.",
+            remedy="Evaluate both with the same settings.",
+        )
+    values = read_item_values(ctx, list({one.id for pair in pairs for one in pair}))
+    counted = [(*pair, count_common(*(values[one.id] for one in pair))) for pair in pairs]
+    return max(counted, key=lambda pair: pair[2])
 
 
 def _recorded_looks(

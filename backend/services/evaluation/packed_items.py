@@ -87,6 +87,11 @@ def common_items(first: ItemValues, second: ItemValues, metric: str) -> tuple[Fl
     return first.column(metric)[before], second.column(metric)[after]
 
 
+def count_common(first: ItemValues, second: ItemValues) -> int:
+    """Return how many items both evaluations have."""
+    return len(np.intersect1d(first.keys, second.keys, assume_unique=True))
+
+
 def _read_items(session: Session, evaluation_id: str) -> dict[str, dict[str, float]]:
     query = select(EvaluationItem.item_hash, EvaluationItem.values).where(EvaluationItem.evaluation_id == evaluation_id)
     return dict(session.execute(query).all())

@@ -4,6 +4,7 @@ planned.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from statistics import median
 
@@ -20,29 +21,40 @@ from backend.services.context import Context
 from backend.services.evaluation.packed_items import ItemValues, common_items, read_item_values
 
 MAX_CHECKPOINTS = 6
+MAX_EVALUATIONS = 100
+"""Newest evaluations of a version, of which those with the same settings are taken."""
 MIN_ITEMS = 30
 """Shared items from which on two evaluations measure a discordance."""
 
 
 def plan_comparison(
-    ctx: Context, *, version_id: str, kind: EvaluationKind, items: int, metric: str
+    ctx: Context,
+    *,
+    version_id: str,
+    kind: EvaluationKind,
+    items: int,
+    metric: str,
+    settings: Mapping[str, object] | None = None,
+    pair: Sequence[str] = (),
 ) -> PowerPlan | None:
     """Return what a comparison of two checkpoints by a metric on so many items of a version can detect; None for texts
     without a share.
 
-    Discordance is the median over the pairs of the newest evaluations of up to six checkpoints, scored in the same way.
+    Discordance is that of a `pair` of evaluations, else the median over the pairs of the newest evaluations of up to
+    six checkpoints with these `settings`, else with those of the newest.
     """
     if kind is EvaluationKind.PERPLEXITY or items < 1:
         return None
-    pairs = [_measure(first, second, metric) for first, second in combinations(_newest(ctx, version_id, kind), 2)]
-    measured = [pair for pair in pairs if pair is not None]
+    evaluations = read_item_values(ctx, list(pair) or _newest(ctx, version_id, kind, settings)).values()
+    pairs = [_measure(first, second, metric) for first, second in combinations(evaluations, 2)]
+    measured = [one for one in pairs if one is not None]
     if not measured:
         return plan_power(items)
     discordance, design_effect = (median(values) for values in zip(*measured, strict=True))
     return plan_power(items, discordance=discordance, measured_pairs=len(measured), design_effect=design_effect)
 
 
-def _newest(ctx: Context, version_id: str, kind: EvaluationKind) -> list[ItemValues]:
+def _newest(ctx: Context, version_id: str, kind: EvaluationKind, settings: Mapping[str, object] | None) -> list[str]:
     query = (
         select(
             Evaluation.id,
@@ -54,13 +66,15 @@ def _newest(ctx: Context, version_id: str, kind: EvaluationKind) -> list[ItemVal
             Evaluation.dataset_version_id == version_id, Evaluation.kind == kind.value, Job.status == Status.FINISHED
         )
         .order_by(Evaluation.created_at.desc())
-        .limit(50)
+        .limit(MAX_EVALUATIONS)
     )
     with ctx.db.read() as session:
         rows = session.execute(query).all()
-    alike = [row for row in rows if row.record.settings == rows[0].record.settings]
+    if settings is None and rows:
+        settings = rows[0].record.settings
+    alike = [row for row in rows if row.record.settings == settings]
     newest = {row.subject_id: row.id for row in reversed(alike)}
-    return list(read_item_values(ctx, list(newest.values())[-MAX_CHECKPOINTS:]).values())
+    return list(newest.values())[-MAX_CHECKPOINTS:]
 
 
 def _measure(first: ItemValues, second: ItemValues, metric: str) -> tuple[float, float] | None:

@@ -21,6 +21,7 @@ from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.evaluation.board import Column, read_board
 from backend.services.evaluation.endpoints.registry import list_evaluated
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluations
 from backend.services.evaluation.gates import (
     ENDPOINT_PREFIX,
     GateView,
@@ -40,7 +41,7 @@ from pages.components import routes
 from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import choose_from
 from pages.components.confirm import draw_confirmed
-from pages.components.evaluation.power import format_gate_power
+from pages.components.evaluation.power import format_counted, format_evaluation, format_gate_power
 from pages.components.form_drafts import draw_restored, forget_form, has_restored, keep_form, restore_form
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, object_heading, plain, spoken
@@ -169,10 +170,13 @@ def _offer_benchmarks(columns: Sequence[Column]) -> dict[str, dict[str, str]]:
     }
 
 
-def _draw_power(ctx: Context, config: GateConfig) -> None:
-    """Draw how likely a gate is to pass and to fail, and warn where it could seldom pass what it should."""
-    for plan in plan_gates(ctx, config):
-        words = plain(format_gate_power(plan, test=config.test))
+def _draw_power(ctx: Context, config: GateConfig, *, candidate: str | None = None) -> None:
+    """Draw how likely a gate is to pass and to fail by which evaluations, and warn where it could seldom pass what it
+    should.
+    """
+    for plan in plan_gates(ctx, config, candidate=candidate):
+        counted = format_counted(plan.evaluations, now=ctx.now())
+        words = plain(f"{format_gate_power(plan, test=config.test)} {counted}".strip())
         if plan.power is not None and plan.power.passes < LOW_POWER:
             st.warning(words, icon=":material/warning:")
         else:
@@ -221,10 +225,13 @@ def _draw_gate(ctx: Context, person: Person, gate: GateView) -> None:
     config = config_of(ctx, gate)
     st.caption(plain(f"Champion: {_champion(ctx, config)}. {describe_procedure(config).capitalize()}."))
     st.caption(plain(f"Benchmarks: {', '.join(part.label for part in config.benchmarks)}."))
-    with errors_shown():
-        _draw_power(ctx, config)
-    if person.may_build:
-        _draw_judge(ctx, person, gate)
+    power = st.container()
+    candidate = _draw_judge(ctx, person, gate) if person.may_build else None
+    with power, errors_shown():
+        _draw_power(ctx, config, candidate=candidate)
+    reported = [part for result in gate.results for part in result.report.benchmarks]
+    ids = {one for part in reported for one in (part.champion_evaluation, part.candidate_evaluation)}
+    evaluations = {one.id: one for one in get_evaluations(ctx, list(ids))}
     for number, result in enumerate(gate.results):
         with st.container(border=True):
             with st.container(horizontal=True, vertical_alignment="center"):
@@ -232,12 +239,15 @@ def _draw_gate(ctx: Context, person: Person, gate: GateView) -> None:
                 st.text(f"{result.checkpoint} against {result.champion}", width="content")
                 st.caption(when(result.created_at, now=ctx.now()), width="content")
             _draw_report(result.report, key=f"gate_report_{gate.id}_{number}")
+            for row, part in enumerate(result.report.benchmarks):
+                _draw_counted(ctx, part, evaluations, key=f"gate_pair_{gate.id}_{number}_{row}")
     if not gate.results:
         st.caption("No checkpoint was judged yet. Choose a candidate and press Judge.")
     _draw_endpoints(ctx, person, gate)
 
 
-def _draw_judge(ctx: Context, person: Person, gate: GateView) -> None:
+def _draw_judge(ctx: Context, person: Person, gate: GateView) -> str | None:
+    """Draw the choice of a candidate, and return it."""
     candidates = label_usable_first(ctx, list_checkpoints(ctx, ready=True))
     candidates |= {f"{ENDPOINT_PREFIX}{one.key}": f"{one.name} (endpoint)" for one in list_evaluated(ctx)}
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -246,6 +256,18 @@ def _draw_judge(ctx: Context, person: Person, gate: GateView) -> None:
             with errors_shown():
                 judge(ctx, candidate=str(chosen), gate=gate.id, person=person)
                 st.rerun()
+    return None if chosen is None else str(chosen)
+
+
+def _draw_counted(
+    ctx: Context, part: ReportedBenchmark, evaluations: Mapping[str, EvaluationView], *, key: str
+) -> None:
+    """Draw which evaluations a verdict rests on, as a link to their comparison; nothing of those that were deleted."""
+    pair = {"first": part.champion_evaluation, "second": part.candidate_evaluation}
+    if all(one in evaluations for one in pair.values()):
+        words = " and ".join(format_evaluation(evaluations[one], now=ctx.now()) for one in pair.values())
+        counted = f"{part.benchmark}: {words}, {plural(part.n, 'common item')}"
+        row_link(counted, page=PAGE, query=pair, icon="compare_arrows", key=key)
 
 
 def _draw_report(report: GateReport, *, key: str) -> None:

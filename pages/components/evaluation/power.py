@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
+
 from backend.domain.statistics.power import PowerPlan
 from backend.domain.wording import percent, plural
+from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.evaluation.gates import GatePlan
+from pages.components.words import when
 
 DESIGN_EFFECT_SHOWN = 1.05
 
@@ -57,6 +62,22 @@ def format_gate_power(plan: GatePlan, *, test: str) -> str:
     if power.items is not None and power.items > power.n:
         needs = f" {power.items:,} items would pass it in 80 %."
     return f"{head} {'; '.join(parts)}. Checkpoints differ on {percent(plan.discordance)} of items ({source}).{needs}"
+
+
+def format_counted(evaluations: Sequence[EvaluationView], *, now: datetime) -> str:
+    """Return which evaluations count for a gate: of champion and candidate, or of the champion alone."""
+    if not evaluations:
+        return ""
+    words = " and ".join(format_evaluation(one, now=now) for one in evaluations)
+    alone = "; a candidate needs one with the same settings" if len(evaluations) == 1 else ""
+    return f"Counted: {words}{alone}."
+
+
+def format_evaluation(evaluation: EvaluationView, *, now: datetime) -> str:
+    """Return whose evaluation it is, of when and of which items: “Oak, 14:32 (all items)”."""
+    limit = evaluation.config.limit
+    items = "all items" if limit is None else f"item limit {limit:,}"
+    return f"{evaluation.checkpoint}, {when(evaluation.finished_at or evaluation.created_at, now=now)} ({items})"
 
 
 def format_detectable(plan: PowerPlan | None) -> str:

@@ -291,6 +291,41 @@ def test_a_gate_is_planned_on_the_champions_items_with_the_measured_discordance(
     assert (stories.power, stories.unknown.partition(",")[0]) == (None, "bits per byte is no share")
 
 
+def test_a_newer_evaluation_of_few_items_does_not_take_the_place_of_all(ctx: Context, scenario: Scenario) -> None:
+    """A suite with an item limit made a gate that could be decided INCONCLUSIVE."""
+    create_gate(ctx, name="release", config=config(), person=LOCAL)
+    whole = judge(ctx, candidate="Yew", gate="release", person=LOCAL)
+    for name, right in {"Oak": CHAMPION, "Yew": WORSE, "Ash": WORSE}.items():
+        scenario.evaluation(name, "facts", right[:40].astype(int).tolist(), limit=40)
+    again = judge(ctx, candidate="Yew", gate="release", person=LOCAL)
+    assert (again.evaluations, again.decision) == (whole.evaluations, whole.decision)
+    assert judge_config(ctx, candidate="Yew", config=config()).evaluations == whole.evaluations
+    assert "on 300 common items" in again.reason
+    few = judge(ctx, candidate="Ash", gate="release", person=LOCAL)
+    assert "on 40 common items" in few.reason
+    newer = [
+        scenario.evaluation(name, "facts", right.astype(int).tolist(), again=True).id
+        for name, right in {"Oak": CHAMPION, "Yew": WORSE}.items()
+    ]
+    assert judge(ctx, candidate="Yew", gate="release", person=LOCAL).evaluations == (tuple(newer),)
+    assert get_gate(ctx, "release").results[-1].report == report_of(whole), "what was recorded stays"
+
+
+def test_a_gate_is_planned_by_the_pair_that_will_judge_the_candidate(ctx: Context, scenario: Scenario) -> None:
+    for name, right in {"Oak": CHAMPION, "Ash": WORSE}.items():
+        scenario.evaluation(name, "facts", right[:40].astype(int).tolist(), limit=40)
+    for candidate, n, right in (("Yew", N, WORSE), ("Elm", N, BETTER), ("Ash", 40, WORSE)):
+        (plan,) = plan_gates(ctx, config(), candidate=candidate)
+        assert plan.power is not None
+        assert (plan.power.n, plan.measured_pairs) == (n, 1)
+        assert plan.discordance == pytest.approx(np.mean(CHAMPION[:n] != right[:n]))
+        judged = judge_config(ctx, candidate=candidate, config=config())
+        assert tuple(one.id for one in plan.evaluations) == judged.evaluations[0]
+    (alone,) = plan_gates(ctx, config())
+    assert alone.power is not None
+    assert (alone.power.n, alone.measured_pairs, len(alone.evaluations)) == (N, 3, 1)
+
+
 BY_NAME = read_task(
     "name: law\ntitle: Law\nkind: multiple_choice\nprompt: '{{question}}'\nchoices: choices\nanswer: answer\n"
 )
