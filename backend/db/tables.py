@@ -1232,8 +1232,9 @@ OPEN = "resolved_at IS NULL"
 
 
 class TrafficRollup(Table):
-    """Requests of an endpoint in one interval of 60, 600 or 3,600 seconds. `ttft`, `itl`, `total` and `queue` are
-    counts by bucket of a latency."""
+    """Requests of an endpoint in one interval of 60, 600 or 3,600 seconds. `variant` is `stable:` with the deployment,
+    or a canary's deployment. `ttft`, `itl`, `total` and `queue` are counts by bucket of a latency.
+    """
 
     __tablename__ = "traffic_rollups"
     __table_args__ = (UniqueConstraint("width_s", "start", "endpoint_id", "variant"),)

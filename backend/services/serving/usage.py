@@ -69,13 +69,13 @@ def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
             adapters = served_adapters(session)
             ids |= {row.endpoint: ids.get(row.endpoint.rpartition(":")[0]) for row in rows if row.endpoint not in ids}
         known = set(session.scalars(select(Usage.id).where(Usage.id.in_([row.id for row in rows]))))
-        served = dict(
-            session.execute(
-                select(Replica.id, Deployment.checkpoint_id)
-                .join(Deployment, Deployment.id == Replica.deployment_id)
-                .where(Replica.id.in_({row.replica_id for row in rows if row.replica_id}))
-            ).all()
-        )
+        replicas = session.execute(
+            select(Replica.id, Deployment.id, Deployment.checkpoint_id)
+            .join(Deployment, Deployment.id == Replica.deployment_id)
+            .where(Replica.id.in_({row.replica_id for row in rows if row.replica_id}))
+        ).all()
+        deployments = {replica_id: deployment_id for replica_id, deployment_id, _ in replicas}
+        served = {replica_id: checkpoint_id for replica_id, _, checkpoint_id in replicas}
         new = {row.id: row for row in rows if row.id not in known}
         served_by = {
             row.id: (
@@ -95,7 +95,7 @@ def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
         if stored:
             session.execute(insert(Usage), stored)
         log_requests(session, stored, {row.id: row.logged for row in new.values() if row.logged is not None})
-        add_traffic(session, stored, {row.id: row.gaps for row in new.values()})
+        add_traffic(session, stored, {row.id: row.gaps for row in new.values()}, deployments=deployments)
 
 
 def _stored(

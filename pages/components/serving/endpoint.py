@@ -17,16 +17,14 @@ from backend.services.serving.deployments import delete_endpoint, start_endpoint
 from backend.services.serving.endpoints import EndpointView, get_endpoint, list_revisions
 from backend.services.serving.load.load_tests import list_load_tests
 from backend.services.serving.monitoring.traffic import (
-    TrafficPoint,
+    RevisionTraffic,
+    compare_revisions,
     find_window,
-    list_variants,
     read_traffic,
-    variant_totals,
 )
 from backend.services.serving.owners import why_not_delete, why_not_own
 from backend.services.serving.request_log.browse import RequestFilter, browse_requests
 from backend.services.serving.request_log.policies import get_log_policy, set_log_policy
-from backend.services.serving.rollout import STABLE
 from pages.components import routes
 from pages.components.choices import choose_one
 from pages.components.frame import errors_shown, live_part, object_heading, plain, with_code
@@ -269,28 +267,24 @@ def draw_history(ctx: Context, person: Person, name: str) -> None:
 
 @live_part(15)
 def draw_endpoint_traffic(ctx: Context, person: Person, name: str) -> None:
-    """Draw the last hour, and each variant's figures beside each other where requests went to several."""
+    """Draw the last hour, and the figures of the stable revision and the canary beside each other."""
     endpoint = get_endpoint(ctx, name)
     draw_last_hour(ctx, name)
     window = find_window(
         choose_one("Compared over", COMPARED, key=f"compared_{name}") if endpoint.canary is not None else COMPARED[0]
     )
-    totals = variant_totals(ctx, window, endpoint=name)
-    names = list_variants(ctx, window, endpoint=name)
-    if endpoint.canary is not None or len(totals) > 1:
-        in_order = sorted(totals.items(), key=lambda item: (item[0] != STABLE, item[0]))
-        draw_variants({names.get(variant, "an earlier canary"): total for variant, total in in_order})
+    compared = compare_revisions(ctx, window, endpoint=name)
+    if len(compared) > 1:
+        draw_revisions(compared)
     page_link(routes.MONITOR, "Monitor", {"endpoint": name})
 
 
-def draw_variants(totals: dict[str, TrafficPoint]) -> None:
-    """Draw a row of figures for each variant: the stable revision, and canaries beside it."""
-    if not totals:
-        st.caption("No request went to the canary or the stable revision in this time.")
-        return
+def draw_revisions(compared: list[RevisionTraffic]) -> None:
+    """Draw a row of figures for each revision that answers now."""
     rows = [
         {
-            "Variant": variant,
+            "Revision": f"{one.revision}, {one.role}",
+            "Checkpoint": one.checkpoint_name,
             "Requests": total.requests,
             "Failed": None if total.error_share is None else percent(total.error_share, digits=1),
             "First token p50 / p95": two_times(*total.ttft_ms[:2]),
@@ -299,13 +293,15 @@ def draw_variants(totals: dict[str, TrafficPoint]) -> None:
             "Generated tokens": total.completion_tokens,
             "Cost, US$": total.cost_usd or None,
         }
-        for variant, total in totals.items()
+        for one in compared
+        for total in (one.total,)
     ]
     if not any(row["Cost, US$"] for row in rows):
         for row in rows:
             row.pop("Cost, US$")
     formats = {"Whole request p95, ms": ",.0f", "Cost, US$": ",.4f"}
-    draw_table(rows, key="variants", alt="Figures by variant", formats=formats)
+    draw_table(rows, key="variants", alt="Figures by revision", formats=formats)
+    st.caption("What each revision answered in its present role, within this time.")
 
 
 def draw_last_hour(ctx: Context, name: str) -> None:

@@ -211,7 +211,8 @@ def draw_canary(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     if canary is None:
         return
     with st.container(horizontal=True, vertical_alignment="center", key=f"canary_row_{endpoint.name}"):
-        st.badge(f"canary {canary.percent:g} %", icon=":material/call_split:", color="orange")
+        words = f"canary {canary.percent:g} %, revision {canary.revision}"
+        st.badge(words, icon=":material/call_split:", color="orange")
         query = {"checkpoint": canary.checkpoint_id}
         row_link(canary.checkpoint_name, page=routes.CHECKPOINTS, query=query, key=f"canary_of_{endpoint.name}")
         st.caption(plain(_rules(canary)), width="content")

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import GaugeRollup, TrafficRollup
 from backend.domain.serving.latency import Counts, add_counts, bucket_of
+from backend.services.serving.rollout import STABLE
 
 KEPT = {60: timedelta(hours=26), 600: timedelta(days=8), 3600: timedelta(days=400)}
 """Widths of the intervals in seconds, and how long each is kept."""
@@ -34,14 +35,28 @@ def interval_start(moment: datetime, width_s: int) -> datetime:
     return datetime.fromtimestamp(seconds - seconds % width_s, UTC)
 
 
-def add_traffic(session: Session, rows: Sequence[Mapping[str, Any]], gaps: Mapping[str, Mapping[int, int]]) -> None:
-    """Add requests, as the values of their rows, to rollups; `gaps` are the times between tokens by request. Several
-    gateways may do so.
+def rollup_variant(variant: str, deployment_id: str | None) -> str:
+    """Return the variant of a request's rollup: of a stable revision, with its deployment, so that each has its own
+    figures. A canary's variant is its deployment.
+    """
+    return f"{STABLE}:{deployment_id}" if variant == STABLE and deployment_id else variant
+
+
+def add_traffic(
+    session: Session,
+    rows: Sequence[Mapping[str, Any]],
+    gaps: Mapping[str, Mapping[int, int]],
+    *,
+    deployments: Mapping[str, str],
+) -> None:
+    """Add requests, as the values of their rows, to rollups; `gaps` are the times between tokens by request,
+    `deployments` those of their replicas. Several gateways may do so.
     """
     for width_s in KEPT:
         groups: dict[tuple[datetime, str, str], list[Mapping[str, Any]]] = {}
         for row in rows:
-            key = (interval_start(row["created_at"], width_s), row["endpoint_id"] or "", row["variant"])
+            variant = rollup_variant(row["variant"], deployments.get(row["replica_id"]))
+            key = (interval_start(row["created_at"], width_s), row["endpoint_id"] or "", variant)
             groups.setdefault(key, []).append(row)
         for (start, endpoint_id, variant), members in sorted(groups.items()):
             rollup = session.scalar(

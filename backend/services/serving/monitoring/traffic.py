@@ -6,16 +6,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, select
+from sqlalchemy import ColumnElement, or_, select
 
-from backend.db.tables import Deployment, Endpoint, GaugeRollup, TrafficRollup
+from backend.db.tables import Checkpoint, Deployment, Endpoint, GaugeRollup, TrafficRollup
 from backend.domain.serving.latency import Counts, add_counts, percentile_s
 from backend.domain.serving.request_log import LOAD_TEST
 from backend.services.context import Context
-from backend.services.serving.monitoring.rollups import interval_start
-from backend.services.serving.rollout import STABLE
+from backend.services.serving.monitoring.rollups import interval_start, rollup_variant
+from backend.services.serving.rollout import CANARY, STABLE
 
 QUANTILES = (0.5, 0.95, 0.99)
 
@@ -91,6 +90,16 @@ class Traffic:
 
 
 @dataclass(frozen=True)
+class RevisionTraffic:
+    """Traffic that a revision answered in its present role, which is stable or canary."""
+
+    role: str
+    revision: int
+    checkpoint_name: str
+    total: TrafficPoint
+
+
+@dataclass(frozen=True)
 class GaugeSeries:
     """Means of a gauge per step; `maximum` is the highest reading of the window."""
 
@@ -117,7 +126,7 @@ def read_traffic(ctx: Context, window: Window, *, endpoint: str | None = None, v
             query = query.where(
                 TrafficRollup.endpoint_id == session.scalar(select(Endpoint.id).where(Endpoint.name == endpoint))
             )
-        query = query.where(TrafficRollup.variant != LOAD_TEST if variant is None else TrafficRollup.variant == variant)
+        query = query.where(TrafficRollup.variant != LOAD_TEST if variant is None else _is_of(variant))
         rows = session.scalars(query).all()
     steps = int((end - begin).total_seconds() / window.step_s)
     points = {begin + timedelta(seconds=n * window.step_s): TrafficPoint(begin, window.step_s) for n in range(steps)}
@@ -128,24 +137,22 @@ def read_traffic(ctx: Context, window: Window, *, endpoint: str | None = None, v
     return Traffic(window, tuple(filled), _point(begin, steps * window.step_s, rows))
 
 
+def _is_of(variant: str) -> ColumnElement[bool]:
+    is_same = TrafficRollup.variant == variant
+    return or_(is_same, TrafficRollup.variant.startswith(f"{STABLE}:")) if variant == STABLE else is_same
+
+
 def endpoint_totals(ctx: Context, window: Window) -> dict[str, TrafficPoint]:
     """Return the whole traffic of each endpoint that had requests in a window, without load tests, by name."""
-    return _totals(ctx, window, TrafficRollup.variant != LOAD_TEST, by=Endpoint.name)
-
-
-def variant_totals(ctx: Context, window: Window, *, endpoint: str) -> dict[str, TrafficPoint]:
-    """Return the whole traffic of each variant of an endpoint that had requests in a window, without load tests."""
-    condition = and_(TrafficRollup.variant != LOAD_TEST, Endpoint.name == endpoint)
-    variant = func.coalesce(func.nullif(TrafficRollup.variant, ""), STABLE)
-    return _totals(ctx, window, condition, by=variant)
-
-
-def _totals(ctx: Context, window: Window, condition: ColumnElement[bool], *, by: Any) -> dict[str, TrafficPoint]:
     begin = interval_start(ctx.now() - window.span, window.step_s)
     query = (
-        select(by, TrafficRollup)
+        select(Endpoint.name, TrafficRollup)
         .join(Endpoint, Endpoint.id == TrafficRollup.endpoint_id)
-        .where(TrafficRollup.width_s == window.width_s, TrafficRollup.start >= begin, condition)
+        .where(
+            TrafficRollup.width_s == window.width_s,
+            TrafficRollup.start >= begin,
+            TrafficRollup.variant != LOAD_TEST,
+        )
     )
     groups: dict[str, list[TrafficRollup]] = defaultdict(list)
     with ctx.db.read() as session:
@@ -155,6 +162,36 @@ def _totals(ctx: Context, window: Window, condition: ColumnElement[bool], *, by:
     return {name: _point(begin, span_s, rows) for name, rows in groups.items()}
 
 
+def compare_revisions(ctx: Context, window: Window, *, endpoint: str) -> list[RevisionTraffic]:
+    """Return the traffic in a window of each revision that an endpoint has now, stable before canary: the requests that
+    it answered in its present role, so none of an earlier stable revision or canary. Without load tests.
+    """
+    begin = interval_start(ctx.now() - window.span, window.step_s)
+    span_s = int(window.span.total_seconds())
+    with ctx.db.read() as session:
+        revisions = session.execute(
+            select(Deployment, Checkpoint.name)
+            .join(Endpoint, Endpoint.id == Deployment.endpoint_id)
+            .join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
+            .where(Endpoint.name == endpoint, Deployment.stopped_at.is_(None), Deployment.role.in_((STABLE, CANARY)))
+            .order_by(Deployment.role != STABLE, Deployment.revision)
+        ).all()
+        compared = []
+        for deployment, checkpoint in revisions:
+            rows = session.scalars(
+                select(TrafficRollup).where(
+                    TrafficRollup.endpoint_id == deployment.endpoint_id,
+                    TrafficRollup.width_s == window.width_s,
+                    TrafficRollup.start >= begin,
+                    TrafficRollup.variant
+                    == rollup_variant(STABLE if deployment.role == STABLE else deployment.id, deployment.id),
+                )
+            ).all()
+            total = _point(begin, span_s, rows)
+            compared.append(RevisionTraffic(deployment.role, deployment.revision, checkpoint, total))
+        return compared
+
+
 def list_variants(ctx: Context, window: Window, *, endpoint: str) -> dict[str, str]:
     """Return the variants that an endpoint's requests went to in a window, with their names: stable, or the revision of
     a canary.
@@ -162,9 +199,8 @@ def list_variants(ctx: Context, window: Window, *, endpoint: str) -> dict[str, s
     with ctx.db.read() as session:
         query = select(TrafficRollup.variant).join(Endpoint, Endpoint.id == TrafficRollup.endpoint_id)
         query = query.where(TrafficRollup.width_s == window.width_s, TrafficRollup.start >= ctx.now() - window.span)
-        variants = sorted(
-            variant for variant in session.scalars(query.where(Endpoint.name == endpoint).distinct()) if variant
-        )
+        stored = session.scalars(query.where(Endpoint.name == endpoint).distinct())
+        variants = sorted({variant.partition(":")[0] for variant in stored if variant})
         revisions = dict(
             session.execute(select(Deployment.id, Deployment.revision).where(Deployment.id.in_(variants))).all()
         )

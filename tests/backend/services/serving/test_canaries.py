@@ -21,8 +21,10 @@ from backend.services.serving.canaries import (
     promote_canary,
     start_canary,
 )
+from backend.services.serving.deployments import rollback_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_revisions
 from backend.services.serving.failures import LostRequest, add_failures
+from backend.services.serving.monitoring.traffic import compare_revisions, find_window, read_traffic
 from backend.services.serving.replicas import ready_targets
 from backend.services.serving.usage import UsageRow, add_usage
 from tests.support.scenario import add_rows
@@ -105,6 +107,41 @@ def test_a_canary_is_changed_promoted_and_aborted_by_hand(scene: ServingWorld) -
     assert scene.served() == ["fir", "fir"]
     with pytest.raises(NotAllowed):
         start_canary(scene.ctx, "tales", checkpoint_id="x", rules=RULES, person=Person("x", "r", "rater"))
+
+
+def test_figures_beside_a_canary_are_those_of_the_present_revisions_alone(scene: ServingWorld) -> None:
+    """Two answers by each replica that gets requests, in every phase."""
+    ctx, window = scene.ctx, find_window("1 h")
+
+    def ask(phase: str) -> list[tuple[int, str, str, int]]:
+        targets = ready_targets(ctx, canaries=True)["tales"]
+        rows = [
+            UsageRow(f"{phase}{at}", "tales", None, one.replica_id, 3, 4, 9.0, 9.0, "finished", ctx.now(), one.variant)
+            for at, one in enumerate(targets * 2)
+        ]
+        add_usage(ctx, rows)
+        return compared()
+
+    def compared() -> list[tuple[int, str, str, int]]:
+        return [
+            (one.revision, one.role, one.checkpoint_name, one.total.requests)
+            for one in compare_revisions(ctx, window, endpoint="tales")
+        ]
+
+    assert ask("first") == [(1, "stable", "oak", 4), (2, "canary", "elm", 2)]
+    promote_canary(ctx, "tales", person=LOCAL)
+    scene.start_all()
+    assert compared() == [(2, "stable", "elm", 0)], "what it answered as a canary was a part of the requests"
+    assert ask("promoted") == [(2, "stable", "elm", 4)]
+    rollback_endpoint(ctx, "tales", person=LOCAL)
+    scene.start_all()
+    assert ask("back") == [(3, "stable", "oak", 4)]
+    start_canary(ctx, "tales", checkpoint_id=scene.checkpoint("fir"), rules=RULES, person=LOCAL)
+    scene.start_all()
+    assert compared() == [(3, "stable", "oak", 4), (4, "canary", "fir", 0)]
+    assert ask("second") == [(3, "stable", "oak", 8), (4, "canary", "fir", 2)]
+    stable = read_traffic(ctx, window, endpoint="tales", variant="stable").total.requests
+    assert stable == 4 + 4 + 4 + 4, "Monitor counts every stable revision"
 
 
 def test_a_deployment_ends_the_canary(scene: ServingWorld) -> None:
