@@ -119,7 +119,9 @@ def draw_prices(ctx: Context, person: Person, *, is_open: bool) -> None:
             with errors_shown():
                 set_price(ctx, name, usd, person=person)
                 st.rerun()
-        st.caption("Holds for jobs that start from now on; those that had no price are counted at today's.")
+        st.caption(
+            "Holds for jobs that start from now on; those that had no price, and their requests, count at today's."
+        )
 
 
 def draw_totals(report: LedgerReport) -> None:

@@ -21,6 +21,7 @@ from backend.db.tables import (
     EvaluatedEndpoint,
     Evaluation,
     Job,
+    Replica,
     Run,
     TrafficRollup,
     Usage,
@@ -117,6 +118,7 @@ def read_price_ledger(ctx: Context, *, since: datetime, until: datetime) -> Pric
         _add_requests(session, sums, since=since, until=until)
         _add_shares(session, sums, since=since, until=until)
         _add_made_requests(session, sums, since=since, until=until)
+        _price_again(session, ctx, sums, since=since, until=until)
         _add_to_runs(session, sums)
     for date_, day in sums.by_day.items():
         day["idle"] = max(0.0, day["idle"] - (day["requests"] - sums.bought[date_]))
@@ -231,6 +233,51 @@ def _add_made_requests(session: Session, sums: _Sums, *, since: datetime, until:
             line.requests += count
             line.tokens += int(tokens or 0)
             line.through_usd += float(usd or 0.0)
+
+
+def _price_again(session: Session, ctx: Context, sums: _Sums, *, since: datetime, until: datetime) -> None:
+    """Count requests at the price of their replica's hours: those that were stored without a price, and, where the
+    hours had none when they began and count at today's, all of them. Else they would cost nothing, and their share of
+    the hours would be idle. All device time of a request counts as that of the replica that answered it.
+    """
+    is_sqlite = session.get_bind().dialect.name == "sqlite"
+    day = func.date(Usage.created_at if is_sqlite else func.timezone("UTC", Usage.created_at))
+    is_test = Usage.variant == LOAD_TEST
+    by = (day, Usage.endpoint_id, Usage.key_id, Usage.checkpoint_id, Usage.job_id, is_test)
+    query = (
+        select(DeviceUse.id, func.sum(Usage.device_s), func.sum(func.coalesce(Usage.cost_usd, 0.0)), *by)
+        .join(Replica, Replica.job_id == DeviceUse.job_id)
+        .join(Usage, Usage.replica_id == Replica.id)
+        .where(
+            Usage.created_at >= since,
+            Usage.created_at < until,
+            Usage.created_at >= DeviceUse.started_at,
+            or_(DeviceUse.ended_at.is_(None), Usage.created_at < DeviceUse.ended_at),
+            or_(Usage.cost_usd.is_(None), DeviceUse.hour_usd.is_(None)),
+            Usage.device_s > 0,
+        )
+        .group_by(DeviceUse.id, *by)
+    )
+    if not (requests := session.execute(query).all()):
+        return
+    uses = session.scalars(select(DeviceUse).where(DeviceUse.id.in_({use_id for use_id, *_ in requests})))
+    today = current_prices(ctx, session)
+    prices = {use.id: use_hour_usd(today, use) or 0.0 for use in uses}
+    endpoints = dict(session.execute(select(Endpoint.id, Endpoint.name)).all())
+    jobs = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_({row[7] for row in requests})))}
+    names = _Names(session)
+    for use_id, seconds, stored, date_, endpoint_id, key, checkpoint, job_id, of_test in requests:
+        usd = seconds * prices[use_id] / 3600 - stored
+        name = endpoints.get(endpoint_id, DELETED) if endpoint_id else NO_ENDPOINT
+        sums.by_day[date.fromisoformat(str(date_))]["requests"] += usd
+        sums.line("endpoints", name, name).idle_usd -= usd
+        sums.lines["keys"][LOAD_TEST if of_test else key or ""].usd += usd
+        if not of_test:
+            sums.lines["checkpoints"][checkpoint or ""].usd += usd
+        job = jobs.get(job_id)
+        line = names.line(sums, job) if job is not None and job.kind in EVALUATION else None
+        if line is not None:
+            line.through_usd += usd
 
 
 def _add_to_runs(session: Session, sums: _Sums) -> None:

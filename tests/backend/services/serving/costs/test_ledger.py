@@ -24,11 +24,12 @@ from backend.db.tables import (
     Usage,
 )
 from backend.domain.estimates.prices import DevicePrices
+from backend.domain.serving.request_log import LOAD_TEST
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import claim_job, give_back
 from backend.services.people.keys import check_key, create_key
 from backend.services.serving.costs.ledger import read_price_ledger
-from backend.services.serving.costs.prices import replica_prices
+from backend.services.serving.costs.prices import replica_prices, set_price
 from backend.services.serving.costs.report import (
     cost_report,
     forecast_this_month,
@@ -200,6 +201,62 @@ def test_device_hours_without_a_price_are_counted_and_said(any_ctx: Context) -> 
     )
     report = cost_report(ctx, days=1)
     assert (report.is_priced, report.ledger.usd) == (True, 0.25), "tokens of another server have a price of their own"
+
+
+def test_requests_of_before_the_first_price_are_counted_as_the_hours_of_their_replica(any_ctx: Context) -> None:
+    """A replica runs since 10:00, without a price. A request took 720 s of it, a load test 360 s, one of an evaluation
+    180 s. At $2 an hour set at noon the hours are $4, of which the requests are $0.40, $0.20 and $0.10.
+    """
+    ctx = replace(any_ctx, now=lambda: NOON)
+    add_endpoint(ctx)
+    add_job(ctx, "jobeval00001", "evaluate")
+    use(ctx, "replica", start=NOON - timedelta(hours=2), end=None)
+    grant = check_key(ctx, create_key(ctx, "bot", person=LOCAL))
+    assert grant is not None
+    at = NOON - timedelta(hours=1)
+    asked = UsageRow("a", "tales", grant.id, "r", 5, 5, 9.0, 9.0, "finished", at, device_s=720.0)
+    add_usage(
+        ctx,
+        [
+            asked,
+            replace(asked, id="b", device_s=360.0, variant=LOAD_TEST),
+            replace(asked, id="c", device_s=180.0, key_id=None, job_id="jobeval00001"),
+        ],
+    )
+
+    def requests_and_idle() -> tuple[float, float]:
+        ledger = read_price_ledger(ctx, since=NOON - timedelta(hours=12), until=NOON)
+        (endpoint,) = ledger.endpoints
+        assert endpoint.usd == pytest.approx(ledger.usd)
+        assert endpoint.idle_usd == pytest.approx(ledger.totals["idle"])
+        assert sum(line.usd for line in ledger.keys) == pytest.approx(ledger.totals["requests"])
+        assert sum(ledger.by_day[NOON.date()].values()) == pytest.approx(ledger.usd)
+        return ledger.totals["requests"], ledger.totals["idle"]
+
+    assert requests_and_idle() == (0, 0)
+    set_price(ctx, "", 2.0, person=LOCAL)
+    assert requests_and_idle() == pytest.approx((0.7, 3.3))
+    ledger = read_price_ledger(ctx, since=NOON - timedelta(hours=12), until=NOON)
+    assert {line.name: line.usd for line in ledger.keys} == pytest.approx(
+        {"bot": 0.4, "(load tests)": 0.2, "(without a key)": 0.1}
+    )
+    assert {line.name: line.usd for line in ledger.checkpoints} == pytest.approx({"small": 0.5})
+    assert [line.through_usd for line in ledger.evaluations] == pytest.approx([0.1])
+    add_usage(ctx, [replace(asked, id="d", cost_usd=0.4)])  # stored at that price
+    assert requests_and_idle() == pytest.approx((1.1, 2.9))
+    set_price(ctx, "", 1.0, person=LOCAL)
+    assert requests_and_idle() == pytest.approx((0.55, 1.45)), "the hours are at the new price, and so are they all"
+
+
+def test_a_request_answered_before_the_price_of_its_replica_was_read_has_that_of_its_hours(priced: Context) -> None:
+    add_endpoint(priced)
+    use(priced, "replica", start=NOON - timedelta(hours=2), end=NOON - timedelta(hours=1), price=3.0)
+    use(priced, "replica", start=NOON - timedelta(hours=1), end=None, price=1.0)
+    asked = UsageRow("a", "tales", None, "r", 5, 5, 9.0, 9.0, "finished", NOON - timedelta(minutes=90), device_s=600.0)
+    add_usage(priced, [asked, replace(asked, id="b", created_at=NOON - timedelta(minutes=30), cost_usd=0.125)])
+    ledger = read_price_ledger(priced, since=NOON - timedelta(hours=12), until=NOON)
+    assert ledger.totals["requests"] == pytest.approx(0.5 + 0.125), "what has a price keeps it"
+    assert ledger.usd == pytest.approx(4.0)
 
 
 def test_the_month_is_forecast_from_full_days_with_the_error_of_last_month(priced: Context) -> None:
