@@ -13,6 +13,8 @@ from sqlalchemy import select
 
 from backend.db.tables import ImportedEvaluation
 from backend.domain.attributes import attributes_of
+from backend.domain.data.file_names import bare_name
+from backend.domain.data.recognition.column_names import plain_name
 from backend.domain.data.splits import SPLITS
 from backend.domain.evaluation.boards import AVERAGES, Cuts, caveats, same_benchmark, telling_metric, void_reason
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind, describe_way
@@ -21,6 +23,7 @@ from backend.domain.jobs.states import Status
 from backend.services.context import Context
 from backend.services.evaluation.comparisons import Rank, column_keys, rank_evaluations
 from backend.services.evaluation.evaluations import EvaluationView, ScoreView, list_evaluations
+from backend.services.evaluation.task_fit import names_of
 
 LIMIT = 5000
 """Evaluations on the board, newest first."""
@@ -33,9 +36,10 @@ class Column:
     `metric` is the headline, the main metric on every page; where all its scores are 0, `telling` is another one that
     orders them.
 
-    `title` is the task's, or the dataset's name without a task; `detail` sets it apart from another column of the same
-    title. `metrics` are those that its scores have, averages over subgroups among them; `averages` says over what those
-    are taken.
+    `title` is the task's, or the dataset's name without a task. `detail` is the dataset, where its name isn't the
+    task's (one file of many must not pass for the benchmark), and what sets the column apart from another one of the
+    same title. `metrics` are those that its scores have, averages over subgroups among them; `averages` says over what
+    those are taken.
     """
 
     key: str
@@ -251,9 +255,12 @@ def _column(key: str, evaluations: Sequence[EvaluationView]) -> Column:
 
 
 def _detail(evaluation: EvaluationView) -> str:
-    settings = evaluation.settings
+    settings, task = evaluation.settings, evaluation.config.task
+    dataset = evaluation.benchmark.partition("@")[0]
+    is_named = task is None or {plain_name(dataset), plain_name(bare_name(dataset))} & names_of(task)
     shots, limit, split = settings.get("shots"), settings.get("limit"), settings.get("split")
     parts = [
+        "" if is_named else evaluation.benchmark,
         f"{shots}-shot" if shots else "",
         f"{limit} items" if limit else "",
         "chat template" if evaluation.facts.used_chat_template else "",

@@ -140,3 +140,15 @@ def test_a_benchmark_that_is_scored_in_two_ways_is_named_with_each(ctx: Context,
     labels = ["facts@1 (Multiple choice)", "Law (facts@1)"]
     assert sorted(column.label for column in read_board(ctx).columns) == sorted(labels)
     assert [one.title for one in group_results(evaluations)] == labels
+
+
+LAW = "name: law\ntitle: Law\nkind: multiple_choice\nprompt: '{{question}}'\nchoices: choices\nanswer: answer\n"
+QUESTIONS = [{"question": f"Q{n}", "choices": ["a", "b"], "answer": 0} for n in range(4)]
+
+
+def test_one_file_of_a_benchmark_does_not_stand_as_the_whole(ctx: Context, scenario: Scenario) -> None:
+    """One of the 67 files of BLiMP stood as "BLiMP"."""
+    for name in ("contract_of_sale", "law-test"):
+        scenario.benchmark(name, QUESTIONS)
+        scenario.evaluation("Oak", name, [1, 0, 1, 1], task=read_task(LAW))
+    assert [column.label for column in read_board(ctx).columns] == ["Law", "Law (contract_of_sale@1)"]
