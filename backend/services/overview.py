@@ -212,16 +212,19 @@ def group_results(evaluations: list[EvaluationView]) -> tuple[BenchmarkResults, 
 
 
 def _titles(columns: Sequence[Column]) -> dict[str, str]:
-    """Return the title of each column by key: its benchmark, with what sets it apart where that has several."""
+    """Return the title of each column by key: as the board names it, with its benchmark. A task that alone scores the
+    benchmark of its name needs no words.
+    """
     names = [column.benchmark for column in columns]
-    return {
-        column.key: column.benchmark
-        if names.count(column.benchmark) == 1
-        else column.label
-        if column.benchmark in column.label
-        else f"{column.benchmark} · {column.label}"
-        for column in columns
-    }
+    titles = {}
+    for column in columns:
+        if column.benchmark in column.label:
+            titles[column.key] = column.label
+        elif names.count(column.benchmark) > 1:
+            titles[column.key] = f"{column.benchmark} · {column.label}"
+        else:
+            titles[column.key] = f"{column.benchmark} ({column.detail})" if column.detail else column.benchmark
+    return titles
 
 
 def _ranked(evaluations: list[EvaluationView], *, title: str) -> BenchmarkResults:

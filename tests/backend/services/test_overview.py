@@ -10,6 +10,7 @@ from sqlalchemy import select
 from backend.db.tables import Alert, Checkpoint, Run
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.campaign_file import ContestantSource
+from backend.domain.evaluation.tasks.reading import read_task
 from backend.domain.jobs.states import Status
 from backend.domain.training.rewards import SAME_REWARDS
 from backend.services import overview
@@ -198,10 +199,22 @@ def test_results_are_grouped_by_benchmark_best_first_with_the_difference_from_th
     groups = {group.title: group for group in get_overview(ctx, person=LOCAL).results}
     assert [line.evaluation.checkpoint for line in groups["questions@1"].lines] == ["Elm", "Oak"]
     assert [line.delta for line in groups["questions@1"].lines] == [None, -0.25]
-    assert [line.evaluation.checkpoint for line in groups["texts@1"].lines] == ["Oak", "Elm"], (
+    assert [line.evaluation.checkpoint for line in groups["texts@1 (val split)"].lines] == ["Oak", "Elm"], (
         "lower bits per byte are better"
     )
-    assert groups["texts@1"].metric == "bits_per_byte"
+    assert groups["texts@1 (val split)"].metric == "bits_per_byte"
+
+
+def test_the_results_of_a_part_of_a_benchmark_say_so(ctx: Context, scenario: Scenario) -> None:
+    """The overview named no limit of items where a benchmark had one column."""
+    text = "name: law\ntitle: Law\nkind: multiple_choice\nprompt: '{{question}}'\nchoices: choices\nanswer: answer\n"
+    for name in ("questions", "contract_of_sale", "law-test"):
+        scenario.benchmark(name, CHOICES)
+    scenario.evaluation("Oak", "questions", [1.0, 0.0], limit=2)
+    for name in ("contract_of_sale", "law-test"):
+        scenario.evaluation("Oak", name, [1.0, 0.0], task=read_task(text), limit=2)
+    titles = [group.title for group in get_overview(ctx, person=LOCAL).results]
+    assert sorted(titles) == ["Law (contract_of_sale@1, 2 items)", "law-test@1 (2 items)", "questions@1 (2 items)"]
 
 
 def test_no_evaluation_is_no_group() -> None:
