@@ -308,10 +308,11 @@ def test_a_checkpoint_is_promoted_on_a_page_with_all_that_speaks_for_and_against
         "6 votes on 6 prompts by 1 rater",
         "No gate has judged this checkpoint",
         "Not measured",
-        "Serves this alias now",
+        "Holds this alias now",
         "No endpoint follows it",
     ):
         assert text in shown, text
+    assert "Serves this alias" not in shown, "Oak holds it, and no endpoint serves it"
     app = open_page("build/checkpoints.py", promote=elm, campaign=campaign.id, alias="tales@production")
     button = app.button(key="promote_go")
     assert (button.label, button.disabled) == ("Enter a reason", True)

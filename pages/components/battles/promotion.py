@@ -253,7 +253,7 @@ def _draw_safety(ctx: Context, checkpoint: CheckpointView) -> None:
 
 
 def _draw_serving(ctx: Context, checkpoint: CheckpointView, alias: str, held: AliasView | None) -> None:
-    st.markdown("**Serves this alias now**")
+    st.markdown("**Holds this alias now**")
     if held is None or held.checkpoint_id is None:
         st.caption(plain(f"No checkpoint holds {alias} yet." if alias else "Choose an alias."))
         return
