@@ -40,7 +40,7 @@ export function panelsOf(names) {
     const group = /^(val_)?rewards\//.test(name) ? "Preferences" : /^(val_)?(reward|kl|completion|advantage|clip)/.test(name) ? "Rewards and policy" : "More"
     wanted.push({ id: name, group, title: inWords(name), metrics: [name], format: ".4f" })
   }
-  const shown = names.has("reward/mean") ? wanted.map(ledByReward).sort((a, b) => (b.id === "reward") - (a.id === "reward")) : wanted
+  const shown = names.has("reward/mean") ? wanted.map(ledByReward).sort((a, b) => Number(b.id === "reward") - Number(a.id === "reward")) : wanted
   return shown.sort((a, b) => GROUPS.indexOf(a.group || "") - GROUPS.indexOf(b.group || ""))
 }
 
