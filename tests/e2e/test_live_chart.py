@@ -385,7 +385,7 @@ def finish(ctx: Context, name: str, **values: object) -> RunView:
     return run
 
 
-def test_the_legend_of_overlaid_runs_names_run_and_split(page: Page, server: str, ctx: Context) -> None:
+def test_the_legend_of_overlaid_runs_names_what_differs_and_the_split(page: Page, server: str, ctx: Context) -> None:
     runs = [finish(ctx, "legend one"), finish(ctx, "legend two", learning_rate=1e-3)]
     page.goto(f"{server}/runs?compare={runs[0].id},{runs[1].id}")
     page.wait_for_function(
@@ -395,7 +395,7 @@ def test_the_legend_of_overlaid_runs_names_run_and_split(page: Page, server: str
     expect(legend).to_have_count(2)
     expect(legend.last).to_contain_text("2.2000", use_inner_text=True)
     assert [text.split() for text in legend.all_inner_texts()] == [
-        ["legend", name, "train", "2.0000", "validation", "2.2000"] for name in ("one", "two")
+        ["LR", rate, "train", "2.0000", "validation", "2.2000"] for rate in ("0.003", "0.001")
     ]
     lines = page.locator('[data-panel="loss"] .rh-of-run line')
     drawn = [(line.get_attribute("stroke"), bool(line.get_attribute("stroke-dasharray"))) for line in lines.all()]

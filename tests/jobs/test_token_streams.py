@@ -195,7 +195,6 @@ def test_steps_of_any_epoch_are_those_of_a_whole_copy(
 def test_a_store_that_is_down_for_a_while_holds_the_run_up_and_says_so(
     rooms: Rooms, tmp_path: Path, weed: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.infra.store.folders.ANSWER_S", 0.5)
     store = Store(f"{weed.url}/down", weed.keys, weed.server)
     assert store.server is not None
     a, b = (Machine(tmp_path / name, store, rooms.tokenizer) for name in "ab")
@@ -205,6 +204,7 @@ def test_a_store_that_is_down_for_a_while_holds_the_run_up_and_says_so(
         streamed = windows(b.open(TEXT, reporter=reporter))
         assert are_equal(whole.at_step(1), streamed.at_step(1))
         read: list[list[MicroBatch]] = []
+        monkeypatch.setattr("backend.infra.store.folders.ANSWER_S", 0.5)
         store.server.send_signal(signal.SIGSTOP)
         try:
             reading = threading.Thread(target=lambda: read.append(streamed.at_step(last)), daemon=True)

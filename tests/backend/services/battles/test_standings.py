@@ -79,7 +79,7 @@ def test_few_votes_leave_a_pair_undecided_with_the_votes_it_needs(ctx: Context, 
     (verdict,) = standings(ctx, campaign.id).verdicts
     assert verdict.outcome == "undecided"
     assert verdict.votes_needed > 20
-    assert "100 Elo" in verdict.sentence
+    assert "100 rating points" in verdict.sentence
 
 
 def test_times_of_a_rater_who_does_not_read_are_no_pace(ctx: Context, scenario: Scenario) -> None:
