@@ -93,7 +93,8 @@ import os, sys
 assert "torch" in sys.modules, "what its parent has imported is there"
 with open(f"/proc/{os.getpid()}/cmdline") as file:
     assert "rank_tells" in file.read()
-print(os.environ["RANK"], sys.argv[1], int(sys.argv[2]) == os.getppid(), flush=True)
+line = f'{os.environ["RANK"]} {sys.argv[1]} {int(sys.argv[2]) == os.getppid()}\\n'
+os.write(1, line.encode())  # at once, or the lines of two ranks mix
 os._exit(3 + int(os.environ["RANK"]))
 """
 
