@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 
 from jobs.modeling.gguf.convert import convert_gguf
 from tests.support.gateway_fixtures import KEY
@@ -121,17 +122,30 @@ class Server:
         asyncio.run(self.measure(users=2, prompt=16, new=4, seed=-1))
 
     async def measure(self, *, users: int, prompt: int, new: int, seed: int) -> dict[str, float]:
-        """Return seconds to a first token on average and to the last, tokens per second after that, and in all."""
+        """Return seconds to a first token on average and to the last, tokens per second after that and in all, and the
+        processor seconds of all processes of the server, which other work on the machine changes least.
+        """
         draw = random.Random(seed)
         prompts = [[draw.randrange(100, 40_000) for _ in range(prompt)] for _ in range(users)]
         headers = {"Authorization": f"Bearer {KEY}"}
         async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=600)) as session:
-            began = time.perf_counter()
+            used, began = self._used_s(), time.perf_counter()
             answers = await asyncio.gather(*(self._answer(session, ids, new) for ids in prompts))
-            end = time.perf_counter() - began
+            end, used = time.perf_counter() - began, self._used_s() - used
         firsts = [answer - began for answer in answers]
         decode = users * (new - 1) / (end - max(firsts))
-        return {"mean_s": statistics.fmean(firsts), "last_s": max(firsts), "decode": decode, "whole": users * new / end}
+        return {
+            "mean_s": statistics.fmean(firsts),
+            "last_s": max(firsts),
+            "decode": decode,
+            "whole": users * new / end,
+            "used_s": used,
+        }
+
+    def _used_s(self) -> float:
+        server = psutil.Process(self._process.pid)
+        times = [one.cpu_times() for one in (server, *server.children(recursive=True))]
+        return sum(time.user + time.system for time in times)
 
     async def _answer(self, session: aiohttp.ClientSession, ids: list[int], new: int) -> float:
         """Stream one answer; return when its first token came. Raises RuntimeError for another number of tokens."""
@@ -198,7 +212,8 @@ def main() -> None:
                 decodes = sorted(one["decode"] for one in measured)
                 print(
                     f"  {name:20} {medians['decode']:7.1f} tokens/s ({decodes[0]:.1f} to {decodes[-1]:.1f}),"
-                    f" whole {medians['whole']:6.1f}, first {medians['mean_s']:.2f} s, last {medians['last_s']:.2f} s",
+                    f" whole {medians['whole']:6.1f}, first {medians['mean_s']:.2f} s, last {medians['last_s']:.2f} s,"
+                    f" processor {medians['used_s']:.2f} s",
                     flush=True,
                 )
     finally:
