@@ -4,24 +4,31 @@ are computed from.
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from threading import Lock
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import Row as SqlRow
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Battle, CampaignPrompt, Completion, Contestant, RaterExclusion, Vote
 from backend.domain.battles.votes import LABELS, VoteColumns, codes_of
-from backend.services.battles.views import contestant_names, vote_holds
+from backend.services.battles.views import contestant_names
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Revision = tuple[int, ...]
 MAX_REMEMBERED = 4
+CODE_OF_LABEL = {label.value: code for code, label in enumerate(LABELS)}
+MAX_DELAY = timedelta(minutes=10)
+"""From the moment that a row of a vote bears until others see it."""
 SIDES = {"gold_better": "the better answer of a gold pair", "gold_worse": "the worse answer of a gold pair"}
 
 
@@ -53,7 +60,26 @@ class VoteLog:
         return np.isin(self.purpose, codes)
 
 
+class _VoteRow(NamedTuple):
+    """What a log holds of a vote. Rows are sorted as the votes were cast."""
+
+    created_at: datetime
+    served_at: datetime
+    id: str
+    supersedes_id: str | None
+    prompt_id: str
+    completion_a_id: str
+    completion_b_id: str
+    rater_id: str
+    label: str
+    purpose: str
+    duration_ms: int | None
+    probability: float
+
+
 _remembered: OrderedDict[tuple[object, ...], VoteLog] = OrderedDict()
+_rows: OrderedDict[tuple[str, str], dict[str, _VoteRow]] = OrderedDict()
+"""Every row of a campaign's votes by id, undone ones too."""
 _remembering = Lock()
 
 
@@ -75,22 +101,35 @@ def read_vote_log(session: Session, campaign_id: str, *, revision: Revision | No
     given).
     """
     bind = session.get_bind()
-    key = (str(getattr(bind, "url", bind)), campaign_id, revision or votes_revision(session, campaign_id))
+    campaign = (str(getattr(bind, "url", bind)), campaign_id)
+    revision = revision or votes_revision(session, campaign_id)
     with _remembering:
-        if key in _remembered:
-            _remembered.move_to_end(key)
-            return _remembered[key]
-    log = _read(session, campaign_id)
+        if (log := _remembered.get((*campaign, revision))) is not None:
+            _remembered.move_to_end((*campaign, revision))
+            return log
+        rows = _rows.get(campaign, {})
+    rows = _read_rows(session, campaign_id, rows, num_votes=revision[0])
+    log = _log_of(session, campaign_id, rows)
     with _remembering:
-        _remembered[key] = log
-        while len(_remembered) > MAX_REMEMBERED:
-            _remembered.popitem(last=False)
+        _remembered[*campaign, revision] = log
+        _rows[campaign] = rows
+        _rows.move_to_end(campaign)
+        for remembered in (_remembered, _rows):
+            while len(remembered) > MAX_REMEMBERED:
+                remembered.popitem(last=False)
     return log
 
 
-def _read(session: Session, campaign_id: str) -> VoteLog:
+def _read_rows(
+    session: Session, campaign_id: str, known: dict[str, _VoteRow], *, num_votes: int
+) -> dict[str, _VoteRow]:
+    """Return every row of a campaign's votes: the known ones, as rows are only added, and those that came since."""
     query = (
         select(
+            Vote.created_at,
+            Battle.served_at,
+            Vote.id,
+            Vote.supersedes_id,
             Battle.prompt_id,
             Battle.completion_a_id,
             Battle.completion_b_id,
@@ -101,12 +140,29 @@ def _read(session: Session, campaign_id: str) -> VoteLog:
             Battle.sampling_probability,
         )
         .join(Battle, Battle.id == Vote.battle_id)
-        .where(Battle.campaign_id == campaign_id, vote_holds())
-        .order_by(Vote.created_at, Battle.served_at, Vote.id)
+        .where(Battle.campaign_id == campaign_id)
     )
-    rows = session.execute(query).all()
-    prompt_ids, side_a, side_b, rater_ids, labels, purposes, durations, probabilities = (
-        zip(*rows, strict=True) if rows else ((),) * 8
+    rows = known
+    if known:
+        newest = max(row.created_at for row in known.values())
+        later = session.execute(query.where(Vote.created_at >= newest - MAX_DELAY))
+        rows = known | {row.id: _vote_row(row) for row in later if row.id not in known}
+    if len(rows) != num_votes:  # imported with times of the past, or a database that was put back
+        rows = {row.id: _vote_row(row) for row in session.execute(query)}
+    return rows
+
+
+def _vote_row(row: SqlRow[*tuple[Any, ...]]) -> _VoteRow:
+    """Return a row whose ids of a prompt, answers and a rater, each in many rows, are held once."""
+    return _VoteRow._make((*row[:4], *map(sys.intern, row[4:10]), *row[10:]))
+
+
+def _log_of(session: Session, campaign_id: str, rows_by_id: dict[str, _VoteRow]) -> VoteLog:
+    """Return the log of the valid ones among all votes of a campaign: neither superseded nor skipped."""
+    superseded = {row.supersedes_id for row in rows_by_id.values()}
+    rows = sorted(row for row in rows_by_id.values() if row.id not in superseded and row.label in CODE_OF_LABEL)
+    *_, prompt_ids, side_a, side_b, rater_ids, labels, purposes, durations, probabilities = (
+        zip(*rows, strict=True) if rows else ((),) * len(_VoteRow._fields)
     )
     prompts, prompt = _numbered(prompt_ids)
     answers, sides = _numbered((*side_a, *side_b))
@@ -122,7 +178,7 @@ def _read(session: Session, campaign_id: str) -> VoteLog:
         raters=raters,
         a=contestant[sides[: len(rows)]],
         b=contestant[sides[len(rows) :]],
-        label=codes_of(labels, {label.value: code for code, label in enumerate(LABELS)}),
+        label=codes_of(labels, CODE_OF_LABEL),
         prompt=key[prompt],
         rater=rater,
         categories=categories[0] if category is not None else (),
