@@ -168,3 +168,22 @@ def test_a_new_alias_is_deployed_from_the_page_that_promoted_it(tab: Page, empti
     settle(tab)
     tab.get_by_role("button", name="Deploy this alias").click()
     tab.wait_for_url("**/endpoints?checkpoint=*")
+
+
+def test_a_method_is_chosen_after_a_draft_was_discarded(tab: Page, forms: Forms) -> None:
+    """None was, and the launch was refused."""
+    opened(tab, forms, "/launch")
+    objective = tab.get_by_role("combobox", name=re.compile("Objective"))
+
+    def choose() -> None:
+        objective.click()
+        tab.get_by_role("option", name="Fine-tuning (SFT)").click()
+        settle(tab)
+        expect(tab.get_by_role("radio", name="Full fine-tuning")).to_be_checked()
+
+    choose()
+    opened(tab, forms, "/datasets")
+    opened(tab, forms, "/launch")
+    tab.get_by_role("button", name="Discard").click()
+    settle(tab)
+    choose()

@@ -48,7 +48,7 @@ def diagnose_run(ctx: Context, name_or_id: str) -> list[Finding]:
         has_ended=job is None or Status(job.status) not in ACTIVE,
         failure=job.error.cause if job is not None and job.status == Status.FAILED else "",
         not_finite=run.summary.not_finite,
-        vocab_size=vocab_size,
+        vocab_size=vocab_size or (base.facts.vocab_size if base else None),
         body=count_without_embeddings(architecture.config) if architecture else base.parameters if base else None,
     )
     return diagnose({name: Series(one.steps, one.values) for name, one in points.items()}, facts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -28,6 +28,7 @@ ON_FORM = tuple(path for path in list_paths() if traits_of(path).group is not No
 """Fields that the form draws from the schema; the others have widgets of their own."""
 _NAMED = re.compile(r"(?<![\w.])(" + "|".join(sorted(map(re.escape, ON_FORM), key=len, reverse=True)) + r")(?![\w])")
 _ERRORS, _TYPED, _VALUES, _DEFAULTS = "launch_errors", "launch_typed", "launch_values", "launch_defaults"
+_CHOICES = "launch_choices"
 
 
 def field_key(path: str) -> str:
@@ -49,6 +50,35 @@ def get_field(path: str) -> Any:
     """Return the value of a field, drawn or not: a widget that leaves the page loses its own."""
     value = st.session_state.get(field_key(path), _values().get(path, default_at(path)))
     return int(value) if kind_of(path) is int and isinstance(value, float) and value.is_integer() else value
+
+
+def set_choice(name: str, value: str) -> None:
+    """Set one of the form's choices that are drawn for some objectives alone. Only before it is drawn; the widget gets
+    it then, as a field's does.
+    """
+    _choices()[name] = value
+    st.session_state.pop(PREFIX + name, None)
+
+
+def get_choice(name: str) -> str | None:
+    """Return a choice, drawn or not."""
+    chosen: str | None = st.session_state.get(PREFIX + name, _choices().get(name))
+    return chosen
+
+
+def draw_choice(name: str, label: str, options: Sequence[str], *, names: Mapping[str, str] | None = None) -> str:
+    """Draw a choice, the first option unless it was set, and return it."""
+    key = PREFIX + name
+    st.session_state.setdefault(key, get_choice(name) or options[0])
+    shown = names or {option: option for option in options}
+    chosen = st.segmented_control(label, options, key=key, required=True, format_func=shown.__getitem__)
+    _choices()[name] = chosen or options[0]
+    return _choices()[name]
+
+
+def _choices() -> dict[str, str]:
+    choices: dict[str, str] = st.session_state.setdefault(_CHOICES, {})
+    return choices
 
 
 @handled

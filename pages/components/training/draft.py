@@ -15,7 +15,7 @@ from backend.domain.training.objectives import Objective
 from backend.services.context import Context, Person
 from backend.services.people.drafts import FormDraft, drop_draft, read_draft, save_draft
 from pages.components.frame import handled
-from pages.components.training.config_fields import ON_FORM, PREFIX, get_field, typed_fields
+from pages.components.training.config_fields import ON_FORM, PREFIX, get_choice, get_field, typed_fields
 from pages.components.training.run_form import fill_draft, form_origin
 from pages.components.words import when
 
@@ -117,8 +117,8 @@ def _snapshot(values: Mapping[str, Any], source: Mapping[str, str]) -> FieldValu
         "typed": sorted(typed_fields()),
         "fields": {path: get_field(path) for path in ON_FORM},
         "parts": {part: st.session_state.get(PREFIX + part) for part in PARTS} | {"dataset": values.get("dataset")},
-        "method": st.session_state.get(PREFIX + "method"),
-        "start": st.session_state.get(PREFIX + "start"),
+        "method": get_choice("method"),
+        "start": get_choice("start"),
         "name": st.session_state.get(PREFIX + "name") or "",
         "prompts": st.session_state.get(PREFIX + "prompts") or "",
         "rewards": values.get("grpo", {}).get("rewards"),

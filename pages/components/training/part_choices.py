@@ -26,7 +26,7 @@ from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import by_identity
 from pages.components.frame import plain
 from pages.components.labels import OBJECTIVES
-from pages.components.training.config_fields import PREFIX, mark_typed, typed_fields
+from pages.components.training.config_fields import PREFIX, draw_choice, mark_typed, typed_fields
 
 METHODS = {"full": "Full fine-tuning", "lora": "LoRA", "qlora": "QLoRA (4-bit base)"}
 FROM_SCRATCH, CONTINUE = "Train from scratch", "Continue from a checkpoint"
@@ -161,12 +161,8 @@ def draw_base(ctx: Context, values: FieldValues, missing: list[str]) -> str:
     if not options:
         st.caption("There is no checkpoint yet: pretrain one here, or add a base on the Checkpoints page.")
     _draw_untrained(ctx, {c.run_id for c in ready})
-    st.session_state.setdefault(PREFIX + "method", "full")
-    method = st.segmented_control(
-        "Method", list(METHODS), key=PREFIX + "method", required=True, format_func=METHODS.__getitem__
-    )
-    values["method"] = method
-    return str(method)
+    values["method"] = method = draw_choice("method", "Method", list(METHODS), names=METHODS)
+    return method
 
 
 def _draw_untrained(ctx: Context, with_checkpoint: Collection[str | None]) -> None:

@@ -30,10 +30,12 @@ from pages.components.training.config_fields import (
     ON_FORM,
     PREFIX,
     changed_labels,
+    draw_choice,
     draw_run_fields,
     forget_typed,
     get_field,
     mark_typed,
+    set_choice,
     set_defaults,
     set_field,
     typed_fields,
@@ -80,8 +82,8 @@ def fill_form(config: RunConfig, *, origin: Origin, typed: Collection[str] = ())
     inline = config.architecture if isinstance(config.architecture, ArchitectureConfig) else None
     st.session_state["launch_inline"] = inline
     st.session_state[PREFIX + "name"] = config.name
-    st.session_state[PREFIX + "method"] = config.method
-    st.session_state[PREFIX + "start"] = CONTINUE if config.base else FROM_SCRATCH
+    set_choice("method", config.method)
+    set_choice("start", CONTINUE if config.base else FROM_SCRATCH)
     st.session_state[PREFIX + "prompts"] = "\n".join(config.sample_prompts)
     architecture = INLINE if inline is not None else config.architecture
     request_parts(
@@ -97,8 +99,8 @@ def start_form(objective: Objective, **parts: str | None) -> None:
     fill_rewards(())
     st.session_state["launch_inline"] = None
     st.session_state[PREFIX + "name"] = ""
-    st.session_state[PREFIX + "method"] = "full"
-    st.session_state[PREFIX + "start"] = CONTINUE if parts.get("base") else FROM_SCRATCH
+    set_choice("method", "full")
+    set_choice("start", CONTINUE if parts.get("base") else FROM_SCRATCH)
     request_parts(**parts)
 
 
@@ -116,9 +118,12 @@ def fill_draft(objective: Objective, held: Mapping[str, Any], inline: Architectu
     st.session_state[ROWS] = list(held["rewards"] or [RewardRule(kind="exact").model_dump()])
     st.session_state.pop(EDITOR, None)
     st.session_state["launch_inline"] = inline
-    for name in ("name", "method", "start", "prompts"):
+    for name in ("name", "prompts"):
         if held[name] is not None:
             st.session_state[PREFIX + name] = str(held[name])
+    for name in ("method", "start"):
+        if held[name] is not None:
+            set_choice(name, str(held[name]))
     request_parts(**{part: str(name) for part, name in parts.items() if name})
 
 
@@ -273,14 +278,9 @@ def _draw_advanced(groups: Mapping[FieldGroup, list[str]], values: FieldValues, 
 
 def _draw_start(ctx: Context, objective: Objective, values: FieldValues, missing: list[str]) -> str:
     """Draw what the run starts from; return its method."""
-    if objective.pretrains:
-        st.session_state.setdefault(PREFIX + "start", FROM_SCRATCH)
-        if (
-            st.segmented_control("Start from", [FROM_SCRATCH, CONTINUE], key=PREFIX + "start", required=True)
-            != CONTINUE
-        ):
-            draw_network(ctx, values, missing)
-            return "full"
+    if objective.pretrains and draw_choice("start", "Start from", [FROM_SCRATCH, CONTINUE]) != CONTINUE:
+        draw_network(ctx, values, missing)
+        return "full"
     return draw_base(ctx, values, missing)
 
 

@@ -19,6 +19,7 @@ from backend.services.context import LOCAL, Context, OperatorPolicy, Person
 from backend.services.jobs.claims import requeue_lost
 from backend.services.jobs.jobs import read_log
 from backend.services.jobs.workers import beat
+from backend.services.training.diagnosis import diagnose_run
 from backend.services.training.imported_runs import import_log
 from backend.services.training.runs import (
     _subject,
@@ -441,3 +442,12 @@ def test_as_many_devices_as_a_worker_has_are_taken_and_a_gpu_takes_what_needs_on
     )
     assert scenario.run(devices={"count": 16, "nodes": 2}, device="gpu", precision="fp16").status is Status.QUEUED
     assert scenario.run(devices={"count": 4}, device="cpu").status is Status.QUEUED
+
+
+def test_a_diverged_run_of_a_base_is_measured_by_the_vocabulary_of_the_base(ctx: Context, scenario: Scenario) -> None:
+    scenario.checkpoint(facts={"context": 128, "vocab_size": 512})
+    high = {"type": "metrics", "step": 100, "time": 1.0, "values": {"train_loss": 40.0}}
+    scenario.dataset("asks", kind="chat")
+    parts = {"architecture": None, "tokenizer": None, "objective": "sft", "dataset": "asks"}
+    run = scenario.run(high, status=Status.FINISHED, base="Oak", **parts)
+    assert "equally likely has 6.2." in diagnose_run(ctx, run.id)[0].sentence
