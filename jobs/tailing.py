@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from backend.domain.jobs.events import AnyEvent, read_event
 
@@ -22,8 +24,7 @@ class Tail:
         """Return the lines completed since the last call, at most 4 MB of them, or one that is longer."""
         try:
             with self.path.open("rb") as file:
-                file.seek(self.offset)
-                block = file.read(MAX_BATCH_BYTES)
+                block = self._read_block(file)
                 if len(block) == MAX_BATCH_BYTES and b"\n" not in block:
                     block += (
                         file.readline()
@@ -34,6 +35,13 @@ class Tail:
         self.offset += complete
         return block[:complete].splitlines()
 
+    def _read_block(self, file: BinaryIO) -> bytes:
+        """Return what a file has got since, at most a batch. A read of a whole batch would take its memory each time,
+        several times a second for days.
+        """
+        file.seek(self.offset)
+        return file.read(min(MAX_BATCH_BYTES, max(0, os.fstat(file.fileno()).st_size - self.offset)))
+
 
 class OutputTail(Tail):
     """Reads a growing file as a terminal shows it: of a progress bar, which carriage returns end, the newest state."""
@@ -42,8 +50,7 @@ class OutputTail(Tail):
         """Return the lines completed since the last call, at most 4 MB of them; a line without an end is cut."""
         try:
             with self.path.open("rb") as file:
-                file.seek(self.offset)
-                block = file.read(MAX_BATCH_BYTES)
+                block = self._read_block(file)
         except FileNotFoundError:
             return []
         complete = max(block.rfind(b"\n"), block.rfind(b"\r")) + 1
