@@ -83,9 +83,8 @@ def draw_review(preview: TrafficPreview) -> list[str]:
             st.text(prompt[:400])
             st.text((exchange.correction or exchange.answer)[:400] or "(no text)")
             thumb = {1: "thumb up", -1: "thumb down"}.get(exchange.rating or 0, "not rated")
-            if st.checkbox(
-                f"Leave out ({thumb}{', corrected' if exchange.correction else ''})", key=f"traffic_out_{exchange.id}"
-            ):
+            said = f"{thumb}{', corrected' if exchange.correction else ', cut off' if exchange.is_cut else ''}"
+            if st.checkbox(f"Leave out ({said})", key=f"traffic_out_{exchange.id}"):
                 excluded.append(exchange.id)
     if len(preview.exchanges) > REVIEWED:
         st.caption(f"The first {REVIEWED} of {len(preview.exchanges):,} are shown.")

@@ -8,17 +8,17 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
 from sqlalchemy import select
 
-from backend.db.tables import Feedback, LoggedRequest
+from backend.db.tables import Feedback, LoggedRequest, Usage
 from backend.domain.battles.preferences.rows import label_row, preference_row, rewrite_row
 from backend.domain.data.versions.provenance import TrafficProvenance, TrafficRow
 from backend.domain.json_values import JsonObject, Row
-from backend.domain.serving.request_log import RequestLogConfig, TrafficRules, redact
+from backend.domain.serving.request_log import MAX_ANSWER_CHARS, RequestLogConfig, TrafficRules, redact
 from backend.errors import InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.imports import add_rows_dataset
@@ -32,14 +32,16 @@ TrafficObjective = Literal["sft", "kto", "preference"]
 KINDS: dict[TrafficObjective, str] = {"sft": "chat", "kto": "kto", "preference": "preference"}
 NEEDS: dict[TrafficObjective, str] = {
     "sft": "an answer that was completed and is not rated down, or a correction",
-    "kto": "a thumb up or down",
-    "preference": "a correction, or a thumb up and a thumb down on answers to one prompt",
+    "kto": "a thumb down, or a thumb up on an answer that was completed",
+    "preference": "a correction, or a thumb up on a completed answer and a thumb down on another answer to its prompt",
 }
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A prompt with its answer, and what was said of it."""
+    """A prompt with its answer, and what was said of it. `is_cut`: the answer ended at its max tokens, or at the log's
+    limit, so nothing is to learn to write it.
+    """
 
     id: str
     source: str
@@ -49,6 +51,7 @@ class Exchange:
     correction: str
     checkpoint_id: str | None
     created_at: datetime
+    is_cut: bool
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,10 @@ def preview_traffic(
     admitted.sort(key=lambda exchange: (exchange.created_at, exchange.id))
     scrubbed, count = _scrub(admitted, RequestLogConfig(redact=rules.redact, patterns=rules.patterns))
     rows, sources = _ROWS[objective](scrubbed)
-    unused = len(scrubbed) - len({id_ for source in sources for id_ in source["requests"]})
-    if unused:
-        left_out[f"no row: needs {NEEDS[objective]}"] = unused
+    used = {id_ for source in sources for id_ in source["requests"]}
+    unused = Counter(exchange.is_cut for exchange in scrubbed if exchange.id not in used)
+    left_out |= {"answer cut off": unused[True], f"no row: needs {NEEDS[objective]}": unused[False]}
+    left_out = +left_out
     return TrafficPreview(tuple(scrubbed), tuple(rows), tuple(sources), dict(left_out), count)
 
 
@@ -127,6 +131,13 @@ def _read(ctx: Context, name: str, rules: TrafficRules) -> list[Exchange]:
         ).all()
         query = given_feedback(Feedback).where(Feedback.endpoint == name, Feedback.created_at >= since)
         given = [(request, row) for request, row in session.execute(query)]
+        cut = set(
+            session.scalars(
+                select(Usage.id).where(
+                    Usage.endpoint_id == endpoint.id, Usage.created_at >= since, Usage.finish_reason == "length"
+                )
+            )
+        )
     feedback = dict(given)
     exchanges = {}
     for row in logged:
@@ -141,6 +152,7 @@ def _read(ctx: Context, name: str, rules: TrafficRules) -> list[Exchange]:
             correction,
             row.checkpoint_id,
             row.created_at,
+            row.id in cut or len(row.answer or "") >= MAX_ANSWER_CHARS,
         )
     for request, said in given:
         if said.messages and said.answer is not None and request not in exchanges:
@@ -153,6 +165,7 @@ def _read(ctx: Context, name: str, rules: TrafficRules) -> list[Exchange]:
                 said.correction,
                 said.checkpoint_id,
                 said.created_at,
+                request in cut,
             )
     listed = set(rules.only) or exchanges.keys()
     merged: dict[tuple[str, str], Exchange] = {}
@@ -190,18 +203,7 @@ def _scrub(exchanges: Sequence[Exchange], config: RequestLogConfig) -> tuple[lis
         answer, in_answer = redact(exchange.answer, config)
         correction, in_correction = redact(exchange.correction, config)
         total += count + in_answer + in_correction
-        scrubbed.append(
-            Exchange(
-                exchange.id,
-                exchange.source,
-                messages,
-                answer,
-                exchange.rating,
-                correction,
-                exchange.checkpoint_id,
-                exchange.created_at,
-            )
-        )
+        scrubbed.append(replace(exchange, messages=messages, answer=answer, correction=correction))
     return scrubbed, total
 
 
@@ -218,13 +220,17 @@ def _source(*exchanges: Exchange, correction: bool = False) -> TrafficRow:
 
 
 def _sft(exchanges: Collection[Exchange]) -> Made:
-    used = [exchange for exchange in exchanges if exchange.correction or (exchange.answer and exchange.rating != -1)]
+    used = [
+        exchange
+        for exchange in exchanges
+        if exchange.correction or (exchange.answer and exchange.rating != -1 and not exchange.is_cut)
+    ]
     rows = [rewrite_row(exchange.messages, rewrite=exchange.correction or exchange.answer) for exchange in used]
     return rows, [_source(exchange, correction=bool(exchange.correction)) for exchange in used]
 
 
 def _kto(exchanges: Collection[Exchange]) -> Made:
-    used = [exchange for exchange in exchanges if exchange.rating]
+    used = [exchange for exchange in exchanges if exchange.rating == -1 or (exchange.rating and not exchange.is_cut)]
     rows = [label_row(exchange.messages, completion=exchange.answer, is_good=exchange.rating == 1) for exchange in used]
     return rows, [_source(exchange) for exchange in used]
 
@@ -238,7 +244,7 @@ def _preference(exchanges: Collection[Exchange]) -> Made:
             sources.append(_source(exchange, correction=True))
         by_prompt[json.dumps(exchange.messages, sort_keys=True)].append(exchange)
     for group in by_prompt.values():
-        good = [exchange for exchange in group if exchange.rating == 1]
+        good = [exchange for exchange in group if exchange.rating == 1 and not exchange.is_cut]
         bad = [exchange for exchange in group if exchange.rating == -1]
         for chosen, rejected in zip(
             good, bad, strict=False

@@ -29,11 +29,16 @@ def ctx(any_ctx: Context) -> Context:
     return any_ctx
 
 
-def ask(ctx: Context, name: str, prompt: str, answer: str, *, age_days: float = 0.0) -> None:
+def ask(
+    ctx: Context, name: str, prompt: str, answer: str, *, age_days: float = 0.0, finish_reason: str = "stop"
+) -> None:
     body = LoggedBody("chat", {"temperature": 0.5}, [{"role": "user", "content": prompt}])
     body.add(answer)
     at = ctx.now() - timedelta(days=age_days)
-    add_usage(ctx, [UsageRow(name, "tales", None, None, 3, 4, 5.0, 6.0, "finished", at, logged=body)])
+    add_usage(
+        ctx,
+        [UsageRow(name, "tales", None, None, 3, 4, 5.0, 6.0, "finished", at, logged=body, finish_reason=finish_reason)],
+    )
 
 
 def log(ctx: Context, mode: LogMode, **values: object) -> None:
@@ -143,6 +148,24 @@ def test_traffic_becomes_rows_of_each_kind_with_the_requests_behind_them(ctx: Co
     assert len(rows("sft", exclude=("d",))) == 2
     assert len(rows("kto", sample=2)) <= 2
     assert rows("sft", sample=2, seed=3) == rows("sft", sample=2, seed=3)
+
+
+def test_what_an_answer_that_was_cut_off_says_is_learned_by_no_row(ctx: Context) -> None:
+    log(ctx, "bodies")
+    for name in ("plain", "good", "bad", "corrected"):
+        ask(ctx, name, f"Is this {name}?", "She played outsid", finish_reason="length")
+    ask(ctx, "whole", "Is this whole?", "Yes.")
+    store_feedback(ctx, "good", key_id=None, rating=1)
+    store_feedback(ctx, "bad", key_id=None, rating=-1)
+    store_feedback(ctx, "corrected", key_id=None, rating=-1, correction="She played outside.")
+    sft, kto, pairs = (
+        preview_traffic(ctx, "tales", objective=objective, rules=TrafficRules(), person=LOCAL)
+        for objective in ("sft", "kto", "preference")
+    )
+    assert [row["requests"] for row in sft.provenance] == [["corrected"], ["whole"]]
+    assert sft.left_out == {"answer cut off": 3}
+    assert [row["requests"] for row in kto.provenance] == [["bad"], ["corrected"]]
+    assert [row["requests"] for row in pairs.provenance] == [["corrected"]]
 
 
 def test_a_dataset_of_traffic_names_endpoint_rules_and_requests(ctx: Context) -> None:
