@@ -131,6 +131,15 @@ def test_parts_of_pages_that_rerun_by_themselves_show_their_errors() -> None:
     assert bare == ["pages/components/frame.py"]
 
 
+def test_figures_of_pages_are_drawn_by_one_component() -> None:
+    """A run's figures were smaller than all others; bars under them are `bars`, since Streamlit's own charts warn in
+    the browser's console at each drawing.
+    """
+    drawing = [path for path in list_modules("pages") if ".metric(" in (PROJECT / path).read_text()]
+    assert drawing == ["pages/components/frame.py"]
+    assert "chart_data" not in (PROJECT / drawing[0]).read_text()
+
+
 def test_the_tree_of_the_architecture_is_there() -> None:
     """Each file or folder that the tree names exists. A line is `name/ name/   what it is`, indented below its
     folder.

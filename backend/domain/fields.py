@@ -48,9 +48,9 @@ def above(field: str, bound: float) -> FieldCondition:
 class Shown:
     """Presentation of a field. `group`: the heading that it stands under on the form, None for a field that the form
     leaves out or draws by hand. `used`: conditions that must all hold for the field to have an effect. `choices`:
-    the label of each value. `empty`: what an empty field means. `written`: the format of a number, such as %.3e.
-    `scale`: what a form multiplies the number by, such as 100 for percent. `lines`: height of a text. `option`: its
-    option, such as `--top-p`, `--gate/--no-gate` or `--hours --gpu-hours`; by default its name.
+    the label of each value. `empty`: what an empty field means. `scale`: what a form multiplies the number
+    by, such as 100 for percent. `lines`: height of a text. `option`: its option, such as `--top-p`, `--gate/--no-gate`
+    or `--hours --gpu-hours`; by default its name.
     """
 
     group: str | None = ""
@@ -59,7 +59,6 @@ class Shown:
     choices: Mapping[Any, str] = field(default_factory=dict)
     empty: str = ""
     step: float | None = None
-    written: str = ""
     scale: float = 1
     lines: int = 1
     option: str = ""

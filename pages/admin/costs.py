@@ -16,7 +16,7 @@ from backend.services.serving.costs.report import LedgerReport, cost_report, rep
 from pages.components.charts.style import STATIC
 from pages.components.choices import choose_one
 from pages.components.confirm import draw_confirmed
-from pages.components.frame import empty_state, errors_shown, page_frame, plain
+from pages.components.frame import draw_metric, empty_state, errors_shown, page_frame, plain
 from pages.components.numbers import draw_number, form_button, number_form
 from pages.components.serving.costs.charts import daily_figure, split_figure
 from pages.components.tables import draw_table
@@ -128,10 +128,10 @@ def draw_totals(report: LedgerReport) -> None:
     """Draw total, requests, idle time and forecast."""
     totals, forecast = report.ledger.totals, report.forecast
     grid = st.grid(4, min_column_width=150)
-    grid.metric("Total", cost(report, report.ledger.usd))
-    grid.metric("Requests", cost(report, totals["requests"]), help="Share of replicas that requests took.")
-    grid.metric("Idle endpoints", cost(report, totals["idle"]), help="Replicas while no request was open.")
-    grid.metric("Forecast, this month", "–" if forecast.usd is None else cost(report, forecast.usd))
+    draw_metric(grid, "Total", cost(report, report.ledger.usd))
+    draw_metric(grid, "Requests", cost(report, totals["requests"]), help="Share of replicas that requests took.")
+    draw_metric(grid, "Idle endpoints", cost(report, totals["idle"]), help="Replicas while no request was open.")
+    draw_metric(grid, "Forecast, this month", "–" if forecast.usd is None else cost(report, forecast.usd))
     if report.is_priced and forecast.usd != 0:
         st.caption(plain(forecast_text(report)))
 

@@ -13,7 +13,7 @@ from backend.services.context import Context, Person
 from backend.services.data.tokens import list_tokens
 from backend.services.jobs.workers import WorkerView, list_slots
 from backend.services.serving.monitoring.gauges import ReplicaGauges, read_live
-from pages.components.frame import empty_state, live_part, page_frame, plain
+from pages.components.frame import draw_metric, empty_state, live_part, page_frame, plain
 from pages.components.serving.replica_table import draw_replica_table
 from pages.components.tables import draw_pager, draw_table
 from pages.components.words import ago, size, when
@@ -42,17 +42,18 @@ def draw_machine(
         st.subheader(plain(host), anchor=False)
         grid = st.grid(4, min_column_width=140)
         cpu = gauges.cpu_percent
-        grid.metric("CPU", f"{cpu:.0f} %" if cpu is not None else "–", help=f"{gauges.cpu_count or '?'} cores")
+        draw_metric(grid, "CPU", f"{cpu:.0f} %" if cpu is not None else "–", help=f"{gauges.cpu_count or '?'} cores")
         total = gauges.memory_total_bytes
         if total:
-            grid.metric("Memory", size(gauges.memory_used_bytes), help=f"of {size(total)}")
-        grid.metric("Workers alive", f"{sum(w.is_alive for w in workers)} of {len(workers)}")
+            draw_metric(grid, "Memory", size(gauges.memory_used_bytes), help=f"of {size(total)}")
+        draw_metric(grid, "Workers alive", f"{sum(w.is_alive for w in workers)} of {len(workers)}")
         reasons = {worker.gauges.takes_no_jobs for worker in workers if worker.is_alive} - {""}
         for reason in sorted(reasons):
             st.warning(f"Takes no jobs. {plain(reason)} Update Roundhouse on this machine and restart its worker.")
         devices = sorted({device for worker in workers for device in worker.devices})
         occupied = {device: job for slot_host, device, job in slots if slot_host == host}
-        grid.metric(
+        draw_metric(
+            grid,
             "GPUs",
             f"{len(occupied)} of {len(devices)} busy" if devices else "none",
             help="Without a GPU, jobs run on the CPU.",
@@ -168,8 +169,10 @@ def draw_storage(ctx: Context) -> None:
     days = ctx.policy.keep_job_folders_days
     st.subheader("Storage", anchor=False)
     grid = st.grid(4, min_column_width=140)
-    grid.metric("Free disk space", size(ctx.artifacts.free_bytes()), help="On the artifacts' disk.")
-    grid.metric("Tokens", size(sum(folder.num_bytes for folder in folders)), help="Encoded datasets that runs share.")
+    draw_metric(grid, "Free disk space", size(ctx.artifacts.free_bytes()), help="On the artifacts' disk.")
+    draw_metric(
+        grid, "Tokens", size(sum(folder.num_bytes for folder in folders)), help="Encoded datasets that runs share."
+    )
     retention = f"are deleted {days:g} days after" if days else "are never deleted after"
     st.caption(
         f"A job's working files {retention} its end, and tokens {retention} the last run that opened them"

@@ -33,6 +33,7 @@ from pages.components.numbers import number_form, wrong_numbers
 from pages.components.training.draft import draw_draft, forget_draft, keep_draft, restore_draft
 from pages.components.training.estimate_card import draw_estimate, draw_sweep_estimate
 from pages.components.training.launch_checks import (
+    accept_warnings,
     draw_config_changes,
     draw_launch_problem,
     draw_warnings,
@@ -208,13 +209,33 @@ def launch(
         st.switch_page(routes.RUN, query_params={"run": run.id})
 
 
-def launch_label(form: FormState, problem: RoundhouseError | None, *, accepted: bool) -> str:
-    """Return the label of the launch button: what is missing, or Launch."""
+def draw_button(
+    form: FormState, expected: Forecast | None, problem: RoundhouseError | None, *, key: str, label: str = "Launch"
+) -> bool:
+    """Draw the launch button, with what blocks it beside and below, so that it stays where the pointer is; return
+    whether the form is launched. Without an `expected` it can't be.
+    """
+    with st.container(horizontal=True, vertical_alignment="center", key=f"{key}_row"):
+        place = st.container(width="content")
+        accepted = accept_warnings(expected.warnings) if expected else False
+    ready = accepted and not wrong_numbers()
     if form.missing:
-        return "Choose " + " and ".join(form.missing)
-    return "Correct the values first" if problem is not None else "Launch" if accepted else "Accept the warnings first"
+        label = "Choose " + " and ".join(form.missing)
+    elif problem is not None or wrong_numbers():
+        label = "Correct the values first"
+    elif not accepted:
+        label = "Accept the warnings first"
+    clicked = place.button(
+        label, key=key, type="primary", icon=":material/rocket_launch:" if ready else None, disabled=not ready
+    )
+    if problem is not None:
+        draw_launch_problem(problem)
+    if expected is not None:
+        draw_warnings(expected.warnings)
+    return clicked and ready  # a click may arrive with the value that caused a warning
 
 
+@number_form
 def draw_one_run(ctx: Context, person: Person) -> None:
     """Draw form, estimate, YAML and the launch button."""
     parent = run_detail(ctx, st.query_params["run"]) if st.query_params.get("run") else None
@@ -225,20 +246,9 @@ def draw_one_run(ctx: Context, person: Person) -> None:
     config, expected, problem = check(ctx, form)
     mark_fields(problem)
     with left:
-        if problem is not None:
-            draw_launch_problem(problem)
-        accepted = draw_warnings(expected.warnings) if expected else False
         suites = draw_suite_choice(ctx)
         placement = draw_placement_choice(ctx)
-        label = launch_label(form, problem, accepted=accepted)
-        ready = config is not None and expected is not None and accepted
-        clicked = st.button(
-            label,
-            key="launch_go",
-            type="primary",
-            icon=":material/rocket_launch:" if ready else None,
-            disabled=not ready,
-        )
+        clicked = draw_button(form, expected, problem, key="launch_go")
         if clicked and config is not None and expected is not None:
             launch(ctx, person, config, expected, parent, suites, placement)
     with right:
@@ -269,9 +279,7 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
         with left:
             if before is not None:
                 draw_sweep_form(ctx, before[0])
-            if problem is not None:
-                draw_launch_problem(problem)
-            st.button(launch_label(form, problem, accepted=False), key="sweep_go", type="primary", disabled=True)
+            draw_button(form, None, problem, key="sweep_go")
         if before is not None:
             with right:
                 st.caption("Of the last values that can be launched:")
@@ -295,21 +303,9 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
         else:
             draw_estimate(ctx, person, config, expected)
     with left:
-        if problem is not None:
-            draw_launch_problem(problem)
-        accepted = draw_warnings(expected.warnings) if expected else False
         placement = draw_placement_choice(ctx)
-        label = (
-            f"Launch {sweep.num_runs} runs" if sweep and accepted else launch_label(form, problem, accepted=accepted)
-        )
-        ready = sweep is not None and accepted and not wrong_numbers()
-        clicked = st.button(
-            label,
-            key="sweep_go",
-            type="primary",
-            icon=":material/rocket_launch:" if ready else None,
-            disabled=not ready,
-        )
+        label = f"Launch {sweep.num_runs} runs" if sweep else "Launch"
+        clicked = draw_button(form, expected if sweep else None, problem, key="sweep_go", label=label)
         if clicked and sweep is not None:
             with errors_shown():
                 launched = launch_sweep(ctx, sweep, person=person, placement=placement)

@@ -71,6 +71,7 @@ def draw_fields(
     for name in only or [name for name in fields_of(model, group=group) if name not in skip]:
         info = model.model_fields[name]
         if not is_used(model, name, held | drawn):
+            _forget_refused(name, key=key)
             continue
         reason = (disabled or {}).get(name, "")
         options = {"placeholder": empty[name]} if name in empty else {}
@@ -159,6 +160,12 @@ def _draw_refused(name: str, value: Any, *, key: str) -> None:
     if refusal.value == value:
         draw_problem(str(refusal.error))
     else:
+        _forget_refused(name, key=key)
+
+
+def _forget_refused(name: str, *, key: str) -> None:
+    refusal = _refusal_of(key)
+    if refusal is not None and refusal.field == name:
         del st.session_state[_refusal_key(key)]
 
 
@@ -197,8 +204,8 @@ def draw_widget(info: FieldInfo, *, key: str, value: Any = ..., choices: Choices
         return st.toggle(label, **options, **first)
     options.setdefault("placeholder", shown.empty or None)
     if kind.base in (int, float) and not kind.values and not kind.many:
-        value = value * shown.scale if isinstance(value, int | float) else value
-        return enter_number(label, value, is_whole=kind.base is int, step=shown.step, written=shown.written, **options)
+        value = round(value * shown.scale, 12) if isinstance(value, int | float) else value
+        return enter_number(label, value, is_whole=kind.base is int, step=shown.step, **options)
     if kind.values and choices is None:
         choices = {one: shown.choices.get(one, str(one)) for one in kind.values}
     if choices is not None:

@@ -210,11 +210,8 @@ def draw_metric(
 
 
 def draw_figure(label: str, value: str | None, *, help: str | None = None) -> None:
-    """Draw an estimate as a large figure, or in a line's size that there is none."""
-    if value is not None:
-        st.metric(label, value, help=help)
-    else:
-        st.markdown(f"{label}  \n**Unknown**", help=help)
+    """Draw a number of a frame that holds more, in the size of `draw_metric`; None is an estimate that is unknown."""
+    st.metric(label, "Unknown" if value is None else value, help=help)
 
 
 def empty_state(

@@ -20,6 +20,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Number = int | float
 ButtonType = Literal["primary", "secondary", "tertiary"]
+SHORTEST, LONGEST = 1e-3, 1e9
+"""Numbers from the one to the other are written without a power of ten."""
 _WRONG: ContextVar[list[str]] = ContextVar("wrong_numbers")
 
 
@@ -64,7 +66,7 @@ def form_button(
         icon=f":material/{icon}:" if icon and not said else None,
         disabled=bool(said),
     )
-    return clicked
+    return clicked and not said  # a click may arrive with the value that is wrong
 
 
 def join_steps(steps: Sequence[str]) -> str:
@@ -131,17 +133,25 @@ def draw_number(
 
 
 def enter_number(
-    label: str, value: Any, *, is_whole: bool, step: Number | None = None, written: str = "", **options: Any
+    label: str, value: Any, *, key: str, is_whole: bool, step: Number | None = None, **options: Any
 ) -> float | None:
     """Draw a number field without bounds; return what was typed. With `...` it holds the value of the session state."""
     if value is not ...:
         options["value"] = None if value is None else float(value)
+    held = st.session_state.get(key, options.get("value"))
     options |= {
         "step": float(step) if step is not None else 1.0 if is_whole else None,
-        "format": written or ("%.0f" if is_whole else "%g"),
+        "format": number_format(held, is_whole=is_whole),
     }
-    entered: float | None = st.number_input(label, **options)
+    entered: float | None = st.number_input(label, key=key, **options)
     return entered
+
+
+def number_format(value: Number | None, *, is_whole: bool) -> str:
+    """Return the format in which a field shows every digit of a number, and few zeros: 5e-5, 0.25, 1e+21."""
+    if is_whole and (value is None or float(value).is_integer()):
+        return "%.0f"
+    return "%e" if value and not SHORTEST <= abs(value) < LONGEST else "%g"
 
 
 def nearest_valid(value: float | None, least: Number | None, most: Number | None, *, is_whole: bool) -> Any:

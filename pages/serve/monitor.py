@@ -26,7 +26,7 @@ from backend.services.serving.monitoring.traffic import (
 from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.choices import choose_from, choose_one
-from pages.components.frame import empty_state, live_part, page_frame, plain
+from pages.components.frame import draw_metric, empty_state, live_part, page_frame, plain
 from pages.components.links import page_link
 from pages.components.serving.monitoring.charts import Series, break_at_gaps, lines_figure, stacked_figure
 from pages.components.serving.replica_table import draw_replica_table
@@ -127,30 +127,37 @@ def draw_now(replicas: Sequence[ReplicaGauges], traffic: Traffic) -> None:
     ratios = [replica.load.cache_ratio for replica in replicas if replica.load.cache_ratio is not None]
     total = traffic.total
     grid = st.grid(5, min_column_width=140)
-    grid.metric("Running requests", f"{sum(replica.load.running for replica in replicas):.0f}", help="Now.")
-    grid.metric(
+    draw_metric(grid, "Running requests", f"{sum(replica.load.running for replica in replicas):.0f}", help="Now.")
+    draw_metric(
+        grid,
         "Queue",
         f"{sum(replica.load.waiting for replica in replicas):.0f}",
         help="Requests that wait for a replica, now.",
     )
-    grid.metric(
+    draw_metric(
+        grid,
         "Tokens per second",
         f"{sum(replica.load.tokens_per_second for replica in replicas):,.0f}",
         help="Now, by the replicas.",
     )
-    grid.metric("Replicas ready", f"{sum(replica.is_ready for replica in replicas)} of {len(replicas)}")
-    grid.metric(
-        "KV cache", "–" if not ratios else percent(max(ratios)), help="Used share, of the fullest replica, now."
+    draw_metric(grid, "Replicas ready", f"{sum(replica.is_ready for replica in replicas)} of {len(replicas)}")
+    draw_metric(
+        grid, "KV cache", "–" if not ratios else percent(max(ratios)), help="Used share, of the fullest replica, now."
     )
-    grid.metric(
-        f"Requests, {traffic.window.label}", f"{total.requests:,}", help=f"{total.completion_tokens:,} tokens generated"
+    draw_metric(
+        grid,
+        f"Requests, {traffic.window.label}",
+        f"{total.requests:,}",
+        help=f"{total.completion_tokens:,} tokens generated",
     )
-    grid.metric(
+    draw_metric(
+        grid,
         "Errors",
         _share(total.error_share),
         help=f"{total.lost:,} requests that no replica completed, as a share of those that were not refused.",
     )
-    grid.metric(
+    draw_metric(
+        grid,
         "Refused",
         _share(total.refused_share),
         help=(
@@ -158,12 +165,14 @@ def draw_now(replicas: Sequence[ReplicaGauges], traffic: Traffic) -> None:
             " does not exist, or invalid. Requests has them with the reason."
         ),
     )
-    grid.metric(
-        "Queue time, p50 / p95",
+    draw_metric(
+        grid,
+        "Queue p50 / p95",
         two_times(*total.queue_ms[:2]),
         help=f"Wait before the first step, over {traffic.window.label}.",
     )
-    grid.metric(
+    draw_metric(
+        grid,
         "First token, p95",
         "–" if total.ttft_ms[1] is None else f"{total.ttft_ms[1]:,.0f} ms",
         help=f"Over {traffic.window.label}.",

@@ -126,6 +126,32 @@ def test_powers_of_ten_are_read_whole_and_derived_values_follow(tab: Page, forms
     expect(yaml).to_contain_text("dataset: chats@1")
 
 
+@pytest.mark.parametrize(
+    ("typed", "shown"), [("0.00005", "5e-5"), ("5e-5", "5e-5"), ("0.0000123456789", "1.23456789e-5"), ("0.25", "0.25")]
+)
+def test_a_small_number_is_shown_with_every_digit_and_few_zeros(
+    tab: Page, forms: Forms, typed: str, shown: str
+) -> None:
+    """It stood there as 0.00005, whose zeros no one counts."""
+    opened(tab, forms, "/launch?dataset=chats&base=oak")
+    fill(tab, "Learning rate", typed)
+    expect(tab.get_by_label("Learning rate", exact=True).first).to_have_value(shown)
+
+
+def test_the_next_step_stands_beside_the_launch_button(tab: Page, forms: Forms) -> None:
+    """Warnings appeared above it and moved it out of view, so that a click on it met nothing."""
+    opened(tab, forms, "/launch?dataset=chats&base=oak")
+    button = tab.locator(".st-key-launch_go button")
+    button.scroll_into_view_if_needed()
+    before = button.bounding_box()
+    field = tab.get_by_label("Learning rate", exact=True).first
+    field.fill("30")
+    field.press("Tab")
+    settle(tab)
+    expect(tab.get_by_text("Proceed despite 1 warning")).to_be_in_viewport()
+    assert (before, button.bounding_box()) != (None, None)
+
+
 def test_a_number_out_of_bounds_blocks_its_form(tab: Page, forms: Forms) -> None:
     """The field turned red, and the form saved the value before it."""
     opened(tab, forms, "/evaluations?task=mine")

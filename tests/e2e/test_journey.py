@@ -58,7 +58,7 @@ def launch(visitor: Visitor, address: str, *, name: str, steps: int) -> None:
     ready = visitor.page.get_by_role("button", name=re.compile("^(Launch|Accept the warnings first)$"))
     ready.first.wait_for()
     if ready.first.inner_text().endswith("first"):  # such short runs are warned of
-        visitor.page.get_by_text("Proceed anyway").click()
+        visitor.page.get_by_text(re.compile("^Proceed despite")).click()
         visitor.settle()
     visitor.clicks("Launch")
     visitor.page.wait_for_url(re.compile(r"run\?run="))

@@ -63,7 +63,7 @@ def test_zero3_with_offload_is_launched_from_the_form(installation: Installation
     ready = visitor.page.get_by_role("button", name=re.compile("^(Launch|Accept the warnings first)$"))
     expect(ready.first).to_be_visible()
     if ready.first.inner_text().endswith("first"):
-        visitor.page.get_by_text("Proceed anyway").click()
+        visitor.page.get_by_text(re.compile("^Proceed despite")).click()
         visitor.settle()
     visitor.clicks("Launch")
     visitor.page.wait_for_url(re.compile(r"run\?run="))

@@ -1,5 +1,5 @@
-"""Drafts of other forms than Launch's: a search space, an architecture, a campaign, a gate and a suite outlive a reload
-and are gone once sent or discarded.
+"""Drafts of other forms than Launch's: a search space, an architecture, a campaign, an evaluation, a gate and a suite
+outlive a reload and are gone once sent or discarded.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from backend.services.checkpoints.checkpoints import delete_checkpoint
 from backend.services.context import LOCAL, Context
+from backend.services.data.datasets import delete_dataset, list_datasets
 from backend.services.evaluation.gates import list_gates
 from backend.services.evaluation.suites import list_suites
 from backend.services.people.drafts import read_draft
@@ -86,6 +87,41 @@ def test_a_campaign_is_kept_without_what_no_longer_exists(site: Context, scenari
         assert other.multiselect(key="campaign_contestants").value == [oak, elm]
         other.button(key="campaign_create").click().run()
         assert read_draft(site, "campaign", person=LOCAL) is None
+
+
+@pytest.mark.parametrize("is_gone", [False, True], ids=["all there", "one gone"])
+def test_an_evaluation_is_kept_without_what_no_longer_exists(site: Context, scenario: Scenario, is_gone: bool) -> None:
+    oak, elm, _ = scenario.checkpoints("Oak", "Elm", "Yew")
+    scenario.benchmark("facts")
+    scenario.benchmark("more facts")
+    ids = {dataset.name: dataset.id for dataset in list_datasets(site)}
+    page = open_page("evaluate/evaluations.py", new="1")
+    page.run()
+    assert read_draft(site, "evaluation", person=LOCAL) is None, "looking is no draft"
+    chosen, benchmarks = page.multiselect
+    chosen.set_value([oak, elm]).run()
+    benchmarks.set_value([ids["more facts"]]).run()
+    page.number_input(key="eval_limit").set_value(7).run()
+    if is_gone:
+        delete_checkpoint(site, elm, person=LOCAL)
+        delete_dataset(site, ids["more facts"], person=LOCAL)
+    other = open_page("evaluate/evaluations.py", new="1")
+    assert_sound(other)
+    assert "Draft of " in words(other)
+    assert other.number_input(key="eval_limit").value == 7
+    if is_gone:
+        assert elm not in other.multiselect[0].value
+        return
+    assert [box.value for box in other.multiselect] == [[oak, elm], [ids["more facts"]]]
+    other.button(key="evaluation_draft_discard").click().run()
+    assert_sound(other)
+    assert (other.number_input(key="eval_limit").value, len(other.multiselect[0].value)) == (None, 1)
+    assert read_draft(site, "evaluation", person=LOCAL) is None
+    other.number_input(key="eval_limit").set_value(3).run()
+    assert read_draft(site, "evaluation", person=LOCAL) is not None
+    other.button(key="eval_launch").click().run()
+    assert read_draft(site, "evaluation", person=LOCAL) is None
+    assert open_page("evaluate/evaluations.py", new="1").number_input(key="eval_limit").value is None
 
 
 def test_gates_and_suites_are_kept_until_they_are_created(site: Context, scenario: Scenario) -> None:

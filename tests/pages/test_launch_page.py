@@ -185,12 +185,25 @@ def test_warnings_ask_once_and_again_when_they_change(scenario: Scenario) -> Non
     page.number_input(key="launch_warmup_ratio").set_value(0.6).run()
     assert page.button(key="launch_go").disabled
     (tick,) = [box for box in page.checkbox if str(box.key).startswith("launch_proceed")]
+    assert tick.label == "Proceed despite 1 warning"
     tick.check().run()
     assert page.button(key="launch_go").label == "Launch"
     page.number_input(key="launch_warmup_ratio").set_value(0.7).run()
     assert page.button(key="launch_go").label == "Accept the warnings first"
     page.number_input(key="launch_warmup_ratio").set_value(0.1).run()
     assert page.button(key="launch_go").label == "Launch"
+
+
+def test_a_click_that_arrives_with_the_value_that_causes_a_warning_launches_nothing(
+    site: Context, scenario: Scenario
+) -> None:
+    scenario.parts()
+    page = open_form()
+    assert page.button(key="launch_go").label == "Launch"
+    page.number_input(key="launch_warmup_ratio").set_value(0.6)
+    page.button(key="launch_go").click().run()
+    assert list_runs(site) == []
+    assert page.button(key="launch_go").label == "Accept the warnings first"
 
 
 def test_a_copied_run_shows_its_differences_and_stores_its_parent(site: Context, scenario: Scenario) -> None:

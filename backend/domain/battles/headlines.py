@@ -64,7 +64,8 @@ def pair_headline(verdict: PairVerdict, table: RatingTable) -> Headline:
     if tone == "open" and (verdict.for_these_raters != "undecided" or is_probable):
         tone = "leaning"
     notes = [scope_note(verdict), identical_note(verdict), rank_note(verdict, table)]
-    return Headline(_sentence(verdict, is_probable=is_probable), tuple(filter(None, notes)), tone)
+    sentence = _sentence(verdict, is_probable=is_probable, gap_elo=_rating_gap(verdict, table))
+    return Headline(sentence, tuple(filter(None, notes)), tone)
 
 
 def scope_note(verdict: PairVerdict) -> str:
@@ -124,7 +125,14 @@ def _is_probable(verdict: PairVerdict, table: RatingTable) -> bool:
     return gap.p_value < PROBABLE and (gap.difference > 0) == (verdict.share.value > 0.5)
 
 
-def _sentence(verdict: PairVerdict, *, is_probable: bool) -> str:
+def _rating_gap(verdict: PairVerdict, table: RatingTable) -> float | None:
+    """Return the distance of a pair's ratings on the board."""
+    if not {verdict.first, verdict.second} <= set(table.contestants):
+        return None
+    return abs(table.rating(verdict.first).rating - table.rating(verdict.second).rating)
+
+
+def _sentence(verdict: PairVerdict, *, is_probable: bool, gap_elo: float | None = None) -> str:
     if not verdict.num_cast:
         equal = " All answers were identical." if verdict.identical else ""
         return f"No vote compares {verdict.first} with {verdict.second} yet.{equal}"
@@ -134,7 +142,7 @@ def _sentence(verdict: PairVerdict, *, is_probable: bool) -> str:
     if verdict.outcome != "undecided":
         return f"{leader} is better than {other}, {earned}. Enough to promote."
     if round(100 * share) == 50:
-        return f"{leader} and {other} are even after {votes}. Not enough to promote: {_missing(verdict)}."
+        return f"{leader} and {other} are even after {votes}. Not enough to promote: {_missing(verdict, gap_elo)}."
     if is_probable:
         lead = f"{leader} is probably better than {other}, {earned}"
     elif verdict.for_these_raters != "undecided":
@@ -146,7 +154,7 @@ def _sentence(verdict: PairVerdict, *, is_probable: bool) -> str:
         lead = f"{who} {leader} to {other}, {earned}; others may not"
     else:
         lead = f"{leader} is ahead of {other} with {earned}, which may be chance"
-    return f"{lead}. Not enough to promote: {_missing(verdict)}."
+    return f"{lead}. Not enough to promote: {_missing(verdict, gap_elo)}."
 
 
 def _unmet(verdict: PairVerdict, table: RatingTable) -> str:
@@ -159,11 +167,15 @@ def _unmet(verdict: PairVerdict, table: RatingTable) -> str:
     return f"{leads}. Not enough to promote: no vote compares the two, and a verdict asks for direct votes."
 
 
-def _missing(verdict: PairVerdict) -> str:
-    """Say what would settle the observed gap, or the smallest one that matters where the votes are even."""
+def _missing(verdict: PairVerdict, gap_elo: float | None) -> str:
+    """Say what would settle the observed gap, or the smallest one that matters where the votes are even. `gap_elo` is
+    that of the board's ratings.
+    """
     observed = verdict.needed_at_gap
     needed = observed if observed is not None and observed.gap_elo >= verdict.smallest_gap_elo else verdict.needed
     cautious = ", a cautious reading of these votes" if needed is observed else ""
+    if cautious and gap_elo is not None and round(gap_elo) != round(needed.gap_elo):
+        cautious += f" (the board's ratings are {gap_elo:.0f} apart)"
     at = f"for a gap of {needed.gap_elo:.0f} rating points{cautious}"
     if needed.votes > MANY_VOTES:
         return f"over {MANY_VOTES:,} more votes {at}, so treat them as equal"

@@ -398,8 +398,8 @@ def _plan(verdict: PairVerdict) -> str:
     plan = f"About {votes}{who}{where}{pace} would settle a gap of {needed.gap_elo:.0f} rating points"
     if needed is not smallest:
         plan += (
-            ", a cautious reading of these votes: as if each side had won one more. The board's ratings may lie further"
-            f" apart. A gap of {smallest.gap_elo:g} needs {about(smallest.votes)} votes"
+            ", a cautious reading of these votes: as if each side had won one more."
+            f" A gap of {smallest.gap_elo:g} needs {about(smallest.votes)} votes"
         )
     crowded = verdict.needs_prompts and verdict.num_cast > verdict.num_cast_prompts
     return f"{plan}.{' More raters on the same prompts would not: add prompts.' if crowded else ''}"

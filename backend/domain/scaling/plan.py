@@ -37,7 +37,6 @@ class PlanConfig(BaseModel):
         "Budget in floating-point operations, such as 1e18: about 6 for each parameter and token.",
         gt=0,
         le=1e40,
-        written="%.3e",
     )
     device_hours: float | None = setting(
         None, "Device-hours", "Budget in hours of one device.", gt=0, le=1e12, option="--device-hours --gpu-hours"
@@ -61,7 +60,6 @@ class PlanConfig(BaseModel):
         "For a device you don't have: achieved in training, commonly 30 to 50 % of the data sheet.",
         gt=0,
         le=1e30,
-        written="%.3e",
         unit="FLOP/s",
     )
     law: str = setting(

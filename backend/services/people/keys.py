@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +18,7 @@ from backend.domain.names import require_length
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes, Period, period_start
 from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.context import BUILDERS, Context, Person, require_builder
+from backend.services.serving.costs.requests import price_differences
 
 LONGEST_NAME = 80
 """Characters of a key's name."""
@@ -196,13 +198,18 @@ def key_spending(ctx: Context, key_id: str, period: Period) -> Spending:
 def spending_of_keys(ctx: Context, key_ids: list[str], period: Period) -> dict[str, Spending]:
     """Return what each key used since the start of the UTC day or month; keys without requests are left out."""
     since = period_start(period, now=ctx.now())
+    in_period = (Usage.key_id.in_(key_ids), Usage.created_at >= since)
     query = (
         select(Usage.key_id, func.sum(Usage.prompt_tokens + Usage.completion_tokens), func.sum(Usage.cost_usd))
-        .where(Usage.key_id.in_(key_ids), Usage.created_at >= since)
+        .where(*in_period)
         .group_by(Usage.key_id)
     )
     with ctx.db.read() as session:
-        return {str(key): Spending(int(tokens or 0), float(usd or 0.0)) for key, tokens, usd in session.execute(query)}
+        sums = {str(key): (int(tokens or 0), float(usd or 0.0)) for key, tokens, usd in session.execute(query)}
+        further: dict[str, float] = defaultdict(float)
+        for usd, key in price_differences(session, ctx, *in_period, by=(Usage.key_id,)):
+            further[str(key)] += usd
+    return {key: Spending(tokens, usd + further[key]) for key, (tokens, usd) in sums.items()}
 
 
 def _find(session: Session, key: str, *, person: Person) -> ApiKey:

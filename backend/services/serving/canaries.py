@@ -181,8 +181,8 @@ out.
 
 
 def read_canary_thumbs(session: Session, canary: Deployment) -> Votes:
-    """Return the thumbs since a canary began, from the playground and from `POST /v1/feedback`, in the order in which
-    they came.
+    """Return the thumbs on answers since a canary began, from the playground and from `POST /v1/feedback`, in the order
+    in which they came.
     """
     rated = _rated(session, canary)
     mine = [thumb > 0 for side, thumb, _ in rated if side == CANARY]
@@ -216,8 +216,8 @@ def canary_votes(ctx: Context, name: str) -> Votes:
 
 
 def _rated(session: Session, canary: Deployment) -> list[tuple[str, int, str | None]]:
-    """Return (side, thumb, voter) of the thumbs since a canary began, on answers of it and of its endpoint's stable
-    revisions.
+    """Return (side, thumb, voter) of the thumbs on answers since a canary began, of it and of its endpoint's stable
+    revision: earlier answers, of earlier revisions too, were not drawn by side.
     """
     voter = func.coalesce(Feedback.user_id, ApiKey.user_id, Feedback.key_id)
     query = (
@@ -228,7 +228,7 @@ def _rated(session: Session, canary: Deployment) -> list[tuple[str, int, str | N
         .join(Deployment, Deployment.id == Replica.deployment_id)
         .where(
             Feedback.rating.is_not(None),
-            Feedback.created_at >= canary.created_at,
+            Usage.created_at >= canary.created_at,
             Deployment.endpoint_id == canary.endpoint_id,
             (Deployment.id == canary.id) | (Deployment.role == STABLE),
         )

@@ -10,7 +10,7 @@ from backend.domain.wording import about, format_duration, format_evidence, perc
 from backend.services.battles.standings import Standings
 from pages.components.battles.charts import win_chart
 from pages.components.charts.style import STATIC
-from pages.components.frame import plain
+from pages.components.frame import draw_metric, plain
 from pages.components.tables import draw_table
 
 TONES = {
@@ -121,9 +121,10 @@ def draw_bias(standings: Standings) -> None:
     grid = st.grid(4, min_column_width=140)
     bias = standings.table.position_bias
     if bias is None or bias.low is None or bias.high is None:
-        grid.metric("Position bias (side A)", "–", help="Not enough votes.")
+        draw_metric(grid, "Position bias (side A)", "–", help="Not enough votes.")
     else:
-        grid.metric(
+        draw_metric(
+            grid,
             "Position bias (side A)",
             f"{bias.low:+.0f} to {bias.high:+.0f}",
             help=(
@@ -131,10 +132,11 @@ def draw_bias(standings: Standings) -> None:
                 f"{' It may be none.' if bias.low <= 0 <= bias.high else ''} Sides are shuffled."
             ),
         )
-    grid.metric("Both bad", percent(standings.both_bad_share or 0), help="Share of votes for “both bad”.")
+    draw_metric(grid, "Both bad", percent(standings.both_bad_share or 0), help="Share of votes for “both bad”.")
     agreement = standings.agreement.percent_agreement if standings.agreement else None
     alpha = standings.agreement.alpha if standings.agreement else None
-    grid.metric(
+    draw_metric(
+        grid,
         "Rater agreement",
         percent(agreement.value) if agreement else "–",
         help=(
@@ -143,7 +145,8 @@ def draw_bias(standings: Standings) -> None:
             else "Needs battles judged by two raters."
         ),
     )
-    grid.metric(
+    draw_metric(
+        grid,
         "Median time per vote",
         f"{standings.median_s:.0f} s" if standings.median_s is not None else "–",
         help="Without the votes of raters whose pace is flagged.",

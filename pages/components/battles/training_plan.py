@@ -18,7 +18,7 @@ from backend.services.context import Context, Person
 from pages.components import routes
 from pages.components.choices import by_identity, choose_one
 from pages.components.forms import draw_fields
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import draw_metric, errors_shown, plain
 from pages.components.numbers import number_form, wrong_numbers
 
 OBJECTIVES: dict[VoteObjective, str] = {
@@ -106,19 +106,23 @@ def _draw_rules(categories: tuple[str, ...]) -> PreferenceRules:
 def _draw_rows(plan: TrainingPlan) -> None:
     preview = plan.preview
     grid = st.grid(4, min_column_width=140)
-    grid.metric("Preference pairs" if plan.objective == "dpo" else "Rows", f"{plan.num_rows:,}")
+    draw_metric(grid, "Preference pairs" if plan.objective == "dpo" else "Rows", f"{plan.num_rows:,}")
     agreement = preview.resolution.agreement
-    grid.metric(
+    draw_metric(
+        grid,
         "Mean agreement",
         percent(agreement) if agreement is not None else "–",
         help="Share of a pair's votes for the chosen answer.",
     )
-    grid.metric("Held-out prompts", f"{preview.num_locked:,}", help="Kept for the rematch; no run trains on them.")
+    draw_metric(
+        grid, "Held-out prompts", f"{preview.num_locked:,}", help="Kept for the rematch; no run trains on them."
+    )
     length = preview.length
     interval = (
         f"95 % interval {length.low:+.1f} to {length.high:+.1f}" if length and length.low is not None else "no interval"
     )
-    grid.metric(
+    draw_metric(
+        grid,
         "Chosen longer by",
         f"{length.value:+.1f} tokens" if length else "–",
         help=f"Chosen minus rejected answer, on average; {interval}.",

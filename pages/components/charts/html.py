@@ -113,6 +113,19 @@ def stacked_bar(shares: Iterable[Share], *, height_px: int = 34) -> str:
     return bar + legend((f"{share.label} {share.text}", swatch(share.color)) for share in shown)
 
 
+def bars(values: Sequence[float | None], *, write: Callable[[float], str], color: str, height_px: int = 44) -> str:
+    """Return a bar for each step of time, with its value under the pointer; one without a value has none."""
+    top = max((value for value in values if value is not None), default=0.0) or 1.0
+    parts = "".join(
+        '<div style="flex:1"></div>'
+        if value is None
+        else f'<div title="{escape(write(value))}"'
+        f' style="flex:1;height:{max(0.0, value) / top:.1%};background:{color}"></div>'
+        for value in values
+    )
+    return f'<div style="display:flex;gap:1px;align-items:flex-end;height:{height_px}px">{parts}</div>'
+
+
 def legend(entries: Iterable[tuple[str, str]]) -> str:
     """Return names with their samples, side by side as far as there is room."""
     items = "".join(

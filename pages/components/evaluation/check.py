@@ -11,7 +11,7 @@ from backend.services.context import Context, Person
 from backend.services.evaluation.checks import launch_check, read_check
 from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.jobs.jobs import get_job
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import draw_figure, errors_shown, plain
 from pages.components.job_progress import draw_job
 
 ENGINE = {"lm_eval": "lm-eval", "plain": "the plain engine"}
@@ -51,14 +51,14 @@ def _draw_result(check: EngineCheck) -> None:
     with st.container(horizontal=True):
         with st.container(border=True):
             largest = check.largest_difference
-            st.metric("Largest difference", "–" if largest is None else f"{largest:.2g} nats")
+            draw_figure("Largest difference", "–" if largest is None else f"{largest:.2g} nats")
             st.caption(
                 plain(
                     f"{plural(check.items, 'item')} by {check.engine} and by {ENGINE.get(check.against, check.against)}"
                 )
             )
         with st.container(border=True):
-            st.metric("Other choice or answer", f"{check.other_choices}")
+            draw_figure("Other choice or answer", f"{check.other_choices}")
             st.caption(plain(f"{plural(check.other_values, 'item')} with another value of a metric"))
     if check.largest_difference is not None:
         agrees = check.largest_difference <= AGREES and not check.other_choices

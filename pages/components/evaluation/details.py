@@ -14,7 +14,7 @@ from backend.services.evaluation.calibrations import MIN_ITEMS, read_calibration
 from backend.services.evaluation.contamination import ContaminationCheck, check_contamination
 from backend.services.evaluation.evaluations import EvaluationView
 from pages.components.charts.style import ACCENT, MARGIN, MUTED, STATIC, error_bars, fade
-from pages.components.frame import plain
+from pages.components.frame import draw_figure, plain
 
 
 def draw_evaluation_details(ctx: Context, evaluation: EvaluationView) -> None:
@@ -41,7 +41,7 @@ def _draw_calibration(result: ProbabilityCalibration | None, key: str) -> None:
         return
     columns = st.columns(2)
     with columns[0].container(border=True, height="stretch"):
-        st.metric("Expected calibration error", f"{100 * result.ece:.1f} points")
+        draw_figure("Expected calibration error", f"{100 * result.ece:.1f} points")
         st.caption(
             plain(
                 f"A calibrated model shows {100 * result.ece_expected:.1f}, and up to {100 * result.ece_high:.1f}"
@@ -49,7 +49,7 @@ def _draw_calibration(result: ProbabilityCalibration | None, key: str) -> None:
             )
         )
     with columns[1].container(border=True, height="stretch"):
-        st.metric("Brier score", f"{result.brier:.3f}")
+        draw_figure("Brier score", f"{result.brier:.3f}")
         st.caption("Mean squared distance of confidence from outcome; lower is better.")
     st.plotly_chart(
         reliability_figure(result),
@@ -131,7 +131,7 @@ def _draw_contamination(check: ContaminationCheck, evaluation: EvaluationView) -
     for column, (title, estimate) in zip(columns, parts, strict=True):
         signed = title == "Difference"
         with column.container(border=True, height="stretch"):
-            st.metric(title, score_text(metric, estimate.value, signed=signed) if estimate else "–")
+            draw_figure(title, score_text(metric, estimate.value, signed=signed) if estimate else "–")
             if estimate:
                 interval = interval_text(metric, estimate.low, estimate.high, signed=signed) or "no interval"
                 st.caption(plain(f"{interval}, {plural(estimate.n, 'item')}" if not signed else interval))

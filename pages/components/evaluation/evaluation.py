@@ -34,7 +34,7 @@ from pages.components.evaluation.items import (
     is_item_open,
 )
 from pages.components.evaluation.safety import draw_safety_report
-from pages.components.frame import errors_shown, object_heading, plain, show_problem
+from pages.components.frame import draw_figure, errors_shown, object_heading, plain, show_problem
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.links import row_link
 from pages.components.tables import draw_table
@@ -120,7 +120,7 @@ def _draw_scores(evaluation: EvaluationView) -> None:
         for column, score in zip(columns, totals[at : at + 4], strict=False):
             with column.container(border=True, height="stretch"):
                 average = evaluation.average_of(score.metric)
-                st.metric(
+                draw_figure(
                     score_label(score.metric) + (f" ({average})" if average else ""),
                     score_text(score.metric, score.value),
                 )
@@ -278,13 +278,13 @@ def _draw_difference(comparison: Comparison, *, noun: str, adjusted: str) -> Non
     gap, metric = comparison.difference, comparison.metric
     columns = st.columns(3)
     with columns[0].container(border=True, height="stretch"):
-        st.metric(f"Difference in {score_label(metric).lower()}", score_text(metric, gap.value, signed=True))
+        draw_figure(f"Difference in {score_label(metric).lower()}", score_text(metric, gap.value, signed=True))
         st.caption(interval_text(metric, gap.low, gap.high, signed=True) or "no interval")
     with columns[1].container(border=True, height="stretch"):
-        st.metric("Significance", p_text(comparison.p_value))
+        draw_figure("Significance", p_text(comparison.p_value))
         st.caption(plain(f"{comparison.method}; significant if p < {ALPHA}. {adjusted}".strip()))
     with columns[2].container(border=True, height="stretch"):
-        st.metric("Better, worse, same", f"{comparison.wins} · {comparison.losses} · {comparison.ties}")
+        draw_figure("Better, worse, same", f"{comparison.wins} · {comparison.losses} · {comparison.ties}")
         st.caption(plain(f"{noun}s, as {comparison.second.checkpoint} did"))
     good = "left is better" if is_score_lower_better(metric) else "right is better"
     st.plotly_chart(

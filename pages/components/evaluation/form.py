@@ -28,11 +28,14 @@ from pages.components.choices import by_identity, choose_one, drop_gone
 from pages.components.evaluation.endpoints import choose_endpoints
 from pages.components.evaluation.power import format_detectable, format_power
 from pages.components.evaluation.task_form import choose_task
+from pages.components.form_drafts import draw_restored, forget_form, keep_form, restore_form
 from pages.components.forms import draw_fields
 from pages.components.frame import draw_figure, empty_state, errors_shown, no_checkpoint_state, plain, spoken
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.tables import draw_table
 
+FORM = "evaluation"
+NO_FIELDS = ("eval_launch", "eval_nonce", "eval_back")
 MAX_AT_ONCE = 20
 MAX_SHOTS = 64
 OF_A_TASK = ("limit", "seed", "split", "chat", "windows")
@@ -61,6 +64,8 @@ def draw_evaluation_form(
         return []
     with st.container(border=True):
         key = f"eval_checkpoints_{checkpoint_id}_{endpoint_key}"
+        restore_form(ctx, person, FORM, first=key)
+        draw_restored(ctx, person, FORM)
         if gone := drop_gone(key, checkpoints):
             st.warning(
                 plain(f"No longer here, and no longer chosen: {', '.join(gone)}. A run keeps its newest checkpoints."),
@@ -99,10 +104,14 @@ def draw_evaluation_form(
         versions = [version for key in picked if (version := datasets[key].newest) is not None]
         tasks = {version.label: _draw_task(ctx, version) for version in versions}
         configs = _draw_settings(ctx, tasks)
+        keep_form(ctx, person, FORM, prefix="eval_", skip=NO_FIELDS)
         subjects: list[Subject] = [*(checkpoints[key] for key in chosen), *(endpoints[key] for key in remote)]
         if not subjects or not versions:
             st.caption("Choose at least one checkpoint or endpoint, and one benchmark.")
-        return draw_launch(ctx, person, subjects, configs)
+        launched = draw_launch(ctx, person, subjects, configs)
+        if launched:
+            forget_form(ctx, person, FORM)
+        return launched
 
 
 def _dataset_label(dataset: DatasetView) -> str:
@@ -198,15 +207,10 @@ def draw_launch(
     launched: list[EvaluationView] = []
     nonce = st.session_state.setdefault("eval_nonce", uuid.uuid4().hex)
     count = len(forecast.evaluations)
-    ready = count > 0 and all(one.plan.items for one in forecast.evaluations)
+    ready = count > 0 and all(one.plan.items for one in forecast.evaluations) and not wrong_numbers()
     label = "Evaluate" if count < 2 else f"Launch {count} evaluations"
-    if st.button(
-        label,
-        type="primary",
-        icon=":material/play_arrow:",
-        key="eval_launch",
-        disabled=not ready or bool(wrong_numbers()),
-    ):
+    clicked = st.button(label, type="primary", icon=":material/play_arrow:", key="eval_launch", disabled=not ready)
+    if clicked and ready:
         with errors_shown():
             for one in forecast.evaluations:
                 launched.append(
@@ -264,7 +268,7 @@ def _draw_forecast(forecast: TotalForecast, configs: Mapping[str, EvaluationConf
             st.caption(plain(_time_caption(forecast)))
         if forecast.memory is not None:
             with st.container(border=True, width=METRIC_WIDTH, height="stretch"):
-                st.metric("Peak memory", f"about {format_bytes(forecast.memory.bytes)}")
+                draw_figure("Peak memory", f"about {format_bytes(forecast.memory.bytes)}")
                 only = all(one.is_endpoint for one in forecast.evaluations)
                 words = (
                     "the process that asks; no weights are loaded"
@@ -301,7 +305,7 @@ def _draw_requests(remote: Sequence[EvaluationForecast], configs: Mapping[str, E
     samples = [(config.task.samples if (config := configs[one.benchmark]).task else 1) for one in remote]
     count = sum(one.plan.items * number for one, number in zip(remote, samples, strict=True))
     with st.container(border=True):
-        st.metric("Requests to endpoints", f"{count:,}{' or more' if choices else ''}")
+        draw_figure("Requests to endpoints", f"{count:,}{' or more' if choices else ''}")
         words = "One for each choice of an item." if choices else "One for each answer."
         if len(tokens) == len(remote):
             words += (

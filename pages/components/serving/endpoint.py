@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from backend.domain.serving.request_log import RequestLogConfig
 from backend.domain.validation import read_values
@@ -26,8 +28,10 @@ from backend.services.serving.owners import why_not_delete, why_not_own
 from backend.services.serving.request_log.browse import RequestFilter, browse_requests
 from backend.services.serving.request_log.policies import get_log_policy, set_log_policy
 from pages.components import routes
+from pages.components.charts.html import bars, figure
+from pages.components.charts.style import BLUE
 from pages.components.choices import choose_one
-from pages.components.frame import errors_shown, live_part, object_heading, plain, with_code
+from pages.components.frame import draw_figure, draw_metric, errors_shown, live_part, object_heading, plain, with_code
 from pages.components.links import draw_who_reaches, page_link, row_link
 from pages.components.numbers import draw_number, number_form, refuse_wrong_numbers
 from pages.components.people.keys import draw_key_of, key_to_show
@@ -229,11 +233,11 @@ def draw_endpoint_gauges(endpoint: EndpointView) -> None:
                 st.warning(f"Health check: {plain(replica.problem)}  \n{cure}", icon=":material/error:")
         return
     grid = st.grid(4, min_column_width=140)  # of the four of the last hour below
-    grid.metric(
-        "Replicas ready", "asleep" if endpoint.state == "asleep" else f"{endpoint.num_ready} of {endpoint.target}"
+    draw_metric(
+        grid, "Replicas ready", "asleep" if endpoint.state == "asleep" else f"{endpoint.num_ready} of {endpoint.target}"
     )
-    grid.metric("Running requests", sum(r.gauges.running for r in endpoint.replicas))
-    grid.metric("Tokens per second", f"{sum(r.gauges.tokens_per_second for r in endpoint.replicas):.0f}")
+    draw_metric(grid, "Running requests", f"{sum(r.gauges.running for r in endpoint.replicas)}")
+    draw_metric(grid, "Tokens per second", f"{sum(r.gauges.tokens_per_second for r in endpoint.replicas):.0f}")
     for replica in endpoint.replicas:
         if replica.problem and replica.status != "ready":
             which = f"Replica {replica.number} of revision {replica.revision}, attempt {replica.attempt}"
@@ -291,7 +295,7 @@ def draw_revisions(compared: list[RevisionTraffic]) -> None:
             "Between tokens p50 / p95": two_times(*total.itl_ms[:2]),
             "Whole request p95, ms": total.total_ms[1],
             "Generated tokens": total.completion_tokens,
-            "Cost, US$": total.cost_usd or None,
+            "Cost, US$": one.cost_usd or None,
         }
         for one in compared
         for total in (one.total,)
@@ -305,7 +309,7 @@ def draw_revisions(compared: list[RevisionTraffic]) -> None:
 
 
 def draw_last_hour(ctx: Context, name: str) -> None:
-    """Draw requests, tokens a second, first token, failures and refusals of the last hour, each with its line."""
+    """Draw requests, tokens a second, first token, failures and refusals of the last hour, with a bar a minute."""
     traffic = read_traffic(ctx, find_window("1 h"), endpoint=name)
     points, total = traffic.points, traffic.total
     if not total.requests:
@@ -313,29 +317,30 @@ def draw_last_hour(ctx: Context, name: str) -> None:
         return
     p50, p95 = total.ttft_ms[:2]
     grid = st.grid(4, min_column_width=190)  # two latencies fit
-    grid.metric(
-        "Requests, 1 h", f"{total.requests:,}", chart_data=[point.requests for point in points], chart_type="bar"
-    )
-    grid.metric(
-        "Tokens/s, 1 h",
-        f"{total.tokens_per_s:,.1f}",
-        chart_data=[point.tokens_per_s for point in points],
-        chart_type="area",
-    )
-    grid.metric(
+    _draw_by_minute(grid, "Requests, 1 h", f"{total.requests:,}", [point.requests for point in points])
+    _draw_by_minute(grid, "Tokens/s, 1 h", f"{total.tokens_per_s:,.1f}", [point.tokens_per_s for point in points])
+    _draw_by_minute(
+        grid,
         "First token p50 / p95",
         two_times(p50, p95),
-        chart_data=[high for point in points if (high := point.ttft_ms[1]) is not None],
-        chart_type="line",
-        help="The line is the p95 of each minute with requests.",
+        [point.ttft_ms[1] for point in points],
+        help="The bars are the p95 of each minute with requests.",
     )
-    grid.metric(
+    _draw_by_minute(
+        grid,
         "Failed / refused, 1 h",
         f"{total.lost:,} / {total.refused:,}",
-        chart_data=[point.lost + point.refused for point in points],
-        chart_type="bar",
+        [point.lost + point.refused for point in points],
         help="Failed: no replica completed them. Refused: over a limit, not allowed or invalid.",
     )
+
+
+def _draw_by_minute(
+    grid: DeltaGenerator, label: str, value: str, minutes: Sequence[float | None], *, help: str | None = None
+) -> None:
+    with grid.container(border=True, height="stretch"):
+        draw_figure(label, value, help=help)
+        st.html(figure(bars(minutes, write=lambda one: f"{one:,.4g}", color=BLUE), alt=f"{label}, by minute"))
 
 
 def draw_api(ctx: Context, person: Person, name: str) -> None:

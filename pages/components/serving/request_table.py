@@ -21,7 +21,7 @@ from backend.services.tokenizers.sources import TokenizerSource, resolve_source
 from backend.services.tokenizers.tokenization import tokenize
 from pages.components import routes
 from pages.components.browser.token_strip.component import Mark, token_strip
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import draw_metric, errors_shown, plain
 from pages.components.links import page_link, row_link
 from pages.components.serving.traffic_dataset import TRAFFIC_OF
 from pages.components.tables import WidgetTable, cell_text, draw_table
@@ -161,12 +161,12 @@ def draw_request(ctx: Context, person: Person, request_id: str) -> None:
     detail = get_request(ctx, request_id, person=person)
     row = detail.row
     grid = st.grid(5, min_column_width=130)
-    grid.metric("Queue", _ms(row.queue_ms), help="Wait before the replica's first step.")
-    grid.metric("First token", _ms(row.ttft_ms))
-    grid.metric("Between tokens, mean", _ms(row.itl_ms, 1))
-    grid.metric("Whole request", _ms(row.total_ms))
+    draw_metric(grid, "Queue", _ms(row.queue_ms), help="Wait before the replica's first step.")
+    draw_metric(grid, "First token", _ms(row.ttft_ms))
+    draw_metric(grid, "Between tokens, mean", _ms(row.itl_ms, 1))
+    draw_metric(grid, "Whole request", _ms(row.total_ms))
     speed = detail.decode_tokens_per_s
-    grid.metric("Tokens/s after the first", "–" if speed is None else f"{speed:,.1f}")
+    draw_metric(grid, "Tokens/s after the first", "–" if speed is None else f"{speed:,.1f}")
     facts: list[tuple[str, object]] = [
         ("Request", row.id),
         ("When", date_time(row.created_at)),

@@ -43,20 +43,25 @@ def draw_launch_problem(problem: RoundhouseError) -> None:
     st.warning(text, icon=":material/error:")
 
 
-def draw_warnings(warnings: Sequence[LaunchWarning]) -> bool:
-    """Draw warnings with a checkbox to accept them; return whether the run may be launched. Other warnings ask
-    again.
+def accept_warnings(warnings: Sequence[LaunchWarning]) -> bool:
+    """Draw a checkbox that accepts warnings, beside the launch button; return whether the run may be launched. Other
+    warnings ask again.
     """
     if not warnings:
         return True
+    shown = "".join(warning.model_dump_json() for warning in warnings)
+    fingerprint = hashlib.sha256(shown.encode()).hexdigest()[:12]
+    return st.checkbox(f"Proceed despite {plural(len(warnings), 'warning')}", key=f"launch_proceed_{fingerprint}")
+
+
+def draw_warnings(warnings: Sequence[LaunchWarning]) -> None:
+    """Draw what is likely a mistake, each with its cure."""
+    if not warnings:
+        return
     with st.container(border=True, key="launch_warnings", gap="small"):
         st.markdown(f":orange[:material/warning:] **{plural(len(warnings), 'warning')}**")
         for warning in warnings:
             st.markdown(f"**{field_label(warning.field)}.** {plain(warning.sentence)} :gray[{plain(warning.cure)}]")
-        fingerprint = hashlib.sha256("".join(warning.model_dump_json() for warning in warnings).encode()).hexdigest()[
-            :12
-        ]
-        return st.checkbox("Proceed anyway", key=f"launch_proceed_{fingerprint}")
 
 
 def pinned_config(detail: RunDetail) -> RunConfig:

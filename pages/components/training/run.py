@@ -23,7 +23,7 @@ from backend.services.training.runs import archive_run, rename_run, resume_run, 
 from backend.services.training.sweeps import sweep_of_run
 from backend.services.training.views import RunDetail, RunView
 from pages.components import routes
-from pages.components.frame import errors_shown, plain, show_problem, title_tab
+from pages.components.frame import draw_figure, errors_shown, plain, show_problem, title_tab
 from pages.components.links import chat_endpoints, draw_chat_link, page_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.settings_form import draw_notes
@@ -69,10 +69,10 @@ def draw_imported_facts(ctx: Context, run: RunView) -> None:
 def draw_strip(ctx: Context, run: RunView, config: RunConfig) -> None:
     """Draw the run's figures: losses, steps, tokens, duration, speed, and the settings that matter most."""
     speed = None if run.is_active else figures_of_runs(ctx, [run.id])[run.id].tokens_per_s
-    with st.container(border=True, key="run_strip"), st.grid(4, min_column_width=104):
+    with st.container(border=True, key="run_strip"), st.grid(4, min_column_width=130):
         val_step = None if run.is_active else last_step_of(ctx, run.id, "val_loss")
         for label, value in strip_figures(run, config, now=ctx.now(), val_step=val_step, median_speed=speed):
-            st.markdown(f":gray[{label}]  \n**{plain(value)}**")
+            draw_figure(label, value)
 
 
 def strip_figures(
@@ -92,9 +92,10 @@ def strip_figures(
     if not run.is_active:
         if val_loss is not None and not config.objective.samples:
             best = run.best_val_loss
-            is_worse = best is not None and best < val_loss
             at = f" at step {val_step:,}" if val_step is not None and val_step < run.last_step else ""
-            figures.append(("Validation loss", f"{val_loss:.4f}{at}" + (f", best {best:.4f}" if is_worse else "")))
+            figures.append((f"Validation loss{at}", f"{val_loss:.4f}"))
+            if best is not None and best < val_loss:
+                figures.append(("Best validation loss", f"{best:.4f}"))
         if config.objective.samples:  # the loss of a policy is near 0 whatever it earns
             rewards = {name: run.last.get(name) for name in ("val_reward/mean", "reward/mean")}
             figures += [(METRIC_LABELS[name], f"{one:.4g}") for name, one in rewards.items() if one is not None]

@@ -96,3 +96,40 @@ def test_a_wrong_field_says_so_below_it_and_blocks_the_button() -> None:
     app.text_input(key="oven_minutes").set_value("soon").run()
     assert "“soon” is not a whole number." in words(app).replace("\\", "")
     assert app.button(key="go").disabled
+
+
+def _refused_form() -> None:
+    from typing import Literal
+
+    import streamlit as st
+    from pydantic import BaseModel
+
+    from backend.domain.fields import setting, when
+    from backend.errors import InvalidInput
+    from pages.components.forms import draw_fields, draw_refusal, refusals_marked
+    from pages.components.numbers import number_form
+
+    class Oven(BaseModel):
+        mode: Literal["grill", "bake"] = setting("grill", "Mode")
+        flame: int = setting(3, "Flame", ge=1, used=(when("mode", "grill"),))
+
+    @number_form
+    def draw() -> None:
+        values = draw_fields(Oven, key="oven")
+        if st.button("Light", key="go"):
+            with refusals_marked(values, key="oven"):
+                raise InvalidInput("No gas for that.", remedy="Take less.", field="flame")
+        draw_refusal(Oven, key="oven")
+
+    draw()
+
+
+def test_the_error_of_a_refused_field_goes_when_the_field_does() -> None:
+    """It stood beside the button until the next press, about a field that was no longer there."""
+    app = AppTest.from_function(_refused_form, default_timeout=200).run()
+    app.button(key="go").click().run()
+    assert "No gas for that." in words(app).replace("\\", "")
+    app.selectbox(key="oven_mode").set_value("bake").run()
+    assert "No gas" not in words(app)
+    app.selectbox(key="oven_mode").set_value("grill").run()
+    assert "No gas" not in words(app)

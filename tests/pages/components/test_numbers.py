@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from pages.components.numbers import describe_problem, join_steps, nearest_valid
+from pages.components.numbers import describe_problem, join_steps, nearest_valid, number_format
 from tests.support.opening import words
 
 
@@ -90,6 +90,34 @@ def test_a_button_that_is_off_says_what_is_missing() -> None:
     assert (app.button(key="create").label, app.button(key="create").disabled) == ("Create", False)
     app.button(key="create").click().run()
     assert [text.value for text in app.text] == ["created"]
+
+
+def test_a_click_that_arrives_with_a_wrong_number_does_nothing() -> None:
+    """The button is off from the next drawing on; the click had come before it."""
+    app = AppTest.from_function(_named_form, default_timeout=200).run()
+    app.text_input(key="name").set_value("release")
+    app.multiselect(key="parts").set_value(["one"]).run()
+    app.number_input(key="count").set_value(9.0)
+    app.button(key="create").click().run()
+    assert not app.text
+
+
+@pytest.mark.parametrize(
+    ("value", "is_whole", "format_"),
+    [
+        (None, False, "%g"),
+        (0.0, False, "%g"),
+        (0.25, False, "%g"),
+        (0.001, False, "%g"),
+        (0.00005, False, "%e"),
+        (-0.0000123456789, False, "%e"),
+        (1.23456e20, False, "%e"),
+        (1e9, True, "%.0f"),
+        (2.5, True, "%g"),
+    ],
+)
+def test_a_number_is_shown_with_every_digit_and_few_zeros(value: float | None, is_whole: bool, format_: str) -> None:
+    assert number_format(value, is_whole=is_whole) == format_
 
 
 @pytest.mark.parametrize(

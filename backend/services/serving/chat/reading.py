@@ -29,6 +29,7 @@ from backend.services.serving.conversations import (
     without_failed,
 )
 from backend.services.serving.costs.prices import current_prices
+from backend.services.serving.costs.requests import request_costs
 from backend.services.serving.feedback import thumbs_of
 from backend.services.serving.request_log.browse import variant_name
 from backend.services.serving.rollout import STABLE
@@ -111,7 +112,7 @@ def view_chat(
     session: Session, ctx: Context, conversation: ConversationView, messages: list[MessageView], *, leaf_id: str | None
 ) -> ChatView:
     """Return what the playground shows of messages; the caller has checked who may read them."""
-    messages, unbooked = _with_bookings(session, messages)
+    messages, unbooked = _with_bookings(session, ctx, messages)
     fresh = ctx.now() - timedelta(seconds=BOOKED_S)
     is_booking = any(one.updated_at is not None and one.updated_at > fresh for one in unbooked)
     by_id = {message.id: message for message in messages}
@@ -137,21 +138,22 @@ def view_chat(
     )
 
 
-def _with_bookings(session: Session, messages: list[MessageView]) -> tuple[list[MessageView], list[MessageView]]:
-    """Return the messages with the cost and the canary that the gateway booked for their requests, and those that it
-    has not booked yet. There is no cost where no price of a device is set.
+def _with_bookings(
+    session: Session, ctx: Context, messages: list[MessageView]
+) -> tuple[list[MessageView], list[MessageView]]:
+    """Return the messages with the cost and the canary of their requests, and those that the gateway has not booked
+    yet. There is no cost where no price of a device is set.
     """
     ids = {message.usage.request_id for message in messages if message.usage.request_id}
     if not ids:
         return messages, []
+    costs = request_costs(session, ctx, list(ids))
     booked = {
         request_id: {
-            **({} if cost is None else {"cost_usd": cost}),
+            **({"cost_usd": costs[request_id]} if request_id in costs else {}),
             **({} if variant in ("", STABLE) else {"canary": variant_name(session, variant)}),
         }
-        for request_id, cost, variant in session.execute(
-            select(Usage.id, Usage.cost_usd, Usage.variant).where(Usage.id.in_(ids))
-        )
+        for request_id, variant in session.execute(select(Usage.id, Usage.variant).where(Usage.id.in_(ids)))
     }
     unbooked = [m for m in messages if m.usage.request_id and not m.is_running and m.usage.request_id not in booked]
     shown = [

@@ -21,7 +21,6 @@ from backend.db.tables import (
     EvaluatedEndpoint,
     Evaluation,
     Job,
-    Replica,
     Run,
     TrafficRollup,
     Usage,
@@ -33,6 +32,7 @@ from backend.domain.serving.request_log import LOAD_TEST
 from backend.domain.serving.results import NO_ENDPOINT
 from backend.services.context import Context
 from backend.services.serving.costs.prices import current_prices, use_hour_usd
+from backend.services.serving.costs.requests import price_differences
 
 Category = Literal["training", "evaluation", "requests", "idle", "other"]
 CATEGORIES: tuple[Category, ...] = ("training", "evaluation", "requests", "idle", "other")
@@ -236,38 +236,18 @@ def _add_made_requests(session: Session, sums: _Sums, *, since: datetime, until:
 
 
 def _price_again(session: Session, ctx: Context, sums: _Sums, *, since: datetime, until: datetime) -> None:
-    """Count requests at the price of their replica's hours: those that were stored without a price, and, where the
-    hours had none when they began and count at today's, all of them. Else they would cost nothing, and their share of
-    the hours would be idle. All device time of a request counts as that of the replica that answered it.
-    """
+    """Count requests at the price of their replica's hours."""
     is_sqlite = session.get_bind().dialect.name == "sqlite"
     day = func.date(Usage.created_at if is_sqlite else func.timezone("UTC", Usage.created_at))
     is_test = Usage.variant == LOAD_TEST
     by = (day, Usage.endpoint_id, Usage.key_id, Usage.checkpoint_id, Usage.job_id, is_test)
-    query = (
-        select(DeviceUse.id, func.sum(Usage.device_s), func.sum(func.coalesce(Usage.cost_usd, 0.0)), *by)
-        .join(Replica, Replica.job_id == DeviceUse.job_id)
-        .join(Usage, Usage.replica_id == Replica.id)
-        .where(
-            Usage.created_at >= since,
-            Usage.created_at < until,
-            Usage.created_at >= DeviceUse.started_at,
-            or_(DeviceUse.ended_at.is_(None), Usage.created_at < DeviceUse.ended_at),
-            or_(Usage.cost_usd.is_(None), DeviceUse.hour_usd.is_(None)),
-            Usage.device_s > 0,
-        )
-        .group_by(DeviceUse.id, *by)
-    )
-    if not (requests := session.execute(query).all()):
+    period = (Usage.created_at >= since, Usage.created_at < until)
+    if not (differences := list(price_differences(session, ctx, *period, by=by))):
         return
-    uses = session.scalars(select(DeviceUse).where(DeviceUse.id.in_({use_id for use_id, *_ in requests})))
-    today = current_prices(ctx, session)
-    prices = {use.id: use_hour_usd(today, use) or 0.0 for use in uses}
     endpoints = dict(session.execute(select(Endpoint.id, Endpoint.name)).all())
-    jobs = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_({row[7] for row in requests})))}
+    jobs = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_({row[5] for row in differences})))}
     names = _Names(session)
-    for use_id, seconds, stored, date_, endpoint_id, key, checkpoint, job_id, of_test in requests:
-        usd = seconds * prices[use_id] / 3600 - stored
+    for usd, date_, endpoint_id, key, checkpoint, job_id, of_test in differences:
         name = endpoints.get(endpoint_id, DELETED) if endpoint_id else NO_ENDPOINT
         sums.by_day[date.fromisoformat(str(date_))]["requests"] += usd
         sums.line("endpoints", name, name).idle_usd -= usd

@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, or_, select
 
-from backend.db.tables import Checkpoint, Deployment, Endpoint, GaugeRollup, TrafficRollup
+from backend.db.tables import Checkpoint, Deployment, Endpoint, GaugeRollup, Replica, TrafficRollup, Usage
 from backend.domain.serving.latency import Counts, add_counts, percentile_s
 from backend.domain.serving.request_log import LOAD_TEST
 from backend.services.context import Context
+from backend.services.serving.costs.requests import price_differences
 from backend.services.serving.monitoring.rollups import interval_start, rollup_variant
 from backend.services.serving.rollout import CANARY, STABLE
 
@@ -52,7 +53,6 @@ class TrafficPoint:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
-    cost_usd: float = 0.0
     ttft_ms: tuple[float | None, ...] = (None, None, None)
     itl_ms: tuple[float | None, ...] = (None, None, None)
     total_ms: tuple[float | None, ...] = (None, None, None)
@@ -97,6 +97,7 @@ class RevisionTraffic:
     revision: int
     checkpoint_name: str
     total: TrafficPoint
+    cost_usd: float
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,14 @@ def compare_revisions(ctx: Context, window: Window, *, endpoint: str) -> list[Re
                     == rollup_variant(STABLE if deployment.role == STABLE else deployment.id, deployment.id),
                 )
             ).all()
-            total = _point(begin, span_s, rows)
-            compared.append(RevisionTraffic(deployment.role, deployment.revision, checkpoint, total))
+            total, usd = _point(begin, span_s, rows), sum(row.cost_usd for row in rows)
+            is_its = (
+                Usage.replica_id.in_(select(Replica.id).where(Replica.deployment_id == deployment.id)),
+                Usage.variant.in_(("", STABLE) if deployment.role == STABLE else (deployment.id,)),
+                Usage.created_at >= begin,
+            )
+            usd += sum(more for more, _ in price_differences(session, ctx, *is_its, by=(Usage.replica_id,)))
+            compared.append(RevisionTraffic(deployment.role, deployment.revision, checkpoint, total, usd))
         return compared
 
 
@@ -262,7 +269,6 @@ def _point(start: datetime, step_s: int, rows: Sequence[TrafficRollup]) -> Traff
         "prompt_tokens",
         "cached_tokens",
         "completion_tokens",
-        "cost_usd",
     ):
         setattr(point, name, sum(getattr(row, name) for row in rows))
     point.ttft_ms = _percentiles([row.ttft for row in rows])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -26,6 +26,7 @@ from backend.domain.serving.request_log import LOAD_TEST
 from backend.domain.serving.results import NO_ENDPOINT
 from backend.errors import NotFound
 from backend.services.context import Context, Person, require_builder
+from backend.services.serving.costs.requests import request_costs
 from backend.services.serving.endpoints import replica_numbers
 from backend.services.serving.feedback import feedback_of_requests
 from backend.services.serving.rollout import STABLE
@@ -131,7 +132,8 @@ def browse_requests(
         query = query.where(or_(Usage.created_at < moment, and_(Usage.created_at == moment, Usage.id < last)))
     with ctx.db.read() as session:
         matches = session.execute(query.order_by(Usage.created_at.desc(), Usage.id.desc()).limit(limit + 1)).all()
-        rows = [_row(session, person, *parts) for parts in matches[:limit]]
+        costs = request_costs(session, ctx, [usage.id for usage, *_ in matches[:limit]])
+        rows = [_row(session, person, costs, *parts) for parts in matches[:limit]]
     more = f"{rows[-1].created_at.isoformat()}/{rows[-1].id}" if len(matches) > limit else None
     return RequestPage(tuple(_rated(ctx, rows)), more)
 
@@ -144,7 +146,7 @@ def get_request(ctx: Context, request_id: str, *, person: Person) -> RequestDeta
         if parts is None:
             raise NotFound(f"There is no request {request_id!r}.", remedy="Choose one of the list.", field="request")
         usage, logged = parts[0], parts[4]
-        row = _row(session, person, *parts)
+        row = _row(session, person, request_costs(session, ctx, [request_id]), *parts)
         replica = session.get(Replica, usage.replica_id) if usage.replica_id else None
         checkpoint = session.get(Checkpoint, usage.checkpoint_id) if usage.checkpoint_id else None
         said = feedback_of_requests(session, [request_id]).get(request_id)
@@ -241,6 +243,7 @@ def _conditions(filters: RequestFilter) -> Iterator[Any]:
 def _row(
     session: Session,
     person: Person,
+    costs: Mapping[str, float],
     usage: Usage,
     endpoint: str | None,
     key: str | None,
@@ -258,6 +261,7 @@ def _row(
         messages=None if logged is None or logged.messages is None else list(logged.messages),
         answer=None if logged is None else logged.answer,
         rating=None,
+        cost_usd=costs.get(usage.id),
         requests=usage.requests,
     )
 

@@ -38,9 +38,11 @@ def test_a_probable_lead_says_what_is_missing_at_the_observed_gap() -> None:
     verdict, table = judged(votes(0.7, num=40, raters=8))
     headline = pair_headline(verdict, table)
     assert headline.tone == "leaning"
+    gap = table.pair("Village chat", "Base").difference
     assert re.fullmatch(
         r"Village chat is probably better than Base, 70 % of 40 votes\. Not enough to promote: about [\d,]+ more votes"
-        r" .*for a gap of \d+ rating points, a cautious reading of these votes\.",
+        r" .*for a gap of \d+ rating points, a cautious reading of these votes"
+        rf" \(the board's ratings are {gap:.0f} apart\)\.",
         headline.sentence,
     )
 

@@ -123,7 +123,7 @@ def test_an_undecided_pair_states_the_votes_needed() -> None:
     assert f"About {votes} more votes by {raters} new raters and with {prompts} new prompts" in verdict.sentence
     assert (
         "would settle a gap of 55 rating points, a cautious reading of these votes: as if each side had won one more."
-        f" The board's ratings may lie further apart. A gap of 35 needs {about(verdict.votes_needed)} votes."
+        f" A gap of 35 needs {about(verdict.votes_needed)} votes."
     ) in verdict.sentence
 
 

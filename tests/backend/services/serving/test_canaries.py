@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from backend.db.tables import ApiKey, Conversation, Feedback, Message, User
+from backend.db.tables import ApiKey, Conversation, Feedback, Message, Usage, User
 from backend.domain.serving.canary import CanaryRules
 from backend.errors import Conflict, NotAllowed
 from backend.services.context import LOCAL, Context, Person
@@ -274,3 +274,13 @@ def test_a_canary_that_steps_on_votes_grows_once_its_answers_are_liked_more(scen
     canary = get_endpoint(scene.ctx, "tales").canary
     assert canary is not None
     assert canary.percent == 25
+
+
+def test_thumbs_on_answers_of_before_a_canary_are_not_its(scene: ServingWorld) -> None:
+    """An answer of an earlier stable revision, liked while a canary ran, counted for the stable side."""
+    rate(scene, role="stable", ratings=[1] * 4, prefix="s")
+    with scene.ctx.db.write() as session:
+        for request in session.query(Usage).where(Usage.id.in_(["s0", "s1"])):
+            request.created_at -= timedelta(hours=1)
+    votes = canary_votes(scene.ctx, "tales")
+    assert (votes.stable_up, votes.stable_total) == (2, 2)

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from pages.components.charts.html import Axis, Band, Curve, Mark, Share, figure, linear_ticks, plot, stacked_bar
+from pages.components.charts.html import Axis, Band, Curve, Mark, Share, bars, figure, linear_ticks, plot, stacked_bar
 from tests.support.opening import EVIL
 
 X = Axis(1e3, 1e7, [1e4, 1e6], lambda value: f"{value:.0e}", "Parameters", log=True)
@@ -60,3 +60,10 @@ def test_a_bar_gives_each_share_its_width_and_leaves_empty_ones_out() -> None:
 )
 def test_ticks_are_round(low: float, high: float, ticks: list[float]) -> None:
     assert linear_ticks(low, high) == pytest.approx(ticks)
+
+
+def test_bars_are_as_high_as_their_share_of_the_highest_and_a_missing_value_has_none() -> None:
+    html = bars([1.0, None, 4.0], write=lambda value: f"{value:g} ms", color="red")
+    assert re.findall(r'title="([^"]*)" style="flex:1;height:([^;]*);', html) == [("1 ms", "25.0%"), ("4 ms", "100.0%")]
+    assert html.count("flex:1") == 3
+    assert "height:0.0%" in bars([0, 0], write=str, color="red")

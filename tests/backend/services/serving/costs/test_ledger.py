@@ -27,7 +27,7 @@ from backend.domain.estimates.prices import DevicePrices
 from backend.domain.serving.request_log import LOAD_TEST
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import claim_job, give_back
-from backend.services.people.keys import check_key, create_key
+from backend.services.people.keys import check_key, create_key, key_spending
 from backend.services.serving.costs.ledger import read_price_ledger
 from backend.services.serving.costs.prices import replica_prices, set_price
 from backend.services.serving.costs.report import (
@@ -37,6 +37,8 @@ from backend.services.serving.costs.report import (
     report_csv,
     standing_costs,
 )
+from backend.services.serving.monitoring.traffic import compare_revisions, find_window
+from backend.services.serving.request_log.browse import RequestFilter, browse_requests, get_request
 from backend.services.serving.usage import UsageRow, add_usage
 from tests.support.scenario import Scenario, add_row
 
@@ -234,6 +236,7 @@ def test_requests_of_before_the_first_price_are_counted_as_the_hours_of_their_re
         return ledger.totals["requests"], ledger.totals["idle"]
 
     assert requests_and_idle() == (0, 0)
+    assert get_request(ctx, "a", person=LOCAL).row.cost_usd is None
     set_price(ctx, "", 2.0, person=LOCAL)
     assert requests_and_idle() == pytest.approx((0.7, 3.3))
     ledger = read_price_ledger(ctx, since=NOON - timedelta(hours=12), until=NOON)
@@ -242,6 +245,12 @@ def test_requests_of_before_the_first_price_are_counted_as_the_hours_of_their_re
     )
     assert {line.name: line.usd for line in ledger.checkpoints} == pytest.approx({"small": 0.5})
     assert [line.through_usd for line in ledger.evaluations] == pytest.approx([0.1])
+    assert key_spending(ctx, grant.id, "day").usd == pytest.approx(0.6), "a budget counts load tests of its key, too"
+    listed = browse_requests(ctx, RequestFilter(), person=LOCAL).rows
+    assert {row.id: row.cost_usd for row in listed} == pytest.approx({"a": 0.4, "c": 0.1})
+    assert get_request(ctx, "b", person=LOCAL).row.cost_usd == pytest.approx(0.2)
+    (stable,) = compare_revisions(ctx, find_window("6 h"), endpoint="tales")
+    assert stable.cost_usd == pytest.approx(0.5)
     add_usage(ctx, [replace(asked, id="d", cost_usd=0.4)])  # stored at that price
     assert requests_and_idle() == pytest.approx((1.1, 2.9))
     set_price(ctx, "", 1.0, person=LOCAL)

@@ -67,7 +67,6 @@ def test_a_window_sums_its_requests_and_its_percentiles_are_within_a_bucket(ctx:
         mine = [request for request in requests if request.endpoint == "tales"]
         assert traffic.total.requests == len(mine) == sum(point.requests for point in traffic.points)
         assert traffic.total.lost == sum(request.status == "lost" for request in mine)
-        assert traffic.total.cost_usd == pytest.approx(0.001 * len(mine))
         first = sorted(request.ttft_ms or 0.0 for request in mine)
         for quantile, value in zip((0.5, 0.95, 0.99), traffic.total.ttft_ms, strict=True):
             true = first[-(-int(quantile * 100) * len(first) // 100) - 1]
