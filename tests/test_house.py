@@ -116,6 +116,12 @@ def test_a_package_has_an_empty_init_so_that_a_name_has_one_address() -> None:
     assert again == []
 
 
+def test_patches_end_with_their_block() -> None:
+    """`undo` takes back those of fixtures, too: the rest of a test opened the database beside the code."""
+    undoing = [path for path in list_modules("tests") if f"monkeypatch.{'undo'}()" in (PROJECT / path).read_text()]
+    assert undoing == []
+
+
 def test_formatting_is_never_switched_off() -> None:
     marks = ("# fmt: " + "skip", "# fmt: " + "off")
     assert [

@@ -161,11 +161,11 @@ def test_a_binary_recipe_is_a_usage_error(roundhouse: Any, tmp_path: Path) -> No
 
 
 def test_an_unreachable_database_is_reported(roundhouse: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'no' / 'such' / 'folder' / 'm.db'}")
     get_context().db.engine.dispose()
     get_context.cache_clear()
-    status, out, err = roundhouse("run", "list", "--json")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'no' / 'such' / 'folder' / 'm.db'}")
+        status, out, err = roundhouse("run", "list", "--json")
     assert status == 1
     assert "DATABASE_URL" in json.loads(out)["error"]
     assert "Traceback" not in err

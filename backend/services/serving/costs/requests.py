@@ -50,8 +50,8 @@ def price_differences(
 def request_costs(session: Session, ctx: Context, request_ids: Sequence[str]) -> dict[str, float]:
     """Return what requests cost, by id; those that have no price are left out."""
     is_one = Usage.id.in_(request_ids)
-    priced = select(Usage.id, Usage.cost_usd).where(is_one, Usage.cost_usd.is_not(None))
-    costs = dict(session.execute(priced).all())
+    stored = session.execute(select(Usage.id, Usage.cost_usd).where(is_one))
+    costs = {request_id: usd for request_id, usd in stored if usd is not None}
     for usd, request_id in price_differences(session, ctx, is_one, by=(Usage.id,)):
         if usd or request_id in costs:
             costs[request_id] = costs.get(request_id, 0.0) + usd
