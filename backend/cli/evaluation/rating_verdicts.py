@@ -163,6 +163,8 @@ def verdict(
         raters_per_prompt=raters,
         judge_correlation=judge_correlation,
         seconds_per_vote=seconds,
+        leaning=result.leaning,
+        votes_per_rater=result.decisive_per_rater,
     )
     document = to_document(result, plan)
     if path:

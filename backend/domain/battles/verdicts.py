@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from backend.domain.battles.inference.evidence import OVERLAPS, confidence_sequence, e_value, e_value_path
 from backend.domain.battles.inference.leave_out import outcomes_without
 from backend.domain.battles.inference.pair_votes import PairVotes, measured_leaning, measured_spread, pair_votes
-from backend.domain.battles.inference.plans import VoteSpread, checked_gap, prompts_for, raters_for
+from backend.domain.battles.inference.plans import PLANNED_LEANING, VoteSpread, checked_gap, prompts_for, raters_for
 from backend.domain.battles.inference.rater_evidence import (
     MAX_LOG,
     RaterEvidence,
@@ -36,6 +36,8 @@ from backend.errors import InvalidInput
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Outcome = Literal["better", "worse", "undecided"]
+FEW_RATERS = 10
+"""Fewer say little about how much raters differ."""
 MANY_VOTES = 10_000
 """More votes than a campaign collects."""
 
@@ -65,7 +67,9 @@ class PairVerdict:
     answers, which no one voted on; `num_cast` and `cast_share` leave them out. `needed` is for a true gap of
     `smallest_gap_elo`, `needed_at_gap` for the observed one (None where votes are even); all 0 once decided.
     `needs_prompts` says that more raters on the same prompts can't settle it. `seconds_needed` is rating time, None
-    without a pace. `rests_on` is the rater without whose votes it would be undecided.
+    without a pace. `leaning` is the standard deviation of raters' leanings in log-odds, measured from a planned one,
+    and `decisive_per_rater` the votes of each that are no ties. `rests_on` is the rater without whose votes it would be
+    undecided.
     """
 
     first: str
@@ -94,6 +98,8 @@ class PairVerdict:
     seconds_needed: float | None
     smallest_gap_elo: float
     spread: VoteSpread
+    leaning: float
+    decisive_per_rater: float
     rests_on: str | None = None
 
     @property
@@ -212,6 +218,7 @@ def judge_pair(
     outcome = _both(by_prompts, raters, log_e, alpha=alpha)
     spread = measured_spread(pair, equal=equal)
     needed = _needed(pair, spread, gap_elo=smallest_gap_elo, alpha=alpha, outcome=outcome)
+    leaning, _, decisive = _raters_so_far(pair, spread)
     verdict = PairVerdict(
         first=first,
         second=second,
@@ -239,6 +246,8 @@ def judge_pair(
         seconds_needed=None if seconds_per_vote is None else needed.votes * seconds_per_vote,
         smallest_gap_elo=smallest_gap_elo,
         spread=spread,
+        leaning=leaning,
+        decisive_per_rater=decisive,
         rests_on=None if outcome == "undecided" else _rests_on(pair, outcome, raters, alpha=alpha),
     )
     return replace(verdict, sentence=_sentence(verdict))
@@ -305,10 +314,15 @@ def _needed(pair: PairVotes, spread: VoteSpread, *, gap_elo: float, alpha: float
     prompts = max(
         0, prompts_for(spread.vote, delta=delta, alpha=alpha, raters=1) - len(pair.sizes) - pair.identical_prompts
     )
-    leaning, per_rater = measured_leaning(pair)
-    decisive = max(4 * spread.vote / max(1 - equal, 1e-9), 0.02) * per_rater
+    leaning, per_rater, decisive = _raters_so_far(pair, spread)
     raters = max(0, raters_for(leaning, gap_elo=gap_elo, alpha=alpha, votes_per_rater=decisive) - len(pair.raters))
     return Needed(gap_elo, math.ceil(max(prompts * (1 - equal), raters * per_rater)), prompts, raters)
+
+
+def _raters_so_far(pair: PairVotes, spread: VoteSpread) -> tuple[float, float, float]:
+    """Return the standard deviation of raters' leanings, and the votes and decisive votes that each casts."""
+    leaning, per_rater = measured_leaning(pair)
+    return leaning, per_rater, max(4 * spread.vote / max(1 - pair.share_identical, 1e-9), 0.02) * per_rater
 
 
 def _needed_at_gap(
@@ -402,7 +416,16 @@ def _plan(verdict: PairVerdict) -> str:
             f" A gap of {smallest.gap_elo:g} needs {about(smallest.votes)} votes"
         )
     crowded = verdict.needs_prompts and verdict.num_cast > verdict.num_cast_prompts
-    return f"{plan}.{' More raters on the same prompts would not: add prompts.' if crowded else ''}"
+    differing = f" {_differing(verdict)}" if needed.votes > 2 * needed.prompts and verdict.raters > 1 else ""
+    return f"{plan}.{differing}{' More raters on the same prompts would not: add prompts.' if crowded else ''}"
+
+
+def _differing(verdict: PairVerdict) -> str:
+    """Say why a verdict needs many raters, and how well that is known."""
+    unsure = f", as far as {_count(verdict.raters, 'rater')} can tell" if verdict.raters < FEW_RATERS else ""
+    if verdict.leaning > 2 * PLANNED_LEANING:
+        return f"So many raters because they differ in what they prefer{unsure}: votes of the same raters say less."
+    return "So many votes for their number of raters: fewer votes of each would do, too."
 
 
 def _level(level: float) -> str:

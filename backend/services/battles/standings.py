@@ -225,7 +225,14 @@ def _plan(verdicts: tuple[PairVerdict, ...], *, pace: float | None) -> tuple[Pla
     undecided = next((verdict for verdict in verdicts if verdict.outcome == "undecided"), None)
     if undecided is None:
         return ()
-    return plan_options(spread=undecided.spread, alpha=ALPHA, num_pairs=undecided.num_pairs, seconds_per_vote=pace)
+    return plan_options(
+        spread=undecided.spread,
+        alpha=ALPHA,
+        num_pairs=undecided.num_pairs,
+        seconds_per_vote=pace,
+        leaning=undecided.leaning,
+        votes_per_rater=undecided.decisive_per_rater,
+    )
 
 
 def _verdicts(votes: VoteColumns, order: list[str], *, gap: float, pace: float | None) -> tuple[PairVerdict, ...]:

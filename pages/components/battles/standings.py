@@ -72,6 +72,7 @@ def draw_votes_needed(standings: Standings) -> None:
                 "Design": option.label,
                 "Votes": about(option.votes),
                 "Prompts": about(option.prompts),
+                "Raters": about(option.raters) if option.raters else None,
                 "Rating time": format_duration(60 * option.minutes) if option.votes <= MANY_VOTES else "–",
                 "Looks": "at any time" if option.any_time else "one, at the end",
             }
@@ -80,7 +81,11 @@ def draw_votes_needed(standings: Standings) -> None:
         key="verdict_plan_table",
         alt="Votes by gap and design",
     )
-    st.caption("Totals for a campaign that starts now; a true gap of this size is found with a chance of 80 %.")
+    st.caption(
+        "Totals for a campaign that starts now; a true gap of this size is found with a chance of 80 %. Votes and"
+        f" prompts give the evidence over prompts, raters of {undecided.decisive_per_rater:.0f} decisive votes each, as"
+        " so far, that over raters: a verdict at any time needs both. A fixed sample says nothing about other raters."
+    )
 
 
 def _verdict_line(verdict: PairVerdict) -> dict[str, object]:

@@ -73,8 +73,8 @@ class PlanOption:
     """A way to settle a true gap of `gap_elo` with a chance of 80 %. `votes` and `prompts` are totals of a campaign
     that starts now.
 
-    `raters` are the raters of as many votes as a ballot has that a verdict needs; 0 for designs that say nothing about
-    other raters.
+    `votes` and `prompts` are what the evidence over prompts needs, `raters` what that over raters needs, each with as
+    many votes as planned: a verdict needs both. 0 raters for designs that say nothing about other raters.
     """
 
     gap_elo: float
@@ -98,8 +98,12 @@ def plan_options(
     judge_correlation: float | None = None,
     num_judged: int | None = None,
     seconds_per_vote: float | None = None,
+    leaning: float = PLANNED_LEANING,
+    votes_per_rater: float = BALLOT_VOTES,
 ) -> tuple[PlanOption, ...]:
-    """Return the choices of gap and design with their votes, prompts and minutes.
+    """Return the choices of gap and design with their votes, prompts, raters and minutes.
+
+    `leaning`: standard deviation of raters' leanings in log-odds; `votes_per_rater`: decisive votes of each.
 
     `alpha` is shared by `num_pairs` pairs (Bonferroni). `judge_correlation`: between a judge's and the raters' verdicts
     on a battle, which adds the design with a judge; `num_judged`: battles that the judge scores, None for as many as
@@ -130,9 +134,7 @@ def plan_options(
         for design, any_time, raters, prompts in rows:
             votes = prompts * raters * (num_pairs if design == "all_pairs" else 1)
             label = LABELS[design].format(raters=raters, pairs=num_pairs, correlation=judge_correlation)
-            people = (
-                raters_for(PLANNED_LEANING, gap_elo=gap, alpha=level, votes_per_rater=BALLOT_VOTES) if any_time else 0
-            )
+            people = raters_for(leaning, gap_elo=gap, alpha=level, votes_per_rater=votes_per_rater) if any_time else 0
             options.append(PlanOption(gap, design, label, any_time, raters, votes, prompts, votes * pace / 60, people))
     return tuple(options)
 
