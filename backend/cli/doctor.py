@@ -24,8 +24,9 @@ import psutil
 import typer
 
 from backend.cli.exit_status import FAILED
+from backend.cli.leftovers import running_pid
 from backend.cli.output import CommandGroup, emit
-from backend.cli.processes import broker_binary, running_pid
+from backend.cli.processes import broker_binary
 from backend.domain.jobs.placement import SHARDS
 from backend.domain.wording import plural
 from backend.errors import Conflict, InvalidInput, RoundhouseError

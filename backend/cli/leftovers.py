@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import psutil
 
@@ -23,19 +24,44 @@ SUPERVISOR_STOPS_S = 40.0
 
 @contextmanager
 def only_one(settings: Settings) -> Iterator[None]:
-    """Hold the home folder's lock. Raises Conflict if another `roundhouse up` holds it. The kernel releases it when
-    that process ends.
+    """Hold the home folder's lock, in whose file the process id stands. Raises Conflict if another `roundhouse up`
+    holds it. The kernel releases it when that process ends.
     """
-    path = settings.home / "run" / "up.lock"
+    path = _lock_file(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with path.open("a") as lock:
+        if not _lock(lock, fcntl.LOCK_EX):
             raise Conflict(
                 "Roundhouse is being started from this folder already.", remedy="Stop it with `roundhouse down`."
-            ) from None
+            )
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
         yield
+
+
+def running_pid(settings: Settings) -> int | None:
+    """Return the process id of the installation that runs from this home folder, or None. A lock tells a living one
+    from a killed one however the clock was set since, and a copy of a home holds none.
+    """
+    try:
+        with _lock_file(settings).open() as lock:
+            return None if _lock(lock, fcntl.LOCK_SH) else int(lock.read())
+    except (FileNotFoundError, ValueError):  # none, or one that is about to write its id
+        return None
+
+
+def _lock_file(settings: Settings) -> Path:
+    return settings.home / "run" / "up.lock"
+
+
+def _lock(file: TextIO, kind: int) -> bool:
+    """Lock a file, and return whether no other process has."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def mark_of(config: Path) -> dict[str, str]:

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from backend.domain.jobs.states import QUEUES
 from backend.errors import Unavailable
 from backend.infra.devices import visible_devices
@@ -186,28 +184,3 @@ def _escape(text: str) -> str:
 def _quote(part: str) -> str:
     escaped = _escape(part).replace('"', '\\"')
     return f'"{escaped}"' if not part or any(c in part for c in " ;\"'") else escaped
-
-
-def pid_file(settings: Settings) -> Path:
-    """Return the file that holds the running installation's process id."""
-    return settings.home / "run" / "up.pid"
-
-
-def record_pid(settings: Settings, process: psutil.Process) -> None:
-    """Record the process that runs an installation: its id, when it started, and the home that it runs from."""
-    path = pid_file(settings)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{process.pid} {process.create_time()} {settings.home.resolve()}")
-
-
-def running_pid(settings: Settings) -> int | None:
-    """Return the process id of the installation that runs from this home folder, or None. A file that came with a copy
-    of another home names that one, so it counts for nothing here.
-    """
-    try:
-        pid, created, home = pid_file(settings).read_text().split(" ", 2)
-        process = psutil.Process(int(pid))
-        is_same = home == str(settings.home.resolve()) and abs(process.create_time() - float(created)) < 2
-        return process.pid if is_same else None
-    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
-        return None

@@ -24,14 +24,11 @@ import typer
 
 from backend.cli.doctor import start_checks
 from backend.cli.exit_status import FAILED
-from backend.cli.leftovers import SUPERVISOR, end_leftovers, mark_of, only_one
+from backend.cli.leftovers import SUPERVISOR, end_leftovers, mark_of, only_one, running_pid
 from backend.cli.output import CommandGroup, emit, fail, note
 from backend.cli.processes import (
     Program,
     broker_program,
-    pid_file,
-    record_pid,
-    running_pid,
     supervisor_config,
     web_programs,
     worker_program,
@@ -85,7 +82,6 @@ def _run(settings: Settings, parts: set[str]) -> None:
     if problems:
         fail(" ".join(f"{finding.detail} {finding.cure}" for finding in problems))
     broker = [] if settings.redis_url else [broker_program(settings)]
-    record_pid(settings, psutil.Process())
     preparation = subprocess.Popen(
         [sys.executable, "-m", "backend.cli.preparation", *sorted(parts)],
         cwd=PROJECT,
@@ -105,7 +101,6 @@ def _run(settings: Settings, parts: set[str]) -> None:
     finally:
         preparation.kill()
         preparation.wait()
-        pid_file(settings).unlink(missing_ok=True)
 
 
 def end_leftovers_of_home(settings: Settings) -> int:

@@ -35,7 +35,7 @@ def test_a_copy_of_an_installation_that_writes_opens_in_another_folder(tmp_path:
     assert wal.stat().st_size > 0, "the newest row is in the log of the database alone"
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin:/usr/local/bin"}
     (home / "run").mkdir()
-    (home / "run" / "up.pid").write_text("1 2.0")
+    (home / "run" / "up.lock").write_text("1")
     subprocess.run(["bash", "-ec", documented(1)], env=environment, check=True)
     assert not (home / "backup.db").exists()
     Scenario(ctx).checkpoint("Elm")

@@ -18,7 +18,9 @@ import pytest
 
 from backend.cli import up
 from backend.cli.doctor import check_broker
-from backend.cli.processes import broker_program, record_pid, running_pid
+from backend.cli.leftovers import only_one, running_pid
+from backend.cli.processes import broker_program
+from backend.errors import Conflict
 from backend.infra.queue import JobQueue
 from backend.settings import PROJECT, Settings
 from tests.support.installation import free_port, wait_until
@@ -64,9 +66,28 @@ def test_a_copy_of_a_running_home_neither_runs_nor_stops_the_original(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     original, copy = make_settings(tmp_path / "original"), make_settings(tmp_path / "copy")
-    process = subprocess.Popen(["sleep", "60"])
+    holding = (
+        "import time; from backend.cli.leftovers import only_one; from backend.settings import Settings\n"
+        "with only_one(Settings()): print('held', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import time; from backend.cli.leftovers import only_one; from backend.settings import Settings\n"
+            + holding,
+        ],
+        cwd=PROJECT,
+        env={**os.environ, "ROUNDHOUSE_HOME": str(original.home)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
-        record_pid(original, psutil.Process(process.pid))
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(Conflict), only_one(original):
+            pass
+        assert running_pid(original) == process.pid
         shutil.copytree(original.home / "run", copy.home / "run")
         assert running_pid(copy) is None
         monkeypatch.setattr(up, "Settings", lambda: copy)
@@ -79,7 +100,7 @@ def test_a_copy_of_a_running_home_neither_runs_nor_stops_the_original(
         assert capsys.readouterr().out.splitlines() == ["Nothing runs here.", "Stopped."]
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def test_an_installation_that_is_late_is_announced_all_the_same(

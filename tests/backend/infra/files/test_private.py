@@ -27,7 +27,7 @@ def loose(tmp_path: Path) -> Path:
     for file in (
         "artifacts/jobs/j/attempt-1/job.json",
         "logs/pages.log",
-        "run/up.pid",
+        "run/up.lock",
         "broker/appendonly.aof",
         "secret.lock",
         "elsewhere/a",
