@@ -127,6 +127,19 @@ def test_an_undecided_pair_states_the_votes_needed() -> None:
     ) in verdict.sentence
 
 
+def test_many_raters_are_needed_where_they_differ_and_the_verdict_says_so() -> None:
+    def vote(prompt: int, rater: int, winner: str) -> VoteRecord:
+        return VoteRecord(prompt=f"p{prompt}", rater=f"r{rater}", a="new", b="old", winner=winner)
+
+    split = [vote(prompt, rater, "A" if rater < 2 else "B") for prompt in range(8) for rater in range(3)]
+    alike = [vote(prompt, rater, "A" if prompt % 3 else "B") for prompt in range(8) for rater in range(3)]
+    differing, agreeing = (pair_verdict(votes, "new", "old") for votes in (split, alike))
+    assert differing.leaning > 2 * agreeing.leaning
+    assert differing.needed_first.raters > 2 * agreeing.needed_first.raters
+    assert "because they differ in what they prefer, as far as 3 raters can tell" in differing.sentence
+    assert "differ" not in agreeing.sentence
+
+
 def test_a_wider_gap_needs_fewer_votes() -> None:
     votes = votes_on_prompts("AABTAB" * 5)
     needed = [pair_verdict(votes, "new", "old", smallest_gap_elo=gap).votes_needed for gap in (20, 35, 100)]
