@@ -141,7 +141,7 @@ def progress_document(progress: BallotProgress) -> Document:
 def form_document(config: CampaignConfig) -> Document:
     """Return what a campaign's ballot asks."""
     return {
-        "question": config.question,
+        **attributes_of(config, "question", "instructions"),
         "dimensions": [{"name": item.name, "question": item.question or item.name} for item in config.dimensions],
         "reasons": list(config.reasons),
         **attributes_of(config, "note", "rewrite", "rating", "break_after_min"),

@@ -53,6 +53,8 @@ def draw_for_person(ctx: Context, person: Person) -> None:
         left = progress.total - progress.done
         with st.container(border=True, gap="xsmall"):
             row_link(campaign.name, page=routes.BALLOT, query={"campaign": campaign.id}, key=f"vote_{campaign.id}")
+            if campaign.config.instructions:
+                st.text(campaign.config.instructions)
             done = f"{progress.done:,} done, {left:,} to go" if progress.done else f"{plural(left, 'battle')} to judge"
             st.caption(done if left else "All judged. Thank you.")
     if ctx.sign_in and not person.may_build:

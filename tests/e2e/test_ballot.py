@@ -404,6 +404,31 @@ def test_rubric_rewrite_and_flag_go_with_the_vote_and_streak_and_break_are_notic
     expect(rest).to_have_count(0)
 
 
+def test_instructions_are_read_before_the_first_vote_and_again(
+    ctx: Context, scenario: Scenario, address: str, page: Page
+) -> None:
+    words = "Prefer the answer that ends.\n<b>Facts</b> count more than style."
+    campaign = scenario.campaign(num_prompts=3, instructions=words)
+    page.goto(f"{address}/ballot?campaign={campaign.id}")
+    dialog = page.get_by_role("dialog", name="Instructions")
+    expect(dialog.locator("p")).to_have_text(words)
+    page.keyboard.press("1")
+    expect(page.get_by_text(re.compile("^0 of"))).to_be_visible()
+    dialog.get_by_role("button", name="Close").click()
+    expect(dialog).to_be_hidden()
+    press(page, "1", then="1 of 3")
+    page.keyboard.press("i")
+    expect(dialog.locator("p")).to_have_text(words)
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    wait_for_votes(ctx, "A")
+    page.reload()
+    expect(page.get_by_role("button", name="A is better")).to_be_visible()
+    expect(dialog).to_be_hidden()
+    page.goto(f"{address}/ballot?all=1")
+    expect(page.get_by_text("Prefer the answer that ends.")).to_be_visible()
+
+
 @pytest.mark.parametrize(
     ("rating", "button", "key", "value"),
     [("stars", "4 of 5 stars", "4", 4), ("thumbs", "Good", "1", 5)],

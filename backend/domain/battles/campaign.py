@@ -158,6 +158,15 @@ class CampaignConfig(BaseModel):
     question: str = setting(
         "Which answer is better?", "Question", "Question above the answers.", min_length=1, max_length=200, shown=BALLOT
     )
+    instructions: str = setting(
+        "",
+        "Instructions to raters",
+        "What raters read before their first vote, and may open again.",
+        max_length=4000,
+        shown=BALLOT,
+        lines=3,
+        empty="What counts, what to do with answers that break off, and so on.",
+    )
     dimensions: tuple[Dimension, ...] = Field(
         default=(), max_length=8, description="Parts of the rubric, compared separately."
     )

@@ -3,7 +3,7 @@
 import { element } from "../dom.js"
 import { mount } from "../mounting.js"
 import { Extras } from "./extras.js"
-import { Foot, Head, Help, choicesOf } from "./frame.js"
+import { Foot, Head, Help, Instructions, choicesOf } from "./frame.js"
 import { keyOf } from "./keys.js"
 import { loadMaths } from "./nodes.js"
 import { Outbox } from "./outbox.js"
@@ -28,6 +28,7 @@ class Ballot {
     this.head = new Head((name) => this.use(name))
     this.foot = new Foot((value) => this.choose(value))
     this.help = new Help()
+    this.instructions = new Instructions()
     this.sheet = new Sheet((view) => this.showView(view))
     this.extras = new Extras((name, isOpen) => this.head.press(name, isOpen))
     this.messages = new Messages()
@@ -37,7 +38,7 @@ class Ballot {
     const main = element("main", "bt-main")
     main.tabIndex = -1
     main.append(this.question, ...this.sheet.nodes, this.extras.root, this.messages.root)
-    root.append(this.head.root, main, this.foot.root, this.help.root, this.live)
+    root.append(this.head.root, main, this.foot.root, this.help.root, this.instructions.root, this.live)
     this.main = main
     this.listen()
   }
@@ -110,7 +111,10 @@ class Ballot {
   }
 
   receive({ battles, progress, form }) {
-    if (form && !this.form) this.setUp(form)
+    if (form && !this.form) {
+      this.setUp(form)
+      if (form.instructions && !progress.done && !progress.closed) this.instructions.open(form.instructions)
+    }
     this.silences = 0
     this.progress = progress
     const isShown = this.battles.length && this.root.dataset.stage === "battle"
@@ -331,7 +335,7 @@ class Ballot {
   // Keys and tools
 
   press(event) {
-    if (this.help.isOpen) return
+    if (this.help.isOpen || this.instructions.isOpen) return
     const key = keyOf(event)
     if (key === null) { this.wrap(event); return }
     if (key.length === 1) event.stopPropagation()
@@ -340,7 +344,7 @@ class Ballot {
     if (key === "?") { this.help.open(); return }
     if (!this.help.keysVote) { this.wrap(event); return }
     const value = this.battles.length ? this.foot.valueOf(key) : undefined
-    const tool = { u: "undo", d: "differences", r: "raw", n: "note", f: "flag", p: "prompt" }[key]
+    const tool = { u: "undo", d: "differences", r: "raw", n: "note", f: "flag", p: "prompt", i: "instructions" }[key]
     if (value !== undefined) this.choose(value)
     else if (tool) { event.preventDefault(); this.use(tool) }
     else this.wrap(event)
@@ -360,6 +364,7 @@ class Ballot {
   use(name) {
     if (name === "undo") { this.undo(); return }
     if (name === "help") { this.help.open(); return }
+    if (name === "instructions") { if (this.form?.instructions) this.instructions.open(this.form.instructions); return }
     if (!this.battles.length) return
     if (this.head.tools[name]?.hidden) return
     if (name === "prompt") this.sheet.unfold(!this.sheet.isUnfolded)

@@ -4,7 +4,7 @@ import { element } from "../dom.js"
 import { KEYS } from "./keys.js"
 
 const TOOLS = [
-  ["undo", "Undo", "U"], ["differences", "Differences", "D"], ["raw", "Raw text", "R"], ["note", "Note", "N"], ["rewrite", "Rewrite", ""], ["flag", "Flag", "F"], ["help", "Keys", "?"],
+  ["undo", "Undo", "U"], ["differences", "Differences", "D"], ["raw", "Raw text", "R"], ["note", "Note", "N"], ["rewrite", "Rewrite", ""], ["flag", "Flag", "F"], ["instructions", "Instructions", "I"], ["help", "Keys", "?"],
 ]
 const PAIR = [
   ["A", "A is better", "A", "1"], ["B", "B is better", "B", "2"], ["TIE", "Equally good", "Tie", "3"], ["BOTH_BAD", "Both bad", "Both bad", "4"], ["SKIPPED", "Skip", "Skip", "S"],
@@ -59,6 +59,7 @@ export class Head {
     this.leave.hidden = !leave
     if (leave) this.leave.href = leave
     this.tools.note.hidden = !form.note
+    this.tools.instructions.hidden = !form.instructions
     const isSingle = form.rating !== "none" // a grade takes a note alone
     this.tools.rewrite.hidden = !form.rewrite || isSingle
     this.tools.flag.hidden = this.tools.differences.hidden = isSingle
@@ -167,6 +168,23 @@ export class Help {
   get keysVote() { return this.letters.checked }
 
   open() {
+    if (!this.root.open) this.root.showModal()
+  }
+}
+
+// What the campaign's lead asks of its raters.
+export class Instructions {
+  constructor() {
+    this.root = element("dialog", "bt-help")
+    this.root.setAttribute("aria-label", "Instructions")
+    this.text = element("p", "bt-asked")
+    this.root.append(element("h2", "", "Instructions"), this.text, button("bt-choice", "Close", "", () => this.root.close()))
+  }
+
+  get isOpen() { return this.root.open }
+
+  open(text) {
+    this.text.textContent = text
     if (!this.root.open) this.root.showModal()
   }
 }

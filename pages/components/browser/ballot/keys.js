@@ -3,7 +3,7 @@
 export const KEYS = [
   ["1", "A is better"], ["2", "B is better"], ["3", "Equally good"], ["4", "Both bad"],
   ["S", "Skip this battle"], ["U", "Undo, up to ten votes"], ["D", "Show the differences"], ["R", "Raw text"], ["P", "Show all of the prompt"],
-  ["↑ ↓ or K J", "Scroll both answers"], ["N", "Write a note"], ["F", "Flag a problem"], ["Esc", "Close"], ["?", "These keys"],
+  ["↑ ↓ or K J", "Scroll both answers"], ["N", "Write a note"], ["F", "Flag a problem"], ["I", "Instructions, if there are any"], ["Esc", "Close"], ["?", "These keys"],
 ]
 const ALIASES = { arrowdown: "down", j: "down", arrowup: "up", k: "up", pagedown: "page down", pageup: "page up", backspace: "u", escape: "escape" }
 
