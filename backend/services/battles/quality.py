@@ -49,7 +49,6 @@ class _Measurement:
         return self.ended + RESTS * self.took_s
 
 
-_remembered: OrderedDict[tuple[object, ...], dict[str, RaterQuality]] = OrderedDict()
 _newest: OrderedDict[tuple[str, str], _Measurement] = OrderedDict()
 _measuring: set[tuple[str, str]] = set()
 _remembering = Lock()
@@ -63,22 +62,20 @@ def rater_qualities(ctx: Context, campaign_id: str) -> dict[str, RaterQuality]:
     with ctx.db.read() as session:
         find_campaign(session, campaign_id)
         revision = votes_revision(session, campaign_id)
-        key = (ctx.db.url, campaign_id, revision)
         with _remembering:
-            if key in _remembered:
-                _remembered.move_to_end(key)
-                return _remembered[key]
+            last = _newest.get((ctx.db.url, campaign_id))
+        if last is not None and last.revision == revision:
+            return last.rows
         votes = read_vote_log(session, campaign_id, revision=revision)
         words = count_words(session, votes.answers)
     began = time.monotonic()
     rows = {row.rater: row for row in rate_raters(_rated(votes, words))}
     ended = time.monotonic()
     with _remembering:
-        _remembered[key] = rows
         _newest[ctx.db.url, campaign_id] = _Measurement(rows, revision, ended, ended - began)
-        for remembered in (_remembered, _newest):
-            while len(remembered) > MAX_REMEMBERED:
-                remembered.popitem(last=False)
+        _newest.move_to_end((ctx.db.url, campaign_id))
+        while len(_newest) > MAX_REMEMBERED:
+            _newest.popitem(last=False)
     return rows
 
 

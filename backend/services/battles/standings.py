@@ -28,7 +28,7 @@ from backend.domain.statistics.agreement import Resampling
 from backend.services.battles.board_votes import BoardColumns, read_board_columns
 from backend.services.battles.exclusions import excluded_raters
 from backend.services.battles.views import contestant_names, find_campaign, valid_votes
-from backend.services.battles.vote_log import votes_revision
+from backend.services.battles.vote_log import Revision, votes_revision
 from backend.services.context import Context
 
 ALPHA = 0.05
@@ -79,7 +79,8 @@ class Standings:
     categories: tuple[str, ...] = ()
 
 
-_remembered: OrderedDict[tuple[object, ...], Standings] = OrderedDict()
+_remembered: OrderedDict[tuple[object, ...], tuple[Revision, Standings]] = OrderedDict()
+"""The newest board of each campaign and options."""
 _remembering = Lock()
 
 
@@ -96,11 +97,11 @@ def standings(
         campaign = find_campaign(session, campaign_id)
         gap = campaign.config.smallest_gap
         revision = votes_revision(session, campaign_id)
-        key = (ctx.db.url, campaign_id, revision, options, with_excluded, gap)
+        key = (ctx.db.url, campaign_id, options, with_excluded, gap)
         with _remembering:
-            if key in _remembered:
-                _remembered.move_to_end(key)
-                return _remembered[key]
+            newest = _remembered.get(key)
+        if newest is not None and newest[0] == revision:
+            return newest[1]
         votes = read_board_columns(
             session,
             campaign_id,
@@ -113,7 +114,8 @@ def standings(
         raters = dict(session.execute(select(Rater.id, Rater.name).where(Rater.id.in_(votes.excluded))).all())
     board = _standings(votes, checkpoints, sorted(raters.values()), options=options, gap=gap)
     with _remembering:
-        _remembered[key] = board
+        _remembered[key] = revision, board
+        _remembered.move_to_end(key)
         while len(_remembered) > MAX_REMEMBERED:
             _remembered.popitem(last=False)
     return board

@@ -77,9 +77,16 @@ class _VoteRow(NamedTuple):
     probability: float
 
 
-_remembered: OrderedDict[tuple[object, ...], VoteLog] = OrderedDict()
-_rows: OrderedDict[tuple[str, str], dict[str, _VoteRow]] = OrderedDict()
-"""Every row of a campaign's votes by id, undone ones too."""
+@dataclass(frozen=True)
+class _Reading:
+    """A campaign's log at a revision, and every row of its votes by id, undone ones too."""
+
+    revision: Revision
+    log: VoteLog
+    rows: dict[str, _VoteRow]
+
+
+_newest: OrderedDict[tuple[str, str], _Reading] = OrderedDict()
 _remembering = Lock()
 
 
@@ -104,19 +111,16 @@ def read_vote_log(session: Session, campaign_id: str, *, revision: Revision | No
     campaign = (str(getattr(bind, "url", bind)), campaign_id)
     revision = revision or votes_revision(session, campaign_id)
     with _remembering:
-        if (log := _remembered.get((*campaign, revision))) is not None:
-            _remembered.move_to_end((*campaign, revision))
-            return log
-        rows = _rows.get(campaign, {})
-    rows = _read_rows(session, campaign_id, rows, num_votes=revision[0])
+        newest = _newest.get(campaign)
+    if newest is not None and newest.revision == revision:
+        return newest.log
+    rows = _read_rows(session, campaign_id, newest.rows if newest else {}, num_votes=revision[0])
     log = _log_of(session, campaign_id, rows)
     with _remembering:
-        _remembered[*campaign, revision] = log
-        _rows[campaign] = rows
-        _rows.move_to_end(campaign)
-        for remembered in (_remembered, _rows):
-            while len(remembered) > MAX_REMEMBERED:
-                remembered.popitem(last=False)
+        _newest[campaign] = _Reading(revision, log, rows)
+        _newest.move_to_end(campaign)
+        while len(_newest) > MAX_REMEMBERED:
+            _newest.popitem(last=False)
     return log
 
 

@@ -46,8 +46,7 @@ def contents(log: VoteLog) -> list[tuple[object, ...]]:
 def read_afresh(ctx: Context, campaign_id: str, monkeypatch: pytest.MonkeyPatch) -> VoteLog:
     """Read as a process does that has read nothing."""
     with monkeypatch.context() as patch:
-        patch.setattr(vote_log, "_remembered", type(vote_log._remembered)())
-        patch.setattr(vote_log, "_rows", type(vote_log._rows)())
+        patch.setattr(vote_log, "_newest", type(vote_log._newest)())
         return read(ctx, campaign_id)
 
 
