@@ -37,6 +37,7 @@ from jobs.data.run import run
 from jobs.data.shard_runs import error_file, log_folder
 from jobs.data.shard_tasks import ReadShard, shard_options
 from jobs.data.sharding import ShardPlan, shard_bounds
+from jobs.data.token_shards import make_tokens_of
 from jobs.modeling.dataset_files import read_rows
 from tests.support.data.corpora import write_corpus
 from tests.support.data.data_reporter import RememberingReporter
@@ -361,33 +362,49 @@ def test_options_about_the_size_of_a_run_are_left_out_for_shards() -> None:
     assert shard_options(given_options) == ("--account=lab", "--qos=long", "-C fast", "--exclusive")
 
 
-@pytest.mark.parametrize("is_interrupted", [False, True])
-def test_tokens_made_in_shards_are_those_of_one_process(tmp_path: Path, rooms: Rooms, is_interrupted: bool) -> None:
+def test_tokens_made_in_shards_are_those_of_one_process(tmp_path: Path, rooms: Rooms) -> None:
     write_corpus(tmp_path / "corpus", files=12)
     shutil.copytree(rooms.root / "tokenizer", tmp_path / "tokenizers" / "t")
-    options = {"shards": 5, "tokenizer": "tokenizers/t"}
-    if is_interrupted:  # what a run that began to tokenise has left, and the first attempt's own folder
-        first = run_import(tmp_path, RememberingReporter())
-        begun = one_process(tmp_path / first.folder, tmp_path / "tokens", rooms)
-        place = begun.split_folder(TEXT, "train")
-        writer = TokenWriter(place.path, place.identity, dtype=np.uint16)
-        for numbers, rows in row_pieces(tmp_path / first.folder / "train.parquet", mixed=True, last=1):
-            writer.add(numbers, TEXT.encode(begun.tokenizer, rows))
-        writer.flush()
-        writer.close()
-    result = run_import(tmp_path, RememberingReporter(), **options)
-    assert len(result.tokens) == 2
-    alone = one_process(tmp_path / result.folder, tmp_path / "alone", rooms)
-    for folder, split in zip(result.tokens, ("train", "val"), strict=True):
+    result = run_import(tmp_path, RememberingReporter(), shards=5, tokenizer="tokenizers/t")
+    check_tokens(tmp_path, result.folder, result.tokens, rooms)
+    assert not [path for path in (tmp_path / "datasets").iterdir() if path.name.startswith(".importing")]
+
+
+def test_tokens_in_shards_continue_those_that_a_run_has_begun(tmp_path: Path, rooms: Rooms) -> None:
+    write_corpus(tmp_path / "corpus", files=12)
+    first = run_import(tmp_path, RememberingReporter())
+    begun = one_process(tmp_path / first.folder, tmp_path / "tokens", rooms)
+    assert begun.open(TEXT, "val")
+    place = begun.split_folder(TEXT, "train")
+    writer = TokenWriter(place.path, place.identity, dtype=np.uint16)
+    for numbers, rows in row_pieces(tmp_path / first.folder / "train.parquet", mixed=True, last=1):
+        writer.add(numbers, TEXT.encode(begun.tokenizer, rows))
+    writer.flush()
+    writer.close()
+    same = Path(shutil.copytree(tmp_path / first.folder, tmp_path / "datasets" / "same"))
+    payload = {"kind": "text", "source": "corpus", "shards": 5, "tokenizer": str(rooms.root / "tokenizer")}
+    spec = make_spec("import_dataset", payload, root=tmp_path)
+    reporter = RememberingReporter()
+    tokens = make_tokens_of(spec, same, reporter)
+    assert [line for line in reporter.lines if "Making the tokens" in line] == [
+        "Making the tokens of the train split in 5 shards."
+    ]
+    check_tokens(tmp_path, "datasets/same", tokens, rooms)
+
+
+def check_tokens(root: Path, dataset: str, folders: tuple[str, ...], rooms: Rooms) -> None:
+    """Check that the tokens of both splits are those that one process makes, and that a run makes none."""
+    assert len(folders) == 2
+    alone = one_process(root / dataset, root / "alone", rooms)
+    for folder, split in zip(folders, ("train", "val"), strict=True):
         tokens = alone.open(TEXT, split)  # type: ignore[arg-type]
         assert tokens is not None
         assert folder == f"tokens/{tokens.folder.name}"
         for name in (*FILES, MANIFEST):
-            assert (tmp_path / folder / name).read_bytes() == (tokens.folder / name).read_bytes(), name
-    assert not [path for path in (tmp_path / "datasets").iterdir() if path.name.startswith(".importing")]
+            assert (root / folder / name).read_bytes() == (tokens.folder / name).read_bytes(), name
     reporter = MemoryReporter()
-    assert TokenSource(tmp_path / result.folder, alone.tokenizer, tmp_path / "tokens", reporter).open(TEXT, "train")
-    assert not reporter.lines, "a run makes none"
+    assert TokenSource(root / dataset, alone.tokenizer, root / "tokens", reporter).open(TEXT, "train")
+    assert not reporter.lines
 
 
 def one_process(dataset: Path, root: Path, rooms: Rooms) -> TokenSource:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 import torch
+from accelerate.utils import other as accelerate_other
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from backend.domain.architectures.config import ArchitectureConfig
@@ -34,28 +35,22 @@ def rooms(tmp_path: Path) -> Rooms:
     return Rooms(tmp_path)
 
 
-def test_a_checkpoint_is_written_without_an_import_of_deepspeed(tmp_path: Path) -> None:
+def test_a_checkpoint_is_written_without_an_import_of_deepspeed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its warning headed the log of runs that do not use it, since accelerate asked it whether the network is its."""
-    code = f"""
-import sys
-import types
-from importlib.abc import MetaPathFinder
-from pathlib import Path
-from jobs.modeling.build import build_network
-from jobs.modeling.checkpoints import save_checkpoint
-from jobs.modeling.tokenizers import byte_tokenizer
-from tests.support.training_rooms import TINY
-import accelerate.utils.other as other
-other.is_deepspeed_available = lambda: True  # as where it is installed
-class Watch(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        assert name != "deepspeed", "imported"
-sys.meta_path.insert(0, Watch())
-save_checkpoint(Path({str(tmp_path / "c")!r}), model=build_network(TINY, seed=1), tokenizer=byte_tokenizer(), meta={{}})
-assert other.is_deepspeed_available(), "as before"
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    names: list[str] = []
+
+    class Watch(MetaPathFinder):
+        def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+            names.append(fullname)
+
+    monkeypatch.setattr(accelerate_other, "is_deepspeed_available", lambda: True)  # as where it is installed
+    monkeypatch.delitem(sys.modules, "deepspeed", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Watch(), *sys.meta_path])
+    save_checkpoint(tmp_path / "c", model=build_network(TINY, seed=1), tokenizer=byte_tokenizer(), meta={})
+    assert "deepspeed" not in names
+    assert accelerate_other.is_deepspeed_available(), "as before"
 
 
 def test_a_checkpoint_loads_as_saved_with_hashes_of_every_file(rooms: Rooms) -> None:

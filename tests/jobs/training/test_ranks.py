@@ -23,6 +23,7 @@ from jobs.reporter import Rendezvous
 from jobs.training import run as training
 from jobs.training.distributed.launch import outcome
 from tests.support.training_rooms import Recorder, Rooms
+from tests.support.workers.killed_runs import run_forked
 
 METRICS = ("train_loss", "grad_norm", "val_loss")
 
@@ -48,13 +49,12 @@ def test_ddp_on_two_machines_without_a_shared_folder_equals_one_process(tmp_path
     folder = tmp_path / "b" / spec.folder.relative_to(rooms.root)
     with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor() as threads:
         port = listening.getsockname()[1]
-        first = replace(spec, rendezvous=Rendezvous(0, "127.0.0.1", port, listening.fileno()))
+        first = replace(spec, rendezvous=Rendezvous(0, "127.0.0.1", port))
         second = replace(spec, artifacts=tmp_path / "b", folder=folder, rendezvous=Rendezvous(1, "127.0.0.1", port))
-        there = threads.submit(training.run, second, other)
-        here = threads.submit(training.run, first, recorder)
+        there = threads.submit(run_forked, second, other)
+        here = threads.submit(run_forked, first, recorder, listening=listening)
         ended = here.result(200)
         there.result(200)
-        listening.detach()
     close(alone, recorder)
     assert len(recorder.of("checkpoint")) == 2
     assert not other.of("checkpoint")
@@ -69,8 +69,8 @@ def test_a_resumed_fsdp_run_equals_one_process(tmp_path: Path) -> None:
     same: dict[str, Any] = {"schedule": "constant", "micro_batch": 2, "ema_decay": 0.9}
     training.run(rooms.training("sft", run="one", job="one", grad_accum_steps=2, **same), alone)
     devices = {"count": 2, "sharding": "fsdp"}
-    training.run(rooms.training("sft", run="two", job="two", devices=devices, max_steps=3, **same), before)
-    ended = training.run(rooms.training("sft", run="two", job="two", attempt=2, devices=devices, **same), after)
+    run_forked(rooms.training("sft", run="two", job="two", devices=devices, max_steps=3, **same), before)
+    ended = run_forked(rooms.training("sft", run="two", job="two", attempt=2, devices=devices, **same), after)
     assert after.of("resumed")[0]["step"] == 3
     close(alone, after, first=4)
     config = json.loads((rooms.root / ended.checkpoint / "config.json").read_text())

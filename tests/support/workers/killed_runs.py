@@ -1,21 +1,27 @@
-"""Training jobs in processes of their own that are killed with SIGKILL at a given step."""
+"""Training jobs in processes of their own, on several ranks or killed with SIGKILL at a given step."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import socket
 import time
 from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from backend.domain.jobs.events import ResultEvent
 from backend.domain.jobs.payloads import TrainPayload
+from backend.domain.jobs.results import TrainResult
+from backend.errors import JobFailed
 from jobs.reporter import JobSpec
 from jobs.run import run_child
+from jobs.tailing import parse_events
+from tests.support.jobs import MemoryReporter
 
 FORKS = multiprocessing.get_context("forkserver")  # the libraries are imported once, not by every process
-FORKS.set_forkserver_preload(["jobs.training.run"])
+FORKS.set_forkserver_preload(["jobs.training.run", "tests.support.workers.shard_rank"])
 
 Values = dict[str, dict[int, float]]
 
@@ -82,5 +88,24 @@ def differences(one: Values, other: Values) -> list[tuple[str, int]]:
     return [(name, step) for name in exact for step, value in one[name].items() if other[name].get(step) != value]
 
 
-def _child(folder: Path) -> None:
-    raise SystemExit(run_child(folder))
+def run_forked(
+    spec: JobSpec[TrainPayload], recorder: MemoryReporter, *, listening: socket.socket | None = None
+) -> TrainResult:
+    """Run an attempt of a training job in a process of its own, whose ranks are forks: here, where threads run, each
+    would be a new Python. `listening` is the socket where its machines meet. Raises JobFailed if it fails.
+    """
+    folder = spec.folder / f"attempt-{spec.attempt}"
+    folder.mkdir(parents=True)
+    spec.write(folder / "job.json")
+    child: ForkServerProcess = FORKS.Process(target=_child, args=(folder, listening))
+    child.start()
+    child.join()
+    *events, last = parse_events((folder / "events.jsonl").read_bytes().splitlines())
+    recorder.all += events
+    if not isinstance(last, ResultEvent):
+        raise JobFailed(f"the job ended with status {child.exitcode}: {last}")
+    return TrainResult.model_validate(last.result)
+
+
+def _child(folder: Path, listening: socket.socket | None = None) -> None:
+    raise SystemExit(run_child(folder, listening=listening.detach() if listening else None))

@@ -18,6 +18,7 @@ from jobs.training import run as training
 from jobs.training.context import read_training_context
 from jobs.training.network.load import load_model, load_reference
 from tests.support.training_rooms import Recorder, Rooms
+from tests.support.workers.killed_runs import run_forked
 
 LORA: dict[str, Any] = {"method": "lora", "learning_rate": 1e-2}
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -38,7 +39,8 @@ def save_base(rooms: Rooms, family: str, *, dtype: torch.dtype) -> None:
 def train(rooms: Rooms, name: str, **values: Any) -> tuple[Recorder, dict[str, torch.Tensor]]:
     """Train adapters; return what was reported, and the adapters."""
     recorder = Recorder()
-    result = training.run(rooms.training("sft", run=name, job=name, **{**LORA, **values}), recorder)
+    run = run_forked if "devices" in values else training.run
+    result = run(rooms.training("sft", run=name, job=name, **{**LORA, **values}), recorder)
     return recorder, load_file(rooms.root / str(result.checkpoint) / "adapter_model.safetensors")
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,83 +14,43 @@ from safetensors.torch import load_file
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.training.config import RunConfig
 from backend.domain.training.objectives import Objective
-from jobs.fork_server import ROOT
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.training import run as training
 from jobs.training.network.shards import build_unread
 from tests.support.training_rooms import Recorder, Rooms
+from tests.support.workers.killed_runs import FORKS, run_forked
+from tests.support.workers.shard_rank import share_out
 
 DEVICES = {"count": 2, "sharding": "fsdp"}
 SHAPE = ArchitectureConfig(
     num_layers=12, width=512, num_heads=8, num_kv_heads=4, context=64, vocab_size=320, feed_forward=2048
 )
-RANK = """
-import json, sys, threading
-from pathlib import Path
-import torch
-import torch.distributed as dist
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from backend.domain.training.config import RunConfig
-from jobs.modeling.checkpoints import load_network
-from jobs.training.network import shards
-from jobs.training.network.adapters import add_adapters
-from jobs.training.network.frozen_base import hold_frozen
-
-folder, config = Path(sys.argv[1]), RunConfig.model_validate_json(sys.argv[2])
-dist.init_process_group("gloo")
-
-def used():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-
-before, peak, ended = used(), 0, threading.Event()
-
-def watch():
-    global peak
-    while not ended.wait(0.002):
-        peak = max(peak, used())
-
-watching = threading.Thread(target=watch, daemon=True)
-watching.start()
-model = load_network(folder) if sys.argv[3] == "whole" else shards.build_unread(folder, config)
-if config.method == "lora":
-    model = shards.add_to_unread(model, lambda: add_adapters(model, config, resume_from=None))
-if config.precision == "bf16":
-    hold_frozen(model, torch.bfloat16)
-shards.share_out(model, device=torch.device("cpu"), count=2)
-if shards.is_unread(model):
-    shards.read_weights(model, folder, device=torch.device("cpu"))
-dist.barrier()
-ended.set()
-watching.join()
-grown = max(peak, used()) - before
-whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-if dist.get_rank() == 0:
-    torch.save(whole, folder / "whole.pt")
-is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-print(json.dumps({"grown": grown, "head": is_tied}))
-dist.barrier()
-dist.destroy_process_group()
-"""
 
 
-def run_ranks(folder: Path, config: RunConfig, way: str) -> list[dict[str, Any]]:
+def run_ranks(folder: Path, config: RunConfig, *, reads_whole: bool = False) -> list[dict[str, Any]]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", RANK, str(folder), config.model_dump_json(), way]
+    files = [folder / f"rank-{rank}.json" for rank in range(2)]
     ranks = [
-        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank)}, cwd=ROOT, stdout=subprocess.PIPE)
-        for rank in range(2)
+        FORKS.Process(
+            target=share_out,
+            args=(folder, config),
+            kwargs={"reads_whole": reads_whole, "variables": {**shared, "RANK": str(rank)}, "told": file},
+        )
+        for rank, file in enumerate(files)
     ]
+    for process in ranks:
+        process.start()
     try:
-        outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
+        for process in ranks:
+            process.join(120)
     finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0]
-    return [json.loads(output.splitlines()[-1]) for output in outputs]
+        for process in ranks:
+            process.kill()
+    assert [process.exitcode for process in ranks] == [0, 0]
+    return [json.loads(file.read_text()) for file in files]
 
 
 def config_of(**values: Any) -> RunConfig:
@@ -113,7 +70,7 @@ def test_no_process_ever_holds_the_whole_network(rooms: Rooms, method: str, prec
     large = rooms.root / "large"
     stored = {name: tensor.float() for name, tensor in load_file(large / "model.safetensors").items()}
     size = sum(tensor.nbytes for tensor in stored.values()) // (2 if precision == "bf16" else 1)
-    told = run_ranks(large, config_of(method=method, precision=precision), "shares")
+    told = run_ranks(large, config_of(method=method, precision=precision))
     assert all(rank["grown"] < 0.65 * size for rank in told), (told, size)
     assert all(rank["head"] for rank in told)
     read = {
@@ -127,7 +84,7 @@ def test_no_process_ever_holds_the_whole_network(rooms: Rooms, method: str, prec
 def test_the_measure_of_memory_sees_a_network_that_is_read_whole(rooms: Rooms) -> None:
     large = rooms.root / "large"
     size = 2 * (large / "model.safetensors").stat().st_size  # trained in fp32, stored in bf16
-    assert all(rank["grown"] > 0.95 * size for rank in run_ranks(large, config_of(), "whole"))
+    assert all(rank["grown"] > 0.95 * size for rank in run_ranks(large, config_of(), reads_whole=True))
 
 
 @pytest.mark.parametrize("more", [{}, {"packing": True}, {"lora": {"variant": "dora"}}, {"precision": "bf16"}], ids=str)
@@ -135,7 +92,7 @@ def test_adapters_of_a_shared_network_are_those_of_one_process(tmp_path: Path, m
     rooms, recorder = Rooms(tmp_path), Recorder()
     same: dict[str, Any] = {"method": "lora", "micro_batch": 2, "learning_rate": 1e-2, **more}
     one = training.run(rooms.training("sft", run="one", job="one", grad_accum_steps=2, **same), Recorder())
-    two = training.run(rooms.training("sft", run="two", job="two", devices=DEVICES, **same), recorder)
+    two = run_forked(rooms.training("sft", run="two", job="two", devices=DEVICES, **same), recorder)
     theirs, ours = (load_file(tmp_path / result.checkpoint / "adapter_model.safetensors") for result in (one, two))
     assert theirs.keys() == ours.keys()
     assert all(
