@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -16,6 +18,7 @@ import pytest
 
 from backend.settings import PROJECT
 from tests.support.installation import free_port, wait_until
+from tests.support.walkthrough import copy_compiled
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,11 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "pip", "--python", str(python), *install], check=True)
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    for module in site.rglob("*.py"):  # the four processes of a start would each compile the product
+        path = module.relative_to(site).as_posix()
+        if (PROJECT / path).is_file():
+            shutil.copystat(PROJECT / path, module)
+            copy_compiled(path, module)
     return folder / "bin"
 
 
@@ -89,7 +97,8 @@ def test_an_installed_wheel_starts_and_keeps_its_data_outside_the_package(
         assert httpx.get(f"{pages}/no-such-page").status_code == 404  # the middleware of app.py
         gateway = f"http://127.0.0.1:{bare_environment['ROUNDHOUSE_GATEWAY_PORT']}"
         assert httpx.get(f"{gateway}/v1/models").json()["data"] == []
-        wait_until(lambda: datasets(installed, bare_environment), what="the first import, by a worker")
+        imports = partial(datasets, installed, bare_environment)
+        wait_until(imports, what="the first import, by a worker", every_s=2)  # each look is a Python
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=200)

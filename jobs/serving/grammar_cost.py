@@ -21,7 +21,7 @@ MAX_WAIT_S = 20.0  # before the gateway asks another replica
 def check_cost(grammar: str) -> None:
     """Read a grammar in llguidance's form within the limits. Raises subprocess.SubprocessError where it takes more."""
     subprocess.run(
-        [sys.executable, "-I", __file__],
+        [sys.executable, "-I", __file__, str(MAX_CPU_S)],
         input=grammar.encode(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -30,10 +30,10 @@ def check_cost(grammar: str) -> None:
     )
 
 
-def _read_within_limits() -> None:
+def _read_within_limits(cpu_s: int) -> None:
     from llguidance import LLMatcher, LLTokenizer
 
-    resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":  # macOS has no limit of addresses
         resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
@@ -41,4 +41,4 @@ def _read_within_limits() -> None:
 
 
 if __name__ == "__main__":
-    _read_within_limits()
+    _read_within_limits(int(sys.argv[1]))

@@ -48,16 +48,18 @@ def copy_project(folder: Path) -> Path:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(PROJECT / path, target)
-        if path.endswith(".py"):
-            cache = Path(cache_from_source(str(PROJECT / path))).parent
-            for compiled in cache.glob(
-                f"{target.stem}.*.pyc"
-            ):  # good for the copy, whose text, size and time are the same
-                (target.parent / "__pycache__").mkdir(exist_ok=True)
-                shutil.copyfile(compiled, target.parent / "__pycache__" / compiled.name)
+        copy_compiled(path, target)
     for arguments in (["init", "--quiet"], ["add", "--all"]):
         subprocess.run(["git", *arguments], cwd=folder, check=True)
     return folder
+
+
+def copy_compiled(path: str, target: Path) -> None:
+    """Copy the compiled form of a module of the clone to a copy of it with the same text, size and time."""
+    cache = Path(cache_from_source(str(PROJECT / path))).parent
+    for compiled in cache.glob(f"{target.stem}.*.pyc") if path.endswith(".py") else ():
+        (target.parent / "__pycache__").mkdir(exist_ok=True)
+        shutil.copyfile(compiled, target.parent / "__pycache__" / compiled.name)
 
 
 def read_commands(body: str) -> list[Command]:

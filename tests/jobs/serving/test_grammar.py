@@ -57,7 +57,10 @@ def _matcher(kind: str, value: str) -> GrammarMatcher:
     ],
     ids=["intersected patterns", "a large multiple", "intersected terminals"],
 )
-def test_a_constraint_that_takes_minutes_to_read_is_refused(kind: str, value: str) -> None:
+def test_a_constraint_that_takes_minutes_to_read_is_refused(
+    kind: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.serving.grammar_cost.MAX_CPU_S", 2)
     with pytest.raises(InvalidInput, match="takes too long to read"):
         _matcher(kind, value)
 
@@ -74,7 +77,8 @@ def test_a_usual_repetition_or_multiple_is_read(kind: str, value: str) -> None:
     assert _matcher(kind, value).allowed().any()
 
 
-def test_a_constraint_that_holds_the_engine_up_ends_its_answer_with_a_reason() -> None:
+def test_a_constraint_that_holds_the_engine_up_ends_its_answer_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.serving.grammar.FREE_CPU_S", 0.5)
     matcher = _matcher("regex", "a" * 150_000)
     matcher.budget = 400
     with pytest.raises(InvalidInput, match=r"took .* s of the engine|can't be enforced further"):
