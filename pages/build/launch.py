@@ -232,7 +232,7 @@ def draw_button(
         draw_launch_problem(problem)
     if expected is not None:
         draw_warnings(expected.warnings)
-    return clicked and ready  # a click may arrive with the value that caused a warning
+    return clicked
 
 
 @number_form

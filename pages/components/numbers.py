@@ -66,7 +66,7 @@ def form_button(
         icon=f":material/{icon}:" if icon and not said else None,
         disabled=bool(said),
     )
-    return clicked and not said  # a click may arrive with the value that is wrong
+    return clicked
 
 
 def join_steps(steps: Sequence[str]) -> str:

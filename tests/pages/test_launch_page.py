@@ -194,18 +194,6 @@ def test_warnings_ask_once_and_again_when_they_change(scenario: Scenario) -> Non
     assert page.button(key="launch_go").label == "Launch"
 
 
-def test_a_click_that_arrives_with_the_value_that_causes_a_warning_launches_nothing(
-    site: Context, scenario: Scenario
-) -> None:
-    scenario.parts()
-    page = open_form()
-    assert page.button(key="launch_go").label == "Launch"
-    page.number_input(key="launch_warmup_ratio").set_value(0.6)
-    page.button(key="launch_go").click().run()
-    assert list_runs(site) == []
-    assert page.button(key="launch_go").label == "Accept the warnings first"
-
-
 def test_a_copied_run_shows_its_differences_and_stores_its_parent(site: Context, scenario: Scenario) -> None:
     before = scenario.run(name="first", learning_rate=0.0123, weight_decay=0.02)
     page = open_page("build/launch.py", run="first")

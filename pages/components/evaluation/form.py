@@ -209,8 +209,7 @@ def draw_launch(
     count = len(forecast.evaluations)
     ready = count > 0 and all(one.plan.items for one in forecast.evaluations) and not wrong_numbers()
     label = "Evaluate" if count < 2 else f"Launch {count} evaluations"
-    clicked = st.button(label, type="primary", icon=":material/play_arrow:", key="eval_launch", disabled=not ready)
-    if clicked and ready:
+    if st.button(label, type="primary", icon=":material/play_arrow:", key="eval_launch", disabled=not ready):
         with errors_shown():
             for one in forecast.evaluations:
                 launched.append(

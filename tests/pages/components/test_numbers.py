@@ -92,16 +92,6 @@ def test_a_button_that_is_off_says_what_is_missing() -> None:
     assert [text.value for text in app.text] == ["created"]
 
 
-def test_a_click_that_arrives_with_a_wrong_number_does_nothing() -> None:
-    """The button is off from the next drawing on; the click had come before it."""
-    app = AppTest.from_function(_named_form, default_timeout=200).run()
-    app.text_input(key="name").set_value("release")
-    app.multiselect(key="parts").set_value(["one"]).run()
-    app.number_input(key="count").set_value(9.0)
-    app.button(key="create").click().run()
-    assert not app.text
-
-
 @pytest.mark.parametrize(
     ("value", "is_whole", "format_"),
     [
