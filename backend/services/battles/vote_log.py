@@ -61,7 +61,7 @@ class VoteLog:
 
 
 class _VoteRow(NamedTuple):
-    """What a log holds of a vote. Rows are sorted as the votes were cast."""
+    """A vote as a log needs it. Rows are sorted as the votes were cast."""
 
     created_at: datetime
     served_at: datetime
@@ -78,7 +78,7 @@ class _VoteRow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Reading:
+class _Snapshot:
     """A campaign's log at a revision, and every row of its votes by id, undone ones too."""
 
     revision: Revision
@@ -86,7 +86,7 @@ class _Reading:
     rows: dict[str, _VoteRow]
 
 
-_newest: OrderedDict[tuple[str, str], _Reading] = OrderedDict()
+_newest: OrderedDict[tuple[str, str], _Snapshot] = OrderedDict()
 _remembering = Lock()
 
 
@@ -117,7 +117,7 @@ def read_vote_log(session: Session, campaign_id: str, *, revision: Revision | No
     rows = _read_rows(session, campaign_id, newest.rows if newest else {}, num_votes=revision[0])
     log = _log_of(session, campaign_id, rows)
     with _remembering:
-        _newest[campaign] = _Reading(revision, log, rows)
+        _newest[campaign] = _Snapshot(revision, log, rows)
         _newest.move_to_end(campaign)
         while len(_newest) > MAX_REMEMBERED:
             _newest.popitem(last=False)
