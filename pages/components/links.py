@@ -10,7 +10,7 @@ import streamlit as st
 from backend.services.context import Context
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
-from pages.components.frame import plain, with_code
+from pages.components.frame import handled, plain, with_code
 
 
 def row_link(name: str, *, page: str, query: dict[str, str], key: str, icon: str = "", help: str | None = None) -> None:
@@ -26,6 +26,21 @@ def row_link(name: str, *, page: str, query: dict[str, str], key: str, icon: str
         help=None if help is None else plain(help),
     ):
         st.switch_page(page, query_params=query)
+
+
+def tab_link(name: str, tab: str, *, key: str, icon: str, **widgets: str) -> None:
+    """Draw the way to another tab of the same page as a tertiary button. `widgets`: values of that tab's widgets by
+    their keys. The address can't be set for it, since it follows the widgets.
+    """
+    st.button(
+        plain(name),
+        type="tertiary",
+        icon=f":material/{icon}:",
+        key=key,
+        wrap=True,
+        on_click=handled(st.session_state.update),
+        kwargs={"tab": tab, **widgets},
+    )
 
 
 def page_link(

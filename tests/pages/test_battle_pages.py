@@ -41,7 +41,7 @@ from tests.support.battle_world import (
     write_all,
     write_completions,
 )
-from tests.support.opening import assert_sound, figures, open_page, words
+from tests.support.opening import assert_sound, figures, open_page, plain_words, words
 from tests.support.scenario import Scenario, add_row
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
@@ -361,13 +361,40 @@ def test_a_promotion_says_which_raters_are_flagged_who_follows_and_what_is_judge
     shown = words(app).replace("\\", "")
     assert "Gate release is not judged yet; tales requires it, so it is judged first." in shown
     assert "tales follows it and serves Oak. A promotion deploys it again with Elm, replica by replica." in shown
-    assert "of 3 raters flagged" in shown
+    assert re.search(r"Quality flags on \d of 3 raters", shown)
     assert "Cy: " in shown
-    assert "of 3 raters flagged" in words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Board"))
+    board = open_page("evaluate/battles.py", campaign=campaign.id, tab="Board")
+    assert re.search(r"Quality flags on \d of 3 raters", words(board))
+    board.button(key="board_flags").click().run()
+    assert_sound(board)
+    assert board.query_params["tab"] == "Raters"
     app.text_input(key=f"promotion_reason_{elm}_tales@production").set_value("try").run()
     app.button(key="promote_go").click().run()
     assert "its gate “release” is inconclusive" in app.error[0].value.replace("\\", "")
     assert get_alias(site, "tales@production").checkpoint_id == oak
+
+
+def test_battles_that_raters_flagged_are_counted_for_the_lead_and_lead_to_their_answers(
+    site: Context, scenario: Scenario
+) -> None:
+    campaign = scenario.campaign(num_prompts=30, dataset_rows=40)
+    owl, fox = (create_rater_link(site, campaign.id, name=name, person=LOCAL).rater for name in ("Owl", "Fox"))
+    first = next_battle(site, campaign.id, owl)
+    assert first is not None
+    cast_vote(site, first.battle_id, label="A", rater=owl, duration_ms=5000, flag="Unsafe or offensive")
+    scenario.votes(campaign, "Elm", rater=fox, limit=20)
+    app = open_page("build/checkpoints.py", promote=resolve_checkpoint(site, "Elm").id, campaign=campaign.id)
+    assert_sound(app)
+    assert app.button(key="promotion_to_flagged").label == "1 battle flagged by raters"
+    assert ":green-badge[:material/check_circle: No" not in words(app), "no all-clear beside a flagged battle"
+    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Raters")
+    (table,) = [part.value for part in app.table if "Battles flagged" in part.value]
+    assert dict(zip(table["Rater"], table["Battles flagged"], strict=True)) == {"Owl": "1", "Fox": "0"}
+    app.button(key="raters_flagged").click().run()
+    assert "flagged: Unsafe or offensive" in plain_words(app)
+    assert len(figures(app)) == 1, "the flagged pair alone"
+    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Answers", remarks="Flagged")
+    assert len(figures(app)) == 1, "as the page of a promotion leads to it"
 
 
 def test_the_name_of_an_alias_is_refused_where_it_is_typed(scenario: Scenario) -> None:

@@ -9,24 +9,27 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import and_, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session, aliased
 
 from backend.db.tables import Battle, CampaignPrompt, Completion, Rater, Vote
 from backend.domain.battles.votes import LABELS, Label
-from backend.services.battles.views import UNDONE, VOTES, contestant_names, find_campaign, vote_holds
+from backend.services.battles.views import UNDONE, VOTES, contestant_names, find_campaign
 from backend.services.battles.vote_log import VoteLog, read_vote_log
 from backend.services.context import Context
 
 IntArray = NDArray[np.int64]
 Order = Literal["prompt", "votes", "split"]
+Remarks = Literal["all", "remarked", "flagged"]
 NUM_PAIRS = 4
 """Pairs of a prompt that are read unless all are asked for: 20 contestants have 190."""
 
 
 @dataclass(frozen=True)
 class Remark:
-    """A rater's remarks on a battle; `preferred` is the contestant's name, or how the vote was tied."""
+    """A rater's remarks on a battle; `preferred` is the contestant's name, or how the vote was tied. `flag` says what
+    is wrong with the battle.
+    """
 
     rater: str
     preferred: str
@@ -106,27 +109,28 @@ def list_answers(
     *,
     order: Order = "prompt",
     category: str | None = None,
-    only_remarks: bool = False,
+    remarks: Remarks = "all",
     offset: int = 0,
     limit: int = 10,
     num_pairs: int = NUM_PAIRS,
     with_all_pairs: Collection[str] = (),
 ) -> AnswersPage:
-    """Return a page of voted prompts. `split` puts first the prompts on whose pairs raters disagree most.
+    """Return a page of voted prompts. `split` puts first the prompts on whose pairs raters disagree most. `remarks`
+    leaves those with remarks or flags, of skipped battles too; their pairs come first.
 
     Of a prompt the `num_pairs` pairs with most votes are read, and all of the prompts `with_all_pairs` (ids). Raises
     NotFound.
     """
     with ctx.db.read() as session:
         find_campaign(session, campaign_id)
-        ids = _ordered_prompts(session, campaign_id, order=order, category=category, only_remarks=only_remarks)
+        ids = _ordered_prompts(session, campaign_id, order=order, category=category, remarks=remarks)
         named = select(CampaignPrompt.category).where(
             CampaignPrompt.campaign_id == campaign_id, CampaignPrompt.purpose == "vote"
         )
         categories = sorted(filter(None, session.scalars(named.distinct())))
         page = ids[offset : offset + limit]
         rows = {row.id: row for row in session.scalars(select(CampaignPrompt).where(CampaignPrompt.id.in_(page)))}
-        voted = _voted_pairs(session, campaign_id, page)
+        voted = _voted_pairs(session, campaign_id, page, remarks)
         limits = {prompt_id: len(voted[prompt_id]) if prompt_id in with_all_pairs else num_pairs for prompt_id in page}
         shown = {prompt_id: voted[prompt_id][: limits[prompt_id]] for prompt_id in page}
         pairs = _read_pairs(session, campaign_id, shown)
@@ -145,8 +149,15 @@ def list_answers(
     return AnswersPage(prompts, len(ids), tuple(categories))
 
 
+def count_flagged_battles(ctx: Context, campaign_id: str) -> dict[str, int]:
+    """Return how many battles each rater flagged, skipped ones too, by the rater's id."""
+    query = select(Vote.rater_id, func.count()).join(Battle, Battle.id == Vote.battle_id)
+    with ctx.db.read() as session:
+        return dict(session.execute(query.where(*_remarked(campaign_id, "flagged")).group_by(Vote.rater_id)).all())
+
+
 def _ordered_prompts(
-    session: Session, campaign_id: str, *, order: Order, category: str | None, only_remarks: bool
+    session: Session, campaign_id: str, *, order: Order, category: str | None, remarks: Remarks
 ) -> list[str]:
     """Return the ids of voted prompts. Votes are counted in arrays that are read once for each revision of the
     campaign.
@@ -156,19 +167,18 @@ def _ordered_prompts(
     if category is not None:
         query = query.where(CampaignPrompt.category == category)
     positions = dict(session.execute(query).all())
-    remarked = _with_remarks(session, campaign_id) if only_remarks else None
-    total, cast, minority = _counts(log)
-    codes = [
-        code
-        for code, prompt_id in enumerate(log.prompts)
-        if total[code] and prompt_id in positions and (remarked is None or prompt_id in remarked)
-    ]
-    keys: dict[Order, Callable[[int], tuple[float, ...]]] = {
-        "prompt": lambda code: (positions[log.prompts[code]],),
-        "votes": lambda code: (-cast[code], positions[log.prompts[code]]),
-        "split": lambda code: (-minority[code] / max(1, cast[code]), -cast[code], positions[log.prompts[code]]),
+    total, cast, minority = (dict(zip(log.prompts, counts.tolist(), strict=True)) for counts in _counts(log))
+    if remarks == "all":
+        listed = {prompt_id for prompt_id, votes in total.items() if votes}
+    else:
+        remarked = select(Battle.prompt_id).join(Vote, Vote.battle_id == Battle.id)
+        listed = set(session.scalars(remarked.where(*_remarked(campaign_id, remarks)).distinct()))
+    keys: dict[Order, Callable[[str], tuple[float, ...]]] = {
+        "prompt": lambda one: (positions[one],),
+        "votes": lambda one: (-cast.get(one, 0), positions[one]),
+        "split": lambda one: (-minority.get(one, 0) / (cast.get(one) or 1), -cast.get(one, 0), positions[one]),
     }
-    return [log.prompts[code] for code in sorted(codes, key=keys[order])]
+    return sorted(listed & positions.keys(), key=keys[order])
 
 
 def _counts(log: VoteLog) -> tuple[IntArray, IntArray, IntArray]:
@@ -191,18 +201,26 @@ def _counts(log: VoteLog) -> tuple[IntArray, IntArray, IntArray]:
     return total, cast, minority
 
 
-def _with_remarks(session: Session, campaign_id: str) -> set[str]:
-    query = select(Battle.prompt_id).join(Vote, Vote.battle_id == Battle.id)
-    remarked = (Vote.note != "") | (Vote.flag != "") | Vote.rewrite.is_not(None)
-    on_board = (Battle.campaign_id == campaign_id, Battle.purpose.in_(VOTES), vote_holds())
-    return set(session.scalars(query.where(*on_board, remarked).distinct()))
+def _remarked(campaign_id: str, remarks: Remarks) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of a vote that its rater remarked on, or flagged the battle of."""
+    flagged = Vote.flag != ""
+    condition = flagged if remarks == "flagged" else (Vote.note != "") | flagged | Vote.rewrite.is_not(None)
+    return (*_on_board(campaign_id), condition)
 
 
-def _voted_pairs(session: Session, campaign_id: str, prompt_ids: Sequence[str]) -> dict[str, list[list[AnswerVote]]]:
-    """Return the votes of some prompts by pair of answers, most votes first; those that were skipped too, for their
-    remarks.
-    """
+def _on_board(campaign_id: str) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of a vote of a campaign's board that is the newest on its battle and not undone."""
     later = aliased(Vote)
+    is_superseded = select(later.id).where(later.supersedes_id == Vote.id).exists()
+    return (Battle.campaign_id == campaign_id, Battle.purpose.in_(VOTES), Vote.label != UNDONE, ~is_superseded)
+
+
+def _voted_pairs(
+    session: Session, campaign_id: str, prompt_ids: Sequence[str], remarks: Remarks
+) -> dict[str, list[list[AnswerVote]]]:
+    """Return the votes of some prompts by pair of answers, those with such remarks first, then most votes; those that
+    were skipped too, for their remarks.
+    """
     columns = (
         Battle.completion_a_id,
         Battle.completion_b_id,
@@ -214,14 +232,9 @@ def _voted_pairs(session: Session, campaign_id: str, prompt_ids: Sequence[str]) 
     )
     query = (
         select(Battle.prompt_id, Battle.purpose, Rater.name, *columns)
-        .join(Vote, and_(Vote.battle_id == Battle.id, Battle.campaign_id == campaign_id))
+        .join(Vote, Vote.battle_id == Battle.id)
         .join(Rater, Rater.id == Vote.rater_id)
-        .where(
-            Battle.prompt_id.in_(prompt_ids),
-            Battle.purpose.in_(VOTES),
-            Vote.label != UNDONE,
-            ~select(later.id).where(later.supersedes_id == Vote.id).exists(),
-        )
+        .where(Battle.prompt_id.in_(prompt_ids), *_on_board(campaign_id))
         .order_by(Vote.created_at, Vote.id)
     )
     by_pair: dict[str, dict[tuple[str, str], list[AnswerVote]]] = {
@@ -230,7 +243,17 @@ def _voted_pairs(session: Session, campaign_id: str, prompt_ids: Sequence[str]) 
     for prompt_id, *values in session.execute(query):
         vote = AnswerVote._make(values)
         by_pair[prompt_id][min(vote.answer_a, vote.answer_b), max(vote.answer_a, vote.answer_b)].append(vote)
-    return {prompt_id: sorted(pairs.values(), key=lambda votes: -len(votes)) for prompt_id, pairs in by_pair.items()}
+
+    def rank(votes: list[AnswerVote]) -> tuple[bool, int]:
+        return (not any(_has_remark(vote, remarks) for vote in votes), -len(votes))
+
+    return {prompt_id: sorted(pairs.values(), key=rank) for prompt_id, pairs in by_pair.items()}
+
+
+def _has_remark(vote: AnswerVote, remarks: Remarks) -> bool:
+    if remarks == "all":
+        return False
+    return bool(vote.flag) or (remarks == "remarked" and bool(vote.note or vote.rewrite is not None))
 
 
 def _is_cast(vote: AnswerVote) -> bool:

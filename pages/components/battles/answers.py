@@ -9,7 +9,14 @@ import math
 import streamlit as st
 
 from backend.domain.wording import plural
-from backend.services.battles.answers import AnswerPair, Order, PromptAnswers, Remark, list_answers
+from backend.services.battles.answers import (
+    AnswerPair,
+    Order,
+    PromptAnswers,
+    Remark,
+    Remarks,
+    list_answers,
+)
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context
 from pages.components.charts.html import Share, figure, stacked_bar
@@ -18,6 +25,8 @@ from pages.components.choices import choose_one
 from pages.components.frame import empty_state, handled, plain
 
 ORDERS: dict[Order, str] = {"prompt": "Prompt order", "votes": "Most votes", "split": "Most split"}
+FLAGGED = "Flagged"
+SHOWN: dict[str, Remarks] = {"All": "all", "With notes or flags": "remarked", FLAGGED: "flagged"}
 PAGE_SIZE = 8
 LONG_TEXT = 900
 BAR_PX = 12
@@ -28,7 +37,7 @@ def draw_answers(ctx: Context, campaign: CampaignView) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         order = choose_one("Sort by", ORDERS, default="prompt", key="answers_order")
         categories_slot = st.container(width=220)
-        only_remarks = st.toggle("With notes or flags only", key="answers_remarks")
+        remarks = SHOWN[choose_one("Show", list(SHOWN), key="remarks", bind="query-params")]
     page_number = st.session_state.get("answers_page", 1)
     category = st.session_state.get("answers_category")
     answers = list_answers(
@@ -36,7 +45,7 @@ def draw_answers(ctx: Context, campaign: CampaignView) -> None:
         campaign.id,
         order=order or "prompt",
         category=category,
-        only_remarks=only_remarks,
+        remarks=remarks,
         offset=(page_number - 1) * PAGE_SIZE,
         limit=PAGE_SIZE,
         with_all_pairs=st.session_state.setdefault("answers_expanded", set()),
@@ -44,7 +53,7 @@ def draw_answers(ctx: Context, campaign: CampaignView) -> None:
     if answers.categories:
         categories_slot.selectbox("Category", answers.categories, index=None, placeholder="All", key="answers_category")
     if not answers.total:
-        empty_state("No votes match these filters." if category or only_remarks else "No votes yet.")
+        empty_state("No votes match these filters." if category or remarks != "all" else "No votes yet.")
         return
     colors = {contestant.name: COLORS[number % len(COLORS)] for number, contestant in enumerate(campaign.contestants)}
     is_bare = not any(pair.has_texts for prompt in answers.prompts for pair in prompt.pairs)

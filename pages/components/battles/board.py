@@ -24,7 +24,7 @@ from pages.components.battles.judges import draw_judges
 from pages.components.battles.standings import draw_bias, draw_verdicts, draw_votes_needed, draw_win_matrix
 from pages.components.charts.style import STATIC
 from pages.components.frame import errors_shown, plain
-from pages.components.links import row_link
+from pages.components.links import row_link, tab_link
 from pages.components.numbers import form_button
 from pages.components.tables import draw_table
 from pages.components.words import when
@@ -69,17 +69,16 @@ def draw_board(ctx: Context, person: Person, campaign: CampaignView, default: St
 
 
 def _draw_ways_on(ctx: Context, person: Person, campaign: CampaignView, board: Standings) -> None:
-    """Draw how many raters are flagged, and the ways to them, to the leader's checkpoint and to its promotion, whose
-    page says what speaks against it.
+    """Draw how many raters have quality flags, and the ways to them, to the leader's checkpoint and to its promotion,
+    whose page says what speaks against it.
     """
     raters = last_rater_qualities(ctx, campaign.id)
     flagged = sum(bool(rater.flags) for rater in raters.values())
     leader = board.table.ratings[0].contestant if board.table is not None else ""
     with st.container(horizontal=True, vertical_alignment="center"):
         if flagged:
-            words = f"{flagged} of {plural(len(raters), 'rater')} flagged"
-            query = {"campaign": campaign.id, "tab": "Raters"}
-            row_link(words, page=routes.BATTLES, query=query, icon="flag", key="board_flags")
+            words = f"Quality flags on {flagged} of {plural(len(raters), 'rater')}"
+            tab_link(words, "Raters", key="board_flags", icon="flag")
         if leader in board.checkpoints:
             query = {"checkpoint": board.checkpoints[leader]}
             row_link(leader, page=routes.CHECKPOINTS, query=query, key="board_leader")

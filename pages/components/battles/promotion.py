@@ -11,6 +11,7 @@ from backend.domain.battles.promotion import PromotionEvidence
 from backend.domain.serving.names import check_alias_name
 from backend.domain.wording import plural
 from backend.errors import InvalidInput, NotFound
+from backend.services.battles.answers import count_flagged_battles
 from backend.services.battles.quality import rater_qualities
 from backend.services.battles.raters import list_raters
 from backend.services.battles.views import CampaignView, list_campaigns
@@ -22,6 +23,7 @@ from backend.services.serving.aliases import AliasView, PromotionView, list_alia
 from backend.services.serving.endpoints import list_endpoints, resolve_endpoint
 from backend.services.serving.promotions import gather_evidence, promote, reject
 from pages.components import routes
+from pages.components.battles.answers import FLAGGED
 from pages.components.choices import by_identity
 from pages.components.confirm import close_menu, menu_key
 from pages.components.frame import errors_shown, object_heading, plain, show_error
@@ -197,19 +199,28 @@ def _draw_flags(ctx: Context, campaign_id: str | None) -> None:
         return
     names = {row.rater.id: row.rater.name for row in list_raters(ctx, campaign_id)}
     flagged = {rater: quality.flags for rater, quality in qualities.items() if quality.flags}
+    num_flagged = sum(count_flagged_battles(ctx, campaign_id).values())
     if not flagged:
-        if len(qualities) == 1:
-            st.badge("No flags", color="gray", icon=":material/person:")
-            st.caption("One rater, not too fast and not by side; there is no other to compare the votes with.")
-        else:
-            st.badge("No flags", color="green", icon=":material/check_circle:")
-            st.caption(f"{plural(len(qualities), 'rater')}; none votes unlike the others, too fast, or by side.")
+        is_alone = len(qualities) == 1
+        is_clear = not num_flagged and not is_alone
+        icon = ":material/check_circle:" if is_clear else ":material/person:"
+        st.badge("No quality flags", color="green" if is_clear else "gray", icon=icon)
+        st.caption(
+            "One rater, not too fast and not by side; there is no other to compare the votes with."
+            if is_alone
+            else f"{plural(len(qualities), 'rater')}; none votes unlike the others, too fast, or by side."
+        )
     else:
-        st.badge(f"{len(flagged)} of {plural(len(qualities), 'rater')} flagged", color="orange", icon=":material/flag:")
+        words = f"Quality flags on {len(flagged)} of {plural(len(qualities), 'rater')}"
+        st.badge(words, color="orange", icon=":material/flag:")
         for rater, flags in flagged.items():
             reasons = " ".join(flag.reason for flag in flags)
             st.caption(plain(f"{names.get(rater, 'A rater')}: {reasons}"))
-        st.caption("A flag excludes no one. Exclude a rater under Raters, and the verdict is drawn again.")
+        st.caption("A quality flag excludes no one. Exclude a rater under Raters, and the verdict is drawn again.")
+    if num_flagged:
+        query = {"campaign": campaign_id, "tab": "Answers", "remarks": FLAGGED}
+        words = f"{plural(num_flagged, 'battle')} flagged by raters"
+        row_link(words, page=routes.BATTLES, query=query, icon="flag", key="promotion_to_flagged")
     query = {"campaign": campaign_id, "tab": "Raters"}
     row_link("Raters", page=routes.BATTLES, query=query, icon="group", key="promotion_to_raters")
 

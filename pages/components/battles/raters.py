@@ -8,6 +8,7 @@ import streamlit as st
 
 from backend.domain.battles.raters.quality import RaterQuality
 from backend.domain.wording import percent, plural
+from backend.services.battles.answers import count_flagged_battles
 from backend.services.battles.ballots import count_pairs
 from backend.services.battles.exclusions import exclude_rater, include_rater, list_exclusions
 from backend.services.battles.quality import rater_qualities
@@ -23,10 +24,11 @@ from backend.services.battles.raters import (
 )
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context, Person
+from pages.components.battles.answers import FLAGGED
 from pages.components.choices import choose_from
 from pages.components.confirm import close_menu, draw_confirmed_in_menu, menu_key
 from pages.components.frame import errors_shown, handled, plain
-from pages.components.links import draw_who_reaches
+from pages.components.links import draw_who_reaches, tab_link
 from pages.components.numbers import form_button
 from pages.components.tables import draw_table
 from pages.components.words import day, when
@@ -43,10 +45,12 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
     if rows:
         out = {decision.rater_id: decision.excluded for decision in reversed(list_exclusions(ctx, campaign.id))}
         quality = rater_qualities(ctx, campaign.id)
+        flagged = count_flagged_battles(ctx, campaign.id)
         lines = [
             _rater_line(
                 row,
                 quality.get(row.rater.id),
+                num_flagged=flagged.get(row.rater.id, 0),
                 excluded=out.get(row.rater.id, False),
                 is_imported=campaign.is_imported,
                 now=ctx.now(),
@@ -54,6 +58,9 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
             for row in rows
         ]
         draw_table(lines, key="raters", alt="Raters")
+        if number := sum(flagged.values()):
+            words = f"{plural(number, 'battle')} flagged by raters"
+            tab_link(words, "Answers", key="raters_flagged", icon="flag", remarks=FLAGGED)
         for row in rows:
             flags = quality[row.rater.id].flags if row.rater.id in quality else ()
             if flags:
@@ -205,7 +212,13 @@ def _draw_exclusion(
 
 
 def _rater_line(
-    row: RaterRow, quality: RaterQuality | None, *, excluded: bool, is_imported: bool, now: datetime
+    row: RaterRow,
+    quality: RaterQuality | None,
+    *,
+    num_flagged: int,
+    excluded: bool,
+    is_imported: bool,
+    now: datetime,
 ) -> dict[str, object]:
     agreement, consistency, gold = (
         (quality.agreement, quality.consistency, quality.gold) if quality else (None, None, None)
@@ -231,7 +244,8 @@ def _rater_line(
         ),
         "Same on repeats": f"{percent(consistency.value)} of {consistency.n}" if consistency else "–",
         "Gold passed": f"{percent(gold.value)} of {gold.n}" if gold else "–",
-        "Flags": len(quality.flags) if quality else 0,
+        "Quality flags": len(quality.flags) if quality else 0,
+        "Battles flagged": num_flagged,
         "Link": (
             "–"
             if not row.rater.expires_at

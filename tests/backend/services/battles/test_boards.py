@@ -12,7 +12,7 @@ from backend.cli.rating import app
 from backend.db.tables import Battle, FrozenBoard, Vote
 from backend.domain.battles.options import RatingOptions
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from backend.services.battles.answers import list_answers
+from backend.services.battles.answers import count_flagged_battles, list_answers
 from backend.services.battles.exclusions import exclude_rater, include_rater, list_exclusions
 from backend.services.battles.frozen_boards import export_board, freeze_board, get_frozen_board, verify_board
 from backend.services.battles.raters import RaterView, rater_for
@@ -160,9 +160,27 @@ def test_answers_show_texts_votes_and_notes_by_contestant_and_not_by_side(ctx: C
         (pair,) = prompt.pairs
         assert (pair.first, pair.second, pair.first_wins, pair.second_wins) == ("Elm", "Oak", 1, 1)
         assert pair.first_text.startswith("Elm answers")
-    (remarked,) = list_answers(ctx, campaign_id, only_remarks=True).prompts
+    (remarked,) = list_answers(ctx, campaign_id, remarks="remarked").prompts
     assert remarked.prompt_id == prompt_id
     assert [(remark.note, remark.reasons) for remark in remarked.pairs[0].remarks] == [("invents a fact", ("wrong",))]
+
+
+def test_flagged_battles_are_counted_by_rater_and_listed_also_where_they_were_skipped(
+    ctx: Context, scenario: Scenario
+) -> None:
+    campaign = scenario.campaign(num_prompts=4)
+    owl, fox = (link_rater(ctx, campaign.id, name) for name in ("owl", "fox"))
+    for rater, label, flag in ((owl, "A", "Answer is cut off"), (owl, "SKIPPED", "Unsafe"), (fox, "B", "")):
+        ballot = next_battle(ctx, campaign.id, rater)
+        assert ballot is not None
+        cast_vote(ctx, ballot.battle_id, label=label, rater=rater, flag=flag)
+    assert count_flagged_battles(ctx, campaign.id) == {owl.id: 2}
+    page = list_answers(ctx, campaign.id, remarks="flagged")
+    remarks = [remark for prompt in page.prompts for pair in prompt.pairs for remark in pair.remarks]
+    assert sorted((remark.flag, remark.preferred == "skipped") for remark in remarks) == [
+        ("Answer is cut off", False),
+        ("Unsafe", True),
+    ]
 
 
 def test_the_most_split_prompt_comes_first(ctx: Context, scenario: Scenario) -> None:
