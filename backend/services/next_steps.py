@@ -76,7 +76,8 @@ class Situation:
     """State of an installation for one visitor. Lists are newest first; checkpoints are those that generate text.
 
     `idle_queues`: (queue, number of queued jobs) where no living worker serves the queue. `alerts` are open ones of the
-    monitor; `troubled_runs` train and are diagnosed with an error, or have ended and learned nothing.
+    monitor; `troubled_runs` train and are diagnosed with an error, or have ended, diverged or without having
+    learned anything.
     """
 
     has_data: bool = False

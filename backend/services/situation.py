@@ -23,6 +23,7 @@ from backend.db.tables import (
     Usage,
 )
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.domain.training.diagnosis import idle_finding
 from backend.domain.training.objectives import Objective
 from backend.services.battles.ballots import ballot_progress
 from backend.services.battles.raters import find_rater
@@ -32,7 +33,7 @@ from backend.services.jobs.workers import list_workers
 from backend.services.next_steps import AttentionItem, AwaitedVotes, Situation
 from backend.services.serving.endpoints import EndpointView, list_endpoints
 from backend.services.serving.monitoring.alerts import divergence_of, list_alerts
-from backend.services.training.diagnosis import diagnose_run, idle_checkpoints, spoiled_checkpoints
+from backend.services.training.diagnosis import diagnose_checkpoints, diagnose_run
 
 FAILURE_DAYS = 7
 """Age after which a failed run is no longer reported."""
@@ -81,15 +82,15 @@ def _with_people(ctx: Context, person: Person, situation: Situation, queued: dic
     served = {queue for worker in list_workers(ctx) if worker.takes_jobs for queue in worker.queues}
     idle = tuple(sorted((queue, number) for queue, number in queued.items() if queue not in served))
     made = [checkpoint.id for checkpoint in situation.checkpoints]
-    unmoved = idle_checkpoints(ctx, made)
-    troubled = _troubled_runs(ctx)
-    listed = {run.id for run in troubled}
-    troubled += tuple(
-        AttentionItem(run_id, name, finding.sentence, finding.kind)
-        for run_id, name, finding in dict.fromkeys(unmoved.values())
-        if run_id not in listed
-    )
-    spoiled = spoiled_checkpoints(ctx, made) | unmoved.keys()
+    diagnosed = diagnose_checkpoints(ctx, made)
+    ended = {
+        one.run_id: AttentionItem(one.run_id, one.run, one.trouble.sentence, one.trouble.kind)
+        for one in diagnosed
+        if one.trouble is not None
+    }
+    training = {run.id: run for run in _troubled_runs(ctx)}
+    troubled = tuple((training | ended | training).values())
+    spoiled = {one.id for one in diagnosed if one.is_spoiled or idle_finding(one.findings) is not None}
     return replace(
         situation,
         checkpoints=_without(situation.checkpoints, spoiled),

@@ -369,6 +369,26 @@ def test_the_same_prompts_are_followed_along_the_curve(
     assert page.locator(".rh-samples img, .rh-samples b b").count() == 0
 
 
+def test_the_same_prompts_of_a_run_that_is_ticked_later_stand_beside_those_of_the_first(
+    page: Page, server: str, ctx: Context
+) -> None:
+    """Both runs wrote samples at the same steps, so the second was taken for nothing new."""
+    runs = [
+        Scenario(ctx).run(
+            *points(1, 20),
+            {"type": "sample", "step": 20, "prompt": "Once", "completion": f"{name} said"},
+            name=name,
+            status=Status.FINISHED,
+        )
+        for name in ("first", "second")
+    ]
+    page.goto(f"{server}/runs?show=Curves&ticked={runs[0].id}")
+    expect(page.locator(".rh-said")).to_have_text(["first said"])
+    page.get_by_role("checkbox", name="Compare second").check()
+    expect(page.locator(".rh-said")).to_have_count(2)
+    assert sorted(page.locator(".rh-text").all_inner_texts()) == ["first\nfirst said", "second\nsecond said"]
+
+
 def finish(ctx: Context, name: str, **values: object) -> RunView:
     """A finished run with curves of both splits, speed, memory and a measurement."""
     run = Scenario(ctx).run(name=name, max_steps=20, **values)

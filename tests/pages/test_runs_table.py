@@ -64,6 +64,17 @@ def test_the_table_has_the_newest_first_and_the_metric_of_its_objective(site: Co
     assert "3 runs" in words(app)
 
 
+def test_finished_runs_that_diverged_are_marked(site: Context) -> None:
+    finished(site, "wild", 700.0)
+    app = open_page(PAGE)
+    assert {row["name"]: row["useless"] for row in shown(app)["rows"]} == {
+        "wild": "diverged",
+        "wide": "",
+        "fast": "",
+        "slow": "",
+    }
+
+
 def test_a_filter_and_columns_of_the_address_are_kept(site: Context) -> None:
     app = open_page(PAGE, filter="lr < 0.05", columns="learning_rate,lr,nosuch,seed", sort="learning_rate")
     assert names(app) == ["slow", "fast"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
@@ -25,8 +26,30 @@ from backend.services.metrics.blocks import read_points, run_metric_names
 from backend.services.training.views import find_run
 
 LOOKED_AT = frozenset({"train_loss", "val_loss", "grad_norm", "data_wait"})
-MAX_DIAGNOSED = 40
-"""Runs that are diagnosed for one list of checkpoints, the newest first: it takes milliseconds each."""
+MAX_DIAGNOSED = 50
+"""Runs that are diagnosed for one list of checkpoints or runs, the newest first: it takes milliseconds each."""
+
+
+@dataclass(frozen=True)
+class DiagnosedCheckpoint:
+    """A checkpoint with its run's id, name and findings. `is_alone`: the run finished, and is none of a sweep."""
+
+    id: str
+    step: int | None
+    run_id: str
+    run: str
+    findings: Sequence[Finding]
+    is_alone: bool
+
+    @property
+    def is_spoiled(self) -> bool:
+        """Return whether it is of no use, since its run diverged before."""
+        return spoils(breaking_finding(self.findings), self.step)
+
+    @property
+    def trouble(self) -> Finding | None:
+        """Return why its run needs attention: it finished although it diverged, or has learned nothing."""
+        return (breaking_finding(self.findings) if self.is_alone else None) or idle_finding(self.findings)
 
 
 def diagnose_run(ctx: Context, name_or_id: str) -> list[Finding]:
@@ -56,43 +79,54 @@ def diagnose_run(ctx: Context, name_or_id: str) -> list[Finding]:
 
 def spoiled_checkpoints(ctx: Context, ids: Collection[str]) -> set[str]:
     """Return those of some checkpoints that are of no use, since their run diverged before."""
-    return {
-        checkpoint_id
-        for checkpoint_id, step, _, _, findings in _findings_of(ctx, ids)
-        if spoils(breaking_finding(findings), step)
-    }
+    return {one.id for one in diagnose_checkpoints(ctx, ids) if one.is_spoiled}
 
 
-def idle_checkpoints(ctx: Context, ids: Collection[str]) -> dict[str, tuple[str, str, Finding]]:
-    """Return those of some checkpoints whose run, ended or not, has learned nothing, with its id, its name and the
-    finding.
-    """
-    return {
-        checkpoint_id: (run_id, name, finding)
-        for checkpoint_id, _, run_id, name, findings in _findings_of(ctx, ids)
-        if (finding := idle_finding(findings)) is not None
-    }
-
-
-def _findings_of(ctx: Context, ids: Collection[str]) -> list[tuple[str, int | None, str, str, Sequence[Finding]]]:
-    """Return checkpoints of runs, the newest first: id, step, id and name of the run, and its findings."""
+def diagnose_checkpoints(ctx: Context, ids: Collection[str]) -> list[DiagnosedCheckpoint]:
+    """Return those of some checkpoints that runs have made, of the newest run first, with the findings."""
     with ctx.db.read() as session:
         rows = session.execute(
-            select(Checkpoint.id, Checkpoint.step, Run.id, Run.name, Run.changed_at, Job.status)
+            select(Checkpoint.id, Checkpoint.step, Run.id, Run.name, Run.group_id, Job.status)
             .join(Run, Run.id == Checkpoint.run_id)
             .outerjoin(Job, Job.id == Run.job_id)
             .where(Checkpoint.id.in_(ids))
             .order_by(Run.created_at.desc(), Run.id)
         ).all()
-    runs = {run_id: (changed_at, status) for _, _, run_id, _, changed_at, status in rows}
-    findings: dict[str, Sequence[Finding]] = {}
-    for run_id, (changed_at, status) in list(runs.items())[:MAX_DIAGNOSED]:
-        has_ended = status is None or Status(status) not in ACTIVE
-        findings[run_id] = _findings_at_end(ctx, run_id, changed_at) if has_ended else diagnose_run(ctx, run_id)
+    findings = _findings_of(ctx, [run_id for _, _, run_id, *_ in rows])
     return [
-        (checkpoint_id, step, run_id, name, findings.get(run_id, ()))
-        for checkpoint_id, step, run_id, name, _, _ in rows
+        DiagnosedCheckpoint(
+            checkpoint_id, step, run_id, name, findings.get(run_id, ()), status == Status.FINISHED and group_id is None
+        )
+        for checkpoint_id, step, run_id, name, group_id, status in rows
     ]
+
+
+def useless_runs(ctx: Context, ids: Collection[str]) -> dict[str, str]:
+    """Return by id which of some finished runs diverged or learned nothing, as a few words."""
+    with ctx.db.read() as session:
+        query = select(Run.id).join(Job, Job.id == Run.job_id).where(Run.id.in_(ids), Job.status == Status.FINISHED)
+        finished = session.scalars(query).all()
+    return {
+        run_id: "diverged" if breaking_finding(findings) else "learned nothing"
+        for run_id, findings in _findings_of(ctx, finished).items()
+        if breaking_finding(findings) or idle_finding(findings)
+    }
+
+
+def _findings_of(ctx: Context, run_ids: Collection[str]) -> dict[str, Sequence[Finding]]:
+    """Return the findings of the newest of some runs by id."""
+    with ctx.db.read() as session:
+        rows = session.execute(
+            select(Run.id, Run.changed_at, Job.status)
+            .outerjoin(Job, Job.id == Run.job_id)
+            .where(Run.id.in_(run_ids))
+            .order_by(Run.created_at.desc(), Run.id)
+            .limit(MAX_DIAGNOSED)
+        ).all()
+    return {
+        run_id: diagnose_run(ctx, run_id) if status in ACTIVE else _findings_at_end(ctx, run_id, changed_at)
+        for run_id, changed_at, status in rows
+    }
 
 
 @lru_cache(maxsize=4 * MAX_DIAGNOSED)

@@ -40,6 +40,7 @@ from backend.domain.wording import format_bytes, plural
 from backend.services.context import Context, Person
 from backend.services.people.saved_views import delete_view, list_saved_views, save_view
 from backend.services.training.deletion import delete_runs, plan_deletion
+from backend.services.training.diagnosis import useless_runs
 from backend.services.training.live import run_states
 from backend.services.training.run_table import NEWEST_FIRST, RunQuery, stream_runs_csv
 from backend.services.training.runs import archive_runs, tag_runs
@@ -428,6 +429,7 @@ def draw_run_table(
         if isinstance(entry, RunFold) and _key(entry) in opened:
             shown += [(row, True) for row in entry.rows[:MAX_OPENED]]
     states = run_states(ctx, [entry.id for entry, _ in shown if isinstance(entry, RunRow)], with_spark=True)
+    useless = useless_runs(ctx, states)
     writers = [_writer(table, one) for one in columns]
     rows: list[dict[str, Any]] = []
     for entry, inside in shown:
@@ -441,6 +443,7 @@ def draw_run_table(
                     "objective": entry.objective or "imported",
                     "imported": entry.is_imported,
                     "status": state.status.value,
+                    "useless": useless.get(entry.id, ""),
                     "line": state.line,
                     "share": state.share,
                     "spark": [round(value, 5) for value in state.spark or ()],

@@ -7,7 +7,7 @@ import json
 import pytest
 from sqlalchemy import select
 
-from backend.db.tables import Alert, Checkpoint, Run
+from backend.db.tables import Alert, Checkpoint, Run, RunGroup
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.campaign_file import ContestantSource
 from backend.domain.evaluation.tasks.reading import read_task
@@ -124,6 +124,30 @@ def test_a_run_that_learned_nothing_is_said_and_not_to_be_evaluated(ctx: Context
     assert made not in {one.id for one in (*situation.checkpoints, *situation.trained_without_evaluation)}
     assert SAME_REWARDS in run_report_text(ctx, run.id)
     assert "train_loss" not in run_report_text(ctx, run.id).partition("## ")[0]
+
+
+def test_a_run_that_diverged_and_finished_stays_an_alert_until_dismissed(ctx: Context, scenario: Scenario) -> None:
+    """It was green, "finished", and the alert of its divergence gone, while its validation loss was 705."""
+    runs = [scenario.run(name=name, max_steps=4) for name in ("wild", "calm", "tried", "stopped")]
+    with ctx.db.write() as session:
+        session.add(group := RunGroup(name="rates", kind="sweep", config={}))
+        session.flush()
+        session.get_one(Run, runs[2].id).group_id = group.id
+    for run, loss, status in zip(
+        runs, (555.8, 3.0, 555.8, 555.8), [Status.FINISHED] * 3 + [Status.CANCELLED], strict=True
+    ):
+        taken = run_world.claim(ctx, run)
+        metrics = (
+            {"type": "metrics", "step": n, "time": 1000.0 + n, "values": {"train_loss": loss}} for n in (1, 2, 3, 4)
+        )
+        run_world.report(ctx, taken, *metrics)
+        scenario.checkpoint(run=run, step=4, is_final=True)
+        run_world.end(ctx, taken, status)
+    (item,) = read_situation(ctx, LOCAL).troubled_runs
+    assert (item.id, item.name) == (runs[0].id, "wild"), "a sweep tries rates, and who stopped a run knows of it"
+    (alert,) = [step for step in get_overview(ctx, person=LOCAL).alerts if step.kind is StepKind.RUN]
+    dismiss_step(ctx, alert.key, person=LOCAL)
+    assert get_overview(ctx, person=LOCAL).alerts == ()
 
 
 def test_a_dismissed_step_stays_away_from_that_person_until_its_situation_changes(

@@ -23,6 +23,7 @@ export class SamplePanel {
     this.label = head.appendChild(element("span", "rh-line"))
     this.cards = this.box.appendChild(element("div", "rh-cards"))
     this.all = []
+    this.shown = "" // the runs and their steps
   }
 
   // Load the steps of the samples: at first, after an evaluation step, and every few seconds while a run is active.
@@ -37,10 +38,12 @@ export class SamplePanel {
     const runs = new Set(this.chart.data.runs.map((run) => run.id))
     for (const id of this.steps.keys()) if (!runs.has(id)) this.steps.delete(id)
     const all = [...new Set([...this.steps.values()].flat())].sort((a, b) => a - b)
-    const grown = all.join() !== this.all.join()
+    const shown = JSON.stringify(this.chart.data.runs.map((run) => [run.id, run.label, this.steps.get(run.id)]))
+    const changed = shown !== this.shown
     this.all = all
+    this.shown = shown
     this.box.style.display = all.length ? "block" : "none"
-    if (!all.length || !grown) return
+    if (!all.length || !changed) return
     this.slider.max = all.length - 1
     this.slider.style.visibility = all.length > 1 ? "visible" : "hidden"
     this.show(this.follows || this.step === undefined ? all[all.length - 1] : this.step)

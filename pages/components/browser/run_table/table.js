@@ -161,6 +161,7 @@ class RunTable extends LiveRows {
       if (column.name === "status") {
         const state = element("td", "rt-state")
         row.state = stateParts(state)
+        if (run.useless) row.state.badge.after(element("span", "rr-badge rr-useless", run.useless))
         return state
       }
       if (column.name === "curve") {
