@@ -27,6 +27,7 @@ from backend.services.next_steps import MAX_STEPS, NextStep, next_steps
 from backend.services.people.dismissals import read_dismissed
 from backend.services.situation import read_situation
 from backend.services.training.comparisons import loss_basis, measured_rows
+from backend.services.training.diagnosis import diagnose_checkpoints
 from backend.services.training.live import active_run_ids
 from backend.services.training.views import RunView, get_runs, list_runs
 
@@ -268,20 +269,23 @@ def _best_checkpoints(ctx: Context, session: Session) -> list[BestCheckpoint]:
     best = []
     for objective in OBJECTIVE_NAMES:
         alike = groups.get(objective, {}).values()
-        candidates = (_best_of(session, objective, basis, run_ids) for basis, run_ids in alike)
+        candidates = (_best_of(ctx, session, objective, basis, run_ids) for basis, run_ids in alike)
         if (first := next(filter(None, candidates), None)) is not None:
             best.append(first)
     return best
 
 
-def _best_of(session: Session, objective: str, basis: LossBasis, run_ids: list[str]) -> BestCheckpoint | None:
+def _best_of(
+    ctx: Context, session: Session, objective: str, basis: LossBasis, run_ids: list[str]
+) -> BestCheckpoint | None:
     metric = Objective(objective).facts.metrics[0]
     sign = 1 if goal_of_metric(metric) == "lowest" else -1
-    query = select(Checkpoint).where(Checkpoint.run_id.in_(run_ids), *LIVE)
+    checkpoints = session.scalars(select(Checkpoint).where(Checkpoint.run_id.in_(run_ids), *LIVE)).all()
+    useless = {one.id for one in diagnose_checkpoints(ctx, [each.id for each in checkpoints]) if one.is_useless}
     measured = [
         (sign * value, one.name, one)
-        for one in session.scalars(query)
-        if isinstance(value := one.metrics.get(metric), int | float) and math.isfinite(value)
+        for one in checkpoints
+        if one.id not in useless and isinstance(value := one.metrics.get(metric), int | float) and math.isfinite(value)
     ]
     if not measured:
         return None

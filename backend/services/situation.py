@@ -23,7 +23,6 @@ from backend.db.tables import (
     Usage,
 )
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
-from backend.domain.training.diagnosis import idle_finding
 from backend.domain.training.objectives import Objective
 from backend.services.battles.ballots import ballot_progress
 from backend.services.battles.raters import find_rater
@@ -90,7 +89,7 @@ def _with_people(ctx: Context, person: Person, situation: Situation, queued: dic
     }
     training = {run.id: run for run in _troubled_runs(ctx)}
     troubled = tuple((training | ended | training).values())
-    spoiled = {one.id for one in diagnosed if one.is_spoiled or idle_finding(one.findings) is not None}
+    spoiled = {one.id for one in diagnosed if one.is_useless}
     return replace(
         situation,
         checkpoints=_without(situation.checkpoints, spoiled),

@@ -96,6 +96,7 @@ def test_money_without_a_rate_and_a_law_without_runs_are_explained(site: Context
 def test_a_budget_below_every_law_shows_no_empty_chart(site: Context) -> None:
     app = open_planner(budget="FLOPs", flops="1e10")
     assert "no better than chance" in app.info[0].value
+    assert "can still learn" in app.info[0].value
 
 
 def test_laws_are_listed_with_constants_and_sources(site: Context) -> None:

@@ -63,7 +63,7 @@ def test_without_bits_per_byte_other_tokenizers_have_no_common_metric(scenario: 
 def test_comparable_runs_are_compared_as_before(scenario: Scenario) -> None:
     text = said(compare(scenario.finished(2.0, name="a"), scenario.finished(1.9, name="b", learning_rate=0.01)))
     assert "Not comparable" not in text
-    assert "b** against **a**: a difference in validation loss of 0.1000, which may be seed noise" in text
+    assert "b** against **a**: a difference in last validation loss of 0.1000, which may be seed noise" in text
 
 
 def test_a_ticked_run_of_another_page_of_the_list_stays_in_it(scenario: Scenario) -> None:

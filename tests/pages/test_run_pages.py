@@ -306,6 +306,22 @@ def test_weights_of_a_run_that_ended_above_the_loss_of_a_guess_are_offered_nowhe
     assert [(name, "(diverged)" in rest) for name, rest in offered] == [("calm", False), ("wild", True)]
 
 
+def test_the_best_of_the_saved_checkpoints_is_not_called_the_best_of_the_run(site: Context, scenario: Scenario) -> None:
+    """The lowest loss, 4.0, had no checkpoint, and the only one, of 7.0, stood there as "best"."""
+    run = scenario.run(name="first", max_steps=4, warmup_steps=0)
+    taken = claim(site, run)
+    losses = (
+        {"type": "metrics", "step": n, "time": 1.0 + n, "values": {"val_loss": loss}}
+        for n, loss in ((1, 4.0), (4, 7.0))
+    )
+    report(site, taken, *losses)
+    checkpoint = scenario.checkpoint(run=run, step=4, metrics={"val_loss": 7.0}, facts={"context": 4096})
+    end(site, taken, Status.FINISHED)
+    assert "best of those saved" in text_of(open_page("build/run.py", run=run.id, tab="Checkpoints"))
+    shown = {one.label: one.delta for one in open_page("build/checkpoints.py", checkpoint=checkpoint).metric}
+    assert shown["Context, tokens"] == f"trained on {run_detail(site, run.id).config.context:,}"
+
+
 def test_a_run_begins_with_its_figures(site: Context, scenario: Scenario) -> None:
     run = scenario.run(name="first", max_steps=100, learning_rate=0.002)
     taken = claim(site, run)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backend.domain.json_values import FieldValues
+from backend.domain.training.launch_warnings import most_epochs
 from backend.domain.training.objectives import Objective
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule, split_batch
 from backend.domain.wording import plural
@@ -133,15 +134,17 @@ def _pretrain_tokens(basis: Basis) -> float:
 
 
 def _steps(basis: Basis, sequences: int, context: int) -> int:
+    least = MIN_STEPS
     if basis.objective.pretrains:
         steps = _pretrain_tokens(basis) / (sequences * context)
     elif basis.train_rows:
         epochs = SFT_EPOCHS if basis.objective.packs else PREFERENCE_EPOCHS
         rows = sequences / 8 if basis.objective.samples else sequences  # a group of 8 completions a prompt
         steps = epochs * basis.train_rows / rows
+        least = min(least, max(1, int(most_epochs(basis.objective, basis.method) * basis.train_rows / rows)))
     else:
         steps = 300.0
-    return max(MIN_STEPS, min(MAX_STEPS, _rounded(steps)))
+    return max(least, min(MAX_STEPS, _rounded(steps)))
 
 
 def _rounded(steps: float) -> int:

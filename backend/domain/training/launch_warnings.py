@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import idle_fields, value_at
+from backend.domain.training.objectives import Objective
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule
 from backend.domain.wording import format_duration, format_number, percent
 
@@ -76,15 +77,17 @@ class LaunchFacts:
     """Facts about a run before it starts; None: unknown.
 
     `body` counts the network's parameters without embeddings, or all if its family is unknown. `unique_tokens` are
-    those of the train split. `padding` and `cut_rows` are shares of positions and rows, by a data report; `silent_rows`
-    is the share of rows with nothing to train on. `packs`: the base keeps packed rows apart. `seconds` is the expected
-    time of the steps. `fits` is that of a prediction. `base_chats`: the base has a chat template, so it was trained on
-    conversations. `max_context` is the longest context that the network takes.
+    those of the train split. `epochs_at_least`: the epochs are a lower bound. `padding` and `cut_rows` are shares of
+    positions and rows, by a data report; `silent_rows` is the share of rows with nothing to train on. `packs`: the base
+    keeps packed rows apart. `seconds` is the expected time of the steps. `fits` is that of a prediction. `base_chats`:
+    the base has a chat template, so it was trained on conversations. `max_context` is the longest context that
+    the network takes.
     """
 
     body: int | None = None
     unique_tokens: int | None = None
     epochs: float | None = None
+    epochs_at_least: bool = False
     seconds: float | None = None
     val_rows: int | None = None
     padding: float | None = None
@@ -103,6 +106,13 @@ def warnings_of(config: RunConfig, facts: LaunchFacts) -> tuple[LaunchWarning, .
     warnings = [*_about_memory(config, facts), *_about_parts(config, facts)]
     warnings += [*_about_learning_rate(config, facts), *_about_course(config, facts)]
     return (*warnings, *_about_data(config, facts), *_about_batch(config, facts), *_about_idle_fields(config))
+
+
+def most_epochs(objective: Objective, method: str) -> float:
+    """Return the epochs beyond which a run is warned of."""
+    if objective.pretrains:
+        return USEFUL_EPOCHS
+    return USUAL_EPOCHS["preference" if objective.learns_preferences else "full" if method == "full" else "adapter"]
 
 
 def usual_learning_rates(config: RunConfig, body: int | None) -> tuple[float, float, str] | None:
@@ -208,7 +218,7 @@ def _about_learning_rate(config: RunConfig, facts: LaunchFacts) -> Iterator[Laun
             f" {format_number(low, digits=1)} to {format_number(high, digits=1)}: {source}."
         ),
         cure=(
-            "A rate that is too high diverges or forgets the base."
+            f"A rate that is too high diverges{' or forgets the base' if config.base else ''}."
             if above
             else "A rate that is too low hardly changes the model."
         ),
@@ -309,22 +319,22 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
             ),
             cure=f"{'Use a longer context; the' if has_longer else 'The'} data report lists such rows, and drops them.",
         )
-    kind = "preference" if config.objective.learns_preferences else "full" if config.method == "full" else "adapter"
     pretraining = config.objective.pretrains
-    most = USEFUL_EPOCHS if pretraining else USUAL_EPOCHS[kind]
+    most = most_epochs(config.objective, config.method)
     if facts.epochs is None or facts.epochs <= most or config.objective.samples:
         return
     yield LaunchWarning(
         code=Code.OVER_FIT,
         field="max_steps",
-        sentence=f"The run takes {facts.epochs:.3g} epochs: "
+        sentence=f"The run takes {'at least ' if facts.epochs_at_least else ''}{facts.epochs:.3g} epochs: "
         + (
             "beyond sixteen, more add almost nothing (Muennighoff et al. 2023)."
             if pretraining
             else "rows repeated so often are memorized."
         ),
         cure=(
-            f"{max(1, int(config.max_steps * most / facts.epochs)):,} steps take {most:g} epochs; patience stops a run"
+            f"{max(1, int(config.max_steps * most / facts.epochs)):,} steps take"
+            f"{' at least' if facts.epochs_at_least else ''} {most:g} epochs; patience stops a run"
             " in time."
         ),
     )

@@ -51,7 +51,7 @@ class SeedComparison:
         """Return whether the interval excludes zero; None without an interval."""
         return None if self.low is None or self.high is None else self.low > 0 or self.high < 0
 
-    def conclusion(self, metric: str = "validation loss") -> str:
+    def conclusion(self, metric: str = "last validation loss") -> str:
         """Return the conclusion about a metric with the number of seeds."""
         size = f"a difference in {metric} of {abs(self.difference):.4f}"
         if (self.low is None or self.high is None) and min(self.seeds) > 1:

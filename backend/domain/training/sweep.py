@@ -206,6 +206,12 @@ def label_of_metric(metric: str) -> str:
     return METRIC_LABELS.get(metric, metric)
 
 
+def label_of_best(metric: str) -> str:
+    """Return the label of the best value that a run reached of a metric."""
+    label = label_of_metric(metric)
+    return f"Best {label[:1].lower()}{label[1:]}" if metric in METRIC_LABELS else f"Best {label}"
+
+
 def goal_of_metric(metric: str) -> Literal["lowest", "highest"]:
     """Return which value of a metric is the better one."""
     return "highest" if re.search(r"reward|accura|margin|tok_per_sec|mfu", metric) else "lowest"

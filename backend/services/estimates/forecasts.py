@@ -129,6 +129,7 @@ def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) 
     price = current_prices(ctx).default
     checkpoint_size, num_checkpoints = checkpoint_bytes(config, parts)
     loss, loss_missing = _believable_loss(ctx, config, parts, tokens=steps * config.tokens_per_step, unique=unique)
+    facts = _facts(config, parts, prediction, unique=unique, epochs=epochs, at_least=at_least, seconds=seconds)
     return Forecast(
         parts=parts,
         steps=steps,
@@ -148,7 +149,7 @@ def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) 
         seconds=seconds,
         queue=queue_position(ctx, config, parts.workers),
         gang=plan_config(ctx, config) if config.devices.nodes > 1 else None,
-        warnings=warnings_of(config, _facts(config, parts, prediction, unique=unique, epochs=epochs, seconds=seconds)),
+        warnings=warnings_of(config, facts),
     )
 
 
@@ -159,6 +160,7 @@ def _facts(
     *,
     unique: int | None,
     epochs: float | None,
+    at_least: bool,
     seconds: float | None,
 ) -> LaunchFacts:
     report, shape = _report(parts), parts.shape
@@ -166,6 +168,7 @@ def _facts(
         body=count_without_embeddings(shape) if shape else parts.base.parameters if parts.base else None,
         unique_tokens=unique,
         epochs=epochs,
+        epochs_at_least=at_least,
         seconds=seconds,
         val_rows=parts.version.val_rows if parts.version.is_ready else None,
         packs=_packs(parts),

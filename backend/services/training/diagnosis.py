@@ -47,6 +47,11 @@ class DiagnosedCheckpoint:
         return spoils(breaking_finding(self.findings), self.step)
 
     @property
+    def is_useless(self) -> bool:
+        """Return whether it is of no use, or its run has learned nothing."""
+        return self.is_spoiled or idle_finding(self.findings) is not None
+
+    @property
     def trouble(self) -> Finding | None:
         """Return why its run needs attention: it finished although it diverged, or has learned nothing."""
         return (breaking_finding(self.findings) if self.is_alone else None) or idle_finding(self.findings)

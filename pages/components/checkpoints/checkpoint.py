@@ -28,6 +28,7 @@ from backend.services.context import Context, Person
 from backend.services.jobs.exports import ExportView
 from backend.services.serving.aliases import alias_names
 from backend.services.training.diagnosis import diagnose_run
+from backend.services.training.views import read_configs
 from pages.components import routes
 from pages.components.choices import choose_one
 from pages.components.evaluation.run_scores import draw_checkpoint_scores
@@ -57,7 +58,7 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) ->
         _draw_unready(ctx, person, checkpoint)
         return
     else:
-        _draw_facts(checkpoint)
+        _draw_facts(ctx, checkpoint)
         _draw_next(ctx, checkpoint)
     lineage, scores, safety, exports, files, described = st.tabs(
         ["Lineage", "Scores", "Safety", "Export", "Files", "Details"], key="tab", bind="query-params"
@@ -123,12 +124,16 @@ def _draw_unready(ctx: Context, person: Person, checkpoint: CheckpointView) -> N
     draw_job(ctx, person, checkpoint.job_id, doing=f"Adding {checkpoint.source}")
 
 
-def _draw_facts(checkpoint: CheckpointView) -> None:
+def _draw_facts(ctx: Context, checkpoint: CheckpointView) -> None:
     grid = st.grid(4, min_column_width=140)
     if checkpoint.parameters:
         draw_metric(grid, "Parameters", short(checkpoint.parameters))
     if context := checkpoint.facts.context:
-        draw_metric(grid, "Context, tokens", f"{context:,}")
+        config = read_configs(ctx, [checkpoint.run_id])[0] if checkpoint.run_id else None
+        is_shorter = config is not None and not config.base and config.context < context
+        note = f"trained on {config.context:,}" if config is not None and is_shorter else None
+        help_ = "Positions beyond those were never trained: longer texts get worse answers." if note else None
+        draw_metric(grid, "Context, tokens", f"{context:,}", note=note, help=help_)
     draw_metric(grid, "Size", size(checkpoint.bytes))
     loss, accuracy = checkpoint.metrics.get("val_loss"), checkpoint.metrics.get("val_accuracy")
     if accuracy is not None:

@@ -37,7 +37,7 @@ from pages.components.tables import draw_pager
 
 PAGE_ROWS = 10
 LONG_ROW = 2400  # characters; a longer text scrolls in its own box
-ORDERS: dict[str, Order] = {"File order": "row", "Longest first": "longest", "Shortest first": "shortest"}
+ORDERS: dict[str, Order] = {"As stored": "row", "Longest first": "longest", "Shortest first": "shortest"}
 TURNS_FIRST = "Most turns first"
 ALL, TRAIN, VALIDATION = "All", "Train", "Validation"
 UNITS: dict[str, Unit] = {"Characters": "characters", "Tokens": "tokens"}
@@ -98,7 +98,15 @@ def _draw_query(ctx: Context, version: VersionView) -> RowQuery:
         if version.kind == "kto":
             label = st.segmented_control("Label", ["Good", "Bad"], key="label", bind="query-params")
         orders = [*ORDERS, *([TURNS_FIRST] if has_turns(version) else [])]
-        order = st.selectbox("Order", orders, key="order", bind="query-params", width=160)
+        order = st.selectbox(
+            "Order",
+            orders,
+            key="order",
+            bind="query-params",
+            width=160,
+            help="As stored: the training rows, then the validation rows, each in the file's order, with numbers of"
+            " their own.",
+        )
         at_least, at_most, unit = _draw_lengths(ctx, version)
     return RowQuery(
         text=text or "",

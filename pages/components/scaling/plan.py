@@ -148,7 +148,8 @@ def draw_plan_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
         mark = Dot(plan.parameters, plan.loss.value, "This plan", f"This plan: {short(plan.parameters)} parameters")
         if not any(line.x for line in lines):
             st.info(
-                "At this budget the law predicts no better than chance for any size. Plan a larger budget.",
+                "The law was fitted to larger runs: at this budget it predicts no better than chance for any size. A"
+                " model can still learn; how far is known at larger budgets.",
                 icon=":material/info:",
             )
         else:

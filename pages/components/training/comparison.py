@@ -61,7 +61,7 @@ def _draw_obstacles(compared: RunsComparison) -> None:
 
 
 def draw_seeds(compared: RunsComparison) -> None:
-    """Draw the mean validation loss of each config over its seeds, and what may be concluded about the configs."""
+    """Draw the mean last validation loss of each config over its seeds, and what may be concluded about the configs."""
     if not compared.groups:
         return
     st.markdown(
@@ -91,12 +91,12 @@ def _draw_groups(groups: Sequence[ConfigGroup]) -> None:
         row = {"Config of": group.label, "Data": group.basis.data.name, "Tokenizer": group.basis.tokenizer.name}
         row |= {
             "Seeds": f"{len(losses.losses)}",
-            "Mean validation loss": f"{losses.mean:.4f}",
+            "Mean last validation loss": f"{losses.mean:.4f}",
             "Standard deviation": _number(losses.sd),
         }
-        rows.append({**row, "Mean bits per byte": _number(by_bytes.mean if by_bytes else None)})
+        rows.append({**row, "Mean last bits per byte": _number(by_bytes.mean if by_bytes else None)})
     same = {name for name in ("Data", "Tokenizer") if len({row[name] for row in rows}) == 1}
-    same |= {"Mean bits per byte"} if not any(group.bits_per_byte for group in groups) else set()
+    same |= {"Mean last bits per byte"} if not any(group.bits_per_byte for group in groups) else set()
     table = [{name: value for name, value in row.items() if name not in same} for row in rows]
     draw_table(table, key="runs_seeds", alt="Validation loss over the seeds of each config")
 
@@ -119,7 +119,7 @@ def _draw_conclusion(comparison: GroupComparison) -> None:
     if comparison.obstacles:
         conclusion = (
             "not comparable by validation loss (different tokenizers); by bits per byte"
-            f" {plain(result.conclusion('bits per byte'))}"
+            f" {plain(result.conclusion('last bits per byte'))}"
         )
     else:
         conclusion = plain(result.conclusion())

@@ -234,7 +234,8 @@ def draw_checkpoints(ctx: Context, detail: RunDetail, *, breaking: Finding | Non
             loss = f"validation loss {line.val_loss:.4f}, " if line.val_loss is not None else ""
             st.caption(f"{loss}{size(line.bytes)}, {when(line.created_at, now=ctx.now())}", width="content")
             if line == best:
-                st.badge("best", color="green")
+                is_lowest = detail.run.best_val_loss is None or (line.val_loss or 0.0) <= detail.run.best_val_loss
+                st.badge("best" if is_lowest else "best of those saved", color="green")
             if line.is_final:
                 st.badge("final", color="blue")
             if not spoils(breaking, line.step):

@@ -355,7 +355,7 @@ def _draw_grouping(table: RunTable) -> str | None:
         options,
         name="group",
         default=SWEEPS,
-        format_func=lambda name: labels.get(name) or f"By {table.fields[name].title.lower()}",
+        format_func=lambda name: labels.get(name) or f"Group: {table.fields[name].title.lower()}",
         width=180,
         visible=False,
     )

@@ -11,7 +11,7 @@ import streamlit as st
 
 from backend.domain.jobs.states import Status
 from backend.domain.training.config_fields import field_label
-from backend.domain.training.sweep import ParameterRange, Point, SweepConfig, label_of_metric
+from backend.domain.training.sweep import ParameterRange, Point, SweepConfig, label_of_best
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.training.sweeps import (
@@ -55,9 +55,8 @@ def draw_sweeps(ctx: Context) -> None:
                 with columns[0]:
                     row_link(sweep.name, page=PAGE, query={"sweep": sweep.id}, icon="tune", key=f"sweep_{sweep.id}")
                 columns[1].text(_progress_words(sweep))
-                metric = plain(label_of_metric(sweep.config.metric))
                 columns[2].caption(
-                    f"best {metric} {write_metric([sweep.best])(sweep.best)}"
+                    f"{plain(label_of_best(sweep.config.metric))} {write_metric([sweep.best])(sweep.best)}"
                     if sweep.best is not None
                     else "no results yet"
                 )
@@ -83,7 +82,7 @@ def draw_sweep(ctx: Context, person: Person, sweep_id: str) -> None:
     if measured:
         _draw_charts(detail, measured)
     else:
-        st.info("The first results appear here as lines.", icon=":material/hourglass_empty:")
+        st.info("The first results appear here.", icon=":material/hourglass_empty:")
     _draw_runs(detail)
 
 
@@ -136,7 +135,7 @@ def _watch(ctx: Context, sweep_id: str, mark: tuple[object, ...]) -> None:
 
 
 def _draw_best(detail: SweepDetail, best: SweepRun) -> None:
-    metric = label_of_metric(detail.sweep.config.metric)
+    metric = label_of_best(detail.sweep.config.metric)
     with st.container(
         border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute", key="sweep_best"
     ):
@@ -170,7 +169,7 @@ def _draw_charts(detail: SweepDetail, measured: list[TriedRun]) -> None:
 def _draw_runs(detail: SweepDetail) -> None:
     if not detail.runs:
         return
-    metric = label_of_metric(detail.sweep.config.metric)
+    metric = label_of_best(detail.sweep.config.metric)
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.subheader("Runs", anchor=False)
         ranked = sorted((each for each in detail.runs if each.value is not None), key=lambda each: each.value or 0.0)
@@ -251,7 +250,7 @@ def write_metric(values: Sequence[float]) -> Callable[[float], str]:
 def _axis(path: str, config: SweepConfig, runs: Sequence[TriedRun]) -> RunAxis:
     if path == config.metric:
         values = [run.value for run in runs]
-        return RunAxis(label_of_metric(path), min(values), max(values), write=write_metric(values))
+        return RunAxis(label_of_best(path), min(values), max(values), write=write_metric(values))
     choice = config.vary[path]
     if isinstance(choice, ParameterRange):
         return RunAxis(field_label(path), choice.low, choice.high, choice.log, write=say)
@@ -288,9 +287,14 @@ def progress_chart(config: SweepConfig, runs: Sequence[TriedRun]) -> go.Figure:
         margin={"l": 0, "r": 10, "t": 10, "b": 0},
         hovermode="closest",
         legend=LEGEND_BELOW,
-        xaxis={"title": {"text": "Run"}, "tickformat": "d", "range": [0.5, max(config.num_runs, 1) + 0.5]},
+        xaxis={
+            "title": {"text": "Run"},
+            "tickformat": "d",
+            "dtick": 1 if config.num_runs <= 12 else None,
+            "range": [0.5, max(config.num_runs, 1) + 0.5],
+        },
         yaxis={
-            "title": {"text": label_of_metric(config.metric)},
+            "title": {"text": label_of_best(config.metric)},
             "zeroline": False,
             "tickformat": "~g" if "e" in write(best[-1]) else "",
             "automargin": True,

@@ -116,19 +116,20 @@ def test_a_run_that_learned_nothing_is_said_and_not_to_be_evaluated(ctx: Context
     run_world.report(
         ctx, taken, *({"type": "metrics", "step": n, "time": 1000.0 + n, "values": values} for n in range(1, 5))
     )
-    made = scenario.checkpoint(run=run, step=4, is_final=True)
+    made = scenario.checkpoint(run=run, step=4, is_final=True, metrics={"val_reward/mean": 0.0})
     assert read_situation(ctx, LOCAL).troubled_runs == (), "the first steps of a run say nothing yet"
     run_world.end(ctx, taken, Status.FINISHED)
     situation = read_situation(ctx, LOCAL)
     assert [(one.id, one.detail) for one in situation.troubled_runs] == [(run.id, SAME_REWARDS)]
     assert made not in {one.id for one in (*situation.checkpoints, *situation.trained_without_evaluation)}
+    assert get_overview(ctx, person=LOCAL).best == (), "the best of nothing"
     assert SAME_REWARDS in run_report_text(ctx, run.id)
     assert "train_loss" not in run_report_text(ctx, run.id).partition("## ")[0]
 
 
 def test_a_run_that_diverged_and_finished_stays_an_alert_until_dismissed(ctx: Context, scenario: Scenario) -> None:
     """It was green, "finished", and the alert of its divergence gone, while its validation loss was 705."""
-    runs = [scenario.run(name=name, max_steps=4) for name in ("wild", "calm", "tried", "stopped")]
+    runs = [scenario.run(name=name, max_steps=4, warmup_steps=0) for name in ("wild", "calm", "tried", "stopped")]
     with ctx.db.write() as session:
         session.add(group := RunGroup(name="rates", kind="sweep", config={}))
         session.flush()

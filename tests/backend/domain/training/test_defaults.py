@@ -11,7 +11,7 @@ import pytest
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import with_values
 from backend.domain.training.defaults import Basis, suggest_learning_rate, suggest_values
-from backend.domain.training.launch_warnings import LaunchFacts, warnings_of
+from backend.domain.training.launch_warnings import LaunchFacts, most_epochs, warnings_of
 from backend.domain.training.objectives import Objective
 
 SIZES = (30_000, 1_000_000, 135_000_000, 1_500_000_000, 7_000_000_000, 70_000_000_000)
@@ -79,6 +79,13 @@ def test_chosen_values_stay_and_the_others_follow_them() -> None:
         Basis(Objective.SFT, train_rows=960, parameters=1_000_000, chosen={"micro_batch": 32, "learning_rate": 0.5})
     )
     assert (chosen["micro_batch"], chosen["learning_rate"], chosen["max_steps"]) == (32, 0.5, 90)
+
+
+def test_the_suggested_steps_of_a_few_rows_are_not_warned_of() -> None:
+    """Of nine rows the form took ten steps, and then warned of 8.89 epochs."""
+    for rows in (1, 3, 9, 40):
+        values = suggest_values(Basis(Objective.SFT, train_rows=rows, parameters=260_000, has_base=True))
+        assert values["max_steps"] == 1 or values["max_steps"] * 8 / rows <= most_epochs(Objective.SFT, "full")
 
 
 def test_pretraining_follows_the_data_and_the_network() -> None:

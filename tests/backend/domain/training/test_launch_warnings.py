@@ -98,6 +98,7 @@ def test_no_starter_recipe_has_a_warning(name: str) -> None:
         ({"objective": "sft"}, {"cut_rows": 0.4}, Code.CUT_ROWS, "context"),
         ({"objective": "sft"}, {"silent_rows": 0.02}, Code.SILENT_ROWS, "context"),
         ({"objective": "sft"}, {"epochs": 30.0}, Code.OVER_FIT, "max_steps"),
+        ({"objective": "sft"}, {"epochs": 30.0, "epochs_at_least": True}, Code.OVER_FIT, "max_steps"),
         ({"objective": "dpo", "learning_rate": 1e-6}, {"epochs": 9.0}, Code.OVER_FIT, "max_steps"),
         ({}, {"epochs": 40.0}, Code.OVER_FIT, "max_steps"),
         ({"micro_batch": 1, "grad_accum_steps": 1, "max_steps": 100_000}, {}, Code.BATCH_TINY, "micro_batch"),

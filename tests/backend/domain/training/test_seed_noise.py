@@ -72,7 +72,9 @@ def test_one_seed_gives_no_interval() -> None:
 
 def test_a_conclusion_names_difference_interval_and_seeds() -> None:
     noisy = compare_seeds(SeedGroup((2.00, 2.02, 1.98)), SeedGroup((2.01, 2.03, 1.99)))
-    assert noisy.conclusion().startswith("a difference in validation loss of 0.0100, within seed noise (95 % interval")
+    assert noisy.conclusion().startswith(
+        "a difference in last validation loss of 0.0100, within seed noise (95 % interval"
+    )
     clear = compare_seeds(SeedGroup((2.00, 2.01)), SeedGroup((3.00, 3.01)))
     assert "more than seed noise" in clear.conclusion()
     assert "Three or more seeds" in clear.conclusion()

@@ -20,6 +20,7 @@ from backend.domain.training.sweep import (
     SweepConfig,
     build_run,
     goal_of_metric,
+    label_of_best,
     label_of_metric,
     parse_sweep,
     point_at,
@@ -222,6 +223,7 @@ def test_every_metric_of_a_choice_has_a_label_and_the_goal_that_it_is_better_by(
     goals = {metric: goal_of_metric(metric) for facts in OBJECTIVE_FACTS.values() for metric in facts.metrics}
     assert {metric for metric, goal in goals.items() if goal == "lowest"} == {"val_loss", "val_bpb", "train_loss"}
     assert label_of_metric("my/metric") == "my/metric"
+    assert (label_of_best("val_loss"), label_of_best("my/metric")) == ("Best validation loss", "Best my/metric")
 
 
 def test_a_sweep_survives_a_yaml_round_trip() -> None:

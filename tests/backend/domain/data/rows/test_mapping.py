@@ -51,6 +51,8 @@ def test_truthfulqa_puts_the_best_answer_among_the_wrong_ones() -> None:
 
 
 def test_a_missing_column_is_named_with_the_existing_columns() -> None:
+    german = recognise([{"Frage": "Wie heißt der Fluss?", "Antwort": "Donau"}])
+    assert (german.kind, german.mapping) == (DatasetKind.INSTRUCTION, {"Frage": "prompt", "Antwort": "completion"})
     mapping = {"instruction": "prompt", "output": "completion"}
     with pytest.raises(RowProblem, match=r"column `output` is missing \(found: `response`; use it\?\)"):
         apply_mapping({"instruction": "a", "response": "b"}, kind=DatasetKind.INSTRUCTION, mapping=mapping)
