@@ -39,7 +39,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "data": ("backend.cli.data.commands", "Import, report on, derive, export and delete datasets."),
     "tokenizer": ("backend.cli.tokenizer", "Train and compare tokenizers; encode text."),
     "base": ("backend.cli.base", "Add and check bases: checkpoints from outside."),
-    "run": ("backend.cli.training.run", "Launch, forecast, follow and stop training runs and sweeps."),
+    "run": ("backend.cli.training.run", "Launch, forecast, follow and cancel training runs and sweeps."),
     "plan": ("backend.cli.scaling.plan", "Plan a run for a budget; fit scaling laws."),
     "eval": ("backend.cli.eval", "Evaluate checkpoints on benchmarks and compare the scores."),
     "task": ("backend.cli.evaluation.task", "List, show, check and convert the tasks of evaluations."),

@@ -77,7 +77,8 @@ def draw_summary(endpoints: Sequence[EndpointView], alerts: Sequence[AlertView],
     faults += [plural(count, "open alert")] if (count := sum(one.resolved_at is None for one in alerts)) else []
     faults += [f"{one.name} {one.state}" for one in endpoints if one.state in ("failing", "unreachable")]
     if traffic.total.lost:
-        failed = f"{traffic.total.lost:,} of {plural(traffic.total.requests, 'request')} failed"
+        taken = traffic.total.requests - traffic.total.refused
+        failed = f"{traffic.total.lost:,} of {plural(taken, 'request')} failed"
         faults.append(f"{failed} in {traffic.window.label}")
     if faults:
         st.markdown(f":red[:material/error: **Something is wrong:**] {plain('; '.join(faults))}.")

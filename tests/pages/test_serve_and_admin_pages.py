@@ -385,10 +385,11 @@ def test_the_monitor_begins_with_whether_anything_is_wrong(ctx: Context, monkeyp
     assert "**Nothing is wrong.**] 1 of 1 endpoint ready, no open alert" in texts(draw("serve/monitor.py"))
     scale_endpoint(ctx, "tales", 2, person=LOCAL)
     assert "**Starting:**] tales, 1 of 2 replicas ready" in texts(draw("serve/monitor.py")).replace("\\", "")
-    add_usage(ctx, [UsageRow("a", "tales", None, None, 5, 0, None, 500.0, "lost", ctx.now())])
+    rows = [("a", "lost"), ("b", "refused"), ("c", "finished")]
+    add_usage(ctx, [UsageRow(id_, "tales", None, None, 5, 0, None, 500.0, status, ctx.now()) for id_, status in rows])
     shown = texts(draw("serve/monitor.py"))
     assert "Something is wrong" in shown
-    assert "1 of 1 request failed in 1 h" in shown
+    assert "1 of 2 requests failed in 1 h" in shown, "as the share of errors counts: without refused ones"
     assert "Nothing is wrong" not in shown
     monkeypatch.setattr(type(HEALTH), "outages", lambda _: (GATEWAY,))
     assert "out of reach: gateway" in texts(draw("serve/monitor.py")).replace("\\", "")

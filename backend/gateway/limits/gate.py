@@ -124,7 +124,9 @@ def check_scope(principal: Principal | None, *, endpoint: str, model: str | None
 
 
 def limit_reached(refusal: Refusal, demand: Demand) -> ApiError:
-    """Return the error for a refused request: which limit, what is left, and when or how to try again."""
+    """Return the error for a refused request: which limit, what is left, and when or how to try again. It is 400 where
+    the request alone is over the limit, else 429.
+    """
     wait = refusal.retry_after_s
     if refusal.limit == "budget":
         amounts = (
@@ -144,6 +146,12 @@ def limit_reached(refusal: Refusal, demand: Demand) -> ApiError:
         message = f"This key has {refusal.used:.0f} open requests, its limit. Wait until one has ended."
     elif refusal.limit == "requests":
         message = f"This key's limit is {refusal.allowed:,.0f} requests per minute. Try again in {wait} s."
+    elif demand.tokens > refusal.allowed:  # no wait helps, and clients wait and try again by themselves after a 429
+        message = (
+            f"This request may use {demand.tokens:,} tokens; this key's limit is {refusal.allowed:,.0f} per minute."
+            " Send a smaller max_tokens, or a shorter prompt."
+        )
+        return ApiError(400, message, code="rate_limit_exceeded", param="max_tokens")
     else:
         message = (
             f"This key's limit is {refusal.allowed:,.0f} tokens per minute,"

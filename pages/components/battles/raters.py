@@ -97,7 +97,7 @@ def _draw_links(ctx: Context, person: Person, campaign: CampaignView, rows: list
                     create_rater_link(ctx, campaign.id, name=name, days=int(days), single_use=single_use, person=person)
                 )
                 st.rerun()
-    for link in list(st.session_state.get(FRESH, {}).values()):
+    for link in reversed(st.session_state.get(FRESH, {}).values()):
         if link.rater.campaign_id == campaign.id:
             _draw_fresh(ctx, link)
     links = {row.rater.id: row for row in rows if row.is_link}

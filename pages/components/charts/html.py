@@ -110,7 +110,7 @@ def stacked_bar(shares: Iterable[Share], *, height_px: int = 34) -> str:
         for share in shown
     )
     bar = f'<div style="display:flex;gap:1px;height:{height_px}px;border-radius:.3rem;overflow:hidden">{parts}</div>'
-    return bar + legend((f"{share.label} {share.text}", swatch(share.color)) for share in shown)
+    return bar + legend((f"{share.label}: {share.text}", swatch(share.color)) for share in shown)
 
 
 def bars(values: Sequence[float | None], *, write: Callable[[float], str], color: str, height_px: int = 44) -> str:

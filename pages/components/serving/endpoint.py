@@ -303,9 +303,9 @@ def draw_revisions(compared: list[RevisionTraffic]) -> None:
     if not any(row["Cost, US$"] for row in rows):
         for row in rows:
             row.pop("Cost, US$")
-    formats = {"Whole request p95, ms": ",.0f", "Cost, US$": ",.4f"}
+    formats = {"Whole request p95, ms": ",.0f", "Cost, US$": ",.6f"}
     draw_table(rows, key="variants", alt="Figures by revision", formats=formats)
-    st.caption("What each revision answered in its present role, within this time.")
+    st.caption("Requests that reached each revision in its present role within this time; some it may have refused.")
 
 
 def draw_last_hour(ctx: Context, name: str) -> None:

@@ -80,6 +80,14 @@ def test_the_request_over_the_limit_gets_429_with_the_time_to_wait(scene: Scene,
     assert 55 <= int(refused.headers["Retry-After"]) <= 61
 
 
+def test_a_request_that_can_never_fit_the_tokens_per_minute_is_not_told_to_wait(scene: Scene) -> None:
+    scene.admit("little", limits=KeyLimits(tokens=100))
+    refused = scene.ask("little", max_tokens=200)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "rate_limit_exceeded")
+    assert "Retry-After" not in refused.headers
+    assert "this key's limit is 100 per minute" in refused.json()["error"]["message"]
+
+
 def test_a_spent_budget_refuses_and_names_used_and_asked(scene: Scene) -> None:
     scene.admit("poor", limits=KeyLimits(tokens_per_month=1000))
     scene.directory.spending["id-poor", "tokens", "month"] = 995.0

@@ -51,6 +51,7 @@ def test_a_bar_gives_each_share_its_width_and_leaves_empty_ones_out() -> None:
     html = stacked_bar([Share("A", 3, "3 MB", "red"), Share("B", 1, "1 MB", "blue"), Share("C", 0, "0 B", "green")])
     assert re.findall(r"flex:([\d.]+) 0 0", html) == ["0.750000", "0.250000"]
     assert "A: 3 MB (75.0 %)" in html
+    assert "<span>A: 3 MB</span>" in html, "a name that ends with a number stays apart from the count"
     assert "green" not in html
 
 
