@@ -16,7 +16,7 @@ WEBHOOK, EMAIL = "webhook", "e-mail"
 
 @dataclass(frozen=True, repr=False)
 class Notifier:
-    """Channels of alerts; an empty one is off. `smtp_url`: smtp://USER:PASSWORD@HOST:587 (with STARTTLS) or smtps://..."""
+    """Channels of alerts; an empty one is off. `smtp_url`: smtp://USER:PASSWORD@HOST:587 (with STARTTLS) or smtps."""
 
     webhook_url: str = ""
     email_to: tuple[str, ...] = ()

@@ -16,14 +16,15 @@ OTHER_HTML = ("/auth/", "/help/", "/_stcore/", "/component/", "/media/")
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Not found · Roundhouse</title><style>
 :root {{ color-scheme: light dark; --bg:#fdfcfa; --fg:#22201c; --line:#e3ddd2; --brand:#9a3b18; --soft:#f4f1eb }}
-@media (prefers-color-scheme: dark) {{ :root {{ --bg:#171614; --fg:#ece8e1; --line:#37332d; --brand:#f0a27c; --soft:#211f1c }} }}
+@media (prefers-color-scheme: dark) {{ :root {{
+--bg:#171614; --fg:#ece8e1; --line:#37332d; --brand:#f0a27c; --soft:#211f1c }} }}
 body {{ margin:0; min-height:100vh; display:grid; place-items:center; background:var(--bg); color:var(--fg);
 font:16px/1.5 system-ui,sans-serif }}
 main {{ width:min(30rem,88vw); padding:2rem; border:1px solid var(--line); border-radius:.7rem;
 background:var(--soft); overflow-wrap:anywhere }}
 h1 {{ font-size:1.35rem; margin:0 0 .6rem }} p {{ margin:.4rem 0 }} a {{ color:var(--brand) }}
 </style></head><body><main><h1>There is no such page</h1><p>Nothing is at <b>{path}</b>.</p>{near}
-<p><a href="/">Back to the overview</a></p></main></body></html>"""  # noqa: E501
+<p><a href="/">Back to the overview</a></p></main></body></html>"""
 
 
 class UnknownPages:

@@ -44,21 +44,26 @@ NO_PROXIES = TrustedProxies()
 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Sign in · Roundhouse</title><style>
-:root {{ color-scheme: light dark; --bg:#fdfcfa; --fg:#22201c; --line:#e3ddd2; --brand:#b4471f; --on:#fff; --soft:#f4f1eb }}
-@media (prefers-color-scheme: dark) {{ :root {{ --bg:#171614; --fg:#ece8e1; --line:#37332d; --brand:#dd784a; --on:#171614; --soft:#211f1c }} }}
-body {{ margin:0; min-height:100vh; display:grid; place-items:center; background:var(--bg); color:var(--fg); font:16px/1.5
-system-ui,sans-serif }}
-form {{ width:min(26rem,92vw); box-sizing:border-box; padding:2rem; border:1px solid var(--line); border-radius:.7rem; background:var(--soft) }}
+:root {{ color-scheme: light dark;
+--bg:#fdfcfa; --fg:#22201c; --line:#e3ddd2; --brand:#b4471f; --on:#fff; --soft:#f4f1eb }}
+@media (prefers-color-scheme: dark) {{ :root {{
+--bg:#171614; --fg:#ece8e1; --line:#37332d; --brand:#dd784a; --on:#171614; --soft:#211f1c }} }}
+body {{ margin:0; min-height:100vh; display:grid; place-items:center;
+background:var(--bg); color:var(--fg); font:16px/1.5 system-ui,sans-serif }}
+form {{ width:min(26rem,92vw); box-sizing:border-box; padding:2rem;
+border:1px solid var(--line); border-radius:.7rem; background:var(--soft) }}
 h1 {{ font-size:1.35rem; margin:0 0 1.2rem }} label {{ display:block; margin:.8rem 0 .25rem; font-size:.9rem }}
-input {{ width:100%; box-sizing:border-box; padding:.55rem .7rem; border:1px solid var(--line); border-radius:.45rem; background:var(--bg);
-color:var(--fg); font:inherit }}
-button {{ margin-top:1.3rem; width:100%; padding:.6rem; border:0; border-radius:.45rem; background:var(--brand); color:var(--on); font:inherit;
-font-weight:600; cursor:pointer }} p {{ margin:0; color:var(--brand); font-size:.92rem }}
+input {{ width:100%; box-sizing:border-box; padding:.55rem .7rem; border:1px solid var(--line);
+border-radius:.45rem; background:var(--bg); color:var(--fg); font:inherit }}
+button {{ margin-top:1.3rem; width:100%; padding:.6rem; border:0; border-radius:.45rem;
+background:var(--brand); color:var(--on); font:inherit; font-weight:600; cursor:pointer }}
+p {{ margin:0; color:var(--brand); font-size:.92rem }}
 </style></head><body><form method="post" action="/auth/login"><h1>Roundhouse</h1>{error}
 <input type="hidden" name="next" value="{next}">
 <label for="name">Name</label><input id="name" name="name" autocomplete="username" required autofocus>
-<label for="password">Password</label><input id="password" name="password" type="password" autocomplete="current-password" required>
-<button type="submit">Sign in</button></form></body></html>"""  # noqa: E501
+<label for="password">Password</label>
+<input id="password" name="password" type="password" autocomplete="current-password" required>
+<button type="submit">Sign in</button></form></body></html>"""
 
 
 def sign_in_routes(get_context: Callable[[], Context], *, proxies: TrustedProxies = NO_PROXIES) -> list[Route]:

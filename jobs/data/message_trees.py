@@ -26,9 +26,10 @@ MESSAGES_IN_BLOCK = 2000
 MAX_DEPTH = 10_000
 _SCHEMA = """
 CREATE TABLE message (
-  place INTEGER PRIMARY KEY, file TEXT, row INTEGER, id TEXT UNIQUE, parent TEXT, body TEXT, problem TEXT, is_reached INTEGER DEFAULT 0
+  place INTEGER PRIMARY KEY, file TEXT, row INTEGER, id TEXT UNIQUE, parent TEXT, body TEXT, problem TEXT,
+  is_reached INTEGER DEFAULT 0
 );
-"""  # noqa: E501
+"""
 _TREE = """
 WITH RECURSIVE tree(place, depth) AS (
   SELECT ?, 0 UNION ALL SELECT message.place, tree.depth + 1 FROM tree JOIN message AS above USING (place)
@@ -129,8 +130,9 @@ class MessageTrees:
                 continue
             root, count = self._tree(db, place)
             yield file, number, {TREE: root}, count
-        orphans = """SELECT file, row, body, parent, EXISTS (SELECT 1 FROM message AS above WHERE above.id = message.parent)
-                     FROM message WHERE parent IS NOT NULL AND NOT is_reached ORDER BY place"""  # noqa: E501
+        orphans = """SELECT file, row, body, parent,
+                            EXISTS (SELECT 1 FROM message AS above WHERE above.id = message.parent)
+                     FROM message WHERE parent IS NOT NULL AND NOT is_reached ORDER BY place"""
         for file, number, body, parent, is_known in db.execute(orphans):
             reason = (
                 f"its thread leads to no first message: a message above `{parent}` is missing or answers itself"

@@ -1,4 +1,4 @@
-"""Build a network with fresh weights from an ArchitectureConfig, and read the ArchitectureConfig of a checkpoint."""
+"""Build a network with fresh weights from an ArchitectureConfig, and set a config's dropout."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from transformers import (
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES
+from backend.domain.architectures.hf_config import DEEPSEEK_V3_NAMES, GATED_NAMES, GPT2_NAMES, QWEN3_MOE_NAMES
 from backend.errors import InvalidInput
 
 RESIDUAL_WRITERS = (
@@ -93,7 +94,7 @@ def make_config(
     pad_token_id: int | None = None,
 ) -> PreTrainedConfig:
     """Build the config of `config.json`, including its architecture class. Dropout is off in every family."""
-    made = _MAKERS[config.family](
+    return _MAKERS[config.family](
         config,
         {
             "vocab_size": config.vocab_size,
@@ -104,19 +105,18 @@ def make_config(
             "pad_token_id": pad_token_id,
         },
     )
-    return made
+
+
+def _named(config: ArchitectureConfig, names: Mapping[str, str]) -> dict[str, Any]:
+    return {name: getattr(config, field) for field, name in names.items()}
 
 
 def _gated(config: ArchitectureConfig, common: Mapping[str, object], **more: Any) -> dict[str, Any]:
     """Return the fields that all families with RoPE, RMSNorm and gated feed-forwards share."""
     return {
         **common,
-        "hidden_size": config.width,
-        "intermediate_size": config.feed_forward,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
+        **_named(config, GATED_NAMES),
         "num_key_value_heads": config.num_kv_heads,
-        "max_position_embeddings": config.context,
         "rms_norm_eps": config.norm_eps,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         **more,
@@ -130,10 +130,7 @@ def _llama(config: ArchitectureConfig, common: Mapping[str, object]) -> PreTrain
 def _gpt2(config: ArchitectureConfig, common: Mapping[str, object]) -> PreTrainedConfig:
     return GPT2Config(
         **common,
-        n_positions=config.context,
-        n_embd=config.width,
-        n_layer=config.num_layers,
-        n_head=config.num_heads,
+        **_named(config, GPT2_NAMES),
         n_inner=config.feed_forward,
         layer_norm_epsilon=config.norm_eps,
         resid_pdrop=0.0,
@@ -201,10 +198,9 @@ def _qwen3_moe(config: ArchitectureConfig, common: Mapping[str, object]) -> PreT
         **_gated(
             config,
             common,
+            **_named(config, QWEN3_MOE_NAMES),
             head_dim=config.head_dim,
             num_experts=config.num_experts,
-            num_experts_per_tok=config.experts_per_token,
-            moe_intermediate_size=config.expert_feed_forward,
             mlp_only_layers=list(range(config.dense_layers or 0)),
             norm_topk_prob=True,
             router_aux_loss_coef=ROUTER_LOSS,
@@ -217,16 +213,9 @@ def _deepseek_v3(config: ArchitectureConfig, common: Mapping[str, object]) -> Pr
         **_gated(
             config,
             common,
+            **_named(config, DEEPSEEK_V3_NAMES),
             n_routed_experts=config.num_experts,
-            num_experts_per_tok=config.experts_per_token,
-            moe_intermediate_size=config.expert_feed_forward,
-            n_shared_experts=config.shared_experts,
-            first_k_dense_replace=config.dense_layers,
             q_lora_rank=config.query_rank or None,
-            kv_lora_rank=config.kv_rank,
-            qk_rope_head_dim=config.rope_head_size,
-            qk_nope_head_dim=config.nope_head_size,
-            v_head_dim=config.value_head_size,
             n_group=1,  # all experts compete: groups matter only across machines
             topk_group=1,
             routed_scaling_factor=1.0,

@@ -123,18 +123,19 @@ def tokens_within_budget(
     is_repeated = request.echo or request.task is Task.TOKENIZE
     fixed = sum(prompts) * request.n if is_repeated else 0
     rooms = [max(0, context - count) for count in prompts] if request.task is Task.GENERATE else []
-    new = sum(room if stated is None else min(stated, room) for room in rooms) * request.n
+    lengths = [room if stated is None else min(stated, room) for room in rooms]
+    new = sum(lengths) * request.n
     if (fixed + new) * values <= most:
         return stated
     left = (most // values - fixed) // max(1, len(prompts) * request.n)
     if stated is None and left > 0 and rooms:
         return left
+    longest = max(prompts) * is_repeated + max(lengths, default=0)
     alternatives = f" x (1 + {values - 1} alternatives)" if values > 1 else ""
     raise InvalidInput(
         f"This answer could hold {(fixed + new) * values:,} {'probabilities' if has_probabilities else 'tokens'}:"
         f" {len(prompts):,} {'prompt' if len(prompts) == 1 else 'prompts'} x {request.n:,}"
-        f" {'answer' if request.n == 1 else 'answers'} of up to"
-        f" {max(prompts) * is_repeated + max((room if stated is None else min(stated, room) for room in rooms), default=0):,}"  # noqa: E501
+        f" {'answer' if request.n == 1 else 'answers'} of up to {longest:,}"
         f" tokens{', prompt included' if is_repeated else ''}{alternatives}. At most {most:,} fit one answer.",
         remedy=REMEDY,
         field="n" if request.n > 1 else "max_tokens" if request.task is Task.GENERATE else "prompt",

@@ -362,7 +362,8 @@ def listen_on(host: str) -> socket.socket:
     try:
         listener.bind(address)
     except OSError:
-        listener.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", 0))  # noqa: S104 - every request needs the replica's token
+        everywhere = "::" if family == socket.AF_INET6 else "0.0.0.0"  # noqa: S104 - requests need the replica's token
+        listener.bind((everywhere, 0))
     return listener
 
 

@@ -11,8 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from backend.domain.jobs.events import MetricsEvent, ResumedEvent
 from backend.domain.jobs.payloads import TrainPayload
@@ -82,21 +82,24 @@ def follow(folder: Path) -> None:
         events = parse_events(tail.read())
         points = [event for event in events if isinstance(event, MetricsEvent)]
         resumed = next((event.step for event in events if isinstance(event, ResumedEvent)), None)
-        writers = [writer for writer in writers if _succeeds(writer, lambda w: w.write(points, resumed=resumed))]  # noqa: B023
+        writers = [
+            writer for writer in writers if _succeeds(writer.name, partial(writer.write, points, resumed=resumed))
+        ]
         if is_last and not events:
             break
         if not events:
             time.sleep(POLL_S)
     for writer in writers:
-        _succeeds(writer, lambda w: w.close())
+        _succeeds(writer.name, writer.close)
 
 
-def _succeeds(writer: Any, act: Callable[[Any], None]) -> bool:
-    """Call `act` on a tracker; log any failure of its library and return False."""
+def _succeeds(tracker: str, act: Callable[[], None]) -> bool:
+    """Let a tracker act; log any failure of its library and return False."""
     try:
-        act(writer)
+        act()
     except Exception as error:
-        print(f"The tracker {writer.name} failed and gets no more points: {type(error).__name__}: {error}", flush=True)  # noqa: T201
+        reason = f"{type(error).__name__}: {error}"
+        print(f"The tracker {tracker} failed and gets no more points: {reason}", flush=True)  # noqa: T201
         return False
     return True
 

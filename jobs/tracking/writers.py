@@ -37,7 +37,8 @@ def open_writers(trackers: Iterable[str], folder: Path, *, run_id: str, config: 
         try:
             writers.append(WRITERS[tracker](place, run_id, config))
         except Exception as error:  # a missing or failing library must not end the run
-            print(f"The tracker {tracker} can't be written here: {type(error).__name__}: {error}", flush=True)  # noqa: T201
+            reason = f"{type(error).__name__}: {error}"
+            print(f"The tracker {tracker} can't be written here: {reason}", flush=True)  # noqa: T201
     return writers
 
 

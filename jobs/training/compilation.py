@@ -31,10 +31,10 @@ def compile_network(
         return network
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(ctx.spec.artifacts / CACHE_FOLDER))
     batch, started = batches.at_step(1)[0], time.perf_counter()
-    has_static_shapes = config.objective.pretrains
+    is_dynamic = False if config.objective.pretrains else None
     ctx.reporter.log("Compiling the model: a minute or two, the first time on a machine.")
     try:
-        compiled: torch.nn.Module = torch.compile(network, dynamic=False if has_static_shapes else None)  # type: ignore[assignment]
+        compiled: torch.nn.Module = torch.compile(network, dynamic=is_dynamic)  # type: ignore[assignment]
         network.train()
         with fork_random(device):
             with torch.autocast(device.type, dtype=ctx.autocast, enabled=ctx.autocast is not None):

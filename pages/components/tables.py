@@ -72,12 +72,13 @@ class WidgetTable:
         line = f"{between}{{border-bottom:1px solid color-mix(in srgb,currentColor 18%,transparent)}}"
         lines = f"{line}{between}{{padding-bottom:.5rem}}" if self.alignment == "top" else ""  # rows of several lines
         return lines + (
-            f"{table}{{container-type:inline-size;width:100%}}@container"
-            f" (max-width:{CARDS_BELOW}){{:has(>.st-key-tablehead-{self.name}){{display:none}}"
-            f"{row}{{padding-block:.35rem}}{line}{row} .stHorizontalBlock{{flex-wrap:wrap;gap:.2rem 0}}{cell}{{flex:1 1"
-            f" 100%;min-width:100%;width:100%;display:flex;flex-direction:row;align-items:center;gap:.5rem}}{cell}>*{{flex:1"  # noqa: E501
-            f" 1 0;min-width:0}}{cell}:not(:nth-child({self.heading}))::before{{flex:0 0"
-            f" 6.5rem;font-size:.8rem;opacity:.75}}{cell}:not(:has(.stElementContainer)){{display:none}}{labels}}}"
+            f"{table}{{container-type:inline-size;width:100%}}@container (max-width:{CARDS_BELOW}){{"
+            f":has(>.st-key-tablehead-{self.name}){{display:none}}"
+            f"{row}{{padding-block:.35rem}}{line}{row} .stHorizontalBlock{{flex-wrap:wrap;gap:.2rem 0}}"
+            f"{cell}{{flex:1 1 100%;min-width:100%;width:100%;display:flex;flex-direction:row;align-items:center;"
+            f"gap:.5rem}}{cell}>*{{flex:1 1 0;min-width:0}}"
+            f"{cell}:not(:nth-child({self.heading}))::before{{flex:0 0 6.5rem;font-size:.8rem;opacity:.75}}"
+            f"{cell}:not(:has(.stElementContainer)){{display:none}}{labels}}}"
         )
 
 

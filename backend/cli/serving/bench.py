@@ -55,10 +55,9 @@ def _lines(test: LoadTestView) -> list[str]:
                 continue
             cells = [_ms(row["ttft"], "p50_ms", 10), _ms(row["ttft"], "p95_ms", 8), _ms(row["itl"], "p50_ms", 9)]
             cells += [_ms(row["itl"], "p95_ms", 8), _ms(row["e2e"], "p95_ms", 9)]
+            cells += [f"{percent(row['good_share']):>6}", f"{row['errors']:>5}"]
             rates = f"{row['requests_per_s']:>8.1f}{row['tokens_per_s']:>9.1f}"
-            lines.append(
-                f"{level['users'] or 'open':<10}{target:<9}{rates}{''.join(cells)}{percent(row['good_share']):>6}{row['errors']:>5}"  # noqa: E501
-            )
+            lines.append(f"{level['users'] or 'open':<10}{target:<9}{rates}{''.join(cells)}")
         added = level["gateway_overhead"] or {}
         if added.get("ttft_p50_ms") is not None:
             interval = (

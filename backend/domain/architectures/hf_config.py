@@ -17,6 +17,27 @@ Data = Mapping[str, Any]
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """Names of the maximum sequence length in config.json."""
 
+GATED_NAMES = {
+    "num_layers": "num_hidden_layers",
+    "width": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "context": "max_position_embeddings",
+    "feed_forward": "intermediate_size",
+}
+"""Names in config.json of the fields that all families with RoPE, RMSNorm and gated feed-forwards have."""
+
+GPT2_NAMES = {"num_layers": "n_layer", "width": "n_embd", "num_heads": "n_head", "context": "n_positions"}
+QWEN3_MOE_NAMES = {"experts_per_token": "num_experts_per_tok", "expert_feed_forward": "moe_intermediate_size"}
+DEEPSEEK_V3_NAMES = {
+    **QWEN3_MOE_NAMES,
+    "shared_experts": "n_shared_experts",
+    "dense_layers": "first_k_dense_replace",
+    "kv_rank": "kv_lora_rank",
+    "rope_head_size": "qk_rope_head_dim",
+    "nope_head_size": "qk_nope_head_dim",
+    "value_head_size": "v_head_dim",
+}
+
 
 @dataclass(frozen=True)
 class ReadConfig:
@@ -55,11 +76,12 @@ def read_shape(data: Data) -> ReadConfig | None:
         return None
 
 
-def _common(data: Data, *, names: Mapping[str, str]) -> dict[str, object]:
-    """Return the fields that every family has, by the family's names for them."""
-    values = {field: data[name] for field, name in names.items()}
+def _named(data: Data, names: Mapping[str, str]) -> FieldValues:
+    return {field: data[name] for field, name in names.items()}
+
+
+def _common(data: Data) -> dict[str, object]:
     return {
-        **values,
         "vocab_size": data["vocab_size"],
         "tie_embeddings": bool(data.get("tie_word_embeddings", _tied_by_default(data))),
     }
@@ -75,9 +97,9 @@ def _gated(data: Data, unsupported: list[str], *, theta: float = 10_000.0, eps: 
         raise _Inexpressible("biases")
     _expect(data, unsupported, "hidden_act", "silu")
     heads = data["num_attention_heads"]
-    names = {"num_layers": "num_hidden_layers", "width": "hidden_size", "num_heads": "num_attention_heads"}
     return {
-        **_common(data, names={**names, "context": "max_position_embeddings", "feed_forward": "intermediate_size"}),
+        **_named(data, GATED_NAMES),
+        **_common(data),
         "num_kv_heads": data.get("num_key_value_heads") or heads,
         "norm_eps": data.get("rms_norm_eps", eps),
         "rope_theta": _rope_theta(data, unsupported, default=theta),
@@ -113,9 +135,9 @@ def _gpt2(data: Data, unsupported: list[str]) -> dict[str, object]:
     _expect(data, unsupported, "activation_function", "gelu_new")
     _expect(data, unsupported, "scale_attn_by_inverse_layer_idx", False)
     _expect(data, unsupported, "scale_attn_weights", True)
-    names = {"num_layers": "n_layer", "width": "n_embd", "num_heads": "n_head", "context": "n_positions"}
     return {
-        **_common(data, names=names),
+        **_named(data, GPT2_NAMES),
+        **_common(data),
         "feed_forward": data.get("n_inner") or 4 * data["n_embd"],
         "norm_eps": data.get("layer_norm_epsilon", 1e-5),
     }
@@ -169,7 +191,7 @@ def _bloom(data: Data, unsupported: list[str]) -> dict[str, object]:
         "num_heads": data.get("n_head") or data["num_attention_heads"],
         "context": data.get("seq_length") or 2048,
         "norm_eps": data.get("layer_norm_epsilon", 1e-5),
-        **_common(data, names={}),
+        **_common(data),
     }
 
 
@@ -204,10 +226,9 @@ def _qwen3_moe(data: Data, unsupported: list[str]) -> dict[str, object]:
         unsupported.append("sliding window")
     return {
         **values,
+        **_named(data, QWEN3_MOE_NAMES),
         "head_size": data.get("head_dim"),
         "num_experts": data.get("num_experts") or data["num_local_experts"],
-        "experts_per_token": data["num_experts_per_tok"],
-        "expert_feed_forward": data["moe_intermediate_size"],
         "dense_layers": len(dense),
     }
 
@@ -221,17 +242,10 @@ def _deepseek_v3(data: Data, unsupported: list[str]) -> dict[str, object]:
     _expect(data, unsupported, "rope_interleave", True)
     return {
         **_gated(data, unsupported),
+        **_named(data, DEEPSEEK_V3_NAMES),
         "num_kv_heads": data["num_attention_heads"],
         "num_experts": data.get("n_routed_experts") or data["num_local_experts"],
-        "experts_per_token": data["num_experts_per_tok"],
-        "expert_feed_forward": data["moe_intermediate_size"],
-        "shared_experts": data["n_shared_experts"],
-        "dense_layers": data["first_k_dense_replace"],
         "query_rank": data.get("q_lora_rank") or 0,
-        "kv_rank": data["kv_lora_rank"],
-        "rope_head_size": data["qk_rope_head_dim"],
-        "nope_head_size": data["qk_nope_head_dim"],
-        "value_head_size": data["v_head_dim"],
     }
 
 

@@ -36,9 +36,9 @@ def fit_method(
         fit = maximise(cells, method=method, penalty=penalty, start=start)
         if fit is not None:
             return FitOutcome(fit, "")
-    note = (
-        connection_note
-        or f"The votes do not bound the strengths of {METHOD_NAMES[method]}'s model, so a weak prior pulls them to the mean."  # noqa: E501
+    note = connection_note or (
+        f"The votes do not bound the strengths of {METHOD_NAMES[method]}'s model, so a weak prior pulls them to the "
+        "mean."
     )
     fit = maximise(cells, method=method, precision=PRIOR_SD**-2, penalty=penalty)
     if fit is None:

@@ -19,14 +19,16 @@ from backend.domain.training.report_curves import MetricTrace, curves_svg
 
 Escape = Callable[[str], str]
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1c2024; background: #fff; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c2024; background: #fff;
+  max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { line-height: 1.2; } h2 { margin-top: 2.2rem; border-bottom: 1px solid #8884; padding-bottom: .2rem; }
 table { border-collapse: collapse; display: block; overflow-x: auto; }
 th, td { padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #8883; text-align: left; }
-pre { background: #8881; padding: .7rem; border-radius: .4rem; white-space: pre-wrap; overflow-wrap: anywhere; } code { font-size: .9em; }
+pre { background: #8881; padding: .7rem; border-radius: .4rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+code { font-size: .9em; }
 svg { width: 100%; height: auto; } svg text { fill: currentColor; font: 12px system-ui, sans-serif; }
 @media (prefers-color-scheme: dark) { body { color: #e6e8eb; background: #14171a; } }
-"""  # noqa: E501
+"""
 
 
 @dataclass(frozen=True)

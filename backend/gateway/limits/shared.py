@@ -61,10 +61,12 @@ if d.concurrency and open >= d.concurrency then
 local used, list = window(KEYS[1])
 local requests = used + 1
 if d.requests and used + 1 > d.requests then
-  return cjson.encode({limit = 'requests', allowed = d.requests, used = used, wait = wait(list, used + 1 - d.requests)}) end
+  local excess = used + 1 - d.requests
+  return cjson.encode({limit = 'requests', allowed = d.requests, used = used, wait = wait(list, excess)}) end
 used, list = window(KEYS[2])
 if d.tokens_limit and used + d.tokens > d.tokens_limit then
-  return cjson.encode({limit = 'tokens', allowed = d.tokens_limit, used = used, wait = wait(list, used + d.tokens - d.tokens_limit)}) end
+  local excess = used + d.tokens - d.tokens_limit
+  return cjson.encode({limit = 'tokens', allowed = d.tokens_limit, used = used, wait = wait(list, excess)}) end
 for i, b in ipairs(d.budgets) do
   local spent = tonumber(redis.call('GET', b.key))
   if spent + b.amount > b.budget or spent >= b.budget then
@@ -78,7 +80,7 @@ redis.call('ZADD', KEYS[3], now, d.request)
 redis.call('EXPIRE', KEYS[3], d.hold)
 for _, b in ipairs(d.budgets) do redis.call('INCRBYFLOAT', b.key, b.amount) end
 return cjson.encode({requests = requests, tokens = used + d.tokens})
-"""  # noqa: E501
+"""
 
 
 class SharedLimits:

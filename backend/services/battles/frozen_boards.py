@@ -176,10 +176,10 @@ def _html(board: FrozenBoardView) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>'
         "body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}"
-        "table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.4rem .6rem;border-bottom:1px solid"
-        " #ccc}"
-        "code{overflow-wrap:anywhere}@media(prefers-color-scheme:dark){body{background:#1b1a18;color:#eee}}</style></head>"
-        f"<body><h1>{title}</h1>"
+        "table{border-collapse:collapse;width:100%}"
+        "th,td{text-align:left;padding:.4rem .6rem;border-bottom:1px solid #ccc}code{overflow-wrap:anywhere}"
+        "@media(prefers-color-scheme:dark){body{background:#1b1a18;color:#eee}}"
+        f"</style></head><body><h1>{title}</h1>"
         f"<p>Snapshot of {board.created_at:%Y-%m-%d %H:%M} UTC, {plural(board.num_votes, 'vote')}.</p>"
         f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
         f"<p>{html.escape(document['method'])}</p><ul>{notes}</ul><p>SHA-256 <code>{board.digest}</code>, "

@@ -125,7 +125,8 @@ def stream_zip(ctx: Context, version: VersionView) -> Iterator[bytes]:
     """
     sink = _Sink()
     folder = download_name(version).removesuffix(".zip")
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]  # it needs no seeking to write
+    # a file that is only written needs no seeking
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]
         archive.writestr(f"{folder}/README.md", render_card(ctx, version.id))
         yield sink.take()
         for split, path in split_files(ctx, version):

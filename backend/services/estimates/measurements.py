@@ -18,7 +18,7 @@ from backend.db.tables import Checkpoint, Measurement, Run
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.estimates.calibration import MeasuredPeak, calibrate
 from backend.domain.estimates.memory import MemoryEstimate, estimate_memory
-from backend.domain.estimates.prediction import MemoryPrediction, Prediction, TimePrediction
+from backend.domain.estimates.prediction import MemoryPrediction, Prediction, Source, TimePrediction
 from backend.domain.estimates.setting import DeviceKind, TrainingSetting, setting_of
 from backend.domain.estimates.throughput import rate_at
 from backend.domain.jobs.gpu_check import MeasuredSetting
@@ -237,11 +237,9 @@ def _predict_memory(
     if measured is not None:
         pairs = _run_errors(rows)
         error = mean(pairs) if pairs and measured.origin == "probe" else None
-        before = (
-            estimate_memory(subject.setting) if subject.setting else None
-        )  # the estimate without the data's lengths
-        source = "run" if measured.origin == "run" else "probe"
-        return MemoryPrediction(measured.measured_bytes, source, before, error, probes=len(same), runs=len(pairs))  # type: ignore[arg-type]
+        before = estimate_memory(subject.setting) if subject.setting else None  # without the data's lengths
+        source: Source = "run" if measured.origin == "run" else "probe"
+        return MemoryPrediction(measured.measured_bytes, source, before, error, probes=len(same), runs=len(pairs))
     if subject.setting is None or formula is None:
         return MemoryPrediction(None, "unknown", None)
     peaks = [(row, peak) for row in rows if (peak := _peak_of(row, rows)) is not None]

@@ -36,14 +36,12 @@ ARCHITECTURES = {
 """GGUF architecture of each transformers model type."""
 GEMMA_PERIOD, GEMMA_LOCAL_BASE = 6, 10_000.0
 """llama.cpp's fixed values for Gemma 3: full attention in every sixth layer, and the RoPE base of the other layers."""
+_WORDS_LIKE_GPT4 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST_LIKE_GPT4 = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLITTERS = {
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt-2",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": (  # noqa: E501
-        "llama-bpe"
-    ),
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": (
-        "qwen2"
-    ),
+    _WORDS_LIKE_GPT4 + r"\p{N}{1,3}" + _REST_LIKE_GPT4: "llama-bpe",
+    _WORDS_LIKE_GPT4 + r"\p{N}" + _REST_LIKE_GPT4: "qwen2",
 }
 """Pre-tokenisation patterns and their names in llama.cpp."""
 

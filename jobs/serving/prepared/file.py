@@ -73,7 +73,8 @@ def map_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             about = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys() if not name.startswith(PADDING)}  # noqa: SIM118
+            names = [name for name in file.keys() if not name.startswith(PADDING)]  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:

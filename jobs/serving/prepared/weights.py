@@ -306,12 +306,13 @@ def fill(empty: nn.Module, tensors: Tensors, shared: Mapping[str, str]) -> None:
     for name in [*tensors, *shared]:
         parent, _, child = name.rpartition(".")
         module = empty.get_submodule(parent)
+        is_parameter = child in module._parameters
         if name in shared:
             tensor = filled[shared[name]]
         else:
-            tensor = nn.Parameter(tensors[name], requires_grad=False) if child in module._parameters else tensors[name]
+            tensor = nn.Parameter(tensors[name], requires_grad=False) if is_parameter else tensors[name]
         filled[name] = tensor
-        (module._parameters if child in module._parameters else module._buffers)[child] = tensor  # type: ignore[assignment]
+        (module._parameters if is_parameter else module._buffers)[child] = tensor  # type: ignore[assignment]
 
 
 def _named_tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -42,7 +42,8 @@ def linear_logprobs(
         logits = _logits(hidden.to(low), weight.to(low), None if bias is None else bias.to(low), settings)
         logprobs = logits.gather(1, trained_targets[:, None])[:, 0] - logits.logsumexp(dim=1)
     else:
-        logprobs = _LinearLogprobs.apply(hidden, weight, bias, trained_targets, settings)  # type: ignore[no-untyped-call]
+        compute = _LinearLogprobs.apply
+        logprobs = compute(hidden, weight, bias, trained_targets, settings)  # type: ignore[no-untyped-call]
     return torch.zeros(len(targets), dtype=torch.float32, device=hidden.device).index_copy(0, trained, logprobs)
 
 

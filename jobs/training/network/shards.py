@@ -39,7 +39,7 @@ def is_shared_out(config: RunConfig, group: ProcessGroup) -> bool:
 
 
 def build_unread(folder: Path, config: RunConfig) -> Any | None:
-    """Build a checkpoint's network without weights for `read_shares`; None if it has to be read whole."""
+    """Build a checkpoint's network without weights for `read_weights`; None if it has to be read whole."""
     check_folder(folder)
     starts_from_weights = config.method != "full" and config.lora.variant not in ("lora", "rslora")
     if is_adapter(folder) or config.method == "qlora" or starts_from_weights or not config.objective.facts.writes:

@@ -184,12 +184,10 @@ def _draw_residual(inside: str) -> str:
 
 def _draw_box(box: Box) -> str:
     return (
-        "<div"
-        ' style="position:relative;display:flex;flex-wrap:wrap;justify-content:space-between;align-items:center;gap:.1rem'  # noqa: E501
-        " 1rem;padding:.3rem .6rem;border:1.5px solid"
-        f' {box.color};border-radius:.3rem;background:{fade(box.color, 0.14)}"><strong'
-        f' style="font-size:.87rem">{escape(box.title)}</strong><span'
-        f' style="font-size:.76rem;text-align:right;margin-left:auto">{escape(box.detail)}</span></div>'
+        '<div style="position:relative;display:flex;flex-wrap:wrap;justify-content:space-between;align-items:center;'
+        f"gap:.1rem 1rem;padding:.3rem .6rem;border:1.5px solid {box.color};border-radius:.3rem;"
+        f'background:{fade(box.color, 0.14)}"><strong style="font-size:.87rem">{escape(box.title)}</strong>'
+        f'<span style="font-size:.76rem;text-align:right;margin-left:auto">{escape(box.detail)}</span></div>'
     )
 
 
@@ -205,8 +203,8 @@ def layers_strip(config: ArchitectureConfig) -> str | None:
     )
     strip = f'<div style="display:flex;gap:2px;height:30px;border-radius:.3rem;overflow:hidden">{cells}</div>'
     ends = (
-        "<div"
-        f' style="display:flex;justify-content:space-between;{SMALL}"><span>1</span><span>{config.num_layers}</span></div>'  # noqa: E501
+        f'<div style="display:flex;justify-content:space-between;{SMALL}"><span>1</span>'
+        f"<span>{config.num_layers}</span></div>"
     )
     return strip + ends + legend((name, swatch(color)) for name, color in colors.items())
 

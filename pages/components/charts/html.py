@@ -25,7 +25,8 @@ HOVER_STYLE = (
     ".rh-hover:hover::after{content:attr(data-text);position:absolute;bottom:100%;left:50%;transform:translateX(-50%);"
     f"white-space:pre;padding:.15rem .45rem;border-radius:.3rem;background:{TOOLTIP};color:{TOOLTIP_TEXT};"
     "font-size:.78rem;pointer-events:none}"
-    ".rh-hover.rh-left:hover::after{left:auto;right:0;transform:none}.rh-hover.rh-right:hover::after{left:0;transform:none}</style>"
+    ".rh-hover.rh-left:hover::after{left:auto;right:0;transform:none}"
+    ".rh-hover.rh-right:hover::after{left:0;transform:none}</style>"
 )
 
 
@@ -231,12 +232,12 @@ def _ticks(x: Axis, y: Axis) -> str:
         at = f"bottom:{y.place(value):.2%}"
         parts.append(f'<span style="{line}{at};left:0;right:0;border-top:1px solid currentColor"></span>')
         parts.append(
-            "<span"
-            f' style="position:absolute;{at};right:100%;transform:translate(-.4rem,50%);{SMALL}">{escape(y.write(value))}</span>'  # noqa: E501
+            f'<span style="position:absolute;{at};right:100%;transform:translate(-.4rem,50%);{SMALL}">'
+            f"{escape(y.write(value))}</span>"
         )
     parts.append(
-        "<span"
-        f' style="position:absolute;left:0;right:0;top:100%;text-align:center;padding-top:1.5rem;{SMALL}">{escape(x.title)}</span>'  # noqa: E501
+        f'<span style="position:absolute;left:0;right:0;top:100%;text-align:center;padding-top:1.5rem;{SMALL}">'
+        f"{escape(x.title)}</span>"
     )
     parts.append(
         '<span style="position:absolute;left:-3.3rem;top:50%;writing-mode:vertical-rl;transform:translateY(-50%)'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import streamlit as st
 
 from backend.domain.jobs.states import Status
@@ -48,9 +50,9 @@ def draw_speed(ctx: Context, person: Person, checkpoint_id: str) -> None:
         memory = f", {size(speed.result.memory_bytes)} of memory" if speed.result.memory_bytes else ""
         st.caption(f"{plain(speed.conditions)}{memory}. Measured {when(speed.measured_at)}. {PRICED}")
     label = "Measure speed" if speed is None else "Measure again"
-    kind = "secondary" if speed is None else "tertiary"
+    kind: Literal["secondary", "tertiary"] = "secondary" if speed is None else "tertiary"
     with st.container(horizontal=True, vertical_alignment="center"):
-        is_requested = st.button(label, key="measure_speed", icon=":material/speed:", help=HELP, type=kind)  # type: ignore[arg-type]
+        is_requested = st.button(label, key="measure_speed", icon=":material/speed:", help=HELP, type=kind)
         with_int8 = st.checkbox(
             "Measure int8 too", key="measure_int8", help="On CPUs: its speed, and its perplexity against float32."
         )

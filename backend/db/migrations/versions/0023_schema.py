@@ -1166,7 +1166,8 @@ def upgrade() -> None:
 
 
 def _finish_postgresql() -> None:
-    """Add the key that closes the circle of runs and checkpoints, and the triggers that announce changes of keys and accounts.
+    """Add the key that closes the circle of runs and checkpoints, and the triggers that announce changes of keys and
+    accounts.
 
     SQLite has the key in the text of its table, and counts commits instead (backend/db/changes.py).
     """

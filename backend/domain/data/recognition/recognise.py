@@ -105,12 +105,12 @@ def _ranked(root: Any) -> bool:
 
 MAX_PROMPT = 2000  # characters
 _REQUEST = re.compile(
-    r"(who|whom|whose|what|when|where|which|why|how|is|are|was|were|do|does|did|can|could|will|would|should|may|might|have|has|am|"
-    r"write|explain|describe|list|give|tell|summari[sz]e|translate|compare|create|generate|make|suggest|name|find|solve|calculate|compute|"
-    r"show|help|provide|convert|classify|identify|rewrite|edit|correct|design|develop|draft|outline|propose|plan|imagine|pretend|act|"
-    r"answer|define|discuss|analy[sz]e|evaluate|recommend|implement|simplify|compose|complete|continue|please|prove|derive|count|extract|"
-    r"teach|instruct|devise|produce|prepare|invent|brainstorm|construct|argue|choose|read|say|think|let's|i want|i"
-    r" need|you are)\b",
+    r"(who|whom|whose|what|when|where|which|why|how|is|are|was|were|do|does|did|can|could|will|would|should|may|might|"
+    r"have|has|am|write|explain|describe|list|give|tell|summari[sz]e|translate|compare|create|generate|make|suggest|"
+    r"name|find|solve|calculate|compute|show|help|provide|convert|classify|identify|rewrite|edit|correct|design|"
+    r"develop|draft|outline|propose|plan|imagine|pretend|act|answer|define|discuss|analy[sz]e|evaluate|recommend|"
+    r"implement|simplify|compose|complete|continue|please|prove|derive|count|extract|teach|instruct|devise|produce|"
+    r"prepare|invent|brainstorm|construct|argue|choose|read|say|think|let's|i want|i need|you are)\b",
     re.IGNORECASE,
 )
 

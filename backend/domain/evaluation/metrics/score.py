@@ -322,8 +322,8 @@ def procedure(metric: Metric, correct: Metric | None = None) -> str:
     if metric.name.startswith("rouge"):
         from importlib.metadata import version
 
-        stemmer = getattr(metric.function, "keywords", {}).get("stemmer", False)
-        return f"{metric.name}|measure:f|stemmer:{'yes' if stemmer else 'no'}|refs:best|rouge-score:{version('rouge-score')}"  # noqa: E501
+        stemmer = "yes" if getattr(metric.function, "keywords", {}).get("stemmer", False) else "no"
+        return f"{metric.name}|measure:f|stemmer:{stemmer}|refs:best|rouge-score:{version('rouge-score')}"
     if metric.kind is MetricKind.SAMPLES:
         deciding = correct or metric.correct
         return f"{metric.name}|correct:{deciding.name if deciding else 'accuracy'}"
