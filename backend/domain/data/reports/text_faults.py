@@ -27,8 +27,8 @@ SIGNS = ("<", "&", "{{")
 """Printable ASCII text without these has no fault."""
 _TAGS = (
     "a|abbr|article|b|blockquote|body|br|button|center|code|div|em|font|footer|form|h[1-6]|head|header|hr|html|i|"
-    "iframe|img|input|li|link|main|meta|nav|ol|p|pre|script|section|small|span|strong|style|sub|sup|svg|table|tbody|td|th|"
-    "thead|title|tr|u|ul|video"
+    "iframe|img|input|li|link|main|meta|nav|ol|p|pre|script|section|small|span|strong|style|sub|sup|svg|table|"
+    "tbody|td|th|thead|title|tr|u|ul|video"
 )
 _ASCII: dict[str, re.Pattern[str]] = {
     "control_character": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]"),
