@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import DateTime, MetaData, event, inspect
+from sqlalchemy import DateTime, ForeignKey, MetaData, String, event, inspect
 from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import DeclarativeBase, TypeResolve
+from sqlalchemy.orm import DeclarativeBase, Mapped, TypeResolve, mapped_column
 from sqlalchemy.types import JSON, TypeDecorator
 
 from backend.db.documents import Document, is_shape
@@ -56,6 +56,21 @@ class Table(DeclarativeBase):
         }
     )
     type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, list[Any]: JSON}  # noqa: RUF012
+
+
+class Record(Table):
+    """Base of tables whose rows have a short id and say when they were made."""
+
+    __abstract__ = True
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id, sort_order=-1)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now, sort_order=1)
+
+
+class Authored(Record):
+    """Base of records that an account made; `created_by` is None without sign-in."""
+
+    __abstract__ = True
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"), sort_order=1)
 
 
 @event.listens_for(Table, "resolve_type_annotation")

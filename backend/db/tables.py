@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Float, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from backend.db.base import Table, new_id, utc_now
+from backend.db.base import Authored, Record, Table, new_id, utc_now
 from backend.db.documents import Document
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.battles.campaign import CampaignConfig, CampaignRecord, Messages
@@ -52,25 +52,22 @@ from backend.errors import Conflict
 # Accounts, keys, saved views and dismissed steps.
 
 
-class User(Table):
+class User(Record):
     """An account. Raising `session_epoch` ends every issued cookie."""
 
     __tablename__ = "users"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(80), unique=True)
     role: Mapped[str] = mapped_column(String(20), default="engineer")
     password_hash: Mapped[str] = mapped_column(String(200))
     session_epoch: Mapped[int] = mapped_column(default=0)
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     disabled_at: Mapped[datetime | None]
     limits: Mapped[PersonLimits] = mapped_column(default=PersonLimits)
 
 
-class ApiKey(Table):
+class ApiKey(Record):
     """A key for /v1. Only its SHA-256 is stored; `hint` is its last four characters."""
 
     __tablename__ = "api_keys"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(80))
     key_hash: Mapped[str] = mapped_column(String(64), unique=True)
     hint: Mapped[str] = mapped_column(String(8))
@@ -78,60 +75,51 @@ class ApiKey(Table):
     scopes: Mapped[KeyScopes] = mapped_column(default=KeyScopes)
     limits: Mapped[KeyLimits] = mapped_column(default=KeyLimits)
     expires_at: Mapped[datetime | None]
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
 
 
-class SavedView(Table):
+class SavedView(Record):
     """A person's named way of looking at a page: the query of its address. Without sign-in it has no `user_id`."""
 
     __tablename__ = "saved_views"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     page: Mapped[str] = mapped_column(String(40))
     name: Mapped[str] = mapped_column(String(80))
     query: Mapped[str] = mapped_column(Text)
     user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"), index=True)
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class DismissedStep(Table):
+class DismissedStep(Record):
     """A next step of the overview that a person has dismissed. `key` says what it is about. Without sign-in it has no
     `user_id`.
     """
 
     __tablename__ = "dismissed_steps"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     key: Mapped[str] = mapped_column(String(400))
     user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"), index=True)
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 # Datasets, tokenizers, architectures, checkpoints and their analyses.
 
 
-class Dataset(Table):
+class Dataset(Authored):
     """A named collection of immutable versions."""
 
     __tablename__ = "datasets"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120), unique=True)
     kind: Mapped[str] = mapped_column(String(20))
     notes: Mapped[str] = mapped_column(Text, default="")
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     archived_at: Mapped[datetime | None]
     versions: Mapped[list[DatasetVersion]] = relationship(back_populates="dataset", order_by="DatasetVersion.number")
 
 
-class DatasetVersion(Table):
+class DatasetVersion(Record):
     """Immutable rows: one folder of Parquet files named by their content hash. Created when an import is queued;
     `content_hash` and counts are filled in when its job finishes.
     """
 
     __tablename__ = "dataset_versions"
     __table_args__ = (UniqueConstraint("dataset_id", "number"),)
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
     number: Mapped[int]
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
@@ -150,15 +138,13 @@ class DatasetVersion(Table):
     bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     facts: Mapped[VersionFacts] = mapped_column(default=VersionFacts)
     provenance: Mapped[AnyProvenance] = mapped_column(Document(AnyProvenance, ignores=False), default=Provenance)
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     dataset: Mapped[Dataset] = relationship(back_populates="versions")
 
 
-class Tokenizer(Table):
+class Tokenizer(Record):
     """A tokenizer in a folder that any Hugging Face tool loads."""
 
     __tablename__ = "tokenizers"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120), unique=True)
     kind: Mapped[str] = mapped_column(String(20))
     vocab_size: Mapped[int | None]
@@ -166,30 +152,25 @@ class Tokenizer(Table):
     dataset_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"))
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
     facts: Mapped[TokenizerFacts] = mapped_column(default=TokenizerFacts)
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class Architecture(Table):
+class Architecture(Authored):
     """A stored ArchitectureConfig."""
 
     __tablename__ = "architectures"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120), unique=True)
     config: Mapped[ArchitectureConfig]
     parameters: Mapped[int] = mapped_column(BigInteger)
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     archived_at: Mapped[datetime | None]
 
 
-class Checkpoint(Table):
+class Checkpoint(Record):
     """Weights in a folder. `origin`: `run` (written by training), `added` (an imported base) or `upstream`: a model on
     another server, which has no folder; its `facts` hold the config of backend.domain.serving.upstream.
     """
 
     __tablename__ = "checkpoints"
     __table_args__ = (UniqueConstraint("run_id", "step"),)
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(160), unique=True)
     origin: Mapped[str] = mapped_column(String(10))
     run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), index=True)
@@ -206,17 +187,15 @@ class Checkpoint(Table):
     metrics: Mapped[Values] = mapped_column(default=dict)
     facts: Mapped[CheckpointFacts] = mapped_column(default=CheckpointFacts)
     notes: Mapped[str] = mapped_column(Text, default="")
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     archived_at: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]
 
 
-class Analysis(Table):
+class Analysis(Authored):
     """A stored analysis of a dataset, tokenizer or checkpoint. `kind` is the job's; `config` holds the request."""
 
     __tablename__ = "analyses"
     __table_args__ = (Index("ix_analyses_kind_created_at", "kind", "created_at"),)
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     kind: Mapped[str] = mapped_column(String(30))
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
     dataset_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"), index=True)
@@ -226,14 +205,12 @@ class Analysis(Table):
     config: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of its kind
     result: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of its kind
     folder: Mapped[str | None] = mapped_column(String(300))
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 # Jobs, runs, metric points, log lines, samples, workers and slots.
 
 
-class Job(Table):
+class Job(Authored):
     """One queued piece of work. This row, not the broker's message, determines what runs."""
 
     __tablename__ = "jobs"
@@ -241,7 +218,6 @@ class Job(Table):
         Index("ix_jobs_status_queue", "status", "queue", "priority", "created_at", "id", "placement"),
         Index("ix_jobs_gangs", "status", "queue", "num_machines"),
     )
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     kind: Mapped[str] = mapped_column(String(30))
     queue: Mapped[str] = mapped_column(String(20))
     title: Mapped[str] = mapped_column(String(200), default="")
@@ -269,8 +245,6 @@ class Job(Table):
     published_at: Mapped[datetime | None]
     events_offset: Mapped[int] = mapped_column(BigInteger, default=0)
     progress: Mapped[ProgressEvent | None] = mapped_column(Document(ProgressEvent, none_is_empty=True), nullable=False)
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
@@ -323,7 +297,7 @@ class Submission(Table):
     missed_at: Mapped[datetime | None]  # since when the provider does not know it
 
 
-class Run(Table):
+class Run(Authored):
     """One experiment: one config, one set of curves. Its status is that of its newest job.
 
     `origin`: `launched`, or `imported` (curves of another program's log, without a config and without a job).
@@ -334,7 +308,6 @@ class Run(Table):
         Index("ix_runs_archived_at_created_at", "archived_at", "created_at"),
         Index("ix_runs_changed_at_id", "changed_at", "id"),
     )
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120))
     objective: Mapped[str] = mapped_column(String(20))
     config: Mapped[RunConfig | None] = mapped_column(Document(RunConfig, none_is_empty=True), nullable=False)
@@ -357,8 +330,6 @@ class Run(Table):
     curve_resets: Mapped[int] = mapped_column(
         default=0
     )  # number of times points were deleted: a browser with a lower count reloads all
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     archived_at: Mapped[datetime | None]
     changed_at: Mapped[datetime | None] = mapped_column(
         default=utc_now, onupdate=utc_now
@@ -372,21 +343,18 @@ class Run(Table):
         return self.config
 
 
-class RunGroup(Table):
+class RunGroup(Authored):
     """Runs launched together: a scaling study, or a sweep over values."""
 
     __tablename__ = "run_groups"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120), unique=True)
     kind: Mapped[str] = mapped_column(String(20))
     config: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of its kind: a sweep or a study
     result: Mapped[SweepMarks] = mapped_column(default=SweepMarks)
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     archived_at: Mapped[datetime | None]
 
 
-class Measurement(Table):
+class Measurement(Record):
     """Peak memory and speed of one training setting, measured by a probe or run, with the estimate.
 
     `setting` holds what affects memory and speed (shape, context, micro-batch, precision, method, ...); `bytes` are per
@@ -395,7 +363,6 @@ class Measurement(Table):
 
     __tablename__ = "measurements"
     __table_args__ = (Index("ix_measurements_device_created_at", "device", "created_at"),)
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     origin: Mapped[str] = mapped_column(String(10))  # probe | run
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), index=True)
@@ -407,7 +374,6 @@ class Measurement(Table):
     measured_bytes: Mapped[int] = mapped_column(BigInteger)
     tokens_per_s: Mapped[float] = mapped_column(Float)
     facts: Mapped[MeasurementFacts] = mapped_column(default=MeasurementFacts)
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class MetricName(Table):
@@ -513,7 +479,7 @@ class Slot(Table):
 # Evaluations, their scores and items, and tasks of the team.
 
 
-class EvaluatedEndpoint(Table):
+class EvaluatedEndpoint(Authored):
     """An endpoint that evaluations score: one of this installation (`url` is empty), or a model behind an
     OpenAI-compatible API.
 
@@ -523,22 +489,18 @@ class EvaluatedEndpoint(Table):
 
     __tablename__ = "evaluated_endpoints"
     __table_args__ = (UniqueConstraint("name", "url", "model"),)
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(80))
     url: Mapped[str] = mapped_column(String(300), default="")
     model: Mapped[str] = mapped_column(String(200))
     config: Mapped[EndpointConfig]
     capabilities: Mapped[Capabilities] = mapped_column(default=dict)
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     archived_at: Mapped[datetime | None]
 
 
-class Evaluation(Table):
+class Evaluation(Authored):
     """One benchmark on one checkpoint or endpoint. `metric` family: `perplexity`, `multiple_choice` or `generation`."""
 
     __tablename__ = "evaluations"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
     endpoint_id: Mapped[str | None] = mapped_column(ForeignKey("evaluated_endpoints.id"), index=True)
     dataset_version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id"), index=True)
@@ -546,8 +508,6 @@ class Evaluation(Table):
     record: Mapped[EvaluationRecord] = mapped_column("config", default=EvaluationRecord)
     fingerprint: Mapped[str] = mapped_column(String(64), default="", index=True)
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
     @property
     def config(self) -> EvaluationConfig:
@@ -604,38 +564,32 @@ class JudgedItem(Table):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class EvaluationTask(Table):
+class EvaluationTask(Authored):
     """A task that the team saved, as its YAML `text`. An evaluation holds a copy of its own, so changes here change no
     score.
     """
 
     __tablename__ = "evaluation_tasks"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(80), unique=True)
     text: Mapped[str] = mapped_column(Text)
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 # Suites of benchmarks, scores packed for boards, and results imported from other harnesses.
 
 
-class Suite(Table):
+class Suite(Authored):
     """A named list of benchmarks with their settings. `config` is a SuiteConfig; a change makes no difference to
     results that exist.
     """
 
     __tablename__ = "suites"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120), unique=True)
     config: Mapped[SuiteConfig]
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     archived_at: Mapped[datetime | None]
 
 
-class SuiteResult(Table):
+class SuiteResult(Authored):
     """A suite on a checkpoint or an endpoint. `config` is the suite's as it was; `members` holds an evaluation's id, or
     why there is none, for each.
 
@@ -644,14 +598,11 @@ class SuiteResult(Table):
 
     __tablename__ = "suite_results"
     __table_args__ = (Index("ix_suite_results_suite_id_created_at", "suite_id", "created_at"),)
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     suite_id: Mapped[str] = mapped_column(ForeignKey("suites.id"))
     checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
     endpoint_id: Mapped[str | None] = mapped_column(ForeignKey("evaluated_endpoints.id"), index=True)
     config: Mapped[SuiteConfig]
     members: Mapped[list[MemberOutcome]] = mapped_column(default=list)
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     launched_at: Mapped[datetime | None] = mapped_column(index=True)
 
 
@@ -679,7 +630,7 @@ class PackedItems(Table):
     data: Mapped[bytes] = mapped_column(LargeBinary)
 
 
-class ImportedEvaluation(Table):
+class ImportedEvaluation(Authored):
     """Scores that another program measured, read from its file; shown beside ours and never tested against them.
 
     `config` is what the file says about the settings, in its own words.
@@ -687,7 +638,6 @@ class ImportedEvaluation(Table):
 
     __tablename__ = "imported_evaluations"
     __table_args__ = (UniqueConstraint("content_hash", "benchmark"),)
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     content_hash: Mapped[str] = mapped_column(String(64))
     source: Mapped[str] = mapped_column(String(300))
     harness: Mapped[str] = mapped_column(String(80), default="")
@@ -695,32 +645,26 @@ class ImportedEvaluation(Table):
     benchmark: Mapped[str] = mapped_column(String(160))
     scores: Mapped[list[StatedScore]] = mapped_column(default=list)
     config: Mapped[JsonObject] = mapped_column(default=dict)  # words of another program
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 # Gates on checkpoints, their verdicts, and the endpoints that require one.
 
 
-class Gate(Table):
+class Gate(Authored):
     """A named gate. `config` is a GateConfig; it never changes, so that verdicts stay comparable."""
 
     __tablename__ = "gates"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120), unique=True)
     config: Mapped[GateConfig]
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class GateResult(Table):
+class GateResult(Authored):
     """A verdict of a gate on a checkpoint or an endpoint, append-only. `report` holds the decision and the evaluations
     that it rests on.
     """
 
     __tablename__ = "gate_results"
     __table_args__ = (Index("ix_gate_results_gate_id_created_at", "gate_id", "created_at"),)
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     gate_id: Mapped[str] = mapped_column(ForeignKey("gates.id"))
     checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
     endpoint_id: Mapped[str | None] = mapped_column(ForeignKey("evaluated_endpoints.id"), index=True)
@@ -728,8 +672,6 @@ class GateResult(Table):
     champion_endpoint_id: Mapped[str | None] = mapped_column(ForeignKey("evaluated_endpoints.id"), index=True)
     verdict: Mapped[str] = mapped_column(String(12))
     report: Mapped[GateReport] = mapped_column(default=GateReport)
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class RequiredGate(Table):
@@ -749,7 +691,7 @@ class RequiredGate(Table):
 # Campaigns of blind votes: contestants, prompts, completions, raters, battles, votes; and what is decided by them.
 
 
-class Campaign(Table):
+class Campaign(Authored):
     """A set of prompts, contestants, raters and a stopping rule.
 
     A rematch refers to the campaign whose votes it trains on (`parent_id`) and the run that trains its new contestant
@@ -757,14 +699,11 @@ class Campaign(Table):
     """
 
     __tablename__ = "campaigns"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120), unique=True)
     record: Mapped[CampaignRecord] = mapped_column("config", default=CampaignRecord)
     dataset_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"))
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("campaigns.id"))
     run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), unique=True)
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     closed_at: Mapped[datetime | None]
 
     @property
@@ -773,7 +712,7 @@ class Campaign(Table):
         return self.record.config
 
 
-class Contestant(Table):
+class Contestant(Record):
     """An author of completions in a campaign: a checkpoint, an endpoint or an imported file; `kind` says which.
 
     Gold pairs are written by two contestants of the kinds `gold_better` and `gold_worse`, which no board shows.
@@ -782,14 +721,12 @@ class Contestant(Table):
 
     __tablename__ = "contestants"
     __table_args__ = (UniqueConstraint("campaign_id", "checkpoint_id"),)
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"), index=True)
     checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"))
     kind: Mapped[str] = mapped_column(String(12), default="checkpoint", server_default="checkpoint")
     label: Mapped[str] = mapped_column(String(120), default="", server_default="")
     source: Mapped[dict[str, str | None]] = mapped_column(default=dict, server_default="{}")
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class CampaignPrompt(Table):
@@ -808,14 +745,13 @@ class CampaignPrompt(Table):
     purpose: Mapped[str] = mapped_column(String(8), default="vote", server_default="vote")
 
 
-class Completion(Table):
+class Completion(Record):
     """A contestant's answer to a prompt, one of several numbered by `sample`. Answers that differ only in outer
     whitespace share a `text_hash`.
     """
 
     __tablename__ = "completions"
     __table_args__ = (UniqueConstraint("prompt_id", "contestant_id", "sample"),)
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     prompt_id: Mapped[str] = mapped_column(ForeignKey("campaign_prompts.id"), index=True)
     contestant_id: Mapped[str] = mapped_column(ForeignKey("contestants.id"), index=True)
     sample: Mapped[int] = mapped_column(default=0, server_default="0")
@@ -823,10 +759,9 @@ class Completion(Table):
     text_hash: Mapped[str] = mapped_column(String(64))
     tokens: Mapped[int] = mapped_column(default=0)
     facts: Mapped[dict[str, str | None]] = mapped_column(default=dict)
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class Rater(Table):
+class Rater(Authored):
     """A voter: a signed-in user, the person on loopback, or the holder of a link (only the hash of its secret is kept).
 
     `created_by` is the account that made the link. The first browser that opens a single-use link leaves the hash of
@@ -834,16 +769,13 @@ class Rater(Table):
     """
 
     __tablename__ = "raters"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(80))
     user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"), unique=True)
     campaign_id: Mapped[str | None] = mapped_column(ForeignKey("campaigns.id"))
     link_hash: Mapped[str | None] = mapped_column(String(64), unique=True)
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     single_use: Mapped[bool] = mapped_column(default=False, server_default=false())
     browser_hash: Mapped[str | None] = mapped_column(String(64))
     expires_at: Mapped[datetime | None]
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class Battle(Table):
@@ -898,77 +830,65 @@ class Vote(Table):
     created_at: Mapped[datetime] = mapped_column(default=utc_now, index=True)
 
 
-class AnswerRating(Table):
+class AnswerRating(Record):
     """A rating of a single completion, 1 to 5 (thumbs down is 1, up is 5). Append-only: the highest `revision` is
     valid.
     """
 
     __tablename__ = "answer_ratings"
     __table_args__ = (UniqueConstraint("completion_id", "rater_id", "revision"),)
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"), index=True)
     completion_id: Mapped[str] = mapped_column(ForeignKey("completions.id"))
     rater_id: Mapped[str] = mapped_column(ForeignKey("raters.id"), index=True)
     revision: Mapped[int]
     value: Mapped[int]
     note: Mapped[str] = mapped_column(Text, default="")
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 # Decisions on campaigns: excluded raters, frozen boards, aliases of checkpoints and their promotions.
 
 
-class RaterExclusion(Table):
+class RaterExclusion(Authored):
     """A rater's exclusion from a campaign's board, or the end of one. Append-only: the newest row of a rater
     decides.
     """
 
     __tablename__ = "rater_exclusions"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"), index=True)
     rater_id: Mapped[str] = mapped_column(ForeignKey("raters.id"), index=True)
     excluded: Mapped[bool]
     reason: Mapped[str] = mapped_column(Text, default="")
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class FrozenBoard(Table):
+class FrozenBoard(Authored):
     """A named, unchangeable leaderboard. `digest` is the SHA-256 of `document`: votes, options, seed, code version and
     ratings.
     """
 
     __tablename__ = "frozen_boards"
     __table_args__ = (UniqueConstraint("campaign_id", "name"),)
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
     name: Mapped[str] = mapped_column(String(120))
     digest: Mapped[str] = mapped_column(String(64))
     document: Mapped[JsonObject] = mapped_column(default=dict)  # its digest holds for these bytes
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class Alias(Table):
+class Alias(Authored):
     """A name such as `storyteller@production` for the checkpoint that holds it now. `promotions` is its history."""
 
     __tablename__ = "aliases"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120), unique=True)
     checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class Promotion(Table):
+class Promotion(Authored):
     """A decision on an alias, append-only: promote, reject or rollback. `evidence` holds the verdict and gates that it
     rests on.
     """
 
     __tablename__ = "promotions"
     __table_args__ = (Index("ix_promotions_alias_id_created_at", "alias_id", "created_at"),)
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     alias_id: Mapped[str] = mapped_column(ForeignKey("aliases.id"))
     decision: Mapped[str] = mapped_column(String(10))
     checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"), index=True)
@@ -976,24 +896,19 @@ class Promotion(Table):
     campaign_id: Mapped[str | None] = mapped_column(ForeignKey("campaigns.id"), index=True)
     reason: Mapped[str] = mapped_column(Text, default="")
     evidence: Mapped[PromotionEvidence] = mapped_column(default=PromotionEvidence)
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 # Endpoints, deployments, replicas, usage and conversations.
 
 
-class Endpoint(Table):
+class Endpoint(Authored):
     """The public name that clients put in `model=`."""
 
     __tablename__ = "endpoints"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(80), unique=True)
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class Deployment(Table):
+class Deployment(Authored):
     """A revision of an endpoint: a checkpoint, a number of replicas and options. `role` is stable, canary for one that
     gets a share of the traffic, or shadow for one that gets copies. A new stable one replaces the previous one replica
     by replica; history is kept. `restores` is the revision that a rollback went back to; `traffic` holds share, rules
@@ -1001,13 +916,10 @@ class Deployment(Table):
     """
 
     __tablename__ = "deployments"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     endpoint_id: Mapped[str] = mapped_column(ForeignKey("endpoints.id"), index=True)
     checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"), index=True)
     num_replicas: Mapped[int] = mapped_column(default=1)
     config: Mapped[DeploymentConfig] = mapped_column(default=DeploymentConfig)
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     stopped_at: Mapped[datetime | None]
     revision: Mapped[int] = mapped_column(default=1)
     restores: Mapped[int | None]
@@ -1031,25 +943,22 @@ class Replica(Table):
     ready_at: Mapped[datetime | None]
 
 
-class ReplicaFailure(Table):
+class ReplicaFailure(Record):
     """A request that a replica lost: unreachable, broken off or failed, whether or not another replica then answered
     it.
     """
 
     __tablename__ = "replica_failures"
     __table_args__ = (Index("ix_replica_failures_replica_time", "replica_id", "created_at"),)
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     replica_id: Mapped[str] = mapped_column(String(12))
     reason: Mapped[str] = mapped_column(String(40))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class ShadowComparison(Table):
+class ShadowComparison(Record):
     """A request and its copy at a shadow (a deployment of this role): how their answers compare. Holds no text."""
 
     __tablename__ = "shadow_comparisons"
     __table_args__ = (Index("ix_shadow_comparisons_deployment_time", "deployment_id", "created_at"),)
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     deployment_id: Mapped[str] = mapped_column(ForeignKey("deployments.id"))
     is_equal: Mapped[bool | None]
     primary_tokens: Mapped[int] = mapped_column(default=0)
@@ -1059,7 +968,6 @@ class ShadowComparison(Table):
     primary_total_ms: Mapped[float] = mapped_column(Float)
     shadow_total_ms: Mapped[float] = mapped_column(Float)
     error: Mapped[str] = mapped_column(String(40), default="")
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class Usage(Table):
@@ -1113,11 +1021,10 @@ class StoredResponse(Table):
     expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
-class Conversation(Table):
+class Conversation(Record):
     """A stored chat. Belongs to a user; on a loopback installation, to none."""
 
     __tablename__ = "conversations"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"), index=True)
     title: Mapped[str] = mapped_column(String(160), default="")
     endpoint: Mapped[str] = mapped_column(String(80))
@@ -1125,11 +1032,10 @@ class Conversation(Table):
     system_prompt: Mapped[str] = mapped_column(Text, default="")
     sampling: Mapped[TurnSettings] = mapped_column(default=TurnSettings)
     leaf_id: Mapped[str | None] = mapped_column(String(12))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class Message(Table):
+class Message(Record):
     """One turn, a node of the conversation's tree: it answers `parent_id`. Children of a message are numbered in rounds
     (`round`: an edited question or a regenerated answer begins one); `branch` is the column of an answer among those
     side by side.
@@ -1139,7 +1045,6 @@ class Message(Table):
     """
 
     __tablename__ = "messages"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     conversation_id: Mapped[str] = mapped_column(ForeignKey("conversations.id"), index=True)
     parent_id: Mapped[str | None] = mapped_column(String(12))
     position: Mapped[int]
@@ -1153,75 +1058,60 @@ class Message(Table):
     usage: Mapped[AnswerUsage] = mapped_column(default=AnswerUsage)
     tokens: Mapped[list[AnswerToken] | None]
     vote: Mapped[str | None] = mapped_column(String(10))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime | None]
 
 
-class ConversationShare(Table):
+class ConversationShare(Authored):
     """A link that shows a conversation, up to the message that was its last, to every account. Its secret is signed,
     not stored.
     """
 
     __tablename__ = "conversation_shares"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     conversation_id: Mapped[str] = mapped_column(ForeignKey("conversations.id"), index=True)
     leaf_id: Mapped[str] = mapped_column(String(12))
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     revoked_at: Mapped[datetime | None]
 
 
-class Preset(Table):
+class Preset(Record):
     """Named settings of the playground. A shared one is offered to every account; only its owner changes it."""
 
     __tablename__ = "presets"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(80))
     user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"), index=True)
     is_shared: Mapped[bool] = mapped_column(default=False)
     settings: Mapped[AnswerSettings] = mapped_column(default=AnswerSettings)
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class Prompt(Table):
+class Prompt(Authored):
     """A prompt of the team by its name. What it says is in its versions."""
 
     __tablename__ = "prompts"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(80), unique=True)
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class PromptVersion(Table):
+class PromptVersion(Authored):
     """One version of a prompt, never changed after its author saved it. `note` says what is new."""
 
     __tablename__ = "prompt_versions"
     __table_args__ = (UniqueConstraint("prompt_id", "number"),)
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     prompt_id: Mapped[str] = mapped_column(ForeignKey("prompts.id"))
     number: Mapped[int]
     body: Mapped[PromptText]
     note: Mapped[str] = mapped_column(String(200), default="")
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class PromptMatrix(Table):
+class PromptMatrix(Authored):
     """A version of a prompt tried on rows and endpoints. `source` says where the rows are from. `status`: running,
     stopping (a stop was requested), done, stopped, failed. While answers are generated its row is updated every second,
     the time in `updated_at`.
     """
 
     __tablename__ = "prompt_matrices"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     version_id: Mapped[str] = mapped_column(ForeignKey("prompt_versions.id"), index=True)
     source: Mapped[str] = mapped_column(String(200), default="")
     settings: Mapped[AnswerSettings] = mapped_column(default=AnswerSettings)
     answers: Mapped[MatrixAnswers] = mapped_column(default=MatrixAnswers)
     status: Mapped[str] = mapped_column(String(10), default="running")
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -1322,18 +1212,16 @@ class Alert(Table):
     problem: Mapped[str] = mapped_column(Text, default="")
 
 
-class AlertDelivery(Table):
+class AlertDelivery(Record):
     """A message of an alert to one channel (webhook or e-mail). It is tried until it is sent or given up; `next_at` is
     empty then.
     """
 
     __tablename__ = "alert_deliveries"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     alert_id: Mapped[str] = mapped_column(ForeignKey("alerts.id", ondelete="CASCADE"), index=True)
     channel: Mapped[str] = mapped_column(String(10))
     message: Mapped[AlertMessage]
     attempts: Mapped[int] = mapped_column(default=0)
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     next_at: Mapped[datetime | None] = mapped_column(index=True)
     sent_at: Mapped[datetime | None]
     problem: Mapped[str] = mapped_column(Text, default="")
@@ -1367,14 +1255,13 @@ class LoggedRequest(Table):
     expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
-class Feedback(Table):
+class Feedback(Record):
     """A thumb, a correction or a comment on an answer. `rating` is 1, -1 or empty. `request_id` names the request or,
     where `source` is playground, the message; such a row holds a copy of prompt and answer, so that it outlives the
     conversation.
     """
 
     __tablename__ = "feedback"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     request_id: Mapped[str] = mapped_column(String(40), index=True)
     rating: Mapped[int | None]
     correction: Mapped[str] = mapped_column(Text, default="")
@@ -1386,18 +1273,14 @@ class Feedback(Table):
     answer: Mapped[str | None] = mapped_column(Text)
     key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
     user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
-class LoadTest(Table):
+class LoadTest(Authored):
     """A load test of a deployment, with its config and result."""
 
     __tablename__ = "load_tests"
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     endpoint_id: Mapped[str] = mapped_column(ForeignKey("endpoints.id"), index=True)
     deployment_id: Mapped[str] = mapped_column(String(12))
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
     config: Mapped[LoadConfig] = mapped_column(default=LoadConfig)
     result: Mapped[LoadOutcome] = mapped_column(default=LoadOutcome)
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
