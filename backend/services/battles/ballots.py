@@ -28,7 +28,7 @@ from backend.domain.battles.votes import Label
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.assignment.drawing import PlannedBattle, num_left, plan_battles
-from backend.services.battles.assignment.ledgers import RaterLedger, count_battles, read_rater_ledger
+from backend.services.battles.assignment.ledgers import RaterLedger, is_current, read_rater_ledger
 from backend.services.battles.assignment.pools import POOLED, CampaignPool, opened_pool
 from backend.services.battles.assignment.storing import (
     BATTLE_HOURS,
@@ -132,10 +132,10 @@ def serve_battles(
                 missing = num - len(future.open)
                 plans = plan_battles(held, future, num=missing, rng=rng) if missing > 0 else []
         try:
-            vote_id = _store(ctx, campaign_id, rater, ledger, plans, vote=vote, num_open=num)
+            vote_id, ledger = _store(ctx, campaign_id, rater, ledger, plans, vote=vote, num_open=num)
         except (_Changed, IntegrityError):  # another request of this rater was first
             continue
-        return _served(ctx, campaign_id, rater, num=num, vote_id=vote_id)
+        return _served(ctx, campaign_id, ledger, num=num, vote_id=vote_id)
     raise Conflict("The ballot is busy.", remedy="Try again in a moment.")
 
 
@@ -231,26 +231,31 @@ def _store(
     *,
     vote: VoteInput | None,
     num_open: int,
-) -> str | None:
-    """Store a vote and new battles, and count them in the pool. Raises _Changed if the ledger is no longer the
-    rater's.
+) -> tuple[str | None, RaterLedger]:
+    """Store a vote and new battles, and count them in the pool. Return the vote's id and the ledger with them. Raises
+    _Changed if the ledger is no longer the rater's.
     """
     now = ctx.now()
     renewed = [
         row.battle_id for row in ledger.open[:num_open] if row.expires_at < now + timedelta(hours=BATTLE_HOURS - 1)
     ]
     if not plans and vote is None and not renewed:
-        return None
+        return None, ledger
     with _turn if ctx.db.is_sqlite else nullcontext(), ctx.db.write() as session:
         if not ctx.db.is_sqlite:
             _lock(session, rater)
         campaign = admit(session, ctx, campaign_id, rater)
-        if count_battles(session, campaign_id, rater.id) != len(ledger.rows):
+        if not is_current(session, ledger, campaign_id, rater.id):
             raise _Changed
         stored = _store_vote(session, ctx, campaign_id, rater, vote) if vote else None
         for battle_id in renewed:
             session.get_one(Battle, battle_id).expires_at = now + timedelta(hours=BATTLE_HOURS)
         battles = [_insert(session, ctx, campaign, rater, plan) for plan in plans]
+        ties = [
+            append_vote(session, ctx, battle, rater, label=Label.TIE, last=None)
+            for battle in battles
+            if battle.purpose == "identical"
+        ]
     with ctx.db.read() as session, opened_pool(ctx, session, campaign, advance=False) as held:
         for battle_id in renewed:
             held.pool.renew(battle_id, expires_at=now + timedelta(hours=BATTLE_HOURS), now=now)
@@ -267,7 +272,8 @@ def _store(
                 held.pool.add_vote(battle.id, label=Label.TIE, revision=1, now=now)
         if stored is not None:
             held.pool.add_vote(stored.battle_id, label=stored.label, revision=stored.revision, now=now)
-    return stored.id if stored else None
+    votes = [*ties, stored] if stored else ties
+    return stored.id if stored else None, ledger.after(battles, votes)
 
 
 def _store_vote(session: Session, ctx: Context, campaign_id: str, rater: RaterView, vote: VoteInput) -> Vote:
@@ -293,7 +299,7 @@ def _says_more(vote: VoteInput, last: Vote) -> bool:
 
 
 def _insert(session: Session, ctx: Context, campaign: Campaign, rater: RaterView, plan: PlannedBattle) -> Battle:
-    battle = add_battle(
+    return add_battle(
         session,
         ctx,
         campaign,
@@ -305,15 +311,11 @@ def _insert(session: Session, ctx: Context, campaign: Campaign, rater: RaterView
         purpose=plan.purpose,
         repeat_of_id=plan.repeat_of_id,
     )
-    if plan.purpose == "identical":
-        append_vote(session, ctx, battle, rater, label=Label.TIE, last=None)
-    return battle
 
 
-def _served(ctx: Context, campaign_id: str, rater: RaterView, *, num: int, vote_id: str | None) -> ServedBallot:
+def _served(ctx: Context, campaign_id: str, ledger: RaterLedger, *, num: int, vote_id: str | None) -> ServedBallot:
     with ctx.db.read() as session:
         campaign = find_campaign(session, campaign_id)
-        ledger = read_rater_ledger(session, campaign_id, rater.id)
         progress = _progress(session, ctx, campaign, ledger)
         with opened_pool(ctx, session, campaign, advance=False) as held:
             mask, config = held.masker.mask, held.config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -11,6 +12,7 @@ from sqlalchemy import BindParameter, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Battle, Vote
+from backend.domain.attributes import attributes_of, view_of
 from backend.domain.battles.pool import Item
 from backend.services.battles.views import SKIPPED, UNDONE
 
@@ -34,10 +36,10 @@ class LedgerRow:
     repeat_of_id: str | None
     served_at: datetime
     expires_at: datetime
-    label: str | None
-    revision: int | None
-    duration_ms: int | None
-    voted_at: datetime | None
+    label: str | None = None
+    revision: int | None = None
+    duration_ms: int | None = None
+    voted_at: datetime | None = None
 
     @property
     def is_open(self) -> bool:
@@ -102,6 +104,15 @@ class RaterLedger:
         """Return the ledger as if a battle had its vote already."""
         return RaterLedger(tuple(_voted(row, moment) if row.battle_id == battle_id else row for row in self.rows))
 
+    def after(self, battles: Iterable[Battle], votes: Iterable[Vote]) -> RaterLedger:
+        """Return the ledger as it is once battles and votes are stored."""
+        rows = {row.battle_id: row for row in self.rows}
+        rows |= {battle.id: view_of(LedgerRow, battle, battle_id=battle.id) for battle in battles}
+        for vote in votes:
+            cast = attributes_of(vote, "label", "revision", "duration_ms")
+            rows[vote.battle_id] = replace(rows[vote.battle_id], **cast, voted_at=vote.created_at)
+        return RaterLedger(tuple(sorted(rows.values(), key=lambda row: (row.served_at, row.battle_id))))
+
 
 _CAMPAIGN: BindParameter[str] = bindparam("campaign")
 _RATER: BindParameter[str] = bindparam("rater")
@@ -125,7 +136,11 @@ _LEDGER = (  # built once: building a statement costs as much as running it
     .where(Battle.campaign_id == _CAMPAIGN, Battle.rater_id == _RATER)
     .order_by(Battle.served_at, Battle.id, Vote.revision)
 )
-_COUNT = select(func.count()).where(Battle.campaign_id == _CAMPAIGN, Battle.rater_id == _RATER)
+_COUNTS = (
+    select(func.count(Battle.id.distinct()), func.count(Vote.id))
+    .outerjoin(Vote, Vote.battle_id == Battle.id)
+    .where(Battle.campaign_id == _CAMPAIGN, Battle.rater_id == _RATER)
+)
 
 
 def read_rater_ledger(session: Session, campaign_id: str, rater_id: str) -> RaterLedger:
@@ -134,9 +149,10 @@ def read_rater_ledger(session: Session, campaign_id: str, rater_id: str) -> Rate
     return RaterLedger(tuple({row[0]: LedgerRow(*tuple(row)) for row in rows}.values()))
 
 
-def count_battles(session: Session, campaign_id: str, rater_id: str) -> int:
-    """Return how many battles a rater was served in a campaign."""
-    return session.scalar(_COUNT, {"campaign": campaign_id, "rater": rater_id}) or 0
+def is_current(session: Session, ledger: RaterLedger, campaign_id: str, rater_id: str) -> bool:
+    """Return whether a ledger is still the rater's: both battles and votes are only ever added."""
+    counts = session.execute(_COUNTS, {"campaign": campaign_id, "rater": rater_id}).one()
+    return tuple(counts) == (len(ledger.rows), sum(row.revision or 0 for row in ledger.rows))
 
 
 def pair_of_key(key: str) -> tuple[str, str]:
