@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractContextManager, aclosing, nullcontext
 
@@ -12,9 +11,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from backend.gateway.errors import ApiError, ErrorStyle
-
-logger = logging.getLogger(__name__)
-
 
 Holding = Callable[["_WhileConnected"], AbstractContextManager[None]]
 

@@ -77,7 +77,6 @@ SEARCHED: Sequence[_Searched] = (
     _Searched("prompt", Prompt, key="name"),
     _Searched("conversation", Conversation, name="title", age="updated_at"),
 )
-KINDS = tuple(searched.kind for searched in SEARCHED)
 
 
 def search(ctx: Context, query: str, *, person: Person) -> list[SearchHit]:

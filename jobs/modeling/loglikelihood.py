@@ -52,18 +52,12 @@ def prefix_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return token
 
 
-def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Tokenise a context and its continuation together, spaces at the context's end moved to the continuation.
-
-    An empty context is the prefix token alone. A continuation without a token of its own has none.
-    """
-    return encode_pairs(tokenizer, [(context, continuation)])[0]
-
-
 def encode_pairs(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
 ) -> list[tuple[list[int], list[int]]]:
-    """Tokenise pairs as `encode_pair` does, each text once."""
+    """Tokenise each context and its continuation together, each text once; spaces at the context's end are moved to
+    the continuation. An empty context is the prefix token alone. A continuation without a token of its own has none.
+    """
     moved = [
         _move_spaces(context, continuation) if context else (context, continuation) for context, continuation in pairs
     ]

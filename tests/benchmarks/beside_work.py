@@ -52,7 +52,8 @@ def serve_gateway(home: str) -> None:
 
 def rate_votes(file: str) -> None:
     """Read and rate votes; rate a campaign; cast votes."""
-    from backend.domain.battles.ratings import RatingOptions, rate
+    from backend.domain.battles.options import RatingOptions
+    from backend.domain.battles.ratings import rate
     from backend.services.battles.standings import standings
     from backend.services.battles.vote_imports import import_votes
     from backend.services.context import LOCAL

@@ -23,7 +23,7 @@ from jobs.evaluation import run_loglikelihood
 from jobs.modeling.checkpoints import load_network
 from jobs.modeling.entries import export as run_export
 from jobs.modeling.inspection import inspect_folder
-from jobs.modeling.loglikelihood import encode_pair
+from jobs.modeling.loglikelihood import encode_pairs
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.serving.engine import Engine
 from jobs.serving.start import start_engine
@@ -149,7 +149,7 @@ def check_scores(rooms: Rooms, family: str, network: Any) -> None:
     result = run_loglikelihood.run(rooms.spec(payload, job=f"{family}-score", kind="loglikelihood"), Recorder())
     scores = [json.loads(line) for line in (rooms.root / result.items_file).read_text().splitlines()]
     for (context, continuation), score in zip(pairs, scores, strict=True):
-        head, tail = encode_pair(rooms.tokenizer, context, continuation)
+        ((head, tail),) = encode_pairs(rooms.tokenizer, [(context, continuation)])
         ids = torch.tensor([head + tail])
         with torch.no_grad():
             log_p = network(input_ids=ids).logits.log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None]).flatten()

@@ -13,7 +13,8 @@ from streamlit.testing.v1 import AppTest
 
 from backend.bootstrap import get_context
 from backend.db.tables import AnswerRating, Completion, Rater, Run, User
-from backend.domain.battles.ratings import VoteRecord, fit_ratings
+from backend.domain.battles.ratings import fit_ratings
+from backend.domain.battles.votes import VoteRecord
 from backend.domain.evaluation.gate_config import GateConfig
 from backend.domain.jobs.states import Status
 from backend.errors import NotAllowed

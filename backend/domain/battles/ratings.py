@@ -48,32 +48,15 @@ from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.rating_table import (
     ELO_PER_UNIT,
     ControlEffect,
-    PairDifference,
     Rating,
     RatingTable,
     WinMatrix,
     count_wins,
-    elo_share,
 )
 from backend.domain.battles.votes import VoteColumns, VoteRecord, encode_votes
 from backend.domain.statistics.estimates import Estimate, student_quantile
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
-
-__all__ = [
-    "ELO_PER_UNIT",
-    "ClusterBy",
-    "PairDifference",
-    "Rating",
-    "RatingOptions",
-    "RatingTable",
-    "VoteRecord",
-    "WinMatrix",
-    "elo_share",
-    "fit_ratings",
-    "rate",
-    "ratings_by_category",
-]
 
 TESTED = {"prompt": 8, "rater": 3}
 """Fewest prompts and raters for which the coverage of the intervals was simulated; `docs/benchmarks/ratings.md` has the
@@ -191,17 +174,6 @@ def rate(columns: VoteColumns, options: RatingOptions) -> RatingTable:
         _gap_errors=ELO_PER_UNIT * np.sqrt(gaps.variance[np.ix_(order, order)]),
         _gap_df=gaps.df[np.ix_(order, order)],
     )
-
-
-def ratings_by_category(
-    votes: Iterable[VoteRecord] | VoteColumns, options: RatingOptions | None = None
-) -> dict[str, RatingTable]:
-    """Rate each category of prompts by its own votes, by name; votes without a category are left out."""
-    columns = votes if isinstance(votes, VoteColumns) else encode_votes(votes)
-    chosen = options or RatingOptions()
-    return {
-        name: rate(columns, chosen.model_copy(update={"category": name})) for name in sorted(columns.categories) if name
-    }
 
 
 def of_category(columns: VoteColumns, category: str | None) -> VoteColumns:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from backend.domain.battles.inference.evidence import OVERLAPS, confidence_sequence, e_value, e_value_path
 from backend.domain.battles.inference.leave_out import outcomes_without
@@ -33,8 +32,6 @@ from backend.domain.statistics.estimates import Estimate, clustered_mean_estimat
 from backend.domain.wording import about, format_evidence, percent, plural
 from backend.errors import InvalidInput
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 Outcome = Literal["better", "worse", "undecided"]
 FEW_RATERS = 10
 """Fewer say little about how much raters differ."""

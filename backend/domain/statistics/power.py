@@ -181,34 +181,6 @@ def _exact_power(difference: float, n: int, *, discordance: float, level: float)
     return float(binom.pmf(differing, n, discordance) @ rejects)
 
 
-def required_items(
-    effect: float,
-    *,
-    omega_squared: float = 1 / 9,
-    within_variances: tuple[float, float] = (0.0, 0.0),
-    samples_per_item: tuple[int, int] = (1, 1),
-    alpha: float = 0.05,
-    power: float = 0.8,
-) -> int:
-    """Return the number of items that detect a true difference `effect`: Miller (2024), eq. 9. `required_items(0.03)`
-    is 969.
-
-    `omega_squared` is the variance over items of the difference of expected scores; `within_variances` are the
-    variances of one sample about its item's expected score, of either checkpoint, divided by `samples_per_item`. Of 0/1
-    scores `omega_squared` alone is no discordance: use `items_needed`.
-    """
-    if effect == 0 or not math.isfinite(effect):
-        raise InvalidInput(
-            f"An effect of {effect} needs infinitely many items.",
-            remedy="Name the smallest difference worth acting on.",
-            field="effect",
-        )
-    variance = omega_squared + sum(
-        within / count for within, count in zip(within_variances, samples_per_item, strict=True)
-    )
-    return math.ceil(sum(_power_quantiles(alpha, power)) ** 2 * variance / effect**2)
-
-
 def _check_discordance(discordance: float) -> None:
     if not 0 < discordance <= 1:
         raise InvalidInput(

@@ -17,7 +17,6 @@ from backend.domain.openai_servers import read_problem
 from backend.errors import RoundhouseError, Unavailable
 from backend.infra.replicas import open_session
 
-CONNECT_S = 5.0
 GATEWAY_CONNECT_S, SILENCE_S = 3.0, 180.0
 DONE = b"[DONE]"
 REMEDY = "Check that it runs (`roundhouse up` starts it), then try again."

@@ -17,7 +17,6 @@ from backend.domain.data.rows.display import displayable, render_preview
 from backend.domain.data.rows.mapping import check_mapping, map_sample
 from backend.domain.data.rows.problem import RowProblem
 from backend.errors import InvalidInput
-from backend.infra.files.heads import head_of_path
 from backend.services.context import Context
 from backend.services.data.row_pages import read_version_rows
 from backend.services.data.views import VersionView
@@ -73,18 +72,8 @@ class SourcePreview:
     misfits: tuple[tuple[str, str], ...] = ()
 
 
-def preview_upload(
-    ctx: Context, upload: str, *, kind: str | None = None, mapping: dict[str, str] | None = None
-) -> SourcePreview:
-    """Recognise the kind and columns of an upload, or test the given `kind` and `mapping`, on its first rows.
-
-    Raises InvalidInput if the file can't be read at all.
-    """
-    return preview_head(head_of_path(ctx.artifacts.path(upload)), kind=kind, mapping=mapping)
-
-
 def preview_head(head: SourceHead, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> SourcePreview:
-    """Preview rows that have been read already: see `preview_upload`."""
+    """Recognise the kind and columns of a source's first rows, or test the given `kind` and `mapping` on them."""
     rows = head.rows
     if kind is None and mapping is None and has_passage_lines(head.name, rows):
         rows, kind = split_lines(rows), DatasetKind.RECORDS.value

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,6 @@ from backend.services.evaluation.pairing import (
     values_by_hash,
 )
 
-K = TypeVar("K", bound=Hashable)
 ALPHA = 0.05
 MAX_FLIPS = 200
 MIN_SHARED = 0.9

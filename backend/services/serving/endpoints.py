@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 
@@ -12,12 +12,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.db.base import UtcDateTime
-from backend.db.tables import Alias, Checkpoint, Deployment, Endpoint, Job, Replica, Run, Usage
+from backend.db.tables import Alias, Checkpoint, Deployment, Endpoint, Job, Replica, Run
 from backend.domain.attributes import view_of
 from backend.domain.jobs.gauges import ReplicaReport
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.serving.deployment import DeploymentConfig, DeploymentTraffic, ScalingEvent
-from backend.domain.serving.request_log import LOAD_TEST
 from backend.domain.training.objectives import chats, writes_text
 from backend.errors import NotFound
 from backend.services.context import Context
@@ -120,8 +119,6 @@ class EndpointView:
     deployed_at: datetime
     stopped_at: datetime | None
     replicas: tuple[ReplicaView, ...]
-    requests_last_hour: int
-    tokens_last_hour: int
     chats: bool  # trained on conversations; False for a network that continues text
     writes: bool = True  # False for a reward model, which scores answers
     revision: int = 1
@@ -225,12 +222,6 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
         .order_by(Deployment.stopped_at.is_not(None), Deployment.revision.desc())
         .limit(1)
     ).one()
-    since = ctx.now() - timedelta(hours=1)
-    requests, tokens = session.execute(
-        select(func.coalesce(func.sum(Usage.requests), 0), func.coalesce(func.sum(Usage.completion_tokens), 0)).where(
-            Usage.endpoint_id == endpoint.id, Usage.created_at > since, Usage.variant != LOAD_TEST
-        )
-    ).one()
     replicas = _replica_views(session, endpoint, now=ctx.now()) if deployment.stopped_at is None else ()
     canary, shadow = _beside(session, endpoint, replicas)
     return EndpointView(
@@ -240,8 +231,6 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
         deployed_at=deployment.created_at,
         stopped_at=deployment.stopped_at,
         replicas=replicas,
-        requests_last_hour=int(requests),
-        tokens_last_hour=int(tokens),
         chats=_chats(session, checkpoint),
         writes=writes_text(_objective(session, checkpoint)),
         revision=deployment.revision,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from backend.domain.battles.ratings import Rating, WinMatrix
+from backend.domain.battles.rating_table import Rating, WinMatrix
 from backend.domain.wording import percent, plural
 from pages.components.charts.style import ACCENT, BLUE, MUTED, error_bars, short_name
 from pages.components.words import figure_text

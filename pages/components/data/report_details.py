@@ -17,7 +17,6 @@ from pages.components.links import page_link
 from pages.components.tables import draw_table
 from pages.components.words import figure_text
 
-SPLITS = {"train": "train", "val": "val"}
 SHOWN = 200
 
 

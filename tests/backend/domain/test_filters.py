@@ -22,7 +22,7 @@ from backend.domain.filters import (
     fields_read_by,
     matcher,
     parse_filter,
-    write_filter,
+    quote,
 )
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -186,6 +186,39 @@ EXPRESSIONS = st.recursive(
     ),
     max_leaves=8,
 )
+
+
+def write_filter(expression: Expression | None) -> str:
+    """Return the text of an expression, which `parse_filter` reads as the same one."""
+    match expression:
+        case None:
+            return ""
+        case FieldTest(name, operator, value):
+            return f"{name} {operator} {write_value(value)}"
+        case Missing(name):
+            return f"{name} is missing"
+        case Not(Missing(name)):
+            return f"{name} is not missing"
+        case Not(part):
+            return f"not ({write_filter(part)})"
+        case All(parts):
+            return " and ".join(
+                f"({write_filter(part)})" if isinstance(part, Any_ | All) else write_filter(part) for part in parts
+            )
+        case Any_(parts):
+            return " or ".join(
+                f"({write_filter(part)})" if isinstance(part, Any_) else write_filter(part) for part in parts
+            )
+
+
+def write_value(value: float | str | bool | datetime) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return f'"{value.isoformat()}"'
+    if isinstance(value, str):
+        return quote(value)
+    return repr(float(value)) if not float(value).is_integer() or abs(value) >= 1e15 else f"{value:.0f}"
 
 
 @given(EXPRESSIONS)

@@ -9,7 +9,7 @@ import pytest
 from backend.db.base import utc_now
 from backend.db.tables import Alias, Checkpoint, Conversation, Dataset, Run, User
 from backend.services.context import LOCAL, Context, Person
-from backend.services.search import KINDS, MAX_HITS_PER_KIND, MAX_QUERY, search
+from backend.services.search import MAX_HITS_PER_KIND, MAX_QUERY, SEARCHED, search
 from pages.components.routes import OBJECTS
 from tests.support.scenario import Scenario, add_rows
 
@@ -100,4 +100,4 @@ def test_a_long_query_is_cut(tales: Context) -> None:
 
 
 def test_every_kind_has_an_address() -> None:
-    assert set(KINDS) <= set(OBJECTS)
+    assert {searched.kind for searched in SEARCHED} <= set(OBJECTS)

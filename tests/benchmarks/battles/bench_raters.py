@@ -30,9 +30,10 @@ from backend.domain.battles.inference.rater_evidence import (
     log_weights_of_alternatives,
     uniform_chances,
 )
+from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.raters.checks import NO_GOLD
 from backend.domain.battles.raters.quality import RatedColumns, rate_raters
-from backend.domain.battles.ratings import RatingOptions, rate
+from backend.domain.battles.ratings import rate
 from backend.domain.battles.votes import VoteColumns
 from backend.domain.serving.canary import Votes, count_paired_votes
 

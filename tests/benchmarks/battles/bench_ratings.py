@@ -29,7 +29,9 @@ from backend.domain.battles.bradley_terry import Cells, maximise, strong_compone
 from backend.domain.battles.clusters import ClusterBy, covariance, groupings, vote_scores
 from backend.domain.battles.intervals import rank_ranges
 from backend.domain.battles.likelihoods import LOSS, WIN
-from backend.domain.battles.ratings import ELO_PER_UNIT, RatingOptions, rate
+from backend.domain.battles.options import RatingOptions
+from backend.domain.battles.rating_table import ELO_PER_UNIT
+from backend.domain.battles.ratings import rate
 from backend.domain.battles.vote_files.tables import read_vote_file
 from backend.domain.battles.votes import VoteColumns
 

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from backend.errors import InvalidInput
 from jobs.modeling.build import build_network
-from jobs.modeling.loglikelihood import encode_pair, rolling_nll, score_continuations
+from jobs.modeling.loglikelihood import encode_pairs, rolling_nll, score_continuations
 from jobs.modeling.tokenizers import byte_tokenizer, encode_texts, train_bpe
 from tests.support.training_rooms import TINY, make_stories
 
@@ -58,7 +58,7 @@ def test_pair_scores_equal_token_by_token_scoring_for_any_batch_size(network: An
     for pair, score, alone in zip(
         pairs, batched, score_continuations(network, tokenizer, pairs, batch_tokens=1), strict=True
     ):
-        head, tail = encode_pair(tokenizer, *pair)
+        ((head, tail),) = encode_pairs(tokenizer, [pair])
         total, greedy = step_by_step(network, head + tail, scored=len(tail))
         assert (score.tokens, score.greedy) == (len(tail), greedy)
         assert score.sum_logprob == pytest.approx(total, abs=1e-3)
@@ -73,22 +73,25 @@ def test_only_the_greedy_continuation_scores_as_greedy(network: Any, tokenizer: 
             likeliest = network(torch.tensor([head])).logits[0, -1].argsort(descending=True)[:2].tolist()
         for token, greedy in zip(likeliest, (True, False), strict=True):
             text = tokenizer.decode([token])
-            if encode_pair(tokenizer, prompt, text) == (head, [token]):  # the text must encode to the same tokens again
+            # the text must encode to the same tokens again
+            if encode_pairs(tokenizer, [(prompt, text)]) == [(head, [token])]:
                 assert score_continuations(network, tokenizer, [(prompt, text)])[0].greedy is greedy
                 checked += 1
     assert checked >= 4
 
 
 def test_spaces_at_the_end_of_a_context_belong_to_the_continuation(tokenizer: Any) -> None:
-    assert encode_pair(tokenizer, "Mira found ", "a lamp") == encode_pair(tokenizer, "Mira found", " a lamp")
-    assert encode_pair(tokenizer, "", "Tom")[0] == [tokenizer.bos_token_id]
-    assert encode_pair(tokenizer, "<|bos|>Mira", " found")[0].count(tokenizer.bos_token_id) == 1
+    pairs = [("Mira found ", "a lamp"), ("Mira found", " a lamp"), ("", "Tom"), ("<|bos|>Mira", " found")]
+    moved, plain, bare, begun = encode_pairs(tokenizer, pairs)
+    assert moved == plain
+    assert bare[0] == [tokenizer.bos_token_id]
+    assert begun[0].count(tokenizer.bos_token_id) == 1
 
 
 def test_a_context_too_long_for_the_network_is_truncated_on_the_left(network: Any, tokenizer: Any) -> None:
     long = "Everyone was glad. " * 60
     score = score_continuations(network, tokenizer, [(long, "Mira found a lamp")])[0]
-    head, tail = encode_pair(tokenizer, long, "Mira found a lamp")
+    ((head, tail),) = encode_pairs(tokenizer, [(long, "Mira found a lamp")])
     ids = (head + tail)[-(TINY.context + 1) :]
     assert score.tokens == len(tail)
     with torch.inference_mode():

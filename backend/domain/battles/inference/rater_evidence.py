@@ -141,13 +141,6 @@ def log_rater_e_value(evidence: RaterEvidence, *, enough: float = math.inf, litt
     return min(value, MAX_LOG)
 
 
-def rater_e_value(points: FloatArray, rater: IntArray) -> float:
-    """Evidence against "raters favour neither": reaching 1 / alpha, ever, has a chance of at most alpha. At most
-    1e300.
-    """
-    return math.exp(log_rater_e_value(rater_evidence(points, rater)))
-
-
 def uniform_chances(below: FloatArray) -> FloatArray:
     """Mean likelihood under the uniform spread of each width about 0: raters x widths."""
     ends = [np.clip((side * WIDTHS - EDGES[0]) / STEP, 0, len(LEANINGS)) for side in (-1, 1)]

@@ -104,7 +104,7 @@ class _Pairs:
         )
 
 
-def outlier_checks(items: JudgedItems, columns: VoteColumns, *, level: float, seed: int) -> dict[int, list[Check]]:
+def outlier_checks(items: JudgedItems, columns: VoteColumns, *, level: float) -> dict[int, list[Check]]:
     """Test each rater against the other raters' votes on the same pairs of contestants.
 
     Labels are drawn from the others' (Dirichlet-multinomial, whose prior is a label's share over all pairs), so a tie
@@ -121,7 +121,7 @@ def outlier_checks(items: JudgedItems, columns: VoteColumns, *, level: float, se
     ties = (labels[2] + 1) / (labels.sum() + 3)
     prior = np.array([(1 - ties) / 2, (1 - ties) / 2, ties]) * PRIOR_VOTES
     own = {rater: pairs.counts(pairs.rater == rater) for rater in range(columns.num_raters)}
-    rng, checks, trusted = np.random.default_rng(seed), dict[int, list[Check]](), list(own)
+    rng, checks, trusted = np.random.default_rng(0), dict[int, list[Check]](), list(own)
     while trusted:
         compared = {rater: _Comparison.of(pairs, own[rater], total - own[rater], prior) for rater in trusted}
 

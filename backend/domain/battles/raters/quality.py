@@ -8,7 +8,6 @@ standard deviation up to 0.8. A flag excludes no one: the caller computes the bo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,25 +16,14 @@ from numpy.typing import NDArray
 from backend.domain.battles.agreement import canonical_labels, items_of, judged_items
 from backend.domain.battles.raters.checks import NO_GOLD, Flag, OwnVotes, own_checks, timing_flags
 from backend.domain.battles.raters.peers import copy_checks, outlier_checks, peer_agreement
-from backend.domain.battles.votes import LABELS, VoteColumns, VoteRecord, encode_votes
+from backend.domain.battles.votes import VoteColumns
 from backend.domain.statistics.estimates import Estimate
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 FLAG_LEVEL = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class RatedVote:
-    """A vote with what the ballot recorded: seconds on screen, words shown, and the expected winner (A, B or TIE) of a
-    gold battle.
-    """
-
-    vote: VoteRecord
-    seconds: float | None = None
-    words: int | None = None
-    gold: str | None = None
+"""Chance of any false flag over all raters and tests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +63,8 @@ class RaterQuality:
     flags: tuple[Flag, ...]
 
 
-def rater_quality(votes: Iterable[RatedVote], *, flag_level: float = FLAG_LEVEL, seed: int = 0) -> list[RaterQuality]:
-    """Measure each rater, most votes first. Votes must come in the order cast; identical answers are ignored.
-
-    `flag_level` bounds the chance of any false flag over all raters and tests. Raises InvalidInput for an unknown
-    label.
-    """
-    cast = [vote for vote in votes if not vote.vote.identical]
-    if not cast:
-        return []
-    labels = {label.value: code for code, label in enumerate(LABELS)}
-    columns = RatedColumns(
-        encode_votes([vote.vote for vote in cast]),
-        seconds=np.array([np.nan if vote.seconds is None else vote.seconds for vote in cast]),
-        words=np.array([np.nan if vote.words is None else vote.words for vote in cast]),
-        gold=np.array([NO_GOLD if vote.gold is None else labels[vote.gold] for vote in cast]),
-    )
-    return rate_raters(columns, flag_level=flag_level, seed=seed)
-
-
-def rate_raters(rated: RatedColumns, *, flag_level: float = FLAG_LEVEL, seed: int = 0) -> list[RaterQuality]:
-    """Measure each rater of encoded votes, none of them identical; see `rater_quality`."""
+def rate_raters(rated: RatedColumns) -> list[RaterQuality]:
+    """Measure each rater, most votes first; none of the votes may be on identical answers."""
     columns = rated.votes
     if not len(columns):
         return []
@@ -104,7 +73,7 @@ def rate_raters(rated: RatedColumns, *, flag_level: float = FLAG_LEVEL, seed: in
     item, preferred = items_of(columns, every)[0], canonical_labels(columns, every)
     items = judged_items(columns, both_bad_is_tie=True, first_vote=True, among=rated.gold == NO_GOLD)
     counts = items.counts
-    outliers = outlier_checks(items, columns, level=flag_level / (4 * len(names) or 1), seed=seed)
+    outliers = outlier_checks(items, columns, level=FLAG_LEVEL / (4 * len(names) or 1))
     copies = copy_checks(items, columns)
     own, checks = {}, {}
     order = np.argsort(columns.rater, kind="stable")
@@ -119,7 +88,7 @@ def rate_raters(rated: RatedColumns, *, flag_level: float = FLAG_LEVEL, seed: in
             gold=rated.gold[votes],
         )
         checks[rater] = [*own_checks(own[rater]), *outliers[rater], *([copies[rater]] if rater in copies else [])]
-    level = flag_level / max(1, sum(map(len, checks.values())))
+    level = FLAG_LEVEL / max(1, sum(map(len, checks.values())))
     rows = []
     for rater, cast in own.items():
         peers, times = peer_agreement(items, counts, rater), cast.times

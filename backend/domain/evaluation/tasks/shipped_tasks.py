@@ -39,11 +39,6 @@ def shipped_definition(name: str) -> TaskDefinition | TaskGroup:
     return read_definition(shipped_text(name))
 
 
-def shipped_tasks() -> list[TaskDefinition]:
-    """Return every task, without the groups."""
-    return [task for task in map(shipped_definition, shipped_names()) if isinstance(task, TaskDefinition)]
-
-
 def narrow(task: TaskDefinition, subgroup: str) -> TaskDefinition:
     """Return the part of a task with one subgroup; rows that don't say theirs belong to it."""
     known = task.let[task.subgroup]

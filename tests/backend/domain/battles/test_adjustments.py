@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from backend.domain.battles.answer_features import AnswerFeatures, measure_answer
-from backend.domain.battles.ratings import ELO_PER_UNIT, RatingOptions, fit_ratings, ratings_by_category
+from backend.domain.battles.options import RatingOptions
+from backend.domain.battles.rating_table import ELO_PER_UNIT
+from backend.domain.battles.ratings import fit_ratings
 from backend.domain.battles.votes import VoteRecord
 from backend.errors import InvalidInput
 
@@ -116,10 +118,9 @@ def test_each_category_is_rated_by_its_own_votes() -> None:
         *(VoteRecord(f"c{n}", f"r{n % 4}", "x", "y", "A" if n % 4 == 0 else "B", category="code") for n in range(80)),
         VoteRecord("p", "r0", "x", "y", "A"),
     ]
-    tables = ratings_by_category(votes, RatingOptions(num_draws=50))
-    assert {name: table.contestants[0] for name, table in tables.items()} == {"code": "y", "maths": "x"}
-    assert tables["maths"] == fit_ratings(votes, category="maths", num_draws=50)
-    assert tables["code"].num_votes == 80
+    maths, code = (fit_ratings(votes, category=name) for name in ("maths", "code"))
+    assert (maths.contestants[0], maths.num_votes) == ("x", 80)
+    assert (code.contestants[0], code.num_votes) == ("y", 80)
     with pytest.raises(InvalidInput, match="No vote has the category 'poems'"):
         fit_ratings(votes, category="poems")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from backend.domain.battles.agreement import canonical_label, judge_agreement, vote_agreement
-from backend.domain.battles.ratings import VoteRecord
+from backend.domain.battles.votes import VoteRecord
 from backend.domain.statistics.agreement import Resampling
 from backend.errors import InvalidInput
 

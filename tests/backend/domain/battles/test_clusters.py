@@ -23,7 +23,8 @@ from backend.domain.battles.clusters import (
     vote_scores,
 )
 from backend.domain.battles.likelihoods import Method
-from backend.domain.battles.ratings import RatingOptions, rate
+from backend.domain.battles.options import RatingOptions
+from backend.domain.battles.ratings import rate
 from backend.domain.battles.votes import VoteColumns
 
 

@@ -13,8 +13,10 @@ import scipy
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from backend.domain.battles.ratings import ELO_PER_UNIT, RatingTable, VoteRecord, fit_ratings
+from backend.domain.battles.rating_table import ELO_PER_UNIT, RatingTable
+from backend.domain.battles.ratings import fit_ratings
 from backend.domain.battles.vote_files.rows import parse_votes
+from backend.domain.battles.votes import VoteRecord
 from backend.errors import InvalidInput
 
 WIKIPEDIA = {

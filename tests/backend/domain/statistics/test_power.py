@@ -12,13 +12,8 @@ from backend.domain.statistics.power import (
     items_needed,
     plan_power,
     power_of,
-    required_items,
 )
 from backend.errors import InvalidInput
-
-
-def test_three_points_need_millers_969_items() -> None:
-    assert required_items(0.03) == 969
 
 
 @pytest.mark.parametrize(("discordance", "points"), [(0.25, 6.4), (0.35, 7.6)])

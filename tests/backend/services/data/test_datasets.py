@@ -8,6 +8,7 @@ import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ from backend.services.data.imports import (
     import_dataset,
     record_import,
 )
-from backend.services.data.preview import preview_head, preview_rows, preview_upload, read_rejected
+from backend.services.data.preview import SourcePreview, preview_head, preview_rows, read_rejected
 from backend.services.data.sources import ImportSource, read_source_head
 from backend.services.data.uploads import save_upload, save_uploads
 from backend.services.data.views import VersionView
@@ -59,6 +60,10 @@ def upload(ctx: Context, name: str, text: str) -> str:
 
 def imported(ctx: Context, name: str, rows: list[dict[str, object]], *, kind: str = "instruction") -> VersionView:
     return done(ctx, queue_import(ctx, name, rows, kind=kind))
+
+
+def preview_upload(ctx: Context, stored: str, **given: Any) -> SourcePreview:
+    return preview_head(read_source_head(ctx, ImportSource(upload=stored), person=LOCAL), **given)
 
 
 def test_upload_is_recognised_previewed_and_imported(ctx: Context) -> None:

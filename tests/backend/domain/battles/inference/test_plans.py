@@ -17,7 +17,7 @@ from backend.domain.battles.inference.plans import (
     prompts_for,
     raters_for,
 )
-from backend.domain.battles.inference.rater_evidence import rater_e_value
+from backend.domain.battles.inference.rater_evidence import log_rater_e_value, rater_evidence
 from backend.errors import InvalidInput
 
 
@@ -108,7 +108,6 @@ def test_as_many_raters_as_planned_settle_a_gap() -> None:
     rater, settled = np.repeat(np.arange(raters), 40), 0
     for _ in range(60):
         odds = 150 * math.log(10) / 400 + 0.3 * rng.standard_normal(raters)
-        settled += (
-            rater_e_value((rng.random(len(rater)) < 1 / (1 + np.exp(-odds[rater]))).astype(np.float64), rater) >= 20
-        )
+        points = (rng.random(len(rater)) < 1 / (1 + np.exp(-odds[rater]))).astype(np.float64)
+        settled += log_rater_e_value(rater_evidence(points, rater)) >= math.log(20)
     assert 0.65 <= settled / 60 <= 0.97

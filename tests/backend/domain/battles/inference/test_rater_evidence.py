@@ -24,7 +24,6 @@ from backend.domain.battles.inference.rater_evidence import (
     FloatArray,
     IntArray,
     log_rater_e_value,
-    rater_e_value,
     rater_evidence,
 )
 
@@ -33,6 +32,10 @@ def votes_of(won: list[int], lost: list[int]) -> tuple[FloatArray, IntArray]:
     """Points and raters of so many wins and losses of each rater."""
     points = np.concatenate([[1.0] * wins + [0.0] * losses for wins, losses in zip(won, lost, strict=True)])
     return points, np.repeat(np.arange(len(won)), np.add(won, lost))
+
+
+def rater_e_value(points: FloatArray, rater: IntArray) -> float:
+    return math.exp(log_rater_e_value(rater_evidence(points, rater)))
 
 
 def chance(wins: int, losses: int, leaning: FloatArray) -> FloatArray:

@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
+from backend.domain.battles.raters.checks import NO_GOLD
 from backend.domain.battles.raters.peers import _Comparison
-from backend.domain.battles.raters.quality import RatedVote, RaterQuality, rater_quality
-from backend.domain.battles.votes import VoteRecord
+from backend.domain.battles.raters.quality import RatedColumns, RaterQuality, rate_raters
+from backend.domain.battles.votes import LABELS, VoteRecord, encode_votes
 
 CONTESTANTS = ("x", "y", "z")
 STRENGTH = {"x": 0.5, "y": 0.0, "z": -0.5}
+
+
+@dataclass(frozen=True)
+class RatedVote:
+    """A vote with what the ballot recorded; `gold` is the label that a gold battle expects."""
+
+    vote: VoteRecord
+    seconds: float | None = None
+    words: int | None = None
+    gold: str | None = None
+
+
+def rater_quality(votes: Iterable[RatedVote]) -> list[RaterQuality]:
+    """Measure each rater of votes in the order cast."""
+    cast = [vote for vote in votes if not vote.vote.identical]
+    labels = {label.value: code for code, label in enumerate(LABELS)}
+    return rate_raters(
+        RatedColumns(
+            encode_votes([vote.vote for vote in cast]),
+            seconds=np.array([np.nan if vote.seconds is None else vote.seconds for vote in cast]),
+            words=np.array([np.nan if vote.words is None else vote.words for vote in cast]),
+            gold=np.array([NO_GOLD if vote.gold is None else labels[vote.gold] for vote in cast]),
+        )
+    )
 
 
 def campaign(
@@ -243,6 +269,5 @@ def test_gold_battles_find_a_rater_who_guesses(rng: np.random.Generator) -> None
     assert rows["r2"].gold is None
 
 
-def test_identical_answers_belong_to_no_rater() -> None:
-    assert rater_quality([RatedVote(VoteRecord("p", "", "x", "y", "TIE", identical=True))]) == []
+def test_without_votes_there_are_no_raters() -> None:
     assert rater_quality([]) == []
