@@ -7,7 +7,6 @@ from enum import StrEnum
 
 from backend.domain.wording import plural
 
-MAX_STEPS = 3
 MAX_KEY = 400
 
 
@@ -98,11 +97,9 @@ class Situation:
     trained_without_evaluation: tuple[AttentionItem, ...] = ()
 
 
-def next_steps(situation: Situation, *, limit: int | None = MAX_STEPS) -> tuple[NextStep, ...]:
-    """Return the next steps, most urgent first: failures, votes, missing evaluations, then untried features; all of
-    them without a limit.
-    """
-    return (*_failures(situation), *_votes(situation), *_evaluations(situation), *_first_times(situation))[:limit]
+def next_steps(situation: Situation) -> tuple[NextStep, ...]:
+    """Return the next steps, most urgent first: failures, votes, missing evaluations, then untried features."""
+    return (*_failures(situation), *_votes(situation), *_evaluations(situation), *_first_times(situation))
 
 
 def _failures(situation: Situation) -> list[NextStep]:

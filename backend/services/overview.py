@@ -23,7 +23,7 @@ from backend.services.evaluation.comparisons import column_keys
 from backend.services.evaluation.evaluations import EvaluationView, ScoreView, list_evaluations
 from backend.services.jobs.jobs import JobView, view
 from backend.services.jobs.workers import WorkerView, list_workers
-from backend.services.next_steps import MAX_STEPS, NextStep, next_steps
+from backend.services.next_steps import NextStep, next_steps
 from backend.services.people.dismissals import read_dismissed
 from backend.services.situation import read_situation
 from backend.services.training.comparisons import loss_basis, measured_rows
@@ -34,6 +34,8 @@ from backend.services.training.views import RunView, get_runs, list_runs
 EVALUATIONS_READ = 100
 RUNS_COMPARED = 20
 MAX_ALERTS = 8
+NUM_RECENT = 5
+MAX_STEPS = 3
 MAX_BENCHMARKS = 3
 MAX_RESULTS = 4
 
@@ -144,14 +146,14 @@ class Overview:
     campaigns: tuple[CampaignLine, ...]
 
 
-def get_overview(ctx: Context, *, person: Person, num_recent: int = 5) -> Overview:
+def get_overview(ctx: Context, *, person: Person) -> Overview:
     """Return the contents of the overview for a person."""
     active = tuple(get_runs(ctx, active_run_ids(ctx)))
-    recent = tuple(list_runs(ctx, limit=num_recent, ended=True))
+    recent = tuple(list_runs(ctx, limit=NUM_RECENT, ended=True))
     with ctx.db.read() as session:
         campaigns = tuple(_campaigns(session))
         best = tuple(_best_checkpoints(ctx, session))
-    every = next_steps(read_situation(ctx, person), limit=None)
+    every = next_steps(read_situation(ctx, person))
     dismissed = read_dismissed(ctx, {step.key for step in every}, person=person)
     steps = [step for step in every if step.key not in dismissed]
     return Overview(

@@ -328,11 +328,11 @@ class ServerProcess:
         """Id of its process group."""
         return self._child.pid
 
-    def wait_until_healthy(self, *, should_stop: Callable[[], object], timeout_s: float | None = None) -> None:
+    def wait_until_healthy(self, *, should_stop: Callable[[], object]) -> None:
         """Wait until the server answers. Raises StartFailed where it ends or takes too long, JobFailed where it is to
         stop.
         """
-        until = time.monotonic() + (START_S if timeout_s is None else timeout_s)
+        until = time.monotonic() + START_S
         while not self._is_healthy():
             if not self.is_alive():
                 raise StartFailed(

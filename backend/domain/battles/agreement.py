@@ -86,15 +86,15 @@ def canonical_label(vote: VoteRecord) -> tuple[Item, str]:
     return (vote.prompt, vote.turn, first, second), label
 
 
-def labels_by_item(votes: Iterable[VoteRecord], *, both_bad_is_tie: bool = False) -> dict[Item, dict[str, str]]:
-    """Return each item's labels by rater; a rater who judged it twice counts with the later vote. Identical answers are
-    left out.
+def _labels_by_item(votes: Iterable[VoteRecord]) -> dict[Item, dict[str, str]]:
+    """Return each item's labels by rater, "both bad" as a tie; a rater who judged it twice counts with the later vote.
+    Identical answers are left out.
     """
     by_item: dict[Item, dict[str, str]] = {}
     for vote in votes:
         if not vote.identical:
             item, label = canonical_label(vote)
-            by_item.setdefault(item, {})[vote.rater] = "tie" if both_bad_is_tie and label == "both_bad" else label
+            by_item.setdefault(item, {})[vote.rater] = "tie" if label == "both_bad" else label
     return by_item
 
 
@@ -198,9 +198,7 @@ def canonical_labels(columns: VoteColumns, votes: IntArray) -> IntArray:
     return np.where(decisive, label ^ (columns.a[votes] > columns.b[votes]), label)
 
 
-def judge_agreement(
-    votes: Iterable[VoteRecord], judge: str, *, both_bad_is_tie: bool = True, resampling: Resampling = THOUSAND
-) -> JudgeAgreement:
+def judge_agreement(votes: Iterable[VoteRecord], judge: str, *, resampling: Resampling = THOUSAND) -> JudgeAgreement:
     """Measure the agreement of the rater called `judge` with all other raters. Raises InvalidInput if it has no
     vote.
     """
@@ -209,7 +207,7 @@ def judge_agreement(
     for vote in records:
         if vote.rater == judge:
             item, label = canonical_label(vote)
-            verdicts.setdefault(item, []).append((vote.a, "tie" if both_bad_is_tie and label == "both_bad" else label))
+            verdicts.setdefault(item, []).append((vote.a, "tie" if label == "both_bad" else label))
     if not verdicts:
         raise InvalidInput(
             f"No vote is by {judge!r}.", remedy="Name the judge as the votes' rater column does.", field="judge"
@@ -222,7 +220,7 @@ def judge_agreement(
         for item, labels in verdicts.items()
         if len({side for side, _ in labels}) > 1
     }
-    people = labels_by_item((vote for vote in records if vote.rater != judge), both_bad_is_tie=both_bad_is_tie)
+    people = _labels_by_item(vote for vote in records if vote.rater != judge)
     pairs = [
         (item[0], judged[item], label) for item, labels in people.items() if item in judged for label in labels.values()
     ]

@@ -49,7 +49,7 @@ class GradedContestant:
     raters: int
 
 
-def grade_contestants(grades: Sequence[Grade], *, scale: Scale, level: float = 0.95) -> list[GradedContestant]:
+def grade_contestants(grades: Sequence[Grade], *, scale: Scale) -> list[GradedContestant]:
     """Rate contestants by their grades, best first; equal ones by name."""
     by_contestant: dict[str, list[Grade]] = {}
     for grade in grades:
@@ -60,7 +60,7 @@ def grade_contestants(grades: Sequence[Grade], *, scale: Scale, level: float = 0
             [float(grade.value >= THUMBS_UP) if scale == "thumbs" else grade.value for grade in own], dtype=np.float64
         )
         prompts, raters = [grade.prompt for grade in own], [grade.rater for grade in own]
-        score = two_way_mean(values, prompts, raters, bounds=BOUNDS[scale], level=level)
+        score = two_way_mean(values, prompts, raters, bounds=BOUNDS[scale])
         rows.append(GradedContestant(name, score, len(own), len(set(prompts)), len(set(raters))))
     return sorted(rows, key=lambda row: (-row.score.value, row.contestant))
 

@@ -47,9 +47,7 @@ def seconds_by_day(start: datetime, end: datetime) -> dict[date, float]:
     return parts
 
 
-def forecast_month(
-    spent: float, daily: Sequence[float], *, days_left: float, past_error: float | None = None
-) -> PriceForecast:
+def forecast_month(spent: float, daily: Sequence[float], *, days_left: float) -> PriceForecast:
     """Return what was spent plus the mean of full days for each day left, with a prediction interval for independent
     normal days. Fewer than three full days tell no spread, so they forecast nothing.
 
@@ -58,11 +56,11 @@ def forecast_month(
     """
     count = len(daily)
     if count < MIN_DAYS:
-        return PriceForecast(None, None, None, LEVEL, count, past_error)
+        return PriceForecast(None, None, None, LEVEL, count)
     from backend.domain.statistics.estimates import student_quantile  # imports scipy, for this alone
 
     mean = math.fsum(daily) / count
     usd = spent + mean * days_left
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in daily) / (count - 1))
     half = student_quantile(LEVEL, df=count - 1) * sd * math.sqrt(days_left + days_left**2 / count)
-    return PriceForecast(usd, max(spent, usd - half), usd + half, LEVEL, count, past_error)
+    return PriceForecast(usd, max(spent, usd - half), usd + half, LEVEL, count)

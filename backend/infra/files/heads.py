@@ -25,6 +25,7 @@ HEAD_BYTES = 2 * 2**20
 MAX_PACKED_TABLE = 64 * 2**20
 """Largest table inside a zip that is extracted for a preview."""
 MAX_OTHERS = 20
+NUM_ROWS = 50
 """Files beside the previewed one whose first rows are read, to tell those that do not fit."""
 
 
@@ -36,17 +37,17 @@ class _FirstRows(NamedTuple):
     unreadable: tuple[str, ...] = ()
 
 
-def head_of_path(path: Path, *, limit: int = 50, encoding: str | None = None, split: str | None = None) -> SourceHead:
+def head_of_path(path: Path, *, encoding: str | None = None, split: str | None = None) -> SourceHead:
     """Return the first rows of a file, of the first file of a folder or a zip, or of a split of a saved dataset.
 
     Raises NotFound if it is missing, InvalidInput if it is empty, dangerous, holds no row, or does not match its
     ending.
     """
     if saved := choose_saved(path, split):
-        return _head_of_saved(*saved, limit=limit)
+        return _head_of_saved(*saved)
     listing = list_source(path)
     first = listing.members[0]
-    read = _rows_of_member(first, limit=limit, encoding=encoding)
+    read = _rows_of_member(first, limit=NUM_ROWS, encoding=encoding)
     return SourceHead(
         read.rows,
         first.name,
@@ -70,11 +71,11 @@ def _rows_of_others(members: Sequence[Member], *, encoding: str | None) -> tuple
     return tuple(others)
 
 
-def _head_of_saved(choice: SavedChoice, splits: Mapping[str, SavedSplit], *, limit: int) -> SourceHead:
+def _head_of_saved(choice: SavedChoice, splits: Mapping[str, SavedSplit]) -> SourceHead:
     listings = [splits[name].files() for name in (choice.train, choice.val) if name]
     first, members = listings[0].members[0], [member for listing in listings for member in listing.members]
     return SourceHead(
-        _rows_of_member(first, limit=limit, encoding=None).rows,
+        _rows_of_member(first, limit=NUM_ROWS, encoding=None).rows,
         f"{choice.train}/{first.name}",
         len(members),
         sum(member.bytes for member in members),
@@ -82,7 +83,7 @@ def _head_of_saved(choice: SavedChoice, splits: Mapping[str, SavedSplit], *, lim
     )
 
 
-def head_of_remote(remote: Remote, *, limit: int = 50, encoding: str | None = None) -> SourceHead:
+def head_of_remote(remote: Remote, *, encoding: str | None = None) -> SourceHead:
     """Return the first rows of remote files; downloads a few megabytes at most. Raises Unavailable too."""
     files = remote.listing.files
     suffix, packing = suffix_of(files[0].path)
@@ -90,9 +91,9 @@ def head_of_remote(remote: Remote, *, limit: int = 50, encoding: str | None = No
         raise InvalidInput(f"{files[0].path} is compressed, and is not downloaded for a preview.", field="kind")
     file = cast(BinaryIO, io.BufferedReader(RangedFile(remote, files[0]), buffer_size=BLOCK_BYTES))
     if suffix in TABLES:
-        read = _FirstRows(_rows_of_table(files[0].path, suffix, file, limit=limit))
+        read = _FirstRows(_rows_of_table(files[0].path, suffix, file, limit=NUM_ROWS))
     else:
-        read = _rows_of_text(files[0].path, file.read(HEAD_BYTES), limit=limit, encoding=encoding)
+        read = _rows_of_text(files[0].path, file.read(HEAD_BYTES), limit=NUM_ROWS, encoding=encoding)
     return SourceHead(
         read.rows, files[0].path, len(files), remote.listing.bytes, 0, read.foreign, unreadable=read.unreadable
     )

@@ -117,7 +117,7 @@ def _check_executor(ctx: Context, text: str) -> None:
         raise InvalidInput(
             f"Shards can't run on {placement.title}.", remedy="Give local, or slurm:PARTITION.", field="executor"
         )
-    check_partition(ctx, placement, field="executor")
+    check_partition(ctx, placement)
 
 
 def fill_cluster(ctx: Context, payload: ImportPayload, *, job_id: str) -> ImportPayload:

@@ -88,7 +88,7 @@ def examples_folder(ctx: Context, task: TaskDefinition | None) -> str | None:
 
 
 def select_task_rows(
-    ctx: Context, task: TaskDefinition, version: VersionView, *, split: Split, limit: int | None, seed: int
+    ctx: Context, task: TaskDefinition, version: VersionView, *, split: Split, seed: int
 ) -> tuple[list[Row], Selection]:
     """Return a version's rows and those of them that a task scores, with its examples. Raises InvalidInput."""
     rows = task_rows(ctx, version, split=split)
@@ -96,7 +96,7 @@ def select_task_rows(
     if task.fewshot.count and not task.fewshot.examples and (task.fewshot.dataset or task.fewshot.split):
         source = resolve_version(ctx, task.fewshot.dataset) if task.fewshot.dataset else version
         pool = task_rows(ctx, source, split=task.fewshot.split or "all")
-    return rows, select_rows(task, rows, limit=limit, seed=seed, pool=pool)
+    return rows, select_rows(task, rows, limit=None, seed=seed, pool=pool)
 
 
 def check_task(
@@ -112,7 +112,7 @@ def check_task(
     key = (version.id, version.content_hash, split, task.hash, task.fewshot.dataset, config.seed)
     if key in _fitting:
         return _fitting[key]
-    rows, selection = select_task_rows(ctx, task, version, split=split, limit=None, seed=config.seed)
+    rows, selection = select_task_rows(ctx, task, version, split=split, seed=config.seed)
     ends = time.monotonic() + CHECK_S
     for at in _spread(selection.scored):
         render_numbered(task, rows, at, selection)

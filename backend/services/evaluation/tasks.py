@@ -249,7 +249,7 @@ def preview_task(ctx: Context, text: str, version: VersionView, *, count: int = 
     task = find_single_task(ctx, text)
     try:
         split = choose_split(version, task.data.split)
-        rows, selection = select_task_rows(ctx, task, version, split=split, limit=None, seed=1)
+        rows, selection = select_task_rows(ctx, task, version, split=split, seed=1)
         prompts = tuple(render_numbered(task, rows, at, selection) for at in selection.scored[:count])
     except TemplateFault as fault:
         raise with_line(fault, text) from fault

@@ -114,11 +114,11 @@ def _why_too_small(choice: PlacementChoice, config: RunConfig) -> str:
     return choice.partition.why_too_small(machines=config.devices.nodes, gpus=gpus)
 
 
-def check_partition(ctx: Context, placement: Placement, *, field: str = "placement") -> str:
+def check_partition(ctx: Context, placement: Placement) -> str:
     """Return a placement that jobs can be sent to. Raises InvalidInput for an unknown provider or partition, and
     Unavailable if the provider does not answer or the partition is down.
     """
-    return str(_choose(ctx, placement, field=field).placement)
+    return str(_choose(ctx, placement, field="executor").placement)
 
 
 def _choose(ctx: Context, placement: Placement, *, field: str) -> PlacementChoice:

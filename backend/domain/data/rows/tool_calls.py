@@ -31,7 +31,7 @@ def _parsed(value: Any, *, name: str, what: str) -> Any:
         ) from None
 
 
-def tools_text(value: Any, *, name: str = "tools") -> str:
+def tools_text(value: Any) -> str:
     """Return a row's tools in the stored form; empty where there are none.
 
     Accepts a list, one tool, or either as JSON text; with or without OpenAI's `{"type": "function", ...}` around each.
@@ -39,18 +39,18 @@ def tools_text(value: Any, *, name: str = "tools") -> str:
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return ""
-    value = _parsed(value, name=name, what="a list of tools")
+    value = _parsed(value, name="tools", what="a list of tools")
     tools = [value] if isinstance(value, dict) else value
     if not isinstance(tools, list):
-        raise RowProblem(f"`{name}` holds {kind_of_value(value)} where a list of tools is expected")
+        raise RowProblem(f"`tools` holds {kind_of_value(value)} where a list of tools is expected")
     if len(tools) > MAX_TOOLS:
-        raise RowProblem(f"`{name}` holds {len(tools):,} tools; at most {MAX_TOOLS} can be used")
+        raise RowProblem(f"`tools` holds {len(tools):,} tools; at most {MAX_TOOLS} can be used")
     listed = []
     for place, tool in enumerate(tools, start=1):
-        tool = _parsed(tool, name=name, what="a tool")
+        tool = _parsed(tool, name="tools", what="a tool")
         inner = tool.get("function") if isinstance(tool, dict) and isinstance(tool.get("function"), dict) else tool
         if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"].strip():
-            raise RowProblem(f"tool {place} of `{name}` has no name")
+            raise RowProblem(f"tool {place} of `tools` has no name")
         listed.append({"type": "function", "function": inner})
     return json.dumps(listed, ensure_ascii=False) if listed else ""
 

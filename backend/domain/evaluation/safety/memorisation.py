@@ -46,7 +46,7 @@ def is_extracted(answer: str, *, suffix: str) -> bool:
     return answer.strip().startswith(suffix.strip())
 
 
-def canary_items(canaries: Sequence[str], *, candidates: int = 200, seed: int = 1) -> list[ProbeItem]:
+def canary_items(canaries: Sequence[str], *, candidates: int = 200) -> list[ProbeItem]:
     """Return each canary among random ones of its form. A canary is written `My code is #48213#`: what stands between
     `#` is the secret.
 
@@ -74,7 +74,7 @@ def canary_items(canaries: Sequence[str], *, candidates: int = 200, seed: int = 
                 remedy="Give a longer secret, or fewer candidates.",
                 field="canaries",
             )
-        draw = random.Random(f"canary {seed} {canary}")
+        draw = random.Random(f"canary 1 {canary}")
         others: dict[str, None] = {}
         while len(others) < candidates:
             other = "".join(_like(mark, draw) for mark in secret)

@@ -33,9 +33,9 @@ def visible(text: str, limit: int = 14) -> str:
     return figure_text(shown if len(shown) <= limit else shown[: limit - 1] + "…") or "∅"
 
 
-def numbered(labels: Sequence[str], *, limit: int = 14) -> list[str]:
+def numbered(labels: Sequence[str]) -> list[str]:
     """Return axis labels that are all different: `12 the`."""
-    return [f"{place} {visible(text, limit)}" for place, text in enumerate(labels)]
+    return [f"{place} {visible(text)}" for place, text in enumerate(labels)]
 
 
 def alternatives_bar(rows: Sequence[tuple[str, float]], *, marked: int | None = None) -> go.Figure:
