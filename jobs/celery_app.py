@@ -182,15 +182,13 @@ def _heartbeat_loop(queues: list[str]) -> None:
             if reason:
                 continue
             now = time.monotonic()
-            if (
-                now - beaten > settings.lease_s
-            ):  # the database was away: leases have lapsed whose holders live, and renew them now
+            # the database was away: leases have lapsed whose holders live, and renew them now
+            if now - beaten > settings.lease_s:
                 patient_until = now + settings.lease_s
             beaten = now
             _recover(queues, takes_back=now >= patient_until)
-            if (
-                "cpu" in queues and time.monotonic() - tidied >= TIDY_S and not remove_job_folders(get_context())
-            ):  # a few per heartbeat
+            # a few per heartbeat
+            if "cpu" in queues and time.monotonic() - tidied >= TIDY_S and not remove_job_folders(get_context()):
                 remove_prepared_weights(get_context())
                 remove_unused_tokens(get_context())
                 tidied = time.monotonic()

@@ -26,9 +26,8 @@ class Tail:
             with self.path.open("rb") as file:
                 block = self._read_block(file)
                 if len(block) == MAX_BATCH_BYTES and b"\n" not in block:
-                    block += (
-                        file.readline()
-                    )  # a line longer than a batch, which would otherwise block everything after it
+                    # a line longer than a batch, which would otherwise block everything after it
+                    block += file.readline()
         except FileNotFoundError:
             return []
         complete = block.rfind(b"\n") + 1

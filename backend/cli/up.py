@@ -258,9 +258,8 @@ def supervise(
             pass
     finally:
         _stop_tree(child, quiet=not asked_to_stop(0))
-        end_leftovers(
-            config, broker_folder=settings.home / "broker" if name == "supervisord" else None
-        )  # a killed supervisor leaves its programs running
+        # a killed supervisor leaves its programs running
+        end_leftovers(config, broker_folder=settings.home / "broker" if name == "supervisord" else None)
     if not asked_to_stop(0):
         fail(f"The supervisor ended. See {logs / 'supervisor.log'}.")
 
@@ -281,9 +280,8 @@ def _start_supervisor(config: Path, settings: Settings) -> subprocess.Popen[byte
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": str(PROJECT),
         "ROUNDHOUSE_HOME": str(settings.home),
-        "FORWARDED_ALLOW_IPS": (
-            ""
-        ),  # uvicorn trusts X-Forwarded-For of every local process; ROUNDHOUSE_TRUST_PROXY lists trusted proxies
+        # uvicorn trusts X-Forwarded-For of every local process; ROUNDHOUSE_TRUST_PROXY lists trusted proxies
+        "FORWARDED_ALLOW_IPS": "",
         "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",
         **mark_of(config),
     }

@@ -143,9 +143,8 @@ class Database:
             try:
                 cursor = connection.cursor()
                 cursor.execute(f"PRAGMA busy_timeout={ERASE_TIMEOUT_MS}")
-                cursor.execute(
-                    "PRAGMA wal_checkpoint(TRUNCATE)"
-                )  # a concurrent reader leaves the old pages until the next checkpoint
+                # a concurrent reader leaves the old pages until the next checkpoint
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
             finally:
                 connection.close()

@@ -38,9 +38,8 @@ def retry_races(function: Callable[P, T]) -> Callable[P, T]:
             except IntegrityError as error:
                 if not _is_unique_violation(error):
                     raise
-                time.sleep(
-                    PAUSE_S * attempt * random.random()
-                )  # several that count the same number upwards would meet again
+                # several that count the same number upwards would meet again
+                time.sleep(PAUSE_S * attempt * random.random())
         return function(*args, **kwargs)
 
     return retrying

@@ -123,9 +123,8 @@ class DatasetVersion(Record):
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
     number: Mapped[int]
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
-    parent_id: Mapped[str | None] = mapped_column(
-        ForeignKey("dataset_versions.id"), index=True
-    )  # provenance holds the change
+    # provenance holds the change
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"), index=True)
     content_hash: Mapped[str | None] = mapped_column(String(64), index=True)
     folder: Mapped[str | None] = mapped_column(String(300))
     source: Mapped[str] = mapped_column(String(400), default="")
@@ -317,9 +316,8 @@ class Run(Authored):
     tokenizer_id: Mapped[str | None] = mapped_column(ForeignKey("tokenizers.id"))
     base_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id", use_alter=True), index=True)
     group_id: Mapped[str | None] = mapped_column(ForeignKey("run_groups.id"), index=True)
-    parent_id: Mapped[str | None] = mapped_column(
-        ForeignKey("runs.id"), index=True
-    )  # the run that this config was copied from
+    # the run that this config was copied from
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), index=True)
     warnings: Mapped[list[LaunchWarning]] = mapped_column(default=list)  # warnings that were accepted at launch
     tags: Mapped[list[str]] = mapped_column(default=list)
     notes: Mapped[str] = mapped_column(Text, default="")
@@ -327,13 +325,11 @@ class Run(Authored):
     summary: Mapped[RunSummary] = mapped_column(default=RunSummary)
     origin: Mapped[str] = mapped_column(String(10), default="launched")
     packed_to: Mapped[int] = mapped_column(default=0)  # points before this step are also in metric_blocks
-    curve_resets: Mapped[int] = mapped_column(
-        default=0
-    )  # number of times points were deleted: a browser with a lower count reloads all
+    # number of times points were deleted: a browser with a lower count reloads all
+    curve_resets: Mapped[int] = mapped_column(default=0)
     archived_at: Mapped[datetime | None]
-    changed_at: Mapped[datetime | None] = mapped_column(
-        default=utc_now, onupdate=utc_now
-    )  # of any column: the table of runs reads again what changed
+    # of any column: the table of runs reads again what changed
+    changed_at: Mapped[datetime | None] = mapped_column(default=utc_now, onupdate=utc_now)
 
     @property
     def launched_config(self) -> RunConfig:

@@ -61,9 +61,8 @@ def _parse(text: str) -> tuple[Node, ...]:
         return (_verbatim(text),)
     blocks = PARSER.parse(text)
     tokens = [part for token in blocks for part in (token.children or [] if token.type == "inline" else [token])]
-    if len(tokens) > MAX_NODES or any(
-        token.level >= MAX_NESTING - 1 for token in blocks
-    ):  # text nested deeper was dropped
+    # text nested deeper was dropped
+    if len(tokens) > MAX_NODES or any(token.level >= MAX_NESTING - 1 for token in blocks):
         return (_verbatim(text),)
     return tuple(_tree(tokens))
 

@@ -71,9 +71,10 @@ logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 4 * 2**20
 HEALTH_S = 5.0
 FLUSH_S, KEYS_EVERY_S, COMPARE_EVERY_S, PROBE_EVERY_S = 0.5, 0.5, 1.0, 1.0
+# what clients that require a key, or put one there by themselves, send to servers that need none
 NO_KEY = frozenset(
     {"", "local", "none", "not-needed", "EMPTY", "ollama", "sk-no-key-required", "lm-studio", "DUMMY_KEY"}
-)  # what clients that require a key, or put one there by themselves, send to servers that need none
+)
 
 AnyBody = (
     ChatBody
@@ -156,9 +157,8 @@ class Gateway:
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Write usage while the app runs, and the rest at shutdown."""
         del app
-        with contextlib.suppress(
-            Unavailable
-        ):  # read once now, or known to be away: no request waits for it in the event loop
+        # read once now, or known to be away: no request waits for it in the event loop
+        with contextlib.suppress(Unavailable):
             await asyncio.to_thread(self._directory.list_models)
         shadows = self._relay.shadows
         async with running(

@@ -59,12 +59,8 @@ MAX_BROKEN = (
 REREAD_S = 0.5  # longer than the directory caches addresses of replicas
 UNSEEN = {"connection", LEAVING}  # losses of a request that no engine has begun
 FINAL = {ENGINE_FAILED, NOT_RESUMED}  # losses after which no other replica is tried
-OWN = {
-    QUEUE_TIMEOUT: 429,
-    ANSWER_LIMIT: 504,
-    INVALID: 400,
-    REQUEST_FAILED: 500,
-}  # ends of a request that are no fault of its replica
+# ends of a request that are no fault of its replica
+OWN = {QUEUE_TIMEOUT: 429, ANSWER_LIMIT: 504, INVALID: 400, REQUEST_FAILED: 500}
 ELSEWHERE = {"queue_full", "draining"}  # refusals that another replica may not share
 
 

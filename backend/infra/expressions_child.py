@@ -24,9 +24,8 @@ def read(text: str) -> list[Any]:
     expressions as Python.
     """
     marked = text if any(mark in text for mark in MARKS) else f"${text}$"
-    expressions: list[Any] = parse(
-        marked, [LatexExtractionConfig()], parsing_timeout=None
-    )  # its timeout is an alarm, which we are given
+    # its timeout is an alarm, which we are given
+    expressions: list[Any] = parse(marked, [LatexExtractionConfig()], parsing_timeout=None)
     return expressions
 
 

@@ -81,9 +81,8 @@ def record_events(
 ) -> ProgressEvent | None:
     """Write a batch of events. Returns the newest progress, if there is any."""
     progress: ProgressEvent | None = None
-    for type_, group in groupby(
-        events, key=type
-    ):  # consecutive metrics are written as one batch; the order of events is kept
+    # consecutive metrics are written as one batch; the order of events is kept
+    for type_, group in groupby(events, key=type):
         batch = list(group)
         if type_ is ProgressEvent:
             progress = cast("ProgressEvent", batch[-1])
@@ -121,9 +120,8 @@ def record_bad_end(session: Session, ctx: Context, claim: Claim[Any]) -> None:
 
 def _record_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayload], event: CheckpointEvent) -> None:
     checkpoint_files.record_checkpoint(session, ctx, claim, event)
-    session.execute(
-        update(Job).where(Job.id == claim.job_id, Job.lost > 0).values(lost=0)
-    )  # losses before it cost nothing
+    # losses before it cost nothing
+    session.execute(update(Job).where(Job.id == claim.job_id, Job.lost > 0).values(lost=0))
     open_suites.start_at_checkpoint(session, ctx, claim, event)
 
 

@@ -17,11 +17,8 @@ def download_routes(get_context: Callable[[], Context]) -> list[Route]:
     """Return the routes; the context is created at the first request."""
 
     def dataset(request: Request) -> Response:
-        from backend.services.data.cards import (
-            download_name,
-            stream_zip,
-            version_of_link,
-        )  # pyarrow: not before a download
+        # pyarrow: not before a download
+        from backend.services.data.cards import download_name, stream_zip, version_of_link
 
         ctx = get_context()
         try:

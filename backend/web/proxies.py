@@ -72,9 +72,8 @@ def _is_in(text: str, networks: tuple[Network, ...]) -> bool:
     if not _is_address(text):
         return False
     address = ip_address(text)
-    if (
-        isinstance(address, IPv6Address) and address.ipv4_mapped is not None
-    ):  # an IPv4 peer of a server that listens on ::
+    # an IPv4 peer of a server that listens on ::
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     return any(address in network for network in networks)
 

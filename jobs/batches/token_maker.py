@@ -56,9 +56,8 @@ class _Enough(Exception):
 
 
 def _stop_after_first_part(writer: TokenWriter) -> None:
-    if (
-        writer.num_tokens > PART_TOKENS + PART_TOKENS // 8 or writer.num_items > PART_ITEMS
-    ):  # a part ends with a whole window
+    # a part ends with a whole window
+    if writer.num_tokens > PART_TOKENS + PART_TOKENS // 8 or writer.num_items > PART_ITEMS:
         raise _Enough
 
 
@@ -81,9 +80,8 @@ def main(file: Path) -> int:
             make_tokens(source, train, tell=_stop_after_first_part)
         if split_file(source.dataset, "val") is not None:
             make_tokens(source, source.split_folder(form, "val"))
-        while (
-            not make_tokens(source, train) and time.monotonic() < until
-        ):  # another process may only have tested the lock
+        # another process may only have tested the lock
+        while not make_tokens(source, train) and time.monotonic() < until:
             time.sleep(POLL_S)
     except RoundhouseError as error:
         failure = {

@@ -61,9 +61,8 @@ def _document_item(item: Item, text: str, result: TextNll) -> ScoredItem:
 def _window_items(item: Item, text: str, result: TextNll) -> list[ScoredItem]:
     """Make an item of each window; its hash covers its byte range, so equal tokenizers give equal items."""
     data, start, scored = text.encode(), 0, []
-    extra = (
-        sum(part.bytes for part in result.windows) - result.bytes
-    )  # a space that some tokenizers put before the first word
+    # a space that some tokenizers put before the first word
+    extra = sum(part.bytes for part in result.windows) - result.bytes
     for number, part in enumerate(result.windows):
         part = replace(part, bytes=part.bytes - extra) if number == 0 else part
         digest = hashlib.sha256(f"{item.hash} {start} {part.bytes}".encode()).hexdigest()

@@ -23,9 +23,8 @@ class LanguageGuesser:
         """Return an ISO 639-1 code from the text's first 600 characters; "short" or "unsure" if they do not suffice."""
         head = text[:CHARACTERS]
         letters = sum(letter.isalpha() for letter in head)
-        wide = sum(
-            letter > "\u2e80" for letter in head
-        )  # a Chinese, Japanese or Korean character carries more information than a letter
+        # a Chinese, Japanese or Korean character carries more information than a letter
+        wide = sum(letter > "\u2e80" for letter in head)
         if letters + 3 * wide < FEW_LETTERS:
             return SHORT
         code, probability = self._identifier.classify(head)

@@ -33,9 +33,8 @@ def begin(model: peft.PeftModel, *, saved: Path | None = None) -> None:
     Raises InvalidInput if the rank is larger than a matrix.
     """
     tensors = load_file(saved / WEIGHTS) if saved is not None else {}
-    if beside := {
-        name: tensor for name, tensor in tensors.items() if ".lora_" not in name
-    }:  # the head of a reward model
+    # the head of a reward model
+    if beside := {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}:
         peft.set_peft_model_state_dict(model, beside)
     with torch.no_grad():
         for name, layer in _layers(model):

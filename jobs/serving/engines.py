@@ -269,9 +269,8 @@ def _vllm_read(line: Mapping[str, Any]) -> Piece:
         scored = choice.get("logprobs")
         if scored:
             for logprob, top in zip(scored["token_logprobs"], scored["top_logprobs"], strict=True):
-                ranked = sorted(
-                    top.items(), key=lambda one: -float(one[1])
-                )  # the chosen token leads, whatever its rank
+                # the chosen token leads, whatever its rank
+                ranked = sorted(top.items(), key=lambda one: -float(one[1]))
                 likely = tuple((int(name.removeprefix("token_id:")), float(value)) for name, value in ranked)
                 records.append(TokenLogprobs(float(logprob), likely))
     return Piece(tuple(tokens), tuple(records))

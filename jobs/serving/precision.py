@@ -41,9 +41,8 @@ class Int8Linear(nn.Module):
         scales = (weight.abs().amax(1) / LEVELS).clamp(min=1e-8)
         rounded = (weight / scales.unsqueeze(1)).round().clamp(-LEVELS, LEVELS).to(torch.int8)
         zeros = torch.zeros(self.out_features, dtype=torch.long)
-        with (
-            warnings.catch_warnings()
-        ):  # tensors of quantised types are deprecated; this one lives only until it is packed
+        # tensors of quantised types are deprecated; this one lives only until it is packed
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             quantised = torch._make_per_channel_quantized_tensor(rounded, scales.double(), zeros, 0)
             self._packed = torch.ops.quantized.linear_prepack(quantised, None)

@@ -77,9 +77,8 @@ def start_engine(
         except Exception as error:  # the library refuses with various exceptions
             if engine is not None:
                 engine.close()
-            if is_gpu(network.device) or is_out_of_memory(
-                error
-            ):  # a GPU that answers one request at a time would go unnoticed
+            # a GPU that answers one request at a time would go unnoticed
+            if is_gpu(network.device) or is_out_of_memory(error):
                 raise JobFailed(
                     f"Continuous batching failed on {network.device}: {error}",
                     remedy=(

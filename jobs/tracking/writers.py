@@ -105,9 +105,8 @@ class MlflowWriter:
                 (name, point.step) for name in names for point in self._client.get_metric_history(self._run, name)
             )
         else:
-            existing = self._client.get_experiment_by_name(
-                PROJECT
-            )  # left by an attempt that was killed before it stored its run id
+            # left by an attempt that was killed before it stored its run id
+            existing = self._client.get_experiment_by_name(PROJECT)
             experiment = existing.experiment_id if existing is not None else self._client.create_experiment(PROJECT)
             run = self._client.create_run(experiment, run_name=config.get("name") or run_id)
             self._run = str(run.info.run_id)

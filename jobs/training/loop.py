@@ -90,9 +90,8 @@ class TrainingLoop:
     def run(self) -> TrainResult:
         """Train from the step after `counters.step` to `max_steps`, or until asked to stop; return the job's result."""
         config = self.config
-        if (
-            self.counters.ended == config.max_steps
-        ):  # an earlier attempt stopped early, and was lost before it reported its end
+        # an earlier attempt stopped early, and was lost before it reported its end
+        if self.counters.ended == config.max_steps:
             return self._result(stopped=None)
         if self.counters.ended is not None:
             self.counters = replace(self.counters, ended=None, stale=0)
@@ -109,9 +108,8 @@ class TrainingLoop:
             self.counters = replace(self.counters, step=step)
             due, last = step % config.checkpoint_every == 0, step == config.max_steps
             if due or last or step % config.eval_every == 0:
-                due |= (
-                    self._validate(step) and config.patience > 0
-                )  # early stopping keeps the best, so it must be saved
+                # early stopping keeps the best, so it must be saved
+                due |= self._validate(step) and config.patience > 0
                 last |= self._is_stale(step)
             if due or last:
                 self._save(is_final=last)

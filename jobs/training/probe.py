@@ -137,18 +137,16 @@ class LargestFirst:
     def __init__(self, batches: StepBatches) -> None:
         self._batches = batches
         first = batches.at_step(1)
-        if first[0].columns is None or isinstance(
-            batches, RolloutBatches
-        ):  # windows have one size; completions are sampled
+        # windows have one size; completions are sampled
+        if first[0].columns is None or isinstance(batches, RolloutBatches):
             self._largest = first
         else:
             self._largest = max(
                 (batches.at_step(step) for step in range(1, SCANNED_STEPS + 1)), key=lambda step: max(map(_size, step))
             )
         largest = max(self._largest, key=_size)
-        sequences = (
-            batches.micro_batch if getattr(largest, "row_ends", None) is not None else 1
-        )  # packed ones are concatenated
+        # packed ones are concatenated
+        sequences = batches.micro_batch if getattr(largest, "row_ends", None) is not None else 1
         self.longest = -(-int(largest.inputs.shape[1]) // sequences)
         self.trained = self.longest if largest.columns is None else -(-len(largest.columns) // sequences)
 

@@ -110,9 +110,8 @@ def make_loop(ctx: TrainingContext, batches: Batches, model: Any, *, resume_from
     """Build the objective, the optimizer and the loop; restore the training state of `resume_from`."""
     config, group = ctx.config, ctx.process_group
     group.barrier()  # one that reads its network from a slow disk is waited for here, not within a collective
-    objective = OBJECTIVES[config.objective].build(
-        ctx, batches, model
-    )  # may run the network, which no strategy expects before training
+    # may run the network, which no strategy expects before training
+    objective = OBJECTIVES[config.objective].build(ctx, batches, model)
     strategy = (Strategy if group.count == 1 else STRATEGIES[config.devices.sharding])(model, ctx)
     ema = Ema(model, decay=config.ema_decay) if config.ema_decay else None
     scaler = torch.amp.GradScaler(ctx.device.type) if ctx.autocast is torch.float16 else None
@@ -152,8 +151,7 @@ def make_loop(ctx: TrainingContext, batches: Batches, model: Any, *, resume_from
         ),
         ema=ema,
         scaler=scaler,
-        expert_balance=(
-            None if isinstance(model, peft.PeftModel) else ExpertBalance(model)
-        ),  # adapter checkpoints hold no router biases
+        # adapter checkpoints hold no router biases
+        expert_balance=(None if isinstance(model, peft.PeftModel) else ExpertBalance(model)),
         last_checkpoint=None if resume_from is None else ctx.spec.relative(resume_from),
     )

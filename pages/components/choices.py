@@ -35,9 +35,8 @@ def by_identity(key: str, options: Iterable[T], label: Callable[[T], str]) -> Ca
         chosen = value if isinstance(value, list) else [value]
         meant = [one if one in labels else known.get(one, one) for one in chosen]
         if meant != chosen or any(one in last and last[one] != labels.get(one) for one in meant):
-            st.session_state[key] = (
-                meant if isinstance(value, list) else meant[0]
-            )  # tells the browser the new label, too
+            # tells the browser the new label, too
+            st.session_state[key] = meant if isinstance(value, list) else meant[0]
     known = {text: option for text, option in known.items() if option in labels}
     st.session_state[f"{key}.labels"] = (labels, known | {text: option for option, text in labels.items()})
     return lambda option: labels[option]

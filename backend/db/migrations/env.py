@@ -13,9 +13,8 @@ def run() -> None:
     database = Database(config.attributes["url"])
     with database.engine.connect() as connection:
         is_sqlite = connection.dialect.name == "sqlite"
-        if (
-            is_sqlite
-        ):  # batch mode drops and renames tables that others refer to; the keys are checked at the end instead
+        # batch mode drops and renames tables that others refer to; the keys are checked at the end instead
+        if is_sqlite:
             connection.connection.cursor().execute("PRAGMA foreign_keys = OFF")  # has no effect inside a transaction
         context.configure(connection=connection, target_metadata=Job.metadata, render_as_batch=True, compare_type=True)
         with context.begin_transaction():

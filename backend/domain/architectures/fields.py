@@ -174,9 +174,8 @@ class ArchitectureFields(BaseModel):
         """Return whether a layer, counted from 0, attends to the whole context."""
         if self.window is None:
             return True
-        if (
-            self.global_every is not None
-        ):  # local layers have positions of their own, so they stay local in a window of any size
+        # local layers have positions of their own, so they stay local in a window of any size
+        if self.global_every is not None:
             return (layer + 1) % self.global_every == 0
         return self.window >= self.context
 

@@ -85,9 +85,8 @@ def _feed_forwards(config: ArchitectureConfig) -> Iterator[WeightMatrix]:
     if mixed:
         experts, picked, size = config.num_experts or 0, config.experts_per_token or 0, config.expert_size
         yield WeightMatrix("router", width, experts, mixed, mixed, folded=True)
-        yield WeightMatrix(
-            "experts", width, 2 * size, experts * mixed, picked * mixed, folded=True, adapter_ranks=2
-        )  # gate and up in one
+        # gate and up in one
+        yield WeightMatrix("experts", width, 2 * size, experts * mixed, picked * mixed, folded=True, adapter_ranks=2)
         yield WeightMatrix("experts", size, width, experts * mixed, picked * mixed, folded=True)
         if config.shared_experts:
             yield from _gated("shared_experts", width, config.shared_experts * size, mixed, adapter_ranks=0)

@@ -30,9 +30,8 @@ class Masker:
     def mask(self, text: str) -> str:
         """Return the text without the names."""
         folded = text.casefold()
-        names = tuple(
-            name for first, name in self._names if first in folded
-        )  # most answers hold none, and a plain search is fast
+        # most answers hold none, and a plain search is fast
+        names = tuple(name for first, name in self._names if first in folded)
         if not names:
             return text
         anywhere, identified, speaker = _patterns(names)

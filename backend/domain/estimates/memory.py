@@ -178,12 +178,10 @@ def _count(setting: TrainingSetting, length: int, trained: int) -> _Costs:
     head = 0 if adapters or (frozen and config.tie_embeddings) else FLOAT * embedding
     copies = copied_weight_bytes(config, types) // config.num_layers
     tokens = rows * length
-    copies += (
-        types.low * config.num_heads * config.value_dim * tokens if setting.packed else 0
-    )  # copies of packed rows for attention
-    passed = range(
-        min(frozen, config.num_layers - 1), config.num_layers
-    )  # blocks that no gradient reaches save nothing
+    # copies of packed rows for attention
+    copies += types.low * config.num_heads * config.value_dim * tokens if setting.packed else 0
+    # blocks that no gradient reaches save nothing
+    passed = range(min(frozen, config.num_layers - 1), config.num_layers)
     blocks = tuple(saved_in_block(config, layer, types).total(rows=rows, length=length) + copies for layer in passed)
     logits, with_logits = loss_bytes(
         setting.objective,
@@ -281,9 +279,8 @@ def _during_backward(costs: _Costs) -> MemoryEstimate:
     best, below = None, sum(costs.blocks)
     for done, block in enumerate(reversed(costs.blocks)):
         left = len(costs.blocks) - done
-        saved = (
-            (left - 1) * costs.inputs + block if costs.recompute else below
-        )  # its own input is in what a block saves
+        # its own input is in what a block saves
+        saved = (left - 1) * costs.inputs + block if costs.recompute else below
         below -= block
         arrived = min(costs.gradients, costs.head_gradient + done * costs.block_gradient)
         moment = MemoryEstimate(

@@ -79,9 +79,8 @@ def fit_law(
         .astype(np.float64)
     )
     start = best.copy()
-    start[0] = max(
-        start[0], np.log(0.5) + loss.min()
-    )  # a resample that starts at E = 0 would stay there: the gradient is zero
+    # a resample that starts at E = 0 would stay there: the gradient is zero
+    start[0] = max(start[0], np.log(0.5) + loss.min())
     resampled, _ = minimise_huber(np.tile(start, (num_draws, 1)), n, d, loss, weights, steps=100, tolerance=1e-8)
     freedom = len(loss) - NUM_CONSTANTS
     stretch = float(np.sqrt(len(loss) / freedom)) * student_quantile(LEVEL, df=freedom) / normal_quantile(LEVEL)
@@ -214,9 +213,8 @@ def _starts(n: FloatArray, d: FloatArray, loss: FloatArray) -> FloatArray:
 def _constants(theta: FloatArray, centre: FloatArray) -> FloatArray:
     """Return (E, A, B, alpha, beta) of rows fitted to centred log N and log D."""
     e, a, b, alpha, beta = theta.T
-    logs = np.clip(
-        [e, a + alpha * centre[0], b + beta * centre[1]], -MAX_EXPONENT, MAX_EXPONENT
-    )  # a steep draw's A overflows
+    # a steep draw's A overflows
+    logs = np.clip([e, a + alpha * centre[0], b + beta * centre[1]], -MAX_EXPONENT, MAX_EXPONENT)
     return np.column_stack([*np.exp(logs), alpha, beta])
 
 

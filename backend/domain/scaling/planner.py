@@ -144,9 +144,8 @@ def _fit_budget(
         per_token = count_flops(architecture, context=config.context).training
         if seconds is None or abs(math.log(seconds * rate_at(speeds, per_token) / flops)) < 0.1:
             break
-        flops = math.sqrt(
-            flops * seconds * rate_at(speeds, per_token)
-        )  # half a step: measured rates may jump between sizes
+        # half a step: measured rates may jump between sizes
+        flops = math.sqrt(flops * seconds * rate_at(speeds, per_token))
     if seconds is not None:
         flops = seconds * rate_at(speeds, per_token)
         optimum = _allocate(config, law, flops)

@@ -92,9 +92,8 @@ def decide_replicas(rules: ScalingRules, load: Load, state: ScalingState, *, now
         bounded = min(max(load.target, rules.least), rules.most)
         return Scaling(bounded, f"between {rules.least} and {rules.most} replicas", ScalingState())
     if load.ready < load.target:
-        return Scaling(
-            load.target, "", ScalingState()
-        )  # replicas that start will change the queue; it is judged afterwards
+        # replicas that start will change the queue; it is judged afterwards
+        return Scaling(load.target, "", ScalingState())
     if load.queue_s > rules.target_queue_s:
         return _busy(rules, load, state, now=now)
     fewer = load.target - 1

@@ -169,9 +169,8 @@ def judge_canary(rules: CanaryRules, observed: Observed) -> CanaryVerdict:
         return CanaryVerdict("abort", f"its replicas failed to start {observed.starts} times", rules.percent)
     limit = rules.abort_error_rate
     if limit is not None and observed.failures >= MIN_FAILURES:
-        from backend.domain.statistics.estimates import (
-            wilson_interval,
-        )  # imports scipy, which no command on endpoints needs
+        # imports scipy, which no command on endpoints needs
+        from backend.domain.statistics.estimates import wilson_interval
 
         low, _ = wilson_interval(min(1.0, observed.failures / observed.requests), observed.requests, critical=CRITICAL)
         if low > limit:

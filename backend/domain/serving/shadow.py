@@ -98,8 +98,7 @@ def report_shadow(comparisons: Sequence[AnsweredTwice]) -> ShadowReport:
 
 
 def _interval(equal: int, number: int) -> tuple[float, float]:
-    from backend.domain.statistics.estimates import (
-        wilson_interval,
-    )  # imports scipy, which no command on endpoints needs at its start
+    # imports scipy, which no command on endpoints needs at its start
+    from backend.domain.statistics.estimates import wilson_interval
 
     return wilson_interval(equal / number, number, critical=CRITICAL_95)

@@ -107,9 +107,8 @@ class AnswerSplitter:
         size = next(
             (n for n in range(min(len(self._buffer), len(mark) - 1), 0, -1) if mark.startswith(self._buffer[-n:])), 0
         )
-        size = len(self._buffer) - len(
-            self._buffer[: len(self._buffer) - size].rstrip("\n")
-        )  # line breaks before a mark belong to it
+        # line breaks before a mark belong to it
+        size = len(self._buffer) - len(self._buffer[: len(self._buffer) - size].rstrip("\n"))
         text = self._buffer if final else self._buffer[: len(self._buffer) - size]
         self._buffer = self._buffer[len(text) :]
         return text

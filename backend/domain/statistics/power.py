@@ -173,9 +173,8 @@ def _exact_power(difference: float, n: int, *, discordance: float, level: float)
     binom, bounds = scipy.stats.binom, (1e-12, 1 - 1e-12)
     least, most = (int(binom.ppf(bound, n, discordance)) for bound in bounds)
     differing = np.arange(least, most + 1)
-    losses = np.asarray(
-        binom.ppf((1 - level) / 2, differing, 0.5)
-    )  # the least whose tail reaches the level: one less is below it
+    # the least whose tail reaches the level: one less is below it
+    losses = np.asarray(binom.ppf((1 - level) / 2, differing, 0.5))
     losses = losses - (binom.cdf(losses, differing, 0.5) >= (1 - level) / 2)
     rejects = np.where(losses >= 0, binom.cdf(losses, differing, (1 - difference / discordance) / 2), 0.0)
     return float(binom.pmf(differing, n, discordance) @ rejects)

@@ -129,9 +129,8 @@ def _largest_leads(flipped: Float32Array, spread: FloatArray) -> Float32Array:
 
 def _step_down(observed: FloatArray, worst: Float32Array) -> tuple[float, ...]:
     order = np.argsort(-observed, kind="stable")
-    bars = np.maximum.accumulate(worst[:, order[::-1]], axis=1)[
-        :, ::-1
-    ]  # the largest over this one and all that lag less
+    # the largest over this one and all that lag less
+    bars = np.maximum.accumulate(worst[:, order[::-1]], axis=1)[:, ::-1]
     reached = (bars >= observed[order] - ROUNDING).sum(axis=0)
     adjusted = np.empty(len(order))
     adjusted[order] = np.maximum.accumulate((reached + 1) / (len(worst) + 1))

@@ -132,9 +132,8 @@ def usual_learning_rates(config: RunConfig, body: int | None) -> tuple[float, fl
     by = " and a fifth of it for Lion" if config.optimizer == "lion" else ""
     if config.objective.pretrains:
         rule = learning_rate_rule(body, config.tokens_per_step * config.max_steps).value / less
-        low = (
-            rule / PRETRAIN_FACTOR / (10.0 if config.base else 1.0)
-        )  # continued pretraining often takes a tenth of the base's peak
+        # continued pretraining often takes a tenth of the base's peak
+        low = rule / PRETRAIN_FACTOR / (10.0 if config.base else 1.0)
         return (
             low,
             rule * PRETRAIN_FACTOR,

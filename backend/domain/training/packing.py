@@ -21,9 +21,8 @@ def pack_rows(lengths: Lengths, capacity: int) -> npt.NDArray[np.int64]:
     order = np.argsort(-fitted, kind="stable")
     sizes, counts = np.unique(fitted[fitted > 0], return_counts=True)
     where = np.full(len(lengths), -1, dtype=np.int64)
-    room = names = np.empty(
-        0, dtype=np.int64
-    )  # of the sequences that still take a row, in the order in which they were opened
+    # of the sequences that still take a row, in the order in which they were opened
+    room = names = np.empty(0, dtype=np.int64)
     opened = done = 0
     for size, count in zip(sizes[::-1].tolist(), counts[::-1].tolist(), strict=True):
         fits = room // size
@@ -49,9 +48,8 @@ def count_sequences(lengths: Lengths, capacity: int, *, counts: Lengths | None =
     counts = np.ones_like(lengths) if counts is None else counts
     sizes, which = np.unique(np.minimum(lengths, capacity)[lengths > 0], return_inverse=True)
     totals = np.bincount(which, weights=counts[lengths > 0], minlength=len(sizes)).astype(np.int64)
-    room = number = np.empty(
-        0, dtype=np.int64
-    )  # of the sequences that still take a row, in the order in which they were opened
+    # of the sequences that still take a row, in the order in which they were opened
+    room = number = np.empty(0, dtype=np.int64)
     opened = 0
     for size, count in zip(sizes[::-1].tolist(), totals[::-1].tolist(), strict=True):
         fits = room // size

@@ -84,9 +84,8 @@ class Balancer:
         lease.is_open = False
         record = self._record(lease.replica)
         record.requests -= 1
-        record.outstanding = (
-            record.outstanding - lease.cost if record.requests else 0.0
-        )  # no rounding error is left behind
+        # no rounding error is left behind
+        record.outstanding = record.outstanding - lease.cost if record.requests else 0.0
         self._forget_old()
 
     def succeeded(self, replica: ReplicaAddress) -> None:

@@ -113,9 +113,8 @@ class SharedLimits:
         try:
             pipe = self._redis.pipeline(transaction=True)
             pipe.zrem(open_key, demand.request_id)
-            pipe.hincrbyfloat(
-                tokens_key, str(int(demand.now)), tokens - demand.tokens
-            )  # the next check drops a second past the window
+            # the next check drops a second past the window
+            pipe.hincrbyfloat(tokens_key, str(int(demand.now)), tokens - demand.tokens)
             pipe.expire(tokens_key, WINDOW_S * 2)
             for unit, period, _ in demand.limits.budgets:
                 change = tokens - demand.tokens if unit == "tokens" else usd - demand.usd

@@ -225,9 +225,8 @@ def _list_folder(root: Path) -> tuple[list[Member], list[Ignored]]:
                 ignored.append(Ignored(shown, "hidden"))
             elif not is_text(shown):
                 ignored.append(Ignored(shown.encode("utf-8", "backslashreplace").decode(), "a name that is not UTF-8"))
-            elif path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(
-                inside
-            ):  # `resolve` raises for a link to itself
+            # `resolve` raises for a link to itself
+            elif path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
                 ignored.append(Ignored(shown, "a link that leads out of the folder"))
             elif not path.is_file():
                 ignored.append(Ignored(shown, "not a plain file"))

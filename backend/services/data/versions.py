@@ -163,9 +163,8 @@ def delete_version(ctx: Context, version_id: str, *, person: Person, with_report
             remedy="Keep it: a version takes only disk space.",
         )
         folder, content_hash = version.folder, version.content_hash
-        session.execute(
-            update(DatasetVersion).where(DatasetVersion.parent_id == version.id).values(parent_id=None)
-        )  # of those that failed
+        # of those that failed
+        session.execute(update(DatasetVersion).where(DatasetVersion.parent_id == version.id).values(parent_id=None))
         session.delete(version)
         session.flush()
         shared = folder and session.scalar(select(DatasetVersion.id).where(DatasetVersion.folder == folder).limit(1))

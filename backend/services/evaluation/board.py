@@ -217,9 +217,8 @@ def rank_board(
 
 
 def _settings_key(evaluation: EvaluationView) -> str:
-    settings = (
-        evaluation.settings if evaluation.endpoint is None else {**evaluation.settings, "engine": "fast"}
-    )  # beside checkpoints
+    # beside checkpoints
+    settings = evaluation.settings if evaluation.endpoint is None else {**evaluation.settings, "engine": "fast"}
     text = json.dumps([evaluation.version_id, settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -200,9 +200,8 @@ def _decisive(evaluation: EvaluationView, *, across: bool = False) -> dict[str, 
     """Return what must agree. `across`: between an endpoint and another subject, whose engines and number formats are
     their own.
     """
-    settings = {
-        name: value for name, value in evaluation.settings.items() if name != "chat"
-    }  # what it came to is in the facts
+    # what it came to is in the facts
+    settings = {name: value for name, value in evaluation.settings.items() if name != "chat"}
     decisive = {**settings, **{name: getattr(evaluation.facts, name) for name in FACTS_THAT_MUST_AGREE}}
     return {name: value for name, value in decisive.items() if not (across and name in PART_OF_AN_ENDPOINT)}
 
@@ -368,18 +367,16 @@ def _judge(
     keys, judged = values[evaluation_ids[0]].keys, list[str]()
     for one in evaluation_ids:
         shared = np.intersect1d(keys, values[one].keys, assume_unique=True)
-        if len(shared) >= max(
-            2.0, MIN_SHARED * len(keys)
-        ):  # one that answered other items must not cost the others theirs
+        # one that answered other items must not cost the others theirs
+        if len(shared) >= max(2.0, MIN_SHARED * len(keys)):
             keys, judged = shared, [*judged, one]
     if len(judged) < 2:
         return {}
     tables = [values[one].table[np.searchsorted(values[one].keys, keys)] for one in judged]
     metric = item_metric(metric)
     column = "sum_nll" if metric in CORPUS_SIZE else metric
-    if any(
-        column not in values[one].metrics or f"{metric}:0" in values[one].metrics for one in judged
-    ):  # a corpus metric has no item scores
+    # a corpus metric has no item scores
+    if any(column not in values[one].metrics or f"{metric}:0" in values[one].metrics for one in judged):
         return {}
     scores = np.column_stack(
         [table[:, values[one].metrics.index(column)] for one, table in zip(judged, tables, strict=True)]
@@ -395,9 +392,8 @@ def _judge(
         if subgroups is None
         else np.unique([subgroups.get(int(key), "") for key in keys[known]], return_inverse=True)[1]
     )
-    weighted = (
-        scores if parts is None else scores / np.bincount(parts)[parts, None]
-    )  # so that the sum is that of the subgroups' means
+    # so that the sum is that of the subgroups' means
+    weighted = scores if parts is None else scores / np.bincount(parts)[parts, None]
     joint = rank_jointly(weighted, clusters=labels, lower_is_better=is_score_lower_better(metric))
     p_first = joint.p_first
     if len(judged) == 2 and metric not in CORPUS_SIZE:  # two: as their comparison says

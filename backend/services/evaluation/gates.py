@@ -146,9 +146,8 @@ def create_gate(ctx: Context, *, name: str, config: GateConfig, person: Person) 
         if not config.champion.removeprefix(ENDPOINT_PREFIX):
             raise InvalidInput("The champion names no endpoint.", remedy="Write endpoint:NAME.", field="champion")
     else:
-        config = config.model_copy(
-            update={"champion": resolve_checkpoint(ctx, config.champion).id}
-        )  # a run's name means another later
+        # a run's name means another later
+        config = config.model_copy(update={"champion": resolve_checkpoint(ctx, config.champion).id})
     config = config.model_copy(
         update={"benchmarks": tuple(_with_task(ctx, config, part) for part in config.benchmarks)}
     )

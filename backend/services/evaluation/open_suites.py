@@ -88,9 +88,8 @@ def release_scored(ctx: Context) -> None:
     """
     chosen = select(RunSuite.run_id).join(Run, Run.id == RunSuite.run_id).join(Job, Job.id == Run.job_id)
     runs = chosen.where(RunSuite.moment == Moment.CHECKPOINT.value, Job.status.in_(ACTIVE))
-    held = select(Checkpoint).where(
-        Checkpoint.run_id.in_(runs)
-    )  # PostgreSQL compares no JSON, so whole rows have no DISTINCT
+    # PostgreSQL compares no JSON, so whole rows have no DISTINCT
+    held = select(Checkpoint).where(Checkpoint.run_id.in_(runs))
     with ctx.db.read() as session:
         for checkpoint in session.scalars(held.where(Checkpoint.deleted_at.is_(None), Checkpoint.folder.is_not(None))):
             hold = hold_of(ctx.artifacts.root / str(checkpoint.folder))

@@ -144,10 +144,8 @@ def launch_study(ctx: Context, config: StudyConfig, *, person: Person) -> StudyV
     stored = {
         "study": config.model_dump(mode="json"),
         "runs": [run.config.model_dump(mode="json") for run in plan.runs],
-        "parts": {
-            "dataset": version.id,
-            "tokenizer": get_tokenizer(ctx, config.tokenizer).id,
-        },  # names may change, ids stay
+        # names may change, ids stay
+        "parts": {"dataset": version.id, "tokenizer": get_tokenizer(ctx, config.tokenizer).id},
     }
     with ctx.db.write() as session:
         group = session.scalar(select(RunGroup).where(RunGroup.name == config.name))

@@ -310,9 +310,8 @@ def _check_gates(ctx: Context, name: str, checkpoint_id: str, *, person: Person)
     with ctx.db.read() as session:
         if session.scalar(select(RequiredGate.id).where(RequiredGate.endpoint == name).limit(1)) is None:
             return
-    from backend.services.evaluation.gates import (
-        refuse_without_gates,
-    )  # imports scipy, which no other command on endpoints needs
+    # imports scipy, which no other command on endpoints needs
+    from backend.services.evaluation.gates import refuse_without_gates
 
     refuse_without_gates(ctx, endpoint=name, checkpoint_id=checkpoint_id, person=person)
 

@@ -40,9 +40,8 @@ def required_gates(ctx: Context, name: str, *, checkpoint_id: str) -> list[GateR
     with ctx.db.read() as session:
         gates = session.execute(query.order_by(Gate.name)).all()
         results = select(GateResult.gate_id, GateResult.verdict).where(GateResult.checkpoint_id == checkpoint_id)
-        verdicts = {
-            row[0]: row[1] for row in session.execute(results.order_by(GateResult.created_at))
-        }  # the newest comes last
+        # the newest comes last
+        verdicts = {row[0]: row[1] for row in session.execute(results.order_by(GateResult.created_at))}
     return [GateRequirement(gate_id, gate, verdicts.get(gate_id)) for gate_id, gate in gates]
 
 

@@ -44,9 +44,8 @@ class UsageRow:
     itl_ms: float | None = None  # mean time between tokens
     queue_ms: float | None = None
     job_id: str | None = None
-    gaps: Mapping[int, int] = field(
-        default_factory=dict
-    )  # times between tokens, counted by bucket (backend.domain.serving.latency)
+    # times between tokens, counted by bucket (backend.domain.serving.latency)
+    gaps: Mapping[int, int] = field(default_factory=dict)
     device_s: float | None = None
     cost_usd: float | None = None
     finish_reason: str | None = None

@@ -26,10 +26,11 @@ def record_metrics(session: Session, ctx: Context, claim: Claim[TrainPayload], e
     if run is None:
         return
     unpack_from(session, run, min(event.step for event in events))
+    # a sum that no chart shows
     points = [
         event.model_copy(update={"values": {name: value for name, value in event.values.items() if name != TOKENS}})
         for event in events
-    ]  # a sum that no chart shows
+    ]
     add_points(session, ctx.db, run.id, points)
     run.last_step = max(run.last_step, *(event.step for event in events))
     run.summary = run.summary.add((event.step, event.values) for event in events)

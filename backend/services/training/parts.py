@@ -155,9 +155,8 @@ def _parameters(config: RunConfig, parts: RunParts) -> tuple[int, int]:
         return report.parameters, report.trainable_parameters
     base_parameters = (parts.base.parameters if parts.base else None) or 0
     if config.method != "full":
-        adapters = min(
-            base_parameters, base_parameters // 20 + 1
-        )  # adapters rarely exceed a twentieth; the job checks exactly
+        # adapters rarely exceed a twentieth; the job checks exactly
+        adapters = min(base_parameters, base_parameters // 20 + 1)
         return adapters, adapters
     return base_parameters, base_parameters
 

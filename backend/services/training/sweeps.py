@@ -101,9 +101,8 @@ def launch_sweep(ctx: Context, config: SweepConfig, *, person: Person, placement
     """
     require_builder(person)
     name = clean_name(config.name, what="A sweep", limit=90)
-    version = resolve_version(
-        ctx, config.run.dataset, ready=False
-    )  # one version for all runs, even if another is imported meanwhile
+    # one version for all runs, even if another is imported meanwhile
+    version = resolve_version(ctx, config.run.dataset, ready=False)
     run = config.run if "dataset" in config.vary else config.run.model_copy(update={"dataset": version.label})
     config = config.model_copy(update={"name": name, "run": run})
     for path_config in _first_runs(config):

@@ -104,9 +104,8 @@ class RunDetail:
     result: dict[str, int | float | str | bool]
     checkpoints: tuple[CheckpointLine, ...]
     parent: tuple[str, str] | None  # (id, name) of the run whose config it was made from
-    children: tuple[
-        tuple[str, str], ...
-    ]  # (id, name) of runs that start from one of its checkpoints, or were made from its config
+    # (id, name) of runs that start from one of its checkpoints, or were made from its config
+    children: tuple[tuple[str, str], ...]
     ahead: JobsAhead
     expected_wait_s: float | None
     num_slots: int

@@ -144,10 +144,8 @@ def first_of_each(keys: RowArray, file: Path) -> RowArray:
     for begin in range(0, len(keys), BLOCK):
         firsts.append(np.arange(begin, min(len(keys), begin + BLOCK)))
     for part in keys.parts():
-        known, known_rows = (
-            np.empty(0, dtype=np.uint64),
-            np.empty(0, dtype=np.int64),
-        )  # sorted keys, and the first row of each
+        # sorted keys, and the first row of each
+        known, known_rows = np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64)
         for rows, values in part:
             unique, first, inverse = np.unique(values, return_index=True, return_inverse=True)
             first_rows = rows[first]

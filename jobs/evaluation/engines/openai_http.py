@@ -151,9 +151,8 @@ class EndpointEngine:
             return Answer("", 0, 0, "failed", failed=reason[:300])
         self._failures = 0
         tokens, prompt_tokens = read_counts(record)
-        ends = [
-            text.index(mark) for mark in request.stop if mark in text
-        ]  # an endpoint may take fewer stop strings than were asked
+        # an endpoint may take fewer stop strings than were asked
+        ends = [text.index(mark) for mark in request.stop if mark in text]
         return Answer(
             text[: min(ends)] if ends else text,
             tokens,

@@ -261,9 +261,8 @@ class _Child:
         try:
             sizes = dict(_entries_below(self.folder))
         except (OSError, RecursionError):
-            return (
-                self.limits.folder_bytes + 1
-            )  # hidden from this process: too deep, or in a folder that can't be listed
+            # hidden from this process: too deep, or in a folder that can't be listed
+            return self.limits.folder_bytes + 1
         own = os.fspath(self.folder.resolve())
         with contextlib.suppress(OSError), os.scandir(f"/proc/{self.process.pid}/fd") as descriptors:
             for descriptor in descriptors:

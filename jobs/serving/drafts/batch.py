@@ -126,10 +126,8 @@ class Speculation:
 
 LENGTHS = (0, 2, 4, 6)
 TRIAL_STEPS = 4
-FIRST_WAIT, LAST_WAIT = (
-    64,
-    1024,
-)  # steps between trials of the lengths that promise less; they double while nothing changes
+# steps between trials of the lengths that promise less; they double while nothing changes
+FIRST_WAIT, LAST_WAIT = 64, 1024
 MEMORY = 0.9  # weight of what was measured before a step
 
 
@@ -166,9 +164,8 @@ class _Times:
     def add(self, length: int, seconds: float) -> None:
         """Count a step."""
         known = self.seconds.get(length, seconds)
-        self.seconds[length] = MEMORY * known + (1 - MEMORY) * min(
-            seconds, 1.5 * known
-        )  # a pause of the machine counts little
+        # a pause of the machine counts little
+        self.seconds[length] = MEMORY * known + (1 - MEMORY) * min(seconds, 1.5 * known)
 
 
 class Pace:

@@ -133,9 +133,8 @@ class DeviceGauge:
             device,
             sorted(rapl.glob("intel-rapl:[0-9]*/energy_uj")) if not is_gpu(device) else [],
         )
-        self._counters = [
-            counter for counter in self._counters if counter.parent.name.count(":") == 1
-        ]  # packages, not their subdomains
+        # packages, not their subdomains
+        self._counters = [counter for counter in self._counters if counter.parent.name.count(":") == 1]
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._at, self._busy_s, self._joules = time.perf_counter(), time.process_time(), self._energy()
         self._is_readable = True
@@ -155,9 +154,8 @@ class DeviceGauge:
                 "device_use": gpu_functions(self._device).utilization(self._device) / 100,
                 "power_w": gpu_functions(self._device).power_draw(self._device) / 1000,
             }
-        except (
-            Exception
-        ):  # no library, no permission, a virtual GPU: drivers raise all kinds of errors, and retrying does not help
+        # no library, no permission, a virtual GPU: drivers raise all kinds of errors, and retrying does not help
+        except Exception:
             self._is_readable = False
             return {}
 

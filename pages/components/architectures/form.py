@@ -73,9 +73,8 @@ def take_family() -> None:
     family = FAMILIES[st.session_state["architecture_family"]]
     values: FieldValues = {"family": family.name}
     for field in (*SIZES, "vocab_size"):
-        text = _cleaned(
-            st.session_state.get(f"architecture_{field}")
-        )  # the state of a field that was not drawn is gone
+        # the state of a field that was not drawn is gone
+        text = _cleaned(st.session_state.get(f"architecture_{field}"))
         if text.isdecimal() and field not in family.fixed:
             values[field] = int(text)
     values["tie_embeddings"] = st.session_state["architecture_tie_embeddings"] if family.tied is None else family.tied

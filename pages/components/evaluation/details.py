@@ -24,9 +24,8 @@ def draw_evaluation_details(ctx: Context, evaluation: EvaluationView) -> None:
         if panel.open:
             with panel:
                 _draw_calibration(read_calibration(ctx, evaluation.id), evaluation.id)
-    if (
-        evaluation.kind is not EvaluationKind.PERPLEXITY and evaluation.endpoint is None
-    ):  # its training data are not known
+    # its training data are not known
+    if evaluation.kind is not EvaluationKind.PERPLEXITY and evaluation.endpoint is None:
         panel = st.expander(
             "Contamination", icon=":material/content_copy:", key="eval_contamination", on_change="rerun"
         )

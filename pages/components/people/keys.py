@@ -52,9 +52,8 @@ def draw_new_key(ctx: Context, person: Person) -> None:
                 refuse_wrong_numbers()
                 create_key(ctx, name, person=person, scopes=scopes, limits=limits, expires_at=expires_at, secret=secret)
                 st.session_state[FRESH] = secret
-                del st.session_state[
-                    PENDING
-                ]  # a second click was on the form of the key that is made now, and makes none
+                # a second click was on the form of the key that is made now, and makes none
+                del st.session_state[PENDING]
                 st.rerun()
     draw_fresh_key()
 

@@ -90,9 +90,8 @@ def _draw_return(result: Tokenization) -> None:
 
 
 def _shown(token: Token) -> str:
-    return (
-        token.text.replace(" ", "") if token.kind == "byte" else token.text
-    )  # hexadecimal digits: the strip would draw the space as text
+    # hexadecimal digits: the strip would draw the space as text
+    return token.text.replace(" ", "") if token.kind == "byte" else token.text
 
 
 def _title(token: Token) -> str:

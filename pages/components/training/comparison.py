@@ -165,9 +165,8 @@ ENDINGS = "`trainer_state.json` (transformers), CSV with a column `step`, JSON L
 
 def draw_log_import(ctx: Context, person: Person) -> list[str] | None:
     """Draw the popover that imports logs; return the ids of the runs it made."""
-    entered = st.session_state.setdefault(
-        "log_entered", 0
-    )  # part of the keys, so that the popover closes and empties after an import
+    # part of the keys, so that the popover closes and empties after an import
+    entered = st.session_state.setdefault("log_entered", 0)
     with st.popover("Import logs", icon=":material/input:", key=f"log_popover_{entered}"):
         st.write(f"Add another program's curves as a run to compare with. Formats: {ENDINGS}.")
         files = st.file_uploader(

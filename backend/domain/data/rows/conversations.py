@@ -146,10 +146,8 @@ def messages_of(value: Any, *, name: str) -> Messages:
             raise RowProblem(f"turn {place} of `{name}` is {kind_of_value(turn)}, not an object with role and content")
         for message in _messages(turn, name=name, place=place):
             if "tool_calls" in message and not message["content"] and messages and _is_plain_answer(messages[-1]):
-                messages[-1] = {
-                    **message,
-                    "content": messages[-1]["content"],
-                }  # ShareGPT separates the text from the call; OpenAI does not
+                # ShareGPT separates the text from the call; OpenAI does not
+                messages[-1] = {**message, "content": messages[-1]["content"]}
             else:
                 messages.append(message)
     return messages

@@ -22,9 +22,8 @@ def answer_index(answer: Any, *, choices: Sequence[str], way: str, labels: Seque
     text = str(answer).strip()
     if isinstance(answer, bool) or answer is None or isinstance(answer, dict | list) or not text:
         raise RowProblem(f"`answer` holds {str(answer)[:40]!r}; expected a number, a letter or the text of a choice")
-    if (
-        len(set(labels)) == len(choices) == len(labels) and text in labels
-    ):  # ARC counts some questions 1 to 4, and letters the others
+    # ARC counts some questions 1 to 4, and letters the others
+    if len(set(labels)) == len(choices) == len(labels) and text in labels:
         return labels.index(text)
     rules = {"answer_text": ("text",), "answer_from_0": (0, "text", "letter"), "answer_from_1": (1, "text", "letter")}
     for rule in rules.get(way, ("text", 0, "letter")):

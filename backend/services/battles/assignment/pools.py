@@ -90,9 +90,8 @@ class CampaignPool:
             return
         since = self._completions_read_at
         self._add_completions(session, since=since)
-        if (
-            since is not None and len(self._authors) < number
-        ):  # some were committed long after their time, as by a large import
+        # some were committed long after their time, as by a large import
+        if since is not None and len(self._authors) < number:
             self._add_completions(session, since=None)
         self._completions_read_at = now
         self.masker = Masker([*self.config.masked_words, *_identities(session, self.campaign_id)])

@@ -213,9 +213,8 @@ def _insert(
         EvaluatedEndpoint.url == config.url,
         EvaluatedEndpoint.model == config.model,
     )
-    row = session.scalar(
-        select(EvaluatedEndpoint).where(*clause)
-    )  # one that was removed comes back with its evaluations
+    # one that was removed comes back with its evaluations
+    row = session.scalar(select(EvaluatedEndpoint).where(*clause))
     if row is None:
         row = EvaluatedEndpoint(
             name=name, url=config.url, model=config.model, created_by=person.id, created_at=ctx.now()

@@ -64,9 +64,8 @@ class AnswerProgress:
     tokens: list[AnswerToken] = field(default_factory=list)
     calls: dict[int, CalledTool] = field(default_factory=dict)
     reasoning: str = ""
-    stored_at: float = field(
-        default_factory=time.perf_counter
-    )  # the question is stored; a write would delay the first token
+    # the question is stored; a write would delay the first token
+    stored_at: float = field(default_factory=time.perf_counter)
 
     def take(self, chunk: JsonObject) -> str:
         """Take a chunk and return its text."""

@@ -191,9 +191,8 @@ def _replicas_down(ctx: Context, live: LiveGauges) -> Iterator[AlertCondition]:
             .where(Deployment.stopped_at.is_(None))
             .order_by(Deployment.created_at)
         ).all()
-    newest = {
-        (endpoint_id, name, role): replicas for endpoint_id, name, role, replicas in rows
-    }  # of each role, a canary's beside
+    # of each role, a canary's beside
+    newest = {(endpoint_id, name, role): replicas for endpoint_id, name, role, replicas in rows}
     requested: dict[tuple[str, str], int] = defaultdict(int)
     for (endpoint_id, name, _), replicas in newest.items():
         requested[endpoint_id, name] += replicas

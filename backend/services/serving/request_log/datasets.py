@@ -246,9 +246,8 @@ def _preference(exchanges: Collection[Exchange]) -> Made:
     for group in by_prompt.values():
         good = [exchange for exchange in group if exchange.rating == 1 and not exchange.is_cut]
         bad = [exchange for exchange in group if exchange.rating == -1]
-        for chosen, rejected in zip(
-            good, bad, strict=False
-        ):  # each answer in one pair, so that no prompt outweighs the others
+        # each answer in one pair, so that no prompt outweighs the others
+        for chosen, rejected in zip(good, bad, strict=False):
             if chosen.answer != rejected.answer:
                 rows.append(preference_row(chosen.messages, chosen=chosen.answer, rejected=rejected.answer))
                 sources.append(_source(chosen, rejected))

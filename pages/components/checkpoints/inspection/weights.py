@@ -123,9 +123,8 @@ def _draw_tensor(results: InspectionResults, lines: list[TensorLine]) -> None:
     edges = results.array("edges")
     st.subheader("Histograms", anchor=False)
     in_layers = [line for line in lines if line.layer is not None]
-    parts = list(
-        dict.fromkeys(line.part for line in sorted(in_layers, key=lambda line: len(line.shape) < 2))
-    )  # matrices first
+    # matrices first
+    parts = list(dict.fromkeys(line.part for line in sorted(in_layers, key=lambda line: len(line.shape) < 2)))
     if parts:
         part = st.selectbox("Weight", parts, key="weights_part", width=380)
         shown = [line for line in in_layers if line.part == part][:MAX_ROWS]
