@@ -28,8 +28,7 @@ SEND_S = 60.0
 
 
 def prepare_installation(settings: Settings) -> Context:
-    """Migrate the database, add the first account if the environment holds its password, and queue the starter
-    content.
+    """Migrate the database, add the first account if the environment holds its password, and queue the starter content.
     """
     is_first = settings.sqlite_path is not None and not settings.has_database_file
     ctx = build_context(settings)

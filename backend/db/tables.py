@@ -671,8 +671,7 @@ class GateResult(Authored):
 
 
 class RequiredGate(Table):
-    """An endpoint's name that only checkpoints which pass the gate may be deployed to; the endpoint need not exist
-    yet.
+    """An endpoint's name that only checkpoints which pass the gate may be deployed to; the endpoint need not exist yet.
     """
 
     __tablename__ = "required_gates"
@@ -845,8 +844,7 @@ class AnswerRating(Record):
 
 
 class RaterExclusion(Authored):
-    """A rater's exclusion from a campaign's board, or the end of one. Append-only: the newest row of a rater
-    decides.
+    """A rater's exclusion from a campaign's board, or the end of one. Append-only: the newest row of a rater decides.
     """
 
     __tablename__ = "rater_exclusions"
@@ -1160,8 +1158,7 @@ class GaugeRollup(Table):
 
 
 class DeviceUse(Table):
-    """Devices that one attempt of a job held, with the price of the hour when it began. Open while `ended_at` is
-    empty.
+    """Devices that one attempt of a job held, with the price of the hour when it began. Open while `ended_at` is empty.
     """
 
     __tablename__ = "device_uses"

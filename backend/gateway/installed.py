@@ -167,8 +167,7 @@ class InstalledDirectory:
         return self._latest().models
 
     def known_replicas(self, endpoint: str) -> Sequence[ReplicaAddress] | None:
-        """Return the ready replicas of an endpoint; None where no snapshot knows the endpoint, or the database
-        hangs.
+        """Return the ready replicas of an endpoint; None where no snapshot knows the endpoint, or the database hangs.
         """
         snapshot = self._keeper.peek()
         targets = None if snapshot is None else snapshot.targets.get(endpoint)

@@ -100,8 +100,7 @@ def is_loopback_host(name: str) -> bool:
 
 
 def reachable_host(listens_on: str) -> str:
-    """Return the host to put into links: this machine's address on the network where a server listens on every
-    address.
+    """Return the host to put into links: this machine's address on the network where a server listens on every address.
     """
     if listens_on not in WILDCARDS:
         return f"[{listens_on}]" if ":" in listens_on else "127.0.0.1" if listens_on == "localhost" else listens_on

@@ -136,8 +136,7 @@ def card_lines(ctx: Context, checkpoint_id: str) -> list[str]:
 
 @dataclass
 class _Walk:
-    """Visit every object once; a node is added before its sources, so an object that is reached twice closes no
-    circle.
+    """Visit every object once; a node is added before its sources, so an object that is reached twice closes no circle.
     """
 
     session: Session

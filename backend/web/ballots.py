@@ -149,8 +149,7 @@ def form_document(config: CampaignConfig) -> Document:
 
 
 def _after(served: ServedBallot, holds: tuple[str, ...]) -> Document:
-    """Return the battle that the browser lacks: the first that it does not hold, without `holds` the second of the
-    two.
+    """Return the battle that the browser lacks: the first that it does not hold, without `holds` the second of the two.
     """
     battles = served.battles
     lacking = [battle for battle in battles if battle.battle_id not in holds] if holds else list(battles[1:] or battles)

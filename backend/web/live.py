@@ -67,8 +67,7 @@ def live_routes(get_context: Callable[[], Context]) -> list[Route]:
 
 
 def plotly_asset(request: Request) -> Response:
-    """Serve plotly.js, compressed once in memory and cached by browsers without limit: its address contains its
-    hash.
+    """Serve plotly.js, compressed once in memory and cached by browsers without limit: its address contains its hash.
     """
     bundle = plotly_bundle()
     headers = {"cache-control": FOREVER, "etag": f'"{bundle.digest}"', "vary": "accept-encoding"}

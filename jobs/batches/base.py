@@ -234,8 +234,7 @@ class StepBatches:
         self.micro_batch = micro_batch
 
     def prefetch(self, step: int) -> None:
-        """Build a step's batches while the device computes the step before it; a no-op unless building them takes
-        time.
+        """Build a step's batches while the device computes the step before it; a no-op unless building them takes time.
         """
 
     def draw(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -51,8 +51,7 @@ class SourceRows(Protocol):
     def blocks(
         self, start: SourcePosition = SourcePosition(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES
     ) -> Iterator[RowBlock]:
-        """Yield blocks from a mark on; of tables only `columns`, if all of them exist, about `table_bytes` at a
-        time.
+        """Yield blocks from a mark on; of tables only `columns`, if all of them exist, about `table_bytes` at a time.
         """
 
     def reuse(self, data: Bytes) -> None:
@@ -78,8 +77,7 @@ class RowSource:
         return self.listing.ignored
 
     def reuse(self, data: Bytes) -> None:
-        """Reuse the buffer of a block that is no longer read; thread-safe. New memory would have to be cleared
-        first.
+        """Reuse the buffer of a block that is no longer read; thread-safe. New memory would have to be cleared first.
         """
         if isinstance(data, bytearray) and len(data) <= BLOCK_BYTES:
             self._spare.append(data)

@@ -39,8 +39,7 @@ RATIOS = {
     "token_perplexity": "tokens",
     "perplexity": "",
 }
-"""What the summed log-likelihoods are divided by; of the perplexity of targets by their number
-(lm-evaluation-harness).
+"""What the summed log-likelihoods are divided by; of the perplexity of targets by their number (lm-evaluation-harness).
 """
 
 

@@ -45,8 +45,7 @@ def num_rows(folder: Path, *, split: Split) -> int:
 
 
 def iter_rows(folder: Path, *, split: Split) -> Iterator[Row]:
-    """Yield the canonical rows of a split in order, in bounded memory. Raises NotFound if the split's file is
-    missing.
+    """Yield the canonical rows of a split in order, in bounded memory. Raises NotFound if the split's file is missing.
     """
     return parquet.iter_file_rows(_require(folder / f"{split}.parquet"))
 

@@ -211,8 +211,7 @@ def sum_windows(windows: Sequence[TextNll], size: int) -> TextNll:
 
 
 def _overlapping_rows(owner: int, sequence: list[int], *, length: int) -> list[ScoredSequence]:
-    """Windows of `length` scored tokens, conditioned on what precedes them; the last one overlaps tokens scored
-    before.
+    """Windows of `length` scored tokens, conditioned on what precedes them; the last one overlaps tokens scored before.
     """
     rows = []
     for at in range(0, len(sequence) - 1, length):

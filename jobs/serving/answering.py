@@ -122,8 +122,7 @@ def submit_choice(
 
 
 def _within_budget(served: ServedNetwork, request: GenerateRequest, prompts: Sequence[int]) -> GenerateRequest:
-    """Return a request whose answer has a limit. Raises InvalidInput where it asks for more than one answer may
-    hold.
+    """Return a request whose answer has a limit. Raises InvalidInput where it asks for more than one answer may hold.
     """
     width = 0 if served.reader is None else served.reader.width
     tokens = tokens_within_budget(request, prompts=prompts, context=served.engine.context_length, width=width)

@@ -275,8 +275,7 @@ class Generation:
         self._begun = self._begun or time.perf_counter()
 
     def catch_up(self) -> None:
-        """Take the tokens that another replica generated, as if the engine had; they may have reached the end
-        already.
+        """Take the tokens that another replica generated, as if the engine had; they may have reached the end already.
         """
         self._is_catching_up = True
         self.draw.replay(self.choice.begun)
@@ -285,8 +284,7 @@ class Generation:
         self._is_catching_up, self._first = False, None
 
     def accept(self, token_ids: list[int]) -> None:
-        """Take newly generated tokens; emit their text, and the end when an end token, stop string or limit is
-        reached.
+        """Take newly generated tokens; emit their text, and the end when an end token, stop string or limit is reached.
         """
         if self.draw.fault:
             self.fail(f"The answer can't continue: {self.draw.fault}", code=self.draw.fault_code)

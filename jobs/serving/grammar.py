@@ -39,8 +39,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Grammars:
-    """The constraints of one tokenizer. The tokens are read at the first use, once (a second for a large
-    vocabulary).
+    """The constraints of one tokenizer. The tokens are read at the first use, once (a second for a large vocabulary).
     """
 
     def __init__(self, tokenizer: Any, *, vocab_size: int, end_ids: Sequence[int]) -> None:

@@ -309,8 +309,7 @@ class TrainingLoop:
         return fault.to_failure(self.config, autocast=self.autocast)
 
     def _first_not_finite(self, step: int, losses: list[torch.Tensor]) -> int | None:
-        """Return the index of a step's first micro-batch whose loss, or else whose gradient on its own, is not
-        finite.
+        """Return the index of a step's first micro-batch whose loss, or else whose gradient on its own, is not finite.
         """
         for index, loss in enumerate(losses):
             if not math.isfinite(float(loss)):

@@ -24,8 +24,7 @@ from jobs.training.network.optimizers import make_optimizer
 
 
 class Strategy:
-    """A network in training, with its optimizer. `forward` is the module to call: `model` itself, wrapped or
-    compiled.
+    """A network in training, with its optimizer. `forward` is the module to call: `model` itself, wrapped or compiled.
     """
 
     def __init__(self, model: torch.nn.Module, ctx: TrainingContext) -> None:

@@ -98,8 +98,7 @@ def draw_save(ctx: Context, person: Person, config: ArchitectureConfig | None) -
 
 
 def draw_architecture_yaml(config: ArchitectureConfig | None) -> None:
-    """Draw the config as YAML and the form that reads YAML. Drawn only when opened: syntax highlighting loads 1.6
-    MB.
+    """Draw the config as YAML and the form that reads YAML. Drawn only when opened: syntax highlighting loads 1.6 MB.
     """
     panel = st.expander("As YAML", icon=":material/data_object:", key="architecture_yaml_panel", on_change="rerun")
     if not panel.open:

@@ -42,8 +42,7 @@ def number_form(draw: Callable[P, T]) -> Callable[P, T]:
 
 
 def wrong_numbers() -> list[str]:
-    """Return what is wrong with the numbers that this form has drawn so far; its button is off while that is
-    anything.
+    """Return what is wrong with the numbers that this form has drawn so far; its button is off while that is anything.
     """
     return _WRONG.get()
 
@@ -82,8 +81,7 @@ def join_steps(steps: Sequence[str]) -> str:
 
 
 def refuse_wrong_numbers() -> None:
-    """Raise InvalidInput where a number is wrong, for the button of a `st.form`, which learns of it when it is
-    pressed.
+    """Raise InvalidInput where a number is wrong, for the button of a `st.form`, which learns of it when it is pressed.
     """
     if wrong := wrong_numbers():
         raise InvalidInput(" ".join(wrong), remedy="Correct the fields.")

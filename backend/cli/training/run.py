@@ -53,8 +53,7 @@ def report(
         typer.Option("--out", "-o", help="A file to write, .md or .html; printed as Markdown when left out."),
     ] = None,
 ) -> None:
-    """Write a run's report: config, data, cost, curves, evaluations, samples, lineage, and the command that repeats
-    it.
+    """Write a run's report: config, data, cost, curves, evaluations, samples, lineage, and the command that repeats it.
     """
     form = "html" if out is not None and out.suffix in (".html", ".htm") else "md"
     if out is not None and out.suffix not in (".html", ".htm", ".md"):

@@ -199,8 +199,7 @@ def canonical_labels(columns: VoteColumns, votes: IntArray) -> IntArray:
 
 
 def judge_agreement(votes: Iterable[VoteRecord], judge: str, *, resampling: Resampling = THOUSAND) -> JudgeAgreement:
-    """Measure the agreement of the rater called `judge` with all other raters. Raises InvalidInput if it has no
-    vote.
+    """Measure the agreement of the rater called `judge` with all other raters. Raises InvalidInput if it has no vote.
     """
     records = list(votes)
     verdicts: dict[Item, list[tuple[str, str]]] = {}

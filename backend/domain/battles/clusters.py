@@ -37,8 +37,7 @@ ClusterBy = Literal["two_way", "prompt", "rater", "none"]
 CHUNK_CELLS = 16_000_000
 """Cells (clusters x parameters) of a dense table of scores that are held at once: 128 MB."""
 MANY_CLUSTERS = 200
-"""From so many clusters on, Student's t is within 1 % of the normal distribution, and a bound on their number will
-do.
+"""From so many clusters on, Student's t is within 1 % of the normal distribution, and a bound on their number will do.
 """
 MEDIAN_BELOW = 4.0
 """Degrees of freedom below which a way's variance is made median-unbiased."""

@@ -1,5 +1,4 @@
-"""Intervals of ratings: standard errors of strengths and differences, and rank ranges that hold for all pairs at
-once.
+"""Intervals of ratings: standard errors of strengths and differences, and rank ranges that hold for all pairs at once.
 """
 
 from __future__ import annotations

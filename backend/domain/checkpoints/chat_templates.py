@@ -62,8 +62,7 @@ PLAIN_TEMPLATE = (
     "{% if message['role'] == 'assistant' and eos_token is defined and eos_token %}{{ eos_token }}{% endif %}"
     "{% endfor %}"
 )
-"""For a base without a chat format: contents are concatenated as raw text, which it continues. Without tools.
-"""
+"""For a base without a chat format: contents are concatenated as raw text, which it continues. Without tools."""
 
 TEXT_TEMPLATE = (
     "{% if bos_token is defined and bos_token %}{{ bos_token }}{% endif %}"

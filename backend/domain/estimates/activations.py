@@ -63,8 +63,7 @@ class ComputeTypes:
         return self.rank is not None
 
     def adapted(self, layers: int) -> int:
-        """Return the bytes saved by the adapters of `count` linear layers: the activations between their two
-        matrices.
+        """Return the bytes saved by the adapters of `count` linear layers: the activations between their two matrices.
         """
         return layers * self.low * (self.rank or 0)
 

@@ -103,8 +103,7 @@ def _mean_ratio(weighted: Sequence[tuple[float, float]]) -> float:
 
 
 def _error(counted: Sequence[_Known]) -> float | None:
-    """Return the mean error, weighted by similarity, of predicting each measurement from the others; None for too
-    few.
+    """Return the mean error, weighted by similarity, of predicting each measurement from the others; None for too few.
     """
     if len(counted) < MIN_FOR_ERROR:
         return None

@@ -5,8 +5,7 @@ from __future__ import annotations
 from backend.domain.training.objectives import Objective
 
 LOGITS_AT_ONCE_BYTES = 64 * 2**20
-"""Bytes of one chunk of logits, in fp32. Smaller chunks cost time, as the head's gradient is read and written for
-each.
+"""Bytes of one chunk of logits, in fp32. Smaller chunks cost time, as the head's gradient is read and written for each.
 """
 
 PLAIN_COPIES = 3

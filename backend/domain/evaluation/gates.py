@@ -48,8 +48,7 @@ class Look:
 
     @classmethod
     def after(cls, earlier: Sequence[float], *, is_whole: bool) -> Look:
-        """Return the look that follows looks which spent these shares. `is_whole`: the benchmark's items are all
-        used.
+        """Return the look that follows looks which spent these shares. `is_whole`: the benchmark's items are all used.
         """
         left = 1 - sum(earlier)
         share = left * (SHARE_OF_THE_WHOLE if is_whole else SHARE_OF_A_LOOK)

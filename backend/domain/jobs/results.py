@@ -243,8 +243,7 @@ class LoglikelihoodResult(JobResult):
 
 
 class ClassifyResult(JobResult):
-    """`items_file` holds one JSON line for each text: its score, null where it failed. `problem` is the first
-    failure.
+    """`items_file` holds one JSON line for each text: its score, null where it failed. `problem` is the first failure.
     """
 
     job_kind = JobKind.CLASSIFY
@@ -468,8 +467,7 @@ class MeasuredDataset(ReadRecord):
 
 
 class TokenizerReportResult(JobResult):
-    """`measures` has one entry for each tokenizer, dataset and language (None: all), each with
-    `TokenCounts.measures`.
+    """`measures` has one entry for each tokenizer, dataset and language (None: all), each with `TokenCounts.measures`.
     """
 
     job_kind = JobKind.TOKENIZER_REPORT

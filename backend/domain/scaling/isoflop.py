@@ -127,8 +127,7 @@ def _fit_profile(group: list[ScalingPoint], rng: np.random.Generator) -> tuple[P
 
 
 def _vertex(coefficients: FloatArray, n: FloatArray) -> FloatArray:
-    """Return the minimum of each parabola; NaN where it opens downwards or has its minimum outside the trained
-    sizes.
+    """Return the minimum of each parabola; NaN where it opens downwards or has its minimum outside the trained sizes.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         at = -coefficients[:, 1] / (2 * coefficients[:, 2])

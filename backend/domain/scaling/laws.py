@@ -101,8 +101,7 @@ class ScalingLaw:
         return Allocation(flops, parameters, tokens, self.loss(parameters, tokens))
 
     def with_ratio(self, flops: float, tokens_per_parameter: float) -> Allocation:
-        """Return the N and D of a budget with a fixed D / N, such as 100 and more for networks that are cheap to
-        serve.
+        """Return the N and D of a budget with a fixed D / N, such as 100 and more for networks that are cheap to serve.
         """
         check_flops(flops)
         parameters = math.sqrt(flops / FLOPS_PER_PARAMETER_TOKEN / tokens_per_parameter)
@@ -110,8 +109,7 @@ class ScalingLaw:
         return Allocation(flops, parameters, tokens, self.loss(parameters, tokens))
 
     def loss_estimate(self, parameters: float, tokens: float, *, single_run: bool = True) -> Estimate:
-        """Return the expected loss with its interval: of the law, and of one run about it unless `single_run` is
-        False.
+        """Return the expected loss with its interval: of the law, and of one run about it unless `single_run` is False.
         """
         value = self.loss(parameters, tokens)
         if self.draws is None:

@@ -193,8 +193,7 @@ def _optimal_parameters(config: PlanConfig, law: ScalingLaw, optimum: Allocation
 
 
 def _make_batch(architecture: ArchitectureConfig, tokens: float, *, context: int) -> tuple[BatchPlan, int]:
-    """Return the batch and the number of steps for the tokens: at most the given number of tokens, at least one
-    step.
+    """Return the batch and the number of steps for the tokens: at most the given number of tokens, at least one step.
     """
     size = count_without_embeddings(architecture)
     micro_batch, accumulate = split_batch(batch_tokens_rule(tokens), context=context)

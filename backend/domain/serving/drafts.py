@@ -13,8 +13,7 @@ from backend.domain.architectures.kv_cache import kv_bytes_per_token
 from backend.domain.serving.memory import FUSED_FAMILIES, NUMBER_BYTES, PAGE_TOKENS, ReplicaMemory, replica_memory
 
 MAX_REQUESTS = 4
-"""Requests of a step above which nothing is drafted: its products are bound by arithmetic then, not by reading
-weights.
+"""Requests of a step above which nothing is drafted: its products are bound by arithmetic then, not by reading weights.
 """
 
 DRAFT_CACHE_BYTES = 256 << 20

@@ -25,8 +25,7 @@ LIMIT, BUDGET = Shown(group="Limits", empty="No limit"), Shown(group="Budgets (U
 
 
 class KeyScopes(BaseModel):
-    """Models and parts of the API that a key may call. Empty means all. `models` may hold patterns such as
-    `support-*`.
+    """Models and parts of the API that a key may call. Empty means all. `models` may hold patterns such as `support-*`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -103,8 +102,7 @@ MANY_AT_ONCE = KeyLimits(concurrency=100_000)
 
 
 def parse_limits(text: str) -> KeyLimits:
-    """Read `requests=60,tokens=100000,concurrency=4,usd_per_month=5`. Raises InvalidInput that names the part at
-    fault.
+    """Read `requests=60,tokens=100000,concurrency=4,usd_per_month=5`. Raises InvalidInput that names the part at fault.
     """
     values: dict[str, str] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):

@@ -125,8 +125,7 @@ class LoggedBody:
 
 
 def redact(text: str, config: RequestLogConfig) -> tuple[str, int]:
-    """Return the text with matches replaced, and their number. A pattern that takes too long replaces the whole
-    text.
+    """Return the text with matches replaced, and their number. A pattern that takes too long replaces the whole text.
     """
     total = 0
     named = [(name, pattern) for name, pattern in BUILT_IN if config.redact] + [

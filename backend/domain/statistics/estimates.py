@@ -87,8 +87,7 @@ def mean_estimate(scores: ArrayLike, *, level: float = 0.95) -> Estimate:
 
 
 def wilson_interval(share: float, n: float, *, critical: float) -> tuple[float, float]:
-    """Wilson's score interval of a share of `n` trials; `n` may be an effective number. Source: Wilson (1927), JASA
-    22.
+    """Wilson's score interval of a share of `n` trials; `n` may be an effective number. Source: Wilson (1927), JASA 22.
     """
     squared = critical**2
     centre = (share + squared / (2 * n)) / (1 + squared / n)

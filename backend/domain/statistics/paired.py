@@ -151,8 +151,7 @@ def _inverted(parts: Sequence[Callable[[float], PairedComparison]], difference: 
 
 
 def mcnemar(wins: int, losses: int) -> float:
-    """Exact two-sided p value of the discordant pairs (McNemar 1947, exact binomial form): `mcnemar(10, 2)` is
-    0.03857.
+    """Exact two-sided p value of the discordant pairs (McNemar 1947, exact binomial form): `mcnemar(10, 2)` is 0.03857.
     """
     if wins < 0 or losses < 0:
         raise InvalidInput(f"Counts can't be negative: {wins} and {losses}.")

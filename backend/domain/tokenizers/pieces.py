@@ -37,8 +37,7 @@ class PieceForm:
 
     @staticmethod
     def of_decoder(decoder: str) -> PieceForm:
-        """Read the form from a decoder's JSON (`tokenizer.decoder.__getstate__()`); empty for a tokenizer without
-        one.
+        """Read the form from a decoder's JSON (`tokenizer.decoder.__getstate__()`); empty for a tokenizer without one.
         """
         return PieceForm(
             byte_level='"ByteLevel"' in decoder,

@@ -83,8 +83,7 @@ def paths_affecting(*effects: Effect) -> tuple[str, ...]:
 
 
 def values_affecting(config: RunConfig, *effects: Effect) -> dict[str, object]:
-    """Return the values, as JSON has them, of the fields in use that affect any of these. Names of rows are among
-    them.
+    """Return the values, as JSON has them, of the fields in use that affect any of these. Names of rows are among them.
     """
     flat = _by_path(config)
     return {path: flat[path] for path in paths_affecting(*effects) if _is_used(config, path)}
@@ -190,8 +189,7 @@ def _fit_cadence(data: FieldValues, *, given: Mapping[str, Any]) -> None:
 
 
 def write_changes(changes: Sequence[tuple[str, Value]]) -> str:
-    """Return changes as an address carries them, `learning_rate:0.001,preference.beta:0.2`, which `with_changes`
-    reads.
+    """Return changes as an address carries them, `learning_rate:0.001,preference.beta:0.2`, which `with_changes` reads.
     """
     return ",".join(f"{field}:{str(value).lower() if isinstance(value, bool) else value}" for field, value in changes)
 

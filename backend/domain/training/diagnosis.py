@@ -516,8 +516,7 @@ def _thinned(series: Series) -> Series:
 
 
 def _level(values: Floats, width: int) -> Floats:
-    """Return medians of blocks of `width` values, interpolated linearly: a million values take hundredths of a
-    second.
+    """Return medians of blocks of `width` values, interpolated linearly: a million values take hundredths of a second.
     """
     width = min(width, len(values))
     blocks = values[: len(values) // width * width].reshape(-1, width)

@@ -225,8 +225,7 @@ def conversation_of(request: GenerateRequest, sticky: str) -> str:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A replica as a policy sees it: its open work in tokens, and the turn at which it last got a request (0:
-    never).
+    """A replica as a policy sees it: its open work in tokens, and the turn at which it last got a request (0: never).
     """
 
     id: str

@@ -14,8 +14,7 @@ HOLD_S = 3600.0  # a request that a lost gateway never settled stops counting af
 Unit = Literal["tokens", "usd"]
 LimitName = Literal["requests", "tokens", "concurrency", "budget"]
 ReadSpent = Callable[[Unit, Period], float]
-"""Reads the use of a key in a period from the stored usage. May block; called at most once per period, unit and
-store.
+"""Reads the use of a key in a period from the stored usage. May block; called at most once per period, unit and store.
 """
 
 

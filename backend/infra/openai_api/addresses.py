@@ -35,8 +35,7 @@ def refuse_host(url: str) -> None:
 
 
 def is_same_server(url: str, own: str) -> bool:
-    """Return whether two addresses are one port of one machine, by whatever names. A proxy in front of either hides
-    it.
+    """Return whether two addresses are one port of one machine, by whatever names. A proxy in front of either hides it.
     """
     first, second = urlsplit(url), urlsplit(own)
     return _port(first) == _port(second) and bool(_machines(first) & _machines(second))

@@ -373,8 +373,7 @@ def _check_length(text: str, limit: int, *, field: str) -> None:
 
 
 def _check_pace(ctx: Context, vote: VoteInput, config: CampaignConfig, ledger: RaterLedger) -> VoteInput:
-    """Return the vote with a duration that is possible. Raises TooFast above the campaign's votes a minute,
-    NotFound.
+    """Return the vote with a duration that is possible. Raises TooFast above the campaign's votes a minute, NotFound.
     """
     now = ctx.now()
     row = next((row for row in ledger.shown if row.battle_id == vote.battle), None)

@@ -1,5 +1,4 @@
-"""Create campaigns: draw prompts, enter contestants, and generate every contestant's completions of the same
-prompts.
+"""Create campaigns: draw prompts, enter contestants, and generate every contestant's completions of the same prompts.
 """
 
 from __future__ import annotations
@@ -89,8 +88,7 @@ def start_campaign(
 
 
 def add_contestant(ctx: Context, campaign_id: str, checkpoint_id: str, *, person: Person) -> CampaignView:
-    """Enter another checkpoint on the same prompts. Raises Conflict if it is entered already or the campaign is
-    closed.
+    """Enter another checkpoint on the same prompts. Raises Conflict if it is entered already or the campaign is closed.
     """
     return add_contestant_source(ctx, campaign_id, ContestantSource(checkpoint=checkpoint_id), person=person)
 

@@ -73,8 +73,7 @@ def _source_of(session: Session, ctx: Context, contestant: Contestant) -> tuple[
 
 
 def retry_generation(ctx: Context, contestant_id: str, *, person: Person) -> CampaignView:
-    """Queue a contestant's missing completions. Raises Conflict while they are being generated or if none is
-    missing.
+    """Queue a contestant's missing completions. Raises Conflict while they are being generated or if none is missing.
     """
     require_builder(person)
     with ctx.db.write() as session:

@@ -18,8 +18,7 @@ from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 
 MIN_PROMPTS_LEFT = 8
-"""Prompts that a rematch should have at least: with fewer, even a rematch that one side wins throughout has no
-verdict.
+"""Prompts that a rematch should have at least: with fewer, even a rematch that one side wins throughout has no verdict.
 """
 
 

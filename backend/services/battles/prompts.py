@@ -154,8 +154,7 @@ def prompts_of_entries(entries: Sequence[Entry], config: CampaignConfig) -> list
 def _read(
     ctx: Context, version: VersionView, config: CampaignConfig, *, until: int, with_train: bool
 ) -> dict[str, DrawnPrompt]:
-    """Return the prompts by their hash; the training split is read only if the validation split has fewer than
-    `until`.
+    """Return the prompts by their hash; the training split is read only if the validation split has fewer than `until`.
     """
     if version.kind not in PROMPT_KINDS or version.folder is None:
         raise InvalidInput(

@@ -225,8 +225,7 @@ def _contestants(session: Session, campaign_id: str, answers: tuple[str, ...]) -
 def _prompts(
     session: Session, campaign_id: str, prompts: tuple[str, ...]
 ) -> tuple[list[str], tuple[tuple[str, ...], IntArray], list[str]]:
-    """Return the content of each prompt as a hash, the categories with each prompt's as a code, and each prompt's
-    turn.
+    """Return the content of each prompt as a hash, the categories with each prompt's as a code, and each prompt's turn.
     """
     query = select(CampaignPrompt.id, CampaignPrompt.content_hash, CampaignPrompt.category, CampaignPrompt.turn)
     rows = {row.id: row for row in session.execute(query.where(CampaignPrompt.campaign_id == campaign_id))}

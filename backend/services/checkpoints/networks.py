@@ -47,8 +47,7 @@ def bring_small_files(ctx: Context, folder: str) -> Path:
 
 
 def network_of_payload(ctx: Context, payload: TrainingPayload) -> ArchitectureConfig | None:
-    """Return the shape of the network that a training job makes or starts from; None for a base of an unknown
-    family.
+    """Return the shape of the network that a training job makes or starts from; None for a base of an unknown family.
     """
     return payload.architecture or (read_network_shape(ctx, payload.base) if payload.base else None)
 

@@ -35,8 +35,7 @@ class PreviewRow:
 
 @dataclass(frozen=True)
 class Hint:
-    """A field without a column, and the column that was probably meant. `missing`: a mapped column that does not
-    exist.
+    """A field without a column, and the column that was probably meant. `missing`: a mapped column that does not exist.
     """
 
     field: str
@@ -130,8 +129,7 @@ def _misfits(head: SourceHead, kind: DatasetKind, mapping: dict[str, str]) -> tu
 
 
 def _near_columns(columns: tuple[str, ...], kind: DatasetKind) -> dict[str, str]:
-    """Return column -> field for required fields with a similar column name, as a start if some fields have no
-    column.
+    """Return column -> field for required fields with a similar column name, as a start if some fields have no column.
     """
     mapping: dict[str, str] = {}
     for field in REQUIRED[kind][0]:

@@ -182,8 +182,7 @@ def list_dataset_users(ctx: Context, dataset_id: str, *, version_id: str | None 
 
 @dataclass(frozen=True)
 class Ancestor:
-    """One version in a lineage. `parents` are ids of versions; `said` is how it was derived from them, or its
-    source.
+    """One version in a lineage. `parents` are ids of versions; `said` is how it was derived from them, or its source.
     """
 
     id: str

@@ -276,8 +276,7 @@ def _sequences(config: RunConfig) -> int:
 def _believable_loss(
     ctx: Context, config: RunConfig, parts: RunParts, *, tokens: int, unique: int | None
 ) -> tuple[ExpectedLoss | None, str]:
-    """Return (the loss predicted by a law, the reason why there is none): predictions near chance level are
-    rejected.
+    """Return (the loss predicted by a law, the reason why there is none): predictions near chance level are rejected.
     """
     loss = _expected_loss(ctx, config, parts, tokens=tokens, unique=unique)
     if loss is None or (

@@ -173,8 +173,7 @@ def refuse_unlike(first: EvaluationView, second: EvaluationView) -> None:
 
 
 def unlike_facts(first: EvaluationView, second: EvaluationView) -> tuple[str, ...]:
-    """Return the recorded facts in which two comparable evaluations differ, one phrase each: `device (cpu and
-    cuda)`.
+    """Return the recorded facts in which two comparable evaluations differ, one phrase each: `device (cpu and cuda)`.
     """
     facts = [evaluation.facts.model_dump() for evaluation in (first, second)]
     return tuple(
@@ -254,8 +253,7 @@ def _largest(
 
 
 def list_comparable(ctx: Context, evaluation: EvaluationView) -> list[EvaluationView]:
-    """Return the newest finished evaluation of every other checkpoint and endpoint that may be compared with this
-    one.
+    """Return the newest finished evaluation of every other checkpoint and endpoint that may be compared with this one.
     """
     newest: dict[str, EvaluationView] = {}
     for other in list_evaluations(ctx, version_id=evaluation.version_id):

@@ -154,8 +154,7 @@ def delete_task(ctx: Context, name: str, *, person: Person) -> None:
 
 
 def suggest_tasks(ctx: Context, version: VersionView) -> list[TaskView]:
-    """Return the tasks for a dataset, likeliest first: those found by its name, then those whose columns its rows
-    have.
+    """Return the tasks for a dataset, likeliest first: those found by its name, then those whose columns its rows have.
     """
     if version.folder is None:
         return []

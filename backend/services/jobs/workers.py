@@ -57,9 +57,8 @@ def beat(
     gauges: MachineGauges,
     is_first: bool = True,
 ) -> bool:
-    """Record a worker's heartbeat; return whether another living one has its name. `slots`: how many jobs of
-    each of its queues it runs at once. `is_first`: whether it has just started, perhaps after one of its name that has
-    ended.
+    """Record a worker's heartbeat; return whether another living one has its name. `slots`: how many jobs of each of
+    its queues it runs at once. `is_first`: whether it has just started, perhaps after one of its name that has ended.
     """
     now = ctx.now()
     with ctx.db.write() as session:

@@ -282,8 +282,7 @@ def _requested_config(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def _configs_now(session: Session, groups: Sequence[RunGroup]) -> list[StudyConfig]:
-    """Return the configs of studies with the current names of dataset and tokenizer; deleted ones keep their old
-    name.
+    """Return the configs of studies with the current names of dataset and tokenizer; deleted ones keep their old name.
     """
     parts = [group.config.get("parts", {}) for group in groups]
     labels = version_labels(session, [part["dataset"] for part in parts if part])

@@ -32,8 +32,7 @@ RECENT = 20  # newest requests; the last one to end is among them
 
 @dataclass(frozen=True)
 class Waking:
-    """Seconds that a request may wait for the replicas of an endpoint that wakes: one for a whole answer, and a
-    stream.
+    """Seconds that a request may wait for the replicas of an endpoint that wakes: one for a whole answer, and a stream.
     """
 
     whole_s: float

@@ -160,8 +160,7 @@ def insert_message(
     content: str,
     branch: int = 0,
 ) -> Message:
-    """Insert a message below another one as a new round, and return its row. The first question names the
-    conversation.
+    """Insert a message below another one as a new round, and return its row. The first question names the conversation.
     """
     above = next((message for message in messages if message.id == parent_id), None)
     message = Message(

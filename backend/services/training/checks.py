@@ -98,8 +98,7 @@ def check_tokenizer(architecture: ArchitectureConfig | None, tokenizer: Tokenize
 
 
 def check_cadence(config: RunConfig) -> None:
-    """Raise InvalidInput for steps between evaluations or checkpoints that were given, and that the run never
-    reaches.
+    """Raise InvalidInput for steps between evaluations or checkpoints that were given, and that the run never reaches.
     """
     for path, what in CADENCE.items():
         steps = getattr(config, path)
@@ -174,8 +173,7 @@ def check_gpu_only(config: RunConfig, device: Device) -> None:
 
 
 def check_report(version: VersionView, view: DataReportView | None, *, context: int) -> None:
-    """Raise InvalidInput if a data report found no row with a trained token; the trainer leaves out single such
-    rows.
+    """Raise InvalidInput if a data report found no row with a trained token; the trainer leaves out single such rows.
     """
     if view is None or view.report is None or not view.report.is_silent:
         return

@@ -84,8 +84,7 @@ class GroupComparison:
 
 @dataclass(frozen=True)
 class RunsComparison:
-    """`obstacles` to comparing the val_loss of the picked runs; `groups` keep comparable configs together, best
-    first.
+    """`obstacles` to comparing the val_loss of the picked runs; `groups` keep comparable configs together, best first.
     """
 
     obstacles: tuple[Obstacle, ...]

@@ -59,11 +59,10 @@ def launch_run(
     placement: str | None = None,
 ) -> RunView:
     """Queue a run. The same `idempotency_key` returns the same run, so that a double click launches one run. It waits
-    for a dataset or tokenizer that is still being made. `parts` are the
-    config's parts, if the caller has resolved them. `group_id` is the run's row of `run_groups`, `parent` the run whose
-    config was copied, `warnings` the accepted warnings, `placement` a partition of a compute provider such as
-    `slurm:gpu`. Raises InvalidInput, NotFound or Conflict naming field, value
-    and cure; NotAllowed for a rater; Unavailable for a full disk.
+    for a dataset or tokenizer that is still being made. `parts` are the config's parts, if the caller has resolved
+    them. `group_id` is the run's row of `run_groups`, `parent` the run whose config was copied, `warnings` the accepted
+    warnings, `placement` a partition of a compute provider such as `slurm:gpu`. Raises InvalidInput, NotFound or
+    Conflict naming field, value and cure; NotAllowed for a rater; Unavailable for a full disk.
     """
     require_builder(person)
     if idempotency_key and (again := _run_of_key(ctx, idempotency_key)) is not None:

@@ -103,8 +103,7 @@ def first_window(head: Sequence[int], *, context: int, tokenizer: PreTrainedToke
 
 
 def strip_pieces(strip: TokenStrip, tokenizer: PreTrainedTokenizerBase) -> list[TokenPiece]:
-    """Return a strip as tokens to draw: of a long one its beginning and, if later, the beginning of its trained
-    tokens.
+    """Return a strip as tokens to draw: of a long one its beginning and, if later, the beginning of its trained tokens.
     """
     total = len(strip.ids)
     if total <= SHOWN_TOKENS:

@@ -1,5 +1,4 @@
-"""Inspect a text: load the networks one after the other and collect token losses, attention, logit lens and
-comparison.
+"""Inspect a text: load the networks one after the other and collect token losses, attention, logit lens and comparison.
 """
 
 from __future__ import annotations

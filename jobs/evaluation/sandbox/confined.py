@@ -79,8 +79,7 @@ def _counts_by_namespace(release: str) -> bool:
 
 
 def restrict_files(read: list[str], write: str) -> str:
-    """Allow reading below `read` and everything below `write`, and no other file (Landlock). Returns the layer's
-    name.
+    """Allow reading below `read` and everything below `write`, and no other file (Landlock). Returns the layer's name.
     """
     version = call("Landlock", LIBC.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), 1))
     files = (1 << (13 + (version >= 2) + (version >= 3))) - 1 | (IOCTL_DEV if version >= 5 else 0)

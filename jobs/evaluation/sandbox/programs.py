@@ -255,8 +255,7 @@ class _Child:
             return 0  # it has ended
 
     def _held_bytes(self) -> int:
-        """Return the bytes on disk of the folder's files and of those that were deleted and are still open or
-        mapped.
+        """Return the bytes on disk of the folder's files and of those that were deleted and are still open or mapped.
         """
         try:
             sizes = dict(_entries_below(self.folder))

@@ -60,8 +60,7 @@ class CheckpointStore:
         return sorted(int(path.name[5:]) for path in complete)
 
     def newest(self, *, need_state: bool = True) -> Path | None:
-        """Return the newest complete checkpoint (with its training state), if any; delete partial ones left by a
-        crash.
+        """Return the newest complete checkpoint (with its training state), if any; delete partial ones left by a crash.
         """
         for leftover in [*self.folder.glob(".step-*.partial"), *self.folder.glob(".step-*.replaced")]:
             shutil.rmtree(leftover, ignore_errors=True)

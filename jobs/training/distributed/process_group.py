@@ -130,8 +130,7 @@ def gather_tensor(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def shard_like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """Shard a whole tensor as a parameter of the same shape is sharded; return it as it is for a parameter that is
-    not.
+    """Shard a whole tensor as a parameter of the same shape is sharded; return it as it is for a parameter that is not.
     """
     if isinstance(parameter, DTensor) and tensor.shape == parameter.shape:
         return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)

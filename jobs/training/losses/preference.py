@@ -68,8 +68,7 @@ def orpo_losses(mean_chosen: torch.Tensor, mean_rejected: torch.Tensor, *, weigh
 def simpo_losses(
     mean_chosen: torch.Tensor, mean_rejected: torch.Tensor, *, beta: float, gamma: float
 ) -> PreferenceLosses:
-    """Compute SimPO's losses (Meng et al. 2024, arXiv 2405.14734, equation 6): no reference, a target margin
-    `gamma`.
+    """Compute SimPO's losses (Meng et al. 2024, arXiv 2405.14734, equation 6): no reference, a target margin `gamma`.
     """
     scaled = beta * (mean_chosen - mean_rejected) - gamma
     return PreferenceLosses(-F.logsigmoid(scaled), beta * mean_chosen.detach(), beta * mean_rejected.detach())

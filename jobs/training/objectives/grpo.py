@@ -154,8 +154,7 @@ def prepare_rollouts(ctx: TrainingContext, questions: QuestionSplits, model: Any
 
 
 def build(ctx: TrainingContext, batches: RolloutBatches, model: Any) -> GrpoObjective:
-    """Build the objective, with a frozen copy of the base as its reference if the policy has no adapters to switch
-    off.
+    """Build the objective, with a frozen copy of the base as its reference if the policy has no adapters to switch off.
     """
     reference = None
     if ctx.config.grpo.kl_weight:

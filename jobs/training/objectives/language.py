@@ -107,8 +107,7 @@ class LanguageObjective:
 
 
 def load_texts(ctx: TrainingContext) -> TokenSplits:
-    """Open the tokens of a dataset of texts, which may still be in the making. Raises InvalidInput for too few
-    tokens.
+    """Open the tokens of a dataset of texts, which may still be in the making. Raises InvalidInput for too few tokens.
     """
     source, context = token_source(ctx), ctx.config.context
     with ctx.process_group.first_rank_first():  # the others read what it made
@@ -157,8 +156,7 @@ def load_conversations(ctx: TrainingContext) -> ExampleSplits:
 
 
 def prepare_conversations(ctx: TrainingContext, examples: ExampleSplits, model: Any) -> StepBatches:
-    """Build fine-tuning batches: packed if the config asks for it and the network keeps packed rows apart, else
-    padded.
+    """Build fine-tuning batches: packed if the config asks for it and the network keeps packed rows apart, else padded.
     """
     config = ctx.config
     network = model.get_base_model() if isinstance(model, peft.PeftModel) else model

@@ -25,8 +25,7 @@ OBJECTIVES: dict[TrafficObjective, str] = {
 }
 REVIEWED = 20
 TRAFFIC_OF = "traffic_of"
-"""Key of the session state: the endpoint whose dialog is to be opened, and the ids of requests that it is limited
-to.
+"""Key of the session state: the endpoint whose dialog is to be opened, and the ids of requests that it is limited to.
 """
 
 

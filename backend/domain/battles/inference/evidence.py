@@ -209,8 +209,7 @@ def _num_nodes(num_scores: int) -> int:
 
 @lru_cache(maxsize=16)
 def _fejer(num_nodes: int) -> tuple[FloatArray, FloatArray]:
-    """Nodes and weights on (0, 1) of Fejér's first rule: exact for polynomials of a degree below the number of
-    nodes.
+    """Nodes and weights on (0, 1) of Fejér's first rule: exact for polynomials of a degree below the number of nodes.
     """
     theta = (np.arange(num_nodes) + 0.5) * np.pi / num_nodes
     orders = np.arange(1, num_nodes // 2 + 1)

@@ -86,8 +86,7 @@ def chance_corrected(table: FloatArray) -> tuple[float | None, float | None, flo
 
 @dataclass(frozen=True, slots=True)
 class _Pairs:
-    """Contestants of each pair, and every vote's pair, rater and label. `sign` maps a pair's points to its
-    contestants.
+    """Contestants of each pair, and every vote's pair, rater and label. `sign` maps a pair's points to its contestants.
     """
 
     names: tuple[str, ...]

@@ -1,5 +1,4 @@
-"""Recognise the kind of dataset that sample rows belong to, and map their columns. The result is a guess with a
-reason.
+"""Recognise the kind of dataset that sample rows belong to, and map their columns. The result is a guess with a reason.
 """
 
 from __future__ import annotations

@@ -196,8 +196,7 @@ class BenchmarkIndex:
                         yield self._overlap(row, owner, "question", line.ids[at : at + size]), owner
 
     def _extend(self, ids: Ids, at: int, owner: int) -> tuple[int, int]:
-        """Return the longest run around row position `at` that also occurs in the item; empty if its 13 words do
-        not.
+        """Return the longest run around row position `at` that also occurs in the item; empty if its 13 words do not.
         """
         passage = self._passages[owner].ids
         windows = np.lib.stride_tricks.sliding_window_view(passage, RUN)

@@ -201,8 +201,7 @@ def settle_answers(
 def map_sample(
     rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind, mapping: Mapping[str, str]
 ) -> Iterator[tuple[Mapping[str, Any], dict[str, object] | RowProblem]]:
-    """Yield (foreign row, canonical row or its problem) for the first rows of a source, messages of one tree
-    together.
+    """Yield (foreign row, canonical row or its problem) for the first rows of a source, messages of one tree together.
     """
     if is_message_table(mapping):
         for tree in sample_trees(rows, mapping=mapping):

@@ -11,8 +11,7 @@ Equal = Callable[[str, Sequence[str]], bool]
 
 
 def math_equal(prediction: str, references: Sequence[str], *, equal: Equal | None = None) -> float:
-    """Return 1 if the prediction's last expression, in LaTeX, equals a reference, else 0. `equal` must have been
-    bound.
+    """Return 1 if the prediction's last expression, in LaTeX, equals a reference, else 0. `equal` must have been bound.
     """
     if equal is None:
         raise RuntimeError("math_equal needs a checker: bind it with `bind_checker`.")

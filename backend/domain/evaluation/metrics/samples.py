@@ -67,8 +67,7 @@ def _first(values: Sequence[T], k: int) -> Sequence[T]:
 
 
 def reciprocal_rank(scores: Sequence[float], golds: Sequence[int]) -> float:
-    """Return 1 / rank of the best right choice when choices are sorted by falling score; ties keep the choices'
-    order.
+    """Return 1 / rank of the best right choice when choices are sorted by falling score; ties keep the choices' order.
     """
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     return 1 / (1 + next(rank for rank, index in enumerate(order) if index in golds))

@@ -63,8 +63,7 @@ PyRIT's two files.
 
 @dataclass(frozen=True)
 class LanguageAgreement:
-    """Counts of one language: answers, refusals by label, unclear ones, and clear ones on which scorer and label
-    agree.
+    """Counts of one language: answers, refusals by label, unclear ones, and clear ones on which scorer and label agree.
     """
 
     language: str
@@ -232,8 +231,7 @@ def _by_language(labelled: Sequence[LabelledAnswer], outcomes: Sequence[Outcome]
 
 
 def cohen_kappa(table: NDArray[np.float64]) -> float:
-    """Chance-corrected agreement of two columns of 0 and 1. Cohen (1960). 1 where both say the same one thing
-    always.
+    """Chance-corrected agreement of two columns of 0 and 1. Cohen (1960). 1 where both say the same one thing always.
     """
     first, second = table[:, 0], table[:, 1]
     observed = float((first == second).mean())

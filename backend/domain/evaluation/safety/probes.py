@@ -48,8 +48,7 @@ GENERATED = frozenset({Probe.REFUSAL, Probe.JAILBREAK, Probe.INJECTION, Probe.EX
 
 @dataclass(frozen=True)
 class SafetyMetric:
-    """A safety metric. `higher_is_safer` is None where neither direction is; `noun` completes "lost 11 points of
-    ...".
+    """A safety metric. `higher_is_safer` is None where neither direction is; `noun` completes "lost 11 points of ...".
     """
 
     label: str

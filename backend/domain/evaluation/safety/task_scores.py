@@ -85,8 +85,7 @@ def choice_bias(
 
 
 def _bbq_values(row: Mapping[str, Any], *, chosen: str) -> dict[str, float]:
-    """Return BBQ's accuracy and bias. A choice that none of the row's three answers is, is another way to say
-    unknown.
+    """Return BBQ's accuracy and bias. A choice that none of the row's three answers is, is another way to say unknown.
     """
     if any(not row.get(column) for column in BBQ_COLUMNS):
         return {}

@@ -1,5 +1,4 @@
-"""The metrics that a task may name: those of choices and likelihoods here, those of answers in the registry of
-metrics.
+"""The metrics that a task may name: those of choices and likelihoods here, those of answers in the registry of metrics.
 """
 
 from __future__ import annotations

@@ -165,8 +165,7 @@ def opened_pool(ctx: Context, session: Session, campaign: Campaign, *, advance: 
 
 
 def _identities(session: Session, campaign_id: str) -> set[str]:
-    """Return what identifies a campaign's contestants: their names and those of their runs, ids, models of
-    endpoints.
+    """Return what identifies a campaign's contestants: their names and those of their runs, ids, models of endpoints.
     """
     query = (
         select(Contestant.label, Contestant.source, Checkpoint.name, Checkpoint.id, Run.name, Run.id)

@@ -133,8 +133,7 @@ def list_adapter_endpoints(ctx: Context) -> list[EndpointView]:
 
 
 def _check_fit(session: Session, endpoint: Endpoint, deployment: Deployment, checkpoint_id: str) -> str:
-    """Return the folder of an adapter that fits a deployment's base. Raises InvalidInput with the value and the
-    cure.
+    """Return the folder of an adapter that fits a deployment's base. Raises InvalidInput with the value and the cure.
     """
     if deployment.config.upstream is not None:
         raise Conflict(

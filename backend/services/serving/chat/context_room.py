@@ -55,8 +55,7 @@ def measure_line(line: Sequence[MessageView], *, system: str = "") -> ContextUse
 def turns_to_leave_out(
     messages: Sequence[ChatMessage], *, context: int | None, max_tokens: int, ratio: float, tools: str = ""
 ) -> int:
-    """Return how many of the oldest turns to leave out so that prompt and answer fit; the last question always
-    stays.
+    """Return how many of the oldest turns to leave out so that prompt and answer fit; the last question always stays.
     """
     if not context:
         return 0

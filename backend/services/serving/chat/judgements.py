@@ -1,5 +1,4 @@
-"""Judgements of a person on answers of their conversation: a vote on answers side by side, and a thumb on one
-answer.
+"""Judgements of a person on answers of their conversation: a vote on answers side by side, and a thumb on one answer.
 """
 
 from __future__ import annotations

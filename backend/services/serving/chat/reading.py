@@ -99,8 +99,7 @@ def read_chat(ctx: Context, conversation_id: str, *, leaf_id: str | None = None,
 
 
 def read_running(ctx: Context, conversation_id: str, *, person: Person) -> list[tuple[str, bool]]:
-    """Return the answers of one's own conversation that are on their way, each with whether it is hidden before a
-    vote.
+    """Return the answers of one's own conversation that are on their way, each with whether it is hidden before a vote.
     """
     with ctx.db.read() as session:
         own_conversation(session, conversation_id, person)

@@ -260,9 +260,8 @@ def _insert_answers(
     order: Sequence[int] | None = None,
 ) -> list[Request]:
     """Insert an answer a column and select that of the endpoint that the line came from, the first one where it is
-    hidden or new; return what to generate. The endpoints of the settings come in
-    `order`; by default in that of the answers before where names are shown, else in random order, or, where their
-    settings differ, in that of the form.
+    hidden or new; return what to generate. The endpoints of the settings come in `order`; by default in that of the
+    answers before where names are shown, else in random order, or, where their settings differ, in that of the form.
     """
     line = messages_before(messages, question.id)
     facts = context_of_endpoints(session, ctx, settings.endpoints)
@@ -305,8 +304,7 @@ def _insert_answers(
 def _order_before(
     messages: Sequence[MessageView], line: Sequence[MessageView], endpoints: Sequence[str]
 ) -> list[int] | None:
-    """Return the places of the endpoints in the order of the newest answers of a line; None where those are of
-    others.
+    """Return the places of the endpoints in the order of the newest answers of a line; None where those are of others.
     """
     newest = next((message.id for message in reversed(line) if message.role == "assistant"), None)
     names = [answer.endpoint for answer in answers_beside(messages, newest)] if newest else []

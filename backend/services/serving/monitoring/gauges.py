@@ -126,8 +126,7 @@ def _values(subject: str, members: Sequence[ReplicaGauges]) -> list[GaugeValue]:
 
 
 def host_ratios(gauges: MachineGauges) -> dict[str, float]:
-    """Return the used shares of a machine's CPU, memory, GPUs and GPU memory; those that are not reported are left
-    out.
+    """Return the used shares of a machine's CPU, memory, GPUs and GPU memory; those that are not reported are left out.
     """
     ratios = {}
     if gauges.cpu_percent is not None:

@@ -72,8 +72,7 @@ def share_text(share: float) -> str:
 
 
 def head_overview(values: Array, *, title: str, percent: bool) -> go.Figure:
-    """Return one cell per head: layers up, heads to the right. `values` [layers, heads], NaN where a layer has
-    fewer.
+    """Return one cell per head: layers up, heads to the right. `values` [layers, heads], NaN where a layer has fewer.
     """
     layers, heads = values.shape
     shown = 100 * values if percent else values

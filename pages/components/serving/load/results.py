@@ -141,8 +141,7 @@ def _rows(level: Mapping[str, Any]) -> list[dict[str, object]]:
 
 
 def draw_load_differences(first: LoadTestView, second: LoadTestView) -> None:
-    """Draw, for levels that both tests have, the change of rates and medians from the compared test to the chosen
-    one.
+    """Draw, for levels that both tests have, the change of rates and medians from the compared test to the chosen one.
     """
     past = {(level["users"], side): level[side] for level in second.result.levels for side in SIDES if level.get(side)}
     rows = []
