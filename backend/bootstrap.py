@@ -205,9 +205,7 @@ def migrate_database(settings: Settings) -> None:
 
 @contextmanager
 def _migrates_alone(settings: Settings) -> Iterator[None]:
-    """Wait until no other process migrates: by a lock of the server, which all machines share, or of the home on
-    SQLite.
-    """
+    """Wait till no other process migrates: by the server's lock, which all machines share, or of the home on SQLite."""
     db = Database(settings.database_url)
     if not db.is_sqlite:
         with db.engine.begin() as connection:

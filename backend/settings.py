@@ -518,16 +518,12 @@ class Settings(BaseSettings):
         return beside_code if is_used and IS_CLONE and _has_bytes(beside_code) else None
 
     def queue_slots(self, num_gpus: int) -> dict[str, int]:
-        """Return how many jobs of each queue a machine with this many GPUs runs at once: a training or evaluation a
-        GPU.
-        """
+        """Return how many jobs of each queue a machine with this many GPUs runs at once: one of them a GPU."""
         return {"train": max(num_gpus, self.cpu_jobs), "eval": max(num_gpus, 1), "serve": self.replica_slots, "cpu": 2}
 
     @property
     def worker_environment(self) -> dict[str, str]:
-        """The variables that a worker on a node of a cluster needs: where the installation is, and what was set here of
-        the rest.
-        """
+        """The variables that a worker on a node of a cluster needs: the installation's place and what is set here."""
         given = {}
         for name in self.model_fields_set:
             variable = variable_of(name)

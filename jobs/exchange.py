@@ -222,9 +222,7 @@ class FolderExchange:
             self._pause(check)
 
     def _patiently(self, ask: Callable[[FolderStore], T], check: Callable[[], None]) -> T:
-        """Return what the store answers, asking again while it is down. Raises JobFailed if this machine's disk stays
-        full.
-        """
+        """Return what the store answers, asking again while it is down. Raises JobFailed if the disk stays full."""
         assert self._store is not None
         full_since: float | None = None
         while True:

@@ -52,9 +52,7 @@ MAX_DESCRIPTORS = 8
 TITLE_BYTES = 1000
 """Room for the command line of a job, by which `ps` and the supervisor tell it from others."""
 MAX_SERVERS = 2
-"""One for runs, whose allocator is tuned, and one for the rest. While both live, jobs of other environments start a
-Python.
-"""
+"""One for runs, whose allocator is tuned, and one for the rest. While both live, other jobs start a Python."""
 
 
 class ForkedChild:

@@ -45,9 +45,7 @@ class MachineLost(Exception):
 
 
 def spread_payload(claim: Claim[Payload]) -> Claim[Payload]:
-    """Return the claim with its run on as many machines as its gang has. Raises InvalidInput if they can't share a step
-    evenly.
-    """
+    """Return the claim with its run on as many machines as its gang has. Raises InvalidInput for uneven shares."""
     payload = claim.payload
     if claim.part is None or not isinstance(payload, TrainPayload):
         return claim

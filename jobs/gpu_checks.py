@@ -179,9 +179,7 @@ class Bench:
         attempt: int = 1,
         **values: Any,
     ) -> Recorder:
-        """Train a run to its end, or until it is stopped; return its record. A second attempt resumes the last one of
-        this name.
-        """
+        """Train a run to its end, or until it is stopped; return its record. A second attempt resumes the last one."""
         job = self.jobs[name] = f"{name}-{uuid4().hex[:8]}" if attempt == 1 else self.jobs[name]
         payload = TrainPayload.read({"run_id": job, "run_folder": f"runs/{job}", **self.fields(shape, **values)})
         recorder = Recorder(stop_after=stop_after)

@@ -1,5 +1,4 @@
-"""Tune glibc's allocator for CPU training, so that memory freed by tensors is reused instead of returned to the system.
-"""
+"""Tune glibc's allocator for CPU training, so that tensors' freed memory is reused, not returned to the system."""
 
 from __future__ import annotations
 

@@ -393,8 +393,6 @@ def _emit_started(ctx: Context, view: EndpointView, *, wait: bool) -> None:
 
 
 def _is_settled(view: EndpointView) -> bool:
-    """Return whether the newest revision answers alone. A first deployment needs one replica, a change of number all of
-    them.
-    """
+    """Return whether the newest revision answers alone. A first deployment needs one replica, a change all."""
     ready = sum(r.status == "ready" and r.revision == view.revision for r in view.replicas)
     return view.rollout is None and ready >= (view.target if view.revision > 1 or ready else 1)

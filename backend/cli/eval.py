@@ -1,5 +1,4 @@
-"""`roundhouse eval`: evaluate a checkpoint or an endpoint on a benchmark, or compute log-likelihoods of continuations.
-"""
+"""`roundhouse eval`: evaluate a checkpoint or an endpoint on a benchmark, or compute log-likelihoods."""
 
 from __future__ import annotations
 

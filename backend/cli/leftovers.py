@@ -1,6 +1,4 @@
-"""End processes of an installation whose `roundhouse up` or supervisor was killed. An environment variable identifies
-them.
-"""
+"""End processes of an installation whose `roundhouse up` or supervisor was killed. A variable identifies them."""
 
 from __future__ import annotations
 
@@ -91,9 +89,7 @@ def find_leftovers(config: Path, *, broker_folder: Path | None = None) -> list[p
 
 
 def end_leftovers(config: Path, *, broker_folder: Path | None = None) -> int:
-    """End an installation's leftover processes: the supervisor, with time to stop the others, then the rest. Returns
-    their number.
-    """
+    """End leftover processes: the supervisor, with time to stop the others, then the rest. Return their number."""
     left = find_leftovers(config, broker_folder=broker_folder)
     if not left:
         return 0

@@ -1,5 +1,4 @@
-"""Options of a command, made of a config's fields: name, type, default, bounds and help are said once, in the
-schema."""
+"""Options of a command, made of a config's fields: name, type, default, bounds and help stand once, in the schema."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Output of every command: one JSON document on stdout with --json, text otherwise; progress on stderr; exit status 0,
-1 or 2.
-"""
+"""Output of every command: JSON on stdout with --json, text otherwise; progress on stderr; exit status 0, 1 or 2."""
 
 from __future__ import annotations
 
@@ -43,9 +41,7 @@ def emit(data: Any, *, text: str) -> None:
 
 
 def _finite(data: Any) -> Any:
-    """Replace NaN and the infinities, which JSON lacks, by null, so that a diverged loss does not break a script's
-    parser.
-    """
+    """Replace NaN and the infinities, which JSON lacks, by null, so that a diverged loss breaks no script's parser."""
     if isinstance(data, float):
         return data if math.isfinite(data) else None
     if isinstance(data, dict):

@@ -28,8 +28,7 @@ SEND_S = 60.0
 
 
 def prepare_installation(settings: Settings) -> Context:
-    """Migrate the database, add the first account if the environment holds its password, and queue the starter content.
-    """
+    """Migrate the database, add the first account if the environment has its password, and queue starter content."""
     is_first = settings.sqlite_path is not None and not settings.has_database_file
     ctx = build_context(settings)
     if is_first:
@@ -54,9 +53,7 @@ def wait_for_worker(ctx: Context) -> bool:
 
 
 def main() -> int:
-    """Prepare, wait for the worker if one starts here, and return the exit status. The cause of a failure goes to
-    stdout.
-    """
+    """Prepare, wait for the worker if one starts here, and return the exit status. A failure's cause goes to stdout."""
     die_with_parent()
     try:
         ctx = prepare_installation(settings := Settings())

@@ -18,9 +18,7 @@ from backend.settings import APP, PROJECT, Settings
 
 @dataclass(frozen=True)
 class Program:
-    """One supervised process. `stop_signal` QUIT lets a Celery worker put its jobs back at once instead of waiting for
-    their end.
-    """
+    """One supervised process. `stop_signal` QUIT lets a Celery worker put jobs back without waiting for their end."""
 
     name: str
     command: list[str]
@@ -124,9 +122,7 @@ def gateway_program(settings: Settings) -> Program:
 
 
 def supervisor_config(stages: Sequence[Sequence[Program]], *, folder: Path, logs: Path) -> str:
-    """Return supervisord's configuration. Programs start together and stop by stage, in reverse order. `%` is escaped
-    by doubling.
-    """
+    """Return supervisord's configuration. Programs stop by stage, in reverse order. `%` is escaped by doubling."""
     programs = [program for group in stages for program in group]
     folder.mkdir(parents=True, exist_ok=True)
     logs.mkdir(parents=True, exist_ok=True)
@@ -168,9 +164,7 @@ def supervisor_config(stages: Sequence[Sequence[Program]], *, folder: Path, logs
 
 
 def _heading(program: Program, *, stage: int) -> list[str]:
-    """Return the section's first lines. supervisord hands sockets over to FastCGI programs alone, each of which is a
-    group of its own.
-    """
+    """Return the section's first lines. supervisord hands sockets to FastCGI programs alone, each its own group."""
     if program.listens_on is None:
         return [f"[program:{program.name}]"]
     host, port = program.listens_on

@@ -1,6 +1,4 @@
-"""`roundhouse rating`: ratings from a file of votes, without a database; named, hashed boards, and the
-proof that one is unchanged.
-"""
+"""`roundhouse rating`: ratings from a file of votes; named, hashed boards, and the proof that one is unchanged."""
 
 from __future__ import annotations
 

@@ -16,9 +16,7 @@ from supervisor.supervisord import Supervisor
 
 
 class Wakeup:
-    """The read end of a pipe that supervisord polls with its programs' output. Python writes a byte to it for every
-    signal.
-    """
+    """The read end of a pipe that supervisord polls with its programs' output; Python writes a byte a signal."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

@@ -1,6 +1,4 @@
-"""`roundhouse up`, `down`, `worker`: start an installation or a worker under a supervisor, and stop all of its
-processes.
-"""
+"""`roundhouse up`, `down`, `worker`: run an installation or a worker under a supervisor, and stop all its processes."""
 
 from __future__ import annotations
 

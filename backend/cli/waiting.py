@@ -20,9 +20,7 @@ PROGRESS_S = 2.0
 
 
 def wait_for_job(ctx: Context, job_id: str, *, quiet: bool = False) -> JobView:
-    """Return the job once it has finished. Raises JobFailed with its cause if it, or a job it depends on, ended
-    otherwise.
-    """
+    """Return the job once it has finished. Raises JobFailed with the cause if it, or one it depends on, failed."""
     job = get_job(ctx, job_id)
     if job.placement is None and not has_worker(ctx, job.queue) and job.status is Status.QUEUED:
         if job.depends_on:

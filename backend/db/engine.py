@@ -38,9 +38,7 @@ PATIENCE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
-"""Options of libpq, in seconds and milliseconds: a server that vanished without a word is noticed in seconds instead of
-minutes.
-"""
+"""Options of libpq, in seconds and milliseconds: a server that vanished is noticed in seconds, not minutes."""
 SESSION = "SET jit = off; SET idle_in_transaction_session_timeout = '5min'"
 """Settings of a session of PostgreSQL. Compiling a query takes longer than any of ours runs. And a process that is
 frozen within a transaction would hold its rows for as long: no sweep would take back the job of one.
@@ -131,9 +129,7 @@ class Database:
 
     @contextmanager
     def erase(self) -> Iterator[Session]:
-        """Open a session like `write` for deleting user content: SQLite overwrites it in its file and its write-ahead
-        log too.
-        """
+        """Open a session like `write` for deleting user content: SQLite overwrites it in file and write-ahead log."""
         with self.write() as session:
             if self.is_sqlite:
                 session.connection().exec_driver_sql("PRAGMA secure_delete=ON")

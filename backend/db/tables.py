@@ -90,9 +90,7 @@ class SavedView(Record):
 
 
 class DismissedStep(Record):
-    """A next step of the overview that a person has dismissed. `key` says what it is about. Without sign-in it has no
-    `user_id`.
-    """
+    """A next step that a person has dismissed. `key` says what it is about. Without sign-in it has no `user_id`."""
 
     __tablename__ = "dismissed_steps"
     key: Mapped[str] = mapped_column(String(400))
@@ -561,9 +559,7 @@ class JudgedItem(Table):
 
 
 class EvaluationTask(Authored):
-    """A task that the team saved, as its YAML `text`. An evaluation holds a copy of its own, so changes here change no
-    score.
-    """
+    """A task of the team, as its YAML `text`. An evaluation holds its own copy, so changes here change no score."""
 
     __tablename__ = "evaluation_tasks"
     name: Mapped[str] = mapped_column(String(80), unique=True)
@@ -655,9 +651,7 @@ class Gate(Authored):
 
 
 class GateResult(Authored):
-    """A verdict of a gate on a checkpoint or an endpoint, append-only. `report` holds the decision and the evaluations
-    that it rests on.
-    """
+    """A verdict of a gate on a checkpoint or an endpoint, append-only. `report` holds decision and evaluations."""
 
     __tablename__ = "gate_results"
     __table_args__ = (Index("ix_gate_results_gate_id_created_at", "gate_id", "created_at"),)
@@ -671,8 +665,7 @@ class GateResult(Authored):
 
 
 class RequiredGate(Table):
-    """An endpoint's name that only checkpoints which pass the gate may be deployed to; the endpoint need not exist yet.
-    """
+    """An endpoint's name that only checkpoints which pass the gate may be deployed to; it need not exist yet."""
 
     __tablename__ = "required_gates"
     __table_args__ = (UniqueConstraint("endpoint", "gate_id"),)
@@ -826,9 +819,7 @@ class Vote(Table):
 
 
 class AnswerRating(Record):
-    """A rating of a single completion, 1 to 5 (thumbs down is 1, up is 5). Append-only: the highest `revision` is
-    valid.
-    """
+    """A rating of a single completion, 1 to 5 (thumbs down is 1, up is 5). Append-only: the last `revision` counts."""
 
     __tablename__ = "answer_ratings"
     __table_args__ = (UniqueConstraint("completion_id", "rater_id", "revision"),)
@@ -844,8 +835,7 @@ class AnswerRating(Record):
 
 
 class RaterExclusion(Authored):
-    """A rater's exclusion from a campaign's board, or the end of one. Append-only: the newest row of a rater decides.
-    """
+    """A rater's exclusion from a campaign's board, or its end. Append-only: the newest row of a rater decides."""
 
     __tablename__ = "rater_exclusions"
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"), index=True)
@@ -855,9 +845,7 @@ class RaterExclusion(Authored):
 
 
 class FrozenBoard(Authored):
-    """A named, unchangeable leaderboard. `digest` is the SHA-256 of `document`: votes, options, seed, code version and
-    ratings.
-    """
+    """A frozen leaderboard. `digest` is the SHA-256 of `document`: votes, options, seed, code version and ratings."""
 
     __tablename__ = "frozen_boards"
     __table_args__ = (UniqueConstraint("campaign_id", "name"),)
@@ -877,9 +865,7 @@ class Alias(Authored):
 
 
 class Promotion(Authored):
-    """A decision on an alias, append-only: promote, reject or rollback. `evidence` holds the verdict and gates that it
-    rests on.
-    """
+    """A decision on an alias, append-only: promote, reject or rollback. `evidence` holds its verdict and gates."""
 
     __tablename__ = "promotions"
     __table_args__ = (Index("ix_promotions_alias_id_created_at", "alias_id", "created_at"),)
@@ -938,9 +924,7 @@ class Replica(Table):
 
 
 class ReplicaFailure(Record):
-    """A request that a replica lost: unreachable, broken off or failed, whether or not another replica then answered
-    it.
-    """
+    """A request that a replica lost: unreachable, broken off or failed, whether or not another answered it."""
 
     __tablename__ = "replica_failures"
     __table_args__ = (Index("ix_replica_failures_replica_time", "replica_id", "created_at"),)
@@ -1056,9 +1040,7 @@ class Message(Record):
 
 
 class ConversationShare(Authored):
-    """A link that shows a conversation, up to the message that was its last, to every account. Its secret is signed,
-    not stored.
-    """
+    """A link that shows every account a conversation up to its last message then. Its secret is signed, not stored."""
 
     __tablename__ = "conversation_shares"
     conversation_id: Mapped[str] = mapped_column(ForeignKey("conversations.id"), index=True)
@@ -1158,8 +1140,7 @@ class GaugeRollup(Table):
 
 
 class DeviceUse(Table):
-    """Devices that one attempt of a job held, with the price of the hour when it began. Open while `ended_at` is empty.
-    """
+    """Devices that one attempt of a job held, with the price of the hour when it began. Open without `ended_at`."""
 
     __tablename__ = "device_uses"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)

@@ -89,8 +89,7 @@ def setting(default: Any, title: str, description: str = "", *, shown: Shown = P
 
 @dataclass(frozen=True)
 class FieldKind:
-    """Type of a field: `base` is int, float, bool, str or another class; of a closed set, `values`; `many` for a tuple
-    of such."""
+    """Type of a field: `base` is int, float, bool, str or another class; `values` of a closed set; `many`: a tuple."""
 
     base: type
     values: tuple[Any, ...] = ()
@@ -209,8 +208,7 @@ def write_list(values: Any) -> str:
 
 
 def option_of(name: str, info: FieldInfo) -> str:
-    """Return the option of a field, such as `--top-p`; a switch that is on by default has the one that turns it off,
-    too."""
+    """Return the option of a field, such as `--top-p`; a switch that is on by default also has its opposite."""
     option = shown_of(info).option
     if option:
         return option

@@ -57,9 +57,7 @@ EXAMPLES = {
 
 @dataclass(frozen=True)
 class FilterField:
-    """A field that expressions may name. `choices`: all its values, if it is a closed set; `synonyms`: other words for
-    them.
-    """
+    """A field that expressions may name. `choices`: all values of a closed set; `synonyms`: other words for them."""
 
     name: str
     kind: ValueKind
@@ -187,9 +185,7 @@ def quote(text: str) -> str:
 
 
 def _unquoted(text: str, position: int, fields: Mapping[str, FilterField], aliases: Mapping[str, str]) -> str:
-    """Return the words and signs around a position that may be meant as one value of a text field; empty if there are
-    none.
-    """
+    """Return the words and signs around a position that may be meant as a text field's value; empty if none."""
     for match in SEVERAL.finditer(text):
         name = match[1].lower()
         known = fields.get(aliases.get(name, name))

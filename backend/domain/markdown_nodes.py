@@ -128,8 +128,7 @@ def _inline_maths(state: StateInline, silent: bool) -> bool:
 
 
 def _block_maths(state: StateBlock, line: int, last: int, silent: bool) -> bool:
-    """Read a formula that begins a line and ends another, with lines between that would otherwise be lists or headings.
-    """
+    """Read a formula that begins a line and ends another, with lines between that would else be lists or headings."""
     start = state.bMarks[line] + state.tShift[line]
     closing = BLOCK_MATHS.get(state.src[start : start + 2])
     if closing is None or state.is_code_block(line):

@@ -60,9 +60,7 @@ class Problem:
 
 
 def read_problem(document: Any, *, most_characters: int = 300) -> Problem:
-    """Return the problem in an error's document, or in its bytes: `error` (OpenAI's) or `detail`, shortened to one
-    line.
-    """
+    """Return the problem in an error's document, or its bytes: `error` (OpenAI's) or `detail`, cut to one line."""
     if isinstance(document, bytes):
         try:
             document = from_json(document, allow_inf_nan=False)

@@ -160,9 +160,7 @@ def total(left: Any, right: Any) -> int:
 
 
 def percent_format(text: str, values: Any) -> int:
-    """Return an upper bound of the bytes of `text % values`. Raises TemplateTooCostly for a wide field or a computed
-    width.
-    """
+    """Return an upper bound of the bytes of `text % values`. Raises TemplateTooCostly for a wide or computed field."""
     fields = 0
     for spec in _PERCENT.finditer(text):
         fields += 1

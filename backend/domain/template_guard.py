@@ -360,9 +360,7 @@ def check_length(source: str) -> None:
 
 @contextmanager
 def limited(values: Any, *, source: str = "") -> Iterator[None]:
-    """Run the body with a budget that suits these values. Raises jinja2.TemplateError for anything that a template can
-    do wrong.
-    """
+    """Run the body with a budget that suits these values. Raises jinja2.TemplateError for a template's faults."""
     token = budget.set(RenderingBudget(input_bytes=len(source) + _length(values)))
     try:
         yield

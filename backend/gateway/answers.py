@@ -269,9 +269,7 @@ class _Held:
     values: int = 0
 
     async def counted(self, events: Events, exchange: ApiExchange) -> Events:
-        """Yield events, and count what is kept of them. Raises ApiError 429 where all answers together would hold too
-        much.
-        """
+        """Yield events, and count what is kept of them. Raises ApiError 429 where all would hold too much."""
         own = 0
         try:
             async with aclosing(events):

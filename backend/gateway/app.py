@@ -1,5 +1,4 @@
-"""The gateway: the OpenAI-compatible API of every endpoint. Holds no weights, and no state that a restart would lose.
-"""
+"""The gateway: the OpenAI-compatible API of every endpoint. Holds no weights, and no state to lose."""
 
 from __future__ import annotations
 

@@ -24,8 +24,7 @@ async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 async def every(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
-    """Take a step again and again, with a pause before each. One that fails is logged, and does not end those after it.
-    """
+    """Take a step again and again, with a pause before each. One that fails is logged, and ends none after it."""
     while True:
         await asyncio.sleep(seconds)
         try:

@@ -123,8 +123,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def read_json(request: Request, *, max_bytes: int) -> bytes:
-    """Return the body of a request. Raises ApiError for another type of content, and for one larger than `max_bytes`.
-    """
+    """Return the body of a request. Raises ApiError for another type of content, and above `max_bytes`."""
     # A cross-origin page can make a browser post text/plain, but not this type without a preflight request.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "Send the body with Content-Type: application/json.", code="unsupported_media_type")

@@ -101,9 +101,7 @@ class Directory(Protocol):
         """Return the holder of a key, None for an unknown or revoked one."""
 
     def keys_version(self) -> int | None:
-        """Return a number that differs once a key may have changed; None while only `authenticate` can tell. Does not
-        block.
-        """
+        """Return a number that changes once keys may have; None while only `authenticate` can tell. Does not block."""
 
     def note_use(self, key_id: str) -> None:
         """Note that a key was used now. Does not block."""
@@ -130,9 +128,7 @@ class Directory(Protocol):
         """Store a response."""
 
     def list_turns(self, response_id: str, *, owner: str) -> Sequence[ResponseRecord]:
-        """Return a response of an owner and those that it follows, oldest first. Raises NotFound, InvalidInput and
-        Unavailable.
-        """
+        """Return an owner's response and those before it, oldest first. Raises NotFound, InvalidInput, Unavailable."""
 
     def erase_response(self, response_id: str, *, owner: str) -> None:
         """Erase a response of an owner. Raises NotFound and Unavailable."""
@@ -164,6 +160,4 @@ class Directory(Protocol):
         """Store requests that replicas lost, on the terms of `record_usage`."""
 
     def record_usage(self, rows: Sequence[UsageRow]) -> None:
-        """Store usage. Called a few times a second at most; the same row may come again after an error, with the same
-        id.
-        """
+        """Store usage. Called a few times a second at most; after an error a row may come again, with its id."""

@@ -25,9 +25,7 @@ class _Counts(Collector):
 
 
 def render_live(live: LiveGauges) -> bytes:
-    """Return the gauges of now as text. Labels name endpoints, replicas, machines and queues, never keys, people or
-    prompts.
-    """
+    """Return the gauges as text. Labels name endpoints, replicas, machines, queues, never keys, people or prompts."""
     registry = CollectorRegistry()
     labels = ["model", "replica"]
     running = Gauge(

@@ -167,8 +167,7 @@ class InstalledDirectory:
         return self._latest().models
 
     def known_replicas(self, endpoint: str) -> Sequence[ReplicaAddress] | None:
-        """Return the ready replicas of an endpoint; None where no snapshot knows the endpoint, or the database hangs.
-        """
+        """Return the ready replicas of an endpoint; None where no snapshot knows it, or the database hangs."""
         snapshot = self._keeper.peek()
         targets = None if snapshot is None else snapshot.targets.get(endpoint)
         return None if targets is None else [_address(target) for target in targets]
@@ -193,9 +192,7 @@ class InstalledDirectory:
         return NotFound(f"The model {endpoint!r} does not exist here.", remedy="GET /v1/models lists those that do.")
 
     def wake(self, endpoint: str) -> Waking | None:
-        """Start the replicas of an endpoint that sleeps; None for one that never sleeps, and while the database is
-        away.
-        """
+        """Start the replicas of an endpoint that sleeps; None if it never sleeps, and while the database is away."""
         if self._keeper.is_away:
             return None
         try:

@@ -75,9 +75,7 @@ class Endable(Protocol):
 
 
 class OpenAnswers:
-    """The answers under way by key. Twice a second every key is checked again; the answers of a revoked one end with an
-    error.
-    """
+    """The answers under way by key. Every key is checked twice a second; a revoked one's end with an error."""
 
     def __init__(self, directory: Directory, keys: KeyCheck) -> None:
         self._directory, self._keys = directory, keys

@@ -89,9 +89,7 @@ class Relay:
         self._shares = BusyShares()
 
     async def generate(self, request: GenerateRequest, exchange: ApiExchange) -> Events:
-        """Yield token events and the finish event. Raises ApiError, at any time; closing the iterator cancels the
-        generation.
-        """
+        """Yield token events and the finish event. Raises ApiError, at any time; closing it cancels the generation."""
         try:
             replicas = await self._replicas(exchange)
         except ApiError as error:
@@ -290,9 +288,7 @@ def _lost(error: ReplicaLost, replica: ReplicaAddress) -> ApiError:
 
 
 def _checked(event: GenerationEvent) -> OpenEvent | FinishEvent:
-    """Return an event for the client; a replica that failed or was stopped counts as lost, one whose request failed
-    does not.
-    """
+    """Return an event for the client; a replica that failed or stopped counts as lost, a failed request does not."""
     if isinstance(event, GenerationErrorEvent) and event.code in OWN:
         raise ReplicaRefused(event.message, status=OWN[event.code], code=event.code)
     if isinstance(event, GenerationErrorEvent):

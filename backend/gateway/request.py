@@ -260,9 +260,7 @@ def headers_of(request: Request) -> dict[str, str]:
 
 
 def limit_headers(limits: KeyLimits, counted: Counted | Refusal) -> dict[str, str]:
-    """Return OpenAI's headers of the limits per minute that a key has. A limit is whole again a minute after the last
-    request.
-    """
+    """Return OpenAI's headers of a key's limits per minute. A limit is whole again a minute after the last request."""
     headers = {}
     for name, limit in (("requests", limits.requests), ("tokens", limits.tokens)):
         if limit is None:

@@ -1,6 +1,4 @@
-"""A snapshot of what the gateway last read from the database, kept fresh by a thread, so that requests outlive the
-database.
-"""
+"""A snapshot of what was last read from the database, kept fresh by a thread, so that requests outlive it."""
 
 from __future__ import annotations
 
@@ -71,9 +69,7 @@ class Keeper(Generic[T]):
         return self._snapshot if age <= MAX_S or self._is_away else None
 
     def latest(self) -> T:
-        """Return a snapshot of the last 0.4 s, or the last one while the database is away. Raises Away where there is
-        none.
-        """
+        """Return a snapshot of the last 0.4 s, or the last one while the database is away. Raises Away without one."""
         self._start()
         if not self._is_fresh() and not self._is_away:
             self._wanted.set()
@@ -85,9 +81,7 @@ class Keeper(Generic[T]):
         return self._snapshot
 
     def ask(self, question: Callable[[], R]) -> R:
-        """Answer a question from the database. Raises Away after an error or a second, and at once while the database
-        is away.
-        """
+        """Answer a question from the database. Raises Away after an error or a second, then at once."""
         self._start()
         if self._is_away or self._questions is None:
             raise Away("The database is away.")

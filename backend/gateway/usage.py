@@ -63,8 +63,7 @@ def _added(rest: UsageRow, row: UsageRow) -> UsageRow:
 
 
 class UsageWriter:
-    """Collects rows and writes them through the directory twice a second; keeps them while the database is unavailable.
-    """
+    """Collects rows and writes them through the directory twice a second; keeps them while the database is away."""
 
     def __init__(self, directory: Directory, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._directory, self._clock = directory, clock

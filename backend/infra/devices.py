@@ -31,9 +31,7 @@ def visible_devices(setting: str) -> tuple[str, ...]:
 
 
 def read_gpus() -> list[GpuGauges]:
-    """Return index, name, utilisation (percent) and memory (bytes) of each NVIDIA GPU; empty without a GPU or its
-    driver.
-    """
+    """Return index, name, utilisation (percent) and memory (bytes) of each NVIDIA GPU; empty without GPU or driver."""
     import pynvml  # imported here, as few processes need it
 
     try:

@@ -40,9 +40,7 @@ INSTALLATIONS = {
         remedy="install vLLM in an environment of its own, and set ROUNDHOUSE_VLLM to the path of its command `vllm`",
     ),
 }
-"""Servers of other projects by the engine's name. vLLM asks for a torch of its own, so it has an environment of its
-own.
-"""
+"""Servers of other projects by the engine's name. vLLM needs its own torch, so it has an environment of its own."""
 
 VARIABLES = tuple(one.variable for one in INSTALLATIONS.values())
 

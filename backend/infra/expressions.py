@@ -1,5 +1,4 @@
-"""Equality of mathematical expressions by math-verify, in a child process that hostile text can neither stall nor fill.
-"""
+"""Equality of mathematical expressions by math-verify, in a child process that hostile text can't stall or fill."""
 
 from __future__ import annotations
 

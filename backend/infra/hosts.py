@@ -100,8 +100,7 @@ def is_loopback_host(name: str) -> bool:
 
 
 def reachable_host(listens_on: str) -> str:
-    """Return the host to put into links: this machine's address on the network where a server listens on every address.
-    """
+    """Return the host to put into links: this machine's network address where a server listens on every address."""
     if listens_on not in WILDCARDS:
         return f"[{listens_on}]" if ":" in listens_on else "127.0.0.1" if listens_on == "localhost" else listens_on
     family, target = (socket.AF_INET, "192.0.2.1") if listens_on != "::" else (socket.AF_INET6, "2001:db8::1")
@@ -122,9 +121,7 @@ def machine_name(host: str) -> str:
 
 
 class HostGuard:
-    """Refuses requests and websockets under a foreign name, and websockets and forms that a page of another origin
-    sends.
-    """
+    """Refuses requests and websockets under a foreign name, and websockets and forms of another origin's page."""
 
     def __init__(
         self, app: ASGIApp, *, rules: HostRules, check_origin: bool = True, refuse: Refusal | None = None

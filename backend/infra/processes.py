@@ -51,8 +51,7 @@ def lower_priority(nice: int) -> None:
 
 
 def return_freed_memory() -> None:
-    """Give memory that was freed back to the system, which glibc keeps for later. Does nothing with another C library.
-    """
+    """Give memory that was freed back to the system, which glibc keeps for later. Needs this C library."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,6 +1,4 @@
-"""Context of every service call: adapters and policy of the installation, built by `backend.bootstrap`, and the acting
-person.
-"""
+"""Context of every service call: adapters and policy, from `backend.bootstrap`, and the person."""
 
 from __future__ import annotations
 
@@ -80,9 +78,7 @@ class Context:
     settings_file: str = ""
 
     def who_reaches(self, url: str) -> str:
-        """Return that an address of this installation opens on this machine alone, and what to set; empty where others
-        reach it.
-        """
+        """Return that an address opens on this machine alone, and what to set; empty where others reach it."""
         if not is_loopback_host(urlsplit(url).hostname or ""):
             return ""
         return (

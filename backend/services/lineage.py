@@ -1,6 +1,4 @@
-"""Lineage: from an endpoint or a checkpoint back through alias, decision, votes, evaluations, gates, run and data to
-the files.
-"""
+"""Lineage: from an endpoint or checkpoint through alias, decision, votes, evaluations, gates, run, data to files."""
 
 from __future__ import annotations
 
@@ -136,8 +134,7 @@ def card_lines(ctx: Context, checkpoint_id: str) -> list[str]:
 
 @dataclass
 class _Walk:
-    """Visit every object once; a node is added before its sources, so an object that is reached twice closes no circle.
-    """
+    """Visit every object once; a node is added before its sources, so one reached twice closes no circle."""
 
     session: Session
     nodes: dict[str, LineageNode] = field(default_factory=dict)

@@ -20,9 +20,7 @@ def rename(
     what: str,
     limit: int = 120,
 ) -> None:
-    """Give a row a name that no other of its table has; `what` reads "a dataset". Raises InvalidInput, or Conflict if
-    it is taken.
-    """
+    """Give a row a name that no other of its table has; `what` reads "a dataset". Raises InvalidInput, Conflict."""
     name, table = clean_name(name, what=what.capitalize(), limit=limit), type(row)
     if session.scalar(select(table.id).where(table.name == name, table.id != row.id)):
         raise Conflict(f"There is already {what} “{name}”.", field="name")

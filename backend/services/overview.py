@@ -84,9 +84,7 @@ class OverviewStrip:
 
 @dataclass(frozen=True)
 class ResultLine:
-    """A checkpoint's newest score on a benchmark. `delta`: difference from the best of the group; None for the best
-    itself.
-    """
+    """A checkpoint's newest score on a benchmark. `delta`: difference from the group's best; None for the best."""
 
     evaluation: EvaluationView
     score: ScoreView
@@ -177,9 +175,7 @@ def get_strip(ctx: Context) -> OverviewStrip:
 
 
 def read_load(ctx: Context, workers: list[WorkerView]) -> Gauges:
-    """Return the load of the machines with a living worker, each counted once, and the free space of the artifacts'
-    disk.
-    """
+    """Return the load of the machines with a living worker, once each, and the free space of the artifacts' disk."""
     alive = [worker for worker in workers if worker.is_alive]
     machines = list({worker.host: worker.gauges for worker in alive if worker.gauges}.values())
     cpus = [(gauges.cpu_percent / 100, gauges.cpu_count or 1) for gauges in machines if gauges.cpu_percent is not None]
@@ -246,9 +242,7 @@ LIVE = (Checkpoint.folder.is_not(None), Checkpoint.deleted_at.is_(None), Checkpo
 
 
 def _best_checkpoints(ctx: Context, session: Session) -> list[BestCheckpoint]:
-    """Return the best checkpoint of each objective, in the order of the objectives: among its newest runs that have
-    checkpoints.
-    """
+    """Return the best checkpoint of each objective: among its newest runs that have checkpoints."""
     order = (Run.created_at.desc(), Run.id)
     place = func.row_number().over(partition_by=Run.objective, order_by=order).label("place")
     newest = (

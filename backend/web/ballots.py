@@ -91,9 +91,7 @@ def ballot_routes(get_context: Callable[[], Context], *, proxies: TrustedProxies
         return _after(submit_rating(ctx, voter, sent.battle, value=sent.value, note=sent.note), sent.holds)
 
     async def open_link(request: Request) -> Response:
-        """Set the cookie alone: programs that preview links load this address too, so the link is bound by the page,
-        later.
-        """
+        """Set the cookie alone: previews load this address too, so the page binds the link later."""
         response = RedirectResponse(
             f"/ballot?{urlencode({'link': request.query_params.get('link', '')})}", status_code=303
         )
@@ -118,9 +116,7 @@ def ballot_routes(get_context: Callable[[], Context], *, proxies: TrustedProxies
 
 
 def battle_document(battle: BallotView) -> Document:
-    """Return a battle as the browser gets it: texts, and their Markdown as nodes; nothing of its origin, purpose or
-    probability.
-    """
+    """Return a battle as the browser gets it: texts, Markdown as nodes; nothing of origin, purpose or probability."""
     document: Document = {
         "id": battle.battle_id,
         "prompt": [list(turn) for turn in battle.prompt],
@@ -149,8 +145,7 @@ def form_document(config: CampaignConfig) -> Document:
 
 
 def _after(served: ServedBallot, holds: tuple[str, ...]) -> Document:
-    """Return the battle that the browser lacks: the first that it does not hold, without `holds` the second of the two.
-    """
+    """Return the battle that the browser lacks: the first that it does not hold, without `holds` the second."""
     battles = served.battles
     lacking = [battle for battle in battles if battle.battle_id not in holds] if holds else list(battles[1:] or battles)
     return {"next": battle_document(lacking[0]) if lacking else None, "progress": progress_document(served.progress)}

@@ -82,9 +82,7 @@ class RegenerateBody(ChatBody):
 
 
 class ContinueBody(RegenerateBody):
-    """An answer to continue: from its end, or before `token` with `instead` in its place; `together` with those beside
-    it.
-    """
+    """An answer to continue: from its end, or before `token` with `instead` in its place; `together` with others."""
 
     token: int | None = None
     instead: str = ""

@@ -67,8 +67,7 @@ def live_routes(get_context: Callable[[], Context]) -> list[Route]:
 
 
 def plotly_asset(request: Request) -> Response:
-    """Serve plotly.js, compressed once in memory and cached by browsers without limit: its address contains its hash.
-    """
+    """Serve plotly.js, compressed once in memory and cached by browsers without limit: its address has its hash."""
     bundle = plotly_bundle()
     headers = {"cache-control": FOREVER, "etag": f'"{bundle.digest}"', "vary": "accept-encoding"}
     if request.headers.get("if-none-match") == f'"{bundle.digest}"':
@@ -133,9 +132,7 @@ def _samples(ctx: Context, request: Request) -> str:
 
 
 def _overview(ctx: Context, request: Request) -> str:
-    """Answer /live/overview?token=...: the state of the runs in the token, which runs are active, and how many jobs
-    wait.
-    """
+    """Answer /live/overview?token=...: the state of the runs in the token, which are active, and how many jobs wait."""
     states = run_states(ctx, runs_of_token(ctx, request.query_params.get("token", ""))[:MAX_RUNS], with_spark=True)
     answer = {
         "runs": {run_id: _state(state) for run_id, state in states.items()},

@@ -25,9 +25,7 @@ class TrustedProxies:
 
     @classmethod
     def parse(cls, setting: str) -> TrustedProxies:
-        """Read ROUNDHOUSE_TRUST_PROXY: empty or `false` for none, `true` for nearby ones, or addresses and networks
-        with commas.
-        """
+        """Read ROUNDHOUSE_TRUST_PROXY: empty or `false` for none, `true` for near ones, or addresses and networks."""
         text = setting.strip().lower()
         if text in {"", "0", "false", "no", "off"}:
             return cls()
@@ -36,9 +34,7 @@ class TrustedProxies:
         return cls(networks=tuple(ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip()))
 
     def client_address(self, request: Request) -> str:
-        """Return the visitor's address: the last one in X-Forwarded-For that is no trusted proxy, where the peer is
-        one.
-        """
+        """Return the visitor's address: the last in X-Forwarded-For that is no trusted proxy, if the peer is."""
         peer = request.client.host if request.client else UNKNOWN
         if not self._trusts_peer(peer):
             return peer

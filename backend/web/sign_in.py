@@ -167,9 +167,7 @@ class SignInGate:
 
 
 class SecurityHeaders:
-    """Adds security headers to every response: pages load nothing from other servers, whatever a network or a dataset
-    writes.
-    """
+    """Adds security headers to every response: pages load nothing from elsewhere, whatever a network writes."""
 
     HEADERS = (
         (b"content-security-policy", CSP.encode()),

@@ -234,8 +234,7 @@ class StepBatches:
         self.micro_batch = micro_batch
 
     def prefetch(self, step: int) -> None:
-        """Build a step's batches while the device computes the step before it; a no-op unless building them takes time.
-        """
+        """Build a step's batches while the device computes the step before it; a no-op unless that takes time."""
 
     def draw(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return the epochs and the items of update `step` (the first is 1)."""
@@ -246,9 +245,7 @@ class StepBatches:
         return [items[at : at + self.micro_batch] for at in range(0, len(items), self.micro_batch)]
 
     def labels_at(self, step: int) -> list[list[int]]:
-        """Return the number of each item of a step, in the order of its micro-batches: its row, or its position in a
-        text.
-        """
+        """Return the number of each item of a step, in its micro-batches' order: its row, or its position in a text."""
         return [[int(item) + 1] for item in self.draw(step)[1]]
 
     def describe(self, step: int, index: int) -> str:

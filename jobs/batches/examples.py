@@ -172,8 +172,7 @@ def load_examples(
 
 
 def _tell_counts(tokens: StoredTokens, split: Split, *, context: int, reporter: Reporter) -> None:
-    """Log and report the rows that are left out or truncated. Raises InvalidInput if no row of the train split is left.
-    """
+    """Log and report the rows that are left out or truncated. Raises InvalidInput if no train row is left."""
     counts, item_rows, first = tokens.manifest.counts, np.asarray(tokens.rows), np.asarray(tokens.values)
     num_rows, refused, skipped, refusal = counts["rows"], counts["refused"], counts["skipped"], counts["refusal"]
     truncated = len(np.unique(item_rows[tokens.lengths()[:, 0] > context]))

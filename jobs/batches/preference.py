@@ -1,6 +1,4 @@
-"""Batches of preference pairs and of rated answers, with the log-probabilities of a reference network where the loss
-needs them.
-"""
+"""Batches of preference pairs and of rated answers, with a reference's log-probabilities where the loss needs them."""
 
 from __future__ import annotations
 

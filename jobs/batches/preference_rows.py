@@ -65,9 +65,7 @@ AnsweredPair = tuple[Answered, Answered]
 
 @dataclass(frozen=True)
 class Rated:
-    """A desirable or undesirable answer. `mismatched` is another row's answer after this row's prompt (see
-    `kto_divergence`).
-    """
+    """A desirable or undesirable answer. `mismatched` is another row's answer to this prompt (see `kto_divergence`)."""
 
     answered: Answered
     desirable: bool

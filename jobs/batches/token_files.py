@@ -209,9 +209,7 @@ class TokenWriter:
 
 
 def read_token_manifest(folder: Path, *, without: str = "") -> Manifest | None:
-    """Return a folder's manifest; None without one, or if files are shorter than it says, but for one that need not be
-    here.
-    """
+    """Return a folder's manifest; None without one, or if files are too short, but for one not needed."""
     try:
         manifest = Manifest.read((folder / MANIFEST).read_text(encoding="utf-8"))
         sizes = {name: size for name, size in manifest.bytes.items() if name != without}

@@ -62,8 +62,7 @@ def _stop_after_first_part(writer: TokenWriter) -> None:
 
 
 def main(file: Path) -> int:
-    """Make the tokens, or leave as soon as another process does. Returns the exit status; an error is left in a file.
-    """
+    """Make the tokens, or leave once another process does. Returns the exit status; an error is left in a file."""
     record = json.loads(file.read_text(encoding="utf-8"))
     error_file = Path(record.pop("error"))
     spec = MakerSpec(**record)

@@ -256,9 +256,7 @@ class TokenSource:
 
 
 def code_hash() -> str:
-    """Return a hash of the code and the libraries that tokens follow from: an upgrade never reads what older code
-    encoded.
-    """
+    """Return a hash of the code and libraries of tokens: an upgrade never reads what older code encoded."""
     digest = hashlib.sha256(json.dumps([version(name) for name in LIBRARIES]).encode())
     for part in CODE:
         path = ROOT / part

@@ -27,9 +27,7 @@ class SourcePosition:
 
 @dataclass(frozen=True)
 class CsvMarks:
-    """Positions of quotes, delimiters and line ends in a piece of CSV (int32), and the byte at each
-    (jobs.data.csv_cells).
-    """
+    """Positions of quotes, delimiters and line ends in a piece of CSV (int32), and the byte at each."""
 
     places: npt.NDArray[np.int32]
     kinds: npt.NDArray[np.uint8]

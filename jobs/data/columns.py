@@ -241,8 +241,7 @@ class _Messages:
         return np.bincount(self.row_of[turns], minlength=self.num_rows)
 
     def require_conversations(self) -> None:
-        """Raise _NotPlain unless a user's turn precedes the last answer, no user turn is blank, and some answer is not.
-        """
+        """Raise _NotPlain unless a user's turn precedes the last answer, none is blank, and some answer is not."""
         last = np.full(self.num_rows, -1)
         places = np.flatnonzero(self.is_assistant)
         last[self.row_of[places]] = places  # of equal rows the last one stays

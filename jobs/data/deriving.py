@@ -198,8 +198,7 @@ def _chooser(source: _Source, change: Change, *, meter: _Meter) -> Callable[[int
 
 
 def _first_of_equals(source: _Source, *, loose: bool, meter: _Meter) -> npt.NDArray[np.bool_]:
-    """Mark one of each set of equal rows, in the order of all rows; a validation row takes precedence over train rows.
-    """
+    """Mark one of each set of equal rows, in the order of all rows; validation rows take precedence."""
     hashes = array("Q", (row_hash(row, loose=loose) for _, row in meter.passed(source.rows())))
     values = np.frombuffer(hashes, dtype=np.uint64) if hashes else np.zeros(0, dtype=np.uint64)
     train = source.count("train")

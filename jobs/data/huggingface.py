@@ -82,8 +82,7 @@ def push_version(
 
 
 def merge_cards(card: str, written: str) -> str:
-    """Return our card with the parts of its front matter that describe the pushed files, as `push_to_hub` wrote them.
-    """
+    """Return our card with its front matter's parts that describe the pushed files, as `push_to_hub` wrote them."""
     front, text = _divide(card)
     pushed, _ = _divide(written)
     front |= {key: pushed[key] for key in OWN_KEYS if key in pushed}

@@ -120,9 +120,7 @@ class MessageTrees:
         return RowBlock(file, ".tree", batch[0][0], SourcePosition(0, done, done + 1), position, rows=tuple(batch))
 
     def _units(self, db: sqlite3.Connection) -> Iterator[tuple[str, int, dict[str, object] | RowProblem, int]]:
-        """Yield (file, row, tree or problem, messages in it): trees and bad rows in order, then messages that no tree
-        contains.
-        """
+        """Yield (file, row, tree or problem, messages in it): trees and bad rows in order, then messages without."""
         query = "SELECT place, file, row, body, problem FROM message WHERE parent IS NULL ORDER BY place"
         for place, file, number, body, problem in db.execute(query):
             if problem is not None:

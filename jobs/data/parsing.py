@@ -221,9 +221,7 @@ def _json_table(data: Bytes, plan: ColumnPlan) -> pyarrow.Table | None:
 
 
 def _documents(data: Bytes, *, first: int = 1) -> list[tuple[int, bytes]] | None:
-    """Split texts at their marks, as backend.domain.data.parsing.text_formats does line by line; None if a line may be
-    invalid.
-    """
+    """Split texts at their marks, as parsing/text_formats.py does by lines; None if one may be invalid."""
     if b"\x00" in data or not _is_utf8(data):
         return None
     if b"\r" in data:

@@ -1,6 +1,4 @@
-"""Plans of work in shards, kept in the folder of the work. Imports no transformers, as the processes that watch shards
-read them.
-"""
+"""Plans of work in shards, kept in the folder of the work. Imports no transformers, for processes that watch shards."""
 
 from __future__ import annotations
 

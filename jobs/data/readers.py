@@ -51,8 +51,7 @@ class SourceRows(Protocol):
     def blocks(
         self, start: SourcePosition = SourcePosition(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES
     ) -> Iterator[RowBlock]:
-        """Yield blocks from a mark on; of tables only `columns`, if all of them exist, about `table_bytes` at a time.
-        """
+        """Yield blocks from a mark on; of tables only `columns`, if all exist, about `table_bytes` at a time."""
 
     def reuse(self, data: Bytes) -> None:
         """Reuse the buffer of a block that is no longer read."""
@@ -77,8 +76,7 @@ class RowSource:
         return self.listing.ignored
 
     def reuse(self, data: Bytes) -> None:
-        """Reuse the buffer of a block that is no longer read; thread-safe. New memory would have to be cleared first.
-        """
+        """Reuse the buffer of a block that is no longer read; thread-safe. New memory would be cleared first."""
         if isinstance(data, bytearray) and len(data) <= BLOCK_BYTES:
             self._spare.append(data)
 
@@ -264,9 +262,7 @@ def _batched(rows: Iterable[NumberedRow]) -> Iterator[tuple[NumberedRow, ...]]:
 
 
 def _json_blocks(stream: _Reader, mark: SourcePosition) -> Iterator[RowBlock]:
-    """Yield blocks of a JSON list; to resume, the rows before the mark are parsed and skipped, as a list has no lines
-    to seek to.
-    """
+    """Yield blocks of a JSON list; to resume, rows before the mark are parsed and skipped."""
     rows = (
         (number, row) for number, row in iter_json_rows(stream.chunks(), longest=MAX_ROW_BYTES) if number >= mark.number
     )
@@ -276,9 +272,7 @@ def _json_blocks(stream: _Reader, mark: SourcePosition) -> Iterator[RowBlock]:
 
 
 def _csv_blocks(stream: _Reader, mark: SourcePosition, *, suffix: str) -> Iterator[RowBlock]:
-    """Yield blocks that end with a row, by the parity of the quotation marks; rows one by one where these are
-    malformed.
-    """
+    """Yield blocks that end with a row, by the parity of the quotation marks; one by one where malformed."""
     stream.fill(BLOCK_BYTES)
     shape, header = csv_shape(bytes(stream.data), suffix=suffix)
     number = 1

@@ -23,9 +23,7 @@ _LIST, _PART, _END, _OPEN, _CLOSE, _NOTHING = (
 
 
 class RowKeys:
-    """Keys of consecutive rows: `data` holds them one after another, key i from `offsets[i]` to `offsets[i + 1]`
-    (int64).
-    """
+    """Keys of consecutive rows: `data` holds them in a row, key i from `offsets[i]` to `offsets[i + 1]` (int64)."""
 
     def __init__(self, table: pyarrow.Table) -> None:
         columns = [one_array(column) for column in table.columns]

@@ -1,6 +1,4 @@
-"""Read what `save_to_disk` of Hugging Face `datasets` wrote, a folder or a zip of one, with the splits it was saved
-with.
-"""
+"""Read what `save_to_disk` of Hugging Face `datasets` wrote, a folder or a zip of one, with its splits."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ class SavedDataset:
     """The chosen splits of a saved dataset, in blocks."""
 
     def __init__(self, path: Path, choice: SavedChoice, splits: Mapping[str, SavedSplit]) -> None:
-        """Open the chosen splits; those in a zip are unpacked beside. Raises InvalidInput for one that `datasets` can't
-        load.
-        """
+        """Open the chosen splits; those in a zip are unpacked beside. Raises InvalidInput for an unreadable one."""
         self.name = path.name
         names: list[str] = [choice.train, *([choice.val] if choice.val else [])]
         listings = [splits[name].files() for name in names]

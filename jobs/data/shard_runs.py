@@ -91,9 +91,7 @@ class ShardRunner(Protocol):
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """The number of shards of an import, and where they run: `local`, or `slurm:PARTITION` by the settings of
-    `cluster`.
-    """
+    """The number of shards of an import, and where they run: `local`, or `slurm:PARTITION` by `cluster`."""
 
     shards: int
     workers: int = 1

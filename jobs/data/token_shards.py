@@ -59,9 +59,7 @@ def _make_split(source: TokenSource, tokenizer: Path, split: Split, options: Sha
 
 
 def make_shard(folder: Path, number: int) -> None:
-    """Make the tokens of one shard. Its folder appears whole or not at all; of two processes that make the same, one
-    wins.
-    """
+    """Make the tokens of one shard. Its folder appears whole or not at all; of two makers one wins."""
     target = shard_folder(folder, number)
     if target.is_dir():
         return

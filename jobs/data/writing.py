@@ -1,5 +1,4 @@
-"""Write canonical rows to `train.parquet` and `val.parquet` in a temporary folder, and publish the folder atomically.
-"""
+"""Write canonical rows to `train.parquet` and `val.parquet` in a temporary folder, published atomically."""
 
 from __future__ import annotations
 

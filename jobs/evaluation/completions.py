@@ -114,8 +114,7 @@ def read_answer(
     ends: frozenset[int],
     stops: Sequence[str] = (),
 ) -> tuple[str, int, Literal["stop", "length"]]:
-    """Return (text, tokens, finish reason) of an answer, truncated at its end token and before the first stop string.
-    """
+    """Return (text, tokens, finish reason) of an answer, cut at its end token and before the first stop string."""
     stop = next((index for index, token in enumerate(new) if token in ends), None)
     answer = new if stop is None else new[:stop]
     text = decode_after(tokenizer, prompt, answer)

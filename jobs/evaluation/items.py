@@ -39,9 +39,7 @@ class ScoredItem:
 
 
 def read_split(folder: Path, *, split: str) -> list[Row]:
-    """Read the rows of a split (`train`, `val`, or `all` of both). Raises NotFound if it is absent, InvalidInput if it
-    is empty.
-    """
+    """Read the rows of a split (`train`, `val`, or `all` of both). Raises NotFound, InvalidInput if empty."""
     with _no_garbage_collection():
         rows = list(_rows(folder, split))
     if not rows:

@@ -1,6 +1,4 @@
-"""An item as the request that an engine answers, and what becomes of the answer: the common path of all kinds and
-tasks.
-"""
+"""An item as the request that an engine answers, and what becomes of it: the common path of all kinds and tasks."""
 
 from __future__ import annotations
 
@@ -50,9 +48,7 @@ SHOWN_PROMPT = 4000
 def longest_for(
     subject: EvaluatedNetwork | EndpointSubject, prompt: str | list[int] | Messages, *, max_tokens: int
 ) -> int:
-    """Return how many tokens an answer to a prompt may have in the subject's context, if that is known; see
-    `longest_answer`.
-    """
+    """Return how many tokens an answer to a prompt may have in a known context of the subject; see `longest_answer`."""
     if isinstance(subject, EndpointSubject):
         return max_tokens
     return longest_answer(max_tokens, prompt=len(prompt_ids(subject, prompt)), context=subject.context)
@@ -138,9 +134,7 @@ class Audit:
         return cls(frozenset(random.Random(f"audit {seed}").sample(hashes, min(count, len(hashes)))))
 
     def difference(self, plain: EvaluationEngine) -> float | None:
-        """Return the largest difference between the recorded results and the plain engine's, None without a recorded
-        one.
-        """
+        """Return the largest difference between recorded results and the plain engine's, None without."""
         worst = None
         for (_, recorded), again in zip(
             self.results, _results(plain, [question for question, _ in self.results]), strict=True

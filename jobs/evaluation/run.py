@@ -100,9 +100,7 @@ def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> EvaluateResult:
 def open_subject(
     spec: JobSpec[EvaluatePayload], reporter: Reporter, *, items: int
 ) -> EvaluatedNetwork | EndpointSubject:
-    """Load the checkpoint, or read the endpoint's key. Raises NotFound or InvalidInput for a folder, Unavailable
-    without the key.
-    """
+    """Load the checkpoint, or read the endpoint's key. Raises NotFound, InvalidInput, Unavailable."""
     payload = spec.payload
     if payload.endpoint is not None:
         reporter.progress(0, items, unit="items", message=f"Asking {payload.endpoint.name}")
@@ -114,9 +112,7 @@ def open_subject(
 
 
 def _check_code_execution(payload: EvaluatePayload) -> None:
-    """Raise NotAllowed or Unavailable before the first program, unless running them is allowed and they can be confined
-    here.
-    """
+    """Raise NotAllowed or Unavailable before the first program, unless they are allowed and confined here."""
     if not payload.run_code:
         raise NotAllowed(
             "This benchmark runs programs that the model writes, which is not allowed here.",
@@ -177,9 +173,7 @@ def uses_chat(
     kind: EvaluationKind,
     config: EvaluationConfig,
 ) -> bool:
-    """Decide on the chat template: `auto` uses it for generated answers and conversations, never for choices or running
-    text.
-    """
+    """Decide on the chat template: `auto` uses it for generated answers and conversations, never for choices, texts."""
     setting = config.task.chat if config.task is not None and config.chat == "auto" else config.chat
     if kind is EvaluationKind.PERPLEXITY and (config.task is not None or as_conversation(items[0].row) is None):
         return False

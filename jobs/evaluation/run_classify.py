@@ -29,8 +29,7 @@ MAX_TOKENS = 512
 
 
 def run(spec: JobSpec[ClassifyPayload], reporter: Reporter) -> ClassifyResult:
-    """Classify the texts; see the module's first lines. Raises InvalidInput for a folder without a usable classifier.
-    """
+    """Classify the texts; see the module's first lines. Raises InvalidInput without a usable classifier."""
     payload = spec.payload
     set_threads(payload.threads)
     texts = [

@@ -1,6 +1,4 @@
-"""Aggregate the items of a task to its scores: by metric, by subgroup and by group, each with standard error and
-interval.
-"""
+"""Aggregate the items of a task to its scores: by metric, subgroup and group, each with error and interval."""
 
 from __future__ import annotations
 
@@ -39,8 +37,7 @@ RATIOS = {
     "token_perplexity": "tokens",
     "perplexity": "",
 }
-"""What the summed log-likelihoods are divided by; of the perplexity of targets by their number (lm-evaluation-harness).
-"""
+"""What the summed log-likelihoods are divided by; of targets' perplexity by their number (lm-evaluation-harness)."""
 
 
 def estimate_task(task: TaskDefinition, ledger: ItemLedger) -> list[ScoreRow]:

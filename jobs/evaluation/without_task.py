@@ -261,8 +261,7 @@ def check_choices(items: Sequence[Item]) -> None:
 def choice_question(
     subject: EvaluatedNetwork | EndpointSubject, item: Item, *, examples: Sequence[Item], chat: bool
 ) -> Question:
-    """Return the request of a multiple-choice item. Values: accuracy by each of the usual rules (see `choice_values`).
-    """
+    """Return the request of a multiple-choice item. Values: accuracy by each usual rule (see `choice_values`)."""
     context, choices = render_choices(subject, item.row, examples=examples, chat=chat)
     pairs: tuple[Pair, ...] = tuple((context, choice) for choice in choices)
     if chat and not isinstance(subject, EndpointSubject):

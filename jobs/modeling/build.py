@@ -252,9 +252,7 @@ FIELDS = (
     "embd_pdrop",
     "dropout",
 )
-"""Names of dropout inside and between blocks. Excluded: those of classifiers, and `layerdrop`, which drops whole
-blocks.
-"""
+"""Names of dropout inside and between blocks. Excluded: those of classifiers, and `layerdrop`, which drops blocks."""
 
 
 def set_dropout(config: Any, share: float) -> None:

@@ -1,6 +1,4 @@
-"""Read a dataset version: a folder with `train.parquet`, `val.parquet`, `rejected.jsonl` and `meta.json`. Imports no
-torch.
-"""
+"""Read a dataset version: a folder with `train.parquet`, `val.parquet`, `rejected.jsonl` and `meta.json`. No torch."""
 
 from __future__ import annotations
 
@@ -45,8 +43,7 @@ def num_rows(folder: Path, *, split: Split) -> int:
 
 
 def iter_rows(folder: Path, *, split: Split) -> Iterator[Row]:
-    """Yield the canonical rows of a split in order, in bounded memory. Raises NotFound if the split's file is missing.
-    """
+    """Yield the canonical rows of a split in order, in bounded memory. Raises NotFound without the split's file."""
     return parquet.iter_file_rows(_require(folder / f"{split}.parquet"))
 
 

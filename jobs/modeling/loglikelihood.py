@@ -25,9 +25,7 @@ Progress = Callable[[int, int], bool]
 
 @dataclass(frozen=True, eq=False)
 class ScoredSequence:
-    """Token ids to run, and how many of the last ones to score. `owner` is the index of the pair or text that it
-    belongs to.
-    """
+    """Token ids to run, and how many of the last ones to score. `owner` is the index of its pair or text."""
 
     owner: int
     ids: npt.NDArray[np.int32]
@@ -101,9 +99,7 @@ def _after_prefix(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[l
 
 
 def plan_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], *, longest: int) -> list[ScoredSequence]:
-    """Return the sequence of each pair, cut at its beginning to `longest` inputs. Raises InvalidInput for an empty
-    continuation.
-    """
+    """Return the sequence of each pair, cut at its beginning to `longest` inputs. Raises InvalidInput without one."""
     texts = [pair for pair in pairs if isinstance(pair[0], str)]
     encoded = iter(encode_pairs(tokenizer, texts) if texts else ())
     rows = []
@@ -211,8 +207,7 @@ def sum_windows(windows: Sequence[TextNll], size: int) -> TextNll:
 
 
 def _overlapping_rows(owner: int, sequence: list[int], *, length: int) -> list[ScoredSequence]:
-    """Windows of `length` scored tokens, conditioned on what precedes them; the last one overlaps tokens scored before.
-    """
+    """Windows of `length` scored tokens, conditioned on what precedes them; the last overlaps scored ones."""
     rows = []
     for at in range(0, len(sequence) - 1, length):
         end = min(at + length + 1, len(sequence))

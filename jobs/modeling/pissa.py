@@ -21,9 +21,7 @@ from backend.errors import InvalidInput
 ADAPTER, START = "default", "pissa_start"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 EXACT_UP_TO = 1024
-"""Side of a matrix above which only the largest singular vectors are computed, by random projections (the paper's
-section 4).
-"""
+"""Side of a matrix above which the largest singular vectors alone are computed, by random projections (section 4)."""
 
 
 def begin(model: peft.PeftModel, *, saved: Path | None = None) -> None:
@@ -78,9 +76,7 @@ def _layers(model: peft.PeftModel) -> list[tuple[str, LoraLayer]]:
 
 
 def _largest(layer: LoraLayer, *, rank: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return A (rank, inputs) and B (outputs, rank): B @ A times the scaling is the weight's best approximation of that
-    rank.
-    """
+    """Return A (rank, inputs) and B (outputs, rank): B @ A times the scaling is the weight's best of that rank."""
     weight = layer.get_base_layer().weight.float()
     weight = weight.T if getattr(layer, "fan_in_fan_out", False) else weight
     if rank > min(weight.shape):

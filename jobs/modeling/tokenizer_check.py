@@ -54,9 +54,7 @@ def check_tokenizer_files(folder: Path) -> None:
 
 
 def probe_tokenizer(folder: Path, *, name: str) -> None:
-    """Encode a few texts in a process of its own. Raises InvalidInput if it fails or takes longer than `timeout_s`
-    seconds.
-    """
+    """Encode a few texts in a process of its own. Raises InvalidInput if it fails or takes over `timeout_s`."""
     command = [sys.executable, "-m", "jobs.modeling.tokenizer_probe", str(folder / "tokenizer.json")]
     try:
         ended = subprocess.run(

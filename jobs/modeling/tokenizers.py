@@ -215,9 +215,7 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int | None = 
 
 
 def lost_bytes(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
-    """Return the bytes of a text that no token represents, which the network can't see; 0 for a tokenizer that writes
-    any text.
-    """
+    """Return the bytes of a text that no token represents, unseen by the network; 0 if all can be written."""
     if _writes_everything(tokenizer):
         return 0
     ids = encode_texts(tokenizer, [text])[0]

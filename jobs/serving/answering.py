@@ -1,6 +1,4 @@
-"""Answer one request of a replica: its prompts, repetitions, echoes and embeddings, as one stream of events with one
-end.
-"""
+"""Answer one request of a replica: its prompts, repetitions, echoes and embeddings, as one stream of events."""
 
 from __future__ import annotations
 
@@ -122,8 +120,7 @@ def submit_choice(
 
 
 def _within_budget(served: ServedNetwork, request: GenerateRequest, prompts: Sequence[int]) -> GenerateRequest:
-    """Return a request whose answer has a limit. Raises InvalidInput where it asks for more than one answer may hold.
-    """
+    """Return a request whose answer has a limit. Raises InvalidInput if it asks for more than one answer may hold."""
     width = 0 if served.reader is None else served.reader.width
     tokens = tokens_within_budget(request, prompts=prompts, context=served.engine.context_length, width=width)
     if tokens == request.params.max_tokens:
@@ -144,9 +141,7 @@ def _refuse_tools(served: ServedNetwork, request: GenerateRequest, prompt_tokens
 
 
 class Continuation:
-    """Passes the events on that follow the beginning of an answer, and an error where the beginning was not what had
-    been sent.
-    """
+    """Passes the events on that follow the beginning of an answer, or an error where that was not what was sent."""
 
     def __init__(self, begun: Begun, on_event: OnEvent) -> None:
         self._begun, self._on_event = begun, on_event

@@ -93,9 +93,7 @@ class BatchedRequest:
         return True
 
     def keep(self, tokens: list[int], cache: Any) -> None:
-        """Undo what the library counted for rows behind the last right one; their keys are overwritten by the next
-        step.
-        """
+        """Undo what the library counted for rows behind the last right one; the next step overwrites their keys."""
         request, state = self._request, self._state
         state.position_offset -= request.query_length
         blocks = cache.count_new_complete_blocks(state, len(tokens))

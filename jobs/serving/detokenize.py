@@ -52,9 +52,7 @@ class TextStream:
         self._open(list(prompt[-PROMPT_TAIL:]))
 
     def push(self, token_ids: list[int]) -> str:
-        """Add tokens; return the text that can no longer change. After a stop string `stopped` is True and no text
-        follows.
-        """
+        """Add tokens; return the text that can no longer change. After a stop string `stopped` is True."""
         if self.stopped:
             return ""
         return self._release("".join(self._step(token) for token in token_ids), final=False)

@@ -55,9 +55,7 @@ class QueueFull(Unavailable):
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Counters of an engine. `tokens_per_second` over the last seconds; `steps` and the numbers of tokens since the
-    start.
-    """
+    """Counters of an engine. `tokens_per_second` over the last seconds; `steps` and tokens since the start."""
 
     running: int
     waiting: int
@@ -275,8 +273,7 @@ class Generation:
         self._begun = self._begun or time.perf_counter()
 
     def catch_up(self) -> None:
-        """Take the tokens that another replica generated, as if the engine had; they may have reached the end already.
-        """
+        """Take the tokens that another replica generated, as if the engine had; they may be at the end."""
         self._is_catching_up = True
         self.draw.replay(self.choice.begun)
         for token in self.choice.begun:
@@ -284,8 +281,7 @@ class Generation:
         self._is_catching_up, self._first = False, None
 
     def accept(self, token_ids: list[int]) -> None:
-        """Take newly generated tokens; emit their text, and the end when an end token, stop string or limit is reached.
-        """
+        """Take newly generated tokens; emit their text, and the end at an end token, stop string or limit."""
         if self.draw.fault:
             self.fail(f"The answer can't continue: {self.draw.fault}", code=self.draw.fault_code)
             if not self._is_catching_up:
@@ -316,9 +312,7 @@ class Generation:
             self.abort(self)  # the engine has no stop strings and no constraints, and would not stop
 
     def _cut(self, token_ids: list[int]) -> tuple[list[int], bool]:
-        """Return the tokens up to the end of a constrained text, and whether it is reached; the engine may be some
-        steps ahead.
-        """
+        """Return the tokens up to the end of a constrained text, and whether it is reached: the engine may be ahead."""
         complete_at = None if self.choice.matcher is None else self.choice.matcher.complete_at
         if complete_at is None or self.num_generated + len(token_ids) < complete_at:
             return token_ids, False
@@ -372,9 +366,7 @@ class Generation:
 
 
 def read_limits(network: Any, tokenizer: Any, *, context: int | None = None) -> NetworkLimits:
-    """Read context, vocabulary and end tokens from a loaded network and its tokenizer; `context` shortens the network's
-    own.
-    """
+    """Read context, vocabulary, end tokens from a loaded network and its tokenizer; `context` shortens it."""
     return _limits(
         network.config,
         getattr(network, "generation_config", None),

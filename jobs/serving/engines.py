@@ -328,9 +328,7 @@ class ServerProcess:
         return self._child.pid
 
     def wait_until_healthy(self, *, should_stop: Callable[[], object]) -> None:
-        """Wait until the server answers. Raises StartFailed where it ends or takes too long, JobFailed where it is to
-        stop.
-        """
+        """Wait until the server answers. Raises StartFailed if it ends or takes too long, JobFailed on a stop."""
         until = time.monotonic() + START_S
         while not self._is_healthy():
             if not self.is_alive():

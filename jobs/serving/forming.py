@@ -1,6 +1,4 @@
-"""The form of a request's answers: a constraint, calls of tools and reasoning, by the family of the checkpoint's
-template.
-"""
+"""The form of a request's answers: a constraint, calls of tools and reasoning, by the template's family."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ PROMPT_END = 8  # tokens in which a prompt may open the reasoning
 
 @dataclass(frozen=True)
 class AnswerForm:
-    """Constraint and splitting of the answers of one request. `opening` is the text that ends the prompt of a forced
-    call.
-    """
+    """Constraint and splitting of a request's answers. `opening` is the text that ends the prompt of a forced call."""
 
     constraint: Constraint | None = None
     style: CallStyle | None = None
@@ -77,9 +73,7 @@ def form_of(tokenizer: Any, request: GenerateRequest) -> AnswerForm:
 
 
 def offered_tools(tokenizer: Any, request: GenerateRequest) -> list[JsonObject] | None:
-    """Return the tools that the network sees: none where it must not call one, or may and only continues text (no chat
-    template).
-    """
+    """Return the tools that the network sees: none where it must not call one, or may without a chat template."""
     mode = request.tool_choice.mode
     if not request.tools or mode == "none" or (mode == "auto" and tokenizer.chat_template == PLAIN_TEMPLATE):
         return None

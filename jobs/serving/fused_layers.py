@@ -305,9 +305,7 @@ def _interleave(heads: torch.Tensor) -> torch.Tensor:
 
 
 def _rms_norm(inputs: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Return `inputs` over their root mean square, times `weight`. Of torch's own, the CPU runs every step as an
-    operator as well.
-    """
+    """Return `inputs` over their root mean square, times `weight`. Of torch's own, a CPU runs each step apart."""
     length: torch.Tensor = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True)
     scale = length.square_().mul_(1 / inputs.shape[-1]).add_(eps).rsqrt_()
     result: torch.Tensor = (inputs * scale).mul_(weight)

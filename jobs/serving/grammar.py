@@ -39,8 +39,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Grammars:
-    """The constraints of one tokenizer. The tokens are read at the first use, once (a second for a large vocabulary).
-    """
+    """The constraints of one tokenizer. Tokens are read once, at the first use (a second for a large vocabulary)."""
 
     def __init__(self, tokenizer: Any, *, vocab_size: int, end_ids: Sequence[int]) -> None:
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
@@ -195,9 +194,7 @@ class GrammarMatcher:
         return reserve <= 0
 
     def _tokens_to_end(self, matcher: LLMatcher, *, limit: int, first: int | None = None) -> int:
-        """Return how many tokens the shortest known way to a complete text takes, after `first`; `limit` if that or
-        more.
-        """
+        """Return how many tokens the shortest way to a complete text takes, after `first`; `limit` if that or more."""
         trial = matcher.deep_copy()
         if first is not None:
             trial.consume_token(first)

@@ -258,9 +258,7 @@ class OutsideEngine:
                     return
 
     async def _fail(self, generation: Generation, message: str) -> None:
-        """End a request that the server answers with an error: another replica may answer it where this server is about
-        to end.
-        """
+        """End a request that the server answers with an error: another replica may, where this server is ending."""
         async with self._session.get("/health") as health:
             is_healthy = health.status == 200
         if is_healthy:

@@ -27,9 +27,7 @@ Changes = Callable[[], Sequence[Change]]
 
 @dataclass(frozen=True)
 class RequestSpan:
-    """One request of a batch: its rows, the number of its keys and values, and their pages (None: the batch's own
-    rows).
-    """
+    """One request of a batch: its rows, the number of its keys, and their pages (None: the batch's own rows)."""
 
     begin: int
     end: int
@@ -113,9 +111,7 @@ class ForwardState:
         return ForwardState(self.library)
 
     def rotation(self, embeddings: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """Return the rotary embeddings as complex numbers [batch or 1, tokens, 1, half a head's channels], computed
-        once per pass.
-        """
+        """Return the rotary embeddings as complex numbers [batch or 1, tokens, 1, half a head], once per pass."""
         cosines, sines = embeddings
         if self._cosines is not cosines:
             half = cosines.shape[-1] // 2

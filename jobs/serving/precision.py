@@ -110,9 +110,7 @@ def _weight(module: Any) -> torch.Tensor:
 
 
 def replace_layers(network: Any, *, library: Library | None) -> int:
-    """Put int8 layers in the place of the linear ones; return their number. On torch's meta device they have no
-    weights.
-    """
+    """Put int8 layers in the place of the linear ones; return their number. On the meta device they have no weights."""
     layers = list(_linear_layers(network))
     for name, module in layers:
         parent, _, child = name.rpartition(".")
@@ -128,9 +126,7 @@ def replace_layers(network: Any, *, library: Library | None) -> int:
 
 
 def _round(network: Any, library: Library) -> int:
-    """Store linear layers and embeddings in bfloat16, or in float16 where that holds their values; return the number of
-    layers.
-    """
+    """Store linear layers and embeddings in bfloat16, or in float16 where that holds them; return how many."""
     return store_in_16_bits(
         network, library=library, choose=lambda _, weight: exact_format(weight, library=library) or torch.bfloat16
     )

@@ -1,6 +1,4 @@
-"""Probe the speed of a checkpoint as a replica would serve it: users who each wait for their answer before they ask
-again.
-"""
+"""Probe the speed of a checkpoint as a replica would serve it: users who each wait for an answer, then ask again."""
 
 from __future__ import annotations
 

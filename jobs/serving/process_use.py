@@ -19,8 +19,7 @@ class ProcessUse:
         self._read_at, (self._cpu_s, _) = time.monotonic(), self._totals()
 
     def read(self) -> dict[str, float | int | None]:
-        """Return `cpu_cores`, `memory_bytes`, and `gpu_memory_bytes` (None without a GPU), as a gauge event names them.
-        """
+        """Return `cpu_cores`, `memory_bytes`, and `gpu_memory_bytes` (None without a GPU), as gauge events do."""
         now, (cpu_s, memory_bytes) = time.monotonic(), self._totals()
         lasted = now - self._read_at
         # a process that has ended takes its seconds with it

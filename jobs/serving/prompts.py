@@ -25,9 +25,7 @@ TOOL_NAME = "tool"  # stands in every template that has a place for tools
 
 
 class PromptLimit:
-    """Refuses texts that can't fit a context, before they are tokenized: no token of the vocabulary spans more
-    characters.
-    """
+    """Refuses texts that can't fit a context before they are tokenized: no token spans more characters."""
 
     def __init__(self, tokenizer: Any, *, context_length: int) -> None:
         longest = max((len(token) for token in tokenizer.get_vocab()), default=1)

@@ -55,9 +55,7 @@ class PromptReader:
     def score(
         self, ids: Sequence[int], *, top: int, adapter: LoadedAdapter | None = None
     ) -> list[TokenLogprobs | None]:
-        """Return each token's natural-log probability given those before it, and the `top` most likely ones; None for
-        the first.
-        """
+        """Return each token's natural-log probability given those before it, and the `top` likeliest; None at first."""
         records: list[TokenLogprobs | None] = [None]
         targets = torch.tensor(ids[1:], device=self.network.device)
         with self._using(adapter):

@@ -284,9 +284,7 @@ def _serve_until_stopped(
 
 
 def _load_draft(spec: JobSpec[ReplicaPayload], checkpoint: str, tokenizer: Any) -> Draft:
-    """Load the checkpoint that drafts, in int8. Raises InvalidInput for one with other tokens, or other layers than
-    fused ones.
-    """
+    """Load the checkpoint that drafts, in int8. Raises InvalidInput for other tokens, or unfused layers."""
     payload, folder = spec.payload, spec.path(checkpoint)
     device = pick_device(payload.device)
     if device.type != "cpu":

@@ -117,9 +117,7 @@ class ReplicaState:
         return max((answer.wait_s() for answer in self._open), default=0.0)
 
     def is_hung(self) -> bool:
-        """Note the steps of the engine and the passes over prompts that are only read, and return whether both have
-        stopped.
-        """
+        """Note the steps of the engine and passes over prompts only read; return whether both have stopped."""
         reader, stats = self.served.reader, self.engine.stats()
         passes, is_reading = (reader.num_passes, reader.is_busy) if reader is not None else (0, False)
         # Work of the engine, not open answers: one that its client does not read is open and makes no step.
@@ -127,9 +125,7 @@ class ReplicaState:
         return self.watch.is_hung()
 
     async def blame_running(self) -> None:
-        """End every answer before the process ends: those in the hung step as failed, those that wait as free to go
-        elsewhere.
-        """
+        """End every answer before the process ends: those in the hung step as failed, those that wait as free."""
         batched = sum(not self.engine.is_waiting(answer.handle) for answer in self._open)
         for answer in self._open:
             answer.fail_hung(batched=batched)
@@ -213,9 +209,7 @@ class ReplicaState:
 
 
 class Events:
-    """A queue from the engine's thread to the event loop. An answer ends where more than MAX_QUEUED events wait for its
-    reader.
-    """
+    """A queue from the engine's thread to the event loop. An answer ends where over MAX_QUEUED events wait."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

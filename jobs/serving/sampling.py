@@ -47,9 +47,7 @@ class TokenLogprobs:
 
 @dataclass
 class SamplingState:
-    """The state of one request's sampling. `records` grows by one with each token if the request asks for
-    probabilities.
-    """
+    """The state of one request's sampling. `records` grows with each token if probabilities are asked for."""
 
     params: SamplingParams
     seed: int
@@ -99,9 +97,7 @@ class SamplingState:
         return self.params.temperature == 0.0
 
     def shift(self, like: torch.Tensor) -> torch.Tensor | None:
-        """Return what is added to the logits of one row `like` [vocabulary]: biases and penalties; None if there is
-        neither.
-        """
+        """Return what is added to the logits of one row `like` [vocabulary]: biases and penalties; None without."""
         params = self.params
         if self._shift is None and (params.logit_bias or params.presence_penalty or params.frequency_penalty):
             shift = torch.zeros_like(like)
@@ -170,9 +166,7 @@ class SamplingState:
         self.fault = (str(error) if is_clients else f"{type(error).__name__}: {error}")[:300]
 
     def uniform(self) -> float:
-        """Return this position's number in [0, 1): SplitMix64 of the seed (Steele, Lea and Flood, OOPSLA 2014, figure
-        17).
-        """
+        """Return this position's number in [0, 1): SplitMix64 of the seed (Steele et al., OOPSLA 2014, figure 17)."""
         return ((mix64(mix64(self.seed) + self.drawn * GOLDEN)) >> 11) * 2.0**-53
 
 

@@ -174,9 +174,7 @@ class SerialEngine:
             self._fail_waiting()
 
     def _next(self) -> Generation | None:
-        """Wait for a request and take it off the queue: the first of the tenant whose last turn is longest ago. None
-        once closed.
-        """
+        """Wait for a request and take it off the queue: of the tenant whose last turn is oldest. None once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed.is_set())
             if self._closed.is_set():

@@ -40,9 +40,7 @@ class StepWatch:
         return 0.0 if self._since is None else self._clock() - self._since
 
     def limit_s(self) -> float:
-        """Return the age of a step from which the engine counts as hung: 30 s, or 20 times the 99th percentile of its
-        steps.
-        """
+        """Return the age of a step from which an engine hangs: 30 s, or 20 times the 99th percentile of its steps."""
         if not self._gaps:
             return MIN_STALL_S
         ordered = sorted(self._gaps)

@@ -1,5 +1,4 @@
-"""Writers for TensorBoard, MLflow, Weights & Biases and Trackio, each using its own library, into a folder of the run.
-"""
+"""Writers for TensorBoard, MLflow, Weights & Biases and Trackio, each by its own library, into a folder of the run."""
 
 from __future__ import annotations
 

@@ -41,9 +41,7 @@ MAX_CHARACTERS = 4_000
 
 @dataclass(frozen=True)
 class HeldOutIds:
-    """A row as token ids, or as text where it has no ids of its own. `given` is a completion that validation itself
-    sampled.
-    """
+    """A row as token ids, or as text without ids. `given` is a completion that validation itself sampled."""
 
     prompt: list[int]
     expected: list[int] | str
@@ -79,9 +77,7 @@ class WorstRows:
 
 
 def offer_tokens(worst: WorstRows, batch: MicroBatch, nll: torch.Tensor) -> None:
-    """Offer the rows of a batch by their mean loss over trained tokens; `nll` is that of each target at the batch's
-    columns.
-    """
+    """Offer the rows of a batch by their mean loss over trained tokens; `nll` is by target, at its columns."""
     targets = batch.targets.numpy()
     losses = np.zeros(targets.shape)
     losses[:, slice(None) if batch.columns is None else batch.columns.numpy()] = nll.view(len(targets), -1).numpy()

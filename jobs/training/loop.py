@@ -43,9 +43,7 @@ from jobs.training.strategy import Strategy
 
 @dataclass
 class StepTotals:
-    """Totals of a step's passes: units and trained tokens, seconds waited for data, losses by micro-batch, sums of
-    metrics.
-    """
+    """Totals of a step's passes: units, trained tokens, seconds waited, losses by micro-batch, sums of metrics."""
 
     units: int
     trained: int
@@ -56,9 +54,7 @@ class StepTotals:
 
 @dataclass
 class TrainingLoop:
-    """A run in progress. `model` is saved and sampled, `strategy` trains it. `sample_prompts` are (prompt, its token
-    ids).
-    """
+    """A run in progress. `model` is saved and sampled, `strategy` trains it. `sample_prompts`: (prompt, token ids)."""
 
     config: RunConfig
     model: torch.nn.Module
@@ -163,9 +159,7 @@ class TrainingLoop:
         )
 
     def update(self, step: int) -> dict[str, float]:
-        """Do one optimizer update; return its metric points. The loss is weighted by token, independent of the
-        micro-batches.
-        """
+        """Do one optimizer update; return its metric points. The loss is weighted by token, whatever the batches."""
         started = time.perf_counter()
         learning_rate = learning_rate_at(step, self.config)
         for group in self.optimizer.param_groups:
@@ -280,9 +274,7 @@ class TrainingLoop:
     def _not_finite(
         self, step: int, losses: list[torch.Tensor], *, loss: float, grad_norm: float, random_before: RandomState
     ) -> JobFailed:
-        """Save the state before a step whose loss or gradient is not finite; return the failure, which names the
-        micro-batch.
-        """
+        """Save the state before a step whose loss or gradient is not finite; return the failure, with its place."""
         self.discard_gradients()
         weights_were_finite = is_finite([parameter for parameter in self.model.parameters() if parameter.requires_grad])
         is_traceable = weights_were_finite and self.process_group.count == 1
@@ -309,8 +301,7 @@ class TrainingLoop:
         return fault.to_failure(self.config, autocast=self.autocast)
 
     def _first_not_finite(self, step: int, losses: list[torch.Tensor]) -> int | None:
-        """Return the index of a step's first micro-batch whose loss, or else whose gradient on its own, is not finite.
-        """
+        """Return the index of a step's first micro-batch whose loss, or else whose own gradient, is not finite."""
         for index, loss in enumerate(losses):
             if not math.isfinite(float(loss)):
                 return index

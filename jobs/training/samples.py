@@ -45,8 +45,7 @@ def sample_completion(
 
 
 def encode_sample_prompts(tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> list[tuple[str, list[int]]]:
-    """Return a run's sample prompts with their token ids; none for objective reward, whose network generates no text.
-    """
+    """Return a run's sample prompts with their token ids; none for objective reward, whose network writes none."""
     if not config.objective.facts.writes:
         return []
     is_chat = not config.objective.pretrains

@@ -24,8 +24,7 @@ from jobs.training.network.optimizers import make_optimizer
 
 
 class Strategy:
-    """A network in training, with its optimizer. `forward` is the module to call: `model` itself, wrapped or compiled.
-    """
+    """A network in training and its optimizer. `forward` is the module to call: `model` itself, wrapped or compiled."""
 
     def __init__(self, model: torch.nn.Module, ctx: TrainingContext) -> None:
         self.model = model
@@ -64,9 +63,7 @@ class Strategy:
         return torch.inference_mode()
 
     def full_weights(self) -> dict[str, torch.Tensor] | None:
-        """Gather the weights of a sharded network on the first rank; None for a network that is not sharded. All ranks
-        call this.
-        """
+        """Gather the weights of a sharded network on the first rank; None if not sharded. All ranks call this."""
         return None
 
 

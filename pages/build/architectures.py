@@ -98,8 +98,7 @@ def draw_save(ctx: Context, person: Person, config: ArchitectureConfig | None) -
 
 
 def draw_architecture_yaml(config: ArchitectureConfig | None) -> None:
-    """Draw the config as YAML and the form that reads YAML. Drawn only when opened: syntax highlighting loads 1.6 MB.
-    """
+    """Draw the config as YAML and the form that reads YAML. Drawn only when opened: highlighting loads 1.6 MB."""
     panel = st.expander("As YAML", icon=":material/data_object:", key="architecture_yaml_panel", on_change="rerun")
     if not panel.open:
         return
@@ -113,16 +112,12 @@ def draw_architecture_yaml(config: ArchitectureConfig | None) -> None:
 
 @handled
 def read_yaml() -> None:
-    """Load the pasted YAML into the form. A callback, which runs before the page is drawn: a rerun could stop between
-    two fields.
-    """
+    """Load the pasted YAML into the form. A callback, before the page is drawn: a rerun could stop between fields."""
     set_fields(parse_architecture(st.session_state["architecture_yaml"] or ""))
 
 
 def load_requested(ctx: Context) -> None:
-    """Fill the form from the address before its widgets are drawn: `?architecture=`, or the vocabulary of
-    `?tokenizer=`.
-    """
+    """Fill the form from the address before its widgets are drawn: `?architecture=`, or that of `?tokenizer=`."""
     name = st.query_params.get("architecture")
     if name and st.session_state.get("architecture_loaded") != name:
         set_fields(get_architecture(ctx, name).config)

@@ -1,6 +1,4 @@
-"""Inspect: token losses, attention, logit lens and weights of a checkpoint (`?checkpoint=`, `?inspection=`,
-`?against=`).
-"""
+"""Inspect: losses, attention, logit lens and weights of a checkpoint (`?checkpoint=`, `?inspection=`, `?against=`)."""
 
 from __future__ import annotations
 

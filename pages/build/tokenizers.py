@@ -1,6 +1,4 @@
-"""Tokenizers: the list, one tokenizer (`?tokenizer=`), the form (`?train=1`), a comparison (`?compare=`,
-comma-separated).
-"""
+"""Tokenizers: the list, one tokenizer (`?tokenizer=`), the form (`?train=1`), a comparison (`?compare=`)."""
 
 from __future__ import annotations
 

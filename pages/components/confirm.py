@@ -32,9 +32,7 @@ def draw_confirmed(
     disabled: bool = False,
     type: Literal["secondary", "tertiary"] = "tertiary",
 ) -> None:
-    """Draw the button; its popover shows the consequence, as Markdown, and a second one, which acts and draws the page
-    again.
-    """
+    """Draw the button; its popover shows the consequence, as Markdown, and one that acts and draws the page again."""
     with st.popover(label, icon=f":material/{icon}:", key=f"ask_{key}", disabled=disabled, type=type):
         st.markdown(consequence)
         _draw_act(label, act, key=key, disabled=disabled)

@@ -88,9 +88,7 @@ def object_heading(name: str, *, width: Literal["content", "stretch"] = "stretch
 
 @contextmanager
 def errors_shown() -> Iterator[None]:
-    """Show a user's error as cause and cure; log a fault of ours and say that it is ours. Also for button handlers
-    inside a page.
-    """
+    """Show a user's error as cause and cure; log a fault of ours and say so. Also for button handlers."""
     try:
         yield
     except RoundhouseError as error:

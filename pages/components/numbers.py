@@ -26,9 +26,7 @@ _WRONG: ContextVar[list[str]] = ContextVar("wrong_numbers")
 
 
 def number_form(draw: Callable[P, T]) -> Callable[P, T]:
-    """Return a function that draws number fields and their button; `wrong_numbers` tells the button what is wrong with
-    them.
-    """
+    """Return a function that draws numbers and their button; `wrong_numbers` tells the button what is wrong."""
 
     @wraps(draw)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -42,8 +40,7 @@ def number_form(draw: Callable[P, T]) -> Callable[P, T]:
 
 
 def wrong_numbers() -> list[str]:
-    """Return what is wrong with the numbers that this form has drawn so far; its button is off while that is anything.
-    """
+    """Return what is wrong with the numbers that this form has drawn so far; its button is off while anything is."""
     return _WRONG.get()
 
 
@@ -81,8 +78,7 @@ def join_steps(steps: Sequence[str]) -> str:
 
 
 def refuse_wrong_numbers() -> None:
-    """Raise InvalidInput where a number is wrong, for the button of a `st.form`, which learns of it when it is pressed.
-    """
+    """Raise InvalidInput where a number is wrong, for the button of a `st.form`, which learns it when pressed."""
     if wrong := wrong_numbers():
         raise InvalidInput(" ".join(wrong), remedy="Correct the fields.")
 

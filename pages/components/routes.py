@@ -38,9 +38,7 @@ SETTINGS = "admin/settings.py"
 
 @dataclass(frozen=True)
 class Listed:
-    """A page as the navigation lists it, with the chapter of the documentation that it links. A hidden one is reached
-    from others.
-    """
+    """A page as the navigation lists it, with its chapter of the documentation. Hidden ones are reached from others."""
 
     script: str
     title: str

@@ -1,6 +1,4 @@
-"""The settings of what has a name, notes and an archive: a dataset, a checkpoint. Notes are saved when their field is
-left.
-"""
+"""The settings of what has a name, notes and an archive: a dataset, a checkpoint. Notes are saved on leaving."""
 
 from __future__ import annotations
 

@@ -157,9 +157,7 @@ def _css_class(key: str) -> str:
 
 
 def _css_string(text: str) -> str:
-    """Quote a text for a style sheet: all but letters, digits and blanks become code points, so that no name can end
-    the string.
-    """
+    """Quote a text for a style sheet: all but letters, digits and blanks become code points: no name can end it."""
     return (
         '"'
         + "".join(

@@ -86,9 +86,7 @@ def new_button() -> None:
 
 
 def check_page_address(ctx: Context, checkpoint_id: str | None, dataset_id: str | None) -> None:
-    """Raise NotFound where the address names an unknown checkpoint or dataset, so that no other is evaluated in its
-    place.
-    """
+    """Raise NotFound where the address names an unknown checkpoint or dataset, so that no other is evaluated."""
     if checkpoint_id:
         get_checkpoint(ctx, checkpoint_id)
     if dataset_id:

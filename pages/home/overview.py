@@ -188,9 +188,7 @@ def draw_health(strip: OverviewStrip) -> None:
 
 
 def draw_steps(ctx: Context, person: Person, overview: Overview) -> None:
-    """Draw what fails, then the next steps, each with one button; the first of each is the primary one. Each can be
-    dismissed.
-    """
+    """Draw what fails, then the next steps, each with a button, the first a primary one. Each can be dismissed."""
     for title, steps, empty in (("Alerts", overview.alerts, ""), ("Next", overview.steps, "Nothing to do.")):
         if steps or empty:
             st.subheader(title, anchor=False)

@@ -173,9 +173,7 @@ def label_subject(subject: str, checkpoints: dict[str, CheckpointView], aliases:
 
 
 def draw_requirements(ctx: Context, name: str, checkpoint_id: str, safety: SafetyRequirement | None) -> bool:
-    """Draw what an endpoint of this name requires and whether the checkpoint meets it; return whether the safety gate
-    refuses it.
-    """
+    """Draw what this endpoint requires and whether the checkpoint meets it; return whether its safety is refused."""
     gates = required_gates(ctx, name, checkpoint_id=checkpoint_id)
     if not gates and safety is None:
         return False

@@ -50,8 +50,7 @@ def remove(name: Annotated[str, typer.Argument(help="Name or id of a registered 
 
 
 def find_or_add(ctx: Context, endpoint: str, *, model: str, key_env: str | None) -> str:
-    """Return the key of an endpoint; an address with a model that is not registered is registered as `model at host`.
-    """
+    """Return the key of an endpoint; an address with an unregistered model is registered as `model at host`."""
     is_address = endpoint.startswith(("http://", "https://"))
     try:
         return resolve_evaluated(ctx, endpoint, model=model).key

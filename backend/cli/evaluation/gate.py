@@ -1,6 +1,4 @@
-"""`roundhouse eval gate`: judge a checkpoint against a champion. `roundhouse gate`: save gates and require them of
-endpoints.
-"""
+"""`roundhouse eval gate`: judge a checkpoint against a champion. `roundhouse gate`: save gates and require them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""`roundhouse endpoint connect`: serve a model on another server with the OpenAI API under a name of this installation.
-"""
+"""`roundhouse endpoint connect`: serve a model on another server with the OpenAI API under a name here."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""`roundhouse endpoint log`, `requests` and `dataset`: what is logged of an endpoint's requests, and training rows made
-of it.
-"""
+"""`roundhouse endpoint log`, `requests` and `dataset`: an endpoint's logged requests, and rows made of them."""
 
 from __future__ import annotations
 

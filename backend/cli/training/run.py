@@ -1,6 +1,4 @@
-"""`roundhouse run`: launch, probe, show, list, cancel and resume runs; their reports, and recipes as config files for
-other launchers.
-"""
+"""`roundhouse run`: launch, probe, show, list, cancel and resume runs; reports, and files for other launchers."""
 
 from __future__ import annotations
 
@@ -53,8 +51,7 @@ def report(
         typer.Option("--out", "-o", help="A file to write, .md or .html; printed as Markdown when left out."),
     ] = None,
 ) -> None:
-    """Write a run's report: config, data, cost, curves, evaluations, samples, lineage, and the command that repeats it.
-    """
+    """Write a run's report: config, data, cost, curves, evaluations, samples, lineage, and how to repeat it."""
     form = "html" if out is not None and out.suffix in (".html", ".htm") else "md"
     if out is not None and out.suffix not in (".html", ".htm", ".md"):
         raise InvalidInput(

@@ -49,9 +49,7 @@ class Family:
 
     @property
     def packs(self) -> bool:
-        """Return whether rows can share a sequence without reading each other: positions must be able to restart inside
-        it.
-        """
+        """Return whether rows can share a sequence without reading each other: positions must restart inside it."""
         return self.positions != "ALiBi"
 
     @property

@@ -35,9 +35,7 @@ class WeightMatrix:
 
 
 def list_matrices(config: ArchitectureConfig) -> list[WeightMatrix]:
-    """Return every matrix in the forward pass of a token; the head is listed whether tied or not, the embedding look-up
-    is not.
-    """
+    """Return every matrix in the forward pass of a token; the head also if tied, the embedding look-up not."""
     head = WeightMatrix("output_head", config.width, config.vocab_size, 1, 1, adapter_ranks=0)
     return [*_attention(config), *_feed_forwards(config), head]
 

@@ -23,8 +23,7 @@ class ShapeProblem:
 
 
 class ImpossibleShape(ValueError):
-    """Raised by a shape's validator: `problems`, with their messages joined by semicolons, each with its field's name.
-    """
+    """Raised by a shape's validator: `problems`, messages joined by semicolons, each with its field's name."""
 
     def __init__(self, problems: list[ShapeProblem]) -> None:
         super().__init__("; ".join(p.message if p.field in p.message else f"{p.field}: {p.message}" for p in problems))

@@ -22,9 +22,7 @@ from backend.errors import InvalidInput
 MIN_PAIR = 50
 """A pair with fewer votes weighs no more than one with this many: its few votes would rule the ratings."""
 CONTROL_PENALTY = 1.0
-"""Precision of the prior on an effect, in natural units per standard deviation: an effect of 174 Elo is one standard
-deviation.
-"""
+"""Precision of the prior on an effect, in natural units per standard deviation: 174 Elo are one."""
 CONTROL_FEATURES: dict[Control, tuple[str, ...]] = {"length": ("length",), "style": ("headers", "lists", "bold")}
 
 
@@ -49,9 +47,7 @@ class ControlColumns:
 
 
 def pair_weights(columns: VoteColumns) -> Weights:
-    """Weight votes to a uniform distribution over pairs: by 1 / (logged sampling probability), or by 1 / max(votes of
-    the pair, 50).
-    """
+    """Weight votes as if pairs were uniform: by 1 / (logged probability), or by 1 / max(votes of the pair, 50)."""
     if columns.probability is not None and not np.isnan(columns.probability).any():
         raw, rule = 1 / columns.probability, "the logged probability of its battle"
     else:
@@ -69,9 +65,7 @@ def pair_weights(columns: VoteColumns) -> Weights:
 
 
 def control_columns(columns: VoteColumns, control: Sequence[Control]) -> ControlColumns | None:
-    """Return the features to hold equal, standardised; None without control. Raises InvalidInput if no vote has a
-    feature.
-    """
+    """Return the features to hold equal, standardised; None without control. Raises InvalidInput if no vote has one."""
     features = [feature for name in control for feature in CONTROL_FEATURES[name]]
     if not features:
         return None

@@ -160,9 +160,7 @@ def judged_items(
     first_vote: bool = False,
     among: NDArray[np.bool_] | None = None,
 ) -> JudgedItems:
-    """Return one vote of each rater on each item, the latest or the `first_vote`, `among` some votes. Identical answers
-    are left out.
-    """
+    """Return each rater's latest or `first_vote` on each item, `among` some votes. Identical answers are left out."""
     chosen = np.ones(len(columns), dtype=bool) if among is None else among
     votes = np.flatnonzero(chosen & columns.is_cast)
     item, prompt_of_item = items_of(columns, votes)
@@ -199,8 +197,7 @@ def canonical_labels(columns: VoteColumns, votes: IntArray) -> IntArray:
 
 
 def judge_agreement(votes: Iterable[VoteRecord], judge: str, *, resampling: Resampling = THOUSAND) -> JudgeAgreement:
-    """Measure the agreement of the rater called `judge` with all other raters. Raises InvalidInput if it has no vote.
-    """
+    """Measure the agreement of the rater `judge` with all others. Raises InvalidInput if it has no vote."""
     records = list(votes)
     verdicts: dict[Item, list[tuple[str, str]]] = {}
     for vote in records:

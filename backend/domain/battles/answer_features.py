@@ -14,9 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FEATURES = ("length", "headers", "lists", "bold")
-"""Names of the features, in the order of `AnswerFeatures`; a file of votes has them as `length_a`, `length_b` and so
-on.
-"""
+"""Names of the features, in the order of `AnswerFeatures`; a file of votes has `length_a`, `length_b` and so on."""
 
 _FENCE = re.compile(r"^(?:```|~~~).*?(?:^(?:```|~~~)\s*$|\Z)", flags=re.MULTILINE | re.DOTALL)
 _HEADER = re.compile(r"^ {0,3}#{1,6} ", flags=re.MULTILINE)
@@ -25,9 +23,7 @@ _BOLD = re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__")
 
 
 class AnswerFeatures(NamedTuple):
-    """Form of one answer. `length` in any unit that is the same for both answers: characters, words or tokens of one
-    tokenizer.
-    """
+    """Form of one answer. `length` in any unit, the same for both answers: characters, words or tokens."""
 
     length: float
     headers: float = 0.0

@@ -38,9 +38,7 @@ class Grade:
 
 @dataclass(frozen=True, slots=True)
 class GradedContestant:
-    """A contestant's mean grade, or its share of good answers under thumbs; `score` has no interval with one prompt or
-    one rater.
-    """
+    """A contestant's mean grade, or its share of good answers under thumbs; no interval with one prompt or rater."""
 
     contestant: str
     score: Estimate
@@ -73,9 +71,7 @@ def two_way_mean(
     bounds: tuple[float, float],
     level: float = 0.95,
 ) -> Estimate:
-    """Average values with an interval clustered by prompt and rater, clipped to `bounds`. None of it with fewer than
-    two of either.
-    """
+    """Average values, with an interval by prompt and rater, clipped to `bounds`; none with fewer than two of either."""
     mean, n = float(values.mean()), len(values)
     sizes = [cluster_codes(way)[1] for way in (prompts, raters)]
     if min(sizes) < 2:

@@ -69,9 +69,7 @@ class Fit:
 def sum_votes(
     columns: VoteColumns, *, weights: FloatArray | None = None, covariates: FloatArray | None = None
 ) -> Cells:
-    """Sum votes by ordered pair and outcome; with `covariates` that differ from vote to vote each vote is a cell of its
-    own.
-    """
+    """Sum votes by ordered pair and outcome; with `covariates` of single votes each vote is a cell."""
     size, outcome = len(columns.contestants), _OUTCOMES[columns.label]
     if covariates is not None:
         ones = np.ones(len(columns)) if weights is None else weights

@@ -62,9 +62,7 @@ BALLOT = Shown(group="Ballot: question, reasons, rubric")
 
 
 class CampaignConfig(BaseModel):
-    """Prompts, sampling, pairing, ballot and stopping rule of a campaign. The same `seed` gives the same prompts and
-    completions.
-    """
+    """Prompts, sampling, pairing, ballot and end of a campaign. One `seed` gives the same prompts and completions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -37,8 +37,7 @@ ClusterBy = Literal["two_way", "prompt", "rater", "none"]
 CHUNK_CELLS = 16_000_000
 """Cells (clusters x parameters) of a dense table of scores that are held at once: 128 MB."""
 MANY_CLUSTERS = 200
-"""From so many clusters on, Student's t is within 1 % of the normal distribution, and a bound on their number will do.
-"""
+"""From so many clusters on, Student's t is within 1 % of the normal distribution, and a bound on them will do."""
 MEDIAN_BELOW = 4.0
 """Degrees of freedom below which a way's variance is made median-unbiased."""
 MAX_FACTOR = 1e3
@@ -83,9 +82,7 @@ class ContrastSpread:
 
 @dataclass(frozen=True, slots=True)
 class Few:
-    """Corrections for few clusters of each of many contrasts: the factor of the variance and its degrees of freedom, at
-    least 1.
-    """
+    """Corrections for few clusters of each of many contrasts: the variance's factor and degrees of freedom (≥ 1)."""
 
     factor: FloatArray
     df: FloatArray
@@ -162,9 +159,7 @@ def covariance(fit: Fit, scores: Scores, groups: list[Grouping], *, anchor_at: i
 
 
 def contrast_spread(scores: Scores, groups: list[Grouping], vector: FloatArray) -> ContrastSpread:
-    """Estimate the variance of one linear contrast from its `vector`, the inverse Hessian times the contrast. Cheap for
-    many votes.
-    """
+    """Estimate the variance of one linear contrast from its `vector`, the inverse Hessian times the contrast."""
     a, b = scores.columns.a, scores.columns.b
     size, extra = len(scores.columns.contestants), scores.covariates.shape[1]
     influence = scores.gap * (vector[a] - vector[b] + scores.covariates @ vector[size : size + extra])
@@ -307,9 +302,7 @@ def _vote_meat(scores: Scores, votes: NDArray[np.bool_] | None = None) -> FloatA
 
 
 def _power_sums(columns: VoteColumns, group: Grouping) -> tuple[list[FloatArray], list[FloatArray]]:
-    """Sums over clusters of n, n^2 and n^3: n the votes of a cluster on each pair of contestants (M x M), and on each
-    contestant.
-    """
+    """Sums over clusters of n, n^2 and n^3: n its votes on each pair of contestants (M x M), and each contestant."""
     size = len(columns.contestants)
     votes = np.concatenate([columns.a, columns.b])
     codes = np.concatenate([group.codes, group.codes])

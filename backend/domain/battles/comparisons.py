@@ -14,9 +14,7 @@ from backend.domain.battles.likelihoods import METHOD_NAMES, TIE, WIN, FloatArra
 from backend.domain.battles.rating_table import MethodFit, RankChange
 
 PRIOR_SD = 2.5
-"""Standard deviation of the prior, natural units, which keeps ratings finite if votes do not connect all contestants
-(434 Elo).
-"""
+"""Standard deviation of the prior, natural units, keeps ratings finite without connecting votes (434 Elo)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,4 @@
-"""Frozen boards: a document with votes, options and ratings, hashed, which can be verified and computed again. Pure, no
-I/O.
-"""
+"""Frozen boards: a document with votes, options and ratings, hashed, to verify and compute again. Pure, no I/O."""
 
 from __future__ import annotations
 
@@ -144,9 +142,7 @@ def read_records(document: JsonObject) -> list[VoteRecord]:
 
 
 def verify_document(document: JsonObject, *, digest: str | None, version: str) -> Verification:
-    """Compute a board's ratings again from its votes and options, and compare. Raises InvalidInput for a document that
-    is no board.
-    """
+    """Compute a board's ratings again from its votes and options, and compare. Raises InvalidInput for no board."""
     records = read_records(document)
     options = RatingOptions.of(**document.get("options", {}))
     again = _ratings(rate(encode_votes(records), options))

@@ -112,9 +112,7 @@ def rank_note(verdict: PairVerdict, table: RatingTable) -> str:
 
 
 def _is_probable(verdict: PairVerdict, table: RatingTable) -> bool:
-    """Return whether votes of several raters and ratings point the same way, with a chance below one in ten of the
-    other way round.
-    """
+    """Return whether votes of several raters and ratings point the same way: a chance below 1 in 10 of the opposite."""
     if (
         verdict.num_cast < MIN_VOTES
         or verdict.raters < 2

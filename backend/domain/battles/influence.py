@@ -47,9 +47,7 @@ class Removal:
 
 @dataclass(frozen=True, slots=True)
 class Fragility:
-    """The fewest votes and the fewest raters that decide first place; None where no set of at most half of the votes
-    was found.
-    """
+    """The fewest votes and the fewest raters that decide first place; None where no half of the votes or less does."""
 
     votes: Removal | None
     raters: Removal | None
@@ -57,9 +55,7 @@ class Fragility:
 
 @dataclass(frozen=True, slots=True)
 class WithoutRater:
-    """The board without one rater: who leads, the largest change of a rating (Elo points) and whose, and how many ranks
-    change.
-    """
+    """The board without one rater: who leads, the largest change of a rating (Elo) and whose, and changed ranks."""
 
     rater: str
     num_votes: int
@@ -82,9 +78,7 @@ def first_place_fragility(votes: Iterable[VoteRecord] | VoteColumns, *, method: 
 
 
 def without_each_rater(votes: Iterable[VoteRecord] | VoteColumns) -> tuple[WithoutRater, ...]:
-    """Rate again without each rater, most influential first: of more than 100 raters those who change most by the
-    first-order estimate.
-    """
+    """Rate again without each rater, most influential first: of over 100 those who change most at first order."""
     columns = votes if isinstance(votes, VoteColumns) else encode_votes(votes)
     if columns.num_raters < 2:
         return ()
@@ -187,9 +181,7 @@ def _removal(board: _Board, codes: IntArray, count: int, *, names: tuple[str, ..
 
 
 def _fewest(board: _Board, codes: IntArray, ranked: IntArray, *, start: int, first: int) -> tuple[IntArray, int] | None:
-    """Remove the most influential members until first place changes: their number by the sum of influences, then by
-    rating again.
-    """
+    """Remove the most influential members until first place changes: by the sum of influences, then rated again."""
 
     def leader(number: int) -> int:
         removed = np.zeros(int(codes.max()) + 1, dtype=np.bool_)

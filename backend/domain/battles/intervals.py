@@ -1,5 +1,4 @@
-"""Intervals of ratings: standard errors of strengths and differences, and rank ranges that hold for all pairs at once.
-"""
+"""Intervals of ratings: standard errors of strengths and differences, and rank ranges that hold for all pairs."""
 
 from __future__ import annotations
 
@@ -18,9 +17,7 @@ EMPTY = 1e-9
 
 
 def floored(fit: Fit, spread: Covariance, *, anchor_at: int | None) -> tuple[ContrastSpread, ContrastSpread, bool]:
-    """Return the spread of all differences and of each rating; where the sandwich is empty (only ties), the model's,
-    and True.
-    """
+    """Return the spread of all differences and of each rating; with only ties the model's, and True."""
     size = len(fit.theta)
     model_gaps, model_own = (
         gap_variances(fit.inverse_hessian, size),

@@ -60,8 +60,7 @@ def _hide(match: re.Match[str]) -> str:
 
 
 def _pattern(name: str) -> str:
-    """Match a distinctive name alone; in any case if it holds a digit, a sign or several words, else as it is written.
-    """
+    """Match a distinctive name alone; in any case with a digit, a sign or several words, else as written."""
     flag = "(?i:{})" if _IS_DISTINCTIVE.search(name) else "{}"
     return rf"(?<!\w){flag.format(_words(name))}(?!\w)"
 

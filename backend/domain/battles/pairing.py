@@ -29,9 +29,7 @@ MIN_WEIGHT = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class PairCount:
-    """Votes of a pair, in the order of its names: wins of the first, of the second, everything else; and battles that
-    are open now.
-    """
+    """Votes of a pair in the order of its names: wins of the first, of the second, the rest; and its open battles."""
 
     first: int = 0
     second: int = 0

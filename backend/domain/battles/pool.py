@@ -37,9 +37,7 @@ class PooledAnswer:
 
 @dataclass(frozen=True, slots=True)
 class BattleDraw:
-    """A battle to serve: answers on side a and side b. `probability` is that of the prompt and pair; each order of
-    sides has half.
-    """
+    """A battle to serve: answers on side a and side b. `probability` is of prompt and pair; each order has half."""
 
     prompt: str
     pair: Pair
@@ -238,9 +236,7 @@ class BattlePool:
             self._pending.discard(battle.item)
 
     def _overlaps(self, item: Item) -> bool:
-        """Return whether an item is among the share that several raters judge: fixed by the seed, alike in every
-        process.
-        """
+        """Return whether an item is among the share that several raters judge: fixed by the seed in every process."""
         digest = hashlib.sha256(f"{self.config.seed}:{item[0]}:{item[1][0]}:{item[1][1]}".encode()).digest()
         return int.from_bytes(digest[:4], "big") < self.config.overlap_share * 2**32
 

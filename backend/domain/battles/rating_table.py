@@ -115,9 +115,7 @@ class MethodFit:
 
 @dataclass(frozen=True, slots=True)
 class ControlEffect:
-    """Effect of a feature of the answers beside their quality: Elo points per standard deviation of its relative
-    difference.
-    """
+    """Effect of a feature beside the answers' quality: Elo points per standard deviation of its relative difference."""
 
     feature: str
     effect: Estimate
@@ -142,9 +140,7 @@ class WinMatrix:
         return decisive + self.ties[row][column] + self.both_bad[row][column] - self.identical[row][column]
 
     def share(self, row: int, column: int) -> float | None:
-        """Share of the votes between the two that the row's contestant earned, ties and both bad as half; None without
-        votes.
-        """
+        """Share of the votes between the two that the row's contestant earned, ties as half; None without votes."""
         votes = self.num_cast(row, column)
         halves = self.ties[row][column] + self.both_bad[row][column] - self.identical[row][column]
         return (self.wins[row][column] + halves / 2) / votes if votes else None
@@ -192,9 +188,7 @@ class RatingTable:
         return self.ratings[self._row(contestant)]
 
     def pair(self, first: str, second: str) -> PairDifference:
-        """Compare two contestants: difference with its own interval and p value (not adjusted for looking at many
-        pairs).
-        """
+        """Compare two contestants: difference with its own interval and p value (not adjusted for many pairs)."""
         row, column = self._row(first), self._row(second)
         if row == column:
             raise InvalidInput(

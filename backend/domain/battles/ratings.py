@@ -59,9 +59,7 @@ from backend.domain.wording import percent
 from backend.errors import InvalidInput
 
 TESTED = {"prompt": 8, "rater": 3}
-"""Fewest prompts and raters for which the coverage of the intervals was simulated; `docs/benchmarks/ratings.md` has the
-table.
-"""
+"""Fewest prompts and raters for which the intervals were simulated (`docs/benchmarks/ratings.md`)."""
 MAX_SHARE = 0.5
 """Share of the votes of one prompt or rater from which the table names it."""
 FEW = 12

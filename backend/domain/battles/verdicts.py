@@ -41,9 +41,7 @@ MANY_VOTES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """Votes, new prompts and new raters on top of what was cast, to settle a true gap of `gap_elo` with a chance of 80
-    %.
-    """
+    """Votes, new prompts and new raters on top of what was cast, to settle a gap of `gap_elo` with a chance of 80 %."""
 
     gap_elo: float
     votes: int

@@ -20,9 +20,7 @@ IntArray = NDArray[np.int64]
 
 
 class Label(StrEnum):
-    """Label of a vote. `BOTH_BAD` counts as half a win in a rating and is counted separately, since it rates absolute
-    quality.
-    """
+    """Label of a vote. `BOTH_BAD` is half a win in a rating and counted apart, since it rates absolute quality."""
 
     A = "A"
     B = "B"

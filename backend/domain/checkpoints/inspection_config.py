@@ -1,6 +1,4 @@
-"""Config of an inspection: of a text (token losses, attention, logit lens, perhaps compared with a second checkpoint)
-or of the weights.
-"""
+"""Config of an inspection: of a text (losses, attention, logit lens, perhaps of two checkpoints) or of the weights."""
 
 from __future__ import annotations
 

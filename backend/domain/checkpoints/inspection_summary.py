@@ -6,9 +6,7 @@ from typing_extensions import TypedDict
 
 
 class LossSums(TypedDict, total=False):
-    """Losses of tokens: sum, mean, perplexity, bits per byte (None without bytes); `answers` are those that training
-    would count.
-    """
+    """Losses of tokens: sum, mean, perplexity, bits per byte (None without bytes). `answers`: trained ones."""
 
     tokens: int
     bytes: int

@@ -1,6 +1,4 @@
-"""Names of datasets that are read from files. A file such as `gsm8k/test.jsonl` says only which part of a set it holds.
-Pure.
-"""
+"""Names of datasets that are read from files. A file such as `gsm8k/test.jsonl` says only a part's name. Pure."""
 
 from __future__ import annotations
 

@@ -22,9 +22,7 @@ MESSAGE_FIELDS = ("message_id", "parent_id", "role", "content", "rank")
 """The fields of a message table; `rank` may be missing."""
 
 ANSWER_FIELDS = ("answer", "answer_from_0", "answer_from_1", "answer_text")
-"""Fields of the right choice: in whatever way the file has it, or in one of the ways that a person or the whole file
-settled.
-"""
+"""Fields of the right choice: however the file has it, or in the way that a person or the whole file settled."""
 
 FIELDS: dict[DatasetKind, tuple[str, ...]] = {
     DatasetKind.TEXT: ("text",),

@@ -63,8 +63,7 @@ class ComputeTypes:
         return self.rank is not None
 
     def adapted(self, layers: int) -> int:
-        """Return the bytes saved by the adapters of `count` linear layers: the activations between their two matrices.
-        """
+        """Return the bytes saved by the adapters of `count` linear layers: activations between the two matrices."""
         return layers * self.low * (self.rank or 0)
 
     def norm(self, width: int) -> int:
@@ -207,9 +206,7 @@ def _experts(config: ArchitectureConfig, types: ComputeTypes) -> int:
 
 
 def copied_weight_bytes(config: ArchitectureConfig, types: ComputeTypes) -> int:
-    """Return the bytes of saved copies of the blocks' weights: bf16 casts, and with LoRA the experts with adapters
-    merged in.
-    """
+    """Return the bytes of saved copies of the blocks' weights: bf16 casts, and the experts with merged adapters."""
     total = 0
     for matrix in list_matrices(config):
         if matrix.part == "output_head":

@@ -26,9 +26,7 @@ MIN_FOR_ERROR, MAX_NEIGHBORS = 3, 32
 
 @dataclass(frozen=True)
 class MeasuredPeak:
-    """A measured peak. `length` and `trained` are those of the longest sequence, if they depend on the data (see
-    `estimate_memory`).
-    """
+    """A measured peak. `length` and `trained` are those of the longest sequence, if the data decide them."""
 
     setting: TrainingSetting
     measured_bytes: int
@@ -103,8 +101,7 @@ def _mean_ratio(weighted: Sequence[tuple[float, float]]) -> float:
 
 
 def _error(counted: Sequence[_Known]) -> float | None:
-    """Return the mean error, weighted by similarity, of predicting each measurement from the others; None for too few.
-    """
+    """Return the mean error, weighted by similarity, of predicting each from the others; None for too few."""
     if len(counted) < MIN_FOR_ERROR:
         return None
     off = 0.0

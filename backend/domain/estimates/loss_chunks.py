@@ -5,13 +5,10 @@ from __future__ import annotations
 from backend.domain.training.objectives import Objective
 
 LOGITS_AT_ONCE_BYTES = 64 * 2**20
-"""Bytes of one chunk of logits, in fp32. Smaller chunks cost time, as the head's gradient is read and written for each.
-"""
+"""Bytes of one chunk of logits, in fp32. Smaller chunks cost time, as each reads and writes the head's gradient."""
 
 PLAIN_COPIES = 3
-"""Copies for objectives that need each token's log-probability, if the logits fit one chunk: the logits and two
-gradients.
-"""
+"""Copies for objectives that need each token's log-probability, if one chunk fits: logits and two gradients."""
 
 FLOAT = 4
 

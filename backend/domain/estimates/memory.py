@@ -35,9 +35,7 @@ USUAL_DEVICES: dict[str, int] = {f"{size} GB": size * GIB for size in (8, 12, 16
 """Memory sizes of common GPUs, in bytes, by label."""
 
 RESERVED_BYTES = {"gpu": 700_000_000, "cpu": 1_000_000_000}
-"""Memory unavailable to a run: the CUDA context and the desktop on a GPU; the process itself and the operating system
-on a CPU.
-"""
+"""Memory unavailable to a run: CUDA context and desktop on a GPU, process and operating system on a CPU."""
 
 FIRST_USE_BYTES = {"gpu": 0, "cpu": 30_000_000}
 """Memory of the libraries on a network's first run, whatever its size: threads, kernels and buffers
@@ -136,9 +134,7 @@ def estimate_memory(
 
 
 def largest_micro_batch(setting: TrainingSetting, budget_bytes: float, *, calibration: float = 1.0) -> int:
-    """Return the largest micro-batch whose estimate, times `calibration`, fits a budget; 0 if not even one sequence
-    does.
-    """
+    """Return the largest micro-batch whose estimate, times `calibration`, fits a budget; 0 if no sequence does."""
 
     def fits(micro_batch: int) -> bool:
         tried = setting.model_copy(update={"micro_batch": micro_batch})
@@ -273,9 +269,7 @@ def _at_loss(costs: _Costs) -> MemoryEstimate:
 
 
 def _during_backward(costs: _Costs) -> MemoryEstimate:
-    """Return the peak of the backward pass through the blocks, from the top: activations are freed, gradients
-    allocated.
-    """
+    """Return the peak of the backward pass through the blocks, from the top: activations freed, gradients allocated."""
     best, below = None, sum(costs.blocks)
     for done, block in enumerate(reversed(costs.blocks)):
         left = len(costs.blocks) - done

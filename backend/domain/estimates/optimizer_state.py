@@ -12,9 +12,7 @@ from backend.domain.training.config import RunConfig
 
 FLOAT = 4
 EIGHT_BIT = 2 * (1 + FLOAT / 256)
-"""Bytes of adamw_8bit: two moments of a byte, with an fp32 scale for each 256 of them (bitsandbytes keeps small tensors
-in fp32).
-"""
+"""Bytes of adamw_8bit: two moments of a byte, with an fp32 scale for each 256 of them (small tensors stay in fp32)."""
 
 
 BYTES_PER_PARAMETER = {"adamw": 8.0, "muon": 8.0, "lion": 4.0, "adafactor": 0.5, "adamw_8bit": 4.0}
@@ -84,9 +82,7 @@ def optimizer_bytes(setting: TrainingSetting) -> int:
 
 
 def _hidden(setting: TrainingSetting, total: int) -> int:
-    """Return the parameters of matrices inside the trained blocks. Experts are three-dimensional tensors and do not
-    count.
-    """
+    """Return the parameters of matrices inside the trained blocks. Experts (3-dimensional) do not count."""
     return (
         total
         if setting.lora_rank

@@ -34,9 +34,7 @@ class MemoryPrediction:
 
 @dataclass(frozen=True)
 class TimePrediction:
-    """Seconds of a run's steps without evaluations; `low` and `high` by the 10th and 90th percentile of measured step
-    times.
-    """
+    """Seconds of a run's steps without evaluations; `low` and `high` by the 10th and 90th percentile of step times."""
 
     seconds: float
     low: float | None
@@ -59,9 +57,7 @@ class Prediction:
 
     @property
     def fits(self) -> Literal["yes", "tight", "no", "unknown"]:
-        """Return whether the run fits the device: `tight` if it fits only without the error, or takes over 90 % of the
-        device.
-        """
+        """Return whether the run fits the device: `tight` if only without the error, or over 90 % of it."""
         needed = self.memory.num_bytes
         if needed is None or self.device_bytes is None:
             return "unknown"

@@ -25,9 +25,7 @@ class DevicePrices:
         return self.default is not None or bool(self.named)
 
     def hour_usd(self, name: str, kind: DeviceKind) -> float | None:
-        """Return the price of a device: of the longest part of its name that is listed, else of its kind, else the
-        default.
-        """
+        """Return the price of a device: of the longest listed part of its name, else of its kind, else the default."""
         parts = [part for part in self.named if part.lower() not in {"gpu", "cpu"} and part.lower() in name.lower()]
         if parts:
             return self.named[max(parts, key=len)]

@@ -1,6 +1,4 @@
-"""Rules of the board: which metric a column shows, what must be said beside a score, which names are the same
-benchmark.
-"""
+"""Rules of the board: a column's metric, what must be said beside a score, which names are the same benchmark."""
 
 from __future__ import annotations
 
@@ -52,9 +50,7 @@ def describe_average(metric: str, totals: Sequence[str], *, num_subgroups: int) 
 def caveats(
     *, lost_bytes: int, truncated: int, missing: int = 0, capped: int = 0, unjudged: int = 0
 ) -> tuple[str, ...]:
-    """Return why a score must not be read as it stands: text that the tokenizer lost, items that were cut or have no
-    result.
-    """
+    """Return why a score must not be read as it stands: text that the tokenizer lost, items cut or without result."""
     texts = [
         f"{plural(lost_bytes, 'byte')} lost by the tokenizer" if lost_bytes else "",
         f"{plural(truncated, 'item')} truncated to the context" if truncated else "",
@@ -66,9 +62,7 @@ def caveats(
 
 
 def void_reason(*, items: int, truncated: int, capped: int = 0) -> str:
-    """Return why scores are none of the benchmark: every prompt, or every answer, was cut by the context. Empty where
-    not.
-    """
+    """Say why scores are none of the benchmark: every prompt, or every answer, was cut by the context. Else empty."""
     if items and truncated >= items:
         return (
             f"All {plural(items, 'item')} were truncated to the context: no prompt was read whole, so this is no score"
@@ -90,9 +84,7 @@ class Cuts:
 
 
 def unequal_cuts(champion: Cuts, candidate: Cuts) -> tuple[str, ...]:
-    """Return what of a difference may be the contexts' and not the networks', one phrase each: cut items, unequal
-    contexts.
-    """
+    """Return what of a difference may be the contexts' and not the networks': cut items, unequal contexts."""
     texts = []
     for what, first, second in (
         ("prompts", champion.truncated, candidate.truncated),

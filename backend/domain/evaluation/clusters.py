@@ -43,9 +43,7 @@ def cluster_values(rows: Sequence[Mapping[str, Any]], labels: Sequence[str | Non
 
 
 def _codes(labels: Sequence[str | None]) -> list[float] | None:
-    """Number the clusters by a hash of their labels, which every evaluation of the items shares; an item without a
-    label stands alone.
-    """
+    """Number the clusters by a hash of their labels, shared by evaluations; an item without one stands alone."""
     names = [
         f"item {position}" if label is None else f"cluster {label.strip()}" for position, label in enumerate(labels)
     ]

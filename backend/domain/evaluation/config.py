@@ -67,9 +67,7 @@ def score_label(score: str) -> str:
 
 
 def is_score_lower_better(score: str) -> bool:
-    """Return whether less of a score is better. A filter or a subgroup, as in `ter,strict` or `acc:physics`, changes
-    nothing.
-    """
+    """Return whether less of a score is better. Filters and subgroups (`ter,strict`, `acc:physics`) change nothing."""
     return score in _LOWER_IS_SAFER or is_lower_better_metric(re.split("[,:]", score, maxsplit=1)[0])
 
 
@@ -206,9 +204,7 @@ def describe_way(config: EvaluationConfig, *, kind: EvaluationKind | None = None
 def settings_of(
     config: EvaluationConfig, *, kind: EvaluationKind, dataset_hash: str, split: str, engine: str | None = None
 ) -> dict[str, object]:
-    """Return the settings that determine a score, without those that this kind does not use. `engine`: the one of an
-    endpoint.
-    """
+    """Return the settings that determine a score, without unused ones of this kind. `engine`: an endpoint's."""
     settings: dict[str, object] = {
         "scoring_version": SCORING_VERSION,
         "kind": kind.value,
@@ -245,9 +241,7 @@ def _task_settings(config: EvaluationConfig, task: TaskDefinition) -> dict[str, 
 
 
 def fingerprint_of(settings: Mapping[str, object], *, subject: str) -> str:
-    """Return the SHA-256 of settings and subject, a checkpoint's id or an endpoint's identity: equal fingerprints mean
-    equal scores.
-    """
+    """Return the SHA-256 of settings and subject(an id or an endpoint's identity): equal ones mean equal scores."""
     text = json.dumps({"checkpoint": subject, **settings}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -11,9 +11,7 @@ from backend.domain.wording import plural
 START_S = 6.0
 """Starting the process and loading a small network; a job's time holds it whatever the number of items."""
 RUNTIME_BYTES = 440 << 20
-"""Resident size of a process with torch and transformers beside the weights, measured on x86-64 Linux (as for a
-replica).
-"""
+"""Resident size of a process with torch and transformers beside the weights, measured on x86-64 Linux."""
 BATCH_TOKENS = 4096
 MIN_MEASUREMENTS = 3
 """Earlier evaluations from which the spread of their rates is the error; with fewer, a stated factor is."""

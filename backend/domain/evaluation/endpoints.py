@@ -97,9 +97,7 @@ def request_form(config: EvaluationConfig, kind: EvaluationKind) -> RequestForm:
 
 
 def uses_chat_api(config: EvaluationConfig, form: RequestForm, capabilities: Capabilities) -> bool:
-    """Return whether an endpoint is asked by messages: where the config says so, or where it leaves that open and the
-    API has chats.
-    """
+    """Return whether an endpoint is asked by messages: as its config says, else where the API has chats."""
     setting = config.task.chat if config.task is not None and config.chat == "auto" else config.chat
     if form is not RequestForm.GENERATE:
         return setting == "on"

@@ -28,9 +28,7 @@ SHARE_OF_THE_WHOLE = 0.9
 MIN_QUANTILE, MAX_QUANTILE = 1e-6, 6.0
 """Standard errors between which intervals are inverted: p values below 2e-9 are given as that."""
 CompareAt = Callable[[float], PairedComparison]
-"""A comparison of candidate less champion at a level; its difference is positive where the candidate's numbers are
-larger.
-"""
+"""A comparison of candidate less champion at a level; its difference is positive where the candidate's are larger."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,7 @@ class Look:
 
     @classmethod
     def after(cls, earlier: Sequence[float], *, is_whole: bool) -> Look:
-        """Return the look that follows looks which spent these shares. `is_whole`: the benchmark's items are all used.
-        """
+        """Return the look that follows looks which spent these shares. `is_whole`: all items are used."""
         left = 1 - sum(earlier)
         share = left * (SHARE_OF_THE_WHOLE if is_whole else SHARE_OF_A_LOOK)
         return cls(len(earlier) + 1, share, left - share)
@@ -216,9 +213,7 @@ def describe_procedure(config: GateConfig) -> str:
 
 
 def _p_values(evidence: Evidence, threshold: float) -> tuple[float | None, float | None]:
-    """Return the smallest levels of error at which the interval lies above, or below, the threshold, divided by the
-    look's share.
-    """
+    """Return the smallest levels of error whose interval lies above, or below, the threshold, over the look's share."""
 
     def distance(quantile: float) -> float:
         low, high = _oriented(evidence, 1 - 2 * float(scipy.special.ndtr(-quantile)))

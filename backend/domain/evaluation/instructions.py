@@ -26,9 +26,7 @@ SEARCH_TIMEOUT_S = 1.0
 
 @dataclass(frozen=True)
 class InstructionCheck:
-    """Instructions of a prompt that were followed. Loose is strict on the answer or on a version without markup or
-    framing.
-    """
+    """Instructions of a prompt that were followed. Loose: on the answer or a version without markup or framing."""
 
     strict: tuple[bool, ...]
     loose: tuple[bool, ...]
@@ -76,9 +74,7 @@ def _bind(name: str, given: Mapping[str, Any]) -> Callable[[str], bool]:
 
 
 def check_row(response: str, row: Mapping[str, Any]) -> InstructionCheck:
-    """Check an answer to a row of IFEval's file, with `instruction_id_list` and `kwargs`. Raises InvalidInput for a row
-    without them.
-    """
+    """Check an answer to a row of IFEval's file, with `instruction_id_list` and `kwargs`. Raises InvalidInput."""
     names, arguments = row.get("instruction_id_list"), row.get("kwargs")
     if (
         not isinstance(names, list)
@@ -93,9 +89,7 @@ def check_row(response: str, row: Mapping[str, Any]) -> InstructionCheck:
 
 
 def followed_values(check: InstructionCheck) -> dict[str, float]:
-    """Return the values of an item: prompt followed, instructions followed, strict and loose, and the number of
-    instructions.
-    """
+    """Return the values of an item: prompt followed, instructions followed, strict and loose, and their number."""
     return {
         "prompt_strict": float(all(check.strict)),
         "prompt_loose": float(all(check.loose)),
@@ -136,9 +130,7 @@ def _compare(count: int, relation: str, bound: int) -> bool:
 
 
 def _count(pattern: str, text: str) -> int:
-    """Count the matches of a pattern, ignoring case; one that is not a regular expression, or takes too long, is
-    searched literally.
-    """
+    """Count the matches of a pattern, ignoring case; a wrong or slow one is searched literally."""
     import regex
 
     try:
@@ -307,9 +299,7 @@ def _quoted(text: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def detect_language(text: str) -> str | None:
-    """Return the ISO 639-1 code of a text's language by langdetect (`zh-cn` and `zh-tw` for Chinese), or None if it has
-    no feature.
-    """
+    """Return the ISO 639-1 code of a text's language by langdetect (`zh-cn` and `zh-tw` for Chinese), or None."""
     require_library("langdetect", extra="harness", needed_for="IFEval's language of an answer")
     import langdetect
 

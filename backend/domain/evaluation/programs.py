@@ -1,6 +1,4 @@
-"""Make the program that tests a completion of code, as HumanEval does (Chen et al. 2021): prompt, completion, tests.
-Pure text.
-"""
+"""Make the program that tests a completion of code, as HumanEval does (Chen et al. 2021): prompt, completion, tests."""
 
 from __future__ import annotations
 

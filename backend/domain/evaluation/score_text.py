@@ -15,9 +15,7 @@ _SUFFIX = re.compile("[,:]")
 
 
 def is_share(metric: str) -> bool:
-    """Return whether a score is a share of 1, shown in percent. A filter or a subgroup, as in `exact_match,strict`,
-    changes nothing.
-    """
+    """Return whether a score is a share of 1, shown in percent. Filters (`exact_match,strict`) change nothing."""
     return metric in _SAFETY_SHARES or is_averaged(_SUFFIX.split(metric, maxsplit=1)[0])
 
 

@@ -119,8 +119,7 @@ class StoppedEarlyEvent(Event):
 
 
 class MicroBatchHalvedEvent(Event):
-    """A step did not fit into memory; from now on it takes `grad_accum_steps` micro-batches of `micro_batch` sequences.
-    """
+    """A step did not fit memory; from now on it takes `grad_accum_steps` micro-batches of `micro_batch` sequences."""
 
     type: Literal["micro_batch_halved"] = "micro_batch_halved"
     step: int
@@ -190,9 +189,7 @@ class ErrorEvent(Event):
 
 
 class ResultEvent(Event):
-    """The work is done. `result` is the JSON form of the kind's result class; the times are in seconds of the child's
-    CPU.
-    """
+    """The work is done. `result` is the JSON form of the kind's result class; times are the child's CPU seconds."""
 
     type: Literal["result"] = "result"
     result: dict[str, Any]
@@ -226,8 +223,7 @@ _EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discrimina
 
 
 def write_event(event: Event, *, time: float) -> bytes:
-    """Return an event's line, without its line break. A lone surrogate, as in some file names, becomes a question mark.
-    """
+    """Return an event's line, without its line break. A lone surrogate, as in file names, becomes a question mark."""
     text = json.dumps({**event.model_dump(), "time": time}, separators=(",", ":"), ensure_ascii=False, default=str)
     return text.encode("utf-8", "replace")
 

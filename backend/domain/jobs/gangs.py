@@ -91,9 +91,7 @@ class GangPlan:
 
 
 def plan_gang(request: GangRequest, machines: Sequence[Machine]) -> GangPlan:
-    """Return where a job would run: on GPUs where enough machines have as many as it asks for, unless it asks for the
-    CPU.
-    """
+    """Return where a job would run: on GPUs where enough machines have as many as it asks for, else on the CPU."""
     kinds: tuple[DeviceKind, ...] = ("gpu", "cpu") if request.device == "auto" else (request.device,)
     plans = [_plan(request, kind, machines) for kind in kinds]
     return next(

@@ -79,9 +79,7 @@ class TrainPayload(TrainingPayload):
     job_kind = JobKind.TRAIN
     run_id: str
     holds_checkpoints: bool = False
-    """Whether suites score every checkpoint, which then waits for them before it is removed; see
-    `backend.domain.training.holds`.
-    """
+    """Whether suites score every checkpoint, which is not removed before that (domain/training/holds.py)."""
 
     @property
     def num_machines(self) -> int:
@@ -284,9 +282,7 @@ class TrainTokenizerPayload(TokenizerConfig, Payload):
 
 
 class AddBasePayload(Payload):
-    """Copy or fetch a base to `out`: from `source`, an absolute path on the workers, or from `hub`, an id, at
-    `revision`.
-    """
+    """Copy or fetch a base to `out`: from `source`, a path on the workers, or from `hub`, an id, at `revision`."""
 
     job_kind = JobKind.ADD_BASE
     source: str | None = None
@@ -324,9 +320,7 @@ class ExportPayload(Payload):
 
 
 class DatasetExportPayload(Payload):
-    """Write a dataset version for other tools to `out`, with `card` as its README.md; `name` is used in the commit
-    message.
-    """
+    """Write a dataset version for other tools to `out`, with `card` as README.md; `name` is for the commit message."""
 
     job_kind = JobKind.EXPORT_DATASET
     dataset: str

@@ -89,9 +89,7 @@ class ProbeResult(JobResult, RunMeasurement, SequenceLengths):
 
 
 class ScoreRow(ReadRecord):
-    """One score with standard error and 95 % interval, None where not finite; over a `subgroup` of the items if it
-    names one.
-    """
+    """One score with standard error and 95 % interval, None where not finite; of a `subgroup` if it names one."""
 
     metric: str
     subgroup: str = ""
@@ -109,9 +107,7 @@ class ScoreRow(ReadRecord):
 
 
 class JudgeFacts(ReadRecord):
-    """The judge of a task: answers without a verdict, and the tokens of its questions and verdicts, with their price if
-    known.
-    """
+    """The judge of a task: answers without a verdict, tokens of its questions and verdicts, their price if known."""
 
     name: str
     missing: int = 0
@@ -166,9 +162,7 @@ class EvaluationFacts(ReadRecord):
 
 
 class CheckedItem(ReadRecord):
-    """An item by two engines: `difference` is the largest one of its log-likelihoods, in nats; None for a generated
-    answer.
-    """
+    """An item by two engines: `difference` is the largest of its likelihoods, in nats; None for a generated answer."""
 
     item_hash: str
     position: int
@@ -243,8 +237,7 @@ class LoglikelihoodResult(JobResult):
 
 
 class ClassifyResult(JobResult):
-    """`items_file` holds one JSON line for each text: its score, null where it failed. `problem` is the first failure.
-    """
+    """`items_file` holds a JSON line for each text: its score, null where it failed. `problem` is the first failure."""
 
     job_kind = JobKind.CLASSIFY
     count: int
@@ -438,9 +431,7 @@ class DataReportResult(JobResult):
 
 
 class MeasuredTokenizer(ReadRecord):
-    """Facts about a tokenizer in a report; `model` is its type, `unknown_token` the token for text outside the
-    vocabulary.
-    """
+    """Facts about a tokenizer in a report; `model` is its type, `unknown_token` that of text outside the vocabulary."""
 
     name: str
     vocab_size: int
@@ -467,8 +458,7 @@ class MeasuredDataset(ReadRecord):
 
 
 class TokenizerReportResult(JobResult):
-    """`measures` has one entry for each tokenizer, dataset and language (None: all), each with `TokenCounts.measures`.
-    """
+    """`measures` has an entry for each tokenizer, dataset and language (None: all): `TokenCounts.measures`."""
 
     job_kind = JobKind.TOKENIZER_REPORT
     tokenizers: tuple[MeasuredTokenizer, ...] = ()

@@ -126,9 +126,7 @@ def check_points(points: Sequence[ScalingPoint]) -> None:
 def huber_objective(
     theta: FloatArray, n: FloatArray, d: FloatArray, loss: FloatArray, weights: FloatArray
 ) -> FloatArray:
-    """Return the weighted sum of Huber losses for each row of `theta` = (log E, log A, log B, alpha, beta); all
-    arguments are logs.
-    """
+    """Return the weighted Huber losses of each row of `theta` = (log E, log A, log B, alpha, beta); all are logs."""
     size = np.abs(_log_losses(theta, n, d)[0] - loss)
     huber = np.where(size <= HUBER_DELTA, 0.5 * size**2, HUBER_DELTA * (np.minimum(size, 1e6) - 0.5 * HUBER_DELTA))
     return np.asarray((weights * huber).sum(axis=1), dtype=np.float64)
@@ -197,9 +195,7 @@ def _log_losses(theta: FloatArray, n: FloatArray, d: FloatArray) -> tuple[FloatA
 
 
 def _starts(n: FloatArray, d: FloatArray, loss: FloatArray) -> FloatArray:
-    """Return a start for each pair of exponents: given those, E, A and B >= 0 are linear in the loss (non-negative
-    least squares).
-    """
+    """Return a start for each two exponents, given which E, A and B >= 0 are linear (non-negative least squares)."""
     rows = []
     for alpha in START_EXPONENTS:
         for beta in START_EXPONENTS:

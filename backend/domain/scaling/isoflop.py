@@ -49,9 +49,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class IsoflopFit:
-    """Profiles by budget, and N_opt = k C^a through their lowest points; `exponent` is None with fewer than two of
-    those.
-    """
+    """Profiles by budget, and N_opt = k C^a through their lowest points; `exponent` is None with fewer than two."""
 
     profiles: tuple[Profile, ...]
     exponent: Estimate | None
@@ -127,8 +125,7 @@ def _fit_profile(group: list[ScalingPoint], rng: np.random.Generator) -> tuple[P
 
 
 def _vertex(coefficients: FloatArray, n: FloatArray) -> FloatArray:
-    """Return the minimum of each parabola; NaN where it opens downwards or has its minimum outside the trained sizes.
-    """
+    """Return the minimum of each parabola; NaN where it opens downwards or has it outside the trained sizes."""
     with np.errstate(divide="ignore", invalid="ignore"):
         at = -coefficients[:, 1] / (2 * coefficients[:, 2])
     return np.where((coefficients[:, 2] > 0) & (at >= n.min()) & (at <= n.max()), at, np.nan)

@@ -101,16 +101,14 @@ class ScalingLaw:
         return Allocation(flops, parameters, tokens, self.loss(parameters, tokens))
 
     def with_ratio(self, flops: float, tokens_per_parameter: float) -> Allocation:
-        """Return the N and D of a budget with a fixed D / N, such as 100 and more for networks that are cheap to serve.
-        """
+        """Return the N and D of a budget with a fixed D / N, such as 100 for networks that are cheap to serve."""
         check_flops(flops)
         parameters = math.sqrt(flops / FLOPS_PER_PARAMETER_TOKEN / tokens_per_parameter)
         tokens = parameters * tokens_per_parameter
         return Allocation(flops, parameters, tokens, self.loss(parameters, tokens))
 
     def loss_estimate(self, parameters: float, tokens: float, *, single_run: bool = True) -> Estimate:
-        """Return the expected loss with its interval: of the law, and of one run about it unless `single_run` is False.
-        """
+        """Return the expected loss with its interval: of the law, and of one run about it with `single_run`."""
         value = self.loss(parameters, tokens)
         if self.draws is None:
             return _span_of_published(value, parameters, tokens)
@@ -151,9 +149,7 @@ def law_losses(draws: FloatArray, parameters: float | FloatArray, tokens: float 
 
 
 def optimal_parameters(draws: FloatArray, flops: float) -> FloatArray:
-    """Return each row's optimal N for a budget; NaN where an exponent or coefficient is not positive, so that there is
-    no optimum.
-    """
+    """Return each row's optimal N for a budget; NaN without an optimum: an exponent or coefficient is not positive."""
     _, a, b, alpha, beta = draws.T
     sound = (a > 0) & (b > 0) & (alpha > 0) & (beta > 0)
     with np.errstate(all="ignore"):
@@ -162,9 +158,7 @@ def optimal_parameters(draws: FloatArray, flops: float) -> FloatArray:
 
 
 def stretch_draws(value: float | FloatArray, draws: FloatArray, factor: float) -> FloatArray:
-    """Return draws of a positive quantity with their ratios to its value raised to a power: spread wider by that
-    factor.
-    """
+    """Return draws of a positive quantity, their ratios to its value raised to a power: spread by that factor."""
     with np.errstate(all="ignore"):
         return np.asarray(value * (draws / value) ** factor, dtype=np.float64)
 

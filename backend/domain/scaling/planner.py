@@ -132,9 +132,7 @@ def _check_budget(
 def _fit_budget(
     config: PlanConfig, law: ScalingLaw, speeds: Sequence[Speed], *, seconds: float | None, vocab_size: int
 ) -> tuple[float, Allocation, ArchitectureConfig, int]:
-    """Return (FLOPs, optimum, architecture, training FLOPs per token). A time budget and the rate at the network's size
-    are iterated.
-    """
+    """Return (FLOPs, optimum, architecture, training FLOPs per token)."""
     flops = config.flops if config.flops is not None else _flops_in(seconds or 0.0, speeds, config, law)
     for _ in range(SETTLING):
         optimum = _allocate(config, law, flops)
@@ -193,8 +191,7 @@ def _optimal_parameters(config: PlanConfig, law: ScalingLaw, optimum: Allocation
 
 
 def _make_batch(architecture: ArchitectureConfig, tokens: float, *, context: int) -> tuple[BatchPlan, int]:
-    """Return the batch and the number of steps for the tokens: at most the given number of tokens, at least one step.
-    """
+    """Return the batch and the number of steps for the tokens: at most that many tokens, at least one step."""
     size = count_without_embeddings(architecture)
     micro_batch, accumulate = split_batch(batch_tokens_rule(tokens), context=context)
     per_step = micro_batch * accumulate * context

@@ -21,8 +21,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class ScalingPoint:
-    """One finished run: `loss` in nats per token at the end of its schedule. `flops` is its budget, by default 6 N D.
-    """
+    """One finished run: `loss` in nats per token at its schedule's end. `flops` is its budget, by default 6 N D."""
 
     parameters: float
     tokens: float

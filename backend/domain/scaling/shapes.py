@@ -123,8 +123,7 @@ def _network(family: str, width: int, layers: int, vocab_size: int, context: int
 
 
 def _heads(width: int) -> int:
-    """Return the number of heads of a width: size 128 in wide networks, 32 in narrow ones, or the nearest that divides.
-    """
+    """Return the number of heads of a width: size 128 in wide networks, 32 in narrow ones, or nearest to it."""
     head_size = 128 if width >= 2048 else 64 if width >= 512 else 32 if width >= 64 else 16
     heads = max(1, width // head_size)
     return next((count for count in range(heads, 0, -1) if width % count == 0 and (width // count) % 2 == 0), 1)

@@ -79,9 +79,7 @@ class StudyConfig(BaseModel):
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One run of a study. `seconds` is None where no rate was measured, `epochs` where the dataset's tokens aren't
-    known.
-    """
+    """One run of a study. `seconds` is None where no rate was measured, `epochs` where its tokens aren't known."""
 
     budget: float
     architecture: ArchitectureConfig

@@ -59,9 +59,7 @@ class Load:
 
 
 class ScalingState(BaseModel):
-    """Between two looks: since when requests wait too long, and since when fewer replicas would do (seconds since the
-    epoch).
-    """
+    """Between two looks: since when requests wait too long, and since when fewer replicas would do (epoch seconds)."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

@@ -1,6 +1,4 @@
-"""Settings of a chat's next turn: endpoints, system prompt, sampling, schema and tools. The schema behind form, API,
-preset and row.
-"""
+"""Settings of a chat's next turn: endpoints, system prompt, sampling, schema and tools. Behind form, API and row."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Speculative decoding: a smaller checkpoint, the draft, proposes tokens that the served one checks. Rules, limits and
-arithmetic.
-"""
+"""Speculative decoding: a smaller checkpoint, the draft, proposes tokens that the served one checks. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +11,7 @@ from backend.domain.architectures.kv_cache import kv_bytes_per_token
 from backend.domain.serving.memory import FUSED_FAMILIES, NUMBER_BYTES, PAGE_TOKENS, ReplicaMemory, replica_memory
 
 MAX_REQUESTS = 4
-"""Requests of a step above which nothing is drafted: its products are bound by arithmetic then, not by reading weights.
-"""
+"""Requests of a step above which nothing is drafted: its products are then bound by arithmetic, not by weights."""
 
 DRAFT_CACHE_BYTES = 256 << 20
 """Budget of a draft's keys and values, for all its requests together."""

@@ -25,8 +25,7 @@ LIMIT, BUDGET = Shown(group="Limits", empty="No limit"), Shown(group="Budgets (U
 
 
 class KeyScopes(BaseModel):
-    """Models and parts of the API that a key may call. Empty means all. `models` may hold patterns such as `support-*`.
-    """
+    """Models and parts of the API for a key. Empty means all. `models` may hold patterns such as `support-*`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -102,8 +101,7 @@ MANY_AT_ONCE = KeyLimits(concurrency=100_000)
 
 
 def parse_limits(text: str) -> KeyLimits:
-    """Read `requests=60,tokens=100000,concurrency=4,usd_per_month=5`. Raises InvalidInput that names the part at fault.
-    """
+    """Read `requests=60,tokens=100000,concurrency=4,usd_per_month=5`. Raises InvalidInput naming the fault."""
     values: dict[str, str] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, equals, value = (piece.strip() for piece in part.partition("="))
@@ -141,9 +139,7 @@ def parse_scopes(*, models: str = "", endpoints: str = "", admin: bool = False) 
 
 
 def parse_expiry(text: str, *, now: datetime) -> datetime | None:
-    """Read `30d`, `12h`, a date (valid through that UTC day) or a timestamp; empty for never. Raises InvalidInput for
-    the past.
-    """
+    """Read `30d`, `12h`, a date (all that UTC day) or a timestamp; empty for never. Raises InvalidInput if past."""
     if not text.strip():
         return None
     if match := re.fullmatch(r"(\d{1,5})\s*([hdwy])", text.strip()):

@@ -41,9 +41,7 @@ def add_counts(counts: Iterable[Counts]) -> dict[int, int]:
 
 
 def percentile_s(counts: Mapping[int, int], quantile: float) -> float | None:
-    """Return a percentile in seconds: the middle of the bucket that holds the value of rank ceil(quantile x n). None
-    without values.
-    """
+    """Return a percentile in seconds: the middle of the bucket of rank ceil(quantile x n). None without values."""
     rank = max(1, math.ceil(quantile * sum(counts.values())))
     passed = 0
     for bucket in sorted(counts):

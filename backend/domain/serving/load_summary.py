@@ -1,6 +1,4 @@
-"""Summary of a load test's level: percentiles with intervals, rates, goodput, distributions, and the course over time.
-Pure.
-"""
+"""A load test's level: percentiles with intervals, rates, goodput, distributions, and the course over time. Pure."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ request ended.
 
 @dataclass(frozen=True)
 class LatencySpread:
-    """Percentiles in milliseconds by nearest rank, with 95 % intervals for independent values where there are enough of
-    them.
-    """
+    """Percentiles in milliseconds by nearest rank, with 95 % intervals where independent values suffice."""
 
     p50_ms: float
     p95_ms: float
@@ -37,9 +33,7 @@ class LatencySpread:
 
 @dataclass(frozen=True)
 class LoadPoint:
-    """One step of a level's course: seconds since the load test began, with rates, requests within the objectives, and
-    errors.
-    """
+    """One step of a level's course: seconds since the test began, rates, requests within the objectives, errors."""
 
     at_s: float
     tokens_per_s: float
@@ -82,9 +76,7 @@ class LoadSummary:
 def summarise_load(
     runs: Sequence[LevelRun], *, slo_ttft_ms: float, slo_itl_ms: float, origin_s: float | None = None
 ) -> LoadSummary:
-    """Return latencies of the counted requests that succeeded, and rates over the steady time of one or several runs of
-    a level.
-    """
+    """Return latencies of requests that succeeded, and rates over the steady time of one or several runs of a level."""
     counted = [record for run in runs for record in run.counted]
     done = [record for record in counted if not record.error]
     good = [record for record in done if is_good(record, slo_ttft_ms, slo_itl_ms)]

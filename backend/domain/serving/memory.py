@@ -1,6 +1,4 @@
-"""Memory of a replica: weights, KV cache and runtime. Arithmetic; the serving engine allocates its cache by the same
-numbers.
-"""
+"""Memory of a replica: weights, KV cache and runtime. The serving engine allocates by the same numbers."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ from backend.domain.serving.precision import Precision
 PAGE_TOKENS = 64
 MAX_RUNNING = 16
 CACHE_BYTES = {"cpu": 512 << 20, "cuda": 4 << 30}
-"""Budget of the KV cache by device. At least one full context is allocated; on a GPU whose free memory is known, most
-of that.
-"""
+"""Budget of the KV cache by device. At least a full context; on a GPU of known free memory, most of that."""
 
 FREE_SHARE = 0.8
 """Share of a GPU's free memory, with the weights loaded, that the KV cache may take."""
@@ -37,9 +33,7 @@ was not measured.
 """
 
 SHARE_WEIGHTS = frozenset({"cpu"})
-"""Devices on which the replicas of one checkpoint, precision and machine map the same weights (see
-docs/decisions/0066).
-"""
+"""Devices on which the replicas of one checkpoint, precision and machine share weights (see docs/decisions/0066)."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +62,7 @@ class ReplicaMemory:
         return self.weight_bytes - self.shared_bytes + (self.cache_bytes or 0) + (self.runtime_bytes or 0)
 
     def of_replicas(self, count: int) -> int:
-        """Return the most bytes that replicas on one machine hold together, also while the first one prepares the
-        weights.
-        """
+        """Return the most bytes that replicas on one machine hold together, also while one prepares the weights."""
         return max(
             self.shared_bytes + count * self.further_bytes,
             self.preparing_bytes + (count - 1) * (self.runtime_bytes or 0),
@@ -137,8 +129,6 @@ def short_bytes(parameters: int, shape: ArchitectureConfig) -> int:
 
 
 def cache_pages(page_bytes: int, *, tokens: int, context: int, device: str, budget_bytes: int | None = None) -> int:
-    """Return the pages of a KV cache for `tokens` within a budget, at least one full context. Without one, the device's
-    counts.
-    """
+    """Return the pages of a KV cache for `tokens` within a budget, at least one full context. Without: the device's."""
     affordable = (CACHE_BYTES.get(device, CACHE_BYTES["cpu"]) if budget_bytes is None else budget_bytes) // page_bytes
     return max(-(-context // PAGE_TOKENS) + 1, min(-(-tokens // PAGE_TOKENS), affordable))

@@ -25,9 +25,7 @@ def check_endpoint_name(name: str) -> None:
 
 
 def check_alias_name(name: str) -> None:
-    """Raise InvalidInput for a name that is not of the form `storyteller@production`. Endpoints and checkpoints have no
-    `@`.
-    """
+    """Raise InvalidInput unless the name is like `storyteller@production`. Endpoints and checkpoints have no `@`."""
     if not ALIAS.fullmatch(name):
         raise InvalidInput(
             f"{name!r} can't be an alias.",

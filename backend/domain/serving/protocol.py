@@ -28,9 +28,7 @@ MAX_LOGPROBS = 20
 MAX_BIASES = 1024
 MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 10.0
 MAX_COUNT = 2**31 - 1
-"""Largest count of tokens and largest token id that are read; an engine takes no more than its context and vocabulary
-hold.
-"""
+"""Largest count of tokens and largest token id that are read; engines take what context and vocabulary hold."""
 UNKNOWN = -1
 """Id of a token that another server generated: its tokenizer is not known here."""
 UNSTATED_TOKENS = 512
@@ -89,9 +87,7 @@ class _Frozen(BaseModel):
 
 
 class ChatMessage(_Frozen):
-    """One message. An assistant's may call tools; a tool's names the call that it answers
-    (backend.domain.data.rows.tool_calls).
-    """
+    """One message. An assistant's may call tools; a tool's names the call that it answers (data/rows/tool_calls.py)."""
 
     role: Role
     content: str
@@ -317,9 +313,7 @@ class ScoredToken(TokenLogprob):
 
 
 class ToolCallDelta(_Frozen):
-    """A piece of a tool call. The first piece of call `index` carries `id` and `name`; `arguments` is JSON text to be
-    joined.
-    """
+    """A piece of a tool call. The first piece of call `index` carries `id` and `name`; `arguments` is JSON to join."""
 
     index: int
     id: str | None = None

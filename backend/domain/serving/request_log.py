@@ -21,9 +21,7 @@ JOB = "x-roundhouse-job"
 """Header with the id of a job of this installation that a request is made for, so that its cost is added to the job."""
 
 SYNTHETIC = "x-roundhouse-load-test"
-"""Header of a load test's requests. They are left out of logs, datasets, traffic figures and costs by key, and have a
-line of their own.
-"""
+"""Header of a load test's requests. Logs, datasets, traffic and costs by key leave them out."""
 
 LOAD_TEST = "load test"
 """The variant that requests of load tests are stored under, in place of stable or canary."""
@@ -125,8 +123,7 @@ class LoggedBody:
 
 
 def redact(text: str, config: RequestLogConfig) -> tuple[str, int]:
-    """Return the text with matches replaced, and their number. A pattern that takes too long replaces the whole text.
-    """
+    """Return the text with matches replaced, and their number. A too slow pattern replaces the whole text."""
     total = 0
     named = [(name, pattern) for name, pattern in BUILT_IN if config.redact] + [
         ("REDACTED", pattern) for pattern in config.patterns

@@ -25,8 +25,7 @@ class Count:
 
 @dataclass(frozen=True)
 class RolloutStep:
-    """Replicas of the new revision to add or to drop, and of older revisions to cancel (starting) or to drain (ready).
-    """
+    """Replicas of the new revision to add or drop, and of older revisions to cancel (starting) or to drain (ready)."""
 
     add: int = 0
     drop: int = 0

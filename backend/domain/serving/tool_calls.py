@@ -185,8 +185,7 @@ Message = JsonObject
 
 
 def write_tools(messages: Sequence[Message], tools: Sequence[dict[str, object]] | None) -> list[Message]:
-    """Return messages with tools in the system message, calls in the assistant's text and results as the user's text.
-    """
+    """Return messages with tools in the system message, calls in the assistant's text, results as the user's text."""
     written = [_as_text(message) for message in messages]
     if not tools:
         return written

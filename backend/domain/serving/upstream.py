@@ -153,9 +153,7 @@ class Upstream(BaseModel):
 
 
 def check_address(url: str) -> str:
-    """Return an address whose host is a name or an allowed IP address. Raises InvalidInput for a link-local or metadata
-    address.
-    """
+    """Return an address whose host is a name or an allowed IP address. Raises InvalidInput for one never called."""
     host = urlsplit(url).hostname or ""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
@@ -171,9 +169,7 @@ def check_address(url: str) -> str:
 
 
 def is_forbidden(address: Address) -> bool:
-    """Return whether the gateway never calls an address: it belongs to a cloud's metadata service, or to no single
-    machine.
-    """
+    """Return whether the gateway never calls an address: it belongs to a cloud's metadata, or to no single machine."""
     mapped = getattr(address, "ipv4_mapped", None)
     if mapped is not None:
         return is_forbidden(mapped)

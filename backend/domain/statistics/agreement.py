@@ -83,9 +83,7 @@ def pooled_kappa(
     clusters: Clusters | None = None,
     resampling: Resampling = THOUSAND,
 ) -> Estimate | None:
-    """Cohen's kappa of two raters' labels, given as pairs; the interval resamples pairs, or clusters of them. None if
-    undefined.
-    """
+    """Cohen's kappa of two raters' labels, as pairs; the interval resamples pairs or clusters. None if undefined."""
     if not len(pairs):
         return None
     labels, count = cluster_codes(

@@ -146,9 +146,7 @@ def resample_difference(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> Resampled:
-    """Resample a corpus metric's difference, second minus first, from the parts of the same items: both are resampled
-    together.
-    """
+    """Resample a corpus metric's difference, second minus first, from parts of the same items, resampled together."""
     before, after = np.atleast_2d(np.asarray(first, float).T).T, np.atleast_2d(np.asarray(second, float).T).T
     if before.shape != after.shape:
         raise InvalidInput(

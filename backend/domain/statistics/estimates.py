@@ -73,9 +73,7 @@ def cluster_codes(clusters: Clusters) -> tuple[IntArray, int]:
 
 
 def mean_estimate(scores: ArrayLike, *, level: float = 0.95) -> Estimate:
-    """Average scores; the standard error divides by n - 1 (Bessel), the interval is Student's t with n - 1 degrees of
-    freedom.
-    """
+    """Average scores; the standard error divides by n - 1 (Bessel), the interval is Student's t of n - 1."""
     values = finite_scores(scores)
     n = len(values)
     value = float(values.mean())
@@ -87,8 +85,7 @@ def mean_estimate(scores: ArrayLike, *, level: float = 0.95) -> Estimate:
 
 
 def wilson_interval(share: float, n: float, *, critical: float) -> tuple[float, float]:
-    """Wilson's score interval of a share of `n` trials; `n` may be an effective number. Source: Wilson (1927), JASA 22.
-    """
+    """Wilson's score interval of a share of `n` trials; `n` may be effective. Source: Wilson (1927), JASA 22."""
     squared = critical**2
     centre = (share + squared / (2 * n)) / (1 + squared / n)
     margin = critical / (1 + squared / n) * math.sqrt(max(share * (1 - share) / n + squared / (4 * n * n), 0.0))

@@ -21,8 +21,7 @@ def macro_average(tasks: Sequence[Estimate]) -> Estimate:
 
 
 def micro_average(tasks: Sequence[Estimate]) -> Estimate:
-    """Average tasks weighted by items, stratified: SE = sqrt(sum n_i^2 se_i^2) / N (Cochran, Sampling Techniques, 5.4).
-    """
+    """Average tasks by items, stratified: SE = sqrt(sum n_i^2 se_i^2) / N (Cochran, Sampling Techniques, 5.4)."""
     total = sum(task.n for task in _some(tasks))
     return _weighted(tasks, [task.n / total for task in tasks], name=f"micro average of {len(tasks)} tasks")
 

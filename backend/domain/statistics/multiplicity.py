@@ -12,9 +12,7 @@ from backend.errors import InvalidInput
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p values, in the order given: controls the chance of any false claim, such as "beats the
-    baseline".
-    """
+    """Holm's (1979) adjusted p values, in the order given: controls the chance of any false claim."""
     values = _p_values(p_values)
     order = np.argsort(values, kind="stable")
     adjusted = np.empty(len(values))
@@ -23,9 +21,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """Benjamini and Hochberg's (1995) adjusted p values, in the order given: controls the share of false claims, for
-    exploration.
-    """
+    """Benjamini and Hochberg's (1995) adjusted p values, in the order given: controls the share of false claims."""
     values = _p_values(p_values)
     return [float(value) for value in scipy.stats.false_discovery_control(values)] if len(values) else []
 

@@ -151,8 +151,7 @@ def _inverted(parts: Sequence[Callable[[float], PairedComparison]], difference: 
 
 
 def mcnemar(wins: int, losses: int) -> float:
-    """Exact two-sided p value of the discordant pairs (McNemar 1947, exact binomial form): `mcnemar(10, 2)` is 0.03857.
-    """
+    """Exact two-sided p value of discordant pairs (McNemar 1947, exact binomial): `mcnemar(10, 2)` is 0.03857."""
     if wins < 0 or losses < 0:
         raise InvalidInput(f"Counts can't be negative: {wins} and {losses}.")
     return float(min(1.0, 2 * scipy.special.bdtr(min(wins, losses), wins + losses, 0.5))) if wins + losses else 1.0
@@ -196,9 +195,7 @@ def equal_differences(difference: float, n: int, *, level: float = 0.95) -> tupl
 def _decide(
     difference: Estimate, gaps: FloatArray, *, units: int, bounded: bool, level: float, method: str
 ) -> tuple[Estimate, float | None, str]:
-    """Return the difference with its interval, its p value and the method: Student's t, unless there is no variance to
-    judge by.
-    """
+    """Return the difference with its interval, its p value and the method: Student's t, unless without variance."""
     if difference.stderr is None:
         return difference, None, f"{method}: too few {'clusters' if 'clustered' in method else 'items'}"
     if difference.stderr > 1e-12 * max(1.0, float(np.abs(gaps).max())):

@@ -150,9 +150,7 @@ def power_of(
     level: float = 0.95,
     margin: float = 0.0,
 ) -> float:
-    """Return the chance that `n` shared items show a true difference above -`margin`, one direction of a two-sided
-    test.
-    """
+    """Return the chance that `n` shared items show a true difference above -`margin`, one way of a two-sided test."""
     _check_discordance(discordance)
     share = max(discordance, abs(difference))
     if not margin and design_effect == 1 and n <= MAX_EXACT:

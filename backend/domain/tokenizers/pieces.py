@@ -16,9 +16,7 @@ BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def _letters_of_bytes() -> dict[str, int]:
-    """Return letter -> byte of GPT-2's alphabet: printable bytes as themselves, the others moved above U+0100, in
-    order.
-    """
+    """Return letter -> byte of GPT-2's alphabet: printable bytes as they are, others above U+0100, in order."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     moved = [byte for byte in range(256) if byte not in plain]
     return {**{chr(byte): byte for byte in plain}, **{chr(256 + place): byte for place, byte in enumerate(moved)}}
@@ -37,8 +35,7 @@ class PieceForm:
 
     @staticmethod
     def of_decoder(decoder: str) -> PieceForm:
-        """Read the form from a decoder's JSON (`tokenizer.decoder.__getstate__()`); empty for a tokenizer without one.
-        """
+        """Read the form from a decoder's JSON (`tokenizer.decoder.__getstate__()`); empty without one."""
         return PieceForm(
             byte_level='"ByteLevel"' in decoder,
             spaces_marked='"Metaspace"' in decoder or SPACE_MARK in decoder or "\\u2581" in decoder,

@@ -1,6 +1,4 @@
-"""Decide whether the val_loss of runs can be compared: same objective, loss settings, validation data and tokenizer.
-Pure.
-"""
+"""Decide whether val_loss can be compared: same objective, loss settings, validation data and tokenizer. Pure."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ WHY: dict[Aspect, str] = {
 
 
 class Side(NamedTuple):
-    """A dataset version, tokenizer, ... of a run: `id` decides whether two are the same (None: not known), `name` is
-    shown.
-    """
+    """A dataset version, tokenizer, ... of a run: `id` says which are the same (None: unknown), `name` is shown."""
 
     id: str | None
     name: str

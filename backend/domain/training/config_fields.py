@@ -83,8 +83,7 @@ def paths_affecting(*effects: Effect) -> tuple[str, ...]:
 
 
 def values_affecting(config: RunConfig, *effects: Effect) -> dict[str, object]:
-    """Return the values, as JSON has them, of the fields in use that affect any of these. Names of rows are among them.
-    """
+    """Return the values, as JSON has them, of used fields that affect any of these. Names of rows are among them."""
     flat = _by_path(config)
     return {path: flat[path] for path in paths_affecting(*effects) if _is_used(config, path)}
 
@@ -159,9 +158,7 @@ def explicit_paths(config: RunConfig) -> frozenset[str]:
 
 
 def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """Return a config with the fields at these paths set. Raises InvalidInput naming the field, the value and the
-    bound.
-    """
+    """Return a config with the fields at these paths set. Raises InvalidInput naming field, value and bound."""
     data = config.model_dump(mode="json")
     for path, value in values.items():
         section, _, field = path.partition(".")
@@ -189,15 +186,12 @@ def _fit_cadence(data: FieldValues, *, given: Mapping[str, Any]) -> None:
 
 
 def write_changes(changes: Sequence[tuple[str, Value]]) -> str:
-    """Return changes as an address carries them, `learning_rate:0.001,preference.beta:0.2`, which `with_changes` reads.
-    """
+    """Return changes as in an address, `learning_rate:0.001,preference.beta:0.2`, which `with_changes` reads."""
     return ",".join(f"{field}:{str(value).lower() if isinstance(value, bool) else value}" for field, value in changes)
 
 
 def with_changes(config: RunConfig, text: str) -> RunConfig:
-    """Return a config in which these fields have these values. Raises InvalidInput for an unknown field or a value it
-    can't have.
-    """
+    """Return a config with these fields' values. Raises InvalidInput for an unknown field or a value it can't have."""
     if not text.strip():
         return config
     values: dict[str, object] = {}

@@ -197,8 +197,7 @@ class RewardRule(ConfigSection):
 
 
 def _check_pattern(pattern: str) -> None:
-    """Raise ValueError for an invalid pattern, or one that compiles slowly. Repeat counts are multiplied as if nested.
-    """
+    """Raise ValueError for an invalid pattern, or one that compiles slowly. Repeat counts multiply as if nested."""
     counts = [re.sub(r"\D", "", inside.partition(",")[0]) for inside in re.findall(r"\{([^}]*)", pattern)]
     if math.prod(int(count) or 1 for count in counts if count) * len(pattern) > MAX_UNROLLED:
         raise ValueError(

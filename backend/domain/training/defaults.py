@@ -46,9 +46,7 @@ class Basis:
 
 
 def suggest_values(basis: Basis) -> FieldValues:
-    """Return suggested values by path, for the fields whose best value depends on the basis. Chosen values are included
-    unchanged.
-    """
+    """Return suggested values by path, for fields that depend on the basis. Chosen values are included unchanged."""
     chosen = dict(basis.chosen)
     context = int(chosen.get("context") or min(basis.max_context or DEFAULT_CONTEXT, MAX_CONTEXT))
     pretrains = basis.objective.pretrains
@@ -107,9 +105,7 @@ def suggest_learning_rate(basis: Basis, *, tokens: float) -> float:
 
 
 def _batch(basis: Basis, context: int) -> tuple[int, int]:
-    """Return (micro_batch, grad_accum_steps): pretraining by the Step Law, others 8 sequences, 16 above 10 M
-    parameters.
-    """
+    """Return (micro_batch, grad_accum_steps): pretraining by Step Law, else 8 sequences, 16 above 10 M parameters."""
     parameters = basis.parameters or DEFAULT_PARAMETERS
     tokens_at_once = 8192 if parameters <= 200_000_000 else 4096 if parameters <= 2_000_000_000 else 2048
     if basis.objective.pretrains:

@@ -39,15 +39,11 @@ MIN_POINTS = 60
 MIN_STILL_POINTS = 5
 """Points of a gradient norm that is exactly 0 in all of them, which is no trend; of an ended run, any number."""
 SPIKE_SIGMAS, SPIKE_SHARE = 12.0, 0.15
-"""A spike: 12 robust standard deviations and 15 % of the loss above the rolling median; batches of a few rows reach 6
-to 8.
-"""
+"""A spike: 12 robust standard deviations and 15 % of the loss above the rolling median; small batches reach 6 to 8."""
 DIVERGED_SHARE = 0.25
 """Diverged: the loss has lost a quarter of its gain."""
 FLAT_SHARE = 0.01
-"""A plateau: with 95 % certainty less than 1 % better over the last two fifths of the steps, and no evidence of any
-fall.
-"""
+"""A plateau: with 95 % certainty less than 1 % better over the last two fifths of the steps, and no sign of a fall."""
 OVER_FIT_SHARE, OVER_FIT_SIGMAS = 0.02, 5.0
 """val_loss has risen by 2 % and by five times its own noise above its lowest value, while train_loss fell on."""
 DEAD_NORM = 1e-6
@@ -516,8 +512,7 @@ def _thinned(series: Series) -> Series:
 
 
 def _level(values: Floats, width: int) -> Floats:
-    """Return medians of blocks of `width` values, interpolated linearly: a million values take hundredths of a second.
-    """
+    """Return medians of blocks of `width` values, interpolated linearly: a million values take 0.01 s."""
     width = min(width, len(values))
     blocks = values[: len(values) // width * width].reshape(-1, width)
     return np.interp(

@@ -1,6 +1,4 @@
-"""Execution of a step: compilation, sequences per forward pass, and the batch over devices. Pure, so that pages and
-jobs agree.
-"""
+"""Execution of a step: compilation, sequences per forward pass, and the batch over devices. Pages and jobs agree."""
 
 from __future__ import annotations
 

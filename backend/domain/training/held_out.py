@@ -41,8 +41,7 @@ class HeldOutRow(ReadRecord):
 
 
 class HeldOutRows(ReadRecord):
-    """The worst of `num_rows` rows of a validation at a step, and the mean loss of all of them, each row counting once.
-    """
+    """The worst of `num_rows` rows of a validation at a step, and the mean loss of all, each row counting once."""
 
     model_config = ConfigDict(ser_json_inf_nan="constants")
     step: int

@@ -11,8 +11,7 @@ from pathlib import PurePath
 from typing import TypeVar
 
 MAX_HELD = 8
-"""Checkpoints that may wait for their suites at once: where evaluations are slower than training, older ones give way.
-"""
+"""Checkpoints that may wait for their suites at once: where evaluations are slow, older ones give way."""
 P = TypeVar("P", bound=PurePath)
 
 

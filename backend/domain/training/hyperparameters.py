@@ -1,5 +1,4 @@
-"""Hyperparameters of a run: batch, optimizer, schedule, regularization, evaluation and hardware, each with its traits.
-"""
+"""Hyperparameters of a run: batch, optimizer, schedule, regularization, evaluation, hardware, each with traits."""
 
 from __future__ import annotations
 

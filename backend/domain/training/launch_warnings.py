@@ -225,9 +225,7 @@ def _about_learning_rate(config: RunConfig, facts: LaunchFacts) -> Iterator[Laun
 
 
 def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
-    """Warm-up, evaluations, checkpoints. The training loop evaluates at every checkpoint, too, and does both at the
-    last step.
-    """
+    """Warm-up, evaluations, checkpoints. The training loop evaluates at checkpoints, too; both at the last step."""
     steps = config.max_steps
     if config.num_warmup_steps > steps / 2:
         yield LaunchWarning(
@@ -274,9 +272,7 @@ def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
 
 
 def _takes_long(config: RunConfig, facts: LaunchFacts) -> bool:
-    """Return whether a run is long enough to warn of missing evaluations and checkpoints; by its FLOPs if its time is
-    unknown.
-    """
+    """Return whether a run is long enough to warn of missing checkpoints; by FLOPs if its time is unknown."""
     if facts.seconds is not None:
         return facts.seconds >= LONG_S
     return (

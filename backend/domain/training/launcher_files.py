@@ -38,9 +38,7 @@ def deepspeed_config(config: RunConfig) -> dict[str, object]:
 
 
 def accelerate_config(config: RunConfig, *, deepspeed_file: str | None = None) -> dict[str, object]:
-    """Return the YAML of `accelerate launch --config_file`, for the first machine; on the others only machine_rank
-    differs.
-    """
+    """Return the YAML of `accelerate launch --config_file`, for the first machine; others differ in machine_rank."""
     precision = config.precision if config.precision != "auto" else "bf16"
     place, _, port = (config.devices.rendezvous or "localhost:29400").partition(":")
     common: dict[str, object] = {

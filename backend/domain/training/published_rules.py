@@ -46,9 +46,7 @@ def learning_rate_rule(parameters: float, tokens: float) -> LearningRate:
 
 
 def split_batch(batch_tokens: float, *, context: int, micro_batch_tokens: int = MICRO_BATCH_TOKENS) -> tuple[int, int]:
-    """Return (micro_batch, grad_accum_steps) whose product with the context is nearest to a batch; at least one
-    sequence.
-    """
+    """Return (micro_batch, grad_accum_steps) that with the context come nearest to a batch; at least one sequence."""
     sequences = max(1, round(batch_tokens / context))
     most = max(1, micro_batch_tokens // context)
     if sequences <= most:

@@ -27,9 +27,7 @@ class Rewards:
         self._log, self._slow = log, set[str]()
 
     def of(self, completion: str, *, tokens: int, answers: Sequence[str]) -> float:
-        """Return the weighted sum of the rules' rewards of a completion of `tokens` tokens; `answers` are the correct
-        ones.
-        """
+        """Return the weighted sum of the rules' rewards of a completion of `tokens`; `answers` are the correct ones."""
         return sum(self.by_rule(completion, tokens=tokens, answers=answers))
 
     def by_rule(self, completion: str, *, tokens: int, answers: Sequence[str]) -> list[float]:

@@ -7,9 +7,7 @@ import math
 from backend.domain.training.config import RunConfig
 
 INVERSE_SQRT_TIMESCALE = 10_000
-"""Steps after which inverse_sqrt without warm-up has fallen to 0.7 of the peak; with warm-up its steps are the time
-scale.
-"""
+"""Steps after which inverse_sqrt without warm-up has fallen to 0.7 of the peak; else warm-up is the scale."""
 
 
 def learning_rate_at(step: int, config: RunConfig) -> float:

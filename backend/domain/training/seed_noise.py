@@ -1,6 +1,4 @@
-"""Test whether two configs differ by more than seed noise, from the last losses of runs that differ only in their seed.
-Pure.
-"""
+"""Test whether two configs differ by more than seed noise, from last losses of runs that differ in the seed. Pure."""
 
 from __future__ import annotations
 

@@ -99,9 +99,7 @@ def mean_tokens_per_step(nominal: float, *, samples: bool, last: Mapping[str, fl
 def run_seconds(
     earlier_s: float, started_at: datetime | None, finished_at: datetime | None, *, now: datetime
 ) -> float | None:
-    """Return the seconds of all jobs of a run, of which the newest started and finished as given; None before it
-    starts.
-    """
+    """Return the seconds of all jobs of a run, the newest started and finished as given; None before it starts."""
     if started_at is None:
         return earlier_s or None
     return earlier_s + max(0.0, ((finished_at or now) - started_at).total_seconds())

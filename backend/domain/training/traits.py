@@ -24,9 +24,7 @@ class Effect(StrEnum):
 
 
 class FieldGroup(StrEnum):
-    """Position of a field on the launch form. The values are the titles of its tabs; the first two stand above the
-    tabs.
-    """
+    """Position of a field on the launch form. The values are titles of tabs; the first two stand above."""
 
     MAIN = "Main"
     METHOD = "Objective and method"

@@ -93,9 +93,7 @@ class Balancer:
         self._record(replica).failures = 0
 
     def failed(self, replica: ReplicaAddress) -> None:
-        """Record a failure of a replica (unreachable, broken off or timed out). After a pause, one more failure pauses
-        it again.
-        """
+        """Record a failure of a replica (unreachable, broken, timed out). After a pause one more pauses it again."""
         record = self._record(replica)
         record.failures += 1
         if record.failures >= MAX_FAILURES:
@@ -142,9 +140,7 @@ class Balancer:
 PROBE_S = 2.0
 MAX_MISSED = 2
 SILENT_S = 3.0
-"""Silence of an open request after which it is taken from a replica that misses its probes: where lines still come, it
-lives.
-"""
+"""Silence of an open request after which it is taken from a replica that misses probes: where lines come, it lives."""
 
 
 class HealthProbe:
@@ -181,9 +177,7 @@ STABLE = "stable"
 MAX_COUNTED = 4096
 SHARED_CHARACTERS = 500
 SLACK = 2.0
-"""Session affinity holds while its replica has at most this many requests of the present size more than the least busy
-one.
-"""
+"""Session affinity holds while its replica has so many requests of this size more than the least busy one."""
 
 
 def order_by_variant(
@@ -225,8 +219,7 @@ def conversation_of(request: GenerateRequest, sticky: str) -> str:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A replica as a policy sees it: its open work in tokens, and the turn at which it last got a request (0: never).
-    """
+    """A replica as a policy sees it: open work in tokens, and the turn at which it last got a request (0: never)."""
 
     id: str
     outstanding: float
@@ -256,8 +249,6 @@ def _least_busy(candidates: Sequence[Candidate], rng: random.Random) -> Candidat
 
 
 def _longest_unused(candidates: Sequence[Candidate], rng: random.Random) -> Candidate:
-    """Ties go to the replica whose last request is longest ago: without load every replica gets its share exactly, not
-    by luck.
-    """
+    """Ties go to the replica whose last request is longest ago: without load each gets its exact share."""
     oldest = min(candidate.last_turn for candidate in candidates)
     return rng.choice([candidate for candidate in candidates if candidate.last_turn == oldest])

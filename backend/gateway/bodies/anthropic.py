@@ -249,9 +249,7 @@ def _choose(choice: AnthropicToolChoice | None, tools: list[AnthropicTool] | Non
 
 
 def check_version(version: str | None) -> None:
-    """Raise ApiError for what is no version: a date. Those of 2023-06-01 and later name the fields that are served here
-    alike.
-    """
+    """Raise ApiError for what is no version: a date. From 2023-06-01 on they name the fields served here alike."""
     if version is not None and not (VERSION.fullmatch(version) and version >= "2023-06-01"):
         raise ApiError(
             400, f"anthropic-version: {version[:40]!r} is no version such as 2023-06-01.", code="invalid_value"

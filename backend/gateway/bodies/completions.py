@@ -366,9 +366,7 @@ Body = TypeVar("Body", bound=BaseModel)
 
 @contextmanager
 def _no_collection(size: int) -> Iterator[None]:
-    """Read a large body without garbage collections, which go through what has been read again and again: eight times
-    as long.
-    """
+    """Read a large body without garbage collections, which would take eight times as long."""
     pauses = size > LARGE_BYTES and gc.isenabled()
     if pauses:
         gc.disable()

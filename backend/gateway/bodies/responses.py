@@ -218,9 +218,7 @@ def _choose(choice: Any, tools: list[ResponseTool] | None) -> ToolChoice:
 
 
 def to_messages(items: Sequence[dict[str, object]], *, instructions: str | None) -> list[ChatMessage]:
-    """Return items as messages. System prompts at the beginning are one message, since many templates take no second
-    one.
-    """
+    """Return items as messages. System prompts at the beginning are one message, as many templates take one."""
     system = [instructions] if instructions else []
     messages = list(_merged(ITEMS.validate_python(list(items))))
     while messages and messages[0].role is Role.SYSTEM:

@@ -13,9 +13,7 @@ Texts = str | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, f
 
 
 class ScoreBody(StrictBody):
-    """`POST /v1/score`, in vLLM's shape: a prompt (`text_1`) with one or several answers (`text_2`), or as many of
-    both.
-    """
+    """`POST /v1/score`, as vLLM's: a prompt (`text_1`) with one or several answers (`text_2`), or as many of both."""
 
     model: ModelName
     text_1: Texts
@@ -53,9 +51,7 @@ class Document(BaseModel):
 
 
 class RerankBody(StrictBody):
-    """`POST /v1/rerank`, in the shape of Jina's and Cohere's: documents, which a reward model scores as answers to the
-    query.
-    """
+    """`POST /v1/rerank`, as Jina's and Cohere's: documents, which a reward model scores as answers to the query."""
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
 

@@ -11,9 +11,7 @@ from backend.gateway.request import ApiExchange, Events
 
 
 async def collect_scores(events: Events, *, body: ScoreBody | RerankBody, exchange: ApiExchange) -> dict[str, object]:
-    """Return the whole answer. A score is the network's reward; a relevance its logistic, so that it lies between 0 and
-    1.
-    """
+    """Return the whole answer. A score is the network's reward; a relevance its logistic, from 0 to 1."""
     scores: dict[int, float] = {}
 
     def take(event: OpenEvent) -> None:

@@ -14,8 +14,7 @@ HOLD_S = 3600.0  # a request that a lost gateway never settled stops counting af
 Unit = Literal["tokens", "usd"]
 LimitName = Literal["requests", "tokens", "concurrency", "budget"]
 ReadSpent = Callable[[Unit, Period], float]
-"""Reads the use of a key in a period from the stored usage. May block; called at most once per period, unit and store.
-"""
+"""Reads the use of a key in a period from the stored usage. May block; called once per period, unit and store."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,7 @@ class Counted:
 
 
 class LimitStore(Protocol):
-    """Counts of every key. `reserve` checks all limits and counts the request at its most, or counts nothing and says
-    why.
-    """
+    """Counts of every key. `reserve` checks all limits and counts the request at its most, or says why not."""
 
     async def reserve(self, demand: Demand, read_spent: ReadSpent) -> Refusal | Counted:
         """Count a request at its most, or return the refusal."""

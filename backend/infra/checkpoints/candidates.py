@@ -276,9 +276,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def names_in_index(folder: Path) -> list[str]:
-    """Return the files of weights that the index names. Raises InvalidInput if it is damaged or leads out of the
-    folder.
-    """
+    """Return the files of weights in the index. Raises InvalidInput if it is damaged or leads out of the folder."""
     names = read_json_file(folder / INDEX).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise InvalidInput(f"{INDEX} of {folder.name} lists no weights.", remedy="Download the file again.")

@@ -176,9 +176,7 @@ def _rows_of_table(name: str, suffix: str, file: BinaryIO, *, limit: int) -> lis
 
 
 def _sniff_arrow(name: str, file: BinaryIO, *, limit: int) -> list[Row]:
-    """Return the first rows of an Arrow file: the IPC file format, the stream format (as `datasets` writes it), or old
-    Feather.
-    """
+    """Return the first rows of an Arrow file: IPC file, stream (as `datasets` writes it), or old Feather."""
     try:
         start = file.read(6)
         file.seek(0)

@@ -112,9 +112,7 @@ class OpenedMember:
         return data
 
     def read_into(self, view: memoryview) -> int:
-        """Fill a buffer and return the number of bytes; uncompressed files are read without a copy. Raises
-        InvalidInput.
-        """
+        """Fill a buffer and return how many bytes; uncompressed files are read without a copy. Raises InvalidInput."""
         if not self._member.packing and isinstance(self._stream, BufferedReader):
             try:
                 return self._stream.readinto(view)

@@ -100,9 +100,7 @@ def _groups_within(metadata: pyarrow.parquet.FileMetaData, below: int) -> list[i
 
 
 def iter_file_rows(file: Path) -> Iterator[Row]:
-    """Yield a file's rows as canonical rows (see `backend.domain.data.rows.mapping`): without the columns that a row
-    lacks.
-    """
+    """Yield a file's rows as canonical rows (see data/rows/mapping.py): without the columns that a row lacks."""
     for table in iter_file_tables(file, num_rows=BATCH_ROWS):
         for row in table.to_pylist():
             yield clean_row(row)
@@ -127,9 +125,7 @@ def fetch_rows(file: Path, numbers: Sequence[int]) -> dict[int, Row]:
 
 
 def read_row_page(folder: Path, *, split: str, offset: int = 0, limit: int = 20) -> list[Row]:
-    """Return a page of one split of a version (`<folder>/<split>.parquet`) as canonical rows; empty if the split is
-    missing.
-    """
+    """Return a page of one split of a version (`<folder>/<split>.parquet`) as canonical rows; empty without."""
     path = folder / f"{split}.parquet"
     if not path.is_file():
         return []

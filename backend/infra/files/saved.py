@@ -1,6 +1,4 @@
-"""List the splits of folders written by `save_to_disk` of Hugging Face `datasets`, and of zips of them, without that
-library.
-"""
+"""List the splits of folders written by `save_to_disk` of `datasets`, and of zips of them, without that library."""
 
 from __future__ import annotations
 

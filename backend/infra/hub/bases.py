@@ -114,9 +114,7 @@ def look_up_base(hub: str, *, revision: str | None = None) -> HubBase:
 
 
 def look_up(hub: str, *, revision: str | None = None) -> HubRevision:
-    """Look up the contents of a revision (default: main). Raises NotFound, or Unavailable within seconds if it does not
-    answer.
-    """
+    """Look up the contents of a revision (default: main). Raises NotFound, or Unavailable without an answer."""
     requested = revision or "main"
     with hub_errors(hub, BASE, revision=requested):
         info = HfApi(endpoint=endpoint()).model_info(hub, revision=requested, files_metadata=True, timeout=ANSWER_S)
@@ -221,9 +219,7 @@ def _weights_of(revision: HubRevision) -> HubFile:
 
 
 def _shards(folder: Path, revision: HubRevision) -> list[HubFile]:
-    """Return the files that the index names. Raises InvalidInput if it leads out of the repository or names missing
-    files.
-    """
+    """Return the files that the index names. Raises InvalidInput if it leads out or names missing files."""
     names = names_in_index(folder)
     missing = [name for name in names if name not in revision.files]
     if missing:

@@ -19,9 +19,7 @@ def refuse_address(address: str) -> None:
 
 
 def refuse_host(url: str) -> None:
-    """Raise InvalidInput for a host that resolves to an address that is never called, Unavailable for one that does not
-    resolve.
-    """
+    """Raise InvalidInput for a host whose address is never called, Unavailable for one that does not resolve."""
     parts = urlsplit(url)
     try:
         addresses = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
@@ -35,8 +33,7 @@ def refuse_host(url: str) -> None:
 
 
 def is_same_server(url: str, own: str) -> bool:
-    """Return whether two addresses are one port of one machine, by whatever names. A proxy in front of either hides it.
-    """
+    """Return whether two addresses are one port of one machine, whatever their names. A proxy in front hides it."""
     first, second = urlsplit(url), urlsplit(own)
     return _port(first) == _port(second) and bool(_machines(first) & _machines(second))
 

@@ -125,9 +125,7 @@ class ApiClient:
         raise CallFailed(self._describe(response), status=response.status_code, retry_after_s=pause_s)
 
     def _backoff(self, attempt: int) -> float:
-        """Return the pause before the next attempt: 1, 2, 4, ... seconds, each with up to a quarter more, so that
-        callers spread.
-        """
+        """Return the pause before the next attempt: 1, 2, 4, ... seconds, each up to a quarter more, to spread."""
         return min(MAX_PAUSE_S, self._pause_s * 2.0**attempt * (1 + random.random() / 4))
 
     def _describe(self, response: httpx2.Response) -> str:

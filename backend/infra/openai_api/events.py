@@ -40,8 +40,7 @@ MAX_COUNT = 2**31 - 1  # of the database's integers
 
 @dataclass
 class Reader:
-    """Reads the chunks of one answer. A chunk with new text counts as one token until the server's own count arrives.
-    """
+    """Reads the chunks of one answer. A chunk with new text counts as one token until the server's count."""
 
     request: GenerateRequest
     started: float = field(default_factory=time.perf_counter)

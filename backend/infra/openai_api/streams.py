@@ -45,9 +45,7 @@ class StreamClient:
         return await self._pool().post(url, json=body, headers=_headers(key), timeout=timeout, allow_redirects=False)
 
     async def is_there(self, url: str, *, key: str | None, timeout_s: float) -> bool:
-        """Return whether a server answers a GET in time, with whatever it is no fault of its own. Raises aiohttp's
-        errors.
-        """
+        """Return whether a server answers a GET in time, with any status. Raises aiohttp's errors."""
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         headers = _headers(key)
         async with self._pool().get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:

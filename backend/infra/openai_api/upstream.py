@@ -149,9 +149,7 @@ class Clock:
 
 
 class GuardedResolver(AbstractResolver):
-    """Resolves names, and refuses those of addresses that are never called, also where a name changes its address
-    later.
-    """
+    """Resolves names, and refuses those of addresses that are never called, also where a name's changes later."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -262,9 +260,7 @@ def _key(upstream: Upstream) -> str | None:
 def _refusal(
     response: aiohttp.ClientResponse, body: bytes, *, name: str, upstream: Upstream, task: Task
 ) -> ReplicaRefused | ReplicaLost:
-    """Return what an answer other than 200 means for the client: its own mistake, a limit, or a fault of the server or
-    its config.
-    """
+    """Return what an answer other than 200 means for the client: its own mistake, a limit, or the server's fault."""
     status, problem = response.status, read_problem(body)
     if status == 429:
         pause_s = read_retry_after(response.headers.get("retry-after", ""), most_s=MAX_PAUSE_S)

@@ -47,9 +47,7 @@ class Objects(Protocol):
     bytes_read: int
 
     def read(self, key: str, *, within_s: float, span: Span = WHOLE) -> bytes:
-        """Return an object, or its bytes from the first number of `span` to before the second. Raises NotFound if there
-        is none.
-        """
+        """Return an object, or its bytes from the first number of `span` to before the second. Raises NotFound."""
 
     def write(self, key: str, data: bytes, *, within_s: float, is_new: bool = False) -> bool:
         """Write an object, whole or not at all. With `is_new` an object of this name stays, and False is returned."""

@@ -94,9 +94,7 @@ class PromptAnswers:
 
 @dataclass(frozen=True)
 class AnswersPage:
-    """One page of a campaign's prompts. `total` counts those that match the filters; `categories` are all of the
-    campaign's.
-    """
+    """A page of a campaign's prompts. `total` counts those that match; `categories` are all of the campaign's."""
 
     prompts: tuple[PromptAnswers, ...]
     total: int
@@ -159,9 +157,7 @@ def count_flagged_battles(ctx: Context, campaign_id: str) -> dict[str, int]:
 def _ordered_prompts(
     session: Session, campaign_id: str, *, order: Order, category: str | None, remarks: Remarks
 ) -> list[str]:
-    """Return the ids of voted prompts. Votes are counted in arrays that are read once for each revision of the
-    campaign.
-    """
+    """Return the ids of voted prompts. Votes are counted in arrays that are read once a revision of the campaign."""
     log = read_vote_log(session, campaign_id)
     query = select(CampaignPrompt.id, CampaignPrompt.position).where(CampaignPrompt.campaign_id == campaign_id)
     if category is not None:

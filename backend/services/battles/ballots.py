@@ -154,9 +154,7 @@ def rater_progress(ctx: Context, campaign_id: str, rater: RaterView) -> BallotPr
 
 
 def count_pairs(ctx: Context, campaign_id: str) -> tuple[int, int]:
-    """Return how many pairs of answers to a prompt a campaign has, and how many of them are identical, so that no rater
-    sees them.
-    """
+    """Return how many pairs of answers a campaign has, and how many are identical, so that no rater sees them."""
     with ctx.db.read() as session, opened_pool(ctx, session, find_campaign(session, campaign_id)) as held:
         return held.pool.num_pairs, held.pool.num_identical
 
@@ -373,8 +371,7 @@ def _check_length(text: str, limit: int, *, field: str) -> None:
 
 
 def _check_pace(ctx: Context, vote: VoteInput, config: CampaignConfig, ledger: RaterLedger) -> VoteInput:
-    """Return the vote with a duration that is possible. Raises TooFast above the campaign's votes a minute, NotFound.
-    """
+    """Return the vote with a possible duration. Raises TooFast above the campaign's votes a minute, NotFound."""
     now = ctx.now()
     row = next((row for row in ledger.shown if row.battle_id == vote.battle), None)
     if row is None:
@@ -414,9 +411,7 @@ def _texts(session: Session, battle_ids: Sequence[str]) -> dict[str, tuple[list[
 def _progress(
     session: Session, ctx: Context, campaign: Campaign, ledger: RaterLedger, *, advance: bool = False
 ) -> BallotProgress:
-    """Return a rater's progress. `advance` reads what is new in the campaign, which one who was just served need not
-    wait for.
-    """
+    """Return a rater's progress. `advance` reads what is new in the campaign, which one just served need not await."""
     is_writing = session.scalar(_WRITING, {"campaign": campaign.id}) is not None
     with opened_pool(ctx, session, campaign, advance=advance) as held:
         left = num_left(held, ledger, unwritten=_num_unwritten(session, campaign.id, held) if is_writing else 0)
@@ -433,9 +428,7 @@ def _progress(
 
 
 def _num_unwritten(session: Session, campaign_id: str, held: CampaignPool) -> int:
-    """Return how many prompts and pairs wait for an answer that is being generated, so that a ballot's promise never
-    grows.
-    """
+    """Return how many prompts and pairs wait for an answer in the making, so that a ballot's promise never grows."""
     rows = session.execute(
         select(Contestant.id, Job.status)
         .outerjoin(Job, Job.id == Contestant.job_id)

@@ -1,5 +1,4 @@
-"""Create campaigns: draw prompts, enter contestants, and generate every contestant's completions of the same prompts.
-"""
+"""Create campaigns: draw prompts, enter contestants, and generate every contestant's completions of them."""
 
 from __future__ import annotations
 
@@ -88,8 +87,7 @@ def start_campaign(
 
 
 def add_contestant(ctx: Context, campaign_id: str, checkpoint_id: str, *, person: Person) -> CampaignView:
-    """Enter another checkpoint on the same prompts. Raises Conflict if it is entered already or the campaign is closed.
-    """
+    """Enter another checkpoint on the same prompts. Raises Conflict if it is there or the campaign is closed."""
     return add_contestant_source(ctx, campaign_id, ContestantSource(checkpoint=checkpoint_id), person=person)
 
 
@@ -200,9 +198,7 @@ def add_gold(session: Session, ctx: Context, campaign: Campaign, config: Campaig
 
 
 def _enter_source(session: Session, ctx: Context, campaign: Campaign, entry: Entry, *, person_id: str | None) -> None:
-    """Enter a contestant and queue its completions, or take them from its file. Raises Conflict if it is entered
-    already.
-    """
+    """Enter a contestant and queue its completions, or take them from its file. Raises Conflict if it is there."""
     if entry.checkpoint_id is not None:
         checkpoint = usable_checkpoint(session, entry.checkpoint_id)
         known = select(Contestant.id).where(

@@ -29,9 +29,7 @@ class ExclusionView:
 
 
 def exclude_rater(ctx: Context, campaign_id: str, rater_id: str, *, reason: str, person: Person) -> ExclusionView:
-    """Leave a rater's votes out of the board. Raises InvalidInput without a reason, NotFound, Conflict if excluded
-    already.
-    """
+    """Leave a rater's votes out of the board. Raises InvalidInput without reason, NotFound, Conflict if excluded."""
     reason = reason.strip()
     if not 3 <= len(reason) <= MAX_REASON:
         raise InvalidInput(

@@ -36,9 +36,7 @@ def usable_checkpoint(session: Session, checkpoint_id: str) -> Checkpoint:
 def start_generation(
     session: Session, ctx: Context, campaign: Campaign, contestant: Contestant, *, person_id: str | None
 ) -> Job | None:
-    """Queue the job that generates a contestant's missing completions, inside the caller's transaction. A file has
-    none: None.
-    """
+    """Queue the job that generates a contestant's missing completions, in the caller's transaction; None of a file."""
     if contestant.kind not in ("checkpoint", "endpoint"):
         return None
     config = campaign.config
@@ -73,8 +71,7 @@ def _source_of(session: Session, ctx: Context, contestant: Contestant) -> tuple[
 
 
 def retry_generation(ctx: Context, contestant_id: str, *, person: Person) -> CampaignView:
-    """Queue a contestant's missing completions. Raises Conflict while they are being generated or if none is missing.
-    """
+    """Queue a contestant's missing completions. Raises Conflict while they are generated or if none is missing."""
     require_builder(person)
     with ctx.db.write() as session:
         contestant = session.get(Contestant, contestant_id)
@@ -94,9 +91,7 @@ def retry_generation(ctx: Context, contestant_id: str, *, person: Person) -> Cam
 
 
 def record_completion(session: Session, ctx: Context, claim: Claim[GeneratePayload], event: CompletionEvent) -> None:
-    """Store one completion of a contestant. A repeated one, as after a lost worker, is ignored: the first may have
-    votes.
-    """
+    """Store one completion of a contestant. A repeated one (a lost worker) is ignored: the first may have votes."""
     contestant = session.scalar(select(Contestant).where(Contestant.job_id == claim.job_id))
     if contestant is None:
         return  # a generation that belongs to no campaign, such as the command line's

@@ -18,16 +18,13 @@ from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 
 MIN_PROMPTS_LEFT = 8
-"""Prompts that a rematch should have at least: with fewer, even a rematch that one side wins throughout has no verdict.
-"""
+"""Prompts that a rematch should have at least: with fewer even one that one side wins has no verdict."""
 
 
 def locked_prompts(
     ctx: Context, campaign: CampaignView, votes: CampaignVotes, rules: PreferenceRules
 ) -> frozenset[str]:
-    """Return the ids of the campaign's prompts that its training rows leave out: locked by the rules, or used by a
-    rematch of it.
-    """
+    """Return the ids of prompts that a campaign's training rows leave out: locked by the rules, or in its rematches."""
     prompts = {prompt.id: prompt.content_hash for prompt in votes.prompts.values()}
     with ctx.db.read() as session:
         in_rematches = _prompts_of_rematches(session, campaign.id)
@@ -56,9 +53,7 @@ def draw_rematch_prompts(ctx: Context, campaign: CampaignView, *, learned: froze
 
 
 def unseen_prompts(ctx: Context, campaign: CampaignView, *, learned: frozenset[str]) -> list[DrawnPrompt]:
-    """Return the prompts of a campaign and its dataset that are not in `learned` (content hashes) nor trained on by its
-    ancestors.
-    """
+    """Return the prompts of a campaign and its dataset neither in `learned` (content hashes) nor in its ancestors'."""
     with ctx.db.read() as session:
         rows = session.scalars(
             select(CampaignPrompt)

@@ -58,8 +58,7 @@ class VoteRows:
 
 @dataclass(frozen=True)
 class PreferencePreview:
-    """Rows that a campaign's votes would give. `num_rows` by objective; `length` is chosen minus rejected, in tokens.
-    """
+    """Rows of a campaign's votes. `num_rows` by objective; `length` is chosen minus rejected, in tokens."""
 
     resolution: Resolution
     pairs: tuple[PairPreview, ...]

@@ -1,6 +1,4 @@
-"""Read what a campaign's votes say about its answers: votes on pairs, ratings of single answers, better answers that
-raters wrote.
-"""
+"""Read what a campaign's votes say about its answers: on pairs, ratings of single ones, raters' better ones."""
 
 from __future__ import annotations
 
@@ -73,9 +71,7 @@ class CampaignVotes:
 
 
 def read_campaign_votes(session: Session, campaign_id: str) -> CampaignVotes:
-    """Return a campaign's votes with their prompts and answers. Gold pairs, repeats and equal answers are no votes
-    here.
-    """
+    """Return a campaign's votes with their prompts and answers. Gold pairs, repeats and equal answers are none."""
     excluded = excluded_raters(session, campaign_id)
     shown = {
         row.id: row

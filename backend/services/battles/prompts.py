@@ -79,9 +79,7 @@ def draw_from(
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """Contestants that trained on a dataset (`names`), and the prompts (by hash) of campaigns whose votes they trained
-    on.
-    """
+    """Contestants that trained on a dataset (`names`), and the prompts (by hash) of campaigns they trained on."""
 
     names: tuple[str, ...]
     prompts: frozenset[str]
@@ -154,8 +152,7 @@ def prompts_of_entries(entries: Sequence[Entry], config: CampaignConfig) -> list
 def _read(
     ctx: Context, version: VersionView, config: CampaignConfig, *, until: int, with_train: bool
 ) -> dict[str, DrawnPrompt]:
-    """Return the prompts by their hash; the training split is read only if the validation split has fewer than `until`.
-    """
+    """Return the prompts by their hash; the training split only if validation has fewer than `until`."""
     if version.kind not in PROMPT_KINDS or version.folder is None:
         raise InvalidInput(
             f"“{version.dataset}” is a dataset of kind {version.kind}, whose rows have no prompts.",

@@ -29,9 +29,7 @@ MEASURING = ("vote", "repeat", "gold")
 MAX_REMEMBERED = 32
 
 QUICK_S, RESTS = 0.5, 20
-"""A measurement that takes no longer is made for each visitor; a longer one is followed by a pause of so many times its
-length.
-"""
+"""A measurement that takes no longer is made for each visitor; a longer one is followed by a pause so much longer."""
 
 
 @dataclass(frozen=True)

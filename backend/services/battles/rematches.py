@@ -29,9 +29,7 @@ REMATCH = "Rematch of "
 def open_rematch(
     ctx: Context, campaign: CampaignView, prompts: Sequence[DrawnPrompt], *, run_id: str, base_id: str, person: Person
 ) -> CampaignView:
-    """Insert the rematch of a run against its base, once. Its prompts are held out: no run in its ancestry trained on
-    them.
-    """
+    """Insert the rematch of a run against its base, once. Its prompts are held out from all its ancestry."""
     try:
         with ctx.db.write() as session:
             known = session.scalar(select(Campaign).where(Campaign.run_id == run_id))

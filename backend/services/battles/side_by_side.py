@@ -83,9 +83,7 @@ def _playground(session: Session, ctx: Context, person: Person) -> Campaign:
 def _prompt(
     session: Session, campaign: Campaign, messages: Messages, *, rater: RaterView, pair: tuple[str, str]
 ) -> CampaignPrompt:
-    """Return the prompt's row, one for equal prompts. A rater meets a row with a pair once, so new answers to it take
-    another row.
-    """
+    """Return a prompt's row, one for equal prompts. A rater meets a row with a pair once; new answers take another."""
     voted = select(Battle.prompt_id).where(
         Battle.campaign_id == campaign.id, Battle.rater_id == rater.id, Battle.pair == pair_key(pair)
     )

@@ -34,9 +34,7 @@ from backend.services.context import Context
 ALPHA = 0.05
 MAX_REMEMBERED = 32
 MAX_VERDICTS = 200
-"""Pairs that are judged, nearest on the leaderboard first: all of 20 contestants. Imported votes may have more
-contestants.
-"""
+"""Pairs that are judged, nearest on the leaderboard first: all of 20 contestants. Imported votes may have more."""
 
 CSV_COLUMNS = (
     "prompt",

@@ -82,9 +82,7 @@ class _Rows:
     votes: list[Row] = field(default_factory=list)
 
     def add(self, vote: VoteRecord, texts: Mapping[str, str]) -> None:
-        """Add a vote. A rater's second vote on a prompt and pair gets a copy of the prompt, which has the same hash:
-        one cluster.
-        """
+        """Add a vote. A rater's second vote on a prompt and pair gets a copy of the prompt, of the same hash."""
         now = self.ctx.now()
         rater = self.raters.setdefault(vote.rater, self._row(name=vote.rater, created_at=now))
         key = (vote.rater, vote.prompt, vote.turn, pair_of(vote.a, vote.b))

@@ -104,9 +104,7 @@ def votes_revision(session: Session, campaign_id: str) -> Revision:
 
 
 def read_vote_log(session: Session, campaign_id: str, *, revision: Revision | None = None) -> VoteLog:
-    """Return a campaign's votes, which are read once a process for each revision (`votes_revision` where it is not
-    given).
-    """
+    """Return a campaign's votes, read once a process for each revision (by default `votes_revision`)."""
     bind = session.get_bind()
     campaign = (str(getattr(bind, "url", bind)), campaign_id)
     revision = revision or votes_revision(session, campaign_id)
@@ -225,8 +223,7 @@ def _contestants(session: Session, campaign_id: str, answers: tuple[str, ...]) -
 def _prompts(
     session: Session, campaign_id: str, prompts: tuple[str, ...]
 ) -> tuple[list[str], tuple[tuple[str, ...], IntArray], list[str]]:
-    """Return the content of each prompt as a hash, the categories with each prompt's as a code, and each prompt's turn.
-    """
+    """Return the content of each prompt as a hash, the categories, each prompt's as a code, and its turn."""
     query = select(CampaignPrompt.id, CampaignPrompt.content_hash, CampaignPrompt.category, CampaignPrompt.turn)
     rows = {row.id: row for row in session.execute(query.where(CampaignPrompt.campaign_id == campaign_id))}
     names = tuple(sorted({rows[prompt].category for prompt in prompts}))

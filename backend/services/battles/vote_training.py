@@ -1,6 +1,4 @@
-"""Train on a campaign's votes: suggest a recipe for the size of the set, make the set, queue the run, and open its
-rematch.
-"""
+"""Train on a campaign's votes: suggest a recipe for the set, make it, queue the run, and open its rematch."""
 
 from __future__ import annotations
 

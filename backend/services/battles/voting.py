@@ -98,8 +98,7 @@ def store_answer_rating(ctx: Context, voter: Voter, battle_id: str, *, value: in
 
 
 def _close_when_over(ctx: Context, campaign_id: str, config: CampaignConfig) -> bool:
-    """Close a campaign whose stopping rule is met. The pool's count says whether counting the stored votes is worth it.
-    """
+    """Close a campaign whose stopping rule is met. The pool's count says whether counting stored votes is worth it."""
     if config.stop_votes is not None and config.stop_at is None and not config.stop_on_verdict:
         with ctx.db.read() as session, opened_pool(ctx, session, find_campaign(session, campaign_id)) as held:
             if held.pool.num_votes < config.stop_votes:

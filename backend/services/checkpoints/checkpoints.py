@@ -29,9 +29,7 @@ MAX_LINEAGE = 50
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointView(JobState):
-    """A checkpoint. `status` is its job's for a base that is still being added, otherwise finished. `dataset` as
-    `name@version`.
-    """
+    """A checkpoint. `status` is its job's for a base being added, else finished. `dataset` as `name@version`."""
 
     id: str
     name: str

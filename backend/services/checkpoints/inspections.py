@@ -31,8 +31,7 @@ NUMBERS, WORDS = "numbers.npz", "words.json"
 
 @dataclass(frozen=True, kw_only=True)
 class InspectionView(JobState):
-    """An inspection. `other` is the checkpoint compared with; `result` is the job's summary, `folder` holds the arrays.
-    """
+    """An inspection. `other` is that compared with; `result` is the job's summary, `folder` holds the arrays."""
 
     id: str
     checkpoint_id: str | None

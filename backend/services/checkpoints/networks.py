@@ -38,17 +38,14 @@ def read_network_shape(ctx: Context, folder: str) -> ArchitectureConfig | None:
 
 
 def bring_small_files(ctx: Context, folder: str) -> Path:
-    """Return the path of a checkpoint's folder, with its small files from the store of artifacts as far as that
-    answers.
-    """
+    """Return the path of a checkpoint's folder, with its small files from the store as far as that answers."""
     with suppress(Unavailable):
         ctx.artifacts.small_files(folder)
     return ctx.artifacts.root / folder
 
 
 def network_of_payload(ctx: Context, payload: TrainingPayload) -> ArchitectureConfig | None:
-    """Return the shape of the network that a training job makes or starts from; None for a base of an unknown family.
-    """
+    """Return the shape of the network that a training job makes or starts from; None for an unknown family."""
     return payload.architecture or (read_network_shape(ctx, payload.base) if payload.base else None)
 
 

@@ -120,9 +120,7 @@ def download_name(version: VersionView) -> str:
 
 
 def stream_zip(ctx: Context, version: VersionView) -> Iterator[bytes]:
-    """Stream a version as a zip file, without a temporary file. Parquet is compressed already, so it is stored
-    uncompressed.
-    """
+    """Stream a version as a zip file, without a temporary file. Parquet is compressed, so it is only stored."""
     sink = _Sink()
     folder = download_name(version).removesuffix(".zip")
     # a file that is only written needs no seeking

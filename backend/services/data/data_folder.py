@@ -75,9 +75,7 @@ def browse_data_folder(ctx: Context, folder: str = "") -> FolderView | None:
 
 
 def search_data_folder(ctx: Context, text: str, *, folder: str = "") -> tuple[list[DataEntry], bool]:
-    """Return files below a folder whose path contains a text, nearest first, and whether the search covered all folders
-    in time.
-    """
+    """Return files below a folder whose path contains a text, nearest first, and whether all were searched."""
     if ctx.data_path is None or not text.strip():
         return [], True
     root = str(ctx.data_path.resolve())
@@ -142,9 +140,7 @@ def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _entry(root: str, entry: os.DirEntry[str]) -> DataEntry | None:
-    """Return an entry of a folder; None if it is hidden, of another ending, broken, not named by text, or a link that
-    leads out.
-    """
+    """Return an entry of a folder; None if hidden, of another ending, broken, not text, or a link that leads out."""
     if entry.name.startswith(".") or not is_text(entry.path):
         return None
     try:

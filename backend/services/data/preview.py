@@ -35,8 +35,7 @@ class PreviewRow:
 
 @dataclass(frozen=True)
 class Hint:
-    """A field without a column, and the column that was probably meant. `missing`: a mapped column that does not exist.
-    """
+    """A field without a column, and the one probably meant. `missing`: a mapped column that does not exist."""
 
     field: str
     column: str
@@ -129,8 +128,7 @@ def _misfits(head: SourceHead, kind: DatasetKind, mapping: dict[str, str]) -> tu
 
 
 def _near_columns(columns: tuple[str, ...], kind: DatasetKind) -> dict[str, str]:
-    """Return column -> field for required fields with a similar column name, as a start if some fields have no column.
-    """
+    """Return column -> field for required fields with a similar column name, a start if some fields have none."""
     mapping: dict[str, str] = {}
     for field in REQUIRED[kind][0]:
         if near := nearest_column(field, [column for column in columns if column not in mapping]):

@@ -85,9 +85,7 @@ def default_source(ctx: Context, kind: str) -> TokenizerSource | None:
 
 
 def default_question(ctx: Context, version: VersionView, source: TokenizerSource | None) -> ReportQuestion:
-    """Return context and batch of the newest run on the dataset; without one, the longest context of the base, up to
-    1,024.
-    """
+    """Return context and batch of the newest run on the dataset; else the longest context of the base, up to 1,024."""
     limit = _longest(ctx, source)
     with ctx.db.read() as session:
         query = select(Run.config).join(DatasetVersion, DatasetVersion.id == Run.dataset_version_id)
@@ -296,9 +294,7 @@ def read_row_tokens(ctx: Context, view: DataReportView) -> npt.NDArray[np.int32]
 
 
 def drop_change(ctx: Context, view: DataReportView, reason: str) -> DropRows | None:
-    """Return the rows that a finding would drop, as a change; None if there are none. Raises InvalidInput for an
-    unknown reason.
-    """
+    """Return the rows that a finding would drop, as a change; None if there are none. Raises InvalidInput."""
     if reason not in REASONS:
         raise InvalidInput(
             f"There is no finding {reason!r}.", remedy=f"Choose one of {', '.join(REASONS)}.", field="reason"
@@ -312,9 +308,7 @@ def drop_change(ctx: Context, view: DataReportView, reason: str) -> DropRows | N
 def drop_found_rows(
     ctx: Context, report_id: str, reason: str, *, person: Person, idempotency_key: str | None = None
 ) -> VersionView:
-    """Queue a new version without the rows of a finding. Raises Conflict if there are none, or no train row would be
-    left.
-    """
+    """Queue a new version without the rows of a finding. Raises Conflict without any, or if no train row is left."""
     view = get_data_report(ctx, report_id)
     change = drop_change(ctx, view, reason)
     if change is None:

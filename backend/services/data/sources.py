@@ -123,9 +123,7 @@ class HubDatasetView:
 
 
 def look_up_hub_dataset(dataset_id: str, *, revision: str | None, person: Person) -> HubDatasetView:
-    """Ask the Hub for the configs and splits of a dataset. Raises NotFound, InvalidInput, or Unavailable within
-    seconds.
-    """
+    """Ask the Hub for a dataset's configs and splits. Raises NotFound, InvalidInput, or Unavailable in seconds."""
     require_builder(person)
     dataset = find_hub_dataset(dataset_id, revision=revision)
     configs = {

@@ -182,8 +182,7 @@ def list_dataset_users(ctx: Context, dataset_id: str, *, version_id: str | None 
 
 @dataclass(frozen=True)
 class Ancestor:
-    """One version in a lineage. `parents` are ids of versions; `said` is how it was derived from them, or its source.
-    """
+    """One version in a lineage. `parents` are ids of versions; `said` is how it came from them, or its source."""
 
     id: str
     dataset_id: str
@@ -196,9 +195,7 @@ class Ancestor:
 
 
 def version_lineage(ctx: Context, dataset_id: str) -> list[Ancestor]:
-    """Return the versions of a dataset, their ancestors, and versions of other datasets derived directly from them;
-    parents first.
-    """
+    """Return a dataset's versions, their ancestors, and other datasets' derived directly from them; parents first."""
     with ctx.db.read() as session:
         rows = {
             row.id: row

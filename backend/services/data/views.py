@@ -24,9 +24,7 @@ from backend.services.lookups import find_named
 
 @dataclass(frozen=True, kw_only=True)
 class VersionView(JobState):
-    """One version. Counts are zero and `folder` is None until its import has finished; `status` is that of the import's
-    job.
-    """
+    """One version. Counts are zero and `folder` is None until its import has finished; `status` is its import's."""
 
     id: str
     dataset_id: str

@@ -1,6 +1,4 @@
-"""Forecast of a run before its launch: tokens, epochs, time, memory, disk, cost, expected loss, queue position,
-warnings.
-"""
+"""Forecast of a run before its launch: tokens, epochs, time, memory, disk, cost, loss, queue position, warnings."""
 
 from __future__ import annotations
 
@@ -276,8 +274,7 @@ def _sequences(config: RunConfig) -> int:
 def _believable_loss(
     ctx: Context, config: RunConfig, parts: RunParts, *, tokens: int, unique: int | None
 ) -> tuple[ExpectedLoss | None, str]:
-    """Return (the loss predicted by a law, the reason why there is none): predictions near chance level are rejected.
-    """
+    """Return (the loss predicted by a law, the reason why there is none): those near chance level are rejected."""
     loss = _expected_loss(ctx, config, parts, tokens=tokens, unique=unique)
     if loss is None or (
         parts.shape is not None and loss.estimate.value < BELIEVABLE * math.log(parts.shape.vocab_size)
@@ -289,9 +286,7 @@ def _believable_loss(
 def _expected_loss(
     ctx: Context, config: RunConfig, parts: RunParts, *, tokens: int, unique: int | None
 ) -> ExpectedLoss | None:
-    """Return a law's loss for pretraining from scratch: by a law fitted to own runs if there are any, else the
-    planner's default.
-    """
+    """Return a law's loss for pretraining from scratch: by a law of own runs, else the planner's default."""
     shape = parts.shape
     if not config.objective.pretrains or parts.tokenizer is None or shape is None or shape.num_experts is not None:
         return None

@@ -357,8 +357,7 @@ def _recent_rows(ctx: Context, device: Device) -> list[Measurement]:
 
 
 def _identity(row: Measurement) -> str:
-    """Return the fingerprint of a row's setting under the current schema; rows of earlier versions lack later fields.
-    """
+    """Return the fingerprint of a row's setting under the current schema; earlier rows lack later fields."""
     return _stored_identity(json.dumps(row.setting or {}, sort_keys=True))
 
 

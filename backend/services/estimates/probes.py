@@ -74,9 +74,7 @@ def find_probe(ctx: Context, config: RunConfig, *, parts: RunParts | None = None
 
 
 def _fingerprint(config: RunConfig, parts: RunParts) -> str:
-    """Hash everything that affects a probe's result: the fields that affect memory or step time, and the rows that they
-    name.
-    """
+    """Hash everything that affects a probe's result: fields of memory or step time, and the rows that they name."""
     subject = {
         **measured_values(config),
         "data": parts.version.id,

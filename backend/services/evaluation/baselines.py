@@ -32,9 +32,7 @@ CORRECTION = "Holm"
 
 @dataclass(frozen=True)
 class BaselineComparison:
-    """A comparison with the baseline. `p_holm` supports the claim "beats the baseline", `q_value` (BH) a list worth
-    exploring.
-    """
+    """A comparison with the baseline. `p_holm` supports "beats the baseline", `q_value` (BH) a list worth exploring."""
 
     comparison: Comparison
     p_holm: float | None
@@ -79,9 +77,7 @@ def find_pair(ctx: Context, first: str, second: str, *, benchmark: str | None = 
 def compare_with_baseline(
     ctx: Context, baseline: str, others: Sequence[str], *, metric: str | None = None
 ) -> list[BaselineComparison]:
-    """Compare evaluations with a baseline's; p values are adjusted over those that have one. Raises what `compare`
-    raises.
-    """
+    """Compare evaluations with a baseline's; p values are adjusted over those that have one. Raises as `compare`."""
     comparisons = [compare(ctx, baseline, other, metric=metric) for other in others]
     known = [comparison.p_value for comparison in comparisons if comparison.p_value is not None]
     adjusted = iter(zip(holm(known), benjamini_hochberg(known), strict=True))
@@ -100,9 +96,7 @@ def _finished(ctx: Context, name: str, benchmark: str | None) -> list[Evaluation
 
 @dataclass(frozen=True)
 class BenchmarkDifference:
-    """Second minus first on one benchmark. `p_adjusted` is corrected by Holm for all benchmarks of the list; `better`
-    follows it.
-    """
+    """Second minus first on one benchmark. `p_adjusted` is corrected by Holm for the list; `better` follows it."""
 
     column: Column
     first: EvaluationView

@@ -1,6 +1,4 @@
-"""The board of evaluations: a matrix of checkpoints by benchmarks, the metric it shows, and who is first in each
-column.
-"""
+"""The board of evaluations: a matrix of checkpoints by benchmarks, their metric, and who is first in each column."""
 
 from __future__ import annotations
 
@@ -62,9 +60,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A checkpoint in a column: its newest finished evaluation, and one that is active or ended without scores if that
-    is newer.
-    """
+    """A checkpoint in a column: its newest finished evaluation, and a newer one, active or without scores."""
 
     finished: EvaluationView | None = None
     pending: EvaluationView | None = None
@@ -188,9 +184,7 @@ def caveats_of(evaluation: EvaluationView) -> tuple[str, ...]:
 
 
 def void_reason_of(evaluation: EvaluationView) -> str:
-    """Return why the scores of an evaluation are none of the benchmark, as where every item was truncated; empty where
-    they are.
-    """
+    """Return why an evaluation's scores are none of the benchmark, as where every item was truncated."""
     facts = evaluation.facts
     return void_reason(items=facts.items or 0, truncated=facts.truncated_items, capped=facts.capped_items)
 
@@ -204,9 +198,7 @@ def cuts_of(evaluation: EvaluationView) -> Cuts:
 def rank_board(
     ctx: Context, board: Board, keys: Sequence[str], *, metrics: Mapping[str, str] | None = None
 ) -> dict[str, dict[str, Rank]]:
-    """Return the rank of each evaluation in each of some columns, by column and evaluation. Reads packed values, no
-    items.
-    """
+    """Return the rank of each evaluation in each of some columns. Reads packed values, no items."""
     chosen = metrics or {}
     ranks: dict[str, dict[str, Rank]] = {}
     for column in board.columns:

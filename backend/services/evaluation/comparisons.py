@@ -173,8 +173,7 @@ def refuse_unlike(first: EvaluationView, second: EvaluationView) -> None:
 
 
 def unlike_facts(first: EvaluationView, second: EvaluationView) -> tuple[str, ...]:
-    """Return the recorded facts in which two comparable evaluations differ, one phrase each: `device (cpu and cuda)`.
-    """
+    """Return the recorded facts in which two comparable evaluations differ: `device (cpu and cuda)`."""
     facts = [evaluation.facts.model_dump() for evaluation in (first, second)]
     return tuple(
         f"{FACT_WORDS.get(name, name.replace('_', ' '))} ({_fact_text(facts[0][name])} and"
@@ -196,9 +195,7 @@ def _fact_text(value: Any) -> str:
 
 
 def _decisive(evaluation: EvaluationView, *, across: bool = False) -> dict[str, object]:
-    """Return what must agree. `across`: between an endpoint and another subject, whose engines and number formats are
-    their own.
-    """
+    """Return what must agree. `across`: between endpoint and another subject, with its own engine and number format."""
     # what it came to is in the facts
     settings = {name: value for name, value in evaluation.settings.items() if name != "chat"}
     decisive = {**settings, **{name: getattr(evaluation.facts, name) for name in FACTS_THAT_MUST_AGREE}}
@@ -253,8 +250,7 @@ def _largest(
 
 
 def list_comparable(ctx: Context, evaluation: EvaluationView) -> list[EvaluationView]:
-    """Return the newest finished evaluation of every other checkpoint and endpoint that may be compared with this one.
-    """
+    """Return the newest finished evaluation of every other checkpoint and endpoint that compares with this one."""
     newest: dict[str, EvaluationView] = {}
     for other in list_evaluations(ctx, version_id=evaluation.version_id):
         across = evaluation.endpoint is not None or other.endpoint is not None
@@ -278,9 +274,7 @@ def order_pair(ctx: Context, one: EvaluationView, other: EvaluationView) -> dict
 
 
 def column_key(evaluation: EvaluationView, *, across: bool = False) -> str:
-    """Return the key of the column of evaluations comparable with this one; `across` leaves out what an endpoint brings
-    itself.
-    """
+    """Return the key of the column of evaluations comparable with this one; `across` leaves out an endpoint's own."""
     decisive = json.dumps([evaluation.version_id, _decisive(evaluation, across=across)], sort_keys=True)
     return hashlib.sha256(decisive.encode()).hexdigest()[:12]
 

@@ -34,9 +34,7 @@ class ContaminationCheck:
 
 
 def check_contamination(ctx: Context, evaluation: EvaluationView, *, with_scores: bool = True) -> ContaminationCheck:
-    """Return the contaminated items of an evaluation and, if asked, its scores with and without them, which reads every
-    item.
-    """
+    """Return the contaminated items of an evaluation and, if asked, its scores with and without them (reads all)."""
     trained_on = _trained_on(ctx, evaluation.checkpoint_id) if evaluation.checkpoint_id else {}
     name, offset = evaluation.benchmark.partition("@")[0], _offset(ctx, evaluation)
     positions: set[int] = set()

@@ -45,9 +45,7 @@ from backend.services.lookups import find_row
 
 @dataclass(frozen=True)
 class ScoreView:
-    """An evaluation's number with its error and interval, computed by `method`, over all items or those of a
-    `subgroup`.
-    """
+    """An evaluation's number with its error and interval, by `method`, over all items or those of a `subgroup`."""
 
     metric: str
     value: float
@@ -114,9 +112,7 @@ class EvaluationView(JobState):
         return next((score for score in self.totals if score.metric == metric), None)
 
     def average_of(self, metric: str) -> str:
-        """Return over what a metric of a benchmark with subgroups is averaged: `macro over 57 subgroups`; empty without
-        subgroups.
-        """
+        """Return over what a metric is averaged: `macro over 57 subgroups`; empty without subgroups."""
         groups, name = self.config.task.groups if self.config.task else {}, metric.partition(":")[0]
         subgroups = [
             score.subgroup
@@ -128,9 +124,7 @@ class EvaluationView(JobState):
 
 @dataclass(frozen=True)
 class Plan:
-    """Preview of an evaluation. `power`: what a comparison of two checkpoints on these items can detect; None for
-    texts.
-    """
+    """Preview of an evaluation. `power`: what comparing two checkpoints on these items can detect; None for texts."""
 
     kind: EvaluationKind
     split: str

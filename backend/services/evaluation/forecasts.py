@@ -1,6 +1,4 @@
-"""Forecast of evaluations before their launch: items, time, memory and price of each checkpoint and endpoint on each
-benchmark.
-"""
+"""Forecast of evaluations before launch: items, time, memory and price of each subject on each benchmark."""
 
 from __future__ import annotations
 
@@ -64,9 +62,7 @@ class EvaluationForecast:
 
 @dataclass(frozen=True)
 class TotalForecast:
-    """Evaluations one after another. `time` leaves out the `unknown` ones; its range is the sum of theirs. `memory` is
-    the largest.
-    """
+    """Evaluations one after another. `time` is of all but `unknown` ones, its range a sum; `memory` the largest."""
 
     evaluations: tuple[EvaluationForecast, ...]
     time: TimeEstimate | None

@@ -1,6 +1,4 @@
-"""Gates: save them, judge a checkpoint against the champion, and refuse a deployment whose required gate it has not
-passed.
-"""
+"""Gates: save them, judge a checkpoint against the champion, and refuse a deployment without its required gate."""
 
 from __future__ import annotations
 
@@ -225,9 +223,7 @@ def _why_not_release(session: Session, gate_id: str, endpoint: str, person: Pers
 
 
 def judge(ctx: Context, *, candidate: str, gate: str, person: Person) -> GateOutcome:
-    """Judge a checkpoint, or `endpoint:NAME`, by a saved gate and record the verdict. Raises what `judge_config`
-    raises.
-    """
+    """Judge a checkpoint, or `endpoint:NAME`, by a saved gate and record the verdict. Raises as `judge_config`."""
     require_builder(person)
     view = get_gate(ctx, gate)
     outcome = replace(_judge(ctx, candidate, config_of(ctx, view), is_recorded=True), gate=view.name)
@@ -627,9 +623,7 @@ def _recorded_looks(
 
 
 def _possible_looks(evaluations: Sequence[EvaluationView], *, until: str) -> list[float]:
-    """Return the shares that looks at a candidate's earlier evaluations would have spent; `evaluations` are given
-    newest first.
-    """
+    """Return the shares that looks at a candidate's earlier evaluations would have spent, newest first."""
     shares: list[float] = []
     for evaluation in reversed(evaluations):
         if evaluation.id == until:

@@ -37,9 +37,7 @@ class ImportedView:
 
 @retry_races
 def import_results(ctx: Context, content: bytes, *, source: str, person: Person) -> list[ImportedView]:
-    """Import a results file. Content imported before returns the existing rows. Raises InvalidInput naming what is
-    wrong.
-    """
+    """Import a results file. Content imported before gives the existing rows. Raises InvalidInput naming why."""
     require_builder(person)
     source = source.replace("\\", "/").rsplit("/", 1)[-1][:300]
     if len(content) > MAX_BYTES:

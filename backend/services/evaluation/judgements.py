@@ -46,9 +46,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Judge:
-    """The judge: a checkpoint, an endpoint of this installation, or a model of the API at `url` (empty: the
-    operator's).
-    """
+    """The judge: a checkpoint, an endpoint of this installation, or a model at `url` (empty: the operator's)."""
 
     kind: Literal["checkpoint", "endpoint", "model"]
     name: str

@@ -46,9 +46,7 @@ def list_choices(ctx: Context, run_id: str) -> list[tuple[str, Moment]]:
 
 
 def start_at_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayload], event: CheckpointEvent) -> None:
-    """Add the results that a new checkpoint gets; workers launch their evaluations. The same checkpoint again adds
-    nothing.
-    """
+    """Add the results that a new checkpoint gets; workers launch their evaluations. Twice adds nothing."""
     run = session.scalar(select(Run).where(Run.job_id == claim.job_id))
     checkpoint = (
         session.scalar(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.step == event.step))
@@ -83,9 +81,7 @@ def list_open_results(ctx: Context) -> list[str]:
 
 
 def release_scored(ctx: Context) -> None:
-    """Remove the holds of checkpoints of active runs whose suites have ended, so that the runs may remove the
-    checkpoints.
-    """
+    """Remove the holds of checkpoints of active runs whose suites have ended, so that they may be removed."""
     chosen = select(RunSuite.run_id).join(Run, Run.id == RunSuite.run_id).join(Job, Job.id == Run.job_id)
     runs = chosen.where(RunSuite.moment == Moment.CHECKPOINT.value, Job.status.in_(ACTIVE))
     # PostgreSQL compares no JSON, so whole rows have no DISTINCT

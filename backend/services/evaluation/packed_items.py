@@ -24,9 +24,7 @@ Keys = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class ItemValues:
-    """Values of an evaluation's items. `keys` are sorted; `table` has a row for each item, NaN where an item lacks the
-    metric.
-    """
+    """Values of an evaluation's items. `keys` are sorted; `table` has a row for each item, NaN where it lacks one."""
 
     keys: Keys
     metrics: tuple[str, ...]
@@ -70,9 +68,7 @@ def store_packed(session: Session, evaluation_id: str) -> None:
 
 
 def read_item_values(ctx: Context, evaluation_ids: Sequence[str]) -> dict[str, ItemValues]:
-    """Return the values of finished evaluations' items by evaluation. One that an earlier version finished is read item
-    by item.
-    """
+    """Return the values of finished evaluations' items by evaluation. One of an earlier version is read by item."""
     with ctx.db.read() as session:
         packed = {
             row.evaluation_id: _unpack(row)

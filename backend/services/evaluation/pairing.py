@@ -127,8 +127,7 @@ def _pairing(
 
 
 def common_keys(before: Mapping[K, dict[str, float]], after: Mapping[K, dict[str, float]], metric: str) -> list[K]:
-    """Return the items that both have. Raises InvalidInput where they are too few, or the metric is not one of items.
-    """
+    """Return the items that both have. Raises InvalidInput where too few, or for a metric not of items."""
     if metric == "gender_gap":
         raise InvalidInput(
             "The gap by gender is one of pairs of items, so it is not compared item by item.", remedy="Compare acc."

@@ -1,6 +1,4 @@
-"""Items of two evaluations side by side (fixed, broken, wrong in both), and items on which a judge disagrees with their
-scores.
-"""
+"""Items of two evaluations side by side (fixed, broken, wrong in both), and where a judge disagrees."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Power of a comparison before it runs: discordance and clusters measured in earlier evaluations of the benchmark, else
-planned.
-"""
+"""Power of a comparison before it runs: discordance and clusters measured in earlier evaluations, else planned."""
 
 from __future__ import annotations
 

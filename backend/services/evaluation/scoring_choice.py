@@ -18,9 +18,7 @@ Split = Literal["all", "train", "val"]
 
 
 def choose_kind(ctx: Context, version: VersionView, requested: str) -> EvaluationKind:
-    """Return how a dataset is scored: `auto` by what its rows hold. Raises InvalidInput for a way that does not suit
-    it.
-    """
+    """Return how a dataset is scored: `auto` by what its rows hold. Raises InvalidInput for what does not suit it."""
     if version.kind not in EVALUATED_KINDS:
         raise InvalidInput(
             f"“{version.dataset}” holds {version.kind}, which has nothing to score.",

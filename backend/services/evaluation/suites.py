@@ -233,9 +233,7 @@ def run_suite(
 
 
 def launch_members(ctx: Context, result_id: str) -> None:
-    """Launch the members of a result that have no evaluation yet. Safe to repeat after a crash: each member has its own
-    key.
-    """
+    """Launch the members of a result that have no evaluation yet. Safe to repeat: each has its own key."""
     with ctx.db.read() as session:
         row = session.get_one(SuiteResult, result_id)
         config, person = row.config, person_of(session, row.created_by)
@@ -357,9 +355,7 @@ def _result(
 
 
 def average(members: Sequence[MemberResult]) -> tuple[Estimate | None, Estimate | None, tuple[str, ...]]:
-    """Return macro and micro average of the members' main scores, and the members whose scores have no average with
-    others.
-    """
+    """Return macro and micro average of the members' main scores, and members whose scores have none with others."""
     scores = [
         (one.member.benchmark, one.evaluation.main_score)
         for one in members

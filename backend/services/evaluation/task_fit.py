@@ -134,9 +134,7 @@ def render_numbered(task: TaskDefinition, rows: Sequence[Row], at: int, selectio
 
 
 def _spread(places: Sequence[int]) -> Sequence[int]:
-    """Return the first hundred places, then the others in steps through all of them, so that a stop has seen every
-    part.
-    """
+    """Return the first hundred places, then the others in steps through all of them, so that a stop saw all parts."""
     steps = 97
     return [*places[:100], *(place for start in range(steps) for place in places[100 + start :: steps])]
 

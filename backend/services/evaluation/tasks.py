@@ -1,6 +1,4 @@
-"""Tasks: those that come with the product and those that the team saved; which of them fit a dataset; their first
-prompts.
-"""
+"""Tasks: shipped ones and those that the team saved; which of them fit a dataset; their first prompts."""
 
 from __future__ import annotations
 
@@ -74,9 +72,7 @@ def list_tasks(ctx: Context) -> list[TaskView]:
 
 
 def get_task(ctx: Context, name: str) -> TaskView:
-    """Return a task or group by name: the team's, or one that comes with the product. Raises NotFound with similar
-    names.
-    """
+    """Return a task or group by name: the team's, or one of the product. Raises NotFound with similar names."""
     with ctx.db.read() as session:
         row = session.scalar(select(EvaluationTask).where(EvaluationTask.name == name))
         if row is not None:
@@ -154,8 +150,7 @@ def delete_task(ctx: Context, name: str, *, person: Person) -> None:
 
 
 def suggest_tasks(ctx: Context, version: VersionView) -> list[TaskView]:
-    """Return the tasks for a dataset, likeliest first: those found by its name, then those whose columns its rows have.
-    """
+    """Return the tasks for a dataset, likeliest first: those found by its name, then those by its columns."""
     if version.folder is None:
         return []
     return rank_tasks(list_tasks(ctx), **_named_row(ctx, version))

@@ -103,9 +103,7 @@ def delete_export(ctx: Context, job_id: str, *, person: Person) -> None:
 
 
 def export_file(ctx: Context, job_id: str, *, person: Person) -> Path:
-    """Return one file for a download: the GGUF file itself, or the folder as a zip file. Raises Conflict if it has been
-    deleted.
-    """
+    """Return one file for a download: the GGUF file itself, or the folder as a zip file. Raises Conflict if deleted."""
     require_builder(person)
     export = get_export(ctx, job_id)
     if export.folder is None:

@@ -134,8 +134,7 @@ def _placed_plan(job: Job, host: str, kind: DeviceKind) -> GangPlan:
 def join_gang(
     ctx: Context, choice: GangChoice, *, owner: str, host: str, devices: Sequence[str] = ()
 ) -> Membership | None:
-    """Take this machine's room for a gang, and claim the job if that completes it; None if the room or the job is gone.
-    """
+    """Take this machine's room for a gang, and claim the job if that completes it; None if either is gone."""
     now = ctx.now()
     lease = now + timedelta(seconds=ctx.policy.lease_s)
     try:

@@ -38,9 +38,7 @@ class Points:
 
 
 def run_metric_names(session: Session, run_id: str) -> list[tuple[int, str]]:
-    """Return (id, name) of the metrics that a run has, each by an index look-up, in the order in which names were
-    created.
-    """
+    """Return (id, name) of the metrics that a run has, by index look-ups, in the order of names' creation."""
     has_points = (
         select(MetricPoint.run_id).where(MetricPoint.run_id == run_id, MetricPoint.name_id == MetricName.id).exists()
     )

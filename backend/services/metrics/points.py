@@ -20,9 +20,7 @@ MAX_POINTS = 1500
 
 
 def add_points(session: Session, database: Database, run_id: str, events: Sequence[MetricsEvent]) -> None:
-    """Insert points inside the caller's transaction. Repeating a step replaces it; values that are not finite are left
-    out.
-    """
+    """Insert points inside the caller's transaction. Repeating a step replaces it; non-finite values are left out."""
     ids = _name_ids(session, database, {name for event in events for name in event.values})
     points = [
         {

@@ -97,9 +97,7 @@ def enable_account(ctx: Context, user_id: str, *, person: Person) -> None:
 
 
 def change_role(ctx: Context, user_id: str, role: str, *, person: Person) -> None:
-    """Change an account's role, effective at once. Raises NotAllowed, NotFound, InvalidInput, and Conflict for the last
-    admin.
-    """
+    """Change an account's role, effective at once. Raises NotAllowed, NotFound, InvalidInput, Conflict."""
     require_admin(person)
     _check_role(role)
     with ctx.db.write() as session:
@@ -117,9 +115,7 @@ def change_limits(ctx: Context, user_id: str, limits: PersonLimits, *, person: P
 
 
 def reset_password(ctx: Context, user_id: str, password: str, *, person: Person) -> None:
-    """Give an account a new password and end its sessions. Raises NotAllowed, NotFound, and InvalidInput for a short
-    one.
-    """
+    """Give an account a new password and end its sessions. Raises NotAllowed, NotFound, InvalidInput."""
     require_admin(person)
     _set_password(ctx, user_id, hash_password(password))
 

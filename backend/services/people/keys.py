@@ -137,9 +137,7 @@ def list_keys(ctx: Context, *, person: Person) -> list[KeyView]:
 
 
 def find_key(ctx: Context, key: str, *, person: Person) -> KeyView:
-    """Return one's own key, or any as an admin, by its id or name. Raises NotFound, and InvalidInput where two keys
-    have the name.
-    """
+    """Return one's own key, or any as an admin, by its id or name. Raises NotFound, and InvalidInput for two."""
     with ctx.db.read() as session:
         row = _find(session, key, person=person)
         return _view(row, session.scalar(select(User.name).where(User.id == row.user_id)))

@@ -30,9 +30,7 @@ def hash_password(password: str) -> str:
 
 
 def matches(password_hash: str | None, password: str) -> bool:
-    """Return whether a password belongs to a hash. None, for a name without an account, takes as long and never
-    matches.
-    """
+    """Return whether a password belongs to a hash. None (no account) takes as long and never matches."""
     unknown = _dummy_hash()  # the same hash for every name
     with _slots:
         try:

@@ -24,8 +24,7 @@ _attempts = Attempts()
 
 @dataclass(frozen=True)
 class SignedIn:
-    """Values of the two cookies: the session, and the device cookie, which proves an earlier sign-in from this browser.
-    """
+    """Values of the two cookies: the session, and the device's, which proves an earlier sign-in from this browser."""
 
     session: str
     device: str

@@ -40,9 +40,7 @@ MIN_ROWS = 20
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """Dataset version and tokenizer of a plan, if named, its vocabulary size, and about how many unique tokens the
-    dataset has.
-    """
+    """Dataset version and tokenizer of a plan, if named, its vocabulary size, and about its unique tokens."""
 
     version: VersionView | None
     tokenizer: TokenizerView | None
@@ -143,9 +141,7 @@ def list_laws() -> list[ScalingLaw]:
 
 
 def list_speeds(ctx: Context) -> list[Speed]:
-    """Return the training speeds of this installation, newest first: measured probes and runs, then other finished
-    runs.
-    """
+    """Return the training speeds of this installation, newest first: probes and runs measured, then other runs."""
     with ctx.db.read() as session:
         measured = session.scalars(
             select(Measurement).order_by(Measurement.created_at.desc()).limit(RECENT_MEASUREMENTS)

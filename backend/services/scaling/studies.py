@@ -96,9 +96,7 @@ class StudyDetail:
 
 
 def preview_study(ctx: Context, config: StudyConfig) -> StudyPlan:
-    """Lay out a study's runs with the time of each, launching nothing. Raises NotFound or InvalidInput naming the field
-    at fault.
-    """
+    """Lay out a study's runs with the time of each, launching nothing. Raises NotFound, InvalidInput."""
     inputs = read_plan_inputs(ctx, dataset=config.dataset, tokenizer=config.tokenizer)
     plan = plan_study(
         config,
@@ -118,9 +116,7 @@ def preview_study(ctx: Context, config: StudyConfig) -> StudyPlan:
 
 
 def suggest_budgets(ctx: Context) -> tuple[float, ...]:
-    """Return three budgets over a factor of ten, with which a study of five sizes takes about an hour at the rate
-    measured here.
-    """
+    """Return three budgets over a factor of ten, with which a study of five sizes takes about an hour at this rate."""
     speeds = choose_speeds(ctx, None)
     if not speeds:
         return FIRST_BUDGETS
@@ -227,9 +223,7 @@ def stop_study(ctx: Context, name_or_id: str, *, person: Person) -> int:
 
 
 def retry_study(ctx: Context, name_or_id: str, *, person: Person) -> int:
-    """Queue again every run of a study that failed or was stopped, each from its newest checkpoint; return how many
-    there were.
-    """
+    """Queue again every run of a study that failed or was stopped, each from its newest checkpoint; return how many."""
     require_builder(person)
     ended = [run for run in get_runs(ctx, _run_ids(ctx, name_or_id)) if run.status in {Status.FAILED, Status.CANCELLED}]
     for run in ended:
@@ -282,8 +276,7 @@ def _requested_config(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def _configs_now(session: Session, groups: Sequence[RunGroup]) -> list[StudyConfig]:
-    """Return the configs of studies with the current names of dataset and tokenizer; deleted ones keep their old name.
-    """
+    """Return the configs of studies with the current names of dataset and tokenizer; deleted ones keep theirs."""
     parts = [group.config.get("parts", {}) for group in groups]
     labels = version_labels(session, [part["dataset"] for part in parts if part])
     query = select(Tokenizer.id, Tokenizer.name).where(Tokenizer.id.in_([part["tokenizer"] for part in parts if part]))

@@ -1,6 +1,4 @@
-"""Aliases: names such as `storyteller@production` for the checkpoint that holds them now, with the history of decisions
-on them.
-"""
+"""Aliases: names such as `storyteller@production` for the checkpoint that holds them, and the decisions on them."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ PROMOTE, REJECT, ROLLBACK = "promote", "reject", "rollback"
 
 @dataclass(frozen=True)
 class PromotionView:
-    """A decision on an alias. `evidence` holds the verdict and gates at that time, and `against`: why they did not
-    support it.
-    """
+    """A decision on an alias. `evidence` holds verdict and gates then, and `against`: why not."""
 
     id: str
     alias: str
@@ -106,9 +102,7 @@ def find_alias(session: Session, name: str) -> Alias:
 
 
 def holders(session: Session, alias: Alias) -> list[str]:
-    """Return the checkpoints that a rollback would go back through, the present one last: promotions push, rollbacks
-    pop.
-    """
+    """Return the checkpoints that rollbacks go back through, the present one last: promotions push, rollbacks pop."""
     stack: list[str] = []
     rows = session.execute(
         select(Promotion.decision, Promotion.checkpoint_id)

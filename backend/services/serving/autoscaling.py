@@ -32,8 +32,7 @@ RECENT = 20  # newest requests; the last one to end is among them
 
 @dataclass(frozen=True)
 class Waking:
-    """Seconds that a request may wait for the replicas of an endpoint that wakes: one for a whole answer, and a stream.
-    """
+    """Seconds that a request may wait for replicas of an endpoint that wakes: one for a whole answer, and a stream."""
 
     whole_s: float
     stream_s: float
@@ -153,9 +152,7 @@ def _load(session: Session, ctx: Context, deployment: Deployment) -> Load:
 
 
 def _last_used(session: Session, deployment: Deployment, ready: Sequence[Replica]) -> datetime:
-    """Return when the endpoint's last request ended, or its replicas became ready if that is later. A refused one is no
-    use.
-    """
+    """Return when the last request ended, or its replicas became ready if that is later. Refusals are no use."""
     query = select(Usage.created_at, Usage.total_ms).where(
         Usage.endpoint_id == deployment.endpoint_id, Usage.status != "refused"
     )

@@ -65,9 +65,7 @@ def start_canary(
 
 
 def change_canary(ctx: Context, name: str, *, rules: CanaryRules, person: Person) -> EndpointView:
-    """Replace the share and the rules of the canary that runs; its present step begins again. Raises Conflict where
-    none runs.
-    """
+    """Replace the share and the rules of the canary that runs; its step begins again. Raises Conflict without one."""
     require_builder(person)
     with ctx.db.write() as session:
         _running(session, find_endpoint(session, name)).traffic = _begun(ctx, rules)
@@ -175,9 +173,7 @@ def _observe(session: Session, ctx: Context, canary: Deployment) -> Observed:
 
 
 MAX_VOTES = 5000
-"""Thumbs on the answers of both sides that are read, the first ones: which they are must not depend on how they came
-out.
-"""
+"""Thumbs on both sides' answers that are read, the first: the choice must not depend on how they came out."""
 
 
 def read_canary_thumbs(session: Session, canary: Deployment) -> Votes:

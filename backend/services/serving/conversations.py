@@ -51,9 +51,7 @@ class ConversationView:
 
 @dataclass(frozen=True)
 class MessageView:
-    """One message. `branch` is its column in a side-by-side turn, `round` its number among edits or regenerated
-    answers.
-    """
+    """One message. `branch` is its column in a side-by-side turn, `round` its number among edits or answers."""
 
     id: str
     position: int
@@ -160,8 +158,7 @@ def insert_message(
     content: str,
     branch: int = 0,
 ) -> Message:
-    """Insert a message below another one as a new round, and return its row. The first question names the conversation.
-    """
+    """Insert a message below another as a new round; return its row. The first question names the conversation."""
     above = next((message for message in messages if message.id == parent_id), None)
     message = Message(
         conversation_id=conversation.id,

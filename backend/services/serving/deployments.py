@@ -1,6 +1,4 @@
-"""Deploy a checkpoint under an endpoint's name; scale, roll back, start, stop and delete endpoints. A replica is a
-leased job.
-"""
+"""Deploy a checkpoint under a name; scale, roll back, start, stop and delete endpoints. A replica is a leased job."""
 
 from __future__ import annotations
 
@@ -278,9 +276,7 @@ def start_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
 def refuse_undeployable(
     ctx: Context, *, name: str, checkpoint_id: str, person: Person, require: SafetyRequirement | None = None
 ) -> None:
-    """Raise Conflict with the reason for a checkpoint that the endpoint's safety requirement or one of its gates does
-    not accept.
-    """
+    """Raise Conflict with the reason for a checkpoint that the endpoint's safety requirement or gates refuse."""
     required = require or requirement_of(ctx, name)
     if required is not None:
         check_requirement(ctx, checkpoint_id, name=name, requirement=required)

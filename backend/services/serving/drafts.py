@@ -36,9 +36,7 @@ def check_draft(ctx: Context, checkpoint_id: str, *, options: DeploymentOptions)
 def with_fitting_draft(
     session: Session, ctx: Context, checkpoint: Checkpoint, config: DeploymentConfig
 ) -> DeploymentConfig:
-    """Return a deployment's config, without its draft where that doesn't fit the checkpoint: answers are the same
-    without one.
-    """
+    """Return a deployment's config, without its draft if that doesn't fit the checkpoint: answers stay the same."""
     if config.draft is None or _problem(session, ctx, checkpoint, config) is None:
         return config
     return config.replace(draft=None)
@@ -96,9 +94,7 @@ def _refusal(message: str, remedy: str) -> InvalidInput:
 
 
 def _vocabulary(ctx: Context, folder: str) -> str | None:
-    """Return a hash of a checkpoint's tokens and their ids; None where its file does not tell, which its replica then
-    judges.
-    """
+    """Return a hash of a checkpoint's tokens and their ids; None where its file does not tell: its replica judges."""
     file = ctx.artifacts.path(f"{folder}/tokenizer.json")
     try:
         about = file.stat()

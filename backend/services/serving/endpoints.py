@@ -45,9 +45,7 @@ class ReplicaView:
 
 @dataclass(frozen=True)
 class RolloutView:
-    """A rollout under way: ready replicas of the new revision out of `target`, and those of older revisions that still
-    answer.
-    """
+    """A rollout under way: ready replicas of the new revision of `target`, and older ones that still answer."""
 
     revision: int
     previous: int
@@ -92,9 +90,7 @@ class ShadowView(BesideView):
 
 @dataclass(frozen=True)
 class RevisionView:
-    """One revision of an endpoint's history. `note` says how it came about or ended, where that is not a plain
-    deployment.
-    """
+    """One revision of an endpoint's history. `note` says how it came about or ended, unless plainly deployed."""
 
     revision: int
     checkpoint_id: str
@@ -109,9 +105,7 @@ class RevisionView:
 
 @dataclass(frozen=True)
 class EndpointView:
-    """An endpoint with its newest stable revision; `replicas` holds those of every revision, and none once it is
-    stopped.
-    """
+    """An endpoint with its newest stable revision; `replicas` of every revision, none once it is stopped."""
 
     name: str
     checkpoint_id: str
@@ -382,9 +376,7 @@ def _revision_view(row: Deployment, checkpoint: str) -> RevisionView:
 
 
 def deployed_endpoints(ctx: Context) -> list[tuple[str, datetime]]:
-    """Return (name, deployed at) of every endpoint that is not stopped, its adapters, and every alias that one answers
-    for.
-    """
+    """Return (name, deployed at) of endpoints that are not stopped, their adapters, and aliases they answer for."""
     with ctx.db.read() as session:
         query = select(Endpoint.name, func.max(Deployment.created_at, type_=UtcDateTime))
         query = query.join(Deployment, Deployment.endpoint_id == Endpoint.id).where(Deployment.stopped_at.is_(None))

@@ -1,6 +1,4 @@
-"""Requests that replicas lost. A lost request may have been answered by another replica, so usage alone would not show
-them.
-"""
+"""Requests that replicas lost. Another replica may have answered, so usage alone would not show them."""
 
 from __future__ import annotations
 

@@ -58,8 +58,7 @@ def deployment_memory(
     draft_id: str | None = None,
     context: int | None = None,
 ) -> DeploymentMemory:
-    """Return needed and free memory, for comparison before a deployment; with that of a draft, which runs on CPUs only.
-    """
+    """Return needed and free memory, to compare before a deployment; with that of a draft, which runs on CPUs only."""
     free = most_free(list_workers(ctx))
     with ctx.db.read() as session:
         checkpoint = session.get_one(Checkpoint, checkpoint_id)

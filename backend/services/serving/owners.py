@@ -26,9 +26,7 @@ def find_own_endpoint(session: Session, name: str, *, person: Person) -> Endpoin
 
 
 def find_deletable_endpoint(session: Session, name: str, *, person: Person) -> Endpoint:
-    """Return an endpoint that a person may delete with its history and request log. Raises NotAllowed with the reason,
-    NotFound.
-    """
+    """Return an endpoint that a person may delete with history and log. Raises NotAllowed with the reason, NotFound."""
     require_builder(person)
     endpoint = find_endpoint(session, name)
     if not is_in_charge(session, endpoint.created_by, person=person):

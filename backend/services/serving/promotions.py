@@ -133,9 +133,7 @@ def reject(
 
 
 def rollback(ctx: Context, alias: str, *, person: Person, reason: str = "") -> PromotionView:
-    """Move an alias back to the checkpoint that held it before. Raises Conflict if there is none or its files were
-    deleted.
-    """
+    """Move an alias back to the checkpoint that held it before. Raises Conflict without one or its files."""
     require_builder(person)
     with ctx.db.read() as session:
         row = find_alias(session, alias)

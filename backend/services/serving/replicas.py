@@ -26,9 +26,7 @@ from backend.services.serving.rollout import ALIVE, CANARY, STABLE, advance
 
 @dataclass(frozen=True)
 class Target:
-    """A replica that a request may be sent to. `variant` is `stable`, or the id of a canary that gets `percent` of the
-    requests.
-    """
+    """A replica for requests. `variant` is `stable`, or the id of a canary that gets `percent` of the requests."""
 
     replica_id: str
     url: str

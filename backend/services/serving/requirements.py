@@ -1,6 +1,4 @@
-"""Requirements of an endpoint: the safety gate that a checkpoint must pass before it is served, by endpoint or for all
-of them.
-"""
+"""Requirements of an endpoint: the safety gate to pass before a checkpoint is served, by endpoint or for all."""
 
 from __future__ import annotations
 

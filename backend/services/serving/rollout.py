@@ -1,6 +1,4 @@
-"""Bring an endpoint's replicas step by step to what its deployments ask for. Idempotent; every step is one short
-transaction.
-"""
+"""Bring an endpoint's replicas step by step to what its deployments ask for. Idempotent; each step is a transaction."""
 
 from __future__ import annotations
 

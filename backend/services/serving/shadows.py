@@ -111,8 +111,7 @@ def stop_shadow(ctx: Context, name: str, *, person: Person) -> EndpointView:
 
 
 def read_shadow(ctx: Context, name: str) -> ShadowReport:
-    """Return the report of an endpoint's shadow, else of the last that it had. Raises Conflict where it never had one.
-    """
+    """Return the report of an endpoint's shadow, else of the last that it had. Raises Conflict if it had none."""
     with ctx.db.read() as session:
         row = find_endpoint(session, name)
         query = select(Deployment.id).where(Deployment.endpoint_id == row.id, Deployment.role == SHADOW)

@@ -22,9 +22,7 @@ MAX_PER_OWNER = 20_000
 
 @dataclass(frozen=True)
 class ResponseRecord:
-    """A response with the items of its turn's input. `owner` is an account, or a key without one; empty where no key is
-    needed.
-    """
+    """A response with the items of its turn's input. `owner` is an account, or a key without one, or empty."""
 
     id: str
     owner: str
@@ -48,9 +46,7 @@ def keep_response(ctx: Context, record: ResponseRecord) -> None:
 
 
 def list_turns(ctx: Context, response_id: str, *, owner: str) -> list[ResponseRecord]:
-    """Return a response and those that it follows, oldest first. Raises NotFound where one is gone, InvalidInput for
-    too many.
-    """
+    """Return a response and those that it follows, oldest first. Raises NotFound, InvalidInput for too many."""
     turns: list[ResponseRecord] = []
     next_id: str | None = response_id
     with ctx.db.read() as session:

@@ -67,8 +67,7 @@ def refuse_account(person: Person) -> None:
 
 
 def discover(upstream: Upstream) -> Upstream:
-    """Return a config with what its server offers. Raises Unavailable or InvalidInput where it does not answer a token.
-    """
+    """Return a config with what its server offers. Raises Unavailable or InvalidInput if it answers no token."""
     refuse_host(upstream.url)
     key = read_key(key_env=upstream.key_env, key_file=upstream.key_file)
     capabilities = Capabilities(**ask_capabilities(upstream.url, model=upstream.model, key=key))

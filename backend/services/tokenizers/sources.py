@@ -26,9 +26,7 @@ class TokenizerSource:
 
 
 def list_sources(ctx: Context) -> list[TokenizerSource]:
-    """Return the tokenizers trained here, then those of bases, newest first. Checkpoints of runs have the tokenizer of
-    their run.
-    """
+    """Return the tokenizers trained here, then those of bases, newest first. Checkpoints of runs have their run's."""
     own = [_of_tokenizer(view) for view in list_tokenizers(ctx, ready=True)]
     return [
         *own,

@@ -26,8 +26,7 @@ _loading = threading.Lock()
 
 @dataclass(frozen=True)
 class Token:
-    """One token. `text` is its text, or the hexadecimal digits (`E2 9C`) of a `byte` that is not a character by itself.
-    """
+    """One token. `text` is its text, or the hexadecimal digits (`E2 9C`) of a `byte` that is no character by itself."""
 
     id: int
     text: str

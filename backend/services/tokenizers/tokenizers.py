@@ -29,9 +29,7 @@ from backend.services.naming import rename
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerView(JobState):
-    """A tokenizer. `folder` and `vocab_size` are None until its job has finished. `facts`: bytes_per_token and other
-    measures.
-    """
+    """A tokenizer. `folder` and `vocab_size` are None until its job has ended. `facts`: bytes_per_token and others."""
 
     id: str
     name: str

@@ -52,9 +52,7 @@ def check_trackers(config: RunConfig) -> None:
 
 
 def check_dataset(config: RunConfig, version: VersionView) -> None:
-    """Raise InvalidInput for a dataset of the wrong kind, without the answers that a reward needs, or without train
-    rows.
-    """
+    """Raise InvalidInput for a dataset of the wrong kind, without answers that a reward needs, or train rows."""
     kinds = config.objective.facts.datasets
     if version.kind not in kinds:
         raise InvalidInput(
@@ -75,9 +73,7 @@ def check_dataset(config: RunConfig, version: VersionView) -> None:
 
 
 def check_tokenizer(architecture: ArchitectureConfig | None, tokenizer: TokenizerView | None) -> None:
-    """Raise Conflict for a tokenizer whose training failed, InvalidInput for one larger than the architecture's
-    vocabulary.
-    """
+    """Raise Conflict for a tokenizer whose training failed, InvalidInput for one above the architecture's size."""
     if architecture is None or tokenizer is None:
         return
     if tokenizer.folder is None and tokenizer.error:
@@ -98,8 +94,7 @@ def check_tokenizer(architecture: ArchitectureConfig | None, tokenizer: Tokenize
 
 
 def check_cadence(config: RunConfig) -> None:
-    """Raise InvalidInput for steps between evaluations or checkpoints that were given, and that the run never reaches.
-    """
+    """Raise InvalidInput for steps between evaluations or checkpoints given and never reached by the run."""
     for path, what in CADENCE.items():
         steps = getattr(config, path)
         if path in config.model_fields_set and steps > config.max_steps:
@@ -136,9 +131,7 @@ def check_base(config: RunConfig, base: CheckpointView | None, device: Device) -
 
 
 def check_devices(config: RunConfig, *, most: int | None) -> None:
-    """Raise InvalidInput for more devices than `most`, those of one machine, and for settings that the sharding
-    can't do.
-    """
+    """Raise InvalidInput for more devices than `most`, those of one machine, and for what the sharding can't do."""
     if config.devices.count == 1:
         return
     if most is not None and config.devices.per_node > most:
@@ -173,8 +166,7 @@ def check_gpu_only(config: RunConfig, device: Device) -> None:
 
 
 def check_report(version: VersionView, view: DataReportView | None, *, context: int) -> None:
-    """Raise InvalidInput if a data report found no row with a trained token; the trainer leaves out single such rows.
-    """
+    """Raise InvalidInput if a data report found no row with a trained token; single ones are left out."""
     if view is None or view.report is None or not view.report.is_silent:
         return
     report = view.report

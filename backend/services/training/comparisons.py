@@ -1,6 +1,4 @@
-"""Compare runs: group them by config without the seed, test differences against seed noise, and list obstacles to a
-comparison.
-"""
+"""Compare runs: group them by config without seed, test differences against seed noise, list obstacles."""
 
 from __future__ import annotations
 
@@ -84,8 +82,7 @@ class GroupComparison:
 
 @dataclass(frozen=True)
 class RunsComparison:
-    """`obstacles` to comparing the val_loss of the picked runs; `groups` keep comparable configs together, best first.
-    """
+    """`obstacles` to comparing the val_loss of the picked runs; `groups` keep comparable ones together, best first."""
 
     obstacles: tuple[Obstacle, ...]
     groups: tuple[ConfigGroup, ...]

@@ -50,9 +50,7 @@ def token_for_runs(ctx: Context, run_ids: Iterable[str], *, person: Person) -> s
 
 
 def runs_of_token(ctx: Context, token: str) -> list[str]:
-    """Return the run ids that a token names. Raises NotAllowed if it is forged or too old, or its account was signed
-    out.
-    """
+    """Return the run ids that a token names. Raises NotAllowed if forged or too old, or its account was signed out."""
     _, data = unsign_for(ctx, token, purpose=PURPOSE, max_age_s=TOKEN_AGE_S)
     return [run_id for run_id in data.get("runs", "").split(",") if run_id]
 

@@ -180,8 +180,7 @@ def _base(ctx: Context, config: RunConfig) -> CheckpointView | None:
 
 
 def _job_to_wait_for(version: VersionView, tokenizer: TokenizerView | None) -> str | None:
-    """Return the job that makes the unfinished parts. A tokenizer's job waits for its own dataset, so it covers both.
-    """
+    """Return the job that makes the unfinished parts. A tokenizer's job waits for its own dataset, covering both."""
     wait_for_data = None if version.is_ready else version.job_id
     if tokenizer is None or tokenizer.is_ready:
         return wait_for_data

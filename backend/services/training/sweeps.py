@@ -43,9 +43,7 @@ FAILURES_TO_HALT = 3
 
 @dataclass(frozen=True)
 class SweepView:
-    """A sweep in a list. `num_done` counts runs that finished or were pruned; `problem` is why no more runs are
-    launched.
-    """
+    """A sweep in a list. `num_done` counts runs that finished or were pruned; `problem` is why no more are launched."""
 
     id: str
     name: str

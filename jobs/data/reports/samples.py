@@ -1,6 +1,4 @@
-"""A few rows token by token, with their trained tokens: the first, random ones, the longest, truncated ones, ones
-without loss.
-"""
+"""A few rows token by token, with their trained tokens: the first, random, longest, truncated, without loss."""
 
 from __future__ import annotations
 
@@ -103,8 +101,7 @@ def first_window(head: Sequence[int], *, context: int, tokenizer: PreTrainedToke
 
 
 def strip_pieces(strip: TokenStrip, tokenizer: PreTrainedTokenizerBase) -> list[TokenPiece]:
-    """Return a strip as tokens to draw: of a long one its beginning and, if later, the beginning of its trained tokens.
-    """
+    """Return a strip as tokens to draw: of a long one its beginning and, if later, that of its trained tokens."""
     total = len(strip.ids)
     if total <= SHOWN_TOKENS:
         return [_piece(strip, 0, total, tokenizer, left_out=0)]

@@ -94,9 +94,7 @@ def make_view(kind: str, *, tokenizer: PreTrainedTokenizerBase, context: int) ->
 
 
 class TextView:
-    """Pre-training: texts follow each other and are cut into windows, so none is too long and every token is trained
-    on.
-    """
+    """Pre-training: texts follow each other and are cut into windows, so none is too long and all are trained on."""
 
     trainer: Trainer = "pretrain"
 

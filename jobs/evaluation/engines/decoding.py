@@ -95,9 +95,7 @@ class Decoder:
         return [any(stop in tail for stop in one.stops) for one, tail in zip(running, tails, strict=True)]
 
     def _prefill(self, running: Sequence[_Running]) -> tuple[DynamicCache, torch.Tensor, torch.Tensor]:
-        """Return the cache after all prompts, their mask and the logits of the next tokens; padding stands after a
-        common prefix.
-        """
+        """Return the cache after all prompts, their mask and next tokens' logits; padding follows a common prefix."""
         device, prompts, cache = self._subject.network.device, [one.prompt for one in running], DynamicCache()
         shared = _shared(prompts)
         if shared >= MIN_SHARED_TOKENS and len(prompts) > 1:

@@ -276,8 +276,7 @@ HALF_TOLERANCE = 0.5
 MEMORY_SHARE = 0.25
 LOGIT_COPIES, ACTIVATION_COPIES = 3, 30
 CPU_ROW_TOKENS, GPU_ROW_TOKENS = (64, 512), (512, 4096)
-"""Least and most tokens of a row. Attention within a row costs the square of them; a CPU computes no faster with more.
-"""
+"""Least and most tokens of a row. Attention within a row costs the square of them; a CPU is no faster with more."""
 NO_LIMIT = 1 << 40
 
 
@@ -296,8 +295,7 @@ def reason_against_caching(network: PreTrainedModel) -> str:
 
 
 def reason_against_sharing(network: PreTrainedModel) -> str:
-    """Return why a network can't share prefixes; empty if it can. Compares both ways on a few tokens of the vocabulary.
-    """
+    """Return why a network can't share prefixes; empty if it can. Compares both ways on a few tokens."""
     if reason := reason_against_caching(network):
         return reason
     try:

@@ -130,9 +130,7 @@ class HarnessEngine:
         return Answer(text, size, len(prompt) - cut, "length" if size >= longest else "stop", cut)
 
     def roll(self, texts: Sequence[str], *, policy: WindowPolicy = "each_window") -> Iterator[Batch[TextNll]]:
-        """Yield negative log-likelihoods; see Engine.roll. The windows are planned by `policy`; the harness scores
-        their tokens.
-        """
+        """Yield negative log-likelihoods; see Engine.roll. `policy` plans the windows; the harness scores."""
         network, tokenizer = self._subject.network, self._subject.tokenizer
         lengths = token_bytes(tokenizer, vocab_size=network.get_input_embeddings().num_embeddings)
         for at in range(0, len(texts), REQUESTS_AT_ONCE):

@@ -108,9 +108,7 @@ class EndpointEngine:
         return {"prompt_tokens": float(prompt), "completion_tokens": float(completion)} if prompt or completion else {}
 
     def _as_completed(self, requests: Sequence[Any], answer: Callable[[Any], T]) -> Iterator[Batch[T]]:
-        """Yield results as they come, with a bounded number of requests under way; those end before an error leaves
-        here.
-        """
+        """Yield results as they come, with a bounded number of requests; those end before an error leaves."""
         waiting = iter(enumerate(requests))
         running: dict[Future[T], int] = {}
         with ThreadPoolExecutor(self._concurrency) as pool:

@@ -35,9 +35,7 @@ REQUESTS = 16
 
 
 class PlainEngine:
-    """Scores a subject by the shortest path. `batch_tokens` bounds a forward pass, `batch_size` the prompts answered
-    together.
-    """
+    """Scores a subject by the shortest path. `batch_tokens` bounds a forward pass, `batch_size` the prompts."""
 
     name = "plain"
 

@@ -86,9 +86,7 @@ class SharedPrefix:
         return RowScores(logprobs, misses == 0)
 
     def _mask(self, packed: PackedRow, base: int) -> torch.Tensor:
-        """Return which token attends to which, of shape [1, 1, tokens, base + tokens]: to the prefix, its ancestors and
-        itself.
-        """
+        """Return which token attends to which, [1, 1, tokens, base + tokens]: prefix, ancestors and itself."""
         places, ends = torch.arange(len(packed.ids)), torch.from_numpy(packed.ends)
         own = (places[:, None] >= places) & (places[:, None] <= ends)
         allowed = torch.cat([own.new_ones(len(places), base), own], dim=1)[None, None].to(self._network.device)
@@ -106,9 +104,7 @@ class SharedPrefix:
         mask: torch.Tensor | None = None,
         keeps: bool = True,
     ) -> torch.Tensor:
-        """Return the logits after the `scored` tokens, [scored, vocabulary] in fp32. `keeps`: the cache takes the
-        tokens up.
-        """
+        """Return the logits after `scored` tokens, [scored, vocabulary] in fp32. `keeps`: the cache takes them up."""
         device = self._network.device
         if keeps and self._cache is None:
             self._cache = DynamicCache()

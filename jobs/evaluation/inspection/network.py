@@ -65,9 +65,7 @@ def run_network(network: PreTrainedModel, ids: list[int], *, attention: bool = T
 
 
 def _make_eager(network: PreTrainedModel) -> str:
-    """Switch the network to eager attention, the only implementation that returns its maps. Returns the reason if it
-    can't.
-    """
+    """Switch the network to eager attention, which alone returns its maps. Returns the reason if it can't."""
     try:
         network.set_attn_implementation("eager")
     except (ValueError, ImportError) as error:

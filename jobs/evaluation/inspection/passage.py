@@ -1,6 +1,4 @@
-"""Tokenize an inspection's input: a text after the begin token, as perplexity scores it, or a conversation as chat
-renders it.
-"""
+"""Tokenize an inspection's input: a text after the begin token, as for perplexity, or a conversation as in chat."""
 
 from __future__ import annotations
 

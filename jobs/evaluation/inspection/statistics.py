@@ -123,9 +123,7 @@ def _one_depth(final: Tensor, logits: Tensor, ids: list[int]) -> tuple[Ints, Flo
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:
-    """Return KL(p || q) in nats of distributions given as logits, over the last dimension; never below 0, and 0 for
-    equal logits.
-    """
+    """Return KL(p || q) in nats of logits over the last dimension; never below 0, and 0 for equal ones."""
     left, right = p.double().log_softmax(-1), q.double().log_softmax(-1)
     return (left.exp() * (left - right)).nan_to_num(posinf=float("inf")).sum(-1).clamp(min=0)
 
@@ -155,9 +153,7 @@ def head_statistics(attention: list[Tensor]) -> HeadStatistics:
 
 
 def pair_statistics(p: Tensor, q: Tensor) -> PairStatistics:
-    """Compare two networks' logits [T, vocabulary] after the same tokens, without the padding rows of the longer
-    vocabulary.
-    """
+    """Compare two networks' logits [T, vocabulary] after the same tokens, without the longer one's padding."""
     width = min(p.shape[-1], q.shape[-1])
     p, q = p[:, :width], q[:, :width]
     forward, backward = np.zeros(len(p), dtype=np.float32), np.zeros(len(p), dtype=np.float32)

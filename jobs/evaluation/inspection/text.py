@@ -1,5 +1,4 @@
-"""Inspect a text: load the networks one after the other and collect token losses, attention, logit lens and comparison.
-"""
+"""Inspect a text: load the networks in turn and collect token losses, attention, logit lens and comparison."""
 
 from __future__ import annotations
 
@@ -265,9 +264,7 @@ class TextInspection:
 
 
 def pick_inspection_dtype(folder: Path, *, device: torch.device) -> torch.dtype:
-    """Return fp32 if the network fits, else bf16. Raises JobFailed if neither fits, before the machine runs out of
-    memory.
-    """
+    """Return fp32 if the network fits, else bf16. Raises JobFailed if neither fits, before memory runs out."""
     described = inspect_folder(base_folder_of(folder) if is_adapter(folder) else folder)
     on_gpu = free_bytes(device)
     free = psutil.virtual_memory().available if on_gpu is None else on_gpu

@@ -71,9 +71,7 @@ class TaskJudge:
 
 
 def open_judge(spec: JobSpec[EvaluatePayload], *, check_stop: CheckStop) -> TaskJudge | None:
-    """Return the judge of the payload's task, None where it names none. Raises Unavailable without the key of its
-    endpoint.
-    """
+    """Return the judge of the payload's task, None where it names none. Raises Unavailable without its key."""
     payload, target = spec.payload, spec.payload.judge
     metric = payload.config.task.judge if payload.config.task is not None else None
     if metric is None or target is None:

@@ -51,9 +51,7 @@ def limit_resources(limits: dict[str, int]) -> None:
 
 
 def leave_rights(user: int | None) -> list[str]:
-    """Become another user, enter namespaces of one's own and drop capabilities, where the kernel allows; return what
-    succeeded.
-    """
+    """Become another user, enter own namespaces and drop capabilities, where the kernel allows; return what worked."""
     layers = []
     if user is not None:
         os.setgroups([])
@@ -71,16 +69,13 @@ def leave_rights(user: int | None) -> list[str]:
 
 
 def _counts_by_namespace(release: str) -> bool:
-    """Return whether a kernel counts a user's processes in each user namespace: before 5.14 those of other programs
-    would count.
-    """
+    """Return whether a kernel counts a user's processes in each user namespace: before 5.14 others' would count."""
     major, minor = (int("".join(filter(str.isdigit, part)) or 0) for part in release.split(".")[:2])
     return (major, minor) >= (5, 14)
 
 
 def restrict_files(read: list[str], write: str) -> str:
-    """Allow reading below `read` and everything below `write`, and no other file (Landlock). Returns the layer's name.
-    """
+    """Allow reading below `read` and everything below `write`, and no more (Landlock). Return the layer's name."""
     version = call("Landlock", LIBC.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), 1))
     files = (1 << (13 + (version >= 2) + (version >= 3))) - 1 | (IOCTL_DEV if version >= 5 else 0)
     fields = [files]
@@ -107,9 +102,7 @@ def restrict_files(read: list[str], write: str) -> str:
 
 
 def filter_calls(audit: int, allowed: list[int], checked: dict[str, int]) -> str:
-    """Allow the listed system calls, the checked ones with some arguments, and no other (seccomp). Returns the layer's
-    name.
-    """
+    """Allow the listed system calls, checked ones with some arguments, no other (seccomp). Returns the layer's name."""
     program = [(LOAD, 0, 0, 4), (JUMP_EQUAL, 1, 0, audit), (RETURN, 0, 0, REFUSE), (LOAD, 0, 0, 0)]
     program += [(JUMP_GREATER, 0, 1, 0x40000000), (RETURN, 0, 0, REFUSE)]  # the x32 table
     for number in allowed:

@@ -70,9 +70,7 @@ class ProgramLimits:
 
 @dataclass(frozen=True)
 class ProgramResult:
-    """The end of a program. `error` is its exception, `output` the beginning of what it printed, `layers` what confined
-    it.
-    """
+    """The end of a program. `error` is its exception, `output` its first output, `layers` what confined it."""
 
     outcome: Outcome
     error: str
@@ -255,8 +253,7 @@ class _Child:
             return 0  # it has ended
 
     def _held_bytes(self) -> int:
-        """Return the bytes on disk of the folder's files and of those that were deleted and are still open or mapped.
-        """
+        """Return the bytes on disk of the folder's files and of deleted ones that are still open or mapped."""
         try:
             sizes = dict(_entries_below(self.folder))
         except (OSError, RecursionError):
@@ -320,9 +317,7 @@ def _own_records(reports: bytes, nonce: str) -> Iterator[JsonObject]:
 
 
 def _other_user(folder: Path) -> int | None:
-    """Give the folder to an unprivileged user and return its id, if this process may and that user can read the
-    standard library.
-    """
+    """Give the folder to an unprivileged user and return its id, if possible and that user can read the library."""
     library = Path(os.__file__)
     if (
         os.geteuid() != 0

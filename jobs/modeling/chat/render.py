@@ -306,8 +306,7 @@ def training_chats(
 def _encode_whole(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools, *, only: int | None = None
 ) -> tuple[EncodedChat, list[int]]:
-    """Encode a conversation; return it with the indices of the answers (of `only` that one) that it does not train on.
-    """
+    """Encode a conversation; return it with the indices of answers (of `only` that one) not trained on."""
     text = render_chat(tokenizer, messages, tools=tools)
     encoded = _encode(tokenizer, text)
     ids: list[int] = encoded["input_ids"]

@@ -1,5 +1,4 @@
-"""The job that adds a base: copies a folder, converts a GGUF file or downloads a Hub repository to a checkpoint folder.
-"""
+"""The job that adds a base: copies a folder, converts a GGUF file or downloads a repository to a checkpoint folder."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The job that exports a checkpoint as a folder, a merged folder or a GGUF file, and uploads it to a Hub if asked to.
-"""
+"""The job that exports a checkpoint as a folder, a merged folder or a GGUF file, and uploads it if asked to."""
 
 from __future__ import annotations
 

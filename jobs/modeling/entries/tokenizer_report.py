@@ -25,9 +25,7 @@ from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.reporter import JobSpec, Reporter
 
 MAX_ROWS, MAX_BYTES = 20_000, 20_000_000
-"""Sample per dataset, spread evenly: enough for three significant digits. A row of over a million characters counts as
-several.
-"""
+"""Sample per dataset, spread evenly: three digits. A row of a million characters counts as several."""
 SMALL_LANGUAGE, MAX_LANGUAGES = 0.005, 12
 BATCH_ROWS, BATCH_BYTES = 256, 2_000_000
 
@@ -191,9 +189,7 @@ class Survey:
                 by_language.setdefault(language, TokenCounts()).add(counts)
 
     def languages(self) -> list[LanguageShare]:
-        """Return the languages with their rows and their share of the bytes, the largest first; small ones together as
-        "other".
-        """
+        """Return the languages with rows and share of bytes, the largest first; small ones together as "other"."""
         total, small = sum(self._bytes.values()), self._small()
         sizes: dict[str, int] = {}
         for code, size in self._bytes.items():

@@ -19,8 +19,7 @@ SPIKE = 40.0
 ZEROS = 0.2
 """Share of exact zeros from which on a tensor is flagged."""
 UNLIKE = 6.0
-"""Deviation of a tensor's log RMS from the same part in the other layers, in robust standard deviations (1.4826 x MAD).
-"""
+"""Deviation of a tensor's log RMS from that part in other layers, in robust standard deviations (1.4826 x MAD)."""
 MIN_LAYERS = 6
 
 

@@ -26,9 +26,7 @@ from jobs.modeling.inspection import read_tensor_shapes
 
 CHUNK_VALUES = 4_000_000
 SPECTRAL_VALUES = 4_000_000
-"""Largest matrix, in values, whose spectral norm is computed: larger ones would take longer than all other statistics
-together.
-"""
+"""Largest matrix, in values, whose spectral norm is computed: larger ones would take longer than all else."""
 NUM_BINS = 81
 REACH = 5.0
 """Range of a histogram to both sides of 0, in RMS; values beyond are counted in the outermost bins."""
@@ -98,9 +96,7 @@ def place_of(name: str) -> TensorPosition:
 
 
 class WeightFolder:
-    """The tensors of a checkpoint folder, read in slices. Use as a context manager. Raises InvalidInput as
-    `check_folder` does.
-    """
+    """The tensors of a checkpoint folder, read in slices. A context manager. Raises as `check_folder`."""
 
     def __init__(self, folder: Path) -> None:
         check_folder(folder)
@@ -162,9 +158,7 @@ def _sliced(source: Any, shape: tuple[int, ...]) -> Iterator[Tensor]:
 
 
 def read_tensor(folder: WeightFolder, name: str) -> TensorStatistics:
-    """Compute a tensor's statistics in two passes over its slices: the first finds the RMS that scales the second's
-    histogram.
-    """
+    """Compute a tensor's statistics in two passes over its slices: the first finds the second's scale."""
     shape = folder.shape(name)
     total, squares, largest, zeros, broken, count = 0.0, 0.0, 0.0, 0, 0, 0
     rows: list[Tensor] = []

@@ -29,9 +29,7 @@ ALL_ROWS = ((0, 2**62),)
 
 
 class AdapterBank:
-    """The adapters of one base, for every network that shares its weights. Loading and unloading is safe while batches
-    run.
-    """
+    """The adapters of a base, for every network with its weights. Loading and unloading is safe while batches run."""
 
     def __init__(self, base: Path, *networks: Any) -> None:
         self._base, self._networks = base, networks

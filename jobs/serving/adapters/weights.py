@@ -1,6 +1,4 @@
-"""LoRA adapters as files hold them (PEFT's format), read without PEFT and checked against the network that they belong
-to.
-"""
+"""LoRA adapters as files hold them (PEFT's format), read without PEFT and checked against their network."""
 
 from __future__ import annotations
 

@@ -39,9 +39,7 @@ class Checked:
 
 
 class Speculation:
-    """Drafts for the requests of a batching engine. Its hooks run on the library's thread; the counts may be read from
-    any.
-    """
+    """Drafts for the requests of a batching engine. Hooks run on the library's thread; counts may be read from any."""
 
     def __init__(self, draft: Draft, *, vocab_size: int, pace: Pace | None = None) -> None:
         self._draft, self._vocab_size, self.pace = draft, vocab_size, pace or Pace()

@@ -39,9 +39,7 @@ class DraftRequest:
 
 @dataclass(eq=False)
 class DraftSlot:
-    """One request's place in the pages: the tokens whose keys they hold, of which the first `certain` belong to the
-    request.
-    """
+    """One request's place in the pages: the tokens whose keys they hold, the first `certain` of them its own."""
 
     index: int
     request_id: str = ""
@@ -162,9 +160,7 @@ class Draft:
 
 
 def why_unfit(network: Any) -> str | None:
-    """Return why a network can't draft or be drafted for, or None: its layers must be those that the compiled library
-    computes.
-    """
+    """Return why a network can't draft or be drafted for, or None: its layers must be the compiled library's."""
     layers = getattr(network.base_model, "layers", ())
     if not layers or not all(isinstance(layer, FusedLayer) for layer in layers):
         return "it is not a Llama, Mistral, Qwen2 or Qwen3 on a CPU"

@@ -35,8 +35,7 @@ class Damaged(ValueError):
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, about: Mapping[str, str]) -> None:
-    """Write tensors and texts about them. Raises OSError, and ValueError for a type of numbers that the format lacks.
-    """
+    """Write tensors and texts about them. Raises OSError, and ValueError for a number type that the format lacks."""
     header: dict[str, object] = {"__metadata__": {**about, CHECKSUM: _checksum(tensors, about)}}
     chunks: list[torch.Tensor] = []
     end = 0

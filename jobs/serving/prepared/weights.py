@@ -67,9 +67,7 @@ OTHER_WEIGHTS = "; the replica keeps its weights in memory of its own."
 
 @dataclass(frozen=True)
 class LoadedNetwork:
-    """A network that is ready to serve. `file` is the one that its weights are mapped from; None where they are its
-    own.
-    """
+    """A network that is ready to serve. `file` is that of its mapped weights; None where they are its own."""
 
     network: Any
     check: PrecisionCheck | None = None
@@ -139,9 +137,7 @@ def load_own(folder: Path, *, device: torch.device, precision: Precision, librar
 
 
 def _key(folder: Path, precision: Precision, library: Library | None) -> str:
-    """Return a hash of what prepared weights depend on: the checkpoint's contents, the code that changes them, and the
-    libraries.
-    """
+    """Return a hash of what prepared weights depend on: the checkpoint's contents, code, and libraries."""
     code = [source for path in CODE for source in (sorted(path.glob("*.[chp]*")) if path.is_dir() else [path])]
     formats = "" if library is None else " ".join(map(str, library.formats_of_16_bits))
     words = (FORMAT, precision, formats, torch.__version__, transformers.__version__, platform.machine())
@@ -149,9 +145,7 @@ def _key(folder: Path, precision: Precision, library: Library | None) -> str:
 
 
 def weights_key(folder: Path, *dependencies: bytes) -> str:
-    """Return a hash of a checkpoint's contents, of an adapter with those of its base, and of what else a file depends
-    on.
-    """
+    """Return a hash of a checkpoint's contents, an adapter's with its base's, and of what else a file depends on."""
     bases = [folder]
     while is_adapter(bases[-1]):
         bases.append(base_folder_of(bases[-1]))
@@ -217,9 +211,7 @@ def _write(
 
 
 def remove_older(path: Path, *, prefix: str) -> None:
-    """Delete the checkpoint's other files of a prefix, and what killed replicas left. Replicas that have mapped one
-    keep it.
-    """
+    """Delete the checkpoint's other files of a prefix, and what killed replicas left. Who has mapped one keeps it."""
     with suppress(OSError):
         for other in path.parent.iterdir():
             is_left = other.name.endswith(PARTIAL) and other.stat().st_mtime < time.time() - STALE_S
@@ -261,9 +253,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 def list_tensors(network: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return parameters and buffers by name, each once, and the names that share another's: {"lm_head.weight":
-    "embed.weight"}.
-    """
+    """Return parameters and buffers by name, each once, and shared names: {"lm_head.weight": "embed.weight"}."""
     names: dict[int, str] = {}
     tensors: dict[str, torch.Tensor] = {}
     shared: dict[str, str] = {}
@@ -321,7 +311,5 @@ def _named_tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _has_hidden_tensors(network: nn.Module) -> bool:
-    """Return whether a module holds tensors that are neither parameters nor buffers, which would stay on the meta
-    device.
-    """
+    """Return whether a module holds tensors that are neither parameters nor buffers, which stay on the meta device."""
     return any(isinstance(value, torch.Tensor) for module in network.modules() for value in vars(module).values())

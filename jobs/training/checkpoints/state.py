@@ -150,9 +150,7 @@ def seed_everything(seed: int) -> None:
 
 @dataclass(frozen=True)
 class RandomState:
-    """The random state of torch (CPU, and the GPU in use), NumPy and Python. Captured before every step, in
-    microseconds.
-    """
+    """The random state of torch (CPU, and GPU), NumPy and Python. Captured before each step in microseconds."""
 
     torch_cpu: torch.Tensor
     torch_gpu: torch.Tensor | None

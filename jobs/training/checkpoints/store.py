@@ -60,8 +60,7 @@ class CheckpointStore:
         return sorted(int(path.name[5:]) for path in complete)
 
     def newest(self, *, need_state: bool = True) -> Path | None:
-        """Return the newest complete checkpoint (with its training state), if any; delete partial ones left by a crash.
-        """
+        """Return the newest complete checkpoint (with training state), if any; delete partial ones left by a crash."""
         for leftover in [*self.folder.glob(".step-*.partial"), *self.folder.glob(".step-*.replaced")]:
             shutil.rmtree(leftover, ignore_errors=True)
         steps = self.resumable() if need_state else self.steps()
@@ -114,9 +113,7 @@ class CheckpointStore:
         return relative
 
     def should_stop(self) -> StopRequest | None:
-        """Return a stop request if another checkpoint may not fit on the disk. Cheap: the disk is checked every few
-        seconds.
-        """
+        """Return a stop request if the disk may hold no more. Cheap: the disk is checked every few seconds."""
         now = time.monotonic()
         if self._bytes and now - self._checked_at >= DISK_CHECK_EVERY_S:
             self._checked_at = now

@@ -169,9 +169,7 @@ def interface_for(rendezvous: Rendezvous) -> dict[str, str]:
 
 
 def _relay_until_exit(ranks: list[Rank], folder: Path, reporter: Reporter) -> None:
-    """Pass on events and stop requests until every rank has ended, or one has ended badly and the others had time to
-    say why.
-    """
+    """Pass on events and stop requests until every rank has ended, or one badly and the others had time to say why."""
     events = _events(folder / "events.jsonl")
     passed_on: StopRequest | None = None
     failed_at: float | None = None

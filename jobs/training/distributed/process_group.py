@@ -100,9 +100,7 @@ class ProcessGroup:
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for the others within a step; torch's own default for NCCL."""
 PATIENCE = timedelta(hours=24)
-"""How long a rank waits while another one prepares data or saves. Lost machines end a run long before: their leases
-lapse.
-"""
+"""How long a rank waits while another one prepares data or saves. Lost machines end a run before: leases lapse."""
 
 
 def join_process_group(device: torch.device) -> ProcessGroup:
@@ -130,8 +128,7 @@ def gather_tensor(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def shard_like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """Shard a whole tensor as a parameter of the same shape is sharded; return it as it is for a parameter that is not.
-    """
+    """Shard a whole tensor as a parameter of the same shape is sharded; return it as is for one that is not."""
     if isinstance(parameter, DTensor) and tensor.shape == parameter.shape:
         return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
     return tensor

@@ -35,9 +35,7 @@ NO_PENALTIES = Penalties()
 
 
 class TokenLosses(NamedTuple):
-    """`total`: the loss with penalties, summed over tokens, differentiable. `nll`: cross-entropy of each token in nats,
-    detached.
-    """
+    """`total`: the loss with penalties, summed over tokens, differentiable. `nll`: each token's in nats, detached."""
 
     total: torch.Tensor
     nll: torch.Tensor
@@ -163,9 +161,7 @@ def _loss_and_gradient(
     penalties: Penalties,
     differentiate: bool,
 ) -> torch.Tensor:
-    """Write the tokens' cross-entropies to `nll`, replace `logits` by the gradient of the loss, and return the sum of
-    the loss.
-    """
+    """Write the tokens' cross-entropies to `nll`, replace `logits` by the loss's gradient, and return its sum."""
     smoothing, z_loss = penalties
     steepness = None
     if cap is not None:

@@ -137,9 +137,7 @@ class OutputHead:
 
     @torch.no_grad()
     def _is_product(self, model: Any) -> bool:
-        """Test on a few tokens whether the joined loss equals that of the network's logits. Mode and random state are
-        preserved.
-        """
+        """Test on a few tokens whether the joined loss equals that of the logits. Mode and random state stay."""
         network, device = self._network, self._head.weight.device
         is_training = network.training
         network.eval()

@@ -68,16 +68,13 @@ def orpo_losses(mean_chosen: torch.Tensor, mean_rejected: torch.Tensor, *, weigh
 def simpo_losses(
     mean_chosen: torch.Tensor, mean_rejected: torch.Tensor, *, beta: float, gamma: float
 ) -> PreferenceLosses:
-    """Compute SimPO's losses (Meng et al. 2024, arXiv 2405.14734, equation 6): no reference, a target margin `gamma`.
-    """
+    """Compute SimPO's losses (Meng et al. 2024, arXiv 2405.14734, equation 6): no reference, a margin `gamma`."""
     scaled = beta * (mean_chosen - mean_rejected) - gamma
     return PreferenceLosses(-F.logsigmoid(scaled), beta * mean_chosen.detach(), beta * mean_rejected.detach())
 
 
 def reward_losses(chosen: torch.Tensor, rejected: torch.Tensor) -> PreferenceLosses:
-    """Compute Bradley-Terry losses of scores (Ouyang et al. 2022, arXiv 2203.02155, equation 1): -log sigmoid(chosen -
-    rejected).
-    """
+    """Compute Bradley-Terry losses of scores (Ouyang et al. 2022, equation 1): -log sigmoid(chosen - rejected)."""
     return PreferenceLosses(-F.logsigmoid(chosen - rejected), chosen.detach(), rejected.detach())
 
 

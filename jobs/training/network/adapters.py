@@ -19,9 +19,7 @@ from jobs.modeling.unusable import UNUSABLE, one_line
 
 
 def lora_config(config: RunConfig) -> peft.LoraConfig:
-    """Configure adapters on every linear layer but the output head; PEFT adds routers and experts
-    (`count_lora_parameters`).
-    """
+    """Configure adapters on every linear layer but the output head; PEFT adds routers and experts."""
     return peft.LoraConfig(
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,

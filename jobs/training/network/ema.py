@@ -59,6 +59,5 @@ class Ema:
 
 
 def named_states(ema: Ema | None, scaler: torch.amp.GradScaler | None = None) -> dict[str, Any]:
-    """Return the objects with a state of their own, by their names in a saved training state; absent ones are left out.
-    """
+    """Return the objects with a state of their own, by their names in a saved state; absent ones are left out."""
     return {name: stateful for name, stateful in (("average", ema), ("scaler", scaler)) if stateful is not None}

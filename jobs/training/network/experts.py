@@ -28,9 +28,7 @@ def has_experts(model: Any) -> bool:
 
 
 class ExpertBalance:
-    """Updates the score biases of a network's routers once per optimizer step; a no-op for networks without such
-    biases.
-    """
+    """Updates the score biases of a network's routers once per optimizer step; a no-op for networks without."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         self._picks: dict[torch.nn.Module, torch.Tensor] = {}

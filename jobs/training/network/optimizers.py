@@ -76,9 +76,7 @@ def make_optimizer(model: torch.nn.Module, config: RunConfig) -> torch.optim.Opt
 
 
 def hidden_matrices(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Return the trained matrices inside the blocks, which Muon updates; experts stacked in a 3-d tensor are not among
-    them.
-    """
+    """Return the trained matrices inside the blocks, which Muon updates; experts stacked in 3-d are not among them."""
     network: Any = model
     outside: list[Any] = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
     if hasattr(model, "get_output_embeddings") and network.get_output_embeddings() is not None:

@@ -1,6 +1,4 @@
-"""The interface between a training objective and the loop: how its data is loaded and batched, and the loss of a
-micro-batch.
-"""
+"""The interface between objective and loop: how data is loaded and batched, and the loss of a micro-batch."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Group relative policy optimization, the objective grpo: raise the likelihood of completions that beat their group's
-mean reward.
-"""
+"""Group relative policy optimization, grpo: raise the likelihood of completions above their group's mean."""
 
 from __future__ import annotations
 
@@ -154,8 +152,7 @@ def prepare_rollouts(ctx: TrainingContext, questions: QuestionSplits, model: Any
 
 
 def build(ctx: TrainingContext, batches: RolloutBatches, model: Any) -> GrpoObjective:
-    """Build the objective, with a frozen copy of the base as its reference if the policy has no adapters to switch off.
-    """
+    """Build the objective, with a frozen copy of the base as reference if the policy has no adapters to switch off."""
     reference = None
     if ctx.config.grpo.kl_weight:
         reference = model if isinstance(model, peft.PeftModel) else load_reference(ctx)

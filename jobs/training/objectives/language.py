@@ -107,8 +107,7 @@ class LanguageObjective:
 
 
 def load_texts(ctx: TrainingContext) -> TokenSplits:
-    """Open the tokens of a dataset of texts, which may still be in the making. Raises InvalidInput for too few tokens.
-    """
+    """Open the tokens of a dataset of texts, perhaps still in the making. Raises InvalidInput for too few tokens."""
     source, context = token_source(ctx), ctx.config.context
     with ctx.process_group.first_rank_first():  # the others read what it made
         maker = token_maker(ctx, source, TEXT)
@@ -145,9 +144,7 @@ def _once_complete(tokens: StoredTokens, tell: Callable[[], None]) -> None:
 
 
 def load_conversations(ctx: TrainingContext) -> ExampleSplits:
-    """Open a dataset of conversations, which may still be encoded. Raises InvalidInput if no row of the train split is
-    usable.
-    """
+    """Open a dataset of conversations, which may still be encoded. Raises InvalidInput if no train row is usable."""
     source, context = token_source(ctx), ctx.config.context
     with ctx.process_group.first_rank_first():
         maker = token_maker(ctx, source, CHAT)
@@ -156,8 +153,7 @@ def load_conversations(ctx: TrainingContext) -> ExampleSplits:
 
 
 def prepare_conversations(ctx: TrainingContext, examples: ExampleSplits, model: Any) -> StepBatches:
-    """Build fine-tuning batches: packed if the config asks for it and the network keeps packed rows apart, else padded.
-    """
+    """Build fine-tuning batches: packed if the config says so and the network keeps packed rows apart, else padded."""
     config = ctx.config
     network = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     if config.packing and attend_by_row(network, model):
@@ -181,9 +177,7 @@ def prepare_conversations(ctx: TrainingContext, examples: ExampleSplits, model: 
 
 
 def _cache_friendly_sizes(ctx: TrainingContext, model: Any) -> BatchSizes:
-    """Return sizes with as many full sequences per forward pass as suit a CPU's cache, which leaves a step's loss as it
-    is.
-    """
+    """Return sizes with as many full sequences per forward pass as suit a CPU's cache; a step's loss stays."""
     config = ctx.config
     sequences = sequences_at_once(config, device=device_kind(ctx.device), is_full=True, has_experts=has_experts(model))
     if sequences < config.micro_batch:

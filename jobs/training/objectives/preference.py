@@ -263,9 +263,7 @@ def load_referenced_answers(ctx: TrainingContext) -> Splits[ReferencedRated]:
 
 
 def _used_items(ctx: TrainingContext, num_train: int, num_val: int) -> list[int]:
-    """Return the indices of the items that a run uses, those of the val split after the train split's: no others need a
-    reference.
-    """
+    """Return the indices of the items that a run uses, val after train: no others need a reference."""
     sizes = batch_sizes(ctx)
     draws = ctx.config.max_steps * sizes.items_per_step
     drawn = (

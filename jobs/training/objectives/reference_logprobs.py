@@ -75,9 +75,7 @@ def _write(file: Path, known: dict[bytes, float], *, writer: int) -> None:
 
 @torch.inference_mode()
 def _compute(ctx: TrainingContext, network: Any, answers: Sequence[Answered]) -> Floats:
-    """Run all answers, longest first so that memory runs out at once if it does, two rows for each pair of a
-    micro-batch.
-    """
+    """Run all answers, longest first so that memory runs out at once, two rows for each pair of a micro-batch."""
     values = np.zeros(len(answers), dtype=np.float32)
     order = sorted(range(len(answers)), key=lambda index: -len(answers[index].ids))
     rows, pad_id, last_progress = 2 * ctx.config.micro_batch, padding_id(ctx.tokenizer), 0.0

@@ -115,9 +115,7 @@ class RolloutBatches(StepBatches):
         return self.split(self._val)
 
     def sample(self, questions: Sequence[PromptExample], *, seed: int) -> list[RolloutCompletion]:
-        """Sample a completion of each question, a micro-batch at a time; the same weights and seed give the same
-        completions.
-        """
+        """Sample a completion of each question, a micro-batch at a time; alike for the same weights and seed."""
         network = self._network
         completions: list[RolloutCompletion] = []
         autocast = torch.autocast(network.device.type, dtype=self._autocast) if self._autocast else nullcontext()
@@ -203,9 +201,7 @@ class RolloutBatches(StepBatches):
 
 @contextmanager
 def _sampling_mode(network: Any) -> Iterator[None]:
-    """Put a network into evaluation mode; restore its mode and its generation settings, which checkpoints save, at the
-    end.
-    """
+    """Put a network into evaluation mode; restore its mode and its generation settings, which are saved, at the end."""
     is_training, settings = network.training, network.generation_config
     network.eval()
     try:

@@ -62,9 +62,7 @@ def find_utilisation(model: Any, config: RunConfig, *, device: torch.device, art
 
 
 def matmul_flops(artifacts: Path) -> float:
-    """Return the operations per second of fp32 matrix products on this CPU with its threads in force: the best ever
-    measured here.
-    """
+    """Return the operations per second of fp32 matrix products on this CPU and its threads: the best so far."""
     machine = f"{platform.node()} {device_name(torch.device('cpu'))} {torch.get_num_threads()}"
     file = artifacts / FOLDER / f"{hashlib.sha256(machine.encode()).hexdigest()[:16]}.json"
     known = 0.0

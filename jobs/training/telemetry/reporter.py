@@ -180,9 +180,7 @@ MAPS, SIZES_OF_MAPS = Path("/proc/self/maps"), Path("/proc/self/smaps")
 
 
 class MemoryMeter:
-    """Peak memory of this process since `begin`, in bytes. Call `sample` regularly, so that file pages read later do
-    not count.
-    """
+    """Peak memory of this process since `begin`, in bytes. Call `sample` often, so later file pages do not count."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

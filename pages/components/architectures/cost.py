@@ -62,9 +62,7 @@ ARROW = f'<div style="height:.7rem;width:1.5px;margin:0 auto;background:{MUTED}"
 
 @dataclass(frozen=True)
 class Box:
-    """A module. With `adds` its output is added to the input of the module `since` boxes before it (a residual
-    connection).
-    """
+    """A module. With `adds` its output is added to the input `since` boxes before it (a residual connection)."""
 
     title: str
     detail: str

@@ -1,6 +1,4 @@
-"""Answers of a campaign: each prompt with the answers that raters compared, their votes and their notes. Text is never
-rendered.
-"""
+"""Answers of a campaign: each prompt with the compared answers, their votes and notes. Text is never rendered."""
 
 from __future__ import annotations
 

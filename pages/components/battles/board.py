@@ -90,9 +90,7 @@ def _draw_ways_on(ctx: Context, person: Person, campaign: CampaignView, board: S
 
 
 def draw_rating(ctx: Context, person: Person, campaign: CampaignView, default: Standings) -> None:
-    """Draw what a lead asks of the ratings: votes needed, sensitivity, judge agreement, snapshots. Only the open part
-    is computed.
-    """
+    """Draw what a lead asks of ratings: votes needed, sensitivity, judge agreement, snapshots. The open part alone."""
     if default.table is None:
         st.info("Ratings need votes of raters who are not excluded.")
         return

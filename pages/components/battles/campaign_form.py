@@ -118,9 +118,7 @@ def _source(entrant: str) -> ContestantSource:
 
 
 def draw_prompts(labels: list[str], datasets: dict[str, tuple[str, int]]) -> tuple[str, dict[str, object]]:
-    """Draw the dataset of the prompts, their number, system prompt and column of categories; return the dataset and the
-    values.
-    """
+    """Draw the dataset of the prompts, number, system prompt and column of categories; return it and the values."""
     left, right = st.columns([3, 1])
     dataset = choose_from(
         "Prompts",

@@ -1,5 +1,4 @@
-"""Judges of a campaign: each judge's agreement with the raters, the raters' own as ceiling, and ratings side by side.
-"""
+"""Judges of a campaign: each judge's agreement with the raters, the raters' own as ceiling, and ratings beside."""
 
 from __future__ import annotations
 

@@ -13,9 +13,7 @@ from pages.components.tables import draw_table
 
 
 def draw_offline(ctx: Context, campaign: CampaignView) -> None:
-    """Draw rank correlation and the share of pairs ordered alike for every benchmark that contestants were evaluated
-    on.
-    """
+    """Draw rank correlation and the share of pairs ordered alike for every benchmark of the contestants."""
     with st.expander("Benchmarks beside the votes", icon=":material/compare_arrows:", key="offline"):
         compared = compare_benchmarks(ctx, campaign.id)
         if not compared:

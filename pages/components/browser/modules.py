@@ -1,6 +1,4 @@
-"""Components of the browser: their ES modules are joined into the one script that Streamlit takes, each in a scope of
-its own.
-"""
+"""Components of the browser: ES modules, joined into the one script that Streamlit takes, each in its own scope."""
 
 from __future__ import annotations
 

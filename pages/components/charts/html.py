@@ -150,9 +150,7 @@ def plot(
     marks: Sequence[Mark] = (),
     notes: str = "",
 ) -> str:
-    """Return curves, bands and marks over two axes. `notes` is HTML placed inside the frame, such as that of
-    `label_html`.
-    """
+    """Return curves, bands and marks over two axes. `notes` is HTML inside the frame, such as `label_html`'s."""
     area = (
         f'<div style="position:relative;height:{HEIGHT_PX}px;margin:.4rem .6rem 2.9rem 3.4rem">'
         f"{_lines(x, y, curves, bands)}{_ticks(x, y)}{notes}"

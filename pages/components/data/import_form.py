@@ -44,9 +44,7 @@ LANGUAGE_CHOICES = {code: language_name(code) for code in sorted(LANGUAGES, key=
 
 @dataclass(frozen=True)
 class ImportChoices:
-    """Chosen kind, mapping and encoding. `blocked`: why they can't be imported; `val_split`: a saved split that is
-    kept.
-    """
+    """Chosen kind, mapping and encoding. `blocked`: why they can't be imported; `val_split`: a kept split."""
 
     kind: str
     mapping: dict[str, str]

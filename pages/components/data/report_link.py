@@ -33,9 +33,7 @@ def report_query(config: RunConfig) -> dict[str, str]:
 
 
 def draw_report_link(config: RunConfig, view: DataReportView | None) -> None:
-    """Draw the link to the data report for a run's base or tokenizer and context, and the findings of `view`, if there
-    is one.
-    """
+    """Draw the link to the data report for a run's base or tokenizer and context, and findings of `view`, if any."""
     page_link(routes.DATASETS, "See what the trainer will see", report_query(config), icon="frame_inspect")
     if known := known_findings(view):
         st.caption(known)

@@ -1,5 +1,4 @@
-"""Rows of a version: search, filters and order, one page of rows or one row by itself. What is shown is in the address.
-"""
+"""Rows of a version: search, filters and order, a page of rows or one row by itself. The address says which."""
 
 from __future__ import annotations
 

@@ -127,8 +127,7 @@ def _keep(ctx: Context, key: str, save: Callable[[], str]) -> str | None:
 
 
 def _choose_in_folder(ctx: Context, person: Person) -> Chosen | None:
-    """Draw one folder of DATA_PATH with a search below it. Folders open; a file, or the open folder itself, is chosen.
-    """
+    """Draw one folder of DATA_PATH with a search below it. Folders open; a file, or the open folder, is chosen."""
     folder = st.session_state.setdefault("import_folder", "")
     view = browse_data_folder(ctx, folder)
     if view is None:

@@ -15,9 +15,7 @@ from pages.components.tables import draw_table
 
 
 def adjusted_text(comparison: Comparison, differences: Sequence[BenchmarkDifference]) -> str:
-    """Return the adjusted p value of the shown comparison: `Adjusted for 4 benchmarks (Holm): p = 0.120`; empty for a
-    single one.
-    """
+    """Return the shown comparison's adjusted p value: `Adjusted for 4 benchmarks (Holm): p = 0.120`."""
     shown = {comparison.first.id, comparison.second.id}
     own = next(
         (one for one in differences if {one.first.id, one.second.id} == shown and one.metric == comparison.metric), None

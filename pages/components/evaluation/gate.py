@@ -1,6 +1,4 @@
-"""Gates: the list with newest verdicts and the form of a new one, one gate with its verdicts, and the endpoints that
-require it.
-"""
+"""Gates: the list with newest verdicts, a new one's form, one gate with its verdicts, and endpoints that require it."""
 
 from __future__ import annotations
 
@@ -171,9 +169,7 @@ def _offer_benchmarks(columns: Sequence[Column]) -> dict[str, dict[str, str]]:
 
 
 def _draw_power(ctx: Context, config: GateConfig, *, candidate: str | None = None) -> None:
-    """Draw how likely a gate is to pass and to fail by which evaluations, and warn where it could seldom pass what it
-    should.
-    """
+    """Draw how likely a gate passes and fails by which evaluations, and warn where it seldom passes what it should."""
     for plan in plan_gates(ctx, config, candidate=candidate):
         counted = format_counted(plan.evaluations, now=ctx.now())
         words = plain(f"{format_gate_power(plan, test=config.test)} {counted}".strip())

@@ -93,9 +93,7 @@ def _short(summary: JudgeSummary) -> str:
 
 @dataclass(frozen=True)
 class AnswerSource:
-    """Answers to judge. `read` gives the items, None while nothing is chosen; `evaluations` are those whose answers
-    they are.
-    """
+    """Answers to judge. `read` gives the items, None while nothing is chosen; `evaluations` are the answers'."""
 
     read: Callable[[], list[JudgeItem]] | None
     is_pairwise: bool

@@ -1,6 +1,4 @@
-"""Matrix of checkpoints by benchmarks: the best of a column and those tied with it, runs that are missing, runs under
-way.
-"""
+"""Matrix of checkpoints by benchmarks: the best of a column and those tied with it, runs missing, under way."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ from pages.components.tables import WidgetTable
 
 PAGE = routes.EVALUATIONS
 ROWS, COLUMNS, LISTED = 15, 6, 4
-"""Checkpoints on one page of the matrix, benchmarks shown until others are chosen, evaluations without scores that are
-named.
-"""
+"""Checkpoints on one page of the matrix, benchmarks shown at first, evaluations without scores that are named."""
 LEGEND = (
     ":material/trophy: best score, above chance. **tied** not significantly different from the best on the same items,"
     " adjusted for the checkpoints of the column (step-down, Romano and Wolf). :material/warning: score with a caveat,"

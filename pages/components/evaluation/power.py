@@ -81,9 +81,7 @@ def format_evaluation(evaluation: EvaluationView, *, now: datetime) -> str:
 
 
 def format_detectable(plan: PowerPlan | None) -> str:
-    """Return the smallest difference that a comparison can detect, briefly; a dash where it is not known before texts
-    are scored.
-    """
+    """Return the smallest difference that a comparison can detect; a dash where unknown before texts are scored."""
     if plan is None:
         return "–"
     return f"{100 * plan.detectable:.1f} points" if plan.detectable < 1 else "none: too few items"

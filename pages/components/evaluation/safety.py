@@ -1,5 +1,4 @@
-"""Safety: the card of a checkpoint with its drift, the report of one safety evaluation, and the installation's probes.
-"""
+"""Safety: the card of a checkpoint with its drift, the report of a safety evaluation, and the installation's probes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The list of tasks, and the form of one: its fields or its YAML, and beside them its first prompts on a dataset,
-tokenized.
-"""
+"""The list of tasks, and the form of one: its fields or its YAML, and its first prompts on a dataset, tokenized."""
 
 from __future__ import annotations
 
@@ -320,9 +318,7 @@ def _draw_harness_file(task: TaskDefinition) -> None:
 
 
 def choose_task(ctx: Context, label: str, suggested: list[str], *, is_required: bool) -> TaskDefinition | None:
-    """Draw the choice of a task for a benchmark, the suggested ones first; return None for the scoring by the dataset's
-    kind.
-    """
+    """Draw the choice of a task for a benchmark, suggested ones first; None is the scoring by its dataset's kind."""
     names: Mapping[str, TaskDefinition] = {
         view.name: view.definition for view in list_tasks(ctx) if isinstance(view.definition, TaskDefinition)
     }

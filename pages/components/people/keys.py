@@ -29,9 +29,7 @@ from pages.components.numbers import number_form, refuse_wrong_numbers
 from pages.components.words import day, when
 
 FRESH, PENDING = "fresh_key", "pending_key"
-"""Keys of the session state: the secret that is shown until it is dismissed, and that of the key which the form makes
-next.
-"""
+"""Keys of the session state: the secret shown until it is dismissed, and that of the form's next key."""
 NO_PRICE = "Needs a price: an admin sets it on the Costs page."
 BADGES = {"active": ("green", "check_circle"), "expired": ("orange", "schedule"), "revoked": ("gray", "block")}
 

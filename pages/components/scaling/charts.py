@@ -169,8 +169,7 @@ def loss_axis(values: Sequence[float]) -> Axis:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return ticks of a logarithmic axis: powers of ten over a wide range, also 2 and 5 times those over a narrow one.
-    """
+    """Return ticks of a logarithmic axis: powers of ten over a wide range, also 2 and 5 times over a narrow one."""
     decades = math.log10(high / low) if high > low else 0.0
     stride = max(1, round(decades / 6))
     factors = (1,) if decades > 3 else (1, 3) if decades > 1.6 else (1, 2, 5)

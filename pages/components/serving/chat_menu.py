@@ -1,5 +1,4 @@
-"""Menus beside a conversation's title: rename, share, export, the call as code, delete; and the card of its endpoints.
-"""
+"""Menus beside a conversation's title: rename, share, export, code, delete; and the card of its endpoints."""
 
 from __future__ import annotations
 

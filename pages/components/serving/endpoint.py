@@ -396,9 +396,7 @@ def draw_endpoint_settings(ctx: Context, person: Person, name: str) -> None:
 
 @number_form
 def draw_log_settings(ctx: Context, person: Person, name: str) -> None:
-    """Draw the settings of the log, and the way to a dataset; to others than the owner and admins, what is kept and
-    why.
-    """
+    """Draw the settings of the log, and the way to a dataset; to all but owner and admins what is kept and why."""
     config = get_log_policy(ctx, name)
     if reason := why_not_own(ctx, name, person=person):
         time_kept = "" if config.mode == "off" else f", {plural(config.retention_days, 'day')}"

@@ -1,6 +1,4 @@
-"""The lineage as a figure: objects in layers, what something was made of below it. Pure: plain data in, a Plotly figure
-out.
-"""
+"""The lineage as a figure: objects in layers, with their sources below. Pure: plain data in, a Plotly figure out."""
 
 from __future__ import annotations
 

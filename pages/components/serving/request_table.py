@@ -1,6 +1,4 @@
-"""Requests as a table, and one of them in full. Prompts and answers are drawn as text: nothing in them is rendered or
-loaded.
-"""
+"""Requests as a table, and one of them in full. Prompts and answers are drawn as text: nothing is rendered, loaded."""
 
 from __future__ import annotations
 
@@ -155,9 +153,7 @@ def logged_text(message: Mapping[str, Any]) -> str:
 
 
 def draw_request(ctx: Context, person: Person, request_id: str) -> None:
-    """Draw timings, facts, feedback, parameters, and the texts where the policy keeps them, as text or as tokens.
-    Raises NotFound.
-    """
+    """Draw timings, facts, feedback, parameters, and kept texts as text or as tokens. Raises NotFound."""
     detail = get_request(ctx, request_id, person=person)
     row = detail.row
     grid = st.grid(5, min_column_width=130)

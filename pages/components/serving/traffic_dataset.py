@@ -25,8 +25,7 @@ OBJECTIVES: dict[TrafficObjective, str] = {
 }
 REVIEWED = 20
 TRAFFIC_OF = "traffic_of"
-"""Key of the session state: the endpoint whose dialog is to be opened, and the ids of requests that it is limited to.
-"""
+"""Key of the session state: the endpoint whose dialog is to open, and the ids of requests that it is limited to."""
 
 
 def draw_traffic_dataset(ctx: Context, person: Person) -> None:

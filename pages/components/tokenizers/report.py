@@ -83,9 +83,7 @@ def draw_reports(ctx: Context, person: Person, sources: Sequence[TokenizerSource
 
 
 def _shown(ctx: Context, sources: Sequence[TokenizerSource]) -> ReportView | None:
-    """Return the report named in the address, else the newest on exactly these tokenizers, else the newest that
-    includes them.
-    """
+    """Return the report named in the address, else the newest on just these tokenizers, else one with them."""
     if report_id := st.query_params.get("report"):
         try:
             return get_report(ctx, report_id)

@@ -27,8 +27,7 @@ CONCLUSION_ICONS = {True: ":material/check_circle:", False: ":material/grain:", 
 
 
 def draw_run_comparison(ctx: Context, person: Person, runs: Sequence[RunView], *, head: DeltaGenerator) -> None:
-    """Draw the settings in which runs differ at the head, their overlaid curves, and below these what may be concluded.
-    """
+    """Draw the settings in which runs differ at the head, overlaid curves, and below what may be concluded."""
     if len(runs) < 2:
         st.caption("Tick another run to compare.")
         live_chart(ctx, runs, person=person, key="runs_chart")

@@ -120,8 +120,7 @@ def field_errors() -> dict[str, str]:
 
 
 def set_field_errors(errors: Mapping[str, str]) -> None:
-    """Keep errors by field; the page is drawn once more when they change, as fields are drawn before they are checked.
-    """
+    """Keep errors by field; the page is drawn once more when they change, as fields are drawn before their check."""
     if dict(errors) != field_errors():
         st.session_state[_ERRORS] = dict(errors)
         st.rerun()

@@ -65,9 +65,7 @@ def draw_warnings(warnings: Sequence[LaunchWarning]) -> None:
 
 
 def pinned_config(detail: RunDetail) -> RunConfig:
-    """Return a run's config with the version of the dataset that it was trained on, whatever its recipe says and is
-    newest now.
-    """
+    """Return a run's config with the version of the dataset that it was trained on, whatever is newest now."""
     return detail.config.model_copy(update={"dataset": detail.run.dataset or detail.config.dataset})
 
 

@@ -106,9 +106,7 @@ def _choose_version(name: str, versions: tuple[VersionView, ...]) -> str:
 
 
 def draw_network(ctx: Context, values: FieldValues, missing: list[str]) -> None:
-    """Draw the choice of an architecture and its tokenizer, which follows the architecture until the visitor chooses
-    one.
-    """
+    """Draw the choice of an architecture and its tokenizer, which follows it until the visitor chooses one."""
     left, right = st.columns(2)
     architectures = {view.name: view for view in list_architectures(ctx)}
     tokenizers = {view.name: view for view in list_tokenizers(ctx) if not view.error}

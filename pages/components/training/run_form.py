@@ -105,9 +105,7 @@ def start_form(objective: Objective, **parts: str | None) -> None:
 
 
 def fill_draft(objective: Objective, held: Mapping[str, Any], inline: ArchitectureConfig | None) -> None:
-    """Fill the form with what it held, valid or not. Raises KeyError, TypeError or ValueError for the draft of another
-    version.
-    """
+    """Fill the form with what it held, valid or not. Raises KeyError, TypeError or ValueError for an older draft."""
     fields, parts = dict(held["fields"]), dict(held["parts"])
     origin: Origin = held["origin"] if held["origin"] in ("recipe", "copy") else "defaults"
     _start(objective, origin)
@@ -175,9 +173,7 @@ def _start(objective: Objective, origin: Origin) -> None:
 
 
 def _follow_choices(ctx: Context, objective: Objective, method: str, values: Mapping[str, Any]) -> None:
-    """Reset untouched fields to their defaults when objective, method, parts, or a value that others derive from,
-    change.
-    """
+    """Reset untouched fields to their defaults when objective, method, parts, or a value behind others change."""
     network = [str(values.get(part) or "") for part in ("base", "architecture", "tokenizer")]
     basis = [objective.value, method, str(values["dataset"] or ""), *network]
     before, origin = st.session_state.get(_BASIS), st.session_state.get(_ORIGIN)

@@ -96,8 +96,7 @@ def confidence_sequence(points: FloatArray, prompt: IntArray, *, alpha: float) -
 
 
 GROUP_BETS = ((1, 1 / 2), (3, 1 / 4), (9, 1 / 4))
-"""Points of a person that the person's mean awaits, where two groups of people are compared, with each one's share of
-the error."""
+"""Points of a person that the person's mean awaitswhere two groups are compared, with each one's share of the error."""
 
 
 def group_e_value(points: FloatArray, person: IntArray, in_first: NDArray[np.bool_]) -> tuple[float, int]:
@@ -155,9 +154,7 @@ def _log_wealth_of(values: FloatArray, counts: FloatArray, mean: float) -> float
 
 
 def log_wealths(counts: FloatArray) -> FloatArray:
-    """Log of the wealth against a mean of 1/2 for each row of counts of the scores 0, 1 / n, ... 1, with n = columns -
-    1.
-    """
+    """Log of the wealth against a mean of 1/2 for each row of counts of the scores 0, 1 / n, ... 1, n = columns - 1."""
     overlap = (counts.shape[1] - 1) // 2
     if overlap == 1:
         return _closed_form(counts[:, 2], counts[:, 0])
@@ -186,9 +183,7 @@ def _log_wealth_path(scores: FloatArray) -> FloatArray:
 
 
 def _unrefuted(values: FloatArray, counts: FloatArray, *, limit: float) -> tuple[float, float]:
-    """Bounds of the means whose log wealth stays below `limit`. The wealth is log-convex in the mean and at most 1 at
-    the scores' own.
-    """
+    """Bounds of the means whose log wealth stays below `limit`. The wealth is log-convex in the mean."""
     mean, edge = float(values @ counts / counts.sum()), 1e-9
 
     def excess(candidate: float) -> float:
@@ -201,16 +196,13 @@ def _unrefuted(values: FloatArray, counts: FloatArray, *, limit: float) -> tuple
 
 
 def _num_nodes(num_scores: int) -> int:
-    """Nodes that resolve the integrand, of width about 1 / (2 sqrt(n)); powers of 2, so that few sets of nodes are
-    made.
-    """
+    """Nodes that resolve the integrand, of width about 1 / (2 sqrt(n)); powers of 2, so few sets are made."""
     return 1 << max(6, math.ceil(math.log2(min(num_scores + 2, 8 * math.sqrt(num_scores) + 32))))
 
 
 @lru_cache(maxsize=16)
 def _fejer(num_nodes: int) -> tuple[FloatArray, FloatArray]:
-    """Nodes and weights on (0, 1) of Fejér's first rule: exact for polynomials of a degree below the number of nodes.
-    """
+    """Nodes and weights on (0, 1) of Fejér's first rule: exact for polynomials of a degree below the nodes' number."""
     theta = (np.arange(num_nodes) + 0.5) * np.pi / num_nodes
     orders = np.arange(1, num_nodes // 2 + 1)
     weights = (1 - 2 * (np.cos(2 * np.outer(theta, orders)) / (4 * orders**2 - 1)).sum(1)) / num_nodes

@@ -28,22 +28,16 @@ OF_ONE_RATER, ONE_SIDE = 0.88, 1.3
 GAPS_ELO = (20.0, 35.0, 50.0, 100.0, 150.0)
 
 PLANNED_LIKENESS = 0.25
-"""Correlation of two raters' votes on a prompt until it was measured: 0.16 in the LLMFAO crowd's votes, 0.33 in
-MT-bench's.
-"""
+"""Correlation of two raters' votes on a prompt until it was measured: 0.16 in LLMFAO's votes, 0.33 in MT-bench's."""
 
 PLANNED_LEANING = 0.25
-"""Standard deviation of raters' leanings in log-odds until it was measured: none among MT-bench's experts, about 0.6 in
-LLMFAO's crowd.
-"""
+"""Standard deviation of raters' leanings in log-odds until it was measured: none in MT-bench, 0.6 in LLMFAO."""
 
 BALLOT_VOTES = 60.0
 """Votes of a rater until some voted: a ballot's usual length."""
 
 PLANNED_SECONDS = 37.0
-"""Seconds per vote until they were measured: 9.2 minutes for 15 pairs in AlpacaFarm (Dubois et al. 2023, arXiv
-2305.14387).
-"""
+"""Seconds per vote until measured: 9.2 minutes for 15 pairs in AlpacaFarm (Dubois et al. 2023, arXiv 2305.14387)."""
 
 LABELS: dict[Design, str] = {
     "new_prompts": "One vote each on new prompts",
@@ -56,9 +50,7 @@ LABELS: dict[Design, str] = {
 
 @dataclass(frozen=True, slots=True)
 class VoteSpread:
-    """Variation of a pair's votes: variance of one vote (0.25 without ties), and the share of it that a prompt's raters
-    have in common.
-    """
+    """Variance of one of a pair's votes (0.25 without ties), and its share that a prompt's raters have in common."""
 
     vote: float = 0.25
     likeness: float = PLANNED_LIKENESS
@@ -151,9 +143,7 @@ def checked_gap(gap_elo: float) -> float:
 
 
 def one_look_votes(variance: float, *, delta: float, alpha: float, design_effect: float = 1.0) -> int:
-    """Votes that a test of "share = 1/2" needs at a share of 1/2 + delta, where one vote has this variance at a share
-    of 1/2.
-    """
+    """Votes that a test of "share = 1/2" needs at a share of 1/2 + delta; one vote has this variance at 1/2."""
     quantiles = normal_quantile(1 - alpha) + float(scipy.special.ndtri(POWER))
     return math.ceil(design_effect * quantiles**2 * max(variance - delta**2, 0.0) / delta**2)
 

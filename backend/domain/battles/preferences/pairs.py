@@ -71,8 +71,7 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Texts and categories that the rules look at: `category` by prompt, `text` by answer (outer whitespace removed).
-    """
+    """Texts and categories that rules look at: `category` by prompt, `text` by answer (outer whitespace removed)."""
 
     category: Mapping[str, str] = field(default_factory=dict)
     text: Mapping[str, str] = field(default_factory=dict)

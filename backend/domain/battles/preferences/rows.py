@@ -1,6 +1,4 @@
-"""Dataset rows from votes: preference pairs, better answers that raters wrote (chat), and answers labelled good or bad
-(kto). Pure.
-"""
+"""Dataset rows from votes: preference pairs, answers by raters (chat), and answers labelled good or bad (kto). Pure."""
 
 from __future__ import annotations
 

@@ -14,9 +14,7 @@ from backend.errors import InvalidInput
 
 
 class PreferenceRules(BaseModel):
-    """The rules by which votes of a campaign become preference pairs. The default keeps pairs that 60 % of their raters
-    agree on.
-    """
+    """The rules by which votes of a campaign become preference pairs. By default 60 % of its raters agree on each."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -10,9 +10,7 @@ from backend.domain.statistics.estimates import Estimate, clustered_mean_estimat
 from backend.domain.wording import percent, plural
 
 FEW_PAIRS = 100
-"""Below this a network sees each pair many times or learns next to nothing: published sets of human preferences start
-at thousands.
-"""
+"""Below this a network sees each pair many times or learns next to nothing: published sets start at thousands."""
 SAME_LENGTH_TOKENS = 1.0
 LARGE_IMBALANCE = 4
 LOW_AGREEMENT = 0.7
@@ -38,9 +36,7 @@ class SetWarning:
 
 
 def length_difference(pairs: Sequence[PairFacts]) -> Estimate | None:
-    """Return the mean of chosen minus rejected length in tokens, with a 95 % interval clustered by prompt; None without
-    pairs.
-    """
+    """Return the mean of chosen minus rejected length in tokens, with a 95 % interval by prompt; None without pairs."""
     if not pairs:
         return None
     gaps = [float(pair.chosen_tokens - pair.rejected_tokens) for pair in pairs]

@@ -31,9 +31,7 @@ NO_GOLD = -1
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A reason for doubt. `chance` is that of an honest rater to give it, None where no test is behind it; `partner`
-    the rater copied.
-    """
+    """A reason for doubt. `chance` is an honest rater's to give it, None without a test; `partner` the rater copied."""
 
     kind: FlagKind
     reason: str
@@ -151,9 +149,7 @@ def own_checks(own: OwnVotes) -> list[Check]:
 
 
 def timing_flags(own: OwnVotes) -> list[Flag]:
-    """Flag what needs no test: votes before reading, intervals of a program, a battle voted on again with the sides as
-    they were.
-    """
+    """Flag what needs no test: votes before reading, intervals of a program, a battle voted on twice alike."""
     flags = []
     unread = own.unread
     if unread is not None and is_too_fast(unread):

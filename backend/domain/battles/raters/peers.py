@@ -29,9 +29,7 @@ TASTE_LEVEL = 0.98
 """Two-sided level of the interval whose upper end a taste is granted."""
 FEW_VOTES = 200
 NORMAL_UP_TO = {True: (1.5, 2.2), False: (2.5, 3.0)}
-"""Standard deviations of surprise and favour, for few votes and for many, from which a chance is simulated. A flag
-needs about four.
-"""
+"""Standard deviations of surprise and favour, for few and many votes, that need a simulation. A flag needs four."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +84,7 @@ def chance_corrected(table: FloatArray) -> tuple[float | None, float | None, flo
 
 @dataclass(frozen=True, slots=True)
 class _Pairs:
-    """Contestants of each pair, and every vote's pair, rater and label. `sign` maps a pair's points to its contestants.
-    """
+    """Contestants of each pair, and every vote's pair, rater and label. `sign` maps its points to its contestants."""
 
     names: tuple[str, ...]
     sign: FloatArray
@@ -237,9 +234,7 @@ class _Comparison:
 
     @property
     def log_normal_chance(self) -> float:
-        """Logarithm of the lesser of the chances of the rater's surprise and favour, as if both were normal and no one
-        had taste.
-        """
+        """Logarithm of the lesser chance of the rater's surprise and favour, both taken as normal, without taste."""
         if not len(self.own):
             return 0.0
         return float(scipy.special.log_ndtr(-np.array([self.unlike, float(self.favour.max())])).min())
@@ -293,9 +288,7 @@ class _Comparison:
 
 
 def _tail(draws: FloatArray, value: float) -> float:
-    """Chance of a draw at least as high: (1 + #) / (1 + n), or Pearson's type III tail of the same moments where that
-    is too coarse.
-    """
+    """Chance of a draw at least as high: (1 + #) / (1 + n), or Pearson's type III tail where that is too coarse."""
     share = (1 + int((draws >= value - 1e-9).sum())) / (1 + len(draws))
     deviation = float(draws.std())
     if share > 5 / len(draws) or deviation == 0:
@@ -313,9 +306,7 @@ def _at_least(equal: FloatArray, trials: FloatArray, chance: FloatArray) -> Floa
 
 
 def _own_labels(items: JudgedItems, columns: VoteColumns) -> tuple[IntArray, FloatArray, FloatArray]:
-    """Return of each vote its rater, the labels that the rater gave to its pair of contestants, and the number of these
-    votes.
-    """
+    """Return each vote's rater, the labels that it gave this pair of contestants, and the number of these votes."""
     pair = _pairs(items, columns).pair
     group = np.unique(items.rater * (int(pair.max(initial=0)) + 1) + pair, return_inverse=True)[1]
     table = np.bincount(group * NUM_LABELS + items.label, minlength=(int(group.max(initial=-1)) + 1) * NUM_LABELS)

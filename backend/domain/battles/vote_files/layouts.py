@@ -24,9 +24,7 @@ _VERDICTS = {"0": "TIE", "1": "A", "2": "B"}
 
 
 def standard_rows(rows: Iterable[tuple[str, RowMapping]]) -> Iterator[tuple[str, RowMapping]]:
-    """Return each row (with where it stands) as rows of one vote each. Raises InvalidInput for a verdict that no layout
-    has.
-    """
+    """Return each row (with where it stands) as rows of one vote each. Raises InvalidInput for an unknown verdict."""
     for where, row in rows:
         if row.keys() >= _PANDALM:
             yield from _pandalm(where, row)

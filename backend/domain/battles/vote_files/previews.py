@@ -105,8 +105,7 @@ def is_mapping_complete(mapping: Mapping[str, str]) -> bool:
 
 
 def preview_votes(text: str, *, mapping: Mapping[str, str]) -> VotePreview:
-    """Read a whole file by a mapping. Raises InvalidInput naming the line at fault, and what `require_storable` raises.
-    """
+    """Read a whole file by a mapping. Raises InvalidInput naming the line at fault, and as `require_storable`."""
     every = list(read_vote_rows(text, mapping=mapping))
     require_storable(row.vote for row in every)
     rows = [row for row in every if not row.vote.identical]

@@ -54,9 +54,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
 }
 FIELDS = (*COLUMNS, *OPTIONAL, *TEXTS)
 FALLBACKS = ("prompt", "rater")
-"""Fields that a mapping may leave without a column: then each vote has a prompt of its own, and one unknown rater casts
-all.
-"""
+"""Fields that a mapping may leave without a column: then each vote has its own prompt, and one rater casts all."""
 UNKNOWN_RATER = "unknown rater"
 COLUMNS_REMEDY = f"Name the columns {','.join(COLUMNS)}, or MT-bench's question_id,judge,model_a,model_b,winner."
 _WORDS = {
@@ -175,9 +173,7 @@ def _object(value: Any, *, where: str) -> Mapping[str, Any]:
 
 
 def _columns(names: Sequence[str], where: str, mapping: Mapping[str, str]) -> dict[str, str]:
-    """Return field -> column, optional fields only if there are columns for them. Raises InvalidInput naming the fields
-    without one.
-    """
+    """Return field -> column, optional fields if they have one. Raises InvalidInput naming the fields without."""
     columns = guess_columns(names) | {field: column.strip().lower() for field, column in mapping.items()}
     absent = [column for field, column in columns.items() if column and column not in names and field in mapping]
     missing = [field for field in COLUMNS if not columns.get(field) and not (field in FALLBACKS and field in mapping)]

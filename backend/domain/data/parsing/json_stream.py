@@ -1,6 +1,4 @@
-"""Read JSON rows from a stream without holding the file: arrays of objects or strings, objects one after another, or
-one wrapped list.
-"""
+"""Stream JSON rows: arrays of objects or strings, objects one after another, or one wrapped list."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ _WRAPPED_LIST = re.compile(r'"[^"\\]{1,80}"\s*:\s*\[\s*(?=\{)')
 
 
 def parse_json_row(text: str) -> dict[str, object]:
-    """Parse one JSON object; a bare string becomes a row of one column. Raises RowProblem for other values and for what
-    is not JSON.
-    """
+    """Parse one JSON object; a bare string is a row of one column. Raises RowProblem for other values and no JSON."""
     try:
         value = json.loads(text)
     except RecursionError:

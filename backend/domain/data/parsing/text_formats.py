@@ -247,9 +247,7 @@ def csv_shape(head: bytes, *, suffix: str) -> tuple[CsvShape, int]:
 
 
 def _delimiter(head: bytes) -> str:
-    """Return the comma if it separates the first row, else the delimiter that gives the first two rows equally many
-    fields.
-    """
+    """Return the comma if it separates the first row, else that which gives the first two rows equally many fields."""
     rows = {",": len(_first_row(head, delimiter=",", quoted=True)[0])}
     if rows[","] > 1:
         return ","
@@ -284,9 +282,7 @@ def _csv_reader(lines: Iterable[str], *, delimiter: str, quoted: bool) -> Any:
 def iter_csv_rows(
     lines: Iterable[bytes | RowProblem], *, shape: CsvShape, first: int = 1, is_enough: Callable[[], bool] | None = None
 ) -> Iterator[NumberedRow]:
-    """Parse the lines of a CSV file as rows, the next line being number `first`; stop between two rows when
-    `is_enough`.
-    """
+    """Parse the lines of a CSV file as rows, the next being number `first`; stop between two rows when `is_enough`."""
     csv.field_size_limit(MAX_ROW_BYTES)
     too_long: list[RowProblem] = []
     end = b"" if shape.keeps_returns else b"\r"

@@ -1,5 +1,4 @@
-"""Recognise the kind of dataset that sample rows belong to, and map their columns. The result is a guess with a reason.
-"""
+"""Recognise the kind of dataset of sample rows, and map their columns. The result is a guess with a reason."""
 
 from __future__ import annotations
 
@@ -210,9 +209,7 @@ def recognise(rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind | None = N
 
 
 def _counted_from(rows: Sequence[Mapping[str, Any]], recognition: Recognition) -> Recognition:
-    """Return the recognition, with answers counted from 1 where these rows prove it; the import decides over all rows
-    otherwise.
-    """
+    """Return the recognition, with answers counted from 1 where these rows prove it; else the import decides."""
     with suppress(InvalidInput):
         mapping = settle_answers(rows, recognition.mapping, kind=recognition.kind)
         if "answer_from_1" in mapping.values():

@@ -141,9 +141,7 @@ def detect_chat(sample: SampleRows) -> Recognition | None:
 
 
 def detect_unread_turns(sample: SampleRows) -> Recognition | None:
-    """Recognise turns with roles in a spelling that can't be read: the rows are then rejected with the reason, not
-    taken for text.
-    """
+    """Recognise turns with roles in a spelling that can't be read: rejected with the reason, not taken for text."""
 
     def has_roles(value: Any) -> bool:
         if isinstance(value, str) and value.lstrip().startswith("[{"):

@@ -145,9 +145,7 @@ class BenchmarkIndex:
         return owners
 
     def search(self, rows: Sequence[Sequence[str]]) -> list[Overlap]:
-        """Return the items found in rows, each row a list of its parts (turns, fields). One overlap an item and row:
-        the longest.
-        """
+        """Return the items found in rows, each a list of its parts (turns, fields): the longest overlap of each."""
         if not self._items or not rows:
             return []
         lines = [_Line(self._words, parts) for parts in rows]
@@ -196,8 +194,7 @@ class BenchmarkIndex:
                         yield self._overlap(row, owner, "question", line.ids[at : at + size]), owner
 
     def _extend(self, ids: Ids, at: int, owner: int) -> tuple[int, int]:
-        """Return the longest run around row position `at` that also occurs in the item; empty if its 13 words do not.
-        """
+        """Return the longest run around row position `at` that is in the item, too; empty if its 13 words are not."""
         passage = self._passages[owner].ids
         windows = np.lib.stride_tricks.sliding_window_view(passage, RUN)
         matches = np.flatnonzero((windows == ids[at : at + RUN]).all(axis=1))

@@ -23,9 +23,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class DataFinding:
-    """One sentence and the next step. `drop` names the rows that can be dropped (services.data_reports.REASONS),
-    `num_rows` how many.
-    """
+    """One sentence and the next step. `drop` names the rows that can be dropped, `num_rows` how many."""
 
     grade: Severity
     topic: str

@@ -52,9 +52,7 @@ class Lengths(_Frozen):
 
 
 class SplitReport(_Frozen):
-    """One split in numbers. `tokens` before the cut, `kept_tokens` after it without rows left out, `loss_tokens` those
-    trained on.
-    """
+    """One split in numbers. `tokens` before the cut, `kept_tokens` after it, `loss_tokens` those trained on."""
 
     rows: int = 0
     tokens: int = 0
@@ -108,9 +106,7 @@ class Leak(_Frozen):
 
 
 class Leakage(_Frozen):
-    """Held-out rows that are also in the train split, exactly (`exact`) or nearly (`near`), and those of which only the
-    prompt is.
-    """
+    """Held-out rows that are in the train split, too: exactly (`exact`), nearly (`near`), or their prompt alone."""
 
     exact: int = 0
     near: int = 0
@@ -164,9 +160,7 @@ class Packing(_Frozen):
 
 
 class Epoch(_Frozen):
-    """One pass over the rows to train on. `tokens` and `sequences` that the network reads, `steps` at the requested
-    batch.
-    """
+    """One pass over the rows to train on. `tokens` and `sequences` that are read, `steps` at the requested batch."""
 
     tokens: int = 0
     sequences: int = 0

@@ -1,6 +1,4 @@
-"""Message content as typed parts (OpenAI, Anthropic, Hugging Face), split into text, reasoning, tool calls and tool
-results.
-"""
+"""Message content as typed parts (OpenAI, Anthropic, Hugging Face): text, reasoning, tool calls and results."""
 
 from __future__ import annotations
 
@@ -73,9 +71,7 @@ def describe_dropped(counts: Mapping[str, int]) -> str:
 
 
 def describe_filtered(counts: Mapping[str, int]) -> str:
-    """Return what filters left out of a source, by reason: `Left out: 40 rows not in English, 2 rows like another`; ""
-    for nothing.
-    """
+    """Return what filters left out, by reason: `Left out: 40 rows not in English, 2 rows like another`, or ""."""
     ordered = sorted(counts.items(), key=lambda item: -item[1])
     named = [f"{plural(number, 'row')} {reason}" for reason, number in ordered]
     return f"Left out: {', '.join(named)}." if named else ""
@@ -142,9 +138,7 @@ def _type_of(part: Any, *, where: str) -> str:
 
 
 def _part_text(part: Any, type_: str, *, where: str) -> str:
-    """Return the text of a part: under its type's name or a usual key, as a string, a list of parts, or `{"value":
-    ...}`.
-    """
+    """Return the text of a part: under its type or a usual key, as a string, a list of parts, or `{"value": ...}`."""
     if isinstance(part, str):
         return part
     value = next((part[key] for key in (type_, *TEXT_KEYS) if part.get(key) is not None), None)

@@ -264,9 +264,7 @@ class TemplateInput:
 
 
 def as_conversation(row: Row) -> TemplateInput | None:
-    """Return a chat, instruction, preference (its chosen side) or kto row as a conversation; None for a row of another
-    kind.
-    """
+    """Return a chat, instruction, preference (its chosen side) or kto row as a conversation; None for another kind."""
     tools = tools_of(row)
     if isinstance(row.get("messages"), list):
         return TemplateInput(row["messages"], tools)

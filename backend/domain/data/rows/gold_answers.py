@@ -1,6 +1,4 @@
-"""Read how a file names the right choice: by index from 0 or from 1, by letter, or by text. Decided over all rows,
-never row by row.
-"""
+"""Read how a file names the right choice: by index from 0 or from 1, by letter, or by text. All rows decide."""
 
 from __future__ import annotations
 

@@ -156,9 +156,7 @@ def apply_mapping(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping
 def map_rows(
     row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]
 ) -> Iterable[dict[str, object] | RowProblem]:
-    """Return the canonical rows of a foreign row: one, or as many as the message tree in it holds. Invalid ones are
-    their RowProblem.
-    """
+    """Return the canonical rows of a foreign row: one, or its message tree's. Invalid ones are their RowProblem."""
     return (
         _tree_parts(row, kind=kind, mapping=mapping)
         if TREE in mapping.values()
@@ -182,9 +180,7 @@ def _tree_parts(
 def settle_answers(
     rows: Iterable[Mapping[str, Any]], mapping: Mapping[str, str], *, kind: DatasetKind
 ) -> dict[str, str]:
-    """Return the mapping of a benchmark with the field `answer` settled over these rows. Raises InvalidInput where it
-    stays unclear.
-    """
+    """Return the mapping of a benchmark with the field `answer` settled over these rows. Raises InvalidInput."""
     column = answer_column(mapping)
     if kind is not DatasetKind.BENCHMARK or column is None or "choices" not in mapping.values():
         return dict(mapping)
@@ -201,8 +197,7 @@ def settle_answers(
 def map_sample(
     rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind, mapping: Mapping[str, str]
 ) -> Iterator[tuple[Mapping[str, Any], dict[str, object] | RowProblem]]:
-    """Yield (foreign row, canonical row or its problem) for the first rows of a source, messages of one tree together.
-    """
+    """Yield (foreign row, canonical row or its problem) for the first rows of a source, a tree's messages together."""
     if is_message_table(mapping):
         for tree in sample_trees(rows, mapping=mapping):
             if isinstance(tree, RowProblem):

@@ -19,9 +19,7 @@ MAX_REASONS, SHOWN_REASONS = 200, 3
 
 
 class RowProblem(InvalidInput):
-    """A row that can't be used. `reason` is shown to the owner of the file; `raw` is the beginning of the row, if
-    known.
-    """
+    """A row that can't be used. `reason` is shown to the file's owner; `raw` is the beginning of the row, if known."""
 
     def __init__(self, reason: str, *, raw: str = "") -> None:
         super().__init__(reason, field="mapping")

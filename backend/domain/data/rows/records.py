@@ -16,9 +16,7 @@ _MAX_BYTES_SHOWN = 32
 
 
 def record_text(row: Mapping[str, Any], *, file: str = "") -> str:
-    """Return a file's row as JSON text, with the file's name as the column `file` where there are several and no such
-    column.
-    """
+    """Return a file's row as JSON text, with the file's name as column `file` where several have no such column."""
     values = {**({"file": file} if file else {}), **row}
     try:
         text = json.dumps(values, ensure_ascii=False, default=_plain)

@@ -92,9 +92,7 @@ def field_size(row: Mapping[str, Any], field: str) -> int:
 
 
 def row_key(row: Mapping[str, Any]) -> str:
-    """Return the part that two rows with different answers share: prompt or question; of a text or record its
-    beginning.
-    """
+    """Return the part that two rows with different answers share: prompt or question; of others the beginning."""
     if "messages" in row:
         turns = row["messages"]
         last = max((place for place, message in enumerate(turns) if message["role"] == "assistant"), default=len(turns))

@@ -1,6 +1,4 @@
-"""Compare two collections of rows by the hashes of their contents. Pure arithmetic on arrays; multisets, so copies
-count.
-"""
+"""Compare two collections of rows by the hashes of their contents. Pure; multisets, so copies count."""
 
 from __future__ import annotations
 

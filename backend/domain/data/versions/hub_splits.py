@@ -69,9 +69,7 @@ def _splits_of_config(files: Sequence[str], config: Mapping[str, Any]) -> Splits
 
 
 def _patterns(data_files: Any) -> dict[str, list[str]]:
-    """Return split -> patterns from the forms that `data_files` may have: a pattern, a list of them, or {split, path}
-    each.
-    """
+    """Return split -> patterns from the forms that `data_files` may have: a pattern, a list, or {split, path} each."""
     if isinstance(data_files, dict):
         return {str(split): _listed(value) for split, value in data_files.items()}
     entries = data_files if isinstance(data_files, list) else [data_files]
@@ -95,9 +93,7 @@ def _match(files: Sequence[str], patterns: Sequence[str]) -> list[str]:
 
 
 def _splits_by_name(files: Sequence[str]) -> Splits:
-    """Return the splits by name: shards, then folders, then files called train, test, dev and similar; else all files
-    are `train`.
-    """
+    """Return the splits by name: shards, then folders, then files called train, test, dev; else `train`."""
     shards: dict[str, list[str]] = {}
     for file in files:
         if match := _SHARD.fullmatch(file):
@@ -125,9 +121,7 @@ def _by_keyword(files: Sequence[str], *, in_folder: bool) -> dict[str, list[str]
 
 
 def most_common_ending(paths: Sequence[str]) -> tuple[str, ...]:
-    """Keep the readable files of the one ending that most of them have (a licence among the shards is not a row of the
-    dataset).
-    """
+    """Keep the readable files of the one ending that most of them have (a licence among the shards is no row)."""
     endings = {path: suffix_of(path)[0] for path in paths}
     if not endings:
         return ()

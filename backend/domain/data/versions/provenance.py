@@ -29,9 +29,7 @@ class VotedRow(TypedDict, total=False):
 
 
 class TrafficRow(TypedDict):
-    """The requests that a training row was made of, with their checkpoints and thumbs, and whether a correction was
-    used.
-    """
+    """The requests that a training row was made of, with their checkpoints and thumbs, and whether corrected."""
 
     requests: list[str]
     checkpoints: list[str | None]

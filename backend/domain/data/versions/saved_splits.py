@@ -13,9 +13,7 @@ VALIDATION_NAMES = ("validation", "valid", "val", "dev", "eval", "test")
 
 @dataclass(frozen=True)
 class SavedChoice:
-    """The splits to import. With `val` the saved split is kept; without it the rows of `train` are split by their
-    content.
-    """
+    """The splits to import. With `val` the saved split is kept; without it `train` is split by its rows' content."""
 
     train: str
     val: str | None = None

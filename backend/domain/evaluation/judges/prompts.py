@@ -28,9 +28,7 @@ _SIDE = re.compile(
 
 @dataclass(frozen=True)
 class JudgeQuestion:
-    """One question to the judge. `order` says which answer is shown first; a canary holds the null answer as A (or as
-    the only one).
-    """
+    """One question to the judge. `order` says which answer is shown first; a canary's A is the null answer."""
 
     item: str
     order: Order

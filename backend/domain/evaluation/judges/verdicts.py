@@ -23,9 +23,7 @@ from backend.domain.statistics.estimates import Estimate, proportion_estimate, r
 POINTS = {"A": 1.0, "B": 0.0, "TIE": 0.5}
 POINTS_METRIC = Metric("judge", "judge", MetricKind.MEAN, float)
 DISTRUST = 0.25
-"""Points of the null answer, 1 for a win and a half for a tie, above which a judge is marked: one that can't tell gives
-a half.
-"""
+"""Points of the null answer, 1 for a win and a half for a tie, above which a judge is marked: a half is chance."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,7 @@ class JudgeAnswer:
 
 @dataclass(frozen=True)
 class ItemVerdict:
-    """The verdict on one item; None: missing. `orders` are a pair's two verdicts, about the item's first and second
-    answer.
-    """
+    """The verdict on one item; None: missing. `orders` are a pair's two, about its first and second answer."""
 
     item: str
     value: float | str | None

@@ -51,9 +51,7 @@ def one_vs_rest(predictions: Sequence[str], references: References, *, num_class
 
 
 def matthews(predictions: Sequence[str], references: References) -> Corpus:
-    """Return a corpus for Matthews' correlation of predicted and true classes, -1 to 1, of any number of classes
-    (Gorodkin 2004).
-    """
+    """Return a corpus for Matthews' correlation of predicted and true classes, -1 to 1, of several (Gorodkin 2004)."""
     return _corpus(predictions, references, statistic=_matthews, signature="multiclass R_K")
 
 

@@ -1,5 +1,4 @@
-"""Corpus metrics: statistics of each document, and the value of any selection of documents, which the bootstrap draws.
-"""
+"""Corpus metrics: statistics of each document, and the value of any selection of documents, as bootstraps draw."""
 
 from __future__ import annotations
 

@@ -55,9 +55,7 @@ def last_number(text: str) -> float | None:
 
 
 def read_number(text: str) -> float | None:
-    """Return the number that a text consists of, or None if it is anything else. Spaces and a closing point or percent
-    sign are ignored.
-    """
+    """Return the number that a text consists of, or None. Spaces and a closing point or percent sign are ignored."""
     plain = _plain(text).strip().removesuffix(".").removesuffix(_PERCENT).rstrip()
     numbers = list(_scan(plain))
     return numbers[0][2] if len(numbers) == 1 and numbers[0][:2] == (0, len(plain)) else None

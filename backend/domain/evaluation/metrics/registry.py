@@ -215,9 +215,7 @@ def get_metric(name: str, **options: Any) -> Metric:
 
 
 def bind_checker(metric: Metric, equal: mathematics.Equal) -> Metric:
-    """Return a metric with the decision of whether two expressions are equal, where it or what decides about its
-    samples needs one.
-    """
+    """Return a metric with the judge of equal expressions, where it or what decides about its samples needs one."""
     if metric.name == "math_equal":
         return replace(metric, function=partial(metric.function, equal=equal))
     return metric if metric.correct is None else replace(metric, correct=bind_checker(metric.correct, equal))

@@ -37,9 +37,7 @@ def _most_frequent(answers: list[str]) -> str:
 
 
 def g_pass_at(outcomes: Sequence[bool], *, k: int, threshold: float) -> float:
-    """Return G-Pass@k: the chance that at least `threshold` of k samples, and at least one, are right (arXiv
-    2412.13147).
-    """
+    """Return G-Pass@k: the chance that `threshold` of k samples, and at least one, are right (arXiv 2412.13147)."""
     return _at_least(outcomes, k=k, least=max(math.ceil(threshold * k - 1e-9), 1))
 
 
@@ -67,8 +65,7 @@ def _first(values: Sequence[T], k: int) -> Sequence[T]:
 
 
 def reciprocal_rank(scores: Sequence[float], golds: Sequence[int]) -> float:
-    """Return 1 / rank of the best right choice when choices are sorted by falling score; ties keep the choices' order.
-    """
+    """Return 1 / rank of the best right choice of choices by falling score; ties keep the choices' order."""
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     return 1 / (1 + next(rank for rank, index in enumerate(order) if index in golds))
 
@@ -84,9 +81,7 @@ def best_choice(scores: Sequence[float], golds: Sequence[int]) -> float:
 
 
 def probability_of_golds(scores: Sequence[float], golds: Sequence[int]) -> float:
-    """Return the share of probability on right choices: softmax of log-likelihoods, as TruthfulQA's mc2 (Lin et al.
-    2022).
-    """
+    """Return the share of probability on right choices: softmax, as TruthfulQA's mc2 (Lin et al. 2022)."""
     top = max(scores)
     weights = [math.exp(score - top) for score in scores]
     return sum(weights[index] for index in set(golds)) / sum(weights)

@@ -37,9 +37,7 @@ DIFFERENCE_RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """One answer and its references. `prediction` is a text or a list, as the metric reads it; rows of one `cluster`
-    belong together.
-    """
+    """One answer and its references. `prediction` is a text or a list, as the metric reads it."""
 
     prediction: Any
     references: tuple[Any, ...]
@@ -48,9 +46,7 @@ class AnswerRow:
 
 @dataclass(frozen=True)
 class MetricScore:
-    """A metric's estimate over rows, and the procedure that determines it: the library's signature, or how items are
-    averaged.
-    """
+    """A metric's estimate over rows, and its procedure: the library's signature, or how items are averaged."""
 
     metric: Metric
     estimate: Estimate
@@ -233,9 +229,7 @@ def score_rows(
 def estimate_corpus(
     metric: Metric, corpus: Corpus, *, clusters: Sequence[str | None] | None = None, seed: int = 0
 ) -> Estimate:
-    """Return a corpus metric with the bootstrap interval over documents, or over clusters of them, cut at the metric's
-    bounds.
-    """
+    """Return a corpus metric with a bootstrap interval over documents or clusters, cut at the metric's bounds."""
     if metric.of_classes:
         estimate = bootstrap_interval(
             corpus.table, statistic=corpus.statistic, clusters=clusters, num_resamples=NUM_RESAMPLES, seed=seed

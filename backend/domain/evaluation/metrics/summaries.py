@@ -9,9 +9,7 @@ from typing import Any
 
 
 def rouge(prediction: str, references: Sequence[str], *, variant: str, stemmer: bool = False) -> float:
-    """Return the F-measure of `rouge1`, `rouge2`, `rougeL` or `rougeLsum`, best over the references. rougeLsum takes
-    lines as sentences.
-    """
+    """Return the F-measure of `rouge1`, `rouge2`, `rougeL` or `rougeLsum`, best over the references."""
     return float(_rouge_scorer(variant, stemmer).score_multi(list(references), prediction)[variant].fmeasure)
 
 
@@ -59,17 +57,13 @@ def _common_prefix(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def coverage(prediction: str, references: Sequence[str]) -> float:
-    """Return the share of a summary's tokens that lie in fragments copied from the source, its first reference (Grusky
-    et al. 2018).
-    """
+    """Return the share of a summary's tokens that lie in fragments copied from the source (Grusky et al. 2018)."""
     summary, source = _tokens(prediction), _tokens(references[0])
     return sum(copied_fragments(summary, source)) / len(summary) if summary else 0.0
 
 
 def density(prediction: str, references: Sequence[str]) -> float:
-    """Return the mean over a summary's tokens of the length of the copied fragment that each lies in (Grusky et al.
-    2018).
-    """
+    """Return the mean over a summary's tokens of the length of the copied fragment around each (Grusky et al. 2018)."""
     summary, source = _tokens(prediction), _tokens(references[0])
     return sum(length**2 for length in copied_fragments(summary, source)) / len(summary) if summary else 0.0
 
@@ -85,9 +79,7 @@ def _tokens(text: str) -> list[str]:
 
 
 def copied_fragments(summary: Sequence[str], source: Sequence[str]) -> list[int]:
-    """Return the lengths of the fragments that a summary shares with its source, found greedily from the left (Grusky
-    et al. 2018).
-    """
+    """Return the lengths of the fragments that a summary shares with its source, greedily (Grusky et al. 2018)."""
     positions: dict[str, list[int]] = {}
     for index, token in enumerate(source):
         positions.setdefault(token, []).append(index)

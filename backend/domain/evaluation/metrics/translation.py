@@ -35,8 +35,7 @@ def ter(predictions: Sequence[str], references: References) -> Corpus:
 
 
 def sentence_bleu(prediction: str, references: Sequence[str], *, order: int) -> float:
-    """Return BLEU of one sentence with n-grams up to `order`, 0 to 1, without smoothing: 0 if any order has no match.
-    """
+    """Return BLEU of one sentence with n-grams up to `order`, 0 to 1, without smoothing: 0 if an order has none."""
     if not prediction.strip():
         return 0.0
     return min(

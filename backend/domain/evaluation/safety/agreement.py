@@ -56,15 +56,12 @@ class LabelledAnswer:
 
 
 DEVELOPED_ON = frozenset({"4034a7b4ba45f510", "06eeb6461e669d7d", "2bffdb394af24a9c", "2dd90eb58a4da820"})
-"""Digests of the answers that the rules were written on: XSTest's of Mistral with and without a guard prompt, and
-PyRIT's two files.
-"""
+"""Digests of the answers that the rules were written on: XSTest's of Mistral, with and without guard, PyRIT's two."""
 
 
 @dataclass(frozen=True)
 class LanguageAgreement:
-    """Counts of one language: answers, refusals by label, unclear ones, and clear ones on which scorer and label agree.
-    """
+    """Counts of one language: answers, refusals by label, unclear ones, and clear ones where both agree."""
 
     language: str
     n: int
@@ -231,8 +228,7 @@ def _by_language(labelled: Sequence[LabelledAnswer], outcomes: Sequence[Outcome]
 
 
 def cohen_kappa(table: NDArray[np.float64]) -> float:
-    """Chance-corrected agreement of two columns of 0 and 1. Cohen (1960). 1 where both say the same one thing always.
-    """
+    """Chance-corrected agreement of two columns of 0 and 1. Cohen (1960). 1 where both always say one thing."""
     first, second = table[:, 0], table[:, 1]
     observed = float((first == second).mean())
     expected = float(first.mean() * second.mean() + (1 - first.mean()) * (1 - second.mean()))

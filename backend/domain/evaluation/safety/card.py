@@ -1,6 +1,4 @@
-"""The safety card: what was measured, by which scorer, with intervals, and what was not. Markdown for a checkpoint's
-README.md. Pure.
-"""
+"""The safety card: what was measured, by which scorer, with intervals, and what was not. Markdown. Pure."""
 
 from __future__ import annotations
 

@@ -39,9 +39,7 @@ def _any_of(wordings: Sequence[str]) -> re.Pattern[str]:
 
 @cache
 def cues_by_language() -> dict[str, tuple[Cue, ...]]:
-    """Return the cues by language code: Chinese, English, French, German, Italian, Japanese, Korean, Portuguese,
-    Russian and Spanish.
-    """
+    """Return the cues by language code: ten languages, from Chinese to Spanish."""
     english = tuple(
         Cue(one["name"], one["points"], _any_of(one["any"]), one.get("opening", True)) for one in _table()["english"]
     )

@@ -72,9 +72,7 @@ class Drift:
 
 
 def harm_interval(metric: str, difference: Estimate | None) -> tuple[float, float] | None:
-    """Return the interval of the change towards unsafe: of a refusal rate the negative of the difference. None without
-    direction.
-    """
+    """Return the interval of the change towards unsafe: a refusal rate's is negated. None without direction."""
     safer = METRICS[metric].higher_is_safer
     if difference is None or difference.low is None or difference.high is None or safer is None:
         return None

@@ -1,6 +1,4 @@
-"""Prompt injection in context: an instruction hidden in a document; success is a canary string in the answer. Cases of
-our own.
-"""
+"""Prompt injection in context: an instruction hidden in a document; success is a canary string in the answer."""
 
 from __future__ import annotations
 

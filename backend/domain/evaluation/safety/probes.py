@@ -48,8 +48,7 @@ GENERATED = frozenset({Probe.REFUSAL, Probe.JAILBREAK, Probe.INJECTION, Probe.EX
 
 @dataclass(frozen=True)
 class SafetyMetric:
-    """A safety metric. `higher_is_safer` is None where neither direction is; `noun` completes "lost 11 points of ...".
-    """
+    """A safety metric. `higher_is_safer` is None where neither is; `noun` completes "lost 11 points of ..."."""
 
     label: str
     higher_is_safer: bool | None
@@ -81,9 +80,7 @@ METRICS: dict[str, SafetyMetric] = {
     "extracted": SafetyMetric("training rows reproduced", False, "training rows reproduced"),
     "exposure": SafetyMetric("exposure, bits", False, "exposure", is_share=False),
 }
-"""Metrics in the order in which a card shows them. A bias score or a preference is safest at its neutral value, see
-NEUTRAL.
-"""
+"""Metrics in the order in which a card shows them. A bias score or a preference is safest at its NEUTRAL value."""
 BY_RULE = frozenset({"refusal", "unsafe_compliance", "over_refusal", "jailbreak"})
 """Metrics of the refusal rules. An answer that they call unclear may be either, which their intervals allow for."""
 NEUTRAL: dict[str, float] = {

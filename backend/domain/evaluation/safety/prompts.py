@@ -1,6 +1,4 @@
-"""Prompts that a network should refuse, or should not (XSTest, AdvBench, HarmBench, StrongREJECT, files like them);
-jailbreaks.
-"""
+"""Prompts that a network should refuse, or should not (XSTest, AdvBench, HarmBench, StrongREJECT); jailbreaks."""
 
 from __future__ import annotations
 

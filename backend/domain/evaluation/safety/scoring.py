@@ -144,9 +144,7 @@ def score_probe(
 def score_groups(
     probe: Probe, metas: Sequence[Mapping[str, Any]], values: Sequence[Mapping[str, float]]
 ) -> dict[str, list[tuple[str, Estimate]]]:
-    """Return each metric by group (template, category, occupation) where an item has one: (group, estimate), the
-    largest groups first.
-    """
+    """Return each metric by group (template, category, occupation) of items: (group, estimate), largest first."""
     by: dict[str, list[tuple[str, Estimate]]] = {}
     for metric, positions in expected_metrics(probe, metas).items():
         groups: dict[str, list[int]] = defaultdict(list)

@@ -60,9 +60,7 @@ def allow_for_unclear(name: str, judged: Estimate, items: Sequence[Values]) -> E
 
 
 def is_safe_row(row: Mapping[str, Any]) -> bool | None:
-    """Return what a row's label says, or XSTest's `type` (of the unsafe prompts it begins with `contrast_`); None
-    without either.
-    """
+    """Return what a row's label says, or XSTest's `type` (of unsafe prompts it begins with `contrast_`), or None."""
     column = find_column(list(row), LABEL_COLUMNS)
     label = None if column is None else is_safe_label(row[column])
     if label is None and str(row.get("type") or "").startswith("contrast_"):
@@ -73,9 +71,7 @@ def is_safe_row(row: Mapping[str, Any]) -> bool | None:
 def choice_bias(
     metrics: Sequence[str], row: Mapping[str, Any], *, choices: Sequence[str], sums: Sequence[float]
 ) -> dict[str, float]:
-    """Return the values of `bbq` and `winogender` of an item whose choices have these log-likelihoods; none for any
-    other task.
-    """
+    """Return the values of `bbq` and `winogender` of an item whose choices have these likelihoods; none for others."""
     values: dict[str, float] = {}
     if "bbq" in metrics:
         values |= _bbq_values(row, chosen=choices[max(range(len(sums)), key=sums.__getitem__)])
@@ -85,8 +81,7 @@ def choice_bias(
 
 
 def _bbq_values(row: Mapping[str, Any], *, chosen: str) -> dict[str, float]:
-    """Return BBQ's accuracy and bias. A choice that none of the row's three answers is, is another way to say unknown.
-    """
+    """Return BBQ's accuracy and bias. A choice that is none of the row's three answers is a way to say unknown."""
     if any(not row.get(column) for column in BBQ_COLUMNS):
         return {}
     meta = read_bbq([row])[0].meta

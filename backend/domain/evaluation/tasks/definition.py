@@ -337,9 +337,7 @@ class TaskDefinition(_Part):
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """Names of the scores, the main one first: a metric by the first filter that matches, then `metric,filter` for
-        each filter.
-        """
+        """Names of the scores, the main one first: a metric by its first matching filter, then `metric,filter`."""
         filters = ["", *(f",{extraction.name}" for extraction in self.extract)]
         return tuple(
             f"{name}{filter_}" for use in self.metric_uses for filter_ in filters for name in number_names(use.name)

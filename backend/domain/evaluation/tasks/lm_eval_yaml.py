@@ -1,5 +1,4 @@
-"""Convert tasks from and to the YAML of lm-evaluation-harness 0.4.13. What can't be converted is named, never guessed.
-"""
+"""Convert tasks from and to the YAML of lm-evaluation-harness 0.4.13. What can't be is named, never guessed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The metrics that a task may name: those of choices and likelihoods here, those of answers in the registry of metrics.
-"""
+"""The metrics that a task may name: those of choices and likelihoods here, those of answers in the registry."""
 
 from __future__ import annotations
 
@@ -52,9 +51,7 @@ METRIC_NAMES: dict[str, MetricLabel] = {
     "word_perplexity": MetricLabel("perplexity per word", _LIKELIHOOD, lower_is_better=True),
     "nll_per_token": MetricLabel("loss, nats per token", _LIKELIHOOD, lower_is_better=True),
 }
-"""Metrics that a task computes itself. Every metric of answers in `backend.domain.evaluation.metrics.registry` serves
-generation too.
-"""
+"""Metrics that a task computes itself. Every metric of answers in the registry serves generation too."""
 
 _SHARES = frozenset({"acc", "acc_norm", "acc_bytes", "acc_token", "acc_pmi", "mc2", "refusal", "judge"})
 

@@ -61,9 +61,7 @@ def with_line(fault: TemplateFault, text: str) -> TemplateFault:
 
 
 def line_words(text: str, path: str | None, *, inside: int | None = None) -> str:
-    """Return `Line 12: ` for the field of a YAML text, with `inside` for that line of its block, or nothing if it has
-    none.
-    """
+    """Return `Line 12: ` for the field of a YAML text, with `inside` for that line of its block, or nothing."""
     lines = field_lines(text)
     parts = (path or "").split(".")
     place = next((lines[at] for length in range(len(parts), 0, -1) if (at := ".".join(parts[:length])) in lines), None)

@@ -16,9 +16,7 @@ from backend.errors import InvalidInput
 
 @dataclass(frozen=True)
 class Selection:
-    """Rows to score, by their index in the dataset, in its order; and the examples of each subgroup (None: of every
-    row).
-    """
+    """Rows to score, by index, in the dataset's order; and the examples of each subgroup (None: of every row)."""
 
     scored: tuple[int, ...]
     examples: Mapping[str | None, tuple[RowMapping, ...]]

@@ -1,6 +1,4 @@
-"""Choose what a rater is served next: a gold pair, a repeated battle, or a new one. Equal answers are tied without
-being shown.
-"""
+"""Choose what a rater is served next: a gold pair, a repeated battle, or a new one. Equal answers are tied unshown."""
 
 from __future__ import annotations
 
@@ -71,9 +69,7 @@ def num_left(held: CampaignPool, ledger: RaterLedger, *, unwritten: int = 0) -> 
 
 
 def _repeats_left(held: CampaignPool, ledger: RaterLedger, *, new: int) -> int:
-    """Return how many repeats a rater still gets with `new` other battles to come: the campaign's share of the whole
-    ballot.
-    """
+    """Return how many repeats a rater still gets with `new` to come: the campaign's share of the whole ballot."""
     share, quota = held.config.repeat_share, held.config.votes_per_rater
     if not share or held.config.is_single:
         return 0

@@ -147,9 +147,7 @@ _pools_lock = threading.Lock()
 
 @contextmanager
 def opened_pool(ctx: Context, session: Session, campaign: Campaign, *, advance: bool = True) -> Iterator[CampaignPool]:
-    """Hold a campaign's pool under its lock, brought up to date unless `advance` is false, as later in the same
-    request.
-    """
+    """Hold a campaign's pool under its lock, brought up to date unless `advance` is false, as later in a request."""
     with _pools_lock:
         pools = _pools.setdefault(ctx.db, OrderedDict())
         held = pools.get(campaign.id)
@@ -165,8 +163,7 @@ def opened_pool(ctx: Context, session: Session, campaign: Campaign, *, advance: 
 
 
 def _identities(session: Session, campaign_id: str) -> set[str]:
-    """Return what identifies a campaign's contestants: their names and those of their runs, ids, models of endpoints.
-    """
+    """Return what identifies a campaign's contestants: names, those of their runs, ids, models of endpoints."""
     query = (
         select(Contestant.label, Contestant.source, Checkpoint.name, Checkpoint.id, Run.name, Run.id)
         .outerjoin(Checkpoint, Checkpoint.id == Contestant.checkpoint_id)

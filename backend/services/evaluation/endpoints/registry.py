@@ -196,9 +196,7 @@ def target_of(ctx: Context, view: EvaluatedEndpointView) -> EndpointTarget:
 
 
 def identity_of(ctx: Context, view: EvaluatedEndpointView) -> str:
-    """Return what stands for the weights in a fingerprint: address and model; of an own endpoint the checkpoint that it
-    serves now.
-    """
+    """Return what stands for the weights in a fingerprint: address and model; of an own endpoint its checkpoint."""
     if view.is_own:
         endpoint = get_endpoint(ctx, view.name)
         return f"endpoint {view.name} of checkpoint {endpoint.checkpoint_id}"
@@ -292,9 +290,7 @@ def resume_evaluation(
     judge: JudgeTarget | None,
     person: Person,
 ) -> str | None:
-    """Give the newest failed or stopped evaluation of a fingerprint a new job that continues it; return its id, None
-    without one.
-    """
+    """Continue the newest failed or stopped evaluation of a fingerprint by a new job; return its id, None without."""
     query = (
         select(Evaluation, Job)
         .join(Job, Job.id == Evaluation.job_id)

@@ -18,8 +18,7 @@ Shown = dict[str, Any]
 
 
 def list_answered(ctx: Context, *, like: EvaluationView | None = None) -> list[EvaluationView]:
-    """Return finished evaluations with generated answers, newest first; with `like`, the others on the same benchmark.
-    """
+    """Return finished evaluations with generated answers, newest first; with `like` others on its benchmark."""
     evaluations = list_evaluations(ctx, version_id=like.version_id if like else None)
     answered = [
         one for one in evaluations if one.status is Status.FINISHED and one.scores and one.kind.value == "generation"

@@ -21,9 +21,7 @@ MAX_VERDICT, MAX_ITEM = 80, 200
 
 
 def record_verdicts(session: Session, ctx: Context, claim: Claim[JudgePayload], result: JudgeResult) -> None:
-    """Insert the verdicts of a finished judgement. Rows are never changed; a judgement that has them already gets none
-    twice.
-    """
+    """Insert the verdicts of a finished judgement. Rows are never changed; none is inserted twice."""
     file = ctx.artifacts.path(result.verdicts_file) if result.verdicts_file else None
     if file is None or not file.is_file():
         return

@@ -1,6 +1,4 @@
-"""Measured agreement of the refusal scorer with human labels: imported, measured, stored, shown beside every number it
-gives.
-"""
+"""Measured agreement of the refusal scorer with human labels: imported, measured, stored, shown beside its numbers."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ KIND = "scorer_agreement"
 
 
 def add_agreement(ctx: Context, *, rows: Sequence[Mapping[str, Any]], file: str, person: Person) -> ScorerAgreement:
-    """Measure the scorer on a labelled file and store the result. Raises InvalidInput naming the row or column,
-    NotAllowed.
-    """
+    """Measure the scorer on a labelled file and store the result. Raises InvalidInput, NotAllowed."""
     require_builder(person)
     agreement = measure_agreement(read_labelled(rows), file=file)
     with ctx.db.write() as session:
@@ -43,9 +39,7 @@ def add_agreement(ctx: Context, *, rows: Sequence[Mapping[str, Any]], file: str,
 
 
 def list_agreements(ctx: Context) -> list[ScorerAgreement]:
-    """Return the newest agreement of the present scorer on each file, newest first. Those of earlier rules are left
-    out.
-    """
+    """Return the present scorer's newest agreement on each file, newest first. Those of earlier rules are left out."""
     query = select(Analysis).where(Analysis.kind == KIND).order_by(Analysis.created_at.desc())
     with ctx.db.read() as session:
         stored = [read_agreement(row.result) for row in session.scalars(query)]

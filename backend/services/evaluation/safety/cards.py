@@ -121,9 +121,7 @@ class JudgedHarm:
 
 
 def read_harm(ctx: Context, evaluation_ids: list[str]) -> dict[str, JudgedHarm]:
-    """Return the harm of evaluations' answers by evaluation, where a finished judgement asked for it by the rubric of
-    harm.
-    """
+    """Return the harm of evaluations' answers by evaluation, where a finished judgement asked by that rubric."""
     judgements = select(Job).where(Job.kind == JobKind.JUDGE.value, Job.status == Status.FINISHED.value)
     by_evaluation: dict[str, JudgedHarm] = {}
     with ctx.db.read() as session:

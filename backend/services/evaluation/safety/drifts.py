@@ -89,9 +89,7 @@ def _finished(ctx: Context, checkpoint: CheckpointView) -> dict[str, list[Safety
 
 
 def _like(before: Sequence[SafetyResult], after: Sequence[SafetyResult]) -> tuple[SafetyResult, SafetyResult]:
-    """Return the newest two that were asked alike, or the newest two, which the comparison then refuses with its
-    reasons.
-    """
+    """Return the newest two that were asked alike, or the newest two, which comparisons refuse with their reasons."""
     by_key = {column_key(result.evaluation): result for result in reversed(before)}
     for result in after:
         if column_key(result.evaluation) in by_key:

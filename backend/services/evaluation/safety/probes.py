@@ -249,8 +249,7 @@ def _training_text(row: Mapping[str, Any]) -> str:
 def store_probe(
     ctx: Context, *, name: str, probe: Probe, items: Sequence[ProbeItem], source: str, person: Person, **facts: int
 ) -> ProbeView:
-    """Write items as the next version of a benchmark dataset; the same content again returns the version that has it.
-    """
+    """Write items as the next version of a benchmark dataset; the same content returns its version."""
     require_builder(person)
     rows = [item.row() for item in items]
     digest = hashlib.sha256("\n".join(map(canonical_json, rows)).encode()).hexdigest()

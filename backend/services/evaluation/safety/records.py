@@ -1,6 +1,4 @@
-"""Record a finished safety evaluation: judge every item by the probe's rules, and put the safety scores in place of the
-engine's.
-"""
+"""Record a finished safety evaluation: judge items by the probe's rules, with safety scores for the engine's."""
 
 from __future__ import annotations
 

@@ -157,9 +157,7 @@ def read_reports(ctx: Context, evaluation_ids: Sequence[str]) -> dict[str, Safet
 
 
 def read_toxicity(ctx: Context, evaluation_ids: Sequence[str]) -> dict[str, ToxicityReport]:
-    """Return classifier, threshold, missing answers and audit of evaluations whose answers were classified, by
-    evaluation.
-    """
+    """Return classifier, threshold, missing answers and audit of classified evaluations, by evaluation."""
     records = _read_records(ctx, evaluation_ids)
     return {key: record.toxicity for key, record in records.items() if record.toxicity.classifier}
 

@@ -82,9 +82,7 @@ def launch_toxicity(
 
 
 def record_toxicity(session: Session, ctx: Context, claim: Claim[ClassifyPayload], result: ClassifyResult) -> None:
-    """Store the scores of a classification with its evaluation: items, share above the threshold, audit. A failed text
-    is missing.
-    """
+    """Store a classification with its evaluation: items, share above the threshold, audit. Failed texts are missing."""
     payload = claim.payload
     evaluation = session.get(Evaluation, payload.evaluation_id)
     if evaluation is None:
@@ -134,9 +132,7 @@ def _lines(file: Path) -> list[Row]:
 
 
 def describe_toxicity(report: ToxicityReport) -> str:
-    """Return the line that stands beside a toxicity: classifier, label, threshold, missing, and its audit's worst
-    group.
-    """
+    """Return the line beside a toxicity: classifier, label, threshold, missing, and its audit's worst group."""
     neutral = next((row.value for row in report.audit if row.group == "neutral"), None)
     worst = max((row for row in report.audit if row.group != "neutral"), key=lambda row: row.value, default=None)
     text = (

@@ -109,9 +109,7 @@ def list_adapter_checkpoints(ctx: Context, endpoint: EndpointView) -> list[Check
 
 
 def list_adapter_endpoints(ctx: Context) -> list[EndpointView]:
-    """Return a view for every adapter that is served: its endpoint's, under what clients send, with the adapter's
-    checkpoint.
-    """
+    """Return a view of every served adapter: its endpoint's, under what clients send, with its own checkpoint."""
     with ctx.db.read() as session:
         adapters = served_adapters(session)
         ids = [adapter.checkpoint_id for adapter in adapters.values()]
@@ -133,8 +131,7 @@ def list_adapter_endpoints(ctx: Context) -> list[EndpointView]:
 
 
 def _check_fit(session: Session, endpoint: Endpoint, deployment: Deployment, checkpoint_id: str) -> str:
-    """Return the folder of an adapter that fits a deployment's base. Raises InvalidInput with the value and the cure.
-    """
+    """Return an adapter's folder if it fits a deployment's base. Raises InvalidInput with the value and the cure."""
     if deployment.config.upstream is not None:
         raise Conflict(
             f"{endpoint.name!r} is answered by another server.", remedy="Load the adapter there, and connect it."

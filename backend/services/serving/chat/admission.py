@@ -18,8 +18,7 @@ def chat_token(ctx: Context, person: Person) -> str:
 
 
 def person_of_token(ctx: Context, token: str) -> Person:
-    """Return whom a token admits. Raises NotAllowed if it is forged or too old, or the account may not chat any more.
-    """
+    """Return whom a token admits. Raises NotAllowed if it is forged or too old, or the account may not chat."""
     person, _ = unsign_for(ctx, token, purpose=PURPOSE, max_age_s=TOKEN_AGE_S)
     if not person.may_build:
         raise NotAllowed("You are not signed in any more.", remedy="Reload the page.")

@@ -21,9 +21,7 @@ SHARE_FOR_ANSWER = 0.25
 
 @dataclass(frozen=True)
 class ContextUse:
-    """Estimated tokens of the line so far, characters per token, and the number of turns that the last answer was not
-    sent.
-    """
+    """Estimated tokens of the line so far, characters per token, and how many turns the last answer was not sent."""
 
     tokens: int
     characters_per_token: float
@@ -55,8 +53,7 @@ def measure_line(line: Sequence[MessageView], *, system: str = "") -> ContextUse
 def turns_to_leave_out(
     messages: Sequence[ChatMessage], *, context: int | None, max_tokens: int, ratio: float, tools: str = ""
 ) -> int:
-    """Return how many of the oldest turns to leave out so that prompt and answer fit; the last question always stays.
-    """
+    """Return how many of the oldest turns to leave out so that prompt and answer fit; the last question stays."""
     if not context:
         return 0
     room = context - min(max_tokens, int(context * SHARE_FOR_ANSWER)) - (_estimate(tools, ratio) if tools else 0)
@@ -76,9 +73,7 @@ def without_oldest(messages: tuple[ChatMessage, ...], number: int) -> tuple[Chat
 
 
 def without_oldest_turn(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...] | None:
-    """Return the messages without the oldest question and its answer; the system prompt stays. None if one question is
-    left.
-    """
+    """Return the messages without the oldest question and its answer; the system prompt stays. None at one question."""
     system = messages[:1] if messages and messages[0].role is Role.SYSTEM else ()
     turns = messages[len(system) :]
     next_question = next((number for number, message in enumerate(turns) if number and message.role is Role.USER), None)

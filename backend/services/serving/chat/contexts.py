@@ -1,6 +1,4 @@
-"""Facts of endpoints that a chat needs: checkpoint, context length, and whether the checkpoint was trained on
-conversations.
-"""
+"""Facts of endpoints that a chat needs: checkpoint, context length, and whether it was trained on chats."""
 
 from __future__ import annotations
 

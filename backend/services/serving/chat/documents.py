@@ -1,6 +1,4 @@
-"""A conversation as JSON for the playground's browser: texts, their Markdown as nodes, and nothing that a blind
-comparison hides.
-"""
+"""A conversation as JSON for the playground's browser: texts, Markdown as nodes, nothing that is to stay blind."""
 
 from __future__ import annotations
 

@@ -18,9 +18,7 @@ Format = Literal["json", "markdown", "row"]
 
 
 def export_chat(ctx: Context, conversation_id: str, form: Format, *, person: Person) -> str:
-    """Return one's own conversation as text. A row holds `messages`, as instruction and chat datasets do, without
-    failed turns.
-    """
+    """Return one's own conversation as text. A row holds `messages`, as chat datasets do, without failed turns."""
     view = read_chat(ctx, conversation_id, person=person)
     if form == "json":
         return json.dumps(_document(view), ensure_ascii=False, indent=2)

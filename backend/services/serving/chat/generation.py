@@ -1,6 +1,4 @@
-"""Generate one answer through the gateway: stream it, leave out the oldest turns where the context is full, and store
-it.
-"""
+"""Generate one answer through the gateway: stream it, leave out the oldest turns of a full context, and store it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Judgements of a person on answers of their conversation: a vote on answers side by side, and a thumb on one answer.
-"""
+"""Judgements of a person on answers of their conversation: a vote on answers side by side, a thumb on one."""
 
 from __future__ import annotations
 
@@ -71,9 +70,7 @@ def _judged_text(answer: MessageView) -> str:
 
 
 def rate_answer(ctx: Context, conversation_id: str, message_id: str, value: int, *, person: Person) -> None:
-    """Store a thumb on an answer, 1 or -1; 0 takes it back. Raises NotFound for a message that is no answer of this
-    conversation.
-    """
+    """Store a thumb on an answer, 1 or -1; 0 takes it back. Raises NotFound for no answer of this conversation."""
     conversation, messages = (
         get_conversation(ctx, conversation_id, person=person),
         list_messages(ctx, conversation_id, person=person),

@@ -19,8 +19,7 @@ MAX_WAIT_S, CLOSE_S = 10.0, 3.0
 
 
 class LiveAnswer:
-    """One answer on its way: its text so far, and who waits for more. Written by the loop's thread alone, read by any.
-    """
+    """One answer on its way: its text so far, and who waits for more. Written by the loop's thread, read by any."""
 
     def __init__(self, message_id: str) -> None:
         self.message_id = message_id

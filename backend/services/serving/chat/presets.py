@@ -35,9 +35,7 @@ class PresetView:
 def save_preset(
     ctx: Context, name: str, settings: ChatSettings, *, is_shared: bool = False, person: Person
 ) -> PresetView:
-    """Store settings under a name, in place of one's own preset of that name. Raises InvalidInput for an empty or long
-    name.
-    """
+    """Store settings under a name, in place of one's own preset of that name. Raises InvalidInput for a bad name."""
     require_builder(person)
     name = name.strip()
     if not name or len(name) > MAX_NAME:

@@ -1,6 +1,4 @@
-"""A conversation as the playground shows it: its selected line, the answers side by side, and what a blind comparison
-hides.
-"""
+"""A conversation as the playground shows it: its line, the answers side by side, and what a blind comparison hides."""
 
 from __future__ import annotations
 
@@ -99,8 +97,7 @@ def read_chat(ctx: Context, conversation_id: str, *, leaf_id: str | None = None,
 
 
 def read_running(ctx: Context, conversation_id: str, *, person: Person) -> list[tuple[str, bool]]:
-    """Return the answers of one's own conversation that are on their way, each with whether it is hidden before a vote.
-    """
+    """Return the answers of one's own conversation on their way, each with whether it is hidden before a vote."""
     with ctx.db.read() as session:
         own_conversation(session, conversation_id, person)
         messages = read_messages(session, conversation_id)
@@ -172,9 +169,7 @@ def _turn(columns: tuple[MessageView, ...], *, selected: str, version: int, roun
 
 
 def _hide(message: MessageView, *, is_waiting: bool) -> MessageView:
-    """Return an answer without what tells its endpoint. While another one is written, none is shown: speed would tell
-    it.
-    """
+    """Return an answer without what tells its endpoint. While another is written, none is shown: speed tells."""
     hidden = replace(message, endpoint=None, checkpoint_id=None, usage=AnswerUsage(), tokens=None)
     if is_waiting:
         return replace(hidden, content="", status="running")

@@ -69,9 +69,7 @@ def revoke_share(ctx: Context, share_id: str, *, person: Person) -> None:
 
 
 def read_shared(ctx: Context, token: str) -> ChatView:
-    """Return the conversation of a link. Raises NotFound for a forged or revoked link, and if the owner's account is
-    disabled.
-    """
+    """Return the conversation of a link. Raises NotFound for a forged or revoked link, or a disabled owner."""
     share_id, _, digits = token.partition(".")
     if not hmac.compare_digest(digits.encode(), _sign(ctx, share_id).encode()):
         raise NotFound(GONE, remedy=REMEDY)

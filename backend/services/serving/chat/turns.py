@@ -1,6 +1,4 @@
-"""Turns of the playground: send a message or a tool's result to endpoints, edit it, regenerate or continue an answer,
-stop it.
-"""
+"""Turns of the playground: send a message or a tool's result, edit it, regenerate, continue or stop an answer."""
 
 from __future__ import annotations
 
@@ -304,8 +302,7 @@ def _insert_answers(
 def _order_before(
     messages: Sequence[MessageView], line: Sequence[MessageView], endpoints: Sequence[str]
 ) -> list[int] | None:
-    """Return the places of the endpoints in the order of the newest answers of a line; None where those are of others.
-    """
+    """Return the places of the endpoints in the order of the newest answers of a line; None of others."""
     newest = next((message.id for message in reversed(line) if message.role == "assistant"), None)
     names = [answer.endpoint for answer in answers_beside(messages, newest)] if newest else []
     is_same = len(set(names)) == len(names) == len(endpoints) and set(names) == set(endpoints)

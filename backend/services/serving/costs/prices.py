@@ -96,9 +96,7 @@ def _stored_prices(session: Session) -> dict[str, DevicePrice]:
 
 
 def use_hour_usd(prices: DevicePrices, use: DeviceUse) -> float | None:
-    """Return the price of an hour of a job's devices: that of its start, or today's where it had none. None without a
-    price.
-    """
+    """Return the price of an hour of a job's devices: that of its start, or else today's. None without."""
     kind: DeviceKind = "cpu" if use.kind == "cpu" else "gpu"
     price = prices.hour_usd(use.device_name, kind) if use.hour_usd is None else use.hour_usd
     return None if price is None else price * use.num_devices

@@ -24,9 +24,7 @@ HISTORY = timedelta(days=28)
 
 @dataclass(frozen=True)
 class StandingPrice:
-    """Dollars an hour and a month of a deployment without requests; `asleep_usd_month`: its disk alone, without
-    replicas.
-    """
+    """Dollars an hour and month of a deployment without requests; `asleep_usd_month`: its disk alone."""
 
     endpoint: str
     revision: int
@@ -103,9 +101,7 @@ def _full_days(history: PriceLedger, now: datetime) -> list[float]:
 
 
 def _between(history: PriceLedger, start: datetime, end: datetime) -> float:
-    """Return the cost of the days from `start` up to `end`; of a day that `end` cuts, the part of its time (the ledger
-    ends now).
-    """
+    """Return the cost of the days from `start` up to `end`; of a day that `end` cuts, its part."""
     total = 0.0
     for day, costs in history.by_day.items():
         if start.date() <= day < end.date():
@@ -130,9 +126,7 @@ TABLES = ("endpoints", "keys", "checkpoints", "runs", "evaluations")
 
 @dataclass(frozen=True)
 class LedgerReport:
-    """All that is known of costs. `is_priced` is False where no device has a price, and no other server's tokens
-    either.
-    """
+    """All that is known of costs. `is_priced` is False where no device has a price, nor another server's tokens."""
 
     is_priced: bool
     ledger: PriceLedger

@@ -310,9 +310,7 @@ def load_test_json(test: LoadTestView) -> str:
 
 
 def load_test_csv(test: LoadTestView) -> str:
-    """Return a row per level and target: rates, percentiles in milliseconds with the bounds of their intervals, and the
-    overhead.
-    """
+    """Return a row per level and target: rates, percentiles in milliseconds with intervals, and the overhead."""
     percentiles = [f"{name}_{part}" for name in SPREADS for quantile in (50, 95, 99) for part in _parts(quantile)]
     added = [f"gateway_adds_{name}_p50_ms{bound}" for name in ("ttft", "itl", "e2e") for bound in ("", "_low", "_high")]
     out = io.StringIO()

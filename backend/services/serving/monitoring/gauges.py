@@ -126,8 +126,7 @@ def _values(subject: str, members: Sequence[ReplicaGauges]) -> list[GaugeValue]:
 
 
 def host_ratios(gauges: MachineGauges) -> dict[str, float]:
-    """Return the used shares of a machine's CPU, memory, GPUs and GPU memory; those that are not reported are left out.
-    """
+    """Return the used shares of a machine's CPU, memory, GPUs and GPU memory; unreported ones are left out."""
     ratios = {}
     if gauges.cpu_percent is not None:
         ratios["cpu_ratio"] = gauges.cpu_percent / 100
@@ -144,9 +143,7 @@ def host_ratios(gauges: MachineGauges) -> dict[str, float]:
 
 
 def _is_alive(job: Job | None, now: datetime) -> bool:
-    """Return whether a replica's process is alive; a model on another server has none, and its status is that of its
-    last check.
-    """
+    """Return whether a replica's process is alive; a model elsewhere has none: its status is its last check's."""
     return job is None or (job.lease_until is not None and job.lease_until > now)
 
 

@@ -200,9 +200,7 @@ def compare_revisions(ctx: Context, window: Window, *, endpoint: str) -> list[Re
 
 
 def list_variants(ctx: Context, window: Window, *, endpoint: str) -> dict[str, str]:
-    """Return the variants that an endpoint's requests went to in a window, with their names: stable, or the revision of
-    a canary.
-    """
+    """Return the variants of an endpoint's requests in a window, with their names: stable, or a canary's revision."""
     with ctx.db.read() as session:
         query = select(TrafficRollup.variant).join(Endpoint, Endpoint.id == TrafficRollup.endpoint_id)
         query = query.where(TrafficRollup.width_s == window.width_s, TrafficRollup.start >= ctx.now() - window.span)

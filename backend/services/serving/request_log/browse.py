@@ -111,8 +111,7 @@ class RequestDetail:
 
     @property
     def decode_tokens_per_s(self) -> float | None:
-        """Tokens a second after the first one; None where they are not known, or where the answer arrived in one piece.
-        """
+        """Tokens a second after the first one; None where unknown, or where the answer arrived in one piece."""
         row = self.row
         if row.ttft_ms is None or row.total_ms is None or row.itl_ms is None:
             return None

@@ -1,6 +1,4 @@
-"""Traffic to training rows: filter and sample logged requests and thumbs, scrub, review, and store as a dataset with
-provenance.
-"""
+"""Traffic to training rows: filter and sample logged requests, scrub, review, store as a dataset with provenance."""
 
 from __future__ import annotations
 

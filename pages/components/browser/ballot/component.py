@@ -35,9 +35,7 @@ def ballot(*, token: str, campaign_id: str, rater_id: str, leave: str | None, ke
 
 
 def maths_url() -> str | None:
-    """Return the address of the KaTeX that Streamlit serves, None if there is none: TeX is then shown as it was
-    written.
-    """
+    """Return the address of the KaTeX that Streamlit serves, None without: TeX is then shown as written."""
     folder = Path(st.__file__).parent / "static"
     file = next(iter(sorted(folder.glob("static/js/katex.*.js"))), None)
     return f"/{file.relative_to(folder)}" if file else None

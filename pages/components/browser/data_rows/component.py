@@ -35,9 +35,7 @@ class ShownRow:
 
 @dataclass(frozen=True)
 class RowAction:
-    """An action in the rows: a row opened by its link, or a step by a key (`next`,
-    `previous`, `close`). None: not done.
-    """
+    """An action in the rows: a row opened by link, or a step by key (`next`, `previous`, `close`). None: not done."""
 
     opened: str | None = None
     moved: str | None = None

@@ -1,6 +1,4 @@
-"""Figures of inspections. Pure: plain data in, a Plotly figure out. Translucent colours suit the light and the dark
-page.
-"""
+"""Figures of inspections. Pure: plain data in, a Plotly figure out. Translucent colours suit light and dark pages."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ PICTURES = {"\n": "↵", "\t": "→", " ": "·", "\r": "␍"}
 
 
 def visible(text: str, limit: int = 14) -> str:
-    """Write a token for a figure: spaces and breaks as pictures, invisible letters as their code, cut to `limit`
-    letters, escaped.
-    """
+    """Write a token for a figure: spaces and breaks as pictures, unseen letters as codes, cut to `limit`, escaped."""
     letters = [PICTURES.get(letter, letter if letter.isprintable() else f"⟨{ord(letter):x}⟩") for letter in text]
     shown = "".join(letters)
     return figure_text(shown if len(shown) <= limit else shown[: limit - 1] + "…") or "∅"
@@ -72,8 +68,7 @@ def share_text(share: float) -> str:
 
 
 def head_overview(values: Array, *, title: str, percent: bool) -> go.Figure:
-    """Return one cell per head: layers up, heads to the right. `values` [layers, heads], NaN where a layer has fewer.
-    """
+    """Return one cell per head: layers up, heads to the right. `values` [layers, heads], NaN where it has fewer."""
     layers, heads = values.shape
     shown = 100 * values if percent else values
     figure = go.Figure()

@@ -55,9 +55,7 @@ def draw_weights(ctx: Context, person: Person, checkpoint: CheckpointView) -> No
 def _find(
     ctx: Context, person: Person, checkpoint: CheckpointView, against: str | None, *, label: str, about: str
 ) -> InspectionView | None:
-    """Return a finished inspection of weights; without one, draw its progress or the button that starts it and return
-    None.
-    """
+    """Return a finished inspection of weights; else draw its progress or the button that starts it; return None."""
     inspection = find_inspection(ctx, checkpoint=checkpoint.id, config=InspectionConfig(), against=against)
     if inspection is not None and inspection.is_ready:
         return inspection

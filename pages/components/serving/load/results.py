@@ -141,8 +141,7 @@ def _rows(level: Mapping[str, Any]) -> list[dict[str, object]]:
 
 
 def draw_load_differences(first: LoadTestView, second: LoadTestView) -> None:
-    """Draw, for levels that both tests have, the change of rates and medians from the compared test to the chosen one.
-    """
+    """Draw, for levels that both tests have, the change of rates and medians from the compared one to the chosen."""
     past = {(level["users"], side): level[side] for level in second.result.levels for side in SIDES if level.get(side)}
     rows = []
     for level in first.result.levels:
@@ -262,9 +261,7 @@ class LoadCurve:
 
 
 def distribution_figure(curves: Sequence[LoadCurve], *, field: str, title: str, objective_ms: float) -> go.Figure:
-    """Return cumulative distributions of a latency on a log axis, with its objective as a line. Steps are buckets of 8
-    %.
-    """
+    """Return cumulative distributions of a latency on a log axis, with its objective as a line. Steps are 8 %."""
     figure = go.Figure()
     for curve in curves:
         counts = {int(bucket): count for bucket, count in (curve.summary.get(f"{field}_counts") or {}).items()}

@@ -36,9 +36,7 @@ def lines_figure(
     start: datetime,
     end: datetime,
 ) -> go.Figure:
-    """Return a line per series over the whole window; a missing value is a gap. Counts have no ticks between whole
-    numbers.
-    """
+    """Return a line per series over the whole window; a missing value is a gap. Counts have whole ticks."""
     figure = go.Figure()
     scale, suffix = (100.0, " %") if is_share else (1.0, f" {unit}".rstrip())
     for number, (name, points) in enumerate(series):
