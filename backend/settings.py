@@ -212,9 +212,8 @@ class Settings(BaseSettings):
     trust_proxy: str = Field(
         default="false",
         description=(
-            "Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses and networks "
-            "with commas, or true for every "
-            "peer on loopback or a private network."
+            "Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses and networks with commas, or "
+            "true for every peer on loopback or a private network."
         ),
     )
 

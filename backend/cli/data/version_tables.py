@@ -126,8 +126,7 @@ def diff_text(diff: VersionDiff) -> str:
         return f"{diff.before.label} and {diff.after.label} hold the same {diff.unchanged:,} rows in the same splits."
     lines = [
         f"From {diff.before.label} to {diff.after.label}: {diff.added:,} rows added, {diff.removed:,} removed, "
-        f"{diff.unchanged:,} unchanged, "
-        f"{diff.moved:,} moved between training and validation."
+        f"{diff.unchanged:,} unchanged, {diff.moved:,} moved between training and validation."
     ]
     if diff.changed:
         lines.append(f"{diff.changed:,} of the removed rows have the prompt of an added one: their answers changed.")

@@ -207,8 +207,7 @@ def plan_lines(plan: tuple[PlanOption, ...]) -> list[str]:
         head,
         *(
             f"{option.gap_elo:>5g}  {option.label:<{width}}  {option.votes:>7,}  {option.prompts:>7,}  "
-            f"{option.raters or '':>6}  {option.minutes / 60:>6.1f}  "
-            f"{'any time' if option.any_time else 'once'}"
+            f"{option.raters or '':>6}  {option.minutes / 60:>6.1f}  {'any time' if option.any_time else 'once'}"
             for option in plan
         ),
     ]

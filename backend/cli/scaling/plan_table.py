@@ -74,8 +74,7 @@ def plan_text(plan: ScalingPlan) -> str:
         ),
         (
             f"  training       {format_count(plan.tokens)} tokens in {plan.steps:,} steps of {batch.tokens:,}, "
-            f"learning rate {format_number(batch.learning_rate)}, "
-            f"warm-up {batch.warmup_steps} steps"
+            f"learning rate {format_number(batch.learning_rate)}, warm-up {batch.warmup_steps} steps"
         ),
         (
             f"  expected loss  {plan.loss.value:.3f}{_interval(plan.loss, lambda v: f'{v:.3f}')}"

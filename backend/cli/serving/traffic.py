@@ -67,9 +67,8 @@ def requests(
     )
     rows = browse_requests(ctx, filters, person=LOCAL, limit=limit).rows
     lines = [
-        f"{row.created_at:%Y-%m-%d %H:%M:%S}  {row.status:<9}{row.completion_tokens:>6}"
-        f" tokens{row.total_ms or 0:>9,.0f} ms  {row.id}"
-        f"{_reason(row)}"
+        f"{row.created_at:%Y-%m-%d %H:%M:%S}  {row.status:<9}{row.completion_tokens:>6} "
+        f"tokens{row.total_ms or 0:>9,.0f} ms  {row.id}{_reason(row)}"
         for row in rows
     ]
     data = {"endpoint": name, "requests": [asdict(row) for row in rows]}

@@ -247,9 +247,8 @@ def _about_size(plan: ScalingPlan) -> Iterator[str]:
     if plan.config.tokens_per_parameter is not None:
         best = plan.law.optimum(plan.flops)
         yield (
-            f"With {plan.config.tokens_per_parameter:g} tokens per parameter instead of the optimal"
-            f" {best.tokens_per_parameter:.3g}, the expected loss is {plan.optimum.loss:.3f} instead of"
-            f" {best.loss:.3f}."
+            f"With {plan.config.tokens_per_parameter:g} tokens per parameter instead of the optimal "
+            f"{best.tokens_per_parameter:.3g}, the expected loss is {plan.optimum.loss:.3f} instead of {best.loss:.3f}."
         )
 
 

@@ -30,9 +30,8 @@ class PrecisionCheck(BaseModel):
     def describe(self) -> str:
         """Return the check as one line."""
         return (
-            f"{self.precision}: perplexity x {self.perplexity_ratio:.3f}, "
-            f"same token preferred at {percent(self.greedy_agreement, digits=1)} of {self.num_tokens} "
-            "positions"
+            f"{self.precision}: perplexity x {self.perplexity_ratio:.3f}, same token preferred at "
+            f"{percent(self.greedy_agreement, digits=1)} of {self.num_tokens} positions"
         )
 
     def require(self, *, max_perplexity_ratio: float) -> None:
