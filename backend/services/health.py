@@ -81,7 +81,7 @@ class HealthWatch:
             _Check(check, silent, self._clock, every_s=every_s)
             for check, silent, every_s in (
                 (lambda: ping_database(ctx), DATABASE, EVERY_S),
-                (lambda: ping_broker(ctx), BROKER, EVERY_S),
+                (lambda: None if ctx.queue.is_alive() else BROKER, BROKER, EVERY_S),
                 (lambda: check_gateway(ctx), GATEWAY, EVERY_S),
                 (lambda: check_workers(ctx), None, EVERY_S),
                 (lambda: check_providers(ctx), None, EVERY_S),
@@ -154,11 +154,6 @@ def ping_database(ctx: Context) -> Outage | None:
     with ctx.db.read() as session:
         session.execute(text("select 1"))
     return None
-
-
-def ping_broker(ctx: Context) -> Outage | None:
-    """Ping the broker."""
-    return None if ctx.queue.is_alive() else BROKER
 
 
 def check_gateway(ctx: Context) -> Outage | None:

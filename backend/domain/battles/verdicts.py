@@ -339,10 +339,10 @@ def _needs_prompts(pair: PairVotes, spread: VoteSpread, *, gap_elo: float, alpha
 def _sentence(verdict: PairVerdict) -> str:
     first, second, share = verdict.first, verdict.second, verdict.cast_share
     if not verdict.num_cast:
-        equal = f" {_count(verdict.prompts, 'prompt')} got identical answers." if verdict.identical else ""
+        equal = f" {plural(verdict.prompts, 'prompt')} got identical answers." if verdict.identical else ""
         return f"Undecided: no vote compares {first} with {second} yet.{equal} {_plan(verdict)}"
     low, high = share.low or 0.0, 1.0 if share.high is None else share.high
-    votes, prompts = _count(verdict.num_cast, "vote"), _count(verdict.num_cast_prompts, "prompt")
+    votes, prompts = plural(verdict.num_cast, "vote"), plural(verdict.num_cast_prompts, "prompt")
     numbers = (
         f"{first} earned {percent(share.value)} of {votes} [{percent(low)}, {percent(high)}] on"
         f" {prompts}{_halves(verdict)}{_with_identical(verdict)}"
@@ -351,7 +351,7 @@ def _sentence(verdict: PairVerdict) -> str:
     level = f"{_level(verdict.level)} interval{correction}"
     if verdict.outcome == "undecided":
         return f"Undecided between {first} and {second}: {numbers} ({level}).{_these_raters(verdict)} {_plan(verdict)}"
-    raters = _count(verdict.raters, "rater")
+    raters = plural(verdict.raters, "rater")
     by_prompts, by_raters = format_evidence(verdict.e_value), format_evidence(verdict.rater_e_value)
     evidence = f"e-values {by_prompts} over prompts and {by_raters} over {raters}, above {verdict.threshold:,.0f}"
     strength = f"{level}, {evidence}: valid at any stopping time, for raters like these"
@@ -371,7 +371,7 @@ def _these_raters(verdict: PairVerdict) -> str:
 def _halves(verdict: PairVerdict) -> str:
     """Name the votes that count half."""
     ties = verdict.ties - verdict.identical
-    parts = [_count(ties, "tie")] if ties else []
+    parts = [plural(ties, "tie")] if ties else []
     if verdict.both_bad:
         parts.append(f"{verdict.both_bad:,} both bad")
     return f", counting {' and '.join(parts)} as half" if parts else ""
@@ -381,7 +381,7 @@ def _with_identical(verdict: PairVerdict) -> str:
     """Give the share over all battles, where some had identical answers."""
     if not verdict.identical:
         return ""
-    return f"; {percent(verdict.share.value)} with {_count(verdict.identical, 'identical answer')} as ties"
+    return f"; {percent(verdict.share.value)} with {plural(verdict.identical, 'identical answer')} as ties"
 
 
 def _one_rater(verdict: PairVerdict) -> str:
@@ -425,10 +425,6 @@ def _differing(verdict: PairVerdict) -> str:
 
 def _level(level: float) -> str:
     return percent(round(level, 4), digits=None)
-
-
-def _count(number: int, noun: str) -> str:
-    return plural(number, noun)
 
 
 def _about(number: int, noun: str) -> str:

@@ -8,13 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
-from backend.domain.serving.key_limits import Period
 from backend.domain.serving.protocol import GenerateRequest
 from backend.domain.wording import format_usd
 from backend.gateway.directory import Directory, Principal
 from backend.gateway.errors import ApiError
-from backend.gateway.limits.demand import Demand, LimitStore, Refusal, Unit
+from backend.gateway.limits.demand import Demand, LimitStore, Refusal
 from backend.gateway.request import ApiExchange, Events, limit_headers
 
 TOKENS_PER_BYTE = 0.4
@@ -62,7 +62,7 @@ class KeyGate:
                 async for event in events:
                     yield event
             return
-        counted = await self._store.reserve(demand, lambda unit, period: self._spent(demand.key_id, unit, period))
+        counted = await self._store.reserve(demand, partial(self._directory.spent, demand.key_id))
         exchange.headers.update(limit_headers(demand.limits, counted))
         if isinstance(counted, Refusal):
             error = limit_reached(counted, demand)
@@ -102,9 +102,6 @@ class KeyGate:
         task = asyncio.create_task(self._store.settle(demand, tokens=tokens, usd=usd))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
-
-    def _spent(self, key_id: str, unit: Unit, period: Period) -> float:
-        return self._directory.spent(key_id, unit, period)
 
 
 def check_scope(principal: Principal | None, *, endpoint: str, model: str | None = None) -> None:

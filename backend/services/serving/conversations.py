@@ -17,7 +17,7 @@ from backend.domain.attributes import view_of
 from backend.domain.data.rows.tool_calls import ToolCall
 from backend.domain.serving.answers import AnswerToken, AnswerUsage, CalledTool
 from backend.domain.serving.chat_settings import ChatSettings, TurnSettings
-from backend.domain.serving.chat_tree import TreeLevel, leaf_of_round, newest_leaf, next_round, selected_line
+from backend.domain.serving.chat_tree import leaf_of_round, newest_leaf, next_round
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.domain.validation import STORED
 from backend.errors import InvalidInput, NotFound
@@ -129,11 +129,6 @@ def read_messages(session: Session, conversation_id: str) -> list[MessageView]:
 def message_view(row: Message) -> MessageView:
     """Return a message as pages show it."""
     return view_of(MessageView, row)
-
-
-def line_of(messages: Sequence[MessageView], leaf_id: str | None) -> list[TreeLevel]:
-    """Return the selected line of a conversation."""
-    return selected_line(messages, leaf_id)
 
 
 def messages_before(messages: Sequence[MessageView], message_id: str) -> list[MessageView]:

@@ -9,6 +9,7 @@ import streamlit as st
 
 from backend.domain.serving.call_code import curl_code, python_code
 from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.serving.chat_tree import selected_line
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.services.context import Context, Person
 from backend.services.serving.chat.contexts import endpoint_facts
@@ -18,7 +19,6 @@ from backend.services.serving.conversations import (
     ConversationView,
     build_prompt,
     delete_conversation,
-    line_of,
     list_messages,
     rename_conversation,
 )
@@ -106,7 +106,7 @@ def draw_code(ctx: Context, person: Person, conversation: ConversationView | Non
         stored = list_messages(ctx, conversation.id, person=person)
         by_id = {message.id: message for message in stored}
         messages = build_prompt(
-            settings.system, [by_id[step.selected] for step in line_of(stored, conversation.leaf_id)]
+            settings.system, [by_id[step.selected] for step in selected_line(stored, conversation.leaf_id)]
         )
     elif settings.system.strip():
         messages = (ChatMessage(role=Role.SYSTEM, content=settings.system),)

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Usage
 from backend.domain.serving.answers import AnswerUsage
+from backend.domain.serving.chat_tree import selected_line
 from backend.domain.serving.protocol import Role
 from backend.services.context import Context, Person
 from backend.services.serving.chat.context_room import ContextUse, measure_line
@@ -20,7 +21,6 @@ from backend.services.serving.conversations import (
     ConversationView,
     MessageView,
     conversation_view,
-    line_of,
     messages_before,
     own_conversation,
     read_messages,
@@ -112,7 +112,7 @@ def view_chat(
     fresh = ctx.now() - timedelta(seconds=BOOKED_S)
     is_booking = any(one.updated_at is not None and one.updated_at > fresh for one in unbooked)
     by_id = {message.id: message for message in messages}
-    steps = line_of(messages, leaf_id)
+    steps = selected_line(messages, leaf_id)
     turns = []
     for step in steps:
         columns = tuple(by_id[message_id] for message_id in step.messages)

@@ -12,10 +12,11 @@ from datetime import datetime
 from sqlalchemy import select
 
 from backend.db.tables import Conversation, ConversationShare, User
+from backend.domain.serving.chat_tree import selected_line
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.chat.reading import ChatView, view_chat
-from backend.services.serving.conversations import conversation_view, line_of, own_conversation, read_messages
+from backend.services.serving.conversations import conversation_view, own_conversation, read_messages
 
 DIGITS = 40
 GONE = "This link does not lead to a conversation."
@@ -37,7 +38,7 @@ def share_conversation(ctx: Context, conversation_id: str, *, person: Person) ->
     with ctx.db.write() as session:
         conversation = own_conversation(session, conversation_id, person)
         messages = read_messages(session, conversation_id)
-        line = line_of(messages, conversation.leaf_id)
+        line = selected_line(messages, conversation.leaf_id)
         if not line:
             raise InvalidInput("The conversation has no message to share.", remedy="Write one first.")
         row = ConversationShare(

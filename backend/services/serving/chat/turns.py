@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Conversation, Message
 from backend.domain.serving.answers import AnswerToken, AnswerUsage
 from backend.domain.serving.chat_settings import ChatSettings, SideSettings
+from backend.domain.serving.chat_tree import selected_line
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
@@ -28,7 +29,6 @@ from backend.services.serving.conversations import (
     MessageView,
     build_prompt,
     insert_message,
-    line_of,
     message_view,
     messages_before,
     own_conversation,
@@ -68,7 +68,7 @@ def send_message(
         if edited is not None:
             parent = _message(messages, edited, role="user").parent_id
         else:
-            line = line_of(messages, conversation.leaf_id)
+            line = selected_line(messages, conversation.leaf_id)
             parent = line[-1].selected if line else None
         question = message_view(
             insert_message(session, ctx, conversation, messages, parent_id=parent, role="user", content=text)
@@ -93,7 +93,7 @@ def regenerate(ctx: Context, conversation_id: str, message_id: str, *, settings:
         if len(columns) == 1:
             requests = _insert_answers(session, ctx, conversation, messages, question, settings=settings)
         else:
-            on_line = {level.selected for level in line_of(messages, conversation.leaf_id)}
+            on_line = {level.selected for level in selected_line(messages, conversation.leaf_id)}
             same, order = _settings_of(columns, settings), list(range(len(columns)))
             begun = _insert_answers(session, ctx, conversation, messages, question, settings=same, order=order)
             requests = []
