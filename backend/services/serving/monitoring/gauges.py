@@ -79,18 +79,7 @@ def read_live(ctx: Context) -> LiveGauges:
         )
         numbers = replica_numbers(session, (row[2].id for row in rows))
     now = ctx.now()
-    replicas = tuple(
-        _replica(
-            endpoint_id,
-            name,
-            deployment,
-            replica,
-            job,
-            is_alive=_is_alive(job, now),
-            number=numbers[replica.id],
-        )
-        for endpoint_id, name, deployment, replica, job in rows
-    )
+    replicas = tuple(_replica(*row, now=now, number=numbers[row[3].id]) for row in rows)
     return LiveGauges(replicas, tuple(list_workers(ctx)), jobs, alerts)
 
 
@@ -142,11 +131,6 @@ def host_ratios(gauges: MachineGauges) -> dict[str, float]:
     return ratios
 
 
-def _is_alive(job: Job | None, now: datetime) -> bool:
-    """Return whether a replica's process is alive; a model elsewhere has none: its status is its last check's."""
-    return job is None or (job.lease_until is not None and job.lease_until > now)
-
-
 def _replica(
     endpoint_id: str,
     name: str,
@@ -154,9 +138,11 @@ def _replica(
     replica: Replica,
     job: Job | None,
     *,
-    is_alive: bool,
+    now: datetime,
     number: int,
 ) -> ReplicaGauges:
+    # a model on another server has no process: its status is its last check's
+    is_alive = job is None or (job.lease_until is not None and job.lease_until > now)
     return ReplicaGauges(
         endpoint_id=endpoint_id,
         endpoint=name,

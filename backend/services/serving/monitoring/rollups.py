@@ -17,7 +17,10 @@ from backend.services.serving.rollout import STABLE
 KEPT = {60: timedelta(hours=26), 600: timedelta(days=8), 3600: timedelta(days=400)}
 """Widths of the intervals in seconds, and how long each is kept."""
 
-STATUS_COLUMNS = {"lost": "lost", "refused": "refused", "aborted": "aborted"}
+FAILURES = ("lost", "refused", "aborted")
+"""Statuses of requests that a rollup counts in columns of the same names."""
+SUMS = ("requests", *FAILURES, "prompt_tokens", "cached_tokens", "completion_tokens", "device_s", "cost_usd")
+HISTOGRAMS = ("ttft", "itl", "total", "queue")
 
 
 @dataclass(frozen=True)
@@ -109,33 +112,17 @@ def forget_rollups(session: Session, *, now: datetime) -> None:
 
 
 def _empty(width_s: int, start: datetime, endpoint_id: str, variant: str) -> TrafficRollup:
-    counts = dict.fromkeys(
-        ("requests", "lost", "refused", "aborted", "prompt_tokens", "cached_tokens", "completion_tokens"), 0
-    )
-    histograms: dict[str, dict[int, int]] = {name: {} for name in ("ttft", "itl", "total", "queue")}
-    return TrafficRollup(
-        width_s=width_s,
-        start=start,
-        endpoint_id=endpoint_id,
-        variant=variant,
-        device_s=0.0,
-        cost_usd=0.0,
-        **counts,
-        **histograms,
-    )
+    empty: dict[str, Any] = dict.fromkeys(SUMS, 0) | {name: {} for name in HISTOGRAMS}
+    return TrafficRollup(width_s=width_s, start=start, endpoint_id=endpoint_id, variant=variant, **empty)
 
 
 def _add(rollup: TrafficRollup, rows: Sequence[Mapping[str, Any]], gaps: Mapping[str, Mapping[int, int]]) -> None:
-    rollup.requests += sum(row["requests"] for row in rows)
-    for status, column in STATUS_COLUMNS.items():
-        setattr(
-            rollup, column, getattr(rollup, column) + sum(row["requests"] for row in rows if row["status"] == status)
-        )
-    rollup.prompt_tokens += sum(row["prompt_tokens"] for row in rows)
-    rollup.cached_tokens += sum(row["cached_tokens"] for row in rows)
-    rollup.completion_tokens += sum(row["completion_tokens"] for row in rows)
-    rollup.device_s += sum(row["device_s"] or 0.0 for row in rows)
-    rollup.cost_usd += sum(row["cost_usd"] or 0.0 for row in rows)
+    for name in SUMS:
+        if name in FAILURES:
+            added = sum(row["requests"] for row in rows if row["status"] == name)
+        else:
+            added = sum(row[name] or 0 for row in rows)
+        setattr(rollup, name, getattr(rollup, name) + added)
     first = [{bucket_of(row["ttft_ms"] / 1000): 1} for row in rows if row["ttft_ms"] is not None]
     total = [
         {bucket_of(row["total_ms"] / 1000): 1}

@@ -40,7 +40,7 @@ WINDOWS = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrafficPoint:
     """One step of a window; latencies in milliseconds at 0.5, 0.95 and 0.99, None without a request."""
 
@@ -130,12 +130,12 @@ def read_traffic(ctx: Context, window: Window, *, endpoint: str | None = None, v
         query = query.where(TrafficRollup.variant != LOAD_TEST if variant is None else _is_of(variant))
         rows = session.scalars(query).all()
     steps = int((end - begin).total_seconds() / window.step_s)
-    points = {begin + timedelta(seconds=n * window.step_s): TrafficPoint(begin, window.step_s) for n in range(steps)}
+    starts = [begin + timedelta(seconds=n * window.step_s) for n in range(steps)]
     groups: dict[datetime, list[TrafficRollup]] = defaultdict(list)
     for row in rows:
         groups[interval_start(row.start, window.step_s)].append(row)
-    filled = [_point(start, window.step_s, groups.get(start, ())) for start in points]
-    return Traffic(window, tuple(filled), _point(begin, steps * window.step_s, rows))
+    points = tuple(_point(start, window.step_s, groups.get(start, ())) for start in starts)
+    return Traffic(window, points, _point(begin, steps * window.step_s, rows))
 
 
 def _is_of(variant: str) -> ColumnElement[bool]:
