@@ -108,7 +108,7 @@ def test_nothing_passes_a_filter_and_an_unknown_order_is_reported(site: Context)
 
 
 def test_addresses_of_older_versions_still_work(site: Context) -> None:
-    run = list_runs(site, text="fast")[0]
+    run = next(run for run in list_runs(site) if run.name == "fast")
     set_tags(site, run.id, ("my tag",), person=LOCAL)
     app = open_page(PAGE, objective="Pretraining", tags="my tag")
     assert app.text_input(key="filter").value == 'objective = pretrain and tags = "my tag"'

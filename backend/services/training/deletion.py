@@ -73,7 +73,6 @@ def delete_runs(ctx: Context, run_ids: Sequence[str], *, person: Person) -> Dele
     The job rows stay, because costs are counted by them; messages of chats stay, without their checkpoint.
     """
     require_builder(person)
-    folders: list[str] = []
     with ctx.db.write() as session:
         planned = _plan(session, run_ids)
         ids = planned.run_ids
@@ -81,7 +80,7 @@ def delete_runs(ctx: Context, run_ids: Sequence[str], *, person: Person) -> Dele
             name, why = planned.staying[0]
             raise Conflict(f"“{name}” can't be deleted: {why}.", remedy="Archive it instead.")
         mine = select(Checkpoint.id).where(Checkpoint.run_id.in_(ids))
-        folders += [
+        folders = [
             folder for folder in session.scalars(select(Checkpoint.folder).where(Checkpoint.id.in_(mine))) if folder
         ]
         newest = select(Run.job_id).where(Run.id.in_(ids))

@@ -137,20 +137,19 @@ def describe_state(status: Status, *, job: Job | None, last_step: int, ahead: in
     return format_progress(read_progress(job.progress)) or "Starting"
 
 
-def status_and_line(run: Run, job: Job | None, *, ahead: int) -> tuple[Status, str]:
-    """Return a run's status and its state in one line. An imported run is finished."""
+def read_state(run: Run, job: Job | None, *, ahead: int) -> tuple[Status, str, float]:
+    """Return a run's status, its state in one line, and its progress from 0 to 1. An imported run is finished."""
     imported = run.summary.imported
     if imported is not None:
-        return Status.FINISHED, f"{run.last_step:,} steps, from {imported.format}"
+        return Status.FINISHED, f"{run.last_step:,} steps, from {imported.format}", 1.0
     status = Status(job.status) if job is not None else Status.CANCELLED
-    return status, describe_state(status, job=job, last_step=run.last_step, ahead=ahead)
+    progress = read_progress(job.progress) if job is not None else None
+    share = 1.0 if status is Status.FINISHED else progress.share if progress is not None else 0.0
+    return status, describe_state(status, job=job, last_step=run.last_step, ahead=ahead), share
 
 
 def _state(run: Run, job: Job | None, *, ahead: dict[str, int], with_spark: bool) -> RunState:
-    status, line = status_and_line(run, job, ahead=ahead.get(job.id, 0) if job else 0)
-    summary = run.summary
-    progress = read_progress(job.progress) if job is not None else None
-    share = 1.0 if status is Status.FINISHED else progress.share if progress is not None else 0.0
+    status, line, share = read_state(run, job, ahead=ahead.get(job.id, 0) if job else 0)
     return RunState(
         id=run.id,
         name=run.name,
@@ -158,6 +157,6 @@ def _state(run: Run, job: Job | None, *, ahead: dict[str, int], with_spark: bool
         share=round(share, 4),
         last_step=run.last_step,
         line=line,
-        last=summary.last,
-        spark=tuple(value for _, value in summary.spark) if with_spark else None,
+        last=run.summary.last,
+        spark=tuple(value for _, value in run.summary.spark) if with_spark else None,
     )

@@ -144,6 +144,11 @@ def _summary(detail: RunDetail, newest: CheckpointView | None, figures: RunFigur
         if newest and newest.parameters
         else (detail.architecture or "")
     )
+    last = [
+        f"{name} {run.last[name]:{form}}"
+        for name, form in LAST_VALUES.items()
+        if name in run.last and not (samples and name in LOSSES)
+    ]
     pairs = [
         ("model", network),
         ("base", run.base or "none: random initialization"),
@@ -152,14 +157,7 @@ def _summary(detail: RunDetail, newest: CheckpointView | None, figures: RunFigur
         ("steps", f"{run.last_step:,} of {run.max_steps:,}"),
         ("tokens", _tokens(run)),
         ("best validation loss", "" if run.best_val_loss is None or samples else f"{run.best_val_loss:.4f}"),
-        (
-            "last values",
-            ", ".join(
-                f"{name} {run.last[name]:{form}}"
-                for name, form in LAST_VALUES.items()
-                if name in run.last and not (samples and name in LOSSES)
-            ),
-        ),
+        ("last values", ", ".join(last)),
         ("tokens per second", figures.speed),
         ("memory", figures.memory),
         ("seed", str(config.seed)),
@@ -217,18 +215,12 @@ def _cost(ctx: Context, detail: RunDetail) -> tuple[tuple[str, str], ...]:
         pairs.append(("wall time", format_duration(seconds) + (f" on {count} devices" if count > 1 else "")))
         price = current_prices(ctx).default
         if price is not None:
-            hours = seconds / 3600 * count
-            pairs.append(
-                (
-                    "cost",
-                    f"{format_usd(hours * price)}: {hours:,.2f} device-hours at {format_usd(price, is_price=True)}",
-                )
-            )
+            hours, rate = seconds / 3600 * count, format_usd(price, is_price=True)
+            pairs.append(("cost", f"{format_usd(hours * price)}: {hours:,.2f} device-hours at {rate}"))
     joules, share = energy_of(ctx, run.id)
     if joules is not None:
-        pairs.append(
-            ("energy", f"{joules / 3.6e6:.3g} kWh of the first device, read during {percent(share)} of the run")
-        )
+        energy = f"{joules / 3.6e6:.3g} kWh of the first device, read during {percent(share)} of the run"
+        pairs.append(("energy", energy))
     return tuple(pairs)
 
 
@@ -284,21 +276,10 @@ def _scores(ctx: Context, made: list[CheckpointView]) -> tuple[Measured, ...]:
     rows = []
     for checkpoint in made:
         for evaluation in list_evaluations(ctx, checkpoint_id=checkpoint.id):
-            if evaluation.main_score is not None:
-                score = evaluation.main_score
-                rows.append(
-                    Measured(
-                        (
-                            f"{evaluation.benchmark} (step {checkpoint.step:,})"
-                            if checkpoint.step
-                            else evaluation.benchmark
-                        ),
-                        score.metric,
-                        score.value,
-                        score.low,
-                        score.high,
-                    )
-                )
+            if (score := evaluation.main_score) is not None:
+                at = f" (step {checkpoint.step:,})" if checkpoint.step else ""
+                name = f"{evaluation.benchmark}{at}"
+                rows.append(Measured(name, score.metric, score.value, score.low, score.high))
     return tuple(rows)
 
 

@@ -201,11 +201,6 @@ def set_notes(ctx: Context, run_id: str, notes: str, *, person: Person, before: 
         replace_notes(session, find_run(session, run_id), notes, before=before)
 
 
-def archive_run(ctx: Context, run_id: str, *, person: Person, archived: bool = True) -> None:
-    """Archive or restore a run. Raises Conflict while it is active."""
-    archive_runs(ctx, [run_id], person=person, archived=archived)
-
-
 def archive_runs(ctx: Context, run_ids: Sequence[str], *, person: Person, archived: bool = True) -> None:
     """Archive or restore runs, all or none. Raises Conflict naming one that is active."""
     require_builder(person)

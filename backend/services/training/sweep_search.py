@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 REDRAWS = 20
 MIN_TO_LEARN_FROM, MIN_TO_PRUNE_BY = 4, 4
 _answers: dict[str, tuple[object, set[int]]] = {}
+Outcome = Literal["finished", "pruned", "failed"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Trial:
     point: Point
     started: float
     reports: Sequence[tuple[float, int, float]] = ()
-    outcome: Literal["finished", "pruned", "failed"] | None = None
+    outcome: Outcome | None = None
     ended: float | None = None
 
     def best(self, goal: str) -> float | None:

@@ -6,7 +6,7 @@ consists of the sweep and its number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from backend.db.races import retry_races
 from backend.db.tables import Job, MetricName, MetricPoint, Run, RunGroup
 from backend.domain.attributes import view_of
-from backend.domain.jobs.states import TERMINAL, Status, StopRequest
+from backend.domain.jobs.states import TERMINAL, Status
 from backend.domain.names import clean_name
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import flatten
@@ -34,11 +34,16 @@ from backend.services.people.accounts import person_of
 from backend.services.training.open_sweeps import KIND, list_open_sweeps
 from backend.services.training.parts import resolve_parts
 from backend.services.training.runs import launch_run, stop_run
-from backend.services.training.sweep_search import Trial, choose_pruned, propose
+from backend.services.training.sweep_search import Outcome, Trial, choose_pruned, propose
 from backend.services.training.views import RunView, get_runs
 
 TAG = "sweep"
 FAILURES_TO_HALT = 3
+OUTCOMES: Mapping[Status, Outcome] = {
+    Status.FINISHED: "finished",
+    Status.FAILED: "failed",
+    Status.CANCELLED: "pruned",
+}
 
 
 @dataclass(frozen=True)
@@ -141,9 +146,7 @@ def advance_sweep(ctx: Context, group_id: str) -> None:
     halted = _why_halted(trials)
     if marks.stopped or halted:
         if marks.stopped:
-            _stop(
-                ctx, [run for run, job in active if job is not None and job.stop_request is None], how="stop_and_save"
-            )
+            _stop(ctx, [run for run, job in active if job is not None and job.stop_request is None])
         _mark(ctx, group_id, problem=halted, done=not active)
         return
     _prune(ctx, group_id, config, trials, members)
@@ -228,11 +231,7 @@ def stop_sweep(ctx: Context, name_or_id: str, *, person: Person) -> int:
         group = _find(session, name_or_id)
         group_id, members = group.id, _members(session, group)
     _mark(ctx, group_id, stopped=True)
-    return _stop(
-        ctx,
-        [run for run, job in members.values() if job is not None and job.status not in TERMINAL],
-        how="stop_and_save",
-    )
+    return _stop(ctx, [run for run, job in members.values() if job is not None and job.status not in TERMINAL])
 
 
 def continue_sweep(ctx: Context, name_or_id: str, *, person: Person) -> SweepView:
@@ -318,22 +317,13 @@ def _trials(
         run, job = members[number]
         flat = flatten(run.launched_config)
         status = Status(job.status) if job is not None else Status.CANCELLED
-        outcome = (
-            "finished"
-            if status is Status.FINISHED
-            else "failed"
-            if status is Status.FAILED
-            else "pruned"
-            if status is Status.CANCELLED
-            else None
-        )
         trials.append(
             Trial(
                 number,
                 {path: flat.get(path) for path in config.vary},
                 run.created_at.timestamp(),
                 tuple(reports.get(number, ())),
-                outcome,  # type: ignore[arg-type]
+                OUTCOMES.get(status),
                 job.finished_at.timestamp() if job is not None and job.finished_at else None,
             )
         )
@@ -351,18 +341,19 @@ def _prune(
         run, job = members[number]
         if job is None or job.status != Status.RUNNING:
             continue
-        _stop(ctx, [run], how="stop_and_save")
+        _stop(ctx, [run])
         with ctx.db.write() as session:
             group = session.get_one(RunGroup, group_id)
             pruned = {**group.result.pruned, run.id: run.last_step}
             group.result = group.result.model_copy(update={"pruned": pruned})
 
 
-def _stop(ctx: Context, runs: Sequence[Run], *, how: StopRequest) -> int:
+def _stop(ctx: Context, runs: Sequence[Run]) -> int:
+    """Ask runs to stop and save; return how many were not over."""
     stopped = 0
     for run in runs:
         try:
-            stop_run(ctx, run.id, how=how, person=LOCAL)
+            stop_run(ctx, run.id, how="stop_and_save", person=LOCAL)
             stopped += 1
         except Conflict:  # it ended meanwhile
             continue

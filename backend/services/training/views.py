@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypedDict, Unpack
 
-from sqlalchemy import ColumnElement, Text, cast, func, or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Architecture, Checkpoint, Dataset, DatasetVersion, Job, Run, Sample, Tokenizer, User
 from backend.domain.attributes import view_of
-from backend.domain.jobs.progress import expected_wait_s, read_progress
+from backend.domain.jobs.progress import expected_wait_s
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.training.config import RunConfig
@@ -24,7 +22,7 @@ from backend.services.jobs.jobs import JobView, view
 from backend.services.jobs.queue_position import JobsAhead, queue_ahead, queue_positions
 from backend.services.jobs.workers import list_workers
 from backend.services.lookups import find_named
-from backend.services.training.live import status_and_line
+from backend.services.training.live import read_state
 
 
 @dataclass(frozen=True)
@@ -126,51 +124,26 @@ class SampleView:
     completion: str
 
 
-class RunFilter(TypedDict, total=False):
-    """Filter of runs. `text` matches name and notes; a run must have every tag. `imported` selects imported runs, or
-    all others; `ended` those that neither wait nor run.
-    """
-
-    text: str
-    objectives: Sequence[str]
-    statuses: Sequence[Status]
-    tags: Sequence[str]
-    archived: bool
-    imported: bool | None
-    ended: bool
-
-
-def list_runs(ctx: Context, *, limit: int = 50, offset: int = 0, **filters: Unpack[RunFilter]) -> list[RunView]:
-    """Return the runs that pass a filter, newest first."""
+def list_runs(
+    ctx: Context,
+    *,
+    limit: int = 50,
+    archived: bool = False,
+    statuses: Collection[Status] | None = None,
+    ended: bool = False,
+) -> list[RunView]:
+    """Return runs, newest first; `statuses` are of their jobs, `ended` those that neither wait nor run."""
+    conditions = [Run.archived_at.is_not(None) if archived else Run.archived_at.is_(None)]
+    if statuses is not None:
+        conditions.append(Job.status.in_(statuses))
+    if ended:
+        conditions.append(or_(Job.status.is_(None), Job.status.not_in(ACTIVE)))
     with ctx.db.read() as session:
-        query = (
-            select(Run.id)
-            .outerjoin(Job, Job.id == Run.job_id)
-            .where(*_conditions(filters))
-            .order_by(Run.created_at.desc(), Run.id)
-        )
-        ids = list(session.scalars(query.limit(limit).offset(offset)))  # rows are wide, so only the shown ones are read
+        query = select(Run.id).outerjoin(Job, Job.id == Run.job_id).where(*conditions)
+        # rows are wide, so only the shown ones are read
+        ids = list(session.scalars(query.order_by(Run.created_at.desc(), Run.id).limit(limit)))
         rows = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(ids))).all()
         return views_of(session, sorted(rows, key=lambda row: ids.index(row[0].id)))
-
-
-def _conditions(filters: RunFilter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = [
-        Run.archived_at.is_not(None) if filters.get("archived") else Run.archived_at.is_(None)
-    ]
-    if text := filters.get("text", "").replace("\0", "").strip():  # PostgreSQL has no text with a NUL
-        conditions.append(or_(*(column.icontains(text, autoescape=True) for column in (Run.name, Run.notes))))
-    if objectives := filters.get("objectives"):
-        conditions.append(Run.objective.in_(objectives))
-    if statuses := filters.get("statuses"):
-        conditions.append(Job.status.in_(statuses))
-    if (imported := filters.get("imported")) is not None:
-        conditions.append((Run.origin == "imported") == imported)
-    if filters.get("ended"):
-        conditions.append(or_(Job.status.is_(None), Job.status.not_in(ACTIVE)))
-    for tag in filters.get("tags", ()):  # as in the JSON, with quotes, since a quote inside a string is escaped
-        conditions.append(cast(Run.tags, Text).contains(json.dumps(tag), autoescape=True))
-    return conditions
 
 
 def get_run(ctx: Context, name_or_id: str) -> RunView:
@@ -305,10 +278,8 @@ def views_of(session: Session, rows: Sequence[tuple[Run, Job | None]]) -> list[R
 
 
 def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_by: str | None, ahead: int) -> RunView:
-    status, line = status_and_line(run, job, ahead=ahead)
+    status, line, share = read_state(run, job, ahead=ahead)
     summary = run.summary
-    progress = read_progress(job.progress) if job is not None else None
-    share = 1.0 if status is Status.FINISHED else progress.share if progress is not None else 0.0
     return view_of(
         RunView,
         run,

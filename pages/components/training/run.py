@@ -19,7 +19,15 @@ from backend.domain.wording import format_count, format_duration, format_number,
 from backend.services.context import Context, Person
 from backend.services.training.figures import figures_of_runs, last_step_of
 from backend.services.training.reports import report_body, run_report_text
-from backend.services.training.runs import archive_run, rename_run, resume_run, retry_run, set_notes, set_tags, stop_run
+from backend.services.training.runs import (
+    archive_runs,
+    rename_run,
+    resume_run,
+    retry_run,
+    set_notes,
+    set_tags,
+    stop_run,
+)
 from backend.services.training.sweeps import sweep_of_run
 from backend.services.training.views import RunDetail, RunView
 from pages.components import routes
@@ -287,7 +295,7 @@ def draw_editor(ctx: Context, person: Person, run: RunView) -> None:
         help="Hides the run from lists; nothing is deleted.",
     ):
         with errors_shown():
-            archive_run(ctx, run.id, person=person, archived=not archived)
+            archive_runs(ctx, [run.id], person=person, archived=not archived)
             st.rerun()
 
 

@@ -15,7 +15,7 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.metrics.axes import axes_of_runs
 from backend.services.metrics.curves import CurveCache, stream_csv
 from backend.services.training.imported_runs import import_log, import_log_path
-from backend.services.training.runs import archive_run
+from backend.services.training.runs import archive_runs
 from backend.services.training.views import list_runs, run_detail
 from tests.support.curves import read_curve
 from tests.support.run_world import points
@@ -31,8 +31,6 @@ def test_a_log_becomes_a_finished_run_that_is_marked(any_ctx: Context) -> None:
     assert (run.last_step, run.best_val_loss) == (100, 0.5)
     assert read_curve(any_ctx, run.id, "train_loss").total == 100
     assert list_runs(any_ctx) == [run]
-    assert list_runs(any_ctx, imported=True) == [run]
-    assert list_runs(any_ctx, imported=False) == []
     assert (
         axes_of_runs(any_ctx, [run.id])[run.id].tokens_per_step,
         axes_of_runs(any_ctx, [run.id])[run.id].has_time,
@@ -55,7 +53,7 @@ def test_an_imported_run_has_nothing_to_copy_or_to_stop(ctx: Context) -> None:
     (run,) = import_log(ctx, CSV, filename="theirs.csv", person=LOCAL)
     with pytest.raises(InvalidInput, match="imported as curves"):
         run_detail(ctx, run.id)
-    archive_run(ctx, run.id, person=LOCAL)
+    archive_runs(ctx, [run.id], person=LOCAL)
     assert list_runs(ctx) == []
 
 
