@@ -496,19 +496,15 @@ def explain_exit(code: int, folder: Path) -> JobFailure:
     path = folder / "output.log"
     tail = path.read_bytes()[-2000:].decode("utf-8", "replace") if path.exists() else ""
     if code == -signal.SIGKILL:
-        cause, remedy = (
-            "The process was killed (SIGKILL), most often because the machine ran out of memory.",
-            "Free memory on the machine, or choose a smaller micro-batch or context for a model; then try again.",
-        )
+        cause = "The process was killed (SIGKILL), most often because the machine ran out of memory."
+        remedy = "Free memory on the machine, or choose a smaller micro-batch or context for a model; then try again."
     elif code < 0:
-        cause, remedy = (
-            f"The process died of signal {signal.Signals(-code).name}.",
-            "See the end of the log; try again.",
-        )
+        cause = f"The process died of signal {signal.Signals(-code).name}."
+        remedy = "See the end of the log; try again."
     elif shutil.disk_usage(folder).free < FULL_BYTES:  # it could not write why
-        cause, remedy = (
-            "The disk of the artifacts is full.",
-            "Delete checkpoints or datasets you no longer need, or move ROUNDHOUSE_HOME to a larger disk; try again.",
+        cause = "The disk of the artifacts is full."
+        remedy = (
+            "Delete checkpoints or datasets you no longer need, or move ROUNDHOUSE_HOME to a larger disk; try again."
         )
     else:
         cause, remedy = f"The process ended with status {code} without a result.", "See the end of the log."

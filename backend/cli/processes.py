@@ -24,9 +24,8 @@ class Program:
     command: list[str]
     stop_signal: str = "TERM"
     stop_wait_s: int = 12
-    listens_on: tuple[str, int] | None = (
-        None  # host and port of a socket that the supervisor holds and hands over as standard input
-    )
+    # host and port of a socket that the supervisor holds and hands over as standard input
+    listens_on: tuple[str, int] | None = None
 
 
 def broker_binary() -> str:

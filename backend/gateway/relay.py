@@ -53,9 +53,8 @@ from backend.services.serving.autoscaling import Waking
 
 MAX_RETRIES = 2
 UNKNOWN_MODEL = "(unknown)"
-MAX_BROKEN = (
-    2  # replicas that a request may have brought down: it is sent to one more, since it may be innocent, then to none
-)
+MAX_BROKEN = 2
+"""Replicas that a request may have brought down: it is sent to one more, since it may be innocent, then to none."""
 REREAD_S = 0.5  # longer than the directory caches addresses of replicas
 UNSEEN = {"connection", LEAVING}  # losses of a request that no engine has begun
 FINAL = {ENGINE_FAILED, NOT_RESUMED}  # losses after which no other replica is tried

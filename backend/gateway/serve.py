@@ -16,9 +16,8 @@ import uvicorn
 from backend.infra.http_server import ClientTimeouts, Guard, connections_for, guarded, raise_file_limit
 
 DRAIN_S = 10
-KEEP_ALIVE_S = (
-    75  # longer than proxies (60 s) and clients keep idle connections, so that none is closed as a request comes
-)
+KEEP_ALIVE_S = 75
+"""Longer than proxies (60 s) and clients keep idle connections, so that none is closed as a request comes."""
 BACKLOG = 1024
 
 

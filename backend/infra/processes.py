@@ -15,16 +15,16 @@ SUPERVISED_BY = "ROUNDHOUSE_SUPERVISED_BY"
 """Environment variable that identifies a process's supervisor by its configuration file."""
 
 
-def die_with_parent(*, parent: int | None = None) -> None:
-    """Ask the kernel to kill this process when its parent dies, so that it frees its device and port. `parent`
+def die_with_parent(signum: int = signal.SIGKILL, *, parent: int | None = None) -> None:
+    """Ask the kernel to send this process `signum` when its parent dies, so that it frees its device and port. `parent`
     is the parent's process id, given by the parent. If the parent has died meanwhile, this process exits at once. On
     Linux the signal is sent when the thread that started this process ends, so that thread must outlive it. Does
     nothing on systems without such a call (macOS).
     """
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)
     if parent is not None and os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signum)
 
 
 def set_command_line(command: list[str]) -> None:

@@ -79,10 +79,8 @@ def train_unigram(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokeniz
         ) from error
     state = json.loads(tokenizer.to_str())
     pieces = state["model"]["vocab"]
-    specials, learnt = (
-        pieces[: len(SPECIAL_TOKENS)],
-        [entry for entry in pieces[len(SPECIAL_TOKENS) :] if MARK not in entry[0]],
-    )
+    specials = pieces[: len(SPECIAL_TOKENS)]
+    learnt = [entry for entry in pieces[len(SPECIAL_TOKENS) :] if MARK not in entry[0]]
     last = min((score for _, score in learnt), default=0.0) - BYTE_PENALTY
     # `unk_id` is required, although with byte fallback it is never used
     state["model"] |= {

@@ -217,9 +217,8 @@ def _vllm_variables(start: ServerStart) -> dict[str, str]:
         "OMP_NUM_THREADS": str(start.threads),
     }
     if not start.gpus:
-        variables["TORCHDYNAMO_DISABLE"] = (
-            "1"  # the first request for log-probabilities would compile for half a minute
-        )
+        # the first request for log-probabilities would compile for half a minute
+        variables["TORCHDYNAMO_DISABLE"] = "1"
     return variables
 
 

@@ -155,7 +155,7 @@ class TrainingLoop:
         if self.counters.best_val_loss is not None and self.counters.best_step is not None:
             metrics |= {"best_val_loss": self.counters.best_val_loss, "best_step": float(self.counters.best_step)}
         return TrainResult(
-            final_step=self.counters.step, stopped=stopped, metrics=dict(metrics), checkpoint=self.last_checkpoint
+            final_step=self.counters.step, stopped=stopped, metrics=metrics, checkpoint=self.last_checkpoint
         )
 
     def update(self, step: int) -> dict[str, float]:
@@ -173,10 +173,8 @@ class TrainingLoop:
         norm = self.strategy.clip(self.config.grad_clip)
         if is_gpu(self.device) and isinstance(self.batches, StepBatches):
             self.batches.prefetch(step + 1)  # before the next line, where the CPU waits for the GPU
-        train_loss, grad_norm = (
-            float(self.process_group.sum(torch.stack(totals.losses).sum())),
-            float(gather_tensor(norm)),
-        )
+        train_loss = float(self.process_group.sum(torch.stack(totals.losses).sum()))
+        grad_norm = float(gather_tensor(norm))
         is_overflow = self.scaler is not None and math.isfinite(train_loss) and not math.isfinite(grad_norm)
         if not (math.isfinite(train_loss) and math.isfinite(grad_norm)) and not (is_overflow and self._can_lower_scale):
             raise self._not_finite(
@@ -240,9 +238,8 @@ class TrainingLoop:
                 with self._precision():
                     output = self.objective.compute_loss(self.strategy.forward, batch.to(self.device))
                 loss = output.total / totals.units
-                totals.losses.append(
-                    loss.detach() if output.penalty is None else loss.detach() - output.penalty / totals.units
-                )
+                penalty = 0.0 if output.penalty is None else output.penalty / totals.units
+                totals.losses.append(loss.detach() - penalty)
                 loss = loss * self.process_group.count  # strategies average gradients over ranks; the sum is needed
                 loss = loss if output.aux_loss is None else loss + output.aux_loss / len(micro_batches)
                 self.strategy.backward(loss if self.scaler is None else self.scaler.scale(loss))
@@ -398,10 +395,8 @@ class TrainingLoop:
             self.counters = replace(self.counters, best_step=step, best_val_loss=val_loss)
         group = self.process_group
         with self._ema_weights():
-            weights, state = (
-                self.strategy.full_weights(),
-                gather_state(self.optimizer, named_states(self.ema, self.scaler)),
-            )
+            weights = self.strategy.full_weights()
+            state = gather_state(self.optimizer, named_states(self.ema, self.scaler))
             randoms = group.gather(random_state or RandomState.capture())
             if group.is_first:
                 self.last_checkpoint = self.store.save(

@@ -146,10 +146,8 @@ def covariance(fit: Fit, scores: Scores, groups: list[Grouping], *, anchor_at: i
         own = combine([own_variances(part, size, anchor_at) for part in parts], [single for _, single in ways])
     else:
         matrix = bread @ _vote_meat(scores) @ bread
-        gaps, own = (
-            ContrastSpread(gap_variances(matrix, size), _endless((size, size))),
-            ContrastSpread(own_variances(matrix, size, anchor_at), _endless((size,))),
-        )
+        gaps = ContrastSpread(gap_variances(matrix, size), _endless((size, size)))
+        own = ContrastSpread(own_variances(matrix, size, anchor_at), _endless((size,)))
     if fit.precision > 0:
         gaps = ContrastSpread(np.maximum(gaps.variance, gap_variances(bread, size)), gaps.df)
         own = ContrastSpread(np.maximum(own.variance, own_variances(bread, size, anchor_at)), own.df)
@@ -330,10 +328,8 @@ def _corrections(
     """
     largest = float(np.bincount(group.codes, minlength=group.count).max())
     if totals.min() >= MANY_CLUSTERS * largest:
-        pairs, single = (
-            few_of_number((totals[:, None] + totals[None, :]) / (2 * largest)),
-            few_of_number(totals / largest),
-        )
+        pairs = few_of_number((totals[:, None] + totals[None, :]) / (2 * largest))
+        single = few_of_number(totals / largest)
     else:
         pairs, single = (few(sums) for sums in _power_sums(columns, group))
     return pairs, single if anchor_at is None else Few(pairs.factor[anchor_at], pairs.df[anchor_at])

@@ -19,10 +19,8 @@ EMPTY = 1e-9
 def floored(fit: Fit, spread: Covariance, *, anchor_at: int | None) -> tuple[ContrastSpread, ContrastSpread, bool]:
     """Return the spread of all differences and of each rating; with only ties the model's, and True."""
     size = len(fit.theta)
-    model_gaps, model_own = (
-        gap_variances(fit.inverse_hessian, size),
-        own_variances(fit.inverse_hessian, size, anchor_at),
-    )
+    model_gaps = gap_variances(fit.inverse_hessian, size)
+    model_own = own_variances(fit.inverse_hessian, size, anchor_at)
     empty_gaps, empty_own = spread.gaps.variance < EMPTY * model_gaps, spread.own.variance < EMPTY * model_own
     gaps = ContrastSpread(np.where(empty_gaps, model_gaps, spread.gaps.variance), spread.gaps.df)
     own = ContrastSpread(np.where(empty_own, model_own, spread.own.variance), spread.own.df)

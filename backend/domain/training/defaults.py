@@ -51,10 +51,8 @@ def suggest_values(basis: Basis) -> FieldValues:
     context = int(chosen.get("context") or min(basis.max_context or DEFAULT_CONTEXT, MAX_CONTEXT))
     pretrains = basis.objective.pretrains
     micro_batch, accumulate = _batch(basis, context)
-    micro_batch, accumulate = (
-        int(chosen.get("micro_batch") or micro_batch),
-        int(chosen.get("grad_accum_steps") or accumulate),
-    )
+    micro_batch = int(chosen.get("micro_batch") or micro_batch)
+    accumulate = int(chosen.get("grad_accum_steps") or accumulate)
     steps = int(chosen.get("max_steps") or _steps(basis, micro_batch * accumulate, context))
     rate = float(
         chosen.get("learning_rate") or suggest_learning_rate(basis, tokens=steps * micro_batch * accumulate * context)

@@ -161,10 +161,8 @@ def launch_evaluation(
         require_library("lm_eval", extra="harness", needed_for="The engine lm_eval")
     if config.task is not None and any(metric.name == INSTRUCTIONS for metric in config.task.metrics):
         require_library("langdetect", extra="harness", needed_for="IFEval's language of an answer")
-    subject, version = (
-        resolve_subject(ctx, checkpoint, endpoint, model=model),
-        resolve_benchmark(ctx, benchmark, task=config.task),
-    )
+    subject = resolve_subject(ctx, checkpoint, endpoint, model=model)
+    version = resolve_benchmark(ctx, benchmark, task=config.task)
     chosen, split = _choose(ctx, version, config)
     if isinstance(subject, EvaluatedEndpointView):
         check_request(subject.name, config, chosen, subject.capabilities)

@@ -138,10 +138,8 @@ def describe_cap(ctx: Context, checkpoint: CheckpointView, plan: Plan, config: E
     """Return what to know before the launch of answers that may not fit beside their prompts; empty where they do."""
     if plan.kind is not EvaluationKind.GENERATION or checkpoint.folder is None:
         return ""
-    shape, longest = (
-        read_network_shape(ctx, checkpoint.folder),
-        config.task.max_tokens if config.task else config.max_tokens,
-    )
+    shape = read_network_shape(ctx, checkpoint.folder)
+    longest = config.task.max_tokens if config.task else config.max_tokens
     context = checkpoint.facts.context or (shape.context if shape else None)
     if not isinstance(context, int) or not is_capped(longest, context=context):
         return ""

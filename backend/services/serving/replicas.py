@@ -14,6 +14,7 @@ from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.domain.jobs.gauges import ReplicaReport
 from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.jobs.records import JobFailure
+from backend.domain.jobs.results import ReplicaResult
 from backend.domain.jobs.states import Status
 from backend.domain.serving.options import RoutingPolicy
 from backend.domain.serving.upstream import Upstream
@@ -129,7 +130,9 @@ def record_gauge(session: Session, ctx: Context, claim: Claim[ReplicaPayload], e
     replica.gauges = ReplicaReport(**event.model_dump(exclude={"type", "time"}))
 
 
-def record_end(session: Session, ctx: Context, claim: Claim[ReplicaPayload]) -> None:
+def record_end(
+    session: Session, ctx: Context, claim: Claim[ReplicaPayload], _result: ReplicaResult | None = None
+) -> None:
     """Mark a replica whose process ended: dead if it was to end, otherwise starting again."""
     if (replica := _replica_of(session, claim)) is None:
         return

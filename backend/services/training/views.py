@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Architecture, Checkpoint, Dataset, DatasetVersion, Job, Run, Sample, Tokenizer, User
@@ -133,7 +133,7 @@ def list_runs(
     ended: bool = False,
 ) -> list[RunView]:
     """Return runs, newest first; `statuses` are of their jobs, `ended` those that neither wait nor run."""
-    conditions = [Run.archived_at.is_not(None) if archived else Run.archived_at.is_(None)]
+    conditions: list[ColumnElement[bool]] = [Run.archived_at.is_not(None) if archived else Run.archived_at.is_(None)]
     if statuses is not None:
         conditions.append(Job.status.in_(statuses))
     if ended:

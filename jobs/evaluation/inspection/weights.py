@@ -90,10 +90,8 @@ def _tensor_words(tensor: TensorStatistics) -> dict[str, object]:
 def _changes(weights: WeightFolder, other: Path, reporter: Reporter) -> tuple[list[TensorChange], dict[str, list[str]]]:
     """Compare every tensor that both checkpoints hold in the same shape; list the others."""
     with WeightFolder(other) as beside:
-        mine, theirs = (
-            {name: weights.shape(name) for name in weights.names()},
-            {name: beside.shape(name) for name in beside.names()},
-        )
+        mine = {name: weights.shape(name) for name in weights.names()}
+        theirs = {name: beside.shape(name) for name in beside.names()}
         shared = [name for name, shape in mine.items() if theirs.get(name) == shape]
         changes = []
         for done, name in enumerate(shared):

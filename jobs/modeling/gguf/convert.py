@@ -96,10 +96,8 @@ def _check_room(name: str, parameters: int, out_folder: Path, *, own_bytes: int,
             remedy="Add the original checkpoint (safetensors) instead, or use a machine with more memory.",
         )
     out_folder.parent.mkdir(parents=True, exist_ok=True)
-    size, free = (
-        own_bytes + parameters * (4 if parameters <= MAX_FP32_PARAMETERS else 2),
-        shutil.disk_usage(out_folder.parent).free,
-    )
+    size = own_bytes + parameters * (4 if parameters <= MAX_FP32_PARAMETERS else 2)
+    free = shutil.disk_usage(out_folder.parent).free
     if free - size < keep_free_bytes:
         raise JobFailed(
             f"The disk has {free / 1e9:.2f} GB free, and the checkpoint needs {size / 1e9:.2f} GB.",

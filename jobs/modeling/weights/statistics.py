@@ -169,10 +169,8 @@ def read_tensor(folder: WeightFolder, name: str) -> TensorStatistics:
         values = torch.where(finite, part, 0.0) if lost else part
         squared = values.square()
         broken, count, zeros = broken + lost, count + part.numel(), zeros + int((part == 0).sum())
-        total, largest = (
-            total + float(values.sum(dtype=torch.float64)),
-            max(largest, float(values.abs().max()) if part.numel() else 0.0),
-        )
+        total += float(values.sum(dtype=torch.float64))
+        largest = max(largest, float(values.abs().max()) if part.numel() else 0.0)
         rows.append(squared.sum(1, dtype=torch.float64))
         summed = squared.sum(0, dtype=torch.float64)
         columns = summed if columns is None else columns + summed

@@ -145,9 +145,8 @@ class RolloutBatches(StepBatches):
             pad_token_id=self._pad_id,
             use_cache=True,
         )
-        network.generation_config = (
-            settings  # a checkpoint's own defaults (penalties, filters) are not part of the policy
-        )
+        # a checkpoint's own defaults (penalties, filters) are not part of the policy
+        network.generation_config = settings
         output = network.generate(
             inputs.to(network.device), attention_mask=mask.to(network.device), generation_config=settings
         )

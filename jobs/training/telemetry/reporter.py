@@ -77,9 +77,8 @@ class MeteredReporter(Reporter):
         read = {} if self._gauge is None else self._gauge.read()
         if self.mfu_of_rate is not None:
             if (mfu := self.mfu_of_rate(rate)) > 1:
-                self.mfu_of_rate = (
-                    None  # the device's peak was measured on a busy machine, so it is too low for any rate
-                )
+                # the device's peak was measured on a busy machine, so it is too low for any rate
+                self.mfu_of_rate = None
             else:
                 read["mfu"] = mfu
         if now - self._memory_at >= MEMORY_EVERY_S and (held := self._meter.held_bytes()) is not None:
@@ -129,10 +128,8 @@ class DeviceGauge:
     """
 
     def __init__(self, device: torch.device, *, rapl: Path = RAPL) -> None:
-        self._device, self._counters = (
-            device,
-            sorted(rapl.glob("intel-rapl:[0-9]*/energy_uj")) if not is_gpu(device) else [],
-        )
+        self._device = device
+        self._counters = sorted(rapl.glob("intel-rapl:[0-9]*/energy_uj")) if not is_gpu(device) else []
         # packages, not their subdomains
         self._counters = [counter for counter in self._counters if counter.parent.name.count(":") == 1]
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -205,9 +205,8 @@ def _draw_vocabulary(ctx: Context) -> tuple[str, DeltaGenerator]:
     current = str(st.session_state["architecture_vocab_size"])
     matching = next((name for name, entries in tokenizers.items() if str(entries) == current), OWN_VOCABULARY)
     if "architecture_tokenizer" not in st.session_state:
-        st.session_state["architecture_tokenizer"] = (
-            matching  # with an index alone the browser keeps its earlier choice
-        )
+        # with an index alone the browser keeps its earlier choice
+        st.session_state["architecture_tokenizer"] = matching
     left, right = st.columns(2)
     with left:
         chosen = st.selectbox(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from backend.db.tables import Conversation
+from backend.domain.serving.chat_tree import selected_line
 from backend.services.context import Context, Person
 from backend.services.serving.conversations import (
     ConversationView,
     conversation_view,
     insert_message,
-    line_of,
     own_conversation,
     read_messages,
 )
@@ -35,7 +35,7 @@ def add_message(
     with ctx.db.write() as session:
         conversation = own_conversation(session, conversation_id, person)
         messages = read_messages(session, conversation_id)
-        above = line_of(messages, conversation.leaf_id)[: -1 if branch else None]
+        above = selected_line(messages, conversation.leaf_id)[: -1 if branch else None]
         parent = above[-1].selected if above else None
         row = insert_message(
             session, ctx, conversation, messages, parent_id=parent, role=role, content=content, branch=branch

@@ -145,10 +145,8 @@ async def generate(ctx: Context, request: Request, answer: LiveAnswer, client: S
         status, problem = "failed", {"error": f"{error.message} {error.remedy}".strip(), "error_code": code}
     except Exception:  # an outer edge: the answer must not stay on its way
         log.exception("An answer failed.")
-        status, problem = (
-            "failed",
-            {"error": "The answer failed on this server; its log has the cause.", "error_code": "internal_error"},
-        )
+        cause = "The answer failed on this server; its log has the cause."
+        status, problem = "failed", {"error": cause, "error_code": "internal_error"}
     answer.usage = progress.summary(left_out=left_out).model_copy(update=problem)
     tokens = [*request.prefix_tokens, *progress.tokens]
     await asyncio.to_thread(_store, ctx, answer, status=status, tokens=tokens or None)

@@ -31,10 +31,8 @@ def vote_on_answers(ctx: Context, conversation_id: str, message_id: str, label: 
     Of more than two answers the best one wins a battle against each other one; a tie is one for each pair. Pairs of one
     checkpoint are left out. Raises InvalidInput where no vote is possible.
     """
-    conversation, messages = (
-        get_conversation(ctx, conversation_id, person=person),
-        list_messages(ctx, conversation_id, person=person),
-    )
+    conversation = get_conversation(ctx, conversation_id, person=person)
+    messages = list_messages(ctx, conversation_id, person=person)
     answers = answers_beside(messages, message_id)
     if not is_votable(answers):
         raise InvalidInput(
@@ -71,10 +69,8 @@ def _judged_text(answer: MessageView) -> str:
 
 def rate_answer(ctx: Context, conversation_id: str, message_id: str, value: int, *, person: Person) -> None:
     """Store a thumb on an answer, 1 or -1; 0 takes it back. Raises NotFound for no answer of this conversation."""
-    conversation, messages = (
-        get_conversation(ctx, conversation_id, person=person),
-        list_messages(ctx, conversation_id, person=person),
-    )
+    conversation = get_conversation(ctx, conversation_id, person=person)
+    messages = list_messages(ctx, conversation_id, person=person)
     line = messages_before(messages, message_id)
     if not line or line[-1].role != "assistant":
         raise NotFound("There is no such answer in this conversation.", remedy="Reload the page.")
