@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 
@@ -23,6 +23,14 @@ from jobs.training.context import TrainingContext
 from jobs.training.held_out import WorstRows, ids_of_item
 
 Precision = Callable[[], AbstractContextManager[Any]]
+Split = TypeVar("Split")
+
+
+class Splits(NamedTuple, Generic[Split]):
+    """An encoded dataset; its val split is used for validation."""
+
+    train: Split
+    val: Split
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import peft
 import torch
@@ -23,15 +23,8 @@ from jobs.training.held_out import HeldOutIds, WorstRows
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.losses.preference import grpo_losses
 from jobs.training.network.load import load_reference
-from jobs.training.objectives.base import LossOutput, ObjectiveStages, Precision, batch_sizes, token_source
+from jobs.training.objectives.base import LossOutput, ObjectiveStages, Precision, Splits, batch_sizes, token_source
 from jobs.training.objectives.rollouts import RolloutBatch, RolloutBatches, RolloutCompletion
-
-
-class QuestionSplits(NamedTuple):
-    """The encoded prompts of a dataset."""
-
-    train: list[PromptExample]
-    val: list[PromptExample]
 
 
 @dataclass(frozen=True)
@@ -119,7 +112,7 @@ def _held_out(completion: RolloutCompletion) -> HeldOutIds:
     return HeldOutIds(completion.question.ids, " | ".join(completion.question.answers), given=completion.text)
 
 
-def load_prompts(ctx: TrainingContext) -> QuestionSplits:
+def load_prompts(ctx: TrainingContext) -> Splits[list[PromptExample]]:
     """Encode the prompts. Raises InvalidInput if a reward needs answers and the dataset has none."""
     config = ctx.config
     if config.grpo.needs_answers and ctx.spec.payload.dataset_kind == "prompts":
@@ -133,10 +126,10 @@ def load_prompts(ctx: TrainingContext) -> QuestionSplits:
         load_questions(source, split, context=config.context, max_new_tokens=config.grpo.max_new_tokens)
         for split in SPLITS
     )
-    return QuestionSplits(train, val)
+    return Splits(train, val)
 
 
-def prepare_rollouts(ctx: TrainingContext, questions: QuestionSplits, model: Any) -> RolloutBatches:
+def prepare_rollouts(ctx: TrainingContext, questions: Splits[list[PromptExample]], model: Any) -> RolloutBatches:
     """Build batches of completions that the network samples itself."""
     return RolloutBatches(
         questions.train,

@@ -33,6 +33,7 @@ from jobs.training.objectives.base import (
     LossOutput,
     ObjectiveStages,
     Precision,
+    Splits,
     batch_sizes,
     token_maker,
     token_source,
@@ -44,13 +45,6 @@ class TokenSplits(NamedTuple):
 
     train: StoredTokens
     val: StoredTokens | None
-
-
-class ExampleSplits(NamedTuple):
-    """An encoded dataset of conversations."""
-
-    train: Examples
-    val: Examples
 
 
 @dataclass(frozen=True)
@@ -143,16 +137,16 @@ def _once_complete(tokens: StoredTokens, tell: Callable[[], None]) -> None:
         tokens.on_complete.append(tell)
 
 
-def load_conversations(ctx: TrainingContext) -> ExampleSplits:
+def load_conversations(ctx: TrainingContext) -> Splits[Examples]:
     """Open a dataset of conversations, which may still be encoded. Raises InvalidInput if no train row is usable."""
     source, context = token_source(ctx), ctx.config.context
     with ctx.process_group.first_rank_first():
         maker = token_maker(ctx, source, CHAT)
         train, val = (load_examples(source, split, context=context, maker=maker) for split in SPLITS)
-    return ExampleSplits(train, val)
+    return Splits(train, val)
 
 
-def prepare_conversations(ctx: TrainingContext, examples: ExampleSplits, model: Any) -> StepBatches:
+def prepare_conversations(ctx: TrainingContext, examples: Splits[Examples], model: Any) -> StepBatches:
     """Build fine-tuning batches: packed if the config says so and the network keeps packed rows apart, else padded."""
     config = ctx.config
     network = model.get_base_model() if isinstance(model, peft.PeftModel) else model

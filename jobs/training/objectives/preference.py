@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -45,13 +45,13 @@ from jobs.training.losses.preference import (
 from jobs.training.objectives.base import (
     LossOutput,
     ObjectiveStages,
+    Splits,
     TrainingObjective,
     batch_sizes,
     token_source,
 )
 from jobs.training.objectives.reference_logprobs import reference_logprobs
 
-Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 
 
@@ -195,13 +195,6 @@ def pair_metric_sums(scored: PreferenceLosses) -> dict[str, torch.Tensor]:
     }
 
 
-class Splits(NamedTuple, Generic[Item]):
-    """The items of an encoded dataset; those of the val split are used for validation."""
-
-    train: list[Item]
-    val: list[Item]
-
-
 def first_rank_first(load: Callable[[TrainingContext], Loaded]) -> Callable[[TrainingContext], Loaded]:
     """Decorate a loader to run on the first rank of each machine, then on the others, which read its saved
     log-probabilities, or stop with it.
@@ -223,21 +216,21 @@ def first_rank_first(load: Callable[[TrainingContext], Loaded]) -> Callable[[Tra
     return load_in_order
 
 
-def _load_pairs(ctx: TrainingContext) -> Splits[AnsweredPair]:
+def _load_pairs(ctx: TrainingContext) -> Splits[list[AnsweredPair]]:
     source = token_source(ctx)
     train, val = (load_pairs(source, split, context=ctx.config.context) for split in SPLITS)
     return Splits(train, val[: ctx.val_items])
 
 
 @first_rank_first
-def load_plain_pairs(ctx: TrainingContext) -> Splits[ReferencedPair]:
+def load_plain_pairs(ctx: TrainingContext) -> Splits[list[ReferencedPair]]:
     """Encode the pairs of an objective without a reference."""
     train, val = _load_pairs(ctx)
     return Splits([ReferencedPair(pair) for pair in train], [ReferencedPair(pair) for pair in val])
 
 
 @first_rank_first
-def load_referenced_pairs(ctx: TrainingContext) -> Splits[ReferencedPair]:
+def load_referenced_pairs(ctx: TrainingContext) -> Splits[list[ReferencedPair]]:
     """Encode pairs, and compute the reference's log-probabilities of those that the run uses."""
     train, val = _load_pairs(ctx)
     pairs = [ReferencedPair(pair) for pair in (*train, *val)]
@@ -249,7 +242,7 @@ def load_referenced_pairs(ctx: TrainingContext) -> Splits[ReferencedPair]:
 
 
 @first_rank_first
-def load_referenced_answers(ctx: TrainingContext) -> Splits[ReferencedRated]:
+def load_referenced_answers(ctx: TrainingContext) -> Splits[list[ReferencedRated]]:
     """Encode rated answers, and compute the reference's log-probabilities of those that the run uses."""
     config, source = ctx.config, token_source(ctx)
     train, val = (load_rated(source, split, context=config.context, seed=config.seed) for split in SPLITS)
@@ -274,29 +267,29 @@ def _used_items(ctx: TrainingContext, num_train: int, num_val: int) -> list[int]
     return [*drawn, *range(num_train, num_train + num_val)]
 
 
-def _prepare_pairs(ctx: TrainingContext, pairs: Splits[ReferencedPair], collate: Any) -> StepBatches:
+def _prepare_pairs(ctx: TrainingContext, pairs: Splits[list[ReferencedPair]], collate: Any) -> StepBatches:
     collate = partial(collate, pad_id=padding_id(ctx.tokenizer))
     return ShuffledBatches(
         pairs.train, pairs.val, items="pairs", collate=collate, length=pair_length, sizes=batch_sizes(ctx)
     )
 
 
-def prepare_pairs(ctx: TrainingContext, pairs: Splits[ReferencedPair], model: Any) -> StepBatches:
+def prepare_pairs(ctx: TrainingContext, pairs: Splits[list[ReferencedPair]], model: Any) -> StepBatches:
     """Build batches of pairs."""
     return _prepare_pairs(ctx, pairs, collate_pairs)
 
 
-def prepare_pairs_with_prompts(ctx: TrainingContext, pairs: Splits[ReferencedPair], model: Any) -> StepBatches:
+def prepare_pairs_with_prompts(ctx: TrainingContext, pairs: Splits[list[ReferencedPair]], model: Any) -> StepBatches:
     """Build batches of pairs whose chosen side trains on its prompt as well."""
     return _prepare_pairs(ctx, pairs, partial(collate_pairs, prompts=True))
 
 
-def prepare_scored_pairs(ctx: TrainingContext, pairs: Splits[ReferencedPair], model: Any) -> StepBatches:
+def prepare_scored_pairs(ctx: TrainingContext, pairs: Splits[list[ReferencedPair]], model: Any) -> StepBatches:
     """Build batches of pairs for a network that scores whole rows."""
     return _prepare_pairs(ctx, pairs, collate_scored)
 
 
-def prepare_answers(ctx: TrainingContext, answers: Splits[ReferencedRated], model: Any) -> StepBatches:
+def prepare_answers(ctx: TrainingContext, answers: Splits[list[ReferencedRated]], model: Any) -> StepBatches:
     """Build batches of rated answers, not sorted by length: long answers alone would bias a micro-batch's estimate of
     the divergence.
     """
