@@ -96,7 +96,7 @@ class FolderExchange:
         """
         if self._store is None:
             return None
-        how = self.wait_for(lambda check: self._bring_all(check))
+        how = self.wait_for(self._bring_all)
         self._has_inputs = how is None
         self._pins.enter_context(self._store.pinned(self._bases))
         if self._has_inputs and self._streams is None:

@@ -135,15 +135,11 @@ def _children_of_thread(pid: int, thread: str) -> list[str]:
 
 
 def _other_jobs(pid: int) -> list[int]:
-    held = []
-    for process in psutil.process_iter(["cmdline"]):
-        if (
-            process.pid != pid
-            and "--child" in (process.info["cmdline"] or ())
-            and "jobs.run" in process.info["cmdline"]
-        ):
-            held.append(tree_bytes(process.pid))
-    return held
+    return [
+        tree_bytes(process.pid)
+        for process in psutil.process_iter(["cmdline"])
+        if process.pid != pid and {"--child", "jobs.run"} <= set(process.info["cmdline"] or ())
+    ]
 
 
 def _private_bytes(pid: int) -> int:

@@ -369,11 +369,7 @@ def align_losses(
 
 def _places(passage: Passage, num_characters: int) -> dict[int, int]:
     """Map each place in the text where a token ends to the last token that ends there, from the first token on."""
-    places: dict[int, int] = {}
-    for index, end in enumerate(passage.ends):
-        if end is not None and end <= num_characters:
-            places[end] = index
-    return places
+    return {end: index for index, end in enumerate(passage.ends) if end is not None and end <= num_characters}
 
 
 def _running(nats: Sequence[float]) -> list[float]:

@@ -77,7 +77,7 @@ def draw_derive(ctx: Context, person: Person, version: VersionView) -> None:
             disabled=preview is None or preview.is_without_effect,
         ):
             if preview is not None:
-                _draw_examples(ctx, version, preview)
+                _draw_examples(version, preview)
             return
     _make(ctx, person, version, change, name=title)
 
@@ -121,7 +121,7 @@ def _written(count: RowCount) -> str:
     return f"≈ {round(count.value, 3 - len(str(count.value))):,}"
 
 
-def _draw_examples(ctx: Context, version: VersionView, preview: ChangePreview) -> None:
+def _draw_examples(version: VersionView, preview: ChangePreview) -> None:
     """Draw some rows that would go, come or stay."""
     with folded(probe_of(version.provenance) is not None, label="Rows (may be harmful)"):
         for title, rows in (("Removed", preview.gone), ("Added", preview.come), ("Kept", preview.staying)):

@@ -148,7 +148,7 @@ def draw_suite(ctx: Context, person: Person, suite_id: str) -> None:
                 "This suite has not run yet. Choose checkpoints above, or choose it when you launch a training run."
             )
             return
-        _draw_results(ctx, suite, results)
+        _draw_results(suite, results)
 
     table()
     with st.expander("As YAML", icon=":material/data_object:"):
@@ -190,7 +190,7 @@ def _draw_members(members: Sequence[SuiteMember]) -> None:
     st.caption(plain(f"{plural(len(labels), 'benchmark')}: {'; '.join(labels[:MAX_LABELS])}{more}."))
 
 
-def _draw_results(ctx: Context, suite: SuiteView, results: Sequence[SuiteResultView]) -> None:
+def _draw_results(suite: SuiteView, results: Sequence[SuiteResultView]) -> None:
     names = list(dict.fromkeys(one.member.label for result in results for one in result.members))[:8]
     averages = [*(["Centred average"] if suite.config.centred else []), "Macro average", "Micro average"]
     table = WidgetTable("suiteresults", {"Checkpoint": 2.2, **dict.fromkeys([*averages, *names], 1.5), "Cost": 1.2})

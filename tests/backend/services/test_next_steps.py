@@ -87,6 +87,7 @@ def test_the_steps_of_a_state(state: dict[str, object], expected: list[tuple[Ste
 def test_steps_state_names_numbers_and_causes() -> None:
     steps = next_steps(
         Situation(
+            **SETTLED,  # type: ignore[arg-type]
             votes=(AwaitedVotes("k", "Rematch", 12),),
             served_without_evaluation=(CHAT,),
             failed_runs=(AttentionItem("r", "first", "The loss became NaN."),),

@@ -100,7 +100,7 @@ def join_sides(files: Mapping[str, str]) -> list[dict[str, str]]:
     line at fault.
     """
     rows = []
-    for name in sorted(files, key=lambda name: partner_of(name)):
+    for name in sorted(files, key=partner_of):
         if not name[_start(name) :].lower().startswith("pro"):
             if partner_of(name) not in files:
                 raise _alone(name)

@@ -120,9 +120,7 @@ def list_evaluated(ctx: Context) -> list[EvaluatedEndpointView]:
     """Return what can be evaluated: this installation's running endpoints, then the registered APIs, each by name."""
     stored = _registered(ctx)
     ids = {view.name: view.id for view in stored if view.is_own}
-    own = [
-        _own_view(ctx, endpoint, ids.get(endpoint.name, "")) for endpoint in list_endpoints(ctx, include_stopped=False)
-    ]
+    own = [_own_view(endpoint, ids.get(endpoint.name, "")) for endpoint in list_endpoints(ctx, include_stopped=False)]
     return [*own, *(view for view in stored if not view.is_own)]
 
 
@@ -166,7 +164,7 @@ def resolve_evaluated(ctx: Context, name_or_id: str, *, model: str = "") -> Eval
 def find_own(ctx: Context, name: str) -> EvaluatedEndpointView:
     """Return an endpoint of this installation, ready or not. Raises NotFound."""
     stored = next((view for view in _registered(ctx) if view.is_own and view.name == name), None)
-    return _own_view(ctx, get_endpoint(ctx, name), stored.id if stored else "")
+    return _own_view(get_endpoint(ctx, name), stored.id if stored else "")
 
 
 def store_own(session: Session, ctx: Context, view: EvaluatedEndpointView, *, person: Person) -> str:
@@ -245,7 +243,7 @@ def _view(row: EvaluatedEndpoint) -> EvaluatedEndpointView:
     return EvaluatedEndpointView(row.id, row.name, row.config, row.capabilities, row.created_at)
 
 
-def _own_view(ctx: Context, endpoint: EndpointView, id_: str) -> EvaluatedEndpointView:
+def _own_view(endpoint: EndpointView, id_: str) -> EvaluatedEndpointView:
     upstream = endpoint.config.upstream
     at_once = upstream.max_requests // 4 if upstream else 4 * endpoint.num_ready
     config = EndpointConfig(model=endpoint.name, concurrency=max(1, min(64, at_once)))
@@ -262,7 +260,7 @@ def _ready(ctx: Context, name: str, id_: str) -> EvaluatedEndpointView:
             else "Wait for it."
         )
         raise Conflict(f"The endpoint “{name}” is {endpoint.state}.", remedy=remedy)
-    return _own_view(ctx, endpoint, id_)
+    return _own_view(endpoint, id_)
 
 
 def _own_names(ctx: Context) -> Sequence[str]:
