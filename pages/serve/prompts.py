@@ -24,7 +24,7 @@ from pages.components import routes
 from pages.components.choices import choose_from
 from pages.components.confirm import draw_confirmed
 from pages.components.frame import empty_state, errors_shown, object_heading, page_frame, plain
-from pages.components.links import back_link, page_link, row_link
+from pages.components.links import back_link, page_link, row_link, set_parameters
 from pages.components.numbers import form_button
 from pages.components.serving.prompt_matrix import draw_trying
 from pages.components.tables import WidgetTable
@@ -141,9 +141,7 @@ def choose_version(ctx: Context, prompt: PromptView) -> PromptVersionView:
     key = f"version_{prompt.name}_{prompt.newest.number}_{shown}"
     chosen = choose_from("Version", numbers, words=labels.__getitem__, key=key, value=shown, width=520)
     if chosen != shown:
-        st.query_params.pop("version", None)
-        if chosen != prompt.newest.number:
-            st.query_params["version"] = str(chosen)
+        set_parameters(version="" if chosen == prompt.newest.number else str(chosen))
         st.rerun()
     return get_version(ctx, prompt, chosen)
 

@@ -37,7 +37,7 @@ from pages.components import routes
 from pages.components.evaluation.folding import FOLDED, folded
 from pages.components.evaluation.safety import draw_safety_item
 from pages.components.frame import draw_filter_error, handled, object_heading, plain
-from pages.components.links import row_link
+from pages.components.links import row_link, set_parameters
 from pages.components.tables import draw_table
 
 PAGE = routes.EVALUATIONS
@@ -156,14 +156,6 @@ def _query(ctx: Context, evaluation: EvaluationView, which: str, *, text: str, e
     return ItemQuery(outcomes.get(which, "all"), text, expression, positions)
 
 
-def _set_address(changes: Mapping[str, str]) -> None:
-    for name, value in changes.items():
-        if value:
-            st.query_params[name] = value
-        else:
-            st.query_params.pop(name, None)
-
-
 def _draw_choice(words: Mapping[str, str], *, default: str) -> str:
     """Draw the choice of items, which the address keeps."""
     given = st.query_params.get("items", default)
@@ -171,7 +163,7 @@ def _draw_choice(words: Mapping[str, str], *, default: str) -> str:
 
     def store() -> None:
         chosen = st.session_state["items_which"]
-        _set_address({"items": "" if chosen == default else chosen, "page": ""})
+        set_parameters(items="" if chosen == default else chosen, page="")
 
     return str(
         st.segmented_control(
@@ -191,7 +183,7 @@ def _draw_text(label: str, name: str, *, placeholder: str, width: int) -> str:
     st.session_state[key] = st.query_params.get(name, "")
 
     def store() -> None:
-        _set_address({name: (st.session_state[key] or "").strip(), "page": ""})
+        set_parameters(**{name: (st.session_state[key] or "").strip(), "page": ""})
 
     return st.text_input(label, key=key, placeholder=placeholder, on_change=handled(store), width=width) or ""
 
@@ -207,7 +199,7 @@ def _draw_place(total: int, *, of: int) -> int:
             st.session_state["items_page"] = number
 
             def store() -> None:
-                _set_address({"page": str(st.session_state["items_page"])})
+                set_parameters(page=str(st.session_state["items_page"]))
 
             st.number_input(
                 f"Page, 1 to {pages}",
@@ -234,8 +226,8 @@ def _draw_steps(numbers: Sequence[int], number: int, *, named: str) -> None:
             icon=":material/list:",
             key="item_list",
             shortcut="Escape",
-            on_click=handled(_set_address),
-            args=({"item": "", "page": page},),
+            on_click=handled(set_parameters),
+            kwargs={"item": "", "page": page},
         )
         for label, icon, shortcut, target in (
             ("Previous", "chevron_left", "Left", before),
@@ -247,8 +239,8 @@ def _draw_steps(numbers: Sequence[int], number: int, *, named: str) -> None:
                 key=f"item_{label.lower()}",
                 shortcut=shortcut,
                 disabled=target is None,
-                on_click=handled(_set_address),
-                args=({"item": str(target)},),
+                on_click=handled(set_parameters),
+                kwargs={"item": str(target)},
             )
         where = "not among the listed items" if place is None else f"{place + 1:,} of {len(numbers):,}"
         st.caption(plain(f"{where} ({named.lower()})" if place is not None else where), width="content")
@@ -294,8 +286,8 @@ def _draw_item_link(number: int, *, key: str) -> None:
         type="tertiary",
         icon=":material/open_in_full:",
         key=f"item_{key}_{number}",
-        on_click=handled(_set_address),
-        args=({"item": str(number)},),
+        on_click=handled(set_parameters),
+        kwargs={"item": str(number)},
     )
 
 

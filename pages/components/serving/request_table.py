@@ -102,10 +102,7 @@ def draw_elsewhere(ctx: Context, person: Person, rows: Sequence[RequestRow], *, 
 
 def _open(request_id: str | None) -> None:
     """Put a request into the address, or take it out, and draw the page again."""
-    if request_id is None:
-        st.query_params.pop("request", None)
-    else:
-        st.query_params["request"] = request_id
+    set_parameters(request=request_id or "")
     st.rerun()
 
 

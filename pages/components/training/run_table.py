@@ -49,6 +49,7 @@ from pages.components.browser.run_table.component import TableAction, run_table
 from pages.components.choices import by_identity, choose_from, choose_one
 from pages.components.frame import errors_shown, handled, plain
 from pages.components.labels import IMPORTED, OBJECTIVES, STATUS
+from pages.components.links import set_parameters
 from pages.components.words import when
 
 PAGE = "runs"
@@ -78,7 +79,7 @@ def read_address() -> list[str]:
     """
     if (compared := st.query_params.get("compare")) is not None:
         st.query_params.pop("compare")
-        set_parameter("ticked", compared)
+        set_parameters(ticked=compared)
         st.session_state["show"] = "Curves"
     values = {label: value for value, label in OBJECTIVES.items()}  # a select box wrote its label
     parts = [f"objective = {quote(values.get(one, one))}" for one in st.query_params.get_all("objective") if one]
@@ -108,7 +109,7 @@ def choose_field(
 
     def store() -> None:
         chosen = st.session_state[key]
-        set_parameter(name, "" if chosen in (None, default) else chosen)
+        set_parameters(**{name: "" if chosen in (None, default) else chosen})
 
     return st.selectbox(
         label,
@@ -337,7 +338,7 @@ def _draw_columns(table: RunTable, columns: Sequence[RunField]) -> None:
             width=460,
         )
         st.caption("Drag a title in the table to move its column, or press Alt and an arrow key on it.")
-        st.button("Default columns", key="runs_columns_reset", on_click=handled(set_parameter), args=("columns", ""))
+        st.button("Default columns", key="runs_columns_reset", on_click=handled(set_parameters), kwargs={"columns": ""})
 
 
 def _draw_grouping(table: RunTable) -> str | None:
@@ -491,7 +492,7 @@ def _take(table: RunTable, action: TableAction, *, order: str, opened: list[str]
         left = (
             [one for one in opened if one != action.toggled] if action.toggled in opened else [*opened, action.toggled]
         )
-        set_parameter("open", ",".join(left))
+        set_parameters(open=",".join(left))
     else:
         return
     st.rerun()
@@ -501,15 +502,7 @@ def pick(run_ids: Sequence[str]) -> None:
     """Tick these runs and no others, up to a limit."""
     if len(run_ids) > MAX_PICKED:
         st.toast(f"At most {MAX_PICKED} runs can be ticked.", icon=":material/info:")
-    set_parameter("ticked", ",".join(run_ids[:MAX_PICKED]))
-
-
-def set_parameter(name: str, value: str) -> None:
-    """Set a part of the address, or take it out."""
-    if value:
-        st.query_params[name] = value
-    else:
-        st.query_params.pop(name, None)
+    set_parameters(ticked=",".join(run_ids[:MAX_PICKED]))
 
 
 def _next_order(known: RunField, order: str) -> str:
@@ -586,7 +579,7 @@ def draw_picked(
             _draw_archiving(ctx, person, rows)
             _draw_deletion(ctx, person, rows)
         st.button(
-            "Clear", key="runs_clear", icon=":material/close:", on_click=handled(set_parameter), args=("ticked", "")
+            "Clear", key="runs_clear", icon=":material/close:", on_click=handled(set_parameters), kwargs={"ticked": ""}
         )
 
 
@@ -609,7 +602,7 @@ def _draw_archiving(ctx: Context, person: Person, rows: Sequence[RunRow]) -> Non
     if st.button(label, key="runs_archive", icon=f":material/{icon}:"):
         with errors_shown():
             archive_runs(ctx, [row.id for row in rows], person=person, archived=not restores)
-            set_parameter("ticked", "")
+            set_parameters(ticked="")
             names = plain(_names([row.name for row in rows]))
             st.toast(f"{plural(len(rows), 'run')} {'restored' if restores else 'archived'}: {names}.")
             st.rerun()
@@ -647,7 +640,7 @@ def _draw_deletion(ctx: Context, person: Person, rows: Sequence[RunRow]) -> None
         ):
             with errors_shown():  # what was shown at the click: by now others of the ticked may have ended
                 done = delete_runs(ctx, st.session_state["runs_to_delete"], person=person)
-                set_parameter("ticked", ",".join(one for one in ids if one not in done.run_ids))
+                set_parameters(ticked=",".join(one for one in ids if one not in done.run_ids))
                 st.toast(f"{plural(len(done.run_ids), 'run')} deleted.")
                 st.rerun()
 
