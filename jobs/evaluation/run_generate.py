@@ -74,7 +74,7 @@ class _Network:
         payload = spec.payload
         set_threads(payload.threads)
         reporter.progress(0, len(payload.prompts), unit="completions", message="Loading the model")
-        self._reporter, self._sampling = reporter, _sampling(payload)
+        self._reporter, self._sampling = reporter, view_of(Sampling, payload)
         self._subject = load_subject(spec.path(payload.checkpoint or ""))
         self.uses_chat: bool | None = self._subject.uses_chat(payload.chat)
 
@@ -94,7 +94,7 @@ class _Endpoint:
 
     def __init__(self, payload: GeneratePayload, reporter: Reporter, *, job: str) -> None:
         key = os.environ.get(payload.key_env) if payload.key_env else None
-        self._sampling = _sampling(payload)
+        self._sampling = view_of(Sampling, payload)
         self._engine = EndpointEngine(
             payload.url or "",
             model=payload.model,
@@ -110,10 +110,6 @@ class _Endpoint:
         ]
         for batch in self._engine.generate(requests):
             yield [(prompts[index], answer) for index, (answer,) in batch]
-
-
-def _sampling(payload: GeneratePayload) -> Sampling:
-    return view_of(Sampling, payload)
 
 
 def _read_done(spec: JobSpec[GeneratePayload]) -> dict[tuple[str, int], CompletionEvent]:

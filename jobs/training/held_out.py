@@ -24,7 +24,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from backend.domain.training.config import RunConfig
 from backend.domain.training.held_out import FILE, HeldOutRow, HeldOutRows, Measure
-from backend.domain.training.objectives import Objective, Rows
+from backend.domain.training.objectives import Rows
 from jobs.batches.base import IGNORE, MicroBatch
 from jobs.batches.preference import PairBatch, RatedBatch, ScoredBatch
 from jobs.modeling.chat.render import turn_end
@@ -129,11 +129,6 @@ def _answer(batch: PairBatch | RatedBatch, row: int, start: int) -> tuple[list[i
     return batch.inputs[row, : start + 1].tolist(), answer[answer != IGNORE].tolist()
 
 
-def measure_of(objective: Objective) -> Measure:
-    """Return what the loss of a held-out row is."""
-    return _MEASURES[objective.facts.rows]
-
-
 _MEASURES: dict[Rows, Measure] = {
     "text": "tokens",
     "conversations": "tokens",
@@ -182,7 +177,7 @@ def write_held_out(
         )
     record = HeldOutRows(
         step=step,
-        measure=measure_of(config.objective),
+        measure=_MEASURES[config.objective.facts.rows],
         num_rows=worst.num_rows,
         mean_loss=worst.total / worst.num_rows,
         rows=tuple(rows),

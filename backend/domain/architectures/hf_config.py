@@ -17,6 +17,7 @@ Data = Mapping[str, Any]
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """Names of the maximum sequence length in config.json."""
 
+TIED_BY_DEFAULT = ("gpt2", "bloom", "gemma3_text", "smollm3")
 GATED_NAMES = {
     "num_layers": "num_hidden_layers",
     "width": "hidden_size",
@@ -83,12 +84,8 @@ def _named(data: Data, names: Mapping[str, str]) -> FieldValues:
 def _common(data: Data) -> dict[str, object]:
     return {
         "vocab_size": data["vocab_size"],
-        "tie_embeddings": bool(data.get("tie_word_embeddings", _tied_by_default(data))),
+        "tie_embeddings": bool(data.get("tie_word_embeddings", data["model_type"] in TIED_BY_DEFAULT)),
     }
-
-
-def _tied_by_default(data: Data) -> bool:
-    return data["model_type"] in ("gpt2", "bloom", "gemma3_text", "smollm3")
 
 
 def _gated(data: Data, unsupported: list[str], *, theta: float = 10_000.0, eps: float = 1e-6) -> FieldValues:

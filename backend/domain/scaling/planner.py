@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.flops import count_flops
@@ -80,7 +80,7 @@ def make_plan(
         flops_per_s=rate,
         notes=(),
     )
-    return _with_notes(plan)
+    return replace(plan, notes=tuple(plan_notes(plan)))
 
 
 @dataclass(frozen=True)
@@ -148,10 +148,6 @@ def _fit_budget(
         flops = seconds * rate_at(speeds, per_token)
         optimum = _allocate(config, law, flops)
     return flops, optimum, architecture, per_token
-
-
-def _with_notes(plan: ScalingPlan) -> ScalingPlan:
-    return ScalingPlan(**{**plan.__dict__, "notes": tuple(plan_notes(plan))})
 
 
 def _budget_seconds(config: PlanConfig, price: float | None) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, get_args
@@ -88,12 +87,10 @@ class KeyLimits(BaseModel):
 
     def describe(self) -> str:
         """Return the limits as `--limits` takes them; empty without limits."""
+        limits = self.model_dump(exclude_none=True)
         return ",".join(
-            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in self._set()
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in limits.items()
         )
-
-    def _set(self) -> Iterable[tuple[str, int | float]]:
-        return self.model_dump(exclude_none=True).items()
 
 
 MANY_AT_ONCE = KeyLimits(concurrency=100_000)

@@ -47,7 +47,8 @@ def guess_encoding(data: bytes) -> str | None:
     if "cp1252" in fitting:
         return "cp1252"
     known = {codecs.lookup(encoding).name: encoding for encoding in ENCODINGS}
-    return next((known[name] for name in map(_python_name, fitting) if name in known), None)
+    names = [codecs.lookup(encoding).name for encoding in fitting]
+    return next((known[name] for name in names if name in known), None)
 
 
 def guess_wide_encoding(data: bytes) -> str | None:
@@ -57,10 +58,6 @@ def guess_wide_encoding(data: bytes) -> str | None:
     if half and max(zeros) > 0.6 * half and min(zeros) < 0.1 * half:
         return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
     return None
-
-
-def _python_name(encoding: str) -> str:
-    return codecs.lookup(encoding).name
 
 
 class Utf8Stream:

@@ -214,7 +214,8 @@ def _list_folder(root: Path) -> tuple[list[Member], list[Ignored]]:
         here = Path(folder)
         for name in sorted(folders):
             if name.startswith(".") or (here / name).is_symlink():
-                ignored.append(Ignored((here / name).relative_to(root).as_posix() + "/", _hidden_or_link(name)))
+                reason = "hidden" if name.startswith(".") else "a link to a folder"
+                ignored.append(Ignored((here / name).relative_to(root).as_posix() + "/", reason))
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not (here / name).is_symlink())
         for name in sorted(files):
             path = here / name
@@ -235,10 +236,6 @@ def _list_folder(root: Path) -> tuple[list[Member], list[Ignored]]:
                 f"The folder {root.name!r} holds more than {MAX_MEMBERS:,} files.", remedy="Join them.", field="source"
             )
     return sorted(members, key=lambda member: member.name), ignored
-
-
-def _hidden_or_link(name: str) -> str:
-    return "hidden" if name.startswith(".") else "a link to a folder"
 
 
 def _add(members: list[Member], ignored: list[Ignored], name: str, make: object) -> None:

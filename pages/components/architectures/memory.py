@@ -34,7 +34,8 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
     """Draw the controls, the parts of the peak, its total, and the largest micro-batch on the chosen device."""
     st.subheader("Training memory", anchor=False)
     own = {device.name: device for device in list_training_devices(training_workers(ctx))}
-    devices = {**own, **{f"GPU, {name}": _usual(name) for name in SHOWN_DEVICES}}
+    usual = {f"GPU, {name}": Device(f"a GPU of {name}", "gpu", USUAL_DEVICES[name]) for name in SHOWN_DEVICES}
+    devices = own | usual
     chosen = st.selectbox(
         "Device", list(devices), key="architecture_device", help="Devices of this installation, and common GPU sizes."
     )
@@ -114,7 +115,3 @@ def _draw_setting(config: ArchitectureConfig, device: Device, precision: Precisi
         precision=precision,
         device=device.kind,
     )
-
-
-def _usual(name: str) -> Device:
-    return Device(f"a GPU of {name}", "gpu", USUAL_DEVICES[name])

@@ -17,7 +17,6 @@ from backend.domain.evaluation.safety.reports import GroupScore, SafetyReport
 from backend.domain.evaluation.safety.scoring import Judged, expected_metrics, judge_item, score_groups, score_probe
 from backend.domain.jobs.payloads import EvaluatePayload
 from backend.domain.jobs.results import EvaluateResult, ScoreRow
-from backend.domain.statistics.estimates import Estimate
 from backend.services.context import Context
 from backend.services.evaluation.safety.probes import probe_of, read_metas
 from backend.services.jobs.claims import Claim
@@ -48,7 +47,7 @@ def complete_scores(
     evaluation.record = evaluation.record.model_copy(update={"safety": _report(probe, metas, judged)})
     positions = sorted(judged)
     scores = score_probe(probe, [metas[place] for place in positions], [judged[place].values for place in positions])
-    rows = tuple(_score_row(score.metric, score.estimate) for score in scores)
+    rows = tuple(view_of(ScoreRow, score.estimate, metric=score.metric) for score in scores)
     return result.model_copy(update={"scores": rows})
 
 
@@ -91,7 +90,3 @@ def _report(probe: Probe, metas: list[dict[str, object]], judged: dict[int, Judg
         missing=missing,
         groups=groups,
     )
-
-
-def _score_row(metric: str, estimate: Estimate) -> ScoreRow:
-    return view_of(ScoreRow, estimate, metric=metric)

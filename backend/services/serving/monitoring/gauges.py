@@ -153,12 +153,8 @@ def _replica(
         revision=deployment.revision,
         status=replica.status if is_alive or replica.status == "starting" else "lost",
         url=replica.url,
-        host="another server" if job is None else host_of(job.owner),
+        # the name of a worker's slot begins with its machine; empty while no worker holds the job
+        host="another server" if job is None else (job.owner or "").partition("/")[0],
         device=None if job is None else job.device,
         number=number,
     )
-
-
-def host_of(owner: str | None) -> str:
-    """Return the machine of a worker's slot, whose name begins with it; empty while no worker holds the job."""
-    return (owner or "").partition("/")[0]
