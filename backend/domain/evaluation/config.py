@@ -241,7 +241,7 @@ def _task_settings(config: EvaluationConfig, task: TaskDefinition) -> dict[str, 
 
 
 def fingerprint_of(settings: Mapping[str, object], *, subject: str) -> str:
-    """Return the SHA-256 of settings and subject(an id or an endpoint's identity): equal ones mean equal scores."""
+    """Return the SHA-256 of settings and subject (an id or endpoint identity): equal ones mean equal scores."""
     text = json.dumps({"checkpoint": subject, **settings}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -96,7 +96,7 @@ def confidence_sequence(points: FloatArray, prompt: IntArray, *, alpha: float) -
 
 
 GROUP_BETS = ((1, 1 / 2), (3, 1 / 4), (9, 1 / 4))
-"""Points of a person that the person's mean awaitswhere two groups are compared, with each one's share of the error."""
+"""Points of a person that the person's mean awaits where two groups are compared, with each one's share of error."""
 
 
 def group_e_value(points: FloatArray, person: IntArray, in_first: NDArray[np.bool_]) -> tuple[float, int]:
