@@ -417,7 +417,7 @@ def _plan(verdict: PairVerdict) -> str:
 
 def _differing(verdict: PairVerdict) -> str:
     """Say why a verdict needs many raters, and how well that is known."""
-    unsure = f", as far as {_count(verdict.raters, 'rater')} can tell" if verdict.raters < FEW_RATERS else ""
+    unsure = f", as far as {plural(verdict.raters, 'rater')} can tell" if verdict.raters < FEW_RATERS else ""
     if verdict.leaning > 2 * PLANNED_LEANING:
         return f"So many raters because they differ in what they prefer{unsure}: votes of the same raters say less."
     return "So many votes for their number of raters: fewer votes of each would do, too."

@@ -20,7 +20,7 @@ from backend.services.tokenizers.tokenization import tokenize
 from pages.components import routes
 from pages.components.browser.token_strip.component import Mark, token_strip
 from pages.components.frame import draw_metric, errors_shown, plain
-from pages.components.links import page_link, row_link
+from pages.components.links import page_link, row_link, set_parameters
 from pages.components.serving.traffic_dataset import TRAFFIC_OF
 from pages.components.tables import WidgetTable, cell_text, draw_table
 from pages.components.words import date_time, when

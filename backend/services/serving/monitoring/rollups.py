@@ -19,7 +19,8 @@ KEPT = {60: timedelta(hours=26), 600: timedelta(days=8), 3600: timedelta(days=40
 
 FAILURES = ("lost", "refused", "aborted")
 """Statuses of requests that a rollup counts in columns of the same names."""
-SUMS = ("requests", *FAILURES, "prompt_tokens", "cached_tokens", "completion_tokens", "device_s", "cost_usd")
+COUNTS = ("requests", *FAILURES, "prompt_tokens", "cached_tokens", "completion_tokens")
+SUMS = (*COUNTS, "device_s", "cost_usd")
 HISTOGRAMS = ("ttft", "itl", "total", "queue")
 
 

@@ -15,7 +15,7 @@ from backend.domain.serving.latency import Counts, add_counts, percentile_s
 from backend.domain.serving.request_log import LOAD_TEST
 from backend.services.context import Context
 from backend.services.serving.costs.requests import price_differences
-from backend.services.serving.monitoring.rollups import interval_start, rollup_variant
+from backend.services.serving.monitoring.rollups import COUNTS, HISTOGRAMS, interval_start, rollup_variant
 from backend.services.serving.rollout import CANARY, STABLE
 
 QUANTILES = (0.5, 0.95, 0.99)
@@ -259,22 +259,9 @@ def _combine(name: str, subjects: Mapping[str, Sequence[float]]) -> float:
 
 
 def _point(start: datetime, step_s: int, rows: Sequence[TrafficRollup]) -> TrafficPoint:
-    point = TrafficPoint(start, step_s)
-    for name in (
-        "requests",
-        "lost",
-        "refused",
-        "aborted",
-        "prompt_tokens",
-        "cached_tokens",
-        "completion_tokens",
-    ):
-        setattr(point, name, sum(getattr(row, name) for row in rows))
-    point.ttft_ms = _percentiles([row.ttft for row in rows])
-    point.itl_ms = _percentiles([row.itl for row in rows])
-    point.total_ms = _percentiles([row.total for row in rows])
-    point.queue_ms = _percentiles([row.queue for row in rows])
-    return point
+    values: dict[str, Any] = {name: sum(getattr(row, name) for row in rows) for name in COUNTS}
+    values |= {f"{name}_ms": _percentiles([getattr(row, name) for row in rows]) for name in HISTOGRAMS}
+    return TrafficPoint(start, step_s, **values)
 
 
 def _percentiles(counts: Sequence[Counts]) -> tuple[float | None, ...]:
