@@ -43,6 +43,15 @@ def tab_link(name: str, tab: str, *, key: str, icon: str, **widgets: str) -> Non
     )
 
 
+def set_parameters(**values: str) -> None:
+    """Set parts of the address, or take empty ones out."""
+    for name, value in values.items():
+        if value:
+            st.query_params[name] = value
+        else:
+            st.query_params.pop(name, None)
+
+
 def page_link(
     page: str, label: str, query: dict[str, str] | None = None, *, icon: str = "", place: Any = st, **more: Any
 ) -> None:
