@@ -35,7 +35,7 @@ from backend.services.battles.raters import LOCAL_RATER
 from backend.services.battles.views import vote_holds
 from backend.services.context import Context
 from backend.services.scaling.studies import KIND as STUDY
-from backend.services.serving.monitoring.alerts import RUN_EVENTS
+from backend.services.serving.monitoring.alerts import DIVERGING_RUN, RUN_EVENTS
 
 MAX_ACTIVITIES = 40
 MAX_CAUSE = 160
@@ -252,10 +252,11 @@ def _decisions(session: Session, since: datetime) -> Iterator[Activity]:
 
 def _alerts(session: Session, since: datetime) -> Iterator[Activity]:
     rows = session.execute(
-        select(Alert.message, Alert.opened_at, Alert.resolved_at)
+        select(Alert.message, Alert.kind, Alert.opened_at, Alert.resolved_at)
         .where(Alert.opened_at >= since, Alert.kind.not_in(RUN_EVENTS))
         .order_by(Alert.opened_at.desc())
         .limit(MAX_ACTIVITIES)
     )
-    for message, at, resolved in rows:
-        yield Activity(at, ActivityKind.ALERT, message, "resolved" if resolved else "open")
+    for message, kind, at, resolved in rows:
+        solved = "ended" if kind == DIVERGING_RUN else "resolved"
+        yield Activity(at, ActivityKind.ALERT, message, solved if resolved else "open")

@@ -203,7 +203,7 @@ FACTS = (
         ValueKind.DURATION,
         "duration",
         "Results",
-        "From start to end, of all times it ran.",
+        "From start to end, of all times it ran; in CSV in seconds.",
     ),
     RunField("cost", "Cost", ValueKind.NUMBER, "usd", "Results", "Duration × devices × the price of a device-hour."),
     RunField("tokens_per_step", "Tokens per step", ValueKind.NUMBER, "integer", "Config"),

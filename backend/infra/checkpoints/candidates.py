@@ -223,9 +223,9 @@ def check_config(folder: Path) -> dict[str, object]:
     is quantised.
     """
     if not (folder / "config.json").is_file():
-        raise InvalidInput(
-            f"{folder} holds no config.json.", remedy="Give the folder of a Hugging Face checkpoint.", field="source"
-        )
+        inner = min(folder.glob("*/config.json"), default=None)
+        remedy = f"Give {inner.parent}, which holds one." if inner else "Give the folder of a Hugging Face checkpoint."
+        raise InvalidInput(f"{folder} holds no config.json.", remedy=remedy, field="source")
     config = read_json_file(folder / "config.json")
     for name in ("config.json", "tokenizer_config.json"):
         data = config if name == "config.json" else (read_json_file(folder / name) if (folder / name).is_file() else {})

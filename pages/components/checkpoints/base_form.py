@@ -45,7 +45,9 @@ def draw_base_form(ctx: Context, person: Person) -> CheckpointView | None:
         name = st.text_input("Name", value=_suggest(source), key=f"base_name_{source}")
         st.caption("Weights are read from safetensors or GGUF; code in a checkpoint is never run.")
         st.session_state.setdefault("base_once", uuid.uuid4().hex)
-        submitted = form_button("Add", {"choose a model": not source}, key="base_add", icon="add")
+        submitted = form_button(
+            "Add", {"choose a model" if way == OFFERED else "give a model": not source}, key="base_add", icon="add"
+        )
         if way == OFFERED:
             _draw_unusable(offers)
     if not submitted:

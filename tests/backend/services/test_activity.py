@@ -14,7 +14,7 @@ from backend.services.serving.monitoring.alerts import AlertWatch
 from pages.components.routes import OBJECTS
 from tests.support.filled_installation import fill
 from tests.support.run_world import claim, end
-from tests.support.scenario import Scenario
+from tests.support.scenario import Scenario, add_rows
 
 
 def test_runs_that_ended_are_named_with_their_outcome_and_cause(ctx: Context, scenario: Scenario) -> None:
@@ -59,6 +59,14 @@ def test_a_filled_installation_has_lines_of_its_parts_and_each_leads_to_a_page(c
     with_accounts = list_activities(replace(ctx, sign_in=True), since=ctx.now() - timedelta(days=1))
     votes = next(one for one in with_accounts if one.kind is ActivityKind.VOTED)
     assert votes.who == "before sign-in was set up", "who reads it need not have cast them"
+
+
+def test_a_run_that_diverged_until_it_ended_is_not_said_to_be_resolved(ctx: Context) -> None:
+    now = ctx.now()
+    facts = {"severity": "critical", "opened_at": now, "resolved_at": now}
+    add_rows(ctx, *(Alert(fingerprint=kind, kind=kind, message=kind, **facts) for kind in ("run_diverging", "disk")))
+    said = {one.name: one.text for one in list_activities(ctx, since=now - timedelta(days=1))}
+    assert said == {"run_diverging": "ended", "disk": "resolved"}
 
 
 def test_older_events_and_more_than_forty_are_left_out(ctx: Context) -> None:

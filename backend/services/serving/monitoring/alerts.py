@@ -32,7 +32,7 @@ MIN_REQUESTS = 20
 ENDED_WITHIN = timedelta(minutes=10)
 DIVERGED = re.compile(r"\b(nan|inf|infinite|not finite|diverged)\b", re.IGNORECASE)
 STORED = ("fingerprint", "kind", "severity", "message")
-ENDED_RUN, DIVERGED_RUN = "run_ended", "run_diverged"
+ENDED_RUN, DIVERGED_RUN, DIVERGING_RUN = "run_ended", "run_diverged", "run_diverging"
 RUN_EVENTS = (ENDED_RUN, DIVERGED_RUN)
 """Kinds of the events of runs that ended."""
 DIAGNOSE_EVERY = timedelta(minutes=1)
@@ -98,7 +98,7 @@ class AlertWatch:
         with ctx.db.read() as session:
             query = select(Run.id, Run.name).join(Job, Job.id == Run.job_id).where(Job.status == Status.RUNNING)
             names = dict(session.execute(query).all())
-            opened = select(Alert).where(Alert.kind == "run_diverging", Alert.resolved_at.is_(None))
+            opened = select(Alert).where(Alert.kind == DIVERGING_RUN, Alert.resolved_at.is_(None))
             alerts = [AlertCondition(**attributes_of(alert, *STORED)) for alert in session.scalars(opened)]
         self.diagnosed = {run_id: known for run_id, known in self.diagnosed.items() if run_id in names}
         for run_id, name in names.items():
@@ -125,7 +125,7 @@ def _divergence(ctx: Context, run_id: str, name: str) -> AlertCondition | None:
     if finding is None:
         return None
     message = f"Run {name} is diverging: {finding.sentence}"
-    return AlertCondition(divergence_of(run_id), "run_diverging", "critical", message)
+    return AlertCondition(divergence_of(run_id), DIVERGING_RUN, "critical", message)
 
 
 def settle_alerts(ctx: Context, conditions: Sequence[AlertCondition]) -> list[str]:

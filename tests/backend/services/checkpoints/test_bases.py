@@ -59,6 +59,13 @@ def test_a_folder_is_described_by_its_header(tmp_path: Path) -> None:
     assert facts.bytes == (tmp_path / "a/model.safetensors").stat().st_size
 
 
+def test_the_folder_above_that_of_a_base_leads_to_it(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "hf")
+    with pytest.raises(InvalidInput) as refused:
+        describe_base(tmp_path)
+    assert refused.value.remedy == f"Give {base}, which holds one."
+
+
 HEADERS = {
     "empty": (b"", "claims 0 bytes"),
     "a length beyond the file": (pack({}, length=10_000), "cut short"),
