@@ -38,6 +38,7 @@ def test_a_copy_of_an_installation_that_writes_opens_in_another_folder(tmp_path:
     (home / "run" / "up.lock").write_text("1")
     subprocess.run(["bash", "-ec", documented(1)], env=environment, check=True)
     assert not (home / "backup.db").exists()
+    assert (tmp_path / "backup.tgz").stat().st_mode & 0o077 == 0, "it holds the key that signs sessions"
     Scenario(ctx).checkpoint("Elm")
     restore = documented(2).replace("roundhouse up\n", "")
     (tmp_path / "other").mkdir()
