@@ -1,4 +1,6 @@
-"""The page of a campaign in a browser: a rater's link stays through other tabs until it is dismissed."""
+"""The page of a campaign in a browser: a rater's link stays through other tabs until it is dismissed, and the number of
+flagged battles leads to them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
+from backend.services.context import Context
+from tests.support.battle_world import cast_vote, link_rater, next_battle
 from tests.support.browser import open_tab, settle
 from tests.support.page_server import page_server
 from tests.support.scenario import Scenario
@@ -40,4 +44,22 @@ def test_a_raters_link_stays_through_other_tabs_until_it_is_dismissed(
         page.get_by_role("button", name="Reissue", exact=True).click()
         expect(link).to_be_visible()
         expect(page.get_by_label("Whose")).to_have_count(0)  # the menu lay over the link that it had made
+        page.context.close()
+
+
+def test_the_number_of_flagged_battles_leads_from_one_tab_to_another(
+    ctx: Context, scenario: Scenario, home: Path, browser: Browser
+) -> None:
+    campaign = scenario.campaign(num_prompts=6)
+    owl = link_rater(ctx, campaign.id, "Owl")
+    for flag in ("Answer is cut off", ""):
+        ballot = next_battle(ctx, campaign.id, owl)
+        assert ballot is not None
+        cast_vote(ctx, ballot.battle_id, label="A", rater=owl, duration_ms=5000, flag=flag)
+    with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
+        page = open_tab(browser, width=1280, height=1000)
+        page.goto(f"{server.url}/battles?campaign={campaign.id}&tab=Raters")
+        settle(page)
+        page.get_by_role("button", name="1 battle flagged by raters").click()
+        expect(page.get_by_text("flagged: Answer is cut off")).to_be_visible()
         page.context.close()
