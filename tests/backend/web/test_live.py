@@ -78,7 +78,7 @@ def test_a_new_viewer_gets_the_whole_curve_and_then_only_new_points(
     assert newer["train_loss"] == {
         "whole": False,
         "steps": [11, 12],
-        "values": [0.909091, 0.833333],
+        "values": [0.9090909, 0.8333333],
         "times": [10.0, 11.0],
     }
 
