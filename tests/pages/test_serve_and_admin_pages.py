@@ -21,6 +21,7 @@ from backend import bootstrap
 from backend.db.tables import Checkpoint, Deployment, DeviceUse, Job, LogLine
 from backend.domain.data.token_folders import MANIFEST, Manifest
 from backend.domain.jobs.events import GaugeEvent, ReadyEvent
+from backend.domain.jobs.states import Status
 from backend.domain.serving.canary import CanaryRules
 from backend.errors import Unavailable
 from backend.services.checkpoints.checkpoints import list_checkpoints
@@ -46,7 +47,8 @@ from pages.components import visitor as services
 from pages.components.serving import endpoint as endpoint_page
 from tests.support.fake_api import serve_api
 from tests.support.opening import plain_words
-from tests.support.scenario import add_row
+from tests.support.run_world import diverging_points
+from tests.support.scenario import Scenario, add_row
 
 
 @pytest.fixture(autouse=True)
@@ -251,6 +253,21 @@ def test_the_page_says_what_requests_to_an_alias_get_before_and_after_a_canary_i
     listed = plain_words(draw("serve/endpoints.py"))
     assert "Followed by tales. tales serves elm until the alias is moved." in listed
     assert "get tiny too, which holds the alias." in plain_words(app), "what a rollback does, before the click"
+
+
+def test_a_checkpoint_whose_run_diverged_is_offered_last_and_marked(ctx: Context) -> None:
+    make_ready(ctx)
+    scenario = Scenario(ctx)
+    wild = scenario.run(*diverging_points(), status=Status.FINISHED, name="wild")
+    last = scenario.checkpoint(run=wild, step=200, family="llama", parameters=10)
+    calm = add_row(ctx, Checkpoint(name="calm", origin="added", folder="bases/calm", family="llama", parameters=10))
+    app = draw("serve/endpoints.py", name="tales")
+    served = next(c.id for c in list_checkpoints(ctx) if c.name == "tiny")
+    for menu, ids in (("swap", [calm, last]), ("canary", [calm, last, served]), ("shadow", [calm, last, served])):
+        box = app.selectbox(key=f"{menu}_checkpoint_tales")
+        assert box.options[:2] == ["calm", "wild · step 200 (diverged)"]
+        assert len(box.options) == len(ids)
+        assert box.value in (None, calm)
 
 
 def test_an_endpoint_is_scaled_split_promoted_and_rolled_back_on_the_page(ctx: Context) -> None:

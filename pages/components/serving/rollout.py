@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import streamlit as st
@@ -26,6 +26,7 @@ from backend.services.serving.deployments import (
 from backend.services.serving.endpoints import CanaryView, EndpointView
 from backend.services.serving.upstreams import list_upstreams
 from pages.components import routes
+from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import choose_from
 from pages.components.confirm import close_menu, draw_confirmed, menu_key
 from pages.components.forms import Choices, draw_fields, group_expander, read_form
@@ -140,15 +141,15 @@ def draw_rollback(ctx: Context, person: Person, endpoint: EndpointView) -> None:
 def draw_swap(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the choice of another checkpoint, which is served with the same options."""
     with st.popover("Swap", icon=":material/swap_horiz:", key=menu_key(f"swap_menu_{endpoint.name}")):
-        checkpoints = {
-            c.id: c.name for c in list_checkpoints(ctx, ready=True) if c.writes and c.id != endpoint.checkpoint_id
-        }
-        if not checkpoints:
+        others = {c.id: c for c in list_checkpoints(ctx, ready=True) if c.writes and c.id != endpoint.checkpoint_id}
+        if not others:
             st.caption("There is no other checkpoint. Train a model or add a base.")
             return
-        chosen = choose_from("Checkpoint", checkpoints, key=f"swap_checkpoint_{endpoint.name}")
+        chosen = choose_from(
+            "Checkpoint", label_usable_first(ctx, others.values()), key=f"swap_checkpoint_{endpoint.name}"
+        )
         st.caption("Replicas and options stay; replicas are replaced one by one. Rollback brings this checkpoint back.")
-        if chosen and (follows := explain_alias(ctx, endpoint.config.alias, served=checkpoints[chosen])):
+        if chosen and (follows := explain_alias(ctx, endpoint.config.alias, served=others[chosen].name)):
             st.caption(plain(follows))
         if st.button("Swap", type="primary", key=f"swap_{endpoint.name}", disabled=chosen is None) and chosen:
             with errors_shown():
@@ -157,10 +158,13 @@ def draw_swap(ctx: Context, person: Person, endpoint: EndpointView) -> None:
                 st.rerun()
 
 
-def label_beside(checkpoints: Sequence[CheckpointView], *, served: str) -> dict[str, str]:
-    """Return the checkpoints that can answer beside the one that is served, by id; that one last, and named so."""
-    writers = sorted((c for c in checkpoints if c.writes), key=lambda c: c.id == served)
-    return {c.id: f"{c.name} (serves now)" if c.id == served else c.name for c in writers}
+def label_beside(ctx: Context, checkpoints: Iterable[CheckpointView], *, served: str) -> dict[str, str]:
+    """Return the checkpoints that can answer beside the one that is served, by id, those of runs that diverged marked;
+    the served one last, and named so.
+    """
+    labels = label_usable_first(ctx, [c for c in checkpoints if c.writes])
+    name = labels.pop(served, None)
+    return labels | ({} if name is None else {served: f"{name} (serves now)"})
 
 
 @number_form
@@ -170,7 +174,7 @@ def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
         return
     with st.popover("Canary", icon=":material/call_split:", key=f"canary_menu_{endpoint.name}"):
         checkpoints = label_beside(
-            [*list_checkpoints(ctx, ready=True), *list_upstreams(ctx)], served=endpoint.checkpoint_id
+            ctx, [*list_checkpoints(ctx, ready=True), *list_upstreams(ctx)], served=endpoint.checkpoint_id
         )
         chosen = choose_from("Checkpoint", checkpoints, key=f"canary_checkpoint_{endpoint.name}")
         engine = st.selectbox(

@@ -31,7 +31,7 @@ def draw_shadow_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
         if kind == OTHER:
             chosen = st.selectbox("Endpoint", others, key=f"shadow_endpoint_{name}")
         else:
-            checkpoints = label_beside(list_checkpoints(ctx, ready=True), served=endpoint.checkpoint_id)
+            checkpoints = label_beside(ctx, list_checkpoints(ctx, ready=True), served=endpoint.checkpoint_id)
             chosen = choose_from("Checkpoint", checkpoints, key=f"shadow_checkpoint_{name}")
         percent = draw_number(st, "Percent of requests", 0.1, 100.0, 10.0, key=f"shadow_percent_{name}", is_whole=False)
         if (
