@@ -165,6 +165,7 @@ def verdict(
         seconds_per_vote=seconds,
         leaning=result.leaning,
         votes_per_rater=result.decisive_per_rater,
+        cast_per_rater=result.votes_per_rater,
     )
     document = to_document(result, plan)
     if path:

@@ -62,9 +62,9 @@ class PairVerdict:
     answers, which no one voted on; `num_cast` and `cast_share` leave them out. `needed` is for a true gap of
     `smallest_gap_elo`, `needed_at_gap` for the observed one (None where votes are even); all 0 once decided.
     `needs_prompts` says that more raters on the same prompts can't settle it. `seconds_needed` is rating time, None
-    without a pace. `leaning` is the standard deviation of raters' leanings in log-odds, measured from a planned one,
-    and `decisive_per_rater` the votes of each that are no ties. `rests_on` is the rater without whose votes it would be
-    undecided.
+    without a pace. `leaning` is the standard deviation of raters' leanings in log-odds, measured from a planned one;
+    `votes_per_rater` and `decisive_per_rater` are the votes of each, and those that are no ties. `rests_on` is the
+    rater without whose votes it would be undecided.
     """
 
     first: str
@@ -94,6 +94,7 @@ class PairVerdict:
     smallest_gap_elo: float
     spread: VoteSpread
     leaning: float
+    votes_per_rater: float
     decisive_per_rater: float
     rests_on: str | None = None
 
@@ -213,7 +214,7 @@ def judge_pair(
     outcome = _both(by_prompts, raters, log_e, alpha=alpha)
     spread = measured_spread(pair, equal=equal)
     needed = _needed(pair, spread, gap_elo=smallest_gap_elo, alpha=alpha, outcome=outcome)
-    leaning, _, decisive = _raters_so_far(pair, spread)
+    leaning, per_rater, decisive = _raters_so_far(pair, spread)
     verdict = PairVerdict(
         first=first,
         second=second,
@@ -242,6 +243,7 @@ def judge_pair(
         smallest_gap_elo=smallest_gap_elo,
         spread=spread,
         leaning=leaning,
+        votes_per_rater=per_rater,
         decisive_per_rater=decisive,
         rests_on=None if outcome == "undecided" else _rests_on(pair, outcome, raters, alpha=alpha),
     )

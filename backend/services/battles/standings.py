@@ -232,6 +232,7 @@ def _plan(verdicts: tuple[PairVerdict, ...], *, pace: float | None) -> tuple[Pla
         seconds_per_vote=pace,
         leaning=undecided.leaning,
         votes_per_rater=undecided.decisive_per_rater,
+        cast_per_rater=undecided.votes_per_rater,
     )
 
 

@@ -82,9 +82,9 @@ def draw_votes_needed(standings: Standings) -> None:
         alt="Votes by gap and design",
     )
     st.caption(
-        "Totals for a campaign that starts now; a true gap of this size is found with a chance of 80 %. Votes and"
-        f" prompts give the evidence over prompts, raters of {undecided.decisive_per_rater:.0f} decisive votes each, as"
-        " so far, that over raters: a verdict at any time needs both. A fixed sample says nothing about other raters."
+        "Totals for a campaign that starts now; a true gap of this size is found with a chance of 80 %. A verdict at"
+        f" any time needs both the prompts and the raters, each with {undecided.votes_per_rater:.0f} votes, as so far. A"
+        " fixed sample says nothing about other raters."
     )
 
 

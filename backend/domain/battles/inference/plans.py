@@ -92,10 +92,12 @@ def plan_options(
     seconds_per_vote: float | None = None,
     leaning: float = PLANNED_LEANING,
     votes_per_rater: float = BALLOT_VOTES,
+    cast_per_rater: float = 0.0,
 ) -> tuple[PlanOption, ...]:
     """Return the choices of gap and design with their votes, prompts, raters and minutes.
 
-    `leaning`: standard deviation of raters' leanings in log-odds; `votes_per_rater`: decisive votes of each.
+    `leaning`: standard deviation of raters' leanings in log-odds; `votes_per_rater`: decisive votes of each, and
+    `cast_per_rater` all of them where they are known: then `votes` are at least those of the raters that are needed.
 
     `alpha` is shared by `num_pairs` pairs (Bonferroni). `judge_correlation`: between a judge's and the raters' verdicts
     on a battle, which adds the design with a judge; `num_judged`: battles that the judge scores, None for as many as
@@ -124,9 +126,10 @@ def plan_options(
         if judge_correlation is not None:
             rows.append(("judge", False, 1, _with_judge(once, judge_correlation, num_judged)))
         for design, any_time, raters, prompts in rows:
-            votes = prompts * raters * (num_pairs if design == "all_pairs" else 1)
             label = LABELS[design].format(raters=raters, pairs=num_pairs, correlation=judge_correlation)
             people = raters_for(leaning, gap_elo=gap, alpha=level, votes_per_rater=votes_per_rater) if any_time else 0
+            votes = max(prompts * raters, math.ceil(people * cast_per_rater))
+            votes *= num_pairs if design == "all_pairs" else 1
             options.append(PlanOption(gap, design, label, any_time, raters, votes, prompts, votes * pace / 60, people))
     return tuple(options)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from backend.domain.battles.inference.pair_votes import PairVotes
-from backend.domain.battles.inference.plans import checked_gap, one_look_votes
+from backend.domain.battles.inference.plans import checked_gap, one_look_votes, plan_options
 from backend.domain.battles.verdicts import is_decided, pair_verdict, verdict_path
 from backend.domain.battles.votes import VoteRecord
 from backend.domain.wording import about
@@ -138,6 +138,15 @@ def test_many_raters_are_needed_where_they_differ_and_the_verdict_says_so() -> N
     assert differing.needed_first.raters > 2 * agreeing.needed_first.raters
     assert "because they differ in what they prefer, as far as 3 raters can tell" in differing.sentence
     assert "differ" not in agreeing.sentence
+    plan = plan_options(
+        gaps=(differing.needed_first.gap_elo,),
+        spread=differing.spread,
+        leaning=differing.leaning,
+        votes_per_rater=differing.decisive_per_rater,
+        cast_per_rater=differing.votes_per_rater,
+    )
+    total = next(option.votes for option in plan if option.design == "new_prompts")
+    assert total == differing.needed_first.votes + 24, "what was cast, and what is needed more"
 
 
 def test_a_wider_gap_needs_fewer_votes() -> None:
