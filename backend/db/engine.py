@@ -163,6 +163,10 @@ def _read_json(text: str) -> Any:
         return json.loads(text)
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
 def _create(url: URL, is_sqlite: bool) -> Engine:
     if not is_sqlite:
         server = create_engine(
@@ -192,6 +196,7 @@ def _create(url: URL, is_sqlite: bool) -> Engine:
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # we emit BEGIN ourselves
+        connection.create_function("lower", 1, _lower, deterministic=True)  # its own knows A to Z alone
         cursor = connection.cursor()
         for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")

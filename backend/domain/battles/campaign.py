@@ -159,7 +159,7 @@ class CampaignConfig(BaseModel):
     instructions: str = setting(
         "",
         "Instructions to raters",
-        "What raters read before their first vote, and may open again.",
+        "What raters read before their first vote, and may open again. Plain text.",
         max_length=4000,
         shown=BALLOT,
         lines=3,

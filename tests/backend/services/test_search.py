@@ -33,6 +33,11 @@ def test_every_word_is_in_the_name_in_any_order_and_case(tales: Context) -> None
     assert names(tales, "tales letters") == []
 
 
+def test_letters_beyond_ascii_have_a_case_too(ctx: Context) -> None:
+    add_rows(ctx, Dataset(name="Übergroße Ästhetik", kind="chat"))
+    assert names(ctx, "übergroße ÄSTHETIK") == [("dataset", "Übergroße Ästhetik")]
+
+
 def test_percent_and_underscore_are_letters(tales: Context) -> None:
     assert names(tales, "%") == names(tales, "_") == []
 
