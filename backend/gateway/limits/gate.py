@@ -128,15 +128,16 @@ def limit_reached(refusal: Refusal, demand: Demand) -> ApiError:
     if refusal.limit == "budget":
         amounts = (
             (
-                f"{format_usd(refusal.used)} of {format_usd(refusal.allowed, is_price=True)}",
+                f"{format_usd(refusal.used, is_price=True)} of {format_usd(refusal.allowed, is_price=True)}",
                 format_usd(demand.usd, is_price=True),
             )
             if refusal.unit == "usd"
             else (f"{refusal.used:,.0f} of {refusal.allowed:,.0f} tokens", f"{demand.tokens:,} tokens")
         )
+        cure = "Wait" if refusal.used >= refusal.allowed else "Send a smaller max_tokens, or wait"
         message = (
             f"This key has used or reserved {amounts[0]} of its budget for this {refusal.period}, and this request may"
-            f" use {amounts[1]}. Send a smaller max_tokens, or wait for the next budget."
+            f" use {amounts[1]}. {cure} for the next budget."
         )
         return ApiError(429, message, code="insufficient_quota", retry_after_s=wait)
     if refusal.limit == "concurrency":

@@ -15,6 +15,8 @@ import pytest
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes
 from backend.gateway import app
 from backend.gateway.directory import Principal, ReplicaAddress
+from backend.gateway.limits.demand import Demand, Refusal
+from backend.gateway.limits.gate import limit_reached
 from backend.gateway.relay import BusyShares
 from backend.gateway.usage import MAX_REFUSED
 from backend.services.serving.usage import UsageRow
@@ -243,3 +245,20 @@ def test_a_client_that_loops_on_refusals_is_counted_and_fills_no_table(scene: Sc
     eventually(lambda: sum(row.requests for row in refused()) == 120, timeout_s=60)
     assert {row.requests for row in refused()[:MAX_REFUSED]} == {1}
     assert len(refused()) <= MAX_REFUSED + 7
+
+
+@pytest.mark.parametrize(
+    ("used", "words"),
+    [
+        (
+            0.00574,
+            "$0.00574 of $0.0005 of its budget for this day, and this request may use $0.0001. Wait for",
+        ),
+        (0.00045, "$0.00045 of $0.0005 of its budget for this day, and this request may use $0.0001. Send a"),
+    ],
+    ids=["spent", "nearly spent"],
+)
+def test_a_smaller_answer_is_proposed_only_while_something_of_a_budget_is_left(used: float, words: str) -> None:
+    refusal = Refusal("budget", 0.0005, used, 60, unit="usd", period="day")
+    demand = Demand("r", "k", KeyLimits(), tokens=10, usd=0.0001, now=0.0)
+    assert words in limit_reached(refusal, demand).message
