@@ -265,9 +265,9 @@ def test_a_sweeps_page_shows_its_best_run_stops_it_and_is_never_blank(site: Cont
         end(site, taken, Status.FINISHED)
     advance_sweeps(site)
     page = open_page("build/sweep.py", sweep=sweep.id)
-    assert "Validation loss 1.5000" in words(page)
+    assert "Best validation loss 1.5000" in words(page)
     assert len(page.get("plotly_chart")) == 2
-    assert list(page.dataframe[0].value["Validation loss"].dropna()) == [2.0, 1.5]
+    assert list(page.dataframe[0].value["Best validation loss"].dropna()) == [2.0, 1.5]
     page.button(key="sweep_stop").click().run()
     assert "stopped" in page.get("progress")[0].proto.text
     assert get_run(site, "rates 3").status is Status.CANCELLED
