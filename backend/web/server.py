@@ -24,6 +24,7 @@ root.classList.add("rr-opening")
 for (const kind of ["pointerdown", "keydown", "wheel", "touchstart"]) {
   addEventListener(kind, acted, {once: true, capture: true, passive: true})
 }
+setTimeout(acted, 20_000) // a widget that never comes hides what is below it no longer
 try {
   const kept = localStorage, height = sessionStorage.getItem("roundhouseHealth")
   const isAlone = location.pathname.endsWith("/ballot") && !kept.getItem("stSidebarSectionsState-")
