@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -213,8 +213,8 @@ def judge_pair(
     log_e = log_rater_e_value(raters)
     outcome = _both(by_prompts, raters, log_e, alpha=alpha)
     spread = measured_spread(pair, equal=equal)
-    needed = _needed(pair, spread, gap_elo=smallest_gap_elo, alpha=alpha, outcome=outcome)
-    leaning, per_rater, decisive = _raters_so_far(pair, spread)
+    so_far = _raters_so_far(pair, spread)
+    needed = _needed(pair, spread, so_far, gap_elo=smallest_gap_elo, alpha=alpha, outcome=outcome)
     verdict = PairVerdict(
         first=first,
         second=second,
@@ -237,14 +237,14 @@ def judge_pair(
         identical=pair.identical,
         identical_prompts=pair.identical_prompts,
         needed=needed,
-        needed_at_gap=_needed_at_gap(pair, share, spread, alpha=alpha, outcome=outcome),
+        needed_at_gap=_needed_at_gap(pair, share, spread, so_far, alpha=alpha, outcome=outcome),
         needs_prompts=outcome == "undecided" and _needs_prompts(pair, spread, gap_elo=smallest_gap_elo, alpha=alpha),
         seconds_needed=None if seconds_per_vote is None else needed.votes * seconds_per_vote,
         smallest_gap_elo=smallest_gap_elo,
         spread=spread,
-        leaning=leaning,
-        votes_per_rater=per_rater,
-        decisive_per_rater=decisive,
+        leaning=so_far.leaning,
+        votes_per_rater=so_far.votes,
+        decisive_per_rater=so_far.decisive,
         rests_on=None if outcome == "undecided" else _rests_on(pair, outcome, raters, alpha=alpha),
     )
     return replace(verdict, sentence=_sentence(verdict))
@@ -303,7 +303,22 @@ def _rests_on(pair: PairVotes, outcome: Outcome, raters: RaterEvidence, *, alpha
     return pair.raters[min(changed, key=lambda rater: (-sizes[rater], rater))] if changed else None
 
 
-def _needed(pair: PairVotes, spread: VoteSpread, *, gap_elo: float, alpha: float, outcome: Outcome) -> Needed:
+class _RatersSoFar(NamedTuple):
+    """The standard deviation of raters' leanings, and the votes and decisive votes that each casts."""
+
+    leaning: float
+    votes: float
+    decisive: float
+
+
+def _raters_so_far(pair: PairVotes, spread: VoteSpread) -> _RatersSoFar:
+    leaning, votes = measured_leaning(pair)
+    return _RatersSoFar(leaning, votes, max(4 * spread.vote / max(1 - pair.share_identical, 1e-9), 0.02) * votes)
+
+
+def _needed(
+    pair: PairVotes, spread: VoteSpread, so_far: _RatersSoFar, *, gap_elo: float, alpha: float, outcome: Outcome
+) -> Needed:
     """Further prompts with one vote each, and further raters with as many votes as those so far."""
     if outcome != "undecided":
         return Needed(gap_elo, 0, 0, 0)
@@ -311,24 +326,18 @@ def _needed(pair: PairVotes, spread: VoteSpread, *, gap_elo: float, alpha: float
     prompts = max(
         0, prompts_for(spread.vote, delta=delta, alpha=alpha, raters=1) - len(pair.sizes) - pair.identical_prompts
     )
-    leaning, per_rater, decisive = _raters_so_far(pair, spread)
-    raters = max(0, raters_for(leaning, gap_elo=gap_elo, alpha=alpha, votes_per_rater=decisive) - len(pair.raters))
-    return Needed(gap_elo, math.ceil(max(prompts * (1 - equal), raters * per_rater)), prompts, raters)
-
-
-def _raters_so_far(pair: PairVotes, spread: VoteSpread) -> tuple[float, float, float]:
-    """Return the standard deviation of raters' leanings, and the votes and decisive votes that each casts."""
-    leaning, per_rater = measured_leaning(pair)
-    return leaning, per_rater, max(4 * spread.vote / max(1 - pair.share_identical, 1e-9), 0.02) * per_rater
+    total = raters_for(so_far.leaning, gap_elo=gap_elo, alpha=alpha, votes_per_rater=so_far.decisive)
+    raters = max(0, total - len(pair.raters))
+    return Needed(gap_elo, math.ceil(max(prompts * (1 - equal), raters * so_far.votes)), prompts, raters)
 
 
 def _needed_at_gap(
-    pair: PairVotes, share: Estimate, spread: VoteSpread, *, alpha: float, outcome: Outcome
+    pair: PairVotes, share: Estimate, spread: VoteSpread, so_far: _RatersSoFar, *, alpha: float, outcome: Outcome
 ) -> Needed | None:
     """Count the votes that settle the observed gap, where there is one."""
     inside = (share.value * share.n + 1) / (share.n + 2)  # a vote for each, so that unanimous votes have a gap, too
     gap = abs(math.log(inside / (1 - inside))) * ELO_PER_UNIT
-    return _needed(pair, spread, gap_elo=gap, alpha=alpha, outcome=outcome) if gap > 1 else None
+    return _needed(pair, spread, so_far, gap_elo=gap, alpha=alpha, outcome=outcome) if gap > 1 else None
 
 
 def _needs_prompts(pair: PairVotes, spread: VoteSpread, *, gap_elo: float, alpha: float) -> bool:

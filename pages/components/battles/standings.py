@@ -83,8 +83,8 @@ def draw_votes_needed(standings: Standings) -> None:
     )
     st.caption(
         "Totals for a campaign that starts now; a true gap of this size is found with a chance of 80 %. A verdict at"
-        f" any time needs both the prompts and the raters, each with {undecided.votes_per_rater:.0f} votes, as so far."
-        " A fixed sample says nothing about other raters."
+        f" any time needs both the prompts and the raters, each with {undecided.votes_per_rater:.0f} votes, as so far;"
+        " votes beyond the design's are further ones on its prompts. A fixed sample says nothing about other raters."
     )
 
 
