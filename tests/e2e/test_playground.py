@@ -14,20 +14,28 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from backend.bootstrap import build_context
+from backend.cli.processes import broker_binary
 from backend.services.context import LOCAL
 from backend.services.serving.prompts.prompts import save_prompt
 from tests.support.browser import Visitor, visit
 from tests.support.filled_installation import HOSTILE_ANSWER
 from tests.support.gateway_fixtures import eventually
+from tests.support.installation import free_port
 from tests.support.networks.chat_world import ChatWorld, chat_world
 from tests.support.page_server import page_server
 from tests.support.settings import make_settings
+from tests.support.workers.workers import process
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 ENDPOINTS = ("oak", "elm", "ash", "fir")
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
 TOOLS = json.dumps([{"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}])
+PLACES = """() => ({
+  examples: [...document.querySelectorAll('.pg-example')].map(node => node.getBoundingClientRect().bottom),
+  composer: document.querySelector('.pg-composer').getBoundingClientRect().top,
+  outage: document.documentElement.className,
+})"""
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +51,12 @@ def chat(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> I
 
 @pytest.fixture(scope="module")
 def visitor(browser: Browser, chat: ChatWorld) -> Iterator[Visitor]:
-    """A visitor of the pages over these endpoints."""
-    home, port = chat.ctx.artifacts.root.parent, urlsplit(chat.ctx.gateway_url).port
+    """A visitor of the pages over these endpoints. The broker answers too: the line about an outage takes room."""
+    home, port, broker = chat.ctx.artifacts.root.parent, urlsplit(chat.ctx.gateway_url).port, free_port()
+    settings = {"ROUNDHOUSE_GATEWAY_PORT": str(port), "REDIS_URL": f"redis://127.0.0.1:{broker}/0"}
     with (
-        page_server(home, ROUNDHOUSE_HOST="127.0.0.1", ROUNDHOUSE_GATEWAY_PORT=str(port)) as server,
+        process([broker_binary(), "--bind", "127.0.0.1", "--port", str(broker), "--save", ""]),
+        page_server(home, ROUNDHOUSE_HOST="127.0.0.1", **settings) as server,
         visit(browser, server.url) as person,
     ):
         yield person
@@ -108,9 +118,24 @@ def test_no_suggestion_lies_behind_the_bar_of_the_message(visitor: Visitor, size
     visitor.go("/playground?endpoint=fir")
     expect(tab.locator(".pg-example")).to_have_count(4)
     expect(tab.locator(".pg-meter")).to_be_visible()
-    bottoms = tab.locator(".pg-example").evaluate_all("nodes => nodes.map(node => node.getBoundingClientRect().bottom)")
-    assert max(bottoms) <= tab.locator(".pg-composer").evaluate("node => node.getBoundingClientRect().top")
+    places = tab.evaluate(PLACES)
+    assert max(places["examples"]) <= places["composer"], places
     tab.set_viewport_size({"width": 1440, "height": 900})
+
+
+def test_the_field_fits_its_text_at_another_width(visitor: Visitor) -> None:
+    tab = visitor.page
+    visitor.go("/playground?endpoint=fir")
+    field = tab.get_by_label("Message", exact=True)
+    field.fill("The old mill by the river had not turned since the winter. " * 3)
+    assert field.evaluate("node => node.scrollHeight <= node.clientHeight")
+    rows = field.evaluate("node => node.clientHeight")
+    tab.set_viewport_size({"width": 390, "height": 844})
+    tab.wait_for_function("rows => document.querySelector('.pg-field').clientHeight > rows", arg=rows)
+    assert field.evaluate("node => node.scrollHeight <= node.clientHeight")
+    tab.set_viewport_size({"width": 1440, "height": 900})
+    tab.wait_for_function("rows => document.querySelector('.pg-field').clientHeight === rows", arg=rows)
+    field.fill("")
 
 
 def test_a_call_of_a_tool_is_shown_and_its_result_continues_the_answer(visitor: Visitor, chat: ChatWorld) -> None:

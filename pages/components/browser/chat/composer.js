@@ -30,6 +30,7 @@ export class Composer {
     this.field.setAttribute("aria-label", "Message")
     this.field.oninput = () => { this.fit(); this.keep(); this.measure() }
     this.field.onkeydown = (event) => this.press(event)
+    this.follow()
     this.input = element("input", "pg-unseen")
     this.input.type = "file"
     this.input.multiple = true
@@ -152,6 +153,16 @@ export class Composer {
   fit() {
     this.field.style.height = "auto"
     this.field.style.height = `${Math.min(MAX_ROWS_PX, this.field.scrollHeight)}px`
+  }
+
+  // Its lines break elsewhere at another width: a telephone that is turned, a page that is laid out after the first fit.
+  follow() {
+    let width = 0
+    new ResizeObserver(() => {
+      if (this.field.clientWidth === width) return
+      width = this.field.clientWidth
+      this.fit()
+    }).observe(this.field)
   }
 
   // Write what a prompt of the team says into the field, once: runs of the page's script bring it again.
