@@ -21,10 +21,7 @@ PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 # pip would compile one file after another; nothing imports the tests of libraries, nor LiteLLM's server.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/litellm/proxy/' $(VENV)/lib >/dev/null || true
 
-# Processes that tests start read what is compiled once.
-unexport PYTHONDONTWRITEBYTECODE
-
-.PHONY: run install test tests device engines faults interchange postgresql unit clients check javascript fmt explore constraints machine clean down docs wheel
+.PHONY: run install test tests journeys device engines faults interchange postgresql unit clients check javascript fmt explore constraints machine clean down docs wheel
 
 run: $(STAMP)
 	@exec $(BIN)/roundhouse up
@@ -80,16 +77,26 @@ check: $(DEV_STAMP) javascript
 test: $(DEV_STAMP) machine
 	$(MAKE) --jobs 2 check tests
 
-# Each test process would compile all of the product, at the same time. A test that fails runs once more: one in thousands
-# meets a machine that is busy for minutes. Both outcomes are printed; a test under RERUN has a race to look for.
-tests: $(DEV_STAMP) $(NODE_STAMP)
-	@$(BIN)/python -m compileall -qq -j 0 backend jobs pages tests/support && $(BIN)/python -m tests.support.rewritten
-	$(PYTEST) --numprocesses $(PROCESSES) --reruns 1 -rfER --ignore tests/faults/machines
+# Each test process would compile all of the product, at the same time.
+COMPILE_TESTS := $(BIN)/python -m compileall -qq -j 0 backend jobs pages tests/support && $(BIN)/python -m tests.support.rewritten
+# A test that fails runs once more: one in thousands meets a machine that is busy for minutes. Both outcomes are printed; a
+# test under RERUN has a race to look for.
+PYTEST_WITH_RERUN := $(PYTEST) --numprocesses $(PROCESSES) --reruns 1 -rfER
+# Tests that start a whole installation, drive a browser or kill what serves it.
+JOURNEYS := tests/e2e tests/faults
 
-# Two of three tests, training among them: without browsers, other programs, and what tests/slow_tests.txt lists.
+tests: $(DEV_STAMP) $(NODE_STAMP)
+	@$(COMPILE_TESTS)
+	$(PYTEST_WITH_RERUN) $(JOURNEYS:%=--ignore %)
+
+journeys: $(DEV_STAMP) machine $(NODE_STAMP)
+	@$(COMPILE_TESTS)
+	$(PYTEST_WITH_RERUN) $(JOURNEYS) --ignore tests/faults/machines
+
+# Two of three tests, training among them: without journeys, and what tests/slow_tests.txt lists.
 unit: $(DEV_STAMP)
 	@$(BIN)/python -m tests.support.rewritten
-	$(PYTEST) --numprocesses 4 -p tests.support.slow_tests --quick
+	$(PYTEST) --numprocesses 4 -p tests.support.slow_tests --quick $(JOURNEYS:%=--ignore %)
 
 # Training, evaluation and serving on the second device of tests/support/second_device.py, which refuses what a GPU does:
 # every objective, adapter, engine of evaluation, inspection, a replica, and resume. Left out is what computes on a CPU alone
@@ -107,9 +114,9 @@ device: $(DEV_STAMP)
 	  -k "not ($(DEVICE_LEFT_OUT))"
 
 # What a team with several machines runs on, a PostgreSQL server of each test process: services, gateway and faults, and the
-# tests of several machines (tests/faults/machines), which `make test` leaves to it.
+# tests of several machines (tests/faults/machines), which `make journeys` leaves to it.
 postgresql: $(DEV_STAMP)
-	$(PYTEST) --database postgresql --numprocesses $(PROCESSES) --reruns 1 -rfER \
+	$(PYTEST_WITH_RERUN) --database postgresql \
 	  tests/backend/services tests/backend/gateway tests/backend/db tests/faults
 
 # Figures of docs/benchmarks/faults.md: two hours. FAULTS="kill-worker late" TRIALS=20 chooses.

@@ -10,7 +10,7 @@ from xdist.workermanage import WorkerController
 
 WAITING = (
     *("tests/e2e/", "tests/faults/", "tests/clients/"),
-    *("tests/test_dependencies.py", "tests/test_guides.py"),
+    "tests/test_dependencies.py",
 )
 """Folders and files whose tests wait most of their time, for other processes or for a package index."""
 

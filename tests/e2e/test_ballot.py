@@ -21,7 +21,6 @@ from tests.support.installation import wait_until
 from tests.support.page_server import Pages
 from tests.support.scenario import Scenario
 
-pytestmark = pytest.mark.e2e
 HOSTILE = (
     '<img src="http://evil.example/a.png" onerror="document.title=1"> ![x](http://evil.example/b.png)'
     " [link](http://evil.example/c) [script](javascript:document.title=1) <script>document.title=1</script>\n\n| a | b"

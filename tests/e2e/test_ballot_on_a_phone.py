@@ -17,7 +17,6 @@ from tests.support.installation import wait_until
 from tests.support.page_server import Pages
 from tests.support.scenario import Scenario
 
-pytestmark = pytest.mark.e2e
 PAUSE_MS = 400  # a vote sooner than 0.3 s after the answers appeared does not count
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import Browser, expect
 
 from backend.services.context import Context
@@ -14,8 +13,6 @@ from tests.support.battle_world import cast_vote, link_rater, next_battle
 from tests.support.browser import open_tab, settle
 from tests.support.page_server import page_server
 from tests.support.scenario import Scenario
-
-pytestmark = pytest.mark.e2e
 
 
 def test_a_raters_link_stays_through_other_tabs_until_it_is_dismissed(

@@ -17,7 +17,7 @@ from tests.support.data.dataset_world import imported
 from tests.support.page_server import page_server
 from tests.support.settings import make_settings
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 EVIL = "<img src=x onerror='window.evil = 1'> **bold** [here](javascript:window.evil=1) $x$ \u202eturned"
 TALKS = [

@@ -29,7 +29,7 @@ from tests.support.page_server import page_server
 from tests.support.scenario import Scenario
 from tests.support.settings import make_settings
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 TIME_ZONE = "America/New_York"
 PARTS = 2

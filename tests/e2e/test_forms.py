@@ -25,7 +25,7 @@ from tests.support.page_server import Pages, page_server
 from tests.support.scenario import Scenario
 from tests.support.settings import make_settings
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 ROWS = [{"instruction": f"Greet person {n % 12}.", "output": f"Dear {n % 12}!"} for n in range(30)]
 MINE = (
     "name: mine\nkind: generation\nprompt: '{{question}}'\nanswer: answer\ntarget: '{{answer}}'\nmetrics:"

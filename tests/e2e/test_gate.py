@@ -24,7 +24,7 @@ from tests.support.browser import patient_context
 from tests.support.installation import wait_until
 from tests.support.page_server import FreshServer, page_server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 PASSWORD = "a long enough password"
 
 

@@ -14,7 +14,7 @@ from tests.support.browser import Visitor, open_tab, settle
 from tests.support.installation import Installation, make_home
 from tests.support.page_server import page_server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 COUNT_DIALOGS = """() => {

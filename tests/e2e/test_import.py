@@ -17,7 +17,7 @@ from backend.services.data.datasets import list_datasets, resolve_version
 from tests.support.browser import Visitor
 from tests.support.installation import Installation, make_home, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 def lines(rows: list[dict[str, str]]) -> str:

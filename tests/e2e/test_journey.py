@@ -22,7 +22,7 @@ from pages.components import routes
 from tests.support.browser import Visitor
 from tests.support.installation import Installation, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")

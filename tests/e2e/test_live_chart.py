@@ -27,8 +27,6 @@ from tests.support.run_world import claim, diverging_points, end, points, report
 from tests.support.scenario import Scenario
 from tests.support.settings import make_settings
 
-pytestmark = pytest.mark.e2e
-
 PLOT = '[data-panel="loss"] .rh-plot'
 DRAWN = f"document.querySelector('{PLOT}')?.data?.length > 0"
 LAST_X = f"document.querySelector('{PLOT}').data[0].x.at(-1)"

@@ -36,7 +36,7 @@ from tests.support.data.village import FACTS
 from tests.support.installation import Installation, wait_until
 from tests.support.scenario import Scenario
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 ALIAS = "storyteller@production"
 TINY = ArchitectureConfig(

@@ -26,7 +26,7 @@ from tests.support.page_server import page_server
 from tests.support.settings import make_settings
 from tests.support.workers.workers import process
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 ENDPOINTS = ("oak", "elm", "ash", "fir")
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}

@@ -14,8 +14,6 @@ from backend.settings import PROJECT
 from tests.support.installation import Installation
 from tests.support.walkthrough import follow
 
-pytestmark = [pytest.mark.e2e]
-
 TUTORIALS = PROJECT / "docs" / "tutorials"
 
 

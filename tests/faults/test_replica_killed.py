@@ -25,7 +25,7 @@ from tests.support.gateway_fixtures import KEY, MemoryDirectory, eventually, gat
 from tests.support.jobs import make_spec
 from tests.support.networks.serving_networks import make_llama, save_checkpoint
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]  # a whole installation starts slowly on a busy machine
+pytestmark = pytest.mark.timeout(900)  # a whole installation starts slowly on a busy machine
 
 
 @contextmanager

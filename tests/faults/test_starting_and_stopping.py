@@ -24,7 +24,7 @@ from tests.support.installation import PROJECT, Installation, free_port, is_aliv
 from tests.support.run_world import tiny_run
 from tests.support.settings import database_of
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]  # a whole installation starts slowly on a busy machine
+pytestmark = pytest.mark.timeout(900)  # a whole installation starts slowly on a busy machine
 
 
 def roundhouse(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -19,7 +19,7 @@ from tests.support.curves import read_curve
 from tests.support.installation import Installation, is_alive, wait_until
 from tests.support.run_world import tiny_run
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]  # a whole installation starts slowly on a busy machine
+pytestmark = pytest.mark.timeout(900)  # a whole installation starts slowly on a busy machine
 
 
 def curve(installation: Installation, run_id: str) -> dict[int, float]:

@@ -27,7 +27,7 @@ from tests.support.installation import PROJECT, is_alive, wait_until
 from tests.support.jobs import add_stored_job
 from tests.support.workers.workers import Site, site
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 TRANSACTIONS = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
   AND state LIKE 'idle in transaction%'"""

@@ -18,8 +18,6 @@ from pathlib import Path
 import pytest
 
 LIST = Path(__file__).parents[1] / "slow_tests.txt"
-WITH_OTHER_PROGRAMS = ("tests/e2e", "tests/faults", "tests/clients", "tests/engines")
-"""Folders whose tests start browsers, servers and clients: slow without a measurement."""
 MAX_CPU_S, MAX_WAIT_S = 0.25, 2.0
 """A function of tests that takes more, all its cases together, is slow."""
 
@@ -34,8 +32,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Import no file whose tests are all left out."""
     if not config.getoption("--quick"):
         return None
-    address = str(collection_path.relative_to(config.rootpath))
-    return True if address in _slow() or address.startswith(WITH_OTHER_PROGRAMS) else None
+    return True if str(collection_path.relative_to(config.rootpath)) in _slow() else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -78,8 +75,7 @@ class _Times:
         for file in files:
             functions = {name: times for name, times in self.by_function.items() if name.partition("::")[0] == file}
             slow = {name for name, (cpu, wait) in functions.items() if cpu > MAX_CPU_S or wait > MAX_WAIT_S}
-            if not file.startswith(WITH_OTHER_PROGRAMS):
-                lines |= {file} if slow == set(functions) else slow
+            lines |= {file} if slow == set(functions) else slow
         LIST.write_text("".join(f"{line}\n" for line in sorted(lines)))
 
 

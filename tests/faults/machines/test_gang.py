@@ -56,7 +56,7 @@ from tests.support.workers.network import can_make_networks, forwarded, two_netw
 from tests.support.workers.team import Team, team
 from tests.support.workers.workers import process
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 ROWS = [{"text": f"Row {n}: the {n % 7} engines stand in the roundhouse and wait for steam. " * 8} for n in range(60)]
 TWO: dict[str, Any] = {"grad_accum_steps": 2, "devices": {"count": 2, "nodes": 2}}

@@ -33,7 +33,7 @@ from tests.support.kubernetes_api import NAMESPACE, ClusterDouble, Item, conditi
 from tests.support.run_world import tiny_run
 from tests.support.settings import database_of, make_settings
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 STEPS = 60
 
 

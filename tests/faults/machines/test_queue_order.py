@@ -20,7 +20,7 @@ from tests.support.run_world import make_config
 from tests.support.scenario import Scenario
 from tests.support.workers.workers import site
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 NUM_JOBS, NUM_RUNS = 100, 12
 

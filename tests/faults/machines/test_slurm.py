@@ -48,7 +48,7 @@ from tests.support.run_world import tiny_run
 from tests.support.settings import make_settings
 from tests.support.slurm import Cluster, run_slurm, search_path, slurm_problem
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 STEPS = 200
 
 

@@ -28,7 +28,6 @@ from tests.support.workers.workers import process
 
 HAPROXY = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 pytestmark = [
-    pytest.mark.e2e,
     pytest.mark.timeout(600),
     pytest.mark.skipif(HAPROXY is None, reason="HAProxy is not installed (Debian: apt install haproxy)"),
 ]
