@@ -54,7 +54,7 @@ class Attention {
     const Layer &l;
     const Batch &b;
     const int64_t shared = l.num_heads / l.num_kv_heads, stride = l.num_kv_heads * l.channels;
-    std::vector<float> queries, scores;  // [queries, channels] and [queries, width]
+    Buffer<float> queries, scores;  // [queries, channels] and [queries, width]
     std::vector<float *> results;
 
     template <int QUERIES>
@@ -178,7 +178,7 @@ class Rows {
     const Batch &b;
     const int threads;
     const int64_t width = l.qkv.inputs, inner = l.down.inputs;
-    std::vector<float> normed, mixed, attended, middle, gate_up, active, narrow;
+    Buffer<float> normed, mixed, attended, middle, gate_up, active, narrow;
 
     // Multiply the rows from `first` to `last` by a matrix, and add `plus` or null and what adapters change.
     void multiply(const Matrix Layer::*which, int pair_of, int64_t first, int64_t last, const float *x, float *y, const float *plus) {
@@ -236,6 +236,12 @@ public:
     }
 };
 
+// Rows that are computed at a time: parts are equal, since a small last one would take as long as a step to read the weights.
+static int64_t part_of(int64_t rows) {
+    const int64_t parts = (rows + CACHED_ROWS - 1) / CACHED_ROWS;
+    return parts ? (rows + parts - 1) / parts : 1;
+}
+
 // Whether a layer's products fit each other, its heads and its pages.
 static bool is_consistent(const Layer &l) {
     const int64_t width = l.qkv.inputs, heads = l.num_heads, kv_heads = l.num_kv_heads, channels = l.channels;
@@ -284,6 +290,9 @@ extern "C" const Fact *library_facts() noexcept { return FACTS; }
 // The instructions that it was compiled for, and whether it uses threads.
 extern "C" const char *library_processor() noexcept {
     return ""
+#ifdef HAS_512_BITS
+        " AVX-512"
+#endif
 #if defined(__AVX2__)
         " AVX2"
 #elif defined(__ARM_NEON)
@@ -304,8 +313,9 @@ extern "C" const char *library_processor() noexcept {
 extern "C" int multiply_rows(const float *x, int64_t rows, const Matrix *matrix, float *y, int threads) noexcept {
     if (!is_readable(*matrix)) return UNREADABLE;
     return without_throwing([&]() -> int {
-        for (int64_t row = 0; row < rows; row += CACHED_ROWS)
-            product(x + row * matrix->inputs, std::min(CACHED_ROWS, rows - row), *matrix, y + row * matrix->outputs, nullptr, threads);
+        const int64_t part = part_of(rows);
+        for (int64_t row = 0; row < rows; row += part)
+            product(x + row * matrix->inputs, std::min(part, rows - row), *matrix, y + row * matrix->outputs, nullptr, threads);
         return DONE;
     });
 }
@@ -313,19 +323,19 @@ extern "C" int multiply_rows(const float *x, int64_t rows, const Matrix *matrix,
 // One layer after the other, each with its view of the batch: threads that wait between products need not be woken for each layer.
 // Has computed nothing where a rotation holds less than a head's channels for each row, or where the parts of the layers do not fit each other.
 extern "C" int compute_layers(const Layer *layers, const Batch *batches, int64_t count, const float *hidden, float *result, int threads) noexcept {
-    const int64_t rows = batches->rows, width = layers->qkv.inputs;
+    const int64_t rows = batches->rows, width = layers->qkv.inputs, most = part_of(rows);
     for (int64_t i = 0; i < count; i++) {
         if (batches[i].rotation_size < rows * layers[i].channels) return SHORT_ROTATION;
         if (!is_consistent(layers[i]) || layers[i].qkv.inputs != width || batches[i].rows != rows) return UNREADABLE;
     }
     return without_throwing([&]() -> int {
-        std::vector<float> between(count > 1 ? rows * width : 0);
+        Buffer<float> between(count > 1 ? rows * width : 0);
         const float *from = hidden;
         for (int64_t i = 0; i < count; i++) {
             float *next = (count - i) % 2 ? result : between.data();  // the last is the result
-            Rows part(layers[i], batches[i], std::min(rows, CACHED_ROWS), threads);
-            for (int64_t row = 0; row < rows; row += CACHED_ROWS)
-                part.compute(row, std::min(rows, row + CACHED_ROWS), from + row * width, next + row * width);
+            Rows part(layers[i], batches[i], most, threads);
+            for (int64_t row = 0; row < rows; row += most)
+                part.compute(row, std::min(rows, row + most), from + row * width, next + row * width);
             from = next;
         }
         return DONE;

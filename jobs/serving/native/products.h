@@ -14,6 +14,13 @@
 
 typedef float Floats __attribute__((vector_size(32)));
 typedef float LooseFloats __attribute__((vector_size(32), aligned(4)));
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define HAS_512_BITS
+typedef float Wide __attribute__((vector_size(64)));
+typedef float LooseWide __attribute__((vector_size(64), aligned(4)));
+#else
+typedef Floats Wide;
+#endif
 typedef int32_t Integers __attribute__((vector_size(32)));
 typedef uint32_t Naturals __attribute__((vector_size(32)));
 typedef uint16_t LooseHalves __attribute__((vector_size(16), aligned(2)));
@@ -21,6 +28,7 @@ typedef float Four __attribute__((vector_size(16)));
 typedef float LooseFour __attribute__((vector_size(16), aligned(4)));
 static const int LINE = 64;                       // bytes that are fetched at once
 static const int WIDTH = 8, STEP = 16;           // numbers in a vector; inputs of a matrix are a multiple of STEP
+static const int WIDE = sizeof(Wide) / sizeof(float);  // inputs of products that are taken at once, at most STEP
 static const int GROUP = 4;                       // outputs, or keys, computed at once; a matrix has at least as many
 static const int64_t PART = 1024;                 // products of int16 and int8 whose sum fits in 32 bits, and is the same in any order
 #if defined(__znver1__) || defined(__znver2__) || defined(__znver3__) || defined(__znver4__) || defined(__znver5__)
@@ -32,8 +40,14 @@ static const int64_t AHEAD = 2;
 #endif
 static const int64_t FETCHING_TILES = 4;          // tiles of rows that share this fetching, so that it runs beside their arithmetic
 static const int64_t WIDENED_ROWS = 24;           // from which on a group of weights in bfloat16 or int8 is widened once for all rows
-static const int64_t SIDE_ROWS = 5, SIDE_OUTPUTS = 2 * WIDTH;  // rows and outputs computed at once with pairs of weights side by side
+#ifdef HAS_512_BITS
+static const bool IS_BFLOAT_WIDENED_ONCE = false; // widening 16 at once costs less than reading them in 32 bits
+#else
+static const bool IS_BFLOAT_WIDENED_ONCE = true;
+#endif
+static const int64_t SIDE_ROWS = 5, SIDE_OUTPUTS = 2 * WIDE;  // rows and outputs computed at once with pairs of weights side by side
 static const int64_t CACHED_ROWS = 60, CACHED_QUERIES = 48;
+static const int64_t NEAR_BYTES = 40 << 10;       // of the nearest cache, which has 32 to 64 KiB
 static const float LEVELS = 16383;                // the largest activation in int16
 
 struct Bfloat { uint16_t bits; };                 // the upper half of a float32
@@ -51,6 +65,22 @@ static inline bool is_readable(const Matrix &m) {
     return m.format == FLOAT32 || m.format == BFLOAT16 || (m.format == INT8 && m.scale);
 }
 
+// Allocates whole lines: vectors that cross them are read at half the speed.
+template <class T>
+struct Lines {
+    typedef T value_type;
+    Lines() = default;
+    template <class U> Lines(const Lines<U> &) {}
+    T *allocate(size_t count) {
+        if (count > SIZE_MAX / sizeof(T)) throw std::bad_alloc();
+        return (T *)::operator new(count * sizeof(T), std::align_val_t(LINE));
+    }
+    void deallocate(T *at, size_t) { ::operator delete(at, std::align_val_t(LINE)); }
+    template <class U> bool operator==(const Lines<U> &) const { return true; }
+    template <class U> bool operator!=(const Lines<U> &) const { return false; }
+};
+template <class T> using Buffer = std::vector<T, Lines<T>>;
+
 // No exception may leave a parallel region: a thread that has no memory notes it, and the region's end throws.
 struct Shortage {
     bool is_noted = false;
@@ -61,7 +91,7 @@ struct Shortage {
     void raise() const { if (is_noted) throw std::bad_alloc(); }
 
     template <class T>
-    bool resized(std::vector<T> &buffer, int64_t size) {
+    bool resized(Buffer<T> &buffer, int64_t size) {
         try {
             buffer.resize(size);
             return true;
@@ -97,6 +127,20 @@ static inline Floats add_product(Floats a, Floats b, Floats sum) {
 #endif
 }
 
+#ifdef HAS_512_BITS
+static inline Wide load_wide(const float *at) { return *(const LooseWide *)at; }
+static inline Wide load_wide(const Bfloat *at) {
+    return (Wide)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)at)), 16);
+}
+static inline Wide load_wide(const Half *at) { return (Wide)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at)); }
+static inline Wide add_product(Wide a, Wide b, Wide sum) { return (Wide)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum); }
+static inline Floats lower(Wide v) { return (Floats)_mm512_castps512_ps256((__m512)v); }
+static inline Floats upper(Wide v) { return (Floats)_mm512_extractf64x4_pd((__m512d)v, 1); }
+#else
+template <class W>
+static inline Wide load_wide(const W *at) { return load(at); }
+#endif
+
 static inline void store(float *at, Floats v) { *(LooseFloats *)at = v; }
 static inline float total(Floats v) { return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7])); }
 
@@ -110,11 +154,54 @@ static inline Four totals(const Floats v[GROUP]) {
 #endif
 }
 
+#ifdef HAS_512_BITS
+static inline Four totals(const Wide v[GROUP]) {
+    Floats halves[GROUP];
+    for (int c = 0; c < GROUP; c++) halves[c] = lower(v[c]) + upper(v[c]);
+    return totals(halves);
+}
+#endif
+
 #ifdef __AVX2__
 static inline Four totals(const __m256i v[GROUP]) {
     const __m256i halves = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
     return (Four)_mm_cvtepi32_ps(_mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));
 }
+#endif
+
+// Vectors of integers: activations in int16, weights in int8 that are widened to int16, and sums of products of neighbours.
+#ifdef HAS_512_BITS
+typedef __m512i Lanes;
+static inline Lanes no_sums() { return _mm512_setzero_si512(); }
+static inline Lanes repeated(int32_t pair) { return _mm512_set1_epi32(pair); }
+static inline Lanes load_lanes(const int16_t *at) { return _mm512_loadu_si512(at); }
+static inline Lanes load_lanes(const int8_t *at) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)at)); }
+static inline Lanes add_pairs(Lanes a, Lanes b, Lanes sums) {
+#ifdef __AVX512VNNI__
+    return _mm512_dpwssd_epi32(sums, a, b);
+#else
+    return _mm512_add_epi32(sums, _mm512_madd_epi16(a, b));
+#endif
+}
+static inline Four totals(const Lanes v[GROUP]) {
+    __m256i halves[GROUP];
+    for (int c = 0; c < GROUP; c++) halves[c] = _mm256_add_epi32(_mm512_castsi512_si256(v[c]), _mm512_extracti64x4_epi64(v[c], 1));
+    return totals(halves);
+}
+// The last STEP inputs of an odd number of them; the lanes behind are 0.
+static inline Lanes load_last(const int16_t *at) { return _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)at)); }
+static inline Lanes load_last(const int8_t *at) {
+    return _mm512_zextsi256_si512(_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)at)));
+}
+#elif defined(__AVX2__)
+typedef __m256i Lanes;
+static inline Lanes no_sums() { return _mm256_setzero_si256(); }
+static inline Lanes repeated(int32_t pair) { return _mm256_set1_epi32(pair); }
+static inline Lanes load_lanes(const int16_t *at) { return _mm256_loadu_si256((const __m256i *)at); }
+static inline Lanes load_lanes(const int8_t *at) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)at)); }
+static inline Lanes add_pairs(Lanes a, Lanes b, Lanes sums) { return _mm256_add_epi32(sums, _mm256_madd_epi16(a, b)); }
+template <class T>
+static inline Lanes load_last(const T *at) { return load_lanes(at); }
 #endif
 
 // e to the power of x, to 1 unit in the last place (the polynomial of Cephes' expf).
@@ -142,14 +229,14 @@ static inline void fetch(const char *at) { IS_NEAR ? __builtin_prefetch(at, 0, 3
 // in each step of the loop.
 template <int ROWS, bool IS_NEAR, int LINES, class W>
 static inline void block(const float *x, int64_t x_stride, const W *w, int64_t w_stride, int64_t inputs, const char *ahead, int64_t pace, Four sums[ROWS]) {
-    Floats parts[ROWS][GROUP] = {};
+    Wide parts[ROWS][GROUP] = {};
 #pragma GCC unroll 2
-    for (int64_t i = 0; i < inputs; i += WIDTH) {
-        Floats rows[ROWS];
+    for (int64_t i = 0; i < inputs; i += WIDE) {
+        Wide rows[ROWS];
         for (int line = 0; line < LINES; line++) fetch<IS_NEAR>(ahead + i * pace + line * LINE);
-        for (int r = 0; r < ROWS; r++) rows[r] = load(x + r * x_stride + i);
+        for (int r = 0; r < ROWS; r++) rows[r] = load_wide(x + r * x_stride + i);
         for (int c = 0; c < GROUP; c++) {
-            const Floats weights = load(w + c * w_stride + i);
+            const Wide weights = load_wide(w + c * w_stride + i);
             for (int r = 0; r < ROWS; r++) parts[r][c] = add_product(weights, rows[r], parts[r][c]);
         }
     }
@@ -162,19 +249,24 @@ static inline void block(const int16_t *x, int64_t x_stride, const int8_t *w, in
     for (int64_t begin = 0; begin < inputs; begin += PART) {
         const int64_t end = std::min(begin + PART, inputs);
 #ifdef __AVX2__  // compilers widen one byte at a time
-        __m256i parts[ROWS][GROUP];
+        Lanes parts[ROWS][GROUP];
         for (int r = 0; r < ROWS; r++)
-            for (int c = 0; c < GROUP; c++) parts[r][c] = _mm256_setzero_si256();
-#pragma GCC unroll 2
-        for (int64_t i = begin; i < end; i += STEP) {
-            __m256i rows[ROWS];
-            fetch<IS_NEAR>(ahead + i * pace);
-            for (int r = 0; r < ROWS; r++) rows[r] = _mm256_loadu_si256((const __m256i *)(x + r * x_stride + i));
+            for (int c = 0; c < GROUP; c++) parts[r][c] = no_sums();
+        const auto add = [&](int64_t i, auto load) {
+            Lanes rows[ROWS];
+            for (int r = 0; r < ROWS; r++) rows[r] = load(x + r * x_stride + i);
             for (int c = 0; c < GROUP; c++) {
-                const __m256i weights = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + c * w_stride + i)));
-                for (int r = 0; r < ROWS; r++) parts[r][c] = _mm256_add_epi32(parts[r][c], _mm256_madd_epi16(weights, rows[r]));
+                const Lanes weights = load(w + c * w_stride + i);
+                for (int r = 0; r < ROWS; r++) parts[r][c] = add_pairs(weights, rows[r], parts[r][c]);
             }
+        };
+        int64_t i = begin;
+#pragma GCC unroll 2
+        for (; i + 2 * WIDE <= end; i += 2 * WIDE) {
+            for (int line = 0; line < LINES; line++) fetch<IS_NEAR>(ahead + i * pace + line * LINE);
+            add(i, [](auto at) { return load_lanes(at); });
         }
+        if (i < end) add(i, [](auto at) { return load_last(at); });
         for (int r = 0; r < ROWS; r++) sums[r] += totals(parts[r]);
 #else
         for (int r = 0; r < ROWS; r++)
@@ -206,29 +298,35 @@ static inline void widen_pairs(const int8_t *w, int64_t inputs, int16_t *pairs, 
     }
 }
 
-static inline void add_pair(const int16_t *x, __m256i low_weights, __m256i high_weights, __m256i &low, __m256i &high) {
+static inline void add_pair(const int16_t *x, Lanes low_weights, Lanes high_weights, Lanes &low, Lanes &high) {
     int32_t pair;
     memcpy(&pair, x, sizeof pair);
-    const __m256i both = _mm256_set1_epi32(pair);
-    low = _mm256_add_epi32(low, _mm256_madd_epi16(low_weights, both));
-    asm volatile("" : "+x"(low));  // in this order: with all products first, sums would be moved to memory and back
-    high = _mm256_add_epi32(high, _mm256_madd_epi16(high_weights, both));
-    asm volatile("" : "+x"(high));
+    const Lanes both = repeated(pair);
+    low = add_pairs(low_weights, both, low);
+    asm volatile("" : "+v"(low));  // in this order: with all products first, sums would be moved to memory and back
+    high = add_pairs(high_weights, both, high);
+    asm volatile("" : "+v"(high));
 }
 
-static inline void add_converted(Floats sums[2], __m256i low, __m256i high) {
+typedef Floats SideSums[SIDE_OUTPUTS / WIDTH];
+static inline void add_converted(SideSums &sums, Lanes low, Lanes high) {
+#ifdef HAS_512_BITS
+    const Wide first = (Wide)_mm512_cvtepi32_ps(low), second = (Wide)_mm512_cvtepi32_ps(high);
+    sums[0] += lower(first), sums[1] += upper(first), sums[2] += lower(second), sums[3] += upper(second);
+#else
     sums[0] += (Floats)_mm256_cvtepi32_ps(low), sums[1] += (Floats)_mm256_cvtepi32_ps(high);
+#endif
 }
 
 // Multiply SIDE_ROWS rows by SIDE_OUTPUTS outputs; no sum runs across a vector. In arrays, compilers would keep the sums in memory.
-__attribute__((noinline)) static void block_of_pairs(const int16_t *x, const int16_t *pairs, int64_t inputs, const char *ahead, int64_t pace, Floats sums[SIDE_ROWS][2]) {
-    for (int r = 0; r < SIDE_ROWS; r++) sums[r][0] = sums[r][1] = Floats{};
+__attribute__((noinline)) static void block_of_pairs(const int16_t *x, const int16_t *pairs, int64_t inputs, const char *ahead, int64_t pace, SideSums sums[SIDE_ROWS]) {
+    for (int r = 0; r < SIDE_ROWS; r++)
+        for (Floats &sum : sums[r]) sum = Floats{};
     for (int64_t i = 0; i < inputs;) {
-        const __m256i zero = _mm256_setzero_si256();
-        __m256i low0 = zero, low1 = zero, low2 = zero, low3 = zero, low4 = zero, high0 = zero, high1 = zero, high2 = zero, high3 = zero, high4 = zero;
+        const Lanes zero = no_sums();
+        Lanes low0 = zero, low1 = zero, low2 = zero, low3 = zero, low4 = zero, high0 = zero, high1 = zero, high2 = zero, high3 = zero, high4 = zero;
         for (const int64_t end = std::min(i + PART, inputs); i < end; i += 2) {
-            const __m256i *weights = (const __m256i *)(pairs + i * SIDE_OUTPUTS);
-            const __m256i low = _mm256_loadu_si256(weights), high = _mm256_loadu_si256(weights + 1);
+            const Lanes low = load_lanes(pairs + i * SIDE_OUTPUTS), high = load_lanes(pairs + (i + 1) * SIDE_OUTPUTS);
             __builtin_prefetch(ahead + i * pace);
             add_pair(x + i, low, high, low0, high0);
             add_pair(x + inputs + i, low, high, low1, high1);
@@ -256,8 +354,8 @@ struct Product {
     float *y;
     const float *plus;   // added to the result, or null
     static constexpr bool IS_INT8 = std::is_same<W, int8_t>::value;
-#ifdef __AVX512VL__  // 32 registers in place of 16
-    static constexpr int TILE_ROWS = IS_INT8 ? 4 : 5;  // as many as registers hold sums for
+#ifdef HAS_512_BITS  // 32 registers in place of 16
+    static constexpr int TILE_ROWS = 5;  // as many as registers hold sums for
 #else
     static constexpr int TILE_ROWS = IS_INT8 ? 2 : 3;
 #endif
@@ -273,7 +371,9 @@ struct Product {
         const auto fetch_lines = [&](auto lines) {
             is_fetched_near() ? multiply(std::true_type(), lines) : multiply(std::false_type(), lines);
         };
-        if (pace * WIDTH > LINE) fetch_lines(std::integral_constant<int, 2>());
+        const int64_t lines = pace * WIDE * (IS_INT8 ? 2 : 1) / LINE;  // of each step
+        if (lines > 2) fetch_lines(std::integral_constant<int, 4>());
+        else if (lines > 1) fetch_lines(std::integral_constant<int, 2>());
         else fetch_lines(std::integral_constant<int, 1>());
         const Four bias = m.bias ? *(const LooseFour *)(m.bias + col) : Four{};
         for (int r = 0; r < ROWS; r++) {
@@ -295,44 +395,55 @@ struct Product {
         compute<ROWS>(row, col, weights, ahead, pace);
     }
 
-    // Compute a group of outputs for all rows, tile by tile.
+    // Compute groups of outputs for all rows, tile by tile: a tile of rows stays in the nearest cache for all groups.
     template <class V>
-    void compute_tiles(int64_t col, const V *weights, const char *ahead) const {
+    void compute_tiles(int64_t col, int64_t groups, const V *weights, const char *ahead) const {
         const Matrix &m = matrix;
         const int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, bytes = GROUP * sizeof(W);
         int64_t pace = bytes / std::min(tiles, FETCHING_TILES), tile = 0;
         if (rows == 1 && (IS_FETCHED_NEAR || sizeof(W) < sizeof(float)))  // little arithmetic to fetch beside
             for (int64_t at = 0; at < bytes * m.inputs; at += 64) is_fetched_near() ? fetch<true>(ahead + at) : fetch<false>(ahead + at);
-        for (int64_t row = 0, count; row < rows; row += count, tile++, ahead += pace * m.inputs) {
+        for (int64_t row = 0, count; row < rows; row += count, tile++) {
             const int64_t left = rows - row;
             if (tile == FETCHING_TILES) pace = 0, ahead = (const char *)weights;
             count = left <= TILE_ROWS ? left : left < 2 * TILE_ROWS ? (left + 1) / 2 : TILE_ROWS;
-            compute_tile<TILE_ROWS>(count, row, col, weights, ahead, pace);
+            for (int64_t group = 0; group < groups; group++, ahead += pace * m.inputs)
+                compute_tile<TILE_ROWS>(count, row, col + group * GROUP, weights + group * GROUP * m.inputs, ahead, pace);
         }
     }
 
     const W *weights_of(int64_t col) const { return (const W *)matrix.weight + col * matrix.inputs; }
-    const char *ahead_of(int64_t col) const { return (const char *)weights_of(std::min(col + AHEAD * GROUP, matrix.outputs - GROUP)); }
+    const char *ahead_of(int64_t col, int64_t width) const {
+        return (const char *)weights_of(std::min(col + std::max(AHEAD * GROUP, width), matrix.outputs - width));
+    }
+
+    // Groups that share a tile of rows: with many rows as many as fit in the nearest cache beside it. Outputs of two such parts are
+    // computed twice where their number is no multiple, so that `plus` must not be the result then.
+    int64_t groups_at_once() const {
+        if (rows < WIDENED_ROWS || plus == y) return 1;
+        const int64_t bytes = matrix.inputs * sizeof(X), room = NEAR_BYTES / bytes - TILE_ROWS;
+        return std::max<int64_t>(1, std::min(room, matrix.outputs) / GROUP);
+    }
 
     void run(int threads) const {
-        const int64_t groups = (matrix.outputs + GROUP - 1) / GROUP;
+        const int64_t at_once = groups_at_once(), width = at_once * GROUP, parts = (matrix.outputs + width - 1) / width;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-        for (int64_t group = 0; group < groups; group++) {
-            const int64_t col = std::min(GROUP * group, matrix.outputs - GROUP);
-            compute_tiles(col, weights_of(col), ahead_of(col));
+        for (int64_t part = 0; part < parts; part++) {
+            const int64_t col = std::min(width * part, matrix.outputs - width);
+            compute_tiles(col, at_once, weights_of(col), ahead_of(col, width));
         }
     }
 
 #ifdef __AVX2__
     void compute_pairs(int64_t row, int64_t col, const int16_t *pairs, const char *ahead, int64_t pace) const {
         const Matrix &m = matrix;
-        Floats sums[SIDE_ROWS][2];
+        SideSums sums[SIDE_ROWS];
         block_of_pairs(x + row * m.inputs, pairs, m.inputs, ahead, pace, sums);
-        for (int half = 0; half < 2; half++, col += WIDTH) {
+        for (int64_t part = 0; part < SIDE_OUTPUTS / WIDTH; part++, col += WIDTH) {
             const Floats scale = load(m.scale + col), bias = m.bias ? load(m.bias + col) : Floats{};
             for (int r = 0; r < SIDE_ROWS; r++) {
                 const int64_t at = (row + r) * m.outputs + col;
-                const Floats value = scaled<Floats>(sums[r][half], scale, units[row + r], bias);
+                const Floats value = scaled<Floats>(sums[r][part], scale, units[row + r], bias);
                 store(y + at, plus ? value + load(plus + at) : value);
             }
         }
@@ -344,14 +455,14 @@ struct Product {
         Shortage shortage;
 #pragma omp parallel num_threads(threads) if (threads > 1)
         {
-            std::vector<int16_t> pairs;
+            Buffer<int16_t> pairs;
             const bool has_room = shortage.resized(pairs, SIDE_OUTPUTS * inputs);
 #pragma omp for
             for (int64_t group = 0; group < groups; group++) {
                 if (!has_room) continue;
                 const int64_t col = std::min(SIDE_OUTPUTS * group, last);
-                for (int half = 0; half < 2; half++)
-                    widen_pairs(weights_of(col + half * WIDTH), inputs, pairs.data() + half * STEP, 2 * SIDE_OUTPUTS);
+                for (int64_t part = 0; part < SIDE_OUTPUTS / WIDTH; part++)
+                    widen_pairs(weights_of(col + part * WIDTH), inputs, pairs.data() + part * STEP, 2 * SIDE_OUTPUTS);
                 const char *ahead = (const char *)weights_of(std::min(col + SIDE_OUTPUTS, last));
                 int64_t pace = SIDE_OUTPUTS / FETCHING_TILES;
                 for (int64_t row = 0, tile = 0; row < rows; row += SIDE_ROWS, tile++, ahead += pace * inputs) {
@@ -365,18 +476,18 @@ struct Product {
 #endif
 
     void run_widened(int threads) const {
-        const int64_t groups = (matrix.outputs + GROUP - 1) / GROUP;
+        const int64_t at_once = groups_at_once(), width = at_once * GROUP, parts = (matrix.outputs + width - 1) / width;
         Shortage shortage;
 #pragma omp parallel num_threads(threads) if (threads > 1)
         {
-            std::vector<float> widened;
-            const bool has_room = shortage.resized(widened, GROUP * matrix.inputs);
+            Buffer<float> widened;
+            const bool has_room = shortage.resized(widened, width * matrix.inputs);
 #pragma omp for
-            for (int64_t group = 0; group < groups; group++) {
+            for (int64_t part = 0; part < parts; part++) {
                 if (!has_room) continue;
-                const int64_t col = std::min(GROUP * group, matrix.outputs - GROUP);
-                for (int64_t i = 0; i < GROUP * matrix.inputs; i += WIDTH) store(widened.data() + i, load(weights_of(col) + i));
-                compute_tiles(col, (const float *)widened.data(), ahead_of(col));
+                const int64_t col = std::min(width * part, matrix.outputs - width);
+                for (int64_t i = 0; i < width * matrix.inputs; i += WIDTH) store(widened.data() + i, load(weights_of(col) + i));
+                compute_tiles(col, at_once, (const float *)widened.data(), ahead_of(col, width));
             }
         }
         shortage.raise();
@@ -387,12 +498,12 @@ static void product(const float *x, int64_t rows, const Matrix &m, float *y, con
     if (m.format == FLOAT32) return Product<float, float>{x, nullptr, rows, m, y, plus}.run(threads);
     if (m.format == BFLOAT16) {
         const Product<float, Bfloat> widened{x, nullptr, rows, m, y, plus};
-        return rows < WIDENED_ROWS ? widened.run(threads) : widened.run_widened(threads);
+        return IS_BFLOAT_WIDENED_ONCE && rows >= WIDENED_ROWS ? widened.run_widened(threads) : widened.run(threads);
     }
 #ifdef __F16C__
     if (m.format == FLOAT16) return Product<float, Half>{x, nullptr, rows, m, y, plus}.run(threads);
 #endif
-    std::vector<int16_t> rounded(rows * m.inputs);
+    Buffer<int16_t> rounded(rows * m.inputs);
     std::vector<float> units(rows);
     for (int64_t r = 0; r < rows; r++) {
         const float *row = x + r * m.inputs;
