@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -104,7 +105,8 @@ def create_rater_link(
     """Create a link that opens the ballot of one campaign until it expires. `name` may be a pseudonym; no account is
     created.
 
-    A single-use link is bound to the first browser that opens its ballot.
+    A single-use link is bound to the first browser that opens its ballot. Raises Conflict if a rater of the campaign
+    has the name, in any case: in lists and files two would look like one.
     """
     require_builder(person)
     name = clean_name(name, what="A rater", limit=80)
@@ -112,6 +114,15 @@ def create_rater_link(
     secret = secrets.token_urlsafe(24)
     with ctx.db.write() as session:
         campaign = find_campaign(session, campaign_id)
+        for other in _raters_of(session, campaign.id, read_vote_log(session, campaign.id)):
+            if other.name.casefold() == name.casefold():
+                raise Conflict(
+                    f"A rater of this campaign is already named “{other.name}”.",
+                    remedy="Use another name, or reissue that rater's link."
+                    if other.link_hash is not None
+                    else "Use another name.",
+                    field="rater",
+                )
         row = Rater(
             name=name,
             campaign_id=campaign.id,
@@ -223,10 +234,7 @@ def list_raters(ctx: Context, campaign_id: str) -> list[RaterRow]:
     """Return the raters who voted in a campaign or hold a link to it, most votes first."""
     with ctx.db.read() as session:
         log = read_vote_log(session, campaign_id)
-        rows = session.scalars(
-            select(Rater).where(Rater.id.in_(log.columns.raters) | (Rater.campaign_id == campaign_id))
-        ).all()
-        result = [_row(row, log) for row in rows]
+        result = [_row(row, log) for row in _raters_of(session, campaign_id, log)]
     return sorted(result, key=lambda row: (-row.num_votes, row.rater.name))
 
 
@@ -242,6 +250,12 @@ def find_link(ctx: Context, campaign_id: str, name: str) -> RaterRow:
             field="rater",
         )
     return rows[0]
+
+
+def _raters_of(session: Session, campaign_id: str, log: VoteLog) -> Sequence[Rater]:
+    return session.scalars(
+        select(Rater).where(Rater.id.in_(log.columns.raters) | (Rater.campaign_id == campaign_id))
+    ).all()
 
 
 def _row(row: Rater, log: VoteLog) -> RaterRow:

@@ -90,9 +90,27 @@ def test_a_revoked_or_expired_link_is_reissued_and_a_stranger_to_links_is_not(ct
     assert rater_from_link(ctx, again.url.split("link=")[1]).expires_at == again.rater.expires_at
     with pytest.raises(NotFound):
         reissue_rater_link(ctx, rater_for(ctx, LOCAL).id, person=LOCAL)
-    create_rater_link(ctx, campaign.id, name="guest", person=LOCAL)
+    other = create_rater_link(ctx, campaign.id, name="other", person=LOCAL).rater
+    with ctx.db.write() as session:  # names were not unique in earlier versions
+        session.get_one(Rater, other.id).name = "guest"
     with pytest.raises(Conflict, match="2 raters"):
         find_link(ctx, campaign.id, "guest")
+
+
+def test_a_name_belongs_to_one_rater_of_a_campaign(any_ctx: Context) -> None:
+    """Two raters of one name looked like one in every list; a second click on *Create link* made them."""
+    scenario = Scenario(any_ctx)
+    campaign = scenario.campaign()
+    create_rater_link(any_ctx, campaign.id, name="Ada", person=LOCAL)
+    with pytest.raises(Conflict, match="already named “Ada”") as caught:
+        create_rater_link(any_ctx, campaign.id, name=" ada", person=LOCAL)
+    assert caught.value.remedy == "Use another name, or reissue that rater's link."
+    own = rater_for(any_ctx, LOCAL)
+    scenario.votes(campaign, "Oak", rater=own)
+    with pytest.raises(Conflict, match=f"already named “{own.name}”") as caught:
+        create_rater_link(any_ctx, campaign.id, name=own.name, person=LOCAL)
+    assert caught.value.remedy == "Use another name."
+    assert create_rater_link(any_ctx, scenario.campaign(name="Other").id, name="Ada", person=LOCAL).rater.name == "Ada"
 
 
 @pytest.mark.parametrize("end", ["password", "sign-out everywhere"])
