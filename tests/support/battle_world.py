@@ -76,16 +76,16 @@ def next_battle(ctx: Context, campaign_id: str, rater: RaterView, *, rng: Random
 
 
 def cast_vote(
-    ctx: Context, battle_id: str, *, label: str, rater: RaterView, duration_ms: int | None = None, flag: str = ""
+    ctx: Context, battle_id: str, *, label: str, rater: RaterView, duration_ms: int | None = None, **remarks: Any
 ) -> str:
-    """Store a vote without the checks of a form, and return its id."""
+    """Store a vote with remarks (fields of `VoteInput`), without the checks of a form, and return its id."""
     check_label(label, skip=True)
     with ctx.db.read() as session:
         battle = session.get(Battle, battle_id)
         if battle is None:
             raise NotFound("This battle was not served to you.")
         campaign_id = battle.campaign_id
-    vote = VoteInput(battle=battle_id, label=label, duration_ms=duration_ms, flag=flag)
+    vote = VoteInput(battle=battle_id, label=label, duration_ms=duration_ms, **remarks)
     vote_id = serve_battles(ctx, campaign_id, rater, num=0, vote=vote).vote_id
     assert vote_id is not None
     return vote_id

@@ -13,7 +13,7 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import CampaignPrompt, Contestant, Rater
+from backend.db.tables import Battle, CampaignPrompt, Contestant, Rater, Vote
 from backend.domain.battles.agreement import RaterAgreement, vote_agreement
 from backend.domain.battles.inference.pair_votes import NO_VOTES, votes_by_pair
 from backend.domain.battles.inference.plans import PlanOption, plan_options
@@ -49,6 +49,9 @@ CSV_COLUMNS = (
     "identical",
     "excluded",
     "voted_at",
+    "note",
+    "reasons",
+    "flag",
 )
 
 
@@ -177,8 +180,9 @@ def export_votes_csv(ctx: Context, campaign_id: str) -> str:
     """Return a campaign's votes as CSV that `roundhouse rating fit` reads. Raters are numbered, not named; equal
     prompts share a number.
 
-    `identical` marks ties of equal answers, `excluded` votes that the board leaves out. A cell that a spreadsheet would
-    read as a formula is prefixed with an apostrophe.
+    `identical` marks ties of equal answers, `excluded` votes that the board leaves out; `reasons` are separated by
+    semicolons, `flag` says what is wrong with the battle. A cell that a spreadsheet would read as a formula is prefixed
+    with an apostrophe.
     """
     with ctx.db.read() as session:
         find_campaign(session, campaign_id)
@@ -188,6 +192,14 @@ def export_votes_csv(ctx: Context, campaign_id: str) -> str:
         columns = (CampaignPrompt.id, CampaignPrompt.position, CampaignPrompt.category)
         prompts = {
             row.id: row for row in session.execute(select(*columns).where(CampaignPrompt.campaign_id == campaign_id))
+        }
+        remarks = {
+            row.id: row
+            for row in session.execute(
+                select(Vote.id, Vote.note, Vote.reasons, Vote.flag)
+                .join(Battle, Battle.id == Vote.battle_id)
+                .where(Battle.campaign_id == campaign_id)
+            )
         }
         joined = session.execute(
             select(Rater.id, Rater.created_at).where(Rater.id.in_({vote.rater_id for vote in votes}))
@@ -216,6 +228,9 @@ def export_votes_csv(ctx: Context, campaign_id: str) -> str:
             "yes" if vote.identical else "",
             "yes" if vote.rater_id in excluded else "",
             f"{vote.created_at:%Y-%m-%dT%H:%M:%SZ}",
+            remarks[vote.id].note,
+            "; ".join(remarks[vote.id].reasons),
+            remarks[vote.id].flag,
         ]
         writer.writerow([safe_cell(cell) for cell in row])
     return out.getvalue()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 
@@ -244,6 +246,21 @@ def test_the_export_names_no_rater_and_rates_as_the_page_does(ctx: Context, scen
     ]
     assert [row.rating for row in again.ratings] == pytest.approx([row.rating for row in table.ratings])
     assert [row.low for row in again.ratings] == pytest.approx([row.low for row in table.ratings])
+
+
+def test_the_export_has_what_raters_wrote_about_a_vote(ctx: Context, scenario: Scenario) -> None:
+    """The file had the verdicts alone; notes, reasons and flags were to be read on the page, one prompt at a time."""
+    campaign, rater = scenario.campaign(reasons=("wrong fact", "too long")), rater_for(ctx, LOCAL)
+    note = '=1+1 is "odd",\nand too long'
+    for remarks in ({"note": note, "reasons": ("wrong fact", "too long"), "flag": "Answer is cut off"}, {}):
+        ballot = next_battle(ctx, campaign.id, rater)
+        assert ballot is not None
+        cast_vote(ctx, ballot.battle_id, label="A", rater=rater, **remarks)
+    text = export_votes_csv(ctx, campaign.id)
+    first, second = csv.DictReader(io.StringIO(text))
+    assert (first["note"], first["reasons"], first["flag"]) == (f"'{note}", "wrong fact; too long", "Answer is cut off")
+    assert (second["note"], second["reasons"], second["flag"]) == ("", "", "")
+    assert len(parse_votes(text)) == len(read_vote_file(text.encode())) == 2
 
 
 def test_a_name_that_is_a_formula_is_exported_as_text(ctx: Context, scenario: Scenario) -> None:
