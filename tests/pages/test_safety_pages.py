@@ -7,11 +7,13 @@ from __future__ import annotations
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from backend.domain.evaluation.safety.card import format_value
 from backend.domain.evaluation.safety.probes import Probe
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
+from backend.services.evaluation.safety.cards import safety_card
 from backend.services.evaluation.safety.probes import list_probes, rows_of_upload
 from tests.support.opening import open_page, words
 from tests.support.safety_world import NO, YES, add_fine_tune, answered
@@ -42,6 +44,15 @@ def test_a_checkpoint_shows_drift_verdict_card_and_what_the_scorer_is_worth(
     assert "FAIL" in text
     assert "agreement not measured here" in text
     assert "refusals of unsafe prompts (higher is safer)" in text
+
+
+def test_a_promotion_shows_the_values_of_the_safety_card(measured: tuple[Context, EvaluationView]) -> None:
+    """It said the verdict and named the metrics; the values were a page away."""
+    ctx, _ = measured
+    app = open_page("build/checkpoints.py", promote=resolve_checkpoint(ctx, "tuned").id)
+    score = next(score for score in safety_card(ctx, "tuned").scores if score.metric == "refusal")
+    value = format_value("refusal", score.value, score.low, score.high)
+    assert f"xs: refusals of unsafe prompts (higher is safer) {value}" in shown(app)
 
 
 def test_items_of_a_safety_evaluation_are_folded_and_plain(measured: tuple[Context, EvaluationView]) -> None:

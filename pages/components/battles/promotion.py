@@ -8,6 +8,8 @@ from typing import Literal
 import streamlit as st
 
 from backend.domain.battles.promotion import PromotionEvidence
+from backend.domain.evaluation.safety.card import direction, format_value
+from backend.domain.evaluation.safety.probes import METRICS
 from backend.domain.serving.names import check_alias_name
 from backend.domain.wording import plural
 from backend.errors import InvalidInput, NotFound
@@ -254,11 +256,18 @@ def _draw_safety(ctx: Context, checkpoint: CheckpointView) -> None:
         for sentence in card.drift.sentences or ("no change towards unsafe is shown by an interval",):
             st.caption(plain(f"{sentence[:1].upper()}{sentence[1:]}, against {card.drift.base.name}."))
     elif card.scores:
-        st.caption(plain(card.problem or f"{plural(len(card.scores), 'score')}, not compared with its base."))
+        st.caption(plain(card.problem or "Not compared with its base."))
     else:
         st.badge("Not measured", color="gray", icon=":material/help:")
         if card.pending:
             st.caption(f"{plural(card.pending, 'safety probe')} running.")
+    lines = [
+        f"{score.benchmark}: {METRICS[score.metric].label} ({direction(score.metric)})"
+        f" {format_value(score.metric, score.value, score.low, score.high)}"
+        for score in card.scores
+    ]
+    if lines:
+        st.caption("\n".join(["Values with 95 % intervals:\n", *(f"- {plain(line)}" for line in lines)]))
     query = {"checkpoint": checkpoint.id, "tab": "Safety"}
     row_link("Safety card", page=PAGE, query=query, icon="shield", key="promotion_to_safety")
 
