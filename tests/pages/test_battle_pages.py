@@ -332,12 +332,21 @@ def test_a_checkpoint_is_promoted_on_a_page_with_all_that_speaks_for_and_against
     assert_sound(app)
     assert app.selectbox(key="deploy_checkpoint").value == "tales@production"
     assert app.text_input(key="deploy_name").value == "tales", "named after the alias, whatever it holds"
+    app = open_page("build/checkpoints.py", promote=elm, alias="tales@production")
+    assert "tales@production goes from Elm back to Oak, which held it before." in plain_words(app)
+    back = app.button(key=f"rollback_{get_alias(site, 'tales@production').id}_{oak}")
+    assert back.label == "Roll back to Oak"
+    back.click().run()
+    assert_sound(app)
+    assert get_alias(site, "tales@production").checkpoint_id == oak, "a promotion could be taken back on Endpoints alone"
+    promote(site, "Elm", alias="tales@production", reason="once more", person=LOCAL)
     app = open_page("build/checkpoints.py", promote=oak, alias="tales@production")
     app.button(key="reject_go_0").click()
     clicked = app._tree.get_widget_states()
     for _ in range(2):  # a double click
         app._run(clicked)
-    assert [row.decision for row in get_alias(site, "tales@production").history] == ["reject", "promote", "promote"]
+    decisions = [row.decision for row in get_alias(site, "tales@production").history]
+    assert decisions == ["reject", "promote", "rollback", "promote", "promote"]
 
 
 def test_a_promotion_says_which_raters_are_flagged_who_follows_and_what_is_judged_first(

@@ -23,11 +23,11 @@ from backend.services.evaluation.gates import list_gates
 from backend.services.evaluation.safety.cards import safety_card
 from backend.services.serving.aliases import AliasView, PromotionView, list_aliases
 from backend.services.serving.endpoints import list_endpoints, resolve_endpoint
-from backend.services.serving.promotions import gather_evidence, promote, reject
+from backend.services.serving.promotions import gather_evidence, promote, reject, rollback
 from pages.components import routes
 from pages.components.battles.answers import FLAGGED
 from pages.components.choices import by_identity
-from pages.components.confirm import close_menu, menu_key
+from pages.components.confirm import close_menu, draw_confirmed, menu_key
 from pages.components.frame import errors_shown, object_heading, plain, show_error
 from pages.components.links import row_link
 from pages.components.numbers import form_button, number_form
@@ -103,7 +103,7 @@ def draw_promotion_page(ctx: Context, person: Person, checkpoint_id: str) -> Non
     with right.container(border=True, height="stretch"):
         _draw_safety(ctx, checkpoint)
     with st.container(border=True):
-        _draw_serving(ctx, checkpoint, alias, held)
+        _draw_serving(ctx, person, checkpoint, alias, held)
     if person.may_build and (held is None or held.checkpoint_id != checkpoint.id):
         _draw_decision_form(ctx, person, checkpoint, alias=alias, campaign_id=campaign_id, evidence=evidence, key=key)
     if held is not None and held.history:
@@ -272,7 +272,9 @@ def _draw_safety(ctx: Context, checkpoint: CheckpointView) -> None:
     row_link("Safety card", page=PAGE, query=query, icon="shield", key="promotion_to_safety")
 
 
-def _draw_serving(ctx: Context, checkpoint: CheckpointView, alias: str, held: AliasView | None) -> None:
+def _draw_serving(
+    ctx: Context, person: Person, checkpoint: CheckpointView, alias: str, held: AliasView | None
+) -> None:
     st.markdown("**Holds this alias now**")
     if held is None or held.checkpoint_id is None:
         st.caption(plain(f"No checkpoint holds {alias} yet." if alias else "Choose an alias."))
@@ -280,6 +282,7 @@ def _draw_serving(ctx: Context, checkpoint: CheckpointView, alias: str, held: Al
     with st.container(horizontal=True, vertical_alignment="center"):
         row_link(held.checkpoint or "", page=PAGE, query={"checkpoint": held.checkpoint_id}, key="promotion_holder")
         st.caption(f"since {when(held.updated_at, now=ctx.now())}", width="content")
+        draw_rollback(ctx, person, held)
     endpoints = {endpoint.name: endpoint for endpoint in list_endpoints(ctx)}
     for name in held.endpoints:
         endpoint = endpoints.get(name)
@@ -339,6 +342,22 @@ def _draw_decision_form(
             for name in ("alias", "name", "reason"):
                 st.session_state.pop(f"promotion_{name}_{key}", None)
             st.switch_page(PAGE, query_params=query)
+
+
+def draw_rollback(ctx: Context, person: Person, alias: AliasView) -> None:
+    """Draw the button that takes back an alias's promotion, where another checkpoint held it before; it asks."""
+    if not person.may_build or not alias.rollback:
+        return
+    effect = f"{alias.name} goes from {alias.checkpoint} back to {alias.rollback}, which held it before."
+    if alias.endpoints:
+        effect += f" Deployed again with it, replica by replica: {', '.join(alias.endpoints)}."
+    draw_confirmed(
+        plain(f"Roll back to {alias.rollback}"),
+        plain(effect),
+        lambda: rollback(ctx, alias.name, person=person),
+        key=f"rollback_{alias.id}_{alias.rollback_id}",
+        icon="undo",
+    )
 
 
 def draw_decision(row: PromotionView) -> None:

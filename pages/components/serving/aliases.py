@@ -6,10 +6,9 @@ import streamlit as st
 
 from backend.services.context import Context, Person
 from backend.services.serving.aliases import AliasView, list_aliases
-from backend.services.serving.promotions import rollback
 from pages.components import routes
-from pages.components.battles.promotion import draw_decision
-from pages.components.frame import errors_shown, plain
+from pages.components.battles.promotion import draw_decision, draw_rollback
+from pages.components.frame import plain
 from pages.components.links import row_link
 
 
@@ -32,13 +31,7 @@ def _draw_alias(ctx: Context, person: Person, alias: AliasView) -> None:
             row_link(alias.checkpoint, page=routes.CHECKPOINTS, query=query, key=f"holder_{alias.id}")
             st.space("stretch")
             row_link("Lineage", page=routes.LINEAGE, query=query, key=f"alias_lineage_{alias.id}")
-        if person.may_build and alias.rollback:
-            back = plain(f"Back to {alias.rollback}, which held it before.")
-            pressed = st.button("Roll back", key=f"rollback_{alias.id}", icon=":material/undo:", help=back)
-            with errors_shown():
-                if pressed:
-                    rollback(ctx, alias.name, person=person)
-                    st.rerun()
+        draw_rollback(ctx, person, alias)
     followers = f"Followed by {', '.join(alias.endpoints)}." if alias.endpoints else "No endpoint follows it."
     apart = "".join(f" {name} serves {served} until the alias is moved." for name, served in alias.apart.items())
     st.caption(plain(followers + apart))
