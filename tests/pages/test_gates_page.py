@@ -12,7 +12,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.evaluation.gates import create_gate, judge, list_gates, require_gate
 from backend.services.serving.deployments import deploy
 from tests.support.evaluation_world import CHOICES
-from tests.support.opening import assert_sound, open_page, words
+from tests.support.opening import assert_sound, open_page, plain_words, words
 from tests.support.scenario import Scenario
 
 PAGE = "evaluate/evaluations.py"
@@ -74,7 +74,8 @@ def test_a_verdict_shows_difference_interval_threshold_and_what_settles_it(site:
     gate = create_gate(site, name="release", config=config, person=LOCAL)
     deploy(site, checkpoint_id=scenario.checkpoint("Fir"), name="tales", person=LOCAL)
     app = open_page(PAGE, gate=gate.id)
-    assert "Champion: Oak" in words(app).replace("\\", "")
+    assert "Champion: Oak. Non-inferiority: the candidate must not be worse by 2 points or more. " in plain_words(app)
+    assert "A wrong PASS and a wrong FAIL have a chance of at most 2.5 % each" in plain_words(app)
     box = app.selectbox(key=f"gate_candidate_{gate.id}")
     box.set_value(resolve_checkpoint(site, "Elm").id).run()
     app.button(key=f"gate_judge_{gate.id}").click().run()

@@ -55,7 +55,7 @@ class Look:
 @dataclass(frozen=True)
 class GateDecision:
     """Verdict of a gate. `power`: chance to pass if all differences are the expected ones and independent. `procedure`
-    states the test.
+    states the test in sentences.
     """
 
     verdict: GateVerdict
@@ -191,25 +191,26 @@ def decide_gate(config: GateConfig, evidence: Sequence[Evidence]) -> GateDecisio
 
 
 def describe_procedure(config: GateConfig) -> str:
-    """State a gate's test, margin, level and multiplicity in one sentence."""
+    """State a gate's test, margin, level, error over all looks and multiplicity in a few sentences."""
     margins = sorted({config.margin_of(part) for part in config.benchmarks})
     points = [f"{100 * margin:g}" for margin in (margins[:1] if len(margins) == 1 else (margins[0], margins[-1]))]
     margin = f"{' to '.join(points)} points"
-    claim = f"not worse by {margin} or more" if config.test == "non_inferiority" else f"better by more than {margin}"
-    error = f"each decision errs in {50 * (1 - config.level):.3g} % of cases, all looks at a candidate together"
-    look = (
-        f"a look at part of the items uses {percent(SHARE_OF_A_LOOK)} of the error that is left, one at all of them"
-        f" {percent(SHARE_OF_THE_WHOLE)}"
-    )
-    sided = f"two-sided {100 * config.level:g} % interval of the paired difference; {error} ({look})"
-    rule = ""
+    claim = "not be worse by {} or more" if config.test == "non_inferiority" else "be better by more than {}"
+    sentences = [
+        f"{config.test.replace('_', '-').capitalize()}: the candidate must {claim.format(margin)}.",
+        f"The two-sided {100 * config.level:g} % interval of the paired difference decides.",
+        f"A wrong PASS and a wrong FAIL have a chance of at most {50 * (1 - config.level):.3g} % each, however often a"
+        " candidate is judged.",
+        "Each judgement of new items (a look) uses part of what earlier ones left of that chance:"
+        f" {percent(SHARE_OF_A_LOOK)} on some of the items, {percent(SHARE_OF_THE_WHOLE)} on all of them.",
+    ]
     if len(config.benchmarks) > 1:
-        rule = (
-            "; all benchmarks must pass (intersection-union, FAIL by Holm)"
+        sentences.append(
+            "All benchmarks must pass (intersection-union test; FAIL after Holm's correction)."
             if config.rule == "all"
-            else "; one benchmark must pass (Holm)"
+            else "One benchmark must pass (after Holm's correction)."
         )
-    return f"{config.test.replace('_', '-')}: {claim}; {sided}{rule}"
+    return " ".join(sentences)
 
 
 def _p_values(evidence: Evidence, threshold: float) -> tuple[float | None, float | None]:

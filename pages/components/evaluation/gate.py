@@ -219,7 +219,7 @@ def _read_config(values: Mapping[str, Any]) -> GateConfig:
 def _draw_gate(ctx: Context, person: Person, gate: GateView) -> None:
     object_heading(gate.name)
     config = config_of(ctx, gate)
-    st.caption(plain(f"Champion: {_champion(ctx, config)}. {describe_procedure(config).capitalize()}."))
+    st.caption(plain(f"Champion: {_champion(ctx, config)}. {describe_procedure(config)}"))
     st.caption(plain(f"Benchmarks: {', '.join(part.label for part in config.benchmarks)}."))
     power = st.container()
     candidate = _draw_judge(ctx, person, gate) if person.may_build else None

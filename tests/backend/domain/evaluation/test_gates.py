@@ -146,10 +146,19 @@ def test_a_gate_that_can_not_work_is_refused(settings: dict[str, object], words:
         gate(**settings)
 
 
-def test_procedure_states_test_margin_level_and_multiplicity() -> None:
-    words = describe_procedure(gate("a", "b", margin=0.03))
-    assert words.startswith("non-inferiority: not worse by 3 points or more; two-sided 95 % interval")
-    assert "intersection-union" in words
+def test_procedure_states_test_margin_level_error_and_multiplicity_in_sentences() -> None:
+    """It was one sentence of 60 words with brackets and four semicolons, which the page wrote in small letters."""
+    assert describe_procedure(gate("a", "b", margin=0.03)).split(". ") == [
+        "Non-inferiority: the candidate must not be worse by 3 points or more",
+        "The two-sided 95 % interval of the paired difference decides",
+        "A wrong PASS and a wrong FAIL have a chance of at most 2.5 % each, however often a candidate is judged",
+        "Each judgement of new items (a look) uses part of what earlier ones left of that chance: 50 % on some of the"
+        " items, 90 % on all of them",
+        "All benchmarks must pass (intersection-union test; FAIL after Holm's correction).",
+    ]
+    words = describe_procedure(gate("a", "b", margin=0.03, test="superiority", rule="any"))
+    assert words.startswith("Superiority: the candidate must be better by more than 3 points. The two-sided")
+    assert words.endswith("One benchmark must pass (after Holm's correction).")
 
 
 def test_looks_share_one_error() -> None:
