@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +12,7 @@ from datetime import timedelta
 import pytest
 from streamlit.errors import StreamlitAPIException
 
+from backend.domain.jobs.states import Status
 from backend.services.context import Context
 from pages.components import frame, routes, visitor
 from tests.support.filled_installation import LONG, fill
@@ -42,6 +44,17 @@ def test_each_next_step_has_one_button_that_leads_there(site: Context) -> None:
     assert list(buttons)[:3] == ["See the workers", "See the run", "Vote"]
     buttons["See the run"].click().run()
     assert page.query_params["run"] in (filled.failed, [filled.failed])
+
+
+def test_finished_runs_that_diverged_are_marked(site: Context, scenario: Scenario) -> None:
+    """*Runs* marked them; here they were plainly finished."""
+    for name, loss in (("wild", 700.0), ("calm", 1.7)):
+        values = {"val_loss": loss, "train_loss": loss}
+        point = {"type": "metrics", "step": 100, "time": 1.0, "values": values}
+        scenario.run(point, status=Status.FINISHED, name=name)
+    lists = [part.proto for part in open_page(routes.OVERVIEW).get("bidi_component")]
+    (given,) = [json.loads(part.json) for part in lists if part.component_name == "roundhouse_live_runs"]
+    assert {run["name"]: run["useless"] for run in given["runs"]} == {"wild": "diverged", "calm": ""}
 
 
 def test_a_dismissed_step_goes_and_comes_back_when_asked_for(site: Context) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from backend.domain.training.objectives import label_of
 from backend.services.browser_assets import plotly_url
 from backend.services.context import Context, Person
+from backend.services.training.diagnosis import useless_runs
 from backend.services.training.live import active_run_ids, token_for_runs
 from backend.services.training.views import RunView
 from pages.components.browser.modules import declare_component
@@ -22,6 +23,7 @@ def live_runs(
     """Draw runs as rows; return the id of the run that was opened. With `follow_active` the page reruns when other runs
     become active or end.
     """
+    useless = useless_runs(ctx, [run.id for run in runs])
     result = _list(
         key=key,
         data={
@@ -30,7 +32,7 @@ def live_runs(
             "prefetch": plotly_url(),
             "words": {"status": STATUS, "imported": IMPORTED},
             "active": ",".join(active_run_ids(ctx)) if follow_active else None,
-            "runs": [_row(ctx, run) for run in runs],
+            "runs": [_row(ctx, run) | {"useless": useless.get(run.id, "")} for run in runs],
         },
         on_opened_change=lambda: None,
         on_changed_change=lambda: None,

@@ -26,6 +26,8 @@ class LiveRuns extends LiveRows {
       if (this.list.children[index] !== row.node) this.list.insertBefore(row.node, this.list.children[index] || null)
       fillName(row.name, run.name).setAttribute("aria-label", run.name)
       row.facts.textContent = run.facts
+      row.useless.textContent = run.useless
+      row.useless.hidden = !run.useless
       row.tags.replaceChildren(...run.tags.map((tag) => element("span", "rr-tag", tag)))
       this.fill(run.id, run)
     })
@@ -49,7 +51,10 @@ class LiveRuns extends LiveRows {
     const { svg, path } = sparkline()
     node.appendChild(svg)
     const value = node.appendChild(element("div", "rr-value"))
-    return { node, name, facts, tags, path, value, state: stateParts(node.appendChild(element("div", "rr-state"))) }
+    const state = stateParts(node.appendChild(element("div", "rr-state")))
+    const useless = element("span", "rr-badge rr-useless")
+    state.badge.after(useless)
+    return { node, name, facts, tags, path, value, state, useless }
   }
 
   fill(id, state) {
