@@ -19,11 +19,12 @@ from backend.domain.evaluation.gate_config import GateConfig
 from backend.domain.jobs.states import Status
 from backend.errors import NotAllowed
 from backend.services.battles.admission import voter_of_token
+from backend.services.battles.campaigns import close_campaign
 from backend.services.battles.frozen_boards import list_frozen_boards
 from backend.services.battles.grading.board import grade_board
 from backend.services.battles.raters import create_rater_link, find_link, list_raters, rater_for, rater_from_link
 from backend.services.battles.views import list_campaigns
-from backend.services.checkpoints.checkpoints import resolve_checkpoint
+from backend.services.checkpoints.checkpoints import get_checkpoint, resolve_checkpoint
 from backend.services.context import LOCAL, Context, Person
 from backend.services.evaluation.gates import create_gate, require_gate
 from backend.services.serving.aliases import get_alias
@@ -347,6 +348,22 @@ def test_a_checkpoint_is_promoted_on_a_page_with_all_that_speaks_for_and_against
         app._run(clicked)
     decisions = [row.decision for row in get_alias(site, "tales@production").history]
     assert decisions == ["reject", "promote", "rollback", "promote", "promote"]
+
+
+def test_a_contestant_of_an_open_campaign_says_who_uses_it_where_it_would_be_deleted(
+    site: Context, scenario: Scenario
+) -> None:
+    """*Delete* was offered and refused."""
+    campaign, elm = scenario.campaign(), resolve_checkpoint(site, "Elm").id
+    app = open_page("build/checkpoints.py", checkpoint=elm)
+    assert "In use, so it can't be deleted. Stop these first, or archive the checkpoint instead:" in plain_words(app)
+    assert "- open campaign “Stories”" in plain_words(app)
+    assert not [one for one in app.button if one.key == f"delete_yes_{elm}"]
+    close_campaign(site, campaign.id, person=LOCAL)
+    app = open_page("build/checkpoints.py", checkpoint=elm)
+    app.button(key=f"delete_yes_{elm}").click().run()
+    assert not app.exception
+    assert get_checkpoint(site, elm).deleted_at is not None
 
 
 def test_a_promotion_says_which_raters_are_flagged_who_follows_and_what_is_judged_first(

@@ -264,10 +264,6 @@ def _draw_files(ctx: Context, person: Person, checkpoint: CheckpointView) -> Non
 
 
 def _draw_settings(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
-    users = list_checkpoint_users(ctx, checkpoint.id)
-    if users:
-        st.caption("In use by " + plain(", ".join(users)) + ".")
-
     draw_settings_form(
         checkpoint,
         rename=lambda name: rename_checkpoint(ctx, checkpoint.id, name, person=person),
@@ -278,6 +274,10 @@ def _draw_settings(ctx: Context, person: Person, checkpoint: CheckpointView) -> 
 
 
 def _draw_delete(ctx: Context, person: Person, checkpoint_id: str) -> None:
+    if users := list_checkpoint_users(ctx, checkpoint_id):
+        st.markdown("In use, so it can't be deleted. Stop these first, or archive the checkpoint instead:")
+        st.markdown("\n".join(f"- {plain(user)}" for user in users))
+        return
     st.markdown("Its files are deleted permanently; its lineage entry is kept.")
     if st.button("Delete", key=f"delete_yes_{checkpoint_id}", type="primary"):
         with errors_shown():
