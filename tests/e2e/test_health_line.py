@@ -104,6 +104,26 @@ def test_when_the_pages_server_has_ended_the_line_alone_says_what_to_start(
     tab.context.close()
 
 
+def test_on_a_phone_the_line_says_the_cause_and_its_cure_when_asked(
+    browser: Browser, tmp_path: Path, migrated_database: Path
+) -> None:
+    """Cause and cure took 101 pixels of each page."""
+    (tmp_path / "models.db").write_bytes(migrated_database.read_bytes())
+    tab = open_tab(browser, width=390, height=844)
+    with page_server(tmp_path, ROUNDHOUSE_HOST="127.0.0.1") as server:
+        tab.goto(f"{server.url}/runs")
+        settle(tab)
+    line, cure = tab.locator(".rr-health"), tab.get_by_text("starts it again")
+    expect(line).to_contain_text("The pages' server does not answer")
+    expect(cure).to_be_hidden()
+    folded = line.bounding_box()
+    assert folded is not None
+    assert folded["height"] < 65
+    line.get_by_role("button", name="What to do").click()
+    expect(cure).to_be_visible()
+    tab.context.close()
+
+
 def installation_pages(installation: Installation) -> psutil.Process:
     """Return the pages' server."""
     (process,) = installation.processes("streamlit")

@@ -72,11 +72,17 @@ function closeGuess(node) {
   if (button instanceof HTMLElement) button.click()
 }
 
+// A phone shows the cure on request: page.css gives the line's height to the page, and there it would be a sixth of it.
 function row({ cause, cure }) {
   const line = element("p", "rr-health-part")
   const fault = element("strong")
   fault.append(...withCode(cause))
-  line.append(fault, " ", ...withCode(cure))
+  const more = element("button", "rr-health-more", "What to do")
+  more.setAttribute("aria-expanded", "false")
+  more.onclick = () => more.setAttribute("aria-expanded", String(more.getAttribute("aria-expanded") === "false"))
+  const remedy = element("span")
+  remedy.append(...withCode(cure))
+  line.append(fault, " ", more, " ", remedy)
   return line
 }
 
