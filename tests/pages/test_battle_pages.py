@@ -339,7 +339,9 @@ def test_a_checkpoint_is_promoted_on_a_page_with_all_that_speaks_for_and_against
     assert back.label == "Roll back to Oak"
     back.click().run()
     assert_sound(app)
-    assert get_alias(site, "tales@production").checkpoint_id == oak, "a promotion could be taken back on Endpoints alone"
+    assert get_alias(site, "tales@production").checkpoint_id == oak, (
+        "a promotion could be taken back on Endpoints alone"
+    )
     promote(site, "Elm", alias="tales@production", reason="once more", person=LOCAL)
     app = open_page("build/checkpoints.py", promote=oak, alias="tales@production")
     app.button(key="reject_go_0").click()
@@ -606,9 +608,11 @@ def test_votes_that_were_chosen_on_datasets_are_not_asked_for_again(
     assert_sound(battles)
     assert "1 vote by 1 rater on 1 prompt, 2 contestants" in words(battles)
     assert battles.text_input(key="votes_name").value == "club"
-    (tmp_path / "club.csv").unlink()
     battles.switch_page("evaluate/battles.py")
     battles.query_params["import"] = "votes"
+    (tmp_path / "club.csv").write_text("prompt,rater,left,right,winner\np1,ann,Oak,Elm,left\np2,ben,Oak,Elm,right\n")
+    assert "2 votes by 2 raters on 2 prompts" in words(battles.run()), "another file of the name was previewed as it"
+    (tmp_path / "club.csv").unlink()
     assert "There is no file" in words(battles.run())
     battles.button(key="votes_other").click().run()
     assert_sound(battles)

@@ -272,9 +272,7 @@ def _draw_safety(ctx: Context, checkpoint: CheckpointView) -> None:
     row_link("Safety card", page=PAGE, query=query, icon="shield", key="promotion_to_safety")
 
 
-def _draw_serving(
-    ctx: Context, person: Person, checkpoint: CheckpointView, alias: str, held: AliasView | None
-) -> None:
+def _draw_serving(ctx: Context, person: Person, checkpoint: CheckpointView, alias: str, held: AliasView | None) -> None:
     st.markdown("**Holds this alias now**")
     if held is None or held.checkpoint_id is None:
         st.caption(plain(f"No checkpoint holds {alias} yet." if alias else "Choose an alias."))

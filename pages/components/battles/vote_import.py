@@ -82,7 +82,8 @@ def _choose_file(ctx: Context, person: Person) -> tuple[str, bytes, str] | None:
             if st.button("Another file", key="votes_other", icon=":material/swap_horiz:", type="tertiary"):
                 del st.session_state[HANDED_OVER]
                 st.rerun()
-        return source.label, read_whole(ctx, source, person=person), source.label
+        data = read_whole(ctx, source, person=person)
+        return source.label, data, str(hash(data))  # another file may have the name
     upload = st.file_uploader("File of votes", type=["csv", "jsonl", "json"], key="votes_file")
     return None if upload is None else (upload.name, upload.getvalue(), upload.file_id)
 

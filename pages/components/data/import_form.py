@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import streamlit as st
@@ -171,6 +172,8 @@ def _draw_kind_and_mapping(chosen: Chosen, head: SourceHead, past: PastImport | 
     )
     if kind != guess.kind:
         guess = preview_head(head, kind=kind)
+    elif past is not None and past.options.mapping:
+        _draw_repeated(guess, past.options.mapping)
     elif guess.reason:
         _draw_detection(guess)
     if len(guess.columns) < 2 and not guess.problem:
@@ -191,6 +194,17 @@ def _draw_kind_and_mapping(chosen: Chosen, head: SourceHead, past: PastImport | 
             tried.hints or tuple(hint for hint in guess.hints if hint.missing and hint.column not in mapping),
         )
     return tried
+
+
+def _draw_repeated(guess: SourcePreview, mapping: Mapping[str, str]) -> None:
+    """Say that the kind and the columns are an earlier import's, and which of its columns the source has no more."""
+    st.caption("Kind and columns are those of the earlier import.")
+    if gone := [column for column in mapping if column not in guess.columns]:
+        names = ", ".join(f"`{column}`" for column in gone)
+        st.warning(
+            f"{with_code(f'The first rows lack {names}, which the earlier import used.')} Check the columns.",
+            icon=":material/rule:",
+        )
 
 
 def _draw_media(guess: SourcePreview) -> None:

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from backend.bootstrap import get_context
+from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.records import record_text
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import resolve_version
-from backend.services.data.imports import get_past_import
+from backend.services.data.imports import get_past_import, import_dataset
+from backend.services.data.sources import ImportSource
 from tests.support.data.dataset_world import done, queue_import
-from tests.support.opening import assert_sound, open_page
+from tests.support.opening import assert_sound, open_page, words
 from tests.support.scenario import Scenario
 
 
@@ -85,6 +87,28 @@ def test_the_form_asks_before_it_loses_more_than_a_few_rows(
     app.button(key="import_go").click().run()
     past = get_past_import(get_context(), resolve_version(get_context(), "few", ready=False).id, person=LOCAL)
     assert (past.options.keep_good, past.options.max_rejected) == (True, 0.01)
+
+
+def test_a_repeated_import_says_that_its_columns_are_the_earlier_ones(
+    site: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file with other columns took its place, and those that both have were used as before without a word."""
+    file = tmp_path / "asked.jsonl"
+    file.write_text('{"question": "Who?", "reply": "Mira."}\n' * 3)
+    monkeypatch.setenv("DATA_PATH", str(tmp_path))
+    get_context.cache_clear()
+    mapping = {"question": "prompt", "reply": "completion"}
+    options = ImportOptions(kind=DatasetKind.INSTRUCTION, mapping=mapping)
+    version = done(
+        site, import_dataset(get_context(), name="asked", source=ImportSource(path=file), options=options, person=LOCAL)
+    )
+    app = open_page("build/datasets.py", **{"import": "1"}, again=version.id)
+    assert_sound(app)
+    assert "Kind and columns are those of the earlier import." in words(app)
+    assert not app.warning
+    file.write_text('{"question": "Who?", "answer": "Mira."}\n' * 3)
+    app = open_page("build/datasets.py", **{"import": "1"}, again=version.id)
+    assert app.warning[0].value == ("The first rows lack `reply`, which the earlier import used\\. Check the columns.")
 
 
 def test_a_file_called_test_takes_the_name_of_its_folder(
