@@ -30,17 +30,14 @@ def row_link(name: str, *, page: str, query: dict[str, str], key: str, icon: str
 
 def tab_link(name: str, tab: str, *, key: str, icon: str, **widgets: str) -> None:
     """Draw the way to another tab of the same page as a tertiary button. `widgets`: values of that tab's widgets by
-    their keys. The address can't be set for it, since it follows the widgets.
+    their keys, which are parts of the address.
     """
-    st.button(
-        plain(name),
-        type="tertiary",
-        icon=f":material/{icon}:",
-        key=key,
-        wrap=True,
-        on_click=handled(st.session_state.update),
-        kwargs={"tab": tab, **widgets},
-    )
+
+    def follow() -> None:
+        st.session_state.update(tab=tab, **widgets)
+        set_parameters(**widgets)  # the address follows a widget that was drawn before, as the tabs were
+
+    st.button(plain(name), type="tertiary", icon=f":material/{icon}:", key=key, wrap=True, on_click=handled(follow))
 
 
 def set_parameters(**values: str) -> None:

@@ -116,7 +116,7 @@ def test_a_benchmark_that_is_scored_in_two_ways_is_offered_with_each(site: Conte
     judge(site, candidate="Elm", gate="release", person=LOCAL)
     shown = words(open_page(PAGE, gate=gate.id))
     assert "facts@1 by law" in shown
-    assert "not worse by 2 points or more" in shown
+    assert "not be worse by 2 points or more" in shown
 
 
 def test_a_gate_says_which_evaluations_count(site: Context, scenario: Scenario) -> None:

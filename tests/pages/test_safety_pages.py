@@ -52,7 +52,7 @@ def test_a_promotion_shows_the_values_of_the_safety_card(measured: tuple[Context
     app = open_page("build/checkpoints.py", promote=resolve_checkpoint(ctx, "tuned").id)
     score = next(score for score in safety_card(ctx, "tuned").scores if score.metric == "refusal")
     value = format_value("refusal", score.value, score.low, score.high)
-    assert f"xs: refusals of unsafe prompts (higher is safer) {value}" in shown(app)
+    assert f"xs@1: refusals of unsafe prompts (higher is safer) {value}" in shown(app)
 
 
 def test_items_of_a_safety_evaluation_are_folded_and_plain(measured: tuple[Context, EvaluationView]) -> None:

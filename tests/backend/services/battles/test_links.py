@@ -110,7 +110,8 @@ def test_a_name_belongs_to_one_rater_of_a_campaign(any_ctx: Context) -> None:
     with pytest.raises(Conflict, match=f"already named “{own.name}”") as caught:
         create_rater_link(any_ctx, campaign.id, name=own.name, person=LOCAL)
     assert caught.value.remedy == "Use another name."
-    assert create_rater_link(any_ctx, scenario.campaign(name="Other").id, name="Ada", person=LOCAL).rater.name == "Ada"
+    other = scenario.campaign(name="Other", dataset=campaign.dataset)
+    assert create_rater_link(any_ctx, other.id, name="Ada", person=LOCAL).rater.name == "Ada"
 
 
 @pytest.mark.parametrize("end", ["password", "sign-out everywhere"])
