@@ -112,6 +112,10 @@ class Directory(Protocol):
     def device_hour_usd(self, replica_id: str) -> float | None:
         """Return the price of an hour of the device that a replica runs on; None without a price. Does not block."""
 
+    @property
+    def prices_version(self) -> str:
+        """Return a name of the prices of device-hours, another one once they change. Does not block."""
+
     def log_mode(self, endpoint: str) -> LogMode:
         """Return whether an endpoint logs its requests. Does not block."""
 

@@ -20,7 +20,7 @@ from backend.gateway.snapshot import Away, Keeper
 from backend.services.context import Context
 from backend.services.people.keys import KeyGrant, check_key, hash_key, key_spending, note_key_uses, valid_keys
 from backend.services.serving.autoscaling import Waking, wake_endpoint
-from backend.services.serving.costs.prices import replica_prices
+from backend.services.serving.costs.prices import prices_version, replica_prices
 from backend.services.serving.endpoints import deployed_endpoints, stopped_endpoint
 from backend.services.serving.failures import LostRequest, add_failures
 from backend.services.serving.monitoring.gauges import LiveGauges, read_live
@@ -62,6 +62,7 @@ class InstalledDirectory:
         self._changes = watch_changes(ctx.db)
         self._prices: Mapping[str, float] = {}
         self._priced_at = float("-inf")
+        self._prices_version = ""
         self._uses: dict[str, datetime] = {}
         self._noted_at = time.monotonic()
         self._spent: dict[tuple[str, str, str], float] = {}
@@ -117,6 +118,11 @@ class InstalledDirectory:
     def device_hour_usd(self, replica_id: str) -> float | None:
         """Return the price of an hour of a replica's device, as read with the addresses."""
         return self._prices.get(replica_id)
+
+    @property
+    def prices_version(self) -> str:
+        """Return a name of the prices, as read with those of replicas."""
+        return self._prices_version
 
     def log_mode(self, endpoint: str) -> LogMode:
         """Return whether an endpoint logs its requests, as last read."""
@@ -232,7 +238,8 @@ class InstalledDirectory:
 
     def _read(self, is_back: bool) -> Snapshot:
         if time.monotonic() - self._priced_at > PRICES_S:
-            self._prices, self._priced_at = replica_prices(self._ctx), time.monotonic()
+            self._prices, self._prices_version = replica_prices(self._ctx), prices_version(self._ctx)
+            self._priced_at = time.monotonic()
         models = [ModelEntry(name=name, created=deployed) for name, deployed in deployed_endpoints(self._ctx)]
         targets = ready_targets(self._ctx, canaries=True, with_lapsed=is_back)
         snapshot = Snapshot(

@@ -52,6 +52,7 @@ class MemoryDirectory:
         self.principals = {KEY: Principal(key_id="k1", name="tester", scopes=KeyScopes(admin=True))}
         self.spending: dict[tuple[str, str, str], float] = {}
         self.prices: dict[str, float] = {}
+        self.prices_version = ""
         self.log_modes: dict[str, LogMode] = {}
         self.keeps_responses = True
         self.responses: dict[str, ResponseRecord] = {}

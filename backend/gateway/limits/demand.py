@@ -19,7 +19,9 @@ ReadSpent = Callable[[Unit, Period], float]
 
 @dataclass(frozen=True)
 class Demand:
-    """One request: the tokens it may use at most (prompt and completion) and what these may cost."""
+    """One request: the tokens it may use at most (prompt and completion) and what these may cost. `prices` names
+    the prices of now.
+    """
 
     request_id: str
     key_id: str
@@ -27,6 +29,14 @@ class Demand:
     tokens: int
     usd: float
     now: float  # seconds since the epoch
+    prices: str = ""
+
+    def budget_name(self, unit: Unit, period: Period) -> str:
+        """Return the name of a budget's counter, such as `tokens:day:2026-11-27`. One of dollars ends with the prices:
+        after a change it starts from the stored usage, which counts at them.
+        """
+        start = period_start(period, now=datetime.fromtimestamp(self.now, UTC))
+        return f"{unit}:{period}:{start:%Y-%m-%d}" + (f":{self.prices}" if unit == "usd" else "")
 
 
 @dataclass(frozen=True)
@@ -60,12 +70,6 @@ class LimitStore(Protocol):
 
     async def close(self) -> None:
         """Free connections."""
-
-
-def budget_name(unit: Unit, period: Period, *, now: float) -> str:
-    """Return the name of a budget's counter, such as `tokens:day:2026-11-27`."""
-    start = period_start(period, now=datetime.fromtimestamp(now, UTC))
-    return f"{unit}:{period}:{start:%Y-%m-%d}"
 
 
 def seconds_left(period: Period, *, now: float) -> int:

@@ -87,6 +87,7 @@ class KeyGate:
             tokens=tokens,
             usd=tokens * rates.usd_per_token,
             now=time.time(),
+            prices=self._directory.prices_version,
         )
 
     def _settle(self, demand: Demand, request: GenerateRequest, exchange: ApiExchange) -> None:

@@ -13,7 +13,6 @@ from backend.gateway.limits.demand import (
     Demand,
     ReadSpent,
     Refusal,
-    budget_name,
     seconds_left,
 )
 
@@ -36,7 +35,7 @@ class MemoryLimits:
         """Count a request at its most, or return the refusal."""
         account, limits, now = self._accounts[demand.key_id], demand.limits, demand.now
         for unit, period, _ in limits.budgets:
-            if (name := budget_name(unit, period, now=now)) not in account.spent:
+            if (name := demand.budget_name(unit, period)) not in account.spent:
                 spent = await asyncio.to_thread(read_spent, unit, period)
                 account.spent.setdefault(name, spent)
         refusal = _check(account, demand)
@@ -76,7 +75,7 @@ def _check(account: _Account, demand: Demand) -> Refusal | None:
         if limit is not None and used + amount > limit:
             return Refusal(name, limit, used, _wait(bins, used + amount - limit, now))  # type: ignore[arg-type]
     for unit, period, budget in limits.budgets:
-        used = account.spent[budget_name(unit, period, now=now)]
+        used = account.spent[demand.budget_name(unit, period)]
         if used + (demand.tokens if unit == "tokens" else demand.usd) > budget or used >= budget:
             return Refusal("budget", budget, used, seconds_left(period, now=now), unit, period)
     return None
@@ -93,8 +92,8 @@ def _wait(bins: dict[int, float], excess: float, now: float) -> int:
 
 def _spend(account: _Account, demand: Demand, *, tokens: float, usd: float) -> None:
     for unit, period, _ in demand.limits.budgets:
-        if (name := budget_name(unit, period, now=demand.now)) in account.spent:
+        if (name := demand.budget_name(unit, period)) in account.spent:
             account.spent[name] += tokens if unit == "tokens" else usd
     if len(account.spent) > 2 * len(demand.limits.budgets):
-        current = {budget_name(unit, period, now=demand.now) for unit, period, _ in demand.limits.budgets}
+        current = {demand.budget_name(unit, period) for unit, period, _ in demand.limits.budgets}
         account.spent = {name: value for name, value in account.spent.items() if name in current}

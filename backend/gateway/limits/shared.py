@@ -14,6 +14,7 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from backend.domain.serving.key_limits import Period
 from backend.gateway.limits.demand import (
     HOLD_S,
     WINDOW_S,
@@ -21,7 +22,7 @@ from backend.gateway.limits.demand import (
     Demand,
     ReadSpent,
     Refusal,
-    budget_name,
+    Unit,
     seconds_left,
 )
 from backend.gateway.limits.memory import MemoryLimits
@@ -118,7 +119,7 @@ class SharedLimits:
             pipe.expire(tokens_key, WINDOW_S * 2)
             for unit, period, _ in demand.limits.budgets:
                 change = tokens - demand.tokens if unit == "tokens" else usd - demand.usd
-                pipe.incrbyfloat(_budget_key(demand, budget_name(unit, period, now=demand.now)), change)
+                pipe.incrbyfloat(_budget_key(demand, unit, period), change)
             await pipe.execute()
         except (RedisError, OSError) as error:
             self._rest(error)
@@ -131,7 +132,7 @@ class SharedLimits:
         answer = await self._ask(demand)
         if answer.get("seed"):
             for unit, period, _ in demand.limits.budgets:
-                name = _budget_key(demand, budget_name(unit, period, now=demand.now))
+                name = _budget_key(demand, unit, period)
                 spent = await asyncio.to_thread(read_spent, unit, period)
                 await self._redis.set(name, spent, nx=True, ex=seconds_left(period, now=demand.now) + 24 * 3600)
             answer = await self._ask(demand)
@@ -156,7 +157,7 @@ class SharedLimits:
             "concurrency": limits.concurrency,
             "budgets": [
                 {
-                    "key": _budget_key(demand, budget_name(unit, period, now=demand.now)),
+                    "key": _budget_key(demand, unit, period),
                     "budget": budget,
                     "amount": demand.tokens if unit == "tokens" else demand.usd,
                     "left": seconds_left(period, now=demand.now),
@@ -177,5 +178,5 @@ def _keys(demand: Demand) -> tuple[str, str, str]:
     return f"{base}:requests", f"{base}:tokens", f"{base}:open"
 
 
-def _budget_key(demand: Demand, name: str) -> str:
-    return f"{PREFIX}{{{demand.key_id}}}:{name}"
+def _budget_key(demand: Demand, unit: Unit, period: Period) -> str:
+    return f"{PREFIX}{{{demand.key_id}}}:{demand.budget_name(unit, period)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,6 +40,12 @@ def current_prices(ctx: Context, session: Session | None = None) -> DevicePrices
     replaced = {name.lower() for name in stored}
     others = {name: price for name, price in ctx.policy.prices.named.items() if name.lower() not in replaced}
     return DevicePrices(default=default, named=others | stored)
+
+
+def prices_version(ctx: Context) -> str:
+    """Return a name of the prices of now, the same in every process and another one once they change."""
+    prices = current_prices(ctx)
+    return hashlib.sha256(repr((prices.default, sorted(prices.named.items()))).encode()).hexdigest()[:12]
 
 
 def list_prices(ctx: Context) -> list[PriceLine]:

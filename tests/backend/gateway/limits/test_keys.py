@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,15 @@ import httpx2
 import pytest
 
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes
-from backend.gateway import app
+from backend.gateway import app, installed
 from backend.gateway.directory import Principal, ReplicaAddress
+from backend.gateway.installed import InstalledDirectory
 from backend.gateway.limits.demand import Demand, Refusal
 from backend.gateway.limits.gate import limit_reached
 from backend.gateway.relay import BusyShares
 from backend.gateway.usage import MAX_REFUSED
+from backend.services.context import LOCAL, Context
+from backend.services.serving.costs.prices import set_price
 from backend.services.serving.usage import UsageRow
 from tests.support.gateway_fixtures import KEY, MemoryDirectory, ScriptedReplica, gateway, scripted
 from tests.support.serving_replica import eventually
@@ -96,6 +100,26 @@ def test_a_spent_budget_refuses_and_names_used_and_asked(scene: Scene) -> None:
     refused = scene.ask("poor")
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
     assert "995 of 1,000 tokens" in refused.json()["error"]["message"]
+
+
+def test_a_budget_counts_at_a_price_that_is_set_later(
+    scene: Scene, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = KeyLimits(usd_per_day=0.5)
+    scene.admit("free", limits=limits)
+    assert scene.ask("free").status_code == 200
+    scene.directory.spending["id-free", "usd", "day"] = 0.7
+    assert scene.ask("free").status_code == 200, "counted since the first request"
+    monkeypatch.setattr(installed, "PRICES_S", 0.0)
+    with closing(InstalledDirectory(ctx)) as directory:
+        directory.list_models()
+        before = directory.prices_version
+        set_price(ctx, "", 2.0, person=LOCAL)
+        eventually(lambda: bool(directory.list_models() or directory.prices_version != before))
+        scene.directory.prices_version = directory.prices_version
+    refused = scene.ask("free")
+    assert refused.json()["error"]["code"] == "insufficient_quota"
+    assert "$0.70 of $0.50" in refused.json()["error"]["message"]
 
 
 def test_a_request_that_was_cut_off_counts_its_prompt_and_its_tokens(scene: Scene) -> None:

@@ -48,8 +48,10 @@ def make_store(request: pytest.FixtureRequest) -> MakeStore:
     return lambda: SharedLimits(url)
 
 
-def demand(request: str, limits: KeyLimits, *, tokens: int = 10, usd: float = 0.0, now: float = NOON) -> Demand:
-    return Demand(request_id=request, key_id="k", limits=limits, tokens=tokens, usd=usd, now=now)
+def demand(
+    request: str, limits: KeyLimits, *, tokens: int = 10, usd: float = 0.0, now: float = NOON, prices: str = ""
+) -> Demand:
+    return Demand(request_id=request, key_id="k", limits=limits, tokens=tokens, usd=usd, now=now, prices=prices)
 
 
 async def reserve(store: LimitStore, demand: Demand, read_spent: ReadSpent) -> Refusal | None:
@@ -149,6 +151,24 @@ def test_a_budget_starts_from_stored_usage_and_ends_with_the_utc_day(
     assert (refused.limit, refused.unit, refused.period) == ("budget", unit, "day")
     assert refused.used == pytest.approx(95 * scale)
     assert refused.retry_after_s == 12 * 3600 + 1
+
+
+def test_a_budget_of_dollars_starts_again_from_stored_usage_once_a_price_changes(make_store: MakeStore) -> None:
+    """Requests of before the first price were free until the next day or month, whatever *Costs* said of them."""
+    limits = KeyLimits(usd_per_day=1.0, tokens_per_day=1000)
+
+    def spent_at_new_prices(unit: str, _period: str) -> float:
+        return 1.5 if unit == "usd" else 0.0
+
+    async def play(store: LimitStore) -> list[Refusal | None]:
+        free = demand("a", limits)
+        answers = [await reserve(store, free, nothing_spent)]
+        priced = demand("b", limits, prices="new")
+        answers.append(await reserve(store, priced, spent_at_new_prices))
+        await store.settle(free, tokens=5, usd=0.0)
+        return [*answers, await reserve(store, priced, nothing_spent)]
+
+    assert run(make_store, play) == [None, *(Refusal("budget", 1.0, 1.5, 12 * 3600 + 1, "usd", "day"),) * 2]
 
 
 def test_two_gateways_share_what_they_count_in_redis(server: str) -> None:
