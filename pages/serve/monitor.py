@@ -178,6 +178,8 @@ def draw_now(replicas: Sequence[ReplicaGauges], traffic: Traffic) -> None:
         "–" if total.ttft_ms[1] is None else f"{total.ttft_ms[1]:,.0f} ms",
         help=f"Over {traffic.window.label}.",
     )
+    if traffic.load_tests:
+        st.caption(f"Not counted: {plural(traffic.load_tests, 'request')} of load tests.")
 
 
 def draw_traffic(traffic: Traffic) -> None:

@@ -23,6 +23,7 @@ from backend.domain.data.token_folders import MANIFEST, Manifest
 from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.domain.jobs.states import Status
 from backend.domain.serving.canary import CanaryRules
+from backend.domain.serving.request_log import LOAD_TEST
 from backend.errors import Unavailable
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context, Person
@@ -565,6 +566,26 @@ def test_small_sums_are_plain_and_the_first_day_forecasts_nothing(ctx: Context) 
     }
     assert "too early to say, after 0 of the 3 full days" in texts(app)
     assert "e-0" not in texts(app)
+
+
+def test_pages_that_leave_load_tests_out_say_how_many(ctx: Context) -> None:
+    """Costs summed to 354 requests by key and to 188 by endpoint, without a word."""
+    make_ready(ctx)
+    rows = [("a", ""), ("b", LOAD_TEST), ("c", LOAD_TEST)]
+    add_usage(
+        ctx,
+        [
+            UsageRow(id_, "tales", None, None, 5, 5, 9.0, 9.0, "finished", ctx.now(), variant=variant, device_s=1.0)
+            for id_, variant in rows
+        ],
+    )
+    left_out = "Not counted: 2 requests of load tests."
+    assert left_out in texts(draw("serve/monitor.py"))
+    assert left_out in texts(draw("serve/endpoints.py", name="tales"))
+    costs = draw("admin/costs.py")
+    assert "Requests of load tests are part of the cost" in texts(costs)
+    (table,) = [table.value for table in costs.table if "Of load tests" in table.value]
+    assert table[["Requests", "Of load tests"]].to_numpy().tolist() == [["1", "2"]]
 
 
 def test_people_and_keys_are_drawn_without_a_key_or_a_hash(ctx: Context) -> None:

@@ -10,7 +10,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import CommandGroup, emit, note
 from backend.domain.serving.costs import MIN_DAYS
-from backend.domain.wording import format_usd, percent
+from backend.domain.wording import format_usd, percent, plural
 from backend.services.context import LOCAL
 from backend.services.serving.costs.ledger import LedgerLine, PriceLedger
 from backend.services.serving.costs.prices import current_prices, remove_price, set_price
@@ -95,6 +95,7 @@ def _tables(ledger: PriceLedger, *, is_priced: bool) -> list[str]:
 
 def _line(line: LedgerLine, *, is_priced: bool) -> str:
     tokens = f"  {line.requests:,} requests, {line.tokens:,} tokens" if line.requests else ""
+    tokens += f"  {plural(line.load_tests, 'request')} of load tests" if line.load_tests else ""
     idle = f" of which idle {format_usd(line.idle_usd)}" if line.idle_usd else ""
     amount = f"{format_usd(line.usd)}{idle}" if is_priced else f"{line.device_hours:,.2f} device-hours"
     return f"  {line.name:<32} {amount}{tokens}"

@@ -312,6 +312,8 @@ def draw_last_hour(ctx: Context, name: str) -> None:
     """Draw requests, tokens a second, first token, failures and refusals of the last hour, with a bar a minute."""
     traffic = read_traffic(ctx, find_window("1 h"), endpoint=name)
     points, total = traffic.points, traffic.total
+    if traffic.load_tests:
+        st.caption(f"Not counted: {plural(traffic.load_tests, 'request')} of load tests.")
     if not total.requests:
         st.caption("No request in the last hour.")
         return

@@ -46,7 +46,8 @@ NOT_ANSWERED = "(refused or failed)"
 @dataclass
 class LedgerLine:
     """A row of the ledger. `usd` is the price of `device_hours`; for a key or a checkpoint, of the shares of its
-    requests. `through_usd` is the cost of the requests that an evaluation made to endpoints; for a run,
+    requests. `load_tests` are requests of load tests beside `requests`; an endpoint's devices worked for both.
+    `through_usd` is the cost of the requests that an evaluation made to endpoints; for a run,
     `evaluation_usd` that of evaluations of its checkpoints, their requests included, and `through_usd` that of requests
     that its checkpoints answered. Both are in other rows too, so they are not in `usd`, and only `sum_usd` adds them
     up.
@@ -57,6 +58,7 @@ class LedgerLine:
     device_hours: float = 0.0
     requests: int = 0
     tokens: int = 0
+    load_tests: int = 0
     idle_usd: float = 0.0
     id: str = ""
     through_usd: float = 0.0
@@ -175,7 +177,9 @@ def _add_requests(session: Session, sums: _Sums, *, since: datetime, until: date
     for row in session.scalars(query):
         name = names.get(row.endpoint_id, DELETED) if row.endpoint_id else NO_ENDPOINT
         line = sums.line("endpoints", name, name)
-        if row.variant != LOAD_TEST:
+        if row.variant == LOAD_TEST:
+            line.load_tests += row.requests
+        else:
             line.requests += row.requests
             line.tokens += row.prompt_tokens + row.completion_tokens
         bought = 0.0 if row.device_s else row.cost_usd
@@ -336,6 +340,7 @@ def table_rows(lines: Iterable[LedgerLine]) -> list[dict[str, object]]:
                 "device_hours",
                 "requests",
                 "tokens",
+                "load_tests",
                 "usd_per_million_tokens",
             ),
         }

@@ -190,6 +190,7 @@ def report_csv(ledger: PriceLedger) -> str:
         "device_hours",
         "requests",
         "tokens",
+        "load_tests",
     ]
     writer = csv.DictWriter(out, columns, extrasaction="ignore", restval="")
     writer.writeheader()

@@ -83,11 +83,12 @@ class TrafficPoint:
 
 @dataclass(frozen=True)
 class Traffic:
-    """A window's points, oldest first, and its total as one point."""
+    """A window's points, oldest first, and its total as one point. `load_tests`: requests of load tests beside them."""
 
     window: Window
     points: tuple[TrafficPoint, ...]
     total: TrafficPoint
+    load_tests: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,15 +129,16 @@ def read_traffic(ctx: Context, window: Window, *, endpoint: str | None = None, v
             query = query.where(
                 TrafficRollup.endpoint_id == session.scalar(select(Endpoint.id).where(Endpoint.name == endpoint))
             )
-        query = query.where(TrafficRollup.variant != LOAD_TEST if variant is None else _is_of(variant))
-        rows = session.scalars(query).all()
+        stored = session.scalars(query if variant is None else query.where(_is_of(variant))).all()
+    rows = [row for row in stored if variant is not None or row.variant != LOAD_TEST]
     steps = int((end - begin).total_seconds() / window.step_s)
     starts = [begin + timedelta(seconds=n * window.step_s) for n in range(steps)]
     groups: dict[datetime, list[TrafficRollup]] = defaultdict(list)
     for row in rows:
         groups[interval_start(row.start, window.step_s)].append(row)
     points = tuple(_point(start, window.step_s, groups.get(start, ())) for start in starts)
-    return Traffic(window, points, _point(begin, steps * window.step_s, rows))
+    load_tests = sum(row.requests for row in stored) - sum(row.requests for row in rows)
+    return Traffic(window, points, _point(begin, steps * window.step_s, rows), load_tests)
 
 
 def _is_of(variant: str) -> ColumnElement[bool]:

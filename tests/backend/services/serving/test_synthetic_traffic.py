@@ -47,7 +47,9 @@ def test_load_tests_are_left_out_of_requests_traffic_and_costs_by_key_and_can_be
     assert get_request(ctx, "t0", person=LOCAL).row.variant == LOAD_TEST
 
     window = find_window("1 h")
-    total = read_traffic(ctx, window, endpoint="tales").total
+    traffic = read_traffic(ctx, window, endpoint="tales")
+    total = traffic.total
+    assert traffic.load_tests == 7, "Monitor says what it leaves out"
     assert (total.requests, total.completion_tokens) == (3, 15)
     assert total.ttft_ms[1] is not None
     assert total.ttft_ms[1] < 10
@@ -60,7 +62,8 @@ def test_load_tests_are_left_out_of_requests_traffic_and_costs_by_key_and_can_be
         "(load tests)": (7, 0.7),
     }
     (line,) = ledger.endpoints
-    assert (line.requests, line.tokens) == (3, 45)
+    assert (line.requests, line.tokens, line.load_tests) == (3, 45, 7)
+    assert sum(key.requests for key in ledger.keys) == line.requests + line.load_tests
 
 
 def test_refused_requests_are_listed_with_their_reason_and_no_error_of_the_servers(any_ctx: Context) -> None:
