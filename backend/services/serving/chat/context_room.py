@@ -21,16 +21,20 @@ SHARE_FOR_ANSWER = 0.25
 
 @dataclass(frozen=True)
 class ContextUse:
-    """Estimated tokens of the line so far, characters per token, and how many turns the last answer was not sent."""
+    """Tokens of the line so far, characters per token, how many turns the last answer was not sent, and whether all
+    tokens were counted.
+    """
 
     tokens: int
     characters_per_token: float
     left_out: int
+    is_exact: bool = False
 
 
-def measure_line(line: Sequence[MessageView], *, system: str = "") -> ContextUse:
+def measure_line(line: Sequence[MessageView], *, system: str = "", messages: Sequence[MessageView] = ()) -> ContextUse:
     """Return what a line of messages takes, exactly up to its newest answer that counted its tokens. `system` is what
-    every prompt holds beside them: the system prompt, and tools.
+    every prompt holds beside them: the system prompt, and tools. Without such an answer the estimate is by the answers
+    of the conversation's `messages`.
     """
     for at in range(len(line) - 1, -1, -1):
         usage = line[at].usage
@@ -43,11 +47,13 @@ def measure_line(line: Sequence[MessageView], *, system: str = "") -> ContextUse
             1.0, sum(len(message.content) for message in sent) / max(1, prompt - TOKENS_PER_MESSAGE * len(sent))
         )
         rest = sum(_estimate(message.content, ratio) for message in line[at + 1 :])
-        return ContextUse(int(prompt + completion + rest), ratio, left_out)
-    tokens = sum(
-        _estimate(text, CHARACTERS_PER_TOKEN) for text in [system, *(message.content for message in line)] if text
-    )
-    return ContextUse(tokens, CHARACTERS_PER_TOKEN, 0)
+        return ContextUse(int(prompt + completion + rest), ratio, left_out, is_exact=at == len(line) - 1)
+    answers = [message for message in messages if message.content and message.usage.completion_tokens]
+    written = sum(message.usage.completion_tokens or 0 for message in answers)
+    characters = sum(len(message.content) for message in answers)
+    ratio = max(1.0, characters / written) if written else CHARACTERS_PER_TOKEN
+    tokens = sum(_estimate(text, ratio) for text in [system, *(message.content for message in line)] if text)
+    return ContextUse(tokens, ratio, 0)
 
 
 def turns_to_leave_out(

@@ -23,6 +23,7 @@ def chat_document(view: ChatView) -> Document:
         "turns": [_turn(turn, view) for turn in view.turns],
         "context": {
             "tokens": view.use.tokens,
+            "exact": view.use.is_exact,
             "limit": view.context,
             "ratio": round(view.use.characters_per_token, 2),
             "left_out": view.use.left_out,

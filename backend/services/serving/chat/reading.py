@@ -68,7 +68,7 @@ class TurnView:
 class ChatView:
     """A conversation's selected line. `context` is the shortest context of its endpoints, in tokens; `first_sent` the
     question that the newest answer's prompt began with, where older ones were left out. `is_booking`: the cost of an
-    answer that is complete is not known yet.
+    answer that is complete, or the tokens of one that was cut off, are not known yet.
     """
 
     conversation: ConversationView
@@ -110,7 +110,11 @@ def view_chat(
     """Return what the playground shows of messages; the caller has checked who may read them."""
     messages, unbooked = _with_bookings(session, ctx, messages)
     fresh = ctx.now() - timedelta(seconds=BOOKED_S)
-    is_booking = any(one.updated_at is not None and one.updated_at > fresh for one in unbooked)
+    priced = current_prices(ctx, session).are_set if unbooked else False
+    is_booking = any(
+        one.updated_at is not None and one.updated_at > fresh and (priced or one.usage.prompt_tokens is None)
+        for one in unbooked
+    )
     by_id = {message.id: message for message in messages}
     steps = selected_line(messages, leaf_id)
     turns = []
@@ -122,7 +126,7 @@ def view_chat(
     line = messages_before(messages, steps[-1].selected) if steps else []
     settings = conversation.settings
     facts = context_of_endpoints(session, ctx, settings.endpoints)
-    use = measure_line(line, system=settings.fixed_text)
+    use = measure_line(line, system=settings.fixed_text, messages=messages)
     return ChatView(
         conversation=conversation,
         turns=tuple(turns),
@@ -130,26 +134,29 @@ def view_chat(
         use=use,
         context=min((fact.context for fact in facts.values() if fact.context), default=None),
         first_sent=_first_sent(line, use.left_out),
-        is_booking=is_booking and current_prices(ctx, session).are_set,
+        is_booking=is_booking,
     )
 
 
 def _with_bookings(
     session: Session, ctx: Context, messages: list[MessageView]
 ) -> tuple[list[MessageView], list[MessageView]]:
-    """Return the messages with the cost and the canary of their requests, and those that the gateway has not booked
-    yet. There is no cost where no price of a device is set.
+    """Return the messages with the cost and the canary of their requests, those that were cut off with their tokens,
+    and those that the gateway has not booked yet. There is no cost where no price of a device is set.
     """
     ids = {message.usage.request_id for message in messages if message.usage.request_id}
     if not ids:
         return messages, []
     costs = request_costs(session, ctx, list(ids))
+    columns = (Usage.id, Usage.variant, Usage.prompt_tokens, Usage.completion_tokens)
     booked = {
         request_id: {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
             **({"cost_usd": costs[request_id]} if request_id in costs else {}),
             **({} if variant in ("", STABLE) else {"canary": variant_name(session, variant)}),
         }
-        for request_id, variant in session.execute(select(Usage.id, Usage.variant).where(Usage.id.in_(ids)))
+        for request_id, variant, prompt, completion in session.execute(select(*columns).where(Usage.id.in_(ids)))
     }
     unbooked = [m for m in messages if m.usage.request_id and not m.is_running and m.usage.request_id not in booked]
     shown = [

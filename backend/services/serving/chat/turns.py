@@ -264,7 +264,7 @@ def _insert_answers(
     line = messages_before(messages, question.id)
     facts = context_of_endpoints(session, ctx, settings.endpoints)
     contexts = [fact.context for fact in facts.values() if fact.context]
-    ratio = measure_line(line[:-1], system=settings.fixed_text).characters_per_token
+    ratio = measure_line(line[:-1], system=settings.fixed_text, messages=messages).characters_per_token
     shortest = min(contexts, default=None)
     columns = range(len(settings.endpoints))
     if order is None and not settings.blind:

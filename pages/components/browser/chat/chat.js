@@ -10,7 +10,7 @@ import { ChatClient } from "./client.js"
 import { Transcript } from "./transcript.js"
 
 const RETRY_MS = 1500
-const BOOKED_MS = 1200 // in which the gateway books the cost of an answer
+const BOOKED_MS = 1200 // in which the gateway books the cost of an answer, and the tokens of one that was cut off
 const NEAR_END_PX = 120
 const RENEWAL_MS = 8000
 const PATIENCE_MS = 15_000 // for the first words of a response
@@ -126,6 +126,7 @@ class Chat {
   receive(document) {
     this.show(document)
     this.leave()
+    if (document.booking) this.timer = setTimeout(() => this.refresh(), BOOKED_MS)
     if (!document.running) return
     const { signal } = this.following = new AbortController()
     this.follow(signal, () => this.client.follow(this.id, signal))
@@ -140,7 +141,6 @@ class Chat {
     const near = this.isNearEnd()
     await this.refresh()
     if (near) this.scrollToEnd()
-    if (this.document?.booking) this.timer = setTimeout(() => this.refresh(), BOOKED_MS)
     await this.known
     if (id !== this.id) return
     this.trigger("changed", Date.now()) // the page around shows titles, costs and code of the new turn

@@ -84,7 +84,7 @@ export class Composer {
     this.measure()
   }
 
-  // What the next prompt takes of the context: exact up to the last answer, estimated for what is written now.
+  // What the next prompt takes of the context: exact up to the last answer that was counted, estimated for what comes after it.
   measure() {
     const used = this.context?.tokens || 0
     const text = this.text()
@@ -99,7 +99,7 @@ export class Composer {
     this.meterDraft.style.width = share(Math.min(draft, Math.max(0, limit - used)))
     this.meter.dataset.full = isFull ? "yes" : "no"
     const isTooLong = draft >= limit
-    const words = `Context: ${draft ? "about " : ""}${Math.min(total, limit).toLocaleString("en")} of ${limit.toLocaleString("en")} tokens`
+    const words = `Context: ${draft || (used && !this.context.exact) ? "about " : ""}${Math.min(total, limit).toLocaleString("en")} of ${limit.toLocaleString("en")} tokens`
     const more = isTooLong ? " · this message alone is longer than the context" : isFull ? " · the oldest turns will not be sent" : ""
     this.meterWords.textContent = words + more
     this.meterBar.setAttribute("aria-valuemin", "0")

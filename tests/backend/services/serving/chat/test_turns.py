@@ -20,6 +20,7 @@ from backend.services.serving.chat.live import ANSWERS
 from backend.services.serving.chat.reading import read_chat
 from backend.services.serving.chat.turns import continue_answer, regenerate, send_message, stop_answers
 from backend.services.serving.conversations import select_branch
+from backend.services.serving.usage import add_usage
 from tests.support.gateway_fixtures import eventually
 from tests.support.networks.chat_world import ChatWorld, chat_world
 
@@ -92,6 +93,27 @@ def test_a_line_longer_than_the_context_loses_its_oldest_turns_and_no_turn_fails
     assert view.use.left_out >= 1
     assert view.context == 64
     assert view.first_sent in {turn.selected for turn in view.turns if turn.is_question}
+
+
+def test_the_context_of_an_answer_that_was_stopped_is_counted_as_the_gateway_books_it(chat: ChatWorld) -> None:
+    """The meter said 56 of 512 tokens after 72 of an answer, and the next prompt took 164."""
+    replica = chat.replicas["tales"]
+    replica.tokens, replica.delay_s, replica.prompt_tokens, replica.word = 10_000, 0.01, 41, "x"
+    conversation = send_message(chat.ctx, None, "Hello", settings=chat.settings(), person=LOCAL)
+    answer_id = read_chat(chat.ctx, conversation, person=LOCAL).turns[-1].messages[0].id
+    eventually(lambda: len(getattr(ANSWERS.get(answer_id), "text", "")) > 20)
+    stop_answers(chat.ctx, conversation, person=LOCAL)
+    answer = chat.messages(conversation)[-1]
+    view = read_chat(chat.ctx, conversation, person=LOCAL)
+    assert view.is_booking
+    assert not view.use.is_exact
+    assert view.use.tokens >= len(answer.content), "one character is a token here"
+    eventually(lambda: chat.directory.usage)
+    add_usage(chat.ctx, [row := chat.directory.last(1)])
+    view = read_chat(chat.ctx, conversation, person=LOCAL)
+    assert (view.use.tokens, view.use.is_exact) == (41 + row.completion_tokens, True)
+    assert chat_document(view)["context"]["exact"]
+    assert not view.is_booking
 
 
 def test_the_divider_counts_turns_that_were_sent_and_not_those_that_failed(chat: ChatWorld) -> None:
