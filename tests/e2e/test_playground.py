@@ -210,6 +210,36 @@ def test_escape_anywhere_closes_a_menu_first_and_then_stops_the_answer(visitor: 
     assert visitor.findings == []
 
 
+def test_two_tabs_of_a_conversation_follow_each_other_and_lose_no_edit(visitor: Visitor, chat: ChatWorld) -> None:
+    """A second tab showed the conversation as it was when it was opened, and its next message came after turns that it
+    had not shown.
+    """
+    replica = chat.replicas["oak"]
+    replica.word, replica.tokens, replica.script = None, 3, "finish"
+    tab = visitor.page
+    visitor.go("/playground?endpoint=oak")
+    send(tab, "First")
+    tab.wait_for_url(re.compile("conversation="))
+    other = tab.context.new_page()
+    other.goto(tab.url)
+    expect(other.locator(".pg-bubble")).to_have_text(["First"])
+    expect(other.locator(".pg-answer").last).to_contain_text("w0 w1 w2")
+    send(tab, "Second")
+    expect(other.locator(".pg-bubble")).to_have_text(["First", "Second"])
+    expect(other.locator(".pg-answer")).to_have_count(2)
+    expect(other.locator(".pg-answer").last).to_contain_text("w0 w1 w2")
+    tab.get_by_role("button", name="Edit").first.click()
+    tab.get_by_label("Edit the message").fill("First, again")
+    send(other, "Third")
+    expect(other.locator(".pg-answer")).to_have_count(3)
+    expect(other.locator(".pg-answer").last).to_contain_text("w0 w1 w2")
+    expect(tab.get_by_label("Edit the message")).to_have_value("First, again")
+    tab.get_by_role("button", name="Cancel").click()
+    expect(tab.locator(".pg-bubble")).to_have_text(["First", "Second", "Third"])
+    other.close()
+    assert visitor.findings == []
+
+
 def test_a_prompt_of_the_team_is_written_into_the_field_once(visitor: Visitor, chat: ChatWorld) -> None:
     save_prompt(chat.ctx, "retell", {"system": "Be brief.", "text": "Retell {{tale}}"}, person=LOCAL)
     replica = chat.replicas["oak"]

@@ -49,6 +49,10 @@ class Chat {
     window.addEventListener("keydown", this.onKey, { capture: true })
     this.onDrag = (event) => this.drop(event)
     for (const name of ["dragover", "drop"]) window.addEventListener(name, this.onDrag)
+    this.others = new BroadcastChannel("playground") // tabs of this browser say which conversation they changed
+    this.others.onmessage = ({ data }) => { if (data === this.id) this.refreshLater(0) }
+    this.onVisible = () => this.lookAgain()
+    document.addEventListener("visibilitychange", this.onVisible)
     this.changedAt = -Infinity
     this.onChange = ({ target }) => { if (!root.contains(target)) this.changedAt = performance.now() }
     for (const name of CHANGES) document.addEventListener(name, this.onChange, { capture: true })
@@ -116,6 +120,17 @@ class Chat {
     }
   }
 
+  // What has changed elsewhere is drawn once nothing on the page would be lost: a question that is being edited.
+  refreshLater(pause) {
+    clearTimeout(this.timer)
+    this.timer = setTimeout(() => (this.transcript.isEditing ? this.refreshLater(BOOKED_MS) : this.refresh()), pause)
+  }
+
+  // Another browser does not announce what it sent: look when the page is looked at again.
+  lookAgain() {
+    if (!document.hidden && this.id && !this.following) this.refreshLater(0)
+  }
+
   show(document) {
     this.document = document
     this.transcript.show(document)
@@ -126,8 +141,10 @@ class Chat {
   receive(document) {
     this.show(document)
     this.leave()
-    if (document.booking) this.timer = setTimeout(() => this.refresh(), BOOKED_MS)
-    if (!document.running) return
+    if (!document.running) {
+      if (document.booking) this.refreshLater(BOOKED_MS)
+      return
+    }
     const { signal } = this.following = new AbortController()
     this.follow(signal, () => this.client.follow(this.id, signal))
   }
@@ -194,6 +211,7 @@ class Chat {
       this.following = following
       this.id = document.id
       this.show(document)
+      this.others.postMessage(this.id)
       this.follow(following.signal, () => events)
       return true
     } catch (error) {
@@ -209,6 +227,7 @@ class Chat {
     this.quiet()
     try {
       this.receive(await this.client.ask(path, { conversation: this.id, ...body }))
+      this.others.postMessage(this.id)
       return true
     } catch (error) {
       this.complain(error)
@@ -291,6 +310,8 @@ class Chat {
 
   destroy() {
     this.leave()
+    this.others.close()
+    document.removeEventListener("visibilitychange", this.onVisible)
     window.removeEventListener("keydown", this.onKey, { capture: true })
     for (const name of ["dragover", "drop"]) window.removeEventListener(name, this.onDrag)
     for (const name of CHANGES) document.removeEventListener(name, this.onChange, { capture: true })

@@ -33,6 +33,10 @@ export class Transcript {
     this.root.replaceChildren(...parts)
   }
 
+  get isEditing() {
+    return Boolean(this.root.querySelector(".pg-edit"))
+  }
+
   busy(words) {
     if (words) this.root.replaceChildren(element("p", "pg-busy", words))
     else if (!this.document) this.root.replaceChildren()
