@@ -135,4 +135,7 @@ def test_the_site_builds_without_a_broken_link_or_anchor_and_loads_nothing_from_
     assert len(pages) > 100
     foreign = re.compile(r"<(?:script|link|img)[^>]+(?:src|href)=\"https?://[^\"]+")
     assert [match[0] for page in pages if (match := foreign.search(page.read_text()))] == []
-    assert "campaign" in (tmp_path / "site" / "searchindex.js").read_text()
+    index = (tmp_path / "site" / "searchindex.js").read_text()
+    assert "campaign" in index
+    assert (tmp_path / "site" / "benchmarks" / "walk.html").is_file()
+    assert "where they stumbled" not in index, "no help"

@@ -20,6 +20,10 @@ from backend.errors import NotFound
 
 ADDRESS = "/help"
 MAX_RESULTS = 30
+BACKGROUND = ("decisions", "benchmarks")
+"""Folders of chapters that explain: a search lists them after those that say how."""
+NOT_SEARCHED = ("benchmarks/simplicity", "benchmarks/walk")
+"""Chapters about the project's own work."""
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title} · Roundhouse</title><link rel="icon" href="data:,"><style>
 :root {{ color-scheme: light dark; --bg:#fdfcfa; --fg:#22201c; --line:#e3ddd2; --brand:#9a3b18; --soft:#f4f1eb }}
@@ -88,16 +92,20 @@ class Manual:
         return _title(text), str(self._parser.renderer.render(tokens, self._parser.options, {}))
 
     def search(self, query: str) -> str:
-        """Return the chapters that hold all words of a query, as HTML, those with a word in their title first."""
+        """Return the chapters that hold all words of a query, as HTML: guides before background, and of each those
+        with a word in their title first.
+        """
         words = query.lower().split()
         results = []
         for file in sorted(self.folder.rglob("*.md")) if words else []:
             text = file.read_text("utf-8")
-            if all(word in text.lower() for word in words):
+            chapter = file.relative_to(self.folder).with_suffix("")
+            if chapter.as_posix() not in NOT_SEARCHED and all(word in text.lower() for word in words):
                 title = _title(text)
-                address = f"{ADDRESS}/{file.relative_to(self.folder).with_suffix('.html')}"
+                address = f"{ADDRESS}/{chapter.as_posix()}.html"
                 line = next((line for line in text.splitlines()[1:] if words[0] in line.lower()), "")
-                results.append((not any(word in title.lower() for word in words), title, address, line.strip()[:200]))
+                place = (chapter.parts[0] in BACKGROUND, not any(word in title.lower() for word in words))
+                results.append((place, title, address, line.strip()[:200]))
         rows = [
             f'<p><a href="{html.escape(address)}">{html.escape(title)}</a><br>{html.escape(line)}</p>'
             for _, title, address, line in sorted(results)[:MAX_RESULTS]

@@ -12,6 +12,8 @@ sys.path.insert(0, str(ROOT / "docs"))
 
 from generate import write_reference  # noqa: E402
 
+from backend.web.help import NOT_SEARCHED  # noqa: E402
+
 project = "Roundhouse"
 extensions = ["myst_parser"]
 exclude_patterns = ["site", "pictures/README.md"]
@@ -36,7 +38,13 @@ def _keep_links_within_the_site(_app: Any, _name: str, source: list[str]) -> Non
     )
 
 
+def _leave_out_of_the_search(_app: Any, env: Any) -> None:
+    for name in NOT_SEARCHED:
+        env.metadata[name]["nosearch"] = "yes"
+
+
 def setup(app: Any) -> None:
-    """Generate the reference before the build."""
+    """Generate the reference before the build; keep what is no help out of the search."""
     app.connect("builder-inited", lambda _app: write_reference())
     app.connect("source-read", _keep_links_within_the_site)
+    app.connect("env-updated", _leave_out_of_the_search)

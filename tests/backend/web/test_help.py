@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from backend.settings import DOCS
-from backend.web.help import help_routes
+from backend.web.help import BACKGROUND, NOT_SEARCHED, Manual, help_routes
 
 HOSTILE = """# Mills
 
@@ -46,6 +47,16 @@ def test_search_finds_chapters_those_named_by_the_words_first(client: TestClient
     assert page.index(">Mills<") < page.index(">Long rivers<")
     assert "No chapter" in client.get("/help/search", params={"q": "<b>zeppelin"}).text
     assert "<b>zeppelin" not in client.get("/help/search", params={"q": "<b>zeppelin"}).text
+
+
+def test_search_lists_what_says_how_before_background_and_nothing_of_the_project_s_own_work() -> None:
+    """A search for "votes needed" began with a decision about the gateway, and listed how readers had stumbled."""
+    chapters = re.findall(r'href="/help/([^"]+)\.html"', Manual(DOCS).search("votes needed"))
+    is_background = [chapter.startswith(BACKGROUND) for chapter in chapters]
+    assert is_background == sorted(is_background)
+    assert "ratings" in chapters
+    assert (DOCS / "benchmarks" / "walk.md").is_file()
+    assert not set(NOT_SEARCHED) & set(chapters)
 
 
 @pytest.mark.parametrize("path", ["nowhere.html", "..%2fsecret.html", "%2fetc%2fpasswd", "rivers"])
