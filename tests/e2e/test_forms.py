@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from backend.bootstrap import build_context
 from backend.domain.data.versions.changes import DropDuplicates
@@ -18,7 +18,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.data.versions import derive_version
 from backend.services.evaluation.tasks import get_task, save_task
 from backend.services.people.keys import check_key, list_keys
-from tests.support.browser import settle
+from tests.support.browser import open_tab, settle
 from tests.support.data.dataset_world import done, imported
 from tests.support.launch_form import add_base
 from tests.support.page_server import Pages, page_server
@@ -87,6 +87,33 @@ def test_a_version_is_chosen_by_a_label_that_stays_true(tab: Page, forms: Forms)
     expect(tab).to_have_url(re.compile("version=1"))
     assert "Something went wrong" not in tab.inner_text("body")
     assert tab.locator("[data-testid=stException]").count() == 0
+
+
+def test_open_settings_of_an_evaluation_stay_open_while_benchmarks_and_tasks_change(
+    scenario: Scenario, home: Path, browser: Browser
+) -> None:
+    scenario.checkpoint("Oak")
+    scenario.benchmark("facts")
+    scenario.benchmark("questions")
+    with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
+        page = open_tab(browser, width=1280, height=1000)
+        page.goto(f"{server.url}/evaluations?new=1")
+        settle(page)
+        page.get_by_text("Settings", exact=True).click()
+        limit = page.get_by_label("Item limit")
+        expect(limit).to_be_visible()
+        page.get_by_role("combobox", name="Benchmarks").fill("questions")
+        page.get_by_role("option", name=re.compile("^questions")).click()
+        page.keyboard.press("Escape")
+        settle(page)
+        task = page.get_by_role("combobox", name=re.compile("Task of questions"))
+        expect(task).to_be_visible()
+        expect(limit).to_be_visible()
+        task.click()
+        page.get_by_role("option", name="GSM8K").first.click()
+        settle(page)
+        expect(limit).to_be_visible()
+        page.context.close()
 
 
 def test_a_double_click_makes_one_key_and_shows_its_secret(tab: Page, forms: Forms) -> None:

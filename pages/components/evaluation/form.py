@@ -102,7 +102,8 @@ def draw_evaluation_form(
             ),
         )
         versions = [version for key in picked if (version := datasets[key].newest) is not None]
-        tasks = {version.label: _draw_task(ctx, version) for version in versions}
+        with st.container():  # one place, however many: an open expander below that moves closes
+            tasks = {version.label: _draw_task(ctx, version) for version in versions}
         configs = _draw_settings(ctx, tasks)
         keep_form(ctx, person, FORM, prefix="eval_", skip=NO_FIELDS)
         subjects: list[Subject] = [*(checkpoints[key] for key in chosen), *(endpoints[key] for key in remote)]
@@ -148,7 +149,7 @@ def _draw_settings(ctx: Context, tasks: Mapping[str, TaskDefinition | None]) -> 
             kinds[label] = plan_evaluation(ctx, benchmark=label, config=EvaluationConfig(task=task)).kind
     by_kind = {label: kind for label, kind in kinds.items() if tasks[label] is None}
     values: dict[str, object] = {}
-    with st.expander("Settings", icon=":material/tune:"):
+    with st.expander("Settings", icon=":material/tune:", key="evaluation_settings"):
         way = EvaluationKind.MULTIPLE_CHOICE
         if EvaluationKind.MULTIPLE_CHOICE in by_kind.values():
             way = _draw_way()
