@@ -47,8 +47,9 @@ class Sequences:
 
     @property
     def trained(self) -> int:
-        """Number of targets that are trained on."""
-        return int((self.targets != IGNORE).sum())
+        """Number of tokens that are read: prompts with their answers, which end with a target, without padding."""
+        lengths = torch.arange(2, self.targets.shape[1] + 2, device=self.targets.device)  # by a row's last target
+        return int(((self.targets != IGNORE) * lengths).amax(dim=1).sum())
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ from jobs.training.strategy import Strategy
 
 @dataclass
 class StepTotals:
-    """Totals of a step's passes: units, trained tokens, seconds waited, losses by micro-batch, sums of metrics."""
+    """Totals of a step's passes: units, tokens, seconds waited, losses by micro-batch, sums of metrics."""
 
     units: int
     trained: int

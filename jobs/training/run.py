@@ -116,7 +116,7 @@ def make_loop(ctx: TrainingContext, batches: Batches, model: Any, *, resume_from
     ema = Ema(model, decay=config.ema_decay) if config.ema_decay else None
     scaler = torch.amp.GradScaler(ctx.device.type) if ctx.autocast is torch.float16 else None
     seed_everything(config.seed + group.rank)
-    counters = Counters(tokens=0 if config.objective.samples else None)
+    counters = Counters(tokens=0 if config.objective.counts_tokens else None)
     if resume_from is not None:
         states = named_states(ema, scaler)
         counters = load_state(

@@ -240,6 +240,20 @@ def test_a_run_that_diverges_says_so_once_and_is_stopped_with_its_cure(site: Con
     assert page.number_input(key="launch_learning_rate").value < 0.5
 
 
+def test_a_validation_of_a_single_row_is_said_to_measure_little(site: Context, scenario: Scenario) -> None:
+    """It stood there to four digits, as if of thousands."""
+    run = scenario.grpo()
+    taken = claim(site, run)
+    report(site, taken, *points(1, 5))
+    end(site, taken, Status.FINISHED)
+    folder = site.artifacts.path(f"runs/{run.id}")
+    folder.mkdir(parents=True)
+    for num_rows, is_few in ((1, True), (10, False)):
+        held_out = HeldOutRows(step=5, measure="reward", num_rows=num_rows, mean_loss=1.0, rows=())
+        (folder / FILE).write_text(held_out.model_dump_json())
+        assert ("Validated on 1 row: too few" in text_of(open_page("build/run.py", run=run.id))) == is_few
+
+
 def test_held_out_rows_are_read_with_the_worst_first(site: Context, scenario: Scenario) -> None:
     run = scenario.run(name="first")
     taken = claim(site, run)

@@ -54,6 +54,11 @@ class Objective(StrEnum):
         """Return whether it samples completions while it trains, and learns from their rewards."""
         return self.facts.rows == "prompts"
 
+    @property
+    def counts_tokens(self) -> bool:
+        """Return whether its runs count the tokens that they read, which fill no context: sampled ones, or answers."""
+        return self.samples or self.learns_preferences
+
 
 Rows = Literal["text", "conversations", "pairs", "ratings", "prompts"]
 

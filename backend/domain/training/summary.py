@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SPARK_POINTS = 64
 TOKENS = "tokens"
-"""Metric of a run that samples its own sequences: the tokens it has processed so far, prompts and completions."""
+"""Metric of a run whose objective `counts_tokens`: those it has read so far, prompts with their answers."""
 
 
 class ImportedLog(BaseModel):
@@ -88,12 +88,12 @@ class RunSummary(BaseModel):
 
 
 def mean_tokens_per_step(nominal: float, *, samples: bool, last: Mapping[str, float], steps: int) -> float | None:
-    """Return the tokens of a step: the `nominal` ones of full sequences, or the mean of those that a run which samples
-    its own has counted so far; None before it has.
+    """Return the tokens of a step: the mean of those that a run has counted so far, or the `nominal` ones of full
+    sequences; None of a run that `samples` its own before it has counted any.
     """
-    if not samples:
-        return nominal
-    return last[TOKENS] / steps if steps and TOKENS in last else None
+    if steps and TOKENS in last:
+        return last[TOKENS] / steps
+    return None if samples else nominal
 
 
 def run_seconds(

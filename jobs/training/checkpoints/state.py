@@ -45,7 +45,7 @@ class Counters:
     max_steps of a run that stopped early. `sequences` are those of a step on all devices, `measured` the items of the
     val split that are validated on. `micro_batch` is None unless memory was too small for the config's. `machine`
     describes what rounding depends on, `data_order` is that of `jobs.batches.base`. `held_in` is the type of a frozen
-    base, None for float32. `tokens` are those that a run which samples its own sequences has processed, None if they
+    base, None for float32. `tokens` are those that a run whose objective `counts_tokens` has read, None if they
     were not counted from its start. The names of the fields are those in the checkpoint's file.
     """
 

@@ -47,7 +47,7 @@ class Utilisation:
 def find_utilisation(model: Any, config: RunConfig, *, device: torch.device, artifacts: Path) -> Utilisation | None:
     """Return the utilisation of a pretraining run; None if the network's operations or the device's peak are unknown.
 
-    None for other objectives, whose rate counts only trained tokens.
+    None for other objectives, whose steps have passes and padding that their rate does not count.
     """
     if not config.objective.pretrains:
         return None

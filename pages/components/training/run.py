@@ -13,11 +13,13 @@ from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import write_changes
 from backend.domain.training.diagnosis import Finding, breaking_finding, spoils
+from backend.domain.training.held_out import FEW_ROWS
 from backend.domain.training.metric_labels import METRIC_LABELS
 from backend.domain.training.objectives import label_of, writes_text
 from backend.domain.wording import format_count, format_duration, format_number, plural
 from backend.services.context import Context, Person
 from backend.services.training.figures import figures_of_runs, last_step_of
+from backend.services.training.held_out import read_held_out
 from backend.services.training.reports import report_body, run_report_text
 from backend.services.training.runs import (
     archive_runs,
@@ -81,6 +83,10 @@ def draw_strip(ctx: Context, run: RunView, config: RunConfig) -> None:
         val_step = None if run.is_active else last_step_of(ctx, run.id, "val_loss")
         for label, value in strip_figures(run, config, now=ctx.now(), val_step=val_step, median_speed=speed):
             draw_figure(label, value)
+    held_out = None if run.is_active or config.objective.pretrains else read_held_out(ctx, run)
+    if held_out is not None and held_out.num_rows < FEW_ROWS:
+        rows = plural(held_out.num_rows, "row")
+        st.caption(f":material/info: Validated on {rows}: too few to measure the model. Hold out more.")
 
 
 def strip_figures(

@@ -106,6 +106,15 @@ def reference_of(base: Any, answers: list[Answered]) -> list[tuple[float, float]
         return in_pairs(OutputHead(base).answer_logprobs(base, pad(answers, pad_id=PAD)).numpy())
 
 
+def test_tokens_of_pairs_are_those_of_prompts_and_answers_without_padding() -> None:
+    """Of pairs of 30 tokens a run said 1,024, as many as two full contexts have."""
+    pairs = [ReferencedPair(pair) for pair in PAIRS]
+    batch = collate_pairs(pairs, pairs, pad_id=PAD)
+    assert batch.trained == sum(len(side.ids) for side in flatten_pairs(PAIRS)) < batch.inputs.numel()
+    assert collate_pairs(pairs, pairs, pad_id=PAD, prompts=True).trained == batch.trained
+    assert collate_scored(pairs, pairs, pad_id=PAD).trained == batch.trained
+
+
 def per_unit(output: LossOutput, units: int) -> float:
     return float(output.total.detach()) / units
 

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification
 
 from backend.domain.jobs.states import StopRequest
+from backend.domain.training.summary import TOKENS
 from backend.errors import InvalidInput
 from jobs.modeling.chat.render import encode_completion
 from jobs.modeling.checkpoints import load_network
@@ -45,6 +46,9 @@ def test_dpo_prefers_the_chosen_side_and_reports_margins(rooms: Rooms, method: s
     assert losses[0][1] == pytest.approx(math.log(2), abs=1e-5)  # before learning the policy equals the reference
     assert losses[-1][1] < losses[0][1] - 0.2
     assert margins[-1][1] > 0.5
+    counted = [value for _, value in recorder.series(TOKENS)]
+    assert counted == sorted(counted)
+    assert 0 < counted[-1] < 8 * 2 * 4 * 48, "two answers of each pair, without padding to the context"
     assert [step for step, _ in recorder.series("val_loss")] == [3, 4, 6, 8]
     assert recorder.series("val_rewards/accuracies")[-1] == (8, 1.0)
     events = recorder.of("checkpoint")
