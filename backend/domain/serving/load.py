@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
@@ -175,6 +176,12 @@ class LevelRun:
     def counted(self) -> tuple[RequestTiming, ...]:
         """Return the requests after the warm-up."""
         return tuple(record for record in self.records if not record.is_warmup)
+
+
+def sample_prompts(config: LoadConfig, *, words: int, count: int) -> list[str]:
+    """Return prompts of a test as if all had this length."""
+    alike = config.model_copy(update={"prompt_words": (words,), "arrivals": ()})
+    return [ask.prompt for ask in islice(iterate_asks(alike), count)]
 
 
 def iterate_asks(config: LoadConfig, *, phase: int = 0) -> Iterator[PlannedRequest]:

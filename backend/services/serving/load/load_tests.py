@@ -25,17 +25,23 @@ from backend.domain.csv_text import safe_cell
 from backend.domain.jobs.load_test import LoadOutcome, LoadTarget, LoadTestPayload, LoadTestResult
 from backend.domain.jobs.states import ACTIVE, JobKind
 from backend.domain.serving.key_limits import MANY_AT_ONCE
-from backend.domain.serving.load import LoadConfig
+from backend.domain.serving.load import LoadConfig, sample_prompts
 from backend.domain.wording import plural
-from backend.errors import Conflict, InvalidInput, Unavailable
+from backend.errors import Conflict, InvalidInput, RoundhouseError, Unavailable
 from backend.infra.load_generator import LoadProgress, run_load
 from backend.services.context import Context, Person, require_builder
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import JobView, add_job, get_job, view, wake
 from backend.services.people.keys import create_key
+from backend.services.serving.chat.contexts import endpoint_facts
 from backend.services.serving.endpoints import find_endpoint
 from backend.services.serving.job_keys import KEY_LASTS, KEY_NAMES, create_job_key, revoke_secrets, scopes_of
 from backend.services.serving.replicas import Target, ready_targets
+from backend.services.tokenizers.sources import resolve_source
+from backend.services.tokenizers.tokenization import count_tokens
+
+COUNTED = 8
+"""Prompts whose tokens are counted before a test."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,13 @@ class LoadTestView:
 
 
 def start_load_test(ctx: Context, name: str, config: LoadConfig, *, person: Person) -> JobView:
-    """Queue a load test of an endpoint. Raises Unavailable without a ready replica, and Conflict while another one
-    loads it or where a target can't be reached.
+    """Queue a load test of an endpoint. Raises Unavailable without a ready replica, Conflict while another one loads it
+    or where a target can't be reached, and InvalidInput for prompts that its context does not hold.
     """
     require_builder(person)
     with ctx.db.read() as session:
         payload = _payload(session, ctx, name, config)
+    _check_prompts(ctx, name, config)
     _replicas(ctx, name, config)
     with ctx.db.write() as session:
         if session.scalar(_jobs_of(payload.endpoint_id).where(Job.status.in_(ACTIVE)).limit(1)) is not None:
@@ -121,11 +128,12 @@ def run_load_test(
     on_progress: Callable[[str], None] | None = None,
 ) -> LoadTestView:
     """Run a load test of an endpoint here and store its result. Raises Unavailable without a ready replica or an answer
-    of the gateway.
+    of the gateway, and InvalidInput for prompts that its context does not hold.
     """
     require_builder(person)
     with ctx.db.read() as session:
         payload = _payload(session, ctx, name, config)
+    _check_prompts(ctx, name, config)
     described = ""
 
     def report(progress: LoadProgress) -> None:
@@ -181,6 +189,32 @@ def _payload(session: Session, ctx: Context, name: str, config: LoadConfig) -> L
         deployment_id=deployment_id,
         config=config,
         uses_key=ctx.sign_in and "gateway" in config.targets,
+    )
+
+
+def _check_prompts(ctx: Context, name: str, config: LoadConfig) -> None:
+    """Raise InvalidInput where the longest prompts leave no room in the context. Where its tokenizer can't be read, a
+    word counts as one token.
+    """
+    facts = endpoint_facts(ctx, [name]).get(name)
+    if facts is None or facts.context is None:
+        return
+    words = max(config.prompt_words)
+    counted = min(words, facts.context)
+    try:
+        source = resolve_source(ctx, f"checkpoint:{facts.checkpoint_id}")
+        per_word = max(count_tokens(ctx, source, sample_prompts(config, words=counted, count=COUNTED))) / counted
+    except RoundhouseError:
+        per_word = 1.0
+    tokens, room = round(words * per_word), facts.context - 2  # a token begins the prompt, and one is to be generated
+    if tokens <= room:
+        return
+    fitting = int(room / per_word)
+    raise InvalidInput(
+        f"Prompts of {plural(words, 'word')} have about {tokens:,} tokens; the context of {name!r} holds"
+        f" {facts.context:,}, answer included.",
+        remedy=f"Use at most {plural(fitting, 'word')} per prompt." if fitting else "Serve it with a longer context.",
+        field="prompt_words",
     )
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import string
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from tokenizers import Tokenizer, models
 
 from backend.db.tables import Job, Replica
 from backend.domain.jobs.load_test import LoadTestPayload
@@ -80,6 +83,27 @@ def test_a_load_test_is_a_job_whose_result_stays_with_the_deployment(served: Con
     run_load_test(served, "tales", LoadConfig(users=(1,), requests=2, warmup=0, targets=("replica",)), person=LOCAL)
     newest = list_load_tests(served, "tales")[0]
     assert newest.result.levels[0]["gateway"] is None
+
+
+def test_prompts_that_the_context_does_not_hold_are_refused_before_any_is_sent(served: Context) -> None:
+    """All of 48 words failed at a model whose context of 64 tokens was known, in a table of zeros."""
+    folder = served.artifacts.root / "bases" / "oak"
+    folder.mkdir(parents=True)
+    shape = {"model_type": "llama", "vocab_size": 64, "hidden_size": 8, "num_hidden_layers": 1}
+    shape |= {"num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 64}
+    (folder / "config.json").write_text(json.dumps(shape))
+    mix = LoadConfig(users=(1,), requests=1, warmup=0, prompt_words=(8, 80), targets=("replica",))
+    with pytest.raises(InvalidInput, match=r"80 words have about 80 tokens; the context of 'tales' holds 64") as error:
+        start_load_test(served, "tales", mix, person=LOCAL)
+    assert error.value.remedy == "Use at most 62 words per prompt."
+    letters = Tokenizer(models.BPE(vocab={one: n for n, one in enumerate(string.ascii_lowercase + " ")}, merges=[]))
+    letters.save(str(folder / "tokenizer.json"))
+    default = mix.model_copy(update={"prompt_words": (48,)})
+    with pytest.raises(InvalidInput, match=r"48 words have about 2\d\d tokens") as error:
+        run_load_test(served, "tales", default, person=LOCAL)
+    (fitting,) = re.findall(r"at most (\d+) words", error.value.remedy)
+    fits = default.model_copy(update={"prompt_words": (int(fitting),)})
+    assert run_load_test(served, "tales", fits, person=LOCAL).result.levels[0]["replica"]["requests"] == 1
 
 
 def test_its_key_is_known_to_the_attempt_alone_and_revoked_at_the_end(served: Context) -> None:
