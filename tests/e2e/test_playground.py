@@ -228,7 +228,7 @@ def test_two_tabs_of_a_conversation_follow_each_other_and_lose_no_edit(visitor: 
     expect(other.locator(".pg-bubble")).to_have_text(["First", "Second"])
     expect(other.locator(".pg-answer")).to_have_count(2)
     expect(other.locator(".pg-answer").last).to_contain_text("w0 w1 w2")
-    tab.get_by_role("button", name="Edit").first.click()
+    tab.locator(".pg-question").first.get_by_role("button", name="Edit").click()
     tab.get_by_label("Edit the message").fill("First, again")
     send(other, "Third")
     expect(other.locator(".pg-answer")).to_have_count(3)

@@ -126,7 +126,7 @@ class Chat {
     this.timer = setTimeout(() => (this.transcript.isEditing ? this.refreshLater(BOOKED_MS) : this.refresh()), pause)
   }
 
-  // Another browser does not announce what it sent: look when the page is looked at again.
+  // Another browser does not announce what it sent: read when this tab comes to the front.
   lookAgain() {
     if (!document.hidden && this.id && !this.following) this.refreshLater(0)
   }
