@@ -102,8 +102,7 @@ def draw_evaluation_form(
             ),
         )
         versions = [version for key in picked if (version := datasets[key].newest) is not None]
-        with st.container():  # one place, however many: an open expander below that moves closes
-            tasks = {version.label: _draw_task(ctx, version) for version in versions}
+        tasks = {version.label: _draw_task(ctx, version) for version in versions}
         configs = _draw_settings(ctx, tasks)
         keep_form(ctx, person, FORM, prefix="eval_", skip=NO_FIELDS)
         subjects: list[Subject] = [*(checkpoints[key] for key in chosen), *(endpoints[key] for key in remote)]
