@@ -104,7 +104,7 @@ def test_when_the_pages_server_has_ended_the_line_alone_says_what_to_start(
     tab.context.close()
 
 
-def test_on_a_phone_the_line_says_the_cause_and_its_cure_when_asked(
+def test_on_a_phone_the_line_is_one_and_has_the_cure_when_asked(
     browser: Browser, tmp_path: Path, migrated_database: Path
 ) -> None:
     """Cause and cure took 101 pixels of each page."""
@@ -118,9 +118,11 @@ def test_on_a_phone_the_line_says_the_cause_and_its_cure_when_asked(
     expect(cure).to_be_hidden()
     folded = line.bounding_box()
     assert folded is not None
-    assert folded["height"] < 65
-    line.get_by_role("button", name="What to do").click()
+    assert folded["height"] < 45
+    line.get_by_role("button", name="Details").click()
     expect(cure).to_be_visible()
+    line.get_by_role("button", name="Less").click()
+    expect(cure).to_be_hidden()
     tab.context.close()
 
 

@@ -72,17 +72,21 @@ function closeGuess(node) {
   if (button instanceof HTMLElement) button.click()
 }
 
-// A phone shows the cure on request: page.css gives the line's height to the page, and there it would be a sixth of it.
+// A phone shows one line of the cause, and the rest on request (style.css): all of it would take an eighth of the page.
 function row({ cause, cure }) {
   const line = element("p", "rr-health-part")
   const fault = element("strong")
   fault.append(...withCode(cause))
-  const more = element("button", "rr-health-more", "What to do")
-  more.setAttribute("aria-expanded", "false")
-  more.onclick = () => more.setAttribute("aria-expanded", String(more.getAttribute("aria-expanded") === "false"))
   const remedy = element("span")
   remedy.append(...withCode(cure))
-  line.append(fault, " ", more, " ", remedy)
+  const more = element("button", "rr-health-more")
+  const unfold = (isOpen) => {
+    more.textContent = isOpen ? "Less" : "Details"
+    more.setAttribute("aria-expanded", String(isOpen))
+    more.onclick = () => unfold(!isOpen)
+  }
+  unfold(false)
+  line.append(fault, " ", remedy, " ", more)
   return line
 }
 
