@@ -5,6 +5,13 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 
+MIDDLE_DOT = " · "
+"""Between the parts of a label."""
+WHOLE_PART = 24
+"""Characters of a part of a label that is never cut: `step 1,200 (diverged)`."""
+SHORTEST_PART = 12
+"""Characters that a part of a label is cut to at the least."""
+
 
 def format_bytes(num_bytes: float) -> str:
     """Format a number of bytes: `1.3 MB`."""
@@ -120,10 +127,25 @@ def cut_middle(text: str, limit: int) -> str:
     """Return a text of at most `limit` characters, cut in its middle: names often differ in their ends.
 
     >>> cut_middle("Fine-tune stories on village_chats_of_may · step 300", 40)
-    'Fine-tune stories on villag…y · step 300'
+    'Fine-tune stories on villa…ay · step 300'
     """
     tail = limit // 3
     return text if len(text) <= limit else f"{text[: limit - tail - 1]}…{text[-tail:]}"
+
+
+def cut_label(text: str, limit: int) -> str:
+    """Return a label of parts between middle dots (`name · step 80`) of about at most `limit` characters: long parts
+    are cut in their middle, the longest first; parts of at most WHOLE_PART characters stay whole.
+
+    >>> cut_label("Fine-tune stories on village_chats_of_may · step 300 · 1.5 M parameters", 42)
+    'Fine-tu…_may · step 300 · 1.5 M parameters'
+    """
+    parts = text.split(MIDDLE_DOT)
+    for place in sorted(range(len(parts)), key=lambda place: -len(parts[place])):
+        if len(parts[place]) > WHOLE_PART:
+            room = limit - (len(MIDDLE_DOT.join(parts)) - len(parts[place]))
+            parts[place] = cut_middle(parts[place], max(SHORTEST_PART, room))
+    return MIDDLE_DOT.join(parts)
 
 
 def clean_text(text: str) -> str:

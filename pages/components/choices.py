@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from backend.domain.wording import cut_middle
+from backend.domain.wording import cut_label
 
 T = TypeVar("T", bound=object)
 Words = Callable[[T], str]
@@ -24,9 +24,13 @@ def by_identity(key: str, options: Iterable[T], label: Callable[[T], str]) -> Ca
     Browsers send back a label, and Streamlit compares it with today's labels: of one that has changed meanwhile (a
     time, a number of rows, a name) the choice would be lost, and a callback would get the text. So the labels that were
     shown are kept, and lead to their option. Equal labels of two options get the beginning of their ids, or the second
-    would be chosen for the first; a long one is cut in its middle, since boxes cut ends off. `options` are hashable.
+    would be chosen for the first; a long name is cut in its middle, since boxes cut ends off, unless two labels would
+    then be equal. `options` are hashable.
     """
-    labels = _distinct({option: cut_middle(label(option), MAX_LABEL) for option in options})
+    uncut = {option: label(option) for option in options}
+    cut = {option: cut_label(text, MAX_LABEL) for option, text in uncut.items()}
+    counts = Counter(cut.values())
+    labels = _distinct({option: text if counts[text] == 1 else uncut[option] for option, text in cut.items()})
     last: dict[Any, str]
     known: dict[str, object]
     last, known = st.session_state.get(f"{key}.labels", ({}, {}))
@@ -111,8 +115,13 @@ def drop_gone(key: str, options: Container[object]) -> list[str]:
 
 
 def _distinct(labels: dict[T, str]) -> dict[T, str]:
-    """Add to equal labels the first characters of their options that tell them apart."""
+    """Add to equal labels the first characters of their options that tell all labels apart."""
     counts = Counter(labels.values())
-    same = [str(option) for option, text in labels.items() if counts[text] > 1]
-    length = next((n for n in range(MIN_ID, 40) if len({text[:n] for text in same}) == len(same)), 40)
-    return {option: f"{text} · {str(option)[:length]}" if counts[text] > 1 else text for option, text in labels.items()}
+    told_apart = labels
+    for length in range(MIN_ID, max((len(str(option)) for option in labels), default=0) + MIN_ID):
+        if len(set(told_apart.values())) == len(labels):
+            break
+        told_apart = {
+            option: f"{text} · {str(option)[:length]}" if counts[text] > 1 else text for option, text in labels.items()
+        }
+    return told_apart

@@ -18,7 +18,7 @@ from backend.services.training.sweeps import advance_sweeps, get_sweep, launch_s
 from backend.services.training.views import get_run, list_runs, run_detail
 from pages.components.training.config_fields import fields_in, with_labels
 from tests.support.launch_form import keys, open_form, shown
-from tests.support.opening import cells, open_page, open_panel, plain_words, words
+from tests.support.opening import cells, open_page, open_panel, plain_words, send_labels, words
 from tests.support.run_world import claim, end, report
 from tests.support.scenario import Scenario, add_row
 
@@ -158,6 +158,22 @@ def test_pretraining_continues_from_a_base(site: Context, scenario: Scenario) ->
         None,
         None,
     )
+
+
+@pytest.mark.parametrize("step", [60, 80])
+def test_the_checkpoint_of_a_link_is_the_base_whatever_the_length_of_its_name(
+    site: Context, scenario: Scenario, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Their labels were cut to the same text, and Streamlit took the other checkpoint."""
+    run = scenario.run(name="Alice Größe 1 – first run, small")
+    taken = claim(site, run)
+    ids = {step: scenario.checkpoint(run=run, step=step, parameters=37_104) for step in (60, 80)}
+    end(site, taken, Status.FINISHED)
+    page = open_page("build/launch.py", base=ids[step])
+    label = page.selectbox(key="launch_base").proto.raw_value
+    assert f"step {step}" in label
+    send_labels(page, monkeypatch, {"launch_base": label})
+    assert page.selectbox(key="launch_base").value == f"{run.name} · step {step}"
 
 
 def test_an_error_names_its_fields_in_the_forms_words_and_marks_them(scenario: Scenario) -> None:

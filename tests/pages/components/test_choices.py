@@ -73,6 +73,39 @@ def test_options_of_equal_labels_are_told_apart() -> None:
     assert app.text[0].value.startswith("chosen: second ")
 
 
+def _choosing_among_long_names() -> None:
+    import streamlit as st
+
+    from pages.components.choices import choose_from
+
+    run = "Alice Größe 1 – first run, small"
+    plum, pear = (
+        "Fine-tune pebblewick stories on plum chats of may",
+        "Fine-tune pebblewick stories on pear chats of may",
+    )
+    names = {f"{run} · step 80": "5.5 K parameters", f"{run} · step 60": "5.5 K parameters"}
+    names |= {f"{run} · step 1200 (diverged)": "120.5 M parameters", plum: "1 row", pear: "1 row"}
+    names |= {"x" * 60 + end: "" for end in ("first", "last")}
+    chosen = choose_from("One", names, words=lambda name: f"{name} · {names[name]}" if names[name] else "x", key="one")
+    st.text(f"chosen: {chosen}")
+
+
+def test_labels_of_long_names_are_distinct_and_show_their_steps() -> None:
+    """Both checkpoints of a run of 32 characters had one label, without a step, and each click chose the second."""
+    app = AppTest.from_function(_choosing_among_long_names, default_timeout=200).run()
+    box = app.selectbox(key="one")
+    assert len(set(box.options)) == len(box.options)
+    assert box.options[:5] == [
+        "Alice Gr…mall · step 80 · 5.5 K parameters",
+        "Alice Gr…mall · step 60 · 5.5 K parameters",
+        "Alice G…mall · step 1200 (diverged) · 120.5 M parameters",
+        "Fine-tune pebblewick stories on plum chats of may · 1 row",
+        "Fine-tune pebblewick stories on pear chats of may · 1 row",
+    ]
+    box.select(box.options[0]).run()
+    assert app.text[0].value == "chosen: Alice Größe 1 – first run, small · step 80"
+
+
 @pytest.mark.usefixtures("site")
 def test_a_callback_that_fails_leaves_the_page_with_cause_and_cure() -> None:
     """Streamlit's error screen took the page's place."""
