@@ -16,7 +16,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from backend.domain.battles.inference.evidence import OVERLAPS, confidence_sequence, e_value, e_value_path
+from backend.domain.battles.inference.evidence import (
+    OVERLAPS,
+    confidence_sequence,
+    e_value,
+    e_value_path,
+    interval_of_means,
+)
 from backend.domain.battles.inference.leave_out import outcomes_without
 from backend.domain.battles.inference.pair_votes import PairVotes, measured_leaning, measured_spread, pair_votes
 from backend.domain.battles.inference.plans import PLANNED_LEANING, VoteSpread, checked_gap, prompts_for, raters_for
@@ -253,8 +259,10 @@ def judge_pair(
 def _by_prompts(pair: PairVotes, *, alpha: float, equal: float = 0.0) -> tuple[Estimate, Outcome]:
     """The share with its confidence sequence, and the outcome for the raters who voted.
 
-    Identical answers, a share `equal` of the votes, pull both towards 1/2. The interval is widened to hold the share of
-    all votes, which weighs prompts by their votes. Contradicting bounds decide nothing.
+    Identical answers, a share `equal` of the votes, pull both towards 1/2. Contradicting bounds decide nothing. Where
+    raters of unlike taste vote one after the other, a prompt's first votes are the first rater's, and what they alone
+    say need not hold the share of all votes and its error: then the interval is one of all votes at one look. It is
+    widened to hold the share, which weighs prompts by their votes.
     """
     num_votes, num_prompts = len(pair.points), len(pair.sizes)
     if not num_votes:
@@ -265,10 +273,15 @@ def _by_prompts(pair: PairVotes, *, alpha: float, equal: float = 0.0) -> tuple[E
     outcome: Outcome = "undecided"
     if low <= high and not low <= 0.5 <= high and (low > 0.5) == (value > 0.5) and value != 0.5:
         outcome = "better" if low > 0.5 else "worse"
-    low, high = min(low, high, value), max(low, high, value)
+    looks = "valid at any stopping time"
     stderr = clustered_mean_estimate(pair.points, pair.prompt.tolist()).stderr
+    if not low <= value - (stderr or 0.0) <= value + (stderr or 0.0) <= high:
+        of_means = interval_of_means(pair.means, alpha=alpha)
+        if outcome == "undecided" or not of_means[0] <= 0.5 <= of_means[1]:
+            (low, high), looks = of_means, "at one look"
+    low, high = min(low, high, value), max(low, high, value)
     value, low, high = (equal / 2 + (1 - equal) * bound for bound in (value, low, high))
-    method = f"confidence sequence by prompt ({num_prompts}), {_level(1 - alpha)}, valid at any stopping time"
+    method = f"confidence sequence by prompt ({num_prompts}), {_level(1 - alpha)}, {looks}"
     return (
         Estimate(
             value, None if stderr is None else (1 - equal) * stderr, low, high, num_votes + pair.identical, method
@@ -359,7 +372,8 @@ def _sentence(verdict: PairVerdict) -> str:
         f" {prompts}{_halves(verdict)}{_with_identical(verdict)}"
     )
     correction = f", {verdict.num_pairs} pairs by Bonferroni" if verdict.num_pairs > 1 else ""
-    level = f"{_level(verdict.level)} interval{correction}"
+    whom = "this rater" if verdict.raters == 1 else "these raters"
+    level = f"{_level(verdict.level)} interval for {whom}{correction}"
     if verdict.outcome == "undecided":
         return f"Undecided between {first} and {second}: {numbers} ({level}).{_these_raters(verdict)} {_plan(verdict)}"
     raters = plural(verdict.raters, "rater")

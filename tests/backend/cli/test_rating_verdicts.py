@@ -60,7 +60,7 @@ def test_a_verdict_holds_outcome_interval_path_and_plan(votes: Path, tmp_path: P
 
 def test_a_verdict_is_printed_as_a_sentence_with_a_table_of_plans(votes: Path) -> None:
     output = CliRunner().invoke(app, ["verdict", str(votes), "--first", "x", "--second", "y", "--pairs", "3"]).stdout
-    assert "98.33 % interval, 3 pairs by Bonferroni" in output
+    assert "98.33 % interval for these raters, 3 pairs by Bonferroni" in output
     assert "One vote each on new prompts, a fixed sample" in output
 
 

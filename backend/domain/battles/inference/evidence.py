@@ -95,6 +95,14 @@ def confidence_sequence(points: FloatArray, prompt: IntArray, *, alpha: float) -
     return low, high
 
 
+def interval_of_means(means: FloatArray, *, alpha: float) -> tuple[float, float]:
+    """Interval of the average prompt's share from the means of all votes on each prompt: it holds at one look, in
+    whatever order the votes came.
+    """
+    values, counts = np.unique(means, return_counts=True)
+    return _unrefuted(values, counts.astype(np.float64), limit=-math.log(alpha))
+
+
 GROUP_BETS = ((1, 1 / 2), (3, 1 / 4), (9, 1 / 4))
 """Points of a person that the person's mean awaits where two groups are compared, with each one's share of error."""
 

@@ -256,8 +256,8 @@ def test_the_level_of_several_pairs_is_stated_with_its_correction() -> None:
     assert several.share.low is not None
     assert single.share.low is not None
     assert several.share.low < single.share.low
-    assert "(95 % interval," in single.sentence
-    assert "(98.33 % interval, 3 pairs by Bonferroni," in several.sentence
+    assert "(95 % interval for these raters," in single.sentence
+    assert "(98.33 % interval for these raters, 3 pairs by Bonferroni," in several.sentence
     assert "98.33 %, valid at any stopping time" in several.share.method
 
 
@@ -278,6 +278,25 @@ def test_the_path_ends_at_the_verdict_and_reads_the_pairs_votes_alone() -> None:
     assert len(path) == 20
     assert path[-1] == pair_verdict(votes, "new", "old").e_value
     assert path[:4] == pytest.approx(verdict_path(votes[:4], "new", "old"))
+
+
+@pytest.mark.parametrize("won", [(56, 46, 24), (55, 35)])
+def test_the_interval_of_raters_of_unlike_taste_is_the_same_in_any_order_and_holds_the_share_inside(
+    won: tuple[int, ...],
+) -> None:
+    votes = [
+        VoteRecord(f"p{prompt}", f"rater{rater}", "new", "old", "A" if prompt < wins else "B")
+        for rater, wins in enumerate(won)
+        for prompt in range(60)
+    ]
+    shares = [pair_verdict(ordered, "new", "old").share for ordered in (votes, votes[::-1])]
+    assert [share.value for share in shares] == pytest.approx([sum(won) / len(votes)] * 2)
+    assert shares[0].low == pytest.approx(shares[1].low)
+    assert shares[0].high == pytest.approx(shares[1].high)
+    for share in shares:
+        assert share.low is not None
+        assert share.high is not None
+        assert share.low + 0.04 < share.value < share.high - 0.04
 
 
 def test_early_and_late_votes_that_contradict_each_other_decide_nothing() -> None:
