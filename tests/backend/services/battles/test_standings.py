@@ -201,7 +201,7 @@ def test_several_pairs_share_the_error_and_state_the_level(ctx: Context, scenari
     scenario.votes(campaign, "Elm")
     verdicts = standings(ctx, campaign.id).verdicts
     assert [verdict.level for verdict in verdicts] == [pytest.approx(1 - 0.05 / 3)] * 3
-    assert all("98.33 % interval for these raters, 3 pairs by Bonferroni" in verdict.sentence for verdict in verdicts)
+    assert all("98.33 % interval for this rater, 3 pairs by Bonferroni" in verdict.sentence for verdict in verdicts)
 
 
 def test_an_undone_vote_does_not_count(ctx: Context, scenario: Scenario) -> None:
