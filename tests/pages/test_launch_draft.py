@@ -69,6 +69,25 @@ def test_an_address_that_asks_for_another_form_leaves_the_draft_to_be_restored(s
     assert other.number_input(key="launch_max_steps").value == 77
 
 
+def test_the_base_of_a_link_goes_before_that_of_a_draft(scenario: Scenario) -> None:
+    """“Continue training” opened with the base that was chosen on the form's last visit."""
+    scenario.parts()
+    linked, other = scenario.checkpoint("elm"), scenario.checkpoint("oak")
+    page = open_page("build/launch.py", base=linked)
+    page.number_input(key="launch_max_steps").set_value(77).run()
+    reloaded = open_page("build/launch.py", base=linked)
+    assert reloaded.number_input(key="launch_max_steps").value == 77
+    assert "restored" in words(reloaded)
+    reloaded.selectbox(key="launch_base").select("oak").run()
+    again = open_page("build/launch.py", base=linked)
+    assert again.selectbox(key="launch_base").value == "elm"
+    assert "You have a draft of" in words(again)
+    assert "with base checkpoint “oak”" in words(again)
+    again.button(key="launch_restore").click().run()
+    assert again.selectbox(key="launch_base").value == "oak"
+    assert open_page("build/launch.py", base=other).selectbox(key="launch_base").value == "oak"
+
+
 def test_a_launch_ends_the_draft(site: Context, scenario: Scenario) -> None:
     scenario.parts()
     page = open_form()

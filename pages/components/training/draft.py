@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.json_values import FieldValues
 from backend.domain.training.objectives import Objective
+from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person
 from backend.services.people.drafts import FormDraft, drop_draft, read_draft, save_draft
-from pages.components.frame import handled
+from pages.components.frame import handled, plain
 from pages.components.training.config_fields import ON_FORM, PREFIX, get_choice, get_field, typed_fields
 from pages.components.training.run_form import fill_draft, form_origin
 from pages.components.words import when
@@ -25,8 +26,8 @@ _SAVED, _RESTORED, _WAITING = "launch_draft_saved", "launch_draft_restored", "la
 
 
 def restore_draft(ctx: Context, person: Person, source: Mapping[str, str]) -> bool:
-    """Fill the form with the person's draft if the address asks for nothing else; return whether it did. Another draft
-    waits to be restored by hand.
+    """Fill the form with the person's draft if the address asks for nothing else; return whether it did. A draft of
+    another address, or with other parts than the address names, waits to be restored by hand.
     """
     st.session_state.pop(_SAVED, None)
     st.session_state.pop(_RESTORED, None)
@@ -34,10 +35,21 @@ def restore_draft(ctx: Context, person: Person, source: Mapping[str, str]) -> bo
     draft = read_draft(ctx, FORM, person=person)
     if draft is None:
         return False
-    if source and draft.values.get("source") != dict(source):
+    if source and (draft.values.get("source") != dict(source) or not _has_parts(ctx, draft, source)):
         st.session_state[_WAITING] = draft
         return False
     return _fill(draft)
+
+
+def _has_parts(ctx: Context, draft: FormDraft, source: Mapping[str, str]) -> bool:
+    """Return whether a draft has the base, dataset and architecture that the address names."""
+    parts = draft.values.get("parts") or {}
+    named = dict(source)
+    if "base" in named:
+        named["base"] = resolve_checkpoint(ctx, named["base"]).name
+    if "dataset" in named and "@" not in named["dataset"]:
+        parts = {**parts, "dataset": str(parts.get("dataset")).partition("@")[0]}
+    return all(parts.get(part) == named[part] for part in PARTS if part in named)
 
 
 def keep_draft(ctx: Context, person: Person, values: Mapping[str, Any], source: Mapping[str, str]) -> None:
@@ -77,11 +89,16 @@ def draw_draft(ctx: Context, person: Person) -> None:
             st.button("Discard", key="launch_discard", type="tertiary", on_click=handled(_discard), args=(ctx, person))
         elif waiting is not None:
             st.caption(
-                f":material/edit_note: You have a draft of {when(waiting.saved_at, now=ctx.now())}. A change here"
-                " replaces it.",
+                f":material/edit_note: You have a draft of {when(waiting.saved_at, now=ctx.now())}"
+                f"{_describe_base(waiting)}. A change here replaces it.",
                 width="content",
             )
             st.button("Restore it", key="launch_restore", type="tertiary", on_click=handled(_restore), args=(waiting,))
+
+
+def _describe_base(draft: FormDraft) -> str:
+    base = (draft.values.get("parts") or {}).get("base")
+    return f" with base checkpoint “{plain(str(base))}”" if base else ""
 
 
 def _discard(ctx: Context, person: Person) -> None:
