@@ -193,7 +193,7 @@ def draw_endpoint_costs(report: LedgerReport) -> None:
             "Device-hours": line.device_hours,
             "Requests": line.requests,
             "Tokens": line.tokens,
-            "Of load tests": line.load_tests,
+            "Load test requests": line.load_tests,
             "Per million tokens": (
                 None
                 if line.usd_per_million_tokens is None or not line.usd
@@ -204,7 +204,7 @@ def draw_endpoint_costs(report: LedgerReport) -> None:
     ]
     if not any(line.load_tests for line in lines):
         for row in rows:
-            row.pop("Of load tests")
+            row.pop("Load test requests")
     draw_table(rows, key="costs_endpoints", alt="Costs of endpoints", formats={"Device-hours": ",.2f"})
     if any(line.load_tests for line in lines):
         st.caption("Requests of load tests are part of the cost; *Requests* and *Tokens* leave them out.")

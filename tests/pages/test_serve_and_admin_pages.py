@@ -584,8 +584,8 @@ def test_pages_that_leave_load_tests_out_say_how_many(ctx: Context) -> None:
     assert left_out in texts(draw("serve/endpoints.py", name="tales"))
     costs = draw("admin/costs.py")
     assert "Requests of load tests are part of the cost" in texts(costs)
-    (table,) = [table.value for table in costs.table if "Of load tests" in table.value]
-    assert table[["Requests", "Of load tests"]].to_numpy().tolist() == [["1", "2"]]
+    (table,) = [table.value for table in costs.table if "Load test requests" in table.value]
+    assert table[["Requests", "Load test requests"]].to_numpy().tolist() == [["1", "2"]]
 
 
 def test_people_and_keys_are_drawn_without_a_key_or_a_hash(ctx: Context) -> None:
