@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from datetime import timedelta
 from pathlib import Path
@@ -70,12 +71,12 @@ def record_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayload]
             run_id=run.id,
             step=step,
             origin="run",
-            name=_free_name(session, f"{run.name} · step {step}"),
+            name=_free_name(session, _made_name(run.name, step)),
             created_at=ctx.now(),
         )
         session.add(row)
     elif row.deleted_at is not None:
-        row.deleted_at, row.name = None, _free_name(session, f"{run.name} · step {step}")
+        row.deleted_at, row.name = None, _free_name(session, _made_name(run.name, step))
     row.parent_id, row.job_id, row.folder = run.base_id, claim.job_id, event.folder
     row.bytes, row.is_adapter = event.bytes, event.adapter
     if event.final:  # a finished run resumed with more steps has a new last step
@@ -100,6 +101,15 @@ def record_checkpoint_removed(
         row.deleted_at, row.name = ctx.now(), retired_name(row)
 
 
+def rename_checkpoints(session: Session, run: Run, *, before: str) -> None:
+    """Give the checkpoints of a renamed run its new name; one that a person has named keeps its name. `before` is the
+    run's earlier name.
+    """
+    for row in session.scalars(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.deleted_at.is_(None))):
+        if re.fullmatch(re.escape(_made_name(before, row.step)) + r"( \(\d+\))?", row.name):
+            row.name = _free_name(session, _made_name(run.name, row.step))
+
+
 def checkpoint_folders(ctx: Context, job_id: str) -> list[str]:
     """Return the folders of the checkpoints of a job's run that were not removed, by step."""
     with ctx.db.read() as session:
@@ -112,9 +122,13 @@ def _run_of(session: Session, claim: Claim[TrainPayload]) -> Run:
     return session.scalars(select(Run).where(Run.job_id == claim.job_id)).one()
 
 
+def _made_name(run: str, step: int | None) -> str:
+    return f"{run} · step {step}"[:150]
+
+
 def _free_name(session: Session, preferred: str) -> str:
     """Return an unused checkpoint name: two runs may have the same name."""
-    name, number = preferred[:150], 2
+    name, number = preferred, 2
     while session.scalar(select(Checkpoint.id).where(Checkpoint.name == name)) is not None:
-        name, number = f"{preferred[:150]} ({number})", number + 1
+        name, number = f"{preferred} ({number})", number + 1
     return name

@@ -21,6 +21,7 @@ from backend.domain.training.launch_warnings import LaunchWarning
 from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective, made_by
 from backend.domain.training.summary import run_seconds
 from backend.errors import Conflict, InvalidInput
+from backend.services.checkpoints.files import rename_checkpoints
 from backend.services.context import Context, Person, require_builder
 from backend.services.evaluation.open_suites import SuiteChoice, add_choice
 from backend.services.jobs.jobs import add_job, request_stop, wake
@@ -180,10 +181,14 @@ def stop_run(ctx: Context, name_or_id: str, *, how: StopRequest = "cancel", pers
 
 
 def rename_run(ctx: Context, run_id: str, name: str, *, person: Person) -> None:
-    """Give a run another name. Raises InvalidInput, or Conflict if another run has it."""
+    """Give a run and its checkpoints another name. Raises InvalidInput, or Conflict if another run has it."""
     require_builder(person)
     with ctx.db.write() as session:
-        rename(session, find_run(session, run_id), name, what="a run")
+        run = find_run(session, run_id)
+        before = run.name
+        rename(session, run, name, what="a run")
+        if run.name != before:
+            rename_checkpoints(session, run, before=before)
 
 
 def set_tags(ctx: Context, run_id: str, tags: tuple[str, ...], *, person: Person) -> None:

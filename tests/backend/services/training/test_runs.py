@@ -15,6 +15,7 @@ from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, Unavailable
 from backend.recipes import RECIPES
+from backend.services.checkpoints.checkpoints import list_checkpoints, rename_checkpoint
 from backend.services.context import LOCAL, Context, OperatorPolicy, Person
 from backend.services.jobs.claims import requeue_lost
 from backend.services.jobs.jobs import read_log
@@ -352,6 +353,26 @@ def test_a_taken_name_is_refused(ctx: Context, scenario: Scenario) -> None:
         rename_run(ctx, two.id, one.name, person=LOCAL)
     rename_run(ctx, two.id, "three", person=LOCAL)
     assert get_run(ctx, "three").id == two.id
+
+
+def test_the_checkpoints_of_a_renamed_run_have_its_new_name(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run(name="one (first)")
+    taken = claim(ctx, run)
+    for step in (10, 20, 30):
+        folder = f"runs/{run.id}/checkpoints/{step}"
+        report(ctx, taken, {"type": "checkpoint", "step": step, "folder": folder})
+        if step == 20:
+            mine = list_checkpoints(ctx, run_id=run.id)[0]
+            rename_checkpoint(ctx, mine.id, "one (first) · step 20 is mine", person=LOCAL)
+    scenario.checkpoint("two · step 30")
+    rename_run(ctx, run.id, "two", person=LOCAL)
+    names = [checkpoint.name for checkpoint in list_checkpoints(ctx, run_id=run.id)]
+    assert names == ["two · step 30 (2)", "one (first) · step 20 is mine", "two · step 10"]
+    rename_run(ctx, run.id, "three", person=LOCAL)
+    names = [checkpoint.name for checkpoint in list_checkpoints(ctx, run_id=run.id)]
+    assert names == ["three · step 30", "one (first) · step 20 is mine", "three · step 10"]
+    rename_run(ctx, run.id, "three", person=LOCAL)
+    assert [checkpoint.name for checkpoint in list_checkpoints(ctx, run_id=run.id)] == names
 
 
 def test_an_unknown_run_suggests_a_similar_name(ctx: Context, scenario: Scenario) -> None:
