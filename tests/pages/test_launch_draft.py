@@ -216,3 +216,16 @@ def test_a_sweep_is_asked_for_on_the_page_itself(scenario: Scenario, monkeypatch
     monkeypatch.setattr(component, "palette", lambda key: Destination(routes.LAUNCH, {"mode": "Sweep"}))
     assert page.run().segmented_control(key="mode").value == "Sweep"
     assert not page.error
+
+
+def test_a_copy_of_a_run_is_one_run_after_a_sweep(scenario: Scenario) -> None:
+    run = scenario.run(name="first")
+    page = open_page("build/launch.py")
+    page.segmented_control(key="mode").set_value("Sweep").run()
+    page.query_params["run"] = run.id
+    page.switch_page("../pages/build/run.py").run()
+    page.query_params["run"] = run.id
+    page.switch_page("../pages/build/launch.py").run()
+    assert page.segmented_control(key="mode").value == "One run"
+    asked = open_page("build/launch.py", run=run.id, mode="Sweep")
+    assert asked.segmented_control(key="mode").value == "Sweep"
