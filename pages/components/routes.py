@@ -106,7 +106,8 @@ OBJECTS = {
 
 SHARED_NAMES = (
     *("archived", "endpoint", "find", "page", "split", "tab", "variant"),  # of several pages
-    *("card_view", "from", "label", "mode", "order", "part", "rating", "to", "unit"),  # of one page, for each of its objects
+    *("card_view", "from", "label", "order", "part", "rating", "to", "unit"),  # of one page, for each of its objects
+    "mode",  # of the page that launches, for each form that its address asks for
     *("page_query", "tab_links"),  # not bound: what the page of rows is of, and what has opened a tab
 )
 """Keys of the session that more than one page or object use; most are bound to the address by widgets."""
