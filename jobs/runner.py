@@ -477,7 +477,7 @@ def _record_end(ctx: Context, claim: Claim[Any], folder: Path, ended: Ended) -> 
                     end_job(session, ctx, claim, Status.CANCELLED, error=JobFailure(cause="Stopped on request."))
                     status = Status.CANCELLED
                 else:
-                    error = ended.error or explain_exit(ended.code, folder)
+                    error = ended.error or explain_exit(ended.code, folder, restarts=claim.restarts_forever)
                     outcomes.record_bad_end(session, ctx, claim)
                     if claim.restarts_forever:
                         requeue(session, ctx, claim, error=error, lasted_s=ended.lasted_s)
@@ -491,13 +491,17 @@ def _record_end(ctx: Context, claim: Claim[Any], folder: Path, ended: Ended) -> 
     return None
 
 
-def explain_exit(code: int, folder: Path) -> JobFailure:
-    """Explain a child's death by its exit status and the end of its output."""
+def explain_exit(code: int, folder: Path, *, restarts: bool = False) -> JobFailure:
+    """Explain a child's death by its exit status and the end of its output; `restarts` if it is started again."""
     path = folder / "output.log"
     tail = path.read_bytes()[-2000:].decode("utf-8", "replace") if path.exists() else ""
     if code == -signal.SIGKILL:
         cause = "The process was killed (SIGKILL), most often because the machine ran out of memory."
         remedy = "Free memory on the machine, or choose a smaller micro-batch or context for a model; then try again."
+        if restarts:
+            remedy = (
+                "It starts again by itself. If it is killed once more, free memory or shorten its context."
+            )
     elif code < 0:
         cause = f"The process died of signal {signal.Signals(-code).name}."
         remedy = "See the end of the log; try again."

@@ -36,6 +36,13 @@ from tests.support.jobs import add_stored_job, list_jobs
 from tests.support.scenario import Scenario
 
 
+def test_a_killed_replica_is_said_to_start_again_and_a_killed_run_to_need_memory(tmp_path: Path) -> None:
+    of_replica, of_run = (runner.explain_exit(-9, tmp_path, restarts=restarts) for restarts in (True, False))
+    assert "starts again by itself" in of_replica.remedy
+    assert "micro-batch" not in of_replica.remedy
+    assert "micro-batch" in of_run.remedy
+
+
 def test_a_job_whose_result_can_not_be_recorded_fails_with_its_cause_instead_of_a_retry(ctx: Context) -> None:
     source = ctx.artifacts.folder("uploads", "lines") / "lines.txt"
     source.write_text("The roundhouse is warm.\n" * 20)
