@@ -499,9 +499,7 @@ def explain_exit(code: int, folder: Path, *, restarts: bool = False) -> JobFailu
         cause = "The process was killed (SIGKILL), most often because the machine ran out of memory."
         remedy = "Free memory on the machine, or choose a smaller micro-batch or context for a model; then try again."
         if restarts:
-            remedy = (
-                "It starts again by itself. If it is killed once more, free memory or shorten its context."
-            )
+            remedy = "It starts again by itself. If it is killed once more, free memory or shorten its context."
     elif code < 0:
         cause = f"The process died of signal {signal.Signals(-code).name}."
         remedy = "See the end of the log; try again."
