@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -16,7 +15,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Rater, User
+from backend.db.tables import Battle, Rater, User
 from backend.domain.attributes import view_of
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
@@ -114,7 +113,8 @@ def create_rater_link(
     secret = secrets.token_urlsafe(24)
     with ctx.db.write() as session:
         campaign = find_campaign(session, campaign_id)
-        for other in _raters_of(session, campaign.id, read_vote_log(session, campaign.id)):
+        voting = select(Battle.rater_id).where(Battle.campaign_id == campaign.id)
+        for other in session.scalars(select(Rater).where((Rater.campaign_id == campaign.id) | Rater.id.in_(voting))):
             if other.name.casefold() == name.casefold():
                 raise Conflict(
                     f"A rater of this campaign is already named “{other.name}”.",
@@ -234,7 +234,10 @@ def list_raters(ctx: Context, campaign_id: str) -> list[RaterRow]:
     """Return the raters who voted in a campaign or hold a link to it, most votes first."""
     with ctx.db.read() as session:
         log = read_vote_log(session, campaign_id)
-        result = [_row(row, log) for row in _raters_of(session, campaign_id, log)]
+        rows = session.scalars(
+            select(Rater).where(Rater.id.in_(log.columns.raters) | (Rater.campaign_id == campaign_id))
+        ).all()
+        result = [_row(row, log) for row in rows]
     return sorted(result, key=lambda row: (-row.num_votes, row.rater.name))
 
 
@@ -250,12 +253,6 @@ def find_link(ctx: Context, campaign_id: str, name: str) -> RaterRow:
             field="rater",
         )
     return rows[0]
-
-
-def _raters_of(session: Session, campaign_id: str, log: VoteLog) -> Sequence[Rater]:
-    return session.scalars(
-        select(Rater).where(Rater.id.in_(log.columns.raters) | (Rater.campaign_id == campaign_id))
-    ).all()
 
 
 def _row(row: Rater, log: VoteLog) -> RaterRow:
