@@ -26,11 +26,12 @@ from backend.domain.training.traits import Effect
 from backend.domain.wording import format_epochs
 from backend.errors import RoundhouseError
 from backend.services.context import Context
+from backend.services.data.train_tokens import estimate_train_tokens
 from backend.services.estimates.measurements import predict, predict_time
 from backend.services.jobs.gangs import plan_config
 from backend.services.jobs.queue_position import JobsAhead, ahead_of_new
 from backend.services.jobs.workers import WorkerView
-from backend.services.scaling.planner import OWN, PlanInputs, choose_law, estimate_train_tokens
+from backend.services.scaling.planner import OWN, PlanInputs, choose_law
 from backend.services.serving.costs.prices import current_prices
 from backend.services.training.parts import RunParts, checkpoint_bytes, resolve_parts
 
@@ -64,7 +65,8 @@ class Forecast:
     `parts` are the config's resolved parts. `steps` are fewer than max_steps where max_epochs ends the run first.
     `tokens_at_most`: tokens are an upper bound, as completions that the run samples may be short.
     `epochs_at_least`: epochs are a lower bound, as the number of packed rows per sequence is unknown; `epochs_at_most`
-    is then about the upper one, None if no row could be read. `cost_usd` is None without a price or a time.
+    is then about the upper one, None if no row could be read. `epochs_estimated`: the tokens of the data are estimated,
+    not counted by a data report. `cost_usd` is None without a price or a time.
     `loss_missing` is the reason why a pretraining run has no `loss`. `gang` says where a run over several machines
     would start.
     """
@@ -76,6 +78,7 @@ class Forecast:
     epochs: float | None
     epochs_at_least: bool
     epochs_at_most: float | None
+    epochs_estimated: bool
     prediction: Prediction
     checkpoint_bytes: int
     num_checkpoints: int
@@ -102,7 +105,7 @@ def describe_epochs(expected: Forecast) -> str:
     """
     if not expected.epochs:
         return ""
-    least = format_epochs(expected.epochs)
+    least = f"{'about ' if expected.epochs_estimated else ''}{format_epochs(expected.epochs)}"
     if not expected.epochs_at_least:
         return least
     if expected.epochs_at_most is None:
@@ -117,7 +120,7 @@ def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) 
     """
     parts = parts or resolve_parts(ctx, config)
     prediction = predict(ctx, config, parts=parts)
-    unique = estimate_train_tokens(parts.version, parts.tokenizer) if parts.tokenizer else None
+    unique = estimate_train_tokens(ctx, parts.version, parts.tokenizer) if parts.tokenizer else None
     epochs, at_least = _epochs(config, parts, unique=unique, packed=prediction.epoch_sequences)
     most = _most_epochs(config, parts) if at_least else None
     steps = config.max_steps
@@ -136,6 +139,7 @@ def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) 
         epochs=epochs,
         epochs_at_least=at_least,
         epochs_at_most=min(most, config.max_epochs or most) if most and epochs and most > epochs else None,
+        epochs_estimated=_estimates_epochs(config, parts),
         prediction=prediction,
         checkpoint_bytes=checkpoint_size,
         num_checkpoints=num_checkpoints,
@@ -259,6 +263,11 @@ def _epochs(config: RunConfig, parts: RunParts, *, unique: int | None, packed: i
     skipped = _share_without_targets(config, parts) or 0.0
     rows = parts.version.train_rows * (1.0 - skipped)
     return (sequences / rows, packs or bool(skipped and not report)) if rows else (None, False)
+
+
+def _estimates_epochs(config: RunConfig, parts: RunParts) -> bool:
+    report = _report(parts)
+    return config.objective.pretrains and not (report and report.train.tokens)
 
 
 def _most_epochs(config: RunConfig, parts: RunParts) -> float | None:

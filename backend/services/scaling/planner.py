@@ -28,14 +28,13 @@ from backend.domain.training.objectives import Objective
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
+from backend.services.data.train_tokens import estimate_train_tokens
 from backend.services.data.views import VersionView, version_labels
 from backend.services.serving.costs.prices import current_prices
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer
 
 OWN = "own"
 RECENT_MEASUREMENTS, RECENT_RUNS = 200, 24
-USUAL_TRAIN_SHARE = 0.95
-MIN_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -93,17 +92,9 @@ def read_plan_inputs(
             field="tokenizer",
         )
     vocabulary = (made.vocab_size if made else None) or vocab_size or DEFAULT_VOCABULARY
-    return PlanInputs(version, made, vocabulary, estimate_train_tokens(version, made) if version and made else None)
-
-
-def estimate_train_tokens(version: VersionView, tokenizer: TokenizerView) -> int | None:
-    """Estimate the tokens of the train split: its bytes divided by the tokenizer's bytes per token."""
-    per_token, text_bytes = tokenizer.facts.bytes_per_token, version.facts.text_bytes
-    if not per_token or not text_bytes:
-        return None
-    rows = version.train_rows + version.val_rows
-    share = version.train_rows / rows if rows >= MIN_ROWS else USUAL_TRAIN_SHARE
-    return max(1, round(float(text_bytes) * share / float(per_token)))
+    return PlanInputs(
+        version, made, vocabulary, estimate_train_tokens(ctx, version, made) if version and made else None
+    )
 
 
 def choose_law(ctx: Context, key: str, *, inputs: PlanInputs, context: int) -> ScalingLaw:

@@ -12,11 +12,14 @@ from backend.domain.data.reports.report import DataReport, Epoch, Packing, Repor
 from backend.domain.estimates.prices import DevicePrices
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.training.config import RunConfig
+from backend.domain.wording import format_epochs
 from backend.errors import NotFound
 from backend.services.context import Context
 from backend.services.data.reports import FORMAT
-from backend.services.estimates.forecasts import forecast
+from backend.services.estimates.forecasts import describe_epochs, forecast
 from backend.services.jobs.workers import beat
+from backend.services.tokenizers.sources import resolve_source
+from backend.services.tokenizers.tokenization import count_tokens
 from tests.support.jobs import add_stored_job
 from tests.support.run_world import SHAPE, claim, make_config, measure, report
 from tests.support.scenario import Scenario
@@ -57,6 +60,26 @@ def test_tokens_are_counted_against_the_data_and_epochs_end_a_run(ctx: Context, 
     ended = forecast(ctx, make_config(max_steps=1000, max_epochs=2))
     assert (ended.steps, ended.epochs) == (round(1000 * 2 / (128_000 / 22_500)), 2)
     assert forecast(ctx, make_config(max_steps=10_000)).warnings[0].code == "over_fit"
+
+
+@pytest.mark.parametrize("num_rows", [1, 400])
+def test_epochs_are_about_those_of_the_tokenizer_on_this_data(ctx: Context, scenario: Scenario, num_rows: int) -> None:
+    """The rate of the tokenizer's own training text stood there as if known: 1.63 epochs where a run made 0.87."""
+    rows = [{"text": "The fox asked the owl. " * 20} for _ in range(40)]
+    scenario.dataset("stories", train=rows, val=rows[:2])
+    scenario.tokenizer("pieces", dataset="stories")
+    scenario.parts()
+    words = [" ".join(str(1000003 * row + 7919 * word) for word in range(24000 // num_rows)) for row in range(num_rows)]
+    version_id = scenario.dataset("tables", train=[{"text": text} for text in words], val=[{"text": words[0][:900]}])
+    train_bytes = sum(map(len, words))
+    share = num_rows / (num_rows + 1) if num_rows > 20 else 0.95
+    with ctx.db.write() as session:
+        session.get_one(DatasetVersion, version_id).facts = {"text_bytes": round(train_bytes / share)}
+    counted = sum(count_tokens(ctx, resolve_source(ctx, "pieces"), words))
+    config = make_config(dataset="tables", max_steps=100)
+    expected = forecast(ctx, config)
+    assert expected.epochs == pytest.approx(config.tokens_per_step * 100 / counted, rel=0.02)
+    assert describe_epochs(expected) == f"about {format_epochs(expected.epochs)}"
 
 
 def test_a_data_report_gives_sequences_padding_and_truncation(ctx: Context, scenario: Scenario) -> None:
