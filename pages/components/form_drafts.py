@@ -5,7 +5,7 @@ restart of the server.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import streamlit as st
 
@@ -17,8 +17,14 @@ from pages.components.words import when
 CHANGED, UNTOUCHED = "changed", "untouched"
 
 
-def restore_form(ctx: Context, person: Person, form: str, *, first: str) -> None:
-    """Fill the fields that a person changed, where the form is not drawn yet: its field `first` has no state."""
+def restore_form(
+    ctx: Context, person: Person, form: str, *, first: str, linked: Mapping[str, str | None] | None = None
+) -> None:
+    """Fill the fields that a person changed, where the form is not drawn yet: its field `first` has no state.
+
+    `linked` are the options of fields that the address names: a draft that chose others leaves those fields as they
+    are.
+    """
     if first in st.session_state:
         return
     for part in (UNTOUCHED, "restored", "text"):
@@ -26,8 +32,10 @@ def restore_form(ctx: Context, person: Person, form: str, *, first: str) -> None
     draft = read_draft(ctx, form, person=person)
     if draft is None or not isinstance(draft.values.get(CHANGED), dict):
         return
+    linked = linked or {}
     for key, value in draft.values[CHANGED].items():
-        st.session_state[key] = value
+        if (option := linked.get(key)) is None or option in value:
+            st.session_state[key] = value
     st.session_state[f"{form}.restored"] = draft
     st.session_state[f"{form}.{UNTOUCHED}"] = dict(draft.values[UNTOUCHED])
 

@@ -69,6 +69,21 @@ def test_an_architecture_is_kept_until_it_is_saved(site: Context) -> None:
     assert open_page("build/architectures.py").text_input(key="architecture_name").value == ""
 
 
+def test_an_evaluation_of_a_link_is_of_its_checkpoint(site: Context, scenario: Scenario) -> None:
+    """A draft of the same link that chose another checkpoint was restored over it."""
+    linked, other = scenario.checkpoints("Elm", "Oak")
+    scenario.benchmark()
+    key = f"eval_checkpoints_{linked}_None"
+    page = open_page("evaluate/evaluations.py", checkpoint=linked, new="1")
+    page.multiselect(key=key).set_value([linked, other]).run()
+    assert open_page("evaluate/evaluations.py", checkpoint=linked, new="1").multiselect(key=key).value == [
+        linked,
+        other,
+    ]
+    page.multiselect(key=key).set_value([other]).run()
+    assert open_page("evaluate/evaluations.py", checkpoint=linked, new="1").multiselect(key=key).value == [linked]
+
+
 @pytest.mark.parametrize("is_gone", [False, True], ids=["both there", "one gone"])
 def test_a_campaign_is_kept_without_what_no_longer_exists(site: Context, scenario: Scenario, is_gone: bool) -> None:
     oak, elm, _ = scenario.checkpoints("Oak", "Elm", "Yew")

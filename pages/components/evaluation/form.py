@@ -64,7 +64,12 @@ def draw_evaluation_form(
         return []
     with st.container(border=True):
         key = f"eval_checkpoints_{checkpoint_id}_{endpoint_key}"
-        restore_form(ctx, person, FORM, first=key)
+        linked = {
+            key: checkpoint_id,
+            f"eval_subject_endpoints_{endpoint_key}": endpoint_key,
+            f"eval_datasets_{dataset_id}": dataset_id,
+        }
+        restore_form(ctx, person, FORM, first=key, linked=linked)
         draw_restored(ctx, person, FORM)
         if gone := drop_gone(key, checkpoints):
             st.warning(
