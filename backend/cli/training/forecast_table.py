@@ -86,7 +86,16 @@ def describe_forecast(expected: Forecast, *, nodes: str = "") -> dict[str, objec
     """Return a forecast as a JSON object, in bytes, seconds and US dollars. `nodes`: as of `forecast_lines`."""
     memory, time, loss = expected.prediction.memory, expected.prediction.time, expected.loss
     return {
-        **attributes_of(expected, "steps", "tokens", "tokens_at_most", "epochs", "epochs_at_least", "epochs_at_most"),
+        **attributes_of(
+            expected,
+            "steps",
+            "tokens",
+            "tokens_at_most",
+            "epochs",
+            "epochs_at_least",
+            "epochs_at_most",
+            "epochs_estimated",
+        ),
         "device": expected.prediction.device,
         "fits": expected.prediction.fits,
         "memory_bytes": memory.num_bytes,
