@@ -39,7 +39,7 @@ def agreement(
     """
     records = _read(votes)
     people = [vote for vote in records if vote.rater != judge and (raters is None or fnmatchcase(vote.rater, raters))]
-    human = vote_agreement(people, both_bad_is_tie=True)
+    human = vote_agreement(people)
     judged = None
     if judge is not None:
         judged = judge_agreement([*people, *(vote for vote in records if vote.rater == judge)], judge)

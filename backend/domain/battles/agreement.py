@@ -2,7 +2,7 @@
 
 A vote names a contestant, not a side: sides are shuffled, so agreement on sides would measure nothing. Pairs of votes
 on the same battle are counted as in MT-bench (Zheng et al. 2023, arXiv 2306.05685, table 5), which the definition
-reproduces. Intervals resample prompts.
+reproduces. "Both bad" counts as a tie, as in a rating. Intervals resample prompts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from backend.errors import InvalidInput
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-CANONICAL = ("first", "second", "tie", "both_bad")
+CANONICAL = ("first", "second", "tie")
 DECISIVE = {"first", "second"}
 
 
@@ -75,42 +75,37 @@ Item = tuple[str, str, str, str]
 
 
 def canonical_label(vote: VoteRecord) -> tuple[Item, str]:
-    """The item that a vote judges, and its label in the order of names: first, second, tie or both_bad."""
+    """The item that a vote judges, and its label in the order of names: first, second or tie."""
     first, second = sorted((vote.a, vote.b))
     if vote.winner not in Label.__members__:
         raise InvalidInput(
             f"The winner {vote.winner!r} is unknown.", remedy="Use A, B, TIE or BOTH_BAD.", field="winner"
         )
     preferred = {Label.A.value: vote.a, Label.B.value: vote.b}.get(vote.winner)
-    label = vote.winner.lower() if preferred is None else "first" if preferred == first else "second"
+    label = "tie" if preferred is None else "first" if preferred == first else "second"
     return (vote.prompt, vote.turn, first, second), label
 
 
 def _labels_by_item(votes: Iterable[VoteRecord]) -> dict[Item, dict[str, str]]:
-    """Return each item's labels by rater, "both bad" as a tie; a rater who judged it twice counts with the later vote.
-    Identical answers are left out.
+    """Return each item's labels by rater; a rater who judged it twice counts with the later vote. Identical answers are
+    left out.
     """
     by_item: dict[Item, dict[str, str]] = {}
     for vote in votes:
         if not vote.identical:
             item, label = canonical_label(vote)
-            by_item.setdefault(item, {})[vote.rater] = "tie" if label == "both_bad" else label
+            by_item.setdefault(item, {})[vote.rater] = label
     return by_item
 
 
-def vote_agreement(
-    votes: Sequence[VoteRecord] | VoteColumns, *, both_bad_is_tie: bool = False, resampling: Resampling = THOUSAND
-) -> RaterAgreement:
+def vote_agreement(votes: Sequence[VoteRecord] | VoteColumns, *, resampling: Resampling = THOUSAND) -> RaterAgreement:
     """Measure the raters' agreement. A rater who judged an item twice counts with the later vote. Intervals resample
     prompts.
 
-    `both_bad_is_tie` reads "both bad" as a tie, as a rating does; without it they are different labels. Labels are in
-    the order of the contestants' names, so neither the order of the votes nor the sides matter. Raises InvalidInput for
-    an unknown label.
+    Labels are in the order of the contestants' names, so neither the order of the votes nor the sides matter. Raises
+    InvalidInput for an unknown label.
     """
-    items = judged_items(
-        votes if isinstance(votes, VoteColumns) else encode_votes(votes), both_bad_is_tie=both_bad_is_tie
-    )
+    items = judged_items(votes if isinstance(votes, VoteColumns) else encode_votes(votes))
     shared = np.bincount(items.item, minlength=items.num_items) > 1
     counts = items.counts[shared]
     prompts, decisive = items.prompt_of_item[shared], counts[:, :2]
@@ -129,8 +124,7 @@ def vote_agreement(
 
 @dataclass(frozen=True, slots=True)
 class JudgedItems:
-    """The votes that count for agreement, as codes: item, rater, and label in the order of names (first, second, tie,
-    both bad).
+    """The votes that count for agreement, as codes: item, rater, and label in the order of names (first, second, tie).
 
     An item is a prompt's turn with a pair of contestants. `vote` is each one's row in the columns.
     """
@@ -149,31 +143,27 @@ class JudgedItems:
     @property
     def counts(self) -> FloatArray:
         """Items x labels: raters who gave the item this label."""
-        cells = np.bincount(self.item * len(CANONICAL) + self.label, minlength=self.num_items * len(CANONICAL))
-        return cells.reshape(-1, len(CANONICAL)).astype(np.float64)
+        return self.counts_among(np.ones(len(self.item), dtype=bool))
+
+    def counts_among(self, votes: NDArray[np.bool_]) -> FloatArray:
+        """Items x labels, of some of the votes."""
+        cells = self.item[votes] * len(CANONICAL) + self.label[votes]
+        counts = np.bincount(cells, minlength=self.num_items * len(CANONICAL))
+        return counts.reshape(-1, len(CANONICAL)).astype(np.float64)
 
 
-def judged_items(
-    columns: VoteColumns,
-    *,
-    both_bad_is_tie: bool = False,
-    first_vote: bool = False,
-    among: NDArray[np.bool_] | None = None,
-) -> JudgedItems:
-    """Return each rater's latest or `first_vote` on each item, `among` some votes. Identical answers are left out."""
+def judged_items(columns: VoteColumns, *, among: NDArray[np.bool_] | None = None) -> JudgedItems:
+    """Return each rater's latest vote on each item, `among` some votes. Identical answers are left out."""
     chosen = np.ones(len(columns), dtype=bool) if among is None else among
     votes = np.flatnonzero(chosen & columns.is_cast)
     item, prompt_of_item = items_of(columns, votes)
     judged = item * columns.num_raters + columns.rater[votes]
-    cast = judged if first_vote else judged[::-1]
-    position = np.unique(cast, return_index=True)[1]
-    position = np.sort(position if first_vote else len(votes) - 1 - position)
-    label = canonical_labels(columns, votes[position])
+    position = np.sort(len(votes) - 1 - np.unique(judged[::-1], return_index=True)[1])
     return JudgedItems(
         vote=votes[position],
         item=item[position],
         rater=columns.rater[votes[position]],
-        label=np.minimum(label, CANONICAL.index("tie")) if both_bad_is_tie else label,
+        label=np.minimum(canonical_labels(columns, votes[position]), CANONICAL.index("tie")),
         prompt_of_item=prompt_of_item,
     )
 
@@ -190,7 +180,9 @@ def items_of(columns: VoteColumns, votes: IntArray) -> tuple[IntArray, IntArray]
 
 
 def canonical_labels(columns: VoteColumns, votes: IntArray) -> IntArray:
-    """Return each vote's label as a code of CANONICAL; contestants are coded in the order of their names."""
+    """Return each vote's label as a code of CANONICAL, or one beyond for "both bad"; contestants are coded in the order
+    of their names.
+    """
     label = columns.label[votes]
     decisive = label < 2
     return np.where(decisive, label ^ (columns.a[votes] > columns.b[votes]), label)
@@ -203,7 +195,7 @@ def judge_agreement(votes: Iterable[VoteRecord], judge: str, *, resampling: Resa
     for vote in records:
         if vote.rater == judge:
             item, label = canonical_label(vote)
-            verdicts.setdefault(item, []).append((vote.a, "tie" if label == "both_bad" else label))
+            verdicts.setdefault(item, []).append((vote.a, label))
     if not verdicts:
         raise InvalidInput(
             f"No vote is by {judge!r}.", remedy="Name the judge as the votes' rater column does.", field="judge"

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Completion
 from backend.domain.battles.raters.checks import NO_GOLD, is_too_fast, unread_share
 from backend.domain.battles.raters.quality import FloatArray, RatedColumns, RaterQuality, rate_raters
+from backend.services.battles.exclusions import excluded_raters
 from backend.services.battles.views import find_campaign
 from backend.services.battles.vote_log import SIDES, Revision, VoteLog, read_vote_log, votes_revision
 from backend.services.context import Context
@@ -66,8 +67,9 @@ def rater_qualities(ctx: Context, campaign_id: str) -> dict[str, RaterQuality]:
             return last.rows
         votes = read_vote_log(session, campaign_id, revision=revision)
         words = count_words(session, votes.answers)
+        excluded = excluded_raters(session, campaign_id)
     began = time.monotonic()
-    rows = {row.rater: row for row in rate_raters(_rated(votes, words))}
+    rows = {row.rater: row for row in rate_raters(_rated(votes, words, excluded))}
     ended = time.monotonic()
     with _remembering:
         _newest[ctx.db.url, campaign_id] = _Measurement(rows, revision, ended, ended - began)
@@ -111,7 +113,7 @@ def _measure_beside(ctx: Context, campaign_id: str) -> None:
             _measuring.discard((ctx.db.url, campaign_id))
 
 
-def _rated(log: VoteLog, words: FloatArray) -> RatedColumns:
+def _rated(log: VoteLog, words: FloatArray, excluded: frozenset[str]) -> RatedColumns:
     """Return the votes that measure raters; a gold battle expects the side of the better answer."""
     measuring = log.of_purpose(MEASURING)
     gold, better = log.of_purpose(("gold",)), SIDES["gold_better"]
@@ -122,6 +124,8 @@ def _rated(log: VoteLog, words: FloatArray) -> RatedColumns:
         seconds=log.duration_ms[measuring] / 1000,
         words=(words[log.answer_a] + words[log.answer_b])[measuring],
         gold=expected[measuring],
+        is_repeat=log.of_purpose(("repeat",))[measuring],
+        excluded=excluded,
     )
 
 

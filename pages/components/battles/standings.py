@@ -145,7 +145,8 @@ def draw_bias(standings: Standings) -> None:
         "Rater agreement",
         percent(agreement.value) if agreement else "–",
         help=(
-            f"On {plural(standings.agreement.num_items, 'shared battle')}; Krippendorff's alpha {alpha.value:.2f}."
+            f"On {plural(standings.agreement.num_items, 'shared battle')}; both bad counts as a tie. "
+            f"Krippendorff's alpha {alpha.value:.2f}."
             if agreement and alpha and standings.agreement
             else "Needs battles judged by two raters."
         ),

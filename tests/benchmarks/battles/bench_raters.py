@@ -238,7 +238,7 @@ def rated(rng: np.random.Generator, raters: int, each: int, size: int, taste: fl
     )
     columns = VoteColumns(*names, a[order], b[order], label[order], prompt[order], rater[order])
     unknown = np.full(number, np.nan)
-    return RatedColumns(columns, unknown, unknown, np.full(number, NO_GOLD))
+    return RatedColumns(columns, unknown, unknown, np.full(number, NO_GOLD), np.zeros(number, dtype=bool))
 
 
 def flags(repeats: int) -> Iterator[str]:

@@ -42,18 +42,20 @@ class PeerAgreement:
     kappa: float | None
 
 
-def peer_agreement(items: JudgedItems, counts: FloatArray, rater: int) -> PeerAgreement | None:
-    """Compare a rater with the others; `counts` are the items' labels. None without a shared item."""
+def peer_agreement(items: JudgedItems, counts: FloatArray, rater: int, *, is_counted: bool) -> PeerAgreement | None:
+    """Compare a rater with the others; `counts` are the items' labels, the rater's own among them if it `is_counted`.
+    None without a shared item.
+    """
     own = items.rater == rater
     item, label = items.item[own], items.label[own]
     others = counts[item]
-    others[np.arange(len(item)), label] -= 1
+    others[np.arange(len(item)), label] -= is_counted
     shared = others.sum(1) > 0
     item, label, others = item[shared], label[shared], others[shared]
     if not len(item):
         return None
     table = np.zeros((NUM_LABELS, NUM_LABELS))
-    np.add.at(table, label, others[:, :NUM_LABELS])
+    np.add.at(table, label, others)
     equal = others[np.arange(len(item)), label]
     share = counted_share_estimate(equal, others.sum(1), clusters=items.prompt_of_item[item])
     return PeerAgreement(share, *chance_corrected(table))

@@ -28,14 +28,16 @@ FLAG_LEVEL = 0.01
 
 @dataclass(frozen=True, slots=True)
 class RatedColumns:
-    """Votes in the order cast with what the ballot recorded of each: seconds and words, NaN where unknown, and the
-    label that a gold battle expects, else NO_GOLD.
+    """Votes in the order cast with what the ballot recorded of each: seconds and words, NaN where unknown, the label
+    that a gold battle expects, else NO_GOLD, and whether it repeats a battle. `excluded` are raters off the board.
     """
 
     votes: VoteColumns
     seconds: FloatArray
     words: FloatArray
     gold: IntArray
+    is_repeat: NDArray[np.bool_]
+    excluded: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,9 @@ class RaterQuality:
 
     `gold`: share of gold battles answered as expected. `consistency`: share of repeats, with sides swapped, that got
     the same label. `left`: share of side a among decisive votes. `seconds`: median per vote. `unread`: share of votes
-    faster than reading. `agreement`, `alpha`, `ac1`, `kappa`: with the other raters' votes on the same items.
-    `outlier`: chance of votes as unlike the others' votes on the same pairs of contestants.
+    faster than reading. `agreement`, `alpha`, `ac1`, `kappa`: with the votes on the same items by the other raters on
+    the board, and counted as there. `outlier`: chance of votes as unlike the others' votes on the same pairs of
+    contestants.
     """
 
     rater: str
@@ -71,8 +74,9 @@ def rate_raters(rated: RatedColumns) -> list[RaterQuality]:
     names = columns.raters
     every = np.arange(len(columns))
     item, preferred = items_of(columns, every)[0], canonical_labels(columns, every)
-    items = judged_items(columns, both_bad_is_tie=True, first_vote=True, among=rated.gold == NO_GOLD)
-    counts = items.counts
+    items = judged_items(columns, among=(rated.gold == NO_GOLD) & ~rated.is_repeat)
+    on_board = np.array([name not in rated.excluded for name in names], dtype=bool)
+    counts = items.counts_among(on_board[items.rater])
     outliers = outlier_checks(items, columns, level=FLAG_LEVEL / (4 * len(names) or 1))
     copies = copy_checks(items, columns)
     own, checks = {}, {}
@@ -91,7 +95,7 @@ def rate_raters(rated: RatedColumns) -> list[RaterQuality]:
     level = FLAG_LEVEL / max(1, sum(map(len, checks.values())))
     rows = []
     for rater, cast in own.items():
-        peers, times = peer_agreement(items, counts, rater), cast.times
+        peers, times = peer_agreement(items, counts, rater, is_counted=bool(on_board[rater])), cast.times
         doubts = [
             Flag(check.kind, check.reason, check.chance, check.partner)
             for check in checks[rater]

@@ -101,5 +101,5 @@ def judges_of(ctx: Context, campaign_id: str) -> JudgesView | None:
             columns.append(
                 JudgeColumn(job_id, judge, trusted, {row.contestant: row.rating for row in table.ratings}, agreement)
             )
-    ceiling = vote_agreement(people, both_bad_is_tie=True, resampling=RESAMPLING)
+    ceiling = vote_agreement(people, resampling=RESAMPLING)
     return JudgesView(tuple(columns), ceiling) if columns else None

@@ -6,8 +6,10 @@ import pytest
 
 from backend.errors import NotFound
 from backend.services.battles import quality
+from backend.services.battles.exclusions import exclude_rater
 from backend.services.battles.quality import last_rater_qualities, rater_qualities
 from backend.services.battles.raters import rater_for
+from backend.services.battles.standings import standings
 from backend.services.context import LOCAL, Context
 from tests.support.battle_world import link_rater
 from tests.support.installation import wait_until
@@ -24,6 +26,20 @@ def test_a_script_is_flagged_and_a_person_is_not(ctx: Context, scenario: Scenari
     assert not {flag.kind for flag in rows[person.id].flags} & {"side", "streak", "copy", "replay"}
     assert rows[person.id].agreement is not None
     assert rows[script.id].num_votes == 30
+
+
+def test_two_raters_agree_with_each_other_as_the_board_says(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=12)
+    one, other, lazy = (link_rater(ctx, campaign.id, name) for name in ("one", "other", "lazy"))
+    scenario.votes(campaign, lambda a, b: "TIE", rater=one)
+    scenario.votes(campaign, lambda a, b: "BOTH_BAD", rater=other, limit=7)
+    scenario.votes(campaign, "Elm", rater=other)
+    scenario.votes(campaign, lambda a, b: "A", rater=lazy)
+    exclude_rater(ctx, campaign.id, lazy.id, reason="always side A", person=LOCAL)
+    board, rows = standings(ctx, campaign.id).agreement, rater_qualities(ctx, campaign.id)
+    agreements = [board.percent_agreement if board else None, *(rows[rater.id].agreement for rater in (one, other))]
+    assert [agreement.value if agreement else None for agreement in agreements] == [pytest.approx(7 / 12)] * 3
+    assert rows[lazy.id].agreement is not None
 
 
 def test_votes_faster_than_the_answers_can_be_read_are_flagged(ctx: Context, scenario: Scenario) -> None:

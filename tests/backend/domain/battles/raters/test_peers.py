@@ -32,7 +32,7 @@ def test_the_chance_of_copied_labels_is_that_of_counting_one_by_one() -> None:
     rng = np.random.default_rng(4)
     judged = [(f"p{prompt}", f"r{rater}") for prompt in range(40) for rater in range(7) if rng.random() < 0.7]
     columns = encode_votes([VoteRecord(*names, "x", "y", str(rng.choice(["A", "B", "TIE"]))) for names in judged])
-    items = judged_items(columns, both_bad_is_tie=True, first_vote=True)
+    items = judged_items(columns)
     labels = [
         dict(zip(items.rater[items.item == item], items.label[items.item == item], strict=True))
         for item in range(items.num_items)

@@ -37,6 +37,7 @@ def rater_quality(votes: Iterable[RatedVote]) -> list[RaterQuality]:
             seconds=np.array([np.nan if vote.seconds is None else vote.seconds for vote in cast]),
             words=np.array([np.nan if vote.words is None else vote.words for vote in cast]),
             gold=np.array([NO_GOLD if vote.gold is None else labels[vote.gold] for vote in cast]),
+            is_repeat=np.zeros(len(cast), dtype=bool),
         )
     )
 
