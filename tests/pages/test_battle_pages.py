@@ -234,6 +234,8 @@ def test_a_rater_is_excluded_with_a_reason_and_the_board_says_so(scenario: Scena
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Raters")
     app.text_input(key="exclude_reason").set_value("Did not read the answers")
     app.run()
+    assert (app.button(key="exclude_go").label, app.button(key="exclude_go").disabled) == ("Choose a rater", True)
+    app.selectbox(key="exclude_who").set_value(app.selectbox(key="exclude_who").options[0]).run()
     app.button(key="exclude_go").click().run()
     assert_sound(app)
     assert "you excluded" in words(app)

@@ -193,7 +193,7 @@ def _draw_exclusion(
         return
     with st.popover("Exclude a rater", icon=":material/person_off:", key=menu_key("exclude_menu")):
         st.caption("The votes stay stored; the board leaves them out, says so, and can be seen both ways.")
-        chosen = choose_from("Rater", names, key="exclude_who")
+        chosen = choose_from("Rater", names, key="exclude_who", value=None, placeholder="Choose a rater")
         if out.get(chosen, False):
             if st.button("Count again", key="include_go", type="primary"):
                 with errors_shown():
@@ -204,7 +204,8 @@ def _draw_exclusion(
         reason = st.text_input(
             "Reason", key="exclude_reason", max_chars=500, placeholder="Votes faster than the answers can be read"
         )
-        if form_button("Exclude", {"enter a reason": not reason.strip()}, key="exclude_go"):
+        missing = {"choose a rater": chosen is None, "enter a reason": not reason.strip()}
+        if form_button("Exclude", missing, key="exclude_go"):
             with errors_shown():
                 exclude_rater(ctx, campaign.id, chosen, reason=reason, person=person)
                 close_menu("exclude_menu")
