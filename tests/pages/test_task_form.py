@@ -9,7 +9,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import list_datasets
 from backend.services.evaluation.evaluations import list_evaluations
 from backend.services.evaluation.suites import list_suites
-from backend.services.evaluation.tasks import get_task, save_task
+from backend.services.evaluation.tasks import find_single_task, get_task, save_task
 from tests.support.data.task_rows import TASK_ROWS
 from tests.support.opening import open_page, words
 from tests.support.scenario import Scenario
@@ -74,6 +74,21 @@ def test_what_a_way_of_scoring_needs_is_a_sentence(site: Context) -> None:
     scoring.select("perplexity").run()
     assert not app.exception
     assert [error.value.startswith("A perplexity task needs `target`") for error in app.error] == [True]
+
+
+def test_a_generation_task_starts_with_the_answers_of_the_dataset(site: Context, scenario: Scenario) -> None:
+    """It started with the metric of IFEval, which failed in the queue on any other dataset."""
+    scenario.benchmark("questions")
+    questions = next(dataset for dataset in list_datasets(site) if dataset.name == "questions")
+    app = open_page(PAGE, task="new", dataset=questions.id)
+    (scoring,) = [box for box in app.selectbox if box.label == "Scoring"]
+    scoring.select("generation").run()
+    assert not app.error
+    assert "6 of 6 rows are scored" in words(app)
+    app.button(key="task_save").click().run()
+    saved = find_single_task(site, "my_task")
+    assert (saved.target, saved.references) == ("{{answers[0]}}", "answers")
+    assert [use.name for use in saved.metric_uses] == ["exact_match"]
 
 
 def test_a_number_out_of_bounds_is_named_and_saves_nothing(site: Context) -> None:

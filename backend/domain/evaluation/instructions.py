@@ -73,8 +73,8 @@ def _bind(name: str, given: Mapping[str, Any]) -> Callable[[str], bool]:
     return lambda text: check(text, **values)
 
 
-def check_row(response: str, row: Mapping[str, Any]) -> InstructionCheck:
-    """Check an answer to a row of IFEval's file, with `instruction_id_list` and `kwargs`. Raises InvalidInput."""
+def instructions_of(row: Mapping[str, Any]) -> tuple[list[str], list[Mapping[str, Any]]]:
+    """Return instructions and arguments of a row of IFEval's file. Raises InvalidInput for a row without them."""
     names, arguments = row.get("instruction_id_list"), row.get("kwargs")
     if (
         not isinstance(names, list)
@@ -85,7 +85,12 @@ def check_row(response: str, row: Mapping[str, Any]) -> InstructionCheck:
         raise InvalidInput(
             "The row has no instructions.", remedy="Give `instruction_id_list` and `kwargs`, as IFEval's file does."
         )
-    return check_instructions(response, names, arguments)
+    return names, arguments
+
+
+def check_row(response: str, row: Mapping[str, Any]) -> InstructionCheck:
+    """Check an answer to a row of IFEval's file, with `instruction_id_list` and `kwargs`. Raises InvalidInput."""
+    return check_instructions(response, *instructions_of(row))
 
 
 def followed_values(check: InstructionCheck) -> dict[str, float]:

@@ -8,7 +8,7 @@ import streamlit as st
 from pydantic import ValidationError
 
 from backend.domain.evaluation.config import EvaluationConfig
-from backend.domain.evaluation.tasks.definition import KIND_LABELS, FewShot, TaskDefinition
+from backend.domain.evaluation.tasks.definition import DEFAULT_METRIC, KIND_LABELS, FewShot, TaskDefinition
 from backend.domain.evaluation.tasks.groups import TaskGroup
 from backend.domain.evaluation.tasks.lm_eval_yaml import to_lm_eval
 from backend.domain.evaluation.tasks.metric_names import metric_label, metrics_of
@@ -51,6 +51,8 @@ choices: choices
 answer: answer
 metrics: [acc, acc_norm]
 """
+RIGHT_ANSWERS = {"target": "{{answers[0]}}", "references": "answers"}
+"""What a generation task holds at first: the columns of a benchmark of free answers."""
 
 
 def draw_tasks(ctx: Context) -> None:
@@ -160,6 +162,8 @@ def _draw_fields(task: TaskDefinition, *, key: str) -> dict[str, object]:
     """Draw the fields of a task; return their values."""
     values = draw_fields(TaskDefinition, only=("name", "kind"), key=key, values=task, columns=2)
     kind, held = str(values["kind"]), task.__dict__ | values
+    if kind == "generation" != task.kind and not (task.target or task.references):
+        held |= RIGHT_ANSWERS
     values |= draw_fields(TaskDefinition, skip=("name", "kind"), key=key, values=held)
     if kind == "multiple_choice":
         values |= _draw_choices(task, key=key)
@@ -208,7 +212,7 @@ def _choose_metrics(task: TaskDefinition, kind: str, *, key: str) -> list[dict[s
     """Draw the choice of metrics; return them with the options that the task gives them."""
     options = list(dict.fromkeys([*(use.name for use in task.metric_uses), *metrics_of(kind)]))
     options = [name for name in options if name in metrics_of(kind) or kind == task.kind]
-    own = [use.name for use in task.metric_uses if kind == task.kind] or options[:1]
+    own = [use.name for use in task.metric_uses] if kind == task.kind else [DEFAULT_METRIC[kind]]
     chosen = st.multiselect(
         "Metrics", options, default=own, format_func=metric_label, key=f"{key}_metrics_{kind}", help="The first ranks."
     )

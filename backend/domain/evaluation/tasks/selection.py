@@ -7,7 +7,10 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from backend.domain.evaluation.instructions import instructions_of
+from backend.domain.evaluation.metrics.items import INSTRUCTIONS
 from backend.domain.evaluation.tasks.definition import TaskDefinition
+from backend.domain.evaluation.tasks.metric_names import METRIC_NAMES
 from backend.domain.evaluation.tasks.rendering import UNNAMED, Rendered, balanced_value, is_chosen, render, subgroup_of
 from backend.domain.evaluation.tasks.templates import TemplateFault
 from backend.domain.json_values import RowMapping
@@ -82,8 +85,30 @@ def _draw(
 
 
 def render_row(task: TaskDefinition, row: RowMapping, selection: Selection) -> Rendered:
-    """Render a row behind its examples. Raises TemplateFault."""
+    """Render a row behind its examples. Raises TemplateFault, also for a row without what a metric reads."""
+    if task.kind == "generation":
+        _check_metrics(task, row)
     return render(task, row, selection.examples_for(row, subgroup_of(task, row)))
+
+
+def _check_metrics(task: TaskDefinition, row: RowMapping) -> None:
+    names = [use.name for use in task.metric_uses]
+    comparing = [name for name in names if name not in METRIC_NAMES]
+    if comparing and not (task.references or task.target or task.runs_code):
+        raise TemplateFault(
+            f"The metric {comparing[0]} compares with right answers, and the task names none.",
+            path="references",
+            remedy="Give `references`, such as answers, or `target`; or choose another metric.",
+        )
+    if INSTRUCTIONS in names:
+        try:
+            instructions_of(row)
+        except InvalidInput as error:
+            raise TemplateFault(
+                f"The metric {INSTRUCTIONS} can't score it: {error.message}",
+                path="metrics",
+                remedy=f"{error.remedy} Or choose another metric.",
+            ) from error
 
 
 def _no_rows(task: TaskDefinition, rows: Sequence[RowMapping]) -> str:

@@ -109,6 +109,28 @@ def test_a_task_that_does_not_fit_is_refused_before_the_queue(ctx: Context, chan
     assert list_jobs(ctx) == []
 
 
+OPEN = "name: open\nkind: generation\nprompt: '{{question}}'\n"
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("ifeval", "Row 1: The metric ifeval can't score it: The row has no instructions"),
+        ("exact_match", "Row 1: The metric exact_match compares with right answers, and the task names none"),
+    ],
+)
+def test_a_metric_that_the_rows_can_not_serve_is_refused_in_the_preview_and_before_the_queue(
+    ctx: Context, metric: str, words: str
+) -> None:
+    """The preview said that all rows are scored, and the evaluation failed minutes later in the queue."""
+    text = f"{OPEN}metrics: [{metric}]\n"
+    with pytest.raises(InvalidInput, match=words):
+        preview_task(ctx, text, resolve_version(ctx, "facts"))
+    with pytest.raises(InvalidInput, match=words):
+        Scenario(ctx).evaluation("Oak", "facts", task=find_single_task(ctx, text))
+    assert list_jobs(ctx) == []
+
+
 def test_rows_as_they_are_need_a_task(scenario: Scenario) -> None:
     with pytest.raises(InvalidInput, match="Choose a task"):
         scenario.evaluation("Oak", "ifeval")
