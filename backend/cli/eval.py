@@ -239,11 +239,9 @@ def power(
             remedy="Choose a benchmark of items.",
         )
     source = f"measured in {plan.power.measured_pairs} pairs" if plan.power.measured_pairs else "planned"
+    difference = "no difference" if (least := plan.power.detectable) is None else f"a difference of {least:.4f}"
     lines = [
-        (
-            f"{plan.items} items detect a difference of {plan.power.detectable:.4f} in {percent(plan.power.power)} of"
-            " cases"
-        ),
+        f"{plan.items} items detect {difference} in {percent(plan.power.power)} of cases",
         f"discordance {plan.power.discordance:.3f} ({source}), design effect {plan.power.design_effect:.2f}",
         *(f"a difference of {difference:g} needs {items} items" for difference, items in plan.power.items_for),
     ]

@@ -297,7 +297,7 @@ def decisions(repeats: int) -> Iterator[Row]:
         yield f"gate, margin 5 points, 500 items, {name}", rate, nominal, few, "exact"
     yield from looks(repeats // 2, evidence, gate)
     for n, discordance in ((500, 0.3), (200, 0.2)):
-        difference = detectable_difference(n, discordance=discordance)
+        difference = detectable_difference(n, discordance=discordance) or 0.0
         up, down = (discordance + difference) / 2, (discordance - difference) / 2
         tables = np.random.default_rng(n).multinomial(n, [up, down, 1 - discordance], size=repeats)
         rate = float(np.mean([mcnemar(int(a), int(b)) < 0.05 for a, b, _ in tables]))

@@ -97,7 +97,7 @@ def test_the_form_of_a_gate_names_its_benchmark_and_how_likely_it_passes_and_fai
     assert warned.startswith("On facts@1, 40 items: an equal checkpoint passes in ")
     for words_of in ("worse by 4 points fails in", "worse by 2 points passes in at most 2.3 %", "measured in 1 pair"):
         assert words_of in warned, warned
-    assert "items would pass it in 80 %" in warned
+    assert "items, an equal checkpoint would pass in 80 % of cases." in warned
     app.number_input(key="gate_margin").set_value(60.0).run()
     assert not [one for one in app.warning if "On facts@1" in one.value]
 

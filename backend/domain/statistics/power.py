@@ -33,14 +33,15 @@ MAX_EXACT = 100_000
 class PowerPlan:
     """Power of a comparison of two checkpoints on `n` items, before it runs.
 
-    `detectable`: smallest true difference found with `power`. `discordance`: assumed share of differing items;
+    `detectable`: smallest true difference found with `power`; None where even one on all differing items, all in one
+    direction, is found less often. `discordance`: assumed share of differing items;
     `measured_pairs` counts the pairs of earlier evaluations that it is the median of, 0 where it is planned.
     `design_effect`: variance of clusters over that of separate items. `items_for`: (difference, items that it needs)
     for some differences worth finding.
     """
 
     n: int
-    detectable: float
+    detectable: float | None
     discordance: float
     measured_pairs: int
     design_effect: float
@@ -74,11 +75,10 @@ def plan_power(
 
 def detectable_difference(
     n: int, *, discordance: float, design_effect: float = 1.0, level: float = 0.95, power: float = 0.8
-) -> float:
-    """Return the smallest true difference of two accuracies that `n` shared items find with this power, at most 1.
+) -> float | None:
+    """Return the smallest true difference of two accuracies that `n` shared items find with this power.
 
-    The two checkpoints can't differ by more than q, the discordance: where `n` is too small even for that, more
-    discordance is assumed.
+    Two checkpoints can't differ by more than their discordance; None where `n` items are too few even for that.
     """
     _check_discordance(discordance)
     _power_quantiles(1 - level, power)
@@ -88,9 +88,9 @@ def detectable_difference(
     def reaches(difference: float) -> bool:
         return power_of(difference, n, discordance=discordance, design_effect=design_effect, level=level) >= power
 
-    low, high = 0.0, 1.0
+    low, high = 0.0, discordance
     if not reaches(high):
-        return 1.0
+        return None
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (low, middle) if reaches(middle) else (middle, high)

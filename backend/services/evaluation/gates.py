@@ -107,7 +107,7 @@ class GateOutcome:
                     if result.items_to_settle > available
                     else ""
                 )
-                text += f"; about {result.items_to_settle:,} items would settle it{short}"
+                text += f"; at this difference about {result.items_to_settle:,} items would settle it{short}"
             parts.append("; ".join([text, *(f"on {result.benchmark} {one}" for one in cut)]))
         return "; ".join(parts) or "the candidate is the champion"
 

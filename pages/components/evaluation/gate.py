@@ -298,7 +298,7 @@ def _report_row(part: ReportedBenchmark) -> dict[str, object]:
         "Items": f"{part.n:,}" + (f" in {plural(part.clusters, 'cluster')}" if part.clusters else ""),
         "Look": "–" if part.error is None else f"{part.look}: may err in {percent(part.error, digits=2)}",
         "Verdict": part.verdict.capitalize(),
-        "Items needed": settle,
+        "Items needed at this difference": settle,
     }
 
 

@@ -25,7 +25,7 @@ def format_power(plan: PowerPlan) -> str:
             f"are assumed to differ on {percent(plan.discordance)} of items, as no two evaluations here"
             " share enough of its items yet"
         )
-    if plan.detectable < 1:
+    if plan.detectable is not None:
         words = (
             f"Detects a difference of {100 * plan.detectable:.1f} points with {percent(plan.power)} power; checkpoints"
             f" {source}."
@@ -50,17 +50,18 @@ def format_gate_power(plan: GatePlan, *, test: str) -> str:
     points, twice = f"{100 * power.margin:g}", f"{200 * power.margin:g} points"
     head = f"On {plan.benchmark}, {plural(power.n, 'item')}:"
     wrong = f"one that is worse by {points} points passes in at most {percent(power.errs, digits=1)}"
-    right = f"an equal checkpoint passes in {percent(power.passes)} of cases"
+    candidate = "an equal checkpoint"
     if test == "superiority":
         wrong = f"one that is better by just {points} points passes in at most {percent(power.errs, digits=1)}"
-        right = f"a checkpoint that is better by {twice} passes in {percent(power.passes)} of cases"
+        candidate = f"a checkpoint that is better by {twice}"
+    right = f"{candidate} passes in {percent(power.passes)} of cases"
     parts = [right, *([f"one that is worse by {twice} fails in {percent(power.fails)}"] if power.margin else []), wrong]
     source = (
         f"measured in {plural(plan.measured_pairs, 'pair')}" if plan.measured_pairs else "assumed, not measured yet"
     )
     needs = ""
     if power.items is not None and power.items > power.n:
-        needs = f" {power.items:,} items would pass it in 80 %."
+        needs = f" With {power.items:,} items, {candidate} would pass in 80 % of cases."
     return f"{head} {'; '.join(parts)}. Checkpoints differ on {percent(plan.discordance)} of items ({source}).{needs}"
 
 
@@ -84,4 +85,4 @@ def format_detectable(plan: PowerPlan | None) -> str:
     """Return the smallest difference that a comparison can detect; a dash where unknown before texts are scored."""
     if plan is None:
         return "–"
-    return f"{100 * plan.detectable:.1f} points" if plan.detectable < 1 else "none: too few items"
+    return "none: too few items" if plan.detectable is None else f"{100 * plan.detectable:.1f} points"

@@ -91,7 +91,7 @@ def test_too_few_items_are_inconclusive_with_the_number_that_settles_it(ctx: Con
     assert (outcome.verdict, result.n) == (GateVerdict.INCONCLUSIVE, 20)
     assert result.items_to_settle is not None
     assert result.items_to_settle > 20
-    assert f"about {result.items_to_settle:,} items would settle it" in outcome.reason
+    assert f"at this difference about {result.items_to_settle:,} items would settle it" in outcome.reason
 
 
 def test_unlike_settings_are_refused_with_what_differs(ctx: Context, scenario: Scenario) -> None:
