@@ -37,6 +37,7 @@ from tests.support import run_world
 from tests.support.battle_world import (
     cast_vote,
     claim_generation,
+    link_rater,
     next_battle,
     prefer,
     vote_in_turn,
@@ -240,6 +241,16 @@ def test_a_rater_is_excluded_with_a_reason_and_the_board_says_so(scenario: Scena
     assert_sound(app)
     assert "you excluded" in words(app)
     assert "No votes match these options" in words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Board"))
+
+
+def test_the_training_plan_says_that_raters_are_flagged(site: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=30, dataset_rows=60)
+    scenario.votes(campaign, "Elm", rater=link_rater(site, campaign.id, "careful"))
+    assert "Quality flags" not in words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Train"))
+    scenario.votes(campaign, lambda a, b: "A", rater=link_rater(site, campaign.id, "lazy"), seed=2)
+    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Train")
+    assert app.button(key="plan_flags").label == "Quality flags on 1 of 2 raters"
+    assert "Their votes are trained on, unless you exclude them." in words(app)
 
 
 def test_a_board_is_frozen_and_verified_on_its_page(site: Context, scenario: Scenario) -> None:

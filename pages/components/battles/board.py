@@ -14,17 +14,17 @@ from backend.domain.battles.options import Control, RatingOptions
 from backend.domain.battles.rating_table import PairDifference, RatingTable
 from backend.domain.wording import percent, plural
 from backend.services.battles.frozen_boards import freeze_board, list_frozen_boards
-from backend.services.battles.quality import last_rater_qualities
 from backend.services.battles.standings import Standings, board_fragility, standings
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context, Person
 from pages.components import routes
 from pages.components.battles.charts import interval_chart, rating_marks
 from pages.components.battles.judges import draw_judges
+from pages.components.battles.raters import draw_flagged
 from pages.components.battles.standings import draw_bias, draw_verdicts, draw_votes_needed, draw_win_matrix
 from pages.components.charts.style import STATIC
 from pages.components.frame import errors_shown, plain
-from pages.components.links import row_link, tab_link
+from pages.components.links import row_link
 from pages.components.numbers import form_button
 from pages.components.tables import draw_table
 from pages.components.words import when
@@ -72,13 +72,9 @@ def _draw_ways_on(ctx: Context, person: Person, campaign: CampaignView, board: S
     """Draw how many raters have quality flags, and the ways to them, to the leader's checkpoint and to its promotion,
     whose page says what speaks against it.
     """
-    raters = last_rater_qualities(ctx, campaign.id)
-    flagged = sum(bool(rater.flags) for rater in raters.values())
     leader = board.table.ratings[0].contestant if board.table is not None else ""
     with st.container(horizontal=True, vertical_alignment="center"):
-        if flagged:
-            words = f"Quality flags on {flagged} of {plural(len(raters), 'rater')}"
-            tab_link(words, "Raters", key="board_flags", icon="flag")
+        draw_flagged(ctx, campaign, key="board_flags")
         if leader in board.checkpoints:
             query = {"checkpoint": board.checkpoints[leader]}
             row_link(leader, page=routes.CHECKPOINTS, query=query, key="board_leader")

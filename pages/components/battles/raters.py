@@ -11,7 +11,7 @@ from backend.domain.wording import percent, plural
 from backend.services.battles.answers import count_flagged_battles
 from backend.services.battles.ballots import count_pairs
 from backend.services.battles.exclusions import exclude_rater, include_rater, list_exclusions
-from backend.services.battles.quality import rater_qualities
+from backend.services.battles.quality import last_rater_qualities, rater_qualities
 from backend.services.battles.raters import (
     LOCAL_RATER,
     RaterLink,
@@ -72,6 +72,16 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
     if not person.may_build or not campaign.is_open or campaign.is_standing:
         return
     _draw_links(ctx, person, campaign, rows)
+
+
+def draw_flagged(ctx: Context, campaign: CampaignView, *, key: str) -> bool:
+    """Draw the way to the raters with quality flags, and return whether there are any."""
+    raters = last_rater_qualities(ctx, campaign.id)
+    flagged = sum(bool(rater.flags) for rater in raters.values())
+    if flagged:
+        words = f"Quality flags on {flagged} of {plural(len(raters), 'rater')}"
+        tab_link(words, "Raters", key=key, icon="flag")
+    return bool(flagged)
 
 
 def _draw_pairs(ctx: Context, campaign: CampaignView) -> None:

@@ -16,6 +16,7 @@ from backend.services.battles.views import CampaignView
 from backend.services.battles.vote_training import TrainingPlan, plan_training, train_on_votes
 from backend.services.context import Context, Person
 from pages.components import routes
+from pages.components.battles.raters import draw_flagged
 from pages.components.choices import by_identity, choose_one
 from pages.components.forms import draw_fields
 from pages.components.frame import draw_metric, errors_shown, plain
@@ -57,6 +58,9 @@ def draw_training_plan(ctx: Context, person: Person, campaign: CampaignView) -> 
         _draw_rows(plan)
         if not plan.num_rows:
             return
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if draw_flagged(ctx, campaign, key="plan_flags"):
+                st.caption("Their votes are trained on, unless you exclude them.", width="content")
         config = _draw_recipe(plan)
         if person.may_build and st.button(
             "Train on these votes",
