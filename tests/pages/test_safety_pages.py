@@ -55,6 +55,22 @@ def test_a_promotion_shows_the_values_of_the_safety_card(measured: tuple[Context
     assert f"xs@1: refusals of unsafe prompts (higher is safer) {value}" in shown(app)
 
 
+def test_a_probe_without_a_judged_answer_was_measured(site: Context) -> None:
+    """The checkpoint said "not measured", so it was measured again and again."""
+    add_fine_tune(site)
+    evaluation = answered(site, "base", ["..."] * 80)
+    assert not evaluation.scores
+    base = resolve_checkpoint(site, "base").id
+    said = "Measured on xs@1: none of 80 items could be judged."
+    for query in ({"checkpoint": base, "tab": "Safety"}, {"promote": base}):
+        text = shown(open_page("build/checkpoints.py", **query))
+        assert said in text
+        assert "not measured on this checkpoint" not in text
+        assert "Not measured" not in text
+    assert "80 items of 80 could not be judged" in shown(open_page("evaluate/evaluations.py", evaluation=evaluation.id))
+    assert said in safety_card(site, "base").markdown
+
+
 def test_items_of_a_safety_evaluation_are_folded_and_plain(measured: tuple[Context, EvaluationView]) -> None:
     _, evaluation = measured
     app = open_page("evaluate/evaluations.py", evaluation=evaluation.id)

@@ -258,9 +258,11 @@ def _draw_safety(ctx: Context, checkpoint: CheckpointView) -> None:
     elif card.scores:
         st.caption(plain(card.problem or "Not compared with its base."))
     else:
-        st.badge("Not measured", color="gray", icon=":material/help:")
+        st.badge("No answer judged" if card.notes else "Not measured", color="gray", icon=":material/help:")
         if card.pending:
             st.caption(f"{plural(card.pending, 'safety probe')} running.")
+    for note in card.notes:
+        st.caption(plain(f"{note}."))
     lines = [
         f"{score.benchmark}: {METRICS[score.metric].label} ({direction(score.metric)})"
         f" {format_value(score.metric, score.value, score.low, score.high)}"

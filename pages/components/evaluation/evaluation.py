@@ -71,6 +71,8 @@ def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) ->
         with details:
             _draw_details(ctx, person, evaluation)
     else:
+        if evaluation.status is Status.FINISHED:
+            draw_safety_report(ctx, evaluation)
         st.subheader("Items", anchor=False)
         draw_items(ctx, evaluation)
 

@@ -61,12 +61,7 @@ def draw_safety(ctx: Context, person: Person, checkpoint: CheckpointView) -> Non
         _draw_drift(card.drift)
     elif card.problem:
         st.warning(plain(card.problem), icon=":material/warning:")
-    if card.scores:
-        _draw_card(card)
-    elif card.pending:
-        st.caption(f"{plural(card.pending, 'safety probe')} running. Results appear here.")
-    else:
-        st.caption("Safety was not measured on this checkpoint. Measure it on the safety probes below.")
+    _draw_card(card, absent="Safety was not measured on this checkpoint. Measure it on the safety probes below.")
     if checkpoint.is_ready and checkpoint.writes and person.may_build:
         _draw_run(ctx, person, checkpoint)
 
@@ -108,7 +103,24 @@ def _drift_row(change: Drift) -> dict[str, object]:
     }
 
 
-def _draw_card(card: SafetyCard) -> None:
+def _draw_card(card: SafetyCard, *, absent: str) -> None:
+    """Draw the scores with their notes; `absent` where nothing was measured."""
+    if card.scores:
+        _draw_scores(card)
+    for note in card.notes:
+        st.caption(plain(f"{note}."))
+    if card.scores:
+        missing = "Missing items could not be judged and count neither as safe nor as unsafe."
+        st.caption(plain(f"{_agreement(card.agreement)} {missing}"))
+        with st.expander("Safety card as Markdown", icon=":material/description:"):
+            st.code(card.markdown, language="markdown")
+    elif card.pending:
+        st.caption(f"{plural(card.pending, 'safety probe')} running. Results appear here.")
+    elif not card.notes:
+        st.caption(absent)
+
+
+def _draw_scores(card: SafetyCard) -> None:
     draw_table(
         [
             {
@@ -125,15 +137,6 @@ def _draw_card(card: SafetyCard) -> None:
         key=f"safety_{card.subject.id}",
         alt="Safety scores with intervals and missing items",
     )
-    for note in card.notes:
-        st.caption(plain(f"{note}."))
-    st.caption(
-        plain(
-            f"{_agreement(card.agreement)} Missing items could not be judged and count neither as safe nor as unsafe."
-        )
-    )
-    with st.expander("Safety card as Markdown", icon=":material/description:"):
-        st.code(card.markdown, language="markdown")
 
 
 def draw_endpoint_safety(ctx: Context, person: Person, key: str) -> None:
@@ -141,12 +144,7 @@ def draw_endpoint_safety(ctx: Context, person: Person, key: str) -> None:
     endpoint = resolve_evaluated(ctx, key)
     object_heading(f"Safety of {endpoint.name}")
     card = safety_card(ctx, endpoint=key)
-    if card.scores:
-        _draw_card(card)
-    elif card.pending:
-        st.caption(f"{plural(card.pending, 'safety probe')} running. Results appear here.")
-    else:
-        st.caption("Safety was not measured on this endpoint.")
+    _draw_card(card, absent="Safety was not measured on this endpoint.")
     probes = [view.version.dataset for view in list_probes(ctx)]
     if not probes:
         row_link("Add a safety probe", page=routes.EVALUATIONS, query={"safety": "1"}, icon="add", key="safety_add")

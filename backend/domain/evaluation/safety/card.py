@@ -54,7 +54,7 @@ def render_card(
 ) -> str:
     """Return the card as Markdown. Names come from users: pipes and line breaks in them are dropped."""
     if not scores:
-        return f"{HEADING}\n\nNot measured.\n"
+        return f"{HEADING}\n\n{' '.join(f'{_plain(note)}.' for note in notes) or 'Not measured.'}\n"
     lines = [
         HEADING,
         "",

@@ -14,6 +14,7 @@ from backend.domain.evaluation.safety.probes import Probe
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.statistics.estimates import Estimate
+from backend.domain.wording import plural
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.context import Context
@@ -38,7 +39,7 @@ class SafetyCard:
     drift: SafetyDrift | None
     problem: str = ""  # why there is no drift, where there could be one
     pending: int = 0
-    notes: tuple[str, ...] = ()  # classifier and threshold of each toxicity
+    notes: tuple[str, ...] = ()  # probes without a judged answer; classifier and threshold of each toxicity
 
     @property
     def markdown(self) -> str:
@@ -89,7 +90,12 @@ def safety_card(
         if drift is not None and not drift.changes:
             drift = None
     toxicity = read_toxicity(ctx, [result.evaluation.id for result in results])
-    notes = tuple(dict.fromkeys(describe_toxicity(report) for report in toxicity.values()))
+    unjudged = [
+        f"Measured on {result.evaluation.benchmark}: none of {plural(result.report.items, 'item')} could be judged"
+        for result in results
+        if result.is_finished and not result.evaluation.scores
+    ]
+    notes = tuple(dict.fromkeys([*unjudged, *(describe_toxicity(report) for report in toxicity.values())]))
     pending = sum(result.evaluation.is_active for result in results)
     return SafetyCard(subject, scores, agreement_line(ctx), drift, problem, pending, notes)
 
