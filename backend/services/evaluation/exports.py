@@ -17,6 +17,7 @@ from backend.domain.csv_text import write_csv
 from backend.domain.evaluation.config import describe_scoring, score_label
 from backend.domain.evaluation.exchange import ItemRow, sample_line, write_results
 from backend.domain.evaluation.report import ReportSection, evaluation_report_html
+from backend.domain.jobs.states import Status
 from backend.errors import Conflict
 from backend.services.context import Context
 from backend.services.evaluation.board import caveats_of, rank_board, read_board
@@ -44,7 +45,15 @@ def export_evaluation(ctx: Context, evaluation_id: str, *, form: ExportFormat) -
 
 
 def scores_csv(evaluations: Sequence[EvaluationView]) -> str:
-    """Return the scores of evaluations as CSV, a line for each metric."""
+    """Return the scores of evaluations as CSV, a line for each metric; one without for a finished one with no score, as
+    where no answer could be judged.
+    """
+    names = ("metric", "subgroup", "value", "stderr", "low", "high", "n", "method")
+    scores = {
+        one.id: [attributes_of(score, *names) for score in one.scores]
+        or ([dict.fromkeys(names)] if one.status is Status.FINISHED else [])
+        for one in evaluations
+    }
     return write_csv(
         [
             {
@@ -52,13 +61,14 @@ def scores_csv(evaluations: Sequence[EvaluationView]) -> str:
                 "benchmark": one.benchmark,
                 "kind": one.kind.value,
                 "shots": one.settings.get("shots"),
-                **attributes_of(score, "metric", "subgroup", "value", "stderr", "low", "high", "n", "method"),
+                **score,
+                "task": one.config.task.name if one.config.task else "",
                 "caveats": "; ".join(caveats_of(one)),
                 "evaluation": one.id,
                 "fingerprint": one.fingerprint,
             }
             for one in evaluations
-            for score in one.scores
+            for score in scores[one.id]
         ]
     )
 

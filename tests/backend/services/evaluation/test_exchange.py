@@ -4,6 +4,7 @@ own.
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -15,12 +16,14 @@ import pytest
 from backend.domain.csv_text import write_csv
 from backend.domain.evaluation.exchange import StatedScore, read_results
 from backend.domain.evaluation.report import ReportSection, evaluation_report_html
+from backend.domain.evaluation.tasks.reading import read_task
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.board import read_board
 from backend.services.evaluation.evaluations import list_evaluations
 from backend.services.evaluation.exports import board_html, export_evaluation, scores_csv
 from backend.services.evaluation.imported import import_results, list_imported, remove_imported
+from tests.support.safety_world import add_fine_tune, answered
 from tests.support.scenario import Scenario
 
 EVIL = '<img src="http://evil.example/x.png"><script>alert(1)</script>'
@@ -79,6 +82,22 @@ def test_csv_quotes_formulas_and_leaves_missing_cells_empty(ctx: Context, scenar
     assert scores_csv(list_evaluations(ctx)).splitlines()[1].startswith("Oak,facts@1,multiple_choice,0,acc,,0.5,0.05")
     assert write_csv([{"a": "=1+1", "b": None}, {"a": -1.5, "b": "x"}]) == "a,b\n'=1+1,\n-1.5,x\n"
     assert evaluation_report_html("t", "", [ReportSection("empty", [])]).count("<h2>") == 0
+
+
+def test_csv_names_the_task_and_keeps_finished_evaluations_without_a_score(ctx: Context, scenario: Scenario) -> None:
+    scenario.evaluation("Oak", "facts", [1, 0], task=read_task("name: law\nkind: multiple_choice\n" + FIELDS))
+    scenario.evaluation("Oak", "facts", [1, 0])
+    add_fine_tune(ctx)
+    answered(ctx, "base", ["..."] * 80)
+    rows = list(csv.DictReader(io.StringIO(scores_csv(list_evaluations(ctx)))))
+    assert {(row["checkpoint"], row["benchmark"], row["task"], row["metric"]) for row in rows} >= {
+        ("Oak", "facts@1", "law", "acc"),
+        ("Oak", "facts@1", "", "acc"),
+        ("base", "xs@1", "", ""),
+    }
+
+
+FIELDS = "prompt: '{{question}}'\nchoices: choices\nanswer: answer\n"
 
 
 def results_file(**changes: Any) -> dict[str, Any]:
