@@ -22,6 +22,7 @@ from backend.services.evaluation.comparisons import (
     column_key,
     compare,
     refuse_unlike,
+    unlike_ways,
 )
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, list_evaluations
 from backend.services.evaluation.packed_items import read_item_values
@@ -142,3 +143,19 @@ def compare_across(ctx: Context, first_id: str, second_id: str) -> list[Benchmar
             )
         )
     return differences
+
+
+def unlike_benchmarks(ctx: Context, first_id: str, second_id: str) -> list[str]:
+    """Return the benchmarks that two subjects were evaluated on by the same task, but never in the same way, with what
+    differs between the newest: `facts@1, whose evaluations differ in the number of items (all and 50)`.
+    """
+    sides: dict[tuple[str, str], tuple[list[EvaluationView], list[EvaluationView]]] = {}
+    for one in list_evaluations(ctx, limit=LIMIT):
+        if one.subject_id in (first_id, second_id) and one.status is Status.FINISHED and one.scores:
+            task = one.config.task.name if one.config.task else one.kind.value
+            sides.setdefault((one.version_id, task), ([], []))[one.subject_id == second_id].append(one)
+    return [
+        f"{firsts[0].benchmark}, whose evaluations differ in {', and in '.join(unlike_ways(firsts[0], seconds[0]))}"
+        for firsts, seconds in sides.values()
+        if firsts and seconds and all(unlike_ways(first, second) for first in firsts for second in seconds)
+    ]

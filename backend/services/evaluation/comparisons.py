@@ -158,9 +158,7 @@ def refuse_unlike(first: EvaluationView, second: EvaluationView) -> None:
                 f"The evaluation of “{evaluation.checkpoint}” is {status_word(evaluation.status)}.",
                 remedy="Compare finished ones.",
             )
-    across = first.endpoint is not None or second.endpoint is not None
-    reasons = unlike_settings(_decisive(first, across=across), _decisive(second, across=across))
-    if reasons:
+    if reasons := unlike_ways(first, second):
         chat = first.facts.used_chat_template != second.facts.used_chat_template
         remedy = (
             "Evaluate both with the chat template on, or both with it off."
@@ -170,6 +168,12 @@ def refuse_unlike(first: EvaluationView, second: EvaluationView) -> None:
         raise Conflict(
             f"These evaluations can't be compared, because they differ in {', and in '.join(reasons)}.", remedy=remedy
         )
+
+
+def unlike_ways(first: EvaluationView, second: EvaluationView) -> list[str]:
+    """Return every setting in which two evaluations differ, one phrase each. Empty: they may be compared."""
+    across = first.endpoint is not None or second.endpoint is not None
+    return unlike_settings(_decisive(first, across=across), _decisive(second, across=across))
 
 
 def unlike_facts(first: EvaluationView, second: EvaluationView) -> tuple[str, ...]:

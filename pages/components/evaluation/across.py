@@ -25,10 +25,17 @@ def adjusted_text(comparison: Comparison, differences: Sequence[BenchmarkDiffere
     return f"Adjusted for {plural(len(differences), 'benchmark')} ({CORRECTION}): {p_text(own.p_adjusted)}"
 
 
-def draw_across(comparison: Comparison, differences: Sequence[BenchmarkDifference]) -> None:
-    """Draw the differences on every benchmark that both checkpoints have; nothing for a single one."""
-    if len(differences) < 2:
-        return
+def draw_across(comparison: Comparison, differences: Sequence[BenchmarkDifference], *, unlike: Sequence[str]) -> None:
+    """Draw the differences on every benchmark that both checkpoints have, unless there is a single one, and those left
+    out as `unlike`.
+    """
+    if len(differences) > 1:
+        _draw_differences(comparison, differences)
+    for one in unlike:
+        st.caption(plain(f"Left out: {one}. Evaluate both with the same settings."))
+
+
+def _draw_differences(comparison: Comparison, differences: Sequence[BenchmarkDifference]) -> None:
     names = {"first": comparison.first.checkpoint, "second": comparison.second.checkpoint}
     st.subheader("All benchmarks", anchor=False)
     rows = [

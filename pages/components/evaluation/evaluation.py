@@ -13,7 +13,7 @@ from backend.domain.statistics.estimates import Estimate
 from backend.domain.statistics.groups import macro_average, micro_average
 from backend.domain.wording import format_usd, percent, plural
 from backend.services.context import Context, Person
-from backend.services.evaluation.baselines import compare_across
+from backend.services.evaluation.baselines import compare_across, unlike_benchmarks
 from backend.services.evaluation.board import void_reason_of
 from backend.services.evaluation.comparisons import ALPHA, Comparison, compare, list_comparable, open_pair, order_pair
 from backend.services.evaluation.evaluations import EvaluationView, ScoreView, launch_again
@@ -262,9 +262,10 @@ def draw_paired_comparison(ctx: Context, first_id: str, second_id: str) -> None:
     else:
         winner = second if comparison.better == "second" else first
         st.success(plain(f"{winner} is significantly better."), icon=":material/check_circle:")
-    differences = compare_across(ctx, comparison.first.subject_id, comparison.second.subject_id)
+    subjects = comparison.first.subject_id, comparison.second.subject_id
+    differences = compare_across(ctx, *subjects)
     _draw_difference(comparison, noun=noun, adjusted=adjusted_text(comparison, differences))
-    draw_across(comparison, differences)
+    draw_across(comparison, differences, unlike=unlike_benchmarks(ctx, *subjects))
     st.subheader(
         "Largest differences" if comparison.first.kind is EvaluationKind.PERPLEXITY else "Items side by side",
         anchor=False,

@@ -12,7 +12,7 @@ from backend.bootstrap import get_context
 from backend.cli.main import app
 from backend.domain.statistics.multiplicity import holm
 from backend.services.context import Context
-from backend.services.evaluation.baselines import compare_across
+from backend.services.evaluation.baselines import compare_across, unlike_benchmarks
 from backend.services.evaluation.comparisons import compare
 from tests.support.evaluation_world import CHOICES
 from tests.support.scenario import Scenario
@@ -52,6 +52,18 @@ def test_each_benchmark_is_compared_as_by_itself_and_adjusted_for_all(ctx: Conte
     assert by_name["names@1"].p_value < 0.05  # type: ignore[operator]
     assert by_name["letters@1"].better is None
     assert by_name["stories@1"].better != "second"  # more bits per byte are worse
+
+
+def test_benchmarks_that_were_never_evaluated_alike_are_named_with_what_differs(
+    ctx: Context, scenario: Scenario, ids: tuple[str, str]
+) -> None:
+    scenario.benchmark("open", CHOICES)
+    for name, chat in (("Oak", False), ("Elm", True)):
+        scenario.evaluation(name, "open", [1.0] * 30, facts={"used_chat_template": chat})
+    assert "open@1" not in [one.column.benchmark for one in compare_across(ctx, *ids)]
+    assert unlike_benchmarks(ctx, *ids) == [
+        "open@1, whose evaluations differ in whether text went through a chat template (no and yes)"
+    ]
 
 
 def test_the_command_says_how_p_was_adjusted(
