@@ -88,6 +88,13 @@ def test_a_verdict_shows_difference_interval_threshold_and_what_settles_it(site:
     assert list_gates(site)[0].endpoints == ("tales",)
 
 
+def test_a_new_gate_begins_with_a_champion_that_was_evaluated(site: Context, scenario: Scenario) -> None:
+    newest = scenario.checkpoint("Ash")
+    app = open_page(PAGE, gates="1")
+    assert app.selectbox(key="gate_champion").value in {resolve_checkpoint(site, name).id for name in ("Oak", "Elm")}
+    assert app.selectbox(key="gate_champion").value != newest
+
+
 def test_the_form_of_a_gate_names_its_benchmark_and_how_likely_it_passes_and_fails(site: Context) -> None:
     app = open_page(PAGE, gates="1")
     app.selectbox(key="gate_champion").set_value(resolve_checkpoint(site, "Oak").id)

@@ -86,6 +86,7 @@ def test_a_generation_task_starts_with_the_answers_of_the_dataset(site: Context,
     assert not app.error
     assert "6 of 6 rows are scored" in words(app)
     app.button(key="task_save").click().run()
+    assert app.query_params["dataset"] in (questions.id, [questions.id]), "the preview stays on the chosen dataset"
     saved = find_single_task(site, "my_task")
     assert (saved.target, saved.references) == ("{{answers[0]}}", "answers")
     assert [use.name for use in saved.metric_uses] == ["exact_match"]

@@ -29,7 +29,7 @@ def check_alias_name(name: str) -> None:
     if not ALIAS.fullmatch(name):
         raise InvalidInput(
             f"{name!r} can't be an alias.",
-            remedy="Write NAME@STAGE, such as storyteller@production, in at most 80 letters, digits and . _ -",
+            remedy="Write NAME@STAGE, such as storyteller@production, in at most 80 letters a to z, digits and . _ -",
             field="alias",
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.battles.preferences.offline import MIN_CONTESTANTS
+from backend.domain.evaluation.score_text import score_label
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context
 from backend.services.offline_agreement import compare_benchmarks
@@ -26,7 +27,7 @@ def draw_offline(ctx: Context, campaign: CampaignView) -> None:
             [
                 {
                     "Benchmark": row.benchmark,
-                    "Metric": row.metric,
+                    "Metric": score_label(row.metric),
                     "Contestants": row.contestants,
                     "Rank correlation": (
                         f"{row.tau:+.2f} [{row.tau_low:+.2f}, {row.tau_high:+.2f}]" if row.tau is not None else None

@@ -123,7 +123,8 @@ def _preview(text: str, mapping: dict[str, str], *, scope: str) -> VotePreview:
 
 def _draw_preview(preview: VotePreview) -> None:
     labels = ", ".join(
-        f"{LABELS[label]} {percent(number / preview.num_votes)}" for label, number in preview.labels.items()
+        f"{LABELS[label]} {number:,} ({percent(number / preview.num_votes)})"
+        for label, number in preview.labels.items()
     )
     st.markdown(f"**{plain(preview.summary)}:** {labels}.")
     for note in preview.notes:

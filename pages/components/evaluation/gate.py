@@ -112,7 +112,8 @@ def _champion(ctx: Context, config: GateConfig) -> str:
 @number_form
 def _draw_form(ctx: Context, person: Person) -> None:
     names = label_usable_first(ctx, list_checkpoints(ctx, ready=True))
-    benchmarks = _offer_benchmarks(read_board(ctx).columns)
+    board = read_board(ctx)
+    benchmarks, evaluated = _offer_benchmarks(board.columns), {row.subject_id for row in board.rows}
     if not names or not benchmarks:
         st.caption("A gate needs a champion that was evaluated on a benchmark.")
         row_link("Evaluate a checkpoint", page=PAGE, query={"new": "1"}, icon="add", key="gate_evaluate")
@@ -129,7 +130,11 @@ def _draw_form(ctx: Context, person: Person) -> None:
             name = st.text_input("Name", key="gate_name", placeholder="release")
             champions = [*names, *endpoints]
             champion = choose_from(
-                "Champion", champions, words=lambda key: _champion_label(names, elsewhere, key), key="gate_champion"
+                "Champion",
+                champions,
+                words=lambda key: _champion_label(names, elsewhere, key),
+                key="gate_champion",
+                value=next((key for key in champions if key in evaluated), champions[0]),
             )
             chosen = st.multiselect(
                 "Benchmarks",

@@ -289,7 +289,8 @@ def _save(
         st.session_state.pop(state_key, None)
     st.session_state.pop(f"task_clash_{name}", None)
     st.toast(f"Saved {saved.name}.", icon=":material/check:")
-    st.switch_page(routes.EVALUATIONS, query_params={"task": saved.name})
+    chosen = st.session_state.get(f"task_dataset_{name}")
+    st.switch_page(routes.EVALUATIONS, query_params={"task": saved.name} | ({"dataset": chosen} if chosen else {}))
 
 
 def _draw_group(ctx: Context, person: Person, group: TaskGroup) -> None:
@@ -365,7 +366,7 @@ def draw_preview(ctx: Context, text: str, *, task: TaskDefinition | None, datase
         "Dataset",
         keys,
         index=keys.index(dataset_id) if dataset_id in keys else None,
-        placeholder="No dataset fits: choose one",
+        placeholder="Choose a dataset",
         format_func=by_identity(f"task_dataset_{key}", keys, lambda k: f"{datasets[k].name} ({datasets[k].kind})"),
         key=f"task_dataset_{key}",
     )
