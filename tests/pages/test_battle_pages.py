@@ -245,7 +245,7 @@ def test_a_rater_is_excluded_with_a_reason_and_the_board_says_so(scenario: Scena
 
 def test_the_training_plan_says_that_raters_are_flagged(site: Context, scenario: Scenario) -> None:
     campaign = scenario.campaign(num_prompts=30, dataset_rows=60)
-    scenario.votes(campaign, "Elm", rater=link_rater(site, campaign.id, "careful"))
+    scenario.votes(campaign, "Elm", rater=link_rater(site, campaign.id, "careful"), limit=9)
     assert "Quality flags" not in words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Train"))
     scenario.votes(campaign, lambda a, b: "A", rater=link_rater(site, campaign.id, "lazy"), seed=2)
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Train")

@@ -31,7 +31,10 @@ def format_power(plan: PowerPlan) -> str:
             f" {source}."
         )
     else:
-        words = f"Too few items to detect any difference with {percent(plan.power)} power; checkpoints {source}."
+        words = (
+            f"Too few items to detect even {100 * plan.discordance:.1f} points with {percent(plan.power)} power, the"
+            f" largest difference there can be: checkpoints {source}."
+        )
     if plan.design_effect > DESIGN_EFFECT_SHOWN:
         words += f" Items of one passage count together: design effect {plan.design_effect:.1f}."
     needs = "; ".join(

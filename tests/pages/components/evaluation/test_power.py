@@ -31,7 +31,7 @@ def test_plan_from_earlier_evaluations_names_them_and_their_clusters() -> None:
 @pytest.mark.parametrize("n", [3, 8, 15])
 def test_plan_of_a_few_items_detects_nothing(n: int) -> None:
     """Fifteen items detected a difference of 57.8 points between checkpoints that differ on 30 % of items."""
-    assert format_power(plan_power(n)).startswith("Too few items to detect any difference")
+    assert format_power(plan_power(n)).startswith("Too few items to detect even 30.0 points with 80 % power")
 
 
 def test_several_benchmarks_name_only_what_each_detects() -> None:
