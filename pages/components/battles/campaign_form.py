@@ -44,7 +44,7 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
     }
     if len(checkpoints) < 2 and not endpoints:
         no_checkpoint_state(
-            "A battle needs two checkpoints, such as two steps of one run. Train a model, or add a base."
+            "A battle needs two checkpoints, such as two steps of one run, or endpoints. Train a model, or add a base."
         )
         return
     if not datasets:

@@ -371,8 +371,9 @@ def draw_decision(row: PromotionView) -> None:
         st.caption(plain(f"{row.alias} · {row.by} · {when(row.created_at)}"), width="content")
     if row.reason:
         st.markdown(plain(row.reason))
-    if row.evidence.verdict:
-        st.caption(plain(row.evidence.verdict.sentence))
-    if row.against and row.decision == "promote":
+    doubts, verdict = row.against if row.decision == "promote" else (), row.evidence.verdict
+    if verdict and verdict.sentence not in doubts:
+        st.caption(plain(verdict.sentence))
+    if doubts:
         word = "Against the evidence" if row.evidence.speaks_against else "Without evidence that decides"
-        st.caption(f":material/warning: {word}: {plain(' '.join(row.against))}")
+        st.caption(f":material/warning: {word}: {plain(' '.join(doubts))}")
