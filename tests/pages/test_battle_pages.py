@@ -342,8 +342,8 @@ def test_a_checkpoint_is_promoted_on_a_page_with_all_that_speaks_for_and_against
     assert "does not decide a promotion" not in shown
     assert not [one for one in app.button if one.key == "promote_go"], "it is decided"
     captions = [one.value for one in app.caption]
-    (verdict,) = [text.split(": ", 2)[-1] for text in captions if "Without evidence that decides: " in text]
-    assert verdict not in captions, "a decision says its verdict once"
+    doubts = {text.split(": ", 2)[-1] for text in captions if "Without evidence that decides: " in text}
+    assert not doubts & set(captions), "a decision says its verdict once"
     app.button(key="promotion_deploy").click().run()
     assert_sound(app)
     assert app.selectbox(key="deploy_checkpoint").value == "tales@production"
