@@ -25,6 +25,7 @@ from backend.domain.jobs.events import (
     ProgressEvent,
     ReadyEvent,
     ResumedEvent,
+    RowsEncodedEvent,
     SampleEvent,
 )
 from backend.domain.jobs.load_test import LoadTestPayload
@@ -135,6 +136,7 @@ RECORDERS: dict[tuple[JobKind, type[Event]], Recorder] = {
     (JobKind.REPLICA, ReadyEvent): replicas.record_ready,
     (JobKind.REPLICA, GaugeEvent): replicas.record_gauge,
     (JobKind.TRAIN, ResumedEvent): run_events.record_resumed,
+    (JobKind.TRAIN, RowsEncodedEvent): run_events.record_rows,
     (JobKind.TRAIN, SampleEvent): run_events.record_sample,
     (JobKind.TRAIN, CheckpointEvent): _record_checkpoint,
     (JobKind.TRAIN, CheckpointRemovedEvent): checkpoint_files.record_checkpoint_removed,

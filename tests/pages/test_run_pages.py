@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from backend.db.tables import Run
 from backend.domain.jobs.states import Status
 from backend.domain.training.held_out import FILE, HeldOutRow, HeldOutRows
 from backend.domain.wording import format_duration
@@ -19,6 +20,7 @@ from backend.services.health import BROKER, HEALTH
 from backend.services.jobs.gangs import choose_gang, join_gang
 from backend.services.jobs.workers import beat, list_workers
 from backend.services.situation import read_situation
+from backend.services.training.events import forget_after
 from backend.services.training.figures import last_step_of
 from backend.services.training.imported_runs import import_log
 from backend.services.training.runs import set_tags, stop_run
@@ -252,6 +254,21 @@ def test_a_validation_of_a_single_row_is_said_to_measure_little(site: Context, s
         held_out = HeldOutRows(step=5, measure="reward", num_rows=num_rows, mean_loss=1.0, rows=())
         (folder / FILE).write_text(held_out.model_dump_json())
         assert ("Validated on 1 row: too few" in text_of(open_page("build/run.py", run=run.id))) == is_few
+
+
+def test_a_runs_page_counts_the_rows_that_it_leaves_out_and_truncates(site: Context, scenario: Scenario) -> None:
+    run = scenario.run()
+    taken = claim(site, run)
+    counts = {"type": "rows_encoded", "split": "train", "rows": 55, "zero_label_rows": 2, "refused": 1}
+    report(site, taken, counts | {"truncated": 0, "zero_label_rows": 0, "refused": 0}, *points(1, 4))
+    assert "train rows" not in text_of(open_page("build/run.py", run=run.id))
+    report(site, taken, counts | {"truncated": 52}, counts | {"split": "val", "truncated": 0})
+    assert "Of 55 train rows, 3 left out and 52 truncated to 32 tokens. Log has the causes." in text_of(
+        open_page("build/run.py", run=run.id)
+    )
+    with site.db.write() as session:
+        forget_after(session, session.get_one(Run, run.id), 0)
+    assert get_run(site, run.id).encoded is not None, "a run that starts over reads the same rows"
 
 
 def test_held_out_rows_are_read_with_the_worst_first(site: Context, scenario: Scenario) -> None:

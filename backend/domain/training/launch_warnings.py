@@ -78,10 +78,10 @@ class LaunchFacts:
 
     `body` counts the network's parameters without embeddings, or all if its family is unknown. `unique_tokens` are
     those of the train split. `epochs_at_least`: the epochs are a lower bound. `padding` and `cut_rows` are shares of
-    positions and rows, by a data report; `silent_rows` is the share of rows with nothing to train on. `packs`: the base
-    keeps packed rows apart. `seconds` is the expected time of the steps. `fits` is that of a prediction. `base_chats`:
-    the base has a chat template, so it was trained on conversations. `max_context` is the longest context that
-    the network takes.
+    positions and rows, by a data report; `cut_rows_at_least`: by a sample, a lower bound. `silent_rows` is the share
+    of rows with nothing to train on. `packs`: the base keeps packed rows apart. `seconds` is the expected time of the
+    steps. `fits` is that of a prediction. `base_chats`: the base has a chat template, so it was trained on
+    conversations. `max_context` is the longest context that the network takes.
     """
 
     body: int | None = None
@@ -93,6 +93,7 @@ class LaunchFacts:
     padding: float | None = None
     packs: bool = True
     cut_rows: float | None = None
+    cut_rows_at_least: bool = False
     silent_rows: float | None = None
     fits: str = "unknown"
     device: str = "the device"
@@ -299,7 +300,10 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
         yield LaunchWarning(
             code=Code.CUT_ROWS,
             field="context",
-            sentence=f"{percent(facts.cut_rows)} of the rows are longer than {config.context:,} tokens and are cut.",
+            sentence=(
+                f"{'At least ' if facts.cut_rows_at_least else ''}{percent(facts.cut_rows)} of the rows are longer than"
+                f" {config.context:,} tokens and are cut."
+            ),
             cure="Use a longer context, or drop the long rows."
             if has_longer
             else "Drop the long rows: this is the base's longest.",

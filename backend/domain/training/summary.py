@@ -27,12 +27,23 @@ class ImportedLog(BaseModel):
     notes: tuple[str, ...] = ()
 
 
+class EncodedRows(BaseModel):
+    """Counts of a run's train rows: all, those it leaves out, and those it truncates to its context."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    rows: int
+    left_out: int
+    truncated: int
+
+
 class RunSummary(BaseModel):
     """Newest values, best val_loss and sparkline of a run.
 
     `last`: newest value by metric. `spark`: at most 64 (step, train_loss), every `spark_stride`-th step. `not_finite`:
     by metric the first step whose value was not finite; such points are not stored. `result`: the numbers of the
     finished job's result. `imported`: for runs of other programs. `earlier_s`: seconds of the jobs before the newest.
+    `encoded`: the train rows, where they are not running text.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -46,6 +57,7 @@ class RunSummary(BaseModel):
     result: dict[str, int | float | str | bool] = Field(default_factory=dict)
     imported: ImportedLog | None = None
     earlier_s: float = 0.0
+    encoded: EncodedRows | None = None
 
     def dump(self) -> dict[str, object]:
         """Return the stored form: the fields that are not empty."""

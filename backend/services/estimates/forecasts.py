@@ -175,7 +175,8 @@ def _facts(
         val_rows=parts.version.val_rows if parts.version.is_ready else None,
         packs=_packs(parts),
         padding=1.0 - report.packing.padded if report and report.packing.padded else None,
-        cut_rows=report.train.truncated_share if report else None,
+        cut_rows=_share_truncated(config, parts),
+        cut_rows_at_least=report is None,
         silent_rows=_share_without_targets(config, parts),
         fits=prediction.fits,
         device=prediction.device,
@@ -245,6 +246,13 @@ def _share_without_targets(config: RunConfig, parts: RunParts) -> float | None:
     if report is not None:
         return report.train.zero_label_rows / max(1, report.train.rows)
     return sample.num_without_targets(config.context) / len(sample.prompt_tokens) if sample else None
+
+
+def _share_truncated(config: RunConfig, parts: RunParts) -> float | None:
+    """Return the share of train rows longer than the context: by a report, or a lower bound by a sample."""
+    if (report := _report(parts)) is not None:
+        return report.train.truncated_share
+    return parts.rows.share_longer(config.context) if parts.rows and config.objective.packs else None
 
 
 def _epochs(config: RunConfig, parts: RunParts, *, unique: int | None, packed: int | None) -> tuple[float | None, bool]:

@@ -224,6 +224,10 @@ class RowSample:
         """Return how many sampled rows have no trained token within a context: their prompt fills it."""
         return sum(tokens >= context for tokens in self.prompt_tokens)
 
+    def share_longer(self, context: int) -> float:
+        """Return the share of sampled rows that are longer than a context."""
+        return sum(tokens > context for tokens in self.row_tokens) / len(self.row_tokens)
+
     def fewest_sequences(self, context: int) -> float:
         """Return about how many sequences all rows fill at least when they are packed, without those that
         `num_without_targets` counts.

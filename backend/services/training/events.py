@@ -8,10 +8,10 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Run, Sample
-from backend.domain.jobs.events import MetricsEvent, ResumedEvent, SampleEvent
+from backend.domain.jobs.events import MetricsEvent, ResumedEvent, RowsEncodedEvent, SampleEvent
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.results import TrainResult
-from backend.domain.training.summary import TOKENS
+from backend.domain.training.summary import TOKENS, EncodedRows
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
 from backend.services.metrics.blocks import pack_points, unpack_from
@@ -43,6 +43,15 @@ def record_resumed(session: Session, ctx: Context, claim: Claim[TrainPayload], e
     if run is None:
         return
     forget_after(session, run, event.step)
+
+
+def record_rows(session: Session, ctx: Context, claim: Claim[TrainPayload], event: RowsEncodedEvent) -> None:
+    """Store the counts of the train rows with the run; its validation rows are in the log alone."""
+    run = _run_of(session, claim)
+    if run is not None and event.split == "train":
+        left_out = event.zero_label_rows + event.refused
+        rows = EncodedRows(rows=event.rows, left_out=left_out, truncated=event.truncated)
+        run.summary = run.summary.model_copy(update={"encoded": rows})
 
 
 def record_sample(session: Session, ctx: Context, claim: Claim[TrainPayload], event: SampleEvent) -> None:

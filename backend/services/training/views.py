@@ -15,7 +15,7 @@ from backend.domain.jobs.progress import expected_wait_s
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.training.config import RunConfig
-from backend.domain.training.summary import mean_tokens_per_step, run_seconds
+from backend.domain.training.summary import EncodedRows, mean_tokens_per_step, run_seconds
 from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.jobs.jobs import JobView, view
@@ -58,6 +58,7 @@ class RunView:
     source: str = ""  # the log's file
     import_notes: tuple[str, ...] = ()
     earlier_s: float = 0.0  # of the jobs before the newest
+    encoded: EncodedRows | None = None
 
     def seconds(self, now: datetime) -> float | None:
         """Return how long its jobs have run, None before the first starts."""
@@ -307,6 +308,7 @@ def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_
         source=summary.imported.file if summary.imported else "",
         import_notes=summary.imported.notes if summary.imported else (),
         earlier_s=summary.earlier_s,
+        encoded=summary.encoded,
     )
 
 

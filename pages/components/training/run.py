@@ -83,6 +83,11 @@ def draw_strip(ctx: Context, run: RunView, config: RunConfig) -> None:
         val_step = None if run.is_active else last_step_of(ctx, run.id, "val_loss")
         for label, value in strip_figures(run, config, now=ctx.now(), val_step=val_step, median_speed=speed):
             draw_figure(label, value)
+    if (encoded := run.encoded) is not None and (encoded.left_out or encoded.truncated):
+        left_out = f"{encoded.left_out:,} left out" if encoded.left_out else ""
+        truncated = f"{encoded.truncated:,} truncated to {config.context:,} tokens" if encoded.truncated else ""
+        counts = " and ".join(filter(None, (left_out, truncated)))
+        st.caption(f":material/info: Of {plural(encoded.rows, 'train row')}, {counts}. Log has the causes.")
     held_out = None if run.is_active or config.objective.pretrains else read_held_out(ctx, run)
     if held_out is not None and held_out.num_rows < FEW_ROWS:
         rows = plural(held_out.num_rows, "row")

@@ -69,6 +69,12 @@ def test_a_share_of_such_rows_gives_a_warning(ctx: Context, base: str) -> None:
     assert Code.SILENT_ROWS not in [warning.code for warning in forecast(ctx, sft("asked", 128)).warnings]
 
 
+def test_rows_longer_than_the_context_give_a_warning_without_a_report(ctx: Context, base: str) -> None:
+    warnings = {one.code: one.sentence for one in forecast(ctx, sft("asked", 40)).warnings}
+    assert warnings[Code.CUT_ROWS].startswith("At least 5")  # rows of 20 to 60 bytes, with a short answer
+    assert Code.CUT_ROWS not in [one.code for one in forecast(ctx, sft("asked", 128)).warnings]
+
+
 def test_a_large_dataset_is_sampled_evenly(ctx: Context, base: str) -> None:
     add_rows(ctx, "many", [20] * 2000 + [90] * 2000)
     sample = sample_rows(ctx, resolve_version(ctx, "many"), source=base)
