@@ -15,7 +15,7 @@ from backend.services.people.saved_views import list_saved_views
 from backend.services.training.imported_runs import import_log
 from backend.services.training.run_table import read_run_table
 from backend.services.training.runs import set_tags
-from backend.services.training.views import RunView, list_runs
+from backend.services.training.views import RunView, get_run, list_runs
 from tests.support.opening import figure, open_page, words
 from tests.support.run_world import claim, end
 from tests.support.scenario import Scenario
@@ -176,6 +176,19 @@ def test_only_the_runs_that_the_question_named_are_deleted(site: Context, scenar
     app.button(key="runs_delete_go").click().run()
     assert not app.exception
     assert {run.name for run in list_runs(site)} == {"wide", "fast", "waiting"}
+
+
+def test_what_needs_a_run_is_named_and_leads_to_its_page(site: Context, scenario: Scenario) -> None:
+    ids = {run.name: run.id for run in list_runs(site)}
+    checkpoint = scenario.checkpoint(run=get_run(site, "slow"), step=100)
+    with site.db.write() as session:
+        session.get_one(Run, ids["fast"]).base_id = checkpoint
+    app = open_page(PAGE, ticked=ids["slow"])
+    app.session_state["runs_delete"] = True
+    app.run()
+    assert "- slow: run “fast” needs its checkpoint." in words(app)
+    addresses = {link.proto.label: link.proto.query_string for link in app.get("page_link")}
+    assert addresses["fast"] == f"run={ids['fast']}"
 
 
 @pytest.mark.parametrize(("page", "first"), [("2", "slow"), ("9", "wide"), ("-1", "wide"), ("x", "wide")])

@@ -5,15 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Column, delete, exists, func, or_, select, true, update
+from sqlalchemy import Column, delete, func, or_, select, true, update
 from sqlalchemy.orm import Session, aliased
 
 from backend.db.base import Table
 from backend.db.tables import (
+    Alias,
     Campaign,
     Checkpoint,
+    Dataset,
+    DatasetVersion,
     Deployment,
+    Endpoint,
+    Evaluation,
+    Gate,
     Job,
     LogLine,
     Measurement,
@@ -24,41 +31,54 @@ from backend.db.tables import (
     RunGroup,
     RunSuite,
     Sample,
+    Suite,
 )
 from backend.domain.jobs.states import TERMINAL, status_word
 from backend.domain.serving.prepared import prepared_folder
 from backend.errors import Conflict
 from backend.services.context import Context, Person, require_builder
+from backend.services.dependents import Use
 from backend.services.training.open_sweeps import KIND
 
 log = logging.getLogger(__name__)
 
 OWN = (MetricPoint, MetricBlock, Sample, RunSuite)
 """Tables whose rows go with their run."""
-NOUNS = {
-    "runs": "a run",
-    "checkpoints": "a checkpoint",
-    "contestants": "a campaign",
-    "evaluations": "an evaluation",
-    "suite_results": "a suite's result",
-    "gate_results": "a gate's result",
-    "analyses": "an inspection",
-    "deployments": "an endpoint",
-    "promotions": "a promotion",
-    "aliases": "an alias",
+REFERRERS: dict[str, tuple[str, type[Any] | None, str]] = {
+    "runs": ("run", Run, "id"),
+    "deployments": ("endpoint", Endpoint, "endpoint_id"),
+    "aliases": ("alias", Alias, "id"),
+    "promotions": ("alias", Alias, "alias_id"),
+    "contestants": ("campaign", Campaign, "campaign_id"),
+    "gate_results": ("gate", Gate, "gate_id"),
+    "suite_results": ("suite", Suite, "suite_id"),
+    "evaluations": ("evaluation", Evaluation, "id"),
+    "analyses": ("inspection", None, "id"),
+    "checkpoints": ("checkpoint", Checkpoint, "id"),
 }
-"""What refers to checkpoints, by table."""
+"""What refers to checkpoints, by table, the first to be named first: its noun, its table, None without a name, and the
+column with its id.
+"""
+
+
+@dataclass(frozen=True)
+class StayingRun:
+    """A run that can't be deleted, with the reason and what needs its checkpoint, if that has a name."""
+
+    name: str
+    why: str
+    use: Use | None = None
 
 
 @dataclass(frozen=True)
 class Deletion:
-    """Effect of deleting runs: `names` go, with their checkpoints; `staying` are pairs of a name and the reason."""
+    """Effect of deleting runs: `names` go, with their checkpoints; `staying` do not."""
 
     run_ids: tuple[str, ...]
     names: tuple[str, ...]
     num_checkpoints: int
     bytes: int
-    staying: tuple[tuple[str, str], ...]
+    staying: tuple[StayingRun, ...]
 
 
 def plan_deletion(ctx: Context, run_ids: Sequence[str]) -> Deletion:
@@ -77,8 +97,8 @@ def delete_runs(ctx: Context, run_ids: Sequence[str], *, person: Person) -> Dele
         planned = _plan(session, run_ids)
         ids = planned.run_ids
         if not ids and planned.staying:
-            name, why = planned.staying[0]
-            raise Conflict(f"“{name}” can't be deleted: {why}.", remedy="Archive it instead.")
+            first = planned.staying[0]
+            raise Conflict(f"“{first.name}” can't be deleted: {first.why}.", remedy="Archive it instead.")
         mine = select(Checkpoint.id).where(Checkpoint.run_id.in_(ids))
         folders = [
             folder for folder in session.scalars(select(Checkpoint.folder).where(Checkpoint.id.in_(mine))) if folder
@@ -110,10 +130,12 @@ def delete_runs(ctx: Context, run_ids: Sequence[str], *, person: Person) -> Dele
 def _plan(session: Session, run_ids: Sequence[str]) -> Deletion:
     known = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(run_ids)))}
     runs = {run_id: known[run_id] for run_id in run_ids if run_id in known}
-    staying = {run_id: why for run_id, run in runs.items() if (why := _why_unfinished(session, run))}
+    staying = {
+        run_id: StayingRun(run.name, why) for run_id, run in runs.items() if (why := _why_unfinished(session, run))
+    }
     going = [run_id for run_id in runs if run_id not in staying]
     while more := _referred_to(session, going):  # what stays may in turn refer to another
-        staying |= more
+        staying |= {run_id: StayingRun(runs[run_id].name, why, use) for run_id, (why, use) in more.items()}
         going = [run_id for run_id in going if run_id not in more]
     sizes = session.scalars(
         select(Checkpoint.bytes).where(Checkpoint.run_id.in_(going), Checkpoint.deleted_at.is_(None))
@@ -123,7 +145,7 @@ def _plan(session: Session, run_ids: Sequence[str]) -> Deletion:
         names=tuple(runs[run_id].name for run_id in going),
         num_checkpoints=len(sizes),
         bytes=sum(sizes),
-        staying=tuple((runs[run_id].name, staying[run_id]) for run_id in runs if run_id in staying),
+        staying=tuple(staying[run_id] for run_id in runs if run_id in staying),
     )
 
 
@@ -137,30 +159,45 @@ def _why_unfinished(session: Session, run: Run) -> str:
     return ""
 
 
-def _referred_to(session: Session, going: Sequence[str]) -> dict[str, str]:
-    """Return which of these runs something refers to that stays, each with what it is."""
+def _referred_to(session: Session, going: Sequence[str]) -> dict[str, tuple[str, Use | None]]:
+    """Return which of these runs something refers to that stays, each with the reason and what it is."""
     made = aliased(Checkpoint)
     mine = made.run_id.in_(going)
-    trained = session.scalars(select(Campaign.run_id).where(Campaign.run_id.in_(going)))
-    reasons = [(run_id, "a campaign trains it") for run_id in trained]
-    for column in _columns_of_checkpoints():
+    reasons: dict[str, tuple[str, Use | None]] = {}
+    trained = select(Campaign.run_id, Campaign.id, Campaign.name).where(Campaign.run_id.in_(going))
+    for run_id, campaign_id, name in session.execute(trained):
+        use = Use("campaign", name, campaign_id)
+        reasons.setdefault(str(run_id), (f"{use} trains it", use))
+    order = list(REFERRERS)
+    for column in sorted(_columns_of_checkpoints(), key=lambda column: order.index(column.table.name)):
+        table = column.table
         stays = {
             "runs": Run.id.not_in(going),
             "checkpoints": func.coalesce(Checkpoint.run_id, "").not_in(going),
-        }.get(column.table.name, true())
-        query = select(made.run_id).where(mine, exists().where(column == made.id, stays)).distinct()
-        noun = NOUNS.get(column.table.name, f"a row of {column.table.name}")
-        reasons += [(run_id, f"{noun} needs its checkpoint") for run_id in session.scalars(query)]
-    loaded = {
-        key
-        for config in session.scalars(select(Deployment.config).where(Deployment.stopped_at.is_(None)))
-        for key in (config.draft, *(adapter.checkpoint_id for adapter in config.adapters.values()))
-    }
-    checkpoints = session.execute(select(made.id, made.run_id).where(mine))
-    reasons += [
-        (run_id, f"{NOUNS['deployments']} needs its checkpoint") for key, run_id in checkpoints if key in loaded
-    ]
-    return {run_id: why for run_id, why in reasons if run_id is not None}
+        }.get(table.name, true())
+        what, owner, key = REFERRERS[table.name]
+        query = select(made.run_id, func.min(table.c[key])).join(table, column == made.id).where(mine, stays)
+        for run_id, id_ in session.execute(query.group_by(made.run_id)):
+            reasons.setdefault(run_id, _need(session, what, owner, id_))
+    checkpoints = dict(session.execute(select(made.id, made.run_id).where(mine)).all())
+    loading = select(Endpoint.id, Deployment.config).join(Deployment, Deployment.endpoint_id == Endpoint.id)
+    for endpoint_id, config in session.execute(loading.where(Deployment.stopped_at.is_(None))):
+        for key in (config.draft, *(adapter.checkpoint_id for adapter in config.adapters.values())):
+            if key in checkpoints:
+                reasons.setdefault(str(checkpoints[key]), _need(session, "endpoint", Endpoint, endpoint_id))
+    return reasons
+
+
+def _need(session: Session, what: str, owner: type[Any] | None, id_: str) -> tuple[str, Use | None]:
+    """Return (that an object needs a run's checkpoint, the object); an evaluation is called after its dataset."""
+    if owner is None:
+        return f"an {what} needs its checkpoint", None
+    row = session.get_one(owner, id_)
+    if isinstance(row, Evaluation):
+        version = session.get_one(DatasetVersion, row.dataset_version_id)
+        row = session.get_one(Dataset, version.dataset_id)
+    use = Use(what, row.name, id_)
+    return f"{use} needs its checkpoint", use
 
 
 def _columns_of_checkpoints() -> list[Column[str]]:

@@ -49,7 +49,7 @@ from pages.components.browser.run_table.component import TableAction, run_table
 from pages.components.choices import by_identity, choose_from, choose_one
 from pages.components.frame import errors_shown, handled, plain
 from pages.components.labels import IMPORTED, OBJECTIVES, STATUS
-from pages.components.links import set_parameters
+from pages.components.links import page_link, set_parameters
 from pages.components.words import when
 
 PAGE = "runs"
@@ -628,7 +628,12 @@ def _draw_deletion(ctx: Context, person: Person, rows: Sequence[RunRow]) -> None
                 st.caption(f"and {len(planned.names) - MAX_NAMED} more")
         if planned.staying:
             st.markdown("Not deleted, archive instead:")
-            st.markdown("\n".join(f"- {plain(name)}: {plain(why)}." for name, why in planned.staying[:MAX_NAMED]))
+            for one in planned.staying[:MAX_NAMED]:
+                st.markdown(f"- {plain(one.name)}: {plain(one.why)}.")
+                if one.use is not None and one.use.what != "alias":  # which is on the page of the run's checkpoint
+                    _, page, parameter = routes.OBJECTS[one.use.what]
+                    key = one.use.name if parameter == "name" else one.use.id
+                    page_link(page, plain(one.use.name), {parameter: key})
             if len(planned.staying) > MAX_NAMED:
                 st.caption(f"and {len(planned.staying) - MAX_NAMED} more")
         if planned.run_ids and st.button(

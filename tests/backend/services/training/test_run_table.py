@@ -31,6 +31,7 @@ from backend.domain.training.objectives import Objective
 from backend.domain.training.run_table import RunFold, fold_cell, main_metrics, varying_fields
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, OperatorPolicy, Person
+from backend.services.dependents import Use
 from backend.services.people.saved_views import delete_view, list_saved_views, save_view
 from backend.services.training.deletion import delete_runs, plan_deletion
 from backend.services.training.imported_runs import import_log
@@ -281,7 +282,10 @@ def test_deleting_runs_takes_what_is_theirs_and_leaves_what_others_need(ctx: Con
     ids = [going.id, kept.id, active.id]
     planned = plan_deletion(ctx, ids)
     assert (planned.names, planned.num_checkpoints, planned.bytes) == (("going",), 1, 10)
-    assert dict(planned.staying) == {"kept": "an evaluation needs its checkpoint", "active": "it is queued"}
+    assert {one.name: one.why for one in planned.staying} == {
+        "kept": "evaluation of “exam” needs its checkpoint",
+        "active": "it is queued",
+    }
     assert delete_runs(ctx, ids, person=LOCAL) == planned
     assert found(ctx) == ["active", "kept"]
     assert not folder.exists()
@@ -289,7 +293,7 @@ def test_deleting_runs_takes_what_is_theirs_and_leaves_what_others_need(ctx: Con
         assert session.get(Checkpoint, checkpoint) is None
         assert session.get(Run, kept.id).parent_id is None  # type: ignore[union-attr]
         assert session.get(Job, going.job_id) is not None, "costs are counted by jobs"
-    with pytest.raises(Conflict, match="an evaluation needs its checkpoint"):
+    with pytest.raises(Conflict, match="evaluation of “exam” needs its checkpoint"):
         delete_runs(ctx, [kept.id], person=LOCAL)
 
 
@@ -299,7 +303,9 @@ def test_a_run_whose_checkpoint_another_run_starts_from_goes_only_with_it(ctx: C
     with ctx.db.write() as session:
         session.get_one(Run, second.id).base_id = base
         session.get_one(Checkpoint, made).parent_id = base
-    assert plan_deletion(ctx, [first.id]).staying == (("first", "a checkpoint needs its checkpoint"),)
+    (staying,) = plan_deletion(ctx, [first.id]).staying
+    assert (staying.name, staying.why) == ("first", "run “second” needs its checkpoint")
+    assert staying.use == Use("run", "second", second.id)
     assert delete_runs(ctx, [first.id, second.id], person=LOCAL).names == ("first", "second")
     assert found(ctx) == []
 
