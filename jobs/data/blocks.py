@@ -32,6 +32,12 @@ class CsvMarks:
     places: npt.NDArray[np.int32]
     kinds: npt.NDArray[np.uint8]
 
+    @property
+    def num_rows(self) -> int:
+        """Number of row ends: line feeds outside quotes."""
+        outside = np.cumsum(self.kinds == 0x22, dtype=np.uint8) & 1 == 0
+        return int(np.count_nonzero(outside & (self.kinds == 0x0A)))
+
     def before(self, end: int) -> CsvMarks:
         """Return the marks before a position."""
         count = int(np.searchsorted(self.places, end))

@@ -278,7 +278,7 @@ def _csv_blocks(stream: _Reader, mark: SourcePosition, *, suffix: str) -> Iterat
     number = 1
     if shape.has_header:
         stream.take(header)
-        number += shape.header_lines
+        number += shape.header_rows
     ahead = mark.offset - stream.offset
     if ahead > 0:
         stream.skip(ahead - len(stream.take(ahead)))
@@ -291,15 +291,15 @@ def _csv_blocks(stream: _Reader, mark: SourcePosition, *, suffix: str) -> Iterat
         cut = csv_cut(stream.data, marks, shape, is_whole=stream.ended)
         if cut:
             data, marks = stream.take(cut), marks.before(cut)
-            lines = int(np.count_nonzero(marks.kinds == 0x0A))
-            yield _block(stream, number + lines, first=number, suffix=".csv", data=data, shape=shape, marks=marks)
-            number += lines
+            num_rows = marks.num_rows
+            yield _block(stream, number + num_rows, first=number, suffix=".csv", data=data, shape=shape, marks=marks)
+            number += num_rows
             continue
         single = _Lines(stream)
         for batch in _batched(iter_csv_rows(single, shape=shape, first=number, is_enough=single.is_enough)):
-            yield _block(stream, number + single.count, first=batch[0][0], suffix=".csv", rows=batch)
+            number = batch[-1][0] + 1
+            yield _block(stream, number, first=batch[0][0], suffix=".csv", rows=batch)
         single.close()
-        number += single.count
 
 
 class _Lines:
@@ -308,7 +308,6 @@ class _Lines:
     def __init__(self, stream: _Reader) -> None:
         self._stream, self._place = stream, 0
         self._until = stream.offset + len(stream.data)
-        self.count = 0
 
     def is_enough(self) -> bool:
         """Return whether enough was read; called between rows."""
@@ -324,7 +323,6 @@ class _Lines:
                 end = stream.data.find(b"\n") + 1
             if self._place >= len(stream.data):
                 return
-            self.count += 1
             if not end and not stream.ended:
                 yield _pass_line(stream)
                 continue

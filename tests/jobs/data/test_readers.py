@@ -35,6 +35,17 @@ def _read(path: Path) -> tuple[dict[int, dict[str, object]], dict[int, str]]:
     return good, bad
 
 
+@pytest.mark.parametrize("quoted_later", [b"", b'"never closed,x\n'], ids=["in blocks", "one by one"])
+def test_rows_of_a_csv_are_counted_as_a_spreadsheet_counts_them(tmp_path: Path, quoted_later: bytes) -> None:
+    """Row 12 was a good one: the row meant was the sixth, below cells of several lines."""
+    path = tmp_path / "rows.csv"
+    cells = b'"two\r\nlines",a\r\n'
+    path.write_bytes(b"prompt,completion\r\n" + 4 * cells + b"\r\n" + b"only one\r\n" + cells + quoted_later)
+    good, bad = _read(path)
+    assert list(good) == [2, 3, 4, 5, 8]
+    assert list(bad) == ([7, 9] if quoted_later else [7])
+
+
 def test_each_broken_line_of_json_lines_is_named_and_the_others_are_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(

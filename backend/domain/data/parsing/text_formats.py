@@ -1,7 +1,8 @@
 """Parse rows from bytes: .txt .jsonl .json .csv .tsv, of a stream or the head of an upload. Opens no file.
 
 Every parser yields `(number, row)`, where a row that can't be read is a RowProblem in the row's place; the number is
-the line (json: the element) it began at. Memory is bounded by the longest row allowed, never by the file.
+the line it began at (json: the element; csv: the row, with the header and empty ones, as a spreadsheet counts). Memory
+is bounded by the longest row allowed, never by the file.
 """
 
 from __future__ import annotations
@@ -205,7 +206,8 @@ def _is_header(fields: list[str]) -> bool:
 class CsvShape:
     """Delimiter, quoting and header of a CSV file.
 
-    `quoted` fields may hold delimiters and line ends; the header takes `header_lines` lines of the file.
+    `quoted` fields may hold delimiters and line ends; the header takes `header_rows` rows: empty ones may
+    precede it.
     `keeps_returns`: rows end by LF alone, so a carriage return inside a field is part of it.
     """
 
@@ -213,7 +215,7 @@ class CsvShape:
     quoted: bool
     header: tuple[str, ...]
     has_header: bool
-    header_lines: int
+    header_rows: int
     keeps_returns: bool = False
 
 
@@ -225,11 +227,11 @@ def csv_shape(head: bytes, *, suffix: str) -> tuple[CsvShape, int]:
     csv.field_size_limit(MAX_ROW_BYTES)
     quoted = suffix != ".tsv"
     delimiter = "\t" if suffix == ".tsv" else _delimiter(head)
-    taken = lines = 0
+    taken = rows = 0
     fields: list[str] = []
     while not fields:
         fields, size, count = _first_row(head[taken:], delimiter=delimiter, quoted=quoted)
-        taken, lines = taken + size, lines + count
+        taken, rows = taken + size, rows + 1
         if not count:
             raise InvalidInput(
                 "The CSV file has no first row.", remedy="Its first line must name the columns.", field="source"
@@ -243,7 +245,7 @@ def csv_shape(head: bytes, *, suffix: str) -> tuple[CsvShape, int]:
         raise InvalidInput(
             f"Two columns are named {twice!r}.", remedy="Name each column of the CSV file differently.", field="source"
         )
-    return CsvShape(delimiter, quoted, header, has_header, lines, not head[:taken].endswith(b"\r\n")), taken
+    return CsvShape(delimiter, quoted, header, has_header, rows, not head[:taken].endswith(b"\r\n")), taken
 
 
 def _delimiter(head: bytes) -> str:
@@ -300,8 +302,8 @@ def iter_csv_rows(
                 yield line.removesuffix(b"\n").removesuffix(end).decode("utf-8", "surrogateescape") + "\n"
 
     reader = _csv_reader(texts(), delimiter=shape.delimiter, quoted=shape.quoted)
-    while True:
-        number = first + reader.line_num
+    for number in itertools.count(first):
+        before = reader.line_num
         begun.clear()
         try:
             fields = next(reader)
@@ -310,7 +312,7 @@ def iter_csv_rows(
         except csv.Error as error:
             yield (
                 number,
-                _csv_problem(error, lines=first + reader.line_num - number, raw=_raw(b"".join(begun)[:RAW_CHARACTERS])),
+                _csv_problem(error, lines=reader.line_num - before, raw=_raw(b"".join(begun)[:RAW_CHARACTERS])),
             )
         else:
             if fields:
@@ -351,10 +353,10 @@ def iter_csv(chunks: Iterable[bytes], *, suffix: str) -> Iterator[NumberedRow]:
     if not head.strip():
         return
     shape, taken = csv_shape(head, suffix=suffix)
-    skipped, lines = (taken, shape.header_lines) if shape.has_header else (0, 0)
+    skipped, rows = (taken, shape.header_rows) if shape.has_header else (0, 0)
     rest = itertools.chain([head[skipped:]], stream)
     yield from iter_csv_rows(
-        (line for _, line in iter_lines(rest, keep_returns=shape.keeps_returns)), shape=shape, first=lines + 1
+        (line for _, line in iter_lines(rest, keep_returns=shape.keeps_returns)), shape=shape, first=rows + 1
     )
 
 
