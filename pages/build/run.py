@@ -10,9 +10,8 @@ from backend.domain.jobs.states import Status
 from backend.domain.training.diagnosis import Finding, breaking_finding, idle_finding
 from backend.domain.training.objectives import writes_text
 from backend.services.context import Context, Person
-from backend.services.jobs.jobs import read_log
 from backend.services.training.diagnosis import diagnose_run
-from backend.services.training.views import RunDetail, RunView, get_run, run_detail
+from backend.services.training.views import RunDetail, RunView, get_run, read_run_log, run_detail
 from pages.components import routes
 from pages.components.browser.live_chart.component import live_chart
 from pages.components.evaluation.run_scores import draw_run_scores
@@ -82,7 +81,7 @@ def draw_tab(ctx: Context, person: Person, detail: RunDetail, findings: Sequence
         breaking = breaking_finding(findings)
         live_part(every)(lambda: draw_checkpoints(ctx, run_detail(ctx, run.id), breaking=breaking))()
     elif name == "Log":
-        live_part(every)(lambda: draw_job_log(ctx, run.job_id))()
+        live_part(every)(lambda: draw_log(ctx, get_run(ctx, run.id)))()
     elif name == "Config":
         st.caption("This YAML launches the same run: `roundhouse run launch FILE.yaml`.")
         st.code(detail.config.to_yaml(), language="yaml")
@@ -115,9 +114,9 @@ def draw_imported(ctx: Context, person: Person, run: RunView) -> None:
         draw_editor(ctx, person, run)
 
 
-def draw_job_log(ctx: Context, job_id: str | None) -> None:
-    """Draw the end of the job's log."""
-    lines = read_log(ctx, job_id, last=300) if job_id else []
+def draw_log(ctx: Context, run: RunView) -> None:
+    """Draw the end of the run's log."""
+    lines = read_run_log(ctx, run, last=300)
     if lines:
         st.code("\n".join(lines), language=None, height=360)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeVar
@@ -172,21 +173,23 @@ def stop_job(ctx: Context, job_id: str, *, person: Person) -> JobView:
     return request_stop(ctx, job_id)
 
 
-def read_log(ctx: Context, job_id: str, *, last: int = 200) -> list[str]:
-    """Return the last lines of a job's log, oldest first, with a line between two attempts."""
+def read_log(ctx: Context, job_id: str, *, earlier: Sequence[str] = (), last: int = 200) -> list[str]:
+    """Return the last lines of a job's log, oldest first, with a line between two attempts; `earlier` are the jobs that
+    it continues.
+    """
     with ctx.db.read() as session:
         query = (
-            select(LogLine.attempt, LogLine.text)
-            .where(LogLine.job_id == job_id)
+            select(LogLine.job_id, LogLine.attempt, LogLine.text)
+            .where(LogLine.job_id.in_([*earlier, job_id]))
             .order_by(LogLine.id.desc())
             .limit(last)
         )
         rows = list(reversed(session.execute(query).all()))
     lines: list[str] = []
-    attempt: int | None = None
-    for number, text in rows:
-        if attempt is not None and number != attempt:
-            lines.append(f"--- attempt {number} ---")
-        attempt = number
+    before: tuple[str, int] | None = None
+    for job, attempt, text in rows:
+        if before is not None and before != (job, attempt):
+            lines.append(f"--- attempt {attempt} ---" if before[0] == job else "--- continued ---")
+        before = job, attempt
         lines.append(text)
     return lines

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.races import retry_races
-from backend.db.tables import Job, Run
+from backend.db.tables import Job, LogLine, Run
 from backend.domain.evaluation.suites import Moment
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.states import TERMINAL, Status, StopRequest, status_word
@@ -125,7 +125,7 @@ def resume_run(
             )
         config = _with_steps(run, job, step=step, max_steps=max_steps)
         lock_gpu_hours(session, ctx, needed)
-        _add_job_again(session, ctx, run, job, config, person=person, key=idempotency_key)
+        _add_job_again(session, ctx, run, job, config, step=step, person=person, key=idempotency_key)
         run_id = run.id
     wake(ctx, "train")
     return get_run(ctx, run_id)
@@ -144,9 +144,10 @@ def retry_run(ctx: Context, name_or_id: str, *, person: Person) -> RunView:
                 f"“{run.name}” is finished.", remedy="Resume it with more steps, or launch a new run with its config."
             )
         lock_gpu_hours(session, ctx, needed)
-        if newest_checkpoint_step(session, run.id) is None:
+        step = newest_checkpoint_step(session, run.id)
+        if step is None:
             forget_after(session, run, 0)
-        _add_job_again(session, ctx, run, job, run.launched_config, person=person, key=None)
+        _add_job_again(session, ctx, run, job, run.launched_config, step=step, person=person, key=None)
         run_id = run.id
     wake(ctx, "train")
     return get_run(ctx, run_id)
@@ -302,8 +303,17 @@ def _insert(
 
 
 def _add_job_again(
-    session: Session, ctx: Context, run: Run, job: Job, config: RunConfig, *, person: Person, key: str | None
+    session: Session,
+    ctx: Context,
+    run: Run,
+    job: Job,
+    config: RunConfig,
+    *,
+    step: int | None,
+    person: Person,
+    key: str | None,
 ) -> None:
+    """Queue a new job for a run, from its checkpoint of this step, or from the start; its log begins with that."""
     if job.placement:
         check_placement(ctx, job.placement, config)
     payload = TrainPayload.read(job.payload).model_copy(update={"config": config})
@@ -319,6 +329,11 @@ def _add_job_again(
         placement=job.placement,
         created_by=person.id,
     )
+    begins = "Starts again from the first step." if step is None else f"Resumes from step {step:,}."
+    before = run.launched_config.max_steps
+    if config.max_steps != before:
+        begins += f" Steps: {config.max_steps:,}, before {before:,}; the learning rate follows the schedule of the new."
+    session.add(LogLine(job_id=again.id, attempt=1, time=ctx.now().timestamp(), text=begins))
     spent = run_seconds(run.summary.earlier_s, job.started_at, job.finished_at, now=ctx.now())
     run.summary = run.summary.model_copy(update={"earlier_s": spent or 0.0})
     run.config, run.job_id, run.archived_at = config, again.id, None

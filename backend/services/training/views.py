@@ -13,12 +13,12 @@ from backend.db.tables import Architecture, Checkpoint, Dataset, DatasetVersion,
 from backend.domain.attributes import view_of
 from backend.domain.jobs.progress import expected_wait_s
 from backend.domain.jobs.records import JobFailure
-from backend.domain.jobs.states import ACTIVE, Status
+from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.domain.training.config import RunConfig
 from backend.domain.training.summary import EncodedRows, mean_tokens_per_step, run_seconds
 from backend.errors import InvalidInput
 from backend.services.context import Context
-from backend.services.jobs.jobs import JobView, view
+from backend.services.jobs.jobs import JobView, read_log, view
 from backend.services.jobs.queue_position import JobsAhead, queue_ahead, queue_positions
 from backend.services.jobs.workers import list_workers
 from backend.services.lookups import find_named
@@ -276,6 +276,18 @@ def views_of(session: Session, rows: Sequence[tuple[Run, Job | None]]) -> list[R
         )
         for run, job in rows
     ]
+
+
+def read_run_log(ctx: Context, run: RunView, *, last: int = 200) -> list[str]:
+    """Return the last lines of a run's log, oldest first, with those of the jobs that its newest continues."""
+    if run.job_id is None:
+        return []
+    earlier: Sequence[str] = ()
+    if run.earlier_s:
+        with ctx.db.read() as session:
+            query = select(Job.id).where(Job.kind == JobKind.TRAIN, Job.payload["run_id"].as_string() == run.id)
+            earlier = session.scalars(query).all()
+    return read_log(ctx, run.job_id, earlier=earlier, last=last)
 
 
 def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_by: str | None, ahead: int) -> RunView:

@@ -39,6 +39,7 @@ from backend.services.training.views import (
     list_sample_steps,
     list_samples,
     read_configs,
+    read_run_log,
     run_detail,
 )
 from tests.support.curves import read_curve
@@ -250,6 +251,26 @@ def test_stop_and_save_then_resume_keeps_the_run_and_changes_the_job(ctx: Contex
     assert resumed.job_id != run.job_id
     assert resumed.seconds(ctx.now()) == 300, "the time until it was stopped counts"
     assert resume_run(ctx, run.id, person=LOCAL).job_id == resumed.job_id
+
+
+def test_the_log_of_a_resumed_run_keeps_its_lines_and_says_where_it_goes_on(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run(max_steps=100)
+    taken = claim(ctx, run)
+    report(ctx, taken, {"type": "log", "text": "Tokenised the train split.", "time": 1.0})
+    scenario.checkpoint(run=run, step=40)
+    with ctx.db.write() as session:
+        job = session.get_one(Job, run.job_id)
+        job.started_at = job.created_at - timedelta(minutes=5)
+    stop_run(ctx, run.id, person=LOCAL)
+    end(ctx, taken, Status.CANCELLED)
+    resumed = resume_run(ctx, run.id, person=LOCAL, max_steps=80)
+    report(ctx, claim(ctx, resumed), {"type": "log", "text": "Ready.", "time": 2.0})
+    assert read_run_log(ctx, get_run(ctx, run.id)) == [
+        "Tokenised the train split.",
+        "--- continued ---",
+        "Resumes from step 40. Steps: 80, before 100; the learning rate follows the schedule of the new.",
+        "Ready.",
+    ]
 
 
 @pytest.mark.parametrize("again", [resume_run, retry_run])
