@@ -31,7 +31,7 @@ from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenize
 from tests.support.data.dataset_world import done, queue_import
 from tests.support.job_work import do_job
 from tests.support.networks.base_folders import save_base
-from tests.support.opening import EVIL, assert_sound, figures, open_page, open_panel, words
+from tests.support.opening import EVIL, assert_sound, figures, open_page, open_panel, plain_words, words
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 
@@ -389,6 +389,20 @@ def test_upload_is_recognised_corrected_and_imported_from_the_page(site: Context
     assert app.query_params["dataset"] in (view.id, [view.id])
     app = open_page("build/datasets.py", dataset=view.id)
     assert "Left out: 10 rows shorter than 41 characters." in [line.value for line in app.caption]
+
+
+def test_a_file_in_another_encoding_gets_a_suggestion_and_columns_of_its_own(site: Context) -> None:
+    answers = ["Eins.", "Zwei.", "Größe zwölf, sagte Jürgen.", "Für die Brücke über den Fluß.", "Ein schöner Gruß."]
+    rows = "".join(f"{number};{answer}\n" for number, answer in enumerate(answers))
+    app = open_page("build/datasets.py", **{"import": "1"})
+    file = ("Nr.;Antwort – kurz\n" + rows).encode("cp1252")
+    app.file_uploader(key="import_file").upload("antworten.csv", file, "text/csv").run()
+    assert "Choose its encoding, perhaps cp1252, and check the preview." in plain_words(app)
+    (encoding,) = [box for box in app.selectbox if str(box.key).startswith("import_encoding_")]
+    encoding.select("cp1252").run()
+    assert "mapped from 2 columns" not in plain_words(app)
+    fields = {str(box.key).rsplit("_", 1)[1]: box.value for box in app.selectbox if "import_map_" in str(box.key)}
+    assert fields == {"Nr.": "not used", "Antwort – kurz": "text"}
 
 
 def test_a_folder_of_folders_is_imported_as_one_dataset(

@@ -30,11 +30,14 @@ NUM_ROWS = 50
 
 
 class _FirstRows(NamedTuple):
-    """The first rows of a file, the position of the first bytes that are not UTF-8, and why rows can't be read."""
+    """The first rows of a file, the position of the first bytes that are not UTF-8, why rows can't be read, and the
+    encoding that fits bytes that are not UTF-8.
+    """
 
     rows: list[Row]
     foreign: str = ""
     unreadable: tuple[str, ...] = ()
+    likely_encoding: str = ""
 
 
 def head_of_path(path: Path, *, encoding: str | None = None, split: str | None = None) -> SourceHead:
@@ -56,6 +59,7 @@ def head_of_path(path: Path, *, encoding: str | None = None, split: str | None =
         len(listing.ignored),
         read.foreign,
         unreadable=read.unreadable,
+        likely_encoding=read.likely_encoding,
         others=_rows_of_others(listing.members[1 : 1 + MAX_OTHERS], encoding=encoding),
     )
 
@@ -95,7 +99,14 @@ def head_of_remote(remote: Remote, *, encoding: str | None = None) -> SourceHead
     else:
         read = _rows_of_text(files[0].path, file.read(HEAD_BYTES), limit=NUM_ROWS, encoding=encoding)
     return SourceHead(
-        read.rows, files[0].path, len(files), remote.listing.bytes, 0, read.foreign, unreadable=read.unreadable
+        read.rows,
+        files[0].path,
+        len(files),
+        remote.listing.bytes,
+        0,
+        read.foreign,
+        unreadable=read.unreadable,
+        likely_encoding=read.likely_encoding,
     )
 
 
@@ -132,7 +143,8 @@ def _rows_of_text(name: str, head: bytes, *, limit: int, encoding: str | None) -
     foreign = _foreign(text)
     try:
         rows, unreadable = sniff_rows(name, text, limit=limit)
-        return _FirstRows(rows, foreign, tuple(unreadable))
+        likely = guess_encoding(text) if foreign else None
+        return _FirstRows(rows, foreign, tuple(unreadable), likely or "")
     except InvalidInput as error:
         wide = None if encoding else guess_wide_encoding(head)
         if not foreign and not wide:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import streamlit as st
 
@@ -116,9 +116,10 @@ def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastIm
             _draw_encoding(key, picked)
         return None
     if head.foreign:
+        likely = f", perhaps {head.likely_encoding}," if head.likely_encoding else ""
         st.warning(
-            f"{plain(head.name)} is not UTF-8 ({plain(head.foreign)}). Choose its encoding and check the preview. "
-            "With UTF-8, rows with such bytes are rejected.",
+            f"{plain(head.name)} is not UTF-8 ({plain(head.foreign)}). Choose its encoding{likely} and check the"
+            " preview. With UTF-8, rows with such bytes are rejected.",
             icon=":material/translate:",
         )
     if head.foreign or encoding:
@@ -128,6 +129,8 @@ def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastIm
         st.caption(f"{plural(head.files, 'file')} as one dataset{left_out}. The preview shows {plain(head.name)}.")
     if looks_like_votes(head.rows):
         _draw_way_to_battles(chosen)
+    if encoding:  # other bytes, other columns: what was chosen for those read before is not of these
+        chosen = replace(chosen, key=f"{chosen.key}_{encoding}")
     preview = _draw_kind_and_mapping(chosen, head, past)
     _draw_preview(preview)
     return ImportChoices(preview.kind, preview.mapping, encoding, preview.problem, head.val_split)

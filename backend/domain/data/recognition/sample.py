@@ -62,7 +62,7 @@ class SourceHead:
     """The first rows of a source. `name`: their file, one of `files`. `left_out`: number of files that are not read.
     `foreign`: where bytes that are not UTF-8 begin, or "". `val_split`: the saved split that is kept for validation, or
     "". `unreadable`: why rows between them can't be read. `others`: names and a few rows of further files; no rows of
-    one that can't be read.
+    one that can't be read. `likely_encoding`: one that fits, where the bytes are not UTF-8.
     """
 
     rows: list[Row]
@@ -74,3 +74,4 @@ class SourceHead:
     val_split: str = ""
     unreadable: tuple[str, ...] = ()
     others: tuple[tuple[str, list[Row]], ...] = ()
+    likely_encoding: str = ""
