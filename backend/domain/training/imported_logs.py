@@ -208,7 +208,9 @@ def _number(value: object) -> float | None:
 
 
 def _read_csv(data: bytes, *, stem: str) -> list[ParsedLog]:
-    """Read a table with a column `step`: one column a metric, or columns `metric` and `value` with one line a point."""
+    """Read a table with a column `step`: one column a metric, columns `metric` and `value` with one line a point, or
+    columns of several runs as Weights & Biases exports them.
+    """
     text = data.decode("utf-8-sig", "replace")
     head = text.partition("\n")[0]
     delimiter = max(",;\t", key=head.count)
@@ -226,6 +228,8 @@ def _read_csv(data: bytes, *, stem: str) -> list[ParsedLog]:
         rows = (dict(zip(header, row, strict=False)) for row in reader if row)
         if {"metric", "step", "value"} <= set(lowered):
             return _tidy({key.lower(): value for key, value in row.items()} for row in rows)
+        if columns := _wandb_columns(header):
+            return _by_run(rows, columns)
         if lowered == ["wall time", "step", "value"]:  # what TensorBoard's page downloads: one metric a file
             rows = ({stem if key.lower() == "value" else key: value for key, value in row.items()} for row in rows)
         log = ParsedLog("CSV")
@@ -248,6 +252,27 @@ def _tidy(rows: Iterator[dict[str, str]]) -> list[ParsedLog]:
             continue
         log = logs.setdefault(row.get("run") or "", ParsedLog("CSV", name=row.get("name") or row.get("run") or ""))
         log.add(row.get("metric") or "", int(step), row.get("value"), _first(row, TIME_NAMES))
+    return list(logs.values())
+
+
+def _wandb_columns(header: list[str]) -> dict[str, tuple[str, str]]:
+    """Return (run, metric) of the columns of a chart's export by Weights & Biases, which names them `run - metric` and
+    puts `__MIN` and `__MAX` beside each; empty for another table.
+    """
+    names = [name for name in header if " - " in name and {f"{name}__MIN", f"{name}__MAX"} <= set(header)]
+    return {name: (run, metric) for name in names for run, _, metric in [name.rpartition(" - ")]}
+
+
+def _by_run(rows: Iterator[dict[str, str]], columns: Mapping[str, tuple[str, str]]) -> list[ParsedLog]:
+    """Read a line a step, with columns of several runs."""
+    logs = {run: ParsedLog("Weights & Biases", name=run) for run, _ in columns.values()}
+    for row in rows:
+        lowered = {key.lower(): value for key, value in row.items()}
+        step, time = _first(lowered, STEP_NAMES), _first(lowered, TIME_NAMES)
+        if step is None or step != int(step):
+            continue
+        for column, (run, metric) in columns.items():
+            logs[run].add(metric, int(step), row.get(column), time)
     return list(logs.values())
 
 

@@ -146,6 +146,16 @@ def test_our_own_export_is_imported_run_by_run() -> None:
     assert values(second, "train_loss") == {1: 3.5}
 
 
+def test_an_export_of_weights_and_biases_is_imported_run_by_run() -> None:
+    names = [f"{run} - train/loss{end}" for run in ("gallant-sun-3", "a - b") for end in ("", "__MIN", "__MAX")]
+    header = ",".join(f'"{name}"' for name in ["Step", *names])
+    logs = read_logs(f"{header}\n1,2.5,2.4,2.6,,,\n2,2.0,2,2,3.5,3,4\n".encode(), filename="wandb_export.csv")
+    assert {log.name: log.points for log in logs} == {
+        "gallant-sun-3": {"train_loss": {1: (2.5, None), 2: (2.0, None)}},
+        "a - b": {"train_loss": {2: (3.5, None)}},
+    }
+
+
 def test_a_download_of_tensorboards_page_is_named_by_its_file() -> None:
     log = only(b"Wall time,Step,Value\n100.5,1,2.5\n101.5,2,2.25\n", "val_loss.csv")
     assert values(log, "val_loss") == {1: 2.5, 2: 2.25}
