@@ -263,7 +263,9 @@ def test_the_kind_of_attention_decides_the_key_value_heads(site: Context) -> Non
     app.segmented_control(key="architecture_kind").select("MQA").run()
     app.text_input(key="architecture_name").input("one")
     app.button(key="architecture_save").click().run()
+    app.text_input(key="architecture_num_heads").input("8").run()
     app.segmented_control(key="architecture_kind").select("GQA").run()
+    assert app.text_input(key="architecture_num_kv_heads").value == "2", "with 8 it would be MHA"
     app.text_input(key="architecture_num_kv_heads").input("3").run()
     assert "can't be shared evenly among 3 key/value heads" in words(app)
     app.segmented_control(key="architecture_kind").select("MHA").run()
@@ -403,6 +405,18 @@ def test_a_file_in_another_encoding_gets_a_suggestion_and_columns_of_its_own(sit
     assert "mapped from 2 columns" not in plain_words(app)
     fields = {str(box.key).rsplit("_", 1)[1]: box.value for box in app.selectbox if "import_map_" in str(box.key)}
     assert fields == {"Nr.": "not used", "Antwort – kurz": "text"}
+
+
+def test_too_many_rejected_rows_are_said_before_the_import(site: Context) -> None:
+    rows = '{"prompt": "", "completion": "a"}\n' + '{"prompt": "q", "completion": "a"}\n' * 24
+    app = open_page("build/datasets.py", **{"import": "1"})
+    app.file_uploader(key="import_file").upload("asked.jsonl", rows.encode(), "application/json").run()
+    assert "4 % of the first rows would be rejected. If the others are like them" in plain_words(app)
+    assert "as at most 1 % may be" in plain_words(app)
+    assert "`prompt` is empty" in [each.value for each in app.markdown]
+    (limit,) = [box for box in app.number_input if str(box.key).endswith("max_rejected")]
+    limit.set_value(5).run()
+    assert "If the others are like them" not in plain_words(app)
 
 
 def test_a_folder_of_folders_is_imported_as_one_dataset(

@@ -239,7 +239,10 @@ def _draw_rejected(ctx: Context, version: VersionView) -> None:
         return
     shown = "" if len(version.rejected) == version.rejected_rows else f" The first {len(version.rejected):,}:"
     st.caption(f"{plural(version.rejected_rows, 'row')} rejected.{shown}")
-    rows = [{name.capitalize(): value for name, value in row.items()} for row in version.rejected]
+    rows = [
+        {name.capitalize(): value for name, value in {**row, "reason": row["reason"].replace("`", "")}.items()}
+        for row in version.rejected
+    ]
     with st.container(height=420 if len(rows) > 8 else "content", border=False):
         draw_table(rows, key=f"rejected_{version.id}", alt="Rejected rows")
     st.download_button(

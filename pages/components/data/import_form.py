@@ -45,13 +45,16 @@ LANGUAGE_CHOICES = {code: language_name(code) for code in sorted(LANGUAGES, key=
 
 @dataclass(frozen=True)
 class ImportChoices:
-    """Chosen kind, mapping and encoding. `blocked`: why they can't be imported; `val_split`: a kept split."""
+    """Chosen kind, mapping and encoding. `blocked`: why they can't be imported; `val_split`: a kept split; `rejected`:
+    the share of the first rows that can't be used.
+    """
 
     kind: str
     mapping: dict[str, str]
     encoding: str | None
     blocked: str = ""
     val_split: str = ""
+    rejected: float = 0.0
 
 
 @number_form
@@ -133,7 +136,8 @@ def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastIm
         chosen = replace(chosen, key=f"{chosen.key}_{encoding}")
     preview = _draw_kind_and_mapping(chosen, head, past)
     _draw_preview(preview)
-    return ImportChoices(preview.kind, preview.mapping, encoding, preview.problem, head.val_split)
+    rejected = sum(bool(row.problem) for row in preview.preview) / max(1, len(preview.preview))
+    return ImportChoices(preview.kind, preview.mapping, encoding, preview.problem, head.val_split, rejected)
 
 
 def _is_text(name: str) -> bool:
@@ -336,7 +340,7 @@ def _draw_preview(preview: SourcePreview) -> None:
         )
         with st.expander("Reasons"):
             for row in bad[:5]:
-                st.text(row.problem)
+                st.markdown(with_code(row.problem))
 
 
 def _executors(ctx: Context) -> dict[str, str]:
@@ -367,6 +371,15 @@ def _draw_finish(
             values=options,
             disabled={"val_fraction": reason} if settled.val_split else None,
         )
+        typed = options.model_copy(update=values)
+        limit = typed.max_rejected if typed.keep_good else 0.0
+        if settled.rejected > limit and not settled.blocked:
+            st.warning(
+                f"{percent(settled.rejected)} of the first rows would be rejected. If the others are like them, nothing"
+                f" is imported at first, as at most {percent(limit, digits=None)} may be: choose how many may be, or"
+                " correct the rows.",
+                icon=":material/rule:",
+            )
         with st.expander("Filters and shards", icon=":material/filter_alt:"):
             values |= draw_fields(
                 ImportOptions,
