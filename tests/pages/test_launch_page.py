@@ -17,6 +17,7 @@ from backend.services.training import checks
 from backend.services.training.sweeps import advance_sweeps, get_sweep, launch_sweep, read_sweep, sweep_detail
 from backend.services.training.views import get_run, list_runs, run_detail
 from pages.components.training.config_fields import fields_in, with_labels
+from pages.components.training.sweep_form import split_values
 from tests.support.launch_form import keys, open_form, shown
 from tests.support.opening import cells, open_page, open_panel, plain_words, send_labels, words
 from tests.support.run_world import claim, end, report
@@ -242,6 +243,11 @@ def test_a_sweep_is_launched_from_the_form(site: Context, scenario: Scenario) ->
     sweep = get_sweep(site, "tales sweep")
     assert (sweep.num_planned, sweep.num_launched, sweep.config.run.context) == (6, 2, 32)
     assert set(sweep.config.vary) == {"learning_rate", "optimizer"}
+
+
+def test_decimal_commas_are_read_where_semicolons_separate_the_values_of_a_sweep() -> None:
+    assert split_values("0,002; 0,02;") == ["0.002", "0.02"]
+    assert split_values("0.002, 0.02") == ["0.002", "0.02"]
 
 
 def test_the_metric_of_a_sweep_is_chosen_and_its_goal_follows(site: Context, scenario: Scenario) -> None:

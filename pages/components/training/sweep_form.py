@@ -120,7 +120,7 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
                 label_visibility="collapsed",
                 placeholder="Values, separated by commas",
             )
-        return [part.strip() for part in (written or "").replace(";", ",").split(",") if part.strip()]
+        return split_values(written or "")
     low, high = (now / 3, now * 3) if now else (0.0, 0.1)
     span = {
         "low": draw_number(
@@ -137,6 +137,12 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
         "Log scale", value=low > 0, key=f"sweep_log_{key}", help="For ranges over orders of magnitude."
     )
     return span
+
+
+def split_values(text: str) -> list[str]:
+    """Return the values of a list, separated by commas; by semicolons they may have decimal commas: `0,002; 0,02`."""
+    parts = text.replace(",", ".").split(";") if ";" in text else text.split(",")
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _validates(ctx: Context, config: RunConfig) -> bool:
