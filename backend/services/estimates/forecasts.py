@@ -110,7 +110,8 @@ def describe_epochs(expected: Forecast) -> str:
         return least
     if expected.epochs_at_most is None:
         return f"at least {least}"
-    return f"between {least} and about {format_epochs(expected.epochs_at_most)}, as packing joins rows"
+    most = format_epochs(expected.epochs_at_most)
+    return f"about {least}" if most == least else f"between {least} and about {most}, as packing joins rows"
 
 
 def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) -> Forecast:

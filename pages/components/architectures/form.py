@@ -87,6 +87,15 @@ def take_family() -> None:
 
 
 @handled
+def take_attention() -> None:
+    """Let query heads share key/value heads once grouped-query attention is chosen: with as many it would be MHA."""
+    heads = _cleaned(st.session_state.get("architecture_num_heads"))
+    if st.session_state["architecture_kind"] == "GQA" and heads.isdecimal() and int(heads) > 1:
+        group = next((size for size in (4, 2, 3) if int(heads) % size == 0 and int(heads) > size), int(heads))
+        st.session_state["architecture_num_kv_heads"] = str(int(heads) // group)
+
+
+@handled
 def take_published() -> None:
     """Fill the form with the published architecture that was chosen."""
     if (name := st.session_state["architecture_published"]) in PUBLISHED:
@@ -169,6 +178,7 @@ def _draw_kind(family: Family) -> str:
         family.attention,
         key="architecture_kind",
         required=True,
+        on_change=take_attention,
         help="  \n".join(KIND_HELP[kind] for kind in family.attention),
     )
     return str(chosen)
