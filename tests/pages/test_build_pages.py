@@ -411,12 +411,12 @@ def test_too_many_rejected_rows_are_said_before_the_import(site: Context) -> Non
     rows = '{"prompt": "", "completion": "a"}\n' + '{"prompt": "q", "completion": "a"}\n' * 24
     app = open_page("build/datasets.py", **{"import": "1"})
     app.file_uploader(key="import_file").upload("asked.jsonl", rows.encode(), "application/json").run()
-    assert "4 % of the first rows would be rejected. If the others are like them" in plain_words(app)
-    assert "as at most 1 % may be" in plain_words(app)
+    warning = "4 % of the first rows would be rejected: above 1 % in all, nothing is imported until you have seen them."
+    assert warning in plain_words(app)
     assert "`prompt` is empty" in [each.value for each in app.markdown]
     (limit,) = [box for box in app.number_input if str(box.key).endswith("max_rejected")]
     limit.set_value(5).run()
-    assert "If the others are like them" not in plain_words(app)
+    assert "of the first rows would be rejected" not in plain_words(app)
 
 
 def test_a_folder_of_folders_is_imported_as_one_dataset(

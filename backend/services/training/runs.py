@@ -332,7 +332,10 @@ def _add_job_again(
     begins = "Starts again from the first step." if step is None else f"Resumes from step {step:,}."
     before = run.launched_config.max_steps
     if config.max_steps != before:
-        begins += f" Steps: {config.max_steps:,}, before {before:,}; the learning rate follows the schedule of the new."
+        begins += (
+            f" It has {config.max_steps:,} steps now, in place of {before:,}, and the learning rate follows the schedule"
+            " of those."
+        )
     session.add(LogLine(job_id=again.id, attempt=1, time=ctx.now().timestamp(), text=begins))
     spent = run_seconds(run.summary.earlier_s, job.started_at, job.finished_at, now=ctx.now())
     run.summary = run.summary.model_copy(update={"earlier_s": spent or 0.0})

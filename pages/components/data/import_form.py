@@ -372,12 +372,14 @@ def _draw_finish(
             disabled={"val_fraction": reason} if settled.val_split else None,
         )
         typed = options.model_copy(update=values)
-        limit = typed.max_rejected if typed.keep_good else 0.0
-        if settled.rejected > limit and not settled.blocked:
+        if settled.rejected > (typed.max_rejected if typed.keep_good else 0.0) and not settled.blocked:
+            ending = (
+                f"above {percent(typed.max_rejected, digits=None)} in all, nothing is imported until you have seen them"
+                if typed.keep_good
+                else "the first one ends the import"
+            )
             st.warning(
-                f"{percent(settled.rejected)} of the first rows would be rejected. If the others are like them, nothing"
-                f" is imported at first, as at most {percent(limit, digits=None)} may be: choose how many may be, or"
-                " correct the rows.",
+                f"{percent(settled.rejected, digits=None)} of the first rows would be rejected: {ending}.",
                 icon=":material/rule:",
             )
         with st.expander("Filters and shards", icon=":material/filter_alt:"):

@@ -268,7 +268,8 @@ def test_the_log_of_a_resumed_run_keeps_its_lines_and_says_where_it_goes_on(ctx:
     assert read_run_log(ctx, get_run(ctx, run.id)) == [
         "Tokenised the train split.",
         "--- continued ---",
-        "Resumes from step 40. Steps: 80, before 100; the learning rate follows the schedule of the new.",
+        "Resumes from step 40. It has 80 steps now, in place of 100, and the learning rate follows the schedule of"
+        " those.",
         "Ready.",
     ]
 
