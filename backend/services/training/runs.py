@@ -333,8 +333,8 @@ def _add_job_again(
     before = run.launched_config.max_steps
     if config.max_steps != before:
         begins += (
-            f" It has {config.max_steps:,} steps now, in place of {before:,}, and the learning rate follows the schedule"
-            " of those."
+            f" It has {config.max_steps:,} steps now, in place of {before:,}, and the learning rate follows the"
+            " schedule of those."
         )
     session.add(LogLine(job_id=again.id, attempt=1, time=ctx.now().timestamp(), text=begins))
     spent = run_seconds(run.summary.earlier_s, job.started_at, job.finished_at, now=ctx.now())
