@@ -83,12 +83,12 @@ def test_a_csv_with_broken_rows_keeps_the_valid_ones(tmp_path: Path) -> None:
     assert good == {
         2: {"prompt": "a", "completion": "b"},
         3: {"prompt": "two\nlines", "completion": "ok"},
-        9: {"prompt": "last", "completion": "row"},
+        8: {"prompt": "last", "completion": "row"},
     }
-    assert bad[5] == "the row has 1 field, the header has 2 (prompt, completion)"
-    assert "3 fields" in bad[6]
-    assert "byte 0xE9" in bad[7]
-    assert "NUL" in bad[8]
+    assert bad[4] == "the row has 1 field, the header has 2 (prompt, completion)"
+    assert "3 fields" in bad[5]
+    assert "byte 0xE9" in bad[6]
+    assert "NUL" in bad[7]
 
 
 def test_a_quotation_mark_that_is_never_closed_is_a_problem_and_not_a_row(tmp_path: Path) -> None:
