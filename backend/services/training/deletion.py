@@ -182,9 +182,9 @@ def _referred_to(session: Session, going: Sequence[str]) -> dict[str, tuple[str,
     checkpoints = dict(session.execute(select(made.id, made.run_id).where(mine)).all())
     loading = select(Endpoint.id, Deployment.config).join(Deployment, Deployment.endpoint_id == Endpoint.id)
     for endpoint_id, config in session.execute(loading.where(Deployment.stopped_at.is_(None))):
-        for key in (config.draft, *(adapter.checkpoint_id for adapter in config.adapters.values())):
-            if key in checkpoints:
-                reasons.setdefault(str(checkpoints[key]), _need(session, "endpoint", Endpoint, endpoint_id))
+        for loaded in (config.draft, *(adapter.checkpoint_id for adapter in config.adapters.values())):
+            if loaded in checkpoints:
+                reasons.setdefault(str(checkpoints[loaded]), _need(session, "endpoint", Endpoint, endpoint_id))
     return reasons
 
 
