@@ -8,6 +8,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -30,9 +31,18 @@ from backend.services.serving.failures import LostRequest
 from backend.services.serving.shadows import ComparedRequest
 from backend.services.serving.stored_responses import ResponseRecord
 from backend.services.serving.usage import UsageRow
-from tests.support.serving_replica import eventually
 
 KEY = "rh-test-key"
+
+
+def eventually(condition: Callable[[], Any], *, timeout_s: float = 200.0) -> Any:
+    """Wait for a condition and return its value."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError("the condition never held")
 
 
 class MemoryDirectory:

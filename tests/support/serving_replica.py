@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,10 @@ from backend.domain.serving.protocol import GenerateRequest, GenerationEvent
 from backend.infra.replicas import ReplicaClient
 from jobs.reporter import FileReporter
 from jobs.serving.replica import run
+from tests.support.gateway_fixtures import eventually
 from tests.support.jobs import make_spec
 
 TOKEN = "internal-token-of-the-test"
-
-
-def eventually(condition: Callable[[], Any], *, timeout_s: float = 200.0) -> Any:
-    """Wait for a condition and return its value."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.01)
-    raise AssertionError("the condition never held")
 
 
 def stream_events(url: str, *, token: str, request: GenerateRequest) -> Iterator[GenerationEvent]:

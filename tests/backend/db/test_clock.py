@@ -12,7 +12,7 @@ from backend.bootstrap import build_context
 from backend.db import engine as engines
 from backend.db.base import utc_now
 from backend.services.context import Context
-from tests.support.serving_replica import eventually
+from tests.support.gateway_fixtures import eventually
 from tests.support.settings import make_settings
 
 AHEAD = timedelta(hours=1)

@@ -365,7 +365,7 @@ def test_options_about_the_size_of_a_run_are_left_out_for_shards() -> None:
 def test_tokens_made_in_shards_are_those_of_one_process(tmp_path: Path, rooms: Rooms) -> None:
     write_corpus(tmp_path / "corpus", files=12)
     shutil.copytree(rooms.root / "tokenizer", tmp_path / "tokenizers" / "t")
-    result = run_import(tmp_path, RememberingReporter(), shards=5, tokenizer="tokenizers/t")
+    result = run_import(tmp_path, RememberingReporter(), shards=5, workers=1, tokenizer="tokenizers/t")
     check_tokens(tmp_path, result.folder, result.tokens, rooms)
     assert not [path for path in (tmp_path / "datasets").iterdir() if path.name.startswith(".importing")]
 

@@ -43,11 +43,12 @@ from jobs.serving import engines
 from jobs.serving.engines import as_lark
 from jobs.serving.replica import choose_engine, run
 from tests.support.forks import fork_module
+from tests.support.gateway_fixtures import eventually
 from tests.support.installation import is_alive
 from tests.support.jobs import make_spec
 from tests.support.networks.base_folders import save_gguf
 from tests.support.networks.serving_networks import make_llama, make_mamba, save_adapter, save_checkpoint
-from tests.support.serving_replica import TOKEN, RunningReplica, eventually, stream_events
+from tests.support.serving_replica import TOKEN, RunningReplica, stream_events
 
 FAKE = Path(__file__).parents[2] / "support" / "fake_engine_server.py"
 PROMPT = (1, 2, 3)

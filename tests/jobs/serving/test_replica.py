@@ -28,9 +28,10 @@ from backend.errors import InvalidInput, JobFailed
 from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused, ReplicaTimeouts
 from jobs.reporter import FileReporter
 from jobs.serving.replica import listen_on, run
+from tests.support.gateway_fixtures import eventually
 from tests.support.jobs import make_spec
 from tests.support.networks.serving_networks import make_llama, make_tokenizer, save_checkpoint
-from tests.support.serving_replica import TOKEN, RunningReplica, eventually, stream_events
+from tests.support.serving_replica import TOKEN, RunningReplica, stream_events
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ BODY: dict[str, Any] = {
     "model": "tiny",
     "messages": [{"role": "user", "content": "Hello"}],
     "temperature": 0,
-    "max_tokens": 40,
+    "max_tokens": 16,
     "stream": True,
 }
 

@@ -24,8 +24,7 @@ from backend.gateway.usage import MAX_REFUSED
 from backend.services.context import LOCAL, Context
 from backend.services.serving.costs.prices import set_price
 from backend.services.serving.usage import UsageRow
-from tests.support.gateway_fixtures import KEY, MemoryDirectory, ScriptedReplica, gateway, scripted
-from tests.support.serving_replica import eventually
+from tests.support.gateway_fixtures import KEY, MemoryDirectory, ScriptedReplica, eventually, gateway, scripted
 
 
 @dataclass

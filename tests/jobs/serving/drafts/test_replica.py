@@ -13,10 +13,11 @@ from jobs.serving.batching import BatchingEngine
 from jobs.serving.fused_layers import fuse_layers
 from jobs.serving.native.library import Library
 from jobs.serving.replica import run
+from tests.support.gateway_fixtures import eventually
 from tests.support.jobs import make_spec
 from tests.support.networks.serving_networks import make_llama, make_tokenizer, save_checkpoint
 from tests.support.serving.requests import Caught
-from tests.support.serving_replica import TOKEN, RunningReplica, eventually, stream_events
+from tests.support.serving_replica import TOKEN, RunningReplica, stream_events
 
 
 def test_a_replica_answers_as_without_its_draft_and_counts_what_was_accepted(library: Library, tmp_path: Path) -> None:

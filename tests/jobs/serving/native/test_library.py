@@ -21,7 +21,7 @@ from tests.support.native.completeness import skip_unless_complete
 
 CHECK = Path("tests/support/native/check_decoder.cpp").resolve()
 COMMON = ("-std=c++17", *native.ARITHMETIC, "-Wno-psabi", f"-I{native.SOURCE.parent}")
-SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+SANITIZED = ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 BUILDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "this processor": ("c++", ("-O3", "-march=native", "-fopenmp"), ""),
     "AddressSanitizer and UBSan": ("c++", (*SANITIZED, "-march=native", "-fopenmp"), ""),
