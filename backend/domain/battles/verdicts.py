@@ -63,14 +63,14 @@ class PairVerdict:
     (over raters) both reach `threshold` = num_pairs / alpha, for the same side. `for_these_raters` is what prompts
     alone say, of the raters who voted. `share` is what first earned of the votes (half for ties and both bad); its
     interval is a confidence sequence of the average prompt at `level` = 1 - alpha / num_pairs, valid at any stopping
-    time, for these raters; it excludes 1/2 where `e_value` reaches the threshold. `prompts_won` and `prompts_lost` are
-    first's; prompts that came out even count in `prompts` alone. `votes`, `prompts` and `ties` include the `identical`
-    answers, which no one voted on; `num_cast` and `cast_share` leave them out. `needed` is for a true gap of
-    `smallest_gap_elo`, `needed_at_gap` for the observed one (None where votes are even); all 0 once decided.
-    `needs_prompts` says that more raters on the same prompts can't settle it. `seconds_needed` is rating time, None
-    without a pace. `leaning` is the standard deviation of raters' leanings in log-odds, measured from a planned one;
-    `votes_per_rater` and `decisive_per_rater` are the votes of each, and those that are no ties. `rests_on` is the
-    rater without whose votes it would be undecided.
+    time, for these raters (at one look, as its `method` says, where their order would decide it); it excludes 1/2 where
+    `e_value` reaches the threshold. `prompts_won` and `prompts_lost` are first's; prompts that came out even count in
+    `prompts` alone. `votes`, `prompts` and `ties` include the `identical` answers, which no one voted on; `num_cast`
+    and `cast_share` leave them out. `needed` is for a true gap of `smallest_gap_elo`, `needed_at_gap` for the observed
+    one (None where votes are even); all 0 once decided. `needs_prompts` says that more raters on the same prompts can't
+    settle it. `seconds_needed` is rating time, None without a pace. `leaning` is the standard deviation of raters'
+    leanings in log-odds, measured from a planned one; `votes_per_rater` and `decisive_per_rater` are the votes of each,
+    and those that are no ties. `rests_on` is the rater without whose votes it would be undecided.
     """
 
     first: str
@@ -273,15 +273,15 @@ def _by_prompts(pair: PairVotes, *, alpha: float, equal: float = 0.0) -> tuple[E
     outcome: Outcome = "undecided"
     if low <= high and not low <= 0.5 <= high and (low > 0.5) == (value > 0.5) and value != 0.5:
         outcome = "better" if low > 0.5 else "worse"
-    looks = "valid at any stopping time"
+    kind, looks = "confidence sequence", "valid at any stopping time"
     stderr = clustered_mean_estimate(pair.points, pair.prompt.tolist()).stderr
     if not low <= value - (stderr or 0.0) <= value + (stderr or 0.0) <= high:
         of_means = interval_of_means(pair.means, alpha=alpha)
         if outcome == "undecided" or not of_means[0] <= 0.5 <= of_means[1]:
-            (low, high), looks = of_means, "at one look"
+            (low, high), kind, looks = of_means, "betting interval", "valid at one look"
     low, high = min(low, high, value), max(low, high, value)
     value, low, high = (equal / 2 + (1 - equal) * bound for bound in (value, low, high))
-    method = f"confidence sequence by prompt ({num_prompts}), {_level(1 - alpha)}, {looks}"
+    method = f"{kind} by prompt ({num_prompts}), {_level(1 - alpha)}, {looks}"
     return (
         Estimate(
             value, None if stderr is None else (1 - equal) * stderr, low, high, num_votes + pair.identical, method

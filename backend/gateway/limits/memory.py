@@ -34,10 +34,13 @@ class MemoryLimits:
     async def reserve(self, demand: Demand, read_spent: ReadSpent) -> Refusal | Counted:
         """Count a request at its most, or return the refusal."""
         account, limits, now = self._accounts[demand.key_id], demand.limits, demand.now
-        for unit, period, _ in limits.budgets:
-            if (name := demand.budget_name(unit, period)) not in account.spent:
-                spent = await asyncio.to_thread(read_spent, unit, period)
-                account.spent.setdefault(name, spent)
+        names = {demand.budget_name(unit, period): (unit, period) for unit, period, _ in limits.budgets}
+        while absent := names.keys() - account.spent.keys():  # other requests come and go while one is read
+            name = min(absent)
+            spent = await asyncio.to_thread(read_spent, *names[name])
+            account.spent.setdefault(name, spent)
+        if len(account.spent) > 2 * len(names):  # of earlier periods and prices
+            account.spent = {name: account.spent[name] for name in names}
         refusal = _check(account, demand)
         if refusal is not None:
             return refusal
@@ -94,6 +97,3 @@ def _spend(account: _Account, demand: Demand, *, tokens: float, usd: float) -> N
     for unit, period, _ in demand.limits.budgets:
         if (name := demand.budget_name(unit, period)) in account.spent:
             account.spent[name] += tokens if unit == "tokens" else usd
-    if len(account.spent) > 2 * len(demand.limits.budgets):
-        current = {demand.budget_name(unit, period) for unit, period, _ in demand.limits.budgets}
-        account.spent = {name: value for name, value in account.spent.items() if name in current}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,33 @@ def test_a_budget_starts_from_stored_usage_and_ends_with_the_utc_day(
     assert (refused.limit, refused.unit, refused.period) == ("budget", unit, "day")
     assert refused.used == pytest.approx(95 * scale)
     assert refused.retry_after_s == 12 * 3600 + 1
+
+
+def test_a_request_that_reads_its_usage_is_counted_however_often_prices_change_meanwhile(make_store: MakeStore) -> None:
+    """Counters of earlier prices were dropped while it waited, and it failed."""
+    limits = KeyLimits(usd_per_day=5.0, usd_per_month=5.0)
+    is_reading, may_end = threading.Event(), threading.Event()
+
+    def spent_slowly(_unit: str, period: str) -> float:
+        if period == "month":
+            is_reading.set()
+            assert may_end.wait(60)
+        return 0.0
+
+    async def play(store: LimitStore) -> list[Refusal | None]:
+        first = asyncio.create_task(reserve(store, demand("a", limits, usd=1.0, prices="first"), spent_slowly))
+        await asyncio.to_thread(is_reading.wait, 60)
+        for prices in ("second", "third", "fourth"):
+            priced = demand(prices, limits, usd=1.0, prices=prices)
+            assert await reserve(store, priced, nothing_spent) is None
+            await store.settle(priced, tokens=10, usd=1.0)
+        may_end.set()
+        last = await reserve(store, demand("b", limits, usd=4.5, prices="fourth"), nothing_spent)
+        return [await first, last]
+
+    counted, refused = run(make_store, play)
+    assert counted is None
+    assert refused is not None, "the dollar of the fourth prices counts still"
 
 
 def test_a_budget_of_dollars_starts_again_from_stored_usage_once_a_price_changes(make_store: MakeStore) -> None:
