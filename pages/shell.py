@@ -46,13 +46,20 @@ def page_table() -> dict[str, list[st.navigation]]:  # type: ignore[valid-type]
 
 
 def run_ballot_alone() -> None:
-    """Run the ballot from any address, without the other pages.
+    """Run the ballot, and say at the other pages' addresses that they are not open to raters.
 
     As the only page it would have the root as its address, and `/ballot` would be unknown; so a default page leads to
     it.
     """
     listed = next(page for page in routes.listed_pages() if page.script == routes.BALLOT)
     ballot = streamlit_page(listed, is_hidden=False)
+
+    def refuse() -> None:
+        st.title("Not open to raters")
+        st.write("An admin can give you another role under *People and keys*.")
+        st.page_link(ballot, label="Ballot", icon=f":material/{listed.icon}:")
+
+    closed = [page for page in routes.listed_pages() if page.script not in (routes.OVERVIEW, routes.BALLOT)]
     st.navigation(
         [
             st.Page(
@@ -62,6 +69,7 @@ def run_ballot_alone() -> None:
                 default=True,
             ),
             ballot,
+            *(st.Page(refuse, title=page.title, url_path=routes.address(page.script).lstrip("/")) for page in closed),
         ],
         position="hidden",
     ).run()

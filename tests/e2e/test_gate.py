@@ -111,6 +111,26 @@ def test_signing_in_sets_a_cookie_that_scripts_can_not_read_and_opens_the_page_t
         server.stop()
 
 
+def test_a_rater_is_told_that_a_page_is_not_open_to_raters(ctx: Context, home: Path, browser: Browser) -> None:
+    """It was told that the page did not exist."""
+    add_user(ctx, "maya", PASSWORD, role="admin", person=LOCAL)
+    add_user(ctx, "rosa", PASSWORD, role="rater", person=LOCAL)
+    with page_server(home) as server:
+        context = patient_context(browser)
+        page = context.new_page()
+        page.goto(f"{server.url}/people")
+        page.get_by_label("Name").fill("rosa")
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Sign in").click()
+        for address in ("/people", "/endpoints?name=oak", "/run?id=1"):
+            page.goto(server.url + address)
+            page.get_by_role("heading", name="Not open to raters").wait_for()
+            expect(page.get_by_role("dialog")).to_have_count(0)
+        page.get_by_role("link", name="Ballot").click()
+        page.wait_for_url("**/ballot")
+        context.close()
+
+
 def test_a_page_that_is_open_ends_when_its_account_is_disabled(ctx: Context, home: Path, browser: Browser) -> None:
     maya = add_user(ctx, "maya", PASSWORD, role="admin", person=LOCAL)
     add_user(ctx, "ada", PASSWORD, role="admin", person=LOCAL)
