@@ -105,13 +105,14 @@ def describe_epochs(expected: Forecast) -> str:
     """
     if not expected.epochs:
         return ""
-    least = f"{'about ' if expected.epochs_estimated else ''}{format_epochs(expected.epochs)}"
+    least = format_epochs(expected.epochs)
+    stated = f"about {least}" if expected.epochs_estimated else least
     if not expected.epochs_at_least:
-        return least
+        return stated
     if expected.epochs_at_most is None:
-        return f"at least {least}"
+        return f"at least {stated}"
     most = format_epochs(expected.epochs_at_most)
-    return f"about {least}" if most == least else f"between {least} and about {most}, as packing joins rows"
+    return f"about {least}" if most == least else f"between {stated} and about {most}, as packing joins rows"
 
 
 def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) -> Forecast:

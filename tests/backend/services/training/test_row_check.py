@@ -104,7 +104,9 @@ def test_epochs_of_packed_rows_are_an_interval_until_a_run_has_counted_its_seque
     assert expected.epochs_at_most > 4 * expected.epochs
     said = describe_epochs(expected)
     assert said.startswith(f"between {format_epochs(expected.epochs)} and about ")
-    assert describe_epochs(replace(expected, epochs_at_most=1.00001 * expected.epochs)).startswith("about ")
+    for estimated in (False, True):
+        equal = replace(expected, epochs_at_most=1.00001 * expected.epochs, epochs_estimated=estimated)
+        assert describe_epochs(equal) == f"about {format_epochs(expected.epochs)}"
     padded = forecast(ctx, config.model_copy(update={"packing": False}))
     assert (padded.epochs_at_most, "between" in describe_epochs(padded)) == (None, False)
 
