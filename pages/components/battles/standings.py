@@ -126,11 +126,11 @@ def draw_bias(standings: Standings) -> None:
     grid = st.grid(4, min_column_width=140)
     bias = standings.table.position_bias
     if bias is None or bias.low is None or bias.high is None:
-        draw_metric(grid, "Position bias (side A), points", "–", help="Not enough votes.")
+        draw_metric(grid, "Position bias, points", "–", help="Not enough votes.")
     else:
         draw_metric(
             grid,
-            "Position bias (side A), points",
+            "Position bias, points",
             f"{bias.low:+.0f} to {bias.high:+.0f}",
             help=(
                 f"Rating points that the left side gains: 95 % interval, estimate {bias.value:+.0f}."
