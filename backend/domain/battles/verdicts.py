@@ -63,14 +63,14 @@ class PairVerdict:
     (over raters) both reach `threshold` = num_pairs / alpha, for the same side. `for_these_raters` is what prompts
     alone say, of the raters who voted. `share` is what first earned of the votes (half for ties and both bad); its
     interval is a confidence sequence of the average prompt at `level` = 1 - alpha / num_pairs, valid at any stopping
-    time, for these raters (at one look, as its `method` says, where their order would decide it); it excludes 1/2 where
-    `e_value` reaches the threshold. `prompts_won` and `prompts_lost` are first's; prompts that came out even count in
-    `prompts` alone. `votes`, `prompts` and `ties` include the `identical` answers, which no one voted on; `num_cast`
-    and `cast_share` leave them out. `needed` is for a true gap of `smallest_gap_elo`, `needed_at_gap` for the observed
-    one (None where votes are even); all 0 once decided. `needs_prompts` says that more raters on the same prompts can't
-    settle it. `seconds_needed` is rating time, None without a pace. `leaning` is the standard deviation of raters'
-    leanings in log-odds, measured from a planned one; `votes_per_rater` and `decisive_per_rater` are the votes of each,
-    and those that are no ties. `rests_on` is the rater without whose votes it would be undecided.
+    time, for these raters (at one look if they voted one after the other); where it excludes 1/2, `e_value` reaches the
+    threshold. `prompts_won` and `prompts_lost` are first's; prompts that came out even count in `prompts` alone.
+    `votes`, `prompts` and `ties` include the `identical` answers, which no one voted on; `num_cast` and `cast_share`
+    leave them out. `needed` is for a true gap of `smallest_gap_elo`, `needed_at_gap` for the observed one (None where
+    votes are even); all 0 once decided. `needs_prompts` says that more raters on the same prompts can't settle it.
+    `seconds_needed` is rating time, None without a pace. `leaning` is the standard deviation of raters' leanings in
+    log-odds, measured from a planned one; `votes_per_rater` and `decisive_per_rater` are the votes of each, and those
+    that are no ties. `rests_on` is the rater without whose votes it would be undecided.
     """
 
     first: str
@@ -259,29 +259,29 @@ def judge_pair(
 def _by_prompts(pair: PairVotes, *, alpha: float, equal: float = 0.0) -> tuple[Estimate, Outcome]:
     """The share with its confidence sequence, and the outcome for the raters who voted.
 
-    Identical answers, a share `equal` of the votes, pull both towards 1/2. Contradicting bounds decide nothing. Where
-    raters of unlike taste vote one after the other, a prompt's first votes are the first rater's, and what they alone
-    say need not hold the share of all votes and its error: then the interval is one of all votes at one look. It is
-    widened to hold the share, which weighs prompts by their votes.
+    Identical answers, a share `equal` of the votes, pull both towards 1/2. Where raters vote one after the other, a
+    prompt's first votes are the first rater's, and what these say need not hold for the others: so the interval also
+    holds that of the prompts' means, which has no order, or is that one where the first votes contradict the share. It
+    is widened to hold the share, which weighs prompts by their votes. Contradicting bounds decide nothing.
     """
     num_votes, num_prompts = len(pair.points), len(pair.sizes)
     if not num_votes:
         bounds = (0.5, 0.5) if equal == 1 else (equal / 2, 1 - equal / 2)
         return Estimate(0.5, None, *bounds, pair.identical, "no votes"), "undecided"
     low, high = confidence_sequence(pair.points, pair.prompt, alpha=alpha)
-    value = float(pair.points.mean())
-    outcome: Outcome = "undecided"
-    if low <= high and not low <= 0.5 <= high and (low > 0.5) == (value > 0.5) and value != 0.5:
-        outcome = "better" if low > 0.5 else "worse"
-    kind, looks = "confidence sequence", "valid at any stopping time"
-    stderr = clustered_mean_estimate(pair.points, pair.prompt.tolist()).stderr
-    if not low <= value - (stderr or 0.0) <= value + (stderr or 0.0) <= high:
+    may_decide, looks = low <= high and not low <= 0.5 <= high, "valid at any stopping time"
+    value, stderr = float(pair.points.mean()), clustered_mean_estimate(pair.points, pair.prompt.tolist()).stderr
+    if num_votes > num_prompts:
         of_means = interval_of_means(pair.means, alpha=alpha)
-        if outcome == "undecided" or not of_means[0] <= 0.5 <= of_means[1]:
-            (low, high), kind, looks = of_means, "betting interval", "valid at one look"
+        holds_share = low <= value - (stderr or 0.0) <= value + (stderr or 0.0) <= high
+        low, high = (min(low, of_means[0]), max(high, of_means[1])) if holds_share else of_means
+        looks += ", at one look if raters voted one after the other"
+    outcome: Outcome = "undecided"
+    if may_decide and not low <= 0.5 <= high and (low > 0.5) == (value > 0.5) and value != 0.5:
+        outcome = "better" if low > 0.5 else "worse"
     low, high = min(low, high, value), max(low, high, value)
     value, low, high = (equal / 2 + (1 - equal) * bound for bound in (value, low, high))
-    method = f"{kind} by prompt ({num_prompts}), {_level(1 - alpha)}, {looks}"
+    method = f"confidence sequence by prompt ({num_prompts}), {_level(1 - alpha)}, {looks}"
     return (
         Estimate(
             value, None if stderr is None else (1 - equal) * stderr, low, high, num_votes + pair.identical, method
