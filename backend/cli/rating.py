@@ -191,8 +191,8 @@ def to_text(table: RatingTable) -> str:
     lines = [
         f"{'rank':<7}{'contestant':<{width}}  {'rating':>7}  {'interval':>15}  {'votes':>6}  {'above the next by':>22}"
     ]
-    gaps = [f"{gap.difference:.0f} ({gap.low:.0f} to {gap.high:.0f})" for gap in table.neighbours()] + [""]
-    for row, gap in zip(table.ratings, gaps, strict=True):
+    gaps = [f"{table.shown_gap(gap.first, gap.second)} ({gap.low:.0f} to {gap.high:.0f})" for gap in table.neighbours()]
+    for row, gap in zip(table.ratings, [*gaps, ""], strict=True):
         rank = f"{row.rank_low}" if row.rank_low == row.rank_high else f"{row.rank_low}-{row.rank_high}"
         interval = f"{row.low:.0f} to {row.high:.0f}"
         line = f"{rank:<7}{row.contestant:<{width}}  {row.rating:>7.0f}  {interval:>15}  {row.num_cast:>6}  {gap:>22}"

@@ -123,14 +123,14 @@ def _is_probable(verdict: PairVerdict, table: RatingTable) -> bool:
     return gap.p_value < PROBABLE and (gap.difference > 0) == (verdict.share.value > 0.5)
 
 
-def _rating_gap(verdict: PairVerdict, table: RatingTable) -> float | None:
+def _rating_gap(verdict: PairVerdict, table: RatingTable) -> int | None:
     """Return the distance of a pair's ratings on the board."""
     if not {verdict.first, verdict.second} <= set(table.contestants):
         return None
-    return abs(table.rating(verdict.first).rating - table.rating(verdict.second).rating)
+    return abs(table.shown_gap(verdict.first, verdict.second))
 
 
-def _sentence(verdict: PairVerdict, *, is_probable: bool, gap_elo: float | None = None) -> str:
+def _sentence(verdict: PairVerdict, *, is_probable: bool, gap_elo: int | None = None) -> str:
     if not verdict.num_cast:
         equal = " All answers were identical." if verdict.identical else ""
         return f"No vote compares {verdict.first} with {verdict.second} yet.{equal}"
@@ -165,15 +165,15 @@ def _unmet(verdict: PairVerdict, table: RatingTable) -> str:
     return f"{leads}. Not enough to promote: no vote compares the two, and a verdict asks for direct votes."
 
 
-def _missing(verdict: PairVerdict, gap_elo: float | None) -> str:
+def _missing(verdict: PairVerdict, gap_elo: int | None) -> str:
     """Say what would settle the observed gap, or the smallest one that matters where the votes are even. `gap_elo` is
     that of the board's ratings.
     """
     observed = verdict.needed_at_gap
     needed = observed if observed is not None and observed.gap_elo >= verdict.smallest_gap_elo else verdict.needed
     cautious = ", a cautious reading of these votes" if needed is observed else ""
-    if cautious and gap_elo is not None and round(gap_elo) != round(needed.gap_elo):
-        cautious += f" (the board's ratings are {gap_elo:.0f} apart)"
+    if cautious and gap_elo is not None and gap_elo != round(needed.gap_elo):
+        cautious += f" (the board's ratings are {gap_elo} apart)"
     at = f"for a gap of {needed.gap_elo:.0f} rating points{cautious}"
     if needed.votes > MANY_VOTES:
         return f"over {MANY_VOTES:,} more votes {at}, so treat them as equal"

@@ -187,6 +187,10 @@ class RatingTable:
         """The row of one contestant; InvalidInput if it has no votes."""
         return self.ratings[self._row(contestant)]
 
+    def shown_gap(self, first: str, second: str) -> int:
+        """First minus second as a reader of the board subtracts them: ratings are shown without decimals."""
+        return round(self.rating(first).rating) - round(self.rating(second).rating)
+
     def pair(self, first: str, second: str) -> PairDifference:
         """Compare two contestants: difference with its own interval and p value (not adjusted for many pairs)."""
         row, column = self._row(first), self._row(second)

@@ -226,7 +226,9 @@ def _draw_differences(table: RatingTable) -> None:
     chosen = table.pair(first, second)
     pairs = [chosen, *(pair for pair in table.neighbours() if {pair.first, pair.second} != {first, second})]
     draw_table(
-        [_difference_line(pair) for pair in pairs], key="differences_table", alt="Differences between contestants"
+        [_difference_line(table, pair) for pair in pairs],
+        key="differences_table",
+        alt="Differences between contestants",
     )
     st.caption(
         f"{percent(table.level)} intervals of the difference, fitted over all votes. They can exclude 0 where two"
@@ -234,10 +236,10 @@ def _draw_differences(table: RatingTable) -> None:
     )
 
 
-def _difference_line(pair: PairDifference) -> dict[str, object]:
+def _difference_line(table: RatingTable, pair: PairDifference) -> dict[str, object]:
     return {
         "Pair": f"{pair.first} against {pair.second}",
-        "Difference": f"{pair.difference:+.0f}",
+        "Difference": f"{table.shown_gap(pair.first, pair.second):+d}",
         "Interval": f"{pair.low:+.0f} to {pair.high:+.0f}",
         "Expected share": f"{percent(pair.share)} [{percent(pair.share_low)}, {percent(pair.share_high)}]",
         "Direct votes": pair.num_cast,

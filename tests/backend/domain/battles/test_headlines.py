@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -38,13 +39,20 @@ def test_a_probable_lead_says_what_is_missing_at_the_observed_gap() -> None:
     verdict, table = judged(votes(0.7, num=40, raters=8))
     headline = pair_headline(verdict, table)
     assert headline.tone == "leaning"
-    gap = table.pair("Village chat", "Base").difference
+    gap = round(table.rating("Village chat").rating) - round(table.rating("Base").rating)
     assert re.fullmatch(
         r"Village chat is probably better than Base, 70 % of 40 votes\. Not enough to promote: about [\d,]+ more votes"
         r" .*for a gap of \d+ rating points, a cautious reading of these votes"
-        rf" \(the board's ratings are {gap:.0f} apart\)\.",
+        rf" \(the board's ratings are {gap} apart\)\.",
         headline.sentence,
     )
+
+
+def test_the_distance_of_ratings_is_that_of_the_ratings_beside_it() -> None:
+    verdict, table = judged(votes(0.7, num=40, raters=8))
+    first, second = table.ratings
+    table = replace(table, ratings=(replace(first, rating=1030.6), replace(second, rating=969.4)))
+    assert "(the board's ratings are 62 apart)" in pair_headline(verdict, table).sentence, "1031 and 969 stand beside"
 
 
 def test_a_decided_lead_is_enough_and_names_whom_it_speaks_for() -> None:
