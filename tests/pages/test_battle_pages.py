@@ -637,14 +637,17 @@ def test_votes_that_were_chosen_on_datasets_are_not_asked_for_again(
 def test_votes_from_elsewhere_are_mapped_and_previewed_before_they_are_imported(site: Context) -> None:
     app = open_page("evaluate/battles.py", **{"import": "votes"})
     app.file_uploader(key="votes_file").upload(
-        "club.csv", b"game,left,right,winner\n1,Oak,Elm,left\n2,Elm,Oak,tie\n", "text/csv"
+        "club.csv", b"Game,left,right,winner\n1,Oak,Elm,left\n2,Elm,Oak,tie\n", "text/csv"
     )
     app.run()
     assert_sound(app)
     assert "2 votes by 1 rater on 2 prompts, 2 contestants" in words(app)
+    assert "contestants: first is better 1, tie 1." in words(app).replace("*", "")
     assert "No column names the rater" in words(app)
     assert list_campaigns(site) == []
-    next(box for box in app.selectbox if box.label == "Prompt").set_value("game")
+    prompt = next(box for box in app.selectbox if box.label == "Prompt")
+    assert prompt.options[1] == "Game"
+    prompt.set_value("game")
     next(box for box in app.selectbox if box.label == "Second contestant").set_value("left")
     app.run()
     assert "compares 'Oak' with itself" in words(app)

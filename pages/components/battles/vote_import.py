@@ -9,7 +9,6 @@ import streamlit as st
 
 from backend.domain.battles.vote_files.previews import VotePreview, is_mapping_complete, preview_votes, propose_mapping
 from backend.domain.battles.vote_files.rows import FileVote
-from backend.domain.wording import percent
 from backend.errors import InvalidInput
 from backend.services.battles.vote_imports import import_votes
 from backend.services.context import Context, Person
@@ -88,7 +87,7 @@ def _choose_file(ctx: Context, person: Person) -> tuple[str, bytes, str] | None:
     return None if upload is None else (upload.name, upload.getvalue(), upload.file_id)
 
 
-def _draw_columns(columns: tuple[str, ...], proposed: Mapping[str, str], *, scope: str) -> dict[str, str]:
+def _draw_columns(columns: Mapping[str, str], proposed: Mapping[str, str], *, scope: str) -> dict[str, str]:
     """Draw the column of each field; return field -> column, "" for none."""
     grid = st.grid(5, min_column_width=150)
     mapping = {}
@@ -101,7 +100,7 @@ def _draw_columns(columns: tuple[str, ...], proposed: Mapping[str, str], *, scop
                 words,
                 options,
                 index=options.index(proposal) if proposal in options else None,
-                format_func=lambda column, field=field: column or NONE.get(field, "none"),
+                format_func=lambda column, field=field: columns.get(column) or NONE.get(field, "none"),
                 placeholder="Choose a column",
                 key=f"votes_{field}_{scope}",
             )
@@ -122,10 +121,7 @@ def _preview(text: str, mapping: dict[str, str], *, scope: str) -> VotePreview:
 
 
 def _draw_preview(preview: VotePreview) -> None:
-    labels = ", ".join(
-        f"{LABELS[label]} {number:,} ({percent(number / preview.num_votes)})"
-        for label, number in preview.labels.items()
-    )
+    labels = ", ".join(f"{LABELS[label]} {number:,}" for label, number in preview.labels.items())
     st.markdown(f"**{plain(preview.summary)}:** {labels}.")
     for note in preview.notes:
         st.caption(f":material/info: {plain(note)}")

@@ -83,8 +83,10 @@ class VotePreview:
         return tuple(notes)
 
 
-def propose_mapping(text: str) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return a file's columns, and the column that each field is read from; "" where none is found by name."""
+def propose_mapping(text: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return a file's columns as `file_columns`, and the column that each field is read from; "" where none is found by
+    name.
+    """
     columns = file_columns(text)
     guessed = guess_columns(columns)
     return columns, {field: guessed.get(field, "") for field in (*COLUMNS, "turn", "category", *TEXTS)}

@@ -22,7 +22,7 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,12 +94,15 @@ def read_vote_rows(text: str, *, mapping: Mapping[str, str] | None = None) -> It
     return _vote_rows(_rows(text), mapping)
 
 
-def file_columns(text: str) -> tuple[str, ...]:
-    """Return the names of a file's columns, in small letters, as its first row has them in the layout that is read."""
-    return next((tuple(row) for _, row in standard_rows(_rows(text))), ())
+def file_columns(text: str) -> dict[str, str]:
+    """Return the names of a file's columns, in small letters and as the file writes them, as its first row has them in
+    the layout that is read.
+    """
+    written = {name.lower(): name for _, row in itertools.islice(_rows(text, spell=str), 1) for name in row}
+    return {name: written.get(name, name) for _, row in itertools.islice(standard_rows(_rows(text)), 1) for name in row}
 
 
-def guess_columns(names: Sequence[str]) -> dict[str, str]:
+def guess_columns(names: Collection[str]) -> dict[str, str]:
     """Return field -> column for the fields that are found by name."""
     return {
         field: column
@@ -118,24 +121,26 @@ def _vote_rows(rows: Iterable[tuple[str, Mapping[str, Any]]], mapping: Mapping[s
         yield FileVote(_record(row, columns, where=where, number=number), _texts(row, columns))
 
 
-def _rows(text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _rows(text: str, *, spell: Callable[[str], str] = str.lower) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Return each row, with where it stands; `spell` is how the names of columns are returned."""
     text = text.removeprefix("\ufeff")
     begin = text.lstrip()[:1]
-    return _json_lines(text) if begin == "{" else _json_list(text) if begin == "[" else _csv_rows(text)
+    read = _json_lines if begin == "{" else _json_list if begin == "[" else _csv_rows
+    return read(text, spell)
 
 
-def _csv_rows(text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _csv_rows(text: str, spell: Callable[[str], str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     csv.field_size_limit(MAX_CELL_BYTES)
     reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
     try:
         header = next(reader, None)
         if header is None:
             raise InvalidInput("The file of votes is empty.", remedy=COLUMNS_REMEDY)
-        names = [cell.strip().lower() for cell in header]
+        names = [spell(cell.strip()) for cell in header]
         rows = (row for row in reader if any(cell.strip() for cell in row))
         first = next(rows, None)
         if first is None:
-            _columns(names, "the first line", {})
+            _columns([name.lower() for name in names], "the first line", {})
             return
         for row in itertools.chain([first], rows):
             yield f"Line {reader.line_num}", dict(itertools.zip_longest(names, row[: len(names)], fillvalue=""))
@@ -145,16 +150,16 @@ def _csv_rows(text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         ) from error
 
 
-def _json_lines(text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _json_lines(text: str, spell: Callable[[str], str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
-            yield f"Line {number}", _object(_parsed(line, where=f"Line {number}"), where=f"Line {number}")
+            yield f"Line {number}", _object(_parsed(line, where=f"Line {number}"), spell, where=f"Line {number}")
 
 
-def _json_list(text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _json_list(text: str, spell: Callable[[str], str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     values: Iterable[Any] = _parsed(text, where="The file")
     for number, value in enumerate(values, start=1):
-        yield f"Vote {number}", _object(value, where=f"Vote {number}")
+        yield f"Vote {number}", _object(value, spell, where=f"Vote {number}")
 
 
 def _parsed(text: str, *, where: str) -> Any:
@@ -166,10 +171,10 @@ def _parsed(text: str, *, where: str) -> Any:
         ) from error
 
 
-def _object(value: Any, *, where: str) -> Mapping[str, Any]:
+def _object(value: Any, spell: Callable[[str], str], *, where: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise InvalidInput(f"{where} is not an object with the columns of a vote.", remedy=COLUMNS_REMEDY)
-    return {str(name).strip().lower(): cell for name, cell in value.items()}
+    return {spell(str(name).strip()): cell for name, cell in value.items()}
 
 
 def _columns(names: Sequence[str], where: str, mapping: Mapping[str, str]) -> dict[str, str]:

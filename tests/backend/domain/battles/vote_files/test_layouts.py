@@ -69,7 +69,7 @@ def test_a_column_for_each_outcome_is_a_winner() -> None:
 def test_a_preview_counts_the_whole_file_and_says_what_it_lacks() -> None:
     text = "left,right,winner\nOak,Elm,left\nElm,Oak,tie\n"
     columns, mapping = propose_mapping(text)
-    assert columns == ("left", "right", "winner")
+    assert tuple(columns) == ("left", "right", "winner")
     assert is_mapping_complete(mapping)
     preview = preview_votes(text, mapping=mapping)
     assert preview.summary == "2 votes by 1 rater on 2 prompts, 2 contestants"
@@ -90,6 +90,20 @@ def test_a_preview_finds_votes_that_repeat_for_want_of_a_turn() -> None:
     _, mapping = propose_mapping(text)
     assert preview_votes(text, mapping=mapping).num_repeats == 0
     assert preview_votes(text, mapping=mapping | {"turn": ""}).num_repeats == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Aufgabe, Left ,right,WINNER\n1,Oak,Elm,left\n",
+        '{"Aufgabe": 1, " Left ": "Oak", "right": "Elm", "WINNER": "left"}',
+    ],
+    ids=["csv", "json"],
+)
+def test_columns_have_the_names_that_the_file_writes(text: str) -> None:
+    columns, mapping = propose_mapping(text)
+    assert columns == {"aufgabe": "Aufgabe", "left": "Left", "right": "right", "winner": "WINNER"}
+    assert is_mapping_complete(mapping)
 
 
 def test_a_file_of_something_else_has_no_complete_mapping() -> None:
