@@ -131,7 +131,7 @@ def battle_document(battle: BallotView) -> Document:
 
 def progress_document(progress: BallotProgress) -> Document:
     """Return a rater's progress."""
-    return attributes_of(progress, "done", "total", "median_s", "can_undo", "more_to_come", "closed")
+    return attributes_of(progress, "done", "skipped", "total", "median_s", "can_undo", "more_to_come", "closed")
 
 
 def form_document(config: CampaignConfig) -> Document:

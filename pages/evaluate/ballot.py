@@ -55,8 +55,10 @@ def draw_for_person(ctx: Context, person: Person) -> None:
             row_link(campaign.name, page=routes.BALLOT, query={"campaign": campaign.id}, key=f"vote_{campaign.id}")
             if campaign.config.instructions:
                 st.text(campaign.config.instructions)
-            done = f"{progress.done:,} done, {left:,} to go" if progress.done else f"{plural(left, 'battle')} to judge"
-            st.caption(done if left else "All judged. Thank you.")
+            skipped = f", {progress.skipped:,} skipped" if progress.skipped else ""
+            done = f"{progress.done - progress.skipped:,} done{skipped}"
+            to_go = f"{done}, {left:,} to go" if progress.done else f"{plural(left, 'battle')} to judge"
+            st.caption(to_go if left else f"{done}. Thank you." if skipped else "All judged. Thank you.")
     if ctx.sign_in and not person.may_build:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(f"Signed in as {plain(person.name)}", width="content")

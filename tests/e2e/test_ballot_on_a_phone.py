@@ -87,6 +87,19 @@ def test_on_a_phone_nothing_overflows_and_every_target_is_large(
     wait_for_votes(ctx, "B")
 
 
+def test_on_a_phone_the_words_of_all_tools_keep_a_distance_from_the_edge(
+    scenario: Scenario, address: str, page: Page
+) -> None:
+    campaign = scenario.campaign(num_prompts=6, instructions="Prefer the kinder answer.")
+    page.goto(f"{address}/ballot?campaign={campaign.id}")
+    page.get_by_role("dialog", name="Instructions").get_by_role("button", name="Close").tap()
+    expect(page.get_by_role("button", name="Instructions")).to_be_visible()
+    ends = page.evaluate(
+        "() => [...document.querySelectorAll('.bt-tools .bt-words')].map(n => n.getBoundingClientRect().right)"
+    )
+    assert max(ends) <= 390 - 12, "“Instructions” touched the edge"
+
+
 def test_on_a_phone_a_vote_waits_until_both_answers_were_seen(
     ctx: Context, campaign: CampaignView, address: str, page: Page
 ) -> None:

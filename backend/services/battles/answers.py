@@ -10,11 +10,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from backend.db.tables import Battle, CampaignPrompt, Completion, Rater, Vote
 from backend.domain.battles.votes import LABELS, Label
-from backend.services.battles.views import UNDONE, VOTES, contestant_names, find_campaign
+from backend.services.battles.views import UNDONE, VOTES, contestant_names, find_campaign, is_newest
 from backend.services.battles.vote_log import VoteLog, read_vote_log
 from backend.services.context import Context
 
@@ -206,9 +206,7 @@ def _remarked(campaign_id: str, remarks: Remarks) -> tuple[ColumnElement[bool], 
 
 def _on_board(campaign_id: str) -> tuple[ColumnElement[bool], ...]:
     """Return the conditions of a vote of a campaign's board that is the newest on its battle and not undone."""
-    later = aliased(Vote)
-    is_superseded = select(later.id).where(later.supersedes_id == Vote.id).exists()
-    return (Battle.campaign_id == campaign_id, Battle.purpose.in_(VOTES), Vote.label != UNDONE, ~is_superseded)
+    return (Battle.campaign_id == campaign_id, Battle.purpose.in_(VOTES), Vote.label != UNDONE, is_newest())
 
 
 def _voted_pairs(

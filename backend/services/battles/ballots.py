@@ -52,11 +52,13 @@ ATTEMPTS = 5
 
 @dataclass(frozen=True)
 class BallotProgress:
-    """A rater's progress. `total` is a promise: it counts repeats, gold pairs and answers that are still being
-    generated (`more_to_come`), so it falls where answers turn out equal or fail, and never grows.
+    """A rater's progress. `done` counts votes and the battles `skipped`. `total` is a promise: it counts repeats, gold
+    pairs and answers that are still being generated (`more_to_come`), so it falls where answers turn out equal or fail,
+    and never grows.
     """
 
     done: int
+    skipped: int
     total: int
     median_s: float | None
     can_undo: bool
@@ -419,6 +421,7 @@ def _progress(
     done = len(ledger.cast)
     return BallotProgress(
         done=done,
+        skipped=sum(row.label == SKIPPED for row in ledger.cast),
         total=max(done, min(quota, done + len(ledger.open) + left)),
         median_s=ledger.median_s,
         can_undo=bool(ledger.cast) and len(ledger.undone) < MAX_UNDO,

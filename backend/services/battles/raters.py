@@ -11,15 +11,15 @@ from datetime import datetime, timedelta
 
 import numpy as np
 import segno
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Battle, Rater, User
+from backend.db.tables import Battle, Rater, User, Vote
 from backend.domain.attributes import view_of
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from backend.services.battles.views import find_campaign
+from backend.services.battles.views import SKIPPED, find_campaign, is_newest
 from backend.services.battles.vote_log import VoteLog, read_vote_log
 from backend.services.context import Context, Person, require_builder
 from backend.services.people.attempts import Attempts
@@ -52,12 +52,13 @@ class RaterLink:
 
 @dataclass(frozen=True)
 class RaterRow:
-    """A rater with vote counts; `median_s` is seconds per vote."""
+    """A rater with counts of votes and of skipped battles; `median_s` is seconds per vote."""
 
     rater: RaterView
     is_link: bool
     single_use: bool
     num_votes: int
+    num_skipped: int
     median_s: float | None
     left_share: float | None
 
@@ -231,13 +232,13 @@ def revoke_rater_link(ctx: Context, rater_id: str, *, person: Person) -> None:
 
 
 def list_raters(ctx: Context, campaign_id: str) -> list[RaterRow]:
-    """Return the raters who voted in a campaign or hold a link to it, most votes first."""
+    """Return the raters who voted or skipped in a campaign or hold a link to it, most votes first."""
     with ctx.db.read() as session:
-        log = read_vote_log(session, campaign_id)
+        log, skipped = read_vote_log(session, campaign_id), _count_skipped(session, campaign_id)
         rows = session.scalars(
-            select(Rater).where(Rater.id.in_(log.columns.raters) | (Rater.campaign_id == campaign_id))
+            select(Rater).where(Rater.id.in_({*log.columns.raters, *skipped}) | (Rater.campaign_id == campaign_id))
         ).all()
-        result = [_row(row, log) for row in rows]
+        result = [_row(row, log, num_skipped=skipped.get(row.id, 0)) for row in rows]
     return sorted(result, key=lambda row: (-row.num_votes, row.rater.name))
 
 
@@ -255,7 +256,14 @@ def find_link(ctx: Context, campaign_id: str, name: str) -> RaterRow:
     return rows[0]
 
 
-def _row(row: Rater, log: VoteLog) -> RaterRow:
+def _count_skipped(session: Session, campaign_id: str) -> dict[str, int]:
+    """Return how many battles of a campaign each rater skipped, by the rater's id."""
+    query = select(Vote.rater_id, func.count()).join(Battle, Battle.id == Vote.battle_id)
+    here = (Battle.campaign_id == campaign_id, Vote.label == SKIPPED, is_newest())
+    return dict(session.execute(query.where(*here).group_by(Vote.rater_id)).all())
+
+
+def _row(row: Rater, log: VoteLog, *, num_skipped: int) -> RaterRow:
     raters = log.columns.raters
     own = log.of_purpose(("vote",)) & (log.columns.rater == (raters.index(row.id) if row.id in raters else -1))
     times, sides = log.duration_ms[own], log.columns.label[own]
@@ -265,6 +273,7 @@ def _row(row: Rater, log: VoteLog) -> RaterRow:
         is_link=row.link_hash is not None,
         single_use=row.single_use,
         num_votes=int(own.sum()),
+        num_skipped=num_skipped,
         median_s=float(np.median(times)) / 1000 if len(times) else None,
         left_share=float((sides == 0).mean()) if len(sides) else None,
     )

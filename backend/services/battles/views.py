@@ -201,8 +201,13 @@ def count_votes(session: Session, campaign_id: str) -> tuple[int, int]:
 
 def vote_holds() -> ColumnElement[bool]:
     """Return the condition of a valid vote: neither superseded nor skipped."""
+    return and_(is_newest(), Vote.label.in_(LABELS))
+
+
+def is_newest() -> ColumnElement[bool]:
+    """Return the condition of a vote that is not superseded."""
     later = aliased(Vote)
-    return and_(~select(later.id).where(later.supersedes_id == Vote.id).exists(), Vote.label.in_(LABELS))
+    return ~select(later.id).where(later.supersedes_id == Vote.id).exists()
 
 
 def list_campaigns(ctx: Context) -> list[CampaignView]:

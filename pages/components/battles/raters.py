@@ -246,6 +246,7 @@ def _rater_line(
             else "this machine"
         ),
         "Votes": row.num_votes,
+        "Skipped": row.num_skipped,
         "On the board": "excluded" if excluded else "yes" if row.num_votes else "–",
         "Median seconds per vote": f"{row.median_s:.1f}" if row.median_s is not None else "–",
         "Chose side A": percent(row.left_share) if row.left_share is not None else "–",

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from backend.db.tables import AnswerRating, Battle, Completion, Contestant, Vote
 from backend.services.battles.admission import ballot_token
 from backend.services.battles.campaigns import close_campaign
-from backend.services.battles.raters import rater_for, revoke_rater_link
+from backend.services.battles.raters import list_raters, rater_for, revoke_rater_link
 from backend.services.battles.views import CampaignView, valid_votes
 from backend.services.context import LOCAL, Context
 from backend.web.ballots import ballot_routes
@@ -73,6 +73,7 @@ def test_a_browser_gets_two_battles_and_after_each_vote_the_next_one(client: Tes
     current, prefetched = ballot["battles"]
     assert ballot["progress"] == {
         "done": 0,
+        "skipped": 0,
         "total": 4,
         "median_s": None,
         "can_undo": False,
@@ -260,11 +261,15 @@ def test_a_skipped_battle_counts_for_no_one_and_can_be_undone(client: TestClient
     campaign = Scenario(ctx).campaign(num_prompts=3)
     browser = browser_of(client, ctx, campaign)
     battle = browser.get()["battles"][0]["id"]
-    assert browser.vote(battle, "SKIPPED")["progress"]["done"] == 1
+    progress = browser.vote(battle, "SKIPPED")["progress"]
+    assert (progress["done"], progress["skipped"]) == (1, 1)
     with ctx.db.read() as session:
         assert valid_votes(session, campaign.id) == []
+    assert [(row.num_votes, row.num_skipped) for row in list_raters(ctx, campaign.id)] == [(0, 1)]
     undone = browser.post("undo", {}).json()
-    assert (undone["battle"]["id"], undone["progress"]["done"]) == (battle, 0)
+    progress = undone["progress"]
+    assert (undone["battle"]["id"], progress["done"], progress["skipped"]) == (battle, 0, 0)
+    assert [row.num_skipped for row in list_raters(ctx, campaign.id)] == [0]
     assert browser.post("undo", {}).status_code == 409
 
 

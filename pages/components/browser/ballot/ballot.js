@@ -180,7 +180,7 @@ class Ballot {
   }
 
   showEmpty() {
-    const { closed, more_to_come: more, done } = this.progress
+    const { closed, more_to_come: more, done, skipped } = this.progress
     this.showStage(false)
     this.foot.offerReasons(this.form?.reasons || [], "")
     clearTimeout(this.timer)
@@ -190,7 +190,7 @@ class Ballot {
     else if (more) {
       this.messages.show("busy", "The answers are being generated.", "The ballot continues by itself.")
       this.timer = setTimeout(() => this.refill(), POLL_MS)
-    } else if (done) this.messages.show("end", `That was the last one: ${done === 1 ? "1 battle" : `${done} battles`} done. Thank you.`, "You can close this page. Undo takes back your last vote.")
+    } else if (done) this.messages.show("end", `That was the last one: ${done - skipped === 1 ? "1 battle" : `${done - skipped} battles`} done${skipped ? `, ${skipped} skipped` : ""}. Thank you.`, "You can close this page. Undo takes back your last vote.")
     else this.messages.show("end", "Nothing to compare.", "The answers are missing or identical.")
     this.live.textContent = this.messages.words
   }
@@ -321,9 +321,10 @@ class Ballot {
   }
 
   shownProgress() {
-    const { done, total, median_s } = this.progress
-    const waiting = new Set(this.outbox.letters.filter((letter) => !letter.amends).map((letter) => letter.body.battle)).size
-    return { done: Math.min(total, done + waiting), total, median_s }
+    const { done, skipped, total, median_s } = this.progress
+    const waiting = new Map(this.outbox.letters.filter((letter) => !letter.amends).map(({ body }) => [body.battle, body.label]))
+    const skips = [...waiting.values()].filter((label) => label === "SKIPPED").length
+    return { done: Math.min(total, done + waiting.size), skipped: Math.min(total, skipped + skips), total, median_s }
   }
 
   showProgress() {

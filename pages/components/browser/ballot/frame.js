@@ -65,12 +65,13 @@ export class Head {
     this.tools.flag.hidden = this.tools.differences.hidden = isSingle
   }
 
-  showProgress({ done, total, median_s: median }, unsaved, isStuck) {
+  showProgress({ done, skipped, total, median_s: median }, unsaved, isStuck) {
     const pace = median === null || median === undefined ? "" : ` · your median ${Math.round(median)} s`
-    this.words.textContent = total ? `${done} of ${total}${pace}` : ""
+    const skips = skipped ? ` · ${skipped} skipped` : ""
+    this.words.textContent = total ? `${done} of ${total}${skips}${pace}` : ""
     this.bar.setAttribute("aria-valuemax", String(total))
     this.bar.setAttribute("aria-valuenow", String(done))
-    this.bar.setAttribute("aria-valuetext", `${done} of ${total} battles`)
+    this.bar.setAttribute("aria-valuetext", `${done} of ${total} battles${skipped ? `, ${skipped} skipped` : ""}`)
     this.done.style.width = `${total ? Math.min(100, (100 * done) / total) : 0}%`
     const words = isStuck ? `${unsaved === 1 ? "1 vote" : `${unsaved} votes`} not saved yet` : ""
     if (this.saving.textContent !== words) this.saving.textContent = words
