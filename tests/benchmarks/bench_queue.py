@@ -3,13 +3,14 @@
     python -m tests.benchmarks.bench_queue [postgresql|sqlite] [JOBS] [MACHINES] [CLAIMS_PER_S]
 
 Makes an installation of its own with queued training jobs, copies of one that was launched as people launch them, and
-with machines of eight GPUs. Claims arrive at a steady rate (150 a second) whether earlier ones are answered or not; a
-claim's time counts from when it was due. Prints one JSON document.
+with machines of eight GPUs. Claims arrive at a steady rate (150 a second) from four processes, whether earlier ones are
+answered or not; a claim's time counts from when it was due. Prints one JSON document.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import sys
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache, partial
@@ -46,7 +47,10 @@ from tests.support.scenario import Scenario
 from tests.support.settings import make_settings
 
 SECONDS = 10
+PROCESSES, THREADS, STARTS_AFTER_S = 4, 6, 20.0
 GPUS = tuple(map(str, range(8)))
+Share = tuple[list[tuple[float, bool]], float, float]
+"""Time of each claim in ms and whether it got a job; when the last was answered; processor time in s."""
 GAUGES: dict[str, Any] = {
     "cpu_percent": 40.0,
     "gpus": [{"index": n, "name": "H100", "memory_used_bytes": 10**9, "memory_total_bytes": 8 * 10**10} for n in GPUS],
@@ -112,31 +116,45 @@ def server_cpu_s() -> float:
     return sum(sum(one.cpu_times()[:2]) for one in processes)
 
 
-def claims_arriving(ctx: Context, machines: int, per_s: float) -> dict[str, float]:
-    """Claim at a steady rate; return percentiles of the time from when each was due, in ms, the CPU time of a claim,
-    and how many got no job.
-    """
-    begin = time.perf_counter() + 0.5
+def claim_share(url: str, home: Path, first: int, machines: int, per_s: float, begin: float) -> Share:
+    """Claim, as one of `PROCESSES` workers' processes, each of its claims when it is due: seconds since the epoch."""
+    ctx = build_context(make_settings(home, database_url=url), migrate=False)
 
     def one(number: int) -> tuple[float, bool]:
         due = begin + number / per_s
-        time.sleep(max(0.0, due - time.perf_counter()))
+        time.sleep(max(0.0, due - time.time()))
         got = claim(ctx, number, machines)
-        return 1000 * (time.perf_counter() - due), got
+        return 1000 * (time.time() - due), got
 
-    server, own = server_cpu_s(), time.process_time()
-    with ThreadPoolExecutor(24) as pool:
-        outcomes = list(pool.map(one, range(round(per_s * SECONDS))))
-    server, own = server_cpu_s() - server, time.process_time() - own
-    times = [elapsed for elapsed, _ in outcomes]
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(lambda _: claim_next(ctx, "none", owner="gpu-0/none#1", host="gpu-0"), range(THREADS)))
+        time.sleep(max(0.0, begin - time.time()))
+        own = time.process_time()
+        outcomes = list(pool.map(one, range(first, round(per_s * SECONDS), PROCESSES)))
+    return outcomes, time.time(), time.process_time() - own
+
+
+def claims_arriving(ctx: Context, machines: int, per_s: float) -> dict[str, float]:
+    """Claim at a steady rate from several processes; return percentiles of the time from when each was due, in ms, the
+    CPU time of a claim, and how many got no job.
+    """
+    url, home = ctx.db.engine.url.render_as_string(hide_password=False), ctx.artifacts.root.parent
+    with ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("spawn")) as pool:
+        begin = time.time() + STARTS_AFTER_S
+        shares = [pool.submit(claim_share, url, home, n, machines, per_s, begin) for n in range(PROCESSES)]
+        time.sleep(begin - time.time())
+        server = server_cpu_s()
+        results = [share.result() for share in shares]
+        server = server_cpu_s() - server
+    times = [elapsed for outcomes, *_ in results for elapsed, _ in outcomes]
     return {
         **{f"p{p}_ms": round(float(np.percentile(times, p)), 1) for p in (50, 99)},
         "per_s": per_s,
         "claims": len(times),
-        "answered_per_s": round(len(times) / (time.perf_counter() - begin), 1),
+        "answered_per_s": round(len(times) / (max(end for _, end, _ in results) - begin), 1),
         "server_cpu_ms": round(1000 * server / len(times), 1),
-        "python_cpu_ms": round(1000 * own / len(times), 1),
-        "got_none": sum(not got for _, got in outcomes),
+        "python_cpu_ms": round(1000 * sum(own for *_, own in results) / len(times), 1),
+        "got_none": sum(not got for outcomes, *_ in results for _, got in outcomes),
     }
 
 
