@@ -419,7 +419,7 @@ class Settings(BaseSettings):
             return None
         parts = urlsplit(value)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError(f"{value!r} is no address such as https://lab.example.org")
+            raise ValueError(f"{value!r} is not an address such as https://lab.example.org")
         return value.rstrip("/")
 
     @field_validator("public_url", mode="after")

@@ -31,7 +31,7 @@ def bring_head(file: RemoteFile, folder: Path, *, check: Callable[[], None], num
     beginning = min(size, num_bytes)
     length = int.from_bytes(file.read(max(0, size - FOOTER_BYTES), size)[:4], "little")
     if length > LONGEST_DIRECTORY:
-        raise DamagedFolder(f"{file.folder}/{file.file.path} in the store is no Parquet file.", remedy=REMEDY)
+        raise DamagedFolder(f"{file.folder}/{file.file.path} in the store is not a Parquet file.", remedy=REMEDY)
     tail = max(beginning, size - FOOTER_BYTES - length)
     with target.open("wb") as output:
         for first, last in ((0, beginning), (tail, size)):

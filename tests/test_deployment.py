@@ -121,7 +121,7 @@ def test_the_brokers_command_starts_a_server_that_asks_for_the_password(tmp_path
 
 
 def check_variables(names: Iterable[str]) -> None:
-    """Fail for a variable that is no setting."""
+    """Fail for a variable that is not a setting."""
     known = {variable_of(name) for name in Settings.model_fields}
     assert set(names) <= {*known, "HOME"}
 

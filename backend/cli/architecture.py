@@ -8,28 +8,23 @@ from typing import Annotated, Literal
 import typer
 
 from backend.cli.output import CommandGroup, emit, read_text
-from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES
 from backend.domain.architectures.parameters import count_parameters
 from backend.domain.architectures.published import PUBLISHED
 from backend.domain.estimates.architecture_report import ArchitectureReport, describe_architecture
 from backend.domain.names import not_found
 from backend.domain.training.config_sections import LoraConfig
-from backend.errors import InvalidInput, NotFound
 from backend.services.architectures import architecture_yaml, parse_architecture
 
 app = CommandGroup(no_args_is_help=True)
 
 
-@app.callback()
-def _group() -> None:
-    """Architectures."""
-
-
 @app.command("describe")
 def describe_(
     file: Path,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    precision: Annotated[
+        Literal["fp32", "bf16"], typer.Option(help="Number format of training; memory depends on it.")
+    ] = "fp32",
     micro_batch: Annotated[int, typer.Option(min=1, help="Sequences in one forward pass; memory depends on it.")] = 1,
     context: Annotated[
         int | None, typer.Option(min=1, help="Tokens in a training sequence; the architecture's own when left out.")
@@ -39,11 +34,9 @@ def describe_(
     ] = None,
 ) -> None:
     """Count parameters, FLOPs, cache and memory of the architecture in a YAML file."""
-    config = read_architecture(file)
+    config = parse_architecture(read_text(file))
     lora = None if lora_rank is None else LoraConfig(rank=lora_rank)
-    report = describe_architecture(
-        config, precision=_precision(precision), micro_batch=micro_batch, context=context, lora=lora
-    )
+    report = describe_architecture(config, precision=precision, micro_batch=micro_batch, context=context, lora=lora)
     emit(report.model_dump(mode="json"), text=_words(report))
 
 
@@ -83,18 +76,3 @@ def _words(report: ArchitectureReport) -> str:
         ),
     ]
     return "\n".join(lines)
-
-
-def read_architecture(file: Path) -> ArchitectureConfig:
-    """Read an architecture from a YAML file. Raises NotFound or InvalidInput."""
-    if not file.is_file():
-        raise NotFound(f"There is no file {file}.")
-    return parse_architecture(read_text(file))
-
-
-def _precision(text: str) -> Literal["fp32", "bf16"]:
-    if text == "fp32":
-        return "fp32"
-    if text == "bf16":
-        return "bf16"
-    raise InvalidInput(f"There is no precision {text!r}.", remedy="Choose fp32 or bf16.")

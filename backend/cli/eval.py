@@ -24,7 +24,7 @@ from backend.cli.options import model_options
 from backend.cli.output import CommandGroup, command, emit, note, score_data
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
-from backend.domain.evaluation.config import EvaluationConfig, score_label
+from backend.domain.evaluation.config import EvaluationConfig, score_name
 from backend.domain.evaluation.tasks.groups import TaskGroup
 from backend.domain.jobs.states import status_word
 from backend.domain.json_values import FieldValues
@@ -281,7 +281,7 @@ def as_text(evaluation: EvaluationView) -> str:
     ]
     for score in evaluation.scores:
         interval = "" if score.low is None or score.high is None else f"  [{score.low:.4f}, {score.high:.4f}]"
-        label = score_label(score.metric) + (f", {score.subgroup}" if score.subgroup else "")
+        label = score_name(score.metric) + (f", {score.subgroup}" if score.subgroup else "")
         lines.append(f"  {label:<24} {score.value:10.4f}{interval}  n = {score.n}")
     return "\n".join(lines)
 

@@ -125,11 +125,6 @@ ROW_KEYS = (
 )
 
 
-@app.callback()
-def rating() -> None:
-    """Ratings from votes."""
-
-
 @app.command("fit")
 @model_options(RatingOptions)
 def fit(

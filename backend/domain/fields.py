@@ -120,7 +120,7 @@ def shown_of(info: FieldInfo) -> Shown:
 
 
 def label_with_unit(info: FieldInfo) -> str:
-    """Return a field's label with its unit; empty for a field that is no setting."""
+    """Return a field's label with its unit; empty for a field that is not a setting."""
     unit = shown_of(info).unit
     return f"{info.title} ({unit})" if unit else info.title or ""
 
@@ -190,7 +190,7 @@ def field_problem(model: type[BaseModel], name: str, value: Any) -> str:
 
 
 def read_list(info: FieldInfo, text: str) -> tuple[Any, ...]:
-    """Read values separated by commas; what is no number is left as a text, which the model refuses by name."""
+    """Read values separated by commas; what is not a number is left as a text, which the model refuses by name."""
     base = field_kind(info).base
 
     def read(part: str) -> Any:

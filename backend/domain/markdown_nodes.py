@@ -36,7 +36,7 @@ INLINE_MATHS = (
     ("math", re.compile(r"\\\(((?:[^\\]|\\[^()]){1,1000}?)\\\)", re.DOTALL)),
     ("mathblock", re.compile(r"\\\[((?:[^\\]|\\[^\[\]]){1,2000}?)\\\]", re.DOTALL)),
 )
-"""Delimiters as pandoc reads them: `$5 and $6` is no formula. No pattern looks past the next delimiter, so unclosed
+"""Delimiters as pandoc reads them: `$5 and $6` is not a formula. No pattern looks past the next delimiter, so unclosed
 ones cost little.
 """
 

@@ -90,7 +90,8 @@ def read_values(model: type[Model], values: object, *, intro: str = "", remedy: 
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        message = f"{intro}{validation_message(error, model)}."
+        words = validation_message(error, model)
+        message = f"{intro}{words}" + ("" if words.endswith("?") else ".")
         raise InvalidInput(message, remedy=remedy, field=field_at_fault(error)) from error
 
 

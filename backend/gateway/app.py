@@ -154,7 +154,6 @@ class Gateway:
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Write usage while the app runs, and the rest at shutdown."""
-        del app
         # read once now, or known to be away: no request waits for it in the event loop
         with contextlib.suppress(Unavailable):
             await asyncio.to_thread(self._directory.list_models)
@@ -213,13 +212,13 @@ class Gateway:
         """Answer POST /v1/responses."""
         async with self._call(request, ResponsesBody, scope="chat", prefix="resp_") as call:
             body, exchange, principal = call.body, call.exchange, call.exchange.identity.principal
-            wish = await call.wish(await items_before(self._directory, body, principal=principal))
+            generation = await call.generation(await items_before(self._directory, body, principal=principal))
             keep = keeper(self._directory, body, principal=principal, exchange=exchange)
             answer = ResponseAnswer(body, exchange, keep)
-            events = self._logged_events(request, wish, exchange)
+            events = self._logged_events(request, generation, exchange)
         if body.stream:
-            return StreamedAnswer(answer.stream(events), self._holding(request, principal))
-        return self._whole(request, principal, partial(answer.collect, events))
+            return StreamedAnswer(answer.stream(events), self._holding(request, exchange))
+        return self._whole(request, exchange, partial(answer.collect, events))
 
     async def stored_response(self, request: Request) -> Response:
         """Answer GET and DELETE /v1/responses/ID, and GET /v1/responses/ID/input_items."""
@@ -231,14 +230,10 @@ class Gateway:
         turns = await read_turns(self._directory, response_id, principal=principal, param=None)
         if not request.url.path.endswith("/input_items"):
             return JSONResponse(turns[-1].document)
-        items = [item for turn in turns[:-1] for item in (*turn.items, *turn.document["output"])] + list(
-            turns[-1].items
-        )
-        ids = (
-            {"first_id": items[0].get("id"), "last_id": items[-1].get("id")}
-            if items
-            else {"first_id": None, "last_id": None}
-        )
+        items = [item for turn in turns[:-1] for item in (*turn.items, *turn.document["output"])]
+        items += turns[-1].items
+        first, last = (items[0].get("id"), items[-1].get("id")) if items else (None, None)
+        ids = {"first_id": first, "last_id": last}
         return JSONResponse({"object": "list", "data": items[::-1], "has_more": False, **ids})
 
     async def message(self, request: Request) -> Response:
@@ -247,32 +242,32 @@ class Gateway:
         headers["request-id"] = headers[REQUEST_ID]
         async with self._call(request, MessagesBody, scope="chat", prefix="msg_") as call:
             check_version(request.headers.get("anthropic-version"))
-            exchange, principal = call.exchange, call.exchange.identity.principal
-            events = self._logged_events(request, await call.wish(), exchange)
+            exchange = call.exchange
+            events = self._logged_events(request, await call.generation(), exchange)
         if call.body.stream:
             chunks = stream_message(events, exchange=exchange)
-            return StreamedAnswer(chunks, self._holding(request, principal), errors=MESSAGES_ERRORS)
+            return StreamedAnswer(chunks, self._holding(request, exchange), errors=MESSAGES_ERRORS)
         collect = partial(collect_message, events, exchange=exchange)
-        return self._whole(request, principal, collect, errors=MESSAGES_ERRORS)
+        return self._whole(request, exchange, collect, errors=MESSAGES_ERRORS)
 
     async def count_message(self, request: Request) -> Response:
         """Answer POST /v1/messages/count_tokens."""
         async with self._call(request, CountBody, scope="tokenize", prefix="tok") as call:
             check_version(request.headers.get("anthropic-version"))
-            events = self._events(await call.wish(), call.exchange)
+            events = self._events(await call.generation(), call.exchange)
 
         async def count() -> dict[str, Any]:
             return {"input_tokens": (await collect_tokens(events))["count"]}
 
-        return self._whole(request, call.exchange.identity.principal, count, errors=MESSAGES_ERRORS)
+        return self._whole(request, call.exchange, count, errors=MESSAGES_ERRORS)
 
     async def embed(self, request: Request) -> Response:
         """Answer POST /v1/embeddings."""
         async with self._call(request, EmbeddingsBody, scope="embeddings", prefix="embd") as call:
-            events = self._events(await call.wish(), call.exchange)
+            events = self._events(await call.generation(), call.exchange)
             as_base64 = call.body.encoding_format == "base64"
             collect = partial(collect_embeddings, events, exchange=call.exchange, as_base64=as_base64)
-            return self._whole(request, call.exchange.identity.principal, collect)
+            return self._whole(request, call.exchange, collect)
 
     async def score(self, request: Request) -> Response:
         """Answer POST /v1/score."""
@@ -284,15 +279,15 @@ class Gateway:
 
     async def _score(self, request: Request, kind: type[ScoreBody | RerankBody]) -> Response:
         async with self._call(request, kind, scope="score", prefix="score") as call:
-            events = self._events(await call.wish(), call.exchange)
+            events = self._events(await call.generation(), call.exchange)
             collect = partial(collect_scores, events, body=call.body, exchange=call.exchange)
-            return self._whole(request, call.exchange.identity.principal, collect)
+            return self._whole(request, call.exchange, collect)
 
     async def tokenize(self, request: Request) -> Response:
         """Answer POST /v1/tokenize."""
         async with self._call(request, TokenizeBody, scope="tokenize", prefix="tok") as call:
-            events = self._events(await call.wish(), call.exchange)
-            return self._whole(request, call.exchange.identity.principal, partial(collect_tokens, events))
+            events = self._events(await call.generation(), call.exchange)
+            return self._whole(request, call.exchange, partial(collect_tokens, events))
 
     async def feedback(self, request: Request) -> Response:
         """Answer POST /v1/feedback."""
@@ -303,7 +298,6 @@ class Gateway:
 
     async def health(self, request: Request) -> Response:
         """Answer 200 if the directory answers. Returns nothing else, because it requires no key."""
-        del request
         try:
             await asyncio.wait_for(asyncio.to_thread(self._directory.list_models), HEALTH_S)
         except Exception:  # the gateway's edge: any error means "not healthy"
@@ -331,28 +325,28 @@ class Gateway:
         raw, exchange = b"", None
         try:
             raw = await read_json(http, max_bytes=self._max_body_bytes)
-            body = await apart(len(raw), parse_body, raw, kind)
+            body = await off_loop(len(raw), parse_body, raw, kind)
             exchange = self._exchange(http, body.model, principal, body=body, prefix=prefix)
             check_scope(principal, endpoint=scope, model=body.model)
             yield Call(body, exchange, len(raw))
         except ApiError as error:
             if exchange is None:
-                model = await apart(len(raw), named_model, raw)
+                model = await off_loop(len(raw), named_model, raw)
                 exchange = self._exchange(http, model, principal, body=None, prefix=prefix)
             self._relay.refuse(error, exchange)
             raise
 
     async def _answer(self, http: Request, call: Call[ChatBody | CompletionBody], *, form: AnswerForm) -> Response:
-        exchange, principal = call.exchange, call.exchange.identity.principal
-        events = self._logged_events(http, await call.wish(), exchange, kind=form.kind)
+        exchange = call.exchange
+        events = self._logged_events(http, await call.generation(), exchange, kind=form.kind)
         if call.body.stream:
-            return StreamedAnswer(stream_answer(events, form=form, exchange=exchange), self._holding(http, principal))
-        return self._whole(http, principal, partial(collect_answer, events, form=form, exchange=exchange))
+            return StreamedAnswer(stream_answer(events, form=form, exchange=exchange), self._holding(http, exchange))
+        return self._whole(http, exchange, partial(collect_answer, events, form=form, exchange=exchange))
 
     def _whole(
         self,
         http: Request,
-        principal: Principal | None,
+        exchange: ApiExchange,
         collect: Callable[[], Awaitable[dict[str, object]]],
         *,
         errors: ErrorStyle | None = None,
@@ -362,7 +356,7 @@ class Gateway:
         async def build() -> Response:
             return JSONResponse(await collect())
 
-        return WholeAnswer(build, self._holding(http, principal), errors=errors)
+        return WholeAnswer(build, self._holding(http, exchange), errors=errors)
 
     def _exchange(
         self, http: Request, model: str, principal: Principal | None, *, body: AnyBody | None, prefix: str
@@ -407,8 +401,9 @@ class Gateway:
             raise error
         return principal
 
-    def _holding(self, request: Request, principal: Principal | None) -> Holding | None:
+    def _holding(self, request: Request, exchange: ApiExchange) -> Holding | None:
         """Return what keeps an answer among those that end when their key is revoked."""
+        principal = exchange.identity.principal
         if principal is None:
             return None
         return lambda answer: self._open.holding(answer, key=_key_of(request)[0], principal=principal)
@@ -416,19 +411,19 @@ class Gateway:
 
 @dataclass(frozen=True)
 class Call(Generic[B]):
-    """A request whose body could be read, of so many bytes."""
+    """A request whose body could be read, and the body's size."""
 
     body: B
     exchange: ApiExchange
     num_bytes: int
 
-    async def wish(self, *arguments: Any) -> GenerateRequest:
+    async def generation(self, *arguments: Any) -> GenerateRequest:
         """Return the request for a replica. Raises ApiError."""
-        return await apart(self.num_bytes, self.body.to_request, *arguments)
+        return await off_loop(self.num_bytes, self.body.to_request, *arguments)
 
 
-async def apart(num_bytes: int, work: Callable[..., R], *arguments: Any) -> R:
-    """Return what `work` makes of a body of so many bytes; a large one is read beside the event loop."""
+async def off_loop(num_bytes: int, work: Callable[..., R], *arguments: Any) -> R:
+    """Return what `work` makes of a body of this size; a large one is read in a thread, not in the event loop."""
     return await asyncio.to_thread(work, *arguments) if num_bytes > LARGE_BYTES else work(*arguments)
 
 

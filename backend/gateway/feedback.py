@@ -60,7 +60,7 @@ async def post_feedback(directory: Directory, body: FeedbackBody, *, principal: 
 
 
 def job_of(http: Request) -> str | None:
-    """Return the job that a request names as the one it is made for; None for a header that is no id."""
+    """Return the job that a request names as the one it is made for; None for a header that is not an id."""
     job = http.headers.get(JOB, "")
     return job if JOB_ID.fullmatch(job) else None
 

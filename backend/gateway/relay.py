@@ -75,13 +75,8 @@ class Relay:
         metrics: GatewayMetrics,
         usage: UsageWriter,
     ) -> None:
-        self._directory, self._client, self._upstreams, self._metrics, self._usage = (
-            directory,
-            client,
-            upstreams,
-            metrics,
-            usage,
-        )
+        self._directory, self._client, self._upstreams = directory, client, upstreams
+        self._metrics, self._usage = metrics, usage
         self.balancer = Balancer()
         self.health = HealthProbe(self.balancer, client, upstreams)
         self.shadows = Shadows(directory, client)

@@ -53,7 +53,7 @@ def engine_command(engine: str) -> list[str]:
     if named := os.environ.get(server.variable):
         if shutil.which(named) is None:
             raise Unavailable(
-                f"{server.variable}={named} is no command that can be run.",
+                f"{server.variable}={named} is not a command that can be run.",
                 remedy=f"Give the path of {server.command}, or leave the variable out.",
             )
         return [named]

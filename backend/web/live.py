@@ -120,7 +120,7 @@ def _samples(ctx: Context, request: Request) -> str:
     if step is None:
         return json.dumps({"steps": list_sample_steps(ctx, run_id)[::-1]})
     if not step.isascii() or not step.isdigit() or len(step) > 9:
-        raise InvalidInput("`step` is no step.", field="step")
+        raise InvalidInput("`step` is not a step.", field="step")
     return json.dumps(
         {
             "samples": [

@@ -34,7 +34,7 @@ class TrustedProxies:
         return cls(networks=tuple(ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip()))
 
     def client_address(self, request: Request) -> str:
-        """Return the visitor's address: the last in X-Forwarded-For that is no trusted proxy, if the peer is."""
+        """Return the visitor's address: the last in X-Forwarded-For that is not a trusted proxy, if the peer is."""
         peer = request.client.host if request.client else UNKNOWN
         if not self._trusts_peer(peer):
             return peer

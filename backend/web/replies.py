@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from backend.domain.validation import field_at_fault, validation_message
+from backend.domain.validation import read_values
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, RoundhouseError
 from backend.services.battles.ballots import TooFast
 
@@ -61,8 +61,6 @@ async def read_body(request: Request, *, limit: int) -> bytes | Response:
 def parse_sent(schema: type[Sent], body: bytes) -> Sent:
     """Return a body as a model. Raises InvalidInput that names the field."""
     try:
-        return schema.model_validate(json.loads(body))
-    except ValidationError as error:
-        raise InvalidInput(f"{validation_message(error, schema)}.", field=field_at_fault(error)) from error
+        return read_values(schema, json.loads(body))
     except (ValueError, RecursionError) as error:
         raise InvalidInput("The body is not JSON.", remedy="Send one JSON object.") from error

@@ -35,7 +35,6 @@ class ReadShard:
 
     def __call__(self, data: object, rank: int, world_size: int) -> None:
         """Read a shard, or make its tokens."""
-        del data, world_size
         try:
             if TokenPlan.is_in(self.folder):
                 import_module("jobs.data.token_shards").make_shard(self.folder, rank)  # imports transformers

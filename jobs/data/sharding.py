@@ -194,7 +194,6 @@ class ShardRows:
         self, start: SourcePosition = SourcePosition(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES
     ) -> Iterator[RowBlock]:
         """Yield blocks from a mark on: a shard, and its blocks before."""
-        del columns, table_bytes
         for number in range(start.member, self._plan.num_shards):
             skipped = start.offset if number == start.member else 0
             yield from self._blocks_of(number, skipped=skipped)

@@ -84,11 +84,7 @@ def _bias_by_category(name: str, ledger: ItemLedger) -> list[ScoreRow]:
 
 
 def _has(name: str, values: dict[str, float]) -> bool:
-    if name in RATIOS:
-        return "sum_nll" in values
-    return any(
-        key in values for key in (name, "instructions" if name.startswith(("prompt_", "instruction_")) else name)
-    )
+    return ("sum_nll" if name in RATIOS else name) in values
 
 
 def _answers(metrics: Sequence[MetricUse], name: str, items: Items) -> Estimate:

@@ -252,7 +252,7 @@ def check_choices(items: Sequence[Item]) -> None:
             or not 0 <= int(row.get("answer", -1)) < len(row["choices"])
         ):
             raise InvalidInput(
-                f"Row {item.position + 1} is no multiple-choice question.",
+                f"Row {item.position + 1} is not a multiple-choice question.",
                 remedy="Choose another way of scoring.",
                 field="kind",
             )

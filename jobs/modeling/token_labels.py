@@ -13,8 +13,8 @@ _BYTE_OF = {letter: byte for byte, letter in bytes_to_unicode().items()}
 def label_tokens(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[str]:
     """Return the text of each token as within a sentence, including its leading space.
 
-    Bytes that are no character on their own are written `\\xe2`; a row of the network's vocabulary that the tokenizer
-    has no token for is written `[51200]`.
+    Bytes that are not a whole character are written `\\xe2`; a row of the network's vocabulary without a token of the
+    tokenizer is written `[51200]`.
     """
     indices = [int(index) for index in ids]
     known = len(tokenizer)

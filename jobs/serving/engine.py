@@ -240,7 +240,6 @@ class Generation:
 
     def __deepcopy__(self, memo: object) -> Generation:
         """Return the same request: the batching library copies a request's arguments when it starts it again."""
-        del memo
         return self
 
     @property

@@ -223,7 +223,6 @@ def _vllm_variables(start: ServerStart) -> dict[str, str]:
 
 
 def _vllm_ask(generation: Generation, place: int, is_cached: bool) -> JsonObject:
-    del place, is_cached
     params = generation.params
     biases: dict[str, float] = {}
     for token, bias in params.logit_bias:

@@ -107,7 +107,6 @@ class ForwardState:
 
     def __deepcopy__(self, memo: object) -> ForwardState:
         """Return a step of its own: a copy of the network may run on another thread."""
-        del memo
         return ForwardState(self.library)
 
     def rotation(self, embeddings: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

@@ -174,7 +174,6 @@ class ReplicaState:
 
     async def health(self, request: Request) -> Response:
         """Answer 200 if the engine generated a token recently, or can now. A reward model generates none."""
-        del request
         if not self.engine.is_alive() or self.watch.is_hung():
             return _error(503, f"No step for {self.watch.stall_s():.0f} s.", code="stalled")
         age = self.engine.stats().last_token_age_s
@@ -203,7 +202,6 @@ class ReplicaState:
 
     async def stats(self, request: Request) -> Response:
         """Return the engine's counters, and the requests accepted since the start and still open."""
-        del request
         counters = {"served": self.num_served, "open": self.num_open, **asdict(self.engine.stats())}
         return JSONResponse({"engine": self.engine.name, "context_length": self.engine.context_length, **counters})
 

@@ -199,7 +199,7 @@ def choose_tokens(logits: torch.Tensor, draws: Sequence[SamplingState]) -> list[
 def _choose_apart(
     logits: torch.Tensor, draws: Sequence[SamplingState], error: Exception
 ) -> tuple[list[int], list[TokenLogprobs | None]]:
-    """Choose row by row after a batch failed. Raises the batch's error if the device fails, which is no row's fault."""
+    """Choose row by row after a batch failed. Raises the batch's error if the device itself fails."""
     try:
         tokens: list[int] = logits.argmax(-1).tolist()
     except Exception:

@@ -32,7 +32,6 @@ class ScoringEngine:
 
     def is_waiting(self, handle: Handle) -> bool:
         """Return False: there is no queue."""
-        del handle
         return False
 
     def stats(self) -> EngineStats:

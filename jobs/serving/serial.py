@@ -40,7 +40,6 @@ class _Sampler(LogitsProcessor):  # type: ignore[misc]
         self._generation = generation
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        del input_ids
         scores = scores.float()
         return forced_scores(scores, choose_tokens(scores, [self._generation.draw]))
 

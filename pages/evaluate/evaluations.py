@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.evaluation.config import KIND_LABEL
 from backend.domain.evaluation.score_text import interval_text, score_text
+from backend.domain.evaluation.tasks.definition import KIND_LABELS
 from backend.services.checkpoints.checkpoints import get_checkpoint
 from backend.services.context import Context, Person
 from backend.services.data.datasets import get_dataset
@@ -51,7 +51,7 @@ def draw_evaluation_row(ctx: Context, evaluation: EvaluationView) -> None:
         row_link(evaluation.checkpoint, page=PAGE, query={"evaluation": evaluation.id}, key=f"open_{evaluation.id}")
     columns[1].text(evaluation.benchmark)
     columns[2].caption(
-        plain(evaluation.config.task.shown_title if evaluation.config.task else KIND_LABEL[evaluation.kind])
+        plain(evaluation.config.task.shown_title if evaluation.config.task else KIND_LABELS[evaluation.kind])
     )
     score = evaluation.main_score
     with columns[3]:

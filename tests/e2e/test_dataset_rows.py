@@ -76,7 +76,7 @@ def test_a_row_is_found_opened_by_its_address_and_left_by_keys(tab: Page, rows: 
     tab.go_back()
     expect(tab.locator(".dr-name")).to_have_text(listed[3:4])
     settle(tab)
-    tab.get_by_placeholder("Text in rows").press("j")  # a key typed into a field is no step
+    tab.get_by_placeholder("Text in rows").press("j")  # a key typed into a field is not a step
     settle(tab)
     assert titles(tab) == listed[3:4]
     tab.get_by_placeholder("Text in rows").fill("question 1")

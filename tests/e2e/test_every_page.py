@@ -150,7 +150,7 @@ def resize(tab: Page, width: int) -> None:
 
 
 def raw_values(tab: Page, name: str) -> dict[str, object]:
-    """Return what a page shows or reads out that is no word of ours."""
+    """Return what a page shows or reads out that is not a word of ours."""
     shown = "\n".join([tab.inner_text(".stMain"), *tab.evaluate(SPOKEN)])
     patterns = {what: pattern for what, pattern in RAW.items() if what != "None" or name not in WHERE_NONE_IS_A_CHOICE}
     hits = {what: match for what, pattern in patterns.items() if (match := pattern.search(shown))}

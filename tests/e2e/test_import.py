@@ -121,7 +121,7 @@ def test_a_file_of_the_data_folder_is_mapped_by_hand_and_its_bad_rows_come_back(
     visitor.page.get_by_text("Skip invalid rows").click()
     visitor.settle()
     visitor.clicks("Import")
-    visitor.sees(re.compile("The import failed: .*41"))  # the line that is no JSON
+    visitor.sees(re.compile("The import failed: .*41"))  # the line that is not JSON
     visitor.clicks("Keep the good rows")
     visitor.sees("were rejected")
     version = resolve_version(installation.ctx, "greetings")

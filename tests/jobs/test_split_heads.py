@@ -50,7 +50,7 @@ def test_the_first_rows_are_those_of_the_split_and_the_others_stay_in_the_store(
 
 
 def test_a_file_whose_directory_can_not_be_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RoundhouseError, match="no Parquet file"):
+    with pytest.raises(RoundhouseError, match="not a Parquet file"):
         bring_head(remote(tmp_path, spoil=True), tmp_path / "head", check=lambda: None)
 
 

@@ -148,7 +148,7 @@ def test_a_prompt_of_the_team_fills_in_the_message_and_the_system_prompt(site: C
     app.text_area(key=f"prompt_new_{newest}_tale").set_value("{{ 7 * 7 }} <b>").run()
     app.button(key=f"prompt_new_{newest}_use").click().run()
     assert not app.exception
-    assert chat_data(app)["draft"]["text"] == "Retell {{ 7 * 7 }} <b>", "what is filled in is no template"
+    assert chat_data(app)["draft"]["text"] == "Retell {{ 7 * 7 }} <b>", "what is filled in is not a template"
     assert chat_data(app)["settings"]["system"] == "Be brief."
     assert "prompt" not in app.query_params
 
@@ -161,7 +161,7 @@ def test_a_changed_prompt_is_saved_from_the_playground_as_the_next_version(site:
     assert app.button(key=f"{key}_save").disabled
     app.text_area(key=f"{key}_text").set_value("Retell {{tale").run()
     app.button(key=f"{key}_save").click().run()
-    assert "is no template" in app.error[0].value
+    assert "is not a template" in app.error[0].value
     app.text_area(key=f"{key}_text").set_value("Retell {{tale}} at length").run()
     app.button(key=f"{key}_save").click().run()
     saved = get_prompt(site, "retell").newest

@@ -37,7 +37,7 @@ def test_the_first_prompt_is_saved_under_a_name_and_opened(site: Context) -> Non
     app.text_input(key="new_prompt_name").set_value("retell").run()
     app.text_area(key="new_prompt_text").set_value("Retell {{tale").run()
     app.button(key="save_new_prompt").click().run()
-    assert "is no template" in app.error[0].value
+    assert "is not a template" in app.error[0].value
     assert list_team_prompts(site) == []
     app.text_area(key="new_prompt_text").set_value("Retell {{tale}}").run()
     app.button(key="save_new_prompt").click().run()

@@ -384,7 +384,7 @@ def test_an_engine_that_is_not_installed_is_marked_in_the_list_with_its_cure(
     assert {"Automatic", "Roundhouse"} <= set(engine.options)
     assert not app.warning
     engine.set_value("vllm").run()
-    assert "/nowhere/vllm is no command that can be run" in app.warning[0].value.replace("\\", "")
+    assert "/nowhere/vllm is not a command that can be run" in app.warning[0].value.replace("\\", "")
 
 
 def test_chat_is_the_main_button_of_a_ready_endpoint(ctx: Context) -> None:

@@ -30,11 +30,6 @@ MAX_FILE_BYTES = 256 * 2**20
 Name = Annotated[str, typer.Argument(help="Name or id of the campaign.")]
 
 
-@app.callback()
-def campaign() -> None:
-    """Blind comparisons."""
-
-
 @app.command("create")
 def create(file: Annotated[Path, typer.Argument(help="YAML file of the campaign.")]) -> None:
     """Start a campaign; files of completions are read from the folder of the YAML file."""

@@ -9,7 +9,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import command, emit, interval_data
 from backend.domain.attributes import attributes_of
-from backend.domain.evaluation.config import score_label
+from backend.domain.evaluation.config import score_name
 from backend.errors import NotFound
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.evaluation.baselines import (
@@ -105,7 +105,7 @@ def as_text(comparison: Comparison) -> str:
     better = {"first": comparison.first.checkpoint, "second": comparison.second.checkpoint}.get(comparison.better or "")
     items = f"{comparison.n} items" + (f" in {comparison.clusters} clusters" if comparison.clusters else "")
     differs = f"\nThey differ in {', '.join(comparison.differs)}." if comparison.differs else ""
-    label = score_label(comparison.metric)
+    label = score_name(comparison.metric)
     return (
         f"{label}: {gap.value:+.4g}{shown} on {items}{p_text}:"
         f" {f'{better} is better' if better else 'undecided'}{differs}"

@@ -22,11 +22,6 @@ OTHER = "other"
 """The name of every device without a price of its own."""
 
 
-@app.callback()
-def cost() -> None:
-    """Costs of devices, requests, runs and evaluations."""
-
-
 @app.command("report")
 def report(
     days: Annotated[float | None, typer.Option(min=0.01, help="The last days. Default: the running UTC month.")] = None,

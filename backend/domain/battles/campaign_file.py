@@ -81,14 +81,14 @@ def parse_campaign(text: str) -> CampaignFile:
     """Read a campaign from YAML. Raises InvalidInput naming the field at fault."""
     data = parse_yaml(text, what="The campaign")
     if not isinstance(data, dict):
-        raise InvalidInput("The campaign is no mapping.", remedy="Write one `name: value` a line.")
+        raise InvalidInput("The campaign is not a mapping.", remedy="Write one `name: value` a line.")
     try:
         return CampaignFile.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise InvalidInput(
-            f"{field} is no field of a campaign."
+            f"{field} is not a field of a campaign."
             if first["type"] == "extra_forbidden"
             else f"{field or 'The campaign'}: {describe_fault(first)}.",
             remedy=_remedy(first["type"], field),

@@ -123,10 +123,10 @@ def _of_identical(document: JsonObject, *, identical: bool) -> Iterable[list[Any
 
 
 def read_records(document: JsonObject) -> list[VoteRecord]:
-    """Return the votes of a document. Raises InvalidInput if it is no board or a vote has not the columns of one."""
+    """Return the votes of a document. Raises InvalidInput if it is not a board or a vote has not the columns of one."""
     if document.get("format") != FORMAT or document.get("columns") != list(COLUMNS):
         raise InvalidInput(
-            f"This is no frozen board: its format is {document.get('format')!r}.",
+            f"This is not a frozen board: its format is {document.get('format')!r}.",
             remedy="Give a file that `rating freeze` wrote.",
         )
     records = []
@@ -188,7 +188,7 @@ def _ratings(table: RatingTable) -> list[dict[str, object]]:
 
 
 def _form(form: AnswerFeatures | None) -> list[float | None] | None:
-    return None if form is None else [value if value == value else None for value in form]  # NaN is no JSON
+    return None if form is None else [value if value == value else None for value in form]  # NaN is not JSON
 
 
 def _read_form(values: list[float | None] | None) -> AnswerFeatures | None:

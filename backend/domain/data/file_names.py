@@ -61,7 +61,7 @@ def propose_name(stem: str, *, folder: str = "") -> str:
 
 
 def bare_name(name: str) -> str:
-    """Return the words of a name up to those at its end that are no name of a set; empty if there are no others.
+    """Return the words of a name up to those at its end that are not the name of a set; empty if there are no others.
 
     Example:
         >>> bare_name("gsm8k-test"), bare_name("xstest_prompts"), bare_name("test")

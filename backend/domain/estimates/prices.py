@@ -43,7 +43,7 @@ def parse_prices(text: str) -> dict[str, float]:
             value = -1.0
         if not name or not equals or not 0 <= value < float("inf"):
             raise ValueError(
-                f"{part!r} is no price: give DEVICE=DOLLARS with commas between, such as H100=2.5,cpu=0.04"
+                f"{part!r} is not a price: give DEVICE=DOLLARS with commas between, such as H100=2.5,cpu=0.04"
             )
         prices[name] = value
     return prices

@@ -65,11 +65,11 @@ def void_reason(*, items: int, truncated: int, capped: int = 0) -> str:
     """Say why scores are none of the benchmark: every prompt, or every answer, was cut by the context. Else empty."""
     if items and truncated >= items:
         return (
-            f"All {plural(items, 'item')} were truncated to the context: no prompt was read whole, so this is no score"
-            " of the benchmark."
+            f"All {plural(items, 'item')} were truncated to the context: no prompt was read whole, so this is not a"
+            " score of the benchmark."
         )
     if items and capped >= items:
-        return f"All {plural(items, 'answer')} were cut by the context, so this is no score of the benchmark."
+        return f"All {plural(items, 'answer')} were cut by the context, so this is not a score of the benchmark."
     return ""
 
 

@@ -16,9 +16,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
-from backend.domain.evaluation.tasks.definition import RequestForm, TaskDefinition
-from backend.domain.evaluation.tasks.metric_names import is_lower_better as is_lower_better_metric
-from backend.domain.evaluation.tasks.metric_names import metric_bound, metric_label
+from backend.domain.evaluation.tasks.definition import DEFAULT_METRIC, KIND_LABELS, RequestForm, TaskDefinition
+from backend.domain.evaluation.tasks.metric_names import is_lower_better, metric_bound, metric_label
 from backend.domain.fields import OPTION_ONLY, setting, unless, when
 from backend.domain.validation import is_stored
 
@@ -42,23 +41,11 @@ class EvaluationKind(StrEnum):
     GENERATION = "generation"
 
 
-KIND_LABEL: dict[EvaluationKind, str] = {
-    EvaluationKind.PERPLEXITY: "Perplexity and bits per byte",
-    EvaluationKind.MULTIPLE_CHOICE: "Multiple choice",
-    EvaluationKind.GENERATION: "Generation",
-}
-
-MAIN_METRIC: dict[EvaluationKind, str] = {
-    EvaluationKind.PERPLEXITY: "bits_per_byte",
-    EvaluationKind.MULTIPLE_CHOICE: "acc",
-    EvaluationKind.GENERATION: "exact_match",
-}
-
 _LOWER_IS_SAFER = frozenset(name for name, metric in SAFETY_METRICS.items() if metric.higher_is_safer is False)
 
 
-def score_label(score: str) -> str:
-    """Return the words for a score: `bits per byte`, `exact match (strict-match)`."""
+def score_name(score: str) -> str:
+    """Return the name of a score within a sentence: `bits per byte`, `exact match (strict-match)`."""
     name, *suffix = re.split("[,:]", score, maxsplit=1)
     if score in SAFETY_METRICS:
         return SAFETY_METRICS[score].label
@@ -68,7 +55,7 @@ def score_label(score: str) -> str:
 
 def is_score_lower_better(score: str) -> bool:
     """Return whether less of a score is better. Filters and subgroups (`ter,strict`, `acc:physics`) change nothing."""
-    return score in _LOWER_IS_SAFER or is_lower_better_metric(re.split("[,:]", score, maxsplit=1)[0])
+    return score in _LOWER_IS_SAFER or is_lower_better(re.split("[,:]", score, maxsplit=1)[0])
 
 
 def is_right(score: str, value: float) -> bool:
@@ -169,7 +156,7 @@ class EvaluationConfig(BaseModel):
 
     def main_metric(self, kind: EvaluationKind) -> str:
         """Return the headline: the task's first metric, or without a task the usual one of a kind."""
-        return self.task.score_names[0] if self.task else MAIN_METRIC[kind]
+        return self.task.score_names[0] if self.task else DEFAULT_METRIC[kind]
 
     @model_validator(mode="after")
     def _check_parts(self, info: ValidationInfo) -> Self:
@@ -189,7 +176,7 @@ class EvaluationConfig(BaseModel):
 def describe_scoring(config: EvaluationConfig, *, kind: EvaluationKind) -> str:
     """Return what is scored: a task with its metrics, `PIQA: accuracy`, or the way of scoring without a task."""
     if config.task is None:
-        return KIND_LABEL[kind]
+        return KIND_LABELS[kind]
     return f"{config.task.shown_title}: {', '.join(metric_label(use.name) for use in config.task.metric_uses)}"
 
 
@@ -198,7 +185,7 @@ def describe_way(config: EvaluationConfig, *, kind: EvaluationKind | None = None
     if config.task is not None:
         return config.task.shown_title
     kind = EvaluationKind(config.kind) if kind is None and config.kind != "auto" else kind
-    return KIND_LABEL[kind] if kind else "its rows' kind"
+    return KIND_LABELS[kind] if kind else "its rows' kind"
 
 
 def settings_of(

@@ -119,10 +119,10 @@ def _read_object(line: str, *, number: int, example: str) -> Row:
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # NaN and lone surrogates can't be stored
     except (ValueError, RecursionError) as error:
         raise InvalidInput(
-            f"Line {number} is no JSON: {line[:60]!r}.", remedy=f"Write each line as {example}", field="rows"
+            f"Line {number} is not JSON: {line[:60]!r}.", remedy=f"Write each line as {example}", field="rows"
         ) from error
     if not isinstance(value, dict):
         raise InvalidInput(
-            f"Line {number} is no JSON object: {line[:60]!r}.", remedy=f"Write each line as {example}", field="rows"
+            f"Line {number} is not a JSON object: {line[:60]!r}.", remedy=f"Write each line as {example}", field="rows"
         )
     return value

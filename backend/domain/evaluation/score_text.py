@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from backend.domain.evaluation.config import score_label as label_of_score
+from backend.domain.evaluation.config import score_name
 from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
 from backend.domain.evaluation.tasks.metric_names import is_averaged
 
@@ -21,8 +21,8 @@ def is_share(metric: str) -> bool:
 
 def score_label(metric: str) -> str:
     """Return a score's label as a heading: `Bits per byte`, `Exact match (strict-match)`."""
-    label = label_of_score(metric)
-    return label[:1].upper() + label[1:]
+    name = score_name(metric)
+    return name[:1].upper() + name[1:]
 
 
 def score_text(metric: str, value: float, *, signed: bool = False) -> str:

@@ -242,4 +242,6 @@ def event_of(record: Mapping[str, Any]) -> AnyEvent:
     try:
         return _EVENT.validate_python(record)
     except ValidationError as error:
-        raise ValueError(f"{record.get('type')!r} is no event: {error.errors(include_url=False)[0]['msg']}") from None
+        raise ValueError(
+            f"{record.get('type')!r} is not an event: {error.errors(include_url=False)[0]['msg']}"
+        ) from None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from backend.domain.jobs.states import JobKind
-from backend.domain.validation import ReadRecord, field_at_fault, validation_message
-from backend.errors import InvalidInput, RoundhouseError
+from backend.domain.validation import ReadRecord, read_values
+from backend.errors import RoundhouseError
 
 
 class FrozenRecord(BaseModel):
@@ -36,22 +36,16 @@ class Payload(FrozenRecord):
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> Self:
         """Read the stored form. Raises InvalidInput naming the field, its value and the cure."""
-        try:
-            return cls.model_validate(stored)
-        except ValidationError as error:
-            raise _unreadable(cls, error) from None
+        return read_values(
+            cls,
+            stored,
+            intro=f"The payload of this {cls.job_kind.value} job can't be read: ",
+            remedy="Another version of Roundhouse may have queued it; start the work again.",
+        )
 
     def dump(self) -> dict[str, object]:
         """Return the stored form: JSON values."""
         return self.model_dump(mode="json")
-
-
-def _unreadable(payload: type[Payload], error: ValidationError) -> InvalidInput:
-    return InvalidInput(
-        f"The payload of this {payload.job_kind.value} job can't be read: {validation_message(error, payload)}.",
-        remedy="Another version of Roundhouse may have queued it; start the work again.",
-        field=field_at_fault(error),
-    )
 
 
 class JobResult(ReadRecord):

@@ -319,6 +319,6 @@ def effective_tokens(tokens: float, unique_tokens: float) -> float:
 
 
 BELIEVABLE = 0.9
-"""Share of chance level above which a loss is no estimate: the law is extrapolated too far down, or the data repeated
-too often.
+"""Share of chance level above which a predicted loss is not an estimate: the law is extrapolated too far down, or the
+data are repeated too often.
 """

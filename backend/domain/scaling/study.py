@@ -226,7 +226,7 @@ def _notes(
     if poor:
         notes.append(
             f"At {' and '.join(poor)} FLOPs fewer than {MIN_SIZES} different models fit this vocabulary, so there"
-            " is no profile. Choose larger budgets, more sizes or a smaller vocabulary."
+            " is not a profile. Choose larger budgets, more sizes or a smaller vocabulary."
         )
     if len(config.budgets) < 3:
         notes.append("With fewer than three budgets the exponents are poorly determined.")

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from backend.domain.fields import OPTION_ONLY, setting, when
-from backend.domain.validation import describe_fault
+from backend.domain.validation import read_values
 from backend.domain.wording import percent, plural
-from backend.errors import InvalidInput
 
 STEPS = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0)
 MIN_FAILURES = 2
@@ -70,12 +69,7 @@ class CanaryRules(BaseModel):
     @staticmethod
     def read(traffic: Mapping[str, Any]) -> CanaryRules:
         """Read stored or given rules. Raises InvalidInput that names the field."""
-        try:
-            return CanaryRules.model_validate(traffic)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = str(first["loc"][0])
-            raise InvalidInput(f"{field} = {first['input']!r}: {describe_fault(first)}.", field=field) from error
+        return read_values(CanaryRules, traffic)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from backend.domain.fields import Shown, setting
-from backend.domain.validation import describe_fault
+from backend.domain.validation import read_values
 from backend.errors import InvalidInput
 
 ApiEndpoint = Literal["chat", "completions", "embeddings", "score", "tokenize", "feedback", "models"]
@@ -109,14 +109,7 @@ def parse_limits(text: str) -> KeyLimits:
         if name in values:
             raise InvalidInput(f"The limit {name!r} is given twice.", remedy="Give each limit once.", field="limits")
         values[name] = value.replace("_", "")
-    try:
-        return KeyLimits.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        raise InvalidInput(
-            f"{name}={values[name]}: {describe_fault(first)}.", remedy="Give a number above 0.", field="limits"
-        ) from error
+    return read_values(KeyLimits, values, remedy="Give a number above 0.")
 
 
 def _limits_remedy() -> str:
@@ -147,7 +140,7 @@ def parse_expiry(text: str, *, now: datetime) -> datetime | None:
             moment = datetime.fromisoformat(text.strip())
         except ValueError as error:
             raise InvalidInput(
-                f"{text!r} is no expiry.",
+                f"{text!r} is not an expiry.",
                 remedy="Give a duration such as 30d or 12h, or a date such as 2027-01-31.",
                 field="expires",
             ) from error

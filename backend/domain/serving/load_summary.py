@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -134,14 +135,15 @@ def overhead(through: Sequence[LevelRun], direct: Sequence[LevelRun]) -> dict[st
     in milliseconds, each with its 95 % interval (None where there are too few requests).
     """
     parts: dict[str, object] = {}
-    for name, of in (("ttft", _first_token), ("itl", _mean_gap), ("e2e", _whole)):
-        first, second = [sorted(of(record) for record in _done(runs) if of(record) >= 0) for runs in (through, direct)]
+    for name, seconds_of in (("ttft", _first_token), ("itl", _mean_gap), ("e2e", _whole)):
+        first, second = (
+            sorted(seconds for record in _done(runs) if (seconds := seconds_of(record)) is not None)
+            for runs in (through, direct)
+        )
         estimate = median_difference(first, second)
         if estimate is not None:
-            parts[f"{name}_p50_ms"], parts[f"{name}_interval_ms"] = (
-                1000 * estimate[0],
-                [1000 * bound for bound in estimate[1:]],
-            )
+            parts[f"{name}_p50_ms"] = 1000 * estimate[0]
+            parts[f"{name}_interval_ms"] = [1000 * bound for bound in estimate[1:]]
         else:
             medians = [nearest_rank(values, 0.5) if values else None for values in (first, second)]
             known = medians[0] is not None and medians[1] is not None
@@ -162,12 +164,12 @@ def mean_gap_s(record: RequestTiming) -> float:
     return math.fsum(record.gaps_s) / len(record.gaps_s)
 
 
-def _first_token(record: RequestTiming) -> float:
-    return -1.0 if record.ttft_s is None else record.ttft_s
+def _first_token(record: RequestTiming) -> float | None:
+    return record.ttft_s
 
 
-def _mean_gap(record: RequestTiming) -> float:
-    return mean_gap_s(record) if record.gaps_s else -1.0
+def _mean_gap(record: RequestTiming) -> float | None:
+    return mean_gap_s(record) if record.gaps_s else None
 
 
 def _whole(record: RequestTiming) -> float:
@@ -207,10 +209,7 @@ def _tokens_between(records: Sequence[RequestTiming], start: float, end: float) 
 
 
 def _counts(values_s: Sequence[float]) -> dict[str, int]:
-    counts: dict[int, int] = {}
-    for value in values_s:
-        bucket = bucket_of(value)
-        counts[bucket] = counts.get(bucket, 0) + 1
+    counts = Counter(map(bucket_of, values_s))
     return {str(bucket): counts[bucket] for bucket in sorted(counts)}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from backend.domain.fields import OPTION_ONLY, Shown, setting, unless
 from backend.domain.json_values import FieldValues
@@ -14,8 +14,7 @@ from backend.domain.serving.autoscaling import ScalingRules
 from backend.domain.serving.engines import ENGINE_TITLES, EngineName, places_of
 from backend.domain.serving.memory import MAX_RUNNING
 from backend.domain.serving.precision import Precision
-from backend.domain.validation import describe_fault, is_stored
-from backend.errors import InvalidInput
+from backend.domain.validation import is_stored, read_values
 
 MAX_REPLICAS = 64
 SCALING = Shown(group="Autoscaling")
@@ -190,14 +189,7 @@ class DeploymentOptions(BaseModel):
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> Self:
         """Read given options. Raises InvalidInput that names the field."""
-        try:
-            return cls.model_validate(config)
-        except ValidationError as error:
-            first = error.errors()[0]
-            if not first["loc"]:
-                raise InvalidInput(f"{describe_fault(first)}.", field="max_replicas") from error
-            field = str(first["loc"][0])
-            raise InvalidInput(f"{field} = {first['input']!r}: {describe_fault(first)}.", field=field) from error
+        return read_values(cls, config)
 
     def changed(self) -> FieldValues:
         """Return the options that differ from their defaults, as a config stores them."""

@@ -296,7 +296,7 @@ class TokenUsage(_Frozen):
 
 
 class TokenLogprob(_Frozen):
-    """A token's text and natural-log probability. A token that is no complete character has `raw`, its bytes; a
+    """A token's text and natural-log probability. A token that is not a complete character has `raw`, its bytes; a
     prompt's first token has no probability.
     """
 

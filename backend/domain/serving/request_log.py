@@ -65,7 +65,7 @@ class RequestLogConfig(BaseModel):
             try:
                 matches_nothing = regex.compile(pattern).search("") is not None
             except regex.error as error:
-                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
             if matches_nothing:
                 raise ValueError(f"{pattern!r} matches an empty text")
         return patterns

@@ -26,7 +26,7 @@ ENDS = {
     "queue_full": "queue full",
     "rate_limit_exceeded": "over the rate limit of its key",
     "replica_lost": "replica lost",
-    "unsupported_media_type": "body is no JSON",
+    "unsupported_media_type": "body is not JSON",
     "upstream_failed": "server behind it failed",
 }
 """Words for the codes of errors that clients get."""

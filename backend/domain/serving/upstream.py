@@ -1,6 +1,6 @@
 """Models on other servers with the OpenAI API (vLLM, SGLang, llama-server, Ollama) as deployments. Pure rules.
 
-A key is no part of a config: `key_env` and `key_file` name where the gateway and the workers read it.
+A key is not part of a config: `key_env` and `key_file` name where the gateway and the workers read it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from backend.domain.fields import Shown, setting
 from backend.domain.json_values import FieldValues
 from backend.domain.openai_servers import Capabilities, check_key_source, check_url, price_tokens
-from backend.domain.validation import validation_message
+from backend.domain.validation import read_values
 from backend.errors import InvalidInput
 
 UPSTREAM = "upstream"
@@ -126,10 +126,7 @@ class Upstream(BaseModel):
     def read(config: Mapping[str, Any]) -> Upstream:
         """Read a config. Raises InvalidInput that names the field, and never a value that may be a key."""
         check_key_source(key_env=config.get("key_env"), key_file=config.get("key_file"))
-        try:
-            return Upstream.model_validate(config)
-        except ValidationError as error:
-            raise InvalidInput(validation_message(error, Upstream), field=str(error.errors()[0]["loc"][0])) from None
+        return read_values(Upstream, config)
 
     @property
     def host(self) -> str:

@@ -118,7 +118,9 @@ def _pair(confidences: ArrayLike, correct: ArrayLike) -> tuple[FloatArray, Float
     if sure.min() < 0 or sure.max() > 1:
         outside = sure[(sure < 0) | (sure > 1)][0]
         raise InvalidInput(
-            f"A confidence of {outside:g} is no probability.", remedy="Give numbers from 0 to 1.", field="confidences"
+            f"A confidence of {outside:g} is not a probability.",
+            remedy="Give numbers from 0 to 1.",
+            field="confidences",
         )
     return sure, right
 

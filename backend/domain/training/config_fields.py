@@ -207,7 +207,7 @@ def with_changes(config: RunConfig, text: str) -> RunConfig:
         try:
             values[field] = parse_yaml(value, what="The value")
         except InvalidInput as error:
-            raise InvalidInput(f"“{value[:80]}” is no value.", field=field) from error
+            raise InvalidInput(f"“{value[:80]}” is not a value.", field=field) from error
     return with_values(config, values)
 
 

@@ -53,7 +53,7 @@ class SeedComparison:
         """Return the conclusion about a metric with the number of seeds."""
         size = f"a difference in {metric} of {abs(self.difference):.4f}"
         if (self.low is None or self.high is None) and min(self.seeds) > 1:
-            equal = "the seeds of each config gave equal losses, which is no estimate of noise"
+            equal = "the seeds of each config gave equal losses, which is not an estimate of noise"
             return f"{size}, undecided: {equal}. Check that the seed has an effect."
         if self.low is None or self.high is None:
             return (

@@ -249,10 +249,10 @@ def _choose(choice: AnthropicToolChoice | None, tools: list[AnthropicTool] | Non
 
 
 def check_version(version: str | None) -> None:
-    """Raise ApiError for what is no version: a date. From 2023-06-01 on they name the fields served here alike."""
+    """Raise ApiError for what is not a version: a date. From 2023-06-01 on they name the fields served here alike."""
     if version is not None and not (VERSION.fullmatch(version) and version >= "2023-06-01"):
         raise ApiError(
-            400, f"anthropic-version: {version[:40]!r} is no version such as 2023-06-01.", code="invalid_value"
+            400, f"anthropic-version: {version[:40]!r} is not a version such as 2023-06-01.", code="invalid_value"
         )
 
 

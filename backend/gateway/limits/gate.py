@@ -57,23 +57,20 @@ class KeyGate:
     async def admitted(self, events: Events, *, request: GenerateRequest, exchange: ApiExchange) -> Events:
         """Yield a request's events once its key has room for it. Raises ApiError 429 before the first event."""
         demand = self._demand(request, exchange)
-        if demand is None:
-            async with aclosing(events):
-                async for event in events:
-                    yield event
-            return
-        counted = await self._store.reserve(demand, partial(self._directory.spent, demand.key_id))
-        exchange.headers.update(limit_headers(demand.limits, counted))
-        if isinstance(counted, Refusal):
-            error = limit_reached(counted, demand)
-            self._on_refusal(error, exchange)
-            raise error
+        if demand is not None:
+            counted = await self._store.reserve(demand, partial(self._directory.spent, demand.key_id))
+            exchange.headers.update(limit_headers(demand.limits, counted))
+            if isinstance(counted, Refusal):
+                error = limit_reached(counted, demand)
+                self._on_refusal(error, exchange)
+                raise error
         try:
             async with aclosing(events):
                 async for event in events:
                     yield event
         finally:
-            self._settle(demand, request, exchange)
+            if demand is not None:
+                self._settle(demand, request, exchange)
 
     def _demand(self, request: GenerateRequest, exchange: ApiExchange) -> Demand | None:
         if exchange.identity.principal is None or not exchange.identity.principal.limits.is_limited:

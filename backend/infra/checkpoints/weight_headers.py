@@ -266,4 +266,4 @@ class _GgufReader:
         self._at += length
 
     def _bad(self, what: str) -> InvalidInput:
-        return InvalidInput(f"{self._name} is no GGUF file that can be read: it {what}.", remedy=FETCH_AGAIN)
+        return InvalidInput(f"{self._name} is not a GGUF file that can be read: it {what}.", remedy=FETCH_AGAIN)

@@ -53,7 +53,7 @@ def read_job_manifest(path: Path | None) -> Manifest:
     except (KeyError, TypeError):
         names = []
     if kind != ("batch/v1", "Job") or CONTAINER not in names:
-        raise InvalidInput(f"{path} is no Job (batch/v1) with a container named {CONTAINER}.", remedy=remedy)
+        raise InvalidInput(f"{path} is not a Job (batch/v1) with a container named {CONTAINER}.", remedy=remedy)
     for name, value in _values(manifest):
         if SECRET.search(name) or PASSWORD_IN_URL.search(value):
             raise InvalidInput(
@@ -218,7 +218,6 @@ class Kubernetes:
 
     def log(self, key: str, output: Path) -> Sequence[str]:
         """Return the last lines of a Job's newest pod, of several one that failed; none if it has not started."""
-        del output
         try:
             pod = _telling(self._newest_pods(f"{SELECTOR},{JOB_NAME}={key}").get(key, []))
             if pod is None:

@@ -154,7 +154,6 @@ class Slurm:
 
     def log(self, key: str, output: Path) -> Sequence[str]:
         """Return the last lines of a job's output, which lies in the shared home."""
-        del key
         try:
             with output.open("rb") as file:
                 file.seek(max(0, file.seek(0, 2) - MAX_LOG_BYTES))

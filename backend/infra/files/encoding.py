@@ -32,7 +32,7 @@ def check_encoding(name: str) -> str:
         return known[codecs.lookup(name).name]
     except (LookupError, ValueError):
         raise InvalidInput(
-            f"{name[:40]!r} is no encoding that can be read.",
+            f"{name[:40]!r} is not an encoding that can be read.",
             remedy=f"Choose one of {', '.join(ENCODINGS)}.",
             field="encoding",
         ) from None

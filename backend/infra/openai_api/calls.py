@@ -85,7 +85,7 @@ class ApiClient:
 
     def call(self, path: str, body: Mapping[str, object], *, attempts: int = ATTEMPTS) -> JsonObject:
         """Return the JSON object that the API answers, asking again after 429, 5xx, a lost connection or an answer that
-        is no JSON.
+        is not JSON.
 
         Raises CallFailed for a request that failed, Unavailable where every one would: a wrong key, address or model,
         or no connection.

@@ -145,7 +145,7 @@ def parse_json(document: bytes) -> Any:
 
 
 def read_usage(counted: JsonObject) -> TokenUsage:
-    """Return the counts of an answer; 0 where one is no number that can be stored."""
+    """Return the counts of an answer; 0 where one is not a number that can be stored."""
 
     def count(value: Any) -> int:
         return value if isinstance(value, int) and 0 <= value <= MAX_COUNT else 0

@@ -116,9 +116,9 @@ def _chunk(data: bytes) -> dict[str, object]:
     try:
         chunk = json.loads(data)
     except ValueError as error:
-        raise Unavailable("The gateway sent a chunk that is no JSON.", remedy="Try again.") from error
+        raise Unavailable("The gateway sent a chunk that is not JSON.", remedy="Try again.") from error
     if not isinstance(chunk, dict):
-        raise Unavailable("The gateway sent a chunk that is no object.", remedy="Try again.")
+        raise Unavailable("The gateway sent a chunk that is not an object.", remedy="Try again.")
     if isinstance(chunk.get("error"), dict):
         problem = read_problem(chunk)
         raise ApiRefused(problem.message or "The answer failed.", status=0, code=problem.code)

@@ -204,7 +204,7 @@ def _parse(data: bytes, reader: Reader, name: str) -> list[GenerationEvent]:
             raise ReplicaLost(f"{name} failed: {read_problem(chunk).message}", reason="failed")
         return list(reader.read(chunk))
     except MALFORMED as error:
-        raise ReplicaLost(f"{name} sent an event that is no part of an answer.", reason="protocol") from error
+        raise ReplicaLost(f"{name} sent an event that is not part of an answer.", reason="protocol") from error
 
 
 async def _read_whole(response: aiohttp.ClientResponse, name: str) -> dict[str, object]:

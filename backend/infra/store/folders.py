@@ -591,7 +591,7 @@ def _is_name(folder: str) -> bool:
 
 def _require_name(folder: str) -> None:
     if not _is_name(folder):
-        raise InvalidInput(f"{folder[:200]!r} is no folder that a store holds.")
+        raise InvalidInput(f"{folder[:200]!r} is not a folder that a store holds.")
 
 
 def _hash_file(path: Path, check: Callable[[], None] = lambda: None) -> str:

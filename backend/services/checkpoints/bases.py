@@ -265,7 +265,7 @@ def _source_of(ctx: Context, source: str, revision: str | None, *, person: Perso
     revision = named or revision
     if revision and (not REVISION.fullmatch(revision) or ".." in revision):
         raise InvalidInput(
-            f"{revision!r} is no revision.", remedy="Give a branch, a tag or a commit.", field="revision"
+            f"{revision!r} is not a revision.", remedy="Give a branch, a tag or a commit.", field="revision"
         )
     return {"source": None, "hub": hub, "revision": revision}
 

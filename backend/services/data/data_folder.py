@@ -54,7 +54,7 @@ class FolderView:
 def browse_data_folder(ctx: Context, folder: str = "") -> FolderView | None:
     """Return the entries of a folder below DATA_PATH; None if DATA_PATH is not set.
 
-    Raises NotAllowed for a path or link that leads out of DATA_PATH, NotFound if it is no folder.
+    Raises NotAllowed for a path or link that leads out of DATA_PATH, NotFound if it is not a folder.
     """
     if ctx.data_path is None or not ctx.data_path.is_dir():
         return None

@@ -12,7 +12,7 @@ from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -27,7 +27,7 @@ from backend.domain.jobs.reports import DataReportPayload, NamedFolder
 from backend.domain.jobs.results import DataReportResult
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.domain.training.config import RunConfig
-from backend.domain.validation import describe_fault, read_stored
+from backend.domain.validation import read_stored, read_values
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import get_checkpoint
 from backend.services.context import Context, Person, require_builder
@@ -128,9 +128,8 @@ def request_data_report(
     version = resolve_version(ctx, dataset)
     through = resolve_source(ctx, source) if source else default_source(ctx, version.kind)
     values = {"context": context, "micro_batch": micro_batch, "grad_accum_steps": grad_accum_steps}
-    question = _question(
-        default_question(ctx, version, through), {name: value for name, value in values.items() if value is not None}
-    )
+    chosen = {name: value for name, value in values.items() if value is not None}
+    question = read_values(ReportQuestion, default_question(ctx, version, through).model_dump() | chosen)
     limit = _longest(ctx, through)
     if limit is not None and through is not None and question.context > limit:
         raise InvalidInput(
@@ -148,15 +147,6 @@ def request_data_report(
     if answered is None:
         wake(ctx, "cpu")
     return replace(get_data_report(ctx, report_id), reused=answered is not None)
-
-
-def _question(defaults: ReportQuestion, values: dict[str, int]) -> ReportQuestion:
-    try:
-        return ReportQuestion(**{**defaults.model_dump(), **values})
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = str(first["loc"][0])
-        raise InvalidInput(f"{field}: {describe_fault(first)} (got {first.get('input')}).", field=field) from None
 
 
 def _benchmarks(ctx: Context, version: VersionView) -> list[VersionView]:

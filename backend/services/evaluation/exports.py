@@ -14,7 +14,7 @@ from sqlalchemy import select
 from backend.db.tables import EvaluationItem
 from backend.domain.attributes import attributes_of
 from backend.domain.csv_text import write_csv
-from backend.domain.evaluation.config import describe_scoring, score_label
+from backend.domain.evaluation.config import describe_scoring, score_name
 from backend.domain.evaluation.exchange import ItemRow, sample_line, write_results
 from backend.domain.evaluation.report import ReportSection, evaluation_report_html
 from backend.domain.jobs.states import Status
@@ -83,7 +83,7 @@ def board_html(ctx: Context) -> str:
             {
                 "Place": "tied for first" if rank.shares_first_place else place,
                 "Checkpoint": rank.evaluation.checkpoint,
-                score_label(column.metric): rank.score.value,
+                score_name(column.metric): rank.score.value,
                 "95 % interval": _interval(rank.score.low, rank.score.high),
                 "Items": rank.score.n,
                 "Caveats": "; ".join(caveats_of(rank.evaluation)),
@@ -114,7 +114,7 @@ def board_html(ctx: Context) -> str:
 def _html(evaluation: EvaluationView, items: Sequence[ItemRow]) -> str:
     scores = [
         {
-            "Metric": score_label(score.metric),
+            "Metric": score_name(score.metric),
             "Subgroup": score.subgroup,
             "Score": score.value,
             "95 % interval": _interval(score.low, score.high),

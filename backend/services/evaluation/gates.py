@@ -14,7 +14,7 @@ from backend.db.races import retry_races
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Gate, GateResult, RequiredGate, User
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.boards import unequal_cuts
-from backend.domain.evaluation.config import EvaluationKind, describe_way, is_score_lower_better, score_label
+from backend.domain.evaluation.config import EvaluationKind, describe_way, is_score_lower_better, score_name
 from backend.domain.evaluation.gate_config import (
     GATE_WORDS,
     GateBenchmark,
@@ -364,7 +364,7 @@ def plan_gates(ctx: Context, config: GateConfig, *, candidate: str | None = None
             pair=[one.id for one in counted] if len(counted) == 2 else (),
         )
         if plan is None or not is_averaged(metric):
-            why = f"{score_label(metric)} is no share, so nothing is known before a candidate is scored"
+            why = f"{score_name(metric)} is not a share, so nothing is known before a candidate is scored"
             plans.append(GatePlan(version.label, None, unknown=why, evaluations=counted))
             continue
         named = part.model_copy(update={"benchmark": version.label})

@@ -332,7 +332,7 @@ def record_item(session: Session, ctx: Context, claim: Claim[EvaluatePayload], e
 
 
 def record_scores(session: Session, ctx: Context, claim: Claim[EvaluatePayload], result: EvaluateResult) -> None:
-    """Write the scores of a finished evaluation. A score that is no number (NaN) is left out."""
+    """Write the scores of a finished evaluation. A score that is not a number (NaN) is left out."""
     row = session.get(Evaluation, claim.payload.evaluation_id)
     if row is None:
         return

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
 from sqlalchemy import select
 
 from backend.db.base import new_id
@@ -22,7 +21,7 @@ from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.results import JudgeResult
 from backend.domain.jobs.states import JobKind
 from backend.domain.json_values import JsonObject
-from backend.domain.validation import describe_fault
+from backend.domain.validation import read_values
 from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.battles.views import ValidVote, contestant_names, find_campaign, valid_votes
 from backend.services.checkpoints.generation import find_checkpoint_folder
@@ -169,19 +168,13 @@ def read_judge_items(lines: Iterable[str]) -> list[JudgeItem]:
             values = {NAMES.get(name, name): value for name, value in record.items()}
             human = values.get("human", ())
             values["human"] = human if isinstance(human, list | tuple) else (human,)
-            items.append(JudgeItem.model_validate({"id": str(values.pop("id", number)), **values}))
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))
-            raise InvalidInput(
-                f"Line {number}: {field}: {describe_fault(first)}.",
-                remedy="Write {prompt, answer, answer_b}.",
-                field=field,
-            ) from error
         except (ValueError, RecursionError, InvalidInput) as error:
             raise InvalidInput(
                 f"Line {number} can't be read: {error}", remedy='Write {"prompt": ..., "answer": ...}.'
             ) from error
+        values = {"id": str(values.pop("id", number)), **values}
+        remedy = "Write {prompt, answer, answer_b}."
+        items.append(read_values(JudgeItem, values, intro=f"Line {number}: ", remedy=remedy))
     return items
 
 
@@ -262,7 +255,7 @@ def get_judgement(ctx: Context, job_id: str) -> JudgementView:
     """Return a judgement. Raises NotFound."""
     job = get_job(ctx, job_id)
     if job.kind != JobKind.JUDGE:
-        raise NotFound(f"The job {job_id} is no judgement.")
+        raise NotFound(f"The job {job_id} is not a judgement.")
     return _view(job)
 
 

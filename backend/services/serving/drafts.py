@@ -106,7 +106,6 @@ def _vocabulary(ctx: Context, folder: str) -> str | None:
 @lru_cache(maxsize=1024)
 def _hash_vocabulary(file: Path, changed: int, size: int) -> str | None:
     """Return the hash of a file's tokens; when it was changed and its size are part of the cache's key."""
-    del changed, size
     try:
         vocabulary = read_vocabulary(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):

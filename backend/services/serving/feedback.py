@@ -35,7 +35,7 @@ def give_feedback(
     that the answer is the person's own. Raises InvalidInput for another value.
     """
     if value not in (-1, 0, 1):
-        raise InvalidInput(f"{value} is no thumb.", remedy="Send 1, -1, or 0 to take it back.", field="value")
+        raise InvalidInput(f"{value} is not a thumb.", remedy="Send 1, -1, or 0 to take it back.", field="value")
     with ctx.db.write() as session:
         session.execute(delete(Feedback).where(Feedback.source == source, Feedback.request_id == source_id))
         if value:

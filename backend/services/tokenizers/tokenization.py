@@ -26,7 +26,7 @@ _loading = threading.Lock()
 
 @dataclass(frozen=True)
 class Token:
-    """One token. `text` is its text, or the hexadecimal digits (`E2 9C`) of a `byte` that is no character by itself."""
+    """One token. `text` is its text, or the hexadecimal digits (`E2 9C`) of a `byte` that is not a whole character."""
 
     id: int
     text: str

@@ -177,7 +177,7 @@ def _name_base(source: Path, target: Path) -> None:
 def merge_adapter(folder: Path, out_folder: Path) -> dict[str, object]:
     """Write the merged network in fp32, with its tokenizer; return the new card.
 
-    Raises InvalidInput if the folder is no adapter.
+    Raises InvalidInput if the folder is not an adapter.
     """
     if not is_adapter(folder):
         raise InvalidInput(

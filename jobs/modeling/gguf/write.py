@@ -252,7 +252,7 @@ def _write_tokenizer(
     writer.add_token_types(kinds)
     merges = described["model"]["merges"]
     joined = [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
-    # llama.cpp reads no file without merges; one whose result is no token changes nothing
+    # llama.cpp reads no file without merges; one whose result is not a token changes nothing
     writer.add_token_merges(joined or [f"{words[0]} {words[0]}"])
     for token, add in (
         (tokenizer.bos_token_id, writer.add_bos_token_id),

@@ -25,7 +25,7 @@ class AdapterFolders:
         """Return an adapter, with its own tokenizer where its folder has one: the same tokens, maybe another chat
         template.
 
-        Raises InvalidInput for a folder outside the artifacts, or one that is no adapter of this base.
+        Raises InvalidInput for a folder outside the artifacts, or one that is not an adapter of this base.
         """
         path = self._path(folder)
         if (adapter := self.bank.find(path)) is not None:

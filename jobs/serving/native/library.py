@@ -257,7 +257,6 @@ class Library:
 
     def __deepcopy__(self, memo: object) -> Library:
         """Return the same library."""
-        del memo
         return self
 
 

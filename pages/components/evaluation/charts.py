@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from backend.domain.evaluation.config import score_label as metric_label
+from backend.domain.evaluation.config import score_name
 from backend.domain.evaluation.score_text import interval_text, is_share, score_label, score_text
 from pages.components.charts.style import ACCENT, COLORS, LEGEND_BELOW, MARGIN, MUTED, error_bars
 from pages.components.words import figure_text
@@ -84,7 +84,7 @@ def curve_figure(
     """
     panels: dict[str, list[ScoreLine]] = {}
     for line in sorted(lines, key=lambda line: not is_share(line.metric)):
-        panels.setdefault("score, %" if is_share(line.metric) else metric_label(line.metric), []).append(line)
+        panels.setdefault("score, %" if is_share(line.metric) else score_name(line.metric), []).append(line)
     rows = len(panels) + bool(losses)
     figure = make_subplots(rows=max(1, rows), cols=1, shared_xaxes=True, vertical_spacing=0.09)
     colors = {line.name: COLORS[place % len(COLORS)] for place, line in enumerate(lines)}

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import streamlit as st
-from pydantic import ValidationError
 
 from backend.domain.evaluation.config import describe_way
 from backend.domain.evaluation.gate_config import GateConfig, GateReport, GateVerdict, ReportedBenchmark
 from backend.domain.evaluation.gates import describe_procedure
 from backend.domain.evaluation.score_text import interval_text, score_label, score_text
-from backend.domain.validation import validation_message
+from backend.domain.validation import read_values
 from backend.domain.wording import percent, plural
-from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.evaluation.board import Column, read_board
@@ -149,11 +147,11 @@ def _draw_form(ctx: Context, person: Person) -> None:
         parts = [{**benchmarks[one], "margin": margins.get(one)} for one in chosen]
         if chosen and not wrong_numbers():
             with errors_shown():
-                _draw_power(ctx, _read_config({**values, "champion": champion, "benchmarks": parts}))
+                _draw_power(ctx, read_values(GateConfig, {**values, "champion": champion, "benchmarks": parts}))
         missing = {"enter a name": not name.strip(), "choose a benchmark": not chosen}
         if form_button("Create", missing, key="gate_create", icon="add"):
             with errors_shown():
-                config = _read_config({**values, "champion": champion, "benchmarks": parts})
+                config = read_values(GateConfig, {**values, "champion": champion, "benchmarks": parts})
                 view = create_gate(ctx, name=name, config=config, person=person)
                 forget_form(ctx, person, FORM)
                 st.switch_page(PAGE, query_params={"gate": view.id})
@@ -212,13 +210,6 @@ def _served_elsewhere(ctx: Context) -> list[str]:
 def _champion_label(names: Mapping[str, str], elsewhere: Sequence[str], key: str) -> str:
     name = key.removeprefix(ENDPOINT_PREFIX)
     return names.get(key, f"{name} (endpoint)" if name in elsewhere else f"Served by {name}")
-
-
-def _read_config(values: Mapping[str, Any]) -> GateConfig:
-    try:
-        return GateConfig.model_validate(values)
-    except ValidationError as error:
-        raise InvalidInput(f"{validation_message(error)}.") from error
 
 
 def _draw_gate(ctx: Context, person: Person, gate: GateView) -> None:

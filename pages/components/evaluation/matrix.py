@@ -149,7 +149,7 @@ def _fullest(board: Board) -> list[str]:
 
 
 def _best_alone(ranks: Mapping[str, Rank]) -> str | None:
-    """Return the evaluation with the best score, if it beats another one and is no score of nothing: 0, or of items
+    """Return the evaluation with the best score, if it beats another one and is not a score of nothing: 0, or of items
     that were all cut.
     """
     best = list(ranks.values())[:2]

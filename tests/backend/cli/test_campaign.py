@@ -41,10 +41,10 @@ def test_a_campaign_file_is_read_and_written_alike() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("- 1", "no mapping"),
+        ("- 1", "not a mapping"),
         (
             "name: x\ncontestants: [{file: a}]\nnum_promts: 3",
-            "num_promts is no field of a campaign.*Did you mean num_prompts",
+            "num_promts is not a field of a campaign.*Did you mean num_prompts",
         ),
         ("contestants: [{file: a}]", "name: is missing"),
         ("name: x\ncontestants: [{file: a, checkpoint: b}]", "give one of checkpoint"),

@@ -25,6 +25,6 @@ def test_prompts_are_saved_shown_compared_listed_and_deleted(command_line: Conte
     refused = roundhouse("prompt", "show", "retel", status=2)
     assert "retell" in str(refused)
     file.write_text("{{tale")
-    assert "is no template" in str(roundhouse("prompt", "save", "retell", str(file), status=2))
+    assert "is not a template" in str(roundhouse("prompt", "save", "retell", str(file), status=2))
     roundhouse("prompt", "delete", "retell")
     assert roundhouse("prompt", "list")["prompts"] == []

@@ -84,7 +84,7 @@ def test_a_syntax_error_is_one_line_with_its_place(text: str, words: str) -> Non
 @pytest.mark.parametrize("value", ["2024-13-45", "[" * 400, "&a [*a]", "\0"])
 def test_an_invalid_change_in_an_address_is_refused(value: str) -> None:
     config = parse_run_config("{objective: sft, dataset: d, base: b}")
-    with pytest.raises(InvalidInput, match="is no value"):
+    with pytest.raises(InvalidInput, match="is not a value"):
         with_changes(config, f"name:{value}")
 
 

@@ -300,7 +300,7 @@ def test_without_the_client_the_command_that_installs_it_is_named(
         ({"env": [{"name": "DATABASE_URL", "value": "postgresql+psycopg://lab:stone4@db/lab"}]}, "holds a secret"),
         ({"env": [{"name": "ROUNDHOUSE_ARTIFACTS_SECRET", "value": "stone4"}]}, "holds a secret"),
         ({"env": [{"name": "wandb_api_key", "value": "stone4"}]}, "holds a secret"),
-        ({"name": "main"}, "no Job .batch/v1. with a container named worker"),
+        ({"name": "main"}, "not a Job .batch/v1. with a container named worker"),
     ],
 )
 def test_a_manifest_that_holds_a_secret_or_no_worker_is_refused(

@@ -105,7 +105,7 @@ REFUSED: dict[str, tuple[Maker, dict[str, Any], list[str]]] = {
         {},
         ["Two columns are named 'text'", "differently"],
     ),
-    "JSON that is no list of rows": (_file("x.json", b"hello"), {}, ["begins with 'h'", "expected ["]),
+    "JSON that is not a list of rows": (_file("x.json", b"hello"), {}, ["begins with 'h'", "expected ["]),
     "a gzip file cut off": (
         _file("x.jsonl.gz", lambda: gzip.compress(_lines(*_texts(5000)))[:-3000]),
         {},
@@ -163,8 +163,16 @@ REFUSED: dict[str, tuple[Maker, dict[str, Any], list[str]]] = {
         {"mapping": {"instruction": "prompt", "output": "completion"}},
         ["row 1: column `output` is missing (found: `response`; use it?)"],
     ),
-    "an encoding that is none": (_file("x.txt", b"a"), {"encoding": "klingon"}, ["'klingon' is no encoding", "utf-8"]),
-    "an encoding that is no text": (_file("x.txt", b"a"), {"encoding": "zip_codec"}, ["'zip_codec' is no encoding"]),
+    "an encoding that is none": (
+        _file("x.txt", b"a"),
+        {"encoding": "klingon"},
+        ["'klingon' is not an encoding", "utf-8"],
+    ),
+    "an encoding that is no text": (
+        _file("x.txt", b"a"),
+        {"encoding": "zip_codec"},
+        ["'zip_codec' is not an encoding"],
+    ),
     "UTF-16 without its mark": (
         _file("x.jsonl", '{"text": "a"}\n'.encode("utf-16-le")),
         {},

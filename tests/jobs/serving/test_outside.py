@@ -505,7 +505,7 @@ def test_a_missing_server_is_named_with_the_command_that_installs_it(
         caught.value
     )
     monkeypatch.setenv(variable, "/nowhere/server")
-    with pytest.raises(Unavailable, match="/nowhere/server is no command"):
+    with pytest.raises(Unavailable, match="/nowhere/server is not a command"):
         engine_command(engine)
 
 

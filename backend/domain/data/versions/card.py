@@ -75,7 +75,7 @@ class CardSource:
 
 
 def clean_facts(*, licence: str, languages: Sequence[str] | str, notes: str) -> CardFacts:
-    """Normalise edited card fields. Raises InvalidInput for a language that is no code."""
+    """Normalise edited card fields. Raises InvalidInput for a language that is not a code."""
     codes = re.split(r"[,;\s]+", languages) if isinstance(languages, str) else list(languages)
     codes = list(dict.fromkeys(code.strip() for code in codes if code.strip()))
     for code in codes:

@@ -112,7 +112,7 @@ class Resplit(_Frozen):
 def parse_row_numbers(text: str, *, rows: int) -> tuple[int, ...]:
     """Parse row numbers counted from 1 (`3, 10-20`) into indices counted from 0.
 
-    Raises InvalidInput naming the part that is no number, or exceeds `rows`.
+    Raises InvalidInput naming the part that is not a number, or exceeds `rows`.
     """
     places: dict[int, None] = {}
     for part in filter(None, re.split(r"[,;\s]+", re.sub(r"\s*[-–]\s*", "-", text.strip()))):

@@ -121,7 +121,7 @@ def _by_keyword(files: Sequence[str], *, in_folder: bool) -> dict[str, list[str]
 
 
 def most_common_ending(paths: Sequence[str]) -> tuple[str, ...]:
-    """Keep the readable files of the one ending that most of them have (a licence among the shards is no row)."""
+    """Keep the readable files of the one ending that most of them have (a licence among the shards is not a row)."""
     endings = {path: suffix_of(path)[0] for path in paths}
     if not endings:
         return ()

@@ -43,7 +43,7 @@ def read_numbers(text: str) -> list[float]:
     A minus is a sign unless it joins two things (`1939-1945`). `1,000` is a thousand, `12%` is 12, `$1,234.50` is
     1234.5, `3/4` is 0.75. A comma before other than three digits, or after 0, is a decimal comma (`3,14`), unless it
     lies in a list (`5,6,7`) or a point (`(3,14)`). Digits inside a word (`H2O`), a version (`3.11.7`) or an address
-    (`192.168.100.200`) are no number.
+    (`192.168.100.200`) are not a number.
     """
     return [value for _, _, value in _scan(_plain(text))]
 

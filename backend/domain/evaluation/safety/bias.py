@@ -106,7 +106,7 @@ def read_winogender(
         parts = str(row.get("sentid") or "").removesuffix(".txt").split(".")
         if len(parts) != 4:
             raise InvalidInput(
-                f"{row.get('sentid')!r} is no sentence id of Winogender.",
+                f"{row.get('sentid')!r} is not a sentence id of Winogender.",
                 remedy="Give all_sentences.tsv.",
                 field="file",
             )

@@ -20,7 +20,7 @@ MAX_MISSING = 0.2
 """Share of items without a judgement on one side above which nothing passes."""
 MIN_PAIRS = 8
 GAP_MARGINS = 10.0
-"""Nats (or bits) of a metric that is no share for a margin of 1: half a nat for 5 points."""
+"""Nats (or bits) of a metric that is not a share for a margin of 1: half a nat for 5 points."""
 
 
 @dataclass(frozen=True)

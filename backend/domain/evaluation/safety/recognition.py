@@ -101,13 +101,15 @@ def join_sides(files: Mapping[str, str]) -> list[dict[str, str]]:
     """
     rows = []
     for name in sorted(files, key=partner_of):
-        if not name[_start(name) :].lower().startswith("pro"):
-            if partner_of(name) not in files:
-                raise _alone(name)
-            continue
-        if partner_of(name) not in files:
-            raise _alone(name)
         match = _SIDE.search(name)
+        if partner_of(name) not in files:
+            raise InvalidInput(
+                f"{name} is one side of pairs, and {partner_of(name)} is missing.",
+                remedy="Give both files, or the folder that holds them.",
+                field="file",
+            )
+        if match is None or match["side"].lower() != "pro":
+            continue
         pro, anti = (_lines(files[one]) for one in (name, partner_of(name)))
         if len(pro) != len(anti):
             raise InvalidInput(
@@ -122,21 +124,8 @@ def join_sides(files: Mapping[str, str]) -> list[dict[str, str]]:
                     remedy="Give both as published.",
                     field="file",
                 )
-            rows.append({"pro": first, "anti": second, "type": match["part"].lower() if match else ""})
+            rows.append({"pro": first, "anti": second, "type": match["part"].lower()})
     return rows
-
-
-def _start(name: str) -> int:
-    match = _SIDE.search(name)
-    return match.start("side") if match else 0
-
-
-def _alone(name: str) -> InvalidInput:
-    return InvalidInput(
-        f"{name} is one side of pairs, and {partner_of(name)} is not there.",
-        remedy="Give both files, or the folder that holds them.",
-        field="file",
-    )
 
 
 def _lines(text: str) -> list[str]:

@@ -25,9 +25,11 @@ from backend.domain.validation import is_stored
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MAX_CHOICES = 512
 DEFAULT_METRIC: dict[str, str] = {"multiple_choice": "acc", "generation": "exact_match", "perplexity": "bits_per_byte"}
-
-
-KIND_LABELS = {"multiple_choice": "Multiple choice", "generation": "Generation", "perplexity": "Perplexity"}
+KIND_LABELS: dict[str, str] = {
+    "multiple_choice": "Multiple choice",
+    "generation": "Generation",
+    "perplexity": "Perplexity",
+}
 
 
 class RequestForm(StrEnum):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.domain.evaluation.judges.metric import JUDGE, read_judge
-from backend.domain.evaluation.metrics.registry import get_metric, registered_metrics
+from backend.domain.evaluation.metrics.registry import Metric, get_metric, registered_metrics
 from backend.domain.names import nearest_name
 from backend.errors import InvalidInput
 
@@ -94,32 +94,31 @@ def metrics_of(kind: str) -> list[str]:
     return [*own, *registered_metrics()] if kind == "generation" else own
 
 
+def _registered(name: str) -> Metric | None:
+    try:
+        return get_metric(name)
+    except InvalidInput:
+        return None
+
+
 def metric_label(name: str) -> str:
     """Return the words for a metric on pages."""
-    if name in METRIC_NAMES:
-        return METRIC_NAMES[name].label
-    try:
-        return get_metric(name).label
-    except InvalidInput:
-        return name
+    metric = METRIC_NAMES.get(name) or _registered(name)
+    return name if metric is None else metric.label
 
 
 def is_lower_better(name: str) -> bool:
     """Return whether less is better."""
     if name in METRIC_NAMES:
         return METRIC_NAMES[name].lower_is_better
-    try:
-        return not get_metric(name).higher_is_better
-    except InvalidInput:
-        return False
+    metric = _registered(name)
+    return metric is not None and not metric.higher_is_better
 
 
 def metric_bound(name: str) -> float | None:
     """Return the highest value of a metric; None if it has none."""
-    try:
-        return 1.0 if name in METRIC_NAMES else get_metric(name).high
-    except InvalidInput:
-        return 1.0
+    metric = None if name in METRIC_NAMES else _registered(name)
+    return 1.0 if metric is None else metric.high
 
 
 def is_averaged(score: str) -> bool:
@@ -129,10 +128,7 @@ def is_averaged(score: str) -> bool:
     name = score.split(",")[0]
     if name in METRIC_NAMES:
         return name in _SHARES
-    if name in IFEVAL_SCORES or name in ("contains", "numeric"):
-        return True
-    try:
-        metric = get_metric(name)
-    except InvalidInput:
-        return False
-    return (metric.low, metric.high) == (0.0, 1.0) and metric.higher_is_better
+    metric = _registered(name)
+    return name in IFEVAL_SCORES or (
+        metric is not None and (metric.low, metric.high) == (0.0, 1.0) and metric.higher_is_better
+    )

@@ -176,7 +176,7 @@ def _fault(error: jinja2.TemplateError, *, source: str, path: str, row: RowMappi
     words = " ".join(str(error.message or error).split()).rstrip(".") or type(error).__name__
     if isinstance(error, jinja2.TemplateSyntaxError):
         return TemplateFault(
-            f"{at} is no template: {words}.", path=path, line=line, remedy="Templates are Jinja: {{ column }}."
+            f"{at} is not a template: {words}.", path=path, line=line, remedy="Templates are Jinja: {{ column }}."
         )
     return TemplateFault(f"{at} fails: {words}.", path=path, line=line, remedy="Correct the template, or the row.")
 

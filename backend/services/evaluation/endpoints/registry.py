@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -25,7 +24,7 @@ from backend.domain.jobs.payloads import EvaluatePayload
 from backend.domain.jobs.states import Status
 from backend.domain.names import nearest_name
 from backend.domain.openai_servers import Capabilities, check_key_source, check_url
-from backend.domain.validation import validation_message
+from backend.domain.validation import read_values
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.infra.keys import read_key
 from backend.infra.openai_api.calls import ask_capabilities
@@ -98,10 +97,8 @@ def read_endpoint_config(
     checked = check_url(url)
     if not model.strip():
         raise InvalidInput("The API has many models.", remedy="Name the one to evaluate.", field="model")
-    try:
-        return EndpointConfig(url=checked, model=model.strip(), key_env=key_env, key_file=key_file, **others)
-    except ValidationError as error:
-        raise InvalidInput(validation_message(error, EndpointConfig), field=str(error.errors()[0]["loc"][0])) from None
+    values = {"url": checked, "model": model.strip(), "key_env": key_env, "key_file": key_file, **others}
+    return read_values(EndpointConfig, values)
 
 
 def remove_endpoint(ctx: Context, name: str, *, person: Person) -> None:

@@ -109,7 +109,7 @@ def rows_of_files(files: Mapping[str, bytes]) -> list[dict[str, object]]:
                 for row in join_sides({name: data.decode("utf-8-sig", "replace") for name, data in files.items()})
             ]
         raise InvalidInput(
-            f"{odd} is no side of pairs as the others are.", remedy="Add it as a probe of its own.", field="file"
+            f"{odd} is not a side of pairs as the others are.", remedy="Add it as a probe of its own.", field="file"
         )
     if len(files) != 1:
         raise InvalidInput(f"{len(files)} files were given.", remedy="Add them one by one.", field="file")

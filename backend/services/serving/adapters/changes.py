@@ -144,7 +144,7 @@ def _check_fit(session: Session, endpoint: Endpoint, deployment: Deployment, che
         )
     if not adapter.is_adapter:
         raise InvalidInput(
-            f"“{adapter.name}” is no adapter.",
+            f"“{adapter.name}” is not an adapter.",
             remedy="Choose one that was trained by LoRA, or deploy it by itself.",
             field="checkpoint",
         )

@@ -41,7 +41,7 @@ def vote_on_answers(ctx: Context, conversation_id: str, message_id: str, label: 
         )
     best = SIDES.index(label) if label in SIDES else None
     if label not in (*SIDES[: len(answers)], "TIE", "BOTH_BAD"):
-        raise InvalidInput(f"{label!r} is no vote on {len(answers)} answers.", field="label")
+        raise InvalidInput(f"{label!r} is not a vote on {len(answers)} answers.", field="label")
     prompt = build_prompt(conversation.system_prompt, messages_before(messages, answers[0].parent_id or ""))
     for first, second in combinations(range(len(answers)), 2):
         if best not in (None, first, second) or answers[first].checkpoint_id == answers[second].checkpoint_id:

@@ -168,7 +168,7 @@ def _add_device_time(session: Session, ctx: Context, sums: _Sums, *, since: date
 
 def _add_requests(session: Session, sums: _Sums, *, since: datetime, until: datetime) -> None:
     """Add requests by endpoint and day, from the rollups of hours. Those without device time were answered by another
-    server, at a price per token, which is no share of a replica's.
+    server, at a price per token, which is not a share of a replica's.
     """
     names = dict(session.execute(select(Endpoint.id, Endpoint.name)).all())
     query = select(TrafficRollup).where(

@@ -65,13 +65,13 @@ def set_price(ctx: Context, name: str, hour_usd: float | None, *, person: Person
     name = " ".join(name.split())
     if len(name) > MAX_NAME or not name.isprintable() or set(name) & set("=,"):
         raise InvalidInput(
-            f"{name[:MAX_NAME]!r} is no part of a device's name.",
+            f"{name[:MAX_NAME]!r} is not part of a device's name.",
             remedy=f"Give up to {MAX_NAME} characters without = and commas, such as H100, or gpu or cpu.",
             field="name",
         )
     if hour_usd is None or not math.isfinite(hour_usd) or not 0 <= hour_usd <= MAX_HOUR_USD:
         raise InvalidInput(
-            "No price of an hour was given." if hour_usd is None else f"{hour_usd:g} is no price of an hour.",
+            "No price of an hour was given." if hour_usd is None else f"{hour_usd:g} is not a price of an hour.",
             remedy=f"Give US dollars from 0 to {MAX_HOUR_USD:,.0f}.",
             field="hour_usd",
         )

@@ -208,4 +208,4 @@ def _month(text: str) -> datetime:
     try:
         return datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC)
     except ValueError as error:
-        raise InvalidInput(f"{text!r} is no month.", remedy="Write it as 2026-11.", field="month") from error
+        raise InvalidInput(f"{text!r} is not a month.", remedy="Write it as 2026-11.", field="month") from error

@@ -322,7 +322,7 @@ def read_arrivals(text: str, *, source: str = "The file") -> tuple[float, ...]:
             if number == 1:
                 continue
             raise InvalidInput(
-                f"{source} holds {cell[:40]!r} in line {number}, which is no number of seconds.", field="arrivals"
+                f"{source} holds {cell[:40]!r} in line {number}, which is not a number of seconds.", field="arrivals"
             ) from error
     if not arrivals or not all(math.isfinite(arrival) for arrival in arrivals):
         raise InvalidInput(

@@ -233,7 +233,9 @@ def save_as_task(
             )
     if not expected.isidentifier():
         raise InvalidInput(
-            f"{expected!r} is no name of a column.", remedy="Name the column of the expected answers.", field="expected"
+            f"{expected!r} is not the name of a column.",
+            remedy="Name the column of the expected answers.",
+            field="expected",
         )
     is_list = isinstance(row.get(expected), list)
     values = {

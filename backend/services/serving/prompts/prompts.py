@@ -132,7 +132,7 @@ def save_prompt(
     """Save a prompt as its next version, a new name as version 1. What its newest version says already makes none.
 
     `after` is the version that the caller began with, 0 for a new prompt. Raises Conflict if another was saved since,
-    InvalidInput naming the field for a text that is no template, and for a wrong name.
+    InvalidInput naming the field for a text that is not a template, and for a wrong name.
     """
     require_builder(person)
     name = clean_name(name, what="A prompt", limit=MAX_NAME)

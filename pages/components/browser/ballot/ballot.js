@@ -58,7 +58,7 @@ class Ballot {
       return
     }
     this.leave = data.leave
-    if (this.leave) { // what it covers is no part of it
+    if (this.leave) { // what it covers is not part of it
       this.root.setAttribute("role", "dialog")
       this.root.setAttribute("aria-modal", "true")
       this.root.setAttribute("aria-label", "Ballot")

@@ -79,5 +79,5 @@ def test_no_prompt_and_no_rater_is_named() -> None:
 
 
 def test_another_file_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="no frozen board"):
+    with pytest.raises(InvalidInput, match="not a frozen board"):
         verify_document({"votes": []}, digest=None, version="1.2.0")

@@ -68,14 +68,14 @@ def test_typed_rows_are_values_or_objects_a_line() -> None:
 @pytest.mark.parametrize(
     ("text", "variables", "named"),
     [
-        ("one", ("x", "y"), "Line 1 is no JSON: 'one'"),
-        ('{"x": 1, "y": 2}\n[1]', ("x", "y"), r"Line 2 is no JSON object: '\[1\]'"),
+        ("one", ("x", "y"), "Line 1 is not JSON: 'one'"),
+        ('{"x": 1, "y": 2}\n[1]', ("x", "y"), r"Line 2 is not a JSON object: '\[1\]'"),
         ('{"x": 1}', ("x", "y"), "Line 1 has no y"),
         ("  \n", ("x",), "no row"),
-        ("[" * 100_000, ("x", "y"), "Line 1 is no JSON"),
-        ('{"x": NaN}', ("x",), "Line 1 is no JSON"),
-        ('{"x": [1e999]}', ("x",), "Line 1 is no JSON"),
-        (r'{"x": "\ud800"}', ("x",), "Line 1 is no JSON"),
+        ("[" * 100_000, ("x", "y"), "Line 1 is not JSON"),
+        ('{"x": NaN}', ("x",), "Line 1 is not JSON"),
+        ('{"x": [1e999]}', ("x",), "Line 1 is not JSON"),
+        (r'{"x": "\ud800"}', ("x",), "Line 1 is not JSON"),
     ],
 )
 def test_a_row_that_can_not_be_read_is_named_with_its_line(text: str, variables: tuple[str, ...], named: str) -> None:

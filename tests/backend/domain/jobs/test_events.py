@@ -115,5 +115,5 @@ def test_a_lone_surrogate_does_not_end_a_job() -> None:
 
 
 def test_an_invalid_event_is_named() -> None:
-    with pytest.raises(ValueError, match="'nothing' is no event"):
+    with pytest.raises(ValueError, match="'nothing' is not an event"):
         event_of({"type": "nothing"})

@@ -33,9 +33,9 @@ def test_limits_are_read_as_they_are_written() -> None:
     [
         ("request=60", "no limit 'request'"),
         ("requests", "'requests' is no limit"),
-        ("requests=0", "requests=0"),
-        ("requests=sixty", "requests=sixty"),
-        ("usd_per_day=inf", "usd_per_day=inf"),
+        ("requests=0", r"requests: must be at least 1 \(got '0'\)"),
+        ("requests=sixty", r"requests: must be a whole number \(got 'sixty'\)"),
+        ("usd_per_day=inf", r"usd_per_day: must be a finite number \(got 'inf'\)"),
         ("tokens=5,tokens=6", "given twice"),
     ],
 )

@@ -52,5 +52,5 @@ def test_bins_hold_every_item_once_and_equal_confidences_together() -> None:
 
 
 def test_a_confidence_above_one_is_refused() -> None:
-    with pytest.raises(InvalidInput, match=r"1\.2 is no probability"):
+    with pytest.raises(InvalidInput, match=r"1\.2 is not a probability"):
         calibration([0.5, 1.2], [1, 0])

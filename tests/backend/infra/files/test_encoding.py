@@ -60,7 +60,7 @@ def test_a_buffer_is_filled_with_the_same_bytes(data: bytes) -> None:
 
 def test_encodings_are_known_by_their_aliases_and_others_are_named() -> None:
     assert check_encoding("windows-1252") == check_encoding("CP1252") == "cp1252"
-    with pytest.raises(InvalidInput, match="'klingon' is no encoding"):
+    with pytest.raises(InvalidInput, match="'klingon' is not an encoding"):
         check_encoding("klingon")
 
 

@@ -75,7 +75,7 @@ HEADERS = {
     "deep nesting": (pack(b"[" * 200_000), "damaged safetensors header"),
     "a negative size": (pack({"x": {"dtype": "F32", "shape": [-4], "data_offsets": [0, 4]}}, 4), "a tensor of shape"),
     "a huge size": (pack({"x": {"dtype": "F32", "shape": [2**60], "data_offsets": [0, 4]}}, 4), "a tensor of shape"),
-    "a size that is no number": (
+    "a size that is not a number": (
         pack(b'{"x": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 4]}}', 4),
         "a tensor of shape",
     ),
@@ -229,7 +229,7 @@ def test_preview_and_add_refuse_the_same(ctx: Context, tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match="has no revisions"):
             ask(str(folder), LOCAL, "v1")
         for revision in ("../main", "a b", "-x"):
-            with pytest.raises(InvalidInput, match="no revision"):
+            with pytest.raises(InvalidInput, match="is not a revision"):
                 ask("owner/name", LOCAL, revision)
         with pytest.raises(InvalidInput, match="names one revision"):
             ask("owner/name@v1", LOCAL, "v2")

@@ -288,7 +288,7 @@ def test_a_gate_is_planned_on_the_champions_items_with_the_measured_discordance(
     differing = [np.mean(a != b) for a, b in ((CHAMPION, BETTER), (CHAMPION, WORSE), (BETTER, WORSE))]
     assert facts.discordance == pytest.approx(np.median(differing))
     assert (more.power, more.unknown) == (None, "“Oak” is not evaluated on it yet")
-    assert (stories.power, stories.unknown.partition(",")[0]) == (None, "bits per byte is no share")
+    assert (stories.power, stories.unknown.partition(",")[0]) == (None, "bits per byte is not a share")
 
 
 def test_a_newer_evaluation_of_few_items_does_not_take_the_place_of_all(ctx: Context, scenario: Scenario) -> None:

@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_refused_with_the_cure(scene: ServingWorld, told: l
     for checkpoint, message in (
         (adapter(scene, "other", base=elm), "“other” was trained on “elm”, and 'tales' serves “oak”"),
         (adapter(scene, "stray", base=None), "unknown base"),
-        (elm, "“elm” is no adapter"),
+        (elm, "“elm” is not an adapter"),
     ):
         with pytest.raises(InvalidInput, match=message) as refusal:
             add_adapter(scene.ctx, "tales", "x", checkpoint_id=checkpoint, person=LOCAL)

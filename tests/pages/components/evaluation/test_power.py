@@ -51,4 +51,4 @@ def test_the_plan_of_a_task_names_its_metrics() -> None:
     assert (
         format_plan(plan, EvaluationConfig(task=lambada)) == "LAMBADA: accuracy, perplexity of the target on 20 texts."
     )
-    assert format_plan(plan, EvaluationConfig()) == "Perplexity and bits per byte on 20 texts."
+    assert format_plan(plan, EvaluationConfig()) == "Perplexity on 20 texts."

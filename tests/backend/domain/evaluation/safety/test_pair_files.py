@@ -40,8 +40,8 @@ def test_both_sides_of_every_part_make_pairs_the_stereotyped_sentence_first() ->
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({names()[0]: PRO}, "anti_stereotyped_type1.txt.dev is not there"),
-        ({names()[1]: ANTI}, "pro_stereotyped_type1.txt.dev is not there"),
+        ({names()[0]: PRO}, "anti_stereotyped_type1.txt.dev is missing"),
+        ({names()[1]: ANTI}, "pro_stereotyped_type1.txt.dev is missing"),
         ({names()[0]: PRO, names()[1]: ANTI.splitlines()[0]}, "has 2 lines and anti_stereotyped_type1.txt.dev 1"),
         ({names()[0]: PRO, names()[1]: "\n".join(reversed(ANTI.splitlines()))}, "Line 1 of .* are other sentences"),
     ],

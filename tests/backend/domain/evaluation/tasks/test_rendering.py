@@ -148,8 +148,8 @@ def test_an_error_names_field_value_and_remedy(values: dict[str, object], row: d
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("{{question}}", "{{question", "Line 4: `prompt`.* is no template"),
-        ("{{question}}\\nAnswer:", "{{question", r"is no template: unexpected end[^.]+\. Templates"),
+        ("{{question}}", "{{question", "Line 4: `prompt`.* is not a template"),
+        ("{{question}}\\nAnswer:", "{{question", r"is not a template: unexpected end[^.]+\. Templates"),
         ("[acc, acc_norm]", "[accuracy]", "Line 7: There is no metric 'accuracy'"),
         ("[acc, acc_norm]", "[bleu]", "Line 7: There is no metric 'bleu'.*There are: acc,"),
         ("kind: multiple_choice", "kind: multi", "Line 3: kind: .*'multiple_choice'"),

@@ -41,13 +41,13 @@ def test_a_price_of_the_page_comes_before_the_one_of_the_environment_until_it_is
 @pytest.mark.parametrize(
     ("name", "usd", "said"),
     [
-        ("gpu", -1.0, "-1 is no price"),
-        ("gpu", float("nan"), "nan is no price"),
-        ("gpu", float("inf"), "inf is no price"),
+        ("gpu", -1.0, "-1 is not a price"),
+        ("gpu", float("nan"), "nan is not a price"),
+        ("gpu", float("inf"), "inf is not a price"),
         ("gpu", 1e9, "1e"),
         ("gpu", None, "No price of an hour was given"),
         ("a=b", 1.0, "a=b"),
-        ("x" * 81, 1.0, "no part of a device"),
+        ("x" * 81, 1.0, "not part of a device"),
     ],
 )
 def test_what_is_no_price_is_refused(priced: Context, name: str, usd: float | None, said: str) -> None:

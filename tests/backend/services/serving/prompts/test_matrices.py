@@ -221,7 +221,7 @@ def test_rows_of_a_dataset_are_its_columns_and_a_missing_one_is_named(chat: Chat
     assert dataset_rows(chat.ctx, version, body, limit=2) == [{"question": "Q0?"}, {"question": "Q1?"}]
     label = Scenario(chat.ctx).benchmark("sums", [{"question": math.nan}, {"question": 1.5}], kind="records")
     sums = dataset_rows(chat.ctx, resolve_version(chat.ctx, label), body, limit=2)
-    assert sums == [{"question": None}, {"question": 1.5}], "NaN is no JSON"
+    assert sums == [{"question": None}, {"question": 1.5}], "NaN is not JSON"
     wrong = save_prompt(chat.ctx, "wrong", {"text": "Answer: {{questions}}"}, person=LOCAL).newest.body
     with pytest.raises(InvalidInput, match="questions") as caught:
         dataset_rows(chat.ctx, version, wrong, limit=2)

@@ -62,7 +62,7 @@ def test_what_another_saved_meanwhile_is_not_overwritten_unseen(ctx: Context, ad
 
 @pytest.mark.parametrize(
     ("name", "text", "said"),
-    [("", "x", "needs a name"), ("a@1", "x", "@"), ("x" * 81, "x", "81"), ("ok", "{{tale", "is no template")],
+    [("", "x", "needs a name"), ("a@1", "x", "@"), ("x" * 81, "x", "81"), ("ok", "{{tale", "is not a template")],
 )
 def test_a_wrong_name_or_text_is_refused_and_leaves_nothing(ctx: Context, name: str, text: str, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
