@@ -64,6 +64,11 @@ def require_library(module: str, *, extra: str, needed_for: str) -> None:
         )
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's message, without its full stop; the error's name where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:240].rstrip(". ")
+
+
 class JobFailed(RoundhouseError):
     """A job failed for a known reason."""
 

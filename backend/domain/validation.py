@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails
 
 from backend.domain.names import nearest_name
+from backend.domain.wording import shorten
 from backend.errors import InvalidInput
 
 PATTERNS = {
@@ -155,9 +156,5 @@ def _as_typed(value: object) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)
     if isinstance(value, list | tuple):
-        return _cut(", ".join(map(str, value)) or "nothing")
-    return _cut(repr(value))
-
-
-def _cut(text: str, limit: int = 80) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}…"
+        return shorten(", ".join(map(str, value)) or "nothing", 80)
+    return shorten(repr(value), 80)

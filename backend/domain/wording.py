@@ -123,6 +123,15 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
+def shorten(text: str, limit: int) -> str:
+    """Return the beginning of a text, at most `limit` characters; one that is cut ends with an ellipsis.
+
+    >>> shorten("The old mill", 8)
+    'The old…'
+    """
+    return text if len(text) <= limit else f"{text[: limit - 1].rstrip()}…"
+
+
 def cut_middle(text: str, limit: int) -> str:
     """Return a text of at most `limit` characters, cut in its middle: names often differ in their ends.
 

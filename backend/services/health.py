@@ -12,14 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import httpx2
-from sqlalchemy import func, select, text
+from sqlalchemy import text
 
-from backend.db.tables import Job
-from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
 from backend.errors import NotFound
 from backend.services.context import Context
 from backend.services.jobs.placements import list_providers
+from backend.services.jobs.queue_position import count_waiting
 from backend.services.jobs.workers import list_workers
 
 EVERY_S = 3.0
@@ -179,13 +178,7 @@ def check_workers(ctx: Context) -> Outage | None:
     silent = [worker for worker in workers if not worker.is_alive]
     served = {queue for worker in workers if worker.takes_jobs for queue in worker.queues}
     with ctx.db.read() as session:
-        waiting = dict(
-            session.execute(
-                select(Job.queue, func.count())
-                .where(Job.status == Status.QUEUED, Job.placement.is_(None))
-                .group_by(Job.queue)
-            ).all()
-        )
+        waiting = count_waiting(session)
     cure = (
         "See the Workers page; `roundhouse down`, then `roundhouse up` starts this machine's workers again,"
         " `roundhouse worker` those of another."

@@ -28,6 +28,7 @@ from backend.services.battles.ballots import ballot_progress
 from backend.services.battles.raters import find_rater
 from backend.services.battles.views import open_campaign_names
 from backend.services.context import Context, Person
+from backend.services.jobs.queue_position import count_waiting
 from backend.services.jobs.workers import list_workers
 from backend.services.next_steps import AttentionItem, AwaitedVotes, Situation
 from backend.services.serving.endpoints import EndpointView, list_endpoints
@@ -67,13 +68,7 @@ def read_situation(ctx: Context, person: Person) -> Situation:
                 session, _checkpoints().where(_unevaluated_run(), Checkpoint.id.in_(_final()))
             ),
         )
-        queued = dict(
-            session.execute(
-                select(Job.queue, func.count())
-                .where(Job.status == Status.QUEUED, Job.placement.is_(None))
-                .group_by(Job.queue)
-            ).all()
-        )
+        queued = count_waiting(session)
     return _with_people(ctx, person, situation, queued)
 
 

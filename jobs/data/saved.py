@@ -9,7 +9,7 @@ from typing import Any
 
 from backend.domain.data.splits import SPLITS, Split
 from backend.domain.data.versions.saved_splits import SavedChoice
-from backend.errors import InvalidInput
+from backend.errors import InvalidInput, first_line
 from backend.infra.files.local import Ignored, LocalListing
 from backend.infra.files.saved import SavedSplit
 from jobs.data.blocks import Bytes, RowBlock, SourcePosition
@@ -97,8 +97,7 @@ def _load(folder: Path) -> Any:
         return load_from_disk(str(folder), keep_in_memory=False)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidInput(
-            f"The saved dataset {folder.name!r} can't be loaded:"
-            f" {(str(error).splitlines() or [type(error).__name__])[0][:200]}.",
+            f"The saved dataset {folder.name!r} can't be loaded: {first_line(error)}.",
             remedy="Save it again with save_to_disk.",
             field="source",
         ) from None

@@ -25,6 +25,7 @@ from backend.domain.statistics.estimates import (
     ratio_estimate,
     share_estimate,
 )
+from backend.domain.wording import shorten
 from backend.errors import InvalidInput
 from jobs.evaluation.choices import choice_values, counted, shown_choices
 from jobs.evaluation.engines.base import Answers, Messages, PromptRequest, Sampling, ScoreRequest, Scores, WindowPolicy
@@ -55,7 +56,9 @@ def text_question(item: Item, *, windows: WindowPolicy, by_window: bool) -> Ques
 
 
 def _document_item(item: Item, text: str, result: TextNll) -> ScoredItem:
-    return ScoredItem(item.hash, item.position, _values(result) | _lost(result), {"text": _shorten(text)})
+    return ScoredItem(
+        item.hash, item.position, _values(result) | _lost(result), {"text": shorten(text, SHOWN_CHARACTERS)}
+    )
 
 
 def _window_items(item: Item, text: str, result: TextNll) -> list[ScoredItem]:
@@ -66,7 +69,7 @@ def _window_items(item: Item, text: str, result: TextNll) -> list[ScoredItem]:
     for number, part in enumerate(result.windows):
         part = replace(part, bytes=part.bytes - extra) if number == 0 else part
         digest = hashlib.sha256(f"{item.hash} {start} {part.bytes}".encode()).hexdigest()
-        shown = {"text": _shorten(data[start : start + part.bytes].decode(errors="ignore"))}
+        shown = {"text": shorten(data[start : start + part.bytes].decode(errors="ignore"), SHOWN_CHARACTERS)}
         lost = _lost(result) if number == 0 else {}
         scored.append(ScoredItem(digest, item.position * 1_000_000 + number, _values(part) | lost, shown))
         start += part.bytes
@@ -95,7 +98,10 @@ def conversation_question(subject: EvaluatedNetwork, item: Item) -> Question:
         total = TextNll(-sum(score.sum_logprob for score in scores), sum(score.tokens for score in scores), size)
         return [
             ScoredItem(
-                item.hash, item.position, _values(total) | counted(scores), {"text": _shorten(row_text(item.row))}
+                item.hash,
+                item.position,
+                _values(total) | counted(scores),
+                {"text": shorten(row_text(item.row), SHOWN_CHARACTERS)},
             )
         ]
 
@@ -115,10 +121,6 @@ def _lost(result: TextNll) -> dict[str, float]:
     """Count the bytes that no token represents: text that the tokenizer can't encode and the network never predicts."""
     lost = result.bytes - sum(part.bytes for part in result.windows)
     return {"lost_bytes": float(lost)} if lost > 0 else {}
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " …"
 
 
 def reference_answers(row: Row) -> list[str]:

@@ -44,6 +44,8 @@ from jobs.modeling.unusable import UNUSABLE, one_line
 
 CARD = "roundhouse.json"
 STATE_FOLDER = "training_state"
+SAFELY: dict[str, bool] = {"trust_remote_code": False, "local_files_only": True}
+"""Options of transformers' loaders for folders, which are untrusted."""
 
 
 def save_checkpoint(
@@ -269,18 +271,22 @@ def load_network(
 
 def load_as(kind: Any, folder: Path, *, dtype: torch.dtype, dropout: float | None) -> Any:
     """Load a folder's weights by one of transformers' automatic classes. Raises InvalidInput for an unusable folder."""
-    safely: dict[str, object] = {"trust_remote_code": False, "local_files_only": True}
     try:
-        config = AutoConfig.from_pretrained(str(folder), **safely)
-        if dropout is not None:
-            set_dropout(config, dropout)
-        network = kind.from_pretrained(str(folder), config=config, dtype=dtype, use_safetensors=True, **safely)
+        config = _read_config(folder, dropout=dropout)
+        network = kind.from_pretrained(str(folder), config=config, dtype=dtype, use_safetensors=True, **SAFELY)
     except UNUSABLE as error:
         if is_out_of_memory(error):
             raise
         raise InvalidInput(f"The model in {folder.name} can't be loaded: {one_line(error)}") from error
     allow_any_experts(network)
     return network
+
+
+def _read_config(folder: Path, *, dropout: float | None) -> Any:
+    config = AutoConfig.from_pretrained(str(folder), **SAFELY)
+    if dropout is not None:
+        set_dropout(config, dropout)
+    return config
 
 
 def build_without_weights(folder: Path, *, with_buffers: bool = False, dropout: float | None = None) -> PreTrainedModel:
@@ -291,11 +297,8 @@ def build_without_weights(folder: Path, *, with_buffers: bool = False, dropout: 
     """
     while is_adapter(folder):
         folder = base_folder_of(folder)
-    safely: dict[str, object] = {"trust_remote_code": False, "local_files_only": True}
     try:
-        config = AutoConfig.from_pretrained(str(folder), **safely)
-        if dropout is not None:
-            set_dropout(config, dropout)
+        config = _read_config(folder, dropout=dropout)
         with init_empty_weights(include_buffers=False) if with_buffers else torch.device("meta"):
             network: PreTrainedModel = AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, trust_remote_code=False

@@ -33,13 +33,13 @@ from jobs.serving.engine import (
     Generation,
     Handle,
     OnEvent,
-    QueueFull,
     RateMeter,
     read_limits,
+    refuse_full,
 )
 from jobs.serving.isolation import CONTROL
 from jobs.serving.sampling import choose_tokens, forced_scores
-from jobs.serving.turns import in_turn, most_open, most_running
+from jobs.serving.turns import in_turn, most_running
 
 MAX_BATCH_TOKENS = 512  # longer prompts are prefilled in chunks, so that other requests keep getting tokens
 
@@ -64,8 +64,7 @@ class BatchingEngine:
         self.limits = read_limits(network, tokenizer, context=context)
         self.context_length = self.limits.context_length
         self._decoder, self._texts = tokenizer, TokenTexts(tokenizer)
-        self._max_open, self._max_running = max_running + max_waiting, max_running
-        self._most_open = most_open(max_running, max_waiting)
+        self._max_running, self._max_waiting = max_running, max_waiting
         self._salts = CacheSalts()
         self._open: dict[str, Generation] = {}
         self._lock = threading.Lock()
@@ -103,16 +102,8 @@ class BatchingEngine:
             self._check_room(tenant)
 
     def _check_room(self, tenant: str) -> None:
-        if len(self._open) >= self._max_open:
-            raise QueueFull(
-                f"{len(self._open)} requests are already being answered or waiting.", remedy="Try again in a moment."
-            )
-        own = sum(generation.choice.tenant == tenant for generation in self._open.values()) if tenant else 0
-        if own >= self._most_open:
-            raise QueueFull(
-                f"{own} requests of this account are already being answered or waiting.",
-                remedy="Try again in a moment.",
-            )
+        tenants = [generation.choice.tenant for generation in self._open.values()]
+        refuse_full(tenants, tenant, max_running=self._max_running, max_waiting=self._max_waiting)
 
     def submit(
         self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST

@@ -36,6 +36,7 @@ from jobs.modeling.unusable import UNUSABLE
 from jobs.serving.adapters.weights import LoadedAdapter
 from jobs.serving.detokenize import TextStream, TokenDecoder, TokenTexts
 from jobs.serving.sampling import Matcher, SamplingState
+from jobs.serving.turns import most_open
 
 OnEvent = Callable[[GenerationEvent], None]
 RATE_WINDOW_S = 5.0
@@ -51,6 +52,19 @@ class QueueFull(Unavailable):
     """The engine's queue is full."""
 
     code = "queue_full"
+
+
+def refuse_full(tenants: Sequence[str], tenant: str, *, max_running: int, max_waiting: int) -> None:
+    """Raise QueueFull if open requests of these tenants leave no place for another one of `tenant`. Without requests
+    that run, those of `tenants` wait.
+    """
+    state = "being answered or waiting" if max_running else "waiting"
+    for count, most, whose in (
+        (len(tenants), max_running + max_waiting, ""),
+        (tenants.count(tenant) if tenant else 0, most_open(max_running, max_waiting), " of this account"),
+    ):
+        if count >= most:
+            raise QueueFull(f"{count} requests{whose} are already {state}.", remedy="Try again in a moment.")
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ from jobs.serving.engine import (
     Handle,
     NetworkLimits,
     OnEvent,
-    QueueFull,
     RateMeter,
+    refuse_full,
 )
 from jobs.serving.engines import Piece, ServerProcess
-from jobs.serving.turns import in_turn, most_open, most_running
+from jobs.serving.turns import in_turn, most_running
 
 logger = logging.getLogger(__name__)
 STOPPED = "The engine stopped before this completion finished."
@@ -51,8 +51,7 @@ class OutsideEngine:
         self.name, self.limits, self.context_length = process.server.name, limits, limits.context_length
         self._process, self._server = process, process.server
         self._decoder, self._texts = tokenizer, TokenTexts(tokenizer)
-        self._max_running, self._max_open = max_running, max_running + max_waiting
-        self._most_open = most_open(max_running, max_waiting)
+        self._max_running, self._max_waiting = max_running, max_waiting
         self._tenants: list[str | None] = [None] * max_running  # whose prompt the server's places have cached
         self._waiting: dict[str, Generation] = {}
         self._running: dict[str, tuple[Generation, int, asyncio.Task[None]]] = {}
@@ -74,15 +73,7 @@ class OutsideEngine:
 
     def _check_room(self, tenant: str) -> None:
         tenants = [generation.choice.tenant for generation in self._open()]
-        if len(tenants) >= self._max_open:
-            raise QueueFull(
-                f"{len(tenants)} requests are already being answered or waiting.", remedy="Try again in a moment."
-            )
-        if tenant and (num_theirs := tenants.count(tenant)) >= self._most_open:
-            raise QueueFull(
-                f"{num_theirs} requests of this account are already being answered or waiting.",
-                remedy="Try again in a moment.",
-            )
+        refuse_full(tenants, tenant, max_running=self._max_running, max_waiting=self._max_waiting)
 
     def _open(self) -> list[Generation]:
         return [*(generation for generation, _, _ in self._running.values()), *self._waiting.values()]

@@ -23,12 +23,11 @@ from jobs.serving.engine import (
     Generation,
     Handle,
     OnEvent,
-    QueueFull,
     RateMeter,
     read_limits,
+    refuse_full,
 )
 from jobs.serving.sampling import choose_tokens, forced_scores
-from jobs.serving.turns import most_open
 
 logger = logging.getLogger(__name__)
 
@@ -89,11 +88,8 @@ class SerialEngine:
     def check_room(self, tenant: str = "") -> None:
         """Raise QueueFull if no further request of a tenant fits."""
         with self._changed:
-            if len(self._waiting) >= self._max_waiting:
-                raise QueueFull(f"{len(self._waiting)} requests are already waiting.", remedy="Try again in a moment.")
-            own = sum(generation.choice.tenant == tenant for generation in self._waiting) if tenant else 0
-            if own >= most_open(0, self._max_waiting):
-                raise QueueFull(f"{own} requests of this account are already waiting.", remedy="Try again in a moment.")
+            tenants = [generation.choice.tenant for generation in self._waiting]
+            refuse_full(tenants, tenant, max_running=0, max_waiting=self._max_waiting)
 
     def submit(
         self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Literal
 from uuid import uuid4
@@ -19,12 +18,10 @@ from backend.recipes import RECIPES, STARTER
 from backend.services.activity import Activity, ActivityKind, list_activities
 from backend.services.context import Context, Person
 from backend.services.health import GATEWAY, HEALTH
-from backend.services.jobs.jobs import JobView
 from backend.services.next_steps import NextStep, StepKind
 from backend.services.overview import BenchmarkResults, Gauges, Overview, OverviewStrip, get_overview, get_strip
 from backend.services.people.dismissals import dismiss_step, restore_steps
 from backend.services.training.runs import launch_run
-from backend.services.training.views import RunView
 from pages.components import routes
 from pages.components.browser.link_table.component import LinkRow, Tone, link_table
 from pages.components.browser.run_list.component import live_runs
@@ -96,8 +93,8 @@ def draw_overview_strip(strip: OverviewStrip, *, now: datetime) -> None:
     with st.container(border=True, key="overview_strip"):
         draw_work(strip)
         with st.grid("auto", min_column_width=160):
-            for draw in gauges(strip.gauges):
-                draw()
+            for label, share, text in gauges(strip.gauges):
+                draw_gauge(label, share, text)
             with st.container(horizontal=True, gap="xsmall"):
                 draw_health(strip)
 
@@ -106,12 +103,13 @@ def draw_work(strip: OverviewStrip) -> None:
     """Draw a bar for each of the first running jobs, and how many others run or wait."""
     running = [run for run in strip.runs if run.status is not Status.QUEUED]
     working = [job for job in strip.jobs if job.status is not Status.QUEUED]
-    bars: list[Callable[[], None]] = [
-        *(lambda run=run: draw_run_bar(run) for run in running),
-        *(lambda job=job: draw_job_bar(job) for job in working),
+    bars = [(run.share, run.name, run.line) for run in running]
+    bars += [
+        (job.progress.share if job.progress else 0.0, job.title, format_progress(job.progress) or "starting")
+        for job in working
     ]
-    for draw in bars[:MAX_WORKING]:
-        draw()
+    for share, name, state in bars[:MAX_WORKING]:
+        st.progress(min(1.0, share), text=f"**{plain(name)}** · {plain(state)}")
     queued = len(strip.runs) + len(strip.jobs) - len(running) - len(working)
     rest = [f"{plural(len(bars) - MAX_WORKING, 'other job')} running"] if len(bars) > MAX_WORKING else []
     rest += [f"{plural(queued, 'job')} queued"] if queued else []
@@ -119,48 +117,23 @@ def draw_work(strip: OverviewStrip) -> None:
         st.caption(", ".join(rest) if rest else "Nothing is running.")
 
 
-def draw_run_bar(run: RunView) -> None:
-    """Draw a run's name, state and progress."""
-    st.progress(min(1.0, run.share), text=f"**{plain(run.name)}** · {plain(run.line)}")
-
-
-def draw_job_bar(job: JobView) -> None:
-    """Draw a job's title, state and progress."""
-    share = job.progress.share if job.progress else 0.0
-    st.progress(share, text=f"**{plain(job.title)}** · {plain(format_progress(job.progress) or 'starting')}")
-
-
-def gauges(values: Gauges) -> list[Callable[[], None]]:
-    """Return the known gauges as values to draw."""
-    cells: list[Callable[[], None]] = []
+def gauges(values: Gauges) -> list[tuple[str, float | None, str]]:
+    """Return label, share and text of each known gauge."""
+    lines: list[tuple[str, float | None, str]] = []
     if (cpu := values.cpu_share) is not None:
-        cells.append(lambda: draw_gauge("CPU", cpu, percent(cpu)))
+        lines.append(("CPU", cpu, percent(cpu)))
     if values.num_gpus:
         share = values.gpu_share
-        cells.append(
-            lambda: draw_gauge(
-                "GPU" if values.num_gpus == 1 else f"{values.num_gpus} GPUs",
-                share,
-                "–" if share is None else percent(share),
-            )
-        )
+        label = "GPU" if values.num_gpus == 1 else f"{values.num_gpus} GPUs"
+        lines.append((label, share, "–" if share is None else percent(share)))
         used, total = values.gpu_memory_used_bytes, values.gpu_memory_total_bytes
-        cells.append(
-            lambda: draw_gauge(
-                "GPU memory", used / total if total else None, f"{percent(used / max(1, total))} of {size(total)}"
-            )
-        )
+        text = f"{percent(used / max(1, total))} of {size(total)}"
+        lines.append(("GPU memory", used / total if total else None, text))
     if values.memory_used_bytes is not None and values.memory_total_bytes:
-        memory, capacity = values.memory_used_bytes, values.memory_total_bytes
-        cells.append(
-            lambda: draw_gauge("Memory", memory / capacity, f"{percent(memory / capacity)} of {size(capacity)}")
-        )
-    cells.append(
-        lambda: draw_gauge(
-            "Disk", values.disk_share, f"{percent(values.disk_share)}, {size(values.disk_free_bytes)} free"
-        )
-    )
-    return cells
+        share = values.memory_used_bytes / values.memory_total_bytes
+        lines.append(("Memory", share, f"{percent(share)} of {size(values.memory_total_bytes)}"))
+    disk = f"{percent(values.disk_share)}, {size(values.disk_free_bytes)} free"
+    return [*lines, ("Disk", values.disk_share, disk)]
 
 
 def draw_gauge(label: str, share: float | None, text: str) -> None:

@@ -257,7 +257,7 @@ def draw_replica_memory(memory: DeploymentMemory, replicas: int) -> None:
 
 
 @live_part(5)
-def draw_endpoints(ctx: Context, person: Person) -> None:
+def draw_endpoints(ctx: Context) -> None:
     """Draw every endpoint in a row, running ones first, refreshed every five seconds."""
     endpoints = sorted(list_endpoints(ctx), key=lambda endpoint: (endpoint.stopped_at is not None, endpoint.name))
     if not endpoints:
@@ -314,5 +314,5 @@ with page_frame("Endpoints", "Deployed checkpoints, and how clients call them.",
     named_ = st.query_params.get("name")
     if not named_ or not draw_named(context_, person_, named_):
         draw_deploy(context_, person_)
-        draw_endpoints(context_, person_)
+        draw_endpoints(context_)
         draw_aliases(context_, person_)

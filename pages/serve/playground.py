@@ -7,6 +7,7 @@ from typing import Literal
 import streamlit as st
 
 from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.wording import shorten
 from backend.services.context import Context, Person
 from backend.services.serving.adapters.changes import list_adapter_endpoints
 from backend.services.serving.chat.admission import chat_token
@@ -49,11 +50,6 @@ VOTE_NOTE = (
 )
 
 
-def shorten_title(title: str, *, limit: int = 30) -> str:
-    """Return a title that fits a line of the menu."""
-    return title if len(title) <= limit else title[: limit - 1].rstrip() + "…"
-
-
 def draw_conversations(ctx: Context, person: Person, current: str | None) -> None:
     """Draw the way to a new conversation and to the person's others, searched over titles and messages, above the chat:
     the sidebar's end is below the window on most screens.
@@ -84,7 +80,7 @@ def draw_conversations(ctx: Context, person: Person, current: str | None) -> Non
 def draw_conversation_link(row: ConversationView, *, key: str, is_current: bool) -> None:
     """Draw the title of a conversation, which opens it."""
     kind: Literal["secondary", "tertiary"] = "secondary" if is_current else "tertiary"
-    if st.button(plain(shorten_title(row.title)), key=key, type=kind):
+    if st.button(plain(shorten(row.title, 30)), key=key, type=kind):
         close_menu("conversations_menu")
         st.query_params.from_dict({"conversation": row.id})
         st.rerun()

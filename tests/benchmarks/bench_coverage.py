@@ -21,7 +21,7 @@ from scipy import stats
 from backend.domain.evaluation.gate_config import GateBenchmark, GateConfig, GateVerdict
 from backend.domain.evaluation.gates import Evidence, GateDecision, Look, decide_gate
 from backend.domain.evaluation.safety.drift import measure_drift
-from backend.domain.statistics.bootstrap import bootstrap_corpus
+from backend.domain.statistics.bootstrap import resample_corpus
 from backend.domain.statistics.calibration import calibration
 from backend.domain.statistics.estimates import (
     Estimate,
@@ -183,19 +183,16 @@ def corpus(repeats: int) -> Iterator[Row]:
         def classes(rng: np.random.Generator, n: int = n) -> tuple[Estimate, float]:
             truth, flipped = rng.random(n) < 0.3, rng.random(n) < 0.2
             guess = truth ^ flipped
-            return bootstrap_corpus(np.column_stack([truth & guess, flipped]).astype(float), f1), 2 * 0.24 / (
-                2 * 0.24 + 0.2
-            )
+            sums = np.column_stack([truth & guess, flipped]).astype(float)
+            return resample_corpus(sums, f1).estimate(), 2 * 0.24 / (2 * 0.24 + 0.2)
 
         yield cover(f"F1, n = {n}: bootstrap (BCa)", classes, repeats // 2)
 
         def chunks(rng: np.random.Generator, n: int = n) -> tuple[Estimate, float]:
             possible = rng.integers(5, 60, size=n)
             matched = rng.binomial(possible, rng.beta(4, 6, size=n))
-            return (
-                bootstrap_corpus(np.column_stack([matched, possible]).astype(float), lambda s: s[:, 0] / s[:, 1]),
-                0.4,
-            )
+            sums = np.column_stack([matched, possible]).astype(float)
+            return resample_corpus(sums, lambda s: s[:, 0] / s[:, 1]).estimate(), 0.4
 
         yield cover(f"n-gram precision, {n} documents: bootstrap (BCa)", chunks, repeats // 2)
 

@@ -11,7 +11,7 @@ from backend.domain.data.rows.content import describe_dropped, describe_filtered
 from backend.domain.data.rows.display import render_preview
 from backend.domain.data.rows.problem import describe_rejected, most_frequent
 from backend.domain.jobs.states import status_word
-from backend.domain.wording import plural
+from backend.domain.wording import plural, shorten
 from backend.services.data.diff import VersionDiff
 from backend.services.data.versions import Ancestor
 from backend.services.data.views import DatasetView, VersionView
@@ -133,8 +133,7 @@ def diff_text(diff: VersionDiff) -> str:
     for example in diff.examples:
         for mark, row in (("-", example.before), ("+", example.after)):
             if row is not None:
-                text = render_preview(row)
-                text = text if len(text) <= LONG else text[:LONG] + " …"
+                text = shorten(render_preview(row), LONG)
                 lines.append("\n".join(f"{mark} {line}" for line in text.splitlines()))
         lines.append("")
     return "\n".join(lines).rstrip()

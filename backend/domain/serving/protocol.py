@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from backend.domain.json_values import JsonObject
 from backend.domain.validation import describe_fault
+from backend.domain.wording import shorten
 
 MAX_STOP_STRINGS = 64
 MAX_STOP_TOKENS = 128
@@ -426,9 +427,5 @@ def first_problem(errors: list[Any]) -> tuple[str, str]:
     parts = [str(part) for part in error["loc"] if not _ALTERNATIVE.match(str(part))]
     message, value = describe_fault(error), error.get("input")
     if isinstance(value, int | float) and not isinstance(value, bool):
-        message += f", not {_shortened(str(value))}"
+        message += f", not {shorten(str(value), SHOWN)}"
     return ".".join(parts), message
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backend.domain.serving.chat_settings import AnswerSettings, SideSettings
-from backend.domain.wording import plural
+from backend.domain.wording import plural, shorten
 
 SHOWN_SYSTEM = 80
 """Characters of a system prompt that are shown beside other settings."""
@@ -37,9 +37,7 @@ def setting_words(settings: AnswerSettings) -> dict[str, str]:
 def system_words(settings: AnswerSettings) -> str:
     """Return the beginning of the system prompt."""
     line = " ".join(settings.system.split())
-    if not line:
-        return "No system prompt"
-    return f"System prompt: {line[:SHOWN_SYSTEM]}{'…' if len(line) > SHOWN_SYSTEM else ''}"
+    return f"System prompt: {shorten(line, SHOWN_SYSTEM)}" if line else "No system prompt"
 
 
 def own_words(own: SideSettings | None) -> list[str]:

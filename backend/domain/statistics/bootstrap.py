@@ -82,19 +82,6 @@ class Resampled:
         return 1 - low
 
 
-def bootstrap_corpus(
-    parts: ArrayLike,
-    statistic: Statistic,
-    *,
-    clusters: Sequence[Hashable] | None = None,
-    num_resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Estimate:
-    """Estimate a corpus metric with its bootstrap error and interval; see `resample_corpus`."""
-    return resample_corpus(parts, statistic, clusters=clusters, num_resamples=num_resamples, seed=seed).estimate(level)
-
-
 def resample_corpus(
     parts: ArrayLike,
     statistic: Statistic,
@@ -160,21 +147,6 @@ def resample_difference(
         clusters=clusters,
         num_resamples=num_resamples,
         seed=seed,
-    )
-
-
-def bootstrap_interval(
-    rows: ArrayLike,
-    *,
-    statistic: Callable[[FloatArray], float],
-    clusters: Sequence[Hashable] | None = None,
-    num_resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Estimate:
-    """Percentile bootstrap of a corpus metric that is not a function of sums; see `resample_rows`."""
-    return resample_rows(rows, statistic=statistic, clusters=clusters, num_resamples=num_resamples, seed=seed).estimate(
-        level
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from backend.domain.json_values import Row
 from backend.domain.training.tensorboard_events import looks_like_events, read_scalars
-from backend.domain.wording import clean_text
+from backend.domain.wording import clean_text, shorten
 from backend.errors import InvalidInput
 
 MAX_BYTES = 64 * 2**20
@@ -151,7 +151,7 @@ def our_name(metric: str) -> str | None:
         return known
     text = re.sub(r"^train/", "", text)
     text = re.sub(r"^(eval|val)[_/]", "val_", text)
-    return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 1]}…"
+    return shorten(text, MAX_NAME)
 
 
 def _read_json(data: bytes) -> ParsedLog:

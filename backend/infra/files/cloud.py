@@ -17,11 +17,11 @@ from fsspec.asyn import sync
 from backend.domain.data.parsing.text_formats import SUFFIXES
 from backend.domain.data.versions.hub_splits import most_common_ending
 from backend.domain.json_values import JsonObject
-from backend.errors import InvalidInput, NotFound, Unavailable, require_library
+from backend.errors import InvalidInput, NotFound, Unavailable, first_line, require_library
 from backend.infra.files.remote import ANSWER_S, MAX_FILES, RemoteFile, RemoteListing, readable
+from backend.infra.store.objects import LIBRARIES, library_errors
 
 _URL = re.compile(r"(s3|gs)://([a-zA-Z0-9][\w.-]{1,220})(?:/([^\x00-\x1f\x7f]{0,1024}))?")
-LIBRARIES = {"s3": "s3fs", "gs": "gcsfs"}
 KEYS = {
     "s3": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_ENDPOINT_URL for another store than Amazon's)",
     "gs": "Set GOOGLE_APPLICATION_CREDENTIALS",
@@ -136,14 +136,6 @@ def _filesystem(scheme: str, *, anonymous: bool) -> Any:
     return module.GCSFileSystem(token=token, use_listings_cache=False, skip_instance_cache=True, timeout=20)
 
 
-def _failures(scheme: str) -> tuple[type[BaseException], ...]:
-    """Return the exceptions that a store's library raises."""
-    if scheme == "s3":
-        return (OSError, import_module("botocore.exceptions").BotoCoreError)
-    http, auth = import_module("gcsfs.retry").HttpError, import_module("google.auth.exceptions").GoogleAuthError
-    return (OSError, http, auth, import_module("aiohttp").ClientError)
-
-
 @contextmanager
 def _translate_errors(scheme: str, shown: str, *, last: bool = True) -> Iterator[list[bool]]:
     """Translate a store's errors. The yielded list is filled if keys are missing and this is not the `last` attempt."""
@@ -156,7 +148,7 @@ def _translate_errors(scheme: str, shown: str, *, last: bool = True) -> Iterator
         ) from error
     except PermissionError as error:
         raise Unavailable(
-            f"The store refuses to show {shown}: {_first_line(error)}.",
+            f"The store refuses to show {shown}: {first_line(error)}.",
             remedy=f"{KEYS[scheme]} of an account that may read it {WHERE}",
             field="url",
         ) from error
@@ -164,16 +156,12 @@ def _translate_errors(scheme: str, shown: str, *, last: bool = True) -> Iterator
         raise Unavailable(
             f"The store does not answer for {shown}.", remedy=f"Check the network{ENDPOINTS[scheme]}, then try again."
         ) from error
-    except _failures(scheme) as error:
+    except library_errors(scheme) as error:
         if type(error).__name__ not in ("NoCredentialsError", "DefaultCredentialsError"):
             remedy = f"Check the network{ENDPOINTS[scheme]}, then try again."
-            raise Unavailable(f"{shown} can't be read: {_first_line(error)}.", remedy=remedy) from error
+            raise Unavailable(f"{shown} can't be read: {first_line(error)}.", remedy=remedy) from error
         if last:
             raise Unavailable(
                 f"There are no keys to read {shown} with.", remedy=f"{KEYS[scheme]} {WHERE}", field="url"
             ) from error
         missing_keys.append(True)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:240].rstrip(".")

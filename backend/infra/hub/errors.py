@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backend.errors import InvalidInput, JobFailed, NotFound, Unavailable
+from backend.errors import InvalidInput, JobFailed, NotFound, Unavailable, first_line
 from backend.infra.files.remote import ANSWER_S
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def hub_errors(hub: str, request: HubRequest, *, revision: str = "") -> Iterator
         ) from error
     except (httpx2.HTTPError, httpx2.InvalidURL, errors.LocalEntryNotFoundError) as error:
         raise Unavailable(
-            f"The Hub at {place} can't be reached for {hub}: {_first_line(error)}", remedy=request.remedy
+            f"The Hub at {place} can't be reached for {hub}: {_reason(error)}", remedy=request.remedy
         ) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -98,15 +98,15 @@ def hub_errors(hub: str, request: HubRequest, *, revision: str = "") -> Iterator
                 f"The disk is full: {hub} could not be fetched.", remedy="Free space and try again."
             ) from error
         raise Unavailable(
-            f"The Hub at {place} can't be reached for {hub}: {_first_line(error)}", remedy=request.remedy
+            f"The Hub at {place} can't be reached for {hub}: {_reason(error)}", remedy=request.remedy
         ) from error
     except RuntimeError as error:  # an upload that broke off
         raise Unavailable(
-            f"The transfer from or to the Hub at {place} broke off: {_first_line(error)}", remedy=request.remedy
+            f"The transfer from or to the Hub at {place} broke off: {_reason(error)}", remedy=request.remedy
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unavailable(
-            f"The Hub at {place} sent an invalid response: {_first_line(error)}", remedy=request.remedy
+            f"The Hub at {place} sent an invalid response: {_reason(error)}", remedy=request.remedy
         ) from error
 
 
@@ -126,6 +126,5 @@ def _refused(hub: str, place: str, error: HfHubHTTPError, remedy: str) -> Unavai
     )
 
 
-def _first_line(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return (str(cause).splitlines() or [type(cause).__name__])[0][:200].rstrip(". ") + "."
+def _reason(error: BaseException) -> str:
+    return f"{first_line(error.__cause__ or error)}."

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from backend.errors import InvalidInput, NotFound, Unavailable, require_library
+from backend.errors import InvalidInput, NotFound, Unavailable, first_line, require_library
 
 LIBRARIES = {"s3": "s3fs", "gs": "gcsfs"}
 SLACK_S = 2.0
@@ -295,11 +295,11 @@ class CloudObjects:
                 f"The store {self.scheme}://{self.root} did not answer within {within_s:.0f} s.",
                 remedy="Nothing is lost: what is to be uploaded waits on this machine.",
             ) from error
-        except _failures(self.scheme) as error:
+        except library_errors(self.scheme) as error:
             raise _unavailable(f"{self.scheme}://{self.root}", error) from error
 
 
-def _failures(scheme: str) -> tuple[type[BaseException], ...]:
+def library_errors(scheme: str) -> tuple[type[BaseException], ...]:
     """Return the exceptions that a store's library raises."""
     if scheme == "s3":
         return (OSError, import_module("botocore.exceptions").BotoCoreError, import_module("aiohttp").ClientError)
@@ -308,9 +308,8 @@ def _failures(scheme: str) -> tuple[type[BaseException], ...]:
 
 
 def _unavailable(where: str, error: BaseException) -> Unavailable:
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:240].rstrip(".")
     return Unavailable(
-        f"The store {where} can't be used: {reason}.",
+        f"The store {where} can't be used: {first_line(error)}.",
         remedy="Check the network, and keys and endpoint in the environment of pages and workers.",
     )
 

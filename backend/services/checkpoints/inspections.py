@@ -18,6 +18,7 @@ from backend.domain.jobs.payloads import InspectPayload
 from backend.domain.jobs.results import InspectResult
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.domain.validation import read_stored
+from backend.domain.wording import shorten
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.infra.files.paths import find_path
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
@@ -56,8 +57,7 @@ class InspectionView(JobState):
         if not self.config.of_text:
             return "weights"
         text = self.config.text or self.config.messages[-1].content
-        text = " ".join(text.split())
-        return text if len(text) <= 60 else text[:59] + "…"
+        return shorten(" ".join(text.split()), 60)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from backend.domain.data.rows.content import count_media, media_columns
 from backend.domain.data.rows.display import displayable, render_preview
 from backend.domain.data.rows.mapping import check_mapping, map_sample
 from backend.domain.data.rows.problem import RowProblem
+from backend.domain.wording import shorten
 from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.data.row_pages import read_version_rows
@@ -196,4 +197,4 @@ def _example(rows: list[dict[str, object]], column: str) -> str:
 
 
 def _cut(text: str, limit: int = PREVIEW_CHARACTERS) -> str:
-    return displayable(text if len(text) <= limit else text[:limit] + " …")
+    return displayable(shorten(text, limit))

@@ -13,7 +13,7 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
@@ -240,34 +240,28 @@ def get_data_report(ctx: Context, report_id: str) -> DataReportView:
 
 def list_data_reports(ctx: Context, version_id: str, *, limit: int = 30) -> list[DataReportView]:
     """Return the reports on a version, newest first. Stopped ones are left out."""
+    query = _newest_of(version_id).where(Job.status != Status.CANCELLED)
     with ctx.db.read() as session:
-        query = (
-            select(Analysis)
-            .join(Job, Job.id == Analysis.job_id)
-            .where(Analysis.kind == KIND, Analysis.dataset_version_id == version_id)
-        )
-        query = (
-            query.where(Job.status != Status.CANCELLED).order_by(Analysis.created_at.desc(), Analysis.id).limit(limit)
-        )
-        return [_view(session, row) for row in session.scalars(query)]
+        return [_view(session, row) for row in session.scalars(query.limit(limit))]
 
 
 def find_data_report(ctx: Context, version_id: str, *, source: str | None, context: int) -> DataReportView | None:
     """Return the newest finished report on a version with a tokenizer and a context, or None."""
-    query = (
-        select(Analysis)
-        .join(Job, Job.id == Analysis.job_id)
-        .where(Analysis.kind == KIND, Analysis.dataset_version_id == version_id)
-    )
-    query = query.where(
+    query = _newest_of(version_id).where(
         Job.status == Status.FINISHED,
         Analysis.config["format"].as_integer() == FORMAT,
         Analysis.config["source"].as_string() == source,
         Analysis.config["question", "context"].as_integer() == context,
     )
     with ctx.db.read() as session:
-        row = session.scalar(query.order_by(Analysis.created_at.desc()).limit(1))
+        row = session.scalar(query.limit(1))
         return _view(session, row) if row is not None else None
+
+
+def _newest_of(version_id: str) -> Select[Analysis]:
+    query = select(Analysis).join(Job, Job.id == Analysis.job_id)
+    query = query.where(Analysis.kind == KIND, Analysis.dataset_version_id == version_id)
+    return query.order_by(Analysis.created_at.desc(), Analysis.id)
 
 
 def read_samples(ctx: Context, view: DataReportView) -> list[ReportSample]:

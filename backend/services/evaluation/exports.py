@@ -18,6 +18,7 @@ from backend.domain.evaluation.config import describe_scoring, score_name
 from backend.domain.evaluation.exchange import ItemRow, sample_line, write_results
 from backend.domain.evaluation.report import ReportSection, evaluation_report_html
 from backend.domain.jobs.states import Status
+from backend.domain.wording import shorten
 from backend.errors import Conflict
 from backend.services.context import Context
 from backend.services.evaluation.board import caveats_of, rank_board, read_board
@@ -193,7 +194,7 @@ def _item_cells(item: ItemRow) -> dict[str, object]:
 
 
 def _cell(value: object) -> object:
-    return value[:2000] + " …" if isinstance(value, str) and len(value) > 2000 else value
+    return shorten(value, 2000) if isinstance(value, str) else value
 
 
 def _interval(low: float | None, high: float | None) -> str:

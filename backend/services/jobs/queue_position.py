@@ -36,6 +36,12 @@ class JobsAhead:
         return [job.progress for job in self.first] + [None] * (self.count > len(self.first))
 
 
+def count_waiting(session: Session) -> dict[str, int]:
+    """Return how many jobs wait in each queue for a worker of this installation."""
+    query = select(Job.queue, func.count()).where(Job.status == Status.QUEUED, Job.placement.is_(None))
+    return dict(session.execute(query.group_by(Job.queue)).all())
+
+
 def queue_ahead(ctx: Context, job_id: str) -> JobsAhead:
     """Return the jobs that run or wait before a queued job in its queue. Empty when it isn't queued."""
     with ctx.db.read() as session:

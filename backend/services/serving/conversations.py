@@ -20,6 +20,7 @@ from backend.domain.serving.chat_settings import ChatSettings, TurnSettings
 from backend.domain.serving.chat_tree import leaf_of_round, newest_leaf, next_round
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.domain.validation import STORED
+from backend.domain.wording import shorten
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person
 
@@ -170,7 +171,7 @@ def insert_message(
     conversation.updated_at = ctx.now()
     if role == "user" and not conversation.title:
         first_line = content.strip().splitlines()[0] if content.strip() else "Empty prompt"
-        conversation.title = first_line if len(first_line) <= TITLE_LENGTH else first_line[: TITLE_LENGTH - 1] + "…"
+        conversation.title = shorten(first_line, TITLE_LENGTH)
     session.flush()
     return message
 

@@ -17,6 +17,7 @@ from backend.domain.data.rows.display import message_text
 from backend.domain.data.rows.mapping import clean_row
 from backend.domain.data.splits import SPLITS, Split
 from backend.domain.json_values import Row
+from backend.domain.wording import shorten
 from backend.errors import JobFailed
 from backend.infra.files.parquet import fetch_rows
 from jobs.modeling.dataset_files import iter_rows, iter_tables, num_rows
@@ -145,5 +146,4 @@ def row_prompt(row: Mapping[str, Any]) -> str:
 
 def excerpt(text: str) -> str:
     """Return the beginning of a text, on one line."""
-    line = " ".join(text[: 4 * EXCERPT].split())
-    return line if len(line) <= EXCERPT else line[:EXCERPT] + " …"
+    return shorten(" ".join(text[: 4 * EXCERPT].split()), EXCERPT)

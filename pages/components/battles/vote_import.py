@@ -9,6 +9,7 @@ import streamlit as st
 
 from backend.domain.battles.vote_files.previews import VotePreview, is_mapping_complete, preview_votes, propose_mapping
 from backend.domain.battles.vote_files.rows import FileVote
+from backend.domain.wording import shorten
 from backend.errors import InvalidInput
 from backend.services.battles.vote_imports import import_votes
 from backend.services.context import Context, Person
@@ -130,18 +131,17 @@ def _draw_preview(preview: VotePreview) -> None:
 
 
 def _line(row: FileVote, preview: VotePreview) -> dict[str, object]:
-    line: dict[str, object] = {"Prompt": _short(row.texts.get("prompt_text") or row.vote.prompt)}
+    line: dict[str, object] = {"Prompt": _one_line(row.texts.get("prompt_text") or row.vote.prompt)}
     if preview.num_turns > preview.num_prompts:
         line["Turn"] = row.vote.turn
     line |= {"Rater": row.vote.rater, "First": row.vote.a, "Second": row.vote.b, "Vote": LABELS[row.vote.winner]}
     if preview.num_with_texts:
         line |= {
-            "First answer": _short(row.texts.get("answer_a", "")),
-            "Second answer": _short(row.texts.get("answer_b", "")),
+            "First answer": _one_line(row.texts.get("answer_a", "")),
+            "Second answer": _one_line(row.texts.get("answer_b", "")),
         }
     return line
 
 
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= LONG_TEXT else f"{text[: LONG_TEXT - 1]}…"
+def _one_line(text: str) -> str:
+    return shorten(" ".join(text.split()), LONG_TEXT)

@@ -9,7 +9,7 @@ import streamlit as st
 
 from backend.domain.attributes import attributes_of
 from backend.domain.data.rows.display import render_preview
-from backend.domain.wording import format_duration, plural
+from backend.domain.wording import format_duration, plural, shorten
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.diff import ROWS_PER_S, DiffExample, FieldSizes, VersionDiff, compare_versions, rows_to_read
@@ -142,7 +142,7 @@ def _draw_examples(diff: VersionDiff, what: str, examples: list[DiffExample]) ->
         for column, row in zip(st.columns(len(sides)), sides, strict=True):
             text = render_preview(row)
             column.code(
-                text[:LONG] + (" …" if len(text) > LONG else ""),
+                shorten(text, LONG),
                 language=None,
                 wrap_lines=True,
                 height=260 if len(text) > 600 else "content",

@@ -11,7 +11,7 @@ from backend.domain.jobs.results import EvaluationFacts, JudgeFacts
 from backend.domain.jobs.states import Status
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.statistics.groups import macro_average, micro_average
-from backend.domain.wording import format_usd, percent, plural
+from backend.domain.wording import format_usd, percent, plural, shorten
 from backend.services.context import Context, Person
 from backend.services.evaluation.baselines import compare_across, unlike_benchmarks
 from backend.services.evaluation.board import void_reason_of
@@ -248,7 +248,7 @@ def draw_paired_comparison(ctx: Context, first_id: str, second_id: str) -> None:
             st.switch_page(PAGE, query_params={"first": second_id, "second": first_id})
         for side in (comparison.first, comparison.second):
             row_link(
-                _short(side.checkpoint),
+                shorten(side.checkpoint, MAX_LINK),
                 page=PAGE,
                 query={"evaluation": side.id},
                 key=f"side_{side.id}",
@@ -271,10 +271,6 @@ def draw_paired_comparison(ctx: Context, first_id: str, second_id: str) -> None:
         anchor=False,
     )
     draw_pairs(ctx, comparison)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= MAX_LINK else f"{name[: MAX_LINK - 1]}…"
 
 
 def _draw_difference(comparison: Comparison, *, noun: str, adjusted: str) -> None:

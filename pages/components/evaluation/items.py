@@ -13,7 +13,7 @@ import streamlit as st
 from backend.domain.evaluation.config import EvaluationKind, is_right
 from backend.domain.evaluation.score_text import is_share, score_label, score_text
 from backend.domain.filters import EXAMPLES, FilterError
-from backend.domain.wording import plural, visible
+from backend.domain.wording import plural, shorten, visible
 from backend.errors import NotFound
 from backend.services.context import Context
 from backend.services.evaluation.comparisons import Comparison, Flip, Pair, list_changed
@@ -366,8 +366,7 @@ def _draw_values(item: ItemView) -> None:
 
 
 def _excerpt(text: object) -> str:
-    shown = str(text)
-    return shown if len(shown) <= EXCERPT else f"{shown[:EXCERPT]} …"
+    return shorten(str(text), EXCERPT)
 
 
 def _loss(item: ItemView) -> str:

@@ -13,7 +13,7 @@ from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
 from backend.domain.evaluation.judges.summary import Figure, JudgeSummary, VerdictRecord
 from backend.domain.evaluation.safety.harm import RUBRICS
 from backend.domain.jobs.states import ACTIVE
-from backend.domain.wording import plural
+from backend.domain.wording import plural, shorten
 from backend.services.battles.views import list_campaigns
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
@@ -317,8 +317,8 @@ def _draw_verdicts(ctx: Context, job_id: str) -> None:
     for verdict in chosen[:SHOWN]:
         human = ", ".join(_named(vote, verdict) for vote in verdict["human"]) or "no vote"
         people = f" (people: {human})" if has_votes else ""
-        prompt = " ".join(verdict["prompt"].split())
-        title = f"{prompt[:60]}{'…' if len(prompt) > 60 else ''}: {_named(verdict['verdict'], verdict)}{people}"
+        prompt = shorten(" ".join(verdict["prompt"].split()), 60)
+        title = f"{prompt}: {_named(verdict['verdict'], verdict)}{people}"
         with st.expander(plain(title), key=f"verdict_{verdict['id']}"):
             for label, texts in (
                 ("Prompt", [verdict["prompt"]]),

@@ -17,7 +17,7 @@ from backend.domain.evaluation.tasks.rendering import Rendered
 from backend.domain.evaluation.tasks.templates import TemplateFault
 from backend.domain.json_values import FieldValues
 from backend.domain.validation import validation_message
-from backend.domain.wording import plural
+from backend.domain.wording import plural, shorten
 from backend.errors import Conflict, InvalidInput, NotFound, RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
@@ -424,5 +424,4 @@ def _draw_prompt(ctx: Context, prompt: Rendered, source: TokenizerSource | None,
 
 def _draw_scored(text: str, *, is_right: bool) -> None:
     icon = ":material/check_circle:" if is_right else ":material/radio_button_unchecked:"
-    shown = text if len(text) <= 300 else f"{text[:300]}…"
-    st.markdown(f"{icon} {plain(repr(shown)[1:-1])}")
+    st.markdown(f"{icon} {plain(repr(shorten(text, 300))[1:-1])}")

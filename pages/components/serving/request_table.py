@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from backend.domain.serving.results import describe_end
-from backend.domain.wording import format_usd, plural
+from backend.domain.wording import format_usd, plural, shorten
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.serving.owners import why_not_own
@@ -136,8 +136,7 @@ def last_prompt(row: RequestRow) -> str:
 
 def first_line(text: str) -> str:
     """Return the beginning of a text in one line."""
-    line = " ".join(text[: 4 * SHOWN_CHARACTERS].split())
-    return line if len(line) <= SHOWN_CHARACTERS else line[: SHOWN_CHARACTERS - 1].rstrip() + "…"
+    return shorten(" ".join(text[: 4 * SHOWN_CHARACTERS].split()), SHOWN_CHARACTERS)
 
 
 def logged_text(message: Mapping[str, Any]) -> str:

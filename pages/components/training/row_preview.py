@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.training.objectives import Objective, Rows
+from backend.domain.wording import shorten
 from backend.services.context import Context
 from backend.services.training.row_preview import preview_training_rows
 from pages.components.frame import errors_shown, plain
@@ -40,5 +41,4 @@ def draw_row_preview(ctx: Context, dataset: str | None, objective: Objective) ->
                 for part in parts:
                     mark = " :green-badge[trained]" if part.is_trained else ""
                     st.markdown(f":small[:gray[{plain(part.title)}]]{mark}")
-                    cut = part.text[:MAX_CHARACTERS] + ("…" if len(part.text) > MAX_CHARACTERS else "")
-                    st.code(cut or "(empty)", language=None, wrap_lines=True)
+                    st.code(shorten(part.text, MAX_CHARACTERS) or "(empty)", language=None, wrap_lines=True)

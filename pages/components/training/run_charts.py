@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import plotly.graph_objects as go
 
-from backend.domain.wording import format_number
+from backend.domain.wording import format_number, shorten
 from pages.components.charts.style import ACCENT, BLUE, COLORS, LEGEND_BELOW, MUTED, fade, mix_colours
 from pages.components.words import figure_text
 
@@ -127,7 +127,7 @@ def parallel_figure(axes: Sequence[RunAxis], lines: Sequence[Line]) -> go.Figure
             figure.add_annotation(
                 x=place,
                 y=at,
-                text=figure_text(word if len(word) <= 18 else f"{word[:17]}…"),
+                text=figure_text(shorten(word, 18)),
                 showarrow=False,
                 xanchor="left",
                 xshift=5,

@@ -249,7 +249,10 @@ def test_stopped_evaluation_keeps_its_items_and_a_new_attempt_scores_only_the_re
 
 @pytest.mark.parametrize(
     ("dataset", "kind", "words"),
-    [("texts", "multiple_choice", "not a multiple-choice question"), ("texts", "generation", "no question with answers")],
+    [
+        ("texts", "multiple_choice", "a multiple-choice question"),
+        ("texts", "generation", "no question with answers"),
+    ],
 )
 def test_rows_that_do_not_suit_the_scoring_are_refused_by_number(
     room: EvaluationRoom, dataset: str, kind: str, words: str

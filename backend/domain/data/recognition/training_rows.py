@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from backend.domain.data.kinds import DatasetKind
@@ -18,14 +19,14 @@ VOTE_NAMES = (("left", "right", "winner"), ("model_a", "model_b", "winner"), ("a
 SHORT_NAMES = 40  # characters: a table of shorter texts holds names and facts, not training text
 
 
-def is_turns(value: Any) -> bool:
+def is_turns(value: Any, *, is_turn: Callable[[Any], bool] = is_message) -> bool:
     """Return whether a value is a list of turns, or one written into a cell as JSON."""
     if isinstance(value, str) and value.lstrip().startswith("[{"):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
             return False
-    return isinstance(value, list) and bool(value) and all(map(is_message, value))
+    return isinstance(value, list) and bool(value) and all(map(is_turn, value))
 
 
 def _extras(sample: SampleRows, mapping: Mapping[str, str], *, tools: bool = True) -> dict[str, str]:
@@ -143,18 +144,10 @@ def detect_chat(sample: SampleRows) -> Recognition | None:
 def detect_unread_turns(sample: SampleRows) -> Recognition | None:
     """Recognise turns with roles in a spelling that can't be read: rejected with the reason, not taken for text."""
 
-    def has_roles(value: Any) -> bool:
-        if isinstance(value, str) and value.lstrip().startswith("[{"):
-            try:
-                value = json.loads(value)
-            except (ValueError, RecursionError):
-                return False
-        return (
-            isinstance(value, list)
-            and bool(value)
-            and all(isinstance(turn, dict) and set(ROLE_KEYS) & set(turn) for turn in value)
-        )
+    def has_role(turn: Any) -> bool:
+        return isinstance(turn, dict) and not set(ROLE_KEYS).isdisjoint(turn)
 
+    has_roles = partial(is_turns, is_turn=has_role)
     column = next((name for name in sample.columns if sample.all(name, has_roles)), None)
     if column is None:
         return None

@@ -14,8 +14,7 @@ from backend.domain.evaluation.metrics.corpus import Corpus
 from backend.domain.evaluation.metrics.registry import Metric, MetricKind, score_item
 from backend.domain.statistics.bootstrap import (
     Resampled,
-    bootstrap_corpus,
-    bootstrap_interval,
+    resample_corpus,
     resample_difference,
     resample_rows,
 )
@@ -28,6 +27,7 @@ from backend.domain.statistics.estimates import (
     proportion_estimate,
     wilson_interval,
 )
+from backend.domain.wording import shorten
 from backend.errors import InvalidInput
 
 NUM_RESAMPLES = 1000
@@ -198,8 +198,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:39]}…"
+    return shorten(json.dumps(value, ensure_ascii=False), 40)
 
 
 def score_rows(
@@ -231,22 +230,22 @@ def estimate_corpus(
 ) -> Estimate:
     """Return a corpus metric with a bootstrap interval over documents or clusters, cut at the metric's bounds."""
     if metric.of_classes:
-        estimate = bootstrap_interval(
+        resampled = resample_rows(
             corpus.table, statistic=corpus.statistic, clusters=clusters, num_resamples=NUM_RESAMPLES, seed=seed
         )
     else:
-        estimate = bootstrap_corpus(
+        resampled = resample_corpus(
             corpus.table,
             lambda sums: np.array([corpus.statistic(row[None, :]) for row in sums]),
             clusters=clusters,
             num_resamples=NUM_RESAMPLES,
             seed=seed,
         )
-    return _cut(_without_certainty(estimate), metric)
+    return _cut(_without_certainty(resampled.estimate()), metric)
 
 
 def resample_corpus_difference(
-    metric: Metric, first: Corpus, second: Corpus, *, clusters: Sequence[Hashable] | None = None, seed: int = 0
+    metric: Metric, first: Corpus, second: Corpus, *, clusters: Sequence[Hashable] | None = None
 ) -> Resampled:
     """Resample a corpus metric's difference on the same documents, second minus first, which are drawn together."""
     width = first.table.shape[1]
@@ -256,7 +255,6 @@ def resample_corpus_difference(
             statistic=lambda rows: second.statistic(rows[:, width:]) - first.statistic(rows[:, :width]),
             clusters=clusters,
             num_resamples=DIFFERENCE_RESAMPLES,
-            seed=seed,
         )
     return resample_difference(
         first.table,
@@ -264,7 +262,6 @@ def resample_corpus_difference(
         lambda sums: np.array([first.statistic(row[None, :]) for row in sums]),
         clusters=clusters,
         num_resamples=DIFFERENCE_RESAMPLES,
-        seed=seed,
     )
 
 

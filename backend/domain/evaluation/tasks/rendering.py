@@ -15,6 +15,7 @@ from typing import Any
 from backend.domain.evaluation.tasks.definition import LETTERS, MAX_CHOICES, RequestForm, TaskDefinition
 from backend.domain.evaluation.tasks.templates import TemplateFault, evaluate, render_text
 from backend.domain.json_values import RowMapping
+from backend.domain.wording import shorten
 
 MAX_PART = 400
 """Characters of the name of a subgroup; see the table of scores."""
@@ -328,5 +329,4 @@ def _gap(before: str, after: str, joiner: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return shorten(json.dumps(value, ensure_ascii=False, default=str), 60)

@@ -21,6 +21,7 @@ from backend.domain import template_costs as costs
 from backend.domain.json_values import RowMapping
 from backend.domain.names import nearest_name
 from backend.domain.template_guard import GuardedEnvironment, check_length, join_pieces, limited
+from backend.domain.wording import shorten
 from backend.errors import InvalidInput
 
 RESULT = "value_of_the_expression"
@@ -194,4 +195,4 @@ def _line_of(traceback: TracebackType | None) -> int | None:
 def _shown_line(source: str, line: int | None) -> str:
     lines = source.strip().splitlines()
     text = lines[line - 1].strip() if line and 0 < line <= len(lines) else (lines[0].strip() if len(lines) == 1 else "")
-    return text if len(text) <= 80 else f"{text[:79]}…"
+    return shorten(text, 80)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+from backend.domain.wording import shorten
 from pages.components.browser.modules import declare_component
 
 _strip = declare_component("roundhouse_token_strip", '<div class="rt-host"></div>', "token_strip/strip.js")
@@ -38,7 +39,7 @@ def token_strip(
     result = _strip(
         key=key,
         data={
-            "tokens": [cut(tokens[index]) for index in shown],
+            "tokens": [shorten(tokens[index], MAX_CHARACTERS) for index in shown],
             "values": [finite(values[index]) for index in shown] if values is not None else None,
             "titles": [titles[index] for index in shown] if titles is not None else None,
             "marks": [marks[index] for index in shown] if marks is not None else None,
@@ -51,11 +52,6 @@ def token_strip(
     )
     picked = result.picked
     return int(picked) if isinstance(picked, int | float) and 0 <= int(picked) < len(tokens) else None
-
-
-def cut(text: str) -> str:
-    """Truncate a token to `MAX_CHARACTERS`."""
-    return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + "…"
 
 
 def finite(value: float | None) -> float | None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from backend.domain.wording import percent
+from backend.domain.wording import percent, shorten
 from pages.components.charts.style import ACCENT, BLUE, COLORS, MARGIN, MUTED, fade
 from pages.components.words import figure_text
 
@@ -25,8 +25,7 @@ PICTURES = {"\n": "↵", "\t": "→", " ": "·", "\r": "␍"}
 def visible(text: str, limit: int = 14) -> str:
     """Write a token for a figure: spaces and breaks as pictures, unseen letters as codes, cut to `limit`, escaped."""
     letters = [PICTURES.get(letter, letter if letter.isprintable() else f"⟨{ord(letter):x}⟩") for letter in text]
-    shown = "".join(letters)
-    return figure_text(shown if len(shown) <= limit else shown[: limit - 1] + "…") or "∅"
+    return figure_text(shorten("".join(letters), limit)) or "∅"
 
 
 def numbered(labels: Sequence[str]) -> list[str]:

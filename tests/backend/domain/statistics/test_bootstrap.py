@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from backend.domain.statistics.bootstrap import bootstrap_corpus, resample_corpus, resample_difference, resample_rows
+from backend.domain.statistics.bootstrap import resample_corpus, resample_difference, resample_rows
 from backend.domain.statistics.estimates import FloatArray, ratio_estimate
 from backend.errors import InvalidInput
 
@@ -23,14 +23,17 @@ def test_ratio_error_agrees_with_a_bootstrap_of_documents() -> None:
     rng = np.random.default_rng(3)
     tokens = rng.integers(20, 400, size=300).astype(float)
     nlls = tokens * rng.normal(3.0, 0.5, size=300)
-    by_formula, by_draws = ratio_estimate(nlls, tokens), bootstrap_corpus(np.column_stack([nlls, tokens]), ratio)
+    by_formula, by_draws = (
+        ratio_estimate(nlls, tokens),
+        resample_corpus(np.column_stack([nlls, tokens]), ratio).estimate(),
+    )
     assert by_formula.value == pytest.approx(by_draws.value)
     assert by_formula.stderr == pytest.approx(by_draws.stderr, rel=0.1)
 
 
 def test_the_interval_is_the_bca_interval_of_scipy() -> None:
     skewed = np.random.default_rng(4).exponential(size=(40, 2)) ** 2
-    ours = bootstrap_corpus(skewed, ratio, num_resamples=20_000)
+    ours = resample_corpus(skewed, ratio, num_resamples=20_000).estimate()
     theirs = stats.bootstrap(
         (skewed[:, 0], skewed[:, 1]),
         lambda a, b, axis: a.sum(axis) / b.sum(axis),
@@ -49,7 +52,7 @@ def test_f1_of_a_thousand_items_has_the_error_of_the_delta_method() -> None:
     truth, guess = rng.random(1000) < 0.4, rng.random(1000) < 0.4
     guess = np.where(rng.random(1000) < 0.5, truth, guess)
     parts = np.column_stack([truth & guess, truth ^ guess]).astype(float)
-    estimate = bootstrap_corpus(parts, f1)
+    estimate = resample_corpus(parts, f1).estimate()
     precision_like = parts[:, 0].sum() * 2 / (2 * parts[:, 0].sum() + parts[:, 1].sum())
     residuals = 2 * parts[:, 0] - precision_like * (2 * parts[:, 0] + parts[:, 1])
     expected = np.sqrt((residuals**2).sum()) / (2 * parts[:, 0].sum() + parts[:, 1].sum())
@@ -61,8 +64,8 @@ def test_bootstrap_of_clusters_draws_whole_clusters() -> None:
     scores = np.repeat([0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0], 25)
     parts = np.column_stack([scores, np.ones(200)])
     alone, together = (
-        bootstrap_corpus(parts, ratio),
-        bootstrap_corpus(parts, ratio, clusters=np.repeat(np.arange(8), 25).tolist()),
+        resample_corpus(parts, ratio).estimate(),
+        resample_corpus(parts, ratio, clusters=np.repeat(np.arange(8), 25).tolist()).estimate(),
     )
     assert together.stderr is not None
     assert alone.stderr is not None
@@ -79,13 +82,13 @@ def test_a_difference_resamples_both_together() -> None:
     assert difference.value == pytest.approx(0.05, abs=0.03)
     assert difference.low is not None
     assert difference.low > 0  # the two separate intervals overlap almost wholly
-    assert bootstrap_corpus(first, ratio).stderr > 5 * (difference.stderr or 0.0)  # type: ignore[operator]
+    assert resample_corpus(first, ratio).estimate().stderr > 5 * (difference.stderr or 0.0)  # type: ignore[operator]
 
 
 def test_a_metric_that_most_draws_leave_undefined_has_no_interval() -> None:
     parts = np.zeros((30, 2))
     parts[0] = (1.0, 0.0)
-    estimate = bootstrap_corpus(parts, f1)
+    estimate = resample_corpus(parts, f1).estimate()
     assert (estimate.value, estimate.low) == (1.0, None)
     assert "undefined" in estimate.method
 
@@ -93,7 +96,7 @@ def test_a_metric_that_most_draws_leave_undefined_has_no_interval() -> None:
 @pytest.mark.parametrize("parts", [np.empty((0, 2)), [[1.0, np.nan]]], ids=["none", "nan"])
 def test_parts_that_are_no_numbers_are_refused(parts: FloatArray) -> None:
     with pytest.raises(InvalidInput):
-        bootstrap_corpus(parts, ratio)
+        resample_corpus(parts, ratio)
 
 
 @pytest.mark.parametrize("accelerated", [True, False], ids=["BCa", "percentiles"])
