@@ -16,7 +16,7 @@ from backend.services.serving.costs.report import LedgerReport, cost_report, rep
 from pages.components.charts.style import STATIC
 from pages.components.choices import choose_one
 from pages.components.confirm import draw_confirmed
-from pages.components.frame import draw_metric, empty_state, errors_shown, page_frame, plain
+from pages.components.frame import draw_metric, empty_state, page_frame, plain, rerun_after
 from pages.components.numbers import draw_number, form_button, number_form
 from pages.components.serving.costs.charts import daily_figure, split_figure
 from pages.components.tables import draw_table
@@ -116,9 +116,8 @@ def draw_prices(ctx: Context, person: Person, *, is_open: bool) -> None:
             right, "US dollars an hour", 0, MAX_HOUR_USD, is_whole=False, key="price_usd", placeholder="0.50"
         )
         if form_button("Set price", {"enter a price": usd is None}, key="set_price"):
-            with errors_shown():
+            with rerun_after():
                 set_price(ctx, name, usd, person=person)
-                st.rerun()
         st.caption(
             "Holds for jobs that start from now on; those that had no price, and their requests, count at today's."
         )

@@ -25,7 +25,7 @@ from pages.components.architectures.form import draw_architecture_form, set_fiel
 from pages.components.architectures.memory import draw_memory
 from pages.components.confirm import draw_confirmed_in_menu
 from pages.components.form_drafts import draw_restored, forget_form, keep_form, restore_form
-from pages.components.frame import errors_shown, handled, page_frame, plain
+from pages.components.frame import errors_shown, handled, page_frame, plain, rerun_after
 from pages.components.links import page_link, row_link
 from pages.components.tables import WidgetTable
 from pages.components.words import when
@@ -72,9 +72,8 @@ def draw_saved_row(ctx: Context, person: Person, view: ArchitectureView) -> None
         st.caption(f"Saved {when(view.created_at)}")
         word = "Restore from the archive" if view.archived_at else "Archive"
         if st.button(word, key=f"archive_{view.id}", icon=":material/archive:"):
-            with errors_shown():
+            with rerun_after():
                 archive_architecture(ctx, view.id, person=person, archived=view.archived_at is None)
-                st.rerun()
         draw_confirmed_in_menu(
             "Delete",
             f"**{plain(view.name)}** is deleted permanently.",

@@ -28,7 +28,7 @@ from pages.components.choices import choose_one
 from pages.components.data.report_link import draw_report_link
 from pages.components.evaluation.suites import draw_suite_choice
 from pages.components.form_drafts import draw_restored, forget_form, keep_form, restore_form
-from pages.components.frame import errors_shown, handled, page_frame
+from pages.components.frame import errors_shown, handled, page_frame, rerun_after
 from pages.components.numbers import number_form, wrong_numbers
 from pages.components.training.draft import draw_draft, forget_draft, keep_draft, restore_draft
 from pages.components.training.estimate_card import draw_estimate, draw_sweep_estimate
@@ -149,9 +149,8 @@ def draw_run_yaml(config: RunConfig | None) -> None:
     with st.popover("Paste YAML", icon=":material/content_paste:"):
         text = st.text_area("A recipe", key="launch_yaml", height=260, placeholder="objective: pretrain\ndataset: …")
         if st.button("Use it", key="launch_use_yaml", type="primary"):
-            with errors_shown():
+            with rerun_after():
                 st.session_state["launch_fill_yaml"] = parse_run_config(text or "")
-                st.rerun()
 
 
 Checked = tuple[RunConfig | None, Forecast | None, RoundhouseError | None]

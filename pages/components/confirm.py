@@ -7,7 +7,7 @@ from typing import Literal
 
 import streamlit as st
 
-from pages.components.frame import errors_shown, handled
+from pages.components.frame import handled, rerun_after
 
 
 def menu_key(name: str) -> str:
@@ -62,7 +62,6 @@ def draw_confirmed_in_menu(
 
 def _draw_act(label: str, act: Callable[[], object], *, key: str, disabled: bool) -> None:
     if st.button(label, type="primary", key=key, disabled=disabled):
-        with errors_shown():
+        with rerun_after():
             act()
             st.session_state.pop(f"asks_{key}", None)
-            st.rerun()

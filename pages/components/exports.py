@@ -9,7 +9,7 @@ from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.jobs.exports import ExportView, delete_export, export_file
 from pages.components.confirm import draw_confirmed
-from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.frame import plain, rerun_after, show_problem
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.words import size, when
 
@@ -88,6 +88,5 @@ def _draw_download(ctx: Context, person: Person, export: ExportView) -> None:
             type="primary",
         )
     elif st.button("Prepare a download", key=f"export_prepare_{export.job.id}", icon=":material/download:"):
-        with errors_shown():
+        with rerun_after():
             st.session_state[f"export_file_{export.job.id}"] = export_file(ctx, export.job.id, person=person)
-            st.rerun()

@@ -106,6 +106,14 @@ def errors_shown() -> Iterator[None]:
         )
 
 
+@contextmanager
+def rerun_after() -> Iterator[None]:
+    """Run the block of an action, then the page again. An error is shown as by `errors_shown`, without a rerun."""
+    with errors_shown():
+        yield
+        st.rerun()
+
+
 def handled(callback: Callable[P, object]) -> Callable[P, None]:
     """Return a callback of a widget whose failure the page shows as its own. Streamlit would put its error screen in
     the page's place.

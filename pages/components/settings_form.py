@@ -10,7 +10,7 @@ import streamlit as st
 
 from backend.errors import Conflict, RoundhouseError
 from backend.services.naming import MAX_NOTES
-from pages.components.frame import errors_shown, handled, show_error
+from pages.components.frame import handled, rerun_after, show_error
 from pages.components.words import when
 
 SaveNotes = Callable[[str, str], None]
@@ -50,15 +50,13 @@ def draw_settings_form(
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = st.text_input("Name", value=row.name, key=f"name_{row.id}")
         if st.button("Rename", key=f"save_{row.id}", icon=":material/save:", disabled=name == row.name):
-            with errors_shown():
+            with rerun_after():
                 rename(name or "")
-                st.rerun()
     with st.container(horizontal=True):
         word = "Restore from the archive" if row.archived_at else "Archive"
         if st.button(word, key=f"archive_{row.id}", icon=":material/archive:"):
-            with errors_shown():
+            with rerun_after():
                 archive(row.archived_at is None)
-                st.rerun()
         with st.popover("Delete", icon=":material/delete:", key=f"delete_{row.id}"):
             draw_delete()
 

@@ -28,7 +28,7 @@ from pages.components.battles.vote_import import draw_vote_import
 from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import choose_from
 from pages.components.confirm import close_menu, menu_key
-from pages.components.frame import empty_state, errors_shown, live_part, object_heading, page_frame, plain, show_problem
+from pages.components.frame import empty_state, live_part, object_heading, page_frame, plain, rerun_after, show_problem
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, page_link, row_link
 from pages.components.words import when
@@ -109,9 +109,8 @@ def draw_head(ctx: Context, person: Person, campaign: CampaignView) -> None:
                 key="close_campaign",
                 icon=":material/lock:" if closing else ":material/lock_open:",
             ):
-                with errors_shown():
+                with rerun_after():
                     close_campaign(ctx, campaign.id, person=person, closed=closing)
-                    st.rerun()
     source = f" from {campaign.dataset}" if campaign.dataset else ""
     votes = f"{plural(campaign.num_votes, 'vote')} by {plural(campaign.num_raters, 'rater')}"
     st.caption(plain(f"{plural(campaign.num_prompts, 'prompt')}{source}, {votes}."))
@@ -134,9 +133,8 @@ def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> No
                 if person.may_build and st.button(
                     "Generate the rest", key=f"retry_{contestant.id}", icon=":material/refresh:"
                 ):
-                    with errors_shown():
+                    with rerun_after():
                         retry_generation(ctx, contestant.id, person=person)
-                        st.rerun()
     if not person.may_build or not campaign.is_open or campaign.is_standing:
         return
     playing = {contestant.checkpoint_id for contestant in campaign.contestants}
@@ -145,10 +143,9 @@ def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> No
         with st.popover("Add a contestant", icon=":material/add:", key=menu_key("enter_menu")):
             chosen = choose_from("Checkpoint", others, key="enter_which")
             if st.button("Add", key="enter_go"):
-                with errors_shown():
+                with rerun_after():
                     add_contestant(ctx, campaign.id, chosen, person=person)
                     close_menu("enter_menu")
-                    st.rerun()
 
 
 @live_part(1.5)
@@ -198,9 +195,8 @@ def draw_rematch_state(ctx: Context, person: Person, campaign: CampaignView) -> 
         if person.may_build and st.button(
             "Enter the new checkpoint", type="primary", key="enter_rematch", icon=":material/swords:"
         ):
-            with errors_shown():
+            with rerun_after():
                 enter_new_checkpoint(ctx, campaign.id, person=person)
-                st.rerun()
     elif len(campaign.contestants) < 2:
         draw_run_wait(ctx, campaign.id)
 

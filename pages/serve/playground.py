@@ -24,7 +24,7 @@ from backend.services.serving.endpoints import EndpointView, list_alias_endpoint
 from pages.components import routes
 from pages.components.browser.chat.component import chat
 from pages.components.confirm import close_menu, menu_key
-from pages.components.frame import empty_state, errors_shown, page_frame, plain
+from pages.components.frame import empty_state, page_frame, plain, rerun_after
 from pages.components.serving.chat_form import draw_settings
 from pages.components.serving.chat_menu import draw_title
 from pages.components.serving.chat_prompts import newest_draft
@@ -107,9 +107,8 @@ def draw_unavailable(
             and person.may_build
             and st.button("Start it", key="playground_start", type="primary", icon=":material/play_arrow:")
         ):
-            with errors_shown():
+            with rerun_after():
                 start_endpoint(ctx, name, person=person)
-                st.rerun()
         if st.button("See the endpoints", key="playground_endpoints", icon=":material/dns:"):
             st.switch_page(routes.ENDPOINTS, query_params={})
         for other in running[:MAX_OFFERED]:
@@ -134,9 +133,8 @@ def draw_notices(
         next_one = f": the next message goes to “{plain(settings.endpoints[0])}”" if settings else ""
         st.info(f"“{plain(name)}” {'is stopped' if known else 'was deleted'}{next_one}.", icon=":material/dns:")
         if known and person.may_build and st.button(f"Start {plain(name)}", key=f"playground_start_{name}"):
-            with errors_shown():
+            with rerun_after():
                 start_endpoint(ctx, name, person=person)
-                st.rerun()
     unready = (
         [running[name] for name in dict.fromkeys(settings.endpoints) if not running[name].num_ready] if settings else []
     )

@@ -23,7 +23,7 @@ from backend.services.serving.prompts.prompts import (
 from pages.components import routes
 from pages.components.choices import choose_from
 from pages.components.confirm import draw_confirmed
-from pages.components.frame import empty_state, errors_shown, object_heading, page_frame, plain
+from pages.components.frame import empty_state, object_heading, page_frame, plain, rerun_after
 from pages.components.links import back_link, page_link, row_link, set_parameters
 from pages.components.numbers import form_button
 from pages.components.serving.prompt_matrix import draw_trying
@@ -73,10 +73,9 @@ def draw_new_prompt(ctx: Context, person: Person) -> None:
     values = draw_prompt_fields(key="new_prompt", system="", text="")
     missing = {"enter a name": not name.strip(), "enter a message": not values["text"].strip()}
     if form_button("Save", missing, key="save_new_prompt"):
-        with errors_shown():
+        with rerun_after():
             saved = save_prompt(ctx, name, values, after=0, person=person)
             st.query_params.from_dict({"prompt": saved.name})
-            st.rerun()
 
 
 def draw_prompt_fields(*, key: str, system: str, text: str) -> dict[str, str]:
@@ -157,11 +156,10 @@ def draw_prompt_text(ctx: Context, person: Person, prompt: PromptView, version: 
     note = st.text_input("Change note", key=f"{key}_note", max_chars=MAX_NOTE, placeholder="Optional")
     missing = {"change something to save it": is_same and is_newest, "enter a message": not values["text"].strip()}
     if form_button(f"Save as version {prompt.newest.number + 1}", missing, key="save_version"):
-        with errors_shown():
+        with rerun_after():
             saved = save_prompt(ctx, prompt.name, values, note=note, after=prompt.newest.number, person=person)
             st.query_params.pop("version", None)
             st.toast(f"Saved version {saved.newest.number}", icon=":material/check:")
-            st.rerun()
 
 
 def draw_changes(ctx: Context, prompt: PromptView, version: PromptVersionView) -> None:

@@ -27,7 +27,7 @@ from backend.services.context import Context, Person
 from pages.components.battles.answers import FLAGGED
 from pages.components.choices import choose_from
 from pages.components.confirm import close_menu, draw_confirmed_in_menu, menu_key
-from pages.components.frame import errors_shown, handled, plain
+from pages.components.frame import handled, plain, rerun_after
 from pages.components.links import draw_who_reaches, tab_link
 from pages.components.numbers import form_button
 from pages.components.tables import draw_table
@@ -102,11 +102,10 @@ def _draw_links(ctx: Context, person: Person, campaign: CampaignView, rows: list
             "Single use", key="rater_single", help="Works only in the first browser that opens it."
         )
         if right.form_submit_button("Create link", icon=":material/link:", width="stretch"):
-            with errors_shown():
+            with rerun_after():
                 _keep(
                     create_rater_link(ctx, campaign.id, name=name, days=int(days), single_use=single_use, person=person)
                 )
-                st.rerun()
     for link in reversed(st.session_state.get(FRESH, {}).values()):
         if link.rater.campaign_id == campaign.id:
             _draw_fresh(ctx, link)
@@ -150,10 +149,9 @@ def _draw_link_menu(ctx: Context, person: Person, links: dict[str, RaterRow]) ->
     days = st.number_input("Days", 1, 365, 14, key="reissue_days")
     with st.container(horizontal=True):
         if st.button("Reissue", type="primary", icon=":material/autorenew:", key="reissue_link"):
-            with errors_shown():
+            with rerun_after():
                 _keep(reissue_rater_link(ctx, chosen, days=int(days), person=person))
                 close_menu("links_menu")
-                st.rerun()
         ended = not _is_valid(links[chosen], now)
 
         def revoke() -> None:
@@ -206,20 +204,18 @@ def _draw_exclusion(
         chosen = choose_from("Rater", names, key="exclude_who", value=None, placeholder="Choose a rater")
         if out.get(chosen, False):
             if st.button("Count again", key="include_go", type="primary"):
-                with errors_shown():
+                with rerun_after():
                     include_rater(ctx, campaign.id, chosen, person=person)
                     close_menu("exclude_menu")
-                    st.rerun()
             return
         reason = st.text_input(
             "Reason", key="exclude_reason", max_chars=500, placeholder="Votes faster than the answers can be read"
         )
         missing = {"choose a rater": chosen is None, "enter a reason": not reason.strip()}
         if form_button("Exclude", missing, key="exclude_go"):
-            with errors_shown():
+            with rerun_after():
                 exclude_rater(ctx, campaign.id, chosen, reason=reason, person=person)
                 close_menu("exclude_menu")
-                st.rerun()
 
 
 def _rater_line(

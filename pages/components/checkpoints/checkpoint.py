@@ -34,7 +34,7 @@ from pages.components.choices import choose_one
 from pages.components.evaluation.run_scores import draw_checkpoint_scores
 from pages.components.evaluation.safety import draw_safety
 from pages.components.exports import draw_export, draw_push
-from pages.components.frame import draw_metric, errors_shown, object_heading, plain, show_problem
+from pages.components.frame import draw_metric, errors_shown, object_heading, plain, rerun_after, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.links import chat_endpoints, draw_chat_link, page_link, row_link
 from pages.components.settings_form import draw_settings_form
@@ -258,9 +258,8 @@ def _draw_files(ctx: Context, person: Person, checkpoint: CheckpointView) -> Non
         icon=":material/folder_zip:",
         help="Without the training state.",
     ):
-        with errors_shown():
+        with rerun_after():
             st.session_state["checkpoint_zip"] = (checkpoint.id, zip_checkpoint(ctx, checkpoint.id, person=person))
-            st.rerun()
 
 
 def _draw_settings(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
@@ -340,11 +339,10 @@ def _draw_form(ctx: Context, person: Person, checkpoint: CheckpointView) -> None
     if st.button(
         "Export", key=f"export_{checkpoint.id}", icon=":material/ios_share:", type="primary", disabled=not is_ready
     ):
-        with errors_shown():
+        with rerun_after():
             export_checkpoint(
                 ctx, checkpoint.id, format=str(format), numbers=numbers, push=push, private=private, person=person
             )
-            st.rerun()
 
 
 def _title(export: ExportView) -> str:

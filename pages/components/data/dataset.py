@@ -34,6 +34,7 @@ from pages.components.frame import (
     errors_shown,
     object_heading,
     plain,
+    rerun_after,
     show_problem,
     warn_unknown,
     with_code,
@@ -348,9 +349,8 @@ def _draw_form(ctx: Context, person: Person, version: VersionView) -> None:
     if st.button(
         "Export", key=f"dataset_export_{version.id}", icon=":material/ios_share:", type="primary", disabled=not is_ready
     ):
-        with errors_shown():
+        with rerun_after():
             export_version(ctx, version.id, format=str(format), push=push, private=private, person=person)
-            st.rerun()
 
 
 def draw_data_card(ctx: Context, person: Person, version: VersionView) -> None:
@@ -387,7 +387,7 @@ def draw_data_card(ctx: Context, person: Person, version: VersionView) -> None:
         )
         with st.container(horizontal=True, vertical_alignment="center"):
             if st.button("Save card", type="primary", icon=":material/save:", key=f"card_save_{version.id}"):
-                with errors_shown():
+                with rerun_after():
                     set_card(
                         ctx,
                         version.id,
@@ -396,7 +396,6 @@ def draw_data_card(ctx: Context, person: Person, version: VersionView) -> None:
                         notes=notes or "",
                         person=person,
                     )
-                    st.rerun()
             st.link_button(
                 f"Download with its rows, {size(version.bytes)}",
                 download_link(ctx, version, person=person),

@@ -11,7 +11,7 @@ from backend.services.context import Context, Person
 from backend.services.evaluation.checks import launch_check, read_check
 from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.jobs.jobs import get_job
-from pages.components.frame import draw_figure, errors_shown, plain
+from pages.components.frame import draw_figure, plain, rerun_after
 from pages.components.job_progress import draw_job
 
 ENGINE = {"lm_eval": "lm-eval", "plain": "the plain engine"}
@@ -42,9 +42,8 @@ def draw_check(ctx: Context, person: Person, evaluation: EvaluationView) -> None
             f"Computes up to {SAMPLE} randomly drawn items by lm-evaluation-harness too, and compares them one by one."
         )
         if st.button("Check against lm-eval", key="eval_check", icon=":material/fact_check:"):
-            with errors_shown():
+            with rerun_after():
                 st.session_state[key] = launch_check(ctx, evaluation.id, person=person, items=SAMPLE).id
-                st.rerun()
 
 
 def _draw_result(check: EngineCheck) -> None:

@@ -13,7 +13,7 @@ from backend.services.evaluation.evaluations import EvaluationView, list_evaluat
 from backend.services.evaluation.exports import ExportFormat, board_html, export_evaluation, scores_csv
 from backend.services.evaluation.imported import import_results, list_imported, remove_imported
 from pages.components.confirm import draw_confirmed
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import plain, rerun_after
 from pages.components.tables import WidgetTable
 from pages.components.words import when
 
@@ -72,10 +72,9 @@ def draw_board_exchange(ctx: Context, person: Person) -> None:
             key="eval_import_files",
         )
         if st.form_submit_button("Import", icon=":material/upload:"):
-            with errors_shown():
+            with rerun_after():
                 for file in files or ():
                     import_results(ctx, file.getvalue(), source=file.name, person=person)
-                st.rerun()
     st.caption(
         "Imported scores stand beside ours, read-only and marked. They are not ranked, and never compared item by item."
     )

@@ -40,7 +40,7 @@ from pages.components.confirm import draw_confirmed
 from pages.components.evaluation.power import format_counted, format_evaluation, format_gate_power
 from pages.components.form_drafts import draw_restored, forget_form, has_restored, keep_form, restore_form
 from pages.components.forms import draw_fields
-from pages.components.frame import errors_shown, object_heading, plain, spoken
+from pages.components.frame import errors_shown, object_heading, plain, rerun_after, spoken
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, form_button, number_form, wrong_numbers
 from pages.components.tables import WidgetTable, draw_table
@@ -245,9 +245,8 @@ def _draw_judge(ctx: Context, person: Person, gate: GateView) -> str | None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = choose_from("Candidate", candidates, key=f"gate_candidate_{gate.id}", value=None, width=360)
         if form_button("Judge", {"choose a candidate": chosen is None}, key=f"gate_judge_{gate.id}", icon="gavel"):
-            with errors_shown():
+            with rerun_after():
                 judge(ctx, candidate=str(chosen), gate=gate.id, person=person)
-                st.rerun()
     return None if chosen is None else str(chosen)
 
 
@@ -314,9 +313,8 @@ def _draw_endpoints(ctx: Context, person: Person, gate: GateView) -> None:
                 key=f"gate_release_{gate.id}_{endpoint}",
                 icon=":material/lock_open:",
             ):
-                with errors_shown():
+                with rerun_after():
                     release_endpoint(ctx, gate.id, endpoint=endpoint, person=person)
-                    st.rerun()
     if not person.may_build:
         return
 
@@ -336,9 +334,8 @@ def _draw_endpoints(ctx: Context, person: Person, gate: GateView) -> None:
             width=360,
         )
         if st.button("Require", key=f"gate_require_{gate.id}", icon=":material/lock:", disabled=not name):
-            with errors_shown():
+            with rerun_after():
                 require_gate(ctx, gate.id, endpoint=str(name), person=person)
-                st.rerun()
         if not gate.endpoints:
             draw_confirmed(
                 "Delete gate",

@@ -18,7 +18,7 @@ from backend.services.evaluation.comparisons import Rank
 from backend.services.evaluation.evaluations import EvaluationView, launch_evaluation
 from pages.components import routes
 from pages.components.choices import by_identity, choose_from
-from pages.components.frame import errors_shown, live_part, plain, spoken
+from pages.components.frame import live_part, plain, rerun_after, spoken
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable
 
@@ -256,7 +256,7 @@ def _draw_cell(
             key=f"run_{key}",
             help=plain(f"{column.label} on {row.checkpoint}"),
         ):
-            with errors_shown():
+            with rerun_after():
                 checkpoint, endpoint = (None, row.subject_id) if row.is_endpoint else (row.subject_id, None)
                 launch_evaluation(
                     ctx,
@@ -266,7 +266,6 @@ def _draw_cell(
                     config=column.config,
                     person=person,
                 )
-                st.rerun()
 
 
 def _draw_score(cell: Cell, *, metric: str, rank: Rank | None, first: str | None, shared: bool, key: str) -> None:

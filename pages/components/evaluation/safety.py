@@ -34,7 +34,7 @@ from pages.components import routes
 from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import choose_from
 from pages.components.evaluation.folding import folded
-from pages.components.frame import errors_shown, object_heading, plain
+from pages.components.frame import errors_shown, object_heading, plain, rerun_after
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, form_button, number_form
 from pages.components.tables import draw_table
@@ -384,18 +384,16 @@ def _draw_add(ctx: Context, person: Person, *, num_probes: int) -> None:
         jailbreak = st.checkbox("Put its unsafe prompts into jailbreak templates", key="safety_jailbreak")
         missing = {"enter a name": not name.strip(), "choose a file": not files}
         if form_button("Add", missing, key="safety_add", icon="add", type="secondary"):
-            with errors_shown():
+            with rerun_after():
                 kind = Probe.JAILBREAK if jailbreak else None
                 rows, occupations = rows_of_upload({file.name: file.getvalue() for file in files})
                 source = ", ".join(file.name for file in files)
                 add_probe(ctx, name=name, rows=rows, source=source, person=person, probe=kind, occupations=occupations)
-                st.rerun()
         if st.button(
             "Add prompt-injection cases", key="safety_injection", type="tertiary", icon=":material/description:"
         ):
-            with errors_shown():
+            with rerun_after():
                 add_injection_probe(ctx, person=person)
-                st.rerun()
 
 
 def _draw_agreement(ctx: Context, person: Person) -> None:
@@ -409,6 +407,5 @@ def _draw_agreement(ctx: Context, person: Person) -> None:
             form_button("Measure", {"choose a file": file is None}, key="safety_measure", icon="rule", type="secondary")
             and file is not None
         ):
-            with errors_shown():
+            with rerun_after():
                 add_agreement(ctx, rows=read_rows_of(file.name, file.getvalue()), file=file.name, person=person)
-                st.rerun()

@@ -38,7 +38,7 @@ from pages.components.evaluation.endpoints import choose_endpoints
 from pages.components.evaluation.matrix import draw_pending
 from pages.components.form_drafts import draw_restored, forget_form, has_restored, keep_form, restore_form
 from pages.components.forms import draw_fields
-from pages.components.frame import empty_state, errors_shown, live_part, object_heading, plain
+from pages.components.frame import empty_state, errors_shown, live_part, object_heading, plain, rerun_after
 from pages.components.links import row_link
 from pages.components.numbers import form_button, number_form, wrong_numbers
 from pages.components.tables import WidgetTable
@@ -175,12 +175,11 @@ def _draw_run(ctx: Context, person: Person, suite: SuiteView) -> None:
         remote = choose_endpoints(endpoints, endpoint_key=None, max_selections=MAX_ENDPOINTS)
         missing = {"choose a checkpoint or an endpoint" if endpoints else "choose a checkpoint": not chosen + remote}
         if form_button("Run suite", missing, key="suite_run", icon="play_arrow"):
-            with errors_shown():
+            with rerun_after():
                 for checkpoint_id in chosen:
                     run_suite(ctx, suite.id, checkpoint=checkpoint_id, person=person)
                 for endpoint_key in remote:
                     run_suite(ctx, suite.id, endpoint=endpoint_key, person=person)
-                st.rerun()
 
 
 def _draw_members(members: Sequence[SuiteMember]) -> None:

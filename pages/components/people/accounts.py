@@ -22,7 +22,7 @@ from backend.services.people.gpu_hours import used_gpu_hours
 from backend.services.people.sessions import end_sessions
 from pages.components.confirm import draw_confirmed
 from pages.components.forms import draw_fields
-from pages.components.frame import empty_state, errors_shown, plain
+from pages.components.frame import empty_state, errors_shown, plain, rerun_after
 from pages.components.numbers import number_form, wrong_numbers
 from pages.components.words import when
 
@@ -69,10 +69,9 @@ def draw_new_account(ctx: Context, person: Person) -> None:
         role = st.selectbox("Role", ROLES, index=2, key=f"account_role_{made}", help="Raters see only the ballot.")
         password = st.text_input("Password", type="password", key=f"account_password_{made}", help=LENGTH_HELP)
         if st.form_submit_button("Add account", icon=":material/person_add:"):
-            with errors_shown():
+            with rerun_after():
                 add_user(ctx, name, password, role=role, person=person)
                 st.session_state["accounts_made"] = made + 1
-                st.rerun()
 
 
 def draw_own_account(ctx: Context, person: Person) -> None:
@@ -83,9 +82,8 @@ def draw_own_account(ctx: Context, person: Person) -> None:
         new = st.text_input("New password", type="password", key="own_new", help=LENGTH_HELP)
         st.caption("Changing it signs you out everywhere, here too.")
         if st.form_submit_button("Change password", icon=":material/password:"):
-            with errors_shown():
+            with rerun_after():
                 change_own_password(ctx, old, new, person=person)
-                st.rerun()
     draw_confirmed(
         "Sign out everywhere",
         "Every browser that is signed in to your account has to sign in again, this one too.",
@@ -100,9 +98,8 @@ def _draw_actions(ctx: Context, account: AccountView, person: Person) -> None:
     name = plain(account.name)
     if account.disabled_at:
         if st.button("Enable", key=f"enable_{account.id}", icon=":material/person_check:"):
-            with errors_shown():
+            with rerun_after():
                 enable_account(ctx, account.id, person=person)
-                st.rerun()
         return
     with st.popover("Manage", icon=":material/manage_accounts:", key=f"manage_{account.id}"):
         _draw_role_and_password(ctx, account, person)
@@ -118,9 +115,8 @@ def _draw_actions(ctx: Context, account: AccountView, person: Person) -> None:
             " is enabled again; runs, votes and endpoints stay."
         )
         if st.button("Disable account", key=f"disable_{account.id}", icon=":material/person_off:"):
-            with errors_shown():
+            with rerun_after():
                 disable_account(ctx, account.id, person=person)
-                st.rerun()
 
 
 @number_form
@@ -129,9 +125,8 @@ def _draw_limits(ctx: Context, account: AccountView, person: Person) -> None:
     empty = {"gpu_hours_per_week": "No limit" if default is None else f"{default:g} by default"}
     values = draw_fields(PersonLimits, key=f"limits_{account.id}", values=account.limits, empty=empty, columns=1)
     if st.button("Change limits", key=f"change_limits_{account.id}", disabled=bool(wrong_numbers())):
-        with errors_shown():
+        with rerun_after():
             change_limits(ctx, account.id, PersonLimits.model_validate(values), person=person)
-            st.rerun()
 
 
 def _draw_role_and_password(ctx: Context, account: AccountView, person: Person) -> None:
@@ -140,9 +135,8 @@ def _draw_role_and_password(ctx: Context, account: AccountView, person: Person) 
             "Role", ROLES, index=ROLES.index(account.role), key=f"role_{account.id}", help="Raters see only the ballot."
         )
         if st.form_submit_button("Change role"):
-            with errors_shown():
+            with rerun_after():
                 change_role(ctx, account.id, role, person=person)
-                st.rerun()
     with st.form(f"password_form_{account.id}", border=False, clear_on_submit=True):
         password = st.text_input("New password", type="password", key=f"password_{account.id}", help=LENGTH_HELP)
         if st.form_submit_button("Reset password"):

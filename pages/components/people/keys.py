@@ -24,7 +24,7 @@ from backend.services.serving.costs.prices import current_prices
 from backend.services.serving.endpoints import list_endpoints
 from pages.components.confirm import close_menu, draw_confirmed, menu_key
 from pages.components.forms import draw_fields, read_form
-from pages.components.frame import empty_state, errors_shown, plain
+from pages.components.frame import empty_state, plain, rerun_after
 from pages.components.numbers import number_form, refuse_wrong_numbers
 from pages.components.words import day, when
 
@@ -46,13 +46,12 @@ def draw_new_key(ctx: Context, person: Person) -> None:
                 ctx, person, key=form, scopes=KeyScopes(), limits=KeyLimits(), expires_at=None
             )
         if st.form_submit_button("Create key", type="primary", icon=":material/key:"):
-            with errors_shown():
+            with rerun_after():
                 refuse_wrong_numbers()
                 create_key(ctx, name, person=person, scopes=scopes, limits=limits, expires_at=expires_at, secret=secret)
                 st.session_state[FRESH] = secret
                 # a second click was on the form of the key that is made now, and makes none
                 del st.session_state[PENDING]
-                st.rerun()
     draw_fresh_key()
 
 
@@ -66,11 +65,10 @@ def draw_key_of(ctx: Context, person: Person, endpoint: str) -> None:
         icon=":material/key:",
         help=f"For {plain(endpoint)} alone. {needed}",
     ):
-        with errors_shown():
+        with rerun_after():
             create_key(ctx, endpoint, person=person, scopes=KeyScopes(models=(endpoint,)), secret=secret)
             st.session_state[FRESH] = secret
             del st.session_state[PENDING]
-            st.rerun()
     draw_fresh_key()
 
 
@@ -195,11 +193,10 @@ def _draw_change(ctx: Context, person: Person, key: KeyView) -> None:
             ctx, person, key=f"change_{key.id}", scopes=key.scopes, limits=key.limits, expires_at=key.expires_at
         )
         if st.form_submit_button("Save", type="primary"):
-            with errors_shown():
+            with rerun_after():
                 refuse_wrong_numbers()
                 change_key(ctx, key.id, person=person, limits=limits, scopes=scopes, expires_at=until)
                 close_menu(f"limits_{key.id}")
-                st.rerun()
 
 
 def _facts(key: KeyView, person: Person) -> list[str]:

@@ -30,7 +30,7 @@ from pages.components import routes
 from pages.components.browser.run_list.component import live_runs
 from pages.components.charts.html import figure
 from pages.components.choices import choose_one
-from pages.components.frame import draw_metric, errors_shown, live_part, object_heading, plain
+from pages.components.frame import draw_metric, errors_shown, live_part, object_heading, plain, rerun_after
 from pages.components.links import back_link, page_link
 from pages.components.scaling.charts import Dot, profiles_chart, run_dot
 from pages.components.scaling.plan import draw_frontier, interval
@@ -64,9 +64,8 @@ def _draw_head(ctx: Context, person: Person, detail: StudyDetail) -> None:
         object_heading(study.name)
         with st.container(horizontal=True, horizontal_alignment="right"):
             if study.num_active and st.button("Stop all", key="study_stop", icon=":material/stop_circle:"):
-                with errors_shown():
+                with rerun_after():
                     stop_study(ctx, study.id, person=person)
-                    st.rerun()
             ended = sum(run.status in {Status.FAILED, Status.CANCELLED} for run in detail.runs)
             if (
                 not study.num_active
@@ -78,9 +77,8 @@ def _draw_head(ctx: Context, person: Person, detail: StudyDetail) -> None:
                     help="Failed and stopped runs, each from its newest checkpoint.",
                 )
             ):
-                with errors_shown():
+                with rerun_after():
                     retry_study(ctx, study.id, person=person)
-                    st.rerun()
             if not study.num_active and st.button("Archive", key="study_archive", icon=":material/archive:"):
                 with errors_shown():
                     archive_study(ctx, study.id, person=person)
@@ -90,9 +88,8 @@ def _draw_head(ctx: Context, person: Person, detail: StudyDetail) -> None:
         missing = study.num_planned - study.num_launched
         st.warning(f"{plural(missing, 'run')} of this study could not be launched.", icon=":material/warning:")
         if st.button("Launch the rest", key="study_rest", icon=":material/rocket_launch:"):
-            with errors_shown():
+            with rerun_after():
                 launch_study(ctx, study.config, person=person)
-                st.rerun()
 
 
 def _progress_words(detail: StudyDetail) -> str:

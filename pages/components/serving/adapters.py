@@ -17,7 +17,7 @@ from backend.services.serving.endpoints import EndpointView
 from pages.components import routes
 from pages.components.choices import choose_from
 from pages.components.confirm import draw_confirmed
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import plain, rerun_after
 from pages.components.links import row_link
 
 
@@ -63,7 +63,6 @@ def _draw_form(ctx: Context, person: Person, endpoint: EndpointView, checkpoints
         "Name", key=f"adapter_name_{endpoint.name}", help=f"Clients send `{endpoint.name}:NAME` as `model=`."
     ).strip()
     if st.button("Load", icon=":material/add:", key=f"adapter_load_{endpoint.name}", disabled=not name):
-        with errors_shown():
+        with rerun_after():
             add_adapter(ctx, endpoint.name, name, checkpoint_id=chosen, person=person)
             st.toast(f"{plain(endpoint.name)}:{plain(name)} is served", icon=":material/layers:")
-            st.rerun()

@@ -25,7 +25,7 @@ from backend.services.serving.conversations import (
 from backend.services.serving.endpoints import EndpointView
 from pages.components import routes
 from pages.components.confirm import draw_confirmed_in_menu
-from pages.components.frame import errors_shown, plain, title_tab
+from pages.components.frame import plain, rerun_after, title_tab
 from pages.components.links import draw_who_reaches, page_link
 from pages.components.people.keys import key_to_show
 
@@ -50,19 +50,17 @@ def draw_title(ctx: Context, person: Person, conversation: ConversationView) -> 
         with st.popover("", icon=":material/edit:", type="tertiary", help="Rename", key="rename_menu"):
             title = st.text_input("Title", conversation.title, key=f"title_{conversation.id}")
             if st.button("Rename", key="rename_conversation", type="primary"):
-                with errors_shown():
+                with rerun_after():
                     rename_conversation(ctx, conversation.id, title, person=person)
-                    st.rerun()
         with st.popover("", icon=":material/delete:", type="tertiary", help="Delete", key="delete_menu"):
             st.write(
                 "Delete this conversation and its messages? Votes and thumbs given in it stay, with the turns that they"
                 " judged."
             )
             if st.button("Delete", key="delete_conversation", type="primary"):
-                with errors_shown():
+                with rerun_after():
                     delete_conversation(ctx, conversation.id, person=person)
                     st.query_params.pop("conversation", None)
-                    st.rerun()
 
 
 def draw_shares(ctx: Context, person: Person, conversation: ConversationView) -> None:
@@ -80,9 +78,8 @@ def draw_shares(ctx: Context, person: Person, conversation: ConversationView) ->
             icon="link_off",
         )
     if st.button("Create a link", key="create_share", type="primary", icon=":material/add_link:"):
-        with errors_shown():
+        with rerun_after():
             share_conversation(ctx, conversation.id, person=person)
-            st.rerun()
 
 
 def draw_chat_downloads(ctx: Context, person: Person, conversation: ConversationView) -> None:

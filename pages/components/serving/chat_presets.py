@@ -12,7 +12,7 @@ from backend.services.context import Context, Person
 from backend.services.serving.chat.presets import PresetView, delete_preset, list_presets, save_preset
 from pages.components.choices import choose_from
 from pages.components.confirm import draw_confirmed_in_menu
-from pages.components.frame import errors_shown, handled, plain
+from pages.components.frame import handled, plain, rerun_after
 
 WIDGETS = {
     "system": "system",
@@ -56,10 +56,9 @@ def draw_preset_saving(ctx: Context, person: Person, settings: ChatSettings, *, 
         name = st.text_input("Preset name", key=f"preset_name_{scope}")
         shared = st.toggle("Share with every account", key=f"preset_shared_{scope}")
         if st.button("Save", key=f"preset_save_{scope}", type="primary", disabled=not name.strip()):
-            with errors_shown():
+            with rerun_after():
                 save_preset(ctx, name, settings, is_shared=shared, person=person)
                 st.toast(f"Saved {plain(name)}", icon=":material/bookmark:")
-                st.rerun()
         for preset in list_presets(ctx, person=person):
             if preset.is_own:
                 draw_confirmed_in_menu(

@@ -13,7 +13,7 @@ from backend.services.serving.prompts.prompts import get_prompt, list_prompt_nam
 from pages.components import routes
 from pages.components.browser.chat.component import ChatDraft
 from pages.components.confirm import close_menu, menu_key
-from pages.components.frame import errors_shown, spoken
+from pages.components.frame import errors_shown, rerun_after, spoken
 from pages.components.links import page_link
 from pages.components.serving.chat_presets import fill_settings
 
@@ -73,10 +73,9 @@ def draw_team_prompts(ctx: Context, person: Person, settings: AnswerSettings, *,
                 disabled=not is_changed,
                 icon=":material/save:",
             ):
-                with errors_shown():
+                with rerun_after():
                     saved = save_prompt(ctx, name, values, after=newest.number, person=person)
                     st.toast(f"Saved version {saved.newest.number}", icon=":material/check:")
-                    st.rerun()
         page_link(routes.PROMPTS, "Versions", {"prompt": name}, icon="history")
 
 

@@ -31,7 +31,16 @@ from pages.components import routes
 from pages.components.charts.html import bars, figure
 from pages.components.charts.style import BLUE
 from pages.components.choices import choose_one
-from pages.components.frame import draw_figure, draw_metric, errors_shown, live_part, object_heading, plain, with_code
+from pages.components.frame import (
+    draw_figure,
+    draw_metric,
+    errors_shown,
+    live_part,
+    object_heading,
+    plain,
+    rerun_after,
+    with_code,
+)
 from pages.components.links import draw_who_reaches, page_link, row_link
 from pages.components.numbers import draw_number, number_form, refuse_wrong_numbers
 from pages.components.people.keys import draw_key_of, key_to_show
@@ -198,17 +207,15 @@ def draw_endpoint_changes(ctx: Context, person: Person, endpoint: EndpointView) 
     with st.popover("Stop", icon=":material/stop_circle:", key=f"stop_menu_{endpoint.name}"):
         st.markdown(f"Stop {plain(endpoint.name)}? Clients get an error until it is started again.")
         if st.button("Stop it", type="primary", key=f"stop_{endpoint.name}"):
-            with errors_shown():
+            with rerun_after():
                 stop_endpoint(ctx, endpoint.name, person=person)
-                st.rerun()
 
 
 def draw_stopped_actions(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw Start, and Delete with its confirmation."""
     if st.button("Start", icon=":material/play_arrow:", key=f"start_{endpoint.name}"):
-        with errors_shown():
+        with rerun_after():
             start_endpoint(ctx, endpoint.name, person=person)
-            st.rerun()
     if reason := why_not_delete(ctx, endpoint.name, person=person):
         st.button(
             "Delete", icon=":material/delete:", disabled=True, help=plain(reason), key=f"delete_menu_{endpoint.name}"
@@ -217,11 +224,10 @@ def draw_stopped_actions(ctx: Context, person: Person, endpoint: EndpointView) -
     with st.popover("Delete", icon=":material/delete:", key=f"delete_menu_{endpoint.name}"):
         st.markdown(f"Delete {plain(endpoint.name)} and its history? The checkpoint and conversations stay.")
         if st.button("Delete it", type="primary", key=f"delete_{endpoint.name}"):
-            with errors_shown():
+            with rerun_after():
                 delete_endpoint(ctx, endpoint.name, person=person)
                 st.toast(f"Deleted {plain(endpoint.name)}.", icon=":material/delete:")
                 st.query_params.pop("name", None)
-                st.rerun()
 
 
 def draw_endpoint_gauges(endpoint: EndpointView) -> None:

@@ -31,7 +31,7 @@ from backend.services.serving.prompts.prompts import PromptVersionView, PromptVi
 from pages.components import routes
 from pages.components.choices import by_identity, choose_from, choose_one
 from pages.components.confirm import close_menu, draw_confirmed, menu_key
-from pages.components.frame import empty_state, errors_shown, live_part, plain
+from pages.components.frame import empty_state, errors_shown, live_part, plain, rerun_after
 from pages.components.links import page_link
 from pages.components.numbers import draw_number, form_button, number_form
 from pages.components.tables import WidgetTable
@@ -123,7 +123,7 @@ def draw_form(ctx: Context, person: Person, prompt: PromptView, version: PromptV
         if form_button(
             f"Try {plural(count, 'answer')}" if count else "Try", missing, key=menu_key("try_prompt"), icon="play_arrow"
         ):
-            with errors_shown():
+            with rerun_after():
                 settings = AnswerSettings(temperature=float(temperature), top_p=1.0, max_tokens=int(tokens))
                 started = start_matrix(
                     ctx,
@@ -137,7 +137,6 @@ def draw_form(ctx: Context, person: Person, prompt: PromptView, version: PromptV
                 )
                 close_menu("try_prompt")
                 st.query_params["matrix"] = started
-                st.rerun()
 
 
 def draw_matrix_rows(ctx: Context, version: PromptVersionView) -> tuple[list[Row] | None, str]:

@@ -30,7 +30,7 @@ from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import choose_from
 from pages.components.confirm import close_menu, draw_confirmed, menu_key
 from pages.components.forms import Choices, draw_fields, group_expander, read_form
-from pages.components.frame import errors_shown, plain, with_code
+from pages.components.frame import plain, rerun_after, with_code
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 
@@ -107,17 +107,15 @@ def draw_scale(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             key=f"scale_{endpoint.name}",
             disabled=number == endpoint.target or bool(wrong_numbers()),
         ):
-            with errors_shown():
+            with rerun_after():
                 scale_endpoint(ctx, endpoint.name, int(number), person=person)
                 close_menu(f"scale_menu_{endpoint.name}")
-                st.rerun()
         changes = draw_scaling(endpoint.config, key=f"scale_{endpoint.name}")
         is_same = endpoint.config.model_copy(update=changes).scaling == rules
         if st.button("Save limits", key=f"save_scaling_{endpoint.name}", disabled=is_same or bool(wrong_numbers())):
-            with errors_shown():
+            with rerun_after():
                 change_scaling(ctx, endpoint.name, person=person, **changes)
                 close_menu(f"scale_menu_{endpoint.name}")
-                st.rerun()
 
 
 def draw_rollback(ctx: Context, person: Person, endpoint: EndpointView) -> None:
@@ -132,10 +130,9 @@ def draw_rollback(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             f"Serve revision {revision} ({plain(checkpoint)}) again? No answer is cut off. {plain(follows)}".rstrip()
         )
         if st.button("Roll back", type="primary", key=f"rollback_{endpoint.name}"):
-            with errors_shown():
+            with rerun_after():
                 rollback_endpoint(ctx, endpoint.name, person=person)
                 close_menu(f"rollback_menu_{endpoint.name}")
-                st.rerun()
 
 
 def draw_swap(ctx: Context, person: Person, endpoint: EndpointView) -> None:
@@ -152,10 +149,9 @@ def draw_swap(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         if chosen and (follows := explain_alias(ctx, endpoint.config.alias, served=others[chosen].name)):
             st.caption(plain(follows))
         if st.button("Swap", type="primary", key=f"swap_{endpoint.name}", disabled=chosen is None) and chosen:
-            with errors_shown():
+            with rerun_after():
                 swap_checkpoint(ctx, endpoint.name, checkpoint_id=chosen, person=person)
                 close_menu(f"swap_menu_{endpoint.name}")
-                st.rerun()
 
 
 def label_beside(ctx: Context, checkpoints: Iterable[CheckpointView], *, served: str) -> dict[str, str]:
@@ -196,7 +192,7 @@ def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
             )
             and chosen
         ):
-            with errors_shown():
+            with rerun_after():
                 rules = CanaryRules.read(values)
                 start_canary(
                     ctx,
@@ -206,7 +202,6 @@ def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
                     engine=cast(EngineName, engine),
                     person=person,
                 )
-                st.rerun()
 
 
 def draw_canary(ctx: Context, person: Person, endpoint: EndpointView) -> None:
@@ -241,9 +236,8 @@ def _draw_canary_ends(ctx: Context, person: Person, endpoint: EndpointView, cana
         type="secondary",
     )
     if st.button("Abort", icon=":material/close:", key=f"abort_canary_{endpoint.name}"):
-        with errors_shown():
+        with rerun_after():
             abort_canary(ctx, endpoint.name, person=person)
-            st.rerun()
 
 
 def _rules(canary: CanaryView) -> str:

@@ -10,7 +10,7 @@ from backend.services.serving.endpoints import EndpointView, list_endpoints
 from backend.services.serving.shadows import read_shadow, start_shadow, stop_shadow
 from pages.components import routes
 from pages.components.choices import choose_from, choose_one
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import plain, rerun_after
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.serving.rollout import label_beside
@@ -40,10 +40,9 @@ def draw_shadow_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
             )
             and chosen
         ):
-            with errors_shown():
+            with rerun_after():
                 own, other = (None, chosen) if kind == OTHER else (chosen, None)
                 start_shadow(ctx, name, checkpoint_id=own, endpoint=other, percent=percent, person=person)
-                st.rerun()
 
 
 def draw_shadow(ctx: Context, person: Person, endpoint: EndpointView) -> None:
@@ -65,6 +64,5 @@ def draw_shadow(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         st.caption("starting" if is_starting and not report.requests else plain(report.describe()), width="content")
         st.space("stretch")
         if st.button("Stop shadow", icon=":material/close:", key=f"stop_shadow_{endpoint.name}"):
-            with errors_shown():
+            with rerun_after():
                 stop_shadow(ctx, endpoint.name, person=person)
-                st.rerun()

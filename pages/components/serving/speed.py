@@ -9,7 +9,7 @@ import streamlit as st
 from backend.domain.jobs.states import Status
 from backend.services.context import Context, Person
 from backend.services.serving.speed import find_speed, find_speed_probe, launch_speed_probe, speed_choices
-from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.frame import plain, rerun_after, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.tables import draw_table
 from pages.components.words import size, when
@@ -57,6 +57,5 @@ def draw_speed(ctx: Context, person: Person, checkpoint_id: str) -> None:
             "Measure int8 too", key="measure_int8", help="On CPUs: its speed, and its perplexity against float32."
         )
     if is_requested:
-        with errors_shown():
+        with rerun_after():
             launch_speed_probe(ctx, checkpoint_id, person=person, with_int8=with_int8)
-            st.rerun()

@@ -17,7 +17,7 @@ from backend.services.tokenizers.tokenizers import (
     rename_tokenizer,
 )
 from pages.components import routes
-from pages.components.frame import draw_metric, errors_shown, object_heading, plain, show_problem
+from pages.components.frame import draw_metric, errors_shown, object_heading, plain, rerun_after, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.links import page_link, row_link
 from pages.components.tokenizers.report import draw_reports
@@ -130,9 +130,8 @@ def _draw_settings(ctx: Context, person: Person, tokenizer: TokenizerView) -> No
     name = st.text_input("Name", value=tokenizer.name, key=f"name_{tokenizer.id}", width=420)
     with st.container(horizontal=True):
         if st.button("Rename", key=f"rename_{tokenizer.id}", icon=":material/edit:", type="primary"):
-            with errors_shown():
+            with rerun_after():
                 rename_tokenizer(ctx, tokenizer.id, name or "", person=person)
-                st.rerun()
         with st.popover("Delete", icon=":material/delete:", key=f"delete_{tokenizer.id}"):
             st.markdown("Its files and the reports on it are deleted permanently.")
             if st.button("Delete", key=f"delete_yes_{tokenizer.id}", type="primary"):

@@ -21,7 +21,7 @@ from backend.services.estimates.sweep_forecast import SweepForecast
 from backend.services.health import BROKER, HEALTH
 from backend.services.jobs.placements import describe_nodes
 from backend.services.people.gpu_hours import gpu_hours_of
-from pages.components.frame import draw_figure, errors_shown, plain, show_problem
+from pages.components.frame import draw_figure, plain, rerun_after, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.words import when
 
@@ -205,9 +205,8 @@ def _draw_fit_and_probe(ctx: Context, person: Person, config: RunConfig, expecte
     kind: Literal["secondary", "tertiary"] = "tertiary" if expected.prediction.memory.source == "probe" else "secondary"
     label = "Probe again" if job is not None else "Probe"
     if st.button(label, key="launch_probe", icon=":material/speed:", help=PROBE_HELP, type=kind):
-        with errors_shown():
+        with rerun_after():
             launch_probe(ctx, config, person=person, parts=expected.parts)
-            st.rerun()
 
 
 def _sentence(text: str) -> str:

@@ -33,7 +33,7 @@ from backend.services.training.runs import (
 from backend.services.training.sweeps import sweep_of_run
 from backend.services.training.views import RunDetail, RunView
 from pages.components import routes
-from pages.components.frame import draw_figure, errors_shown, plain, show_problem, title_tab
+from pages.components.frame import draw_figure, plain, rerun_after, show_problem, title_tab
 from pages.components.links import chat_endpoints, draw_chat_link, page_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.settings_form import draw_notes
@@ -156,9 +156,8 @@ def _draw_stops(ctx: Context, person: Person, run: RunView) -> None:
         disabled=run.status is Status.CANCELLING,
         help="Ends the run after this step with a checkpoint to resume from.",
     ):
-        with errors_shown():
+        with rerun_after():
             stop_run(ctx, run.id, how="stop_and_save", person=person)
-            st.rerun()
     with st.popover("Cancel", icon=":material/cancel:"):
         st.write(
             "The run has not started, so nothing is lost."
@@ -166,9 +165,8 @@ def _draw_stops(ctx: Context, person: Person, run: RunView) -> None:
             else "Ends the run now. Progress since the last checkpoint is lost."
         )
         if st.button("Cancel run", key="run_cancel", type="primary"):
-            with errors_shown():
+            with rerun_after():
                 stop_run(ctx, run.id, how="cancel", person=person)
-                st.rerun()
 
 
 @number_form
@@ -179,9 +177,8 @@ def _draw_continuations(ctx: Context, person: Person, detail: RunDetail, *, is_b
         if run.status is not Status.FINISHED and st.button(
             label, key="run_retry", icon=":material/replay:", type="secondary" if is_broken else "primary"
         ):
-            with errors_shown():
+            with rerun_after():
                 retry_run(ctx, run.id, person=person)
-                st.rerun()
         return
     goes_on = step < run.max_steps
     with st.popover(
@@ -197,9 +194,8 @@ def _draw_continuations(ctx: Context, person: Person, detail: RunDetail, *, is_b
             help="The learning rate schedule is stretched to this length.",
         )
         if st.button("Resume", key="run_resume", type="primary", disabled=bool(wrong_numbers())):
-            with errors_shown():
+            with rerun_after():
                 resume_run(ctx, run.id, person=person, max_steps=int(total))
-                st.rerun()
 
 
 def draw_failure(run: RunView) -> None:
@@ -291,12 +287,11 @@ def draw_editor(ctx: Context, person: Person, run: RunView) -> None:
         name = st.text_input("Name", value=run.name, key=f"run_name_{run.id}", max_chars=120)
         tags = st.text_input("Tags, separated by commas", value=", ".join(run.tags), key=f"run_tags_{run.id}")
         if st.form_submit_button("Save", key=f"run_save_{run.id}"):
-            with errors_shown():
+            with rerun_after():
                 if name != run.name:
                     rename_run(ctx, run.id, name, person=person)
                 set_tags(ctx, run.id, tuple(tags.split(",")), person=person)
                 st.toast("Saved.")
-                st.rerun()
     archived = run.archived_at is not None
     if st.button(
         "Unarchive" if archived else "Archive",
@@ -305,9 +300,8 @@ def draw_editor(ctx: Context, person: Person, run: RunView) -> None:
         disabled=run.is_active,
         help="Hides the run from lists; nothing is deleted.",
     ):
-        with errors_shown():
+        with rerun_after():
             archive_runs(ctx, [run.id], person=person, archived=not archived)
-            st.rerun()
 
 
 BOXES = {
@@ -364,11 +358,10 @@ def _draw_stop_and_cure(ctx: Context, person: Person, run: RunView, finding: Fin
         disabled=run.status is Status.CANCELLING,
         help="Checkpoints that were saved stay.",
     ):
-        with errors_shown():
+        with rerun_after():
             stop_run(ctx, run.id, how="cancel", person=person)
             if cures:
                 st.switch_page(routes.LAUNCH, query_params=_cure(run, finding))
-            st.rerun()
 
 
 FORMS = (("md", "Download Markdown (model card)", "text/markdown"), ("html", "Download HTML", "text/html"))

@@ -47,7 +47,7 @@ from backend.services.training.runs import archive_runs, tag_runs
 from pages.components import routes
 from pages.components.browser.run_table.component import TableAction, run_table
 from pages.components.choices import by_identity, choose_from, choose_one
-from pages.components.frame import errors_shown, handled, plain
+from pages.components.frame import handled, plain, rerun_after
 from pages.components.labels import IMPORTED, OBJECTIVES, STATUS
 from pages.components.links import page_link, set_parameters
 from pages.components.words import when
@@ -384,17 +384,15 @@ def _draw_views(ctx: Context, person: Person) -> None:
                 )
                 st.space("stretch")
                 if st.button("Delete", key=f"view_delete_{view.id}", type="tertiary", icon=":material/delete:"):
-                    with errors_shown():
+                    with rerun_after():
                         delete_view(ctx, view.id, person=person)
-                        st.rerun()
         with st.container(horizontal=True, vertical_alignment="bottom"):
             name = (
                 st.text_input("Save this view as", key="view_name", max_chars=80, placeholder="Name", width=220) or ""
             )
             if st.button("Save", key="view_save", disabled=not name.strip()):
-                with errors_shown():
+                with rerun_after():
                     save_view(ctx, PAGE, name, here, person=person)
-                    st.rerun()
 
 
 def open_view(query: str) -> None:
@@ -590,22 +588,20 @@ def _draw_tagging(ctx: Context, person: Person, rows: Sequence[RunRow]) -> None:
         present = sorted({tag for row in rows for tag in row.tags})
         removed = st.multiselect("Remove tags", present, key=f"tags_remove_{round_}") if present else []
         if st.button("Change tags", key="runs_tag_go", type="primary", disabled=not (added.strip() or removed)):
-            with errors_shown():
+            with rerun_after():
                 tag_runs(ctx, [row.id for row in rows], add=added.split(","), remove=removed, person=person)
                 st.session_state["tagged"] = round_ + 1
-                st.rerun()
 
 
 def _draw_archiving(ctx: Context, person: Person, rows: Sequence[RunRow]) -> None:
     restores = all(row.is_archived for row in rows)
     label, icon = ("Restore", "unarchive") if restores else ("Archive", "archive")
     if st.button(label, key="runs_archive", icon=f":material/{icon}:"):
-        with errors_shown():
+        with rerun_after():
             archive_runs(ctx, [row.id for row in rows], person=person, archived=not restores)
             set_parameters(ticked="")
             names = plain(_names([row.name for row in rows]))
             st.toast(f"{plural(len(rows), 'run')} {'restored' if restores else 'archived'}: {names}.")
-            st.rerun()
 
 
 def _draw_deletion(ctx: Context, person: Person, rows: Sequence[RunRow]) -> None:
@@ -643,11 +639,10 @@ def _draw_deletion(ctx: Context, person: Person, rows: Sequence[RunRow]) -> None
             on_click=handled(st.session_state.update),
             kwargs={"runs_to_delete": planned.run_ids},
         ):
-            with errors_shown():  # what was shown at the click: by now others of the ticked may have ended
+            with rerun_after():  # what was shown at the click: by now others of the ticked may have ended
                 done = delete_runs(ctx, st.session_state["runs_to_delete"], person=person)
                 set_parameters(ticked=",".join(one for one in ids if one not in done.run_ids))
                 st.toast(f"{plural(len(done.run_ids), 'run')} deleted.")
-                st.rerun()
 
 
 def _names(names: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ from backend.services.training.sweeps import (
 )
 from pages.components import routes
 from pages.components.charts.style import ACCENT, LEGEND_BELOW, MUTED, STATIC
-from pages.components.frame import errors_shown, live_part, object_heading, plain
+from pages.components.frame import errors_shown, live_part, object_heading, plain, rerun_after
 from pages.components.labels import STATUS
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
@@ -91,9 +91,8 @@ def _draw_head(ctx: Context, person: Person, sweep: SweepView) -> None:
         object_heading(sweep.name)
         with st.container(horizontal=True, horizontal_alignment="right"):
             if sweep.is_active and st.button("Stop all", key="sweep_stop", icon=":material/stop_circle:"):
-                with errors_shown():
+                with rerun_after():
                     stop_sweep(ctx, sweep.id, person=person)
-                    st.rerun()
             missing = sweep.num_planned - sweep.num_launched - sweep.num_failed
             if (
                 sweep.stopped
@@ -102,9 +101,8 @@ def _draw_head(ctx: Context, person: Person, sweep: SweepView) -> None:
                     f"Launch the remaining {plural(missing, 'run')}", key="sweep_go_on", icon=":material/play_arrow:"
                 )
             ):
-                with errors_shown():
+                with rerun_after():
                     continue_sweep(ctx, sweep.id, person=person)
-                    st.rerun()
             if not sweep.is_active and st.button("Archive", key="sweep_archive", icon=":material/archive:"):
                 with errors_shown():
                     archive_sweep(ctx, sweep.id, person=person)

@@ -17,7 +17,7 @@ from backend.services.context import Context, Person
 from pages.components.charts.style import STATIC
 from pages.components.checkpoints.inspection.charts import by_layer, weight_histogram, weight_histograms
 from pages.components.choices import choose_one
-from pages.components.frame import draw_metric, errors_shown, plain, show_problem
+from pages.components.frame import draw_metric, plain, rerun_after, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.tables import draw_table
 
@@ -66,12 +66,11 @@ def _find(
         show_problem(inspection.error.cause, inspection.error.remedy)
     st.caption(about)
     if st.button(label, icon=":material/play_arrow:", type="primary", key=f"weights_{checkpoint.id}_{against}"):
-        with errors_shown():
+        with rerun_after():
             made = launch_inspection(
                 ctx, checkpoint=checkpoint.id, config=InspectionConfig(), against=against, person=person
             )
             get_inspection(ctx, made.id)
-            st.rerun()
     return None
 
 

@@ -13,7 +13,7 @@ from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.load.load_tests import read_arrivals, start_load_test
 from pages.components.choices import choose_one
 from pages.components.forms import draw_fields
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import plain, rerun_after
 from pages.components.numbers import number_form, wrong_numbers
 
 CLOSED, POISSON, TRACE = "Users (closed loop)", "Rate (open loop)", "Arrivals from a file (open loop)"
@@ -61,9 +61,8 @@ def draw_start(ctx: Context, person: Person, endpoint: str) -> None:
         icon=":material/speed:",
         disabled=(kind == TRACE and not arrivals) or bool(wrong_numbers()),
     ):
-        with errors_shown():
+        with rerun_after():
             values["arrivals"] = read_arrivals(arrivals.decode(errors="replace")) if kind == TRACE else ()
             config: LoadConfig = read_values(LoadConfig, values)
             start_load_test(ctx, endpoint, config, person=person)
             st.toast(f"Load test of {plain(endpoint)} queued.", icon=":material/speed:")
-            st.rerun()
