@@ -151,7 +151,7 @@ class Settings(BaseSettings):
         ge=0,
         description=(
             "A run does not copy a split of more than this many GB to its machine if the store has its tokens: it reads"
-            " them there while it trains, and keeps so many GB of them here. 0: all is copied."
+            " them there while it trains, and keeps that many GB of them here. 0: all is copied."
         ),
     )
     data_path: Path | None = Field(

@@ -72,7 +72,7 @@ def short(number: float) -> str:
 
 
 def format_number(number: float, *, digits: int = 6) -> str:
-    """Format a setting's number in at most so many figures; below a thousandth as `5e-5`, not in zeros to count.
+    """Format a setting's number in at most this many figures; below a thousandth as `5e-5`, not in zeros to count.
 
     >>> format_number(0.00005), format_number(0.003), format_number(2048)
     ('5e-5', '0.003', '2,048')

@@ -48,13 +48,13 @@ def raise_file_limit() -> int:
 
 
 def connections_for(files: int) -> int:
-    """Return how many clients' connections fit so many files, each with one of its own to a replica."""
+    """Return how many clients' connections fit this many files, each with one of its own to a replica."""
     return max(16, min(MAX_CONNECTIONS, (files - OTHER_FILES) // 2))
 
 
 @dataclass
 class Guard:
-    """The connections of one server: in all, and of one address, at most so many.
+    """The connections of one server: in all, and of one address, at most this many.
 
     Where one more would be too many, the oldest one without a complete request is closed, of the address that has the
     most such ones; the new one is where all are being answered.

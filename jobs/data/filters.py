@@ -26,7 +26,7 @@ def _load_guesser() -> Callable[[str], str]:
 
 @dataclass(frozen=True)
 class RowFilters:
-    """Rows that an import keeps: in these languages, if any are given, of so many characters, without faults."""
+    """Rows that an import keeps: in these languages, if any are given, of this many characters, without faults."""
 
     languages: tuple[str, ...] = ()
     min_characters: int = 0

@@ -66,7 +66,7 @@ class ShardPlan(Plan):
 
 
 def shard_bounds(sizes: Sequence[int], shards: int) -> tuple[int, ...]:
-    """Divide files into at most so many runs of about equal bytes; return where each begins, and the end."""
+    """Divide files into at most this many runs of about equal bytes; return where each begins, and the end."""
     begins = list(accumulate(sizes, initial=0))
     number = [min(begin * shards // max(1, begins[-1]), shards - 1) for begin in begins[:-1]]
     first = [place for place in range(len(sizes)) if place == 0 or number[place] != number[place - 1]]

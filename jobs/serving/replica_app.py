@@ -268,7 +268,7 @@ class GenerationResponse(Response):
         events.on_unread = handle.cancel
 
     def fail_hung(self, *, batched: int) -> None:
-        """End this answer: its engine hangs, at a step of so many requests."""
+        """End this answer: its engine hangs, at a step of this many requests."""
         if self._engine.is_waiting(self.handle):
             self._events.put(GenerationErrorEvent(message="The replica restarts.", code=LEAVING))
         else:

@@ -98,7 +98,7 @@ def draw_prices(ctx: Context, person: Person, *, is_open: bool) -> None:
                 if line is not None and person.is_admin:
                     draw_confirmed(
                         "Remove",
-                        "The operator's price holds again, or none.",
+                        "The operator's price applies again, if there is one.",
                         partial(remove_price, ctx, name, person=person),
                         key=f"remove_price_{name}",
                     )
@@ -118,9 +118,7 @@ def draw_prices(ctx: Context, person: Person, *, is_open: bool) -> None:
         if form_button("Set price", {"enter a price": usd is None}, key="set_price"):
             with rerun_after():
                 set_price(ctx, name, usd, person=person)
-        st.caption(
-            "Holds for jobs that start from now on; those that had no price, and their requests, count at today's."
-        )
+        st.caption("Applies to jobs that start from now on, and to earlier ones that had no price.")
 
 
 def draw_totals(report: LedgerReport) -> None:

@@ -130,7 +130,7 @@ def draw_deploy_form(
         key=f"deploy_gate_{name}",
         help=(
             "Refuse a checkpoint whose change towards unsafe, measured against its base, is not shown to be small. "
-            "Holds for later deployments."
+            "Applies to later deployments too."
         ),
     )
     is_refused = draw_requirements(ctx, name, chosen, (required or DEFAULT_REQUIREMENT) if gate else None)

@@ -124,7 +124,7 @@ def draw_alerts(alerts: Sequence[AlertView], *, now: datetime) -> None:
 
 
 def draw_now(replicas: Sequence[ReplicaGauges], traffic: Traffic) -> None:
-    """Draw the gauges of now and the totals of the window."""
+    """Draw the current gauges and the totals of the window."""
     ratios = [replica.load.cache_ratio for replica in replicas if replica.load.cache_ratio is not None]
     total = traffic.total
     grid = st.grid(5, min_column_width=140)

@@ -61,7 +61,7 @@ def make_checkpoint(folder: Path) -> Path:
 
 
 def sentence(draw: random.Random, words: int) -> str:
-    """Return a sentence of so many words."""
+    """Return a sentence of this many words."""
     return " ".join(draw.choice(WORDS) for _ in range(words)).capitalize() + "."
 
 

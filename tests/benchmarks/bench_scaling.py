@@ -38,7 +38,7 @@ NOISES = (0.003, 0.01, 0.03)
 def draw_study(
     law: ScalingLaw, budgets: np.ndarray, sizes: int, noise: float, rng: np.random.Generator
 ) -> list[ScalingPoint]:
-    """Return runs of a law: at each budget so many sizes up to four times either side of the best, losses off by
+    """Return runs of a law: at each budget this many sizes up to four times either side of the best, losses off by
     exp(noise).
     """
     points = []

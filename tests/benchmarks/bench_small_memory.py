@@ -1,6 +1,6 @@
 """What a run does when the kernel gives it too little memory: `python -m tests.benchmarks.bench_small_memory`.
 
-The same run again and again, each in a process of its own that may map so many megabytes more (`RLIMIT_AS`) from the
+The same run again and again, each in a process of its own that may map this many megabytes more (`RLIMIT_AS`) from the
 moment when its network stands. Prints the micro-batch it ended with and how far its losses are from those of a run with
 memory enough.
 """

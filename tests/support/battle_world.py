@@ -113,7 +113,7 @@ def link_rater(ctx: Context, campaign_id: str, name: str = "guest", **values: An
 
 
 def vote_in_turn(ctx: Context, campaign_id: str, judge: Judge, *, raters: int = 10, each: int = 1000) -> int:
-    """Let so many guests vote, one after the other, on at most `each` battles; return how many votes were cast."""
+    """Let this many guests vote, one after the other, on at most `each` battles; return how many votes were cast."""
     cast = 0
     for number in range(raters):
         rater = link_rater(ctx, campaign_id, f"guest {number}")

@@ -44,7 +44,7 @@ def price(
         str, typer.Argument(help="Part of a device's name, such as H100; gpu or cpu; other: every other device.")
     ] = "",
     hour_usd: Annotated[float | None, typer.Argument(help="US dollars for an hour of one.")] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Let the environment's price hold again.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove it: the environment's price applies again.")] = False,
 ) -> None:
     """List the prices of device-hours, or set or remove one. Attempts that run keep the price of their start."""
     ctx, device = get_context(), "" if name == OTHER else name

@@ -150,7 +150,7 @@ class CampaignConfig(BaseModel):
         step=0.05,
     )
     votes_per_rater: int = setting(
-        60, "Max votes per rater", "A rater's ballot ends after so many votes.", ge=1, le=10_000, shown=SAMPLING
+        60, "Max votes per rater", "A rater's ballot ends after this many votes.", ge=1, le=10_000, shown=SAMPLING
     )
     votes_per_minute: int = Field(default=60, ge=1, le=600, description="Votes that a rater may cast in a minute.")
     question: str = setting(
@@ -201,7 +201,7 @@ class CampaignConfig(BaseModel):
         step=5,
     )
     stop_votes: int | None = setting(
-        None, "Stop after votes", "Close the campaign after so many votes.", ge=1, shown=PAIRING, empty="no limit"
+        None, "Stop after votes", "Close the campaign after this many votes.", ge=1, shown=PAIRING, empty="no limit"
     )
     stop_at: AwareDatetime | None = Field(default=None, description="Close the campaign at this time.")
     stop_on_verdict: bool = setting(

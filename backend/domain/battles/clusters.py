@@ -37,7 +37,7 @@ ClusterBy = Literal["two_way", "prompt", "rater", "none"]
 CHUNK_CELLS = 16_000_000
 """Cells (clusters x parameters) of a dense table of scores that are held at once: 128 MB."""
 MANY_CLUSTERS = 200
-"""From so many clusters on, Student's t is within 1 % of the normal distribution, and a bound on them will do."""
+"""From this many clusters on, Student's t is within 1 % of the normal distribution, and a bound on them will do."""
 MEDIAN_BELOW = 4.0
 """Degrees of freedom below which a way's variance is made median-unbiased."""
 MAX_FACTOR = 1e3
@@ -183,7 +183,7 @@ def few(sums: list[FloatArray]) -> Few:
 
 
 def few_of_number(number: FloatArray) -> Few:
-    """Corrections of a way with so many clusters of one size."""
+    """Corrections of a way with this many clusters of one size."""
     df = np.maximum(number - 1, 1.0)
     return Few((df + 1) / df, df)
 

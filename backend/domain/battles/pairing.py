@@ -21,7 +21,7 @@ PRIOR_SD = 2.5
 """Standard deviation of a rating before any vote, natural units."""
 
 CLEAR = 2.5
-"""A difference of so many standard errors counts as decided."""
+"""A difference of this many standard errors counts as decided."""
 
 NEWTON_STEPS = 8
 MIN_WEIGHT = 1e-6

@@ -19,7 +19,7 @@ EPSILON = 0.15
 """Share of battles that are drawn uniformly, so that every battle's probability is above zero."""
 
 REWEIGH_SHARE = 0.01
-"""Weights of pairs are computed again after so many new votes and open battles, relative to all."""
+"""Weights of pairs are computed again after this many new votes and open battles, relative to all."""
 
 Item = tuple[str, Pair]
 """A prompt and a pair of contestants; in a campaign that rates single answers, both are the same."""

@@ -79,8 +79,8 @@ class ImportOptions(BaseModel):
     shards: int = setting(
         0,
         "Shards",
-        "Files are read, filtered and compared in so many shards by datatrove, of the extra `corpora`; a finished shard"
-        " is not read again. 0: by one process.",
+        "Files are read, filtered and compared in this many shards by datatrove, of the extra `corpora`; a finished"
+        " shard is not read again. 0: by one process.",
         ge=0,
         le=10_000,
         shown=CORPUS,

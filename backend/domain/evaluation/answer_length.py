@@ -12,7 +12,7 @@ def is_capped(max_tokens: int, *, context: int) -> bool:
 
 
 def longest_answer(max_tokens: int, *, prompt: int, context: int) -> int:
-    """Return how many tokens the answer to a prompt of so many tokens may have.
+    """Return how many tokens the answer to a prompt of this many tokens may have.
 
     Up to half of the context is always the answer's, and a prompt that needs it loses its beginning, as in
     lm-evaluation-harness. A longer answer gets what its prompt leaves, in steps of 32 tokens.

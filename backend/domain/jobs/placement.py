@@ -42,7 +42,7 @@ class Partition(FrozenRecord):
         return plural(self.num_nodes, "node") + (f", {gpus} each" if gpus else "")
 
     def why_too_small(self, *, machines: int, gpus: int) -> str:
-        """Return why no job of so many machines with so many GPUs each fits; empty if one does, or nothing is known."""
+        """Return why no job of these machines with these GPUs each fits; empty if one does, or if nothing is known."""
         if 0 < self.num_nodes < machines:
             return f"has {plural(self.num_nodes, 'node')}, and this run needs {machines} machines"
         if 0 < self.num_gpus < gpus:

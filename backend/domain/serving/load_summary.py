@@ -15,7 +15,7 @@ Interval = tuple[float, float]
 MAX_POINTS = 60
 STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120)
 STEADY_OVER = 3
-"""Rates are taken over the steady time where it is at least so many times the longest request; else until the last
+"""Rates are taken over the steady time where it is at least this many times the longest request; else until the last
 request ended.
 """
 

@@ -61,7 +61,7 @@ INVALID = "invalid_request"
 
 
 def code_of_failure(*, batched: int) -> str:
-    """Return the error code of a request that an engine failed on, in a batch of so many."""
+    """Return the error code of a request that an engine failed on, in a batch of this many."""
     return ENGINE_FAILED if batched <= 1 else BATCH_FAILED
 
 

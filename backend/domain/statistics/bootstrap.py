@@ -63,7 +63,7 @@ class Resampled:
         never varies.
 
         So p is below 1 - level exactly where the interval of that level excludes 0, down to 2 / (draws + 1), the least
-        that so many draws can tell. Found by halving; intervals grow with their level.
+        that this many draws can tell. Found by halving; intervals grow with their level.
         """
         if self.reason or np.ptp(self.draws) == 0:
             return None

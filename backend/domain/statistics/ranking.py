@@ -21,7 +21,7 @@ Float32Array = NDArray[np.float32]
 
 DRAWS = 4999
 MANY_UNITS = 2000
-"""From so many items or clusters on, sums under random signs are drawn from the normal distribution that they tend to:
+"""From this many items or clusters on, sums under random signs are drawn from their limit, the normal distribution:
 within Monte-Carlo error of the same bars, and 50 checkpoints on 10,000 items take 0.2 s instead of 1.5 s
 (docs/benchmarks/coverage.md).
 """

@@ -167,7 +167,7 @@ class SuggestedRecipe:
 
 
 def suggest_recipe(objective: Objective, *, num_rows: int, parameters: int | None, context: int) -> SuggestedRecipe:
-    """Return the recipe for LoRA on `num_rows` training rows and a network of so many parameters.
+    """Return the recipe for LoRA on `num_rows` training rows and a network of this many parameters.
 
     The learning rate is `suggest_learning_rate`'s. Small sets get more epochs and smaller batches; beta is 0.1
     (Rafailov et al. 2023, arXiv 2305.18290), twice that below 200 pairs, which keeps the network nearer to its base.

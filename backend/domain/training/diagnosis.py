@@ -31,8 +31,8 @@ MAX_VOCABULARY = 2**18
 WORSE_SHARE = 1.25
 """Above this multiple of the loss of a guess; a fresh model may begin a little above it."""
 LOST_SHARE, LOST_POINTS = 3.0, 5
-"""Above this multiple at the median of so many steps in a row, a run that still trains is lost: long before a trend can
-be told.
+"""Above this multiple at the median of this many steps in a row, a run that still trains is lost: long before there is
+a trend.
 """
 MIN_POINTS = 60
 """Minimum number of points for a trend."""

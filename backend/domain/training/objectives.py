@@ -71,8 +71,8 @@ class ObjectiveFacts:
     from: pairs are a chosen and a rejected answer. `metrics` are those that its runs are compared by, the usual one
     first. `settings` are the fields of PreferenceConfig that its loss reads. `needs_answers`: it only shifts between
     answers that a base already gives, so that the base must chat. `has_reference`: its loss measures against the frozen
-    base. `writes`: its checkpoints generate text, and do not only score it. `min_micro_batch`: it compares so many rows
-    of a micro-batch. `made` labels its checkpoints, `verb` begins the generated names of its runs, `tag` is what the
+    base. `writes`: its checkpoints generate text, and do not only score it. `min_micro_batch`: rows of a micro-batch
+    that it compares. `made` labels its checkpoints, `verb` begins the generated names of its runs, `tag` is what the
     model card's readers on the hub call it, if otherwise.
     """
 

@@ -177,7 +177,7 @@ STABLE = "stable"
 MAX_COUNTED = 4096
 SHARED_CHARACTERS = 500
 SLACK = 2.0
-"""Session affinity holds while its replica has so many requests of this size more than the least busy one."""
+"""Session affinity holds while its replica has this many requests of this size more than the least busy one."""
 
 
 def order_by_variant(

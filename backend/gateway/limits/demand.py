@@ -20,7 +20,7 @@ ReadSpent = Callable[[Unit, Period], float]
 @dataclass(frozen=True)
 class Demand:
     """One request: the tokens it may use at most (prompt and completion) and what these may cost. `prices` names
-    the prices of now.
+    the current prices.
     """
 
     request_id: str

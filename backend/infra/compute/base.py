@@ -14,7 +14,7 @@ from backend.domain.jobs.placement import Partition, SubmissionState
 
 @dataclass(frozen=True)
 class WorkerOrder:
-    """A worker for one job on each of `num_machines`, which start together, with so many GPUs and cores each. The
+    """A worker for one job on each of `num_machines`, which start together, with this many GPUs and cores each. The
     provider holds them under `key`; `output` is a file of the home for what they print, where nodes share that.
     """
 

@@ -77,7 +77,7 @@ def iter_row_groups(file: Path) -> Iterator[pyarrow.Table]:
 
 def iter_file_tables(file: Path, *, num_rows: int, below: int | None = None) -> Iterator[pyarrow.Table]:
     """Yield a file's rows as stored, at most `num_rows` at a time; with `below` those of the first row groups, as far
-    as they lie within so many bytes.
+    as they lie within this many bytes.
     """
     with pyarrow.parquet.ParquetFile(file, pre_buffer=False) as source:  # a buffer would hold the whole file by its end
         groups = None if below is None else _groups_within(source.metadata, below)

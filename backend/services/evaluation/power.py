@@ -35,8 +35,8 @@ def plan_comparison(
     settings: Mapping[str, object] | None = None,
     pair: Sequence[str] = (),
 ) -> PowerPlan | None:
-    """Return what a comparison of two checkpoints by a metric on so many items of a version can detect; None for texts
-    without a share.
+    """Return what a comparison of two checkpoints by a metric on this many items of a version can detect; None for
+    texts without a share.
 
     Discordance is that of a `pair` of evaluations, else the median over the pairs of the newest evaluations of up to
     six checkpoints with these `settings`, else with those of the newest.

@@ -37,7 +37,7 @@ from pages.components.scaling.plan import draw_frontier, interval
 from pages.components.scaling.plan_form import law_label
 
 PAGE = routes.PLANNER
-VAGUE = 1e4  # an interval that reaches so many times above its value is uninformative
+VAGUE = 1e4  # an interval that reaches this many times above its value is uninformative
 NOTHING = 1e-9
 STUDY_ONLY, EVERYTHING = "This study", "All finished runs on this data"
 

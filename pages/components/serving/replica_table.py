@@ -1,4 +1,4 @@
-"""Replicas of now as a table: their machine and address, load, and what their processes take."""
+"""Table of the current replicas: machine, address, load, and the memory and processors of their processes."""
 
 from __future__ import annotations
 

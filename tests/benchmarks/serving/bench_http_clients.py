@@ -53,7 +53,7 @@ async def by_httpx2(url: str, lines: int, requests: int, users: int) -> int:
 
 
 def body(lines: int) -> dict[str, object]:
-    """Return a request for so many tokens."""
+    """Return a request for this many tokens."""
     return {"params": {"max_tokens": lines}}
 
 

@@ -56,7 +56,7 @@ class VoteSpread:
     likeness: float = PLANNED_LIKENESS
 
     def of_prompt(self, raters: int) -> float:
-        """Variance of the mean of so many votes on one prompt."""
+        """Variance of the mean of this many votes on one prompt."""
         return self.vote * (self.likeness + (1 - self.likeness) / raters)
 
 
@@ -152,8 +152,8 @@ def one_look_votes(variance: float, *, delta: float, alpha: float, design_effect
 
 
 def prompts_for(variance: float, *, delta: float, alpha: float, raters: int) -> int:
-    """Prompts with so many raters each until the e-value has passed 1 / alpha with a chance of 80 %, at a share of 1/2
-    + delta.
+    """Prompts with this many raters each until the e-value has passed 1 / alpha with a chance of 80 %, at a share of
+    1/2 + delta.
 
     `variance` is that of a prompt's score. The log of the wealth is about S^2 / (2 V) - log(8 V / pi) / 2, S and V the
     sums of deviations and of their squares, so its boundary for S grows like sqrt(V). The chance to have crossed it is
@@ -178,7 +178,7 @@ def prompts_for(variance: float, *, delta: float, alpha: float, raters: int) -> 
 
 
 def raters_for(leaning: float, *, gap_elo: float, alpha: float, votes_per_rater: float) -> int:
-    """Raters with so many decisive votes each until the evidence over raters has passed 1 / alpha with a chance of 80
+    """Raters with this many decisive votes each until the evidence over raters has passed 1 / alpha with a chance of 80
     %.
 
     A rater's log-odds is seen with variance leaning^2 + 4 / votes; a gap of r such deviations is worth log(1 + r^2) / 2

@@ -303,7 +303,7 @@ def _tail(draws: FloatArray, value: float) -> float:
 
 
 def _at_least(equal: FloatArray, trials: FloatArray, chance: FloatArray) -> FloatArray:
-    """Chance of at least so many successes."""
+    """Chance of at least this many successes."""
     return np.where(equal > 0, scipy.special.bdtrc(np.maximum(equal - 1, 0), trials.astype(np.int64), chance), 1.0)
 
 

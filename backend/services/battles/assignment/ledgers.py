@@ -17,7 +17,7 @@ from backend.domain.battles.pool import Item
 from backend.services.battles.views import SKIPPED, UNDONE
 
 REPEAT_AFTER = 5
-"""A battle is repeated only after so many later votes of its rater."""
+"""A battle is repeated only after this many later votes of its rater."""
 
 VOTED = "VOTED"
 """Label of a battle whose vote is being stored; never in the database."""

@@ -72,7 +72,7 @@ def turns_to_leave_out(
 
 
 def without_oldest(messages: tuple[ChatMessage, ...], number: int) -> tuple[ChatMessage, ...]:
-    """Return the messages without a number of their oldest turns, as far as there are so many."""
+    """Return the messages without a number of their oldest turns, as far as there are that many."""
     for _ in range(number):
         messages = without_oldest_turn(messages) or messages
     return messages

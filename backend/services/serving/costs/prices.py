@@ -31,7 +31,7 @@ class PriceLine:
 
 
 def current_prices(ctx: Context, session: Session | None = None) -> DevicePrices:
-    """Return the prices of now; `session` is the caller's, where it has one open."""
+    """Return the current prices; `session` is the caller's, where it has one open."""
     if session is None:
         with ctx.db.read() as own:
             return current_prices(ctx, own)
@@ -43,7 +43,7 @@ def current_prices(ctx: Context, session: Session | None = None) -> DevicePrices
 
 
 def prices_version(ctx: Context) -> str:
-    """Return a name of the prices of now, the same in every process and another one once they change."""
+    """Return a hash of the current prices, which is the same in every process."""
     prices = current_prices(ctx)
     return hashlib.sha256(repr((prices.default, sorted(prices.named.items()))).encode()).hexdigest()[:12]
 
@@ -71,7 +71,7 @@ def set_price(ctx: Context, name: str, hour_usd: float | None, *, person: Person
         )
     if hour_usd is None or not math.isfinite(hour_usd) or not 0 <= hour_usd <= MAX_HOUR_USD:
         raise InvalidInput(
-            "No price of an hour was given." if hour_usd is None else f"{hour_usd:g} is not a price of an hour.",
+            "The price of an hour is missing." if hour_usd is None else f"{hour_usd:g} is not a price of an hour.",
             remedy=f"Give US dollars from 0 to {MAX_HOUR_USD:,.0f}.",
             field="hour_usd",
         )
@@ -84,7 +84,7 @@ def set_price(ctx: Context, name: str, hour_usd: float | None, *, person: Person
 
 
 def remove_price(ctx: Context, name: str, *, person: Person) -> None:
-    """Remove a price, so that the environment's holds again. Raises NotAllowed, NotFound."""
+    """Remove a price, so that the environment's applies again. Raises NotAllowed, NotFound."""
     require_admin(person)
     with ctx.db.write() as session:
         stored = _stored_prices(session)
@@ -93,7 +93,7 @@ def remove_price(ctx: Context, name: str, *, person: Person) -> None:
             known = ", ".join(one.name or "other devices" for one in stored.values())
             raise NotFound(
                 f"No price is set for {name[:MAX_NAME] or 'other devices'!r}.",
-                remedy=f"Prices are set for: {known}." if known else "None is set; the environment's prices hold.",
+                remedy=f"Prices are set for: {known}." if known else "None is set; the environment's prices apply.",
             )
         session.delete(row)
 

@@ -25,7 +25,7 @@ ALERTS_LAST = timedelta(days=90)
 
 @retry_races
 def record_gauges(ctx: Context) -> None:
-    """Add the gauges of now to their rollups."""
+    """Add the current gauges to their rollups."""
     values = live_values(read_live(ctx))
     if values:
         with ctx.db.write() as session:

@@ -63,7 +63,7 @@ def log_modes(ctx: Context) -> dict[str, LogMode]:
 
 
 def log_requests(session: Session, requests: Iterable[Mapping[str, Any]], bodies: Mapping[str, LoggedBody]) -> None:
-    """Store the requests, as the values of their rows, that their endpoints log, after redaction. The policy of now
+    """Store the requests, as the values of their rows, that their endpoints log, after redaction. The current policy
     decides, not the one at a request's start.
     """
     if not bodies:

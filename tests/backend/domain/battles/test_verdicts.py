@@ -21,7 +21,7 @@ SWAPPED = {"A": "B", "B": "A"}
 
 
 def votes_on_prompts(labels: str, *, raters: int = 1, people: int = 10) -> list[VoteRecord]:
-    """One prompt per letter (A: new wins, B: old wins, T: tie, X: both bad), the same from so many raters; `people`
+    """One prompt per letter (A: new wins, B: old wins, T: tie, X: both bad), the same from this many raters; `people`
     raters in turn.
     """
     names = {"T": "TIE", "X": "BOTH_BAD"}
@@ -48,7 +48,7 @@ def leaning_votes(
 
 
 def first_votes(pair: PairVotes, number: int) -> PairVotes:
-    """The pair as it stood after so many votes."""
+    """The pair as it stood after this many votes."""
     return PairVotes(pair.points[:number], pair.prompt[:number], pair.rater[:number], pair.raters, 0, 0, 0, 0)
 
 

@@ -32,7 +32,7 @@ ELM = {"law": 225, "art": 45}
 
 
 def exam(ctx: Context, checkpoint: str, right: dict[str, int], *, average: str) -> EvaluationView:
-    """Evaluate a checkpoint that answers so many questions of each subject, the first ones, as a worker records it."""
+    """Evaluate a checkpoint that answers the first questions of each subject right, this many, as a worker does."""
     task = read_task(TASK.replace("AVERAGE", average))
     launched = Scenario(ctx).evaluation(checkpoint, "exams", task=task)
     seen = {"law": 0, "art": 0}

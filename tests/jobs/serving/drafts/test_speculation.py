@@ -115,7 +115,7 @@ def ids_of(text: str) -> list[int]:
 
 
 def answers(engine: BatchingEngine, *, at_once: int) -> list[tuple[Any, ...]]:
-    """Return the answers to all requests, so many of them open at once."""
+    """Return the answers to all requests, this many of them open at once."""
     given = []
     for first in range(0, len(REQUESTS), at_once):
         numbers = range(first, min(first + at_once, len(REQUESTS)))

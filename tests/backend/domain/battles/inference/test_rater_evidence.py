@@ -29,7 +29,7 @@ from backend.domain.battles.inference.rater_evidence import (
 
 
 def votes_of(won: list[int], lost: list[int]) -> tuple[FloatArray, IntArray]:
-    """Points and raters of so many wins and losses of each rater."""
+    """Points and raters of this many wins and losses of each rater."""
     points = np.concatenate([[1.0] * wins + [0.0] * losses for wins, losses in zip(won, lost, strict=True)])
     return points, np.repeat(np.arange(len(won)), np.add(won, lost))
 

@@ -45,7 +45,7 @@ def test_a_price_of_the_page_comes_before_the_one_of_the_environment_until_it_is
         ("gpu", float("nan"), "nan is not a price"),
         ("gpu", float("inf"), "inf is not a price"),
         ("gpu", 1e9, "1e"),
-        ("gpu", None, "No price of an hour was given"),
+        ("gpu", None, "The price of an hour is missing"),
         ("a=b", 1.0, "a=b"),
         ("x" * 81, 1.0, "not part of a device"),
     ],
