@@ -90,13 +90,13 @@ NICED = frozenset(
 
 @dataclass
 class Ended:
-    """Exit status, result and error of a child."""
+    """Exit status, result and error of a child; the status of one that never started is -1."""
 
-    code: int
-    result: JobResult | None
-    error: JobFailure | None
-    stopped_by: str | None
-    lasted_s: float
+    code: int = -1
+    result: JobResult | None = None
+    error: JobFailure | None = None
+    stopped_by: str | None = None
+    lasted_s: float = 0.0
     is_echo: bool = False
     """Whether it ended because processes of another machine were gone."""
 
@@ -125,23 +125,21 @@ def execute(
         try:
             ready = spread_payload(outcomes.prepare_claim(ctx, claim))
         except InvalidInput as error:  # another attempt would read the same payload
-            return _record_end(
-                ctx, replace(claim, restarts_forever=False), folder, Ended(-1, None, JobFailure.of(error), None, 0.0)
-            )
+            return _record_end(ctx, replace(claim, restarts_forever=False), folder, Ended(error=JobFailure.of(error)))
         exchange = FolderExchange(ctx, ready, stopping or threading.Event())
         with exchange.held():
             _record_leftovers(ctx, ready, exchange)
             if (stopped_by := exchange.bring_inputs()) is not None:
-                return _record_end(ctx, ready, folder, Ended(-1, None, None, stopped_by, 0.0))
+                return _record_end(ctx, ready, folder, Ended(stopped_by=stopped_by))
             server = fork_server(ready.kind, job_environment(ready))
             if claim.part is not None:
                 gang = GangLead(ctx, ready)
                 if (stopped_by := gang.gather(exchange)) is not None:
-                    return _record_end(ctx, ready, folder, Ended(-1, None, None, stopped_by, 0.0))
+                    return _record_end(ctx, ready, folder, Ended(stopped_by=stopped_by))
             if server is not None and not server.is_ready:
                 stopped_by = exchange.wait_for(server.await_imports)
                 if stopped_by is not None:
-                    return _record_end(ctx, ready, folder, Ended(-1, None, None, stopped_by, 0.0))
+                    return _record_end(ctx, ready, folder, Ended(stopped_by=stopped_by))
             rendezvous = gang.rendezvous if gang else None
             child = start_child(ctx, ready, folder, nice=nice, server=server, rendezvous=rendezvous)
             tracker = start_tracking(ready.payload, folder)
@@ -171,14 +169,13 @@ def execute(
         return None
     except OperationalError:
         raise  # the database is unreachable: the lease lapses, and the job is claimed again
-    except (
-        Exception
-    ) as error:  # a job that can't be started or recorded fails with its cause; otherwise it would be retried silently
+    # a job that can't be started or recorded fails with its cause; otherwise it would be retried silently
+    except Exception as error:
         if not isinstance(error, JobFailed):
             log.exception("job %s failed in its supervisor", claim.job_id)
         _end_attempt(child, tracker, exchange)
         with contextlib.suppress(Fenced):
-            return _record_end(ctx, claim, folder, Ended(-1, None, explain_error(error), None, 0.0))
+            return _record_end(ctx, claim, folder, Ended(error=explain_error(error)))
         return None
     finally:
         if gang is not None:
@@ -299,9 +296,9 @@ def _signal_group(child: Child, number: signal.Signals) -> None:
 
 
 def is_cut_off(ctx: Context, folder: Path, *, silent_s: float) -> bool:
-    """Return whether a machine of several that has not reached the database for some time reaches the others neither,
-    which then continue without it. While only the database is away, its job's process renews the time of the events'
-    file, however long a step takes.
+    """Return whether a machine of several that has not reached the database for some time does not reach the others
+    either; these then continue without it. While only the database is away, the process of its job renews the time of
+    the events' file, however long a step takes.
     """
     lease_s = ctx.policy.lease_s
     if silent_s <= lease_s:

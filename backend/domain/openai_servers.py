@@ -21,6 +21,8 @@ from backend.errors import InvalidInput
 JUDGE_KEY = "ROUNDHOUSE_JUDGE_KEY"
 JOB_KEY = "ROUNDHOUSE_JOB_KEY"
 """Environment variable with the key of a foreign judge endpoint."""
+MAX_PROBLEM = 300
+"""Characters of a message in an error."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
@@ -59,7 +61,7 @@ class Problem:
     field: str = ""
 
 
-def read_problem(document: Any, *, most_characters: int = 300) -> Problem:
+def read_problem(document: Any) -> Problem:
     """Return the problem in an error's document, or its bytes: `error` (OpenAI's) or `detail`, cut to one line."""
     if isinstance(document, bytes):
         try:
@@ -70,8 +72,8 @@ def read_problem(document: Any, *, most_characters: int = 300) -> Problem:
     if not isinstance(error, dict):
         error = {"message": error}
     texts = [error.get("message"), error.get("code"), error.get("param") or error.get("field")]
-    message, code, field = (text[: 4 * most_characters] if isinstance(text, str) else "" for text in texts)
-    return Problem(" ".join(message.split())[:most_characters], code[:100], field[:100])
+    message, code, field = (text[: 4 * MAX_PROBLEM] if isinstance(text, str) else "" for text in texts)
+    return Problem(" ".join(message.split())[:MAX_PROBLEM], code[:100], field[:100])
 
 
 def read_retry_after(value: str, *, most_s: float) -> float:

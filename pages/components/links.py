@@ -28,7 +28,7 @@ def row_link(name: str, *, page: str, query: dict[str, str], key: str, icon: str
         st.switch_page(page, query_params=query)
 
 
-def tab_link(name: str, tab: str, *, key: str, icon: str, **widgets: str) -> None:
+def tab_link(name: str, tab: str, *, key: str, **widgets: str) -> None:
     """Draw the way to another tab of the same page as a tertiary button. `widgets`: values of that tab's widgets by
     their keys, which are parts of the address.
     """
@@ -37,7 +37,7 @@ def tab_link(name: str, tab: str, *, key: str, icon: str, **widgets: str) -> Non
         st.session_state.update(tab=tab, **widgets)
         set_parameters(**widgets)  # the address follows a widget that was drawn before, as the tabs were
 
-    st.button(plain(name), type="tertiary", icon=f":material/{icon}:", key=key, wrap=True, on_click=handled(follow))
+    st.button(plain(name), type="tertiary", icon=":material/flag:", key=key, wrap=True, on_click=handled(follow))
 
 
 def set_parameters(**values: str) -> None:

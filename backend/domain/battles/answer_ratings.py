@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.domain.statistics.estimates import Estimate, cluster_codes, student_quantile
-from backend.domain.wording import percent
 
 FloatArray = NDArray[np.float64]
 Scale = Literal["thumbs", "stars"]
@@ -69,7 +68,6 @@ def two_way_mean(
     raters: Sequence[Hashable],
     *,
     bounds: tuple[float, float],
-    level: float = 0.95,
 ) -> Estimate:
     """Average values, with an interval by prompt and rater, clipped to `bounds`; none with fewer than two of either."""
     mean, n = float(values.mean()), len(values)
@@ -83,11 +81,8 @@ def two_way_mean(
     variance = max(by_prompt, by_rater, by_prompt + by_rater - by_both)
     if variance <= 0:
         return Estimate(mean, None, None, None, n, "mean of equal grades; no interval")
-    margin = student_quantile(level, df=min(sizes) - 1) * math.sqrt(variance)
-    method = (
-        f"mean, clustered by prompt ({sizes[0]}) and rater ({sizes[1]}), t({min(sizes) - 1})"
-        f" {percent(level, digits=None)}"
-    )
+    margin = student_quantile(0.95, df=min(sizes) - 1) * math.sqrt(variance)
+    method = f"mean, clustered by prompt ({sizes[0]}) and rater ({sizes[1]}), t({min(sizes) - 1}) 95 %"
     return Estimate(mean, math.sqrt(variance), max(bounds[0], mean - margin), min(bounds[1], mean + margin), n, method)
 
 

@@ -18,6 +18,7 @@ from backend.domain.scaling.laws import (
 )
 
 NUM_POINTS = 60
+SPREAD = 16.0
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,14 @@ def profile_line(
     flops: float,
     *,
     name: str,
-    spread: float = 16.0,
     ceiling: float | None = None,
     unique_tokens: int | None = None,
 ) -> CurveLine:
-    """Return the loss expected by a law for each size at one budget, up to a factor `spread` from the optimum; with
+    """Return the loss expected by a law for each size at one budget, up to a factor of 16 from the optimum; with
     `unique_tokens`, on data that is repeated where a size sees more.
     """
     best = law.optimum(flops).parameters
-    sizes = best * np.geomspace(1 / spread, spread, NUM_POINTS)
+    sizes = best * np.geomspace(1 / SPREAD, SPREAD, NUM_POINTS)
     num_tokens = [flops / FLOPS_PER_PARAMETER_TOKEN / float(n) for n in sizes]
     worth = [effective_tokens(tokens, unique_tokens) if unique_tokens else tokens for tokens in num_tokens]
     losses = np.array([law.loss(float(n), tokens) for n, tokens in zip(sizes, worth, strict=True)])

@@ -18,6 +18,7 @@ from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective, write
 from backend.domain.training.report_curves import MetricTrace, curves_svg
 
 Escape = Callable[[str], str]
+CURVE_ROWS = 9
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2024; background: #fff;
   max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
@@ -189,14 +190,14 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], escape: Escape) -
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _curve_table(curves: Sequence[MetricTrace], escape: Escape, *, rows: int = 9) -> str:
+def _curve_table(curves: Sequence[MetricTrace], escape: Escape) -> str:
     """Return a few points of each curve as a table."""
     shown = [trace for trace in curves if trace.steps][:6]
     if not shown:
         return "No curves were recorded."
     measured = next((trace for trace in shown if trace.name == "val_loss"), None)
     longest = measured or max(shown, key=lambda trace: trace.steps[-1])
-    count = min(rows, len(longest.steps))
+    count = min(CURVE_ROWS, len(longest.steps))
     places = sorted({longest.steps[round(i * (len(longest.steps) - 1) / max(count - 1, 1))] for i in range(count)})
     cells = []
     for step in places:

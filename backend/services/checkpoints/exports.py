@@ -34,7 +34,6 @@ def export_checkpoint(
     numbers: str = "f16",
     push: str = "",
     private: bool = True,
-    idempotency_key: str | None = None,
 ) -> JobView:
     """Queue an export; its job writes a folder under `exports/`, named in its result.
 
@@ -54,7 +53,7 @@ def export_checkpoint(
         out=f"exports/{new_id()}",
         push=HubTarget(repo=push, private=private) if push else None,
     )
-    return queue_export(ctx, payload, title=f"Export {resolved.name}", person=person, idempotency_key=idempotency_key)
+    return queue_export(ctx, payload, title=f"Export {resolved.name}", person=person)
 
 
 def _check(ctx: Context, checkpoint: CheckpointView, *, format: str, numbers: str, push: str) -> None:

@@ -16,7 +16,6 @@ from backend.db.tables import Dataset, DatasetVersion, Job
 from backend.domain.attributes import view_of
 from backend.domain.data.import_options import HERE, ImportOptions
 from backend.domain.data.kinds import KINDS, DatasetKind
-from backend.domain.data.splits import DEFAULT_VAL_FRACTION
 from backend.domain.data.versions.provenance import Provenance
 from backend.domain.jobs.payloads import ImportPayload, ShardCluster
 from backend.domain.jobs.placement import parse_placement
@@ -170,7 +169,6 @@ def add_rows_dataset(
     rows: Sequence[dict[str, object]],
     provenance: Provenance | None = None,
     person: Person,
-    val_fraction: float = DEFAULT_VAL_FRACTION,
     idempotency_key: str | None = None,
 ) -> VersionView:
     """Queue the import of rows made here, such as a preference set from votes, like any other import."""
@@ -183,7 +181,7 @@ def add_rows_dataset(
         ctx,
         name=name,
         source=ImportSource(upload=ctx.artifacts.relative(path)),
-        options=ImportOptions(kind=DatasetKind(kind), val_fraction=val_fraction, max_rejected=1),
+        options=ImportOptions(kind=DatasetKind(kind), max_rejected=1),
         provenance=provenance,
         person=person,
         idempotency_key=idempotency_key,

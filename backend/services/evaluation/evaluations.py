@@ -140,7 +140,6 @@ def launch_evaluation(
     person: Person,
     checkpoint: str | None = None,
     endpoint: str | None = None,
-    model: str = "",
     kind: Literal["auto", "perplexity", "multiple_choice", "generation"] | None = None,
     config: EvaluationConfig | None = None,
     idempotency_key: str | None = None,
@@ -161,7 +160,7 @@ def launch_evaluation(
         require_library("lm_eval", extra="harness", needed_for="The engine lm_eval")
     if config.task is not None and any(metric.name == INSTRUCTIONS for metric in config.task.metrics):
         require_library("langdetect", extra="harness", needed_for="IFEval's language of an answer")
-    subject = resolve_subject(ctx, checkpoint, endpoint, model=model)
+    subject = resolve_subject(ctx, checkpoint, endpoint)
     version = resolve_benchmark(ctx, benchmark, task=config.task)
     chosen, split = _choose(ctx, version, config)
     if isinstance(subject, EvaluatedEndpointView):
@@ -213,7 +212,7 @@ def launch_evaluation(
 
 
 def resolve_subject(
-    ctx: Context, checkpoint: str | None, endpoint: str | None, *, model: str = ""
+    ctx: Context, checkpoint: str | None, endpoint: str | None
 ) -> CheckpointView | EvaluatedEndpointView:
     """Return the checkpoint or the endpoint that is named. Raises InvalidInput unless one of them is, and what
     resolving them raises.
@@ -222,11 +221,7 @@ def resolve_subject(
         raise InvalidInput(
             "An evaluation has one subject.", remedy="Name a checkpoint or an endpoint.", field="checkpoint"
         )
-    return (
-        resolve_checkpoint(ctx, checkpoint)
-        if checkpoint is not None
-        else resolve_evaluated(ctx, endpoint or "", model=model)
-    )
+    return resolve_checkpoint(ctx, checkpoint) if checkpoint is not None else resolve_evaluated(ctx, endpoint or "")
 
 
 def launch_again(ctx: Context, evaluation: EvaluationView, *, person: Person, again: bool = False) -> EvaluationView:

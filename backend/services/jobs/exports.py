@@ -51,7 +51,7 @@ def queue_export(
     *,
     title: str,
     person: Person,
-    idempotency_key: str | None,
+    idempotency_key: str | None = None,
 ) -> JobView:
     """Queue the job of an export. The same `idempotency_key` gives the same job."""
     with ctx.db.write() as session:

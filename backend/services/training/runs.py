@@ -104,9 +104,7 @@ def launch_run(
 
 
 @retry_races
-def resume_run(
-    ctx: Context, name_or_id: str, *, person: Person, max_steps: int | None = None, idempotency_key: str | None = None
-) -> RunView:
+def resume_run(ctx: Context, name_or_id: str, *, person: Person, max_steps: int | None = None) -> RunView:
     """Queue a new job for an ended run, from its newest checkpoint; `max_steps` may be raised.
 
     An active run is returned unchanged. Raises Conflict without a checkpoint, or for a finished run whose
@@ -125,7 +123,7 @@ def resume_run(
             )
         config = _with_steps(run, job, step=step, max_steps=max_steps)
         lock_gpu_hours(session, ctx, needed)
-        _add_job_again(session, ctx, run, job, config, step=step, person=person, key=idempotency_key)
+        _add_job_again(session, ctx, run, job, config, step=step, person=person)
         run_id = run.id
     wake(ctx, "train")
     return get_run(ctx, run_id)
@@ -147,7 +145,7 @@ def retry_run(ctx: Context, name_or_id: str, *, person: Person) -> RunView:
         step = newest_checkpoint_step(session, run.id)
         if step is None:
             forget_after(session, run, 0)
-        _add_job_again(session, ctx, run, job, run.launched_config, step=step, person=person, key=None)
+        _add_job_again(session, ctx, run, job, run.launched_config, step=step, person=person)
         run_id = run.id
     wake(ctx, "train")
     return get_run(ctx, run_id)
@@ -311,7 +309,6 @@ def _add_job_again(
     *,
     step: int | None,
     person: Person,
-    key: str | None,
 ) -> None:
     """Queue a new job for a run, from its checkpoint of this step, or from the start; its log begins with that."""
     if job.placement:
@@ -324,7 +321,6 @@ def _add_job_again(
         title=f"Train {run.name}",
         priority=config.priority,
         device=config.device,
-        idempotency_key=key,
         depends_on=_unfinished(session, job.depends_on_id),
         placement=job.placement,
         created_by=person.id,

@@ -60,7 +60,7 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
         draw_table(lines, key="raters", alt="Raters")
         if number := sum(flagged.values()):
             words = f"{plural(number, 'battle')} flagged by raters"
-            tab_link(words, "Answers", key="raters_flagged", icon="flag", remarks=FLAGGED)
+            tab_link(words, "Answers", key="raters_flagged", remarks=FLAGGED)
         for row in rows:
             flags = quality[row.rater.id].flags if row.rater.id in quality else ()
             if flags:
@@ -80,7 +80,7 @@ def draw_flagged(ctx: Context, campaign: CampaignView, *, key: str) -> bool:
     flagged = sum(bool(rater.flags) for rater in raters.values())
     if flagged:
         words = f"Quality flags on {flagged} of {plural(len(raters), 'rater')}"
-        tab_link(words, "Raters", key=key, icon="flag")
+        tab_link(words, "Raters", key=key)
     return bool(flagged)
 
 

@@ -114,7 +114,7 @@ def stacked_bar(shares: Iterable[Share], *, height_px: int = 34) -> str:
     return bar + legend((f"{share.label}: {share.text}", swatch(share.color)) for share in shown)
 
 
-def bars(values: Sequence[float | None], *, write: Callable[[float], str], color: str, height_px: int = 44) -> str:
+def bars(values: Sequence[float | None], *, write: Callable[[float], str], color: str) -> str:
     """Return a bar for each step of time, with its value under the pointer; one without a value has none."""
     top = max((value for value in values if value is not None), default=0.0) or 1.0
     parts = "".join(
@@ -124,7 +124,7 @@ def bars(values: Sequence[float | None], *, write: Callable[[float], str], color
         f' style="flex:1;height:{max(0.0, value) / top:.1%};background:{color}"></div>'
         for value in values
     )
-    return f'<div style="display:flex;gap:1px;align-items:flex-end;height:{height_px}px">{parts}</div>'
+    return f'<div style="display:flex;gap:1px;align-items:flex-end;height:44px">{parts}</div>'
 
 
 def legend(entries: Iterable[tuple[str, str]]) -> str:
@@ -178,11 +178,11 @@ def symbol_sample(mark: Mark) -> str:
     return f'<span style="color:{mark.color}">{mark.symbol}</span>'
 
 
-def linear_ticks(low: float, high: float, *, about: int = 5) -> list[float]:
+def linear_ticks(low: float, high: float) -> list[float]:
     """Return round values between two ends, in steps of 1, 2 or 5 times a power of ten."""
     if not high > low:
         return [low]
-    return [round(value, 12) for value in ticks(low, high, most=about)]
+    return [round(value, 12) for value in ticks(low, high, most=5)]
 
 
 def _lines(x: Axis, y: Axis, curves: Sequence[Curve], bands: Sequence[Band]) -> str:

@@ -257,7 +257,7 @@ def draw_checkpoints(ctx: Context, detail: RunDetail, *, breaking: Finding | Non
                 draw_next_steps(line.id, endpoints, writes=writes_text(detail.run.objective))
 
 
-def draw_next_steps(checkpoint_id: str, endpoints: Mapping[str, str], *, writes: bool = True) -> None:
+def draw_next_steps(checkpoint_id: str, endpoints: Mapping[str, str], *, writes: bool) -> None:
     """Draw links to the uses of a checkpoint; one that generates no text (a reward model) can only be trained
     further. `endpoints` are those of `chat_endpoints`.
     """

@@ -127,11 +127,11 @@ def pool(weights: Array, cells: int) -> Array:
     return pooled
 
 
-def attention_mosaic(maps: Array, *, columns: int = 3) -> go.Figure:
+def attention_mosaic(maps: Array) -> go.Figure:
     """Return all heads of a layer as small maps in one figure. `maps` [heads, T, T]."""
     small = np.round(pool(maps, TILE), 3)
     heads, side = small.shape[0], small.shape[-1]
-    columns = min(columns, heads)
+    columns = min(3, heads)
     rows, gap = -(-heads // columns), max(2, side // 8)
     step = side + gap
     z = np.full((rows * step, columns * step), np.nan)
