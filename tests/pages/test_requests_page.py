@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 from backend import bootstrap
 from backend.db.tables import ApiKey, Usage, User
 from backend.domain.serving.request_log import LoggedBody, RequestLogConfig
+from backend.domain.wording import shorten
 from backend.services.context import LOCAL, Context, Person
 from backend.services.serving.deployments import deploy
 from backend.services.serving.request_log.policies import set_log_policy
@@ -110,7 +111,7 @@ def test_texts_of_a_request_are_split_by_the_tokenizer_of_its_checkpoint(
     monkeypatch.setattr(request_table, "tokenize", lambda *_: split)
     app = draw(request="r00")
     app.toggle(key="request_tokens_r00").set_value(True).run()
-    assert strips(app) == [[HOSTILE[:60] + ("…" if len(HOSTILE) > 60 else ""), "E2"]] * 2
+    assert strips(app) == [[shorten(HOSTILE, 60), "E2"]] * 2
     assert any("user · 2 tokens" in caption.value for caption in app.caption)
     assert all("](http" not in str(element.value) for element in (*app.markdown, *app.caption))
 

@@ -15,6 +15,7 @@ from backend.services.battles.vote_imports import import_votes
 from backend.services.context import Context, Person
 from backend.services.data.sources import ImportSource, read_whole
 from pages.components import routes
+from pages.components.choices import choose_from
 from pages.components.frame import errors_shown, plain
 from pages.components.numbers import form_button
 from pages.components.tables import draw_table
@@ -94,16 +95,15 @@ def _draw_columns(columns: Mapping[str, str], proposed: Mapping[str, str], *, sc
     mapping = {}
     for field, words in FIELDS.items():
         proposal = proposed[field]
-        optional = field not in ("a", "b", "winner")
-        options = ["", *columns] if optional else list(columns)
+        labels = {**({} if field in ("a", "b", "winner") else {"": NONE.get(field, "none")}), **columns}
         mapping[field] = (
-            grid.selectbox(
+            choose_from(
                 words,
-                options,
-                index=options.index(proposal) if proposal in options else None,
-                format_func=lambda column, field=field: columns.get(column) or NONE.get(field, "none"),
+                labels,
+                value=proposal if proposal in labels else None,
                 placeholder="Choose a column",
                 key=f"votes_{field}_{scope}",
+                place=grid,
             )
             or ""
         )
