@@ -16,6 +16,7 @@ from backend.services.serving.costs.report import LedgerReport, cost_report, rep
 from pages.components.charts.style import STATIC
 from pages.components.choices import choose_one
 from pages.components.confirm import draw_confirmed
+from pages.components.downloads import draw_download
 from pages.components.frame import draw_metric, empty_state, page_frame, plain, rerun_after
 from pages.components.numbers import draw_number, form_button, number_form
 from pages.components.serving.costs.charts import daily_figure, split_figure
@@ -51,14 +52,7 @@ def draw_costs(ctx: Context, person: Person) -> None:
         report = read_report(ctx, period)
         st.space("stretch")
         if person.is_admin:
-            st.download_button(
-                "CSV",
-                data=report_csv(report.ledger),
-                file_name="costs.csv",
-                mime="text/csv",
-                icon=":material/download:",
-                key="cost_csv",
-            )
+            draw_download("CSV", partial(report_csv, report.ledger), "costs.csv", key="cost_csv")
     if not report.is_priced:
         st.info(NO_PRICE, icon=":material/payments:")
     elif report.ledger.unpriced_hours >= 0.01:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from backend.domain.jobs.states import Status
@@ -9,6 +11,7 @@ from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.jobs.exports import ExportView, delete_export, export_file
 from pages.components.confirm import draw_confirmed
+from pages.components.downloads import draw_download
 from pages.components.frame import plain, rerun_after, show_problem
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.words import size, when
@@ -78,15 +81,8 @@ def _draw_download(ctx: Context, person: Person, export: ExportView) -> None:
     prepared = st.session_state.get(f"export_file_{export.job.id}")
     if prepared and prepared.is_file():
         name = prepared.name if prepared.suffix == ".gguf" else f"{export.format}-{export.job.id}.zip"
-        st.download_button(
-            f"Download {name if prepared.suffix == '.gguf' else 'the zip file'}",
-            lambda: prepared.open("rb"),
-            on_click="ignore",
-            file_name=name,
-            key=f"export_get_{export.job.id}",
-            icon=":material/download:",
-            type="primary",
-        )
+        label = f"Download {name if prepared.suffix == '.gguf' else 'the zip file'}"
+        draw_download(label, partial(prepared.open, "rb"), name, key=f"export_get_{export.job.id}", type="primary")
     elif st.button("Prepare a download", key=f"export_prepare_{export.job.id}", icon=":material/download:"):
         with rerun_after():
             st.session_state[f"export_file_{export.job.id}"] = export_file(ctx, export.job.id, person=person)

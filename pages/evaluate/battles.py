@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from backend.domain.wording import plural
@@ -28,6 +30,7 @@ from pages.components.battles.vote_import import draw_vote_import
 from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import choose_from
 from pages.components.confirm import close_menu, menu_key
+from pages.components.downloads import draw_download
 from pages.components.frame import empty_state, live_part, object_heading, page_frame, plain, rerun_after, show_problem
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, page_link, row_link
@@ -93,15 +96,7 @@ def draw_head(ctx: Context, person: Person, campaign: CampaignView) -> None:
         if campaign.is_votable and st.button("Vote", type="primary", key="to_ballot", icon=":material/how_to_vote:"):
             st.switch_page(routes.BALLOT, query_params={"campaign": campaign.id})
         if campaign.num_votes:
-            st.download_button(
-                "Votes as CSV",
-                lambda: export_votes_csv(ctx, campaign.id),
-                file_name="votes.csv",
-                mime="text/csv",
-                key="votes_csv",
-                icon=":material/download:",
-                on_click="ignore",
-            )
+            draw_download("Votes as CSV", partial(export_votes_csv, ctx, campaign.id), "votes.csv", key="votes_csv")
         if person.may_build and not campaign.is_standing and not campaign.is_imported:
             closing = campaign.is_open
             if st.button(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import streamlit as st
 
@@ -25,6 +26,7 @@ from backend.services.serving.request_log.browse import (
 )
 from pages.components import routes
 from pages.components.choices import choose_from
+from pages.components.downloads import draw_download
 from pages.components.frame import empty_state, page_frame, warn_unknown
 from pages.components.numbers import draw_number, number_form
 from pages.components.serving.request_table import RESULTS, draw_elsewhere, draw_request_rows, draw_whose_requests
@@ -137,13 +139,7 @@ def draw_request_actions(ctx: Context, person: Person, filters: RequestFilter, p
     """Draw the files and the dataset of what is listed."""
     with st.container(horizontal=True):
         for label, make, kind in (("CSV", requests_csv, "csv"), ("JSON lines", requests_jsonl, "jsonl")):
-            st.download_button(
-                label,
-                data=lambda make=make: make(ctx, filters, person=person),  # type: ignore[misc]
-                file_name=f"requests.{kind}",
-                icon=":material/download:",
-                key=f"requests_{kind}",
-            )
+            draw_download(label, partial(make, ctx, filters, person=person), f"requests.{kind}", key=f"requests_{kind}")
         if not filters.endpoint:
             return
         reason = why_not_own(ctx, filters.endpoint, person=person)

@@ -12,16 +12,13 @@ from backend.services.context import Context
 from pages.components import routes
 from pages.components.battles.charts import IntervalMark, interval_chart
 from pages.components.charts.style import STATIC
+from pages.components.downloads import draw_download
 from pages.components.frame import errors_shown, object_heading, plain
 from pages.components.links import back_link
 from pages.components.tables import draw_table
 from pages.components.words import date_time
 
-FORMS = (
-    ("json", "JSON with votes", "application/json"),
-    ("csv", "CSV", "text/csv"),
-    ("html", "HTML page", "text/html"),
-)
+FORMS = {"json": "JSON with votes", "csv": "CSV", "html": "HTML page"}
 
 
 def draw_frozen_board(ctx: Context, board_id: str) -> None:
@@ -32,16 +29,8 @@ def draw_frozen_board(ctx: Context, board_id: str) -> None:
         object_heading(board.name, width="content")
         st.badge("snapshot", icon=":material/ac_unit:", color="blue")
         st.space("stretch")
-        for form, label, mime in FORMS:
-            st.download_button(
-                label,
-                partial(export_board, board, form=form),
-                file_name=f"board.{form}",
-                mime=mime,
-                key=f"board_{form}",
-                icon=":material/download:",
-                on_click="ignore",
-            )
+        for form, label in FORMS.items():
+            draw_download(label, partial(export_board, board, form=form), f"board.{form}", key=f"board_{form}")
     by = f" by {board.by}" if board.by else ""
     votes = plural(board.num_votes, "vote")
     st.caption(plain(f"{board.campaign}, {votes}, taken {date_time(board.created_at, now=ctx.now())}{by}."))

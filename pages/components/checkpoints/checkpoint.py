@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import streamlit as st
 
@@ -31,6 +32,7 @@ from backend.services.training.diagnosis import diagnose_run
 from backend.services.training.views import read_configs
 from pages.components import routes
 from pages.components.choices import choose_one
+from pages.components.downloads import draw_download
 from pages.components.evaluation.run_scores import draw_checkpoint_scores
 from pages.components.evaluation.safety import draw_safety
 from pages.components.exports import draw_export, draw_push
@@ -242,16 +244,8 @@ def _draw_files(ctx: Context, person: Person, checkpoint: CheckpointView) -> Non
     draw_table([{"File": f.name, "Size": size(f.bytes)} for f in files], key=f"files_{checkpoint.id}", alt="Files")
     prepared = st.session_state.get("checkpoint_zip")
     if prepared and prepared[0] == checkpoint.id and prepared[1].is_file():
-        st.download_button(
-            "Download the zip file",
-            lambda: prepared[1].open("rb"),
-            on_click="ignore",
-            file_name=f"{_file_name(checkpoint.name)}.zip",
-            mime="application/zip",
-            key=f"zip_{checkpoint.id}",
-            icon=":material/download:",
-            type="primary",
-        )
+        name, make = f"{_file_name(checkpoint.name)}.zip", partial(prepared[1].open, "rb")
+        draw_download("Download the zip file", make, name, key=f"zip_{checkpoint.id}", type="primary")
     elif st.button(
         "Prepare a download",
         key=f"prepare_{checkpoint.id}",

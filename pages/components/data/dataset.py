@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import streamlit as st
@@ -28,6 +29,7 @@ from pages.components.data.derive import draw_derive
 from pages.components.data.lineage import draw_delete_dataset, draw_delete_version, draw_version_lineage
 from pages.components.data.report import draw_data_report
 from pages.components.data.rows import draw_rows
+from pages.components.downloads import draw_download
 from pages.components.exports import draw_export, draw_push
 from pages.components.frame import (
     draw_metric,
@@ -246,13 +248,11 @@ def _draw_rejected(ctx: Context, version: VersionView) -> None:
     ]
     with st.container(height=420 if len(rows) > 8 else "content", border=False):
         draw_table(rows, key=f"rejected_{version.id}", alt="Rejected rows")
-    st.download_button(
+    draw_download(
         "Download as JSON Lines",
-        lambda: read_rejected(ctx, version),
-        on_click="ignore",
-        file_name=f"rejected-{version.dataset}-{version.number}.jsonl",
+        partial(read_rejected, ctx, version),
+        f"rejected-{version.dataset}-{version.number}.jsonl",
         key=f"rejected_file_{version.id}",
-        icon=":material/download:",
     )
 
 

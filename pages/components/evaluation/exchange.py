@@ -13,14 +13,15 @@ from backend.services.evaluation.evaluations import EvaluationView, list_evaluat
 from backend.services.evaluation.exports import ExportFormat, board_html, export_evaluation, scores_csv
 from backend.services.evaluation.imported import import_results, list_imported, remove_imported
 from pages.components.confirm import draw_confirmed
+from pages.components.downloads import draw_download
 from pages.components.frame import plain, rerun_after
 from pages.components.tables import WidgetTable
 from pages.components.words import when
 
-FORMS: tuple[tuple[ExportFormat, str, str, str], ...] = (
-    ("csv", "Items (CSV)", "text/csv", "csv"),
-    ("html", "Report (HTML)", "text/html", "html"),
-    ("lm-eval", "lm-eval results (zip)", "application/zip", "zip"),
+FORMS: tuple[tuple[ExportFormat, str, str], ...] = (
+    ("csv", "Items (CSV)", "csv"),
+    ("html", "Report (HTML)", "html"),
+    ("lm-eval", "lm-eval results (zip)", "zip"),
 )
 IMPORTED = WidgetTable("imported", {"Model": 2.4, "Benchmark": 2.0, "Scores": 3.0, "Source": 2.0, "": 0.8})
 
@@ -31,39 +32,18 @@ def draw_downloads(ctx: Context, evaluation: EvaluationView) -> None:
         re.sub(r"[^A-Za-z0-9._-]+", "-", f"{evaluation.checkpoint} {evaluation.benchmark}").strip("-") or "evaluation"
     )
     with st.container(horizontal=True):
-        for form, label, mime, ending in FORMS:
-            st.download_button(
-                label,
-                data=partial(export_evaluation, ctx, evaluation.id, form=form),
-                file_name=f"{name}.{ending}",
-                mime=mime,
-                key=f"eval_export_{form}",
-                icon=":material/download:",
-                on_click="ignore",
-            )
+        for form, label, ending in FORMS:
+            make = partial(export_evaluation, ctx, evaluation.id, form=form)
+            draw_download(label, make, f"{name}.{ending}", key=f"eval_export_{form}")
 
 
 def draw_board_exchange(ctx: Context, person: Person) -> None:
     """Draw the downloads of all scores, the import of results files, and what was imported."""
     with st.container(horizontal=True):
-        st.download_button(
-            "Scores (CSV)",
-            data=lambda: scores_csv(list_evaluations(ctx, limit=5000)),
-            file_name="scores.csv",
-            mime="text/csv",
-            key="board_csv",
-            icon=":material/download:",
-            on_click="ignore",
+        draw_download(
+            "Scores (CSV)", lambda: scores_csv(list_evaluations(ctx, limit=5000)), "scores.csv", key="board_csv"
         )
-        st.download_button(
-            "Leaderboards (HTML)",
-            data=partial(board_html, ctx),
-            file_name="leaderboards.html",
-            mime="text/html",
-            key="board_html",
-            icon=":material/download:",
-            on_click="ignore",
-        )
+        draw_download("Leaderboards (HTML)", partial(board_html, ctx), "leaderboards.html", key="board_html")
     with st.form("eval_import", border=False, clear_on_submit=True):
         files = st.file_uploader(
             "Results of lm-evaluation-harness, or JSON of the same form",

@@ -34,6 +34,7 @@ from backend.services.tokenizers.sources import TokenizerSource, list_sources
 from backend.services.tokenizers.tokenization import Token, tokenize
 from pages.components import routes
 from pages.components.choices import by_identity, choose_from, choose_one
+from pages.components.downloads import draw_download
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, object_heading, plain, show_error
 from pages.components.links import row_link
@@ -251,16 +252,7 @@ def _draw_actions(
                     with errors_shown():
                         delete_task(ctx, name, person=person)
                         st.switch_page(routes.EVALUATIONS, query_params={"tasks": "1"})
-        st.download_button(
-            "YAML",
-            data=text,
-            file_name=f"{name}.yaml",
-            mime="text/yaml",
-            icon=":material/download:",
-            key="task_yaml",
-            on_click="ignore",
-            disabled=not is_sound,
-        )
+        draw_download("YAML", text, f"{name}.yaml", key="task_yaml", disabled=not is_sound)
     clashing, refusal = st.session_state.get(clash, (None, None))
     if is_sound and clashing == text and definition is not None:
         show_error(refusal)

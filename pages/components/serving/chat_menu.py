@@ -25,14 +25,15 @@ from backend.services.serving.conversations import (
 from backend.services.serving.endpoints import EndpointView
 from pages.components import routes
 from pages.components.confirm import draw_confirmed_in_menu
+from pages.components.downloads import draw_download
 from pages.components.frame import plain, rerun_after, title_tab
 from pages.components.links import draw_who_reaches, page_link
 from pages.components.people.keys import key_to_show
 
-EXPORTS: tuple[tuple[Format, str, str, str], ...] = (
-    ("markdown", "Markdown", "md", "text/markdown"),
-    ("json", "JSON", "json", "application/json"),
-    ("row", "Dataset row (JSON lines)", "jsonl", "application/jsonl"),
+EXPORTS: tuple[tuple[Format, str, str], ...] = (
+    ("markdown", "Markdown", "md"),
+    ("json", "JSON", "json"),
+    ("row", "Dataset row (JSON lines)", "jsonl"),
 )
 MAX_TEMPLATE = 6_000
 
@@ -84,16 +85,9 @@ def draw_shares(ctx: Context, person: Person, conversation: ConversationView) ->
 
 def draw_chat_downloads(ctx: Context, person: Person, conversation: ConversationView) -> None:
     """Draw a download in each form."""
-    for form, label, ending, mime in EXPORTS:
-        st.download_button(
-            label,
-            data=partial(export_chat, ctx, conversation.id, form, person=person),
-            file_name=f"conversation-{conversation.id}.{ending}",
-            mime=mime,
-            key=f"export_{form}",
-            width="stretch",
-            on_click="ignore",
-        )
+    for form, label, ending in EXPORTS:
+        make, name = partial(export_chat, ctx, conversation.id, form, person=person), f"conversation-{conversation.id}"
+        draw_download(label, make, f"{name}.{ending}", key=f"export_{form}", icon=None, width="stretch")
 
 
 def draw_code(ctx: Context, person: Person, conversation: ConversationView | None, settings: ChatSettings) -> None:

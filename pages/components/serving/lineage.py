@@ -15,6 +15,7 @@ from backend.services.evaluation.evaluations import get_evaluations
 from backend.services.lineage import Lineage, LineageNode
 from pages.components import routes
 from pages.components.charts.style import STATIC
+from pages.components.downloads import draw_download
 from pages.components.frame import plain
 from pages.components.links import row_link
 from pages.components.serving.lineage_figure import lineage_figure
@@ -67,15 +68,8 @@ def draw_lineage(ctx: Context, lineage: Lineage) -> None:
             alt=f"Lineage of {lineage.title}; the table below lists the same objects",
         )
     _draw_list(lineage, scores)
-    st.download_button(
-        "Lineage as JSON",
-        json.dumps(lineage.to_document(), indent=2, ensure_ascii=False),
-        file_name="lineage.json",
-        mime="application/json",
-        key="lineage_json",
-        icon=":material/download:",
-        on_click="ignore",
-    )
+    text = json.dumps(lineage.to_document(), indent=2, ensure_ascii=False)
+    draw_download("Lineage as JSON", text, "lineage.json", key="lineage_json")
 
 
 def _draw_list(lineage: Lineage, scores: Mapping[str, str]) -> None:

@@ -17,6 +17,7 @@ from backend.services.tokenizers.tokenizers import (
     rename_tokenizer,
 )
 from pages.components import routes
+from pages.components.downloads import draw_download
 from pages.components.frame import draw_metric, errors_shown, object_heading, plain, rerun_after, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.links import page_link, row_link
@@ -100,14 +101,11 @@ def _draw_next(ctx: Context, tokenizer: TokenizerView, source: TokenizerSource) 
             "Compare with others", page=PAGE, query={"compare": source.ref}, icon="compare", key="tokenizer_compare"
         )
         page_link(routes.ARCHITECTURES, "Design an architecture", {"tokenizer": tokenizer.name})
-        st.download_button(
+        draw_download(
             "tokenizer.json",
             lambda: read_tokenizer_file(ctx, tokenizer.id),
-            on_click="ignore",
-            file_name="tokenizer.json",
-            mime="application/json",
+            "tokenizer.json",
             key=f"download_{tokenizer.id}",
-            icon=":material/download:",
             type="tertiary",
             help="Loads with tokenizers and transformers.",
         )

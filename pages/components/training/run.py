@@ -33,6 +33,7 @@ from backend.services.training.runs import (
 from backend.services.training.sweeps import sweep_of_run
 from backend.services.training.views import RunDetail, RunView
 from pages.components import routes
+from pages.components.downloads import draw_download
 from pages.components.frame import draw_figure, plain, rerun_after, show_problem, title_tab
 from pages.components.links import chat_endpoints, draw_chat_link, page_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
@@ -364,22 +365,15 @@ def _draw_stop_and_cure(ctx: Context, person: Person, run: RunView, finding: Fin
                 st.switch_page(routes.LAUNCH, query_params=_cure(run, finding))
 
 
-FORMS = (("md", "Download Markdown (model card)", "text/markdown"), ("html", "Download HTML", "text/html"))
+FORMS = {"md": "Download Markdown (model card)", "html": "Download HTML"}
 
 
 def draw_run_report(ctx: Context, run: RunView) -> None:
     """Draw the report and its downloads, which are made when they are clicked."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name).strip("-") or "run"
     with st.container(horizontal=True):
-        for form, label, mime in FORMS:
-            st.download_button(
-                label,
-                data=partial(run_report_text, ctx, run.id, form=form),
-                file_name=f"{name}.{form}",
-                mime=mime,
-                key=f"run_report_{form}",
-                icon=":material/description:",
-                on_click="ignore",
-            )
+        for form, label in FORMS.items():
+            make = partial(run_report_text, ctx, run.id, form=form)
+            draw_download(label, make, f"{name}.{form}", key=f"run_report_{form}", icon="description")
     with st.container(border=True, key="run_report"):
         st.markdown(report_body(ctx, run.id, escape=plain))

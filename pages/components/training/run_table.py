@@ -47,6 +47,7 @@ from backend.services.training.runs import archive_runs, tag_runs
 from pages.components import routes
 from pages.components.browser.run_table.component import TableAction, run_table
 from pages.components.choices import by_identity, choose_from, choose_one
+from pages.components.downloads import draw_download
 from pages.components.frame import handled, plain, rerun_after
 from pages.components.labels import IMPORTED, OBJECTIVES, STATUS
 from pages.components.links import page_link, set_parameters
@@ -313,13 +314,12 @@ def draw_bar(
         _draw_columns(table, columns)
         group = _draw_grouping(table)
         _draw_views(ctx, person)
-        st.download_button(
+        draw_download(
             "CSV",
-            data=lambda: "".join(stream_runs_csv(table, rows, [one.name for one in columns if one is not CURVE])),
-            file_name="runs.csv",
-            mime="text/csv",
+            lambda: "".join(stream_runs_csv(table, rows, [one.name for one in columns if one is not CURVE])),
+            "runs.csv",
             key="runs_csv",
-            on_click="ignore",
+            icon=None,
             help="These runs with these columns.",
         )
     return shown or SHOWN[0], group

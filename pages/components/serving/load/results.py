@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import plotly.graph_objects as go
@@ -17,6 +18,7 @@ from backend.domain.wording import percent, plural
 from backend.services.serving.load.load_tests import LoadTestView, load_test_csv, load_test_json
 from pages.components.charts.style import COLORS, LEGEND_BELOW, MARGIN, MUTED, STATIC
 from pages.components.choices import choose_from, choose_one
+from pages.components.downloads import draw_download
 from pages.components.frame import plain
 from pages.components.tables import draw_table
 from pages.components.words import date_time, figure_text
@@ -54,15 +56,8 @@ def draw_load_results(tests: Sequence[LoadTestView]) -> None:
         draw_load_differences(chosen, by_id[compared])
     draw_figures(pair)
     with st.container(horizontal=True):
-        for name, text, mime in (("CSV", load_test_csv, "text/csv"), ("JSON", load_test_json, "application/json")):
-            st.download_button(
-                name,
-                data=text(chosen),
-                file_name=f"load-test-{chosen.id}.{name.lower()}",
-                mime=mime,
-                icon=":material/download:",
-                key=f"load_{name}",
-            )
+        for name, make in (("CSV", load_test_csv), ("JSON", load_test_json)):
+            draw_download(name, partial(make, chosen), f"load-test-{chosen.id}.{name.lower()}", key=f"load_{name}")
 
 
 def test_label(test: LoadTestView) -> str:
