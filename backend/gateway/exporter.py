@@ -4,13 +4,13 @@ under our prefix.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from backend.services.serving.monitoring.gauges import LiveGauges, host_ratios
+from backend.services.serving.monitoring.gauges import LiveGauges, ReplicaGauges, host_ratios
 
 
 class _Counts(Collector):
@@ -24,76 +24,57 @@ class _Counts(Collector):
         return self._families
 
 
+LABELS = ["model", "replica"]
+REPLICA_GAUGES: tuple[tuple[str, str, Callable[[ReplicaGauges], float | None]], ...] = (
+    ("num_requests_running", "Requests that a replica generates for.", lambda one: one.load.running),
+    ("num_requests_waiting", "Requests in a replica's queue.", lambda one: one.load.waiting),
+    ("generation_tokens_per_second", "Tokens a second over the last seconds.", lambda one: one.load.tokens_per_second),
+    ("kv_cache_usage_ratio", "Used share of the KV cache, 0 to 1.", lambda one: one.load.cache_ratio),
+    ("replica_ready", "Whether a replica answers: 1 or 0.", lambda one: one.is_ready),
+    ("replica_cpu_cores", "Cores that a replica's process keeps busy.", lambda one: one.load.cpu_cores),
+    ("replica_memory_bytes", "Memory of a replica's process.", lambda one: one.load.memory_bytes),
+    ("replica_gpu_memory_bytes", "GPU memory of a replica's process.", lambda one: one.load.gpu_memory_bytes),
+)
+REPLICA_COUNTERS: tuple[tuple[str, str, Callable[[ReplicaGauges], float | None]], ...] = (
+    ("spec_decode_num_draft_tokens", "Tokens that a replica's draft proposed.", lambda one: one.load.drafted_tokens),
+    ("spec_decode_num_accepted_tokens", "Drafted tokens that were accepted.", lambda one: one.load.accepted_tokens),
+)
+HOST_RATIOS = {"cpu_ratio": "CPU", "memory_ratio": "memory", "gpu_ratio": "GPUs", "gpu_memory_ratio": "GPU memory"}
+
+
 def render_live(live: LiveGauges) -> bytes:
     """Return the gauges as text. Labels name endpoints, replicas, machines, queues, never keys, people or prompts."""
     registry = CollectorRegistry()
-    labels = ["model", "replica"]
-    running = Gauge(
-        "roundhouse_num_requests_running", "Requests that a replica generates for.", labels, registry=registry
-    )
-    waiting = Gauge("roundhouse_num_requests_waiting", "Requests in a replica's queue.", labels, registry=registry)
-    rate = Gauge(
-        "roundhouse_generation_tokens_per_second", "Tokens a second over the last seconds.", labels, registry=registry
-    )
-    cache = Gauge("roundhouse_kv_cache_usage_ratio", "Used share of the KV cache, 0 to 1.", labels, registry=registry)
-    ready = Gauge("roundhouse_replica_ready", "Whether a replica answers: 1 or 0.", labels, registry=registry)
-    cores = Gauge(
-        "roundhouse_replica_cpu_cores", "Cores that a replica's process keeps busy.", labels, registry=registry
-    )
-    memory = Gauge("roundhouse_replica_memory_bytes", "Memory of a replica's process.", labels, registry=registry)
-    gpu_memory = Gauge(
-        "roundhouse_replica_gpu_memory_bytes", "GPU memory of a replica's process.", labels, registry=registry
-    )
-    drafted = CounterMetricFamily(
-        "roundhouse_spec_decode_num_draft_tokens", "Tokens that a replica's draft proposed.", labels=labels
-    )
-    accepted = CounterMetricFamily(
-        "roundhouse_spec_decode_num_accepted_tokens", "Drafted tokens that were accepted.", labels=labels
-    )
-    registry.register(_Counts(drafted, accepted))
-    for replica in live.replicas:
-        names = (replica.endpoint, replica.replica_id)
-        running.labels(*names).set(replica.load.running)
-        waiting.labels(*names).set(replica.load.waiting)
-        rate.labels(*names).set(replica.load.tokens_per_second)
-        ready.labels(*names).set(replica.is_ready)
-        if replica.load.cache_ratio is not None:
-            cache.labels(*names).set(replica.load.cache_ratio)
-        for gauge, value in (
-            (cores, replica.load.cpu_cores),
-            (memory, replica.load.memory_bytes),
-            (gpu_memory, replica.load.gpu_memory_bytes),
-        ):
-            if value is not None:
-                gauge.labels(*names).set(value)
-        for counter, value in ((drafted, replica.load.drafted_tokens), (accepted, replica.load.accepted_tokens)):
-            if value is not None:
-                counter.add_metric(names, value)
-    up = Gauge("roundhouse_worker_up", "Whether a worker's heartbeat is fresh: 1 or 0.", ["worker"], registry=registry)
+
+    def gauge(name: str, text: str, labels: Sequence[str]) -> Gauge:
+        return Gauge(f"roundhouse_{name}", text, labels, registry=registry)
+
+    for name, text, value_of in REPLICA_GAUGES:
+        family = gauge(name, text, LABELS)
+        for replica in live.replicas:
+            if (value := value_of(replica)) is not None:
+                family.labels(replica.endpoint, replica.replica_id).set(value)
+    counters = []
+    for name, text, value_of in REPLICA_COUNTERS:
+        counter = CounterMetricFamily(f"roundhouse_{name}", text, labels=LABELS)
+        for replica in live.replicas:
+            if (value := value_of(replica)) is not None:
+                counter.add_metric((replica.endpoint, replica.replica_id), value)
+        counters.append(counter)
+    registry.register(_Counts(*counters))
+    up = gauge("worker_up", "Whether a worker's heartbeat is fresh: 1 or 0.", ["worker"])
     hosts = {
-        name: Gauge(
-            f"roundhouse_host_{name}", f"Used share of a machine's {label}, 0 to 1.", ["host"], registry=registry
-        )
-        for name, label in (
-            ("cpu_ratio", "CPU"),
-            ("memory_ratio", "memory"),
-            ("gpu_ratio", "GPUs"),
-            ("gpu_memory_ratio", "GPU memory"),
-        )
+        name: gauge(f"host_{name}", f"Used share of a machine's {label}, 0 to 1.", ["host"])
+        for name, label in HOST_RATIOS.items()
     }
     for worker in live.workers:
         up.labels(worker.name).set(worker.is_alive)
-        for name, value in host_ratios(worker.gauges).items() if worker.is_alive else ():
-            hosts[name].labels(worker.host).set(value)
-    jobs = Gauge("roundhouse_jobs", "Open jobs.", ["queue", "status"], registry=registry)
+        for name, ratio in host_ratios(worker.gauges).items() if worker.is_alive else ():
+            hosts[name].labels(worker.host).set(ratio)
+    jobs = gauge("jobs", "Open jobs.", ["queue", "status"])
     for queue, status, count in live.jobs:
         jobs.labels(queue, status).set(count)
-    alerts = Gauge(
-        "roundhouse_alerts",
-        "Open alerts, and runs that ended in the last 10 minutes.",
-        ["kind", "severity"],
-        registry=registry,
-    )
+    alerts = gauge("alerts", "Open alerts, and runs that ended in the last 10 minutes.", ["kind", "severity"])
     for kind, severity, count in live.alerts:
         alerts.labels(kind, severity).set(count)
     return generate_latest(registry)

@@ -124,38 +124,26 @@ def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
         st.warning(with_code(dropped), icon=":material/hide_image:")
     if filtered := describe_filtered(version.facts.filtered_rows):
         st.caption(filtered)
-    names = [
-        "Text" if version.is_one_text else "Rows",
-        "Report",
-        "Change",
-        "Versions",
-        "Card",
-        "Export",
-        "Rejected rows",
-        "Origin",
-    ]
+    first = "Text" if version.is_one_text else "Rows"
+    later = {
+        "Report": draw_data_report,
+        "Change": draw_derive,
+        "Versions": _draw_versions,
+        "Card": draw_data_card,
+        "Export": draw_version_exports,
+    }
+    names = [first, *later, "Rejected rows", "Origin"]
     _open_linked_tab(names)
-    rows, report, change, versions, card, export, rejected, origin = st.tabs(names, key="tab", bind="query-params")
-    with rows:
-        draw_rows(ctx, version, is_open=bool(rows.open))
-    if report.open:
-        with report:
-            draw_data_report(ctx, person, version)
-    if change.open:
-        with change:
-            draw_derive(ctx, person, version)
-    if versions.open:
-        with versions:
-            _draw_versions(ctx, person, version)
-    if card.open:
-        with card:
-            draw_data_card(ctx, person, version)
-    if export.open:
-        with export:
-            draw_version_exports(ctx, person, version)
-    with rejected:
+    tabs = dict(zip(names, st.tabs(names, key="tab", bind="query-params"), strict=True))
+    with tabs[first]:
+        draw_rows(ctx, version, is_open=bool(tabs[first].open))
+    for name, draw in later.items():
+        if tabs[name].open:
+            with tabs[name]:
+                draw(ctx, person, version)
+    with tabs["Rejected rows"]:
         _draw_rejected(ctx, version)
-    with origin:
+    with tabs["Origin"]:
         _draw_origin(version)
 
 
