@@ -47,9 +47,8 @@ def choice_values(
         values["mc2"] = float(shares[list(gold)].sum())
     if "brier" in metrics:
         values["brier"] = float(((shares - np.isin(np.arange(len(choices)), gold)) ** 2).sum())
-    if {"likelihood_diff", "pct_stereotype"} & set(metrics) and len(
-        sums
-    ) == 2:  # CrowS-Pairs: the first is the stereotype
+    # CrowS-Pairs: the first is the stereotype
+    if {"likelihood_diff", "pct_stereotype"} & set(metrics) and len(sums) == 2:
         values |= {"likelihood_diff": float(abs(sums[0] - sums[1])), "pct_stereotype": float(sums[0] > sums[1])}
     values["chance"] = len(set(gold)) / len(choices)
     tied = int((sums.max() - sums <= TIE).sum())

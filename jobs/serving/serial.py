@@ -159,9 +159,8 @@ class SerialEngine:
                             self._generate(generation)
                     except Exception as error:
                         generation.fail(f"The engine failed on this request: {error}", code=ENGINE_FAILED)
-                        torch.zeros(
-                            1, device=self._network.device
-                        ).item()  # raises where the device fails, and with it each request
+                        # raises where the device fails, and with it each request
+                        torch.zeros(1, device=self._network.device).item()
                         logger.exception("The engine failed on a request, and continues with the others.")
                 self._current = None
         finally:

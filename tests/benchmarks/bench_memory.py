@@ -228,9 +228,8 @@ def errors_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     result = []
     for index, row in enumerate(rows):
         peak, mine = row["run"]["measured_bytes"], probes[index]
-        before = estimate_memory(
-            mine.setting
-        ).total  # sequences as long as the context, as nobody has seen the data yet
+        # sequences as long as the context, as nobody has seen the data yet
+        before = estimate_memory(mine.setting).total
         others = calibrate(mine.setting, mine.estimated_bytes, [probe for probe in probes if probe is not mine])
         estimates = {
             "formula": before,

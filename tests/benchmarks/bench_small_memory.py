@@ -31,9 +31,8 @@ class Tight(Recorder):
 
     def emit(self, event: Event) -> None:
         super().emit(event)
-        if (
-            isinstance(event, ResumedEvent) and self._megabytes is not None
-        ):  # a second attempt says so just before its first step
+        # a second attempt says so just before its first step
+        if isinstance(event, ResumedEvent) and self._megabytes is not None:
             status = Path("/proc/self/status").read_text()
             held = int(re.findall(r"VmSize:\s+(\d+)", status)[0]) * 1024
             resource.setrlimit(resource.RLIMIT_AS, (held + self._megabytes * 2**20,) * 2)

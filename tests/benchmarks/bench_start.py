@@ -94,9 +94,8 @@ class Running:
         family = self.family()
         started = time.perf_counter()
         if os.getpgid(self.process.pid) == self.process.pid:
-            os.killpg(
-                self.process.pid, signal.SIGINT
-            )  # a terminal sends it to every process of the group: make forwards none
+            # a terminal sends it to every process of the group: make forwards none
+            os.killpg(self.process.pid, signal.SIGINT)
         else:
             self.process.send_signal(signal.SIGINT)
         while self.process.poll() is None or any(is_alive(member) for member in family):

@@ -78,18 +78,16 @@ def compare(name: str, subject: EvaluatedNetwork, asking: Sequence[Question]) ->
     scored = [(q.finish(a)[0], q.finish(b)[0]) for q, a, b in zip(asking, ours, theirs, strict=True)]
     if shipped(name).form is RequestForm.GENERATE:
         texts = [(a[0].text, b[0].text) for a, b in zip(ours, theirs, strict=True)]
-        other = sum(
-            a.removeprefix(" ") != b.removeprefix(" ") for a, b in texts
-        )  # HFLM's decoding drops a space at the beginning
+        # HFLM's decoding drops a space at the beginning
+        other = sum(a.removeprefix(" ") != b.removeprefix(" ") for a, b in texts)
         spaces, metric = sum(a != b for a, b in texts) - other, shipped(name).metric_uses[0].name
         means = [np.mean([one.values.get(metric, np.nan) for one in side]) for side in zip(*scored, strict=True)]
         answers = f"{other} other answers ({spaces} but for a space before)"
         print(f"  {name:26} {len(asking):4} items, {answers}, {metric} {means[0]:.4f} {means[1]:.4f}", flush=True)
         return other == 0
     pairs = [(a, b) for mine, reference in zip(ours, theirs, strict=True) for a, b in zip(mine, reference, strict=True)]
-    pairs = [
-        (a, b) for a, b in pairs if np.isfinite(b.sum_logprob)
-    ]  # the harness refuses continuations longer than the context
+    # the harness refuses continuations longer than the context
+    pairs = [(a, b) for a, b in pairs if np.isfinite(b.sum_logprob)]
     gap = max(abs(a.sum_logprob - b.sum_logprob) for a, b in pairs)
     other = sum(a.shown.get("chosen") != b.shown.get("chosen") for a, b in scored)
     metric = shipped(name).metric_uses[0].name

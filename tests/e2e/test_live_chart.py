@@ -406,9 +406,8 @@ def finish(ctx: Context, name: str, **values: object) -> RunView:
 def test_the_legend_of_overlaid_runs_names_what_differs_and_the_split(page: Page, server: str, ctx: Context) -> None:
     runs = [finish(ctx, "legend one"), finish(ctx, "legend two", learning_rate=1e-3)]
     page.goto(f"{server}/runs?compare={runs[0].id},{runs[1].id}")
-    page.wait_for_function(
-        f"document.querySelector('{PLOT}')?.data?.length === 6"
-    )  # train twice: as measured and smoothed
+    # train twice: as measured and smoothed
+    page.wait_for_function(f"document.querySelector('{PLOT}')?.data?.length === 6")
     legend = page.locator('[data-panel="loss"] .rh-of-run')
     expect(legend).to_have_count(2)
     expect(legend.last).to_contain_text("2.2000", use_inner_text=True)

@@ -99,9 +99,8 @@ def test_four_blind_answers_tell_nothing_run_nothing_and_load_nothing_until_the_
     for name in ENDPOINTS:
         expect(turn).to_contain_text(name)
     tab.get_by_role("button", name="Settings").click()
-    expect(tab.get_by_label("Max new tokens")).to_have_value(
-        "160"
-    )  # after several runs of the page with the menu closed
+    # after several runs of the page with the menu closed
+    expect(tab.get_by_label("Max new tokens")).to_have_value("160")
     tab.keyboard.press("Escape")
     tab.set_viewport_size({"width": 390, "height": 900})
     visitor.settle()

@@ -175,9 +175,8 @@ def test_an_idle_worker_ends_at_once(running: Site) -> None:
     with running.worker(SLEEPING, queues="train,eval,serve,cpu", threads=12) as worker:
         wait_until(lambda: len(list_workers(running.ctx)) == 4, what="the heartbeats")
         worker.send_signal(signal.SIGQUIT)
-        worker.wait(
-            300
-        )  # no thread holds it for its tick of minutes; where all cores are taken even that needs many seconds
+        # no thread holds it for its tick of minutes; where all cores are taken even that needs many seconds
+        worker.wait(300)
 
 
 def test_a_frozen_worker_loses_its_job_to_another_and_is_fenced_when_it_wakes(running: Site) -> None:

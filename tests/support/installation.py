@@ -111,9 +111,8 @@ class Installation:
             "ROUNDHOUSE_LEASE_S": "12",
             "ROUNDHOUSE_SWEEP_S": "1",
             "ROUNDHOUSE_KEEP_FREE_MB": "16",
-            "OMP_NUM_THREADS": (
-                "1"
-            ),  # networks this small gain nothing from a second thread, and wait for it on a busy machine
+            # networks this small gain nothing from a second thread, and wait for it on a busy machine
+            "OMP_NUM_THREADS": "1",
             "ROUNDHOUSE_TRAIN_NICE": "0",  # beside other tests a run of low priority would stand still
             **environment,
         }

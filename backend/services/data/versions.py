@@ -57,9 +57,8 @@ def derive_version(
         try:
             dataset = _target(session, ctx, parent, name=name, person=person)
         except Conflict:
-            if (
-                known := _job_of_key(session, idempotency_key)
-            ) is not None:  # stored between the two looks (PostgreSQL)
+            # stored between the two looks (PostgreSQL)
+            if (known := _job_of_key(session, idempotency_key)) is not None:
                 return version_of_job(ctx, known)
             raise
         job = add_job(

@@ -84,9 +84,8 @@ class FaultCounter:
                     examples = self._examples.setdefault(fault.name, [])
                     if len(examples) < SHOWN_FAULTS:
                         split, place = rows.place(number)
-                        excerpt = fault.excerpt.encode(
-                            "utf-8", "backslashreplace"
-                        ).decode()  # a lone surrogate can't be stored
+                        # a lone surrogate can't be stored
+                        excerpt = fault.excerpt.encode("utf-8", "backslashreplace").decode()
                         examples.append(RowRef(split=split, row=place + 1, text=excerpt))
 
     def faults(self) -> list[FaultReport]:

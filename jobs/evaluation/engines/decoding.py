@@ -119,9 +119,8 @@ class Decoder:
         """Return the logits after the last token of each row, in fp32."""
         more: dict[str, object] = {self._cache_name: cache}
         if ids.shape[1] == 1 and self._subject.network.config._attn_implementation == "sdpa":
-            mask = mask[
-                :, None, None, :
-            ].bool()  # a mask of four dimensions is taken as it is; of two, transformers makes one each time
+            # a mask of four dimensions is taken as it is; of two, transformers makes one each time
+            mask = mask[:, None, None, :].bool()
         output = self._subject.network(
             input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1, **more
         )

@@ -142,9 +142,8 @@ class WeightFolder:
         if name in self._whole:
             yield from _sliced(self._whole[name], self.shape(name))
             return
-        with safe_open(
-            str(self._files[name]), framework="pt"
-        ) as file:  # reopened, so that pages read before leave the memory
+        # reopened, so that pages read before leave the memory
+        with safe_open(str(self._files[name]), framework="pt") as file:
             yield from _sliced(file.get_slice(name) if self.shape(name) else file.get_tensor(name), self.shape(name))
 
 

@@ -129,9 +129,8 @@ def test_heads_and_bodies_have_a_time_limit_that_drops_of_bytes_do_not_renew(
             thread.join()
         assert ended["head"] >= 1
         assert ended["body"] >= 2
-        with httpx2.Client(
-            base_url=f"http://127.0.0.1:{port}"
-        ) as client:  # a connection that has served may rest for longer
+        # a connection that has served may rest for longer
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client:
             assert client.post("/v1/chat/completions", json=BODY).status_code == 200
             time.sleep(2.5)
             assert client.post("/v1/chat/completions", json=BODY).status_code == 200

@@ -115,9 +115,8 @@ def test_requests_are_answered_revoked_keys_stay_revoked_and_usage_waits(
 
         def num_stored() -> int:
             with ctx.db.read() as session:
-                return len(
-                    session.scalars(select(Usage.id).where(Usage.key_id.is_not(None))).all()
-                )  # 401s too have rows
+                # 401s too have rows
+                return len(session.scalars(select(Usage.id).where(Usage.key_id.is_not(None))).all())
 
         assert eventually(lambda: num_stored() == 13)
         revoke_key(ctx, "bot", person=LOCAL)

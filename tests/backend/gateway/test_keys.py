@@ -89,9 +89,8 @@ def test_a_changed_limit_holds_at_once_and_a_noted_use_announces_nothing(
             await asyncio.sleep(0.005)
         if any_ctx.db.is_sqlite:  # counts every commit
             return
-        eventually(
-            lambda: directory.keys_version() == version + 2
-        )  # PostgreSQL has announced the new key and its change
+        # PostgreSQL has announced the new key and its change
+        eventually(lambda: directory.keys_version() == version + 2)
         note_key_uses(any_ctx, {view.id: datetime.now(UTC)})
         await asyncio.sleep(0.05)
         assert directory.keys_version() == version + 2

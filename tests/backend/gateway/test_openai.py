@@ -181,9 +181,8 @@ def test_a_repeated_prompt_is_read_from_the_cache_and_counted(client: openai.Ope
 
 
 def test_embeddings_have_length_one_and_the_same_text_the_same_vector(client: openai.OpenAI) -> None:
-    answer = client.embeddings.create(
-        model="tiny", input=["a cat", "a dog", "a cat"]
-    )  # the client asks for base64 by itself
+    # the client asks for base64 by itself
+    answer = client.embeddings.create(model="tiny", input=["a cat", "a dog", "a cat"])
     first, second, third = (torch.tensor(entry.embedding) for entry in answer.data)
     assert torch.allclose(first.norm(), torch.tensor(1.0), atol=1e-4)
     assert torch.equal(first, third)

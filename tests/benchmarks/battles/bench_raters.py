@@ -140,9 +140,8 @@ _known: dict[tuple[int, int], tuple[FloatArray, FloatArray]] = {
 
 def likelihoods_of(raters: list[tuple[int, int]]) -> tuple[FloatArray, FloatArray]:
     """Chances of the votes of raters with these wins and losses, kept for the next campaign."""
-    new = [
-        rater for rater in raters if rater not in _known
-    ]  # in the order of wins and losses, which the evidence keeps
+    # in the order of wins and losses, which the evidence keeps
+    new = [rater for rater in raters if rater not in _known]
     if new:
         evidence = evidence_of_counts(*np.array(new).T)
         _known.update(zip(new, zip(uniform_chances(evidence.below), evidence.favoured, strict=True), strict=True))

@@ -64,9 +64,8 @@ def losses(network: torch.nn.Module, batch: MicroBatch) -> torch.Tensor:
 @pytest.mark.parametrize("family", [name for name in FAMILY_NAMES if FAMILIES[name].packs])
 def test_packed_rows_have_the_losses_and_gradients_of_the_rows_alone(family: str) -> None:
     network, examples = network_of(family), make_examples([2, 30, 9, 17])
-    alone = [
-        losses(network, concatenate([example])) for example in examples
-    ]  # before the switch: transformers' own attention
+    # before the switch: transformers' own attention
+    alone = [losses(network, concatenate([example])) for example in examples]
     torch.autograd.backward(torch.cat(alone).sum())
     gradients = [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
     network.zero_grad()

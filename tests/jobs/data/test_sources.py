@@ -26,9 +26,8 @@ from tests.support.data.hub_server import HubServer, commit_id, run_hub
 from tests.support.jobs import make_spec
 
 ROOT = Path(__file__).parents[3]
-LONG = "".join(
-    json.dumps({"text": f"row {i} " + "word " * 200}) + "\n" for i in range(3000)
-)  # 3 MB, three chunks at least
+# 3 MB, three chunks at least
+LONG = "".join(json.dumps({"text": f"row {i} " + "word " * 200}) + "\n" for i in range(3000))
 
 
 @pytest.fixture

@@ -88,9 +88,8 @@ def test_a_stopped_generation_keeps_its_completions(room: EvaluationRoom) -> Non
     reporter = Remembering()
     result = room.work("generate", payload, job="stopped", reporter=reporter)
     assert result["count"] == 40
-    assert sorted(int(str(e["prompt_id"])[1:]) for e in reporter.of("completion")) == list(
-        range(40)
-    )  # earlier ones are told again
+    # earlier ones are told again
+    assert sorted(int(str(e["prompt_id"])[1:]) for e in reporter.of("completion")) == list(range(40))
     stored = [json.loads(line) for line in (room.root / str(result["file"])).read_text().split("\n") if line]
     assert len(stored) == 40
 

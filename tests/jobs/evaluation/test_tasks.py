@@ -237,9 +237,8 @@ def test_continuations_are_right_where_greedy_decoding_gives_them(room: Evaluati
     nll = -sum(logprob(log_p, "h", answer) for answer in ("ax", "at") * 2)
     assert scores["acc"]["value"] == 0.5
     assert scores["token_perplexity"]["value"] == pytest.approx(math.exp(nll / 8), rel=1e-4)
-    assert scores["perplexity"]["value"] == pytest.approx(
-        math.exp(nll / 4), rel=1e-4
-    )  # of four targets of two tokens each
+    # of four targets of two tokens each
+    assert scores["perplexity"]["value"] == pytest.approx(math.exp(nll / 4), rel=1e-4)
 
 
 def test_uniform_network_has_its_vocabulary_as_perplexity_per_byte_and_words_as_the_harness_counts_them(

@@ -157,9 +157,8 @@ def test_a_row_that_the_sampler_fails_on_ends_alone(either: Engine, params: dict
             done.set()
 
     generation: Any = either.submit([1, 2, 3], SamplingParams(max_tokens=24, temperature=0), take)
-    generation.draw.params = generation.params.model_copy(
-        update={"logit_bias": ((2**63, 1.0),)}
-    )  # as if no check had seen it
+    # as if no check had seen it
+    generation.draw.params = generation.params.model_copy(update={"logit_bias": ((2**63, 1.0),)})
     assert done.wait(120)
     assert isinstance(events[-1], GenerationErrorEvent)
     assert (events[-1].code, "Overflow" in events[-1].message) == (REQUEST_FAILED, True)
@@ -370,9 +369,8 @@ def test_the_last_part_of_a_prompt_is_cached_whatever_its_answer_is_allowed() ->
     engine = BatchingEngine(make_llama(context=2048), make_tokenizer())
     try:
         for number, tokens in enumerate((1, 2)):
-            prompt = (
-                f"{number} begins " + "The roundhouse holds seven engines. " * 40
-            )  # three parts of at most 512 tokens
+            # three parts of at most 512 tokens
+            prompt = f"{number} begins " + "The roundhouse holds seven engines. " * 40
             assert Caught(engine, prompt, max_tokens=tokens).wait().finish.usage.cached_tokens == 0
             cached = Caught(engine, prompt, max_tokens=1).wait().finish.usage.cached_tokens
             assert cached >= len(prompt) - PAGE_TOKENS, f"{cached} of {len(prompt)} after an answer of {tokens}"

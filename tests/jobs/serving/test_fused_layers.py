@@ -151,9 +151,8 @@ def test_the_library_computes_prompts_and_new_tokens_in_one_batch(
         assert [request.wait().ids for request in requests] == expected
     finally:
         engine.close()
-    assert sum(num_rows) == 2 * sum(
-        len(prompt) + len(ids) - 1 for prompt, ids in zip(PROMPTS, expected, strict=True)
-    )  # two layers
+    # two layers
+    assert sum(num_rows) == 2 * sum(len(prompt) + len(ids) - 1 for prompt, ids in zip(PROMPTS, expected, strict=True))
     assert num_layers == [1, 1, *[2] * (len(num_layers) - 2)]  # once both are known, one call computes them
 
 

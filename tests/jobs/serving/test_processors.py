@@ -107,9 +107,8 @@ def test_min_p_leaves_the_tokens_and_the_shares_of_transformers(
     drawn = torch.tensor(choose_tokens(logits.repeat(count, 1), draws))
     assert bool((shares[drawn] > 0).all())
     best = shares.argsort(descending=True)
-    place = torch.empty(width).index_put_(
-        (best,), shares[best].cumsum(0)
-    )  # the cumulative share up to each token: uniform where right
+    # the cumulative share up to each token: uniform where right
+    place = torch.empty(width).index_put_((best,), shares[best].cumsum(0))
     reached = place[drawn].sort().values
     for limit in shares[best].cumsum(0)[:: max(1, width // 20)]:
         expected = float(limit)

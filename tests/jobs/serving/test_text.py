@@ -52,9 +52,8 @@ def test_text_ends_before_the_stop_string_that_is_complete_first(text: str, stop
 
 def test_the_first_word_keeps_the_space_that_joins_it_to_the_prompt() -> None:
     words = Tokenizer(models.WordLevel({"▁once": 0, "▁upon": 1, "▁a": 2, "?": 3}, unk_token="?"))
-    words.decoder = (
-        decoders.Metaspace()
-    )  # as SentencePiece tokenizers do: the first word of what is decoded has no space before it
+    # as SentencePiece tokenizers do: the first word of what is decoded has no space before it
+    words.decoder = decoders.Metaspace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
     out = TextStream(tokenizer, prompt=[0])
     assert "".join([out.push([1]), out.push([2]), out.finish()]) == " upon a"

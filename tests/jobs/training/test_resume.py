@@ -33,9 +33,8 @@ def test_a_run_killed_between_checkpoints_repeats_the_same_losses(
     undisturbed = Recorder()
     run(rooms.training(objective, run=f"{name}-a", job=f"{name}-a", **values), undisturbed)
 
-    killed = Recorder(
-        stop_after=5, request="cancel"
-    )  # as after a SIGKILL at step 5: the newest checkpoint is of step 3
+    # as after a SIGKILL at step 5: the newest checkpoint is of step 3
+    killed = Recorder(stop_after=5, request="cancel")
     assert run(rooms.training(objective, run=f"{name}-b", job=f"{name}-b", **values), killed).stopped == "cancel"
     resumed = Recorder()
     result = run(rooms.training(objective, run=f"{name}-b", job=f"{name}-b", attempt=2, **values), resumed)

@@ -94,9 +94,8 @@ def test_a_checkpoint_loads_in_transformers_and_its_val_bpb_equals_scoring(rooms
     assert recorder.series("val_loss")[-1][1] == pytest.approx(total / count, rel=1e-5)
     nll = rolling_nll(network, tokenizer, texts)
     whole = sum(item.sum_nll for item in nll) / sum(item.bytes for item in nll) / math.log(2)
-    assert recorder.series("val_bpb")[-1][1] == pytest.approx(
-        whole, rel=0.05
-    )  # other windows and document borders, the same text
+    # other windows and document borders, the same text
+    assert recorder.series("val_bpb")[-1][1] == pytest.approx(whole, rel=0.05)
     card = read_card(folder)
     assert (card["step"], card["dataset"], card["config"]["seed"]) == (6, "texts", 5)
 

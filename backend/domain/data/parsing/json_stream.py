@@ -124,9 +124,8 @@ def iter_json_rows(chunks: Iterable[bytes], *, longest: int) -> Iterator[tuple[i
 def _from_object(buffer: _Buffer, *, longest: int) -> Iterator[tuple[int, dict[str, object] | RowProblem]]:
     try:
         value = buffer.value(longest=longest)
-    except (
-        RowProblem
-    ) as problem:  # a long wrapper such as {"version": 1, "examples": [{...}, ...]}, or one that is cut off
+    except RowProblem as problem:
+        # a long wrapper such as {"version": 1, "examples": [{...}, ...]}, or one that is cut off
         match = _WRAPPED_LIST.search(buffer.text, buffer.position)
         if match is None:
             yield 1, problem

@@ -244,9 +244,8 @@ def test_adapters_and_their_operations_equal_what_peft_adds(family: str) -> None
 
 def test_the_latent_cache_is_reported_with_its_saving() -> None:
     report = describe_architecture(ArchitectureConfig(family="deepseek_v3"))
-    assert (
-        report.kv_cache_expanded_bytes_per_token == 4 * 4 * (48 + 32) * 4
-    )  # layers x heads x (key + value numbers) x bytes
+    # layers x heads x (key + value numbers) x bytes
+    assert report.kv_cache_expanded_bytes_per_token == 4 * 4 * (48 + 32) * 4
     assert report.kv_cache_bytes_per_token == 4 * (32 + 16) * 4
     assert describe_architecture(ArchitectureConfig()).kv_cache_expanded_bytes_per_token is None
 

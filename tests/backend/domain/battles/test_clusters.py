@@ -126,9 +126,8 @@ def test_a_balanced_design_has_the_variances_of_analysis_of_variance(raters: int
     sizes = ((prompts, float(raters)), (raters, float(prompts)))
     ways = [few([np.array(count * size**power) for power in (1, 2, 3)]) for count, size in sizes]
     spread = combine(parts, ways)
-    median = (
-        0.7 if raters == 3 else 1.0
-    )  # of chi-squared / df with 2 degrees of freedom: log 2, by Wilson and Hilferty 0.702
+    # of chi-squared / df with 2 degrees of freedom: log 2, by Wilson and Hilferty 0.702
+    median = 0.7 if raters == 3 else 1.0
     expected = squares[0] + squares[1] / median - squares[2]
     assert float(spread.variance) == pytest.approx(prompts * raters * expected, rel=0.01)
     assert raters - 1 <= float(spread.df) <= prompts + raters

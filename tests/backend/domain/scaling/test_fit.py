@@ -143,9 +143,8 @@ def test_runs_whose_loss_does_not_fall_give_a_warning() -> None:
 
 
 def test_profiles_find_the_best_size_of_each_budget() -> None:
-    law = replace(
-        LAW, alpha=0.3, beta=0.3, draws=None
-    )  # a profile of equal exponents is even, so that its parabola is not biased
+    # a profile of equal exponents is even, so that its parabola is not biased
+    law = replace(LAW, alpha=0.3, beta=0.3, draws=None)
     fit = fit_isoflop(study(law, BUDGETS, 7, noise=0.0005))
     assert [round(math.log10(profile.flops)) for profile in fit.profiles] == [17, 18, 19, 20]
     for profile in fit.profiles:

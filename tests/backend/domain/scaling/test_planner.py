@@ -213,9 +213,8 @@ def test_a_study_spends_each_budget_on_several_sizes() -> None:
         assert run.flops == pytest.approx(run.budget, rel=0.03)
         assert run.tokens == run.config.max_steps * run.config.tokens_per_step
         assert run.config.eval_every == run.config.checkpoint_every == run.config.max_steps
-    assert (
-        len({run.config.micro_batch * run.config.eval_batches for run in result.runs}) == 1
-    )  # val_loss on the same windows
+    # val_loss on the same windows
+    assert len({run.config.micro_batch * run.config.eval_batches for run in result.runs}) == 1
     assert result.seconds == pytest.approx(5.5e15 / 6e10, rel=0.03)
     assert any("fewer than three" in note for note in result.notes)
 

@@ -296,9 +296,8 @@ def test_a_learning_rate_far_too_low_is_named(seed: int) -> None:
     finding = only({"train_loss": curve(loss)}, config=config(learning_rate=1e-6))
     assert finding.kind is Kind.TOO_SLOW
     assert finding.changes == (("learning_rate", 5e-6),)
-    assert (
-        kinds({"train_loss": curve(loss)}, config=tuning(learning_rate=1e-6)) == []
-    )  # a base may have little left to learn
+    # a base may have little left to learn
+    assert kinds({"train_loss": curve(loss)}, config=tuning(learning_rate=1e-6)) == []
 
 
 @pytest.mark.parametrize("seed", range(5))

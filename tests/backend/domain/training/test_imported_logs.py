@@ -119,9 +119,8 @@ def test_a_damaged_event_file_is_read_up_to_the_damage_with_a_note(event_file: b
 @given(noise=st.binary(max_size=200))
 def test_any_bytes_in_a_message_are_read_or_refused(event_file: bytes, noise: bytes) -> None:
     length = int.from_bytes(event_file[:8], "little")
-    framed = (
-        event_file[:12] + (noise + bytes(length))[:length]
-    )  # a sound frame, so that the noise reaches the reader of messages
+    # a sound frame, so that the noise reaches the reader of messages
+    framed = event_file[:12] + (noise + bytes(length))[:length]
     for data in (framed, noise):
         with contextlib.suppress(InvalidInput):
             assert all(log.points for log in read_logs(data, filename="noise")), "what is read holds something"

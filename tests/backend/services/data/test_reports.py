@@ -169,9 +169,8 @@ def test_a_launch_without_a_trained_token_is_refused_with_count_and_cure(
     )
     with pytest.raises(InvalidInput, match="within its first 64 tokens: the shortest prompt alone has 454"):
         resolve_parts(ctx, config)  # seen before any report, by the prompts alone
-    monkeypatch.setattr(
-        checks, "check_trained_tokens", lambda *_, **__: None
-    )  # what follows is the report's own refusal
+    # what follows is the report's own refusal
+    monkeypatch.setattr(checks, "check_trained_tokens", lambda *_, **__: None)
     view = made(ctx, "silent", source="base", context=64)
     assert view.report is not None
     assert view.report.is_silent

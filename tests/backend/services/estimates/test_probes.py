@@ -221,9 +221,8 @@ def test_what_can_not_be_launched_can_not_be_probed(ctx: Context, scenario: Scen
 def test_a_real_probe_is_measured_kept_and_shown(with_files: Context) -> None:
     config = make_config(architecture=SHAPE.model_copy(update={"vocab_size": 320}))
     claim = take_job(with_files, launch_probe(with_files, config, person=LOCAL).id)
-    assert (
-        execute(with_files, claim) is Status.FINISHED
-    )  # as a worker does it: a child process, and its files read by the parent
+    # as a worker does it: a child process, and its files read by the parent
+    assert execute(with_files, claim) is Status.FINISHED
     job = get_job(with_files, claim.job_id)
     assert job.progress is not None
     assert job.progress.share == 1.0
@@ -242,9 +241,8 @@ def test_a_real_probe_is_measured_kept_and_shown(with_files: Context) -> None:
 
 
 def test_a_failed_probe_gives_the_reason(with_files: Context) -> None:
-    job = do_job(
-        with_files, launch_probe(with_files, make_config(), person=LOCAL).id
-    )  # the tokenizer's 320 entries against a vocabulary of 300
+    # the tokenizer's 320 entries against a vocabulary of 300
+    job = do_job(with_files, launch_probe(with_files, make_config(), person=LOCAL).id)
     assert job.status is Status.FAILED
     assert "vocab_size is 300" in job.error.cause
     assert get_job(with_files, job.id).error.remedy

@@ -226,15 +226,12 @@ def test_looks_at_more_items_share_the_error_of_the_gate(ctx: Context, scenario:
         outcome = judge(ctx, candidate="Ash", gate="release", person=LOCAL)
         assert looks(outcome) == [(number + 1, 0.5 ** (number + 1))]
         assert outcome.decision.benchmarks[0].level == pytest.approx(1 - 0.05 * 0.5 ** (number + 1))
-    assert looks(judge(ctx, candidate="Ash", gate="release", person=LOCAL)) == [
-        (3, 0.125)
-    ]  # the same items: the same look
-    assert looks(judge(ctx, candidate="Ash", gate=gates[1], person=LOCAL)) == [
-        (3, 0.125)
-    ]  # another gate spends the same error
-    assert looks(judge(ctx, candidate="Elm", gate="release", person=LOCAL)) == [
-        (1, 0.9)
-    ]  # another candidate, on all items
+    # the same items: the same look
+    assert looks(judge(ctx, candidate="Ash", gate="release", person=LOCAL)) == [(3, 0.125)]
+    # another gate spends the same error
+    assert looks(judge(ctx, candidate="Ash", gate=gates[1], person=LOCAL)) == [(3, 0.125)]
+    # another candidate, on all items
+    assert looks(judge(ctx, candidate="Elm", gate="release", person=LOCAL)) == [(1, 0.9)]
     scenario.evaluation("Ash", "facts", right)
     whole = judge(ctx, candidate="Ash", gate="release", person=LOCAL)
     assert looks(whole) == [(4, pytest.approx(0.125 * 0.9))]

@@ -74,9 +74,8 @@ def test_a_suite_runs_as_evaluations_and_averages_shares_alone(ctx: Context) -> 
     assert done.macro.stderr == pytest.approx(math.hypot(0.08, 0.15) / 2)
     assert done.micro.value == pytest.approx((40 * 0.5 + 10 * 0.8) / 50)
     again = suites.run_suite(ctx, "core", checkpoint="Oak", person=LOCAL)
-    assert [one.evaluation.id for one in again.members if one.evaluation] == [
-        one.id for one in evaluations
-    ]  # stored answers
+    # stored answers
+    assert [one.evaluation.id for one in again.members if one.evaluation] == [one.id for one in evaluations]
 
 
 @pytest.mark.parametrize(

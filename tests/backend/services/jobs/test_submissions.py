@@ -113,9 +113,8 @@ def test_a_job_that_waits_has_one_order_however_many_look(
     ctx: Context, provider: ScriptedProvider, job_id: str
 ) -> None:
     tend_submissions(ctx, provider)
-    submissions._order(
-        ctx, provider, job_id, offered={"slurm:gpu": provider.partitions[0]}
-    )  # of a sweep that saw the job before that order
+    # of a sweep that saw the job before that order
+    submissions._order(ctx, provider, job_id, offered={"slurm:gpu": provider.partitions[0]})
     tend_submissions(ctx, provider)
     assert orders(ctx) == [(1, "waiting", "1")]
     (order,) = provider.orders

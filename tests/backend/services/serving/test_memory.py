@@ -58,9 +58,8 @@ def test_the_serving_machine_with_most_free_memory_is_compared(ctx: Context) -> 
     assert (memory.free.host, memory.free.device, memory.free.free_bytes) == ("large", "cpu", 4 * 10**9)
     assert memory.replica is not None
     assert memory.replica.weight_bytes == 10**9
-    assert (
-        memory.replica.cache_bytes == 2 * 2 * 64 * 4 * 128 * 16
-    )  # key and value, layers, width, bytes, context, requests
+    # key and value, layers, width, bytes, context, requests
+    assert memory.replica.cache_bytes == 2 * 2 * 64 * 4 * 128 * 16
     # 4 GB hold the weights once, 10**9, and for each replica the cache, 2.1 MB, and the runtime, 461 MB
     assert memory.replica.further_bytes == memory.replica.total_bytes - 10**9
     assert (memory.fits(1), memory.fits(6), memory.fits(7)) == (True, True, False)

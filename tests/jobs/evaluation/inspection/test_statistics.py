@@ -247,9 +247,8 @@ def test_losses_of_unlike_vocabularies_are_summed_over_the_same_text(merges: Any
     nats = [[math.nan, *(float(i) for i in range(1, len(passage.ids)))] for passage in passages]
     spans = align_losses(passages[0], passages[1], nats[0], nats[1], num_characters=len(text))
     assert (spans[0].start, spans[-1].end) == (0, len(text))
-    assert (
-        len(spans) == len(passages[1].ids) - 1 - 1
-    )  # every token of the coarser one, but é is two tokens and one letter
+    # every token of the coarser one, but é is two tokens and one letter
+    assert len(spans) == len(passages[1].ids) - 1 - 1
     for side, values in zip(("first", "other"), nats, strict=True):
         assert sum(getattr(span, side) for span in spans) == pytest.approx(np.nansum(values))
 

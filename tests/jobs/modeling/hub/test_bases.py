@@ -160,9 +160,8 @@ def test_a_stopped_download_keeps_no_files(hub: HubServer, tmp_path: Path) -> No
 
 def test_a_full_disk_is_reported_before_weights_are_downloaded(hub: HubServer, tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"the disk has .* free"):
-        add(
-            tmp_path, keep_free_bytes=shutil.disk_usage(tmp_path).total
-        )  # free space changes while other programs use the disk
+        # free space changes while other programs use the disk
+        add(tmp_path, keep_free_bytes=shutil.disk_usage(tmp_path).total)
     assert hub.sent[WEIGHTS] < 10_000
 
 

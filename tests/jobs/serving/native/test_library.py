@@ -80,9 +80,8 @@ def compiled_file(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_library_of_another_version_or_with_other_structures_is_refused(
     library: Library, compiled_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    swapped = [
-        ({"keys": "values", "values": "keys"}.get(name, name), kind) for name, kind in Batch._fields_
-    ]  # the same size, and two addresses of the same type the other way round
+    # the same size, and two addresses of the same type the other way round
+    swapped = [({"keys": "values", "values": "keys"}.get(name, name), kind) for name, kind in Batch._fields_]
     with monkeypatch.context() as changed:
         changed.setattr(native, "Batch", type("Batch", (ctypes.Structure,), {"_fields_": swapped}))
         with pytest.raises(LayoutMismatch, match=r"Batch\.\w+ \d+ for \d+, Batch\.\w+ \d+ for \d+\."):

@@ -81,9 +81,8 @@ def test_a_resumed_run_samples_the_same_completions(rooms: Rooms, method: str) -
     assert [event["step"] for event in resumed.of("resumed")] == [3]
     for name in ("train_loss", "reward/mean", "kl", "completion_length", "grad_norm", "tokens"):
         assert resumed.series(name) == undisturbed.series(name)[3:]
-    assert undisturbed.series("kl")[0][1] == pytest.approx(
-        0.0, abs=1e-6
-    )  # before learning the policy equals the reference
+    # before learning the policy equals the reference
+    assert undisturbed.series("kl")[0][1] == pytest.approx(0.0, abs=1e-6)
     assert undisturbed.series("kl")[-1][1] > 1e-5
 
 
