@@ -126,58 +126,34 @@ def draw_alerts(alerts: Sequence[AlertView], *, now: datetime) -> None:
 def draw_now(replicas: Sequence[ReplicaGauges], traffic: Traffic) -> None:
     """Draw the current gauges and the totals of the window."""
     ratios = [replica.load.cache_ratio for replica in replicas if replica.load.cache_ratio is not None]
-    total = traffic.total
+    total, label = traffic.total, traffic.window.label
+    running, waiting, speed = (
+        sum(getattr(replica.load, name) for replica in replicas) for name in ("running", "waiting", "tokens_per_second")
+    )
+    p95 = total.ttft_ms[1]
     grid = st.grid(5, min_column_width=140)
-    draw_metric(grid, "Running requests", f"{sum(replica.load.running for replica in replicas):.0f}", help="Now.")
-    draw_metric(
-        grid,
-        "Queue",
-        f"{sum(replica.load.waiting for replica in replicas):.0f}",
-        help="Requests that wait for a replica, now.",
-    )
-    draw_metric(
-        grid,
-        "Tokens per second",
-        f"{sum(replica.load.tokens_per_second for replica in replicas):,.0f}",
-        help="Now, by the replicas.",
-    )
-    draw_metric(grid, "Replicas ready", f"{sum(replica.is_ready for replica in replicas)} of {len(replicas)}")
-    draw_metric(
-        grid, "KV cache", "–" if not ratios else percent(max(ratios)), help="Used share, of the fullest replica, now."
-    )
-    draw_metric(
-        grid,
-        f"Requests, {traffic.window.label}",
-        f"{total.requests:,}",
-        help=f"{total.completion_tokens:,} tokens generated",
-    )
-    draw_metric(
-        grid,
-        "Errors",
-        _share(total.error_share),
-        help=f"{total.lost:,} requests that no replica completed, as a share of those that were not refused.",
-    )
-    draw_metric(
-        grid,
-        "Refused",
-        _share(total.refused_share),
-        help=(
-            f"{total.refused:,} requests: over a limit, with a wrong key, not allowed to their key, for a model that"
-            " does not exist, or invalid. Requests has them with the reason."
+    for title, value, meaning in (
+        ("Running requests", f"{running:.0f}", "Now."),
+        ("Queue", f"{waiting:.0f}", "Requests that wait for a replica, now."),
+        ("Tokens per second", f"{speed:,.0f}", "Now, by the replicas."),
+        ("Replicas ready", f"{sum(replica.is_ready for replica in replicas)} of {len(replicas)}", None),
+        ("KV cache", percent(max(ratios)) if ratios else "–", "Used share, of the fullest replica, now."),
+        (f"Requests, {label}", f"{total.requests:,}", f"{total.completion_tokens:,} tokens generated"),
+        (
+            "Errors",
+            _share(total.error_share),
+            f"{total.lost:,} requests that no replica completed, as a share of those that were not refused.",
         ),
-    )
-    draw_metric(
-        grid,
-        "Queue p50 / p95",
-        two_times(*total.queue_ms[:2]),
-        help=f"Wait before the first step, over {traffic.window.label}.",
-    )
-    draw_metric(
-        grid,
-        "First token, p95",
-        "–" if total.ttft_ms[1] is None else f"{total.ttft_ms[1]:,.0f} ms",
-        help=f"Over {traffic.window.label}.",
-    )
+        (
+            "Refused",
+            _share(total.refused_share),
+            f"{total.refused:,} requests: over a limit, with a wrong key, not allowed to their key, for a model that"
+            " does not exist, or invalid. Requests has them with the reason.",
+        ),
+        ("Queue p50 / p95", two_times(*total.queue_ms[:2]), f"Wait before the first step, over {label}."),
+        ("First token, p95", "–" if p95 is None else f"{p95:,.0f} ms", f"Over {label}."),
+    ):
+        draw_metric(grid, title, value, help=meaning)
     if traffic.load_tests:
         st.caption(f"Not counted: {plural(traffic.load_tests, 'request')} of load tests.")
 
