@@ -123,7 +123,7 @@ def test_a_stopped_endpoint_is_neither_scaled_nor_rolled_back_and_a_rater_may_do
 
 def test_an_option_out_of_range_is_named(ctx: Context) -> None:
     checkpoint = ServingWorld(ctx).checkpoint("oak")
-    with pytest.raises(InvalidInput, match="answer_limit_s = -1"):
+    with pytest.raises(InvalidInput, match="answer_limit_s: must be more than 0"):
         deploy(ctx, checkpoint_id=checkpoint, name="tales", config={"answer_limit_s": -1}, person=LOCAL)
 
 
