@@ -18,8 +18,15 @@ from backend.domain.data.parsing.text_formats import SUFFIXES
 from backend.domain.data.versions.hub_splits import most_common_ending
 from backend.domain.json_values import JsonObject
 from backend.errors import InvalidInput, NotFound, Unavailable, first_line, require_library
-from backend.infra.files.remote import ANSWER_S, MAX_FILES, RemoteFile, RemoteListing, readable
-from backend.infra.store.objects import LIBRARIES, library_errors
+from backend.infra.files.remote import (
+    ANSWER_S,
+    LIBRARIES,
+    MAX_FILES,
+    RemoteFile,
+    RemoteListing,
+    library_errors,
+    readable,
+)
 
 _URL = re.compile(r"(s3|gs)://([a-zA-Z0-9][\w.-]{1,220})(?:/([^\x00-\x1f\x7f]{0,1024}))?")
 KEYS = {

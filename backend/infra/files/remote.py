@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import PurePosixPath
 from typing import Protocol
 
@@ -12,6 +13,8 @@ from backend.domain.data.parsing.text_formats import suffix_of
 from backend.errors import InvalidInput
 
 ANSWER_S = 6.0
+LIBRARIES = {"s3": "s3fs", "gs": "gcsfs"}
+"""Library of each kind of object store."""
 """Timeout of a source, in seconds."""
 MAX_FILES = 10_000
 BLOCK_BYTES = 2**18
@@ -98,3 +101,11 @@ class RangedFile(io.RawIOBase):
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
+
+
+def library_errors(scheme: str) -> tuple[type[BaseException], ...]:
+    """Return the exceptions that a store's library raises."""
+    if scheme == "s3":
+        return (OSError, import_module("botocore.exceptions").BotoCoreError, import_module("aiohttp").ClientError)
+    http, auth = import_module("gcsfs.retry").HttpError, import_module("google.auth.exceptions").GoogleAuthError
+    return (OSError, http, auth, import_module("aiohttp").ClientError)

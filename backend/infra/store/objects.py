@@ -23,8 +23,8 @@ from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 from backend.errors import InvalidInput, NotFound, Unavailable, first_line, require_library
+from backend.infra.files.remote import LIBRARIES, library_errors
 
-LIBRARIES = {"s3": "s3fs", "gs": "gcsfs"}
 SLACK_S = 2.0
 """Time for a call to be given up after its time has passed."""
 MARK = ".roundhouse-store"
@@ -297,14 +297,6 @@ class CloudObjects:
             ) from error
         except library_errors(self.scheme) as error:
             raise _unavailable(f"{self.scheme}://{self.root}", error) from error
-
-
-def library_errors(scheme: str) -> tuple[type[BaseException], ...]:
-    """Return the exceptions that a store's library raises."""
-    if scheme == "s3":
-        return (OSError, import_module("botocore.exceptions").BotoCoreError, import_module("aiohttp").ClientError)
-    http, auth = import_module("gcsfs.retry").HttpError, import_module("google.auth.exceptions").GoogleAuthError
-    return (OSError, http, auth, import_module("aiohttp").ClientError)
 
 
 def _unavailable(where: str, error: BaseException) -> Unavailable:
