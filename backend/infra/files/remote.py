@@ -13,9 +13,9 @@ from backend.domain.data.parsing.text_formats import suffix_of
 from backend.errors import InvalidInput
 
 ANSWER_S = 6.0
+"""Timeout of a source, in seconds."""
 LIBRARIES = {"s3": "s3fs", "gs": "gcsfs"}
 """Library of each kind of object store."""
-"""Timeout of a source, in seconds."""
 MAX_FILES = 10_000
 BLOCK_BYTES = 2**18
 
