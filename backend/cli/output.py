@@ -15,7 +15,8 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from backend.cli.exit_status import FAILED
-from backend.errors import InvalidInput, NotFound
+from backend.errors import InvalidInput
+from backend.infra.files.paths import text_file
 
 R = TypeVar("R")
 
@@ -110,17 +111,12 @@ class CommandGroup(typer.Typer):
 
 def read_text(file: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
     """Read a text file of at most `max_bytes`. Raises NotFound, or InvalidInput if it is larger or not UTF-8."""
-    if not file.is_file():
-        raise NotFound(f"There is no file {file}.")
-    if file.stat().st_size > max_bytes:
-        raise InvalidInput(
-            f"{file} has {file.stat().st_size:,} bytes.",
-            remedy=f"Give a text file of at most {max_bytes:,} bytes.",
-        )
-    try:
+    with text_file(file):
+        if (size := file.stat().st_size) > max_bytes:
+            raise InvalidInput(
+                f"{file} has {size:,} bytes.", remedy=f"Give a text file of at most {max_bytes:,} bytes."
+            )
         return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{file} is not UTF-8 text.") from error
 
 
 def fail(message: str, *, status: int = FAILED) -> NoReturn:

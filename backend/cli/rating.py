@@ -24,6 +24,7 @@ from backend.domain.battles.vote_files.rows import parse_votes
 from backend.domain.battles.vote_files.tables import read_vote_file
 from backend.domain.wording import plural
 from backend.errors import InvalidInput, NotFound
+from backend.infra.files.paths import text_file
 from backend.services.battles.frozen_boards import export_board, freeze_board, get_frozen_board, program_version
 from backend.services.battles.views import resolve_campaign
 from backend.services.context import LOCAL
@@ -142,12 +143,8 @@ def fit(
 ) -> None:
     """Rate contestants by Bradley-Terry, Davidson or Rao-Kupper, with intervals clustered by prompt and rater."""
     rating_options = RatingOptions.of(**options)
-    if not votes.is_file():
-        raise NotFound(f"There is no file {votes}.")
-    try:
+    with text_file(votes):
         table = rate(read_vote_file(votes.read_bytes()), rating_options)
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{votes.name} is not UTF-8 text.", remedy="Save it as UTF-8.") from error
     emit(to_document(table), text=to_text(table))
 
 

@@ -57,5 +57,5 @@ def _pair(line: str, number: int) -> tuple[str, str]:
         or not isinstance(row.get("continuation"), str)
         or not isinstance(row.get("context", ""), str)
     ):
-        raise InvalidInput(f'Line {number} is no {{"context": text, "continuation": text}}.', field="file")
+        raise InvalidInput(f'Line {number} is not {{"context": text, "continuation": text}}.', field="file")
     return row.get("context", ""), row["continuation"]

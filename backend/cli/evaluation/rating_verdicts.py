@@ -19,7 +19,8 @@ from backend.domain.battles.vote_files.rows import parse_votes
 from backend.domain.battles.votes import VoteRecord
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.wording import percent
-from backend.errors import InvalidInput, NotFound
+from backend.errors import InvalidInput
+from backend.infra.files.paths import text_file
 
 VotesFile = Annotated[Path, typer.Argument(help="CSV or JSON lines, columns as of `rating fit`.")]
 
@@ -215,9 +216,5 @@ def plan_lines(plan: tuple[PlanOption, ...]) -> list[str]:
 
 
 def _read(file: Path) -> list[VoteRecord]:
-    if not file.is_file():
-        raise NotFound(f"There is no file {file}.")
-    try:
+    with text_file(file):
         return parse_votes(file.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{file.name} is not UTF-8 text.", remedy="Save it as UTF-8.") from error

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from backend.errors import InvalidInput, NotFound
 
 
 def find_path(text: str | Path) -> Path | None:
@@ -21,3 +25,16 @@ def is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+@contextmanager
+def text_file(file: Path) -> Iterator[None]:
+    """Read a file that a person named within the block. Raises NotFound without it, InvalidInput for other bytes than
+    UTF-8.
+    """
+    if not file.is_file():
+        raise NotFound(f"There is no file {file}.", field="file")
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{file} is not UTF-8 text.", remedy="Save it as UTF-8.", field="file") from error

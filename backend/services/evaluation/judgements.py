@@ -23,6 +23,7 @@ from backend.domain.jobs.states import JobKind
 from backend.domain.json_values import JsonObject
 from backend.domain.validation import read_values
 from backend.errors import InvalidInput, NotAllowed, NotFound
+from backend.infra.files.paths import text_file
 from backend.services.battles.views import ValidVote, contestant_names, find_campaign, valid_votes
 from backend.services.checkpoints.generation import find_checkpoint_folder
 from backend.services.context import Context, Person, require_builder
@@ -180,13 +181,8 @@ def read_judge_items(lines: Iterable[str]) -> list[JudgeItem]:
 
 def read_judge_file(file: Path) -> list[JudgeItem]:
     """Read a file of items. Raises NotFound, InvalidInput."""
-    if not file.is_file():
-        raise NotFound(f"There is no file {file}.", field="file")
-    try:
-        with file.open(encoding="utf-8-sig") as lines:
-            return read_judge_items(lines)
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{file} is not UTF-8 text.", remedy="Save it as UTF-8.", field="file") from error
+    with text_file(file), file.open(encoding="utf-8-sig") as lines:
+        return read_judge_items(lines)
 
 
 def campaign_items(ctx: Context, campaign_id: str) -> list[JudgeItem]:

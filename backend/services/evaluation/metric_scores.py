@@ -8,8 +8,9 @@ from pathlib import Path
 from backend.domain.evaluation.extraction import AnswerFilter, extract_answer
 from backend.domain.evaluation.metrics.registry import Metric, MetricKind, bind_checker, get_metric
 from backend.domain.evaluation.metrics.score import AnswerRow, MetricScore, read_answer_rows, score_rows
-from backend.errors import InvalidInput, NotFound
+from backend.errors import InvalidInput
 from backend.infra.expressions import math_checker
+from backend.infra.files.paths import text_file
 
 
 @dataclass(frozen=True)
@@ -30,19 +31,14 @@ def score_file(
 
     Raises NotFound for a missing file, InvalidInput with the line of a row that can't be read.
     """
-    if not file.is_file():
-        raise NotFound(f"There is no file {file}.", field="file")
     judge = None if correct is None else bind_checker(get_metric(correct), math_checker().equal)
     metric = bind_checker(metric, math_checker().equal)
     if judge is not None and judge.kind is not MetricKind.MEAN:
         raise InvalidInput(
             f"{judge.name} can't decide whether one sample is right.", remedy="Use exact_match, numeric or accuracy."
         )
-    try:
-        with file.open(encoding="utf-8-sig") as lines:
-            rows = read_answer_rows(lines, metric)
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{file} is not UTF-8 text.", remedy="Save it as UTF-8.", field="file") from error
+    with text_file(file), file.open(encoding="utf-8-sig") as lines:
+        rows = read_answer_rows(lines, metric)
     if not filters:
         return FileScore(score_rows(metric, rows, correct=judge, seed=seed))
     rows, unparsed = _extract(rows, filters)
