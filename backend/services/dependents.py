@@ -209,6 +209,26 @@ def _resuming_run(session: Session, checkpoint: Checkpoint) -> list[str]:
     return [f"run “{run.name}”, which resumes from it"] if newest == checkpoint.id else []
 
 
+def losses_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
+    """Return which ended runs can't be resumed without a checkpoint's files, or only from an earlier step."""
+    checkpoint = session.get_one(Checkpoint, checkpoint_id)
+    names = select(Run.name).where(Run.base_id == checkpoint_id).order_by(Run.created_at)
+    losses = [f"Run “{name}” starts from it, and can't be resumed." for name in session.scalars(names)]
+    if checkpoint.run_id is not None:
+        steps = select(Checkpoint.step).where(
+            Checkpoint.run_id == checkpoint.run_id,
+            Checkpoint.id != checkpoint_id,
+            Checkpoint.deleted_at.is_(None),
+            Checkpoint.folder.is_not(None),
+        )
+        newest = max((step for step in session.scalars(steps) if step is not None), default=None)
+        if newest is None:
+            losses.append("Its own run has no other checkpoint, and can't be resumed.")
+        elif checkpoint.step is not None and newest < checkpoint.step:
+            losses.append(f"Its own run can be resumed from step {newest:,} only.")
+    return losses
+
+
 def refuse_while_used(what: str, name: str, users: Sequence[str | Use], *, remedy: str) -> None:
     """Raise Conflict naming the users, unless there are none."""
     if users:

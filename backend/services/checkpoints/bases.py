@@ -278,7 +278,7 @@ def _require_free_name(session: Session, ctx: Context, name: str) -> None:
     job = session.get(Job, row.job_id) if row.job_id else None
     if row.folder or job is None or job.status not in (Status.FAILED, Status.CANCELLED):
         raise Conflict(f"There is already a checkpoint “{name}”.", remedy="Choose another name.", field="name")
-    row.deleted_at, row.name = ctx.now(), retired_name(row)
+    row.deleted_at, row.name = ctx.now(), retired_name(session, row)
     session.flush()
 
 

@@ -20,7 +20,7 @@ from backend.domain.serving.upstream import UPSTREAM
 from backend.domain.training.objectives import writes_text
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
-from backend.services.dependents import refuse_while_used, users_of_checkpoint
+from backend.services.dependents import losses_of_checkpoint, refuse_while_used, users_of_checkpoint
 from backend.services.jobs.jobs import JobState, job_state
 from backend.services.naming import rename, replace_notes
 
@@ -189,6 +189,12 @@ def list_checkpoint_users(ctx: Context, checkpoint_id: str) -> list[str]:
         return users_of_checkpoint(session, checkpoint_id)
 
 
+def list_deletion_losses(ctx: Context, checkpoint_id: str) -> list[str]:
+    """Return what ended runs lose with the checkpoint's files, one sentence each."""
+    with ctx.db.read() as session:
+        return losses_of_checkpoint(session, checkpoint_id)
+
+
 def list_files(ctx: Context, checkpoint_id: str) -> list[CheckpointFile]:
     """Return the files of a checkpoint's folder by name; empty if they were deleted."""
     checkpoint = get_checkpoint(ctx, checkpoint_id)
@@ -237,16 +243,24 @@ def delete_checkpoint(ctx: Context, checkpoint_id: str, *, person: Person) -> No
         job = session.get(Job, row.job_id) if row.job_id else None
         if row.folder is None and job is not None and job.status in ACTIVE:
             raise Conflict(f"“{row.name}” is being added.", remedy="Wait for its job, or stop it first.")
-        row.deleted_at, row.name = ctx.now(), retired_name(row)
+        row.deleted_at, row.name = ctx.now(), retired_name(session, row)
         folder = row.folder
     if folder:
         ctx.artifacts.remove(folder)
         ctx.artifacts.remove(prepared_folder(folder))
 
 
-def retired_name(row: Checkpoint) -> str:
-    """Return the name of a deleted checkpoint, made unique by its id, so that its old name is free."""
-    return f"{row.name[:130]} (deleted {row.id})"
+def retired_name(session: Session, row: Checkpoint) -> str:
+    """Return the name of a deleted checkpoint, so that its old name is free."""
+    return free_name(session, f"{row.name[:130]} (deleted)")
+
+
+def free_name(session: Session, preferred: str) -> str:
+    """Return an unused checkpoint name: two runs may have the same name."""
+    name, number = preferred, 2
+    while session.scalar(select(Checkpoint.id).where(Checkpoint.name == name)) is not None:
+        name, number = f"{preferred} ({number})", number + 1
+    return name
 
 
 def _existing(session: Session, checkpoint_id: str) -> Checkpoint:

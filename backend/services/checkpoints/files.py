@@ -16,7 +16,7 @@ from backend.domain.jobs.events import CheckpointEvent, CheckpointRemovedEvent
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.results import CheckpointFacts
 from backend.errors import Conflict
-from backend.services.checkpoints.checkpoints import get_checkpoint, retired_name
+from backend.services.checkpoints.checkpoints import free_name, get_checkpoint, retired_name
 from backend.services.context import Context, Person, require_builder
 from backend.services.jobs.claims import Claim
 
@@ -71,12 +71,12 @@ def record_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayload]
             run_id=run.id,
             step=step,
             origin="run",
-            name=_free_name(session, _made_name(run.name, step)),
+            name=free_name(session, _made_name(run.name, step)),
             created_at=ctx.now(),
         )
         session.add(row)
     elif row.deleted_at is not None:
-        row.deleted_at, row.name = None, _free_name(session, _made_name(run.name, step))
+        row.deleted_at, row.name = None, free_name(session, _made_name(run.name, step))
     row.parent_id, row.job_id, row.folder = run.base_id, claim.job_id, event.folder
     row.bytes, row.is_adapter = event.bytes, event.adapter
     if event.final:  # a finished run resumed with more steps has a new last step
@@ -98,7 +98,7 @@ def record_checkpoint_removed(
     run = _run_of(session, claim)
     row = session.scalar(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.step == event.step))
     if row is not None and row.deleted_at is None:
-        row.deleted_at, row.name = ctx.now(), retired_name(row)
+        row.deleted_at, row.name = ctx.now(), retired_name(session, row)
 
 
 def rename_checkpoints(session: Session, run: Run, *, before: str) -> None:
@@ -107,7 +107,7 @@ def rename_checkpoints(session: Session, run: Run, *, before: str) -> None:
     """
     for row in session.scalars(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.deleted_at.is_(None))):
         if re.fullmatch(re.escape(_made_name(before, row.step)) + r"( \(\d+\))?", row.name):
-            row.name = _free_name(session, _made_name(run.name, row.step))
+            row.name = free_name(session, _made_name(run.name, row.step))
 
 
 def checkpoint_folders(ctx: Context, job_id: str) -> list[str]:
@@ -124,11 +124,3 @@ def _run_of(session: Session, claim: Claim[TrainPayload]) -> Run:
 
 def _made_name(run: str, step: int | None) -> str:
     return f"{run} · step {step}"[:150]
-
-
-def _free_name(session: Session, preferred: str) -> str:
-    """Return an unused checkpoint name: two runs may have the same name."""
-    name, number = preferred, 2
-    while session.scalar(select(Checkpoint.id).where(Checkpoint.name == name)) is not None:
-        name, number = f"{preferred} ({number})", number + 1
-    return name

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.races import retry_races
-from backend.db.tables import Job, LogLine, Run
+from backend.db.tables import Checkpoint, Job, LogLine, Run
 from backend.domain.evaluation.suites import Moment
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.states import TERMINAL, Status, StopRequest, status_word
@@ -313,6 +313,12 @@ def _add_job_again(
     """Queue a new job for a run, from its checkpoint of this step, or from the start; its log begins with that."""
     if job.placement:
         check_placement(ctx, job.placement, config)
+    base = session.get(Checkpoint, run.base_id) if run.base_id else None
+    if base is not None and base.deleted_at is not None:
+        raise Conflict(
+            f"“{run.name}” starts from a checkpoint whose files were deleted: “{base.name}”.",
+            remedy="Launch a new run from another checkpoint.",
+        )
     payload = TrainPayload.read(job.payload).model_copy(update={"config": config})
     again = add_job(
         session,

@@ -18,6 +18,7 @@ from backend.services.checkpoints.checkpoints import (
     delete_checkpoint,
     list_checkpoint_users,
     list_children,
+    list_deletion_losses,
     list_files,
     list_lineage,
     rename_checkpoint,
@@ -272,6 +273,8 @@ def _draw_delete(ctx: Context, person: Person, checkpoint_id: str) -> None:
         st.markdown("\n".join(f"- {plain(user)}" for user in users))
         return
     st.markdown("Its files are deleted permanently; its lineage entry is kept.")
+    if losses := list_deletion_losses(ctx, checkpoint_id):
+        st.warning("\n".join(f"- {plain(loss)}" for loss in losses), icon=":material/warning:")
     if st.button("Delete", key=f"delete_yes_{checkpoint_id}", type="primary"):
         with errors_shown():
             delete_checkpoint(ctx, checkpoint_id, person=person)

@@ -17,6 +17,7 @@ from backend.db.tables import Campaign, Checkpoint, Contestant, Deployment, Endp
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.jobs.events import event_of
 from backend.domain.jobs.states import JobKind, Status
+from backend.domain.training.config import RunConfig
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services import job_events as outcomes
 from backend.services.checkpoints.bases import add_base, list_base_offers
@@ -25,6 +26,7 @@ from backend.services.checkpoints.checkpoints import (
     delete_checkpoint,
     get_checkpoint,
     list_checkpoints,
+    list_deletion_losses,
     list_files,
     list_lineage,
     rename_checkpoint,
@@ -36,6 +38,8 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.claims import Claim, end_job
 from backend.services.jobs.exports import copy_export
 from backend.services.people.accounts import add_user
+from backend.services.training.runs import resume_run
+from backend.services.training.views import get_run
 from tests.support.job_work import do_job
 from tests.support.jobs import add_stored_job, take_job
 
@@ -262,6 +266,32 @@ def test_base_of_an_unfinished_run_is_not_deleted(ctx: Context, network: Path) -
     assert not prepared.exists(), "weights that replicas prepared of it"
     assert [c.id for c in list_lineage(ctx, own.id)] == [base.id, own.id]
     assert added(ctx, network, "tiny").name == "tiny", "the name is free again"
+
+
+def test_what_ended_runs_lose_with_a_checkpoint_is_said_before_and_they_are_not_queued_in_vain(
+    ctx: Context, network: Path
+) -> None:
+    """A finished run was resumed without its base, and failed as "There is no tokenizer folder"."""
+    base = added(ctx, network)
+    run_id, claim = a_run(ctx, base_id=base.id)
+    for step in (10, 20):
+        written(ctx, claim, run_id, step)
+    with ctx.db.write() as session:
+        end_job(session, ctx, claim, Status.FINISHED)
+        session.get_one(Run, run_id).config = RunConfig(objective="sft", dataset="d", base="b")
+    assert list_deletion_losses(ctx, base.id) == ["Run “my run” starts from it, and can't be resumed."]
+    first, last = sorted(list_checkpoints(ctx, run_id=run_id), key=lambda one: one.step or 0)
+    assert list_deletion_losses(ctx, first.id) == []
+    assert list_deletion_losses(ctx, last.id) == ["Its own run can be resumed from step 10 only."]
+    delete_checkpoint(ctx, last.id, person=LOCAL)
+    assert list_deletion_losses(ctx, first.id) == ["Its own run has no other checkpoint, and can't be resumed."]
+    delete_checkpoint(ctx, base.id, person=LOCAL)
+    with pytest.raises(Conflict, match=r"files were deleted: “tiny \(deleted\)”"):
+        resume_run(ctx, run_id, person=LOCAL, max_steps=10_000)
+    assert get_run(ctx, run_id).status is Status.FINISHED
+    again_named = added(ctx, network)
+    delete_checkpoint(ctx, again_named.id, person=LOCAL)
+    assert get_checkpoint(ctx, again_named.id).name == "tiny (deleted) (2)"
 
 
 def test_deletion_of_a_used_checkpoint_names_its_users(ctx: Context, network: Path) -> None:
