@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ import pytest
 from backend.cli import up
 from backend.cli.doctor import check_broker
 from backend.cli.leftovers import only_one, running_pid
-from backend.cli.processes import broker_program
+from backend.cli.processes import broker_program, supervisor_config, web_programs
 from backend.errors import Conflict
 from backend.infra.queue import JobQueue
 from backend.settings import PROJECT, Settings
@@ -54,6 +55,20 @@ def test_the_broker_listens_on_a_private_socket_file_alone_and_takes_messages(tm
         assert queue.waiting("train") == 1
         assert check_broker(settings, running=True).state == "ok"
     assert check_broker(settings, running=True).state == "problem"
+
+
+def test_the_pages_server_has_two_arenas_of_memory_unless_the_environment_says_how_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def arenas() -> dict[str, str | None]:
+        config = configparser.RawConfigParser()
+        config.read_string(supervisor_config([web_programs(make_settings(tmp_path))], folder=tmp_path, logs=tmp_path))
+        return {name: config[name].get("environment") for name in config if name.startswith(("program", "fcgi"))}
+
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    assert arenas() == {"program:pages": "MALLOC_ARENA_MAX=2", "fcgi-program:gateway": None}
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "8")
+    assert arenas()["program:pages"] is None
 
 
 def test_an_external_broker_is_used_unchanged(tmp_path: Path) -> None:
