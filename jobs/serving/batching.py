@@ -8,7 +8,6 @@ and argmax. What is changed of the library stands in `continuous_batching.py`.
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -23,7 +22,7 @@ from backend.errors import InvalidInput, Unavailable
 from jobs.modeling.devices import free_bytes
 from jobs.serving.adapters.bank import AdapterBank, CacheSalts, groups_of
 from jobs.serving.continuous_batching import BatchedRequest, BatchHooks, ContinuousBatching
-from jobs.serving.detokenize import TokenDecoder, TokenTexts
+from jobs.serving.detokenize import TokenDecoder
 from jobs.serving.drafts.batch import Speculation
 from jobs.serving.drafts.network import Draft
 from jobs.serving.engine import (
@@ -31,6 +30,7 @@ from jobs.serving.engine import (
     Choice,
     EngineStats,
     Generation,
+    GenerationMaker,
     Handle,
     OnEvent,
     RateMeter,
@@ -63,12 +63,11 @@ class BatchingEngine:
     ) -> None:
         self.limits = read_limits(network, tokenizer, context=context)
         self.context_length = self.limits.context_length
-        self._decoder, self._texts = tokenizer, TokenTexts(tokenizer)
+        self._maker = GenerationMaker(self.limits, tokenizer)
         self._max_running, self._max_waiting = max_running, max_waiting
         self._salts = CacheSalts()
         self._open: dict[str, Generation] = {}
         self._lock = threading.Lock()
-        self._ids = itertools.count()
         self._rate = RateMeter()
         self._bank, self._device = bank, network.device
         self.speculation = None if draft is None else Speculation(draft, vocab_size=self.limits.vocab_size)
@@ -109,19 +108,7 @@ class BatchingEngine:
         self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST
     ) -> Generation:
         """Queue a prompt; see Engine.submit."""
-        max_tokens = self.limits.check(ids, params)
-        generation = Generation(
-            request_id=f"r{next(self._ids)}",
-            prompt=list(ids),
-            params=params,
-            max_tokens=max_tokens,
-            end_ids=self.limits.end_ids | (choice.adapter.end_ids if choice.adapter else frozenset()),
-            decoder=self._decoder,
-            texts=self._texts,
-            choice=choice,
-            on_event=on_event,
-            abort=self._abort,
-        )
+        generation = self._maker.make(ids, params, on_event, choice=choice, abort=self._abort)
         generation.catch_up()
         if generation.is_over:
             return generation
@@ -213,8 +200,8 @@ class BatchingEngine:
             params=SamplingParams(max_tokens=1, temperature=0),
             max_tokens=1,
             end_ids=frozenset(),
-            decoder=self._decoder,
-            texts=self._texts,
+            decoder=self._maker.decoder,
+            texts=self._maker.texts,
             on_event=lambda _: None,
             abort=lambda _: None,
         )

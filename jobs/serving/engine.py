@@ -6,6 +6,7 @@ conditions and token counts are handled here, in `Generation`.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -422,3 +423,35 @@ def _limits(config: Any, generation: Any, tokenizer: Any, *, vocab_size: int, co
         vocab_size=vocab_size,
         end_ids=frozenset(i for i in end_ids if i >= 0),
     )
+
+
+class GenerationMaker:
+    """Makes the requests of an engine: numbered, and checked against its limits."""
+
+    def __init__(self, limits: NetworkLimits, decoder: TokenDecoder) -> None:
+        self._limits, self._ids = limits, itertools.count()
+        self.decoder, self.texts = decoder, TokenTexts(decoder)
+
+    def make(
+        self,
+        ids: Sequence[int],
+        params: SamplingParams,
+        on_event: OnEvent,
+        *,
+        choice: Choice,
+        abort: Callable[[Generation], None],
+    ) -> Generation:
+        """Return a request for a prompt. Raises what `NetworkLimits.check` raises."""
+        max_tokens = self._limits.check(ids, params)
+        return Generation(
+            request_id=f"r{next(self._ids)}",
+            prompt=list(ids),
+            params=params,
+            max_tokens=max_tokens,
+            end_ids=self._limits.end_ids | (choice.adapter.end_ids if choice.adapter else frozenset()),
+            decoder=self.decoder,
+            texts=self.texts,
+            choice=choice,
+            on_event=on_event,
+            abort=abort,
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import logging
 import threading
@@ -16,12 +15,13 @@ import aiohttp
 
 from backend.domain.serving.protocol import NOT_RESUMED, REQUEST_FAILED, SamplingParams
 from backend.errors import InvalidInput, Unavailable
-from jobs.serving.detokenize import TokenDecoder, TokenTexts
+from jobs.serving.detokenize import TokenDecoder
 from jobs.serving.engine import (
     FIRST,
     Choice,
     EngineStats,
     Generation,
+    GenerationMaker,
     Handle,
     NetworkLimits,
     OnEvent,
@@ -50,13 +50,12 @@ class OutsideEngine:
     ) -> None:
         self.name, self.limits, self.context_length = process.server.name, limits, limits.context_length
         self._process, self._server = process, process.server
-        self._decoder, self._texts = tokenizer, TokenTexts(tokenizer)
+        self._maker = GenerationMaker(self.limits, tokenizer)
         self._max_running, self._max_waiting = max_running, max_waiting
         self._tenants: list[str | None] = [None] * max_running  # whose prompt the server's places have cached
         self._waiting: dict[str, Generation] = {}
         self._running: dict[str, tuple[Generation, int, asyncio.Task[None]]] = {}
         self._lock = threading.Lock()
-        self._ids = itertools.count()
         self._rate = RateMeter()
         self._num_lines = 0
         self._is_closed = False
@@ -82,7 +81,7 @@ class OutsideEngine:
         self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST
     ) -> Generation:
         """Queue a prompt; see Engine.submit."""
-        max_tokens = self.limits.check(ids, params)
+        generation = self._maker.make(ids, params, on_event, choice=choice, abort=self._abort)
         if params.constraint is not None and params.min_tokens:
             raise InvalidInput(
                 f"engine {self.name} has no min_tokens with a constraint.",
@@ -93,18 +92,6 @@ class OutsideEngine:
             raise Unavailable(
                 "The engine has stopped.", remedy="It restarts automatically; try again in a few seconds."
             )
-        generation = Generation(
-            request_id=f"r{next(self._ids)}",
-            prompt=list(ids),
-            params=params,
-            max_tokens=max_tokens,
-            end_ids=self.limits.end_ids,
-            decoder=self._decoder,
-            texts=self._texts,
-            choice=choice,
-            on_event=on_event,
-            abort=self._abort,
-        )
         if choice.begun and choice.matcher is not None:
             generation.fail(f"{self.name} can't continue a constrained answer.", code=NOT_RESUMED)
         generation.catch_up()

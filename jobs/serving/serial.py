@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 from collections.abc import Sequence
@@ -15,12 +14,13 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from backend.domain.serving.protocol import ENGINE_FAILED, SamplingParams
 from backend.errors import Unavailable
 from jobs.serving.adapters.bank import AdapterBank
-from jobs.serving.detokenize import TokenDecoder, TokenTexts
+from jobs.serving.detokenize import TokenDecoder
 from jobs.serving.engine import (
     FIRST,
     Choice,
     EngineStats,
     Generation,
+    GenerationMaker,
     Handle,
     OnEvent,
     RateMeter,
@@ -71,7 +71,7 @@ class SerialEngine:
     ) -> None:
         self.limits = read_limits(network, tokenizer, context=context)
         self.context_length = self.limits.context_length
-        self._network, self._decoder, self._texts = network, tokenizer, TokenTexts(tokenizer)
+        self._network, self._maker = network, GenerationMaker(self.limits, tokenizer)
         # `generate` takes unset fields from this config; the checkpoint's own sampling defaults must not apply.
         network.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
         self._max_waiting, self._bank = max_waiting, bank
@@ -79,7 +79,6 @@ class SerialEngine:
         self._turns: dict[str, int] = {}  # the last turn of each tenant that waits
         self._changed = threading.Condition()
         self._current: Generation | None = None
-        self._ids = itertools.count()
         self._rate = RateMeter()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -95,24 +94,13 @@ class SerialEngine:
         self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST
     ) -> Generation:
         """Queue a prompt; see Engine.submit."""
-        max_tokens = self.limits.check(ids, params)
+        # without `abort`: `_Watch` sees `is_over` at the next token
+        generation = self._maker.make(ids, params, on_event, choice=choice, abort=lambda _: None)
         if not self.is_alive():
             raise Unavailable(
                 "The engine has stopped.", remedy="It restarts automatically; try again in a few seconds."
             )
         self.check_room(choice.tenant)
-        generation = Generation(
-            request_id=f"r{next(self._ids)}",
-            prompt=list(ids),
-            params=params,
-            max_tokens=max_tokens,
-            end_ids=self.limits.end_ids | (choice.adapter.end_ids if choice.adapter else frozenset()),
-            decoder=self._decoder,
-            texts=self._texts,
-            choice=choice,
-            on_event=on_event,
-            abort=lambda _: None,  # `_Watch` sees `is_over` at the next token
-        )
         generation.catch_up()
         if not generation.is_over:
             with self._changed:

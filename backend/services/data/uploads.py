@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -36,13 +36,8 @@ def save_upload(ctx: Context, file: BinaryIO, *, name: str, person: Person) -> s
     Raises InvalidInput for an ending that can't be read, an empty file or one above the installation's limit,
     Unavailable if the disk is too full.
     """
-    folder = _new_folder(ctx, person)
-    try:
-        path = _stream(ctx, file, name, folder)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return ctx.artifacts.relative(path)
+    with _new_folder(ctx, person) as folder:
+        return ctx.artifacts.relative(_stream(ctx, file, name, folder))
 
 
 def save_uploads(ctx: Context, files: Sequence[tuple[str, BinaryIO]], *, person: Person) -> str:
@@ -53,24 +48,26 @@ def save_uploads(ctx: Context, files: Sequence[tuple[str, BinaryIO]], *, person:
     if len(files) == 1:
         ((name, file),) = files
         return save_upload(ctx, file, name=name, person=person)
-    folder = _new_folder(ctx, person)
-    inside = folder / "uploaded files"
-    try:
+    with _new_folder(ctx, person) as folder:
+        inside = folder / "uploaded files"
         inside.mkdir()
         for name, file in files:
             names = itertools.chain([name], (f"{number}-{name}" for number in itertools.count(2)))
             free = next(each for each in names if not (inside / _safe_name(each)).exists())
             _stream(ctx, file, free, inside)
+        return ctx.artifacts.relative(inside)
+
+
+@contextmanager
+def _new_folder(ctx: Context, person: Person) -> Iterator[Path]:
+    require_builder(person)
+    _forget_unused(ctx)
+    folder = ctx.artifacts.folder("uploads", new_id())
+    try:
+        yield folder
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return ctx.artifacts.relative(inside)
-
-
-def _new_folder(ctx: Context, person: Person) -> Path:
-    require_builder(person)
-    _forget_unused(ctx)
-    return ctx.artifacts.folder("uploads", new_id())
 
 
 def _stream(ctx: Context, file: BinaryIO, name: str, folder: Path) -> Path:

@@ -65,6 +65,24 @@ class Claim(Generic[P_co]):
     host: str
     part: GangPart | None = None
 
+    @staticmethod
+    def of(
+        job: Any, *, owner: str, host: str, device: str | None, part: GangPart | None = None
+    ) -> Claim[StoredPayload]:
+        """Return the claim on a job's row as it is."""
+        return Claim(
+            job_id=job.id,
+            attempt=job.attempt,
+            owner=owner,
+            kind=JobKind(job.kind),
+            payload=dict(job.payload),
+            device=device,
+            events_offset=job.events_offset,
+            restarts_forever=job.restarts_forever,
+            host=host,
+            part=part,
+        )
+
     def with_payload(self, payload: Q) -> Claim[Q]:
         """Return the claim with another payload."""
         return Claim(**{**self.__dict__, "payload": payload})
@@ -201,17 +219,7 @@ def _lock_any(session: Session, fitting: Collection[str]) -> str | None:
 
 def lapsed_claim(job: Job) -> Claim[StoredPayload]:
     """Return the claim of a running job's attempt whose lease has lapsed, to tidy up after it."""
-    return Claim(
-        job_id=job.id,
-        attempt=job.attempt,
-        owner=job.owner or "",
-        kind=JobKind(job.kind),
-        payload=dict(job.payload),
-        device=job.device,
-        events_offset=job.events_offset,
-        restarts_forever=job.restarts_forever,
-        host="",
-    )
+    return Claim.of(job, owner=job.owner or "", host="", device=job.device)
 
 
 def claim_job(ctx: Context, job_id: str, *, owner: str, host: str) -> Claim[StoredPayload] | None:
@@ -270,17 +278,7 @@ def _take(
         return None
     take_slots(session, job.id, host=host, device=device, now=now, lease=lease, has_lapsed=has_lapsed)
     open_use(session, ctx, job.id, job.attempt, host=host, device=device)
-    return Claim(
-        job_id=job.id,
-        attempt=job.attempt,
-        owner=owner,
-        kind=JobKind(job.kind),
-        payload=dict(job.payload),
-        device=device,
-        events_offset=job.events_offset,
-        restarts_forever=job.restarts_forever,
-        host=host,
-    )
+    return Claim.of(job, owner=owner, host=host, device=device)
 
 
 def take_slots(

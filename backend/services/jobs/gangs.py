@@ -29,7 +29,7 @@ from backend.domain.jobs.gangs import (
 )
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.records import JobFailure
-from backend.domain.jobs.states import JobKind, Status
+from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
 from backend.errors import InvalidInput
 from backend.services.context import Context
@@ -397,18 +397,7 @@ def _claim_if_complete(session: Session, ctx: Context, job: Job, count: int, kin
 def _claim_of(session: Session, job: Job, row: GangMember) -> Claim[StoredPayload]:
     mates = select(GangMember.host).where(GangMember.job_id == job.id, GangMember.attempt == job.attempt)
     hosts = tuple(session.scalars(mates.order_by(GangMember.number)))
-    return Claim(
-        job_id=job.id,
-        attempt=job.attempt,
-        owner=row.owner,
-        kind=JobKind(job.kind),
-        payload=dict(job.payload),
-        device=row.device,
-        events_offset=job.events_offset,
-        restarts_forever=False,
-        host=row.host,
-        part=GangPart(row.number or 0, hosts),
-    )
+    return Claim.of(job, owner=row.owner, host=row.host, device=row.device, part=GangPart(row.number or 0, hosts))
 
 
 def _extend_slots(session: Session, member: Membership, lease: datetime) -> bool:
