@@ -274,7 +274,7 @@ def _draw_delete(ctx: Context, person: Person, checkpoint_id: str) -> None:
         return
     st.markdown("Its files are deleted permanently; its lineage entry is kept.")
     if losses := list_deletion_losses(ctx, checkpoint_id):
-        st.warning("\n".join(f"- {plain(loss)}" for loss in losses), icon=":material/warning:")
+        st.warning("  \n".join(map(plain, losses)))
     if st.button("Delete", key=f"delete_yes_{checkpoint_id}", type="primary"):
         with errors_shown():
             delete_checkpoint(ctx, checkpoint_id, person=person)
