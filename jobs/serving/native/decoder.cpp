@@ -195,6 +195,13 @@ class Rows {
         }
     }
 
+    // Work on each of a prompt's rows, which threads share; those of a step are done before a thread is awake.
+    template <class Work>
+    void each(int64_t rows, Work work) const {
+#pragma omp parallel for num_threads(threads) if (threads > 1 && rows >= WIDENED_ROWS)
+        for (int64_t r = 0; r < rows; r++) work(r);
+    }
+
     void attend(int64_t first, int64_t last) {
         const std::vector<Tile> tiles = tiles_of(l, b, first, last);
         Shortage shortage;
@@ -220,18 +227,18 @@ public:
 
     void compute(int64_t first, int64_t last, const float *hidden, float *result) {
         const int64_t rows = last - first;
-        for (int64_t r = 0; r < rows; r++) rms_norm(hidden + r * width, l.input_norm, l.norm_eps, width, normed.data() + r * width);
+        each(rows, [&](int64_t r) { rms_norm(hidden + r * width, l.input_norm, l.norm_eps, width, normed.data() + r * width); });
         multiply(&Layer::qkv, 0, first, last, normed.data(), mixed.data(), nullptr);
-        for (int64_t r = 0; r < rows; r++) rotate_and_write(l, b, first + r, mixed.data() + r * l.qkv.outputs);
+        each(rows, [&](int64_t r) { rotate_and_write(l, b, first + r, mixed.data() + r * l.qkv.outputs); });
         attend(first, last);
         multiply(&Layer::out, 1, first, last, attended.data(), middle.data(), hidden);
-        for (int64_t r = 0; r < rows; r++) rms_norm(middle.data() + r * width, l.after_norm, l.norm_eps, width, normed.data() + r * width);
+        each(rows, [&](int64_t r) { rms_norm(middle.data() + r * width, l.after_norm, l.norm_eps, width, normed.data() + r * width); });
         multiply(&Layer::gate_up, 2, first, last, normed.data(), gate_up.data(), nullptr);
-        for (int64_t r = 0; r < rows; r++) {
+        each(rows, [&](int64_t r) {
             const float *gate = gate_up.data() + r * 2 * inner, *up = gate + inner;
             for (int64_t i = 0; i < inner; i += WIDTH)
                 store(active.data() + r * inner + i, load(gate + i) / (1.0f + exponential(-load(gate + i))) * load(up + i));
-        }
+        });
         multiply(&Layer::down, 3, first, last, active.data(), result, middle.data());
     }
 };

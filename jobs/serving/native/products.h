@@ -34,6 +34,9 @@ static const int64_t PART = 1024;                 // products of int16 and int8 
 #if defined(__znver1__) || defined(__znver2__) || defined(__znver3__) || defined(__znver4__) || defined(__znver5__)
 static const bool IS_FETCHED_NEAR = false;        // AMD's fetch from memory into the nearest cache half as fast as into the next
 static const int64_t AHEAD = 3;                   // groups whose weights are fetched in advance: processors foresee long rows only
+#ifdef HAS_512_BITS
+#define READS_IN_ORDER                            // a few rows with weights of 32 bits: measured on these processors alone
+#endif
 #else
 static const bool IS_FETCHED_NEAR = true;
 static const int64_t AHEAD = 2;
@@ -46,8 +49,11 @@ static const bool IS_BFLOAT_WIDENED_ONCE = false; // widening 16 at once costs l
 static const bool IS_BFLOAT_WIDENED_ONCE = true;
 #endif
 static const int64_t SIDE_ROWS = 5, SIDE_OUTPUTS = 2 * WIDE;  // rows and outputs computed at once with pairs of weights side by side
-static const int64_t CACHED_ROWS = 60, CACHED_QUERIES = 48;
+static const int64_t CACHED_ROWS = 64, CACHED_QUERIES = 48;
 static const int64_t NEAR_BYTES = 40 << 10;       // of the nearest cache, which has 32 to 64 KiB
+static const int64_t FEW_ROWS = 12, FEW_GROUPS = 4;  // rows and groups of outputs whose weights are read in order
+static const int64_t FEW_BYTES = 28 << 10;        // of those rows that stay in the nearest cache
+static const int64_t AHEAD_BYTES = 2304;          // weights are fetched four times as far ahead then
 static const float LEVELS = 16383;                // the largest activation in int16
 
 struct Bfloat { uint16_t bits; };                 // the upper half of a float32
@@ -160,7 +166,38 @@ static inline Four totals(const Wide v[GROUP]) {
     for (int c = 0; c < GROUP; c++) halves[c] = lower(v[c]) + upper(v[c]);
     return totals(halves);
 }
+
+// Return the sums of the lanes that FIRST and SECOND choose of two vectors.
+template <int FIRST, int SECOND>
+static inline __m512 added(__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, FIRST), _mm512_shuffle_f32x4(a, b, SECOND));
+}
+static inline __m512 added_neighbours(__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd));
+}
+static inline __m512 quarters(Wide a, Wide b, Wide c, Wide d) {
+    return added<0x88, 0xdd>(added<0x44, 0xee>((__m512)a, (__m512)b), added<0x44, 0xee>((__m512)c, (__m512)d));
+}
 #endif
+
+// The totals of rows; those of four are added side by side, in the same order.
+template <int ROWS>
+static inline void totals_of(const Wide v[][GROUP], Four sums[]) {
+#ifdef HAS_512_BITS
+    if constexpr (ROWS >= 4) {
+        __m512 parts[GROUP];
+#pragma GCC unroll 4
+        for (int c = 0; c < GROUP; c++) parts[c] = quarters(v[0][c], v[1][c], v[2][c], v[3][c]);
+        const __m512 all = added_neighbours(added_neighbours(parts[0], parts[1]), added_neighbours(parts[2], parts[3]));
+        sums[0] = (Four)_mm512_extractf32x4_ps(all, 0), sums[1] = (Four)_mm512_extractf32x4_ps(all, 1);
+        sums[2] = (Four)_mm512_extractf32x4_ps(all, 2), sums[3] = (Four)_mm512_extractf32x4_ps(all, 3);
+        if constexpr (ROWS > 4) totals_of<ROWS - 4>(v + 4, sums + 4);
+        return;
+    }
+#endif
+#pragma GCC unroll 4
+    for (int r = 0; r < ROWS; r++) sums[r] = totals(v[r]);
+}
 
 #ifdef __AVX2__
 static inline Four totals(const __m256i v[GROUP]) {
@@ -229,19 +266,48 @@ static inline void fetch(const char *at) { IS_NEAR ? __builtin_prefetch(at, 0, 3
 // in each step of the loop.
 template <int ROWS, bool IS_NEAR, int LINES, class W>
 static inline void block(const float *x, int64_t x_stride, const W *w, int64_t w_stride, int64_t inputs, const char *ahead, int64_t pace, Four sums[ROWS]) {
-    Wide parts[ROWS][GROUP] = {};
+    Wide parts[ROWS][GROUP];  // unrolled from the start: otherwise compilers fill, keep and add them in memory
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 4
+        for (int c = 0; c < GROUP; c++) parts[r][c] = Wide{};
 #pragma GCC unroll 2
     for (int64_t i = 0; i < inputs; i += WIDE) {
         Wide rows[ROWS];
         for (int line = 0; line < LINES; line++) fetch<IS_NEAR>(ahead + i * pace + line * LINE);
+#pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++) rows[r] = load_wide(x + r * x_stride + i);
+#pragma GCC unroll 4
         for (int c = 0; c < GROUP; c++) {
             const Wide weights = load_wide(w + c * w_stride + i);
+#pragma GCC unroll 8
             for (int r = 0; r < ROWS; r++) parts[r][c] = add_product(weights, rows[r], parts[r][c]);
         }
     }
-    for (int r = 0; r < ROWS; r++) sums[r] = totals(parts[r]);
+    totals_of<ROWS>(parts, sums);
 }
+
+#ifdef READS_IN_ORDER
+// Add the products of ROWS rows and one row of weights to their sums, GROUP apart. Beside arithmetic weights are fetched three times,
+// `ahead` bytes apart: where many requests for memory are under way, processors drop some.
+template <int ROWS, bool IS_FETCHING>
+static inline void add_in_order(const float *x, int64_t x_stride, const float *w, int64_t inputs, int64_t ahead, Wide *sums) {
+    Wide parts[ROWS];
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; r++) parts[r] = sums[r * GROUP];
+#pragma GCC unroll 1
+    for (int64_t i = 0; i < inputs; i += WIDE) {
+        const char *at = (const char *)(w + i);
+        if (IS_FETCHING) fetch<true>(at + 4 * ahead);
+        if (IS_FETCHING && ROWS > 1) fetch<true>(at + 5 * ahead), fetch<true>(at + 3 * ahead);
+        const Wide weights = load_wide(w + i);
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; r++) parts[r] = add_product(weights, load_wide(x + r * x_stride + i), parts[r]);
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; r++) sums[r * GROUP] = parts[r];
+}
+#endif
 
 template <int ROWS, bool IS_NEAR, int LINES>
 static inline void block(const int16_t *x, int64_t x_stride, const int8_t *w, int64_t w_stride, int64_t inputs, const char *ahead, int64_t pace, Four sums[ROWS]) {
@@ -355,7 +421,7 @@ struct Product {
     const float *plus;   // added to the result, or null
     static constexpr bool IS_INT8 = std::is_same<W, int8_t>::value;
 #ifdef HAS_512_BITS  // 32 registers in place of 16
-    static constexpr int TILE_ROWS = 5;  // as many as registers hold sums for
+    static constexpr int TILE_ROWS = sizeof(W) == sizeof(float) ? 4 : 5;  // 5 are what registers hold sums for; 4 are added fastest
 #else
     static constexpr int TILE_ROWS = IS_INT8 ? 2 : 3;
 #endif
@@ -375,6 +441,12 @@ struct Product {
         if (lines > 2) fetch_lines(std::integral_constant<int, 4>());
         else if (lines > 1) fetch_lines(std::integral_constant<int, 2>());
         else fetch_lines(std::integral_constant<int, 1>());
+        finish<ROWS>(row, col, sums);
+    }
+
+    template <int ROWS>
+    void finish(int64_t row, int64_t col, const Four sums[ROWS]) const {
+        const Matrix &m = matrix;
         const Four bias = m.bias ? *(const LooseFour *)(m.bias + col) : Four{};
         for (int r = 0; r < ROWS; r++) {
             const int64_t at = (row + r) * m.outputs + col;
@@ -425,7 +497,49 @@ struct Product {
         return std::max<int64_t>(1, std::min(room, matrix.outputs) / GROUP);
     }
 
+#ifdef READS_IN_ORDER
+    int64_t col_of(int64_t group) const { return std::min(group * GROUP, matrix.outputs - GROUP); }
+
+    template <int ROWS, bool IS_FETCHING>
+    void compute_in_order(int64_t count, int64_t row, int64_t first, int64_t groups) const {
+        if constexpr (ROWS > 1)
+            if (count < ROWS) return compute_in_order<ROWS - 1, IS_FETCHING>(count, row, first, groups);
+        const int64_t inputs = matrix.inputs, parts = (ROWS * inputs * sizeof(float) + FEW_BYTES - 1) / FEW_BYTES;
+        const int64_t part = (inputs / STEP + parts - 1) / parts * STEP, row_bytes = inputs * sizeof(float);
+        const int64_t ahead = std::max<int64_t>(1, AHEAD_BYTES / (part * sizeof(float))) * row_bytes;
+        Wide sums[FEW_GROUPS][ROWS][GROUP] = {};
+        for (int64_t begin = 0; begin < inputs; begin += part)
+            for (int64_t group = 0; group < groups; group++)
+                for (int c = 0; c < GROUP; c++)
+                    add_in_order<ROWS, IS_FETCHING>(x + row * inputs + begin, inputs, weights_of(col_of(first + group) + c) + begin,
+                                                    std::min(part, inputs - begin), ahead, &sums[group][0][c]);
+        for (int64_t group = 0; group < groups; group++) {
+            Four results[ROWS];
+            totals_of<ROWS>(sums[group], results);
+            finish<ROWS>(row, col_of(first + group), results);
+        }
+    }
+
+    // A few rows wait for memory, which is read fastest in the order in which it lies: one output after the other, and where rows are too
+    // long for the nearest cache, a part of their inputs for several groups of outputs.
+    void run_in_order(int threads) const {
+        const int64_t groups = (matrix.outputs + GROUP - 1) / GROUP, parts = (groups + FEW_GROUPS - 1) / FEW_GROUPS;
+        const int64_t tiles = (rows + FEW_ROWS - 1) / FEW_ROWS, count = (rows + tiles - 1) / tiles;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+        for (int64_t part = 0; part < parts; part++) {
+            const int64_t first = part * FEW_GROUPS, number = std::min(FEW_GROUPS, groups - first);
+            compute_in_order<FEW_ROWS, true>(count, 0, first, number);
+            for (int64_t row = count; row < rows; row += count)
+                compute_in_order<FEW_ROWS, false>(std::min(count, rows - row), row, first, number);
+        }
+    }
+#endif
+
     void run(int threads) const {
+#ifdef READS_IN_ORDER
+        if constexpr (std::is_same<W, float>::value)
+            if (rows < WIDENED_ROWS) return run_in_order(threads);
+#endif
         const int64_t at_once = groups_at_once(), width = at_once * GROUP, parts = (matrix.outputs + width - 1) / width;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
         for (int64_t part = 0; part < parts; part++) {

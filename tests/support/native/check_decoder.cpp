@@ -202,7 +202,7 @@ static void check_refusals() {
 }
 
 int main() {
-    for (int64_t rows : {1, 2, 3, 4, 5, 23, 24, 29, 70})
+    for (int64_t rows : {1, 2, 3, 4, 5, 12, 23, 24, 29, 70})
         for (int threads : {1, 2}) check_products(rows, 45, 1040, threads);
     check_products(3, 4, 16, 1), check_products(30, 17, 32, 1);
     check_layer();
