@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from backend.db.tables import Checkpoint, Conversation
 from backend.domain.jobs.events import ReadyEvent
-from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.serving.chat_settings import ChatSettings, TurnSettings
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import claim_next
 from backend.services.serving.chat.presets import list_presets, save_preset
@@ -59,6 +59,24 @@ def test_the_page_gives_the_browser_settings_context_and_examples_of_the_endpoin
     app.multiselect[0].set_value(["tales", "other"]).run()
     app.toggle(key="blind_new").set_value(True).run()
     assert (chat_data(app)["settings"]["endpoints"], chat_data(app)["settings"]["blind"]) == (["tales", "other"], True)
+
+
+def test_a_new_conversation_is_blind_as_the_one_before_it(site: Context) -> None:
+    """It was not, so the names of the endpoints that were being compared stood above the next answers."""
+    place(site, "tales")
+    place(site, "other")
+    row = start_conversation(
+        site,
+        endpoint="tales",
+        other_endpoint="other",
+        sampling=TurnSettings(endpoints=("tales", "other"), blind=True),
+        person=LOCAL,
+    )
+    app = open_page(PAGE, conversation=row.id)
+    app.button(key="new_conversation").click().run()
+    data = chat_data(app)
+    assert data["conversation"] is None
+    assert (data["settings"]["endpoints"], data["settings"]["blind"]) == (["tales", "other"], True)
 
 
 def test_a_preset_fills_in_the_settings_of_the_next_turn(site: Context) -> None:
@@ -203,6 +221,17 @@ def test_the_address_of_a_stopped_endpoint_says_so_and_starts_it(site: Context) 
     app.button(key="playground_start").click().run()
     assert get_endpoint(site, "tales").state == "starting"
     assert chat_data(app)["settings"]
+
+
+def test_who_chats_and_follows_a_link_to_a_stopped_endpoint_sees_that_it_is_stopped(site: Context) -> None:
+    place(site, "tales")
+    place(site, "other")
+    stop_endpoint(site, "tales", person=LOCAL)
+    app = open_page(PAGE, endpoint="other")
+    app.query_params["endpoint"] = "tales"
+    app.run()
+    assert not app.exception
+    assert "is stopped" in app.warning[0].value
 
 
 def test_the_address_of_an_unknown_endpoint_says_so(site: Context) -> None:

@@ -45,8 +45,10 @@ PENALTIES = {
 JSON_FIELDS = {"json_schema": "JSON schema", "tools": "Tools"}
 """Fields whose value is too long to repeat beside its problem."""
 
-CHOSEN_LAST = "playground_endpoints"
+CHOSEN_LAST = "chat_endpoints_last"
 """Session key of the endpoints that a new conversation begins with."""
+BLIND_LAST = "chat_blind_last"
+"""Session key of whether a new conversation begins blind: who compares so saw the names at the next one."""
 
 
 @number_form
@@ -72,11 +74,12 @@ def draw_settings(
         st.session_state[CHOSEN_LAST] = picked
         blind = st.toggle(
             "Blind",
-            value=stored.blind if stored else False,
+            value=stored.blind if stored else st.session_state.get(BLIND_LAST, False),
             key=f"blind_{scope}",
             disabled=len(picked) < 2,
             help="Names, speed and length stay hidden until you vote. The answers appear together.",
         )
+        st.session_state[BLIND_LAST] = blind
         st.space("stretch")
         chats = any(endpoint.chats for endpoint in endpoints if endpoint.name in picked)
         temperature = CHAT_TEMPERATURE if chats else TEXT_TEMPERATURE
