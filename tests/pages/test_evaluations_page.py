@@ -22,6 +22,7 @@ from backend.services.evaluation.board import read_board
 from backend.services.evaluation.evaluations import get_evaluation, list_evaluations
 from backend.services.evaluation.run_scores import read_run_scores
 from backend.services.evaluation.suites import create_suite, launch_members, list_suites
+from backend.services.evaluation.tasks import save_task
 from backend.services.jobs.claims import end_job
 from pages.components.evaluation.charts import ScoreDot, ScoreLine, curve_figure, difference_figure, score_figure
 from tests.support.data.task_rows import TASK_ROWS
@@ -413,6 +414,24 @@ def test_a_suite_says_what_scores_each_benchmark_in_its_form_and_on_its_page(sit
     app.button(key="suite_create").click().run()
     (suite,) = list_suites(site)
     assert "1 benchmark: blimp by BLiMP, 30 items." in plain_words(open_page(PAGE, suite=suite.id))
+
+
+def test_the_form_of_a_suite_chooses_the_task_of_each_benchmark(site: Context, scenario: Scenario) -> None:
+    """Only YAML could name a task."""
+    scenario.benchmark("facts")
+    mine = "name: mine\nkind: generation\nprompt: '{{question}}'\ntarget: '{{choices[answer]}}'\n"
+    save_task(site, f"{mine}metrics: [exact_match]\n", person=LOCAL)
+    app = open_page(PAGE, suites="1")
+    app.text_input(key="suite_name").set_value("core")
+    app.multiselect(key="suite_members").set_value(["facts"]).run()
+    next(box for box in app.selectbox if box.label == "Task of facts").set_value("mine").run()
+    app.number_input(key="suite_shots").set_value(2).run()
+    assert "1 benchmark: facts by mine, 2-shot." in plain_words(app)
+    app.button(key="suite_create").click().run()
+    (suite,) = list_suites(site)
+    task = suite.config.members[0].config.task
+    assert task is not None
+    assert (task.name, task.fewshot.count) == ("mine", 2)
 
 
 def test_a_form_of_fields_and_yaml_says_which_of_them_counts(site: Context, scenario: Scenario) -> None:

@@ -9,7 +9,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import list_datasets
 from backend.services.evaluation.evaluations import list_evaluations
 from backend.services.evaluation.suites import list_suites
-from backend.services.evaluation.tasks import find_single_task, get_task, save_task
+from backend.services.evaluation.tasks import find_single_task, get_task, save_task, suggest_tasks
 from tests.support.data.task_rows import TASK_ROWS
 from tests.support.opening import open_page, words
 from tests.support.scenario import Scenario
@@ -74,6 +74,24 @@ def test_what_a_way_of_scoring_needs_is_a_sentence(site: Context) -> None:
     scoring.select("perplexity").run()
     assert not app.exception
     assert [error.value.startswith("A perplexity task needs `target`") for error in app.error] == [True]
+
+
+def test_a_task_is_suggested_for_the_dataset_that_it_was_saved_with(site: Context, scenario: Scenario) -> None:
+    scenario.benchmark("club")
+    club = next(dataset for dataset in list_datasets(site) if dataset.name == "club")
+    assert club.newest is not None
+    app = open_page(PAGE, task="new")
+    app.text_input(key="task_text_new_name").set_value("ours").run()
+    app.selectbox(key="task_dataset_new").set_value(club.id).run()
+    app.button(key="task_save").click().run()
+    assert [view.name for view in suggest_tasks(site, club.newest)] == ["ours"]
+    text = get_task(site, "ours").text
+    assert text.endswith('data:\n  names: ["club"]\n')
+    app = open_page(PAGE, task="ours")
+    app.text_area(key="task_text_ours_prompt").set_value("{{question}}").run()
+    app.button(key="task_save").click().run()
+    definition = find_single_task(site, "ours")
+    assert (definition.prompt, definition.data.names) == ("{{question}}", ("club",))
 
 
 def test_a_generation_task_starts_with_the_answers_of_the_dataset(site: Context, scenario: Scenario) -> None:

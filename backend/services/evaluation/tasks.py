@@ -171,14 +171,20 @@ def with_suggested_task(ctx: Context, version: VersionView, config: EvaluationCo
     if config.task is not None or any(getattr(config, name) != getattr(usual, name) for name in OF_A_KIND):
         return config
     task = suggest_task(ctx, version)
-    if task is None:
-        return config
+    return config if task is None else with_task(config, task, benchmark=version.label)
+
+
+def with_task(config: EvaluationConfig, task: TaskDefinition, *, benchmark: str) -> EvaluationConfig:
+    """Return a config whose task shows the config's number of examples; 0 leaves the task's own.
+
+    Raises InvalidInput for a number of examples that the task can't show.
+    """
     if config.shots and task.form is not RequestForm.ROLLING:
         try:
             task = task.adjusted(shots=config.shots)
         except ValidationError as error:
             raise InvalidInput(
-                f"“{task.shown_title}” can't score {version.label} so: {validation_message(error)}.",
+                f"“{task.shown_title}” can't score {benchmark} so: {validation_message(error)}.",
                 remedy="Choose another number of examples.",
                 field="shots",
             ) from error

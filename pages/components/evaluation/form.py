@@ -127,7 +127,7 @@ def _draw_task(ctx: Context, version: VersionView) -> TaskDefinition | None:
     """Draw the choice of a task, the one that is suggested first, and how many examples it shows."""
     suggested = [view.name for view in suggest_tasks(ctx, version)]
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        task = choose_task(ctx, version.label, suggested, is_required=version.kind not in EVALUATED_KINDS)
+        task = choose_task(ctx, version.label, suggested, is_required=version.kind not in EVALUATED_KINDS, form="eval")
         if task is None or (task.kind == "perplexity" and not task.prompt):
             return task
         shots = draw_number(

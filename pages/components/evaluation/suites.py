@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import streamlit as st
 
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.score_text import interval_text, score_label, score_text
 from backend.domain.evaluation.suites import Moment, SuiteConfig, SuiteMember, parse_suite, read_suite
+from backend.domain.evaluation.tasks.definition import TaskDefinition
+from backend.domain.json_values import FieldValues
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.holds import MAX_HELD
 from backend.domain.wording import format_duration, plural
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
+from backend.services.data.views import DatasetView
 from backend.services.evaluation.board import void_reason_of
 from backend.services.evaluation.endpoints.registry import list_evaluated
 from backend.services.evaluation.open_suites import SuiteChoice
@@ -29,13 +32,14 @@ from backend.services.evaluation.suites import (
     list_suite_results,
     list_suites,
     run_suite,
-    suggest_members,
 )
+from backend.services.evaluation.tasks import suggest_tasks, with_task
 from pages.components import routes
 from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import by_identity, choose_from, choose_one
 from pages.components.evaluation.endpoints import choose_endpoints
 from pages.components.evaluation.matrix import draw_pending
+from pages.components.evaluation.task_form import choose_task
 from pages.components.form_drafts import draw_restored, forget_form, has_restored, keep_form, restore_form
 from pages.components.forms import draw_fields
 from pages.components.frame import empty_state, errors_shown, live_part, object_heading, plain, rerun_after
@@ -96,9 +100,9 @@ def _draw_form(ctx: Context, person: Person, *, skip: Collection[str]) -> None:
         "Benchmarks",
         keys,
         key="suite_members",
-        help="Each is scored by the task that New evaluation suggests; write YAML for another one.",
         disabled=is_written,
     )
+    tasks = {} if is_written else _draw_tasks(ctx, {one: datasets[one] for one in members})
     reason = "The YAML below is used." if is_written else ""
     settings = draw_fields(
         EvaluationConfig,
@@ -113,19 +117,41 @@ def _draw_form(ctx: Context, person: Person, *, skip: Collection[str]) -> None:
     keep_form(ctx, person, FORM, prefix="suite_", skip=skip)
     if members and not is_written and not wrong_numbers():
         with errors_shown():
-            config = EvaluationConfig(**settings)
-            _draw_members(suggest_members(ctx, [SuiteMember(benchmark=one, config=config) for one in members]))
+            _draw_members(_members(settings, tasks))
     missing = {
         "enter a name": not (is_written or name.strip()),
         "choose a benchmark": not (is_written or members),
     }
     if form_button("Create suite", missing, key="suite_create", icon="add"):
         with errors_shown():
-            config = EvaluationConfig(**settings)
-            values = {"name": name, "members": [{"benchmark": one, "config": config} for one in members]}
+            values = {"name": name, "members": [] if is_written else _members(settings, tasks)}
             suite = create_suite(ctx, read_suite(text) if is_written else parse_suite(values), person=person)
             forget_form(ctx, person, FORM)
             st.switch_page(PAGE, query_params={"suite": suite.id})
+
+
+def _draw_tasks(ctx: Context, datasets: Mapping[str, DatasetView]) -> dict[str, TaskDefinition | None]:
+    """Draw the choice of each benchmark's task, suggested ones first; None is the scoring by its rows' kind, where no
+    task is suggested.
+    """
+    tasks: dict[str, TaskDefinition | None] = {}
+    grid = st.grid(3, min_column_width=240)
+    for name, dataset in datasets.items():
+        suggested = [view.name for view in suggest_tasks(ctx, dataset.newest)] if dataset.newest else []
+        with grid.container():
+            tasks[name] = choose_task(ctx, name, suggested, is_required=bool(suggested), form=FORM)
+    return tasks
+
+
+def _members(settings: FieldValues, tasks: Mapping[str, TaskDefinition | None]) -> tuple[SuiteMember, ...]:
+    """Return each benchmark with the form's settings and its task. Raises InvalidInput for a number of examples that a
+    task can't show.
+    """
+    config = EvaluationConfig(**settings)
+    return tuple(
+        SuiteMember(benchmark=name, config=config if task is None else with_task(config, task, benchmark=name))
+        for name, task in tasks.items()
+    )
 
 
 def draw_suite(ctx: Context, person: Person, suite_id: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 import streamlit as st
 from pydantic import ValidationError
 
 from backend.domain.evaluation.config import EvaluationConfig
-from backend.domain.evaluation.tasks.definition import DEFAULT_METRIC, KIND_LABELS, FewShot, TaskDefinition
+from backend.domain.evaluation.tasks.definition import DEFAULT_METRIC, KIND_LABELS, FewShot, TaskData, TaskDefinition
 from backend.domain.evaluation.tasks.groups import TaskGroup
 from backend.domain.evaluation.tasks.lm_eval_yaml import to_lm_eval
 from backend.domain.evaluation.tasks.metric_names import metric_label, metrics_of
@@ -271,7 +272,10 @@ def _draw_actions(
 def _save(
     ctx: Context, person: Person, text: str, *, name: str, opened_text: str | None, replace: bool = False
 ) -> None:
-    saved = save_task(ctx, text, person=person, replace=replace, opened_text=opened_text)
+    chosen = st.session_state.get(f"task_dataset_{name}")
+    dataset = next((one.name for one in list_datasets(ctx, ready=True) if one.id == chosen), "")
+    named = _named_for(text, dataset)
+    saved = save_task(ctx, named, person=person, replace=replace, opened_text=opened_text)
     for state_key in (
         f"task_text_{name}",
         f"task_text_{name}_seen",
@@ -280,9 +284,20 @@ def _save(
     ):
         st.session_state.pop(state_key, None)
     st.session_state.pop(f"task_clash_{name}", None)
-    st.toast(f"Saved {saved.name}.", icon=":material/check:")
-    chosen = st.session_state.get(f"task_dataset_{name}")
+    suggested = f" New evaluation suggests it for {dataset}." if named != text else ""
+    st.toast(f"Saved {plain(saved.name)}.{plain(suggested)}", icon=":material/check:")
     st.switch_page(routes.EVALUATIONS, query_params={"task": saved.name} | ({"dataset": chosen} if chosen else {}))
+
+
+def _named_for(text: str, dataset: str) -> str:
+    """Return a task's YAML with the name of the dataset that it was written on, by which it is suggested; unchanged if
+    it says itself which rows it scores.
+    """
+    task = _task_of(text)
+    if not dataset or task is None or task.data != TaskData():
+        return text
+    named = f"{text.rstrip()}\ndata:\n  names: {json.dumps([dataset], ensure_ascii=False)}\n"
+    return named if _task_of(named) is not None else text
 
 
 def _draw_group(ctx: Context, person: Person, group: TaskGroup) -> None:
@@ -314,15 +329,19 @@ def _draw_harness_file(task: TaskDefinition) -> None:
         st.code(written.text, language="yaml", wrap_lines=True, height=260)
 
 
-def choose_task(ctx: Context, label: str, suggested: list[str], *, is_required: bool) -> TaskDefinition | None:
-    """Draw the choice of a task for a benchmark, suggested ones first; None is the scoring by its dataset's kind."""
+def choose_task(
+    ctx: Context, label: str, suggested: list[str], *, is_required: bool, form: str
+) -> TaskDefinition | None:
+    """Draw the choice of a task for a benchmark in a form, suggested ones first; None is the scoring by its dataset's
+    kind.
+    """
     names: Mapping[str, TaskDefinition] = {
         view.name: view.definition for view in list_tasks(ctx) if isinstance(view.definition, TaskDefinition)
     }
     others = [name for name in names if name not in suggested]
     options = [*suggested, *([] if is_required else [""]), *others]
     by_kind = "By the rows' kind"
-    key = f"eval_task_{label}"
+    key = f"{form}_task_{label}"
 
     def title(name: str) -> str:
         shown = names[name].shown_title if name in names else name
