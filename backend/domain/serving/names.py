@@ -19,7 +19,10 @@ def check_endpoint_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise InvalidInput(
             f"{name!r} can't be an endpoint's name.",
-            remedy="Use letters, digits and . _ : / - and begin with a letter or digit.",
+            remedy=(
+                "Use at most 80 letters a to z, digits and . _ : / - and begin with a letter or digit; clients send the"
+                " name in requests and addresses."
+            ),
             field="name",
         )
 

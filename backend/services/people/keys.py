@@ -16,7 +16,7 @@ from backend.db.tables import ApiKey, Usage, User
 from backend.domain.attributes import view_of
 from backend.domain.names import require_length
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes, Period, period_start
-from backend.errors import InvalidInput, NotAllowed, NotFound
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import BUILDERS, Context, Person, require_builder
 from backend.services.serving.costs.requests import price_differences
 
@@ -75,11 +75,12 @@ def create_key(
     limits: KeyLimits | None = None,
     expires_at: datetime | None = None,
     secret: str | None = None,
+    shares_name: bool = False,
 ) -> str:
     """Create a key and return it: the only time it is shown. The same `secret`, of `new_secret`, makes one key.
 
-    Raises InvalidInput without a name or for one that is too long, NotAllowed for a rater, and for an admin's scope by
-    another role.
+    Raises InvalidInput without a name or for one that is too long, Conflict for the name of another key of the person's
+    that is active (unless the key `shares_name`), NotAllowed for a rater, and for an admin's scope by another role.
     """
     require_builder(person)
     if not name.strip():
@@ -93,6 +94,13 @@ def create_key(
             select(ApiKey.id).where(ApiKey.key_hash == hash_key(key), ApiKey.user_id.is_not_distinct_from(person.id))
         ):
             return key  # the first of two clicks made it
+        taken = _valid(ctx).where(ApiKey.name == name, ApiKey.user_id.is_not_distinct_from(person.id))
+        if not shares_name and session.scalar(taken.limit(1)):
+            raise Conflict(
+                f"There is already an active key “{name}”.",
+                remedy="Choose another name, or revoke that key first.",
+                field="name",
+            )
         session.add(
             ApiKey(
                 name=name,

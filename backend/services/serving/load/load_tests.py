@@ -286,6 +286,7 @@ def _key(ctx: Context, payload: LoadTestPayload, person: Person, *, key: str) ->
         scopes=scopes_of(payload),
         limits=MANY_AT_ONCE,
         expires_at=ctx.now() + KEY_LASTS,
+        shares_name=True,
     )
     try:
         yield secret

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from backend.db.tables import ApiKey
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes
-from backend.errors import InvalidInput, NotAllowed, NotFound
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user, change_role, disable_account, enable_account
 from backend.services.people.keys import (
@@ -46,6 +46,18 @@ def test_a_name_that_is_too_long_is_refused_and_never_cut(ctx: Context) -> None:
         create_key(ctx, "k" * 81, person=LOCAL)
     create_key(ctx, "k" * 80, person=LOCAL)
     assert [key.name for key in list_keys(ctx, person=LOCAL)] == ["k" * 80]
+
+
+def test_the_name_of_an_active_key_is_refused_until_that_one_is_revoked(any_ctx: Context) -> None:
+    owner = add_user(any_ctx, "maya", PASSWORD, person=LOCAL)
+    create_key(any_ctx, "bot", person=LOCAL)
+    create_key(any_ctx, "bot", person=owner)  # another person's
+    with pytest.raises(Conflict, match="already an active key “bot”"):
+        create_key(any_ctx, " bot ", person=LOCAL)
+    create_key(any_ctx, "bot", person=LOCAL, shares_name=True)
+    for key in list_keys(any_ctx, person=LOCAL):
+        revoke_key(any_ctx, key.id, person=LOCAL)
+    create_key(any_ctx, "bot", person=LOCAL)
 
 
 def test_a_key_stops_with_its_owners_account_and_role(any_ctx: Context) -> None:
