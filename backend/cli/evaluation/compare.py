@@ -19,6 +19,7 @@ from backend.services.evaluation.baselines import (
     compare_across,
     compare_with_baseline,
     find_pair,
+    unlike_benchmarks,
 )
 from backend.services.evaluation.comparisons import Comparison
 from backend.services.evaluation.comparisons import compare as compare_evaluations
@@ -38,7 +39,8 @@ def compare(
     """Compare item by item: second minus first, with interval and p value; several with Holm's correction."""
     ctx = get_context()
     if every:
-        _emit_across(compare_across(ctx, *(resolve_checkpoint(ctx, name).id for name in (first, second))))
+        checkpoints = [resolve_checkpoint(ctx, name).id for name in (first, second)]
+        _emit_across(compare_across(ctx, *checkpoints), left_out=unlike_benchmarks(ctx, *checkpoints))
         return
     pairs = [find_pair(ctx, first, other, benchmark=benchmark) for other in (second, *(others or []))]
     if len(pairs) == 1:
@@ -50,9 +52,13 @@ def compare(
     emit({"baseline": pairs[0][0], "comparisons": data}, text="\n".join(map(_line, results)))
 
 
-def _emit_across(differences: list[BenchmarkDifference]) -> None:
+def _emit_across(differences: list[BenchmarkDifference], *, left_out: list[str]) -> None:
     if not differences:
-        raise NotFound("The two have no benchmark in common.", remedy="Evaluate both on the same benchmark.")
+        alike = f": left out {'; '.join(left_out)}" if left_out else ""
+        raise NotFound(
+            f"The two have no benchmark in common{alike}.",
+            remedy="Evaluate both on the same benchmark with the same settings.",
+        )
     data = [
         {
             "benchmark": one.column.label,
@@ -76,7 +82,8 @@ def _emit_across(differences: list[BenchmarkDifference]) -> None:
             f"{one.column.label}, {one.metric}: {one.difference.value:+.4g}{shown} on {one.n} items{p_text}: {verdict}"
         )
     lines.append(f"p adjusted for {len(differences)} benchmarks by {CORRECTION}'s correction")
-    emit({"correction": CORRECTION, "benchmarks": data}, text="\n".join(lines))
+    lines += [f"Left out: {one}. Evaluate both with the same settings." for one in left_out]
+    emit({"correction": CORRECTION, "benchmarks": data, "left_out": left_out}, text="\n".join(lines))
 
 
 def as_data(comparison: Comparison) -> dict[str, Any]:

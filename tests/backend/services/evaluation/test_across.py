@@ -67,15 +67,22 @@ def test_benchmarks_that_were_never_evaluated_alike_are_named_with_what_differs(
 
 
 def test_the_command_says_how_p_was_adjusted(
-    ctx: Context, ids: tuple[str, str], home: Path, monkeypatch: pytest.MonkeyPatch
+    ctx: Context, scenario: Scenario, ids: tuple[str, str], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name_installation(monkeypatch, home)
     result = CliRunner().invoke(app, ["eval", "compare", "Oak", "Elm", "--every-benchmark", "--json"])
     data = json.loads(result.stdout)
     assert data["correction"] == "Holm"
     assert [one["p_adjusted"] for one in data["benchmarks"]] == [one.p_adjusted for one in compare_across(ctx, *ids)]
+    assert data["left_out"] == []
+    scenario.benchmark("open", CHOICES)
+    for name, chat in (("Oak", False), ("Elm", True)):
+        scenario.evaluation(name, "open", [1.0] * 30, facts={"used_chat_template": chat})
     text = CliRunner().invoke(app, ["eval", "compare", "Oak", "Elm", "--every-benchmark"]).stdout
     assert "p adjusted for 4 benchmarks by Holm's correction" in text
+    assert (
+        "Left out: open@1, whose evaluations differ in whether text went through a chat template (no and yes)" in text
+    )
     get_context.cache_clear()
 
 
