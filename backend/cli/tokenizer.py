@@ -10,7 +10,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.options import model_options
-from backend.cli.output import CommandGroup, emit, read_text
+from backend.cli.output import CommandGroup, emit, note, read_text
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.domain.data.languages import language_name
@@ -22,7 +22,7 @@ from backend.errors import InvalidInput
 from backend.services.context import LOCAL
 from backend.services.tokenizers.reports import Measure, ReportView, get_report, request_report
 from backend.services.tokenizers.sources import resolve_source
-from backend.services.tokenizers.tokenization import Tokenization, tokenize
+from backend.services.tokenizers.tokenization import MAX_TEXT, Tokenization, tokenize
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer, list_tokenizers, train_tokenizer
 
 app = CommandGroup(no_args_is_help=True)
@@ -91,6 +91,8 @@ def encode(
         text = read_text(file) if file else sys.stdin.buffer.read().decode("utf-8", "replace")
     ctx = get_context()
     result = tokenize(ctx, resolve_source(ctx, tokenizer), text, specials=specials)
+    if result.cut:
+        note(f"The text has {len(text):,} characters; only the first {MAX_TEXT:,} are encoded.")
     emit(encoding_data(result), text="\n".join(f"{token.id}\t{token.text!r}" for token in result.tokens))
 
 

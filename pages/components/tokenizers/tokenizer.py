@@ -131,9 +131,19 @@ def _draw_settings(ctx: Context, person: Person, tokenizer: TokenizerView) -> No
             with rerun_after():
                 rename_tokenizer(ctx, tokenizer.id, name or "", person=person)
         with st.popover("Delete", icon=":material/delete:", key=f"delete_{tokenizer.id}"):
-            st.markdown("Its files and the reports on it are deleted permanently.")
-            if st.button("Delete", key=f"delete_yes_{tokenizer.id}", type="primary"):
-                with errors_shown():
-                    delete_tokenizer(ctx, tokenizer.id, person=person)
-                    st.toast(f"Deleted {plain(tokenizer.name)}.", icon=":material/delete:")
-                    st.switch_page(PAGE, query_params={})
+            _draw_delete(ctx, person, tokenizer)
+
+
+def _draw_delete(ctx: Context, person: Person, tokenizer: TokenizerView) -> None:
+    if users := list_tokenizer_users(ctx, tokenizer.id):
+        st.markdown("In use, so it can't be deleted. Delete these runs first:")
+        st.markdown("\n".join(f"- {plain(user.name)}" for user in users[:MAX_USERS]))
+        if len(users) > MAX_USERS:
+            st.caption(f"and {len(users) - MAX_USERS:,} more")
+        return
+    st.markdown("Its files and the reports on it are deleted permanently.")
+    if st.button("Delete", key=f"delete_yes_{tokenizer.id}", type="primary"):
+        with errors_shown():
+            delete_tokenizer(ctx, tokenizer.id, person=person)
+            st.toast(f"Deleted {plain(tokenizer.name)}.", icon=":material/delete:")
+            st.switch_page(PAGE, query_params={})
