@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import subprocess
 import tarfile
 from pathlib import Path
@@ -24,7 +25,9 @@ def documented(number: int) -> str:
     return re.findall(r"```sh\n(.*?)```", chapter, flags=re.DOTALL)[number]
 
 
-def test_a_copy_of_an_installation_that_writes_opens_in_another_folder(tmp_path: Path, migrated_database: Path) -> None:
+def test_a_copy_of_an_installation_that_writes_opens_in_another_folder(
+    tmp_path: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home, other = tmp_path / ".roundhouse", tmp_path / "other" / ".roundhouse"
     home.mkdir()
     shutil.copy(migrated_database, home / "models.db")
@@ -36,7 +39,12 @@ def test_a_copy_of_an_installation_that_writes_opens_in_another_folder(tmp_path:
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin:/usr/local/bin"}
     (home / "run").mkdir()
     (home / "run" / "up.lock").write_text("1")
-    subprocess.run(["bash", "-ec", documented(1)], env=environment, check=True)
+    (home / "broker").mkdir()
+    with socket.socket(socket.AF_UNIX) as broker:
+        monkeypatch.chdir(home / "broker")  # the path of a socket is short
+        broker.bind("valkey.sock")
+        made = subprocess.run(["bash", "-ec", documented(1)], env=environment, check=True, capture_output=True)
+    assert made.stderr == b"", "a socket is no file to copy"
     assert not (home / "backup.db").exists()
     assert (tmp_path / "backup.tgz").stat().st_mode & 0o077 == 0, "it holds the key that signs sessions"
     Scenario(ctx).checkpoint("Elm")

@@ -54,7 +54,7 @@ EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>  two  spaces"
 def test_battles_of_an_empty_installation_lead_to_the_next_step(site: Context) -> None:
     app = open_page("evaluate/battles.py")
     assert_sound(app)
-    assert "needs two checkpoints" in words(app)
+    assert "needs two contestants: checkpoints, such as two steps of one run, endpoints, or files" in words(app)
 
 
 def test_the_form_creates_a_campaign_and_refuses_a_revealing_name(site: Context, scenario: Scenario) -> None:
@@ -110,6 +110,21 @@ def test_the_form_sets_pairing_ballot_and_stopping_rule_and_shows_the_yaml(site:
     (campaign,) = list_campaigns(site)
     assert (campaign.config.stop_votes, campaign.config.reasons) == (40, ("wrong fact", "too long"))
     assert [dimension.name for dimension in campaign.config.dimensions] == ["accuracy", "plain_style"]
+
+
+def test_files_of_completions_are_contestants_where_there_is_no_checkpoint(site: Context, scenario: Scenario) -> None:
+    """The form was not drawn."""
+    scenario.prompts(2)
+    app = open_page("evaluate/battles.py")
+    assert_sound(app)
+    app.text_input(key="campaign_name").set_value("Autumn")
+    for model in ("north", "south"):
+        rows = [{"prompt": f"Tell a story about the number {n}.", "completion": f"{model} {n}"} for n in range(2)]
+        app.file_uploader(key="campaign_files").upload(f"{model}.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    app.number_input(key="campaign_num_prompts").set_value(2).run()
+    app.button(key="campaign_create").click().run()
+    (campaign,) = list_campaigns(site)
+    assert sorted(one.name for one in campaign.contestants) == ["north", "south"]
 
 
 def test_a_campaign_without_votes_offers_the_ballot_and_a_link(site: Context, scenario: Scenario) -> None:

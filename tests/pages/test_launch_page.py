@@ -250,6 +250,17 @@ def test_decimal_commas_are_read_where_semicolons_separate_the_values_of_a_sweep
     assert split_values("0.002, 0.02") == ["0.002", "0.02"]
 
 
+def test_a_value_of_a_sweep_that_is_no_number_is_named_with_the_cure(site: Context, scenario: Scenario) -> None:
+    scenario.parts()
+    page = open_form(mode="Sweep")
+    page.multiselect(key="sweep_fields").set_value(["learning_rate"]).run()
+    page.segmented_control(key="sweep_shape_learning_rate").set_value("List").run()
+    page.text_input(key="sweep_values_learning_rate").set_value("0,002; 0,02; abc").run()
+    shown = words(page).replace("\\", "")
+    assert "can't be 'abc'; separate numbers by commas" in shown
+    assert "decimal commas by semicolons (0,002; 0,02)" in shown
+
+
 def test_the_metric_of_a_sweep_is_chosen_and_its_goal_follows(site: Context, scenario: Scenario) -> None:
     scenario.parts()
     page = open_form(mode="Sweep")

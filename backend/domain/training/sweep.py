@@ -179,6 +179,12 @@ class SweepConfig(_Section):
                 raise ValueError(str(error)) from error
             if traits.sweep == "never":
                 raise ValueError(f"{path} is the same in all runs of a sweep")
+            unread = [v for v in choice.values if isinstance(v, str)] if isinstance(choice, Values) else []
+            if unread and kind in (int, float):
+                raise ValueError(
+                    f"{path} can't be {unread[0]!r}; separate numbers by commas (0.002, 0.02), those with decimal"
+                    " commas by semicolons (0,002; 0,02)"
+                )
             if isinstance(choice, ParameterRange) and kind not in (int, float):
                 raise ValueError(f"{path} is not a number; give a list of values instead of a range")
         return self
@@ -310,7 +316,7 @@ def _number(path: str, value: bool | int | float | str) -> bool | int | float | 
     try:
         kind = kind_of(path)
         return int(value) if kind is int else float(value) if kind is float else value
-    except (InvalidInput, ValueError):  # validated with the field's name when the run is built
+    except (InvalidInput, ValueError):  # refused by name in `_check_fields`
         return value
 
 

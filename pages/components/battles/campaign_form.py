@@ -44,9 +44,9 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
     }
     if len(checkpoints) < 2 and not endpoints:
         no_checkpoint_state(
-            "A battle needs two checkpoints, such as two steps of one run, or endpoints. Train a model, or add a base."
+            "A battle needs two contestants: checkpoints, such as two steps of one run, endpoints, or files of"
+            " completions of other models. Train a model, or add a base."
         )
-        return
     if not datasets:
         empty_state("No prompts yet. Import a dataset of kind prompts or chat.", page=routes.DATASETS, label="Datasets")
         return
