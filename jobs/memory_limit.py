@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from backend.domain.jobs.records import JobFailure
+from backend.domain.wording import format_bytes
 
 GIB = 2**30
 LEFT_SHARE, MIN_LEFT_BYTES = 0.1, GIB
@@ -91,7 +92,7 @@ class MemoryWatch:
             return JobFailure(
                 remedy=MEMORY_REMEDY,
                 cause=(
-                    f"The job held {used / GIB:.1f} GB of memory; a job may hold {self.limit / GIB:.1f} GB on this"
+                    f"The job held {format_bytes(used)} of memory; a job may hold {format_bytes(self.limit)} on this"
                     " machine."
                 ),
             )
@@ -99,8 +100,8 @@ class MemoryWatch:
             return JobFailure(
                 remedy=MEMORY_REMEDY,
                 cause=(
-                    f"The machine ran out of memory, and this job held most of it ({used / GIB:.1f} of"
-                    f" {total / GIB:.1f} GB)."
+                    f"The machine ran out of memory, and this job held most of it ({format_bytes(used)} of"
+                    f" {format_bytes(total)})."
                 ),
             )
         return None

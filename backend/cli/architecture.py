@@ -14,6 +14,7 @@ from backend.domain.architectures.published import PUBLISHED
 from backend.domain.estimates.architecture_report import ArchitectureReport, describe_architecture
 from backend.domain.names import not_found
 from backend.domain.training.config_sections import LoraConfig
+from backend.domain.wording import format_bytes
 from backend.services.architectures import architecture_yaml, parse_architecture
 
 app = CommandGroup(no_args_is_help=True)
@@ -71,7 +72,7 @@ def _words(report: ArchitectureReport) -> str:
             f" {report.context:,} tokens"
         ),
         (
-            f"{report.memory_bytes.total / 1e6:,.1f} MB to train {report.micro_batch} x {report.context} tokens in"
+            f"{format_bytes(report.memory_bytes.total)} to train {report.micro_batch} x {report.context} tokens in"
             f" {report.precision}"
         ),
     ]

@@ -10,6 +10,7 @@ from backend.bootstrap import get_context
 from backend.cli.output import CommandGroup, emit
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
+from backend.domain.wording import format_bytes
 from backend.infra.files.paths import find_path
 from backend.services.checkpoints.bases import add_base, list_base_offers, preview_base
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, resolve_checkpoint
@@ -53,12 +54,12 @@ def check(source: Source, revision: Revision = "") -> None:
         ),
     }
     numbers = f", {facts.quantisation}, {facts.bits_per_weight} bits per weight" if facts.quantisation else ""
-    where = f", commit {look.commit}, {look.download_bytes / 1e6:,.1f} MB to download" if look.commit else ""
+    where = f", commit {look.commit}, {format_bytes(look.download_bytes)} to download" if look.commit else ""
     emit(
         data,
         text=(
-            f"{look.source}: {facts.family or 'unknown family'}, {_count(facts.parameters)}, {facts.bytes / 1e6:,.1f}"
-            f" MB{numbers}{where}; licence: {facts.licence or 'not stated'}."
+            f"{look.source}: {facts.family or 'unknown family'}, {_count(facts.parameters)},"
+            f" {format_bytes(facts.bytes)}{numbers}{where}; licence: {facts.licence or 'not stated'}."
         ),
     )
 
@@ -155,7 +156,7 @@ def _count(parameters: int | None) -> str:
 def _summary(checkpoint: CheckpointView) -> str:
     licence = checkpoint.facts.licence
     return (
-        f"{checkpoint.name}: {checkpoint.family}, {_count(checkpoint.parameters)}, {checkpoint.bytes / 1e6:,.1f} MB"
+        f"{checkpoint.name}: {checkpoint.family}, {_count(checkpoint.parameters)}, {format_bytes(checkpoint.bytes)}"
         + (f"; licence: {licence}" if licence else "")
         + "."
     )

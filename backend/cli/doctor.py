@@ -28,7 +28,7 @@ from backend.cli.leftovers import running_pid
 from backend.cli.output import CommandGroup, emit
 from backend.cli.processes import broker_binary
 from backend.domain.jobs.placement import SHARDS
-from backend.domain.wording import plural
+from backend.domain.wording import format_bytes, plural
 from backend.errors import Conflict, InvalidInput, RoundhouseError
 from backend.infra.devices import read_gpus, visible_devices
 from backend.settings import Settings
@@ -67,7 +67,7 @@ def check_disk(settings: Settings) -> CheckResult:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     needed = max(MIN_FREE_BYTES, settings.keep_free_mb * 2**20)
-    detail = f"{free / 2**30:.1f} GB free under {settings.home}"
+    detail = f"{format_bytes(free)} free under {settings.home}"
     if not os.access(folder, os.W_OK):
         return CheckResult(
             "disk",

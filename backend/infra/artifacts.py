@@ -15,6 +15,7 @@ from typing import BinaryIO
 from backend.domain.data.token_folders import FOLDER as TOKENS
 from backend.domain.data.token_folders import MANIFEST, Manifest
 from backend.domain.jobs.artifact_folders import folder_of, is_working
+from backend.domain.wording import format_bytes
 from backend.errors import InvalidInput, Unavailable
 from backend.infra.store.folders import STATE, FileSelection, FolderStore, NotNow, RemoteReader
 from backend.infra.store.manifest import DamagedFolder
@@ -210,7 +211,7 @@ class Artifacts:
         free = self.free_bytes()
         if free - needed < keep:
             raise Unavailable(
-                f"{purpose} needs {needed / 1e6:.0f} MB, and only {free / 1e6:.0f} MB are free under {self.root}.",
+                f"{purpose} needs {format_bytes(needed)}, and only {format_bytes(free)} are free under {self.root}.",
                 remedy="Delete checkpoints or datasets you no longer need, or move ROUNDHOUSE_HOME to a larger disk.",
             )
 

@@ -228,12 +228,8 @@ def draw_machine_gauges(gauges: Sequence[GaugeSeries], traffic: Traffic) -> None
         grid.plotly_chart(figure, key="monitor_cores", config=STATIC, alt="Cores that the replicas keep busy over time")
     labels = {"memory_bytes": "memory", "gpu_memory_bytes": "GPU memory"}
     known = {label: by_name["endpoint", name] for name, label in labels.items() if ("endpoint", name) in by_name}
-    memory: list[Series] = [
-        (label, [(at, None if value is None else value / 2**30) for at, value in points])
-        for label, points in known.items()
-    ]
-    if memory:
-        figure = lines_figure(memory, title="Memory of the replicas", unit="GiB", start=start, end=end)
+    if known:
+        figure = lines_figure(list(known.items()), title="Memory of the replicas", is_bytes=True, start=start, end=end)
         grid.plotly_chart(figure, key="monitor_memory", config=STATIC, alt="Memory of the replicas over time")
     for number, subject in enumerate(sorted({subject for subject, _ in by_name if subject.startswith("host:")})):
         series: list[Series] = [

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from backend.domain.jobs.states import JobKind, Status
+from backend.domain.wording import format_bytes
 from backend.services.context import Context
 from backend.services.jobs.claims import claim_job
 from backend.services.jobs.jobs import get_job
@@ -57,7 +58,7 @@ def test_a_job_above_its_memory_limit_is_ended_with_the_numbers(
         assert beside.poll() is None
         beside.kill()
     error = get_job(ctx, job_id).error
-    assert "GB of memory; a job may hold 0.2 GB" in error.cause
+    assert f"B of memory; a job may hold {format_bytes(LIMIT_MB * MB)}" in error.cause
     assert "ROUNDHOUSE_JOB_MEMORY_MB" in error.remedy
     assert peak < 8 * LIMIT_MB * MB
 

@@ -21,6 +21,7 @@ from backend.domain.json_values import JsonObject
 from backend.domain.openai_servers import read_problem, read_retry_after
 from backend.domain.serving.protocol import ANSWER_LIMIT, GenerateRequest, GenerationErrorEvent, GenerationEvent, Task
 from backend.domain.serving.upstream import Upstream
+from backend.domain.wording import format_bytes
 from backend.errors import Unavailable
 from backend.infra.keys import read_key
 from backend.infra.openai_api.addresses import refuse_address
@@ -212,7 +213,7 @@ async def _read_whole(response: aiohttp.ClientResponse, name: str) -> dict[str, 
     async for piece in response.content.iter_chunked(1 << 16):
         size += len(piece)
         if size > MAX_ANSWER_BYTES:
-            raise ReplicaLost(f"{name} sent more than {MAX_ANSWER_BYTES >> 20} MiB.", reason="protocol")
+            raise ReplicaLost(f"{name} sent more than {format_bytes(MAX_ANSWER_BYTES)}.", reason="protocol")
         pieces.append(piece)
     try:
         answer = parse_json(b"".join(pieces))

@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from backend.domain.jobs.artifact_folders import folder_of, is_working
+from backend.domain.wording import format_bytes
 from backend.errors import InvalidInput, NotFound, Unavailable
 from backend.infra.files.locks import remove_old_locks, take_lock, try_lock
 from backend.infra.store.manifest import (
@@ -261,7 +262,7 @@ class FolderStore:
         free = shutil.disk_usage(self.root).free
         if needed and free - needed < self.keep_free_bytes:
             raise NoRoom(
-                f"{folder} needs {needed / 1e6:.0f} MB, and only {free / 1e6:.0f} MB are free under {self.root}.",
+                f"{folder} needs {format_bytes(needed)}, and only {format_bytes(free)} are free under {self.root}.",
                 remedy=ROOM_REMEDY,
             )
 

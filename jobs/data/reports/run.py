@@ -23,6 +23,7 @@ from backend.domain.data.rows.display import row_text
 from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.jobs.reports import DataReportPayload
 from backend.domain.jobs.results import DataReportResult
+from backend.domain.wording import format_bytes
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.processes import peak_memory_bytes
 from jobs.data.reports.duplicates import DuplicateFinder, SimilarRows
@@ -84,7 +85,7 @@ def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> DataReportResul
     finally:
         shutil.rmtree(work, ignore_errors=True)
     reporter.log(
-        f"Read {builder.rows.total:,} rows in {report.seconds:.1f} s, at most {report.peak_memory_bytes / 1e6:,.0f} MB"
+        f"Read {builder.rows.total:,} rows in {report.seconds:.1f} s, at most {format_bytes(report.peak_memory_bytes)}"
         " of memory."
     )
     return DataReportResult(folder=payload.out)

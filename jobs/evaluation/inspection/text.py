@@ -25,6 +25,7 @@ from backend.domain.checkpoints.inspection_summary import (
     InspectionSummary,
     LossSums,
 )
+from backend.domain.wording import format_bytes
 from backend.errors import InvalidInput, JobFailed
 from jobs.evaluation.inspection.network import Pass, lens_logits, run_network
 from jobs.evaluation.inspection.passage import Passage, encode_passage, scored_bytes
@@ -273,7 +274,7 @@ def pick_inspection_dtype(folder: Path, *, device: torch.device) -> torch.dtype:
         if values * width < 0.85 * free:
             return dtype
     raise JobFailed(
-        f"The model needs {2 * values / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free.",
+        f"The model needs {format_bytes(2 * values)} of memory, and {format_bytes(free)} are free.",
         remedy="Inspect its weights: that loads no model.",
     )
 

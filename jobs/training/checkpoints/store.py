@@ -17,6 +17,7 @@ from backend.domain.jobs.payloads import TrainingPayload, TrainPayload
 from backend.domain.jobs.states import StopRequest
 from backend.domain.training.config import RunConfig
 from backend.domain.training.holds import choose_removed, hold_of
+from backend.domain.wording import format_bytes
 from backend.errors import JobFailed
 from jobs.modeling.checkpoints import STATE_FOLDER, is_adapter, is_complete, save_checkpoint
 from jobs.modeling.loglikelihood import longest_input
@@ -124,8 +125,8 @@ class CheckpointStore:
         """Raise JobFailed if the run stopped at a step, and saved it, because the disk is nearly full."""
         if self._is_full:
             raise JobFailed(
-                f"The disk has {self._free_bytes() / 1e9:.2f} GB free, and a checkpoint takes {self._bytes / 1e9:.2f}"
-                f" GB, so the run stopped at step {step}, which is saved.",
+                f"The disk has {format_bytes(self._free_bytes())} free, and a checkpoint takes"
+                f" {format_bytes(self._bytes)}, so the run stopped at step {step}, which is saved.",
                 remedy="Free space, then resume.",
                 field="keep_last",
             )
@@ -145,8 +146,8 @@ class CheckpointStore:
         self._prune(max(1, self._keep_last - 1), best_step=best_step, with_holds=False)
         if self._free_bytes() < self._bytes:
             raise JobFailed(
-                f"The disk has {self._free_bytes() / 1e9:.2f} GB free, and the checkpoint of step {step} needs"
-                f" {self._bytes / 1e9:.2f} GB.",
+                f"The disk has {format_bytes(self._free_bytes())} free, and the checkpoint of step {step} needs"
+                f" {format_bytes(self._bytes)}.",
                 remedy="Free space, then resume: earlier checkpoints are intact.",
                 field="keep_last",
             )
@@ -174,8 +175,8 @@ class CheckpointStore:
         free = self._free_bytes()
         if free < needed:
             raise JobFailed(
-                f"The disk has {free / 1e9:.2f} GB free, and the run's checkpoints need {needed / 1e9:.2f} GB "
-                f"({num_new} of {checkpoint_bytes / 1e9:.2f} GB).",
+                f"The disk has {format_bytes(free)} free, and the run's checkpoints need {format_bytes(needed)}"
+                f" ({num_new} of {format_bytes(checkpoint_bytes)}).",
                 remedy="Free space, lower keep_last, or train adapters (method lora).",
                 field="keep_last",
             )

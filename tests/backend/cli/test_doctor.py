@@ -5,6 +5,7 @@ store of artifacts.
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 
 from backend.bootstrap import make_providers
-from backend.cli.doctor import check_library, check_provider, start_checks, try_store
+from backend.cli.doctor import check_disk, check_library, check_provider, start_checks, try_store
 from backend.infra.store.objects import MARK
 from tests.support.native.completeness import skip_unless_complete
 from tests.support.settings import make_settings
@@ -42,6 +43,15 @@ def test_a_store_is_tried_and_left_empty(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     assert try_store(settings, (tmp_path / "file").as_uri()).state == "problem"
     assert "without keys" in try_store(settings, "s3://key:secret@bucket").cure
+
+
+def test_the_free_space_is_that_of_the_overview(tmp_path: Path) -> None:
+    """It was counted in powers of two: 65.7 GB where the overview had 70.7 GB."""
+    finding = check_disk(make_settings(tmp_path))
+    shown = re.search(r"([\d.]+) (MB|GB|TB) free", finding.detail)
+    assert shown is not None
+    free = float(shown[1]) * {"MB": 1e6, "GB": 1e9, "TB": 1e12}[shown[2]]
+    assert free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.02)
 
 
 def test_a_cluster_that_can_not_be_used_is_a_warning_with_the_cure(tmp_path: Path) -> None:

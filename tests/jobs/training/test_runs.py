@@ -169,9 +169,7 @@ def test_settings_that_do_not_fit_are_refused(rooms: Rooms) -> None:
 
 def test_a_run_larger_than_the_disk_is_refused_with_numbers(rooms: Rooms) -> None:
     store = CheckpointStore(rooms.training("pretrain"), Recorder(), folder=rooms.root / "disk", keep_last=2, lineage={})
-    with pytest.raises(
-        JobFailed, match=r"GB free, and the run's checkpoints need 4\d{6}\.\d\d GB \(4 of 1000000\.00 GB\)"
-    ):
+    with pytest.raises(JobFailed, match=r"B free, and the run's checkpoints need 4\d{3}\.\d TB \(4 of 1000\.0 TB\)"):
         store.check_disk(checkpoint_bytes=10**15, max_steps=1000, checkpoint_every=100)
 
 

@@ -20,7 +20,7 @@ from backend.db.tables import Alert, AlertDelivery, Deployment, Endpoint, Job, R
 from backend.domain.attributes import attributes_of, view_of
 from backend.domain.jobs.gauges import AlertMessage
 from backend.domain.jobs.states import Status
-from backend.domain.wording import percent
+from backend.domain.wording import format_bytes, percent
 from backend.services.context import LOCAL, Context
 from backend.services.people.keys import list_keys, spending_of_keys
 from backend.services.serving.monitoring.gauges import LiveGauges, read_live
@@ -245,9 +245,8 @@ def _disk(ctx: Context) -> Iterator[AlertCondition]:
     usage = shutil.disk_usage(ctx.artifacts.root)
     if usage.free < max(2 * ctx.policy.keep_free_bytes, usage.total // 20):
         severity = "critical" if usage.free < ctx.policy.keep_free_bytes else "warning"
-        yield AlertCondition(
-            f"disk:{severity}", "disk", severity, f"{usage.free / 2**30:,.1f} GiB of disk left for artifacts"
-        )
+        message = f"{format_bytes(usage.free)} of disk left for artifacts"
+        yield AlertCondition(f"disk:{severity}", "disk", severity, message)
 
 
 def _ended_runs(ctx: Context) -> Iterator[AlertCondition]:

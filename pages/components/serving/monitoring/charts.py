@@ -33,12 +33,19 @@ def lines_figure(
     unit: str = "",
     is_share: bool = False,
     is_count: bool = False,
+    is_bytes: bool = False,
     start: datetime,
     end: datetime,
 ) -> go.Figure:
-    """Return a line per series over the whole window; a missing value is a gap. Counts have whole ticks."""
+    """Return a line per series over the whole window; a missing value is a gap. Counts have whole ticks; bytes are in
+    GB, those below one in MB.
+    """
     figure = go.Figure()
-    scale, suffix = (100.0, " %") if is_share else (1.0, f" {unit}".rstrip())
+    top = max((value for _, points in series for _, value in points if value is not None), default=0.0)
+    scale = 100.0 if is_share else 1.0
+    if is_bytes:
+        scale, unit = (1e-9, "GB") if top >= 1e9 else (1e-6, "MB")
+    suffix = " %" if is_share else f" {unit}".rstrip()
     for number, (name, points) in enumerate(series):
         figure.add_scatter(
             x=[moment for moment, _ in points],
@@ -51,7 +58,6 @@ def lines_figure(
             hovertemplate=f"%{{x|%-d %b %H:%M}}: %{{y:,.3~g}}{suffix} {figure_text(name)}<extra></extra>",
         )
     _lay_out(figure, title=title, unit="%" if is_share else unit, start=start, end=end, legend=len(series) > 1)
-    top = max((value for _, points in series for _, value in points if value is not None), default=0.0)
     if is_count and top <= FEW:
         figure.update_yaxes(dtick=1, range=[0, max(1.0, top) * 1.08])
     return figure

@@ -177,7 +177,7 @@ def test_a_rater_may_not_launch(ctx: Context, scenario: Scenario) -> None:
 
 def test_a_run_that_the_disk_cannot_hold_is_refused(ctx: Context) -> None:
     full = Context(**{**ctx.__dict__, "policy": OperatorPolicy(keep_free_bytes=2**62)})
-    with pytest.raises(Unavailable, match="MB are free"):
+    with pytest.raises(Unavailable, match="B are free"):
         Scenario(full).run()
 
 

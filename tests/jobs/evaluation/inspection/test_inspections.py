@@ -178,5 +178,5 @@ def test_a_network_that_does_not_fit_is_refused_before_it_is_loaded(
 
     monkeypatch.setattr(reading_text.psutil, "virtual_memory", lambda: Memory)
     monkeypatch.setattr(reading_text, "free_bytes", lambda device: Memory.available if is_gpu(device) else None)
-    with pytest.raises(JobFailed, match="GB of memory"):
+    with pytest.raises(JobFailed, match="B of memory"):
         inspect(root, "oak", text=TEXT)

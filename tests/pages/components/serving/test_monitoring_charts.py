@@ -51,6 +51,17 @@ def test_a_value_between_missing_ones_has_a_marker_since_no_line_shows_it() -> N
     assert not trace.connectgaps
 
 
+@pytest.mark.parametrize(("num_bytes", "shown", "unit"), [(70.7e9, 70.7, "GB"), (256e6, 256.0, "MB")])
+def test_memory_has_the_unit_of_the_numbers_beside_it(num_bytes: float, shown: float, unit: str) -> None:
+    """The table said MB and GB, the chart GiB."""
+    end = START + timedelta(hours=1)
+    figure = lines_figure([("memory", [(START, num_bytes)])], title="Memory", is_bytes=True, start=START, end=end)
+    (trace,) = figure.data
+    assert trace.y[0] == pytest.approx(shown)
+    assert f" {unit} memory" in trace.hovertemplate
+    assert figure.layout.yaxis.ticksuffix in (None, f" {unit}") or unit in str(figure.layout.title.text)
+
+
 def test_a_figure_of_nothing_keeps_its_time_axis_and_has_no_scale() -> None:
     end = START + timedelta(hours=1)
     empty = [
