@@ -172,13 +172,16 @@ static void rotate_and_write(const Layer &l, const Batch &b, int64_t row, float 
     memcpy(b.values + b.write[row] * stride, mixed + rotated * channels, stride * sizeof(float));
 }
 
+// Memory of a part of the rows, the same for all layers: given back after each, it would be cleared by the system each time.
+struct Space { Buffer<float> normed, mixed, attended, middle, gate_up, active, narrow; };
+
 // A layer for as many rows at a time as stay in the cache; the keys of earlier ones are written by then.
 class Rows {
     const Layer &l;
     const Batch &b;
     const int threads;
     const int64_t width = l.qkv.inputs, inner = l.down.inputs;
-    Buffer<float> normed, mixed, attended, middle, gate_up, active, narrow;
+    Space &s;
 
     // Multiply the rows from `first` to `last` by a matrix, and add `plus` or null and what adapters change.
     void multiply(const Matrix Layer::*which, int pair_of, int64_t first, int64_t last, const float *x, float *y, const float *plus) {
@@ -189,9 +192,9 @@ class Rows {
             const int64_t begin = std::max(first, b.changes[c].begin), rows = std::min(last, b.changes[c].end) - begin;
             if (!pair.rank || rows <= 0) continue;
             float *changed = y + (begin - first) * m.outputs;
-            narrow.resize(rows * pair.rank);
-            product(x + (begin - first) * m.inputs, rows, {pair.down, nullptr, nullptr, pair.rank, m.inputs, FLOAT32}, narrow.data(), nullptr, threads);
-            product(narrow.data(), rows, {pair.up, nullptr, nullptr, m.outputs, pair.rank, FLOAT32}, changed, changed, threads);
+            s.narrow.resize(rows * pair.rank);
+            product(x + (begin - first) * m.inputs, rows, {pair.down, nullptr, nullptr, pair.rank, m.inputs, FLOAT32}, s.narrow.data(), nullptr, threads);
+            product(s.narrow.data(), rows, {pair.up, nullptr, nullptr, m.outputs, pair.rank, FLOAT32}, changed, changed, threads);
         }
     }
 
@@ -211,7 +214,7 @@ class Rows {
 #pragma omp for schedule(dynamic)
             for (size_t tile = 0; tile < tiles.size(); tile++) {
                 try {
-                    attention.run(tiles[tile], first, mixed.data(), attended.data());
+                    attention.run(tiles[tile], first, s.mixed.data(), s.attended.data());
                 } catch (...) {
                     shortage.note();
                 }
@@ -221,25 +224,26 @@ class Rows {
     }
 
 public:
-    Rows(const Layer &layer, const Batch &batch, int64_t most, int threads)
-        : l(layer), b(batch), threads(threads), normed(most * width), mixed(most * l.qkv.outputs), attended(most * l.out.inputs),
-          middle(most * width), gate_up(most * 2 * inner), active(most * inner) {}
+    Rows(const Layer &layer, const Batch &batch, int64_t most, int threads, Space &space) : l(layer), b(batch), threads(threads), s(space) {
+        s.normed.resize(most * width), s.mixed.resize(most * l.qkv.outputs), s.attended.resize(most * l.out.inputs);
+        s.middle.resize(most * width), s.gate_up.resize(most * 2 * inner), s.active.resize(most * inner);
+    }
 
     void compute(int64_t first, int64_t last, const float *hidden, float *result) {
         const int64_t rows = last - first;
-        each(rows, [&](int64_t r) { rms_norm(hidden + r * width, l.input_norm, l.norm_eps, width, normed.data() + r * width); });
-        multiply(&Layer::qkv, 0, first, last, normed.data(), mixed.data(), nullptr);
-        each(rows, [&](int64_t r) { rotate_and_write(l, b, first + r, mixed.data() + r * l.qkv.outputs); });
+        each(rows, [&](int64_t r) { rms_norm(hidden + r * width, l.input_norm, l.norm_eps, width, s.normed.data() + r * width); });
+        multiply(&Layer::qkv, 0, first, last, s.normed.data(), s.mixed.data(), nullptr);
+        each(rows, [&](int64_t r) { rotate_and_write(l, b, first + r, s.mixed.data() + r * l.qkv.outputs); });
         attend(first, last);
-        multiply(&Layer::out, 1, first, last, attended.data(), middle.data(), hidden);
-        each(rows, [&](int64_t r) { rms_norm(middle.data() + r * width, l.after_norm, l.norm_eps, width, normed.data() + r * width); });
-        multiply(&Layer::gate_up, 2, first, last, normed.data(), gate_up.data(), nullptr);
+        multiply(&Layer::out, 1, first, last, s.attended.data(), s.middle.data(), hidden);
+        each(rows, [&](int64_t r) { rms_norm(s.middle.data() + r * width, l.after_norm, l.norm_eps, width, s.normed.data() + r * width); });
+        multiply(&Layer::gate_up, 2, first, last, s.normed.data(), s.gate_up.data(), nullptr);
         each(rows, [&](int64_t r) {
-            const float *gate = gate_up.data() + r * 2 * inner, *up = gate + inner;
+            const float *gate = s.gate_up.data() + r * 2 * inner, *up = gate + inner;
             for (int64_t i = 0; i < inner; i += WIDTH)
-                store(active.data() + r * inner + i, load(gate + i) / (1.0f + exponential(-load(gate + i))) * load(up + i));
+                store(s.active.data() + r * inner + i, load(gate + i) / (1.0f + exponential(-load(gate + i))) * load(up + i));
         });
-        multiply(&Layer::down, 3, first, last, active.data(), result, middle.data());
+        multiply(&Layer::down, 3, first, last, s.active.data(), result, s.middle.data());
     }
 };
 
@@ -337,10 +341,11 @@ extern "C" int compute_layers(const Layer *layers, const Batch *batches, int64_t
     }
     return without_throwing([&]() -> int {
         Buffer<float> between(count > 1 ? rows * width : 0);
+        Space space;
         const float *from = hidden;
         for (int64_t i = 0; i < count; i++) {
             float *next = (count - i) % 2 ? result : between.data();  // the last is the result
-            Rows part(layers[i], batches[i], most, threads);
+            Rows part(layers[i], batches[i], most, threads, space);
             for (int64_t row = 0; row < rows; row += most)
                 part.compute(row, std::min(rows, row + most), from + row * width, next + row * width);
             from = next;
