@@ -14,7 +14,7 @@ from backend.domain.architectures.published import PUBLISHED
 from backend.domain.estimates.architecture_report import ArchitectureReport, describe_architecture
 from backend.domain.names import not_found
 from backend.domain.training.config_sections import LoraConfig
-from backend.domain.wording import format_bytes
+from backend.domain.wording import format_bytes, plural
 from backend.services.architectures import architecture_yaml, parse_architecture
 
 app = CommandGroup(no_args_is_help=True)
@@ -26,7 +26,11 @@ def describe_(
     precision: Annotated[
         Literal["fp32", "bf16"], typer.Option(help="Number format of training; memory depends on it.")
     ] = "fp32",
-    micro_batch: Annotated[int, typer.Option(min=1, help="Sequences in one forward pass; memory depends on it.")] = 1,
+    device: Annotated[
+        Literal["cpu", "gpu"] | None,
+        typer.Option(help="Device of training; when left out, gpu in bf16 and cpu in fp32. Memory depends on it."),
+    ] = None,
+    micro_batch: Annotated[int, typer.Option(min=1, help="Sequences in a micro-batch; memory depends on it.")] = 1,
     context: Annotated[
         int | None, typer.Option(min=1, help="Tokens in a training sequence; the architecture's own when left out.")
     ] = None,
@@ -37,7 +41,14 @@ def describe_(
     """Count parameters, FLOPs, cache and memory of the architecture in a YAML file."""
     config = parse_architecture(read_text(file))
     lora = None if lora_rank is None else LoraConfig(rank=lora_rank)
-    report = describe_architecture(config, precision=precision, micro_batch=micro_batch, context=context, lora=lora)
+    report = describe_architecture(
+        config,
+        precision=precision,
+        device=device or ("gpu" if precision == "bf16" else "cpu"),
+        micro_batch=micro_batch,
+        context=context,
+        lora=lora,
+    )
     emit(report.model_dump(mode="json"), text=_words(report))
 
 
@@ -73,7 +84,9 @@ def _words(report: ArchitectureReport) -> str:
         ),
         (
             f"{format_bytes(report.memory_bytes.total)} to train {report.micro_batch} x {report.context} tokens in"
-            f" {report.precision}"
+            f" {report.precision} on a {report.device.upper()}"
         ),
     ]
+    if report.pass_sequences < report.micro_batch:
+        lines.append(f"with {plural(report.pass_sequences, 'sequence')} per forward pass, which fit the CPU's cache")
     return "\n".join(lines)

@@ -17,7 +17,13 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES, OPTIONAL_FIELDS
 from backend.domain.architectures.published import PUBLISHED
 from backend.domain.data.import_options import ImportOptions
+from backend.domain.estimates.memory import estimate_memory
+from backend.domain.estimates.setting import setting_of
+from backend.domain.jobs.gpu_check import MeasuredSetting
+from backend.domain.jobs.results import ProbeResult
 from backend.domain.tokenizers.config import TokenizerConfig
+from backend.domain.training.config import RunConfig
+from backend.domain.wording import format_bytes
 from backend.services.architectures import list_architectures, save_architecture
 from backend.services.checkpoints.bases import add_base
 from backend.services.checkpoints.exports import list_exports
@@ -27,6 +33,8 @@ from backend.services.data.exports import list_version_exports
 from backend.services.data.imports import import_dataset
 from backend.services.data.sources import ImportSource
 from backend.services.data.uploads import save_uploads
+from backend.services.estimates.measurements import record_settings
+from backend.services.jobs.devices import list_training_devices
 from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenizer
 from tests.support.data.dataset_world import done, queue_import
 from tests.support.job_work import do_job
@@ -293,6 +301,33 @@ def test_memory_follows_what_is_trained_and_the_largest_micro_batch_follows_the_
     app.text_input(key="architecture_num_layers").input("128").run()
     assert_sound(app)
     assert {each.label: each.value for each in app.metric}["Largest micro-batch"] == "none fits"
+
+
+def test_memory_is_that_of_a_launch_with_this_network_and_batch(site: Context) -> None:
+    shape = ArchitectureConfig(num_layers=5, width=132, num_heads=6, num_kv_heads=2, vocab_size=3001)
+    saved = save_architecture(site, name="gqa", config=shape, person=LOCAL)
+    run = RunConfig(
+        dataset="d", architecture=shape, tokenizer="t", micro_batch=12, context=200, precision="fp32", device="cpu"
+    )
+    (device,) = list_training_devices(())
+    setting = setting_of(run, shape, device="cpu")
+    app = open_page("build/architectures.py", architecture=saved.id)
+    app.number_input(key="architecture_micro_batch").set_value(12).run()
+    app.number_input(key="architecture_length").set_value(200).run()
+    assert_sound(app)
+    shown = {each.label: each.value for each in app.metric}
+    assert shown["Peak"] == format_bytes(estimate_memory(setting).total)
+    assert shown["Largest micro-batch"] == "any"
+    assert "A forward pass takes 4 of the 12 sequences" in words(app)
+    measured = MeasuredSetting(
+        config=run,
+        shape=shape,
+        result=ProbeResult(measured_bytes=117_000_000, tokens_per_s=1.0, device=device.name, device_kind="cpu"),
+    )
+    record_settings(site, [measured], host="here", person=LOCAL)
+    app.run()
+    assert {each.label: each.value for each in app.metric}["Peak"] == "117 MB"
+    assert "Measured by a probe" in words(app)
 
 
 def test_architecture_from_yaml_fills_the_form(site: Context) -> None:

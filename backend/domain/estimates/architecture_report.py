@@ -11,7 +11,7 @@ from backend.domain.architectures.flops import FlopsPerToken, count_flops
 from backend.domain.architectures.kv_cache import expanded_kv_bytes_per_token, kv_bytes, kv_bytes_per_token
 from backend.domain.architectures.parameters import count_active_parameters, count_lora_parameters, count_parameters
 from backend.domain.estimates.memory import MemoryParts, estimate_memory
-from backend.domain.estimates.setting import Precision, TrainingSetting
+from backend.domain.estimates.setting import DeviceKind, Precision, pretraining_setting
 
 
 class HasRank(Protocol):
@@ -30,6 +30,7 @@ class MemoryBytes(MemoryParts):
 class ArchitectureReport(BaseModel):
     """Cost of an architecture. Counts are exact; `memory_bytes` is an estimate (see `memory`).
 
+    `pass_sequences` are those of a micro-batch in one forward pass, which are fewer on a CPU (`sequences_at_once`).
     `active_parameters` are those that one token passes through. `kv_cache_bytes` is the whole cache after `context`
     tokens, which is less than `context` times `kv_cache_bytes_per_token` with sliding windows.
     `kv_cache_expanded_bytes_per_token` is the size without the latent of latent attention; None for other attention.
@@ -45,6 +46,8 @@ class ArchitectureReport(BaseModel):
     context: int
     micro_batch: int
     precision: str
+    device: DeviceKind
+    pass_sequences: int
     flops_per_token: FlopsPerToken
     kv_cache_bytes_per_token: int
     kv_cache_bytes: int
@@ -63,7 +66,8 @@ CONVENTIONS = (
     (
         "Memory: the peak of a training step, by arithmetic: weights, gradients and AdamW's two moments in fp32 (bf16"
         " is autocast over fp32 weights), saved activations, and the loss; with LoRA only adapters have gradients and"
-        " moments. Gradients count only if they exist at the peak."
+        " moments. Gradients count only if they exist at the peak. On a CPU a forward pass takes as many sequences of"
+        " the micro-batch as fit its cache."
     ),
     (
         "KV cache: keys and values of all layers, 4 bytes a number in fp32, 2 in bf16; a sliding layer keeps at most"
@@ -77,6 +81,7 @@ def describe_architecture(
     config: ArchitectureConfig,
     *,
     precision: Precision = "fp32",
+    device: DeviceKind = "cpu",
     micro_batch: int = 1,
     context: int | None = None,
     lora: HasRank | None = None,
@@ -87,18 +92,14 @@ def describe_architecture(
     frozen.
 
     Example:
-        >>> describe(ArchitectureConfig(num_layers=4, width=128, num_heads=4, num_kv_heads=4)).parameters
+        >>> describe_architecture(ArchitectureConfig(num_layers=4, width=128, num_heads=4, num_kv_heads=4)).parameters
         1115264
     """
     length, rank = context or config.context, lora.rank if lora else None
     parts = count_parameters(config)
     number_bytes = 2 if precision == "bf16" else 4
-    setting = TrainingSetting(
-        architecture=config,
-        lora_rank=rank,
-        precision=precision,
-        micro_batch=micro_batch,
-        context=length,
+    setting = pretraining_setting(
+        config, micro_batch=micro_batch, context=length, device=device, precision=precision, lora_rank=rank
     )
     memory = estimate_memory(setting)
     return ArchitectureReport(
@@ -110,6 +111,8 @@ def describe_architecture(
         context=length,
         micro_batch=micro_batch,
         precision=precision,
+        device=device,
+        pass_sequences=setting.micro_batch,
         flops_per_token=count_flops(config, context=length, micro_batch=micro_batch, lora_rank=rank),
         kv_cache_bytes_per_token=kv_bytes_per_token(config, number_bytes=number_bytes),
         kv_cache_bytes=kv_bytes(config, tokens=length, number_bytes=number_bytes),

@@ -6,7 +6,7 @@ the backward pass (all activations and the logits), during it, and its end, when
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,7 +42,7 @@ FIRST_USE_BYTES = {"gpu": 0, "cpu": 30_000_000}
 (docs/benchmarks/memory.md).
 """
 
-MAX_MICRO_BATCH = 65_536
+MAX_MICRO_BATCH = 65_536  # of a run's config
 QUANTISATION_BITS = 8 / 64 + 32 / (64 * 256)
 """Bits of a quantised number's constants, which are quantised themselves."""
 
@@ -133,15 +133,20 @@ def estimate_memory(
     return peak.model_copy(update={"overhead": FIRST_USE_BYTES[setting.device]})
 
 
-def largest_micro_batch(setting: TrainingSetting, budget_bytes: float, *, calibration: float = 1.0) -> int:
-    """Return the largest micro-batch whose estimate, times `calibration`, fits a budget; 0 if no sequence does."""
+def largest_micro_batch(
+    setting_at: Callable[[int], TrainingSetting], budget_bytes: float, *, calibration: float = 1.0
+) -> int:
+    """Return the largest micro-batch whose estimate, times `calibration`, fits a budget: 0 if no sequence does, at most
+    MAX_MICRO_BATCH. `setting_at` returns the setting with a micro-batch.
+    """
 
     def fits(micro_batch: int) -> bool:
-        tried = setting.model_copy(update={"micro_batch": micro_batch})
-        return estimate_memory(tried).total * calibration <= budget_bytes
+        return estimate_memory(setting_at(micro_batch)).total * calibration <= budget_bytes
 
+    if fits(MAX_MICRO_BATCH):
+        return MAX_MICRO_BATCH
     low, high = 0, 1
-    while high <= MAX_MICRO_BATCH and fits(high):
+    while fits(high):
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2

@@ -14,6 +14,7 @@ from backend.domain.architectures.flops import count_flops
 from backend.domain.architectures.parameters import count_parameters
 from backend.domain.training.adapters import holds_16_bits
 from backend.domain.training.config import RunConfig
+from backend.domain.training.config_sections import DeviceConfig, LoraConfig
 from backend.domain.training.execution import compiles, sequences_at_once
 from backend.domain.training.objectives import Objective
 from backend.domain.training.sharding import uses_deepspeed
@@ -87,6 +88,37 @@ class TrainingSetting(BaseModel):
         return count_flops(
             self.architecture, context=self.context, micro_batch=self.micro_batch, lora_rank=self.lora_rank
         ).training
+
+
+def pretraining_setting(
+    architecture: ArchitectureConfig,
+    *,
+    micro_batch: int,
+    context: int,
+    device: DeviceKind = "cpu",
+    precision: Precision = "fp32",
+    lora_rank: int | None = None,
+    recompute: bool = False,
+    devices: int = 1,
+    sharding: Literal["ddp", "fsdp"] = "ddp",
+) -> TrainingSetting:
+    """Return the setting of a run that pretrains this network, uncompiled: the one that its launch is estimated by.
+
+    `micro_batch` is the config's, in sequences: on a CPU a forward pass may take fewer. With `lora_rank` it trains
+    adapters.
+    """
+    config = RunConfig.model_construct(  # not validated, as it names no dataset
+        dataset="",
+        method="lora" if lora_rank else "full",
+        lora=LoraConfig(rank=lora_rank) if lora_rank else LoraConfig(),
+        micro_batch=micro_batch,
+        context=context,
+        precision=precision,
+        recompute=recompute,
+        devices=DeviceConfig(count=devices, sharding=sharding),
+        compile="off",
+    )
+    return setting_of(config, architecture, device=device)
 
 
 def setting_of(

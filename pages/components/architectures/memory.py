@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import streamlit as st
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.estimates.memory import USUAL_DEVICES, largest_micro_batch
+from backend.domain.estimates.memory import MAX_MICRO_BATCH, USUAL_DEVICES, largest_micro_batch
 from backend.domain.estimates.prediction import describe_error, describe_source
-from backend.domain.estimates.setting import Precision, Sharding, TrainingSetting
+from backend.domain.estimates.setting import Precision, TrainingSetting, pretraining_setting
 from backend.domain.wording import plural
 from backend.services.context import Context
 from backend.services.estimates.measurements import predict_setting
@@ -26,7 +29,8 @@ MOMENTS = {
     "backward": "during the backward pass: activations are freed, gradients appear",
     "update": "at the end of the backward pass: all gradients",
 }
-SHARDINGS: dict[Sharding, str] = {"ddp": "Replicated (DDP)", "fsdp": "Sharded (FSDP)"}
+Shards = Literal["ddp", "fsdp"]
+SHARDINGS: dict[Shards, str] = {"ddp": "Replicated (DDP)", "fsdp": "Sharded (FSDP)"}
 
 
 @number_form
@@ -40,7 +44,8 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
         "Device", list(devices), key="architecture_device", help="Devices of this installation, and common GPU sizes."
     )
     device = devices[chosen]
-    setting = _draw_setting(config, device, precision)
+    micro_batch, setting_at = _draw_setting(config, device, precision)
+    setting = setting_at(micro_batch)
     memory = predict_setting(ctx, setting, device)
     if memory.formula is None or memory.num_bytes is None:
         return
@@ -48,11 +53,11 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
     draw_metric(left, "Peak", size(memory.num_bytes), help=describe_error(memory) or None)
     usable = device.usable_bytes
     if usable is not None:
-        fits = largest_micro_batch(setting, usable, calibration=memory.num_bytes / memory.formula.total)
+        fits = largest_micro_batch(setting_at, usable, calibration=memory.num_bytes / memory.formula.total)
         draw_metric(
             right,
             "Largest micro-batch",
-            f"{fits:,}" if fits else "none fits",
+            "any" if fits == MAX_MICRO_BATCH else f"{fits:,}" if fits else "none fits",
             help=f"Sequences in the {size(usable)} of {device.name} available to a run.",
         )
         if not fits:
@@ -63,19 +68,28 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
     beyond = {"beyond": max(0, memory.num_bytes - memory.formula.total)}  # as measured here with similar settings
     st.html(figure(memory_bar({**memory.formula.parts, **beyond}), alt="Peak memory by part"))
     source = describe_source(memory)
-    st.caption(f"{source[:1].upper()}{source[1:]}. The peak is {MOMENTS[memory.formula.moment]}.")
+    passes = ""
+    if setting.micro_batch < micro_batch:
+        passes = (
+            f" A forward pass takes {setting.micro_batch} of the {micro_batch:,} sequences of a micro-batch, which fit"
+            " the CPU's cache."
+        )
+    st.caption(f"{source[:1].upper()}{source[1:]}. The peak is {MOMENTS[memory.formula.moment]}.{passes}")
 
 
-def _draw_setting(config: ArchitectureConfig, device: Device, precision: Precision) -> TrainingSetting:
+def _draw_setting(
+    config: ArchitectureConfig, device: Device, precision: Precision
+) -> tuple[int, Callable[[int], TrainingSetting]]:
+    """Draw the fields; return the micro-batch and a function that returns the setting with any."""
     grid = st.grid(2, min_column_width=120)
     micro_batch = draw_number(
         grid,
         "Micro-batch",
         1,
-        65_536,
+        MAX_MICRO_BATCH,
         16,
         key="architecture_micro_batch",
-        help="Sequences per forward pass and device.",
+        help="Sequences per device. A CPU may take fewer per forward pass, which needs less memory.",
     )
     if (st.session_state.get("architecture_length") or 1) > config.context:
         st.session_state["architecture_length"] = float(config.context)
@@ -90,7 +104,7 @@ def _draw_setting(config: ArchitectureConfig, device: Device, precision: Precisi
     )
     rank = draw_number(grid, "LoRA rank", 0, 1024, 0, key="architecture_rank", help="0: full fine-tuning.")
     devices = draw_number(grid, "Devices", 1, 1024, 1, key="architecture_devices", help="Figures are per device.")
-    sharding: Sharding = "none"
+    sharding: Shards = "ddp"
     with st.container(horizontal=True):
         recompute = st.checkbox(
             "Recompute activations", key="architecture_recompute", help="Less memory, about a third more time."
@@ -104,9 +118,9 @@ def _draw_setting(config: ArchitectureConfig, device: Device, precision: Precisi
                 help=f"{plural(devices, 'device')}: replicated or sharded. From their documentation, not measured.",
                 is_bare=True,
             )
-    return TrainingSetting(
-        architecture=config,
-        micro_batch=micro_batch,
+    return micro_batch, lambda sequences: pretraining_setting(
+        config,
+        micro_batch=sequences,
         context=length,
         lora_rank=rank or None,
         devices=devices,

@@ -18,6 +18,10 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.main import main
 from backend.cli.output import command
+from backend.domain.estimates.memory import estimate_memory
+from backend.domain.estimates.setting import setting_of
+from backend.domain.training.config import RunConfig
+from backend.services.architectures import parse_architecture
 from backend.services.context import Context
 
 
@@ -104,6 +108,20 @@ def test_architecture_describe_counts_and_explains(roundhouse: Any, tmp_path: Pa
     status, _, err = roundhouse("architecture", "describe", str(file))
     assert status == 2
     assert "130 / 4 is not whole" in err
+
+
+def test_architecture_describe_estimates_the_memory_of_a_launch(roundhouse: Any, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("num_layers: 5\nwidth: 132\nnum_heads: 6\nnum_kv_heads: 2\nvocab_size: 3001\n")
+    shape = parse_architecture(file.read_text())
+    run = RunConfig(dataset="d", architecture=shape, tokenizer="t", micro_batch=12, context=200)
+    options = ("architecture", "describe", str(file), "--micro-batch", "12", "--context", "200")
+    on_cpu = json.loads(roundhouse(*options, "--json")[1])
+    assert on_cpu["memory_bytes"]["total"] == estimate_memory(setting_of(run, shape, device="cpu")).total
+    on_gpu = json.loads(roundhouse(*options, "--precision", "bf16", "--json")[1])
+    assert on_gpu["memory_bytes"]["total"] == estimate_memory(setting_of(run, shape, device="gpu")).total
+    assert "12 x 200 tokens in fp32 on a CPU\nwith 4 sequences per forward pass" in roundhouse(*options)[1]
+    assert "in fp32 on a GPU" in roundhouse(*options, "--device", "gpu")[1]
 
 
 def test_architecture_describe_covers_every_family_and_its_limits(roundhouse: Any, tmp_path: Path) -> None:
