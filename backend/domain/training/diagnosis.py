@@ -198,14 +198,14 @@ def _gradients(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Findin
         since = (
             int(norms.steps[np.flatnonzero(norms.values >= DEAD_NORM)[-1]]) if (norms.values >= DEAD_NORM).any() else 0
         )
-        why = _why_dead(config, since)
+        why = _why_dead(config, since, series.get("completion_length"))
         if not never_moved:
             norm = float(np.median(last))
             yield Finding(
                 Kind.DEAD, f"The gradients have vanished since step {since:,}: their norm is {norm:.2g}.", *why
             )
         elif config is not None and config.objective.samples:
-            yield Finding(Kind.STILL, SAME_REWARDS, "The rewards are too hard or too easy for this model.", *why[1:])
+            yield Finding(Kind.STILL, SAME_REWARDS, *why)
         else:
             yield Finding(Kind.STILL, "The gradients are 0 from the first step on: nothing was learned.", *why)
         return
@@ -226,9 +226,13 @@ def _gradients(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Findin
         )
 
 
-def _why_dead(config: RunConfig | None, since: int) -> tuple[str, int, str, tuple[tuple[str, Value], ...]]:
+def _why_dead(
+    config: RunConfig | None, since: int, lengths: Series | None
+) -> tuple[str, int, str, tuple[tuple[str, Value], ...]]:
     if config is not None and config.objective.samples:
-        cause = "All answers to a prompt get the same reward: the rewards are too hard or too easy."
+        if lengths is not None and len(lengths) and float(np.median(lengths.values)) >= config.grpo.max_new_tokens:
+            return _why_truncated(config, since)
+        cause = "The rewards are too hard or too easy for this model: completions of a prompt get the same reward."
         return (
             cause,
             since,
@@ -250,6 +254,16 @@ def _why_dead(config: RunConfig | None, since: int) -> tuple[str, int, str, tupl
         return cause, since, "Run again up to there", (("max_steps", max(since, 1)),)
     cause = "The loss has no gradient: every label is masked, every parameter is frozen, or the loss is zero already."
     return cause, since, "", ()
+
+
+def _why_truncated(config: RunConfig, since: int) -> tuple[str, int, str, tuple[tuple[str, Value], ...]]:
+    """Return the cause of equal rewards of completions that all end at the limit of new tokens, and its remedy."""
+    limit, rules = config.grpo.max_new_tokens, config.grpo.rewards
+    more = max(2 * limit, *(2 * rule.target for rule in rules if rule.kind == "length"))
+    cause = f"All completions end at max new tokens, {limit:,}: cut off there, they get one reward."
+    if more >= config.context:
+        return f"{cause} The context of {config.context:,} tokens has no room for longer ones.", since, "", ()
+    return cause, since, f"Run again with up to {more:,} new tokens", (("grpo.max_new_tokens", more),)
 
 
 def _course(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:

@@ -25,7 +25,7 @@ from backend.services.context import Context
 from backend.services.metrics.blocks import read_points, run_metric_names
 from backend.services.training.views import find_run
 
-LOOKED_AT = frozenset({"train_loss", "val_loss", "grad_norm", "data_wait"})
+LOOKED_AT = frozenset({"train_loss", "val_loss", "grad_norm", "data_wait", "completion_length"})
 MAX_DIAGNOSED = 50
 """Runs that are diagnosed for one list of checkpoints or runs, the newest first: it takes milliseconds each."""
 

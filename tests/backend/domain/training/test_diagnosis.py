@@ -256,6 +256,27 @@ def test_gradients_that_vanish_are_named_with_a_cause_of_the_objective() -> None
     assert kinds({"grad_norm": curve(np.array([0.0, 0.0, 0.1, 0.0, 0.0, 0.0]))}) == []
 
 
+def test_completions_that_are_all_cut_off_need_more_new_tokens_not_more_variety() -> None:
+    rewards = [{"kind": "exact"}, {"kind": "length", "target": 20}]
+    grpo = tuning("grpo", grpo={"rewards": rewards, "max_new_tokens": 12}, micro_batch=16)
+    cut_off = {"grad_norm": curve(np.zeros(4)), "completion_length": curve(np.full(4, 12.0))}
+    finding = only(cut_off, config=grpo)
+    assert finding.sentence == SAME_REWARDS
+    assert "All completions end at max new tokens, 12" in finding.cause
+    assert (finding.action, finding.changes) == (
+        "Run again with up to 40 new tokens",
+        (("grpo.max_new_tokens", 40),),
+    )
+    assert with_changes(grpo, write_changes(finding.changes)).grpo.max_new_tokens == 40
+    vanished = np.concatenate([np.full(200, 0.5), np.zeros(100)])
+    dead = {"grad_norm": curve(vanished), "completion_length": curve(np.full(300, 12.0))}
+    assert only(dead, config=grpo).changes == finding.changes
+    full = tuning("grpo", grpo={"rewards": rewards, "max_new_tokens": 12}, micro_batch=16, context=32)
+    assert ("no room" in only(cut_off, config=full).cause, only(cut_off, config=full).changes) == (True, ())
+    shorter = {**cut_off, "completion_length": curve(np.full(4, 9.5))}
+    assert only(shorter, config=grpo).action == "Run again with more varied answers"
+
+
 def test_a_loss_that_is_not_finite_is_reported_with_its_value() -> None:
     finding = only(healthy(0, steps=80), not_finite={"train_loss": 81})
     assert (finding.kind, finding.step) == (Kind.NOT_FINITE, 81)
