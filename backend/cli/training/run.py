@@ -35,7 +35,7 @@ from backend.services.jobs.devices import find_device
 from backend.services.jobs.gangs import describe_gang
 from backend.services.jobs.placements import describe_nodes, describe_waiting
 from backend.services.metrics.points import last_values
-from backend.services.training.diagnosis import diagnose_run
+from backend.services.training.diagnosis import diagnose_run, useless_runs
 from backend.services.training.imported_runs import import_log_path
 from backend.services.training.reports import run_report_text
 from backend.services.training.run_table import NEWEST_FIRST, RunQuery, find_runs
@@ -199,7 +199,7 @@ def show(run: Annotated[str, typer.Argument(help="Name or id.")]) -> None:
         return
     detail = run_detail(ctx, run)
     data = describe_detail(ctx, detail)
-    lines = [f"{detail.run.name}  {status_word(detail.run.status)}  {detail.run.line}"]
+    lines = [f"{detail.run.name}  {_status(detail.run, data['useless'])}  {detail.run.line}"]
     if detail.run.job_id and (waiting := describe_waiting(ctx, detail.run.job_id)) is not None:
         lines.append(f"  {waiting.sentence}")
     if detail.run.job_id and (waiting_for := describe_gang(ctx, detail.run.job_id)):
@@ -228,9 +228,12 @@ def list_(
         runs = get_runs(ctx, [row.id for row in rows[:limit]])
     else:
         runs = list_runs(ctx, limit=limit, archived=archived)
+    useless = useless_runs(ctx, [run.id for run in runs])
+    states = {run.id: _status(run, useless.get(run.id)) for run in runs}
+    width = max(map(len, states.values()), default=0)
     emit(
-        {"runs": [describe_run(run) for run in runs]},
-        text="\n".join(f"{run.id}  {status_word(run.status):<10}  {run.name}  {run.line}" for run in runs)
+        {"runs": [describe_run(run) | {"useless": useless.get(run.id)} for run in runs]},
+        text="\n".join(f"{run.id}  {states[run.id]:<{width}}  {run.name}  {run.line}" for run in runs)
         or ("No run passes the filter." if filter_ else "No runs yet."),
     )
 
@@ -282,9 +285,12 @@ def describe_run(run: RunView) -> dict[str, Any]:
 
 
 def describe_detail(ctx: Context, detail: RunDetail) -> dict[str, Any]:
-    """Return a run with its newest values, checkpoints, findings and config as a JSON object."""
+    """Return a run with its newest values, checkpoints, findings and config as a JSON object. `useless`: `diverged` or
+    `learned nothing` of a finished run.
+    """
     return {
         **describe_run(detail.run),
+        "useless": useless_runs(ctx, [detail.run.id]).get(detail.run.id),
         "metrics": {
             name: {"step": step, "value": value} for name, (step, value) in last_values(ctx, detail.run.id).items()
         },
@@ -308,6 +314,11 @@ def describe_detail(ctx: Context, detail: RunDetail) -> dict[str, Any]:
         ],
         "config": detail.config.model_dump(mode="json"),
     }
+
+
+def _status(run: RunView, useless: str | None) -> str:
+    """Return a run's status, and whether it diverged or learned nothing."""
+    return f"{status_word(run.status)}, {useless}" if useless else status_word(run.status)
 
 
 def describe_prediction(prediction: Prediction) -> dict[str, object]:

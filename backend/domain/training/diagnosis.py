@@ -258,8 +258,9 @@ def _why_dead(
 
 def _why_truncated(config: RunConfig, since: int) -> tuple[str, int, str, tuple[tuple[str, Value], ...]]:
     """Return the cause of equal rewards of completions that all end at the limit of new tokens, and its remedy."""
-    limit, rules = config.grpo.max_new_tokens, config.grpo.rewards
-    more = max(2 * limit, *(2 * rule.target for rule in rules if rule.kind == "length"))
+    limit = config.grpo.max_new_tokens
+    targets = [rule.target for rule in config.grpo.rewards if rule.kind == "length"]
+    more = 2 * max(limit, *targets, 0)
     cause = f"All completions end at max new tokens, {limit:,}: cut off there, they get one reward."
     if more >= config.context:
         return f"{cause} The context of {config.context:,} tokens has no room for longer ones.", since, "", ()

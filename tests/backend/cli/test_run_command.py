@@ -231,3 +231,20 @@ def test_show_prints_the_findings_of_a_run(ctx: Context, scenario: Scenario) -> 
     )
     (finding,) = json.loads(roundhouse("run", "show", "wild", "--json").stdout)["findings"]
     assert (finding["kind"], finding["changes"]) == ("diverged", {"learning_rate": 0.01})
+
+
+def test_a_finished_run_that_diverged_or_learned_nothing_is_listed_and_shown_as_such(
+    ctx: Context, scenario: Scenario
+) -> None:
+    for name, metric, value in (("wild", "train_loss", 900.0), ("idle", "grad_norm", 0.0), ("good", "grad_norm", 0.5)):
+        taken = claim(ctx, scenario.run(name=name))
+        report(ctx, taken, {"type": "metrics", "step": 1, "time": 1.0, "values": {metric: value}})
+        end(ctx, taken, Status.FINISHED)
+    states = {"wild": "finished, diverged", "idle": "finished, learned nothing", "good": "finished"}
+    listed = roundhouse("run", "list").stdout.splitlines()
+    for name, state in states.items():
+        assert any(f"  {state}  " in f"{line} " and f"  {name}  " in line for line in listed), listed
+        assert f"{name}  {state}  " in roundhouse("run", "show", name).stdout
+    useless = {run["name"]: run["useless"] for run in json.loads(roundhouse("run", "list", "--json").stdout)["runs"]}
+    assert useless == {"wild": "diverged", "idle": "learned nothing", "good": None}
+    assert json.loads(roundhouse("run", "show", "wild", "--json").stdout)["useless"] == "diverged"
