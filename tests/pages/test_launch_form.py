@@ -202,6 +202,16 @@ def test_the_estimate_of_a_sweep_is_of_all_its_runs(site: Context, scenario: Sce
     assert "1 min 40 s a run." in words(page)
 
 
+def test_a_sweep_runs_no_more_at_once_by_itself_than_the_workers_train(site: Context, scenario: Scenario) -> None:
+    scenario.parts()
+    measure(site, make_config(max_steps=100), step_s=1.0)
+    beat(site, name="w", host="lab", pid=1, slots={"train": 1}, devices=[], gauges={})
+    scenario.run(name="first")
+    page = open_page("build/launch.py", run="first", mode="Sweep")
+    assert page.number_input(key="sweep_parallel").value == 1
+    assert "12 runs, 1 at a time." in words(page)
+
+
 def test_derived_values_follow_in_the_same_rerun(site: Context, scenario: Scenario) -> None:
     """An evaluation every 110 steps was stored for a run of 77 steps."""
     scenario.dataset("chats", kind="chat")

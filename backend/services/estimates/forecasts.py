@@ -196,11 +196,16 @@ def _chats(parts: RunParts) -> bool | None:
 
 def queue_position(ctx: Context, config: RunConfig, workers: Sequence[WorkerView]) -> QueuePosition:
     """Return a new run's position in its queue, and its wait if the rates of the jobs ahead are known."""
-    able = [worker for worker in workers if worker.devices or config.device != "gpu"]
-    slots = sum(max(1, len(worker.devices) or worker.concurrency) for worker in able)
+    slots = count_slots(config, workers)
     ahead = ahead_of_new(ctx, config.queue, priority=config.priority)
     wait = 0.0 if slots and ahead.count < slots else expected_wait_s(_durations(ctx, ahead), slots=slots)
     return QueuePosition(ahead.count, slots, wait)
+
+
+def count_slots(config: RunConfig, workers: Sequence[WorkerView]) -> int:
+    """Return how many runs of this config the workers train at once."""
+    able = [worker for worker in workers if worker.devices or config.device != "gpu"]
+    return sum(max(1, len(worker.devices) or worker.concurrency) for worker in able)
 
 
 def _durations(ctx: Context, ahead: JobsAhead) -> list[Progress | None]:

@@ -22,6 +22,8 @@ from backend.services.architectures import list_architectures
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
+from backend.services.estimates.forecasts import count_slots
+from backend.services.jobs.devices import training_workers
 from pages.components.choices import choose_one
 from pages.components.forms import draw_fields
 from pages.components.numbers import draw_number
@@ -55,7 +57,9 @@ def draw_sweep_form(ctx: Context, config: RunConfig) -> dict[str, object]:
         method = st.session_state.get("sweep_method", "random")
         vary = {path: _draw_choice(path, names.get(path), grid=method == "grid") for path in fields}
         st.space("small")
-        values = _draw_search(config, validates=_validates(ctx, config))
+        usual, slots = SweepConfig.model_fields["parallel"].default, count_slots(config, training_workers(ctx))
+        parallel = min(usual, slots) if slots else usual
+        values = _draw_search(config, validates=_validates(ctx, config), parallel=parallel)
     name = st.text_input(
         "Sweep name", key="sweep_name", max_chars=90, placeholder=_generated_name(config)
     ) or _generated_name(config)
@@ -154,7 +158,8 @@ def _validates(ctx: Context, config: RunConfig) -> bool:
     return version.val_rows > 0 or not version.is_ready
 
 
-def _draw_search(config: RunConfig, *, validates: bool) -> dict[str, object]:
+def _draw_search(config: RunConfig, *, validates: bool, parallel: int) -> dict[str, object]:
+    """Draw the search settings; `parallel` is what that field holds at first."""
     shown = shown_of(SweepConfig.model_fields["method"])
     method = choose_one("Search", shown.choices, default="random", key="sweep_method")
     st.caption(METHOD_HELP[method])
@@ -170,7 +175,7 @@ def _draw_search(config: RunConfig, *, validates: bool) -> dict[str, object]:
         accept_new_options=True,
         help="Runs are compared by their best value of it. Type the name of any other metric that the runs write.",
     )
-    held = {"method": method, "goal": goal_of_metric(metric or metrics[0])}
+    held = {"method": method, "goal": goal_of_metric(metric or metrics[0]), "parallel": parallel}
     if not validates:
         st.caption("The dataset has no validation rows: runs are compared by what is measured in training.")
     goal = draw_fields(SweepConfig, key=f"sweep_{metric}", values=held, only=["goal"], place=right)
