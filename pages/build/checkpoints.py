@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from backend.domain.jobs.states import ACTIVE
+from backend.domain.training.metric_labels import validation_result
 from backend.domain.training.objectives import made_by
 from backend.domain.wording import short
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, list_checkpoints
@@ -51,11 +52,11 @@ def draw_checkpoint_row(checkpoint: CheckpointView, aliases: Sequence[str], *, d
         else:
             kind = "base" if checkpoint.origin == "added" else made_by(checkpoint.objective)
             st.badge("adapter" if checkpoint.is_adapter else kind, color="violet" if checkpoint.is_adapter else "gray")
-    loss = checkpoint.metrics.get("val_loss")
+    result = validation_result(checkpoint.metrics, checkpoint.objective)
     facts = [
         f"{short(checkpoint.parameters)} parameters" if checkpoint.parameters else "",
         size(checkpoint.bytes) if checkpoint.is_ready else "",
-        f"validation loss {loss:.3f}" if loss is not None else "",
+        f"{result[0]} {result[1]:.3f}" if result is not None else "",
         when(checkpoint.created_at),
     ]
     columns[2].caption(" · ".join(fact for fact in facts if fact))

@@ -417,6 +417,32 @@ def test_a_run_that_learned_nothing_says_so_and_leads_to_no_endpoint(site: Conte
     assert "Validation loss" not in text_of(app)
 
 
+def test_a_checkpoint_of_a_policy_has_a_mean_reward_and_not_a_loss(site: Context, scenario: Scenario) -> None:
+    run = scenario.grpo(max_steps=4)
+    checkpoint = scenario.checkpoint(run=run, step=4, metrics={"val_loss": -0.5, "val_reward/mean": 0.5}, bytes=1000)
+    pages = {
+        "run": open_page("build/run.py", run=run.id, tab="Checkpoints"),
+        "list": open_page("build/checkpoints.py"),
+        "checkpoint": open_page("build/checkpoints.py", checkpoint=checkpoint),
+    }
+    for name, app in pages.items():
+        shown = text_of(app) + " ".join(f"{one.label} {one.value}" for one in app.metric)
+        assert "Mean reward, validation 0.5" in shown, name
+        assert "-0.5" not in shown, name
+        assert "alidation loss" not in shown, name
+
+
+def test_all_runs_derived_from_a_run_are_linked(site: Context, scenario: Scenario) -> None:
+    first = scenario.run(name="first")
+    derived = [scenario.run(name=f"derived {number}") for number in range(5)]
+    with site.db.write() as session:
+        for run in derived:
+            session.get_one(Run, run.id).parent_id = first.id
+    app = open_page("build/run.py", run=first.id)
+    links = [link.proto.label for link in app.get("page_link")]
+    assert [label for label in links if label.startswith("derived")] == [run.name for run in derived]
+
+
 def test_a_finished_run_leads_to_a_chat(site: Context, scenario: Scenario) -> None:
     run = scenario.run(name="first")
     taken = claim(site, run)

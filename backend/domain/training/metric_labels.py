@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
+
 METRIC_LABELS = {
     "best_val_loss": "Best validation loss",
     "val_loss": "Validation loss",
@@ -15,6 +19,24 @@ METRIC_LABELS = {
     "val_reward/mean": "Mean reward, validation",
     "reward/mean": "Mean reward, training",
 }
+
+
+def validation_result(metrics: Mapping[str, float], objective: str | None) -> tuple[str, float] | None:
+    """Return name and value of a checkpoint's result on the validation split, None where none was measured: the mean
+    reward of a policy, else the loss, which is in nats per token only where the objective predicts tokens.
+
+    Example:
+        >>> validation_result({"val_loss": 0.636}, "dpo")
+        ('DPO loss, validation', 0.636)
+    """
+    reward, loss = metrics.get("val_reward/mean"), metrics.get("val_loss")
+    if reward is not None:
+        return METRIC_LABELS["val_reward/mean"], reward
+    if loss is None:
+        return None
+    if objective in OBJECTIVE_FACTS and not Objective(objective).predicts_tokens:
+        return f"{OBJECTIVE_FACTS[Objective(objective)].name} loss, validation", loss
+    return METRIC_LABELS["val_loss"], loss
 
 
 def curve_label(metric: str) -> str:

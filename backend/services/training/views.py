@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -82,10 +82,15 @@ class CheckpointLine:
     id: str
     name: str
     step: int | None
-    val_loss: float | None
+    metrics: Mapping[str, float]
     bytes: int
     is_final: bool
     created_at: datetime
+
+    @property
+    def val_loss(self) -> float | None:
+        """What the best checkpoint has the lowest of; of a policy its mean reward's negative."""
+        return self.metrics.get("val_loss")
 
 
 @dataclass(frozen=True)
@@ -331,8 +336,6 @@ def _checkpoints(session: Session, run_id: str) -> list[CheckpointLine]:
         .order_by(Checkpoint.step.desc())
     )
     return [
-        CheckpointLine(
-            row.id, row.name, row.step, (row.metrics or {}).get("val_loss"), row.bytes, row.is_final, row.created_at
-        )
+        CheckpointLine(row.id, row.name, row.step, row.metrics or {}, row.bytes, row.is_final, row.created_at)
         for row in session.scalars(query)
     ]

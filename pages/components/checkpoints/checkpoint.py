@@ -10,6 +10,7 @@ import streamlit as st
 from backend.domain.checkpoints.export_formats import FORMATS, NUMBERS, gguf_refusal
 from backend.domain.jobs.states import Status
 from backend.domain.training.diagnosis import breaking_finding, spoils
+from backend.domain.training.metric_labels import validation_result
 from backend.domain.training.objectives import made_by
 from backend.domain.wording import percent, short
 from backend.services.checkpoints.checkpoints import (
@@ -138,13 +139,13 @@ def _draw_facts(ctx: Context, checkpoint: CheckpointView) -> None:
         help_ = "Positions beyond those were never trained: longer texts get worse answers." if note else None
         draw_metric(grid, "Context, tokens", f"{context:,}", note=note, help=help_)
     draw_metric(grid, "Size", size(checkpoint.bytes))
-    loss, accuracy = checkpoint.metrics.get("val_loss"), checkpoint.metrics.get("val_accuracy")
+    accuracy = checkpoint.metrics.get("val_accuracy")
     if accuracy is not None:
         help_ = "Share of validation pairs whose chosen answer scores higher."
         draw_metric(grid, "Validation accuracy", percent(accuracy, digits=1), help=help_)
-    elif loss is not None:
-        help_ = "Nats per token." if checkpoint.objective in ("pretrain", "sft", None) else "Of the objective."
-        draw_metric(grid, "Validation loss", f"{loss:.3f}", help=help_)
+    elif (result := validation_result(checkpoint.metrics, checkpoint.objective)) is not None:
+        help_ = "Nats per token." if checkpoint.objective in ("pretrain", "sft", None) else None
+        draw_metric(grid, result[0], f"{result[1]:.3f}", help=help_)
     elif checkpoint.family:
         draw_metric(grid, "Family", plain(checkpoint.family))
     if checkpoint.origin == "added":

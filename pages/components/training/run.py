@@ -14,7 +14,7 @@ from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import write_changes
 from backend.domain.training.diagnosis import Finding, breaking_finding, spoils
 from backend.domain.training.held_out import FEW_ROWS
-from backend.domain.training.metric_labels import METRIC_LABELS
+from backend.domain.training.metric_labels import METRIC_LABELS, validation_result
 from backend.domain.training.objectives import label_of, writes_text
 from backend.domain.wording import format_count, format_duration, format_number, plural
 from backend.services.context import Context, Person
@@ -42,6 +42,9 @@ from pages.components.training.placement import draw_placement
 from pages.components.words import size, when
 
 
+SHOWN_CHILDREN = 3
+
+
 def draw_facts(ctx: Context, detail: RunDetail) -> None:
     """Draw the facts of a run, with links to dataset, base, parent, sweep and children."""
     run = detail.run
@@ -57,11 +60,18 @@ def draw_facts(ctx: Context, detail: RunDetail) -> None:
             page_link(routes.RUN, plain(detail.parent[1]), {"run": detail.parent[0]}, icon="north_west")
         if (sweep := sweep_of_run(ctx, run.id)) is not None:
             page_link(routes.SWEEP, plain(sweep[1]), {"sweep": sweep[0]})
-        for run_id, name in detail.children[:3]:
-            page_link(routes.RUN, plain(name), {"run": run_id}, icon="subdirectory_arrow_right")
+        _draw_children(detail.children[:SHOWN_CHILDREN])
+        if others := detail.children[SHOWN_CHILDREN:]:
+            with st.popover(f"and {len(others):,} more", type="tertiary"):
+                _draw_children(others)
         for tag in run.tags:
             st.badge(plain(tag), color="gray")
         draw_placement(ctx, run)
+
+
+def _draw_children(children: Sequence[tuple[str, str]]) -> None:
+    for run_id, name in children:
+        page_link(routes.RUN, plain(name), {"run": run_id}, icon="subdirectory_arrow_right")
 
 
 def draw_imported_facts(ctx: Context, run: RunView) -> None:
@@ -247,8 +257,10 @@ def draw_checkpoints(ctx: Context, detail: RunDetail, *, breaking: Finding | Non
                 f"Step {line.step:,}" if line.step is not None else plain(line.name),
                 {"checkpoint": line.id},
             )
-            loss = f"validation loss {line.val_loss:.4f}, " if line.val_loss is not None else ""
-            st.caption(f"{loss}{size(line.bytes)}, {when(line.created_at, now=ctx.now())}", width="content")
+            result = validation_result(line.metrics, detail.run.objective)
+            facts = [f"{result[0]} {result[1]:.4f}"] if result is not None else []
+            facts += [size(line.bytes), when(line.created_at, now=ctx.now())]
+            st.caption(" · ".join(facts), width="content")
             if line == best:
                 is_lowest = detail.run.best_val_loss is None or (line.val_loss or 0.0) <= detail.run.best_val_loss
                 st.badge("best" if is_lowest else "best of those saved", color="green")
