@@ -43,11 +43,13 @@ from jobs.training.strategy import Strategy
 
 @dataclass
 class StepTotals:
-    """Totals of a step's passes: units, tokens, seconds waited, losses by micro-batch, sums of metrics."""
+    """Totals of a step's passes: units, tokens, seconds until its data was there, losses by micro-batch, sums of
+    metrics.
+    """
 
     units: int
     trained: int
-    data_wait_s: float = 0.0
+    data_s: float = 0.0
     losses: list[torch.Tensor] = field(default_factory=list)
     metric_sums: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -200,7 +202,8 @@ class TrainingLoop:
         if self.counters.tokens is not None:
             self.counters = replace(self.counters, tokens=self.counters.tokens + totals.trained)
             values[TOKENS] = float(self.counters.tokens or 0)
-        return {**values, "tok_per_sec": totals.trained / step_s, "data_wait": totals.data_wait_s / step_s, **means}
+        source = "generation" if self.config.objective.samples else "data_wait"
+        return {**values, "tok_per_sec": totals.trained / step_s, source: totals.data_s / step_s, **means}
 
     @property
     def _can_lower_scale(self) -> bool:
@@ -214,7 +217,7 @@ class TrainingLoop:
         totals = StepTotals(
             units=max(sum(batch.units for batch in micro_batches), 1),
             trained=sum(batch.trained for batch in micro_batches),
-            data_wait_s=time.perf_counter() - started,
+            data_s=time.perf_counter() - started,
         )
         try:
             self._backward(self.process_group.local_share(micro_batches), totals)

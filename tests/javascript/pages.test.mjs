@@ -35,7 +35,7 @@ const { PanelChooser } = await import(`${BROWSER}/live_chart/chooser.js`)
 const { arrange, inWords, moved, number, panelsOf } = await import(`${BROWSER}/live_chart/panels.js`)
 const { placesFor, default: drawPalette } = await import(`${BROWSER}/palette/palette.js`)
 const { number: cellNumber } = await import(`${BROWSER}/run_table/table.js`)
-const { around } = await import(`${BROWSER}/live_chart/drawing.js`)
+const { around, linesOf } = await import(`${BROWSER}/live_chart/drawing.js`)
 const { readSettings, writeSettings } = await import(`${BROWSER}/live_chart/settings.js`)
 
 beforeEach(() => { globalThis.localStorage = new MemoryStorage() })
@@ -219,6 +219,18 @@ test("a run that learns from rewards begins with its reward", () => {
   assert.deepEqual(panels.map(({ id, group, wide }) => [id, group ?? "", Boolean(wide)]), [
     ["reward", "", true], ["loss", "", false], ["grad_norm", "", false], ["spread", "Rewards and policy", false],
   ])
+})
+
+test("a policy's validation loss is minus its mean reward, and no line of the loss", () => {
+  const one = { steps: [1], values: [-0.5] }
+  const runs = ["grpo", "sft"].map((objective) => ({ id: objective, objective }))
+  const series = new Map([["train_loss", one], ["val_loss", one]])
+  const chart = {
+    data: { runs }, hidden: new Set(), theme: { colors: ["red"] }, settings: { x: "steps" },
+    runs: new Map(runs.map(({ id }) => [id, { series }])),
+  }
+  const lines = linesOf(chart, { metrics: ["train_loss", "val_loss"] })
+  assert.deepEqual(lines.map(({ run, name }) => [run.id, name]), [["grpo", "train_loss"], ["sft", "train_loss"], ["sft", "val_loss"]])
 })
 
 test("values are written by their metric's format, and nothing for none", () => {

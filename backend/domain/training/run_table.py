@@ -45,6 +45,7 @@ SAME_UNDER_ALL: dict[str, tuple[str, Form, Better | None]] = {
     "device_use": ("Device use", "percent", "highest"),
     "power_w": ("Power, W", "number", None),
     "data_wait": ("Data loading", "percent", "lowest"),
+    "generation": ("Generation", "percent", "lowest"),
 }
 """Metrics that mean the same under every objective: title, form, which is better."""
 NO_RESULTS = frozenset({"learning_rate", "epoch", TOKENS})

@@ -175,7 +175,7 @@ def _facts(
         epochs_at_least=at_least,
         seconds=seconds,
         val_rows=parts.version.val_rows if parts.version.is_ready else None,
-        packs=_packs(parts),
+        packs=_can_pack(parts),
         padding=1.0 - report.packing.padded if report and report.packing.padded else None,
         cut_rows=_share_truncated(config, parts),
         cut_rows_at_least=report is None,
@@ -242,7 +242,12 @@ def _report(parts: RunParts) -> DataReport | None:
     return parts.report.report if parts.report else None
 
 
-def _packs(parts: RunParts) -> bool:
+def _packs(config: RunConfig, parts: RunParts) -> bool:
+    """Return whether rows share sequences."""
+    return config.objective.packs and config.packing and _can_pack(parts)
+
+
+def _can_pack(parts: RunParts) -> bool:
     """Return whether the base keeps packed rows apart; assumed where its family is not known."""
     return parts.shape is None or FAMILIES[parts.shape.family].packs
 
@@ -271,7 +276,7 @@ def _epochs(config: RunConfig, parts: RunParts, *, unique: int | None, packed: i
     sequences = _sequences(config)
     if config.objective.samples:
         sequences //= config.grpo.group_size
-    packs = _packs(parts) and config.objective.packs and config.packing
+    packs = _packs(config, parts)
     counted = packed or (report.packing.packed_sequences if report else 0)
     if packs and counted:
         return sequences / counted, False
@@ -287,7 +292,7 @@ def _estimates_epochs(config: RunConfig, parts: RunParts) -> bool:
 
 def _most_epochs(config: RunConfig, parts: RunParts) -> float | None:
     """Return about the most epochs that a run makes whose rows share sequences; None if no row could be read."""
-    fewest = parts.rows.fewest_sequences(config.context) if parts.rows and _packs(parts) and config.packing else 0.0
+    fewest = parts.rows.fewest_sequences(config.context) if parts.rows and _packs(config, parts) else 0.0
     return _sequences(config) / fewest if fewest else None
 
 

@@ -41,7 +41,6 @@ from pages.components.settings_form import draw_notes
 from pages.components.training.placement import draw_placement
 from pages.components.words import size, when
 
-
 SHOWN_CHILDREN = 3
 
 

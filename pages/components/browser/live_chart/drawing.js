@@ -188,6 +188,7 @@ export function linesOf(chart, spec) {
   chart.data.runs.forEach((run, runIndex) => {
     if (chart.hidden.has(run.id)) return
     spec.metrics.forEach((name, metricIndex) => {
+      if (name === "val_loss" && run.objective === "grpo") return // minus its mean reward, which has a panel
       const series = chart.runs.get(run.id).series.get(name)
       const x = series && series.steps.length ? placesOf(chart, run, series) : null
       if (!x) return

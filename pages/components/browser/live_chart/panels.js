@@ -20,6 +20,7 @@ const PANELS = [
   { id: "device_use", group: "Speed and device", title: "Device use", metrics: ["device_use"], format: "%" },
   { id: "power", group: "Speed and device", title: "Power", metrics: ["power_w"], format: "W" },
   { id: "data_wait", group: "Speed and device", title: "Data loading", metrics: ["data_wait"], format: "%" },
+  { id: "generation", group: "Speed and device", title: "Generation", metrics: ["generation"], format: "%" },
 ]
 export const LABELS = {
   train_loss: "train", val_loss: "validation", "rewards/chosen": "chosen", "rewards/rejected": "rejected",

@@ -66,6 +66,8 @@ def test_the_reward_of_a_rule_rises(rooms: Rooms) -> None:
     assert answered + 12 * 16 < tokens[-1] < 12 * 16 * 32, "what was processed, and not steps of full contexts"
     assert tokens == sorted(tokens)
     assert not recorder.series("kl")
+    assert not recorder.series("data_wait"), "its data is what it generates"
+    assert all(0 < share < 1 for _, share in recorder.series("generation"))
     assert {step for step, _, _ in recorder.samples} == {6, 12}
     assert load_network(rooms.root / result.checkpoint)
 
