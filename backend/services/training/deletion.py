@@ -37,7 +37,7 @@ from backend.domain.jobs.states import TERMINAL, status_word
 from backend.domain.serving.prepared import prepared_folder
 from backend.errors import Conflict
 from backend.services.context import Context, Person, require_builder
-from backend.services.dependents import Use
+from backend.services.dependents import SHOWN, Use
 from backend.services.training.open_sweeps import KIND
 
 log = logging.getLogger(__name__)
@@ -63,11 +63,11 @@ column with its id.
 
 @dataclass(frozen=True)
 class StayingRun:
-    """A run that can't be deleted, with the reason and what needs its checkpoint, if that has a name."""
+    """A run that can't be deleted, with the reason and the first things with a name that need its checkpoint."""
 
     name: str
     why: str
-    use: Use | None = None
+    uses: tuple[Use, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _plan(session: Session, run_ids: Sequence[str]) -> Deletion:
     }
     going = [run_id for run_id in runs if run_id not in staying]
     while more := _referred_to(session, going):  # what stays may in turn refer to another
-        staying |= {run_id: StayingRun(runs[run_id].name, why, use) for run_id, (why, use) in more.items()}
+        staying |= {run_id: StayingRun(runs[run_id].name, why, uses) for run_id, (why, uses) in more.items()}
         going = [run_id for run_id in going if run_id not in more]
     sizes = session.scalars(
         select(Checkpoint.bytes).where(Checkpoint.run_id.in_(going), Checkpoint.deleted_at.is_(None))
@@ -159,15 +159,13 @@ def _why_unfinished(session: Session, run: Run) -> str:
     return ""
 
 
-def _referred_to(session: Session, going: Sequence[str]) -> dict[str, tuple[str, Use | None]]:
+def _referred_to(session: Session, going: Sequence[str]) -> dict[str, tuple[str, tuple[Use, ...]]]:
     """Return which of these runs something refers to that stays, each with the reason and what it is."""
     made = aliased(Checkpoint)
     mine = made.run_id.in_(going)
-    reasons: dict[str, tuple[str, Use | None]] = {}
-    trained = select(Campaign.run_id, Campaign.id, Campaign.name).where(Campaign.run_id.in_(going))
-    for run_id, campaign_id, name in session.execute(trained):
-        use = Use("campaign", name, campaign_id)
-        reasons.setdefault(str(run_id), (f"{use} trains it", use))
+    referrers: dict[str, dict[tuple[str, str], None]] = {}  # (table, id) by run, each once
+    trained = select(Campaign.run_id, Campaign.id).where(Campaign.run_id.in_(going))
+    trainers = {str(run_id): campaign_id for run_id, campaign_id in session.execute(trained)}
     order = list(REFERRERS)
     for column in sorted(_columns_of_checkpoints(), key=lambda column: order.index(column.table.name)):
         table = column.table
@@ -175,29 +173,48 @@ def _referred_to(session: Session, going: Sequence[str]) -> dict[str, tuple[str,
             "runs": Run.id.not_in(going),
             "checkpoints": func.coalesce(Checkpoint.run_id, "").not_in(going),
         }.get(table.name, true())
-        what, owner, key = REFERRERS[table.name]
-        query = select(made.run_id, func.min(table.c[key])).join(table, column == made.id).where(mine, stays)
-        for run_id, id_ in session.execute(query.group_by(made.run_id)):
-            reasons.setdefault(run_id, _need(session, what, owner, id_))
+        key = table.c[REFERRERS[table.name][2]]
+        query = select(made.run_id, key).join(table, column == made.id).where(mine, stays).distinct().order_by(key)
+        for run_id, id_ in session.execute(query):
+            referrers.setdefault(run_id, {})[table.name, id_] = None
     checkpoints = dict(session.execute(select(made.id, made.run_id).where(mine)).all())
     loading = select(Endpoint.id, Deployment.config).join(Deployment, Deployment.endpoint_id == Endpoint.id)
     for endpoint_id, config in session.execute(loading.where(Deployment.stopped_at.is_(None))):
         for loaded in (config.draft, *(adapter.checkpoint_id for adapter in config.adapters.values())):
             if loaded in checkpoints:
-                reasons.setdefault(str(checkpoints[loaded]), _need(session, "endpoint", Endpoint, endpoint_id))
-    return reasons
+                referrers.setdefault(str(checkpoints[loaded]), {})["deployments", endpoint_id] = None
+    return {
+        run_id: _reason(session, trainers.get(run_id), list(referrers.get(run_id, {})))
+        for run_id in going
+        if run_id in trainers or run_id in referrers
+    }
 
 
-def _need(session: Session, what: str, owner: type[Any] | None, id_: str) -> tuple[str, Use | None]:
-    """Return (that an object needs a run's checkpoint, the object); an evaluation is called after its dataset."""
+def _reason(session: Session, trainer: str | None, referrers: Sequence[tuple[str, str]]) -> tuple[str, tuple[Use, ...]]:
+    """Return (that a campaign trains a run, or what needs its checkpoints, the first of these)."""
+    if trainer is not None:
+        use = Use("campaign", session.get_one(Campaign, trainer).name, trainer)
+        return f"{use} trains it", (use,)
+    uses = [_use(session, table, id_) for table, id_ in referrers[:SHOWN]]
+    names = ", ".join(dict.fromkeys(str(use) if use.name else f"an {use.what}" for use in uses))
+    more = f" and {len(referrers) - SHOWN:,} more" if len(referrers) > SHOWN else ""
+    return f"{names}{more} need{'s' if len(referrers) == 1 else ''} its checkpoint", tuple(
+        use for use in uses if use.name
+    )
+
+
+def _use(session: Session, table: str, id_: str) -> Use:
+    """Return an object that refers to a checkpoint; an evaluation is called after its dataset, an inspection has no
+    name.
+    """
+    what, owner, _ = REFERRERS[table]
     if owner is None:
-        return f"an {what} needs its checkpoint", None
+        return Use(what, "", id_)
     row = session.get_one(owner, id_)
     if isinstance(row, Evaluation):
         version = session.get_one(DatasetVersion, row.dataset_version_id)
         row = session.get_one(Dataset, version.dataset_id)
-    use = Use(what, row.name, id_)
-    return f"{use} needs its checkpoint", use
+    return Use(what, row.name, id_)
 
 
 def _columns_of_checkpoints() -> list[Column[str]]:

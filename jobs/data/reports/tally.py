@@ -219,7 +219,8 @@ def summarise_lengths(lengths: Array, counts: Array) -> Lengths:
     if not len(lengths):
         return Lengths()
     total, below = int(counts.sum()), np.cumsum(counts)
-    p50, p90, p99 = (int(lengths[np.searchsorted(100 * below, share * total)]) for share in (50, 90, 99))
+    p90, p99 = (int(lengths[np.searchsorted(100 * below, share * total)]) for share in (90, 99))
+    low, high = lengths[np.searchsorted(below, [(total + 1) // 2, total // 2 + 1])].tolist()
     longest = int(lengths[-1])
     shown = min(longest, FAR * max(1, p90))
     width = max(1, -(-(shown + 1) // BARS))
@@ -229,7 +230,7 @@ def summarise_lengths(lengths: Array, counts: Array) -> Lengths:
     return Lengths(
         mean=int(lengths @ counts) / total,
         min=int(lengths[0]),
-        p50=p50,
+        p50=(low + high + 1) // 2,  # of an even number the mean of the two in the middle
         p90=p90,
         p99=p99,
         max=longest,

@@ -626,10 +626,10 @@ def _draw_deletion(ctx: Context, person: Person, rows: Sequence[RunRow]) -> None
             st.markdown("Not deleted, archive instead:")
             for one in planned.staying[:MAX_NAMED]:
                 st.markdown(f"- {plain(one.name)}: {plain(one.why)}.")
-                if one.use is not None and one.use.what != "alias":  # which is on the page of the run's checkpoint
-                    _, page, parameter = routes.OBJECTS[one.use.what]
-                    key = one.use.name if parameter == "name" else one.use.id
-                    page_link(page, plain(one.use.name), {parameter: key})
+                for use in one.uses:
+                    if use.what != "alias":  # which is on the page of the run's checkpoint
+                        _, page, parameter = routes.OBJECTS[use.what]
+                        page_link(page, plain(use.name), {parameter: use.name if parameter == "name" else use.id})
             if len(planned.staying) > MAX_NAMED:
                 st.caption(f"and {len(planned.staying) - MAX_NAMED} more")
         if planned.run_ids and st.button(

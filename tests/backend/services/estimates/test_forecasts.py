@@ -20,6 +20,8 @@ from backend.services.estimates.forecasts import describe_epochs, forecast
 from backend.services.jobs.workers import beat
 from backend.services.tokenizers.sources import resolve_source
 from backend.services.tokenizers.tokenization import count_tokens
+from backend.services.training.checks import RowSample
+from backend.services.training.parts import resolve_parts
 from tests.support.jobs import add_stored_job
 from tests.support.run_world import SHAPE, claim, make_config, measure, report
 from tests.support.scenario import Scenario
@@ -131,6 +133,20 @@ def test_a_data_report_gives_sequences_padding_and_truncation(ctx: Context, scen
     assert (padded.epochs, padded.epochs_at_least) == (2.0, False)
     assert {warning.code.value for warning in padded.warnings} == {"cut_rows", "padding"}
     assert "70 % of what is computed is padding" in next(w.sentence for w in padded.warnings if w.code == "padding")
+
+
+def test_packing_is_named_only_where_rows_are_packed(ctx: Context, scenario: Scenario) -> None:
+    scenario.dataset("talks", kind="chat")
+    scenario.dataset("pairs", kind="preference")
+    scenario.checkpoint("oak")
+    values: dict[str, Any] = {"base": "oak", "context": 64, "micro_batch": 2, "max_steps": 90, "warmup_steps": 5}
+    for objective, dataset, is_packed in (("sft", "talks", True), ("dpo", "pairs", False)):
+        config = RunConfig(objective=objective, dataset=dataset, **values)
+        parts = resolve_parts(ctx, config)
+        sample = RowSample((10, 10, 10, 70), (20, 20, 20, 80), parts.version.train_rows)
+        stated = describe_epochs(forecast(ctx, config, parts=replace(parts, rows=sample)))
+        assert ("as packing joins rows" in stated) == is_packed, stated
+        assert stated.startswith("between" if is_packed else "at least"), stated
 
 
 def test_the_queue_position_counts_the_jobs_ahead_and_their_time(ctx: Context, scenario: Scenario) -> None:

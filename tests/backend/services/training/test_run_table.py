@@ -305,8 +305,17 @@ def test_a_run_whose_checkpoint_another_run_starts_from_goes_only_with_it(ctx: C
         session.get_one(Checkpoint, made).parent_id = base
     (staying,) = plan_deletion(ctx, [first.id]).staying
     assert (staying.name, staying.why) == ("first", "run “second” needs its checkpoint")
-    assert staying.use == Use("run", "second", second.id)
-    assert delete_runs(ctx, [first.id, second.id], person=LOCAL).names == ("first", "second")
+    assert staying.uses == (Use("run", "second", second.id),)
+    others = [finished(ctx, f"other {number}", 2.0) for number in range(6)]
+    with ctx.db.write() as session:
+        for other in others:
+            session.get_one(Run, other.id).base_id = base
+    (staying,) = plan_deletion(ctx, [first.id]).staying
+    assert staying.why.endswith(" and 2 more need its checkpoint")
+    assert [f"run “{use.name}”" for use in staying.uses] == staying.why.partition(" and ")[0].split(", ")
+    assert len(staying.uses) == 5
+    names = ("first", "second", *(other.name for other in others))
+    assert delete_runs(ctx, [run.id for run in (first, second, *others)], person=LOCAL).names == names
     assert found(ctx) == []
 
 
