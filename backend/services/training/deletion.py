@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Column, delete, func, or_, select, true, update
@@ -163,51 +164,53 @@ def _referred_to(session: Session, going: Sequence[str]) -> dict[str, tuple[str,
     """Return which of these runs something refers to that stays, each with the reason and what it is."""
     made = aliased(Checkpoint)
     mine = made.run_id.in_(going)
-    referrers: dict[str, dict[tuple[str, str], None]] = {}  # (table, id) by run, each once
+    referrers: dict[str, dict[tuple[str, str], type[Any] | None]] = {}  # by run: tables by (noun, id)
     trained = select(Campaign.run_id, Campaign.id).where(Campaign.run_id.in_(going))
     trainers = {str(run_id): campaign_id for run_id, campaign_id in session.execute(trained)}
+    # runs stand for their checkpoints
+    based = session.scalars(select(Run.id).join(made, made.id == Run.base_id).where(mine)).all()
     order = list(REFERRERS)
     for column in sorted(_columns_of_checkpoints(), key=lambda column: order.index(column.table.name)):
         table = column.table
         stays = {
             "runs": Run.id.not_in(going),
-            "checkpoints": func.coalesce(Checkpoint.run_id, "").not_in(going),
+            "checkpoints": func.coalesce(Checkpoint.run_id, "").not_in([*going, *based]),
         }.get(table.name, true())
-        key = table.c[REFERRERS[table.name][2]]
-        query = select(made.run_id, key).join(table, column == made.id).where(mine, stays).distinct().order_by(key)
-        for run_id, id_ in session.execute(query):
-            referrers.setdefault(run_id, {})[table.name, id_] = None
+        what, owner, key = REFERRERS[table.name]
+        query = select(made.run_id, table.c[key]).join(table, column == made.id).where(mine, stays)
+        for run_id, id_ in session.execute(query.distinct().order_by(table.c[key])):
+            referrers.setdefault(run_id, {})[what, id_] = owner
     checkpoints = dict(session.execute(select(made.id, made.run_id).where(mine)).all())
     loading = select(Endpoint.id, Deployment.config).join(Deployment, Deployment.endpoint_id == Endpoint.id)
     for endpoint_id, config in session.execute(loading.where(Deployment.stopped_at.is_(None))):
         for loaded in (config.draft, *(adapter.checkpoint_id for adapter in config.adapters.values())):
             if loaded in checkpoints:
-                referrers.setdefault(str(checkpoints[loaded]), {})["deployments", endpoint_id] = None
+                referrers.setdefault(str(checkpoints[loaded]), {})["endpoint", endpoint_id] = Endpoint
     return {
-        run_id: _reason(session, trainers.get(run_id), list(referrers.get(run_id, {})))
+        run_id: _reason(session, trainers.get(run_id), referrers.get(run_id, {}))
         for run_id in going
         if run_id in trainers or run_id in referrers
     }
 
 
-def _reason(session: Session, trainer: str | None, referrers: Sequence[tuple[str, str]]) -> tuple[str, tuple[Use, ...]]:
+def _reason(
+    session: Session, trainer: str | None, referrers: Mapping[tuple[str, str], type[Any] | None]
+) -> tuple[str, tuple[Use, ...]]:
     """Return (that a campaign trains a run, or what needs its checkpoints, the first of these)."""
     if trainer is not None:
         use = Use("campaign", session.get_one(Campaign, trainer).name, trainer)
         return f"{use} trains it", (use,)
-    uses = [_use(session, table, id_) for table, id_ in referrers[:SHOWN]]
+    uses = [_use(session, what, owner, id_) for (what, id_), owner in islice(referrers.items(), SHOWN)]
     names = ", ".join(dict.fromkeys(str(use) if use.name else f"an {use.what}" for use in uses))
     more = f" and {len(referrers) - SHOWN:,} more" if len(referrers) > SHOWN else ""
-    return f"{names}{more} need{'s' if len(referrers) == 1 else ''} its checkpoint", tuple(
-        use for use in uses if use.name
-    )
+    need = "needs" if len(referrers) == 1 else "need"
+    return f"{names}{more} {need} its checkpoint", tuple(use for use in uses if use.name)
 
 
-def _use(session: Session, table: str, id_: str) -> Use:
+def _use(session: Session, what: str, owner: type[Any] | None, id_: str) -> Use:
     """Return an object that refers to a checkpoint; an evaluation is called after its dataset, an inspection has no
     name.
     """
-    what, owner, _ = REFERRERS[table]
     if owner is None:
         return Use(what, "", id_)
     row = session.get_one(owner, id_)
