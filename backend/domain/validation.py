@@ -76,7 +76,7 @@ def validation_message(error: ValidationError, model: type[BaseModel] | None = N
     """
     sentences = []
     for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"])
+        path = _describe_place(item["loc"])
         if item["type"] == "extra_forbidden":
             sentences.append(_unknown_field(path, model))
             continue
@@ -84,6 +84,19 @@ def validation_message(error: ValidationError, model: type[BaseModel] | None = N
         got = f" (got {_as_typed(value)})" if path and not isinstance(value, dict) else ""
         sentences.append(f"{path}: {text}{got}" if path else text)
     return "; ".join(sentences)
+
+
+def _describe_place(parts: Sequence[str | int]) -> str:
+    """Return the path of a field; entries of lists count from 1.
+
+    >>> _describe_place(("grpo", "rewards", 1, "target"))
+    'grpo.rewards, entry 2, target'
+    """
+    place = ""
+    for part, before in zip(parts, ("", *parts), strict=False):
+        joint = ", " if isinstance(part, int) or isinstance(before, int) else "." if place else ""
+        place += f"{joint}entry {part + 1}" if isinstance(part, int) else f"{joint}{part}"
+    return place.removeprefix(", ")
 
 
 def read_values(model: type[Model], values: object, *, intro: str = "", remedy: str = "") -> Model:

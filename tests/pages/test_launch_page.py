@@ -194,6 +194,8 @@ def test_fields_are_found_in_errors_by_their_whole_names() -> None:
     assert fields_in("lora.rank: Input should be at most 1024; context 9 is longer") == ("lora.rank", "context")
     assert fields_in("no such schedule_thing") == ()
     assert with_labels("decay_steps 9 does not fit") == "“Decay steps” 9 does not fit"
+    assert fields_in("grpo.rewards, entry 2: a length reward needs a target") == ()
+    assert with_labels("grpo.rewards, entry 2: needs a target") == "“Rewards”, entry 2: needs a target"
 
 
 def test_warnings_ask_once_and_again_when_they_change(scenario: Scenario) -> None:

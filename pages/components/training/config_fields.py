@@ -26,7 +26,8 @@ from pages.components.numbers import draw_problem
 PREFIX = "launch_"
 ON_FORM = tuple(path for path in list_paths() if traits_of(path).group is not None)
 """Fields that the form draws from the schema; the others have widgets of their own."""
-_NAMED = re.compile(r"(?<![\w.])(" + "|".join(sorted(map(re.escape, ON_FORM), key=len, reverse=True)) + r")(?![\w])")
+_LABELLED = sorted((*ON_FORM, "grpo.rewards"), key=len, reverse=True)
+_NAMED = re.compile(r"(?<![\w.])(" + "|".join(map(re.escape, _LABELLED)) + r")(?![\w])")
 _ERRORS, _TYPED, _VALUES, _DEFAULTS = "launch_errors", "launch_typed", "launch_values", "launch_defaults"
 _CHOICES = "launch_choices"
 
@@ -158,7 +159,7 @@ def draw_run_fields(paths: Iterable[str], values: FieldValues) -> None:
 
 def fields_in(message: str) -> tuple[str, ...]:
     """Return the fields of the form that an error names."""
-    return tuple(dict.fromkeys(_NAMED.findall(message)))
+    return tuple(path for path in dict.fromkeys(_NAMED.findall(message)) if path in ON_FORM)
 
 
 def with_labels(message: str) -> str:

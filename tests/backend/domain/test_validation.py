@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
-from backend.domain.validation import errors_by_field, validation_message
+from backend.domain.training.config_sections import GrpoConfig
+from backend.domain.validation import errors_by_field, read_values, validation_message
+from backend.errors import InvalidInput
 
 
 class Oven(BaseModel):
@@ -33,3 +35,10 @@ def test_a_whole_number_has_no_decimal_point(values: dict[str, object], said: st
         Oven.model_validate(values)
     assert said in validation_message(caught.value)
     assert said.partition(": ")[2].capitalize() in errors_by_field(caught.value)[next(iter(values))].capitalize()
+
+
+def test_entries_of_a_list_count_from_one() -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        read_values(GrpoConfig, {"rewards": [{"kind": "exact"}, {"kind": "length"}, {"kind": "exact", "target": -1}]})
+    assert "rewards, entry 2: a length reward needs a target, in tokens" in refusal.value.message
+    assert "rewards, entry 3, target: must be at least 0" in refusal.value.message
