@@ -530,6 +530,10 @@ def test_picked_runs_are_compared_by_their_differences(scenario: Scenario) -> No
     chart = next(part for part in page.get("bidi_component") if part.proto.component_name == "roundhouse_live_chart")
     labels = [run["label"] for run in json.loads(chart.proto.json)["runs"]]
     assert labels == ["LR 0.001", "LR 0.01"], "what differs, not two names cut to one"
+    assert "different parts of the validation split" not in text_of(page)
+    wide = scenario.run(name="wide", micro_batch=8)
+    page = open_page("build/runs.py", compare=f"{runs[0].id},{wide.id}")
+    assert "different parts of the validation split" in text_of(page)
 
 
 def test_only_data_that_fits_the_objective_is_offered(scenario: Scenario) -> None:

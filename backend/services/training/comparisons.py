@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import distinguishing_values
 from backend.domain.training.objectives import label_of
 from backend.domain.training.seed_noise import SeedComparison, SeedGroup, compare_seeds, seeds_needed
+from backend.domain.wording import plural
 from backend.services.context import Context
 from backend.services.training.views import unique_names
 
@@ -82,9 +83,12 @@ class GroupComparison:
 
 @dataclass(frozen=True)
 class RunsComparison:
-    """`obstacles` to comparing the val_loss of the picked runs; `groups` keep comparable ones together, best first."""
+    """`obstacles` to comparing the val_loss of the picked runs; `groups` keep comparable ones together, best first.
+    `validated`: the part of the val split that each picked run is validated on, by its name; empty if all are equal.
+    """
 
     obstacles: tuple[Obstacle, ...]
+    validated: Mapping[str, str]
     groups: tuple[ConfigGroup, ...]
     comparisons: tuple[GroupComparison, ...]
 
@@ -100,7 +104,9 @@ def compare_runs(ctx: Context, run_ids: Sequence[str]) -> RunsComparison:
         picked = sorted(session.scalars(select(Run).where(Run.id.in_(run_ids))), key=lambda run: order[run.id])
         bases = {run.id: loss_basis(ctx, session, run) for run in picked}
         siblings = _siblings(session, picked)
-    obstacles = find_obstacles({name: bases[run.id] for name, run in zip(unique_names(picked), picked, strict=True)})
+    names = dict(zip(unique_names(picked), picked, strict=True))
+    obstacles = find_obstacles({name: bases[run.id] for name, run in names.items()})
+    validated = {name: _validated(run.config) for name, run in names.items() if run.config}
     groups = []
     for key, first in {_key(run, run.config): run for run in reversed(picked) if run.config}.items():
         same = [run for run in siblings if run.config and _key(run, run.config) == key]
@@ -115,7 +121,12 @@ def compare_runs(ctx: Context, run_ids: Sequence[str]) -> RunsComparison:
     classes = [sorted(members, key=lambda group: group.losses.mean) for members in by_basis.values()]
     comparisons = [_compare(members[0], other) for members in classes for other in members[1:]]
     comparisons += [_compare(classes[0][0], members[0]) for members in classes[1:]]
-    return RunsComparison(obstacles, tuple(group for members in classes for group in members), tuple(comparisons))
+    return RunsComparison(
+        obstacles,
+        validated if len(set(validated.values())) > 1 else {},
+        tuple(group for members in classes for group in members),
+        tuple(comparisons),
+    )
 
 
 def _compare(first: ConfigGroup, second: ConfigGroup) -> GroupComparison:
@@ -201,6 +212,14 @@ def measured_rows(run: Run) -> tuple[object, ...]:
     windows = config.context if config.objective.pretrains else None
     reference = run.base_id if config.objective.facts.has_reference else None
     return config.eval_batches * config.micro_batch, windows, reference
+
+
+def _validated(config: RunConfig) -> str:
+    """Return the part of the val split that a run is validated on, if that has as many rows."""
+    rows = config.eval_batches * config.micro_batch
+    if config.objective.pretrains:
+        return f"{plural(rows, 'sequence')} of {config.context:,} tokens"
+    return plural(rows, "row")
 
 
 def _tokenizer(ctx: Context, session: Session, run: Run) -> Side:

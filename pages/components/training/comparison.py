@@ -43,8 +43,14 @@ def draw_run_comparison(ctx: Context, person: Person, runs: Sequence[RunView], *
 
 
 def _draw_obstacles(compared: RunsComparison) -> None:
-    """Draw why the losses are not comparable, and what to compare instead."""
+    """Draw why the losses are not comparable, and what to compare instead; or that they are of different parts."""
     if not compared.obstacles:
+        if compared.validated:
+            parts = "; ".join(f"{plain(name)}: {part}" for name, part in compared.validated.items())
+            st.caption(
+                f":material/info: Validated on different parts of the validation split. {parts}, at most. The losses"
+                " are of the same part where batches per evaluation times micro-batch, and the context, are equal."
+            )
         return
     aspects = {obstacle.aspect for obstacle in compared.obstacles}
     if aspects == {Aspect.TOKENIZER}:

@@ -41,6 +41,19 @@ def test_runs_that_differ_in_the_seed_are_one_group_whether_they_were_picked_or_
     assert comparison.result.difference == pytest.approx(2.002 - 1.5015)
 
 
+def test_runs_validated_on_different_parts_of_the_data_are_named(ctx: Context, scenario: Scenario) -> None:
+    runs = [
+        scenario.finished(2.0, name="a", eval_batches=8, micro_batch=4),
+        scenario.finished(1.9, name="b", eval_batches=4, micro_batch=8),
+        scenario.finished(1.8, name="c", eval_batches=8, micro_batch=8),
+    ]
+    assert compare_runs(ctx, [run.id for run in runs[:2]]).validated == {}
+    assert compare_runs(ctx, [run.id for run in runs[1:]]).validated == {
+        "b": "32 sequences of 32 tokens",
+        "c": "64 sequences of 32 tokens",
+    }
+
+
 def test_a_single_seed_each_gives_no_conclusion(ctx: Context, scenario: Scenario) -> None:
     runs = [scenario.finished(2.0, name="a"), scenario.finished(1.9, name="b", learning_rate=0.01)]
     (comparison,) = compare_runs(ctx, [run.id for run in runs]).comparisons
