@@ -89,7 +89,7 @@ class CheckpointLine:
 
     @property
     def val_loss(self) -> float | None:
-        """What the best checkpoint has the lowest of; of a policy its mean reward's negative."""
+        """Loss by which checkpoints are ranked: of a policy its mean reward's negative."""
         return self.metrics.get("val_loss")
 
 
