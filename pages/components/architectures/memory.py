@@ -54,11 +54,13 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
     usable = device.usable_bytes
     if usable is not None:
         fits = largest_micro_batch(setting_at, usable, calibration=memory.num_bytes / memory.formula.total)
+        is_split = setting_at(fits).micro_batch < fits if fits else False
         draw_metric(
             right,
             "Largest micro-batch",
-            "any" if fits == MAX_MICRO_BATCH else f"{fits:,}" if fits else "none fits",
-            help=f"Sequences in the {size(usable)} of {device.name} available to a run.",
+            "any" if is_split and fits == MAX_MICRO_BATCH else f"{fits:,}" if fits else "none fits",
+            help=f"Sequences in the {size(usable)} of {device.name} available to a run."
+            + (" A forward pass takes as many of them as fit the CPU's cache." if is_split else ""),
         )
         if not fits:
             st.warning(
