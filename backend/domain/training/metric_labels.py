@@ -21,7 +21,7 @@ METRIC_LABELS = {
 }
 
 
-def validation_result(metrics: Mapping[str, float], objective: str | None) -> tuple[str, float] | None:
+def validation_result(metrics: Mapping[str, float | None], objective: str | None) -> tuple[str, float] | None:
     """Return name and value of a checkpoint's result on the validation split, None where none was measured: the mean
     reward of a policy, else the loss, which is in nats per token only where the objective predicts tokens.
 

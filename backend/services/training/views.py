@@ -82,7 +82,7 @@ class CheckpointLine:
     id: str
     name: str
     step: int | None
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | None]
     bytes: int
     is_final: bool
     created_at: datetime
