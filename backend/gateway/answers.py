@@ -24,8 +24,9 @@ from backend.domain.serving.protocol import (
     TokenUsage,
     ToolCallDelta,
 )
+from backend.domain.serving.token_offsets import TokenOffsets
 from backend.gateway.errors import ApiError
-from backend.gateway.logprobs import chat_logprobs, join_tokens, text_logprobs, token_text
+from backend.gateway.logprobs import chat_logprobs, join_tokens, pieces, text_logprobs
 from backend.gateway.request import ApiExchange, Events, Starting
 
 Kind = Literal["chat", "text"]
@@ -99,11 +100,23 @@ class AnswerForm:
         prompt = self.prompts[choice // self.n]
         return prompt if isinstance(prompt, str) else join_tokens(tokens)
 
-    def probabilities(self, tokens: Sequence[ScoredToken], *, offset: int = 0) -> dict[str, object] | None:
-        """Return a choice's `logprobs`."""
+    def offsets(self, choice: int) -> TokenOffsets:
+        """Return the count of a choice's characters, from its prompt if that is a text that is repeated."""
+        prompt = self.prompts[choice // self.n] if self.echo else None
+        return TokenOffsets(prompt if isinstance(prompt, str) else None)
+
+    def probabilities(
+        self, tokens: Sequence[ScoredToken], offsets: TokenOffsets, *, prompt: Sequence[ScoredToken] = ()
+    ) -> dict[str, object] | None:
+        """Return `logprobs` of a choice's next tokens, after those of its prompt."""
         if not self.logprobs:
             return None
-        return chat_logprobs(tokens) if self.kind == "chat" else text_logprobs(tokens, offset=offset)
+        if self.kind == "chat":
+            return chat_logprobs(tokens)
+        begins = offsets.of(pieces(prompt))
+        if tokens:
+            offsets.end_text()
+        return text_logprobs([*prompt, *tokens], offsets=begins + offsets.of(pieces(tokens)))
 
 
 @dataclass
@@ -116,7 +129,7 @@ class ChoiceState:
     prompt: list[ScoredToken] = field(default_factory=list)
     tokens: list[ScoredToken] = field(default_factory=list)
     reasoning_tokens: int = 0
-    offset: int = 0
+    offsets: TokenOffsets | None = None
     finish_reason: str | None = None
     stop: str | int | None = None
     is_open: bool = False
@@ -226,8 +239,8 @@ def _token_choice(event: TokenEvent, state: ChoiceState, form: AnswerForm) -> di
     """Return the chunk's choice; None where nothing shows."""
     if event.reasoning is not None:
         state.reasoning_tokens += len(event.token_ids)
-    logprobs = form.probabilities(event.logprobs or (), offset=state.offset) if event.logprobs else None
-    state.offset += sum(len(token_text(token)) for token in event.logprobs or ())
+    state.offsets = state.offsets or TokenOffsets()
+    logprobs = form.probabilities(event.logprobs, state.offsets) if event.logprobs else None
     if form.kind == "text":
         if not event.text and logprobs is None:
             return None
@@ -254,11 +267,11 @@ def _call_delta(call: ToolCallDelta) -> dict[str, object]:
 
 
 def _prompt_choice(event: PromptEvent, number: int, state: ChoiceState, form: AnswerForm) -> dict[str, object]:
-    is_first = not state.offset
+    is_first = state.offsets is None
+    state.offsets = state.offsets or form.offsets(number)
     prompt = form.prompts[number // form.n]
     text = join_tokens(event.tokens) if not isinstance(prompt, str) else prompt if is_first else ""
-    logprobs = form.probabilities(event.tokens, offset=state.offset)
-    state.offset += sum(len(token_text(token)) for token in event.tokens)
+    logprobs = form.probabilities((), state.offsets, prompt=event.tokens)
     return {"index": number, "text": text, "finish_reason": None, "logprobs": logprobs}
 
 
@@ -325,11 +338,10 @@ async def collect_answer(events: Events, *, form: AnswerForm, exchange: ApiExcha
 
 
 def _whole_choice(number: int, state: ChoiceState, form: AnswerForm, *, reason: str) -> dict[str, object]:
-    tokens = [*state.prompt, *state.tokens] if form.echo else state.tokens
     choice: dict[str, object] = {
         "index": number,
         "finish_reason": state.finish_reason or reason,
-        "logprobs": form.probabilities(tokens),
+        "logprobs": form.probabilities(state.tokens, form.offsets(number), prompt=state.prompt if form.echo else ()),
     }
     choice |= _stopped_by(state.stop)
     if form.kind == "chat":

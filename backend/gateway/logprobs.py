@@ -17,24 +17,19 @@ def chat_logprobs(tokens: Sequence[ScoredToken]) -> JsonObject:
 
 
 def _entry(token: TokenLogprob) -> dict[str, object]:
-    encoded = list(token.token.encode()) if token.raw is None else list(token.raw)
-    return {"token": token.token, "logprob": token.logprob, "bytes": encoded}
+    return {"token": token.token, "logprob": token.logprob, "bytes": list(*pieces([token]))}
 
 
-def text_logprobs(tokens: Sequence[ScoredToken], *, offset: int = 0) -> dict[str, object]:
-    """Return `choices[].logprobs` of a text completion whose first token begins at character `offset`.
+def text_logprobs(tokens: Sequence[ScoredToken], *, offsets: Sequence[int]) -> dict[str, object]:
+    """Return `choices[].logprobs` of a text completion, given the character at which each token begins.
 
     The chosen token is among `top_logprobs`, as at OpenAI; a prompt's first token has neither.
     """
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token_text(token))
     return {
         "tokens": [token.token for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
         "top_logprobs": [_alternatives(token) for token in tokens],
-        "text_offset": offsets,
+        "text_offset": list(offsets),
     }
 
 
@@ -47,13 +42,11 @@ def _alternatives(token: ScoredToken) -> dict[str, float | None] | None:
     return values
 
 
-def token_text(token: TokenLogprob) -> str:
-    """Return a token's part of a text; bytes that are no text are replacement characters."""
-    return token.token if token.raw is None else bytes(token.raw).decode(errors="replace")
+def pieces(tokens: Sequence[TokenLogprob]) -> list[bytes]:
+    """Return the bytes of each token."""
+    return [token.token.encode() if token.raw is None else bytes(token.raw) for token in tokens]
 
 
 def join_tokens(tokens: Sequence[TokenLogprob]) -> str:
-    """Return the text of consecutive tokens."""
-    return b"".join(token.token.encode() if token.raw is None else bytes(token.raw) for token in tokens).decode(
-        errors="replace"
-    )
+    """Return the text of consecutive tokens; bytes that are no text are replacement characters."""
+    return b"".join(pieces(tokens)).decode(errors="replace")

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import accumulate
 from typing import Any
 
 
@@ -18,14 +19,14 @@ class FakeApi:
     asked.
 
     With `echo`, `completions` gives log-probabilities of the prompt: every character is a token, with minus its place
-    in the alphabet.
+    in the alphabet. `begins` is a token before them that the prompt does not contain.
     """
 
     def __init__(self) -> None:
         self.url = ""
         self.answer: Callable[[str], str] = lambda prompt: prompt[::-1]
         self.failures: list[int | bytes] = []
-        self.chat, self.completions, self.echo = True, True, False
+        self.chat, self.completions, self.echo, self.begins = True, True, False, ""
         self.key: str | None = None
         self.pause = threading.Event()
         self.pause.set()
@@ -56,7 +57,7 @@ class FakeApi:
                 return (422, b"{}") if self.completions else (404, b"{}")
             choice = {"text": self.answer(prompt), "finish_reason": "stop"}
             if body.get("echo"):
-                choice["logprobs"] = _logprobs(prompt)
+                choice["logprobs"] = _logprobs(prompt, begins=self.begins)
         record = {
             "model": f"{body['model']}-0715",
             "choices": [choice],
@@ -69,10 +70,13 @@ def _prompt(body: dict[str, Any]) -> str:
     return str(body.get("prompt") or body["messages"][-1]["content"])
 
 
-def _logprobs(prompt: str) -> dict[str, Any]:
-    values = [None, *(-(ord(letter) % 32) / 10 for letter in prompt[1:])]
-    tops = [None, *({letter: value} for letter, value in zip(prompt[1:], values[1:], strict=True))]
-    return {"token_logprobs": values, "text_offset": list(range(len(prompt))), "top_logprobs": tops}
+def _logprobs(prompt: str, *, begins: str) -> dict[str, Any]:
+    """Return a token for each letter, after one that the text does not contain, whose letters are counted with it."""
+    tokens = [begins, *prompt] if begins else list(prompt)
+    values = [None, *(-(ord(token) % 32) / 10 for token in tokens[1:])]
+    tops = [None, *({token: value} for token, value in zip(tokens[1:], values[1:], strict=True))]
+    offsets = list(accumulate(map(len, tokens[:-1]), initial=0))
+    return {"tokens": tokens, "token_logprobs": values, "text_offset": offsets, "top_logprobs": tops}
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from backend.errors import InvalidInput
 
 ENGINE = "openai_http"
 """The engine that asks endpoints."""
+READING_VERSION = 2
+"""Bumped whenever an endpoint's scores change and a checkpoint's do not, so that no old one is returned for a new."""
 
 
 class EndpointConfig(BaseModel):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from pydantic_core import from_json
@@ -29,6 +30,7 @@ from backend.domain.serving.protocol import (
     TokenUsage,
     ToolCallDelta,
 )
+from backend.domain.serving.token_offsets import TokenOffsets, token_bytes
 
 REASONS = {
     "length": FinishReason.LENGTH,
@@ -131,12 +133,14 @@ def _prompt_length(prompt: str | Sequence[int], scored: Sequence[ScoredToken]) -
     """Return how many of the tokens belong to the prompt."""
     if not isinstance(prompt, str):
         return len(prompt)
-    length, count = 0, 0
-    for token in scored:
-        if length >= len(prompt):
-            break
-        length, count = length + len(token.token), count + 1
-    return count
+    offsets = TokenOffsets(prompt)
+    for count, token in enumerate(scored):
+        if offsets.is_complete:
+            return count
+        offsets.of([token_bytes(token.token) if token.raw is None else bytes(token.raw)])
+    if offsets.is_complete:
+        return len(scored)
+    return sum(length < len(prompt) for length in accumulate((len(token.token) for token in scored[:-1]), initial=0))
 
 
 def parse_json(document: bytes) -> Any:

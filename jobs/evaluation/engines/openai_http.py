@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from backend.domain.attributes import attributes_of
 from backend.domain.json_values import JsonObject
+from backend.domain.serving.token_offsets import TokenOffsets, token_bytes
 from backend.errors import InvalidInput, Unavailable
 from backend.infra.openai_api.calls import FIRST_PAUSE_S, REFUSED, ApiClient, CallFailed, read_counts
 from jobs.evaluation.engines.base import (
@@ -183,8 +184,8 @@ class EndpointEngine:
         self._failures = 0
         return read_echo(
             record,
+            context + continuation,
             start=len(context.rstrip()) if context.strip() else len(context),
-            end=len(context) + len(continuation),
         )
 
     def _call(self, request: object, path: str, body: Mapping[str, object]) -> JsonObject:
@@ -209,15 +210,19 @@ class EndpointEngine:
         )
 
 
-def read_echo(record: JsonObject, *, start: int, end: int) -> ContinuationScore:
-    """Return the score of the characters from `start` to `end` of an echoed prompt.
+def read_echo(record: JsonObject, prompt: str, *, start: int) -> ContinuationScore:
+    """Return the score of an echoed prompt from character `start` to its end.
 
     A token that spans the border belongs to the continuation; the first token of a text has no log-probability.
+    Where tokens begin is read from their texts: some servers count those that the tokenizer adds in `text_offset`. That
+    is used where the texts do not make up the prompt.
     """
-    offsets = [*record["text_offset"], end]
+    end, counted = len(prompt), TokenOffsets(prompt)
+    begins = counted.of(token_bytes(str(token)) for token in record.get("tokens") or ())
+    offsets = [*(begins if counted.is_complete else record["text_offset"]), end]
     total, count, greedy = 0.0, 0, True
     for at, logprob in enumerate(record["token_logprobs"]):
-        if not (offsets[at + 1] > start and offsets[at] < end) or logprob is None:
+        if logprob is None or not (offsets[at] < end and (offsets[at] >= start or offsets[at + 1] > start)):
             continue
         total, count = total + float(logprob), count + 1
         best = (record.get("top_logprobs") or [None] * (at + 1))[at]

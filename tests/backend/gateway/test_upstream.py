@@ -245,9 +245,9 @@ def test_a_server_that_does_not_stream_is_read_whole(scene: Scene) -> None:
 
 def test_a_prompt_is_echoed_with_its_probabilities(scene: Scene) -> None:
     logprobs = {
-        "tokens": ["ab", "c", "d"],
-        "token_logprobs": [None, -1.0, -2.0],
-        "top_logprobs": [None, {"c": -1.0}, {"d": -2.0}],
+        "tokens": ["<s>", "ab", "c", "d"],
+        "token_logprobs": [None, -0.5, -1.0, -2.0],
+        "top_logprobs": [None, {"ab": -0.5}, {"c": -1.0}, {"d": -2.0}],
     }
     answer = {
         "choices": [{"index": 0, "text": "abcd", "logprobs": logprobs, "finish_reason": "length"}],
@@ -258,8 +258,8 @@ def test_a_prompt_is_echoed_with_its_probabilities(scene: Scene) -> None:
         "choices"
     ][0]
     assert choice["text"] == "abcd"
-    assert choice["logprobs"]["token_logprobs"] == [None, -1.0, -2.0]
-    assert choice["logprobs"]["text_offset"] == [0, 2, 3]
+    assert choice["logprobs"]["token_logprobs"] == [None, -0.5, -1.0, -2.0]
+    assert choice["logprobs"]["text_offset"] == [0, 0, 2, 3], "the prompt has no <s>"
 
 
 def test_embeddings_and_tokens_come_from_the_server(scene: Scene) -> None:

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from backend.db.races import retry_races
 from backend.db.tables import EvaluatedEndpoint, Evaluation, Job
 from backend.domain.attributes import view_of
-from backend.domain.evaluation.endpoints import EndpointConfig, EndpointTarget, JudgeTarget
+from backend.domain.evaluation.endpoints import READING_VERSION, EndpointConfig, EndpointTarget, JudgeTarget
 from backend.domain.jobs.payloads import EvaluatePayload
 from backend.domain.jobs.states import Status
 from backend.domain.names import nearest_name
@@ -191,11 +191,13 @@ def target_of(ctx: Context, view: EvaluatedEndpointView) -> EndpointTarget:
 
 
 def identity_of(ctx: Context, view: EvaluatedEndpointView) -> str:
-    """Return what stands for the weights in a fingerprint: address and model; of an own endpoint its checkpoint."""
+    """Return what stands for the weights in a fingerprint: address and model, of an own endpoint its checkpoint; and
+    the version of how answers are read.
+    """
     if view.is_own:
         endpoint = get_endpoint(ctx, view.name)
-        return f"endpoint {view.name} of checkpoint {endpoint.checkpoint_id}"
-    return f"endpoint {view.id} at {view.config.url} model {view.config.model}"
+        return f"endpoint {view.name} of checkpoint {endpoint.checkpoint_id}, read {READING_VERSION}"
+    return f"endpoint {view.id} at {view.config.url} model {view.config.model}, read {READING_VERSION}"
 
 
 def _insert(

@@ -12,11 +12,18 @@ from typing import Any
 import pytest
 
 from backend.errors import InvalidInput, JobFailed, Unavailable
+from backend.gateway.directory import ReplicaAddress
 from backend.infra.openai_api import calls
 from jobs.evaluation.choices import choice_values
 from jobs.evaluation.engines.base import PromptRequest, Sampling, ScoreRequest
 from jobs.evaluation.engines.openai_http import MAX_FAILURES, EndpointEngine
+from jobs.evaluation.engines.plain import PlainEngine
+from jobs.evaluation.subject import EvaluatedNetwork
+from jobs.modeling.tokenizers import byte_tokenizer
 from tests.support.fake_api import FakeApi, serve_api
+from tests.support.gateway_fixtures import MemoryDirectory, gateway
+from tests.support.networks.inspection_networks import make_network
+from tests.support.serving_replica import TOKEN, RunningReplica
 
 
 @pytest.fixture
@@ -54,12 +61,45 @@ def test_answers_end_at_stop_strings_and_the_key_is_sent(api: FakeApi) -> None:
     assert engine.reported_model == "m-0715"
 
 
-def test_echoed_logprobs_are_those_of_the_continuation(api: FakeApi) -> None:
-    api.echo = True
+@pytest.mark.parametrize("begins", ["", "<|bos|>"])
+def test_echoed_logprobs_are_those_of_the_continuation(api: FakeApi, begins: str) -> None:
+    """A token that the tokenizer puts before each text was counted as a part of it, by as many characters."""
+    api.echo, api.begins = True, begins
     ((_, scores),) = next(engine_of(api).score([ScoreRequest.of("question", [" ab", " c"])]))
     assert [score.sum_logprob for score in scores] == pytest.approx([-(0 + 1 + 2) / 10, -(0 + 3) / 10])
     assert [score.tokens for score in scores] == [3, 2]
     assert scores[0].greedy
+
+
+@pytest.fixture(scope="module")
+def network_and_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EvaluatedNetwork, str]]:
+    """A network whose tokenizer begins each text with a token of its own, and the gateway before its replica."""
+    folder, network, tokenizer = tmp_path_factory.mktemp("replica"), make_network("llama"), byte_tokenizer(context=96)
+    network.save_pretrained(folder / "checkpoint")
+    tokenizer.save_pretrained(folder / "checkpoint")
+    replica = RunningReplica(folder)
+    address = ReplicaAddress(id="r1", url=replica.url, token=TOKEN)
+    with gateway(MemoryDirectory({"tiny": [address]}, keys_required=False)) as url:
+        yield EvaluatedNetwork(network, tokenizer, False), f"{url}/v1"
+    replica.stop()
+
+
+def test_an_endpoint_scores_choices_as_its_checkpoint_does(network_and_url: tuple[EvaluatedNetwork, str]) -> None:
+    """The prompt's last words were scored in place of each choice."""
+    network, url = network_and_url
+    requests = [
+        ScoreRequest.of("Thimble belongs to", [" Lottie", " Kesh", " Dunn", " Nell"]),
+        ScoreRequest.of("Stolicą Śląska są", [" Katowice", " Łódź", " Żory", "ą"]),
+        ScoreRequest.of("Fußgänger:", ["Übergang", " é", " 東京"]),
+    ]
+    engine = EndpointEngine(url, model="tiny", first_pause_s=0.0)
+    of_endpoint, of_checkpoint = (
+        dict(pair for batch in one.score(requests) for pair in batch) for one in (engine, PlainEngine(network))
+    )
+    for index in range(len(requests)):
+        for score, expected in zip(of_endpoint[index], of_checkpoint[index], strict=True):
+            assert (score.tokens, score.greedy) == (expected.tokens, expected.greedy)
+            assert score.sum_logprob == pytest.approx(expected.sum_logprob, abs=1e-3)
 
 
 @pytest.mark.parametrize("failures", [[429, 503], [b"<html>a proxy's page</html>", b"[]"]], ids=["busy", "malformed"])
