@@ -268,9 +268,9 @@ class GenerateRequest(_Frozen):
         ids = sum(len(prompt) for prompt in self.prompts or () if not isinstance(prompt, str))
         return ids + len(self.token_ids or ())
 
-    def estimate_prompt(self, *, tokens_per_byte: float = TOKENS_PER_BYTE) -> int:
-        """Return about how many tokens the prompts have: their ids, and their bytes at a rate."""
-        return self.num_prompt_ids + math.ceil(self.prompt_bytes * tokens_per_byte)
+    def estimate_prompt(self) -> int:
+        """Return about how many tokens the prompts have: their ids, and their bytes at the rate of most texts."""
+        return self.num_prompt_ids + math.ceil(self.prompt_bytes * TOKENS_PER_BYTE)
 
     @property
     def most_new_tokens(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -17,21 +18,43 @@ from backend.gateway.errors import ApiError
 from backend.gateway.limits.demand import Demand, LimitStore, Refusal
 from backend.gateway.request import ApiExchange, Events, limit_headers
 
-TOKENS_PER_BYTE = 0.4
-"""Tokens of a prompt per byte until an endpoint's own rate is known."""
+TOKENS_PER_BYTE, TEMPLATE_TOKENS = 0.4, 32
+"""Tokens of a prompt per byte, and what a chat template adds to it, until an endpoint's own requests tell."""
 SLOWLY = 0.1
+SPREAD = 100.0
+"""Weight of that rate beside the requests' own, as of prompts whose lengths differ by ten bytes."""
 
 
 @dataclass
 class _Rates:
-    """Moving averages of an endpoint: tokens per byte of a prompt, dollars per token."""
+    """Moving averages of an endpoint: bytes and tokens of its prompts, their variance and covariance, and dollars per
+    token. The line through them has what the endpoint's template adds to each prompt, however short.
+    """
 
-    tokens_per_byte: float = TOKENS_PER_BYTE
+    prompt_bytes: float = 0.0
+    prompt_tokens: float = 0.0
+    variance: float = 0.0
+    covariance: float = 0.0
     usd_per_token: float = 0.0
+
+    def expected_tokens(self, request: GenerateRequest) -> int:
+        """Return how many tokens the prompts of a request have: ids, and texts by the line."""
+        size = request.prompt_bytes
+        if not self.prompt_tokens:
+            template = TEMPLATE_TOKENS if request.messages else 0
+            return request.num_prompt_ids + math.ceil(size * TOKENS_PER_BYTE) + template
+        slope = (self.covariance + SPREAD * TOKENS_PER_BYTE) / (self.variance + SPREAD)
+        expected = self.prompt_tokens + slope * (size - self.prompt_bytes) if size else 0.0
+        return request.num_prompt_ids + max(0, math.ceil(round(expected, 6)))
 
     def learn(self, *, prompt_bytes: int, prompt_tokens: int, tokens: int, usd: float) -> None:
         if prompt_bytes and prompt_tokens:
-            self.tokens_per_byte += SLOWLY * (prompt_tokens / prompt_bytes - self.tokens_per_byte)
+            weight = SLOWLY if self.prompt_tokens else 1.0
+            longer, more = prompt_bytes - self.prompt_bytes, prompt_tokens - self.prompt_tokens
+            self.prompt_bytes += weight * longer
+            self.prompt_tokens += weight * more
+            self.variance = (1 - weight) * (self.variance + weight * longer * longer)
+            self.covariance = (1 - weight) * (self.covariance + weight * longer * more)
         if tokens and usd:
             self.usd_per_token += (SLOWLY if self.usd_per_token else 1.0) * (usd / tokens - self.usd_per_token)
 
@@ -76,7 +99,7 @@ class KeyGate:
         if exchange.identity.principal is None or not exchange.identity.principal.limits.is_limited:
             return None
         rates = self._rates.get(exchange.endpoint, UNKNOWN)
-        tokens = request.estimate_prompt(tokens_per_byte=rates.tokens_per_byte) + request.most_new_tokens
+        tokens = rates.expected_tokens(request) + request.most_new_tokens
         return Demand(
             request_id=exchange.id,
             key_id=exchange.identity.principal.key_id,

@@ -83,7 +83,7 @@ def test_a_request_that_is_cut_off_counts_its_prompt_and_the_relayed_tokens() ->
 
 def test_tokens_are_expected_from_ids_bytes_and_what_the_answer_may_have() -> None:
     text = GenerateRequest(prompt="a" * 40, params=SamplingParams(max_tokens=0))
-    assert (text.estimate_prompt(), text.estimate_prompt(tokens_per_byte=0.5), text.most_new_tokens) == (10, 20, 0)
+    assert (text.estimate_prompt(), text.most_new_tokens) == (10, 0)
     assert GenerateRequest(prompt="é" * 4).estimate_prompt() == 2, "bytes count, not characters"
     ids = GenerateRequest(prompts=((1, 2, 3), (4, 5)), n=2)
     assert (ids.estimate_prompt(), ids.most_new_tokens) == (5, 4 * UNSTATED_TOKENS)

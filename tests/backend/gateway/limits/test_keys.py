@@ -14,11 +14,12 @@ import httpx2
 import pytest
 
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes
+from backend.domain.serving.protocol import ChatMessage, GenerateRequest, Role
 from backend.gateway import app, installed
 from backend.gateway.directory import Principal, ReplicaAddress
 from backend.gateway.installed import InstalledDirectory
 from backend.gateway.limits.demand import Demand, Refusal
-from backend.gateway.limits.gate import limit_reached
+from backend.gateway.limits.gate import _Rates, limit_reached
 from backend.gateway.relay import BusyShares
 from backend.gateway.usage import MAX_REFUSED
 from backend.services.context import LOCAL, Context
@@ -99,6 +100,37 @@ def test_a_spent_budget_refuses_and_names_used_and_asked(scene: Scene) -> None:
     refused = scene.ask("poor")
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
     assert "995 of 1,000 tokens" in refused.json()["error"]["message"]
+
+
+def test_a_budget_holds_what_a_template_adds_to_short_prompts_one_by_one_and_at_once(scene: Scene) -> None:
+    """Prompts were counted by their bytes alone: 40 requests at once took 1,280 tokens of a budget of 400."""
+    scene.replica.tokens, scene.replica.prompt_tokens = 1, 31
+    scene.admit("crowd", limits=KeyLimits(tokens_per_day=400))
+    with ThreadPoolExecutor(40) as pool:
+        statuses = list(pool.map(lambda _: scene.ask("crowd", model="other", max_tokens=1).status_code, range(40)))
+    assert 10 <= statuses.count(200) <= 400 // 32
+    assert statuses.count(429) == 40 - statuses.count(200)
+    scene.replica.tokens, scene.replica.prompt_tokens = 10, 36
+    scene.admit("single", limits=KeyLimits(tokens_per_day=130))
+    asked = [scene.ask("single", model="other", max_tokens=10) for _ in range(3)]
+    assert [answer.status_code for answer in asked] == [200, 200, 429]
+    scene.replica.tokens, scene.replica.prompt_tokens = 3, 5
+
+
+def test_tokens_of_a_prompt_are_expected_by_its_length_and_what_the_template_adds() -> None:
+    def chat(size: int) -> GenerateRequest:
+        return GenerateRequest(messages=(ChatMessage(role=Role.USER, content="a" * size),))
+
+    rates = _Rates()
+    assert (rates.expected_tokens(chat(10)), rates.expected_tokens(GenerateRequest(prompt="a" * 10))) == (36, 4)
+    rates.learn(prompt_bytes=10, prompt_tokens=34, tokens=0, usd=0.0)
+    assert rates.expected_tokens(chat(10)) == 34
+    for size in (10, 1000, 40, 400, 100, 2000, 20, 600) * 6:
+        rates.learn(prompt_bytes=size, prompt_tokens=31 + size // 4, tokens=0, usd=0.0)
+    assert [rates.expected_tokens(chat(size)) for size in (1, 40, 400, 2000)] == pytest.approx(
+        [31, 41, 131, 531], abs=2
+    )
+    assert rates.expected_tokens(GenerateRequest(prompts=((1, 2, 3), (4,)))) == 4
 
 
 def test_a_budget_counts_at_a_price_that_is_set_later(
