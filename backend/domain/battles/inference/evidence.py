@@ -65,7 +65,8 @@ def e_value(points: FloatArray, prompt: IntArray) -> float:
     """Evidence against "the average prompt is even": reaching 1 / alpha, ever, has a chance of at most alpha. At most
     1e300.
     """
-    values = [math.log(share) + _log_wealth_of(*_score_counts(points, prompt, overlap), 0.5) for overlap, share in BETS]
+    counted = zip(SHARES, _score_counts(points, prompt), strict=True)
+    values = [math.log(share) + _log_wealth_of(*counts, 0.5) for share, counts in counted]
     return math.exp(min(max(values), math.log(MAX_E_VALUE)))
 
 
@@ -87,8 +88,7 @@ def confidence_sequence(points: FloatArray, prompt: IntArray, *, alpha: float) -
     votes contradict each other, which has a chance of at most alpha.
     """
     low, high = 0.0, 1.0
-    for overlap, share in BETS:
-        values, counts = _score_counts(points, prompt, overlap)
+    for share, (values, counts) in zip(SHARES, _score_counts(points, prompt), strict=True):
         if len(values):
             bounds = _unrefuted(values, counts, limit=-math.log(alpha * share))
             low, high = max(low, bounds[0]), min(high, bounds[1])
@@ -143,12 +143,19 @@ def _closed_form(wins: NDArray[np.integer] | FloatArray, losses: NDArray[np.inte
     return log_e
 
 
-def _score_counts(points: FloatArray, prompt: IntArray, overlap: int) -> tuple[FloatArray, FloatArray]:
-    """Return the distinct frozen scores and how many prompts have each."""
-    scores, _ = frozen_scores(points, prompt, overlap)
-    counts = np.bincount(np.rint(2 * overlap * scores).astype(np.int64), minlength=2 * overlap + 1).astype(np.float64)
-    present = np.flatnonzero(counts)
-    return present / (2 * overlap), counts[present]
+def _score_counts(points: FloatArray, prompt: IntArray) -> list[tuple[FloatArray, FloatArray]]:
+    """Return, for each overlap, the distinct frozen scores and how many prompts have each; see `frozen_scores`."""
+    sizes, order = np.bincount(prompt), np.argsort(prompt, kind="stable")
+    ends = np.cumsum(sizes)
+    sums = np.concatenate([[0.0], np.cumsum(points[order])])
+    counted = []
+    for overlap in OVERLAPS:
+        starts = (ends - sizes)[sizes >= overlap]
+        halves = np.rint(2 * (sums[starts + overlap] - sums[starts])).astype(np.int64)
+        counts = np.bincount(halves, minlength=2 * overlap + 1).astype(np.float64)
+        present = np.flatnonzero(counts)
+        counted.append((present / (2 * overlap), counts[present]))
+    return counted
 
 
 def _log_wealth_of(values: FloatArray, counts: FloatArray, mean: float) -> float:
