@@ -116,10 +116,16 @@ def draw_prices(ctx: Context, person: Person, *, is_open: bool) -> None:
 
 
 def draw_totals(report: LedgerReport) -> None:
-    """Draw total, requests, idle time and forecast."""
+    """Draw total, its parts and the forecast."""
     totals, forecast = report.ledger.totals, report.forecast
-    grid = st.grid(4, min_column_width=150)
+    grid = st.grid(5, min_column_width=140)
     draw_metric(grid, "Total", cost(report, report.ledger.usd))
+    draw_metric(
+        grid,
+        "Training and jobs",
+        cost(report, sum(totals[category] for category in ("training", "evaluation", "other"))),
+        help="Runs, evaluations, imports and all other jobs.",
+    )
     draw_metric(grid, "Requests", cost(report, totals["requests"]), help="Share of replicas that requests took.")
     draw_metric(grid, "Idle endpoints", cost(report, totals["idle"]), help="Replicas while no request was open.")
     draw_metric(grid, "Forecast, this month", "–" if forecast.usd is None else cost(report, forecast.usd))

@@ -78,8 +78,9 @@ def draw_summary(endpoints: Sequence[EndpointView], alerts: Sequence[AlertView],
     faults += [f"{one.name} {one.state}" for one in endpoints if one.state in ("failing", "unreachable")]
     if traffic.total.lost:
         taken = traffic.total.requests - traffic.total.refused
-        failed = f"{traffic.total.lost:,} of {plural(taken, 'request')} failed"
-        faults.append(f"{failed} in {traffic.window.label}")
+        failed = f"{traffic.total.lost:,} of {plural(taken, 'request')} failed in {traffic.window.label}"
+        refused = f", besides {traffic.total.refused:,} refused" if traffic.total.refused else ""
+        faults.append(failed + refused)
     if faults:
         st.markdown(f":red[:material/error: **Something is wrong:**] {plain('; '.join(faults))}.")
         return
@@ -109,7 +110,7 @@ def draw_alerts(alerts: Sequence[AlertView], *, now: datetime) -> None:
     """Draw open alerts, and the past ones folded."""
     current = [alert for alert in alerts if alert.resolved_at is None]
     for alert in current:
-        words = f"{plain(alert.message)} · since {ago(alert.opened_at, now=now)}"
+        words = f"{plain(alert.message)} · began {ago(alert.opened_at, now=now)}"
         (st.error if alert.severity == "critical" else st.warning)(
             words, icon=f":material/{ICONS.get(alert.severity, 'info')}:"
         )

@@ -206,6 +206,8 @@ def test_a_key_for_one_endpoint_is_made_beside_its_code(ctx: Context) -> None:
     assert sum(secret in code.value for code in app.code) == 4, "the key, and the code in three languages"
     app.button(key="fresh_key_close").click().run()
     assert not any(secret in code.value for code in app.code)
+    next(button for button in app.button if button.label == "Create key").click().run()
+    assert [key.name for key in list_keys(ctx, person=LOCAL)] == ["tales 2", "tales"]
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8100", "http://lab.example:8100"])
@@ -407,7 +409,7 @@ def test_the_monitor_begins_with_whether_anything_is_wrong(ctx: Context, monkeyp
     add_usage(ctx, [UsageRow(id_, "tales", None, None, 5, 0, None, 500.0, status, ctx.now()) for id_, status in rows])
     shown = texts(draw("serve/monitor.py"))
     assert "Something is wrong" in shown
-    assert "1 of 2 requests failed in 1 h" in shown, "as the share of errors counts: without refused ones"
+    assert "1 of 2 requests failed in 1 h, besides 1 refused" in shown, "as errors count, without refused ones"
     assert "Nothing is wrong" not in shown
     monkeypatch.setattr(type(HEALTH), "outages", lambda _: (GATEWAY,))
     assert "out of reach: gateway" in texts(draw("serve/monitor.py")).replace("\\", "")
@@ -560,6 +562,7 @@ def test_small_sums_are_plain_and_the_first_day_forecasts_nothing(ctx: Context) 
     app = draw("admin/costs.py")
     assert {metric.label: metric.value for metric in app.metric} == {
         "Total": "under $0.01",
+        "Training and jobs": "under $0.01",
         "Requests": "$0.00",
         "Idle endpoints": "$0.00",
         "Forecast, this month": "–",

@@ -66,7 +66,10 @@ def draw_key_of(ctx: Context, person: Person, endpoint: str) -> None:
         help=f"For {plain(endpoint)} alone. {needed}",
     ):
         with rerun_after():
-            create_key(ctx, endpoint, person=person, scopes=KeyScopes(models=(endpoint,)), secret=secret)
+            taken = {key.name for key in list_keys(ctx, person=person)}
+            names = (endpoint, *(f"{endpoint} {number}" for number in range(2, len(taken) + 2)))
+            name = next(name for name in names if name not in taken)
+            create_key(ctx, name, person=person, scopes=KeyScopes(models=(endpoint,)), secret=secret)
             st.session_state[FRESH] = secret
             del st.session_state[PENDING]
     draw_fresh_key()
