@@ -1,4 +1,4 @@
-"""Where the tokens of a text begin, in characters: `text_offset` of OpenAI's text completions."""
+"""Offsets of tokens in a text, in characters: `text_offset` of OpenAI's text completions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
 
 
 class TokenOffsets:
-    """Counts the characters before each token of a text, and of what is generated after it.
+    """Count the characters before each token of a text, and of what is generated after it.
 
     A token that the text does not contain, such as one that the tokenizer puts before every text, takes none of its
     characters; nor does the space that some tokenizers add in front. A token that begins within a character stands
@@ -24,11 +24,11 @@ class TokenOffsets:
 
     @property
     def is_complete(self) -> bool:
-        """Whether tokens have covered the text."""
+        """True once tokens have covered the text."""
         return self._rest is None or self._at == len(self._rest)
 
     def end_text(self) -> None:
-        """What follows is generated: its tokens are its text."""
+        """End the text: tokens from here on are generated, and are their own text."""
         if self._rest is not None:
             self._pass(self._rest[self._at :])
             self._rest = None
