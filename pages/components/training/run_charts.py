@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from statistics import median
 
 import plotly.graph_objects as go
 
@@ -17,6 +18,10 @@ HEIGHT = 360
 FAINT = fade(MUTED, 0.45)
 LOG_FROM = 30
 """Positive values that differ by this factor are spaced by their logarithms."""
+OUTLIER_MADS, SQUEEZED = 10, 0.25
+"""Results further from the median than so many median absolute deviations are drawn at the end of their axis, where
+they would leave less than this share of it to all others: a run that diverged.
+"""
 MAX_WORDS = 14
 SHADES = 12
 MAX_HUES = len(COLORS)
@@ -26,7 +31,7 @@ Value = float | str | None
 @dataclass(frozen=True)
 class RunAxis:
     """An axis from `low` to `high`, spaced by logarithms with `log`; or with `words`, a place for each. `time`: the
-    numbers are seconds since 1970.
+    numbers are seconds since 1970. `least` and `most` are the values themselves: those beyond an end are drawn there.
     """
 
     label: str
@@ -35,6 +40,8 @@ class RunAxis:
     log: bool = False
     words: tuple[Value, ...] = ()
     time: bool = False
+    least: float | None = None
+    most: float | None = None
     write: Callable[[float], str] = field(default=lambda value: f"{value:.3g}")
 
     def at(self, value: Value) -> float | None:
@@ -45,7 +52,7 @@ class RunAxis:
             if value not in self.words:
                 return None
             return self.words.index(value) / (len(self.words) - 1) if len(self.words) > 1 else 0.5
-        number = float(value)
+        number = min(max(float(value), self.low), self.high)
         if self.high <= self.low:
             return 0.5
         if self.log:
@@ -57,7 +64,16 @@ class RunAxis:
         if self.words:
             return [(self.at(word) or 0.0, say(word)) for word in self.words[:: math.ceil(len(self.words) / MAX_WORDS)]]
         middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
-        return [(self.at(value) or 0.0, self.write(value)) for value in dict.fromkeys((self.low, middle, self.high))]
+        return [(self.at(value) or 0.0, self.say(value)) for value in dict.fromkeys((self.low, middle, self.high))]
+
+    def say(self, value: float) -> str:
+        """Return what stands at a place; at an end that values lie beyond, `≥ 2.10, up to 310`."""
+        text = self.write(value)
+        if value == self.high and self.most is not None and self.most > self.high:
+            return f"≥ {text}, up to {self.write(self.most)}"
+        if value == self.low and self.least is not None and self.least < self.low:
+            return f"≤ {text}, from {self.write(self.least)}"
+        return text
 
 
 @dataclass(frozen=True)
@@ -69,16 +85,31 @@ class Line:
     rank: float | None = None
 
 
-def axis_of(label: str, values: Sequence[Value], *, time: bool, write: Callable[[float], str]) -> RunAxis:
-    """Return an axis on which these values fit: numbers by size, texts in their order."""
+def axis_of(
+    label: str, values: Sequence[Value], *, time: bool, write: Callable[[float], str], is_result: bool = False
+) -> RunAxis:
+    """Return an axis on which these values fit: numbers by size, outliers of results at its end, texts in their
+    order.
+    """
     known = [value for value in values if value is not None]
     if any(isinstance(value, str) for value in known):
         return RunAxis(label, words=tuple(sorted(dict.fromkeys(map(say, known)))))
     numbers = [float(value) for value in known]
     if not numbers:
         return RunAxis(label)
-    low, high = min(numbers), max(numbers)
-    return RunAxis(label, low, high, log=not time and low > 0 and high / low >= LOG_FROM, time=time, write=write)
+    least, most = min(numbers), max(numbers)
+    low, high = robust_ends(numbers) if is_result else (least, most)
+    log = not time and low > 0 and high / low >= LOG_FROM
+    return RunAxis(label, low, high, log=log, time=time, least=least, most=most, write=write)
+
+
+def robust_ends(numbers: Sequence[float]) -> tuple[float, float]:
+    """Return the least and the largest number, without outliers that would squeeze the others."""
+    middle, ends = median(numbers), (min(numbers), max(numbers))
+    reach = OUTLIER_MADS * median(abs(number - middle) for number in numbers)
+    near = [number for number in numbers if abs(number - middle) <= reach]
+    low, high = min(near), max(near)
+    return (low, high) if 0 < high - low < SQUEEZED * (ends[1] - ends[0]) else ends
 
 
 def parallel_figure(axes: Sequence[RunAxis], lines: Sequence[Line]) -> go.Figure:
@@ -127,7 +158,7 @@ def parallel_figure(axes: Sequence[RunAxis], lines: Sequence[Line]) -> go.Figure
             figure.add_annotation(
                 x=place,
                 y=at,
-                text=figure_text(shorten(word, 18)),
+                text=figure_text(shorten(word, 22)),
                 showarrow=False,
                 xanchor="left",
                 xshift=5,
@@ -177,7 +208,7 @@ def scatter_figure(x: RunAxis, y: RunAxis, color: RunAxis | None, lines: Sequenc
                     "title": {"text": figure_text(color.label)},
                     "tickmode": "array",
                     "tickvals": ends,
-                    "ticktext": [color.write(color.low), color.write(color.high)],
+                    "ticktext": [color.say(color.low), color.say(color.high)],
                     "thickness": 10,
                 },
             }

@@ -127,7 +127,7 @@ def _axis(known: RunField, values: Sequence[Value]) -> RunAxis:
     def write(value: float) -> str:
         return known.write(datetime.fromtimestamp(value, UTC) if is_time else value)
 
-    return axis_of(known.title, values, time=is_time, write=write)
+    return axis_of(known.title, values, time=is_time, write=write, is_result=bool(known.better))
 
 
 def _ranks(values: Sequence[Value], *, highest: bool) -> list[float | None]:

@@ -31,7 +31,7 @@ from pages.components.frame import errors_shown, live_part, object_heading, plai
 from pages.components.labels import STATUS
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
-from pages.components.training.run_charts import HEIGHT, Line, RunAxis, parallel_figure, say
+from pages.components.training.run_charts import HEIGHT, Line, RunAxis, axis_of, parallel_figure, say
 from pages.components.words import figure_text, when
 
 PAGE, LAUNCH = routes.SWEEP, routes.LAUNCH
@@ -248,7 +248,7 @@ def write_metric(values: Sequence[float]) -> Callable[[float], str]:
 def _axis(path: str, config: SweepConfig, runs: Sequence[TriedRun]) -> RunAxis:
     if path == config.metric:
         values = [run.value for run in runs]
-        return RunAxis(label_of_best(path), min(values), max(values), write=write_metric(values))
+        return axis_of(label_of_best(path), values, time=False, write=write_metric(values), is_result=True)
     choice = config.vary[path]
     if isinstance(choice, ParameterRange):
         return RunAxis(field_label(path), choice.low, choice.high, choice.log, write=say)
