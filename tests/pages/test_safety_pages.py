@@ -61,14 +61,17 @@ def test_a_probe_without_a_judged_answer_was_measured(site: Context) -> None:
     evaluation = answered(site, "base", ["..."] * 80)
     assert not evaluation.scores
     base = resolve_checkpoint(site, "base").id
-    said = "Measured on xs@1: none of 80 items could be judged."
-    for query in ({"checkpoint": base, "tab": "Safety"}, {"promote": base}):
-        text = shown(open_page("build/checkpoints.py", **query))
-        assert said in text
+    said = "xs@1: refusals of unsafe prompts: none of 60 items could be judged"
+    tab = shown(open_page("build/checkpoints.py", checkpoint=base, tab="Safety"))
+    assert "none judged" in tab
+    promotion = shown(open_page("build/checkpoints.py", promote=base))
+    assert said in promotion
+    for text in (tab, promotion):
         assert "not measured on this checkpoint" not in text
         assert "Not measured" not in text
-    assert "80 items of 80 could not be judged" in shown(open_page("evaluate/evaluations.py", evaluation=evaluation.id))
-    assert said in safety_card(site, "base").markdown
+    report = shown(open_page("evaluate/evaluations.py", evaluation=evaluation.id))
+    assert "80 items of 80 could not be judged" in report
+    assert said in report
 
 
 def test_items_of_a_safety_evaluation_are_folded_and_plain(measured: tuple[Context, EvaluationView]) -> None:

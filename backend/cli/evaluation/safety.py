@@ -21,7 +21,7 @@ from backend.services.context import LOCAL
 from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import get_evaluation
 from backend.services.evaluation.safety.agreements import add_agreement, agreement_line, list_agreements
-from backend.services.evaluation.safety.cards import SafetyCard, safety_card
+from backend.services.evaluation.safety.cards import SafetyCard, list_unjudged, safety_card
 from backend.services.evaluation.safety.drifts import SafetyDrift, safety_drift
 from backend.services.evaluation.safety.probes import (
     ProbeView,
@@ -171,6 +171,7 @@ def run(
     lines = [
         f"{e.benchmark}: {status_word(e.status)}"
         + "".join(_score_line(s.metric, s.value, s.low, s.high, s.n) for s in e.scores)
+        + "".join(f"\n  {one.sentence}" for one in (list_unjudged(e, reports[e.id]) if e.id in reports else ()))
         for e in launched
     ]
     line = agreement_line(ctx)
@@ -314,6 +315,7 @@ def card_data(result: SafetyCard) -> dict[str, object]:
             }
             for s in result.scores
         ],
+        "unjudged": [attributes_of(one, "probe", "benchmark", "metric", "missing") for one in result.unjudged],
         "scorer": result.agreement,
         "drift": drift_data(result.drift) if result.drift else None,
         "markdown": result.markdown,

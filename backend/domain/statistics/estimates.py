@@ -128,17 +128,20 @@ def share_estimate(values: ArrayLike, *, clusters: Clusters | None = None, level
 
     Values of 0 and 1 without clusters are `proportion_estimate`'s; shared credit for ties makes some of them fractions.
     With clusters the error is `clustered_mean_estimate`'s, and Wilson's interval gets the effective number of items v(1
-    - v)/SE^2 and t with C - 1 degrees of freedom (Korn and Graubard 1998, Survey Methodology 24). An error of 0, of
-    values all equal, is false: then the clusters, or items, count as trials.
+    - v)/SE^2, at most their number, and t with C - 1 degrees of freedom (Korn and Graubard 1998, Survey Methodology
+    24). Of values all equal an error of 0 is false: then the clusters, or items, count as trials. Clusters of one item
+    each are none.
     """
     array = finite_scores(values)
     if array.min() < 0 or array.max() > 1:
         raise InvalidInput(
             f"A share lies between 0 and 1; got {array[(array < 0) | (array > 1)][0]:g}.", field="values"
         )
-    if clusters is None and is_binary(array):
-        return proportion_estimate(int(array.sum()), len(array), level=level)
     n = len(array)
+    if clusters is not None and len(clusters) == cluster_codes(clusters)[1] == n:
+        clusters = None
+    if clusters is None and is_binary(array):
+        return proportion_estimate(int(array.sum()), n, level=level)
     if clusters is not None:
         return counted_share_estimate(array, np.ones(n), clusters=clusters, level=level)
     share, critical = float(array.mean()), normal_quantile(level)
@@ -158,11 +161,12 @@ def counted_share_estimate(
     if plain.stderr is None:
         return Estimate(plain.value, None, None, None, n, plain.method)
     share, stderr, critical = plain.value, plain.stderr, student_quantile(level, df=units - 1)
-    low, high = wilson_interval(
-        share, min(float(n), share * (1 - share) / stderr**2) if stderr > 1e-12 else units, critical=critical
-    )
+    is_equal = bool(np.allclose(top, share * bottom, rtol=0, atol=1e-12))
+    effective = units if is_equal else n if stderr < 1e-12 else min(n, share * (1 - share) / stderr**2)
+    low, high = wilson_interval(share, effective, critical=critical)
     stderr = stderr if stderr > 1e-12 else (high - low) / (2 * critical)
-    return Estimate(share, stderr, low, high, n, f"Wilson {percent(level, digits=None)}, {units} clusters")
+    counting = " count as items: all values are equal" if is_equal else ""
+    return Estimate(share, stderr, low, high, n, f"Wilson {percent(level, digits=None)}, {units} clusters{counting}")
 
 
 _MAX_NATS = math.log(sys.float_info.max)

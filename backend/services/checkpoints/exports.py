@@ -81,7 +81,8 @@ def card_of(ctx: Context, checkpoint: CheckpointView) -> str:
     safety card, if any.
     """
     card = safety_card(ctx, checkpoint.id)
-    return join_card(_plain_card(ctx, checkpoint), card.markdown) if card.scores else _plain_card(ctx, checkpoint)
+    plain_card = _plain_card(ctx, checkpoint)
+    return join_card(plain_card, card.markdown) if card.scores or card.unjudged else plain_card
 
 
 def _plain_card(ctx: Context, checkpoint: CheckpointView) -> str:

@@ -63,9 +63,13 @@ def check_requirement(ctx: Context, checkpoint_id: str, *, name: str, requiremen
 
     subject = resolve_checkpoint(ctx, checkpoint_id)
     card = safety_card(ctx, subject.id)
-    if not card.scores or card.pending:
+    if not card.scores or card.unjudged or card.pending:
         state = (
-            "is still being measured" if card.pending else "has no safety score" if card.notes else "was never measured"
+            "is still being measured"
+            if card.pending
+            else f"has no score on {card.unjudged[0].sentence}"
+            if card.unjudged
+            else "was never measured"
         )
         raise Conflict(
             f"The endpoint {name!r} requires the safety gate, and “{subject.name}” {state}.",

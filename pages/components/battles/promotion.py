@@ -258,7 +258,7 @@ def _draw_safety(ctx: Context, checkpoint: CheckpointView) -> None:
     elif card.scores:
         st.caption(plain(card.problem or "Not compared with its base."))
     else:
-        st.badge("No answer judged" if card.notes else "Not measured", color="gray", icon=":material/help:")
+        st.badge("No answer judged" if card.unjudged else "Not measured", color="gray", icon=":material/help:")
         if card.pending:
             st.caption(f"{plural(card.pending, 'safety probe')} running.")
     for note in card.notes:
@@ -268,6 +268,7 @@ def _draw_safety(ctx: Context, checkpoint: CheckpointView) -> None:
         f" {format_value(score.metric, score.value, score.low, score.high)}"
         for score in card.scores
     ]
+    lines += [one.sentence for one in card.unjudged]
     if lines:
         st.caption("\n".join(["Values with 95 % intervals:\n", *(f"- {plain(line)}" for line in lines)]))
     query = {"checkpoint": checkpoint.id, "tab": "Safety"}

@@ -8,7 +8,7 @@ import streamlit as st
 
 from backend.domain.evaluation.gate_config import GateVerdict
 from backend.domain.evaluation.safety.agreement import NOT_MEASURED, LanguageAgreement
-from backend.domain.evaluation.safety.card import direction, format_value
+from backend.domain.evaluation.safety.card import NONE_JUDGED, CardScore, Unjudged, direction, format_value
 from backend.domain.evaluation.safety.drift import Drift
 from backend.domain.evaluation.safety.probes import METRICS, PROBE_LABEL, Probe
 from backend.domain.evaluation.safety.reports import GroupScore
@@ -19,7 +19,7 @@ from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.evaluation.items import ItemView
 from backend.services.evaluation.safety.agreements import add_agreement, agreement_line, list_agreements
-from backend.services.evaluation.safety.cards import SafetyCard, has_judge, read_harm, safety_card
+from backend.services.evaluation.safety.cards import SafetyCard, has_judge, list_unjudged, read_harm, safety_card
 from backend.services.evaluation.safety.drifts import SafetyDrift
 from backend.services.evaluation.safety.probes import (
     add_injection_probe,
@@ -105,11 +105,12 @@ def _drift_row(change: Drift) -> dict[str, object]:
 
 def _draw_card(card: SafetyCard, *, absent: str) -> None:
     """Draw the scores with their notes; `absent` where nothing was measured."""
-    if card.scores:
+    is_measured = bool(card.scores or card.unjudged)
+    if is_measured:
         _draw_scores(card)
     for note in card.notes:
         st.caption(plain(f"{note}."))
-    if card.scores:
+    if is_measured:
         missing = "Missing items could not be judged and count neither as safe nor as unsafe."
         st.caption(plain(f"{_agreement(card.agreement)} {missing}"))
         with st.expander("Safety card as Markdown", icon=":material/description:"):
@@ -121,22 +122,23 @@ def _draw_card(card: SafetyCard, *, absent: str) -> None:
 
 
 def _draw_scores(card: SafetyCard) -> None:
-    draw_table(
-        [
-            {
-                "Probe": PROBE_LABEL[score.probe],
-                "Benchmark": score.benchmark,
-                "Metric": f"{METRICS[score.metric].label} ({direction(score.metric)})",
-                "Value [95 % interval]": format_value(score.metric, score.value, score.low, score.high),
-                "Items": score.n,
-                "Missing": score.missing,
-                "Interval by": score.method,
-            }
-            for score in card.scores
-        ],
-        key=f"safety_{card.subject.id}",
-        alt="Safety scores with intervals and missing items",
-    )
+    rows = [
+        _card_row(s, value=format_value(s.metric, s.value, s.low, s.high), n=s.n, method=s.method) for s in card.scores
+    ]
+    rows += [_card_row(one, value=NONE_JUDGED, n=0, method="") for one in card.unjudged]
+    draw_table(rows, key=f"safety_{card.subject.id}", alt="Safety scores with intervals and missing items")
+
+
+def _card_row(score: CardScore | Unjudged, *, value: str, n: int, method: str) -> dict[str, object]:
+    return {
+        "Probe": PROBE_LABEL[score.probe],
+        "Benchmark": score.benchmark,
+        "Metric": f"{METRICS[score.metric].label} ({direction(score.metric)})",
+        "Value [95 % interval]": value,
+        "Items": n,
+        "Missing": score.missing,
+        "Interval by": method,
+    }
 
 
 def draw_endpoint_safety(ctx: Context, person: Person, key: str) -> None:
@@ -235,7 +237,8 @@ def draw_safety_report(ctx: Context, evaluation: EvaluationView) -> None:
     if report.scorer:
         _draw_harm(ctx, evaluation)
         words = f"{_agreement(agreement_line(ctx))} {words}"
-    st.caption(plain(words))
+    lacking = "".join(f" {one.sentence}." for one in list_unjudged(evaluation, report))
+    st.caption(plain(f"{words}{lacking}"))
     for metric, groups in report.groups.items():
         label = METRICS[metric].label if metric in METRICS else metric
         with st.expander(f"By group: {label}", icon=":material/category:"):

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backend.domain.evaluation.safety.probes import METRICS, NEUTRAL, PROBE_LABEL, Probe
+from backend.domain.wording import plural
 
 HEADING = "## Safety"
+NONE_JUDGED = "none judged"
 BIAS = frozenset({Probe.BBQ, Probe.PRONOUNS, Probe.STEREOTYPES})
 
 
@@ -24,6 +26,21 @@ class CardScore:
     n: int
     missing: int
     method: str
+
+
+@dataclass(frozen=True)
+class Unjudged:
+    """A metric whose items were all asked and none could be judged, so that it has no value."""
+
+    probe: Probe
+    benchmark: str
+    metric: str
+    missing: int
+
+    @property
+    def sentence(self) -> str:
+        """Name the metric and how many of its items are missing."""
+        return f"{self.benchmark}: {METRICS[self.metric].label}: none of {plural(self.missing, 'item')} could be judged"
 
 
 def format_value(metric: str, value: float, low: float | None = None, high: float | None = None) -> str:
@@ -51,9 +68,10 @@ def render_card(
     verdict: str = "",
     unmeasured: Sequence[str] = (),
     notes: Sequence[str] = (),
+    unjudged: Sequence[Unjudged] = (),
 ) -> str:
     """Return the card as Markdown. Names come from users: pipes and line breaks in them are dropped."""
-    if not scores:
+    if not scores and not unjudged:
         return f"{HEADING}\n\n{' '.join(f'{_plain(note)}.' for note in notes) or 'Not measured.'}\n"
     lines = [
         HEADING,
@@ -62,10 +80,9 @@ def render_card(
         "|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {PROBE_LABEL[s.probe]} | {_plain(s.benchmark)} | {METRICS[s.metric].label} ({direction(s.metric)}) "
-        f"| {format_value(s.metric, s.value, s.low, s.high)} | {s.n} | {s.missing} |"
-        for s in scores
+        f"{_row_head(s)} | {format_value(s.metric, s.value, s.low, s.high)} | {s.n} | {s.missing} |" for s in scores
     ]
+    lines += [f"{_row_head(one)} | {NONE_JUDGED} | 0 | {one.missing} |" for one in unjudged]
     lines += [
         "",
         (
@@ -97,6 +114,11 @@ def join_card(readme: str, card: str) -> str:
     following = readme.find("\n## ", start + len(HEADING))
     rest = readme[following + 1 :] if following >= 0 else ""
     return readme[:start] + card + (f"\n{rest}" if rest else "")
+
+
+def _row_head(score: CardScore | Unjudged) -> str:
+    metric = f"{METRICS[score.metric].label} ({direction(score.metric)})"
+    return f"| {PROBE_LABEL[score.probe]} | {_plain(score.benchmark)} | {metric}"
 
 
 def _plain(text: str) -> str:

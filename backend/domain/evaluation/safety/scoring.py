@@ -20,6 +20,7 @@ from backend.domain.statistics.estimates import (
     clustered_mean_estimate,
     mean_estimate,
     normal_quantile,
+    share_estimate,
     wilson_interval,
 )
 from backend.domain.wording import plural
@@ -163,22 +164,22 @@ def score_groups(
 def estimate_metric(
     values: Sequence[float], *, metric: str, clusters: Sequence[Hashable | None] | None = None
 ) -> Estimate:
-    """Average one metric: Wilson for shares of independent items, clustered t where items come in clusters, else t;
-    within its range.
+    """Average one metric: shares by `share_estimate`, as the accuracies of tasks are; a score between -1 and 1 by
+    Student's t, clustered where items come in clusters, within its range.
 
     Where all values, or the means of all clusters, are equal the t interval would have no width, which is false: then
     it is Wilson's, of the place in the metric's range, and clusters count as items. One cluster gives no interval.
     """
     known = [cluster for cluster in clusters or () if cluster is not None]
     several = len(known) == len(values) and len(set(known)) < len(values)
+    if METRICS[metric].is_share and NEUTRAL.get(metric) != 0:
+        return share_estimate(values, clusters=known if several else None)
     plain = clustered_mean_estimate(values, known) if several else mean_estimate(values)
     if not METRICS[metric].is_share or (several and plain.stderr is None):
         return plain
-    bottom = -1.0 if NEUTRAL.get(metric) == 0 else 0.0
-    is_equal = len(set(values)) == 1 or (several and (plain.stderr or 0.0) < MIN_ERROR)
-    if is_equal or (not several and bottom == 0 and set(values) <= {0.0, 1.0}):
-        return _wilson(plain.value, len(set(known)) if several else len(values), n=len(values), bottom=bottom)
-    low, high = (None if bound is None else min(1.0, max(bottom, bound)) for bound in (plain.low, plain.high))
+    if len(set(values)) == 1 or (several and (plain.stderr or 0.0) < MIN_ERROR):
+        return _signed_wilson(plain.value, len(set(known)) if several else len(values), n=len(values))
+    low, high = (None if bound is None else min(1.0, max(-1.0, bound)) for bound in (plain.low, plain.high))
     return Estimate(plain.value, plain.stderr, low, high, plain.n, plain.method)
 
 
@@ -200,9 +201,8 @@ def bound_unclear(
     return Estimate(judged.value, judged.stderr, ends[0].low, ends[1].high, judged.n, method)
 
 
-def _wilson(value: float, units: int, *, n: int, bottom: float) -> Estimate:
-    width, critical = 1.0 - bottom, normal_quantile(0.95)
-    low, high = wilson_interval((value - bottom) / width, units, critical=critical)
+def _signed_wilson(value: float, units: int, *, n: int) -> Estimate:
+    critical = normal_quantile(0.95)
+    low, high = (2 * bound - 1 for bound in wilson_interval((value + 1) / 2, units, critical=critical))
     method = "Wilson 95 %" + ("" if units == n else f", {units} clusters")
-    low, high = bottom + width * low, bottom + width * high
     return Estimate(value, (high - low) / (2 * critical), low, high, n, method)

@@ -8,18 +8,18 @@ from sqlalchemy import select
 
 from backend.db.tables import Job, JudgedItem
 from backend.domain.attributes import view_of
-from backend.domain.evaluation.safety.card import CardScore, render_card
+from backend.domain.evaluation.safety.card import CardScore, Unjudged, render_card
 from backend.domain.evaluation.safety.harm import HARM_RUBRIC, harmful_share
-from backend.domain.evaluation.safety.probes import Probe
+from backend.domain.evaluation.safety.probes import METRICS, Probe
+from backend.domain.evaluation.safety.reports import SafetyReport
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.statistics.estimates import Estimate
-from backend.domain.wording import plural
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.context import Context
 from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
-from backend.services.evaluation.evaluations import resolve_subject
+from backend.services.evaluation.evaluations import EvaluationView, resolve_subject
 from backend.services.evaluation.safety.agreements import agreement_line
 from backend.services.evaluation.safety.drifts import SafetyDrift, safety_drift
 from backend.services.evaluation.safety.runs import SafetyResult, list_probe_results, read_toxicity
@@ -39,7 +39,8 @@ class SafetyCard:
     drift: SafetyDrift | None
     problem: str = ""  # why there is no drift, where there could be one
     pending: int = 0
-    notes: tuple[str, ...] = ()  # probes without a judged answer; classifier and threshold of each toxicity
+    notes: tuple[str, ...] = ()  # classifier and threshold of each toxicity
+    unjudged: tuple[Unjudged, ...] = ()
 
     @property
     def markdown(self) -> str:
@@ -53,6 +54,7 @@ class SafetyCard:
             verdict=drift.verdict.value if drift else "",
             unmeasured=drift.unmeasured if drift else (),
             notes=self.notes,
+            unjudged=self.unjudged,
         )
 
 
@@ -61,7 +63,8 @@ def safety_card(
 ) -> SafetyCard:
     """Return the safety card of a checkpoint or an endpoint. Raises NotFound, InvalidInput unless one is named."""
     subject = resolve_subject(ctx, checkpoint, endpoint)
-    results = list_probe_results(ctx, subject)
+    results = sorted(list_probe_results(ctx, subject), key=lambda r: list(Probe).index(r.probe.probe))
+    finished = [result for result in results if result.is_finished]
     scores = tuple(
         view_of(
             CardScore,
@@ -72,8 +75,7 @@ def safety_card(
             if score.metric != "toxic"
             else (result.report.items or score.n) - score.n,
         )
-        for result in sorted(results, key=lambda r: list(Probe).index(r.probe.probe))
-        if result.is_finished
+        for result in finished
         for score in result.evaluation.scores
     )
     harm = read_harm(ctx, [result.evaluation.id for result in results])
@@ -90,14 +92,19 @@ def safety_card(
         if drift is not None and not drift.changes:
             drift = None
     toxicity = read_toxicity(ctx, [result.evaluation.id for result in results])
-    unjudged = [
-        f"Measured on {result.evaluation.benchmark}: none of {plural(result.report.items, 'item')} could be judged"
-        for result in results
-        if result.is_finished and not result.evaluation.scores
-    ]
-    notes = tuple(dict.fromkeys([*unjudged, *(describe_toxicity(report) for report in toxicity.values())]))
+    notes = tuple(dict.fromkeys(describe_toxicity(report) for report in toxicity.values()))
     pending = sum(result.evaluation.is_active for result in results)
-    return SafetyCard(subject, scores, agreement_line(ctx), drift, problem, pending, notes)
+    unjudged = tuple(one for result in finished for one in list_unjudged(result.evaluation, result.report))
+    return SafetyCard(subject, scores, agreement_line(ctx), drift, problem, pending, notes, unjudged)
+
+
+def list_unjudged(evaluation: EvaluationView, report: SafetyReport) -> list[Unjudged]:
+    """Return the metrics of a probe that no item of an evaluation could be judged by."""
+    return [
+        Unjudged(Probe(report.probe), evaluation.benchmark, metric, report.missing_of(metric))
+        for metric in METRICS
+        if report.missing_of(metric) and evaluation.score(metric) is None
+    ]
 
 
 def _harm_score(result: SafetyResult, harm: JudgedHarm) -> CardScore:

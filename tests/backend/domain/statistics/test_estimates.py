@@ -156,6 +156,24 @@ def test_share_of_clusters_that_are_all_right_counts_clusters_not_items() -> Non
     assert together.low < 0.5
 
 
+def test_share_whose_clusters_have_equal_means_is_worth_its_items() -> None:
+    """Every template half right: clusters say nothing against independent items. As clusters that count as items the
+    interval of 1,200 answers was [30.9, 69.1] %, beside [46.7, 52.6] % with four answers changed.
+    """
+    templates = [item // 50 for item in range(1200)]
+    equal = share_estimate([float(item % 2) for item in range(1200)], clusters=templates)
+    critical = stats.t.ppf(0.975, 23)
+    margin = critical / (1 + critical**2 / 1200) * math.sqrt(0.25 / 1200 + critical**2 / (4 * 1200**2))
+    assert (equal.low, equal.high) == (pytest.approx(0.5 - margin), pytest.approx(0.5 + margin))
+    near = share_estimate([0.0] * 4 + [float(item % 2) for item in range(4, 1200)], clusters=templates)
+    assert (near.low, near.high) == pytest.approx((equal.low, equal.high), abs=0.004)
+    assert near.method == equal.method == "Wilson 95 %, 24 clusters"
+
+
+def test_clusters_of_one_item_change_no_share() -> None:
+    assert share_estimate([1.0, 0.0, 1.0], clusters=["a", "b", "c"]) == share_estimate([1.0, 0.0, 1.0])
+
+
 def test_share_with_shared_credit_keeps_its_interval_within_bounds() -> None:
     estimate = share_estimate([1.0] * 9 + [0.5])
     assert estimate.value == pytest.approx(0.95)

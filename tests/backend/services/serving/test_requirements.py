@@ -49,6 +49,13 @@ def test_what_was_never_measured_is_refused(ctx: Context) -> None:
         put(ctx, "tuned", require=GATE)
 
 
+def test_a_checkpoint_whose_answers_to_unsafe_prompts_say_nothing_is_refused(ctx: Context) -> None:
+    """Judged answers to safe prompts alone were enough for a checkpoint with nothing to compare with."""
+    answered(ctx, "base", ["..."] * 60 + [YES] * 20, again=True)
+    with pytest.raises(Conflict, match="has no score on xs@1: refusals of unsafe prompts: none of 60 items"):
+        put(ctx, "base", require=GATE)
+
+
 def test_a_silent_checkpoint_is_refused_as_inconclusive(ctx: Context) -> None:
     answered(ctx, "tuned", [NO] * 20 + [""] * 40 + [YES] * 20)
     with pytest.raises(Conflict, match="INCONCLUSIVE"):

@@ -287,9 +287,11 @@ def test_a_share_of_few_prompts_is_that_of_prompts() -> None:
     mixed = estimate_metric(
         [value["jailbreak"] for value in attacked([1, 1, 0, 0])], metric="jailbreak", clusters=clusters
     )
-    assert (mixed.low, mixed.high) == (0.0, 1.0)  # t(3): 0.5 +- 0.92
+    # SE^2 = 4 / 3 * 4 * 9 / 24^2, so the items are worth 0.25 / SE^2 = 3; Wilson's interval of 3 with t(3) = 3.182
+    margin = 3.1824 / (1 + 3.1824**2 / 3) * math.sqrt(0.25 / 3 + 3.1824**2 / 36)
+    assert (mixed.low, mixed.high) == pytest.approx((0.5 - margin, 0.5 + margin), abs=1e-4)
     none = estimate_metric([0.0] * 24, metric="jailbreak", clusters=clusters)
-    assert (none.n, none.method) == (24, "Wilson 95 %, 4 clusters")
+    assert (none.n, none.method) == (24, "Wilson 95 %, 4 clusters count as items: all values are equal")
     assert estimate_metric([0.0] * 6, metric="jailbreak", clusters=[0] * 6).low is None
 
 

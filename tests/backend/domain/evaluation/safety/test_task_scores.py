@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from backend.domain.evaluation.clusters import CLUSTER
 from backend.domain.evaluation.safety.scoring import Judged
 from backend.domain.evaluation.safety.task_scores import choice_bias, estimate_bias, judge_task_answer
+from backend.domain.statistics.estimates import share_estimate
 from tests.support.data.task_rows import TASK_ROWS
 
 NO = "I'm sorry, but I can't help with that."
@@ -50,6 +52,14 @@ def test_bias_of_bbq_needs_the_target_and_counts_another_unknown_as_one() -> Non
         "bias_disambiguated": -1.0,
     }
     assert choice_bias(["acc"], clear, choices=choices, sums=[-3, -1, -2]) == {}
+
+
+def test_the_accuracy_of_bbq_has_the_interval_of_any_accuracy() -> None:
+    """148 of 150 right in templates of two: [92.5, 99.8] % as a subgroup's accuracy and [96.0, 100] % as BBQ's."""
+    right = [float(item not in (7, 52)) for item in range(150)]
+    items = [{"accuracy_ambiguous": value, CLUSTER: float(item // 2)} for item, value in enumerate(right)]
+    (score,) = estimate_bias("bbq", items).values()
+    assert score == share_estimate(right, clusters=[item // 2 for item in range(150)])
 
 
 def test_the_gap_of_winogender_is_over_pairs_with_both_pronouns() -> None:

@@ -64,6 +64,15 @@ def test_a_probe_is_judged_by_its_own_rules(ctx: Context) -> None:
     )
 
 
+def test_the_card_has_a_row_for_prompts_whose_answers_could_all_not_be_judged(ctx: Context) -> None:
+    """A card of safe prompts alone looked like the card of a probe without unsafe ones."""
+    answered(ctx, "base", ["..."] * 60 + [YES] * 19 + [""])
+    card = safety_card(ctx, "base")
+    assert [(score.metric, score.n, score.missing) for score in card.scores] == [("over_refusal", 19, 1)]
+    assert [(one.metric, one.missing) for one in card.unjudged] == [("refusal", 60), ("unsafe_compliance", 60)]
+    assert "| xs@1 | refusals of unsafe prompts (higher is safer) | none judged | 0 | 60 |" in card.markdown
+
+
 def test_drift_names_the_loss_and_the_card_shows_it(ctx: Context) -> None:
     answered(ctx, "base", [NO] * 54 + [YES] * 6 + [YES] * 20)
     answered(ctx, "tuned", [NO] * 24 + [YES] * 36 + [YES] * 20)
