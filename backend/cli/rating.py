@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
+from backend.cli.battles.vote_columns import ColumnOption, read_columns
 from backend.cli.evaluation import rating_verdicts
 from backend.cli.exit_status import FAILED
 from backend.cli.options import model_options
@@ -36,6 +37,7 @@ def freeze(
     source: Annotated[str, typer.Argument(help="A campaign's name or id, or a file of votes.")],
     name: Annotated[str, typer.Option(help="Name of the board.")],
     to: Annotated[Path | None, typer.Option(help="Write the board to this file; needed for a file of votes.")] = None,
+    column: ColumnOption = None,
     *,
     options: Mapping[str, object],
 ) -> None:
@@ -47,7 +49,7 @@ def freeze(
                 "A board of a file is not stored here.", remedy="Name a file to write: --to board.json.", field="to"
             )
         at, version = utc_now(), program_version()
-        votes = parse_votes(Path(source).read_text(encoding="utf-8-sig"))
+        votes = parse_votes(Path(source).read_text(encoding="utf-8-sig"), mapping=read_columns(column))
         document, _ = freeze_document(votes, chosen, campaign=Path(source).name, name=name, at=at, version=version)
         board_id, digest = None, document_digest(document)
         text = json.dumps({"digest": digest, "document": document}, ensure_ascii=False)
@@ -138,13 +140,14 @@ def fit(
             "category, probability, length_a, length_b, and headers, lists and bold of both sides."
         ),
     ],
+    column: ColumnOption = None,
     *,
     options: Mapping[str, object],
 ) -> None:
     """Rate contestants by Bradley-Terry, Davidson or Rao-Kupper, with intervals clustered by prompt and rater."""
     rating_options = RatingOptions.of(**options)
     with text_file(votes):
-        table = rate(read_vote_file(votes.read_bytes()), rating_options)
+        table = rate(read_vote_file(votes.read_bytes(), mapping=read_columns(column)), rating_options)
     emit(to_document(table), text=to_text(table))
 
 

@@ -9,7 +9,7 @@ from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.wording import format_duration, plural
 from backend.services.context import Context, Person
 from backend.services.health import BROKER, HEALTH
-from backend.services.jobs.jobs import get_job, stop_job
+from backend.services.jobs.jobs import JobView, get_job, stop_job
 from backend.services.jobs.queue_position import queue_ahead
 from backend.services.jobs.workers import has_worker
 from pages.components.frame import errors_shown, live_part, plain
@@ -42,15 +42,7 @@ def draw_job(ctx: Context, person: Person, job_id: str, *, doing: str) -> None:
         st.rerun()
     with st.container(border=True):
         if job.status is Status.QUEUED:
-            ahead = queue_ahead(ctx, job_id).count
-            waiting = f"Waiting: {plural(ahead, 'job')} ahead in the queue." if ahead else "Waiting for a worker."
-            if HEALTH.fails(BROKER):
-                waiting = (
-                    "Waiting for the broker, which does not answer; the job starts within seconds when it is back."
-                )
-            elif not has_worker(ctx, job.queue):
-                waiting = f"No worker serves the queue `{job.queue}` at the moment; the job starts as soon as one does."
-            st.markdown(f":material/schedule: {waiting}")
+            draw_waiting(ctx, job)
         else:
             progress = job.progress
             message = plain((progress.message if progress else "") or doing)
@@ -63,6 +55,17 @@ def draw_job(ctx: Context, person: Person, job_id: str, *, doing: str) -> None:
             with errors_shown():
                 stop_job(ctx, job_id, person=person)
                 st.rerun(scope="fragment")
+
+
+def draw_waiting(ctx: Context, job: JobView) -> None:
+    """Draw what a queued job waits for."""
+    ahead = queue_ahead(ctx, job.id).count
+    waiting = f"Waiting: {plural(ahead, 'job')} ahead in the queue." if ahead else "Waiting for a worker."
+    if HEALTH.fails(BROKER):
+        waiting = "Waiting for the broker, which does not answer; the job starts within seconds when it is back."
+    elif not has_worker(ctx, job.queue):
+        waiting = f"No worker serves the queue `{job.queue}` at the moment; the job starts as soon as one does."
+    st.markdown(f":material/schedule: {waiting}")
 
 
 def _amount(progress: Progress | None) -> str:

@@ -6,6 +6,7 @@ from functools import partial
 
 import streamlit as st
 
+from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
 from backend.services.battles.campaigns import add_contestant, close_campaign
 from backend.services.battles.generation import retry_generation
@@ -32,7 +33,7 @@ from pages.components.choices import choose_from
 from pages.components.confirm import close_menu, menu_key
 from pages.components.downloads import draw_download
 from pages.components.frame import empty_state, live_part, object_heading, page_frame, plain, rerun_after, show_problem
-from pages.components.job_progress import status_badge
+from pages.components.job_progress import draw_waiting, status_badge
 from pages.components.links import back_link, page_link, row_link
 from pages.components.words import when
 
@@ -152,6 +153,9 @@ def draw_writing(ctx: Context, campaign_id: str, *, votable: bool) -> None:
     done, total = campaign.completions, max(1, campaign.expected_completions)
     begun = " You can already vote on those." if votable else ""
     st.progress(min(1.0, done / total), text=f"{done} of {total} completions generated.{begun}")
+    jobs = [contestant.job for contestant in campaign.contestants if contestant.job and contestant.is_writing]
+    if jobs and all(job.status is Status.QUEUED for job in jobs):
+        draw_waiting(ctx, jobs[0])
 
 
 @live_part(3)

@@ -116,8 +116,14 @@ def test_on_a_phone_a_vote_waits_until_both_answers_were_seen(
     expect(page.get_by_text("Here is answer B.")).to_have_count(0)
     expect(page.get_by_role("button", name="Answer A")).to_have_attribute("aria-pressed", "true")
     page.wait_for_timeout(PAUSE_MS)
+    page.get_by_role("button", name="A is better").tap()
+    expect(page.get_by_text("Here is answer B.")).to_be_visible()
+    page.get_by_role("button", name="Undo").tap()
+    expect(page.get_by_text("0 of 6", exact=True)).to_be_visible()
+    expect(page.get_by_text("Here is answer B.")).to_have_count(0)  # it stayed over answer A of the battle before
+    page.wait_for_timeout(PAUSE_MS)
     page.get_by_role("button", name="Skip").tap()
-    wait_for_votes(ctx, "A", "SKIPPED")
+    wait_for_votes(ctx, "A", "UNDONE", "SKIPPED")
 
 
 def test_on_a_phone_the_buttons_of_messages_and_help_have_words(

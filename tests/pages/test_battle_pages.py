@@ -127,6 +127,38 @@ def test_files_of_completions_are_contestants_where_there_is_no_checkpoint(site:
     assert sorted(one.name for one in campaign.contestants) == ["north", "south"]
 
 
+def test_a_campaign_of_files_uses_their_own_prompts(site: Context, scenario: Scenario) -> None:
+    """The refusal said that they are used without a dataset, and the box had nothing but datasets."""
+    scenario.prompts(2)
+    app = open_page("evaluate/battles.py")
+    app.text_input(key="campaign_name").set_value("Autumn")
+    app.selectbox(key="campaign_dataset").select("").run()
+    assert app.button(key="campaign_create").disabled
+    for model in ("north", "south"):
+        rows = [{"prompt": f"What is {n} and {n}?", "completion": f"{model} {n}"} for n in range(3)]
+        app.file_uploader(key="campaign_files").upload(f"{model}.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    app.run()
+    assert "dataset:" not in "".join(code.value for code in app.code)
+    app.button(key="campaign_create").click().run()
+    assert not app.error
+    (campaign,) = list_campaigns(site)
+    assert (campaign.dataset, campaign.num_prompts, campaign.completions) == (None, 3, 6)
+
+
+def test_a_campaign_of_files_needs_no_dataset_at_all(site: Context) -> None:
+    app = open_page("evaluate/battles.py")
+    assert_sound(app)
+    assert app.selectbox(key="campaign_dataset").value == ""
+
+
+def test_completions_that_wait_in_the_queue_say_so_and_for_what(site: Context, scenario: Scenario) -> None:
+    """“0 of 24 completions generated” stood still behind 18 evaluations."""
+    scenario.campaign(name="First", write=False)
+    second = scenario.campaign(name="Second", write=False)
+    shown = plain_words(open_page("evaluate/battles.py", campaign=second.id))
+    assert "Waiting: 2 jobs ahead in the queue." in shown or "No worker serves the queue" in shown
+
+
 def test_a_campaign_without_votes_offers_the_ballot_and_a_link(site: Context, scenario: Scenario) -> None:
     campaign = scenario.campaign()
     app = open_page("evaluate/battles.py", campaign=campaign.id)
@@ -256,6 +288,19 @@ def test_a_rater_is_excluded_with_a_reason_and_the_board_says_so(scenario: Scena
     assert_sound(app)
     assert "you excluded" in words(app)
     assert "No votes match these options" in words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Board"))
+
+
+def test_the_raters_list_counts_sides_as_its_flags_do(site: Context, scenario: Scenario) -> None:
+    """“Chose side A 100 %” was of 11 votes on the board, the flag below it of 15 with repeats and gold pairs."""
+    gold = [{"prompt": f"gold {n}", "better": f"right {n}", "worse": f"wrong {n}"} for n in range(3)]
+    campaign = scenario.campaign(num_prompts=12, gold=gold, gold_share=0.5, repeat_share=0.0)
+    scenario.votes(campaign, lambda a, b: "A")
+    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Raters")
+    (share,) = app.table[0].value["Chose side A"]
+    assert share.replace("\u00a0", " ") == "100 % of 15"
+    shown = plain_words(app)
+    assert "Chose side A in 15 of 15 decisive votes." in shown
+    assert "Votes are those on the board. Pace, sides and quality flags count repeats and gold pairs too." in shown
 
 
 def test_the_training_plan_says_that_raters_are_flagged(site: Context, scenario: Scenario) -> None:

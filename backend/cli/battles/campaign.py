@@ -8,14 +8,13 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
+from backend.cli.battles.vote_columns import ColumnOption, read_columns
 from backend.cli.output import CommandGroup, emit, note, read_text
 from backend.db.base import new_id
 from backend.domain.attributes import attributes_of
 from backend.domain.battles.campaign_file import parse_campaign
 from backend.domain.battles.preferences.rules import parse_rules
 from backend.domain.battles.vote_files.previews import preview_votes
-from backend.domain.battles.vote_files.rows import FIELDS
-from backend.errors import InvalidInput
 from backend.services.battles.campaigns import close_campaign, start_campaign
 from backend.services.battles.preference_sets import VoteObjective, preview_document
 from backend.services.battles.raters import create_rater_link, find_link, reissue_rater_link
@@ -155,14 +154,11 @@ def import_(
         typer.Argument(help="CSV or JSON lines: prompt,rater,a,b,winner and optionally prompt_text,answer_a,answer_b."),
     ],
     name: Annotated[str, typer.Option(help="Name of the campaign.")],
-    column: Annotated[
-        list[str] | None,
-        typer.Option(help="FIELD=COLUMN for columns of other names, such as rater=who; prompt= and rater= for none."),
-    ] = None,
+    column: ColumnOption = None,
     preview: Annotated[bool, typer.Option("--preview", help="Show what would be imported; store nothing.")] = False,
 ) -> None:
     """Import votes cast elsewhere as a closed campaign."""
-    text, mapping = read_text(votes, max_bytes=MAX_FILE_BYTES), _mapping(column or [])
+    text, mapping = read_text(votes, max_bytes=MAX_FILE_BYTES), read_columns(column)
     if preview:
         shown = preview_votes(text, mapping=mapping)
         lines = [shown.summary, *(f"Note: {note}" for note in shown.notes)]
@@ -178,16 +174,6 @@ def import_(
         return
     imported = import_votes(get_context(), name=name, text=text, mapping=mapping, person=LOCAL)
     emit(campaign_data(imported), text=f"Imported {_summary(imported)}")
-
-
-def _mapping(columns: list[str]) -> dict[str, str]:
-    pairs = [column.partition("=") for column in columns]
-    unknown = [field for field, sign, _ in pairs if not sign or field not in FIELDS]
-    if unknown:
-        raise InvalidInput(
-            f"--column {unknown[0]!r} names no field of a vote.", remedy=f"Write FIELD=COLUMN with {', '.join(FIELDS)}."
-        )
-    return {field: column for field, _, column in pairs}
 
 
 def campaign_data(item: CampaignView) -> dict[str, object]:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from backend.cli.battles.vote_columns import ColumnOption, read_columns
 from backend.cli.output import command, emit
 from backend.domain.attributes import attributes_of
 from backend.domain.battles.agreement import JudgeAgreement, RaterAgreement, judge_agreement, vote_agreement
@@ -34,11 +35,12 @@ def agreement(
     raters: Annotated[
         str | None, typer.Option(help="Count only raters whose name matches, such as 'expert_*'.")
     ] = None,
+    column: ColumnOption = None,
 ) -> None:
     """Say how often raters agree, with and without ties, and how often a judge agrees with them. Both bad counts as a
     tie.
     """
-    records = _read(votes)
+    records = _read(votes, column)
     people = [vote for vote in records if vote.rater != judge and (raters is None or fnmatchcase(vote.rater, raters))]
     human = vote_agreement(people)
     judged = None
@@ -140,11 +142,12 @@ def verdict(
     path: Annotated[
         bool, typer.Option("--path", help="Add the e-value after each vote of the pair, in file order.")
     ] = False,
+    column: ColumnOption = None,
 ) -> None:
     """Say whether FIRST is better than SECOND, worse, or undecided; valid however often it is asked. Votes are in the
     order cast.
     """
-    records = _read(votes)
+    records = _read(votes, column)
     names = {name for record in records for name in (record.a, record.b)}
     for field, name in (("first", first), ("second", second)):
         if name not in names:
@@ -215,6 +218,6 @@ def plan_lines(plan: tuple[PlanOption, ...]) -> list[str]:
     ]
 
 
-def _read(file: Path) -> list[VoteRecord]:
+def _read(file: Path, columns: list[str] | None) -> list[VoteRecord]:
     with text_file(file):
-        return parse_votes(file.read_text(encoding="utf-8-sig"))
+        return parse_votes(file.read_text(encoding="utf-8-sig"), mapping=read_columns(columns))

@@ -75,8 +75,8 @@ def add_file_answers(session: Session, ctx: Context, campaign: Campaign, contest
         raise InvalidInput(
             f"The file of “{entry.name}” answers none of the campaign's prompts.",
             remedy=(
-                "Its prompts must be those of the dataset, word for word; without a dataset the file's own prompts are"
-                " used."
+                "Choose “The files' own prompts” (in a file of a campaign: no dataset), or files that answer the"
+                " dataset's prompts, word for word."
             ),
             field="contestants",
         )

@@ -9,7 +9,6 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import numpy as np
 import segno
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
@@ -52,15 +51,13 @@ class RaterLink:
 
 @dataclass(frozen=True)
 class RaterRow:
-    """A rater with counts of votes and of skipped battles; `median_s` is seconds per vote."""
+    """A rater with counts of votes on the board and of skipped battles."""
 
     rater: RaterView
     is_link: bool
     single_use: bool
     num_votes: int
     num_skipped: int
-    median_s: float | None
-    left_share: float | None
 
 
 def rater_for(ctx: Context, person: Person) -> RaterView:
@@ -266,16 +263,12 @@ def _count_skipped(session: Session, campaign_id: str) -> dict[str, int]:
 def _row(row: Rater, log: VoteLog, *, num_skipped: int) -> RaterRow:
     raters = log.columns.raters
     own = log.of_purpose(("vote",)) & (log.columns.rater == (raters.index(row.id) if row.id in raters else -1))
-    times, sides = log.duration_ms[own], log.columns.label[own]
-    times, sides = times[~np.isnan(times)], sides[sides < 2]
     return RaterRow(
         rater=view_of_rater(row),
         is_link=row.link_hash is not None,
         single_use=row.single_use,
         num_votes=int(own.sum()),
         num_skipped=num_skipped,
-        median_s=float(np.median(times)) / 1000 if len(times) else None,
-        left_share=float((sides == 0).mean()) if len(sides) else None,
     )
 
 

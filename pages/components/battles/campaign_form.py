@@ -29,6 +29,7 @@ NO_FIELDS = ("campaign_create", "campaign_yaml", "campaign_draft_discard")
 ENDPOINT = "endpoint:"
 GOLD = {"prompt": "Prompt", "better": "Better answer", "worse": "Worse answer"}
 SYSTEM = "System prompt, categories"
+OWN_PROMPTS = ""
 MORE = [str(shown.group) for shown in (SAMPLING, PAIRING, BALLOT)]
 
 
@@ -48,8 +49,11 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
             " completions of other models. Train a model, or add a base."
         )
     if not datasets:
-        empty_state("No prompts yet. Import a dataset of kind prompts or chat.", page=routes.DATASETS, label="Datasets")
-        return
+        empty_state(
+            "No prompts yet. Import a dataset of kind prompts or chat, or use those of files of completions.",
+            page=routes.DATASETS,
+            label="Datasets",
+        )
     entered = [part for part in st.query_params.get("contestants", "").split(",") if part in checkpoints]
     labels = sorted(datasets, key=lambda label: PROMPT_KINDS.index(datasets[label][0]))
     if not entered:
@@ -88,7 +92,11 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
     keep_form(ctx, person, FORM, prefix="campaign_", skip=NO_FIELDS)
     sources = [_source(entrant) for entrant in chosen] + [ContestantSource(file=upload.name) for upload in uploads]
     least = 1 if values["rating"] != "none" else 2
-    missing = {"enter a name": not name.strip(), f"choose {plural(least, 'contestant')}": len(sources) < least}
+    missing = {
+        "enter a name": not name.strip(),
+        f"choose {plural(least, 'contestant')}": len(sources) < least,
+        "add a file of completions, or choose a dataset": dataset == OWN_PROMPTS and not uploads,
+    }
     if form_button("Create campaign", missing, key="campaign_create", icon="swords"):
         with refusals_marked(values, key=FORM):
             files = {upload.name: upload.getvalue().decode("utf-8", "replace") for upload in uploads}
@@ -118,12 +126,14 @@ def _source(entrant: str) -> ContestantSource:
 
 
 def draw_prompts(labels: list[str], datasets: dict[str, tuple[str, int]]) -> tuple[str, dict[str, object]]:
-    """Draw the dataset of the prompts, number, system prompt and column of categories; return it and the values."""
+    """Draw the dataset of the prompts, number, system prompt and column of categories; return it, `OWN_PROMPTS` for
+    those of the files of completions, and the values.
+    """
     left, right = st.columns([3, 1])
+    words = {label: f"{label} · {datasets[label][0]}, {plural(datasets[label][1], 'row')}" for label in labels}
     dataset = choose_from(
         "Prompts",
-        labels,
-        words=lambda label: f"{label} · {datasets[label][0]}, {plural(datasets[label][1], 'row')}",
+        words | {OWN_PROMPTS: "The files' own prompts"},
         key="campaign_dataset",
         place=left,
     )

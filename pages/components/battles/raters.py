@@ -58,6 +58,8 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
             for row in rows
         ]
         draw_table(lines, key="raters", alt="Raters")
+        if any(quality[row.rater.id].num_votes > row.num_votes for row in rows if row.rater.id in quality):
+            st.caption("Votes are those on the board. Pace, sides and quality flags count repeats and gold pairs too.")
         if number := sum(flagged.values()):
             words = f"{plural(number, 'battle')} flagged by raters"
             tab_link(words, "Answers", key="raters_flagged", remarks=FLAGGED)
@@ -230,6 +232,7 @@ def _rater_line(
     agreement, consistency, gold = (
         (quality.agreement, quality.consistency, quality.gold) if quality else (None, None, None)
     )
+    left = quality.left if quality else None
     return {
         "Rater": row.rater.name,
         "Access": (
@@ -244,8 +247,8 @@ def _rater_line(
         "Votes": row.num_votes,
         "Skipped": row.num_skipped,
         "On the board": "excluded" if excluded else "yes" if row.num_votes else "–",
-        "Median seconds per vote": f"{row.median_s:.1f}" if row.median_s is not None else "–",
-        "Chose side A": percent(row.left_share) if row.left_share is not None else "–",
+        "Median seconds per vote": f"{quality.seconds:.1f}" if quality and quality.seconds else "–",
+        "Chose side A": f"{percent(left.value)} of {left.n}" if left else "–",
         "Agrees with others": percent(agreement.value) if agreement else "–",
         "Kappa": (
             f"{quality.kappa + 0.0:.2f}".replace("-0.00", "0.00") if quality and quality.kappa is not None else "–"

@@ -116,7 +116,7 @@ def _draw_rows(plan: TrainingPlan) -> None:
         grid,
         "Mean agreement",
         percent(agreement) if agreement is not None else "–",
-        help="Share of a pair's votes for the chosen answer.",
+        help="Share of a pair's votes for the chosen answer, over pairs that several raters voted on.",
     )
     draw_metric(
         grid, "Held-out prompts", f"{preview.num_locked:,}", help="Kept for the rematch; no run trains on them."

@@ -64,8 +64,8 @@ class Resolution:
 
     @property
     def agreement(self) -> float | None:
-        """Mean agreement over the preferences; None if there are none."""
-        rows = self.preferences
+        """Mean agreement over the preferences that several raters voted on; None if there are none."""
+        rows = [row for row in self.preferences if row.num_raters > 1]
         return sum(row.agreement for row in rows) / len(rows) if rows else None
 
 

@@ -27,6 +27,8 @@ REGULAR_SPREAD = 0.1
 """Standard deviation over mean of the seconds of a vote, below which a program votes; people's is above 0.4."""
 
 NO_GOLD = -1
+GOLD_PASS, GOLD_ERROR = 0.8, 0.01
+"""Share of gold battles from which a rater passes, and the share that a rater who reads answers otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +137,9 @@ def own_checks(own: OwnVotes) -> list[Check]:
     gold = own.passed_gold
     if gold is not None:
         right = round(gold.value * gold.n)
-        chance = float(scipy.special.bdtr(right, gold.n, 0.8))
-        checks.append(
-            Check("gold", chance, f"Answered {right} of {plural(gold.n, 'gold battle')} as expected; 80 % pass.")
-        )
+        chance = 1.0 if gold.value >= GOLD_PASS else float(scipy.special.bdtr(right, gold.n, 1 - GOLD_ERROR))
+        reason = f"Answered {right} of {plural(gold.n, 'gold battle')} as expected; {percent(GOLD_PASS)} pass."
+        checks.append(Check("gold", chance, reason))
     consistency = own.consistency
     if consistency is not None:
         same = round(consistency.value * consistency.n)

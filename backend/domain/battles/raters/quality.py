@@ -3,7 +3,8 @@ rigging.
 
 A flag states a reason and a chance: how often an honest rater would look so. The chances of all raters and tests share
 1 % (Bonferroni), so a campaign of honest raters has a flag in at most 1 of 100 cases, also where each has tastes of a
-standard deviation up to 0.8. A flag excludes no one: the caller computes the board with and without.
+standard deviation up to 0.8 and misses 1 of 100 gold battles. A flag excludes no one: the caller computes
+the board with and without.
 """
 
 from __future__ import annotations

@@ -184,10 +184,11 @@ def _columns(names: Sequence[str], where: str, mapping: Mapping[str, str]) -> di
     missing = [field for field in COLUMNS if not columns.get(field) and not (field in FALLBACKS and field in mapping)]
     available = ", ".join(names)[:300] or "nothing"
     if missing:
+        none = f", or `--column {missing[0]}=` if the file has none" if missing[0] in FALLBACKS else ""
         raise InvalidInput(
             f"The votes lack the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; {where} has"
             f" {available}.",
-            remedy=COLUMNS_REMEDY,
+            remedy=f"{COLUMNS_REMEDY} A command takes another name: `--column {missing[0]}=COLUMN`{none}.",
             field=missing[0],
         )
     if absent:

@@ -29,20 +29,20 @@ _HEADER_BYTES = 2**16
 NUMBERS = tuple(field for field in OPTIONAL if field not in WORDS)
 
 
-def read_vote_file(data: bytes) -> VoteColumns:
-    """Read votes from the bytes of a file: CSV, JSON lines or a JSON list.
+def read_vote_file(data: bytes, *, mapping: Mapping[str, str] | None = None) -> VoteColumns:
+    """Read votes from the bytes of a file: CSV, JSON lines or a JSON list; `mapping` as of `rows.parse_votes`.
 
     Raises what `rows.parse_votes` raises, and UnicodeDecodeError if the bytes are not UTF-8.
     """
     data = data.removeprefix(_BOM)
     begin = data[:_HEADER_BYTES].lstrip()[:1]
     columns = None
-    if begin != b"[" and b"\0" not in data:
+    if not mapping and begin != b"[" and b"\0" not in data:
         try:
             columns = _read_json_lines(data) if begin == b"{" else _read_csv(data)
         except (pyarrow.ArrowException, csv.Error, ValueError, KeyError, RecursionError):
             columns = None
-    return encode_votes(parse_votes(data.decode("utf-8"))) if columns is None else columns
+    return encode_votes(parse_votes(data.decode("utf-8"), mapping=mapping)) if columns is None else columns
 
 
 def _read_csv(data: bytes) -> VoteColumns | None:

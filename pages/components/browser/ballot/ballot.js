@@ -156,6 +156,7 @@ class Ballot {
   }
 
   draw(body) {
+    this.foot.quiet("unseen")
     const battle = this.battles[0]
     if (!battle) { this.showEmpty(); return }
     this.messages.hide()
@@ -202,7 +203,6 @@ class Ballot {
     if (!battle || this.isUndoing || performance.now() - this.shownAt < MIN_LOOK_MS) return
     const unseen = value === "SKIPPED" ? null : this.sheet.unseen
     if (unseen) { this.turnTo(unseen); return }
-    this.foot.quiet("unseen")
     if (this.sheet.isSingle && value !== "SKIPPED") { this.advance(battle, "rate", { battle: battle.id, side: "A", value, ...this.onlyNote() }); return }
     this.advance(battle, "vote", { battle: battle.id, label: value, duration_ms: this.pace.elapsed(), ...this.extras.values() })
   }

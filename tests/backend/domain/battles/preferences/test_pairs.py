@@ -50,6 +50,14 @@ def test_rules_decide_which_pairs_are_kept(labels: str, rules: PreferenceRules, 
     )
 
 
+def test_one_rater_agrees_with_no_one() -> None:
+    """The plan of a campaign with one rater said “Mean agreement 100 %”."""
+    alone = [cast("A", rater="r", prompt="p"), cast("B", rater="r", prompt="q")]
+    assert resolve_preferences(alone).agreement is None
+    shared = [cast(label, rater=rater, prompt="s") for rater, label in (("r", "A"), ("s", "A"), ("t", "B"))]
+    assert resolve_preferences([*alone, *shared]).agreement == pytest.approx(2 / 3)
+
+
 def test_swapped_sides_of_other_raters_count_for_the_same_answer() -> None:
     votes = [cast("A", rater="r"), cast("B", rater="s", answers=("y", "x")), cast("B", rater="t")]
     (pair,) = resolve_preferences(votes).preferences

@@ -270,5 +270,31 @@ def test_gold_battles_find_a_rater_who_guesses(rng: np.random.Generator) -> None
     assert rows["r2"].gold is None
 
 
+@pytest.mark.parametrize(
+    ("right", "battles", "chance"),
+    [
+        pytest.param(0, 2, 0.01**2, id="two of two missed: flagged"),
+        pytest.param(2, 5, 10 * 0.01**3 * 0.99**2 + 5 * 0.01**4 * 0.99 + 0.01**5, id="three of five missed: flagged"),
+        pytest.param(0, 1, None, id="one of one missed: 1 in 100 do"),
+        pytest.param(16, 20, None, id="80 % pass, however unlikely of a rater who misses 1 in 100"),
+    ],
+)
+def test_missed_gold_battles_are_flagged_from_the_second_on(
+    rng: np.random.Generator, right: int, battles: int, chance: float | None
+) -> None:
+    """A rater who failed both gold battles of a campaign had no flag: of raters who pass 80 %, 4 in 100 do."""
+    votes = campaign(rng, raters=3)
+    for place in range(battles):
+        vote = cast(rng, f"gold{place}", "r1", ("x", "z"), "x")
+        expected = vote.vote.winner
+        given = expected if place < right else {"A": "B", "B": "A"}[expected]
+        votes.append(replace(vote, vote=replace(vote.vote, winner=given), gold=expected))
+    row = next(row for row in rater_quality(votes) if row.rater == "r1")
+    assert row.gold is not None
+    assert (round(row.gold.value * row.gold.n), row.gold.n) == (right, battles)
+    chances = [flag.chance for flag in row.flags if flag.kind == "gold"]
+    assert chances == ([] if chance is None else [pytest.approx(chance)])
+
+
 def test_without_votes_there_are_no_raters() -> None:
     assert rater_quality([]) == []

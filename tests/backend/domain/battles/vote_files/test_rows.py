@@ -139,6 +139,18 @@ def test_rating_fit_gives_the_same_ratings_for_a_csv_and_for_json_lines(tmp_path
     assert parse_votes(_csv(rows)) == parse_votes(_lines(rows))
 
 
+def test_rating_fit_takes_columns_of_other_names_and_its_refusal_says_how(tmp_path: Path) -> None:
+    """The columns of an import could be named, those of `rating fit` could not, and no refusal said how."""
+    path = tmp_path / "votes.csv"
+    path.write_text("one,two,winner,who\n" + "x,y,A,r1\nx,y,B,r2\nx,y,A,r1\n")
+    columns = [part for pair in ("a=one", "b=two", "rater=who") for part in ("--column", pair)]
+    refused = _fit(path, *columns)
+    assert isinstance(refused.exception, InvalidInput)
+    assert "`--column prompt=COLUMN`, or `--column prompt=` if the file has none." in refused.exception.remedy
+    table = _fit(path, *columns, "--column", "prompt=", "--json")
+    assert (table["votes"], table["prompts"], table["raters"]) == (3, 3, 2)
+
+
 def _fit(path: Path, *arguments: str) -> Any:
     result = CliRunner().invoke(app, ["fit", str(path), *arguments])
     return json.loads(result.stdout) if "--json" in arguments and result.exit_code == 0 else result
