@@ -165,7 +165,7 @@ def test_share_whose_clusters_have_equal_means_is_worth_its_items() -> None:
     critical = stats.t.ppf(0.975, 23)
     margin = critical / (1 + critical**2 / 1200) * math.sqrt(0.25 / 1200 + critical**2 / (4 * 1200**2))
     assert (equal.low, equal.high) == (pytest.approx(0.5 - margin), pytest.approx(0.5 + margin))
-    near = share_estimate([0.0] * 4 + [float(item % 2) for item in range(4, 1200)], clusters=templates)
+    near = share_estimate([0.0] * 8 + [float(item % 2) for item in range(8, 1200)], clusters=templates)
     assert (near.low, near.high) == pytest.approx((equal.low, equal.high), abs=0.004)
     assert near.method == equal.method == "Wilson 95 %, 24 clusters"
 

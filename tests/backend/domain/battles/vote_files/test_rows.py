@@ -145,8 +145,8 @@ def test_rating_fit_takes_columns_of_other_names_and_its_refusal_says_how(tmp_pa
     path.write_text("one,two,winner,who\n" + "x,y,A,r1\nx,y,B,r2\nx,y,A,r1\n")
     columns = [part for pair in ("a=one", "b=two", "rater=who") for part in ("--column", pair)]
     refused = _fit(path, *columns)
-    assert isinstance(refused.exception, InvalidInput)
-    assert "`--column prompt=COLUMN`, or `--column prompt=` if the file has none." in refused.exception.remedy
+    assert refused.exit_code == 2
+    assert "`--column prompt=COLUMN`, or `--column prompt=` if the file has none." in refused.output
     table = _fit(path, *columns, "--column", "prompt=", "--json")
     assert (table["votes"], table["prompts"], table["raters"]) == (3, 3, 2)
 
