@@ -154,7 +154,7 @@ def test_a_campaign_of_files_needs_no_dataset_at_all(site: Context) -> None:
 def test_completions_that_wait_in_the_queue_say_so_and_for_what(site: Context, scenario: Scenario) -> None:
     """“0 of 24 completions generated” stood still behind 18 evaluations."""
     scenario.campaign(name="First", write=False)
-    second = scenario.campaign(name="Second", write=False)
+    second = scenario.campaign(name="Second", dataset="prompts", write=False)
     shown = plain_words(open_page("evaluate/battles.py", campaign=second.id))
     assert "Waiting: 2 jobs ahead in the queue." in shown or "No worker serves the queue" in shown
 
