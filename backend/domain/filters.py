@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
+from itertools import chain
 from typing import Any, TypeVar
 
 from backend.domain.names import nearest_name
@@ -154,6 +155,18 @@ def fields_read_by(expression: Expression | None) -> frozenset[str]:
         case All(parts) | Any_(parts):
             return frozenset().union(*map(fields_read_by, parts))
     return frozenset()
+
+
+def tests_of(expression: Expression | None) -> tuple[FieldTest, ...]:
+    """Return the comparisons of an expression, in order."""
+    match expression:
+        case FieldTest():
+            return (expression,)
+        case Not(part):
+            return tests_of(part)
+        case All(parts) | Any_(parts):
+            return tuple(chain.from_iterable(map(tests_of, parts)))
+    return ()
 
 
 def matcher(expression: Expression | None, reader: Callable[[str], Callable[[Row], Value]]) -> Callable[[Row], bool]:

@@ -59,16 +59,18 @@ def format_factor(factor: float) -> str:
     return f"{factor:,.0f} times" if factor >= 9.5 else f"{factor:.1f} times"
 
 
-def short(number: float) -> str:
-    """Format a large number in three figures, up to ten thousand in full: `2,048`, `1.12 M`."""
-    value = float(number)
+def short(number: float, *, zeros: bool = False) -> str:
+    """Format a large number in three figures, up to ten thousand in full: `2,048`, `1.12 M`; with `zeros` those at its
+    end too: `3.00 M`.
+    """
+    value, figures = float(number), "#.3g" if zeros else ".3g"
     if abs(value) < 9_999.5:
         return f"{value:,.0f}"
     for unit in ("", " K", " M", " B"):
         if abs(value) < 999.5:
-            return f"{value:.0f}" if not unit else f"{value:.3g}{unit}"
+            return f"{value:.0f}" if not unit else f"{f'{value:{figures}}'.removesuffix('.')}{unit}"
         value /= 1000
-    return f"{value:.3g} T"
+    return f"{f'{value:{figures}}'.removesuffix('.')} T"
 
 
 def format_number(number: float, *, digits: int = 6) -> str:

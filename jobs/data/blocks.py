@@ -34,9 +34,12 @@ class CsvMarks:
 
     @property
     def num_rows(self) -> int:
-        """Number of row ends: line feeds outside quotes."""
+        """Number of row ends: line feeds outside quotes, but for those of empty lines."""
         outside = np.cumsum(self.kinds == 0x22, dtype=np.uint8) & 1 == 0
-        return int(np.count_nonzero(outside & (self.kinds == 0x0A)))
+        ends = self.places[outside & (self.kinds == 0x0A)]
+        lengths = np.diff(ends, prepend=-1) - 1
+        returns = np.isin(ends[lengths == 1] - 1, self.places[self.kinds == 0x0D])
+        return len(ends) - int(np.count_nonzero(lengths == 0)) - int(np.count_nonzero(returns))
 
     def before(self, end: int) -> CsvMarks:
         """Return the marks before a position."""

@@ -104,6 +104,8 @@ def plan_columns(
     columns = {field: column for column, field in mapping.items()}
     if kind not in _BUILDERS or len(columns) < len(mapping) or not set(columns) <= _FIELDS[kind]:
         return None
+    if any("." in column and not all(column in row for row in sample) for column in mapping):
+        return None  # a path into a nested object
     turns: dict[str, Turns] = {}
     for field, column in columns.items():
         spelling = _turns_of([row[column] for row in sample if row.get(column) is not None])
@@ -142,9 +144,12 @@ class _Block:
 
     def _column(self, field: str) -> pyarrow.Array | None:
         name = self._plan.columns.get(field)
-        if name is None or name not in self._table.column_names:
-            return None
-        return one_array(self._table.column(name))
+        column = None
+        if name is not None and name in self._table.column_names:
+            column = one_array(self._table.column(name))
+        if name is not None and "." in name and (column is None or column.null_count):
+            raise _NotPlain  # in some rows it may be the path into a nested object
+        return column
 
     def text(self, field: str) -> pyarrow.Array:
         """A non-blank text in every row."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +22,7 @@ from backend.domain.data.parsing.text_formats import (
 from backend.domain.data.rows.mapping import map_rows
 from backend.domain.data.rows.problem import BadRow, RowProblem
 from backend.domain.data.rows.records import KEEPS_RECORDS, with_record
+from backend.domain.data.rows.values import cell_text
 from backend.infra.files.encoding import guess_encoding
 from jobs.data.blocks import Bytes, RowBlock
 from jobs.data.columns import ColumnPlan
@@ -99,10 +99,7 @@ class Parser:
 
 def shown(row: Mapping[str, Any] | RowProblem) -> str:
     """Return the beginning of a row as JSON; empty if it can't be written."""
-    try:
-        return "" if isinstance(row, RowProblem) else json.dumps(row, ensure_ascii=False, default=str)[:RAW_CHARACTERS]
-    except RecursionError:  # a message tree thousands of replies deep
-        return ""
+    return "" if isinstance(row, RowProblem) else cell_text(row)[:RAW_CHARACTERS]
 
 
 def _with_encoding(bad: list[BadRow], block: RowBlock) -> tuple[BadRow, ...]:

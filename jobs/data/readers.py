@@ -204,7 +204,7 @@ def _blocks(stream: _Reader, mark: SourcePosition, *, suffix: str) -> Iterator[R
                 number += 1
                 continue
         data = stream.take(cut or len(stream.data))
-        lines = _num_lines(data)
+        lines = _num_lines(data) if is_text else _num_filled_lines(data)
         yield _block(stream, number + lines, first=number, suffix=suffix, data=data)
         number += lines
 
@@ -212,6 +212,18 @@ def _blocks(stream: _Reader, mark: SourcePosition, *, suffix: str) -> Iterator[R
 def _num_lines(data: Bytes) -> int:
     """Count line ends; five times as fast as `bytes.count`."""
     return int(np.count_nonzero(np.frombuffer(data, dtype=np.uint8) == 0x0A))
+
+
+def _num_filled_lines(data: Bytes) -> int:
+    """Count lines that are not blank."""
+    characters = np.frombuffer(data, dtype=np.uint8)
+    ends = np.flatnonzero(characters == 0x0A)
+    starts = np.concatenate([[0], ends[:-1] + 1])[: len(ends)]
+    may_be_blank = characters[starts] <= 0x20
+    return len(ends) - sum(
+        not bytes(data[start:end]).strip()
+        for start, end in zip(starts[may_be_blank].tolist(), ends[may_be_blank].tolist(), strict=True)
+    )
 
 
 def _pass_line(stream: _Reader, *, longest: int = MAX_ROW_BYTES) -> RowProblem:
@@ -278,7 +290,6 @@ def _csv_blocks(stream: _Reader, mark: SourcePosition, *, suffix: str) -> Iterat
     number = 1
     if shape.has_header:
         stream.take(header)
-        number += shape.header_rows
     ahead = mark.offset - stream.offset
     if ahead > 0:
         stream.skip(ahead - len(stream.take(ahead)))

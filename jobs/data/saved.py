@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from backend.domain.data.rows.columns import table_columns
 from backend.domain.data.splits import SPLITS, Split
 from backend.domain.data.versions.saved_splits import SavedChoice
 from backend.errors import InvalidInput, first_line
@@ -84,7 +85,8 @@ def _rows_of(table_bytes: int, rows: int, size: int) -> int:
 
 
 def _tables(dataset: Any, skip: int, columns: tuple[str, ...], *, rows: int) -> Iterator[Any]:
-    chosen = dataset.select_columns(list(columns)) if columns and set(columns) <= set(dataset.column_names) else dataset
+    held = table_columns(columns, dataset.column_names)
+    chosen = dataset.select_columns(held) if held else dataset
     return iter(chosen.select(range(skip, len(chosen))).with_format("arrow").iter(batch_size=rows))
 
 

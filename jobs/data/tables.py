@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow
 from pyarrow import ipc
 
+from backend.domain.data.rows.columns import table_columns
 from backend.errors import InvalidInput
 from backend.infra.files.local import Member
 from backend.infra.files.parquet import source_batches
@@ -75,10 +76,6 @@ def table_blocks(
         ) from None
 
 
-def _chosen(names: list[str], columns: tuple[str, ...]) -> list[str] | None:
-    return [name for name in columns if name in names] if columns and set(columns) <= set(names) else None
-
-
 def _arrow_batches(path: Path, columns: tuple[str, ...], size: int) -> tuple[Iterator[pyarrow.RecordBatch], int]:
     """Yield batches of an IPC file (Feather 2) or stream (as `datasets` saves).
 
@@ -95,7 +92,7 @@ def _arrow_batches(path: Path, columns: tuple[str, ...], size: int) -> tuple[Ite
         file.seek(0)
         stream = ipc.open_stream(file)
         batches, names = iter(stream), stream.schema.names
-    chosen = _chosen(names, columns)
+    chosen = table_columns(columns, names)
     return (part for batch in batches for part in _smaller(batch.select(chosen) if chosen else batch, size)), 0
 
 

@@ -22,7 +22,7 @@ from backend.services.tokenizers.tokenizers import get_tokenizer
 from pages.components import routes
 from pages.components.architectures.cost import draw_block, draw_cost
 from pages.components.architectures.form import draw_architecture_form, set_fields, start_architecture_form
-from pages.components.architectures.memory import draw_memory
+from pages.components.architectures.memory import draw_memory, keep_settings
 from pages.components.confirm import draw_confirmed_in_menu
 from pages.components.form_drafts import draw_restored, forget_form, keep_form, restore_form
 from pages.components.frame import errors_shown, handled, page_frame, plain, rerun_after
@@ -147,6 +147,7 @@ with page_frame(
     with cost:
         if config is None:
             st.warning("This model can't be built: see the messages at the fields.", icon=":material/rule:")
+            keep_settings()
         else:
             precision = draw_cost(config)
             draw_memory(ctx, config, precision=precision)

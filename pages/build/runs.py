@@ -13,10 +13,25 @@ from backend.domain.training.run_table import RunFold, RunRow, RunTable
 from backend.domain.wording import plural
 from backend.errors import InvalidInput
 from backend.services.context import Context, Person
-from backend.services.training.run_table import NEWEST_FIRST, RunQuery, find_runs, fold_runs, read_run_table
+from backend.services.training.run_table import (
+    NEWEST_FIRST,
+    RunQuery,
+    find_runs,
+    fold_runs,
+    read_run_table,
+    suggest_values,
+)
 from backend.services.training.views import get_runs
 from pages.components import routes
-from pages.components.frame import draw_filter_error, empty_state, errors_shown, page_frame, show_error, warn_unknown
+from pages.components.frame import (
+    draw_filter_error,
+    empty_state,
+    errors_shown,
+    page_frame,
+    plain,
+    show_error,
+    warn_unknown,
+)
 from pages.components.tables import draw_pager
 from pages.components.training.comparison import draw_log_import, draw_run_comparison
 from pages.components.training.run_plots import draw_parallel, draw_scatter
@@ -77,7 +92,7 @@ def draw_runs(
     draw_picked(ctx, person, table, picked, passing)
     ticked = [row for row in table.rows if row.id in set(picked)]
     if not passing:
-        st.caption("No run passes these filters.")
+        st.caption(plain(" ".join(["No run passes these filters.", *suggest_values(table, query)])))
         if not ticked:
             draw_foot(ctx, person, 0, query)
             return

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from backend.services.checkpoints.bases import add_base
+from backend.infra.checkpoints.candidates import BaseFacts
+from backend.services.checkpoints.bases import BasePreview, add_base
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import claim_job, renew
@@ -75,11 +77,29 @@ def test_an_invalid_path_is_refused_at_its_field(site: Context, tmp_path: Path) 
     app.text_input(key="base_path").input(str(tmp_path / "models/spoiled")).run()
     assert not app.exception
     assert "no causal language model of the family" in app.error[0].value
+    assert app.button(key="base_add").label == "Correct the path on the server"
     assert "![x](http" not in app.error[0].value, "names are escaped"
     assert app.button(key="base_add").disabled
+    app.text_input(key="base_path").input("").run()
+    assert app.button(key="base_add").label == "Enter the path on the server"
     app.text_input(key="base_path").input(str(tmp_path / "models/good")).run()
     assert_sound(app)
     assert not app.button(key="base_add").disabled
+    (name,) = [field for field in app.text_input if str(field.key).startswith("base_name_")]
+    name.input("").run()
+    assert app.button(key="base_add").label == "Enter the name"
+
+
+def test_the_disk_that_a_base_will_take_is_known_before(site: Context, tmp_path: Path) -> None:
+    folder = BaseFacts("folder", "llama", 1_000, 2_000, None)
+    gguf = BaseFacts("gguf", "llama", 100_000_000, 60_000_000, None)
+    assert BasePreview("x", folder).disk_bytes == 2_000
+    assert BasePreview("x", gguf).disk_bytes == 460_000_000, "the file and its weights in float32"
+    assert BasePreview("x", replace(gguf, parameters=10**9)).disk_bytes == 2_060_000_000, "in 16 bits"
+    assert BasePreview("x", replace(gguf, parameters=None)).disk_bytes is None
+    app = open_page("build/checkpoints.py", add="1")
+    app.selectbox(key="base_offer").select_index(0).run()
+    assert "Disk: about" in words(app)
 
 
 def test_a_hub_id_is_looked_up_pinned_downloaded_and_shown(site: Context, hub: HubServer) -> None:

@@ -23,7 +23,7 @@ from backend.domain.jobs.gpu_check import MeasuredSetting
 from backend.domain.jobs.results import ProbeResult
 from backend.domain.tokenizers.config import TokenizerConfig
 from backend.domain.training.config import RunConfig
-from backend.domain.wording import format_bytes
+from backend.domain.wording import format_bytes, short
 from backend.services.architectures import list_architectures, save_architecture
 from backend.services.checkpoints.bases import add_base
 from backend.services.checkpoints.exports import list_exports
@@ -39,7 +39,7 @@ from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenize
 from tests.support.data.dataset_world import done, queue_import
 from tests.support.job_work import do_job
 from tests.support.networks.base_folders import save_base
-from tests.support.opening import EVIL, assert_sound, figures, open_page, open_panel, plain_words, words
+from tests.support.opening import EVIL, assert_sound, cells, figures, open_page, open_panel, plain_words, words
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 
@@ -120,9 +120,11 @@ def test_texts_that_are_cut_for_validation_are_no_rows_in_its_counts(site: Conte
     app = open_page("build/datasets.py", dataset=version.dataset_id)
     assert [(metric.label, metric.value) for metric in app.metric][:3] == [
         ("Texts", "4"),
-        ("Train", "4"),
-        ("Validation", "4"),
+        ("Train", "4 parts"),
+        ("Validation", "4 parts"),
     ]
+    assert "8 parts" in words(app)
+    assert "4 texts" in words(open_page("build/datasets.py"))
 
 
 def test_a_dataset_of_one_text_counts_characters_then_tokens_and_never_rows(site: Context) -> None:
@@ -328,6 +330,18 @@ def test_memory_is_that_of_a_launch_with_this_network_and_batch(site: Context) -
     app.run()
     assert {each.label: each.value for each in app.metric}["Peak"] == "117 MB"
     assert "Measured by a probe" in words(app)
+def test_what_was_set_for_the_estimate_outlives_a_wrong_field_and_flops_have_three_figures(site: Context) -> None:
+    """The micro-batch was 16 again; beside 8.99 M for training stood 3 M forward."""
+    app = open_page("build/architectures.py")
+    app.number_input(key="architecture_micro_batch").set_value(12).run()
+    app.text_input(key="architecture_width").input("131").run()
+    assert not [field for field in app.number_input if field.key == "architecture_micro_batch"]
+    app.text_input(key="architecture_num_layers").input("5").run()
+    app.text_input(key="architecture_width").input("132").run()
+    assert app.number_input(key="architecture_micro_batch").value == 12
+    assert short(2_997_248) == "3 M"
+    assert short(2_997_248, zeros=True) == "3.00 M"
+    assert short(300_000_000_000, zeros=True) == "300 B"
 
 
 def test_architecture_from_yaml_fills_the_form(site: Context) -> None:
@@ -428,6 +442,42 @@ def test_upload_is_recognised_corrected_and_imported_from_the_page(site: Context
     assert "Left out: 10 rows shorter than 41 characters." in [line.value for line in app.caption]
 
 
+def test_columns_of_nested_objects_are_offered_by_their_path_with_json_as_their_samples(site: Context) -> None:
+    """Only the whole object could be chosen, and it read {'agent': None}."""
+    app = open_page("build/datasets.py", **{"import": "1"})
+    rows = "".join(
+        json.dumps({"ticket": {"agent": None, "body": {"question": f"Why {n}?", "answer": "Because. " * 20}}}) + "\n"
+        for n in range(30)
+    )
+    app.file_uploader(key="import_file").upload("tickets.jsonl", rows.encode(), "application/json").run()
+    assert_sound(app)
+    fields = {
+        str(box.key).rsplit("_", 1)[1]: box.value for box in app.selectbox if str(box.key).startswith("import_map_")
+    }
+    assert fields == {
+        **dict.fromkeys(("ticket", "ticket.agent", "ticket.body"), "not used"),
+        "ticket.body.question": "prompt",
+        "ticket.body.answer": "completion",
+    }
+    assert '{"agent": null, "body": {"question": "Why 0?"' in words(app).replace("\\", "")
+    app.button(key="import_go").click().run()
+    (view,) = list_datasets(site)
+    do_job(site, view.versions[0].job_id)
+    app = open_page("build/datasets.py", dataset=view.id, tab="Origin")
+    assert_sound(app)
+    assert [row["Source column"] for row in cells(app)] == ["ticket.body.question", "ticket.body.answer"]
+
+
+def test_two_files_are_not_named_as_the_first_alone(site: Context) -> None:
+    app = open_page("build/datasets.py", **{"import": "1"})
+    files = app.file_uploader(key="import_file")
+    for name in ("sherlock.txt", "shakespeare.txt"):
+        files = files.upload(name, b"Elementary. " * 40, "text/plain")
+    files.run()
+    (name,) = [field for field in app.text_input if str(field.key).startswith("import_name_")]
+    assert name.value == "sherlock and 1 more"
+
+
 def test_a_file_in_another_encoding_gets_a_suggestion_and_columns_of_its_own(site: Context) -> None:
     answers = ["Eins.", "Zwei.", "Größe zwölf, sagte Jürgen.", "Für die Brücke über den Fluß.", "Ein schöner Gruß."]
     rows = "".join(f"{number};{answer}\n" for number, answer in enumerate(answers))
@@ -452,6 +502,9 @@ def test_too_many_rejected_rows_are_said_before_the_import(site: Context) -> Non
     (limit,) = [box for box in app.number_input if str(box.key).endswith("max_rejected")]
     limit.set_value(5).run()
     assert "of the first rows would be rejected" not in plain_words(app)
+    few = "".join(f"{row}\n" for row in rows.splitlines()[:12])
+    app.file_uploader(key="import_file").upload("few.jsonl", few.encode(), "application/json").run()
+    assert "8.33 % of the first rows would be rejected" in plain_words(app)
 
 
 def test_a_folder_of_folders_is_imported_as_one_dataset(

@@ -96,10 +96,14 @@ def test_values_of_pasted_yaml_count_as_typed(site: Context, scenario: Scenario)
 
 
 def test_a_dataset_of_another_kind_is_named_with_its_kind(scenario: Scenario) -> None:
-    """It was said not to be there."""
+    """It was said not to be there; then one was named that had not been chosen."""
     scenario.parts()
     scenario.dataset("chats", kind="chat")
     page = open_form()
+    assert page.selectbox(key="launch_dataset").value == "tales"
+    page.selectbox(key="launch_objective").set_value("dpo").run()
+    assert "is of kind text" not in words(page)
+    page = open_page("build/launch.py", dataset="tales")
     page.selectbox(key="launch_objective").set_value("dpo").run()
     assert plain("“tales” is of kind text; Preference tuning (DPO) takes preference.") in words(page)
     page.selectbox(key="launch_objective").set_value("sft").run()

@@ -101,6 +101,9 @@ def test_a_wrong_filter_is_marked_and_the_rest_of_the_page_stays(site: Context) 
 
 def test_nothing_passes_a_filter_and_an_unknown_order_is_reported(site: Context) -> None:
     assert "No run passes these filters." in words(open_page(PAGE, filter="lr > 5"))
+    near = words(open_page(PAGE, filter="dataset = tal and name = fats")).replace("\\", "")
+    assert "No run has dataset tal. Did you mean tales@1?" in near
+    assert "No run has name fats. Did you mean fast?" in near
     app = open_page(PAGE, sort="nosuch")
     assert "Runs have no field “nosuch”" in words(app).replace("\\", "")
     assert names(app) == ["wide", "fast", "slow"], "newest first instead"

@@ -25,6 +25,7 @@ from backend.services.data.imports import import_dataset, version_of_job
 from backend.services.data.preview import SourcePreview, preview_head
 from backend.services.data.sources import ImportSource, read_source_head
 
+PREVIEWED = 3
 _HUB_ID = re.compile(r"(hf://)?(?:datasets/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)")
 
 
@@ -36,7 +37,11 @@ def import_(
     ],
     name: Annotated[str, typer.Option(help="The dataset's name; one that exists gets a new version.")],
     column: Annotated[
-        list[str] | None, typer.Option(help="COLUMN=FIELD, may be repeated; detected when left out.")
+        list[str] | None,
+        typer.Option(
+            help="COLUMN=FIELD, may be repeated; detected when left out. A path names a nested column:"
+            " ticket.body.question=prompt."
+        ),
     ] = None,
     config: Annotated[str | None, typer.Option(help="Config of a Hub dataset.")] = None,
     split: Annotated[
@@ -46,6 +51,10 @@ def import_(
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a Hub dataset; main when left out.")
     ] = None,
+    preview: Annotated[
+        bool,
+        typer.Option("--preview", help="Show columns with a sample of each, and the first rows; import nothing."),
+    ] = False,
     *,
     options: FieldValues,
 ) -> None:
@@ -56,10 +65,16 @@ def import_(
     import_source = read_source(source, config=config, split=split, revision=revision)
     chosen = ImportOptions(**options, mapping=dict(part.partition("=")[::2] for part in column or []))
     detected = None
+    if chosen.kind is None or preview:
+        head = read_source_head(ctx, import_source, person=LOCAL, encoding=chosen.encoding)
     if chosen.kind is None:
-        detected = preview_head(read_source_head(ctx, import_source, person=LOCAL, encoding=chosen.encoding))
+        detected = preview_head(head)
         chosen = chosen.model_copy(update={"kind": detected.kind})
         note(detection_text(detected))
+    if preview:
+        seen = preview_head(head, kind=chosen.kind, mapping=chosen.mapping or None)
+        emit({**preview_data(seen), "detected": detection_data(detected)}, text=preview_text(seen))
+        return
     version = import_dataset(ctx, name=name, source=import_source, options=chosen, person=LOCAL)
     assert version.job_id is not None
     try:
@@ -83,6 +98,27 @@ def detection_data(detected: SourcePreview | None) -> dict[str, object] | None:
         "reason": detected.reason,
         "fallback": detected.is_fallback,
     }
+
+
+def preview_data(seen: SourcePreview) -> dict[str, object]:
+    """Return what an import would read: columns with the field that each fills and a sample, and the first rows."""
+    return {
+        "kind": seen.kind,
+        "columns": [
+            {"column": column, "field": seen.mapping.get(column), "sample": seen.examples[column]}
+            for column in seen.columns
+        ],
+        "problem": seen.problem or None,
+        "rows": [{"text": row.text, "problem": row.problem or None} for row in seen.preview[:PREVIEWED]],
+    }
+
+
+def preview_text(seen: SourcePreview) -> str:
+    """Return the columns and the first rows of a preview in lines."""
+    columns = [f"  {name} → {seen.mapping.get(name, 'not used')}: {seen.examples[name]}" for name in seen.columns]
+    rows = [f"Rejected: {row.problem}" if row.problem else row.text for row in seen.preview[:PREVIEWED]]
+    problem = [f"These columns can't be imported: {seen.problem}."] if seen.problem else []
+    return "\n".join([f"Columns, kind {seen.kind}:", *columns, *problem, *(f"\n{row}" for row in rows)])
 
 
 def detection_text(detected: SourcePreview) -> str:

@@ -46,8 +46,9 @@ def version_data(version: VersionView) -> dict[str, object]:
 def version_text(version: VersionView) -> str:
     """Return the result of an import in lines."""
     splits = f" ({version.train_rows:,} train, {version.val_rows:,} validation)"
-    if version.is_one_text:
-        splits = ", its end for validation" if version.val_rows else ""
+    if version.is_one_text or version.is_cut:
+        end = "its end" if version.is_one_text else "the end of each"
+        splits = f", {end} for validation" if version.val_rows else ""
     lines = [f"{version.label}: {version.amount} of kind {version.kind}{splits}."]
     if version.reused:
         lines.append("The content already exists: no new version was made.")

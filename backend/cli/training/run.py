@@ -38,7 +38,7 @@ from backend.services.metrics.points import last_values
 from backend.services.training.diagnosis import diagnose_run, useless_runs
 from backend.services.training.imported_runs import import_log_path
 from backend.services.training.reports import run_report_text
-from backend.services.training.run_table import NEWEST_FIRST, RunQuery, find_runs
+from backend.services.training.run_table import NEWEST_FIRST, RunQuery, find_runs, read_run_table, suggest_values
 from backend.services.training.runs import launch_run, resume_run, stop_run
 from backend.services.training.views import RunDetail, RunView, get_run, get_runs, list_runs, run_detail
 
@@ -224,17 +224,19 @@ def list_(
     """List runs, newest first. Fields are those of the page Runs."""
     ctx = get_context()
     if filter_ or sort != NEWEST_FIRST:
-        rows = find_runs(ctx, RunQuery(archived=archived, filter=filter_, order=sort))
+        table, query = read_run_table(ctx), RunQuery(archived=archived, filter=filter_, order=sort)
+        rows = find_runs(ctx, query, table=table)
+        none = " ".join(["No run passes the filter.", *([] if rows else suggest_values(table, query))])
         runs = get_runs(ctx, [row.id for row in rows[:limit]])
     else:
-        runs = list_runs(ctx, limit=limit, archived=archived)
+        runs, none = list_runs(ctx, limit=limit, archived=archived), "No runs yet."
     useless = useless_runs(ctx, [run.id for run in runs])
     states = {run.id: _status(run, useless.get(run.id)) for run in runs}
     width = max(map(len, states.values()), default=0)
     emit(
         {"runs": [describe_run(run) | {"useless": useless.get(run.id)} for run in runs]},
-        text="\n".join(f"{run.id}  {states[run.id]:<{width}}  {run.name}  {run.line}" for run in runs)
-        or ("No run passes the filter." if filter_ else "No runs yet."),
+        text="
+".join(f"{run.id}  {states[run.id]:<{width}}  {run.name}  {run.line}" for run in runs) or none,
     )
 
 

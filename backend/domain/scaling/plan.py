@@ -110,7 +110,8 @@ class BatchPlan:
 class ScalingPlan:
     """A plan. `optimum` is the law's exact allocation; everything below it describes the network that can be built.
 
-    `loss` is the expected loss of the network, with repeated data. `seconds` and `cost_usd` are None without a rate or
+    `loss` is the expected loss of the network, with repeated data. `unique_tokens` are estimated unless
+    `tokens_counted`. `seconds` and `cost_usd` are None without a rate or
     a price. `notes` are the plan's limits and reliability.
     """
 
@@ -127,6 +128,7 @@ class ScalingPlan:
     batch: BatchPlan
     loss: Estimate
     unique_tokens: int | None
+    tokens_counted: bool
     epochs: float | None
     seconds: float | None
     cost_usd: float | None

@@ -33,11 +33,13 @@ def make_plan(
     speeds: Sequence[Speed] = (),
     price_usd: float | None = None,
     unique_tokens: int | None = None,
+    tokens_counted: bool = False,
 ) -> ScalingPlan:
     """Plan a run for a budget.
 
     `speeds` are measured rates of one device; `price_usd` is the installation's for a device-hour; `unique_tokens` are
-    the dataset's. Raises InvalidInput, naming the field, for a budget in time or money without a rate or a price.
+    the dataset's, estimated unless `tokens_counted`. Raises InvalidInput, naming the field, for a budget in time or
+    money without a rate or a price.
     """
     price = config.price_usd or price_usd
     if config.flops_per_s is not None:
@@ -73,6 +75,7 @@ def make_plan(
         batch=batch,
         loss=law.loss_estimate(parameters, worth),
         unique_tokens=unique_tokens,
+        tokens_counted=tokens_counted,
         epochs=tokens / unique_tokens if unique_tokens else None,
         seconds=took,
         cost_usd=took / 3600 * price if took is not None and price is not None else None,
@@ -251,13 +254,14 @@ def _about_size(plan: ScalingPlan) -> Iterator[str]:
 def _about_data(plan: ScalingPlan) -> Iterator[str]:
     if plan.unique_tokens is None or plan.epochs is None:
         return
+    size = f"the dataset has {'' if plan.tokens_counted else 'about '}{format_count(plan.unique_tokens)} tokens"
     if plan.epochs <= 1.0:
-        yield f"{percent(plan.epochs)} of one epoch: the dataset has about {format_count(plan.unique_tokens)} tokens."
+        yield f"{percent(plan.epochs)} of one epoch: {size}."
         return
     worth = effective_tokens(plan.tokens, plan.unique_tokens) / plan.tokens
     text = (
-        f"{plan.epochs:.3g} epochs: the dataset has about {format_count(plan.unique_tokens)} tokens. By Muennighoff et"
-        f" al. 2023 these {format_count(plan.tokens)} tokens are worth {percent(worth)} of as many unique ones"
+        f"{plan.epochs:.3g} epochs: {size}. By Muennighoff et al. 2023 these {format_count(plan.tokens)} tokens are"
+        f" worth {percent(worth)} of as many unique ones"
     )
     if plan.epochs <= 4:
         yield f"{text}: up to four epochs are nearly as good as new data."

@@ -36,6 +36,10 @@ TOKENIZER_FILES = (
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 GGUF = "model.gguf"
 """File of a checkpoint's folder: the GGUF file that it was converted from."""
+MAX_FP32_PARAMETERS = 500_000_000
+"""Number of parameters above which the weights of a GGUF file are stored in bf16, as exact dequantised values take 4
+bytes each.
+"""
 TERMS = ("LICENSE", "LICENCE", "NOTICE")
 MAX_JSON_BYTES = 50_000_000
 MAX_CARD_BYTES = 1_000_000
@@ -62,6 +66,11 @@ class BaseFacts:
         """Memory of the loaded weights in 16 and in 32 bits a number."""
         parameters = self.parameters or self.bytes // 2
         return 2 * parameters, 4 * parameters
+
+
+def converted_bytes(parameters: int) -> int:
+    """Return the size of the safetensors that a GGUF file is converted to."""
+    return parameters * (4 if parameters <= MAX_FP32_PARAMETERS else 2)
 
 
 def describe_base(path: Path) -> BaseFacts:

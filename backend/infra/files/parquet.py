@@ -9,6 +9,7 @@ from typing import BinaryIO
 import pyarrow
 import pyarrow.parquet
 
+from backend.domain.data.rows.columns import table_columns
 from backend.domain.data.rows.mapping import clean_row
 from backend.domain.json_values import Row
 from backend.errors import InvalidInput
@@ -54,10 +55,10 @@ def source_batches(
     Column chunks are not pre-buffered, so a large row group is never in memory at once. Raises pyarrow's errors.
     """
     source = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
-    num_rows, names = source.metadata.num_rows, set(source.schema_arrow.names)
+    num_rows, names = source.metadata.num_rows, source.schema_arrow.names
     size = sum(source.metadata.row_group(group).total_byte_size for group in range(source.num_row_groups))
     rows = min(8192, max(16, batch_bytes * num_rows // max(1, size)))
-    chosen = list(columns) if columns and set(columns) <= names else None
+    chosen = table_columns(columns, names)
     return _closing(source, source.iter_batches(batch_size=rows, columns=chosen, use_threads=False)), num_rows
 
 

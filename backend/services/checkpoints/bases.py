@@ -20,7 +20,13 @@ from backend.domain.jobs.results import AddBaseResult, CheckpointFacts
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from backend.infra.checkpoints.candidates import PICKLE_ENDINGS, BaseFacts, describe_base, is_part_of_gguf
+from backend.infra.checkpoints.candidates import (
+    PICKLE_ENDINGS,
+    BaseFacts,
+    converted_bytes,
+    describe_base,
+    is_part_of_gguf,
+)
 from backend.infra.files.paths import find_path, is_text
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, retired_name
 from backend.services.context import Context, Person, require_builder
@@ -55,6 +61,16 @@ class BasePreview:
     commit: str | None = None
     revision: str | None = None
     download_bytes: int = 0
+
+    @property
+    def disk_bytes(self) -> int | None:
+        """Disk that the base will take: its files, and the safetensors that a GGUF file is converted to; None if
+        unknown.
+        """
+        own, parameters = self.download_bytes or self.facts.bytes, self.facts.parameters
+        if self.facts.kind != "gguf":
+            return own
+        return own + converted_bytes(parameters) if parameters else None
 
 
 def preview_base(ctx: Context, source: str, *, revision: str | None = None, person: Person) -> BasePreview:

@@ -12,10 +12,12 @@ from backend.domain.data.recognition.column_names import nearest_column
 from backend.domain.data.recognition.recognise import recognise
 from backend.domain.data.recognition.records import has_passage_lines, split_lines
 from backend.domain.data.recognition.sample import SourceHead
+from backend.domain.data.rows.columns import column_paths, read_column
 from backend.domain.data.rows.content import count_media, media_columns
 from backend.domain.data.rows.display import displayable, render_preview
 from backend.domain.data.rows.mapping import check_mapping, map_sample
 from backend.domain.data.rows.problem import RowProblem
+from backend.domain.data.rows.values import cell_text
 from backend.domain.wording import shorten
 from backend.errors import InvalidInput
 from backend.services.context import Context
@@ -76,9 +78,7 @@ def preview_head(head: SourceHead, *, kind: str | None = None, mapping: dict[str
     rows = head.rows
     if kind is None and mapping is None and has_passage_lines(head.name, rows):
         rows, kind = split_lines(rows), DatasetKind.RECORDS.value
-    columns = tuple(
-        name for name in dict.fromkeys(str(column) for row in rows for column in row) if name == displayable(name)
-    )
+    columns = tuple(name for name in column_paths(rows) if name == displayable(name))
     given_kind = DatasetKind(kind) if kind else None
     found_kind, confidence, reason, problem, is_fallback = given_kind or DatasetKind.TEXT, 1.0, "", "", False
     if mapping is None:
@@ -183,7 +183,7 @@ def _preview(
     broken = (PreviewRow("", problem=displayable(reason)) for reason in unreadable[:MAX_PREVIEWED])
     return *broken, *(
         (
-            PreviewRow(_cut(str(row)), problem=displayable(part.reason))
+            PreviewRow(_cut(cell_text(row)), problem=displayable(part.reason))
             if isinstance(part, RowProblem)
             else PreviewRow(_cut(render_preview(part)))
         )
@@ -192,8 +192,8 @@ def _preview(
 
 
 def _example(rows: list[dict[str, object]], column: str) -> str:
-    value = next((row[column] for row in rows if row.get(column) not in (None, "")), "")
-    return _cut(str(value), 120)
+    values = (read_column(row, column) for row in rows)
+    return _cut(cell_text(next((value for value in values if value not in (None, "")), "")), 120)
 
 
 def _cut(text: str, limit: int = PREVIEW_CHARACTERS) -> str:

@@ -245,14 +245,17 @@ def list_data_reports(ctx: Context, version_id: str, *, limit: int = 30) -> list
         return [_view(session, row) for row in session.scalars(query.limit(limit))]
 
 
-def find_data_report(ctx: Context, version_id: str, *, source: str | None, context: int) -> DataReportView | None:
-    """Return the newest finished report on a version with a tokenizer and a context, or None."""
+def find_data_report(
+    ctx: Context, version_id: str, *, source: str | None, context: int | None = None
+) -> DataReportView | None:
+    """Return the newest finished report on a version with a tokenizer and a context, by default any; or None."""
     query = _newest_of(version_id).where(
         Job.status == Status.FINISHED,
         Analysis.config["format"].as_integer() == FORMAT,
         Analysis.config["source"].as_string() == source,
-        Analysis.config["question", "context"].as_integer() == context,
     )
+    if context is not None:
+        query = query.where(Analysis.config["question", "context"].as_integer() == context)
     with ctx.db.read() as session:
         row = session.scalar(query.limit(1))
         return _view(session, row) if row is not None else None

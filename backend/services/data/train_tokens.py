@@ -1,4 +1,4 @@
-"""Tokens of a train split, estimated from samples of its texts."""
+"""Tokens of a train split, counted by a data report or estimated from samples of its texts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from backend.errors import RoundhouseError
 from backend.services.context import Context
+from backend.services.data.reports import find_data_report
 from backend.services.data.row_pages import read_version_rows
 from backend.services.data.views import VersionView
 from backend.services.tokenizers.sources import resolve_source
@@ -22,10 +23,18 @@ MAX_ROW_BYTES = 16 * 2**20
 """Mean size of a row above which none is read."""
 
 
+def count_train_tokens(ctx: Context, version: VersionView, tokenizer: TokenizerView) -> int | None:
+    """Return the tokens of the train split that a data report with this tokenizer counted; None without one."""
+    report = find_data_report(ctx, version.id, source=f"tokenizer:{tokenizer.id}")
+    return (report.report.train.tokens or None) if report and report.report else None
+
+
 def estimate_train_tokens(ctx: Context, version: VersionView, tokenizer: TokenizerView) -> int | None:
-    """Estimate the tokens of the train split: its bytes divided by the bytes per token of samples of its texts, or of
-    the tokenizer's own text where none can be read.
+    """Return the tokens of the train split that a data report counted, else estimate them in three figures: its bytes
+    divided by the bytes per token of samples of its texts, or of the tokenizer's own text where none can be read.
     """
+    if counted := count_train_tokens(ctx, version, tokenizer):
+        return counted
     text_bytes, rows = version.facts.text_bytes, version.train_rows + version.val_rows
     if not text_bytes:
         return None
@@ -33,7 +42,7 @@ def estimate_train_tokens(ctx: Context, version: VersionView, tokenizer: Tokeniz
     if not per_token:
         return None
     share = version.train_rows / rows if rows >= MIN_ROWS else USUAL_TRAIN_SHARE
-    return max(1, round(float(text_bytes) * share / float(per_token)))
+    return max(1, round(float(f"{float(text_bytes) * share / float(per_token):.3g}")))
 
 
 def _sample(ctx: Context, version: VersionView, tokenizer: TokenizerView) -> float | None:

@@ -64,9 +64,14 @@ class VersionView(JobState):
         return self.kind == DatasetKind.TEXT and self.rows == 1
 
     @property
+    def is_cut(self) -> bool:
+        """Return whether it is of texts whose last parts are the validation split."""
+        return self.train_rows + self.val_rows > self.rows
+
+    @property
     def amount(self) -> str:
         """Its size in rows: `1 text`, `1,200 rows`."""
-        return "1 text" if self.is_one_text else plural(self.rows, "row")
+        return plural(self.rows, "text" if self.is_one_text or self.is_cut else "row")
 
     @property
     def is_importing(self) -> bool:

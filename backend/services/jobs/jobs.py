@@ -189,7 +189,7 @@ def read_log(ctx: Context, job_id: str, *, earlier: Sequence[str] = (), last: in
     before: tuple[str, int] | None = None
     for job, attempt, text in rows:
         if before is not None and before != (job, attempt):
-            lines.append(f"--- attempt {attempt} ---" if before[0] == job else "--- continued ---")
+            lines.append(f"--- attempt {attempt} ---" if before[0] == job else "--- resumed ---")
         before = job, attempt
         lines.append(text)
     return lines

@@ -28,7 +28,7 @@ from backend.domain.training.objectives import Objective
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
-from backend.services.data.train_tokens import estimate_train_tokens
+from backend.services.data.train_tokens import count_train_tokens, estimate_train_tokens
 from backend.services.data.views import VersionView, version_labels
 from backend.services.serving.costs.prices import current_prices
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer
@@ -39,12 +39,15 @@ RECENT_MEASUREMENTS, RECENT_RUNS = 200, 24
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """Dataset version and tokenizer of a plan, if named, its vocabulary size, and about its unique tokens."""
+    """Dataset version and tokenizer of a plan, if named, its vocabulary size, and its unique tokens, as a data report
+    `counted` them or about.
+    """
 
     version: VersionView | None
     tokenizer: TokenizerView | None
     vocab_size: int
     unique_tokens: int | None
+    counted: bool = False
 
 
 def plan_run(ctx: Context, config: PlanConfig) -> ScalingPlan:
@@ -60,6 +63,7 @@ def plan_run(ctx: Context, config: PlanConfig) -> ScalingPlan:
         speeds=choose_speeds(ctx, config.device),
         price_usd=current_prices(ctx).default,
         unique_tokens=inputs.unique_tokens,
+        tokens_counted=inputs.counted,
     )
 
 
@@ -92,8 +96,11 @@ def read_plan_inputs(
             field="tokenizer",
         )
     vocabulary = (made.vocab_size if made else None) or vocab_size or DEFAULT_VOCABULARY
+    if version is None or made is None:
+        return PlanInputs(version, made, vocabulary, None)
+    counted = count_train_tokens(ctx, version, made)
     return PlanInputs(
-        version, made, vocabulary, estimate_train_tokens(ctx, version, made) if version and made else None
+        version, made, vocabulary, counted or estimate_train_tokens(ctx, version, made), counted=counted is not None
     )
 
 

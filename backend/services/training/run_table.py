@@ -20,9 +20,10 @@ from backend.db.tables import Architecture, Checkpoint, Dataset, DatasetVersion,
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.parameters import count_parameters
 from backend.domain.csv_text import safe_cell
-from backend.domain.filters import Value, matcher, parse_filter
+from backend.domain.filters import Value, matcher, parse_filter, quote, tests_of
 from backend.domain.jobs.states import ACTIVE, Status, status_word
 from backend.domain.json_values import FieldValues
+from backend.domain.names import nearest_name
 from backend.domain.training.objectives import Objective
 from backend.domain.training.run_table import (
     ALIASES,
@@ -91,6 +92,25 @@ def find_runs(ctx: Context, query: RunQuery, *, table: RunTable | None = None, z
         and passes(row)
     ]
     return passing if query.order == NEWEST_FIRST else sort_rows(table, passing, query.order)
+
+
+def suggest_values(table: RunTable, query: RunQuery) -> list[str]:
+    """Return what may be meant by the texts in a filter that its fields have in no run: `No run has dataset sherlock.
+    Did you mean sherlock-holmes@1?`
+    """
+    expression = parse_filter(query.filter, table.filter_fields, aliases=ALIASES, ambiguous=table.ambiguous)
+    advice = []
+    for test in tests_of(expression):
+        if test.operator != "=" or not isinstance(test.value, str) or table.fields[test.field].choices:
+            continue
+        read, text = table.reader(test.field), test.value.casefold()
+        values = [read(row) for row in table.rows]
+        texts = [part for value in values for part in (value if isinstance(value, tuple) else (value,))]
+        known = {part.casefold(): part for part in sorted({part for part in texts if isinstance(part, str)})}
+        near = next((name for name in known if text in name), None) or nearest_name(text, known)
+        if text not in known and near:
+            advice.append(f"No run has {test.field} {quote(test.value)}. Did you mean {quote(known[near])}?")
+    return advice
 
 
 def fold_runs(table: RunTable, rows: Sequence[RunRow], by: str | None) -> Sequence[Entry]:

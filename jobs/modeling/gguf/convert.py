@@ -16,16 +16,13 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from backend.errors import InvalidInput, JobFailed
-from backend.infra.checkpoints.candidates import GGUF
+from backend.infra.checkpoints.candidates import GGUF, MAX_FP32_PARAMETERS, converted_bytes
 from backend.infra.checkpoints.weight_headers import read_gguf
 from jobs.modeling.chat.render import ensure_template
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.copying import copy_file
 from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.modeling.unusable import is_unusable, one_line
-
-MAX_FP32_PARAMETERS = 500_000_000
-"""Number of parameters above which weights are stored in bf16, as exact dequantised values take 4 bytes each."""
 
 
 def convert_gguf(
@@ -96,7 +93,7 @@ def _check_room(name: str, parameters: int, out_folder: Path, *, own_bytes: int,
             remedy="Add the original checkpoint (safetensors) instead, or use a machine with more memory.",
         )
     out_folder.parent.mkdir(parents=True, exist_ok=True)
-    size = own_bytes + parameters * (4 if parameters <= MAX_FP32_PARAMETERS else 2)
+    size = own_bytes + converted_bytes(parameters)
     free = shutil.disk_usage(out_folder.parent).free
     if free - size < keep_free_bytes:
         raise JobFailed(

@@ -31,8 +31,8 @@ def draw_cost(config: ArchitectureConfig) -> Precision:
     if report.active_parameters != report.parameters:
         draw_metric(grid, "Active per token", short(report.active_parameters), help=f"{report.active_parameters:,}")
     flops = report.flops_per_token
-    draw_metric(grid, "FLOPs per token, training", short(flops.training), help=report.conventions[0])
-    draw_metric(grid, "FLOPs per token, forward", short(flops.forward), help=report.conventions[0])
+    draw_metric(grid, "FLOPs per token, training", short(flops.training, zeros=True), help=report.conventions[0])
+    draw_metric(grid, "FLOPs per token, forward", short(flops.forward, zeros=True), help=report.conventions[0])
     draw_metric(grid, "KV cache per token", size(report.kv_cache_bytes_per_token), help=report.conventions[2])
     draw_metric(grid, f"KV cache of {config.context:,} tokens", size(report.kv_cache_bytes), help=report.conventions[2])
     if report.kv_cache_expanded_bytes_per_token is not None:

@@ -33,6 +33,16 @@ Shards = Literal["ddp", "fsdp"]
 SHARDINGS: dict[Shards, str] = {"ddp": "Replicated (DDP)", "fsdp": "Sharded (FSDP)"}
 
 
+SETTINGS = ("device", "micro_batch", "length", "rank", "devices", "recompute", "sharding", "precision")
+
+
+def keep_settings() -> None:
+    """Keep what was set for the estimate in a draw that leaves it out."""
+    for key in (f"architecture_{name}" for name in SETTINGS):
+        if key in st.session_state:
+            st.session_state[key] = st.session_state[key]
+
+
 @number_form
 def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precision = "fp32") -> None:
     """Draw the controls, the parts of the peak, its total, and the largest micro-batch on the chosen device."""

@@ -45,9 +45,8 @@ def draw_base_form(ctx: Context, person: Person) -> CheckpointView | None:
         name = st.text_input("Name", value=_suggest(source), key=f"base_name_{source}")
         st.caption("Weights are read from safetensors or GGUF; code in a checkpoint is never run.")
         st.session_state.setdefault("base_once", uuid.uuid4().hex)
-        submitted = form_button(
-            "Add", {"choose a model" if way == OFFERED else "give a model": not source}, key="base_add", icon="add"
-        )
+        missing = {_next_step(way): not source, "enter the name": bool(source) and not name}
+        submitted = form_button("Add", missing, key="base_add", icon="add")
         if way == OFFERED:
             _draw_unusable(offers)
     if not submitted:
@@ -56,6 +55,13 @@ def draw_base_form(ctx: Context, person: Person) -> CheckpointView | None:
         once = st.session_state.pop("base_once")
         return add_base(ctx, name=name or "", source=source, revision=revision, person=person, idempotency_key=once)
     return None
+
+
+def _next_step(way: str) -> str:
+    if way == OFFERED:
+        return "choose a checkpoint"
+    key, field = ("base_path", "path on the server") if way == PATH else ("base_hub", "Hub id")
+    return f"{'correct' if st.session_state.get(key) else 'enter'} the {field}"
 
 
 def _choose_offer(offers: list[BaseOffer]) -> tuple[str, str, BasePreview | None]:
@@ -153,6 +159,8 @@ def _draw_preview(look: BasePreview) -> None:
     draw_metric(grid, "Licence", plain(_first(facts.licence)), help="As stated by the checkpoint.")
     half, full = facts.memory_bytes
     notes = [f"Weights in memory: about {size(half)} in 16-bit, {size(full)} in 32-bit (CPU)."]
+    if look.disk_bytes is not None:
+        notes.append(f"Disk: about {size(look.disk_bytes)}{', the file and its safetensors' * (facts.kind == 'gguf')}.")
     if facts.kind == "gguf":
         if facts.quantisation:
             notes.append(f"{plain(facts.quantisation)}, {facts.bits_per_weight} bits per weight.")

@@ -160,11 +160,10 @@ def _draw_head(ctx: Context, version: VersionView) -> None:
     """Draw the size of a version and links to its uses."""
     grid = st.grid(4, min_column_width=140)
     if not version.is_one_text:
-        is_cut = version.train_rows + version.val_rows > version.rows
-        label, help_ = ("Texts", "The last part of each is for validation.") if is_cut else ("Rows", None)
+        label, help_ = ("Texts", "The last part of each is for validation.") if version.is_cut else ("Rows", None)
         draw_metric(grid, label, f"{version.rows:,}", help=help_)
-        draw_metric(grid, "Train", f"{version.train_rows:,}")
-        draw_metric(grid, "Validation", f"{version.val_rows:,}")
+        for split, number in (("Train", version.train_rows), ("Validation", version.val_rows)):
+            draw_metric(grid, split, plural(number, "part") if version.is_cut else f"{number:,}")
     elif (counted := measure_text(ctx, version)) is not None:
         draw_metric(grid, counted.unit, counted.write(counted.total), help=counted.basis)
         draw_metric(grid, "Train", counted.write(counted.train))
@@ -246,7 +245,9 @@ def _draw_rejected(ctx: Context, version: VersionView) -> None:
 
 def _draw_origin(version: VersionView) -> None:
     """Draw the stored column mapping and the provenance."""
-    columns = {**dict.fromkeys(version.facts.columns, "not used"), **version.mapping}
+    tops = {column.partition(".")[0] for column in version.mapping}
+    unused = [column for column in version.facts.columns if column not in tops]
+    columns = {**dict.fromkeys(unused, "not used"), **version.mapping}
     if columns and version.parent_id is None:
         draw_table(
             [{"Source column": column, "Used as": str(field)} for column, field in columns.items()],

@@ -379,7 +379,7 @@ def _draw_finish(
                 else "the first one ends the import"
             )
             st.warning(
-                f"{percent(settled.rejected, digits=None)} of the first rows would be rejected: {ending}.",
+                f"{percent(round(settled.rejected, 4), digits=None)} of the first rows would be rejected: {ending}.",
                 icon=":material/rule:",
             )
         with st.expander("Filters and shards", icon=":material/filter_alt:"):

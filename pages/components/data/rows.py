@@ -151,7 +151,8 @@ def _draw_lengths(ctx: Context, version: VersionView) -> tuple[int | None, int |
 
 def _draw_list(ctx: Context, version: VersionView, passing: FoundRows, query: RowQuery) -> None:
     total, number = version.train_rows + version.val_rows, len(passing.places)
-    parts = [plural(number, "row")] if query.is_plain else [f"{number:,} of {plural(total, 'row')}"]
+    unit = "part" if version.is_cut else "row"
+    parts = [plural(number, unit)] if query.is_plain else [f"{number:,} of {plural(total, unit)}"]
     if passing.scanned < total and not query.is_plain:
         parts.append(f"only the first {passing.scanned:,} were searched: the others are too many for a page")
     st.caption(" · ".join(parts))

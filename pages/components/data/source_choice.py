@@ -90,7 +90,10 @@ def _choose_upload(ctx: Context, person: Person) -> Chosen | None:
     if stored is None:
         return None
     split = _choose_split(ctx, person, ImportSource(upload=stored), name=files[0].name)
-    return Chosen(ImportSource(upload=stored, split=split), propose_name(_stem(files[0].name)), f"{stored} {split}")
+    name = propose_name(_stem(files[0].name))
+    if name and len(files) > 1:
+        name += f" and {len(files) - 1} more"
+    return Chosen(ImportSource(upload=stored, split=split), name, f"{stored} {split}")
 
 
 def _choose_pasted(ctx: Context, person: Person) -> Chosen | None:

@@ -59,7 +59,7 @@ def draw_dataset_choice(ctx: Context, objective: Objective, missing: list[str]) 
     """Draw the choice of a dataset of a kind that the objective takes, and of its version; return both as `name@3`, for
     the YAML.
 
-    Explain why the last one is not offered.
+    Explain why the last one that the visitor chose is not offered.
     """
     datasets: dict[str, tuple[VersionView, ...]] = {}
     options: dict[str, str] = {}
@@ -76,7 +76,7 @@ def draw_dataset_choice(ctx: Context, objective: Objective, missing: list[str]) 
     last = st.session_state.get("launch_last_dataset") or requested
     if chosen is None and last and last not in options:
         st.caption(f":material/info: {_why_not_offered(ctx, last, objective)}")
-    if chosen is not None:
+    if chosen is not None and (chosen == requested or "dataset" in typed_fields()):
         st.session_state["launch_last_dataset"] = chosen
     return label
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 from backend.cli.main import app
 from backend.domain.data.versions.changes import DropDuplicates
 from backend.services.context import LOCAL, Context
-from backend.services.data.datasets import resolve_version
+from backend.services.data.datasets import list_datasets, resolve_version
 from backend.services.data.versions import derive_version
 from tests.support.command_line import roundhouse
 from tests.support.data.dataset_world import done, imported
@@ -58,6 +59,29 @@ def test_a_version_is_exported_to_a_folder(command_line: Context, tmp_path: Path
         in roundhouse("data", "export", "sayings", "--format", "xlsx", "--to", "x", status=2)["error"]
     )
     assert "no destination" in roundhouse("data", "export", "sayings", status=2)["error"]
+
+
+def test_a_preview_shows_columns_by_path_with_samples_and_imports_nothing(
+    command_line: Context, tmp_path: Path
+) -> None:
+    """The manual named the option, which did not exist."""
+    file = tmp_path / "tickets.jsonl"
+    row = {"ticket": {"agent": None, "body": {"question": "Why?", "answer": "Because. " * 20}}}
+    file.write_text(f"{json.dumps(row)}\n" * 9)
+    seen = roundhouse("data", "import", str(file), "--name", "tickets", "--preview")
+    assert [(column["column"], column["field"]) for column in seen["columns"]] == [
+        ("ticket", None),
+        ("ticket.agent", None),
+        ("ticket.body", None),
+        ("ticket.body.question", "prompt"),
+        ("ticket.body.answer", "completion"),
+    ]
+    assert seen["columns"][0]["sample"].startswith('{"agent": null')
+    assert seen["rows"][0]["text"].startswith("prompt: Why?")
+    options = ["--kind", "text", "--column", "ticket.body.question=text", "--preview"]
+    text = CliRunner().invoke(app, ["data", "import", str(file), "--name", "tickets", *options]).stdout
+    assert "  ticket.body.question → text: Why?" in text
+    assert list_datasets(command_line) == []
 
 
 def test_text_output_equals_the_pages_and_deletion_asks_for_confirmation(command_line: Context) -> None:

@@ -144,6 +144,8 @@ def test_runs_are_listed_by_the_filter_of_the_page(scenario: Scenario) -> None:
     listed = roundhouse("run", "list", "--filter", "lr < 0.05", "--sort", "-learning_rate", "--json")
     assert [run["name"] for run in json.loads(listed.stdout)["runs"]] == ["middle", "slow"]
     assert "No run passes the filter." in roundhouse("run", "list", "--filter", "lr > 5").output
+    none = roundhouse("run", "list", "--filter", "dataset = tal").output
+    assert "No run has dataset tal. Did you mean tales@1?" in none
     wrong = roundhouse("run", "list", "--filter", "lr < 1 and lerning_rate < 2")
     assert wrong.exit_code == 2
     assert "At character 12: there is no field “lerning_rate”. Did you mean learning_rate?" in " ".join(

@@ -89,6 +89,24 @@ def test_the_folder_describes_its_content(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_columns_of_nested_objects_are_imported_by_their_path(tmp_path: Path, suffix: str) -> None:
+    """Forty-one of forty-one rows were rejected: only a whole object could be chosen."""
+    rows = [{"id": i, "ticket": {"body": {"question": f"Why {i}?", "answer": "Because. " * 20}}} for i in range(40)]
+    source = tmp_path / f"tickets{suffix}"
+    if suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), source)
+    else:
+        _write(source, [*rows, {"id": 40, "ticket": None}])
+    result = _import(source, max_rejected=1)
+    assert result.mapping == {"ticket.body.question": "prompt", "ticket.body.answer": "completion"}
+    assert result.rows == 40
+    rejected = ["column `ticket.body.question` is missing (found: `id`, `ticket`)"] if suffix == ".jsonl" else []
+    assert [bad["reason"] for bad in result.rejected] == rejected
+    chosen = _import(source, kind="text", mapping={"ticket.body.question": "text"}, max_rejected=1, val_fraction=0)
+    assert next(iter_rows(Path(chosen.folder), split="train")) == {"text": "Why 0?"}
+
+
 def test_the_same_content_gives_the_same_folder_and_other_content_another(tmp_path: Path) -> None:
     first = _import(_write(tmp_path / "a.jsonl", _texts(30)))
     inode = (Path(first.folder) / "train.parquet").stat().st_ino

@@ -278,15 +278,15 @@ KEPT: dict[str, tuple[Maker, dict[str, Any], int, list[dict[str, Any]]]] = {
         {},
         20,
         [
-            {"row": 22, "reason": "1 field, the header has 2 (prompt, completion)", "raw": "alone"},
-            {"row": 23, "reason": "3 fields"},
+            {"row": 21, "reason": "1 field, the header has 2 (prompt, completion)", "raw": "alone"},
+            {"row": 22, "reason": "3 fields"},
         ],
     ),
     "a quotation mark in the middle": (
         _file("x.csv", b"prompt,completion\n" + b'"a",b\n' * 20 + b'"5" disk",b\nc,d\n'),
         {},
         21,
-        [{"row": 22, "reason": "quotation mark"}],
+        [{"row": 21, "reason": "quotation mark"}],
     ),
     "Parquet that is not UTF-8": (_file("x.parquet", _not_utf8_parquet), {}, 2, [{"row": 2, "reason": "not UTF-8"}]),
     "a conversation without turns": (
@@ -311,7 +311,7 @@ KEPT: dict[str, tuple[Maker, dict[str, Any], int, list[dict[str, Any]]]] = {
         _folder,
         {},
         11,
-        [{"file": "a.jsonl", "row": 11, "reason": "not JSON"}, {"file": "sub/b.csv", "row": 3, "reason": "2 fields"}],
+        [{"file": "a.jsonl", "row": 11, "reason": "not JSON"}, {"file": "sub/b.csv", "row": 2, "reason": "2 fields"}],
     ),
 }
 

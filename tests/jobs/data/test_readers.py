@@ -36,14 +36,16 @@ def _read(path: Path) -> tuple[dict[int, dict[str, object]], dict[int, str]]:
 
 
 @pytest.mark.parametrize("quoted_later", [b"", b'"never closed,x\n'], ids=["in blocks", "one by one"])
-def test_rows_of_a_csv_are_counted_as_a_spreadsheet_counts_them(tmp_path: Path, quoted_later: bytes) -> None:
-    """Row 12 was a good one: the row meant was the sixth, below cells of several lines."""
+def test_rows_of_a_csv_are_counted_without_header_blank_lines_and_lines_of_cells(
+    tmp_path: Path, quoted_later: bytes
+) -> None:
+    """Row 12 was a good one: the row meant was the fifth, below cells of several lines."""
     path = tmp_path / "rows.csv"
     cells = b'"two\r\nlines",a\r\n'
     path.write_bytes(b"prompt,completion\r\n" + 4 * cells + b"\r\n" + b"only one\r\n" + cells + quoted_later)
     good, bad = _read(path)
-    assert list(good) == [2, 3, 4, 5, 8]
-    assert list(bad) == ([7, 9] if quoted_later else [7])
+    assert list(good) == [1, 2, 3, 4, 6]
+    assert list(bad) == ([5, 7] if quoted_later else [5])
 
 
 def test_each_broken_line_of_json_lines_is_named_and_the_others_are_read(tmp_path: Path) -> None:
@@ -65,15 +67,15 @@ def test_each_broken_line_of_json_lines_is_named_and_the_others_are_read(tmp_pat
         )
     )
     good, bad = _read(path)
-    assert good == {1: {"text": "one"}, 10: {"text": "last"}}
-    assert set(bad) == {2, 3, 4, 5, 7, 8, 9}
+    assert good == {1: {"text": "one"}, 9: {"text": "last"}}
+    assert set(bad) == {2, 3, 4, 5, 6, 7, 8}
     assert "not JSON: Expecting value (column 1)" in bad[2]
     assert "not UTF-8 (byte 0xE9 at column 14)" in bad[3]
     assert "NUL" in bad[4]
     assert "expected an object" in bad[5]
-    assert "longer than 8 MB" in bad[7]
-    assert "nested too deeply" in bad[8]
-    assert "not usable JSON" in bad[9]
+    assert "longer than 8 MB" in bad[6]
+    assert "nested too deeply" in bad[7]
+    assert "not usable JSON" in bad[8]
 
 
 def test_a_csv_with_broken_rows_keeps_the_valid_ones(tmp_path: Path) -> None:
@@ -81,23 +83,23 @@ def test_a_csv_with_broken_rows_keeps_the_valid_ones(tmp_path: Path) -> None:
     path.write_bytes(b'prompt,completion\na,b\n"two\nlines",ok\nonly one\na,b,c\nbad \xe9,x\nnul \x00,x\nlast,row\n')
     good, bad = _read(path)
     assert good == {
-        2: {"prompt": "a", "completion": "b"},
-        3: {"prompt": "two\nlines", "completion": "ok"},
-        8: {"prompt": "last", "completion": "row"},
+        1: {"prompt": "a", "completion": "b"},
+        2: {"prompt": "two\nlines", "completion": "ok"},
+        7: {"prompt": "last", "completion": "row"},
     }
-    assert bad[4] == "the row has 1 field, the header has 2 (prompt, completion)"
-    assert "3 fields" in bad[5]
-    assert "byte 0xE9" in bad[6]
-    assert "NUL" in bad[7]
+    assert bad[3] == "the row has 1 field, the header has 2 (prompt, completion)"
+    assert "3 fields" in bad[4]
+    assert "byte 0xE9" in bad[5]
+    assert "NUL" in bad[6]
 
 
 def test_a_quotation_mark_that_is_never_closed_is_a_problem_and_not_a_row(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('prompt,completion\na,b\n"open,b\nc,d\n')
     good, bad = _read(path)
-    assert list(good) == [2]
+    assert list(good) == [1]
     assert (
-        bad[3]
+        bad[2]
         == "a quotation mark that opens here is never closed, so the line after it can't be told apart from this row"
     )
 
@@ -107,7 +109,7 @@ def test_a_line_that_is_far_too_long_is_skipped_in_csv(tmp_path: Path) -> None:
     path.write_bytes(b"text,id\nfirst,1\n" + b"x" * (MAX_ROW_BYTES + 10) + b",2\nlast,3\n")
     good, bad = _read(path)
     assert [row["text"] for row in good.values()] == ["first", "last"]
-    assert "longer than 8 MB" in bad[3]
+    assert "longer than 8 MB" in bad[2]
 
 
 def test_a_text_file_is_one_document_or_as_many_as_it_marks(tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_a_text_file_is_one_document_or_as_many_as_it_marks(tmp_path: Path) -> N
 def test_a_text_file_of_prompts_has_one_per_line(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("Who?\n\n  Where? \n")
-    assert _rows(path, lines_are_prompts=True) == [(1, {"prompt": "Who?"}), (3, {"prompt": "Where?"})]
+    assert _rows(path, lines_are_prompts=True) == [(1, {"prompt": "Who?"}), (2, {"prompt": "Where?"})]
 
 
 def test_truncated_json_gives_the_rows_before_and_the_position(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Parse rows from bytes: .txt .jsonl .json .csv .tsv, of a stream or the head of an upload. Opens no file.
 
-Every parser yields `(number, row)`, where a row that can't be read is a RowProblem in the row's place; the number is
-the line it began at (json: the element; csv: the row, with the header and empty ones, as a spreadsheet counts). Memory
-is bounded by the longest row allowed, never by the file.
+Every parser yields `(number, row)`, where a row that can't be read is a RowProblem in the row's place. Rows are
+numbered from 1, without a header and blank lines; what can't be read in a text has the number of its line. Memory is
+bounded by the longest row allowed, never by the file.
 """
 
 from __future__ import annotations
@@ -145,11 +145,16 @@ def _raw(line: bytes) -> str:
     return line[:RAW_CHARACTERS].decode("utf-8", "replace")
 
 
+def _filled_lines(chunks: Iterable[bytes], *, first: int) -> Iterator[tuple[int, bytes | RowProblem]]:
+    lines = (line for _, line in iter_lines(chunks))
+    return enumerate((line for line in lines if isinstance(line, RowProblem) or line.strip()), start=first)
+
+
 def _iter_jsonl(chunks: Iterable[bytes], *, first: int) -> Iterator[NumberedRow]:
-    for number, line in iter_lines(chunks, first=first):
+    for number, line in _filled_lines(chunks, first=first):
         if isinstance(line, RowProblem):
             yield number, line
-        elif line.strip():
+        else:
             try:
                 yield number, parse_json_row(_decode(line))
             except RowProblem as problem:
@@ -179,7 +184,7 @@ def _iter_txt(chunks: Iterable[bytes], *, first: int) -> Iterator[NumberedRow]:
 
 
 def _iter_prompt_lines(chunks: Iterable[bytes], *, first: int) -> Iterator[NumberedRow]:
-    for number, line in iter_lines(chunks, first=first):
+    for number, line in _filled_lines(chunks, first=first):
         try:
             if isinstance(line, RowProblem):
                 raise line
@@ -206,8 +211,7 @@ def _is_header(fields: list[str]) -> bool:
 class CsvShape:
     """Delimiter, quoting and header of a CSV file.
 
-    `quoted` fields may hold delimiters and line ends; the header takes `header_rows` rows: empty ones may
-    precede it.
+    `quoted` fields may hold delimiters and line ends.
     `keeps_returns`: rows end by LF alone, so a carriage return inside a field is part of it.
     """
 
@@ -215,7 +219,6 @@ class CsvShape:
     quoted: bool
     header: tuple[str, ...]
     has_header: bool
-    header_rows: int
     keeps_returns: bool = False
 
 
@@ -227,11 +230,11 @@ def csv_shape(head: bytes, *, suffix: str) -> tuple[CsvShape, int]:
     csv.field_size_limit(MAX_ROW_BYTES)
     quoted = suffix != ".tsv"
     delimiter = "\t" if suffix == ".tsv" else _delimiter(head)
-    taken = rows = 0
+    taken = 0
     fields: list[str] = []
     while not fields:
         fields, size, count = _first_row(head[taken:], delimiter=delimiter, quoted=quoted)
-        taken, rows = taken + size, rows + 1
+        taken += size
         if not count:
             raise InvalidInput(
                 "The CSV file has no first row.", remedy="Its first line must name the columns.", field="source"
@@ -245,7 +248,7 @@ def csv_shape(head: bytes, *, suffix: str) -> tuple[CsvShape, int]:
         raise InvalidInput(
             f"Two columns are named {twice!r}.", remedy="Name each column of the CSV file differently.", field="source"
         )
-    return CsvShape(delimiter, quoted, header, has_header, rows, not head[:taken].endswith(b"\r\n")), taken
+    return CsvShape(delimiter, quoted, header, has_header, not head[:taken].endswith(b"\r\n")), taken
 
 
 def _delimiter(head: bytes) -> str:
@@ -302,7 +305,8 @@ def iter_csv_rows(
                 yield line.removesuffix(b"\n").removesuffix(end).decode("utf-8", "surrogateescape") + "\n"
 
     reader = _csv_reader(texts(), delimiter=shape.delimiter, quoted=shape.quoted)
-    for number in itertools.count(first):
+    number = first
+    while True:
         before = reader.line_num
         begun.clear()
         try:
@@ -314,9 +318,11 @@ def iter_csv_rows(
                 number,
                 _csv_problem(error, lines=reader.line_num - before, raw=_raw(b"".join(begun)[:RAW_CHARACTERS])),
             )
+            number += 1
         else:
             if fields:
                 yield number, _csv_row(fields, shape=shape, too_long=too_long)
+                number += 1
         if is_enough is not None and is_enough():
             return
 
@@ -353,17 +359,14 @@ def iter_csv(chunks: Iterable[bytes], *, suffix: str) -> Iterator[NumberedRow]:
     if not head.strip():
         return
     shape, taken = csv_shape(head, suffix=suffix)
-    skipped, rows = (taken, shape.header_rows) if shape.has_header else (0, 0)
-    rest = itertools.chain([head[skipped:]], stream)
-    yield from iter_csv_rows(
-        (line for _, line in iter_lines(rest, keep_returns=shape.keeps_returns)), shape=shape, first=rows + 1
-    )
+    rest = itertools.chain([head[taken if shape.has_header else 0 :]], stream)
+    yield from iter_csv_rows((line for _, line in iter_lines(rest, keep_returns=shape.keeps_returns)), shape=shape)
 
 
 def iter_rows_of(
     suffix: str, chunks: Iterable[bytes], *, lines_are_prompts: bool = False, first: int = 1
 ) -> Iterator[NumberedRow]:
-    """Parse rows from a stream of bytes whose next line is number `first`.
+    """Parse rows from a stream of bytes whose next row (of a text: line) is number `first`.
 
     `lines_are_prompts` reads a .txt file as one prompt a line. Raises InvalidInput for UTF-16 and for suffixes that are
     not text.

@@ -9,6 +9,8 @@ from importlib.resources import files
 
 import yaml
 
+from backend.domain.data.rows.columns import last_name
+
 FIELD_NAMES: dict[str, list[str]] = yaml.safe_load(files(__package__).joinpath("column_names.yaml").read_text("utf-8"))
 """For each field of backend.domain.data.rows.mapping the usual names of its column, the most likely first."""
 
@@ -35,20 +37,32 @@ def plain_name(column: str) -> str:
     return re.sub(r"[\s-]+", "_", column.strip().lower())
 
 
+def names_of(columns: Iterable[str]) -> dict[str, str]:
+    """Return the columns by their plain names; a nested one also by its last name, if no other column has it."""
+    listed = list(columns)
+    whole = {plain_name(column): column for column in reversed(listed)}
+    by_depth = sorted(listed, key=lambda column: column.count("."))
+    return {**{plain_name(last_name(column)): column for column in reversed(by_depth)}, **whole}
+
+
 def nearest_column(field: str, columns: Iterable[str], *, like: str = "") -> str | None:
     """Return the column most likely meant for a field, or None.
 
-    A known name of the field comes first, then one that is spelled nearly like such a name or like `like`.
+    A known name of the field comes first, then one that is spelled nearly like such a name or like `like`; objects with
+    columns of their own come last.
     """
-    plain = {plain_name(column): column for column in columns}
+    listed = list(columns)
+    objects = {column.rpartition(".")[0] for column in listed}
     known = FIELD_NAMES.get(field, [])
-    for name in (plain_name(like), *known):
-        if name in plain:
-            return plain[name]
-    for name in (plain_name(like), *known) if like else known:
-        near = difflib.get_close_matches(name, plain, n=1, cutoff=NEAR)
-        if near:
-            return plain[near[0]]
+    for part in ([column for column in listed if column not in objects], objects.intersection(listed)):
+        plain = names_of(part)
+        for name in (plain_name(like), *known):
+            if name in plain:
+                return plain[name]
+        for name in (plain_name(like), *known) if like else known:
+            near = difflib.get_close_matches(name, plain, n=1, cutoff=NEAR)
+            if near:
+                return plain[near[0]]
     return None
 
 

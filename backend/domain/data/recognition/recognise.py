@@ -182,7 +182,7 @@ LOOKED_FOR = (
 
 def recognise(rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind | None = None) -> Recognition:
     """Return the kind of some sample rows with the mapping of their columns; with `kind`, map the columns for that
-    kind.
+    kind. Columns of nested objects are searched only where those of the rows themselves say nothing.
 
     Raises InvalidInput if there are no rows or no column fits, naming the nearest column.
     """
@@ -192,11 +192,12 @@ def recognise(rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind | None = N
             remedy="Check that the file is not empty and that its first lines are valid.",
         )
     sample = SampleRows(rows)
-    candidates = [recognition for detector in _DETECTORS if (recognition := detector(sample))]
-    if kind is None and (turns := detect_unread_turns(sample)) is not None:
-        candidates = [one for one in candidates if one.kind is not DatasetKind.TEXT] or [turns]
-    if kind is not None:
-        candidates = [recognition for recognition in (*candidates, *_as_kind(sample, kind)) if recognition.kind is kind]
+    candidates = _candidates(sample, kind)
+    deeper = SampleRows(rows, nested=True)
+    if any("." in column for column in deeper.columns) and not any(_is_named(sample, one) for one in candidates):
+        nested = _candidates(deeper, kind)
+        candidates = [one for one in nested if _is_named(deeper, one)] or candidates or nested
+        sample = deeper
     if not candidates:
         columns = ", ".join(f"`{column}`" for column in sample.columns[:20]) or "none"
         as_kind = f" as kind {kind}" if kind else ""
@@ -206,6 +207,20 @@ def recognise(rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind | None = N
             field="mapping",
         )
     return _counted_from(rows, max(candidates, key=lambda recognition: _share_that_works(sample, recognition)))
+
+
+def _candidates(sample: SampleRows, kind: DatasetKind | None) -> list[Recognition]:
+    candidates = [recognition for detector in _DETECTORS if (recognition := detector(sample))]
+    if kind is None and (turns := detect_unread_turns(sample)) is not None:
+        return [one for one in candidates if one.kind is not DatasetKind.TEXT] or [turns]
+    if kind is not None:
+        return [recognition for recognition in (*candidates, *_as_kind(sample, kind)) if recognition.kind is kind]
+    return candidates
+
+
+def _is_named(sample: SampleRows, recognition: Recognition) -> bool:
+    """Return whether the names of columns led to it, and some row fits."""
+    return not recognition.is_fallback and _share_that_works(sample, recognition) > 0
 
 
 def _counted_from(rows: Sequence[Mapping[str, Any]], recognition: Recognition) -> Recognition:

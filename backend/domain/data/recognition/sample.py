@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.recognition.column_names import FIELD_NAMES, plain_name
+from backend.domain.data.recognition.column_names import FIELD_NAMES, names_of, plain_name
+from backend.domain.data.rows.columns import column_paths, read_column
 from backend.domain.json_values import Row
 
 
@@ -26,12 +27,13 @@ class Recognition:
 
 
 class SampleRows:
-    """Sample rows with look-up of columns by normalised name."""
+    """Sample rows with look-up of columns by normalised name; those `nested` in objects by their last name too."""
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, rows: Sequence[Mapping[str, Any]], *, nested: bool = False) -> None:
         self.rows = rows
-        self.columns = list(dict.fromkeys(str(column) for row in rows for column in row))
-        self._by_name = {plain_name(column): column for column in reversed(self.columns)}
+        self.columns = column_paths(rows) if nested else list(dict.fromkeys(str(name) for row in rows for name in row))
+        whole = {plain_name(column): column for column in reversed(self.columns)}
+        self._by_name = names_of(self.columns) if nested else whole
 
     def find(self, names: Sequence[str], *, but: Sequence[str] = ()) -> str | None:
         """Return the first column with one of the names."""
@@ -45,7 +47,7 @@ class SampleRows:
 
     def values(self, column: str) -> list[Any]:
         """Return the non-null values of a column."""
-        return [row[column] for row in self.rows if row.get(column) is not None]
+        return [value for row in self.rows if (value := read_column(row, column)) is not None]
 
     def all(self, column: str, test: Callable[[Any], bool]) -> bool:
         """Return whether most values pass a test, so that a few broken rows do not matter."""

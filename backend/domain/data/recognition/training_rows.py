@@ -11,6 +11,7 @@ from typing import Any
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.recognition.column_names import FIELD_NAMES, SIDE_NAMES, nearest_column, plain_name
 from backend.domain.data.recognition.sample import Recognition, SampleRows
+from backend.domain.data.rows.columns import read_column
 from backend.domain.data.rows.conversations import ROLE_KEYS, is_message, is_transcript
 from backend.domain.data.rows.labels import read_goodness, side_of
 
@@ -68,7 +69,7 @@ def detect_compared(sample: SampleRows) -> Recognition | None:
     votes = [column for column in sample.columns if _VERDICT_COLUMN.fullmatch(plain_name(column))]
     winner = sample.find_field("winner", but=sides)
     judged = [winner] if winner else votes
-    settled = [any(side_of(row.get(column), columns=sides) for column in judged) for row in sample.rows]
+    settled = [any(side_of(read_column(row, column), columns=sides) for column in judged) for row in sample.rows]
     prompt = sample.find_field("messages", "prompt", but=sides)
     if not judged or sum(settled) < 0.3 * len(settled):  # arenas have many ties
         return None

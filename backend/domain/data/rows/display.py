@@ -9,6 +9,7 @@ from typing import Any
 
 from backend.domain.data.rows.records import RECORD, texts_of
 from backend.domain.data.rows.tool_calls import call_text, tools_of
+from backend.domain.data.rows.values import cell_text
 from backend.domain.json_values import JsonObject
 
 _TURNING = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
@@ -89,7 +90,7 @@ def lay_out(row: Mapping[str, Any]) -> RowLayout:
     if "prompt" in row:
         return RowLayout((RowTurn("user", str(row["prompt"])),))
     if RECORD in row:
-        return RowLayout(tuple(RowTurn(str(name), _written(value)) for name, value in json.loads(row[RECORD]).items()))
+        return RowLayout(tuple(RowTurn(str(name), cell_text(value)) for name, value in json.loads(row[RECORD]).items()))
     return RowLayout((RowTurn("", str(row.get("text", ""))),))
 
 
@@ -102,10 +103,6 @@ def _said(messages: Sequence[Mapping[str, Any]]) -> tuple[RowTurn, ...]:
         )
         for message in messages
     )
-
-
-def _written(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def render_preview(row: Mapping[str, Any]) -> str:
@@ -134,7 +131,7 @@ def render_preview(row: Mapping[str, Any]) -> str:
     if "completion" in row:
         return f"prompt: {row['prompt']}\ncompletion: {row['completion']}"
     if RECORD in row:
-        return "\n".join(f"{name}: {value}" for name, value in json.loads(row[RECORD]).items())
+        return "\n".join(f"{name}: {cell_text(value)}" for name, value in json.loads(row[RECORD]).items())
     return str(row.get("text", row.get("prompt", "")))
 
 

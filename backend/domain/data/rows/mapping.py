@@ -26,6 +26,7 @@ from typing import Any
 from backend.domain.data.kinds import ANSWER_FIELDS, FIELDS, OPTIONAL, REQUIRED, DatasetKind
 from backend.domain.data.parsing.json_stream import STRING_COLUMN
 from backend.domain.data.recognition.column_names import describe_missing
+from backend.domain.data.rows.columns import column_paths, read_column
 from backend.domain.data.rows.conversations import answered_messages, conversation, messages_of, preference_messages
 from backend.domain.data.rows.gold_answers import AnswerTally, answer_column, answer_index
 from backend.domain.data.rows.labels import read_winner, require_goodness
@@ -96,6 +97,7 @@ def _insert_correct(question: str, *, correct: str, incorrect: list[Any]) -> dic
 
 
 _MANY = frozenset({"choices", "answers", "incorrect", "winner"})
+_ABSENT = object()
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -120,13 +122,14 @@ def collect_fields(row: Mapping[str, Any], mapping: Mapping[str, str]) -> Row:
     """Return field -> value, with a list for fields that several columns may serve."""
     values: Row = {}
     for column, field in mapping.items():
-        if column not in row:
+        value = read_column(row, column, _ABSENT)
+        if value is _ABSENT:
             if field in OPTIONAL:
                 continue
             if list(row) == [STRING_COLUMN]:
                 raise RowProblem("the row is a bare string where an object with named columns is expected")
-            raise RowProblem(describe_missing(column, field, [str(name) for name in row if name not in mapping]))
-        value = row[column]
+            others = [path for path in column_paths([row]) if path not in mapping]
+            raise RowProblem(describe_missing(column, field, others))
         if field in _MANY:
             several = field == "winner" or list(mapping.values()).count(field) > 1
             values.setdefault(field, []).extend([value] if several else as_list(value, column=column))
@@ -169,9 +172,10 @@ def _tree_parts(
 ) -> Iterator[dict[str, object] | RowProblem]:
     column = next(column for column, field in mapping.items() if field == TREE)
     try:
-        if column not in row:
-            raise RowProblem(describe_missing(column, TREE, [str(name) for name in row]))
-        for part in tree_rows(row[column], kind=kind):
+        root = read_column(row, column, _ABSENT)
+        if root is _ABSENT:
+            raise RowProblem(describe_missing(column, TREE, column_paths([row])))
+        for part in tree_rows(root, kind=kind):
             yield _mapped(part, kind=kind, mapping={name: name for name in part})
     except RowProblem as problem:
         yield problem

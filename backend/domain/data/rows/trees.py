@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from backend.domain.data.kinds import MESSAGE_FIELDS, DatasetKind
+from backend.domain.data.rows.columns import read_column
 from backend.domain.data.rows.conversations import CONTENT_KEYS, ROLE_KEYS, ROLES
 from backend.domain.data.rows.problem import RowProblem, kind_of_value
 from backend.domain.json_values import JsonObject
@@ -22,6 +23,7 @@ TREE = "tree"
 """The field of a nested tree's root."""
 MAX_TURNS = 200_000
 """Limit of the turns in all rows of one tree; a tree of 2,500 messages, ten deep, has fewer."""
+_ABSENT = object()
 Tree = JsonObject
 
 
@@ -136,21 +138,22 @@ def read_message(row: Mapping[str, Any], *, mapping: Mapping[str, str]) -> tuple
     Raises RowProblem for a row without an id or a column of the mapping.
     """
     columns = {field: column for column, field in mapping.items()}
-    missing = next((columns[f] for f in MESSAGE_FIELDS if f in columns and f != "rank" and columns[f] not in row), None)
+    values = {field: read_column(row, column, _ABSENT) for field, column in columns.items()}
+    missing = next((columns[f] for f in MESSAGE_FIELDS if f != "rank" and values.get(f) is _ABSENT), None)
     if missing is not None:
         raise RowProblem(f"column `{missing}` is missing (found: {', '.join(f'`{name}`' for name in list(row)[:12])})")
-    message_id, parent = row[columns["message_id"]], row[columns["parent_id"]]
+    message_id, parent = values["message_id"], values["parent_id"]
     if not _is_id(message_id):
         raise RowProblem(
             f"`{columns['message_id']}` holds {kind_of_value(message_id)} where the message's id is expected"
         )
     if parent not in (None, "") and not _is_id(parent):
         raise RowProblem(f"`{columns['parent_id']}` holds {kind_of_value(parent)} where the parent's id is expected")
-    rank = rank_of(row.get(columns.get("rank", "")))
+    rank = rank_of(None if values.get("rank") is _ABSENT else values.get("rank"))
     message = {
         "message_id": str(message_id),
-        "role": row[columns["role"]],
-        "content": row[columns["content"]],
+        "role": values["role"],
+        "content": values["content"],
         "rank": rank,
     }
     return str(message_id), None if parent in (None, "") else str(parent), message

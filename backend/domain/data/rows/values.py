@@ -51,12 +51,20 @@ def as_list(value: Any, *, column: str) -> list[Any]:
     return [value]
 
 
+def cell_text(value: Any) -> str:
+    """Return a cell as text: a string as it is, anything else as JSON, "" if it is nested too deeply."""
+    try:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    except RecursionError:  # a message tree thousands of replies deep
+        return ""
+
+
 def read_text_value(value: Any, *, name: str, may_be_empty: bool = False) -> str:
     """Return a text value. Raises RowProblem for numbers, lists and null."""
     if value is None and may_be_empty:
         return ""
     if not isinstance(value, str):
-        shown = "nothing" if value is None else f"{kind_of_value(value)} ({str(value)[:40]})"
+        shown = "nothing" if value is None else f"{kind_of_value(value)} ({cell_text(value)[:40]})"
         raise RowProblem(f"`{name}` holds {shown} where text is expected")
     if not may_be_empty and not value.strip():
         raise RowProblem(f"`{name}` is empty")

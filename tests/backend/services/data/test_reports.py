@@ -19,6 +19,8 @@ from backend.domain.data.versions.changes import KeepSample
 from backend.domain.data.versions.provenance import DerivedProvenance
 from backend.domain.jobs.events import MetricsEvent
 from backend.domain.jobs.states import JobKind, Status
+from backend.domain.scaling.plan import PlanConfig
+from backend.domain.tokenizers.config import TokenizerConfig
 from backend.domain.training.config import parse_config
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
@@ -38,6 +40,8 @@ from backend.services.data.versions import derive_version
 from backend.services.data.views import VersionView
 from backend.services.jobs.jobs import stop_job
 from backend.services.metrics.points import add_points
+from backend.services.scaling.planner import plan_run
+from backend.services.tokenizers.tokenizers import train_tokenizer
 from backend.services.training import checks
 from backend.services.training.parts import resolve_parts
 from jobs.modeling.tokenizers import byte_tokenizer
@@ -129,6 +133,23 @@ def test_the_same_request_is_computed_once_and_any_input_changes_it(ctx: Context
         "a new benchmark is to be looked for"
     )
     assert len(list_data_reports(ctx, version.id)) == 3
+
+
+def test_tokens_that_a_report_counted_are_those_of_a_plan(ctx: Context) -> None:
+    """It said "about 530,183 tokens" of 524,702."""
+    texts = [{"text": f"{row['instruction']} {row['output']} {number}"} for number, row in enumerate(ROWS * 20)]
+    imported(ctx, "sayings", texts, kind="text")
+    tokenizer = train_tokenizer(ctx, name="bytes", dataset="sayings", config=TokenizerConfig(kind="byte"), person=LOCAL)
+    do_job(ctx, tokenizer.job_id)
+    config = PlanConfig(flops=1e10, dataset="sayings", tokenizer="bytes", context=64)
+    estimated = plan_run(ctx, config)
+    assert estimated.unique_tokens == int(float(f"{estimated.unique_tokens:.3g}")), "three figures"
+    assert any("the dataset has about " in note for note in estimated.notes)
+    report = made(ctx, "sayings", source=f"tokenizer:{tokenizer.id}", context=64).report
+    assert report is not None
+    counted = plan_run(ctx, config)
+    assert counted.unique_tokens == report.train.tokens
+    assert any(f"the dataset has {report.train.tokens:,} tokens" in note for note in counted.notes)
 
 
 def test_a_planted_item_is_found_and_dropped(ctx: Context) -> None:

@@ -267,7 +267,7 @@ def test_the_log_of_a_resumed_run_keeps_its_lines_and_says_where_it_goes_on(ctx:
     report(ctx, claim(ctx, resumed), {"type": "log", "text": "Ready.", "time": 2.0})
     assert read_run_log(ctx, get_run(ctx, run.id)) == [
         "Tokenised the train split.",
-        "--- continued ---",
+        "--- resumed ---",
         "Resumes from step 40. It has 80 steps now, in place of 100, and the learning rate follows the schedule of"
         " those.",
         "Ready.",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.recognition.recognise import recognise
+from backend.domain.data.rows.columns import column_paths, read_column
 from backend.domain.data.rows.display import render_preview, row_text
 from backend.domain.data.rows.mapping import apply_mapping, canonical_json, check_mapping, clean_row
 from backend.domain.data.rows.problem import RowProblem
@@ -168,6 +169,37 @@ def test_a_column_with_a_nearly_known_name_is_proposed() -> None:
         apply_mapping({"instruction": "a", "id": 1, "Answer": "b"}, kind=DatasetKind.INSTRUCTION, mapping=mapping)
     with pytest.raises(RowProblem, match=r"column `output` is missing \(found: `id`\)"):
         apply_mapping({"instruction": "a", "id": 1}, kind=DatasetKind.INSTRUCTION, mapping=mapping)
+
+
+TICKETS = [
+    {"id": str(i), "ticket": {"agent": None, "body": {"question": f"Why {i}?", "answer": "Because. " * 20}}}
+    for i in range(3)
+]
+
+
+def test_columns_of_nested_objects_are_proposed_and_read_by_their_path() -> None:
+    recognition = recognise(TICKETS)
+    assert recognition.kind == "instruction"
+    assert recognition.mapping == {"ticket.body.question": "prompt", "ticket.body.answer": "completion"}
+    assert apply_mapping(TICKETS[1], kind=recognition.kind, mapping=recognition.mapping) == {
+        "prompt": "Why 1?",
+        "completion": "Because. " * 20,
+    }
+    with pytest.raises(RowProblem, match=r"`ticket.body.reply` is missing .*; use `ticket.body.answer`\?"):
+        apply_mapping(
+            TICKETS[0],
+            kind=DatasetKind.INSTRUCTION,
+            mapping={"ticket.body.question": "prompt", "ticket.body.reply": "completion"},
+        )
+
+
+def test_paths_stop_at_lists_and_at_five_names_and_a_column_of_that_name_goes_first() -> None:
+    deep = {"a": {"b": {"c": {"d": {"e": {"f": 1}}}}, "l": [{"x": 1}]}, "a.b": "own"}
+    assert column_paths([deep]) == ["a", "a.b", "a.b.c", "a.b.c.d", "a.b.c.d.e", "a.l"]
+    assert read_column(deep, "a.b.c.d.e.f") == 1
+    assert read_column(deep, "a.b") == "own"
+    assert read_column(deep, "a.l.x") is None
+    assert len(column_paths([{"m": {str(i): i for i in range(10_000)}}])) == 201
 
 
 def test_tables_of_votes_and_of_facts_are_not_taken_for_training_rows() -> None:
