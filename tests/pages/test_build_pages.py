@@ -463,7 +463,7 @@ def test_columns_of_nested_objects_are_offered_by_their_path_with_json_as_their_
     app.button(key="import_go").click().run()
     (view,) = list_datasets(site)
     do_job(site, view.versions[0].job_id)
-    app = open_page("build/datasets.py", dataset=view.id, tab="Origin")
+    app = open_page("build/datasets.py", dataset=view.id)
     assert_sound(app)
     assert [row["Source column"] for row in cells(app)] == ["ticket.body.question", "ticket.body.answer"]
 

@@ -54,8 +54,8 @@ def nearest_column(field: str, columns: Iterable[str], *, like: str = "") -> str
     listed = list(columns)
     objects = {column.rpartition(".")[0] for column in listed}
     known = FIELD_NAMES.get(field, [])
-    for part in ([column for column in listed if column not in objects], objects.intersection(listed)):
-        plain = names_of(part)
+    for is_object in (False, True):
+        plain = names_of(column for column in listed if (column in objects) == is_object)
         for name in (plain_name(like), *known):
             if name in plain:
                 return plain[name]
