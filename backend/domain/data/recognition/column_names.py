@@ -53,13 +53,13 @@ def nearest_column(field: str, columns: Iterable[str], *, like: str = "") -> str
     """
     listed = list(columns)
     objects = {column.rpartition(".")[0] for column in listed}
-    known = FIELD_NAMES.get(field, [])
+    names = [*([plain_name(like)] if like else []), *FIELD_NAMES.get(field, [])]
     for is_object in (False, True):
         plain = names_of(column for column in listed if (column in objects) == is_object)
-        for name in (plain_name(like), *known):
+        for name in names:
             if name in plain:
                 return plain[name]
-        for name in (plain_name(like), *known) if like else known:
+        for name in names:
             near = difflib.get_close_matches(name, plain, n=1, cutoff=NEAR)
             if near:
                 return plain[near[0]]
