@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import lru_cache
 
 from backend.errors import RoundhouseError
@@ -23,18 +24,21 @@ MAX_ROW_BYTES = 16 * 2**20
 """Mean size of a row above which none is read."""
 
 
-def count_train_tokens(ctx: Context, version: VersionView, tokenizer: TokenizerView) -> int | None:
-    """Return the tokens of the train split that a data report with this tokenizer counted; None without one."""
-    report = find_data_report(ctx, version.id, source=f"tokenizer:{tokenizer.id}")
-    return (report.report.train.tokens or None) if report and report.report else None
+@dataclass(frozen=True)
+class TrainTokens:
+    """Number of tokens of a train split: `counted` by a data report, or estimated in three figures."""
+
+    number: int
+    counted: bool
 
 
-def estimate_train_tokens(ctx: Context, version: VersionView, tokenizer: TokenizerView) -> int | None:
-    """Return the tokens of the train split that a data report counted, else estimate them in three figures: its bytes
-    divided by the bytes per token of samples of its texts, or of the tokenizer's own text where none can be read.
+def read_train_tokens(ctx: Context, version: VersionView, tokenizer: TokenizerView) -> TrainTokens | None:
+    """Return the tokens of the train split as a data report with this tokenizer counted them, else an estimate: its
+    bytes divided by the bytes per token of samples of its texts, or of the tokenizer's own text where none can be read.
     """
-    if counted := count_train_tokens(ctx, version, tokenizer):
-        return counted
+    view = find_data_report(ctx, version.id, source=f"tokenizer:{tokenizer.id}")
+    if view and view.report and view.report.train.tokens:
+        return TrainTokens(view.report.train.tokens, counted=True)
     text_bytes, rows = version.facts.text_bytes, version.train_rows + version.val_rows
     if not text_bytes:
         return None
@@ -42,7 +46,8 @@ def estimate_train_tokens(ctx: Context, version: VersionView, tokenizer: Tokeniz
     if not per_token:
         return None
     share = version.train_rows / rows if rows >= MIN_ROWS else USUAL_TRAIN_SHARE
-    return max(1, round(float(f"{float(text_bytes) * share / float(per_token):.3g}")))
+    estimate = float(text_bytes) * share / float(per_token)
+    return TrainTokens(max(1, round(float(f"{estimate:.3g}"))), counted=False)
 
 
 def _sample(ctx: Context, version: VersionView, tokenizer: TokenizerView) -> float | None:

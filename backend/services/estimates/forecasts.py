@@ -26,7 +26,7 @@ from backend.domain.training.traits import Effect
 from backend.domain.wording import format_epochs
 from backend.errors import RoundhouseError
 from backend.services.context import Context
-from backend.services.data.train_tokens import estimate_train_tokens
+from backend.services.data.train_tokens import TrainTokens, read_train_tokens
 from backend.services.estimates.measurements import predict, predict_time
 from backend.services.jobs.gangs import plan_config
 from backend.services.jobs.queue_position import JobsAhead, ahead_of_new
@@ -122,7 +122,8 @@ def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) 
     """
     parts = parts or resolve_parts(ctx, config)
     prediction = predict(ctx, config, parts=parts)
-    unique = estimate_train_tokens(ctx, parts.version, parts.tokenizer) if parts.tokenizer else None
+    train_tokens = read_train_tokens(ctx, parts.version, parts.tokenizer) if parts.tokenizer else None
+    unique = train_tokens.number if train_tokens else None
     epochs, at_least = _epochs(config, parts, unique=unique, packed=prediction.epoch_sequences)
     most = _most_epochs(config, parts) if at_least else None
     steps = config.max_steps
@@ -141,7 +142,7 @@ def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) 
         epochs=epochs,
         epochs_at_least=at_least,
         epochs_at_most=min(most, config.max_epochs or most) if most and epochs and most > epochs else None,
-        epochs_estimated=_estimates_epochs(config, parts),
+        epochs_estimated=config.objective.pretrains and not _counts_tokens(parts, train_tokens),
         prediction=prediction,
         checkpoint_bytes=checkpoint_size,
         num_checkpoints=num_checkpoints,
@@ -285,9 +286,10 @@ def _epochs(config: RunConfig, parts: RunParts, *, unique: int | None, packed: i
     return (sequences / rows, packs or bool(skipped and not report)) if rows else (None, False)
 
 
-def _estimates_epochs(config: RunConfig, parts: RunParts) -> bool:
+def _counts_tokens(parts: RunParts, train_tokens: TrainTokens | None) -> bool:
+    """Return whether a data report counted the tokens of the train split."""
     report = _report(parts)
-    return config.objective.pretrains and not (report and report.train.tokens)
+    return bool(report and report.train.tokens) or (train_tokens is not None and train_tokens.counted)
 
 
 def _most_epochs(config: RunConfig, parts: RunParts) -> float | None:

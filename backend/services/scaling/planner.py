@@ -28,7 +28,7 @@ from backend.domain.training.objectives import Objective
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
-from backend.services.data.train_tokens import count_train_tokens, estimate_train_tokens
+from backend.services.data.train_tokens import read_train_tokens
 from backend.services.data.views import VersionView, version_labels
 from backend.services.serving.costs.prices import current_prices
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer
@@ -98,10 +98,10 @@ def read_plan_inputs(
     vocabulary = (made.vocab_size if made else None) or vocab_size or DEFAULT_VOCABULARY
     if version is None or made is None:
         return PlanInputs(version, made, vocabulary, None)
-    counted = count_train_tokens(ctx, version, made)
-    return PlanInputs(
-        version, made, vocabulary, counted or estimate_train_tokens(ctx, version, made), counted=counted is not None
-    )
+    tokens = read_train_tokens(ctx, version, made)
+    if tokens is None:
+        return PlanInputs(version, made, vocabulary, None)
+    return PlanInputs(version, made, vocabulary, tokens.number, counted=tokens.counted)
 
 
 def choose_law(ctx: Context, key: str, *, inputs: PlanInputs, context: int) -> ScalingLaw:

@@ -24,7 +24,7 @@ from backend.services.checkpoints.networks import read_network_shape
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.row_pages import read_version_rows
-from backend.services.data.train_tokens import estimate_train_tokens
+from backend.services.data.train_tokens import read_train_tokens
 from backend.services.data.views import VersionView
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer
 
@@ -114,7 +114,8 @@ def _unique_tokens(ctx: Context, version: VersionView, tokenizer: str | None) ->
         view: TokenizerView | None = get_tokenizer(ctx, tokenizer) if tokenizer else None
     except RoundhouseError:
         return None
-    return estimate_train_tokens(ctx, version, view) if view else None
+    tokens = read_train_tokens(ctx, version, view) if view else None
+    return tokens.number if tokens else None
 
 
 def _prompts(ctx: Context, version: VersionView) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from backend.domain.scaling.plan import PlanConfig
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.data.datasets import rename_dataset
-from backend.services.data.train_tokens import estimate_train_tokens
+from backend.services.data.train_tokens import read_train_tokens
 from backend.services.scaling.planner import (
     choose_speeds,
     list_measured_devices,
@@ -58,7 +58,7 @@ def test_tokens_are_unknown_without_counts(ctx: Context, scenario: Scenario) -> 
     inputs = read_plan_inputs(ctx, dataset="tales", tokenizer="pieces")
     assert inputs.version is not None
     assert inputs.tokenizer is not None
-    assert estimate_train_tokens(ctx, inputs.version, inputs.tokenizer) is None
+    assert read_train_tokens(ctx, inputs.version, inputs.tokenizer) is None
     assert read_plan_inputs(ctx, dataset=None, tokenizer=None).vocab_size == 32_000
 
 
