@@ -330,6 +330,8 @@ def test_memory_is_that_of_a_launch_with_this_network_and_batch(site: Context) -
     app.run()
     assert {each.label: each.value for each in app.metric}["Peak"] == "117 MB"
     assert "Measured by a probe" in words(app)
+
+
 def test_what_was_set_for_the_estimate_outlives_a_wrong_field_and_flops_have_three_figures(site: Context) -> None:
     """The micro-batch was 16 again; beside 8.99 M for training stood 3 M forward."""
     app = open_page("build/architectures.py")

@@ -235,8 +235,7 @@ def list_(
     width = max(map(len, states.values()), default=0)
     emit(
         {"runs": [describe_run(run) | {"useless": useless.get(run.id)} for run in runs]},
-        text="
-".join(f"{run.id}  {states[run.id]:<{width}}  {run.name}  {run.line}" for run in runs) or none,
+        text="\n".join(f"{run.id}  {states[run.id]:<{width}}  {run.name}  {run.line}" for run in runs) or none,
     )
 
 
