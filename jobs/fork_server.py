@@ -122,7 +122,7 @@ class ForkServer:
                 cwd=ROOT,
                 pass_fds=(theirs.fileno(),),
             )
-        threading.Thread(target=self.process.wait, daemon=True).start()  # one that ends leaves no zombie
+        threading.Thread(target=self.process.wait, daemon=True).start()  # so that it leaves no zombie
         self.is_ready = False
         self._lock = threading.Lock()
 

@@ -242,7 +242,7 @@ def loss_error(losses: Sequence[float], reference: Sequence[float], *, limit: fl
     errors = [abs(loss / other - 1) for loss, other in zip(losses, reference, strict=True)]
     error = max(errors)
     text = f"loss within {percent(error, digits=4)} of the reference's"
-    if not all(each <= limit for each in errors):  # also for one that is not a number
+    if not all(each <= limit for each in errors):  # also if one is NaN
         raise Off(f"loss is up to {percent(error, digits=2)} off the reference's, more than {percent(limit, digits=2)}")
     if losses[-1] >= losses[0]:
         raise Off(f"the loss did not fall: {losses[0]:.3f} to {losses[-1]:.3f}")
@@ -523,7 +523,7 @@ def run_gpu_check(name: str, folder: Path) -> GpuCheckResult:
         return GpuCheckResult(
             name=name, device=device, verdict="fail", figure=str(off), cure=cure, measured=off.measured
         )
-    except Exception as error:  # of torch, a driver or a library, in many ways
+    except Exception as error:  # torch, drivers and libraries fail in many ways
         import traceback
 
         traceback.print_exc()

@@ -52,7 +52,7 @@ class JobSpec(Generic[P_co]):
     payload: P_co
     artifacts: Path
     folder: Path  # this job's own folder, kept between attempts
-    rendezvous: Rendezvous | None = None  # of a job of several machines
+    rendezvous: Rendezvous | None = None  # if the job has several machines
 
     def path(self, relative: str) -> Path:
         """Return the absolute path of an artifact; absolute paths are unchanged."""

@@ -157,7 +157,7 @@ def check_database(settings: Settings) -> CheckResult:
             _open_file(settings.sqlite_path)
         else:
             _open_server(settings.database_url)
-    except Exception as error:  # of sqlite3, the file system, or the URL's driver
+    except Exception as error:  # from sqlite3, the file system, or the URL's driver
         detail = f"The database can't be opened: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         return CheckResult("database", "problem", detail, "Check DATABASE_URL, and that its server runs.")
     return CheckResult("database", "ok", settings.database_url.split("@")[-1])

@@ -45,7 +45,7 @@ def running_pid(settings: Settings) -> int | None:
     try:
         with _lock_file(settings).open() as lock:
             return None if _lock(lock, fcntl.LOCK_SH) else int(lock.read())
-    except (FileNotFoundError, ValueError):  # none, or one that is about to write its id
+    except (FileNotFoundError, ValueError):  # no process, or one that has not written its id yet
         return None
 
 

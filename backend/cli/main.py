@@ -56,7 +56,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "cost": ("backend.cli.serving.cost", "Report what devices, requests, runs and evaluations cost."),
     "key": ("backend.cli.key", "Create and list keys for /v1."),
 }
-UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]  # of the click that typer bundles
+UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]  # from the click that typer bundles
 
 
 class LazyGroup(TyperGroup):

@@ -199,8 +199,8 @@ class Analysis(Authored):
     tokenizer_id: Mapped[str | None] = mapped_column(ForeignKey("tokenizers.id"), index=True)
     checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
     other_checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
-    config: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of its kind
-    result: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of its kind
+    config: Mapped[dict[str, Any]] = mapped_column(default=dict)  # its form depends on the kind, as that of result
+    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
     folder: Mapped[str | None] = mapped_column(String(300))
 
 
@@ -223,8 +223,8 @@ class Job(Authored):
     device_request: Mapped[str] = mapped_column(String(8), default="auto")  # auto | cpu | gpu
     num_devices: Mapped[int] = mapped_column(default=1)  # GPUs of one machine that it takes if it takes any
     num_machines: Mapped[int] = mapped_column(default=1)  # above 1: a gang, taken by all or by none
-    payload: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of its kind: jobs.payloads
-    result: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of its kind: jobs.results
+    payload: Mapped[dict[str, Any]] = mapped_column(default=dict)  # by kind: jobs.payloads
+    result: Mapped[dict[str, Any]] = mapped_column(default=dict)  # by kind: jobs.results
     error: Mapped[JobFailure] = mapped_column(default=JobFailure)
     attempt: Mapped[int] = mapped_column(default=0)
     lost: Mapped[int] = mapped_column(default=0)
@@ -326,7 +326,7 @@ class Run(Authored):
     # number of times points were deleted: a browser with a lower count reloads all
     curve_resets: Mapped[int] = mapped_column(default=0)
     archived_at: Mapped[datetime | None]
-    # of any column: the table of runs reads again what changed
+    # any column: the table of runs reads the changed rows again
     changed_at: Mapped[datetime | None] = mapped_column(default=utc_now, onupdate=utc_now)
 
     @property
@@ -343,7 +343,7 @@ class RunGroup(Authored):
     __tablename__ = "run_groups"
     name: Mapped[str] = mapped_column(String(120), unique=True)
     kind: Mapped[str] = mapped_column(String(20))
-    config: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of its kind: a sweep or a study
+    config: Mapped[dict[str, Any]] = mapped_column(default=dict)  # by kind: of a sweep or a study
     result: Mapped[SweepMarks] = mapped_column(default=SweepMarks)
     archived_at: Mapped[datetime | None]
 
@@ -400,7 +400,7 @@ class MetricBlock(Table):
     __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
     name_id: Mapped[int] = mapped_column(ForeignKey("metric_names.id"), primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True)  # of the first step, divided by 4,096
+    number: Mapped[int] = mapped_column(primary_key=True)  # its first step, divided by 4,096
     points: Mapped[bytes] = mapped_column(LargeBinary)
 
 

@@ -150,7 +150,7 @@ class GuardedEnvironment(ImmutableSandboxedEnvironment):
             raise SecurityError(f"it calls a method of {type(owner).__name__}, which templates have no need of")
         if kind is None:
             budget.get().step()
-            if method == "changed":  # of a loop: compares with the previous iteration
+            if method == "changed":  # `loop.changed` compares with the previous iteration
                 for value in args:
                     check_nesting(value)
         else:

@@ -69,7 +69,7 @@ logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 4 * 2**20
 HEALTH_S = 5.0
 FLUSH_S, KEYS_EVERY_S, COMPARE_EVERY_S, PROBE_EVERY_S = 0.5, 0.5, 1.0, 1.0
-# what clients that require a key, or put one there by themselves, send to servers that need none
+# keys that clients send to servers without keys, because they require one or fill it in themselves
 NO_KEY = frozenset(
     {"", "local", "none", "not-needed", "EMPTY", "ollama", "sk-no-key-required", "lm-studio", "DUMMY_KEY"}
 )

@@ -148,8 +148,8 @@ class ApiExchange:
     timing: TokenTiming = field(default_factory=TokenTiming)
     consumed: Consumption = field(default_factory=Consumption)
     replica: ReplicaAddress | None = None
-    logged: LoggedBody | None = None  # what the request log takes of it
-    copied: Copy | None = None  # what a shadow gets of it
+    logged: LoggedBody | None = None  # its part in the request log
+    copied: Copy | None = None  # its copy for a shadow
     finish: FinishEvent | None = None
     status: UsageStatus = "aborted"
     refusal: str = ""  # the code of the error that refused or ended it

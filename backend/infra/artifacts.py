@@ -256,5 +256,5 @@ class Artifacts:
             if hashlib.sha256(data).hexdigest() != remote.file.sha256:
                 return None
             return str(Manifest.read(data.decode()).identity.get("dataset"))
-        except (DamagedFolder, ValueError):  # one that another machine is deleting, too
+        except (DamagedFolder, ValueError):  # damaged, or being deleted by another machine
             return None

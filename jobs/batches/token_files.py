@@ -91,7 +91,7 @@ class TokenWriter:
         if manifest is None or manifest.identity != identity or manifest.dtype != self._dtype.name:
             manifest = Manifest(identity=identity, dtype=self._dtype.name)
             for name in FILES:
-                (folder / name).unlink(missing_ok=True)  # who still reads the old files keeps them
+                (folder / name).unlink(missing_ok=True)  # processes that read the old files keep them open
         self.pieces = manifest.pieces
         self._counts = _Counts(**manifest.counts) if manifest.counts else _Counts()
         self._bytes, self._crcs = dict(manifest.bytes), dict(manifest.crcs)

@@ -249,7 +249,7 @@ class _Messages:
         """Raise _NotPlain unless a user's turn precedes the last answer, none is blank, and some answer is not."""
         last = np.full(self.num_rows, -1)
         places = np.flatnonzero(self.is_assistant)
-        last[self.row_of[places]] = places  # of equal rows the last one stays
+        last[self.row_of[places]] = places  # the last of equal rows stays
         first = np.full(self.num_rows, len(self.row_of))
         places = np.flatnonzero(self.is_user)[::-1]
         first[self.row_of[places]] = places

@@ -165,7 +165,7 @@ class _Watch:
         marker = completions / f".{os.getpid()}"
         marker.touch()  # a client of a network's file system lists a folder again that it has changed itself
         marker.unlink()
-        return sum(not entry.name.startswith(".") for entry in os.scandir(completions))  # nor one that was killed here
+        return sum(not entry.name.startswith(".") for entry in os.scandir(completions))  # not markers
 
     def look(self, said: str) -> None:
         """Count and report. Raises the first shard's error, JobFailed on a stop request."""

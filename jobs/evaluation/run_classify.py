@@ -53,7 +53,7 @@ def run(spec: JobSpec[ClassifyPayload], reporter: Reporter) -> ClassifyResult:
             ValueError,
             IndexError,
             TypeError,
-        ) as error:  # of a batch: its texts are missing, the others are not
+        ) as error:  # only the texts of this batch are missing
             if is_out_of_memory(error):
                 raise
             problem = problem or one_line(error)

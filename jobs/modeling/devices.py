@@ -130,7 +130,7 @@ def faster_threads(compute: Callable[[], object]) -> Iterator[None]:
     try:
         for count in (usual, 1):
             torch.set_num_threads(count)
-            compute()  # what is done once, such as starting the threads
+            compute()  # warm-up, such as starting the threads
             started = time.perf_counter()
             compute()
             seconds[count] = time.perf_counter() - started

@@ -56,7 +56,7 @@ def compare(before: torch.Tensor, after: torch.Tensor, *, precision: str, num_la
     InvalidInput for a network that the precision destroyed.
     """
     divergence = float((before.exp() * (before - after)).sum(-1).mean())
-    if not divergence < MAX_DIVERGENCE:  # also for what is not a number
+    if not divergence < MAX_DIVERGENCE:  # also if it is NaN
         raise InvalidInput(
             f"In {precision} this model gives no usable probabilities.",
             remedy="Choose another precision.",

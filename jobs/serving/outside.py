@@ -52,7 +52,7 @@ class OutsideEngine:
         self._process, self._server = process, process.server
         self._maker = GenerationMaker(self.limits, tokenizer)
         self._max_running, self._max_waiting = max_running, max_waiting
-        self._tenants: list[str | None] = [None] * max_running  # whose prompt the server's places have cached
+        self._tenants: list[str | None] = [None] * max_running  # who filled the prompt cache of each slot
         self._waiting: dict[str, Generation] = {}
         self._running: dict[str, tuple[Generation, int, asyncio.Task[None]]] = {}
         self._lock = threading.Lock()

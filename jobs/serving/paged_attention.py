@@ -98,7 +98,7 @@ class ForwardState:
         self._write = torch.empty(0)
         self._batch: Batch | None = None
         self._held: list[torch.Tensor] = []  # the tensors whose addresses the batch has
-        self._layers: dict[int, tuple[Layer, Changes]] = {}  # those that were computed before
+        self._layers: dict[int, tuple[Layer, Changes]] = {}  # layers that are computed already
         self._has_all = False  # whether the first layer's result is the last one's
         self._cosines: torch.Tensor | None = None
         self._rotation = torch.empty(0)

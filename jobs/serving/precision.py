@@ -54,7 +54,7 @@ class Int8Linear(nn.Module):
         # batch.
         level = torch.linalg.vector_norm(rows, ord=math.inf, dim=-1, keepdim=True).clamp_(min=1e-12).div_(DIGIT_LEVELS)
         first = rows / level
-        second = torch.sub(first, first.round()).mul_(SECOND_DIGIT)  # what rounding loses
+        second = torch.sub(first, first.round()).mul_(SECOND_DIGIT)  # lost by rounding
         products = multiply(torch.cat((first, second)), 1.0, DIGIT_LEVELS + 1, self._packed)
         result: torch.Tensor = products[: len(rows)].add_(products[len(rows) :], alpha=1 / SECOND_DIGIT).mul_(level)
         result = result if self._bias is None else result.add_(self._bias)

@@ -45,7 +45,7 @@ class PromptReader:
         self.bank: AdapterBank | None = None
         self._lock, self._counting = threading.Lock(), threading.Lock()
         self.num_passes = 0  # since the start
-        self.width = int(network.get_input_embeddings().weight.shape[-1])  # of an embedding
+        self.width = int(network.get_input_embeddings().weight.shape[-1])  # length of an embedding
         self._num_open = 0
         self._cache_name = (
             "cache" if "cache" in inspect.signature(type(network).forward).parameters else "past_key_values"

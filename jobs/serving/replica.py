@@ -149,7 +149,7 @@ def _refuse_lacking(engine: str, payload: ReplicaPayload, folder: Path, device: 
     try:
         config = AutoConfig.from_pretrained(str(base), trust_remote_code=False, local_files_only=True)
     except UNUSABLE:
-        config = None  # loading says what is wrong with it
+        config = None  # loading explains what is wrong
     refuse_lacking(
         engine,
         family=getattr(config, "model_type", None),

@@ -120,7 +120,7 @@ class ReplicaState:
         """Note the steps of the engine and passes over prompts only read; return whether both have stopped."""
         reader, stats = self.served.reader, self.engine.stats()
         passes, is_reading = (reader.num_passes, reader.is_busy) if reader is not None else (0, False)
-        # Work of the engine, not open answers: one that its client does not read is open and makes no step.
+        # The engine's work, not open answers: an answer that its client does not read is open without steps.
         self.watch.observe(stats.steps + passes, busy=bool(stats.running or stats.waiting or is_reading))
         return self.watch.is_hung()
 

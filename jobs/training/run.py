@@ -109,7 +109,7 @@ STRATEGIES: dict[str, type[Strategy]] = {"ddp": Replicas, "fsdp": Shards, "zero2
 def make_loop(ctx: TrainingContext, batches: Batches, model: Any, *, resume_from: Path | None = None) -> TrainingLoop:
     """Build the objective, the optimizer and the loop; restore the training state of `resume_from`."""
     config, group = ctx.config, ctx.process_group
-    group.barrier()  # one that reads its network from a slow disk is waited for here, not within a collective
+    group.barrier()  # wait here, not in a collective, for a process that reads its network from a slow disk
     # may run the network, which no strategy expects before training
     objective = OBJECTIVES[config.objective].build(ctx, batches, model)
     strategy = (Strategy if group.count == 1 else STRATEGIES[config.devices.sharding])(model, ctx)

@@ -29,7 +29,7 @@ class ZeroStages(Strategy):
     """ZeRO 2 or 3. Takes the network's tensors apart in place."""
 
     def __init__(self, model: torch.nn.Module, ctx: TrainingContext) -> None:
-        fp16 = {"precision": "fp16"} if ctx.autocast is torch.float16 else {}  # what precision auto came to
+        fp16 = {"precision": "fp16"} if ctx.autocast is torch.float16 else {}  # resolves precision "auto"
         check_sharding(ctx.config.model_copy(update=fp16), has_deepspeed=find_spec("deepspeed") is not None)
         self.model = model
         inner = make_optimizer(model, ctx.config)
@@ -206,7 +206,7 @@ def engine_config(model: Any, ctx: TrainingContext) -> dict[str, object]:
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
-        # autocast as in any other run; what is sent between the processes stays fp32
+        # autocast as in any other run; communication stays fp32
         "torch_autocast": {
             "enabled": ctx.autocast is not None,
             "dtype": str(ctx.autocast or torch.bfloat16).removeprefix("torch."),

@@ -105,9 +105,9 @@ OBJECTS = {
 """Label, page and parameter of the address of each kind of object."""
 
 SHARED_NAMES = (
-    *("archived", "endpoint", "find", "page", "split", "tab", "variant"),  # of several pages
-    *("card_view", "from", "label", "order", "part", "rating", "to", "unit"),  # of one page, for each of its objects
-    "mode",  # of the page that launches, for each form that its address asks for
+    *("archived", "endpoint", "find", "page", "split", "tab", "variant"),  # on several pages
+    *("card_view", "from", "label", "order", "part", "rating", "to", "unit"),  # on one page, for each of its objects
+    "mode",  # on the page that launches, for each form that its address asks for
     *("page_query", "tab_links"),  # not bound: what the page of rows is of, and what has opened a tab
 )
 """Keys of the session that more than one page or object use; most are bound to the address by widgets."""

@@ -134,7 +134,7 @@ def choose_version(ctx: Context, prompt: PromptView) -> PromptVersionView:
     requested = st.query_params.get("version", "")
     known = next((number for number in numbers if str(number) == requested), None)
     if requested and known is None:
-        prompt.version(int(requested) if requested.isdecimal() and len(requested) < 10 else 0)  # raises what is unknown
+        prompt.version(int(requested) if requested.isdecimal() and len(requested) < 10 else 0)  # raises NotFound
     labels = {version.number: version_words(ctx, version) for version in prompt.versions}
     shown = known or prompt.newest.number
     key = f"version_{prompt.name}_{prompt.newest.number}_{shown}"

@@ -259,7 +259,7 @@ def _describe(
     difference = -comparison.difference.value if evidence.lower_is_better else comparison.difference.value
     stderr = comparison.difference.stderr
     critical = -float(scipy.special.ndtri(error * look.share / 2))
-    expected = evidence.over_all(config.expected_difference) - evidence.unclear  # what the lower end would show
+    expected = evidence.over_all(config.expected_difference) - evidence.unclear  # expected lower end
     power = float(scipy.special.ndtr((expected - threshold) / evidence.over_all(stderr) - critical)) if stderr else None
     items = None
     is_settled_by_items = abs(evidence.over_all(difference) - threshold) > evidence.unclear

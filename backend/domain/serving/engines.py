@@ -42,7 +42,7 @@ class ServerTraits:
 
 SERVERS: dict[str, ServerTraits] = {
     "llama.cpp": ServerTraits(
-        # of those that a GGUF file holds, the ones whose answers are tested against the network's own
+        # of the families of GGUF those whose answers are tested against the network's own
         families=("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gpt2", "gemma3_text"),
         precisions=("float32",),
         most_running=8,

@@ -25,7 +25,8 @@ from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
 
 Value = float | int | str | bool
-MAX_CHARACTERS = 500  # of changes in an address
+MAX_CHARACTERS = 500
+"""Of all changes in an address."""
 
 
 def _sections() -> dict[str, type[BaseModel]]:

@@ -230,7 +230,7 @@ def _read_csv(data: bytes, *, stem: str) -> list[ParsedLog]:
             return _tidy({key.lower(): value for key, value in row.items()} for row in rows)
         if columns := _wandb_columns(header):
             return _by_run(rows, columns)
-        if lowered == ["wall time", "step", "value"]:  # what TensorBoard's page downloads: one metric a file
+        if lowered == ["wall time", "step", "value"]:  # a download from TensorBoard's page: one metric a file
             rows = ({stem if key.lower() == "value" else key: value for key, value in row.items()} for row in rows)
         log = ParsedLog("CSV")
         _take_rows(log, rows)

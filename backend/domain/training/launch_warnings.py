@@ -32,7 +32,7 @@ USUAL_EPOCHS = {"full": 8.0, "adapter": 16.0, "preference": 4.0}
 """
 
 LONG_S = 900.0
-SLOW_FLOPS_PER_S = 3e10  # what one core of a CPU does in training
+SLOW_FLOPS_PER_S = 3e10  # one core of a CPU in training
 PADDED = 0.5
 CUT = 0.1
 SILENT = 0.01
@@ -235,7 +235,7 @@ def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
             sentence=f"The warm-up of {config.num_warmup_steps:,} steps takes more than half of the {steps:,}.",
             cure="A twentieth of the run is usual.",
         )
-    if facts.val_rows == 0 and not config.objective.samples:  # whose rewards are measured in training
+    if facts.val_rows == 0 and not config.objective.samples:  # rewards are measured in training
         yield LaunchWarning(
             code=Code.NO_VALIDATION,
             field="dataset",

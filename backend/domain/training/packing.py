@@ -21,7 +21,7 @@ def pack_rows(lengths: Lengths, capacity: int) -> npt.NDArray[np.int64]:
     order = np.argsort(-fitted, kind="stable")
     sizes, counts = np.unique(fitted[fitted > 0], return_counts=True)
     where = np.full(len(lengths), -1, dtype=np.int64)
-    # of the sequences that still take a row, in the order in which they were opened
+    # open sequences in the order in which they were opened: free tokens and number
     room = names = np.empty(0, dtype=np.int64)
     opened = done = 0
     for size, count in zip(sizes[::-1].tolist(), counts[::-1].tolist(), strict=True):
@@ -48,7 +48,7 @@ def count_sequences(lengths: Lengths, capacity: int, *, counts: Lengths | None =
     counts = np.ones_like(lengths) if counts is None else counts
     sizes, which = np.unique(np.minimum(lengths, capacity)[lengths > 0], return_inverse=True)
     totals = np.bincount(which, weights=counts[lengths > 0], minlength=len(sizes)).astype(np.int64)
-    # of the sequences that still take a row, in the order in which they were opened
+    # open sequences in the order in which they were opened: free tokens and how many alike
     room = number = np.empty(0, dtype=np.int64)
     opened = 0
     for size, count in zip(sizes[::-1].tolist(), totals[::-1].tolist(), strict=True):

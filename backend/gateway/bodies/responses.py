@@ -145,7 +145,7 @@ class ResponsesBody(StrictBody):
     store: bool | None = None
     metadata: OpenObject | None = None
     max_output_tokens: TokenCount | None = None
-    max_tool_calls: Any = None  # of the provider's own tools
+    max_tool_calls: Any = None  # limits the provider's own tools, of which there are none
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None

@@ -39,7 +39,7 @@ class MemoryLimits:
             name = min(absent)
             spent = await asyncio.to_thread(read_spent, *names[name])
             account.spent.setdefault(name, spent)
-        if len(account.spent) > 2 * len(names):  # of earlier periods and prices
+        if len(account.spent) > 2 * len(names):  # most are of earlier periods and prices
             account.spent = {name: account.spent[name] for name in names}
         refusal = _check(account, demand)
         if refusal is not None:

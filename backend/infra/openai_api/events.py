@@ -37,7 +37,7 @@ REASONS = {
     "tool_calls": FinishReason.TOOL_CALLS,
     "function_call": FinishReason.TOOL_CALLS,
 }
-MAX_COUNT = 2**31 - 1  # of the database's integers
+MAX_COUNT = 2**31 - 1  # largest integer of the database
 
 
 @dataclass

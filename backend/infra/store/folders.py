@@ -235,7 +235,7 @@ class FolderStore:
             known = None if self._mark_file(folder).exists() else self._own_manifest(folder)
             if known == manifest and is_working(folder) and self._exists(manifest, selection):
                 self._touch(folder)
-                return True  # what is here continues what the store has
+                return True  # the local folder is ahead of the store
             missing = [file for file in selection.of(manifest) if not self._has(folder, file, known)]
             self._make_room(folder, sum(file.size for file in missing))
             try:
@@ -257,7 +257,7 @@ class FolderStore:
         return True
 
     def _make_room(self, folder: str, needed: int) -> None:
-        self._touch(folder)  # what is here of it stays
+        self._touch(folder)  # so that its files here are not trimmed
         self.trim(needed=needed)
         free = shutil.disk_usage(self.root).free
         if needed and free - needed < self.keep_free_bytes:
@@ -372,7 +372,7 @@ class FolderStore:
             with self._unpinned(folder) as is_free:
                 if is_free and self._is_sent(folder) and self._used_at(folder) == used_at:
                     self._remove_files(folder)
-                    self._forget(folder)  # last: who is killed leaves a copy that is known, and not whole
+                    self._forget(folder)  # last: if killed before, the copy is known as incomplete
                     removed += size
         return removed
 

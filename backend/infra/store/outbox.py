@@ -101,7 +101,7 @@ class Outbox:
                 self._do(entry)
             except Unavailable:
                 raise
-            except Exception as error:  # a folder that can't be read keeps no other from being sent
+            except Exception as error:  # the other folders are still sent
                 problem = error
         if problem is not None:
             raise problem
@@ -152,7 +152,7 @@ class Outbox:
                 check()
                 file.unlink()
         except (_Changed, FileNotFoundError):
-            return  # what it says now is the next entry
+            return  # its new content is the next entry
 
     def _put(self, path: str, verb: str) -> Entry:
         file = self._file(path)

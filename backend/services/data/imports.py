@@ -98,7 +98,7 @@ def _tokenizer_folder(ctx: Context, options: ImportOptions) -> str | None:
             remedy="Set the number of shards, or leave the tokenizer empty.",
             field="tokenizer",
         )
-    known = (each for each in list_tokenizers(ctx) if each.folder == options.tokenizer)  # of an import that is repeated
+    known = (each for each in list_tokenizers(ctx) if each.folder == options.tokenizer)  # when an import is repeated
     tokenizer = next(known, None) or get_tokenizer(ctx, options.tokenizer)
     if tokenizer.folder is None:
         raise InvalidInput(f"The tokenizer {tokenizer.name} is not trained yet.", field="tokenizer")

@@ -162,7 +162,7 @@ def delete_version(ctx: Context, version_id: str, *, person: Person, with_report
             remedy="Keep it: a version takes only disk space.",
         )
         folder, content_hash = version.folder, version.content_hash
-        # of those that failed
+        # failed versions may have it as their parent
         session.execute(update(DatasetVersion).where(DatasetVersion.parent_id == version.id).values(parent_id=None))
         session.delete(version)
         session.flush()

@@ -371,7 +371,7 @@ def _stored_identity(text: str) -> str:
 def _stored_setting(text: str) -> TrainingSetting | None:
     try:
         return TrainingSetting.model_validate_json(text)
-    except ValidationError:  # of a base of an unknown family
+    except ValidationError:  # the base has an unknown family
         return None
 
 

@@ -200,7 +200,7 @@ def _fact_text(value: Any) -> str:
 
 def _decisive(evaluation: EvaluationView, *, across: bool = False) -> dict[str, object]:
     """Return what must agree. `across`: between endpoint and another subject, with its own engine and number format."""
-    # what it came to is in the facts
+    # whether chat was used is in the facts
     settings = {name: value for name, value in evaluation.settings.items() if name != "chat"}
     decisive = {**settings, **{name: getattr(evaluation.facts, name) for name in FACTS_THAT_MUST_AGREE}}
     return {name: value for name, value in decisive.items() if not (across and name in PART_OF_AN_ENDPOINT)}
@@ -363,7 +363,7 @@ def _judge(
     keys, judged = values[evaluation_ids[0]].keys, list[str]()
     for one in evaluation_ids:
         shared = np.intersect1d(keys, values[one].keys, assume_unique=True)
-        # one that answered other items must not cost the others theirs
+        # an evaluation with other items must not reduce the shared items of the rest
         if len(shared) >= max(2.0, MIN_SHARED * len(keys)):
             keys, judged = shared, [*judged, one]
     if len(judged) < 2:

@@ -432,7 +432,7 @@ def _let_go(session: Session, ctx: Context, claim: Claim[Any]) -> Job:
     job.status = Status.CANCELLED if cancelling else Status.QUEUED
     job.finished_at = ctx.now() if cancelling else None
     job.owner, job.lease_until, job.device = None, None, None
-    if claim.part is not None:  # from now on it waits for a machine in place of the one that is gone
+    if claim.part is not None:  # it starts to wait for another machine now
         job.not_before = ctx.now()
     release_slot(session, claim)
     close_uses(session, claim.job_id, at=ctx.now())

@@ -143,7 +143,7 @@ def join_gang(
             if job is None:
                 return None
             own = (GangMember.job_id == job.id, GangMember.host == host)
-            session.execute(delete(GangMember).where(*own, GangMember.lease_until <= now))  # of a worker that was lost
+            session.execute(delete(GangMember).where(*own, GangMember.lease_until <= now))  # its worker was lost
             if session.scalar(select(GangMember.host).where(*own)) is not None:
                 return None
             free = free_devices(session, host, devices, now)
@@ -365,7 +365,7 @@ def _claim_if_complete(session: Session, ctx: Context, job: Job, count: int, kin
         .where(GangMember.job_id == job.id, GangMember.attempt.is_(None), GangMember.lease_until > now)
         .where(GangMember.device.is_(None) if kind == "cpu" else GangMember.device.is_not(None))
         .order_by(GangMember.joined_at, GangMember.host)
-        .with_for_update()  # one that leaves at this moment is not counted
+        .with_for_update()  # a machine that leaves at this moment is not counted
     )
     members = session.scalars(waiting).all()[:count]
     if len(members) < count:

@@ -36,15 +36,15 @@ log = logging.getLogger(__name__)
 MAX_ORDERS = 50
 """Workers ordered in one sweep."""
 UNANSWERED = timedelta(seconds=60)
-"""After that long an order without an id was lost on its way."""
+"""Age from which an order without an id counts as lost on its way."""
 MISSED = timedelta(seconds=20)
 """Time for a worker to take its job that a provider started and then forgot, as Slurm's controller does when killed."""
 ORDERING = timedelta(seconds=20)
-"""After that long a sweep orders no more, so that pages hear of the provider again."""
+"""Longest time that a sweep orders workers, so that pages soon hear of the provider again."""
 LEAVES = timedelta(seconds=30)
-"""Time that a worker has to leave by itself after the end of its job."""
+"""Time that a worker has to exit by itself after the end of its job."""
 TAKES_AGAIN = timedelta(seconds=60)
-"""Time in which a worker that runs takes its job again whose lease has lapsed. One that does not is on a dead node."""
+"""Time in which a running worker takes its job again after the lease lapsed. If it does not, its node is dead."""
 
 
 def tend_submissions(ctx: Context, provider: ComputeProvider) -> None:
@@ -55,7 +55,7 @@ def tend_submissions(ctx: Context, provider: ComputeProvider) -> None:
     try:
         try:
             partitions += provider.check()
-        except InvalidInput as error:  # of the settings: what was ordered before is followed all the same
+        except InvalidInput as error:  # the settings are wrong; open orders are followed all the same
             problem = str(error)
         orders = provider.status()
     except RoundhouseError as error:
@@ -72,7 +72,7 @@ def tend_submissions(ctx: Context, provider: ComputeProvider) -> None:
         except Unavailable as error:
             log.warning("job %s is submitted later: %s", job_id, error)
             return
-        except Exception as error:  # one that fails keeps no other from its turn
+        except Exception as error:  # the others still get their turn
             log.warning("job %s could not be submitted: %s", job_id, error)
         if ctx.now() - began > ORDERING:
             return
@@ -122,7 +122,7 @@ def _follow(ctx: Context, provider: ComputeProvider, listed: Mapping[str, Submit
                 _miss(ctx, row, job, ctx.now())
             else:
                 _update(ctx, provider, row, job, one, is_newest=row.number == newest[row.job_id])
-        except Exception as error:  # one that fails keeps no other from its turn
+        except Exception as error:  # the others still get their turn
             log.warning("order %s of job %s could not be updated: %s", row.number, row.job_id, error)
 
 
@@ -153,7 +153,7 @@ def _miss(ctx: Context, row: Submission, job: Job, now: datetime) -> None:
 
 
 def _may_cancel(one: SubmittedOrder, job: Job, now: datetime) -> bool:
-    """Return whether a needless order can be withdrawn: it has no worker yet, or its worker does not leave."""
+    """Return whether a needless order can be withdrawn: it has no worker yet, or its worker does not exit."""
     if one.state is SubmissionState.WAITING:
         return True
     return one.state is SubmissionState.RUNNING and job.finished_at is not None and now - job.finished_at > LEAVES

@@ -105,7 +105,7 @@ def take_duties(ctx: Context, names: Collection[str], *, every_s: float) -> list
     now = ctx.now()
     with ctx.db.read() as session:
         begun = dict(session.execute(select(Duty.name, Duty.begun_at).where(Duty.name.in_(names))).all())
-    # one that begins in the future was begun before a clock was set back
+    # a beginning in the future is from before a clock was set back
     due = [name for name in names if name not in begun or abs((now - begun[name]).total_seconds()) >= every_s]
     return [name for name in due if _take_duty(ctx, name, begun.get(name), now)]
 
@@ -138,7 +138,7 @@ def list_workers(ctx: Context) -> list[WorkerView]:
             .join(Job, Job.id == GangMember.job_id)
             .where(GangMember.lease_until > now, GangMember.number.is_distinct_from(0))
         )
-        for owner, job_id, title, device in session.execute(parts):  # of several machines; the first owns the job
+        for owner, job_id, title, device in session.execute(parts):  # parts on several machines; the first owns the job
             running[owner.split("#")[0]].append((job_id, title, device))
         views = [
             view_of(

@@ -108,7 +108,7 @@ class CurveCache:
         (a run resumed from an earlier checkpoint), everything is sent again. `times` are seconds since the first point.
         """
         entry = self._entry(ctx, run_id)
-        has_points = entry.resets >= 0  # who comes while another reads gets what is here, and the rest at its next poll
+        has_points = entry.resets >= 0  # a second caller gets these, and new ones at its next poll
         if time.monotonic() - entry.refreshed >= FRESH_S and entry.refreshing.acquire(blocking=not has_points):
             try:
                 began = time.monotonic()

@@ -110,7 +110,7 @@ def _open_runs(session: Session, user_id: str | None) -> Sequence[Any]:
         select(Run.config, Run.last_step, Job.placement, Job.device)
         .join(Job, Run.job_id == Job.id)
         .where(Job.created_by == user_id, Job.status.not_in(TERMINAL), Job.device_request != "cpu")
-        # one that trains without a GPU trains on the CPU
+        # a run that trains without a device is on the CPU
         .where(or_(Job.status.not_in((Status.RUNNING, Status.CANCELLING)), Job.device.is_not(None)))
         .order_by(Job.created_at)
         .limit(MAX_RUNS)

@@ -114,7 +114,7 @@ def _add_replica(
     token = secrets.token_urlsafe(24)
     draft = session.get(Checkpoint, options.draft) if options.draft else None
     if options.engine == "auto" and options.adapters:
-        options = options.replace(engine="roundhouse")  # the one that serves them
+        options = options.replace(engine="roundhouse")  # the only engine with adapters
     payload = ReplicaPayload(
         checkpoint=require_folder(checkpoint.folder, what="checkpoint"),
         name=name,

@@ -49,7 +49,7 @@ class ReportTally:
     def __init__(self, rows: VersionRows, folder: Path) -> None:
         self._rows = rows
         self._longest: dict[str, Counter[int]] = {"train": Counter(), "val": Counter()}
-        self._kept = RowArray(folder / "kept", np.int32)  # of the train split, one entry per trained sequence
+        self._kept = RowArray(folder / "kept", np.int32)  # train split; one entry per trained sequence
         self._kept_counts: Counter[int] = Counter()
         self._pending: list[int] = []
         self._counts = {split: dict.fromkeys(SplitReport.model_fields, 0) for split in SPLITS}

@@ -122,7 +122,7 @@ class EndpointEngine:
                     return
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 if any(future.exception() for future in done):
-                    done, _ = wait(running)  # what has been paid for is recorded before the work ends
+                    done, _ = wait(running)  # answers that are paid for are recorded before the work ends
                 error = next((error for future in done if (error := future.exception())), None)
                 yield [(running.pop(future), future.result()) for future in done if future.exception() is None]
                 if error is not None:

@@ -33,7 +33,7 @@ def run(spec: JobSpec[InspectPayload], reporter: Reporter) -> InspectResult:
         summary, numbers, words = read_weights(subject, other, reporter)
     out = spec.path(payload.out)
     partial = out.with_name(f".{out.name}.{spec.attempt}.partial")
-    for leftover in out.parent.glob(f".{out.name}.*.partial"):  # of an attempt that was killed
+    for leftover in out.parent.glob(f".{out.name}.*.partial"):  # a killed attempt left it
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
     np.savez_compressed(partial / "numbers.npz", **numbers)  # type: ignore[arg-type]

@@ -219,7 +219,7 @@ def _spectral(folder: WeightFolder, name: str) -> float:
     """Return the largest singular value, by Lanczos iterations (ARPACK), to about four digits."""
     matrix = torch.cat(list(folder.slices(name))).numpy()
     # a fixed start vector, so that the result is deterministic
-    start = np.full(min(matrix.shape), 1.0, dtype=np.float32)
+    start = np.ones(min(matrix.shape), dtype=np.float32)
     return float(svds(matrix, k=1, return_singular_vectors=False, tol=1e-4, v0=start)[0])
 
 

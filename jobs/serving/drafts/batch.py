@@ -44,7 +44,7 @@ class Speculation:
     def __init__(self, draft: Draft, *, vocab_size: int, pace: Pace | None = None) -> None:
         self._draft, self._vocab_size, self.pace = draft, vocab_size, pace or Pace()
         self._step: list[Checked] = []
-        self._length: int | None = None  # None: the step is none of those that are compared
+        self._length: int | None = None  # None: the step is not compared
         self._is_whole = True  # whether all its requests have drafts of that length
         self._began = 0.0
         self.drafted = self.accepted = 0
@@ -115,7 +115,7 @@ class Speculation:
         self.accepted += right
         if self._length is not None:
             wrong = sum(len(checked.tokens) <= len(checked.draft) for checked in self._step)
-            seconds = time.thread_time() - self._began  # of the processor: other processes make no length look slow
+            seconds = time.thread_time() - self._began  # processor time: other processes do not count
             self.pace.note(
                 num_requests, self._length, right=right, wrong=wrong, seconds=seconds if self._is_whole else None
             )

@@ -405,7 +405,7 @@ def compile_to(compiler: str, path: Path) -> None:
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_S)
             return
-        except subprocess.SubprocessError as error:  # also one that takes too long
+        except subprocess.SubprocessError as error:  # or it took too long
             failure = error
     raise failure
 

@@ -98,7 +98,7 @@ def _choose_version(dataset: DatasetView) -> VersionView | None:
 
     chosen = choose_from("Version", by_number, words=label, key=key, value=shown, width=420)
     if chosen != shown:
-        for part in ("row", "report", "against", "job"):  # of the version before
+        for part in ("row", "report", "against", "job"):  # they belong to the previous version
             st.query_params.pop(part, None)
         st.query_params["version"] = str(chosen)
         st.rerun()

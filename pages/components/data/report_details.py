@@ -23,39 +23,27 @@ SHOWN = 200
 def draw_report_detail(report: DataReport, *, key: str) -> None:
     """Draw the detail that is chosen."""
     same, leak = report.duplicates, report.leakage
-    counts = {
-        "Duplicates": same.exact + same.near,
-        "Leakage": leak.exact + leak.near,
-        "Benchmarks": report.contaminated_rows,
-        "Odd rows": report.train.zero_label_rows + len(report.empty) + report.refused_rows + report.forged_rows,
-        "Languages": None,
-        "Characters": sum(fault.rows for fault in report.faults),
-        "Packing": None,
+    unusable = report.train.zero_label_rows + len(report.empty) + report.refused_rows + report.forged_rows
+    details = {
+        "Duplicates": (same.exact + same.near, _draw_duplicates),
+        "Leakage": (leak.exact + leak.near, _draw_leakage),
+        "Benchmarks": (report.contaminated_rows, _draw_contamination),
+        "Odd rows": (unusable, _draw_unusable),
+        "Languages": (0, _draw_languages),
+        "Characters": (sum(fault.rows for fault in report.faults), _draw_faults),
+        "Packing": (0, _draw_packing),
     }
     name = choose_one(
         "Details",
-        list(counts),
+        list(details),
         default="Duplicates",
-        format_func=lambda name: f"{name} ({counts[name]:,})" if counts[name] else name,
+        format_func=lambda name: f"{name} ({details[name][0]:,})" if details[name][0] else name,
         key=f"report_details_{key}",
     )
-    if name == "Duplicates":
-        _draw_duplicates(report)
-    elif name == "Leakage":
-        _draw_leakage(report, key=key)
-    elif name == "Benchmarks":
-        _draw_contamination(report, key=key)
-    elif name == "Odd rows":
-        _draw_silent(report, key=key)
-    elif name == "Languages":
-        _draw_languages(report, key=key)
-    elif name == "Characters":
-        _draw_faults(report)
-    else:
-        _draw_packing(report)
+    details[name][1](report, key)
 
 
-def _draw_duplicates(report: DataReport) -> None:
+def _draw_duplicates(report: DataReport, _key: str) -> None:
     same = report.duplicates
     chance = detection_probability(same.threshold)
     st.caption(
@@ -83,7 +71,7 @@ def _place(row: RowRef) -> str:
     return f"{row.split} row {row.row:,}"
 
 
-def _draw_leakage(report: DataReport, *, key: str) -> None:
+def _draw_leakage(report: DataReport, key: str) -> None:
     leak = report.leakage
     if not leak.rows:
         st.markdown(":material/check_circle: No validation row is similar to a train row.")
@@ -102,7 +90,7 @@ def _draw_leakage(report: DataReport, *, key: str) -> None:
     draw_table(table, key=f"report_leaks_{key}", alt="Validation rows that are similar to train rows")
 
 
-def _draw_contamination(report: DataReport, *, key: str) -> None:
+def _draw_contamination(report: DataReport, key: str) -> None:
     st.caption(
         "An item counts if 13 consecutive words of its question and answer occur in a row, or a whole question of 3 to"
         " 12 words; case and punctuation aside."
@@ -131,29 +119,24 @@ def _draw_contamination(report: DataReport, *, key: str) -> None:
             st.caption(f"The first {SHOWN:,} are shown; the command line lists more.")
 
 
-def _draw_silent(report: DataReport, *, key: str) -> None:
-    rows = [
-        *({"Split": row.split, "Row": row.row, "Why": row.reason, "Text": row.text} for row in report.zero_label),
-        *({"Split": row.split, "Row": row.row, "Why": "empty", "Text": row.text} for row in report.empty),
-        *(
-            {"Split": row.split, "Row": row.row, "Why": "refused by the chat template", "Text": row.text}
-            for row in report.refused
-        ),
-        *(
-            {"Split": row.split, "Row": row.row, "Why": "spells a special token", "Text": row.text}
-            for row in report.forged
-        ),
+def _draw_unusable(report: DataReport, key: str) -> None:
+    unusable = [
+        *((row, row.reason) for row in report.zero_label),
+        *((row, "empty") for row in report.empty),
+        *((row, "refused by the chat template") for row in report.refused),
+        *((row, "spells a special token") for row in report.forged),
     ]
+    rows = [{"Split": row.split, "Row": row.row, "Why": reason, "Text": row.text} for row, reason in unusable]
     if not rows:
         st.markdown(":material/check_circle: Every row has text and tokens with loss.")
         return
     st.caption(
         "The first rows without loss, without text, refused by the chat template, or with special tokens in their text."
     )
-    draw_table(rows, key=f"report_silent_{key}", alt="Unusable rows")
+    draw_table(rows, key=f"report_unusable_{key}", alt="Unusable rows")
 
 
-def _draw_languages(report: DataReport, *, key: str) -> None:
+def _draw_languages(report: DataReport, key: str) -> None:
     if not report.languages:
         st.caption("No text was checked.")
         return
@@ -167,7 +150,7 @@ def _draw_languages(report: DataReport, *, key: str) -> None:
     st.plotly_chart(language_figure(report.languages[:15]), key=f"report_languages_{key}", config=STATIC)
 
 
-def _draw_faults(report: DataReport) -> None:
+def _draw_faults(report: DataReport, _key: str) -> None:
     if not report.faults:
         st.markdown(":material/check_circle: No wrong encoding, control characters or leftover HTML.")
         return
@@ -183,7 +166,7 @@ def _visible(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter == "\n" else f"⟨{ord(letter):x}⟩" for letter in text)
 
 
-def _draw_packing(report: DataReport) -> None:
+def _draw_packing(report: DataReport, _key: str) -> None:
     packing = report.packing
     if packing.trainer is None:
         st.caption("No row of this dataset is used for training.")

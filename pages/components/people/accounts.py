@@ -61,7 +61,7 @@ def draw_accounts(ctx: Context, person: Person) -> None:
 
 def draw_new_account(ctx: Context, person: Person) -> None:
     """Draw the form for a new account."""
-    # a new form after each account: one that failed keeps what was typed
+    # a new form after each account; after a failure the same, with what was typed
     made = st.session_state.setdefault("accounts_made", 0)
     with st.form(f"new_account_{made}"):
         st.markdown("**New account**")

@@ -174,7 +174,7 @@ def draw_sides(
                 own.append(SideSettings())
                 continue
             base, changes = st.session_state.get(f"base_of_{inner}", (None, changes))
-            if base != (now := shared.model_dump(include=set(WIDGETS))):  # what is not its own follows that of all
+            if base != (now := shared.model_dump(include=set(WIDGETS))):  # the settings of all sides changed
                 fill_settings(shared.model_copy(update=changes), scope=inner)
             draw_preset_choice(ctx, person, scope=inner)
             values, below = draw_values(None, scope=inner, temperature=shared.temperature)

@@ -36,7 +36,7 @@ def draw_team_prompts(ctx: Context, person: Person, settings: AnswerSettings, *,
     key = menu_key("prompts_menu")
     is_requested = requested in names
     if is_requested:
-        st.session_state.setdefault(key, True)  # who chose a prompt on its page sees where it went
+        st.session_state.setdefault(key, True)  # open, so that a prompt chosen on its page is seen
     with st.popover("Prompts", icon=":material/article:", key=key, on_change="rerun" if is_requested else "ignore"):
         if not names:
             st.caption("No prompt yet.")

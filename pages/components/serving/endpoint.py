@@ -238,7 +238,7 @@ def draw_endpoint_gauges(endpoint: EndpointView) -> None:
                 cure = "Start that server; it is checked again by itself. At another address, connect it again."
                 st.warning(f"Health check: {plain(replica.problem)}  \n{cure}", icon=":material/error:")
         return
-    grid = st.grid(4, min_column_width=140)  # of the four of the last hour below
+    grid = st.grid(4, min_column_width=140)  # like the four figures of the last hour below
     draw_metric(
         grid, "Replicas ready", "asleep" if endpoint.state == "asleep" else f"{endpoint.num_ready} of {endpoint.target}"
     )
@@ -434,7 +434,7 @@ def draw_log_settings(ctx: Context, person: Person, name: str) -> None:
                 st.toast("Saved.", icon=":material/check:")
     if st.button("Dataset from traffic", icon=":material/database:", key=f"traffic_{name}"):
         st.session_state[TRAFFIC_OF] = (name, ())
-        st.rerun()  # of the page: a dialog of a part that is drawn again every two seconds would close
+        st.rerun()  # the whole page: a dialog in a part that is drawn every two seconds would close
 
 
 def draw_newest_load_tests(ctx: Context, name: str) -> None:

@@ -118,7 +118,7 @@ def _fill(draft: FormDraft) -> bool:
         objective = Objective(values["objective"])
         inline = ArchitectureConfig.model_validate(values["inline"]) if values.get("inline") else None
         fill_draft(objective, values, inline)
-    except (KeyError, TypeError, ValueError, ValidationError):  # of another version
+    except (KeyError, TypeError, ValueError, ValidationError):  # a draft of another version
         return False
     st.session_state[_RESTORED] = draft
     return True

@@ -639,7 +639,7 @@ def _draw_deletion(ctx: Context, person: Person, rows: Sequence[RunRow]) -> None
             on_click=handled(st.session_state.update),
             kwargs={"runs_to_delete": planned.run_ids},
         ):
-            with rerun_after():  # what was shown at the click: by now others of the ticked may have ended
+            with rerun_after():  # the runs shown at the click: others of the ticked may have ended since
                 done = delete_runs(ctx, st.session_state["runs_to_delete"], person=person)
                 set_parameters(ticked=",".join(one for one in ids if one not in done.run_ids))
                 st.toast(f"{plural(len(done.run_ids), 'run')} deleted.")

@@ -164,7 +164,7 @@ def _draw_search(config: RunConfig, *, validates: bool, parallel: int) -> dict[s
     method = choose_one("Search", shown.choices, default="random", key="sweep_method")
     st.caption(METHOD_HELP[method])
     metrics = config.objective.facts.metrics
-    if not validates:  # what is never measured compares nothing
+    if not validates:  # without validation these are never measured
         metrics = tuple(name for name in metrics if not name.startswith("val_")) or ("train_loss",)
     left, right = st.columns(2)
     metric = left.selectbox(

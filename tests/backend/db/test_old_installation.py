@@ -229,7 +229,7 @@ def test_a_damaged_document_is_named_with_table_column_and_row(
 
 
 def test_a_run_of_another_version_is_listed_whatever_is_refused_today(opened: Context) -> None:
-    """A field that is gone, and a rule that came later: the lists must open all the same."""
+    """A field that is gone, and a rule that came later: the lists must still open."""
     change = "UPDATE runs SET config = json_set(config, '$.gone', 1, '$.warmup_steps', 900, '$.max_steps', 9)"
     with opened.db.write() as session:
         session.connection().exec_driver_sql(change)

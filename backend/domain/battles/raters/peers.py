@@ -126,7 +126,7 @@ def outlier_checks(items: JudgedItems, columns: VoteColumns, *, level: float) ->
         def test(rater: int, compared: dict[int, _Comparison] = compared) -> float:
             others = np.array([float(own[other].sum()) for other in compared if other != rater])
             taste = _taste([one for other, one in compared.items() if other != rater])
-            shared = float((others**2).sum() / others.sum() ** 2) if others.any() else 0.0  # of the others' mean taste
+            shared = float((others**2).sum() / others.sum() ** 2) if others.any() else 0.0  # variance of their mean
             checks[rater] = compared[rater].checks(taste * math.sqrt(1 + shared), rng)
             return min((check.chance for check in checks[rater]), default=1.0)
 

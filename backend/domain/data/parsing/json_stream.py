@@ -125,7 +125,7 @@ def _from_object(buffer: _Buffer, *, longest: int) -> Iterator[tuple[int, dict[s
     try:
         value = buffer.value(longest=longest)
     except RowProblem as problem:
-        # a long wrapper such as {"version": 1, "examples": [{...}, ...]}, or one that is cut off
+        # a long wrapper such as {"version": 1, "examples": [{...}, ...]}, or a file that is cut off
         match = _WRAPPED_LIST.search(buffer.text, buffer.position)
         if match is None:
             yield 1, problem

@@ -414,7 +414,7 @@ def sniff_rows(name: str, head: bytes, *, limit: int = 50) -> tuple[list[dict[st
     for number, row in iter_rows_of(suffix, [head]):
         if isinstance(row, dict):
             rows.append(row)
-            unreadable = len(problems)  # what follows the last good row may be cut off
+            unreadable = len(problems)  # the text after the last good row may be cut off
             if len(rows) == limit:
                 break
         else:

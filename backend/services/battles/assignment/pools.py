@@ -135,7 +135,7 @@ class CampaignPool:
         query = select(Vote.battle_id, Vote.label, Vote.revision)
         if self._battles_read_at is None:
             query = query.join(Battle, Battle.id == Vote.battle_id).where(Battle.campaign_id == self.campaign_id)
-        else:  # of every campaign: an index finds them, and the pool skips battles that it doesn't hold
+        else:  # votes of every campaign, which an index finds; the pool skips foreign battles
             query = query.where(Vote.created_at >= self._battles_read_at - OVERLAP)
         for battle, label, revision in session.execute(query):
             self.pool.add_vote(battle, label=label, revision=revision, now=now)

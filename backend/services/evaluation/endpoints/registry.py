@@ -208,7 +208,7 @@ def _insert(
         EvaluatedEndpoint.url == config.url,
         EvaluatedEndpoint.model == config.model,
     )
-    # one that was removed comes back with its evaluations
+    # an endpoint that was removed comes back with its evaluations
     row = session.scalar(select(EvaluatedEndpoint).where(*clause))
     if row is None:
         row = EvaluatedEndpoint(

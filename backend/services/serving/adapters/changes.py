@@ -150,7 +150,7 @@ def _check_fit(session: Session, endpoint: Endpoint, deployment: Deployment, che
         )
     require_writer(session, adapter.id)
     options = deployment.config
-    # an automatic engine is one that its replicas have chosen
+    # with engine "auto" each replica has chosen its own
     replicas = session.scalars(select(Replica).where(Replica.deployment_id == deployment.id, Replica.status == "ready"))
     for engine in {options.engine, *(replica.gauges.engine for replica in replicas)}:
         refuse_lacking(

@@ -71,7 +71,7 @@ def standing_costs(ctx: Context) -> list[StandingPrice]:
     for name, deployment, size in deployed:
         prices = [use_hour_usd(today, use) for owner, use in uses if owner == deployment.id]
         known = [price for price in prices if price is not None]
-        # one that starts, or another server, has no price yet
+        # a replica that starts, or a server of another kind, has no price yet
         hour = sum(known) if deployment.num_replicas <= len(known) == len(prices) else None
         costs.append(
             StandingPrice(

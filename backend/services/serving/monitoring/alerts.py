@@ -191,7 +191,7 @@ def _replicas_down(ctx: Context, live: LiveGauges) -> Iterator[AlertCondition]:
             .where(Deployment.stopped_at.is_(None))
             .order_by(Deployment.created_at)
         ).all()
-    # of each role, a canary's beside
+    # the newest deployment of each role, so that a canary counts beside the stable one
     newest = {(endpoint_id, name, role): replicas for endpoint_id, name, role, replicas in rows}
     requested: dict[tuple[str, str], int] = defaultdict(int)
     for (endpoint_id, name, _), replicas in newest.items():

@@ -394,7 +394,7 @@ async def _answer(
         raise
     except RoundhouseError as error:
         put("failed", f"{error.message} {error.remedy}".strip())
-    except Exception:  # of this answer alone
+    except Exception:  # only this answer fails
         log.exception("An answer of a matrix failed.")
         cells[place] = cells[place].model_copy(update={"status": "failed", "error": UNEXPECTED})
     finally:
