@@ -196,7 +196,7 @@ def migrate_database(settings: Settings) -> None:
         return
     if revision is not None:
         _refuse_unknown(revision)
-    # as slow to import as the rest of a command: left out where there is nothing to migrate
+    # slow to import: only where there is something to migrate
     from alembic import command
 
     with _migrates_alone(settings):

@@ -533,7 +533,7 @@ class Settings(BaseSettings):
 
     def describe(self) -> list[tuple[str, str, str, str]]:
         """Return variable, value, source and meaning of every setting, without what is secret."""
-        in_file = DotEnvSettingsSource(type(self), env_file=ENV_FILE).env_vars  # by names in small letters
+        in_file = DotEnvSettingsSource(type(self), env_file=ENV_FILE).env_vars  # keys are lowercase
         lines = []
         for name, field in type(self).model_fields.items():
             variable = variable_of(name)

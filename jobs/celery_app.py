@@ -50,7 +50,7 @@ app.conf.broker_transport_options = {
 }
 TIDY_S = 3600.0
 DUTY_OF = {"serve": "endpoints", "train": "sweeps", "eval": "suites"}
-"""What one worker of a queue does for all, beside its jobs."""
+"""Duty that one worker of a queue has beside its jobs."""
 heart_stopped = threading.Event()
 HOST = os.environ.get("ROUNDHOUSE_WORKER_HOST") or socket.gethostname()
 

@@ -71,7 +71,7 @@ class FolderExchange:
         self._pins, self._bases = ExitStack(), list[str]()
         self._streams: TokenStreams | None = None
         self.message = ""
-        """What the job waits for."""
+        """Message while the job waits."""
 
     @contextmanager
     def held(self) -> Iterator[None]:

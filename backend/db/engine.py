@@ -196,7 +196,7 @@ def _create(url: URL, is_sqlite: bool) -> Engine:
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # we emit BEGIN ourselves
-        connection.create_function("lower", 1, _lower, deterministic=True)  # its own knows A to Z alone
+        connection.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own converts only A to Z
         cursor = connection.cursor()
         for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")

@@ -852,7 +852,7 @@ class FrozenBoard(Authored):
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
     name: Mapped[str] = mapped_column(String(120))
     digest: Mapped[str] = mapped_column(String(64))
-    document: Mapped[JsonObject] = mapped_column(default=dict)  # its digest holds for these bytes
+    document: Mapped[JsonObject] = mapped_column(default=dict)  # the digest is of these bytes
 
 
 class Alias(Authored):

@@ -38,7 +38,7 @@ FAULTS = {
     **dict.fromkeys(("list_type", "tuple_type", "set_type"), "must be a list"),
     **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be fields with their values"),
 }
-"""What is wrong with a value, by the type of pydantic's error."""
+"""Messages by the type of pydantic's error."""
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -25,7 +25,7 @@ from backend.infra.store.outbox import Entry, Outbox
 PAGE_ANSWER_S = 1.5
 """A page waits this long for a store to answer."""
 SMALL_BYTES = 64 * 2**20
-"""Above every tokenizer, below the weights of every network that is worth leaving out."""
+"""More than any tokenizer, less than the weights of any network that is worth leaving out."""
 READ_BYTES = 2**20
 """Bytes of a file that is read where it lies which are fetched at once."""
 TOKENS_OF = "tokens-of"

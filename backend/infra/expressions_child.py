@@ -16,7 +16,7 @@ from typing import Any
 from math_verify import LatexExtractionConfig, parse, verify
 
 MARKS = ("$", r"\boxed", r"\(", r"\[", r"\begin")
-"""What sets an expression apart from text around it; a text without any is one expression."""
+"""Delimiters of an expression within text; a text without any is one expression."""
 
 
 def read(text: str) -> list[Any]:
@@ -24,7 +24,7 @@ def read(text: str) -> list[Any]:
     expressions as Python.
     """
     marked = text if any(mark in text for mark in MARKS) else f"${text}$"
-    # its timeout is an alarm, which we are given
+    # no timeout: it would be an alarm, and the parent process sets a limit
     expressions: list[Any] = parse(marked, [LatexExtractionConfig()], parsing_timeout=None)
     return expressions
 

@@ -117,7 +117,7 @@ class Question:
             case PromptRequest(prompt=prompt):
                 return [prompt] if isinstance(prompt, str) else []
             case RollRequest():
-                return []  # its result counts them itself
+                return []  # the result counts its tokens itself
 
 
 @dataclass

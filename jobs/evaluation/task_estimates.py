@@ -37,7 +37,7 @@ RATIOS = {
     "token_perplexity": "tokens",
     "perplexity": "",
 }
-"""What the summed log-likelihoods are divided by; of targets' perplexity by their number (lm-evaluation-harness)."""
+"""Divisor of the summed log-likelihoods; for the perplexity of targets their number (lm-evaluation-harness)."""
 
 
 def estimate_task(task: TaskDefinition, ledger: ItemLedger) -> list[ScoreRow]:

@@ -36,7 +36,7 @@ from jobs.modeling.chat.render import ConversationRefused, assistant_turns, enco
 from jobs.modeling.scores import Pair, TextNll
 
 FEW_DOCUMENTS = 8
-"""Below this many documents an interval over documents is unreliable, so windows are the items."""
+"""With fewer documents an interval over documents is unreliable, so windows are the items."""
 SHOWN_CHARACTERS = 600
 
 

@@ -20,7 +20,7 @@ from backend.infra.checkpoints.candidates import MAX_JSON_BYTES, read_json_file
 MAX_ID = 10_000_000
 MAX_ADDED_TOKENS = 20_000
 MAX_TOKEN_CHARACTERS = 1_000
-"""Of an added token. The longest in use are runs of spaces and the marks of tools."""
+"""Longest added token. The longest in use are runs of spaces and the marks of tools."""
 MAX_PATTERN_CHARACTERS = 20_000
 MAX_INSERTED_CHARACTERS = 100
 MAX_GROWTH = 10_000

@@ -289,7 +289,7 @@ class ManyAnswers:
         """Submit a choice as soon as the engine has room."""
         while not self._is_over():
             try:
-                with self._changed:  # its end waits until it is noted as open
+                with self._changed:  # so that its end is handled after it is noted as open
                     self._open[choice.number] = submit_choice(
                         self._served,
                         self._request,

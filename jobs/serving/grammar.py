@@ -31,7 +31,7 @@ COSTLY = {
     "json_schema": ('"pattern', '"multipleOf"', '"allOf"', '"x-guidance"'),
     "json_object": (),
 }
-"""What a constraint has that may take minutes to read: counted repetitions and intersections."""
+"""Parts of a constraint that may take minutes to compile: counted repetitions and intersections."""
 FREE_CPU_S, TOKEN_CPU_S = 3.0, 0.02
 """Time of the engine's thread that the constraint of one answer may take, in all and for each token."""
 SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}

@@ -101,7 +101,7 @@ class ReplicaState:
         self.limits = limits or AnswerLimits()
         self.is_draining = False
         self.arithmetic = ""
-        """What computes the network's layers on a CPU."""
+        """Kernels that compute the network's layers on a CPU."""
         self.num_served = 0
         self.watch = StepWatch()
         self._open: set[GenerationResponse] = set()

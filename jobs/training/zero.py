@@ -177,7 +177,7 @@ def _start_engine(model: torch.nn.Module, inner: torch.optim.Optimizer, ctx: Tra
     deepspeed.utils.logger.setLevel(logging.WARNING)
     # at each call of a collective that it calls by a former name
     warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
-    if not is_gpu(ctx.device):  # else it compiles a kernel for gloo, for a minute
+    if not is_gpu(ctx.device):  # without this it compiles a kernel for gloo, for a minute
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_init_required=False)
     engine, *_ = deepspeed.initialize(model=model, optimizer=inner, config=engine_config(model, ctx))

@@ -52,9 +52,9 @@ FIRST_WORDS = (
     "Roundhouse trains language models, evaluates them, compares them by blind votes, deploys them and lets you chat"
     " with them, on your own machines."
 )
-"""What a visitor reads who has no run yet."""
+"""Shown to a visitor without runs."""
 FIRST_STEP = " Begin with the first step below."
-"""What follows where nothing was done yet."""
+"""Follows it if nothing was done yet."""
 DAY, WEEK = timedelta(days=1), timedelta(days=7)
 LOGGED = 8
 """Lines of the log that are shown at once."""

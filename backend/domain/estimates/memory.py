@@ -278,7 +278,7 @@ def _during_backward(costs: _Costs) -> MemoryEstimate:
     best, below = None, sum(costs.blocks)
     for done, block in enumerate(reversed(costs.blocks)):
         left = len(costs.blocks) - done
-        # its own input is in what a block saves
+        # a block's saved tensors include its own input
         saved = (left - 1) * costs.inputs + block if costs.recompute else below
         below -= block
         arrived = min(costs.gradients, costs.head_gradient + done * costs.block_gradient)

@@ -20,7 +20,7 @@ class GateVerdict(StrEnum):
 
 
 GATE_WORDS = {GateVerdict.PASS: "passes it", GateVerdict.FAIL: "fails it", GateVerdict.INCONCLUSIVE: "is inconclusive"}
-"""What a gate does to a checkpoint: “release” fails it."""
+"""Predicates of a sentence about a checkpoint: gate “release” fails it."""
 
 
 class GateBenchmark(BaseModel):

@@ -30,7 +30,7 @@ STATUS_LABELS = {
     Status.FAILED: "Failed",
     Status.FINISHED: "Finished",
 }
-"""What people read of a status, on pages, in tables and in the terminal; documents and filters have its value."""
+"""Labels of statuses on pages, in tables and in the terminal; documents and filters have the values."""
 
 
 def status_word(status: str) -> str:

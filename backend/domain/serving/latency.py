@@ -13,7 +13,7 @@ GROWTH = 1.08
 _LOG = math.log(GROWTH)
 MIN_DECODE_S = 0.01
 MAX_TOKENS_PER_S = 10_000.0
-"""Of one answer: what exceeds it was buffered on its way, and measures the network."""
+"""For one answer; a higher rate means that it was buffered on its way, and measures the network."""
 Counts = Mapping[int, int]
 """Number of latencies by bucket."""
 LAST = math.ceil(math.log(3600 / MIN_S) / _LOG)

@@ -26,7 +26,7 @@ from backend.errors import InvalidInput
 
 Value = float | int | str | bool
 MAX_CHARACTERS = 500
-"""Of all changes in an address."""
+"""All changes in an address together."""
 
 
 def _sections() -> dict[str, type[BaseModel]]:

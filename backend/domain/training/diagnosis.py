@@ -27,17 +27,15 @@ Floats = npt.NDArray[np.float64]
 
 MAX_POINTS = 4000
 MAX_VOCABULARY = 2**18
-"""Tokens of the largest vocabularies in use, of a run whose own is not known."""
+"""Largest vocabulary in use, assumed for a run whose own is not known."""
 WORSE_SHARE = 1.25
-"""Above this multiple of the loss of a guess; a fresh model may begin a little above it."""
+"""Worse than guessing: this multiple of the loss of a guess; a fresh model may begin a little above that loss."""
 LOST_SHARE, LOST_POINTS = 3.0, 5
-"""Above this multiple at the median of this many steps in a row, a run that still trains is lost: long before there is
-a trend.
-"""
+"""A run that trains is lost if the median of this many steps is above this multiple; a trend needs many more."""
 MIN_POINTS = 60
 """Minimum number of points for a trend."""
 MIN_STILL_POINTS = 5
-"""Points of a gradient norm that is exactly 0 in all of them, which is no trend; of an ended run, any number."""
+"""Minimum number of points of a gradient norm that is always exactly 0; any number if the run has ended."""
 SPIKE_SIGMAS, SPIKE_SHARE = 12.0, 0.15
 """A spike: 12 robust standard deviations and 15 % of the loss above the rolling median; small batches reach 6 to 8."""
 DIVERGED_SHARE = 0.25

@@ -13,7 +13,7 @@ FILE = "held_out.json"
 MAX_BYTES = 2_000_000
 """A larger file was not written by a run."""
 FEW_ROWS = 10
-"""Below this many held-out rows their mean loss says little of a model."""
+"""With fewer held-out rows their mean loss says little about a model."""
 Measure = Literal["tokens", "pair", "answer", "reward"]
 MEASURES: dict[Measure, str] = {
     "tokens": "nats per token",

@@ -115,7 +115,7 @@ class KeyGate:
         tokens = row.prompt_tokens + row.completion_tokens
         usd = row.cost_usd or 0.0
         size = 0 if request.num_prompt_ids else request.prompt_bytes
-        if tokens:  # else the model may not exist, and a client can think of any number of names
+        if tokens:  # without tokens the model may not exist, and clients can invent any number of names
             self._rates[exchange.endpoint].learn(
                 prompt_bytes=size, prompt_tokens=row.prompt_tokens, tokens=tokens, usd=usd
             )

@@ -21,7 +21,7 @@ MAX_HEADER_BYTES = 25_000_000
 """The Hub's own limit for safetensors."""
 MAX_STRING_BYTES, MAX_ENTRIES, MAX_STRINGS = 16 * 2**20, 100_000, 4_000_000
 MAX_SIZE = 2**48
-"""Of one dimension of a tensor."""
+"""Largest dimension of a tensor."""
 BUFFERS = (".attn.bias", ".masked_bias", ".inv_freq", ".e_score_correction_bias")
 """Suffixes of stored tensors that are not parameters."""
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}

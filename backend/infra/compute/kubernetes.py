@@ -419,7 +419,7 @@ def _is_left_behind(pod: Item) -> bool:
     """Return whether a pod should have ended long ago: its node is dead, and the cluster replaces it only when the node
     is back or deleted.
     """
-    ends_at = pod["metadata"].get("deletionTimestamp")  # with the time that it has for its end
+    ends_at = pod["metadata"].get("deletionTimestamp")  # includes the grace period
     return bool(ends_at) and datetime.now(UTC) - datetime.fromisoformat(str(ends_at)) > LEFT_BEHIND
 
 

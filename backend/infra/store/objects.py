@@ -33,7 +33,7 @@ NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 taking the same name at once.
 """
 CLAIM_S = 60.0
-"""After that long the machine that made such a file has died between two steps that take milliseconds."""
+"""Age at which the machine that made such a file must have died between two steps that take milliseconds."""
 _ADDRESS = re.compile(r"(s3|gs)://[a-zA-Z0-9][\w.-]{1,220}(/[\w./=+-]*)?")
 
 

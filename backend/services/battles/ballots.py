@@ -94,7 +94,7 @@ class ServedBallot:
 
 
 VoteForm = Literal["vote", "grade"]
-"""What a rater's browser sent: a vote on two answers, or a grade of one."""
+"""Form of a rating from a browser: a vote on two answers, or a grade of one."""
 
 
 class TooFast(Conflict):

@@ -134,7 +134,7 @@ def vote_seconds(session: Session, log: VoteLog) -> FloatArray:
     tell nothing of how long a vote takes.
     """
     seconds = log.duration_ms / 1000
-    if np.isnan(seconds).all():  # as of a file: their texts need not be read
+    if np.isnan(seconds).all():  # as in a file: the texts need not be read
         return seconds
     words = count_words(session, log.answers)
     shown = words[log.answer_a] + words[log.answer_b]

@@ -44,7 +44,7 @@ SAMPLED = 2_000
 SEED = 0
 EXAMPLES = 5
 CRITICAL = 1.959964
-"""Of a 95 % interval."""
+"""z value of a 95 % interval."""
 
 
 @dataclass(frozen=True)

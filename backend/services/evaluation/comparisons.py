@@ -58,7 +58,7 @@ _KINDS_OF_ITEMS = {"truncated_items", "capped_items", "tied_items", "missing_ite
 RESULTS_AMONG_FACTS = frozenset({*_COUNTS, *_KINDS_OF_ITEMS, "weights_hash", "endpoint", "url", "model", "judge"})
 """Facts that are counts of the outcome or name the subject, not conditions."""
 PART_OF_AN_ENDPOINT = frozenset({"engine", "dtype", "number_format"})
-"""What an endpoint brings with its network, so that it does not set it apart from a checkpoint."""
+"""Conditions that come with an endpoint, so that they may differ from those of a checkpoint."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ MAX_EARLIER = 500
 
 
 Subject = CheckpointView | EvaluatedEndpointView
-"""What an evaluation scores."""
+"""The subject of an evaluation."""
 
 
 @dataclass(frozen=True)

@@ -186,9 +186,9 @@ def loss_basis(ctx: Context, session: Session, run: Run) -> LossBasis:
     dataset = session.get(Dataset, version.dataset_id) if version else None
     data = Side(version.id, f"{dataset.name}@{version.number}") if version and dataset else Side(None, config.dataset)
     settings: dict[str, object] = {}
-    if config.objective.samples:  # its measure is the rewards' sum, of answers that long
+    if config.objective.samples:  # compared by the sum of rewards, for answers of this length
         settings = config.grpo.model_dump(mode="json", include={"rewards", "max_new_tokens"})
-    elif config.objective.facts.settings:  # its validation loss has settings
+    elif config.objective.facts.settings:  # the validation loss depends on settings
         settings = config.preference.model_dump(mode="json", exclude_defaults=True)
     loss = Side(
         json.dumps(settings, sort_keys=True),

@@ -118,7 +118,7 @@ def delete_runs(ctx: Context, run_ids: Sequence[str], *, person: Person) -> Dele
         session.execute(delete(Run).where(Run.id.in_(ids)))
         session.execute(delete(LogLine).where(LogLine.job_id.in_(jobs)))
         session.execute(update(Job).where(Job.id.in_(jobs)).values(idempotency_key=None))
-    folders += [f"runs/{run_id}" for run_id in ids]  # with what no checkpoint records: references, trackers
+    folders += [f"runs/{run_id}" for run_id in ids]  # includes files of no checkpoint: references, trackers
     for folder in folders:
         for each in (folder, prepared_folder(folder)):
             try:

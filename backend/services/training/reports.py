@@ -72,7 +72,7 @@ LAST_VALUES = {
 }
 """Metrics whose last value a report states, formatted as in the chart's legend. Speed and memory are `RunFigures`."""
 LOSSES = ("train_loss", "val_loss")
-"""Of a policy they are near 0 whatever it earns, and its reward with the other sign."""
+"""Not stated for a policy: its training loss is near 0 whatever it earns, and its validation loss is -reward."""
 
 
 def run_report_text(ctx: Context, name_or_id: str, *, form: str = "md", public: bool = False) -> str:

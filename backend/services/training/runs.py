@@ -38,7 +38,7 @@ MAX_TAGS, MAX_TAG = 12, 40
 VERBS = {objective: facts.verb or facts.name for objective, facts in OBJECTIVE_FACTS.items()}
 """How generated names begin."""
 MADE = {objective: made_by(objective) for objective in Objective}
-"""What the name of a run calls its base after the base's own run."""
+"""Word for a base in the name of a run, by the objective of the base's own run."""
 JOINT = " · "
 """Between a generated name and what differs from the run that has it."""
 MAX_NAME = 100

@@ -107,7 +107,7 @@ def filter_calls(audit: int, allowed: list[int], checked: dict[str, int]) -> str
     program += [(JUMP_GREATER, 0, 1, 0x40000000), (RETURN, 0, 0, REFUSE)]  # the x32 table
     for number in allowed:
         program += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, ALLOW)]
-    # its flags lie in memory: libc then calls clone
+    # the flags of clone3 lie in memory, where no filter sees them: libc then calls clone
     program += [(JUMP_EQUAL, 0, 1, checked["clone3"]), (RETURN, 0, 0, UNKNOWN)]
     for name, offset, values in (("ioctl", 24, IOCTLS), ("fcntl", 24, FCNTLS), ("prlimit64", 16, (0,))):
         tests = [step for value in values for step in ((JUMP_EQUAL, 0, 1, value), (RETURN, 0, 0, ALLOW))]

@@ -268,7 +268,7 @@ class _Child:
                         sizes[status.st_ino] = status.st_blocks * 512
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{self.process.pid}/maps").read_text(errors="replace").splitlines():
-                if line.endswith(" (deleted)") and own in line:  # its size is not to be had, so the largest is assumed
+                if line.endswith(" (deleted)") and own in line:  # of unknown size: the largest is assumed
                     sizes.setdefault(int(line.split()[4]), self.limits.file_bytes)
         return sum(sizes.values())
 

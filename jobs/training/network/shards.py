@@ -30,7 +30,7 @@ from jobs.modeling.inspection import read_tensor_shapes
 from jobs.training.distributed.process_group import ProcessGroup
 
 BASE_LAYER = ".base_layer."
-"""What PEFT puts into the name of a matrix that has an adapter."""
+"""Part that PEFT inserts into the name of a matrix with an adapter."""
 
 
 def is_shared_out(config: RunConfig, group: ProcessGroup) -> bool:

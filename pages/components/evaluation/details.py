@@ -24,7 +24,7 @@ def draw_evaluation_details(ctx: Context, evaluation: EvaluationView) -> None:
         if panel.open:
             with panel:
                 _draw_calibration(read_calibration(ctx, evaluation.id), evaluation.id)
-    # its training data are not known
+    # the training data of an endpoint are not known
     if evaluation.kind is not EvaluationKind.PERPLEXITY and evaluation.endpoint is None:
         panel = st.expander(
             "Contamination", icon=":material/content_copy:", key="eval_contamination", on_change="rerun"

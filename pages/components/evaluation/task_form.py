@@ -54,7 +54,7 @@ answer: answer
 metrics: [acc, acc_norm]
 """
 RIGHT_ANSWERS = {"target": "{{answers[0]}}", "references": "answers"}
-"""What a generation task holds at first: the columns of a benchmark of free answers."""
+"""Defaults of a generation task: the columns of a benchmark of free answers."""
 
 
 def draw_tasks(ctx: Context) -> None:

@@ -35,7 +35,7 @@ from pages.components.serving.chat_prompts import draw_team_prompts
 SETTINGS_WIDTH = 480
 """Pixels: the menu is as wide on each of its tabs."""
 CHAT_TEMPERATURE, TEXT_TEMPERATURE = 0.7, 0.8
-"""What an answer, or the continuation of a text, is first sampled with: at 0, *Regenerate* would repeat it."""
+"""Defaults for an answer and for the continuation of a text: at 0, *Regenerate* would repeat it."""
 
 PENALTIES = {
     "frequency_penalty": "Lowers tokens by how often the answer has them. 0: off.",

@@ -289,7 +289,7 @@ RULES = {
         " target or more; completions that all end at *max new tokens* get one reward, which gives no gradient."
     ),
 }
-"""What each rule of a reward reads and gives."""
+"""Help for each rule of a reward."""
 
 
 def fill_rewards(rules: Sequence[RewardRule]) -> None:

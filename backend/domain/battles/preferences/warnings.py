@@ -10,7 +10,7 @@ from backend.domain.statistics.estimates import Estimate, clustered_mean_estimat
 from backend.domain.wording import percent, plural
 
 FEW_PAIRS = 100
-"""Below this a network sees each pair many times or learns next to nothing: published sets start at thousands."""
+"""With fewer a network sees each pair many times or learns next to nothing: published sets start at thousands."""
 SAME_LENGTH_TOKENS = 1.0
 LARGE_IMBALANCE = 4
 LOW_AGREEMENT = 0.7

@@ -26,7 +26,7 @@ NUM_HASHES = 128
 BAND_ROWS = 6
 NUM_BANDS = NUM_HASHES // BAND_ROWS
 MAX_CHARACTERS = 1_000_000
-"""Of a longer text only its beginning is compared."""
+"""Characters at the beginning of a text that are compared."""
 
 SEED = 20
 MARGIN = 0.12  # margin below the threshold for an estimate from signatures: over three standard errors

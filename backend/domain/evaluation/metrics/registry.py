@@ -54,7 +54,7 @@ class Metric:
     options: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Its options with their values; an option without values takes a list of regular expressions."""
     correct: Metric | None = None
-    """Of a metric of samples: what decides whether one is right; None: label equality."""
+    """For a metric of several samples: the metric that decides whether one is right; None: label equality."""
     of_classes: bool = False
     """True for corpus metrics over classes, which are not a function of sums over items."""
     no_answer: bool = False

@@ -32,7 +32,7 @@ from backend.errors import InvalidInput
 
 NUM_RESAMPLES = 1000
 DIFFERENCE_RESAMPLES = 2000
-"""Of a difference, whose p value can't be less than 2 / (draws + 1)."""
+"""Draws for a difference; its p value can't be less than 2 / (draws + 1)."""
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,7 @@ def _corpus(scorer: Any, predictions: Sequence[str], references: References) -> 
 
     most = max(map(len, references))
     streams = [[refs[index] if index < len(refs) else None for refs in references] for index in range(most)]
-    # the two methods that sacreBLEU's own significance tests are made of: statistics by sentence, and the score of
-    # their sum
+    # the methods under sacreBLEU's own significance tests: statistics by sentence, and the score of their sum
     table = np.array(scorer._extract_corpus_statistics(list(predictions), streams), dtype=np.float64)
 
     def statistic(rows: FloatArray) -> float:

@@ -34,7 +34,7 @@ from backend.services.serving.endpoints import EndpointView, get_endpoint, list_
 from backend.services.serving.job_keys import key_variable
 
 OWN = Capabilities(chat=True, completions=True, echo=True)
-"""What this installation's gateway offers of a checkpoint; of a model on another server, what that offers."""
+"""Capabilities of this installation's gateway for a checkpoint; a model on another server has that server's."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class LiveAnswer:
         self.usage = AnswerUsage()
         self.status = "running"
         self.version = 0
-        self.is_stopped = False  # by a person; a task that is cancelled otherwise was interrupted
+        self.is_stopped = False  # by a person; otherwise a cancelled task was interrupted
         self._lock = threading.Lock()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 

@@ -305,7 +305,7 @@ def send_due(ctx: Context) -> int:
         problem = ctx.notifier.send(delivery.channel, subject=subject[:160], text=text, data=data)
         _record(ctx, delivery_id, problem)
         if problem:
-            silent.add(delivery.channel)  # its other messages keep their time
+            silent.add(delivery.channel)  # its other messages wait for the next round
         sent += not problem
     return sent
 

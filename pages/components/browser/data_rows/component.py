@@ -13,7 +13,7 @@ from pages.components.browser.modules import declare_component
 
 _rows = declare_component("roundhouse_data_rows", '<div class="dr-host"></div>', "data_rows/rows.js")
 MAX_CHARACTERS, MAX_TURNS = 600, 6
-"""Of a row in a list; a row by itself is shown whole, up to the next figures."""
+"""Limits of a row in a list; a row by itself is shown whole, up to the limits below."""
 WHOLE_CHARACTERS, WHOLE_TURNS = 400_000, 2000
 MAX_CALLS = 64
 SIDES = {"chosen": "Chosen", "rejected": "Rejected", "good": "Good", "bad": "Bad"}
