@@ -24,7 +24,7 @@ def read(text: str) -> list[Any]:
     expressions as Python.
     """
     marked = text if any(mark in text for mark in MARKS) else f"${text}$"
-    # no timeout: it would be an alarm, and the parent process sets a limit
+    # its timeout would be an alarm; processor time is limited below
     expressions: list[Any] = parse(marked, [LatexExtractionConfig()], parsing_timeout=None)
     return expressions
 
