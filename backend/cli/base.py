@@ -23,7 +23,7 @@ Source = Annotated[
         help="A folder with config.json and safetensors, a .gguf file, or a Hub id, which may be OWNER/NAME@REVISION."
     ),
 ]
-Revision = Annotated[str, typer.Option(help="Of a Hub id: a branch, a tag or a commit. Default: main.")]
+Revision = Annotated[str, typer.Option(help="Branch, tag or commit of a Hub id. Default: main.")]
 
 
 @app.command("add")

@@ -30,7 +30,7 @@ def compare(
     first: Annotated[str, typer.Argument(help="Evaluation's id, or checkpoint: the baseline.")],
     second: Annotated[str, typer.Argument(help="Evaluation's id, or checkpoint.")],
     others: Annotated[list[str] | None, typer.Argument(help="More of them, each compared with the first.")] = None,
-    benchmark: Annotated[str | None, typer.Option(help="Of checkpoints: the benchmark to compare on.")] = None,
+    benchmark: Annotated[str | None, typer.Option(help="Benchmark to compare checkpoints on.")] = None,
     metric: Annotated[str | None, typer.Option(help="Metric; the main one without it.")] = None,
     every: Annotated[
         bool, typer.Option("--every-benchmark", help="Two checkpoints on each benchmark that both have.")

@@ -26,6 +26,7 @@ from backend.domain.scaling.fit import fit_law
 from backend.domain.scaling.isoflop import fit_isoflop
 from backend.domain.scaling.plan import PlanConfig, parse_plan
 from backend.domain.scaling.points import parse_points_csv
+from backend.domain.wording import plural
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
@@ -64,7 +65,7 @@ def fit(
     file: Annotated[Path, typer.Argument(help="CSV with the columns parameters, tokens and loss; flops if counted.")],
     flops: Annotated[float | None, typer.Option(help="Also print the optimum for this budget.")] = None,
     draws: Annotated[int, typer.Option(min=100, max=10_000, help="Resamples for the intervals.")] = 500,
-    seed: Annotated[int, typer.Option(min=0, help="Of the resampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the resampling.")] = 0,
 ) -> None:
     """Fit L(N, D) = E + A / N^alpha + B / D^beta to finished runs, and a parabola to each budget that has several
     sizes.
@@ -101,7 +102,7 @@ def study(
     if launch:
         view = launch_study(ctx, config, person=LOCAL)
         data = {**data, "study": view.id, "launched": view.num_launched}
-        text = f"{text}\nLaunched {view.num_launched} runs of “{view.name}” ({view.id})."
+        text = f"{text}\nLaunched {plural(view.num_launched, 'run')} of “{view.name}” ({view.id})."
     emit(data, text=text)
 
 

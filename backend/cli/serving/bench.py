@@ -26,7 +26,7 @@ def bench(
         Path | None, typer.Option(help="Open loop: a file with an arrival per line, in seconds from the start.")
     ] = None,
     target: Annotated[
-        Literal["both", "gateway", "replica"], typer.Option(help="What is loaded; with both, in turn.")
+        Literal["both", "gateway", "replica"], typer.Option(help="Where requests are sent; with both, in turn.")
     ] = "both",
     *,
     options: Mapping[str, object],

@@ -15,6 +15,7 @@ from backend.cli.output import command, emit
 from backend.domain.json_values import FieldValues
 from backend.domain.serving.request_log import RequestLogConfig, TrafficRules
 from backend.domain.validation import read_values
+from backend.domain.wording import plural
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
 from backend.services.serving.endpoints import get_endpoint
@@ -117,8 +118,8 @@ def dataset(
             "left_out": preview.left_out,
             "scrubbed": preview.scrubbed,
         }
-        emit(data, text=f"{len(preview.rows)} rows; --name makes a dataset of them.")
+        emit(data, text=f"{plural(len(preview.rows), 'row')}; --name makes a dataset of them.")
         return
     version, count = make_traffic_dataset(ctx, name, name=dataset_name, objective=chosen, rules=rules, person=LOCAL)
     data = {"endpoint": name, "dataset": dataset_name, "version": version.id, "rows": count}
-    emit(data, text=f"{count} rows go into {dataset_name}.")
+    emit(data, text=f"Importing {plural(count, 'row')} into {dataset_name}.")

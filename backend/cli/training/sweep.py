@@ -15,6 +15,7 @@ from backend.cli.training.forecast_table import ask_to_proceed, describe_sweep_f
 from backend.cli.waiting import POLL_S, wait_for_job
 from backend.domain.jobs.states import Status, status_word
 from backend.domain.training.sweep import SweepConfig, build_run, point_at
+from backend.domain.wording import plural
 from backend.errors import JobFailed
 from backend.services.context import LOCAL, Context
 from backend.services.estimates.forecasts import forecast
@@ -81,7 +82,7 @@ def sweep_show(name: Annotated[str, typer.Argument(help="A sweep's name or id.")
 def sweep_stop(name: Annotated[str, typer.Argument(help="A sweep's name or id.")]) -> None:
     """Launch no more runs of a sweep, and ask its active runs to stop and save."""
     stopped = stop_sweep(get_context(), name, person=LOCAL)
-    emit({"stopped": stopped}, text=f"{stopped} runs were asked to stop.")
+    emit({"stopped": stopped}, text=f"Asked {plural(stopped, 'run')} to stop.")
 
 
 def _wait_for_sweep(ctx: Context, sweep_id: str) -> None:

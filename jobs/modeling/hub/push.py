@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 
 from backend.domain.jobs.results import Pushed
+from backend.domain.wording import plural
 from backend.errors import JobFailed, Unavailable
 from backend.infra.hub.errors import HubRequest, endpoint, hub_errors
 from jobs.reporter import Reporter
@@ -48,5 +49,5 @@ def push_folder(folder: Path, *, repo: str, private: bool, message: str, reporte
             done += path.stat().st_size
         commit = api.create_commit(repo, operations=additions, commit_message=message)
     reporter.progress(total, total, unit="byte", message=f"Pushed to {repo}")
-    reporter.log(f"Pushed {len(files)} files to {repo}, commit {commit.oid[:12]}.")
+    reporter.log(f"Pushed {plural(len(files), 'file')} to {repo}, commit {commit.oid[:12]}.")
     return Pushed(repo=repo, url=f"{endpoint()}/{repo}", commit=commit.oid)

@@ -191,7 +191,7 @@ def _draw_run_form(
         None,
         key=f"safety_limit_{key}",
         placeholder="all",
-        help="Of each probe, drawn with a seed.",
+        help="Items of each probe, drawn with a seed.",
     )
     parent = subject.parent_id if isinstance(subject, CheckpointView) else None
     with_base = parent is not None and st.checkbox(

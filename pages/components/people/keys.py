@@ -40,7 +40,7 @@ def draw_new_key(ctx: Context, person: Person) -> None:
     secret = st.session_state.setdefault(PENDING, new_secret())
     form = f"new_key_{hash_key(secret)[:8]}"
     with st.form(form):
-        name = st.text_input("Name", placeholder="Support bot", key=f"name_{form}", help="What will use the key.")
+        name = st.text_input("Name", placeholder="Support bot", key=f"name_{form}", help="The user of the key.")
         with st.expander("Scopes, limits and budgets", icon=":material/tune:", key=f"limits_{form}"):
             scopes, limits, expires_at = draw_access(
                 ctx, person, key=form, scopes=KeyScopes(), limits=KeyLimits(), expires_at=None

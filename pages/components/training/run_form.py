@@ -317,7 +317,7 @@ def draw_rewards() -> list[dict[str, object]]:
                 options=tuple(RULES),
                 required=True,
                 default="exact",
-                help="What it gives stands below the table.",
+                help="The rules are described below the table.",
             ),
             "weight": st.column_config.NumberColumn("Weight", default=1.0, required=True, format="%g"),
             "pattern": st.column_config.TextColumn("Pattern", default="", max_chars=500, help="Read by regex alone."),

@@ -21,7 +21,7 @@ from backend.domain.data.versions.changes import (
     Merge,
     RowCondition,
 )
-from backend.domain.wording import percent
+from backend.domain.wording import percent, plural
 from backend.errors import InvalidInput
 
 TURNS = "turns"
@@ -193,7 +193,7 @@ def describe_change(change: Change) -> str:
         conditions = " and ".join(map(describe_condition, change.conditions))
         return f"only rows kept where {conditions}" if change.keep else f"rows left out where {conditions}"
     if isinstance(change, KeepSample):
-        return f"{change.num_rows:,} rows drawn with seed {change.seed}"
+        return f"{plural(change.num_rows, 'row')} drawn with seed {change.seed}"
     if isinstance(change, Merge):
         return f"rows of {change.other} added"
     return f"split again, {percent(change.val_fraction)} held out with seed {change.seed}"
