@@ -169,7 +169,7 @@ def label_html(text: str, *, left: float, bottom: float, color: str) -> str:
 
 def line_sample(curve: Curve) -> str:
     """Return a piece of a curve for a legend."""
-    style = {"": "solid"}.get(curve.dash, "dotted" if curve.dash.startswith("1") else "dashed")
+    style = "dotted" if curve.dash.startswith("1") else "dashed" if curve.dash else "solid"
     return f'<span style="width:1.4rem;border-top:{max(2, round(curve.width))}px {style} {curve.color}"></span>'
 
 

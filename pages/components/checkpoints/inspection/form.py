@@ -43,7 +43,7 @@ def draw_inspection_form(
             "Input", WAYS, default="chat" if config_before.messages else "text", key=f"inspect_way_{tag}", is_bare=True
         )
         if way == "chat":
-            parts = _draw_conversation(config_before, tag)
+            messages = _draw_conversation(config_before, tag)
         else:
             text = st.text_area(
                 "Text",
@@ -57,11 +57,7 @@ def draw_inspection_form(
             beside = _draw_other(ctx, checkpoint, inspection, tag)
             if st.button("Analyze", type="primary", icon=":material/troubleshoot:", key="inspect_analyze"):
                 with errors_shown():
-                    config = (
-                        InspectionConfig(messages=_messages(*parts))
-                        if way == "chat"
-                        else InspectionConfig(text=text or "")
-                    )
+                    config = InspectionConfig(messages=messages) if way == "chat" else InspectionConfig(text=text or "")
                     if not config.of_text:
                         raise InvalidInput("The text is empty.", remedy="Type a text to analyze.", field="text")
                     made = launch_inspection(
@@ -77,7 +73,8 @@ def query_of(checkpoint: CheckpointView, inspection: InspectionView) -> dict[str
     return {"checkpoint": inspection.checkpoint_id or checkpoint.id, "inspection": inspection.id}
 
 
-def _draw_conversation(config: InspectionConfig, tag: str) -> tuple[str, str, str]:
+def _draw_conversation(config: InspectionConfig, tag: str) -> tuple[InspectedMessage, ...]:
+    """Draw the three turns of a conversation; return those that are not empty."""
     messages = {message.role: message.content for message in config.messages}
     system = st.text_input(
         "System (optional)", value=messages.get("system", ""), key=f"inspect_system_{tag}", max_chars=MAX_CHARACTERS
@@ -99,15 +96,11 @@ def _draw_conversation(config: InspectionConfig, tag: str) -> tuple[str, str, st
         max_chars=MAX_CHARACTERS,
         help="The loss of the answer is reported separately.",
     )
-    return system or "", user or "", assistant or ""
-
-
-def _messages(system: str, user: str, assistant: str) -> tuple[InspectedMessage, ...]:
     turns = (("system", system), ("user", user), ("assistant", assistant))
     return tuple(
         InspectedMessage.model_validate({"role": role, "content": content})
         for role, content in turns
-        if content.strip()
+        if (content or "").strip()
     )
 
 
