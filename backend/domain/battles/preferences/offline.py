@@ -8,13 +8,11 @@ come from resampling contestants, and below five nothing is claimed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 import scipy
-
-from backend.domain.statistics.estimates import wilson_interval
 
 MIN_CONTESTANTS = 5
 NUM_RESAMPLES = 2000
@@ -25,8 +23,7 @@ class OfflineAgreement:
     """A benchmark beside the raters. `alike` of `pairs` are ordered as the ratings are; ties on either side are left
     out of both.
 
-    `tau`, `alike_low`, `alike_high` and tau's interval are None under five contestants. `p_value` is that of no
-    association.
+    `tau` and its interval are None for fewer than five contestants, and where all scores or ratings are equal.
     """
 
     benchmark: str
@@ -37,9 +34,6 @@ class OfflineAgreement:
     tau: float | None = None
     tau_low: float | None = None
     tau_high: float | None = None
-    alike_low: float | None = None
-    alike_high: float | None = None
-    p_value: float | None = None
 
     @property
     def is_enough(self) -> bool:
@@ -71,9 +65,7 @@ def offline_agreement(
 ) -> OfflineAgreement:
     """Compare a benchmark's scores with the ratings over the contestants that have both.
 
-    tau-b with its two-sided p value (exact without ties; Kendall 1938, Biometrika 30), a percentile interval over 2,000
-    resamples of contestants, and Wilson's interval of the share of pairs, of as many independent pairs as contestants
-    less one.
+    tau-b (Kendall 1938, Biometrika 30) with a percentile interval over 2,000 resamples of contestants.
     """
     names = sorted(set(ratings) & set(scores))
     sign = -1.0 if lower_is_better else 1.0
@@ -87,7 +79,7 @@ def offline_agreement(
     base = OfflineAgreement(benchmark, metric, len(names), len(clear), int(alike))
     if len(names) < MIN_CONTESTANTS or len(set(scored.tolist())) < 2 or len(set(rated.tolist())) < 2:
         return base
-    result = scipy.stats.kendalltau(rated, scored)
+    tau = float(scipy.stats.kendalltau(rated, scored).statistic)
     rng = np.random.default_rng(0)
     draws = []
     for _ in range(NUM_RESAMPLES):
@@ -95,19 +87,4 @@ def offline_agreement(
         if len(set(rated[drawn].tolist())) > 1 and len(set(scored[drawn].tolist())) > 1:
             draws.append(float(scipy.stats.kendalltau(rated[drawn], scored[drawn]).statistic))
     low, high = np.quantile(draws, (0.025, 0.975))
-    share_low, share_high = (
-        wilson_interval(alike / len(clear), len(names) - 1, critical=1.959964) if clear else (None, None)
-    )
-    return OfflineAgreement(
-        benchmark,
-        metric,
-        len(names),
-        len(clear),
-        int(alike),
-        float(result.statistic),
-        float(low),
-        float(high),
-        share_low,
-        share_high,
-        float(result.pvalue),
-    )
+    return replace(base, tau=tau, tau_low=float(low), tau_high=float(high))
