@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -40,39 +39,29 @@ DEEPSEEK_V3_NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class ReadConfig:
-    """The architecture of a checkpoint. `unsupported` lists traits without a field in ArchitectureConfig. They change
-    the network's outputs but not its size (scaled rotary frequencies, for example). A network built from `config`
-    equals the checkpoint's only if `unsupported` is empty.
-    """
-
-    config: ArchitectureConfig
-    unsupported: tuple[str, ...] = ()
-
-
 class _Inexpressible(Exception):
     """A trait that changes the counts."""
 
 
-def read_shape(data: Data) -> ReadConfig | None:
+def read_shape(data: Data) -> ArchitectureConfig | None:
     """Read a config.json; None for another family, or where parameters would not be counted right.
+
+    Traits that change outputs but no size, such as scaled rotary frequencies, are ignored.
 
     Example:
         >>> gpt2 = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size":
         50257}
-        >>> read_shape(gpt2).config.feed_forward
+        >>> read_shape(gpt2).feed_forward
         3072
     """
     family = next((family for family in FAMILIES.values() if family.model_type == data.get("model_type")), None)
     if family is None:
         return None
-    unsupported: list[str] = []
     try:
-        values = _READERS[family.name](data, unsupported)
+        values = _READERS[family.name](data)
         if any(value is None for field, value in values.items() if field != "head_size"):
             return None  # else a missing key would get our default
-        return ReadConfig(ArchitectureConfig(family=family.name, **values), tuple(unsupported))
+        return ArchitectureConfig(family=family.name, **values)
     except (_Inexpressible, KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError, ValidationError):
         return None
 
@@ -88,50 +77,35 @@ def _common(data: Data) -> dict[str, object]:
     }
 
 
-def _gated(data: Data, unsupported: list[str], *, theta: float = 10_000.0, eps: float = 1e-6) -> FieldValues:
+def _gated(data: Data, *, theta: float = 10_000.0, eps: float = 1e-6) -> FieldValues:
     """Return the fields of the families with RoPE, RMSNorm and gated feed-forwards."""
     if data.get("attention_bias") or data.get("mlp_bias"):
         raise _Inexpressible("biases")
-    _expect(data, unsupported, "hidden_act", "silu")
     heads = data["num_attention_heads"]
     return {
         **_named(data, GATED_NAMES),
         **_common(data),
         "num_kv_heads": data.get("num_key_value_heads") or heads,
         "norm_eps": data.get("rms_norm_eps", eps),
-        "rope_theta": _rope_theta(data, unsupported, default=theta),
+        "rope_theta": _rope_theta(data, default=theta),
     }
 
 
-def _rope_theta(
-    data: Data, unsupported: list[str], *, default: float, kind: str | None = None, old_name: str = "rope_theta"
-) -> float:
-    """Return the rotary base, from the present form or the older one; note scaled frequencies."""
+def _rope_theta(data: Data, *, default: float, kind: str | None = None, old_name: str = "rope_theta") -> float:
+    """Return the rotary base, from the current form or the older one."""
     rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
     if kind is not None and kind in rope:
         rope = rope[kind]
-    scaling = rope.get("rope_type") or rope.get("type") or "default"
-    if scaling != "default":
-        unsupported.append(f"rotary frequencies scaled by {scaling}")
     return float(rope.get("rope_theta") or data.get(old_name) or default)
 
 
-def _expect(data: Data, unsupported: list[str], name: str, *usual: Any) -> None:
-    """Record a trait that differs from a built network's. A missing key has the usual value."""
-    if name in data and data[name] not in usual:
-        unsupported.append(f"{name} {data[name]}")
+def _llama(data: Data) -> dict[str, object]:
+    return {**_gated(data), "head_size": data.get("head_dim")}
 
 
-def _llama(data: Data, unsupported: list[str]) -> dict[str, object]:
-    return {**_gated(data, unsupported), "head_size": data.get("head_dim")}
-
-
-def _gpt2(data: Data, unsupported: list[str]) -> dict[str, object]:
+def _gpt2(data: Data) -> dict[str, object]:
     if data.get("add_cross_attention"):
         raise _Inexpressible("cross-attention")
-    _expect(data, unsupported, "activation_function", "gelu_new")
-    _expect(data, unsupported, "scale_attn_by_inverse_layer_idx", False)
-    _expect(data, unsupported, "scale_attn_weights", True)
     return {
         **_named(data, GPT2_NAMES),
         **_common(data),
@@ -140,26 +114,19 @@ def _gpt2(data: Data, unsupported: list[str]) -> dict[str, object]:
     }
 
 
-def _mistral(data: Data, unsupported: list[str]) -> FieldValues:
-    values = _gated(data, unsupported)
+def _mistral(data: Data) -> FieldValues:
+    values = _gated(data)
     window = data.get("sliding_window", 4096) or values["context"]
     return {**values, "head_size": data.get("head_dim"), "window": min(window, values["context"])}
 
 
-def _qwen3(data: Data, unsupported: list[str]) -> dict[str, object]:
-    if data.get("use_sliding_window"):
-        unsupported.append("sliding window")
-    return {**_gated(data, unsupported), "head_size": data.get("head_dim", 128)}
+def _qwen3(data: Data) -> dict[str, object]:
+    return {**_gated(data), "head_size": data.get("head_dim", 128)}
 
 
-def _gemma3(data: Data, unsupported: list[str]) -> FieldValues:
+def _gemma3(data: Data) -> FieldValues:
     head = data.get("head_dim", 256)
-    _expect(data, unsupported, "hidden_activation", "gelu_pytorch_tanh")
-    _expect(data, unsupported, "query_pre_attn_scalar", head)
-    for name in ("final_logit_softcapping", "attn_logit_softcapping"):
-        _expect(data, unsupported, name, None)
-    _expect(data, unsupported, "use_bidirectional_attention", False, None)
-    values = _gated({key: value for key, value in data.items() if key != "hidden_act"}, unsupported)
+    values = _gated(data)
     layers, every = values["num_layers"], data.get("sliding_window_pattern") or 6
     kinds = data.get("layer_types")
     if kinds is not None:
@@ -172,15 +139,14 @@ def _gemma3(data: Data, unsupported: list[str]) -> FieldValues:
         "head_size": head,
         "window": min(data.get("sliding_window") or 4096, values["context"]),
         "global_every": every,
-        "rope_theta": _rope_theta(data, unsupported, default=1_000_000.0, kind="full_attention"),
+        "rope_theta": _rope_theta(data, default=1_000_000.0, kind="full_attention"),
         "local_rope_theta": _rope_theta(
-            data, [], default=10_000.0, kind="sliding_attention", old_name="rope_local_base_freq"
+            data, default=10_000.0, kind="sliding_attention", old_name="rope_local_base_freq"
         ),
     }
 
 
-def _bloom(data: Data, unsupported: list[str]) -> dict[str, object]:
-    _expect(data, unsupported, "apply_residual_connection_post_layernorm", False)
+def _bloom(data: Data) -> dict[str, object]:
     width = data.get("hidden_size") or data["n_embed"]
     return {
         "num_layers": data.get("n_layer") or data["num_hidden_layers"],
@@ -192,35 +158,24 @@ def _bloom(data: Data, unsupported: list[str]) -> dict[str, object]:
     }
 
 
-def _smollm3(data: Data, unsupported: list[str]) -> FieldValues:
-    values = _gated(data, unsupported, theta=2_000_000.0)
-    if data.get("use_sliding_window"):
-        unsupported.append("sliding window")
-    layers, every = values["num_layers"], data.get("no_rope_layer_interval") or 4
-    turns = data.get("no_rope_layers")
-    if turns is not None and list(turns[:layers]) != [int((layer + 1) % every != 0) for layer in range(layers)]:
-        unsupported.append("order of layers without positions")
-    return {**values, "nope_every": every}
+def _smollm3(data: Data) -> FieldValues:
+    return {**_gated(data, theta=2_000_000.0), "nope_every": data.get("no_rope_layer_interval") or 4}
 
 
-def _mixtral(data: Data, unsupported: list[str]) -> dict[str, object]:
-    _expect(data, unsupported, "sliding_window", None)
+def _mixtral(data: Data) -> dict[str, object]:
     return {
-        **_gated(data, unsupported, theta=1_000_000.0, eps=1e-5),
+        **_gated(data, theta=1_000_000.0, eps=1e-5),
         "head_size": data.get("head_dim"),
         "num_experts": data.get("num_local_experts", 8),
         "experts_per_token": data.get("num_experts_per_tok", 2),
     }
 
 
-def _qwen3_moe(data: Data, unsupported: list[str]) -> dict[str, object]:
-    values = _gated(data, unsupported)
+def _qwen3_moe(data: Data) -> dict[str, object]:
+    values = _gated(data)
     dense = list(data.get("mlp_only_layers") or [])
     if data.get("decoder_sparse_step", 1) != 1 or dense != list(range(len(dense))):
         raise _Inexpressible("order of layers with experts")
-    _expect(data, unsupported, "norm_topk_prob", True)
-    if data.get("use_sliding_window"):
-        unsupported.append("sliding window")
     return {
         **values,
         **_named(data, QWEN3_MOE_NAMES),
@@ -230,15 +185,11 @@ def _qwen3_moe(data: Data, unsupported: list[str]) -> dict[str, object]:
     }
 
 
-def _deepseek_v3(data: Data, unsupported: list[str]) -> dict[str, object]:
+def _deepseek_v3(data: Data) -> dict[str, object]:
     if data.get("moe_layer_freq", 1) != 1:
         raise _Inexpressible("order of layers with experts")
-    for name in ("n_group", "topk_group", "routed_scaling_factor"):
-        _expect({name: data.get(name, 1)}, unsupported, name, 1, None)
-    _expect(data, unsupported, "norm_topk_prob", True)
-    _expect(data, unsupported, "rope_interleave", True)
     return {
-        **_gated(data, unsupported),
+        **_gated(data),
         **_named(data, DEEPSEEK_V3_NAMES),
         "num_kv_heads": data["num_attention_heads"],
         "num_experts": data.get("n_routed_experts") or data["num_local_experts"],
@@ -246,7 +197,7 @@ def _deepseek_v3(data: Data, unsupported: list[str]) -> dict[str, object]:
     }
 
 
-_READERS: dict[str, Callable[[Data, list[str]], dict[str, object]]] = {
+_READERS: dict[str, Callable[[Data], dict[str, object]]] = {
     "llama": _llama,
     "gpt2": _gpt2,
     "mistral": _mistral,

@@ -26,8 +26,7 @@ def read_network_shape(ctx: Context, folder: str) -> ArchitectureConfig | None:
         bring_small_files(ctx, ctx.artifacts.relative(place))
         data = _read_json(place / "config.json")
         if data is not None:
-            shape = read_shape(data)
-            return shape.config if shape else None
+            return read_shape(data)
         base = (_read_json(place / CARD) or {}).get("base_path")
         if not isinstance(base, str):
             return None

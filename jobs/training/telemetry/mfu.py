@@ -56,7 +56,7 @@ def find_utilisation(model: Any, config: RunConfig, *, device: torch.device, art
     if shape is None:
         return None
     rank = None if config.method == "full" else config.lora.rank
-    flops = count_flops(shape.config, context=config.context, micro_batch=config.micro_batch, lora_rank=rank).training
+    flops = count_flops(shape, context=config.context, micro_batch=config.micro_batch, lora_rank=rank).training
     peak = peak_flops(device_name(device)) if is_gpu(device) else matmul_flops(artifacts)
     return None if peak is None else Utilisation(float(flops), peak * config.devices.count)
 

@@ -90,5 +90,4 @@ def save_gguf(file: Path, *, words: list[str], licence: str = "apache-2.0") -> P
 
 def config_from_checkpoint(folder: Path) -> ArchitectureConfig | None:
     """Read the architecture of a checkpoint; None for one that an ArchitectureConfig can't express."""
-    shape = read_shape(json.loads((folder / "config.json").read_text()))
-    return None if shape is None or shape.unsupported else shape.config
+    return read_shape(json.loads((folder / "config.json").read_text()))

@@ -56,11 +56,10 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """Preferences, and the number of pairs left out for each reason. `locked` holds the prompts that were locked."""
+    """Preferences, and the number of pairs left out for each reason."""
 
     preferences: tuple[Preference, ...]
     left_out: Mapping[LeftOut, int] = field(default_factory=dict)
-    locked: frozenset[str] = frozenset()
 
     @property
     def agreement(self) -> float | None:
@@ -111,7 +110,7 @@ def resolve_preferences(
     chosen = _limit(preferences, rules.max_pairs_per_prompt)
     if len(chosen) < len(preferences):
         left_out[LeftOut.PER_PROMPT] = len(preferences) - len(chosen)
-    return Resolution(tuple(chosen), dict(left_out), frozenset(locked))
+    return Resolution(tuple(chosen), dict(left_out))
 
 
 def _resolve_pair(
