@@ -68,10 +68,10 @@ class Obstacle:
     aspect: Aspect
     sides: tuple[tuple[str, tuple[str, ...]], ...]
 
-    def sentence(self, *, most: int = 4) -> str:
-        """Return the reason, with the names of at most `most` runs a side."""
+    def sentence(self) -> str:
+        """Return the reason, with the names of at most four runs a side."""
         sides = [
-            f"{name} ({', '.join(runs[:most])}{f' and {len(runs) - most} more' if len(runs) > most else ''})"
+            f"{name} ({', '.join(runs[:4])}{f' and {len(runs) - 4} more' if len(runs) > 4 else ''})"
             for name, runs in self.sides
         ]
         return f"{TITLES[self.aspect]}: {', '.join(sides)}. {WHY.get(self.aspect, '')}".rstrip()

@@ -61,18 +61,12 @@ class RowArray:
         self._out.close()
         self._map = None
 
-    def blocks(
-        self, first: int = 0, last: int | None = None, *, multiple: int = 1
-    ) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """Yield (number of the first row, numbers) of consecutive rows from `first` to before `last`.
-
-        All blocks but the last hold a multiple of `multiple` rows.
-        """
+    def blocks(self, first: int = 0, last: int | None = None) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        """Yield (number of the first row, numbers) of consecutive rows from `first` to before `last`."""
         self._out.flush()
         last = self._count if last is None else last
-        size = max(1, BLOCK // multiple) * multiple
-        for begin in range(first, last, size):
-            count = min(size, last - begin)
+        for begin in range(first, last, BLOCK):
+            count = min(BLOCK, last - begin)
             yield begin, np.fromfile(self._path, dtype=self._dtype, count=count, offset=begin * self._dtype.itemsize)
 
     def take(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:

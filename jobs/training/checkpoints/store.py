@@ -60,11 +60,11 @@ class CheckpointStore:
         ]
         return sorted(int(path.name[5:]) for path in complete)
 
-    def newest(self, *, need_state: bool = True) -> Path | None:
-        """Return the newest complete checkpoint (with training state), if any; delete partial ones left by a crash."""
+    def newest(self) -> Path | None:
+        """Return the newest complete checkpoint with training state, if any; delete partial ones left by a crash."""
         for leftover in [*self.folder.glob(".step-*.partial"), *self.folder.glob(".step-*.replaced")]:
             shutil.rmtree(leftover, ignore_errors=True)
-        steps = self.resumable() if need_state else self.steps()
+        steps = self.resumable()
         return self.place(steps[-1]) if steps else None
 
     def resumable(self) -> list[int]:

@@ -145,10 +145,10 @@ def checked_gap(gap_elo: float) -> float:
     return 1 / (1 + 10 ** (-gap_elo / 400)) - 0.5
 
 
-def one_look_votes(variance: float, *, delta: float, alpha: float, design_effect: float = 1.0) -> int:
+def one_look_votes(variance: float, *, delta: float, alpha: float) -> int:
     """Votes that a test of "share = 1/2" needs at a share of 1/2 + delta; one vote has this variance at 1/2."""
     quantiles = normal_quantile(1 - alpha) + float(scipy.special.ndtri(POWER))
-    return math.ceil(design_effect * quantiles**2 * max(variance - delta**2, 0.0) / delta**2)
+    return math.ceil(quantiles**2 * max(variance - delta**2, 0.0) / delta**2)
 
 
 def prompts_for(variance: float, *, delta: float, alpha: float, raters: int) -> int:
