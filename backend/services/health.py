@@ -67,8 +67,7 @@ STORE = Outage(
 class HealthWatch:
     """Checks of every part, repeated in threads until `close`. Before `start` no part counts as failing."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._checks: tuple[_Check, ...] = ()
         self._stopped = threading.Event()
 
@@ -77,7 +76,7 @@ class HealthWatch:
         self.close()
         self._stopped = threading.Event()
         self._checks = tuple(
-            _Check(check, silent, self._clock, every_s=every_s)
+            _Check(check, silent, time.monotonic, every_s=every_s)
             for check, silent, every_s in (
                 (lambda: ping_database(ctx), DATABASE, EVERY_S),
                 (lambda: None if ctx.queue.is_alive() else BROKER, BROKER, EVERY_S),

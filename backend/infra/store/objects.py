@@ -32,6 +32,7 @@ NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 """Errors of file systems without hard links, as of SMB and some FUSE. There a file beside keeps two machines from
 taking the same name at once.
 """
+OUTAGE_S = 10.0
 CLAIM_S = 60.0
 """Age at which the machine that made such a file must have died between two steps that take milliseconds."""
 _ADDRESS = re.compile(r"(s3|gs)://[a-zA-Z0-9][\w.-]{1,220}(/[\w./=+-]*)?")
@@ -307,10 +308,9 @@ def _unavailable(where: str, error: BaseException) -> Unavailable:
 
 
 class RememberedOutage:
-    """Remembers for some seconds that a store did not answer, so that a page asks once and not for each part of it."""
+    """Remembers for `OUTAGE_S` that a store did not answer, so that a page asks once and not for each part of it."""
 
-    def __init__(self, *, for_s: float = 10.0) -> None:
-        self.for_s = for_s
+    def __init__(self) -> None:
         self._until = 0.0
 
     def raise_if_down(self) -> None:
@@ -322,4 +322,4 @@ class RememberedOutage:
 
     def note_failure(self) -> None:
         """Take the store to be down for a while."""
-        self._until = time.monotonic() + self.for_s
+        self._until = time.monotonic() + OUTAGE_S

@@ -110,13 +110,12 @@ def list_answers(
     remarks: Remarks = "all",
     offset: int = 0,
     limit: int = 10,
-    num_pairs: int = NUM_PAIRS,
     with_all_pairs: Collection[str] = (),
 ) -> AnswersPage:
     """Return a page of voted prompts. `split` puts first the prompts on whose pairs raters disagree most. `remarks`
     leaves those with remarks or flags, of skipped battles too; their pairs come first.
 
-    Of a prompt the `num_pairs` pairs with most votes are read, and all of the prompts `with_all_pairs` (ids). Raises
+    Of a prompt the `NUM_PAIRS` pairs with most votes are read, and all of the prompts `with_all_pairs` (ids). Raises
     NotFound.
     """
     with ctx.db.read() as session:
@@ -129,7 +128,7 @@ def list_answers(
         page = ids[offset : offset + limit]
         rows = {row.id: row for row in session.scalars(select(CampaignPrompt).where(CampaignPrompt.id.in_(page)))}
         voted = _voted_pairs(session, campaign_id, page, remarks)
-        limits = {prompt_id: len(voted[prompt_id]) if prompt_id in with_all_pairs else num_pairs for prompt_id in page}
+        limits = {prompt_id: len(voted[prompt_id]) if prompt_id in with_all_pairs else NUM_PAIRS for prompt_id in page}
         shown = {prompt_id: voted[prompt_id][: limits[prompt_id]] for prompt_id in page}
         pairs = _read_pairs(session, campaign_id, shown)
         prompts = tuple(
