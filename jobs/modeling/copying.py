@@ -103,14 +103,12 @@ def list_data_files(source: Path) -> list[Path]:
     files = [
         path
         for path in sorted(source.rglob("*"))
-        if path.is_file() and _is_data(path) and STATE_FOLDER not in path.relative_to(source).parts
+        if path.is_file()
+        and (path.suffix in DATA_ENDINGS or path.name in TERMS)
+        and STATE_FOLDER not in path.relative_to(source).parts
     ]
     check_links(source, files)
     return files
-
-
-def _is_data(path: Path) -> bool:
-    return path.suffix in DATA_ENDINGS or path.name in TERMS
 
 
 def add_plain_template(folder: Path) -> None:

@@ -285,17 +285,13 @@ def _store_vote(session: Session, ctx: Context, campaign_id: str, rater: RaterVi
         if last.label == vote.label:
             return (
                 append_vote(session, ctx, battle, rater, label=vote.label, last=last, said=vote)
-                if _says_more(vote, last)
+                if vote.amends and vote.remarks() != attributes_of(last, *REMARKS)
                 else last
             )
         raise Conflict("You have voted on this battle already.", remedy="Take the vote back first.")
     if battle.expires_at <= ctx.now():
         raise Conflict("This battle was shown too long ago.", remedy="Reload the ballot and vote again.")
     return append_vote(session, ctx, battle, rater, label=vote.label, last=last, said=vote)
-
-
-def _says_more(vote: VoteInput, last: Vote) -> bool:
-    return vote.amends and vote.remarks() != attributes_of(last, *REMARKS)
 
 
 def _insert(session: Session, ctx: Context, campaign: Campaign, rater: RaterView, plan: PlannedBattle) -> Battle:

@@ -152,7 +152,7 @@ def _of_outcome(
     if which == "all":
         return rows
     if which == "truncated":
-        truncated = _truncated(ctx, evaluation)
+        truncated = _remembered(ctx, evaluation, TRUNCATED, _read_truncated)
         return [row for row in rows if index.positions[row] in truncated]
     metric = item_metric(evaluation.main_metric)
     column = index.columns.get(metric, [None] * len(index.positions))
@@ -302,10 +302,6 @@ def _searched(shown: Mapping[str, Any]) -> str:
         value = shown.get(name)
         parts += map(str, value) if isinstance(value, list) else [] if value is None else [str(value)]
     return "\0".join(" ".join(part.split()) for part in parts).casefold()
-
-
-def _truncated(ctx: Context, evaluation: EvaluationView) -> frozenset[int]:
-    return _remembered(ctx, evaluation, TRUNCATED, _read_truncated)
 
 
 def _read_truncated(ctx: Context, evaluation_id: str) -> frozenset[int]:

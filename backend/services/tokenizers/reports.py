@@ -84,7 +84,7 @@ def request_report(
     Raises InvalidInput for none or too many, NotFound or Conflict for a missing dataset or tokenizer.
     """
     require_builder(person)
-    sources = _unlike([resolve_source(ctx, text) for text in tokenizers])
+    sources = list({source.ref: source for source in (resolve_source(ctx, text) for text in tokenizers)}.values())
     if not 1 <= len(sources) <= MAX_TOKENIZERS:
         raise InvalidInput(
             f"{len(sources)} tokenizers can't be compared.",
@@ -181,10 +181,6 @@ def record_report(
     row = session.scalar(select(Analysis).where(Analysis.job_id == claim.job_id))
     if row is not None:
         row.result = result.model_dump(mode="json", include={"tokenizers", "datasets", "measures"})
-
-
-def _unlike(sources: list[TokenizerSource]) -> list[TokenizerSource]:
-    return list({source.ref: source for source in sources}.values())
 
 
 def _names(sources: list[TokenizerSource]) -> list[str]:

@@ -88,7 +88,8 @@ def standing_costs(ctx: Context) -> list[StandingPrice]:
 
 
 def _forecast_at(history: PriceLedger, now: datetime, *, start: datetime, end: datetime) -> PriceForecast:
-    return forecast_month(_between(history, start, now), _full_days(history, now), days_left=_days(end - now))
+    days_left = (end - now) / timedelta(days=1)
+    return forecast_month(_between(history, start, now), _full_days(history, now), days_left=days_left)
 
 
 def _full_days(history: PriceLedger, now: datetime) -> list[float]:
@@ -115,10 +116,6 @@ def _between(history: PriceLedger, start: datetime, end: datetime) -> float:
 
 def _midnight(moment: datetime) -> datetime:
     return moment.replace(hour=0, minute=0, second=0, microsecond=0)
-
-
-def _days(span: timedelta) -> float:
-    return span.total_seconds() / 86_400
 
 
 TABLES = ("endpoints", "keys", "checkpoints", "runs", "evaluations")

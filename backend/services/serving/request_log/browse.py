@@ -123,7 +123,7 @@ def browse_requests(
 ) -> RequestPage:
     """Return a page of the requests that a person may see, newest first."""
     require_builder(person)
-    query = _filtered(filters, person)
+    query = _visible_to(person).where(*_conditions(filters))
     if after is not None:
         at, _, last = after.partition("/")
         moment = datetime.fromisoformat(at)
@@ -192,10 +192,6 @@ def _replica_name(session: Session, replica: Replica) -> str:
     deployment = session.get_one(Deployment, replica.deployment_id)
     number = replica_numbers(session, [deployment.id])[replica.id]
     return f"replica {number} of revision {deployment.revision}"
-
-
-def _filtered(filters: RequestFilter, person: Person) -> Any:
-    return _visible_to(person).where(*_conditions(filters))
 
 
 def _visible_to(person: Person) -> Any:

@@ -6,7 +6,7 @@ import streamlit as st
 
 from backend.domain.checkpoints.inspection_summary import LossSums
 from backend.services.checkpoints.inspection_results import Alternative, InspectionResults, TokenLine
-from pages.components.browser.token_strip.component import Mark, token_strip
+from pages.components.browser.token_strip.component import token_strip
 from pages.components.charts.style import STATIC
 from pages.components.checkpoints.inspection.charts import alternatives_bar, share_text
 from pages.components.frame import draw_metric, plain
@@ -28,7 +28,7 @@ def draw_tokens(results: InspectionResults) -> None:
         results.labels,
         values=[None if line.bits is None else line.bits / FULL_BITS for line in lines],
         titles=[_title(line) for line in lines],
-        marks=[_mark(line) for line in lines],
+        marks=["special" if line.special else "" for line in lines],
         selected=likely.position,
         key=f"strip_{results.inspection.id}",
     )
@@ -108,10 +108,6 @@ def _title(line: TokenLine) -> str:
         f"{line.bits:.2f} bits, rank {line.rank:,}\nlikeliest: {line.expected[0].text!r}"
         f" {share_text(line.expected[0].probability)}"
     )
-
-
-def _mark(line: TokenLine) -> Mark:
-    return "special" if line.special else ""
 
 
 def _number(value: object) -> str:
