@@ -92,7 +92,7 @@ def draw_runs(
     draw_picked(ctx, person, table, picked, passing)
     ticked = [row for row in table.rows if row.id in set(picked)]
     if not passing:
-        st.caption(plain(" ".join(["No run passes these filters.", *suggest_values(table, query)])))
+        st.caption(" ".join(["No run passes these filters.", *map(plain, suggest_values(table, query))]))
         if not ticked:
             draw_foot(ctx, person, 0, query)
             return

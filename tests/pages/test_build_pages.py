@@ -339,7 +339,7 @@ def test_what_was_set_for_the_estimate_outlives_a_wrong_field_and_flops_have_thr
     app.text_input(key="architecture_width").input("131").run()
     assert not [field for field in app.number_input if field.key == "architecture_micro_batch"]
     app.text_input(key="architecture_num_layers").input("5").run()
-    app.text_input(key="architecture_width").input("132").run()
+    app.text_input(key="architecture_width").input("136").run()
     assert app.number_input(key="architecture_micro_batch").value == 12
     assert short(2_997_248) == "3 M"
     assert short(2_997_248, zeros=True) == "3.00 M"

@@ -99,7 +99,7 @@ def test_a_dataset_of_another_kind_is_named_with_its_kind(scenario: Scenario) ->
     """It was said not to be there; then one was named that had not been chosen."""
     scenario.parts()
     scenario.dataset("chats", kind="chat")
-    page = open_form()
+    page = open_page("build/launch.py")
     assert page.selectbox(key="launch_dataset").value == "tales"
     page.selectbox(key="launch_objective").set_value("dpo").run()
     assert "is of kind text" not in words(page)

@@ -72,8 +72,8 @@ def import_(
         chosen = chosen.model_copy(update={"kind": detected.kind})
         note(detection_text(detected))
     if preview:
-        seen = preview_head(head, kind=chosen.kind, mapping=chosen.mapping or None)
-        emit({**preview_data(seen), "detected": detection_data(detected)}, text=preview_text(seen))
+        shown = preview_head(head, kind=chosen.kind, mapping=chosen.mapping or None)
+        emit({**preview_data(shown), "detected": detection_data(detected)}, text=preview_text(shown))
         return
     version = import_dataset(ctx, name=name, source=import_source, options=chosen, person=LOCAL)
     assert version.job_id is not None
@@ -100,25 +100,25 @@ def detection_data(detected: SourcePreview | None) -> dict[str, object] | None:
     }
 
 
-def preview_data(seen: SourcePreview) -> dict[str, object]:
+def preview_data(shown: SourcePreview) -> dict[str, object]:
     """Return what an import would read: columns with the field that each fills and a sample, and the first rows."""
     return {
-        "kind": seen.kind,
+        "kind": shown.kind,
         "columns": [
-            {"column": column, "field": seen.mapping.get(column), "sample": seen.examples[column]}
-            for column in seen.columns
+            {"column": column, "field": shown.mapping.get(column), "sample": shown.examples[column]}
+            for column in shown.columns
         ],
-        "problem": seen.problem or None,
-        "rows": [{"text": row.text, "problem": row.problem or None} for row in seen.preview[:PREVIEWED]],
+        "problem": shown.problem or None,
+        "rows": [{"text": row.text, "problem": row.problem or None} for row in shown.preview[:PREVIEWED]],
     }
 
 
-def preview_text(seen: SourcePreview) -> str:
+def preview_text(shown: SourcePreview) -> str:
     """Return the columns and the first rows of a preview in lines."""
-    columns = [f"  {name} → {seen.mapping.get(name, 'not used')}: {seen.examples[name]}" for name in seen.columns]
-    rows = [f"Rejected: {row.problem}" if row.problem else row.text for row in seen.preview[:PREVIEWED]]
-    problem = [f"These columns can't be imported: {seen.problem}."] if seen.problem else []
-    return "\n".join([f"Columns, kind {seen.kind}:", *columns, *problem, *(f"\n{row}" for row in rows)])
+    columns = [f"  {name} → {shown.mapping.get(name, 'not used')}: {shown.examples[name]}" for name in shown.columns]
+    rows = [f"Rejected: {row.problem}" if row.problem else row.text for row in shown.preview[:PREVIEWED]]
+    problem = [f"These columns can't be imported: {shown.problem}."] if shown.problem else []
+    return "\n".join([f"Columns, kind {shown.kind}:", *columns, *problem, *(f"\n{row}" for row in rows)])
 
 
 def detection_text(detected: SourcePreview) -> str:

@@ -174,7 +174,7 @@ def test_a_message_of_another_person_or_without_a_token_is_refused(chat: ChatWor
     ("change", "words"),
     [
         ({"endpoints": ["a", "b", "c", "d", "e"]}, "endpoints"),
-        ({"sides": [{}, {"temperature": 50}]}, "sides.1.temperature"),
+        ({"sides": [{}, {"temperature": 50}]}, "sides, entry 2, temperature"),
         ({"temperature": 50}, "temperature"),
         ({"json_schema": "{"}, "json_schema"),
         ({"tools": "{}"}, "list of tools"),

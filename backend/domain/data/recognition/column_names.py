@@ -40,9 +40,9 @@ def plain_name(column: str) -> str:
 def names_of(columns: Iterable[str]) -> dict[str, str]:
     """Return the columns by their plain names; a nested one also by its last name, if no other column has it."""
     listed = list(columns)
-    whole = {plain_name(column): column for column in reversed(listed)}
+    by_name = {plain_name(column): column for column in reversed(listed)}
     by_depth = sorted(listed, key=lambda column: column.count("."))
-    return {**{plain_name(last_name(column)): column for column in reversed(by_depth)}, **whole}
+    return {**{plain_name(last_name(column)): column for column in reversed(by_depth)}, **by_name}
 
 
 def nearest_column(field: str, columns: Iterable[str], *, like: str = "") -> str | None:

@@ -32,8 +32,8 @@ class SampleRows:
     def __init__(self, rows: Sequence[Mapping[str, Any]], *, nested: bool = False) -> None:
         self.rows = rows
         self.columns = column_paths(rows) if nested else list(dict.fromkeys(str(name) for row in rows for name in row))
-        whole = {plain_name(column): column for column in reversed(self.columns)}
-        self._by_name = names_of(self.columns) if nested else whole
+        plain_names = {plain_name(column): column for column in reversed(self.columns)}
+        self._by_name = names_of(self.columns) if nested else plain_names
 
     def find(self, names: Sequence[str], *, but: Sequence[str] = ()) -> str | None:
         """Return the first column with one of the names."""

@@ -188,7 +188,7 @@ def test_what_a_person_types_or_uploads_is_read_or_refused_with_its_line() -> No
         read_arrivals("0.5\nsoon\n")
     with pytest.raises(InvalidInput, match="no arrival"):
         read_arrivals("inf")
-    with pytest.raises(InvalidInput, match=r"users\.0: .*whole number.*1; 8"):
+    with pytest.raises(InvalidInput, match=r"users, entry 1: .*whole number.*1; 8"):
         read_values(LoadConfig, {"users": ("1; 8",)})
     with pytest.raises(InvalidInput, match="rate"):
         read_values(LoadConfig, {"rate": -1})
