@@ -26,7 +26,7 @@ from backend.domain.serving.protocol import (
 )
 from backend.domain.serving.token_offsets import TokenOffsets
 from backend.gateway.errors import ApiError
-from backend.gateway.logprobs import chat_logprobs, join_tokens, pieces, text_logprobs
+from backend.gateway.logprobs import chat_logprobs, join_tokens, text_logprobs
 from backend.gateway.request import ApiExchange, Events, Starting
 
 Kind = Literal["chat", "text"]
@@ -113,10 +113,10 @@ class AnswerForm:
             return None
         if self.kind == "chat":
             return chat_logprobs(tokens)
-        begins = offsets.of(pieces(prompt))
+        begins = offsets.of(token.encoded for token in prompt)
         if tokens:
             offsets.end_text()
-        return text_logprobs([*prompt, *tokens], offsets=begins + offsets.of(pieces(tokens)))
+        return text_logprobs([*prompt, *tokens], offsets=begins + offsets.of(token.encoded for token in tokens))
 
 
 @dataclass

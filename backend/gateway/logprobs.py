@@ -17,7 +17,7 @@ def chat_logprobs(tokens: Sequence[ScoredToken]) -> JsonObject:
 
 
 def _entry(token: TokenLogprob) -> dict[str, object]:
-    return {"token": token.token, "logprob": token.logprob, "bytes": list(*pieces([token]))}
+    return {"token": token.token, "logprob": token.logprob, "bytes": list(token.encoded)}
 
 
 def text_logprobs(tokens: Sequence[ScoredToken], *, offsets: Sequence[int]) -> dict[str, object]:
@@ -42,11 +42,6 @@ def _alternatives(token: ScoredToken) -> dict[str, float | None] | None:
     return values
 
 
-def pieces(tokens: Sequence[TokenLogprob]) -> list[bytes]:
-    """Return the bytes of each token."""
-    return [token.token.encode() if token.raw is None else bytes(token.raw) for token in tokens]
-
-
 def join_tokens(tokens: Sequence[TokenLogprob]) -> str:
     """Return the text of consecutive tokens; bytes that are no text are replacement characters."""
-    return b"".join(pieces(tokens)).decode(errors="replace")
+    return b"".join(token.encoded for token in tokens).decode(errors="replace")

@@ -306,6 +306,11 @@ class TokenLogprob(_Frozen):
     logprob: float | None = None
     raw: tuple[int, ...] | None = None
 
+    @property
+    def encoded(self) -> bytes:
+        """Return the token's own bytes."""
+        return self.token.encode(errors="replace") if self.raw is None else bytes(self.raw)
+
 
 class ScoredToken(TokenLogprob):
     """A token of an answer or prompt, and the most likely ones at its position, best first."""

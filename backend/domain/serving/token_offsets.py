@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 RESUMES_WITHIN = 32
 """Bytes of a text that may differ from its tokens, as where a tokenizer normalises, until a token is found again."""
+CONTINUATIONS = bytes(range(0x80, 0xC0))
+"""Bytes of UTF-8 that begin no character."""
 _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
 
 
@@ -19,7 +21,7 @@ class TokenOffsets:
     """
 
     def __init__(self, text: str | None = None) -> None:
-        self._rest = None if text is None else text.encode()
+        self._rest = None if text is None else text.encode(errors="replace")
         self._at, self._characters = 0, 0
 
     @property
@@ -46,18 +48,14 @@ class TokenOffsets:
                 return self._characters
             self._pass(self._rest[self._at : begins_at])
             self._at = begins_at
-        is_within = piece[:1] != b"" and not _begins_character(piece[0])
+        is_within = piece[:1] in CONTINUATIONS and piece != b""
         begins = self._characters - 1 if is_within and self._characters else self._characters
         self._pass(piece)
         self._at += len(piece)
         return begins
 
     def _pass(self, piece: bytes) -> None:
-        self._characters += sum(map(_begins_character, piece))
-
-
-def _begins_character(byte: int) -> bool:
-    return byte & 0xC0 != 0x80
+        self._characters += len(piece.translate(None, CONTINUATIONS))
 
 
 def token_bytes(shown: str) -> bytes:
@@ -65,4 +63,4 @@ def token_bytes(shown: str) -> bytes:
     escaped = shown.removeprefix("bytes:")
     if escaped not in ("", shown) and not _ESCAPED.sub("", escaped):
         return bytes(int(digits, 16) for digits in _ESCAPED.findall(escaped))
-    return shown.encode()
+    return shown.encode(errors="replace")

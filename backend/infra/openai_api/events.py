@@ -137,7 +137,7 @@ def _prompt_length(prompt: str | Sequence[int], scored: Sequence[ScoredToken]) -
     for count, token in enumerate(scored):
         if offsets.is_complete:
             return count
-        offsets.of([token_bytes(token.token) if token.raw is None else bytes(token.raw)])
+        offsets.of([token.encoded])
     if offsets.is_complete:
         return len(scored)
     return sum(length < len(prompt) for length in accumulate((len(token.token) for token in scored[:-1]), initial=0))
@@ -195,7 +195,9 @@ def _scored(entry: JsonObject) -> JsonObject:
 def _scored_text(token: Any, value: Any, top: Any) -> ScoredToken:
     alternatives = sorted(top.items(), key=lambda pair: -float(pair[1] or 0)) if isinstance(top, dict) else []
     best = tuple(TokenLogprob(token_id=UNKNOWN, token=str(name), logprob=logprob) for name, logprob in alternatives)
-    return ScoredToken(token_id=UNKNOWN, token=str(token), logprob=value, top=best)
+    shown, encoded = str(token), token_bytes(str(token))
+    raw = None if encoded == shown.encode(errors="replace") else tuple(encoded)
+    return ScoredToken(token_id=UNKNOWN, token=shown, logprob=value, raw=raw, top=best)
 
 
 def read_embeddings(answer: JsonObject) -> Iterator[GenerationEvent]:
