@@ -117,7 +117,10 @@ def server_cpu_s() -> float:
 
 
 def claim_share(url: str, home: Path, first: int, machines: int, per_s: float, begin: float) -> Share:
-    """Claim, as one of `PROCESSES` workers' processes, each of its claims when it is due: seconds since the epoch."""
+    """Claim, as one of `PROCESSES` workers' processes, each of its claims when it is due: seconds since the epoch.
+
+    Each thread has claimed before, as a worker that lives has: a new process's first claim imports and compiles.
+    """
     ctx = build_context(make_settings(home, database_url=url), migrate=False)
 
     def one(number: int) -> tuple[float, bool]:
@@ -127,7 +130,7 @@ def claim_share(url: str, home: Path, first: int, machines: int, per_s: float, b
         return 1000 * (time.time() - due), got
 
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(lambda _: claim_next(ctx, "none", owner="gpu-0/none#1", host="gpu-0"), range(THREADS)))
+        list(pool.map(lambda number: claim(ctx, number, machines), range(first, PROCESSES * THREADS, PROCESSES)))
         time.sleep(max(0.0, begin - time.time()))
         own = time.process_time()
         outcomes = list(pool.map(one, range(first, round(per_s * SECONDS), PROCESSES)))

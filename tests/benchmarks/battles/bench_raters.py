@@ -28,7 +28,6 @@ from backend.domain.battles.inference.rater_evidence import (
     evidence_of_counts,
     log_rater_e_value,
     log_weights_of_alternatives,
-    uniform_chances,
 )
 from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.raters.checks import NO_GOLD
@@ -144,7 +143,7 @@ def likelihoods_of(raters: list[tuple[int, int]]) -> tuple[FloatArray, FloatArra
     new = [rater for rater in raters if rater not in _known]
     if new:
         evidence = evidence_of_counts(*np.array(new).T)
-        _known.update(zip(new, zip(uniform_chances(evidence.below), evidence.favoured, strict=True), strict=True))
+        _known.update(zip(new, zip(evidence.even, evidence.favoured, strict=True), strict=True))
     spread, favoured = zip(*(_known[rater] for rater in raters), strict=True)
     return np.array(spread), np.array(favoured)
 

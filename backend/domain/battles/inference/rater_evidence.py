@@ -8,9 +8,9 @@ the votes' chance under leanings that favour a side (a fixed mixture of normals)
 null. For any one null the ratio with that null below is a martingale with every vote, so also while a rater still
 votes, and the e-value is no larger: it reaches 1 / alpha, ever, with a chance of at most alpha (Ville). The largest
 chance is a concave problem: a symmetric unimodal spread is a mixture of uniform ones about its centre (Khintchine),
-whose weights are found by expectation maximisation and whose remaining gap is bounded by its gradient, so stopping
+whose weights are found by constrained Newton steps and whose remaining gap is bounded by its gradient, so stopping
 early errs on the safe side. Sources: Wasserman, Ramdas and Balakrishnan (2020), "Universal inference", PNAS 117;
-Lindsay (1983), Annals of Statistics 11.
+Lindsay (1983), Annals of Statistics 11; Wang (2007), Journal of the Royal Statistical Society B 69, for the steps.
 
 Raters who share prompts share what these prompts favour, which evidence over prompts (`evidence`) guards against: ask
 for both. Two camps of raters with nothing between them are no unimodal spread.
@@ -24,7 +24,8 @@ from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_expit, logsumexp
+from scipy.optimize import nnls
+from scipy.special import log_expit
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -44,7 +45,9 @@ normal of the usual standard deviation, with a share of a wide one for raters wh
 SPREADS = ((0.0, 0.4), (0.15, 0.2), (0.3, 0.15), (0.6, 0.15), (1.0, 0.1))
 """Standard deviations about the centre and their weights."""
 
-MAX_STEPS = 400
+MAX_STEPS = 100
+STEPS = (1.0, 0.5, 0.25, 0.125, 0.0625)
+"""Parts of a Newton step that are tried."""
 CLOSE = 0.01
 """Error of the log of an e-value at which the weights are good enough."""
 MAX_LOG = math.log(1e300)
@@ -54,12 +57,12 @@ MAX_LOG = math.log(1e300)
 class RaterEvidence:
     """Evidence of raters with decisive votes, ready to be weighed against any centre of their leanings.
 
-    `below` is the sum up to each edge of the grid of a rater's likelihood, `favoured` the log of its chance under each
-    leaning that favours a side; both are relative to the rater's best leaning and have a row per distinct pair of wins
-    and losses, which `counts` raters have. `row_of` is the row of each rater, -1 without decisive votes.
+    `even` is a rater's chance under the uniform spread of each width about 0, `favoured` the log of its chance under
+    each leaning that favours a side; both are relative to the rater's best leaning and have a row per distinct pair of
+    wins and losses, which `counts` raters have. `row_of` is the row of each rater, -1 without decisive votes.
     """
 
-    below: FloatArray
+    even: FloatArray
     favoured: FloatArray
     counts: FloatArray
     row_of: IntArray
@@ -72,14 +75,14 @@ class RaterEvidence:
     @property
     def log_favoured(self) -> float:
         """Log of the votes' chance under leanings that favour a side."""
-        return float(logsumexp(self.counts @ self.favoured + _alternatives()[1]))
+        return float(np.logaddexp.reduce(self.counts @ self.favoured + _alternatives()[1]))
 
     @property
     def side(self) -> int:
         """Side that leanings favour: 1 the first contestant, -1 the second, 0 neither."""
         weights = self.counts @ self.favoured + log_weights_of_alternatives()
         half = len(weights) // 2
-        return int(np.sign(round(float(logsumexp(weights[half:]) - logsumexp(weights[:half])), 9)))
+        return int(np.sign(round(float(np.logaddexp.reduce(weights[half:]) - np.logaddexp.reduce(weights[:half])), 9)))
 
     def without(self, rater: int) -> RaterEvidence:
         """Return the evidence without one rater."""
@@ -102,18 +105,17 @@ def evidence_of_counts(won: FloatArray | IntArray, lost: FloatArray | IntArray) 
     row_of = np.where(decisive[row], np.cumsum(decisive)[row] - 1, -1)
     pairs, counts = pairs[decisive], counts[decisive].astype(np.float64)
     sums = [_sums_of_rater(*pair) for pair in pairs.tolist()]
-    below = np.array([one for one, _ in sums]).reshape(len(sums), len(EDGES))
+    even = np.array([one for one, _ in sums]).reshape(len(sums), len(WIDTHS))
     favoured = np.array([one for _, one in sums]).reshape(len(sums), len(_alternatives()[1]))
-    return RaterEvidence(below, favoured, counts, row_of)
+    return RaterEvidence(even, favoured, counts, row_of)
 
 
 @lru_cache(maxsize=512)
 def _sums_of_rater(won: float, lost: float) -> tuple[FloatArray, FloatArray]:
-    """Rows of `RaterEvidence.below` and `favoured`. Remembered, since from vote to vote one rater's counts change."""
+    """Rows of `RaterEvidence.even` and `favoured`. Remembered, since from vote to vote one rater's counts change."""
     logs = won * log_expit(LEANINGS) + lost * log_expit(-LEANINGS)
     likelihood = np.exp(logs - logs.max())
-    below = np.concatenate([[0.0], np.cumsum(likelihood)])
-    return below, np.log(np.maximum(likelihood @ _alternatives()[0], 1e-300))
+    return _uniform_chances(likelihood), np.log(np.maximum(likelihood @ _alternatives()[0], 1e-300))
 
 
 def log_rater_e_value(evidence: RaterEvidence, *, enough: float = math.inf, little: float = -math.inf) -> float:
@@ -124,31 +126,53 @@ def log_rater_e_value(evidence: RaterEvidence, *, enough: float = math.inf, litt
     """
     if not len(evidence.counts) or not evidence.num_raters:
         return 0.0
-    favoured, spread = evidence.log_favoured, uniform_chances(evidence.below)
     used = evidence.counts > 0
-    counts, spread = evidence.counts[used], spread[used]
+    favoured, counts, spread = evidence.log_favoured, evidence.counts[used], evidence.even[used]
     weights = np.full(len(WIDTHS), 1 / len(WIDTHS))
     value = -math.inf
     for _ in range(MAX_STEPS):
         chances = np.maximum(spread @ weights, 1e-300)
-        gradient = (counts / chances) @ spread / counts.sum()
+        ratios = spread / chances[:, None]
+        gradient = counts @ ratios / counts.sum()
         ratio = favoured - float(counts @ np.log(chances))
         gap = float(counts.sum()) * math.log(max(float(gradient.max()), 1.0))
         value = max(value, ratio - gap)
         if gap < CLOSE or value >= enough or ratio < little:
             break
-        weights = weights * gradient
+        weights = _likelier(weights, spread, counts, ratios)
     return min(value, MAX_LOG)
 
 
-def uniform_chances(below: FloatArray) -> FloatArray:
-    """Mean likelihood under the uniform spread of each width about 0: raters x widths."""
+def _likelier(weights: FloatArray, spread: FloatArray, counts: FloatArray, ratios: FloatArray) -> FloatArray:
+    """Weights of a greater likelihood: a Newton step within the simplex, then one of expectation maximisation.
+
+    `ratios` are each rater's chances under each width over the chance under the weights. The log-likelihood's second
+    order is a least-squares problem in the new weights, |ratios @ new - 2|, whose 2 is within because weights sum to 1
+    (Wang 2007, 3).
+    """
+    rows = np.vstack([np.sqrt(counts)[:, None] * (ratios - 2), np.ones(len(weights))])
+    try:
+        newton, _ = nnls(rows, np.append(np.zeros(len(counts)), 1.0))
+    except RuntimeError:  # no solution within its iterations: expectation maximisation gains alone
+        newton = weights
+    direction = newton / newton.sum() - weights
+    least = float(counts @ np.log(np.maximum(spread @ weights, 1e-300)))
+    for step in STEPS:
+        candidate = weights + step * direction
+        if float(counts @ np.log(np.maximum(spread @ candidate, 1e-300))) >= least:
+            weights = candidate
+            break
+    likelier: FloatArray = weights * (counts @ (spread / np.maximum(spread @ weights, 1e-300)[:, None])) / counts.sum()
+    return likelier
+
+
+def _uniform_chances(likelihood: FloatArray) -> FloatArray:
+    """Mean likelihood under the uniform spread of each width about 0."""
+    below = np.concatenate([[0.0], np.cumsum(likelihood)])
     ends = [np.clip((side * WIDTHS - EDGES[0]) / STEP, 0, len(LEANINGS)) for side in (-1, 1)]
-    sums = []
-    for end in ends:
-        at = np.minimum(end.astype(np.int64), len(LEANINGS) - 1)
-        sums.append(below[:, at] + (below[:, at + 1] - below[:, at]) * (end - at))
-    return np.asarray((sums[1] - sums[0]) / np.maximum(ends[1] - ends[0], 1e-9))
+    sums = [np.interp(end, np.arange(len(below)), below) for end in ends]
+    chances: FloatArray = (sums[1] - sums[0]) / np.maximum(ends[1] - ends[0], 1e-9)
+    return chances
 
 
 def log_weights_of_alternatives() -> FloatArray:

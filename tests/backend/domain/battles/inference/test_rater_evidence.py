@@ -74,6 +74,18 @@ def test_the_e_value_is_favoured_chance_over_the_largest_chance_of_a_symmetric_u
     )
 
 
+def test_the_e_value_of_many_raters_is_near_that_of_the_likeliest_spread() -> None:
+    draw = np.random.default_rng(3)
+    shares = 1 / (1 + np.exp(-draw.normal(0.1, 0.5, 150)))
+    won = draw.binomial(12, shares)
+    evidence = rater_evidence(*votes_of(won.tolist(), (12 - won).tolist()))
+    weights = np.full(evidence.even.shape[1], 1 / evidence.even.shape[1])
+    for _ in range(20_000):  # expectation maximisation, slow and simple
+        weights *= (evidence.counts / (evidence.even @ weights)) @ evidence.even / evidence.counts.sum()
+    exact = evidence.log_favoured - float(evidence.counts @ np.log(evidence.even @ weights))
+    assert exact - 0.02 <= log_rater_e_value(evidence) <= exact
+
+
 @pytest.mark.parametrize("leaning", [0.0, 0.5, 1.5])
 @pytest.mark.parametrize("spread", ["normal", "uniform", "laplace"])
 def test_the_expectation_under_any_symmetric_unimodal_spread_is_at_most_one(leaning: float, spread: str) -> None:
