@@ -110,6 +110,9 @@ def test_on_a_phone_a_vote_waits_until_both_answers_were_seen(
     expect(page.get_by_role("button", name="Answer B")).to_have_attribute("aria-pressed", "true")
     expect(page.get_by_text("0 of 6", exact=True)).to_be_visible()
     assert labels(ctx) == []
+    page.get_by_role("button", name="Answer A").tap()
+    expect(page.get_by_role("button", name="Answer A")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_text("Here is answer B.")).to_have_count(0)  # it stayed over answer A
     page.wait_for_timeout(PAUSE_MS)
     page.get_by_role("button", name="A is better").tap()
     wait_for_votes(ctx, "A")

@@ -29,7 +29,7 @@ class Ballot {
     this.foot = new Foot((value) => this.choose(value))
     this.help = new Help()
     this.instructions = new Instructions()
-    this.sheet = new Sheet((view) => this.showView(view))
+    this.sheet = new Sheet({ onView: (view) => this.showView(view), onSide: (side) => { if (side !== this.turnedTo) this.foot.quiet("unseen") } })
     this.extras = new Extras((name, isOpen) => this.head.press(name, isOpen))
     this.messages = new Messages()
     this.question = element("h1", "bt-question")
@@ -209,6 +209,7 @@ class Ballot {
 
   // A vote on an answer that was not seen is no comparison: show it first.
   turnTo(side) {
+    this.turnedTo = side
     this.sheet.turnTo(side)
     this.shownAt = performance.now()
     this.foot.notify("unseen", `Here is answer ${side}. Read it too, then vote.`)

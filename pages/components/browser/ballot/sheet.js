@@ -8,8 +8,9 @@ const STEP_PX = 90
 const ROLES = { user: "Prompt", system: "System", assistant: "Earlier answer" }
 
 export class Sheet {
-  constructor(onView) {
+  constructor({ onView, onSide }) {
     this.onView = onView
+    this.onSide = onSide
     this.view = "drawn" // drawn, raw, differences
     this.prompt = element("section", "bt-prompt")
     this.prompt.setAttribute("aria-label", "Prompt")
@@ -153,6 +154,8 @@ export class Sheet {
   markTab() {
     const shown = this.answers.scrollLeft > this.answers.clientWidth / 2 ? "B" : "A"
     this.seen?.add(shown)
+    if (shown !== this.side) this.onSide(shown)
+    this.side = shown
     for (const pane of this.panes) {
       pane.tab.setAttribute("aria-pressed", String(pane.side === shown))
       pane.tab.dataset.seen = this.seen?.has(pane.side) ? "yes" : "no"
