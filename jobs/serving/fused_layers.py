@@ -94,6 +94,10 @@ class FusedLayer(nn.Module):
         **kwargs: Any,
     ) -> torch.Tensor:
         """Return the hidden states [batch, tokens, hidden] behind this layer."""
+        if self.layer_idx == 0:
+            self._step.has_all = False
+        elif self._step.has_all:
+            return hidden_states
         assert position_embeddings is not None
         batch, tokens, hidden = hidden_states.shape
         rows = hidden_states.view(batch * tokens, hidden)
@@ -141,7 +145,8 @@ class FusedLayer(nn.Module):
 
     @property
     def _products(self) -> tuple[Any, ...]:
-        return self.qkv_proj, self.o_proj, self.gate_up_proj, self.down_proj
+        modules = self._modules  # many times a token: attributes of a module are looked up slowly
+        return modules["qkv_proj"], modules["o_proj"], modules["gate_up_proj"], modules["down_proj"]
 
     def part(self, name: str) -> FusedPart | None:
         """Return where one of the library's linear layers, such as "mlp.up_proj", is among this layer's."""
@@ -179,7 +184,8 @@ class FusedLayer(nn.Module):
 
     def _changes(self) -> list[Change]:
         """Return what adapters change in this batch, for the compiled library."""
-        groups = next((product.active_groups for product in self._products if hasattr(product, "active_groups")), ())
+        adapted = (product for product in self._products if hasattr(type(product), "active_groups"))
+        groups = next((product.active_groups for product in adapted), ())
         return [
             Change(*rows, ctypes.addressof(self._addresses(group.adapter))) for group in groups for rows in group.ranges
         ]

@@ -99,11 +99,13 @@ class ForwardState:
         self._batch: Batch | None = None
         self._held: list[torch.Tensor] = []  # the tensors whose addresses the batch has
         self._layers: dict[int, tuple[Layer, Changes]] = {}  # layers that are computed already
-        self._has_all = False  # whether the first layer's result is the last one's
+        self.has_all = False
+        """Whether the first layer's result is the last one's."""
         self._cosines: torch.Tensor | None = None
         self._rotation = torch.empty(0)
         self._tokens: Views = {}
         self._pages: Views = {}
+        self._addresses: dict[int, tuple[int, int]] = {}  # of each layer's pages
 
     def __deepcopy__(self, memo: object) -> ForwardState:
         """Return a step of its own: a copy of the network may run on another thread."""
@@ -123,7 +125,11 @@ class ForwardState:
         `write_index`.
         """
         allocator = cache.cache_allocators[FULL]
-        self._tokens, self._pages = allocator._kv_token_views, allocator._kv_page_views
+        if self._tokens is not allocator._kv_token_views:
+            self._tokens, self._pages = allocator._kv_token_views, allocator._kv_page_views
+            self._addresses = {
+                layer: (keys.data_ptr(), values.data_ptr()) for layer, (keys, values) in self._tokens.items()
+            }
         read, self._write = batch["read_index"][0], batch["write_index"][0]
         rows, keys = batch["cu_seq_lens_q"].tolist(), batch["cu_seq_lens_k"][FULL].tolist()
         size = allocator.tokens_per_page
@@ -132,7 +138,7 @@ class ForwardState:
             for begin, end, first, last in zip(rows, rows[1:], keys, keys[1:], strict=False)
             if end > begin
         ]
-        self._batch, self._has_all = None if self.library is None else self._native_batch(size), False
+        self._batch = None if self.library is None else self._native_batch(size)
 
     def _native_batch(self, page_tokens: int) -> Batch:
         write = self._write.contiguous()
@@ -167,26 +173,24 @@ class ForwardState:
     ) -> torch.Tensor | None:
         """Return the rows [rows, hidden] behind a layer by the compiled library; None where it doesn't apply.
 
-        Once every layer was computed by it, the first one's rows are those behind the last, and the others return
-        what they get: one call a step keeps the library's threads awake and Python out of the way.
+        Once every layer was computed by it, the first one's rows are those behind the last (`has_all`): one call a
+        step keeps the library's threads awake and Python out of the way.
         """
         if self._batch is None or self.library is None:
             return None
-        if self._has_all and layer:
-            return rows
         if layer not in self._layers:
             described = describe()
             if described is None:
                 self.library = None
                 return None
             self._layers[layer] = described, changes
-        self._has_all = len(self._layers) == num_layers and layer == 0
-        numbers = range(num_layers) if self._has_all else (layer,)
+        self.has_all = len(self._layers) == num_layers and layer == 0
+        numbers = range(num_layers) if self.has_all else (layer,)
         layers = (Layer * len(numbers))(*(self._layers[number][0] for number in numbers))
         batches = (Batch * len(numbers))(*itertools.repeat(self._batch, len(numbers)))
         held = []
         for number, batch in zip(numbers, batches, strict=True):
-            batch.keys, batch.values = (states.data_ptr() for states in self._tokens[number])
+            batch.keys, batch.values = self._addresses[number]
             if changed := self._layers[number][1]():
                 held.append((Change * len(changed))(*changed))
                 batch.changes, batch.num_changes = ctypes.addressof(held[-1]), len(changed)
