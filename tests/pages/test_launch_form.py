@@ -216,6 +216,15 @@ def test_a_sweep_runs_no_more_at_once_by_itself_than_the_workers_train(site: Con
     assert "12 runs, 1 at a time." in words(page)
 
 
+def test_without_a_worker_a_sweep_has_one_number_of_parallel_runs(site: Context, scenario: Scenario) -> None:
+    """“Parallel runs 2” stood beside “1 at a time, as many as the workers train at once”."""
+    scenario.parts()
+    scenario.run(name="first")
+    page = open_page("build/launch.py", run="first", mode="Sweep")
+    assert page.number_input(key="sweep_parallel").value == 2
+    assert "12 runs, 2 at a time as far as workers allow." in words(page)
+
+
 def test_derived_values_follow_in_the_same_rerun(site: Context, scenario: Scenario) -> None:
     """An evaluation every 110 steps was stored for a run of 77 steps."""
     scenario.dataset("chats", kind="chat")

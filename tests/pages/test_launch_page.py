@@ -247,9 +247,28 @@ def test_a_sweep_is_launched_from_the_form(site: Context, scenario: Scenario) ->
     assert set(sweep.config.vary) == {"learning_rate", "optimizer"}
 
 
-def test_decimal_commas_are_read_where_semicolons_separate_the_values_of_a_sweep() -> None:
-    assert split_values("0,002; 0,02;") == ["0.002", "0.02"]
-    assert split_values("0.002, 0.02") == ["0.002", "0.02"]
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("0,002; 0,02;", ["0.002", "0.02"]),
+        ("0.002, 0.02", ["0.002", "0.02"]),
+        ("0,002, 0,02", ["0.002", "0.02"]),  # was 0, 2, 0 and 2
+        ("0,002 0,02,", ["0.002", "0.02"]),
+        ("1,5e-4, 3,0e-4", ["1.5e-4", "3.0e-4"]),
+        ("1e-4,3e-4", ["1e-4", "3e-4"]),
+        ("0.1,1,2", ["0.1", "1", "2"]),
+        ("1, 2, 4", ["1", "2", "4"]),
+        ("0,5", ["0,5"]),
+        ("0,002,0,02", ["0,002,0,02"]),
+        ("0,5, 1", ["0,5", "1"]),
+    ],
+)
+def test_decimal_commas_are_read_where_nothing_else_can_be_meant(text: str, values: list[str]) -> None:
+    assert split_values(text, fractions=True) == values
+
+
+def test_commas_between_whole_numbers_separate_them() -> None:
+    assert split_values("8,16, 32", fractions=False) == ["8", "16", "32"]
 
 
 def test_a_value_of_a_sweep_that_is_no_number_is_named_with_the_cure(site: Context, scenario: Scenario) -> None:
@@ -261,6 +280,8 @@ def test_a_value_of_a_sweep_that_is_no_number_is_named_with_the_cure(site: Conte
     shown = words(page).replace("\\", "")
     assert "can't be 'abc'; separate numbers by commas" in shown
     assert "decimal commas by semicolons (0,002; 0,02)" in shown
+    page.text_input(key="sweep_values_learning_rate").set_value("0,5").run()
+    assert "can't be '0,5'; separate numbers by commas" in words(page).replace("\\", "")
 
 
 def test_the_metric_of_a_sweep_is_chosen_and_its_goal_follows(site: Context, scenario: Scenario) -> None:

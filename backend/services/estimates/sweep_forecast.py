@@ -25,10 +25,10 @@ MAX_FORECASTS = 12
 class SweepForecast:
     """Expected needs of a sweep.
 
-    `seconds` is the time from the first start to the last end with `at_once` runs at a time, `run_seconds` the shortest
-    and the longest run; both are None unless the time of every run is known. `memory_bytes` is the largest peak of a
-    run. `disk_bytes` are those of the checkpoints of all runs. `is_sampled`: not every run was forecast. `problem` is
-    the reason why some run can't be launched.
+    `seconds` is the time from the first start to the last end with `at_once` runs at a time, as many as asked for while
+    no worker serves them; `run_seconds` the shortest and the longest run. Both are None unless the time of every run is
+    known. `memory_bytes` is the largest peak of a run. `disk_bytes` are those of the checkpoints of all runs.
+    `is_sampled`: not every run was forecast. `problem` is the reason why some run can't be launched.
     """
 
     num_runs: int
@@ -62,7 +62,7 @@ def forecast_sweep(ctx: Context, config: SweepConfig, *, base: Forecast) -> Swee
         except RoundhouseError as error:
             problem = problem or str(error)
     known = [forecasts[kind] for kind in kinds if kind in forecasts] or [base]
-    at_once = max(1, min(config.parallel, config.num_runs, base.queue.num_slots or 1))
+    at_once = min(config.parallel, config.num_runs, base.queue.num_slots or config.parallel)
     times = [each.seconds for each in known if each.seconds is not None]
     is_timed = len(times) == len(known)
     return SweepForecast(

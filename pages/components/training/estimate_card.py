@@ -70,7 +70,7 @@ def draw_sweep_estimate(ctx: Context, person: Person, sweep: SweepConfig, total:
     """Draw the estimate of a whole sweep; `one` is the forecast of the run that the others vary."""
     with _card():
         st.caption(
-            f"{plural(total.num_runs, 'run')}, {describe_parallel(sweep, total)}. "
+            f"{plural(total.num_runs, 'run')}, {describe_parallel(sweep, total, num_slots=one.queue.num_slots)}. "
             f"The first: {describe_tokens(sweep.run, one.steps)}."
         )
         halves = st.grid(2, min_column_width=150)
@@ -90,8 +90,10 @@ def draw_sweep_estimate(ctx: Context, person: Person, sweep: SweepConfig, total:
         _draw_fit_and_probe(ctx, person, sweep.run, one)
 
 
-def describe_parallel(sweep: SweepConfig, total: SweepForecast) -> str:
+def describe_parallel(sweep: SweepConfig, total: SweepForecast, *, num_slots: int) -> str:
     """Format how many runs go at once, and what holds that below the number that was asked for."""
+    if num_slots == 0 and total.at_once > 1:
+        return f"{total.at_once} at a time as far as workers allow"
     if total.at_once >= min(sweep.parallel, total.num_runs):
         return f"{total.at_once} at a time"
     return f"{total.at_once} at a time, as many as the workers train at once"

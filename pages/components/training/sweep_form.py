@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import streamlit as st
@@ -58,8 +59,7 @@ def draw_sweep_form(ctx: Context, config: RunConfig) -> dict[str, object]:
         vary = {path: _draw_choice(path, names.get(path), grid=method == "grid") for path in fields}
         st.space("small")
         usual, slots = SweepConfig.model_fields["parallel"].default, count_slots(config, training_workers(ctx))
-        parallel = min(usual, slots) if slots else usual
-        values = _draw_search(config, validates=_validates(ctx, config), parallel=parallel)
+        values = _draw_search(config, validates=_validates(ctx, config), parallel=min(usual, slots or usual))
     name = st.text_input(
         "Sweep name", key="sweep_name", max_chars=90, placeholder=_generated_name(config)
     ) or _generated_name(config)
@@ -124,7 +124,7 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
                 label_visibility="collapsed",
                 placeholder="Values, separated by commas",
             )
-        return split_values(written or "")
+        return split_values(written or "", fractions=kind is float)
     low, high = (now / 3, now * 3) if now else (0.0, 0.1)
     span = {
         "low": draw_number(
@@ -143,9 +143,20 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
     return span
 
 
-def split_values(text: str) -> list[str]:
-    """Return the values of a list, separated by commas; by semicolons they may have decimal commas: `0,002; 0,02`."""
-    parts = text.replace(",", ".").split(";") if ";" in text else text.split(",")
+def split_values(text: str, *, fractions: bool) -> list[str]:
+    """Return the values of a list, separated by commas; by semicolons they may have decimal commas: `0,002; 0,02`.
+
+    `fractions`: the field takes them. All numbers with a comma and a space between them, `0,002, 0,02`, have decimal
+    commas; other commas between digits, as in `0,5`, stay in their value, which is then no number.
+    """
+    if ";" in text:
+        parts = text.replace(",", ".").split(";")
+    elif not fractions or "." in text or not re.search(r"(?<![^\s,])[+-]?\d+,\d", text):
+        parts = text.split(",")
+    else:
+        parts = re.split(r",?\s+", text.strip().rstrip(","))
+        if len(parts) > 1 and all(part.count(",") == 1 for part in parts):
+            parts = [part.replace(",", ".") for part in parts]
     return [part.strip() for part in parts if part.strip()]
 
 

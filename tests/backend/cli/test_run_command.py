@@ -189,7 +189,7 @@ def test_a_sweep_is_previewed_launched_once_shown_and_stopped(ctx: Context, tmp_
     file.write_text(SWEEP)
     preview = json.loads(roundhouse("run", "sweep", str(file), "--preview", "--json").stdout)
     assert [point["learning_rate"] for point in preview["points"]] == [0.001, 0.003, 0.01]
-    assert (preview["forecast"]["runs"], preview["forecast"]["at_once"], preview["forecast"]["seconds"]) == (3, 1, None)
+    assert (preview["forecast"]["runs"], preview["forecast"]["at_once"], preview["forecast"]["seconds"]) == (3, 2, None)
     assert list_jobs(ctx, queue="train") == []
     answers = [json.loads(roundhouse("run", "sweep", str(file), "--json").stdout) for _ in range(2)]
     assert answers[0]["sweep"] == answers[1]["sweep"]

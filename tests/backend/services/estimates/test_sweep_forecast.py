@@ -32,8 +32,10 @@ def work(ctx: Context, slots: int) -> None:
 def test_twelve_runs_take_twelve_times_as_long_or_less_by_the_slots(ctx: Context, scenario: Scenario) -> None:
     scenario.parts()
     measure(ctx, make_config(), step_s=1.0)
-    alone = expect(ctx, sweep_of())
-    assert (alone.num_runs, alone.at_once, alone.seconds) == (12, 1, pytest.approx(1200))
+    unserved = expect(ctx, sweep_of())
+    assert (unserved.num_runs, unserved.at_once, unserved.seconds) == (12, 2, pytest.approx(600))
+    work(ctx, slots=1)
+    assert (expect(ctx, sweep_of()).at_once, expect(ctx, sweep_of()).seconds) == (1, pytest.approx(1200))
     work(ctx, slots=4)
     assert (expect(ctx, sweep_of()).at_once, expect(ctx, sweep_of()).seconds) == (2, pytest.approx(600))
     assert expect(ctx, sweep_of(parallel=5)).seconds == pytest.approx(300)
@@ -43,6 +45,7 @@ def test_twelve_runs_take_twelve_times_as_long_or_less_by_the_slots(ctx: Context
 
 def test_runs_of_different_length_are_forecast_each(ctx: Context, scenario: Scenario) -> None:
     scenario.parts()
+    work(ctx, slots=1)
     measure(ctx, make_config(), step_s=1.0)
     total = expect(ctx, sweep_of(vary={"max_steps": [100, 200, 400]}, method="grid"))
     assert (total.seconds, total.run_seconds) == (pytest.approx(700), (pytest.approx(100), pytest.approx(400)))
