@@ -97,7 +97,13 @@ def draw_head(ctx: Context, person: Person, campaign: CampaignView) -> None:
         if campaign.is_votable and st.button("Vote", type="primary", key="to_ballot", icon=":material/how_to_vote:"):
             st.switch_page(routes.BALLOT, query_params={"campaign": campaign.id})
         if campaign.num_votes:
-            draw_download("Votes as CSV", partial(export_votes_csv, ctx, campaign.id), "votes.csv", key="votes_csv")
+            draw_download(
+                "Votes as CSV",
+                partial(export_votes_csv, ctx, campaign.id),
+                "votes.csv",
+                key="votes_csv",
+                help="Raters are numbered, not named; the tab Raters has the numbers.",
+            )
         if person.may_build and not campaign.is_standing and not campaign.is_imported:
             closing = campaign.is_open
             if st.button(

@@ -296,7 +296,9 @@ def test_the_raters_list_counts_sides_as_its_flags_do(site: Context, scenario: S
     campaign = scenario.campaign(num_prompts=12, gold=gold, gold_share=0.5, repeat_share=0.0)
     scenario.votes(campaign, lambda a, b: "A")
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Raters")
-    (share,) = next(one.value["Chose side A"] for one in app.table if "Chose side A" in one.value)
+    table = next(one.value for one in app.table if "Chose side A" in one.value)
+    (share,) = table["Chose side A"]
+    assert list(table["In the CSV"]) == ["rater 1"]
     assert share.replace("\u00a0", " ") == "100 % of 15"
     shown = plain_words(app)
     assert "Chose side A in 15 of 15 decisive votes." in shown

@@ -51,9 +51,12 @@ class RaterLink:
 
 @dataclass(frozen=True)
 class RaterRow:
-    """A rater with counts of votes on the board and of skipped battles."""
+    """A rater with counts of votes on the board and of skipped battles. `number` stands for the name in exported votes:
+    from 1, the oldest rater first.
+    """
 
     rater: RaterView
+    number: int
     is_link: bool
     single_use: bool
     num_votes: int
@@ -231,12 +234,19 @@ def revoke_rater_link(ctx: Context, rater_id: str, *, person: Person) -> None:
 def list_raters(ctx: Context, campaign_id: str) -> list[RaterRow]:
     """Return the raters who voted or skipped in a campaign or hold a link to it, most votes first."""
     with ctx.db.read() as session:
-        log, skipped = read_vote_log(session, campaign_id), _count_skipped(session, campaign_id)
-        rows = session.scalars(
-            select(Rater).where(Rater.id.in_({*log.columns.raters, *skipped}) | (Rater.campaign_id == campaign_id))
-        ).all()
-        result = [_row(row, log, num_skipped=skipped.get(row.id, 0)) for row in rows]
+        result = read_raters(session, campaign_id)
     return sorted(result, key=lambda row: (-row.num_votes, row.rater.name))
+
+
+def read_raters(session: Session, campaign_id: str) -> list[RaterRow]:
+    """Return what `list_raters` does, by number."""
+    log, skipped = read_vote_log(session, campaign_id), _count_skipped(session, campaign_id)
+    rows = session.scalars(
+        select(Rater)
+        .where(Rater.id.in_({*log.columns.raters, *skipped}) | (Rater.campaign_id == campaign_id))
+        .order_by(Rater.created_at, Rater.id)
+    )
+    return [_row(row, log, number=number, num_skipped=skipped.get(row.id, 0)) for number, row in enumerate(rows, 1)]
 
 
 def find_link(ctx: Context, campaign_id: str, name: str) -> RaterRow:
@@ -260,11 +270,12 @@ def _count_skipped(session: Session, campaign_id: str) -> dict[str, int]:
     return dict(session.execute(query.where(*here).group_by(Vote.rater_id)).all())
 
 
-def _row(row: Rater, log: VoteLog, *, num_skipped: int) -> RaterRow:
+def _row(row: Rater, log: VoteLog, *, number: int, num_skipped: int) -> RaterRow:
     raters = log.columns.raters
     own = log.of_purpose(("vote",)) & (log.columns.rater == (raters.index(row.id) if row.id in raters else -1))
     return RaterRow(
         rater=view_of_rater(row),
+        number=number,
         is_link=row.link_hash is not None,
         single_use=row.single_use,
         num_votes=int(own.sum()),

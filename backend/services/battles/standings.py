@@ -27,6 +27,7 @@ from backend.domain.csv_text import safe_cell
 from backend.domain.statistics.agreement import Resampling
 from backend.services.battles.board_votes import BoardColumns, read_board_columns
 from backend.services.battles.exclusions import excluded_raters
+from backend.services.battles.raters import read_raters
 from backend.services.battles.views import contestant_names, find_campaign, valid_votes
 from backend.services.battles.vote_log import Revision, votes_revision
 from backend.services.context import Context
@@ -177,8 +178,8 @@ def board_fragility(ctx: Context, campaign_id: str) -> Fragile | None:
 
 
 def export_votes_csv(ctx: Context, campaign_id: str) -> str:
-    """Return a campaign's votes as CSV that `roundhouse rating fit` reads. Raters are numbered, not named; equal
-    prompts share a number.
+    """Return a campaign's votes as CSV that `roundhouse rating fit` reads. Raters are numbered, not named, as in
+    `list_raters`; equal prompts share a number.
 
     `identical` marks ties of equal answers, `excluded` votes that the board leaves out; `reasons` are separated by
     semicolons, `flag` says what is wrong with the battle. A cell that a spreadsheet would read as a formula is prefixed
@@ -201,12 +202,7 @@ def export_votes_csv(ctx: Context, campaign_id: str) -> str:
                 .where(Battle.campaign_id == campaign_id)
             )
         }
-        joined = session.execute(
-            select(Rater.id, Rater.created_at).where(Rater.id.in_({vote.rater_id for vote in votes}))
-        )
-        raters = {
-            row[0]: number for number, row in enumerate(sorted(joined, key=lambda row: (row[1], row[0])), start=1)
-        }
+        raters = {row.rater.id: row.number for row in read_raters(session, campaign_id)}
     numbers: dict[str, int] = {}
     for vote in votes:
         numbers[vote.prompt_key] = min(numbers.get(vote.prompt_key, sys.maxsize), prompts[vote.prompt_id].position + 1)

@@ -235,6 +235,7 @@ def _rater_line(
     left = quality.left if quality else None
     return {
         "Rater": row.rater.name,
+        "In the CSV": f"rater {row.number}",
         "Access": (
             "imported"
             if is_imported

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from backend.services.battles.assignment.storing import VoteInput
 from backend.services.battles.ballots import undo
 from backend.services.battles.frozen_boards import export_board, freeze_board, verify_board
 from backend.services.battles.quality import rater_qualities
-from backend.services.battles.raters import rater_for
+from backend.services.battles.raters import list_raters, rater_for
 from backend.services.battles.side_by_side import record_side_by_side_vote
 from backend.services.battles.standings import board_fragility, export_votes_csv, standings
 from backend.services.battles.views import list_campaigns
@@ -246,6 +247,22 @@ def test_the_export_names_no_rater_and_rates_as_the_page_does(ctx: Context, scen
     ]
     assert [row.rating for row in again.ratings] == pytest.approx([row.rating for row in table.ratings])
     assert [row.low for row in again.ratings] == pytest.approx([row.low for row in table.ratings])
+
+
+def test_the_numbers_of_raters_in_the_export_are_those_of_their_list(ctx: Context, scenario: Scenario) -> None:
+    """“rater 1” could not be matched to a name."""
+    campaign = scenario.campaign(num_prompts=6)
+    link_rater(ctx, campaign.id, "Silent")
+    for name, num_votes in (("Ada", 1), ("Bo", 3)):
+        rater = link_rater(ctx, campaign.id, name)
+        for _ in range(num_votes):
+            ballot = next_battle(ctx, campaign.id, rater)
+            assert ballot is not None
+            cast_vote(ctx, ballot.battle_id, label="A", rater=rater)
+    exported = Counter(row["rater"] for row in csv.DictReader(io.StringIO(export_votes_csv(ctx, campaign.id))))
+    names = {f"rater {row.number}": row.rater.name for row in list_raters(ctx, campaign.id)}
+    assert names == {"rater 1": "Silent", "rater 2": "Ada", "rater 3": "Bo"}
+    assert {names[rater]: count for rater, count in exported.items()} == {"Ada": 1, "Bo": 3}
 
 
 def test_the_export_has_what_raters_wrote_about_a_vote(ctx: Context, scenario: Scenario) -> None:
