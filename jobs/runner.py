@@ -39,6 +39,7 @@ from backend.domain.jobs.states import JobKind, Status
 from backend.domain.openai_servers import JOB_KEY
 from backend.errors import InvalidInput, JobFailed, RoundhouseError
 from backend.services import job_events as outcomes
+from backend.services.checkpoints.files import mark_used_checkpoints
 from backend.services.context import Context
 from backend.services.jobs.claims import (
     Claim,
@@ -68,6 +69,7 @@ from jobs.tracking.run import end_tracking, start_tracking
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+MARKS_EVERY_S = 1.0
 RECORD_S, RETRY_S = 600.0, 0.5
 """How long, and how often, the end of a job is tried to be recorded while the database is away."""
 FULL_BYTES = 2**20
@@ -349,6 +351,7 @@ class _Watch:
         self.error: JobFailure | None = None
         self.stopped_by: str | None = None
         self.last_renewal = time.monotonic() if gang is not None else 0.0
+        self.last_marks = 0.0
         self.memory = MemoryWatch(child.pid, job_limit_bytes(ctx.policy.job_memory_mb))
         payload = claim.payload
         has_ranks = isinstance(payload, TrainPayload) and payload.config.devices.count > 1
@@ -375,6 +378,7 @@ class _Watch:
             if self.freeze is not None and not exited and (frozen := self.freeze.check()):
                 raise MachineLost(f"{self.claim.host}: {frozen}", counts=True)
             self._pass_on_stop()
+            self._mark_used_checkpoints()
             if not exited and (error := self.memory.check()) is not None:
                 log.warning("job %s is ended: %s", self.claim.job_id, error.cause)
                 kill_group(self.child, grace_s=0)
@@ -439,6 +443,14 @@ class _Watch:
                 self.is_echo = event.is_echo
         self.last_renewal = now
         return has_read
+
+    def _mark_used_checkpoints(self) -> None:
+        """Tell a run, every second, which of its checkpoints are in use, so that it keeps their files."""
+        if self.claim.kind is not JobKind.TRAIN or time.monotonic() - self.last_marks < MARKS_EVERY_S:
+            return
+        self.last_marks = time.monotonic()
+        with contextlib.suppress(OperationalError):
+            mark_used_checkpoints(self.ctx, self.claim.job_id)
 
     def _pass_on_stop(self) -> None:
         try:

@@ -25,8 +25,11 @@ from backend.db.tables import (
     Job,
     Run,
     RunGroup,
+    RunSuite,
+    SuiteResult,
     Tokenizer,
 )
+from backend.domain.evaluation.suites import Moment
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.errors import Conflict
 
@@ -190,6 +193,44 @@ def users_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
         *(f"running {'inspection' if kind == JobKind.INSPECT else 'analysis'}" for kind in analyses),
         *(f"open campaign “{name}”" for name in campaigns),
     ]
+
+
+def missed_checkpoints(session: Session, ids: Sequence[str]) -> set[str]:
+    """Return those of some checkpoints that something else would miss, for runs that remove their older ones.
+
+    Deployments, also as an adapter or draft; aliases, contestants, runs that start from it, adapters on it, running
+    analyses, and evaluations other than those of the suites that its run starts at each checkpoint.
+    """
+    if not ids:
+        return set()
+    references = [
+        select(Alias.checkpoint_id).where(Alias.checkpoint_id.in_(ids)),
+        select(Contestant.checkpoint_id).where(Contestant.checkpoint_id.in_(ids)),
+        select(Deployment.checkpoint_id).where(Deployment.checkpoint_id.in_(ids), Deployment.stopped_at.is_(None)),
+        select(Run.base_id).where(Run.base_id.in_(ids)),
+        select(Checkpoint.parent_id).where(
+            Checkpoint.parent_id.in_(ids), Checkpoint.is_adapter, Checkpoint.deleted_at.is_(None)
+        ),
+        *(
+            select(column).join(Job, Job.id == Analysis.job_id).where(column.in_(ids), Job.status.in_(ACTIVE))
+            for column in (Analysis.checkpoint_id, Analysis.other_checkpoint_id)
+        ),
+    ]
+    missed = {id_ for query in references for id_ in session.scalars(query) if id_ is not None}
+    for config in session.scalars(select(Deployment.config).where(Deployment.stopped_at.is_(None))):
+        beside = {adapter.checkpoint_id for adapter in config.adapters.values()} | (
+            {config.draft} if config.draft else set()
+        )
+        missed |= beside & {*ids}
+    by_suites = (
+        select(SuiteResult.members)
+        .join(Checkpoint, Checkpoint.id == SuiteResult.checkpoint_id)
+        .join(RunSuite, (RunSuite.suite_id == SuiteResult.suite_id) & (RunSuite.run_id == Checkpoint.run_id))
+        .where(Checkpoint.id.in_(ids), RunSuite.moment == Moment.CHECKPOINT.value)
+    )
+    of_suites = {one.evaluation for members in session.scalars(by_suites) for one in members}
+    evaluated = select(Evaluation.checkpoint_id, Evaluation.id).where(Evaluation.checkpoint_id.in_(ids))
+    return missed | {str(one) for one, evaluation in session.execute(evaluated) if evaluation not in of_suites}
 
 
 def _resuming_run(session: Session, checkpoint: Checkpoint) -> list[str]:

@@ -1,7 +1,8 @@
-"""Holds on checkpoints: a run does not remove one before the suites that it opens have scored it. Pure.
+"""Marks that keep a run from removing a checkpoint: one that its suites have yet to score, and one in use. Pure.
 
-A hold is an empty file beside the checkpoint's folder. The trainer writes it with the checkpoint, so that no event has
-to arrive first; a worker removes it when the suites have ended.
+A mark is an empty file beside the checkpoint's folder. The trainer writes the hold for its suites with the checkpoint,
+so that no event has to arrive first, and a worker removes it when they have ended. The process that watches the job
+writes and removes the mark of use.
 """
 
 from __future__ import annotations
@@ -25,13 +26,30 @@ def hold_of(checkpoint: P) -> P:
     return checkpoint.with_name(f".{checkpoint.name}.held")
 
 
-def choose_removed(steps: Sequence[int], *, keep_last: int, best: int | None, held: Sequence[int] = ()) -> list[int]:
-    """Return the steps of the checkpoints to remove: all but the last ones, the best, and the newest of those that are
-    held.
+def mark_of_use(checkpoint: P) -> P:
+    """Return the path of the mark that a checkpoint is in use: deployed, named by an alias, in a campaign...
 
     Example:
-        >>> choose_removed([10, 20, 30, 40], keep_last=1, best=10, held=[20])
-        [30]
+        >>> str(mark_of_use(PurePath("runs/a/checkpoints/step-000100")))
+        'runs/a/checkpoints/.step-000100.used'
+    """
+    return checkpoint.with_name(f".{checkpoint.name}.used")
+
+
+def choose_removed(
+    steps: Sequence[int],
+    *,
+    keep_last: int,
+    best: int | None,
+    held: Sequence[int] = (),
+    used: Sequence[int] = (),
+) -> list[int]:
+    """Return the steps of the checkpoints to remove: all but the last ones, the best, those in use, and the newest of
+    those that are held.
+
+    Example:
+        >>> choose_removed([10, 20, 30, 40, 50], keep_last=1, best=10, held=[20], used=[30])
+        [40]
     """
     waiting = sorted(step for step in held if step in steps[:-keep_last])[-MAX_HELD:]
-    return [step for step in steps[:-keep_last] if step != best and step not in waiting]
+    return [step for step in steps[:-keep_last] if step != best and step not in (*waiting, *used)]

@@ -246,7 +246,7 @@ class Hyperparameters(ConfigSection):
     keep_last: int = setting(
         2,
         "Checkpoints kept",
-        "Checkpoints kept besides the best and the last.",
+        "Newest checkpoints kept, besides the best and those in use: deployed, evaluated, named, in a campaign.",
         ge=1,
         shown=Traits(affects=NOTHING, group=FieldGroup.EVALUATION, sweep="allowed"),
     )

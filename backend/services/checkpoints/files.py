@@ -15,9 +15,11 @@ from backend.db.tables import Checkpoint, Run
 from backend.domain.jobs.events import CheckpointEvent, CheckpointRemovedEvent
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.results import CheckpointFacts
+from backend.domain.training.holds import mark_of_use
 from backend.errors import Conflict
 from backend.services.checkpoints.checkpoints import free_name, get_checkpoint, retired_name
 from backend.services.context import Context, Person, require_builder
+from backend.services.dependents import missed_checkpoints
 from backend.services.jobs.claims import Claim
 
 KEEP_DOWNLOADS = timedelta(hours=6)
@@ -94,11 +96,32 @@ def record_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayload]
 def record_checkpoint_removed(
     session: Session, ctx: Context, claim: Claim[TrainPayload], event: CheckpointRemovedEvent
 ) -> None:
-    """Record that a run removed an older checkpoint's files, keeping the best and the last."""
+    """Record that a run removed an older checkpoint's files, keeping the best, the last and those in use."""
     run = _run_of(session, claim)
     row = session.scalar(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.step == event.step))
     if row is not None and row.deleted_at is None:
         row.deleted_at, row.name = ctx.now(), retired_name(session, row)
+
+
+def mark_used_checkpoints(ctx: Context, job_id: str) -> None:
+    """Mark which checkpoints of a job's run are in use, for its process on this machine, which removes older ones.
+
+    In use is what would be missed: also one that a person has named, described or evaluated, apart from the suites that
+    the run starts at each checkpoint.
+    """
+    with ctx.db.read() as session:
+        of_job = (Run.job_id == job_id, Checkpoint.deleted_at.is_(None), Checkpoint.folder.is_not(None))
+        query = select(Checkpoint, Run.name).join(Run, Run.id == Checkpoint.run_id).where(*of_job)
+        rows = session.execute(query).all()
+        used = missed_checkpoints(session, [row.id for row, _ in rows])
+        used |= {row.id for row, run in rows if row.notes or not _has_made_name(row, run)}
+    for row, _ in rows:
+        folder = ctx.artifacts.root / str(row.folder)
+        mark = mark_of_use(folder)
+        if row.id not in used:
+            mark.unlink(missing_ok=True)
+        elif folder.is_dir() and not mark.exists():
+            mark.touch()
 
 
 def rename_checkpoints(session: Session, run: Run, *, before: str) -> None:
@@ -106,7 +129,7 @@ def rename_checkpoints(session: Session, run: Run, *, before: str) -> None:
     run's earlier name.
     """
     for row in session.scalars(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.deleted_at.is_(None))):
-        if re.fullmatch(re.escape(_made_name(before, row.step)) + r"( \(\d+\))?", row.name):
+        if _has_made_name(row, before):
             row.name = free_name(session, _made_name(run.name, row.step))
 
 
@@ -120,6 +143,11 @@ def checkpoint_folders(ctx: Context, job_id: str) -> list[str]:
 
 def _run_of(session: Session, claim: Claim[TrainPayload]) -> Run:
     return session.scalars(select(Run).where(Run.job_id == claim.job_id)).one()
+
+
+def _has_made_name(row: Checkpoint, run: str) -> bool:
+    """Return whether a checkpoint has the name that its run gave it, which a number may follow."""
+    return re.fullmatch(re.escape(_made_name(run, row.step)) + r"( \(\d+\))?", row.name) is not None
 
 
 def _made_name(run: str, step: int | None) -> str:

@@ -16,7 +16,7 @@ from backend.domain.jobs.events import CheckpointEvent, CheckpointRemovedEvent
 from backend.domain.jobs.payloads import TrainingPayload, TrainPayload
 from backend.domain.jobs.states import StopRequest
 from backend.domain.training.config import RunConfig
-from backend.domain.training.holds import choose_removed, hold_of
+from backend.domain.training.holds import choose_removed, hold_of, mark_of_use
 from backend.domain.wording import format_bytes
 from backend.errors import JobFailed
 from jobs.modeling.checkpoints import STATE_FOLDER, is_adapter, is_complete, save_checkpoint
@@ -153,12 +153,13 @@ class CheckpointStore:
             )
 
     def _prune(self, keep_last: int, *, best_step: int | None, with_holds: bool = True) -> None:
-        """Delete all but the best, the last and the held checkpoints, and report each deletion. Where the disk is full
-        no hold counts.
+        """Delete all but the best, the last, the held checkpoints and those in use, and report each deletion. Where the
+        disk is full no hold counts.
         """
         steps = self.steps()
         held = [step for step in steps if with_holds and hold_of(self.place(step)).exists()]
-        for step in choose_removed(steps, keep_last=keep_last, best=best_step, held=held):
+        used = [step for step in steps if mark_of_use(self.place(step)).exists()]
+        for step in choose_removed(steps, keep_last=keep_last, best=best_step, held=held, used=used):
             relative = self._spec.relative(self.place(step))
             shutil.rmtree(self.place(step))
             hold_of(self.place(step)).unlink(missing_ok=True)

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from backend.domain.estimates.architecture_report import describe_architecture
-from backend.domain.training.holds import hold_of
+from backend.domain.training.holds import hold_of, mark_of_use
 from backend.domain.training.schedule import learning_rate_at
 from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.checkpoints import load_network, read_card
@@ -190,6 +190,25 @@ def test_a_checkpoint_waits_for_its_suite_before_it_is_removed(rooms: Rooms) -> 
     store._prune(1, best_step=None)
     assert store.steps() == [4, 8]
     assert [event["step"] for event in recorder.of("checkpoint_removed")] == [2, 6]
+
+
+def test_a_checkpoint_in_use_is_never_removed_even_where_the_disk_is_full(rooms: Rooms) -> None:
+    """A run removed the checkpoint that an endpoint served, and its next replica had nothing to load."""
+    recorder = Recorder()
+    spec = rooms.training(
+        "pretrain", run="used", job="used", max_steps=8, checkpoint_every=2, eval_every=8, keep_last=1
+    )
+    folder = rooms.root / "used" / "checkpoints"
+    folder.mkdir(parents=True)
+    mark_of_use(folder / "step-000004").touch()  # as the process does that watches the job
+    run(spec, recorder)
+    assert [event["step"] for event in recorder.of("checkpoint_removed")] == [2, 6]
+    store = CheckpointStore(spec, recorder, folder=folder, keep_last=1, lineage={})
+    store._prune(1, best_step=None, with_holds=False)
+    assert store.steps() == [4, 8]
+    mark_of_use(folder / "step-000004").unlink()
+    store._prune(1, best_step=None)
+    assert store.steps() == [8]
 
 
 def test_batches_visit_every_window_once_per_epoch_and_depend_on_the_step_alone(rooms: Rooms) -> None:

@@ -13,9 +13,10 @@ from backend.domain.evaluation.suites import Moment, SuiteConfig, read_suite
 from backend.domain.evaluation.tasks.metric_names import is_averaged
 from backend.domain.jobs.events import CheckpointEvent
 from backend.domain.jobs.results import TrainResult
-from backend.domain.training.holds import hold_of
+from backend.domain.training.holds import hold_of, mark_of_use
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services import job_events
+from backend.services.checkpoints.files import mark_used_checkpoints
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import resolve_version
 from backend.services.evaluation import suites
@@ -188,6 +189,11 @@ def test_a_checkpoint_is_held_until_its_suite_has_ended(ctx: Context, scenario: 
     stop_job(ctx, evaluation.job_id or "", person=LOCAL)
     release_scored(ctx)
     assert not hold.exists()
+    mark_used_checkpoints(ctx, claim.job_id)
+    assert not mark_of_use(folder).exists(), "a suite of the run's own keeps no checkpoint for ever"
+    scenario.evaluation(f"{run.name} · step 10", "more facts")
+    mark_used_checkpoints(ctx, claim.job_id)
+    assert mark_of_use(folder).exists()
 
 
 def test_a_centred_suite_averages_what_exceeds_chance(ctx: Context) -> None:
