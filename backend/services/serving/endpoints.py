@@ -379,7 +379,8 @@ def deployed_endpoints(ctx: Context) -> list[tuple[str, datetime]]:
     """Return (name, deployed at) of endpoints that are not stopped, their adapters, and aliases they answer for."""
     with ctx.db.read() as session:
         query = select(Endpoint.name, func.max(Deployment.created_at, type_=UtcDateTime))
-        query = query.join(Deployment, Deployment.endpoint_id == Endpoint.id).where(Deployment.stopped_at.is_(None))
+        query = query.join(Deployment, Deployment.endpoint_id == Endpoint.id)
+        query = query.where(Deployment.stopped_at.is_(None), Deployment.role == "stable")
         deployed = dict(session.execute(query.group_by(Endpoint.name)).all())
         deployed |= {model: deployed[adapter.endpoint] for model, adapter in served_adapters(session).items()}
         named = deployed | {

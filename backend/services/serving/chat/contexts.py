@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from backend.db.tables import Checkpoint, Deployment, Endpoint
 from backend.services.checkpoints.networks import bring_small_files, read_network_shape
 from backend.services.context import Context
 from backend.services.serving.endpoints import endpoints_of_aliases, served_adapters
+from backend.services.serving.rollout import SHADOW, STABLE
 
 MAX_TEMPLATE = 20_000
 MAX_FILE_BYTES = 2**20
@@ -51,11 +52,15 @@ def context_of_endpoints(session: Session, ctx: Context, names: Collection[str])
         select(Endpoint.name, Checkpoint, Deployment.config)
         .join(Deployment, Deployment.endpoint_id == Endpoint.id)
         .join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
-        .where(Endpoint.name.in_(set(targets.values())), Deployment.stopped_at.is_(None))
-        .order_by(Deployment.created_at)
+        .where(Endpoint.name.in_(set(targets.values())), Deployment.stopped_at.is_(None), Deployment.role != SHADOW)
+        .order_by(Deployment.role == STABLE, Deployment.created_at)
     )
-    serving = {endpoint: (checkpoint, config.context) for endpoint, checkpoint, config in rows}
-    facts = {name: _facts(ctx, name, *serving[target]) for name, target in targets.items() if target in serving}
+    answering: dict[str, list[EndpointFacts]] = {}
+    for endpoint, checkpoint, config in rows:
+        answering.setdefault(endpoint, []).append(_facts(ctx, endpoint, checkpoint, config.context))
+    facts = {
+        name: replace(_of_all(answering[target]), name=name) for name, target in targets.items() if target in answering
+    }
     ids = [adapter.checkpoint_id for adapter in adapters.values()]
     checkpoints = (
         dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(ids))).all()) if ids else {}
@@ -68,6 +73,11 @@ def context_of_endpoints(session: Session, ctx: Context, names: Collection[str])
                 facts[model], checkpoint_id=id_, checkpoint=checkpoints.get(id_, ""), template=template
             )
     return facts
+
+
+def _of_all(answering: Sequence[EndpointFacts]) -> EndpointFacts:
+    """Return the facts of the stable deployment, the last, with the shortest context: a canary may answer, too."""
+    return replace(answering[-1], context=min((one.context for one in answering if one.context), default=None))
 
 
 def _facts(ctx: Context, name: str, checkpoint: Checkpoint, limit: int | None) -> EndpointFacts:

@@ -4,6 +4,8 @@ comparisons.
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from backend.domain.serving.shadow import AnsweredTwice, report_shadow
@@ -11,8 +13,9 @@ from backend.domain.statistics.estimates import wilson_interval
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.services.context import LOCAL, Context, Person
 from backend.services.serving.canaries import start_canary
-from backend.services.serving.deployments import delete_endpoint, stop_endpoint
-from backend.services.serving.endpoints import get_endpoint, list_revisions
+from backend.services.serving.chat.contexts import endpoint_facts
+from backend.services.serving.deployments import delete_endpoint, deploy, stop_endpoint
+from backend.services.serving.endpoints import deployed_endpoints, get_endpoint, list_revisions
 from backend.services.serving.replicas import ready_targets
 from backend.services.serving.shadows import (
     ComparedRequest,
@@ -30,6 +33,28 @@ def scene(any_ctx: Context) -> ServingWorld:
     scene = ServingWorld(any_ctx)
     scene.deploy()
     return scene
+
+
+def test_the_context_that_a_chat_may_fill_is_that_of_what_answers_it(scene: ServingWorld) -> None:
+    """The playground left out turns for the shorter context of a shadow, which answers no one."""
+    from backend.domain.serving.canary import CanaryRules
+
+    ctx = scene.ctx
+    checkpoints = {}
+    for name, context in (("elm", 512), ("fir", 64), ("yew", 128)):
+        checkpoints[name] = scene.checkpoint(name)
+        sizes = {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": context, "vocab_size": 500}
+        config = ctx.artifacts.folder("bases", name) / "config.json"
+        config.write_text(json.dumps({"model_type": "gpt2", **sizes}))
+    deploy(ctx, checkpoint_id=checkpoints["elm"], name="chat", person=LOCAL)
+    deployed = dict(deployed_endpoints(ctx))
+    start_shadow(ctx, "chat", checkpoint_id=checkpoints["fir"], person=LOCAL)
+    facts = endpoint_facts(ctx, ["chat"])["chat"]
+    assert (facts.checkpoint, facts.context) == ("elm", 512)
+    assert dict(deployed_endpoints(ctx)) == deployed
+    start_canary(ctx, "chat", checkpoint_id=checkpoints["yew"], rules=CanaryRules(), person=LOCAL)
+    facts = endpoint_facts(ctx, ["chat"])["chat"]
+    assert (facts.checkpoint, facts.context) == ("elm", 128), "a canary answers some"
 
 
 def test_a_shadow_has_replicas_of_its_own_that_get_no_traffic_and_its_report_outlives_it(scene: ServingWorld) -> None:
