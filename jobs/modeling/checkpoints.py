@@ -236,11 +236,11 @@ def base_folder_of(folder: Path) -> Path:
     return (folder / base).resolve()
 
 
-def put_on(base: Any, adapter: Path, *, fold: bool) -> Any:
-    """Load an adapter onto its base, or merged into the base's weights."""
+def put_on(base: Any, adapter: Path) -> Any:
+    """Merge an adapter into its base's weights."""
     network = peft.PeftModel.from_pretrained(base, str(adapter), local_files_only=True)
     # PEFT freezes the base and leaves it frozen after the merge; a merged network may be trained in full
-    return (network.merge_and_unload().requires_grad_(True) if fold else network).eval()
+    return network.merge_and_unload().requires_grad_(True).eval()
 
 
 def load_network(
@@ -248,10 +248,9 @@ def load_network(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    merge_adapter: bool = True,
     dropout: float | None = None,
 ) -> PreTrainedModel:
-    """Load a checkpoint's network in evaluation mode; an adapter is merged into its base by default.
+    """Load a checkpoint's network in evaluation mode; an adapter is merged into its base.
 
     `dropout` is that of training (see `set_dropout`); None keeps the checkpoint's. Raises NotFound or InvalidInput (see
     `check_folder`), and InvalidInput if the weights do not match the config.
@@ -265,7 +264,7 @@ def load_network(
     transformers.utils.logging.disable_progress_bar()
     if is_adapter(folder):
         base = load_network(base_folder_of(folder), device=device, dtype=dtype, dropout=dropout)
-        return put_on(base, folder, fold=merge_adapter)
+        return put_on(base, folder)
     return load_as(AutoModelForCausalLM, folder, dtype=dtype, dropout=dropout).to(device).eval()
 
 

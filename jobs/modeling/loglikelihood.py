@@ -143,7 +143,6 @@ def rolling_nll(
     *,
     window: int | None = None,
     policy: Literal["each_window", "first_window"] = "each_window",
-    max_tokens: int | None = None,
     batch_tokens: int = 8192,
     progress: Progress | None = None,
 ) -> list[TextNll]:
@@ -152,12 +151,9 @@ def rolling_nll(
     `each_window`: consecutive windows of `window` tokens (default: the network's context less one), each after the
     prefix token alone (BOS, else EOS). `first_window`: the prefix stands before the text only, and later windows
     condition on one earlier token, as lm-evaluation-harness does; also used, without a prefix and leaving the first
-    token unscored, where the tokenizer has neither. `max_tokens` truncates each text; `bytes` are then those of the
-    decoded tokens.
+    token unscored, where the tokenizer has neither.
     """
-    rows, sizes = plan_windows(
-        tokenizer, texts, longest=longest_input(model), window=window, policy=policy, max_tokens=max_tokens
-    )
+    rows, sizes = plan_windows(tokenizer, texts, longest=longest_input(model), window=window, policy=policy)
     scored = {
         id(row): logprob for row, logprob, _ in _score_rows(model, rows, batch_tokens=batch_tokens, progress=progress)
     }
@@ -176,22 +172,20 @@ def plan_windows(
     longest: int,
     window: int | None = None,
     policy: Literal["each_window", "first_window"] = "each_window",
-    max_tokens: int | None = None,
 ) -> tuple[list[ScoredSequence], list[int]]:
     """Return the windows of texts in order, and the bytes of each text; see `rolling_nll`."""
     prefix = prefix_token(tokenizer)
     rows, sizes = [], []
     for index, text in enumerate(texts):
         ids = encode_texts(tokenizer, [text])[0]
-        cut = ids[:max_tokens]
-        sizes.append(len(text.encode()) if len(cut) == len(ids) else len(tokenizer.decode(cut).encode()))
+        sizes.append(len(text.encode()))
         if prefix is not None and policy == "each_window":
             length = min(window or longest - 1, longest)
-            parts = [cut[at : at + length] for at in range(0, len(cut), length)]
+            parts = [ids[at : at + length] for at in range(0, len(ids), length)]
             rows += [ScoredSequence(index, np.array([prefix, *part], dtype=np.int32), len(part)) for part in parts]
         else:
             rows += _overlapping_rows(
-                index, cut if prefix is None else [prefix, *cut], length=min(window or longest, longest)
+                index, ids if prefix is None else [prefix, *ids], length=min(window or longest, longest)
             )
     return rows, sizes
 

@@ -12,9 +12,7 @@ from jobs.modeling.build import allow_any_experts
 from jobs.modeling.checkpoints import base_folder_of, check_folder, is_adapter, is_scorer, load_as, load_network, put_on
 
 
-def load_scorer(
-    folder: Path, *, pad_id: int, seed: int = 0, merge_adapter: bool = True, dropout: float | None = None
-) -> PreTrainedModel:
+def load_scorer(folder: Path, *, pad_id: int, seed: int = 0, dropout: float | None = None) -> PreTrainedModel:
     """Load a scoring network in fp32 and evaluation mode.
 
     A causal network gets a new scoring head, drawn from `seed`. The score is read at the last token of a row that is
@@ -26,7 +24,7 @@ def load_scorer(
         return _with_new_head(load_network(folder, dropout=dropout), pad_id=pad_id, seed=seed)
     if is_adapter(folder):
         base = load_scorer(base_folder_of(folder), pad_id=pad_id, seed=seed, dropout=dropout)
-        return put_on(base, folder, fold=merge_adapter)
+        return put_on(base, folder)
     scorer = load_as(AutoModelForSequenceClassification, folder, dtype=torch.float32, dropout=dropout)
     if scorer.config.num_labels != 1:
         raise InvalidInput(

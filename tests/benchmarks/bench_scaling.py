@@ -14,6 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def measure_coverage(law: ScalingLaw, budgets: np.ndarray, sizes: int, noise: fl
         result["all five"] = all(result.values())
         result["exponent"] = holds(fit.parameter_exponent, law.parameter_exponent)
         result["loss at 100 x"] = holds(
-            fit.law.loss_estimate(target.parameters, target.tokens, single_run=False), target.loss
+            replace(fit.law, scatter=0).loss_estimate(target.parameters, target.tokens), target.loss
         )
         result["size at 100 x"] = holds(fit.law.parameters_estimate(far), target.parameters)
         for name, hit in result.items():

@@ -107,17 +107,15 @@ class ScalingLaw:
         tokens = parameters * tokens_per_parameter
         return Allocation(flops, parameters, tokens, self.loss(parameters, tokens))
 
-    def loss_estimate(self, parameters: float, tokens: float, *, single_run: bool = True) -> Estimate:
-        """Return the expected loss with its interval: of the law, and of one run about it with `single_run`."""
+    def loss_estimate(self, parameters: float, tokens: float) -> Estimate:
+        """Return the expected loss with its interval: that of the law, and of one run about it."""
         value = self.loss(parameters, tokens)
         if self.draws is None:
             return _span_of_published(value, parameters, tokens)
         losses = stretch_draws(value, law_losses(self.draws, parameters, tokens), self.stretch)
-        if single_run and self.scatter:
+        if self.scatter:
             losses = losses * np.exp(self.scatter * np.random.default_rng(0).standard_normal(len(losses)))
-        return estimate_of(
-            value, losses, method=f"bootstrap of {self.points} runs{' and their scatter' if single_run else ''}"
-        )
+        return estimate_of(value, losses, method=f"bootstrap of {self.points} runs and their scatter")
 
     def parameters_estimate(self, flops: float) -> Estimate:
         """Return the optimal N with its interval; without draws the interval is missing."""

@@ -123,10 +123,10 @@ class InspectionResults:
     def _alternatives(self, ids: Iterable[int], probabilities: Iterable[float]) -> tuple[Alternative, ...]:
         return tuple(Alternative(int(i), self.label(i), float(p)) for i, p in zip(ids, probabilities, strict=True))
 
-    def tokens(self, *, prefix: str = "") -> list[TokenLine]:
-        """Return the tokens with the predictions at their positions; prefix `other_` selects the other network."""
-        surprisal, rank = self.array(f"{prefix}surprisal"), self.array(f"{prefix}rank")
-        expected: list[tuple[Alternative, ...]] = [(), *self.alternatives(prefix=prefix)[:-1]]
+    def tokens(self) -> list[TokenLine]:
+        """Return the tokens with the predictions at their positions."""
+        surprisal, rank = self.array("surprisal"), self.array("rank")
+        expected: list[tuple[Alternative, ...]] = [(), *self.alternatives()[:-1]]
         special = set(self.inspection.result["facts"]["special"])
         trained = self.array("trained")
         return [

@@ -29,7 +29,6 @@ def export_version(
     person: Person,
     push: str = "",
     private: bool = True,
-    idempotency_key: str | None = None,
 ) -> JobView:
     """Queue an export of `name`, `name@3` or a version's id; its job writes a folder under `exports/`, named in its
     result. `push` is a dataset repository (owner/name) of the Hub to upload the rows to as well, as Parquet, with the
@@ -57,7 +56,7 @@ def export_version(
         out=f"exports/{new_id()}",
         push=HubTarget(repo=push, private=private) if push else None,
     )
-    return queue_export(ctx, payload, title=f"Export {version.label}", person=person, idempotency_key=idempotency_key)
+    return queue_export(ctx, payload, title=f"Export {version.label}", person=person)
 
 
 def list_version_exports(ctx: Context, version_id: str) -> list[ExportView]:

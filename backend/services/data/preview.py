@@ -158,13 +158,11 @@ def mappable_fields(kind: str) -> tuple[str, ...]:
     return FIELDS[DatasetKind(kind)]
 
 
-def preview_rows(
-    ctx: Context, version: VersionView, *, split: str = "train", offset: int = 0, limit: int = 10
-) -> list[PreviewRow]:
-    """Return some rows of a version as plain text."""
+def preview_rows(ctx: Context, version: VersionView, *, split: str = "train", limit: int = 10) -> list[PreviewRow]:
+    """Return the first rows of a version as plain text."""
     if version.folder is None:
         return []
-    rows = read_version_rows(ctx, version.folder, split=split, offset=offset, limit=limit)
+    rows = read_version_rows(ctx, version.folder, split=split, limit=limit)
     return [PreviewRow(_cut(render_preview(row))) for row in rows]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -140,7 +140,6 @@ def launch_evaluation(
     person: Person,
     checkpoint: str | None = None,
     endpoint: str | None = None,
-    kind: Literal["auto", "perplexity", "multiple_choice", "generation"] | None = None,
     config: EvaluationConfig | None = None,
     idempotency_key: str | None = None,
     again: bool = False,
@@ -154,8 +153,6 @@ def launch_evaluation(
     """
     require_builder(person)
     config = config or EvaluationConfig()
-    if kind is not None:
-        config = EvaluationConfig.model_validate({**config.model_dump(), "kind": kind})
     if config.engine == "lm_eval":
         require_library("lm_eval", extra="harness", needed_for="The engine lm_eval")
     if config.task is not None and any(metric.name == INSTRUCTIONS for metric in config.task.metrics):
@@ -334,7 +331,6 @@ def list_evaluations(
     checkpoint_id: str | None = None,
     endpoint_id: str | None = None,
     version_id: str | None = None,
-    active: bool = False,
     limit: int = 500,
 ) -> list[EvaluationView]:
     """Return evaluations with their scores, newest first."""
@@ -345,8 +341,6 @@ def list_evaluations(
         query = query.where(Evaluation.endpoint_id == endpoint_id)
     if version_id:
         query = query.where(Evaluation.dataset_version_id == version_id)
-    if active:
-        query = query.join(Job, Job.id == Evaluation.job_id).where(Job.status.in_(ACTIVE))
     with ctx.db.read() as session:
         return _views(session, list(session.scalars(query)))
 

@@ -7,8 +7,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import select
-
 from backend.db.tables import Job
 from backend.domain.jobs.payloads import DatasetExportPayload, ExportPayload, require_folder
 from backend.domain.jobs.results import DatasetExportResult, ExportResult, Pushed
@@ -45,22 +43,10 @@ class ExportView:
     check: PrecisionCheck | None = None
 
 
-def queue_export(
-    ctx: Context,
-    payload: ExportPayload | DatasetExportPayload,
-    *,
-    title: str,
-    person: Person,
-    idempotency_key: str | None = None,
-) -> JobView:
-    """Queue the job of an export. The same `idempotency_key` gives the same job."""
+def queue_export(ctx: Context, payload: ExportPayload | DatasetExportPayload, *, title: str, person: Person) -> JobView:
+    """Queue the job of an export."""
     with ctx.db.write() as session:
-        known = select(Job).where(Job.idempotency_key == idempotency_key)
-        if idempotency_key and (again := session.scalar(known)) is not None:
-            return view(again)
-        key = idempotency_key
-        job = add_job(session, ctx, payload, title=title, device="cpu", idempotency_key=key, created_by=person.id)
-        queued = view(job)
+        queued = view(add_job(session, ctx, payload, title=title, device="cpu", created_by=person.id))
     wake(ctx, "cpu")
     return queued
 

@@ -163,12 +163,11 @@ def launch_study(ctx: Context, config: StudyConfig, *, person: Person) -> StudyV
     return get_study(ctx, group_id)
 
 
-def list_studies(ctx: Context, *, archived: bool = False) -> list[StudyView]:
-    """Return studies, newest first."""
+def list_studies(ctx: Context) -> list[StudyView]:
+    """Return studies that are not archived, newest first."""
     with ctx.db.read() as session:
-        query = select(RunGroup).where(RunGroup.kind == KIND).order_by(RunGroup.created_at.desc())
-        query = query.where(RunGroup.archived_at.is_not(None) if archived else RunGroup.archived_at.is_(None))
-        groups = list(session.scalars(query))
+        query = select(RunGroup).where(RunGroup.kind == KIND, RunGroup.archived_at.is_(None))
+        groups = list(session.scalars(query.order_by(RunGroup.created_at.desc())))
         members = _members(session, [group.id for group in groups])
         configs = _configs_now(session, groups)
     return [_view(ctx, group, config, members.get(group.id, [])) for group, config in zip(groups, configs, strict=True)]

@@ -180,12 +180,12 @@ def advance_sweep(ctx: Context, group_id: str) -> None:
     _mark(ctx, group_id, problem="", done=going == 0 and not active and len(trials) >= config.num_runs)
 
 
-def list_sweeps(ctx: Context, *, archived: bool = False) -> list[SweepView]:
-    """Return sweeps, newest first."""
+def list_sweeps(ctx: Context) -> list[SweepView]:
+    """Return sweeps that are not archived, newest first."""
     with ctx.db.read() as session:
-        query = select(RunGroup).where(RunGroup.kind == KIND).order_by(RunGroup.created_at.desc(), RunGroup.id)
-        query = query.where(RunGroup.archived_at.is_not(None) if archived else RunGroup.archived_at.is_(None))
-        return [_view(session, group) for group in session.scalars(query)]
+        query = select(RunGroup).where(RunGroup.kind == KIND, RunGroup.archived_at.is_(None))
+        newest_first = query.order_by(RunGroup.created_at.desc(), RunGroup.id)
+        return [_view(session, group) for group in session.scalars(newest_first)]
 
 
 def get_sweep(ctx: Context, name_or_id: str) -> SweepView:

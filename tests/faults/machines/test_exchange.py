@@ -30,6 +30,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import delete_dataset, list_datasets
 from backend.services.data.imports import version_of_job
 from backend.services.data.preview import preview_rows
+from backend.services.data.row_pages import read_version_rows
 from backend.services.estimates.probes import launch_probe
 from backend.services.jobs.claims import claim_job
 from backend.services.jobs.exports import export_file, get_export
@@ -263,9 +264,9 @@ def test_a_launch_and_a_probe_of_memory_read_the_first_rows_of_a_large_dataset_a
     version = list_datasets(web)[0].versions[0]
     assert a.artifacts.outbox is not None
     a.artifacts.outbox.finish(within_s=60, is_patient=True)
-    shown = preview_rows(web, version, split="train", offset=7, limit=5)
+    shown = read_version_rows(web, version.folder, split="train", offset=7, limit=5)
     assert len(shown) == 5
-    assert shown == preview_rows(a, version, split="train", offset=7, limit=5)
+    assert shown == read_version_rows(a, version.folder, split="train", offset=7, limit=5)
     assert preview_rows(web, version, split="no-such-split") == []
     probe = launch_probe(web, tiny_run("probe", max_steps=40), person=LOCAL)
     finished(work(b, probe.id))
@@ -303,7 +304,7 @@ def test_data_of_one_machine_trains_on_a_second_and_is_scored_and_exported_on_ot
     artifacts = pages.artifacts
     assert not (artifacts.root / str(shown.folder)).exists()  # shown without being fetched
     assert export_file(pages, export.id, person=LOCAL).stat().st_size > 10_000
-    assert len(preview_rows(pages, version_of_job(pages, job_id), split="train", offset=0, limit=5)) == 5
+    assert len(preview_rows(pages, version_of_job(pages, job_id), limit=5)) == 5
     # pruned checkpoints are gone from the store, like those that a page deletes
     assert b.artifacts.store is not None
     wait_until(lambda: not b.artifacts.outbox or not b.artifacts.outbox.entries(), what="the deletions")

@@ -147,12 +147,6 @@ def test_without_any_prefix_token_the_first_token_is_not_scored() -> None:
     assert item.tokens == 99
 
 
-def test_a_truncated_text_counts_the_bytes_of_its_tokens(network: Any, tokenizer: Any) -> None:
-    item = rolling_nll(network, tokenizer, [TEXTS[-1]], max_tokens=10)[0]
-    beginning = tokenizer.decode(encode_texts(tokenizer, [TEXTS[-1]])[0][:10])
-    assert (item.tokens, item.bytes) == (10, len(beginning.encode()))
-
-
 def test_scoring_stops_on_request_and_reports_progress(network: Any, tokenizer: Any) -> None:
     seen: list[tuple[int, int]] = []
 

@@ -88,7 +88,6 @@ def plan_options(
     num_pairs: int = 1,
     raters_per_prompt: int = 3,
     judge_correlation: float | None = None,
-    num_judged: int | None = None,
     seconds_per_vote: float | None = None,
     leaning: float = PLANNED_LEANING,
     votes_per_rater: float = BALLOT_VOTES,
@@ -100,8 +99,8 @@ def plan_options(
     `cast_per_rater` all of them where they are known: then `votes` are at least those of the raters that are needed.
 
     `alpha` is shared by `num_pairs` pairs (Bonferroni). `judge_correlation`: between a judge's and the raters' verdicts
-    on a battle, which adds the design with a judge; `num_judged`: battles that the judge scores, None for as many as
-    wanted. Raises InvalidInput for a gap of 0 or less, an alpha or a correlation out of range.
+    on a battle, which adds the design with a judge of as many battles as needed. Raises InvalidInput for a gap of 0 or
+    less, an alpha or a correlation out of range.
     """
     spread = spread or VoteSpread()
     if judge_correlation is not None and not -1 < judge_correlation < 1:
@@ -124,7 +123,8 @@ def plan_options(
             rows.append(("all_pairs", True, 1, single))
         rows.append(("one_look", False, 1, once))
         if judge_correlation is not None:
-            rows.append(("judge", False, 1, _with_judge(once, judge_correlation, num_judged)))
+            # the scores are a control variate: the variance falls by the square of the correlation
+            rows.append(("judge", False, 1, math.ceil(once * (1 - judge_correlation**2))))
         for design, any_time, raters, prompts in rows:
             label = LABELS[design].format(raters=raters, pairs=num_pairs, correlation=judge_correlation)
             people = raters_for(leaning, gap_elo=gap, alpha=level, votes_per_rater=votes_per_rater) if any_time else 0
@@ -187,14 +187,9 @@ def raters_for(leaning: float, *, gap_elo: float, alpha: float, votes_per_rater:
     """
     ratio = gap_elo * math.log(10) / 400 / math.sqrt(leaning**2 + 4 / max(votes_per_rater, 1e-9))
     gain, deviation = math.log1p(ratio**2) / 2, ratio / math.sqrt(1 + ratio**2)
-    spread, needed = normal_power(POWER) * deviation, -math.log(alpha) + MIXING
+    spread, needed = float(scipy.special.ndtri(POWER)) * deviation, -math.log(alpha) + MIXING
     fewest = math.ceil((needed - MIXING + ONE_SIDE) / OF_ONE_RATER)
     return max(fewest, math.ceil(((spread + math.sqrt(spread**2 + 4 * gain * needed)) / (2 * gain)) ** 2))
-
-
-def normal_power(power: float) -> float:
-    """Quantile of the normal distribution."""
-    return float(scipy.special.ndtri(power))
 
 
 def _chance_to_cross(prompts: int, delta: float, variance: float, square: float, log_threshold: float) -> float:
@@ -211,13 +206,3 @@ def _chance_to_cross(prompts: int, delta: float, variance: float, square: float,
 def _unanimous(log_threshold: float) -> int:
     """Fewest prompts that decide if all agree: 2^n / (n + 1) passes the threshold."""
     return next(n for n in range(1, 10_000) if n * math.log(2) - math.log(n + 1) >= log_threshold)
-
-
-def _with_judge(votes: int, correlation: float, num_judged: int | None) -> int:
-    """Votes with a judge's scores as control variate: the variance falls by rho^2 (1 - votes / judged)."""
-    explained = correlation**2
-    if num_judged is None:
-        return math.ceil(votes * (1 - explained))
-    if num_judged <= votes * explained:
-        return votes
-    return min(votes, math.ceil(votes * (1 - explained) / (1 - votes * explained / num_judged)))

@@ -112,7 +112,7 @@ def test_a_pair_and_weights_are_opened_too(ctx: Context) -> None:
     add_network(ctx, "elm", seed=1)
     pair = answered(ctx, "oak", against="elm")
     assert pair.inspection.other == "elm"
-    assert pair.tokens(prefix="other_")[1].surprisal != pair.tokens()[1].surprisal
+    assert pair.array("other_surprisal")[1] != pair.array("surprisal")[1]
     weights = answered(ctx, "oak", InspectionConfig(), against="elm")
     (line,) = [line for line in weights.tensors() if line.name == "model.layers.1.mlp.up_proj.weight"]
     assert (line.layer, line.part, line.shape) == (1, "mlp.up_proj.weight", (48, 32))

@@ -49,12 +49,3 @@ def test_an_impossible_export_is_refused_at_once(ctx: Context) -> None:
         export_version(ctx, "nothing", format="jsonl", person=LOCAL)
     with pytest.raises(NotAllowed):
         export_version(ctx, "sayings", format="jsonl", person=RATER)
-
-
-def test_one_key_queues_one_export(ctx: Context) -> None:
-    version = imported(ctx, "sayings", ROWS)
-    first, second = (
-        export_version(ctx, version.id, format="jsonl", person=LOCAL, idempotency_key="once") for _ in range(2)
-    )
-    assert first.id == second.id
-    assert len(list_version_exports(ctx, version.id)) == 1

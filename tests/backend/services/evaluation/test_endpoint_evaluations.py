@@ -259,7 +259,8 @@ def test_what_an_api_can_not_give_is_refused_before_the_queue_with_its_cure(ctx:
         launch_evaluation(ctx, benchmark="stories", **launch)
     with pytest.raises(InvalidInput, match="engine is plain"):
         launch_evaluation(ctx, benchmark="questions", config=EvaluationConfig(engine="plain"), **launch)
-    assert launch_evaluation(ctx, benchmark="facts", kind="generation", **launch).status is Status.QUEUED
+    generated = EvaluationConfig(kind="generation")
+    assert launch_evaluation(ctx, benchmark="facts", config=generated, **launch).status is Status.QUEUED
     api.completions = False
     register(ctx, api, name="Chat only")
     with pytest.raises(InvalidInput, match="no completions of a text"):

@@ -66,14 +66,25 @@ def test_failed_evaluation_is_not_reused(ctx: Context, scenario: Scenario) -> No
     assert second.id != first.id
 
 
+CHOICES = EvaluationConfig(kind="multiple_choice")
+
+
 @pytest.mark.parametrize(
     ("values", "error", "words"),
     [
         ({"checkpoint": "Ash"}, NotFound, "no checkpoint “Ash”"),
         ({"benchmark": "fact"}, NotFound, "Did you mean “facts”"),
-        ({"benchmark": "stories", "kind": "multiple_choice"}, InvalidInput, "perplexity alone"),
-        ({"benchmark": "questions", "kind": "multiple_choice"}, InvalidInput, "has no choices"),
-        ({"benchmark": "facts", "kind": "perplexity"}, InvalidInput, "benchmark of questions"),
+        (
+            {"benchmark": "stories", "config": CHOICES},
+            InvalidInput,
+            "perplexity alone",
+        ),
+        (
+            {"benchmark": "questions", "config": CHOICES},
+            InvalidInput,
+            "has no choices",
+        ),
+        ({"benchmark": "facts", "config": EvaluationConfig(kind="perplexity")}, InvalidInput, "benchmark of questions"),
         ({"benchmark": "prompts"}, InvalidInput, "nothing to score"),
         ({"config": EvaluationConfig(split="val")}, InvalidInput, "no rows in its val split"),
         ({"person": Person(id=None, name="Ada", role="rater")}, NotAllowed, "Ada may not"),
@@ -223,7 +234,6 @@ def test_evaluations_are_listed_newest_first_and_by_checkpoint(ctx: Context, sce
     last = scenario.evaluation("Elm", "facts")
     assert [e.checkpoint for e in list_evaluations(ctx)] == ["Elm", "Oak"]
     assert [e.id for e in list_evaluations(ctx, checkpoint_id=last.checkpoint_id)] == [last.id]
-    assert [e.id for e in list_evaluations(ctx, active=True)] == [last.id]
 
 
 def test_unknown_evaluation_is_not_found(ctx: Context) -> None:

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from backend.errors import InvalidInput, JobFailed, Unavailable
-from jobs.modeling.checkpoints import load_network
+from jobs.modeling.checkpoints import base_folder_of, load_network
 from jobs.modeling.entries import export as run_export
 from jobs.modeling.precision_check import TEXT_TOKENS
 from jobs.modeling.scorers import load_scorer
@@ -184,5 +185,6 @@ def test_a_merged_reward_adapter_scores_as_before(rooms: Rooms) -> None:
         torch.arange(3, 20)[None],
     )
     with torch.inference_mode():
-        before = load_scorer(rooms.root / checkpoint, pad_id=2, merge_adapter=False)(input_ids=ids).logits
+        base = load_scorer(base_folder_of(rooms.root / checkpoint), pad_id=2)
+        before = peft.PeftModel.from_pretrained(base, str(rooms.root / checkpoint)).eval()(input_ids=ids).logits
         torch.testing.assert_close(whole(input_ids=ids).logits, before, atol=1e-5, rtol=0)

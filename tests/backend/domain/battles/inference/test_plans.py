@@ -67,17 +67,6 @@ def test_designs_compare_as_they_should() -> None:
     assert rows["one_look"].votes < rows["new_prompts"].votes
 
 
-def test_a_judge_of_few_battles_saves_less() -> None:
-    def judged(number: int | None) -> int:
-        return by_design(plan_options(judge_correlation=0.6, num_judged=number), 50)["judge"].votes
-
-    alone = by_design(plan_options(), 50)["one_look"].votes
-    assert judged(None) < judged(2000) < judged(500) < alone
-    votes = judged(500)
-    assert votes == pytest.approx(alone * (1 - 0.36 * (1 - votes / 500)), abs=2)
-    assert judged(50) == alone
-
-
 def test_ties_lower_the_number_of_votes() -> None:
     assert one_look_votes(0.2, delta=0.05, alpha=0.05) < one_look_votes(0.25, delta=0.05, alpha=0.05)
 

@@ -76,12 +76,12 @@ def test_a_constant_judge_changes_nothing() -> None:
 
 def test_the_plan_with_a_judge_reaches_its_power() -> None:
     rng, gap = np.random.default_rng(4), 100.0
-    rows = plan_options(gaps=(gap,), spread=VoteSpread(0.25), judge_correlation=0.6, num_judged=1000)
+    rows = plan_options(gaps=(gap,), spread=VoteSpread(0.25), judge_correlation=0.6)
     planned = next(option.votes for option in rows if option.design == "judge")
     share, settled = 1 / (1 + 10 ** (-gap / 400)), 0
     for _ in range(300):
-        votes = (rng.random(1000) < share).astype(np.float64)
-        verdicts = np.where(rng.random(1000) < 0.6, votes, rng.random(1000) < share)
+        votes = (rng.random(20_000) < share).astype(np.float64)
+        verdicts = np.where(rng.random(20_000) < 0.6, votes, rng.random(20_000) < share)
         estimate = assisted_mean(votes[:planned], verdicts[:planned], verdicts[planned:]).share
         assert estimate.stderr is not None
         settled += estimate.value - normal_quantile(0.95) * estimate.stderr > 0.5
