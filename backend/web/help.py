@@ -103,7 +103,9 @@ class Manual:
             if chapter.as_posix() not in NOT_SEARCHED and all(word in text.lower() for word in words):
                 title = _title(text)
                 address = f"{ADDRESS}/{chapter.as_posix()}.html"
-                line = next((line for line in text.splitlines()[1:] if words[0] in line.lower()), "")
+                blocks = re.split(r"\n\s*\n", text.lstrip().partition("\n")[2])
+                lines = (line for block in blocks if words[0] in block.lower() for line in self._plain_lines(block))
+                line = next((line for line in lines if words[0] in line.lower()), "")
                 place = (chapter.parts[0] in BACKGROUND, not any(word in title.lower() for word in words))
                 results.append((place, title, address, line.strip()[:200]))
         rows = [
@@ -111,6 +113,24 @@ class Manual:
             for _, title, address, line in sorted(results)[:MAX_RESULTS]
         ]
         return f"<h1>Search</h1>{''.join(rows) or '<p>No chapter holds these words.</p>'}"
+
+    def _plain_lines(self, block: str) -> Iterator[str]:
+        """Yield the lines of a block of Markdown without its marks; the cells of a table's row are one line."""
+        cells: list[str] = []
+        in_cell = False
+        for token in self._parser.parse(block):
+            if token.type == "tr_close":
+                yield " · ".join(filter(None, cells))
+                cells = []
+            elif token.type == "inline":
+                text = "".join(child.content or "\n" * child.type.endswith("break") for child in token.children or [])
+                if in_cell:
+                    cells.append(text)
+                else:
+                    yield from text.splitlines()
+            elif token.type in ("fence", "code_block") and not token.info.startswith("{"):
+                yield from token.content.splitlines()
+            in_cell = token.type in ("td_open", "th_open")
 
 
 def slug(heading: str) -> str:

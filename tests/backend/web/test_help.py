@@ -59,6 +59,31 @@ def test_search_lists_what_says_how_before_background_and_nothing_of_the_project
     assert not set(NOT_SEARCHED) & set(chapters)
 
 
+@pytest.mark.parametrize(
+    ("word", "excerpt"),
+    [
+        ("bold", "A bold word of the rivers and name_of_it"),
+        ("second", "and the second line"),
+        ("cell", "first cell · link"),
+        ("deep", "a deep item"),
+        ("sluice", "mill --sluice &lt;b&gt; # open"),
+        ("weir", "Weirs"),
+    ],
+)
+def test_the_excerpts_of_a_search_have_no_marks(client: TestClient, tmp_path: Path, word: str, excerpt: str) -> None:
+    """Asterisks, pipes and brackets of links stood in them."""
+    marked = [
+        "# Marks",
+        "A **bold** word of [the rivers](second.md) and `name_of_it`\nand the second line",
+        "| head | other |\n|---|---|\n| first **cell** | [link](cell.md) |",
+        "- an item\n  - a *deep* item",
+        "```\nmill --sluice <b> # open\n```",
+        "## Weirs",
+    ]
+    (tmp_path / "docs" / "marks.md").write_text("\n\n".join(marked))
+    assert f"<br>{excerpt}</p>" in client.get("/help/search", params={"q": word}).text
+
+
 @pytest.mark.parametrize("path", ["nowhere.html", "..%2fsecret.html", "%2fetc%2fpasswd", "rivers"])
 def test_other_paths_are_not_found(client: TestClient, path: str) -> None:
     answer = client.get(f"/help/{path}")
