@@ -30,16 +30,27 @@ class GateOpinion(ReadRecord):
 
 
 class PromotionEvidence(StoredRecord):
-    """The verdict and the gates' opinions, and `against`: sentences that do not support a promotion,
-    because they speak against it or decide nothing. A rollback needs no evidence.
+    """The verdict, those on the campaign's `others` by their place on the board, the gates' opinions, and `against`:
+    sentences that do not support a promotion, because they speak against it or decide nothing. A rollback needs no
+    evidence. `rank` of `num_rated` is the checkpoint's own place on the board.
     """
 
     verdict: PromotionVerdict | None = None
+    others: tuple[PromotionVerdict, ...] = ()
+    rank: int | None = None
+    num_rated: int = 0
     gates: tuple[GateOpinion, ...] = ()
     against: tuple[str, ...] = ()
 
     @property
     def speaks_against(self) -> bool:
-        """Return whether the checkpoint was found worse or a gate failed; too little evidence is not against it."""
-        is_worse = self.verdict is not None and self.verdict.outcome == "worse"
+        """Return whether the checkpoint was found worse than a contestant or a gate failed; too little evidence is not
+        against it.
+        """
+        is_worse = any(verdict.outcome == "worse" for verdict in self.verdicts)
         return is_worse or any(gate.verdict == "FAIL" for gate in self.gates)
+
+    @property
+    def verdicts(self) -> tuple[PromotionVerdict, ...]:
+        """The verdict and those on the others."""
+        return (*((self.verdict,) if self.verdict else ()), *self.others)

@@ -11,6 +11,7 @@ from backend.db.races import retry_races
 from backend.db.tables import Alias, Gate, GateResult, Promotion
 from backend.domain.attributes import attributes_of, view_of
 from backend.domain.battles.promotion import GateOpinion, PromotionEvidence, PromotionVerdict
+from backend.domain.battles.verdicts import PairVerdict
 from backend.domain.evaluation.gate_config import GATE_WORDS, GateVerdict
 from backend.domain.serving.names import check_alias_name
 from backend.errors import Conflict, InvalidInput
@@ -38,25 +39,27 @@ NO_EVIDENCE = "No votes and no gate support it."
 def gather_evidence(
     ctx: Context, checkpoint_id: str, *, campaign_id: str | None, against_id: str | None = None
 ) -> PromotionEvidence:
-    """Return what supports a promotion: the campaign's verdict on the checkpoint and each gate's newest one.
+    """Return what supports a promotion: the campaign's verdicts on the checkpoint and each gate's newest one.
 
     The verdict is on the pair with `against_id` (the alias's present checkpoint) if that is a contestant, else with the
-    checkpoint's parent, else with the first other contestant. `against` lists what does not support it: worse or
-    undecided, FAIL or INCONCLUSIVE, or that there is no evidence at all.
+    checkpoint's parent, else with the first other contestant of the board, an endpoint or not. `against` lists what
+    does not support it: worse or undecided, worse than another contestant, FAIL or INCONCLUSIVE, or that there is no
+    evidence at all.
     """
     gates = _gates(ctx, checkpoint_id)
-    verdict = _verdict(ctx, checkpoint_id, campaign_id, against_id) if campaign_id else None
-    against = []
+    evidence = _of_campaign(ctx, checkpoint_id, campaign_id, against_id) if campaign_id else PromotionEvidence()
+    verdict, against = evidence.verdict, []
     if campaign_id and verdict is None:
         against.append("The campaign has no verdict on this checkpoint.")
     elif verdict is not None and verdict.outcome != "better":
         against.append(verdict.sentence)
     elif verdict is None and not gates:
         against.append(NO_EVIDENCE)
+    against += [other.sentence for other in evidence.others if other.outcome == "worse"]
     against += [
         f"The gate “{gate.gate}” {GATE_WORDS[GateVerdict(gate.verdict)]}." for gate in gates if gate.verdict != "PASS"
     ]
-    return PromotionEvidence(verdict=verdict, gates=gates, against=tuple(against))
+    return evidence.model_copy(update={"gates": gates, "against": tuple(against)})
 
 
 def promote(
@@ -296,26 +299,36 @@ def _gates(ctx: Context, checkpoint_id: str) -> tuple[GateOpinion, ...]:
     )
 
 
-def _verdict(ctx: Context, checkpoint_id: str, campaign_id: str, against_id: str | None) -> PromotionVerdict | None:
+def _of_campaign(ctx: Context, checkpoint_id: str, campaign_id: str, against_id: str | None) -> PromotionEvidence:
     board = standings(ctx, campaign_id)
     names = {checkpoint: name for name, checkpoint in board.checkpoints.items()}
-    own = names.get(checkpoint_id)
-    parent = get_checkpoint(ctx, checkpoint_id).parent_id
-    pairs = [verdict for verdict in board.verdicts if own in (verdict.first, verdict.second)]
-    for opponent in (names.get(against_id or ""), names.get(parent or ""), *names.values()):
-        for verdict in pairs:
-            if opponent is not None and opponent != own and opponent in (verdict.first, verdict.second):
-                swapped = {"better": "worse", "worse": "better"}
-                outcome = verdict.outcome if verdict.first == own else swapped.get(verdict.outcome, verdict.outcome)
-                return view_of(
-                    PromotionVerdict,
-                    verdict,
-                    opponent=opponent,
-                    outcome=outcome,
-                    for_these_raters=verdict.for_these_raters
-                    if verdict.first == own
-                    else swapped.get(verdict.for_these_raters, verdict.for_these_raters),
-                    votes=verdict.num_cast,
-                    prompts=verdict.num_cast_prompts,
-                )
-    return None
+    own, parent = names.get(checkpoint_id), get_checkpoint(ctx, checkpoint_id).parent_id
+    rated = board.table.contestants if board.table else ()
+    by_opponent = {}
+    for pair in board.verdicts:
+        if own in (pair.first, pair.second):
+            verdict = _seen_from(pair, str(own))
+            by_opponent[verdict.opponent] = verdict
+    preferred = (names.get(against_id or ""), names.get(parent or ""), *rated, *by_opponent)
+    first = next((name for name in preferred if name in by_opponent), None)
+    return PromotionEvidence(
+        verdict=by_opponent.get(first or ""),
+        others=tuple(by_opponent[name] for name in rated if name in by_opponent and name != first),
+        rank=rated.index(own) + 1 if own in rated else None,
+        num_rated=len(rated),
+    )
+
+
+def _seen_from(pair: PairVerdict, own: str) -> PromotionVerdict:
+    def outcome(word: str) -> str:
+        return word if pair.first == own else {"better": "worse", "worse": "better"}.get(word, word)
+
+    return view_of(
+        PromotionVerdict,
+        pair,
+        opponent=pair.second if pair.first == own else pair.first,
+        outcome=outcome(pair.outcome),
+        for_these_raters=outcome(pair.for_these_raters),
+        votes=pair.num_cast,
+        prompts=pair.num_cast_prompts,
+    )

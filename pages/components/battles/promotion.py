@@ -189,6 +189,12 @@ def _draw_verdict(evidence: PromotionEvidence, campaign: CampaignView | None) ->
             f"{plural(verdict.votes, 'vote')} on {plural(verdict.prompts, 'prompt')} by"
             f" {plural(verdict.raters, 'rater')}"
         )
+    if evidence.rank is not None and evidence.others:
+        st.caption(f"Place {evidence.rank} of {evidence.num_rated} on the board. Against the others:")
+        for other in evidence.others:
+            with st.container(horizontal=True, gap="small"):
+                _badge(other.outcome)
+                st.caption(plain(other.sentence), width="stretch")
     query = {"campaign": campaign.id}
     row_link(campaign.name, page=routes.BATTLES, query=query, key="promotion_to_campaign")
 
@@ -312,11 +318,11 @@ def _draw_decision_form(
     evidence: PromotionEvidence,
     key: str,
 ) -> None:
-    of_verdict = evidence.verdict.sentence if evidence.verdict is not None else None
+    above = {verdict.sentence: verdict for verdict in evidence.verdicts}
     for text in evidence.against:
-        if text == of_verdict:  # stands above, in full
-            speaks_against = evidence.verdict is not None and evidence.verdict.outcome == "worse"
-            text = f"The verdict above {'speaks against' if speaks_against else 'does not decide'} a promotion."
+        if (verdict := above.get(text)) is not None:  # stands above, in full
+            effect = "speaks against" if verdict.outcome == "worse" else "does not decide"
+            text = f"The verdict above on {verdict.opponent} {effect} a promotion."
         st.warning(plain(text), icon=":material/warning:")
     reason = (
         st.text_input(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import select
 
-from backend.db.tables import Campaign, Deployment, Gate, GateResult, Promotion
+from backend.db.tables import Campaign, Contestant, Deployment, Gate, GateResult, Promotion
 from backend.domain.serving.canary import CanaryRules
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import delete_checkpoint, resolve_checkpoint
@@ -23,7 +23,7 @@ from backend.services.serving.deployments import (
     swap_checkpoint,
 )
 from backend.services.serving.endpoints import get_endpoint, resolve_endpoint
-from backend.services.serving.promotions import promote, reject, rollback
+from backend.services.serving.promotions import gather_evidence, promote, reject, rollback
 from backend.services.serving.replicas import ready_targets
 from tests.support.battle_world import prefer, vote_in_turn
 from tests.support.scenario import Scenario
@@ -88,6 +88,33 @@ def test_a_promotion_against_the_evidence_needs_a_reason_and_says_so(
     facts = next(dict(node.facts) for node in lineage_of(ctx, "tales").nodes if node.kind == "promotion")
     assert facts["Evidence"] == fact, "undecided is not against it"
     assert not [value for value in facts.values() if value.endswith(".")], "facts are joined with commas"
+
+
+def test_the_evidence_names_every_contestant_and_a_leader_that_is_no_checkpoint(
+    ctx: Context, scenario: Scenario
+) -> None:
+    """An endpoint led the board, and a lead saw the pair of the two checkpoints alone: "ahead, 75 %"."""
+    scenario.checkpoints("Oak", "Elm", "Fir")
+    campaign = scenario.campaign("Oak", "Elm", "Fir", num_prompts=60, dataset_rows=60, overlap_share=0)
+    with ctx.db.write() as session:
+        fir = select(Contestant).where(Contestant.checkpoint_id == resolve_checkpoint(ctx, "Fir").id)
+        contestant = session.scalars(fir).one()
+        contestant.checkpoint_id, contestant.kind, contestant.label = None, "endpoint", "Fir"
+    order = ("Fir", "Elm", "Oak")
+    vote_in_turn(
+        ctx, campaign.id, lambda a, b: "A" if order.index(a[:3]) < order.index(b[:3]) else "B", raters=12, each=15
+    )
+    evidence = gather_evidence(ctx, resolve_checkpoint(ctx, "Elm").id, campaign_id=campaign.id)
+    assert [one.opponent for one in evidence.verdicts] == ["Fir", "Oak"]
+    assert [one.outcome for one in evidence.verdicts] == ["worse", "better"]
+    assert (evidence.rank, evidence.num_rated) == (2, 3)
+    promote(ctx, "Oak", alias=ALIAS, reason="the first", person=LOCAL)
+    held = resolve_checkpoint(ctx, "Oak").id
+    evidence = gather_evidence(ctx, resolve_checkpoint(ctx, "Elm").id, campaign_id=campaign.id, against_id=held)
+    assert [(one.opponent, one.outcome) for one in evidence.verdicts] == [("Oak", "better"), ("Fir", "worse")]
+    assert evidence.speaks_against
+    with pytest.raises(InvalidInput, match="Fir is better than Elm"):
+        promote(ctx, "Elm", alias=ALIAS, campaign_id=campaign.id, person=LOCAL)
 
 
 def test_a_promotion_without_any_evidence_needs_a_reason_as_an_undecided_one_does(ctx: Context) -> None:
