@@ -92,6 +92,9 @@ def test_an_endpoint_says_what_it_serves_and_a_model_that_is_entered_twice_is_to
     assert not app.warning
     app.multiselect(key="campaign_contestants").set_value([ids[0], "endpoint:tales"]).run()
     assert "the two are one model" in app.warning[0].value
+    deploy(site, checkpoint_id=ids[0], name="poems", person=LOCAL)
+    app.multiselect(key="campaign_contestants").set_value(["endpoint:poems", "endpoint:tales"]).run()
+    assert "poems and tales serve the same checkpoint, Oak" in app.warning[0].value
 
 
 def test_the_form_sets_pairing_ballot_and_stopping_rule_and_shows_the_yaml(site: Context, scenario: Scenario) -> None:

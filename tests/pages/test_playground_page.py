@@ -281,6 +281,18 @@ def test_a_side_has_settings_of_its_own_as_chips_also_beside_the_same_endpoint(s
     assert not app.exception
 
 
+def test_endpoints_of_one_checkpoint_side_by_side_are_named_as_one_model(site: Context) -> None:
+    for name in ("tales", "poems"):
+        place(site, name)
+    deploy(site, checkpoint_id=get_endpoint(site, "tales").checkpoint_id, name="stories", person=LOCAL)
+    app = open_page(PAGE, endpoint="tales")
+    app.multiselect(key="endpoints_new").set_value(["tales", "poems"]).run()
+    assert "same checkpoint" not in words(app)
+    app.multiselect(key="endpoints_new").set_value(["tales", "poems", "stories"]).run()
+    shown = words(app).replace("\\", "")
+    assert "stories and tales serve the same checkpoint, tales-network. No vote between their answers" in shown
+
+
 def test_sides_whose_names_hold_one_another_keep_their_settings_apart(site: Context) -> None:
     """An endpoint `shared` broke the page; `a` took what was kept for `a_shared`, and the fields of `a_1`."""
     names = ("a", "a_shared", "a_1", "shared")

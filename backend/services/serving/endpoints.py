@@ -208,6 +208,23 @@ def list_endpoints(ctx: Context, *, include_stopped: bool = True) -> list[Endpoi
         return [_view(session, ctx, endpoint) for endpoint in session.scalars(query)]
 
 
+def describe_same_models(endpoints: Iterable[EndpointView]) -> str:
+    """Return which of some endpoints serve one checkpoint, as a sentence for each such checkpoint; empty where all
+    differ. An endpoint with a canary serves two.
+    """
+    names: dict[str, list[str]] = {}
+    checkpoints = {}
+    for endpoint in endpoints:
+        if endpoint.canary is None:
+            names.setdefault(endpoint.checkpoint_id, []).append(endpoint.name)
+            checkpoints[endpoint.checkpoint_id] = endpoint.checkpoint_name
+    return " ".join(
+        f"{', '.join(names[one][:-1])} and {names[one][-1]} serve the same checkpoint, {checkpoints[one]}."
+        for one in names
+        if len(names[one]) > 1
+    )
+
+
 def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
     deployment, checkpoint = session.execute(
         select(Deployment, Checkpoint)

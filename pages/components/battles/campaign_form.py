@@ -15,7 +15,7 @@ from backend.services.battles.campaigns import start_campaign
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
-from backend.services.serving.endpoints import list_endpoints
+from backend.services.serving.endpoints import describe_same_models, list_endpoints
 from pages.components import routes
 from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import by_identity, choose_from
@@ -80,6 +80,8 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
         if key in served and served[key].checkpoint_id in chosen:
             words = f"The endpoint {served[key].name} serves {served[key].checkpoint_name}, which is chosen too: the"
             st.warning(plain(f"{words} two are one model."), icon=":material/content_copy:")
+    if words := describe_same_models(served[key] for key in chosen if key in served):
+        st.warning(plain(f"{words} Raters would compare one model with itself."), icon=":material/content_copy:")
     uploads = st.file_uploader(
         "Completions of other models",
         type=["jsonl"],

@@ -17,7 +17,7 @@ from backend.domain.validation import describe_fault, validation_message
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.serving.conversations import ConversationView
-from backend.services.serving.endpoints import EndpointView
+from backend.services.serving.endpoints import EndpointView, describe_same_models
 from pages.components.frame import handled, plain
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.serving.chat_menu import draw_chosen_endpoints, draw_code
@@ -116,6 +116,8 @@ def draw_settings(
                     draw_code(ctx, person, conversation, settings)
     if settings is not None:
         draw_active_settings(settings, sides, scope=scope, temperature=temperature)
+        if words := describe_same_models(endpoint for endpoint in endpoints if endpoint.name in picked):
+            st.caption(plain(f"{words} No vote between their answers, which come from one model."))
     if not picked:
         st.info("Choose an endpoint to chat with.", icon=":material/dns:")
     elif problem:  # the menu may be closed
