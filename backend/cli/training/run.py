@@ -175,7 +175,9 @@ def import_(
             )
         ),
     ],
-    name: Annotated[str, typer.Option(help="Name of the run; the file's name by default.")] = "",
+    name: Annotated[
+        str, typer.Option(help="Name of the run; the file's name by default. Before the names of several in one file.")
+    ] = "",
 ) -> None:
     """Read another program's log as a run to compare with."""
     runs = import_log_path(get_context(), file, person=LOCAL, name=name)

@@ -225,11 +225,11 @@ def _read_csv(data: bytes, *, stem: str) -> list[ParsedLog]:
                 "The table has no column `step`.",
                 remedy=f"Its columns are {_printable(', '.join(header))}. Name one of them `step`.",
             )
+        if columns := _wandb_columns(header):
+            return _by_run(reader, columns, header=lowered)
         rows = (dict(zip(header, row, strict=False)) for row in reader if row)
         if {"metric", "step", "value"} <= set(lowered):
             return _tidy({key.lower(): value for key, value in row.items()} for row in rows)
-        if columns := _wandb_columns(header):
-            return _by_run(rows, columns)
         if lowered == ["wall time", "step", "value"]:  # a download from TensorBoard's page: one metric a file
             rows = ({stem if key.lower() == "value" else key: value for key, value in row.items()} for row in rows)
         log = ParsedLog("CSV")
@@ -255,24 +255,33 @@ def _tidy(rows: Iterator[dict[str, str]]) -> list[ParsedLog]:
     return list(logs.values())
 
 
-def _wandb_columns(header: list[str]) -> dict[str, tuple[str, str]]:
-    """Return (run, metric) of the columns of a chart's export by Weights & Biases, which names them `run - metric` and
-    puts `__MIN` and `__MAX` beside each; empty for another table.
+def _wandb_columns(header: list[str]) -> dict[int, tuple[str, str, int]]:
+    """Return (run, metric, number) of the columns of a chart's export by Weights & Biases, which names them `run -
+    metric` and puts `__MIN` and `__MAX` beside each; empty for another table. Runs of one name have columns of one
+    name; `number` counts them from 0.
     """
-    names = [name for name in header if " - " in name and {f"{name}__MIN", f"{name}__MAX"} <= set(header)]
-    return {name: (run, metric) for name in names for run, _, metric in [name.rpartition(" - ")]}
+    columns: dict[int, tuple[str, str, int]] = {}
+    for place, name in enumerate(header):
+        if " - " in name and {f"{name}__MIN", f"{name}__MAX"} <= set(header):
+            run, _, metric = name.rpartition(" - ")
+            if metric.lower() not in (*STEP_NAMES, *TIME_NAMES):
+                columns[place] = run, metric, header[:place].count(name)
+    return columns
 
 
-def _by_run(rows: Iterator[dict[str, str]], columns: Mapping[str, tuple[str, str]]) -> list[ParsedLog]:
+def _by_run(
+    rows: Iterable[list[str]], columns: Mapping[int, tuple[str, str, int]], *, header: list[str]
+) -> list[ParsedLog]:
     """Read a line a step, with columns of several runs."""
-    logs = {run: ParsedLog("Weights & Biases", name=run) for run, _ in columns.values()}
+    logs = {(run, number): ParsedLog("Weights & Biases", name=run) for run, _, number in columns.values()}
     for row in rows:
-        lowered = {key.lower(): value for key, value in row.items()}
-        step, time = _first(lowered, STEP_NAMES), _first(lowered, TIME_NAMES)
+        cells = dict(zip(header, row, strict=False))
+        step, time = _first(cells, STEP_NAMES), _first(cells, TIME_NAMES)
         if step is None or step != int(step):
             continue
-        for column, (run, metric) in columns.items():
-            logs[run].add(metric, int(step), row.get(column), time)
+        for place, (run, metric, number) in columns.items():
+            if place < len(row):
+                logs[run, number].add(metric, int(step), row[place], time)
     return list(logs.values())
 
 

@@ -28,7 +28,8 @@ EVENT_FILES = "events.out.tfevents.*"
 
 
 def import_log(ctx: Context, data: bytes, *, filename: str, person: Person, name: str = "") -> list[RunView]:
-    """Import a log file, one run for each in it, named `name`, or after the log or the file.
+    """Import a log file, one run for each in it, named `name`, or after the log or the file; of several in a file each
+    has its own name after `name`.
 
     Raises InvalidInput for a file that is no log or too large, NotAllowed for a rater.
     """
@@ -36,7 +37,11 @@ def import_log(ctx: Context, data: bytes, *, filename: str, person: Person, name
     logs = read_logs(data, filename=filename)
     if len(logs) > MAX_RUNS:
         raise InvalidInput(f"The file holds {len(logs)} runs, and at most {MAX_RUNS} are read at once.", field="file")
-    return [get_run(ctx, _insert(ctx, log, filename=filename, requested_name=name, person=person)) for log in logs]
+    names = [name if len(logs) == 1 else f"{name} {log.name}".strip() for log in logs]
+    return [
+        get_run(ctx, _insert(ctx, log, filename=filename, requested_name=requested, person=person))
+        for log, requested in zip(logs, names, strict=True)
+    ]
 
 
 def import_log_path(ctx: Context, path: Path, *, person: Person, name: str = "") -> list[RunView]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -181,9 +182,9 @@ def draw_log_import(ctx: Context, person: Person) -> list[str] | None:
             made: list[str] = []
             with errors_shown():
                 for file in files:
-                    made += [
-                        run.id for run in import_log(ctx, file.getvalue(), filename=file.name, person=person, name=name)
-                    ]
+                    own = name if len(files) == 1 or not name else f"{name} {PurePath(file.name).stem}"
+                    runs = import_log(ctx, file.getvalue(), filename=file.name, person=person, name=own)
+                    made += [run.id for run in runs]
             if made:
                 st.session_state["log_entered"] = entered + 1
             return made or None

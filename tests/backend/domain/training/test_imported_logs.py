@@ -155,6 +155,18 @@ def test_an_export_of_weights_and_biases_is_imported_run_by_run() -> None:
     }
 
 
+def test_runs_of_one_name_in_an_export_of_weights_and_biases_stay_apart() -> None:
+    """The second run of a name overwrote the first."""
+    names = [f"base - {metric}{end}" for metric in ("loss", "_step", "lr") for end in ("", "__MIN", "__MAX")]
+    header = ",".join(["Step", *(name for name in names for _run in range(2))])
+    row = ",".join(str(place) for place in range(1, 19))
+    logs = read_logs(f"{header}\n0,{row}\n".encode(), filename="wandb_export.csv")
+    assert [(log.name, log.points) for log in logs] == [
+        ("base", {"train_loss": {0: (1.0, None)}, "learning_rate": {0: (13.0, None)}}),
+        ("base", {"train_loss": {0: (2.0, None)}, "learning_rate": {0: (14.0, None)}}),
+    ]
+
+
 def test_a_download_of_tensorboards_page_is_named_by_its_file() -> None:
     log = only(b"Wall time,Step,Value\n100.5,1,2.5\n101.5,2,2.25\n", "val_loss.csv")
     assert values(log, "val_loss") == {1: 2.5, 2: 2.25}

@@ -42,6 +42,13 @@ def test_the_second_of_a_name_gets_a_number(ctx: Context) -> None:
     assert names == ["a_b", "a_b 2", "a_b 3"]
 
 
+def test_runs_of_one_file_keep_their_names_beside_the_one_that_is_typed(ctx: Context) -> None:
+    """They were called “sweep”, “sweep 2”: which was which could not be told."""
+    table = b"run,name,metric,step,value\na1,low lr,loss,1,2.5\nb2,high lr,loss,1,3.5\n"
+    runs = import_log(ctx, table, filename="curves.csv", person=LOCAL, name="sweep")
+    assert [run.name for run in runs] == ["sweep low lr", "sweep high lr"]
+
+
 def test_an_exported_curve_is_imported_unchanged(ctx: Context, scenario: Scenario) -> None:
     run = scenario.run(*points(1, 50), name="ours")
     (again,) = import_log(ctx, "".join(stream_csv(ctx, [run.id])).encode(), filename="curves.csv", person=LOCAL)
