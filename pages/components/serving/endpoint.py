@@ -75,7 +75,9 @@ OF_A_STOPPED_ONE = ("Requests", "Revisions", "Settings")
 POLLING = ("Traffic", "Logs")
 """Tabs that are drawn while they are open alone."""
 LANGUAGES = {"Python": "python", "curl": "bash", "JavaScript": "javascript"}
-REDACTED = "Redact keys, e-mail addresses, card numbers, IP addresses and phone numbers"
+REDACTED = "Replace API keys, e-mail addresses, IBANs, card numbers, IPv4 addresses and phone numbers"
+ABOUT_REDACTION = """By their form, before a request is stored. Order numbers, prices, dates and names stay. A number of
+four parts, such as 1.2.3.4, is taken for an address unless the text calls it a version."""
 MODES = {"off": "Off", "metadata": "Metadata", "bodies": "Prompts and answers"}
 COMPARED = ("1 h", "24 h", "7 days")
 LOG_LINES = 200
@@ -418,11 +420,14 @@ def draw_log_settings(ctx: Context, person: Person, name: str) -> None:
             "Keep", modes, modes.index(config.mode), format_func=MODES.__getitem__, key=f"log_mode_{name}"
         )
         days = int(draw_number(fields, "Days", 1, 3650, config.retention_days, key=f"log_days_{name}"))
-        redact = st.checkbox(REDACTED, config.redact, key=f"log_redact_{name}")
+        redact = st.checkbox(REDACTED, config.redact, key=f"log_redact_{name}", help=ABOUT_REDACTION)
         text = "\n".join(config.patterns)
         help_text = "Regular expressions, one per line."
         patterns = st.text_area("More patterns", text, key=f"log_patterns_{name}", help=help_text, height=80)
-        st.caption("Clients opt out with the header `X-Roundhouse-Log: off`. A stricter setting erases what is stored.")
+        st.caption(
+            "What is replaced can't be brought back. Clients opt out with the header `X-Roundhouse-Log: off`. "
+            "A stricter setting erases what is stored."
+        )
         if st.form_submit_button("Save"):
             with errors_shown():
                 refuse_wrong_numbers()
