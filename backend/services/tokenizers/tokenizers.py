@@ -125,6 +125,12 @@ def list_tokenizer_users(ctx: Context, tokenizer_id: str) -> list[Use]:
         return users_of_tokenizer(session, tokenizer_id)
 
 
+def list_running_reports(ctx: Context, tokenizer_id: str) -> list[str]:
+    """Return the titles of the jobs that measure a tokenizer, which can't be deleted meanwhile."""
+    with ctx.db.read() as session:
+        return _running_reports(session, tokenizer_id)
+
+
 def read_tokenizer_file(ctx: Context, tokenizer_id: str) -> bytes:
     """Return the tokenizer.json of a tokenizer, which `tokenizers` and `transformers` load. Raises NotFound if its file
     is missing.
@@ -156,12 +162,10 @@ def delete_tokenizer(ctx: Context, tokenizer_id: str, *, person: Person) -> None
         )
         if _view(session, row).status in ACTIVE:
             raise Conflict(f"“{row.name}” is being trained.", remedy="Wait for its job, or stop it first.")
-        measured = or_(Analysis.tokenizer_id == row.id, mentions(Analysis.config, [f"tokenizer:{row.id}"]))
-        mine = select(Job.title).join(Analysis, Analysis.job_id == Job.id).where(measured, Job.status.in_(ACTIVE))
         refuse_while_used(
             "tokenizer",
             row.name,
-            [f"“{title}”, which is running" for title in session.scalars(mine)],
+            [f"“{title}”, which is running" for title in _running_reports(session, row.id)],
             remedy="Wait, or stop it first.",
         )
         folders = [row.folder, *session.scalars(select(Analysis.folder).where(Analysis.tokenizer_id == row.id))]
@@ -228,3 +232,9 @@ def _view(session: Session, row: Tokenizer) -> TokenizerView:
         **job_state(job, is_made=bool(row.folder)),
         dataset=f"{dataset.name}@{version.number}" if dataset and version else None,
     )
+
+
+def _running_reports(session: Session, tokenizer_id: str) -> list[str]:
+    measured = or_(Analysis.tokenizer_id == tokenizer_id, mentions(Analysis.config, [f"tokenizer:{tokenizer_id}"]))
+    query = select(Job.title).join(Analysis, Analysis.job_id == Job.id).where(measured, Job.status.in_(ACTIVE))
+    return list(session.scalars(query.order_by(Job.title)))

@@ -12,6 +12,7 @@ from backend.services.tokenizers.sources import TokenizerSource, resolve_source
 from backend.services.tokenizers.tokenizers import (
     TokenizerView,
     delete_tokenizer,
+    list_running_reports,
     list_tokenizer_users,
     read_tokenizer_file,
     rename_tokenizer,
@@ -140,6 +141,10 @@ def _draw_delete(ctx: Context, person: Person, tokenizer: TokenizerView) -> None
         st.markdown("\n".join(f"- {plain(user.name)}" for user in users[:MAX_USERS]))
         if len(users) > MAX_USERS:
             st.caption(f"and {len(users) - MAX_USERS:,} more")
+        return
+    if reports := list_running_reports(ctx, tokenizer.id):
+        st.markdown("It is being measured, so it can't be deleted. Wait for these jobs, or stop them:")
+        st.markdown("\n".join(f"- {plain(title)}" for title in reports))
         return
     st.markdown("Its files and the reports on it are deleted permanently.")
     if st.button("Delete", key=f"delete_yes_{tokenizer.id}", type="primary"):
