@@ -29,7 +29,7 @@ from backend.domain.training.config_fields import (
 )
 from backend.domain.training.metric_labels import curve_label
 from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
-from backend.domain.training.summary import TOKENS, run_seconds
+from backend.domain.training.summary import TOKENS, RunTime, run_seconds
 from backend.domain.training.traits import Effect
 from backend.domain.wording import format_bytes, format_duration, format_number, format_usd, percent, plural, short
 from backend.errors import InvalidInput
@@ -99,6 +99,7 @@ class RunRow:
     finished_at: datetime | None
     is_archived: bool
     earlier_s: float = 0.0
+    time: RunTime | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ def _write_number(form: Form, value: float) -> str:
     return format_number(value, digits=4)
 
 
+DURATION_HELP = "Time that its jobs held devices, as Costs counts it: without waits and time that Roundhouse was down."
 FACTS = (
     RunField("name", "Name", ValueKind.TEXT, "text", "Run"),
     RunField("status", "Status", ValueKind.TEXT, "text", "Run"),
@@ -204,7 +206,7 @@ FACTS = (
         ValueKind.DURATION,
         "duration",
         "Results",
-        "From start to end, of all times it ran; in CSV in seconds.",
+        f"{DURATION_HELP} In CSV in seconds.",
     ),
     RunField("cost", "Cost", ValueKind.NUMBER, "usd", "Results", "Duration × devices × the price of a device-hour."),
     RunField("tokens_per_step", "Tokens per step", ValueKind.NUMBER, "integer", "Config"),
@@ -395,7 +397,7 @@ class RunTable:
         names, usd = self.names, self.device_hour_usd
 
         def duration(row: RunRow) -> float | None:
-            return run_seconds(row.earlier_s, row.started_at, row.finished_at, now=self.now)
+            return run_seconds(row.earlier_s, row.time, now=self.now)
 
         def cost(row: RunRow) -> float | None:
             seconds = duration(row)

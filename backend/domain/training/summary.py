@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
 from typing import Self
@@ -108,10 +109,19 @@ def mean_tokens_per_step(nominal: float, *, samples: bool, last: Mapping[str, fl
     return None if samples else nominal
 
 
-def run_seconds(
-    earlier_s: float, started_at: datetime | None, finished_at: datetime | None, *, now: datetime
-) -> float | None:
-    """Return the seconds of all jobs of a run, the newest started and finished as given; None before it starts."""
-    if started_at is None:
+@dataclass(frozen=True)
+class RunTime:
+    """Time that a job held its devices: `ended_s` seconds of attempts that ended, and `since`, the start of the one
+    that runs now.
+    """
+
+    ended_s: float = 0.0
+    since: datetime | None = None
+
+
+def run_seconds(earlier_s: float, time: RunTime | None, *, now: datetime) -> float | None:
+    """Return the seconds of all jobs of a run, whose newest ran for `time`; None before it starts."""
+    if time is None:
         return earlier_s or None
-    return earlier_s + max(0.0, ((finished_at or now) - started_at).total_seconds())
+    open_s = max(0.0, (now - time.since).total_seconds()) if time.since else 0.0
+    return earlier_s + time.ended_s + open_s

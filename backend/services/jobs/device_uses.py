@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Select, insert, select, update
 from sqlalchemy.orm import Session
 
 from backend.db.tables import DeviceUse, Worker
 from backend.domain.estimates.prices import DeviceKind
 from backend.domain.jobs.gauges import MachineGauges
+from backend.domain.training.summary import RunTime
 from backend.services.context import Context
 from backend.services.serving.costs.prices import current_prices
 
@@ -43,6 +45,19 @@ def close_uses(session: Session, job_id: str, *, at: datetime) -> None:
     session.execute(
         update(DeviceUse).where(DeviceUse.job_id == job_id, DeviceUse.ended_at.is_(None)).values(ended_at=at)
     )
+
+
+def times_of_jobs(session: Session, job_ids: Collection[str] | Select[str | None]) -> dict[str, RunTime]:
+    """Return how long jobs have run, their waits between attempts apart; those that never started are left out."""
+    times: dict[str, RunTime] = {}
+    query = select(DeviceUse.job_id, DeviceUse.started_at, DeviceUse.ended_at).where(DeviceUse.job_id.in_(job_ids))
+    for job_id, started_at, ended_at in session.execute(query):
+        time = times.get(job_id, RunTime())
+        if ended_at is None:
+            times[job_id] = RunTime(time.ended_s, started_at)
+        else:
+            times[job_id] = RunTime(time.ended_s + (ended_at - started_at).total_seconds(), time.since)
+    return times
 
 
 def _device_name(session: Session, host: str, device: str | None) -> str:

@@ -40,6 +40,7 @@ from backend.domain.training.run_table import (
 )
 from backend.domain.training.summary import mean_tokens_per_step
 from backend.services.context import Context
+from backend.services.jobs.device_uses import times_of_jobs
 from backend.services.serving.costs.prices import current_prices
 from backend.services.training.open_sweeps import KIND
 
@@ -225,6 +226,7 @@ class RunTableCache:
             Run.architecture_id,
             Run.tokenizer_id,
             Run.group_id,
+            Run.job_id,
             Run.created_by,
             Run.last_step,
             Run.created_at,
@@ -241,6 +243,8 @@ class RunTableCache:
         )
         if ids is not None:
             query = query.where(Run.id.in_(ids))
+        jobs = select(Run.job_id) if ids is None else select(Run.job_id).where(Run.id.in_(ids))
+        times = times_of_jobs(session, jobs)
         for one in session.execute(query.execution_options(yield_per=AT_ONCE)):
             stored = one.config or None
             is_imported = one.origin == IMPORTED
@@ -284,6 +288,7 @@ class RunTableCache:
                     started_at=one.started_at,
                     finished_at=one.finished_at,
                     earlier_s=one.earlier_s or 0.0,
+                    time=times.get(one.job_id or ""),
                     is_archived=one.archived_at is not None,
                 ),
             )

@@ -24,6 +24,7 @@ from backend.errors import Conflict, InvalidInput
 from backend.services.checkpoints.files import rename_checkpoints
 from backend.services.context import Context, Person, require_builder
 from backend.services.evaluation.open_suites import SuiteChoice, add_choice
+from backend.services.jobs.device_uses import times_of_jobs
 from backend.services.jobs.jobs import add_job, request_stop, wake
 from backend.services.jobs.placements import check_placement
 from backend.services.naming import rename, replace_notes
@@ -339,7 +340,7 @@ def _add_job_again(
             " schedule of those."
         )
     session.add(LogLine(job_id=again.id, attempt=1, time=ctx.now().timestamp(), text=begins))
-    spent = run_seconds(run.summary.earlier_s, job.started_at, job.finished_at, now=ctx.now())
+    spent = run_seconds(run.summary.earlier_s, times_of_jobs(session, [job.id]).get(job.id), now=ctx.now())
     run.summary = run.summary.model_copy(update={"earlier_s": spent or 0.0})
     run.config, run.job_id, run.archived_at = config, again.id, None
 

@@ -15,9 +15,10 @@ from backend.domain.jobs.progress import expected_wait_s
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.domain.training.config import RunConfig
-from backend.domain.training.summary import EncodedRows, mean_tokens_per_step, run_seconds
+from backend.domain.training.summary import EncodedRows, RunTime, mean_tokens_per_step, run_seconds
 from backend.errors import InvalidInput
 from backend.services.context import Context
+from backend.services.jobs.device_uses import times_of_jobs
 from backend.services.jobs.jobs import JobView, read_log, view
 from backend.services.jobs.queue_position import JobsAhead, queue_ahead, queue_positions
 from backend.services.jobs.workers import list_workers
@@ -58,11 +59,12 @@ class RunView:
     source: str = ""  # the log's file
     import_notes: tuple[str, ...] = ()
     earlier_s: float = 0.0  # of the jobs before the newest
+    time: RunTime | None = None  # of the newest
     encoded: EncodedRows | None = None
 
     def seconds(self, now: datetime) -> float | None:
-        """Return how long its jobs have run, None before the first starts."""
-        return run_seconds(self.earlier_s, self.started_at, self.finished_at, now=now)
+        """Return how long its jobs have held devices, None before the first starts."""
+        return run_seconds(self.earlier_s, self.time, now=now)
 
     @property
     def tokens(self) -> int | None:
@@ -269,6 +271,7 @@ def views_of(session: Session, rows: Sequence[tuple[Run, Job | None]]) -> list[R
     datasets = {key: f"{name}@{number}" for key, name, number in session.execute(query)}
     base_names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(bases))).all())
     names = dict(session.execute(select(User.id, User.name).where(User.id.in_(people))).all())
+    times = times_of_jobs(session, [run.job_id for run, _ in rows if run.job_id])
     ahead = queue_positions(session, [job for _, job in rows if job is not None and job.status == Status.QUEUED])
     return [
         _view(
@@ -278,6 +281,7 @@ def views_of(session: Session, rows: Sequence[tuple[Run, Job | None]]) -> list[R
             base=base_names.get(run.base_id or ""),
             created_by=names.get(run.created_by or ""),
             ahead=ahead.get(job.id, 0) if job else 0,
+            time=times.get(run.job_id or ""),
         )
         for run, job in rows
     ]
@@ -295,7 +299,16 @@ def read_run_log(ctx: Context, run: RunView, *, last: int = 200) -> list[str]:
     return read_log(ctx, run.job_id, earlier=earlier, last=last)
 
 
-def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_by: str | None, ahead: int) -> RunView:
+def _view(
+    run: Run,
+    job: Job | None,
+    *,
+    dataset: str,
+    base: str | None,
+    created_by: str | None,
+    ahead: int,
+    time: RunTime | None,
+) -> RunView:
     status, line, share = read_state(run, job, ahead=ahead)
     summary = run.summary
     return view_of(
@@ -325,6 +338,7 @@ def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_
         source=summary.imported.file if summary.imported else "",
         import_notes=summary.imported.notes if summary.imported else (),
         earlier_s=summary.earlier_s,
+        time=time,
         encoded=summary.encoded,
     )
 

@@ -16,6 +16,7 @@ from backend.domain.training.diagnosis import Finding, breaking_finding, spoils
 from backend.domain.training.held_out import FEW_ROWS
 from backend.domain.training.metric_labels import METRIC_LABELS, validation_result
 from backend.domain.training.objectives import label_of, writes_text
+from backend.domain.training.run_table import DURATION_HELP
 from backend.domain.wording import format_count, format_duration, format_number, plural
 from backend.services.context import Context, Person
 from backend.services.training.figures import figures_of_runs, last_step_of
@@ -92,7 +93,7 @@ def draw_strip(ctx: Context, run: RunView, config: RunConfig) -> None:
     with st.container(border=True, key="run_strip"), st.grid(4, min_column_width=130):
         val_step = None if run.is_active else last_step_of(ctx, run.id, "val_loss")
         for label, value in strip_figures(run, config, now=ctx.now(), val_step=val_step, median_speed=speed):
-            draw_figure(label, value)
+            draw_figure(label, value, help=DURATION_HELP if label == "Duration" else None)
     if (encoded := run.encoded) is not None and (encoded.left_out or encoded.truncated):
         left_out = f"{encoded.left_out:,} left out" if encoded.left_out else ""
         truncated = f"{encoded.truncated:,} truncated to {config.context:,} tokens" if encoded.truncated else ""

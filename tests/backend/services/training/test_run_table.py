@@ -15,6 +15,7 @@ from sqlalchemy import event, select, update
 from backend.db.tables import (
     Checkpoint,
     Conversation,
+    DeviceUse,
     Evaluation,
     Job,
     LogLine,
@@ -163,8 +164,8 @@ def test_the_table_agrees_with_the_list_of_runs(ctx: Context, scenario: Scenario
 def test_duration_and_cost_follow_the_job(ctx: Context) -> None:
     run = finished(ctx, "paid", 2.0)
     with ctx.db.write() as session:
-        job = session.get_one(Job, run.job_id)
-        job.started_at, job.finished_at = ctx.now() - timedelta(hours=2), ctx.now() - timedelta(hours=1)
+        use = session.scalars(select(DeviceUse).where(DeviceUse.job_id == run.job_id)).one()
+        use.started_at, use.ended_at = ctx.now() - timedelta(hours=2), ctx.now() - timedelta(hours=1)
         stored = session.get_one(Run, run.id)
         stored.summary = stored.summary.model_copy(update={"earlier_s": 3600.0})  # it was resumed
     assert "cost" not in read_run_table(ctx).fields

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,11 +18,13 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, Unavail
 from backend.recipes import RECIPES
 from backend.services.checkpoints.checkpoints import list_checkpoints, rename_checkpoint
 from backend.services.context import LOCAL, Context, OperatorPolicy, Person
-from backend.services.jobs.claims import requeue_lost
+from backend.services.jobs.claims import give_back, requeue_lost
 from backend.services.jobs.jobs import read_log
 from backend.services.jobs.workers import beat
+from backend.services.serving.costs.ledger import read_price_ledger
 from backend.services.training.diagnosis import diagnose_run
 from backend.services.training.imported_runs import import_log
+from backend.services.training.run_table import read_run_table
 from backend.services.training.runs import (
     _subject,
     archive_runs,
@@ -42,6 +45,7 @@ from backend.services.training.views import (
     read_run_log,
     run_detail,
 )
+from tests.support.clock import Clock
 from tests.support.curves import read_curve
 from tests.support.jobs import list_jobs
 from tests.support.run_world import (
@@ -238,19 +242,56 @@ def test_a_loss_that_is_not_finite_keeps_the_summary_valid(ctx: Context, scenari
 
 def test_stop_and_save_then_resume_keeps_the_run_and_changes_the_job(ctx: Context, scenario: Scenario) -> None:
     run = scenario.run()
+    clock = Clock()
+    ctx = replace(ctx, now=clock)
     taken = claim(ctx, run)
     report(ctx, taken, *points(1, 40))
     assert stop_run(ctx, run.id, how="stop_and_save", person=LOCAL).status is Status.CANCELLING
     scenario.checkpoint(run=run, step=40)
+    clock.advance(300)
     end(ctx, taken, Status.CANCELLED)
-    with ctx.db.write() as session:
-        job = session.get_one(Job, run.job_id)
-        job.started_at = job.finished_at - timedelta(minutes=5)  # type: ignore[operator]
     resumed = resume_run(ctx, run.id, person=LOCAL)
     assert (resumed.id, resumed.status) == (run.id, Status.QUEUED)
     assert resumed.job_id != run.job_id
     assert resumed.seconds(ctx.now()) == 300, "the time until it was stopped counts"
     assert resume_run(ctx, run.id, person=LOCAL).job_id == resumed.job_id
+
+
+def test_the_time_an_installation_was_down_is_no_time_of_a_run(ctx: Context, scenario: Scenario) -> None:
+    """A run of 20 minutes said 38 after 18 minutes of maintenance, and Costs 20."""
+    run = scenario.run()
+    clock = Clock()
+    clock.now = ctx.now() - timedelta(days=1)  # rows are changed now
+    ctx = replace(ctx, now=clock)
+    began = clock.now
+
+    def says(seconds: float | None) -> bool:
+        table = read_run_table(ctx)
+        (row,) = table.rows
+        ledger = read_price_ledger(ctx, since=began, until=clock.now)
+        charged = round(ledger.runs[0].device_hours * 3600, 6) if ledger.runs else None
+        shown = get_run(ctx, run.id).seconds(ctx.now())
+        return (shown, table.reader("duration")(row), charged) == (seconds, seconds, seconds)
+
+    taken = claim(ctx, run)
+    clock.advance(1200)
+    assert says(1200)
+    give_back(ctx, taken)
+    clock.advance(1080)
+    assert says(1200), "the installation is down"
+    taken = claim(ctx, run)
+    clock.advance(180)
+    assert says(1380)
+    end(ctx, taken, Status.CANCELLED)
+    clock.advance(600)
+    assert says(1380)
+    scenario.checkpoint(run=run, step=40)
+    resume_run(ctx, run.id, person=LOCAL)
+    clock.advance(60)
+    assert says(1380), "its next job waits"
+    claim(ctx, get_run(ctx, run.id))
+    clock.advance(20)
+    assert says(1400)
 
 
 def test_the_log_of_a_resumed_run_keeps_its_lines_and_says_where_it_goes_on(ctx: Context, scenario: Scenario) -> None:
