@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.cli.main import app
+from backend.services.people.accounts import ROLES
 from backend.services.training.sweeps import read_sweep
 from backend.settings import PROJECT
 from pages.components import routes
@@ -77,6 +78,11 @@ def test_the_sweep_of_the_documentation_can_be_read() -> None:
     assert (sweep.method, sweep.num_runs, list(sweep.vary)) == ("bayesian", 12, ["learning_rate", "lora.rank"])
     table = (PROJECT / "docs" / "sweeps.md").read_text()
     assert all(f"`{field}`" in table for field in type(sweep).model_fields)
+
+
+def test_the_guide_for_teams_says_of_each_role_what_the_page_says() -> None:
+    table = re.findall(r"^\| ([a-z]+) \| (.+) \|$", (PROJECT / "docs" / "team.md").read_text(), re.MULTILINE)
+    assert dict(table[1:]) == ROLES
 
 
 def test_every_variable_of_the_example_environment_is_a_setting() -> None:

@@ -16,6 +16,7 @@ from backend.domain.jobs.gpu_hours import PersonLimits
 from backend.domain.json_values import FieldValues
 from backend.services.context import LOCAL, Person
 from backend.services.people.accounts import (
+    ROLES,
     AccountView,
     add_user,
     change_limits,
@@ -30,11 +31,12 @@ from backend.services.people.gpu_hours import gpu_hours_of
 from backend.services.people.sessions import end_sessions
 
 app = CommandGroup(no_args_is_help=True)
+ROLE_HELP = " ".join(f"{role}: {may}" for role, may in ROLES.items())
 NEW_PASSWORD = "ROUNDHOUSE_NEW_PASSWORD"  # noqa: S105 - a variable's name
 
 
 @app.command("add")
-def add(name: str, role: Annotated[str, typer.Option(help="admin, lead, engineer or rater.")] = "engineer") -> None:
+def add(name: str, role: Annotated[str, typer.Option(help=ROLE_HELP)] = "engineer") -> None:
     """Create an account. The password is prompted for, or read from ROUNDHOUSE_NEW_PASSWORD, or from standard input
     when it is a pipe.
     """
@@ -77,7 +79,7 @@ def enable(name: str) -> None:
 
 
 @app.command("role")
-def role_(name: str, role: Annotated[str, typer.Argument(help="admin, lead, engineer or rater.")]) -> None:
+def role_(name: str, role: Annotated[str, typer.Argument(help=ROLE_HELP)]) -> None:
     """Change an account's role."""
     ctx = get_context()
     change_role(ctx, get_account(ctx, name).id, role, person=LOCAL)

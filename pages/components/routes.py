@@ -78,7 +78,7 @@ PAGES = {
     "Operate": (
         Listed(WORKERS, "Workers", "memory", "tutorials/two-machines"),
         Listed(COSTS, "Costs", "payments", "operation"),
-        Listed(PEOPLE, "People and keys", "key", "security"),
+        Listed(PEOPLE, "People and keys", "key", "team"),
         Listed(SETTINGS, "Settings", "settings", "settings"),
     ),
 }

@@ -30,7 +30,7 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.health import GATEWAY, HEALTH
 from backend.services.jobs.claims import Claim, claim_next
 from backend.services.jobs.workers import beat
-from backend.services.people.accounts import add_user, get_account
+from backend.services.people.accounts import ROLES, add_user, get_account
 from backend.services.people.keys import check_key, create_key, list_keys
 from backend.services.serving.canaries import promote_canary, start_canary
 from backend.services.serving.costs.prices import current_prices, set_price
@@ -116,6 +116,11 @@ def test_a_page_without_an_empty_state_opens(page: str, title: str) -> None:
     app = draw(page)
     assert app.title[0].value == title
     assert not app.error
+
+
+def test_the_role_of_a_new_account_is_explained(ctx: Context) -> None:
+    help_text = draw("admin/people.py", tab="Accounts").selectbox(key="account_role_0").help
+    assert all(f"**{role}**: {may}" in help_text for role, may in ROLES.items())
 
 
 def test_settings_are_found_by_a_word_and_name_what_changes_them(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,15 @@ from backend.services.context import LOCAL, Context, Person, require_admin
 from backend.services.lookups import find_row
 from backend.services.people.passwords import hash_password, matches
 
-ROLES = ("admin", "lead", "engineer", "rater")
+ROLES = {
+    "admin": "As an engineer, on the endpoints, requests, keys and prompts of all accounts; sets accounts, roles,"
+    " limits, device prices and required gates, and sees the settings.",
+    "lead": "The same as an engineer; a title.",
+    "engineer": "Imports, trains, evaluates, opens campaigns, deploys and deletes; makes keys, and sees the requests of"
+    " these and of endpoints of this account.",
+    "rater": "Votes, and changes this account's password. All pages but the ballot are closed.",
+}
+"""Roles, each with what it may do."""
 
 
 @dataclass(frozen=True)

@@ -271,7 +271,8 @@ def views_of(session: Session, rows: Sequence[tuple[Run, Job | None]]) -> list[R
     datasets = {key: f"{name}@{number}" for key, name, number in session.execute(query)}
     base_names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(bases))).all())
     names = dict(session.execute(select(User.id, User.name).where(User.id.in_(people))).all())
-    times = times_of_jobs(session, [run.job_id for run, _ in rows if run.job_id])
+    started = [job.id for _, job in rows if job is not None and job.started_at is not None]
+    times = times_of_jobs(session, started) if started else {}
     ahead = queue_positions(session, [job for _, job in rows if job is not None and job.status == Status.QUEUED])
     return [
         _view(

@@ -27,6 +27,7 @@ from pages.components.numbers import number_form, wrong_numbers
 from pages.components.words import when
 
 LENGTH_HELP = "At least 10 characters."
+ROLE_HELP = "\n".join(f"- **{role}**: {may}" for role, may in ROLES.items())
 
 
 def draw_accounts(ctx: Context, person: Person) -> None:
@@ -66,7 +67,9 @@ def draw_new_account(ctx: Context, person: Person) -> None:
     with st.form(f"new_account_{made}"):
         st.markdown("**New account**")
         name = st.text_input("Name", key=f"account_name_{made}")
-        role = st.selectbox("Role", ROLES, index=2, key=f"account_role_{made}", help="Raters see only the ballot.")
+        role = st.selectbox(
+            "Role", ROLES, index=list(ROLES).index("engineer"), key=f"account_role_{made}", help=ROLE_HELP
+        )
         password = st.text_input("Password", type="password", key=f"account_password_{made}", help=LENGTH_HELP)
         if st.form_submit_button("Add account", icon=":material/person_add:"):
             with rerun_after():
@@ -132,7 +135,7 @@ def _draw_limits(ctx: Context, account: AccountView, person: Person) -> None:
 def _draw_role_and_password(ctx: Context, account: AccountView, person: Person) -> None:
     with st.form(f"role_form_{account.id}", border=False):
         role = st.selectbox(
-            "Role", ROLES, index=ROLES.index(account.role), key=f"role_{account.id}", help="Raters see only the ballot."
+            "Role", ROLES, index=list(ROLES).index(account.role), key=f"role_{account.id}", help=ROLE_HELP
         )
         if st.form_submit_button("Change role"):
             with rerun_after():
