@@ -239,11 +239,15 @@ def logs(name: str, last: Annotated[int, typer.Option(min=1, max=10_000, help="L
     """Show the end of the log of every replica."""
     ctx = get_context()
     replicas = [(r, read_log(ctx, r.job_id, last=last)) for r in get_endpoint(ctx, name).replicas if r.job_id]
-    data = [{**attributes_of(r, "id", "revision", "status", "problem"), "lines": lines} for r, lines in replicas]
-    text = "\n".join(
-        f"--- replica {r.id}, revision {r.revision}, {r.status} ---\n" + "\n".join(lines) for r, lines in replicas
-    )
-    emit({"endpoint": name, "replicas": data}, text=text or f"No replica of {name} runs.")
+    data = [
+        {**attributes_of(r, "id", "revision", "status", "problem", "remedy"), "lines": lines} for r, lines in replicas
+    ]
+    printed: list[str] = []
+    for r, lines in replicas:
+        printed += [f"--- replica {r.id}, revision {r.revision}, {r.status} ---", *lines]
+        if r.problem:
+            printed.append(f"It did not start: {r.problem} {r.remedy}".rstrip())
+    emit({"endpoint": name, "replicas": data}, text="\n".join(printed) or f"No replica of {name} runs.")
 
 
 @app.command("canary")

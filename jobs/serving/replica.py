@@ -22,7 +22,7 @@ from backend.domain.jobs.results import ReplicaResult
 from backend.domain.serving.drafts import CHOOSE_DRAFT
 from backend.domain.serving.engines import ENGINE_TITLES, places_of, refuse_lacking
 from backend.domain.serving.precision import PrecisionCheck
-from backend.errors import InvalidInput, JobFailed
+from backend.errors import InvalidInput, JobFailed, NotFound
 from backend.infra.checkpoints.candidates import GGUF
 from backend.infra.checkpoints.weight_headers import read_gguf
 from backend.infra.engines import installed_engines
@@ -81,6 +81,11 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     set_threads(payload.threads)
     started = time.monotonic()
     folder = spec.path(payload.checkpoint)
+    if not folder.is_dir():
+        raise NotFound(
+            "The files of the checkpoint that it serves were deleted.",
+            remedy=f"Deploy another checkpoint as {payload.name}, or stop the endpoint.",
+        )
     device = pick_device(payload.device)
     engine_name = choose_engine(payload, folder, device)
     if engine_name in OUTSIDE:

@@ -30,6 +30,9 @@ FAILED = "callback_failed"
 HAS_TITLE: ContextVar[bool] = ContextVar("has_title", default=False)
 """Whether the page that is being drawn has its title."""
 
+IS_REDRAWN: ContextVar[bool] = ContextVar("is_redrawn", default=False)
+"""Whether a part of the page that draws itself again every few seconds is being drawn."""
+
 BARE_LINK = re.compile(r"https?:(?=//)|www(?=\.)|@(?=[-\w]+\.)", re.IGNORECASE)
 
 
@@ -108,9 +111,16 @@ def errors_shown() -> Iterator[None]:
 
 @contextmanager
 def rerun_after() -> Iterator[None]:
-    """Run the block of an action, then the page again. An error is shown as by `errors_shown`, without a rerun."""
+    """Run the block of an action, then the page again. An error is shown as by `errors_shown`, without a rerun; of a
+    part that is drawn again every few seconds, above the page, where it stays.
+    """
     with errors_shown():
-        yield
+        try:
+            yield
+        except Exception as error:  # reruns and stops are no `Exception`
+            if not IS_REDRAWN.get():
+                raise
+            st.session_state[FAILED] = error
         st.rerun()
 
 
@@ -145,8 +155,10 @@ def live_part(every: float | None = None) -> Callable[[Callable[P, None]], Calla
     def decorate(draw: Callable[P, None]) -> Callable[P, None]:
         def draw_framed(*args: P.args, **kwargs: P.kwargs) -> None:
             show_failed_callback()
+            token = IS_REDRAWN.set(every is not None)
             with errors_shown():
                 draw(*args, **kwargs)
+            IS_REDRAWN.reset(token)
 
         return st.fragment(wraps(draw)(draw_framed), run_every=every)
 

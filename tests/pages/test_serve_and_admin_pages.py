@@ -21,6 +21,7 @@ from backend import bootstrap
 from backend.db.tables import Checkpoint, Deployment, DeviceUse, Job, LogLine
 from backend.domain.data.token_folders import MANIFEST, Manifest
 from backend.domain.jobs.events import GaugeEvent, ReadyEvent
+from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.domain.serving.canary import CanaryRules
 from backend.domain.serving.request_log import LOAD_TEST
@@ -28,7 +29,7 @@ from backend.errors import Unavailable
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context, Person
 from backend.services.health import GATEWAY, HEALTH
-from backend.services.jobs.claims import Claim, claim_next
+from backend.services.jobs.claims import Claim, claim_next, requeue
 from backend.services.jobs.workers import beat
 from backend.services.people.accounts import ROLES, add_user, get_account
 from backend.services.people.keys import check_key, create_key, list_keys
@@ -324,6 +325,29 @@ def test_an_endpoint_is_scaled_split_promoted_and_rolled_back_on_the_page(ctx: C
     assert app.get("progress"), "of the rollout"
     app.button(key="rollback_tales").click().run()
     assert get_endpoint(ctx, "tales").checkpoint_name == "tiny"
+
+
+def test_a_revision_whose_checkpoint_is_deleted_is_not_offered_to_roll_back_to(ctx: Context) -> None:
+    make_ready(ctx)
+    elm = add_row(ctx, Checkpoint(name="elm", origin="added", folder="bases/elm", family="llama", parameters=10))
+    deploy(ctx, checkpoint_id=elm, name="tales", person=LOCAL)
+    with ctx.db.write() as session:
+        tiny = session.scalars(select(Checkpoint).where(Checkpoint.name == "tiny")).one()
+        tiny.deleted_at, tiny.name = ctx.now(), "tiny (deleted)"
+    app = draw("serve/endpoints.py", name="tales")
+    (back,) = [button for button in app.button if button.label == "Roll back"]
+    assert back.disabled
+    assert "The files of “tiny \\(deleted\\)” are gone\\." in back.help
+
+
+def test_a_replica_that_does_not_start_says_why_among_the_logs_too(ctx: Context) -> None:
+    claim = make_ready(ctx)
+    failure = JobFailure(cause="The files were deleted.", remedy="Deploy another checkpoint.")
+    with ctx.db.write() as session:
+        requeue(session, ctx, claim, error=failure, lasted_s=1)
+    app = draw("serve/endpoints.py", name="tales", tab="Logs")
+    assert "It has written nothing yet." not in texts(app)
+    assert [error.value for error in app.error] == ["The files were deleted\\.  \nDeploy another checkpoint\\."]
 
 
 def test_stop_and_delete_ask_first(ctx: Context) -> None:

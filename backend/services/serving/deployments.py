@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete, func, select, update
@@ -192,15 +193,37 @@ def swap_checkpoint(ctx: Context, name: str, *, checkpoint_id: str, person: Pers
     return get_endpoint(ctx, name)
 
 
-def rollback_target(ctx: Context, name: str) -> tuple[int, str] | None:
-    """Return the revision that a rollback serves again, with its checkpoint's name; None where there is none."""
+@dataclass(frozen=True)
+class RollbackTarget:
+    """The revision that a rollback serves again. `problem` says why it can't be served, and is empty if it can."""
+
+    revision: int
+    checkpoint_name: str
+    problem: str
+
+
+def rollback_target(ctx: Context, name: str) -> RollbackTarget | None:
+    """Return the revision that a rollback serves again; None where there is none."""
     with ctx.db.read() as session:
         try:
             endpoint = find_endpoint(session, name)
             goal = _earlier(session, endpoint, current_deployment(session, endpoint), None)
         except Conflict:
             return None
-        return goal.revision, session.get_one(Checkpoint, goal.checkpoint_id).name
+        checkpoint = session.get_one(Checkpoint, goal.checkpoint_id)
+        problem = str(_missing_files(checkpoint)) if _is_without_files(checkpoint) else ""
+        return RollbackTarget(goal.revision, checkpoint.name, problem)
+
+
+def _is_without_files(checkpoint: Checkpoint) -> bool:
+    """True for a deleted checkpoint, and for one that is neither here nor on another server."""
+    return checkpoint.deleted_at is not None or (checkpoint.folder is None and checkpoint.facts.upstream is None)
+
+
+def _missing_files(checkpoint: Checkpoint) -> NotFound:
+    return NotFound(
+        f"The files of “{checkpoint.name}” are gone.", remedy="Deploy another checkpoint.", field="checkpoint"
+    )
 
 
 def current_deployment(session: Session, endpoint: Endpoint) -> Deployment:
@@ -361,13 +384,11 @@ def add_deployment(
 ) -> Deployment:
     """Add an endpoint's next revision and start its first replicas. Raises NotFound for a checkpoint without files."""
     checkpoint = session.get(Checkpoint, checkpoint_id)
-    upstream = checkpoint.facts.upstream if checkpoint is not None else None
-    if checkpoint is None or checkpoint.deleted_at is not None or (checkpoint.folder is None and upstream is None):
-        raise NotFound(
-            "There is no such checkpoint, or its files are gone.",
-            remedy="Deploy another checkpoint.",
-            field="checkpoint",
-        )
+    if checkpoint is None:
+        raise NotFound("There is no such checkpoint.", remedy="Deploy another checkpoint.", field="checkpoint")
+    if _is_without_files(checkpoint):
+        raise _missing_files(checkpoint)
+    upstream = checkpoint.facts.upstream
     _check_kind(session, endpoint, checkpoint, config)
     adapters = _fitting_adapters(session, endpoint, checkpoint, config)
     if upstream is None:

@@ -39,6 +39,7 @@ from pages.components.frame import (
     object_heading,
     plain,
     rerun_after,
+    show_problem,
     with_code,
 )
 from pages.components.links import draw_who_reaches, page_link, row_link
@@ -389,8 +390,10 @@ def draw_logs(ctx: Context, person: Person, name: str) -> None:
         if lines:
             with st.container(height=320 if len(lines) > 12 else "content", border=False, autoscroll=True):
                 st.code("\n".join(lines), language=None, wrap_lines=True)
-        else:
+        elif not replica.problem:
             st.caption("It has written nothing yet.")
+        if replica.problem:
+            show_problem(replica.problem, replica.remedy)
 
 
 def draw_endpoint_settings(ctx: Context, person: Person, name: str) -> None:

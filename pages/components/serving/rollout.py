@@ -123,12 +123,15 @@ def draw_rollback(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     target = rollback_target(ctx, endpoint.name)
     if target is None:
         return
-    revision, checkpoint = target
-    with st.popover("Roll back", icon=":material/undo:", key=menu_key(f"rollback_menu_{endpoint.name}")):
-        follows = explain_alias(ctx, endpoint.config.alias, served=checkpoint)
-        st.markdown(
-            f"Serve revision {revision} ({plain(checkpoint)}) again? No answer is cut off. {plain(follows)}".rstrip()
-        )
+    icon, key = ":material/undo:", menu_key(f"rollback_menu_{endpoint.name}")
+    if target.problem:
+        reason = f"Revision {target.revision} can't be served again. {target.problem}"
+        st.button("Roll back", icon=icon, disabled=True, help=plain(reason), key=key)
+        return
+    with st.popover("Roll back", icon=icon, key=key):
+        follows = explain_alias(ctx, endpoint.config.alias, served=target.checkpoint_name)
+        again = f"Serve revision {target.revision} ({plain(target.checkpoint_name)}) again?"
+        st.markdown(f"{again} No answer is cut off. {plain(follows)}".rstrip())
         if st.button("Roll back", type="primary", key=f"rollback_{endpoint.name}"):
             with rerun_after():
                 rollback_endpoint(ctx, endpoint.name, person=person)

@@ -24,7 +24,7 @@ from backend.domain.serving.protocol import (
     SamplingParams,
     TokenEvent,
 )
-from backend.errors import InvalidInput, JobFailed
+from backend.errors import InvalidInput, JobFailed, NotFound
 from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused, ReplicaTimeouts
 from jobs.reporter import FileReporter
 from jobs.serving.replica import listen_on, run
@@ -273,6 +273,15 @@ def test_a_folder_without_weights_is_a_failure(tmp_path: Path) -> None:
     spec = make_spec("replica", payload, root=tmp_path, folder=tmp_path)
     with pytest.raises(InvalidInput, match=r"config\.json"):
         run(spec, FileReporter(tmp_path / "events.jsonl", tmp_path / "control"))
+
+
+def test_a_checkpoint_whose_files_were_deleted_names_the_cure_and_no_path(tmp_path: Path) -> None:
+    payload = {"checkpoint": "gone", "name": "tales", "internal_token": TOKEN}
+    spec = make_spec("replica", payload, root=tmp_path, folder=tmp_path)
+    with pytest.raises(NotFound) as refusal:
+        run(spec, FileReporter(tmp_path / "events.jsonl", tmp_path / "control"))
+    assert str(tmp_path) not in str(refusal.value)
+    assert refusal.value.remedy == "Deploy another checkpoint as tales, or stop the endpoint."
 
 
 def test_a_foreign_name_is_refused_even_with_the_token(replica: RunningReplica) -> None:

@@ -176,6 +176,31 @@ def is_plain(callback: ast.expr) -> bool:
     return ast.unparse(callback) in PLAIN_CALLBACKS
 
 
+def _redrawn() -> None:
+    import streamlit as st
+
+    from backend.errors import Conflict
+    from pages.components.frame import live_part, page_frame, rerun_after
+
+    def draw() -> None:
+        st.text("drawn again every three seconds")
+        if st.button("Refused", key="refused"):
+            with rerun_after():
+                raise Conflict("Its files are gone.", remedy="Choose another.")
+
+    with page_frame("Some page"):
+        live_part(3)(draw)()
+
+
+def test_a_refusal_in_a_part_that_is_drawn_again_stays_above_it() -> None:
+    """It was drawn in the part, and gone with the part's next drawing, at once or within three seconds."""
+    app = AppTest.from_function(_redrawn, default_timeout=200).run()
+    app.button(key="refused").click().run()
+    drawn = [element.type for element in app.main]
+    assert [error.value for error in app.error] == ["Its files are gone\\.  \nChoose another\\."]
+    assert drawn.index("error") < drawn.index("text")
+
+
 def test_callbacks_pass_through_the_error_frame() -> None:
     found = []
     for path in modules():

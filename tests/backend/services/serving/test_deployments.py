@@ -213,7 +213,7 @@ def test_an_endpoint_whose_checkpoint_is_gone_can_not_start_and_can_be_deleted(c
     stop_endpoint(ctx, "tales", person=LOCAL)
     with ctx.db.write() as session:
         session.get_one(Checkpoint, checkpoint).deleted_at = ctx.now()
-    with pytest.raises(NotFound, match="files are gone"):
+    with pytest.raises(NotFound, match="files of “tiny” are gone"):
         start_endpoint(ctx, "tales", person=LOCAL)
     assert get_endpoint(ctx, "tales").state == "stopped"
     delete_endpoint(ctx, "tales", person=LOCAL)
