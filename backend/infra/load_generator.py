@@ -157,9 +157,11 @@ class _Level:
                 group.create_task(user())
 
     def _in_time(self, waiting: Iterator[tuple[int, PlannedRequest]]) -> Iterator[tuple[int, PlannedRequest]]:
+        """Yield requests until the level's seconds are over, which count from the end of the warm-up."""
+        lasts_s = self.config.duration_s
         for numbered in waiting:
-            since = self.began if self.counts_from is None else self.counts_from
-            if self.config.duration_s is not None and time.perf_counter() - since >= self.config.duration_s:
+            since = self.counts_from
+            if lasts_s is not None and since is not None and time.perf_counter() - since >= lasts_s:
                 return
             yield numbered
 

@@ -39,6 +39,16 @@ def test_gateway_and_replica_are_measured_in_a_closed_and_an_open_loop_and_error
             assert "replica_lost" in broken.counted[0].error
 
 
+def test_the_seconds_of_a_level_begin_after_a_warm_up_that_takes_longer() -> None:
+    """The warm-up of one user took the whole time, and the level counted no request."""
+    with scripted() as (replica, replica_url):
+        replica.delay_s = 0.05
+        target = LoadTarget(kind="replica", url=replica_url, model="small", token="t")
+        run = run_level(LoadConfig(duration_s=0.1, warmup=4), [target], users=1)
+    assert len(run.records) - len(run.counted) == 4
+    assert run.counted
+
+
 def test_a_load_test_alternates_gateway_and_replica_and_stops_at_once_when_asked() -> None:
     with scripted() as (replica, replica_url):
         directory = MemoryDirectory({"small": [ReplicaAddress(id="r", url=replica_url, token="t")]})
