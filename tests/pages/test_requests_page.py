@@ -177,6 +177,31 @@ def test_a_dataset_that_only_the_owner_may_make_is_refused_in_its_dialog(
     assert "deployed without an account" in app.error[0].value
 
 
+def test_the_review_lists_what_gives_rows_with_its_question_and_leads_to_the_dataset_and_a_run(ctx: Context) -> None:
+    """Answers that were cut off stood in the list with an open box, and a tool's result stood for its question."""
+    question = {"role": "user", "content": "How warm is it?"}
+    for name, reason, messages in (
+        ("cut", "length", [{"role": "user", "content": "Tell me everything."}]),
+        ("tool", "stop", [question, {"role": "tool", "content": "18 C", "tool_call_id": "1"}]),
+    ):
+        body = LoggedBody("chat", {}, messages)
+        body.add("It is warm")
+        row = UsageRow(name, "tales", None, None, 3, 5, 5.0, 9.0, "finished", ctx.now(), logged=body)
+        add_usage(ctx, [replace(row, finish_reason=reason)])
+    app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=200)
+    app.switch_page("serve/requests.py")
+    app.session_state[TRAFFIC_OF] = ("tales", ())
+    app.run()
+    boxes = {str(box.key) for box in app.checkbox}
+    assert ("traffic_out_tool" in boxes, "traffic_out_cut" in boxes) == (True, False)
+    assert "How warm is it?" in [text.value for text in app.text]
+    app.session_state[TRAFFIC_OF] = ("tales", ())  # a run of the whole page closes the dialog
+    app.button(key="traffic_make").click().run()
+    links = {link.proto.label: link.proto.query_string for link in app.get("page_link")}
+    assert links["See the dataset"].startswith("dataset=")
+    assert "base=" in links["Train on it"]
+
+
 def test_what_only_the_owner_may_do_is_not_offered_to_others_and_the_page_says_why(
     monkeypatch: pytest.MonkeyPatch, ctx: Context
 ) -> None:

@@ -7,15 +7,19 @@ import streamlit as st
 from backend.domain.serving.request_log import TrafficRules
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
+from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.request_log.datasets import (
     NEEDS,
+    Exchange,
     TrafficObjective,
     TrafficPreview,
     make_traffic_dataset,
     preview_traffic,
 )
+from pages.components import routes
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, plain
+from pages.components.links import page_link
 from pages.components.numbers import number_form, wrong_numbers
 
 OBJECTIVES: dict[TrafficObjective, str] = {
@@ -23,13 +27,13 @@ OBJECTIVES: dict[TrafficObjective, str] = {
     "kto": "KTO: good and bad answers",
     "preference": "Preference: pairs",
 }
-REVIEWED = 20
+REVIEWED = 100
 TRAFFIC_OF = "traffic_of"
 """Key of the session state: the endpoint whose dialog is to open, and the ids of requests that it is limited to."""
 
 
 def draw_traffic_dataset(ctx: Context, person: Person) -> None:
-    """Open the dialog that was asked for."""
+    """Open the dialog that was of_user for."""
     if TRAFFIC_OF in st.session_state:
         open_traffic_dataset(ctx, person, *st.session_state.pop(TRAFFIC_OF))
 
@@ -68,22 +72,37 @@ def draw_traffic_form(ctx: Context, person: Person, endpoint: str, only: tuple[s
         icon=":material/database:",
     ):
         with errors_shown():
-            _, count = make_traffic_dataset(ctx, endpoint, name=name, objective=objective, rules=rules, person=person)
+            version, count = make_traffic_dataset(
+                ctx, endpoint, name=name, objective=objective, rules=rules, person=person
+            )
             st.success(f"{plural(count, 'row')} go into {plain(name)}.", icon=":material/check:")
+            served = get_endpoint(ctx, endpoint)
+            base = {} if served.config.upstream is not None else {"base": served.checkpoint_id}
+            with st.container(horizontal=True):
+                page_link(routes.DATASETS, "See the dataset", {"dataset": version.dataset_id})
+                page_link(routes.LAUNCH, "Train on it", {"dataset": version.label, **base})
 
 
 def draw_review(preview: TrafficPreview) -> list[str]:
-    """Draw the first exchanges, each with a box to leave it out; return the ids that are left out."""
+    """Draw the first exchanges that give rows, each with a box to leave it out; return the ids that are left out."""
     excluded = []
-    for exchange in preview.exchanges[:REVIEWED]:
-        with st.container(border=True):
-            prompt = str(exchange.messages[-1].get("content") or "") if exchange.messages else ""
-            st.text(prompt[:400])
-            st.text((exchange.correction or exchange.answer)[:400] or "(no text)")
-            thumb = {1: "thumb up", -1: "thumb down"}.get(exchange.rating or 0, "not rated")
-            said = f"{thumb}{', corrected' if exchange.correction else ', cut off' if exchange.is_cut else ''}"
-            if st.checkbox(f"Leave out ({said})", key=f"traffic_out_{exchange.id}"):
-                excluded.append(exchange.id)
-    if len(preview.exchanges) > REVIEWED:
-        st.caption(f"The first {REVIEWED} of {len(preview.exchanges):,} are shown.")
+    in_rows = {id_ for source in preview.provenance for id_ in source["requests"]}
+    exchanges = [exchange for exchange in preview.exchanges if exchange.id in in_rows]
+    with st.container(height=480 if len(exchanges) > 3 else "content", border=False):
+        for exchange in exchanges[:REVIEWED]:
+            with st.container(border=True):
+                st.text(_question(exchange)[:400])
+                st.text((exchange.correction or exchange.answer)[:400] or "(no text)")
+                thumb = {1: "thumb up", -1: "thumb down"}.get(exchange.rating or 0, "not rated")
+                said = f"{thumb}{', corrected' if exchange.correction else ', cut off' if exchange.is_cut else ''}"
+                if st.checkbox(f"Leave out ({said})", key=f"traffic_out_{exchange.id}"):
+                    excluded.append(exchange.id)
+    if len(exchanges) > REVIEWED:
+        st.caption(f"The first {REVIEWED} of {len(exchanges):,} are shown.")
     return excluded
+
+
+def _question(exchange: Exchange) -> str:
+    """The last message of the user, or the last one at all: a tool's result says little without its question."""
+    of_user = [message for message in exchange.messages if message.get("role") == "user"] or exchange.messages
+    return str(of_user[-1].get("content") or "") if of_user else ""
