@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from typing import Literal
 
 import streamlit as st
 
-from backend.domain.battles.promotion import PromotionEvidence
+from backend.domain.battles.promotion import PromotionEvidence, PromotionVerdict
 from backend.domain.evaluation.safety.card import direction, format_value
 from backend.domain.evaluation.safety.probes import METRICS
 from backend.domain.serving.names import check_alias_name
@@ -48,6 +49,7 @@ OUTCOMES: dict[str, tuple[Colour, str]] = {
     "INCONCLUSIVE": ("orange", "help"),
 }
 NEW = "New alias"
+SHOWN_OTHERS = 3
 PAGE = routes.CHECKPOINTS
 
 
@@ -191,12 +193,20 @@ def _draw_verdict(evidence: PromotionEvidence, campaign: CampaignView | None) ->
         )
     if evidence.rank is not None and evidence.others:
         st.caption(f"Place {evidence.rank} of {evidence.num_rated} on the board. Against the others:")
-        for other in evidence.others:
-            with st.container(horizontal=True, gap="small"):
-                _badge(other.outcome)
-                st.caption(plain(other.sentence), width="stretch")
+        worse = [other for other in evidence.others if other.outcome == "worse"]
+        rest = [other for other in evidence.others if other.outcome != "worse"]
+        _draw_others(worse)
+        with st.expander(plural(len(rest), "other")) if len(rest) > SHOWN_OTHERS else nullcontext():
+            _draw_others(rest)
     query = {"campaign": campaign.id}
     row_link(campaign.name, page=routes.BATTLES, query=query, key="promotion_to_campaign")
+
+
+def _draw_others(verdicts: Sequence[PromotionVerdict]) -> None:
+    for verdict in verdicts:
+        with st.container(horizontal=True, gap="small"):
+            _badge(verdict.outcome)
+            st.caption(plain(verdict.sentence), width="stretch")
 
 
 def _draw_flags(ctx: Context, campaign_id: str | None) -> None:
