@@ -30,7 +30,7 @@ from backend.domain.battles.inference.rater_evidence import (
     log_weights_of_alternatives,
 )
 from backend.domain.battles.options import RatingOptions
-from backend.domain.battles.raters.checks import NO_GOLD
+from backend.domain.battles.raters.checks import GOLD_ERROR, NO_GOLD
 from backend.domain.battles.raters.quality import RatedColumns, rate_raters
 from backend.domain.battles.ratings import rate
 from backend.domain.battles.votes import VoteColumns
@@ -209,8 +209,13 @@ def plans(repeats: int) -> Iterator[str]:
         yield f"| {gap} | {leaning:g} | {votes} | {raters} | {np.mean(settled):.0%} |".replace("%", " %")
 
 
+NUM_GOLD = 4
+
+
 def rated(rng: np.random.Generator, raters: int, each: int, size: int, taste: float, cheat: str) -> RatedColumns:
-    """Votes of honest raters with tastes on 200 prompts; the first one cheats."""
+    """Votes of honest raters with tastes on 200 prompts; the first one cheats. Of each rater's votes four are on gold
+    battles, and an honest one misses 1 in 100 of them.
+    """
     strength, tastes = 0.5 * rng.standard_normal(size), taste * rng.standard_normal((raters, size))
     of_prompt, number = 0.6 * rng.standard_normal((200, size)), raters * each
     battles = np.array([(prompt, a, b) for prompt in range(200) for a in range(size) for b in range(size) if a < b])
@@ -219,6 +224,9 @@ def rated(rng: np.random.Generator, raters: int, each: int, size: int, taste: fl
     a, b = np.where(swap, b, a), np.where(swap, a, b)
     odds = strength[a] - strength[b] + tastes[rater, a] - tastes[rater, b] + of_prompt[prompt, a] - of_prompt[prompt, b]
     label = np.where(rng.random(number) < TIES, 2, np.where(rng.random(number) < 1 / (1 + np.exp(-odds)), 0, 1))
+    gold = np.where(np.arange(number) % each < NUM_GOLD, rng.integers(0, 2, number), NO_GOLD)
+    is_gold, missed = gold != NO_GOLD, rng.random(number) < GOLD_ERROR
+    label = np.where(is_gold, np.where(missed, 1 - gold, gold), label)
     first = rater == 0
     if cheat == "always left":
         label[first] = 0
@@ -236,7 +244,7 @@ def rated(rng: np.random.Generator, raters: int, each: int, size: int, taste: fl
     )
     columns = VoteColumns(*names, a[order], b[order], label[order], prompt[order], rater[order])
     unknown = np.full(number, np.nan)
-    return RatedColumns(columns, unknown, unknown, np.full(number, NO_GOLD), np.zeros(number, dtype=bool))
+    return RatedColumns(columns, unknown, unknown, gold[order], np.zeros(number, dtype=bool))
 
 
 def flags(repeats: int) -> Iterator[str]:
@@ -244,7 +252,7 @@ def flags(repeats: int) -> Iterator[str]:
     0.3.
     """
     yield "| raters x votes, contestants | raters | flagged |\n|---|---|---|"
-    for raters, each, size in ((5, 150, 2), (10, 100, 4), (10, 300, 4)):
+    for raters, each, size in ((3, 16, 2), (5, 40, 3), (5, 150, 2), (10, 100, 4), (10, 300, 4)):
         for taste in (0.8, 0.5, 0.0):
             rng = np.random.default_rng([raters, each, int(10 * taste)])
             flagged = [

@@ -2,9 +2,9 @@
 rigging.
 
 A flag states a reason and a chance: how often an honest rater would look so. The chances of all raters and tests share
-1 % (Bonferroni), so a campaign of honest raters has a flag in at most 1 of 100 cases, also where each has tastes of a
-standard deviation up to 0.8 and misses 1 of 100 gold battles. A flag excludes no one: the caller computes
-the board with and without.
+1 % (Bonferroni), and three parts of it go to side and gold, the tests of few votes. So a campaign of honest raters has
+a flag in at most 1 of 100 cases, also where each has tastes of a standard deviation up to 0.8 and misses 1 of 100 gold
+battles. A flag excludes no one: the caller computes the board with and without.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.domain.battles.agreement import canonical_labels, items_of, judged_items
-from backend.domain.battles.raters.checks import NO_GOLD, Flag, OwnVotes, own_checks, timing_flags
+from backend.domain.battles.raters.checks import NO_GOLD, Flag, FlagKind, OwnVotes, own_checks, timing_flags
 from backend.domain.battles.raters.peers import copy_checks, outlier_checks, peer_agreement
 from backend.domain.battles.votes import VoteColumns
 from backend.domain.statistics.estimates import Estimate
@@ -25,6 +25,9 @@ IntArray = NDArray[np.int64]
 
 FLAG_LEVEL = 0.01
 """Chance of any false flag over all raters and tests."""
+
+PARTS: dict[FlagKind, int] = {"side": 3, "gold": 3}
+"""Parts of the level that a test gets, others one: 12 of 12 votes for a side are enough among five raters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class RaterQuality:
     the same label. `left`: share of side a among decisive votes. `seconds`: median per vote. `unread`: share of votes
     faster than reading. `agreement`, `alpha`, `ac1`, `kappa`: with the votes on the same items by the other raters on
     the board, and counted as there. `outlier`: chance of votes as unlike the others' votes on the same pairs of
-    contestants.
+    contestants. `is_excluded`: the board leaves the rater's votes out.
     """
 
     rater: str
@@ -65,6 +68,7 @@ class RaterQuality:
     kappa: float | None
     outlier: float | None
     flags: tuple[Flag, ...]
+    is_excluded: bool = False
 
 
 def rate_raters(rated: RatedColumns) -> list[RaterQuality]:
@@ -93,14 +97,14 @@ def rate_raters(rated: RatedColumns) -> list[RaterQuality]:
             gold=rated.gold[votes],
         )
         checks[rater] = [*own_checks(own[rater]), *outliers[rater], *([copies[rater]] if rater in copies else [])]
-    level = FLAG_LEVEL / max(1, sum(map(len, checks.values())))
+    num_parts = sum(PARTS.get(check.kind, 1) for tests in checks.values() for check in tests)
     rows = []
     for rater, cast in own.items():
         peers, times = peer_agreement(items, counts, rater, is_counted=bool(on_board[rater])), cast.times
         doubts = [
             Flag(check.kind, check.reason, check.chance, check.partner)
             for check in checks[rater]
-            if check.chance < level
+            if check.chance < FLAG_LEVEL * PARTS.get(check.kind, 1) / num_parts
         ]
         row = RaterQuality(
             rater=names[rater],
@@ -116,6 +120,7 @@ def rate_raters(rated: RatedColumns) -> list[RaterQuality]:
             kappa=peers.kappa if peers else None,
             outlier=next((check.chance for check in checks[rater] if check.kind == "outlier"), None),
             flags=(*doubts, *timing_flags(cast)),
+            is_excluded=names[rater] in rated.excluded,
         )
         rows.append(row)
     return sorted(rows, key=lambda row: (-row.num_votes, row.rater))

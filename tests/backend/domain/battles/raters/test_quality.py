@@ -296,5 +296,26 @@ def test_missed_gold_battles_are_flagged_from_the_second_on(
     assert chances == ([] if chance is None else [pytest.approx(chance)])
 
 
+def test_twelve_of_twelve_votes_for_a_side_and_half_of_the_gold_missed_are_flagged_in_a_small_campaign(
+    rng: np.random.Generator,
+) -> None:
+    """One of three voted twelve times for side A and missed two of four gold battles: no flag until 20 votes."""
+    votes = pretend(
+        campaign(rng, raters=3, prompts=8), "r1", lambda one: replace(one, vote=replace(one.vote, winner="A"))
+    )
+    for rater in ("r0", "r1", "r2"):
+        for place in range(4):
+            a, b = ("x", "z") if place % 2 else ("z", "x")
+            expected = "A" if a == "x" else "B"
+            vote = VoteRecord(f"gold{place}", rater, a, b, "A" if rater == "r1" else expected)
+            votes.append(RatedVote(vote, seconds=float(30 * np.exp(0.5 * rng.normal())), words=200, gold=expected))
+    rows = rater_quality(votes)
+    row = next(row for row in rows if row.rater == "r1")
+    assert row.left is not None
+    assert (row.left.value, row.left.n) == (1.0, 12)
+    assert {"side", "gold"} <= flags(rows, "r1")
+    assert others_flagged(rows, "r1") == []
+
+
 def test_without_votes_there_are_no_raters() -> None:
     assert rater_quality([]) == []
