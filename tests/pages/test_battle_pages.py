@@ -20,6 +20,7 @@ from backend.domain.jobs.states import Status
 from backend.errors import NotAllowed
 from backend.services.battles.admission import voter_of_token
 from backend.services.battles.campaigns import close_campaign
+from backend.services.battles.exclusions import exclude_rater
 from backend.services.battles.frozen_boards import list_frozen_boards
 from backend.services.battles.grading.board import grade_board
 from backend.services.battles.raters import create_rater_link, find_link, list_raters, rater_for, rater_from_link
@@ -318,6 +319,30 @@ def test_the_training_plan_says_that_raters_are_flagged(site: Context, scenario:
     assert "Their votes are trained on, unless you exclude them." in words(app)
 
 
+def test_an_excluded_rater_is_not_advised_to_be_excluded(site: Context, scenario: Scenario) -> None:
+    """A flagged rater who was excluded still stood under "Quality flags on 2 of 3 raters" beside that advice."""
+    campaign = scenario.campaign(num_prompts=30, dataset_rows=60)
+    for number, name in enumerate(("lazy", "idle")):
+        rater = link_rater(site, campaign.id, name)
+        scenario.votes(campaign, lambda a, b: "A", rater=rater, seed=number)
+    scenario.votes(campaign, "Elm", rater=link_rater(site, campaign.id, "careful"), limit=9)
+    exclude_rater(site, campaign.id, rater.id, reason="side A alone", person=LOCAL)
+    elm = resolve_checkpoint(site, "Elm").id
+    app = open_page("build/checkpoints.py", promote=elm, campaign=campaign.id)
+    assert "Quality flags on 1 of 2 raters (1 excluded)" in plain_words(app)
+    assert "lazy: " in plain_words(app)
+    assert "idle: " not in plain_words(app)
+    train = open_page("evaluate/battles.py", campaign=campaign.id, tab="Train")
+    assert "Quality flags on 1 of 2 raters (1 excluded)" in train.button(key="plan_flags").label.replace("\\", "")
+    (lazy,) = (row.rater.id for row in list_raters(site, campaign.id) if row.rater.name == "lazy")
+    exclude_rater(site, campaign.id, lazy, reason="side A alone", person=LOCAL)
+    app = open_page("build/checkpoints.py", promote=elm, campaign=campaign.id)
+    assert "Quality flags on" not in plain_words(app)
+    assert "2 raters excluded." in plain_words(app)
+    train = open_page("evaluate/battles.py", campaign=campaign.id, tab="Train")
+    assert "plan_flags" not in [button.key for button in train.button]
+
+
 def test_a_board_is_frozen_and_verified_on_its_page(site: Context, scenario: Scenario) -> None:
     campaign = scenario.campaign(num_prompts=6)
     scenario.votes(campaign, "Elm")
@@ -482,6 +507,26 @@ def test_a_promotion_says_which_raters_are_flagged_who_follows_and_what_is_judge
     app.button(key="promote_go").click().run()
     assert "its gate “release” is inconclusive" in app.error[0].value.replace("\\", "")
     assert get_alias(site, "tales@production").checkpoint_id == oak
+
+
+def test_a_promotion_begins_with_the_campaign_that_has_most_votes_on_the_checkpoint(
+    site: Context, scenario: Scenario
+) -> None:
+    """A rematch without votes was newer, so the page said that no raters had voted."""
+    prompts = scenario.prompts(8)
+    voted = scenario.campaign(name="Voted", dataset=prompts, num_prompts=6)
+    elsewhere = scenario.campaign(name="Elsewhere", dataset=prompts, num_prompts=8)
+    scenario.campaign(name="Newest", dataset=prompts)
+    scenario.votes(voted, "Elm")
+    for name in ("careless", "idle"):
+        rater = link_rater(site, elsewhere.id, name)
+        scenario.votes(elsewhere, "Elm", rater=rater)
+        exclude_rater(site, elsewhere.id, rater.id, reason="did not read", person=LOCAL)
+    elm = resolve_checkpoint(site, "Elm").id
+    app = open_page("build/checkpoints.py", promote=elm)
+    assert app.selectbox(key=f"promotion_campaign_{elm}").value == voted.id
+    given = open_page("build/checkpoints.py", promote=elm, campaign=elsewhere.id)
+    assert given.selectbox(key=f"promotion_campaign_{elm}").value == elsewhere.id
 
 
 def test_battles_that_raters_flagged_are_counted_for_the_lead_and_lead_to_their_answers(

@@ -4,19 +4,20 @@ deployed again.
 
 from __future__ import annotations
 
-from sqlalchemy import select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from backend.db.races import retry_races
-from backend.db.tables import Alias, Gate, GateResult, Promotion
+from backend.db.tables import Alias, Battle, Campaign, Completion, Contestant, Gate, GateResult, Promotion, Vote
 from backend.domain.attributes import attributes_of, view_of
 from backend.domain.battles.promotion import GateOpinion, PromotionEvidence, PromotionVerdict
 from backend.domain.battles.verdicts import PairVerdict
 from backend.domain.evaluation.gate_config import GATE_WORDS, GateVerdict
 from backend.domain.serving.names import check_alias_name
 from backend.errors import Conflict, InvalidInput
+from backend.services.battles.exclusions import excluded_raters
 from backend.services.battles.standings import standings
-from backend.services.battles.views import get_campaign
+from backend.services.battles.views import CampaignView, campaign_view, get_campaign, vote_holds
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.aliases import (
@@ -60,6 +61,25 @@ def gather_evidence(
         f"The gate “{gate.gate}” {GATE_WORDS[GateVerdict(gate.verdict)]}." for gate in gates if gate.verdict != "PASS"
     ]
     return evidence.model_copy(update={"gates": gates, "against": tuple(against)})
+
+
+def campaigns_with(ctx: Context, checkpoint_id: str) -> list[CampaignView]:
+    """Return the campaigns with a checkpoint as a contestant: most counted votes on it first, then the newest."""
+    authors = select(Completion.id).join(Contestant).where(Contestant.checkpoint_id == checkpoint_id)
+    on_it = or_(Battle.completion_a_id.in_(authors), Battle.completion_b_id.in_(authors))
+    campaigns = select(Campaign).join(Contestant).where(Contestant.checkpoint_id == checkpoint_id)
+    with ctx.db.read() as session:
+
+        def count(campaign: Campaign) -> int:
+            votes = select(func.count(Vote.id)).join(Battle, Battle.id == Vote.battle_id)
+            is_counted = Vote.rater_id.not_in(excluded_raters(session, campaign.id))
+            of_campaign = Battle.campaign_id == campaign.id
+            return (
+                session.scalar(votes.where(of_campaign, Battle.purpose == "vote", vote_holds(), on_it, is_counted)) or 0
+            )
+
+        rows = session.scalars(campaigns.order_by(Campaign.created_at.desc(), Campaign.id)).all()
+        return [campaign_view(session, row) for row in sorted(rows, key=count, reverse=True)]
 
 
 def promote(

@@ -17,16 +17,17 @@ from backend.errors import InvalidInput, NotFound
 from backend.services.battles.answers import count_flagged_battles
 from backend.services.battles.quality import rater_qualities
 from backend.services.battles.raters import list_raters
-from backend.services.battles.views import CampaignView, list_campaigns
+from backend.services.battles.views import CampaignView
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint
 from backend.services.context import Context, Person
 from backend.services.evaluation.gates import list_gates
 from backend.services.evaluation.safety.cards import safety_card
 from backend.services.serving.aliases import AliasView, PromotionView, list_aliases
 from backend.services.serving.endpoints import list_endpoints, resolve_endpoint
-from backend.services.serving.promotions import gather_evidence, promote, reject, rollback
+from backend.services.serving.promotions import campaigns_with, gather_evidence, promote, reject, rollback
 from pages.components import routes
 from pages.components.battles.answers import FLAGGED
+from pages.components.battles.raters import count_flags
 from pages.components.choices import by_identity
 from pages.components.confirm import close_menu, draw_confirmed, menu_key
 from pages.components.frame import errors_shown, object_heading, plain, show_error
@@ -78,11 +79,7 @@ def draw_promotion_page(ctx: Context, person: Person, checkpoint_id: str) -> Non
     object_heading(f"Promote {checkpoint.name}")
     st.caption("An alias is a name that endpoints follow: they serve the checkpoint that holds it.")
     aliases = {alias.name: alias for alias in list_aliases(ctx)}
-    campaigns = {
-        one.id: one
-        for one in list_campaigns(ctx)
-        if any(contestant.checkpoint_id == checkpoint.id for contestant in one.contestants)
-    }
+    campaigns = {one.id: one for one in campaigns_with(ctx, checkpoint.id)}
     given = st.query_params.get("alias", "")
     # once there is a new alias, its fields are others: a browser keeps what it shows of a field whose state is gone
     key = f"{checkpoint.id}_{given}" if given in aliases else checkpoint.id
@@ -216,25 +213,25 @@ def _draw_flags(ctx: Context, campaign_id: str | None) -> None:
         st.caption("No raters have voted.")
         return
     names = {row.rater.id: row.rater.name for row in list_raters(ctx, campaign_id)}
-    flagged = {rater: quality.flags for rater, quality in qualities.items() if quality.flags}
+    counted = {rater: quality for rater, quality in qualities.items() if not quality.is_excluded}
+    flagged = {rater: quality.flags for rater, quality in counted.items() if quality.flags}
     num_flagged = sum(count_flagged_battles(ctx, campaign_id).values())
-    if not flagged:
-        is_alone = len(qualities) == 1
-        is_clear = not num_flagged and not is_alone
-        icon = ":material/check_circle:" if is_clear else ":material/person:"
-        st.badge("No quality flags", color="green" if is_clear else "gray", icon=icon)
-        st.caption(
-            "One rater, not too fast and not by side; there is no other to compare the votes with."
-            if is_alone
-            else f"{plural(len(qualities), 'rater')}; none votes unlike the others, too fast, or by side."
-        )
-    else:
-        words = f"Quality flags on {len(flagged)} of {plural(len(qualities), 'rater')}"
-        st.badge(words, color="orange", icon=":material/flag:")
+    if flagged:
+        st.badge(count_flags(qualities), color="orange", icon=":material/flag:")
         for rater, flags in flagged.items():
             reasons = " ".join(flag.reason for flag in flags)
             st.caption(plain(f"{names.get(rater, 'A rater')}: {reasons}"))
         st.caption("A quality flag excludes no one. Exclude a rater under Raters, and the verdict is drawn again.")
+    else:
+        is_clear = not num_flagged and len(counted) > 1
+        icon = ":material/check_circle:" if is_clear else ":material/person:"
+        st.badge("No quality flags", color="green" if is_clear else "gray", icon=icon)
+        if len(counted) > 1:
+            st.caption(f"{plural(len(counted), 'rater')}; none votes unlike the others, too fast, or by side.")
+        elif counted:
+            st.caption("One rater, not too fast and not by side; there is no other to compare the votes with.")
+        if num_excluded := len(qualities) - len(counted):
+            st.caption(f"{plural(num_excluded, 'rater')} excluded.")
     if num_flagged:
         query = {"campaign": campaign_id, "tab": "Answers", "remarks": FLAGGED}
         words = f"{plural(num_flagged, 'battle')} flagged by raters"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 import streamlit as st
@@ -77,13 +78,21 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
 
 
 def draw_flagged(ctx: Context, campaign: CampaignView, *, key: str) -> bool:
-    """Draw the way to the raters with quality flags, and return whether there are any."""
+    """Draw the way to the raters with quality flags whose votes count, and return whether there are any."""
     raters = last_rater_qualities(ctx, campaign.id)
-    flagged = sum(bool(rater.flags) for rater in raters.values())
+    flagged = any(rater.flags for rater in raters.values() if not rater.is_excluded)
     if flagged:
-        words = f"Quality flags on {flagged} of {plural(len(raters), 'rater')}"
-        tab_link(words, "Raters", key=key)
-    return bool(flagged)
+        tab_link(count_flags(raters), "Raters", key=key)
+    return flagged
+
+
+def count_flags(raters: Mapping[str, RaterQuality]) -> str:
+    """Return how many of the raters whose votes count have quality flags, and how many raters are excluded."""
+    counted = [rater for rater in raters.values() if not rater.is_excluded]
+    flagged, excluded = sum(bool(rater.flags) for rater in counted), len(raters) - len(counted)
+    return f"Quality flags on {flagged} of {plural(len(counted), 'rater')}" + (
+        f" ({excluded:,} excluded)" if excluded else ""
+    )
 
 
 def _draw_pairs(ctx: Context, campaign: CampaignView) -> None:
