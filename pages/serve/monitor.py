@@ -182,6 +182,7 @@ def draw_traffic(traffic: Traffic) -> None:
         grid.plotly_chart(
             latency_figure(traffic, field, title), key=f"monitor_{field}", config=STATIC, alt=f"{title} over time"
         )
+    st.caption("A request counts, with all its tokens, when it began.")
 
 
 def latency_figure(traffic: Traffic, field: str, title: str) -> go.Figure:

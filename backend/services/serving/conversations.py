@@ -75,6 +75,11 @@ class MessageView:
         return self.status in RUNNING
 
     @property
+    def was_stopped(self) -> bool:
+        """Return whether a person stopped this answer."""
+        return self.status == "stopped"
+
+    @property
     def has_failed(self) -> bool:
         """Return whether this is an answer that failed before its first token."""
         return bool(self.usage.error) and not self.content

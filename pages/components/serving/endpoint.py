@@ -253,7 +253,7 @@ def draw_endpoint_gauges(endpoint: EndpointView) -> None:
             cause = f"{which}: {plain(replica.problem)}"
             cure = (
                 replica.remedy
-                or f"Read its log with `roundhouse endpoint logs {endpoint.name}`, or swap to another checkpoint."
+                or f"Read its log below (`roundhouse endpoint logs {endpoint.name}`), or swap to another checkpoint."
             )
             st.warning(f"{cause}  \n{with_code(cure)}", icon=":material/error:")
 

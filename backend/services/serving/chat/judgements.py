@@ -101,7 +101,12 @@ def is_votable(answers: Sequence[MessageView]) -> bool:
     voted on: a vote between settings would count as one between checkpoints.
     """
     if len(answers) < 2 or any(
-        answer.is_running or answer.has_failed or answer.vote or answer.usage.own or not answer.checkpoint_id
+        answer.is_running
+        or answer.was_stopped
+        or answer.has_failed
+        or answer.vote
+        or answer.usage.own
+        or not answer.checkpoint_id
         for answer in answers
     ):
         return False

@@ -168,7 +168,9 @@ def _with_bookings(
 
 def _turn(columns: tuple[MessageView, ...], *, selected: str, version: int, rounds: tuple[int, ...]) -> TurnView:
     is_waiting = any(message.is_running for message in columns)
-    is_blind = any(message.usage.blind for message in columns) and (is_waiting or is_votable(columns))
+    is_cut = any(message.was_stopped and not message.vote for message in columns)
+    is_open = is_waiting or is_cut or is_votable(columns)
+    is_blind = is_open and any(message.usage.blind for message in columns)
     shown = columns
     if is_blind:
         shown = tuple(_hide(message, is_waiting=is_waiting) for message in columns)

@@ -154,6 +154,8 @@ export class Transcript {
   voteBar(turn) {
     const bar = element("div", "pg-vote")
     if (turn.vote) { bar.append(element("p", "pg-said", `Your vote: ${VOTED[turn.vote] || `${turn.vote} is ${turn.answers.length === 2 ? "better" : "best"}`}`)); return bar }
+    const wasStopped = turn.answers.some(({ status }) => status === "stopped")
+    if (turn.hidden && wasStopped && !this.isFixed) bar.append(element("p", "pg-note", "Continue what you stopped, or write it again, to vote."))
     if (!turn.votable || this.isFixed) return bar
     const choices = turn.answers.length === 2 ? VOTES_OF_TWO : [...turn.answers.map(({ side }) => [side, `${side} is best`]), ["TIE", "Tie"], ["BOTH_BAD", "All bad"]]
     const row = element("div", "pg-choices")

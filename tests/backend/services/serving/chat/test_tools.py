@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from backend.db.tables import Message
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
 from backend.services.serving.chat.documents import chat_document
@@ -107,6 +108,21 @@ def test_answers_side_by_side_that_were_cut_off_are_continued_together_and_the_o
     turn = turns(chat, conversation)[1]
     assert (turn["hidden"], turn["versions"], turn["votable"]) == (True, 2, True)
     assert chat.replicas["verse"].seen == 1
+
+
+def test_a_blind_answer_that_was_stopped_is_voted_on_once_it_is_continued(chat: ChatWorld) -> None:
+    settings = chat.settings("tales", "verse", blind=True)
+    conversation = send_message(chat.ctx, None, "Hello", settings=settings, person=LOCAL)
+    before = {answer.endpoint: answer for answer in chat.messages(conversation)[1:]}
+    with chat.ctx.db.write() as session:
+        session.get_one(Message, before["tales"].id).status = "stopped"
+    turn = turns(chat, conversation)[1]
+    assert (turn["hidden"], turn["votable"]) == (True, False), "a vote on half an answer would count as any other"
+    assert sorted(answer["status"] for answer in turn["answers"]) == ["done", "stopped"]
+    continue_answer(chat.ctx, conversation, before["tales"].id, settings=settings, together=True, person=LOCAL)
+    chat.messages(conversation)
+    turn = turns(chat, conversation)[1]
+    assert (turn["hidden"], turn["votable"]) == (True, True)
 
 
 def test_one_of_two_answers_is_continued_beside_the_other(chat: ChatWorld) -> None:
