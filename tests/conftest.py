@@ -212,7 +212,7 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     context = build_context(make_settings(home))
     with context.db.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-    context.db.dispose()
+    context.db.engine.dispose(close=False)
     return home / "models.db"
 
 

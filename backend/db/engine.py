@@ -145,10 +145,6 @@ class Database:
             finally:
                 connection.close()
 
-    def dispose(self) -> None:
-        """Close every pooled connection (needed after a fork)."""
-        self.engine.dispose(close=False)
-
 
 def _since_start() -> float:
     """Return seconds since this machine's start, of which none is lost while it sleeps."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from decimal import Decimal
 
 MIDDLE_DOT = " · "
@@ -123,6 +124,12 @@ def format_evidence(e_value: float) -> str:
 def plural(count: int, noun: str) -> str:
     """Format a count with its noun: `1 row`, `2 rows`."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def list_first(names: Sequence[str], most: int) -> str:
+    """List names, of more than `most` the first: `Oak, Elm and 3 more`."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def shorten(text: str, limit: int) -> str:

@@ -193,10 +193,6 @@ class Artifacts:
         """Return the folder of a job, kept between attempts."""
         return self.folder("jobs", job_id)
 
-    def run_folder(self, run_id: str) -> Path:
-        """Return the folder of a run, which holds its checkpoints."""
-        return self.folder("runs", run_id)
-
     def free_bytes(self) -> int:
         """Return the disk space left under the root."""
         return shutil.disk_usage(self.root).free

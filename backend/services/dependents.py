@@ -31,6 +31,7 @@ from backend.db.tables import (
 )
 from backend.domain.evaluation.suites import Moment
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.domain.wording import list_first
 from backend.errors import Conflict
 
 SHOWN = 5
@@ -273,5 +274,5 @@ def losses_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
 def refuse_while_used(what: str, name: str, users: Sequence[str | Use], *, remedy: str) -> None:
     """Raise Conflict naming the users, unless there are none."""
     if users:
-        shown = ", ".join(map(str, users[:SHOWN])) + (f" and {len(users) - SHOWN} more" if len(users) > SHOWN else "")
+        shown = list_first([str(user) for user in users], SHOWN)
         raise Conflict(f"The {what} “{name}” is in use: {shown}.", remedy=remedy)

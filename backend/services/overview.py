@@ -45,8 +45,6 @@ class EndpointLine:
     """An endpoint that is deployed."""
 
     name: str
-    checkpoint: str
-    checkpoint_id: str
     num_ready: int
     num_replicas: int
 
@@ -122,7 +120,6 @@ class BestCheckpoint:
     objective: str
     id: str
     name: str
-    run_id: str
     metric: str
     value: float
     data: str
@@ -290,7 +287,6 @@ def _best_of(
         objective,
         best.id,
         best.name,
-        best.run_id or "",
         metric,
         sign * value,
         basis.data.name,
@@ -315,9 +311,8 @@ def _endpoints(session: Session) -> list[EndpointLine]:
         .scalar_subquery()
     )
     rows = session.execute(
-        select(Endpoint.name, Checkpoint.name, Checkpoint.id, ready, Deployment.num_replicas)
+        select(Endpoint.name, ready, Deployment.num_replicas)
         .join(Deployment, Deployment.endpoint_id == Endpoint.id)
-        .join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
         .where(Deployment.stopped_at.is_(None), Deployment.role == "stable")
         .order_by(Deployment.created_at.desc())
         .limit(6)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from backend.domain.wording import list_first
 from jobs.modeling.devices import is_gpu
 
 IGNORE = -100
@@ -250,7 +251,5 @@ class StepBatches:
 
     def describe(self, step: int, index: int) -> str:
         """Name the items of micro-batch `index` (from 0) of a step."""
-        labels = [label for item in self.split(self.labels_at(step))[index] for label in item]
-        shown = ", ".join(f"{label:,}" for label in labels[:MAX_LABELS])
-        more = f" and {len(labels) - MAX_LABELS:,} more" if len(labels) > MAX_LABELS else ""
-        return f"{self.items} {shown}{more}"
+        labels = [f"{label:,}" for item in self.split(self.labels_at(step))[index] for label in item]
+        return f"{self.items} {list_first(labels, MAX_LABELS)}"

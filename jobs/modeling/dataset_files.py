@@ -50,8 +50,3 @@ def iter_rows(folder: Path, *, split: Split) -> Iterator[Row]:
 def iter_tables(folder: Path, *, split: Split, num_rows: int = 4096) -> Iterator[pyarrow.Table]:
     """Yield the rows of a split as stored, `num_rows` at a time. Raises NotFound if the split's file is missing."""
     return parquet.iter_file_tables(_require(folder / f"{split}.parquet"), num_rows=num_rows)
-
-
-def read_rows(folder: Path, split: Split) -> list[Row]:
-    """Return all rows of a split; empty if there is no val split. Raises NotFound if the train split is missing."""
-    return [] if split_file(folder, split) is None else list(iter_rows(folder, split=split))

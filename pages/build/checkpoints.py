@@ -69,11 +69,8 @@ def draw_checkpoint_row(checkpoint: CheckpointView, aliases: Sequence[str], *, d
 def draw_checkpoint_list(ctx: Context) -> None:
     """Draw the checkpoints with a search and a filter, refreshed every two seconds while a base is being added."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        text = (
-            st.text_input(
-                "Search", key="find", bind="query-params", placeholder="Search", label_visibility="collapsed", width=260
-            )
-            or ""
+        text = st.text_input(
+            "Search", key="find", bind="query-params", placeholder="Search", label_visibility="collapsed", width=260
         )
         kind = choose_one("Show", KINDS, default="all", key="kind", bind="query-params", is_bare=True)
         archived = st.toggle("Archived", key="archived", bind="query-params")

@@ -41,11 +41,8 @@ def draw_dataset_row(dataset: DatasetView) -> None:
 def draw_dataset_list(ctx: Context) -> None:
     """Draw the datasets with a search and a filter, refreshed every two seconds during an import."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        text = (
-            st.text_input(
-                "Search", key="find", bind="query-params", placeholder="Search", label_visibility="collapsed", width=280
-            )
-            or ""
+        text = st.text_input(
+            "Search", key="find", bind="query-params", placeholder="Search", label_visibility="collapsed", width=280
         )
         archived = st.toggle("Archived", key="archived", bind="query-params")
         st.space("stretch")

@@ -284,7 +284,8 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
                 st.caption("Of the last values that can be launched:")
                 draw_estimate(ctx, person, *before)
         return
-    draft = sweep_draft(config)
+    # objectives and bases have other fields to vary
+    draft = f"sweep_of_{config.objective}{'_base' if config.base else ''}"
     with left:
         restore_form(ctx, person, draft, first="sweep_method")
         draw_restored(ctx, person, draft)
@@ -311,11 +312,6 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
                 forget_draft(ctx, person)
                 forget_form(ctx, person, draft)
                 st.switch_page(routes.SWEEP, query_params={"sweep": launched.id})
-
-
-def sweep_draft(config: RunConfig) -> str:
-    """Return the name of the draft of a search space: objectives and bases have other fields to vary."""
-    return f"sweep_of_{config.objective}{'_base' if config.base else ''}"
 
 
 def _halves() -> tuple[DeltaGenerator, DeltaGenerator]:

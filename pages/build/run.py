@@ -15,7 +15,7 @@ from backend.services.training.views import RunDetail, RunView, get_run, read_ru
 from pages.components import routes
 from pages.components.browser.live_chart.component import live_chart
 from pages.components.evaluation.run_scores import draw_run_scores
-from pages.components.frame import empty_state, live_part, object_heading, page_frame
+from pages.components.frame import empty_state, live_part, object_heading, page_frame, show_problem
 from pages.components.links import back_link, chat_endpoints
 from pages.components.training.held_out import draw_held_out
 from pages.components.training.placement import draw_waiting
@@ -23,7 +23,6 @@ from pages.components.training.run import (
     draw_checkpoints,
     draw_editor,
     draw_facts,
-    draw_failure,
     draw_findings,
     draw_imported_facts,
     draw_next_steps,
@@ -50,7 +49,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
     live_part(DIAGNOSE_S if run.is_active else None)(lambda: draw_strip(ctx, get_run(ctx, run.id), detail.config))()
     draw_run_actions(ctx, person, detail, is_broken=is_broken)
     if run.status is Status.FAILED and not is_broken:
-        draw_failure(run)
+        show_problem(run.error.cause or "The run failed.", run.error.remedy)
     elif run.status is Status.QUEUED:
         if detail.config.devices.nodes > 1 or (detail.job is not None and detail.job.placement):
             live_part(REFRESH_S)(lambda: draw_waiting(ctx, run))()

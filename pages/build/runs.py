@@ -42,7 +42,6 @@ from pages.components.training.run_table import (
     draw_picked,
     draw_run_filters,
     draw_run_table,
-    is_filtered,
     read_address,
 )
 from pages.components.training.sweep import draw_sweeps
@@ -146,7 +145,7 @@ def main() -> None:
         if passing is None:
             return
         picked = [run_id for run_id in picked if run_id in known]
-        if not table.rows or not (passing or picked or is_filtered(query)):
+        if not table.rows or not (passing or picked or query != RunQuery(order=query.order)):
             empty_state("No runs yet.", page=routes.LAUNCH, label="Launch a run", icon=":material/rocket_launch:")
             draw_foot(ctx, person, 0, query)
             return

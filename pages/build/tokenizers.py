@@ -46,11 +46,8 @@ def draw_tokenizer_row(tokenizer: TokenizerView) -> None:
 def draw_tokenizer_list(ctx: Context) -> None:
     """Draw the tokenizers with a search, refreshed every second while one is being trained."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        text = (
-            st.text_input(
-                "Search", key="tokenizers_search", placeholder="Search", label_visibility="collapsed", width=280
-            )
-            or ""
+        text = st.text_input(
+            "Search", key="tokenizers_search", placeholder="Search", label_visibility="collapsed", width=280
         )
         st.space("stretch")
         if st.button("Compare", icon=":material/compare:", key="tokenizers_compare"):

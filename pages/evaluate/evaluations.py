@@ -79,12 +79,6 @@ def draw_evaluation_list(ctx: Context, board: Board) -> None:
     rows()
 
 
-def new_button() -> None:
-    """Draw the button that opens the form."""
-    if st.button("New evaluation", type="primary", icon=":material/add:", key="eval_new"):
-        st.switch_page(PAGE, query_params={"new": "1"})
-
-
 def check_page_address(ctx: Context, checkpoint_id: str | None, dataset_id: str | None) -> None:
     """Raise NotFound where the address names an unknown checkpoint or dataset, so that no other is evaluated."""
     if checkpoint_id:
@@ -97,7 +91,8 @@ def draw_overview(ctx: Context, person: Person) -> None:
     """Draw the matrix and the newest evaluations."""
     board = read_board(ctx)
     with st.container(horizontal=True, vertical_alignment="center"):
-        new_button()
+        if st.button("New evaluation", type="primary", icon=":material/add:", key="eval_new"):
+            st.switch_page(PAGE, query_params={"new": "1"})
         row_link("Suites", page=PAGE, query={"suites": "1"}, icon="checklist", key="eval_suites")
         row_link("Judges", page=PAGE, query={"judges": "1"}, icon="gavel", key="eval_judges")
         row_link("Tasks", page=PAGE, query={"tasks": "1"}, icon="assignment", key="eval_tasks")

@@ -28,6 +28,7 @@ from jobs.evaluation.engines.fast import FastEngine
 from jobs.evaluation.subject import EvaluatedNetwork, load_subject
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import train_bpe
+from tests.support.evaluation_rooms import score_request
 from tests.support.training_rooms import make_stories
 
 TEXT = """River stone carries the slow evening over a small bridge while nobody remembers why seven ships left harbour early that
@@ -70,7 +71,7 @@ def choices(items: int, *, shots: int, words: int, question: int) -> list[ScoreR
     draw = random.Random(7)
     solved = "".join(f"Question: {sentence(draw, 40)}\nAnswer: {sentence(draw, words)}\n\n" for _ in range(shots))
     return [
-        ScoreRequest.of(
+        score_request(
             f"{solved}Question: {sentence(draw, question)}\nAnswer:", [f" {sentence(draw, words)}" for _ in range(4)]
         )
         for _ in range(items)
@@ -241,7 +242,7 @@ def letters(items: int) -> list[ScoreRequest]:
         return f"{sentence(draw, 20)}\n{options}Answer:"
 
     solved = "".join(f"{asked()} {draw.choice('ABCD')}\n\n" for _ in range(5))
-    return [ScoreRequest.of(solved + asked(), [" A", " B", " C", " D"]) for _ in range(items)]
+    return [score_request(solved + asked(), [" A", " B", " C", " D"]) for _ in range(items)]
 
 
 if __name__ == "__main__":

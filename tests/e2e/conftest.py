@@ -64,7 +64,7 @@ def shared_pages(tmp_path_factory: pytest.TempPathFactory, migrated_database: Pa
     context = build_context(make_settings(home), migrate=False)
     with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
         yield Pages(server.url, context)
-    context.db.dispose()
+    context.db.engine.dispose(close=False)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def starter_home(tmp_path_factory: pytest.TempPathFactory, migrated_database: Pa
         assert do_job(ctx, jobs[-1].id).status is Status.FINISHED
     with ctx.db.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-    ctx.db.dispose()
+    ctx.db.engine.dispose(close=False)
     return home
 
 

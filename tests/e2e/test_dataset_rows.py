@@ -46,7 +46,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> I
     with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
         address = f"{server.url}/datasets?dataset="
         yield Rows(server.url, context, address + talks.dataset_id, address + pairs.dataset_id)
-    context.db.dispose()
+    context.db.engine.dispose(close=False)
 
 
 def titles(tab: Page) -> list[str]:

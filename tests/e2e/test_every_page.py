@@ -120,7 +120,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory, migrated_database: Pa
     filled = fill(context)
     with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
         yield Pages(server.url, filled, context)
-    context.db.dispose()
+    context.db.engine.dispose(close=False)
 
 
 @pytest.fixture(scope="module")

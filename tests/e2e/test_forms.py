@@ -54,7 +54,7 @@ def forms(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> 
     save_task(ctx, MINE, person=LOCAL)
     with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
         yield Forms(server.url, ctx, first.dataset_id)
-    ctx.db.dispose()
+    ctx.db.engine.dispose(close=False)
 
 
 def opened(tab: Page, forms: Forms, path: str) -> Page:

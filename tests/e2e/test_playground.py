@@ -46,7 +46,7 @@ def chat(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> I
     context = build_context(make_settings(home), migrate=False)
     with chat_world(context, *ENDPOINTS) as chat:
         yield chat
-    context.db.dispose()
+    context.db.engine.dispose(close=False)
 
 
 @pytest.fixture(scope="module")

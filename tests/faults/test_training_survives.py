@@ -74,7 +74,7 @@ def test_stop_and_save_keeps_a_checkpoint_and_ends_as_cancelled(installation: In
     stop_run(installation.ctx, run, how="stop_and_save", person=LOCAL)
     assert wait_for_end(installation, run) is Status.CANCELLED
     last = max(curve(installation, run))
-    folder = installation.ctx.artifacts.run_folder(run) / "checkpoints"
+    folder = installation.ctx.artifacts.folder("runs", run, "checkpoints")
     assert [path.name for path in folder.iterdir()] == [f"step-{last:06d}"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,15 @@ import pyarrow.parquet as pq
 
 from backend.domain.jobs.states import StopRequest
 from jobs.evaluation import run, run_generate, run_loglikelihood
+from jobs.evaluation.engines.base import ScoreRequest
 from tests.support.jobs import MemoryReporter, make_spec
 
 ROOMS = {"evaluate": run, "generate": run_generate, "loglikelihood": run_loglikelihood}
+
+
+def score_request(context: str, continuations: Sequence[str]) -> ScoreRequest:
+    """The request for several continuations of one context."""
+    return ScoreRequest(tuple((context, continuation) for continuation in continuations))
 
 
 class Remembering(MemoryReporter):

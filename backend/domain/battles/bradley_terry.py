@@ -60,11 +60,6 @@ class Fit:
     inverse_hessian: FloatArray
     log_likelihood: float
 
-    @property
-    def params(self) -> FloatArray:
-        """All parameters in the order of `inverse_hessian`."""
-        return np.concatenate([self.theta, self.effects, [] if self.tie is None else [self.tie]])
-
 
 def sum_votes(
     columns: VoteColumns, *, weights: FloatArray | None = None, covariates: FloatArray | None = None

@@ -52,11 +52,6 @@ class ContestantSource(BaseModel):
         return self
 
     @property
-    def kind(self) -> str:
-        """Kind of the contestant: checkpoint, endpoint or file."""
-        return "checkpoint" if self.checkpoint else "file" if self.file else "endpoint"
-
-    @property
     def label(self) -> str:
         """Name on the board; empty for a checkpoint, which has its own."""
         return self.name or self.endpoint or self.model or self.column or self.file.rsplit("/", 1)[-1].rsplit(".", 1)[0]

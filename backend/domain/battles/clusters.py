@@ -56,7 +56,6 @@ class Scores:
     gap: FloatArray
     covariates: FloatArray
     tie: FloatArray | None
-    weights: FloatArray | None
 
     @property
     def width(self) -> int:
@@ -106,7 +105,7 @@ def vote_scores(fit: Fit, cells: Cells, columns: VoteColumns, *, weights: FloatA
     terms = terms_of(fit.method, gap, cells.outcome, tie=fit.tie)
     factor = 1.0 if weights is None else weights
     tie = None if terms.tie is None else terms.tie[cells.of_vote] * factor
-    return Scores(columns, terms.gap[cells.of_vote] * factor, cells.covariates[cells.of_vote], tie, weights)
+    return Scores(columns, terms.gap[cells.of_vote] * factor, cells.covariates[cells.of_vote], tie)
 
 
 def groupings(columns: VoteColumns, cluster_by: ClusterBy) -> list[Grouping]:

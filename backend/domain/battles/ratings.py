@@ -55,7 +55,7 @@ from backend.domain.battles.rating_table import (
 )
 from backend.domain.battles.votes import VoteColumns, VoteRecord, encode_votes
 from backend.domain.statistics.estimates import Estimate, student_quantile
-from backend.domain.wording import percent
+from backend.domain.wording import list_first, percent
 from backend.errors import InvalidInput
 
 TESTED = {"prompt": 8, "rater": 3}
@@ -255,7 +255,8 @@ def connection_note(cells: Cells, contestants: tuple[str, ...]) -> str:
     tail = "Ratings are regularised: a weak prior pulls them to the mean."
     if weak.max() > 0:
         apart = [contestants[code] for code in np.flatnonzero(weak != np.bincount(weak).argmax())]
-        return f"{_list(apart)} never met the rest, even through others, so the gap between them is the prior's. {tail}"
+        names = list_first(apart, 5)
+        return f"{names} never met the rest, even through others, so the gap between them is the prior's. {tail}"
     earned = np.isin(
         np.arange(cells.size), np.concatenate([cells.a[cells.outcome != LOSS], cells.b[cells.outcome != WIN]])
     )
@@ -263,17 +264,13 @@ def connection_note(cells: Cells, contestants: tuple[str, ...]) -> str:
         np.arange(cells.size), np.concatenate([cells.a[cells.outcome != WIN], cells.b[cells.outcome != LOSS]])
     )
     unbeaten, winless = ([contestants[code] for code in np.flatnonzero(~flags)] for flags in (lost, earned))
-    causes = ([f"{_list(unbeaten)} lost no vote"] if unbeaten else []) + (
-        [f"{_list(winless)} won no vote"] if winless else []
+    causes = ([f"{list_first(unbeaten, 5)} lost no vote"] if unbeaten else []) + (
+        [f"{list_first(winless, 5)} won no vote"] if winless else []
     )
     return (
         f"{' and '.join(causes) or 'One group won every vote against the others'}, so the votes set no bound to the"
         f" gap. {tail}"
     )
-
-
-def _list(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _position_bias(model: _Model, fit: Fit, *, level: float) -> Estimate | None:

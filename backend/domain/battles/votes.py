@@ -100,11 +100,6 @@ class VoteColumns:
         """Mask of the votes that people cast: all but ties of identical answers."""
         return np.ones(len(self), dtype=np.bool_) if self.identical is None else ~self.identical
 
-    @property
-    def points(self) -> FloatArray:
-        """Points of side a: 1, 0 or a half."""
-        return POINTS[self.label]
-
     def points_of(self, votes: IntArray) -> FloatArray:
         """Points of side a in some of the votes."""
         points: FloatArray = POINTS[self.label[votes]]

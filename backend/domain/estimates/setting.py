@@ -78,11 +78,6 @@ class TrainingSetting(BaseModel):
         ).hexdigest()
 
     @property
-    def tokens(self) -> int:
-        """Tokens in one micro-batch of full sequences."""
-        return self.micro_batch * self.context
-
-    @property
     def flops_per_token(self) -> int:
         """Floating-point operations of training for one token."""
         return count_flops(

@@ -18,11 +18,6 @@ class Speed:
     device: str
     source: str
 
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens a second of that network."""
-        return self.flops_per_s / self.flops_per_token
-
 
 def rate_at(speeds: Sequence[Speed], flops_per_token: float) -> float:
     """Return the expected FLOP/s for a network.

@@ -31,7 +31,6 @@ class CurveLine:
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     floor: float | None = None
-    is_own: bool = False
 
 
 def frontier_line(law: ScalingLaw, low_flops: float, high_flops: float, *, ceiling: float | None = None) -> CurveLine:
@@ -48,7 +47,7 @@ def frontier_line(law: ScalingLaw, low_flops: float, high_flops: float, *, ceili
     if law.draws is not None and len(budgets):
         bands = [_frontier_band(law, float(budget), float(loss)) for budget, loss in zip(budgets, losses, strict=True)]
         low, high = tuple(band[0] for band in bands), tuple(min(band[1], top) for band in bands)
-    return CurveLine(law.title, tuple(budgets.tolist()), tuple(losses.tolist()), low, high, law.E, law.is_own)
+    return CurveLine(law.title, tuple(budgets.tolist()), tuple(losses.tolist()), low, high, law.E)
 
 
 def _frontier_band(law: ScalingLaw, flops: float, loss: float) -> tuple[float, float]:
@@ -81,13 +80,11 @@ def profile_line(
     worth = [effective_tokens(tokens, unique_tokens) if unique_tokens else tokens for tokens in num_tokens]
     losses = np.array([law.loss(float(n), tokens) for n, tokens in zip(sizes, worth, strict=True)])
     below_ceiling = losses <= (ceiling if ceiling is not None else math.inf)
-    return CurveLine(
-        name, tuple(sizes[below_ceiling].tolist()), tuple(losses[below_ceiling].tolist()), is_own=law.is_own
-    )
+    return CurveLine(name, tuple(sizes[below_ceiling].tolist()), tuple(losses[below_ceiling].tolist()))
 
 
 def parabola_line(profile: Profile, *, name: str) -> CurveLine:
     """Return a measured profile's parabola over the sizes that were trained."""
     sizes = [point.parameters for point in profile.points]
     at = np.geomspace(min(sizes), max(sizes), NUM_POINTS)
-    return CurveLine(name, tuple(at.tolist()), tuple(profile.loss(float(n)) for n in at), is_own=True)
+    return CurveLine(name, tuple(at.tolist()), tuple(profile.loss(float(n)) for n in at))

@@ -82,7 +82,6 @@ class StudyRun:
     """One run of a study. `seconds` is None where no rate was measured, `epochs` where its tokens aren't known."""
 
     budget: float
-    architecture: ArchitectureConfig
     parameters: int
     tokens: int
     flops: float
@@ -190,7 +189,6 @@ def _study_run(
     )
     return StudyRun(
         budget=budget,
-        architecture=shape,
         parameters=count_all(shape),
         tokens=tokens,
         flops=float(tokens * per_token),

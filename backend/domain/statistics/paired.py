@@ -51,11 +51,6 @@ class PairedComparison:
     method: str
     clusters: int | None = None
 
-    @property
-    def discordance(self) -> float:
-        """Share of items on which the two differ."""
-        return (self.wins + self.losses) / self.n
-
 
 def paired_difference(
     first: ArrayLike, second: ArrayLike, *, clusters: Sequence[Hashable] | None = None, level: float = 0.95

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from backend.domain.wording import list_first
+
 
 class Aspect(StrEnum):
     """A property in which runs must agree for their val_loss to be comparable."""
@@ -70,11 +72,8 @@ class Obstacle:
 
     def sentence(self) -> str:
         """Return the reason, with the names of at most four runs a side."""
-        sides = [
-            f"{name} ({', '.join(runs[:4])}{f' and {len(runs) - 4} more' if len(runs) > 4 else ''})"
-            for name, runs in self.sides
-        ]
-        return f"{TITLES[self.aspect]}: {', '.join(sides)}. {WHY.get(self.aspect, '')}".rstrip()
+        sides = ", ".join(f"{name} ({list_first(runs, 4)})" for name, runs in self.sides)
+        return f"{TITLES[self.aspect]}: {sides}. {WHY.get(self.aspect, '')}".rstrip()
 
 
 def find_obstacles(bases: Mapping[str, LossBasis]) -> tuple[Obstacle, ...]:

@@ -76,16 +76,15 @@ class LaunchWarning(BaseModel):
 class LaunchFacts:
     """Facts about a run before it starts; None: unknown.
 
-    `body` counts the network's parameters without embeddings, or all if its family is unknown. `unique_tokens` are
-    those of the train split. `epochs_at_least`: the epochs are a lower bound. `padding` and `cut_rows` are shares of
-    positions and rows, by a data report; `cut_rows_at_least`: by a sample, a lower bound. `silent_rows` is the share
-    of rows with nothing to train on. `packs`: the base keeps packed rows apart. `seconds` is the expected time of the
-    steps. `fits` is that of a prediction. `base_chats`: the base has a chat template, so it was trained on
-    conversations. `max_context` is the longest context that the network takes.
+    `body` counts the network's parameters without embeddings, or all if its family is unknown. `epochs_at_least`: the
+    epochs are a lower bound. `padding` and `cut_rows` are shares of positions and rows, by a data report;
+    `cut_rows_at_least`: by a sample, a lower bound. `silent_rows` is the share of rows with nothing to train on.
+    `packs`: the base keeps packed rows apart. `seconds` is the expected time of the steps. `fits` is that of a
+    prediction. `base_chats`: the base has a chat template, so it was trained on conversations. `max_context` is the
+    longest context that the network takes.
     """
 
     body: int | None = None
-    unique_tokens: int | None = None
     epochs: float | None = None
     epochs_at_least: bool = False
     seconds: float | None = None

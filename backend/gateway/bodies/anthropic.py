@@ -222,11 +222,6 @@ class MessagesBody(CountBody):
     stop_sequences: Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
     stream: bool = False
 
-    @property
-    def user(self) -> Any:
-        """Return the client's own name for its user."""
-        return (self.metadata or {}).get("user_id")
-
     def to_request(self, *, task: Task = Task.GENERATE, params: SamplingParams | None = None) -> GenerateRequest:
         """Return the request for a replica."""
         params = params or SamplingParams(

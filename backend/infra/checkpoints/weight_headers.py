@@ -10,7 +10,7 @@ import mmap
 import re
 import struct
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,6 @@ class GgufHeader:
     values: JsonObject
     tensors: dict[str, Tensor]
     vocab_size: int | None = None
-    lists: dict[str, int] = field(default_factory=dict)
     tensor_bytes: int = 0
 
     @property
@@ -195,7 +194,7 @@ class _GgufReader:
                 f"{self._name} is cut short: its header claims {end:,} bytes, and it has {len(self._data):,}.",
                 remedy=FETCH_AGAIN,
             )
-        return GgufHeader(values, tensors, lists.get("tokenizer.ggml.tokens"), lists, tensor_bytes)
+        return GgufHeader(values, tensors, lists.get("tokenizer.ggml.tokens"), tensor_bytes)
 
     def _tensors(self, count: int, *, alignment: Any) -> tuple[dict[str, Tensor], int, int]:
         """Return the tensors, where the last one ends, and their bytes."""

@@ -76,11 +76,6 @@ class FolderManifest(ReadRecord):
                 raise ValueError(f"{file.path} has {file.size} bytes in {len(file.pieces)} pieces")
         return self
 
-    @property
-    def num_bytes(self) -> int:
-        """The size of all files."""
-        return sum(file.size for file in self.files)
-
     def dump(self) -> bytes:
         """Return the stored form."""
         return self.model_dump_json().encode()

@@ -71,11 +71,6 @@ class AnswerPair:
     has_texts: bool
     remarks: tuple[Remark, ...]
 
-    @property
-    def votes(self) -> int:
-        """Number of votes."""
-        return self.first_wins + self.second_wins + self.ties + self.both_bad
-
 
 @dataclass(frozen=True)
 class PromptAnswers:

@@ -22,7 +22,6 @@ class EpochTime:
 
     seconds: float
     tokens_per_s: float
-    run_id: str
     run: str
 
 
@@ -46,5 +45,5 @@ def epoch_time(ctx: Context, view: DataReportView) -> EpochTime | None:
             if rates and (rate := median(rates)) > 0:
                 # the rate of fine-tuning counts trained tokens; that of other objectives, all tokens
                 tokens = report.train.loss_tokens if report.trainer == "sft" else report.epoch.tokens
-                return EpochTime(tokens / rate, rate, run.id, run.name)
+                return EpochTime(tokens / rate, rate, run.name)
     return None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from backend.domain.data.recognition.sample import SourceHead
 from backend.domain.jobs.payloads import HubSource, ImportPayload
+from backend.domain.wording import list_first
 from backend.errors import InvalidInput, NotFound
 from backend.infra.files.cloud import find_cloud_files, is_cloud_url
 from backend.infra.files.heads import head_of_path, head_of_remote
@@ -52,9 +53,7 @@ def name_source(ctx: Context, source: ImportSource) -> str:
     folder = ctx.artifacts.path(source.upload) if source.upload else None
     if folder is None or not folder.is_dir():
         return source.label
-    names = sorted(file.name for file in folder.iterdir())
-    more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
-    return f"{', '.join(names[:MAX_NAMED])}{more}"
+    return list_first(sorted(file.name for file in folder.iterdir()), MAX_NAMED)
 
 
 MAX_NAMED = 3

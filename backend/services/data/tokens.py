@@ -25,7 +25,6 @@ class TokenFolder:
     when a run last opened them, or its maker last wrote.
     """
 
-    name: str
     content_hash: str
     version: str
     form: str
@@ -39,17 +38,14 @@ class TokenFolder:
 
 def list_tokens(ctx: Context) -> list[TokenFolder]:
     """Return all stored tokens, largest first."""
-    stored = [
-        (path, *known) for path in ctx.artifacts.folder(FOLDER).iterdir() if path.is_dir() and (known := _read(path))
-    ]
-    labels = _labels(ctx, {str(manifest.identity.get("dataset")) for _, manifest, _ in stored})
+    stored = [known for path in ctx.artifacts.folder(FOLDER).iterdir() if path.is_dir() and (known := _read(path))]
+    labels = _labels(ctx, {str(manifest.identity.get("dataset")) for manifest, _ in stored})
     folders = []
-    for path, manifest, opened_at in stored:
+    for manifest, opened_at in stored:
         identity = manifest.identity
         content_hash = str(identity.get("dataset"))
         folders.append(
             TokenFolder(
-                name=path.name,
                 content_hash=content_hash,
                 version=labels.get(content_hash, ""),
                 form=str(identity.get("form")),

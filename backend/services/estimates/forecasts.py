@@ -133,7 +133,7 @@ def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) 
     price = current_prices(ctx).default
     checkpoint_size, num_checkpoints = checkpoint_bytes(config, parts)
     loss, loss_missing = _believable_loss(ctx, config, parts, tokens=steps * config.tokens_per_step, unique=unique)
-    facts = _facts(config, parts, prediction, unique=unique, epochs=epochs, at_least=at_least, seconds=seconds)
+    facts = _facts(config, parts, prediction, epochs=epochs, at_least=at_least, seconds=seconds)
     return Forecast(
         parts=parts,
         steps=steps,
@@ -163,7 +163,6 @@ def _facts(
     parts: RunParts,
     prediction: Prediction,
     *,
-    unique: int | None,
     epochs: float | None,
     at_least: bool,
     seconds: float | None,
@@ -171,7 +170,6 @@ def _facts(
     report, shape = _report(parts), parts.shape
     return LaunchFacts(
         body=count_without_embeddings(shape) if shape else parts.base.parameters if parts.base else None,
-        unique_tokens=unique,
         epochs=epochs,
         epochs_at_least=at_least,
         seconds=seconds,

@@ -10,18 +10,17 @@ from sqlalchemy import select
 from backend.db.tables import Checkpoint, Evaluation
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
-from backend.services.evaluation.board import Column, read_columns
+from backend.services.evaluation.board import read_columns
 from backend.services.evaluation.evaluations import ScoreView, get_evaluations
 from backend.services.evaluation.suites import MemberResult, SuiteResultView, list_suite_results
 
 
 @dataclass(frozen=True)
 class ScoreCurve:
-    """A score by training step; `column` is None for a suite's macro average, which `label` names."""
+    """A score by training step, of a benchmark or a suite."""
 
     label: str
     metric: str
-    column: Column | None
     points: tuple[tuple[int, ScoreView], ...]
 
 
@@ -64,7 +63,7 @@ def read_run_scores(ctx: Context, run_id: str) -> RunScores:
             if step is not None and score is not None:
                 newest.setdefault(step, score)
         if newest:
-            curves.append(ScoreCurve(column.label, column.metric, column, tuple(sorted(newest.items()))))
+            curves.append(ScoreCurve(column.label, column.metric, tuple(sorted(newest.items()))))
     losses = [
         (c.step, float(loss))
         for c in checkpoints.values()
@@ -91,6 +90,5 @@ def _suite_curves(results: Sequence[SuiteResultView]) -> list[ScoreCurve]:
             score = ScoreView("acc", macro.value, macro.stderr, macro.low, macro.high, macro.n, macro.method)
             points.setdefault(result.suite, {}).setdefault(result.step, score)
     return [
-        ScoreCurve(f"{suite}, macro average", "acc", None, tuple(sorted(steps.items())))
-        for suite, steps in points.items()
+        ScoreCurve(f"{suite}, macro average", "acc", tuple(sorted(steps.items()))) for suite, steps in points.items()
     ]

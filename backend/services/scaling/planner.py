@@ -230,7 +230,6 @@ MAX_RUNS = 500
 class PoolRun:
     """A finished run as a point: `point.tokens` counts repeated tokens in full."""
 
-    run_id: str
     name: str
     group_id: str | None
     vocab_size: int
@@ -334,7 +333,7 @@ def read_run(run: Run, job: Job) -> PoolRun | str:
     tokens = steps * config.micro_batch * config.grad_accum_steps * config.context
     flops = tokens * count_flops(shape, context=config.context).training
     point = ScalingPoint.of(count_all(shape), tokens, float(loss), flops=flops, label=run.name)
-    return PoolRun(run.id, run.name, run.group_id, shape.vocab_size, point)
+    return PoolRun(run.name, run.group_id, shape.vocab_size, point)
 
 
 def points_of_group(pools: Sequence[RunPool], group_id: str) -> list[ScalingPoint]:

@@ -92,7 +92,6 @@ class StudyDetail:
     own: FitReport
     pool: RunPool | None
     pooled: FitReport | None
-    unique_tokens: int | None
 
 
 def preview_study(ctx: Context, config: StudyConfig) -> StudyPlan:
@@ -196,7 +195,7 @@ def study_detail(ctx: Context, name_or_id: str) -> StudyDetail:
     own = fit_report(points_of_group(pools, study.id), unique)
     everything = [run.point for run in pool.runs] if pool else []
     more = len(everything) > len(own.points)
-    return StudyDetail(study, runs, own, pool, fit_report(everything, unique) if more else None, unique)
+    return StudyDetail(study, runs, own, pool, fit_report(everything, unique) if more else None)
 
 
 def fit_report(points: Sequence[ScalingPoint], unique_tokens: int | None) -> FitReport:

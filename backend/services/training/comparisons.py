@@ -33,7 +33,6 @@ class RunLoss:
     """The last validation losses of a finished run; `val_bpb` is None where bits per byte were not measured."""
 
     id: str
-    name: str
     seed: int
     val_loss: float
     val_bpb: float | None
@@ -164,7 +163,6 @@ def _group(runs: Sequence[Run], picked: Sequence[str], basis: LossBasis) -> Conf
     losses = tuple(
         RunLoss(
             run.id,
-            run.name,
             run.config.seed if run.config else 1,
             float(_last(run, "val_loss") or 0.0),
             _last(run, "val_bpb"),

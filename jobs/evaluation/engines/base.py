@@ -30,11 +30,6 @@ class ScoreRequest:
 
     pairs: tuple[Pair, ...]
 
-    @classmethod
-    def of(cls, context: str, continuations: Sequence[str]) -> ScoreRequest:
-        """Return the request for several continuations of one context."""
-        return cls(tuple((context, continuation) for continuation in continuations))
-
 
 @dataclass(frozen=True)
 class Sampling:

@@ -331,13 +331,10 @@ def _draw_decision_form(
             effect = "speaks against" if verdict.outcome == "worse" else "does not decide"
             text = f"The verdict above on {verdict.opponent} {effect} a promotion."
         st.warning(plain(text), icon=":material/warning:")
-    reason = (
-        st.text_input(
-            "Reason",
-            key=f"promotion_reason_{key}",
-            help="Stored with the decision. Required when no evidence supports a promotion.",
-        )
-        or ""
+    reason = st.text_input(
+        "Reason",
+        key=f"promotion_reason_{key}",
+        help="Stored with the decision. Required when no evidence supports a promotion.",
     )
     missing = {"choose an alias": not alias, "enter a reason": bool(evidence.against) and not reason.strip()}
     with st.container(horizontal=True):

@@ -117,10 +117,10 @@ def _draw_tables(diff: VersionDiff) -> None:
 
 
 def _sizes(change: FieldSizes) -> dict[str, object]:
-    pairs = {"mean": ("mean", 0), "median": ("median", 0), "95th percentile": ("p95", 0), "longest": ("largest", 0)}
+    names = {"mean": "mean", "median": "median", "95th percentile": "p95", "longest": "largest"}
     values = {
-        word: f"{getattr(change.before, name):,.{digits}f} → {getattr(change.after, name):,.{digits}f}"
-        for word, (name, digits) in pairs.items()
+        word: f"{getattr(change.before, name):,.0f} → {getattr(change.after, name):,.0f}"
+        for word, name in names.items()
     }
     return {"Part": change.field, "Rows": SPLITS[change.split], **values}
 

@@ -357,12 +357,8 @@ def _draw_caption(sample: ReportSample, report: DataReport) -> None:
     if report.trainer != "none":
         st.markdown(
             ":green-badge[with loss] :gray-badge[context only]"
-            + (" :gray-badge[faint: truncated]" if _is_cut(sample) else "")
+            + (" :gray-badge[faint: truncated]" if any(piece.cut_at is not None for piece in sample.pieces) else "")
         )
-
-
-def _is_cut(sample: ReportSample) -> bool:
-    return any(piece.cut_at is not None for piece in sample.pieces)
 
 
 def _draw_piece(piece: TokenPiece, *, key: str, with_ids: bool) -> None:

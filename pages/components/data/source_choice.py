@@ -230,10 +230,9 @@ def _draw_way_up(folder: str) -> None:
 
 def _choose_hub(person: Person) -> Chosen | None:
     left, right = st.columns([3, 1])
-    dataset_id = (left.text_input("Dataset id", key="import_hub", placeholder="owner/name") or "").strip()
-    revision = (
-        right.text_input("Revision", key="import_revision", placeholder="main", help="A branch, a tag or a commit.")
-        or ""
+    dataset_id = left.text_input("Dataset id", key="import_hub", placeholder="owner/name").strip()
+    revision = right.text_input(
+        "Revision", key="import_revision", placeholder="main", help="A branch, a tag or a commit."
     ).strip()
     if not dataset_id:
         return None
@@ -287,9 +286,7 @@ def _look_up(dataset_id: str, revision: str | None, person: Person) -> HubDatase
 
 
 def _choose_cloud() -> Chosen | None:
-    url = (
-        st.text_input("Address", key="import_url", placeholder="s3://bucket/folder or gs://bucket/file.jsonl") or ""
-    ).strip()
+    url = st.text_input("Address", key="import_url", placeholder="s3://bucket/folder or gs://bucket/file.jsonl").strip()
     st.caption("Keys and other endpoints come from the environment of the server alone; nothing of them is stored.")
     if not url:
         return None

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 
 from backend.domain.evaluation.config import SCORING, EvaluationConfig, EvaluationKind, describe_scoring
-from backend.domain.evaluation.cost import MemoryRange, TimeEstimate
+from backend.domain.evaluation.cost import TimeEstimate
 from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.domain.fields import fields_of, is_used
 from backend.domain.wording import format_bytes, format_duration, format_usd, plural
@@ -158,7 +158,11 @@ def _draw_settings(ctx: Context, tasks: Mapping[str, TaskDefinition | None]) -> 
         if EvaluationKind.MULTIPLE_CHOICE in by_kind.values():
             way = _draw_way()
         scored = {way if kind is EvaluationKind.MULTIPLE_CHOICE else kind for kind in by_kind.values()}
-        unused = [name for name in fields_of(EvaluationConfig) if not any(_applies(name, kind) for kind in scored)]
+        unused = [
+            name
+            for name in fields_of(EvaluationConfig)
+            if not any(is_used(EvaluationConfig, name, {"kind": kind.value}) for kind in scored)
+        ]
         values |= draw_fields(EvaluationConfig, key="eval", columns=2)
         values |= draw_fields(EvaluationConfig, key="eval", columns=2, group=SCORING, skip=unused)
     configs = {}
@@ -184,11 +188,6 @@ def _draw_way() -> EvaluationKind:
         help="Log-likelihood works for any model; generated answers need an instruction-tuned one.",
     )
     return EvaluationKind(str(chosen))
-
-
-def _applies(name: str, kind: EvaluationKind) -> bool:
-    """Return whether a setting has an effect on this way of scoring."""
-    return is_used(EvaluationConfig, name, {"kind": kind.value})
 
 
 FEW_SECONDS = 10
@@ -270,14 +269,14 @@ def _draw_forecast(forecast: TotalForecast, configs: Mapping[str, EvaluationConf
         with st.container(border=True, width=METRIC_WIDTH, height="stretch"):
             draw_figure("Estimated time", format_time(forecast.time) if forecast.time else None)
             st.caption(plain(_time_caption(forecast)))
-        if forecast.memory is not None:
+        if (memory := forecast.memory) is not None:
             with st.container(border=True, width=METRIC_WIDTH, height="stretch"):
-                draw_figure("Peak memory", f"about {format_bytes(forecast.memory.bytes)}")
+                draw_figure("Peak memory", f"about {format_bytes(memory.bytes)}")
                 only = all(one.is_endpoint for one in forecast.evaluations)
                 words = (
                     "the process that asks; no weights are loaded"
                     if only
-                    else f"{format_memory_range(forecast.memory)} on the CPU"
+                    else f"{format_bytes(memory.low)} to {format_bytes(memory.high)} on the CPU"
                 )
                 st.caption(plain(f"{words[0].upper()}{words[1:]}, one evaluation at a time."))
         _draw_requests([one for one in forecast.evaluations if one.is_endpoint], configs)
@@ -376,11 +375,6 @@ def format_estimated_time(time: TimeEstimate | None) -> str:
         return ""
     low, high = format_duration(time.low), format_duration(time.high)
     return f"{low} to {high}" if low != high else _about(time.high)
-
-
-def format_memory_range(memory: MemoryRange) -> str:
-    """Return the range of an estimated memory."""
-    return f"{format_bytes(memory.low)} to {format_bytes(memory.high)}"
 
 
 def _command(ctx: Context, one: EvaluationForecast, config: EvaluationConfig) -> str:

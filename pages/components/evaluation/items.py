@@ -185,7 +185,7 @@ def _draw_text(label: str, name: str, *, placeholder: str, width: int) -> str:
     def store() -> None:
         set_parameters(**{name: (st.session_state[key] or "").strip(), "page": ""})
 
-    return st.text_input(label, key=key, placeholder=placeholder, on_change=handled(store), width=width) or ""
+    return st.text_input(label, key=key, placeholder=placeholder, on_change=handled(store), width=width)
 
 
 def _draw_place(total: int, *, of: int) -> int:

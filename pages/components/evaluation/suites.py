@@ -8,12 +8,12 @@ import streamlit as st
 
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.score_text import interval_text, score_label, score_text
-from backend.domain.evaluation.suites import Moment, SuiteConfig, SuiteMember, parse_suite, read_suite
+from backend.domain.evaluation.suites import Moment, SuiteMember, parse_suite, read_suite
 from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.domain.json_values import FieldValues
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.holds import MAX_HELD
-from backend.domain.wording import format_duration, plural
+from backend.domain.wording import format_duration, list_first, plural
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
@@ -74,17 +74,12 @@ def draw_suites(ctx: Context, person: Person) -> None:
                     row_link(
                         suite.name, page=PAGE, query={"suite": suite.id}, icon="checklist", key=f"suite_{suite.id}"
                     )
-                columns[1].caption(plain(_names(suite.config)))
+                columns[1].caption(plain(list_first([member.benchmark for member in suite.config.members], 6)))
                 columns[2].text(f"{suite.num_results}")
                 columns[3].caption(when(suite.created_at, now=ctx.now()))
     restore_form(ctx, person, FORM, first="suite_name")
     with st.expander("New suite", icon=":material/add:", expanded=not suites or has_restored(FORM)):
         _draw_form(ctx, person, skip=(*NO_FIELDS, *(f"suite_{suite.id}" for suite in suites)))
-
-
-def _names(config: SuiteConfig) -> str:
-    names = [member.benchmark for member in config.members]
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 @number_form

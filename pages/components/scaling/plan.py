@@ -14,7 +14,6 @@ from backend.domain.scaling.laws import ScalingLaw
 from backend.domain.scaling.plan import ScalingPlan
 from backend.domain.scaling.study import format_budget
 from backend.domain.statistics.estimates import Estimate
-from backend.domain.training.config import RunConfig
 from backend.domain.wording import format_duration, format_number, format_usd, plural, short
 from backend.services.scaling.planner import OWN, PoolRun, RunPool, list_laws
 from pages.components import routes
@@ -111,7 +110,8 @@ def draw_plan_use(plan: ScalingPlan) -> None:
         st.button(label, key="plan_use", type="primary", icon=":material/rocket_launch:", disabled=run is None)
         and run is not None
     ):
-        open_launch(run)
+        st.session_state["launch_fill"] = run
+        st.switch_page(routes.LAUNCH, query_params={})  # parameters bound to widgets are an error without it
     if run is not None:
         panel = st.expander("Show as YAML", icon=":material/data_object:", key="plan_yaml", on_change="rerun")
         if not panel.open:  # syntax highlighting loads 1.6 MB
@@ -119,12 +119,6 @@ def draw_plan_use(plan: ScalingPlan) -> None:
         with panel:
             st.code(run.to_yaml(), language="yaml", wrap_lines=True)
             st.caption("`roundhouse run launch RECIPE.yaml` launches it.")
-
-
-def open_launch(run: RunConfig) -> None:
-    """Open the Launch page with a run in its form."""
-    st.session_state["launch_fill"] = run
-    st.switch_page(routes.LAUNCH, query_params={})  # parameters bound to widgets are an error without it
 
 
 def draw_plan_charts(plan: ScalingPlan, pool: RunPool | None) -> None:

@@ -190,11 +190,10 @@ def draw_prompt_matrix(ctx: Context, person: Person, prompt: str, matrix_id: str
     if matrix.is_running:
         total = len(answers.cells)
         st.progress(answers.num_ended / max(1, total), text=f"{answers.num_ended} of {plural(total, 'answer')}")
+        st.session_state["matrix_running"] = matrix_id
     elif st.session_state.get("matrix_running") == matrix_id:
         st.session_state.pop("matrix_running")
         st.rerun()  # the whole page: nothing more comes, so it is not read again
-    if matrix.is_running:
-        st.session_state["matrix_running"] = matrix_id
     draw_cells(answers, key=matrix_id)
 
 

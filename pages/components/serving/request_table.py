@@ -117,7 +117,7 @@ def _cells(row: RequestRow) -> dict[str, object]:
         "Total, ms": row.total_ms,
         "Cost, US$": row.cost_usd,
         "Thumb": THUMBS.get(row.rating or 0),
-        "Prompt": first_line(last_prompt(row)) or None,
+        "Prompt": first_line(logged_text(row.messages[-1])) or None if row.messages else None,
     }
 
 
@@ -127,11 +127,6 @@ def result_of(row: RequestRow) -> str:
     if row.requests > 1:
         result = f"{row.requests:,} {result}"
     return f"{result}: {describe_end(row.finish_reason)}" if row.finish_reason else result
-
-
-def last_prompt(row: RequestRow) -> str:
-    """Return the text of the last message, empty where it is not logged."""
-    return logged_text(row.messages[-1]) if row.messages else ""
 
 
 def first_line(text: str) -> str:

@@ -177,7 +177,7 @@ def draw_log_import(ctx: Context, person: Person) -> list[str] | None:
         files = st.file_uploader(
             "Files", accept_multiple_files=True, key=f"log_files_{entered}", label_visibility="collapsed"
         )
-        name = st.text_input("Name", key=f"log_name_{entered}", max_chars=100, placeholder="Name of the file") or ""
+        name = st.text_input("Name", key=f"log_name_{entered}", max_chars=100, placeholder="Name of the file")
         if form_button("Import", {"choose a file": not files}, key="log_import"):
             made: list[str] = []
             with errors_shown():

@@ -12,7 +12,7 @@ from backend.domain.architectures.published import PUBLISHED
 from backend.domain.jobs.states import ACTIVE
 from backend.domain.json_values import FieldValues
 from backend.domain.training.objectives import Objective
-from backend.domain.wording import plural, short
+from backend.domain.wording import list_first, plural, short
 from backend.errors import RoundhouseError
 from backend.services.architectures import ArchitectureView, list_architectures
 from backend.services.checkpoints.checkpoints import list_checkpoints
@@ -167,8 +167,7 @@ def _draw_untrained(ctx: Context, with_checkpoint: Collection[str | None]) -> No
     """Draw which runs under way are not offered as a base, since they have no checkpoint yet."""
     names = [run.name for run in list_runs(ctx, statuses=tuple(ACTIVE)) if run.id not in with_checkpoint]
     if names:
-        listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        st.caption(f":material/info: {plain(f'Not offered, as without a checkpoint yet: {listed}.')}")
+        st.caption(f":material/info: {plain(f'Not offered, as without a checkpoint yet: {list_first(names, 3)}.')}")
 
 
 def _choose(part: str, label: str, options: dict[str, str], missing: list[str], what: str) -> str | None:

@@ -35,7 +35,7 @@ from backend.services.training.sweeps import sweep_of_run
 from backend.services.training.views import RunDetail, RunView
 from pages.components import routes
 from pages.components.downloads import draw_download
-from pages.components.frame import draw_figure, plain, rerun_after, show_problem, title_tab
+from pages.components.frame import draw_figure, plain, rerun_after, title_tab
 from pages.components.links import chat_endpoints, draw_chat_link, page_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.settings_form import draw_notes
@@ -207,11 +207,6 @@ def _draw_continuations(ctx: Context, person: Person, detail: RunDetail, *, is_b
         if st.button("Resume", key="run_resume", type="primary", disabled=bool(wrong_numbers())):
             with rerun_after():
                 resume_run(ctx, run.id, person=person, max_steps=int(total))
-
-
-def draw_failure(run: RunView) -> None:
-    """Draw why a run failed and its remedy, as plain text."""
-    show_problem(run.error.cause or "The run failed.", run.error.remedy)
 
 
 def draw_queue_place(detail: RunDetail) -> None:

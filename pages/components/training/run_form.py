@@ -20,7 +20,7 @@ from backend.domain.training.hyperparameters import count_warmup_steps
 from backend.domain.training.objectives import Objective
 from backend.domain.training.traits import FieldGroup
 from backend.domain.validation import validation_message
-from backend.domain.wording import plural
+from backend.domain.wording import list_first, plural
 from backend.services.context import Context
 from backend.services.training.defaults import suggest_defaults
 from backend.services.training.row_preview import try_rewards
@@ -231,16 +231,13 @@ def _draw_warmup(values: Mapping[str, Any]) -> None:
 
 
 def _draw_name() -> str:
-    return (
-        st.text_input(
-            "Name",
-            key=PREFIX + "name",
-            max_chars=120,
-            placeholder="Generated if left empty",
-            on_change=mark_typed,
-            args=("name",),
-        )
-        or ""
+    return st.text_input(
+        "Name",
+        key=PREFIX + "name",
+        max_chars=120,
+        placeholder="Generated if left empty",
+        on_change=mark_typed,
+        args=("name",),
     )
 
 
@@ -253,7 +250,7 @@ def _value_getter(objective: Objective, method: str) -> Callable[[str], Any]:
 def _draw_advanced(groups: Mapping[FieldGroup, list[str]], values: FieldValues, copied: RunConfig | None) -> None:
     changed = changed_labels((path for paths in groups.values() for path in paths), copied)
     usual, source = ("all at their defaults", "the defaults") if copied is None else ("all as copied", "the copied run")
-    names = ", ".join(changed[:NAMED]) + (f" and {len(changed) - NAMED} more" if len(changed) > NAMED else "")
+    names = list_first(changed, NAMED)
     summary = f"{names} differ{'s' if len(changed) == 1 else ''} from {source}" if changed else usual
     with st.expander(f"Advanced · {summary}", key="launch_advanced", icon=":material/tune:"):
         for tab, (group, paths) in zip(

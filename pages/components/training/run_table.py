@@ -36,7 +36,7 @@ from backend.domain.training.run_table import (
     fold_cell,
     main_metrics,
 )
-from backend.domain.wording import format_bytes, plural
+from backend.domain.wording import format_bytes, list_first, plural
 from backend.services.context import Context, Person
 from backend.services.people.saved_views import delete_view, list_saved_views, save_view
 from backend.services.training.deletion import delete_runs, plan_deletion
@@ -168,23 +168,20 @@ def draw_run_filters(table: RunTable) -> RunQuery:
             kwargs={UNFOLDED: not is_open},
         )
     with _folded_on_phones("filters"), st.container(horizontal=True, vertical_alignment="bottom"):
-        text = st.text_input("Search", key="find", bind="query-params", placeholder="Name or notes", width=190) or ""
+        text = st.text_input("Search", key="find", bind="query-params", placeholder="Name or notes", width=190)
         status = st.segmented_control("Status", list(STATUSES), key="status", bind="query-params")
         archived = st.toggle("Archived", key="archived", bind="query-params")
         st.space("stretch")
         if st.button("Launch a run", key="runs_launch", type="primary", icon=":material/rocket_launch:"):
             st.switch_page(routes.LAUNCH, query_params={})  # parameters bound to widgets are an error without it
     with _folded_on_phones("filter"), st.container(horizontal=True, vertical_alignment="bottom"):
-        expression = (
-            st.text_input(
-                "Filter",
-                key="filter",
-                bind="query-params",
-                placeholder="learning_rate < 0.01 and tag = baseline",
-                icon=":material/filter_alt:",
-                width="stretch",
-            )
-            or ""
+        expression = st.text_input(
+            "Filter",
+            key="filter",
+            bind="query-params",
+            placeholder="learning_rate < 0.01 and tag = baseline",
+            icon=":material/filter_alt:",
+            width="stretch",
         )
         _draw_fields(table)
     return RunQuery(
@@ -200,11 +197,6 @@ def draw_run_filters(table: RunTable) -> RunQuery:
 def _folded_on_phones(name: str) -> DeltaGenerator:
     """Return a container that page.css hides on narrow screens until the controls are unfolded."""
     return st.container(key=f"runs_{name}_{'open' if st.session_state.get(UNFOLDED) else 'folded'}")
-
-
-def is_filtered(query: RunQuery) -> bool:
-    """Return whether a query leaves runs out."""
-    return query != RunQuery(order=query.order)
 
 
 def _draw_fields(table: RunTable) -> None:
@@ -280,7 +272,7 @@ def _draw_value(known: RunField, operator: str) -> str:
         return str(st.selectbox("Value", list(map(str, known.choices)), key=f"filter_choice_{known.name}", width=150))
     if known.kind is ValueKind.FLAG:
         return str(st.selectbox("Value", ["yes", "no"], key="filter_flag", width=150))
-    text = st.text_input("Value", key=f"filter_value_{known.kind}", placeholder=EXAMPLES[known.kind], width=230) or ""
+    text = st.text_input("Value", key=f"filter_value_{known.kind}", placeholder=EXAMPLES[known.kind], width=230)
     return quote(text.strip()) if text.strip() else ""
 
 
@@ -387,9 +379,7 @@ def _draw_views(ctx: Context, person: Person) -> None:
                     with rerun_after():
                         delete_view(ctx, view.id, person=person)
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            name = (
-                st.text_input("Save this view as", key="view_name", max_chars=80, placeholder="Name", width=220) or ""
-            )
+            name = st.text_input("Save this view as", key="view_name", max_chars=80, placeholder="Name", width=220)
             if st.button("Save", key="view_save", disabled=not name.strip()):
                 with rerun_after():
                     save_view(ctx, PAGE, name, here, person=person)
@@ -584,7 +574,7 @@ def draw_picked(
 def _draw_tagging(ctx: Context, person: Person, rows: Sequence[RunRow]) -> None:
     round_ = st.session_state.setdefault("tagged", 0)  # part of the keys, so that the fields empty after a change
     with st.popover("Tag", icon=":material/label:", key=f"runs_tag_{round_}"):
-        added = st.text_input("Add tags, separated by commas", key=f"tags_add_{round_}") or ""
+        added = st.text_input("Add tags, separated by commas", key=f"tags_add_{round_}")
         present = sorted({tag for row in rows for tag in row.tags})
         removed = st.multiselect("Remove tags", present, key=f"tags_remove_{round_}") if present else []
         if st.button("Change tags", key="runs_tag_go", type="primary", disabled=not (added.strip() or removed)):
@@ -600,7 +590,7 @@ def _draw_archiving(ctx: Context, person: Person, rows: Sequence[RunRow]) -> Non
         with rerun_after():
             archive_runs(ctx, [row.id for row in rows], person=person, archived=not restores)
             set_parameters(ticked="")
-            names = plain(_names([row.name for row in rows]))
+            names = plain(list_first([row.name for row in rows], 6))
             st.toast(f"{plural(len(rows), 'run')} {'restored' if restores else 'archived'}: {names}.")
 
 
@@ -643,7 +633,3 @@ def _draw_deletion(ctx: Context, person: Person, rows: Sequence[RunRow]) -> None
                 done = delete_runs(ctx, st.session_state["runs_to_delete"], person=person)
                 set_parameters(ticked=",".join(one for one in ids if one not in done.run_ids))
                 st.toast(f"{plural(len(done.run_ids), 'run')} deleted.")
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

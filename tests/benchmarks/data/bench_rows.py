@@ -96,7 +96,7 @@ def main() -> None:
         for name, work in works.items():
             first, again = cpu_s(work), cpu_s(work)
             print(f"{name}: {first:.2f} s ({first / reading:.1f} readings), again {again:.2f} s")
-        ctx.db.dispose()
+        ctx.db.engine.dispose(close=False)
 
 
 if __name__ == "__main__":

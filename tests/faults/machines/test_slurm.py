@@ -36,7 +36,7 @@ from backend.services.jobs.submissions import tend_submissions
 from backend.services.training.runs import launch_run, stop_run
 from backend.services.training.views import get_run
 from jobs.data.importer import import_files
-from jobs.modeling.dataset_files import read_rows
+from jobs.modeling.dataset_files import iter_rows
 from jobs.reporter import SilentReporter
 from jobs.tailing import parse_events
 from tests.support.curves import read_curve
@@ -454,8 +454,8 @@ def test_a_corpus_in_shards_on_slurm_has_the_rows_of_one_process(
     assert any("submitted again" in line for line in read_log(ctx, job_id))
     assert (version.content_hash, version.rows) == (alone.content_hash, alone.rows)
     for split in ("train", "val"):
-        there = read_rows(ctx.artifacts.path(version.folder or ""), split)  # type: ignore[arg-type]
-        assert there == read_rows(Path(alone.folder), split)  # type: ignore[arg-type]
+        there = iter_rows(ctx.artifacts.path(version.folder or ""), split=split)  # type: ignore[arg-type]
+        assert list(there) == list(iter_rows(Path(alone.folder), split=split))  # type: ignore[arg-type]
     cluster.wait_until(lambda: not cluster.queue(), "tasks stay after the end of the import")
 
 

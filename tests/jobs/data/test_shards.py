@@ -38,7 +38,7 @@ from jobs.data.shard_runs import error_file, log_folder
 from jobs.data.shard_tasks import ReadShard, shard_options
 from jobs.data.sharding import ShardPlan, shard_bounds
 from jobs.data.token_shards import make_tokens_of
-from jobs.modeling.dataset_files import read_rows
+from jobs.modeling.dataset_files import iter_rows, split_file
 from tests.support.data.corpora import write_corpus
 from tests.support.data.data_reporter import RememberingReporter
 from tests.support.jobs import MemoryReporter, make_spec
@@ -79,7 +79,8 @@ def run_import(root: Path, reporter: RememberingReporter, **options: Any) -> Imp
 
 
 def rows_of(result: ImportResult, root: Path) -> dict[str, list[dict[str, Any]]]:
-    return {split: read_rows(root / result.folder, split) for split in ("train", "val")}  # type: ignore[arg-type]
+    folder, splits = root / result.folder, ("train", "val")
+    return {split: list(iter_rows(folder, split=split)) if split_file(folder, split) else [] for split in splits}  # type: ignore[arg-type]
 
 
 def drop_reported(root: Path, folder: str) -> ImportResult:

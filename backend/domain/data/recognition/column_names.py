@@ -10,6 +10,7 @@ from importlib.resources import files
 import yaml
 
 from backend.domain.data.rows.columns import last_name
+from backend.domain.wording import list_first
 
 FIELD_NAMES: dict[str, list[str]] = yaml.safe_load(files(__package__).joinpath("column_names.yaml").read_text("utf-8"))
 """For each field of backend.domain.data.rows.mapping the usual names of its column, the most likely first."""
@@ -71,8 +72,6 @@ def describe_missing(column: str, field: str, others: Sequence[str]) -> str:
     if not others:
         return f"column `{column}` is missing (found: no other column)"
     near = nearest_column(field, others, like=column)
-    listed = ", ".join(f"`{name}`" for name in others[:12]) + (
-        f" and {len(others) - 12} more" if len(others) > 12 else ""
-    )
+    listed = list_first([f"`{name}`" for name in others], 12)
     hint = "" if near is None else "; use it?" if len(others) == 1 else f"; use `{near}`?"
     return f"column `{column}` is missing (found: {listed}{hint})"

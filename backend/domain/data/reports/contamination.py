@@ -100,11 +100,6 @@ class BenchmarkIndex:
             dtype=np.uint64,
         )
 
-    @property
-    def num_items(self) -> int:
-        """Number of items searched for."""
-        return len(self._items)
-
     def _passage(self, item: BenchmarkItem) -> _Passage:
         question = self._learn(item.question)
         answers = tuple(self._learn(answer) for answer in item.answers)

@@ -180,13 +180,6 @@ class Clusters:
             roots = above
         return roots
 
-    def members(self) -> dict[int, list[int]]:
-        """Return the clusters of two and more: the first row, and all rows in order."""
-        members: dict[int, list[int]] = {}
-        for row, root in enumerate(self.representatives(len(self._parent)).tolist()):
-            members.setdefault(root, []).append(row)
-        return {root: rows for root, rows in members.items() if len(rows) > 1}
-
 
 def unique_sets(hashes: Hashes, offsets: Rows, rows: Iterable[int]) -> dict[int, Hashes]:
     """Return the sequences of some texts as sorted arrays without repeats."""

@@ -32,7 +32,6 @@ class JudgeColumn:
     battles. `is_trusted` is None where no empty answers were mixed in.
     """
 
-    job_id: str
     judge: str
     is_trusted: bool | None
     ratings: dict[str, float]
@@ -99,7 +98,7 @@ def judges_of(ctx: Context, campaign_id: str) -> JudgesView | None:
             table = fit_ratings(verdicts, cluster_by="prompt")
             agreement = judge_agreement([*people, *verdicts], name, resampling=RESAMPLING)
             columns.append(
-                JudgeColumn(job_id, judge, trusted, {row.contestant: row.rating for row in table.ratings}, agreement)
+                JudgeColumn(judge, trusted, {row.contestant: row.rating for row in table.ratings}, agreement)
             )
     ceiling = vote_agreement(people, resampling=RESAMPLING)
     return JudgesView(tuple(columns), ceiling) if columns else None

@@ -28,7 +28,6 @@ class EndpointFacts:
     the checkpoint's own chat template, untrusted text.
     """
 
-    name: str
     checkpoint_id: str | None
     checkpoint: str
     context: int | None
@@ -57,10 +56,8 @@ def context_of_endpoints(session: Session, ctx: Context, names: Collection[str])
     )
     answering: dict[str, list[EndpointFacts]] = {}
     for endpoint, checkpoint, config in rows:
-        answering.setdefault(endpoint, []).append(_facts(ctx, endpoint, checkpoint, config.context))
-    facts = {
-        name: replace(_of_all(answering[target]), name=name) for name, target in targets.items() if target in answering
-    }
+        answering.setdefault(endpoint, []).append(_facts(ctx, checkpoint, config.context))
+    facts = {name: _of_all(answering[target]) for name, target in targets.items() if target in answering}
     ids = [adapter.checkpoint_id for adapter in adapters.values()]
     checkpoints = (
         dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(ids))).all()) if ids else {}
@@ -80,13 +77,13 @@ def _of_all(answering: Sequence[EndpointFacts]) -> EndpointFacts:
     return replace(answering[-1], context=min((one.context for one in answering if one.context), default=None))
 
 
-def _facts(ctx: Context, name: str, checkpoint: Checkpoint, limit: int | None) -> EndpointFacts:
+def _facts(ctx: Context, checkpoint: Checkpoint, limit: int | None) -> EndpointFacts:
     context, template = _read_folder(ctx, checkpoint.folder) if checkpoint.folder else (None, None)
     if (upstream := checkpoint.facts.upstream) is not None:
         context = upstream.context
     if limit is not None:
         context = min(limit, context or limit)
-    return EndpointFacts(name, checkpoint.id, checkpoint.name, context, template)
+    return EndpointFacts(checkpoint.id, checkpoint.name, context, template)
 
 
 def _read_folder(ctx: Context, folder: str) -> tuple[int | None, str | None]:

@@ -90,7 +90,7 @@ def say(ctx: Context, claim: Claim[Any], **event: Any) -> None:
 
 def written(ctx: Context, claim: Claim[Any], run_id: str, step: int, **more: Any) -> str:
     """Let a run publish a checkpoint with one small file. Returns its folder."""
-    folder = ctx.artifacts.run_folder(run_id) / "checkpoints" / f"step-{step}"
+    folder = ctx.artifacts.folder("runs", run_id) / "checkpoints" / f"step-{step}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text("{}")
     relative = ctx.artifacts.relative(folder)

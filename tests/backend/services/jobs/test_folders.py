@@ -115,7 +115,7 @@ def test_a_runs_log_curves_and_checkpoints_outlast_its_jobs_folder(ctx: Context,
     taken = claim(ctx, run)
     report(ctx, taken, *points(1, 5), {"type": "log", "text": "step five", "time": 1.0})
     end(ctx, taken, Status.FINISHED)
-    checkpoint = ctx.artifacts.run_folder(run.id) / "checkpoints" / "step-5"
+    checkpoint = ctx.artifacts.folder("runs", run.id) / "checkpoints" / "step-5"
     checkpoint.mkdir(parents=True)
     (ctx.artifacts.job_folder(taken.job_id) / "train.tokens").write_bytes(b"0" * 100)
     assert remove_job_folders(later(ctx, 31)) == 1

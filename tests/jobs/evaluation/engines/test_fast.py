@@ -18,16 +18,17 @@ from jobs.evaluation.engines.trie import TokenTrie
 from jobs.evaluation.subject import EvaluatedNetwork
 from jobs.modeling.loglikelihood import plan_pairs
 from jobs.modeling.tokenizers import byte_tokenizer
+from tests.support.evaluation_rooms import score_request
 from tests.support.networks.inspection_networks import make_network
 
 SHOTS = "Q: two and two? A: four. " * 2
 REQUESTS = [
     *(
-        ScoreRequest.of(f"{SHOTS}Q: {text}?", [" a cat", " a cow", f" {text}", " z", " y"])
+        score_request(f"{SHOTS}Q: {text}?", [" a cat", " a cow", f" {text}", " z", " y"])
         for text in ("one", "only", "a long one", "x")
     ),
     ScoreRequest((("", "free text"), ("", "free tea"))),
-    ScoreRequest.of("x" * 200, ["ab", "b"]),
+    score_request("x" * 200, ["ab", "b"]),
     ScoreRequest((("its own", " a"), ("another", " a"), ("its own", " a"))),
 ]
 TEXTS = ["hello world", "", "x y z " * 60, "été"]
@@ -103,7 +104,7 @@ def test_every_distinct_prefix_is_run_once() -> None:
     list(engine.score(REQUESTS[:1]))  # tests first whether the network can share
     one.network.forward = lambda **values: (ran.append(values["input_ids"].numel()), forward(**values))[1]
     context = SHOTS * 2 + "Q: "
-    requests = [ScoreRequest.of(context[-80:] + text, [" a", " b", " c"]) for text in "defghijk" * 3]
+    requests = [score_request(context[-80:] + text, [" a", " b", " c"]) for text in "defghijk" * 3]
     in_order(engine.score(requests), 24)
     assert sum(ran) == 1 + 80 + 8 + 8  # begin token, context, each letter once, a space before each choice
 

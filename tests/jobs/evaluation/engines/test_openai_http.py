@@ -20,6 +20,7 @@ from jobs.evaluation.engines.openai_http import MAX_FAILURES, EndpointEngine
 from jobs.evaluation.engines.plain import PlainEngine
 from jobs.evaluation.subject import EvaluatedNetwork
 from jobs.modeling.tokenizers import byte_tokenizer
+from tests.support.evaluation_rooms import score_request
 from tests.support.fake_api import FakeApi, serve_api
 from tests.support.gateway_fixtures import MemoryDirectory, gateway
 from tests.support.networks.inspection_networks import make_network
@@ -65,7 +66,7 @@ def test_answers_end_at_stop_strings_and_the_key_is_sent(api: FakeApi) -> None:
 def test_echoed_logprobs_are_those_of_the_continuation(api: FakeApi, begins: str) -> None:
     """A token that the tokenizer puts before each text was counted as a part of it, by as many characters."""
     api.echo, api.begins = True, begins
-    ((_, scores),) = next(engine_of(api).score([ScoreRequest.of("question", [" ab", " c"])]))
+    ((_, scores),) = next(engine_of(api).score([score_request("question", [" ab", " c"])]))
     assert [score.sum_logprob for score in scores] == pytest.approx([-(0 + 1 + 2) / 10, -(0 + 3) / 10])
     assert [score.tokens for score in scores] == [3, 2]
     assert scores[0].greedy
@@ -88,9 +89,9 @@ def test_an_endpoint_scores_choices_as_its_checkpoint_does(network_and_url: tupl
     """The prompt's last words were scored in place of each choice."""
     network, url = network_and_url
     requests = [
-        ScoreRequest.of("Thimble belongs to", [" Lottie", " Kesh", " Dunn", " Nell"]),
-        ScoreRequest.of("Stolicą Śląska są", [" Katowice", " Łódź", " Żory", "ą"]),
-        ScoreRequest.of("Fußgänger:", ["Übergang", " é", " 東京"]),
+        score_request("Thimble belongs to", [" Lottie", " Kesh", " Dunn", " Nell"]),
+        score_request("Stolicą Śląska są", [" Katowice", " Łódź", " Żory", "ą"]),
+        score_request("Fußgänger:", ["Übergang", " é", " 東京"]),
     ]
     engine = EndpointEngine(url, model="tiny", first_pause_s=0.0)
     of_endpoint, of_checkpoint = (
@@ -139,7 +140,7 @@ def test_a_call_that_fails_for_good_is_missing_and_many_in_a_row_end_the_work(ap
     ((_, (answer,)),) = next(engine_of(api).generate([PromptRequest("x")]))
     assert (answer.finish_reason, "500" in answer.failed) == ("failed", True)
     api.echo, api.failures = True, [500] * calls.ATTEMPTS
-    ((_, scores),) = next(engine_of(api).score([ScoreRequest.of("question", [" a", " b"])]))
+    ((_, scores),) = next(engine_of(api).score([score_request("question", [" a", " b"])]))
     assert math.isnan(scores[0].sum_logprob)
     assert choice_values(scores, ["a", "b"], [0]) == {"missing": 1.0}
     api.failures = [400] * 99
@@ -172,4 +173,4 @@ def test_what_an_endpoint_can_not_score_is_refused(api: FakeApi) -> None:
     with pytest.raises(InvalidInput, match="not a chat template"):
         list(engine_of(api).score([ScoreRequest((([1], [2]),))]))
     with pytest.raises(InvalidInput, match="refuses to echo"):
-        list(engine_of(api).score([ScoreRequest.of("question", [" a"])]))
+        list(engine_of(api).score([score_request("question", [" a"])]))

@@ -117,5 +117,4 @@ def test_clusters_are_the_connected_parts_whatever_the_order(seed: int) -> None:
         union = whole[one] | whole[other]
         for row in union:
             whole[row] = union
-    expected = {min(rows): sorted(rows) for rows in whole.values() if len(rows) > 1}
-    assert clusters.members() == expected
+    assert clusters.representatives(12).tolist() == [min(whole[row]) for row in range(12)]
