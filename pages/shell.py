@@ -14,8 +14,8 @@ from pages.components import routes
 from pages.components.browser.health.component import health_line
 from pages.components.browser.palette.component import palette
 from pages.components.frame import errors_shown, plain, title_tab
-from pages.components.links import sign_out_link
-from pages.components.visitor import context, current_person, link_rater
+from pages.components.links import sign_in_link, sign_out_link
+from pages.components.visitor import context, current_person, link_rater, session_end
 
 ICON = str(Path(__file__).parent / "images" / "icon.png")
 
@@ -96,10 +96,11 @@ def main() -> None:
         return
     person = current_person()
     if person is None:
-        st.navigation(page_table(), position="hidden")  # takes away the list that an account saw before it was disabled
+        # hidden, it takes away the list that an account saw before it was disabled
+        page = st.navigation(page_table(), position="hidden")
         st.title("Roundhouse")
-        st.write("Sign in to continue.")
-        st.link_button("Sign in", "/auth/login", type="primary")
+        st.write(" ".join(filter(None, (session_end(), "Sign in to continue."))))
+        sign_in_link(page.url_path)
         return
     if person.role == "rater":
         run_ballot_alone()

@@ -25,6 +25,7 @@ from backend.services.people.sessions import (
     end_sessions,
     person_from_cookie,
     sign_in,
+    why_ended,
 )
 from backend.web.proxies import TrustedProxies
 
@@ -57,20 +58,23 @@ input {{ width:100%; box-sizing:border-box; padding:.55rem .7rem; border:1px sol
 border-radius:.45rem; background:var(--bg); color:var(--fg); font:inherit }}
 button {{ margin-top:1.3rem; width:100%; padding:.6rem; border:0; border-radius:.45rem;
 background:var(--brand); color:var(--on); font:inherit; font-weight:600; cursor:pointer }}
-p {{ margin:0; color:var(--brand); font-size:.92rem }}
+p {{ margin:0; color:var(--brand); font-size:.92rem }} small {{ display:block; margin-top:1.3rem }}
 </style></head><body><form method="post" action="/auth/login"><h1>Roundhouse</h1>{error}
 <input type="hidden" name="next" value="{next}">
 <label for="name">Name</label><input id="name" name="name" autocomplete="username" required autofocus>
 <label for="password">Password</label>
 <input id="password" name="password" type="password" autocomplete="current-password" required>
-<button type="submit">Sign in</button></form></body></html>"""
+<button type="submit">Sign in</button>
+<small>Lost your password? An admin sets a new one under <i>People and keys</i>; on the server,
+<code>roundhouse user password NAME</code> does.</small></form></body></html>"""
 
 
 def sign_in_routes(get_context: Callable[[], Context], *, proxies: TrustedProxies = NO_PROXIES) -> list[Route]:
     """Return /auth/login and /auth/logout."""
 
     async def show(request: Request) -> Response:
-        return _page(_safe_next(request.query_params.get("next", "/")))
+        reason = await run_in_threadpool(why_ended, get_context(), request.cookies.get(COOKIE))
+        return _page(_safe_next(request.query_params.get("next", "/")), error=reason)
 
     async def submit(request: Request) -> Response:
         body = bytearray()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from typing import Any
+from urllib.parse import urlencode
 
 import streamlit as st
 
@@ -79,6 +81,13 @@ def draw_who_reaches(ctx: Context, url: str) -> None:
 def sign_out_link() -> None:
     """Draw the way out of an account, in this tab: a link button would leave the signed-in page open beside it."""
     st.html('<a href="/auth/logout" style="color:inherit">Sign out</a>')
+
+
+def sign_in_link(url_path: str) -> None:
+    """Draw the way to sign in, in this tab, and back to the page with its parameters."""
+    query = urlencode(st.query_params.to_dict(), doseq=True)
+    address = f"/auth/login?{urlencode({'next': f'/{url_path}?{query}'.rstrip('?')})}"
+    st.html(f'<a href="{escape(address)}" class="rr-sign-in">Sign in</a>')
 
 
 def back_link(label: str, *, page: str, key: str, query: dict[str, str] | None = None) -> None:

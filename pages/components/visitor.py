@@ -6,7 +6,7 @@ import streamlit as st
 
 from backend.bootstrap import get_context
 from backend.services.context import LOCAL, Context, Person
-from backend.services.people.sessions import COOKIE, person_from_cookie
+from backend.services.people.sessions import COOKIE, person_from_cookie, why_ended
 
 
 def context() -> Context:
@@ -20,6 +20,11 @@ def current_person() -> Person | None:
     if not ctx.sign_in:
         return LOCAL
     return person_from_cookie(ctx, st.context.cookies.get(COOKIE))
+
+
+def session_end() -> str:
+    """Return why the visitor's session ended, empty where there was none."""
+    return why_ended(context(), st.context.cookies.get(COOKIE))
 
 
 def require_person() -> Person:

@@ -14,6 +14,7 @@ from pages.components import routes
 from pages.components.browser.ballot.component import ballot
 from pages.components.frame import empty_state, errors_shown, plain
 from pages.components.links import back_link, row_link, sign_out_link
+from pages.components.people.accounts import draw_own_account
 from pages.components.visitor import context, link_rater, require_person
 
 HOME = f"{routes.address(routes.BALLOT)}?all=1"
@@ -63,6 +64,8 @@ def draw_for_person(ctx: Context, person: Person) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(f"Signed in as {plain(person.name)}", width="content")
             sign_out_link()
+        with st.expander("Your account", icon=":material/manage_accounts:", key="own_account"):
+            draw_own_account(ctx, person)
 
 
 def draw_ballot(ctx: Context, campaign_id: str, rater: RaterView, *, leave: str | None) -> None:

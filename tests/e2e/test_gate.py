@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
@@ -17,7 +17,7 @@ from websockets import Subprotocol
 from websockets.sync.client import connect
 
 from backend.services.context import LOCAL, Context
-from backend.services.people.accounts import add_user, disable_account
+from backend.services.people.accounts import add_user, disable_account, reset_password
 from backend.services.people.sessions import COOKIE
 from pages.components.routes import addresses
 from tests.support.browser import patient_context
@@ -43,10 +43,17 @@ def first_answer(server: FreshServer, path: str) -> list[ForwardMsg]:
     return messages
 
 
+def sign_in_as(page: Page, name: str, password: str) -> None:
+    """Fill and send the form."""
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Sign in").click()
+
+
 def check_gate(messages: list[ForwardMsg]) -> None:
     """Fail unless a script's answer is the sign-in, without a list of pages."""
     elements = [message.delta.new_element for message in messages if message.HasField("delta")]
-    assert [element.WhichOneof("type") for element in elements] == ["heading", "markdown", "link_button"]
+    assert [element.WhichOneof("type") for element in elements] == ["heading", "markdown", "html"]
     assert [elements[0].heading.body, elements[1].markdown.body] == ["Roundhouse", "Sign in to continue."]
     assert all(
         message.navigation.position == Navigation.Position.HIDDEN
@@ -86,9 +93,7 @@ def test_signing_in_sets_a_cookie_that_scripts_can_not_read_and_opens_the_page_t
         page.get_by_label("Password").fill("wrong")
         page.get_by_role("button", name="Sign in").click()
         page.get_by_text("The name or the password is wrong.").wait_for()
-        page.get_by_label("Name").fill("maya")
-        page.get_by_label("Password").fill(PASSWORD)
-        page.get_by_role("button", name="Sign in").click()
+        sign_in_as(page, "maya", PASSWORD)
         page.get_by_role("heading", name="Workers").wait_for()
         page.wait_for_url(f"{server.url}/workers")
         page.get_by_text("Signed in as maya").wait_for()
@@ -119,15 +124,34 @@ def test_a_rater_is_told_that_a_page_is_not_open_to_raters(ctx: Context, home: P
         context = patient_context(browser)
         page = context.new_page()
         page.goto(f"{server.url}/people")
-        page.get_by_label("Name").fill("rosa")
-        page.get_by_label("Password").fill(PASSWORD)
-        page.get_by_role("button", name="Sign in").click()
+        sign_in_as(page, "rosa", PASSWORD)
         for address in ("/people", "/endpoints?name=oak", "/run?id=1"):
             page.goto(server.url + address)
             page.get_by_role("heading", name="Not open to raters").wait_for()
             expect(page.get_by_role("dialog")).to_have_count(0)
         page.get_by_role("link", name="Ballot").click()
         page.wait_for_url("**/ballot")
+        context.close()
+
+
+def test_who_was_signed_out_reads_why_and_comes_back_to_the_page(ctx: Context, home: Path, browser: Browser) -> None:
+    """The way to sign in was another tab, without the page, and nothing said what had happened."""
+    maya = add_user(ctx, "maya", PASSWORD, role="admin", person=LOCAL)
+    with page_server(home) as server:
+        context = patient_context(browser)
+        page = context.new_page()
+        page.goto(f"{server.url}/workers?from=mail")
+        page.get_by_text("Lost your password?").wait_for()
+        sign_in_as(page, "maya", PASSWORD)
+        page.get_by_role("heading", name="Workers").wait_for()
+        reset_password(ctx, maya.id or "", "a new password", person=LOCAL)
+        page.get_by_text("your password was changed").wait_for(timeout=20_000)
+        page.get_by_role("link", name="Sign in").click()
+        page.get_by_role("alert").get_by_text("your password was changed").wait_for()
+        sign_in_as(page, "maya", "a new password")
+        page.wait_for_url(f"{server.url}/workers?from=mail")
+        page.get_by_role("heading", name="Workers").wait_for()
+        assert len(context.pages) == 1
         context.close()
 
 
@@ -138,9 +162,7 @@ def test_a_page_that_is_open_ends_when_its_account_is_disabled(ctx: Context, hom
         context = patient_context(browser)
         page = context.new_page()
         page.goto(f"{server.url}/workers")
-        page.get_by_label("Name").fill("maya")
-        page.get_by_label("Password").fill(PASSWORD)
-        page.get_by_role("button", name="Sign in").click()
+        sign_in_as(page, "maya", PASSWORD)
         page.get_by_role("heading", name="Workers").wait_for()
         disable_account(ctx, maya.id or "", person=LOCAL)
         page.get_by_text("Sign in to continue.").wait_for()  # the page asks for its gauges every two seconds

@@ -28,6 +28,8 @@ from backend.services.battles.views import list_campaigns
 from backend.services.checkpoints.checkpoints import get_checkpoint, resolve_checkpoint
 from backend.services.context import LOCAL, Context, Person
 from backend.services.evaluation.gates import create_gate, require_gate
+from backend.services.people.accounts import add_user
+from backend.services.people.sessions import sign_in
 from backend.services.serving.aliases import get_alias
 from backend.services.serving.deployments import deploy
 from backend.services.serving.promotions import promote
@@ -643,6 +645,19 @@ def test_a_rater_leaves_the_only_ballot_for_a_page_of_their_own(site: Context, m
     home = open_page("evaluate/ballot.py", all="1")
     (leaving, *_) = [part.proto.body for part in home.get("html") if "/auth/logout" in part.proto.body]
     assert "target" not in leaving, "another tab would leave this one signed in"
+
+
+def test_a_rater_changes_the_password_that_an_admin_gave(site: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    rater = add_user(site, "Rita", "given by an admin", role="rater", person=LOCAL)
+    monkeypatch.setattr(visitor, "require_person", lambda: rater)
+    monkeypatch.setattr(visitor, "current_person", lambda: rater)
+    monkeypatch.setattr(visitor, "context", lambda: replace(site, sign_in=True))
+    home = open_page("evaluate/ballot.py", all="1")
+    home.text_input(key="own_old").input("given by an admin")
+    home.text_input(key="own_new").input("known to Rita alone")
+    next(button for button in home.button if button.label == "Change password").click().run()
+    assert_sound(home)
+    assert sign_in(site, "Rita", "known to Rita alone", address="a")
 
 
 def test_formulas_are_drawn_by_the_library_that_streamlit_ships() -> None:

@@ -61,6 +61,21 @@ def person_from_cookie(ctx: Context, value: str | None) -> Person | None:
         return Person(id=user.id, name=user.name, role=user.role)
 
 
+def why_ended(ctx: Context, value: str | None) -> str:
+    """Return why the session of a cookie was ended, empty without a genuine one. Who held the session alone has it."""
+    try:
+        data = _signer(ctx, "session").loads(value or "")
+    except BadSignature:
+        return ""
+    with ctx.db.read() as session:
+        user = session.get(User, str(data.get("user", "")))
+    if user is None or user.disabled_at is not None:
+        return "Your account was disabled. An admin can enable it again."
+    if user.session_epoch != data.get("epoch"):
+        return "Your session was ended: your password was changed, or you were signed out everywhere."
+    return ""
+
+
 def end_sessions(ctx: Context, user_id: str, *, person: Person) -> None:
     """End every session of an account: one's own, or any as an admin. Raises NotAllowed and NotFound."""
     if person.id != user_id:

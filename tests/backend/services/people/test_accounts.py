@@ -25,7 +25,7 @@ from backend.services.people.accounts import (
     list_accounts,
     reset_password,
 )
-from backend.services.people.sessions import SignedIn, end_sessions, person_from_cookie, sign_in
+from backend.services.people.sessions import SignedIn, end_sessions, person_from_cookie, sign_in, why_ended
 
 PASSWORD = "correct horse battery"
 
@@ -87,6 +87,17 @@ def test_a_reset_password_ends_the_old_one_and_every_session(ctx: Context) -> No
     with pytest.raises(NotAllowed):
         enter(ctx, "maya")
     assert enter(ctx, "maya", "another good password")
+
+
+def test_the_holder_of_a_session_that_ended_reads_why_and_nobody_else(ctx: Context) -> None:
+    maya = add_user(ctx, "maya", PASSWORD, person=LOCAL)
+    cookie = enter(ctx, "maya").session
+    assert why_ended(ctx, cookie) == ""
+    reset_password(ctx, maya.id or "", "another password", person=LOCAL)
+    assert "your password was changed" in why_ended(ctx, cookie)
+    disable_account(ctx, maya.id or "", person=LOCAL)
+    assert "Your account was disabled" in why_ended(ctx, cookie)
+    assert why_ended(ctx, cookie[:-2]) == why_ended(ctx, None) == ""
 
 
 def test_changing_the_own_password_requires_the_old_one(ctx: Context) -> None:
