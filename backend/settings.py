@@ -251,7 +251,7 @@ class Settings(BaseSettings):
         default="127.0.0.1",
         description=(
             "Address at which gateways reach the replicas of this machine. Loopback serves gateways on the same machine"
-            " alone; on another machine of a cluster, its address or name on the cluster's model."
+            " alone; on another machine of a cluster, its address or name on the cluster's network."
         ),
     )
     save_grace_s: float = Field(

@@ -338,6 +338,8 @@ def test_a_revision_whose_checkpoint_is_deleted_is_not_offered_to_roll_back_to(c
     (back,) = [button for button in app.button if button.label == "Roll back"]
     assert back.disabled
     assert "The files of “tiny \\(deleted\\)” are gone\\." in back.help
+    revisions = next(table.value for table in app.table if "Whole request p95, ms" in table.value.columns)
+    assert [row.split(", ")[1] for row in revisions["Revision"]] == ["leaving", "stable"]
 
 
 def test_a_replica_that_does_not_start_says_why_among_the_logs_too(ctx: Context) -> None:

@@ -42,6 +42,7 @@ from backend.gateway.errors import ApiError
 
 MAX_VARIABLES = 32
 MAX_NAME = 60  # characters: no field's is longer
+MAX_LISTED = 8  # fields that an error names
 MAX_REPEATED = 400  # characters of a body in an error
 LARGE_BYTES = 2**16
 TemplateVariables = Annotated[OpenObject, Field(max_length=MAX_VARIABLES)]
@@ -388,10 +389,9 @@ def parse_body(raw: bytes, kind: type[Body]) -> Body:
         is_unknown = errors[0]["type"] == "extra_forbidden"
         if is_unknown:
             near = nearest_name(field, kind.model_fields) if len(field) < MAX_NAME and "." not in field else None
-            message = (
-                "this field is not served here, and might change the answer; leave it out"
-                f"{f', or is it {near}?' if near else ''} (docs/api.md lists the fields)"
-            )
+            is_short = len(kind.model_fields) <= MAX_LISTED and "." not in field
+            listed = f" (the fields are {', '.join(kind.model_fields)})" if is_short else ""
+            message = f"this field is not served here; leave it out{f', or is it {near}?' if near else ''}{listed}"
         code = "unknown_parameter" if is_unknown else "invalid_value"
         raise ApiError(400, f"{field}: {message}" if field else message, code=code, param=field or None) from error
 

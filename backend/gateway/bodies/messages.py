@@ -19,6 +19,13 @@ class TextPart(BaseModel):
     type: Literal["text"]
     text: str
 
+    @field_validator("type", mode="before")
+    @classmethod
+    def _is_text(cls, value: object) -> object:
+        if value != "text":
+            raise ValueError("only text is served, and no images, audio or files")
+        return value
+
 
 class CalledFunction(BaseModel):
     """The function of a call: its name, and its arguments as JSON text."""

@@ -294,9 +294,10 @@ def draw_endpoint_traffic(ctx: Context, person: Person, name: str) -> None:
 
 def draw_revisions(compared: list[RevisionTraffic]) -> None:
     """Draw a row of figures for each revision that answers now."""
+    newest = max(one.revision for one in compared if one.role == "stable")
     rows = [
         {
-            "Revision": f"{one.revision}, {one.role}",
+            "Revision": f"{one.revision}, {one.role if one.role != 'stable' or one.revision == newest else 'leaving'}",
             "Checkpoint": one.checkpoint_name,
             "Requests": total.requests,
             "Failed": None if total.error_share is None else percent(total.error_share, digits=1),

@@ -88,7 +88,7 @@ def draw_review(preview: TrafficPreview) -> list[str]:
     excluded = []
     in_rows = {id_ for source in preview.provenance for id_ in source["requests"]}
     exchanges = [exchange for exchange in preview.exchanges if exchange.id in in_rows]
-    with st.container(height=480 if len(exchanges) > 3 else "content", border=False):
+    with st.container(height=360 if len(exchanges) > 3 else "content", border=False):
         for exchange in exchanges[:REVIEWED]:
             with st.container(border=True):
                 st.text(_question(exchange)[:400])

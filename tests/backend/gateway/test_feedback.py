@@ -32,6 +32,8 @@ def test_bodies_reach_the_log_as_the_mode_says_and_feedback_names_their_request(
             told = {"id": answer["id"], "rating": "down", "correction": "Hello."}
             assert httpx2.post(f"{url}/v1/feedback", json=told, headers=HEADERS).status_code == 200
             assert directory.feedback == [(answer["id"], -1, "Hello.")]
+            misspelt = httpx2.post(f"{url}/v1/feedback", json={"id": "x", "value": 1}, headers=HEADERS)
+            assert "the fields are id, rating, correction, comment" in misspelt.json()["error"]["message"]
             empty = httpx2.post(f"{url}/v1/feedback", json={"id": "x"}, headers=HEADERS)
             assert (empty.status_code, "rating" in empty.text) == (400, True)
             unknown = httpx2.post(f"{url}/v1/feedback", json={"id": "x", "rating": "up"}, headers=HEADERS)

@@ -26,7 +26,7 @@ from pages.components.words import date_time, figure_text
 SIDES = {"gateway": "Gateway", "replica": "Replica"}
 LATE_MS = 10.0
 INTERVALS = (
-    "In brackets: 95 % intervals by order statistics for independent requests; absent where a level has too few."
+    "In brackets: 95\u00a0% intervals by order statistics for independent requests; absent where a level has too few."
 )
 
 
