@@ -84,10 +84,7 @@ def draw_import_end(ctx: Context, job_id: str) -> None:
 
 with page_frame(
     "Datasets", "Training, validation and benchmark data in immutable versions.", objects=["dataset", "import"]
-) as (
-    ctx,
-    person,
-):
+) as (ctx, person):
     if "import" in st.query_params:
         back_link("All datasets", page=routes.DATASETS, key="datasets_back")
         version = draw_import(ctx, person)

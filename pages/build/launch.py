@@ -323,10 +323,7 @@ def main() -> None:
     """Draw the form of one run, or of a sweep."""
     with page_frame(
         "Launch", "Train a model on a dataset. The run waits in the queue until a worker takes it.", way_back=True
-    ) as (
-        ctx,
-        person,
-    ):
+    ) as (ctx, person):
         prepare_form(ctx, person)
         mode = draw_top()
         draw_draft(ctx, person)

@@ -59,8 +59,5 @@ with page_frame(
     "Planner",
     "Compute-optimal parameters, tokens and expected loss for a budget, by published scaling laws or your own runs.",
     objects=["study"],
-) as (
-    ctx,
-    person,
-):
+) as (ctx, person):
     main(ctx, person)

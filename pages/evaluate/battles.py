@@ -294,10 +294,7 @@ with page_frame(
     "Blind votes between checkpoints: ratings with intervals, and preference data for training.",
     objects=["campaign", "board"],
     way_back=True,
-) as (
-    context_,
-    person_,
-):
+) as (context_, person_):
     wanted_, board_ = st.query_params.get("campaign"), st.query_params.get("board")
     if board_:
         draw_frozen_board(context_, board_)

@@ -45,10 +45,7 @@ with page_frame(
     "Lineage",
     "From an endpoint or checkpoint back through decisions, votes, runs and data to the files.",
     way_back=True,
-) as (
-    context_,
-    person_,
-):
+) as (context_, person_):
     subject_ = choose_subject(context_)
     if subject_ is not None:
         kind_, name_ = subject_

@@ -48,10 +48,7 @@ def draw_load_tests(ctx: Context, person: Person, endpoint: str) -> None:
 
 with page_frame(
     "Load tests", "Generated requests against an endpoint: latencies, throughput, and what the gateway adds."
-) as (
-    context_,
-    person_,
-):
+) as (context_, person_):
     endpoint_ = choose_endpoint(context_)
     if endpoint_ is not None:
         draw_load_tests(context_, person_, endpoint_)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -208,40 +209,29 @@ def draw_machine_gauges(gauges: Sequence[GaugeSeries], traffic: Traffic) -> None
     grid = st.grid(2, min_column_width=330)
     figure = latency_figure(traffic, "queue_ms", "Time in the queue")
     grid.plotly_chart(figure, key="monitor_queue_ms", config=STATIC, alt="Time in the queue over time")
-    load: list[Series] = [
-        (name, by_name["endpoint", name]) for name in ("running", "waiting") if ("endpoint", name) in by_name
-    ]
-    if load:
-        figure = lines_figure(load, title="Running and waiting requests", is_count=True, start=start, end=end)
-        grid.plotly_chart(figure, key="monitor_load", config=STATIC, alt="Running and waiting requests over time")
-    ready = by_name.get(("endpoint", "replicas_ready"))
-    if ready:
-        figure = lines_figure([("ready", ready)], title="Replicas ready", is_count=True, start=start, end=end)
-        grid.plotly_chart(figure, key="monitor_replicas", config=STATIC, alt="Ready replicas over time")
-    cache = by_name.get(("endpoint", "cache_ratio"))
-    if cache:
-        figure = lines_figure(
-            [("cache", cache)], title="KV cache of the fullest replica", is_share=True, start=start, end=end
-        )
-        grid.plotly_chart(figure, key="monitor_cache", config=STATIC, alt="Use of the KV cache over time")
-    cores = by_name.get(("endpoint", "cpu_cores"))
-    if cores:
-        figure = lines_figure([("cores", cores)], title="Cores of the replicas", start=start, end=end)
-        grid.plotly_chart(figure, key="monitor_cores", config=STATIC, alt="Cores that the replicas keep busy over time")
-    labels = {"memory_bytes": "memory", "gpu_memory_bytes": "GPU memory"}
-    known = {label: by_name["endpoint", name] for name, label in labels.items() if ("endpoint", name) in by_name}
-    if known:
-        figure = lines_figure(list(known.items()), title="Memory of the replicas", is_bytes=True, start=start, end=end)
-        grid.plotly_chart(figure, key="monitor_memory", config=STATIC, alt="Memory of the replicas over time")
-    for number, subject in enumerate(sorted({subject for subject, _ in by_name if subject.startswith("host:")})):
+
+    def draw(subject: str, names: Mapping[str, str], *, title: str, key: str, alt: str, **unit: Any) -> None:
         series: list[Series] = [
-            (label, by_name[subject, name]) for name, label in HOST_GAUGES.items() if (subject, name) in by_name
+            (label, points) for name, label in names.items() if (points := by_name.get((subject, name)))
         ]
+        if series:
+            figure = lines_figure(series, title=title, start=start, end=end, **unit)
+            grid.plotly_chart(figure, key=f"monitor_{key}", config=STATIC, alt=f"{alt} over time")
+
+    title = "Running and waiting requests"
+    draw("endpoint", {"running": "running", "waiting": "waiting"}, title=title, key="load", alt=title, is_count=True)
+    ready = {"replicas_ready": "ready"}
+    draw("endpoint", ready, title="Replicas ready", key="replicas", alt="Ready replicas", is_count=True)
+    title = "KV cache of the fullest replica"
+    draw("endpoint", {"cache_ratio": "cache"}, title=title, key="cache", alt="Use of the KV cache", is_share=True)
+    alt = "Cores that the replicas keep busy"
+    draw("endpoint", {"cpu_cores": "cores"}, title="Cores of the replicas", key="cores", alt=alt)
+    labels, title = {"memory_bytes": "memory", "gpu_memory_bytes": "GPU memory"}, "Memory of the replicas"
+    draw("endpoint", labels, title=title, key="memory", alt=title, is_bytes=True)
+    for number, subject in enumerate(sorted({subject for subject, _ in by_name if subject.startswith("host:")})):
         host = subject.partition(":")[2]
-        figure = lines_figure(series, title=f"Machine {host}", is_share=True, start=start, end=end)
-        grid.plotly_chart(
-            figure, key=f"monitor_host_{number}", config=STATIC, alt=f"Load of the machine {host} over time"
-        )
+        alt = f"Load of the machine {host}"
+        draw(subject, HOST_GAUGES, title=f"Machine {host}", key=f"host_{number}", alt=alt, is_share=True)
 
 
 def _share(share: float | None) -> str:

@@ -75,7 +75,7 @@ def _emit_across(differences: list[BenchmarkDifference], *, left_out: list[str])
     lines = []
     for one in differences:
         better = {"first": one.first.checkpoint, "second": one.second.checkpoint}.get(one.better or "")
-        shown = "" if one.difference.low is None else f" [{one.difference.low:+.4g}, {one.difference.high:+.4g}]"
+        shown = one.difference.bracketed("{:+.4g}".format)
         p_text = "" if one.p_adjusted is None else f", adjusted p = {one.p_adjusted:.3g}"
         verdict = f"{better} is better" if better else "undecided"
         lines.append(
@@ -107,7 +107,7 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
 def as_text(comparison: Comparison) -> str:
     """Return a comparison as a line for a terminal."""
     gap = comparison.difference
-    shown = "" if gap.low is None else f" [{gap.low:+.4g}, {gap.high:+.4g}]"
+    shown = gap.bracketed("{:+.4g}".format)
     p_text = "" if comparison.p_value is None else f", p = {comparison.p_value:.3g} ({comparison.method})"
     better = {"first": comparison.first.checkpoint, "second": comparison.second.checkpoint}.get(comparison.better or "")
     items = f"{comparison.n} items" + (f" in {comparison.clusters} clusters" if comparison.clusters else "")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from backend.domain.attributes import attributes_of
 from backend.domain.scaling.fit import LawFit
 from backend.domain.scaling.isoflop import IsoflopFit
@@ -65,7 +63,7 @@ def plan_text(plan: ScalingPlan) -> str:
         f"{plan.flops:.3g} FLOPs by {plan.law.title}",
         (
             f"  optimum        {format_count(plan.optimum.parameters)}"
-            f" parameters{_interval(plan.optimal_parameters, format_count)}, {format_count(plan.optimum.tokens)} tokens"
+            f" parameters{plan.optimal_parameters.bracketed(format_count)}, {format_count(plan.optimum.tokens)} tokens"
             f" ({plan.optimum.tokens_per_parameter:.3g} for each)"
         ),
         (
@@ -77,7 +75,7 @@ def plan_text(plan: ScalingPlan) -> str:
             f"learning rate {format_number(batch.learning_rate)}, warm-up {batch.warmup_steps} steps"
         ),
         (
-            f"  expected loss  {plan.loss.value:.3f}{_interval(plan.loss, lambda v: f'{v:.3f}')}"
+            f"  expected loss  {plan.loss.value:.3f}{plan.loss.bracketed(lambda v: f'{v:.3f}')}"
             if plan.loss_is_believable
             else "  expected loss  no estimate"
         ),
@@ -137,21 +135,21 @@ def fit_text(fit: LawFit, isoflop: IsoflopFit, *, flops: float | None = None) ->
         " of the loss"
     ]
     lines += [
-        f"  {name:<6}{value.value:>12.5g}{_interval(value, lambda v: f'{v:.5g}')}"
+        f"  {name:<6}{value.value:>12.5g}{value.bracketed(lambda v: f'{v:.5g}')}"
         for name, value in fit.constants.items()
     ]
     lines.append(
-        f"  N ~ C^{fit.parameter_exponent.value:.3f}{_interval(fit.parameter_exponent, lambda v: f'{v:.3f}')} "
+        f"  N ~ C^{fit.parameter_exponent.value:.3f}{fit.parameter_exponent.bracketed(lambda v: f'{v:.3f}')} "
         f" ({fit.method})"
     )
     if isoflop.exponent is not None:
         lines.append(
-            f"  IsoFLOP profiles: N ~ C^{isoflop.exponent.value:.3f}{_interval(isoflop.exponent, lambda v: f'{v:.3f}')}"
+            f"  IsoFLOP profiles: N ~ C^{isoflop.exponent.value:.3f}{isoflop.exponent.bracketed(lambda v: f'{v:.3f}')}"
         )
     for profile in isoflop.profiles:
         best = profile.best_parameters
         best_size = (
-            f"best {format_count(best.value)} parameters{_interval(best, format_count)}"
+            f"best {format_count(best.value)} parameters{best.bracketed(format_count)}"
             if best
             else "no lowest point among the sizes trained"
         )
@@ -160,7 +158,7 @@ def fit_text(fit: LawFit, isoflop: IsoflopFit, *, flops: float | None = None) ->
         optimum = fit.law.optimum(flops)
         lines.append(
             f"  at {flops:.3g} FLOPs: {format_count(optimum.parameters)} parameters"
-            f"{_interval(fit.law.parameters_estimate(flops), format_count)}, "
+            f"{fit.law.parameters_estimate(flops).bracketed(format_count)}, "
             f"{format_count(optimum.tokens)} tokens, loss {optimum.loss:.3f}"
         )
     return "\n".join([*lines, *(f"- {text}" for text in fit.warnings)])
@@ -196,9 +194,3 @@ def study_text(plan: StudyPlan) -> str:
     ]
     total = f"{len(plan.runs)} runs" + (f", {format_duration(plan.seconds)} in all" if plan.seconds is not None else "")
     return "\n".join([f"{plan.config.name}: {total}", *lines, *(f"- {text}" for text in plan.notes)])
-
-
-def _interval(estimate: Estimate, write: Any) -> str:
-    if estimate.low is None or estimate.high is None:
-        return ""
-    return f" [{write(estimate.low)}, {write(estimate.high)}]"

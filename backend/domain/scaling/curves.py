@@ -33,20 +33,19 @@ class CurveLine:
     floor: float | None = None
 
 
-def frontier_line(law: ScalingLaw, low_flops: float, high_flops: float, *, ceiling: float | None = None) -> CurveLine:
+def frontier_line(law: ScalingLaw, low_flops: float, high_flops: float, *, ceiling: float) -> CurveLine:
     """Return a law's lowest loss for each budget, with the band of its draws; losses above `ceiling` (guessing) are
     left out.
     """
     budgets = np.geomspace(low_flops, high_flops, NUM_POINTS)
     losses = np.array([law.optimum(float(budget)).loss for budget in budgets])
-    below_ceiling = losses <= (ceiling if ceiling is not None else math.inf)
+    below_ceiling = losses <= ceiling
     budgets, losses = budgets[below_ceiling], losses[below_ceiling]
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
-    top = ceiling if ceiling is not None else math.inf
     if law.draws is not None and len(budgets):
         bands = [_frontier_band(law, float(budget), float(loss)) for budget, loss in zip(budgets, losses, strict=True)]
-        low, high = tuple(band[0] for band in bands), tuple(min(band[1], top) for band in bands)
+        low, high = tuple(band[0] for band in bands), tuple(min(band[1], ceiling) for band in bands)
     return CurveLine(law.title, tuple(budgets.tolist()), tuple(losses.tolist()), low, high, law.E)
 
 
@@ -68,7 +67,7 @@ def profile_line(
     flops: float,
     *,
     name: str,
-    ceiling: float | None = None,
+    ceiling: float,
     unique_tokens: int | None = None,
 ) -> CurveLine:
     """Return the loss expected by a law for each size at one budget, up to a factor of 16 from the optimum; with
@@ -79,7 +78,7 @@ def profile_line(
     num_tokens = [flops / FLOPS_PER_PARAMETER_TOKEN / float(n) for n in sizes]
     worth = [effective_tokens(tokens, unique_tokens) if unique_tokens else tokens for tokens in num_tokens]
     losses = np.array([law.loss(float(n), tokens) for n, tokens in zip(sizes, worth, strict=True)])
-    below_ceiling = losses <= (ceiling if ceiling is not None else math.inf)
+    below_ceiling = losses <= ceiling
     return CurveLine(name, tuple(sizes[below_ceiling].tolist()), tuple(losses[below_ceiling].tolist()))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,6 +39,10 @@ class Estimate:
     high: float | None
     n: int
     method: str
+
+    def bracketed(self, write: Callable[[float], str]) -> str:
+        """Return the interval as it stands behind the value: ` [1.2, 3.4]`; empty if it is undefined."""
+        return "" if self.low is None or self.high is None else f" [{write(self.low)}, {write(self.high)}]"
 
 
 def normal_quantile(level: float) -> float:

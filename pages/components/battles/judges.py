@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from backend.domain.battles.rating_table import RatingTable
@@ -33,9 +35,9 @@ def _draw_agreement(judges: JudgesView) -> None:
     rows = [
         {
             "Judge": column.judge,
-            "Agreement": _percent(column.agreement.percent_agreement),
-            "Without ties": _percent(column.agreement.without_ties),
-            "Kappa": _number(column.agreement.kappa),
+            "Agreement": _with_interval(column.agreement.percent_agreement, percent),
+            "Without ties": _with_interval(column.agreement.without_ties, percent),
+            "Kappa": _with_interval(column.agreement.kappa, "{:.2f}".format),
             "Pairs of verdict and vote": column.agreement.num_pairs,
         }
         for column in judges.columns
@@ -48,8 +50,8 @@ def _draw_agreement(judges: JudgesView) -> None:
     ceiling = judges.ceiling
     people = {
         "Judge": "raters with each other",
-        "Agreement": _percent(ceiling.percent_agreement),
-        "Kappa": _number(ceiling.alpha),
+        "Agreement": _with_interval(ceiling.percent_agreement, percent),
+        "Kappa": _with_interval(ceiling.alpha, "{:.2f}".format),
     }
     draw_table([*rows, people], key="judge_agreement", alt="Agreement of judges with raters")
     st.caption(
@@ -69,16 +71,5 @@ def _draw_ratings(judges: JudgesView, table: RatingTable) -> None:
     draw_table(rows, key="judge_ratings", alt="Ratings by raters and by judges")
 
 
-def _percent(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "–"
-    known = estimate.low is not None and estimate.high is not None
-    return percent(estimate.value) + (
-        f" [{percent(estimate.low or 0)}, {percent(estimate.high or 0)}]" if known else ""
-    )
-
-
-def _number(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "–"
-    return f"{estimate.value:.2f}" + (f" [{estimate.low:.2f}, {estimate.high:.2f}]" if estimate.low is not None else "")
+def _with_interval(estimate: Estimate | None, write: Callable[[float], str]) -> str:
+    return "–" if estimate is None else f"{write(estimate.value)}{estimate.bracketed(write)}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from typing import Literal
 
 import streamlit as st
 
 from backend.domain.battles.promotion import PromotionEvidence, PromotionVerdict
+from backend.domain.evaluation.gate_config import GateVerdict
 from backend.domain.evaluation.safety.card import direction, format_value
 from backend.domain.evaluation.safety.probes import METRICS
 from backend.domain.serving.names import check_alias_name
@@ -30,24 +30,22 @@ from pages.components.battles.answers import FLAGGED
 from pages.components.battles.raters import count_flags
 from pages.components.choices import by_identity
 from pages.components.confirm import close_menu, draw_confirmed, menu_key
+from pages.components.evaluation.gate import BADGES
 from pages.components.frame import errors_shown, object_heading, plain, show_error
 from pages.components.links import row_link
 from pages.components.numbers import form_button, number_form
 from pages.components.words import when
 
-Colour = Literal["green", "red", "orange", "gray"]
 ICONS = {
     "promote": ("promoted", "green", "arrow_upward"),
     "reject": ("rejected", "red", "block"),
     "rollback": ("rolled back", "orange", "undo"),
 }
-OUTCOMES: dict[str, tuple[Colour, str]] = {
-    "better": ("green", "check_circle"),
-    "worse": ("red", "cancel"),
-    "undecided": ("orange", "help"),
-    "PASS": ("green", "check_circle"),
-    "FAIL": ("red", "cancel"),
-    "INCONCLUSIVE": ("orange", "help"),
+OUTCOMES = {
+    "better": BADGES[GateVerdict.PASS],
+    "worse": BADGES[GateVerdict.FAIL],
+    "undecided": BADGES[GateVerdict.INCONCLUSIVE],
+    **BADGES,
 }
 NEW = "New alias"
 SHOWN_OTHERS = 3
@@ -169,8 +167,8 @@ def _draw_held(checkpoint: CheckpointView, alias: AliasView) -> None:
 
 
 def _badge(word: str) -> None:
-    color, icon = OUTCOMES.get(word, ("gray", "help"))
-    st.badge(word.capitalize(), color=color, icon=f":material/{icon}:")
+    color, icon = OUTCOMES.get(word, ("gray", ":material/help:"))
+    st.badge(word.capitalize(), color=color, icon=icon)
 
 
 def _draw_verdict(evidence: PromotionEvidence, campaign: CampaignView | None) -> None:

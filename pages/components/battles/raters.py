@@ -141,12 +141,11 @@ def _draw_fresh(ctx: Context, link: RaterLink) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             with st.popover("QR code", icon=":material/qr_code:", key=f"qr_{link.rater.id}"):
                 st.image(link_qr_svg(link.url), width=220)
-            gone = st.session_state[FRESH].pop
             st.button(
                 "Dismiss",
                 icon=":material/close:",
                 key=f"dismiss_{link.rater.id}",
-                on_click=handled(gone),
+                on_click=handled(st.session_state[FRESH].pop),
                 args=(link.rater.id, None),
             )
 

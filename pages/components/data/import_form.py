@@ -190,10 +190,8 @@ def _draw_kind_and_mapping(chosen: Chosen, head: SourceHead, past: PastImport | 
     mapping = _draw_mapping(chosen, guess, kind)
     tried = preview_head(head, kind=kind, mapping=mapping)
     if tried.problem:
-        st.warning(
-            plain(tried.problem.replace("`", "")[:1].upper() + tried.problem.replace("`", "")[1:]) + ".",
-            icon=":material/rule:",
-        )
+        problem = tried.problem.replace("`", "")
+        st.warning(f"{plain(problem[:1].upper() + problem[1:])}.", icon=":material/rule:")
     with place:
         _draw_hints(
             chosen,

@@ -49,7 +49,7 @@ from pages.components.words import when
 PAGE = routes.EVALUATIONS
 FORM = "gate"
 NO_FIELDS = ("gate_create", "gate_evaluate", "gate_draft_discard")
-BADGES: dict[GateVerdict, tuple[Literal["green", "red", "orange"], str]] = {
+BADGES: dict[str, tuple[Literal["green", "red", "orange", "gray"], str]] = {
     GateVerdict.PASS: ("green", ":material/check_circle:"),
     GateVerdict.FAIL: ("red", ":material/cancel:"),
     GateVerdict.INCONCLUSIVE: ("orange", ":material/help:"),

@@ -134,10 +134,7 @@ def _numbers(ctx: Context, evaluation: EvaluationView, which: str) -> list[int]:
 def _choices(ctx: Context, evaluation: EvaluationView) -> dict[str, str]:
     """Return the outcomes by which items are chosen, the first shown first."""
     if is_probe(ctx, evaluation.version_id):
-        return {
-            "all": "All",
-            **({"truncated": "Truncated"} if evaluation.kind is not EvaluationKind.PERPLEXITY else {}),
-        }
+        return {"all": "All"} | ({} if evaluation.kind is EvaluationKind.PERPLEXITY else {"truncated": "Truncated"})
     words = dict(WHICH[evaluation.kind])
     if check_contamination(ctx, evaluation, with_scores=False).positions:
         words["contaminated"] = "Contaminated"

@@ -158,7 +158,7 @@ def draw_endpoint_safety(ctx: Context, person: Person, key: str) -> None:
 
 
 def _draw_run(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
-    probes = {view.version.dataset: view for view in list_probes(ctx)}
+    probes = [view.version.dataset for view in list_probes(ctx)]
     if not probes:
         row_link(
             "Add a safety probe",
@@ -169,7 +169,7 @@ def _draw_run(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
         )
         return
     with st.expander("Measure safety", icon=":material/shield:"):
-        if _draw_run_form(ctx, person, checkpoint, list(probes), key=checkpoint.id):
+        if _draw_run_form(ctx, person, checkpoint, probes, key=checkpoint.id):
             st.rerun()
 
 
@@ -252,7 +252,6 @@ def draw_safety_report(ctx: Context, evaluation: EvaluationView) -> None:
 def _draw_harm(ctx: Context, evaluation: EvaluationView) -> None:
     """Draw what a judge said about harm, or offer to ask one: an answer that does not refuse need not do harm."""
     harm = read_harm(ctx, [evaluation.id]).get(evaluation.id)
-    link = {"judges": evaluation.id}
     if harm is not None:
         share = format_value("harm", harm.share.value, harm.share.low, harm.share.high)
         missing = f", {harm.missing} without a verdict" if harm.missing else ""
@@ -272,7 +271,7 @@ def _draw_harm(ctx: Context, evaluation: EvaluationView) -> None:
         row_link(
             "Judge the harm of these answers",
             page=routes.EVALUATIONS,
-            query=link,
+            query={"judges": evaluation.id},
             icon="gavel",
             key=f"harm_{evaluation.id}",
         )

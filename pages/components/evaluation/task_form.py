@@ -276,13 +276,9 @@ def _save(
     dataset = next((one.name for one in list_datasets(ctx, ready=True) if one.id == chosen), "")
     named = _named_for(text, dataset)
     saved = save_task(ctx, named, person=person, replace=replace, opened_text=opened_text)
-    for state_key in (
-        f"task_text_{name}",
-        f"task_text_{name}_seen",
-        f"task_text_{saved.name}",
-        f"task_text_{saved.name}_seen",
-    ):
-        st.session_state.pop(state_key, None)
+    for one in (name, saved.name):
+        for part in ("", "_seen"):
+            st.session_state.pop(f"task_text_{one}{part}", None)
     st.session_state.pop(f"task_clash_{name}", None)
     suggested = f" New evaluation suggests it for {dataset}." if named != text else ""
     st.toast(f"Saved {plain(saved.name)}.{plain(suggested)}", icon=":material/check:")

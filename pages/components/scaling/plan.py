@@ -13,7 +13,6 @@ from backend.domain.scaling.fit import MIN_POINTS
 from backend.domain.scaling.laws import ScalingLaw
 from backend.domain.scaling.plan import ScalingPlan
 from backend.domain.scaling.study import format_budget
-from backend.domain.statistics.estimates import Estimate
 from backend.domain.wording import format_duration, format_number, format_usd, plural, short
 from backend.services.scaling.planner import OWN, PoolRun, RunPool, list_laws
 from pages.components import routes
@@ -34,7 +33,7 @@ def draw_plan(plan: ScalingPlan) -> None:
         "Parameters",
         short(plan.parameters),
         help=f"{plan.parameters:,}. Optimum by the law:"
-        f" {short(optimum_parameters.value)}{interval(optimum_parameters, short)} ({optimum_parameters.method}).",
+        f" {short(optimum_parameters.value)}{optimum_parameters.bracketed(short)} ({optimum_parameters.method}).",
     )
     draw_metric(
         grid,
@@ -84,17 +83,10 @@ def _draw_loss(grid: st.delta_generator.DeltaGenerator, plan: ScalingPlan) -> No
             "Expected loss",
             f"{loss.value:.3f}",
             help=f"Nats per token, 95 % interval: {loss.method}.",
-            note=interval(loss, lambda v: f"{v:.3f}").strip() or None,
+            note=loss.bracketed(lambda v: f"{v:.3f}").strip() or None,
         )
     else:
         draw_metric(grid, "Expected loss", "–", help="See the notes below.")
-
-
-def interval(estimate: Estimate, write: object) -> str:
-    """Format an interval after its value: ` [1.2, 3.4]`; empty without one."""
-    if estimate.low is None or estimate.high is None or not callable(write):
-        return ""
-    return f" [{write(estimate.low)}, {write(estimate.high)}]"
 
 
 def draw_plan_use(plan: ScalingPlan) -> None:

@@ -33,7 +33,7 @@ from pages.components.choices import choose_one
 from pages.components.frame import draw_metric, errors_shown, live_part, object_heading, plain, rerun_after
 from pages.components.links import back_link, page_link
 from pages.components.scaling.charts import Dot, profiles_chart, run_dot
-from pages.components.scaling.plan import draw_frontier, interval
+from pages.components.scaling.plan import draw_frontier
 from pages.components.scaling.plan_form import law_label
 
 PAGE = routes.PLANNER
@@ -174,7 +174,7 @@ def _draw_profiles(report: FitReport) -> None:
     words = [
         f"{format_budget(profile.flops)} FLOPs: "
         + (
-            f"best {short(profile.best_parameters.value)} parameters{interval(profile.best_parameters, short)}"
+            f"best {short(profile.best_parameters.value)} parameters{profile.best_parameters.bracketed(short)}"
             if profile.best_parameters is not None
             else "minimum at the edge of the trained sizes; add sizes beyond it"
         )
@@ -183,7 +183,7 @@ def _draw_profiles(report: FitReport) -> None:
     if report.isoflop.exponent is not None:
         words.append(
             "optimal size grows as"
-            f" C^{report.isoflop.exponent.value:.2f}{interval(report.isoflop.exponent, lambda v: f'{v:.2f}')}"
+            f" C^{report.isoflop.exponent.value:.2f}{report.isoflop.exponent.bracketed(lambda v: f'{v:.2f}')}"
         )
     st.caption(plain(" · ".join(words)) if words else "A parabola needs four sizes per budget.")
 
@@ -192,7 +192,7 @@ def _draw_law(fit: LawFit) -> None:
     st.subheader("Fitted law", anchor=False)
     grid = st.grid(6, min_column_width=150)
     for name, value in (*fit.constants.items(), ("N grows as C^", fit.parameter_exponent)):
-        span = interval(value, lambda v: _constant(v, digits=3)).strip()
+        span = value.bracketed(lambda v: _constant(v, digits=3)).strip()
         vague = (
             value.high is not None
             and value.low is not None

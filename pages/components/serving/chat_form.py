@@ -187,14 +187,10 @@ def draw_sides(
                 below.get(field, st).error(plain(fault), icon=":material/error:")
         problem = problem or (f"{side}: {fault}" if fault else "")
         valid = settings or shared
-        own.append(SideSettings(**{name: getattr(valid, name) for name in WIDGETS if differs(valid, shared, name)}))
+        values = {name: getattr(valid, name) for name in WIDGETS}
+        own.append(SideSettings(**{name: value for name, value in values.items() if value != getattr(shared, name)}))
         st.session_state[f"base_of_{inner}"] = now, own[-1].changes if settings else changes
     return tuple(own), problem
-
-
-def differs(one: ChatSettings, other: ChatSettings, field: str) -> bool:
-    """Return whether a field of two settings differs."""
-    return bool(getattr(one, field) != getattr(other, field))
 
 
 def side_scope(scope: str, side: str) -> str:

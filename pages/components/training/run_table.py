@@ -314,7 +314,7 @@ def draw_bar(
             icon=None,
             help="These runs with these columns.",
         )
-    return shown or SHOWN[0], group
+    return shown, group
 
 
 def _draw_columns(table: RunTable, columns: Sequence[RunField]) -> None:

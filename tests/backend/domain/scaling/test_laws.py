@@ -114,6 +114,6 @@ def test_lines_leave_out_what_is_worse_than_guessing() -> None:
     assert max(line.y) <= ceiling
     assert line.x[0] > 1e12
     assert all(low <= y <= high for low, y, high in zip(line.low, line.y, line.high, strict=True))
-    profile = profile_line(law, 1e20, name="1e20")
+    profile = profile_line(law, 1e20, name="1e20", ceiling=math.inf)
     lowest = profile.x[int(np.argmin(profile.y))]
     assert lowest == pytest.approx(law.optimum(1e20).parameters, rel=0.1)
