@@ -13,11 +13,10 @@ from backend.services.context import Context, Person
 from backend.services.serving.costs.ledger import LedgerLine, month_bounds
 from backend.services.serving.costs.prices import MAX_HOUR_USD, current_prices, list_prices, remove_price, set_price
 from backend.services.serving.costs.report import LedgerReport, cost_report, report_csv
-from pages.components.charts.style import STATIC
 from pages.components.choices import choose_one
 from pages.components.confirm import draw_confirmed
 from pages.components.downloads import draw_download
-from pages.components.frame import draw_metric, empty_state, page_frame, plain, rerun_after
+from pages.components.frame import draw_metric, draw_plot, empty_state, page_frame, plain, rerun_after
 from pages.components.numbers import draw_number, form_button, number_form
 from pages.components.serving.costs.charts import daily_figure, split_figure
 from pages.components.tables import draw_table
@@ -66,9 +65,7 @@ def draw_costs(ctx: Context, person: Person) -> None:
         empty_state("No device time in this period.")
         return
     if report.ledger.usd > 0:
-        st.plotly_chart(
-            daily_figure(report.ledger.by_day), key="cost_days", config=STATIC, alt="Costs by day and category"
-        )
+        draw_plot(daily_figure(report.ledger.by_day), key="cost_days", alt="Costs by day and category")
     draw_tables(report, person)
 
 
@@ -180,7 +177,7 @@ def draw_endpoint_costs(report: LedgerReport) -> None:
             [line.usd - line.idle_usd for line in priced],
             [line.idle_usd for line in priced],
         )
-        st.plotly_chart(figure, key="cost_split", config=STATIC, alt="Costs of endpoints by requests and idle time")
+        draw_plot(figure, key="cost_split", alt="Costs of endpoints by requests and idle time")
     rows = [
         {
             "Endpoint": line.name,

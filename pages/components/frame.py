@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import Literal, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import streamlit as st
 from pydantic import ValidationError
@@ -230,6 +230,11 @@ def draw_metric(
 def draw_figure(label: str, value: str | None, *, help: str | None = None) -> None:
     """Draw a number of a frame that holds more, in the size of `draw_metric`; None is an estimate that is unknown."""
     st.metric(label, "Unknown" if value is None else value, help=help)
+
+
+def draw_plot(figure: Any, *, key: str, alt: str | None = None, place: Any = st) -> None:
+    """Draw a Plotly figure without its tool bar; `alt` says what it shows to those who can't see it."""
+    place.plotly_chart(figure, key=key, config={"displayModeBar": False}, alt=alt)
 
 
 def empty_state(

@@ -25,9 +25,8 @@ from backend.services.serving.monitoring.traffic import (
     read_traffic_gauges,
 )
 from pages.components import routes
-from pages.components.charts.style import STATIC
 from pages.components.choices import choose_from, choose_one
-from pages.components.frame import draw_metric, empty_state, live_part, page_frame, plain
+from pages.components.frame import draw_metric, draw_plot, empty_state, live_part, page_frame, plain
 from pages.components.links import page_link
 from pages.components.serving.monitoring.charts import Series, break_at_gaps, lines_figure, stacked_figure
 from pages.components.serving.replica_table import draw_replica_table
@@ -175,14 +174,12 @@ def draw_traffic(traffic: Traffic) -> None:
     )
     requests: list[Series] = [(name, [(at, getattr(point, field)) for at, point in points]) for name, field in statuses]
     figure = stacked_figure(requests, title=f"Requests per {_step_words(traffic)}", start=start, end=end)
-    grid.plotly_chart(figure, key="monitor_requests", config=STATIC, alt="Requests over time by result")
+    draw_plot(figure, key="monitor_requests", alt="Requests over time by result", place=grid)
     tokens: Series = ("tokens/s", [(at, point.tokens_per_s) for at, point in points[:-1]])  # the last step is not over
     figure = lines_figure([tokens], title="Generated tokens per second", start=start, end=end)
-    grid.plotly_chart(figure, key="monitor_tokens", config=STATIC, alt="Generated tokens per second over time")
+    draw_plot(figure, key="monitor_tokens", alt="Generated tokens per second over time", place=grid)
     for field, title in (("ttft_ms", "Time to first token"), ("itl_ms", "Time between tokens")):
-        grid.plotly_chart(
-            latency_figure(traffic, field, title), key=f"monitor_{field}", config=STATIC, alt=f"{title} over time"
-        )
+        draw_plot(latency_figure(traffic, field, title), key=f"monitor_{field}", alt=f"{title} over time", place=grid)
     st.caption("A request counts, with all its tokens, when it began.")
 
 
@@ -208,7 +205,7 @@ def draw_machine_gauges(gauges: Sequence[GaugeSeries], traffic: Traffic) -> None
     start, end = traffic.points[0].start.astimezone(zone), traffic.points[-1].start.astimezone(zone)
     grid = st.grid(2, min_column_width=330)
     figure = latency_figure(traffic, "queue_ms", "Time in the queue")
-    grid.plotly_chart(figure, key="monitor_queue_ms", config=STATIC, alt="Time in the queue over time")
+    draw_plot(figure, key="monitor_queue_ms", alt="Time in the queue over time", place=grid)
 
     def draw(subject: str, names: Mapping[str, str], *, title: str, key: str, alt: str, **unit: Any) -> None:
         series: list[Series] = [
@@ -216,7 +213,7 @@ def draw_machine_gauges(gauges: Sequence[GaugeSeries], traffic: Traffic) -> None
         ]
         if series:
             figure = lines_figure(series, title=title, start=start, end=end, **unit)
-            grid.plotly_chart(figure, key=f"monitor_{key}", config=STATIC, alt=f"{alt} over time")
+            draw_plot(figure, key=f"monitor_{key}", alt=f"{alt} over time", place=grid)
 
     title = "Running and waiting requests"
     draw("endpoint", {"running": "running", "waiting": "waiting"}, title=title, key="load", alt=title, is_count=True)

@@ -22,8 +22,7 @@ from pages.components.battles.charts import interval_chart, rating_marks
 from pages.components.battles.judges import draw_judges
 from pages.components.battles.raters import draw_flagged
 from pages.components.battles.standings import draw_bias, draw_verdicts, draw_votes_needed, draw_win_matrix
-from pages.components.charts.style import STATIC
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import draw_plot, errors_shown, plain
 from pages.components.links import row_link
 from pages.components.numbers import form_button
 from pages.components.tables import draw_table
@@ -167,10 +166,9 @@ def _draw_exclusions(default: Standings, *, with_excluded: bool) -> None:
 
 def _draw_ratings(board: Standings, table: RatingTable) -> None:
     leader = table.ratings[0]
-    st.plotly_chart(
+    draw_plot(
         interval_chart(rating_marks(table.ratings), title=f"Rating, {percent(table.level)} interval", reference=1000.0),
         key="ratings_chart",
-        config=STATIC,
         alt=f"{leader.contestant} leads with {leader.rating:.0f}",
     )
     draw_table([_line(table, row.contestant) for row in table.ratings], key="ratings_table", alt="Ratings")

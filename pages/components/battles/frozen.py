@@ -11,9 +11,8 @@ from backend.services.battles.frozen_boards import FrozenBoardView, export_board
 from backend.services.context import Context
 from pages.components import routes
 from pages.components.battles.charts import IntervalMark, interval_chart
-from pages.components.charts.style import STATIC
 from pages.components.downloads import draw_download
-from pages.components.frame import errors_shown, object_heading, plain
+from pages.components.frame import draw_plot, errors_shown, object_heading, plain
 from pages.components.links import back_link
 from pages.components.tables import draw_table
 from pages.components.words import date_time
@@ -62,9 +61,7 @@ def _draw_ratings(board: FrozenBoardView) -> None:
     ]
     level = board.document["options"]["level"]
     chart = interval_chart(marks, title=f"Rating, {percent(level)} interval", reference=1000.0)
-    st.plotly_chart(
-        chart, key="frozen_chart", config=STATIC, alt=f"{rows[0]['contestant']} leads with {rows[0]['rating']:.0f}"
-    )
+    draw_plot(chart, key="frozen_chart", alt=f"{rows[0]['contestant']} leads with {rows[0]['rating']:.0f}")
     draw_table(
         [
             {

@@ -8,7 +8,7 @@ from backend.domain.battles.answer_ratings import GradedContestant, Scale
 from backend.domain.wording import percent, plural
 from backend.services.battles.grading.board import GradeBoard
 from pages.components.battles.charts import IntervalMark, interval_chart
-from pages.components.charts.style import STATIC
+from pages.components.frame import draw_plot
 from pages.components.tables import draw_table
 
 TITLES: dict[Scale, str] = {"thumbs": "Share of good answers", "stars": "Mean of 1 to 5 stars"}
@@ -20,10 +20,9 @@ def draw_grades(board: GradeBoard) -> None:
     with_interval = [row for row in board.contestants if row.score.low is not None and row.score.high is not None]
     if with_interval:
         marks = [_chart_mark(row, board.scale) for row in with_interval]
-        st.plotly_chart(
+        draw_plot(
             interval_chart(marks, title=f"{title}, 95 % interval"),
             key="grades_chart",
-            config=STATIC,
             alt=f"{with_interval[0].contestant} leads with {_mark(with_interval[0].score.value, board.scale)}",
         )
     draw_table([_line(row, board.scale) for row in board.contestants], key="grades_table", alt=title)

@@ -9,8 +9,7 @@ from backend.domain.battles.verdicts import PairVerdict
 from backend.domain.wording import about, format_duration, format_evidence, percent, plural
 from backend.services.battles.standings import Standings
 from pages.components.battles.charts import win_chart
-from pages.components.charts.style import STATIC
-from pages.components.frame import draw_metric, plain
+from pages.components.frame import draw_metric, draw_plot, plain
 from pages.components.tables import draw_table
 
 TONES = {
@@ -163,10 +162,7 @@ def draw_win_matrix(standings: Standings) -> None:
     """Draw the win matrix."""
     if standings.table is None:
         return
-    st.plotly_chart(
-        win_chart(standings.table.wins),
-        key="win_chart",
-        config=STATIC,
-        alt="Share of votes each contestant earned against each other",
+    draw_plot(
+        win_chart(standings.table.wins), key="win_chart", alt="Share of votes each contestant earned against each other"
     )
     st.caption("Win share of the row against the column; ties and both bad count half.")

@@ -16,8 +16,6 @@ MUTED = "#8E8A82"
 
 MARGIN = {"l": 0, "r": 10, "t": 8, "b": 0}
 LEGEND_BELOW = {"orientation": "h", "y": -0.24, "x": 0}
-STATIC = {"displayModeBar": False}
-"""Plotly config of a figure without its tool bar."""
 
 MAX_NAME = 38
 

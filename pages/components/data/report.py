@@ -27,11 +27,10 @@ from backend.services.data.views import VersionView
 from backend.services.tokenizers.sources import TokenizerSource, list_sources, resolve_source
 from pages.components import routes
 from pages.components.browser.token_strip.component import Mark, token_strip
-from pages.components.charts.style import STATIC
 from pages.components.choices import by_identity, choose_from, choose_one
 from pages.components.confirm import draw_confirmed
 from pages.components.data.report_details import draw_report_detail, length_figure
-from pages.components.frame import draw_metric, errors_shown, plain, show_problem, warn_unknown
+from pages.components.frame import draw_metric, draw_plot, errors_shown, plain, show_problem, warn_unknown
 from pages.components.job_progress import draw_job
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.words import when
@@ -205,10 +204,9 @@ def _draw_report(ctx: Context, person: Person, version: VersionView, view: DataR
     draw_samples(ctx, view, report)
     st.subheader("Lengths", anchor=False)
     train = report.train
-    st.plotly_chart(
+    draw_plot(
         length_figure(train.lengths, context=report.question.context, cuts=report.trainer in ("sft", "dpo", "kto")),
         key=f"report_lengths_{view.id}",
-        config=STATIC,
     )
     lengths = train.lengths
     st.caption(

@@ -11,8 +11,9 @@ from backend.domain.data.reports.near_duplicates import detection_probability
 from backend.domain.data.reports.report import DataReport, DuplicateCluster, Language, Lengths, RowRef, sampling_error
 from backend.domain.wording import percent, plural
 from pages.components import routes
-from pages.components.charts.style import ACCENT, MARGIN, MUTED, STATIC
+from pages.components.charts.style import ACCENT, MARGIN, MUTED
 from pages.components.choices import choose_one
+from pages.components.frame import draw_plot
 from pages.components.links import page_link
 from pages.components.tables import draw_table
 from pages.components.words import figure_text
@@ -147,7 +148,7 @@ def _draw_languages(report: DataReport, key: str) -> None:
         f"Guessed on {plural(report.languages_of, 'row')} spread over the dataset; code and lists of names are often"
         f" uncertain.{within}"
     )
-    st.plotly_chart(language_figure(report.languages[:15]), key=f"report_languages_{key}", config=STATIC)
+    draw_plot(language_figure(report.languages[:15]), key=f"report_languages_{key}")
 
 
 def _draw_faults(report: DataReport, _key: str) -> None:

@@ -13,8 +13,8 @@ from backend.services.context import Context
 from backend.services.evaluation.calibrations import MIN_ITEMS, read_calibration
 from backend.services.evaluation.contamination import ContaminationCheck, check_contamination
 from backend.services.evaluation.evaluations import EvaluationView
-from pages.components.charts.style import ACCENT, MARGIN, MUTED, STATIC, error_bars, fade
-from pages.components.frame import draw_figure, plain
+from pages.components.charts.style import ACCENT, MARGIN, MUTED, error_bars, fade
+from pages.components.frame import draw_figure, draw_plot, plain
 
 
 def draw_evaluation_details(ctx: Context, evaluation: EvaluationView) -> None:
@@ -50,12 +50,7 @@ def _draw_calibration(result: ProbabilityCalibration | None, key: str) -> None:
     with columns[1].container(border=True, height="stretch"):
         draw_figure("Brier score", f"{result.brier:.3f}")
         st.caption("Mean squared distance of confidence from outcome; lower is better.")
-    st.plotly_chart(
-        reliability_figure(result),
-        key=f"reliability_{key}",
-        config=STATIC,
-        alt="Accuracy by confidence, with intervals",
-    )
+    draw_plot(reliability_figure(result), key=f"reliability_{key}", alt="Accuracy by confidence, with intervals")
     verdict = "Miscalibrated" if result.is_miscalibrated else "No miscalibration found"
     st.caption(
         plain(

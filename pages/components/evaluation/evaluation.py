@@ -18,7 +18,6 @@ from backend.services.evaluation.board import void_reason_of
 from backend.services.evaluation.comparisons import ALPHA, Comparison, compare, list_comparable, open_pair, order_pair
 from backend.services.evaluation.evaluations import EvaluationView, ScoreView, launch_again
 from pages.components import routes
-from pages.components.charts.style import STATIC
 from pages.components.choices import choose_from
 from pages.components.evaluation.across import adjusted_text, draw_across
 from pages.components.evaluation.charts import difference_figure
@@ -34,7 +33,7 @@ from pages.components.evaluation.items import (
     is_item_open,
 )
 from pages.components.evaluation.safety import draw_safety_report
-from pages.components.frame import draw_figure, errors_shown, object_heading, plain, show_problem
+from pages.components.frame import draw_figure, draw_plot, errors_shown, object_heading, plain, show_problem
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.links import row_link
 from pages.components.tables import draw_table
@@ -286,10 +285,9 @@ def _draw_difference(comparison: Comparison, *, noun: str, adjusted: str) -> Non
         draw_figure("Better, worse, same", f"{comparison.wins} · {comparison.losses} · {comparison.ties}")
         st.caption(plain(f"{noun}s, as {comparison.second.checkpoint} did"))
     good = "left is better" if is_score_lower_better(metric) else "right is better"
-    st.plotly_chart(
+    draw_plot(
         difference_figure(gap.value, gap.low, gap.high, metric=metric, better=good),
         key="eval_difference",
-        config=STATIC,
         alt="Difference with its interval, and zero",
     )
     notes = (

@@ -12,12 +12,11 @@ from backend.services.context import Context
 from backend.services.evaluation.board import Board, Column, caveats_of, void_reason_of
 from backend.services.evaluation.comparisons import Rank, order_pair, rank_evaluations
 from pages.components import routes
-from pages.components.charts.style import STATIC
 from pages.components.choices import choose_from
 from pages.components.evaluation.charts import ScoreDot, score_figure
 from pages.components.evaluation.endpoints import subject_label
 from pages.components.evaluation.matrix import draw_metric_choice, metric_of, metric_title
-from pages.components.frame import empty_state, object_heading, plain
+from pages.components.frame import draw_plot, empty_state, object_heading, plain
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable, draw_table
 
@@ -57,10 +56,9 @@ def _draw_figure(ranks: Sequence[Rank], column: Column, *, metric: str) -> None:
         for rank in ranks
     ]
     chance = ranks[0].evaluation.facts.chance if metric in ("acc", "acc_norm") else None
-    st.plotly_chart(
+    draw_plot(
         score_figure(dots, metric=metric, chance=chance),
         key=f"ranking_{column.key}_{metric}",
-        config=STATIC,
         alt=f"{metric_title(column, metric)} of {len(dots)} checkpoints with intervals",
     )
     words = f"{'Lower' if is_score_lower_better(metric) else 'Higher'} is better. Bars are 95 % confidence intervals."

@@ -13,10 +13,9 @@ from backend.services.evaluation.evaluations import EvaluationView, list_evaluat
 from backend.services.evaluation.open_suites import list_choices
 from backend.services.evaluation.run_scores import read_run_scores
 from pages.components import routes
-from pages.components.charts.style import STATIC
 from pages.components.evaluation.charts import ScoreLine, curve_figure
 from pages.components.evaluation.matrix import draw_pending
-from pages.components.frame import empty_state, plain
+from pages.components.frame import draw_plot, empty_state, plain
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable
 from pages.components.words import when
@@ -105,5 +104,5 @@ def draw_run_scores(ctx: Context, run_id: str, *, heading: str = "Scores", mark:
         ScoreLine(c.label, c.metric, [(step, s.value, s.low, s.high) for step, s in c.points]) for c in scores.curves
     ]
     alt = f"{len(lines)} scores by training step with intervals, and the validation loss"
-    st.plotly_chart(curve_figure(scores.losses, lines, mark=mark), key=f"run_scores_{run_id}", config=STATIC, alt=alt)
+    draw_plot(curve_figure(scores.losses, lines, mark=mark), key=f"run_scores_{run_id}", alt=alt)
     st.caption("Bars are 95 % confidence intervals. The loss is that of each checkpoint.")

@@ -14,9 +14,8 @@ from backend.services.context import Context
 from backend.services.evaluation.evaluations import get_evaluations
 from backend.services.lineage import Lineage, LineageNode
 from pages.components import routes
-from pages.components.charts.style import STATIC
 from pages.components.downloads import draw_download
-from pages.components.frame import plain
+from pages.components.frame import draw_plot, plain
 from pages.components.links import row_link
 from pages.components.serving.lineage_figure import lineage_figure
 from pages.components.tables import WidgetTable
@@ -61,10 +60,9 @@ def draw_lineage(ctx: Context, lineage: Lineage) -> None:
             for node in lineage.nodes
             if (page := page_of(node))
         }
-        st.plotly_chart(
+        draw_plot(
             lineage_figure(lineage, links=links, scores=scores),
             key="lineage_chart",
-            config=STATIC,
             alt=f"Lineage of {lineage.title}; the table below lists the same objects",
         )
     _draw_list(lineage, scores)

@@ -23,10 +23,10 @@ from backend.services.tokenizers.reports import (
     request_report,
 )
 from backend.services.tokenizers.sources import TokenizerSource
-from pages.components.charts.style import COLORS, MARGIN, STATIC
+from pages.components.charts.style import COLORS, MARGIN
 from pages.components.choices import choose_one
 from pages.components.confirm import draw_confirmed
-from pages.components.frame import errors_shown, plain, show_problem, warn_unknown
+from pages.components.frame import draw_plot, errors_shown, plain, show_problem, warn_unknown
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.words import figure_text, when
 
@@ -147,10 +147,9 @@ def _draw_report(ctx: Context, person: Person, report: ReportView) -> None:
     title, meaning, percent = MEASURES[measure]
     st.caption(meaning)
     places, values = _groups(report, chosen, measure)
-    st.plotly_chart(
+    draw_plot(
         measure_bars(values, places, title=f"{title}, % of tokens" if percent else title, percent=percent),
         key=f"report_chart_{report.id}",
-        config=STATIC,
         alt=f"{title} of each tokenizer",
     )
     if any(language.code in ("short", "unsure") for entry in report.datasets for language in entry.languages):

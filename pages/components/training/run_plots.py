@@ -10,8 +10,7 @@ import streamlit as st
 from backend.domain.filters import ValueKind
 from backend.domain.training.run_table import RunField, RunRow, RunTable, main_metrics, varying_fields
 from backend.domain.wording import plural
-from pages.components.charts.style import STATIC
-from pages.components.frame import plain
+from pages.components.frame import draw_plot, plain
 from pages.components.training.run_charts import Line, RunAxis, Value, axis_of, parallel_figure, scatter_figure
 from pages.components.training.run_table import choose_field, choose_fields
 
@@ -42,7 +41,7 @@ def draw_parallel(table: RunTable, rows: Sequence[RunRow]) -> None:
     ranks = _ranks([of[-1] for _, of in drawn], highest=last.better == "highest")
     lines = [Line(row.name, of, rank) for (row, of), rank in zip(drawn, ranks, strict=True)]
     axes = [_axis(table.fields[name], [of[place] for _, of in drawn]) for place, name in enumerate(chosen)]
-    st.plotly_chart(parallel_figure(axes, lines), key="runs_parallel", config=STATIC)
+    draw_plot(parallel_figure(axes, lines), key="runs_parallel")
     missing = sum(rank is None for rank in ranks) + len(rows) - len(drawn)
     if missing:
         st.caption(f"{plural(missing, 'run')} without a value of {plain(last.title)}: gray, or not drawn.")
@@ -78,9 +77,7 @@ def draw_scatter(table: RunTable, rows: Sequence[RunRow]) -> None:
     if not drawn:
         st.caption(f"No run has both {plain(table.fields[x].title)} and {plain(table.fields[y].title)}.")
         return
-    st.plotly_chart(
-        scatter_figure(axes[0], axes[1], axes[2] if color else None, lines), key="runs_scatter", config=STATIC
-    )
+    draw_plot(scatter_figure(axes[0], axes[1], axes[2] if color else None, lines), key="runs_scatter")
     if drawn < len(rows):
         st.caption(f"{plural(len(rows) - drawn, 'run')} without one of the values: not drawn.")
 

@@ -26,8 +26,8 @@ from backend.services.training.sweeps import (
     sweep_detail,
 )
 from pages.components import routes
-from pages.components.charts.style import ACCENT, LEGEND_BELOW, MUTED, STATIC
-from pages.components.frame import errors_shown, live_part, object_heading, plain, rerun_after
+from pages.components.charts.style import ACCENT, LEGEND_BELOW, MUTED
+from pages.components.frame import draw_plot, errors_shown, live_part, object_heading, plain, rerun_after
 from pages.components.labels import STATUS
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
@@ -158,10 +158,10 @@ def _draw_charts(detail: SweepDetail, measured: list[TriedRun]) -> None:
     config = detail.sweep.config
     with left:
         st.subheader("Values and results", anchor=False)
-        st.plotly_chart(parallel_chart(config, measured), key="sweep_parallel", config=STATIC)
+        draw_plot(parallel_chart(config, measured), key="sweep_parallel")
     with right:
         st.subheader("Best so far", anchor=False)
-        st.plotly_chart(progress_chart(config, measured), key="sweep_progress", config=STATIC)
+        draw_plot(progress_chart(config, measured), key="sweep_progress")
 
 
 def _draw_runs(detail: SweepDetail) -> None:

@@ -7,10 +7,9 @@ import streamlit as st
 
 from backend.services.checkpoints.inspection_results import InspectionResults
 from pages.components.browser.token_strip.component import token_strip
-from pages.components.charts.style import STATIC
 from pages.components.checkpoints.inspection.charts import attention_map, attention_mosaic, head_overview, share_text
 from pages.components.choices import choose_one
-from pages.components.frame import plain
+from pages.components.frame import draw_plot, plain
 
 MEASURES: dict[str, tuple[str, str, bool]] = {
     "distance": ("Mean distance", "tokens back", False),
@@ -52,17 +51,12 @@ def draw_attention(results: InspectionResults) -> None:
     one, many = st.columns([1.25, 1], gap="large")
     with one:
         st.subheader(f"Layer {layer}, head {head}", anchor=False)
-        st.plotly_chart(
-            attention_map(maps[head], labels),
-            key="attention_map",
-            config=STATIC,
-            alt="Attention from each token to those before it",
+        draw_plot(
+            attention_map(maps[head], labels), key="attention_map", alt="Attention from each token to those before it"
         )
     with many:
         st.subheader(f"All heads of layer {layer}", anchor=False)
-        st.plotly_chart(
-            attention_mosaic(maps), key="attention_mosaic", config=STATIC, alt="All heads of the layer as small maps"
-        )
+        draw_plot(attention_mosaic(maps), key="attention_mosaic", alt="All heads of the layer as small maps")
     _draw_token_attention(results, maps[head], labels)
 
 
@@ -78,10 +72,9 @@ def _draw_overview(results: InspectionResults) -> None:
     )
     st.caption(MEANING[measure])
     _, unit, percent = MEASURES[measure]
-    st.plotly_chart(
+    draw_plot(
         head_overview(results.array(f"head_{measure}"), title=unit, percent=percent),
         key="attention_overview",
-        config=STATIC,
         alt=f"{MEASURES[measure][0]} by layer and head",
     )
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.services.checkpoints.inspection_results import InspectionResults
-from pages.components.charts.style import STATIC
 from pages.components.checkpoints.inspection.charts import lens_lines, lens_map
 from pages.components.choices import choose_one
-from pages.components.frame import plain
+from pages.components.frame import draw_plot, plain
 
 COLUMNS = 24
 COLOURS = {"p": "Probability of the top token", "kl": "KL to the final distribution"}
@@ -36,7 +35,7 @@ def draw_lens(results: InspectionResults) -> None:
     shown = slice(first, first + COLUMNS)
     texts = [[results.label(token) for token in row] for row in ids[:, shown]]
     values = probability if colour == "p" else kl
-    st.plotly_chart(
+    draw_plot(
         lens_map(
             texts,
             values[:, shown],
@@ -46,15 +45,13 @@ def draw_lens(results: InspectionResults) -> None:
             title="probability, %" if colour == "p" else "nats",
         ),
         key="lens_map",
-        config=STATIC,
         alt="Top token predicted by each layer after each token of the text",
     )
     st.subheader("Convergence by layer", anchor=False)
     st.caption("Mean over the text.")
-    st.plotly_chart(
+    draw_plot(
         lens_lines(kl[1:].mean(-1), (ids == ids[-1]).mean(-1)[1:]),
         key="lens_lines",
-        config=STATIC,
         alt="KL to the final distribution by layer",
     )
     st.caption(f"Check: the top row's logits match the model's own within {facts['error']:.1e}.")

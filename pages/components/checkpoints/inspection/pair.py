@@ -13,11 +13,10 @@ from backend.services.checkpoints.inspection_results import InspectionResults
 from backend.services.checkpoints.inspections import InspectionView
 from backend.services.context import Context, Person
 from pages.components.browser.token_strip.component import token_strip
-from pages.components.charts.style import STATIC
 from pages.components.checkpoints.inspection.charts import divergence_lines
 from pages.components.checkpoints.inspection.tokens import draw_alternatives
 from pages.components.checkpoints.inspection.weights import draw_weight_changes
-from pages.components.frame import draw_metric, plain
+from pages.components.frame import draw_metric, draw_plot, plain
 
 
 def draw_pair(ctx: Context, person: Person, checkpoint: CheckpointView, inspection: InspectionView | None) -> None:
@@ -75,10 +74,9 @@ def _draw_divergence(results: InspectionResults) -> None:
             draw_alternatives(
                 results.alternatives(prefix=prefix)[place - 1], key=f"pair_expected_{prefix}", actual=ids[place]
             )
-    st.plotly_chart(
+    draw_plot(
         divergence_lines({"KL(p‖q)": kl_pq, "KL(q‖p)": kl_qp}, results.labels),
         key="pair_lines",
-        config=STATIC,
         alt="Divergence after each token",
     )
 

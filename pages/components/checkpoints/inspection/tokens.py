@@ -7,9 +7,8 @@ import streamlit as st
 from backend.domain.checkpoints.inspection_summary import LossSums
 from backend.services.checkpoints.inspection_results import Alternative, InspectionResults, TokenLine
 from pages.components.browser.token_strip.component import token_strip
-from pages.components.charts.style import STATIC
 from pages.components.checkpoints.inspection.charts import alternatives_bar, share_text
-from pages.components.frame import draw_metric, plain
+from pages.components.frame import draw_metric, draw_plot, plain
 
 FULL_BITS = 12.0
 
@@ -68,9 +67,7 @@ def draw_alternatives(alternatives: tuple[Alternative, ...], *, key: str, actual
     """Draw the likeliest tokens at a position, `actual` (a token id) in colour."""
     marked = next((place for place, one in enumerate(alternatives) if one.id == actual), None)
     rows = [(one.text, one.probability) for one in alternatives]
-    st.plotly_chart(
-        alternatives_bar(rows, marked=marked), key=key, config=STATIC, alt="Likeliest tokens with their probabilities"
-    )
+    draw_plot(alternatives_bar(rows, marked=marked), key=key, alt="Likeliest tokens with their probabilities")
 
 
 def _draw_loss(loss: LossSums) -> None:

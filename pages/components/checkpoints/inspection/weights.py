@@ -14,10 +14,9 @@ from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.checkpoints.inspection_results import ChangeLine, InspectionResults, TensorLine
 from backend.services.checkpoints.inspections import InspectionView, find_inspection, get_inspection, launch_inspection
 from backend.services.context import Context, Person
-from pages.components.charts.style import STATIC
 from pages.components.checkpoints.inspection.charts import by_layer, weight_histogram, weight_histograms
 from pages.components.choices import choose_one
-from pages.components.frame import draw_metric, plain, rerun_after, show_problem
+from pages.components.frame import draw_metric, draw_plot, plain, rerun_after, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.tables import draw_table
 
@@ -108,10 +107,9 @@ def _draw_layers(lines: list[TensorLine]) -> None:
         return
     if len(points) > MAX_LINES:
         st.caption(f"The first {MAX_LINES} of {len(points)} weights; the table below has all.")
-    st.plotly_chart(
+    draw_plot(
         by_layer(dict(list(points.items())[:MAX_LINES]), title=f"{title}, %" if percent else title, percent=percent),
         key="weights_layers",
-        config=STATIC,
         alt=f"{title} by layer",
     )
 
@@ -125,21 +123,17 @@ def _draw_tensor(results: InspectionResults, lines: list[TensorLine]) -> None:
     if parts:
         part = st.selectbox("Weight", parts, key="weights_part", width=380)
         shown = [line for line in in_layers if line.part == part][:MAX_ROWS]
-        st.plotly_chart(
+        draw_plot(
             weight_histograms(
                 np.stack([line.counts for line in shown]), [f"layer {line.layer}" for line in shown], edges
             ),
             key="weights_spreads",
-            config=STATIC,
             alt="Histogram of values, one row per layer",
         )
     name = st.selectbox("Tensor", [line.name for line in lines], key="weights_name", width=560)
     line = next(line for line in lines if line.name == name)
-    st.plotly_chart(
-        weight_histogram(line.counts, edges, rms=line.rms),
-        key="weights_one",
-        config=STATIC,
-        alt="Histogram of one tensor's values",
+    draw_plot(
+        weight_histogram(line.counts, edges, rms=line.rms), key="weights_one", alt="Histogram of one tensor's values"
     )
     spectral = f", spectral norm {line.spectral:.4g}" if line.spectral is not None else ""
     st.caption(
@@ -196,10 +190,9 @@ def draw_weight_changes(ctx: Context, person: Person, checkpoint: CheckpointView
     st.markdown(words + (f" {lone:,} have no counterpart of the same name and shape." if lone else ""))
     moved = _by_part(changes)
     if moved:
-        st.plotly_chart(
+        draw_plot(
             by_layer(moved, title="Change, % of the norm", percent=True),
             key="changes_layers",
-            config=STATIC,
             alt="Relative change by layer",
         )
     with st.expander("All tensors as a table", icon=":material/table:"):

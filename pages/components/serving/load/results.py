@@ -16,10 +16,10 @@ from backend.domain.serving.latency import bucket_middle_s
 from backend.domain.serving.load import LoadConfig
 from backend.domain.wording import percent, plural
 from backend.services.serving.load.load_tests import LoadTestView, load_test_csv, load_test_json
-from pages.components.charts.style import COLORS, LEGEND_BELOW, MARGIN, MUTED, STATIC
+from pages.components.charts.style import COLORS, LEGEND_BELOW, MARGIN, MUTED
 from pages.components.choices import choose_from, choose_one
 from pages.components.downloads import draw_download
-from pages.components.frame import plain
+from pages.components.frame import draw_plot, plain
 from pages.components.tables import draw_table
 from pages.components.words import date_time, figure_text
 
@@ -184,20 +184,18 @@ def draw_figures(tests: Sequence[LoadTestView]) -> None:
         ("itl", "Time between tokens", "slo_itl_ms"),
     ):
         figure = distribution_figure(curves, field=field, title=title, objective_ms=getattr(config, objective))
-        grid.plotly_chart(figure, key=f"load_{field}_figure", config=STATIC, alt=f"Distribution of the {title.lower()}")
+        draw_plot(figure, key=f"load_{field}_figure", alt=f"Distribution of the {title.lower()}", place=grid)
     figure = course_figure(curves, field="tokens_per_s", title="Throughput", unit="tokens/s")
-    grid.plotly_chart(figure, key="load_tokens_figure", config=STATIC, alt="Tokens per second over the test")
+    draw_plot(figure, key="load_tokens_figure", alt="Tokens per second over the test", place=grid)
     figure = course_figure(curves, field="goodput_per_s", title="Goodput over time", unit="requests/s")
-    grid.plotly_chart(
-        figure, key="load_good_figure", config=STATIC, alt="Requests within the objectives per second over the test"
-    )
+    draw_plot(figure, key="load_good_figure", alt="Requests within the objectives per second over the test", place=grid)
     every = [
         curve
         for number, test in enumerate(tests)
         for level in levels
         for curve in _curves(test, number, level, many=len(tests) > 1)
     ]
-    st.plotly_chart(goodput_figure(every), key="load_goodput_figure", config=STATIC, alt="Goodput by level and target")
+    draw_plot(goodput_figure(every), key="load_goodput_figure", alt="Goodput by level and target")
 
 
 def _curves(test: LoadTestView, number: int, users: int | None, *, many: bool) -> list[LoadCurve]:
