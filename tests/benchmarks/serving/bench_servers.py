@@ -3,9 +3,10 @@
     python -m tests.benchmarks.serving.bench_servers CHECKPOINT --gguf FILE --llama FOLDER
 
 Each server is a process (ours two: gateway and replica), and all take turns, so that what else the machine does falls
-on all. The client streams `/v1/completions`: prompts of random token ids, greedy answers of a fixed length. FILE is
-what `roundhouse export --format gguf` wrote, with `{}` for the numbers (f32, f16, q8_0), and FOLDER is where
-`pip install --target FOLDER xllamacpp` put llama.cpp's server, which the project doesn't need. `--servers` chooses:
+on all; those whose turn it is not are stopped. The client streams `/v1/completions`: prompts of random token ids,
+greedy answers of a fixed length. FILE is what `roundhouse export --format gguf` wrote, with `{}` for the numbers (f32,
+f16, q8_0), and FOLDER is where `pip install --target FOLDER xllamacpp` put llama.cpp's server, which the project
+doesn't need. `--servers` chooses:
 `ours-PRECISION`, or `vllm-PRECISION` and `llama.cpp-float32` for the same gateway and replica with another engine, or
 `llama.cpp-NUMBERS` for that engine on a base added as such a file, or `llama-NUMBERS` for llama.cpp's server by
 itself; with `@THREADS` for more than one.
@@ -25,6 +26,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ from tests.support.gateway_fixtures import KEY
 
 CONTEXT = 2048
 USERS = 8
+SETTLE_S = 1.0
 PRECISIONS = ("float32", "bfloat16", "int8")
 ENGINES = {"ours": "roundhouse", "vllm": "vllm", "llama.cpp": "llama.cpp"}
 SERVERS = "ours-float32,ours-bfloat16,ours-int8,llama-f32,llama-f16,llama-q8_0"
@@ -119,7 +123,8 @@ class Server:
         else:
             raise RuntimeError(f"{name} ended.")
         threading.Thread(target=self._process.stdout.read, daemon=True).start()
-        asyncio.run(self.measure(users=2, prompt=16, new=4, seed=-1))
+        with self.awake():
+            pass
 
     async def measure(self, *, users: int, prompt: int, new: int, seed: int) -> dict[str, float]:
         """Return seconds to a first token on average and to the last, tokens per second after that and in all, and the
@@ -171,8 +176,23 @@ class Server:
             raise RuntimeError(f"{tokens} tokens instead of {new}")
         return first
 
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let the server's processes run here alone, and answer once: those of some compute while they wait."""
+        self._signal(signal.SIGCONT)
+        time.sleep(SETTLE_S)
+        asyncio.run(self.measure(users=2, prompt=16, new=4, seed=-1))
+        yield
+        self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: signal.Signals) -> None:
+        server = psutil.Process(self._process.pid)
+        for one in (server, *server.children(recursive=True)):
+            one.send_signal(number)
+
     def close(self) -> None:
         """End the process, and its gateway with it."""
+        self._signal(signal.SIGCONT)
         os.killpg(self._process.pid, signal.SIGTERM)
         self._process.wait(30)
 
@@ -202,7 +222,8 @@ def main() -> None:
             for seed in range(arguments.rounds):
                 for name, server in servers.items():
                     load = {"users": users, "prompt": prompt, "new": arguments.new, "seed": 100 * users + seed}
-                    rounds[name].append(asyncio.run(server.measure(**load)))
+                    with server.awake():
+                        rounds[name].append(asyncio.run(server.measure(**load)))
             print(
                 f"\n{users} users, prompts of {prompt} tokens, {arguments.new} new, load {os.getloadavg()[0]:.0f}",
                 flush=True,
