@@ -22,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache, partial
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,9 @@ from tests.support.scenario import Scenario
 from tests.support.settings import make_settings
 
 SECONDS = 10
-PROCESSES, THREADS, STARTS_AFTER_S = 4, 6, 20.0
+PROCESSES, THREADS = 4, 6
 GPUS = tuple(map(str, range(8)))
+start: Barrier
 Share = tuple[list[tuple[float, bool]], float, float]
 """Time of each claim in ms and whether it got a job; when the last was answered; processor time in s."""
 GAUGES: dict[str, Any] = {
@@ -116,14 +118,23 @@ def server_cpu_s() -> float:
     return sum(sum(one.cpu_times()[:2]) for one in processes)
 
 
-def claim_share(url: str, home: Path, first: int, machines: int, per_s: float, begin: float) -> Share:
-    """Claim, as one of `PROCESSES` workers' processes, each of its claims when it is due: seconds since the epoch.
+def hold(barrier: Barrier) -> None:
+    """Keep the barrier at which the processes start together."""
+    global start
+    start = barrier
+
+
+def claim_share(url: str, home: Path, first: int, machines: int, per_s: float) -> Share:
+    """Claim, as one of `PROCESSES` workers' processes, each of its claims when it is due, counted from the start.
 
     Each thread has claimed before, as a worker that lives has: a new process's first claim imports and compiles.
     """
     ctx = build_context(make_settings(home, database_url=url), migrate=False)
 
+    has_begun = threading.Event()  # all claims are handed to the threads before: that takes processor time
+
     def one(number: int) -> tuple[float, bool]:
+        has_begun.wait()
         due = begin + number / per_s
         time.sleep(max(0.0, due - time.time()))
         got = claim(ctx, number, machines)
@@ -131,9 +142,11 @@ def claim_share(url: str, home: Path, first: int, machines: int, per_s: float, b
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(lambda number: claim(ctx, number, machines), range(first, PROCESSES * THREADS, PROCESSES)))
-        time.sleep(max(0.0, begin - time.time()))
-        own = time.process_time()
-        outcomes = list(pool.map(one, range(first, round(per_s * SECONDS), PROCESSES)))
+        claims = [pool.submit(one, number) for number in range(first, round(per_s * SECONDS), PROCESSES)]
+        start.wait()
+        begin, own = time.time() + 0.1, time.process_time()
+        has_begun.set()
+        outcomes = [each.result() for each in claims]
     return outcomes, time.time(), time.process_time() - own
 
 
@@ -142,11 +155,12 @@ def claims_arriving(ctx: Context, machines: int, per_s: float) -> dict[str, floa
     CPU time of a claim, and how many got no job.
     """
     url, home = ctx.db.engine.url.render_as_string(hide_password=False), ctx.artifacts.root.parent
-    with ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("spawn")) as pool:
-        begin = time.time() + STARTS_AFTER_S
-        shares = [pool.submit(claim_share, url, home, n, machines, per_s, begin) for n in range(PROCESSES)]
-        time.sleep(begin - time.time())
-        server = server_cpu_s()
+    spawn = multiprocessing.get_context("spawn")
+    together = spawn.Barrier(PROCESSES + 1)
+    with ProcessPoolExecutor(PROCESSES, mp_context=spawn, initializer=hold, initargs=(together,)) as pool:
+        shares = [pool.submit(claim_share, url, home, n, machines, per_s) for n in range(PROCESSES)]
+        together.wait()
+        begin, server = time.time(), server_cpu_s()
         results = [share.result() for share in shares]
         server = server_cpu_s() - server
     times = [elapsed for outcomes, *_ in results for elapsed, _ in outcomes]

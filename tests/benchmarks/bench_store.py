@@ -1,7 +1,8 @@
 """What a store of artifacts costs: CPU time and seconds to send and to bring a folder of 1 GB, the same again, and the
 tokens per second of a run without a store, with one, and with one that keeps the tokens of its dataset.
 
-python -m tests.benchmarks.bench_store [PAIRS_OF_RUNS]. With `weed` on the PATH the store is SeaweedFS, else a folder.
+python -m tests.benchmarks.bench_store [PAIRS_OF_RUNS [STEPS [STEPS_BETWEEN_CHECKPOINTS]]]. With `weed` on the PATH the
+store is SeaweedFS, else a folder.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from tests.support.stores import Store, folder_store, weed_binary, weed_store
 SHAPE = ArchitectureConfig(
     num_layers=4, width=256, num_heads=4, num_kv_heads=4, context=128, vocab_size=320, feed_forward=1024
 )
-STEPS, EVERY, TOKENS_PER_STEP = 40, 10, 4 * 128
+TOKENS_PER_STEP = 4 * 128
 ROWS, STREAM_GB = 14_000, 0.006
 FOLDER, FILES, FILE_BYTES = "bases/large", 4, 250_000_000
 
@@ -88,15 +89,15 @@ def work(ctx: Context, job_id: str | None) -> None:
     assert get_job(ctx, str(job_id)).status is Status.FINISHED, get_job(ctx, str(job_id)).error
 
 
-def seconds_of_steps(ctx: Context, name: str, *, pages: Context) -> float:
+def seconds_of_steps(ctx: Context, name: str, steps: int, checkpoint_every: int, *, pages: Context) -> float:
     """Train a run; return the seconds from its first to its last step, checkpoints included."""
     config = tiny_run(
         name,
         architecture=SHAPE,
         context=128,
-        max_steps=STEPS,
-        checkpoint_every=EVERY,
-        eval_every=STEPS,
+        max_steps=steps,
+        checkpoint_every=checkpoint_every,
+        eval_every=steps,
         keep_last=2,
         micro_batch=4,
     )
@@ -120,7 +121,7 @@ def make_tokens_of(ctx: Context, version: VersionView) -> list[str]:
     return [f"{token_folders.FOLDER}/{source.split_folder(TEXT, split).path.name}" for split in SPLITS]
 
 
-def measure_runs(folder: Path, store: Store, pairs: int) -> None:
+def measure_runs(folder: Path, store: Store, pairs: int, steps: int, checkpoint_every: int) -> None:
     """Print the tokens per second of the same steps in turn: without a store, with one, and with one that keeps the
     dataset's tokens.
     """
@@ -154,11 +155,10 @@ def measure_runs(folder: Path, store: Store, pairs: int) -> None:
     rates: dict[str, list[float]] = {name: [] for name in machines}
     for number in range(pairs + 1):
         for name in [*machines][number % 3 :] + [*machines][: number % 3]:
-            seconds = seconds_of_steps(
-                machines[name], f"{name} {number}", pages=plain if name == "no store" else shared
-            )
+            pages = plain if name == "no store" else shared
+            seconds = seconds_of_steps(machines[name], f"{name} {number}", steps, checkpoint_every, pages=pages)
             if number:  # the first round warms up
-                rates[name].append((STEPS - 1) * TOKENS_PER_STEP / seconds)
+                rates[name].append((steps - 1) * TOKENS_PER_STEP / seconds)
         print({name: round(each[-1]) for name, each in rates.items() if each}, flush=True)
     assert any(streamed.artifacts.root.glob(".store/blocks/*/*")), "nothing was streamed"
     for one, other in (("store", "no store"), ("streamed", "store"), ("streamed", "no store")):
@@ -168,13 +168,13 @@ def measure_runs(folder: Path, store: Store, pairs: int) -> None:
 
 def main() -> None:
     """Measure folders, or with a number of pairs runs, on the store that is here."""
-    pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    pairs, steps, checkpoint_every = [*map(int, sys.argv[1:]), *(0, 200, 100)[len(sys.argv) - 1 :]]
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         has_weed = weed_binary() is not None
         store = stack.enter_context(weed_store(folder / "weed")) if has_weed else folder_store(folder / "store")
         if pairs:
-            measure_runs(folder, store, pairs)
+            measure_runs(folder, store, pairs, steps, checkpoint_every)
         else:
             measure_folders(folder, store)
 

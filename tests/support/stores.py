@@ -69,7 +69,7 @@ def weed_store(folder: Path, bucket: str = "team") -> Iterator[Store]:
     command = [str(weed_binary()), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", "-s3", "-filer"]
     for name, port in (("master", master), ("volume", volume), ("filer", filer)):
         command += [f"-{name}.port={port}", f"-{name}.port.grpc={free_port()}"]
-    command += [f"-s3.port={s3}", f"-s3.port.grpc={free_port()}", "-volume.max=40", "-master.volumeSizeLimitMB=64"]
+    command += [f"-s3.port={s3}", f"-s3.port.grpc={free_port()}", "-volume.max=400", "-master.volumeSizeLimitMB=64"]
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # fixed ports, over which a second server of a machine ends
     command += ["-master.telemetry=false"]
     with (folder / "weed.log").open("wb") as log:
