@@ -59,7 +59,8 @@ def draw_for_person(ctx: Context, person: Person) -> None:
             skipped = f", {progress.skipped:,} skipped" if progress.skipped else ""
             done = f"{progress.done - progress.skipped:,} done{skipped}"
             to_go = f"{done}, {left:,} to go" if progress.done else f"{plural(left, 'battle')} to judge"
-            st.caption(to_go if left else f"{done}. Thank you." if skipped else "All judged. Thank you.")
+            ended = f"{done}. Thank you." if skipped else "All judged. Thank you."
+            st.caption(to_go if left else ended if progress.total else "Nothing to judge yet.")
     if ctx.sign_in and not person.may_build:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(f"Signed in as {plain(person.name)}", width="content")

@@ -64,7 +64,7 @@ def num_left(held: CampaignPool, ledger: RaterLedger, *, unwritten: int = 0) -> 
 
     `unwritten`: prompts and pairs whose answers are still being generated.
     """
-    new = held.pool.num_distinct(ledger.done) + unwritten + len(_unmet_gold(held, ledger, ()))
+    new = held.pool.num_distinct(ledger.done) + unwritten + len(_unmet_gold(held, ledger, (), unwritten=unwritten))
     return new + _repeats_left(held, ledger, new=new)
 
 
@@ -101,8 +101,13 @@ def _repeatable(held: CampaignPool, ledger: RaterLedger, plans: Sequence[Planned
     return [row for row in ledger.repeatable() if row.battle_id not in planned]
 
 
-def _unmet_gold(held: CampaignPool, ledger: RaterLedger, plans: Sequence[PlannedBattle]) -> list[Gold]:
-    if held.config.is_single or not held.gold:
+def _unmet_gold(
+    held: CampaignPool, ledger: RaterLedger, plans: Sequence[PlannedBattle], *, unwritten: int = 0
+) -> list[Gold]:
+    """Return the gold pairs that a rater has yet to meet; none while they would be the only battles, which shows them
+    to be gold.
+    """
+    if held.config.is_single or not (unwritten or any(held.pool.prompts.values())):
         return []
     met = {row.prompt_id for row in ledger.rows} | {plan.prompt_id for plan in plans}
     return [pair for prompt, pair in sorted(held.gold.items()) if prompt not in met]

@@ -25,7 +25,14 @@ from backend.services.battles.side_by_side import record_side_by_side_vote
 from backend.services.battles.views import get_campaign, list_campaigns, valid_votes
 from backend.services.context import LOCAL, Context, Person
 from backend.services.people.accounts import add_user, disable_account, enable_account
-from tests.support.battle_world import cast_vote, link_rater, next_battle, write_all
+from tests.support.battle_world import (
+    cast_vote,
+    claim_generation,
+    link_rater,
+    next_battle,
+    write_all,
+    write_completions,
+)
 from tests.support.scenario import Scenario
 
 
@@ -127,6 +134,20 @@ def test_equal_completions_are_never_served(ctx: Context, scenario: Scenario) ->
     )
     assert next_battle(ctx, campaign.id, rater_for(ctx, LOCAL)) is None
     assert ballot_progress(ctx, campaign.id, rater_for(ctx, LOCAL)).total == 0
+
+
+def test_gold_pairs_alone_are_no_ballot(ctx: Context, scenario: Scenario) -> None:
+    """Alone on a ballot they show that they are gold."""
+    gold = [{"prompt": f"gold {n}", "better": f"right {n}", "worse": f"wrong {n}"} for n in range(3)]
+    campaign = scenario.campaign(num_prompts=4, write=False, gold=gold, gold_share=0.5, repeat_share=0.0)
+    rater = rater_for(ctx, LOCAL)
+    assert ballot_progress(ctx, campaign.id, rater).total == 7, "answers and gold pairs that will come"
+    first, second = campaign.contestants
+    write_completions(ctx, claim_generation(ctx, first.id), lambda prompt: "one answer")
+    assert next_battle(ctx, campaign.id, rater) is None
+    write_completions(ctx, claim_generation(ctx, second.id), lambda prompt: f"other {prompt['id']}")
+    assert ballot_progress(ctx, campaign.id, rater).total == 7
+    assert next_battle(ctx, campaign.id, rater) is not None
 
 
 def test_a_reload_shows_the_same_battle_with_the_same_sides(ctx: Context, scenario: Scenario) -> None:

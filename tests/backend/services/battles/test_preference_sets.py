@@ -29,12 +29,15 @@ from backend.domain.jobs.events import CheckpointEvent
 from backend.domain.jobs.results import TrainResult
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.services import job_events as outcomes
+from backend.services.battles.ballots import ballot_progress
 from backend.services.battles.preference_sets import make_vote_dataset, preview_preferences
 from backend.services.battles.raters import rater_for
 from backend.services.battles.rematches import enter_new_checkpoint, rematch_ready
 from backend.services.battles.views import get_campaign, list_rematches
 from backend.services.battles.vote_training import TrainingLaunch, plan_training, train_on_votes
 from backend.services.context import LOCAL, Context
+from backend.services.next_steps import next_steps
+from backend.services.situation import read_situation
 from tests.support.battle_world import write_all
 from tests.support.jobs import take_job
 from tests.support.scenario import Scenario, add_row
@@ -114,6 +117,16 @@ def test_one_click_makes_the_set_the_run_and_the_rematch_and_a_second_click_noth
     (rematch,) = list_rematches(ctx, campaign_id)
     assert (rematch.parent_id, rematch.run_id) == (campaign_id, run.id)
     assert [contestant.name for contestant in rematch.contestants] == ["Elm"]
+
+
+def test_a_rematch_that_waits_for_its_run_asks_for_no_votes(ctx: Context, scenario: Scenario) -> None:
+    """Its gold pairs were a ballot, and the overview asked for votes on them."""
+    gold = [{"prompt": f"gold {n}", "better": f"right {n}", "worse": f"wrong {n}"} for n in range(3)]
+    campaign = scenario.campaign(num_prompts=6, dataset_rows=40, gold=gold)
+    scenario.votes(campaign, lambda a, b: "A" if a > b else "B")
+    launch = train_on_votes(ctx, campaign.id, person=LOCAL, idempotency_key="k")
+    assert ballot_progress(ctx, launch.rematch.id, rater_for(ctx, LOCAL)).total == 0
+    assert launch.rematch.id not in [step.subject for step in next_steps(read_situation(ctx, LOCAL))]
 
 
 def test_a_rematch_uses_prompts_that_the_run_has_not_trained_on(ctx: Context) -> None:
