@@ -104,10 +104,10 @@ def _repeatable(held: CampaignPool, ledger: RaterLedger, plans: Sequence[Planned
 def _unmet_gold(
     held: CampaignPool, ledger: RaterLedger, plans: Sequence[PlannedBattle], *, unwritten: int = 0
 ) -> list[Gold]:
-    """Return the gold pairs that a rater has yet to meet; none while they would be the only battles, which shows them
-    to be gold.
+    """Return the gold pairs that a rater has yet to meet; none in a campaign without other battles, where a rater would
+    know them for gold.
     """
-    if held.config.is_single or not (unwritten or any(held.pool.prompts.values())):
+    if held.config.is_single or not (unwritten or held.pool.num_distinct(())):
         return []
     met = {row.prompt_id for row in ledger.rows} | {plan.prompt_id for plan in plans}
     return [pair for prompt, pair in sorted(held.gold.items()) if prompt not in met]

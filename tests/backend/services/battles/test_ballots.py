@@ -130,7 +130,9 @@ def test_votes_are_spread_evenly_over_pairs_and_every_battle_logs_its_probabilit
 
 def test_equal_completions_are_never_served(ctx: Context, scenario: Scenario) -> None:
     campaign = scenario.campaign(
-        num_prompts=4, write=lambda name, prompt: "same\n" if name == "Oak" and "number 2" in prompt else "same"
+        num_prompts=4,
+        write=lambda name, prompt: "same\n" if name == "Oak" and "number 2" in prompt else "same",
+        gold=[{"prompt": "gold", "better": "right", "worse": "wrong"}],
     )
     assert next_battle(ctx, campaign.id, rater_for(ctx, LOCAL)) is None
     assert ballot_progress(ctx, campaign.id, rater_for(ctx, LOCAL)).total == 0
