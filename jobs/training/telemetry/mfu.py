@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from jobs.modeling.devices import device_name, is_gpu
 
 SIDE, SIDE_OF_MANY, MANY_THREADS = 512, 1024, 5
 """Sides of the matrices that are multiplied, and the number of threads that need the larger one to be busy."""
-TRIES, ALIKE = 20, 1.03
+TRIES, ALIKE = 100, 1.03
 FOLDER = "machines"
 
 
@@ -80,14 +81,22 @@ def matmul_flops(artifacts: Path) -> float:
 
 @torch.no_grad()
 def _measure_matmul() -> float:
-    """Return the rate of the fastest product. Three that take equally long were not disturbed, and further ones would
-    take as long.
+    """Return the rate of the fastest product. Three that nothing interrupted and that take equally long were not
+    disturbed, and further ones would take as long.
     """
     side = SIDE_OF_MANY if torch.get_num_threads() >= MANY_THREADS else SIDE
     left, right = (torch.ones(side, side) for _ in range(2))
     seconds: list[float] = []
-    while len(seconds) < TRIES and sum(one < ALIKE * min(seconds) for one in seconds) < 3:
-        started = time.perf_counter()
+    undisturbed: list[float] = []
+    while len(seconds) < TRIES and sum(one < ALIKE * min(seconds) for one in undisturbed) < 3:
+        interruptions, started = count_interruptions(), time.perf_counter()
         torch.mm(left, right)
         seconds.append(time.perf_counter() - started)
+        if count_interruptions() == interruptions:
+            undisturbed.append(seconds[-1])
     return 2 * side**3 / min(seconds)
+
+
+def count_interruptions() -> int:
+    """Return how often other processes have taken a core from this one."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw

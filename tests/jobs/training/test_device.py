@@ -196,8 +196,20 @@ def test_the_rate_is_that_of_the_fastest_product_and_three_alike_end_the_measure
 ) -> None:
     clock = iter([0.0, 9.0, 9.0, 10.0, 10.0, 14.0, 14.0, 15.01, 15.01, 16.02, 16.02, 16.03])  # 9, 1, 4, 1.01, 1.01 s
     monkeypatch.setattr(mfu.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(mfu, "count_interruptions", lambda: 0)
     assert matmul_flops(tmp_path) == 2 * mfu.SIDE**3 / 1.0
     assert next(clock) == 16.02
+
+
+def test_products_that_were_interrupted_do_not_end_the_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a busy machine three products of ten times the time were alike, and its peak was a tenth."""
+    clock = iter([0.0, 9.0, 9.0, 18.0, 18.0, 27.0, 27.0, 28.0, 28.0, 29.0, 29.0, 30.0, 30.0, 31.0])
+    interruptions = iter([0, 1, 1, 2, 2, 3, *[3] * 10])
+    monkeypatch.setattr(mfu.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(mfu, "count_interruptions", lambda: next(interruptions))
+    assert matmul_flops(tmp_path) == 2 * mfu.SIDE**3 / 1.0
 
 
 def test_mfu_is_known_if_operations_and_peak_are(tmp_path: Path) -> None:
