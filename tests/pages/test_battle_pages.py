@@ -118,6 +118,28 @@ def test_the_form_sets_pairing_ballot_and_stopping_rule_and_shows_the_yaml(site:
     assert [dimension.name for dimension in campaign.config.dimensions] == ["accuracy", "plain_style"]
 
 
+def test_a_gold_pair_without_one_of_its_answers_is_not_left_out(site: Context, scenario: Scenario) -> None:
+    """Browsers kept rows that lacked a required cell, and the campaign began without them."""
+    ids = scenario.checkpoints("Oak", "Elm")
+    scenario.prompts(12)
+    app = open_page("evaluate/battles.py")
+    (table,) = [part.proto for part in app.dataframe if "campaign_gold" in part.proto.id]
+    assert not re.search('"required": ?true', table.columns)
+    app.text_input(key="campaign_name").set_value("Autumn")
+    app.multiselect(key="campaign_contestants").set_value(ids)
+    app.number_input(key="campaign_num_prompts").set_value(5)
+    pairs = [{"prompt": "2 + 2", "better": "4", "worse": "5"}, {"prompt": "3 + 3", "better": "6"}]
+    states = app._tree.get_widget_states()
+    states.widgets.add(id=table.id, string_value=json.dumps({"added_rows": pairs}))
+    app._run(states)
+    button = app.button(key="campaign_create")
+    assert (button.label, button.disabled) == ("Complete gold pair 2", True)
+    states.widgets[-1].string_value = json.dumps({"added_rows": pairs[:1]})
+    app._run(states)
+    assert not app.button(key="campaign_create").disabled
+    assert "worse: '5'" in words(app)
+
+
 def test_files_of_completions_are_contestants_where_there_is_no_checkpoint(site: Context, scenario: Scenario) -> None:
     """The form was not drawn."""
     scenario.prompts(2)

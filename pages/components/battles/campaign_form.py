@@ -90,7 +90,8 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
         help='JSON lines {"prompt", "completion"}, one file a model, which gives the contestant its name.',
     )
     dataset, prompts = draw_prompts(labels, datasets)
-    values = {**prompts, **draw_more(), **draw_gold()}
+    gold, incomplete = draw_gold()
+    values = {**prompts, **draw_more(), **gold}
     keep_form(ctx, person, FORM, prefix="campaign_", skip=NO_FIELDS)
     sources = [_source(entrant) for entrant in chosen] + [ContestantSource(file=upload.name) for upload in uploads]
     least = 1 if values["rating"] != "none" else 2
@@ -98,6 +99,7 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
         "enter a name": not name.strip(),
         f"choose {plural(least, 'contestant')}": len(sources) < least,
         "add a file of completions, or choose a dataset": dataset == OWN_PROMPTS and not uploads,
+        f"complete gold pair {', '.join(map(str, incomplete[:3]))}": bool(incomplete),
     }
     if form_button("Create campaign", missing, key="campaign_create", icon="swords"):
         with refusals_marked(values, key=FORM):
@@ -162,8 +164,8 @@ def draw_more() -> dict[str, object]:
     return values
 
 
-def draw_gold() -> dict[str, object]:
-    """Draw the table of gold pairs and their share; return the values."""
+def draw_gold() -> tuple[dict[str, object], list[int]]:
+    """Draw the table of gold pairs and their share; return the values, and the numbers of incomplete pairs from 1."""
     with st.expander("Gold pairs", key="campaign_gold_more"):
         st.caption(
             "Battles whose better answer is known. They look like any other, stay off the board, and show which raters"
@@ -176,11 +178,12 @@ def draw_gold() -> dict[str, object]:
             width="stretch",
             alt="Gold pairs",
             key="campaign_gold",
-            column_config={column: st.column_config.TextColumn(label, required=True) for column, label in GOLD.items()},
+            column_config=dict(GOLD),  # browsers keep a row that lacks a required cell to themselves
         )
         rows = [
             {column: str(row[column] or "").strip() for column in GOLD} for row in table.fillna("").to_dict("records")
         ]
         gold = [row for row in rows if any(row.values())]
         share = draw_fields(CampaignConfig, group="Gold pairs", key="campaign")
-    return {"gold": gold, **share} if gold else {}
+    incomplete = [number for number, row in enumerate(rows, start=1) if row in gold and not all(row.values())]
+    return {"gold": gold, **share} if gold else {}, incomplete
