@@ -625,6 +625,31 @@ def ballots(app: AppTest) -> list[dict[str, str | None]]:
     ]
 
 
+def test_votes_in_the_words_of_another_language_are_given_a_meaning_and_a_corrected_file_keeps_the_columns(
+    site: Context,
+) -> None:
+    app = open_page("evaluate/battles.py", **{"import": "votes"})
+    rows = "Aufgabe;System links;System rechts;Sieger\n1;Oak;Elm;links\n2;Elm;Oak;rechts\n"
+    app.file_uploader(key="votes_file").upload("club.csv", f"{rows}3;Oak;Elm;\n".encode(), "text/csv").run()
+    boxes = {"First contestant": "system links", "Second contestant": "system rechts", "Winner": "sieger"}
+    for label, column in boxes.items():
+        next(box for box in app.selectbox if box.label == label).set_value(column)
+    app.run()
+    meanings = {box.label: box for box in app.selectbox if box.label.endswith("means")}
+    assert list(meanings) == ["“links” means", "“rechts” means"]
+    meanings["“links” means"].set_value("A")
+    meanings["“rechts” means"].set_value("B")
+    app.run()
+    assert "Line 4 has no sieger" in words(app)
+    app.file_uploader(key="votes_file").set_value([("club.csv", f"{rows}3;Oak;Oak;links\n".encode(), "text/csv")])
+    app.run()
+    assert "2 votes by 1 rater on 2 prompts, 2 contestants:** first is better 1, second is better 1." in words(app)
+    assert "Left out, since a contestant would meet itself: 1 vote (Line 4)." in plain_words(app)
+    app.button(key="votes_import").click().run()
+    (campaign,) = list_campaigns(site)
+    assert campaign.num_votes == 2
+
+
 def test_the_ballot_admits_its_visitor_to_one_campaign_and_names_no_contestant(site: Context) -> None:
     campaign = Scenario(site).campaign(num_prompts=1)
     app = open_page("evaluate/ballot.py", campaign=campaign.id)

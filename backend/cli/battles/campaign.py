@@ -159,9 +159,9 @@ def import_(
 ) -> None:
     """Import votes cast elsewhere as a closed campaign."""
     text, mapping = read_text(votes, max_bytes=MAX_FILE_BYTES), read_columns(column)
+    shown = preview_votes(text, mapping=mapping)
+    notes = [f"Note: {note}" for note in shown.notes]
     if preview:
-        shown = preview_votes(text, mapping=mapping)
-        lines = [shown.summary, *(f"Note: {note}" for note in shown.notes)]
         emit(
             {
                 "votes": shown.num_votes,
@@ -169,11 +169,11 @@ def import_(
                 "raters": shown.num_raters,
                 "labels": shown.labels,
             },
-            text="\n".join(lines),
+            text="\n".join([shown.summary, *notes]),
         )
         return
     imported = import_votes(get_context(), name=name, text=text, mapping=mapping, person=LOCAL)
-    emit(campaign_data(imported), text=f"Imported {_summary(imported)}")
+    emit(campaign_data(imported), text="\n".join([f"Imported {_summary(imported)}", *notes]))
 
 
 def campaign_data(item: CampaignView) -> dict[str, object]:

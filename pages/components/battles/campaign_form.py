@@ -178,7 +178,7 @@ def draw_gold() -> tuple[dict[str, object], list[int]]:
             width="stretch",
             alt="Gold pairs",
             key="campaign_gold",
-            column_config=dict(GOLD),  # browsers keep a row that lacks a required cell to themselves
+            column_config=dict(GOLD),  # none required: browsers withhold a row that lacks a required cell
         )
         rows = [
             {column: str(row[column] or "").strip() for column in GOLD} for row in table.fillna("").to_dict("records")

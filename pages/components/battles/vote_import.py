@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
+from typing import TypeVar
 
 import streamlit as st
 
 from backend.domain.battles.vote_files.previews import VotePreview, is_mapping_complete, preview_votes, propose_mapping
-from backend.domain.battles.vote_files.rows import FileVote
+from backend.domain.battles.vote_files.rows import FileVote, unknown_winners
+from backend.domain.battles.votes import Label
 from backend.domain.wording import shorten
 from backend.errors import InvalidInput
 from backend.services.battles.vote_imports import import_votes
@@ -34,7 +36,10 @@ FIELDS = {
 }
 NONE = {"prompt": "none: each vote has its own", "rater": "none: one unknown rater"}
 LABELS = {"A": "first is better", "B": "second is better", "TIE": "tie", "BOTH_BAD": "both bad"}
+MAX_WORDS = 10
+"""More words for the winner that are unknown are another column's."""
 LONG_TEXT = 80
+T = TypeVar("T")
 HANDED_OVER = "votes_handed_over"
 """Key of the session state: the source of a file of votes that was chosen on Datasets."""
 
@@ -58,15 +63,25 @@ def draw_vote_import(ctx: Context, person: Person) -> None:
         columns, proposed = propose_mapping(text)
         if not columns:
             raise InvalidInput(f"“{file}” has no rows.", remedy="Choose a file with a vote in each row.", field="votes")
-        mapping = _draw_columns(columns, proposed, scope=scope)
+        mapping = _draw_columns(columns, proposed, scope=str(hash(tuple(columns))))  # kept for a corrected file
         if not is_mapping_complete(mapping):
             st.info("Choose the columns of both contestants and of the winner.", icon=":material/rule:")
             return
-        preview = _preview(text, mapping, scope=scope)
+        key = (scope, *mapping.items())
+        words = _read_once("votes_words", key, lambda: unknown_winners(text, mapping=mapping))
+        labels = _draw_words(words) if len(words) <= MAX_WORDS else {}
+        if len(labels) < len(words) <= MAX_WORDS:
+            st.info("Choose what each word for the winner means.", icon=":material/rule:")
+            return
+        preview = _read_once(
+            "votes_preview",
+            (*key, *labels.items()),
+            lambda: preview_votes(text, mapping=mapping, labels=labels),
+        )
         _draw_preview(preview)
         name = st.text_input("Name", key="votes_name", max_chars=120, value=PurePath(file).stem[:120])
         if form_button("Import", {"enter a name": not name.strip()}, key="votes_import", icon="upload"):
-            campaign = import_votes(ctx, name=name, text=text, mapping=mapping, person=person)
+            campaign = import_votes(ctx, name=name, text=text, mapping=mapping, labels=labels, person=person)
             st.session_state.pop("votes_preview", None)
             st.session_state.pop(HANDED_OVER, None)
             st.switch_page(routes.BATTLES, query_params={"campaign": campaign.id})
@@ -110,15 +125,31 @@ def _draw_columns(columns: Mapping[str, str], proposed: Mapping[str, str], *, sc
     return mapping
 
 
-def _preview(text: str, mapping: dict[str, str], *, scope: str) -> VotePreview:
-    """Read the whole file once for each choice of columns."""
-    key = (scope, tuple(mapping.items()))
-    held = st.session_state.get("votes_preview")
+def _draw_words(words: Sequence[str]) -> dict[str, Label]:
+    """Draw what each unknown word for the winner means; return those that are chosen."""
+    grid = st.grid(5, min_column_width=150)
+    chosen = {
+        word: choose_from(
+            plain(f"“{shorten(word, 40)}” means"),
+            LABELS,
+            value=None,
+            placeholder="Choose a vote",
+            key=f"votes_word_{word}",
+            place=grid,
+        )
+        for word in words
+    }
+    return {word: Label(label) for word, label in chosen.items() if label}
+
+
+def _read_once(name: str, key: object, read: Callable[[], T]) -> T:
+    """Return what was read from the whole file by these choices, kept in the session by its name."""
+    held = st.session_state.get(name)
     if held is None or held[0] != key:
         with st.spinner("Reading the votes"):
-            held = st.session_state["votes_preview"] = (key, preview_votes(text, mapping=mapping))
-    preview: VotePreview = held[1]
-    return preview
+            held = st.session_state[name] = (key, read())
+    value: T = held[1]
+    return value
 
 
 def _draw_preview(preview: VotePreview) -> None:

@@ -18,9 +18,9 @@ from backend.domain.battles.vote_files.rows import (
     guess_columns,
     read_vote_rows,
 )
-from backend.domain.battles.votes import VoteRecord
+from backend.domain.battles.votes import Label, VoteRecord
 from backend.domain.names import require_length
-from backend.domain.wording import plural
+from backend.domain.wording import list_first, plural
 from backend.errors import InvalidInput
 
 NUM_SHOWN = 5
@@ -33,7 +33,8 @@ class VotePreview:
 
     `num_identical` counts ties of identical answers, which no one cast; no other count holds them. `labels` counts each
     label, `num_with_texts` the votes with both answers, `num_repeats` a rater's further votes on one prompt, turn and
-    pair. `shown` are the first votes; `notes` say what the file lacks.
+    pair. `left_out` is where votes stand that compare a contestant with itself. `shown` are the first votes; `notes`
+    say what the file lacks.
     """
 
     mapping: dict[str, str]
@@ -46,6 +47,7 @@ class VotePreview:
     num_with_texts: int
     num_repeats: int
     num_identical: int
+    left_out: tuple[str, ...]
     shown: tuple[FileVote, ...]
 
     @property
@@ -77,6 +79,10 @@ class VotePreview:
         if self.num_identical:
             ties = "tie" if self.num_identical == 1 else "ties"
             notes.append(f"{self.num_identical:,} more {ties} of identical answers, on which no one voted.")
+        if self.left_out:
+            places = list_first(self.left_out, NUM_SHOWN)
+            count = plural(len(self.left_out), "vote")
+            notes.append(f"Left out, since a contestant would meet itself: {count} ({places}).")
         if self.num_repeats:
             turns = "" if self.mapping.get("turn") else " Is there a column of turns?"
             notes.append(f"{plural(self.num_repeats, 'repeated vote')} of a rater on the same prompt and pair.{turns}")
@@ -106,10 +112,9 @@ def is_mapping_complete(mapping: Mapping[str, str]) -> bool:
     return all(mapping.get(field) for field in COLUMNS if field not in FALLBACKS)
 
 
-def preview_votes(text: str, *, mapping: Mapping[str, str]) -> VotePreview:
-    """Read a whole file by a mapping. Raises InvalidInput naming the line at fault, and as `require_storable`."""
-    every = list(read_vote_rows(text, mapping=mapping))
-    require_storable(row.vote for row in every)
+def preview_votes(text: str, *, mapping: Mapping[str, str], labels: Mapping[str, Label] | None = None) -> VotePreview:
+    """Read a whole file by a mapping; `labels` as of `read_vote_rows`. Raises as `read_storable_votes`."""
+    every, left_out = read_storable_votes(text, mapping=mapping, labels=labels)
     rows = [row for row in every if not row.vote.identical]
     votes = [row.vote for row in rows]
     return VotePreview(
@@ -123,8 +128,23 @@ def preview_votes(text: str, *, mapping: Mapping[str, str]) -> VotePreview:
         num_with_texts=sum("answer_a" in row.texts and "answer_b" in row.texts for row in rows),
         num_repeats=len(votes) - len({_item(vote) for vote in votes}),
         num_identical=len(every) - len(rows),
+        left_out=tuple(left_out),
         shown=tuple(rows[:NUM_SHOWN]),
     )
+
+
+def read_storable_votes(
+    text: str, *, mapping: Mapping[str, str] | None = None, labels: Mapping[str, Label] | None = None
+) -> tuple[list[FileVote], list[str]]:
+    """Return the votes of a file, and where those stand that compare a contestant with itself. Those are left out,
+    unless all do: then the columns are wrong. Raises what `read_vote_rows` and `require_storable` raise.
+    """
+    left_out: list[str] = []
+    votes = list(read_vote_rows(text, mapping=mapping, labels=labels, left_out=left_out))
+    if left_out and not votes:
+        votes = list(read_vote_rows(text, mapping=mapping, labels=labels))
+    require_storable(row.vote for row in votes)
+    return votes, left_out
 
 
 def require_storable(votes: Iterable[VoteRecord]) -> None:

@@ -29,6 +29,7 @@ from typing import Any
 from backend.domain.battles.answer_features import FEATURES, AnswerFeatures
 from backend.domain.battles.vote_files.layouts import standard_rows
 from backend.domain.battles.votes import LABEL_REMEDY, Label, VoteRecord
+from backend.domain.data.parsing.text_formats import find_delimiter
 from backend.errors import InvalidInput
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -69,6 +70,8 @@ _WORDS = {
 _SIDES = frozenset(column.upper() for field in "ab" for column in COLUMNS[field])
 """Words that name a side in some layout, so never a contestant."""
 MAX_CELL_BYTES = 2**26  # MT-bench keeps whole conversations beside each vote
+HEAD = 2**16
+"""Characters from which a table's delimiter is found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +92,39 @@ def parse_votes(text: str, *, mapping: Mapping[str, str] | None = None) -> list[
     return [row.vote for row in read_vote_rows(text, mapping=mapping)]
 
 
-def read_vote_rows(text: str, *, mapping: Mapping[str, str] | None = None) -> Iterator[FileVote]:
-    """Read votes with the texts of their rows. Raises what `parse_votes` raises."""
-    return _vote_rows(_rows(text), mapping)
+def read_vote_rows(
+    text: str,
+    *,
+    mapping: Mapping[str, str] | None = None,
+    labels: Mapping[str, Label] | None = None,
+    left_out: list[str] | None = None,
+) -> Iterator[FileVote]:
+    """Read votes with the texts of their rows. `labels` says what other words for the winner mean. Where `left_out` is
+    given, it collects where votes stand that compare a contestant with itself, which are left out then. Raises what
+    `parse_votes` raises.
+    """
+    for number, (where, row, columns) in enumerate(_mapped_rows(text, mapping), start=1):
+        vote = _record(row, columns, where=where, number=number, labels=labels or {})
+        if vote.a != vote.b:
+            yield FileVote(vote, _texts(row, columns))
+        elif left_out is None:
+            raise InvalidInput(
+                f"{where} compares {vote.a!r} with itself.",
+                remedy="A battle needs two different contestants.",
+                field="b",
+            )
+        else:
+            left_out.append(where)
+
+
+def unknown_winners(text: str, *, mapping: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Return the words for the winner that name neither a side nor a contestant, by first appearance."""
+    winners: dict[str, None] = {}
+    for _, row, columns in _mapped_rows(text, mapping):
+        cells = {field: _cell(row.get(columns[field])) for field in ("a", "b", "winner")}
+        if cells["winner"] and _label(cells, columns) is None:
+            winners[cells["winner"]] = None
+    return tuple(winners)
 
 
 def file_columns(text: str) -> dict[str, str]:
@@ -111,14 +144,17 @@ def guess_columns(names: Collection[str]) -> dict[str, str]:
     }
 
 
-def _vote_rows(rows: Iterable[tuple[str, Mapping[str, Any]]], mapping: Mapping[str, str] | None) -> Iterator[FileVote]:
+def _mapped_rows(
+    text: str, mapping: Mapping[str, str] | None
+) -> Iterator[tuple[str, Mapping[str, Any], dict[str, str]]]:
+    """Return each row with where it stands and the column of each field."""
     known: dict[tuple[str, ...], dict[str, str]] = {}
-    for number, (where, row) in enumerate(standard_rows(rows), start=1):
+    for where, row in standard_rows(_rows(text)):
         names = tuple(row)
         columns = known.get(names)
         if columns is None:
             columns = known[names] = _columns(names, where, mapping or {})
-        yield FileVote(_record(row, columns, where=where, number=number), _texts(row, columns))
+        yield where, row, columns
 
 
 def _rows(text: str, *, spell: Callable[[str], str] = str.lower) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -131,7 +167,8 @@ def _rows(text: str, *, spell: Callable[[str], str] = str.lower) -> Iterator[tup
 
 def _csv_rows(text: str, spell: Callable[[str], str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     csv.field_size_limit(MAX_CELL_BYTES)
-    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
+    delimiter = find_delimiter(text[:HEAD].encode(errors="replace"))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         header = next(reader, None)
         if header is None:
@@ -200,7 +237,9 @@ def _columns(names: Sequence[str], where: str, mapping: Mapping[str, str]) -> di
     return {field: column for field, column in columns.items() if column}
 
 
-def _record(row: Mapping[str, Any], columns: Mapping[str, str], *, where: str, number: int) -> VoteRecord:
+def _record(
+    row: Mapping[str, Any], columns: Mapping[str, str], *, where: str, number: int, labels: Mapping[str, Label]
+) -> VoteRecord:
     cells = {field: _cell(row.get(column)) for field, column in columns.items() if field not in TEXTS}
     cells |= {
         field: cell for field, cell in (("prompt", f"vote {number}"), ("rater", UNKNOWN_RATER)) if field not in columns
@@ -210,19 +249,11 @@ def _record(row: Mapping[str, Any], columns: Mapping[str, str], *, where: str, n
         raise InvalidInput(
             f"{where} has no {columns[empty[0]]}.", remedy="Fill it in or remove the vote.", field=empty[0]
         )
-    label = verdict_label(cells["winner"], columns)
-    if label is None and _word(cells["winner"]) not in _SIDES:
-        label = {cells["a"]: Label.A, cells["b"]: Label.B}.get(cells["winner"])
+    label = _label(cells, columns) or labels.get(cells["winner"])
     if label is None:
         sides = "" if columns["a"] == "a" else f" Here the sides are {columns['a']} and {columns['b']}."
         raise InvalidInput(
             f"{where} has the unknown winner {cells['winner'][:60]!r}.", remedy=f"{LABEL_REMEDY}{sides}", field="winner"
-        )
-    if cells["a"] == cells["b"]:
-        raise InvalidInput(
-            f"{where} compares {cells['a']!r} with itself.",
-            remedy="A battle needs two different contestants.",
-            field="b",
         )
     numbers = {
         field: _number(cells[field], field, where=where)
@@ -242,6 +273,14 @@ def _record(row: Mapping[str, Any], columns: Mapping[str, str], *, where: str, n
         form_a=_form(numbers, "a"),
         form_b=_form(numbers, "b"),
     )
+
+
+def _label(cells: Mapping[str, str], columns: Mapping[str, str]) -> Label | None:
+    """Return the label of a row: its winner names a side, or the contestant."""
+    label = verdict_label(cells["winner"], columns)
+    if label is None and _word(cells["winner"]) not in _SIDES:
+        label = {cells["a"]: Label.A, cells["b"]: Label.B}.get(cells["winner"])
+    return label
 
 
 def is_yes(cell: str) -> bool:

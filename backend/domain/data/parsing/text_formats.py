@@ -229,7 +229,7 @@ def csv_shape(head: bytes, *, suffix: str) -> tuple[CsvShape, int]:
     """
     csv.field_size_limit(MAX_ROW_BYTES)
     quoted = suffix != ".tsv"
-    delimiter = "\t" if suffix == ".tsv" else _delimiter(head)
+    delimiter = "\t" if suffix == ".tsv" else find_delimiter(head)
     taken = 0
     fields: list[str] = []
     while not fields:
@@ -251,7 +251,7 @@ def csv_shape(head: bytes, *, suffix: str) -> tuple[CsvShape, int]:
     return CsvShape(delimiter, quoted, header, has_header, not head[:taken].endswith(b"\r\n")), taken
 
 
-def _delimiter(head: bytes) -> str:
+def find_delimiter(head: bytes) -> str:
     """Return the comma if it separates the first row, else that which gives the first two rows equally many fields."""
     rows = {",": len(_first_row(head, delimiter=",", quoted=True)[0])}
     if rows[","] > 1:

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from backend.domain.battles.vote_files.previews import is_mapping_complete, preview_votes, propose_mapping
-from backend.domain.battles.vote_files.rows import parse_votes, read_vote_rows
+from backend.domain.battles.vote_files.rows import parse_votes, read_vote_rows, unknown_winners
+from backend.domain.battles.votes import Label
 from backend.errors import InvalidInput
 
 PANDALM = {
@@ -104,6 +105,32 @@ def test_columns_have_the_names_that_the_file_writes(text: str) -> None:
     columns, mapping = propose_mapping(text)
     assert columns == {"aufgabe": "Aufgabe", "left": "Left", "right": "right", "winner": "WINNER"}
     assert is_mapping_complete(mapping)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"], ids=["semicolon", "tab", "pipe"])
+def test_a_table_of_another_delimiter_is_read(delimiter: str) -> None:
+    """A spreadsheet of a country with decimal commas separates by semicolons; it was one column."""
+    text = 'prompt,rater,a,b,winner\np1,ann,Oak,"Elm, old",A\n'.replace(",", delimiter).replace(f"{delimiter} ", ", ")
+    columns, mapping = propose_mapping(text)
+    assert tuple(columns) == ("prompt", "rater", "a", "b", "winner")
+    assert preview_votes(text, mapping=mapping).contestants == ("Elm, old", "Oak")
+
+
+def test_votes_of_a_contestant_on_itself_are_left_out_and_named() -> None:
+    """One refused the whole file."""
+    text = "prompt,rater,a,b,winner\np1,ann,Oak,Oak,A\np1,ann,Oak,Elm,A\n"
+    preview = preview_votes(text, mapping={})
+    assert (preview.num_votes, preview.left_out) == (1, ("Line 2",))
+    assert "Left out, since a contestant would meet itself: 1 vote (Line 2)." in preview.notes
+    with pytest.raises(InvalidInput, match="Line 2 compares 'Oak' with itself"):
+        preview_votes(text[: text.index("p1,ann,Oak,Elm")], mapping={})
+
+
+def test_words_for_the_winner_are_given_a_meaning() -> None:
+    text = "prompt,rater,a,b,winner\np1,ann,Oak,Elm,links\np2,ann,Oak,Elm,Elm\np3,ann,Oak,Elm,gleich\n"
+    assert unknown_winners(text) == ("links", "gleich")
+    preview = preview_votes(text, mapping={}, labels={"links": Label.A, "gleich": Label.TIE})
+    assert preview.labels == {"A": 1, "B": 1, "TIE": 1}
 
 
 def test_a_file_of_something_else_has_no_complete_mapping() -> None:
