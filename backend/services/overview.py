@@ -49,9 +49,9 @@ class EndpointLine:
     num_replicas: int
 
     @property
-    def is_healthy(self) -> bool:
-        """Return whether every replica answers."""
-        return self.num_ready >= self.num_replicas
+    def is_ready(self) -> bool:
+        """Return whether it answers, or will once it is asked: one without replicas is asleep."""
+        return self.num_ready > 0 or self.num_replicas == 0
 
 
 @dataclass(frozen=True)
@@ -315,9 +315,12 @@ def _endpoints(session: Session) -> list[EndpointLine]:
         .join(Deployment, Deployment.endpoint_id == Endpoint.id)
         .where(Deployment.stopped_at.is_(None), Deployment.role == "stable")
         .order_by(Deployment.created_at.desc())
-        .limit(6)
     )
-    return [EndpointLine(*row) for row in rows]
+    lines: dict[str, EndpointLine] = {}
+    for name, num_ready, num_replicas in rows:  # the deployment that another replaces answers until it is stopped
+        newer = lines.get(name, EndpointLine(name, 0, num_replicas))
+        lines[name] = EndpointLine(name, newer.num_ready + num_ready, newer.num_replicas)
+    return list(lines.values())
 
 
 def _campaigns(session: Session) -> list[CampaignLine]:

@@ -84,7 +84,7 @@ def draw_overview_strip(strip: OverviewStrip, *, now: datetime) -> None:
         f"{now:%H:%M}",
         *(run.id for run in strip.runs),
         *(job.id for job in strip.jobs),
-        *(f"{one.name} {one.is_healthy}" for one in strip.endpoints),
+        *(f"{one.name} {one.is_ready}" for one in strip.endpoints),
     )
     previous = st.session_state.get(SEEN)
     st.session_state[SEEN] = active
@@ -146,12 +146,14 @@ def draw_gauge(label: str, share: float | None, text: str) -> None:
 
 def draw_health(strip: OverviewStrip) -> None:
     """Draw the number of ready endpoints and living workers."""
-    healthy, all_endpoints = sum(line.is_healthy for line in strip.endpoints), len(strip.endpoints)
+    ready, all_endpoints = sum(line.is_ready for line in strip.endpoints), len(strip.endpoints)
     if all_endpoints and HEALTH.fails(GATEWAY):
         st.badge(f"{plural(all_endpoints, 'endpoint')}, out of reach", icon=":material/dns:", color="red")
     elif all_endpoints:
-        color: Literal["green", "orange"] = "green" if healthy == all_endpoints else "orange"
-        st.badge(f"{healthy} of {plural(all_endpoints, 'endpoint')} ready", icon=":material/dns:", color=color)
+        short = sum(max(0, line.num_replicas - line.num_ready) for line in strip.endpoints)
+        replicas = f", {plural(short, 'replica')} missing" if short else ""
+        color: Literal["green", "orange"] = "orange" if short else "green"
+        st.badge(f"{ready} of {plural(all_endpoints, 'endpoint')} ready{replicas}", icon=":material/dns:", color=color)
     else:
         st.badge("no endpoint", icon=":material/dns:", color="gray")
     if strip.gauges.num_workers:

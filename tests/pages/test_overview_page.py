@@ -12,6 +12,7 @@ from datetime import timedelta
 import pytest
 from streamlit.errors import StreamlitAPIException
 
+from backend.db.tables import Deployment, Replica
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
 from pages.components import frame, routes, visitor
@@ -35,6 +36,17 @@ def test_the_strip_shows_the_running_job_and_the_load_of_the_machines(site: Cont
     assert re.search(r"Disk \*\*\d+ %, [\d.]+ [GTM]B free\*\*", shown), "a bar like its neighbours"
     assert "1 of 1 endpoint ready" in words(page)
     assert "Begin with the first step" not in words(page)
+
+
+def test_an_endpoint_that_answers_is_ready_though_a_replica_is_missing(site: Context, scenario: Scenario) -> None:
+    """Of an endpoint whose page said ready, this one said `0 of 1 endpoint ready`; one in an update counted twice."""
+    old = scenario.endpoint("tales")
+    with site.db.write() as session:
+        deployment = session.get_one(Deployment, old)
+        session.add(Replica(deployment_id=old, status="ready", internal_token="secret"))
+        shared = {"endpoint_id": deployment.endpoint_id, "checkpoint_id": deployment.checkpoint_id}
+        session.add(Deployment(**shared, num_replicas=2))
+    assert "1 of 1 endpoint ready, 1 replica missing" in words(open_page(routes.OVERVIEW))
 
 
 def test_each_next_step_has_one_button_that_leads_there(site: Context) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 import streamlit as st
 
+from backend.domain.data.rows.records import KEEPS_RECORDS
 from backend.domain.evaluation.gate_config import GateVerdict
 from backend.domain.evaluation.safety.agreement import NOT_MEASURED, LanguageAgreement
 from backend.domain.evaluation.safety.card import NONE_JUDGED, CardScore, Unjudged, direction, format_value
@@ -15,6 +17,7 @@ from backend.domain.evaluation.safety.reports import GroupScore
 from backend.domain.wording import plural
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person
+from backend.services.data.datasets import list_datasets
 from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView, resolve_evaluated
 from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.evaluation.items import ItemView
@@ -26,6 +29,7 @@ from backend.services.evaluation.safety.probes import (
     add_probe,
     list_probes,
     read_rows_of,
+    rows_of_dataset,
     rows_of_upload,
 )
 from backend.services.evaluation.safety.runs import read_reports, read_toxicity, run_safety
@@ -321,8 +325,8 @@ def draw_probes(ctx: Context, person: Person) -> None:
     draw_table(rows, key="safety_probes", alt="Safety probes")
     if not probes:
         st.caption(
-            "No safety probes yet. Add the file of a published one, such as XSTest, AdvBench, BBQ, Winogender or"
-            " CrowS-Pairs."
+            "No safety probes yet. Add a published one, such as XSTest, AdvBench, BBQ, Winogender or CrowS-Pairs: its"
+            " file, or a benchmark that was imported from it."
         )
     elif person.may_build:
         _draw_run_here(ctx, person, [view.version.dataset for view in probes])
@@ -335,7 +339,7 @@ def draw_probes(ctx: Context, person: Person) -> None:
     if not agreements:
         st.caption(plain(_agreement(agreement_line(ctx), place="below")))
     if person.may_build:
-        _draw_add(ctx, person, num_probes=len(probes))
+        _draw_add(ctx, person, {view.version.dataset for view in probes})
         _draw_agreement(ctx, person)
 
 
@@ -370,26 +374,40 @@ def _language_row(one: LanguageAgreement) -> dict[str, object]:
     }
 
 
-def _draw_add(ctx: Context, person: Person, *, num_probes: int) -> None:
+def _draw_add(ctx: Context, person: Person, probes: Collection[str]) -> None:
     """Draw the form of a probe; its fields are new ones, and so empty, for each probe."""
+    num_probes = len(probes)
+    imported = [one.name for one in list_datasets(ctx, kinds=KEEPS_RECORDS, ready=True) if one.name not in probes]
     with st.expander("Add a safety probe", icon=":material/add:", expanded=not num_probes):
         name = st.text_input("Name", key=f"safety_name_{num_probes}")
-        files = st.file_uploader(
-            "File",
-            key=f"safety_file_{num_probes}",
-            accept_multiple_files=True,
-            help=(
-                "CSV, TSV, JSON, JSONL or text; its columns decide the kind. Give Winogender's sentences together with"
-                " its occupations-stats.tsv, and both sides of WinoBias together."
-            ),
+        dataset = ""
+        if imported:
+            labels = {"": "none: a file", **{one: one for one in imported}}
+            dataset = choose_from("Imported dataset", labels, key=f"safety_dataset_{num_probes}")
+        files = (
+            []
+            if dataset
+            else st.file_uploader(
+                "File",
+                key=f"safety_file_{num_probes}",
+                accept_multiple_files=True,
+                help=(
+                    "CSV, TSV, JSON, JSONL or text; its columns decide the kind. Give Winogender's sentences together with"
+                    " its occupations-stats.tsv, and both sides of WinoBias together."
+                ),
+            )
         )
         jailbreak = st.checkbox("Put its unsafe prompts into jailbreak templates", key="safety_jailbreak")
-        missing = {"enter a name": not name.strip(), "choose a file": not files}
+        missing = {"enter a name": not name.strip(), "choose a file": not (dataset or files)}
         if form_button("Add", missing, key="safety_add", icon="add", type="secondary"):
             with rerun_after():
                 kind = Probe.JAILBREAK if jailbreak else None
-                rows, occupations = rows_of_upload({file.name: file.getvalue() for file in files})
-                source = ", ".join(file.name for file in files)
+                rows, occupations = (
+                    (rows_of_dataset(ctx, dataset), None)
+                    if dataset
+                    else rows_of_upload({file.name: file.getvalue() for file in files})
+                )
+                source = f"dataset {dataset}" if dataset else ", ".join(file.name for file in files)
                 add_probe(ctx, name=name, rows=rows, source=source, person=person, probe=kind, occupations=occupations)
         if st.button(
             "Add prompt-injection cases", key="safety_injection", type="tertiary", icon=":material/description:"

@@ -38,13 +38,19 @@ def columns_of(row: Mapping[str, Any]) -> dict[str, object]:
     under its plain name (`Best Answer` as `best_answer`). `canonical` and `raw` hold the two rows whole.
     """
     canonical = {name: value for name, value in row.items() if name != RECORD}
-    raw: dict[str, object] = json.loads(row[RECORD]) if row.get(RECORD) else canonical
+    raw = file_row(row)
     columns = {**canonical, **raw}
     for name in list(columns):
         columns.setdefault(plain_name(name), columns[name])
     columns.setdefault("canonical", canonical)
     columns.setdefault("raw", raw)
     return columns
+
+
+def file_row(row: Mapping[str, Any]) -> dict[str, object]:
+    """Return the file's own row of a stored one."""
+    raw: dict[str, object] = json.loads(row[RECORD]) if row.get(RECORD) else dict(row)
+    return raw
 
 
 def texts_of(value: Any) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from backend.db.races import retry_races
 from backend.db.tables import Dataset, DatasetVersion
 from backend.domain.data.parsing.text_formats import sniff_bytes
 from backend.domain.data.rows.mapping import canonical_json
+from backend.domain.data.rows.records import file_row
 from backend.domain.data.versions.provenance import ProbeProvenance, Provenance
 from backend.domain.evaluation.safety.bias import occupation_columns, read_occupations
 from backend.domain.evaluation.safety.injection import injection_cases
@@ -114,6 +116,13 @@ def rows_of_files(files: Mapping[str, bytes]) -> list[dict[str, object]]:
     if len(files) != 1:
         raise InvalidInput(f"{len(files)} files were given.", remedy="Add them one by one.", field="file")
     return read_rows_of(*next(iter(files.items())))
+
+
+def rows_of_dataset(ctx: Context, dataset: str) -> list[dict[str, object]]:
+    """Return the rows of a dataset's newest version as the imported file had them. Raises NotFound."""
+    folder = ctx.artifacts.path(resolve_version(ctx, dataset).folder or "")
+    files = [file for split in ("train", "val") if (file := folder / f"{split}.parquet").is_file()]
+    return [file_row(row) for row in islice((row for file in files for row in iter_file_rows(file)), MAX_ROWS)]
 
 
 def read_rows_of(name: str, data: bytes) -> list[dict[str, object]]:
