@@ -392,8 +392,8 @@ def _draw_add(ctx: Context, person: Person, probes: Collection[str]) -> None:
                 key=f"safety_file_{num_probes}",
                 accept_multiple_files=True,
                 help=(
-                    "CSV, TSV, JSON, JSONL or text; its columns decide the kind. Give Winogender's sentences together with"
-                    " its occupations-stats.tsv, and both sides of WinoBias together."
+                    "CSV, TSV, JSON, JSONL or text; its columns decide the kind. Give Winogender's sentences together"
+                    " with its occupations-stats.tsv, and both sides of WinoBias together."
                 ),
             )
         )
