@@ -12,7 +12,7 @@ from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
 from backend.bootstrap import get_context
-from backend.db.tables import AnswerRating, Completion, Rater, Run, User
+from backend.db.tables import AnswerRating, Completion, Contestant, Rater, Run, User
 from backend.domain.battles.ratings import fit_ratings
 from backend.domain.battles.votes import VoteRecord
 from backend.domain.evaluation.gate_config import GateConfig
@@ -531,6 +531,21 @@ def test_a_promotion_says_which_raters_are_flagged_who_follows_and_what_is_judge
     app.button(key="promote_go").click().run()
     assert "its gate “release” is inconclusive" in app.error[0].value.replace("\\", "")
     assert get_alias(site, "tales@production").checkpoint_id == oak
+
+
+def test_an_endpoint_that_is_a_contestant_leads_to_the_promotion_of_what_it_serves(
+    site: Context, scenario: Scenario
+) -> None:
+    """Nothing was offered for it, and no word said why."""
+    campaign = scenario.campaign("Elm", "Ash")
+    scenario.votes(campaign, prefer("Elm"))
+    (oak,) = scenario.checkpoints("Oak")
+    deploy(site, checkpoint_id=oak, name="tales", person=LOCAL)
+    add_row(site, Contestant(campaign_id=campaign.id, kind="endpoint", label="tales", source={"endpoint": "tales"}))
+    page = open_page("evaluate/battles.py", campaign=campaign.id, tab="Train")
+    assert_sound(page)
+    assert "tales is an endpoint: votes on it support no promotion" in plain_words(page)
+    assert {"Promote Elm", "Promote Oak"} <= {button.label for button in page.button}
 
 
 def test_a_promotion_begins_with_the_campaign_that_has_most_votes_on_the_checkpoint(

@@ -53,9 +53,13 @@ PAGE = routes.CHECKPOINTS
 
 
 def draw_promotion(ctx: Context, person: Person, campaign: CampaignView) -> None:
-    """Draw the decisions by a campaign, and a way to the promotion of each contestant."""
+    """Draw the decisions by a campaign, and a way to the promotion of each contestant; of an endpoint, to that of the
+    checkpoint that it serves, which need not be the one that answered.
+    """
     checkpoints = {c.checkpoint_id: c.name for c in campaign.contestants if c.checkpoint_id}
-    if not checkpoints:
+    names = {c.name for c in campaign.contestants if c.kind == "endpoint"}
+    endpoints = [one for one in list_endpoints(ctx) if one.name in names] if names else []
+    if not checkpoints and not endpoints:
         return
     st.subheader("Promotion", anchor=False)
     decisions = [row for alias in list_aliases(ctx) for row in alias.history if row.campaign_id == campaign.id]
@@ -68,6 +72,22 @@ def draw_promotion(ctx: Context, person: Person, campaign: CampaignView) -> None
         for checkpoint_id, name in checkpoints.items():
             query = {"promote": checkpoint_id, "campaign": campaign.id}
             row_link(f"Promote {name}", page=PAGE, query=query, icon="arrow_upward", key=f"promote_{checkpoint_id}")
+    for endpoint in endpoints:
+        words = (
+            f"{endpoint.name} is an endpoint: votes on it support no promotion, since it can serve another checkpoint"
+            f" than the one that answered. Now it serves {endpoint.checkpoint_name}."
+        )
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(plain(words), width="content")
+            if endpoint.checkpoint_id not in checkpoints and endpoint.config.upstream is None:
+                query = {"promote": endpoint.checkpoint_id}
+                row_link(
+                    f"Promote {endpoint.checkpoint_name}",
+                    page=PAGE,
+                    query=query,
+                    icon="arrow_upward",
+                    key=f"promote_{endpoint.name}",
+                )
 
 
 @number_form
