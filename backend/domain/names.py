@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 from backend.errors import InvalidInput, NotFound
@@ -23,6 +24,16 @@ def clean_name(text: str, *, what: str, limit: int = 120) -> str:
             f"The name {name!r} holds a character that names can't have.", remedy="Leave out `@`.", field="name"
         )
     return name
+
+
+def name_key(name: str) -> str:
+    """Return what names have in common that a reader takes for one: `Rita`, `rita` and `Ｒｉｔａ` are the same.
+
+    Example:
+        >>> name_key(" Ｒｉｔａ ")
+        'rita'
+    """
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", " ".join(name.split())).casefold())
 
 
 def require_length(text: str, *, what: str, limit: int, field: str) -> str:

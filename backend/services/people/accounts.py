@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import User
 from backend.domain.jobs.gpu_hours import PersonLimits
+from backend.domain.names import name_key
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person, require_admin
 from backend.services.lookups import find_row
@@ -56,7 +57,7 @@ def list_accounts(ctx: Context) -> list[AccountView]:
 def get_account(ctx: Context, name: str) -> AccountView:
     """Return the account of a name. Raises NotFound."""
     with ctx.db.read() as session:
-        user = session.scalar(select(User).where(User.name == name.strip()))
+        user = find_account(session, name)
         if user is None:
             raise NotFound(
                 f"There is no account {name.strip()[:80]!r}.", remedy="`roundhouse user list` shows those that exist."
@@ -64,18 +65,38 @@ def get_account(ctx: Context, name: str) -> AccountView:
         return _view(user)
 
 
+def find_account(session: Session, name: str) -> User | None:
+    """Return the account of exactly this name, else the only one whose name is the same in another case or form."""
+    user = session.scalar(select(User).where(User.name == name.strip()))
+    if user is None and len(alike := _alike(session, name)) == 1:
+        user = session.get(User, alike[0][0])
+    return user
+
+
+def _alike(session: Session, name: str) -> list[tuple[str, str]]:
+    """Return (id, name) of accounts that a reader takes for the one of this name."""
+    key = name_key(name)
+    return [(id_, other) for id_, other in session.execute(select(User.id, User.name)) if name_key(other) == key]
+
+
 def add_user(ctx: Context, name: str, password: str, *, role: str = "engineer", person: Person) -> Person:
     """Make an account. Raises NotAllowed, InvalidInput for a short password or an unknown role, Conflict for a name
-    that is taken.
+    that is taken, in whatever case.
     """
     require_admin(person)
     name = name.strip()
-    if not name or len(name) > 80:
-        raise InvalidInput("An account needs a name of 1 to 80 characters.", field="name")
+    if not 1 <= len(name) <= 80 or not name.isprintable():
+        raise InvalidInput("An account needs a name of 1 to 80 characters that can be seen.", field="name")
     _check_role(role)
     password_hash = hash_password(password)  # slow on purpose, so outside the write transaction
     try:
         with ctx.db.write() as session:
+            if alike := _alike(session, name):
+                raise Conflict(
+                    f"There is already an account {alike[0][1]!r}.",
+                    remedy="Choose a name that differs in more than upper and lower case.",
+                    field="name",
+                )
             user = User(name=name, role=role, password_hash=password_hash)
             session.add(user)
             session.flush()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address, ip_network
 
+from backend.domain.names import name_key
 from backend.errors import NotAllowed
 
 WINDOW_S = 300.0
@@ -35,7 +36,7 @@ class Attempts:
         that has signed in to the account before is counted separately, so that others' failures don't lock its owner
         out. Returns the counters for `succeed`. Raises NotAllowed when one of them is full.
         """
-        limits = _limits(name.strip().lower()[:80], _network(address), device)
+        limits = _limits(name_key(name)[:80], _network(address), device)
         now = self.clock()
         with self._lock:
             if len(self.moments) > MAX_REMEMBERED:

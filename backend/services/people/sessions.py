@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
-from sqlalchemy import select
 
 from backend.db.tables import User
 from backend.errors import NotAllowed
 from backend.services.context import Context, Person, require_admin
 from backend.services.lookups import find_row
+from backend.services.people.accounts import find_account
 from backend.services.people.attempts import Attempts
 from backend.services.people.passwords import matches
 
@@ -37,7 +37,8 @@ def sign_in(ctx: Context, name: str, password: str, *, address: str, device: str
     `Attempts`).
     """
     with ctx.db.read() as session:
-        user = session.scalar(select(User).where(User.name == name.strip(), User.disabled_at.is_(None)))
+        user = find_account(session, name)
+        user = None if user is None or user.disabled_at is not None else user
     is_known = user is not None and _read(ctx, device, salt="device", max_age_s=DEVICE_AGE_S).get("user") == user.id
     counters = _attempts.begin(name=name, address=address, device=device if is_known else None)
     if not matches(user.password_hash if user else None, password) or user is None:

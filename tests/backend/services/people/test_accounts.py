@@ -25,7 +25,9 @@ from backend.services.people.accounts import (
     list_accounts,
     reset_password,
 )
+from backend.services.people.passwords import hash_password
 from backend.services.people.sessions import SignedIn, end_sessions, person_from_cookie, sign_in, why_ended
+from tests.support.scenario import add_row
 
 PASSWORD = "correct horse battery"
 
@@ -54,6 +56,39 @@ def test_a_short_password_an_unknown_role_and_a_taken_name_are_refused_with_the_
     add_user(ctx, "maya", PASSWORD, person=LOCAL)
     with pytest.raises(Conflict, match="'maya'"):
         add_user(ctx, "maya", PASSWORD, person=LOCAL)
+
+
+@pytest.mark.parametrize("name", ["rita", " RITA ", "Ｒｉｔａ", "Rita"])
+def test_two_accounts_whose_names_look_alike_are_refused_with_the_cure(ctx: Context, name: str) -> None:
+    add_user(ctx, "Rita", PASSWORD, person=LOCAL)
+    with pytest.raises(Conflict, match="already an account 'Rita'") as refused:
+        add_user(ctx, name, PASSWORD, person=LOCAL)
+    assert "upper and lower case" in refused.value.remedy
+
+
+def test_a_name_that_can_not_be_seen_is_refused(ctx: Context) -> None:
+    with pytest.raises(InvalidInput, match="can be seen"):
+        add_user(ctx, "Ri\u200bta", PASSWORD, person=LOCAL)
+
+
+def test_a_name_signs_in_in_any_case_unless_it_is_that_of_two(ctx: Context) -> None:
+    add_user(ctx, "Straße", PASSWORD, person=LOCAL)
+    assert enter(ctx, "STRASSE")
+    first = add_user(ctx, "Rita", PASSWORD, person=LOCAL)
+    add_row(ctx, User(name="rita", role="rater", password_hash=hash_password("of the second")))
+    assert person_from_cookie(ctx, enter(ctx, "Rita").session) == first
+    assert enter(ctx, "rita", "of the second")
+    with pytest.raises(NotAllowed):
+        enter(ctx, "RITA")
+
+
+def test_guesses_at_a_name_count_in_every_case(ctx: Context) -> None:
+    add_user(ctx, "Straße", PASSWORD, person=LOCAL)
+    for name in ["Straße", "STRASSE"] * 5:
+        with pytest.raises(NotAllowed):
+            sign_in(ctx, name, "a guess", address="203.0.113.7")
+    with pytest.raises(NotAllowed, match="Too many"):
+        sign_in(ctx, "Straße", PASSWORD, address="203.0.113.7")
 
 
 def test_a_disabled_account_is_out_at_once_and_in_again_once_it_is_enabled(ctx: Context) -> None:
