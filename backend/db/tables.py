@@ -53,10 +53,13 @@ from backend.errors import Conflict
 
 
 class User(Record):
-    """An account. Raising `session_epoch` ends every issued cookie."""
+    """An account. Raising `session_epoch` ends every issued cookie. `name_key` is the name as `names.name_key` writes
+    it, empty for one that was alike to an older account's before such names were refused.
+    """
 
     __tablename__ = "users"
     name: Mapped[str] = mapped_column(String(80), unique=True)
+    name_key: Mapped[str | None] = mapped_column(Text, unique=True)
     role: Mapped[str] = mapped_column(String(20), default="engineer")
     password_hash: Mapped[str] = mapped_column(String(200))
     session_epoch: Mapped[int] = mapped_column(default=0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
+from backend.db.races import retry_races
 from backend.db.tables import User
 from backend.domain.jobs.gpu_hours import PersonLimits
 from backend.domain.names import name_key
@@ -66,19 +66,13 @@ def get_account(ctx: Context, name: str) -> AccountView:
 
 
 def find_account(session: Session, name: str) -> User | None:
-    """Return the account of exactly this name, else the only one whose name is the same in another case or form."""
-    user = session.scalar(select(User).where(User.name == name.strip()))
-    if user is None and len(alike := _alike(session, name)) == 1:
-        user = session.get(User, alike[0][0])
-    return user
+    """Return the account of exactly this name, else the one whose name is the same in another case or form."""
+    is_exact = User.name == name.strip()
+    query = select(User).where(or_(is_exact, User.name_key == name_key(name)))
+    return session.scalar(query.order_by(is_exact.desc()).limit(1))
 
 
-def _alike(session: Session, name: str) -> list[tuple[str, str]]:
-    """Return (id, name) of accounts that a reader takes for the one of this name."""
-    key = name_key(name)
-    return [(id_, other) for id_, other in session.execute(select(User.id, User.name)) if name_key(other) == key]
-
-
+@retry_races
 def add_user(ctx: Context, name: str, password: str, *, role: str = "engineer", person: Person) -> Person:
     """Make an account. Raises NotAllowed, InvalidInput for a short password or an unknown role, Conflict for a name
     that is taken, in whatever case.
@@ -89,20 +83,17 @@ def add_user(ctx: Context, name: str, password: str, *, role: str = "engineer", 
         raise InvalidInput("An account needs a name of 1 to 80 characters that can be seen.", field="name")
     _check_role(role)
     password_hash = hash_password(password)  # slow on purpose, so outside the write transaction
-    try:
-        with ctx.db.write() as session:
-            if alike := _alike(session, name):
-                raise Conflict(
-                    f"There is already an account {alike[0][1]!r}.",
-                    remedy="Choose a name that differs in more than upper and lower case.",
-                    field="name",
-                )
-            user = User(name=name, role=role, password_hash=password_hash)
-            session.add(user)
-            session.flush()
-            return Person(id=user.id, name=user.name, role=user.role)
-    except IntegrityError:
-        raise Conflict(f"There is already an account {name!r}.") from None
+    with ctx.db.write() as session:
+        if other := find_account(session, name):
+            raise Conflict(
+                f"There is already an account {other.name!r}.",
+                remedy="Choose a name that differs in more than upper and lower case.",
+                field="name",
+            )
+        user = User(name=name, name_key=name_key(name), role=role, password_hash=password_hash)
+        session.add(user)
+        session.flush()
+        return Person(id=user.id, name=user.name, role=user.role)
 
 
 def disable_account(ctx: Context, user_id: str, *, person: Person) -> None:

@@ -47,6 +47,24 @@ def test_the_migrations_make_what_the_tables_say(url: str) -> None:
     database.engine.dispose()
 
 
+def test_accounts_whose_names_are_alike_stay_and_are_named(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    command.upgrade(alembic_config(url), "0037")
+    database = Database(url)
+    add = text(
+        "INSERT INTO users (id, name, role, password_hash, session_epoch, created_at)"
+        " VALUES (:name, :name, 'rater', 'x', 0, :at)"
+    )
+    with database.write() as session:
+        for name, at in {"rita": "2026-01-02", "Rita": "2026-01-01", "Maya": "2026-01-03"}.items():
+            session.execute(add, {"name": name, "at": f"{at} 00:00:00+00:00"})
+    command.upgrade(alembic_config(url), "head")
+    with database.read() as session:
+        keys = dict(session.execute(text("SELECT name, name_key FROM users")).all())
+    assert keys == {"Rita": "rita", "rita": None, "Maya": "maya"}
+    assert "'Rita' and 'rita' have names alike" in caplog.text
+    database.engine.dispose()
+
+
 def test_every_foreign_key_is_enforced(url: str) -> None:
     """Runs and checkpoints refer to each other: the key of one can only be added once the other exists."""
     command.upgrade(alembic_config(url), "head")

@@ -39,6 +39,7 @@ from backend.services.data.imports import add_rows_dataset
 from backend.services.data.versions import derive_version
 from backend.services.evaluation.gates import create_gate, require_gate
 from backend.services.evaluation.tasks import save_task
+from backend.services.people.accounts import add_user
 from backend.services.serving.chat.internal_key import playground_key
 from backend.services.tokenizers.tokenizers import train_tokenizer
 from tests.support.scenario import Scenario
@@ -106,6 +107,13 @@ def test_the_playground_has_one_key(any_ctx: Context) -> None:
     made, _ = split(at_once(lambda: playground_key(any_ctx)))
     assert len(set(made)) == 1
     assert count(any_ctx, ApiKey) == 1
+
+
+def test_one_of_accounts_whose_names_differ_in_case_alone_is_made(any_ctx: Context) -> None:
+    names = iter(["Rita", "rita", "RITA"])
+    made, conflicts = split(at_once(lambda: add_user(any_ctx, next(names), "correct horse battery", person=LOCAL)))
+    assert (len(made), len(conflicts), count(any_ctx, User)) == (1, TOGETHER - 1, 1)
+    assert "already an account" in conflicts[0].message
 
 
 def test_one_of_those_who_add_a_base_of_one_name_is_told_that_it_is_taken(any_ctx: Context) -> None:
