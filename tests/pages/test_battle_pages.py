@@ -339,6 +339,7 @@ def test_the_training_plan_says_that_raters_are_flagged(site: Context, scenario:
     assert "Quality flags" not in words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Train"))
     scenario.votes(campaign, lambda a, b: "A", rater=link_rater(site, campaign.id, "lazy"), seed=2)
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Train")
+    assert "Prompts for the rematch" in words(app), "a rematch has held-out prompts of its own"
     assert app.button(key="plan_flags").label == "Quality flags on 1 of 2 raters"
     assert "Their votes are trained on, unless you exclude them." in words(app)
 
@@ -655,7 +656,7 @@ def test_votes_in_the_words_of_another_language_are_given_a_meaning_and_a_correc
     meanings["“links” means"].set_value("A")
     meanings["“rechts” means"].set_value("B")
     app.run()
-    assert "Line 4 has no sieger" in words(app)
+    assert "Line 4 has no Sieger" in words(app), "the name that the file writes"
     app.file_uploader(key="votes_file").set_value([("club.csv", f"{rows}3;Oak;Oak;links\n".encode(), "text/csv")])
     app.run()
     assert "2 votes by 1 rater on 2 prompts, 2 contestants:** first is better 1, second is better 1." in words(app)

@@ -88,4 +88,4 @@ def format_detectable(plan: PowerPlan | None) -> str:
     """Return the smallest difference that a comparison can detect; a dash where unknown before texts are scored."""
     if plan is None:
         return "–"
-    return "none: too few items" if plan.detectable is None else f"{100 * plan.detectable:.1f} points"
+    return "none with so few items" if plan.detectable is None else f"{100 * plan.detectable:.1f} points"

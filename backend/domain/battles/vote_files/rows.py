@@ -103,8 +103,12 @@ def read_vote_rows(
     given, it collects where votes stand that compare a contestant with itself, which are left out then. Raises what
     `parse_votes` raises.
     """
+
+    def spell(column: str) -> str:
+        return file_columns(text).get(column, column)
+
     for number, (where, row, columns) in enumerate(_mapped_rows(text, mapping), start=1):
-        vote = _record(row, columns, where=where, number=number, labels=labels or {})
+        vote = _record(row, columns, where=where, number=number, labels=labels or {}, spell=spell)
         if vote.a != vote.b:
             yield FileVote(vote, _texts(row, columns))
         elif left_out is None:
@@ -238,8 +242,15 @@ def _columns(names: Sequence[str], where: str, mapping: Mapping[str, str]) -> di
 
 
 def _record(
-    row: Mapping[str, Any], columns: Mapping[str, str], *, where: str, number: int, labels: Mapping[str, Label]
+    row: Mapping[str, Any],
+    columns: Mapping[str, str],
+    *,
+    where: str,
+    number: int,
+    labels: Mapping[str, Label],
+    spell: Callable[[str], str],
 ) -> VoteRecord:
+    """Return the vote of a row; `spell` returns a column's name as the file writes it, for errors."""
     cells = {field: _cell(row.get(column)) for field, column in columns.items() if field not in TEXTS}
     cells |= {
         field: cell for field, cell in (("prompt", f"vote {number}"), ("rater", UNKNOWN_RATER)) if field not in columns
@@ -247,11 +258,11 @@ def _record(
     empty = [field for field in COLUMNS if not cells[field]]
     if empty:
         raise InvalidInput(
-            f"{where} has no {columns[empty[0]]}.", remedy="Fill it in or remove the vote.", field=empty[0]
+            f"{where} has no {spell(columns[empty[0]])}.", remedy="Fill it in or remove the vote.", field=empty[0]
         )
     label = _label(cells, columns) or labels.get(cells["winner"])
     if label is None:
-        sides = "" if columns["a"] == "a" else f" Here the sides are {columns['a']} and {columns['b']}."
+        sides = "" if columns["a"] == "a" else f" Here the sides are {spell(columns['a'])} and {spell(columns['b'])}."
         raise InvalidInput(
             f"{where} has the unknown winner {cells['winner'][:60]!r}.", remedy=f"{LABEL_REMEDY}{sides}", field="winner"
         )

@@ -70,7 +70,7 @@ def nearest_column(field: str, columns: Iterable[str], *, like: str = "") -> str
 def describe_missing(column: str, field: str, others: Sequence[str]) -> str:
     """Return the reason for a missing column: the columns found instead, and the nearest of them."""
     if not others:
-        return f"column `{column}` is missing (found: no other column)"
+        return f"column `{column}` is missing, and no column is left to take its place"
     near = nearest_column(field, others, like=column)
     listed = list_first([f"`{name}`" for name in others], 12)
     hint = "" if near is None else "; use it?" if len(others) == 1 else f"; use `{near}`?"

@@ -38,7 +38,7 @@ def test_several_benchmarks_name_only_what_each_detects() -> None:
     """Eleven benchmarks were a wall of eleven paragraphs."""
     assert [format_detectable(plan) for plan in (plan_power(500), plan_power(3), None)] == [
         "7.0 points",
-        "none: too few items",
+        "none with so few items",
         "–",
     ]
 

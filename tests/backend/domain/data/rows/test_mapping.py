@@ -346,3 +346,10 @@ def test_no_shape_of_rows_crashes_recognition_or_conversion(rows: list[dict[str,
                 continue
             assert isinstance(render_preview(converted), str)
             canonical_json(converted).encode()
+
+
+def test_a_missing_column_beside_mapped_ones_says_that_none_is_left() -> None:
+    """`found: no other column` stood beside a row that had two."""
+    mapping = {"question": "question", "choices": "choices", "answer": "answer"}
+    with pytest.raises(RowProblem, match="column `choices` is missing, and no column is left to take its place"):
+        apply_mapping({"question": "2 + 2?", "answer": "4"}, kind=DatasetKind.BENCHMARK, mapping=mapping)
