@@ -547,13 +547,15 @@ def test_the_best_of_a_column_is_not_tied_with_itself(scenario: Scenario) -> Non
     assert "tied · " not in plain_words(app)
 
 
-def test_no_one_wins_a_column_of_equal_scores(scenario: Scenario) -> None:
+def test_no_one_wins_a_column_of_equal_scores(site: Context, scenario: Scenario) -> None:
     """Two networks with 0 % had a trophy for the one listed first."""
     for name in ("Oak", "Elm"):
         scenario.evaluation(name, "facts", [0] * 8)
     app = open_page(PAGE)
     assert not any("trophy" in button.label for button in app.button)
     assert "tied" in words(app)
+    ranking = words(open_page(PAGE, benchmark=read_board(site).columns[0].key))
+    assert ("equal scores" in ranking, "best score" in ranking) == (True, False)
 
 
 @pytest.mark.parametrize(("chance", "trophies"), [(0.25, 0), (0.1, 1)])

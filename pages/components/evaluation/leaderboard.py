@@ -108,7 +108,8 @@ def _draw_ranks(ctx: Context, ranks: Sequence[Rank], *, metric: str) -> None:
             columns[4].text(f"{rank.score.n:,}")
             with columns[5]:
                 if number == 1:
-                    st.caption("best score" if len(ranks) > 1 else "only score")
+                    is_best = len(ranks) > 1 and rank.score.value != ranks[1].score.value
+                    st.caption("best score" if is_best else "equal scores" if len(ranks) > 1 else "only score")
                 elif st.button(
                     p_text(rank.p_adjusted),
                     type="tertiary",
