@@ -16,13 +16,14 @@ class NamedFolder(FrozenRecord):
 
 
 class DataReportPayload(Payload):
-    """Report on a dataset as the trainer sees it. `tokenizer` is None for plain bytes."""
+    """Report on a dataset as the trainer sees it. `tokenizer` is None for plain bytes; `bytes_per_token` is its own."""
 
     job_kind = JobKind.DATA_REPORT
     dataset: str
     dataset_kind: DatasetKind
     tokenizer: str | None = None
     tokenizer_name: str = "bytes"
+    bytes_per_token: float | None = None
     question: ReportQuestion
     benchmarks: tuple[NamedFolder, ...] = ()
     out: str

@@ -40,7 +40,7 @@ from backend.services.lookups import find_row
 from backend.services.tokenizers.sources import TokenizerSource, list_sources, resolve_source
 
 KIND = JobKind.DATA_REPORT.value
-FORMAT = 3
+FORMAT = 4
 """Bumped when the same request would give another report, so that stored ones are not reused."""
 
 MAX_DEFAULT = 1024
@@ -194,6 +194,7 @@ def _add(
         dataset_kind=DatasetKind(version.kind),
         tokenizer=source.folder if source else None,
         tokenizer_name=name,
+        bytes_per_token=source.bytes_per_token if source else None,
         question=question,
         benchmarks=tuple(NamedFolder(name=each.dataset, folder=each.folder) for each in benchmarks if each.folder),
         out=f"reports/{report_id}",

@@ -15,7 +15,9 @@ from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer,
 
 @dataclass(frozen=True)
 class TokenizerSource:
-    """A tokenizer to use. `ref` is "tokenizer:ID" or "checkpoint:ID"; `folder` is relative to the artifacts."""
+    """A tokenizer to use. `ref` is "tokenizer:ID" or "checkpoint:ID"; `folder` is relative to the artifacts.
+    `bytes_per_token` was measured on text like that it was trained on, None for a checkpoint's.
+    """
 
     ref: str
     name: str
@@ -23,6 +25,7 @@ class TokenizerSource:
     id: str
     folder: str
     vocab_size: int | None
+    bytes_per_token: float | None = None
 
 
 def list_sources(ctx: Context) -> list[TokenizerSource]:
@@ -62,7 +65,15 @@ def resolve_source(ctx: Context, text: str) -> TokenizerSource:
 
 
 def _of_tokenizer(view: TokenizerView) -> TokenizerSource:
-    return TokenizerSource(f"tokenizer:{view.id}", view.name, "tokenizer", view.id, str(view.folder), view.vocab_size)
+    return TokenizerSource(
+        f"tokenizer:{view.id}",
+        view.name,
+        "tokenizer",
+        view.id,
+        str(view.folder),
+        view.vocab_size,
+        view.facts.bytes_per_token,
+    )
 
 
 def _of_checkpoint(view: CheckpointView) -> TokenizerSource:

@@ -75,9 +75,7 @@ def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> DataReportResul
             out.mkdir(parents=True, exist_ok=True)
             droppable = builder.rows_to_drop(alike)
             counts = {reason: sum(map(len, by_split.values())) for reason, by_split in droppable.items()}
-            report = builder.report(
-                alike, droppable=counts, name=payload.tokenizer_name, seconds=time.monotonic() - started
-            )
+            report = builder.report(alike, payload, droppable=counts, seconds=time.monotonic() - started)
             _write(out / "samples.json", [sample.model_dump() for sample in builder.samples()])
             _write_rows(out / "rows.json", droppable)
             _write(out / "report.json", report.model_dump())
@@ -168,7 +166,7 @@ class ReportBuilder:
         self._tokens.append([encoded.num_tokens for encoded in encoded_rows])
         for place, (row, encoded) in enumerate(zip(batch.rows, encoded_rows, strict=True)):
             number = batch.first + place
-            self._tally.add(batch.split, number, row, encoded)
+            self._tally.add(batch.split, number, row, texts[place], encoded)
             self._chooser.offer(number, row, encoded)
             self._languages.add(number, texts[place])
             self._faults.add(number, row, self.rows)
@@ -202,7 +200,9 @@ class ReportBuilder:
             if self._reporter.should_stop():
                 raise JobFailed("The report was stopped on request.", remedy="Run it again to retry.")
 
-    def report(self, alike: SimilarRows, *, droppable: dict[str, int], name: str, seconds: float) -> DataReport:
+    def report(
+        self, alike: SimilarRows, payload: DataReportPayload, *, droppable: dict[str, int], seconds: float
+    ) -> DataReport:
         """Return the report."""
         tally = self._tally
         epoch, packing = tally.epoch(self._view.trainer, self._question)
@@ -211,7 +211,8 @@ class ReportBuilder:
         return DataReport(
             kind=self._kind,
             trainer=self._view.trainer,
-            tokenizer=name,
+            tokenizer=payload.tokenizer_name,
+            own_bytes_per_token=payload.bytes_per_token,
             question=self._question,
             splits=tally.splits(),
             epoch=epoch,

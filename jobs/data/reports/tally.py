@@ -63,10 +63,11 @@ class ReportTally:
         """Close the file of lengths."""
         self._kept.close()
 
-    def add(self, split: Split, number: int, row: Row, encoded: EncodedRow) -> None:
-        """Count one row."""
+    def add(self, split: Split, number: int, row: Row, text: str, encoded: EncodedRow) -> None:
+        """Count one row, of which `text` is all text."""
         counts = self._counts[split]
         counts["rows"] += 1
+        counts["text_bytes"] += len(text.encode("utf-8", "surrogatepass"))
         counts["tokens"] += encoded.num_tokens
         counts["kept_tokens"] += sum(encoded.num_kept)
         counts["loss_tokens"] += encoded.loss_tokens

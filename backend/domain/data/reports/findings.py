@@ -10,6 +10,7 @@ from backend.domain.data.reports.report import DataReport
 from backend.domain.wording import percent
 
 FAR = 16  # a context this many times longer is no remedy for truncated rows
+POOR_FIT = 0.6  # share of a tokenizer's own bytes per token; a text then takes 1.7 times as many tokens
 NOTABLE = 0.001  # smaller shares are reported without a warning
 
 
@@ -44,6 +45,7 @@ def list_findings(report: DataReport) -> list[DataFinding]:
         *_duplicates(report),
         *_characters(report),
         *_languages(report),
+        *_tokenizer(report),
         *_packing(report),
     ]
     order = list(Severity)
@@ -229,11 +231,12 @@ def _duplicates(report: DataReport) -> Iterator[DataFinding]:
     same, rows = report.duplicates, sum(split.rows for split in report.splits.values())
     total = same.exact + same.near
     if total:
+        is_notable = total > NOTABLE * rows
         yield DataFinding(
-            Severity.LOOK if total > NOTABLE * rows else Severity.FINE,
+            Severity.LOOK if is_notable else Severity.FINE,
             "duplicates",
             f"{_likes(same.exact, same.near)} ({_percent(total, rows)}).",
-            "Drop all but the first of each.",
+            "Drop all but the first of each." if is_notable else "",
             drop="duplicates",
         )
     else:
@@ -265,6 +268,24 @@ def _languages(report: DataReport) -> Iterator[DataFinding]:
     if known:
         shown = ", ".join(f"{language.name} {percent(language.share, digits=1)}" for language in known[:4])
         yield DataFinding(Severity.FINE, "languages", f"Languages: {shown}{', …' if len(known) > 4 else ''}.")
+
+
+def _tokenizer(report: DataReport) -> Iterator[DataFinding]:
+    train, own = report.train, report.own_bytes_per_token
+    if report.trainer != "pretrain" or not train.text_bytes:  # a chat's tokens are its template's, too
+        return
+    rate = train.text_bytes / train.tokens
+    text = f"A token holds {rate:.1f} bytes of the text"
+    if own and rate < POOR_FIT * own:
+        yield DataFinding(
+            Severity.LOOK,
+            "tokenizer",
+            f"{text}, and {own:.1f} of the text that “{report.tokenizer}” was made for: training and answers take"
+            f" {own / rate:.1f} times as many tokens.",
+            "Train a tokenizer on this dataset, or choose another one.",
+        )
+    else:
+        yield DataFinding(Severity.FINE, "tokenizer", f"{text}.")
 
 
 def _packing(report: DataReport) -> Iterator[DataFinding]:

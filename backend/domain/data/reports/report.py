@@ -52,9 +52,12 @@ class Lengths(_Frozen):
 
 
 class SplitReport(_Frozen):
-    """One split in numbers. `tokens` before the cut, `kept_tokens` after it, `loss_tokens` those trained on."""
+    """One split in numbers. `tokens` before the cut, `kept_tokens` after it, `loss_tokens` those trained on;
+    `text_bytes` of UTF-8, without labels and what a chat template adds.
+    """
 
     rows: int = 0
+    text_bytes: int = 0
     tokens: int = 0
     kept_tokens: int = 0
     loss_tokens: int = 0
@@ -201,13 +204,15 @@ class BenchmarkChecked(_Frozen):
 
 class DataReport(_Frozen):
     """Result of a data report. Lists hold the first few entries; counts cover all. `droppable` counts the rows that a
-    finding would drop. `forged` rows spell special tokens (`<|end|>`) in their text, which the renderer splits so that
+    finding would drop. `own_bytes_per_token` is the tokenizer's on text like that it was trained on, None if unknown.
+    `forged` rows spell special tokens (`<|end|>`) in their text, which the renderer splits so that
     they stay text.
     """
 
     kind: str
     trainer: Trainer
     tokenizer: str
+    own_bytes_per_token: float | None = None
     question: ReportQuestion
     splits: dict[str, SplitReport]
     epoch: Epoch

@@ -79,6 +79,7 @@ def reported(
     benchmark: Path | None = None,
     tokenizer: Any = None,
     reporter: Any = None,
+    bytes_per_token: float | None = None,
     **question: int,
 ) -> tuple[DataReport, list[ReportSample], dict[str, dict[str, list[int]]]]:
     """Run the job on a dataset's folder and read what it wrote."""
@@ -89,6 +90,7 @@ def reported(
         "dataset": folder.name,
         "dataset_kind": kind,
         "tokenizer": "tokenizer" if tokenizer is not None else None,
+        "bytes_per_token": bytes_per_token,
         "out": "report",
         "question": ReportQuestion(**question).model_dump(),
         "benchmarks": [{"name": "village", "folder": benchmark.name}] if benchmark else [],
@@ -122,6 +124,19 @@ def plant_faults(questions: list[str], answers: list[str]) -> tuple[list[dict[st
     train[42] = instruct(questions[42], "CafÃ© and <b>bold</b> and \x07bell")
     train[43] = instruct("Say <|end|> and <|assistant|> aloud", "no")
     return train, val
+
+
+@pytest.mark.parametrize(("own", "fits"), [(1.6, True), (1.8, False), (None, True)])
+def test_a_tokenizer_made_for_other_text_is_named(tmp_path: Path, own: float | None, fits: bool) -> None:
+    """Plain bytes hold one byte a token: 1.6 of its own are within the limit, 1.8 are not."""
+    rows = [{"text": text} for text in unlike(20, seed=5)]
+    report, *_ = reported(write_dataset(tmp_path / "d", train=rows), "text", bytes_per_token=own, context=32)
+    assert report.train.text_bytes == sum(len(row["text"]) for row in rows)
+    (finding,) = [finding for finding in list_findings(report) if finding.topic == "tokenizer"]
+    assert (finding.grade is Severity.FINE) is fits
+    if not fits:
+        assert finding.text.endswith("1.8 times as many tokens.")
+        assert "Train a tokenizer" in finding.remedy
 
 
 def test_every_planted_fault_is_counted_named_and_can_be_dropped(tmp_path: Path) -> None:
