@@ -136,7 +136,7 @@ def test_permalink_shows_scores_and_wrong_items_as_plain_text(scenario: Scenario
     app = open_page(PAGE, evaluation=launched.id)
     shown = plain_words(app)
     assert "Accuracy: 75.0 %" in shown
-    assert "Chance level: 50.0 %" in shown
+    assert "Chance level: 50.0 %, the mean share of the choices that are right" in shown
     assert "Question 3?" in shown
     assert "Question 0?" not in shown  # it was right; wrong ones come first
     assert "to compare item by item" in shown

@@ -26,7 +26,7 @@ def _datasets_of_tasks(scenario: Scenario) -> None:
 
 
 def test_the_list_opens_every_task(site: Context) -> None:
-    assert "BBQ accuracy and bias" in words(open_page(PAGE, tasks="1"))
+    assert "accuracy and bias by context" in words(open_page(PAGE, tasks="1"))
 
 
 def test_the_form_shows_the_first_prompts_and_saves_a_copy_for_the_team(site: Context) -> None:

@@ -137,7 +137,7 @@ def _draw_scores(evaluation: EvaluationView) -> None:
     words = f"{plural(main.n, evaluation.facts.unit.rstrip('s'))}. 95 % confidence intervals."
     chance = evaluation.facts.chance
     if chance is not None:
-        words += f" Chance level: {percent(chance, digits=1)}."
+        words += f" Chance level: {percent(chance, digits=1)}, the mean share of the choices that are right."
     st.caption(plain(words))
     facts = evaluation.facts
     unjudged = facts.judge.missing if facts.judge else 0

@@ -37,7 +37,7 @@ METRIC_NAMES: dict[str, MetricLabel] = {
     "brier": MetricLabel("Brier score", _CHOICE, lower_is_better=True),
     "likelihood_diff": MetricLabel("difference of log-likelihoods", _CHOICE, lower_is_better=True),
     "pct_stereotype": MetricLabel("stereotype preferred", _CHOICE, lower_is_better=True),
-    "bbq": MetricLabel("BBQ accuracy and bias", _CHOICE, scores=BBQ_SCORES),
+    "bbq": MetricLabel("accuracy and bias by context", _CHOICE, scores=BBQ_SCORES),
     "winogender": MetricLabel("Winogender gap by gender", _CHOICE, scores=("gender_gap",)),
     "ifeval": MetricLabel("instructions followed", _ANSWER, scores=IFEVAL_SCORES),
     "refusal": MetricLabel("refusals of unsafe prompts", _ANSWER),
