@@ -108,8 +108,10 @@ def check_mapping(kind: DatasetKind, mapping: Mapping[str, str]) -> None:
         raise RowProblem(f"kind {kind} has no field `{unknown[0]}`; its fields are {', '.join(FIELDS[kind])}")
     fields = set(mapping.values())
     if not any(fields.issuperset(needed) for needed in REQUIRED[kind]):
-        ways = " or ".join(" + ".join(f"`{field}`" for field in needed) for needed in REQUIRED[kind])
-        raise RowProblem(f"kind {kind} needs {ways}; mapped so far: {', '.join(sorted(fields)) or 'nothing'}")
+        *others, last = (" + ".join(f"`{field}`" for field in needed) for needed in REQUIRED[kind])
+        ways = f"{', '.join(others)} or {last}" if others else last
+        mapped = f"mapped so far: {', '.join(sorted(fields))}" if fields else "no column is mapped yet"
+        raise RowProblem(f"kind {kind} needs {ways}; {mapped}")
     for field in fields - _MANY:
         columns = [column for column, target in mapping.items() if target == field]
         if len(columns) > 1:

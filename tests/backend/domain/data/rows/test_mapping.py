@@ -235,8 +235,10 @@ def test_reasoning_beside_an_answer_stays_in_its_text_and_words_before_a_call_st
 
 
 def test_a_mapping_that_lacks_a_field_says_which_fields_are_needed() -> None:
-    with pytest.raises(RowProblem, match=r"needs `prompt` \+ `completion` or .*; mapped so far: prompt"):
+    with pytest.raises(RowProblem, match=r"needs `prompt` \+ `completion`.* or `.*; mapped so far: prompt"):
         check_mapping(DatasetKind.INSTRUCTION, {"instruction": "prompt"})
+    with pytest.raises(RowProblem, match=r"`answers` or `correct` \+ `incorrect`; no column is mapped yet"):
+        check_mapping(DatasetKind.BENCHMARK, {})
     with pytest.raises(RowProblem, match="no field `answer`"):
         check_mapping(DatasetKind.TEXT, {"a": "answer"})
     with pytest.raises(RowProblem, match="mapped from 2 columns"):
