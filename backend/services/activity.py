@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from textwrap import shorten
 
 from sqlalchemy import case, func, or_, select
 from sqlalchemy.orm import Session
@@ -110,7 +111,7 @@ def list_activities(ctx: Context, *, since: datetime) -> list[Activity]:
 
 def _outcome(status: str, cause: str = "") -> str:
     if status == Status.FAILED:
-        return f"failed: {cause[:MAX_CAUSE]}" if cause else "failed"
+        return f"failed: {shorten(cause, MAX_CAUSE, placeholder=' …')}" if cause else "failed"
     return "finished" if status == Status.FINISHED else "was stopped"
 
 

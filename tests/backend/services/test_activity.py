@@ -6,7 +6,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 from backend.db.base import utc_now
-from backend.db.tables import Alert, Run, RunGroup
+from backend.db.tables import Alert, Job, Run, RunGroup
+from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.services.activity import MAX_ACTIVITIES, ActivityKind, list_activities
 from backend.services.context import LOCAL, Context
@@ -32,6 +33,15 @@ def test_runs_that_ended_are_named_with_their_outcome_and_cause(ctx: Context, sc
     }
     assert activities["bad"].text.startswith("failed")
     assert all(one.name != "waiting" for one in list_activities(ctx, since=since))
+
+
+def test_a_long_cause_is_cut_between_words(ctx: Context, scenario: Scenario) -> None:
+    since = ctx.now()
+    run = scenario.run(status=Status.FAILED)
+    with ctx.db.write() as session:
+        session.get_one(Job, session.get_one(Run, run.id).job_id).error = JobFailure(cause="column " * 40)
+    (line,) = [one for one in list_activities(ctx, since=since) if one.kind is ActivityKind.FAILED]
+    assert line.text == f"failed: {'column ' * 22}…"
 
 
 def test_the_runs_of_a_sweep_are_one_line(ctx: Context, scenario: Scenario) -> None:
