@@ -151,9 +151,10 @@ def draw_health(strip: OverviewStrip) -> None:
         st.badge(f"{plural(all_endpoints, 'endpoint')}, out of reach", icon=":material/dns:", color="red")
     elif all_endpoints:
         short = sum(max(0, line.num_replicas - line.num_ready) for line in strip.endpoints)
-        replicas = f", {plural(short, 'replica')} missing" if short else ""
-        color: Literal["green", "orange"] = "orange" if short else "green"
-        st.badge(f"{ready} of {plural(all_endpoints, 'endpoint')} ready{replicas}", icon=":material/dns:", color=color)
+        color: Literal["green", "orange"] = "green" if ready == all_endpoints else "orange"
+        st.badge(f"{ready} of {plural(all_endpoints, 'endpoint')} ready", icon=":material/dns:", color=color)
+        if short:
+            st.badge(f"{plural(short, 'replica')} missing", icon=":material/dns:", color="orange")
     else:
         st.badge("no endpoint", icon=":material/dns:", color="gray")
     if strip.gauges.num_workers:
