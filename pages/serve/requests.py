@@ -27,7 +27,7 @@ from backend.services.serving.request_log.browse import (
 from pages.components import routes
 from pages.components.choices import choose_from
 from pages.components.downloads import draw_download
-from pages.components.frame import empty_state, page_frame, warn_unknown
+from pages.components.frame import empty_state, handled, page_frame, warn_unknown
 from pages.components.numbers import draw_number, number_form
 from pages.components.serving.request_table import RESULTS, draw_elsewhere, draw_request_rows, draw_whose_requests
 from pages.components.serving.traffic_dataset import TRAFFIC_OF, draw_traffic_dataset
@@ -111,6 +111,13 @@ def draw_request_filters(ctx: Context, person: Person) -> RequestFilter:
     )
 
 
+@handled
+def clear_filters() -> None:
+    """Empty every filter but the time."""
+    empty = dict.fromkeys(("endpoint", "variant", "key", "result", "total_ms", "ttft_ms"))
+    st.session_state.update(empty, text="")
+
+
 def read_page(ctx: Context, person: Person, filters: RequestFilter) -> RequestPage:
     """Return the page that the visitor turned to; another filter begins at the first."""
     same = replace(filters, since=None), st.session_state.get("span")
@@ -172,6 +179,7 @@ def draw_request_list(ctx: Context, person: Person) -> None:
             empty_state(words, page=routes.ENDPOINTS, label="Endpoints")
         else:
             st.caption("No request passes these filters.")
+            st.button("Clear filters", icon=":material/filter_alt_off:", key="clear_filters", on_click=clear_filters)
         draw_pages(page)
         return
     draw_request_rows(ctx, person, page.rows, key="page", with_endpoint=not filters.endpoint)

@@ -69,6 +69,9 @@ def test_requests_are_paged_filtered_and_opened_in_their_place() -> None:
     assert app.button(key="requests_older").disabled
     app.text_input(key="text").set_value("nowhere").run()
     assert not listed(app)
+    app.button(key="clear_filters").click().run()
+    assert len(listed(app)) == 25
+    assert (app.selectbox(key="endpoint").value, app.text_input(key="text").value) == (None, "")
     app.text_input(key="text").set_value("r07").run()
     assert listed(app) == ["r07"]
     app.button(key="request_page_r07").click().run()

@@ -233,4 +233,5 @@ def _draw_spending(limits: KeyLimits, today: Spending, month: Spending) -> None:
             if unit == "tokens"
             else plain(f"{format_usd(used)} of {format_usd(budget, is_price=True)}")
         )
-        grid.progress(min(1.0, used / budget), text=f"{words} {'today' if period == 'day' else 'this month'}")
+        span = "today" if period == "day" else "this month"
+        grid.progress(min(1.0, used / budget), text=f"{words} {span} ({percent(used / budget)})")
