@@ -24,6 +24,7 @@ from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.domain.serving.canary import CanaryRules
+from backend.domain.serving.key_limits import KeyLimits
 from backend.domain.serving.request_log import LOAD_TEST
 from backend.errors import Unavailable
 from backend.services.checkpoints.checkpoints import list_checkpoints
@@ -629,6 +630,14 @@ def test_people_and_keys_are_drawn_without_a_key_or_a_hash(ctx: Context) -> None
     assert "Support bot" in texts(app)
     assert key not in texts(app)
     assert "**maya** · engineer" in texts(app)
+
+
+def test_what_a_key_used_beyond_its_budget_is_shown_in_percent(ctx: Context) -> None:
+    """“$0.01 of $0.01” hid 109 %."""
+    create_key(ctx, "Support bot", limits=KeyLimits(tokens_per_day=100), person=LOCAL)
+    (key,) = list_keys(ctx, person=LOCAL)
+    add_usage(ctx, [UsageRow("r", "tales", key.id, None, 50, 59, 9.0, 9.0, "finished", ctx.now())])
+    assert "109 of 100 tokens today (109 %)" in str(draw("admin/people.py").get("progress")[0].proto)
 
 
 @pytest.mark.parametrize("fails_at", ["never", "after the key was stored"])

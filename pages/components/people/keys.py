@@ -7,7 +7,7 @@ from datetime import UTC, datetime, time
 import streamlit as st
 
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes
-from backend.domain.wording import format_usd
+from backend.domain.wording import format_usd, percent
 from backend.services.context import Context, Person
 from backend.services.people.keys import (
     KeyView,
