@@ -317,6 +317,7 @@ def test_an_endpoint_is_scaled_split_promoted_and_rolled_back_on_the_page(ctx: C
     shadow = get_endpoint(ctx, "tales").shadow
     assert shadow is not None
     assert (shadow.checkpoint_name, shadow.percent) == ("elm", 10)
+    assert any("Not copied:" in caption.help for caption in app.caption)
     app.button(key="stop_shadow_tales").click().run()
     app.toggle(key="scale_tales_sleeps").set_value(True).run()
     app.button(key="save_scaling_tales").click().run()

@@ -28,7 +28,8 @@ SPREAD = 100.0
 @dataclass
 class _Rates:
     """Moving averages of an endpoint: bytes and tokens of its prompts, their variance and covariance, and dollars per
-    token. The line through them has what the endpoint's template adds to each prompt, however short.
+    token. The line through them has what the endpoint's template adds to each prompt, however short. A request alone on
+    its device costs a multiple of one among many, so dollars are reserved at the highest rate of late.
     """
 
     prompt_bytes: float = 0.0
@@ -36,6 +37,7 @@ class _Rates:
     variance: float = 0.0
     covariance: float = 0.0
     usd_per_token: float = 0.0
+    highest_usd_per_token: float = 0.0
 
     def expected_tokens(self, request: GenerateRequest) -> int:
         """Return how many tokens the prompts of a request have: ids, and texts by the line."""
@@ -57,6 +59,14 @@ class _Rates:
             self.covariance = (1 - weight) * (self.covariance + weight * longer * more)
         if tokens and usd:
             self.usd_per_token += (SLOWLY if self.usd_per_token else 1.0) * (usd / tokens - self.usd_per_token)
+            self.forget()
+            self.highest_usd_per_token = max(self.highest_usd_per_token, usd / tokens)
+
+    def forget(self) -> None:
+        """Lower the highest rate towards the mean, after each request and each refusal for its cost: else one that was
+        dear could refuse every request of a small budget from then on.
+        """
+        self.highest_usd_per_token += SLOWLY * (self.usd_per_token - self.highest_usd_per_token)
 
 
 UNKNOWN = _Rates()
@@ -85,6 +95,8 @@ class KeyGate:
             exchange.headers.update(limit_headers(demand.limits, counted))
             if isinstance(counted, Refusal):
                 error = limit_reached(counted, demand)
+                if counted.unit == "usd":
+                    self._rates[exchange.endpoint].forget()
                 self._on_refusal(error, exchange)
                 raise error
         try:
@@ -105,7 +117,7 @@ class KeyGate:
             key_id=exchange.identity.principal.key_id,
             limits=exchange.identity.principal.limits,
             tokens=tokens,
-            usd=tokens * rates.usd_per_token,
+            usd=tokens * rates.highest_usd_per_token,
             now=time.time(),
             prices=self._directory.prices_version,
         )

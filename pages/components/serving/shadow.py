@@ -16,6 +16,11 @@ from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.serving.rollout import label_beside
 
 OWN, OTHER = "Checkpoint", "Endpoint"
+NOT_COPIED = (
+    "Not copied: requests for several answers or with probabilities, those that the endpoint did not answer, those that"
+    " arrive before the shadow is ready, and copies beyond 64 that wait. Copies that wait are counted once they are"
+    " answered."
+)
 
 
 @number_form
@@ -61,7 +66,11 @@ def draw_shadow(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             )
         report = read_shadow(ctx, endpoint.name)
         is_starting = not shadow.endpoint and not shadow.num_ready
-        st.caption("starting" if is_starting and not report.requests else plain(report.describe()), width="content")
+        st.caption(
+            "starting" if is_starting and not report.requests else plain(report.describe()),
+            width="content",
+            help=NOT_COPIED,
+        )
         st.space("stretch")
         if st.button("Stop shadow", icon=":material/close:", key=f"stop_shadow_{endpoint.name}"):
             with rerun_after():

@@ -133,6 +133,20 @@ def test_tokens_of_a_prompt_are_expected_by_its_length_and_what_the_template_add
     assert rates.expected_tokens(GenerateRequest(prompts=((1, 2, 3), (4,)))) == 4
 
 
+def test_dollars_are_reserved_at_the_highest_rate_of_late() -> None:
+    """Among many requests a token cost a third of what it costs alone: 150 tokens were let through for half the price
+    of the 101 before, and a budget ended at 109 %.
+    """
+    rates = _Rates()
+    for _ in range(30):
+        rates.learn(prompt_bytes=9, prompt_tokens=9, tokens=100, usd=0.002)
+    rates.learn(prompt_bytes=9, prompt_tokens=9, tokens=100, usd=0.006)
+    assert rates.highest_usd_per_token == pytest.approx(0.00006)
+    for _ in range(40):
+        rates.forget()
+    assert rates.highest_usd_per_token == pytest.approx(rates.usd_per_token, rel=0.05)
+
+
 def test_a_budget_counts_at_a_price_that_is_set_later(
     scene: Scene, ctx: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
