@@ -31,7 +31,7 @@ from backend.cli.processes import (
     web_programs,
     worker_program,
 )
-from backend.domain.jobs.states import QUEUES
+from backend.domain.jobs.states import QUEUES, JobKind, Status
 from backend.errors import InvalidInput, RoundhouseError
 from backend.infra.hosts import WILDCARDS, reachable_host
 from backend.infra.processes import die_with_parent
@@ -164,6 +164,7 @@ def down() -> None:
         )
         return
     process = psutil.Process(pid)
+    running = _jobs(settings, Status.RUNNING)
     with contextlib.suppress(psutil.NoSuchProcess):
         process.terminate()
     deadline = time.monotonic() + STOP_TIMEOUT_S + 5
@@ -171,7 +172,34 @@ def down() -> None:
         time.sleep(0.1)
     if not _has_ended(process):
         fail(f"Process {pid} does not stop. End it with `kill -9 {pid}`.", status=FAILED)
-    emit({"stopped": True}, text="Stopped.")
+    interrupted = [title for job_id, title in _jobs(settings, Status.QUEUED).items() if job_id in running]
+    emit(
+        {"stopped": True, "interrupted": interrupted},
+        text="\n- ".join(["Stopped. Under way, and continued at the next `roundhouse up`:", *interrupted])
+        if interrupted
+        else "Stopped.",
+    )
+
+
+def _jobs(settings: Settings, status: Status) -> dict[str, str]:
+    """Return the titles of jobs of a status by id, replicas aside; none where the database can't be read."""
+    from sqlalchemy import select
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from backend.db.engine import Database
+    from backend.db.tables import Job
+
+    if settings.sqlite_path is not None and not settings.sqlite_path.exists():
+        return {}
+    database = Database(settings.database_url)
+    try:
+        with database.read() as session:
+            query = select(Job.id, Job.title).where(Job.status == status, Job.kind != JobKind.REPLICA)
+            return dict(session.execute(query.order_by(Job.created_at)).all())
+    except SQLAlchemyError:
+        return {}
+    finally:
+        database.engine.dispose()
 
 
 def _has_ended(process: psutil.Process) -> bool:

@@ -198,9 +198,11 @@ class Artifacts:
         return shutil.disk_usage(self.root).free
 
     def disk_share(self) -> float:
-        """Return the share of the disk under the root that is in use, with what is reserved for the system."""
+        """Return the share in use of what the disk under the root has for users, as `df` does: what is reserved for the
+        system is neither used nor free.
+        """
         usage = shutil.disk_usage(self.root)
-        return 1 - usage.free / usage.total
+        return usage.used / (usage.used + usage.free)
 
     def require_free(self, needed: int, *, keep: int, purpose: str) -> None:
         """Raise Unavailable unless `needed` bytes fit and `keep` bytes stay free."""

@@ -94,6 +94,7 @@ def test_dataset_page_shows_rows_as_plain_text(site: Context) -> None:
     assert_sound(app)
     assert not any(EVIL in text.value for text in [*app.markdown, *app.caption])
     assert [metric.value for metric in app.metric][:3] == ["12", "11", "1"]
+    assert app.metric[3].label == "Stored size"  # “Size” was another number than the import form's
 
 
 TEXT = ("Mira went to the mill. The miller, an old man, knew her by her step.\n" * 400).strip()

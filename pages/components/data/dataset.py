@@ -169,7 +169,7 @@ def _draw_head(ctx: Context, version: VersionView) -> None:
         draw_metric(grid, "Train", counted.write(counted.train))
         help_ = "The last part of the text." if counted.val else None
         draw_metric(grid, "Validation", counted.write(counted.val), help=help_)
-    draw_metric(grid, "Size", size(version.bytes))
+    draw_metric(grid, "Stored size", size(version.bytes), help="Of the rows as they are stored, not of their source.")
     label, page, icon = NEXT[version.kind]
     with st.container(horizontal=True):
         reference = version.dataset_id if page.startswith("evaluate/") else version.label  # a recipe names its dataset

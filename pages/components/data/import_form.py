@@ -322,7 +322,7 @@ def _draw_preview(preview: SourcePreview) -> None:
         st.caption(f"Nor does any of {plural(len(more), 'further file')}.")
     bad = [row for row in preview.preview if row.problem]
     st.caption(
-        f"First rows of {plain(preview.name)} as the dataset will store them. Total size: {size(preview.bytes)}."
+        f"First rows of {plain(preview.name)} as the dataset will store them. The source has {size(preview.bytes)}."
     )
     for row in [row for row in preview.preview if not row.problem][:PREVIEW]:
         st.code(row.text, language=None, wrap_lines=True, height=130 if len(row.text) > 300 else "content")

@@ -17,14 +17,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from backend.bootstrap import build_context
 from backend.cli import up
 from backend.cli.doctor import check_broker
 from backend.cli.leftovers import only_one, running_pid
 from backend.cli.processes import broker_program, supervisor_config, web_programs
+from backend.domain.jobs.states import JobKind, Status
 from backend.errors import Conflict
 from backend.infra.queue import JobQueue
 from backend.settings import PROJECT, Settings
 from tests.support.installation import free_port, wait_until
+from tests.support.jobs import add_stored_job
 from tests.support.settings import make_settings
 
 
@@ -116,6 +119,49 @@ def test_a_copy_of_a_running_home_neither_runs_nor_stops_the_original(
     finally:
         process.kill()
         process.communicate()
+
+
+def test_down_names_what_was_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It said “Stopped.”, and nothing of a run of which hours were left."""
+    settings = make_settings(tmp_path)
+    ctx = build_context(settings)
+    with ctx.db.write() as session:
+        for title, kind, status in (
+            ("Village stories", JobKind.TRAIN, Status.RUNNING),
+            ("village, replica 1", JobKind.REPLICA, Status.RUNNING),
+            ("Waiting", JobKind.TRAIN, Status.QUEUED),
+        ):
+            add_stored_job(session, ctx, kind, title=title).status = status
+    gives_back = (
+        "import signal, sqlite3, sys\n"
+        "from backend.cli.leftovers import only_one; from backend.settings import Settings\n"
+        "with only_one(Settings()):\n"
+        "    signal.signal(signal.SIGTERM, lambda *_: None); print('held', flush=True); signal.pause()\n"
+        "    connection = sqlite3.connect(sys.argv[1]); connection.execute(\"UPDATE jobs SET status = 'queued'\")\n"
+        "    connection.commit()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", gives_back, str(settings.sqlite_path)],
+        cwd=PROJECT,
+        env={**os.environ, "ROUNDHOUSE_HOME": str(settings.home)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        monkeypatch.setattr(up, "Settings", lambda: settings)
+        up.down()
+        assert capsys.readouterr().out.splitlines() == [
+            "Stopped. Under way, and continued at the next `roundhouse up`:",
+            "- Village stories",
+        ]
+    finally:
+        process.kill()
+        process.communicate()
+        ctx.db.engine.dispose()
 
 
 def test_an_installation_that_is_late_is_announced_all_the_same(

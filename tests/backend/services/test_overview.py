@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 from sqlalchemy import select
@@ -49,6 +50,12 @@ def test_a_campaign_of_files_names_its_contestants(ctx: Context) -> None:
     )
     (line,) = get_overview(ctx, person=LOCAL).campaigns
     assert line.contestants == ("old", "new")
+
+
+def test_the_disk_in_use_is_what_df_says(ctx: Context) -> None:
+    """The overview said 80 % where `df` said 43 %: it counted as used what is reserved for the system."""
+    used = subprocess.check_output(["df", "--output=pcent", ctx.artifacts.root], text=True).split()[-1]
+    assert get_strip(ctx).gauges.disk_share == pytest.approx(int(used.removesuffix("%")) / 100, abs=0.011)
 
 
 def test_the_newest_ended_runs_are_shown_however_many_are_queued_after_them(ctx: Context, scenario: Scenario) -> None:
