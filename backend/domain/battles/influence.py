@@ -47,19 +47,24 @@ class Removal:
 
 @dataclass(frozen=True, slots=True)
 class Fragility:
-    """The fewest votes and the fewest raters that decide first place; None where no half of the votes or less does."""
+    """The fewest votes and the fewest raters that decide first place; None where no half of the votes or less does, and
+    where several of equal rating are first: then one vote decides.
+    """
 
+    leaders: tuple[str, ...]
     votes: Removal | None
     raters: Removal | None
 
 
 @dataclass(frozen=True, slots=True)
 class WithoutRater:
-    """The board without one rater: who leads, the largest change of a rating (Elo) and whose, and changed ranks."""
+    """The board without one rater: who leads, of equal rating several, the largest change of a rating (Elo) and whose, and
+    changed ranks.
+    """
 
     rater: str
     num_votes: int
-    first: str
+    first: tuple[str, ...]
     largest_change: float
     contestant: str
     ranks_changed: int
@@ -69,9 +74,13 @@ def first_place_fragility(votes: Iterable[VoteRecord] | VoteColumns, *, method: 
     """Search for the few votes and the few raters whose removal changes who is first."""
     columns = votes if isinstance(votes, VoteColumns) else encode_votes(votes)
     if len(columns.contestants) < 2:
-        return Fragility(None, None)
+        return Fragility(columns.contestants, None, None)
     board = _Board(columns, sum_votes(columns), method)
+    leaders = board.leaders(board.fit(board.cells))
+    if len(leaders) > 1:
+        return Fragility(leaders, None, None)
     return Fragility(
+        leaders,
         votes=_removal(board, np.arange(len(columns)), len(columns), names=None),
         raters=_removal(board, columns.rater, columns.num_raters, names=columns.raters),
     )
@@ -109,7 +118,7 @@ def without_each_rater(votes: Iterable[VoteRecord] | VoteColumns) -> tuple[Witho
             WithoutRater(
                 rater=columns.raters[rater],
                 num_votes=int(sizes[rater]),
-                first=names[after[0]],
+                first=board.leaders(again, among=rated),
                 largest_change=float(changes[largest]),
                 contestant=names[rated[largest]],
                 ranks_changed=sum(one != other for one, other in zip(before, after, strict=True)),
@@ -128,6 +137,13 @@ class _Board:
         note = connection_note(cells, self.columns.contestants)
         return fit_method(cells, method=self.method, penalty=None, connection_note=note).fit
 
+    def leaders(self, fit: Fit, *, among: IntArray | None = None) -> tuple[str, ...]:
+        """Return those with the highest strength, of all or of some, by name."""
+        codes = range(len(fit.theta)) if among is None else among.tolist()
+        strengths = {self.columns.contestants[code]: round(float(fit.theta[code]), 9) for code in codes}
+        highest = max(strengths.values())
+        return tuple(sorted(name for name, strength in strengths.items() if strength == highest))
+
     def without(self, votes: NDArray[np.bool_]) -> Cells:
         """Return the cells without some votes: cheap, since no vote is encoded again."""
         weight = self.cells.weight - np.bincount(self.cells.of_vote[votes], minlength=len(self.cells.weight))
@@ -136,11 +152,13 @@ class _Board:
         return Cells(self.cells.size, a, b, outcome, weight[left], self.cells.covariates[left], self.cells.of_vote)
 
     def leader_without(self, votes: NDArray[np.bool_], *, first: int) -> int:
-        """Return who leads without some votes; `first` too if it has no vote left, which is no change of order."""
+        """Return who leads without some votes: `first` if it shares the lead, or has no vote left, too."""
         cells = self.without(votes)
         if first not in cells.a and first not in cells.b:
             return first
-        return order_of(self.fit(cells), self.columns.contestants)[0]
+        fit = self.fit(cells)
+        shares_lead = self.columns.contestants[first] in self.leaders(fit)
+        return first if shares_lead else order_of(fit, self.columns.contestants)[0]
 
 
 def _removal(board: _Board, codes: IntArray, count: int, *, names: tuple[str, ...] | None) -> Removal | None:

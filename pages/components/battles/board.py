@@ -268,9 +268,14 @@ def _draw_fragility(ctx: Context, campaign: CampaignView) -> None:
     if board is None:
         st.caption("Needs votes.")
         return
-    for removal, noun in ((board.fragility.votes, "vote"), (board.fragility.raters, "rater")):
+    leaders = board.fragility.leaders
+    if len(leaders) > 1:
+        st.markdown(plain(f"{' and '.join(leaders)} share first place: one more vote decides."))
+    removals = [(board.fragility.votes, "vote"), (board.fragility.raters, "rater")] if len(leaders) == 1 else []
+    for removal, noun in removals:
         if removal is None:
-            st.markdown(f"No removal of half of the {noun}s changes first place.")
+            which = "No removal of" if noun == "vote" else "No removal of raters with"
+            st.markdown(plain(f"{which} up to half of the votes takes first place from {leaders[0]}."))
             continue
         names = (
             ", ".join(board.raters.get(str(member), "") for member in removal.members[:5]) if noun == "rater" else ""
@@ -286,7 +291,7 @@ def _draw_fragility(ctx: Context, campaign: CampaignView) -> None:
         {
             "Without": board.raters.get(row.rater, row.rater),
             "Votes": row.num_votes,
-            "First": row.first,
+            "First": " and ".join(row.first),
             "Largest change": f"{row.largest_change:+.0f} ({row.contestant})",
             "Ranks that change": row.ranks_changed,
         }

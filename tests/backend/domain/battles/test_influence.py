@@ -50,8 +50,8 @@ def test_a_rater_who_makes_the_leader_is_named() -> None:
     assert (fragility.raters.first, fragility.raters.new_first) == ("x", "y")
     rows = without_each_rater(honest + rigged)
     assert rows[0].rater == "stuffer"
-    assert (rows[0].first, rows[0].ranks_changed, rows[0].num_votes) == ("y", 2, 40)
-    assert {row.first for row in rows[1:]} == {"x"}
+    assert (rows[0].first, rows[0].ranks_changed, rows[0].num_votes) == (("y",), 2, 40)
+    assert {row.first for row in rows[1:]} == {("x",)}
     before, after = (fit_ratings(votes).rating(rows[0].contestant).rating for votes in (honest + rigged, honest))
     assert rows[0].largest_change == pytest.approx(after - before, abs=1e-6)
 
@@ -60,6 +60,23 @@ def test_a_clear_first_place_hangs_on_no_small_set() -> None:
     votes = [VoteRecord(f"p{n}", f"r{n % 5}", "x", "y", "B" if n % 10 == 0 else "A") for n in range(200)]
     assert first_place_fragility(votes).votes is None
     assert first_place_fragility(votes).raters is None
+
+
+def test_first_place_that_two_share_hangs_on_any_vote() -> None:
+    votes = [
+        VoteRecord(f"p{n}", f"r{n % 2}", "x", "y", "AAB"[n // 2 % 3] if n % 2 else "BBA"[n // 2 % 3]) for n in range(12)
+    ]
+    fragility = first_place_fragility(votes)
+    assert (fragility.leaders, fragility.votes, fragility.raters) == (("x", "y"), None, None)
+    assert {row.rater: row.first for row in without_each_rater(votes)} == {"r0": ("x",), "r1": ("y",)}
+
+
+def test_sharing_the_lead_is_no_loss_of_it() -> None:
+    """Without one vote `z` and `a` are equal; `a`, the first by name, leads without two."""
+    votes = [VoteRecord(f"p{n}", f"r{n}", "z", "a", "A" if n < 4 else "B") for n in range(7)]
+    removal = first_place_fragility(votes).votes
+    assert removal is not None
+    assert (removal.num_votes, removal.first, removal.new_first) == (2, "z", "a")
 
 
 def test_without_a_rater_who_alone_met_a_contestant_the_rest_is_compared() -> None:
