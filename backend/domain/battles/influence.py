@@ -58,8 +58,8 @@ class Fragility:
 
 @dataclass(frozen=True, slots=True)
 class WithoutRater:
-    """The board without one rater: who leads, of equal rating several, the largest change of a rating (Elo) and whose, and
-    changed ranks.
+    """The board without one rater: who leads (several of equal rating), the largest change of a rating (Elo) and whose,
+    and changed ranks.
     """
 
     rater: str
