@@ -14,6 +14,8 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from backend.errors import NotAllowed
 from backend.services.context import Context, Person
@@ -40,7 +42,6 @@ UPLOADS = (  # Streamlit accepts uploads from any session, without sign-in, so t
 )
 
 MAX_FORM_BYTES = 4096
-CLOSED_BY_POLICY = 1008
 NO_PROXIES = TrustedProxies()
 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -123,7 +124,7 @@ def sign_in_routes(get_context: Callable[[], Context], *, proxies: TrustedProxie
 
 
 class SignInGate:
-    """Redirects a browser without a valid cookie to the sign-in page, and closes open pages of an account that lost
+    """Redirects a browser without a valid cookie to the sign-in page, and ends open pages of an account that lost
     access. The page script checks the visitor only when it runs from the top; fragments and buttons inside them keep
     the person of the last full run. So every message of a signed-in visitor is checked here.
     """
@@ -149,25 +150,46 @@ class SignInGate:
         return await run_in_threadpool(person_from_cookie, self.get_context(), cookie)
 
     async def _watch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Close the connection at the first message after the account was disabled, signed out or given another role.
-        The browser then reconnects, and the script runs from the top.
+        """Run the script from the top at the first message after the account was disabled, signed out or given another
+        role, whatever the message asks for; values of widgets and calls of fragments count again once it has run.
         """
-        person, is_closed = await self._who(scope), False
+        person, is_outdated = await self._who(scope), False
 
-        async def receive_while_unchanged() -> Message:
-            nonlocal is_closed
-            message = await receive()
-            if person is None or message["type"] != "websocket.receive" or await self._who(scope) == person:
-                return message
-            is_closed = True
-            await send({"type": "websocket.close", "code": CLOSED_BY_POLICY})
-            return {"type": "websocket.disconnect", "code": CLOSED_BY_POLICY}
+        async def receive_for_present_person() -> Message:
+            nonlocal person, is_outdated
+            while True:
+                message = await receive()
+                if message["type"] != "websocket.receive":
+                    return message
+                if person is not None and (present := await self._who(scope)) != person:
+                    person, is_outdated = present, True
+                if not is_outdated:
+                    return message
+                if (run := _run_from_the_top(message)) is not None:
+                    return run
 
-        async def send_while_open(message: Message) -> None:
-            if not is_closed:
-                await send(message)
+        async def send_and_note_runs(message: Message) -> None:
+            nonlocal is_outdated
+            if is_outdated and _ends_a_whole_run(message):
+                is_outdated = False
+            await send(message)
 
-        await self.app(scope, receive_while_unchanged, send_while_open)
+        await self.app(scope, receive_for_present_person, send_and_note_runs)
+
+
+def _run_from_the_top(message: Message) -> Message | None:
+    """Return a message to Streamlit's server that asks for the page alone; None if it asks for no run."""
+    asked = BackMsg.FromString(message.get("bytes") or b"")
+    if not asked.HasField("rerun_script"):
+        return None
+    for field in ("widget_states", "fragment_id", "is_auto_rerun"):
+        asked.rerun_script.ClearField(field)
+    return {"type": "websocket.receive", "bytes": asked.SerializeToString()}
+
+
+def _ends_a_whole_run(message: Message) -> bool:
+    sent = ForwardMsg.FromString(message.get("bytes") or b"")
+    return bool(sent.HasField("script_finished") and sent.script_finished == ForwardMsg.FINISHED_SUCCESSFULLY)
 
 
 class SecurityHeaders:

@@ -155,6 +155,26 @@ def test_who_was_signed_out_reads_why_and_comes_back_to_the_page(ctx: Context, h
         context.close()
 
 
+def test_the_first_click_after_a_session_ended_leads_to_the_sign_in(ctx: Context, home: Path, browser: Browser) -> None:
+    """On a page that asks for nothing by itself the first click did nothing."""
+    maya = add_user(ctx, "maya", PASSWORD, role="admin", person=LOCAL)
+    with page_server(home) as server:
+        context = patient_context(browser)
+        page = context.new_page()
+        page.goto(f"{server.url}/costs")
+        sign_in_as(page, "maya", PASSWORD)
+        page.get_by_role("heading", name="Costs").wait_for()
+        page.get_by_text("Signed in as maya").wait_for()
+        reset_password(ctx, maya.id or "", "a new password", person=LOCAL)
+        page.get_by_text("30 days", exact=True).click()
+        page.get_by_text("your password was changed").wait_for()
+        expect(page.get_by_role("heading", name="Costs")).to_have_count(0)
+        page.get_by_role("link", name="Sign in").click()
+        sign_in_as(page, "maya", "a new password")
+        page.wait_for_url(f"{server.url}/costs*")
+        context.close()
+
+
 def test_a_page_that_is_open_ends_when_its_account_is_disabled(ctx: Context, home: Path, browser: Browser) -> None:
     maya = add_user(ctx, "maya", PASSWORD, role="admin", person=LOCAL)
     add_user(ctx, "ada", PASSWORD, role="admin", person=LOCAL)

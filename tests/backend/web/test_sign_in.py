@@ -14,6 +14,9 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ClientState_pb2 import ClientState
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from backend.bootstrap import build_context, migrate_database, read_secret
 from backend.db.engine import Database
@@ -73,25 +76,38 @@ def test_both_cookies_are_out_of_the_reach_of_scripts_and_of_plain_http_behind_t
         assert "Secure" in value
 
 
-def test_an_open_page_is_closed_at_its_next_message_once_the_account_is_disabled(ctx: Context) -> None:
+def test_an_open_page_runs_from_the_top_at_its_next_message_once_the_account_is_disabled(ctx: Context) -> None:
+    """Neither a button nor a fragment of the page that was drawn for the account counts before."""
     maya = add_user(ctx, "maya", "correct horse battery", person=LOCAL)
     cookie = sign_in(ctx, "maya", "correct horse battery", address="a").session
+    state = ClientState(page_script_hash="costs", query_string="period=x", fragment_id="gauges")
+    state.widget_states.widgets.add(id="delete", trigger_value=True)
+    click = BackMsg(rerun_script=state).SerializeToString()
+    finished = ForwardMsg(script_finished=ForwardMsg.FINISHED_SUCCESSFULLY).SerializeToString()
 
-    async def echo(scope: Any, receive: Any, send: Any) -> None:
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        """Send back what arrives; after three messages the script has run."""
         socket = WebSocket(scope, receive, send)
         await socket.accept()
         with suppress(WebSocketDisconnect):
-            while True:
-                await socket.send_text(await socket.receive_text())
+            for _ in range(3):
+                await socket.send_bytes(await socket.receive_bytes())
+            await socket.send_bytes(finished)
+            await socket.send_bytes(await socket.receive_bytes())
 
-    client = TestClient(SignInGate(echo, get_context=lambda: replace(ctx, sign_in=True)))
+    client = TestClient(SignInGate(answer, get_context=lambda: replace(ctx, sign_in=True)))
     with client.websocket_connect("/_stcore/stream", headers={"cookie": f"{COOKIE}={cookie}"}) as socket:
-        socket.send_text("first")
-        assert socket.receive_text() == "first"
+        socket.send_bytes(click)
+        assert socket.receive_bytes() == click
         disable_account(ctx, maya.id or "", person=LOCAL)
-        socket.send_text("second")
-        with pytest.raises(WebSocketDisconnect):
-            socket.receive_text()
+        socket.send_bytes(BackMsg(clear_cache=True).SerializeToString())  # not answered
+        for _ in range(2):
+            socket.send_bytes(click)
+            asked = BackMsg.FromString(socket.receive_bytes()).rerun_script
+            assert asked == ClientState(page_script_hash="costs", query_string="period=x")
+        assert socket.receive_bytes() == finished
+        socket.send_bytes(click)
+        assert socket.receive_bytes() == click
 
 
 def test_every_process_signs_with_the_same_complete_key(tmp_path: Path) -> None:
