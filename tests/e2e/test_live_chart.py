@@ -234,6 +234,13 @@ def test_the_table_of_runs_is_kept_in_its_address_and_follows_what_runs(page: Pa
     expect(row.locator(".rr-badge")).to_have_text("Running")
     report(ctx, taken, *points(4, 7))
     expect(row.locator("td.rt-number").first).to_have_text("7")
+    page.goto(f"{server}/runs?find=tabled now&columns=status,tokens,duration")
+    expect(row.locator("td.rt-number")).to_have_count(2)
+    tokens, duration = row.locator("td.rt-number").all()
+    written = tokens.inner_text(), duration.inner_text()
+    report(ctx, taken, *points(8, 9))
+    expect(tokens).not_to_have_text(written[0])
+    expect(duration).not_to_have_text(written[1])
     end(ctx, taken, Status.FINISHED)
     expect(row.locator(".rr-badge")).to_have_text("Finished")
 

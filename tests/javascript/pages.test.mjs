@@ -243,6 +243,8 @@ test("values are written by their metric's format, and nothing for none", () => 
 test("cells of running runs are written as by Python", () => {
   const written = [[1_536_000_000, "bytes"], [812, "bytes"], [2048.4, "count"], [48_310, "count"], [1_120_000, "count"], [2.5e9, "count"], [3e12, "count"]]
   assert.deepEqual(written.map(([value, form]) => cellNumber(value, form)), ["1.5 GB", "812 B", "2,048", "48.3 K", "1.12 M", "2.5 B", "3 T"])
+  const spent = [[59.4, "duration"], [200, "duration"], [3599, "duration"], [7500, "duration"], [273_600, "duration"], [0.004, "usd"], [1234.5, "usd"]]
+  assert.deepEqual(spent.map(([value, form]) => cellNumber(value, form)), ["59 s", "3 min 20 s", "60 min", "2 h 5 min", "3 d 4 h", "under $0.01", "$1,234.50"])
 })
 
 test("chart settings in the address count before those of the browser, and nonsense is the default", () => {

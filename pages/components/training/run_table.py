@@ -420,6 +420,7 @@ def draw_run_table(
     states = run_states(ctx, [entry.id for entry, _ in shown if isinstance(entry, RunRow)], with_spark=True)
     useless = useless_runs(ctx, states)
     writers = [_writer(table, one) for one in columns]
+    read_seconds, read_usd = table.reader("duration"), table.reader("cost")
     rows: list[dict[str, Any]] = []
     for entry, inside in shown:
         if isinstance(entry, RunFold):
@@ -438,6 +439,11 @@ def draw_run_table(
                     "spark": [round(value, 5) for value in state.spark or ()],
                     "cells": [write(entry) for write in writers],
                     "inside": inside,
+                    "growing": {
+                        "tokens_per_step": entry.tokens_per_step,
+                        "seconds": read_seconds(entry),
+                        "usd": read_usd(entry),
+                    },
                 }
             )
     titled = [table.fields["name"], *columns]

@@ -7,6 +7,7 @@ import { LiveRows, drawSpark, fillState, runLink, sparkline, stateParts } from "
 
 const MAX_PICK_MS = 3000 // until the page's script has taken ticks over, or dropped those beyond its limit
 const ENDED = ["finished", "cancelled"] // a badge says it all
+const GROWING = ["steps", "tokens", "duration", "cost"]
 
 const sameIds = (some, others) => some.length === others.length && some.every((id) => others.includes(id))
 
@@ -17,8 +18,19 @@ export function number(value, form) {
   if (form === "percent") return `${(100 * value).toFixed(1)} %`
   if (form === "bytes") return bytes(value)
   if (form === "count") return short(value)
+  if (form === "duration") return duration(Math.round(value))
+  if (form === "usd") return value > 0 && value < 0.005 ? "under $0.01" : `$${value.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 })}`
   if (form === "integer") return Math.round(value).toLocaleString("en")
   return size >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(4)))
+}
+
+function duration(seconds) {
+  const whole = (unit) => Math.floor(seconds / unit)
+  if (seconds < 60) return `${seconds} s`
+  if (seconds < 600) return `${whole(60)} min ${seconds % 60} s`
+  if (seconds < 3600) return `${Math.round(seconds / 60)} min`
+  if (seconds < 86_400) return `${whole(3600)} h ${Math.floor((seconds % 3600) / 60)} min`
+  return `${whole(86_400)} d ${Math.floor((seconds % 86_400) / 3600)} h`
 }
 
 function short(value) {
@@ -44,6 +56,7 @@ class RunTable extends LiveRows {
 
   update(data, trigger) {
     this.follow(data, trigger)
+    this.drawnAt = performance.now()
     this.frame.setAttribute("aria-label", data.label)
     if (this.picked && sameIds(this.picked, data.picked)) this.picked = null
     this.drawHead()
@@ -172,7 +185,7 @@ class RunTable extends LiveRows {
         return curve
       }
       const made = this.textCell(text, column)
-      if (column.metric || column.name === "steps") row.live.push([column, made])
+      if (column.metric || GROWING.includes(column.name)) row.live.push([column, made])
       return made
     })
     node.append(cell, name, ...cells)
@@ -197,11 +210,24 @@ class RunTable extends LiveRows {
     if (row.path) drawSpark(row.path, state.spark)
     if (!["running", "cancelling"].includes(state.status)) return
     for (const [column, cell] of row.live) {
-      if (column.name === "steps") { if (state.step !== undefined) cell.textContent = number(state.step, "integer"); continue }
-      const [objective, metric] = column.metric
-      const value = state.last?.[metric]
-      if (value !== undefined && (!objective || objective === run.objective)) cell.textContent = number(value, column.form)
+      const value = column.metric ? this.newest(column.metric, run, state) : this.grown(column.name, run, state)
+      if (value !== undefined) cell.textContent = number(value, column.form)
     }
+  }
+
+  newest([objective, metric], run, state) {
+    return !objective || objective === run.objective ? state.last?.[metric] : undefined
+  }
+
+  // Seconds and costs grow with time, from what they were when the page's script drew them.
+  grown(name, run, { step }) {
+    const { tokens_per_step: perStep, seconds, usd } = run.growing
+    if (name === "steps") return step
+    if (name === "tokens") return step !== undefined && perStep !== null ? step * perStep : undefined
+    if (seconds === null) return undefined
+    const now = seconds + (performance.now() - this.drawnAt) / 1000
+    if (name === "duration") return now
+    return usd !== null && seconds > 0 ? usd * now / seconds : undefined
   }
 
   pick(ids, ticked) {
