@@ -1,4 +1,6 @@
-"""The overview's log: jobs that ended, votes, deployments, decisions and alerts, newest first."""
+"""The overview's log: jobs that ended, votes, deployments, decisions, alerts, and for admins accounts and keys, newest
+first.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import (
     Alert,
     Alias,
+    ApiKey,
     Battle,
     Campaign,
     Checkpoint,
@@ -34,8 +37,10 @@ from backend.domain.jobs.states import JobKind, Status
 from backend.domain.wording import plural
 from backend.services.battles.raters import LOCAL_RATER
 from backend.services.battles.views import vote_holds
-from backend.services.context import Context
+from backend.services.context import Context, Person
 from backend.services.scaling.studies import KIND as STUDY
+from backend.services.serving.chat.internal_key import NAME as PLAYGROUND_KEY
+from backend.services.serving.job_keys import KEY_NAMES
 from backend.services.serving.monitoring.alerts import DIVERGING_RUN, RUN_EVENTS
 
 MAX_ACTIVITIES = 40
@@ -67,6 +72,8 @@ class ActivityKind(StrEnum):
     DECIDED = "decided"
     CAMPAIGN = "campaign"
     ALERT = "alert"
+    ACCOUNT = "account"
+    KEY = "key"
 
 
 OUTCOMES = {
@@ -74,6 +81,7 @@ OUTCOMES = {
     Status.FAILED: ActivityKind.FAILED,
     Status.CANCELLED: ActivityKind.STOPPED,
 }
+OWN_KEYS = (PLAYGROUND_KEY, *KEY_NAMES.values())
 DECISIONS = {"promote": "promoted", "reject": "rejected", "rollback": "rolled back"}
 
 
@@ -91,9 +99,9 @@ class Activity:
     subject: tuple[str, str] | None = None
 
 
-def list_activities(ctx: Context, *, since: datetime) -> list[Activity]:
+def list_activities(ctx: Context, *, since: datetime, person: Person) -> list[Activity]:
     """Return at most 40 of the newest activities since a time. Runs of a sweep or study are one; so are the votes of a
-    rater in a campaign.
+    rater in a campaign. Accounts and keys are for admins alone.
     """
     with ctx.db.read() as session:
         activities = [
@@ -105,6 +113,8 @@ def list_activities(ctx: Context, *, since: datetime) -> list[Activity]:
             *_deployments(session, since),
             *_decisions(session, since),
             *_alerts(session, since),
+            *(_accounts(session, since) if person.is_admin else ()),
+            *(_keys(session, since) if person.is_admin else ()),
         ]
     return sorted(activities, key=lambda activity: activity.at, reverse=True)[:MAX_ACTIVITIES]
 
@@ -261,3 +271,31 @@ def _alerts(session: Session, since: datetime) -> Iterator[Activity]:
     for message, kind, at, resolved in rows:
         solved = "ended" if kind == DIVERGING_RUN else "resolved"
         yield Activity(at, ActivityKind.ALERT, message, solved if resolved else "open")
+
+
+def _accounts(session: Session, since: datetime) -> Iterator[Activity]:
+    rows = session.execute(
+        select(User.name, User.role, User.created_at, User.disabled_at)
+        .where(or_(User.created_at >= since, User.disabled_at >= since))
+        .order_by(User.created_at.desc())
+        .limit(MAX_ACTIVITIES)
+    )
+    for name, role, created, disabled in rows:
+        for at, text in ((created, f"account was created, {role}"), (disabled, "account was disabled")):
+            if at is not None and at >= since:
+                yield Activity(at, ActivityKind.ACCOUNT, name, text)
+
+
+def _keys(session: Session, since: datetime) -> Iterator[Activity]:
+    """Yield keys that were created or revoked, except those that the product makes for itself."""
+    rows = session.execute(
+        select(ApiKey.name, ApiKey.hint, ApiKey.created_at, ApiKey.revoked_at, User.name)
+        .outerjoin(User, User.id == ApiKey.user_id)
+        .where(or_(ApiKey.created_at >= since, ApiKey.revoked_at >= since), ApiKey.name.not_in(OWN_KEYS))
+        .order_by(ApiKey.created_at.desc())
+        .limit(MAX_ACTIVITIES)
+    )
+    for name, hint, created, revoked, owner in rows:
+        for at, text in ((created, f"key …{hint} was created"), (revoked, f"key …{hint} was revoked")):
+            if at is not None and at >= since:
+                yield Activity(at, ActivityKind.KEY, name, text, f"of {owner}" if owner else "")

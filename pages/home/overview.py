@@ -69,6 +69,8 @@ LOG_ICONS = {
     ActivityKind.DECIDED: "verified",
     ActivityKind.CAMPAIGN: "swords",
     ActivityKind.ALERT: "notifications",
+    ActivityKind.ACCOUNT: "person",
+    ActivityKind.KEY: "key",
 }
 
 BEST = {"Checkpoint": 3.0, "Objective": 1.6, "Metric": 1.8, "Among": 3.2}
@@ -299,17 +301,18 @@ def draw_campaigns(overview: Overview) -> None:
     link_table(CAMPAIGNS, rows, key="campaigns", label="Open campaigns")
 
 
-def draw_log(ctx: Context) -> None:
+def draw_log(ctx: Context, person: Person) -> None:
     """Draw what happened in the last day, or in the last week if nothing did."""
     st.subheader("Log", anchor=False)
-    activities = list_activities(ctx, since=ctx.now() - DAY)
+    activities = list_activities(ctx, since=ctx.now() - DAY, person=person)
     span = "in the last day"
     if not activities:
-        activities, span = list_activities(ctx, since=ctx.now() - WEEK), "in the last week"
+        activities, span = list_activities(ctx, since=ctx.now() - WEEK, person=person), "in the last week"
     if not activities:
         st.caption("Nothing happened in the last week.")
         return
-    st.caption(f"What ended, was voted, deployed or decided {span}, newest first.")
+    also = ", and what changed of accounts and keys" if person.is_admin else ""
+    st.caption(f"What ended, was voted, deployed or decided {span}{also}, newest first.")
     rows = [log_row(activity, now=ctx.now()) for activity in activities]
     fold = plural(len(rows) - LOGGED, "earlier event")
     link_table(LOG, rows, key="log", label="Log", num_shown=LOGGED, fold=fold)
@@ -322,6 +325,8 @@ def log_row(activity: Activity, *, now: datetime) -> LinkRow:
         kind, subject = activity.subject
         _, page, parameter = routes.OBJECTS[kind]
         query = {parameter: subject}
+    elif activity.kind in (ActivityKind.ACCOUNT, ActivityKind.KEY):
+        page, query = routes.PEOPLE, {"tab": "Accounts" if activity.kind is ActivityKind.ACCOUNT else "Keys"}
     cells: list[tuple[str, Tone]] = [
         (activity.text, "bad" if activity.kind is ActivityKind.FAILED else ""),
         (", ".join(filter(None, (ago(activity.at, now=now), activity.who))), "faint"),
@@ -336,7 +341,9 @@ def main() -> None:
         live_part(REFRESH_S)(lambda: draw_overview_strip(get_strip(ctx), now=ctx.now()))()
         overview = get_overview(ctx, person=person)
         if not overview.active and not overview.recent:
-            st.markdown(f"{FIRST_WORDS}{'' if list_activities(ctx, since=ctx.now() - WEEK) else FIRST_STEP}")
+            st.markdown(
+                f"{FIRST_WORDS}{'' if list_activities(ctx, since=ctx.now() - WEEK, person=person) else FIRST_STEP}"
+            )
         draw_steps(ctx, person, overview)
         st.space("small")
         draw_newest_runs(ctx, person, overview)
@@ -349,7 +356,7 @@ def main() -> None:
         if overview.campaigns:
             draw_campaigns(overview)
             st.space("small")
-        draw_log(ctx)
+        draw_log(ctx, person)
 
 
 main()

@@ -727,6 +727,9 @@ def test_an_admin_changes_an_account_on_the_page_and_the_last_one_stays(ctx: Con
     maya = add_user(ctx, "maya", "a long password", person=LOCAL)
     ada = add_user(ctx, "ada", "a long password", role="admin", person=LOCAL)
     app = draw("admin/people.py")
+    app.button(key=f"ask_disable_{maya.id}").click().run()
+    assert get_account(ctx, "maya").disabled_at is None
+    assert "maya is signed out at once" in texts(app)
     app.button(key=f"disable_{maya.id}").click().run()
     assert get_account(ctx, "maya").disabled_at is not None
     app.button(key=f"enable_{maya.id}").click().run()
@@ -737,6 +740,7 @@ def test_an_admin_changes_an_account_on_the_page_and_the_last_one_stays(ctx: Con
     app.text_input(key=f"password_{maya.id}").input("short")
     app.button(key=f"FormSubmitter:password_form_{maya.id}-Reset password").click().run()
     assert "5 characters" in app.error[0].value
+    app.button(key=f"ask_disable_{ada.id}").click().run()
     app.button(key=f"disable_{ada.id}").click().run()
     assert "only admin" in app.error[0].value
     assert get_account(ctx, "ada").disabled_at is None

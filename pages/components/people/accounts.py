@@ -20,7 +20,7 @@ from backend.services.people.accounts import (
 )
 from backend.services.people.gpu_hours import used_gpu_hours
 from backend.services.people.sessions import end_sessions
-from pages.components.confirm import draw_confirmed
+from pages.components.confirm import draw_confirmed, draw_confirmed_in_menu
 from pages.components.forms import draw_fields
 from pages.components.frame import empty_state, errors_shown, plain, rerun_after
 from pages.components.numbers import number_form, wrong_numbers
@@ -113,13 +113,14 @@ def _draw_actions(ctx: Context, account: AccountView, person: Person) -> None:
                 end_sessions(ctx, account.id, person=person)
                 st.success(f"{name} is signed out.")
         st.divider()
-        st.caption(
-            f"Disabling signs {name} out at once. Keys and ballot links that {name} made stop working until the account"
-            " is enabled again; runs, votes and endpoints stay."
+        draw_confirmed_in_menu(
+            "Disable account",
+            f"{name} is signed out at once. Keys and ballot links that {name} made stop working until the account is"
+            " enabled again; runs, votes and endpoints stay.",
+            lambda: disable_account(ctx, account.id, person=person),
+            key=f"disable_{account.id}",
+            icon="person_off",
         )
-        if st.button("Disable account", key=f"disable_{account.id}", icon=":material/person_off:"):
-            with rerun_after():
-                disable_account(ctx, account.id, person=person)
 
 
 @number_form

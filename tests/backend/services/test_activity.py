@@ -11,6 +11,9 @@ from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.services.activity import MAX_ACTIVITIES, ActivityKind, list_activities
 from backend.services.context import LOCAL, Context
+from backend.services.people.accounts import add_user, disable_account
+from backend.services.people.keys import create_key, list_keys, revoke_key
+from backend.services.serving.chat.internal_key import playground_key
 from backend.services.serving.monitoring.alerts import AlertWatch
 from pages.components.routes import OBJECTS
 from tests.support.filled_installation import fill
@@ -24,15 +27,17 @@ def test_runs_that_ended_are_named_with_their_outcome_and_cause(ctx: Context, sc
         scenario.run(status=status, name=name)
     scenario.run(name="waiting")
     assert AlertWatch().check(ctx), "two of the ends are sent as events"
-    assert len(list_activities(ctx, since=since)) == 3, "an event is no line beside the run's"
-    activities = {one.name: one for one in list_activities(ctx, since=since) if one.name in {"good", "bad", "ended"}}
+    assert len(list_activities(ctx, since=since, person=LOCAL)) == 3, "an event is no line beside the run's"
+    activities = {
+        one.name: one for one in list_activities(ctx, since=since, person=LOCAL) if one.name in {"good", "bad", "ended"}
+    }
     assert {name: one.kind for name, one in activities.items()} == {
         "good": ActivityKind.FINISHED,
         "bad": ActivityKind.FAILED,
         "ended": ActivityKind.STOPPED,
     }
     assert activities["bad"].text.startswith("failed")
-    assert all(one.name != "waiting" for one in list_activities(ctx, since=since))
+    assert all(one.name != "waiting" for one in list_activities(ctx, since=since, person=LOCAL))
 
 
 def test_a_long_cause_is_cut_between_words(ctx: Context, scenario: Scenario) -> None:
@@ -40,7 +45,7 @@ def test_a_long_cause_is_cut_between_words(ctx: Context, scenario: Scenario) -> 
     run = scenario.run(status=Status.FAILED)
     with ctx.db.write() as session:
         session.get_one(Job, session.get_one(Run, run.id).job_id).error = JobFailure(cause="column " * 40)
-    (line,) = [one for one in list_activities(ctx, since=since) if one.kind is ActivityKind.FAILED]
+    (line,) = [one for one in list_activities(ctx, since=since, person=LOCAL) if one.kind is ActivityKind.FAILED]
     assert line.text == f"failed: {'column ' * 22}…"
 
 
@@ -54,19 +59,23 @@ def test_the_runs_of_a_sweep_are_one_line(ctx: Context, scenario: Scenario) -> N
             session.get_one(Run, run.id).group_id = "sweep"
     for run, status in zip(runs, (Status.FINISHED, Status.FINISHED, Status.FAILED), strict=True):
         end(ctx, claim(ctx, run), status)
-    (line,) = [one for one in list_activities(ctx, since=since) if one.subject and one.subject[0] in {"sweep", "run"}]
+    (line,) = [
+        one
+        for one in list_activities(ctx, since=since, person=LOCAL)
+        if one.subject and one.subject[0] in {"sweep", "run"}
+    ]
     assert (line.name, line.text, line.subject) == ("rates", "2 runs finished, 1 run failed", ("sweep", "sweep"))
 
 
 def test_a_filled_installation_has_lines_of_its_parts_and_each_leads_to_a_page(ctx: Context) -> None:
     fill(ctx)
-    activities = list_activities(ctx, since=ctx.now() - timedelta(days=1))
+    activities = list_activities(ctx, since=ctx.now() - timedelta(days=1), person=LOCAL)
     assert [one.at for one in activities] == sorted((one.at for one in activities), reverse=True)
     assert {ActivityKind.VOTED, ActivityKind.DEPLOYED, ActivityKind.CAMPAIGN} <= {one.kind for one in activities}
     assert {one.subject[0] for one in activities if one.subject} <= set(OBJECTS)
     votes = next(one for one in activities if one.kind is ActivityKind.VOTED)
     assert (votes.who, votes.text) == (LOCAL.name, "got 2 votes")
-    with_accounts = list_activities(replace(ctx, sign_in=True), since=ctx.now() - timedelta(days=1))
+    with_accounts = list_activities(replace(ctx, sign_in=True), since=ctx.now() - timedelta(days=1), person=LOCAL)
     votes = next(one for one in with_accounts if one.kind is ActivityKind.VOTED)
     assert votes.who == "before sign-in was set up", "who reads it need not have cast them"
 
@@ -75,7 +84,7 @@ def test_a_run_that_diverged_until_it_ended_is_not_said_to_be_resolved(ctx: Cont
     now = ctx.now()
     facts = {"severity": "critical", "opened_at": now, "resolved_at": now}
     add_rows(ctx, *(Alert(fingerprint=kind, kind=kind, message=kind, **facts) for kind in ("run_diverging", "disk")))
-    said = {one.name: one.text for one in list_activities(ctx, since=now - timedelta(days=1))}
+    said = {one.name: one.text for one in list_activities(ctx, since=now - timedelta(days=1), person=LOCAL)}
     assert said == {"run_diverging": "ended", "disk": "resolved"}
 
 
@@ -93,6 +102,28 @@ def test_older_events_and_more_than_forty_are_left_out(ctx: Context) -> None:
                     resolved_at=now,
                 )
             )
-    names = [one.name for one in list_activities(ctx, since=now - timedelta(minutes=30))]
+    names = [one.name for one in list_activities(ctx, since=now - timedelta(minutes=30), person=LOCAL)]
     assert names == [f"{minutes} min" for minutes in range(31)]
-    assert len(list_activities(ctx, since=now - timedelta(days=1))) == MAX_ACTIVITIES
+    assert len(list_activities(ctx, since=now - timedelta(days=1), person=LOCAL)) == MAX_ACTIVITIES
+
+
+def test_admins_read_which_accounts_and_keys_were_made_and_ended(ctx: Context) -> None:
+    """A new admin and a revoked key left no trace on the overview."""
+    since = ctx.now()
+    maya = add_user(ctx, "maya", "a long password", person=LOCAL)
+    create_key(ctx, "bot", person=maya)
+    playground_key(ctx)
+    disable_account(ctx, maya.id or "", person=LOCAL)
+    (key,) = list_keys(ctx, person=maya)
+    revoke_key(ctx, key.id, person=LOCAL)
+    said = {
+        (one.name, one.text.replace(key.hint, "1234"), one.who)
+        for one in list_activities(ctx, since=since, person=LOCAL)
+    }
+    assert said == {
+        ("maya", "account was created, engineer", ""),
+        ("maya", "account was disabled", ""),
+        ("bot", "key …1234 was created", "of maya"),
+        ("bot", "key …1234 was revoked", "of maya"),
+    }
+    assert not list_activities(ctx, since=since, person=maya)
