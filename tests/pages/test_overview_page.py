@@ -14,6 +14,7 @@ from streamlit.errors import StreamlitAPIException
 
 from backend.db.tables import Deployment, Replica
 from backend.domain.jobs.states import Status
+from backend.domain.wording import plural
 from backend.services.context import Context
 from pages.components import frame, routes, visitor
 from tests.support.filled_installation import LONG, fill
@@ -97,7 +98,7 @@ def test_the_log_leads_to_what_happened_and_folds_what_is_older(site: Context) -
     page = open_page(routes.OVERVIEW)
     log = link_tables(page)["Log"]
     assert len(log["rows"]) == 8
-    assert log["fold"] == f"{len(log['folded'])} earlier event"
+    assert log["fold"] == plural(len(log["folded"]), "earlier event")
     failed = next(row for row in [*log["rows"], *log["folded"]] if row["cells"][1].get("tone") == "bad")
     assert failed["href"] == f"/run?run={filled.failed}"
     assert failed["cells"][1]["text"] == "failed: The loss became NaN at step 10."
