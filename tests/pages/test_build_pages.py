@@ -471,14 +471,15 @@ def test_columns_of_nested_objects_are_offered_by_their_path_with_json_as_their_
     assert [row["Source column"] for row in cells(app)] == ["ticket.body.question", "ticket.body.answer"]
 
 
-def test_two_files_are_not_named_as_the_first_alone(site: Context) -> None:
+def test_two_files_are_named_as_the_one_previewed_and_another(site: Context) -> None:
     app = open_page("build/datasets.py", **{"import": "1"})
     files = app.file_uploader(key="import_file")
     for name in ("sherlock.txt", "shakespeare.txt"):
         files = files.upload(name, b"Elementary. " * 40, "text/plain")
     files.run()
     (name,) = [field for field in app.text_input if str(field.key).startswith("import_name_")]
-    assert name.value == "sherlock and 1 more"
+    assert name.value == "shakespeare and 1 more"
+    assert "The preview shows shakespeare.txt." in plain_words(app)
 
 
 def test_a_file_in_another_encoding_gets_a_suggestion_and_columns_of_its_own(site: Context) -> None:

@@ -82,6 +82,7 @@ def _choose_upload(ctx: Context, person: Person) -> Chosen | None:
     )
     if not files:
         return None
+    files = sorted(files, key=lambda file: file.name)  # the order of their rows; the first is previewed, and names all
     stored = _keep(
         ctx,
         " ".join(file.file_id for file in files),
