@@ -179,12 +179,12 @@ class SignInGate:
 
 def _run_from_the_top(message: Message) -> Message | None:
     """Return a message to Streamlit's server that asks for the page alone; None if it asks for no run."""
-    asked = BackMsg.FromString(message.get("bytes") or b"")
-    if not asked.HasField("rerun_script"):
+    request = BackMsg.FromString(message.get("bytes") or b"")
+    if not request.HasField("rerun_script"):
         return None
     for field in ("widget_states", "fragment_id", "is_auto_rerun"):
-        asked.rerun_script.ClearField(field)
-    return {"type": "websocket.receive", "bytes": asked.SerializeToString()}
+        request.rerun_script.ClearField(field)
+    return {"type": "websocket.receive", "bytes": request.SerializeToString()}
 
 
 def _ends_a_whole_run(message: Message) -> bool:

@@ -120,6 +120,12 @@ def test_a_page_without_an_empty_state_opens(page: str, title: str) -> None:
     assert not app.error
 
 
+def test_an_admin_finds_how_to_open_it_to_a_team(ctx: Context) -> None:
+    (link,) = [link.proto for link in draw("admin/people.py").get("link_button") if "team" in link.proto.label]
+    assert link.url == "/help/team.html#checklist"
+    assert "## Checklist" in (PROJECT / "docs/team.md").read_text(encoding="utf-8")
+
+
 def test_the_role_of_a_new_account_is_explained(ctx: Context) -> None:
     help_text = draw("admin/people.py", tab="Accounts").selectbox(key="account_role_0").help
     assert all(f"**{role}**: {may}" in help_text for role, may in ROLES.items())

@@ -20,6 +20,7 @@ from backend.services.people.accounts import (
 )
 from backend.services.people.gpu_hours import used_gpu_hours
 from backend.services.people.sessions import end_sessions
+from pages.components import routes
 from pages.components.confirm import draw_confirmed, draw_confirmed_in_menu
 from pages.components.forms import draw_fields
 from pages.components.frame import empty_state, errors_shown, plain, rerun_after
@@ -46,6 +47,9 @@ def draw_accounts(ctx: Context, person: Person) -> None:
             "No accounts, and no one is asked to sign in: only this machine reaches these pages. Create one to listen"
             " elsewhere."
         )
+    if person.is_admin:
+        address = f"{routes.help_address('people')}#checklist"
+        st.link_button("Open it to your team", address, icon=":material/checklist:", type="tertiary")
     hours_of = used_gpu_hours(ctx, accounts)
     for account in accounts:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
