@@ -95,7 +95,7 @@ class KeyGate:
             exchange.headers.update(limit_headers(demand.limits, counted))
             if isinstance(counted, Refusal):
                 error = limit_reached(counted, demand)
-                if counted.unit == "usd":
+                if counted.unit == "usd" and exchange.endpoint in self._rates:  # clients can invent any number of names
                     self._rates[exchange.endpoint].forget()
                 self._on_refusal(error, exchange)
                 raise error
@@ -127,7 +127,7 @@ class KeyGate:
         tokens = row.prompt_tokens + row.completion_tokens
         usd = row.cost_usd or 0.0
         size = 0 if request.num_prompt_ids else request.prompt_bytes
-        if tokens:  # without tokens the model may not exist, and clients can invent any number of names
+        if tokens:  # without tokens the model may not exist
             self._rates[exchange.endpoint].learn(
                 prompt_bytes=size, prompt_tokens=row.prompt_tokens, tokens=tokens, usd=usd
             )
