@@ -94,6 +94,14 @@ def test_a_request_that_can_never_fit_the_tokens_per_minute_is_not_told_to_wait(
     assert "this key's limit is 100 per minute" in refused.json()["error"]["message"]
 
 
+def test_a_request_that_can_never_fit_a_budget_of_tokens_is_not_told_to_wait(scene: Scene) -> None:
+    scene.admit("daily", limits=KeyLimits(tokens_per_day=100))
+    refused = scene.ask("daily", max_tokens=200)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "insufficient_quota")
+    assert "Retry-After" not in refused.headers
+    assert "This key's budget for a day is 100 tokens" in refused.json()["error"]["message"]
+
+
 def test_a_spent_budget_refuses_and_names_used_and_asked(scene: Scene) -> None:
     scene.admit("poor", limits=KeyLimits(tokens_per_month=1000))
     scene.directory.spending["id-poor", "tokens", "month"] = 995.0
