@@ -27,7 +27,7 @@ from backend.infra.artifacts import TOKENS_OF, Artifacts
 from backend.infra.compute.base import ComputeProvider
 from backend.infra.compute.kubernetes import Kubernetes
 from backend.infra.compute.slurm import Slurm
-from backend.infra.engines import INSTALLATIONS
+from backend.infra.engines import VARIABLES
 from backend.infra.files.private import set_private_umask, tighten_database, tighten_home
 from backend.infra.hosts import HostRules, make_host_rules
 from backend.infra.notifier import Notifier
@@ -182,9 +182,9 @@ def _export_keys(settings: Settings) -> None:
         os.environ.setdefault("HF_TOKEN", settings.hf_token.get_secret_value())
     if settings.judge_key:
         os.environ.setdefault(JUDGE_KEY, settings.judge_key.get_secret_value())
-    for engine, command in (("llama.cpp", settings.llama_server), ("vllm", settings.vllm)):
-        if command:
-            os.environ.setdefault(INSTALLATIONS[engine].variable, command)
+    for variable in VARIABLES:
+        if command := getattr(settings, variable.removeprefix("ROUNDHOUSE_").lower()):
+            os.environ.setdefault(variable, command)
 
 
 def migrate_database(settings: Settings) -> None:

@@ -247,6 +247,9 @@ class Settings(BaseSettings):
     vllm: str | None = Field(
         default=None, description="Path of the command `vllm` that workers start, in an environment of its own."
     )
+    sglang: str | None = Field(
+        default=None, description="Path of the command `sglang` that workers start, in an environment of its own."
+    )
     replica_host: str = Field(
         default="127.0.0.1",
         description=(

@@ -72,6 +72,7 @@ PREFIXES = (
         "TORCH",
         "TRITON_",
         "VLLM_",
+        "SGLANG_",
     ),
     *("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "DATASETS_", "SAFETENSORS_"),
 )

@@ -39,8 +39,18 @@ INSTALLATIONS = {
         module="vllm.entrypoints.cli.main",
         remedy="install vLLM in an environment of its own, and set ROUNDHOUSE_VLLM to the path of its command `vllm`",
     ),
+    "sglang": Installation(
+        variable="ROUNDHOUSE_SGLANG",
+        command="sglang",
+        library="sglang",
+        module="sglang.cli.main",
+        remedy="install SGLang in an environment of its own, and set ROUNDHOUSE_SGLANG to the path of its command"
+        " `sglang`",
+    ),
 }
-"""Servers of other projects by the engine's name. vLLM needs its own torch, so it has an environment of its own."""
+"""Servers of other projects by the engine's name. vLLM and SGLang need other versions of torch, so each has an
+environment of its own.
+"""
 
 VARIABLES = tuple(one.variable for one in INSTALLATIONS.values())
 

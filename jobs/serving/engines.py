@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +25,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from transformers import AutoConfig
 
 from backend.domain.json_values import JsonObject
 from backend.domain.serving.memory import CACHE_BYTES
@@ -44,7 +47,7 @@ logger = logging.getLogger(__name__)
 START_S = 900.0
 POLL_S = 0.1
 GRACE_S = 3.0
-SPARE_TOKENS = 8  # llama.cpp ends an answer some tokens before its context is full
+SPARE_TOKENS = 8  # llama.cpp and SGLang end an answer some tokens before their context is full
 BANNED = -1e9
 ALL_GPU_LAYERS = 999
 KEEPER = ("/bin/sh", "-c", 'trap "kill -9 0" TERM; "$@" & wait $!', "engine")
@@ -85,9 +88,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class OutsideServer:
-    """Rules by which one project's server is started, asked and read. `key_variable` names the variable of its key,
-    `variables` gives the others that it starts with. `ask` gives the body of a request for the tokens that follow a
-    generation's, at a place (a slot of the server), with or without the place's cached prompt.
+    """Rules by which one project's server is started, asked and read. `key_variable` names the variable of its key; if
+    empty, the server reads it from a file that `--config` names. `variables` gives the others that it starts with.
+    `ask` gives the body of a request for the tokens that follow a generation's, at a place (a slot of the server), with
+    or without the place's cached prompt.
     """
 
     name: str
@@ -274,13 +278,109 @@ def _vllm_read(line: Mapping[str, Any]) -> Piece:
     return Piece(tuple(tokens), tuple(records))
 
 
+def _sglang_arguments(start: ServerStart, port: int) -> list[str]:
+    values = {
+        "model-type": "llm",  # else files of the checkpoint choose
+        "model-path": start.model,
+        "served-model-name": "served",
+        "host": "127.0.0.1",
+        "port": port,
+        "dtype": start.dtype,
+        "context-length": start.context + SPARE_TOKENS,
+        "max-running-requests": start.places,
+        "tensor-parallel-size": max(1, start.gpus),
+        "load-format": "safetensors",
+        "sampling-defaults": "openai",
+        "grammar-backend": "llguidance",
+        "log-level": "warning",  # at the next level it writes its key
+    }
+    flags = ["--incremental-streaming-output"]
+    if not start.gpus:
+        values |= {"device": "cpu", "max-total-tokens": _cache_tokens(start)}
+        flags.append("--disable-cuda-graph")
+    return ["serve", *(word for name, value in values.items() for word in (f"--{name}", str(value))), *flags]
+
+
+def _cache_tokens(start: ServerStart) -> int:
+    """Return the tokens that fit into a CPU's cache; at least a full context."""
+    config = AutoConfig.from_pretrained(str(start.model), trust_remote_code=False, local_files_only=True)
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    per_layer = 2 * size * (getattr(config, "num_key_value_heads", None) or heads)
+    token_bytes = config.num_hidden_layers * per_layer * (4 if start.dtype == "float32" else 2)
+    context = start.context + SPARE_TOKENS
+    return max(context, min(context * start.places, CACHE_BYTES["cpu"] // token_bytes))
+
+
+def _sglang_variables(start: ServerStart) -> dict[str, str]:
+    variables = {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1",  # for the spare tokens
+        "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0",  # it would take a second
+        "SGLANG_RETURN_ORIGINAL_LOGPROB": "1",  # else divided by the temperature
+        "OMP_NUM_THREADS": str(start.threads),
+    }
+    if not start.gpus:
+        variables["TORCHDYNAMO_DISABLE"] = "1"
+    return variables
+
+
+def _sglang_ask(generation: Generation, place: int, is_cached: bool) -> JsonObject:
+    params = generation.params
+    biases: dict[str, float] = {}
+    for token, bias in params.logit_bias:
+        biases[str(token)] = biases.get(str(token), 0.0) + bias
+    sampling: JsonObject = {
+        "max_new_tokens": generation.num_left,
+        "min_new_tokens": min(generation.num_left, max(0, params.min_tokens - generation.num_generated)),
+        "ignore_eos": not generation.stop_ids,  # it would ignore them too
+        "stop_token_ids": generation.stop_ids,
+        "temperature": params.temperature,
+        "top_k": params.top_k or -1,
+        "top_p": params.top_p,
+        "min_p": params.min_p,
+        "repetition_penalty": params.repetition_penalty,
+        "presence_penalty": params.presence_penalty,
+        "frequency_penalty": params.frequency_penalty,
+        "logit_bias": biases or None,
+    }
+    if params.constraint is not None:
+        sampling["ebnf"] = as_lark(params.constraint)  # its llguidance takes Lark there
+    return {
+        "input_ids": [*generation.prompt, *generation.token_ids],
+        "sampling_params": sampling,
+        "return_logprob": params.logprobs is not None,
+        "top_logprobs_num": params.logprobs or 0,
+        # how fast a prompt is answered must not tell that another account sent it before
+        "cache_salt": f"account {generation.choice.tenant}",
+        "stream": True,
+    }
+
+
+def _sglang_read(line: Mapping[str, Any]) -> Piece:
+    if "error" in line:
+        return Piece(failure=_message(line["error"]))
+    about = line["meta_info"]
+    if (about["finish_reason"] or {}).get("type") == "abort":
+        return Piece(failure=_message(about["finish_reason"]))
+    scored = about.get("output_token_logprobs", ())
+    records = tuple(
+        # those of tokens that a constraint excludes are null
+        TokenLogprobs(float(one[0]), tuple((int(id), float(value)) for value, id, _ in top or () if value is not None))
+        for one, top in zip(scored, about.get("output_top_logprobs") or [()] * len(scored), strict=True)
+    )
+    return Piece(tuple(map(int, line["output_ids"])), records, int(about["cached_tokens"]))
+
+
 def _message(error: Any) -> str:
     return str(error.get("message", error) if isinstance(error, Mapping) else error)[:300]
 
 
 LLAMA_CPP = OutsideServer("llama.cpp", _llama_arguments, "LLAMA_API_KEY", "/completion", _llama_ask, _llama_read)
 VLLM = OutsideServer("vllm", _vllm_arguments, "VLLM_API_KEY", "/v1/completions", _vllm_ask, _vllm_read, _vllm_variables)
-OUTSIDE: dict[str, OutsideServer] = {server.name: server for server in (LLAMA_CPP, VLLM)}
+SGLANG = OutsideServer("sglang", _sglang_arguments, "", "/generate", _sglang_ask, _sglang_read, _sglang_variables)
+OUTSIDE: dict[str, OutsideServer] = {server.name: server for server in (LLAMA_CPP, VLLM, SGLANG)}
 
 
 def without_python(environment: Mapping[str, str]) -> dict[str, str]:
@@ -300,6 +400,7 @@ class ServerProcess:
     url: str
     key: str = field(repr=False)
     _child: subprocess.Popen[bytes]
+    _key_file: Path | None = None
 
     @staticmethod
     def begin(server: OutsideServer, start: ServerStart) -> ServerProcess:
@@ -307,18 +408,25 @@ class ServerProcess:
         with socket.socket() as held:
             held.bind(("127.0.0.1", 0))
             port = held.getsockname()[1]
-        key = secrets.token_urlsafe(24)
+        key = secrets.token_hex(24)
         command = [*engine_command(server.name), *server.arguments(start, port)]
+        key_file = None
+        if not server.key_variable:  # the machine's other users see arguments
+            handle, name = tempfile.mkstemp(prefix="engine-", suffix=".yaml")
+            with os.fdopen(handle, "w") as file:
+                json.dump({"api-key": key}, file)
+            key_file = Path(name)
+            command += ["--config", name]
         logger.info("Starting %s: %s", server.name, " ".join(command))
         inherited = os.environ if command[0] == sys.executable else without_python(os.environ)
         child = subprocess.Popen(
             [*KEEPER, *command],
             stdin=subprocess.DEVNULL,
-            env={**inherited, **server.variables(start), server.key_variable: key},
+            env={**inherited, **server.variables(start), **({server.key_variable: key} if server.key_variable else {})},
             start_new_session=True,
             preexec_fn=partial(die_with_parent, signal.SIGTERM),
         )
-        return ServerProcess(server, f"http://127.0.0.1:{port}", key, child)
+        return ServerProcess(server, f"http://127.0.0.1:{port}", key, child, key_file)
 
     @property
     def pid(self) -> int:
@@ -327,6 +435,13 @@ class ServerProcess:
 
     def wait_until_healthy(self, *, should_stop: Callable[[], object]) -> None:
         """Wait until the server answers. Raises StartFailed if it ends or takes too long, JobFailed on a stop."""
+        try:
+            self._wait_until_healthy(should_stop)
+        finally:
+            if self._key_file is not None:
+                self._key_file.unlink(missing_ok=True)
+
+    def _wait_until_healthy(self, should_stop: Callable[[], object]) -> None:
         until = time.monotonic() + START_S
         while not self._is_healthy():
             if not self.is_alive():

@@ -66,7 +66,10 @@ GPU_CHECKS: dict[str, GpuCheck] = {
         "Look for another program on the device, a power limit or heat (`nvidia-smi -q -d PERFORMANCE`), and for"
         " compile in the check's log.",
     ),
-    **{f"endpoint-{engine}": GpuCheck(240 if engine == "vllm" else 120, ENDPOINT_LOST) for engine in ENDPOINT_ENGINES},
+    **{
+        f"endpoint-{engine}": GpuCheck(SERVERS[engine].check_s if engine in SERVERS else 120, ENDPOINT_LOST)
+        for engine in ENDPOINT_ENGINES
+    },
 }
 """The checks by name, in the order in which they run."""
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from backend.errors import InvalidInput
 
-EngineName = Literal["auto", "roundhouse", "batching", "serial", "llama.cpp", "vllm"]
+EngineName = Literal["auto", "roundhouse", "batching", "serial", "llama.cpp", "vllm", "sglang"]
 ENGINE_TITLES: dict[str, str] = {
     "auto": "Automatic",
     "roundhouse": "Roundhouse",
@@ -20,6 +20,7 @@ ENGINE_TITLES: dict[str, str] = {
     "serial": "Roundhouse, one request at a time",
     "llama.cpp": "llama.cpp",
     "vllm": "vLLM",
+    "sglang": "SGLang",
 }
 
 
@@ -27,8 +28,9 @@ ENGINE_TITLES: dict[str, str] = {
 class ServerTraits:
     """Traits of another project's server: the model types of transformers that it gets, the precisions of its
     weights, the requests that it answers at once, what it lacks, by the option of a deployment that asks for it,
-    whether its replica merges an adapter into its base, the head sizes that it computes on a CPU, all if empty, and
-    whether it serves the GGUF file of a base as it is, of any family.
+    whether its replica merges an adapter into its base, the head sizes that it computes on a CPU, all if empty,
+    whether it serves the GGUF file of a base as it is, of any family, whether several GPUs share its layers, and the
+    seconds that a check of it may take.
     """
 
     families: tuple[str, ...]
@@ -38,6 +40,8 @@ class ServerTraits:
     merges_adapters: bool = True
     head_sizes: tuple[int, ...] = ()
     reads_gguf: bool = False
+    shares_layers: bool = False
+    check_s: float = 120.0
 
 
 SERVERS: dict[str, ServerTraits] = {
@@ -62,9 +66,26 @@ SERVERS: dict[str, ServerTraits] = {
         },
         merges_adapters=False,
         head_sizes=(32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512),
+        shares_layers=True,
+        check_s=240.0,
+    ),
+    "sglang": ServerTraits(
+        families=("llama", "mistral", "qwen3", "gpt2"),  # those whose answers are tested against the network's own
+        precisions=("float32", "bfloat16"),
+        most_running=256,
+        lacks={
+            "draft": "a draft is checked by Roundhouse's engine alone",
+            "adapters": "it serves no LoRA adapters here",
+        },
+        merges_adapters=False,
+        shares_layers=True,
+        check_s=240.0,
     ),
 }
 """Servers of other projects by the engine's name."""
+
+SHARING = " or ".join(name for name, traits in SERVERS.items() if traits.shares_layers)
+"""The engines whose layers several GPUs share."""
 
 
 def places_of(engine: str, max_running: int) -> int:
@@ -94,10 +115,10 @@ def refuse_lacking(
     `head_size` None not or not on a CPU.
     """
     server = SERVERS.get(engine)
-    if gpus > 1 and engine != "vllm":
+    if gpus > 1 and not (server and server.shares_layers):
         raise InvalidInput(
             f"engine {engine} serves on one GPU, not on {gpus}.",
-            remedy="Leave gpus out, or deploy it with engine vllm.",
+            remedy=f"Leave gpus out, or deploy it with engine {SHARING}.",
             field="gpus",
         )
     if server is None:

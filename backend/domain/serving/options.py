@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validat
 from backend.domain.fields import OPTION_ONLY, Shown, setting, unless
 from backend.domain.json_values import FieldValues
 from backend.domain.serving.autoscaling import ScalingRules
-from backend.domain.serving.engines import ENGINE_TITLES, EngineName, places_of
+from backend.domain.serving.engines import ENGINE_TITLES, SHARING, EngineName, places_of
 from backend.domain.serving.memory import MAX_RUNNING
 from backend.domain.serving.precision import Precision
 from backend.domain.validation import is_stored, read_values
@@ -70,7 +70,7 @@ class DeploymentOptions(BaseModel):
     gpus: int = setting(
         1,
         "GPUs",
-        "GPUs of a replica, which share each layer; more than one with engine vllm alone.",
+        f"GPUs of a replica, which share each layer; more than one with engine {SHARING} alone.",
         ge=1,
         le=64,
         shown=OPTION_ONLY,
@@ -78,8 +78,8 @@ class DeploymentOptions(BaseModel):
     engine: EngineName = setting(
         "auto",
         "Engine",
-        "What computes the tokens. Automatic is Roundhouse's own; the replica starts llama.cpp or vLLM as a process of"
-        " its own.",
+        "What computes the tokens. Automatic is Roundhouse's own; the replica starts the server of another project as"
+        " a process of its own.",
         choices=ENGINE_TITLES,
     )
     precision: Precision = setting(
