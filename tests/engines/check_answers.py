@@ -1,7 +1,7 @@
 """The real servers of other projects behind a replica: the same tokens, the same API, and no process that outlives its
 replica.
 
-Run by `make engines`, which installs llama.cpp and vLLM; where one is missing, its tests fail.
+Run by `make engines`, which installs llama.cpp and vLLM; where one is missing, its tests fail. SGLang's are skipped.
 """
 
 from __future__ import annotations
@@ -318,23 +318,26 @@ def test_no_process_of_the_server_outlives_a_replica_that_is_killed(tmp_path: Pa
         eventually(lambda: not any(map(is_alive, processes)))
 
 
-def test_an_answer_of_a_vllm_that_loses_its_innermost_process_is_passed_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("engine", "name"), [("vllm", "Worker"), ("sglang", "scheduler")])
+def test_an_answer_of_a_server_that_loses_its_innermost_process_is_passed_on(
+    tmp_path: Path, engine: str, name: str
+) -> None:
     save_checkpoint(tmp_path / "checkpoint", network=make_llama(context=2048, hidden=128))
     with ExitStack() as stack:
-        started = {name: stack.enter_context(replica_process(tmp_path, name, name)) for name in ("vllm", "roundhouse")}
+        started = {name: stack.enter_context(replica_process(tmp_path, name, name)) for name in (engine, "roundhouse")}
         addresses = {name: ReplicaAddress(id=name, url=url, token="t") for name, (_, url) in started.items()}
-        directory = MemoryDirectory({"tiny": [addresses["vllm"]]}, keys_required=False)
+        directory = MemoryDirectory({"tiny": [addresses[engine]]}, keys_required=False)
         client = openai.OpenAI(base_url=f"{stack.enter_context(gateway(directory))}/v1", api_key=KEY, max_retries=0)
         body: dict[str, Any] = {"model": "tiny", "prompt": "x", "max_tokens": 1500, "temperature": 0}
         body["extra_body"] = {"ignore_eos": True}
         pieces = iter(client.completions.create(**body, stream=True))
         begun = "".join(next(pieces).choices[0].text for _ in range(5))
-        processes = server_processes(started["vllm"][0])
+        processes = server_processes(started[engine][0])
         directory.endpoints["tiny"] = list(addresses.values())
-        (inner,) = (process for process in processes if "Worker" in " ".join(process.cmdline()))
+        (inner,) = (process for process in processes if name in " ".join(process.cmdline()))
         inner.send_signal(signal.SIGKILL)
         answered = begun + "".join(part.choices[0].text for part in pieces if part.choices)
         directory.endpoints["tiny"] = [addresses["roundhouse"]]
         assert answered == client.completions.create(**body).choices[0].text
-        eventually(lambda: started["vllm"][0].poll() is not None)
+        eventually(lambda: started[engine][0].poll() is not None)
         eventually(lambda: not any(map(is_alive, processes)))

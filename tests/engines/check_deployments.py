@@ -1,6 +1,6 @@
-"""A whole installation with the real vLLM: deploy, stream, cancel, kill, redeploy and a canary between two engines.
+"""A whole installation with the real vLLM and SGLang: deploy, stream, cancel, kill, redeploy, a canary.
 
-Run by `make engines`. vLLM takes about a minute to start on two cores.
+Run by `make engines`. Each takes about a minute to start on two cores.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sqlalchemy import select
 from backend.bootstrap import build_context
 from backend.db.tables import Checkpoint, Usage
 from backend.domain.serving.canary import CanaryRules
+from backend.domain.serving.engines import ENGINE_TITLES
 from backend.services.context import LOCAL, Context
 from backend.services.serving.canaries import promote_canary, start_canary
 from backend.services.serving.deployments import deploy
@@ -41,8 +42,8 @@ def variants(ctx: Context) -> set[str]:
 class Serving:
     """An installation with a checkpoint, its endpoint `m` and clients of it."""
 
-    def __init__(self, up: Installation, checkpoint_id: str) -> None:
-        self.up, self.checkpoint_id = up, checkpoint_id
+    def __init__(self, up: Installation, checkpoint_id: str, engine: str) -> None:
+        self.up, self.checkpoint_id, self.engine = up, checkpoint_id, engine
         self.client = openai.OpenAI(base_url=up.gateway_url, api_key="EMPTY", max_retries=0, timeout=300)
 
     def deploy(self, **config: Any) -> None:
@@ -65,13 +66,13 @@ class Serving:
         return str(self.client.completions.create(**body).choices[0].text)
 
     def servers(self) -> list[psutil.Process]:
-        """The processes of vLLM, the server first. Its inner ones hide their environment, by which others are found."""
+        """The server and its processes. The inner ones hide their environment, by which others are found."""
         keepers = [one for one in self.up.processes(" serve ") if one.cmdline()[0] == "/bin/sh"]
         return [child for keeper in keepers for child in keeper.children(recursive=True)]
 
 
-@pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+@pytest.fixture(scope="module", params=["vllm", "sglang"])
+def serving(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     up = Installation(tmp_path_factory.mktemp("up") / "home", ROUNDHOUSE_CANCEL_GRACE_S="5")
     up.home.mkdir()
     ctx = build_context(make_settings(up.home).model_copy(update={"database_url": up.environment["DATABASE_URL"]}))
@@ -84,7 +85,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         checkpoint_id = row.id
     up.start()
     try:
-        serving = Serving(up, checkpoint_id)
+        serving = Serving(up, checkpoint_id, request.param)
         serving.deploy(engine="roundhouse")
         serving.wait_settled()
         yield serving
@@ -123,15 +124,17 @@ class Traffic:
                 self.answers.append(self.serving.answer(user=f"{name} {number}"))
             except openai.APIError as error:
                 self.errors.append(str(error))
-            time.sleep(0.3)  # vLLM starts beside this
+            time.sleep(0.3)  # the server starts beside this
 
 
-def test_a_canary_of_vllm_beside_ours_answers_alike_and_is_promoted_without_a_cut(serving: Serving) -> None:
+def test_a_canary_of_another_engine_beside_ours_answers_alike_and_is_promoted_without_a_cut(serving: Serving) -> None:
     ours = serving.answer()
 
     def act() -> None:
         rules = CanaryRules(percent=50)
-        start_canary(serving.up.ctx, "m", checkpoint_id=serving.checkpoint_id, rules=rules, engine="vllm", person=LOCAL)
+        start_canary(
+            serving.up.ctx, "m", checkpoint_id=serving.checkpoint_id, rules=rules, engine=serving.engine, person=LOCAL
+        )
         wait_until(lambda: (canary := serving.view().canary) and canary.num_ready, timeout_s=START_S, what="the canary")
         time.sleep(5)
 
@@ -144,10 +147,13 @@ def test_a_canary_of_vllm_beside_ours_answers_alike_and_is_promoted_without_a_cu
     wait_until(lambda: len(variants(serving.up.ctx)) == 2, timeout_s=20, what="requests of both engines")
     promoted = Traffic.during(serving, promote)
     assert (set(promoted.answers), promoted.errors) == ({ours}, [])
-    wait_until(lambda: "vLLM in float32" in " ".join(serving.view().arithmetics), what="the report of the engine")
+    wait_until(
+        lambda: f"{ENGINE_TITLES[serving.engine]} in float32" in " ".join(serving.view().arithmetics),
+        what="the report of the engine",
+    )
 
 
-def test_a_stream_that_its_client_leaves_ends_in_vllm(serving: Serving) -> None:
+def test_a_stream_that_its_client_leaves_ends_in_the_server(serving: Serving) -> None:
     body: dict[str, Any] = {"model": "m", "prompt": "x", "max_tokens": 8000, "extra_body": {"ignore_eos": True}}
     stream = serving.client.completions.create(**body, stream=True)
     pieces = iter(stream)
@@ -164,10 +170,10 @@ def test_a_stream_that_its_client_leaves_ends_in_vllm(serving: Serving) -> None:
     before = sum(sum(one.cpu_times()[:2]) for one in serving.servers())
     time.sleep(3)
     spent = sum(sum(one.cpu_times()[:2]) for one in serving.servers()) - before
-    assert spent < 1.0, f"vLLM computes on: {spent:.1f} s of 3"
+    assert spent < 1.0, f"it computes on: {spent:.1f} s of 3"
 
 
-def test_a_killed_vllm_comes_back_by_itself(serving: Serving) -> None:
+def test_a_killed_server_comes_back_by_itself(serving: Serving) -> None:
     before = serving.answer()
     servers = serving.servers()
     assert len(servers) >= 3
@@ -182,7 +188,7 @@ def test_a_redeployment_cuts_no_answer(serving: Serving) -> None:
     before = serving.answer()
 
     def act() -> None:
-        serving.deploy(engine="vllm", max_running=4)
+        serving.deploy(engine=serving.engine, max_running=4)
         serving.wait_settled()
 
     traffic = Traffic.during(serving, act)
@@ -192,4 +198,4 @@ def test_a_redeployment_cuts_no_answer(serving: Serving) -> None:
 def test_a_stop_ends_every_process(serving: Serving) -> None:
     serving.deploy(engine="roundhouse")
     serving.wait_settled()
-    wait_until(lambda: not serving.servers(), timeout_s=30, what="the end of vLLM's processes")
+    wait_until(lambda: not serving.servers(), timeout_s=30, what="the end of its processes")

@@ -1,4 +1,4 @@
-"""Stands in for llama.cpp's and vLLM's servers in tests of their process: arguments, key, protocols, made-up tokens.
+"""Stands in for llama.cpp's, vLLM's and SGLang's servers in tests: arguments, key, protocols, made-up tokens.
 
     python fake_engine_server.py ... --port P ...
 
@@ -17,10 +17,13 @@ import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 OPTIONS: dict[str, Any] = json.loads(os.environ.get("FAKE_ENGINE", "{}"))
 KEYS = {name: value for name, value in os.environ.items() if name in ("LLAMA_API_KEY", "VLLM_API_KEY")}
+if "--config" in sys.argv:
+    KEYS["SGLang"] = json.loads(Path(sys.argv[sys.argv.index("--config") + 1]).read_text())["api-key"]
 END_ID = 256
 
 
@@ -37,16 +40,22 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        name = {"/completion": "LLAMA_API_KEY", "/v1/completions": "VLLM_API_KEY"}.get(self.path, "")
+        name, complete = {
+            "/completion": ("LLAMA_API_KEY", self._complete),
+            "/v1/completions": ("VLLM_API_KEY", self._complete_as_vllm),
+            "/generate": ("SGLang", self._complete_as_sglang),
+        }[self.path]
         if self.headers["Authorization"] != f"Bearer {KEYS.get(name)}":
             self.send_response(401)
             self.end_headers()
             return
-        note(pid=os.getpid(), asked={name: value for name, value in body.items() if name != "prompt"})
+        note(
+            pid=os.getpid(), asked={name: value for name, value in body.items() if name not in ("prompt", "input_ids")}
+        )
         self.send_response(200)
         self.end_headers()
         try:
-            (self._complete if self.path == "/completion" else self._complete_as_vllm)(body)
+            complete(body)
         except OSError:
             note(left=True)
 
@@ -78,6 +87,23 @@ class Handler(BaseHTTPRequestHandler):
                 top = {named: -1.5, "token_id:7": -0.5}  # the chosen one first, whatever its rank
                 choice["logprobs"] = {"tokens": [named], "token_logprobs": [-1.5], "top_logprobs": [top]}
             self._tell(choices=[choice])
+            if token in ends:
+                break
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def _complete_as_sglang(self, body: dict[str, Any]) -> None:
+        sampling, length = body["sampling_params"], len(body["input_ids"])
+        ends = () if sampling["ignore_eos"] else {END_ID, *sampling["stop_token_ids"]}
+        for index in range(sampling["max_new_tokens"]):
+            if self._breaks(index):
+                return
+            is_end = length + index == OPTIONS.get("end_after") and (not ends or index >= sampling["min_new_tokens"])
+            token = END_ID if is_end else (length + index) % 200
+            about: dict[str, Any] = {"finish_reason": None, "cached_tokens": 1}
+            if body["return_logprob"]:
+                about["output_token_logprobs"] = [[-1.5, token, None]]
+                about["output_top_logprobs"] = [[[-0.5, 7, None], [-1.5, token, None], [None, 8, None]]]
+            self._tell(text="?", output_ids=[token], meta_info=about)
             if token in ends:
                 break
         self.wfile.write(b"data: [DONE]\n\n")

@@ -41,7 +41,7 @@ CONTEXT = 2048
 USERS = 8
 SETTLE_S = 1.0
 PRECISIONS = ("float32", "bfloat16", "int8")
-ENGINES = {"ours": "roundhouse", "vllm": "vllm", "llama.cpp": "llama.cpp"}
+ENGINES = {"ours": "roundhouse", "vllm": "vllm", "sglang": "sglang", "llama.cpp": "llama.cpp"}
 SERVERS = "ours-float32,ours-bfloat16,ours-int8,llama-f32,llama-f16,llama-q8_0"
 
 

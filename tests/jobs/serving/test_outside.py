@@ -1,7 +1,7 @@
 """A replica whose tokens come from another project's server: its process, its queue and what it refuses.
 
-The server here is a stand-in with the arguments and protocols of llama.cpp and vLLM, as a real process; `make engines`
-runs the same replica with the real ones.
+The server here is a stand-in with the arguments and protocols of llama.cpp, vLLM and SGLang, as a real process; `make
+engines` runs the same replica with the real ones.
 """
 
 from __future__ import annotations
@@ -52,9 +52,10 @@ from tests.support.serving_replica import TOKEN, RunningReplica, stream_events
 
 FAKE = Path(__file__).parents[2] / "support" / "fake_engine_server.py"
 PROMPT = (1, 2, 3)
-ENGINES = ("llama.cpp", "vllm")
+ENGINES = ("llama.cpp", "vllm", "sglang")
 only_llama_cpp = pytest.mark.parametrize("engine", ["llama.cpp"])
 only_vllm = pytest.mark.parametrize("engine", ["vllm"])
+only_sglang = pytest.mark.parametrize("engine", ["sglang"])
 
 
 class Stand:
@@ -140,7 +141,7 @@ def test_tokens_of_the_server_are_the_replicas_answer(serve: Callable[..., Runni
     events = answer(replica, ask())
     assert ids_of(events) == [3, 4, 5, 6]
     assert isinstance(events[-1], FinishEvent)
-    cached = 1 if stand.engine == "llama.cpp" else 0  # vLLM counts them behind the last token
+    cached = 0 if stand.engine == "vllm" else 1  # vLLM counts them behind the last token
     assert events[-1].usage.model_dump() == {"prompt_tokens": 3, "completion_tokens": 4, "cached_tokens": cached}
     arguments = stand.notes()[0]["arguments"]
     assert arguments[arguments.index("--host") + 1] == "127.0.0.1"
@@ -170,6 +171,13 @@ def test_an_answer_ends_at_the_end_token_and_not_before_its_least_tokens(
     assert ids_of(answer(replica, ask(ignore_end=False, min_tokens=3, max_tokens=5))) == [3, 4, 5, 6, 7]
     if stand.engine == "llama.cpp":
         assert [note["n_predict"] for note in stand.asked()] == [9, 4, 2, 3, 2]
+    elif stand.engine == "sglang":
+        names = ("max_new_tokens", "min_new_tokens", "ignore_eos", "stop_token_ids")
+        assert [tuple(note["sampling_params"][name] for name in names) for note in stand.asked()] == [
+            (9, 0, False, [256]),
+            (4, 0, True, []),
+            (5, 3, False, [256]),
+        ]
     else:
         assert [(note["max_tokens"], note["min_tokens"], note["stop_token_ids"]) for note in stand.asked()] == [
             (9, 0, [256]),
@@ -454,6 +462,79 @@ def test_vllm_starts_offline_with_the_deployments_precision_and_limits(stand: St
     assert "PYTHONPATH" not in variables
 
 
+@only_sglang
+def test_the_fields_of_a_request_are_sglangs(serve: Callable[..., RunningReplica], stand: Stand) -> None:
+    replica = serve()
+    constraint = Constraint(kind="regex", value="a/b")
+    request = ask(
+        temperature=0.5,
+        top_k=5,
+        top_p=0.9,
+        min_p=0.1,
+        presence_penalty=0.1,
+        frequency_penalty=0.2,
+        repetition_penalty=1.1,
+        logit_bias=((5, 1.0), (5, 0.5)),
+        logprobs=2,
+        stop_ids=(9,),
+        constraint=constraint,
+    )
+    answer(replica, request.model_copy(update={"tenant": "ann"}))
+    answer(replica, ask())
+    named, plain = stand.asked()
+    assert named == {
+        "sampling_params": {
+            "max_new_tokens": 4,
+            "min_new_tokens": 0,
+            "ignore_eos": False,
+            "stop_token_ids": [9],
+            "temperature": 0.5,
+            "top_k": 5,
+            "top_p": 0.9,
+            "min_p": 0.1,
+            "repetition_penalty": 1.1,
+            "presence_penalty": 0.1,
+            "frequency_penalty": 0.2,
+            "logit_bias": {"5": 1.5},
+            "ebnf": as_lark(constraint),
+        },
+        "return_logprob": True,
+        "top_logprobs_num": 2,
+        "cache_salt": "account ann",
+        "stream": True,
+    }
+    assert plain["sampling_params"]["top_k"] == -1
+    assert plain["cache_salt"] != named["cache_salt"]
+
+
+@only_sglang
+def test_sglang_starts_offline_with_its_key_in_a_file_and_a_cache_of_the_budget(stand: Stand) -> None:
+    stand.behave(dies=0)
+    with pytest.raises(JobFailed):
+        stand.run_here(precision="bfloat16", context=64, max_running=3, threads=2, max_perplexity_ratio=100)
+    started = stand.notes()[0]
+    words, variables = started["arguments"], started["variables"]
+    options = dict(itertools.pairwise(words))
+    names = ("model-path", "model-type", "dtype", "context-length", "max-running-requests", "max-total-tokens")
+    assert words[0] == "serve"
+    assert [options[f"--{name}"] for name in names] == [
+        str(stand.folder / "checkpoint"),
+        "llm",
+        "bfloat16",
+        "72",
+        "3",
+        str(3 * 72),
+    ]
+    assert "--trust-remote-code" not in words
+    assert "--api-key" not in words
+    assert not Path(options["--config"]).exists(), "it is removed once the server has read it"
+    assert {name: variables.get(name) for name in ("HF_HUB_OFFLINE", "OMP_NUM_THREADS")} == {
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "2",
+    }
+    assert "PYTHONPATH" not in variables
+
+
 @only_vllm
 def test_an_automatic_engine_is_vllm_on_a_gpu_that_has_it_and_lacks_nothing(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
@@ -501,9 +582,8 @@ def test_a_missing_server_is_named_with_the_command_that_installs_it(
     monkeypatch.setattr("backend.infra.engines.find_spec", lambda _: None)
     with pytest.raises(Unavailable) as caught:
         engine_command(engine)
-    assert {"llama.cpp": "pip install 'roundhouse[llama-cpp]'", "vllm": "set ROUNDHOUSE_VLLM to"}[engine] in str(
-        caught.value
-    )
+    cure = "pip install 'roundhouse[llama-cpp]'" if engine == "llama.cpp" else f"set {variable} to"
+    assert cure in str(caught.value)
     monkeypatch.setenv(variable, "/nowhere/server")
     with pytest.raises(Unavailable, match="/nowhere/server is not a command"):
         engine_command(engine)

@@ -84,7 +84,8 @@ def test_llama_cpp_serves_the_gguf_file_of_a_base_of_any_family(ctx: Context) ->
         deploy(ctx, checkpoint_id=phi, name="v", config={"engine": "vllm"}, person=LOCAL)
 
 
-def test_what_vllm_lacks_is_refused_with_the_option_and_the_cure(ctx: Context) -> None:
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_what_an_engine_for_gpus_lacks_is_refused_with_the_option_and_the_cure(ctx: Context, engine: str) -> None:
     tiny = add(ctx, "tiny")
     adapter, bloom = add(ctx, "small", base=tiny), add(ctx, "bloom", family="bloom")
     for checkpoint, options, field, message in (
@@ -93,10 +94,10 @@ def test_what_vllm_lacks_is_refused_with_the_option_and_the_cure(ctx: Context) -
         (adapter, {}, "engine", "serves whole models, and this is an adapter"),
     ):
         with pytest.raises(InvalidInput, match=message) as caught:
-            deploy(ctx, checkpoint_id=checkpoint, name="v", config={"engine": "vllm", **options}, person=LOCAL)
+            deploy(ctx, checkpoint_id=checkpoint, name="v", config={"engine": engine, **options}, person=LOCAL)
         assert caught.value.field == field
         assert "engine roundhouse" in str(caught.value.remedy)
-    deploy(ctx, checkpoint_id=tiny, name="v", config={"engine": "vllm", "precision": "bfloat16"}, person=LOCAL)
+    deploy(ctx, checkpoint_id=tiny, name="v", config={"engine": engine, "precision": "bfloat16"}, person=LOCAL)
 
 
 def test_an_endpoint_with_adapters_keeps_its_engine_and_one_of_llama_cpp_gets_none(ctx: Context) -> None:
