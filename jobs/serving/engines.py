@@ -294,7 +294,8 @@ def _sglang_arguments(start: ServerStart, port: int) -> list[str]:
         "grammar-backend": "llguidance",
         "log-level": "warning",  # at the next level it writes its key
     }
-    flags = ["--incremental-streaming-output"]
+    # with overlapped steps its penalties come a token late
+    flags = ["--incremental-streaming-output", "--disable-overlap-schedule"]
     if not start.gpus:
         values |= {"device": "cpu", "max-total-tokens": _cache_tokens(start)}
         flags.append("--disable-cuda-graph")
@@ -309,7 +310,7 @@ def _cache_tokens(start: ServerStart) -> int:
     per_layer = 2 * size * (getattr(config, "num_key_value_heads", None) or heads)
     token_bytes = config.num_hidden_layers * per_layer * (4 if start.dtype == "float32" else 2)
     context = start.context + SPARE_TOKENS
-    return max(context, min(context * start.places, CACHE_BYTES["cpu"] // token_bytes))
+    return max(context, min(context * start.places, CACHE_BYTES["cpu"] // int(token_bytes)))
 
 
 def _sglang_variables(start: ServerStart) -> dict[str, str]:

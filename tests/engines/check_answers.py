@@ -23,6 +23,7 @@ import torch
 import transformers
 
 from backend.domain.jobs.states import JobKind
+from backend.domain.serving.engines import SERVERS
 from backend.domain.serving.protocol import Begun, Constraint, GenerateRequest, SamplingParams, TokenEvent
 from backend.gateway.directory import ReplicaAddress
 from jobs.environment import child_environment
@@ -89,7 +90,10 @@ NETWORKS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=[f"{engine} {family}" for engine in ENGINES for family in NETWORKS])
+PAIRS = [f"{engine} {family}" for engine in ENGINES for family in NETWORKS if family in SERVERS[engine].families]
+
+
+@pytest.fixture(scope="module", params=PAIRS)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RunningReplica]]:
     """Replicas of one checkpoint: Roundhouse's engine, and another project's."""
     engine, family = request.param.split()
