@@ -295,7 +295,7 @@ def _sglang_arguments(start: ServerStart, port: int) -> list[str]:
         "log-level": "warning",  # at the next level it writes its key
     }
     # with overlapped steps its penalties come a token late
-    flags = ["--incremental-streaming-output", "--disable-overlap-schedule"]
+    flags = ["--incremental-streaming-output", "--disable-overlap-schedule", "--sleep-on-idle"]
     if not start.gpus:
         values |= {"device": "cpu", "max-total-tokens": _cache_tokens(start)}
         flags.append("--disable-cuda-graph")
