@@ -33,7 +33,7 @@ from backend.services.battles.views import count_votes
 from backend.services.checkpoints.checkpoints import get_checkpoint, resolve_checkpoint
 from backend.services.context import Context
 from backend.services.data.versions import merged_id
-from backend.services.serving.aliases import REJECT
+from backend.services.serving.aliases import REJECT, promotion_view
 from backend.services.serving.endpoints import find_endpoint
 
 MAX_NODES = 150
@@ -159,7 +159,7 @@ class _Walk:
         if alias is not None:
             self._link(node, self._alias(alias), "follows")
         else:
-            self.gaps.append("The endpoint follows no alias, so no decision on its checkpoint is recorded.")
+            self.gaps.append("The endpoint follows no alias, so no decision chose what it serves.")
         checkpoint = self.session.get_one(Checkpoint, deployment.checkpoint_id)
         if alias is None or alias.checkpoint_id != checkpoint.id:
             self._link(node, self.checkpoint(checkpoint), "serves")
@@ -181,17 +181,17 @@ class _Walk:
         return node
 
     def _promotion(self, row: Promotion) -> str:
+        decision = promotion_view(self.session, row, self.session.get_one(Alias, row.alias_id).name)
         verdict = row.evidence.verdict
         facts = {
             "Decided": _day(row.created_at),
+            "By": decision.by,
             "Reason": row.reason.rstrip("."),  # stands in a list
             "Verdict": verdict.sentence.rstrip(".") if verdict else "",
         }
         if row.evidence.against:
             facts["Evidence"] = "against it" if row.evidence.speaks_against else "decides nothing"
-        node = self._add(
-            "promotion", row.id, f"{row.decision} {_day(row.created_at)}", facts, refers_to=row.campaign_id
-        )
+        node = self._add("promotion", row.id, f"{row.decision} {decision.alias}", facts, refers_to=row.campaign_id)
         if row.campaign_id is not None:
             self._link(
                 node, self._campaign(self.session.get_one(Campaign, row.campaign_id), origin=False), "verdict of"
@@ -221,9 +221,22 @@ class _Walk:
                 self._link(node, self._file(row.source, key), "added from")
             if row.parent_id and (parent := self.session.get(Checkpoint, row.parent_id)) is not None:
                 self._link(node, self.checkpoint(parent), "exported from")
+        self._decisions(row, node)
         self._evaluations(row, node, is_first=is_first)
         self._gates(row, node, is_first=is_first)
         return node
+
+    def _decisions(self, row: Checkpoint, node: str) -> None:
+        query = select(Promotion).where(Promotion.checkpoint_id == row.id)
+        newest: dict[str, Promotion] = {}
+        for decision in self.session.scalars(query.order_by(Promotion.created_at.desc(), Promotion.id.desc())):
+            newest.setdefault(decision.alias_id, decision)
+        for decision in newest.values():
+            holder = self.session.get_one(Alias, decision.alias_id).checkpoint_id
+            label = "rejected by" if decision.decision == REJECT else "promoted by"
+            if label == "promoted by" and holder != row.id:
+                label = "once promoted by"
+            self._link(node, self._promotion(decision), label)
 
     def _evaluations(self, row: Checkpoint, node: str, *, is_first: bool) -> None:
         query = (

@@ -14,7 +14,7 @@ from backend.services.battles.vote_training import train_on_votes
 from backend.services.context import LOCAL, Context
 from backend.services.lineage import Lineage, card_lines, lineage_of, lineage_of_checkpoint
 from backend.services.serving.deployments import deploy
-from backend.services.serving.promotions import promote
+from backend.services.serving.promotions import promote, reject, rollback
 from tests.support.battle_world import write_all
 from tests.support.scenario import Scenario
 
@@ -158,3 +158,38 @@ def test_a_deleted_ancestor_stays_in_the_lineage(ctx: Context) -> None:
         assert session.scalars(select(DatasetVersion)).all()
     nodes = {node.name: dict(node.facts) for node in lineage_of_checkpoint(ctx, checkpoint_id).nodes}
     assert nodes["Elm"]["Files"] == "deleted"
+
+
+@pytest.mark.parametrize("is_served", [False, True])
+def test_a_checkpoint_shows_who_promoted_it_to_which_alias_by_which_campaign(ctx: Context, *, is_served: bool) -> None:
+    """It showed a failed gate, and no trace that it was promoted all the same."""
+    campaign = Scenario(ctx).campaign(num_prompts=8, dataset_rows=40)
+    Scenario(ctx).votes(campaign, "Elm")
+    promoted = promote(ctx, "Elm", alias=ALIAS, campaign_id=campaign.id, reason="all the same", person=LOCAL)
+    if is_served:
+        deploy(ctx, checkpoint_id=promoted.checkpoint_id, name="tales", alias=ALIAS, person=LOCAL)
+    lineage = lineage_of_checkpoint(ctx, "Elm")
+    decision = next(node for node in lineage.nodes if node.kind == "promotion")
+    assert decision.name == f"promote {ALIAS}"
+    assert dict(decision.facts).items() >= {"By": promoted.by, "Reason": "all the same"}.items()
+    assert {("checkpoint", "promoted by", "promotion"), ("promotion", "verdict of", "campaign")} <= chain(lineage)
+    ids = [node.id for node in lineage.nodes]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_checkpoint_shows_decisions_without_votes_and_those_that_no_longer_hold(
+    ctx: Context, scenario: Scenario
+) -> None:
+    scenario.checkpoints("Oak", "Elm", "Fir")
+    promote(ctx, "Oak", alias=ALIAS, reason="the first", person=LOCAL)
+    lineage = lineage_of_checkpoint(ctx, "Oak")
+    assert ("checkpoint", "promoted by", "promotion") in chain(lineage)
+    assert "The decision names no campaign, so no votes support it." in lineage.gaps
+    promote(ctx, "Elm", alias=ALIAS, reason="the next", person=LOCAL)
+    reject(ctx, "Fir", alias=ALIAS, reason="slow", person=LOCAL)
+    rollback(ctx, ALIAS, person=LOCAL)
+    labels = {
+        name: [edge.label for edge in lineage_of_checkpoint(ctx, name).edges if edge.source.startswith("promotion")]
+        for name in ("Oak", "Elm", "Fir")
+    }
+    assert labels == {"Oak": ["promoted by"], "Elm": ["once promoted by"], "Fir": ["rejected by"]}
