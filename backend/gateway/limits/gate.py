@@ -160,7 +160,7 @@ def limit_reached(refusal: Refusal, demand: Demand) -> ApiError:
     wait = refusal.retry_after_s
     if refusal.limit == "budget":
         in_usd = refusal.unit == "usd"
-        asked, allowed = (
+        needed, allowed = (
             (format_usd(demand.usd, is_price=True), format_usd(refusal.allowed, is_price=True))
             if in_usd
             else (f"{demand.tokens:,} tokens", f"{refusal.allowed:,.0f} tokens")
@@ -168,14 +168,14 @@ def limit_reached(refusal: Refusal, demand: Demand) -> ApiError:
         used = format_usd(refusal.used, is_price=True) if in_usd else f"{refusal.used:,.0f}"
         if not in_usd and demand.tokens > refusal.allowed:  # no wait helps; dollars are an estimate that may fall
             message = (
-                f"This key's budget for a {refusal.period} is {allowed}, and this request may use {asked}."
+                f"This key's budget for a {refusal.period} is {allowed}, and this request may use {needed}."
                 " Send a smaller max_tokens, or a shorter prompt."
             )
             return ApiError(400, message, code="insufficient_quota", param="max_tokens")
         cure = "Wait" if refusal.used >= refusal.allowed else "Send a smaller max_tokens, or wait"
         message = (
             f"This key has used or reserved {used} of {allowed} of its budget for this {refusal.period}, and this"
-            f" request may use {asked}. {cure} for the next budget."
+            f" request may use {needed}. {cure} for the next budget."
         )
         return ApiError(429, message, code="insufficient_quota", retry_after_s=wait)
     if refusal.limit == "concurrency":
