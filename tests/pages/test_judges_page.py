@@ -124,3 +124,30 @@ def test_the_page_of_ratings_warns_of_a_judge_that_takes_nothing_for_an_answer(
     page = open_page("evaluate/battles.py", campaign=campaign.id, tab="Rating", rating="Judge agreement")
     assert not page.exception
     assert any("referee does not tell an empty answer" in error.value for error in page.error) is warned
+
+
+def test_the_newest_judgement_of_a_judge_rates_unless_another_is_chosen(site: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=6)
+    scenario.votes(campaign, "Elm")
+    items = campaign_items(site, campaign.id)
+    judge = Judge("model", "referee", "http://127.0.0.1:9/v1")
+    for criteria, side, canary in (("Old criteria", "TIE", "A"), ("New criteria", "A", "B")):
+        config = JudgeConfig(mode="pairwise", canaries=6, criteria=criteria)
+        job = launch_judgement(site, judge=judge, items=items, config=config, person=LOCAL, campaign_id=campaign.id)
+        finish_judgement(site, job.id, side, canary=canary)
+    assert job.title == "Verdicts of referee on Stories"
+
+    def ratings() -> list[object]:
+        return list(page.table[1].value["Judge referee"])
+
+    page = open_page("evaluate/battles.py", campaign=campaign.id, tab="Rating", rating="Judge agreement")
+    assert not page.exception
+    agreement = page.table[0].value
+    assert list(agreement["Criteria"])[:2] == ["New criteria", "Old criteria"]
+    assert list(agreement["Empty answers"])[:2] == ["told apart", "not told apart"]
+    (warning,) = [one.value for one in page.error]
+    assert "in the judgement of" in warning
+    box = page.selectbox(key="judgement_of_referee")
+    newest = ratings()
+    page = box.select_index(1).run()
+    assert ratings() == ["1,000", "1,000"] != newest

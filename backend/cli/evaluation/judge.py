@@ -70,7 +70,15 @@ def judge(
     )
     evaluations = [name for name in (evaluation, against) if name]
     chosen = _choose(checkpoint, endpoint, model, url)
-    job = launch_judgement(ctx, judge=chosen, items=items, config=config, person=LOCAL, evaluations=evaluations)
+    job = launch_judgement(
+        ctx,
+        judge=chosen,
+        items=items,
+        config=config,
+        person=LOCAL,
+        evaluations=evaluations,
+        campaign_id=campaign,
+    )
     if not wait:
         emit({"job": job.id, "status": job.status.value}, text=f"Queued as job {job.id}.")
         return

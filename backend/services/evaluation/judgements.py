@@ -60,6 +60,7 @@ class JudgementView:
     job: JobView
     judge: str
     mode: str
+    criteria: str
     summary: JudgeSummary | None
 
 
@@ -71,8 +72,9 @@ def launch_judgement(
     config: JudgeConfig,
     person: Person,
     evaluations: Sequence[str] = (),
+    campaign_id: str | None = None,
 ) -> JobView:
-    """Queue a judgement of items, which are answers of `evaluations` if those are given.
+    """Queue a judgement of items, which are answers of `evaluations`, or of a campaign that its title then names.
 
     Raises InvalidInput for items that the mode can't judge, NotFound, NotAllowed.
     """
@@ -85,9 +87,9 @@ def launch_judgement(
         **source, items_file=ctx.artifacts.relative(file), config=config, evaluations=tuple(evaluations)
     )
     with ctx.db.write() as session:
-        job = view(
-            add_job(session, ctx, payload, title=f"Verdicts of {payload.judge}", priority=3, created_by=person.id)
-        )
+        on = f" on {find_campaign(session, campaign_id).name}" if campaign_id else ""
+        title = f"Verdicts of {payload.judge}{on}"
+        job = view(add_job(session, ctx, payload, title=title, priority=3, created_by=person.id))
     wake(ctx, job.queue)
     return job
 
@@ -252,21 +254,21 @@ def get_judgement(ctx: Context, job_id: str) -> JudgementView:
     job = get_job(ctx, job_id)
     if job.kind != JobKind.JUDGE:
         raise NotFound(f"The job {job_id} is not a judgement.")
-    return _view(job)
+    with ctx.db.read() as session:
+        return _view(job, JudgePayload.read(session.get_one(Job, job_id).payload))
 
 
 def list_judgements(ctx: Context, *, limit: int = 50) -> list[JudgementView]:
     """Return the newest judgements first."""
     query = select(Job).where(Job.kind == JobKind.JUDGE.value).order_by(Job.created_at.desc()).limit(limit)
     with ctx.db.read() as session:
-        return [_view(view(job)) for job in session.scalars(query)]
+        return [_view(view(job), JudgePayload.read(job.payload)) for job in session.scalars(query)]
 
 
-def _view(job: JobView) -> JudgementView:
+def _view(job: JobView, payload: JudgePayload) -> JudgementView:
     result = job.result_as(JudgeResult)
-    if result is None:
-        return JudgementView(job, job.title.removeprefix("Verdicts of "), "", None)
-    return JudgementView(job, result.judge, result.mode, result.summary)
+    summary = None if result is None else result.summary
+    return JudgementView(job, payload.judge, payload.config.mode, payload.config.criteria, summary)
 
 
 def read_verdicts(ctx: Context, job_id: str) -> list[VerdictRecord]:

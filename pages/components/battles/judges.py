@@ -8,13 +8,15 @@ import streamlit as st
 
 from backend.domain.battles.rating_table import RatingTable
 from backend.domain.statistics.estimates import Estimate
-from backend.domain.wording import percent, plural
+from backend.domain.wording import percent, plural, shorten
 from backend.services.context import Context
-from backend.services.evaluation.judges.campaigns import JudgesView, judges_of
+from backend.services.evaluation.judges.campaigns import JudgeColumn, JudgesView, judges_of
 from pages.components import routes
+from pages.components.choices import choose_from
 from pages.components.frame import plain
 from pages.components.links import row_link
 from pages.components.tables import draw_table
+from pages.components.words import when
 
 
 def draw_judges(ctx: Context, campaign_id: str, table: RatingTable) -> None:
@@ -26,15 +28,38 @@ def draw_judges(ctx: Context, campaign_id: str, table: RatingTable) -> None:
             " as votes."
         )
     else:
-        _draw_agreement(judges)
-        _draw_ratings(judges, table)
+        _draw_agreement(ctx, judges)
+        _draw_ratings(_choose_judgements(ctx, judges), table)
     row_link("Judges", page=routes.EVALUATIONS, query={"judges": "1"}, icon="gavel", key="to_judges")
 
 
-def _draw_agreement(judges: JudgesView) -> None:
+def _time(ctx: Context, column: JudgeColumn) -> str:
+    return when(column.created_at, now=ctx.now(), with_seconds=True)
+
+
+def _choose_judgements(ctx: Context, judges: JudgesView) -> list[JudgeColumn]:
+    """Return the judgement of each judge that its ratings are from: its newest, unless another is chosen."""
+    by_judge: dict[str, dict[str, JudgeColumn]] = {}
+    for column in judges.columns:
+        by_judge.setdefault(column.judge, {})[column.job_id] = column
+    chosen = []
+    for judge, judgements in by_judge.items():
+        labels = {key: f"{_time(ctx, one)}: {shorten(one.criteria, 60)}" for key, one in judgements.items()}
+        key = next(iter(judgements))
+        if len(judgements) > 1:
+            label = f"Judgement of {plain(judge)} for the ratings"
+            key = choose_from(label, labels, key=f"judgement_of_{judge}", help="The newest judgement comes first.")
+        chosen.append(judgements[key])
+    return chosen
+
+
+def _draw_agreement(ctx: Context, judges: JudgesView) -> None:
     rows = [
         {
             "Judge": column.judge,
+            "Judged": _time(ctx, column),
+            "Criteria": shorten(column.criteria, 60),
+            "Empty answers": {None: "not tried", True: "told apart", False: "not told apart"}[column.is_trusted],
             "Agreement": _with_interval(column.agreement.percent_agreement, percent),
             "Without ties": _with_interval(column.agreement.without_ties, percent),
             "Kappa": _with_interval(column.agreement.kappa, "{:.2f}".format),
@@ -42,11 +67,15 @@ def _draw_agreement(judges: JudgesView) -> None:
         }
         for column in judges.columns
     ]
-    for judge in dict.fromkeys(column.judge for column in judges.columns if column.is_trusted is False):
-        st.error(
-            plain(f"{judge} does not tell an empty answer from a real one. Do not rely on its verdicts."),
-            icon=":material/report:",
-        )
+    for column in judges.columns:
+        if column.is_trusted is False:
+            st.error(
+                plain(
+                    f"{column.judge} does not tell an empty answer from a real one in the judgement of"
+                    f" {_time(ctx, column)}. Do not rely on these verdicts."
+                ),
+                icon=":material/report:",
+            )
     ceiling = judges.ceiling
     people = {
         "Judge": "raters with each other",
@@ -60,11 +89,11 @@ def _draw_agreement(judges: JudgesView) -> None:
     )
 
 
-def _draw_ratings(judges: JudgesView, table: RatingTable) -> None:
+def _draw_ratings(columns: list[JudgeColumn], table: RatingTable) -> None:
     rows: list[dict[str, object]] = []
     for contestant in table.contestants:
         row: dict[str, object] = {"Contestant": contestant, "Raters": round(table.rating(contestant).rating)}
-        for column in judges.columns:
+        for column in columns:
             rating = column.ratings.get(contestant)
             row[f"Judge {column.judge}"] = round(rating) if rating is not None else None
         rows.append(row)

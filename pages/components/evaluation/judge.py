@@ -84,6 +84,7 @@ def draw_judgements(ctx: Context, person: Person, *, evaluation_id: str = "") ->
             if judgement.summary is not None:
                 st.caption(_short(judgement.summary), width="content")
             st.caption(when(judgement.job.created_at, now=ctx.now()), width="content")
+            st.caption(plain(shorten(judgement.criteria, 60)), width="content")
 
 
 def _short(summary: JudgeSummary) -> str:
@@ -98,6 +99,7 @@ class AnswerSource:
     read: Callable[[], list[JudgeItem]] | None
     is_pairwise: bool
     evaluations: tuple[str, ...] = ()
+    campaign_id: str | None = None
 
 
 def _choose_source(ctx: Context, chosen: str) -> AnswerSource:
@@ -123,7 +125,7 @@ def _choose_source(ctx: Context, chosen: str) -> AnswerSource:
         st.caption("No campaign has votes yet.")
         return AnswerSource(None, True)
     campaign = choose_from("Campaign", campaigns, key="judge_campaign")
-    return AnswerSource(partial(campaign_items, ctx, campaign), True)
+    return AnswerSource(partial(campaign_items, ctx, campaign), True, campaign_id=campaign)
 
 
 def _choose_evaluations(ctx: Context, chosen: str) -> AnswerSource:
@@ -176,7 +178,7 @@ def _draw_form(ctx: Context, person: Person, chosen: str) -> None:
         with errors_shown():
             items = source.read() if source.read is not None else []
             config = JudgeConfig(mode=first.mode, **values)
-            _start(ctx, person, judge, items, config, source.evaluations)
+            _start(ctx, person, judge, items, config, source)
 
 
 def _choose_rubric(ctx: Context, source: AnswerSource) -> str:
@@ -195,10 +197,18 @@ def _start(
     judge: Judge | None,
     items: Sequence[JudgeItem],
     config: JudgeConfig,
-    evaluations: Sequence[str],
+    source: AnswerSource,
 ) -> None:
     if judge is not None:
-        job = launch_judgement(ctx, judge=judge, items=items, config=config, person=person, evaluations=evaluations)
+        job = launch_judgement(
+            ctx,
+            judge=judge,
+            items=items,
+            config=config,
+            person=person,
+            evaluations=source.evaluations,
+            campaign_id=source.campaign_id,
+        )
         st.switch_page(PAGE, query_params={"judgement": job.id})
 
 
@@ -249,6 +259,7 @@ def draw_judgement(ctx: Context, person: Person, job_id: str) -> None:
     """Draw one judgement: progress, figures with intervals, cost, and the verdicts with the judge's words."""
     judgement = get_judgement(ctx, job_id)
     object_heading(judgement.job.title)
+    st.caption(plain(f"Judged {when(judgement.job.created_at, now=ctx.now())} by: {judgement.criteria}"))
     if judged := judged_evaluations(ctx, job_id):
         with st.container(horizontal=True, vertical_alignment="center"):
             for one in judged:

@@ -7,6 +7,7 @@ A judge's verdicts are never part of the board.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import select
 
@@ -14,6 +15,7 @@ from backend.db.tables import Completion, Job, JudgedItem
 from backend.domain.battles.agreement import JudgeAgreement, RaterAgreement, judge_agreement, vote_agreement
 from backend.domain.battles.ratings import fit_ratings
 from backend.domain.battles.votes import Label, VoteRecord
+from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.results import JudgeResult
 from backend.domain.jobs.states import JobKind
 from backend.domain.statistics.agreement import Resampling
@@ -29,10 +31,13 @@ RESAMPLING = Resampling(200)
 @dataclass(frozen=True)
 class JudgeColumn:
     """One judgement of a campaign: the judge's ratings by contestant, and its agreement with the raters on the same
-    battles. `is_trusted` is None where no empty answers were mixed in.
+    battles. `is_trusted` is None where no empty answers were mixed in; `created_at` tells judgements of a judge apart.
     """
 
+    job_id: str
     judge: str
+    criteria: str
+    created_at: datetime
     is_trusted: bool | None
     ratings: dict[str, float]
     agreement: JudgeAgreement
@@ -69,7 +74,7 @@ def judges_of(ctx: Context, campaign_id: str) -> JudgesView | None:
             select(Job).where(Job.id.in_({row.job_id for row in rows}), Job.kind == JobKind.JUDGE.value)
         )
         judges = {
-            job.id: result
+            job.id: (result, JudgePayload.read(job.payload).config.criteria, view(job).created_at)
             for job in sorted(jobs, key=lambda job: job.created_at)
             if (result := view(job).result_as(JudgeResult))
         }
@@ -83,7 +88,7 @@ def judges_of(ctx: Context, campaign_id: str) -> JudgesView | None:
         }
         people = read_board_votes(session, campaign_id).records
     columns = []
-    for job_id, result in reversed(judges.items()):
+    for job_id, (result, criteria, created_at) in reversed(judges.items()):
         judge, trusted = result.judge, None if result.summary is None else result.summary.trusted
         name = f"judge {judge}"  # a rater may be called like the judge
         verdicts = [
@@ -97,8 +102,7 @@ def judges_of(ctx: Context, campaign_id: str) -> JudgesView | None:
         if verdicts:
             table = fit_ratings(verdicts, cluster_by="prompt")
             agreement = judge_agreement([*people, *verdicts], name, resampling=RESAMPLING)
-            columns.append(
-                JudgeColumn(judge, trusted, {row.contestant: row.rating for row in table.ratings}, agreement)
-            )
+            ratings = {row.contestant: row.rating for row in table.ratings}
+            columns.append(JudgeColumn(job_id, judge, criteria, created_at, trusted, ratings, agreement))
     ceiling = vote_agreement(people, resampling=RESAMPLING)
     return JudgesView(tuple(columns), ceiling) if columns else None
