@@ -9,8 +9,9 @@ from backend.services.context import Context
 from backend.services.lineage import lineage_of_checkpoint, lineage_of_endpoint
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
-from pages.components.choices import by_identity
+from pages.components.choices import choose_from
 from pages.components.frame import empty_state, page_frame, plain, title_tab
+from pages.components.links import set_parameters
 from pages.components.serving.lineage import draw_lineage
 
 MAX_CHOICES = 500
@@ -29,15 +30,17 @@ def choose_subject(ctx: Context) -> tuple[str, str] | None:
     if not choices:
         empty_state("Nothing has been trained or deployed yet.", page=routes.LAUNCH, label="Launch a run")
         return None
-    chosen: tuple[str, str] = st.selectbox(
+    shown = requested or choices[0]
+    chosen: tuple[str, str] = choose_from(
         "Endpoint or checkpoint",
         choices,
-        index=choices.index(requested) if requested else 0,
-        format_func=by_identity(
-            "lineage_subject", choices, lambda choice: f"{choice[0]} {checkpoints.get(choice[1], choice[1])}"
-        ),
-        key="lineage_subject",
+        words=lambda choice: f"{choice[0]} {checkpoints.get(choice[1], choice[1])}",
+        key=f"lineage_{shown[0]}_{shown[1]}",  # one that is gone back to shows what its address names
+        value=shown,
     )
+    if chosen != shown:
+        set_parameters(**{"endpoint": "", "checkpoint": "", chosen[0]: chosen[1]})
+        st.rerun()
     return chosen
 
 

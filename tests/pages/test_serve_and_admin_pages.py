@@ -49,7 +49,7 @@ from pages.components import frame
 from pages.components import visitor as services
 from pages.components.serving import endpoint as endpoint_page
 from tests.support.fake_api import serve_api
-from tests.support.opening import plain_words
+from tests.support.opening import assert_sound, open_page, plain_words
 from tests.support.run_world import diverging_points
 from tests.support.scenario import Scenario, add_row
 
@@ -823,3 +823,15 @@ def test_a_page_says_that_the_database_does_not_answer_and_what_to_do(
     monkeypatch.setattr(services, "person_from_cookie", fail)
     app = draw("serve/endpoints.py")
     assert [error.value.startswith("The database does not answer") for error in app.error] == [True]
+
+
+def test_the_address_of_a_lineage_names_its_object(site: Context, scenario: Scenario) -> None:
+    elm, oak = scenario.checkpoints("Elm", "Oak")
+    app = open_page("serve/lineage.py", checkpoint=elm)
+    app.selectbox(key=f"lineage_checkpoint_{elm}").set_value(("checkpoint", oak)).run()
+    assert_sound(app)
+    assert app.query_params["checkpoint"] in (oak, [oak])
+    assert app.subheader[0].value == "Oak"
+    app.query_params["checkpoint"] = elm  # the way back
+    app.run()
+    assert app.subheader[0].value == "Elm"
