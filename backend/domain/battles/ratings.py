@@ -222,12 +222,13 @@ def _choose_clusters(columns: VoteColumns, cluster_by: ClusterBy) -> tuple[Clust
     ]
     notes += [
         f"Only {counts[way]} {way}s: intervals are tested from {TESTED[way]} {way}s on and may not hold; add {way}s."
+        + (" They are for other raters, too, so they are far wider than a verdict's for these." * (way == "rater"))
         for way in ways
         if 2 <= counts[way] < TESTED[way]
     ]
     for way, codes in (("prompt", columns.prompt), ("rater", columns.rater)):
         share = int(np.bincount(codes).max()) / len(columns)
-        if way in ways and counts[way] >= 2 and share > MAX_SHARE:
+        if way in ways and counts[way] >= TESTED[way] and share > MAX_SHARE:
             where = "on one prompt" if way == "prompt" else "by one rater"
             notes.append(f"{percent(share)} of the votes are {where}: intervals are wide, and hold a little too often.")
     if len(ways) == 2 and not notes and max(counts.values()) < FEW:

@@ -384,3 +384,13 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     except InvalidInput as error:
         outcome = error.remedy
     assert outcome
+
+
+def test_a_board_of_two_raters_says_once_how_far_its_intervals_go() -> None:
+    """One of two raters always has half of the votes or more, and the two notes contradicted each other."""
+    votes = [VoteRecord(f"p{n}", "r1" if n < 12 else "r2", "x", "y", "AB"[n % 2]) for n in range(22)]
+    notes = fit_ratings(votes).notes
+    assert [note for note in notes if "rater" in note] == [
+        "Only 2 raters: intervals are tested from 3 raters on and may not hold; add raters. They are for other raters,"
+        " too, so they are far wider than a verdict's for these."
+    ]
