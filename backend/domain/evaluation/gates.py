@@ -196,9 +196,14 @@ def describe_procedure(config: GateConfig) -> str:
     points = [f"{100 * margin:g}" for margin in (margins[:1] if len(margins) == 1 else (margins[0], margins[-1]))]
     margin = f"{' to '.join(points)} points"
     claim = "not be worse by {} or more" if config.test == "non_inferiority" else "be better by more than {}"
+    first = [
+        percent(1 - (1 - config.level) * Look.after([], is_whole=is_whole).share, digits=1)
+        for is_whole in (False, True)
+    ]
     sentences = [
         f"{config.test.replace('_', '-').capitalize()}: the candidate must {claim.format(margin)}.",
-        f"The two-sided {100 * config.level:g} % interval of the paired difference decides.",
+        f"The two-sided interval of the paired difference decides: {100 * config.level:g} % over all judgements, and so"
+        f" {first[0]} for a first one on some of the items, {first[1]} on all of them.",
         f"A wrong PASS and a wrong FAIL have a chance of at most {50 * (1 - config.level):.3g} % each, however often a"
         " candidate is judged.",
         "Each judgement of new items (a look) uses part of what earlier ones left of that chance:"

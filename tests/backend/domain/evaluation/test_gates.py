@@ -150,7 +150,8 @@ def test_procedure_states_test_margin_level_error_and_multiplicity_in_sentences(
     """It was one sentence of 60 words with brackets and four semicolons, which the page wrote in small letters."""
     assert describe_procedure(gate("a", "b", margin=0.03)).split(". ") == [
         "Non-inferiority: the candidate must not be worse by 3 points or more",
-        "The two-sided 95 % interval of the paired difference decides",
+        "The two-sided interval of the paired difference decides: 95 % over all judgements, and so 97.5 % for a first"
+        " one on some of the items, 95.5 % on all of them",
         "A wrong PASS and a wrong FAIL have a chance of at most 2.5 % each, however often a candidate is judged",
         "Each judgement of new items (a look) uses part of what earlier ones left of that chance: 50 % on some of the"
         " items, 90 % on all of them",

@@ -199,7 +199,7 @@ def test_commands_judge_by_their_exit_status(capfd: pytest.CaptureFixture[str]) 
     report = results["Elm"][1]
     assert report["benchmarks"][0]["threshold"] == -0.03
     assert 0 < report["power"] < 1
-    assert "two-sided 95 % interval" in report["procedure"]
+    assert "95 % over all judgements" in report["procedure"]
     assert call(eval_app, capfd, "gate", "--checkpoint", "Elm", "--champion", "Oak")[0] == 2
     assert call(gate_app, capfd, "create", "release", *options)[1]["gate"] == "release"
     assert call(gate_app, capfd, "require", "release", "--endpoint", "tales")[1]["endpoints"] == ["tales"]
