@@ -70,6 +70,8 @@ _WORDS = {
 _SIDES = frozenset(column.upper() for field in "ab" for column in COLUMNS[field])
 """Words that name a side in some layout, so never a contestant."""
 MAX_CELL_BYTES = 2**26  # MT-bench keeps whole conversations beside each vote
+MAX_PROBLEMS = 10
+"""Rows at fault that an error names."""
 HEAD = 2**16
 """Characters from which a table's delimiter is found."""
 
@@ -101,24 +103,46 @@ def read_vote_rows(
 ) -> Iterator[FileVote]:
     """Read votes with the texts of their rows. `labels` says what other words for the winner mean. Where `left_out` is
     given, it collects where votes stand that compare a contestant with itself, which are left out then. Raises what
-    `parse_votes` raises.
+    `parse_votes` raises, after the last row for all that can't be read.
     """
+    problems: list[InvalidInput] = []
 
     def spell(column: str) -> str:
         return file_columns(text).get(column, column)
 
     for number, (where, row, columns) in enumerate(_mapped_rows(text, mapping), start=1):
-        vote = _record(row, columns, where=where, number=number, labels=labels or {}, spell=spell)
+        try:
+            vote = _record(row, columns, where=where, number=number, labels=labels or {}, spell=spell)
+        except InvalidInput as error:
+            problems.append(error)
+            continue
         if vote.a != vote.b:
             yield FileVote(vote, _texts(row, columns))
         elif left_out is None:
-            raise InvalidInput(
-                f"{where} compares {vote.a!r} with itself.",
-                remedy="A battle needs two different contestants.",
-                field="b",
+            problems.append(
+                InvalidInput(
+                    f"{where} compares {vote.a!r} with itself.",
+                    remedy="A battle needs two different contestants.",
+                    field="b",
+                )
             )
         else:
             left_out.append(where)
+    if problems:
+        raise _together(problems)
+
+
+def _together(problems: Sequence[InvalidInput]) -> InvalidInput:
+    """Return one error that names the first rows at fault with their reasons, and how many more there are."""
+    if len(problems) == 1:
+        return problems[0]
+    first, more = problems[:MAX_PROBLEMS], len(problems) - MAX_PROBLEMS
+    listed = " ".join(problem.message for problem in first) + (f" And {more:,} more." if more > 0 else "")
+    return InvalidInput(
+        f"{len(problems):,} votes can't be read. {listed}",
+        remedy=" ".join(dict.fromkeys(problem.remedy for problem in first)),
+        field=first[0].field,
+    )
 
 
 def unknown_winners(text: str, *, mapping: Mapping[str, str] | None = None) -> tuple[str, ...]:

@@ -195,3 +195,17 @@ def test_rating_fit_takes_method_clusters_control_weights_and_category(tmp_path:
     wrong = _fit(path, "--method", "elo")
     assert wrong.exit_code == 2
     assert "bradley_terry" in wrong.output
+
+
+def test_all_rows_at_fault_are_named_at_once_up_to_ten() -> None:
+    """It named one row, so that a file with four of them was edited four times."""
+    header, right = "prompt,rater,a,b,winner", "p,r,x,y,A"
+    with pytest.raises(InvalidInput) as refusal:
+        parse_votes("\n".join([header, "p,r,x,y,links", right, "p,,x,y,A", "p,r,x,x,A"]))
+    assert refusal.value.message == (
+        "3 votes can't be read. Line 2 has the unknown winner 'links'. Line 4 has no rater. Line 5 compares 'x' with"
+        " itself."
+    )
+    with pytest.raises(InvalidInput, match=r"^14 votes .* Line 11 has no rater\. And 4 more\.") as refusal:
+        parse_votes("\n".join([header, *["p,,x,y,A"] * 14]))
+    assert refusal.value.remedy.count("Fill it in") == 1
