@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.battles.headlines import board_headline, pair_headline
+from backend.domain.battles.inference.plans import PLANNED_SECONDS
 from backend.domain.battles.verdicts import PairVerdict
 from backend.domain.wording import about, format_duration, format_evidence, percent, plural
 from backend.services.battles.standings import Standings
@@ -54,6 +55,11 @@ def draw_verdicts(standings: Standings) -> None:
                     )
 
 
+def format_seconds(pace: float | None) -> str:
+    """Return a median as Raters writes it; None is one of no votes but those of raters whose pace is flagged."""
+    return "none counted" if pace is None else f"{pace:.1f} s"
+
+
 def draw_votes_needed(standings: Standings) -> None:
     """Draw the votes that each pair still needs, and the designs that would settle the first undecided one."""
     verdicts = sorted(standings.verdicts, key=lambda verdict: verdict.outcome != "undecided")
@@ -63,6 +69,7 @@ def draw_votes_needed(standings: Standings) -> None:
     if undecided is None:
         st.caption("Every pair here is decided.")
         return
+    pace = standings.median_s
     st.subheader(plain(f"To settle {undecided.first} against {undecided.second}"), anchor=False)
     draw_table(
         [
@@ -84,6 +91,8 @@ def draw_votes_needed(standings: Standings) -> None:
         "Totals for a campaign that starts now; a true gap of this size is found with a chance of 80 %. A verdict at"
         f" any time needs both the prompts and the raters, each with {undecided.votes_per_rater:.0f} votes, as so far;"
         " votes beyond the design's are further ones on its prompts. A fixed sample says nothing about other raters."
+        f" Rating time: {PLANNED_SECONDS if pace is None else pace:.2g} s per vote, "
+        + ("as planned, since no vote is timed but those of flagged raters." if pace is None else "the median so far.")
     )
 
 
@@ -153,8 +162,8 @@ def draw_bias(standings: Standings) -> None:
     draw_metric(
         grid,
         "Median time per vote",
-        f"{standings.median_s:.0f} s" if standings.median_s is not None else "–",
-        help="Without the votes of raters whose pace is flagged.",
+        format_seconds(standings.median_s),
+        help="Without the votes of raters whose pace is flagged: Raters has their times.",
     )
 
 

@@ -129,6 +129,8 @@ def plan_options(
             label = LABELS[design].format(raters=raters, pairs=num_pairs, correlation=judge_correlation)
             people = raters_for(leaning, gap_elo=gap, alpha=level, votes_per_rater=votes_per_rater) if any_time else 0
             votes = max(prompts * raters, math.ceil(people * cast_per_rater))
+            if votes > prompts * raters:
+                label = f"At least {label[0].lower()}{label[1:]}"
             votes *= num_pairs if design == "all_pairs" else 1
             options.append(PlanOption(gap, design, label, any_time, raters, votes, prompts, votes * pace / 60, people))
     return tuple(options)

@@ -99,3 +99,12 @@ def test_as_many_raters_as_planned_settle_a_gap() -> None:
         points = (rng.random(len(rater)) < 1 / (1 + np.exp(-odds[rater]))).astype(np.float64)
         settled += log_rater_e_value(rater_evidence(points, rater)) >= math.log(20)
     assert 0.65 <= settled / 60 <= 0.97
+
+
+def test_a_design_says_one_vote_each_only_of_as_many_votes_as_prompts() -> None:
+    """3,700 votes on 1,700 prompts were called "One vote each"."""
+    few = plan_options(gaps=(35.0,), leaning=0.6, votes_per_rater=10, cast_per_rater=200.0)
+    for option in (*few, *plan_options(gaps=(35.0,), cast_per_rater=1.0)):
+        is_exact = option.votes == option.prompts * option.raters_per_prompt
+        assert option.label.startswith("At least ") == (not is_exact), option
+    assert few[0].label == "At least one vote each on new prompts"
