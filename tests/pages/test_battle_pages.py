@@ -12,7 +12,7 @@ from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
 from backend.bootstrap import get_context
-from backend.db.tables import AnswerRating, Completion, Contestant, Rater, Run, User
+from backend.db.tables import AnswerRating, Completion, Contestant, Gate, GateResult, Rater, Run, User
 from backend.domain.battles.ratings import fit_ratings
 from backend.domain.battles.votes import VoteRecord
 from backend.domain.evaluation.gate_config import GateConfig
@@ -24,6 +24,7 @@ from backend.services.battles.exclusions import exclude_rater
 from backend.services.battles.frozen_boards import list_frozen_boards
 from backend.services.battles.grading.board import grade_board
 from backend.services.battles.raters import create_rater_link, find_link, list_raters, rater_for, rater_from_link
+from backend.services.battles.standings import standings
 from backend.services.battles.views import list_campaigns
 from backend.services.checkpoints.checkpoints import get_checkpoint, resolve_checkpoint
 from backend.services.context import LOCAL, Context, Person
@@ -35,6 +36,7 @@ from backend.services.serving.deployments import deploy
 from backend.services.serving.promotions import promote
 from pages.components import visitor
 from pages.components.battles.charts import interval_chart, rating_marks, win_chart
+from pages.components.battles.standings import format_seconds
 from pages.components.browser.ballot.component import maths_url
 from tests.support import run_world
 from tests.support.battle_world import (
@@ -849,3 +851,44 @@ def test_votes_from_elsewhere_are_mapped_and_previewed_before_they_are_imported(
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Answers")
     assert "The imported file has the votes without the answers" in words(app)
     assert "counts as a tie" not in words(app)
+
+
+def test_a_promotion_against_a_failed_gate_asks_and_says_what_failed(site: Context, scenario: Scenario) -> None:
+    """It was the same plain button as any other."""
+    elm, oak = scenario.checkpoints("Elm", "Oak")
+    with site.db.write() as session:
+        gate = Gate(name="facts", config={"champion": "Oak", "benchmarks": [{"benchmark": "facts"}]})
+        session.add(gate)
+        session.flush()
+        result = GateResult(gate_id=gate.id, checkpoint_id=elm, champion_id=oak, verdict="FAIL", created_at=site.now())
+        session.add(result)
+    promote(site, "Oak", alias="tales@production", reason="the first", person=LOCAL)
+    app = open_page("build/checkpoints.py", promote=elm, alias="tales@production")
+    app.text_input(key=f"promotion_reason_{elm}_tales@production").set_value("faster").run()
+    assert app.button(key="promote_go").label == "Promote all the same"
+    said = "Elm is promoted to tales@production all the same, on record: the gate “facts” fails it."
+    assert said in plain_words(app)
+    app.button(key="promote_go").click().run()
+    assert get_alias(site, "tales@production").checkpoint_id == elm
+
+
+def test_a_wrong_alias_is_explained_at_its_field_and_named_by_the_button(site: Context, scenario: Scenario) -> None:
+    elm = scenario.checkpoint("Elm")
+    app = open_page("build/checkpoints.py", promote=elm)
+    app.text_input(key=f"promotion_name_{elm}").set_value("champion").run()
+    assert not app.error
+    assert "can't be an alias" in words(app)
+    assert app.button(key="promote_go").label.startswith("Correct the alias")
+
+
+def test_votes_needed_says_the_seconds_that_it_assumes_and_what_the_median_leaves_out(
+    site: Context, scenario: Scenario
+) -> None:
+    """The board said "–" beside the times of two raters."""
+    campaign = scenario.campaign(num_prompts=30, dataset_rows=40)
+    scenario.votes(campaign, "Elm")
+    median = standings(site, campaign.id).median_s
+    board = words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Rating"))
+    pace = "37 s per vote, as planned" if median is None else f"{median:.2g} s per vote, the median so far"
+    assert f"Rating time: {pace}" in board
+    assert (format_seconds(None), format_seconds(1.23)) == ("none counted", "1.2 s")

@@ -13,7 +13,7 @@ from backend.domain.evaluation.safety.card import direction, format_value
 from backend.domain.evaluation.safety.probes import METRICS
 from backend.domain.serving.names import check_alias_name
 from backend.domain.wording import plural
-from backend.errors import InvalidInput, NotFound
+from backend.errors import NotFound
 from backend.services.battles.answers import count_flagged_battles
 from backend.services.battles.quality import rater_qualities
 from backend.services.battles.raters import list_raters
@@ -31,9 +31,9 @@ from pages.components.battles.raters import count_flags
 from pages.components.choices import by_identity
 from pages.components.confirm import close_menu, draw_confirmed, menu_key
 from pages.components.evaluation.gate import BADGES
-from pages.components.frame import errors_shown, object_heading, plain, show_error
+from pages.components.frame import errors_shown, object_heading, plain
 from pages.components.links import row_link
-from pages.components.numbers import form_button, number_form
+from pages.components.numbers import form_button, mark_refused, number_form, wrong_numbers
 from pages.components.words import when
 
 ICONS = {
@@ -150,13 +150,8 @@ def _choose_alias(aliases: dict[str, AliasView], *, given: str, key: str) -> str
             placeholder="storyteller@production",
             width=320,
         ).strip()
-    try:
-        if name:
-            check_alias_name(name)
-    except InvalidInput as error:
-        show_error(error)
-        return ""
-    return name
+    mark_refused("Name of the alias", check_alias_name, name)
+    return "" if wrong_numbers() else name
 
 
 def _choose_campaign(campaigns: dict[str, CampaignView], *, key: str) -> str | None:
@@ -354,9 +349,22 @@ def _draw_decision_form(
         key=f"promotion_reason_{key}",
         help="Stored with the decision. Required when no evidence supports a promotion.",
     )
-    missing = {"choose an alias": not alias, "enter a reason": bool(evidence.against) and not reason.strip()}
+    is_wrong = bool(wrong_numbers())
+    missing = {
+        "correct the alias": is_wrong,
+        "choose an alias": not alias and not is_wrong,
+        "enter a reason": bool(evidence.against) and not reason.strip(),
+    }
     with st.container(horizontal=True):
-        yes = form_button("Promote", missing, key="promote_go", icon="arrow_upward")
+        if evidence.speaks_against and not any(missing.values()):
+            with st.popover("Promote against the evidence", icon=":material/warning:", key="ask_promote"):
+                failed = [f"the gate “{gate.gate}” fails it" for gate in evidence.gates if gate.verdict == "FAIL"]
+                worse = [f"{one.opponent} is better" for one in evidence.verdicts if one.outcome == "worse"]
+                doubts = "; ".join((*failed, *worse))
+                st.markdown(plain(f"{checkpoint.name} is promoted to {alias} all the same, on record: {doubts}."))
+                yes = form_button("Promote all the same", {}, key="promote_go", icon="arrow_upward")
+        else:
+            yes = form_button("Promote", missing, key="promote_go", icon="arrow_upward")
         # asked, since the keyboard leads from the reason past a button that is still disabled to this one
         with st.popover("Reject", icon=":material/block:", key="ask_reject", disabled=not alias):
             st.markdown(f"{plain(checkpoint.name)} is rejected for {plain(alias)}, on record with the reason.")
