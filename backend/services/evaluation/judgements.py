@@ -214,6 +214,12 @@ def campaign_items(ctx: Context, campaign_id: str) -> list[JudgeItem]:
             remedy="Vote first, or judge a file of answers.",
             field="campaign",
         )
+    if not any(one.answer.strip() or (one.answer_b or "").strip() for one in items):
+        raise InvalidInput(
+            "The campaign has no answers to judge: its votes came without texts.",
+            remedy="Import the votes with the texts of the answers, or judge a file of answers.",
+            field="campaign",
+        )
     return items
 
 

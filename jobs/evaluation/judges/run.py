@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -19,12 +20,16 @@ from backend.domain.evaluation.judges.verdicts import JudgeAnswer, item_verdicts
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.results import JudgeResult
 from backend.domain.openai_servers import JOB_KEY, JUDGE_KEY
+from backend.domain.wording import plural
+from backend.errors import JobFailed
 from backend.infra.openai_api.calls import ApiClient, CallFailed, read_counts
 from jobs.evaluation.engines.base import PromptRequest, Sampling
 from jobs.evaluation.ledger import check_stop
 from jobs.reporter import JobSpec, Reporter
 
 ATTEMPTS, CONCURRENT = 4, 4
+MESSAGE = re.compile(r'"message":\s*"((?:[^"\\]|\\.)*)')
+"""The message in an API's error, whose JSON may be cut."""
 ANSWERS, VERDICTS = "judge_answers.jsonl", "verdicts.jsonl"
 
 
@@ -49,6 +54,13 @@ def run(spec: JobSpec[JudgePayload], reporter: Reporter) -> JudgeResult:
     verdicts = spec.folder / VERDICTS
     _write_verdicts(verdicts, items, answers, payload)
     summary = summarise_judgement(items, answers, payload.config)
+    if summary.missing == summary.items:
+        reason = summary.reason or f"{payload.judge} answered without a verdict"
+        raise JobFailed(
+            f"None of {plural(summary.items, 'item')} has a verdict: {reason.rstrip('.')}.",
+            remedy="Choose another judge: one that follows instructions, with a context that holds the question and its"
+            " answer.",
+        )
     return JudgeResult(
         judge=payload.judge, mode=payload.config.mode, summary=summary, verdicts_file=spec.relative(verdicts)
     )
@@ -66,28 +78,28 @@ def _ask(
             model=payload.model,
             key=key,
             job=spec.id if payload.is_own else None,
-            name="The judge",
+            name=f"The judge {payload.judge}",
             connections=CONCURRENT,
         )
-        yield from _ask_endpoint(client, payload.config.max_tokens, left, reporter)
+        yield from _ask_endpoint(client, payload, left, reporter)
         return
     yield from _ask_checkpoint(spec.path(payload.checkpoint or ""), payload, left, reporter)
 
 
 def _ask_endpoint(
-    client: ApiClient, max_tokens: int, left: Sequence[JudgeQuestion], reporter: Reporter
+    client: ApiClient, payload: JudgePayload, left: Sequence[JudgeQuestion], reporter: Reporter
 ) -> Iterator[list[JudgeAnswer]]:
     """Yield the answers of an endpoint, several questions at once. Raises Unavailable if it can't be reached at all, or
     refuses key, address or model.
     """
 
     def ask(question: JudgeQuestion) -> JudgeAnswer:
-        body = {"messages": list(question.messages), "max_tokens": max_tokens, "temperature": 0}
+        body = {"messages": list(question.messages), "max_tokens": payload.config.max_tokens, "temperature": 0}
         try:
             record = client.call("chat/completions", body, attempts=ATTEMPTS)
             text = str(record["choices"][0]["message"]["content"] or "")
         except CallFailed as error:
-            return JudgeAnswer(question.key, "", failed=str(error)[:300])
+            return JudgeAnswer(question.key, "", failed=_reason(payload.judge, str(error)))
         except (KeyError, IndexError, TypeError, AttributeError):
             return JudgeAnswer(question.key, "", failed=f"no chat completion: {record}"[:300])
         tokens, prompt_tokens = read_counts(record)
@@ -119,7 +131,10 @@ def _ask_checkpoint(
         replies = []
         for index, (answer, *_) in batch:
             failed = answer.failed or (
-                f"the question is {answer.cut} tokens longer than the judge's context" if answer.cut else ""
+                f"{payload.judge} has a context of {subject.context:,} tokens; a question with its answer needs"
+                f" {subject.context + answer.cut:,}"
+                if answer.cut
+                else ""
             )
             replies.append(
                 JudgeAnswer(
@@ -127,6 +142,12 @@ def _ask_checkpoint(
                 )
             )
         yield replies
+
+
+def _reason(judge: str, problem: str) -> str:
+    """Return why a judge refused a question: the message of its error in place of the JSON around it."""
+    message = MESSAGE.search(problem)
+    return f"{judge} refused a question: {message[1] if message else problem}"[:300]
 
 
 def _read_answers(file: Path) -> dict[str, JudgeAnswer]:

@@ -279,8 +279,9 @@ def draw_judgement(ctx: Context, person: Person, job_id: str) -> None:
             icon=":material/report:",
         )
     if summary.missing:
+        reason = f" Most frequent reason: {summary.reason}" if summary.reason else ""
         st.warning(
-            f"{summary.missing} of {plural(summary.items, 'item')} have no verdict and are left out.",
+            plain(f"{summary.missing} of {plural(summary.items, 'item')} have no verdict and are left out.{reason}"),
             icon=":material/help:",
         )
     rows = [_figure(name, figure, "") for name, figure in {**summary.scores, **summary.label_shares}.items()]

@@ -39,7 +39,8 @@ class JudgeSummary(ReadRecord):
     data give none.
 
     `position_bias` is the share of decisive verdicts for the answer shown first (0.5 is none), `length_bias` that for
-    the longer answer, or the rank correlation of score and length. `kappa` is Cohen's with people's votes.
+    the longer answer, or the rank correlation of score and length. `kappa` is Cohen's with people's votes. `reason` is
+    the most frequent one of questions that got no answer.
     """
 
     items: int
@@ -58,6 +59,7 @@ class JudgeSummary(ReadRecord):
     prompt_tokens: int
     completion_tokens: int
     price: float | None
+    reason: str = ""
 
 
 class VerdictRecord(TypedDict):

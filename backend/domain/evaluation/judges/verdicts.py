@@ -7,6 +7,7 @@ inconsistent; an answer of the judge without a verdict is missing, and counted, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -90,6 +91,7 @@ def summarise_judgement(
     prices = (config.input_price, config.output_price)
     pairwise = config.mode == "pairwise"
     judged = [(item, verdict) for item, verdict in zip(items, verdicts, strict=True) if verdict.value is not None]
+    reasons = Counter(answer.failed for answer in answers.values() if answer.failed)
     return JudgeSummary(
         items=len(items),
         missing=len(items) - len(judged),
@@ -109,6 +111,7 @@ def summarise_judgement(
         price=(
             None if None in prices else sum(n * (price or 0.0) for n, price in zip(tokens, prices, strict=True)) / 1e6
         ),
+        reason=reasons.most_common(1)[0][0] if reasons else "",
     )
 
 

@@ -13,6 +13,7 @@ from backend.domain.jobs.states import JobKind
 from backend.domain.openai_servers import JUDGE_KEY
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.standings import standings
+from backend.services.battles.vote_imports import import_votes
 from backend.services.context import LOCAL, Context, Person
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
 from backend.services.evaluation.judgements import (
@@ -79,6 +80,13 @@ def test_a_judge_stands_beside_the_board_with_its_agreement_under_the_raters_cei
 def test_a_campaign_without_votes_has_nothing_to_compare(ctx: Context, scenario: Scenario) -> None:
     with pytest.raises(InvalidInput, match="no votes"):
         campaign_items(ctx, scenario.campaign().id)
+
+
+def test_a_campaign_of_votes_without_answers_is_refused_before_the_queue(ctx: Context) -> None:
+    votes = "prompt,rater,model_a,model_b,winner\nq1,ann,Oak,Elm,A\nq2,ann,Oak,Elm,B\n"
+    campaign = import_votes(ctx, name="Elsewhere", text=votes, person=LOCAL)
+    with pytest.raises(InvalidInput, match="no answers to judge"):
+        campaign_items(ctx, campaign.id)
 
 
 @pytest.mark.parametrize(

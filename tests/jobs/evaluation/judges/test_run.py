@@ -41,7 +41,8 @@ class _Judge(BaseHTTPRequestHandler):
             "choices": [{"message": {"content": f"Verdict: {verdict}"}}],
             "usage": {"prompt_tokens": 7, "completion_tokens": 3},
         }
-        data = json.dumps(reply if status == 200 else {"error": "busy"}).encode()
+        problem = "The prompt has 526 tokens; this model's context holds 256." if status == 400 else "busy"
+        data = json.dumps(reply if status == 200 else {"error": {"message": problem, "code": "context"}}).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -108,6 +109,20 @@ def test_a_refused_key_or_an_absent_server_ends_the_job_with_its_cause(tmp_path:
         judge(tmp_path, f"http://127.0.0.1:{server.server_port}/v1")
     with pytest.raises(Unavailable, match="can't be reached"):
         judge(tmp_path, "http://127.0.0.1:9/v1")
+
+
+def test_a_judge_of_a_small_context_is_named_with_its_context_and_the_tokens_needed(
+    tmp_path: Path, server: _Server
+) -> None:
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    message = "m refused a question: The prompt has 526 tokens; this model's context holds 256."
+    server.statuses = [400] * 4
+    summary = judge(tmp_path, url)["summary"]
+    assert (summary["missing"], summary["reason"]) == (2, message)
+    server.statuses = [400] * 12
+    (tmp_path / "jobs" / "job" / run.ANSWERS).unlink()
+    with pytest.raises(JobFailed, match=f"None of 6 items has a verdict: {message}"):
+        judge(tmp_path, url)
 
 
 def test_a_job_whose_judge_is_a_server_loads_no_network() -> None:
