@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
 import shutil
 import socket
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Collection
@@ -145,16 +143,19 @@ def check_broker(settings: Settings, *, running: bool = False) -> CheckResult:
 
 
 def check_database(settings: Settings) -> CheckResult:
-    """Check that the database can be opened."""
+    """Check that the database can be opened, and that its file, if it is one, is not damaged."""
     from backend.bootstrap import refuse_a_home_without_its_database
+    from backend.db.damage import RESTORE, find_damage
 
     try:
         refuse_a_home_without_its_database(settings)
     except Conflict as error:
         return CheckResult("database", "problem", error.message, error.remedy)
     try:
-        if settings.sqlite_path is not None:
-            _open_file(settings.sqlite_path)
+        if (path := settings.sqlite_path) is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if (fault := find_damage(path)) is not None:
+                return CheckResult("database", "problem", f"{path} is damaged: {fault}.", RESTORE)
         else:
             _open_server(settings.database_url)
     except Exception as error:  # from sqlite3, the file system, or the URL's driver
@@ -168,6 +169,7 @@ def check_documents(settings: Settings) -> CheckResult:
     from sqlalchemy import inspect
     from sqlalchemy.exc import SQLAlchemyError
 
+    from backend.db.damage import RESTORE, is_damage
     from backend.db.documents import unreadable_documents
     from backend.db.engine import Database
     from backend.db.tables import Job
@@ -178,6 +180,8 @@ def check_documents(settings: Settings) -> CheckResult:
             return CheckResult("documents", "ok", "none yet")
         unreadable = unreadable_documents(engine, Job.metadata.sorted_tables)
     except SQLAlchemyError as error:  # no such server, or a schema that `up` has yet to bring up to date
+        if is_damage(error):  # of a page that the check of the file had no time for
+            return CheckResult("documents", "problem", "The database is damaged.", RESTORE)
         return CheckResult("documents", "warning", f"not checked: {str(error).splitlines()[0]}", "Run roundhouse up.")
     finally:
         engine.dispose()
@@ -185,12 +189,6 @@ def check_documents(settings: Settings) -> CheckResult:
         cure = "Restore a backup, or correct each value with a database client."
         return CheckResult("documents", "problem", f"Can't be read: {'; '.join(unreadable)}", cure)
     return CheckResult("documents", "ok", "every stored document can be read")
-
-
-def _open_file(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(sqlite3.connect(path, timeout=3)) as connection:
-        connection.execute("pragma schema_version")
 
 
 def _open_server(url: str) -> None:

@@ -23,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from backend.db.base import Table, utc_now
+from backend.db.damage import is_damage
 from backend.db.documents import UnreadableDocument, locate
 
 BUSY_TIMEOUT_MS = 30_000
@@ -68,8 +69,15 @@ class Database:
         writing = self.engine.execution_options(sqlite_begin="IMMEDIATE") if self.is_sqlite else self.engine
         self._reader = sessionmaker(self.engine, expire_on_commit=False)
         self._writer = sessionmaker(writing, expire_on_commit=False)
+        self.is_damaged = False
+        """Whether an error said that the file is damaged, since this process opened it."""
+        if self.is_sqlite:
+            event.listen(self.engine, "handle_error", self._notice_damage)
         self._clock: _ServerClock | None = None
         self._reads_clock = threading.Lock()
+
+    def _notice_damage(self, context: Any) -> None:
+        self.is_damaged = self.is_damaged or is_damage(context.original_exception)
 
     def now(self) -> datetime:
         """Return the time by which leases are given and end: that of the server, which all machines share, or this

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx2
 from sqlalchemy import text
 
+from backend.db.damage import RESTORE, find_damage
 from backend.domain.wording import plural
 from backend.errors import NotFound
 from backend.services.context import Context
@@ -24,6 +26,8 @@ from backend.services.jobs.workers import list_workers
 EVERY_S = 3.0
 STORE_EVERY_S = 15.0
 """Stores of clouds count requests, and charge for them."""
+FILE_S, FILE_EVERY_S = 1.0, 300.0
+"""Time of a check of the database's file, and that between two."""
 TIMEOUT_S = 2.0
 OVERDUE_S = 6.0
 """Age of a check under way, after which its part counts as silent."""
@@ -56,6 +60,11 @@ DATABASE = Outage(
     "The database does not answer: pages can't be read, and nothing new is stored. Endpoints keep answering.",
     "Check the server that `DATABASE_URL` names, and the disk.",
 )
+DAMAGED = Outage(
+    "Database",
+    "The database is damaged: part of it can't be read, and what is stored now may be lost.",
+    RESTORE,
+)
 STORE = Outage(
     "Store",
     "The store of artifacts does not answer: what has no copy on this machine can't be opened. Runs continue, and what"
@@ -79,6 +88,7 @@ class HealthWatch:
             _Check(check, silent, time.monotonic, every_s=every_s)
             for check, silent, every_s in (
                 (lambda: ping_database(ctx), DATABASE, EVERY_S),
+                (lambda: check_file(ctx), None, FILE_EVERY_S),
                 (lambda: None if ctx.queue.is_alive() else BROKER, BROKER, EVERY_S),
                 (lambda: check_gateway(ctx), GATEWAY, EVERY_S),
                 (lambda: check_workers(ctx), None, EVERY_S),
@@ -98,7 +108,8 @@ class HealthWatch:
         """Return the parts that fail now, from memory. Workers and clusters are known through the database: silent with
         it, they are left out.
         """
-        return tuple(outage for check in self._checks if (outage := check.outage()) is not None)
+        failing = (check.outage() for check in self._checks)
+        return tuple(dict.fromkeys(outage for outage in failing if outage is not None))
 
     def fails(self, part: Outage) -> bool:
         """Return whether a part fails now."""
@@ -149,8 +160,19 @@ class _Check:
 
 def ping_database(ctx: Context) -> Outage | None:
     """Read one row. Raises the driver's errors."""
+    if ctx.db.is_damaged:
+        return DAMAGED
     with ctx.db.read() as session:
         session.execute(text("select 1"))
+    return None
+
+
+def check_file(ctx: Context) -> Outage | None:
+    """Look for damage in the file of a SQLite database, as far as a second reads. Raises sqlite3.OperationalError."""
+    path = ctx.db.engine.url.database
+    if ctx.db.is_sqlite and path and find_damage(Path(path), within_s=FILE_S) is not None:
+        ctx.db.is_damaged = True
+        return DAMAGED
     return None
 
 

@@ -1,15 +1,18 @@
-"""Say that the database does not answer, to callers that know services alone."""
+"""Say that the database does not answer or is damaged, to callers that know services alone."""
 
 from __future__ import annotations
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from backend.db.damage import RESTORE, is_damage
 from backend.errors import Unavailable
 
 
 def outage_of(error: Exception) -> Unavailable | None:
     """Return what an error of the database's driver means to a visitor; None for any other error."""
+    if is_damage(error):
+        return Unavailable("The database is damaged.", remedy=RESTORE)
     if not isinstance(error, OperationalError | InterfaceError | PoolTimeout):
         return None
     return Unavailable(
