@@ -403,7 +403,7 @@ class _Waiting:
         self._first = self._first or (now, rows)
         lasted = now - self._first[0]
         rate = (rows - self._first[1]) / lasted if lasted > 0.5 else 0.0
-        message = f"Making the tokens of the {self._place.split} split"
+        message = f"Making the tokens of the {'training' if self._place.split == 'train' else 'validation'} split"
         self._reporter.progress(rows, self._total, unit="row", rate=rate or None, message=message)
         if self._reporter.should_stop():
             raise StopRequested

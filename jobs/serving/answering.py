@@ -26,6 +26,7 @@ from backend.domain.serving.protocol import (
     TokenEvent,
     TokenUsage,
 )
+from backend.domain.wording import plural
 from backend.errors import InvalidInput, RoundhouseError
 from jobs.serving.adapters.weights import LoadedAdapter
 from jobs.serving.detokenize import TokenTexts
@@ -133,8 +134,9 @@ def _refuse_tools(served: ServedNetwork, request: GenerateRequest, prompt_tokens
     alone = len(encode_prompts(served.tokenizer, request.model_copy(update={"tools": None}))[0])
     if alone < served.engine.context_length:
         raise PromptTooLong(
-            f"The prompt has {prompt_tokens:,} tokens, {prompt_tokens - alone:,} of them for {len(request.tools or ())}"
-            f" tools; this model's context holds {served.engine.context_length:,}, answer included.",
+            f"The prompt has {prompt_tokens:,} tokens, {prompt_tokens - alone:,} of them for"
+            f" {plural(len(request.tools or ()), 'tool')}; this model's context holds"
+            f" {served.engine.context_length:,}, answer included.",
             remedy="Offer fewer tools.",
             field="tools",
         )

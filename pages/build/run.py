@@ -54,7 +54,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
         if detail.config.devices.nodes > 1 or (detail.job is not None and detail.job.placement):
             live_part(REFRESH_S)(lambda: draw_waiting(ctx, run))()
         else:
-            draw_queue_place(detail)
+            live_part(REFRESH_S)(lambda: draw_queue_place(run_detail(ctx, run.id)))()
     if not run.is_active and detail.checkpoints and not is_broken and idle_finding(findings) is None:
         newest = max(detail.checkpoints, key=lambda line: line.step or 0)
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):

@@ -29,7 +29,7 @@ from backend.services.context import Context
 from backend.services.data.train_tokens import TrainTokens, read_train_tokens
 from backend.services.estimates.measurements import predict, predict_time
 from backend.services.jobs.gangs import plan_config
-from backend.services.jobs.queue_position import JobsAhead, ahead_of_new
+from backend.services.jobs.queue_position import JobsAhead, ahead_of_new, progress_to_end
 from backend.services.jobs.workers import WorkerView
 from backend.services.scaling.planner import OWN, PlanInputs, choose_law
 from backend.services.serving.costs.prices import current_prices
@@ -226,7 +226,7 @@ def _durations(ctx: Context, ahead: JobsAhead) -> list[Progress | None]:
         return [None]
     representatives = {kind: configs[job_id] for job_id, kind in kinds.items()}
     times = {kind: _expected(ctx, config) for kind, config in representatives.items()}
-    return [times.get(kinds.get(job.id, "")) if job.id in waiting else job.progress for job in ahead.first]
+    return [times.get(kinds.get(job.id, "")) if job.id in waiting else progress_to_end(job) for job in ahead.first]
 
 
 def _expected(ctx: Context, config: RunConfig) -> Progress | None:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Job
 from backend.domain.jobs.progress import Progress
-from backend.domain.jobs.states import Status
+from backend.domain.jobs.states import JobKind, Status
 from backend.services.context import Context
 from backend.services.jobs.jobs import JobView, view
 
@@ -32,8 +32,16 @@ class JobsAhead:
 
     @property
     def progress(self) -> list[Progress | None]:
-        """The progress of each; one None for those that are not listed."""
-        return [job.progress for job in self.first] + [None] * (self.count > len(self.first))
+        """The progress of each; None while a run prepares, whose steps have no rate yet, and one for those that are not
+        listed.
+        """
+        return [progress_to_end(job) for job in self.first] + [None] * (self.count > len(self.first))
+
+
+def progress_to_end(job: JobView) -> Progress | None:
+    """Return a job's progress if it leads to the job's end: that of a run's preparation, in rows, does not."""
+    is_preparing = job.kind == JobKind.TRAIN and job.progress is not None and job.progress.unit != "step"
+    return None if is_preparing else job.progress
 
 
 def count_waiting(session: Session) -> dict[str, int]:

@@ -227,7 +227,7 @@ def draw_queue_place(detail: RunDetail) -> None:
     start = (
         f" Expected to start in about {format_duration(detail.expected_wait_s)}."
         if detail.expected_wait_s is not None
-        else ""
+        else " The expected start is not known yet."
     )
     st.info(f"{plural(detail.ahead.count, 'job')} ahead: {ahead}{more}.{start}", icon=":material/schedule:")
 

@@ -136,7 +136,7 @@ def test_a_prompt_too_long_for_its_tools_is_refused_with_their_tokens(tokenizer:
     engine = SimpleNamespace(context_length=256, name="batching")
     served = ServedNetwork(engine, tokenizer, TokenTexts(tokenizer), Grammars(tokenizer, vocab_size=260, end_ids=[]))  # type: ignore[arg-type]
     with pytest.raises(
-        PromptTooLong, match=r"tokens, \d+ of them for 1 tools; this model's context holds 256"
+        PromptTooLong, match=r"tokens, \d+ of them for 1 tool; this model's context holds 256"
     ) as refused:
         prepare_answer(served, request, print)
     assert refused.value.remedy == "Offer fewer tools."

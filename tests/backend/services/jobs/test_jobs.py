@@ -15,6 +15,7 @@ from sqlalchemy import event, select
 
 from backend.db.tables import DeviceUse, Job, Slot
 from backend.domain.jobs.events import ProgressEvent
+from backend.domain.jobs.progress import expected_wait_s
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import TrainResult
 from backend.domain.jobs.states import JobKind, Status
@@ -142,6 +143,23 @@ def test_a_queued_job_lists_the_jobs_ahead_of_it(ctx: Context, clock: Clock) -> 
     ahead = queue_ahead(ctx, last)
     assert ([job.title for job in ahead.first], ahead.count) == (["running", "first"], 2)
     assert ahead.progress == [None, None]
+
+
+def test_a_wait_behind_a_run_is_unknown_until_its_steps_have_a_rate(ctx: Context, clock: Clock) -> None:
+    """A run that had read its rows was expected to end in 0 s, with all its steps ahead."""
+    submit(ctx, "running")
+    claimed = taken(ctx)
+    clock.advance(1)
+    last = submit(ctx, "last")
+
+    def wait_after(event: ProgressEvent) -> float | None:
+        with ctx.db.write() as session:
+            renew(session, ctx, claimed, progress=event)
+        return expected_wait_s(queue_ahead(ctx, last).progress, slots=1)
+
+    assert wait_after(ProgressEvent(done=116, total=116, unit="row", rate=500.0)) is None
+    assert wait_after(ProgressEvent(done=0, total=80)) is None
+    assert wait_after(ProgressEvent(done=7, total=80, rate=0.5)) == 146.0
 
 
 def test_a_long_queue_is_counted_and_its_first_jobs_are_listed(
