@@ -892,3 +892,14 @@ def test_votes_needed_says_the_seconds_that_it_assumes_and_what_the_median_leave
     pace = "37 s per vote, as planned" if median is None else f"{median:.2g} s per vote, the median so far"
     assert f"Rating time: {pace}" in board
     assert (format_seconds(None), format_seconds(1.23)) == ("none counted", "1.2 s")
+
+
+def test_the_mean_agreement_says_how_many_pairs_it_rests_on(site: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=4)
+    scenario.votes(campaign, "Elm")
+    sentence = "Mean agreement is over"
+    assert sentence not in words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Train"))
+    scenario.votes(campaign, "Elm", rater=link_rater(site, campaign.id, "careful"), limit=1)
+    text = words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Train"))
+    assert "Mean agreement: 100 %" in text
+    assert f"{sentence} 1 of 4 pairs with votes of several raters." in text

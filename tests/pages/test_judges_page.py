@@ -151,3 +151,14 @@ def test_the_newest_judgement_of_a_judge_rates_unless_another_is_chosen(site: Co
     newest = ratings()
     page = box.select_index(1).run()
     assert ratings() == ["1,000", "1,000"] != newest
+
+
+def test_a_contestant_as_judge_of_its_own_campaign_is_warned_of(site: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign(num_prompts=2)
+    scenario.votes(campaign, "Elm")
+    oak = next(one.checkpoint_id for one in campaign.contestants if one.name == "Oak")
+    ash = scenario.checkpoint("Ash")
+    app = open_page("evaluate/evaluations.py", judges="1")
+    box = app.selectbox(key="judge_checkpoint")
+    warned = {key: "judge its own answers" in words(box.set_value(key).run()) for key in (oak, ash)}
+    assert warned == {oak: True, ash: False}

@@ -85,7 +85,7 @@ def _draw_agreement(ctx: Context, judges: JudgesView) -> None:
     draw_table([*rows, people], key="judge_agreement", alt="Agreement of judges with raters")
     st.caption(
         f"The raters' own agreement, on {plural(ceiling.num_items, 'shared battle')}, is the ceiling for a judge; "
-        "beside kappa it shows Krippendorff's alpha."
+        "beside kappa it shows Krippendorff's alpha. Kappa is with all votes of today, its interval by prompts."
     )
 
 
@@ -101,4 +101,7 @@ def _draw_ratings(columns: list[JudgeColumn], table: RatingTable) -> None:
 
 
 def _with_interval(estimate: Estimate | None, write: Callable[[float], str]) -> str:
-    return "–" if estimate is None else f"{write(estimate.value)}{estimate.bracketed(write)}"
+    if estimate is None:
+        return "–"
+    has_width = estimate.low is not None and estimate.high is not None and estimate.high - estimate.low > 1e-9
+    return f"{write(estimate.value)}{estimate.bracketed(write) if has_width else ''}"

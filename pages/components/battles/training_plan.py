@@ -132,6 +132,9 @@ def _draw_rows(plan: TrainingPlan) -> None:
     left_out = describe_left_out(preview.resolution.left_out.items())
     if plan.objective == "dpo" and left_out:
         st.caption(plain(f"Pairs left out: {left_out}."))
+    if agreement is not None:
+        shared = f"{len(preview.resolution.shared):,} of {plural(len(preview.resolution.preferences), 'pair')}"
+        st.caption(f"Mean agreement is over {shared} with votes of several raters.")
     if preview.num_excluded_votes:
         st.caption(f"{plural(preview.num_excluded_votes, 'vote')} of excluded raters left out.")
     if not plan.num_rows:

@@ -28,6 +28,7 @@ from backend.services.evaluation.judgements import (
     read_verdicts,
 )
 from backend.services.evaluation.judges.answers import evaluation_items, judged_evaluations, list_answered
+from backend.services.evaluation.judges.campaigns import judges_itself
 from backend.services.evaluation.safety.runs import read_reports
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
@@ -50,7 +51,7 @@ KINDS: dict[Literal["checkpoint", "endpoint", "model"], str] = {
     "model": "API model",
 }
 FIGURES: dict[str, tuple[str, str]] = {
-    "kappa": ("Agreement with votes", "Cohen's kappa: 1 is perfect, 0 is chance"),
+    "kappa": ("Agreement with votes", "Cohen's kappa with the votes at the time: 1 is perfect, 0 is chance"),
     "tie_rate": ("Ties", "inconsistent pairs count as ties"),
     "inconsistent": ("Inconsistent", "different verdicts in the two orders"),
     "position_bias": ("First position preferred", "0.5 is unbiased"),
@@ -162,7 +163,11 @@ def _choose_evaluations(ctx: Context, chosen: str) -> AnswerSource:
 def _draw_form(ctx: Context, person: Person, chosen: str) -> None:
     judge = _choose_judge(ctx, judged=[one for one in list_answered(ctx) if one.id == chosen])
     source = _choose_source(ctx, chosen)
-    if judge is not None and _judges_itself(ctx, judge, [get_evaluation(ctx, key) for key in source.evaluations]):
+    if judge is not None and (
+        judges_itself(ctx, judge, source.campaign_id)
+        if source.campaign_id
+        else _judges_itself(ctx, judge, [get_evaluation(ctx, key) for key in source.evaluations])
+    ):
         st.warning("This model would judge its own answers, which models favour.", icon=":material/warning:")
     pairwise = source.is_pairwise
     rubric = "quality" if pairwise else _choose_rubric(ctx, source)

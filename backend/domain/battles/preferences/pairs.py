@@ -64,8 +64,13 @@ class Resolution:
     @property
     def agreement(self) -> float | None:
         """Mean agreement over the preferences that several raters voted on; None if there are none."""
-        rows = [row for row in self.preferences if row.num_raters > 1]
+        rows = self.shared
         return sum(row.agreement for row in rows) / len(rows) if rows else None
+
+    @property
+    def shared(self) -> list[Preference]:
+        """Preferences that several raters voted on."""
+        return [row for row in self.preferences if row.num_raters > 1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from backend.domain.validation import ReadRecord
 
 
 class Figure(ReadRecord):
-    """A number with its standard error, interval and count; made of an `Estimate`."""
+    """A number with its standard error, interval and count; made of an `Estimate`. An interval without a width, where
+    no resample differs, is None.
+    """
 
     value: float
     stderr: float | None
@@ -32,6 +34,11 @@ class Figure(ReadRecord):
             "n": given.n,
             "method": given.method,
         }
+
+    @field_validator("interval")
+    @classmethod
+    def _drop_empty(cls, interval: tuple[float, float] | None) -> tuple[float, float] | None:
+        return None if interval is not None and interval[1] - interval[0] < 1e-9 else interval
 
 
 class JudgeSummary(ReadRecord):

@@ -209,13 +209,20 @@ def _level(value: float | str | None, config: JudgeConfig) -> float | None:
 
 
 def _kappa(judged: Judged, config: JudgeConfig) -> Estimate | None:
-    """Cohen's kappa of judge and people over all votes, its interval by resampling items."""
+    """Cohen's kappa of judge and people over all votes, its interval by resampling prompts. Labels of a pair name its
+    contestants, as in `battles.agreement`: sides are shuffled, and their chance agreement is another.
+    """
     pairs = [
-        (number, (str(verdict.value), _human_label(vote, config)))
-        for number, (item, verdict) in enumerate(judged)
+        (item.prompt, tuple(_by_name(item, label) for label in (str(verdict.value), _human_label(vote, config))))
+        for item, verdict in judged
         for vote in item.human
     ]
-    return pooled_kappa([pair for _, pair in pairs], clusters=[number for number, _ in pairs])
+    return pooled_kappa([pair for _, pair in pairs], clusters=[prompt for prompt, _ in pairs])
+
+
+def _by_name(item: JudgeItem, label: str) -> str:
+    """Return a label with the sides in the order of the contestants' names."""
+    return {"A": "B", "B": "A"}.get(label, label) if item.answer_b is not None and item.group > item.group_b else label
 
 
 def _human_label(vote: str | float, config: JudgeConfig) -> str:

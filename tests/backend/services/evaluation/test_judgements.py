@@ -26,7 +26,7 @@ from backend.services.evaluation.judgements import (
     read_verdicts,
 )
 from backend.services.evaluation.judges.answers import evaluation_items, list_answered
-from backend.services.evaluation.judges.campaigns import judges_of
+from backend.services.evaluation.judges.campaigns import judges_itself, judges_of
 from jobs.environment import child_environment
 from tests.support.evaluation_world import claim_of, finish, item
 from tests.support.jobs import take_job
@@ -80,6 +80,34 @@ def test_a_judge_stands_beside_the_board_with_its_agreement_under_the_raters_cei
 def test_a_campaign_without_votes_has_nothing_to_compare(ctx: Context, scenario: Scenario) -> None:
     with pytest.raises(InvalidInput, match="no votes"):
         campaign_items(ctx, scenario.campaign().id)
+
+
+def test_one_judgement_has_one_kappa_on_both_pages_and_no_interval_without_width(ctx: Context) -> None:
+    campaign = Scenario(ctx).campaign(num_prompts=8)
+    Scenario(ctx).votes(campaign, "Elm")
+    items = campaign_items(ctx, campaign.id)
+    job = launch_judgement(ctx, judge=REMOTE, items=items, config=PAIRWISE, person=LOCAL)
+    finish_judgement(ctx, job.id, "A")
+    judges, summary = judges_of(ctx, campaign.id), get_judgement(ctx, job.id).summary
+    assert judges is not None
+    assert summary is not None
+    live, stored = judges.columns[0].agreement.kappa, summary.kappa
+    assert live is not None
+    assert stored is not None
+    assert (stored.value, stored.n) == (pytest.approx(live.value), live.n)
+    assert (live.high or 0.0) - (live.low or 0.0) < 1e-9
+    assert stored.interval is None, "one who always votes alike agrees by chance in every resample"
+
+
+def test_a_judge_that_is_a_contestant_is_known(ctx: Context, scenario: Scenario) -> None:
+    campaign = scenario.campaign()
+    oak, ash = scenario.checkpoint("Oak"), scenario.checkpoint("Ash")
+    scenario.endpoint("teller", "Oak")
+    scenario.endpoint("other", "Ash")
+    assert judges_itself(ctx, Judge("checkpoint", oak), campaign.id)
+    assert judges_itself(ctx, Judge("endpoint", "teller"), campaign.id)
+    assert not judges_itself(ctx, Judge("checkpoint", ash), campaign.id)
+    assert not judges_itself(ctx, Judge("endpoint", "other"), campaign.id)
 
 
 def test_a_campaign_of_votes_without_answers_is_refused_before_the_queue(ctx: Context) -> None:
