@@ -127,12 +127,12 @@ def test_the_page_of_ratings_warns_of_a_judge_that_takes_nothing_for_an_answer(
 
 
 def test_the_newest_judgement_of_a_judge_rates_unless_another_is_chosen(site: Context, scenario: Scenario) -> None:
-    campaign = scenario.campaign(num_prompts=6)
+    campaign = scenario.campaign(num_prompts=5)  # odd: the judge's verdicts can't cancel out
     scenario.votes(campaign, "Elm")
     items = campaign_items(site, campaign.id)
     judge = Judge("model", "referee", "http://127.0.0.1:9/v1")
     for criteria, side, canary in (("Old criteria", "TIE", "A"), ("New criteria", "A", "B")):
-        config = JudgeConfig(mode="pairwise", canaries=6, criteria=criteria)
+        config = JudgeConfig(mode="pairwise", canaries=5, criteria=criteria)
         job = launch_judgement(site, judge=judge, items=items, config=config, person=LOCAL, campaign_id=campaign.id)
         finish_judgement(site, job.id, side, canary=canary)
     assert job.title == "Verdicts of referee on Stories"

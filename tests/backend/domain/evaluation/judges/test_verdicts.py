@@ -145,7 +145,7 @@ def test_agreement_is_cohens_kappa_over_all_votes() -> None:
     draw = random.Random(1)
     votes = {str(n): [draw.choice("AAB"), draw.choice(["A", "B", "TIE"])] for n in range(30)}
     items = [
-        JudgeItem(id=name, prompt="p", answer="a", answer_b="b", human=tuple(labels)) for name, labels in votes.items()
+        JudgeItem(id=name, prompt=name, answer="a", answer_b="b", human=tuple(labels)) for name, labels in votes.items()
     ]
     verdicts = {name: draw.choice(["A", "B", "TIE"]) for name in votes}
     other = {"A": "B", "B": "A", "TIE": "TIE"}
