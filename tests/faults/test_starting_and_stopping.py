@@ -115,7 +115,7 @@ def test_after_a_kill_of_the_start_command_the_next_start_ends_leftovers_and_a_s
         assert second.returncode != 0
         assert "roundhouse down" in json.loads(second.stdout)["error"]
         stopped = roundhouse("down", "--json", home=again.home)
-        assert json.loads(stopped.stdout) == {"stopped": True}
+        assert json.loads(stopped.stdout) == {"stopped": True, "interrupted": []}
         assert again.processes() == []
     finally:
         killed.stop()
