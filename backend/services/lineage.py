@@ -184,6 +184,7 @@ class _Walk:
         decision = promotion_view(self.session, row, self.session.get_one(Alias, row.alias_id).name)
         verdict = row.evidence.verdict
         facts = {
+            "Decision": row.decision,
             "Decided": _day(row.created_at),
             "By": decision.by,
             "Reason": row.reason.rstrip("."),  # stands in a list
@@ -191,7 +192,7 @@ class _Walk:
         }
         if row.evidence.against:
             facts["Evidence"] = "against it" if row.evidence.speaks_against else "decides nothing"
-        node = self._add("promotion", row.id, f"{row.decision} {decision.alias}", facts, refers_to=row.campaign_id)
+        node = self._add("promotion", row.id, decision.alias, facts, refers_to=row.campaign_id)
         if row.campaign_id is not None:
             self._link(
                 node, self._campaign(self.session.get_one(Campaign, row.campaign_id), origin=False), "verdict of"

@@ -1,4 +1,4 @@
-"""Judges of a campaign: each judge's agreement with the raters, the raters' own as ceiling, and ratings beside."""
+"""Judges of a campaign: agreement with the raters, the raters' own to compare it with, and ratings beside."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _draw_agreement(ctx: Context, judges: JudgesView) -> None:
     }
     draw_table([*rows, people], key="judge_agreement", alt="Agreement of judges with raters")
     st.caption(
-        f"The raters' own agreement, on {plural(ceiling.num_items, 'shared battle')}, is the ceiling for a judge; "
+        f"The raters' own agreement, on {plural(ceiling.num_items, 'shared battle')}, is what to compare a judge with; "
         "beside kappa it shows Krippendorff's alpha. Kappa is with all votes of today, its interval by prompts."
     )
 

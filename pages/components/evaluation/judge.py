@@ -85,7 +85,6 @@ def draw_judgements(ctx: Context, person: Person, *, evaluation_id: str = "") ->
             if judgement.summary is not None:
                 st.caption(_short(judgement.summary), width="content")
             st.caption(when(judgement.job.created_at, now=ctx.now()), width="content")
-            st.caption(plain(shorten(judgement.criteria, 60)), width="content")
 
 
 def _short(summary: JudgeSummary) -> str:

@@ -54,7 +54,7 @@ def test_the_lineage_of_an_alias_is_a_document_and_a_tree(command_line: Context)
     Scenario(command_line).checkpoint("Oak", source="/models/oak")
     roundhouse("alias", "set", ALIAS, "Oak")
     document = roundhouse("lineage", ALIAS)
-    assert {node["name"] for node in document["nodes"]} == {"Oak", "oak", f"promote {ALIAS}"}
+    assert {node["name"] for node in document["nodes"]} == {"Oak", "oak", ALIAS}
     lines = CliRunner().invoke(app, ["lineage", "Oak"]).stdout.splitlines()
     assert lines[0].startswith("checkpoint Oak")
     assert lines[1].startswith("  added from: file oak")
