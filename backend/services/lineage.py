@@ -117,7 +117,7 @@ def lineage_of(ctx: Context, name: str) -> Lineage:
 
 def card_lines(ctx: Context, checkpoint_id: str) -> list[str]:
     """Return decisions, votes and preference sets in a checkpoint's lineage as sentences for its model card, without
-    files and people.
+    files, people and their reasons.
     """
     lineage = lineage_of_checkpoint(ctx, checkpoint_id)
     shown = {"promotion": "decision", "campaign": "votes of campaign", "votes": "preference set"}
@@ -126,7 +126,7 @@ def card_lines(ctx: Context, checkpoint_id: str) -> list[str]:
         kind = VOTES if node.kind == "dataset" and ("Made from", VOTES) in node.facts else node.kind
         if kind in shown:
             facts = ", ".join(
-                f"{label.lower()} {value}" for label, value in node.facts if label not in ("By", "Made from")
+                f"{label.lower()} {value}" for label, value in node.facts if label not in ("By", "Reason", "Made from")
             )
             lines.append(f"{shown[kind]} {node.name}" + (f" ({facts})" if facts else ""))
     return lines
@@ -197,8 +197,8 @@ class _Walk:
             self._link(
                 node, self._campaign(self.session.get_one(Campaign, row.campaign_id), origin=False), "verdict of"
             )
-        else:
-            self.gaps.append("The decision names no campaign, so no votes support it.")
+        elif row.decision != REJECT:
+            self.gaps.append(f"The decision on {decision.alias} names no campaign, so no votes support it.")
         return node
 
     def checkpoint(self, row: Checkpoint) -> str:
@@ -222,7 +222,8 @@ class _Walk:
                 self._link(node, self._file(row.source, key), "added from")
             if row.parent_id and (parent := self.session.get(Checkpoint, row.parent_id)) is not None:
                 self._link(node, self.checkpoint(parent), "exported from")
-        self._decisions(row, node)
+        if is_first:  # decisions on bases and on others of a campaign say nothing of what descends from them
+            self._decisions(row, node)
         self._evaluations(row, node, is_first=is_first)
         self._gates(row, node, is_first=is_first)
         return node

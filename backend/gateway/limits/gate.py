@@ -95,7 +95,8 @@ class KeyGate:
             exchange.headers.update(limit_headers(demand.limits, counted))
             if isinstance(counted, Refusal):
                 error = limit_reached(counted, demand)
-                if counted.unit == "usd" and exchange.endpoint in self._rates:  # clients can invent any number of names
+                is_for_cost = counted.unit == "usd" and counted.used < counted.allowed
+                if is_for_cost and exchange.endpoint in self._rates:  # clients can invent any number of names
                     self._rates[exchange.endpoint].forget()
                 self._on_refusal(error, exchange)
                 raise error

@@ -26,6 +26,7 @@ from backend.domain.jobs.results import DataReportResult
 from backend.domain.wording import format_bytes
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.processes import peak_memory_bytes
+from jobs.batches.pretrain import encode_documents
 from jobs.data.reports.duplicates import DuplicateFinder, SimilarRows
 from jobs.data.reports.findings import describe_duplicates, describe_leakage, rows_to_drop
 from jobs.data.reports.overlaps import FaultCounter, ForgeryCounter, OverlapFinder, PromptFinder, read_benchmark_items
@@ -213,6 +214,7 @@ class ReportBuilder:
             trainer=self._view.trainer,
             tokenizer=payload.tokenizer_name,
             own_bytes_per_token=payload.bytes_per_token,
+            added_per_row=len(encode_documents(self._tokenizer, [{"text": ""}])[0]),
             question=self._question,
             splits=tally.splits(),
             epoch=epoch,

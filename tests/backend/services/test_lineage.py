@@ -11,6 +11,7 @@ from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Run, Tokenize
 from backend.errors import NotFound
 from backend.services.battles.rematches import enter_new_checkpoint
 from backend.services.battles.vote_training import train_on_votes
+from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context
 from backend.services.lineage import Lineage, card_lines, lineage_of, lineage_of_checkpoint
 from backend.services.serving.deployments import deploy
@@ -177,6 +178,21 @@ def test_a_checkpoint_shows_who_promoted_it_to_which_alias_by_which_campaign(ctx
     assert len(ids) == len(set(ids))
 
 
+def test_a_decision_on_a_base_is_none_on_what_descends_from_it_and_its_reason_is_on_no_card(
+    ctx: Context, scenario: Scenario
+) -> None:
+    scenario.checkpoints("Oak", "Elm")
+    promote(ctx, "Oak", alias=ALIAS, reason="Acme complained about the other", person=LOCAL)
+    oak, elm = (resolve_checkpoint(ctx, name).id for name in ("Oak", "Elm"))
+    with ctx.db.write() as session:
+        session.get_one(Checkpoint, elm).parent_id = oak
+    assert ("checkpoint", "exported from", "checkpoint") in chain(lineage_of_checkpoint(ctx, "Elm"))
+    assert card_lines(ctx, elm) == []
+    (line,) = card_lines(ctx, oak)
+    assert line.startswith(f"decision {ALIAS} (decision promote")
+    assert "Acme" not in line
+
+
 def test_a_checkpoint_shows_decisions_without_votes_and_those_that_no_longer_hold(
     ctx: Context, scenario: Scenario
 ) -> None:
@@ -184,7 +200,7 @@ def test_a_checkpoint_shows_decisions_without_votes_and_those_that_no_longer_hol
     promote(ctx, "Oak", alias=ALIAS, reason="the first", person=LOCAL)
     lineage = lineage_of_checkpoint(ctx, "Oak")
     assert ("checkpoint", "promoted by", "promotion") in chain(lineage)
-    assert "The decision names no campaign, so no votes support it." in lineage.gaps
+    assert f"The decision on {ALIAS} names no campaign, so no votes support it." in lineage.gaps
     promote(ctx, "Elm", alias=ALIAS, reason="the next", person=LOCAL)
     reject(ctx, "Fir", alias=ALIAS, reason="slow", person=LOCAL)
     rollback(ctx, ALIAS, person=LOCAL)

@@ -274,7 +274,7 @@ def _tokenizer(report: DataReport) -> Iterator[DataFinding]:
     train, own = report.train, report.own_bytes_per_token
     if report.trainer != "pretrain" or not train.text_bytes:  # a chat's tokens are its template's, too
         return
-    rate = train.text_bytes / train.tokens
+    rate = train.text_bytes / max(1, train.tokens - report.added_per_row * train.rows)
     text = f"A token holds {rate:.1f} bytes of the text"
     if own and rate < POOR_FIT * own:
         yield DataFinding(

@@ -205,14 +205,15 @@ class BenchmarkChecked(_Frozen):
 class DataReport(_Frozen):
     """Result of a data report. Lists hold the first few entries; counts cover all. `droppable` counts the rows that a
     finding would drop. `own_bytes_per_token` is the tokenizer's on text like that it was trained on, None if unknown.
-    `forged` rows spell special tokens (`<|end|>`) in their text, which the renderer splits so that
-    they stay text.
+    `added_per_row` special tokens surround each text in pre-training. `forged` rows spell special tokens (`<|end|>`) in
+    their text, which the renderer splits so that they stay text.
     """
 
     kind: str
     trainer: Trainer
     tokenizer: str
     own_bytes_per_token: float | None = None
+    added_per_row: int = 0
     question: ReportQuestion
     splits: dict[str, SplitReport]
     epoch: Epoch

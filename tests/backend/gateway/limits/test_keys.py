@@ -155,6 +155,19 @@ def test_dollars_are_reserved_at_the_highest_rate_of_late() -> None:
     assert rates.highest_usd_per_token == pytest.approx(rates.usd_per_token, rel=0.05)
 
 
+def test_a_key_whose_budget_is_spent_lowers_no_rate_that_others_are_reserved_at(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.admit("broke", limits=KeyLimits(usd_per_day=1.0))
+    assert scene.ask("broke").status_code == 200
+    lowered: list[_Rates] = []
+    monkeypatch.setattr(_Rates, "forget", lowered.append)
+    scene.admit("late", limits=KeyLimits(usd_per_day=1.0))
+    scene.directory.spending["id-late", "usd", "day"] = 1.0
+    assert scene.ask("late").json()["error"]["code"] == "insufficient_quota"
+    assert lowered == []
+
+
 def test_a_budget_counts_at_a_price_that_is_set_later(
     scene: Scene, ctx: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,19 @@ def plant_faults(questions: list[str], answers: list[str]) -> tuple[list[dict[st
     return train, val
 
 
+def test_special_tokens_around_short_texts_are_none_of_the_tokenizers_fit(tmp_path: Path) -> None:
+    """Of a row of two letters half the tokens are <bos> and <eos>."""
+    rows = [{"text": "ab"} for _ in range(20)]
+    tokenizer = tokenizer_of("chatml")
+    report, *_ = reported(write_dataset(tmp_path / "d", train=rows), "text", tokenizer=tokenizer, context=32)
+    own = 40 / (report.train.tokens - 20 * report.added_per_row)
+    assert report.added_per_row > 0
+    (finding,) = [
+        one for one in list_findings(report.model_copy(update={"own_bytes_per_token": own})) if one.topic == "tokenizer"
+    ]
+    assert finding.grade is Severity.FINE
+
+
 @pytest.mark.parametrize(("own", "fits"), [(1.6, True), (1.8, False), (None, True)])
 def test_a_tokenizer_made_for_other_text_is_named(tmp_path: Path, own: float | None, fits: bool) -> None:
     """Plain bytes hold one byte a token: 1.6 of its own are within the limit, 1.8 are not."""
