@@ -93,7 +93,7 @@ def read_typed_rows(text: str, variables: tuple[str, ...]) -> list[Row]:
         return [{}]
     example = json.dumps(dict.fromkeys(variables, "…"), ensure_ascii=False)
     rows: list[Row] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not (written := line.strip()):
             continue
         if len(variables) == 1 and not written.startswith("{"):

@@ -161,7 +161,7 @@ def _read_json(data: bytes) -> ParsedLog:
         try:
             content: Any = json.loads(text)
         except json.JSONDecodeError:
-            content = [json.loads(line) for line in text.splitlines() if line.strip()]
+            content = [json.loads(line) for line in text.split("\n") if line.strip()]
     except (ValueError, RecursionError) as error:
         raise InvalidInput("The file begins like JSON but is not valid JSON.", remedy="Choose a whole file.") from error
     is_state = isinstance(content, dict) and isinstance(content.get("log_history"), list)

@@ -137,7 +137,7 @@ def parse_completions(
     """
     prompts: dict[str, Messages] = {}
     answers: dict[str, list[str]] = {}
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines or len(lines) > MAX_LINES:
         raise InvalidInput(
             f"The file has {len(lines):,} lines of completions.", remedy=f"Give 1 to {MAX_LINES:,}.", field="file"

@@ -119,7 +119,7 @@ def _choose_source(ctx: Context, chosen: str) -> AnswerSource:
         pairwise = st.toggle(
             "Pairwise", value=False, key="judge_pairwise", help="Compare answer and answer_b, in both orders."
         )
-        read = partial(read_judge_items, file.getvalue().decode("utf-8-sig", "replace").splitlines()) if file else None
+        read = partial(read_judge_items, file.getvalue().decode("utf-8-sig", "replace").split("\n")) if file else None
         return AnswerSource(read, pairwise)
     if not campaigns:
         st.caption("No campaign has votes yet.")

@@ -18,6 +18,7 @@ clustered by prompt take their dependence into account: by turn they are a tenth
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import itertools
 import json
@@ -106,40 +107,42 @@ def read_vote_rows(
     `parse_votes` raises, after the last row for all that can't be read.
     """
     problems: list[InvalidInput] = []
+    num_problems = 0
+    columns_written = functools.cache(lambda: file_columns(text))  # reads the file again, so only for an error
 
     def spell(column: str) -> str:
-        return file_columns(text).get(column, column)
+        return columns_written().get(column, column)
 
     for number, (where, row, columns) in enumerate(_mapped_rows(text, mapping), start=1):
         try:
             vote = _record(row, columns, where=where, number=number, labels=labels or {}, spell=spell)
-        except InvalidInput as error:
-            problems.append(error)
-            continue
-        if vote.a != vote.b:
-            yield FileVote(vote, _texts(row, columns))
-        elif left_out is None:
-            problems.append(
-                InvalidInput(
+            if vote.a == vote.b and left_out is None:
+                raise InvalidInput(
                     f"{where} compares {vote.a!r} with itself.",
                     remedy="A battle needs two different contestants.",
                     field="b",
                 )
-            )
-        else:
+        except InvalidInput as error:
+            num_problems += 1
+            if num_problems <= MAX_PROBLEMS:
+                problems.append(error)
+            continue
+        if vote.a != vote.b:
+            yield FileVote(vote, _texts(row, columns))
+        elif left_out is not None:
             left_out.append(where)
     if problems:
-        raise _together(problems)
+        raise _together(problems, num_problems)
 
 
-def _together(problems: Sequence[InvalidInput]) -> InvalidInput:
+def _together(first: Sequence[InvalidInput], num_problems: int) -> InvalidInput:
     """Return one error that names the first rows at fault with their reasons, and how many more there are."""
-    if len(problems) == 1:
-        return problems[0]
-    first, more = problems[:MAX_PROBLEMS], len(problems) - MAX_PROBLEMS
-    listed = " ".join(problem.message for problem in first) + (f" And {more:,} more." if more > 0 else "")
+    if num_problems == 1:
+        return first[0]
+    more = num_problems - len(first)
+    listed = " ".join(problem.message for problem in first) + (f" And {more:,} more." if more else "")
     return InvalidInput(
-        f"{len(problems):,} votes can't be read. {listed}",
+        f"{num_problems:,} votes can't be read. {listed}",
         remedy=" ".join(dict.fromkeys(problem.remedy for problem in first)),
         field=first[0].field,
     )
@@ -216,7 +219,7 @@ def _csv_rows(text: str, spell: Callable[[str], str]) -> Iterator[tuple[str, Map
 
 
 def _json_lines(text: str, spell: Callable[[str], str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield f"Line {number}", _object(_parsed(line, where=f"Line {number}"), spell, where=f"Line {number}")
 

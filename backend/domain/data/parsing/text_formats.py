@@ -58,7 +58,7 @@ _HEADER_NAMES = frozenset(
 
 def guess_ending(text: str) -> str:
     """Return the ending of a file for a pasted text: .jsonl, .json, .csv if its header is known, else .txt."""
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.split("\n") if line.strip()]
     if lines and all(_is_object(line) for line in lines[:50]):
         return ".jsonl"
     if text.lstrip()[:1] in ("[", "{"):
@@ -252,32 +252,44 @@ def csv_shape(head: bytes, *, suffix: str) -> tuple[CsvShape, int]:
 
 
 def find_delimiter(head: bytes) -> str:
-    """Return the comma if it separates the first row, else that which gives the first two rows equally many fields."""
+    """Return the comma if it separates the first row, else that which gives it most fields and separates the second,
+    which may omit empty ones at its end. A second row that the head cuts says nothing.
+    """
     rows = {",": len(_first_row(head, delimiter=",", quoted=True)[0])}
     if rows[","] > 1:
         return ","
     for delimiter in (";", "\t", "|"):
         first, size, _ = _first_row(head, delimiter=delimiter, quoted=True)
-        second, _, _ = _first_row(head[size:], delimiter=delimiter, quoted=True)
-        rows[delimiter] = len(first) if len(second) in (0, len(first)) else 1
+        second = _whole_row(head[size:], delimiter=delimiter)
+        rows[delimiter] = len(first) if not second or 1 < len(second) <= len(first) else 1
     return max(rows, key=lambda delimiter: rows[delimiter])
+
+
+def _whole_row(head: bytes, *, delimiter: str) -> list[str]:
+    """Return the fields of the first row; none if there is none, or the head cuts it."""
+    reader = _csv_reader(_decoded_lines(head[: head.rfind(b"\n") + 1]), delimiter=delimiter, quoted=True)
+    try:
+        fields: list[str] = next(reader, [])
+    except csv.Error as error:
+        return [] if "end of data" in str(error) else ["unreadable"]
+    return fields
+
+
+def _decoded_lines(head: bytes) -> Iterator[str]:
+    for line in io.BytesIO(head):
+        yield line.rstrip(b"\r\n").decode("utf-8", "surrogateescape") + "\n"
 
 
 def _first_row(head: bytes, *, delimiter: str, quoted: bool) -> tuple[list[str], int, int]:
     """Return the fields of the first row, and its bytes and lines; no fields if it can't be read."""
-    taken: list[int] = []
-
-    def lines() -> Iterator[str]:
-        for line in io.BytesIO(head):
-            taken.append(len(line))
-            yield line.rstrip(b"\r\n").decode("utf-8", "surrogateescape") + "\n"
-
+    reader = _csv_reader(_decoded_lines(head), delimiter=delimiter, quoted=quoted)
     try:
-        fields: list[str] = next(_csv_reader(lines(), delimiter=delimiter, quoted=quoted), [])
+        fields: list[str] = next(reader, [])
+        count = reader.line_num
     except csv.Error:
-        fields = [head[: taken[0]].decode("utf-8", "replace").strip()]
-        del taken[1:]
-    return fields, sum(taken), len(taken)
+        count = 1
+        fields = [io.BytesIO(head).readline().decode("utf-8", "replace").strip()]
+    return fields, sum(map(len, itertools.islice(io.BytesIO(head), count))), count
 
 
 def _csv_reader(lines: Iterable[str], *, delimiter: str, quoted: bool) -> Any:

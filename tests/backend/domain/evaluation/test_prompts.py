@@ -61,7 +61,7 @@ def test_of_long_prompts_all_from_the_first_to_the_last_difference_is_removed_an
 def test_typed_rows_are_values_or_objects_a_line() -> None:
     assert read_typed_rows("one\n\n two ", ("x",)) == [{"x": "one"}, {"x": "two"}]
     assert read_typed_rows('{"x": "{one}"}', ("x",)) == [{"x": "{one}"}]
-    assert read_typed_rows('{"x": 1, "y": "b"}\n', ("x", "y")) == [{"x": 1, "y": "b"}]
+    assert read_typed_rows('{"x": 1, "y": "b\u2028c"}\r\n', ("x", "y")) == [{"x": 1, "y": "b\u2028c"}]
     assert read_typed_rows("", ()) == [{}]
 
 

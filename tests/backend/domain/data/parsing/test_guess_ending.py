@@ -11,6 +11,7 @@ from backend.domain.data.parsing.text_formats import guess_ending
     ("text", "ending"),
     [
         ('{"a": 1}\n\n{"a": 2}\n', ".jsonl"),
+        ('{"a": "one\u2028two"}\r\n{"a": 2}\r\n', ".jsonl"),
         ('[\n  {"a": 1}\n]', ".json"),
         ('{\n  "rows": []\n}', ".json"),
         ("prompt,completion\nHello,there\n", ".csv"),

@@ -28,6 +28,7 @@ def test_the_head_of_each_format_gives_rows() -> None:
     assert sniff_bytes("x.json", lines) == rows
     assert sniff_bytes("x.json", json.dumps({"version": 1, "data": rows}).encode()) == rows
     assert sniff_bytes("x.csv", b"\xef\xbb\xbfprompt,completion\r\na,b\r\nc,d\r\n") == rows
+    assert sniff_bytes("x.csv", b"prompt;completion\n\na;b\nc;d") == rows
     assert sniff_bytes("x.tsv", b"prompt\tcompletion\na\tb\nc\td\n") == rows
     assert sniff_bytes("x.jsonl.gz", gzip.compress(lines)) == rows
     file = io.BytesIO()
