@@ -551,6 +551,23 @@ def test_an_endpoint_that_is_a_contestant_leads_to_the_promotion_of_what_it_serv
     assert {"Promote Elm", "Promote Oak"} <= {button.label for button in page.button}
 
 
+def test_a_contestant_is_an_endpoint_by_what_it_is_and_not_by_its_name(site: Context, scenario: Scenario) -> None:
+    """A model of another API named like an endpoint was said to be it, and an endpoint with a name of its own was not
+    found.
+    """
+    campaign = scenario.campaign("Elm", "Ash")
+    scenario.votes(campaign, "Elm")
+    for name, checkpoint in (("tales", "Oak"), ("fables", "Fir")):
+        deploy(site, checkpoint_id=scenario.checkpoint(checkpoint), name=name, person=LOCAL)
+    elsewhere = {"url": "https://api.example/v1", "model": "big"}
+    for label, source in (("tales", elsewhere), ("Mine", {"endpoint": "fables"})):
+        add_row(site, Contestant(campaign_id=campaign.id, kind="endpoint", label=label, source=source))
+    page = open_page("evaluate/battles.py", campaign=campaign.id, tab="Train")
+    assert_sound(page)
+    shown = plain_words(page)
+    assert ("tales is an endpoint" in shown, "fables is an endpoint" in shown) == (False, True)
+
+
 def test_a_promotion_begins_with_the_campaign_that_has_most_votes_on_the_checkpoint(
     site: Context, scenario: Scenario
 ) -> None:
@@ -649,6 +666,7 @@ def test_votes_in_the_words_of_another_language_are_given_a_meaning_and_a_correc
 ) -> None:
     app = open_page("evaluate/battles.py", **{"import": "votes"})
     rows = "Aufgabe;System links;System rechts;Sieger\n1;Oak;Elm;links\n2;Elm;Oak;rechts\n"
+    assert ".tsv" in app.file_uploader(key="votes_file").proto.type
     app.file_uploader(key="votes_file").upload("club.csv", f"{rows}3;Oak;Elm;\n".encode(), "text/csv").run()
     boxes = {"First contestant": "system links", "Second contestant": "system rechts", "Winner": "sieger"}
     for label, column in boxes.items():

@@ -7,7 +7,7 @@ import pytest
 from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
 from backend.domain.serving.upstream import Upstream
 from backend.services.context import LOCAL, Context
-from backend.services.evaluation.judgements import Judge, campaign_items, launch_judgement
+from backend.services.evaluation.judgements import Judge, campaign_items, launch_judgement, list_judgements
 from backend.services.evaluation.judges.answers import evaluation_items
 from backend.services.serving.deployments import deploy
 from backend.services.serving.upstreams import connect_upstream
@@ -162,3 +162,15 @@ def test_a_contestant_as_judge_of_its_own_campaign_is_warned_of(site: Context, s
     box = app.selectbox(key="judge_checkpoint")
     warned = {key: "judge its own answers" in words(box.set_value(key).run()) for key in (oak, ash)}
     assert warned == {oak: True, ash: False}
+
+
+def test_a_file_of_answers_with_a_line_separator_in_a_text_is_judged(site: Context, scenario: Scenario) -> None:
+    scenario.checkpoint("Oak")
+    app = open_page("evaluate/evaluations.py", judges="1")
+    app.segmented_control(key="judge_source_").set_value("File").run()
+    rows = '{"prompt": "one\u2028two", "answer": "yes"}\r\n{"prompt": "three", "answer": "no"}\r\n'
+    app.file_uploader(key="judge_file").upload("answers.jsonl", rows.encode(), "application/json").run()
+    app.button(key="judge_start").click().run()
+    assert not app.error
+    (judgement,) = list_judgements(site)
+    assert judgement.job.title == "Verdicts of Oak"

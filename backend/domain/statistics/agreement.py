@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.domain.statistics.estimates import (
+    SMALLEST_WIDTH,
     Clusters,
     Estimate,
     cluster_codes,
@@ -38,7 +39,6 @@ class Resampling:
 
 
 THOUSAND = Resampling()
-SMALLEST_WIDTH = 1e-9
 
 
 def krippendorff_alpha(

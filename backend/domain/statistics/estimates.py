@@ -24,6 +24,8 @@ from backend.errors import InvalidInput
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Clusters = Sequence[Hashable] | IntArray
+SMALLEST_WIDTH = 1e-9
+"""A narrower interval is that of resamples which do not differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,11 @@ class Estimate:
     high: float | None
     n: int
     method: str
+
+    @property
+    def has_width(self) -> bool:
+        """Return whether there is an interval, and one with a width: where no resample differs its ends are equal."""
+        return self.low is not None and self.high is not None and self.high - self.low > SMALLEST_WIDTH
 
     def bracketed(self, write: Callable[[float], str]) -> str:
         """Return the interval as it stands behind the value: ` [1.2, 3.4]`; empty if it is undefined."""

@@ -46,7 +46,8 @@ class ContestantView:
     """A contestant: a checkpoint, an endpoint or a file. `job` writes its completions; None while a rematch waits for
     its run.
 
-    `has_files`: whether it can be trained, as a model on another server and a deleted checkpoint can't.
+    `endpoint` is the name of one of this installation that it is, whatever its own. `has_files`: whether it can be
+    trained, as a model on another server and a deleted checkpoint can't.
     """
 
     id: str
@@ -55,6 +56,7 @@ class ContestantView:
     completions: int
     job: JobView | None
     kind: str = "checkpoint"
+    endpoint: str = ""
     has_files: bool = False
 
     @property
@@ -322,6 +324,7 @@ def _contestants(session: Session, campaign_id: str) -> Iterable[ContestantView]
             completions=counts.get(contestant.id, 0),
             job=_job(session, contestant.job_id),
             kind=contestant.kind,
+            endpoint=contestant.source.get("endpoint") or "",
             has_files=checkpoint is not None and checkpoint.folder is not None and checkpoint.deleted_at is None,
         )
 

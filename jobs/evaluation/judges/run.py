@@ -28,8 +28,8 @@ from jobs.evaluation.ledger import check_stop
 from jobs.reporter import JobSpec, Reporter
 
 ATTEMPTS, CONCURRENT = 4, 4
-MESSAGE = re.compile(r'"message":\s*"((?:[^"\\]|\\.)*)')
-"""The message in an API's error, whose JSON may be cut."""
+MESSAGE = re.compile(r'"message":\s*"((?:[^"\\]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*)')
+"""The message in an API's error, whose JSON may be cut, in the middle of an escape too."""
 ANSWERS, VERDICTS = "judge_answers.jsonl", "verdicts.jsonl"
 
 
@@ -38,7 +38,7 @@ def run(spec: JobSpec[JudgePayload], reporter: Reporter) -> JudgeResult:
     payload, file = spec.payload, spec.folder / ANSWERS
     items = [
         JudgeItem.model_validate_json(line)
-        for line in spec.path(payload.items_file).read_text(encoding="utf-8").splitlines()
+        for line in spec.path(payload.items_file).read_text(encoding="utf-8").split("\n")
         if line
     ]
     answers = _read_answers(file)
@@ -56,11 +56,12 @@ def run(spec: JobSpec[JudgePayload], reporter: Reporter) -> JudgeResult:
     summary = summarise_judgement(items, answers, payload.config)
     if summary.missing == summary.items:
         reason = summary.reason or f"{payload.judge} answered without a verdict"
-        raise JobFailed(
-            f"None of {plural(summary.items, 'item')} has a verdict: {reason.rstrip('.')}.",
-            remedy="Choose another judge: one that follows instructions, with a context that holds the question and its"
-            " answer.",
+        remedy = (
+            "Correct that and judge again, or choose another judge."
+            if summary.reason
+            else "Choose another judge: one that follows instructions."
         )
+        raise JobFailed(f"None of {plural(summary.items, 'item')} has a verdict: {reason.rstrip('.')}.", remedy=remedy)
     return JudgeResult(
         judge=payload.judge, mode=payload.config.mode, summary=summary, verdicts_file=spec.relative(verdicts)
     )
@@ -99,7 +100,7 @@ def _ask_endpoint(
             record = client.call("chat/completions", body, attempts=ATTEMPTS)
             text = str(record["choices"][0]["message"]["content"] or "")
         except CallFailed as error:
-            return JudgeAnswer(question.key, "", failed=_reason(payload.judge, str(error)))
+            return JudgeAnswer(question.key, "", failed=_reason(payload.judge, error))
         except (KeyError, IndexError, TypeError, AttributeError):
             return JudgeAnswer(question.key, "", failed=f"no chat completion: {record}"[:300])
         tokens, prompt_tokens = read_counts(record)
@@ -144,10 +145,15 @@ def _ask_checkpoint(
         yield replies
 
 
-def _reason(judge: str, problem: str) -> str:
-    """Return why a judge refused a question: the message of its error in place of the JSON around it."""
-    message = MESSAGE.search(problem)
-    return f"{judge} refused a question: {message[1] if message else problem}"[:300]
+def _reason(judge: str, error: CallFailed) -> str:
+    """Return why a judge gave no answer: the message of its error in place of the JSON around it. What can't be printed
+    is left out, as a NUL and half a surrogate pair, which no database holds.
+    """
+    problem = str(error)
+    if message := MESSAGE.search(problem):
+        problem = json.loads(f'"{message[1]}"', strict=False)
+    text = "".join(character if character.isprintable() else " " for character in problem)
+    return f"{judge} {'refused' if error.is_final else 'did not answer'} a question: {text}"[:300]
 
 
 def _read_answers(file: Path) -> dict[str, JudgeAnswer]:

@@ -57,7 +57,7 @@ def draw_promotion(ctx: Context, person: Person, campaign: CampaignView) -> None
     checkpoint that it serves, which need not be the one that answered.
     """
     checkpoints = {c.checkpoint_id: c.name for c in campaign.contestants if c.checkpoint_id}
-    names = {c.name for c in campaign.contestants if c.kind == "endpoint"}
+    names = {c.endpoint for c in campaign.contestants if c.endpoint}
     endpoints = [one for one in list_endpoints(ctx) if one.name in names] if names else []
     if not checkpoints and not endpoints:
         return

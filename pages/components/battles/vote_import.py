@@ -100,7 +100,7 @@ def _choose_file(ctx: Context, person: Person) -> tuple[str, bytes, str] | None:
                 st.rerun()
         data = read_whole(ctx, source, person=person)
         return source.label, data, str(hash(data))  # another file may have the name
-    upload = st.file_uploader("File of votes", type=["csv", "jsonl", "json"], key="votes_file")
+    upload = st.file_uploader("File of votes", type=["csv", "tsv", "jsonl", "json"], key="votes_file")
     return None if upload is None else (upload.name, upload.getvalue(), upload.file_id)
 
 

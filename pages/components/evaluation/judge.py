@@ -17,7 +17,7 @@ from backend.domain.wording import plural, shorten
 from backend.services.battles.views import list_campaigns
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
-from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
+from backend.services.evaluation.evaluations import get_evaluation
 from backend.services.evaluation.judgements import (
     Judge,
     campaign_items,
@@ -28,7 +28,7 @@ from backend.services.evaluation.judgements import (
     read_verdicts,
 )
 from backend.services.evaluation.judges.answers import evaluation_items, judged_evaluations, list_answered
-from backend.services.evaluation.judges.campaigns import judges_itself
+from backend.services.evaluation.judges.authors import Author, campaign_authors, evaluation_authors, judges_itself
 from backend.services.evaluation.safety.runs import read_reports
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
@@ -94,17 +94,20 @@ def _short(summary: JudgeSummary) -> str:
 
 @dataclass(frozen=True)
 class AnswerSource:
-    """Answers to judge. `read` gives the items, None while nothing is chosen; `evaluations` are the answers'."""
+    """Answers to judge, by `authors`. `read` gives the items, None while nothing is chosen; `evaluations` are the
+    answers'.
+    """
 
     read: Callable[[], list[JudgeItem]] | None
     is_pairwise: bool
     evaluations: tuple[str, ...] = ()
     campaign_id: str | None = None
+    authors: Sequence[Author] = ()
 
 
 def _choose_source(ctx: Context, chosen: str) -> AnswerSource:
     names = ["Evaluation", "Campaign", "File"]
-    campaigns = {campaign.id: campaign.name for campaign in list_campaigns(ctx) if campaign.num_votes}
+    campaigns = {campaign.id: campaign for campaign in list_campaigns(ctx) if campaign.num_votes}
     first = "Campaign" if not chosen and (campaigns or not list_answered(ctx)) else "Evaluation"
     name = choose_one("Answers", names, default=first, key=f"judge_source_{chosen}")
     if name == "Evaluation":
@@ -124,8 +127,13 @@ def _choose_source(ctx: Context, chosen: str) -> AnswerSource:
     if not campaigns:
         st.caption("No campaign has votes yet.")
         return AnswerSource(None, True)
-    campaign = choose_from("Campaign", campaigns, key="judge_campaign")
-    return AnswerSource(partial(campaign_items, ctx, campaign), True, campaign_id=campaign)
+    campaign = choose_from("Campaign", {key: one.name for key, one in campaigns.items()}, key="judge_campaign")
+    return AnswerSource(
+        partial(campaign_items, ctx, campaign),
+        True,
+        campaign_id=campaign,
+        authors=campaign_authors(campaigns[campaign]),
+    )
 
 
 def _choose_evaluations(ctx: Context, chosen: str) -> AnswerSource:
@@ -153,20 +161,20 @@ def _choose_evaluations(ctx: Context, chosen: str) -> AnswerSource:
         help="Pairs of answers to the same items, judged in both orders.",
         disabled=not others,
     )
+    chosen_ids = tuple(filter(None, (first, second)))
     return AnswerSource(
-        partial(evaluation_items, ctx, first, against=second), second is not None, tuple(filter(None, (first, second)))
+        partial(evaluation_items, ctx, first, against=second),
+        second is not None,
+        chosen_ids,
+        authors=evaluation_authors(get_evaluation(ctx, key) for key in chosen_ids),
     )
 
 
 @number_form
 def _draw_form(ctx: Context, person: Person, chosen: str) -> None:
-    judge = _choose_judge(ctx, judged=[one for one in list_answered(ctx) if one.id == chosen])
+    judge = _choose_judge(ctx, judged=evaluation_authors(one for one in list_answered(ctx) if one.id == chosen))
     source = _choose_source(ctx, chosen)
-    if judge is not None and (
-        judges_itself(ctx, judge, source.campaign_id)
-        if source.campaign_id
-        else _judges_itself(ctx, judge, [get_evaluation(ctx, key) for key in source.evaluations])
-    ):
+    if judge is not None and judges_itself(ctx, judge, source.authors):
         st.warning("This model would judge its own answers, which models favour.", icon=":material/warning:")
     pairwise = source.is_pairwise
     rubric = "quality" if pairwise else _choose_rubric(ctx, source)
@@ -216,17 +224,7 @@ def _start(
         st.switch_page(PAGE, query_params={"judgement": job.id})
 
 
-def _judges_itself(ctx: Context, judge: Judge, evaluations: Sequence[EvaluationView]) -> bool:
-    """Return whether a judge is the model, or serves the checkpoint, whose answers it would judge."""
-    if judge.kind == "checkpoint":
-        return any(one.checkpoint_id == judge.name for one in evaluations)
-    if judge.kind == "model":
-        return False
-    served = next((one.checkpoint_id for one in list_endpoints(ctx) if one.name == judge.name), None)
-    return any(one.checkpoint == judge.name if one.endpoint else one.checkpoint_id == served for one in evaluations)
-
-
-def _choose_judge(ctx: Context, *, judged: Sequence[EvaluationView]) -> Judge | None:
+def _choose_judge(ctx: Context, *, judged: Sequence[Author]) -> Judge | None:
     """Draw the choice of a judge: one that answers now comes before a checkpoint that a worker would have to load, and
     a model whose own answers are judged comes last.
     """
@@ -254,7 +252,7 @@ def _choose_judge(ctx: Context, *, judged: Sequence[EvaluationView]) -> Judge | 
     if not names:
         st.caption("No running endpoint writes text." if kind == "endpoint" else "There is no checkpoint yet.")
         return None
-    first = next((name for name in names if not _judges_itself(ctx, Judge(kind, name), judged)), ...)
+    first = next((name for name in names if not judges_itself(ctx, Judge(kind, name), judged)), ...)
     chosen = choose_from(KINDS[kind], names, key=f"judge_{kind}", value=first)
     return Judge(kind, chosen) if chosen else None
 

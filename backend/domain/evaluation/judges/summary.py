@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 
 from backend.domain.validation import ReadRecord
 
@@ -24,21 +24,15 @@ class Figure(ReadRecord):
     @model_validator(mode="before")
     @classmethod
     def _read_estimate(cls, given: Any) -> Any:
-        if not hasattr(given, "low"):
+        if not hasattr(given, "has_width"):
             return given
-        interval = None if given.low is None or given.high is None else (given.low, given.high)
         return {
             "value": given.value,
             "stderr": given.stderr,
-            "interval": interval,
+            "interval": (given.low, given.high) if given.has_width else None,
             "n": given.n,
             "method": given.method,
         }
-
-    @field_validator("interval")
-    @classmethod
-    def _drop_empty(cls, interval: tuple[float, float] | None) -> tuple[float, float] | None:
-        return None if interval is not None and interval[1] - interval[0] < 1e-9 else interval
 
 
 class JudgeSummary(ReadRecord):

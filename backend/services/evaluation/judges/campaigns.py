@@ -11,7 +11,7 @@ from datetime import datetime
 
 from sqlalchemy import select
 
-from backend.db.tables import Completion, Contestant, Job, JudgedItem
+from backend.db.tables import Completion, Job, JudgedItem
 from backend.domain.battles.agreement import JudgeAgreement, RaterAgreement, judge_agreement, vote_agreement
 from backend.domain.battles.ratings import fit_ratings
 from backend.domain.battles.votes import Label, VoteRecord
@@ -22,9 +22,7 @@ from backend.domain.statistics.agreement import Resampling
 from backend.services.battles.board_votes import read_board_votes
 from backend.services.battles.views import contestant_names, find_campaign, valid_votes
 from backend.services.context import Context
-from backend.services.evaluation.judgements import Judge
 from backend.services.jobs.jobs import view
-from backend.services.serving.endpoints import list_endpoints
 
 CHUNK = 500
 RESAMPLING = Resampling(200)
@@ -51,23 +49,6 @@ class JudgesView:
 
     columns: tuple[JudgeColumn, ...]
     ceiling: RaterAgreement
-
-
-def judges_itself(ctx: Context, judge: Judge, campaign_id: str) -> bool:
-    """Return whether a judge is a contestant of a campaign: the same endpoint, the same checkpoint, or one served."""
-    if judge.kind == "model":
-        return False
-    served = {endpoint.name: endpoint.checkpoint_id for endpoint in list_endpoints(ctx)}
-    checkpoint_id = judge.name if judge.kind == "checkpoint" else served.get(judge.name)
-    query = select(Contestant.checkpoint_id, Contestant.source).where(Contestant.campaign_id == campaign_id)
-    with ctx.db.read() as session:
-        for contestant, source in session.execute(query):
-            endpoint = source.get("endpoint") or ""
-            if judge.kind == "endpoint" and endpoint == judge.name:
-                return True
-            if checkpoint_id and checkpoint_id in (contestant, served.get(endpoint)):
-                return True
-    return False
 
 
 def judges_of(ctx: Context, campaign_id: str) -> JudgesView | None:

@@ -187,3 +187,8 @@ def test_perplexity_of_few_long_targets_has_a_bound_beyond_every_float() -> None
     estimate = perplexity_estimate([20.0, 180.0], [1, 1])
     assert estimate.value == pytest.approx(math.exp(100.0))
     assert estimate.high == math.inf
+
+
+@pytest.mark.parametrize(("scores", "has_width"), [([0, 1, 1], True), ([0.5, 0.5], False), ([1], False)])
+def test_an_interval_of_equal_scores_has_no_width(scores: list[float], has_width: bool) -> None:
+    assert mean_estimate(scores).has_width is has_width

@@ -173,7 +173,9 @@ def test_a_download_of_tensorboards_page_is_named_by_its_file() -> None:
 
 
 def test_lines_of_json_are_read() -> None:
-    lines = '{"_step": 1, "loss": 2.0, "_timestamp": 5.0, "note": "a\u2028b"}\n{"_step": 2, "loss": 1.5, "_timestamp": 6.0}'
+    lines = (
+        '{"_step": 1, "loss": 2.0, "_timestamp": 5.0, "note": "a\u2028b"}\n{"_step": 2, "loss": 1.5, "_timestamp": 6.0}'
+    )
     log = only(lines.encode())
     assert values(log, "train_loss") == {1: 2.0, 2: 1.5}
     assert log.has_time

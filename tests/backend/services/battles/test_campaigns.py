@@ -246,7 +246,8 @@ def lines(*rows: dict[str, object]) -> str:
 
 
 def test_files_of_completions_compete_with_each_other_and_no_job_is_queued(ctx: Context) -> None:
-    text = lines(*({"prompt": f"p{n}", "human": f"human {n}", "other": f"other {n}"} for n in range(3)))
+    rows = ({"prompt": f"p{n}", "human": f"human {n}", "other": f"other {n}", "note": "a\u2028b"} for n in range(3))
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     campaign = start_campaign(
         ctx,
         name="files",

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from backend.domain.evaluation.endpoints import EndpointConfig
 from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.states import JobKind
-from backend.domain.openai_servers import JUDGE_KEY
+from backend.domain.openai_servers import JUDGE_KEY, Capabilities
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.standings import standings
 from backend.services.battles.vote_imports import import_votes
 from backend.services.context import LOCAL, Context, Person
+from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
 from backend.services.evaluation.judgements import (
     Judge,
@@ -26,7 +29,8 @@ from backend.services.evaluation.judgements import (
     read_verdicts,
 )
 from backend.services.evaluation.judges.answers import evaluation_items, list_answered
-from backend.services.evaluation.judges.campaigns import judges_itself, judges_of
+from backend.services.evaluation.judges.authors import Author, campaign_authors, evaluation_authors, judges_itself
+from backend.services.evaluation.judges.campaigns import judges_of
 from jobs.environment import child_environment
 from tests.support.evaluation_world import claim_of, finish, item
 from tests.support.jobs import take_job
@@ -104,10 +108,31 @@ def test_a_judge_that_is_a_contestant_is_known(ctx: Context, scenario: Scenario)
     oak, ash = scenario.checkpoint("Oak"), scenario.checkpoint("Ash")
     scenario.endpoint("teller", "Oak")
     scenario.endpoint("other", "Ash")
-    assert judges_itself(ctx, Judge("checkpoint", oak), campaign.id)
-    assert judges_itself(ctx, Judge("endpoint", "teller"), campaign.id)
-    assert not judges_itself(ctx, Judge("checkpoint", ash), campaign.id)
-    assert not judges_itself(ctx, Judge("endpoint", "other"), campaign.id)
+    authors = campaign_authors(campaign)
+    assert judges_itself(ctx, Judge("checkpoint", oak), authors)
+    assert judges_itself(ctx, Judge("endpoint", "teller"), authors)
+    assert not judges_itself(ctx, Judge("checkpoint", ash), authors)
+    assert not judges_itself(ctx, Judge("endpoint", "other"), authors)
+
+
+def test_a_judge_that_an_evaluated_endpoint_serves_judges_itself_and_one_named_like_another_api_does_not(
+    ctx: Context, scenario: Scenario
+) -> None:
+    """The rule of evaluations passed over checkpoints behind endpoints, and went by the name of an API elsewhere."""
+    scenario.endpoint("teller", "Oak")
+    scenario.endpoint("far", "Ash")
+    judged = scenario.evaluation("Oak")
+
+    def authors(name: str, config: EndpointConfig) -> list[Author]:
+        endpoint = EvaluatedEndpointView("", name, config, Capabilities())
+        return evaluation_authors([replace(judged, checkpoint_id=None, checkpoint=name, endpoint=endpoint)])
+
+    own = authors("teller", EndpointConfig(model="teller"))
+    assert judges_itself(ctx, Judge("checkpoint", scenario.checkpoint("Oak")), own)
+    assert judges_itself(ctx, Judge("endpoint", "teller"), own)
+    assert not judges_itself(ctx, Judge("checkpoint", scenario.checkpoint("Ash")), own)
+    elsewhere = authors("far", EndpointConfig(url="https://api.example/v1", model="big"))
+    assert not judges_itself(ctx, Judge("endpoint", "far"), elsewhere)
 
 
 def test_a_campaign_of_votes_without_answers_is_refused_before_the_queue(ctx: Context) -> None:

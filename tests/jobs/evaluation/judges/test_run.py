@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from backend.domain.evaluation.judges.config import JudgeItem
 from backend.domain.openai_servers import JUDGE_KEY
 from backend.errors import JobFailed, Unavailable
 from backend.settings import PROJECT
@@ -24,6 +26,7 @@ from tests.support.jobs import make_spec
 class _Server(ThreadingHTTPServer):
     requests: list[tuple[str, dict[str, Any]]]
     statuses: list[int]
+    problem: str
 
 
 class _Judge(BaseHTTPRequestHandler):
@@ -41,8 +44,8 @@ class _Judge(BaseHTTPRequestHandler):
             "choices": [{"message": {"content": f"Verdict: {verdict}"}}],
             "usage": {"prompt_tokens": 7, "completion_tokens": 3},
         }
-        problem = "The prompt has 526 tokens; this model's context holds 256." if status == 400 else "busy"
-        data = json.dumps(reply if status == 200 else {"error": {"message": problem, "code": "context"}}).encode()
+        problem = {"error": {"message": self.server.problem, "code": "context"}}
+        data = json.dumps(reply if status == 200 else problem).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -56,6 +59,7 @@ class _Judge(BaseHTTPRequestHandler):
 def server() -> Iterator[_Server]:
     server = _Server(("127.0.0.1", 0), _Judge)
     server.requests, server.statuses = [], []
+    server.problem = "The prompt has 526 tokens; this model's context holds 256."
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
@@ -65,6 +69,7 @@ def server() -> Iterator[_Server]:
 
 
 def write_items(root: Path, num: int) -> str:
+    root.mkdir(exist_ok=True)
     rows = [{"id": str(n), "prompt": "p", "answer": "right", "answer_b": "wrong", "human": ["A"]} for n in range(num)]
     (root / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return "items.jsonl"
@@ -121,8 +126,45 @@ def test_a_judge_of_a_small_context_is_named_with_its_context_and_the_tokens_nee
     assert (summary["missing"], summary["reason"]) == (2, message)
     server.statuses = [400] * 12
     (tmp_path / "jobs" / "job" / run.ANSWERS).unlink()
-    with pytest.raises(JobFailed, match=f"None of 6 items has a verdict: {message}"):
+    with pytest.raises(JobFailed, match=f"None of 6 items has a verdict: {message}") as failure:
         judge(tmp_path, url)
+    assert failure.value.remedy == "Correct that and judge again, or choose another judge."
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_judge_that_is_out_of_quota_or_down_is_not_said_to_refuse_or_to_follow_no_instructions(
+    tmp_path: Path, server: _Server, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """It “refused a question”, with the message in the escapes of JSON, and the remedy was a judge that follows
+    instructions.
+    """
+    monkeypatch.setattr(run, "ATTEMPTS", 1)
+    server.statuses, server.problem = [status] * 4, "Dépassé: le “quota”\nest \0\ud800 nul"
+    message = "m did not answer a question: Dépassé: le “quota” est    nul"
+    with pytest.raises(JobFailed, match=f"None of 2 items has a verdict: {message}") as failure:
+        judge(tmp_path, f"http://127.0.0.1:{server.server_port}/v1", num=2)
+    assert failure.value.remedy == "Correct that and judge again, or choose another judge."
+
+
+def test_an_error_that_is_cut_in_the_middle_of_an_escape_is_read_up_to_there(
+    tmp_path: Path, server: _Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "ATTEMPTS", 1)
+    for cut in range(6):
+        server.statuses, server.problem = [400] * 2, "x" * cut + "é" * 100
+        with pytest.raises(JobFailed) as failure:
+            judge(tmp_path / str(cut), f"http://127.0.0.1:{server.server_port}/v1", num=1)
+        assert re.search(f"m refused a question: x{{{cut}}}é{{20,}}\\.$", failure.value.message)
+
+
+def test_an_item_with_a_line_separator_in_its_text_is_one_item(tmp_path: Path, server: _Server) -> None:
+    """The file of items holds it raw, and was read as two lines of broken JSON."""
+    items = [JudgeItem(id="1", prompt="one\u2028two\u2029three\x85four", answer="right", answer_b="wrong", human=["A"])]
+    (tmp_path / "items.jsonl").write_text("".join(one.model_dump_json() + "\n" for one in items), encoding="utf-8")
+    payload = {"judge": "m", "url": f"http://127.0.0.1:{server.server_port}/v1", "model": "m", "uses_key": False}
+    config = {"mode": "pairwise", "canaries": 0}
+    spec = make_spec("judge", {**payload, "items_file": "items.jsonl", "config": config}, root=tmp_path)
+    assert run.run(spec, Remembering()).summary.items == 1
 
 
 def test_a_job_whose_judge_is_a_server_loads_no_network() -> None:
