@@ -13,7 +13,7 @@ from backend.services.serving.endpoints import list_endpoints
 
 
 class Author(NamedTuple):
-    """What wrote answers: a checkpoint, or an endpoint of this installation by its name; neither is another's."""
+    """Writer of answers: a checkpoint, or an endpoint of this installation by name; an API elsewhere is neither."""
 
     checkpoint_id: str | None
     endpoint: str = ""
