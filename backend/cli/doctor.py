@@ -145,7 +145,7 @@ def check_broker(settings: Settings, *, running: bool = False) -> CheckResult:
 def check_database(settings: Settings) -> CheckResult:
     """Check that the database can be opened, and that its file, if it is one, is not damaged."""
     from backend.bootstrap import refuse_a_home_without_its_database
-    from backend.db.damage import RESTORE, find_damage
+    from backend.db.damage import find_damage, how_to_restore
 
     try:
         refuse_a_home_without_its_database(settings)
@@ -155,7 +155,7 @@ def check_database(settings: Settings) -> CheckResult:
         if (path := settings.sqlite_path) is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             if (fault := find_damage(path)) is not None:
-                return CheckResult("database", "problem", f"{path} is damaged: {fault}.", RESTORE)
+                return CheckResult("database", "problem", f"{path} is damaged: {fault}.", how_to_restore(path))
         else:
             _open_server(settings.database_url)
     except Exception as error:  # from sqlite3, the file system, or the URL's driver
@@ -169,7 +169,7 @@ def check_documents(settings: Settings) -> CheckResult:
     from sqlalchemy import inspect
     from sqlalchemy.exc import SQLAlchemyError
 
-    from backend.db.damage import RESTORE, is_damage
+    from backend.db.damage import how_to_restore, is_damage
     from backend.db.documents import unreadable_documents
     from backend.db.engine import Database
     from backend.db.tables import Job
@@ -181,7 +181,8 @@ def check_documents(settings: Settings) -> CheckResult:
         unreadable = unreadable_documents(engine, Job.metadata.sorted_tables)
     except SQLAlchemyError as error:  # no such server, or a schema that `up` has yet to bring up to date
         if is_damage(error):  # of a page that the check of the file had no time for
-            return CheckResult("documents", "problem", "The database is damaged.", RESTORE)
+            cure = how_to_restore(settings.sqlite_path)
+            return CheckResult("documents", "problem", "The database is damaged.", cure)
         return CheckResult("documents", "warning", f"not checked: {str(error).splitlines()[0]}", "Run roundhouse up.")
     finally:
         engine.dispose()

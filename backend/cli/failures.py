@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
 from backend.cli.exit_status import FAILED, MISUSED
-from backend.db.damage import RESTORE, is_damage
+from backend.db.damage import how_to_restore, is_damage
 from backend.domain.validation import validation_message
 from backend.errors import Conflict, InvalidInput, NotFound, RoundhouseError
 from backend.settings import Settings
@@ -25,7 +25,7 @@ def explain(error: Exception) -> tuple[str, int] | None:
             return str(error), FAILED
         case _ if is_damage(error):
             path = Settings().sqlite_path
-            return f"{path.name if path else 'The database'} is damaged. {RESTORE}", FAILED
+            return f"{path.name if path else 'The database'} is damaged. {how_to_restore(path)}", FAILED
         case OperationalError():  # no such server, a locked or unreadable file, a full disk
             return f"The database does not answer: {error.orig}. Check DATABASE_URL.", FAILED
         case OSError():  # a full disk, a folder that can't be made, a file that can't be read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sqlite3
 import time
 from pathlib import Path
@@ -15,9 +16,23 @@ OPCODES = 1000
 """Steps of SQLite between two looks at the clock."""
 DAMAGE_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 RESTORE = (
-    "Restore a backup: `roundhouse down`, move `models.db*` to another folder, then"
-    " `tar xzf backup.tgz -C ~/.roundhouse ./models.db` (docs/operation.md, A damaged database)."
+    "An operator restores a backup: `roundhouse doctor` names the file and the commands (docs/operation.md, A damaged"
+    " database)."
 )
+
+
+def how_to_restore(path: Path | None) -> str:
+    """Return the commands that put the file of a backup in the place of a damaged one; where it is unknown, where they
+    stand.
+    """
+    if path is None:
+        return RESTORE
+    file = shlex.quote(str(path.absolute()))
+    return (
+        "Restore a backup. In its folder: `roundhouse down`, then"
+        f" `mkdir damaged && mv {file}* damaged && tar xzOf backup.tgz ./models.db > {file}`"
+        " (docs/operation.md, A damaged database)."
+    )
 
 
 def is_damage(error: BaseException | None) -> bool:

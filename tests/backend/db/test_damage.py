@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +16,14 @@ from sqlalchemy.exc import DatabaseError
 from typer.testing import CliRunner
 
 from backend.bootstrap import build_context
+from backend.cli.doctor import check_database
 from backend.cli.main import app
-from backend.db.damage import RESTORE, find_damage
+from backend.db.damage import RESTORE, find_damage, how_to_restore
 from backend.db.engine import Database
 from backend.services.context import Context
 from backend.services.health import DAMAGED, HealthWatch, check_file, ping_database
 from backend.services.outage import outage_of
+from backend.settings import Settings
 from tests.support.damage import DAMAGES, FAR_DAMAGES, Damage, overwrite_table
 from tests.support.installation import wait_until
 from tests.support.settings import make_settings, name_installation
@@ -51,12 +55,12 @@ def test_doctor_and_up_say_that_the_file_is_damaged_and_how_to_restore_it(home: 
     findings = {finding["name"]: finding for finding in json.loads(result.stdout)["findings"]}
     assert findings["database"]["state"] == "problem"
     assert findings["database"]["detail"].startswith(f"{home}/models.db is damaged: ")
-    assert findings["database"]["cure"] == RESTORE
+    assert findings["database"]["cure"] == how_to_restore(home / "models.db")
     assert {"python", "packages", "disk", "broker", "devices", "library"} <= findings.keys()
     result = CliRunner().invoke(app, ["up", "--only", "pages"])
     assert result.exit_code == 1, result.output
     assert f"{home}/models.db is damaged: " in result.stderr
-    assert RESTORE in result.stderr
+    assert how_to_restore(home / "models.db") in result.stderr
 
 
 @pytest.mark.parametrize("damage", FAR_DAMAGES)
@@ -65,7 +69,27 @@ def test_commands_on_a_damaged_file_end_in_one_sentence(home: Path, damage: Dama
     damage(home / "models.db")
     for command in ("endpoint list", "run list"):
         result = CliRunner().invoke(app, command.split())
-        assert (result.exit_code, result.stderr) == (1, f"roundhouse: models.db is damaged. {RESTORE}\n")
+        cure = how_to_restore(home / "models.db")
+        assert (result.exit_code, result.stderr) == (1, f"roundhouse: models.db is damaged. {cure}\n")
+
+
+@pytest.mark.parametrize("name", ["models.db", "my runs.db"])
+def test_the_commands_restore_the_file_that_is_damaged(home: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They unpacked into ~/.roundhouse, wherever the database was."""
+    backups, database = home / "backups", home / "other home" / name
+    backups.mkdir()
+    database.parent.mkdir()
+    subprocess.run(["tar", "czf", backups / "backup.tgz", "-C", home, "./models.db"], check=True)
+    (home / "models.db").rename(database)
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{database}")
+    database.write_bytes(b"no database")
+    Path(f"{database}-wal").touch()
+    problem = check_database(Settings())
+    (_, command) = re.findall(r"`(.*?)`", problem.cure)
+    assert problem.state == "problem"
+    subprocess.run(["sh", "-c", command], cwd=backups, check=True)
+    assert sorted(file.name for file in (backups / "damaged").iterdir()) == [name, f"{name}-wal"]
+    assert check_database(Settings()).state == "ok"
 
 
 def test_damage_while_it_runs_is_an_outage_on_every_page(watched: Context, monkeypatch: pytest.MonkeyPatch) -> None:
