@@ -11,7 +11,7 @@ from backend.domain.training.diagnosis import Finding, breaking_finding, idle_fi
 from backend.domain.training.objectives import writes_text
 from backend.services.context import Context, Person
 from backend.services.training.diagnosis import diagnose_run
-from backend.services.training.views import RunDetail, RunView, get_run, read_run_log, run_detail
+from backend.services.training.views import RunDetail, RunView, expected_start, get_run, read_run_log, run_detail
 from pages.components import routes
 from pages.components.browser.live_chart.component import live_chart
 from pages.components.evaluation.run_scores import draw_run_scores
@@ -22,11 +22,11 @@ from pages.components.training.placement import draw_waiting
 from pages.components.training.run import (
     draw_checkpoints,
     draw_editor,
+    draw_expected_start,
     draw_facts,
     draw_findings,
     draw_imported_facts,
     draw_next_steps,
-    draw_queue_place,
     draw_run_actions,
     draw_run_report,
     draw_strip,
@@ -54,7 +54,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
         if detail.config.devices.nodes > 1 or (detail.job is not None and detail.job.placement):
             live_part(REFRESH_S)(lambda: draw_waiting(ctx, run))()
         else:
-            live_part(REFRESH_S)(lambda: draw_queue_place(run_detail(ctx, run.id)))()
+            live_part(REFRESH_S)(lambda: draw_expected_start(expected_start(ctx, run.job_id or "")))()
     if not run.is_active and detail.checkpoints and not is_broken and idle_finding(findings) is None:
         newest = max(detail.checkpoints, key=lambda line: line.step or 0)
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):

@@ -97,9 +97,7 @@ class CheckpointLine:
 
 @dataclass(frozen=True)
 class RunDetail:
-    """A run in full. `resume_step` is the newest checkpoint's step, None without one; `ahead` are the jobs running or
-    waiting before it.
-    """
+    """A run in full. `resume_step` is the newest checkpoint's step, None without one."""
 
     run: RunView
     config: RunConfig
@@ -112,15 +110,23 @@ class RunDetail:
     parent: tuple[str, str] | None  # (id, name) of the run whose config it was made from
     # (id, name) of runs that start from one of its checkpoints, or were made from its config
     children: tuple[tuple[str, str], ...]
-    ahead: JobsAhead
-    expected_wait_s: float | None
-    num_slots: int
     device: str | None
 
     @property
     def resume_step(self) -> int | None:
         """The step that a resumed run continues from."""
         return max((line.step for line in self.checkpoints if line.step is not None), default=None)
+
+
+@dataclass(frozen=True)
+class ExpectedStart:
+    """The jobs that run or wait before a queued run, the runs that workers train at once, and the seconds until it
+    starts, None where they are unknown.
+    """
+
+    ahead: JobsAhead
+    num_slots: int
+    expected_wait_s: float | None
 
 
 @dataclass(frozen=True)
@@ -178,9 +184,6 @@ def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
             f"“{run.name}” was imported as curves: it has no config and no checkpoints.",
             remedy="Choose a run of this installation.",
         )
-    ahead = queue_ahead(ctx, run.job_id) if run.job_id and run.status is Status.QUEUED else JobsAhead()
-    workers = [worker for worker in list_workers(ctx) if worker.takes_jobs and "train" in worker.queues]
-    slots = sum(max(1, len(worker.devices) or worker.concurrency) for worker in workers)
     with ctx.db.read() as session:
         row = session.get_one(Run, run.id)
         job = session.get(Job, row.job_id) if row.job_id else None
@@ -205,11 +208,16 @@ def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
             checkpoints=tuple(_checkpoints(session, run.id)),
             parent=(parent.id, parent.name) if parent else None,
             children=tuple((c[0], c[1]) for c in children),
-            ahead=ahead,
-            expected_wait_s=expected_wait_s(ahead.progress, slots=slots) if ahead.count >= slots else None,
-            num_slots=slots,
             device=job.device if job else None,
         )
+
+
+def expected_start(ctx: Context, job_id: str) -> ExpectedStart:
+    """Return a queued run's wait, by its job; nothing is ahead of one that isn't queued any more."""
+    ahead = queue_ahead(ctx, job_id)
+    workers = [worker for worker in list_workers(ctx) if worker.takes_jobs and "train" in worker.queues]
+    slots = sum(max(1, len(worker.devices) or worker.concurrency) for worker in workers)
+    return ExpectedStart(ahead, slots, expected_wait_s(ahead.progress, slots=slots) if ahead.count >= slots else None)
 
 
 def read_configs(ctx: Context, run_ids: Sequence[str]) -> list[RunConfig | None]:

@@ -32,7 +32,7 @@ from backend.services.training.runs import (
     stop_run,
 )
 from backend.services.training.sweeps import sweep_of_run
-from backend.services.training.views import RunDetail, RunView
+from backend.services.training.views import ExpectedStart, RunDetail, RunView
 from pages.components import routes
 from pages.components.downloads import draw_download
 from pages.components.frame import draw_figure, plain, rerun_after, title_tab
@@ -209,27 +209,27 @@ def _draw_continuations(ctx: Context, person: Person, detail: RunDetail, *, is_b
                 resume_run(ctx, run.id, person=person, max_steps=int(total))
 
 
-def draw_queue_place(detail: RunDetail) -> None:
+def draw_expected_start(expected: ExpectedStart) -> None:
     """Draw the jobs ahead in the queue and the expected start."""
-    if detail.num_slots == 0:
+    if expected.num_slots == 0:
         st.warning(
             "No worker serves the queue `train`. The run starts as soon as one does.", icon=":material/cloud_off:"
         )
         return
-    if not detail.ahead.count:
+    if not expected.ahead.count:
         st.info("Next in the queue: it starts within seconds.", icon=":material/schedule:")
         return
     ahead = ", ".join(
         f"“{plain(job.title)}” ({'running' if job.status is not Status.QUEUED else 'waiting'})"
-        for job in detail.ahead.first[:4]
+        for job in expected.ahead.first[:4]
     )
-    more = f" and {detail.ahead.count - 4:,} more" if detail.ahead.count > 4 else ""
+    more = f" and {expected.ahead.count - 4:,} more" if expected.ahead.count > 4 else ""
     start = (
-        f" Expected to start in about {format_duration(detail.expected_wait_s)}."
-        if detail.expected_wait_s is not None
+        f" Expected to start in about {format_duration(expected.expected_wait_s)}."
+        if expected.expected_wait_s is not None
         else " The expected start is not known yet."
     )
-    st.info(f"{plural(detail.ahead.count, 'job')} ahead: {ahead}{more}.{start}", icon=":material/schedule:")
+    st.info(f"{plural(expected.ahead.count, 'job')} ahead: {ahead}{more}.{start}", icon=":material/schedule:")
 
 
 def draw_checkpoints(ctx: Context, detail: RunDetail, *, breaking: Finding | None) -> None:

@@ -37,13 +37,13 @@ from backend.services.training.runs import (
 )
 from backend.services.training.views import (
     RunView,
+    expected_start,
     get_run,
     list_runs,
     list_sample_steps,
     list_samples,
     read_configs,
     read_run_log,
-    run_detail,
 )
 from tests.support.clock import Clock
 from tests.support.curves import read_curve
@@ -388,7 +388,11 @@ def test_the_place_in_the_queue_counts_who_is_ahead(ctx: Context, scenario: Scen
         "In the queue, 1 ahead",
         "In the queue, 2 ahead",
     ]
-    assert [job.id for job in run_detail(ctx, second.id).ahead.first] == [urgent.job_id, first.job_id]
+    statements: list[str] = []
+    event.listen(ctx.db.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    expected = expected_start(ctx, second.job_id or "")
+    assert [job.id for job in expected.ahead.first] == [urgent.job_id, first.job_id]
+    assert len([one for one in statements if one.startswith("SELECT")]) <= 6, "its page asks every two seconds"
 
 
 def test_runs_are_listed_by_status_and_their_tags_are_lower_case(ctx: Context, scenario: Scenario) -> None:
