@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
+from enum import Enum
 from urllib.parse import parse_qs, quote
 
 from starlette.concurrency import run_in_threadpool
@@ -123,6 +124,16 @@ def sign_in_routes(get_context: Callable[[], Context], *, proxies: TrustedProxie
     ]
 
 
+class _Page(Enum):
+    """State of an open page: drawn for the present person; for an earlier one, whose run may still end; or being drawn
+    for the present one.
+    """
+
+    PRESENT = "present"
+    OUTDATED = "outdated"
+    BEGUN = "begun"
+
+
 class SignInGate:
     """Redirects a browser without a valid cookie to the sign-in page, and ends open pages of an account that lost
     access. The page script checks the visitor only when it runs from the top; fragments and buttons inside them keep
@@ -153,43 +164,49 @@ class SignInGate:
         """Run the script from the top at the first message after the account was disabled, signed out or given another
         role, whatever the message asks for; values of widgets and calls of fragments count again once it has run.
         """
-        person, is_outdated = await self._who(scope), False
+        person, page = await self._who(scope), _Page.PRESENT
 
         async def receive_for_present_person() -> Message:
-            nonlocal person, is_outdated
+            nonlocal person, page
             while True:
                 message = await receive()
                 if message["type"] != "websocket.receive":
                     return message
                 if person is not None and (present := await self._who(scope)) != person:
-                    person, is_outdated = present, True
-                if not is_outdated:
+                    person, page = present, _Page.OUTDATED
+                if page is _Page.PRESENT:
                     return message
                 if (run := _run_from_the_top(message)) is not None:
                     return run
 
         async def send_and_note_runs(message: Message) -> None:
-            nonlocal is_outdated
-            if is_outdated and _ends_a_whole_run(message):
-                is_outdated = False
+            nonlocal page
+            if page is not _Page.PRESENT:
+                sent = ForwardMsg.FromString(message.get("bytes") or b"")
+                if sent.HasField("new_session"):
+                    page = _Page.BEGUN
+                elif page is _Page.BEGUN and _ends_a_whole_run(sent):
+                    page = _Page.PRESENT
             await send(message)
 
         await self.app(scope, receive_for_present_person, send_and_note_runs)
 
 
+def _ends_a_whole_run(sent: ForwardMsg) -> bool:
+    return bool(sent.HasField("script_finished") and sent.script_finished == ForwardMsg.FINISHED_SUCCESSFULLY)
+
+
 def _run_from_the_top(message: Message) -> Message | None:
-    """Return a message to Streamlit's server that asks for the page alone; None if it asks for no run."""
-    request = BackMsg.FromString(message.get("bytes") or b"")
+    """Return a message to Streamlit's server that asks for the page alone; None if it asks for no run or is none."""
+    try:
+        request = BackMsg.FromString(message.get("bytes") or b"")
+    except Exception:  # protobuf's DecodeError, which Streamlit does not name
+        return None
     if not request.HasField("rerun_script"):
         return None
     for field in ("widget_states", "fragment_id", "is_auto_rerun"):
         request.rerun_script.ClearField(field)
     return {"type": "websocket.receive", "bytes": request.SerializeToString()}
-
-
-def _ends_a_whole_run(message: Message) -> bool:
-    sent = ForwardMsg.FromString(message.get("bytes") or b"")
-    return bool(sent.HasField("script_finished") and sent.script_finished == ForwardMsg.FINISHED_SUCCESSFULLY)
 
 
 class SecurityHeaders:

@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from streamlit.proto.NewSession_pb2 import NewSession
 
 from backend.bootstrap import build_context, migrate_database, read_secret
 from backend.db.engine import Database
@@ -83,29 +84,31 @@ def test_an_open_page_runs_from_the_top_at_its_next_message_once_the_account_is_
     state = ClientState(page_script_hash="costs", query_string="period=x", fragment_id="gauges")
     state.widget_states.widgets.add(id="delete", trigger_value=True)
     click = BackMsg(rerun_script=state).SerializeToString()
+    begun = ForwardMsg(new_session=NewSession(name="app.py")).SerializeToString()
     finished = ForwardMsg(script_finished=ForwardMsg.FINISHED_SUCCESSFULLY).SerializeToString()
+    sent = [[begun], [finished], [begun, finished], []]  # the first run ends after the account was disabled
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
-        """Send back what arrives; after three messages the script has run."""
+        """Send back what arrives, each with what a script sends then."""
         socket = WebSocket(scope, receive, send)
         await socket.accept()
         with suppress(WebSocketDisconnect):
-            for _ in range(3):
-                await socket.send_bytes(await socket.receive_bytes())
-            await socket.send_bytes(finished)
-            await socket.send_bytes(await socket.receive_bytes())
+            for more in sent:
+                for message in (await socket.receive_bytes(), *more):
+                    await socket.send_bytes(message)
 
     client = TestClient(SignInGate(answer, get_context=lambda: replace(ctx, sign_in=True)))
     with client.websocket_connect("/_stcore/stream", headers={"cookie": f"{COOKIE}={cookie}"}) as socket:
         socket.send_bytes(click)
-        assert socket.receive_bytes() == click
+        assert [socket.receive_bytes() for _ in range(2)] == [click, begun]
         disable_account(ctx, maya.id or "", person=LOCAL)
-        socket.send_bytes(BackMsg(clear_cache=True).SerializeToString())  # not answered
-        for _ in range(2):
+        for unanswered in (BackMsg(clear_cache=True).SerializeToString(), b"\xff"):
+            socket.send_bytes(unanswered)
+        for messages in sent[1:3]:
             socket.send_bytes(click)
             asked = BackMsg.FromString(socket.receive_bytes()).rerun_script
             assert asked == ClientState(page_script_hash="costs", query_string="period=x")
-        assert socket.receive_bytes() == finished
+            assert [socket.receive_bytes() for _ in messages] == messages
         socket.send_bytes(click)
         assert socket.receive_bytes() == click
 
