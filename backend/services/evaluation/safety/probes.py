@@ -36,6 +36,7 @@ from backend.errors import Conflict, InvalidInput, NotFound
 from backend.infra.files.parquet import iter_file_rows, write_rows
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
+from backend.services.data.cards import split_files
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import VersionView, version_view
 from backend.services.tokenizers.sources import resolve_source
@@ -120,9 +121,8 @@ def rows_of_files(files: Mapping[str, bytes]) -> list[dict[str, object]]:
 
 def rows_of_dataset(ctx: Context, dataset: str) -> list[dict[str, object]]:
     """Return the rows of a dataset's newest version as the imported file had them. Raises NotFound."""
-    folder = ctx.artifacts.path(resolve_version(ctx, dataset).folder or "")
-    files = [file for split in ("train", "val") if (file := folder / f"{split}.parquet").is_file()]
-    return [file_row(row) for row in islice((row for file in files for row in iter_file_rows(file)), MAX_ROWS)]
+    files = split_files(ctx, resolve_version(ctx, dataset))
+    return [file_row(row) for row in islice((row for _, file in files for row in iter_file_rows(file)), MAX_ROWS)]
 
 
 def read_rows_of(name: str, data: bytes) -> list[dict[str, object]]:
