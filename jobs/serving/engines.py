@@ -420,13 +420,19 @@ class ServerProcess:
             command += ["--config", name]
         logger.info("Starting %s: %s", server.name, " ".join(command))
         inherited = os.environ if command[0] == sys.executable else without_python(os.environ)
-        child = subprocess.Popen(
-            [*KEEPER, *command],
-            stdin=subprocess.DEVNULL,
-            env={**inherited, **server.variables(start), **({server.key_variable: key} if server.key_variable else {})},
-            start_new_session=True,
-            preexec_fn=partial(die_with_parent, signal.SIGTERM),
-        )
+        own = {**server.variables(start), **({server.key_variable: key} if server.key_variable else {})}
+        try:
+            child = subprocess.Popen(
+                [*KEEPER, *command],
+                stdin=subprocess.DEVNULL,
+                env={**inherited, **own},
+                start_new_session=True,
+                preexec_fn=partial(die_with_parent, signal.SIGTERM),
+            )
+        except BaseException:
+            if key_file is not None:
+                key_file.unlink()
+            raise
         return ServerProcess(server, f"http://127.0.0.1:{port}", key, child, key_file)
 
     @property

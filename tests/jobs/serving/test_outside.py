@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -533,6 +534,15 @@ def test_sglang_starts_offline_with_its_key_in_a_file_and_a_cache_of_the_budget(
         "OMP_NUM_THREADS": "2",
     }
     assert "PYTHONPATH" not in variables
+
+
+@only_sglang
+def test_a_server_that_cannot_be_started_leaves_no_key(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOO_LONG_FOR_A_PROCESS", "x" * 2**18)
+    monkeypatch.setattr(tempfile, "tempdir", str(stand.folder))
+    with pytest.raises(OSError, match="Argument list too long"):
+        stand.run_here()
+    assert not list(stand.folder.glob("engine-*"))
 
 
 @only_vllm
