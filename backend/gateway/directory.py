@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
-from backend.domain.serving.key_limits import KeyLimits, KeyScopes, Period
+from backend.domain.serving.key_limits import PLAYGROUND_KEY, KeyLimits, KeyScopes, Period
 from backend.domain.serving.options import RoutingPolicy
 from backend.domain.serving.request_log import LogMode
 from backend.domain.serving.upstream import Upstream
 from backend.services.serving.autoscaling import Waking
-from backend.services.serving.chat.internal_key import NAME as PLAYGROUND
 from backend.services.serving.failures import LostRequest
 from backend.services.serving.monitoring.gauges import LiveGauges
 from backend.services.serving.shadows import ComparedRequest
@@ -81,7 +80,7 @@ class Principal:
         """Return the name without meaning under which replicas know the owner; the playground's key has one for each of
         its users.
         """
-        whose = f"{self.owner}/{user}" if user and self.name == PLAYGROUND and self.user_id is None else self.owner
+        whose = f"{self.owner}/{user}" if user and self.name == PLAYGROUND_KEY and self.user_id is None else self.owner
         return name_tenant(whose)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from textwrap import shorten
 
 from sqlalchemy import case, func, or_, select
 from sqlalchemy.orm import Session
@@ -34,13 +33,12 @@ from backend.db.tables import (
     Vote,
 )
 from backend.domain.jobs.states import JobKind, Status
-from backend.domain.wording import plural
+from backend.domain.serving.key_limits import OWN_KEYS
+from backend.domain.wording import plural, shorten
 from backend.services.battles.raters import LOCAL_RATER
 from backend.services.battles.views import vote_holds
 from backend.services.context import Context, Person
 from backend.services.scaling.studies import KIND as STUDY
-from backend.services.serving.chat.internal_key import NAME as PLAYGROUND_KEY
-from backend.services.serving.job_keys import KEY_NAMES
 from backend.services.serving.monitoring.alerts import DIVERGING_RUN, RUN_EVENTS
 
 MAX_ACTIVITIES = 40
@@ -81,7 +79,6 @@ OUTCOMES = {
     Status.FAILED: ActivityKind.FAILED,
     Status.CANCELLED: ActivityKind.STOPPED,
 }
-OWN_KEYS = (PLAYGROUND_KEY, *KEY_NAMES.values())
 DECISIONS = {"promote": "promoted", "reject": "rejected", "rollback": "rolled back"}
 
 
@@ -121,7 +118,7 @@ def list_activities(ctx: Context, *, since: datetime, person: Person) -> list[Ac
 
 def _outcome(status: str, cause: str = "") -> str:
     if status == Status.FAILED:
-        return f"failed: {shorten(cause, MAX_CAUSE, placeholder=' …')}" if cause else "failed"
+        return f"failed: {shorten(' '.join(cause.split()), MAX_CAUSE)}" if cause else "failed"
     return "finished" if status == Status.FINISHED else "was stopped"
 
 

@@ -83,8 +83,8 @@ def make_checkpoint(ctx: Context) -> str:
     return add_row(ctx, Checkpoint(name="tiny", origin="added", folder="bases/tiny", family="llama", parameters=10))
 
 
-def make_ready(ctx: Context) -> Claim[Any]:
-    deploy(ctx, checkpoint_id=make_checkpoint(ctx), name="tales", person=LOCAL)
+def make_ready(ctx: Context, name: str = "tales") -> Claim[Any]:
+    deploy(ctx, checkpoint_id=make_checkpoint(ctx), name=name, person=LOCAL)
     claim: Claim[Any] | None = claim_next(ctx, "serve", owner="lab/serve#1", host="lab")
     assert claim is not None
     with ctx.db.write() as session:
@@ -221,6 +221,13 @@ def test_a_key_for_one_endpoint_is_made_beside_its_code(ctx: Context) -> None:
     assert not any(secret in code.value for code in app.code)
     next(button for button in app.button if button.label == "Create key").click().run()
     assert [key.name for key in list_keys(ctx, person=LOCAL)] == ["tales 2", "tales"]
+
+
+def test_a_key_for_an_endpoint_of_the_name_of_the_products_own_keys_has_another(ctx: Context) -> None:
+    make_ready(ctx, "judge")
+    app = draw("serve/endpoints.py", name="judge", tab="API")
+    next(button for button in app.button if button.label == "Create key").click().run()
+    assert [key.name for key in list_keys(ctx, person=LOCAL)] == ["judge 2"]
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8100", "http://lab.example:8100"])

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import ApiKey, Usage, User
 from backend.domain.attributes import view_of
 from backend.domain.names import require_length
-from backend.domain.serving.key_limits import KeyLimits, KeyScopes, Period, period_start
+from backend.domain.serving.key_limits import KeyLimits, KeyScopes, Period, is_own_key, period_start
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import BUILDERS, Context, Person, require_builder
 from backend.services.serving.costs.requests import price_differences
@@ -75,17 +75,20 @@ def create_key(
     limits: KeyLimits | None = None,
     expires_at: datetime | None = None,
     secret: str | None = None,
-    shares_name: bool = False,
+    is_own: bool = False,
 ) -> str:
     """Create a key and return it: the only time it is shown. The same `secret`, of `new_secret`, makes one key.
 
-    Raises InvalidInput without a name or for one that is too long, Conflict for the name of another key of the person's
-    that is active (unless the key `shares_name`), NotAllowed for a rater, and for an admin's scope by another role.
+    A key that the product makes for itself `is_own`. Raises InvalidInput without a name or for one that is too long,
+    Conflict for the name of such keys or of another active key of the person's, NotAllowed for a rater, and for an
+    admin's scope by another role.
     """
     require_builder(person)
     if not name.strip():
         raise InvalidInput("A key needs a name, so that you know later what uses it.", field="name")
     name = require_length(name.strip(), what="The name", limit=LONGEST_NAME, field="name")
+    if not is_own and is_own_key(name):
+        raise Conflict(f"Keys named “{name}” are Roundhouse's own.", remedy="Choose another name.", field="name")
     scopes = scopes or KeyScopes()
     _require_scope(scopes, person)
     key = secret or new_secret()
@@ -95,7 +98,7 @@ def create_key(
         ):
             return key  # the first of two clicks made it
         taken = _valid(ctx).where(ApiKey.name == name, ApiKey.user_id.is_not_distinct_from(person.id))
-        if not shares_name and session.scalar(taken.limit(1)):
+        if not is_own and session.scalar(taken.limit(1)):
             raise Conflict(
                 f"There is already an active key “{name}”.",
                 remedy="Choose another name, or revoke that key first.",

@@ -17,20 +17,12 @@ from backend.db.tables import ApiKey, Job
 from backend.domain.jobs.load_test import LoadTestPayload
 from backend.domain.jobs.payloads import EvaluatePayload, GeneratePayload, JudgePayload
 from backend.domain.jobs.records import Payload
-from backend.domain.jobs.states import JobKind
 from backend.domain.openai_servers import JOB_KEY
-from backend.domain.serving.key_limits import MANY_AT_ONCE, ApiEndpoint, KeyScopes
+from backend.domain.serving.key_limits import JOB_KEYS, MANY_AT_ONCE, ApiEndpoint, KeyScopes
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
 from backend.services.people.keys import hash_key
 
-KEY_NAMES = {
-    JobKind.EVALUATE: "Evaluation",
-    JobKind.GENERATE: "Answers of a campaign",
-    JobKind.JUDGE: "Judge",
-    JobKind.LOAD_TEST: "Load test",
-}
-"""Names of the keys of each kind of job that may ask an endpoint."""
 KEY_LASTS = timedelta(days=7)
 """Bound on a key whose job ended while the database was away."""
 
@@ -79,7 +71,7 @@ def create_job_key(ctx: Context, claim: Claim[Payload]) -> str | None:
             return key
         session.add(
             ApiKey(
-                name=KEY_NAMES[claim.kind],
+                name=JOB_KEYS[claim.kind],
                 key_hash=hash_key(key),
                 hint=key[-4:],
                 user_id=session.scalar(select(Job.created_by).where(Job.id == claim.job_id)),
@@ -94,7 +86,7 @@ def create_job_key(ctx: Context, claim: Claim[Payload]) -> str | None:
 
 def revoke_job_keys(session: Session, ctx: Context, claim: Claim[Any]) -> None:
     """Revoke the keys of a job's attempts."""
-    if claim.kind in KEY_NAMES:
+    if claim.kind in JOB_KEYS:
         revoke_secrets(session, ctx, [_key(ctx, claim.job_id, attempt) for attempt in range(1, claim.attempt + 1)])
 
 

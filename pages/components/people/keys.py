@@ -6,7 +6,7 @@ from datetime import UTC, datetime, time
 
 import streamlit as st
 
-from backend.domain.serving.key_limits import KeyLimits, KeyScopes
+from backend.domain.serving.key_limits import KeyLimits, KeyScopes, is_own_key
 from backend.domain.wording import format_usd, percent
 from backend.services.context import Context, Person
 from backend.services.people.keys import (
@@ -67,8 +67,8 @@ def draw_key_of(ctx: Context, person: Person, endpoint: str) -> None:
     ):
         with rerun_after():
             taken = {key.name for key in list_keys(ctx, person=person)}
-            names = (endpoint, *(f"{endpoint} {number}" for number in range(2, len(taken) + 2)))
-            name = next(name for name in names if name not in taken)
+            names = (endpoint, *(f"{endpoint} {number}" for number in range(2, len(taken) + 3)))
+            name = next(name for name in names if name not in taken and not is_own_key(name))
             create_key(ctx, name, person=person, scopes=KeyScopes(models=(endpoint,)), secret=secret)
             st.session_state[FRESH] = secret
             del st.session_state[PENDING]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
 from backend.db.base import utc_now
 from backend.db.tables import Alert, Job, Run, RunGroup
 from backend.domain.jobs.records import JobFailure
@@ -40,13 +42,15 @@ def test_runs_that_ended_are_named_with_their_outcome_and_cause(ctx: Context, sc
     assert all(one.name != "waiting" for one in list_activities(ctx, since=since, person=LOCAL))
 
 
-def test_a_long_cause_is_cut_between_words(ctx: Context, scenario: Scenario) -> None:
+@pytest.mark.parametrize("cause", ["column\n" * 40, f"{'/a-long-folder' * 20} can't be read."], ids=["words", "path"])
+def test_a_long_cause_is_cut_to_one_line(ctx: Context, scenario: Scenario, cause: str) -> None:
+    """Of one that began with a path, nothing was left."""
     since = ctx.now()
     run = scenario.run(status=Status.FAILED)
     with ctx.db.write() as session:
-        session.get_one(Job, session.get_one(Run, run.id).job_id).error = JobFailure(cause="column " * 40)
+        session.get_one(Job, session.get_one(Run, run.id).job_id).error = JobFailure(cause=cause)
     (line,) = [one for one in list_activities(ctx, since=since, person=LOCAL) if one.kind is ActivityKind.FAILED]
-    assert line.text == f"failed: {'column ' * 22}…"
+    assert line.text == f"failed: {cause[:159]}…".replace("\n", " ")
 
 
 def test_the_runs_of_a_sweep_are_one_line(ctx: Context, scenario: Scenario) -> None:

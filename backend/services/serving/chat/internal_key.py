@@ -15,10 +15,8 @@ from sqlalchemy import select
 
 from backend.db.races import retry_races
 from backend.db.tables import ApiKey
+from backend.domain.serving.key_limits import PLAYGROUND_KEY
 from backend.services.context import Context
-
-NAME = "Playground"
-
 
 _known: dict[tuple[bytes, str], str] = {}
 
@@ -36,7 +34,7 @@ def playground_key(ctx: Context) -> str:
 
 @retry_races
 def _read_key(ctx: Context) -> str:
-    own = select(ApiKey.key_hash, ApiKey.revoked_at).where(ApiKey.name == NAME, ApiKey.user_id.is_(None))
+    own = select(ApiKey.key_hash, ApiKey.revoked_at).where(ApiKey.name == PLAYGROUND_KEY, ApiKey.user_id.is_(None))
     with ctx.db.read() as session:
         revoked = dict(session.execute(own).all())
     for number in count():
@@ -48,7 +46,7 @@ def _read_key(ctx: Context) -> str:
             continue
         with ctx.db.write() as session:
             if session.scalar(select(ApiKey.id).where(ApiKey.key_hash == digest)) is None:
-                session.add(ApiKey(name=NAME, key_hash=digest, hint=key[-4:], user_id=None))
+                session.add(ApiKey(name=PLAYGROUND_KEY, key_hash=digest, hint=key[-4:], user_id=None))
         return key
     raise AssertionError("count() does not end")
 

@@ -24,7 +24,7 @@ from backend.db.tables import Checkpoint, Deployment, Job, LoadTest, User
 from backend.domain.csv_text import safe_cell
 from backend.domain.jobs.load_test import LoadOutcome, LoadTarget, LoadTestPayload, LoadTestResult
 from backend.domain.jobs.states import ACTIVE, JobKind
-from backend.domain.serving.key_limits import MANY_AT_ONCE
+from backend.domain.serving.key_limits import JOB_KEYS, MANY_AT_ONCE
 from backend.domain.serving.load import LoadConfig, sample_prompts
 from backend.domain.wording import plural
 from backend.errors import Conflict, InvalidInput, RoundhouseError, Unavailable
@@ -35,7 +35,7 @@ from backend.services.jobs.jobs import JobView, add_job, get_job, view, wake
 from backend.services.people.keys import create_key
 from backend.services.serving.chat.contexts import endpoint_facts
 from backend.services.serving.endpoints import find_endpoint
-from backend.services.serving.job_keys import KEY_LASTS, KEY_NAMES, create_job_key, revoke_secrets, scopes_of
+from backend.services.serving.job_keys import KEY_LASTS, create_job_key, revoke_secrets, scopes_of
 from backend.services.serving.replicas import Target, ready_targets
 from backend.services.tokenizers.sources import resolve_source
 from backend.services.tokenizers.tokenization import count_tokens
@@ -281,12 +281,12 @@ def _key(ctx: Context, payload: LoadTestPayload, person: Person, *, key: str) ->
         return
     secret = create_key(
         ctx,
-        KEY_NAMES[JobKind.LOAD_TEST],
+        JOB_KEYS[JobKind.LOAD_TEST],
         person=person,
         scopes=scopes_of(payload),
         limits=MANY_AT_ONCE,
         expires_at=ctx.now() + KEY_LASTS,
-        shares_name=True,
+        is_own=True,
     )
     try:
         yield secret

@@ -54,10 +54,19 @@ def test_the_name_of_an_active_key_is_refused_until_that_one_is_revoked(any_ctx:
     create_key(any_ctx, "bot", person=owner)  # another person's
     with pytest.raises(Conflict, match="already an active key “bot”"):
         create_key(any_ctx, " bot ", person=LOCAL)
-    create_key(any_ctx, "bot", person=LOCAL, shares_name=True)
+    create_key(any_ctx, "bot", person=LOCAL, is_own=True)
     for key in list_keys(any_ctx, person=LOCAL):
         revoke_key(any_ctx, key.id, person=LOCAL)
     create_key(any_ctx, "bot", person=LOCAL)
+
+
+@pytest.mark.parametrize("name", ["Judge", " playground ", "LOAD TEST", "Evaluation", "Answers of a campaign"])
+def test_the_names_of_the_products_own_keys_are_refused(ctx: Context, name: str) -> None:
+    """An engineer's key of such a name was none in the log of keys that admins read."""
+    maya = add_user(ctx, "maya", PASSWORD, person=LOCAL)
+    with pytest.raises(Conflict, match=f"Keys named “{name.strip()}” are Roundhouse's own. Choose another name."):
+        create_key(ctx, name, person=maya)
+    create_key(ctx, name, person=maya, is_own=True)
 
 
 def test_a_key_stops_with_its_owners_account_and_role(any_ctx: Context) -> None:

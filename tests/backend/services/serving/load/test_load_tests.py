@@ -160,7 +160,7 @@ def test_a_load_test_in_a_shell_revokes_its_own_key_alone(served: Context) -> No
     config = LoadConfig(users=(1,), requests=1, warmup=0, targets=("gateway",))
 
     def start_another(_: str) -> None:
-        others.append(create_key(closed, "Load test", person=LOCAL, shares_name=True))
+        others.append(create_key(closed, "Load test", person=LOCAL, is_own=True))
 
     run_load_test(closed, "tales", config, person=LOCAL, on_progress=start_another)
     assert check_key(closed, others[0]) is not None
