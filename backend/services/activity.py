@@ -32,8 +32,8 @@ from backend.db.tables import (
     User,
     Vote,
 )
+from backend.domain.jobs.own_keys import OWN_KEYS
 from backend.domain.jobs.states import JobKind, Status
-from backend.domain.serving.key_limits import OWN_KEYS
 from backend.domain.wording import plural, shorten
 from backend.services.battles.raters import LOCAL_RATER
 from backend.services.battles.views import vote_holds

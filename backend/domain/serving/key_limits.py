@@ -10,7 +10,6 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from backend.domain.fields import Shown, setting
-from backend.domain.jobs.states import JobKind
 from backend.domain.validation import read_values
 from backend.errors import InvalidInput
 
@@ -97,20 +96,6 @@ class KeyLimits(BaseModel):
 MANY_AT_ONCE = KeyLimits(concurrency=100_000)
 """Limits of keys that stand for many people or a load, which the installation's limit of requests at once would cut."""
 PLAYGROUND_KEY = "Playground"
-JOB_KEYS = {
-    JobKind.EVALUATE: "Evaluation",
-    JobKind.GENERATE: "Answers of a campaign",
-    JobKind.JUDGE: "Judge",
-    JobKind.LOAD_TEST: "Load test",
-}
-"""Names of the keys of each kind of job that may ask an endpoint."""
-OWN_KEYS = (PLAYGROUND_KEY, *JOB_KEYS.values())
-"""Names of the keys that the product makes for itself: the log of keys leaves them out, so people's have others."""
-
-
-def is_own_key(name: str) -> bool:
-    """Return whether a key's name is one that the product gives its own, in whatever case."""
-    return name.casefold() in {own.casefold() for own in OWN_KEYS}
 
 
 def parse_limits(text: str) -> KeyLimits:

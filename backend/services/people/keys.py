@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import ApiKey, Usage, User
 from backend.domain.attributes import view_of
+from backend.domain.jobs.own_keys import is_own_key
 from backend.domain.names import require_length
-from backend.domain.serving.key_limits import KeyLimits, KeyScopes, Period, is_own_key, period_start
+from backend.domain.serving.key_limits import KeyLimits, KeyScopes, Period, period_start
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import BUILDERS, Context, Person, require_builder
 from backend.services.serving.costs.requests import price_differences

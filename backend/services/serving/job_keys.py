@@ -15,10 +15,11 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import ApiKey, Job
 from backend.domain.jobs.load_test import LoadTestPayload
+from backend.domain.jobs.own_keys import JOB_KEYS
 from backend.domain.jobs.payloads import EvaluatePayload, GeneratePayload, JudgePayload
 from backend.domain.jobs.records import Payload
 from backend.domain.openai_servers import JOB_KEY
-from backend.domain.serving.key_limits import JOB_KEYS, MANY_AT_ONCE, ApiEndpoint, KeyScopes
+from backend.domain.serving.key_limits import MANY_AT_ONCE, ApiEndpoint, KeyScopes
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
 from backend.services.people.keys import hash_key

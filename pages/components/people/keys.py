@@ -6,7 +6,8 @@ from datetime import UTC, datetime, time
 
 import streamlit as st
 
-from backend.domain.serving.key_limits import KeyLimits, KeyScopes, is_own_key
+from backend.domain.jobs.own_keys import is_own_key
+from backend.domain.serving.key_limits import KeyLimits, KeyScopes
 from backend.domain.wording import format_usd, percent
 from backend.services.context import Context, Person
 from backend.services.people.keys import (

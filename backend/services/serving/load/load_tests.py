@@ -23,8 +23,9 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Checkpoint, Deployment, Job, LoadTest, User
 from backend.domain.csv_text import safe_cell
 from backend.domain.jobs.load_test import LoadOutcome, LoadTarget, LoadTestPayload, LoadTestResult
+from backend.domain.jobs.own_keys import JOB_KEYS
 from backend.domain.jobs.states import ACTIVE, JobKind
-from backend.domain.serving.key_limits import JOB_KEYS, MANY_AT_ONCE
+from backend.domain.serving.key_limits import MANY_AT_ONCE
 from backend.domain.serving.load import LoadConfig, sample_prompts
 from backend.domain.wording import plural
 from backend.errors import Conflict, InvalidInput, RoundhouseError, Unavailable
