@@ -138,7 +138,8 @@ def test_down_names_what_was_under_way(
         "import signal, sqlite3, sys\n"
         "from backend.cli.leftovers import only_one; from backend.settings import Settings\n"
         "with only_one(Settings()):\n"
-        "    signal.signal(signal.SIGTERM, lambda *_: None); print('held', flush=True); signal.pause()\n"
+        "    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+        "    print('held', flush=True); signal.sigwait([signal.SIGTERM])\n"
         "    connection = sqlite3.connect(sys.argv[1]); connection.execute(\"UPDATE jobs SET status = 'queued'\")\n"
         "    connection.commit()\n"
     )
