@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from backend.domain.validation import ReadRecord
 
 
 class Figure(ReadRecord):
     """A number with its standard error, interval and count; made of an `Estimate`. An interval without a width, where
-    no resample differs, is None.
+    no resample differs, is None; an older version stored it.
     """
 
     value: float
@@ -24,15 +25,20 @@ class Figure(ReadRecord):
     @model_validator(mode="before")
     @classmethod
     def _read_estimate(cls, given: Any) -> Any:
-        if not hasattr(given, "has_width"):
+        if not hasattr(given, "low"):
             return given
         return {
             "value": given.value,
             "stderr": given.stderr,
-            "interval": (given.low, given.high) if given.has_width else None,
+            "interval": None if given.low is None or given.high is None else (given.low, given.high),
             "n": given.n,
             "method": given.method,
         }
+
+    @field_validator("interval")
+    @classmethod
+    def _drop_without_width(cls, interval: tuple[float, float] | None) -> tuple[float, float] | None:
+        return None if interval is None or math.isclose(*interval, abs_tol=1e-9) else interval
 
 
 class JudgeSummary(ReadRecord):

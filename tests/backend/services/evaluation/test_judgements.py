@@ -81,6 +81,30 @@ def test_a_judge_stands_beside_the_board_with_its_agreement_under_the_raters_cei
     assert standings(ctx, campaign.id).num_votes == 6
 
 
+def test_judges_are_compared_once_for_the_same_votes_and_judgements(ctx: Context, scenario: Scenario) -> None:
+    """Every draw of the board resampled each judgement: half a second of each at 10,000 votes."""
+    campaign = scenario.campaign(num_prompts=6)
+    scenario.votes(campaign, "Elm", limit=4)
+
+    def judge(side: str) -> None:
+        items = campaign_items(ctx, campaign.id)
+        finish_judgement(ctx, launch_judgement(ctx, judge=REMOTE, items=items, config=PAIRWISE, person=LOCAL).id, side)
+
+    judge("A")
+    first = judges_of(ctx, campaign.id)
+    assert first is not None
+    assert judges_of(ctx, campaign.id) is first
+    scenario.votes(campaign, "Elm", limit=2)
+    second = judges_of(ctx, campaign.id)
+    assert second is not None
+    assert second.columns == first.columns, "the judge has no verdict on the new pairs"
+    judge("TIE")
+    third = judges_of(ctx, campaign.id)
+    assert third is not None
+    assert [column.agreement.num_pairs for column in third.columns] == [6, 4]
+    assert third.columns[1] == first.columns[0], "the same numbers to the last digit"
+
+
 def test_a_campaign_without_votes_has_nothing_to_compare(ctx: Context, scenario: Scenario) -> None:
     with pytest.raises(InvalidInput, match="no votes"):
         campaign_items(ctx, scenario.campaign().id)

@@ -9,7 +9,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from backend.domain.evaluation.judges.config import NULL_ANSWER, JudgeConfig, JudgeItem
 from backend.domain.evaluation.judges.prompts import JudgeQuestion, questions, read_judge_label, read_score, read_side
-from backend.domain.evaluation.judges.summary import JudgeSummary
+from backend.domain.evaluation.judges.summary import Figure, JudgeSummary
 from backend.domain.evaluation.judges.verdicts import JudgeAnswer, summarise_judgement
 
 PAIRWISE, RUBRIC = JudgeConfig(mode="pairwise", canaries=5), JudgeConfig(canaries=5)
@@ -160,6 +160,13 @@ def test_agreement_is_cohens_kappa_over_all_votes() -> None:
     assert kappa.value == pytest.approx(cohen_kappa_score(*zip(*flat, strict=True)))
     assert kappa.interval is not None
     assert kappa.interval[0] < kappa.value < kappa.interval[1]
+
+
+def test_a_stored_interval_without_width_is_none() -> None:
+    """A judgement of an earlier version showed [0.000, 0.000] beside its kappa of 0, as if that were certain."""
+    stored = {"value": 0.0, "stderr": 0.0, "interval": [0.0, 0.0], "n": 23, "method": "Cohen's kappa"}
+    assert Figure.model_validate(stored).interval is None
+    assert Figure.model_validate({**stored, "interval": [-0.1, 0.1]}).interval == (-0.1, 0.1)
 
 
 def test_cost_and_plain_data() -> None:
