@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.battles.vote_columns import ColumnOption, read_columns
+from backend.cli.battles.vote_columns import ColumnOption, WinnerOption, read_columns, read_winners
 from backend.cli.evaluation import rating_verdicts
 from backend.cli.exit_status import FAILED
 from backend.cli.options import model_options
@@ -38,6 +38,7 @@ def freeze(
     name: Annotated[str, typer.Option(help="Name of the board.")],
     to: Annotated[Path | None, typer.Option(help="Write the board to this file; needed for a file of votes.")] = None,
     column: ColumnOption = None,
+    winner: WinnerOption = None,
     *,
     options: Mapping[str, object],
 ) -> None:
@@ -49,7 +50,8 @@ def freeze(
                 "A board of a file is not stored here.", remedy="Name a file to write: --to board.json.", field="to"
             )
         at, version = utc_now(), program_version()
-        votes = parse_votes(Path(source).read_text(encoding="utf-8-sig"), mapping=read_columns(column))
+        text = Path(source).read_text(encoding="utf-8-sig")
+        votes = parse_votes(text, mapping=read_columns(column), labels=read_winners(winner))
         document, _ = freeze_document(votes, chosen, campaign=Path(source).name, name=name, at=at, version=version)
         board_id, digest = None, document_digest(document)
         text = json.dumps({"digest": digest, "document": document}, ensure_ascii=False)
@@ -141,13 +143,15 @@ def fit(
         ),
     ],
     column: ColumnOption = None,
+    winner: WinnerOption = None,
     *,
     options: Mapping[str, object],
 ) -> None:
     """Rate contestants by Bradley-Terry, Davidson or Rao-Kupper, with intervals clustered by prompt and rater."""
     rating_options = RatingOptions.of(**options)
     with text_file(votes):
-        table = rate(read_vote_file(votes.read_bytes(), mapping=read_columns(column)), rating_options)
+        read = read_vote_file(votes.read_bytes(), mapping=read_columns(column), labels=read_winners(winner))
+        table = rate(read, rating_options)
     emit(to_document(table), text=to_text(table))
 
 

@@ -54,6 +54,7 @@ def rate_votes(file: str) -> None:
     """Read and rate votes; rate a campaign; cast votes."""
     from backend.domain.battles.options import RatingOptions
     from backend.domain.battles.ratings import rate
+    from backend.domain.battles.vote_files.previews import read_storable_votes
     from backend.services.battles.standings import standings
     from backend.services.battles.vote_imports import import_votes
     from backend.services.context import LOCAL
@@ -73,7 +74,8 @@ def rate_votes(file: str) -> None:
         ctx = build_context(make_settings(Path(home)))
         text = "".join(data.decode().splitlines(keepends=True)[: NUM_VOTES + 1])
         imported = timed(
-            f"{NUM_VOTES:,} votes imported", lambda: import_votes(ctx, name="Imported", text=text, person=LOCAL)
+            f"{NUM_VOTES:,} votes imported",
+            lambda: import_votes(ctx, name="Imported", read=read_storable_votes(text), person=LOCAL),
         )
         timed(f"board of {NUM_VOTES:,} votes", lambda: standings(ctx, imported.id))
         campaign = Scenario(ctx).campaign("one", "two", "three", num_prompts=60)

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.battles.vote_columns import ColumnOption, read_columns
+from backend.cli.battles.vote_columns import ColumnOption, WinnerOption, read_columns, read_winners
 from backend.cli.output import CommandGroup, emit, note, read_text
 from backend.db.base import new_id
 from backend.domain.attributes import attributes_of
 from backend.domain.battles.campaign_file import parse_campaign
 from backend.domain.battles.preferences.rules import parse_rules
-from backend.domain.battles.vote_files.previews import preview_votes
+from backend.domain.battles.vote_files.previews import preview_votes, read_storable_votes
 from backend.services.battles.campaigns import close_campaign, start_campaign
 from backend.services.battles.preference_sets import VoteObjective, preview_document
 from backend.services.battles.raters import create_rater_link, find_link, reissue_rater_link
@@ -155,11 +155,13 @@ def import_(
     ],
     name: Annotated[str, typer.Option(help="Name of the campaign.")],
     column: ColumnOption = None,
+    winner: WinnerOption = None,
     preview: Annotated[bool, typer.Option("--preview", help="Show what would be imported; store nothing.")] = False,
 ) -> None:
     """Import votes cast elsewhere as a closed campaign."""
-    text, mapping = read_text(votes, max_bytes=MAX_FILE_BYTES), read_columns(column)
-    shown = preview_votes(text, mapping=mapping)
+    text = read_text(votes, max_bytes=MAX_FILE_BYTES)
+    read = read_storable_votes(text, mapping=read_columns(column), labels=read_winners(winner))
+    shown = preview_votes(read)
     notes = [f"Note: {note}" for note in shown.notes]
     if preview:
         emit(
@@ -172,7 +174,7 @@ def import_(
             text="\n".join([shown.summary, *notes]),
         )
         return
-    imported = import_votes(get_context(), name=name, text=text, mapping=mapping, person=LOCAL)
+    imported = import_votes(get_context(), name=name, read=read, person=LOCAL)
     emit(campaign_data(imported), text="\n".join([f"Imported {_summary(imported)}", *notes]))
 
 

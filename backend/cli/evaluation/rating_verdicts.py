@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.battles.vote_columns import ColumnOption, read_columns
+from backend.cli.battles.vote_columns import ColumnOption, WinnerOption, read_columns, read_winners
 from backend.cli.output import command, emit
 from backend.domain.attributes import attributes_of
 from backend.domain.battles.agreement import JudgeAgreement, RaterAgreement, judge_agreement, vote_agreement
@@ -36,11 +36,12 @@ def agreement(
         str | None, typer.Option(help="Count only raters whose name matches, such as 'expert_*'.")
     ] = None,
     column: ColumnOption = None,
+    winner: WinnerOption = None,
 ) -> None:
     """Say how often raters agree, with and without ties, and how often a judge agrees with them. Both bad counts as a
     tie.
     """
-    records = _read(votes, column)
+    records = _read(votes, column, winner)
     people = [vote for vote in records if vote.rater != judge and (raters is None or fnmatchcase(vote.rater, raters))]
     human = vote_agreement(people)
     judged = None
@@ -143,11 +144,12 @@ def verdict(
         bool, typer.Option("--path", help="Add the e-value after each vote of the pair, in file order.")
     ] = False,
     column: ColumnOption = None,
+    winner: WinnerOption = None,
 ) -> None:
     """Say whether FIRST is better than SECOND, worse, or undecided; valid however often it is asked. Votes are in the
     order cast.
     """
-    records = _read(votes, column)
+    records = _read(votes, column, winner)
     names = {name for record in records for name in (record.a, record.b)}
     for field, name in (("first", first), ("second", second)):
         if name not in names:
@@ -218,6 +220,7 @@ def plan_lines(plan: tuple[PlanOption, ...]) -> list[str]:
     ]
 
 
-def _read(file: Path, columns: list[str] | None) -> list[VoteRecord]:
+def _read(file: Path, columns: list[str] | None, winners: list[str] | None) -> list[VoteRecord]:
     with text_file(file):
-        return parse_votes(file.read_text(encoding="utf-8-sig"), mapping=read_columns(columns))
+        text = file.read_text(encoding="utf-8-sig")
+        return parse_votes(text, mapping=read_columns(columns), labels=read_winners(winners))

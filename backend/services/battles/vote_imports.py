@@ -14,8 +14,8 @@ from backend.db.races import retry_races
 from backend.db.tables import Battle, CampaignPrompt, Completion, Contestant, Rater, Vote
 from backend.domain.battles.campaign import CampaignConfig, content_hash, text_hash
 from backend.domain.battles.pairing import pair_of
-from backend.domain.battles.vote_files.previews import read_storable_votes
-from backend.domain.battles.votes import Label, VoteRecord
+from backend.domain.battles.vote_files.previews import StorableVotes
+from backend.domain.battles.votes import VoteRecord
 from backend.domain.json_values import Row
 from backend.domain.names import clean_name
 from backend.errors import InvalidInput
@@ -32,21 +32,15 @@ def import_votes(
     ctx: Context,
     *,
     name: str,
-    text: str,
+    read: StorableVotes,
     person: Person,
-    mapping: Mapping[str, str] | None = None,
-    labels: Mapping[str, Label] | None = None,
 ) -> CampaignView:
-    """Store a file of votes (see `vote_files.rows`: CSV, JSON lines or a JSON list, with or without texts) as a closed
-    campaign.
-
-    `mapping` names the columns that are not found by name, `labels` what other words for the winner mean. Votes that
-    compare a contestant with itself are left out. Raises InvalidInput for another file that `roundhouse rating fit`
-    would not read or that has too many votes, Conflict for a taken name.
+    """Store the votes of a file (see `vote_files.rows`: CSV, JSON lines or a JSON list, with or without texts) as a
+    closed campaign. Raises InvalidInput for no votes or too many, Conflict for a taken name.
     """
     require_builder(person)
     name = clean_name(name, what="A campaign")
-    votes, _ = read_storable_votes(text, mapping=mapping, labels=labels)
+    votes = read.votes
     if not votes or len(votes) > MAX_VOTES:
         raise InvalidInput(f"The file has {len(votes):,} votes.", remedy=f"Import 1 to {MAX_VOTES:,}.", field="votes")
     with ctx.db.write() as session:

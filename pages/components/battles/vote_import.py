@@ -8,8 +8,14 @@ from typing import TypeVar
 
 import streamlit as st
 
-from backend.domain.battles.vote_files.previews import VotePreview, is_mapping_complete, preview_votes, propose_mapping
-from backend.domain.battles.vote_files.rows import FileVote, unknown_winners
+from backend.domain.battles.vote_files.previews import (
+    VotePreview,
+    is_mapping_complete,
+    preview_votes,
+    propose_mapping,
+    read_storable_votes,
+)
+from backend.domain.battles.vote_files.rows import FileVote
 from backend.domain.battles.votes import Label
 from backend.domain.wording import shorten
 from backend.errors import InvalidInput
@@ -36,8 +42,6 @@ FIELDS = {
 }
 NONE = {"prompt": "none: each vote has its own", "rater": "none: one unknown rater"}
 LABELS = {"A": "first is better", "B": "second is better", "TIE": "tie", "BOTH_BAD": "both bad"}
-MAX_WORDS = 10
-"""More words for the winner that are unknown are another column's."""
 LONG_TEXT = 80
 T = TypeVar("T")
 HANDED_OVER = "votes_handed_over"
@@ -56,33 +60,42 @@ def draw_vote_import(ctx: Context, person: Person) -> None:
         if chosen is None:
             return
         file, data, scope = chosen
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InvalidInput(f"“{file}” is not UTF-8 text.", remedy="Save it as UTF-8.", field="votes") from error
-        columns, proposed = propose_mapping(text)
+
+        def text() -> str:
+            try:
+                return data.decode("utf-8-sig")
+            except UnicodeDecodeError as error:
+                raise InvalidInput(f"“{file}” is not UTF-8 text.", remedy="Save it as UTF-8.", field="votes") from error
+
+        columns, proposed = _read_once("votes_columns", scope, lambda: propose_mapping(text()))
         if not columns:
             raise InvalidInput(f"“{file}” has no rows.", remedy="Choose a file with a vote in each row.", field="votes")
         mapping = _draw_columns(columns, proposed, scope=str(hash(tuple(columns))))  # kept for a corrected file
         if not is_mapping_complete(mapping):
             st.info("Choose the columns of both contestants and of the winner.", icon=":material/rule:")
             return
-        key = (scope, *mapping.items())
-        words = _read_once("votes_words", key, lambda: unknown_winners(text, mapping=mapping))
-        labels = _draw_words(words) if len(words) <= MAX_WORDS else {}
-        if len(labels) < len(words) <= MAX_WORDS:
+
+        def preview(labels: Mapping[str, Label], name: str) -> VotePreview:
+            return _read_once(
+                name,
+                (scope, *mapping.items(), *labels.items()),
+                lambda: preview_votes(read_storable_votes(text(), mapping=mapping, labels=labels, asks=not labels)),
+            )
+
+        shown = preview({}, "votes_preview")
+        labels = _draw_words(shown.words)
+        if len(labels) < len(shown.words):
             st.info("Choose what each word for the winner means.", icon=":material/rule:")
             return
-        preview = _read_once(
-            "votes_preview",
-            (*key, *labels.items()),
-            lambda: preview_votes(text, mapping=mapping, labels=labels),
-        )
-        _draw_preview(preview)
+        if labels:
+            shown = preview(labels, "votes_named")
+        _draw_preview(shown)
         name = st.text_input("Name", key="votes_name", max_chars=120, value=PurePath(file).stem[:120])
         if form_button("Import", {"enter a name": not name.strip()}, key="votes_import", icon="upload"):
-            campaign = import_votes(ctx, name=name, text=text, mapping=mapping, labels=labels, person=person)
-            st.session_state.pop("votes_preview", None)
+            votes = read_storable_votes(text(), mapping=mapping, labels=labels)
+            campaign = import_votes(ctx, name=name, read=votes, person=person)
+            for held in ("votes_columns", "votes_preview", "votes_named"):
+                st.session_state.pop(held, None)
             st.session_state.pop(HANDED_OVER, None)
             st.switch_page(routes.BATTLES, query_params={"campaign": campaign.id})
 

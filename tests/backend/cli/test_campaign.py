@@ -82,6 +82,20 @@ def test_votes_are_imported_from_a_shell(command_line: Context, tmp_path: Path) 
     assert (imported["open"], imported["votes"], imported["raters"]) == (False, 1, 1)
 
 
+def test_words_for_the_winner_are_named_from_a_shell(command_line: Context, tmp_path: Path) -> None:
+    """The page asked what “links” means; a command refused the file."""
+    file = tmp_path / "votes.csv"
+    file.write_text("prompt,rater,a,b,winner\n1,ann,x,y,links\n2,ann,x,y,unentschieden\n")
+    load = ("campaign", "import-votes", str(file), "--name", "Elsewhere")
+    assert "`--winner WORD=A`" in roundhouse(*load, status=2)["error"]
+    assert "--winner 'links=left' names no label" in roundhouse(*load, "--winner", "links=left", status=2)["error"]
+    words = ("--winner", "links=A", "--winner", "unentschieden=TIE")
+    assert roundhouse(*load, *words, "--preview")["labels"] == {"A": 1, "TIE": 1}
+    assert roundhouse(*load, *words)["votes"] == 2
+    for command in (("fit",), ("agreement",), ("verdict", "--first", "x", "--second", "y")):
+        assert roundhouse("rating", command[0], str(file), *command[1:], *words), command
+
+
 def test_votes_are_trained_on_after_a_preview_of_rows_and_config(command_line: Context) -> None:
     campaign = Scenario(command_line).campaign(num_prompts=8, dataset_rows=40)
     Scenario(command_line).votes(campaign, "Elm")

@@ -33,8 +33,8 @@ class VotePreview:
 
     `num_identical` counts ties of identical answers, which no one cast; no other count holds them. `labels` counts each
     label, `num_with_texts` the votes with both answers, `num_repeats` a rater's further votes on one prompt, turn and
-    pair. `left_out` is where votes stand that compare a contestant with itself. `shown` are the first votes; `notes`
-    say what the file lacks.
+    pair. `left_out` is where votes stand that compare a contestant with itself, `words` are those for the winner
+    without a known meaning, whose votes no count holds. `shown` are the first votes; `notes` say what the file lacks.
     """
 
     mapping: dict[str, str]
@@ -48,6 +48,7 @@ class VotePreview:
     num_repeats: int
     num_identical: int
     left_out: tuple[str, ...]
+    words: tuple[str, ...]
     shown: tuple[FileVote, ...]
 
     @property
@@ -112,13 +113,12 @@ def is_mapping_complete(mapping: Mapping[str, str]) -> bool:
     return all(mapping.get(field) for field in COLUMNS if field not in FALLBACKS)
 
 
-def preview_votes(text: str, *, mapping: Mapping[str, str], labels: Mapping[str, Label] | None = None) -> VotePreview:
-    """Read a whole file by a mapping; `labels` as of `read_vote_rows`. Raises as `read_storable_votes`."""
-    every, left_out = read_storable_votes(text, mapping=mapping, labels=labels)
-    rows = [row for row in every if not row.vote.identical]
+def preview_votes(read: StorableVotes) -> VotePreview:
+    """Count the votes of a file."""
+    rows = [row for row in read.votes if not row.vote.identical]
     votes = [row.vote for row in rows]
     return VotePreview(
-        mapping=dict(mapping),
+        mapping=dict(read.mapping),
         num_votes=len(votes),
         num_prompts=len({vote.prompt for vote in votes}),
         num_turns=len({(vote.prompt, vote.turn) for vote in votes}),
@@ -127,24 +127,45 @@ def preview_votes(text: str, *, mapping: Mapping[str, str], labels: Mapping[str,
         labels={str(label): number for label, number in Counter(vote.winner for vote in votes).most_common()},
         num_with_texts=sum("answer_a" in row.texts and "answer_b" in row.texts for row in rows),
         num_repeats=len(votes) - len({_item(vote) for vote in votes}),
-        num_identical=len(every) - len(rows),
-        left_out=tuple(left_out),
+        num_identical=len(read.votes) - len(rows),
+        left_out=read.left_out,
+        words=read.words,
         shown=tuple(rows[:NUM_SHOWN]),
     )
 
 
+@dataclass(frozen=True)
+class StorableVotes:
+    """The votes of a file that can be stored; the other fields are as in a `VotePreview`."""
+
+    votes: tuple[FileVote, ...]
+    mapping: Mapping[str, str]
+    left_out: tuple[str, ...]
+    words: tuple[str, ...]
+
+
 def read_storable_votes(
-    text: str, *, mapping: Mapping[str, str] | None = None, labels: Mapping[str, Label] | None = None
-) -> tuple[list[FileVote], list[str]]:
-    """Return the votes of a file, and where those stand that compare a contestant with itself. Those are left out,
-    unless all do: then the columns are wrong. Raises what `read_vote_rows` and `require_storable` raise.
+    text: str,
+    *,
+    mapping: Mapping[str, str] | None = None,
+    labels: Mapping[str, Label] | None = None,
+    asks: bool = False,
+) -> StorableVotes:
+    """Read a whole file; `mapping` and `labels` are as in `parse_votes`. Votes that compare a contestant with itself
+    are left out, unless all do: then the columns are wrong. Where it `asks`, unknown words for the winner are returned,
+    and rows at fault are refused once their meaning is known.
+
+    Raises what `read_vote_rows` and `require_storable` raise.
     """
     left_out: list[str] = []
-    votes = list(read_vote_rows(text, mapping=mapping, labels=labels, left_out=left_out))
-    if left_out and not votes:
-        votes = list(read_vote_rows(text, mapping=mapping, labels=labels))
+    words: dict[str, None] = {}
+    votes = tuple(
+        read_vote_rows(text, mapping=mapping, labels=labels, left_out=left_out, words=words if asks else None)
+    )
+    if left_out and not votes and not words:
+        votes = tuple(read_vote_rows(text, mapping=mapping, labels=labels))
     require_storable(row.vote for row in votes)
-    return votes, left_out
+    return StorableVotes(votes, mapping or {}, tuple(left_out), tuple(words))
 
 
 def require_storable(votes: Iterable[VoteRecord]) -> None:

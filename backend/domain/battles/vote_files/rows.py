@@ -73,6 +73,8 @@ _SIDES = frozenset(column.upper() for field in "ab" for column in COLUMNS[field]
 MAX_CELL_BYTES = 2**26  # MT-bench keeps whole conversations beside each vote
 MAX_PROBLEMS = 10
 """Rows at fault that an error names."""
+MAX_WORDS = 10
+"""More words for the winner that are unknown are another column's."""
 HEAD = 2**16
 """Characters from which a table's delimiter is found."""
 
@@ -85,14 +87,24 @@ class FileVote:
     texts: Mapping[str, str] = field(default_factory=dict)
 
 
-def parse_votes(text: str, *, mapping: Mapping[str, str] | None = None) -> list[VoteRecord]:
+class UnknownWinner(InvalidInput):
+    """A row's winner is a word without a known meaning."""
+
+    def __init__(self, message: str, *, word: str, remedy: str) -> None:
+        super().__init__(message, remedy=remedy, field="winner")
+        self.word = word
+
+
+def parse_votes(
+    text: str, *, mapping: Mapping[str, str] | None = None, labels: Mapping[str, Label] | None = None
+) -> list[VoteRecord]:
     """Read votes from the text of a file; `{` or `[` at its beginning mean JSON.
 
-    `winner` names a side, in any case, or the contestant. Other columns are ignored. `mapping` names the column of each
-    field; fields that it lacks are found by name, and `prompt` and `rater` may map to "" (see `FALLBACKS`). Raises
-    InvalidInput naming the line at fault, and the columns that are missing.
+    `winner` names a side, in any case, or the contestant; `labels` says what other words mean. Other columns are
+    ignored. `mapping` names the column of each field; fields that it lacks are found by name, and `prompt` and `rater`
+    may map to "" (see `FALLBACKS`). Raises InvalidInput naming the line at fault, and the columns that are missing.
     """
-    return [row.vote for row in read_vote_rows(text, mapping=mapping)]
+    return [row.vote for row in read_vote_rows(text, mapping=mapping, labels=labels)]
 
 
 def read_vote_rows(
@@ -101,10 +113,12 @@ def read_vote_rows(
     mapping: Mapping[str, str] | None = None,
     labels: Mapping[str, Label] | None = None,
     left_out: list[str] | None = None,
+    words: dict[str, None] | None = None,
 ) -> Iterator[FileVote]:
-    """Read votes with the texts of their rows. `labels` says what other words for the winner mean. Where `left_out` is
-    given, it collects where votes stand that compare a contestant with itself, which are left out then. Raises what
-    `parse_votes` raises, after the last row for all that can't be read.
+    """Read votes with the texts of their rows. Where `left_out` is given, it collects where votes stand that compare a
+    contestant with itself, which are left out then. `words` collects words for the winner without a known meaning, by
+    first appearance. Raises what `parse_votes` raises, after the last row for all that can't be read; where there are
+    such words, and no more than MAX_WORDS, nothing, since their meaning comes first.
     """
     problems: list[InvalidInput] = []
     num_problems = 0
@@ -123,6 +137,8 @@ def read_vote_rows(
                     field="b",
                 )
         except InvalidInput as error:
+            if isinstance(error, UnknownWinner) and words is not None:
+                words[error.word] = None
             num_problems += 1
             if num_problems <= MAX_PROBLEMS:
                 problems.append(error)
@@ -131,7 +147,7 @@ def read_vote_rows(
             yield FileVote(vote, _texts(row, columns))
         elif left_out is not None:
             left_out.append(where)
-    if problems:
+    if problems and not 0 < len(words or ()) <= MAX_WORDS:
         raise _together(problems, num_problems)
 
 
@@ -146,16 +162,6 @@ def _together(first: Sequence[InvalidInput], num_problems: int) -> InvalidInput:
         remedy=" ".join(dict.fromkeys(problem.remedy for problem in first)),
         field=first[0].field,
     )
-
-
-def unknown_winners(text: str, *, mapping: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """Return the words for the winner that name neither a side nor a contestant, by first appearance."""
-    winners: dict[str, None] = {}
-    for _, row, columns in _mapped_rows(text, mapping):
-        cells = {field: _cell(row.get(columns[field])) for field in ("a", "b", "winner")}
-        if cells["winner"] and _label(cells, columns) is None:
-            winners[cells["winner"]] = None
-    return tuple(winners)
 
 
 def file_columns(text: str) -> dict[str, str]:
@@ -290,8 +296,10 @@ def _record(
     label = _label(cells, columns) or labels.get(cells["winner"])
     if label is None:
         sides = "" if columns["a"] == "a" else f" Here the sides are {spell(columns['a'])} and {spell(columns['b'])}."
-        raise InvalidInput(
-            f"{where} has the unknown winner {cells['winner'][:60]!r}.", remedy=f"{LABEL_REMEDY}{sides}", field="winner"
+        raise UnknownWinner(
+            f"{where} has the unknown winner {cells['winner'][:60]!r}.",
+            word=cells["winner"],
+            remedy=f"{LABEL_REMEDY}{sides} A command takes other words: `--winner WORD=A`.",
         )
     numbers = {
         field: _number(cells[field], field, where=where)

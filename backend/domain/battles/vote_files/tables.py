@@ -29,8 +29,11 @@ _HEADER_BYTES = 2**16
 NUMBERS = tuple(field for field in OPTIONAL if field not in WORDS)
 
 
-def read_vote_file(data: bytes, *, mapping: Mapping[str, str] | None = None) -> VoteColumns:
-    """Read votes from the bytes of a file: CSV, JSON lines or a JSON list; `mapping` as of `rows.parse_votes`.
+def read_vote_file(
+    data: bytes, *, mapping: Mapping[str, str] | None = None, labels: Mapping[str, Label] | None = None
+) -> VoteColumns:
+    """Read votes from the bytes of a file: CSV, JSON lines or a JSON list; `mapping` and `labels` as of
+    `rows.parse_votes`.
 
     Raises what `rows.parse_votes` raises, and UnicodeDecodeError if the bytes are not UTF-8.
     """
@@ -42,7 +45,9 @@ def read_vote_file(data: bytes, *, mapping: Mapping[str, str] | None = None) -> 
             columns = _read_json_lines(data) if begin == b"{" else _read_csv(data)
         except (pyarrow.ArrowException, csv.Error, ValueError, KeyError, RecursionError):
             columns = None
-    return encode_votes(parse_votes(data.decode("utf-8"), mapping=mapping)) if columns is None else columns
+    if columns is not None:
+        return columns
+    return encode_votes(parse_votes(data.decode("utf-8"), mapping=mapping, labels=labels))
 
 
 def _read_csv(data: bytes) -> VoteColumns | None:

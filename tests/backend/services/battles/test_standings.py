@@ -17,7 +17,7 @@ from backend.db.tables import Checkpoint, Vote
 from backend.domain.battles.headlines import board_headline
 from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.ratings import fit_ratings
-from backend.domain.battles.vote_files.previews import preview_votes
+from backend.domain.battles.vote_files.previews import preview_votes, read_storable_votes
 from backend.domain.battles.vote_files.rows import parse_votes
 from backend.domain.battles.vote_files.tables import read_vote_file
 from backend.services.battles.admission import Voter
@@ -159,10 +159,10 @@ def test_an_exported_campaign_keeps_its_identical_answers_apart(ctx: Context, tm
     assert "Elm earned 100 % of 4 votes" in shown.output
     rated = CliRunner().invoke(app, ["fit", str(file)])
     assert [line.split()[6] for line in rated.output.splitlines()[1:3]] == ["4", "4"]
-    preview = preview_votes(text, mapping={})
+    preview = preview_votes(read_storable_votes(text))
     assert (preview.num_votes, preview.num_identical) == (4, 16)
     assert "16 more ties of identical answers, on which no one voted." in preview.notes
-    again = import_votes(ctx, name="again", text=text, person=LOCAL)
+    again = import_votes(ctx, name="again", read=read_storable_votes(text), person=LOCAL)
     assert again.num_votes == 4
     (imported,), (own,) = standings(ctx, again.id).verdicts, standings(ctx, campaign_id).verdicts
     assert (imported.num_cast, imported.identical, imported.share) == (own.num_cast, own.identical, own.share)

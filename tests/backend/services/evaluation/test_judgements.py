@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from backend.domain.battles.vote_files.previews import read_storable_votes
 from backend.domain.evaluation.endpoints import EndpointConfig
 from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
 from backend.domain.jobs.payloads import JudgePayload
@@ -161,7 +162,7 @@ def test_a_judge_that_an_evaluated_endpoint_serves_judges_itself_and_one_named_l
 
 def test_a_campaign_of_votes_without_answers_is_refused_before_the_queue(ctx: Context) -> None:
     votes = "prompt,rater,model_a,model_b,winner\nq1,ann,Oak,Elm,A\nq2,ann,Oak,Elm,B\n"
-    campaign = import_votes(ctx, name="Elsewhere", text=votes, person=LOCAL)
+    campaign = import_votes(ctx, name="Elsewhere", read=read_storable_votes(votes), person=LOCAL)
     with pytest.raises(InvalidInput, match="no answers to judge"):
         campaign_items(ctx, campaign.id)
 

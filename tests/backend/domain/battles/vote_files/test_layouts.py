@@ -6,8 +6,14 @@ import json
 
 import pytest
 
-from backend.domain.battles.vote_files.previews import is_mapping_complete, preview_votes, propose_mapping
-from backend.domain.battles.vote_files.rows import parse_votes, read_vote_rows, unknown_winners
+from backend.domain.battles.vote_files import rows as vote_rows
+from backend.domain.battles.vote_files.previews import (
+    is_mapping_complete,
+    preview_votes,
+    propose_mapping,
+    read_storable_votes,
+)
+from backend.domain.battles.vote_files.rows import parse_votes, read_vote_rows
 from backend.domain.battles.votes import Label
 from backend.errors import InvalidInput
 
@@ -72,7 +78,7 @@ def test_a_preview_counts_the_whole_file_and_says_what_it_lacks() -> None:
     columns, mapping = propose_mapping(text)
     assert tuple(columns) == ("left", "right", "winner")
     assert is_mapping_complete(mapping)
-    preview = preview_votes(text, mapping=mapping)
+    preview = preview_votes(read_storable_votes(text, mapping=mapping))
     assert preview.summary == "2 votes by 1 rater on 2 prompts, 2 contestants"
     assert preview.labels == {"A": 1, "TIE": 1}
     assert [note.split(",")[0] for note in preview.notes] == [
@@ -89,8 +95,8 @@ def test_a_preview_finds_votes_that_repeat_for_want_of_a_turn() -> None:
     ]
     text = "\n".join(map(json.dumps, rows))
     _, mapping = propose_mapping(text)
-    assert preview_votes(text, mapping=mapping).num_repeats == 0
-    assert preview_votes(text, mapping=mapping | {"turn": ""}).num_repeats == 1
+    assert preview_votes(read_storable_votes(text, mapping=mapping)).num_repeats == 0
+    assert preview_votes(read_storable_votes(text, mapping=mapping | {"turn": ""})).num_repeats == 1
 
 
 @pytest.mark.parametrize(
@@ -113,24 +119,50 @@ def test_a_table_of_another_delimiter_is_read(delimiter: str) -> None:
     text = 'prompt,rater,a,b,winner\np1,ann,Oak,"Elm, old",A\n'.replace(",", delimiter).replace(f"{delimiter} ", ", ")
     columns, mapping = propose_mapping(text)
     assert tuple(columns) == ("prompt", "rater", "a", "b", "winner")
-    assert preview_votes(text, mapping=mapping).contestants == ("Elm, old", "Oak")
+    assert preview_votes(read_storable_votes(text, mapping=mapping)).contestants == ("Elm, old", "Oak")
 
 
 def test_votes_of_a_contestant_on_itself_are_left_out_and_named() -> None:
     """One refused the whole file."""
     text = "prompt,rater,a,b,winner\np1,ann,Oak,Oak,A\np1,ann,Oak,Elm,A\n"
-    preview = preview_votes(text, mapping={})
+    preview = preview_votes(read_storable_votes(text, mapping={}))
     assert (preview.num_votes, preview.left_out) == (1, ("Line 2",))
     assert "Left out, since a contestant would meet itself: 1 vote (Line 2)." in preview.notes
     with pytest.raises(InvalidInput, match="Line 2 compares 'Oak' with itself"):
-        preview_votes(text[: text.index("p1,ann,Oak,Elm")], mapping={})
+        read_storable_votes(text[: text.index("p1,ann,Oak,Elm")])
 
 
 def test_words_for_the_winner_are_given_a_meaning() -> None:
     text = "prompt,rater,a,b,winner\np1,ann,Oak,Elm,links\np2,ann,Oak,Elm,Elm\np3,ann,Oak,Elm,gleich\n"
-    assert unknown_winners(text) == ("links", "gleich")
-    preview = preview_votes(text, mapping={}, labels={"links": Label.A, "gleich": Label.TIE})
-    assert preview.labels == {"A": 1, "B": 1, "TIE": 1}
+    read = read_storable_votes(text, asks=True)
+    assert (read.words, len(read.votes)) == (("links", "gleich"), 1)
+    named = read_storable_votes(text, labels={"links": Label.A, "gleich": Label.TIE})
+    assert preview_votes(named).labels == {"A": 1, "B": 1, "TIE": 1}
+
+
+def test_a_file_is_read_once_for_its_words_and_its_votes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The import read it for the words, for the preview and for the votes."""
+    readings: list[str] = []
+    rows = vote_rows._rows
+    monkeypatch.setattr(vote_rows, "_rows", lambda text, **given: readings.append(text) or rows(text, **given))
+    text = "prompt,rater,a,b,winner\np1,ann,Oak,Elm,A\np2,ann,Oak,Elm,Elm\n"
+    read = read_storable_votes(text, asks=True)
+    assert (preview_votes(read).num_votes, len(read.votes), read.words) == (2, 2, ())
+    assert len(readings) == 1
+
+
+def test_many_unknown_words_are_no_words_for_the_winner() -> None:
+    rows = [f"p,ann,Oak,Elm,answer {number}" for number in range(11)]
+    assert len(read_storable_votes("\n".join(["prompt,rater,a,b,winner", *rows[:10]]), asks=True).words) == 10
+    with pytest.raises(InvalidInput, match=r"^11 votes can't be read\. Line 2 has the unknown winner 'answer 0'"):
+        read_storable_votes("\n".join(["prompt,rater,a,b,winner", *rows]), asks=True)
+
+
+def test_words_are_asked_for_before_rows_at_fault_are_named() -> None:
+    text = "prompt,rater,a,b,winner\np1,ann,Oak,Elm,links\np2,,Oak,Elm,A\n"
+    assert read_storable_votes(text, asks=True).words == ("links",)
+    with pytest.raises(InvalidInput, match=r"^Line 3 has no rater\."):
+        read_storable_votes(text, labels={"links": Label.A})
 
 
 def test_a_file_of_something_else_has_no_complete_mapping() -> None:
