@@ -38,13 +38,31 @@ class EncodedRows(BaseModel):
     truncated: int
 
 
+class Restart(BaseModel):
+    """An attempt of a run after one that was lost or given back, and the step of the checkpoint that it continues from;
+    0: there was none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    attempt: int
+    step: int
+
+    @property
+    def sentence(self) -> str:
+        """Where it begins."""
+        if self.step == 0:
+            return f"Attempt {self.attempt} begins at step 0: there was no checkpoint to continue from."
+        return f"Attempt {self.attempt} continues from the checkpoint at step {self.step:,}."
+
+
 class RunSummary(BaseModel):
     """Newest values, best val_loss and sparkline of a run.
 
     `last`: newest value by metric. `spark`: at most 64 (step, train_loss), every `spark_stride`-th step. `not_finite`:
     by metric the first step whose value was not finite; such points are not stored. `result`: the numbers of the
     finished job's result. `imported`: for runs of other programs. `earlier_s`: seconds of the jobs before the newest.
-    `encoded`: the train rows, where they are not running text.
+    `encoded`: the train rows, where they are not running text. `restart`: its job's newest attempt after the first.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -59,6 +77,7 @@ class RunSummary(BaseModel):
     imported: ImportedLog | None = None
     earlier_s: float = 0.0
     encoded: EncodedRows | None = None
+    restart: Restart | None = None
 
     def dump(self) -> dict[str, object]:
         """Return the stored form: the fields that are not empty."""

@@ -23,6 +23,7 @@ from backend.domain.jobs.states import QUEUE_OF, JobKind, Status, StopRequest, r
 from backend.domain.serving.engines import SERVERS
 from backend.services.context import Context
 from backend.services.jobs.device_uses import close_uses, open_use
+from backend.services.jobs.jobs import add_log_line
 
 FIRST_CANDIDATES, MAX_CANDIDATES = 16, 200
 """Queued jobs that a worker with GPUs examines for one that fits its free GPUs: usually, and at most."""
@@ -422,6 +423,8 @@ def give_back(ctx: Context, claim: Claim[Any]) -> None:
     """Requeue a job whose worker shuts down, without counting the attempt; cancel it if a stop was requested."""
     with ctx.db.write() as session, contextlib.suppress(Fenced):
         _let_go(session, ctx, claim)
+        stopped = f"The worker {claim.owner} was stopped, and gave the job back."
+        add_log_line(session, ctx, claim.job_id, stopped, attempt=claim.attempt)
 
 
 def _let_go(session: Session, ctx: Context, claim: Claim[Any]) -> Job:

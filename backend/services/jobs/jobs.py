@@ -173,6 +173,11 @@ def stop_job(ctx: Context, job_id: str, *, person: Person) -> JobView:
     return request_stop(ctx, job_id)
 
 
+def add_log_line(session: Session, ctx: Context, job_id: str, text: str, *, attempt: int) -> None:
+    """Add a line of the product's own to the log of an attempt."""
+    session.add(LogLine(job_id=job_id, attempt=attempt, time=ctx.now().timestamp(), text=text))
+
+
 def read_log(ctx: Context, job_id: str, *, earlier: Sequence[str] = (), last: int = 200) -> list[str]:
     """Return the last lines of a job's log, oldest first, with a line between two attempts; `earlier` are the jobs that
     it continues.

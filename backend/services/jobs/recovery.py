@@ -16,6 +16,7 @@ from backend.domain.jobs.states import QUEUES, Status, restart_delay_s
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim, eligible, lapsed_claim
 from backend.services.jobs.device_uses import close_uses
+from backend.services.jobs.jobs import add_log_line
 from backend.services.jobs.workers import FORGOTTEN
 
 Tidier = Callable[[Session, Context, Claim[Any]], None]
@@ -94,6 +95,8 @@ def _take_back_lapsed(session: Session, ctx: Context, report: Recovery, *, tidy:
     for job in session.scalars(query):
         close_uses(session, job.id, at=job.lease_until or now)
         tidy(session, ctx, lapsed_claim(job))
+        lost = f"The worker {job.owner} was lost: it was silent for {ctx.policy.lease_s:g} s."
+        add_log_line(session, ctx, job.id, lost, attempt=job.attempt)
         job.owner, job.lease_until, job.device = None, None, None
         if job.status == Status.CANCELLING:
             job.status, job.finished_at = Status.CANCELLED, now

@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy import or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from backend.db.tables import Job, LogLine, Provider, Submission
+from backend.db.tables import Job, Provider, Submission
 from backend.domain.jobs.placement import (
     MAX_SUBMISSIONS,
     SHARDS,
@@ -30,6 +30,7 @@ from backend.errors import InvalidInput, RoundhouseError, Unavailable
 from backend.infra.compute.base import ComputeProvider, SubmittedOrder, WorkerOrder
 from backend.services.context import Context
 from backend.services.jobs.claims import eligible
+from backend.services.jobs.jobs import add_log_line
 
 log = logging.getLogger(__name__)
 
@@ -181,11 +182,9 @@ def _record_output(ctx: Context, provider: ComputeProvider, row: Submission, end
     """Copy the end of the output of a worker that never took its job into the job's log."""
     lines = [f"{provider.name} job {row.external_id} ended before a worker took this job: {end}"]
     lines += _log(ctx, provider, row)
-    now = ctx.now().timestamp()
     with ctx.db.write() as session:
-        session.add_all(
-            LogLine(job_id=row.job_id, attempt=row.attempt + 1, time=now, text=line.rstrip()[:2000]) for line in lines
-        )
+        for line in lines:
+            add_log_line(session, ctx, row.job_id, line.rstrip()[:2000], attempt=row.attempt + 1)
 
 
 def _due(ctx: Context, placements: list[str]) -> list[str]:

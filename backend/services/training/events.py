@@ -11,9 +11,10 @@ from backend.db.tables import Run, Sample
 from backend.domain.jobs.events import MetricsEvent, ResumedEvent, RowsEncodedEvent, SampleEvent
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.results import TrainResult
-from backend.domain.training.summary import TOKENS, EncodedRows
+from backend.domain.training.summary import TOKENS, EncodedRows, Restart
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
+from backend.services.jobs.jobs import add_log_line
 from backend.services.metrics.blocks import pack_points, unpack_from
 from backend.services.metrics.points import add_points, drop_points_after
 
@@ -38,11 +39,17 @@ def record_metrics(session: Session, ctx: Context, claim: Claim[TrainPayload], e
 
 
 def record_resumed(session: Session, ctx: Context, claim: Claim[TrainPayload], event: ResumedEvent) -> None:
-    """Delete everything after the step the run resumes from (0: it starts over), which it writes again."""
+    """Delete everything after the step the run resumes from (0: it starts over), which it writes again; of another
+    attempt, note that step and log it.
+    """
     run = _run_of(session, claim)
     if run is None:
         return
     forget_after(session, run, event.step)
+    if claim.attempt > 1:
+        restart = Restart(attempt=claim.attempt, step=event.step)
+        run.summary = run.summary.model_copy(update={"restart": restart})
+        add_log_line(session, ctx, claim.job_id, restart.sentence, attempt=claim.attempt)
 
 
 def record_rows(session: Session, ctx: Context, claim: Claim[TrainPayload], event: RowsEncodedEvent) -> None:

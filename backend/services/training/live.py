@@ -124,7 +124,7 @@ def describe_state(status: Status, *, job: Job | None, last_step: int, ahead: in
             resuming = f" to resume, attempt {job.attempt + 1}" if job.attempt else ""
             return f"{lost} for {parse_placement(job.placement).label}{resuming}"
         if job.attempt:
-            return f"{lost} to resume from the last checkpoint (attempt {job.attempt + 1})"
+            return f"{lost} to resume from the last checkpoint, if any (attempt {job.attempt + 1})"
         return "Next in the queue" if ahead == 0 else f"In the queue, {ahead} ahead"
     if status is Status.CANCELLING:
         return "Stopping and saving" if job.stop_request == "stop_and_save" else "Stopping"
@@ -134,7 +134,8 @@ def describe_state(status: Status, *, job: Job | None, last_step: int, ahead: in
         return f"Stopped at step {last_step:,}" if last_step else "Stopped before the first step"
     if status is Status.FINISHED:
         return f"Finished at step {last_step:,}"
-    return format_progress(read_progress(job.progress)) or "Starting"
+    again = f"Starting again, attempt {job.attempt}" if job.attempt > 1 else "Starting"
+    return format_progress(read_progress(job.progress)) or again
 
 
 def read_state(run: Run, job: Job | None, *, ahead: int) -> tuple[Status, str, float]:

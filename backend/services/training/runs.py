@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.races import retry_races
-from backend.db.tables import Checkpoint, Job, LogLine, Run
+from backend.db.tables import Checkpoint, Job, Run
 from backend.domain.evaluation.suites import Moment
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.states import TERMINAL, Status, StopRequest, status_word
@@ -25,7 +25,7 @@ from backend.services.checkpoints.files import rename_checkpoints
 from backend.services.context import Context, Person, require_builder
 from backend.services.evaluation.open_suites import SuiteChoice, add_choice
 from backend.services.jobs.device_uses import times_of_jobs
-from backend.services.jobs.jobs import add_job, request_stop, wake
+from backend.services.jobs.jobs import add_job, add_log_line, request_stop, wake
 from backend.services.jobs.placements import check_placement
 from backend.services.naming import rename, replace_notes
 from backend.services.people.gpu_hours import NeededHours, lock_gpu_hours, require_gpu_hours
@@ -339,9 +339,9 @@ def _add_job_again(
             f" It has {config.max_steps:,} steps now, in place of {before:,}, and the learning rate follows the"
             " schedule of those."
         )
-    session.add(LogLine(job_id=again.id, attempt=1, time=ctx.now().timestamp(), text=begins))
+    add_log_line(session, ctx, again.id, begins, attempt=1)
     spent = run_seconds(run.summary.earlier_s, times_of_jobs(session, [job.id]).get(job.id), now=ctx.now())
-    run.summary = run.summary.model_copy(update={"earlier_s": spent or 0.0})
+    run.summary = run.summary.model_copy(update={"earlier_s": spent or 0.0, "restart": None})
     run.config, run.job_id, run.archived_at = config, again.id, None
 
 

@@ -15,7 +15,7 @@ from backend.domain.jobs.progress import expected_wait_s
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.domain.training.config import RunConfig
-from backend.domain.training.summary import EncodedRows, RunTime, mean_tokens_per_step, run_seconds
+from backend.domain.training.summary import EncodedRows, Restart, RunTime, mean_tokens_per_step, run_seconds
 from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.jobs.device_uses import times_of_jobs
@@ -61,6 +61,7 @@ class RunView:
     earlier_s: float = 0.0  # of the jobs before the newest
     time: RunTime | None = None  # of the newest
     encoded: EncodedRows | None = None
+    restart: Restart | None = None
 
     def seconds(self, now: datetime) -> float | None:
         """Return how long its jobs have held devices, None before the first starts."""
@@ -349,6 +350,7 @@ def _view(
         earlier_s=summary.earlier_s,
         time=time,
         encoded=summary.encoded,
+        restart=summary.restart,
     )
 
 

@@ -94,6 +94,8 @@ def draw_strip(ctx: Context, run: RunView, config: RunConfig) -> None:
         val_step = None if run.is_active else last_step_of(ctx, run.id, "val_loss")
         for label, value in strip_figures(run, config, now=ctx.now(), val_step=val_step, median_speed=speed):
             draw_figure(label, value, help=DURATION_HELP if label == "Duration" else None)
+    if run.restart is not None:
+        st.caption(f":material/replay: {run.restart.sentence} Log says why the attempt before it ended.")
     if (encoded := run.encoded) is not None and (encoded.left_out or encoded.truncated):
         left_out = f"{encoded.left_out:,} left out" if encoded.left_out else ""
         truncated = f"{encoded.truncated:,} truncated to {config.context:,} tokens" if encoded.truncated else ""

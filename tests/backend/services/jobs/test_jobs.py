@@ -500,8 +500,11 @@ def test_a_placed_job_waits_for_the_worker_that_was_started_for_it(ctx: Context,
     ("values", "words"),
     [
         ({}, "Next in the queue"),
-        ({"attempt": 1, "lost": 1}, "Worker lost; waiting to resume from the last checkpoint (attempt 2)"),
-        ({"attempt": 1}, "Waiting to resume from the last checkpoint (attempt 2)"),
+        (
+            {"attempt": 1, "lost": 1},
+            "Worker lost; waiting to resume from the last checkpoint, if any (attempt 2)",
+        ),
+        ({"attempt": 1}, "Waiting to resume from the last checkpoint, if any (attempt 2)"),
         ({"placement": "slurm:gpu"}, "Waiting for Slurm: gpu"),
         ({"placement": "slurm:gpu", "attempt": 1}, "Waiting for Slurm: gpu to resume, attempt 2"),
         (

@@ -20,6 +20,7 @@ from backend.services.checkpoints.checkpoints import list_checkpoints, rename_ch
 from backend.services.context import LOCAL, Context, OperatorPolicy, Person
 from backend.services.jobs.claims import give_back, requeue_lost
 from backend.services.jobs.jobs import read_log
+from backend.services.jobs.recovery import recover_jobs
 from backend.services.jobs.workers import beat
 from backend.services.serving.costs.ledger import read_price_ledger
 from backend.services.training.diagnosis import diagnose_run
@@ -313,6 +314,44 @@ def test_the_log_of_a_resumed_run_keeps_its_lines_and_says_where_it_goes_on(ctx:
         " those.",
         "Ready.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("step", "sentence"),
+    [
+        (0, "Attempt 2 begins at step 0: there was no checkpoint to continue from."),
+        (20, "Attempt 2 continues from the checkpoint at step 20."),
+    ],
+)
+def test_the_log_and_the_page_of_a_run_whose_worker_was_lost_say_so_and_from_which_step_it_continues(
+    ctx: Context, scenario: Scenario, step: int, sentence: str
+) -> None:
+    run = scenario.run()
+    clock = Clock()
+    ctx = replace(ctx, now=clock)
+    taken = claim(ctx, run)
+    report(ctx, taken, *points(1, 30), {"type": "log", "text": "Saved.", "time": 1.0})
+    clock.advance(ctx.policy.lease_s + 1)
+    recover_jobs(ctx)
+    taken_again = claim(ctx, run)
+    assert get_run(ctx, run.id).line == "Starting again, attempt 2"
+    report(ctx, taken_again, {"type": "resumed", "step": step})
+    assert read_run_log(ctx, get_run(ctx, run.id)) == [
+        "Saved.",
+        f"The worker {taken.owner} was lost: it was silent for {ctx.policy.lease_s:g} s.",
+        "--- attempt 2 ---",
+        sentence,
+    ]
+    restart = get_run(ctx, run.id).restart
+    assert restart is not None
+    assert restart.sentence == sentence
+    give_back(ctx, taken_again)
+    assert read_run_log(ctx, get_run(ctx, run.id))[-1] == (
+        f"The worker {taken_again.owner} was stopped, and gave the job back."
+    )
+    end(ctx, claim(ctx, run), Status.CANCELLED)
+    scenario.checkpoint(run=run, step=20)
+    assert resume_run(ctx, run.id, person=LOCAL).restart is None, "its new job is no attempt of the old one"
 
 
 @pytest.mark.parametrize("again", [resume_run, retry_run])
