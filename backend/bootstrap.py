@@ -81,12 +81,7 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
             disk_gb_month_usd=settings.disk_gb_month_price,
             judge_key=settings.judge_key is not None,
         ),
-        notifier=Notifier(
-            webhook_url=settings.alert_webhook.get_secret_value() if settings.alert_webhook else "",
-            email_to=settings.alert_email_to,
-            email_from=settings.alert_email_from,
-            smtp_url=settings.smtp_url.get_secret_value() if settings.smtp_url else "",
-        ),
+        notifier=make_notifier(settings),
         gateway_url=settings.gateway_url,
         own_gateway_url=settings.own_gateway_url,
         pages_url=settings.pages_url,
@@ -96,6 +91,16 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
         providers=make_providers(settings),
         settings=tuple(EffectiveSetting(*line) for line in settings.describe()),
         settings_file=str(ENV_FILE),
+    )
+
+
+def make_notifier(settings: Settings) -> Notifier:
+    """Return the channels of alerts that the settings name."""
+    return Notifier(
+        webhook_url=settings.alert_webhook.get_secret_value() if settings.alert_webhook else "",
+        email_to=settings.alert_email_to,
+        email_from=settings.alert_email_from,
+        smtp_url=settings.smtp_url.get_secret_value() if settings.smtp_url else "",
     )
 
 

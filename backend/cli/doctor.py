@@ -33,12 +33,15 @@ from backend.settings import Settings
 
 if TYPE_CHECKING:
     from backend.infra.compute.base import ComputeProvider
+    from backend.services.context import Context
 
 MIN_FREE_BYTES = 2 * 2**30
 REQUIRED_PACKAGES = ("torch", "transformers", "peft", "celery", "streamlit")
 """Modules without which no job runs; each belongs to a core dependency."""
 COMPILE_S = 300.0
 STORE_S = 10.0
+MAX_NAMED = 6
+"""Objects with missing files that are named; the others are counted."""
 COMPILER_CURE = "Install a C++ compiler (Debian, Ubuntu: `apt install g++`; macOS: `xcode-select --install`)."
 app = CommandGroup()
 
@@ -241,6 +244,70 @@ def _why_sign_in(settings: Settings) -> str:
     )
 
 
+def check_alerts(settings: Settings) -> CheckResult:
+    """Check the addresses that alerts are sent to."""
+    from backend.bootstrap import make_notifier
+
+    notifier = make_notifier(settings)
+    if faults := notifier.faults:
+        return CheckResult("alerts", "problem", f"{'; '.join(faults)}.", "Correct it, or unset it.")
+    return CheckResult("alerts", "ok", f"sent by {' and '.join(notifier.channels) or 'nothing: no channel is set'}")
+
+
+def check_stored(settings: Settings, *, test_alerts: bool) -> list[CheckResult]:
+    """Check what the database says: files of its objects, and deliveries of alerts, or test messages in their place.
+    Nothing where its tables are older than this version's.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from backend.bootstrap import build_context
+
+    try:
+        ctx = build_context(settings, migrate=False)
+        return [check_files(ctx), *(send_tests(ctx) if test_alerts else check_deliveries(ctx))]
+    except (SQLAlchemyError, RoundhouseError):  # or a store that `try_store` has named
+        return []
+
+
+def check_files(ctx: Context) -> CheckResult:
+    """Check that the files of datasets, tokenizers and checkpoints are under the artifacts' root."""
+    from backend.services.missing_files import find_missing_files
+
+    if ctx.artifacts.store is not None:
+        return CheckResult("files", "ok", "held by the store of artifacts; not checked")
+    missing = find_missing_files(ctx)
+    if not missing:
+        return CheckResult("files", "ok", f"those of datasets, tokenizers and checkpoints are in {ctx.artifacts.root}")
+    more = f" and {len(missing) - MAX_NAMED:,} more" if len(missing) > MAX_NAMED else ""
+    cure = "Copy them from a backup (docs/operation.md), or delete what lacks them."
+    detail = f"Files are missing in {ctx.artifacts.root}: {'; '.join(missing[:MAX_NAMED])}{more}."
+    return CheckResult("files", "problem", detail, cure)
+
+
+def check_deliveries(ctx: Context) -> list[CheckResult]:
+    """Check that channels take alerts at present."""
+    from backend.services.serving.monitoring.alerts import failing_channels
+
+    cure = "Check that address and its server; roundhouse doctor --test-alerts tries it."
+    return [CheckResult("alerts", "warning", f"{one.sentence}.", cure) for one in failing_channels(ctx)]
+
+
+def send_tests(ctx: Context) -> list[CheckResult]:
+    """Send a test message through each channel of alerts."""
+    from backend.services.serving.monitoring.alerts import send_test
+
+    problems = send_test(ctx)
+    if not problems:
+        remedy = "Set ROUNDHOUSE_ALERT_WEBHOOK, or ROUNDHOUSE_ALERT_EMAIL_TO and ROUNDHOUSE_SMTP_URL."
+        return [CheckResult("alerts", "problem", "There is no channel to test.", remedy)]
+    return [
+        CheckResult("alerts", "problem", f"The test was not taken by {problem}.", "Check that address and its server.")
+        if problem
+        else CheckResult("alerts", "ok", f"The {channel} took the test.")
+        for channel, problem in problems.items()
+    ]
+
+
 def check_packages() -> CheckResult:
     """Check that the packages of the workers are installed."""
     missing = [name for name in REQUIRED_PACKAGES if importlib.util.find_spec(name) is None]
@@ -278,7 +345,7 @@ def start_checks(
 ) -> list[CheckResult]:
     """Return the checks that `up` makes before it starts these parts."""
     ports = {"pages": (settings.port, "ROUNDHOUSE_PORT"), "gateway": (settings.gateway_port, "ROUNDHOUSE_GATEWAY_PORT")}
-    findings = [check_python(), check_packages(), check_disk(settings)]
+    findings = [check_python(), check_packages(), check_disk(settings), check_alerts(settings)]
     findings += [check_port(name, *port, host=settings.host) for name, port in ports.items() if name in parts]
     findings += [check_broker(settings, running=running), check_job_devices(settings)]
     if all(finding.state != "problem" for finding in findings if finding.name == "disk"):
@@ -336,8 +403,11 @@ def doctor(
     should_record: Annotated[
         bool, typer.Option("--record", help="With --gpu: store memory and speed, which corrects estimates of runs.")
     ] = False,
+    test_alerts: Annotated[
+        bool, typer.Option("--test-alerts", help="Send a test message to webhook and e-mail.")
+    ] = False,
 ) -> None:
-    """Check Python, packages, disk, ports, broker, database, devices, sign-in and the compiled library."""
+    """Check Python, packages, disk, ports, broker, database, files, alerts, devices, sign-in, compiled library."""
     from backend.bootstrap import make_providers
 
     settings = Settings()
@@ -356,6 +426,8 @@ def doctor(
         findings.insert(0, CheckResult("installation", "ok", f"running (process {running}) at {settings.pages_url}"))
     if all(finding.state != "problem" for finding in findings if finding.name == "database"):
         findings.append(check_documents(settings))
+        if findings[-1].state == "ok":
+            findings += check_stored(settings, test_alerts=test_alerts)
     findings += [check_provider(provider) for provider in make_providers(settings)]
     findings.append(check_library())
     bad = any(finding.state == "problem" for finding in findings)

@@ -18,6 +18,7 @@ from backend.domain.serving.request_log import JOB
 from backend.domain.serving.upstream import Upstream
 from backend.errors import InvalidInput, Unavailable
 from backend.infra.keys import read_key
+from backend.infra.network_errors import system_reason
 from backend.infra.openai_api.addresses import refuse_host
 
 ATTEMPTS = 6
@@ -115,9 +116,9 @@ class ApiClient:
         try:
             response = self._client.request(method, f"{self._url}/{path}", json=body)
         except httpx2.ConnectError as error:
-            raise CallFailed(f"can't be reached: {error}", is_unreachable=True) from error
+            raise CallFailed(f"can't be reached: {system_reason(error) or error}", is_unreachable=True) from error
         except (httpx2.HTTPError, ValueError) as error:
-            raise CallFailed(f"{type(error).__name__}: {error}") from error
+            raise CallFailed(f"{type(error).__name__}: {system_reason(error) or error}") from error
         record = _read(response)
         if record is not None:
             return record

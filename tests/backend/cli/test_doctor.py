@@ -12,10 +12,22 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
-from backend.bootstrap import make_providers
-from backend.cli.doctor import check_disk, check_library, check_provider, start_checks, try_store
+from backend.bootstrap import build_context, make_providers
+from backend.cli.doctor import (
+    check_alerts,
+    check_disk,
+    check_files,
+    check_library,
+    check_provider,
+    check_stored,
+    start_checks,
+    try_store,
+)
 from backend.infra.store.objects import MARK
+from backend.services.context import Context
+from backend.services.serving.monitoring.alerts import AlertCondition, settle_alerts
 from tests.support.native.completeness import skip_unless_complete
+from tests.support.scenario import Scenario
 from tests.support.settings import make_settings
 
 
@@ -78,3 +90,76 @@ def test_a_database_of_another_encoding_is_named_before_anything_reads_it(tmp_pa
         with server.connect() as connection:
             connection.execute(text("drop database ascii with (force)"))
         server.dispose()
+
+
+@pytest.mark.parametrize(
+    ("settings", "state", "detail"),
+    [
+        ({}, "ok", "no channel is set"),
+        ({"alert_webhook": "https://hooks.example/secret"}, "ok", "sent by webhook"),
+        ({"alert_webhook": "ftp://nowhere/secret"}, "problem", "ROUNDHOUSE_ALERT_WEBHOOK begins with neither http://"),
+        ({"alert_webhook": "hooks.example/secret"}, "problem", "begins with neither http:// nor https://"),
+        ({"alert_webhook": "http://[::1/secret"}, "problem", "ROUNDHOUSE_ALERT_WEBHOOK is no valid address"),
+        ({"alert_webhook": "http:///secret"}, "problem", "is no valid address"),
+        ({"alert_email_to": "a@b.c", "smtp_url": "imap://u:secret@b"}, "problem", "ROUNDHOUSE_SMTP_URL begins with"),
+        ({"alert_email_to": "a@b.c"}, "problem", "ROUNDHOUSE_ALERT_EMAIL_TO needs ROUNDHOUSE_SMTP_URL"),
+    ],
+)
+def test_an_address_for_alerts_that_can_not_be_one_is_named_before_the_start(
+    tmp_path: Path, settings: dict[str, str], state: str, detail: str
+) -> None:
+    finding = check_alerts(make_settings(tmp_path, **settings))
+    assert finding.state == state
+    assert detail in finding.detail
+    assert "secret" not in finding.detail
+    assert finding in start_checks(make_settings(tmp_path, **settings), [])
+
+
+def test_an_alert_that_is_not_delivered_is_a_warning(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, alert_webhook="http://127.0.0.1:1/secret")
+    settle_alerts(build_context(settings), [AlertCondition("disk:warning", "disk", "warning", "1 GB of disk left")])
+    (warning,) = [finding for finding in check_stored(settings, test_alerts=False) if finding.name == "alerts"]
+    assert warning.state == "warning"
+    assert warning.detail == "1 alert message not delivered by webhook: connection refused."
+    (tested,) = [finding for finding in check_stored(settings, test_alerts=True) if finding.name == "alerts"]
+    assert (tested.state, tested.detail) == ("problem", "The test was not taken by webhook: connection refused.")
+
+
+def test_files_that_a_copy_lacks_are_named_by_object(ctx: Context, scenario: Scenario) -> None:
+    scenario.dataset("tales", train=[{"text": "Once."}], val=[{"text": "Twice."}])
+    root = ctx.artifacts.root
+    (root / "tokenizers/pieces").mkdir(parents=True)
+    (root / "tokenizers/pieces/tokenizer.json").touch()
+    scenario.tokenizer()
+    for name in ("whole", "adapter", "sharded", "gone"):
+        scenario.checkpoint(name, is_adapter=name == "adapter")
+    files = {
+        "whole": ["config.json", "model.safetensors"],
+        "adapter": ["adapter_config.json", "adapter_model.safetensors"],
+        "sharded": ["config.json", *(f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3))],
+        "gone": ["config.json", "model.safetensors"],
+    }
+    for name, names in files.items():
+        for each in names:
+            (root / "checkpoints" / name).mkdir(parents=True, exist_ok=True)
+            (root / "checkpoints" / name / each).touch()
+    assert check_files(ctx).state == "ok"
+    (root / "datasets/tales/val.parquet").unlink()
+    (root / "tokenizers/pieces/tokenizer.json").unlink()
+    (root / "checkpoints/adapter/adapter_model.safetensors").unlink()
+    (root / "checkpoints/sharded/model-00002-of-00003.safetensors").unlink()
+    shutil.rmtree(root / "checkpoints/gone")
+    finding = check_files(ctx)
+    assert finding.state == "problem"
+    for what in (
+        "dataset tales@1 (val.parquet)",
+        "tokenizer pieces (tokenizer.json)",
+        "checkpoint “adapter” (weights: *.safetensors)",
+        "checkpoint “sharded” (1 of 3 files of weights)",
+        "checkpoint “gone” (config.json, weights: *.safetensors)",
+    ):
+        assert what in finding.detail
+    assert "whole" not in finding.detail
+    for number in range(20):
+        scenario.checkpoint(f"empty {number}")
+    assert check_files(ctx).detail.endswith(" and 19 more.")

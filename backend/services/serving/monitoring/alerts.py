@@ -10,9 +10,10 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
-from sqlalchemy import select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -20,23 +21,26 @@ from backend.db.tables import Alert, AlertDelivery, Deployment, Endpoint, Job, R
 from backend.domain.attributes import attributes_of, view_of
 from backend.domain.jobs.gauges import AlertMessage
 from backend.domain.jobs.states import Status
-from backend.domain.wording import format_bytes, percent
+from backend.domain.wording import format_bytes, percent, plural
 from backend.services.context import LOCAL, Context
 from backend.services.people.keys import list_keys, spending_of_keys
 from backend.services.serving.monitoring.gauges import LiveGauges, read_live
 from backend.services.serving.monitoring.traffic import WINDOWS, read_traffic
 
 HOLDS_S = 60.0
-"""Seconds that a lost replica must stay lost before it is an alert: a restart is shorter."""
+"""Seconds that a lost replica must stay lost before it is an alert, and a channel must fail: a restart is shorter."""
 MIN_REQUESTS = 20
 ENDED_WITHIN = timedelta(minutes=10)
 DIVERGED = re.compile(r"\b(nan|inf|infinite|not finite|diverged)\b", re.IGNORECASE)
 STORED = ("fingerprint", "kind", "severity", "message")
 ENDED_RUN, DIVERGED_RUN, DIVERGING_RUN = "run_ended", "run_diverged", "run_diverging"
+FAILED_DELIVERY = "delivery_failed"
 RUN_EVENTS = (ENDED_RUN, DIVERGED_RUN)
 """Kinds of the events of runs that ended."""
 DIAGNOSE_EVERY = timedelta(minutes=1)
 """How often a run in training is diagnosed: it reads all of its losses."""
+GIVEN_UP_WITHIN = timedelta(days=2)
+"""Age of a message that no channel took, after which it no longer says that the channel fails."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class AlertWatch:
     def check(self, ctx: Context) -> list[str]:
         """Open, send and resolve alerts; return the messages that were sent."""
         conditions = [
-            *self._lasting(ctx, list(_replicas_down(ctx, read_live(ctx)))),
+            *self._lasting(ctx, [*_replicas_down(ctx, read_live(ctx)), *_silent_channels(ctx)]),
             *_slow(ctx),
             *_budgets(ctx),
             *_disk(ctx),
@@ -252,22 +256,67 @@ def _disk(ctx: Context) -> Iterator[AlertCondition]:
 def _ended_runs(ctx: Context) -> Iterator[AlertCondition]:
     with ctx.db.read() as session:
         rows = session.execute(
-            select(Run.name, Job)
+            select(Run.id, Run.name, Job)
             .join(Job, Job.id == Run.job_id)
             .where(Job.finished_at > ctx.now() - ENDED_WITHIN)
             .order_by(Job.finished_at)
         ).all()
-    for name, job in rows:
+    for run_id, name, job in rows:
+        fingerprint = f"run:{run_id}:{job.id}:{job.attempt}"
         if job.status == Status.FINISHED:
-            yield AlertCondition(
-                f"run:{job.id}:{job.attempt}", ENDED_RUN, "info", f"Run {name} finished", is_event=True
-            )
+            yield AlertCondition(fingerprint, ENDED_RUN, "info", f"Run {name} finished", is_event=True)
         elif job.status == Status.FAILED:
             cause = job.error.cause
             kind, verb = (DIVERGED_RUN, "diverged") if DIVERGED.search(cause) else (ENDED_RUN, "failed")
-            yield AlertCondition(
-                f"run:{job.id}:{job.attempt}", kind, "critical", f"Run {name} {verb}: {cause}", is_event=True
+            yield AlertCondition(fingerprint, kind, "critical", f"Run {name} {verb}: {cause}", is_event=True)
+
+
+def _silent_channels(ctx: Context) -> Iterator[AlertCondition]:
+    for channel in failing_channels(ctx):
+        yield AlertCondition(f"delivery:{channel.name}", FAILED_DELIVERY, "critical", channel.sentence)
+
+
+@dataclass(frozen=True)
+class FailingChannel:
+    """A channel that does not take alerts at present: its last answer, and how many messages it has not taken."""
+
+    name: str
+    problem: str
+    num_messages: int
+
+    @property
+    def sentence(self) -> str:
+        """What fails."""
+        return f"{plural(self.num_messages, 'alert message')} not delivered by {self.problem}"
+
+
+def failing_channels(ctx: Context) -> list[FailingChannel]:
+    """Return the channels that are set and have not taken messages which are still tried, or were given up of late with
+    none taken since.
+    """
+    failing = []
+    with ctx.db.read() as session:
+        for channel in ctx.notifier.channels:
+            newest = select(func.max(AlertDelivery.sent_at)).where(AlertDelivery.channel == channel)
+            since = max(session.scalar(newest) or datetime.min.replace(tzinfo=UTC), ctx.now() - GIVEN_UP_WITHIN)
+            query = (
+                select(AlertDelivery.problem)
+                .where(AlertDelivery.channel == channel, AlertDelivery.problem != "", AlertDelivery.sent_at.is_(None))
+                .where(or_(AlertDelivery.next_at.is_not(None), AlertDelivery.created_at > since))
+                .order_by(AlertDelivery.created_at.desc())
             )
+            if problems := session.scalars(query).all():
+                failing.append(FailingChannel(channel, problems[0], len(problems)))
+    return failing
+
+
+def send_test(ctx: Context) -> dict[str, str]:
+    """Send a message to every channel that is set; return the problem of each, empty where it was taken."""
+    text, url = "Test of Roundhouse's alerts", f"{ctx.pages_url}/monitor"
+    message = AlertMessage(
+        state="event", kind="test", severity="info", message=text, fingerprint="test", url=url, at=ctx.now()
+    )
+    return {channel: _send(ctx, channel, message) for channel in ctx.notifier.channels}
 
 
 FIRST_PAUSE_S, MAX_PAUSE_S = 30.0, 3600.0
@@ -280,12 +329,31 @@ AT_ONCE = 20
 
 
 def queue_deliveries(session: Session, ctx: Context, alert: Alert, state: str) -> None:
-    """Store a message of a change for every channel, in the transaction that stores the change."""
-    message = view_of(AlertMessage, alert, state=state, url=f"{ctx.pages_url}/monitor", at=ctx.now())
+    """Store a message of a change for every channel, in the transaction that stores the change. That a channel fails is
+    for the others.
+    """
+    url = f"{ctx.pages_url.rstrip('/')}{_page_of(session, alert)}"
+    message = view_of(AlertMessage, alert, state=state, url=url, at=ctx.now())
     for channel in ctx.notifier.channels:
-        session.add(
-            AlertDelivery(alert_id=alert.id, channel=channel, message=message, created_at=ctx.now(), next_at=ctx.now())
-        )
+        if alert.fingerprint != f"delivery:{channel}":
+            session.add(
+                AlertDelivery(
+                    alert_id=alert.id, channel=channel, message=message, created_at=ctx.now(), next_at=ctx.now()
+                )
+            )
+
+
+def _page_of(session: Session, alert: Alert) -> str:
+    """Return the address of the page of what an alert is about."""
+    subject = alert.fingerprint.split(":")[1]
+    if alert.kind in (*RUN_EVENTS, DIVERGING_RUN):
+        return f"/run?run={subject}"
+    if alert.kind == "replica_down":
+        endpoint = session.get(Endpoint, subject)
+        return f"/endpoints?name={quote(endpoint.name)}" if endpoint is not None else "/endpoints"
+    if alert.kind == "slow_first_token":
+        return f"/monitor?endpoint={quote(subject)}"
+    return {"budget": "/people?tab=Keys", "disk": "/workers"}.get(alert.kind, "/monitor")
 
 
 def send_due(ctx: Context) -> int:
@@ -298,16 +366,18 @@ def send_due(ctx: Context) -> int:
         delivery = _claim(ctx, delivery_id, silent=silent)
         if delivery is None:
             continue
-        message = delivery.message
-        subject = f"Roundhouse: {'resolved: ' if message.state == 'resolved' else ''}{message.message}"
-        text = f"{message.message}\n\n{message.url}\n"
-        data = message.model_dump(mode="json")
-        problem = ctx.notifier.send(delivery.channel, subject=subject[:160], text=text, data=data)
+        problem = _send(ctx, delivery.channel, delivery.message)
         _record(ctx, delivery_id, problem)
         if problem:
             silent.add(delivery.channel)  # its other messages wait for the next round
         sent += not problem
     return sent
+
+
+def _send(ctx: Context, channel: str, message: AlertMessage) -> str:
+    subject = f"Roundhouse: {'resolved: ' if message.state == 'resolved' else ''}{message.message}"
+    text = f"{message.message}\n\n{message.url}\n"
+    return ctx.notifier.send(channel, subject=subject[:160], text=text, data=message.model_dump(mode="json"))
 
 
 def pause_s(attempts: int) -> float:

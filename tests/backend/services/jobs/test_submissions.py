@@ -236,7 +236,7 @@ def test_a_job_that_is_given_back_waits_for_the_end_of_its_order(
     provider.change(key, SubmissionState.ENDED, "COMPLETED")
     tend_submissions(ctx, provider)
     assert len(provider.orders) == 2
-    assert read_log(ctx, job_id) == [], "its worker had taken the job"
+    assert read_log(ctx, job_id) == ["The worker n1.1/train#1 was stopped, and gave the job back."]
 
 
 def test_a_job_whose_worker_died_with_its_node_is_ordered_again_although_the_order_is_said_to_run(

@@ -165,7 +165,7 @@ def test_wrong_key_ends_the_work_without_showing_the_key(api: FakeApi) -> None:
     with pytest.raises(Unavailable, match="401") as caught:
         list(engine_of(api, key="wrong-sesame").generate([PromptRequest("x")]))
     assert "sesame" not in str(caught.value)
-    with pytest.raises(Unavailable, match="can't be reached"):
+    with pytest.raises(Unavailable, match="can't be reached: connection refused"):
         list(EndpointEngine("http://127.0.0.1:9/v1", model="m", first_pause_s=0.0).generate([PromptRequest("x")]))
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import update
@@ -20,18 +21,23 @@ from backend.db.tables import AlertDelivery
 from backend.domain.serving.key_limits import KeyLimits
 from backend.infra.notifier import Notifier
 from backend.services.context import LOCAL, Context
+from backend.services.next_steps import next_steps
 from backend.services.people.keys import check_key, create_key
 from backend.services.serving.monitoring.alerts import (
     MAX_ATTEMPTS,
     AlertCondition,
     AlertWatch,
+    failing_channels,
     list_alerts,
     pause_s,
     send_due,
+    send_test,
     settle_alerts,
 )
 from backend.services.serving.monitoring.tick import forget_old
 from backend.services.serving.usage import UsageRow, add_usage
+from backend.services.situation import read_situation
+from pages.components.routes import addresses
 from tests.support import run_world
 from tests.support.gateway_fixtures import served
 from tests.support.scenario import Scenario
@@ -105,7 +111,7 @@ def test_an_alert_is_mailed_and_a_webhook_that_is_away_is_noted_without_its_addr
     (mail,) = MailServer.mails
     assert "Subject: Roundhouse: tales: Bcc: x@example.org" in mail
     assert "\nBcc:" not in mail.split("\r\n\r\n")[0]
-    assert list_alerts(ctx)[0].problem == "webhook: ConnectError, 1 try"
+    assert list_alerts(ctx)[0].problem == "webhook: connection refused, 1 try"
     assert "secret" not in repr(notifier)
 
 
@@ -119,11 +125,11 @@ def test_a_channel_that_is_away_is_tried_again_with_growing_pauses_and_each_mess
         return replace(any_ctx, now=lambda: start + timedelta(seconds=seconds), notifier=Notifier(webhook_url=webhook))
 
     settle_alerts(at(0), [DOWN])
-    assert list_alerts(any_ctx)[0].problem == "webhook: ConnectError, 1 try"
+    assert list_alerts(any_ctx)[0].problem == "webhook: connection refused, 1 try"
     assert [send_due(at(29, url)), messages] == [0, []], "its pause is not over"
     send_due(at(31))
     send_due(at(62))
-    assert list_alerts(any_ctx)[0].problem == "webhook: ConnectError, 2 tries"
+    assert list_alerts(any_ctx)[0].problem == "webhook: connection refused, 2 tries"
     assert send_due(at(31 + 61, url)) == 1
     assert [m["state"] for m in messages] == ["firing"]
     assert (list_alerts(any_ctx)[0].problem, list_alerts(any_ctx)[0].sent_at) == ("", start + timedelta(seconds=92))
@@ -138,7 +144,7 @@ def test_a_message_that_no_channel_takes_is_given_up_after_about_a_day(ctx: Cont
     with ctx.db.write() as session:
         session.execute(update(AlertDelivery).values(attempts=MAX_ATTEMPTS - 1, next_at=ctx.now()))
     send_due(away)
-    assert list_alerts(ctx)[0].problem == f"webhook: ConnectError, {MAX_ATTEMPTS} tries, given up"
+    assert list_alerts(ctx)[0].problem == f"webhook: connection refused, {MAX_ATTEMPTS} tries, given up"
     assert 20 < sum(pause_s(attempts) for attempts in range(1, MAX_ATTEMPTS)) / 3600 < 30
     forget_old(replace(ctx, now=lambda: ctx.now() + timedelta(days=100)))
 
@@ -156,6 +162,76 @@ def test_two_workers_that_notice_one_condition_at_once_send_it_once(
         thread.join()
     settle_alerts(ctx, [DOWN, event])
     assert sorted(m["state"] for m in messages) == ["event", "firing"]
+
+
+def test_a_message_links_to_the_page_of_what_it_is_about(
+    ctx: Context, scenario: Scenario, posted: tuple[list[dict[str, str]], str]
+) -> None:
+    messages, url = posted
+    ctx = replace(ctx, notifier=Notifier(webhook_url=url), pages_url="http://lab:8501")
+    done = scenario.run(status=run_world.Status.FINISHED, name="done")
+    wild = scenario.run(status=run_world.Status.FAILED, cause="The loss became NaN.", name="wild", seed=1)
+    scenario.endpoint(num_replicas=2)
+    watch = AlertWatch()
+    watch.check(ctx)
+    watch.check(replace(ctx, now=lambda: ctx.now() + timedelta(seconds=61)))
+    pages = {message["kind"]: message["url"] for message in messages}
+    assert pages["run_ended"] == f"http://lab:8501/run?run={done.id}"
+    assert pages["run_diverged"] == f"http://lab:8501/run?run={wild.id}"
+    assert pages["replica_down"] == "http://lab:8501/endpoints?name=tales"
+    (fingerprint,) = (message["fingerprint"] for message in messages if message["kind"] == "run_ended")
+    assert done.id in fingerprint
+    others = [("ttft:tales", "slow_first_token"), ("budget:x:usd:day", "budget"), ("disk:warning", "disk")]
+    settle_alerts(ctx, [AlertCondition(fingerprint, kind, "warning", kind) for fingerprint, kind in others])
+    paths = {urlsplit(message["url"]).path for message in messages}
+    assert paths == {"/run", "/endpoints", "/monitor", "/people", "/workers"}
+    assert paths <= set(addresses())
+
+
+def test_a_channel_that_fails_for_a_minute_is_an_alert_that_the_other_channel_takes(
+    ctx: Context, scenario: Scenario, posted: tuple[list[dict[str, str]], str]
+) -> None:
+    async def fail(request: Request) -> Response:
+        return Response(status_code=500)
+
+    messages, url = posted
+    start = ctx.now()
+    MailServer.mails = []
+    with (
+        served(Starlette(routes=[Route("/hook", fail, methods=["POST"])])) as broken,
+        socketserver.TCPServer(("127.0.0.1", 0), MailServer) as server,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        smtp = f"smtp://127.0.0.1:{server.server_address[1]}"
+        notifier = Notifier(webhook_url=f"{broken}/hook", email_to=("ops@example.org",), smtp_url=smtp)
+
+        def at(seconds: float, sender: Notifier = notifier) -> Context:
+            return replace(ctx, now=lambda: start + timedelta(seconds=seconds), notifier=sender)
+
+        scenario.run(status=run_world.Status.FINISHED, name="done")
+        watch = AlertWatch()
+        watch.check(at(1))
+        assert watch.check(at(15)) == []
+        (failing,) = failing_channels(at(16))
+        assert failing.sentence == "1 alert message not delivered by webhook: the server answered 500"
+        (said,) = watch.check(at(80))
+        assert said == f"firing: {failing.sentence}"
+        assert failing.sentence in [step.text for step in next_steps(read_situation(at(81), LOCAL)) if step.is_alert]
+        assert [failing.sentence in " ".join(mail.split()) for mail in MailServer.mails] == [False, True]
+        works = replace(notifier, webhook_url=url)
+        watch.check(at(400, works))
+        assert (failing_channels(at(401, works)), [m["kind"] for m in messages]) == ([], ["run_ended"])
+        assert watch.check(at(415, works)) == [f"resolved: {failing.sentence}"]
+        server.shutdown()
+
+
+def test_a_test_message_says_what_came_of_each_channel(ctx: Context, posted: tuple[list[dict[str, str]], str]) -> None:
+    messages, url = posted
+    notifier = Notifier(webhook_url=url, email_to=("ops@example.org",), smtp_url="smtp://127.0.0.1:1")
+    results = send_test(replace(ctx, notifier=notifier))
+    assert results == {"webhook": "", "e-mail": "e-mail: connection refused"}
+    assert [message["kind"] for message in messages] == ["test"]
+    assert list_alerts(ctx) == []
 
 
 def test_a_lost_replica_is_an_alert_after_a_minute_and_a_spent_budget_at_once(ctx: Context, scenario: Scenario) -> None:
