@@ -50,7 +50,7 @@ class Restart(BaseModel):
 
     @property
     def sentence(self) -> str:
-        """Where it begins."""
+        """Return the step at which it begins, as a sentence."""
         if self.step == 0:
             return f"Attempt {self.attempt} begins at step 0: there was no checkpoint to continue from."
         return f"Attempt {self.attempt} continues from the checkpoint at step {self.step:,}."

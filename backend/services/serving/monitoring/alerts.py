@@ -286,7 +286,7 @@ class FailingChannel:
 
     @property
     def sentence(self) -> str:
-        """What fails."""
+        """Return how many messages it has not taken and its last answer."""
         return f"{plural(self.num_messages, 'alert message')} not delivered by {self.problem}"
 
 
