@@ -7,7 +7,8 @@ import itertools
 from dataclasses import dataclass
 
 from backend.domain.attributes import view_of
-from backend.domain.data.kinds import FIELDS, REQUIRED, DatasetKind
+from backend.domain.data.kinds import FIELDS, LINE_KINDS, REQUIRED, DatasetKind
+from backend.domain.data.parsing.text_formats import is_text_file
 from backend.domain.data.recognition.column_names import nearest_column
 from backend.domain.data.recognition.recognise import recognise
 from backend.domain.data.recognition.records import has_passage_lines, split_lines
@@ -77,7 +78,9 @@ def preview_head(head: SourceHead, *, kind: str | None = None, mapping: dict[str
     """Recognise the kind and columns of a source's first rows, or test the given `kind` and `mapping` on them."""
     rows = head.rows
     if kind is None and mapping is None and has_passage_lines(head.name, rows):
-        rows, kind = split_lines(rows), DatasetKind.RECORDS.value
+        kind = DatasetKind.RECORDS.value
+    if kind in LINE_KINDS and is_text_file(head.name):
+        rows = split_lines(rows)
     columns = tuple(name for name in column_paths(rows) if name == displayable(name))
     given_kind = DatasetKind(kind) if kind else None
     found_kind, confidence, reason, problem, is_fallback = given_kind or DatasetKind.TEXT, 1.0, "", "", False
@@ -120,7 +123,8 @@ def preview_head(head: SourceHead, *, kind: str | None = None, mapping: dict[str
 def _misfits(head: SourceHead, kind: DatasetKind, mapping: dict[str, str]) -> tuple[tuple[str, str], ...]:
     """Return the further files of which no row fits the mapping, with the reason of the first."""
     misfits = []
-    for name, rows in head.others:
+    for name, read in head.others:
+        rows = split_lines(read) if kind in LINE_KINDS and is_text_file(name) else read
         mapped = [part for _, part in map_sample(rows, kind=kind, mapping=mapping)]
         reasons = [part.reason for part in mapped if isinstance(part, RowProblem)]
         if len(reasons) == len(mapped):

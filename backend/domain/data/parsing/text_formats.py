@@ -77,12 +77,10 @@ def _is_object(line: str) -> bool:
 
 def suffix_of(name: str) -> tuple[str, str]:
     """Return a file's suffix and its compression ("" or one of PACKINGS). Raises InvalidInput if unknown."""
-    lower = name.lower()
-    packing = next((known for known in PACKINGS if lower.endswith(known)), "")
-    bare = lower.removesuffix(packing)
+    bare, packing = _unpacked(name)
     suffix = next((known for known in SUFFIXES if bare.endswith(known)), None)
     if suffix is None or (packing and suffix in SEEKING):
-        ending = re.search(r"(\.\w+)*$", lower)
+        ending = re.search(r"(\.\w+)*$", name.lower())
         raise InvalidInput(
             f"A file that ends in {ending.group(0) if ending and ending.group(0) else 'nothing'!r} can't be read"
             f" ({name[:120]!r}).",
@@ -90,6 +88,17 @@ def suffix_of(name: str) -> tuple[str, str]:
             field="source",
         )
     return suffix, packing
+
+
+def is_text_file(name: str) -> bool:
+    """Return whether a file holds plain text by its name, compressed or not."""
+    return _unpacked(name)[0].endswith(TEXTS)
+
+
+def _unpacked(name: str) -> tuple[str, str]:
+    lower = name.lower()
+    packing = next((known for known in PACKINGS if lower.endswith(known)), "")
+    return lower.removesuffix(packing), packing
 
 
 def _checked(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -286,6 +286,21 @@ def test_what_a_preview_can_not_read_is_told_before_the_import(tmp_path: Path) -
     assert "is missing (found: `question`, `choices`" in seen.misfits[0][1]
 
 
+@pytest.mark.parametrize("kind", ["prompts", "records"])
+def test_lines_of_a_text_are_previewed_and_imported_as_prompts(ctx: Context, kind: str) -> None:
+    stored = upload(ctx, "pasted.TXT", "Tell me a story.\n\nErzähl mir von Zügen.\nWarum?\n")
+    seen = preview_upload(ctx, stored, kind=kind)
+    assert [row.text.removeprefix("prompt: ") for row in seen.preview] == [
+        "Tell me a story.",
+        "Erzähl mir von Zügen.",
+        "Warum?",
+    ]
+    options = ImportOptions(kind=kind, mapping=seen.mapping)
+    version = import_dataset(ctx, name="lines", source=ImportSource(upload=stored), options=options, person=LOCAL)
+    do_job(ctx, version.job_id)
+    assert resolve_version(ctx, "lines").rows == 3
+
+
 def test_a_first_row_that_is_longer_than_a_preview_is_read_whole(tmp_path: Path) -> None:
     row = {"prompt": "Long?", "completion": "x" * 3 * 2**20}
     (tmp_path / "long.jsonl").write_text(json.dumps(row) + "\n" + '{"prompt": "Short?", "completion": "Yes."}\n')
