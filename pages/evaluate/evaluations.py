@@ -97,7 +97,7 @@ def draw_overview(ctx: Context, person: Person) -> None:
         row_link("Judges", page=PAGE, query={"judges": "1"}, icon="gavel", key="eval_judges")
         row_link("Tasks", page=PAGE, query={"tasks": "1"}, icon="assignment", key="eval_tasks")
         row_link("Safety probes", page=PAGE, query={"safety": "1"}, icon="shield", key="eval_safety")
-        row_link("Endpoints", page=PAGE, query={"endpoints": "1"}, icon="dns", key="eval_endpoints")
+        row_link("Evaluated endpoints", page=PAGE, query={"endpoints": "1"}, icon="dns", key="eval_endpoints")
         row_link("Gates", page=PAGE, query={"gates": "1"}, icon="rule", key="eval_gates")
     if not board.rows:
         empty_state(

@@ -450,6 +450,7 @@ def test_a_checkpoint_is_promoted_on_a_page_with_all_that_speaks_for_and_against
     button = app.button(key="promote_go")
     assert (button.label, button.disabled) == ("Enter a reason", True)
     app.text_input(key=f"promotion_reason_{elm}_tales@production").set_value("the only rater").run()
+    assert app.button(key="promote_go").label == "Promote although the verdict on Oak is undecided"
     app.button(key="promote_go").click().run()
     assert not app.exception
     assert get_alias(site, "tales@production").checkpoint_id == elm
@@ -884,7 +885,7 @@ def test_a_promotion_against_a_failed_gate_asks_and_says_what_failed(site: Conte
     promote(site, "Oak", alias="tales@production", reason="the first", person=LOCAL)
     app = open_page("build/checkpoints.py", promote=elm, alias="tales@production")
     app.text_input(key=f"promotion_reason_{elm}_tales@production").set_value("faster").run()
-    assert app.button(key="promote_go").label == "Promote all the same"
+    assert app.button(key="promote_go").label == "Promote although the gate “facts” fails it"
     said = "Elm is promoted to tales@production all the same, on record: the gate “facts” fails it."
     assert said in plain_words(app)
     app.button(key="promote_go").click().run()

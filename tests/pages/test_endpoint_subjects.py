@@ -21,6 +21,12 @@ def test_an_api_is_added_and_its_first_evaluation_launched_with_the_requests_it_
     Scenario(site).checkpoint("Oak")
     Scenario(site).benchmark("questions")
     with serve_api() as api:
+        overview = open_page("evaluate/evaluations.py")
+        label = "Evaluated endpoints"  # “Endpoints” is a page under Serve
+        assert (
+            overview.button(key="eval_endpoints").label,
+            label in words(open_page("evaluate/evaluations.py", endpoints="1")),
+        ) == (label, True)
         app = open_page("evaluate/evaluations.py", endpoints="1")
         app.text_input(key="endpoint_name").set_value("Far")
         app.text_input(key="endpoint_url").set_value(api.url)

@@ -327,6 +327,17 @@ def test_a_comparison_is_adjusted_for_every_benchmark_of_both(scenario: Scenario
     assert "Holm's correction for 2 benchmarks" in shown
 
 
+def test_a_comparison_says_once_in_what_the_two_differ(scenario: Scenario) -> None:
+    """Its heading said “in the same way”, a note below “The two differ in context”."""
+    ids = [
+        scenario.evaluation(name, "facts", [1, 0], facts={"context": size}).id
+        for name, size in (("Oak", 512), ("Elm", 256))
+    ]
+    shown = plain_words(open_page(PAGE, first=ids[0], second=ids[1]))
+    assert "2 items given to both, which differ in context (512 and 256)" in shown
+    assert "in the same way" not in shown
+
+
 def test_a_comparison_opens_on_the_first_group_that_has_items(scenario: Scenario) -> None:
     oak = scenario.evaluation("Oak", "facts", [1, 0, 0])
     elm = scenario.evaluation("Elm", "facts", [1, 1, 0])
@@ -399,6 +410,7 @@ def test_a_suite_is_made_run_and_shown_with_its_averages(site: Context, scenario
     assert not app.exception
     shown = plain_words(app)
     assert "1 of 1 done" in shown
+    assert "Cost" not in shown, "the column of what is done was called so"
     assert shown.count("75.0 %") >= 2  # the benchmark and the average
     assert "No suites yet" not in plain_words(open_page(PAGE, suites="1"))
 

@@ -83,6 +83,7 @@ def test_a_verdict_shows_difference_interval_threshold_and_what_settles_it(site:
     (gate,) = list_gates(site)
     assert [result.checkpoint for result in gate.results] == ["Elm"]
     assert gate.results[0].verdict == "FAIL"
+    assert "that of a comparison is at 95 %, for one look" in plain_words(app), "the comparison has another interval"
     app.selectbox(key=f"gate_endpoint_{gate.id}").select("tales").run()
     app.button(key=f"gate_require_{gate.id}").click().run()
     assert list_gates(site)[0].endpoints == ("tales",)

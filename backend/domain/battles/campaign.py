@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
@@ -17,6 +17,13 @@ LONGEST_CATEGORY = 80
 """Characters of a prompt's category."""
 
 Messages = list[dict[str, str]]
+
+
+def prompt_text(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Return a prompt as one text: that of its only message, or each with its role."""
+    if len(messages) == 1:
+        return str(messages[0].get("content", ""))
+    return "\n\n".join(f"{message.get('role', 'user')}: {message.get('content', '')}" for message in messages)
 
 
 class Dimension(BaseModel):

@@ -83,7 +83,7 @@ class GateConfig(BaseModel):
     rule: Literal["all", "any"] = setting(
         "all",
         "Several benchmarks",
-        "all: every benchmark must pass (intersection-union). any: one is enough (Holm-corrected).",
+        "All benchmarks must pass (intersection-union test), or any one of them (Holm-corrected).",
         choices={"all": "Every benchmark passes", "any": "One benchmark passes (Holm-corrected)"},
     )
     expected_difference: float = setting(

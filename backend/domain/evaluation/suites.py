@@ -40,11 +40,12 @@ class SuiteMember(BaseModel):
 
     @property
     def label(self) -> str:
-        """Return the benchmark with what scores it and how much of it: `blimp by BLiMP, 30 items`."""
+        """Return the benchmark with what scores it, if that is said, and how much of it: `blimp by BLiMP, 30 items`."""
         config = self.config
+        way = f" by {describe_way(config)}" if config.task or config.kind != "auto" else ""
         shots = config.task.fewshot.count if config.task else config.shots
         parts = [
-            f"{self.benchmark} by {describe_way(config)}",
+            f"{self.benchmark}{way}",
             *([f"{shots}-shot"] if shots else []),
             *([plural(config.limit, "item")] if config.limit else []),
         ]

@@ -5,7 +5,10 @@ stored.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -27,6 +30,8 @@ LOCAL_RATER = "local"
 MAX_LINK_DAYS = 365
 BROWSER_COOKIE = "roundhouse_ballot"
 """Cookie by which the first browser of a single-use link is recognised."""
+CALLED = re.compile(r"rater[\s_.#-]*0*([1-9]\d{0,3})", re.IGNORECASE)
+"""A name that reads like the label of an exported rater."""
 
 _attempts = Attempts()
 
@@ -51,8 +56,8 @@ class RaterLink:
 
 @dataclass(frozen=True)
 class RaterRow:
-    """A rater with counts of votes on the board and of skipped battles. `number` stands for the name in exported votes:
-    from 1, the oldest rater first.
+    """A rater with counts of votes on the board and of skipped battles. `number` is part of the `label`: from 1, the
+    oldest rater first.
     """
 
     rater: RaterView
@@ -61,6 +66,11 @@ class RaterRow:
     single_use: bool
     num_votes: int
     num_skipped: int
+
+    @property
+    def label(self) -> str:
+        """The rater in exported votes, which name no one."""
+        return f"rater {self.number}"
 
 
 def rater_for(ctx: Context, person: Person) -> RaterView:
@@ -246,7 +256,25 @@ def read_raters(session: Session, campaign_id: str) -> list[RaterRow]:
         .where(Rater.id.in_({*log.columns.raters, *skipped}) | (Rater.campaign_id == campaign_id))
         .order_by(Rater.created_at, Rater.id)
     )
-    return [_row(row, log, number=number, num_skipped=skipped.get(row.id, 0)) for number, row in enumerate(rows, 1)]
+    raters = rows.all()
+    numbers = _numbers([row.name for row in raters])
+    return [
+        _row(row, log, number=number, num_skipped=skipped.get(row.id, 0))
+        for row, number in zip(raters, numbers, strict=True)
+    ]
+
+
+def _numbers(names: Sequence[str]) -> list[int]:
+    """Number raters in order. One who is called like a number, as `Rater-2`, has that one, so that no one else's votes
+    are taken for theirs.
+    """
+    called: dict[int, str] = {}
+    for name in names:
+        if match := CALLED.fullmatch(name.strip()):
+            called.setdefault(int(match[1]), name)
+    of_name = {name: number for number, name in called.items()}
+    free = (number for number in itertools.count(1) if number not in called)
+    return [of_name.pop(name) if name in of_name else next(free) for name in names]
 
 
 def find_link(ctx: Context, campaign_id: str, name: str) -> RaterRow:

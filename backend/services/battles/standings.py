@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Battle, CampaignPrompt, Contestant, Rater, Vote
 from backend.domain.battles.agreement import RaterAgreement, vote_agreement
+from backend.domain.battles.campaign import prompt_text
 from backend.domain.battles.inference.pair_votes import NO_VOTES, votes_by_pair
 from backend.domain.battles.inference.plans import PlanOption, plan_options
 from backend.domain.battles.influence import Fragility, WithoutRater, first_place_fragility, without_each_rater
@@ -53,6 +54,7 @@ CSV_COLUMNS = (
     "note",
     "reasons",
     "flag",
+    "prompt_text",
 )
 
 
@@ -190,7 +192,7 @@ def export_votes_csv(ctx: Context, campaign_id: str) -> str:
         names = contestant_names(session, campaign_id)
         votes = valid_votes(session, campaign_id)
         excluded = excluded_raters(session, campaign_id)
-        columns = (CampaignPrompt.id, CampaignPrompt.position, CampaignPrompt.category)
+        columns = (CampaignPrompt.id, CampaignPrompt.position, CampaignPrompt.category, CampaignPrompt.messages)
         prompts = {
             row.id: row for row in session.execute(select(*columns).where(CampaignPrompt.campaign_id == campaign_id))
         }
@@ -202,7 +204,7 @@ def export_votes_csv(ctx: Context, campaign_id: str) -> str:
                 .where(Battle.campaign_id == campaign_id)
             )
         }
-        raters = {row.rater.id: row.number for row in read_raters(session, campaign_id)}
+        raters = {row.rater.id: row.label for row in read_raters(session, campaign_id)}
     numbers: dict[str, int] = {}
     for vote in votes:
         numbers[vote.prompt_key] = min(numbers.get(vote.prompt_key, sys.maxsize), prompts[vote.prompt_id].position + 1)
@@ -213,7 +215,7 @@ def export_votes_csv(ctx: Context, campaign_id: str) -> str:
         seconds = "" if vote.duration_ms is None else f"{vote.duration_ms / 1000:.1f}"
         row = [
             f"prompt {numbers[vote.prompt_key]}",
-            f"rater {raters[vote.rater_id]}",
+            raters[vote.rater_id],
             names[vote.a],
             names[vote.b],
             vote.label,
@@ -227,6 +229,7 @@ def export_votes_csv(ctx: Context, campaign_id: str) -> str:
             remarks[vote.id].note,
             "; ".join(remarks[vote.id].reasons),
             remarks[vote.id].flag,
+            prompt_text(prompts[vote.prompt_id].messages),
         ]
         writer.writerow([safe_cell(cell) for cell in row])
     return out.getvalue()

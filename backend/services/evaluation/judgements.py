@@ -14,13 +14,13 @@ from sqlalchemy import select
 
 from backend.db.base import new_id
 from backend.db.tables import CampaignPrompt, Completion, Contestant, Job
+from backend.domain.battles.campaign import prompt_text
 from backend.domain.battles.votes import Label
 from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
 from backend.domain.evaluation.judges.summary import JudgeSummary, VerdictRecord
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.results import JudgeResult
 from backend.domain.jobs.states import JobKind
-from backend.domain.json_values import JsonObject
 from backend.domain.validation import read_values
 from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.infra.files.paths import text_file
@@ -198,7 +198,7 @@ def campaign_items(ctx: Context, campaign_id: str) -> list[JudgeItem]:
         prompts = session.execute(
             select(CampaignPrompt.id, CampaignPrompt.messages).where(CampaignPrompt.campaign_id == campaign_id)
         )
-        conversations = {prompt_id: _conversation(messages) for prompt_id, messages in prompts}
+        conversations = {prompt_id: prompt_text(messages) for prompt_id, messages in prompts}
         answers = select(Completion.id, Completion.text).join(Contestant, Contestant.id == Completion.contestant_id)
         texts = dict(session.execute(answers.where(Contestant.campaign_id == campaign_id)).all())
     by_pair: dict[tuple[str, str], list[ValidVote]] = {}
@@ -247,12 +247,6 @@ def _turned(vote: ValidVote, first: str) -> str:
     if vote.winner is None:
         return vote.label
     return "A" if vote.winner == first else "B"
-
-
-def _conversation(messages: Sequence[JsonObject]) -> str:
-    if len(messages) == 1:
-        return str(messages[0].get("content", ""))
-    return "\n\n".join(f"{message.get('role', 'user')}: {message.get('content', '')}" for message in messages)
 
 
 def get_judgement(ctx: Context, job_id: str) -> JudgementView:

@@ -8,11 +8,11 @@ from contextlib import nullcontext, suppress
 import streamlit as st
 
 from backend.domain.battles.promotion import PromotionEvidence, PromotionVerdict
-from backend.domain.evaluation.gate_config import GateVerdict
+from backend.domain.evaluation.gate_config import GATE_WORDS, GateVerdict
 from backend.domain.evaluation.safety.card import direction, format_value
 from backend.domain.evaluation.safety.probes import METRICS
 from backend.domain.serving.names import check_alias_name
-from backend.domain.wording import plural
+from backend.domain.wording import plural, shorten
 from backend.errors import NotFound
 from backend.services.battles.answers import count_flagged_battles
 from backend.services.battles.quality import rater_qualities
@@ -356,13 +356,15 @@ def _draw_decision_form(
         "enter a reason": bool(evidence.against) and not reason.strip(),
     }
     with st.container(horizontal=True):
-        if evidence.speaks_against and not any(missing.values()):
-            with st.popover("Promote against the evidence", icon=":material/warning:", key="ask_promote"):
-                failed = [f"the gate “{gate.gate}” fails it" for gate in evidence.gates if gate.verdict == "FAIL"]
-                worse = [f"{one.opponent} is better" for one in evidence.verdicts if one.outcome == "worse"]
-                doubts = "; ".join((*failed, *worse))
-                st.markdown(plain(f"{checkpoint.name} is promoted to {alias} all the same, on record: {doubts}."))
-                yes = form_button("Promote all the same", {}, key="promote_go", icon="arrow_upward")
+        doubts = _doubts(evidence)
+        if doubts and not any(missing.values()):
+            label = "against the evidence" if evidence.speaks_against else "without evidence that decides"
+            with st.popover(f"Promote {label}", icon=":material/warning:", key="ask_promote"):
+                said = "; ".join(doubts)
+                st.markdown(plain(f"{checkpoint.name} is promoted to {alias} all the same, on record: {said}."))
+                more = f" and {plural(len(doubts) - 1, 'other doubt')}" if len(doubts) > 1 else ""
+                label = plain(f"Promote although {shorten(doubts[0], 80)}{more}")
+                yes = form_button(label, {}, key="promote_go", icon="arrow_upward")
         else:
             yes = form_button("Promote", missing, key="promote_go", icon="arrow_upward")
         # asked, since the keyboard leads from the reason past a button that is still disabled to this one
@@ -379,6 +381,16 @@ def _draw_decision_form(
             for name in ("alias", "name", "reason"):
                 st.session_state.pop(f"promotion_{name}_{key}", None)
             st.switch_page(PAGE, query_params=query)
+
+
+def _doubts(evidence: PromotionEvidence) -> list[str]:
+    """Return why gates and votes do not support a promotion, as clauses; nothing where there are none."""
+    gates = [gate for gate in evidence.gates if gate.verdict != GateVerdict.PASS]
+    doubts = [f"the gate “{gate.gate}” {GATE_WORDS[GateVerdict(gate.verdict)]}" for gate in gates]
+    doubts += [f"{one.opponent} is better" for one in evidence.verdicts if one.outcome == "worse"]
+    if evidence.verdict is not None and evidence.verdict.outcome == "undecided":
+        doubts.append(f"the verdict on {evidence.verdict.opponent} is undecided")
+    return doubts
 
 
 def draw_rollback(ctx: Context, person: Person, alias: AliasView) -> None:

@@ -243,7 +243,7 @@ def _rater_line(
     left = quality.left if quality else None
     return {
         "Rater": row.rater.name,
-        "In the CSV": f"rater {row.number}",
+        "In the CSV": row.label,
         "Access": (
             "imported"
             if is_imported

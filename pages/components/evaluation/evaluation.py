@@ -241,7 +241,8 @@ def draw_paired_comparison(ctx: Context, first_id: str, second_id: str) -> None:
     first, second = comparison.first.checkpoint, comparison.second.checkpoint
     noun = comparison.first.facts.unit.removesuffix("s")
     object_heading(f"{second} against {first}")
-    st.caption(plain(f"On {comparison.first.benchmark}, {plural(comparison.n, noun)} given to both in the same way"))
+    way = f", which differ in {', '.join(comparison.differs)}" if comparison.differs else " in the same way"
+    st.caption(plain(f"On {comparison.first.benchmark}, {plural(comparison.n, noun)} given to both{way}"))
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         if st.button("Swap", type="tertiary", icon=":material/swap_horiz:", key="eval_turn"):
             st.switch_page(PAGE, query_params={"first": second_id, "second": first_id})
@@ -297,8 +298,6 @@ def _draw_difference(comparison: Comparison, *, noun: str, adjusted: str) -> Non
         notes.append(
             f"{noun.capitalize()}s about one passage count together: {plural(comparison.clusters, 'cluster')}."
         )
-    if comparison.differs:
-        notes.append(f"The two differ in {', '.join(comparison.differs)}.")
     if notes:
         st.caption(plain(" ".join(notes)))
 

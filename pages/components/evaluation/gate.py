@@ -233,7 +233,9 @@ def _draw_gate(ctx: Context, person: Person, gate: GateView) -> None:
             _draw_report(result.report, key=f"gate_report_{gate.id}_{number}")
             for row, part in enumerate(result.report.benchmarks):
                 _draw_counted(ctx, part, evaluations, key=f"gate_pair_{gate.id}_{number}_{row}")
-    if not gate.results:
+    if gate.results:
+        st.caption("Intervals here leave room for further looks; that of a comparison is at 95 %, for one look.")
+    else:
         st.caption("No checkpoint was judged yet. Choose a candidate and press Judge.")
     _draw_endpoints(ctx, person, gate)
 

@@ -239,8 +239,8 @@ def _choose_judge(ctx: Context, *, judged: Sequence[Author]) -> Judge | None:
     if kind == "model":
         if ctx.policy.judge_url is None:
             st.caption(
-                "To judge by a model behind another API, connect its server on the page Endpoints and choose it under"
-                " Endpoint, or set ROUNDHOUSE_JUDGE_URL."
+                "To judge by a model behind another API, connect its server under Serve > Endpoints and choose it under"
+                " Endpoint, or set ROUNDHOUSE_JUDGE_URL. An API of Evaluated endpoints is measured alone."
             )
             return None
         name = st.text_input("Model", key="judge_model").strip()

@@ -213,7 +213,7 @@ def _draw_members(members: Sequence[SuiteMember]) -> None:
 def _draw_results(suite: SuiteView, results: Sequence[SuiteResultView]) -> None:
     names = list(dict.fromkeys(one.member.label for result in results for one in result.members))[:8]
     averages = [*(["Centred average"] if suite.config.centred else []), "Macro average", "Micro average"]
-    table = WidgetTable("suiteresults", {"Checkpoint": 2.2, **dict.fromkeys([*averages, *names], 1.5), "Cost": 1.2})
+    table = WidgetTable("suiteresults", {"Checkpoint": 2.2, **dict.fromkeys([*averages, *names], 1.5), "Progress": 1.2})
     with table.frame():
         for result in results:
             columns = table.row(result.id)

@@ -49,8 +49,8 @@ class EvaluatedEndpointView:
 
     @property
     def key(self) -> str:
-        """Its name in a form or an address: the id, or the name."""
-        return self.id or self.name
+        """Its name in a form or an address: the id, of an own one the name, since its row comes with an evaluation."""
+        return self.name if self.is_own else self.id
 
     @property
     def is_own(self) -> bool:

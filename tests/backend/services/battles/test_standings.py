@@ -260,9 +260,30 @@ def test_the_numbers_of_raters_in_the_export_are_those_of_their_list(ctx: Contex
             assert ballot is not None
             cast_vote(ctx, ballot.battle_id, label="A", rater=rater)
     exported = Counter(row["rater"] for row in csv.DictReader(io.StringIO(export_votes_csv(ctx, campaign.id))))
-    names = {f"rater {row.number}": row.rater.name for row in list_raters(ctx, campaign.id)}
+    names = {row.label: row.rater.name for row in list_raters(ctx, campaign.id)}
     assert names == {"rater 1": "Silent", "rater 2": "Ada", "rater 3": "Bo"}
     assert {names[rater]: count for rater, count in exported.items()} == {"Ada": 1, "Bo": 3}
+
+
+def test_a_rater_called_like_a_label_of_the_export_has_it(ctx: Context, scenario: Scenario) -> None:
+    """Zoë was “rater 1” and Rater-1 was “rater 2”, so that the votes of one were taken for the other's."""
+    campaign = scenario.campaign()
+    for name in ("Zoë", "Rater-1", "rater 03", "Bo", "Rater 12345"):
+        link_rater(ctx, campaign.id, name)
+    labels = {row.rater.name: row.label for row in list_raters(ctx, campaign.id)}
+    expected = {"Rater-1": 1, "Zoë": 2, "rater 03": 3, "Bo": 4, "Rater 12345": 5}
+    assert labels == {name: f"rater {number}" for name, number in expected.items()}
+
+
+def test_the_export_has_the_text_of_each_prompt(ctx: Context, scenario: Scenario) -> None:
+    """“prompt 15” said nothing to who had the file alone."""
+    campaign = scenario.campaign(num_prompts=2)
+    scenario.votes(campaign, "Elm")
+    asked = {pair.number: pair.messages[0][1] for pair in list_answers(ctx, campaign.id).prompts}
+    exported = {
+        row["prompt"]: row["prompt_text"] for row in csv.DictReader(io.StringIO(export_votes_csv(ctx, campaign.id)))
+    }
+    assert exported == {f"prompt {number}": text for number, text in asked.items()}
 
 
 def test_the_export_has_what_raters_wrote_about_a_vote(ctx: Context, scenario: Scenario) -> None:

@@ -17,10 +17,12 @@ import pytest
 
 from backend.db.tables import Evaluation
 from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.evaluation.endpoints import EndpointConfig
 from backend.domain.evaluation.gate_config import GateConfig
 from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
 from backend.domain.evaluation.suites import read_suite
 from backend.domain.jobs.states import Status
+from backend.domain.openai_servers import Capabilities
 from backend.domain.serving.upstream import Upstream
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, Unavailable
 from backend.services.context import LOCAL, Context, Person
@@ -28,6 +30,7 @@ from backend.services.evaluation.board import read_board
 from backend.services.evaluation.checks import launch_check
 from backend.services.evaluation.comparisons import compare, list_comparable, refuse_unlike
 from backend.services.evaluation.endpoints.registry import (
+    EvaluatedEndpointView,
     add_endpoint,
     list_evaluated,
     read_endpoint_config,
@@ -435,3 +438,10 @@ def test_safety_is_measured_on_an_endpoint_and_nothing_is_queued_where_a_probe_c
     (launched,) = run_safety(ctx, endpoint="Far", probes=["xs"], person=LOCAL)
     assert (launched.checkpoint, launched.endpoint is not None) == ("Far", True)
     assert safety_card(ctx, endpoint="Far").pending == 1
+
+
+def test_an_own_endpoint_has_one_key_before_and_after_its_first_evaluation() -> None:
+    """A form lost the choice of it at the launch, which stored its row, and kept that of checkpoints."""
+    config, offers = EndpointConfig(model="tales"), Capabilities()
+    keys = {EvaluatedEndpointView(row, "tales", config, offers).key for row in ("", "kb2n")}
+    assert keys == {"tales"}

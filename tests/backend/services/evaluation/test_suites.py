@@ -234,7 +234,7 @@ def test_a_suite_scores_a_benchmark_as_a_new_evaluation_does(ctx: Context, scena
     suite = make_suite(ctx, "pairs", "facts", named)
     assert [one.label for one in suite.config.members] == [
         "pairs by BLiMP",
-        "facts by its rows' kind",
+        "facts",
         "pairs by Multiple choice, 3 items",
     ]
     suggested = suggest_task(ctx, resolve_version(ctx, "pairs"))
