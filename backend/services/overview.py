@@ -114,7 +114,8 @@ class CampaignLine:
 @dataclass(frozen=True)
 class BestCheckpoint:
     """The best checkpoint of an objective among `num_checkpoints` of `num_runs` whose `metric` is measured alike: with
-    the same loss, validation data and tokenizer as the newest run that measured it.
+    the same loss, validation data and tokenizer as the newest run that measured it. `num_unmeasured`: those without
+    it, which are not compared, as of a run that was stopped before a validation.
     """
 
     objective: str
@@ -125,6 +126,7 @@ class BestCheckpoint:
     data: str
     num_runs: int
     num_checkpoints: int
+    num_unmeasured: int
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,9 @@ LIVE = (Checkpoint.folder.is_not(None), Checkpoint.deleted_at.is_(None), Checkpo
 
 
 def _best_checkpoints(ctx: Context, session: Session) -> list[BestCheckpoint]:
-    """Return the best checkpoint of each objective: among its newest runs that have checkpoints."""
+    """Return the best checkpoint of each objective: among its newest runs that ended or were stopped and have
+    checkpoints.
+    """
     order = (Run.created_at.desc(), Run.id)
     place = func.row_number().over(partition_by=Run.objective, order_by=order).label("place")
     newest = (
@@ -247,7 +251,7 @@ def _best_checkpoints(ctx: Context, session: Session) -> list[BestCheckpoint]:
         .join(Job, Job.id == Run.job_id)
         .where(
             Run.archived_at.is_(None),
-            Job.status == Status.FINISHED,
+            Job.status.in_([Status.FINISHED, Status.CANCELLED]),
             Run.id.in_(select(Checkpoint.run_id).where(*LIVE)),
         )
         .subquery()
@@ -275,10 +279,11 @@ def _best_of(
     sign = 1 if goal_of_metric(metric) == "lowest" else -1
     checkpoints = session.scalars(select(Checkpoint).where(Checkpoint.run_id.in_(run_ids), *LIVE)).all()
     useless = {one.id for one in diagnose_checkpoints(ctx, [each.id for each in checkpoints]) if one.is_useless}
+    usable = [one for one in checkpoints if one.id not in useless]
     measured = [
         (sign * value, one.name, one)
-        for one in checkpoints
-        if one.id not in useless and isinstance(value := one.metrics.get(metric), int | float) and math.isfinite(value)
+        for one in usable
+        if isinstance(value := one.metrics.get(metric), int | float) and math.isfinite(value)
     ]
     if not measured:
         return None
@@ -292,6 +297,7 @@ def _best_of(
         basis.data.name,
         len({one.run_id for _, _, one in measured}),
         len(measured),
+        len(usable) - len(measured),
     )
 
 

@@ -19,7 +19,15 @@ from backend.services.activity import Activity, ActivityKind, list_activities
 from backend.services.context import Context, Person
 from backend.services.health import GATEWAY, HEALTH
 from backend.services.next_steps import NextStep, StepKind
-from backend.services.overview import BenchmarkResults, Gauges, Overview, OverviewStrip, get_overview, get_strip
+from backend.services.overview import (
+    BenchmarkResults,
+    BestCheckpoint,
+    Gauges,
+    Overview,
+    OverviewStrip,
+    get_overview,
+    get_strip,
+)
 from backend.services.people.dismissals import dismiss_step, restore_steps
 from backend.services.training.runs import launch_run
 from pages.components import routes
@@ -277,11 +285,16 @@ def draw_best(overview: Overview) -> None:
         cells: list[tuple[str, Tone]] = [
             (label_of(best.objective), "faint"),
             (f"{curve_label(best.metric)} {best.value:.3f}", ""),
-            (f"{among} on {best.data}, with the same tokenizer and loss", "faint"),
+            (f"{among} on {best.data}, with the same tokenizer and loss{_left_out(best)}", "faint"),
         ]
         icon = routes.icon_of(routes.CHECKPOINTS)
         rows.append(LinkRow(best.name, icon, cells, routes.CHECKPOINTS, {"checkpoint": best.id}))
     link_table(BEST, rows, key="best", label="Best checkpoints")
+
+
+def _left_out(best: BestCheckpoint) -> str:
+    """Return how many checkpoints are not compared since they were not validated, as after *Stop and save*."""
+    return f"; {best.num_unmeasured:,} without validation left out" if best.num_unmeasured else ""
 
 
 def draw_campaigns(overview: Overview) -> None:

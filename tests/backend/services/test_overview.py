@@ -293,6 +293,22 @@ def test_a_failing_endpoint_hides_its_own_lost_replicas_alone(ctx: Context) -> N
     assert sorted(one.name for one in alerts) == ["a:b: 0 of 1 replicas ready", "tales: 0 of 1 replicas ready"]
 
 
+def test_a_stopped_runs_checkpoint_without_validation_is_counted_beside_the_best(ctx: Context) -> None:
+    """A run of the lowest loss was left out without a word: *Stop and save* had not validated."""
+    finished_run(ctx, "good", {10: 2.0})
+    stopped = Scenario(ctx).run(name="stopped", seed=2)
+    taken = run_world.claim(ctx, stopped)
+    Scenario(ctx).checkpoint(run=stopped, step=30)
+    run_world.end(ctx, taken, Status.CANCELLED)
+    (best,) = get_overview(ctx, person=LOCAL).best
+    assert (best.name, best.num_runs, best.num_checkpoints, best.num_unmeasured) == ("good · step 10", 1, 1, 1)
+    with ctx.db.write() as session:
+        checkpoint = session.scalars(select(Checkpoint).where(Checkpoint.run_id == stopped.id)).one()
+        checkpoint.metrics = {"val_loss": 1.5}
+    (best,) = get_overview(ctx, person=LOCAL).best
+    assert (best.name, best.num_unmeasured) == ("stopped · step 30", 0)
+
+
 def test_newer_runs_without_a_measurement_do_not_hide_the_best_checkpoint(
     ctx: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
