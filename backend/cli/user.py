@@ -37,8 +37,8 @@ NEW_PASSWORD = "ROUNDHOUSE_NEW_PASSWORD"  # noqa: S105 - a variable's name
 
 @app.command("add")
 def add(name: str, role: Annotated[str, typer.Option(help=ROLE_HELP)] = "engineer") -> None:
-    """Create an account. The password is prompted for, or read from ROUNDHOUSE_NEW_PASSWORD, or from standard input
-    when it is a pipe.
+    """Create an account. The password is prompted for, or read from ROUNDHOUSE_NEW_PASSWORD, or from the first line of
+    standard input when it is a pipe.
     """
     person = add_user(get_context(), name, _read_password(), role=role, person=LOCAL)
     emit(

@@ -131,7 +131,8 @@ def battle_document(battle: BallotView) -> Document:
 
 def progress_document(progress: BallotProgress) -> Document:
     """Return a rater's progress."""
-    return attributes_of(progress, "done", "skipped", "total", "median_s", "can_undo", "more_to_come", "closed")
+    counts = ("done", "skipped", "total", "median_s")
+    return attributes_of(progress, *counts, "can_undo", "more_to_come", "is_queued", "closed")
 
 
 def form_document(config: CampaignConfig) -> Document:

@@ -179,6 +179,7 @@ def test_only_the_runs_that_the_question_named_are_deleted(site: Context, scenar
     app.button(key="runs_delete_go").click().run()
     assert not app.exception
     assert {run.name for run in list_runs(site)} == {"wide", "fast", "waiting"}
+    assert app.session_state["runs_delete"] is False, "the next click elsewhere only closed the question"
 
 
 def test_what_needs_a_run_is_named_and_leads_to_its_page(site: Context, scenario: Scenario) -> None:

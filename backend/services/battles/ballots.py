@@ -53,8 +53,8 @@ ATTEMPTS = 5
 @dataclass(frozen=True)
 class BallotProgress:
     """A rater's progress. `done` counts votes and the battles `skipped`. `total` is a promise: it counts repeats, gold
-    pairs and answers that are still being generated (`more_to_come`), so it falls where answers turn out equal or fail,
-    and never grows.
+    pairs and answers that are still being generated (`more_to_come`), or wait for that behind other jobs (`is_queued`),
+    so it falls where answers turn out equal or fail, and never grows.
     """
 
     done: int
@@ -63,6 +63,7 @@ class BallotProgress:
     median_s: float | None
     can_undo: bool
     more_to_come: bool
+    is_queued: bool
     closed: bool = False
 
 
@@ -393,9 +394,10 @@ _TEXTS = (
     .where(Battle.id.in_(bindparam("battles", expanding=True)))
 )
 _WRITING = (
-    select(Job.id)
+    select(Job.status)
     .join(Contestant, Contestant.job_id == Job.id)
     .where(Contestant.campaign_id == bindparam("campaign"), Job.status.in_(ACTIVE))
+    .order_by(Job.status == Status.QUEUED)
     .limit(1)
 )
 
@@ -410,7 +412,8 @@ def _progress(
     session: Session, ctx: Context, campaign: Campaign, ledger: RaterLedger, *, advance: bool = False
 ) -> BallotProgress:
     """Return a rater's progress. `advance` reads what is new in the campaign, which one just served need not await."""
-    is_writing = session.scalar(_WRITING, {"campaign": campaign.id}) is not None
+    writing = session.scalar(_WRITING, {"campaign": campaign.id})
+    is_writing = writing is not None
     with opened_pool(ctx, session, campaign, advance=advance) as held:
         left = num_left(held, ledger, unwritten=_num_unwritten(session, campaign.id, held) if is_writing else 0)
         quota = held.config.votes_per_rater
@@ -422,6 +425,7 @@ def _progress(
         median_s=ledger.median_s,
         can_undo=bool(ledger.cast) and len(ledger.undone) < MAX_UNDO,
         more_to_come=is_writing,
+        is_queued=writing == Status.QUEUED,
         closed=campaign.closed_at is not None,
     )
 

@@ -601,6 +601,8 @@ def _draw_archiving(ctx: Context, person: Person, rows: Sequence[RunRow]) -> Non
 
 
 def _draw_deletion(ctx: Context, person: Person, rows: Sequence[RunRow]) -> None:
+    if st.session_state.pop("runs_deleted", False):  # a question that was answered closes
+        st.session_state["runs_delete"] = False
     with st.popover("Delete", icon=":material/delete:", key="runs_delete", on_change="rerun") as popover:
         if not popover.open:
             return
@@ -638,4 +640,5 @@ def _draw_deletion(ctx: Context, person: Person, rows: Sequence[RunRow]) -> None
             with rerun_after():  # the runs shown at the click: others of the ticked may have ended since
                 done = delete_runs(ctx, st.session_state["runs_to_delete"], person=person)
                 set_parameters(ticked=",".join(one for one in ids if one not in done.run_ids))
+                st.session_state["runs_deleted"] = True
                 st.toast(f"{plural(len(done.run_ids), 'run')} deleted.")

@@ -78,6 +78,7 @@ def test_a_browser_gets_two_battles_and_after_each_vote_the_next_one(client: Tes
         "median_s": None,
         "can_undo": False,
         "more_to_come": False,
+        "is_queued": False,
         "closed": False,
     }
     assert ballot["form"]["question"] == "Which answer is better?"

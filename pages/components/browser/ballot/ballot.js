@@ -181,7 +181,7 @@ class Ballot {
   }
 
   showEmpty() {
-    const { closed, more_to_come: more, done, skipped } = this.progress
+    const { closed, more_to_come: more, is_queued: isQueued, done, skipped } = this.progress
     this.showStage(false)
     this.foot.offerReasons(this.form?.reasons || [], "")
     clearTimeout(this.timer)
@@ -189,7 +189,8 @@ class Ballot {
     else if (this.outbox.letters.length && this.outbox.isStuck) this.cannotRefill(new Error("silent"))
     else if (this.outbox.letters.length || this.isRefilling) this.messages.show("busy", "Saving your votes")
     else if (more) {
-      this.messages.show("busy", "The answers are being generated.", "The ballot continues by itself.")
+      const state = isQueued ? "The answers wait for other jobs of this installation to end." : "The answers are being generated."
+      this.messages.show("busy", state, "The ballot continues by itself.")
       this.timer = setTimeout(() => this.refill(), POLL_MS)
     } else if (done) this.messages.show("end", `That was the last one: ${done - skipped === 1 ? "1 battle" : `${done - skipped} battles`} done${skipped ? `, ${skipped} skipped` : ""}. Thank you.`, "You can close this page. Undo takes back your last vote.")
     else this.messages.show("end", "Nothing to compare.", "The answers are missing or identical.")

@@ -41,6 +41,7 @@ def test_the_promise_of_a_ballot_with_repeats_and_gold_pairs_is_kept(ctx: Contex
 
 def test_the_promise_of_a_ballot_counts_the_answers_that_are_still_generated(ctx: Context, scenario: Scenario) -> None:
     campaign = scenario.campaign("Oak", "Elm", "Ash", num_prompts=6, write=False)
+    assert ballot_progress(ctx, campaign.id, rater_for(ctx, LOCAL)).is_queued, "other jobs run first"
     rater, promises, claims = (
         rater_for(ctx, LOCAL),
         [],
@@ -56,6 +57,8 @@ def test_the_promise_of_a_ballot_counts_the_answers_that_are_still_generated(ctx
                 record_events(session, ctx, claim, [event])
         served = open_ballot(ctx, Voter(campaign.id, rater))
         promises.append(served.progress.total)
+    assert served.progress.more_to_come
+    assert not served.progress.is_queued
     assert promises == [18] * 6
 
 
