@@ -41,6 +41,7 @@ def test_a_gate_may_have_another_margin_on_a_benchmark(site: Context, scenario: 
     scenario.benchmark("more facts", CHOICES[:8])
     scenario.evaluation("Oak", "more facts", [1] * 8)
     app = open_page(PAGE, gates="1")
+    assert "Votes are weighed at a promotion" in plain_words(app)
     app.text_input(key="gate_name").set_value("release")
     app.multiselect(key="gate_benchmarks").set_value(["facts@1", "more facts@1"]).run()
     app.number_input(key="gate_margin_more facts@1").set_value(5.0).run()

@@ -67,7 +67,9 @@ def draw_gates(ctx: Context, person: Person, name: str = "") -> None:
         return
     object_heading("Gates")
     st.caption(
-        "A gate decides whether a checkpoint may take a champion's place, from paired differences on benchmarks."
+        "A gate decides whether a checkpoint may take a champion's place, from paired differences on benchmarks; a"
+        " judge takes part as the metric of a benchmark's task. Votes are weighed at a promotion, where a campaign's"
+        " verdict stands beside the gates."
     )
     gates = list_gates(ctx)
     if gates:

@@ -37,7 +37,7 @@ from backend.services.evaluation.gates import (
 from backend.services.evaluation.tasks import suggest_task
 from backend.services.people.accounts import add_user
 from backend.services.serving.deployments import deploy, start_endpoint, stop_endpoint
-from tests.support.evaluation_world import CHOICES
+from tests.support.evaluation_world import CHOICES, claim_of, finish, item
 from tests.support.scenario import Scenario
 from tests.support.settings import name_installation
 
@@ -380,3 +380,23 @@ def test_the_suggested_task_is_compared_where_a_gate_names_none(ctx: Context, sc
     chosen = config(benchmarks=[{"benchmark": "pairs", "metric": "acc"}])
     assert judge_config(ctx, candidate="Elm", config=chosen).tasks == ("BLiMP",)
     assert create_gate(ctx, name="pairs", config=chosen, person=LOCAL).config.benchmarks[0].task == task.name
+
+
+def test_a_judge_decides_a_gate_as_the_metric_of_a_task(ctx: Context, scenario: Scenario) -> None:
+    task = read_task(
+        "name: polite\nkind: generation\nprompt: '{{question}}'\ntarget: '{{choices[answer]}}'\n"
+        "metrics: [{judge: {checkpoint: Ash, criteria: politeness}}]\n"
+    )
+    for name, share in (("Oak", 0.25), ("Elm", 0.75)):
+        graded = [item(n, {"judge": share + (n % 2) / 4}, completion="Yes.") for n in range(N)]
+        score = {"metric": "judge", "value": share, "stderr": 0.01, "low": 0.0, "high": 1.0, "n": N, "method": "mean"}
+        launched = scenario.evaluation(name, "facts", task=task)
+        facts = {"used_chat_template": False, "unit": "items", "number_format": "float32"}
+        finish(ctx, claim_of(ctx, launched), graded, scores=[score], facts=facts)
+    parts = [{"benchmark": "facts", "task": "polite"}]
+    outcomes = [
+        judge_config(ctx, candidate=candidate, config=config(champion=champion, benchmarks=parts))
+        for champion, candidate in (("Oak", "Elm"), ("Elm", "Oak"))
+    ]
+    assert [outcome.verdict for outcome in outcomes] == [GateVerdict.PASS, GateVerdict.FAIL]
+    assert [outcome.decision.benchmarks[0].metric for outcome in outcomes] == ["judge", "judge"]
