@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.jobs.progress import Progress
-from backend.domain.jobs.states import ACTIVE, Status
+from backend.domain.jobs.states import ACTIVE, Status, status_word
 from backend.domain.wording import format_duration, plural
 from backend.services.context import Context, Person
 from backend.services.health import BROKER, HEALTH
@@ -13,7 +13,6 @@ from backend.services.jobs.jobs import JobView, get_job, stop_job
 from backend.services.jobs.queue_position import queue_ahead
 from backend.services.jobs.workers import has_worker
 from pages.components.frame import errors_shown, live_part, plain
-from pages.components.labels import STATUS
 from pages.components.words import size
 
 BADGES: dict[str, tuple[str, str]] = {
@@ -30,7 +29,7 @@ BADGES: dict[str, tuple[str, str]] = {
 def status_badge(status: str, *, ready: str = "ready") -> None:
     """Draw a status as a badge; `ready` is the label of finished."""
     icon, color = BADGES[status]
-    word = ready if status == Status.FINISHED else STATUS[status].lower()
+    word = ready if status == Status.FINISHED else status_word(status)
     st.badge(word, icon=f":material/{icon}:", color=color)  # type: ignore[arg-type]
 
 

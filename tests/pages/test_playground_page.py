@@ -91,12 +91,12 @@ def test_a_preset_fills_in_the_settings_of_the_next_turn(site: Context) -> None:
     settings = chat_data(app)["settings"]
     assert (settings["system"], settings["temperature"], settings["seed"]) == ("Be brief.", 0.3, 7)
     assert all("broker" in warning.value for warning in app.warning), "no widget has both a value and a state"
-    app.text_area(key="schema_new#1").set_value("{").run()
+    app.text_area(key="json_schema_new#1").set_value("{").run()
     assert len(app.error) == 2, "in the menu, and on the page under it"
     assert all("JSON schema: not JSON" in error.value.replace("\\", "") for error in app.error)
-    app.text_area(key="schema_new#1").set_value('{"type": "wizard"}').run()
+    app.text_area(key="json_schema_new#1").set_value('{"type": "wizard"}').run()
     assert "Invalid type: wizard" in app.error[0].value.replace("\\", "")
-    app.text_area(key="schema_new#1").set_value("").run()
+    app.text_area(key="json_schema_new#1").set_value("").run()
     app.text_area(key="tools_new#1").set_value('[{"type": "function", "function": {"name": "to morrow"}}]').run()
     assert "tool 1 is named 'to morrow'" in app.error[0].value.replace("\\", "")
 
@@ -273,9 +273,9 @@ def test_a_side_has_settings_of_its_own_as_chips_also_beside_the_same_endpoint(s
     assert app.button(key="chip_system_new@tales (2)").label == r"System prompt\: Be brief\."
     app.button(key="chip_temperature_new@tales (2)").click().run()
     assert "temperature" not in ChatSettings.model_validate(chat_data(app)["settings"]).own(1).changes
-    app.text_area(key="schema_new@tales (2)#3").set_value("{").run()
+    app.text_area(key="json_schema_new@tales (2)#3").set_value("{").run()
     assert "tales (2): JSON schema: not JSON" in app.error[-1].value.replace("\\", "")
-    app.text_area(key="schema_new@tales (2)#3").set_value("").run()
+    app.text_area(key="json_schema_new@tales (2)#3").set_value("").run()
     app.toggle(key="own_new@tales (2)").set_value(False).run()
     assert not ChatSettings.model_validate(chat_data(app)["settings"]).differ
     assert not app.exception

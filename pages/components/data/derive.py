@@ -69,17 +69,23 @@ def draw_derive(ctx: Context, person: Person, version: VersionView) -> None:
         preview = _previewed(ctx, version, change) if change is not None and not wrong_numbers() else None
         if change is not None:
             st.caption(f"Lineage entry: {plain(describe_change(change))}.")
-        if not st.button(
+        clicked = st.button(
             "Create version",
             type="primary",
             icon=":material/call_split:",
             key=f"change_go_{key}",
             disabled=preview is None or preview.is_without_effect,
-        ):
-            if preview is not None:
-                _draw_examples(version, preview)
-            return
-    _make(ctx, person, version, change, name=title)
+        )
+        if preview is not None and not clicked:
+            _draw_examples(version, preview)
+    if clicked and change is not None:
+        once = f"change_once_{key}"
+        token = st.session_state.setdefault(once, uuid.uuid4().hex)
+        with errors_shown():
+            made = derive_version(ctx, key, change=change, person=person, name=title, idempotency_key=f"derive:{token}")
+            del st.session_state[once]
+            query = {"dataset": made.dataset_id, "version": str(made.number), "job": made.job_id or ""}
+            st.switch_page(routes.DATASETS, query_params=query)
 
 
 def _previewed(ctx: Context, version: VersionView, change: Change) -> ChangePreview | None:
@@ -133,20 +139,6 @@ def _draw_examples(version: VersionView, preview: ChangePreview) -> None:
                     label=title,
                     opens_here=False,
                 )
-
-
-def _make(ctx: Context, person: Person, version: VersionView, change: Change | None, *, name: str | None) -> None:
-    once = f"change_once_{version.id}"
-    st.session_state.setdefault(once, uuid.uuid4().hex)
-    with errors_shown():
-        if change is None:
-            return
-        made = derive_version(
-            ctx, version.id, change=change, person=person, name=name, idempotency_key=f"derive:{st.session_state[once]}"
-        )
-        del st.session_state[once]
-        query = {"dataset": made.dataset_id, "version": str(made.number), "job": made.job_id or ""}
-        st.switch_page(routes.DATASETS, query_params=query)
 
 
 def _settings(ctx: Context, version: VersionView, name: str) -> Change | None:
@@ -211,7 +203,7 @@ def _merge(ctx: Context, version: VersionView, key: str) -> Change | None:
         )
     ]
     st.caption("Validation rows of either stay out of the train split.")
-    return Merge(other=other.id).model_copy(update={"other": other.label})
+    return Merge(other=other.label)
 
 
 def _listed(version: VersionView, key: str) -> Change | None:

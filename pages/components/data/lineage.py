@@ -12,6 +12,7 @@ from backend.services.data.versions import Ancestor, delete_version, list_datase
 from backend.services.data.views import VersionView
 from backend.services.dependents import Use
 from pages.components import routes
+from pages.components.confirm import draw_confirmed
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable
@@ -95,16 +96,15 @@ def draw_delete_version(ctx: Context, person: Person, version: VersionView) -> N
     if _draw_blocking_users(ctx, users, what="version", key=version.id):
         return
     reports = [use for use in users if use.what == "report"]
-    with st.popover("Delete this version", icon=":material/delete:", key=f"delete_version_{version.id}"):
-        st.markdown(
-            "Its rows are deleted permanently."
-            + (f" {plural(len(reports), 'report')} about them go too." if reports else "")
-        )
-        if st.button("Delete", key=f"delete_version_yes_{version.id}", type="primary"):
-            with errors_shown():
-                delete_version(ctx, version.id, person=person, with_reports=bool(reports))
-                st.toast(f"Deleted {plain(version.label)}.", icon=":material/delete:")
-                st.switch_page(PAGE, query_params={"dataset": version.dataset_id})
+
+    def delete() -> None:
+        delete_version(ctx, version.id, person=person, with_reports=bool(reports))
+        st.toast(f"Deleted {plain(version.label)}.", icon=":material/delete:")
+        st.switch_page(PAGE, query_params={"dataset": version.dataset_id})
+
+    also = f" {plural(len(reports), 'report')} about them go too." if reports else ""
+    consequence = f"Its rows are deleted permanently.{also}"
+    draw_confirmed("Delete this version", consequence, delete, key=f"delete_version_yes_{version.id}", type="secondary")
 
 
 def draw_delete_dataset(ctx: Context, person: Person, dataset_id: str, name: str) -> None:

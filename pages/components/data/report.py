@@ -8,7 +8,7 @@ import streamlit as st
 
 from backend.domain.data.reports.findings import DataFinding, Severity, list_findings
 from backend.domain.data.reports.report import MAX_CONTEXT, DataReport, ReportSample, TokenPiece
-from backend.domain.wording import percent, plural, short
+from backend.domain.wording import format_duration, percent, plural, short
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.data.epoch_time import epoch_time
@@ -285,22 +285,16 @@ def _draw_numbers(ctx: Context, view: DataReportView, report: DataReport) -> Non
     time = epoch_time(ctx, view)
     steps = plural(report.epoch.steps, "step") if report.epoch.steps else "–"
     how = f"{short(report.epoch.tokens)} tokens. " + (
-        f"{_duration(time.seconds)} at {time.tokens_per_s:,.0f} tokens/s, as measured in run “{time.run}”."
+        f"{format_duration(time.seconds)} at {time.tokens_per_s:,.0f} tokens/s, as measured in run “{time.run}”."
         if time
         else "No speed was measured yet."
     )
     draw_metric(
         grid,
         "One epoch",
-        f"{steps}, {_duration(time.seconds)}" if time and report.epoch.steps else steps,
+        f"{steps}, {format_duration(time.seconds)}" if time and report.epoch.steps else steps,
         help=plain(how),
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 GROUPS = {

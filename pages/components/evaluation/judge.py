@@ -180,17 +180,20 @@ def _draw_form(ctx: Context, person: Person, chosen: str) -> None:
     rubric = "quality" if pairwise else _choose_rubric(ctx, source)
     first = RUBRICS[rubric].model_copy(update={"mode": "pairwise" if pairwise else "rubric"})
     values = draw_fields(JudgeConfig, key=f"judge_{rubric}", columns=2, values=first)
-    if st.button(
-        "Judge",
-        type="primary",
-        icon=":material/gavel:",
-        key="judge_start",
-        disabled=judge is None or source.read is None or bool(wrong_numbers()),
-    ):
+    is_off = judge is None or source.read is None or bool(wrong_numbers())
+    clicked = st.button("Judge", type="primary", icon=":material/gavel:", key="judge_start", disabled=is_off)
+    if clicked and judge is not None and source.read is not None:
         with errors_shown():
-            items = source.read() if source.read is not None else []
-            config = JudgeConfig(mode=first.mode, **values)
-            _start(ctx, person, judge, items, config, source)
+            job = launch_judgement(
+                ctx,
+                judge=judge,
+                items=source.read(),
+                config=JudgeConfig(mode=first.mode, **values),
+                person=person,
+                evaluations=source.evaluations,
+                campaign_id=source.campaign_id,
+            )
+            st.switch_page(PAGE, query_params={"judgement": job.id})
 
 
 def _choose_rubric(ctx: Context, source: AnswerSource) -> str:
@@ -201,27 +204,6 @@ def _choose_rubric(ctx: Context, source: AnswerSource) -> str:
     names = list(RUBRICS)
     at = names.index("harm" if is_probe else "quality")
     return st.selectbox("Rubric", names, index=at, format_func=RUBRIC_NAMES.__getitem__, key=f"judge_rubric_{is_probe}")
-
-
-def _start(
-    ctx: Context,
-    person: Person,
-    judge: Judge | None,
-    items: Sequence[JudgeItem],
-    config: JudgeConfig,
-    source: AnswerSource,
-) -> None:
-    if judge is not None:
-        job = launch_judgement(
-            ctx,
-            judge=judge,
-            items=items,
-            config=config,
-            person=person,
-            evaluations=source.evaluations,
-            campaign_id=source.campaign_id,
-        )
-        st.switch_page(PAGE, query_params={"judgement": job.id})
 
 
 def _choose_judge(ctx: Context, *, judged: Sequence[Author]) -> Judge | None:

@@ -35,6 +35,7 @@ from backend.services.tokenizers.sources import TokenizerSource, list_sources
 from backend.services.tokenizers.tokenization import Token, tokenize
 from pages.components import routes
 from pages.components.choices import by_identity, choose_from, choose_one
+from pages.components.confirm import draw_confirmed
 from pages.components.downloads import draw_download
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, object_heading, plain, show_error
@@ -237,6 +238,11 @@ def _draw_actions(
 ) -> None:
     definition, clash = _definition_of(text), f"task_clash_{name}"
     label = "Save for the team" if is_sound else "Correct the field first"
+
+    def delete() -> None:
+        delete_task(ctx, name, person=person)
+        st.switch_page(routes.EVALUATIONS, query_params={"tasks": "1"})
+
     with st.container(horizontal=True):
         if st.button(
             label, type="primary", icon=":material/save:" if is_sound else None, key="task_save", disabled=not is_sound
@@ -247,12 +253,8 @@ def _draw_actions(
                 except Conflict as conflict:
                     st.session_state[clash] = (text, conflict)
         if origin == "team":
-            with st.popover("Delete", icon=":material/delete:", key="task_delete_menu"):
-                st.markdown(f"Delete {plain(name)}? Evaluations keep their copy.")
-                if st.button("Delete", type="primary", key="task_delete"):
-                    with errors_shown():
-                        delete_task(ctx, name, person=person)
-                        st.switch_page(routes.EVALUATIONS, query_params={"tasks": "1"})
+            words = f"Delete {plain(name)}? Evaluations keep their copy."
+            draw_confirmed("Delete", words, delete, key="task_delete", type="secondary")
         draw_download("YAML", text, f"{name}.yaml", key="task_yaml", disabled=not is_sound)
     clashing, refusal = st.session_state.get(clash, (None, None))
     if is_sound and clashing == text and definition is not None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from streamlit.delta_generator import DeltaGenerator
 
 from backend.domain.json_values import FieldValues
-from backend.domain.serving.chat_settings import MAX_COLUMNS, ChatSettings, SideSettings
+from backend.domain.serving.chat_settings import MAX_COLUMNS, AnswerSettings, ChatSettings, SideSettings
 from backend.domain.serving.protocol import MAX_SEED
 from backend.domain.serving.setting_words import FILTER_LABELS, escaped, own_words, setting_words, system_words
 from backend.domain.validation import describe_fault, validation_message
@@ -22,7 +22,6 @@ from pages.components.frame import handled, plain
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.serving.chat_menu import draw_chosen_endpoints, draw_code
 from pages.components.serving.chat_presets import (
-    WIDGETS,
     draw_preset_choice,
     draw_preset_saving,
     fill_settings,
@@ -176,7 +175,8 @@ def draw_sides(
                 own.append(SideSettings())
                 continue
             base, changes = st.session_state.get(f"base_of_{inner}", (None, changes))
-            if base != (now := shared.model_dump(include=set(WIDGETS))):  # the settings of all sides changed
+            now = shared.model_dump(include=set(AnswerSettings.model_fields))
+            if base != now:  # the settings of all sides changed
                 fill_settings(shared.model_copy(update=changes), scope=inner)
             draw_preset_choice(ctx, person, scope=inner)
             values, below = draw_values(None, scope=inner, temperature=shared.temperature)
@@ -187,7 +187,7 @@ def draw_sides(
                 below.get(field, st).error(plain(fault), icon=":material/error:")
         problem = problem or (f"{side}: {fault}" if fault else "")
         valid = settings or shared
-        values = {name: getattr(valid, name) for name in WIDGETS}
+        values = {name: getattr(valid, name) for name in AnswerSettings.model_fields}
         own.append(SideSettings(**{name: value for name, value in values.items() if value != getattr(shared, name)}))
         st.session_state[f"base_of_{inner}"] = now, own[-1].changes if settings else changes
     return tuple(own), problem
@@ -316,8 +316,8 @@ def draw_values(stored: ChatSettings | None, *, scope: str, temperature: float) 
     the places for problems below it.
     """
     default = stored or ChatSettings(endpoints=("any",), temperature=temperature)
-    first = {field: getattr(default, field) for field in WIDGETS} | filled_values(scope)
-    keys = {field: widget_key(widget, scope=scope) for field, widget in WIDGETS.items()}
+    first = {field: getattr(default, field) for field in AnswerSettings.model_fields} | filled_values(scope)
+    keys = {field: widget_key(field, scope=scope) for field in AnswerSettings.model_fields}
     values: FieldValues = {
         "system": st.text_area(
             "System prompt", first["system"], key=keys["system"], placeholder="You are …", height=100

@@ -14,24 +14,6 @@ from pages.components.choices import choose_from
 from pages.components.confirm import draw_confirmed_in_menu
 from pages.components.frame import handled, plain, rerun_after
 
-WIDGETS = {
-    "system": "system",
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "max_tokens": "max_tokens",
-    "seed": "seed",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "presence_penalty": "presence_penalty",
-    "stop": "stop",
-    "token_view": "token_view",
-    "json_schema": "schema",
-    "tools": "tools",
-}
-"""Key of the widget of each setting, without its scope."""
-
 
 def draw_preset_choice(ctx: Context, person: Person, *, scope: str) -> None:
     """Draw the presets; choosing one fills in the fields below."""
@@ -79,26 +61,24 @@ def filled_values(scope: str) -> dict[str, object]:
     return values
 
 
-def widget_key(widget: str, *, scope: str) -> str:
+def widget_key(field: str, *, scope: str) -> str:
     """Return the key of a setting's widget. An applied preset begins new widgets, which start with its values: the
     browser shows a value set in the session's state only where the menu is open in that run.
     """
     times = st.session_state.get(f"filled_{scope}", {}).get("times", 0)
-    return f"{widget}_{scope}#{times}" if times else f"{widget}_{scope}"
+    return f"{field}_{scope}#{times}" if times else f"{field}_{scope}"
 
 
 @handled
 def _apply(presets: dict[str, PresetView], scope: str) -> None:
-    chosen = presets.get(st.session_state.get(f"preset_{scope}") or "")
-    if chosen is None:
-        return
-    fill_settings(chosen.settings, scope=scope)
+    if (chosen := presets.get(st.session_state.get(f"preset_{scope}") or "")) is not None:
+        fill_settings(chosen.settings, scope=scope)
 
 
 def fill_settings(settings: AnswerSettings, *, scope: str) -> None:
     """Fill these settings in, in place of what the widgets hold."""
     times = st.session_state.get(f"filled_{scope}", {}).get("times", 0)
-    values = {field: getattr(settings, field) for field in WIDGETS}
+    values = {field: getattr(settings, field) for field in AnswerSettings.model_fields}
     st.session_state[f"filled_{scope}"] = {"times": times + 1, "values": values}
 
 

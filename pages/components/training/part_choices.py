@@ -25,7 +25,6 @@ from backend.services.training.views import list_runs
 from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import by_identity
 from pages.components.frame import plain
-from pages.components.labels import OBJECTIVES
 from pages.components.training.config_fields import PREFIX, draw_choice, mark_typed, typed_fields
 
 METHODS = {"full": "Full fine-tuning", "lora": "LoRA", "qlora": "QLoRA (4-bit base)"}
@@ -204,7 +203,7 @@ def _why_not_offered(ctx: Context, name: str, objective: Objective) -> str:
         version = resolve_version(ctx, name, ready=False)
     except RoundhouseError as error:
         return plain(str(error))
-    return plain(f"“{version.dataset}” is of kind {version.kind}; {OBJECTIVES[objective.value]} takes {takes}.")
+    return plain(f"“{version.dataset}” is of kind {version.kind}; {objective.facts.label} takes {takes}.")
 
 
 def _carry_tokenizer(ctx: Context, architecture: ArchitectureView | None, tokenizers: dict[str, TokenizerView]) -> None:

@@ -17,7 +17,7 @@ from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import default_at, form_groups, value_at
 from backend.domain.training.config_sections import RewardRule
 from backend.domain.training.hyperparameters import count_warmup_steps
-from backend.domain.training.objectives import Objective
+from backend.domain.training.objectives import Objective, label_of
 from backend.domain.training.traits import FieldGroup
 from backend.domain.validation import validation_message
 from backend.domain.wording import list_first, plural
@@ -25,7 +25,6 @@ from backend.services.context import Context
 from backend.services.training.defaults import suggest_defaults
 from backend.services.training.row_preview import try_rewards
 from pages.components.frame import errors_shown, plain
-from pages.components.labels import OBJECTIVES
 from pages.components.training.config_fields import (
     ON_FORM,
     PREFIX,
@@ -137,9 +136,7 @@ def draw_run_form(ctx: Context, *, named: bool = True, copied: RunConfig | None 
     values: FieldValues = {}
     missing: list[str] = []
     objective = Objective(
-        st.selectbox(
-            "Objective", list(OBJECTIVES), key=PREFIX + "objective", format_func=OBJECTIVES.__getitem__, width=320
-        )
+        st.selectbox("Objective", [*map(str, Objective)], key=PREFIX + "objective", format_func=label_of, width=320)
     )
     values["objective"] = objective.value
     forget_requested_parts(objective)

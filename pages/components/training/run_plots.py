@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -22,7 +23,7 @@ def draw_parallel(table: RunTable, rows: Sequence[RunRow]) -> None:
     """Draw parallel coordinates over chosen fields; the last axis ranks the runs."""
     rows = _first(rows)
     options = _axes_of(table)
-    metrics = main_metrics(table.fields, _by_number(rows))[:1]
+    metrics = main_metrics(table.fields, _usual_objective(rows))[:1]
     usual = [name for name in varying_fields(table, rows) if name in options][:5] + metrics
     chosen = choose_fields(
         "Axes, in their order; the last one ranks the runs",
@@ -52,7 +53,7 @@ def draw_scatter(table: RunTable, rows: Sequence[RunRow]) -> None:
     rows = _first(rows)
     options = _axes_of(table)
     varying = [name for name in varying_fields(table, rows) if table.fields[name].is_number]
-    metrics = main_metrics(table.fields, _by_number(rows))
+    metrics = main_metrics(table.fields, _usual_objective(rows))
     varying.sort(key=lambda name: name != "learning_rate")
     usual = {"x": (varying or ["tokens"])[0], "y": (metrics or ["duration"])[0]}
     with st.container(horizontal=True):
@@ -96,12 +97,9 @@ def _axes_of(table: RunTable) -> list[str]:
     ]
 
 
-def _by_number(rows: Sequence[RunRow]) -> list[str]:
-    """Return the objectives of runs, the most frequent first."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.objective] = counts.get(row.objective, 0) + 1
-    return sorted(counts, key=lambda objective: -counts[objective])[:1]
+def _usual_objective(rows: Sequence[RunRow]) -> list[str]:
+    """Return the most frequent objective of runs, if there are any."""
+    return [objective for objective, _ in Counter(row.objective for row in rows).most_common(1)]
 
 
 def _title(known: RunField) -> str:

@@ -24,7 +24,8 @@ from backend.domain.filters import (
     parse_filter,
     quote,
 )
-from backend.domain.jobs.states import Status
+from backend.domain.jobs.states import STATUS_LABELS, Status
+from backend.domain.training.objectives import Objective
 from backend.domain.training.run_table import (
     ALIASES,
     SWEEPS,
@@ -49,7 +50,7 @@ from pages.components.browser.run_table.component import TableAction, run_table
 from pages.components.choices import by_identity, choose_from, choose_one
 from pages.components.downloads import draw_download
 from pages.components.frame import handled, plain, rerun_after
-from pages.components.labels import IMPORTED, OBJECTIVES, STATUS
+from pages.components.labels import IMPORTED
 from pages.components.links import page_link, set_parameters
 from pages.components.words import when
 
@@ -62,9 +63,9 @@ MAX_OPENED = 200
 MAX_NAMED = 8
 STATUSES: dict[str, tuple[Status, ...]] = {
     "Active": (Status.QUEUED, Status.RUNNING, Status.CANCELLING, Status.PAUSED),
-    STATUS[Status.FINISHED]: (Status.FINISHED,),
-    STATUS[Status.FAILED]: (Status.FAILED,),
-    STATUS[Status.CANCELLED]: (Status.CANCELLED,),
+    STATUS_LABELS[Status.FINISHED]: (Status.FINISHED,),
+    STATUS_LABELS[Status.FAILED]: (Status.FAILED,),
+    STATUS_LABELS[Status.CANCELLED]: (Status.CANCELLED,),
     IMPORTED: (),
 }
 SHOWN = ("Table", "Curves", "Parallel coordinates", "Scatter")
@@ -82,7 +83,7 @@ def read_address() -> list[str]:
         st.query_params.pop("compare")
         set_parameters(ticked=compared)
         st.session_state["show"] = "Curves"
-    values = {label: value for value, label in OBJECTIVES.items()}  # a select box wrote its label
+    values = {objective.facts.label: objective for objective in Objective}  # a select box wrote its label
     parts = [f"objective = {quote(values.get(one, one))}" for one in st.query_params.get_all("objective") if one]
     parts += [f"tags = {quote(one)}" for one in st.query_params.get_all("tags") if one]
     if parts:

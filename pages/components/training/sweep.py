@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 import streamlit as st
 
-from backend.domain.jobs.states import Status
+from backend.domain.jobs.states import STATUS_LABELS, Status
 from backend.domain.training.config_fields import field_label
 from backend.domain.training.sweep import ParameterRange, Point, SweepConfig, label_of_best
 from backend.domain.wording import plural
@@ -28,7 +28,6 @@ from backend.services.training.sweeps import (
 from pages.components import routes
 from pages.components.charts.style import ACCENT, LEGEND_BELOW, MUTED
 from pages.components.frame import draw_plot, errors_shown, live_part, object_heading, plain, rerun_after
-from pages.components.labels import STATUS
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
 from pages.components.training.run_charts import HEIGHT, Line, RunAxis, axis_of, parallel_figure, say
@@ -185,7 +184,7 @@ def _draw_runs(detail: SweepDetail) -> None:
             **{field_label(path): say(value) for path, value in each.point.items()},
             metric: each.value,
             "Steps": each.run.last_step,
-            "State": f"pruned at step {each.pruned_at:,}" if each.pruned_at is not None else STATUS[each.run.status],
+            "State": STATUS_LABELS[each.run.status] if (at := each.pruned_at) is None else f"pruned at step {at:,}",
         }
         for each in detail.runs
     ]

@@ -11,7 +11,7 @@ from backend.services.training.figures import figures_of_runs
 from backend.services.training.live import token_for_runs
 from backend.services.training.views import RunView
 from pages.components.browser.modules import declare_component
-from pages.components.labels import IMPORTED, STATUS
+from pages.components.labels import RUN_WORDS
 
 _chart = declare_component("roundhouse_live_chart", '<div class="rh-live"></div>', "live_chart/chart.js")
 
@@ -41,7 +41,7 @@ def live_chart(
             "marks": [{"step": step} for step in marks],
             "token": token_for_runs(ctx, [run.id for run in runs], person=person),
             "plotly": plotly_url(),
-            "words": {"status": STATUS, "imported": IMPORTED},
+            "words": RUN_WORDS,
             "runs": [
                 {
                     "id": run.id,

@@ -11,7 +11,7 @@ from backend.services.training.diagnosis import useless_runs
 from backend.services.training.live import active_run_ids, token_for_runs
 from backend.services.training.views import RunView
 from pages.components.browser.modules import declare_component
-from pages.components.labels import IMPORTED, STATUS
+from pages.components.labels import RUN_WORDS
 from pages.components.words import when
 
 _list = declare_component("roundhouse_live_runs", '<div class="rr-live"></div>', "run_list/list.js")
@@ -30,7 +30,7 @@ def live_runs(
             "url": "/live/overview",
             "token": token_for_runs(ctx, [run.id for run in runs], person=person),
             "prefetch": plotly_url(),
-            "words": {"status": STATUS, "imported": IMPORTED},
+            "words": RUN_WORDS,
             "active": ",".join(active_run_ids(ctx)) if follow_active else None,
             "runs": [_row(ctx, run) | {"useless": useless.get(run.id, "")} for run in runs],
         },

@@ -9,7 +9,7 @@ from typing import Any
 from backend.services.context import Context, Person
 from backend.services.training.live import active_run_ids, token_for_runs
 from pages.components.browser.modules import declare_component
-from pages.components.labels import IMPORTED, STATUS
+from pages.components.labels import RUN_WORDS
 
 _table = declare_component(
     "roundhouse_run_table",
@@ -53,7 +53,7 @@ def run_table(
         data={
             "url": "/live/overview",
             "token": token_for_runs(ctx, [run_id for run_id in shown if run_id in set(active)], person=person),
-            "words": {"status": STATUS, "imported": IMPORTED},
+            "words": RUN_WORDS,
             "active": ",".join(active),
             "columns": list(columns),
             "rows": list(rows),

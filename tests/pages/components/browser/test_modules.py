@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from backend.domain.jobs.states import STATUS_LABELS
 from pages.components.browser.modules import join_modules
-from pages.components.labels import STATUS
 
 BROWSER = Path(__file__).parents[4] / "pages" / "components" / "browser"
 ENTRIES = (
@@ -61,8 +61,8 @@ def test_the_components_are_joined(entry: str) -> None:
 def test_helpers_and_labels_are_written_once() -> None:
     scripts = {file: file.read_text() for file in BROWSER.rglob("*.js")}
     assert [file.name for file, text in scripts.items() if "function element(" in text] == ["dom.js"]
-    words = [file.name for file, text in scripts.items() for word in STATUS.values() if f'"{word}"' in text]
-    assert not words, "the words of a status come from pages.components.labels"
+    words = [file.name for file, text in scripts.items() for word in STATUS_LABELS.values() if f'"{word}"' in text]
+    assert not words, "the words of a status come from backend.domain.jobs.states"
 
 
 def test_no_component_takes_markup_from_text() -> None:
