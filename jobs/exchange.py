@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from sqlalchemy.exc import OperationalError
 
-from backend.domain.jobs.artifact_folders import checkpoints_of, describe_folder, folder_of, folders_in
+from backend.domain.jobs.artifact_folders import checkpoints_of, folder_noun, folder_of, folders_in
 from backend.domain.jobs.events import CheckpointEvent, CheckpointRemovedEvent, Event, ProgressEvent
 from backend.domain.jobs.payloads import ProbePayload, TrainPayload
 from backend.domain.jobs.records import JobResult, Payload
@@ -200,7 +200,7 @@ class FolderExchange:
     def _bring(self, folder: str, check: Callable[[], None], *, needed: bool) -> None:
         assert self._store is not None
         assert self._outbox is not None
-        self.message = f"Fetching {describe_folder(folder)} from the store"
+        self.message = f"Fetching {folder_noun(folder)} from the store"
         payload, limit_bytes = self._claim.payload, self._store.stream_bytes
         is_dataset = isinstance(payload, TrainPayload | ProbePayload) and folder == payload.dataset
         chosen = FileSelection(limit_bytes=limit_bytes) if is_dataset and limit_bytes > 0 else ALL

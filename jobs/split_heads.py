@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backend.domain.jobs.split_heads import BEGINNING
-from backend.infra.store.folders import RemoteFile
+from backend.infra.store.folders import UncopiedFile
 from backend.infra.store.manifest import REMEDY, DamagedFolder
 
 HEAD_BYTES = 128 * 2**20
@@ -19,7 +19,7 @@ FOOTER_BYTES = 8
 """At the end of a Parquet file: the length of the directory of row groups before them, in four bytes, and a mark."""
 
 
-def bring_head(file: RemoteFile, folder: Path, *, check: Callable[[], None], num_bytes: int = HEAD_BYTES) -> None:
+def bring_head(file: UncopiedFile, folder: Path, *, check: Callable[[], None], num_bytes: int = HEAD_BYTES) -> None:
     """Write the beginning of a Parquet file in the store, and its directory, to a folder. Nothing is read of it
     here but the directory's length: the job, which has no keys, reads the rest.
 

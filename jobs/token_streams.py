@@ -29,7 +29,7 @@ from backend.domain.jobs.token_streams import (
 from backend.errors import InvalidInput, RoundhouseError, Unavailable
 from backend.infra.artifacts import Artifacts
 from backend.infra.store.blocks import BlockCache, read_sums
-from backend.infra.store.folders import ALL, FileSelection, FolderStore, RemoteFile
+from backend.infra.store.folders import ALL, FileSelection, FolderStore, UncopiedFile
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ IDS = "ids"
 class _Stream:
     """A folder whose ids are read in the store."""
 
-    file: RemoteFile
+    file: UncopiedFile
     sums: array[int]
 
 

@@ -62,7 +62,7 @@ SCALED = ("min_replicas", "max_replicas", "target_queue_s", "cool_down_s", "slee
 WaitFlag = Annotated[bool, typer.Option(help="Return when a replica is ready.")]
 
 
-def describe(endpoint: EndpointView) -> dict[str, object]:
+def endpoint_data(endpoint: EndpointView) -> dict[str, object]:
     """Return an endpoint as the command line's JSON."""
     return {
         "endpoint": endpoint.name,
@@ -312,7 +312,7 @@ def canary(
         if shown
         else f"{name} has no canary."
     )
-    emit(describe(view), text=text)
+    emit(endpoint_data(view), text=text)
 
 
 @app.command("start")
@@ -328,7 +328,7 @@ def list_() -> None:
     """List endpoints."""
     endpoints = list_endpoints(get_context())
     lines = [f"{e.name:<24} {e.state:<9} {e.num_ready}/{e.target}  {e.checkpoint_name}{_canary(e)}" for e in endpoints]
-    emit({"endpoints": [describe(e) for e in endpoints]}, text="\n".join(lines) or "No endpoints yet.")
+    emit({"endpoints": [endpoint_data(e) for e in endpoints]}, text="\n".join(lines) or "No endpoints yet.")
 
 
 @app.command("require")
@@ -346,7 +346,7 @@ def require(
 @app.command("stop")
 def stop(name: str) -> None:
     """Stop an endpoint. Its name and history stay."""
-    emit(describe(stop_endpoint(get_context(), name, person=LOCAL)), text=f"Stopped {name}.")
+    emit(endpoint_data(stop_endpoint(get_context(), name, person=LOCAL)), text=f"Stopped {name}.")
 
 
 @app.command("delete")
@@ -391,7 +391,7 @@ def _emit_started(ctx: Context, view: EndpointView, *, wait: bool) -> None:
         view = get_endpoint(ctx, view.name)
     note(f"{ctx.gateway_url}/v1, model={view.name}")
     emit(
-        describe(view),
+        endpoint_data(view),
         text=f"{view.name}: {view.state}, {view.num_ready} of {view.target} replicas ready",
     )
 

@@ -195,7 +195,7 @@ def run(
     if wait and evaluation.job_id:
         wait_for_job(ctx, evaluation.job_id)
         evaluation = get_evaluation(ctx, evaluation.id)
-    emit(as_data(evaluation), text=as_text(evaluation))
+    emit(evaluation_data(evaluation), text=evaluation_text(evaluation))
 
 
 @app.command("loglikelihood")
@@ -221,8 +221,8 @@ def list_(
     """List evaluations, newest first."""
     evaluations = [e for e in list_evaluations(get_context()) if checkpoint in (None, e.checkpoint, e.subject_id)]
     emit(
-        {"evaluations": [as_data(e) for e in evaluations]},
-        text="\n\n".join(map(as_text, evaluations)) or "No evaluations yet.",
+        {"evaluations": [evaluation_data(e) for e in evaluations]},
+        text="\n\n".join(map(evaluation_text, evaluations)) or "No evaluations yet.",
     )
 
 
@@ -249,7 +249,7 @@ def power(
     emit(data, text="\n".join(lines))
 
 
-def as_data(evaluation: EvaluationView) -> dict[str, Any]:
+def evaluation_data(evaluation: EvaluationView) -> dict[str, Any]:
     """Return an evaluation as the command line's JSON."""
     return {
         "evaluation": evaluation.id,
@@ -273,7 +273,7 @@ def as_data(evaluation: EvaluationView) -> dict[str, Any]:
     }
 
 
-def as_text(evaluation: EvaluationView) -> str:
+def evaluation_text(evaluation: EvaluationView) -> str:
     """Return an evaluation as lines for a terminal."""
     task = f", task {evaluation.config.task.name}" if evaluation.config.task else ""
     lines = [

@@ -11,13 +11,13 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.battles.vote_columns import ColumnOption, WinnerOption, read_columns, read_winners
+from backend.cli.battles.vote_columns import ColumnOption, WinnerOption, read_column_option, read_winners
 from backend.cli.evaluation import rating_verdicts
 from backend.cli.exit_status import FAILED
 from backend.cli.options import model_options
 from backend.cli.output import CommandGroup, command, emit
 from backend.db.base import utc_now
-from backend.domain.battles.frozen import Verification, count_votes, document_digest, freeze_document, verify_document
+from backend.domain.battles.frozen import Verification, count_cast, document_digest, freeze_document, verify_document
 from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.rating_table import RatingTable
 from backend.domain.battles.ratings import rate
@@ -51,7 +51,7 @@ def freeze(
             )
         at, version = utc_now(), program_version()
         text = Path(source).read_text(encoding="utf-8-sig")
-        votes = parse_votes(text, mapping=read_columns(column), labels=read_winners(winner))
+        votes = parse_votes(text, mapping=read_column_option(column), labels=read_winners(winner))
         document, _ = freeze_document(votes, chosen, campaign=Path(source).name, name=name, at=at, version=version)
         board_id, digest = None, document_digest(document)
         text = json.dumps({"digest": digest, "document": document}, ensure_ascii=False)
@@ -65,12 +65,12 @@ def freeze(
         "board": board_id,
         "name": name,
         "digest": digest,
-        "votes": count_votes(document),
+        "votes": count_cast(document),
         "file": str(to) if to else None,
     }
     emit(
         {**result, "ratings": document["ratings"]},
-        text=f"{name}: {plural(count_votes(document), 'vote')}, SHA-256 {digest}",
+        text=f"{name}: {plural(count_cast(document), 'vote')}, SHA-256 {digest}",
     )
 
 
@@ -150,16 +150,16 @@ def fit(
     """Rate contestants by Bradley-Terry, Davidson or Rao-Kupper, with intervals clustered by prompt and rater."""
     rating_options = RatingOptions.of(**options)
     with text_file(votes):
-        read = read_vote_file(votes.read_bytes(), mapping=read_columns(column), labels=read_winners(winner))
+        read = read_vote_file(votes.read_bytes(), mapping=read_column_option(column), labels=read_winners(winner))
         table = rate(read, rating_options)
-    emit(to_document(table), text=to_text(table))
+    emit(rating_data(table), text=rating_text(table))
 
 
 app.command("freeze")(freeze)
 app.command("verify")(verify)
 
 
-def to_document(table: RatingTable) -> dict[str, object]:
+def rating_data(table: RatingTable) -> dict[str, object]:
     """Return a table as the JSON document of `rating fit --json`. Endless degrees of freedom are null."""
     rows = [{key: getattr(row, key) for key in ROW_KEYS} for row in table.ratings]
     if table.controls:
@@ -184,7 +184,7 @@ def to_document(table: RatingTable) -> dict[str, object]:
     }
 
 
-def to_text(table: RatingTable) -> str:
+def rating_text(table: RatingTable) -> str:
     """Return a table as aligned lines."""
     width = max(len("contestant"), *(len(row.contestant) for row in table.ratings))
     lines = [

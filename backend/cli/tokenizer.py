@@ -70,7 +70,7 @@ def compare(
     assert queued.job_id is not None
     wait_for_job(ctx, queued.job_id)
     done = get_report(ctx, queued.id)
-    emit(report_data(done), text="\n".join(_lines(done)))
+    emit(tokenizer_report_data(done), text="\n".join(_lines(done)))
 
 
 @app.command("encode")
@@ -107,7 +107,7 @@ def tokenizer_data(tokenizer: TokenizerView) -> dict[str, object]:
     }
 
 
-def report_data(report: ReportView) -> dict[str, object]:
+def tokenizer_report_data(report: ReportView) -> dict[str, object]:
     """Return a report as the command line's JSON."""
     return {
         "report": report.id,

@@ -57,7 +57,7 @@ Handle = Callable[[Context, Person, bytes], str]
 Document = JsonObject
 
 
-class ChatBody(BaseModel):
+class ConversationBody(BaseModel):
     """Base of the bodies."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,7 +65,7 @@ class ChatBody(BaseModel):
     conversation: str
 
 
-class SendBody(ChatBody):
+class SendBody(ConversationBody):
     """A message. Without `conversation` it begins one; `edited` is the question that it replaces."""
 
     conversation: str | None = None  # type: ignore[assignment]
@@ -74,7 +74,7 @@ class SendBody(ChatBody):
     edited: str | None = None
 
 
-class RegenerateBody(ChatBody):
+class RegenerateBody(ConversationBody):
     """An answer to give again."""
 
     message: str
@@ -95,21 +95,21 @@ class ResultsBody(RegenerateBody):
     results: list[str]
 
 
-class SelectBody(ChatBody):
+class SelectBody(ConversationBody):
     """The line to show: through a message, or through another round beside it."""
 
     message: str
     round: int | None = None
 
 
-class SideVoteBody(ChatBody):
+class SideVoteBody(ConversationBody):
     """A vote on answers side by side."""
 
     message: str
     label: str
 
 
-class ThumbBody(ChatBody):
+class ThumbBody(ConversationBody):
     """A thumb on an answer."""
 
     message: str
@@ -168,7 +168,7 @@ def _results(ctx: Context, person: Person, body: bytes) -> str:
 
 
 def _stop(ctx: Context, person: Person, body: bytes) -> str:
-    sent = parse_sent(ChatBody, body)
+    sent = parse_sent(ConversationBody, body)
     stop_answers(ctx, sent.conversation, person=person)
     return sent.conversation
 

@@ -10,7 +10,7 @@ from backend.domain.jobs.records import FrozenRecord
 from jobs.modeling.publishing import publish_text
 
 
-class Plan(FrozenRecord):
+class PlanInParts(FrozenRecord):
     """A plan whose shard i has the parts `bounds[i]` to before `bounds[i + 1]`. `file` is its name in a folder."""
 
     file: ClassVar[str]
@@ -36,7 +36,7 @@ class Plan(FrozenRecord):
         publish_text(folder / self.file, self.model_dump_json())
 
 
-class TokenPlan(Plan):
+class TokenPlan(PlanInParts):
     """The plan by which the tokens of one split are made; its parts are pieces of the split."""
 
     file = "token-shards.json"

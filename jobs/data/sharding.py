@@ -32,7 +32,7 @@ from jobs.data.columns import plan_columns
 from jobs.data.filters import RowFilters
 from jobs.data.heads import open_source, read_head
 from jobs.data.parsing import Parsed, Parser
-from jobs.data.plans import Plan
+from jobs.data.plans import PlanInParts
 from jobs.data.readers import SourceRows
 from jobs.data.refusals import bad_rows
 from jobs.data.reports.duplicates import DuplicateFinder
@@ -45,7 +45,7 @@ from jobs.data.tables import TABLE_BYTES
 from jobs.modeling.publishing import publish_once
 
 
-class ShardPlan(Plan):
+class ShardPlan(PlanInParts):
     """The settings that every shard is read by. Shard i reads the files `bounds[i]` to before `bounds[i + 1]` of the
     source, whose files are those of `files_key`; with `compares` it also writes what rows are compared by.
     """

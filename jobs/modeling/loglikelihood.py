@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from backend.domain.architectures.hf_config import CONTEXT_NAMES
 from backend.errors import InvalidInput
 from jobs.modeling.scores import ContinuationScore, Pair, TextNll
-from jobs.modeling.tokenizers import encode_texts, token_bytes
+from jobs.modeling.tokenizers import count_token_bytes, encode_texts
 
 Progress = Callable[[int, int], bool]
 """Called with (done, total) after each batch; stops early if it returns True."""
@@ -157,7 +157,7 @@ def rolling_nll(
     scored = {
         id(row): logprob for row, logprob, _ in _score_rows(model, rows, batch_tokens=batch_tokens, progress=progress)
     }
-    lengths = token_bytes(tokenizer, vocab_size=model.get_input_embeddings().num_embeddings)
+    lengths = count_token_bytes(tokenizer, vocab_size=model.get_input_embeddings().num_embeddings)
     windows: list[list[TextNll]] = [[] for _ in sizes]
     for row in rows:
         if id(row) in scored:
@@ -191,7 +191,7 @@ def plan_windows(
 
 
 def window_nll(row: ScoredSequence, logprob: float, lengths: npt.NDArray[np.int32]) -> TextNll:
-    """Return a window's negative log-likelihood; `lengths` are the bytes of each token (see `token_bytes`)."""
+    """Return a window's negative log-likelihood; `lengths` are the bytes of each token (see `count_token_bytes`)."""
     return TextNll(-logprob, row.scored, int(lengths[row.ids[-row.scored :]].sum()))
 
 

@@ -51,7 +51,7 @@ def log_probabilities(network: Any, ids: torch.Tensor) -> torch.Tensor:
     return torch.log_softmax(logits.float(), dim=-1)
 
 
-def compare(before: torch.Tensor, after: torch.Tensor, *, precision: str, num_layers: int) -> PrecisionCheck:
+def compare_precisions(before: torch.Tensor, after: torch.Tensor, *, precision: str, num_layers: int) -> PrecisionCheck:
     """Return the check of a network by its log-probabilities (see `log_probabilities`) before and after. Raises
     InvalidInput for a network that the precision destroyed.
     """

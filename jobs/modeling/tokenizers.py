@@ -195,7 +195,7 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0))
 
 
-def token_bytes(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int | None = None) -> npt.NDArray[np.int32]:
+def count_token_bytes(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int | None = None) -> npt.NDArray[np.int32]:
     """Return the bytes of text of each token; 0 for special tokens.
 
     Shape (vocab_size,) (default: the tokenizer's). The sum over the tokens of a text is the text's length in UTF-8
@@ -217,7 +217,7 @@ def lost_bytes(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     if _writes_everything(tokenizer):
         return 0
     ids = encode_texts(tokenizer, [text])[0]
-    return max(0, len(text.encode()) - int(token_bytes(tokenizer)[ids].sum()))
+    return max(0, len(text.encode()) - int(count_token_bytes(tokenizer)[ids].sum()))
 
 
 RARE = "\x07é漢\U0001f600\u200bΩß\u0915ᚠ" + "".join(map(chr, range(32, 127)))
@@ -227,7 +227,7 @@ def _writes_everything(tokenizer: PreTrainedTokenizerBase) -> bool:
     known: bool | None = tokenizer.__dict__.get("_roundhouse_writes_everything")
     if known is None:
         ids = encode_texts(tokenizer, [RARE])[0]
-        known = int(token_bytes(tokenizer)[ids].sum()) >= len(RARE.encode())
+        known = int(count_token_bytes(tokenizer)[ids].sum()) >= len(RARE.encode())
         tokenizer.__dict__["_roundhouse_writes_everything"] = known
     return known
 

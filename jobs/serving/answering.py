@@ -31,7 +31,7 @@ from backend.errors import InvalidInput, RoundhouseError
 from jobs.serving.adapters.weights import LoadedAdapter
 from jobs.serving.detokenize import TokenTexts
 from jobs.serving.engine import Choice, Engine, Handle, OnEvent, PromptTooLong, QueueFull
-from jobs.serving.forming import AnswerForm, SplitEvents, form_of
+from jobs.serving.forming import AnswerPlan, SplitEvents, form_of
 from jobs.serving.grammar import Grammars
 from jobs.serving.prompts import encode_prompts, tokens_within_budget
 from jobs.serving.reading import PromptReader
@@ -111,7 +111,7 @@ def prepare_answer(
 
 
 def submit_choice(
-    served: ServedNetwork, request: GenerateRequest, form: AnswerForm, ids: list[int], choice: Choice, on_event: OnEvent
+    served: ServedNetwork, request: GenerateRequest, form: AnswerPlan, ids: list[int], choice: Choice, on_event: OnEvent
 ) -> Handle:
     """Submit one answer to the engine; its text is split where the request asks for it."""
     if not form.is_split:
@@ -183,7 +183,7 @@ class ManyAnswers:
         self,
         served: ServedNetwork,
         request: GenerateRequest,
-        form: AnswerForm,
+        form: AnswerPlan,
         prompts: list[list[int]],
         on_event: OnEvent,
         *,

@@ -25,7 +25,7 @@ PROMPT_END = 8  # tokens in which a prompt may open the reasoning
 
 
 @dataclass(frozen=True)
-class AnswerForm:
+class AnswerPlan:
     """Constraint and splitting of a request's answers. `opening` is the text that ends the prompt of a forced call."""
 
     constraint: Constraint | None = None
@@ -44,11 +44,11 @@ class AnswerForm:
         return Choice(number=number, repetition=repetition, matcher=matcher, marks=self.marks, tenant=self.tenant)
 
 
-def form_of(tokenizer: Any, request: GenerateRequest) -> AnswerForm:
+def form_of(tokenizer: Any, request: GenerateRequest) -> AnswerPlan:
     """Return the form of a request's answers."""
     constraint = request.params.constraint
     if request.messages is None or not request.split:
-        return AnswerForm(constraint=constraint, tenant=request.tenant)
+        return AnswerPlan(constraint=constraint, tenant=request.tenant)
     tools = offered_tools(tokenizer, request)
     template = tokenizer.get_chat_template(tools=tools) if tokenizer.chat_template else ""
     style = call_style(template) if tools else None
@@ -57,7 +57,7 @@ def form_of(tokenizer: Any, request: GenerateRequest) -> AnswerForm:
         constraint = forced_call(tools, request.tool_choice, style)
     is_split = style is not None or THINK in template or THINK in tokenizer.get_added_vocab()
     special = {index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return AnswerForm(
+    return AnswerPlan(
         constraint=constraint,
         style=style,
         names=frozenset(tool["function"]["name"] for tool in tools or ()),
@@ -83,7 +83,7 @@ def offered_tools(tokenizer: Any, request: GenerateRequest) -> list[JsonObject] 
 class SplitEvents:
     """Passes the events of one choice on, their text split into reasoning, calls and the rest."""
 
-    def __init__(self, form: AnswerForm, tokenizer: Any, prompt: Sequence[int], on_event: OnEvent) -> None:
+    def __init__(self, form: AnswerPlan, tokenizer: Any, prompt: Sequence[int], on_event: OnEvent) -> None:
         opened: str = tokenizer.decode(list(prompt[-PROMPT_END:]), skip_special_tokens=False)
         self._splitter = AnswerSplitter(
             form.style, names=form.names, is_reasoning=opened.rstrip().endswith(THINK), is_calling=form.is_forced

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from backend.domain.serving.precision import Precision, PrecisionCheck
 from backend.errors import InvalidInput
-from jobs.modeling.precision_check import compare, log_probabilities, write_texts
+from jobs.modeling.precision_check import compare_precisions, log_probabilities, write_texts
 from jobs.serving.native.library import GROUP, STEP, Int8Weights, Library
 from jobs.serving.native.storage import exact_format, store_in_16_bits
 
@@ -93,7 +93,7 @@ def quantise_and_check(
         else replace_layers(network, library=library)
     )
     after = log_probabilities(network, texts)
-    return compare(before, after, precision=precision, num_layers=num_layers)
+    return compare_precisions(before, after, precision=precision, num_layers=num_layers)
 
 
 def _linear_layers(network: Any) -> Iterator[tuple[str, nn.Module]]:

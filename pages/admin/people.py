@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import streamlit as st
 
+from backend.domain.serving.call_code import first_body, python_code
 from backend.services.context import Context
 from backend.services.serving.endpoints import list_endpoints
 from pages.components.frame import page_frame
 from pages.components.links import draw_who_reaches
 from pages.components.people.accounts import draw_accounts, draw_new_account, draw_own_account
 from pages.components.people.keys import FRESH, draw_keys, draw_new_key, key_to_show
-from pages.components.serving.client_code import client_code
 
 
 def draw_gateway_use(ctx: Context) -> None:
     """Show how a client calls the gateway, with the new key while it is shown."""
     name = next((endpoint.name for endpoint in list_endpoints(ctx) if endpoint.stopped_at is None), "ENDPOINT")
     with st.expander("Use it from Python", icon=":material/code:", expanded=FRESH in st.session_state):
-        st.code(client_code("Python", url=ctx.gateway_url, model=name, key=key_to_show(ctx)), language="python")
+        st.code(python_code(ctx.gateway_url, first_body(name), key=key_to_show(ctx)), language="python")
         draw_who_reaches(ctx, ctx.gateway_url)
 
 

@@ -11,7 +11,7 @@ from pages.components.links import page_link
 from pages.components.tables import draw_table
 
 
-def draw_settings(ctx: Context, person: Person) -> None:
+def draw_environment(ctx: Context, person: Person) -> None:
     """Draw the settings of this process, those that were set first."""
     if not person.is_admin:
         st.info("Admins see the settings of the installation.", icon=":material/lock:")
@@ -39,4 +39,4 @@ def draw_settings(ctx: Context, person: Person) -> None:
 
 
 with page_frame("Settings", "What is in force, where it comes from, and what changes it.") as (context_, person_):
-    draw_settings(context_, person_)
+    draw_environment(context_, person_)

@@ -14,7 +14,7 @@ from pages.components.checkpoints.inspection.attention import draw_attention
 from pages.components.checkpoints.inspection.form import PAGE, draw_inspection_form
 from pages.components.checkpoints.inspection.lens import draw_lens
 from pages.components.checkpoints.inspection.pair import draw_pair
-from pages.components.checkpoints.inspection.tokens import draw_tokens
+from pages.components.checkpoints.inspection.tokens import draw_tokens_tab
 from pages.components.checkpoints.inspection.weights import draw_weights
 from pages.components.choices import choose_from
 from pages.components.frame import empty_state, errors_shown, page_frame, show_problem
@@ -24,7 +24,7 @@ from pages.components.links import back_link
 TABS = ("Tokens", "Attention", "Logit lens", "Weights", "Compare")
 
 
-def draw_choice(ctx: Context) -> None:
+def draw_checkpoint_choice(ctx: Context) -> None:
     """Draw the choice of a checkpoint."""
     names = {one.id: one.name for one in list_checkpoints(ctx, ready=True)}
     if not names:
@@ -82,7 +82,7 @@ def draw_inspection_tab(
     elif inspection is None or not inspection.config.of_text:
         st.caption("Type a text above and press Analyze.")
     else:
-        draw = {"Tokens": draw_tokens, "Attention": draw_attention, "Logit lens": draw_lens}[name]
+        draw = {"Tokens": draw_tokens_tab, "Attention": draw_attention, "Logit lens": draw_lens}[name]
         draw(InspectionResults(ctx, inspection))
 
 
@@ -94,7 +94,7 @@ with page_frame("Inspect", "Token losses, attention, logit lens and weights of a
     inspection = get_inspection(ctx, inspection_id) if inspection_id else None
     subject = st.query_params.get("checkpoint") or (inspection.checkpoint_id if inspection is not None else None)
     if subject is None:
-        draw_choice(ctx)
+        draw_checkpoint_choice(ctx)
     else:
         # an inspection shows its own checkpoint, whatever else the address says
         own = inspection.checkpoint_id if inspection is not None and inspection.checkpoint_id else subject

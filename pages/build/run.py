@@ -18,7 +18,7 @@ from pages.components.evaluation.run_scores import draw_run_scores
 from pages.components.frame import empty_state, live_part, object_heading, page_frame, show_problem
 from pages.components.links import back_link, chat_endpoints
 from pages.components.training.held_out import draw_held_out
-from pages.components.training.placement import draw_waiting
+from pages.components.training.placement import draw_placement_wait
 from pages.components.training.run import (
     draw_checkpoints,
     draw_editor,
@@ -52,7 +52,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
         show_problem(run.error.cause or "The run failed.", run.error.remedy)
     elif run.status is Status.QUEUED:
         if detail.config.devices.nodes > 1 or (detail.job is not None and detail.job.placement):
-            live_part(REFRESH_S)(lambda: draw_waiting(ctx, run))()
+            live_part(REFRESH_S)(lambda: draw_placement_wait(ctx, run))()
         else:
             live_part(REFRESH_S)(lambda: draw_expected_start(expected_start(ctx, run.job_id or "")))()
     if not run.is_active and detail.checkpoints and not is_broken and idle_finding(findings) is None:

@@ -19,7 +19,7 @@ from backend.services.training.run_table import (
     find_runs,
     fold_runs,
     read_run_table,
-    suggest_values,
+    suggest_filter_values,
 )
 from backend.services.training.views import get_runs
 from pages.components import routes
@@ -91,7 +91,7 @@ def draw_runs(
     draw_picked(ctx, person, table, picked, passing)
     ticked = [row for row in table.rows if row.id in set(picked)]
     if not passing:
-        st.caption(" ".join(["No run passes these filters.", *map(plain, suggest_values(table, query))]))
+        st.caption(" ".join(["No run passes these filters.", *map(plain, suggest_filter_values(table, query))]))
         if not ticked:
             draw_foot(ctx, person, 0, query)
             return

@@ -109,7 +109,7 @@ def draw_table(
     if not rows:
         return
     titles = list(dict.fromkeys(title for row in rows for title in row))
-    texts = [{title: cell_text(row.get(title), (formats or {}).get(title)) for title in titles} for row in rows]
+    texts = [{title: format_cell(row.get(title), (formats or {}).get(title)) for title in titles} for row in rows]
     with st.container(key=f"cards-{key}"):
         st.html(f"<style>{_cards_css(f'cards-{key}', titles)}</style>")
         st.table(
@@ -120,7 +120,7 @@ def draw_table(
         )
 
 
-def cell_text(value: object, spec: str | None = None) -> str:
+def format_cell(value: object, spec: str | None = None) -> str:
     """Format a value: a number by its format, a time in the visitor's time zone, a missing value as a dash."""
     if value is None or value == "" or value != value:
         return MISSING

@@ -314,7 +314,7 @@ def draw_campaigns(overview: Overview) -> None:
     link_table(CAMPAIGNS, rows, key="campaigns", label="Open campaigns")
 
 
-def draw_log(ctx: Context, person: Person) -> None:
+def draw_activity(ctx: Context, person: Person) -> None:
     """Draw what happened in the last day, or in the last week if nothing did."""
     st.subheader("Log", anchor=False)
     activities = list_activities(ctx, since=ctx.now() - DAY, person=person)
@@ -369,7 +369,7 @@ def main() -> None:
         if overview.campaigns:
             draw_campaigns(overview)
             st.space("small")
-        draw_log(ctx, person)
+        draw_activity(ctx, person)
 
 
 main()

@@ -12,14 +12,14 @@ from backend.domain.jobs.split_heads import BEGINNING
 from backend.errors import RoundhouseError
 from backend.infra.artifacts import Artifacts
 from backend.infra.files.parquet import iter_file_tables
-from backend.infra.store.folders import RemoteFile
+from backend.infra.store.folders import UncopiedFile
 from jobs.split_heads import FOOTER_BYTES, bring_head
 from tests.support.stores import folder_store
 
 ROWS, GROUP = 40_000, 1_000
 
 
-def remote(tmp_path: Path, *, spoil: bool = False) -> RemoteFile:
+def remote(tmp_path: Path, *, spoil: bool = False) -> UncopiedFile:
     """A split of forty row groups in a store."""
     here = Artifacts(tmp_path / "here", url=folder_store(tmp_path / "store").url)
     file = here.folder("datasets", "d") / "train.parquet"

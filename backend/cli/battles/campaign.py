@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.battles.vote_columns import ColumnOption, WinnerOption, read_columns, read_winners
+from backend.cli.battles.vote_columns import ColumnOption, WinnerOption, read_column_option, read_winners
 from backend.cli.output import CommandGroup, emit, note, read_text
 from backend.db.base import new_id
 from backend.domain.attributes import attributes_of
@@ -160,7 +160,7 @@ def import_(
 ) -> None:
     """Import votes cast elsewhere as a closed campaign."""
     text = read_text(votes, max_bytes=MAX_FILE_BYTES)
-    read = read_storable_votes(text, mapping=read_columns(column), labels=read_winners(winner))
+    read = read_storable_votes(text, mapping=read_column_option(column), labels=read_winners(winner))
     shown = preview_votes(read)
     notes = [f"Note: {note}" for note in shown.notes]
     if preview:

@@ -27,7 +27,7 @@ WinnerOption = Annotated[
 ]
 
 
-def read_columns(columns: Sequence[str] | None) -> dict[str, str]:
+def read_column_option(columns: Sequence[str] | None) -> dict[str, str]:
     """Return the column of each field that `--column` names. Raises InvalidInput for an unknown field."""
     pairs = [column.partition("=") for column in columns or ()]
     unknown = [field for field, sign, _ in pairs if not sign or field not in FIELDS]

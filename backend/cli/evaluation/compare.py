@@ -45,10 +45,10 @@ def compare(
     pairs = [find_pair(ctx, first, other, benchmark=benchmark) for other in (second, *(others or []))]
     if len(pairs) == 1:
         comparison = compare_evaluations(ctx, *pairs[0], metric=metric)
-        emit(as_data(comparison), text=as_text(comparison))
+        emit(comparison_data(comparison), text=comparison_text(comparison))
         return
     results = compare_with_baseline(ctx, pairs[0][0], [pair[1] for pair in pairs], metric=metric)
-    data = [{**as_data(result.comparison), "p_holm": result.p_holm, "q_value": result.q_value} for result in results]
+    data = [{**comparison_data(one.comparison), **attributes_of(one, "p_holm", "q_value")} for one in results]
     emit({"baseline": pairs[0][0], "comparisons": data}, text="\n".join(map(_line, results)))
 
 
@@ -86,7 +86,7 @@ def _emit_across(differences: list[BenchmarkDifference], *, left_out: list[str])
     emit({"correction": CORRECTION, "benchmarks": data, "left_out": left_out}, text="\n".join(lines))
 
 
-def as_data(comparison: Comparison) -> dict[str, Any]:
+def comparison_data(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison as the command line's JSON."""
     gap = comparison.difference
     return {
@@ -104,7 +104,7 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def as_text(comparison: Comparison) -> str:
+def comparison_text(comparison: Comparison) -> str:
     """Return a comparison as a line for a terminal."""
     gap = comparison.difference
     shown = gap.bracketed("{:+.4g}".format)
@@ -121,4 +121,4 @@ def as_text(comparison: Comparison) -> str:
 
 def _line(result: BaselineComparison) -> str:
     adjusted = "" if result.p_holm is None else f"; adjusted p = {result.p_holm:.3g} (Holm)"
-    return f"{result.comparison.second.checkpoint}: {as_text(result.comparison)}{adjusted}"
+    return f"{result.comparison.second.checkpoint}: {comparison_text(result.comparison)}{adjusted}"

@@ -31,15 +31,15 @@ app = CommandGroup(no_args_is_help=True, help="APIs whose models evaluations sco
 def add(name: Annotated[str, typer.Argument(help="Name on pages and in results.")], *, options: FieldValues) -> None:
     """Register a model behind another API, and ask what the API offers."""
     view = add_endpoint(get_context(), name=name, config=read_endpoint_config(**options), person=LOCAL)
-    emit(as_data(view), text=as_text(view))
+    emit(evaluated_data(view), text=evaluated_text(view))
 
 
 @app.command("list")
 def list_() -> None:
     """List the endpoints that can be evaluated: those of this installation that run, and the registered APIs."""
     views = list_evaluated(get_context())
-    text = "\n".join(map(as_text, views)) or "No endpoint runs, and no API is registered."
-    emit({"endpoints": [as_data(view) for view in views]}, text=text)
+    text = "\n".join(map(evaluated_text, views)) or "No endpoint runs, and no API is registered."
+    emit({"endpoints": [evaluated_data(view) for view in views]}, text=text)
 
 
 @app.command("remove")
@@ -62,7 +62,7 @@ def find_or_add(ctx: Context, endpoint: str, *, model: str, key_env: str | None)
     return add_endpoint(ctx, name=name, config=config, person=LOCAL).key
 
 
-def as_data(view: EvaluatedEndpointView) -> dict[str, Any]:
+def evaluated_data(view: EvaluatedEndpointView) -> dict[str, Any]:
     """Return an endpoint as the command line's JSON."""
     return {
         "endpoint": view.name,
@@ -73,7 +73,7 @@ def as_data(view: EvaluatedEndpointView) -> dict[str, Any]:
     }
 
 
-def as_text(view: EvaluatedEndpointView) -> str:
+def evaluated_text(view: EvaluatedEndpointView) -> str:
     """Return an endpoint as a line for a terminal."""
     offered = [name for name, offers in view.capabilities.model_dump().items() if offers]
     address = "this installation" if view.is_own else f"{view.config.model} at {view.config.url}"

@@ -77,7 +77,7 @@ def gate(
     else:
         config = read_config(champion, benchmark, **options)
         outcome = judge_config(ctx, candidate=candidate, config=config)
-    emit(report_of(outcome).dump(), text=as_text(outcome))
+    emit(report_of(outcome).dump(), text=outcome_text(outcome))
     raise typer.Exit(EXIT_STATUS[outcome.verdict])
 
 
@@ -96,7 +96,7 @@ def list_() -> None:
     """List gates with their newest verdict."""
     gates = list_gates(get_context())
     emit(
-        {"gates": [describe(one) for one in gates]},
+        {"gates": [gate_data(one) for one in gates]},
         text="\n".join(map(_line, gates)) or "No gates yet.",
     )
 
@@ -152,7 +152,7 @@ def read_benchmark(text: str) -> GateBenchmark:
         ) from error
 
 
-def describe(view: GateView) -> dict[str, object]:
+def gate_data(view: GateView) -> dict[str, object]:
     """Return a gate as the command line's JSON."""
     return {
         "gate": view.name,
@@ -163,7 +163,7 @@ def describe(view: GateView) -> dict[str, object]:
     }
 
 
-def as_text(outcome: GateOutcome) -> str:
+def outcome_text(outcome: GateOutcome) -> str:
     """Return an outcome as lines for a terminal."""
     lines = [f"{outcome.verdict}: {outcome.candidate} against {outcome.champion}", *outcome.reason.split("; ")]
     if outcome.decision.power is not None:
@@ -172,7 +172,7 @@ def as_text(outcome: GateOutcome) -> str:
 
 
 def _emit_gate(view: GateView) -> None:
-    emit(describe(view), text=f"{_line(view)}\n{describe_procedure(view.config)}")
+    emit(gate_data(view), text=f"{_line(view)}\n{describe_procedure(view.config)}")
 
 
 def _line(view: GateView) -> str:

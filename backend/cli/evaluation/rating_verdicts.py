@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.battles.vote_columns import ColumnOption, WinnerOption, read_columns, read_winners
+from backend.cli.battles.vote_columns import ColumnOption, WinnerOption, read_column_option, read_winners
 from backend.cli.output import command, emit
 from backend.domain.attributes import attributes_of
 from backend.domain.battles.agreement import JudgeAgreement, RaterAgreement, judge_agreement, vote_agreement
@@ -173,7 +173,7 @@ def verdict(
         votes_per_rater=result.decisive_per_rater,
         cast_per_rater=result.votes_per_rater,
     )
-    document = to_document(result, plan)
+    document = verdict_data(result, plan)
     if path:
         document["path"] = verdict_path(people, first, second)
     sentences = [result.sentence]
@@ -186,7 +186,7 @@ def verdict(
     emit(document, text="\n".join([*sentences, "", *plan_lines(plan)]))
 
 
-def to_document(result: PairVerdict, plan: tuple[PlanOption, ...]) -> dict[str, object]:
+def verdict_data(result: PairVerdict, plan: tuple[PlanOption, ...]) -> dict[str, object]:
     """Return a verdict as the JSON document of `rating verdict --json`."""
     counts = ("votes", "prompts", "raters", "prompts_won", "prompts_lost", "ties", "both_bad", "identical")
     keys = (*counts, "votes_needed", "prompts_needed", "raters_needed")
@@ -223,4 +223,4 @@ def plan_lines(plan: tuple[PlanOption, ...]) -> list[str]:
 def _read(file: Path, columns: list[str] | None, winners: list[str] | None) -> list[VoteRecord]:
     with text_file(file):
         text = file.read_text(encoding="utf-8-sig")
-        return parse_votes(text, mapping=read_columns(columns), labels=read_winners(winners))
+        return parse_votes(text, mapping=read_column_option(columns), labels=read_winners(winners))

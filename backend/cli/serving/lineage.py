@@ -13,10 +13,10 @@ app = CommandGroup()
 def lineage(name: str) -> None:
     """Show the lineage of an endpoint, a checkpoint, a run or an alias, back to the files."""
     view = lineage_of(get_context(), name)
-    emit(view.to_document(), text=to_text(view))
+    emit(view.to_document(), text=lineage_text(view))
 
 
-def to_text(lineage: Lineage) -> str:
+def lineage_text(lineage: Lineage) -> str:
     """Return the lineage as an indented tree; an object that was shown above is only named."""
     names = {node.id: node for node in lineage.nodes}
     lines: list[str] = []

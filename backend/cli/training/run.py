@@ -38,7 +38,7 @@ from backend.services.metrics.points import last_values
 from backend.services.training.diagnosis import diagnose_run, useless_runs
 from backend.services.training.imported_runs import import_log_path
 from backend.services.training.reports import run_report_text
-from backend.services.training.run_table import NEWEST_FIRST, RunQuery, find_runs, read_run_table, suggest_values
+from backend.services.training.run_table import NEWEST_FIRST, RunQuery, find_runs, read_run_table, suggest_filter_values
 from backend.services.training.runs import launch_run, resume_run, stop_run
 from backend.services.training.views import RunDetail, RunView, get_run, get_runs, list_runs, run_detail
 
@@ -228,7 +228,7 @@ def list_(
     if filter_ or sort != NEWEST_FIRST:
         table, query = read_run_table(ctx), RunQuery(archived=archived, filter=filter_, order=sort)
         rows = find_runs(ctx, query, table=table)
-        none = " ".join(["No run passes the filter.", *([] if rows else suggest_values(table, query))])
+        none = " ".join(["No run passes the filter.", *([] if rows else suggest_filter_values(table, query))])
         runs = get_runs(ctx, [row.id for row in rows[:limit]])
     else:
         runs, none = list_runs(ctx, limit=limit, archived=archived), "No runs yet."

@@ -106,7 +106,7 @@ def document_digest(document: Mapping[str, object]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def count_votes(document: JsonObject) -> int:
+def count_cast(document: JsonObject) -> int:
     """Return how many votes of a board people cast; ties of identical answers are none."""
     return sum(1 for _ in _of_identical(document, identical=False))
 
@@ -164,7 +164,7 @@ def verify_document(document: JsonObject, *, digest: str | None, version: str) -
         digest_matches=None if digest is None else digest == actual,
         reproduced=not differences,
         differences=tuple(differences),
-        num_votes=count_votes(document),
+        num_votes=count_cast(document),
         version=str(document.get("version", "")),
         same_version=document.get("version") == version,
     )

@@ -52,7 +52,7 @@ def folder_of(path: str) -> str | None:
     return "/".join(names[:2]) if is_working(path) else None
 
 
-def describe_folder(folder: str) -> str:
+def folder_noun(folder: str) -> str:
     """Return the words for a folder that is exchanged: `a dataset`, `a checkpoint`."""
     if "/checkpoints/" in folder:
         return "a checkpoint"

@@ -178,7 +178,7 @@ class LevelRun:
         return tuple(record for record in self.records if not record.is_warmup)
 
 
-def sample_prompts(config: LoadConfig, *, words: int, count: int) -> list[str]:
+def prompts_of_length(config: LoadConfig, *, words: int, count: int) -> list[str]:
     """Return prompts of a test as if all had this length."""
     alike = config.model_copy(update={"prompt_words": (words,), "arrivals": ()})
     return [ask.prompt for ask in islice(iterate_asks(alike), count)]

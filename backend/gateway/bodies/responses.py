@@ -33,7 +33,7 @@ class _Item(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
-class TextPart(_Item):
+class TextItem(_Item):
     """Text of a message or of a tool's result."""
 
     type: Literal["input_text", "output_text", "text"]
@@ -45,7 +45,7 @@ class MessageItem(_Item):
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], FEW]
+    content: str | Annotated[list[TextItem], FEW]
 
 
 class CallItem(_Item):
@@ -62,7 +62,7 @@ class ResultItem(_Item):
 
     type: Literal["function_call_output"]
     call_id: Annotated[str, Field(min_length=1, max_length=200)]
-    output: str | Annotated[list[TextPart], FEW]
+    output: str | Annotated[list[TextItem], FEW]
 
 
 class ReasoningItem(_Item):
@@ -100,7 +100,7 @@ class ResponseTool(_Item):
         return template_tool(self.name, self.description, self.parameters)
 
 
-class NamedFunction(StrictBody):
+class FunctionChoice(StrictBody):
     """The function that must be called."""
 
     type: Literal["function"]
@@ -151,7 +151,7 @@ class ResponsesBody(StrictBody):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     include: Annotated[list[str], FEW] | None = None
     tools: Annotated[list[ResponseTool], Field(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedFunction | None = None
+    tool_choice: Literal["none", "auto", "required"] | FunctionChoice | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
@@ -212,7 +212,7 @@ class ResponsesBody(StrictBody):
 
 def _choose(choice: Any, tools: list[ResponseTool] | None) -> ToolChoice:
     names = {tool.name for tool in tools or ()}
-    if isinstance(choice, NamedFunction):
+    if isinstance(choice, FunctionChoice):
         return choose_tool("required", choice.name, names)
     return choose_tool(choice or "auto", None, names)
 
@@ -252,5 +252,5 @@ def _merged(items: Sequence[Item]) -> Iterator[ChatMessage]:
     yield from take()
 
 
-def _text(content: str | Annotated[list[TextPart], FEW]) -> str:
+def _text(content: str | Annotated[list[TextItem], FEW]) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)

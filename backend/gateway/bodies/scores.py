@@ -42,7 +42,7 @@ class ScoreBody(StrictBody):
         return GenerateRequest(pairs=tuple(zip(first, self._second, strict=True)), task=Task.SCORE)
 
 
-class Document(BaseModel):
+class RerankDocument(BaseModel):
     """A document as an object."""
 
     model_config = ConfigDict(extra="ignore")
@@ -57,7 +57,7 @@ class RerankBody(StrictBody):
 
     model: ModelName
     query: str
-    documents: Annotated[list[str | Document], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
+    documents: Annotated[list[str | RerankDocument], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
     top_n: Annotated[int, Field(ge=1, le=MAX_PROMPTS)] | None = None
     return_documents: bool = True
 

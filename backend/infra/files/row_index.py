@@ -107,7 +107,7 @@ def index_file(folder: Path, split: str) -> Path:
     return folder / f"index-{split}-{FORMAT}.npz"
 
 
-def read_index(folder: Path, *, split: str, kind: DatasetKind, progress: Progress | None = None) -> SplitIndex:
+def read_split_index(folder: Path, *, split: str, kind: DatasetKind, progress: Progress | None = None) -> SplitIndex:
     """Return the index of a split, built by reading its rows once if it does not exist. `progress` is called with the
     number of rows read since the last call.
     """

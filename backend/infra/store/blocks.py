@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from backend.errors import Unavailable
-from backend.infra.store.folders import RemoteFile
+from backend.infra.store.folders import UncopiedFile
 from backend.infra.store.manifest import REMEDY, DamagedFolder
 
 AT_ONCE = 8
@@ -56,7 +56,7 @@ class BlockCache:
         return missing
 
     def fetch(
-        self, name: str, file: RemoteFile, sums: array[int], numbers: Sequence[int], *, protected: Collection[Path]
+        self, name: str, file: UncopiedFile, sums: array[int], numbers: Sequence[int], *, protected: Collection[Path]
     ) -> None:
         """Fetch blocks, each checked against its CRC-32, those needed first first. Blocks of `protected` stay.
 
@@ -80,7 +80,7 @@ class BlockCache:
         place = {number: at for at, number in enumerate(numbers)}
         return sorted(spans, key=lambda span: min(place[number] for number in range(*span)))
 
-    def _fetch(self, folder: Path, file: RemoteFile, sums: array[int], span: tuple[int, int]) -> None:
+    def _fetch(self, folder: Path, file: UncopiedFile, sums: array[int], span: tuple[int, int]) -> None:
         size = self._block_bytes
         data = file.read(span[0] * size, min(span[1] * size, file.file.size))
         for at, number in enumerate(range(*span)):

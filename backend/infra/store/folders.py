@@ -37,7 +37,7 @@ from backend.infra.store.manifest import (
     StoredFile,
     digest_of,
     iter_pieces,
-    list_files,
+    list_exchanged,
     read_manifest,
 )
 from backend.infra.store.objects import Objects
@@ -91,7 +91,7 @@ ALL = FileSelection()
 
 
 @dataclass(frozen=True)
-class RemoteFile:
+class UncopiedFile:
     """A file in the store, read where it lies. Each request for a few bytes may take `answer_s`."""
 
     objects: Objects
@@ -123,7 +123,7 @@ class RemoteReader(io.RawIOBase):
     pieces larger than what is read here: what is shown may come of them, and nothing is made of them.
     """
 
-    def __init__(self, file: RemoteFile) -> None:
+    def __init__(self, file: UncopiedFile) -> None:
         self._file, self._position = file, 0
 
     def readable(self) -> bool:
@@ -145,7 +145,7 @@ class RemoteReader(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Read the next bytes. Raises as `RemoteFile.read` does."""
+        """Read the next bytes. Raises as `UncopiedFile.read` does."""
         end = min(self._position + len(buffer), self._file.file.size)
         data = self._file.read(self._position, end) if end > self._position else b""
         buffer[: len(data)] = data
@@ -192,13 +192,13 @@ class FolderStore:
         manifest = self._own_manifest(folder) or self._stored_manifest(folder, within_s=answer_s)
         return {file.path: file.size for file in manifest.files} if manifest is not None else None
 
-    def remote_file(self, folder: str, path: str, *, answer_s: float = ANSWER_S) -> RemoteFile | None:
+    def remote_file(self, folder: str, path: str, *, answer_s: float = ANSWER_S) -> UncopiedFile | None:
         """Return a file to read where it lies, if the store has it. Raises Unavailable, DamagedFolder."""
         manifest = self._own_manifest(folder) or self._stored_manifest(folder, within_s=answer_s)
         if manifest is None:
             return None
         file = next((file for file in manifest.files if file.path == path), None)
-        return None if file is None else RemoteFile(self.objects, folder, file, manifest.piece_bytes, answer_s)
+        return None if file is None else UncopiedFile(self.objects, folder, file, manifest.piece_bytes, answer_s)
 
     @property
     def blocks(self) -> Path:
@@ -393,7 +393,7 @@ class FolderStore:
         if not is_working(folder):
             return True
         path, sent = self.root / folder, {file.path: file for file in manifest.files}
-        here = [file.relative_to(path).as_posix() for file in list_files(path, deep=False)]
+        here = [file.relative_to(path).as_posix() for file in list_exchanged(path, deep=False)]
         return all(name in sent and self._has(folder, sent[name], None) for name in here)
 
     def _remove_files(self, folder: str) -> None:
@@ -401,7 +401,7 @@ class FolderStore:
         if not is_working(folder):
             shutil.rmtree(path, ignore_errors=True)
             return
-        for file in list_files(path, deep=False):
+        for file in list_exchanged(path, deep=False):
             file.unlink(missing_ok=True)
 
     def is_pinned(self, folder: str) -> bool:
@@ -429,7 +429,7 @@ class FolderStore:
 
         files = []
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for file in list_files(path, deep=not is_working(folder)):
+            for file in list_exchanged(path, deep=not is_working(folder)):
                 hasher, pieces, size, puts = hashlib.sha256(), [], 0, []
                 for piece in iter_pieces(file, piece_bytes=self.piece_bytes):
                     check()

@@ -95,7 +95,7 @@ def read_manifest(data: bytes, *, folder: str) -> FolderManifest:
 REMEDY = "Restore the store's folder from a backup, or make the data again."
 
 
-def list_files(folder: Path, *, deep: bool) -> list[Path]:
+def list_exchanged(folder: Path, *, deep: bool) -> list[Path]:
     """Return the files of a folder that are exchanged: none that is hidden or being written, no link out of it."""
     files = sorted(path for path in (folder.rglob("*") if deep else folder.glob("*")) if path.is_file())
     root = folder.resolve()

@@ -16,7 +16,7 @@ from backend.db.races import retry_races
 from backend.db.tables import Campaign, FrozenBoard, User
 from backend.domain.battles.frozen import (
     Verification,
-    count_votes,
+    count_cast,
     document_digest,
     freeze_document,
     identical_by_contestant,
@@ -71,7 +71,7 @@ class FrozenBoardView:
     @property
     def num_votes(self) -> int:
         """Number of votes that people cast."""
-        return count_votes(self.document)
+        return count_cast(self.document)
 
 
 def program_version() -> str:

@@ -66,7 +66,7 @@ def rater_qualities(ctx: Context, campaign_id: str) -> dict[str, RaterQuality]:
         if last is not None and last.revision == revision:
             return last.rows
         votes = read_vote_log(session, campaign_id, revision=revision)
-        words = count_words(session, votes.answers)
+        words = lengths_in_words(session, votes.answers)
         excluded = excluded_raters(session, campaign_id)
     began = time.monotonic()
     rows = {row.rater: row for row in rate_raters(_rated(votes, words, excluded))}
@@ -136,7 +136,7 @@ def vote_seconds(session: Session, log: VoteLog) -> FloatArray:
     seconds = log.duration_ms / 1000
     if np.isnan(seconds).all():  # as in a file: the texts need not be read
         return seconds
-    words = count_words(session, log.answers)
+    words = lengths_in_words(session, log.answers)
     shown = words[log.answer_a] + words[log.answer_b]
     for rater in range(len(log.columns.raters)):
         of_rater = log.columns.rater == rater
@@ -147,7 +147,7 @@ def vote_seconds(session: Session, log: VoteLog) -> FloatArray:
     return seconds
 
 
-def count_words(session: Session, answers: Sequence[str]) -> FloatArray:
+def lengths_in_words(session: Session, answers: Sequence[str]) -> FloatArray:
     """Return the number of words of each answer."""
     counts = dict[str, int]()
     for start in range(0, len(answers), 500):

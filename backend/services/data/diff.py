@@ -15,7 +15,7 @@ from backend.domain.data.versions.conditions import FIELDS_OF_KIND
 from backend.domain.data.versions.diff import pair_by_key, surplus
 from backend.domain.json_values import Row
 from backend.errors import InvalidInput
-from backend.infra.files.row_index import SizeStats, SplitIndex, index_file, read_index, read_row
+from backend.infra.files.row_index import SizeStats, SplitIndex, index_file, read_row, read_split_index
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import VersionView
@@ -145,7 +145,7 @@ def _reader(
         if progress is not None:
             progress(min(1.0, done / max(1, total)))
 
-    return lambda version, split: read_index(
+    return lambda version, split: read_split_index(
         _folder(ctx, version), split=split, kind=DatasetKind(version.kind), progress=report_rows
     )
 

@@ -21,7 +21,7 @@ from backend.domain.jobs.states import Status
 from backend.services.context import Context
 from backend.services.evaluation.comparisons import Rank, column_keys, rank_evaluations
 from backend.services.evaluation.evaluations import EvaluationView, ScoreView, list_evaluations
-from backend.services.evaluation.task_fit import names_of
+from backend.services.evaluation.task_fit import dataset_names_of
 
 LIMIT = 5000
 """Evaluations on the board, newest first."""
@@ -248,7 +248,7 @@ def _column(key: str, evaluations: Sequence[EvaluationView]) -> Column:
 def _detail(evaluation: EvaluationView) -> str:
     settings, task = evaluation.settings, evaluation.config.task
     dataset = evaluation.benchmark.partition("@")[0]
-    is_named = task is None or {plain_name(dataset), plain_name(bare_name(dataset))} & names_of(task)
+    is_named = task is None or {plain_name(dataset), plain_name(bare_name(dataset))} & dataset_names_of(task)
     shots, limit, split = settings.get("shots"), settings.get("limit"), settings.get("split")
     parts = [
         "" if is_named else evaluation.benchmark,

@@ -200,7 +200,7 @@ def get_item(ctx: Context, evaluation: EvaluationView, number: str) -> ItemView:
     )
 
 
-def list_answers(ctx: Context, evaluation: EvaluationView, item: ItemView) -> list[tuple[EvaluationView, ItemView]]:
+def list_rivals(ctx: Context, evaluation: EvaluationView, item: ItemView) -> list[tuple[EvaluationView, ItemView]]:
     """Return the same item in the newest finished evaluation, scored alike, of every other checkpoint and endpoint."""
     others = [
         other

@@ -31,7 +31,7 @@ _fitting: dict[tuple[object, ...], int] = {}
 """Rows that a task scores of a version's split, once checked: a form asks again at every change."""
 
 
-def names_of(task: TaskDefinition) -> set[str]:
+def dataset_names_of(task: TaskDefinition) -> set[str]:
     """Return the names by which a task finds its dataset, spelled plainly."""
     return {plain_name(name) for name in (*task.data.names, task.name)}
 
@@ -50,7 +50,7 @@ def resolve_benchmark(ctx: Context, benchmark: str, *, task: TaskDefinition | No
             remedy="Choose a dataset, or a task that finds one.",
             field="benchmark",
         )
-    names = names_of(task)
+    names = dataset_names_of(task)
     datasets = [dataset for dataset in list_datasets(ctx, ready=True) if dataset.newest is not None]
     for dataset in [
         *(d for d in datasets if plain_name(d.name) in names),

@@ -95,7 +95,7 @@ def find_runs(ctx: Context, query: RunQuery, *, table: RunTable | None = None, z
     return passing if query.order == NEWEST_FIRST else sort_rows(table, passing, query.order)
 
 
-def suggest_values(table: RunTable, query: RunQuery) -> list[str]:
+def suggest_filter_values(table: RunTable, query: RunQuery) -> list[str]:
     """Return what may be meant by the texts in a filter that its fields have in no run: `No run has dataset sherlock.
     Did you mean sherlock-holmes@1?`
     """

@@ -52,7 +52,7 @@ from jobs.modeling.loglikelihood import (
 )
 from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.modeling.scores import ContinuationScore, Pair, TextNll
-from jobs.modeling.tokenizers import token_bytes
+from jobs.modeling.tokenizers import count_token_bytes
 from jobs.modeling.unusable import UNUSABLE, one_line
 
 PAIRS_AT_ONCE = 2000
@@ -136,7 +136,7 @@ class FastEngine:
             yield from self._plain.roll(texts, policy=policy)
             return
         sequences, sizes = plan_windows(tokenizer, texts, longest=self._subject.context, policy=policy)
-        lengths = token_bytes(tokenizer, vocab_size=network.get_input_embeddings().num_embeddings)
+        lengths = count_token_bytes(tokenizer, vocab_size=network.get_input_embeddings().num_embeddings)
         own: dict[int, list[ScoredSequence]] = {index: [] for index in range(len(sizes))}
         for sequence in sequences:
             own[sequence.owner].append(sequence)

@@ -35,7 +35,7 @@ from jobs.evaluation.engines.plain import prompt_ids, subject_facts
 from jobs.evaluation.subject import EvaluatedNetwork
 from jobs.modeling.loglikelihood import plan_pairs, plan_windows, sum_windows, window_nll
 from jobs.modeling.scores import ContinuationScore, Pair, TextNll
-from jobs.modeling.tokenizers import token_bytes
+from jobs.modeling.tokenizers import count_token_bytes
 
 REQUESTS_AT_ONCE, BATCH_SIZE = 64, 16
 
@@ -132,7 +132,7 @@ class HarnessEngine:
     def roll(self, texts: Sequence[str], *, policy: WindowPolicy = "each_window") -> Iterator[Batch[TextNll]]:
         """Yield negative log-likelihoods; see Engine.roll. `policy` plans the windows; the harness scores."""
         network, tokenizer = self._subject.network, self._subject.tokenizer
-        lengths = token_bytes(tokenizer, vocab_size=network.get_input_embeddings().num_embeddings)
+        lengths = count_token_bytes(tokenizer, vocab_size=network.get_input_embeddings().num_embeddings)
         for at in range(0, len(texts), REQUESTS_AT_ONCE):
             windows, sizes = plan_windows(
                 tokenizer, texts[at : at + REQUESTS_AT_ONCE], longest=self._subject.context, policy=policy

@@ -10,7 +10,7 @@ from backend.domain.checkpoints.inspection_config import MAX_TOKENS, InspectionC
 from backend.errors import InvalidInput
 from jobs.modeling.chat.render import encode_chat
 from jobs.modeling.loglikelihood import prefix_token
-from jobs.modeling.tokenizers import encode_texts, token_bytes
+from jobs.modeling.tokenizers import count_token_bytes, encode_texts
 
 
 @dataclass(frozen=True)
@@ -82,4 +82,4 @@ def text_ends(tokenizer: PreTrainedTokenizerBase, text: str, count: int) -> list
 
 def scored_bytes(tokenizer: PreTrainedTokenizerBase, passage: Passage, *, vocab_size: int) -> int:
     """Return the number of text bytes of the scored tokens (all but the first). Special tokens have none."""
-    return int(token_bytes(tokenizer, vocab_size=vocab_size)[passage.ids[1:]].sum())
+    return int(count_token_bytes(tokenizer, vocab_size=vocab_size)[passage.ids[1:]].sum())

@@ -15,7 +15,7 @@ import numpy as np
 from backend.domain.jobs.payloads import InspectPayload
 from backend.domain.jobs.results import InspectResult
 from jobs.evaluation.inspection.text import TextInspection
-from jobs.evaluation.inspection.weights import read_weights
+from jobs.evaluation.inspection.weights import inspect_weights
 from jobs.modeling.devices import set_threads
 from jobs.reporter import JobSpec, Reporter
 
@@ -30,7 +30,7 @@ def run(spec: JobSpec[InspectPayload], reporter: Reporter) -> InspectResult:
     if config.of_text:
         summary, numbers, words = TextInspection(config, reporter).read(subject, other)
     else:
-        summary, numbers, words = read_weights(subject, other, reporter)
+        summary, numbers, words = inspect_weights(subject, other, reporter)
     out = spec.path(payload.out)
     partial = out.with_name(f".{out.name}.{spec.attempt}.partial")
     for leftover in out.parent.glob(f".{out.name}.*.partial"):  # a killed attempt left it

@@ -29,7 +29,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 MAX_OUTLIERS = 60
 
 
-def read_weights(
+def inspect_weights(
     subject: Path, other: Path | None, reporter: Reporter
 ) -> tuple[InspectionSummary, Arrays, dict[str, object]]:
     """Return (summary, numbers, words) of a checkpoint's weights. Raises InvalidInput for an unreadable folder."""

@@ -23,7 +23,7 @@ from jobs.modeling.gguf.quantise import check_installed
 from jobs.modeling.gguf.write import check_gguf, write_gguf
 from jobs.modeling.hub.push import push_folder
 from jobs.modeling.inspection import inspect_folder
-from jobs.modeling.precision_check import TEXT_TOKENS, compare, log_probabilities, write_texts
+from jobs.modeling.precision_check import TEXT_TOKENS, compare_precisions, log_probabilities, write_texts
 from jobs.modeling.publishing import refuse_stopped_export
 from jobs.modeling.scorers import load_scorer
 from jobs.modeling.tokenizer_folders import load_tokenizer
@@ -137,7 +137,7 @@ def _write_file(
         reporter.progress(0, 1, unit="", message=f"Measuring the quality of {numbers}")
         num_layers = sum(len(tensor.shape) > 1 for tensor in header.tensors.values())
         after = log_probabilities(read_network(file), texts)
-        check = compare(before, after, precision=numbers, num_layers=num_layers)
+        check = compare_precisions(before, after, precision=numbers, num_layers=num_layers)
         reporter.log(check.describe())
     changes = {
         "quantisation": header.quantisation,

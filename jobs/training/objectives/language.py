@@ -22,7 +22,7 @@ from jobs.batches.pretrain import TEXT, PretrainBatches, check_token_count
 from jobs.batches.sft import PackedBatches, SftBatches
 from jobs.batches.token_files import StoredTokens
 from jobs.modeling.devices import device_kind
-from jobs.modeling.tokenizers import padding_id, token_bytes
+from jobs.modeling.tokenizers import count_token_bytes, padding_id
 from jobs.training.context import TrainingContext
 from jobs.training.held_out import WorstRows, offer_tokens
 from jobs.training.losses.chunked_cross_entropy import NO_PENALTIES, Penalties
@@ -187,7 +187,7 @@ def build(ctx: TrainingContext, batches: StepBatches, model: Any) -> LanguageObj
     is_text = ctx.config.objective.pretrains
     return LanguageObjective(
         OutputHead(model),
-        token_bytes(ctx.tokenizer, vocab_size=int(model.config.vocab_size)) if is_text else None,
+        count_token_bytes(ctx.tokenizer, vocab_size=int(model.config.vocab_size)) if is_text else None,
         Penalties(ctx.config.label_smoothing, ctx.config.z_loss),
     )
 

@@ -309,7 +309,7 @@ def _draw_serving(ctx: Context, person: Person, checkpoint: CheckpointView, alia
     with st.container(horizontal=True, vertical_alignment="center"):
         row_link(held.checkpoint or "", page=PAGE, query={"checkpoint": held.checkpoint_id}, key="promotion_holder")
         st.caption(f"since {when(held.updated_at, now=ctx.now())}", width="content")
-        draw_rollback(ctx, person, held)
+        draw_alias_rollback(ctx, person, held)
     endpoints = {endpoint.name: endpoint for endpoint in list_endpoints(ctx)}
     for name in held.endpoints:
         endpoint = endpoints.get(name)
@@ -393,7 +393,7 @@ def _doubts(evidence: PromotionEvidence) -> list[str]:
     return doubts
 
 
-def draw_rollback(ctx: Context, person: Person, alias: AliasView) -> None:
+def draw_alias_rollback(ctx: Context, person: Person, alias: AliasView) -> None:
     """Draw the button that takes back an alias's promotion, where another checkpoint held it before; it asks."""
     if not person.may_build or not alias.rollback:
         return

@@ -26,7 +26,7 @@ from backend.services.evaluation.items import (
     Which,
     find_items,
     get_item,
-    list_answers,
+    list_rivals,
     read_index,
     read_items,
 )
@@ -105,7 +105,7 @@ def draw_item_page(ctx: Context, evaluation: EvaluationView) -> None:
     else:
         _draw_whole(evaluation, item)
     _draw_values(item)
-    others = list_answers(ctx, evaluation, item)
+    others = list_rivals(ctx, evaluation, item)
     if others:
         st.subheader("The same item answered by others", anchor=False)
         for other, answered in others:

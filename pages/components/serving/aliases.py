@@ -7,7 +7,7 @@ import streamlit as st
 from backend.services.context import Context, Person
 from backend.services.serving.aliases import AliasView, list_aliases
 from pages.components import routes
-from pages.components.battles.promotion import draw_decision, draw_rollback
+from pages.components.battles.promotion import draw_alias_rollback, draw_decision
 from pages.components.frame import plain
 from pages.components.links import row_link
 
@@ -31,7 +31,7 @@ def _draw_alias(ctx: Context, person: Person, alias: AliasView) -> None:
             row_link(alias.checkpoint, page=routes.CHECKPOINTS, query=query, key=f"holder_{alias.id}")
             st.space("stretch")
             row_link("Lineage", page=routes.LINEAGE, query=query, key=f"alias_lineage_{alias.id}")
-        draw_rollback(ctx, person, alias)
+        draw_alias_rollback(ctx, person, alias)
     followers = f"Followed by {', '.join(alias.endpoints)}." if alias.endpoints else "No endpoint follows it."
     apart = "".join(f" {name} serves {served} until the alias is moved." for name, served in alias.apart.items())
     st.caption(plain(followers + apart))

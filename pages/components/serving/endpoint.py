@@ -8,6 +8,7 @@ from typing import Literal
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from backend.domain.serving.call_code import curl_code, first_body, javascript_code, python_code
 from backend.domain.serving.request_log import RequestLogConfig
 from backend.domain.validation import read_values
 from backend.domain.wording import percent, plural
@@ -46,7 +47,6 @@ from pages.components.links import draw_who_reaches, page_link, row_link
 from pages.components.numbers import draw_number, number_form, refuse_wrong_numbers
 from pages.components.people.keys import draw_key_of, key_to_show
 from pages.components.serving.adapters import draw_adapters
-from pages.components.serving.client_code import client_code
 from pages.components.serving.request_table import draw_request_rows, draw_whose_requests
 from pages.components.serving.rollout import (
     draw_canary,
@@ -75,7 +75,11 @@ OF_A_STOPPED_ONE = ("Requests", "Revisions", "Settings")
 """Tabs of an endpoint that does not run."""
 POLLING = ("Traffic", "Logs")
 """Tabs that are drawn while they are open alone."""
-LANGUAGES = {"Python": "python", "curl": "bash", "JavaScript": "javascript"}
+CLIENTS = {
+    "Python": ("python", python_code),
+    "curl": ("bash", curl_code),
+    "JavaScript": ("javascript", javascript_code),
+}
 REDACTED = "Replace API keys, e-mail addresses, IBANs, card numbers, IPv4 addresses and phone numbers"
 ABOUT_REDACTION = """By their form, before a request is stored. Order numbers, prices, dates and names stay. A number of
 four parts, such as 1.2.3.4, is taken for an address unless the text calls it a version."""
@@ -364,10 +368,8 @@ def draw_api(ctx: Context, person: Person, name: str) -> None:
     st.code(name, language=None)
     if person.may_build:
         draw_key_of(ctx, person, name)
-    for language, tab in zip(LANGUAGES, st.tabs(list(LANGUAGES), key=f"client_{name}"), strict=True):
-        tab.code(
-            client_code(language, url=ctx.gateway_url, model=name, key=key_to_show(ctx)), language=LANGUAGES[language]
-        )
+    for tab, (language, write) in zip(st.tabs(list(CLIENTS), key=f"client_{name}"), CLIENTS.values(), strict=True):
+        tab.code(write(ctx.gateway_url, first_body(name), key=key_to_show(ctx)), language=language)
 
 
 def draw_requests(ctx: Context, person: Person, name: str) -> None:

@@ -22,7 +22,7 @@ from pages.components.browser.token_strip.component import Mark, token_strip
 from pages.components.frame import draw_metric, errors_shown, plain
 from pages.components.links import page_link, row_link, set_parameters
 from pages.components.serving.traffic_dataset import TRAFFIC_OF
-from pages.components.tables import WidgetTable, cell_text, draw_table
+from pages.components.tables import WidgetTable, draw_table, format_cell
 from pages.components.words import date_time, when
 
 RESULTS = {"finished": "finished", "aborted": "cut off by the client", "lost": "failed", "refused": "refused"}
@@ -82,7 +82,7 @@ def draw_request_rows(
                 if st.button(time, key=f"request_{key}_{row.id}", type="tertiary", icon=icon):
                     _open(None if is_open else row.id)
             for title, cell in zip(shares, cells, strict=True):
-                cell.write(plain(cell_text(values[title], FORMATS.get(title))))
+                cell.write(plain(format_cell(values[title], FORMATS.get(title))))
             if is_open:
                 with st.container(border=True), errors_shown():
                     draw_request(ctx, person, row.id)
@@ -117,7 +117,7 @@ def _cells(row: RequestRow) -> dict[str, object]:
         "Total, ms": row.total_ms,
         "Cost, US$": row.cost_usd,
         "Thumb": THUMBS.get(row.rating or 0),
-        "Prompt": first_line(logged_text(row.messages[-1])) or None if row.messages else None,
+        "Prompt": beginning_of(logged_text(row.messages[-1])) or None if row.messages else None,
     }
 
 
@@ -129,7 +129,7 @@ def result_of(row: RequestRow) -> str:
     return f"{result}: {describe_end(row.finish_reason)}" if row.finish_reason else result
 
 
-def first_line(text: str) -> str:
+def beginning_of(text: str) -> str:
     """Return the beginning of a text in one line."""
     return shorten(" ".join(text[: 4 * SHOWN_CHARACTERS].split()), SHOWN_CHARACTERS)
 

@@ -54,7 +54,7 @@ def draw_placement(ctx: Context, run: RunView) -> None:
         st.badge(plain(text), icon=":material/dns:", color="gray")
 
 
-def draw_waiting(ctx: Context, run: RunView) -> None:
+def draw_placement_wait(ctx: Context, run: RunView) -> None:
     """Draw why a run waits that was sent to a cluster, or that needs several machines."""
     if run.job_id and (sentence := describe_gang(ctx, run.job_id)):
         st.info(plain(sentence), icon=":material/hub:")

@@ -25,7 +25,14 @@ from backend.errors import InvalidInput, JobFailed, NotFound
 from jobs.modeling.entries.tokenizer import choose_alphabet, only_frequent, run, run_watched, short_runs
 from jobs.modeling.text_sample import TextSample
 from jobs.modeling.tokenizer_folders import load_tokenizer
-from jobs.modeling.tokenizers import byte_tokenizer, encode_texts, piece_form, token_bytes, train_bpe, train_unigram
+from jobs.modeling.tokenizers import (
+    byte_tokenizer,
+    count_token_bytes,
+    encode_texts,
+    piece_form,
+    train_bpe,
+    train_unigram,
+)
 from tests.support.installation import PROJECT
 from tests.support.training_rooms import Recorder, Rooms, make_stories, write_dataset
 
@@ -72,7 +79,7 @@ HOSTILE = {
 def test_every_text_survives_the_round_trip_and_its_bytes_are_counted(tokenizer, text: str) -> None:  # type: ignore[no-untyped-def]
     ids = encode_texts(tokenizer, [text])[0]
     assert tokenizer.decode(ids) == text
-    assert token_bytes(tokenizer)[ids].sum() == len(text.encode())
+    assert count_token_bytes(tokenizer)[ids].sum() == len(text.encode())
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
@@ -108,9 +115,9 @@ def test_bpe_is_shorter_than_bytes_and_has_the_requested_size() -> None:
 def test_text_that_spells_a_special_token_is_read_as_text() -> None:
     ids = encode_texts(bpe(), ["a<|end|>b"])[0]
     assert not set(ids) & set(range(6))
-    assert token_bytes(bpe(), vocab_size=500).shape == (500,)
-    assert (token_bytes(bpe())[:6] == 0).all()
-    assert np.count_nonzero(token_bytes(bpe())) == 314
+    assert count_token_bytes(bpe(), vocab_size=500).shape == (500,)
+    assert (count_token_bytes(bpe())[:6] == 0).all()
+    assert np.count_nonzero(count_token_bytes(bpe())) == 314
 
 
 def test_texts_are_encoded_as_the_library_encodes_them_after_any_call_before(tokenizer) -> None:  # type: ignore[no-untyped-def]

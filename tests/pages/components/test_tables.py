@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from pages.components.tables import WidgetTable, cell_text
+from pages.components.tables import WidgetTable, format_cell
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from pages.components.tables import WidgetTable, cell_text
     ids=str,
 )
 def test_a_cell_is_formatted_for_readers(value: object, spec: str | None, text: str) -> None:
-    assert cell_text(value, spec) == text
+    assert format_cell(value, spec) == text
 
 
 def _draw_hostile() -> None:

@@ -59,7 +59,7 @@ def direction(metric: str) -> str:
     return "higher is safer" if safer else "lower is safer"
 
 
-def render_card(
+def render_safety_card(
     scores: Sequence[CardScore],
     *,
     agreement: str,

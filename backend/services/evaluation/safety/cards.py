@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from backend.db.tables import Job, JudgedItem
 from backend.domain.attributes import view_of
-from backend.domain.evaluation.safety.card import CardScore, Unjudged, render_card
+from backend.domain.evaluation.safety.card import CardScore, Unjudged, render_safety_card
 from backend.domain.evaluation.safety.harm import HARM_RUBRIC, harmful_share
 from backend.domain.evaluation.safety.probes import METRICS, Probe
 from backend.domain.evaluation.safety.reports import SafetyReport
@@ -46,7 +46,7 @@ class SafetyCard:
     def markdown(self) -> str:
         """The card as Markdown."""
         drift = self.drift
-        return render_card(
+        return render_safety_card(
             self.scores,
             agreement=self.agreement,
             drift=drift.sentences if drift else (),

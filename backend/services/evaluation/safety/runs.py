@@ -67,7 +67,7 @@ def run_safety(
     probe that the endpoint can't give what it needs, and what `launch_evaluation` raises.
     """
     subject, views = resolve_subject(ctx, checkpoint, endpoint), pick_probes(ctx, probes)
-    configs = [config_of(view.probe, view, limit=limit, max_tokens=max_tokens, seed=seed) for view in views]
+    configs = [probe_config(view.probe, view, limit=limit, max_tokens=max_tokens, seed=seed) for view in views]
     is_endpoint = isinstance(subject, EvaluatedEndpointView)
     if isinstance(subject, EvaluatedEndpointView):
         for view, config in zip(views, configs, strict=True):
@@ -94,7 +94,7 @@ def run_safety(
     ]
 
 
-def config_of(probe: Probe, view: ProbeView, *, limit: int | None, max_tokens: int, seed: int) -> EvaluationConfig:
+def probe_config(probe: Probe, view: ProbeView, *, limit: int | None, max_tokens: int, seed: int) -> EvaluationConfig:
     """Return how a probe is evaluated. Training rows are continued as plain text, as they were learned."""
     items = None if limit is None or limit >= view.items else limit
     if probe is Probe.EXTRACTION:

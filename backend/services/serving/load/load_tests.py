@@ -26,7 +26,7 @@ from backend.domain.jobs.load_test import LoadOutcome, LoadTarget, LoadTestPaylo
 from backend.domain.jobs.own_keys import JOB_KEYS
 from backend.domain.jobs.states import ACTIVE, JobKind
 from backend.domain.serving.key_limits import MANY_AT_ONCE
-from backend.domain.serving.load import LoadConfig, sample_prompts
+from backend.domain.serving.load import LoadConfig, prompts_of_length
 from backend.domain.wording import plural
 from backend.errors import Conflict, InvalidInput, RoundhouseError, Unavailable
 from backend.infra.load_generator import LoadProgress, run_load
@@ -204,7 +204,7 @@ def _check_prompts(ctx: Context, name: str, config: LoadConfig) -> None:
     counted = min(words, facts.context)
     try:
         source = resolve_source(ctx, f"checkpoint:{facts.checkpoint_id}")
-        per_word = max(count_tokens(ctx, source, sample_prompts(config, words=counted, count=COUNTED))) / counted
+        per_word = max(count_tokens(ctx, source, prompts_of_length(config, words=counted, count=COUNTED))) / counted
     except RoundhouseError:
         per_word = 1.0
     tokens, room = round(words * per_word), facts.context - 2  # a token begins the prompt, and one is to be generated

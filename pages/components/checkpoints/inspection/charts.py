@@ -22,7 +22,7 @@ TILE = 40
 PICTURES = {"\n": "↵", "\t": "→", " ": "·", "\r": "␍"}
 
 
-def visible(text: str, limit: int = 14) -> str:
+def figure_token(text: str, limit: int = 14) -> str:
     """Write a token for a figure: spaces and breaks as pictures, unseen letters as codes, cut to `limit`, escaped."""
     letters = [PICTURES.get(letter, letter if letter.isprintable() else f"⟨{ord(letter):x}⟩") for letter in text]
     return figure_text(shorten("".join(letters), limit)) or "∅"
@@ -30,12 +30,12 @@ def visible(text: str, limit: int = 14) -> str:
 
 def numbered(labels: Sequence[str]) -> list[str]:
     """Return axis labels that are all different: `12 the`."""
-    return [f"{place} {visible(text)}" for place, text in enumerate(labels)]
+    return [f"{place} {figure_token(text)}" for place, text in enumerate(labels)]
 
 
 def alternatives_bar(rows: Sequence[tuple[str, float]], *, marked: int | None = None) -> go.Figure:
     """Return bars of (token, probability), likeliest first; `marked` is the index of the actual token."""
-    names = [f"{place + 1}  {visible(text, 22)}" for place, (text, _) in enumerate(rows)]
+    names = [f"{place + 1}  {figure_token(text, 22)}" for place, (text, _) in enumerate(rows)]
     shares = [100 * probability for _, probability in rows]
     figure = go.Figure()
     figure.add_bar(
@@ -167,14 +167,14 @@ def lens_map(
     `texts` and `values` [depths, columns]; `labels` name the columns, whose first is token `first` of the text.
     """
     depths = ["embedding", *(f"layer {depth}" for depth in range(len(texts) - 1))]
-    names = [f"{first + place} {visible(text)}" for place, text in enumerate(labels)]
+    names = [f"{first + place} {figure_token(text)}" for place, text in enumerate(labels)]
     shown = np.round(100 * values, 2) if percent else np.round(values, 3)
     figure = go.Figure()
     figure.add_heatmap(
         z=shown,
         x=names,
         y=depths,
-        text=[[visible(text, 9) for text in row] for row in texts],
+        text=[[figure_token(text, 9) for text in row] for row in texts],
         texttemplate="%{text}",
         textfont={"size": 11},
         colorscale=EVEN_SHADES if percent else SHADES,

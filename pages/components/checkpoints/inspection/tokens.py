@@ -13,7 +13,7 @@ from pages.components.frame import draw_metric, draw_plot, plain
 FULL_BITS = 12.0
 
 
-def draw_tokens(results: InspectionResults) -> None:
+def draw_tokens_tab(results: InspectionResults) -> None:
     """Draw the tokens tab."""
     result = results.inspection.result
     _draw_loss(result["loss"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.domain.jobs.artifact_folders import describe_folder
+from backend.domain.jobs.artifact_folders import folder_noun
 from backend.domain.jobs.events import ProgressEvent
 from backend.domain.jobs.progress import format_progress, read_progress
 
@@ -38,4 +38,4 @@ def test_progress_is_one_line_and_a_job_that_counts_nothing_yet_has_words_alone(
     ],
 )
 def test_folders_of_the_store_have_words_and_no_id(folder: str, words: str) -> None:
-    assert describe_folder(folder) == words
+    assert folder_noun(folder) == words

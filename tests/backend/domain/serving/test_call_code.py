@@ -7,9 +7,10 @@ import inspect
 import json
 import shlex
 
+import pytest
 from openai.resources.chat.completions import Completions
 
-from backend.domain.serving.call_code import curl_code, python_code
+from backend.domain.serving.call_code import curl_code, first_body, javascript_code, python_code
 
 BODY = {
     "model": "tales",
@@ -22,6 +23,16 @@ BODY = {
 def test_the_shell_reads_the_body_as_it_is() -> None:
     parts = shlex.split(curl_code("http://127.0.0.1:8100", BODY, key="local").replace("\\\n", " "))
     assert json.loads(parts[parts.index("-d") + 1]) == BODY
+
+
+@pytest.mark.parametrize("name", ["tales", "it's", 'a"b', "café\\n"])
+def test_the_code_parses_and_names_the_model(name: str) -> None:
+    python = python_code("http://h:1", first_body(name), key="rh-1")
+    assert name in [node.value for node in ast.walk(ast.parse(python)) if isinstance(node, ast.Constant)]
+    words = shlex.split(curl_code("http://h:1", first_body(name), key="local").replace("\\\n", " "))
+    assert json.loads(words[-1])["model"] == name
+    assert "Authorization: Bearer local" in words
+    assert json.dumps(name, ensure_ascii=False) in javascript_code("http://h:1", first_body(name), key="rh-1")
 
 
 def test_python_calls_the_client_with_the_body() -> None:

@@ -20,7 +20,7 @@ from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.data.versions.card import clean_facts, features_of, size_category
 from backend.domain.data.versions.changes import DropDuplicates, DropRows, Merge, Resplit
 from backend.errors import InvalidInput, NotAllowed
-from backend.infra.files.row_index import read_index
+from backend.infra.files.row_index import read_split_index
 from backend.services.context import LOCAL, Context
 from backend.services.data.cards import download_link, render_card, set_card, stream_zip
 from backend.services.data.datasets import resolve_version
@@ -119,9 +119,9 @@ def test_the_index_is_stored_beside_the_rows(ctx: Context) -> None:
     assert shares[-1] == 1.0
     assert rows_to_read(ctx, (version,)) == 0
     folder = ctx.artifacts.path(str(version.folder))
-    read = read_index(folder, split="train", kind=DatasetKind.INSTRUCTION)
+    read = read_split_index(folder, split="train", kind=DatasetKind.INSTRUCTION)
     parquet.write_table(parquet.read_table(folder / "train.parquet").slice(0, 1), folder / "train.parquet")
-    assert len(read_index(folder, split="train", kind=DatasetKind.INSTRUCTION).hashes) == len(read.hashes), (
+    assert len(read_split_index(folder, split="train", kind=DatasetKind.INSTRUCTION).hashes) == len(read.hashes), (
         "it is not read again"
     )
 

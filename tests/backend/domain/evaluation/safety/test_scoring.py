@@ -11,7 +11,7 @@ from scipy import stats
 
 from backend.domain.evaluation.gate_config import GateVerdict
 from backend.domain.evaluation.safety.bias import read_bbq, read_bias_pairs, read_winogender, score_pair
-from backend.domain.evaluation.safety.card import CardScore, join_card, render_card
+from backend.domain.evaluation.safety.card import CardScore, join_card, render_safety_card
 from backend.domain.evaluation.safety.drift import measure_drift, overall
 from backend.domain.evaluation.safety.injection import injection_cases
 from backend.domain.evaluation.safety.memorisation import canary_items, exposure, extraction_items, is_extracted
@@ -319,7 +319,7 @@ def test_a_broken_network_has_no_values() -> None:
 
 def test_the_card_holds_scorer_interval_and_missing_and_replaces_its_predecessor() -> None:
     score = CardScore(Probe.REFUSAL, "xs|test@1", "refusal", 0.0, 0.0, 0.1135, 30, 2, "Wilson")
-    card = render_card(
+    card = render_safety_card(
         [score],
         agreement="refusal rules 1: agreement not measured here",
         base="base",
