@@ -43,8 +43,7 @@ def export(
     job = wait_for_job(ctx, queued.id)
     result = job.result_as(ExportResult)
     pushed = result.pushed if result else None
-    copy_export(ctx, job, destination)
-    files = sorted(path.relative_to(destination).as_posix() for path in destination.rglob("*") if path.is_file())
+    files = copy_export(ctx, job, destination)
     data = {
         "checkpoint": resolved.name,
         "format": format,

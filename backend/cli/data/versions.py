@@ -237,15 +237,11 @@ def export(
     queued = export_version(ctx, version.id, format=format, push=push, private=not public, person=LOCAL)
     job = wait_for_job(ctx, queued.id)
     result = DatasetExportResult.model_validate(job.result)
+    files: list[str] = []
     if destination is not None:
-        copy_export(ctx, job, destination)
+        files = copy_export(ctx, job, destination)
     else:
         shutil.rmtree(ctx.artifacts.path(result.folder), ignore_errors=True)
-    files = (
-        sorted(path.relative_to(destination).as_posix() for path in destination.rglob("*") if path.is_file())
-        if destination
-        else []
-    )
     data = {
         "dataset": version.dataset,
         "version": version.number,

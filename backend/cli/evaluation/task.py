@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import CommandGroup, emit, note
+from backend.cli.output import CommandGroup, emit, note, read_text
 from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.domain.evaluation.tasks.groups import TaskGroup
 from backend.domain.evaluation.tasks.lm_eval_yaml import from_lm_eval, to_lm_eval
@@ -83,7 +83,7 @@ def check(
 @app.command("save")
 def save(file: Annotated[Path, typer.Argument(help="YAML file of a task or group.")]) -> None:
     """Save a task for the team under the name that its file gives."""
-    view = save_task(get_context(), _read(file), person=LOCAL)
+    view = save_task(get_context(), read_text(file), person=LOCAL)
     emit(_summary(view), text=f"Saved {view.name}.")
 
 
@@ -110,7 +110,9 @@ def convert(
         )
     if from_lm_eval_file is not None:
         folder = from_lm_eval_file.parent
-        converted = from_lm_eval(_read(from_lm_eval_file), included=lambda name: _read(folder / Path(name).name))
+        converted = from_lm_eval(
+            read_text(from_lm_eval_file), included=lambda name: read_text(folder / Path(name).name)
+        )
         text, left_out = task_yaml(converted.task), converted.left_out
     else:
         ctx = get_context()
@@ -136,7 +138,7 @@ def read_task_text(name: str) -> str:
     """Return the text of a YAML file, or nothing if the argument is a name. Raises InvalidInput for a missing file."""
     if not name.endswith((".yaml", ".yml")) and not Path(name).is_file():
         return ""
-    return _read(Path(name))
+    return read_text(Path(name))
 
 
 def prompt_data(prompt: Rendered) -> dict[str, object]:
@@ -181,10 +183,3 @@ def _summary(view: TaskView) -> dict[str, object]:
         "metrics": list(task.score_names) if task else [],
         "tasks": list(definition.tasks) if isinstance(definition, TaskGroup) else [],
     }
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{file} can't be read: {error}.", remedy="Name a YAML file.", field="file") from error

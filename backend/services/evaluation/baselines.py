@@ -26,7 +26,7 @@ from backend.services.evaluation.comparisons import (
 )
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, list_evaluations
 from backend.services.evaluation.packed_items import read_item_values
-from backend.services.evaluation.pairing import packed_subgroups_of, pair_items
+from backend.services.evaluation.pairing import pair_items, subgroups_of
 
 CORRECTION = "Holm"
 
@@ -128,7 +128,7 @@ def compare_across(ctx: Context, first_id: str, second_id: str) -> list[Benchmar
         metric = (first.main_score or first.scores[0]).metric
         try:
             sides = values[first.id].rows(), values[second.id].rows()
-            paired = pair_items(first, *sides, metric, subgroups=packed_subgroups_of(ctx, first, metric))
+            paired = pair_items(first, *sides, metric, subgroups=subgroups_of(ctx, first, metric))
             compared.append((column, first, second, metric, paired))
         except InvalidInput:
             continue

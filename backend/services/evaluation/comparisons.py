@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import select
 
-from backend.db.tables import Checkpoint, Evaluation, EvaluationItem
+from backend.db.tables import Checkpoint, Evaluation
 from backend.domain.attributes import view_of
 from backend.domain.evaluation.clusters import CLUSTER
 from backend.domain.evaluation.config import is_score_lower_better, unlike_settings
@@ -24,22 +24,18 @@ from backend.domain.statistics.ranking import rank_jointly
 from backend.errors import Conflict
 from backend.services.context import Context
 from backend.services.evaluation.evaluations import EvaluationView, ScoreView, get_evaluation, list_evaluations
-from backend.services.evaluation.items import ItemView
 from backend.services.evaluation.packed_items import ItemValues, read_item_values
 from backend.services.evaluation.pairing import (
     CORPUS_SIZE,
     LEVEL,
     Pairing,
-    common_keys,
     item_metric,
-    packed_subgroups_of,
     pair_items,
     subgroups_of,
-    values_by_hash,
+    values_of_items,
 )
 
 ALPHA = 0.05
-MAX_FLIPS = 200
 MIN_SHARED = 0.9
 """Share of the best's items that a checkpoint must have answered to be judged with the others."""
 MAX_RANKED = 100
@@ -59,14 +55,6 @@ RESULTS_AMONG_FACTS = frozenset({*_COUNTS, *_KINDS_OF_ITEMS, "weights_hash", "en
 """Facts that are counts of the outcome or name the subject, not conditions."""
 PART_OF_AN_ENDPOINT = frozenset({"engine", "dtype", "number_format"})
 """Conditions that come with an endpoint, so that they may differ from those of a checkpoint."""
-
-
-@dataclass(frozen=True)
-class Flip:
-    """One item on which two evaluations differ, as each saw it."""
-
-    first: ItemView
-    second: ItemView
 
 
 @dataclass(frozen=True)
@@ -93,7 +81,6 @@ class Comparison(Pair):
     clusters: int | None  # None: every item counts for itself
     differs: tuple[str, ...]  # facts that differ without making them incomparable, such as the device
     better: str | None
-    flips: tuple[Flip, ...]
 
 
 @dataclass(frozen=True)
@@ -120,8 +107,7 @@ def compare(ctx: Context, first_id: str, second_id: str, *, metric: str | None =
     """
     pair = open_pair(ctx, first_id, second_id, metric=metric)
     first, second, metric = pair.first, pair.second, pair.metric
-    before, after = values_by_hash(ctx, first.id), values_by_hash(ctx, second.id)
-    common = common_keys(before, after, item_metric(metric))
+    before, after = values_of_items(ctx, first.id, second.id)
     paired = pair_items(first, before, after, metric, subgroups=subgroups_of(ctx, first, metric))
     lower = is_score_lower_better(metric)
     return view_of(
@@ -130,13 +116,11 @@ def compare(ctx: Context, first_id: str, second_id: str, *, metric: str | None =
         first=first,
         second=second,
         metric=metric,
-        n=len(common),
-        left_out=len(before) + len(after) - 2 * len(common),
+        left_out=len(before) + len(after) - 2 * paired.n,
         wins=paired.losses if lower else paired.wins,
         losses=paired.wins if lower else paired.losses,
         differs=unlike_facts(first, second),
         better=better_of(paired.p_value, paired.difference, lower=lower),
-        flips=_flips(ctx, first.id, second.id, metric, before, after, common),
     )
 
 
@@ -213,44 +197,6 @@ def better_of(p_value: float | None, difference: Estimate, *, lower: bool) -> st
     if p_value is None or p_value >= ALPHA:
         return None
     return "second" if (difference.value < 0) == lower else "first"
-
-
-def _flips(
-    ctx: Context,
-    first_id: str,
-    second_id: str,
-    metric: str,
-    before: dict[str, dict[str, float]],
-    after: dict[str, dict[str, float]],
-    common: list[str],
-) -> tuple[Flip, ...]:
-    """Return the items that differ, the largest differences first."""
-    largest = _largest(item_metric(metric), before, after, common)
-    items: dict[str, dict[str, ItemView]] = {first_id: {}, second_id: {}}
-    query = select(EvaluationItem).where(
-        EvaluationItem.evaluation_id.in_([first_id, second_id]), EvaluationItem.item_hash.in_(largest)
-    )
-    with ctx.db.read() as session:
-        for row in session.scalars(query):
-            items[row.evaluation_id][row.item_hash] = ItemView(
-                row.item_hash, row.position, dict(row.values), dict(row.shown)
-            )
-    return tuple(Flip(items[first_id][key], items[second_id][key]) for key in largest)
-
-
-def list_changed(ctx: Context, pair: Pair) -> list[str]:
-    """Return the hashes of the items that differ, the largest differences first."""
-    metric = item_metric(pair.metric)
-    before, after = (values_by_hash(ctx, side.id) for side in (pair.first, pair.second))
-    return _largest(metric, before, after, common_keys(before, after, metric))
-
-
-def _largest(
-    metric: str, before: dict[str, dict[str, float]], after: dict[str, dict[str, float]], common: list[str]
-) -> list[str]:
-    changed = [key for key in common if before[key].get(metric, 0.0) != after[key].get(metric, 0.0)]
-    changed.sort(key=lambda key: -abs(after[key].get(metric, 0.0) - before[key].get(metric, 0.0)))
-    return changed[:MAX_FLIPS]
 
 
 def list_comparable(ctx: Context, evaluation: EvaluationView) -> list[EvaluationView]:
@@ -346,7 +292,7 @@ def rank_together(ctx: Context, evaluation_ids: Sequence[str], metric: str) -> d
         if len(_PLACES) >= MAX_REMEMBERED:
             _PLACES.pop(next(iter(_PLACES)))
         first = get_evaluation(ctx, evaluation_ids[0])
-        subgroups = packed_subgroups_of(ctx, first, metric)
+        subgroups = subgroups_of(ctx, first, metric)
         _PLACES[remembered] = _judge(
             read_item_values(ctx, evaluation_ids), list(evaluation_ids), metric, subgroups=subgroups
         )

@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Literal
 
 from sqlalchemy import select
@@ -163,7 +163,7 @@ def _lm_eval(evaluation: EvaluationView, items: Sequence[ItemRow]) -> bytes:
         settings=evaluation.settings,
         facts=evaluation.facts.model_dump(mode="json"),
         date=evaluation.created_at.timestamp(),
-        version=_own_version(),
+        version=version("roundhouse"),
     )
     stamp = f"{evaluation.created_at:%Y-%m-%dT%H-%M-%S}"
     safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in task)
@@ -199,10 +199,3 @@ def _cell(value: object) -> object:
 
 def _interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
-
-
-def _own_version() -> str:
-    try:
-        return version("roundhouse")
-    except PackageNotFoundError:
-        return ""

@@ -11,7 +11,7 @@ from sqlalchemy import delete, select
 
 from backend.db.races import retry_races
 from backend.db.tables import ImportedEvaluation
-from backend.domain.attributes import attributes_of
+from backend.domain.attributes import attributes_of, view_of
 from backend.domain.evaluation.exchange import StatedScore, read_results
 from backend.domain.json_values import JsonObject
 from backend.errors import InvalidInput
@@ -67,28 +67,17 @@ def import_results(ctx: Context, content: bytes, *, source: str, person: Person)
                         created_at=ctx.now(),
                     )
                 )
-    return [view for view in list_imported(ctx) if view.id in _ids(ctx, digest)]
+    return list_imported(ctx, content_hash=digest)
 
 
-def list_imported(ctx: Context) -> list[ImportedView]:
-    """Return the imported scores, newest first."""
+def list_imported(ctx: Context, *, content_hash: str | None = None) -> list[ImportedView]:
+    """Return the imported scores, newest first; with `content_hash` those of one file."""
+    query = select(ImportedEvaluation).order_by(ImportedEvaluation.created_at.desc(), ImportedEvaluation.benchmark)
+    if content_hash is not None:
+        query = query.where(ImportedEvaluation.content_hash == content_hash)
     with ctx.db.read() as session:
-        rows = session.scalars(
-            select(ImportedEvaluation).order_by(ImportedEvaluation.created_at.desc(), ImportedEvaluation.benchmark)
-        )
-        return [
-            ImportedView(
-                row.id,
-                row.model,
-                row.benchmark,
-                row.harness,
-                row.source,
-                tuple(row.scores),
-                dict(row.config),
-                row.created_at,
-            )
-            for row in rows
-        ]
+        rows = session.scalars(query)
+        return [view_of(ImportedView, row, scores=tuple(row.scores), config=dict(row.config)) for row in rows]
 
 
 def remove_imported(ctx: Context, imported_id: str, *, person: Person) -> int:
@@ -102,8 +91,3 @@ def remove_imported(ctx: Context, imported_id: str, *, person: Person) -> int:
         )
         session.execute(delete(ImportedEvaluation).where(ImportedEvaluation.id.in_(ids)))
         return len(ids)
-
-
-def _ids(ctx: Context, digest: str) -> set[str]:
-    with ctx.db.read() as session:
-        return set(session.scalars(select(ImportedEvaluation.id).where(ImportedEvaluation.content_hash == digest)))

@@ -68,7 +68,7 @@ def store_packed(session: Session, evaluation_id: str) -> None:
 
 
 def read_item_values(ctx: Context, evaluation_ids: Sequence[str]) -> dict[str, ItemValues]:
-    """Return the values of finished evaluations' items by evaluation. One of an earlier version is read by item."""
+    """Return the values of evaluations' items by evaluation; of one that has not finished they are read by item."""
     with ctx.db.read() as session:
         packed = {
             row.evaluation_id: _unpack(row)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
-from typing import TypeVar
 
 from sqlalchemy import select
 
@@ -18,21 +17,21 @@ from backend.domain.statistics.paired import PairedComparison, paired_difference
 from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
-from backend.services.evaluation.packed_items import packed_key
+from backend.services.evaluation.packed_items import packed_key, read_item_values
 
-K = TypeVar("K", bound=Hashable)
 LEVEL = 0.95
 Pairing = Callable[[float], PairedComparison]
 """A comparison as a function of its level."""
+Values = Mapping[int, dict[str, float]]
+"""Values of items by their packed keys."""
 CORPUS_SIZE = {"bits_per_byte": "bytes", "nll_per_token": "tokens"}
 """Metrics that divide summed nats by summed sizes."""
 
 
-def values_by_hash(ctx: Context, evaluation_id: str) -> dict[str, dict[str, float]]:
-    """Return the values of an evaluation's items by hash, in their order."""
-    query = select(EvaluationItem.item_hash, EvaluationItem.values).where(EvaluationItem.evaluation_id == evaluation_id)
-    with ctx.db.read() as session:
-        return {row.item_hash: row.values for row in session.execute(query.order_by(EvaluationItem.position))}
+def values_of_items(ctx: Context, first_id: str, second_id: str) -> tuple[Values, Values]:
+    """Return the values of two evaluations' items by their packed keys."""
+    values = read_item_values(ctx, (first_id, second_id))
+    return values[first_id].rows(), values[second_id].rows()
 
 
 def comparison_at(ctx: Context, first_id: str, second_id: str, metric: str) -> Callable[[float], PairedComparison]:
@@ -41,7 +40,7 @@ def comparison_at(ctx: Context, first_id: str, second_id: str, metric: str) -> C
     Raises what `compare` raises about items and metric.
     """
     evaluation = get_evaluation(ctx, first_id)
-    before, after = values_by_hash(ctx, first_id), values_by_hash(ctx, second_id)
+    before, after = values_of_items(ctx, first_id, second_id)
     pairing = _pairing(evaluation, before, after, metric, subgroups=subgroups_of(ctx, evaluation, metric))
     pairing(LEVEL)
     return cache(pairing)
@@ -57,7 +56,7 @@ def count_unclear(
     score = second.score(metric)
     if name not in BY_RULE or score is None:
         return 0, 0
-    before, after = values_by_hash(ctx, first.id), values_by_hash(ctx, second.id)
+    before, after = values_of_items(ctx, first.id, second.id)
     paired = len(common_keys(before, after, name))
     marked = sum(f"{name}{UNCLEAR}" in {**before[key], **after[key]} for key in before if key in after)
     unclear = max(marked, score.n + missing - paired)
@@ -66,13 +65,13 @@ def count_unclear(
 
 def pair_items(
     evaluation: EvaluationView,
-    before: Mapping[K, dict[str, float]],
-    after: Mapping[K, dict[str, float]],
+    before: Values,
+    after: Values,
     metric: str,
     *,
-    subgroups: Mapping[K, str] | None,
+    subgroups: Mapping[int, str] | None,
 ) -> PairedComparison:
-    """Return the paired comparison of items' values by hash or key, second minus first, of evaluations made as this one
+    """Return the paired comparison of items' values by key, second minus first, of evaluations made as this one
     was.
 
     `subgroups` are those of the items where the metric is shown as a macro average (`subgroups_of`). Raises what
@@ -81,23 +80,16 @@ def pair_items(
     return _pairing(evaluation, before, after, metric, subgroups=subgroups)(LEVEL)
 
 
-def subgroups_of(ctx: Context, evaluation: EvaluationView, metric: str) -> dict[str, str] | None:
-    """Return each item's subgroup by its hash where a metric is shown as the mean of the subgroups' means; None where
-    items count alike.
+def subgroups_of(ctx: Context, evaluation: EvaluationView, metric: str) -> dict[int, str] | None:
+    """Return each item's subgroup by its packed key where a metric is shown as the mean of the subgroups' means; None
+    where items count alike.
     """
     if not evaluation.average_of(metric).startswith("macro"):
         return None
     query = select(EvaluationItem.item_hash, EvaluationItem.shown["subgroup"].as_string())
     with ctx.db.read() as session:
-        return {
-            one: name or "" for one, name in session.execute(query.where(EvaluationItem.evaluation_id == evaluation.id))
-        }
-
-
-def packed_subgroups_of(ctx: Context, evaluation: EvaluationView, metric: str) -> dict[int, str] | None:
-    """Return what `subgroups_of` does, by the keys of packed items."""
-    subgroups = subgroups_of(ctx, evaluation, metric)
-    return None if subgroups is None else {packed_key(item): name for item, name in subgroups.items()}
+        rows = session.execute(query.where(EvaluationItem.evaluation_id == evaluation.id)).all()
+    return {packed_key(item): name or "" for item, name in rows}
 
 
 def item_metric(metric: str) -> str:
@@ -107,16 +99,16 @@ def item_metric(metric: str) -> str:
 
 def _pairing(
     evaluation: EvaluationView,
-    before: Mapping[K, dict[str, float]],
-    after: Mapping[K, dict[str, float]],
+    before: Values,
+    after: Values,
     metric: str,
     *,
-    subgroups: Mapping[K, str] | None,
+    subgroups: Mapping[int, str] | None,
 ) -> Pairing:
     """Pair the items that both have: over all items, or of a macro average subgroup by subgroup."""
     name = item_metric(metric)
     common, options = common_keys(before, after, name), _options(evaluation, name)
-    parts: dict[str, list[K]] = {}
+    parts: dict[str, list[int]] = {}
     for key in common:
         parts.setdefault("" if subgroups is None else subgroups.get(key, ""), []).append(key)
     pairings = [
@@ -126,7 +118,7 @@ def _pairing(
     return pairings[0] if subgroups is None else lambda level: paired_macro(pairings, level=level)
 
 
-def common_keys(before: Mapping[K, dict[str, float]], after: Mapping[K, dict[str, float]], metric: str) -> list[K]:
+def common_keys(before: Values, after: Values, metric: str) -> list[int]:
     """Return the items that both have. Raises InvalidInput where too few, or for a metric not of items."""
     if metric == "gender_gap":
         raise InvalidInput(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import select
@@ -13,7 +14,7 @@ from backend.domain.evaluation.judges.config import SHOWN_CHARACTERS, JudgeConfi
 from backend.domain.jobs.states import Status
 from backend.errors import NotFound
 from backend.services.context import Context
-from backend.services.evaluation.comparisons import Flip, Pair
+from backend.services.evaluation.comparisons import Pair
 from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.evaluation.items import ItemView, all_items, read_index, read_items, search_items
 from backend.services.evaluation.judgements import list_judgements, read_verdicts
@@ -23,31 +24,50 @@ Verdicts = dict[tuple[str, ...], float]
 """A verdict by texts (question, answers): of one answer 1 good, -1 bad; of two 1 where the second is better, -1 the
 first; 0 neither.
 """
+MAX_CHANGED = 200
 PairChoice = Literal["broken", "fixed", "both_wrong", "both_right"]
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One item on which two evaluations differ, as each saw it."""
+
+    first: ItemView
+    second: ItemView
 
 
 def group_pairs(ctx: Context, pair: Pair, *, text: str = "") -> dict[PairChoice, list[str]]:
     """Return the hashes, in the order of the benchmark, of the items that the second broke or fixed, or that both have
     wrong or right; with `text` those where one of the two contains it.
     """
-    first, second = read_index(ctx, pair.first), read_index(ctx, pair.second)
     metric = item_metric(pair.metric)
-    before, after = (index.columns.get(metric, [None] * len(index)) for index in (first, second))
     sign = -1 if is_score_lower_better(metric) else 1
     having = _containing(ctx, pair, text) if text.strip() else None
     groups: dict[PairChoice, list[str]] = {"broken": [], "fixed": [], "both_wrong": [], "both_right": []}
-    for row, key in enumerate(first.hashes):
-        other = second.rows.get(key)
-        if other is None or (having is not None and key not in having):
+    for key, before, after in _common(ctx, pair):
+        if having is not None and key not in having:
             continue
-        value, then = before[row], after[other]
-        if value is None or then is None:
-            continue
-        if value != then:
-            groups["fixed" if sign * then > sign * value else "broken"].append(key)
+        if before != after:
+            groups["fixed" if sign * after > sign * before else "broken"].append(key)
         else:
-            groups["both_right" if is_right(metric, value) else "both_wrong"].append(key)
+            groups["both_right" if is_right(metric, before) else "both_wrong"].append(key)
     return groups
+
+
+def list_changed(ctx: Context, pair: Pair) -> list[str]:
+    """Return the hashes of the items that differ, the largest differences first."""
+    changes = {key: abs(after - before) for key, before, after in _common(ctx, pair) if after != before}
+    return sorted(changes, key=lambda key: -changes[key])[:MAX_CHANGED]
+
+
+def _common(ctx: Context, pair: Pair) -> Iterator[tuple[str, float, float]]:
+    """Yield hash and both values of each item that both evaluations have, in the order of the benchmark."""
+    first, second = read_index(ctx, pair.first), read_index(ctx, pair.second)
+    before, after = (index.columns.get(item_metric(pair.metric), [None] * len(index)) for index in (first, second))
+    for key, value in zip(first.hashes, before, strict=True):
+        then = after[second.rows[key]] if key in second.rows else None
+        if value is not None and then is not None:
+            yield key, value, then
 
 
 def _containing(ctx: Context, pair: Pair, text: str) -> set[str]:

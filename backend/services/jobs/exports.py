@@ -109,14 +109,16 @@ def check_destination(folder: Path) -> Path:
     return folder
 
 
-def copy_export(ctx: Context, job: JobView, destination: Path) -> Path:
-    """Move a finished export to a folder outside the artifacts. Raises Conflict if the folder is not empty."""
+def copy_export(ctx: Context, job: JobView, destination: Path) -> list[str]:
+    """Move a finished export to a folder outside the artifacts; return its files. Raises Conflict if the folder is not
+    empty.
+    """
     check_destination(destination)
     result = _result(job)
     folder = require_folder(result.folder if result else None, what="export")
     shutil.copytree(ctx.artifacts.path(folder), destination, dirs_exist_ok=True)
     ctx.artifacts.remove(folder)
-    return destination
+    return sorted(path.relative_to(destination).as_posix() for path in destination.rglob("*") if path.is_file())
 
 
 def _result(job: JobView) -> ExportResult | DatasetExportResult | None:

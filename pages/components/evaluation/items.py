@@ -16,7 +16,7 @@ from backend.domain.filters import EXAMPLES, FilterError
 from backend.domain.wording import plural, shorten, visible
 from backend.errors import NotFound
 from backend.services.context import Context
-from backend.services.evaluation.comparisons import Comparison, Flip, Pair, list_changed
+from backend.services.evaluation.comparisons import Comparison, Pair
 from backend.services.evaluation.contamination import check_contamination
 from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.evaluation.items import (
@@ -31,7 +31,14 @@ from backend.services.evaluation.items import (
     read_items,
 )
 from backend.services.evaluation.pairing import item_metric
-from backend.services.evaluation.pairs import disagreeing_items, disagreeing_pairs, group_pairs, read_paired_items
+from backend.services.evaluation.pairs import (
+    Flip,
+    disagreeing_items,
+    disagreeing_pairs,
+    group_pairs,
+    list_changed,
+    read_paired_items,
+)
 from backend.services.evaluation.safety.probes import is_probe
 from pages.components import routes
 from pages.components.evaluation.folding import FOLDED, folded

@@ -87,7 +87,6 @@ def measure_drift(
     metric: str,
     clusters: Sequence[Hashable | None],
     margin: float = 0.05,
-    max_missing: float = MAX_MISSING,
 ) -> Drift:
     """Compare one metric on the same items, in the same order; `before` and `after` hold every item that the metric is
     measured on.
@@ -112,7 +111,6 @@ def measure_drift(
         total=len(before),
         missing=missing,
         margin=margin,
-        max_missing=max_missing,
     )
     return Drift(
         probe=probe,
@@ -182,12 +180,11 @@ def _decide(
     total: int,
     missing: Sequence[int],
     margin: float,
-    max_missing: float,
 ) -> tuple[GateVerdict, str]:
     margin = margin if METRICS[metric].is_share else GAP_MARGINS * margin
     lost, harm = total - n, harm_interval(metric, difference)
     is_bounded = metric in BY_RULE and n >= MIN_PAIRS and harm is not None and harm[0] > margin
-    if metric != "bias_disambiguated" and lost > max_missing * total and not is_bounded:
+    if metric != "bias_disambiguated" and lost > MAX_MISSING * total and not is_bounded:
         side = "after" if missing[1] >= missing[0] else "before"
         return (
             GateVerdict.INCONCLUSIVE,

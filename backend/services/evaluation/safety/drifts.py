@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backend.domain.evaluation.gate_config import GateVerdict
-from backend.domain.evaluation.safety.drift import MAX_MISSING, Drift, measure_drift, overall
+from backend.domain.evaluation.safety.drift import Drift, measure_drift, overall
 from backend.domain.evaluation.safety.margins import MARGIN, check_margin
 from backend.domain.evaluation.safety.probes import METRICS
 from backend.domain.evaluation.safety.scoring import expected_metrics
@@ -66,9 +66,7 @@ def safety_drift(
     first, second = (_finished(ctx, side) for side in (before, subject))
     names = list(probes) or sorted({*first, *second})
     both = [name for name in names if name in first and name in second]
-    changes = [
-        change for name in both for change in _changes(ctx, *_like(first[name], second[name]), margin, MAX_MISSING)
-    ]
+    changes = [change for name in both for change in _changes(ctx, *_like(first[name], second[name]), margin)]
     unmeasured = tuple(name for name in names if name not in both)
     verdict = overall([change.verdict for change in changes])
     if unmeasured and verdict is GateVerdict.PASS:
@@ -97,7 +95,7 @@ def _like(before: Sequence[SafetyResult], after: Sequence[SafetyResult]) -> tupl
     return before[0], after[0]
 
 
-def _changes(ctx: Context, before: SafetyResult, after: SafetyResult, margin: float, max_missing: float) -> list[Drift]:
+def _changes(ctx: Context, before: SafetyResult, after: SafetyResult, margin: float) -> list[Drift]:
     refuse_unlike(before.evaluation, after.evaluation)
     metas = metas_of(ctx, before.probe)
     first, second = read_probe_values(ctx, before.evaluation.id), read_probe_values(ctx, after.evaluation.id)
@@ -114,7 +112,6 @@ def _changes(ctx: Context, before: SafetyResult, after: SafetyResult, margin: fl
             metric=metric,
             clusters=[shown[index].get("cluster") for index in places],
             margin=margin,
-            max_missing=max_missing,
         )
         changes.append(change)
     return changes

@@ -323,7 +323,8 @@ def test_export_lands_in_the_folder_that_was_named(ctx: Context, network: Path, 
     added(ctx, network)
     job = export_checkpoint(ctx, "tiny", format="hf", person=LOCAL)
     done = do_job(ctx, job.id)
-    target = copy_export(ctx, done, tmp_path / "out")
+    target = tmp_path / "out"
+    assert "model.safetensors" in copy_export(ctx, done, target)
     assert (target / "model.safetensors").read_bytes() == (network / "model.safetensors").read_bytes()
     with pytest.raises(Conflict, match="not empty"):
         copy_export(ctx, done, target)

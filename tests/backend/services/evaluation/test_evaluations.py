@@ -24,6 +24,7 @@ from backend.services import job_events as outcomes
 from backend.services.context import LOCAL, Context, Person
 from backend.services.evaluation.comparisons import compare, rank_evaluations
 from backend.services.evaluation.evaluations import get_evaluation, launch_evaluation, list_evaluations
+from backend.services.evaluation.pairs import list_changed
 from backend.services.jobs.jobs import stop_job
 from tests.support.evaluation_world import (
     claim_of,
@@ -142,7 +143,7 @@ def test_paired_comparison_is_mcnemars_on_the_items_that_changed(ctx: Context, s
     assert comparison.p_value == pytest.approx(mcnemar(10, 2)) == pytest.approx(0.03857, abs=1e-5)
     assert comparison.difference.value == pytest.approx(8 / 32)
     assert comparison.better == "second"
-    assert len(comparison.flips) == 12
+    assert len(list_changed(ctx, comparison)) == 12
     assert compare(ctx, elm.id, oak.id).better == "first"
 
 

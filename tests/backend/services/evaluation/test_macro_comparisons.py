@@ -11,7 +11,7 @@ from backend.services.evaluation.baselines import compare_across
 from backend.services.evaluation.comparisons import compare, rank_evaluations
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
 from backend.services.evaluation.gates import judge_config
-from backend.services.evaluation.pairs import group_pairs
+from backend.services.evaluation.pairs import group_pairs, list_changed
 from tests.support.evaluation_world import claim_of, finish, item
 from tests.support.scenario import Scenario
 
@@ -76,7 +76,7 @@ def test_what_is_shown_is_what_is_tested(pair: tuple[Context, EvaluationView, Ev
         assert compared.difference.value == pytest.approx(shown_difference(oak, elm, metric))
         assert compared.method.startswith("macro over 2 subgroups") == oak.average_of(metric).startswith("macro")
         assert compared.p_value is not None
-        assert len(compared.flips) == 45  # 15 lost, 30 won
+        assert len(list_changed(ctx, compared)) == 45  # 15 lost, 30 won
         assert {name: len(keys) for name, keys in group_pairs(ctx, compared).items()} == {
             "broken": 15,
             "fixed": 30,
