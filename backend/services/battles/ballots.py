@@ -251,7 +251,7 @@ def _store(
         stored = _store_vote(session, ctx, campaign_id, rater, vote) if vote else None
         for battle_id in renewed:
             session.get_one(Battle, battle_id).expires_at = now + timedelta(hours=BATTLE_HOURS)
-        battles = [_insert(session, ctx, campaign, rater, plan) for plan in plans]
+        battles = [add_battle(session, ctx, campaign, plan, rater_id=rater.id) for plan in plans]
         ties = [
             append_vote(session, ctx, battle, rater, label=Label.TIE, last=None)
             for battle in battles
@@ -293,21 +293,6 @@ def _store_vote(session: Session, ctx: Context, campaign_id: str, rater: RaterVi
     if battle.expires_at <= ctx.now():
         raise Conflict("This battle was shown too long ago.", remedy="Reload the ballot and vote again.")
     return append_vote(session, ctx, battle, rater, label=vote.label, last=last, said=vote)
-
-
-def _insert(session: Session, ctx: Context, campaign: Campaign, rater: RaterView, plan: PlannedBattle) -> Battle:
-    return add_battle(
-        session,
-        ctx,
-        campaign,
-        rater_id=rater.id,
-        prompt_id=plan.prompt_id,
-        pair=plan.pair,
-        completions=(plan.a, plan.b),
-        probability=plan.probability,
-        purpose=plan.purpose,
-        repeat_of_id=plan.repeat_of_id,
-    )
 
 
 def _served(ctx: Context, campaign_id: str, ledger: RaterLedger, *, num: int, vote_id: str | None) -> ServedBallot:

@@ -17,36 +17,18 @@ from backend.services.battles.views import VOTES, ValidVote, contestant_names, v
 from backend.services.battles.vote_log import Revision, read_vote_log
 
 
-@dataclass(frozen=True)
-class BoardVotes:
-    """Valid votes, oldest first, with a record for each. `num_excluded_votes` that people cast are not among them."""
-
-    votes: tuple[ValidVote, ...]
-    records: tuple[VoteRecord, ...]
-    excluded: frozenset[str]
-    num_excluded_votes: int
-    categories: tuple[str, ...]
-
-
-def read_board_votes(session: Session, campaign_id: str, *, with_forms: bool = False) -> BoardVotes:
-    """Return a campaign's votes. `with_forms` measures the answers, which reads their texts.
+def read_vote_records(session: Session, campaign_id: str, *, with_forms: bool = False) -> tuple[VoteRecord, ...]:
+    """Return a record of each vote of a campaign's board, oldest first, without those of excluded raters. `with_forms`
+    measures the answers, which reads their texts.
 
     Equal prompts have one name, so that a prompt asked again is the same prompt.
     """
-    votes = valid_votes(session, campaign_id)
-    excluded = excluded_raters(session, campaign_id)
-    counted = [vote for vote in votes if vote.rater_id not in excluded]
-    names = contestant_names(session, campaign_id)
+    excluded, names = excluded_raters(session, campaign_id), contestant_names(session, campaign_id)
     named = select(CampaignPrompt.id, CampaignPrompt.category).where(CampaignPrompt.campaign_id == campaign_id)
     categories = dict(session.execute(named).all())
     forms = _forms(session, campaign_id) if with_forms else {}
-    return BoardVotes(
-        votes=tuple(counted),
-        records=tuple(_record(vote, names, categories, forms) for vote in counted),
-        excluded=excluded,
-        num_excluded_votes=sum(vote.rater_id in excluded and not vote.identical for vote in votes),
-        categories=tuple(sorted(set(filter(None, categories.values())))),
-    )
+    votes = valid_votes(session, campaign_id)
+    return tuple(_record(vote, names, categories, forms) for vote in votes if vote.rater_id not in excluded)
 
 
 @dataclass(frozen=True)
@@ -71,7 +53,7 @@ def read_board_columns(
     with_seconds: bool = False,
     revision: Revision | None = None,
 ) -> BoardColumns:
-    """Return what `read_board_votes` returns, as arrays; quick for a campaign of 100,000 votes."""
+    """Return the votes of a campaign's board as arrays; quick for one of 100,000 votes."""
     log = read_vote_log(session, campaign_id, revision=revision)
     excluded = excluded_raters(session, campaign_id)
     out = np.array([rater in excluded for rater in log.columns.raters], dtype=bool)[log.columns.rater]

@@ -87,18 +87,13 @@ def start_campaign(
 
 
 def add_contestant(ctx: Context, campaign_id: str, checkpoint_id: str, *, person: Person) -> CampaignView:
-    """Enter another checkpoint on the same prompts. Raises Conflict if it is there or the campaign is closed."""
-    return add_contestant_source(ctx, campaign_id, ContestantSource(checkpoint=checkpoint_id), person=person)
-
-
-def add_contestant_source(ctx: Context, campaign_id: str, source: ContestantSource, *, person: Person) -> CampaignView:
-    """Enter another contestant on the same prompts. Raises what `start_campaign` raises, and Conflict if the campaign
-    is closed.
+    """Enter another checkpoint on the same prompts. Raises what `start_campaign` raises, and Conflict if it is there or
+    the campaign is closed.
     """
     require_builder(person)
     with ctx.db.read() as session:
         config = find_campaign(session, campaign_id).config
-    (entry,) = resolve_entries(ctx, [source], {}, config=config, person=person)
+    (entry,) = resolve_entries(ctx, [ContestantSource(checkpoint=checkpoint_id)], {}, config=config, person=person)
     with ctx.db.write() as session:
         campaign = find_campaign(session, campaign_id)
         refuse_closed(campaign)

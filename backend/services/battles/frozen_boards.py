@@ -28,7 +28,7 @@ from backend.domain.json_values import JsonObject
 from backend.domain.names import clean_name
 from backend.domain.wording import plural
 from backend.errors import Conflict, InvalidInput
-from backend.services.battles.board_votes import read_board_votes
+from backend.services.battles.board_votes import read_vote_records
 from backend.services.battles.exclusions import list_exclusions
 from backend.services.battles.views import find_campaign
 from backend.services.context import Context, Person, require_builder
@@ -97,7 +97,7 @@ def freeze_board(
                 f"This campaign has a snapshot “{name}” already.", remedy="Choose another name.", field="name"
             )
         title = campaign.name
-        votes = read_board_votes(session, campaign_id, with_forms=True).records
+        votes = read_vote_records(session, campaign_id, with_forms=True)
     if not votes:
         raise InvalidInput("There are no votes to keep in a snapshot.", remedy="Vote first.", field="campaign")
     decisions = list_exclusions(ctx, campaign_id)

@@ -10,6 +10,7 @@ from backend.db.tables import Battle, Campaign, CampaignPrompt, Checkpoint, Comp
 from backend.domain.battles.campaign import CampaignConfig, Messages, content_hash, text_hash
 from backend.domain.battles.pairing import pair_of
 from backend.errors import InvalidInput
+from backend.services.battles.assignment.drawing import PlannedBattle
 from backend.services.battles.assignment.storing import add_battle, append_vote, last_vote, pair_key
 from backend.services.battles.ballots import check_label
 from backend.services.battles.campaigns import enter, insert_campaign
@@ -54,16 +55,8 @@ def record_side_by_side_vote(
             prompt = _prompt(session, campaign, messages, rater=rater, pair=pair)
             texts = zip(sides, (answer_a, answer_b), strict=True)
             ids = [_completion(session, ctx, prompt, side, text).id for side, text in texts]
-            battle = add_battle(
-                session,
-                ctx,
-                campaign,
-                rater_id=rater.id,
-                prompt_id=prompt.id,
-                pair=pair,
-                completions=(ids[0], ids[1]),
-                probability=1.0,
-            )
+            plan = PlannedBattle("vote", prompt.id, pair, ids[0], ids[1], probability=1.0)
+            battle = add_battle(session, ctx, campaign, plan, rater_id=rater.id)
         last = last_vote(session, battle.id)
         if last is not None and last.label == label:
             return last.id

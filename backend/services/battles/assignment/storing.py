@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Battle, Campaign, Vote
 from backend.domain.attributes import attributes_of
 from backend.domain.battles.pairing import Pair
+from backend.services.battles.assignment.drawing import PlannedBattle
 from backend.services.battles.raters import RaterView
 from backend.services.context import Context
 
@@ -46,32 +47,16 @@ REMARKS = ("reasons", "dimensions", "note", "rewrite", "flag")
 """Columns of a vote beside its label."""
 
 
-def add_battle(
-    session: Session,
-    ctx: Context,
-    campaign: Campaign,
-    *,
-    rater_id: str,
-    prompt_id: str,
-    pair: Pair,
-    completions: tuple[str, str],
-    probability: float,
-    purpose: str = "vote",
-    repeat_of_id: str | None = None,
-) -> Battle:
-    """Insert a battle. `completions` are side a and side b; `probability` is that of the prompt and pair (each order of
-    sides has half).
-    """
+def add_battle(session: Session, ctx: Context, campaign: Campaign, plan: PlannedBattle, *, rater_id: str) -> Battle:
+    """Insert a battle that was planned for a rater."""
     battle = Battle(
+        **attributes_of(plan, "prompt_id", "purpose", "repeat_of_id"),
         campaign_id=campaign.id,
-        prompt_id=prompt_id,
-        pair=pair_key(pair),
-        completion_a_id=completions[0],
-        completion_b_id=completions[1],
+        pair=pair_key(plan.pair),
+        completion_a_id=plan.a,
+        completion_b_id=plan.b,
         rater_id=rater_id,
-        purpose=purpose,
-        repeat_of_id=repeat_of_id,
-        sampling_probability=probability,
+        sampling_probability=plan.probability,
         served_at=ctx.now(),
         expires_at=ctx.now() + timedelta(hours=BATTLE_HOURS),
     )

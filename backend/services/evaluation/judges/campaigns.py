@@ -22,7 +22,7 @@ from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.results import JudgeResult
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.statistics.agreement import Resampling
-from backend.services.battles.board_votes import read_board_votes
+from backend.services.battles.board_votes import read_vote_records
 from backend.services.battles.views import contestant_names, find_campaign, valid_votes
 from backend.services.battles.vote_log import Revision, votes_revision
 from backend.services.context import Context
@@ -112,7 +112,7 @@ def _compare(session: Session, campaign_id: str, job_ids: tuple[str, ...]) -> Ju
         ).all()
     )
     prompts = {answer: vote.prompt_key for vote in votes for answer in (vote.completion_a_id, vote.completion_b_id)}
-    people = read_board_votes(session, campaign_id).records
+    people = read_vote_records(session, campaign_id)
     columns = []
     for job_id in job_ids:
         graded = [row for row in rows if row.job_id == job_id and row.verdict in Label.__members__]
