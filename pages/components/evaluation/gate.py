@@ -73,40 +73,44 @@ def draw_gates(ctx: Context, person: Person, name: str = "") -> None:
     )
     gates = list_gates(ctx)
     if gates:
+        names = {one.id: one.name for one in list_checkpoints(ctx)}
+        elsewhere = _served_elsewhere(ctx)
         with TABLE.frame():
             for gate in gates:
-                _draw_row(ctx, gate)
+                _draw_row(gate, _champion(names, elsewhere, gate.config.champion))
     else:
         st.caption("No gates yet. Evaluate a champion on a benchmark, then create one below.")
     if person.may_build:
         _draw_form(ctx, person)
 
 
-def _draw_row(ctx: Context, gate: GateView) -> None:
+def _draw_row(gate: GateView, champion: str) -> None:
     columns = TABLE.row(gate.id)
     with columns[0]:
         row_link(gate.name, page=PAGE, query={"gate": gate.id}, icon="rule", key=f"gate_{gate.id}")
-    columns[1].text(_champion(ctx, gate.config))
+    columns[1].text(champion)
     columns[2].text(", ".join(part.label for part in gate.config.benchmarks))
     with columns[3], st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if gate.results:
-            _badge(gate.results[0].verdict)
+            draw_verdict(gate.results[0].verdict)
             st.caption(plain(gate.results[0].checkpoint), width="content")
         else:
             st.caption("not judged yet")
     columns[4].text(", ".join(gate.endpoints) or "–")
 
 
-def _badge(verdict: GateVerdict) -> None:
+def draw_verdict(verdict: GateVerdict) -> None:
+    """Draw the verdict of a gate as a badge."""
     colour, icon = BADGES[verdict]
     st.badge(verdict.value.capitalize(), color=colour, icon=icon)
 
 
-def _champion(ctx: Context, config: GateConfig) -> str:
-    if config.champion.startswith(ENDPOINT_PREFIX):
-        name = config.champion.removeprefix(ENDPOINT_PREFIX)
-        return f"{name} (endpoint)" if name in _served_elsewhere(ctx) else f"served by {name}"
-    return next((one.name for one in list_checkpoints(ctx) if one.id == config.champion), config.champion)
+def _champion(names: Mapping[str, str], elsewhere: Sequence[str], key: str) -> str:
+    """Return what a champion is called; `names` are those of checkpoints by id."""
+    if not key.startswith(ENDPOINT_PREFIX):
+        return names.get(key, key)
+    name = key.removeprefix(ENDPOINT_PREFIX)
+    return f"{name} (endpoint)" if name in elsewhere else f"served by {name}"
 
 
 @number_form
@@ -132,7 +136,7 @@ def _draw_form(ctx: Context, person: Person) -> None:
             champion = choose_from(
                 "Champion",
                 champions,
-                words=lambda key: _champion_label(names, elsewhere, key),
+                words=lambda key: _champion(names, elsewhere, key),
                 key="gate_champion",
                 value=next((key for key in champions if key in evaluated), champions[0]),
             )
@@ -209,15 +213,11 @@ def _served_elsewhere(ctx: Context) -> list[str]:
     return [*connected, *(one.name for one in list_evaluated(ctx) if not one.is_own)]
 
 
-def _champion_label(names: Mapping[str, str], elsewhere: Sequence[str], key: str) -> str:
-    name = key.removeprefix(ENDPOINT_PREFIX)
-    return names.get(key, f"{name} (endpoint)" if name in elsewhere else f"Served by {name}")
-
-
 def _draw_gate(ctx: Context, person: Person, gate: GateView) -> None:
     object_heading(gate.name)
     config = config_of(ctx, gate)
-    st.caption(plain(f"Champion: {_champion(ctx, config)}. {describe_procedure(config)}"))
+    champion = _champion({one.id: one.name for one in list_checkpoints(ctx)}, _served_elsewhere(ctx), config.champion)
+    st.caption(plain(f"Champion: {champion}. {describe_procedure(config)}"))
     st.caption(plain(f"Benchmarks: {', '.join(part.label for part in config.benchmarks)}."))
     power = st.container()
     candidate = _draw_judge(ctx, person, gate) if person.may_build else None
@@ -229,7 +229,7 @@ def _draw_gate(ctx: Context, person: Person, gate: GateView) -> None:
     for number, result in enumerate(gate.results):
         with st.container(border=True):
             with st.container(horizontal=True, vertical_alignment="center"):
-                _badge(result.verdict)
+                draw_verdict(result.verdict)
                 st.text(f"{result.checkpoint} against {result.champion}", width="content")
                 st.caption(when(result.created_at, now=ctx.now()), width="content")
             _draw_report(result.report, key=f"gate_report_{gate.id}_{number}")

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import streamlit as st
 
 from backend.domain.data.rows.records import KEEPS_RECORDS
-from backend.domain.evaluation.gate_config import GateVerdict
 from backend.domain.evaluation.safety.agreement import NOT_MEASURED, LanguageAgreement
 from backend.domain.evaluation.safety.card import NONE_JUDGED, CardScore, Unjudged, direction, format_value
 from backend.domain.evaluation.safety.drift import Drift
@@ -38,17 +37,13 @@ from pages.components import routes
 from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import choose_from
 from pages.components.evaluation.folding import folded
+from pages.components.evaluation.gate import draw_verdict
 from pages.components.frame import errors_shown, object_heading, plain, rerun_after
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, form_button, number_form
 from pages.components.tables import draw_table
 
 SHOWN_CHOICES = 10
-BADGES: dict[GateVerdict, tuple[Literal["green", "red", "orange"], str]] = {
-    GateVerdict.PASS: ("green", ":material/check_circle:"),
-    GateVerdict.FAIL: ("red", ":material/gpp_bad:"),
-    GateVerdict.INCONCLUSIVE: ("orange", ":material/help:"),
-}
 OUTCOME_COLOURS: dict[str, Literal["blue", "violet", "orange", "red"]] = {
     "refusal": "blue",
     "compliance": "violet",
@@ -71,9 +66,8 @@ def draw_safety(ctx: Context, person: Person, checkpoint: CheckpointView) -> Non
 
 
 def _draw_drift(drift: SafetyDrift) -> None:
-    colour, icon = BADGES[drift.verdict]
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.badge(drift.verdict.value, color=colour, icon=icon)
+        draw_verdict(drift.verdict)
         st.caption(
             plain(f"against {drift.base.name}, on the same items; margin {100 * drift.margin:g} points"),
             width="content",
