@@ -31,7 +31,7 @@ from backend.services.evaluation.calibrations import read_calibration
 from backend.services.evaluation.comparisons import Pair, compare, open_pair
 from backend.services.evaluation.contamination import check_contamination
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
-from backend.services.evaluation.items import get_item, list_other_answers
+from backend.services.evaluation.items import get_item, list_rivals
 from backend.services.evaluation.pairs import group_pairs, read_paired_items
 from tests.support.evaluation_world import (
     claim_of,
@@ -127,10 +127,10 @@ def test_an_item_is_found_by_its_number_and_beside_the_answers_of_others(ctx: Co
     elm = answered(ctx, "Elm", [("0", 1.0), ("one", 0.0)])
     shown = get_item(ctx, oak, "2")
     assert (shown.number, shown.shown["completion"]) == (2, "1")
-    assert [(one.checkpoint, other.shown["completion"]) for one, other in list_other_answers(ctx, oak, shown)] == [
+    assert [(one.checkpoint, other.shown["completion"]) for one, other in list_rivals(ctx, oak, shown)] == [
         ("Elm", "one")
     ]
-    assert [one.checkpoint for one, _ in list_other_answers(ctx, elm, shown)] == ["Oak"]
+    assert [one.checkpoint for one, _ in list_rivals(ctx, elm, shown)] == ["Oak"]
     for wrong in ("3", "0", "-1", "two", "1e9", "9" * 30, "²"):
         with pytest.raises(NotFound, match=f"has no item “{wrong}") as refused:
             get_item(ctx, oak, wrong)
