@@ -206,7 +206,7 @@ def test_an_endpoint_is_drawn_with_its_state_and_client_code(ctx: Context) -> No
     make_ready(ctx)
     app = draw("serve/endpoints.py", name="tales")
     assert [metric.value for metric in app.metric][:1] == ["1 of 1"]
-    assert any('model="tales"' in code.value for code in app.code)
+    assert any("model='tales'" in code.value for code in app.code)
 
 
 def test_a_key_for_one_endpoint_is_made_beside_its_code(ctx: Context) -> None:
@@ -683,7 +683,7 @@ def test_two_clicks_make_one_key_and_show_its_secret(
     assert (grant.id, grant.name) == (row.id, "bot")
     app.run()
     assert secret in [code.value for code in app.code], "it stays until it is dismissed"
-    assert any(f'api_key="{secret}"' in code.value for code in app.code), "the code below calls with it"
+    assert any(f"api_key='{secret}'" in code.value for code in app.code), "the code below calls with it"
     app.button(key="fresh_key_close").click().run()
     assert secret not in [code.value for code in app.code]
 
