@@ -629,7 +629,7 @@ def test_the_rules_and_the_recipe_of_a_training_plan_can_be_edited(site: Context
     app.number_input(key="plan_locked_share").set_value(0.5)
     app.run()
     assert_sound(app)
-    assert "4 the prompt is locked for the rematch" in words(app)
+    assert "the prompt is locked for the rematch (4)" in plain_words(app)
     app.toggle(key="plan_rules_as_yaml").set_value(True)
     app.run()
     app.text_area(key="plan_rules_yaml").set_value("min_raters: 2")

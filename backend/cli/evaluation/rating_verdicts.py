@@ -116,12 +116,11 @@ def agreement_lines(human: RaterAgreement, judged: JudgeAgreement | None) -> lis
 def _interval(estimate: Estimate | None, *, digits: int = 0) -> str:
     if estimate is None:
         return "-"
-    values = [
-        f"{value:.{digits}f}" if digits else percent(value, digits=1)
-        for value in (estimate.value, estimate.low, estimate.high)
-        if value is not None
-    ]
-    return values[0] if len(values) < 3 else f"{values[0]} [{values[1]}, {values[2]}]"
+
+    def write(value: float) -> str:
+        return f"{value:.{digits}f}" if digits else percent(value, digits=1)
+
+    return f"{write(estimate.value)}{estimate.bracketed(write)}"
 
 
 @command

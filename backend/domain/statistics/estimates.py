@@ -48,8 +48,10 @@ class Estimate:
         return self.low is not None and self.high is not None and self.high - self.low > SMALLEST_WIDTH
 
     def bracketed(self, write: Callable[[float], str]) -> str:
-        """Return the interval as it stands behind the value: ` [1.2, 3.4]`; empty if it is undefined."""
-        return "" if self.low is None or self.high is None else f" [{write(self.low)}, {write(self.high)}]"
+        """Return the interval as it stands behind the value: ` [1.2, 3.4]`; empty without one, or without a width."""
+        if self.low is None or self.high is None or not self.has_width:
+            return ""
+        return f" [{write(self.low)}, {write(self.high)}]"
 
 
 def normal_quantile(level: float) -> float:

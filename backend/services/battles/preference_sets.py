@@ -262,5 +262,5 @@ def _preview(pair: Preference, votes: CampaignVotes) -> PairPreview:
 
 
 def describe_left_out(left_out: Iterable[tuple[LeftOut, int]]) -> str:
-    """Return the reasons with their counts: `3 too little agreement, 1 equal answers`."""
-    return ", ".join(f"{count} {reason.value}" for reason, count in left_out if count)
+    """Return the reasons with their counts of pairs: `raters split evenly (4), equal answers (1)`."""
+    return ", ".join(f"{reason.value} ({count:,})" for reason, count in left_out if count)

@@ -103,4 +103,4 @@ def _draw_ratings(columns: list[JudgeColumn], table: RatingTable) -> None:
 def _with_interval(estimate: Estimate | None, write: Callable[[float], str]) -> str:
     if estimate is None:
         return "–"
-    return f"{write(estimate.value)}{estimate.bracketed(write) if estimate.has_width else ''}"
+    return f"{write(estimate.value)}{estimate.bracketed(write)}"

@@ -111,6 +111,14 @@ def test_agreement_is_printed_with_the_judge_below_its_ceiling(votes: Path) -> N
     assert "contradicts itself when sides are swapped" in output
 
 
+def test_an_interval_without_width_is_not_printed(tmp_path: Path) -> None:
+    """A judge that always votes alike has a kappa of 0 in every resample, which was printed as [0.000, 0.000]."""
+    votes = [f"p{number},{vote}" for number in range(12) for vote in (f"ann,x,y,{'AB'[number % 2]}", "judge,x,y,A")]
+    (tmp_path / "votes.csv").write_text("\n".join(["prompt,rater,a,b,winner", *votes]))
+    output = CliRunner().invoke(app, ["agreement", str(tmp_path / "votes.csv"), "--judge", "judge"]).stdout
+    assert "Judge: kappa 0.000, AC1" in output
+
+
 def test_an_unknown_judge_is_an_error(votes: Path) -> None:
     result = CliRunner().invoke(app, ["agreement", str(votes), "--judge", "gpt"])
     assert result.exit_code == 2

@@ -30,7 +30,7 @@ from backend.domain.jobs.results import TrainResult
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.services import job_events as outcomes
 from backend.services.battles.ballots import ballot_progress
-from backend.services.battles.preference_sets import make_vote_dataset, preview_preferences
+from backend.services.battles.preference_sets import describe_left_out, make_vote_dataset, preview_preferences
 from backend.services.battles.raters import rater_for
 from backend.services.battles.rematches import enter_new_checkpoint, rematch_ready
 from backend.services.battles.views import get_campaign, list_rematches
@@ -97,7 +97,11 @@ def test_ties_and_both_bad_give_no_pair(ctx: Context, scenario: Scenario) -> Non
     campaign = scenario.campaign(num_prompts=4, dataset_rows=20)
     labels = iter(["TIE", "BOTH_BAD", "TIE", "BOTH_BAD"])
     scenario.votes(campaign, lambda a, b: next(labels))
-    assert preview_preferences(ctx, campaign.id).resolution.left_out == {LeftOut.NO_PREFERENCE: 4}
+    left_out = preview_preferences(ctx, campaign.id).resolution.left_out
+    assert left_out == {LeftOut.NO_PREFERENCE: 4}
+    assert describe_left_out({LeftOut.SPLIT: 4, **left_out}.items()) == (
+        "raters split evenly (4), no vote prefers an answer (4)"
+    ), "“4 raters split evenly” were four pairs"
     with pytest.raises(InvalidInput, match="No vote in this campaign prefers"):
         train_on_votes(ctx, campaign.id, person=LOCAL, idempotency_key="k")
 
