@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from backend.bootstrap import build_context
+from backend.services.battles.ballots import ballot_progress
+from backend.services.battles.raters import rater_for
 from backend.services.checkpoints.checkpoints import list_checkpoints
+from backend.services.context import LOCAL
 from tests.support.damage import DAMAGES, Damage
 from tests.support.scenario import Scenario
 from tests.support.settings import make_settings
@@ -33,7 +36,8 @@ def test_a_copy_of_an_installation_that_writes_opens_in_another_folder(
     home.mkdir()
     shutil.copy(migrated_database, home / "models.db")
     ctx = build_context(make_settings(home), migrate=False)
-    Scenario(ctx).checkpoint("Oak")
+    campaign = Scenario(ctx).campaign("Oak", "Elm", num_prompts=3)
+    assert Scenario(ctx).votes(campaign, "Oak", limit=2) == 2
     (ctx.artifacts.root / "checkpoints" / "Oak" / "weights").write_bytes(b"weights")
     wal = home / "models.db-wal"
     assert wal.stat().st_size > 0, "the newest row is in the log of the database alone"
@@ -48,7 +52,7 @@ def test_a_copy_of_an_installation_that_writes_opens_in_another_folder(
     assert made.stderr == b"", "a socket is no file to copy"
     assert not (home / "backup.db").exists()
     assert (tmp_path / "backup.tgz").stat().st_mode & 0o077 == 0, "it holds the key that signs sessions"
-    Scenario(ctx).checkpoint("Elm")
+    Scenario(ctx).checkpoint("Ash")
     restore = documented(1).replace("roundhouse up\n", "")
     (tmp_path / "other").mkdir()
     subprocess.run(["bash", "-ec", restore], env=environment | {"HOME": str(other.parent)}, cwd=tmp_path, check=True)
@@ -56,7 +60,9 @@ def test_a_copy_of_an_installation_that_writes_opens_in_another_folder(
     ctx.db.engine.dispose()
     shutil.rmtree(home)
     restored = build_context(make_settings(other), migrate=False)
-    assert [one.name for one in list_checkpoints(restored)] == ["Oak"]
+    assert {one.name for one in list_checkpoints(restored)} == {"Oak", "Elm"}
+    assert ballot_progress(restored, campaign.id, rater_for(restored, LOCAL)).done == 2
+    assert Scenario(restored).votes(campaign, "Oak") == 1, "the rater continues with the battle that was left"
     assert (restored.artifacts.root / "checkpoints" / "Oak" / "weights").read_bytes() == b"weights"
     assert not any(str(home) in text for text in restored.db.engine.raw_connection().iterdump())
     restored.db.engine.dispose()

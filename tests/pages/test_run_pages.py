@@ -17,6 +17,7 @@ from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
 from backend.services.estimates.forecasts import QueuePosition, forecast
 from backend.services.health import BROKER, HEALTH
+from backend.services.jobs.claims import give_back
 from backend.services.jobs.gangs import choose_gang, join_gang
 from backend.services.jobs.workers import beat, list_workers
 from backend.services.situation import read_situation
@@ -465,6 +466,16 @@ def test_a_stopped_run_is_resumed_with_one_click(site: Context, scenario: Scenar
     page.button(key="run_resume").click().run()
     assert list_runs(site)[0].status is Status.QUEUED
     assert len(list_jobs(site, queue="train")) == 2
+
+
+def test_a_run_that_begins_again_says_from_which_step(site: Context, scenario: Scenario) -> None:
+    run = scenario.run()
+    taken = claim(site, run)
+    report(site, taken, *points(1, 30))
+    give_back(site, taken)
+    report(site, claim(site, run), {"type": "resumed", "step": 0})
+    page = text_of(open_page("build/run.py", run=run.id))
+    assert "Attempt 2 begins at step 0: there was no checkpoint to continue from. Log says why" in page
 
 
 def test_a_queued_run_reports_a_missing_worker(scenario: Scenario) -> None:
