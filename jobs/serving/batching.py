@@ -20,6 +20,7 @@ from backend.domain.serving.protocol import LEAVING, REQUEST_FAILED, SamplingPar
 from backend.domain.wording import format_bytes
 from backend.errors import InvalidInput, Unavailable
 from jobs.modeling.devices import free_bytes
+from jobs.modeling.kv_shape import read_kv_shape
 from jobs.serving.adapters.bank import AdapterBank, CacheSalts, groups_of
 from jobs.serving.continuous_batching import BatchedRequest, BatchHooks, ContinuousBatching
 from jobs.serving.detokenize import TokenDecoder
@@ -259,10 +260,7 @@ class BatchingEngine:
 
 def _num_pages(network: Any, tokens: int, context_length: int) -> int:
     """Return the cache's size in pages: room for `tokens` within the memory budget, and always for one full context."""
-    config = network.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    page_bytes = 2 * config.num_hidden_layers * heads * head_dim * network.dtype.itemsize * PAGE_TOKENS
+    page_bytes = PAGE_TOKENS * read_kv_shape(network.config).token_bytes(network.dtype.itemsize)
     free = free_bytes(network.device)
     pages = cache_pages(
         page_bytes,
@@ -278,4 +276,4 @@ def _num_pages(network: Any, tokens: int, context_length: int) -> int:
             remedy="Deploy with a shorter context (--context), or on a larger GPU.",
             field="context",
         )
-    return int(pages)
+    return pages

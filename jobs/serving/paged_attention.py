@@ -18,6 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 
 from backend.domain.serving.memory import PAGE_TOKENS
+from jobs.modeling.kv_shape import read_kv_shape
 from jobs.serving.native.library import Batch, Change, Layer, Library
 
 FULL = "full_attention"
@@ -60,15 +61,12 @@ class SlotPages:
     tokens_per_page = PAGE_TOKENS
 
     def __init__(self, config: Any, *, num_slots: int, num_tokens: int) -> None:
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        kv = read_kv_shape(config)
         self.slot_tokens = -(-num_tokens // PAGE_TOKENS) * PAGE_TOKENS
-        shape = (num_slots * self.slot_tokens, heads, head_dim)
-        self._kv_token_views = {
-            layer: (torch.zeros(shape), torch.zeros(shape)) for layer in range(config.num_hidden_layers)
-        }
+        shape = (num_slots * self.slot_tokens, kv.num_heads, kv.head_size)
+        self._kv_token_views = {layer: (torch.zeros(shape), torch.zeros(shape)) for layer in range(kv.num_layers)}
         self._kv_page_views = {
-            layer: (keys.view(-1, PAGE_TOKENS, heads, head_dim), values.view(-1, PAGE_TOKENS, heads, head_dim))
+            layer: (keys.view(-1, PAGE_TOKENS, *shape[1:]), values.view(-1, PAGE_TOKENS, *shape[1:]))
             for layer, (keys, values) in self._kv_token_views.items()
         }
         self.cache_allocators = {FULL: self}

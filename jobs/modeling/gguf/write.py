@@ -21,6 +21,7 @@ from backend.domain.json_values import JsonObject
 from backend.errors import InvalidInput
 from jobs.modeling.copying import copy_file
 from jobs.modeling.gguf.quantise import choose_quantisation, quantise
+from jobs.modeling.kv_shape import read_kv_shape
 from jobs.modeling.tokenizers import piece_form
 
 Tensors = Iterator[tuple[str, torch.Tensor]]
@@ -172,7 +173,7 @@ def _write_shape(writer: gguf.GGUFWriter, config: Any) -> None:
         writer.add_feed_forward_length(config.n_inner or 4 * config.hidden_size)
         writer.add_layer_norm_eps(config.layer_norm_epsilon)
         return
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head = read_kv_shape(config).head_size
     rope = config.rope_parameters
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count_kv(config.num_key_value_heads)

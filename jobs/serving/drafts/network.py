@@ -14,6 +14,7 @@ import torch
 from backend.domain.serving.drafts import MAX_REQUESTS, draft_cache_tokens
 from backend.domain.serving.protocol import SamplingParams
 from backend.errors import InvalidInput
+from jobs.modeling.kv_shape import read_kv_shape
 from jobs.modeling.loglikelihood import longest_input
 from jobs.serving.fused_layers import FusedLayer
 from jobs.serving.paged_attention import SequencePart, SlotPages
@@ -74,7 +75,6 @@ class Draft:
     """
 
     def __init__(self, network: Any) -> None:
-        config = network.config.get_text_config()
         self._base, self._head, self._embed = (
             network.base_model,
             network.get_output_embeddings(),
@@ -85,11 +85,9 @@ class Draft:
                 f"This model can't draft: {why}.", remedy="Choose another draft, or none.", field="draft"
             )
         self.vocab_size = int(self._embed.weight.shape[0])
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        token_bytes = 2 * 4 * config.num_hidden_layers * heads * head_dim
+        token_bytes = read_kv_shape(network.config).token_bytes(4)
         self.longest = draft_cache_tokens(token_bytes, context=longest_input(network))
-        self._pages = SlotPages(config, num_slots=MAX_REQUESTS, num_tokens=self.longest)
+        self._pages = SlotPages(network.config, num_slots=MAX_REQUESTS, num_tokens=self.longest)
         self._read_s: float | None = None  # per token of a prompt
         self._slots = [DraftSlot(index) for index in range(MAX_REQUESTS)]
 
