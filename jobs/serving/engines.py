@@ -37,6 +37,7 @@ from backend.infra.engines import engine_command
 from backend.infra.processes import die_with_parent
 from jobs.modeling.checkpoints import load_network
 from jobs.modeling.gguf import write as gguf_writer
+from jobs.modeling.kv_shape import read_kv_shape
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.serving.engine import Generation
 from jobs.serving.grammar import SEPARATORS
@@ -305,12 +306,9 @@ def _sglang_arguments(start: ServerStart, port: int) -> list[str]:
 def _cache_tokens(start: ServerStart) -> int:
     """Return the tokens that fit into a CPU's cache; at least a full context."""
     config = AutoConfig.from_pretrained(str(start.model), trust_remote_code=False, local_files_only=True)
-    heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    per_layer = 2 * size * (getattr(config, "num_key_value_heads", None) or heads)
-    token_bytes = config.num_hidden_layers * per_layer * (4 if start.dtype == "float32" else 2)
+    token_bytes = read_kv_shape(config).token_bytes(4 if start.dtype == "float32" else 2)
     context = start.context + SPARE_TOKENS
-    return max(context, min(context * start.places, CACHE_BYTES["cpu"] // int(token_bytes)))
+    return max(context, min(context * start.places, CACHE_BYTES["cpu"] // token_bytes))
 
 
 def _sglang_variables(start: ServerStart) -> dict[str, str]:

@@ -16,6 +16,7 @@ import torch
 import uvicorn
 from transformers import AutoConfig
 
+from backend.domain.architectures.hf_config import has_window
 from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.jobs.results import ReplicaResult
@@ -30,6 +31,7 @@ from backend.infra.http_server import Guard, connections_for, guarded, raise_fil
 from jobs.modeling.chat.render import turn_end
 from jobs.modeling.checkpoints import base_folder_of, is_adapter, is_scorer
 from jobs.modeling.devices import is_gpu, pick_device, pick_inference_dtype, set_threads
+from jobs.modeling.kv_shape import has_heads, read_kv_shape
 from jobs.modeling.scorers import load_scorer
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.tokenizers import padding_id
@@ -164,15 +166,9 @@ def _refuse_lacking(engine: str, payload: ReplicaPayload, folder: Path, device: 
         is_scorer=is_scorer(folder),
         is_adapter=is_adapter(folder),
         has_gguf=(folder / GGUF).is_file(),
-        head_size=None if config is None or is_gpu(device) else head_size(config),
+        head_size=None if is_gpu(device) or not (config and has_heads(config)) else read_kv_shape(config).head_size,
+        has_window=config is not None and has_window(config.get_text_config().to_dict()),
     )
-
-
-def head_size(config: Any) -> int | None:
-    """Return the size of an attention head by a config of transformers; None where it names no heads."""
-    text = config.get_text_config()
-    heads = getattr(text, "num_attention_heads", None)
-    return getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else None)
 
 
 def _run_outside(

@@ -28,15 +28,16 @@ ENGINE_TITLES: dict[str, str] = {
 class ServerTraits:
     """Traits of another project's server: the model types of transformers that it gets, the precisions of its
     weights, the requests that it answers at once, what it lacks, by the option of a deployment that asks for it,
-    whether its replica merges an adapter into its base, the head sizes that it computes on a CPU, all if empty,
-    whether it serves the GGUF file of a base as it is, of any family, whether several GPUs share its layers, and the
-    seconds that a check of it may take.
+    whether it heeds sliding windows of attention, whether its replica merges an adapter into its base, the head sizes
+    that it computes on a CPU, all if empty, whether it serves the GGUF file of a base as it is, of any family, whether
+    several GPUs share its layers, and the seconds that a check of it may take.
     """
 
     families: tuple[str, ...]
     precisions: tuple[str, ...]
     most_running: int
     lacks: Mapping[str, str] = field(default_factory=dict)
+    heeds_windows: bool = True
     merges_adapters: bool = True
     head_sizes: tuple[int, ...] = ()
     reads_gguf: bool = False
@@ -70,13 +71,14 @@ SERVERS: dict[str, ServerTraits] = {
         check_s=240.0,
     ),
     "sglang": ServerTraits(
-        families=("llama", "qwen3", "gpt2"),  # those whose answers are tested; its Mistral has no window
+        families=("llama", "qwen3", "gpt2"),  # those whose answers are tested
         precisions=("float32", "bfloat16"),
         most_running=256,
         lacks={
             "draft": "a draft is checked by Roundhouse's engine alone",
             "adapters": "it serves no LoRA adapters here",
         },
+        heeds_windows=False,  # its Mistral answers as if there were none
         merges_adapters=False,
         shares_layers=True,
         check_s=240.0,
@@ -110,6 +112,7 @@ def refuse_lacking(
     has_gguf: bool = False,
     gpus: int = 1,
     head_size: int | None = None,
+    has_window: bool = False,
 ) -> None:
     """Raise InvalidInput, with the option and the cure, for what an engine lacks. `family` None is not known yet,
     `head_size` None not or not on a CPU.
@@ -132,6 +135,12 @@ def refuse_lacking(
     if family is not None and family not in server.families and not (has_gguf and server.reads_gguf):
         raise InvalidInput(
             f"engine {engine} can't serve a model of the family {family}; it serves {', '.join(server.families)}.",
+            remedy="Deploy it with engine roundhouse.",
+            field="engine",
+        )
+    if has_window and not server.heeds_windows:
+        raise InvalidInput(
+            f"engine {engine} does not heed a sliding window, and this model's attention has one.",
             remedy="Deploy it with engine roundhouse.",
             field="engine",
         )

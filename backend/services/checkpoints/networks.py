@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.architectures.hf_config import read_shape
+from backend.domain.architectures.hf_config import has_window, read_shape
 from backend.domain.jobs.payloads import TrainingPayload
 from backend.errors import Unavailable
 from backend.services.context import Context
@@ -17,7 +17,18 @@ CARD, MAX_FILE_BYTES = "roundhouse.json", 2**20
 
 
 def read_network_shape(ctx: Context, folder: str) -> ArchitectureConfig | None:
-    """Return the shape of a checkpoint's network, for an adapter that of its base; None for a family that is not known.
+    """Return the shape of a checkpoint's network, for an adapter that of its base; None for an unknown family."""
+    data = _read_config(ctx, folder)
+    return None if data is None else read_shape(data)
+
+
+def network_has_window(ctx: Context, folder: str) -> bool:
+    """Return whether attention of a checkpoint's network, for an adapter of its base's, has a sliding window."""
+    return has_window(_read_config(ctx, folder) or {})
+
+
+def _read_config(ctx: Context, folder: str) -> dict[str, object] | None:
+    """Return the config.json of a checkpoint or of the base under it; None where there is none to read.
 
     Base paths are followed only inside the artifacts' folder: a card is untrusted input.
     """
@@ -26,7 +37,7 @@ def read_network_shape(ctx: Context, folder: str) -> ArchitectureConfig | None:
         bring_small_files(ctx, ctx.artifacts.relative(place))
         data = _read_json(place / "config.json")
         if data is not None:
-            return read_shape(data)
+            return data
         base = (_read_json(place / CARD) or {}).get("base_path")
         if not isinstance(base, str):
             return None

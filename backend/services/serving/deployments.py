@@ -35,7 +35,7 @@ from backend.domain.serving.options import MAX_REPLICAS, DeploymentOptions
 from backend.errors import Conflict, InvalidInput, NotFound, Unavailable
 from backend.infra.engines import INSTALLATIONS, engine_command
 from backend.services.checkpoints.checkpoints import is_reward_model
-from backend.services.checkpoints.networks import read_network_shape
+from backend.services.checkpoints.networks import network_has_window, read_network_shape
 from backend.services.context import Context, Person, require_builder
 from backend.services.jobs.workers import engines_of_workers
 from backend.services.serving.drafts import check_draft, with_fitting_draft
@@ -458,10 +458,18 @@ def _check_engine(
         is_adapter=checkpoint.is_adapter,
         has_gguf=bool(checkpoint.facts.quantisation),
         gpus=options.gpus,
+        has_window=_has_unheeded_window(ctx, checkpoint, options),
     )
     if options.engine not in SERVERS:
         return
     _require_engine(options.engine, engines_of_workers(session, ctx))
+
+
+def _has_unheeded_window(ctx: Context, checkpoint: Checkpoint, options: DeploymentOptions) -> bool:
+    server = SERVERS.get(options.engine)
+    if server is None or server.heeds_windows or checkpoint.folder is None:
+        return False
+    return network_has_window(ctx, checkpoint.folder)
 
 
 def missing_engines(ctx: Context) -> dict[str, str]:

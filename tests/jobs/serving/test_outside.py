@@ -22,6 +22,7 @@ import psutil
 import pytest
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.serving.protocol import (
@@ -35,7 +36,7 @@ from backend.domain.serving.protocol import (
     Task,
     TokenEvent,
 )
-from backend.errors import InvalidInput, JobFailed, Unavailable
+from backend.errors import InvalidInput, JobFailed, RoundhouseError, Unavailable
 from backend.infra.engines import INSTALLATIONS, engine_command
 from backend.infra.replicas import ReplicaRefused
 from jobs.modeling.gguf.convert import convert_gguf
@@ -387,6 +388,28 @@ def test_vllm_gets_no_heads_that_it_lacks_on_a_cpu_and_no_adapter(stand: Stand) 
     with pytest.raises(InvalidInput, match="serves whole models, and this is an adapter"):
         stand.run_here(checkpoint="adapter")
     assert stand.notes() == []
+
+
+@only_sglang
+def test_sglang_gets_no_network_with_a_window(stand: Stand) -> None:
+    stand.behave(dies=0)
+    for first, problem in ((0, "does not heed a sliding window"), (2, "sglang ended")):  # of 2 layers
+        network = Qwen3ForCausalLM(
+            Qwen3Config(
+                vocab_size=260,
+                hidden_size=32,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                use_sliding_window=True,
+                sliding_window=8,
+                max_window_layers=first,
+            )
+        )
+        save_checkpoint(stand.folder / "checkpoint", network=network)
+        with pytest.raises(RoundhouseError, match=problem):
+            stand.run_here()
 
 
 @only_vllm

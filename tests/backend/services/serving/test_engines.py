@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
@@ -98,6 +99,19 @@ def test_what_an_engine_for_gpus_lacks_is_refused_with_the_option_and_the_cure(c
         assert caught.value.field == field
         assert "engine roundhouse" in str(caught.value.remedy)
     deploy(ctx, checkpoint_id=tiny, name="v", config={"engine": engine, "precision": "bfloat16"}, person=LOCAL)
+
+
+def test_sglang_is_refused_a_network_with_a_window(ctx: Context) -> None:
+    windowed, plain = add(ctx, "windowed", family="qwen3"), add(ctx, "plain", family="qwen3")
+    for name, has_window in (("windowed", True), ("plain", False)):
+        folder = ctx.artifacts.root / "bases" / name
+        folder.mkdir(parents=True)
+        config = {"model_type": "qwen3", "sliding_window": 64, "use_sliding_window": has_window}
+        (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InvalidInput, match="sglang does not heed a sliding window") as caught:
+        deploy(ctx, checkpoint_id=windowed, name="v", config={"engine": "sglang"}, person=LOCAL)
+    assert (caught.value.field, caught.value.remedy) == ("engine", "Deploy it with engine roundhouse.")
+    deploy(ctx, checkpoint_id=plain, name="v", config={"engine": "sglang"}, person=LOCAL)
 
 
 def test_an_endpoint_with_adapters_keeps_its_engine_and_one_of_llama_cpp_gets_none(ctx: Context) -> None:
