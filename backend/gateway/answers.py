@@ -210,7 +210,7 @@ def _parts(
         yield {"choices": [_end(number, form, event)]}
     elif isinstance(event, FinishEvent):
         if not state.finish_reason:
-            yield {"choices": [_end(0, form, event)], "timings": exchange.timings()}
+            yield {"choices": [_end(0, form, event)], **exchange.additions()}
         if form.include_usage:
             yield {"choices": [], "usage": _usage(event.usage, states)}
 
@@ -334,7 +334,7 @@ async def collect_answer(events: Events, *, form: AnswerForm, exchange: ApiExcha
         _whole_choice(number, states[number], form, reason=finish.finish_reason.value) for number in sorted(states)
     ]
     head = _head(exchange, "chat.completion" if form.kind == "chat" else "text_completion")
-    return {**head, "choices": choices, "usage": _usage(finish.usage, states), "timings": exchange.timings()}
+    return {**head, "choices": choices, "usage": _usage(finish.usage, states), **exchange.additions()}
 
 
 def _whole_choice(number: int, state: ChoiceState, form: AnswerForm, *, reason: str) -> dict[str, object]:

@@ -234,14 +234,12 @@ class Relay:
         if replica.upstream is not None:
             name = f"The server of {exchange.endpoint!r}"
             return self._upstreams.stream(
-                replica.upstream, name=name, request=answer.original, on_accept=exchange.consumed.accept
+                replica.upstream, name=name, request=answer.original, on_accept=exchange.accept
             )
         request = answer.request()
         if replica.adapter is not None:
             request = request.model_copy(update={"adapter": replica.adapter})
-        return self._client.stream(
-            replica.url, token=replica.token, request=request, on_accept=exchange.consumed.accept
-        )
+        return self._client.stream(replica.url, token=replica.token, request=request, on_accept=exchange.accept)
 
     def _note(self, event: OpenEvent | FinishEvent, exchange: ApiExchange) -> None:
         if isinstance(event, FinishEvent):

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.domain.serving.key_limits import KeyLimits
 from backend.domain.serving.latency import bucket_of
-from backend.domain.serving.protocol import FinishEvent, OpenEvent, TokenEvent
+from backend.domain.serving.protocol import Accepted, FinishEvent, OpenEvent, TokenEvent
 from backend.domain.serving.request_log import LOAD_TEST, LoggedBody
 from backend.domain.serving.upstream import Upstream
 from backend.gateway.directory import Principal, ReplicaAddress, name_tenant
@@ -119,10 +119,6 @@ class Consumption:
     device_s: float = 0.0
     device_usd: float | None = None
 
-    def accept(self, prompt_tokens: int) -> None:
-        """Note the size of the prompt, as the replica that accepted it counted it."""
-        self.prompt_tokens = prompt_tokens
-
     def finish(self, finish: FinishEvent) -> None:
         """Take the counts of a finished answer."""
         self.prompt_tokens, self.completion_tokens = finish.usage.prompt_tokens, finish.usage.completion_tokens
@@ -153,6 +149,7 @@ class ApiExchange:
     finish: FinishEvent | None = None
     status: UsageStatus = "aborted"
     refusal: str = ""  # the code of the error that refused or ended it
+    warning: str = ""  # for who reads the answer
 
     def __post_init__(self) -> None:
         self.headers[REQUEST_ID] = self.identity.id
@@ -182,6 +179,12 @@ class ApiExchange:
         """Return the other server that answers."""
         return None if self.replica is None else self.replica.upstream
 
+    def accept(self, accepted: Accepted) -> None:
+        """Note that a replica accepted the request; the answer warns of tools that the network is not offered."""
+        self.consumed.prompt_tokens = accepted.prompt_tokens
+        if accepted.has_no_tools:
+            self.warning = self.headers[WARNING] = TOOLS_WARNING
+
     def note(self, event: TokenEvent) -> None:
         """Note new tokens of the answer."""
         if self.logged is not None and event.choice == 0:
@@ -190,9 +193,10 @@ class ApiExchange:
             self.copied.add(event)
         self.consumed.completion_tokens += len(event.token_ids)
 
-    def timings(self) -> dict[str, float | None]:
-        """Return what the non-standard field `timings` of an answer carries."""
-        return {"ttft_ms": self.timing.ttft_ms, "tok_per_sec": self.finish.tok_per_sec if self.finish else None}
+    def additions(self) -> dict[str, object]:
+        """Return the non-standard fields of an answer: `timings`, and `warnings` where there are any."""
+        timings = {"ttft_ms": self.timing.ttft_ms, "tok_per_sec": self.finish.tok_per_sec if self.finish else None}
+        return {"timings": timings, **({"warnings": [self.warning]} if self.warning else {})}
 
     def usage_row(self) -> UsageRow:
         """Return the row to be stored."""
@@ -227,6 +231,8 @@ def make_request_id(prefix: str) -> str:
 
 
 REQUEST_ID = "x-request-id"
+WARNING = "x-roundhouse-warning"
+TOOLS_WARNING = "The model has no chat template, so tool_choice auto offers it no tools; required does."
 STATE = "answer_headers"
 
 

@@ -19,6 +19,8 @@ from pydantic import ValidationError
 from backend.domain.serving.protocol import (
     PROMPT_TOKENS,
     REQUEST_FAILED,
+    TOOLS_LEFT_OUT,
+    Accepted,
     FinishEvent,
     GenerateRequest,
     GenerationErrorEvent,
@@ -96,10 +98,10 @@ class ReplicaClient:
         return len(silent)
 
     async def stream(
-        self, url: str, *, token: str, request: GenerateRequest, on_accept: Callable[[int], None] | None = None
+        self, url: str, *, token: str, request: GenerateRequest, on_accept: Callable[[Accepted], None] | None = None
     ) -> AsyncGenerator[GenerationEvent, None]:
-        """Yield the events of one generation; the last is a finish or an error event. `on_accept` is called with the
-        tokens of the prompt as soon as the replica has accepted the request, so that one which is cut off counts them.
+        """Yield the events of one generation; the last is a finish or an error event. `on_accept` is called as soon
+        as the replica has accepted the request, so that one which is cut off counts its prompt.
 
         Raises ReplicaRefused before the first event, and ReplicaLost at any time. Close the iterator to cancel.
         """
@@ -114,7 +116,7 @@ class ReplicaClient:
                         raise _refusal(response.status, await response.read())
                 counted = response.headers.get(PROMPT_TOKENS, "")
                 if on_accept is not None and counted.isdigit():
-                    on_accept(int(counted))
+                    on_accept(Accepted(int(counted), response.headers.get(TOOLS_LEFT_OUT) == "1"))
                 limit_s = self._timeouts.first_token_s
                 while True:
                     async with asyncio.timeout(limit_s) as wait.limit:

@@ -12,6 +12,7 @@ from backend.domain.serving.protocol import (
     INVALID,
     NOT_RESUMED,
     REQUEST_FAILED,
+    Accepted,
     Begun,
     ChoiceEvent,
     EmbeddingEvent,
@@ -31,7 +32,7 @@ from backend.errors import InvalidInput, RoundhouseError
 from jobs.serving.adapters.weights import LoadedAdapter
 from jobs.serving.detokenize import TokenTexts
 from jobs.serving.engine import Choice, Engine, Handle, OnEvent, PromptTooLong, QueueFull
-from jobs.serving.forming import AnswerPlan, SplitEvents, form_of
+from jobs.serving.forming import AnswerPlan, SplitEvents, form_of, leaves_out_tools
 from jobs.serving.grammar import Grammars
 from jobs.serving.prompts import encode_prompts, tokens_within_budget
 from jobs.serving.reading import PromptReader
@@ -56,9 +57,9 @@ class ServedNetwork:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request that can be started, with the tokens of its prompts."""
+    """A request that can be started, with the size of its prompts."""
 
-    prompt_tokens: int
+    accepted: Accepted
     start: Callable[[], Handle]
 
 
@@ -95,6 +96,7 @@ def prepare_answer(
     prompt_tokens = sum(len(ids) for ids in prompts)
     if request.tools and prompt_tokens >= served.engine.context_length:
         _refuse_tools(served, request, prompt_tokens)
+    accepted = Accepted(prompt_tokens, leaves_out_tools(served.tokenizer, request))
     request = _within_budget(served, request, [len(ids) for ids in prompts])
     first = replace(
         form.choice(0, 0, served.grammars),
@@ -103,10 +105,10 @@ def prepare_answer(
     )
     is_simple = len(prompts) == 1 and request.n == 1 and request.task is Task.GENERATE and not request.echo
     if is_simple and request.params.max_tokens != 0:
-        return Prepared(prompt_tokens, lambda: submit_choice(served, request, form, prompts[0], first, on_event))
+        return Prepared(accepted, lambda: submit_choice(served, request, form, prompts[0], first, on_event))
     _check(served, request, prompts)
     return Prepared(
-        prompt_tokens, ManyAnswers(served, request, form, prompts, on_event, adapter=adapter, has_room=has_room).start
+        accepted, ManyAnswers(served, request, form, prompts, on_event, adapter=adapter, has_room=has_room).start
     )
 
 

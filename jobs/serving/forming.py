@@ -74,10 +74,14 @@ def form_of(tokenizer: Any, request: GenerateRequest) -> AnswerPlan:
 
 def offered_tools(tokenizer: Any, request: GenerateRequest) -> list[JsonObject] | None:
     """Return the tools that the network sees: none where it must not call one, or may without a chat template."""
-    mode = request.tool_choice.mode
-    if not request.tools or mode == "none" or (mode == "auto" and tokenizer.chat_template == PLAIN_TEMPLATE):
+    if not request.tools or request.tool_choice.mode == "none" or leaves_out_tools(tokenizer, request):
         return None
     return list(request.tools)
+
+
+def leaves_out_tools(tokenizer: Any, request: GenerateRequest) -> bool:
+    """Return whether a network is not offered the tools, though it may call one: it has no chat template."""
+    return bool(request.tools) and request.tool_choice.mode == "auto" and tokenizer.chat_template == PLAIN_TEMPLATE
 
 
 class SplitEvents:

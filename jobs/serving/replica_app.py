@@ -25,6 +25,8 @@ from backend.domain.serving.protocol import (
     PROMPT_TOKENS,
     QUEUE_TIMEOUT,
     REQUEST_FAILED,
+    TOOLS_LEFT_OUT,
+    Accepted,
     FinishEvent,
     GenerateRequest,
     GenerationErrorEvent,
@@ -158,7 +160,7 @@ class ReplicaState:
             engine=self.engine,
             limits=self.limits,
             stream=body.stream,
-            prompt_tokens=prepared.prompt_tokens,
+            accepted=prepared.accepted,
             on_end=self._open.discard,
         )
         self._open.add(answer)
@@ -258,12 +260,12 @@ class GenerationResponse(Response):
         engine: Engine,
         limits: AnswerLimits,
         stream: bool,
-        prompt_tokens: int,
+        accepted: Accepted,
         on_end: Callable[[GenerationResponse], None],
     ) -> None:
         super().__init__()
         self.handle, self._events, self._engine, self._limits = handle, events, engine, limits
-        self._stream, self._prompt_tokens, self._on_end = stream, prompt_tokens, on_end
+        self._stream, self._accepted, self._on_end = stream, accepted, on_end
         self._began = time.monotonic()
         events.on_unread = handle.cancel
 
@@ -325,7 +327,9 @@ class GenerationResponse(Response):
 
     async def _send_lines(self, send: Send) -> None:
         headers = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]
-        headers.append((PROMPT_TOKENS.encode(), str(self._prompt_tokens).encode()))
+        headers.append((PROMPT_TOKENS.encode(), str(self._accepted.prompt_tokens).encode()))
+        if self._accepted.has_no_tools:
+            headers.append((TOOLS_LEFT_OUT.encode(), b"1"))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         more = True
         while more:

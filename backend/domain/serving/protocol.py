@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -38,6 +39,8 @@ TOKENS_PER_BYTE = 0.25
 """Tokens of a prompt per byte, where no tokenizer is at hand and nothing was measured."""
 PROMPT_TOKENS = "x-prompt-tokens"
 """Header of a replica's stream: tokens of the prompt that it accepted."""
+TOOLS_LEFT_OUT = "x-tools-left-out"
+"""Header of a replica's stream: `1` if the network is not offered the request's tools, though it may call one."""
 CONTEXT_EXCEEDED = "context_length_exceeded"
 """Error code (OpenAI's): the prompt leaves no room for a token in the network's context."""
 QUEUE_TIMEOUT = "queue_timeout"
@@ -325,6 +328,14 @@ class ToolCallDelta(_Frozen):
     id: str | None = None
     name: str | None = None
     arguments: str = ""
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A replica's acceptance of a request: tokens of the prompt, and whether the network is not offered its tools."""
+
+    prompt_tokens: int
+    has_no_tools: bool = False
 
 
 class TokenEvent(_Frozen):

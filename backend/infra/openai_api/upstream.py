@@ -19,7 +19,14 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from backend.domain.json_values import JsonObject
 from backend.domain.openai_servers import read_problem, read_retry_after
-from backend.domain.serving.protocol import ANSWER_LIMIT, GenerateRequest, GenerationErrorEvent, GenerationEvent, Task
+from backend.domain.serving.protocol import (
+    ANSWER_LIMIT,
+    Accepted,
+    GenerateRequest,
+    GenerationErrorEvent,
+    GenerationEvent,
+    Task,
+)
 from backend.domain.serving.upstream import Upstream
 from backend.domain.wording import format_bytes
 from backend.errors import Unavailable
@@ -50,7 +57,12 @@ class UpstreamClient:
         self._probed: dict[tuple[str, str], tuple[float, bool]] = {}
 
     async def stream(
-        self, upstream: Upstream, *, name: str, request: GenerateRequest, on_accept: Callable[[int], None] | None = None
+        self,
+        upstream: Upstream,
+        *,
+        name: str,
+        request: GenerateRequest,
+        on_accept: Callable[[Accepted], None] | None = None,
     ) -> AsyncGenerator[GenerationEvent, None]:
         """Yield the events of one generation, as `ReplicaClient.stream` does; `name` is what messages call the server.
 
@@ -104,7 +116,7 @@ class UpstreamClient:
         name: str,
         request: GenerateRequest,
         clock: Clock,
-        on_accept: Callable[[int], None] | None,
+        on_accept: Callable[[Accepted], None] | None,
     ) -> AsyncGenerator[GenerationEvent, None]:
         path, body = to_call(request, model=upstream.model)
         url = upstream.url.removesuffix("/v1") if path == "tokenize" else upstream.url
@@ -120,7 +132,7 @@ class UpstreamClient:
                     problem = await response.content.read(MAX_ERROR_BYTES)
                 raise _refusal(response, problem, name=name, upstream=upstream, task=request.task)
             if on_accept is not None:
-                on_accept(request.estimate_prompt())
+                on_accept(Accepted(request.estimate_prompt()))
             if request.task is not Task.GENERATE or request.echo or response.content_type == "application/json":
                 async with clock.limit(upstream.answer_limit_s):
                     answer = await _read_whole(response, name)

@@ -70,6 +70,34 @@ def test_a_chat_is_answered_with_usage_and_timings(client: openai.OpenAI) -> Non
     assert 0 < answer.model_extra["timings"]["ttft_ms"] < took_ms
 
 
+def test_tools_that_a_model_without_a_chat_template_is_not_offered_are_named(tmp_path: Path) -> None:
+    """They were left out without a word, as if the model had decided against them."""
+    save_checkpoint(tmp_path / "checkpoint", network=make_llama(context=2048), chat_template=None)
+    running = RunningReplica(tmp_path)
+    function = {"name": "look", "parameters": {"type": "object", "properties": {"at": {"enum": ["fox"]}}}}
+    asked: dict[str, Any] = {**GREEDY, "tools": [{"type": "function", "function": function}]}
+    said = (
+        "The model has no chat template, so tool_choice auto offers it no tools; required does.",
+        "x-roundhouse-warning",
+    )
+    with (
+        gateway(MemoryDirectory({"tiny": [ReplicaAddress(id="r1", url=running.url, token=TOKEN)]})) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=120) as client,
+    ):
+        create = client.chat.completions.with_raw_response.create
+        plain = create(**asked)
+        assert plain.headers[said[1]] == said[0]
+        assert plain.parse().model_extra["warnings"] == [said[0]]
+        streamed = create(**asked, stream=True)
+        assert streamed.headers[said[1]] == said[0]
+        assert [one.model_extra["warnings"] for one in streamed.parse() if "warnings" in one.model_extra] == [[said[0]]]
+        for choice in ("required", "none"):
+            other = create(**asked, tool_choice=choice)
+            assert said[1] not in other.headers
+            assert "warnings" not in other.parse().model_extra
+    running.stop()
+
+
 def test_a_streamed_chat_equals_the_complete_answer(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(**GREEDY)
     chunks = list(client.chat.completions.create(**GREEDY, stream=True, stream_options={"include_usage": True}))

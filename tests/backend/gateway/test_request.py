@@ -8,6 +8,7 @@ import pytest
 
 from backend.domain.serving.protocol import (
     UNSTATED_TOKENS,
+    Accepted,
     ChatMessage,
     FinishEvent,
     FinishReason,
@@ -70,7 +71,7 @@ def test_tokens_cost_device_time_here_and_their_price_elsewhere() -> None:
 def test_a_request_that_is_cut_off_counts_its_prompt_and_the_relayed_tokens() -> None:
     exchange = ApiExchange(Identity("1", "m"))
     exchange.replica = ReplicaAddress(id="r", url="", token="", variant="canary", fingerprint="fp_1")
-    exchange.consumed.accept(7)
+    exchange.accept(Accepted(7))
     exchange.note(TokenEvent(text="ab", token_ids=(1, 2), index=0))
     row = exchange.usage_row()
     assert (row.prompt_tokens, row.completion_tokens, row.cached_tokens, row.status) == (7, 2, 0, "aborted")
@@ -78,7 +79,7 @@ def test_a_request_that_is_cut_off_counts_its_prompt_and_the_relayed_tokens() ->
     exchange.finish = FINISH
     exchange.consumed.finish(FINISH)
     assert exchange.usage_row().cached_tokens == 6
-    assert exchange.timings() == {"ttft_ms": None, "tok_per_sec": 20.0}
+    assert exchange.additions() == {"timings": {"ttft_ms": None, "tok_per_sec": 20.0}}
 
 
 def test_tokens_are_expected_from_ids_bytes_and_what_the_answer_may_have() -> None:
