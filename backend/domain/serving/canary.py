@@ -28,10 +28,10 @@ class CanaryRules(BaseModel):
     percent: float = setting(10.0, "Percent of requests", "Share of the requests.", gt=0, le=100)
     step_up: bool = setting(False, "Step up", "Grow by 1, 5, 10, 25, 50, 100 %, then promote.")
     step_minutes: float = setting(
-        5.0, "Minutes of a step", "Least duration of a step.", gt=0, le=10_080, shown=OPTION_ONLY
+        5.0, "Minutes of a step", "Least duration of a step.", gt=0, le=10_080, used=(when("step_up", True),)
     )
     min_requests: int = setting(
-        20, "Requests of a step", "Requests that a step needs.", ge=1, le=1_000_000, shown=OPTION_ONLY
+        20, "Requests of a step", "Requests that a step needs.", ge=1, le=1_000_000, used=(when("step_up", True),)
     )
     abort_error_rate: float | None = setting(
         0.05,
@@ -153,6 +153,25 @@ class CanaryVerdict:
     percent: float
 
 
+def larger_shares(percent: float) -> list[float]:
+    """Return the shares by which a canary grows from a share, in percent."""
+    return [step for step in STEPS if step > percent]
+
+
+def describe_growth(rules: CanaryRules) -> str:
+    """Say by which shares a canary grows from its present one, and what each step needs.
+
+    >>> describe_growth(CanaryRules(percent=40, step_up=True))
+    '40, 50, 100 %, then promoted; each step at least 5 min and 20 requests'
+    """
+    if not rules.step_up:
+        return "constant share"
+    shares = ", ".join(f"{share:g}" for share in (rules.percent, *larger_shares(rules.percent)))
+    needs = f"{rules.step_minutes:g} min and {plural(rules.min_requests, 'request')}"
+    votes = " and better by votes" if rules.step_on_votes else ""
+    return f"{shares} %, then promoted; each step at least {needs}{votes}"
+
+
 def judge_canary(rules: CanaryRules, observed: Observed) -> CanaryVerdict:
     """Return whether a canary is aborted, grows, is promoted or stays as it is.
 
@@ -187,7 +206,7 @@ def judge_canary(rules: CanaryRules, observed: Observed) -> CanaryVerdict:
         return CanaryVerdict("wait", "", rules.percent)
     if rules.step_on_votes and votes != "better":
         return CanaryVerdict("wait", "", rules.percent)
-    larger = [step for step in STEPS if step > rules.percent]
+    larger = larger_shares(rules.percent)
     if not larger:
         return CanaryVerdict("promote", f"{observed.requests} requests at {rules.percent:g} %", 100.0)
     return CanaryVerdict("step", f"{observed.requests} requests at {rules.percent:g} %", larger[0])

@@ -4,12 +4,24 @@ hand or by rules.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import ApiKey, Deployment, Endpoint, Feedback, Job, Replica, ReplicaFailure, Usage
+from backend.db.tables import (
+    ApiKey,
+    Checkpoint,
+    Deployment,
+    Endpoint,
+    Feedback,
+    Job,
+    Replica,
+    ReplicaFailure,
+    Run,
+    Usage,
+)
 from backend.domain.serving.canary import CanaryRules, CanaryVerdict, Observed, Votes, count_paired_votes, judge_canary
 from backend.domain.serving.deployment import DeploymentTraffic
 from backend.domain.serving.engines import EngineName
@@ -24,8 +36,38 @@ from backend.services.serving.deployments import (
 from backend.services.serving.endpoints import EndpointView, find_endpoint, get_endpoint
 from backend.services.serving.feedback import RATED_REQUEST, given_feedback
 from backend.services.serving.rollout import CANARY, STABLE, active_deployments, advance, retire
+from backend.services.training.diagnosis import spoiled_checkpoints
 
 MAX_TIMES = 5000
+
+
+def likely_successor(ctx: Context, checkpoint_id: str, candidates: Sequence[str]) -> str | None:
+    """Return the first candidate that is likely to follow a served checkpoint: of its run, made from it or with its
+    tokenizer, and of no run that diverged; None where there is none.
+    """
+    with ctx.db.read() as session:
+        query = (
+            select(Checkpoint.id, Checkpoint.run_id, Checkpoint.parent_id, Run.tokenizer_id)
+            .outerjoin(Run, Run.id == Checkpoint.run_id)
+            .where(Checkpoint.id.in_([checkpoint_id, *candidates]))
+        )
+        kin = {row.id: row for row in session.execute(query)}
+    served = kin.get(checkpoint_id)
+    if served is None:
+        return None
+    related = [
+        one
+        for one in candidates
+        if one in kin
+        and one != checkpoint_id
+        and (
+            kin[one].parent_id == checkpoint_id
+            or (served.run_id is not None and kin[one].run_id == served.run_id)
+            or (served.tokenizer_id is not None and kin[one].tokenizer_id == served.tokenizer_id)
+        )
+    ]
+    spoiled = spoiled_checkpoints(ctx, related)
+    return next((one for one in related if one not in spoiled), None)
 
 
 def start_canary(
@@ -201,14 +243,14 @@ def read_canary_thumbs(session: Session, canary: Deployment) -> Votes:
     return replace(votes, e_value=mixture_e_value(wins, losses), voter_e_value=evidence, voter_side=leader)
 
 
-def canary_votes(ctx: Context, name: str) -> Votes:
-    """Return the thumbs on an endpoint's canary and its stable revision; none where no canary runs."""
+def observe_canary(ctx: Context, name: str) -> Observed | None:
+    """Return the requests of an endpoint's canary in its present step, and the thumbs; None where no canary runs."""
     with ctx.db.read() as session:
         query = select(Deployment).where(
             Deployment.endpoint_id == find_endpoint(session, name).id, Deployment.stopped_at.is_(None)
         )
         canary = session.scalars(query.where(Deployment.role == CANARY).limit(1)).first()
-        return Votes() if canary is None else read_canary_thumbs(session, canary)
+        return None if canary is None else _observe(session, ctx, canary)
 
 
 def _rated(session: Session, canary: Deployment) -> list[tuple[str, int, str | None]]:

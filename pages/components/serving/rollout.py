@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import cast
 
 import streamlit as st
 
-from backend.domain.serving.canary import CanaryRules
+from backend.domain.serving.canary import CanaryRules, Observed, describe_growth
 from backend.domain.serving.engines import ENGINE_TITLES, EngineName
 from backend.domain.serving.options import MAX_REPLICAS, SLEEP_MINUTES, DeploymentOptions
 from backend.domain.wording import plural
@@ -15,7 +16,13 @@ from backend.services.checkpoints.checkpoints import CheckpointView, list_checkp
 from backend.services.context import Context, Person
 from backend.services.serving.aliases import explain_alias
 from backend.services.serving.autoscaling import change_scaling
-from backend.services.serving.canaries import abort_canary, canary_votes, promote_canary, start_canary
+from backend.services.serving.canaries import (
+    abort_canary,
+    likely_successor,
+    observe_canary,
+    promote_canary,
+    start_canary,
+)
 from backend.services.serving.deployments import (
     missing_engines,
     rollback_endpoint,
@@ -33,6 +40,7 @@ from pages.components.forms import Choices, draw_fields, group_expander, read_fo
 from pages.components.frame import plain, rerun_after, with_code
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
+from pages.components.words import when
 
 
 def draw_options(ctx: Context, drafts: Mapping[str, str]) -> DeploymentOptions:
@@ -145,8 +153,8 @@ def draw_swap(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         if not others:
             st.caption("There is no other checkpoint. Train a model or add a base.")
             return
-        chosen = choose_from(
-            "Checkpoint", label_usable_first(ctx, others.values()), key=f"swap_checkpoint_{endpoint.name}"
+        chosen = choose_successor(
+            ctx, label_usable_first(ctx, others.values()), key=f"swap_checkpoint_{endpoint.name}", endpoint=endpoint
         )
         st.caption("Replicas and options stay; replicas are replaced one by one. Rollback brings this checkpoint back.")
         if chosen and (follows := explain_alias(ctx, endpoint.config.alias, served=others[chosen].name)):
@@ -166,6 +174,13 @@ def label_beside(ctx: Context, checkpoints: Iterable[CheckpointView], *, served:
     return labels | ({} if name is None else {served: f"{name} (serves now)"})
 
 
+def choose_successor(ctx: Context, labels: Mapping[str, str], *, key: str, endpoint: EndpointView) -> str | None:
+    """Draw the choice of a checkpoint beside the served one or in its place: at first a likely one, or none."""
+    likely = likely_successor(ctx, endpoint.checkpoint_id, list(labels))
+    chosen: str | None = choose_from("Checkpoint", labels, key=key, value=likely, placeholder="Choose a checkpoint")
+    return chosen
+
+
 @number_form
 def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the form that starts a canary; nothing while one runs."""
@@ -175,7 +190,7 @@ def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
         checkpoints = label_beside(
             ctx, [*list_checkpoints(ctx, ready=True), *list_upstreams(ctx)], served=endpoint.checkpoint_id
         )
-        chosen = choose_from("Checkpoint", checkpoints, key=f"canary_checkpoint_{endpoint.name}")
+        chosen = choose_successor(ctx, checkpoints, key=f"canary_checkpoint_{endpoint.name}", endpoint=endpoint)
         engine = st.selectbox(
             "Engine",
             list(ENGINE_TITLES),
@@ -217,9 +232,10 @@ def draw_canary(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         st.badge(words, icon=":material/call_split:", color="orange")
         query = {"checkpoint": canary.checkpoint_id}
         row_link(canary.checkpoint_name, page=routes.CHECKPOINTS, query=query, key=f"canary_of_{endpoint.name}")
-        st.caption(plain(_rules(canary)), width="content")
-        if (thumbs := canary_votes(ctx, endpoint.name)).total:
-            st.caption(thumbs.describe(), width="content")
+        observed = observe_canary(ctx, endpoint.name)
+        st.caption(plain(_rules(canary, observed)), width="content")
+        if observed and observed.votes.total:
+            st.caption(observed.votes.describe(), width="content")
         st.space("stretch")
         with st.container(horizontal=True, width="content"):  # wraps as one
             _draw_canary_ends(ctx, person, endpoint, canary)
@@ -243,15 +259,16 @@ def _draw_canary_ends(ctx: Context, person: Person, endpoint: EndpointView, cana
             abort_canary(ctx, endpoint.name, person=person)
 
 
-def _rules(canary: CanaryView) -> str:
+def _rules(canary: CanaryView, observed: Observed | None) -> str:
     rules = canary.traffic
     words = [f"{canary.num_ready} of {plural(canary.num_replicas, 'replica')} ready"]
     if rules.abort_error_rate is not None:
         words.append(f"aborts above {100 * rules.abort_error_rate:g} % errors")
     if rules.abort_p95_s is not None:
         words.append(f"aborts above {rules.abort_p95_s:g} s to the first token (p95)")
-    if rules.step_up:
-        words.append("steps up on votes" if rules.step_on_votes else "steps up")
-    else:
-        words.append("constant share")
+    words.append(describe_growth(rules))
+    if rules.step_up and observed:
+        earliest = (rules.step_at or canary.since) + timedelta(minutes=rules.step_minutes)
+        so_far = f"{observed.requests:,} of {plural(rules.min_requests, 'request')}"
+        words.append(f"next step at {when(earliest)} or later, {so_far} so far")
     return " · ".join(words)

@@ -9,11 +9,11 @@ from backend.services.context import Context, Person
 from backend.services.serving.endpoints import EndpointView, list_endpoints
 from backend.services.serving.shadows import read_shadow, start_shadow, stop_shadow
 from pages.components import routes
-from pages.components.choices import choose_from, choose_one
+from pages.components.choices import choose_one
 from pages.components.frame import plain, rerun_after
 from pages.components.links import row_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
-from pages.components.serving.rollout import label_beside
+from pages.components.serving.rollout import choose_successor, label_beside
 
 OWN, OTHER = "Checkpoint", "Endpoint"
 NOT_COPIED = (
@@ -33,11 +33,12 @@ def draw_shadow_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
         st.caption("Copies of requests are answered a second time and compared. Clients never see these answers.")
         others = [view.name for view in list_endpoints(ctx, include_stopped=False) if view.name != name]
         kind = choose_one("Answered by", [OWN, OTHER] if others else [OWN], default=OWN, key=f"shadow_kind_{name}")
+        chosen: str | None
         if kind == OTHER:
             chosen = st.selectbox("Endpoint", others, key=f"shadow_endpoint_{name}")
         else:
             checkpoints = label_beside(ctx, list_checkpoints(ctx, ready=True), served=endpoint.checkpoint_id)
-            chosen = choose_from("Checkpoint", checkpoints, key=f"shadow_checkpoint_{name}")
+            chosen = choose_successor(ctx, checkpoints, key=f"shadow_checkpoint_{name}", endpoint=endpoint)
         percent = draw_number(st, "Percent of requests", 0.1, 100.0, 10.0, key=f"shadow_percent_{name}", is_whole=False)
         if (
             st.button(

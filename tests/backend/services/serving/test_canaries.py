@@ -8,16 +8,17 @@ from datetime import timedelta
 import pytest
 
 from backend.db.tables import ApiKey, Conversation, Feedback, Message, Usage, User
-from backend.domain.serving.canary import CanaryRules
+from backend.domain.serving.canary import CanaryRules, Votes
 from backend.errors import Conflict, NotAllowed
 from backend.services.context import LOCAL, Context, Person
 from backend.services.people.keys import create_key
 from backend.services.serving import canaries
 from backend.services.serving.canaries import (
     abort_canary,
-    canary_votes,
     change_canary,
     judge_canaries,
+    likely_successor,
+    observe_canary,
     promote_canary,
     start_canary,
 )
@@ -27,7 +28,7 @@ from backend.services.serving.failures import LostRequest, add_failures
 from backend.services.serving.monitoring.traffic import compare_revisions, find_window, read_traffic
 from backend.services.serving.replicas import ready_targets
 from backend.services.serving.usage import UsageRow, add_usage
-from tests.support.scenario import add_rows
+from tests.support.scenario import Scenario, add_rows
 from tests.support.serving.serving_world import ServingWorld
 
 RULES = CanaryRules(percent=10, step_up=True, step_minutes=5)
@@ -51,6 +52,33 @@ def record(scene: ServingWorld, *, requests: int, failures: int = 0) -> None:
         [UsageRow(f"{now}{n}", "tales", None, replica, 3, 4, 100.0, 200.0, "finished", now) for n in range(requests)],
     )
     add_failures(scene.ctx, [LostRequest(f"f{n}", replica, "broken", now) for n in range(failures)])
+
+
+def thumbs(scene: ServingWorld) -> Votes:
+    """Return the thumbs on the canary and its stable revision."""
+    observed = observe_canary(scene.ctx, "tales")
+    assert observed is not None
+    return observed.votes
+
+
+def test_the_requests_of_the_present_step_are_counted_towards_the_next(scene: ServingWorld) -> None:
+    record(scene, requests=7, failures=1)
+    observed = observe_canary(scene.ctx, "tales")
+    assert observed is not None
+    assert (observed.requests, observed.failures) == (8, 1)
+    abort_canary(scene.ctx, "tales", person=LOCAL)
+    assert observe_canary(scene.ctx, "tales") is None
+
+
+def test_a_likely_successor_is_of_the_same_run_made_from_the_served_one_or_with_its_tokenizer(ctx: Context) -> None:
+    scenario = Scenario(ctx)
+    run, twin = scenario.run(name="tales"), scenario.run(name="twin")
+    served, later, alike = (scenario.checkpoint(run=one, step=step) for one, step in ((run, 1), (run, 2), (twin, 1)))
+    base, tuned = scenario.checkpoint("Oak"), scenario.checkpoint("Tuned", parent_id=scenario.checkpoint("Oak"))
+    assert likely_successor(ctx, served, [base, later, alike]) == later
+    assert likely_successor(ctx, served, [base, alike, served]) == alike
+    assert likely_successor(ctx, served, [base, tuned]) is None
+    assert likely_successor(ctx, base, [served, tuned]) == tuned
 
 
 def test_a_canary_gets_its_share_beside_the_stable_replicas(scene: ServingWorld) -> None:
@@ -179,7 +207,7 @@ def rate(scene: ServingWorld, *, role: str, ratings: list[int], prefix: str) -> 
 def test_a_canary_whose_answers_are_liked_less_is_aborted_and_few_votes_decide_nothing(scene: ServingWorld) -> None:
     rate(scene, role="stable", ratings=[1] * 12, prefix="s")
     rate(scene, role="canary", ratings=[-1] * 6 + [1], prefix="c")
-    votes = canary_votes(scene.ctx, "tales")
+    votes = thumbs(scene)
     assert (votes.up, votes.total, votes.stable_up, votes.stable_total, votes.wins, votes.losses) == (
         1,
         7,
@@ -209,7 +237,7 @@ def test_the_first_thumbs_count_where_there_are_too_many(scene: ServingWorld, mo
                 (1, scene.ctx.now()) if is_early else (-1, scene.ctx.now() + timedelta(seconds=9))
             )
             thumb.source, thumb.request_id = "api", f"c{number}"
-    votes = canary_votes(scene.ctx, "tales")
+    votes = thumbs(scene)
     assert (votes.up, votes.total) == (3, 3)
 
 
@@ -220,7 +248,7 @@ def test_thumbs_on_other_endpoints_take_no_room(scene: ServingWorld, monkeypatch
         *(Feedback(source="api", request_id=f"other{n}", rating=1, created_at=scene.ctx.now()) for n in range(5)),
     )
     rate(scene, role="canary", ratings=[-1, -1], prefix="c")
-    assert canary_votes(scene.ctx, "tales").total == 2
+    assert thumbs(scene).total == 2
 
 
 def test_the_voters_are_counted_as_people_and_keys(scene: ServingWorld) -> None:
@@ -233,7 +261,7 @@ def test_the_voters_are_counted_as_people_and_keys(scene: ServingWorld) -> None:
         key_id = session.query(ApiKey.id).scalar()
         for thumb, voter in zip(session.query(Feedback), (people[0].id, people[0].id, people[1].id, None), strict=True):
             thumb.user_id, thumb.key_id = voter, None if voter else key_id
-    votes = canary_votes(scene.ctx, "tales")
+    votes = thumbs(scene)
     assert votes.voters == 3
     assert votes.describe() == "thumbs up on 4 of 4 answers, 0 of 0 of the stable revision, by 3 voters"
 
@@ -254,7 +282,7 @@ def test_two_people_do_not_end_a_canary_however_many_thumbs_they_give(scene: Ser
                 thumb.user_id = people[0].id
             else:
                 thumb.key_id = keys[number % 2].id  # two keys of one account
-    votes = canary_votes(scene.ctx, "tales")
+    votes = thumbs(scene)
     assert (votes.voters, votes.anonymous, votes.e_value > 20, votes.voter_e_value < 1) == (2, 0, True, True)
     judge_canaries(scene.ctx)
     assert get_endpoint(scene.ctx, "tales").canary is not None
@@ -282,5 +310,5 @@ def test_thumbs_on_answers_of_before_a_canary_are_not_its(scene: ServingWorld) -
     with scene.ctx.db.write() as session:
         for request in session.query(Usage).where(Usage.id.in_(["s0", "s1"])):
             request.created_at -= timedelta(hours=1)
-    votes = canary_votes(scene.ctx, "tales")
+    votes = thumbs(scene)
     assert (votes.stable_up, votes.stable_total) == (2, 2)
