@@ -36,6 +36,48 @@ def name_key(name: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", " ".join(name.split())).casefold())
 
 
+LETTERS = str.maketrans(
+    {
+        "ä": "ae",
+        "ö": "oe",
+        "ü": "ue",
+        "ß": "ss",
+        "æ": "ae",
+        "œ": "oe",
+        "ø": "o",
+        "å": "aa",
+        "ł": "l",
+        "đ": "d",
+        "þ": "th",
+    }
+    | {
+        "Ä": "Ae",
+        "Ö": "Oe",
+        "Ü": "Ue",
+        "ẞ": "SS",
+        "Æ": "Ae",
+        "Œ": "Oe",
+        "Ø": "O",
+        "Å": "Aa",
+        "Ł": "L",
+        "Đ": "D",
+        "Þ": "Th",
+    }
+)
+
+
+def as_ascii(text: str) -> str:
+    """Write the Latin letters of a text without marks, umlauts as German does. What is not ASCII then is of another
+    script, or no letter.
+
+    Example:
+        >>> as_ascii("Märchen für Zoë")
+        'Maerchen fuer Zoe'
+    """
+    letters = unicodedata.normalize("NFC", text).translate(LETTERS)
+    return "".join(char for char in unicodedata.normalize("NFKD", letters) if not unicodedata.combining(char))
+
+
 def require_length(text: str, *, what: str, limit: int, field: str) -> str:
     """Return a name that is not too long. Raises InvalidInput with its beginning: cut, it might be another's."""
     if len(text) > limit:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 from itertools import count
 
+from backend.domain.names import as_ascii
 from backend.errors import InvalidInput
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,79}")
@@ -47,13 +48,15 @@ def is_alias_name(name: str) -> bool:
 
 
 def suggest_endpoint_name(checkpoint: str, taken: Collection[str]) -> str:
-    """Return a free endpoint name made of a checkpoint's name.
+    """Return a free endpoint name made of a checkpoint's name, in Latin letters without marks.
 
     >>> suggest_endpoint_name("Village chat · step 1,200", {"village-chat"})
     'village-chat-2'
     """
     base = (
-        re.sub(r"[^a-z0-9._]+", "-", _STEP.sub("", checkpoint).lower()).strip("-._")[:_SUGGESTED_LENGTH].rstrip("-._")
+        re.sub(r"[^a-z0-9._]+", "-", as_ascii(_STEP.sub("", checkpoint)).lower())
+        .strip("-._")[:_SUGGESTED_LENGTH]
+        .rstrip("-._")
         or "endpoint"
     )
     return next(name for number in count(1) if (name := base if number == 1 else f"{base}-{number}") not in taken)

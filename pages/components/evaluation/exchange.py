@@ -8,6 +8,7 @@ from functools import partial
 import streamlit as st
 
 from backend.domain.evaluation.score_text import score_text
+from backend.domain.names import as_ascii
 from backend.services.context import Context, Person
 from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
 from backend.services.evaluation.exports import ExportFormat, board_html, export_evaluation, scores_csv
@@ -29,7 +30,8 @@ IMPORTED = WidgetTable("imported", {"Model": 2.4, "Benchmark": 2.0, "Scores": 3.
 def draw_downloads(ctx: Context, evaluation: EvaluationView) -> None:
     """Draw the downloads of a finished evaluation, made when they are clicked."""
     name = (
-        re.sub(r"[^A-Za-z0-9._-]+", "-", f"{evaluation.checkpoint} {evaluation.benchmark}").strip("-") or "evaluation"
+        re.sub(r"[^A-Za-z0-9._-]+", "-", as_ascii(f"{evaluation.checkpoint} {evaluation.benchmark}")).strip("-")
+        or "evaluation"
     )
     with st.container(horizontal=True):
         for form, label, ending in FORMS:
