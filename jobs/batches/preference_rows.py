@@ -140,7 +140,7 @@ def load_rated(source: TokenSource, split: Split, *, context: int, seed: int) ->
     mismatched = _other_prompts_answers([prompt for prompt, _, _ in answers], seed=seed)
     if mismatched is None:
         if split == "val":
-            source.reporter.log("All answers of the val split share one prompt, so val_loss is not measured.")
+            source.reporter.log("All answers of the validation split share one prompt, so val_loss is not measured.")
             return []
         raise InvalidInput(
             f"All {len(answers):,} answers of the {split} split share one prompt, and kto compares answers with other"

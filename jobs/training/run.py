@@ -87,7 +87,7 @@ def train(ctx: TrainingContext) -> TrainResult:
     utilisation = find_utilisation(model, ctx.config, device=ctx.device, artifacts=ctx.spec.artifacts)
     ctx.reporter.mfu_of_rate = None if utilisation is None else utilisation.of
     if not batches.has_validation:
-        ctx.reporter.log("The dataset has no val split, so val_loss is not measured.")
+        ctx.reporter.log("The dataset has no validation split, so val_loss is not measured.")
     return make_loop(limit_epochs(ctx, batches), batches, model, resume_from=resume_from).run()
 
 

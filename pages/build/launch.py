@@ -20,6 +20,7 @@ from backend.services.data.datasets import resolve_version
 from backend.services.estimates.forecasts import Forecast, forecast
 from backend.services.estimates.sweep_forecast import forecast_sweep
 from backend.services.evaluation.open_suites import SuiteChoice
+from backend.services.training.defaults import suggest_dataset
 from backend.services.training.runs import launch_run
 from backend.services.training.sweeps import launch_sweep
 from backend.services.training.views import RunDetail, run_detail
@@ -71,7 +72,10 @@ def open_form(ctx: Context) -> None:
     if "dataset" in query:
         kind = resolve_version(ctx, query["dataset"], ready=False).kind
         objective = next((one for one, facts in OBJECTIVE_FACTS.items() if kind in facts.datasets), objective)
-    start_form(objective, dataset=query.get("dataset"), architecture=query.get("architecture"), base=base)
+    dataset, architecture = query.get("dataset"), query.get("architecture")
+    if dataset is None and architecture is not None and base is None:
+        dataset = suggest_dataset(ctx, architecture)
+    start_form(objective, dataset=dataset, architecture=architecture, base=base)
 
 
 def prepare_form(ctx: Context, person: Person) -> None:

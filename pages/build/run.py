@@ -30,6 +30,7 @@ from pages.components.training.run import (
     draw_run_actions,
     draw_run_report,
     draw_strip,
+    say_barely_trained,
 )
 
 REFRESH_S = 2.0
@@ -60,6 +61,8 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             st.markdown("**Next:**", width="content")
             draw_next_steps(newest.id, chat_endpoints(ctx), writes=writes_text(run.objective))
+            if barely := say_barely_trained(run, newest.step):
+                st.caption(f":material/info: {barely}", width="content")
     draw_live_findings(ctx, person, run, findings)
     for name, tab in zip(TABS, st.tabs(TABS, key="tab", bind="query-params"), strict=True):
         if tab.open or name in (CURVES, NOTES):  # unsaved notes survive a switch of tabs

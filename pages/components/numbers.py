@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import wraps
+from types import EllipsisType
 from typing import Any, Literal, ParamSpec, TypeVar
 
 import streamlit as st
@@ -108,15 +109,16 @@ def draw_number(
     label: str,
     least: Number | None,
     most: Number | None,
-    value: Number | None = None,
+    value: Number | EllipsisType | None = None,
     *,
     key: str,
     is_whole: bool = True,
     step: Number | None = None,
     **options: Any,
 ) -> Any:
-    """Draw a number field of a `number_form` and return its value. One that can't be used is named below the field, and
-    the nearest that can be is returned, so that the rest of the form can be drawn.
+    """Draw a number field of a `number_form` and return its value; with `...` it holds that of the session state.
+    One that can't be used is named below the field, and the nearest that can be is returned, so that the rest of the
+    form can be drawn.
     """
     with place.container(gap="small", **({"width": options.pop("width")} if "width" in options else {})):
         entered = enter_number(label, value, key=key, is_whole=is_whole, step=step, **options)

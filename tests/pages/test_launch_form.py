@@ -5,8 +5,9 @@ a sweep.
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import select
 
-from backend.db.tables import DatasetVersion
+from backend.db.tables import DatasetVersion, Tokenizer
 from backend.services.context import Context
 from backend.services.jobs.workers import beat
 from pages.components.frame import plain
@@ -181,6 +182,15 @@ def test_an_architecture_selects_its_tokenizer_and_unused_rows_are_reported(site
     page.selectbox(key="launch_architecture").select("pebblewick-1m").run()
     assert page.selectbox(key="launch_tokenizer").value == "pebblewick-bpe-2048"
     assert "has 2,010 tokens and the vocabulary 2,048 entries: 38 embedding rows will stay unused" in words(page)
+
+
+def test_an_architecture_brings_the_text_that_its_tokenizer_was_trained_on(site: Context, scenario: Scenario) -> None:
+    scenario.parts()
+    scenario.dataset("other")
+    assert open_page("build/launch.py", architecture="small").selectbox(key="launch_dataset").value is None
+    with site.db.write() as session:
+        session.scalars(select(Tokenizer)).one().dataset_version_id = scenario.dataset("other")
+    assert shown(open_page("build/launch.py", architecture="small"))["dataset"] == "other@1"
 
 
 def test_the_tokenizer_of_an_architectures_last_run_goes_before_a_larger_one(scenario: Scenario) -> None:

@@ -455,6 +455,18 @@ def test_a_finished_run_leads_to_a_chat(site: Context, scenario: Scenario) -> No
     assert links
 
 
+@pytest.mark.parametrize(("step", "says"), [(1, True), (40, True), (100, False)])
+def test_a_run_of_few_steps_says_so_beside_what_its_model_is_for(
+    site: Context, scenario: Scenario, step: int, says: bool
+) -> None:
+    run = scenario.run(max_steps=1000)
+    taken = claim(site, run)
+    scenario.checkpoint(run=run, step=step)
+    end(site, taken, Status.CANCELLED)
+    said = text_of(open_page("build/run.py", run=run.id))
+    assert (f"Barely trained: step {step} of 1,000." in said) == says
+
+
 def test_a_stopped_run_is_resumed_with_one_click(site: Context, scenario: Scenario) -> None:
     run = scenario.run()
     taken = claim(site, run)
@@ -463,6 +475,7 @@ def test_a_stopped_run_is_resumed_with_one_click(site: Context, scenario: Scenar
     scenario.checkpoint(run=run, step=40)
     end(site, taken, Status.CANCELLED)
     page = open_page("build/run.py", run=run.id)
+    assert "Resume from step 40" not in {menu.proto.popover.label for menu in page.get("popover")}, "it is a button"
     page.button(key="run_resume").click().run()
     assert list_runs(site)[0].status is Status.QUEUED
     assert len(list_jobs(site, queue="train")) == 2

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from backend.db.tables import Checkpoint, Run
+from backend.db.tables import Checkpoint, Run, Tokenizer
 from backend.domain.tokenizers.config import TokenizerConfig
 from backend.services.context import LOCAL, Context
 from backend.services.data.imports import add_rows_dataset
@@ -76,6 +76,13 @@ def test_a_failed_training_gives_the_reason_and_the_remedy(site: Context) -> Non
     assert "too small for a vocabulary of 20,000" in app.error[0].value.replace("\\", "")
     assert "or fewer" in app.error[0].value
     assert "failed" in words(open_page(PAGE))
+
+
+def test_a_vocabulary_smaller_than_requested_says_why(site: Context) -> None:
+    facts = {"asked_vocab_size": 1024}
+    row = Tokenizer(name="few", kind="bpe", vocab_size=614, folder="tokenizers/few", facts=facts)
+    page = open_page("build/tokenizers.py", tokenizer=add_row(site, row))
+    assert "1,024 tokens were requested; the text yields no more than 614." in words(page)
 
 
 def test_any_text_is_shown_in_tokens_as_text(mill: Context) -> None:

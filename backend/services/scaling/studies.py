@@ -107,7 +107,7 @@ def preview_study(ctx: Context, config: StudyConfig) -> StudyPlan:
     resolve_parts(ctx, plan.runs[0].config)
     if inputs.version is not None and inputs.version.is_ready and not inputs.version.val_rows:
         raise InvalidInput(
-            f"{inputs.version.label} has no val split, so there would be no val_loss to fit to.",
+            f"{inputs.version.label} has no validation split, so there would be no val_loss to fit to.",
             remedy="Import it with a validation share.",
             field="dataset",
         )

@@ -90,6 +90,19 @@ def suggest_tokenizer(ctx: Context, architecture: str) -> str | None:
     return max(fitting, key=lambda pair: pair[0])[1] if fitting else None
 
 
+def suggest_dataset(ctx: Context, architecture: str) -> str | None:
+    """Return `name@version` of the text that the default tokenizer of an architecture was trained on; None where that
+    is not known or is no text for pretraining.
+    """
+    try:
+        tokenizer = suggest_tokenizer(ctx, architecture)
+        source = get_tokenizer(ctx, tokenizer).dataset if tokenizer else None
+        version = resolve_version(ctx, source) if source else None
+    except RoundhouseError:
+        return None
+    return version.label if version and version.kind in Objective.PRETRAIN.facts.datasets else None
+
+
 def _with_base(ctx: Context, basis: Basis, base: str) -> Basis:
     try:
         checkpoint = resolve_checkpoint(ctx, base)

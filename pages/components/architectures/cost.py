@@ -11,7 +11,7 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES
 from backend.domain.estimates.architecture_report import describe_architecture
 from backend.domain.estimates.setting import Precision
-from backend.domain.wording import short
+from backend.domain.wording import plural, short
 from pages.components.architectures.figures import parameters_bar
 from pages.components.charts.html import SMALL, figure, legend, swatch
 from pages.components.charts.style import COLORS, MUTED, fade
@@ -95,9 +95,9 @@ def _attention(config: ArchitectureConfig) -> tuple[str, str, str]:
             ATTENTION,
         )
     if groups == heads:
-        kind = f"{heads} heads of {config.head_dim}, keys and values each"
+        kind = f"{heads} heads of {config.head_dim}, multi-head"
     else:
-        kind = f"{heads} heads of {config.head_dim} on {groups} with keys and values"
+        kind = f"{heads} query heads of {config.head_dim} on {plural(groups, 'key/value head')}"
     extras = {
         "qwen3": "queries and keys normed",
         "qwen3_moe": "queries and keys normed",

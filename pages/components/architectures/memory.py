@@ -11,6 +11,9 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.estimates.memory import MAX_MICRO_BATCH, USUAL_DEVICES, largest_micro_batch
 from backend.domain.estimates.prediction import describe_error, describe_source
 from backend.domain.estimates.setting import Precision, TrainingSetting, pretraining_setting
+from backend.domain.scaling.shapes import count_without_embeddings
+from backend.domain.training.defaults import Basis, suggest_values
+from backend.domain.training.objectives import Objective
 from backend.domain.wording import plural
 from backend.services.context import Context
 from backend.services.estimates.measurements import predict_setting
@@ -29,6 +32,7 @@ MOMENTS = {
     "backward": "during the backward pass: activations are freed, gradients appear",
     "update": "at the end of the backward pass: all gradients",
 }
+MICRO_BATCH, SUGGESTED = "architecture_micro_batch", "micro_batch_suggested"
 Shards = Literal["ddp", "fsdp"]
 SHARDINGS: dict[Shards, str] = {"ddp": "Replicated (DDP)", "fsdp": "Sharded (FSDP)"}
 
@@ -68,7 +72,7 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
         draw_metric(
             right,
             "Largest micro-batch",
-            "any" if is_split and fits == MAX_MICRO_BATCH else f"{fits:,}" if fits else "none fits",
+            "no limit" if is_split and fits == MAX_MICRO_BATCH else f"{fits:,}" if fits else "none fits",
             help=f"Sequences in the {size(usable)} of {device.name} available to a run."
             + (" A forward pass takes as many of them as fit the CPU's cache." if is_split else ""),
         )
@@ -89,18 +93,28 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
     st.caption(f"{source[:1].upper()}{source[1:]}. The peak is {MOMENTS[memory.formula.moment]}.{passes}")
 
 
+def _follow_launch_form(config: ArchitectureConfig) -> None:
+    """Let the micro-batch be what the launch form suggests for this network, until someone changes it."""
+    basis = Basis(Objective.PRETRAIN, parameters=count_without_embeddings(config), max_context=config.context)
+    suggested = float(suggest_values(basis)["micro_batch"])
+    if st.session_state.get(MICRO_BATCH) == st.session_state.get(SUGGESTED):
+        st.session_state[MICRO_BATCH] = suggested
+    st.session_state[SUGGESTED] = suggested
+
+
 def _draw_setting(
     config: ArchitectureConfig, device: Device, precision: Precision
 ) -> tuple[int, Callable[[int], TrainingSetting]]:
     """Draw the fields; return the micro-batch and a function that returns the setting with any."""
     grid = st.grid(2, min_column_width=120)
+    _follow_launch_form(config)
     micro_batch = draw_number(
         grid,
         "Micro-batch",
         1,
         MAX_MICRO_BATCH,
-        16,
-        key="architecture_micro_batch",
+        ...,
+        key=MICRO_BATCH,
         help="Sequences per device. A CPU may take fewer per forward pass, which needs less memory.",
     )
     if (st.session_state.get("architecture_length") or 1) > config.context:

@@ -76,8 +76,7 @@ def _draw_facts(tokenizer: TokenizerView) -> None:
     facts = tokenizer.facts
     grid = st.grid(4, min_column_width=150)
     requested, made = facts.asked_vocab_size, tokenizer.vocab_size or 0
-    less = f"The text yields no more; {requested:,} were requested." if requested and requested > made else None
-    draw_metric(grid, "Vocabulary, tokens", f"{made:,}", help=less)
+    draw_metric(grid, "Vocabulary, tokens", f"{made:,}")
     rate = facts.bytes_per_token
     part = "validation split" if facts.measured_on == "val" else "train split"
     draw_metric(
@@ -91,6 +90,8 @@ def _draw_facts(tokenizer: TokenizerView) -> None:
         part = "All rows." if rows == total else f"{rows:,} of {plural(total, 'row')}, sampled evenly."
         draw_metric(grid, "Trained on", size(facts.sample_bytes), help=part)
     draw_metric(grid, "Made", when(tokenizer.created_at))
+    if requested and requested > made:
+        st.caption(f":material/info: {requested:,} tokens were requested; the text yields no more than {made:,}.")
 
 
 def _draw_next(ctx: Context, tokenizer: TokenizerView, source: TokenizerSource) -> None:

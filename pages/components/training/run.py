@@ -10,6 +10,7 @@ from functools import partial
 import streamlit as st
 
 from backend.domain.jobs.states import Status
+from backend.domain.names import as_ascii
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import write_changes
 from backend.domain.training.diagnosis import Finding, breaking_finding, spoils
@@ -193,10 +194,11 @@ def _draw_continuations(ctx: Context, person: Person, detail: RunDetail, *, is_b
             with rerun_after():
                 retry_run(ctx, run.id, person=person)
         return
-    goes_on = step < run.max_steps
-    with st.popover(
-        f"Resume from step {step:,}", icon=":material/play_arrow:", type="primary" if goes_on else "secondary"
-    ):
+    goes_on, label = step < run.max_steps, f"Resume from step {step:,}"
+    if goes_on and st.button(label, key="run_resume", icon=":material/play_arrow:", type="primary"):
+        with rerun_after():
+            resume_run(ctx, run.id, person=person)
+    with st.popover("Resume with other steps" if goes_on else label, icon=":material/play_arrow:"):
         total = draw_number(
             st,
             "Total steps",
@@ -206,7 +208,7 @@ def _draw_continuations(ctx: Context, person: Person, detail: RunDetail, *, is_b
             key="run_more_steps",
             help="The learning rate schedule is stretched to this length.",
         )
-        if st.button("Resume", key="run_resume", type="primary", disabled=bool(wrong_numbers())):
+        if st.button("Resume", key="run_resume_longer", type="primary", disabled=bool(wrong_numbers())):
             with rerun_after():
                 resume_run(ctx, run.id, person=person, max_steps=int(total))
 
@@ -275,6 +277,16 @@ def draw_next_steps(checkpoint_id: str, endpoints: Mapping[str, str], *, writes:
         draw_chat_link(checkpoint_id, endpoints)
     for label, icon, page in NEXT_STEPS if writes else NEXT_STEPS[-1:]:
         page_link(page, label, {_PARAMETER.get(page, "checkpoint"): checkpoint_id}, icon=icon)
+
+
+BARELY = 0.1
+
+
+def say_barely_trained(run: RunView, step: int | None) -> str:
+    """Say that a network that began at random has made few of its run's steps; empty where it has made more."""
+    if run.base_id or step is None or (step > 1 and step >= BARELY * run.max_steps):
+        return ""
+    return f"Barely trained: step {step:,} of {run.max_steps:,}."
 
 
 NEXT_STEPS = (
@@ -379,7 +391,7 @@ FORMS = {"md": "Download Markdown (model card)", "html": "Download HTML"}
 
 def draw_run_report(ctx: Context, run: RunView) -> None:
     """Draw the report and its downloads, which are made when they are clicked."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name).strip("-") or "run"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", as_ascii(run.name)).strip("-") or "run"
     with st.container(horizontal=True):
         for form, label in FORMS.items():
             make = partial(run_report_text, ctx, run.id, form=form)

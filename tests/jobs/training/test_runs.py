@@ -147,7 +147,7 @@ def test_rows_without_a_trained_token_are_counted_and_left_out(rooms: Rooms) -> 
         "refused": 0,
     }
     assert any("2 of 4 train rows have nothing to train on" in line for line in recorder.lines)
-    assert any("no val split" in line for line in recorder.lines)
+    assert any("no validation split" in line for line in recorder.lines)
     write_dataset(rooms.root / "hopeless", train=[endless, question])
     with pytest.raises(InvalidInput, match="None of the 2 train rows"):
         run(rooms.training("sft", run="h", job="h", dataset="hopeless"), Recorder())

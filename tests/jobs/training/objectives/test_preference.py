@@ -193,7 +193,7 @@ def test_unusable_pairs_are_counted_and_left_out(rooms: Rooms) -> None:
         "refused": 0,
     }
     assert any("2 of 4 train pairs have equal sides" in line for line in recorder.lines)
-    assert any("no val split" in line for line in recorder.lines)
+    assert any("no validation split" in line for line in recorder.lines)
     write_dataset(rooms.root / "none", train=[same, endless])
     with pytest.raises(InvalidInput, match="None of the 2 train pairs can be used"):
         run(rooms.training("dpo", run="none", job="none", dataset="none"), Recorder())
