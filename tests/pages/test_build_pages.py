@@ -23,6 +23,7 @@ from backend.domain.jobs.gpu_check import MeasuredSetting
 from backend.domain.jobs.results import ProbeResult
 from backend.domain.tokenizers.config import TokenizerConfig
 from backend.domain.training.config import RunConfig
+from backend.domain.training.objectives import Objective
 from backend.domain.wording import format_bytes, short
 from backend.services.architectures import list_architectures, save_architecture
 from backend.services.checkpoints.bases import add_base
@@ -36,6 +37,8 @@ from backend.services.data.uploads import save_uploads
 from backend.services.estimates.measurements import record_settings
 from backend.services.jobs.devices import list_training_devices
 from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenizer
+from backend.services.training.defaults import suggest_defaults
+from pages.components.architectures.cost import describe_diagram
 from tests.support.data.dataset_world import done, queue_import
 from tests.support.job_work import do_job
 from tests.support.networks.base_folders import save_base
@@ -116,7 +119,7 @@ def test_texts_that_are_cut_for_validation_are_no_rows_in_its_counts(site: Conte
         options=ImportOptions(kind="text"),
         person=LOCAL,
     )
-    assert version.source == "four.txt, one.txt, three.txt and 1 more"
+    assert version.source == "one.txt, two.txt, three.txt and 1 more"
     do_job(site, version.job_id)
     app = open_page("build/datasets.py", dataset=version.dataset_id)
     assert [(metric.label, metric.value) for metric in app.metric][:3] == [
@@ -306,6 +309,25 @@ def test_memory_follows_what_is_trained_and_the_largest_micro_batch_follows_the_
     assert {each.label: each.value for each in app.metric}["Largest micro-batch"] == "none fits"
 
 
+def test_the_micro_batch_begins_as_that_of_a_launch_and_stays_once_it_is_typed(site: Context) -> None:
+    app = open_page("build/architectures.py")
+    for context in (64, 512):
+        app.text_input(key="architecture_context").input(str(context)).run()
+        shape = ArchitectureConfig(context=context)
+        launch = suggest_defaults(site, objective=Objective.PRETRAIN, method="full", dataset=None, architecture=shape)
+        assert app.number_input(key="architecture_micro_batch").value == launch["micro_batch"]
+    app.number_input(key="architecture_micro_batch").set_value(3).run()
+    app.text_input(key="architecture_context").input("64").run()
+    assert app.number_input(key="architecture_micro_batch").value == 3
+
+
+def test_the_diagram_counts_query_and_key_value_heads() -> None:
+    assert "6 query heads of 22 on 2 key/value heads" in describe_diagram(
+        ArchitectureConfig(width=132, num_heads=6, num_kv_heads=2)
+    )
+    assert "4 heads of 32, multi-head" in describe_diagram(ArchitectureConfig(width=128, num_heads=4))
+
+
 def test_memory_is_that_of_a_launch_with_this_network_and_batch(site: Context) -> None:
     shape = ArchitectureConfig(num_layers=5, width=132, num_heads=6, num_kv_heads=2, vocab_size=3001)
     saved = save_architecture(site, name="gqa", config=shape, person=LOCAL)
@@ -320,7 +342,7 @@ def test_memory_is_that_of_a_launch_with_this_network_and_batch(site: Context) -
     assert_sound(app)
     shown = {each.label: each.value for each in app.metric}
     assert shown["Peak"] == format_bytes(estimate_memory(setting).total)
-    assert shown["Largest micro-batch"] == "any"
+    assert shown["Largest micro-batch"] == "no limit"
     assert "A forward pass takes 4 of the 12 sequences" in words(app)
     measured = MeasuredSetting(
         config=run,
@@ -471,15 +493,16 @@ def test_columns_of_nested_objects_are_offered_by_their_path_with_json_as_their_
     assert [row["Source column"] for row in cells(app)] == ["ticket.body.question", "ticket.body.answer"]
 
 
-def test_two_files_are_named_as_the_one_previewed_and_another(site: Context) -> None:
+def test_two_files_keep_their_order_and_their_own_names(site: Context) -> None:
     app = open_page("build/datasets.py", **{"import": "1"})
     files = app.file_uploader(key="import_file")
-    for name in ("sherlock.txt", "shakespeare.txt"):
+    for name in ("sherlock (1; ü).txt", "shakespeare.txt"):
         files = files.upload(name, b"Elementary. " * 40, "text/plain")
     files.run()
     (name,) = [field for field in app.text_input if str(field.key).startswith("import_name_")]
-    assert name.value == "shakespeare and 1 more"
-    assert "The preview shows shakespeare.txt." in plain_words(app)
+    assert name.value == "sherlock (1; ü) and 1 more"
+    assert "The preview shows sherlock (1; ü).txt." in plain_words(app)
+    assert "First rows of sherlock (1; ü).txt" in plain_words(app)
 
 
 def test_a_file_in_another_encoding_gets_a_suggestion_and_columns_of_its_own(site: Context) -> None:

@@ -16,6 +16,7 @@ from backend.infra.files.saved import saved_splits
 from backend.infra.hub.datasets import find_hub_dataset
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.data_folder import local_source
+from backend.services.data.uploads import uploaded_name
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def name_source(ctx: Context, source: ImportSource) -> str:
     folder = ctx.artifacts.path(source.upload) if source.upload else None
     if folder is None or not folder.is_dir():
         return source.label
-    return list_first(sorted(file.name for file in folder.iterdir()), MAX_NAMED)
+    return list_first([uploaded_name(name) for name in sorted(file.name for file in folder.iterdir())], MAX_NAMED)
 
 
 MAX_NAMED = 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -37,11 +36,14 @@ def save_upload(ctx: Context, file: BinaryIO, *, name: str, person: Person) -> s
     Unavailable if the disk is too full.
     """
     with _new_folder(ctx, person) as folder:
-        return ctx.artifacts.relative(_stream(ctx, file, name, folder))
+        path = folder / _safe_name(name)
+        _stream(ctx, file, name, path)
+        return ctx.artifacts.relative(path)
 
 
 def save_uploads(ctx: Context, files: Sequence[tuple[str, BinaryIO]], *, person: Person) -> str:
-    """Stream named files into `uploads/` and return their stored path: of one the file, of several their folder.
+    """Stream named files into `uploads/` and return their stored path: of one the file, of several their folder, where
+    their names (`stored_names`) keep their order.
 
     Raises what `save_upload` raises.
     """
@@ -51,10 +53,8 @@ def save_uploads(ctx: Context, files: Sequence[tuple[str, BinaryIO]], *, person:
     with _new_folder(ctx, person) as folder:
         inside = folder / "uploaded files"
         inside.mkdir()
-        for name, file in files:
-            names = itertools.chain([name], (f"{number}-{name}" for number in itertools.count(2)))
-            free = next(each for each in names if not (inside / _safe_name(each)).exists())
-            _stream(ctx, file, free, inside)
+        for (name, file), stored in zip(files, stored_names([name for name, _ in files]), strict=True):
+            _stream(ctx, file, name, inside / stored)
         return ctx.artifacts.relative(inside)
 
 
@@ -70,8 +70,7 @@ def _new_folder(ctx: Context, person: Person) -> Iterator[Path]:
         raise
 
 
-def _stream(ctx: Context, file: BinaryIO, name: str, folder: Path) -> Path:
-    path = folder / _safe_name(name)
+def _stream(ctx: Context, file: BinaryIO, name: str, path: Path) -> None:
     written = 0
     with path.open("wb") as out:
         while chunk := file.read(CHUNK_BYTES):
@@ -86,7 +85,26 @@ def _stream(ctx: Context, file: BinaryIO, name: str, folder: Path) -> Path:
             out.write(chunk)
     if not written:
         raise InvalidInput(f"{name} is empty.", field="file")
-    return path
+
+
+def stored_names(names: Sequence[str]) -> list[str]:
+    """Return the names under which uploaded files are stored: numbered where theirs would change their order, or are
+    equal. Raises InvalidInput for an ending that can't be read.
+    """
+    safe = [_safe_name(name) for name in names]
+    if safe == sorted(set(safe)):
+        return safe
+    digits = len(str(len(safe)))
+    return [f"{number:0{digits}} {name}" for number, name in enumerate(safe, start=1)]
+
+
+def uploaded_name(stored: str) -> str:
+    """Return a stored name without the number of its file.
+
+    >>> uploaded_name("02 tales.csv")
+    'tales.csv'
+    """
+    return stored.rpartition(" ")[2]
 
 
 def _safe_name(name: str) -> str:

@@ -118,6 +118,11 @@ def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastIm
         if (head.field in ("encoding", "file") or encoding) and _is_text(chosen.source.label):
             _draw_encoding(key, picked)
         return None
+    head = replace(
+        head,
+        name=chosen.own_names.get(head.name, head.name),
+        others=tuple((chosen.own_names.get(name, name), rows) for name, rows in head.others),
+    )
     if head.foreign:
         likely = f", perhaps {head.likely_encoding}," if head.likely_encoding else ""
         st.warning(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 import streamlit as st
@@ -20,7 +20,7 @@ from backend.services.context import Context, Person
 from backend.services.data.data_folder import DataEntry, browse_data_folder, data_file, search_data_folder
 from backend.services.data.imports import PastImport
 from backend.services.data.sources import HubDatasetView, ImportSource, list_saved_splits, look_up_hub_dataset
-from backend.services.data.uploads import save_upload, save_uploads
+from backend.services.data.uploads import save_upload, save_uploads, stored_names
 from pages.components import routes
 from pages.components.choices import choose_from, choose_one
 from pages.components.frame import plain, show_error
@@ -40,12 +40,15 @@ ENDINGS = [ending.lstrip(".") for ending in (*SUFFIXES, *PACKINGS)]
 
 @dataclass(frozen=True)
 class Chosen:
-    """A source with a proposed name and a unique key. `shown_error`: an error that the page already shows."""
+    """A source with a proposed name and a unique key. `shown_error`: an error that the page already shows. `own_names`:
+    names of uploaded files, by those under which they are stored.
+    """
 
     source: ImportSource
     name: str
     key: str
     shown_error: str = ""
+    own_names: Mapping[str, str] = field(default_factory=dict)
 
 
 def choose_source(ctx: Context, person: Person, past: PastImport | None) -> Chosen | None:
@@ -82,7 +85,6 @@ def _choose_upload(ctx: Context, person: Person) -> Chosen | None:
     )
     if not files:
         return None
-    files = sorted(files, key=lambda file: file.name)  # the order of their rows; the first is previewed, and names all
     stored = _keep(
         ctx,
         " ".join(file.file_id for file in files),
@@ -94,7 +96,9 @@ def _choose_upload(ctx: Context, person: Person) -> Chosen | None:
     name = propose_name(_stem(files[0].name))
     if name and len(files) > 1:
         name += f" and {len(files) - 1} more"
-    return Chosen(ImportSource(upload=stored, split=split), name, f"{stored} {split}")
+    names = [file.name for file in files]
+    own_names = dict(zip(stored_names(names), names, strict=True))
+    return Chosen(ImportSource(upload=stored, split=split), name, f"{stored} {split}", own_names=own_names)
 
 
 def _choose_pasted(ctx: Context, person: Person) -> Chosen | None:

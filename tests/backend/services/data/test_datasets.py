@@ -42,7 +42,7 @@ from backend.services.data.imports import (
 )
 from backend.services.data.preview import SourcePreview, preview_head, preview_rows, read_rejected
 from backend.services.data.sources import ImportSource, read_source_head
-from backend.services.data.uploads import save_upload, save_uploads
+from backend.services.data.uploads import save_upload, save_uploads, stored_names
 from backend.services.data.views import VersionView
 from backend.services.jobs.claims import claim_job
 from tests.support.data.dataset_world import done, queue_import
@@ -397,6 +397,18 @@ def test_several_uploads_become_one_dataset_also_of_one_name(ctx: Context) -> No
     do_job(ctx, version.job_id)
     done = resolve_version(ctx, "several")
     assert done.train_rows + done.val_rows == len(ALPACA)
+
+
+def test_uploads_stay_in_the_order_in_which_they_were_chosen(ctx: Context) -> None:
+    names = ["second.txt", "an “odd” name.txt", "second.txt"]
+    stored = save_uploads(ctx, [(name, io.BytesIO(b"%d" % n)) for n, name in enumerate(names)], person=LOCAL)
+    files = sorted(ctx.artifacts.path(stored).iterdir())
+    assert [file.read_bytes() for file in files] == [b"0", b"1", b"2"]
+    assert [file.name for file in files] == stored_names(names)
+    version = import_dataset(
+        ctx, name="odd", source=ImportSource(upload=stored), options=ImportOptions(kind="text"), person=LOCAL
+    )
+    assert version.source == "second.txt, an-odd-name.txt, second.txt"
 
 
 def test_no_upload_of_several_takes_the_place_of_another(ctx: Context) -> None:
