@@ -355,4 +355,4 @@ def _finish(ctx: Context, run: RunView, *, wait: bool, warnings: Sequence[Launch
     data = describe_detail(ctx, run_detail(ctx, run.id)) if wait else describe_run(run)
     if warnings:
         data["warnings"] = [warning.model_dump(mode="json") for warning in warnings]
-    emit(data, text=f"{run.name} ({run.id}) is {status_word(run.status)}. {run.line}.")
+    emit(data, text=f"{run.name}: {run.line[:1].lower()}{run.line[1:]}.")

@@ -53,6 +53,11 @@ def test_a_recipe_becomes_a_queued_run(ctx: Context, tmp_path: Path) -> None:
     assert get_run(ctx, answer["run"]).name == "by hand"
 
 
+def test_a_launched_run_is_named_and_its_state_said_once(ctx: Context, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    assert roundhouse("run", "launch", str(tmp_path / "recipe.yaml")).stdout == "by hand: next in the queue.\n"
+
+
 def test_launching_twice_with_one_key_is_one_run(ctx: Context, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     answers = [
