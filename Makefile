@@ -158,7 +158,7 @@ $(CURDIR)/.venv-vllm/bin/vllm:
 	@touch $@
 
 # SGLang for CPUs: beside a vLLM, whose rotation and normalisation it takes, and without its own requirements, which are a
-# GPU's; these are what it imports.
+# GPU's; these are what it imports. Of two, vLLM asks for another version, as pip says; its part here loads with either.
 SGLANG_IMPORTS := compressed-tensors==0.18.0 gguf==0.19.0 ipython kernels==0.14.1 orjson pandas scipy soundfile==0.13.1 \
   timm==1.0.25 torchao==0.18.0 torchvision==0.28.0+cpu xgrammar==0.2.7 zstandard
 $(CURDIR)/.venv-sglang/bin/sglang:

@@ -66,8 +66,7 @@ def likely_successor(ctx: Context, checkpoint_id: str, candidates: Sequence[str]
             or (served.tokenizer_id is not None and kin[one].tokenizer_id == served.tokenizer_id)
         )
     ]
-    spoiled = spoiled_checkpoints(ctx, related)
-    return next((one for one in related if one not in spoiled), None)
+    return next((one for one in related if not spoiled_checkpoints(ctx, [one])), None)
 
 
 def start_canary(
