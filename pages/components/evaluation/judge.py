@@ -222,7 +222,7 @@ def _choose_judge(ctx: Context, *, judged: Sequence[Author]) -> Judge | None:
         if ctx.policy.judge_url is None:
             st.caption(
                 "To judge by a model behind another API, connect its server under Serve > Endpoints and choose it under"
-                " Endpoint, or set ROUNDHOUSE_JUDGE_URL. An API of Evaluated endpoints is measured alone."
+                " Endpoint, or set ROUNDHOUSE_JUDGE_URL. An API among Evaluated endpoints judges as a task's metric."
             )
             return None
         name = st.text_input("Model", key="judge_model").strip()
