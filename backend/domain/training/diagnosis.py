@@ -26,6 +26,7 @@ from backend.domain.wording import format_number, percent
 Floats = npt.NDArray[np.float64]
 
 MAX_POINTS = 4000
+MEDIANS_AT_ONCE = 256
 MAX_VOCABULARY = 2**18
 """Largest vocabulary in use, assumed for a run whose own is not known."""
 WORSE_SHARE = 1.25
@@ -537,7 +538,12 @@ def _rolling_median(values: Floats, width: int) -> Floats:
     """Return the median of `width` (odd) values about each; at the borders, of the border's window."""
     width = min(width | 1, len(values) - (len(values) + 1) % 2)
     windows = np.lib.stride_tricks.sliding_window_view(values, width)
-    middle = np.median(windows, axis=1)
+    middle = np.concatenate(  # a part at a time: a median copies its windows, 20 MB of a long curve's
+        [
+            np.median(windows[start : start + MEDIANS_AT_ONCE], axis=1)
+            for start in range(0, len(windows), MEDIANS_AT_ONCE)
+        ]
+    )
     return np.concatenate([np.full(width // 2, middle[0]), middle, np.full(width // 2, middle[-1])])
 
 
