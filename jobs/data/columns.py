@@ -178,10 +178,10 @@ class _Block:
         between = pyarrow.array(["\n\n", ""]).take(pyarrow.array(empty.view(np.uint8)))
         return compute.binary_join_element_wise(prompt, between, extra, "")
 
-    def require_filled(self, field: str) -> None:
-        """Raise _NotPlain if the field is mapped and a row has no value."""
-        column = self._column(field)
-        if field in self._plan.columns and (column is None or column.null_count):
+    def require_prompts(self) -> None:
+        """Raise _NotPlain if prompts are mapped and a row has none."""
+        column = self._column("prompt")
+        if "prompt" in self._plan.columns and (column is None or column.null_count):
             raise _NotPlain
 
     def require_no_system(self) -> None:
@@ -373,7 +373,7 @@ def _pairs(first: pyarrow.Array, second: pyarrow.Array) -> pyarrow.Array:
 def _preference(block: _Block) -> dict[str, object]:
     block.require_no_system()
     if block.is_turns("chosen") and block.is_turns("rejected"):
-        block.require_filled("prompt")
+        block.require_prompts()
         return _compared_turns(block.messages("chosen"), block.messages("rejected"))
     prompt, chosen, rejected = block.prompt(), block.text("chosen"), block.text("rejected")
     for texts in (prompt, chosen, rejected):

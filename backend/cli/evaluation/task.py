@@ -77,7 +77,7 @@ def check(
         "prompts": [prompt_data(prompt) for prompt in preview.prompts],
     }
     head = f"{task.shown_title} on {version.label}: {preview.scored:,} of {preview.rows:,} rows are scored."
-    emit(data, text="\n\n".join([head, *map(prompt_text, preview.prompts)]))
+    emit(data, text="\n\n".join([head, *map(_lines, preview.prompts)]))
 
 
 @app.command("save")
@@ -155,7 +155,7 @@ def prompt_data(prompt: Rendered) -> dict[str, object]:
     }
 
 
-def prompt_text(prompt: Rendered) -> str:
+def _lines(prompt: Rendered) -> str:
     """Return a rendered item as lines: what stands before the answer, then what is scored, the right ones marked."""
     lines = [prompt.context]
     for at, (context, continuation) in enumerate(prompt.pairs()):

@@ -10,12 +10,12 @@ import numpy as np
 from backend.domain.scaling.isoflop import Profile
 from backend.domain.scaling.laws import (
     FLOPS_PER_PARAMETER_TOKEN,
-    LEVEL,
     ScalingLaw,
     effective_tokens,
     optimal_parameters,
     stretch_draws,
 )
+from backend.domain.statistics.quantiles import LEVEL
 
 NUM_POINTS = 60
 SPREAD = 16.0

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from backend.domain.attributes import attributes_of
 from backend.domain.statistics.estimates import Estimate
+from backend.domain.statistics.quantiles import LEVEL
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
 
@@ -26,7 +27,6 @@ FloatArray = NDArray[np.float64]
 
 FLOPS_PER_PARAMETER_TOKEN = 6.0  # two forward, four backward: Kaplan et al. 2020 (arXiv 2001.08361), section 2.1
 NUM_DRAWS = 500
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,6 @@ def resample_difference(
     *,
     clusters: Sequence[Hashable] | None = None,
     num_resamples: int = 1000,
-    seed: int = 0,
 ) -> Resampled:
     """Resample a corpus metric's difference, second minus first, from parts of the same items, resampled together."""
     before, after = np.atleast_2d(np.asarray(first, float).T).T, np.atleast_2d(np.asarray(second, float).T).T
@@ -146,7 +145,6 @@ def resample_difference(
         lambda sums: statistic(sums[:, width:]) - statistic(sums[:, :width]),
         clusters=clusters,
         num_resamples=num_resamples,
-        seed=seed,
     )
 
 

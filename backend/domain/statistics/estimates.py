@@ -226,18 +226,14 @@ def _exp(nats: float) -> float:
     return math.exp(nats) if nats < _MAX_NATS else math.inf
 
 
-def perplexity_estimate(
-    nlls: ArrayLike, num_tokens: ArrayLike, *, clusters: Clusters | None = None, level: float = 0.95
-) -> Estimate:
+def perplexity_estimate(nlls: ArrayLike, num_tokens: ArrayLike, *, clusters: Clusters | None = None) -> Estimate:
     """Token perplexity from each document's summed negative log-likelihood (nats) and its number of scored tokens."""
-    return ratio_estimate(nlls, num_tokens, clusters=clusters, level=level, scale="exp")
+    return ratio_estimate(nlls, num_tokens, clusters=clusters, scale="exp")
 
 
-def bits_per_byte_estimate(
-    nlls: ArrayLike, num_bytes: ArrayLike, *, clusters: Clusters | None = None, level: float = 0.95
-) -> Estimate:
+def bits_per_byte_estimate(nlls: ArrayLike, num_bytes: ArrayLike, *, clusters: Clusters | None = None) -> Estimate:
     """Bits per UTF-8 byte from each document's summed negative log-likelihood (nats); comparable between tokenizers."""
-    return ratio_estimate(finite_scores(nlls) / math.log(2), num_bytes, clusters=clusters, level=level)
+    return ratio_estimate(finite_scores(nlls) / math.log(2), num_bytes, clusters=clusters)
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:

@@ -19,8 +19,11 @@ from functools import lru_cache
 import numpy as np
 import scipy
 
+from backend.domain.statistics.quantiles import LEVEL
 from backend.errors import InvalidInput
 
+POWER = 0.8
+DIFFERENCES = (0.01, 0.02, 0.05)
 PLANNED_DISCORDANCE = 0.3
 """Share of items on which two checkpoints differ, until it was measured: unlike checkpoints of 40 to 80 % accuracy
 differ on 25 to 35 %.
@@ -51,30 +54,28 @@ class PowerPlan:
 
 
 def plan_power(
-    n: int,
-    *,
-    discordance: float | None = None,
-    measured_pairs: int = 0,
-    design_effect: float = 1.0,
-    level: float = 0.95,
-    power: float = 0.8,
-    differences: tuple[float, ...] = (0.01, 0.02, 0.05),
+    n: int, *, discordance: float | None = None, measured_pairs: int = 0, design_effect: float = 1.0
 ) -> PowerPlan:
     """Plan the paired comparison of 0/1 scores on `n` items; `discordance` None takes `PLANNED_DISCORDANCE`."""
     share = PLANNED_DISCORDANCE if discordance is None else discordance
-    detectable = detectable_difference(n, discordance=share, design_effect=design_effect, level=level, power=power)
-    items_for = tuple(
-        (difference, items_needed(difference, discordance=share, design_effect=design_effect, level=level, power=power))
-        for difference in differences
-        if difference <= share
-    )
     return PowerPlan(
-        n, detectable, share, measured_pairs if discordance is not None else 0, design_effect, level, power, items_for
+        n,
+        detectable_difference(n, discordance=share, design_effect=design_effect),
+        share,
+        measured_pairs if discordance is not None else 0,
+        design_effect,
+        LEVEL,
+        POWER,
+        tuple(
+            (difference, items_needed(difference, discordance=share, design_effect=design_effect))
+            for difference in DIFFERENCES
+            if difference <= share
+        ),
     )
 
 
 def detectable_difference(
-    n: int, *, discordance: float, design_effect: float = 1.0, level: float = 0.95, power: float = 0.8
+    n: int, *, discordance: float, design_effect: float = 1.0, level: float = LEVEL, power: float = POWER
 ) -> float | None:
     """Return the smallest true difference of two accuracies that `n` shared items find with this power.
 
@@ -102,8 +103,8 @@ def items_needed(
     *,
     discordance: float,
     design_effect: float = 1.0,
-    level: float = 0.95,
-    power: float = 0.8,
+    level: float = LEVEL,
+    power: float = POWER,
     margin: float = 0.0,
 ) -> int:
     """Return the items on which a true difference of two accuracies is found with this power.
@@ -147,7 +148,7 @@ def power_of(
     *,
     discordance: float,
     design_effect: float = 1.0,
-    level: float = 0.95,
+    level: float = LEVEL,
     margin: float = 0.0,
 ) -> float:
     """Return the chance that `n` shared items show a true difference above -`margin`, one way of a two-sided test."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 LEVEL = 0.95
+"""Level of every interval that states no other."""
 MIN_VALUES = 10
 """Values a group needs for the interval of a difference of medians."""
 

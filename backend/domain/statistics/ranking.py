@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from backend.domain.statistics.estimates import FloatArray, cluster_codes
+from backend.domain.statistics.quantiles import LEVEL
 from backend.errors import InvalidInput
 
 Float32Array = NDArray[np.float32]
@@ -52,7 +53,6 @@ def rank_jointly(
     *,
     clusters: Sequence[Hashable] | None = None,
     lower_is_better: bool = False,
-    level: float = 0.95,
     num_draws: int = DRAWS,
     seed: int = 0,
 ) -> JointRanking:
@@ -63,7 +63,7 @@ def rank_jointly(
     are: with two checkpoints and 0/1 scores that is exact McNemar. First place is tested by steps down (Romano and Wolf
     2005, JASA 100, 94-108): the statistic of a checkpoint is the largest lead that any other has on it; those denied
     leave the set whose largest statistic sets the bar. The chance that any of the truly best is denied is at most 1 -
-    level. Rank intervals come from the pairs that differ by the largest of all (Al Mohamad, Goeman and van Zwet 2022,
+    LEVEL. Rank intervals come from the pairs that differ by the largest of all (Al Mohamad, Goeman and van Zwet 2022,
     Biometrika 109, 703-720). Raises InvalidInput for fewer than two checkpoints or items.
     """
     table = np.asarray(scores, dtype=np.float64)
@@ -81,7 +81,7 @@ def rank_jointly(
     worst = _largest_leads(flipped, spread)
     return JointRanking(
         _step_down(leads.max(axis=1), worst),
-        *_rank_intervals(leads, worst.max(axis=1), level=level),
+        *_rank_intervals(leads, worst.max(axis=1)),
         n=len(table),
         clusters=None if clusters is None else len(units),
         num_draws=num_draws,
@@ -137,10 +137,8 @@ def _step_down(observed: FloatArray, worst: Float32Array) -> tuple[float, ...]:
     return tuple(float(p) if observed[i] > 0 else 1.0 for i, p in enumerate(adjusted))
 
 
-def _rank_intervals(
-    leads: FloatArray, largest: Float32Array, *, level: float
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    bar = np.sort(largest)[int(np.ceil(level * (len(largest) + 1))) - 1]
+def _rank_intervals(leads: FloatArray, largest: Float32Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    bar = np.sort(largest)[int(np.ceil(LEVEL * (len(largest) + 1))) - 1]
     ahead = leads > bar + ROUNDING
     low, high = 1 + ahead.sum(axis=1), len(leads) - ahead.sum(axis=0)
     return tuple(int(rank) for rank in low), tuple(int(rank) for rank in high)

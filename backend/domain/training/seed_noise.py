@@ -8,7 +8,8 @@ from statistics import mean, stdev
 
 import scipy
 
-LEVEL = 0.95
+from backend.domain.statistics.quantiles import LEVEL
+
 MIN_SEEDS = 3
 """Seeds for a reliable interval: with two, the standard deviation has one degree of freedom."""
 

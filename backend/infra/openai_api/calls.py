@@ -221,7 +221,7 @@ def ask_token(upstream: Upstream) -> float:
     else:
         body["prompt"] = "Hi"
     began = time.monotonic()
-    client = _client_of(upstream, timeout_s=CHECK_S)
+    client = _client_of(upstream)
     try:
         has_choice = bool(client.call(path, body, attempts=1).get("choices"))
     except CallFailed as error:
@@ -239,7 +239,7 @@ def ask_token(upstream: Upstream) -> float:
 def ask_context(upstream: Upstream) -> int | None:
     """Return the context length that a server states of a model in `/models`; None where it states none."""
     try:
-        client = _client_of(upstream, timeout_s=CHECK_S)
+        client = _client_of(upstream)
         try:
             entries = client.list_models()["data"]
         finally:
@@ -252,8 +252,8 @@ def ask_context(upstream: Upstream) -> int | None:
     return next((value for value in stated if isinstance(value, int) and value > 0), None)
 
 
-def _client_of(upstream: Upstream, *, timeout_s: float) -> ApiClient:
+def _client_of(upstream: Upstream) -> ApiClient:
     key = read_key(key_env=upstream.key_env, key_file=upstream.key_file)
     return ApiClient(
-        upstream.url, model=upstream.model, key=key, name=upstream.host, timeout_s=timeout_s, uses_proxy=False
+        upstream.url, model=upstream.model, key=key, name=upstream.host, timeout_s=CHECK_S, uses_proxy=False
     )

@@ -20,6 +20,7 @@ from backend.domain.evaluation.config import is_score_lower_better, unlike_setti
 from backend.domain.jobs.states import Status, status_word
 from backend.domain.statistics.estimates import Estimate, FloatArray
 from backend.domain.statistics.paired import PairedComparison, paired_difference, paired_macro
+from backend.domain.statistics.quantiles import LEVEL
 from backend.domain.statistics.ranking import rank_jointly
 from backend.errors import Conflict
 from backend.services.context import Context
@@ -27,7 +28,6 @@ from backend.services.evaluation.evaluations import EvaluationView, ScoreView, g
 from backend.services.evaluation.packed_items import ItemValues, read_item_values
 from backend.services.evaluation.pairing import (
     CORPUS_SIZE,
-    LEVEL,
     Pairing,
     item_metric,
     pair_items,

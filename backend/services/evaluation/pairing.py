@@ -14,12 +14,12 @@ from backend.domain.evaluation.safety.probes import BY_RULE
 from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
 from backend.domain.evaluation.safety.task_scores import UNCLEAR
 from backend.domain.statistics.paired import PairedComparison, paired_difference, paired_macro, paired_ratio
+from backend.domain.statistics.quantiles import LEVEL
 from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
 from backend.services.evaluation.packed_items import packed_key, read_item_values
 
-LEVEL = 0.95
 Pairing = Callable[[float], PairedComparison]
 """A comparison as a function of its level."""
 Values = Mapping[int, dict[str, float]]

@@ -55,12 +55,12 @@ def give_feedback(
             )
 
 
-def thumbs_of(session: Session, source: Source, source_ids: Collection[str]) -> dict[str, int]:
-    """Return the thumbs on answers by their ids."""
+def thumbs_of(session: Session, message_ids: Collection[str]) -> dict[str, int]:
+    """Return the thumbs on the playground's answers by their ids."""
     query = select(Feedback.request_id, Feedback.rating).where(
-        Feedback.source == source, Feedback.request_id.in_(source_ids)
+        Feedback.source == "playground", Feedback.request_id.in_(message_ids)
     )
-    return {source_id: rating for source_id, rating in session.execute(query) if rating is not None}
+    return {message_id: rating for message_id, rating in session.execute(query) if rating is not None}
 
 
 def given_feedback(*columns: Any) -> Select[Any]:

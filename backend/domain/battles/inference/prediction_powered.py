@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from backend.domain.battles.votes import POINTS_OF_A, Label, VoteRecord
 from backend.domain.statistics.estimates import Estimate, finite_scores, mean_estimate, student_quantile
+from backend.domain.statistics.quantiles import LEVEL
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
 
@@ -43,9 +44,7 @@ class AssistedShare:
     votes_saved: float
 
 
-def assisted_mean(
-    scores: ArrayLike, predictions: ArrayLike, more_predictions: ArrayLike, *, level: float = 0.95
-) -> AssistedShare:
+def assisted_mean(scores: ArrayLike, predictions: ArrayLike, more_predictions: ArrayLike) -> AssistedShare:
     """Average `scores` with the help of `predictions` of the same units and `more_predictions` of units without a
     score.
 
@@ -64,7 +63,7 @@ def assisted_mean(
             remedy=f"Collect votes on {MIN_PROMPTS} judged prompts.",
             field="votes",
         )
-    alone = mean_estimate(y, level=level)
+    alone = mean_estimate(y)
     weight = _weight(y, f, more)
     varying = f.std() > 0 and y.std() > 0
     variance = float((y - weight * f).var(ddof=2 if weight else 1)) / len(y)
@@ -72,10 +71,8 @@ def assisted_mean(
         variance += weight**2 * float(more.var(ddof=1)) / len(more)
     value = float(y.mean()) + (weight * float(more.mean() - f.mean()) if weight else 0.0)
     stderr = math.sqrt(variance)
-    margin = student_quantile(level, df=len(y) - (2 if weight else 1)) * stderr
-    method = (
-        f"prediction-powered, {len(y)} with votes and {len(more)} with verdicts alone, {percent(level, digits=None)}"
-    )
+    margin = student_quantile(LEVEL, df=len(y) - (2 if weight else 1)) * stderr
+    method = f"prediction-powered, {len(y)} with votes and {len(more)} with verdicts alone, {percent(LEVEL)}"
     share = Estimate(value, stderr, max(0.0, value - margin), min(1.0, value + margin), len(y), method)
     return AssistedShare(
         share=share,
@@ -88,9 +85,7 @@ def assisted_mean(
     )
 
 
-def assisted_share(
-    votes: Iterable[VoteRecord], first: str, second: str, *, judge: str, level: float = 0.95
-) -> AssistedShare:
+def assisted_share(votes: Iterable[VoteRecord], first: str, second: str, *, judge: str) -> AssistedShare:
     """Estimate the share of `first` against `second` on the average prompt, from raters' votes and the verdicts of the
     rater `judge`.
 
@@ -112,7 +107,6 @@ def assisted_share(
         [float(np.mean(people[prompt])) for prompt in both] or [0.5],
         [float(np.mean(verdicts[prompt])) for prompt in both] or [0.5],
         [float(np.mean(points)) for prompt, points in verdicts.items() if prompt not in people],
-        level=level,
     )
 
 

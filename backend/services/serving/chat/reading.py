@@ -130,7 +130,7 @@ def view_chat(
     return ChatView(
         conversation=conversation,
         turns=tuple(turns),
-        thumbs=thumbs_of(session, "playground", [message.id for message in messages if message.role == Role.ASSISTANT]),
+        thumbs=thumbs_of(session, [message.id for message in messages if message.role == Role.ASSISTANT]),
         use=use,
         context=min((fact.context for fact in facts.values() if fact.context), default=None),
         first_sent=_first_sent(line, use.left_out),
