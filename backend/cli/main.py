@@ -20,7 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "worker": ("backend.cli.up", "Serve queues on this machine."),
     "doctor": (
         "backend.cli.doctor",
-        "Check Python, packages, disk, ports, broker, database, devices, sign-in and the compiled library.",
+        "Check Python, packages, disk, ports, broker, database, files, alerts, devices, sign-in, compiled library.",
     ),
     "generate": ("backend.cli.generate", "Complete a prompt with a checkpoint."),
     "export": (
