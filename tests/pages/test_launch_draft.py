@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.db.tables import Checkpoint
+from backend.db.tables import Checkpoint, Run
 from backend.domain.architectures.published import PUBLISHED
 from backend.domain.training.config import parse_run_config
 from backend.services.context import LOCAL, Context
@@ -206,6 +206,20 @@ def test_preferences_on_a_base_that_never_saw_a_conversation_are_asked_about(
         session.add(Checkpoint(name="oak", origin="added", folder="checkpoints/oak", parameters=1_000_000, facts=facts))
     Scenario(site).dataset("pairs", kind="preference")
     page = open_page("build/launch.py", base="oak", dataset="pairs")
+    page.selectbox(key="launch_objective").select("dpo").run()
+    assert ("has not been trained on conversations" in words(page)) == warns
+
+
+@pytest.mark.parametrize(("objective", "warns"), [("pretrain", True), ("sft", False)])
+def test_preferences_on_a_run_of_plain_text_are_asked_about(site: Context, objective: str, warns: bool) -> None:
+    """A checkpoint of a run holds no fact of a chat template: what it learned says whether it chats."""
+    scenario = Scenario(site)
+    run = scenario.run(name="text")
+    with site.db.write() as session:
+        session.get_one(Run, run.id).objective = objective
+    base = scenario.checkpoint(run=run, step=1, facts={"context": 512, "vocab_size": 1024}, parameters=1_000_000)
+    scenario.dataset("pairs", kind="preference")
+    page = open_page("build/launch.py", base=base, dataset="pairs")
     page.selectbox(key="launch_objective").select("dpo").run()
     assert ("has not been trained on conversations" in words(page)) == warns
 

@@ -22,6 +22,7 @@ from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import values_affecting
 from backend.domain.training.launch_warnings import LaunchFacts, LaunchWarning, warnings_of
+from backend.domain.training.objectives import chats
 from backend.domain.training.traits import Effect
 from backend.domain.wording import format_epochs
 from backend.errors import RoundhouseError
@@ -188,9 +189,15 @@ def _facts(
 
 
 def _chats(parts: RunParts) -> bool | None:
-    """Return whether the base has a chat template; None without a base, and for one of which that was not stored."""
-    facts = parts.base.facts if parts.base else None
-    return facts.has_chat_template if facts is not None and "has_chat_template" in facts.model_fields_set else None
+    """Return whether the base has learned to chat: by its run's objective, else by its chat template; None without a
+    base, and for one of which neither is known.
+    """
+    if parts.base is None:
+        return None
+    if parts.base.objective is not None:
+        return chats(parts.base.objective)
+    facts = parts.base.facts
+    return facts.has_chat_template if "has_chat_template" in facts.model_fields_set else None
 
 
 def queue_position(ctx: Context, config: RunConfig, workers: Sequence[WorkerView]) -> QueuePosition:
