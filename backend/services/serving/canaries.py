@@ -36,7 +36,6 @@ from backend.services.serving.deployments import (
 from backend.services.serving.endpoints import EndpointView, find_endpoint, get_endpoint
 from backend.services.serving.feedback import RATED_REQUEST, given_feedback
 from backend.services.serving.rollout import CANARY, STABLE, active_deployments, advance, retire
-from backend.services.training.diagnosis import spoiled_checkpoints
 
 MAX_TIMES = 5000
 
@@ -45,6 +44,9 @@ def likely_successor(ctx: Context, checkpoint_id: str, candidates: Sequence[str]
     """Return the first candidate that is likely to follow a served checkpoint: of its run, made from it or with its
     tokenizer, and of no run that diverged; None where there is none.
     """
+    # NumPy is imported for a form's suggestion alone: the command line's other work needs none.
+    from backend.services.training.diagnosis import spoiled_checkpoints
+
     with ctx.db.read() as session:
         query = (
             select(Checkpoint.id, Checkpoint.run_id, Checkpoint.parent_id, Run.tokenizer_id)
