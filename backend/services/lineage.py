@@ -33,7 +33,14 @@ from backend.services.battles.views import count_votes
 from backend.services.checkpoints.checkpoints import get_checkpoint, resolve_checkpoint
 from backend.services.context import Context
 from backend.services.data.versions import merged_id
-from backend.services.serving.aliases import REJECT, promotion_view
+from backend.services.serving.aliases import (
+    PROMOTE,
+    REJECT,
+    ROLLBACK,
+    decisions_on,
+    promotion_view,
+    standing_promotions,
+)
 from backend.services.serving.endpoints import find_endpoint
 
 MAX_NODES = 150
@@ -176,6 +183,7 @@ class _Walk:
         ).one_or_none()
         if newest is not None:
             self._link(node, self._promotion(newest), "moved by")
+            self._standing(newest, node, "promoted by")
         if row.checkpoint_id is not None:
             self._link(node, self.checkpoint(self.session.get_one(Checkpoint, row.checkpoint_id)), "holds")
         return node
@@ -197,7 +205,7 @@ class _Walk:
             self._link(
                 node, self._campaign(self.session.get_one(Campaign, row.campaign_id), origin=False), "verdict of"
             )
-        elif row.decision != REJECT:
+        elif row.decision == PROMOTE:
             self.gaps.append(f"The decision on {decision.alias} names no campaign, so no votes support it.")
         return node
 
@@ -235,10 +243,18 @@ class _Walk:
             newest.setdefault(decision.alias_id, decision)
         for decision in newest.values():
             holder = self.session.get_one(Alias, decision.alias_id).checkpoint_id
-            label = "rejected by" if decision.decision == REJECT else "promoted by"
-            if label == "promoted by" and holder != row.id:
-                label = "once promoted by"
-            self._link(node, self._promotion(decision), label)
+            once = "" if holder == row.id else "once "
+            label = {PROMOTE: f"{once}promoted by", ROLLBACK: f"{once}restored by", REJECT: "rejected by"}
+            self._link(node, self._promotion(decision), label[decision.decision])
+            self._standing(decision, node, label[PROMOTE])
+
+    def _standing(self, decision: Promotion, node: str, label: str) -> None:
+        """Link the promotion that a rollback went back to, if it was not taken back itself."""
+        if decision.decision == ROLLBACK:
+            standing, _ = standing_promotions(decisions_on(self.session, decision.alias_id))
+            promoted = next((row for row in reversed(standing) if row.checkpoint_id == decision.checkpoint_id), None)
+            if promoted is not None:
+                self._link(node, self._promotion(promoted), label)
 
     def _evaluations(self, row: Checkpoint, node: str, *, is_first: bool) -> None:
         query = (

@@ -31,10 +31,15 @@ def draw_confirmed(
     icon: str = "delete",
     disabled: bool = False,
     type: Literal["secondary", "tertiary"] = "tertiary",
+    reason_key: str = "",
 ) -> None:
-    """Draw the button; its popover shows the consequence, as Markdown, and one that acts and draws the page again."""
+    """Draw the button; its popover shows the consequence, as Markdown, and one that acts and draws the page again.
+    With `reason_key` it has a field for a reason, which may stay empty, of this key.
+    """
     with st.popover(label, icon=f":material/{icon}:", key=f"ask_{key}", disabled=disabled, type=type):
         st.markdown(consequence)
+        if reason_key:
+            st.text_input("Reason", key=reason_key, help="Optional; stored with the decision.")
         _draw_act(label, act, key=key, disabled=disabled)
 
 

@@ -470,8 +470,14 @@ def test_a_checkpoint_is_promoted_on_a_page_with_all_that_speaks_for_and_against
     assert "tales@production goes from Elm back to Oak, which held it before." in plain_words(app)
     back = app.button(key=f"rollback_{get_alias(site, 'tales@production').id}_{oak}")
     assert back.label == "Roll back to Oak"
+    assert "It was promoted" in plain_words(app)
+    alias_id = get_alias(site, "tales@production").id
+    app.text_input(key=f"rollback_reason_{alias_id}_{oak}").set_value("a regression").run()
     back.click().run()
     assert_sound(app)
+    assert get_alias(site, "tales@production").history[0].reason == "a regression"
+    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Train")
+    assert "promoted, rolled back" in plain_words(app), "a promotion that no longer holds looked as one that does"
     assert get_alias(site, "tales@production").checkpoint_id == oak, (
         "a promotion could be taken back on Endpoints alone"
     )

@@ -75,7 +75,8 @@ def _decision(view: PromotionView) -> str:
     word = "against the evidence" if view.evidence.speaks_against else "without evidence that decides"
     against = f"\n    {word}: {' '.join(view.against)}" if view.against and view.decision == "promote" else ""
     reason = f": {view.reason}" if view.reason else ""
+    end = f"\n    rolled back {view.rolled_back_at:%Y-%m-%d %H:%M}" if view.rolled_back_at else ""
     return (
         f"{view.created_at:%Y-%m-%d %H:%M} {view.decision:<8} {view.alias} {view.checkpoint}{before} by"
-        f" {view.by}{reason}{against}"
+        f" {view.by}{reason}{against}{end}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,7 +21,9 @@ PROMOTE, REJECT, ROLLBACK = "promote", "reject", "rollback"
 
 @dataclass(frozen=True)
 class PromotionView:
-    """A decision on an alias. `evidence` holds verdict and gates then, and `against`: why not."""
+    """A decision on an alias. `evidence` holds verdict and gates then, and `against`: why not. `rolled_back_at` is when
+    a promotion was taken back.
+    """
 
     id: str
     alias: str
@@ -36,6 +38,7 @@ class PromotionView:
     evidence: PromotionEvidence
     by: str
     created_at: datetime
+    rolled_back_at: datetime | None = None
 
     @property
     def against(self) -> tuple[str, ...]:
@@ -101,20 +104,24 @@ def find_alias(session: Session, name: str) -> Alias:
     return find_named(session, Alias, name, what="alias", remedy=remedy)
 
 
-def holders(session: Session, alias: Alias) -> list[str]:
-    """Return the checkpoints that rollbacks go back through, the present one last: promotions push, rollbacks pop."""
-    stack: list[str] = []
-    rows = session.execute(
-        select(Promotion.decision, Promotion.checkpoint_id)
-        .where(Promotion.alias_id == alias.id)
-        .order_by(Promotion.created_at, Promotion.id)
-    )
-    for decision, checkpoint_id in rows:
-        if decision == PROMOTE:
-            stack.append(checkpoint_id)
-        elif decision == ROLLBACK and stack:
-            stack.pop()
-    return stack
+def standing_promotions(decisions: Iterable[Promotion]) -> tuple[list[Promotion], dict[str, datetime]]:
+    """Return the promotions of an alias's decisions, oldest first, that rollbacks go back through, the present one last
+    (promotions push, rollbacks pop), and when each other one was taken back, by its id.
+    """
+    standing: list[Promotion] = []
+    taken_back: dict[str, datetime] = {}
+    for row in decisions:
+        if row.decision == PROMOTE:
+            standing.append(row)
+        elif row.decision == ROLLBACK and standing:
+            taken_back[standing.pop().id] = row.created_at
+    return standing, taken_back
+
+
+def decisions_on(session: Session, alias_id: str) -> list[Promotion]:
+    """Return every decision on an alias, oldest first."""
+    rows = select(Promotion).where(Promotion.alias_id == alias_id)
+    return list(session.scalars(rows.order_by(Promotion.created_at, Promotion.id)))
 
 
 def following_endpoints(session: Session, alias: str) -> list[tuple[str, int, DeploymentConfig, str]]:
@@ -133,13 +140,9 @@ def following_endpoints(session: Session, alias: str) -> list[tuple[str, int, De
 
 def alias_view(session: Session, alias: Alias) -> AliasView:
     """Copy an alias and what refers to it into a view that outlives the session."""
-    stack = holders(session, alias)
-    rollback_id = stack[-2] if len(stack) > 1 else None
-    rows = session.scalars(
-        select(Promotion)
-        .where(Promotion.alias_id == alias.id)
-        .order_by(Promotion.created_at.desc(), Promotion.id.desc())
-    )
+    decisions = decisions_on(session, alias.id)
+    standing, taken_back = standing_promotions(decisions)
+    rollback_id = standing[-2].checkpoint_id if len(standing) > 1 else None
     followers = {row[0]: row[3] for row in following_endpoints(session, alias.name)}
     return view_of(
         AliasView,
@@ -153,11 +156,16 @@ def alias_view(session: Session, alias: Alias) -> AliasView:
             for name, served in followers.items()
             if served != alias.checkpoint_id
         },
-        history=tuple(promotion_view(session, row, alias.name) for row in rows),
+        history=tuple(
+            promotion_view(session, row, alias.name, rolled_back_at=taken_back.get(row.id))
+            for row in reversed(decisions)
+        ),
     )
 
 
-def promotion_view(session: Session, row: Promotion, alias: str) -> PromotionView:
+def promotion_view(
+    session: Session, row: Promotion, alias: str, *, rolled_back_at: datetime | None = None
+) -> PromotionView:
     """Copy a decision and the names that it refers to."""
     campaign = session.get(Campaign, row.campaign_id) if row.campaign_id else None
     user = session.get(User, row.created_by) if row.created_by else None
@@ -169,6 +177,7 @@ def promotion_view(session: Session, row: Promotion, alias: str) -> PromotionVie
         previous=_checkpoint(session, row.previous_id),
         campaign=campaign.name if campaign else None,
         by=user.name if user else "this machine",
+        rolled_back_at=rolled_back_at,
     )
 
 

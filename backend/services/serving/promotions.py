@@ -26,10 +26,11 @@ from backend.services.serving.aliases import (
     ROLLBACK,
     AliasView,
     PromotionView,
+    decisions_on,
     find_alias,
     following_endpoints,
-    holders,
     promotion_view,
+    standing_promotions,
 )
 from backend.services.serving.deployments import deploy, refuse_undeployable
 
@@ -160,13 +161,13 @@ def rollback(ctx: Context, alias: str, *, person: Person, reason: str = "") -> P
     require_builder(person)
     with ctx.db.read() as session:
         row = find_alias(session, alias)
-        stack, held = holders(session, row), row.checkpoint_id
-    if len(stack) < 2:
+        standing, held = standing_promotions(decisions_on(session, row.id))[0], row.checkpoint_id
+    if len(standing) < 2:
         raise Conflict(
             f"No other checkpoint held {alias} before, so there is nothing to go back to.",
             remedy="Promote another checkpoint.",
         )
-    subject = resolve_checkpoint(ctx, stack[-2])
+    subject = resolve_checkpoint(ctx, standing[-2].checkpoint_id)
     return _move(
         ctx,
         ROLLBACK,
@@ -201,6 +202,7 @@ def describe_promotion(view: PromotionView) -> dict[str, object]:
         "evidence": view.evidence.dump(),
         "by": view.by,
         "at": view.created_at.isoformat(),
+        "rolled_back_at": view.rolled_back_at.isoformat() if view.rolled_back_at else None,
     }
 
 

@@ -398,20 +398,30 @@ def draw_alias_rollback(ctx: Context, person: Person, alias: AliasView) -> None:
     if not person.may_build or not alias.rollback:
         return
     effect = f"{alias.name} goes from {alias.checkpoint} back to {alias.rollback}, which held it before."
+    restored = next(
+        row
+        for row in alias.history
+        if (row.decision, row.checkpoint_id, row.rolled_back_at) == ("promote", alias.rollback_id, None)
+    )
+    effect += f" It was promoted {when(restored.created_at)}{_on_evidence(restored)}."
     if alias.endpoints:
         effect += f" Deployed again with it, replica by replica: {', '.join(alias.endpoints)}."
+    reason_key = f"rollback_reason_{alias.id}_{alias.rollback_id}"
     draw_confirmed(
         plain(f"Roll back to {alias.rollback}"),
         plain(effect),
-        lambda: rollback(ctx, alias.name, person=person),
+        lambda: rollback(ctx, alias.name, person=person, reason=st.session_state.get(reason_key, "")),
         key=f"rollback_{alias.id}_{alias.rollback_id}",
         icon="undo",
+        reason_key=reason_key,
     )
 
 
 def draw_decision(row: PromotionView) -> None:
     """Draw one decision: what moved where, by whom, when, why, and whether the evidence supported it."""
     word, color, icon = ICONS[row.decision]
+    if row.rolled_back_at:
+        word, color = f"promoted, rolled back {when(row.rolled_back_at)}", "gray"
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.badge(word, color=color, icon=f":material/{icon}:")  # type: ignore[arg-type]
         row_link(
@@ -424,5 +434,11 @@ def draw_decision(row: PromotionView) -> None:
     if verdict and verdict.sentence not in doubts:
         st.caption(plain(verdict.sentence))
     if doubts:
-        word = "Against the evidence" if row.evidence.speaks_against else "Without evidence that decides"
-        st.caption(f":material/warning: {word}: {plain(' '.join(doubts))}")
+        st.caption(f":material/warning: {_on_evidence(row).strip().capitalize()}: {plain(' '.join(doubts))}")
+
+
+def _on_evidence(row: PromotionView) -> str:
+    """Return how a promotion stands to its evidence, with a space before it; empty where the evidence supports it."""
+    if not row.against:
+        return ""
+    return " against the evidence" if row.evidence.speaks_against else " without evidence that decides"

@@ -208,4 +208,27 @@ def test_a_checkpoint_shows_decisions_without_votes_and_those_that_no_longer_hol
         name: [edge.label for edge in lineage_of_checkpoint(ctx, name).edges if edge.source.startswith("promotion")]
         for name in ("Oak", "Elm", "Fir")
     }
-    assert labels == {"Oak": ["promoted by"], "Elm": ["once promoted by"], "Fir": ["rejected by"]}
+    assert labels == {"Oak": ["restored by", "promoted by"], "Elm": ["once promoted by"], "Fir": ["rejected by"]}
+
+
+def test_after_a_rollback_lineage_and_card_name_the_promotion_that_it_went_back_to(
+    ctx: Context, scenario: Scenario
+) -> None:
+    """The rollback alone was named, and not the decision that the checkpoint rests on."""
+    campaign = scenario.campaign(num_prompts=8, dataset_rows=40)
+    scenario.votes(campaign, "Elm")
+    promoted = promote(ctx, "Elm", alias=ALIAS, campaign_id=campaign.id, reason="all the same", person=LOCAL)
+    deploy(ctx, checkpoint_id=promoted.checkpoint_id, name="tales", alias=ALIAS, person=LOCAL)
+    promote(ctx, "Oak", alias=ALIAS, reason="the next", person=LOCAL)
+    rollback(ctx, ALIAS, reason="a regression", person=LOCAL)
+    lineage = lineage_of(ctx, "tales")
+    decisions = [dict(node.facts) for node in lineage.nodes if node.kind == "promotion"]
+    assert [(facts["Decision"], facts["Reason"]) for facts in decisions] == [
+        ("rollback", "a regression"),
+        ("promote", "all the same"),
+    ]
+    assert {("alias", "moved by", "promotion"), ("alias", "promoted by", "promotion")} <= chain(lineage)
+    assert not [gap for gap in lineage.gaps if "names no campaign" in gap], "a rollback needs no votes"
+    lines = [line for line in card_lines(ctx, promoted.checkpoint_id) if line.startswith("decision ")]
+    assert [line.split("decision ")[2].split(",")[0] for line in lines] == ["rollback", "promote"]
+    assert "evidence decides nothing" in lines[1]

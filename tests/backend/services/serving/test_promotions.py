@@ -158,7 +158,16 @@ def test_rollback_goes_back_one_promotion_at_a_time(ctx: Context, scenario: Scen
         rollback(ctx, ALIAS, person=LOCAL)
     promote(ctx, "Cedar", alias=ALIAS, reason="the first", person=LOCAL)
     assert rollback(ctx, ALIAS, person=LOCAL).checkpoint == "Ash"
-    assert len(get_alias(ctx, ALIAS).history) == 7
+    history = get_alias(ctx, ALIAS).history
+    assert [(row.decision, row.checkpoint, row.rolled_back_at is not None) for row in history] == [
+        ("rollback", "Ash", False),
+        ("promote", "Cedar", True),
+        ("rollback", "Ash", False),
+        ("rollback", "Birch", False),
+        ("promote", "Cedar", True),
+        ("promote", "Birch", True),
+        ("promote", "Ash", False),
+    ]
 
 
 def test_a_rejection_is_recorded_and_moves_nothing(ctx: Context) -> None:
