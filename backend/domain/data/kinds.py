@@ -90,7 +90,7 @@ KINDS: dict[str, str] = {
     DatasetKind.KTO: "Prompts with one answer each, labelled good or bad.",
     DatasetKind.BENCHMARK: "Questions with choices or with reference answers.",
     DatasetKind.PROMPTS: "Prompts without answers, for battles.",
-    DatasetKind.RECORDS: "Rows as they are, for an evaluation by a task.",
+    DatasetKind.RECORDS: "Rows as they are, for evaluations by a task and prompts with categories.",
 }
 """One sentence about each kind, as forms and cards show it."""
 
@@ -110,5 +110,6 @@ PROMPT_KINDS = (
     DatasetKind.BENCHMARK,
     DatasetKind.PREFERENCE,
     DatasetKind.KTO,
+    DatasetKind.RECORDS,
 )
-"""Kinds whose rows hold a prompt."""
+"""Kinds whose rows hold a prompt, those of records where a column is called so."""

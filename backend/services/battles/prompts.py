@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
@@ -19,9 +19,14 @@ from backend.domain.battles.campaign import (
     prompt_messages,
     with_system,
 )
-from backend.domain.data.kinds import PROMPT_KINDS
+from backend.domain.data.kinds import PROMPT_KINDS, DatasetKind
+from backend.domain.data.rows.display import displayable
+from backend.domain.data.rows.mapping import apply_mapping
+from backend.domain.data.rows.problem import RowProblem
+from backend.domain.data.rows.records import RECORD, file_row
 from backend.domain.data.versions.provenance import VotesProvenance
 from backend.domain.names import require_length
+from backend.domain.wording import plural
 from backend.errors import InvalidInput
 from backend.infra.files.parquet import read_row_page
 from backend.services.battles.contestants import Entry
@@ -29,6 +34,8 @@ from backend.services.context import Context
 from backend.services.data.views import VersionView
 
 MAX_ROWS = 100_000
+PROMPT_COLUMNS = ("prompt", "question", "instruction")
+"""Columns that hold the prompt of a row of kind records; the first that is not empty is used."""
 T = TypeVar("T")
 
 
@@ -50,29 +57,39 @@ def draw_from(
     """
     trained = trained_on(ctx, version, checkpoint_ids)
     with_train = config.allow_train or not trained.names
-    prompts = [
-        prompt
-        for digest, prompt in _read(
-            ctx, version, config, until=config.num_prompts + len(trained.prompts), with_train=with_train
-        ).items()
-        if config.allow_train or digest not in trained.prompts
-    ]
-    if len(prompts) < config.num_prompts and not config.allow_train:
-        where = "" if with_train else "The validation split of "
-        reason = f": “{trained.names[0]}” trained on its other rows" if trained.names else ""
+    until = config.num_prompts + len(trained.prompts)
+    distinct, num_repeated = _read(ctx, version, config, until=until, with_train=with_train)
+    prompts = [prompt for digest, prompt in distinct.items() if config.allow_train or digest not in trained.prompts]
+    if not distinct and with_train:
+        columns = " In kind records it stands in a column prompt, question or instruction."
         raise InvalidInput(
-            f"{where}“{version.label}” has {len(prompts)} held-out prompts, and {config.num_prompts} are"
-            f" needed{reason}.",
-            remedy=(
-                f"Use {len(prompts)} prompts, choose another dataset, or allow training rows (allow_train)."
-                if prompts
-                else "Choose another dataset, or allow training rows (allow_train)."
-            ),
-            field="num_prompts",
+            f"No row of “{version.label}” holds a prompt.{columns if version.kind == DatasetKind.RECORDS else ''}",
+            remedy="Choose another dataset.",
+            field="dataset",
         )
-    if not prompts:
+    if len(prompts) < config.num_prompts and not config.allow_train:
+        num_learned = len(distinct) - len(prompts)
+        reasons = [
+            *([f"“{trained.names[0]}” trained on its other rows"] if not with_train else []),
+            *([f"a contestant learned from votes on {num_learned:,} others"] if num_learned else []),
+            *(
+                [f"{plural(num_repeated, 'row')} repeat{'s' * (num_repeated == 1)} another's text"]
+                if num_repeated
+                else []
+            ),
+        ]
+        cures = [
+            *([f"use {plural(len(prompts), 'prompt')}"] if prompts else []),
+            "choose another dataset",
+            *(["turn on “Allow training rows” (`allow_train`)"] if not with_train or num_learned else []),
+        ]
+        remedy = f"{', '.join(cures[:-1])} or {cures[-1]}." if len(cures) > 1 else f"{cures[0]}."
         raise InvalidInput(
-            f"No row of “{version.label}” holds a prompt.", remedy="Choose another dataset.", field="dataset"
+            f"{'' if with_train else 'The validation split of '}“{version.label}” has {len(prompts):,} distinct"
+            f" held-out prompts, and {config.num_prompts:,} are needed"
+            f"{': ' if reasons else ''}{', and '.join(reasons)}.",
+            remedy=f"{remedy[0].upper()}{remedy[1:]}",
+            field="num_prompts",
         )
     return sample_prompts(prompts, num=config.num_prompts, seed=config.seed)
 
@@ -130,7 +147,7 @@ def read_held_out_prompts(
     Raises InvalidInput if its rows have no prompts.
     """
     trained = trained_on(ctx, version, checkpoint_ids)
-    prompts = _read(ctx, version, config, until=MAX_ROWS, with_train=config.allow_train or not trained.names)
+    prompts, _ = _read(ctx, version, config, until=MAX_ROWS, with_train=config.allow_train or not trained.names)
     return [prompt for digest, prompt in prompts.items() if config.allow_train or digest not in trained.prompts]
 
 
@@ -151,8 +168,10 @@ def prompts_of_entries(entries: Sequence[Entry], config: CampaignConfig) -> list
 
 def _read(
     ctx: Context, version: VersionView, config: CampaignConfig, *, until: int, with_train: bool
-) -> dict[str, DrawnPrompt]:
-    """Return the prompts by their hash; the training split only if validation has fewer than `until`."""
+) -> tuple[dict[str, DrawnPrompt], int]:
+    """Return the prompts by their hash, and how many rows repeat another's; the training split is read only if
+    validation has fewer than `until`.
+    """
     if version.kind not in PROMPT_KINDS or version.folder is None:
         raise InvalidInput(
             f"“{version.dataset}” is a dataset of kind {version.kind}, whose rows have no prompts.",
@@ -160,25 +179,49 @@ def _read(
             field="dataset",
         )
     prompts: dict[str, DrawnPrompt] = {}
+    num_rows = 0
     for split in ("val", "train") if with_train else ("val",):
         for row in read_row_page(ctx.artifacts.path(version.folder), split=split, limit=MAX_ROWS):
-            messages = prompt_messages(row)
+            messages = _messages(row, version.kind)
             if messages is None:
                 continue
+            num_rows += 1
             messages = with_system(messages, config.system)
             prompts.setdefault(content_hash(messages), DrawnPrompt(messages, _category(row, config.category_column)))
         if len(prompts) >= until:
             break
-    return prompts
+    return prompts, num_rows - len(prompts)
 
 
-def _category(row: dict[str, object], column: str) -> str:
+def _messages(row: Mapping[str, object], kind: str) -> Messages | None:
+    """Return a row's prompt, for a row as its file has it as an import of kind prompts reads it; None without one."""
+    if kind != DatasetKind.RECORDS:
+        return prompt_messages(row)
+    source = file_row(row)
+    column = next((name for name in PROMPT_COLUMNS if source.get(name)), None)
+    if column is None:
+        return None
+    mapping = {column: "prompt", **({"input": "input"} if column == "instruction" and "input" in source else {})}
+    try:
+        return prompt_messages(apply_mapping(source, kind=DatasetKind.PROMPTS, mapping=mapping))
+    except RowProblem:
+        return None
+
+
+def _category(row: Mapping[str, object], column: str) -> str:
     if not column:
         return ""
-    if column not in row:
+    columns = {**row, **file_row(row)}
+    columns.pop(RECORD, None)
+    if column not in columns:
         raise InvalidInput(
-            f"The dataset has no column {column!r}.", remedy=f"It has {', '.join(row)}.", field="category_column"
+            f"The dataset has no column {column!r}. It has {', '.join(map(displayable, columns))}.",
+            remedy=(
+                f"If its file has a column {column!r}, import it again as kind records, which keeps every column, and"
+                " choose that dataset."
+            ),
+            field="category_column",
         )
-    category = str(row[column] or "")
+    category = displayable(str(columns[column] or ""))
     what = f"In the column {column!r} the category"
     return require_length(category, what=what, limit=LONGEST_CATEGORY, field="category_column")

@@ -22,6 +22,7 @@ from pages.components.choices import by_identity, choose_from
 from pages.components.form_drafts import draw_restored, forget_form, keep_form, restore_form
 from pages.components.forms import draw_fields, draw_refusal, group_expander, refusals_marked
 from pages.components.frame import empty_state, errors_shown, no_checkpoint_state, plain
+from pages.components.links import page_link
 from pages.components.numbers import form_button, number_form
 
 FORM = "campaign"
@@ -141,6 +142,9 @@ def draw_prompts(labels: list[str], datasets: dict[str, tuple[str, int]]) -> tup
         key="campaign_dataset",
         place=left,
     )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption("Prompts of your own: paste them or upload a file, kind prompts, one a line.", width="content")
+        page_link(routes.DATASETS, "Import a dataset", {"import": "1"})
     values = draw_fields(CampaignConfig, only=("num_prompts",), key="campaign", place=right)
     values |= draw_fields(CampaignConfig, key="campaign", skip=("num_prompts",))
     with group_expander(CampaignConfig, SYSTEM, SYSTEM, name="campaign_prompts_more", key=FORM):

@@ -10,7 +10,7 @@ import streamlit as st
 
 from backend.domain.battles.vote_files.previews import looks_like_votes
 from backend.domain.data.import_options import CORPUS, HERE, LANGUAGES, ImportOptions
-from backend.domain.data.kinds import KINDS, UNSPLIT_KINDS
+from backend.domain.data.kinds import KINDS, UNSPLIT_KINDS, DatasetKind
 from backend.domain.data.languages import language_name
 from backend.domain.data.parsing.encodings import ENCODINGS
 from backend.domain.data.parsing.text_formats import SEEKING, suffix_of
@@ -18,7 +18,7 @@ from backend.domain.data.placeholders import find_placeholders
 from backend.domain.data.recognition.recognise import LOOKED_FOR
 from backend.domain.data.recognition.sample import SourceHead
 from backend.domain.data.rows.content import describe_dropped
-from backend.domain.wording import percent, plural
+from backend.domain.wording import list_first, percent, plural
 from backend.errors import InvalidInput, RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.data.imports import PastImport, get_past_import, import_dataset
@@ -326,6 +326,10 @@ def _draw_preview(preview: SourcePreview) -> None:
     if more := preview.misfits[5:]:
         st.caption(f"Nor does any of {plural(len(more), 'further file')}.")
     bad = [row for row in preview.preview if row.problem]
+    if preview.kind == DatasetKind.PROMPTS and (rest := [one for one in preview.columns if one not in preview.mapping]):
+        names = plain(list_first(rest, 5))
+        words = "Kind records keeps every column, such as the categories of a campaign."
+        st.caption(f":material/info: Left out: {names}. {words}")
     st.caption(
         f"First rows of {plain(preview.name)} as the dataset will store them. The source has {size(preview.bytes)}."
     )

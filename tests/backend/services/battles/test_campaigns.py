@@ -12,6 +12,7 @@ from sqlalchemy import select
 from backend.db.tables import CampaignPrompt, Completion, Contestant, DatasetVersion, Run
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.campaign_file import ContestantSource
+from backend.domain.data.rows.records import record_text
 from backend.domain.data.versions.provenance import VotesProvenance
 from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.states import Status
@@ -194,7 +195,8 @@ def test_rows_that_a_contestant_or_its_base_trained_on_are_drawn_only_on_request
     dataset, other = scenario.prompts(3, num_train=10), scenario.prompts(4, name="other")
     grandchild = train_on(ctx, other, name="Twig", base_id=train_on(ctx, dataset, name="Oak"))
     with pytest.raises(
-        InvalidInput, match=r"has 3 held-out prompts, and 5 are needed: “Twig” trained.*Use 3 prompts.*allow_train"
+        InvalidInput,
+        match=r"has 3 distinct held-out prompts, and 5 are needed: “Twig” trained.*Use 3 prompts.*“Allow training",
     ):
         scenario.campaign(grandchild, "Elm", dataset=dataset, num_prompts=5)
     campaign = scenario.campaign(grandchild, "Elm", dataset=dataset, num_prompts=5, allow_train=True, write=False)
@@ -237,8 +239,47 @@ def test_system_text_category_and_several_answers_reach_the_job(ctx: Context, sc
             session.scalars(select(CampaignPrompt.category).where(CampaignPrompt.campaign_id == campaign.id))
         )
     assert categories == {"Tell a story about the number 0.", "Tell a story about the number 1."}
-    with pytest.raises(InvalidInput, match="no column 'topic'"):
+    with pytest.raises(InvalidInput, match=r"no column 'topic'\. It has prompt\..*again as kind records"):
         scenario.campaign(name="x", dataset="prompts", category_column="topic", **values)
+
+
+def test_rows_of_records_are_prompts_with_categories(ctx: Context, scenario: Scenario) -> None:
+    """Kind prompts drops the column of the categories, and kind records, which keeps it, could not be chosen."""
+    files = [{"prompt": f"Tell {n}.", "topic": "\ud800"[: n == 2] or "sea"} for n in range(3)]
+    rows = [{"record": record_text(row)} for row in [*files, {"prompt": "\ud800"}, {"prompt": {}}, {"text": "none"}]]
+    dataset = scenario.benchmark("own", rows, kind="records")
+    campaign = scenario.campaign(dataset=dataset, num_prompts=3, category_column="topic", write=False)
+    with ctx.db.read() as session:
+        query = select(CampaignPrompt.messages, CampaignPrompt.category).where(
+            CampaignPrompt.campaign_id == campaign.id
+        )
+        drawn = [(messages[0]["content"], category) for messages, category in session.execute(query)]
+    assert sorted(drawn) == [("Tell 0.", "sea"), ("Tell 1.", "sea"), ("Tell 2.", "\\ud800")]
+    nameless = scenario.benchmark("nameless", [{"record": record_text({"text": "a"})}], kind="records")
+    with pytest.raises(InvalidInput, match="stands in a column prompt, question or instruction"):
+        scenario.campaign(name="x", dataset=nameless, write=False)
+
+
+def test_a_benchmark_s_own_columns_are_categories(ctx: Context, scenario: Scenario) -> None:
+    row = {"question": "2 + 2?", "choices": ["4", "5"], "answer": 0}
+    rows = [{**row, "record": record_text({**row, "subject": "sums"})}]
+    dataset = scenario.benchmark("sums", rows)
+    campaign = scenario.campaign(dataset=dataset, num_prompts=1, category_column="subject", write=False)
+    with ctx.db.read() as session:
+        query = select(CampaignPrompt.category).where(CampaignPrompt.campaign_id == campaign.id)
+        assert session.scalars(query).all() == ["sums"]
+
+
+def test_too_few_prompts_for_rows_of_the_same_text_say_so(ctx: Context, scenario: Scenario) -> None:
+    """Of 30 rows two differed by a space, and the cure named was to allow training rows."""
+    rows = [{"prompt": f"Tell {n}."} for n in (0, 1, 2)] + [{"prompt": "Tell 2. "}]
+    dataset = scenario.benchmark("own", rows, kind="prompts")
+    with pytest.raises(InvalidInput) as refused:
+        scenario.campaign(dataset=dataset, num_prompts=4)
+    assert refused.value.message == (
+        "“own@1” has 3 distinct held-out prompts, and 4 are needed: 1 row repeats another's text."
+    )
+    assert refused.value.remedy == "Use 3 prompts or choose another dataset."
 
 
 def lines(*rows: dict[str, object]) -> str:
