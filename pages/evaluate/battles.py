@@ -9,6 +9,7 @@ import streamlit as st
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
 from backend.services.battles.campaigns import add_contestant, close_campaign
+from backend.services.battles.exclusions import count_excluded_votes
 from backend.services.battles.generation import retry_generation
 from backend.services.battles.grading.board import grade_board
 from backend.services.battles.rematches import enter_new_checkpoint, rematch_ready
@@ -115,6 +116,9 @@ def draw_head(ctx: Context, person: Person, campaign: CampaignView) -> None:
                     close_campaign(ctx, campaign.id, person=person, closed=closing)
     source = f" from {campaign.dataset}" if campaign.dataset else ""
     votes = f"{plural(campaign.num_votes, 'vote')} by {plural(campaign.num_raters, 'rater')}"
+    num_excluded, raters = count_excluded_votes(ctx, campaign.id)
+    if num_excluded:
+        votes += f", {num_excluded:,} of them left out with {plural(raters, 'excluded rater')}"
     st.caption(plain(f"{plural(campaign.num_prompts, 'prompt')}{source}, {votes}."))
 
 

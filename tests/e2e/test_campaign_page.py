@@ -24,8 +24,8 @@ def test_a_raters_link_stays_through_other_tabs_until_it_is_dismissed(
         page = open_tab(browser, width=1280, height=1000)
         page.goto(f"{server.url}/battles?campaign={campaign.id}&tab=Raters")
         settle(page)  # here and below: a click beside a redraw is lost
-        page.get_by_label("Invite a rater").fill("Owl")
-        page.get_by_role("button", name="Create link").click()
+        page.get_by_label("Invite raters, one name a line").fill("Owl")
+        page.get_by_role("button", name="Create links").click()
         link = page.get_by_text("Link of Owl.")
         expect(link).to_be_visible()
         settle(page)

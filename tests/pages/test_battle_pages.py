@@ -194,8 +194,8 @@ def test_a_campaign_without_votes_offers_the_ballot_and_a_link(site: Context, sc
     app = open_page("evaluate/battles.py", campaign=campaign.id)
     assert_sound(app)
     assert "No votes yet" in words(app)
-    app.text_input(key="rater_name").set_value("guest")
-    next(button for button in app.button if button.label == "Create link").click()
+    app.text_area(key="rater_names_0").set_value("guest")
+    next(button for button in app.button if button.label == "Create links").click()
     app.run()
     assert "/ballot?link=" in app.code[0].value
     assert "Opens on this machine alone. For others set `ROUNDHOUSE_HOST`" in words(app).replace("\\", "")
@@ -218,10 +218,13 @@ def test_a_campaign_whose_contestant_failed_says_so_and_offers_no_ballot(site: C
 def test_a_new_link_stays_until_it_is_dismissed_and_a_lost_one_is_reissued(site: Context, scenario: Scenario) -> None:
     campaign = scenario.campaign()
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Raters")
-    for name in ("guest", "owl"):
-        app.text_input(key="rater_name").set_value(name)
-        next(button for button in app.button if button.label == "Create link").click()
-        app.run()
+    app.text_area(key="rater_names_0").set_value("guest\n\n owl\nGuest")
+    next(button for button in app.button if button.label == "Create links").click().run()
+    assert "already named “guest”" in app.error[0].value.replace("\\", "")
+    assert not app.code, "all or none"
+    app.text_area(key="rater_names_0").set_value("guest\n\n owl\n")
+    next(button for button in app.button if button.label == "Create links").click().run()
+    assert app.text_area(key="rater_names_1").value == ""
     links = [code.value for code in app.code]
     newest, first = links
     app.run()
@@ -317,6 +320,7 @@ def test_a_rater_is_excluded_with_a_reason_and_the_board_says_so(scenario: Scena
     app.button(key="exclude_go").click().run()
     assert_sound(app)
     assert "you excluded" in words(app)
+    assert "4 votes by 1 rater, 4 of them left out with 1 excluded rater" in plain_words(app)
     assert "No votes match these options" in words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Board"))
 
 
@@ -341,7 +345,7 @@ def test_the_training_plan_says_that_raters_are_flagged(site: Context, scenario:
     assert "Quality flags" not in words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Train"))
     scenario.votes(campaign, lambda a, b: "A", rater=link_rater(site, campaign.id, "lazy"), seed=2)
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Train")
-    assert "Prompts for the rematch" in words(app), "a rematch has held-out prompts of its own"
+    assert "Locked prompts" in words(app), "a rematch has held-out prompts of its own"
     assert app.button(key="plan_flags").label == "Quality flags on 1 of 2 raters"
     assert "Their votes are trained on, unless you exclude them." in words(app)
 

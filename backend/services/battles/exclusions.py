@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Battle, Rater, RaterExclusion, User
 from backend.errors import Conflict, InvalidInput, NotFound
-from backend.services.battles.views import find_campaign
+from backend.services.battles.views import count_votes, find_campaign
 from backend.services.context import Context, Person, require_builder
 
 MAX_REASON = 500
@@ -80,6 +80,13 @@ def excluded_raters(session: Session, campaign_id: str) -> frozenset[str]:
     )
     newest = dict(rows.all())
     return frozenset(rater_id for rater_id, excluded in newest.items() if excluded)
+
+
+def count_excluded_votes(ctx: Context, campaign_id: str) -> tuple[int, int]:
+    """Return the number of votes that a campaign's board leaves out, and of the raters who cast them."""
+    with ctx.db.read() as session:
+        excluded = excluded_raters(session, campaign_id)
+        return count_votes(session, campaign_id, raters=excluded) if excluded else (0, 0)
 
 
 def list_exclusions(ctx: Context, campaign_id: str) -> list[ExclusionView]:

@@ -28,6 +28,7 @@ from backend.services.people.attempts import Attempts
 
 LOCAL_RATER = "local"
 MAX_LINK_DAYS = 365
+MAX_LINKS_AT_ONCE = 100
 BROWSER_COOKIE = "roundhouse_ballot"
 """Cookie by which the first browser of a single-use link is recognised."""
 CALLED = re.compile(r"rater[\s_.#-]*0*([1-9]\d{0,3})", re.IGNORECASE)
@@ -112,40 +113,57 @@ def find_rater(ctx: Context, person: Person) -> RaterView:
 def create_rater_link(
     ctx: Context, campaign_id: str, *, name: str, days: int = 14, single_use: bool = False, person: Person
 ) -> RaterLink:
-    """Create a link that opens the ballot of one campaign until it expires. `name` may be a pseudonym; no account is
-    created.
+    """Create one link, as `create_rater_links` does."""
+    (link,) = create_rater_links(ctx, campaign_id, names=[name], days=days, single_use=single_use, person=person)
+    return link
+
+
+def create_rater_links(
+    ctx: Context, campaign_id: str, *, names: Sequence[str], days: int = 14, single_use: bool = False, person: Person
+) -> list[RaterLink]:
+    """Create links that open the ballot of one campaign until they expire, all or none. A name may be a pseudonym; no
+    account is created.
 
     A single-use link is bound to the first browser that opens its ballot. Raises Conflict if a rater of the campaign
-    has the name, in any case: in lists and files two would look like one.
+    has one of the names, in any case: in lists and files two would look like one.
     """
     require_builder(person)
-    name = clean_name(name, what="A rater", limit=80)
+    names = [clean_name(name, what="A rater", limit=80) for name in names]
+    if len(names) > MAX_LINKS_AT_ONCE:
+        raise InvalidInput(f"{len(names):,} links are too many at once.", remedy=f"Create {MAX_LINKS_AT_ONCE} at most.")
     _check_days(days)
-    secret = secrets.token_urlsafe(24)
+    links = []
     with ctx.db.write() as session:
         campaign = find_campaign(session, campaign_id)
-        voting = select(Battle.rater_id).where(Battle.campaign_id == campaign.id)
-        for other in session.scalars(select(Rater).where((Rater.campaign_id == campaign.id) | Rater.id.in_(voting))):
-            if other.name.casefold() == name.casefold():
-                raise Conflict(
-                    f"A rater of this campaign is already named “{other.name}”.",
-                    remedy="Use another name, or reissue that rater's link."
-                    if other.link_hash is not None
-                    else "Use another name.",
-                    field="rater",
-                )
-        row = Rater(
-            name=name,
-            campaign_id=campaign.id,
-            link_hash=_hash(secret),
-            created_by=person.id,
-            single_use=single_use,
-            expires_at=ctx.now() + timedelta(days=days),
-            created_at=ctx.now(),
-        )
-        session.add(row)
-        session.flush()
-        return RaterLink(_address(ctx, secret, single_use=single_use), view_of_rater(row))
+        for name in names:
+            _refuse_taken(session, campaign.id, name)
+            secret = secrets.token_urlsafe(24)
+            row = Rater(
+                name=name,
+                campaign_id=campaign.id,
+                link_hash=_hash(secret),
+                created_by=person.id,
+                single_use=single_use,
+                expires_at=ctx.now() + timedelta(days=days),
+                created_at=ctx.now(),
+            )
+            session.add(row)
+            session.flush()
+            links.append(RaterLink(_address(ctx, secret, single_use=single_use), view_of_rater(row)))
+    return links
+
+
+def _refuse_taken(session: Session, campaign_id: str, name: str) -> None:
+    voting = select(Battle.rater_id).where(Battle.campaign_id == campaign_id)
+    for other in session.scalars(select(Rater).where((Rater.campaign_id == campaign_id) | Rater.id.in_(voting))):
+        if other.name.casefold() == name.casefold():
+            raise Conflict(
+                f"A rater of this campaign is already named “{other.name}”.",
+                remedy="Use another name, or reissue that rater's link."
+                if other.link_hash is not None
+                else "Use another name.",
+                field="rater",
+            )
 
 
 def reissue_rater_link(ctx: Context, rater_id: str, *, days: int = 14, person: Person) -> RaterLink:

@@ -192,13 +192,16 @@ def valid_votes(session: Session, campaign_id: str, *, purposes: Collection[str]
     return [ValidVote(*tuple(row)) for row in session.execute(query)]
 
 
-def count_votes(session: Session, campaign_id: str) -> tuple[int, int]:
-    """Return the number of votes that people cast on a campaign's board, and of their raters."""
+def count_votes(session: Session, campaign_id: str, *, raters: Collection[str] | None = None) -> tuple[int, int]:
+    """Return the number of votes that people, or `raters` alone (ids), cast on a campaign's board, and of those who
+    cast them.
+    """
     counting = select(func.count(), func.count(Vote.rater_id.distinct())).join(Battle, Battle.id == Vote.battle_id)
-    votes, raters = session.execute(
-        counting.where(Battle.campaign_id == campaign_id, Battle.purpose == "vote", vote_holds())
-    ).one()
-    return votes, raters
+    counting = counting.where(Battle.campaign_id == campaign_id, Battle.purpose == "vote", vote_holds())
+    if raters is not None:
+        counting = counting.where(Vote.rater_id.in_(raters))
+    num_votes, num_raters = session.execute(counting).one()
+    return num_votes, num_raters
 
 
 def vote_holds() -> ColumnElement[bool]:

@@ -17,7 +17,7 @@ from backend.services.battles.raters import (
     LOCAL_RATER,
     RaterLink,
     RaterRow,
-    create_rater_link,
+    create_rater_links,
     link_qr_svg,
     list_raters,
     reissue_rater_link,
@@ -105,18 +105,26 @@ def _draw_pairs(ctx: Context, campaign: CampaignView) -> None:
 
 
 def _draw_links(ctx: Context, person: Person, campaign: CampaignView, rows: list[RaterRow]) -> None:
-    with st.form("rater_link", border=False, clear_on_submit=True):
+    with st.form("rater_link", border=False):
         left, middle, single, right = st.columns([3, 1, 1.2, 1.4], vertical_alignment="bottom")
-        name = left.text_input("Invite a rater", key="rater_name", placeholder="Name or pseudonym", max_chars=80)
+        names = left.text_area(
+            "Invite raters, one name a line",
+            key=menu_key("rater_names"),
+            placeholder="Names or pseudonyms",
+            height="content",
+        )
         days = middle.number_input("Days", 1, 365, 14, key="rater_days")
         single_use = single.checkbox(
             "Single use", key="rater_single", help="Works only in the first browser that opens it."
         )
-        if right.form_submit_button("Create link", icon=":material/link:", width="stretch"):
+        if right.form_submit_button("Create links", icon=":material/link:", width="stretch"):
             with rerun_after():
-                _keep(
-                    create_rater_link(ctx, campaign.id, name=name, days=int(days), single_use=single_use, person=person)
-                )
+                given = [line for line in names.splitlines() if line.strip()] or [""]
+                for link in create_rater_links(
+                    ctx, campaign.id, names=given, days=int(days), single_use=single_use, person=person
+                ):
+                    _keep(link)
+                close_menu("rater_names")  # renews the field
     for link in reversed(st.session_state.get(FRESH, {}).values()):
         if link.rater.campaign_id == campaign.id:
             _draw_fresh(ctx, link)

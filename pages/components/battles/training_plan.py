@@ -118,7 +118,12 @@ def _draw_rows(plan: TrainingPlan) -> None:
         percent(agreement) if agreement is not None else "–",
         help="Share of a pair's votes for the chosen answer, over pairs that several raters voted on.",
     )
-    draw_metric(grid, "Prompts for the rematch", f"{preview.num_locked:,}", help="Kept apart: no run trains on them.")
+    draw_metric(
+        grid,
+        "Locked prompts",
+        f"{preview.num_locked:,}",
+        help="Voted prompts that no run trains on. The rematch draws from them and from prompts without votes.",
+    )
     length = preview.length
     interval = (
         f"95 % interval {length.low:+.1f} to {length.high:+.1f}" if length and length.low is not None else "no interval"
