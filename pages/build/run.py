@@ -45,18 +45,18 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
     """
     run = detail.run
     findings = diagnose_run(ctx, run.id)
-    is_broken = breaking_finding(findings) is not None
+    breaking = breaking_finding(findings)
     draw_facts(ctx, detail)
     live_part(DIAGNOSE_S if run.is_active else None)(lambda: draw_strip(ctx, get_run(ctx, run.id), detail.config))()
-    draw_run_actions(ctx, person, detail, is_broken=is_broken)
-    if run.status is Status.FAILED and not is_broken:
+    draw_run_actions(ctx, person, detail, breaking=breaking)
+    if run.status is Status.FAILED and breaking is None:
         show_problem(run.error.cause or "The run failed.", run.error.remedy)
     elif run.status is Status.QUEUED:
         if detail.config.devices.nodes > 1 or (detail.job is not None and detail.job.placement):
             live_part(REFRESH_S)(lambda: draw_placement_wait(ctx, run))()
         else:
             live_part(REFRESH_S)(lambda: draw_expected_start(expected_start(ctx, run.job_id or "")))()
-    if not run.is_active and detail.checkpoints and not is_broken and idle_finding(findings) is None:
+    if not run.is_active and detail.checkpoints and breaking is None and idle_finding(findings) is None:
         newest = max(detail.checkpoints, key=lambda line: line.step or 0)
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             st.markdown("**Next:**", width="content")

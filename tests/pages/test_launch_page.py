@@ -229,6 +229,21 @@ def test_a_copied_run_shows_its_differences_and_stores_its_parent(site: Context,
     assert run_detail(site, before.id).children == ((child.id, child.name),)
 
 
+def test_another_method_keeps_the_steps_and_the_batch_of_a_copied_run(site: Context, scenario: Scenario) -> None:
+    """Full fine-tuning of 25 K tokens was compared with LoRA of 369 K."""
+    scenario.dataset("asks", kind="chat")
+    scenario.checkpoint(facts={"context": 128, "vocab_size": 512})
+    parts = {"architecture": None, "tokenizer": None, "objective": "sft", "dataset": "asks", "base": "Oak"}
+    cadence = {"eval_every": 7, "checkpoint_every": 25}
+    scenario.run(name="first", max_steps=50, micro_batch=4, context=96, learning_rate=0.0123, **cadence, **parts)
+    page = open_page("build/launch.py", run="first")
+    page.segmented_control(key="launch_method").set_value("lora").run()
+    assert [each["Field"] for each in cells(page)] == ["Method", "Learning rate"]
+    assert page.number_input(key="launch_lora_rank").value == 16
+    page.segmented_control(key="launch_method").set_value("full").run()
+    assert [each["Field"] for each in cells(page)] == ["Learning rate"]
+
+
 def test_a_sweep_is_launched_from_the_form(site: Context, scenario: Scenario) -> None:
     scenario.parts()
     page = open_form(mode="Sweep")

@@ -309,6 +309,38 @@ def test_a_run_that_broke_says_one_cause_and_one_cure_and_offers_no_use_of_its_w
     primary = [button.label for button in page.button if button.proto.type == "primary"]
     assert len(primary) == 1
     assert "Run again" in primary[0]
+    assert not [button for button in page.button if button.key == "run_retry"], "spoiled weights can only fail again"
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELLED])
+def test_a_run_that_broke_goes_on_from_good_weights_after_all_else(site: Context, status: Status) -> None:
+    run = Scenario(site).run(name="first", learning_rate=0.5)
+    taken = claim(site, run)
+    report(site, taken, *points(1, 20))
+    Scenario(site).checkpoint(run=run, step=5)
+    with site.db.write() as session:
+        stored = session.get_one(Run, run.id)
+        stored.summary = stored.summary.model_copy(update={"not_finite": {"train_loss": 21}})
+    end(site, taken, status, cause="The loss became NaN at step 21.", remedy="Lower learning_rate.")
+    page = open_page("build/run.py", run=run.id)
+    (button,) = [each for each in page.button if each.key in ("run_retry", "run_resume")]
+    assert button.proto.type == "secondary"
+
+
+def test_a_model_that_ends_its_answers_at_once_is_named(site: Context, scenario: Scenario) -> None:
+    """Its validation loss of 0.0281 and its preference accuracy of 1 read as a success."""
+    run = scenario.grpo()
+    taken = claim(site, run)
+    report(site, taken, *points(1, 5))
+    end(site, taken, Status.FINISHED)
+    folder = site.artifacts.path(f"runs/{run.id}")
+    folder.mkdir(parents=True)
+    for given, is_silent in ((("", " \n"), True), (("", "Yes."), False), ((None, None), False)):
+        rows = tuple(HeldOutRow(loss=1.0, prompt="Ask", expected="Yes.", given=each) for each in given)
+        held_out = HeldOutRows(step=5, measure="reward", num_rows=40, mean_loss=1.0, rows=rows)
+        (folder / FILE).write_text(held_out.model_dump_json())
+        shown = text_of(open_page("build/run.py", run=run.id))
+        assert ("ended its answer at once on all of 2 held-out prompts" in shown) == is_silent
 
 
 def test_weights_of_a_run_that_ended_above_the_loss_of_a_guess_are_offered_nowhere(

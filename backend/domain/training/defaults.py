@@ -103,7 +103,9 @@ def suggest_learning_rate(basis: Basis, *, tokens: float) -> float:
 
 
 def _batch(basis: Basis, context: int) -> tuple[int, int]:
-    """Return (micro_batch, grad_accum_steps): pretraining by Step Law, else 8 sequences, 16 above 10 M parameters."""
+    """Return (micro_batch, grad_accum_steps): pretraining by Step Law, else 8 sequences, 16 above 10 M parameters, and
+    no more than there are rows.
+    """
     parameters = basis.parameters or DEFAULT_PARAMETERS
     tokens_at_once = 8192 if parameters <= 200_000_000 else 4096 if parameters <= 2_000_000_000 else 2048
     if basis.objective.pretrains:
@@ -112,11 +114,13 @@ def _batch(basis: Basis, context: int) -> tuple[int, int]:
         )
         return 2 ** round(math.log2(micro_batch)), accumulate
     sequences = 16 if basis.objective.samples or parameters > 10_000_000 else 8
+    if basis.train_rows and not basis.objective.samples:
+        sequences = min(sequences, 2 ** int(math.log2(basis.train_rows)))
     smallest = basis.objective.facts.min_micro_batch
     micro_batch = max(
         size for size in (1, 2, 4, 8, 16) if size <= max(smallest, min(sequences, tokens_at_once // context))
     )
-    return micro_batch, sequences // micro_batch
+    return micro_batch, max(1, sequences // micro_batch)
 
 
 def _pretrain_tokens(basis: Basis) -> float:

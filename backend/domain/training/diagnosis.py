@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import Value
+from backend.domain.training.defaults import Basis, suggest_learning_rate
 from backend.domain.training.launch_warnings import usual_learning_rates
 from backend.domain.training.metric_labels import curve_label
 from backend.domain.training.objectives import Objective
@@ -494,17 +495,24 @@ def _exceeded_rates(facts: RunFacts) -> tuple[float, float] | None:
 
 
 def _calmer(facts: RunFacts) -> tuple[str, tuple[tuple[str, Value], ...]]:
-    """Return label and changes of a more stable run: the middle of the usual learning rates if it is above them, else
-    clipped gradients, else a third of the learning rate.
+    """Return label and changes of a more stable run: clipped gradients unless the learning rate is above the usual
+    ones, else a third of it, or the rate that the launch form suggests if that is lower.
     """
     config = facts.config
     if config is None:
         return "", ()
-    usual = _exceeded_rates(facts)
-    if usual is None and (config.grad_clip == 0 or config.grad_clip > 1):
+    if _exceeded_rates(facts) is None and (config.grad_clip == 0 or config.grad_clip > 1):
         return "Run again with gradients clipped at 1", (("grad_clip", 1.0),)
-    third = config.learning_rate / 3
-    lower = _rounded(third if usual is None else min(third, math.sqrt(usual[0] * usual[1])))
+    lower = _rounded(config.learning_rate / 3)
+    if usual_learning_rates(config, facts.body) is not None:  # else the suggestion is no guide
+        basis = Basis(
+            config.objective,
+            config.method,
+            has_base=config.base is not None,
+            parameters=facts.body,
+            chosen={"optimizer": config.optimizer},
+        )
+        lower = min(lower, suggest_learning_rate(basis, tokens=config.tokens_per_step * config.max_steps))
     changes: list[tuple[str, Value]] = [("learning_rate", lower)]
     if config.min_learning_rate > lower:
         changes.append(("min_learning_rate", lower))

@@ -31,7 +31,7 @@ ASIDE = (FieldGroup.EVALUATION, FieldGroup.HARDWARE)
 
 @dataclass(frozen=True)
 class SettingDifference:
-    """A setting that is not the same in all runs, and its text in each: a dash in one without config."""
+    """A setting that is not the same in all runs, and its text in each: a dash in one that does not use it."""
 
     path: str
     texts: tuple[str, ...]
@@ -57,18 +57,20 @@ class SettingDifference:
 
 
 def list_differences(configs: Sequence[RunConfig | None]) -> list[SettingDifference]:
-    """Return the settings that differ and that some run uses, those that matter most first, without the name. None is a
-    run without config.
+    """Return the settings that differ among the runs that use them, those that matter most first, without the name.
+    None is a run without config.
     """
     flat = [flatten(config) if config is not None else None for config in configs]
     known = [values for values in flat if values is not None]
     paths = dict.fromkeys(path for values in known for path in values if path != "name")
     differing = [path for path in paths if len({_text_of(path, values) for values in known}) > 1]
-    used = [path for path in differing if any(config is not None and _is_used(config, path) for config in configs)]
-    return [
-        SettingDifference(path, tuple(MISSING if values is None else _text_of(path, values) for values in flat))
-        for path in sorted(used, key=_rank)
-    ]
+    differences = []
+    for path in sorted(differing, key=_rank):
+        uses = [config is not None and _is_used(config, path) for config in configs]
+        texts = [_text_of(path, values) if values and used else None for values, used in zip(flat, uses, strict=True)]
+        if len({text for text in texts if text is not None}) > 1:
+            differences.append(SettingDifference(path, tuple(MISSING if text is None else text for text in texts)))
+    return differences
 
 
 def state_difference(before: RunConfig, now: RunConfig) -> str:

@@ -51,3 +51,13 @@ class HeldOutRows(ReadRecord):
     num_rows: int
     mean_loss: float
     rows: tuple[HeldOutRow, ...] = ()
+
+    @property
+    def num_answers(self) -> int:
+        """Number of rows whose prompt the network was given."""
+        return sum(row.given is not None for row in self.rows)
+
+    @property
+    def is_silent(self) -> bool:
+        """Return whether the network answered prompts, and none with a visible character."""
+        return self.num_answers > 0 and not any(row.given and row.given.strip() for row in self.rows)

@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict
 
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import idle_fields, value_at
+from backend.domain.training.held_out import FEW_ROWS
 from backend.domain.training.objectives import Objective
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule
-from backend.domain.wording import format_duration, format_number, percent
+from backend.domain.wording import format_duration, format_number, percent, plural
 
 PRETRAIN_FACTOR = 10.0
 """A learning rate this many times above or below the Step Law's is unusual: published runs of one size differ by
@@ -37,6 +38,8 @@ PADDED = 0.5
 CUT = 0.1
 SILENT = 0.01
 TINY_BATCH = 16.0
+BATCH_EPOCHS = 1.5
+"""Epochs per step above which the batch is too large for the data: with a little more than one, a last step is full."""
 
 
 class Code(StrEnum):
@@ -53,6 +56,8 @@ class Code(StrEnum):
     CUT_ROWS = "cut_rows"
     SILENT_ROWS = "silent_rows"
     OVER_FIT = "over_fit"
+    BATCH_LARGE = "batch_large"
+    FEW_ROWS = "few_rows"
     BATCH_TINY = "batch_tiny"
     WITHOUT_EFFECT = "without_effect"
     DOES_NOT_FIT = "does_not_fit"
@@ -88,6 +93,7 @@ class LaunchFacts:
     epochs: float | None = None
     epochs_at_least: bool = False
     seconds: float | None = None
+    train_rows: int | None = None
     val_rows: int | None = None
     padding: float | None = None
     packs: bool = True
@@ -227,7 +233,7 @@ def _about_learning_rate(config: RunConfig, facts: LaunchFacts) -> Iterator[Laun
 def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
     """Warm-up, evaluations, checkpoints. The training loop evaluates at checkpoints, too; both at the last step."""
     steps = config.max_steps
-    if config.num_warmup_steps > steps / 2:
+    if config.num_warmup_steps > steps / 2 and steps > 1:
         yield LaunchWarning(
             code=Code.WARMUP_LONG,
             field="warmup_ratio" if config.warmup_steps is None else "warmup_steps",
@@ -246,10 +252,10 @@ def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
             code=Code.NOT_MEASURED,
             field="eval_every",
             sentence=(
-                f"The validation loss is computed every {config.eval_every:,} steps and the run has {steps:,}: only its"
-                " end is evaluated."
+                f"The validation loss is computed every {plural(config.eval_every, 'step')} and the run has {steps:,}:"
+                " only its end is evaluated."
             ),
-            cure=f"Evaluate every {max(1, steps // 20):,} steps.",
+            cure=f"Evaluate every {plural(max(1, steps // 20), 'step')}.",
         )
     if config.checkpoint_every >= steps and _takes_long(config, facts):
         lasts = f" of about {format_duration(facts.seconds)}" if facts.seconds is not None else ""
@@ -257,15 +263,15 @@ def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
             code=Code.NOTHING_SAVED,
             field="checkpoint_every",
             sentence=f"No checkpoint is saved before the end of this run{lasts}; after a crash it starts over.",
-            cure=f"Save every {max(1, steps // 10):,} steps.",
+            cure=f"Save every {plural(max(1, steps // 10), 'step')}.",
         )
     if config.patience and config.patience * min(config.eval_every, config.checkpoint_every) >= steps:
         yield LaunchWarning(
             code=Code.PATIENCE_IDLE,
             field="patience",
             sentence=(
-                f"{config.patience} evaluations without a better validation loss do not fit into {steps:,} steps: the"
-                " run never stops early."
+                f"{config.patience} evaluations without a better validation loss do not fit into"
+                f" {plural(steps, 'step')}: the run never stops early."
             ),
             cure="Evaluate more often, or set patience to 0.",
         )
@@ -317,24 +323,52 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
             ),
             cure=f"{'Use a longer context; the' if has_longer else 'The'} data report lists such rows, and drops them.",
         )
-    pretraining = config.objective.pretrains
+    if facts.train_rows and facts.train_rows < FEW_ROWS and not config.objective.pretrains:  # a book is one row of text
+        yield LaunchWarning(
+            code=Code.FEW_ROWS,
+            field="dataset",
+            sentence=f"“{config.dataset}” has only {plural(facts.train_rows, 'train row')}: so few are memorized.",
+            cure="Add rows, or look at its import: what it left out is listed there.",
+        )
     most = most_epochs(config.objective, config.method)
-    if facts.epochs is None or facts.epochs <= most or config.objective.samples:
+    if facts.epochs is None or config.objective.samples:
         return
-    yield LaunchWarning(
+    if facts.epochs > BATCH_EPOCHS * config.max_steps:
+        yield _about_large_batch(config, facts.epochs / config.max_steps, is_lower_bound=facts.epochs_at_least)
+    elif facts.epochs > most:
+        yield _about_many_epochs(config, facts.epochs, most, is_lower_bound=facts.epochs_at_least)
+
+
+def _about_many_epochs(config: RunConfig, epochs: float, most: float, *, is_lower_bound: bool) -> LaunchWarning:
+    bound = "at least " if is_lower_bound else ""
+    steps = plural(max(1, int(config.max_steps * most / epochs)), "step")
+    why = (
+        "beyond sixteen, more add almost nothing (Muennighoff et al. 2023)."
+        if config.objective.pretrains
+        else "rows repeated so often are memorized."
+    )
+    return LaunchWarning(
         code=Code.OVER_FIT,
         field="max_steps",
-        sentence=f"The run takes {'at least ' if facts.epochs_at_least else ''}{facts.epochs:.3g} epochs: "
-        + (
-            "beyond sixteen, more add almost nothing (Muennighoff et al. 2023)."
-            if pretraining
-            else "rows repeated so often are memorized."
+        sentence=f"The run takes {bound}{epochs:.3g} epochs: {why}",
+        cure=f"Take {steps} for {bound}{most:g} epochs; patience stops a run in time.",
+    )
+
+
+def _about_large_batch(config: RunConfig, epochs: float, *, is_lower_bound: bool) -> LaunchWarning:
+    """Return the warning about a step that trains on the data `epochs` times: fewer steps are no remedy."""
+    sequences = config.tokens_per_step // config.context
+    in_data = max(1, round(sequences / epochs))
+    most = in_data * config.micro_batch // sequences
+    size = f"{sequences:,} {'sequences' if config.objective.packs or config.objective.pretrains else 'rows'}"
+    return LaunchWarning(
+        code=Code.BATCH_LARGE,
+        field="micro_batch" if config.micro_batch > 1 else "grad_accum_steps",
+        sentence=(
+            f"A step of {size} takes {'at least ' if is_lower_bound else ''}{epochs:.3g} epochs: every update sees the"
+            " same rows several times."
         ),
-        cure=(
-            f"{max(1, int(config.max_steps * most / facts.epochs)):,} steps take"
-            f"{' at least' if facts.epochs_at_least else ''} {most:g} epochs; patience stops a run"
-            " in time."
-        ),
+        cure=f"Use a micro-batch of at most {most:,}." if most else f"A step has room for at most {in_data:,}.",
     )
 
 

@@ -24,7 +24,7 @@ from backend.domain.training.config_fields import values_affecting
 from backend.domain.training.launch_warnings import LaunchFacts, LaunchWarning, warnings_of
 from backend.domain.training.objectives import chats
 from backend.domain.training.traits import Effect
-from backend.domain.wording import format_epochs
+from backend.domain.wording import format_epochs, percent
 from backend.errors import RoundhouseError
 from backend.services.context import Context
 from backend.services.data.train_tokens import TrainTokens, read_train_tokens
@@ -67,7 +67,9 @@ class Forecast:
     `tokens_at_most`: tokens are an upper bound, as completions that the run samples may be short.
     `epochs_at_least`: epochs are a lower bound, as the number of packed rows per sequence is unknown; `epochs_at_most`
     is then about the upper one, None if no row could be read. `epochs_estimated`: the tokens of the data are estimated,
-    not counted by a data report. `cost_usd` is None without a price or a time.
+    not counted by a data report. `truncated` is the share of train rows that the `context` truncates, without a data
+    report a lower bound by a sample (`truncated_at_least`); None where it is unknown, and of text, which fills windows.
+    `cost_usd` is None without a price or a time.
     `loss_missing` is the reason why a pretraining run has no `loss`. `gang` says where a run over several machines
     would start.
     """
@@ -81,6 +83,9 @@ class Forecast:
     epochs_at_most: float | None
     epochs_estimated: bool
     prediction: Prediction
+    context: int
+    truncated: float | None
+    truncated_at_least: bool
     checkpoint_bytes: int
     num_checkpoints: int
     free_bytes: int
@@ -116,6 +121,17 @@ def describe_epochs(expected: Forecast) -> str:
     return f"about {least}" if most == least else f"between {stated} and about {most}, as packing joins rows"
 
 
+def describe_truncated(expected: Forecast) -> str:
+    """Return the share of a run's train rows that its context truncates, as a phrase; empty where none is known to be
+    truncated.
+    """
+    if not expected.truncated:
+        return ""
+    bound = "At least " if expected.truncated_at_least else ""
+    share = f"{bound}{percent(expected.truncated)}" if expected.truncated >= 0.005 else "Some"
+    return f"{share} of the train rows are truncated to {expected.context:,} tokens"
+
+
 def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) -> Forecast:
     """Predict a run without launching it. `parts` are the config's parts, if the caller has resolved them.
 
@@ -145,6 +161,9 @@ def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) 
         epochs_at_most=min(most, config.max_epochs or most) if most and epochs and most > epochs else None,
         epochs_estimated=config.objective.pretrains and not _counts_tokens(parts, train_tokens),
         prediction=prediction,
+        context=config.context,
+        truncated=None if config.objective.pretrains else facts.cut_rows,
+        truncated_at_least=facts.cut_rows_at_least,
         checkpoint_bytes=checkpoint_size,
         num_checkpoints=num_checkpoints,
         free_bytes=ctx.artifacts.free_bytes(),
@@ -174,6 +193,7 @@ def _facts(
         epochs=epochs,
         epochs_at_least=at_least,
         seconds=seconds,
+        train_rows=parts.version.train_rows if parts.version.is_ready else None,
         val_rows=parts.version.val_rows if parts.version.is_ready else None,
         packs=_can_pack(parts),
         padding=1.0 - report.packing.padded if report and report.packing.padded else None,

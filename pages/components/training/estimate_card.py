@@ -15,7 +15,7 @@ from backend.domain.training.config import RunConfig
 from backend.domain.training.sweep import SweepConfig
 from backend.domain.wording import format_bytes, format_duration, format_usd, plural, short
 from backend.services.context import Context, Person
-from backend.services.estimates.forecasts import Forecast, QueuePosition, describe_epochs
+from backend.services.estimates.forecasts import Forecast, QueuePosition, describe_epochs, describe_truncated
 from backend.services.estimates.probes import find_probe, launch_probe
 from backend.services.estimates.sweep_forecast import SweepForecast
 from backend.services.health import BROKER, HEALTH
@@ -47,6 +47,8 @@ def draw_estimate(
             return
         epochs = f", {describe_epochs(expected)}" if expected.epochs else ""
         st.caption(describe_tokens(config, expected.steps) + epochs)
+        if truncated := describe_truncated(expected):
+            st.caption(truncated)
         _draw_prediction(expected)
         _draw_disk(expected.disk_bytes, f"for {plural(expected.num_checkpoints, 'checkpoint')}", expected.free_bytes)
         _draw_cost(expected.cost_usd, expected.price_usd)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from typing import Literal
 
 import streamlit as st
 
@@ -103,9 +104,18 @@ def draw_strip(ctx: Context, run: RunView, config: RunConfig) -> None:
         counts = " and ".join(filter(None, (left_out, truncated)))
         st.caption(f":material/info: Of {plural(encoded.rows, 'train row')}, {counts}. Log has the causes.")
     held_out = None if run.is_active or config.objective.pretrains else read_held_out(ctx, run)
-    if held_out is not None and held_out.num_rows < FEW_ROWS:
+    if held_out is None:
+        return
+    if held_out.num_rows < FEW_ROWS:
         rows = plural(held_out.num_rows, "row")
         st.caption(f":material/info: Validated on {rows}: too few to measure the model. Hold out more.")
+    if held_out.is_silent:
+        prompts = plural(held_out.num_answers, "held-out prompt")
+        st.warning(
+            f"**The model writes nothing.** At step {held_out.step:,} it ended its answer at once on all of"
+            f" {prompts}, whatever its loss. Predictions shows them.",
+            icon=":material/speaker_notes_off:",
+        )
 
 
 def strip_figures(
@@ -149,16 +159,20 @@ def strip_figures(
     return figures
 
 
-def draw_run_actions(ctx: Context, person: Person, detail: RunDetail, *, is_broken: bool = False) -> None:
-    """Draw the actions that the run's status allows. The cure of a run that `is_broken` is not to start it again."""
+def draw_run_actions(ctx: Context, person: Person, detail: RunDetail, *, breaking: Finding | None = None) -> None:
+    """Draw the actions that the run's status allows. The cure of a run with a `breaking` finding is not to start it
+    again: that stands last, and not at all where it would start from spoiled weights or from none.
+    """
     run = detail.run
     with st.container(horizontal=True, vertical_alignment="center"):
         if run.is_active:
             _draw_stops(ctx, person, run)
-        else:
-            _draw_continuations(ctx, person, detail, is_broken=is_broken)
+        elif breaking is None:
+            _draw_continuations(ctx, person, detail)
         page_link(routes.LAUNCH, "New run from this one", {"run": run.id}, icon="content_copy")
         page_link(routes.RUNS, "Compare", {"compare": run.id}, icon="compare_arrows")
+        if not run.is_active and breaking is not None and not spoils(breaking, detail.resume_step):
+            _draw_continuations(ctx, person, detail, kind="secondary")
 
 
 def _draw_stops(ctx: Context, person: Person, run: RunView) -> None:
@@ -184,18 +198,18 @@ def _draw_stops(ctx: Context, person: Person, run: RunView) -> None:
 
 
 @number_form
-def _draw_continuations(ctx: Context, person: Person, detail: RunDetail, *, is_broken: bool) -> None:
+def _draw_continuations(
+    ctx: Context, person: Person, detail: RunDetail, *, kind: Literal["primary", "secondary"] = "primary"
+) -> None:
     run, step = detail.run, detail.resume_step
     if step is None or run.status is Status.FAILED:
         label = "Start again" if step is None else f"Retry from step {step:,}"
-        if run.status is not Status.FINISHED and st.button(
-            label, key="run_retry", icon=":material/replay:", type="secondary" if is_broken else "primary"
-        ):
+        if run.status is not Status.FINISHED and st.button(label, key="run_retry", icon=":material/replay:", type=kind):
             with rerun_after():
                 retry_run(ctx, run.id, person=person)
         return
     goes_on, label = step < run.max_steps, f"Resume from step {step:,}"
-    if goes_on and st.button(label, key="run_resume", icon=":material/play_arrow:", type="primary"):
+    if goes_on and st.button(label, key="run_resume", icon=":material/play_arrow:", type=kind):
         with rerun_after():
             resume_run(ctx, run.id, person=person)
     with st.popover("Resume with other steps" if goes_on else label, icon=":material/play_arrow:"):

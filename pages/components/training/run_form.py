@@ -70,8 +70,8 @@ class FormState:
 
 def fill_form(config: RunConfig, *, origin: Origin, typed: Collection[str] = ()) -> None:
     """Fill the form from a config; the next launch from it is a new run. `typed` are fields that new defaults don't
-    overwrite. After a recipe, defaults follow any other choice of parts; in a copy they follow objective and method
-    alone.
+    overwrite. After a recipe, defaults follow any other choice of parts; in a copy they follow the objective alone,
+    and learning rates and adapter the method.
     """
     _start(config.objective, origin)
     typed_fields().update(typed)
@@ -182,8 +182,14 @@ def _follow_choices(ctx: Context, objective: Objective, method: str, values: Map
         _fit_cadence(typed)
         return
     parts = {part: values.get(part) for part in ("dataset", "base", "architecture", "tokenizer")}
-    chosen = {path: get_field(path) for path in ON_FORM if path in typed and get_field(path) is not None}
+    keeps_others = origin == "copy" and basis[0] == (before or [None])[0]
+    fixed = typed.union(path for path in ON_FORM if not _follows_method(path)) if keeps_others else typed
+    chosen = {path: get_field(path) for path in ON_FORM if path in fixed and get_field(path) is not None}
     suggested = suggest_defaults(ctx, objective=objective, method=method, chosen=chosen, **parts)
+    if keeps_others:
+        for path in set(suggested).intersection(ON_FORM).difference(fixed):
+            set_field(path, suggested[path])
+        return
     set_defaults({path: value for path, value in suggested.items() if path not in typed})
     for path in ON_FORM:
         if path not in typed:
@@ -197,6 +203,10 @@ def _follow_choices(ctx: Context, objective: Objective, method: str, values: Map
     if st.session_state.get("launch_recipe"):  # the form no longer holds its values
         st.session_state["launch_recipe_left"] = True
         st.rerun()
+
+
+def _follows_method(path: str) -> bool:
+    return path.startswith("lora.") or path.endswith("learning_rate")
 
 
 def _fit_cadence(typed: Collection[str]) -> None:

@@ -31,6 +31,7 @@ from backend.domain.data.recognition.training_rows import (
     detect_text,
     detect_unread_turns,
 )
+from backend.domain.data.rows.columns import read_column
 from backend.domain.data.rows.conversations import ROLES
 from backend.domain.data.rows.mapping import map_sample, settle_answers
 from backend.domain.data.rows.problem import RowProblem
@@ -211,11 +212,21 @@ def recognise(rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind | None = N
 
 def _candidates(sample: SampleRows, kind: DatasetKind | None) -> list[Recognition]:
     candidates = [recognition for detector in _DETECTORS if (recognition := detector(sample))]
+    if kind is None and (pairs := detect_preference(sample)) is not None and _never_differ(sample, pairs):
+        reason = f"{pairs.reason}, and the same in every row: there is nothing to prefer"
+        return [replace(pairs, reason=reason)]
     if kind is None and (turns := detect_unread_turns(sample)) is not None:
         return [one for one in candidates if one.kind is not DatasetKind.TEXT] or [turns]
     if kind is not None:
         return [recognition for recognition in (*candidates, *_as_kind(sample, kind)) if recognition.kind is kind]
     return candidates
+
+
+def _never_differ(sample: SampleRows, pairs: Recognition) -> bool:
+    """Return whether the chosen answer is the rejected one in every row: such rows are pairs, of no use."""
+    columns = {field: column for column, field in pairs.mapping.items()}
+    answers = [(read_column(row, columns["chosen"]), read_column(row, columns["rejected"])) for row in sample.rows]
+    return all(chosen is not None and chosen == rejected for chosen, rejected in answers)
 
 
 def _is_named(sample: SampleRows, recognition: Recognition) -> bool:

@@ -85,7 +85,9 @@ def test_the_suggested_steps_of_a_few_rows_are_not_warned_of() -> None:
     """Of nine rows the form took ten steps, and then warned of 8.89 epochs."""
     for rows in (1, 3, 9, 40):
         values = suggest_values(Basis(Objective.SFT, train_rows=rows, parameters=260_000, has_base=True))
-        assert values["max_steps"] == 1 or values["max_steps"] * 8 / rows <= most_epochs(Objective.SFT, "full")
+        batch = values["micro_batch"] * values["grad_accum_steps"]
+        assert values["max_steps"] * batch / rows <= most_epochs(Objective.SFT, "full")
+        assert batch <= rows, "no step trains on a row twice"
 
 
 def test_pretraining_follows_the_data_and_the_network() -> None:

@@ -35,6 +35,16 @@ def test_settings_without_effect_do_not_differ() -> None:
     assert list_differences([config, vary(config, lora=config.lora.model_copy(update={"rank": 32}))]) == []
 
 
+def test_an_adapter_is_no_difference_from_a_run_without_one() -> None:
+    """The form of a copy said “Rank 8, now 16” of a run that had no adapter."""
+    full = make_config(objective="sft", base="b", architecture=None, tokenizer=None)
+    lora = vary(full, method="lora", lora=full.lora.model_copy(update={"rank": 16}))
+    assert [each.label for each in list_differences([full, lora])] == ["Method"]
+    other = vary(lora, lora=full.lora.model_copy(update={"rank": 32}))
+    differences = {each.label: each.texts for each in list_differences([full, lora, other])}
+    assert differences["Rank"] == ("–", "16", "32")
+
+
 def test_rules_of_rewards_are_told_with_what_they_read() -> None:
     """The form of a copy showed {'kind': 'length', 'weight': 1.0, 'pattern': '', 'target': 8}."""
 

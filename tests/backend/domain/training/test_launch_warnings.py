@@ -101,6 +101,7 @@ def test_no_starter_recipe_has_a_warning(name: str) -> None:
         ({"objective": "sft"}, {"epochs": 30.0, "epochs_at_least": True}, Code.OVER_FIT, "max_steps"),
         ({"objective": "dpo", "learning_rate": 1e-6}, {"epochs": 9.0}, Code.OVER_FIT, "max_steps"),
         ({}, {"epochs": 40.0}, Code.OVER_FIT, "max_steps"),
+        ({"objective": "sft"}, {"train_rows": 2}, Code.FEW_ROWS, "dataset"),
         ({"micro_batch": 1, "grad_accum_steps": 1, "max_steps": 100_000}, {}, Code.BATCH_TINY, "micro_batch"),
         ({"schedule": "constant", "min_learning_rate": 1e-5}, {}, Code.WITHOUT_EFFECT, "min_learning_rate"),
         ({"objective": "dpo", "learning_rate": 1e-6, "z_loss": 1e-4}, {}, Code.WITHOUT_EFFECT, "z_loss"),
@@ -137,6 +138,7 @@ def test_a_likely_mistake_is_reported_with_its_field(
         ({"objective": "reward", "learning_rate": 1e-6}, {"base_chats": False}),
         ({"objective": "dpo", "learning_rate": 1e-6}, {"base_chats": True}),
         (CONTINUED, {"base_chats": False}),
+        ({}, {"train_rows": 1}),
     ],
     ids=[
         "a run of seconds",
@@ -151,6 +153,7 @@ def test_a_likely_mistake_is_reported_with_its_field(
         "a reward model",
         "preferences after conversations",
         "more text",
+        "a book",
     ],
 )
 def test_unknown_facts_give_no_warning(values: dict[str, Any], facts: dict[str, Any]) -> None:
@@ -221,3 +224,21 @@ def test_a_longer_context_is_proposed_only_where_the_network_takes_one() -> None
         facts = LaunchFacts(silent_rows=0.2, cut_rows=0.5, max_context=limit)
         cures = [each.cure for each in warnings_of(config, facts) if each.code in (Code.CUT_ROWS, Code.SILENT_ROWS)]
         assert [cure.startswith("Use a longer context") for cure in cures] == [is_proposed, is_proposed]
+
+
+def test_a_micro_batch_larger_than_the_data_is_the_cause_of_many_epochs() -> None:
+    """“1 steps take at least 8 epochs” was the cure of one step of 60,000 rows."""
+    config = run(objective="sft", micro_batch=60_000, max_steps=1)
+    facts = LaunchFacts(epochs=60_000 / 475, epochs_at_least=True, train_rows=475, val_rows=9, seconds=1.0)
+    (warning,) = warnings_of(config, facts)
+    assert (warning.code, warning.field) == (Code.BATCH_LARGE, "micro_batch")
+    assert warning.sentence.startswith("A step of 60,000 sequences takes at least 126 epochs")
+    assert warning.cure == "Use a micro-batch of at most 475."
+    accumulated = config.model_copy(update={"micro_batch": 1, "grad_accum_steps": 60_000})
+    (warning,) = warnings_of(accumulated, facts)
+    assert (warning.field, warning.cure) == ("grad_accum_steps", "A step has room for at most 475.")
+
+
+def test_the_warm_up_of_a_single_step_is_no_mistake() -> None:
+    """“The warm-up of 1 steps takes more than half of the 1.”"""
+    assert codes(run(objective="sft", max_steps=1), seconds=1.0) == []

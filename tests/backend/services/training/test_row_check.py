@@ -16,7 +16,7 @@ from backend.errors import InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.imports import add_rows_dataset
-from backend.services.estimates.forecasts import describe_epochs, forecast
+from backend.services.estimates.forecasts import describe_epochs, describe_truncated, forecast
 from backend.services.estimates.measurements import subject_of
 from backend.services.tokenizers.tokenizers import get_tokenizer
 from backend.services.training.checks import sample_rows
@@ -75,6 +75,16 @@ def test_rows_longer_than_the_context_give_a_warning_without_a_report(ctx: Conte
     warnings = {one.code: one.sentence for one in forecast(ctx, sft("asked", 40)).warnings}
     assert warnings[Code.CUT_ROWS].startswith("At least 5")  # rows of 20 to 60 bytes, with a short answer
     assert Code.CUT_ROWS not in [one.code for one in forecast(ctx, sft("asked", 128)).warnings]
+
+
+def test_a_share_of_truncated_rows_is_stated_below_that_of_a_warning(ctx: Context, base: str) -> None:
+    """91 of 475 rows were truncated, and the form did not say it."""
+    few = forecast(ctx, sft("asked", 61))
+    assert Code.CUT_ROWS not in [one.code for one in few.warnings]
+    assert few.truncated
+    assert describe_truncated(few).endswith(" % of the train rows are truncated to 61 tokens")
+    assert describe_truncated(few).startswith("At least ")
+    assert describe_truncated(forecast(ctx, sft("asked", 128))) == ""
 
 
 def test_a_large_dataset_is_sampled_evenly(ctx: Context, base: str) -> None:

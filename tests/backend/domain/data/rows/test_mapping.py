@@ -355,3 +355,12 @@ def test_a_missing_column_beside_mapped_ones_says_that_none_is_left() -> None:
     mapping = {"question": "question", "choices": "choices", "answer": "answer"}
     with pytest.raises(RowProblem, match="column `choices` is missing, and no column is left to take its place"):
         apply_mapping({"question": "2 + 2?", "answer": "4"}, kind=DatasetKind.BENCHMARK, mapping=mapping)
+
+
+def test_pairs_that_never_differ_are_preferences_of_no_use() -> None:
+    """They were imported as instructions, without their rejected answers."""
+    rows = [{"prompt": f"Ask {n}", "chosen": "Yes.", "rejected": "Yes."} for n in range(4)]
+    recognition = recognise(rows)
+    assert recognition.kind is DatasetKind.PREFERENCE
+    assert recognition.reason.endswith("and the same in every row: there is nothing to prefer")
+    assert recognise([*rows, {**rows[0], "rejected": "No."}]).kind is DatasetKind.INSTRUCTION
