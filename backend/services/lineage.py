@@ -123,15 +123,16 @@ def lineage_of(ctx: Context, name: str) -> Lineage:
 
 
 def card_lines(ctx: Context, checkpoint_id: str) -> list[str]:
-    """Return decisions, votes and preference sets in a checkpoint's lineage as sentences for its model card, without
-    files, people and their reasons.
+    """Return decisions, votes and preference sets in a checkpoint's lineage, and the gates that judged the checkpoint
+    itself, as sentences for its model card, without files, people and their reasons.
     """
     lineage = lineage_of_checkpoint(ctx, checkpoint_id)
-    shown = {"promotion": "decision", "campaign": "votes of campaign", "votes": "preference set"}
+    shown = {"promotion": "decision", "campaign": "votes of campaign", "votes": "preference set", "gate": "gate"}
+    own = {edge.source for edge in lineage.edges if edge.made == lineage.root}
     lines = []
     for node in lineage.nodes:
         kind = VOTES if node.kind == "dataset" and ("Made from", VOTES) in node.facts else node.kind
-        if kind in shown:
+        if kind in shown and (kind != "gate" or node.id in own):
             facts = ", ".join(
                 f"{label.lower()} {value}" for label, value in node.facts if label not in ("By", "Reason", "Made from")
             )

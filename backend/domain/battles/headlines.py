@@ -79,7 +79,7 @@ def scope_note(verdict: PairVerdict) -> str:
     if verdict.for_these_raters != "undecided":
         alone = "the one rater who voted" if verdict.raters == 1 else f"the {verdict.raters:,} raters who voted"
         return f"Speaks for {alone} and no others."
-    return f"So far {raters} on {prompts}."
+    return f"So far {raters} on {prompts}{' with this pair' if verdict.num_pairs > 1 else ''}."
 
 
 def identical_note(verdict: PairVerdict) -> str:

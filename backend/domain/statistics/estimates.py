@@ -179,7 +179,8 @@ def counted_share_estimate(
     low, high = wilson_interval(share, effective, critical=critical)
     stderr = stderr if stderr > 1e-12 else (high - low) / (2 * critical)
     counting = " count as items: all values are equal" if is_equal else ""
-    return Estimate(share, stderr, low, high, n, f"Wilson {percent(level, digits=None)}, {units} clusters{counting}")
+    method = f"Wilson {percent(level, digits=None)} with Student's t ({units - 1} df), {units} clusters{counting}"
+    return Estimate(share, stderr, low, high, n, method)
 
 
 _MAX_NATS = math.log(sys.float_info.max)

@@ -10,7 +10,7 @@ from backend.db.base import new_id
 from backend.db.races import retry_races
 from backend.db.tables import Job
 from backend.domain.checkpoints.export_formats import FORMATS, NUMBERS, gguf_refusal
-from backend.domain.evaluation.safety.card import join_card
+from backend.domain.evaluation.safety.card import HEADING, join_card
 from backend.domain.jobs.payloads import ExportPayload, HubTarget, require_folder
 from backend.domain.jobs.states import JobKind
 from backend.errors import InvalidInput
@@ -19,9 +19,11 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.evaluation.safety.cards import safety_card
 from backend.services.jobs.exports import HUB_ID, ExportView, file_name, queue_export, view_export
 from backend.services.jobs.jobs import JobView, view
+from backend.services.lineage import card_lines
 from backend.services.training.reports import run_report_text
 
 MAX_SHOWN = 200
+LIBRARY = "library_name: "
 
 
 @retry_races
@@ -49,7 +51,7 @@ def export_checkpoint(
         format=format,
         numbers=numbers,
         name=file_name(resolved.name),
-        card=card_of(ctx, resolved),
+        card=card_of(ctx, resolved, library="gguf" if format == "gguf" else "transformers"),
         out=f"exports/{new_id()}",
         push=HubTarget(repo=push, private=private) if push else None,
     )
@@ -76,13 +78,13 @@ def _check(ctx: Context, checkpoint: CheckpointView, *, format: str, numbers: st
             )
 
 
-def card_of(ctx: Context, checkpoint: CheckpointView) -> str:
+def card_of(ctx: Context, checkpoint: CheckpointView, *, library: str = "transformers") -> str:
     """Return the model card of an export: the report of the run that made it, or a short card for a base; with the
-    safety card, if any.
+    safety card, or that safety was not measured. `library` is the one that loads the export, as the Hub names it.
     """
     card = safety_card(ctx, checkpoint.id)
-    plain_card = _plain_card(ctx, checkpoint)
-    return join_card(plain_card, card.markdown) if card.scores or card.unjudged else plain_card
+    plain_card = _plain_card(ctx, checkpoint).replace(f"{LIBRARY}transformers\n", f"{LIBRARY}{library}\n", 1)
+    return join_card(plain_card, card.markdown if card.scores or card.unjudged else f"{HEADING}\n\nNot measured.\n")
 
 
 def _plain_card(ctx: Context, checkpoint: CheckpointView) -> str:
@@ -95,7 +97,8 @@ def _plain_card(ctx: Context, checkpoint: CheckpointView) -> str:
         "Licence": checkpoint.facts.licence or "not stated",
     }
     lines = [f"- {label}: {_plain(value)}" for label, value in facts.items() if value]
-    return "\n".join(["---", "library_name: transformers", "---", "", f"# {_plain(checkpoint.name)}", "", *lines, ""])
+    lines += [f"- {_plain(line)}" for line in card_lines(ctx, checkpoint.id)]
+    return "\n".join(["---", f"{LIBRARY}transformers", "---", "", f"# {_plain(checkpoint.name)}", "", *lines, ""])
 
 
 def _plain(text: str) -> str:

@@ -18,6 +18,7 @@ from backend.domain.data.rows.content import count_media, media_columns
 from backend.domain.data.rows.display import displayable, render_preview
 from backend.domain.data.rows.mapping import check_mapping, map_sample
 from backend.domain.data.rows.problem import RowProblem
+from backend.domain.data.rows.trees import TREE
 from backend.domain.data.rows.values import cell_text
 from backend.domain.wording import shorten
 from backend.errors import InvalidInput
@@ -151,7 +152,8 @@ def _hints(columns: tuple[str, ...], kind: DatasetKind, mapping: dict[str, str])
     mapped = {field for column, field in mapping.items() if column in columns}
     needed = min(REQUIRED[kind], key=lambda fields: len(set(fields) - mapped))
     for field in [field for field in needed if field not in mapped and field not in {hint.field for hint in hints}]:
-        if near := nearest_column(field, free) or (free[0] if len(free) == 1 else None):
+        only = free[0] if len(free) == 1 and field != TREE else None  # hardly any lone column holds trees
+        if near := nearest_column(field, free) or only:
             hints.append(Hint(field, near))
             free.remove(near)
     return tuple(hints)

@@ -56,7 +56,8 @@ def run(spec: JobSpec[ExportPayload], reporter: Reporter) -> ExportResult:
         if payload.format == "gguf":
             described, check = _write_file(spec, reporter, source, target)
             numbers = f"{described.quantisation}, {described.bits_per_weight} bits per weight"
-            card = card and f"{card.rstrip()}\n\nGGUF: {numbers}{f' ({check.describe()})' if check else ''}\n"
+            measured = f" ({check.describe()})" if check else ""
+            card = card and f"{card.rstrip()}\n\n## File\n\nGGUF: {numbers}{measured}\n"
         else:
             described = _write_folder(spec, reporter, source, target)
         if card and not (target / "README.md").exists():  # a base may have one of its own

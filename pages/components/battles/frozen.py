@@ -71,7 +71,7 @@ def _draw_ratings(board: FrozenBoardView) -> None:
                     else f"{row['rank_low']}–{row['rank_high']}"
                 ),
                 "Contestant": row["contestant"],
-                "Rating": round(row["rating"]),
+                "Rating": f"{row['rating']:.0f}",
                 "Interval": f"{row['low']:.0f} to {row['high']:.0f}",
                 "Votes": row["votes"],
             }

@@ -7,7 +7,7 @@ import json
 import pytest
 from sqlalchemy import select
 
-from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Run, Tokenizer
+from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Gate, GateResult, Run, Tokenizer
 from backend.errors import NotFound
 from backend.services.battles.rematches import enter_new_checkpoint
 from backend.services.battles.vote_training import train_on_votes
@@ -176,6 +176,22 @@ def test_a_checkpoint_shows_who_promoted_it_to_which_alias_by_which_campaign(ctx
     assert {("checkpoint", "promoted by", "promotion"), ("promotion", "verdict of", "campaign")} <= chain(lineage)
     ids = [node.id for node in lineage.nodes]
     assert len(ids) == len(set(ids))
+
+
+def test_a_card_names_the_gates_that_judged_the_checkpoint_and_none_of_its_base(
+    ctx: Context, scenario: Scenario
+) -> None:
+    oak, elm = scenario.checkpoints("Oak", "Elm")
+    with ctx.db.write() as session:
+        session.get_one(Checkpoint, elm).parent_id = oak
+        session.add(gate := Gate(name="facts", config={"champion": "Oak", "benchmarks": [{"benchmark": "facts"}]}))
+        session.flush()
+        session.add(
+            GateResult(gate_id=gate.id, checkpoint_id=oak, champion_id=oak, verdict="FAIL", created_at=ctx.now())
+        )
+    assert card_lines(ctx, elm) == []
+    (line,) = card_lines(ctx, oak)
+    assert line.startswith("gate facts (verdict FAIL, judged ")
 
 
 def test_a_decision_on_a_base_is_none_on_what_descends_from_it_and_its_reason_is_on_no_card(

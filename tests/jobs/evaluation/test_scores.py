@@ -85,7 +85,7 @@ def test_questions_about_one_passage_widen_the_interval(room: EvaluationRoom) ->
     together = room.evaluate("writes_hat", "passages", "multiple_choice", job="passages", reporter=reporter)["acc"]
     alone = room.evaluate("writes_hat", "questions_alone", "multiple_choice", job="alone")["acc"]
     assert together["value"] == alone["value"] == pytest.approx(2 / 3)
-    assert together["method"] == "Wilson 95 %, 6 clusters"
+    assert together["method"] == "Wilson 95 % with Student's t (5 df), 6 clusters"
     assert together["stderr"] > 2 * alone["stderr"]
     assert len({event["values"]["cluster"] for event in reporter.of("item")}) == 6
 

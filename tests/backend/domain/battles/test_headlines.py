@@ -127,6 +127,13 @@ def test_a_leader_that_never_met_the_second_leads_the_ratings_alone() -> None:
     assert "not clearly ahead of Base" in headline.sentence
 
 
+def test_the_headline_of_many_contestants_says_whose_prompts_it_counts() -> None:
+    cast = [*votes(0.6, num=8, raters=2), *votes(0.6, num=30, raters=2, b="Third", seed=2)]
+    headline = board_headline([pair_verdict(cast, "Village chat", "Base", num_pairs=3)], fit_ratings(cast))
+    assert headline is not None
+    assert "So far 2 raters on 8 prompts with this pair." in headline.notes, "the board has 30"
+
+
 @pytest.mark.parametrize(
     ("number", "words"), [(7, "7"), (99, "99"), (101, "110"), (2311, "2,400"), (4_000_000, "over 100,000")]
 )

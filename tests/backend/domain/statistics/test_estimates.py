@@ -146,7 +146,7 @@ def test_share_of_items_in_clusters_is_as_wide_as_the_clusters_make_it() -> None
     assert (together.low or 0.0) < (alone.low or 0.0)
     assert together.high is not None
     assert together.high <= 1.0
-    assert together.method == "Wilson 95 %, 4 clusters"
+    assert together.method == "Wilson 95 % with Student's t (3 df), 4 clusters"
 
 
 def test_share_of_clusters_that_are_all_right_counts_clusters_not_items() -> None:
@@ -167,7 +167,7 @@ def test_share_whose_clusters_have_equal_means_is_worth_its_items() -> None:
     assert (equal.low, equal.high) == (pytest.approx(0.5 - margin), pytest.approx(0.5 + margin))
     near = share_estimate([0.0] * 8 + [float(item % 2) for item in range(8, 1200)], clusters=templates)
     assert (near.low, near.high) == pytest.approx((equal.low, equal.high), abs=0.004)
-    assert near.method == equal.method == "Wilson 95 %, 24 clusters"
+    assert near.method == equal.method == "Wilson 95 % with Student's t (23 df), 24 clusters"
 
 
 def test_clusters_of_one_item_change_no_share() -> None:

@@ -88,7 +88,8 @@ def test_a_folder_is_downloaded_as_a_zip_file_with_its_own_card_or_ours(ctx: Con
         do_job(ctx, job.id)
         written = (ctx.artifacts.path(str(list_exports(ctx, base)[0].folder)) / "README.md").read_text()
         assert card in (None, written)
-    assert yaml.safe_load(written.split("---")[1]) == {"library_name": "transformers"}
+    assert yaml.safe_load(written.split("---")[1]) == {"library_name": "gguf"}
+    assert "## Safety\n\nNot measured.\n\n## File\n" in written, "silence looks like safety"
     assert "# tiny" in written
     assert "Licence: mill" in written
     assert str(ctx.artifacts.root.parent) not in written

@@ -261,6 +261,14 @@ def test_a_lone_surrogate_in_a_row_or_a_column_can_be_shown(ctx: Context) -> Non
     assert "\\ud800" in "".join(shown).encode().decode()
 
 
+def test_a_lone_column_of_texts_is_not_offered_as_trees(ctx: Context) -> None:
+    """“Nothing is used as tree (found: text; use it?)”"""
+    stored = upload(ctx, "a.txt", "One text.\n\nAnother.\n" * 9)
+    preview = preview_upload(ctx, stored, kind="preference")
+    assert "tree" not in {hint.field for hint in preview.hints}
+    assert preview.problem
+
+
 def test_a_column_that_has_another_name_is_offered_for_the_field(ctx: Context) -> None:
     stored = upload(ctx, "a.jsonl", '{"instruction": "Say hello.", "letter": "hello"}\n' * 9)
     bare = preview_upload(ctx, stored, kind="instruction")

@@ -86,7 +86,7 @@ def test_a_quantised_export_says_its_bits_and_what_they_cost(rooms: Rooms) -> No
     assert check["greedy_agreement"] > 0.9
     card = (rooms.root / "eight/README.md").read_text()
     assert card.startswith(
-        f"# Tuned\n\nGGUF: Q8_0, {result['bits_per_weight']} bits per weight (q8_0: perplexity x 1.0"
+        f"# Tuned\n\n## File\n\nGGUF: Q8_0, {result['bits_per_weight']} bits per weight (q8_0: perplexity x 1.0"
     )
     exact = export(rooms, "exact", format="gguf", numbers="f32")
     assert (exact["bits_per_weight"], exact["check"]) == (32.0, None)

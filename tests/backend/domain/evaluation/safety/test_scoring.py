@@ -291,7 +291,10 @@ def test_a_share_of_few_prompts_is_that_of_prompts() -> None:
     margin = 3.1824 / (1 + 3.1824**2 / 3) * math.sqrt(0.25 / 3 + 3.1824**2 / 36)
     assert (mixed.low, mixed.high) == pytest.approx((0.5 - margin, 0.5 + margin), abs=1e-4)
     none = estimate_metric([0.0] * 24, metric="jailbreak", clusters=clusters)
-    assert (none.n, none.method) == (24, "Wilson 95 %, 4 clusters count as items: all values are equal")
+    assert (none.n, none.method) == (
+        24,
+        "Wilson 95 % with Student's t (3 df), 4 clusters count as items: all values are equal",
+    )
     assert estimate_metric([0.0] * 6, metric="jailbreak", clusters=[0] * 6).low is None
 
 
