@@ -345,7 +345,7 @@ def test_the_training_plan_says_that_raters_are_flagged(site: Context, scenario:
     assert "Quality flags" not in words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Train"))
     scenario.votes(campaign, lambda a, b: "A", rater=link_rater(site, campaign.id, "lazy"), seed=2)
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Train")
-    assert "Locked prompts" in words(app), "a rematch has held-out prompts of its own"
+    assert "Held-out voted prompts" in words(app), "a rematch has held-out prompts of its own"
     assert app.button(key="plan_flags").label == "Quality flags on 1 of 2 raters"
     assert "Their votes are trained on, unless you exclude them." in words(app)
 

@@ -120,7 +120,7 @@ def _draw_rows(plan: TrainingPlan) -> None:
     )
     draw_metric(
         grid,
-        "Locked prompts",
+        "Held-out voted prompts",
         f"{preview.num_locked:,}",
         help="Voted prompts that no run trains on. The rematch draws from them and from prompts without votes.",
     )
