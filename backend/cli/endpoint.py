@@ -37,12 +37,14 @@ from backend.services.serving.canaries import abort_canary, change_canary, promo
 from backend.services.serving.deployments import (
     delete_endpoint,
     deploy,
+    describe_changes,
+    next_options,
     rollback_endpoint,
     scale_endpoint,
     start_endpoint,
     stop_endpoint,
 )
-from backend.services.serving.endpoints import EndpointView, get_endpoint, list_endpoints, list_revisions
+from backend.services.serving.endpoints import EndpointView, find_view, get_endpoint, list_endpoints, list_revisions
 from backend.services.serving.requirements import check_requirement, require_safety
 from backend.services.serving.speed import find_speed, launch_speed_probe
 from backend.services.serving.upstreams import resolve_deployable
@@ -97,13 +99,18 @@ def endpoint_data(endpoint: EndpointView) -> dict[str, object]:
 
 
 @app.command("deploy")
-@model_options(DeploymentOptions)
+@model_options(DeploymentOptions, partial=True)
 def deploy_(
     checkpoint: Annotated[
         str, typer.Option(help="Name of the checkpoint, or an alias, which the endpoint then follows.")
     ],
     name: Annotated[str, typer.Option(help="Name of the endpoint: what clients put in model=.")],
-    replicas: Annotated[int, typer.Option(min=1)] = 1,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="By default as many as the earlier revision has, at first 1.")
+    ] = None,
+    defaults: Annotated[
+        bool, typer.Option("--defaults", help="Options that are not given get their defaults, not the earlier values.")
+    ] = False,
     require_safety_gate: Annotated[
         bool,
         typer.Option("--require-safety", help="Refuse a checkpoint that does not pass the safety gate, now and later."),
@@ -113,8 +120,8 @@ def deploy_(
     options: FieldValues,
     wait: WaitFlag = True,
 ) -> None:
-    """Deploy a checkpoint to N replicas; those of an earlier deployment are replaced one by one. Needs a running
-    installation.
+    """Deploy a checkpoint to N replicas; those of an earlier deployment are replaced one by one, and its options stay
+    unless others are given. Needs a running installation.
     """
     ctx = get_context()
     check_margin(margin)
@@ -124,17 +131,22 @@ def deploy_(
         check_requirement(ctx, subject.id, name=name, requirement=require)
     _require_worker(ctx)
     alias = checkpoint if is_alias_name(checkpoint) else None
-    options["draft"] = resolve_checkpoint(ctx, options["draft"]).id if options["draft"] else None
+    if draft := options.get("draft"):
+        options["draft"] = resolve_checkpoint(ctx, draft).id
+    previous = find_view(ctx, name)
     deployed = deploy(
         ctx,
         checkpoint_id=subject.id,
         name=name,
         num_replicas=replicas,
-        config=DeploymentOptions.read(options).changed(),
+        config=next_options(None if defaults else previous, options).changed(),
         require=require,
         alias=alias,
+        follows="draft" not in options,
         person=LOCAL,
     )
+    if previous and (words := describe_changes(previous, deployed.config, deployed.target, deployed.draft_names)):
+        note(f"Changed from revision {previous.revision}: {words}")
     _emit_started(ctx, deployed, wait=wait)
 
 
@@ -230,6 +242,7 @@ def history(name: str) -> None:
             f"{r.revision:>3}  {r.created_at:%Y-%m-%d %H:%M}  {r.role:<8} {r.checkpoint_name}"
             f"  {'stopped' if r.stopped_at else 'serving'}{f'  ({r.note})' if r.note else ''}"
         )
+        lines += [f"     options: {r.options}"] if r.options else []
         lines += [f"     {event.at:%Y-%m-%d %H:%M}  {event.text}" for event in reversed(r.events)]
     emit({"endpoint": name, "revisions": [asdict(r) for r in rows]}, text="\n".join(lines))
 

@@ -15,7 +15,7 @@ from backend.errors import Conflict, NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.serving.aliases import list_aliases
-from backend.services.serving.deployments import deploy
+from backend.services.serving.deployments import deploy, describe_changes
 from backend.services.serving.drafts import list_drafts
 from backend.services.serving.endpoints import EndpointView, list_endpoints, resolve_endpoint
 from backend.services.serving.memory import DeploymentMemory, deployment_memory
@@ -111,14 +111,16 @@ def draw_deploy_form(
     suggest_name(called, [endpoint.name for endpoint in endpoints])
     fields = st.grid(2, min_column_width=200)
     name = draw_endpoint_name(fields, key="deploy_name")
+    previous = next((endpoint for endpoint in endpoints if endpoint.name == name), None)
+    key = f"deploy_{name}" if previous else "deploy"
     replicas = int(
         draw_number(
             fields,
             "Replicas",
             1,
             64,
-            1,
-            key="deploy_replicas",
+            (previous.target if previous else 1) or 1,
+            key=f"{key}_replicas",
             help="Each uses one core. On CPUs, those of one machine share the weights.",
         )
     )
@@ -134,7 +136,8 @@ def draw_deploy_form(
         ),
     )
     is_refused = draw_requirements(ctx, name, chosen, (required or DEFAULT_REQUIREMENT) if gate else None)
-    options = draw_options(ctx, list_drafts(ctx, chosen))
+    drafts = list_drafts(ctx, chosen)
+    options = draw_options(ctx, drafts, previous=previous, key=key)
     if options.engine in SERVERS:
         st.caption(
             f"Memory of {ENGINE_TITLES[options.engine]} is not estimated; the endpoint's page shows what it takes."
@@ -145,12 +148,14 @@ def draw_deploy_form(
         )
         draw_replica_memory(memory, replicas)
     draw_speed(ctx, person, chosen)
-    serving = {endpoint.name: endpoint for endpoint in endpoints if endpoint.stopped_at is None}
-    if name in serving:
-        st.info(f"{plain(name)} serves {plain(serving[name].checkpoint_name)}; its replicas are replaced one by one.")
+    if previous:
+        serves = f"{plain(name)} serves {plain(previous.checkpoint_name)}; its replicas are replaced one by one."
+        changes = describe_changes(previous, options, replicas, drafts)
+        stays = f"Changes: {plain(changes)}." if changes else "Its options stay."
+        st.info(stays if previous.stopped_at else f"{serves} {stays}")
     missing = {"enter a name": not name, "meet the requirements first": bool(name) and is_refused}
     if form_button("Deploy", missing, key="deploy", icon="rocket_launch"):
-        with refusals_marked(options.model_dump(), key="deploy"):
+        with refusals_marked(options.model_dump(), key=key):
             deploy(
                 ctx,
                 checkpoint_id=chosen,
@@ -164,7 +169,7 @@ def draw_deploy_form(
             st.query_params.from_dict({"name": name})
             st.toast(f"Deploying {plain(name)}", icon=":material/rocket_launch:")
             st.rerun()
-    draw_refusal(DeploymentOptions, key="deploy")
+    draw_refusal(DeploymentOptions, key=key)
 
 
 def label_subject(subject: str, checkpoints: dict[str, CheckpointView], aliases: dict[str, str]) -> str:

@@ -429,6 +429,23 @@ def test_the_deploy_form_suggests_a_free_name_and_keeps_what_was_typed(ctx: Cont
     assert config.max_perplexity_ratio == 1.2
 
 
+def test_the_deploy_form_holds_the_options_of_the_earlier_revision_and_says_what_changes(ctx: Context) -> None:
+    make_ready(ctx)
+    tiny = next(c.id for c in list_checkpoints(ctx) if c.name == "tiny")
+    first = {"context": 200, "max_running": 3}
+    deploy(ctx, checkpoint_id=tiny, name="tales", num_replicas=2, config=first, person=LOCAL)
+    app = draw("serve/endpoints.py", checkpoint=tiny)
+    app.text_input(key="deploy_name").set_value("tales").run()
+    assert "Its options stay" in app.info[0].value
+    context = app.number_input(key="deploy_tales_context")
+    assert context.value == 200
+    context.set_value(256).run()
+    assert "Changes: context 200 tokens -> 256 tokens." in app.info[0].value.replace("\\", "")
+    app.button(key="deploy").click().run()
+    endpoint = get_endpoint(ctx, "tales")
+    assert (endpoint.config.changed(), endpoint.target) == ({"context": 256, "max_running": 3}, 2)
+
+
 def test_an_engine_that_is_not_installed_is_marked_in_the_list_with_its_cure(
     ctx: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,10 +53,13 @@ class DeploymentConfig(DeploymentOptions, StoredRecord):
 
 
 class ScalingEvent(ReadRecord):
-    """A change of the number of replicas that an endpoint made by itself."""
+    """A change of the number of replicas that an endpoint made by itself, or a restart of one. Of events with one
+    `subject` the newest is stored.
+    """
 
     at: Moment
     text: str
+    subject: str = ""
 
 
 class DeploymentTraffic(CanaryRules, StoredRecord):
@@ -75,7 +78,8 @@ class DeploymentTraffic(CanaryRules, StoredRecord):
     scaling: ScalingState = ScalingState()
     events: tuple[ScalingEvent, ...] = ()
 
-    def with_event(self, text: str, at: datetime, **changes: Any) -> DeploymentTraffic:
+    def with_event(self, text: str, at: datetime, *, subject: str = "", **changes: Any) -> DeploymentTraffic:
         """Return the traffic with one more event and other changes."""
-        events = (*self.events, ScalingEvent(at=at, text=text))[-MAX_EVENTS:]
+        others = [event for event in self.events if not subject or event.subject != subject]
+        events = (*others, ScalingEvent(at=at, text=text, subject=subject))[-MAX_EVENTS:]
         return self.model_copy(update={"events": events, **changes})

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
-from backend.domain.fields import OPTION_ONLY, Shown, setting, unless
+from backend.domain.fields import OPTION_ONLY, Shown, setting, shown_of, unless
 from backend.domain.json_values import FieldValues
 from backend.domain.serving.autoscaling import ScalingRules
 from backend.domain.serving.engines import ENGINE_TITLES, SHARING, EngineName, places_of
@@ -193,4 +193,34 @@ class DeploymentOptions(BaseModel):
 
     def changed(self) -> FieldValues:
         """Return the options that differ from their defaults, as a config stores them."""
-        return self.model_dump(mode="json", exclude_defaults=True)
+        return self.model_dump(mode="json", exclude_defaults=True, include=set(DeploymentOptions.model_fields))
+
+    def describe(self, names: Mapping[Any, str]) -> str:
+        """Return the options that differ from their defaults, such as `context 200 tokens, surge 2`; empty where none
+        does. `names` are those of drafts, by id.
+        """
+        given = ((name, getattr(self, name)) for name in self.changed())
+        return ", ".join(f"{_label(name)} {names.get(value) or _say(name, value)}" for name, value in given)
+
+    def describe_changes(self, after: DeploymentOptions, names: Mapping[Any, str]) -> str:
+        """Return what differs in other options, such as `surge 1 -> 2`; empty where nothing does."""
+        pairs = ((name, getattr(self, name), getattr(after, name)) for name in DeploymentOptions.model_fields)
+        return ", ".join(
+            f"{_label(name)} {names.get(old) or _say(name, old)} -> {names.get(new) or _say(name, new)}"
+            for name, old, new in pairs
+            if old != new
+        )
+
+
+def _label(name: str) -> str:
+    title = DeploymentOptions.model_fields[name].title or name.replace("_", " ")
+    return title if title[:2].isupper() else title[0].lower() + title[1:]
+
+
+def _say(name: str, value: Any) -> str:
+    info = DeploymentOptions.model_fields[name]
+    shown = shown_of(info)
+    if value is None:
+        return shown.empty.lower() or "none"
+    text = shown.choices.get(value) or (f"{value:,.12g}" if isinstance(value, int | float) else str(value))
+    return f"{text} {shown.unit}".rstrip()

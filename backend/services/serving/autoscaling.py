@@ -66,8 +66,10 @@ def _autoscale(session: Session, ctx: Context, endpoint_id: str) -> None:
     if scaling.replicas == deployment.num_replicas:
         return
     text = f"scaled {deployment.num_replicas} -> {scaling.replicas}: {scaling.reason}"
-    awake = {"awake": deployment.num_replicas if rules.most is None else rules.least} if scaling.replicas == 0 else {}
-    deployment.traffic = deployment.traffic.with_event(text, now, **awake)
+    deployment.traffic = deployment.traffic.with_event(text, now)
+    if scaling.replicas == 0:
+        awake = deployment.num_replicas if rules.most is None else rules.least
+        deployment.traffic = deployment.traffic.model_copy(update={"awake": awake})
     deployment.num_replicas = scaling.replicas
     session.flush()
     advance(session, ctx, endpoint.id)

@@ -54,24 +54,26 @@ def deploy(
     *,
     checkpoint_id: str,
     name: str,
-    num_replicas: int = 1,
+    num_replicas: int | None = None,
     config: Mapping[str, Any] | None = None,
     require: SafetyRequirement | None = None,
     alias: str | None = None,
     follows: bool = False,
     person: Person,
 ) -> EndpointView:
-    """Bind an endpoint to a checkpoint. Replicas of the new revision replace those of the previous one by one.
+    """Bind an endpoint to a checkpoint. Replicas of the new revision replace those of the previous one by one, as many
+    unless another number is given.
 
-    With `alias` the endpoint follows it: whenever the alias moves, the checkpoint that holds it is deployed, without a
-    draft that does not fit it (`follows`). With `require`, now and of every later deployment, the checkpoint must pass
-    the safety gate. Raises InvalidInput for a bad name or number, or a draft that does not fit, NotFound for an unknown
-    checkpoint, Conflict with the reason for one that does not pass it, or a gate that the endpoint requires, NotAllowed
-    for a rater.
+    With `alias` the endpoint follows it: whenever the alias moves, the checkpoint that holds it is deployed. With
+    `follows`, as there, a draft that does not fit the checkpoint is left out. With `require`, now and of every later
+    deployment, the checkpoint must pass the safety gate. Raises InvalidInput for a bad name or number, or a draft that
+    does not fit, NotFound for an unknown checkpoint, Conflict with the reason for one that does not pass it, or a gate
+    that the endpoint requires, NotAllowed for a rater.
     """
     require_builder(person)
     check_endpoint_name(name)
-    check_num_replicas(num_replicas)
+    if num_replicas is not None:
+        check_num_replicas(num_replicas)
     require = require or requirement_of(ctx, name)
     refuse_undeployable(ctx, name=name, checkpoint_id=checkpoint_id, person=person, require=require)
     if alias is not None:
@@ -82,15 +84,48 @@ def deploy(
     _check_context(ctx, checkpoint_id, options.context)
     if options.draft is not None and not follows:
         check_draft(ctx, checkpoint_id, options=options)
-    num_replicas = min(max(num_replicas, rules.least), rules.most) if rules.most else num_replicas
     with ctx.db.write() as session:
         endpoint = session.scalar(select(Endpoint).where(Endpoint.name == name))
         if endpoint is None:
             endpoint = Endpoint(name=name, created_by=person.id, created_at=ctx.now())
             session.add(endpoint)
             session.flush()
+        if num_replicas is None:
+            newest = _newest_stable(session, endpoint)
+            num_replicas = awake_replicas(newest) if newest else 1
+        num_replicas = min(max(num_replicas, rules.least), rules.most) if rules.most else num_replicas
         add_deployment(session, ctx, endpoint, checkpoint_id, num_replicas=num_replicas, config=options, person=person)
     return get_endpoint(ctx, name)
+
+
+def next_options(previous: EndpointView | None, given: Mapping[str, Any]) -> DeploymentOptions:
+    """Return the options of an endpoint's next revision: those given, else those of the previous one, else defaults.
+
+    Raises InvalidInput that names the field.
+    """
+    return DeploymentOptions.read({**(previous.config.changed() if previous else {}), **given})
+
+
+def describe_changes(
+    previous: EndpointView, options: DeploymentOptions, num_replicas: int, drafts: Mapping[str, str]
+) -> str:
+    """Return which options and what number of replicas differ from the previous revision's, such as `context 200 tokens
+    -> 256 tokens`; empty where none does. `drafts` are names by id.
+    """
+    changes = [previous.config.describe_changes(options, {**drafts, **previous.draft_names})]
+    if previous.target and previous.target != num_replicas:
+        changes.append(f"replicas {previous.target} -> {num_replicas}")
+    return ", ".join(change for change in changes if change)
+
+
+def _newest_stable(session: Session, endpoint: Endpoint) -> Deployment | None:
+    """Return the newest stable revision, stopped or not; None before the first."""
+    return session.scalars(
+        select(Deployment)
+        .where(Deployment.endpoint_id == endpoint.id, Deployment.role == STABLE)
+        .order_by(Deployment.revision.desc())
+        .limit(1)
+    ).first()
 
 
 def _check_context(ctx: Context, checkpoint_id: str, context: int | None) -> None:
@@ -102,7 +137,7 @@ def _check_context(ctx: Context, checkpoint_id: str, context: int | None) -> Non
     shape = read_network_shape(ctx, checkpoint.folder) if checkpoint is not None and checkpoint.folder else None
     if shape is not None and context > shape.context:
         raise InvalidInput(
-            f"context = {context:,}: the model's own holds {shape.context:,} tokens.",
+            f"{context:,} tokens are more than the model's own context holds, {shape.context:,}.",
             remedy="Choose at most as many.",
             field="context",
         )
@@ -279,13 +314,8 @@ def start_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
     refuse_undeployable(ctx, name=name, checkpoint_id=checkpoint_id, person=person)
     with ctx.db.write() as session:
         endpoint = find_endpoint(session, name)
-        last = session.scalars(
-            select(Deployment)
-            .where(Deployment.endpoint_id == endpoint.id, Deployment.role == STABLE)
-            .order_by(Deployment.revision.desc())
-            .limit(1)
-        ).one()
-        if last.stopped_at is None:
+        last = _newest_stable(session, endpoint)
+        if last is None or last.stopped_at is None:
             raise Conflict(
                 f"The endpoint {name!r} is not stopped.",
                 remedy="Stop it first, or deploy another checkpoint under its name.",

@@ -42,6 +42,11 @@ class ReplicaView:
     problem: str
     remedy: str = ""
 
+    @property
+    def restarts(self) -> str:
+        """Return how often it was restarted; empty for one that never was."""
+        return describe_restarts(self.attempt - 1) if self.attempt > 1 else ""
+
 
 @dataclass(frozen=True)
 class RolloutView:
@@ -101,6 +106,7 @@ class RevisionView:
     stopped_at: datetime | None
     note: str
     events: tuple[ScalingEvent, ...] = ()
+    options: str = ""  # those that differ from their defaults
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,11 @@ class EndpointView:
     canary: CanaryView | None = None
     shadow: ShadowView | None = None
     draft_name: str | None = None  # the checkpoint that drafts for it
+
+    @property
+    def draft_names(self) -> dict[str, str]:
+        """Return the name of its draft by id; empty without one."""
+        return {self.config.draft: self.draft_name} if self.config.draft and self.draft_name else {}
 
     @property
     def arithmetics(self) -> list[str]:
@@ -157,6 +168,11 @@ class EndpointView:
         return "failing" if any(replica.problem for replica in self.replicas) else "starting"
 
 
+def describe_restarts(number: int) -> str:
+    """Return how often a replica was restarted."""
+    return f"restarted {'once' if number == 1 else f'{number:,} times'}"
+
+
 def find_endpoint(session: Session, name: str) -> Endpoint:
     """Return the row of an endpoint. Raises NotFound with the known names."""
     endpoint = session.scalar(select(Endpoint).where(Endpoint.name == name))
@@ -188,6 +204,13 @@ def get_endpoint(ctx: Context, name: str) -> EndpointView:
     """Return one endpoint. Raises NotFound."""
     with ctx.db.read() as session:
         return _view(session, ctx, find_endpoint(session, name))
+
+
+def find_view(ctx: Context, name: str) -> EndpointView | None:
+    """Return one endpoint; None for a name that was never deployed."""
+    with ctx.db.read() as session:
+        endpoint = session.scalar(select(Endpoint).where(Endpoint.name == name))
+        return None if endpoint is None else _view(session, ctx, endpoint)
 
 
 def resolve_endpoint(ctx: Context, name: str) -> EndpointView:
@@ -378,17 +401,20 @@ def list_revisions(ctx: Context, name: str) -> list[RevisionView]:
             .where(Deployment.endpoint_id == endpoint.id)
             .order_by(Deployment.revision.desc())
             .limit(20)
-        )
-        return [_revision_view(row, checkpoint) for row, checkpoint in rows]
+        ).all()
+        drafts = {row.config.draft for row, _ in rows} - {None}
+        names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(drafts))).all())
+        return [_revision_view(row, checkpoint, options=row.config.describe(names)) for row, checkpoint in rows]
 
 
-def _revision_view(row: Deployment, checkpoint: str) -> RevisionView:
+def _revision_view(row: Deployment, checkpoint: str, *, options: str) -> RevisionView:
     return view_of(
         RevisionView,
         row,
         checkpoint_name=checkpoint,
         note=f"rollback to revision {row.restores}" if row.restores else row.traffic.outcome,
         events=row.traffic.events,
+        options=options,
     )
 
 

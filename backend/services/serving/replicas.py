@@ -21,7 +21,12 @@ from backend.domain.serving.upstream import Upstream
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
 from backend.services.serving.adapters.served import adapters_of
-from backend.services.serving.endpoints import endpoints_of_aliases, served_adapters
+from backend.services.serving.endpoints import (
+    describe_restarts,
+    endpoints_of_aliases,
+    replica_numbers,
+    served_adapters,
+)
 from backend.services.serving.rollout import ALIVE, CANARY, STABLE, advance
 
 
@@ -119,6 +124,10 @@ def record_ready(session: Session, ctx: Context, claim: Claim[ReplicaPayload], e
     deployment = session.get_one(Deployment, replica.deployment_id)
     if event.precision_check is not None:
         deployment.config = deployment.config.model_copy(update={"precision_check": event.precision_check})
+    if claim.attempt > 1:
+        number = replica_numbers(session, [deployment.id])[replica.id]
+        text = f"replica {number} {describe_restarts(claim.attempt - 1)}"
+        deployment.traffic = deployment.traffic.with_event(text, ctx.now(), subject=replica.id)
     session.flush()
     advance(session, ctx, deployment.endpoint_id)
 

@@ -60,7 +60,7 @@ from pages.components.serving.shadow import draw_shadow, draw_shadow_form
 from pages.components.serving.traffic_dataset import TRAFFIC_OF
 from pages.components.serving.upstream_form import draw_upstream
 from pages.components.tables import draw_table
-from pages.components.words import ago, two_times
+from pages.components.words import ago, two_times, when
 
 BADGES: dict[str, tuple[Literal["green", "blue", "red", "gray"], str]] = {
     "ready": ("green", "check_circle"),
@@ -249,6 +249,10 @@ def draw_endpoint_gauges(endpoint: EndpointView) -> None:
     draw_metric(
         grid, "Replicas ready", "asleep" if endpoint.state == "asleep" else f"{endpoint.num_ready} of {endpoint.target}"
     )
+    for replica in endpoint.replicas:
+        if replica.restarts and replica.status == "ready" and replica.ready_at:
+            which = f"Replica {replica.number} of revision {replica.revision}"
+            st.caption(plain(f"{which}: {replica.restarts}, last ready at {when(replica.ready_at)}"))
     draw_metric(grid, "Running requests", f"{sum(r.gauges.running for r in endpoint.replicas)}")
     draw_metric(grid, "Tokens per second", f"{sum(r.gauges.tokens_per_second for r in endpoint.replicas):.0f}")
     for replica in endpoint.replicas:
@@ -269,6 +273,7 @@ def draw_history(ctx: Context, person: Person, name: str) -> None:
         {
             "Revision": row.revision,
             "Checkpoint": row.checkpoint_name,
+            "Options": row.options or "defaults",
             "Replicas": row.num_replicas,
             "Deployed": row.created_at,
             "Until": row.stopped_at or "now",
@@ -279,7 +284,7 @@ def draw_history(ctx: Context, person: Person, name: str) -> None:
     draw_table(rows, key=f"deployments_{name}", alt=f"Deployments of {name}")
     events = [{"When": event.at, "Change": event.text} for row in revisions for event in reversed(row.events)]
     if events:
-        draw_table(events, key=f"scalings_{name}", alt=f"Changes of the number of replicas of {name}")
+        draw_table(events, key=f"scalings_{name}", alt=f"Changes and restarts of replicas of {name}")
 
 
 @live_part(15)

@@ -25,6 +25,7 @@ from backend.services.serving.canaries import (
 )
 from backend.services.serving.deployments import (
     missing_engines,
+    next_options,
     rollback_endpoint,
     rollback_target,
     scale_endpoint,
@@ -43,20 +44,25 @@ from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.words import when
 
 
-def draw_options(ctx: Context, drafts: Mapping[str, str]) -> DeploymentOptions:
-    """Draw the options of a deployment, folded; return them. `drafts` are the checkpoints that can draft, by id."""
+def draw_options(
+    ctx: Context, drafts: Mapping[str, str], *, previous: EndpointView | None, key: str
+) -> DeploymentOptions:
+    """Draw the options of a deployment, folded, at first those of the previous revision; return them. `drafts` are the
+    checkpoints that can draft, by id.
+    """
     icon = ":material/tune:"
-    with group_expander(DeploymentOptions, "", "Serving options", name="deploy_options", key="deploy", icon=icon):
+    with group_expander(DeploymentOptions, "", "Serving options", name=f"{key}_options", key=key, icon=icon):
+        before = next_options(previous, {} if previous and previous.config.draft in drafts else {"draft": None})
         missing = missing_engines(ctx)
         engines = {
             name: title + (" (not installed)" if name in missing else "") for name, title in ENGINE_TITLES.items()
         }
         choices: dict[str, Choices] = {"draft": {None: "None", **drafts}, "engine": engines}
-        values = draw_fields(DeploymentOptions, key="deploy", columns=2, choices=choices)
+        values = draw_fields(DeploymentOptions, key=key, columns=2, choices=choices, values=before)
         if cure := missing.get(str(values.get("engine"))):
             st.warning(with_code(cure), icon=":material/download:")
-        values |= draw_scaling(DeploymentOptions(), key="deploy")
-        return read_form(DeploymentOptions, values) or DeploymentOptions()
+        values |= draw_scaling(before, key=key)
+        return read_form(DeploymentOptions, before.changed() | values) or before
 
 
 def draw_scaling(options: DeploymentOptions, *, key: str) -> dict[str, object]:

@@ -8,12 +8,12 @@ import hashlib
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -138,8 +138,13 @@ def settle_alerts(ctx: Context, conditions: Sequence[AlertCondition]) -> list[st
     """
     messages: list[str] = []
     try:
+        with ctx.db.read() as session:
+            still = {condition.fingerprint for condition in conditions}
+            query = select(Alert.fingerprint).where(Alert.resolved_at.is_(None), Alert.fingerprint.not_in(still))
+            ended = session.scalars(query).all()
+        reasons = {fingerprint: why_resolved(ctx, fingerprint, still) for fingerprint in ended}
         with ctx.db.write() as session:
-            for alert, state in _changes(session, conditions, now=ctx.now()):
+            for alert, state in _changes(session, conditions, reasons, now=ctx.now()):
                 queue_deliveries(session, ctx, alert, state)
                 messages.append(f"{state}: {alert.message}")
     except IntegrityError:  # another worker noticed the same at this moment, and sends it
@@ -148,7 +153,54 @@ def settle_alerts(ctx: Context, conditions: Sequence[AlertCondition]) -> list[st
     return messages
 
 
-def _changes(session: Session, conditions: Sequence[AlertCondition], *, now: datetime) -> list[tuple[Alert, str]]:
+def why_resolved(ctx: Context, fingerprint: str, still: Collection[str]) -> str:
+    """Return why an alert ended, from what holds now; `still` are the fingerprints of alerts that hold."""
+    kind, _, subject = fingerprint.partition(":")
+    about, _, severity = fingerprint.rpartition(":")
+    for other in ("warning", "critical"):
+        if severity in ("warning", "critical") and f"{about}:{other}" in still:
+            return f"it is {'a warning' if other == 'warning' else 'critical'} now"
+    match kind:
+        case "ttft":
+            return _why_fast_enough(ctx, subject)
+        case "replicas":
+            return "all replicas are ready" if _is_deployed(ctx, Endpoint.id == subject) else "the endpoint was stopped"
+        case "budget":
+            return "a new period began, or the key or its budget changed"
+        case "disk":
+            return f"{format_bytes(shutil.disk_usage(ctx.artifacts.root).free)} are free"
+        case "diverging":
+            return "the run ended"
+        case "delivery":
+            return "messages are taken again, or the channel is no longer set"
+        case _:
+            return "the condition no longer holds"
+
+
+def _why_fast_enough(ctx: Context, endpoint: str) -> str:
+    limit_ms = ctx.policy.alert_ttft_p95_ms
+    recent = read_traffic(ctx, WINDOWS[0], endpoint=endpoint).total
+    p95 = recent.ttft_ms[1]
+    if limit_ms is None:
+        return "no limit is set any longer"
+    if not _is_deployed(ctx, Endpoint.name == endpoint):
+        return "the endpoint was stopped"
+    if not recent.requests:
+        return "no requests in the last 15 min"
+    if p95 is None or recent.requests < MIN_REQUESTS:
+        return f"{plural(recent.requests, 'request')} in the last 15 min, too few to judge"
+    return f"back below its limit, {p95:,.0f} ms over 15 min"
+
+
+def _is_deployed(ctx: Context, is_endpoint: ColumnElement[bool]) -> bool:
+    with ctx.db.read() as session:
+        deployed = select(Deployment.id).join(Endpoint, Endpoint.id == Deployment.endpoint_id)
+        return session.scalar(deployed.where(is_endpoint, Deployment.stopped_at.is_(None)).limit(1)) is not None
+
+
+def _changes(
+    session: Session, conditions: Sequence[AlertCondition], reasons: Mapping[str, str], *, now: datetime
+) -> list[tuple[Alert, str]]:
     current = {alert.fingerprint: alert for alert in session.scalars(select(Alert).where(Alert.resolved_at.is_(None)))}
     events = [c.fingerprint for c in conditions if c.is_event]
     past = set(session.scalars(select(Alert.fingerprint).where(Alert.fingerprint.in_(events))))
@@ -171,6 +223,8 @@ def _changes(session: Session, conditions: Sequence[AlertCondition], *, now: dat
             changes.append((alert, "event" if condition.is_event else "firing"))
     for alert in current.values():
         alert.resolved_at = now
+        if reason := reasons.get(alert.fingerprint):
+            alert.message = f"{alert.message.rstrip('.')}. Ended: {reason}"
         changes.append((alert, "resolved"))
     return changes
 

@@ -23,8 +23,22 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.claims import Claim, claim_next, requeue
 from backend.services.jobs.recovery import recover_jobs
 from backend.services.people.accounts import add_user, change_role, disable_account
-from backend.services.serving.deployments import delete_endpoint, deploy, scale_endpoint, start_endpoint, stop_endpoint
-from backend.services.serving.endpoints import deployed_endpoints, get_endpoint, list_endpoints, list_revisions
+from backend.services.serving.deployments import (
+    delete_endpoint,
+    deploy,
+    describe_changes,
+    next_options,
+    scale_endpoint,
+    start_endpoint,
+    stop_endpoint,
+)
+from backend.services.serving.endpoints import (
+    deployed_endpoints,
+    find_view,
+    get_endpoint,
+    list_endpoints,
+    list_revisions,
+)
 from backend.services.serving.owners import why_not_delete, why_not_own
 from backend.services.serving.promotions import promote
 from backend.services.serving.replicas import ready_targets, record_end, record_gauge, record_ready
@@ -175,6 +189,41 @@ def test_a_replica_that_restarts_says_why_until_it_is_ready(ctx: Context, checkp
     with ctx.db.write() as session:
         record_ready(session, ctx, claim, ReadyEvent(url="http://127.0.0.1:9001"))
     assert (get_endpoint(ctx, "tales").state, get_endpoint(ctx, "tales").replicas[0].problem) == ("ready", "")
+
+
+def test_a_restarted_replica_leaves_a_trace_that_is_one_line_of_the_history(ctx: Context, checkpoint: str) -> None:
+    deploy(ctx, checkpoint_id=checkpoint, name="tales", person=LOCAL)
+    claim = start_replica(ctx, 9001)
+    assert get_endpoint(ctx, "tales").replicas[0].restarts == ""
+    assert list_revisions(ctx, "tales")[0].events == ()
+    later = ctx
+    for restarts in ("restarted once", "restarted 2 times"):
+        with ctx.db.write() as session:
+            requeue(session, ctx, claim, error=JobFailure(cause="It was killed."), lasted_s=60)
+        later = replace(ctx, now=lambda before=later.now: before() + timedelta(minutes=5))
+        claim = start_replica(later, 9001)
+        assert get_endpoint(later, "tales").replicas[0].restarts == restarts
+        (event,) = list_revisions(later, "tales")[0].events
+        assert event.text == f"replica 1 {restarts}"
+
+
+def test_options_and_replicas_of_the_earlier_revision_stay_unless_others_are_given(
+    ctx: Context, checkpoint: str
+) -> None:
+    first = {"context": 200, "surge": 2, "max_running": 3}
+    deploy(ctx, checkpoint_id=checkpoint, name="tales", num_replicas=2, config=first, person=LOCAL)
+    previous = find_view(ctx, "tales")
+    assert previous is not None
+    assert next_options(None, {"context": 64}).changed() == {"context": 64}
+    again = next_options(previous, {"context": 256})
+    deployed = deploy(ctx, checkpoint_id=checkpoint, name="tales", config=again.changed(), person=LOCAL)
+    assert (deployed.config.changed(), deployed.target) == ({"context": 256, "surge": 2, "max_running": 3}, 2)
+    assert describe_changes(previous, deployed.config, 3, {}) == ("context 200 tokens -> 256 tokens, replicas 2 -> 3")
+    assert describe_changes(previous, previous.config, 2, {}) == ""
+    assert [revision.options for revision in list_revisions(ctx, "tales")] == [
+        "surge 2, context 256 tokens, max running 3",
+        "surge 2, context 200 tokens, max running 3",
+    ]
 
 
 @pytest.mark.parametrize("name", ["", " tales", "a b", "-x", "x" * 81, "<script>"])

@@ -132,7 +132,7 @@ def test_a_context_beyond_the_networks_is_refused_with_both_numbers(ctx: Context
     folder = ctx.artifacts.folder("bases", "oak")
     sizes = {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 128, "vocab_size": 500}
     (folder / "config.json").write_text(json.dumps({"model_type": "gpt2", **sizes}))
-    with pytest.raises(InvalidInput, match="context = 4,096: the model's own holds 128 tokens"):
+    with pytest.raises(InvalidInput, match=r"^4,096 tokens are more than the model's own context holds, 128"):
         deploy(ctx, checkpoint_id=checkpoint, name="tales", config={"context": 4096}, person=LOCAL)
     deploy(ctx, checkpoint_id=checkpoint, name="tales", config={"context": 64}, person=LOCAL)
     assert endpoint_facts(ctx, ["tales"])["tales"].context == 64

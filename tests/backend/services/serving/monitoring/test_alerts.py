@@ -23,6 +23,7 @@ from backend.infra.notifier import Notifier
 from backend.services.context import LOCAL, Context
 from backend.services.next_steps import next_steps
 from backend.services.people.keys import check_key, create_key
+from backend.services.serving.deployments import stop_endpoint
 from backend.services.serving.monitoring.alerts import (
     MAX_ATTEMPTS,
     AlertCondition,
@@ -95,9 +96,11 @@ def test_a_condition_is_sent_once_however_often_it_is_met_and_once_when_it_ends(
         settle_alerts(ctx, [DOWN, event])
     assert [m["state"] for m in messages[3:]] == ["event"]
     settle_alerts(ctx, [replace(event, fingerprint="run:2", severity="critical", message="Run b failed")])
-    assert [alert.message for alert in list_alerts(ctx)] == ["Run b failed", DOWN.message, DOWN.message], (
-        "a run that finished is no alert"
-    )
+    assert [alert.message.removeprefix(DOWN.message) for alert in list_alerts(ctx)] == [
+        "Run b failed",
+        ". Ended: the endpoint was stopped",
+        ". Ended: the endpoint was stopped",
+    ], "a run that finished is no alert"
 
 
 def test_an_alert_is_mailed_and_a_webhook_that_is_away_is_noted_without_its_address(ctx: Context) -> None:
@@ -221,7 +224,9 @@ def test_a_channel_that_fails_for_a_minute_is_an_alert_that_the_other_channel_ta
         works = replace(notifier, webhook_url=url)
         watch.check(at(400, works))
         assert (failing_channels(at(401, works)), [m["kind"] for m in messages]) == ([], ["run_ended"])
-        assert watch.check(at(415, works)) == [f"resolved: {failing.sentence}"]
+        assert watch.check(at(415, works)) == [
+            f"resolved: {failing.sentence}. Ended: messages are taken again, or the channel is no longer set"
+        ]
         server.shutdown()
 
 
@@ -286,4 +291,37 @@ def test_a_run_that_diverges_is_an_alert_until_it_ends(ctx: Context, scenario: S
     for one in (watch, AlertWatch()):  # its loss falls again; the second is a worker's that has just started
         assert [text for text in one.check(much_later) if "diverging" in text] == []
     run_world.end(ctx, claim, run_world.Status.CANCELLED)
-    assert [text for text in watch.check(later) if "diverging" in text] == [message.replace("firing", "resolved")]
+    (ended,) = [text for text in watch.check(later) if "diverging" in text]
+    assert ended == f"{message.replace('firing', 'resolved').rstrip('.')}. Ended: the run ended"
+
+
+def test_a_slow_endpoint_that_is_slow_no_longer_says_why(
+    ctx: Context, scenario: Scenario, posted: tuple[list[dict[str, str]], str]
+) -> None:
+    """The end of the alert read as its beginning, also where requests had only ceased."""
+    messages, url = posted
+    scenario.endpoint(num_replicas=1)
+    limited = replace(
+        ctx, notifier=Notifier(webhook_url=url), policy=replace(ctx.policy, alert_ttft_p95_ms=5.0, keep_free_bytes=0)
+    )
+    now = ctx.now()
+
+    def check(minutes: float, ttft_ms: float | None) -> str:
+        at = replace(limited, now=lambda: now + timedelta(minutes=minutes))
+        if ttft_ms is not None:
+            rows = [
+                UsageRow(f"{minutes} {n}", "tales", None, None, 5, 5, ttft_ms, 2 * ttft_ms, "finished", at.now())
+                for n in range(30)
+            ]
+            add_usage(at, rows)
+        AlertWatch().check(at)
+        return next((m["message"] for m in reversed(messages) if m["kind"] == "slow_first_token"), "")
+
+    slow = check(0, 247.0)
+    assert slow.startswith("tales: first token p95 is 2")
+    assert check(60, None) == f"{slow}. Ended: no requests in the last 15 min"
+    assert check(120, 247.0) == slow
+    assert check(180, 2.0).startswith(f"{slow}. Ended: back below its limit, ")
+    assert check(240, 247.0) == slow
+    stop_endpoint(ctx, "tales", person=LOCAL)
+    assert check(241, None) == f"{slow}. Ended: the endpoint was stopped"
