@@ -66,6 +66,7 @@ def test_the_form_creates_a_campaign_and_refuses_a_revealing_name(site: Context,
     ids = scenario.checkpoints("Oak", "Elm")
     scenario.prompts(12)
     app = open_page("evaluate/battles.py")
+    assert "Prompts of your own: paste them or upload a file" in words(app)
     app.text_input(key="campaign_name").set_value("Oak or not")
     app.multiselect(key="campaign_contestants").set_value(ids)
     app.number_input(key="campaign_num_prompts").set_value(5)

@@ -467,6 +467,16 @@ def test_upload_is_recognised_corrected_and_imported_from_the_page(site: Context
     assert "Left out: 10 rows shorter than 41 characters." in [line.value for line in app.caption]
 
 
+def test_an_import_of_prompts_says_which_columns_it_leaves_out(site: Context) -> None:
+    """A column of categories was dropped without a word."""
+    app = open_page("build/datasets.py", **{"import": "1"})
+    app.file_uploader(key="import_file").upload("own.csv", b"prompt,topic\nTell a tale,sea\n", "text/csv").run()
+    assert "Left out: topic. Kind records keeps every column" in words(app)
+    (kind,) = [box for box in app.selectbox if str(box.key).startswith("import_kind_")]
+    kind.select("records").run()
+    assert "Left out: topic" not in words(app)
+
+
 def test_columns_of_nested_objects_are_offered_by_their_path_with_json_as_their_samples(site: Context) -> None:
     """Only the whole object could be chosen, and it read {'agent': None}."""
     app = open_page("build/datasets.py", **{"import": "1"})
