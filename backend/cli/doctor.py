@@ -254,28 +254,46 @@ def check_alerts(settings: Settings) -> CheckResult:
     return CheckResult("alerts", "ok", f"sent by {' and '.join(notifier.channels) or 'nothing: no channel is set'}")
 
 
-def check_stored(settings: Settings, *, test_alerts: bool) -> list[CheckResult]:
-    """Check what the database says: files of its objects, and deliveries of alerts, or test messages in their place.
-    Nothing where its tables are older than this version's.
+def check_stored(settings: Settings) -> list[CheckResult]:
+    """Check what the database says: files of its objects, and deliveries of alerts; nothing where its tables are older
+    than this version's. No secret is made, as by `build_context`: the home may be a copy, or another user's.
     """
     from sqlalchemy.exc import SQLAlchemyError
 
-    from backend.bootstrap import build_context
+    from backend.bootstrap import make_notifier
+    from backend.db.engine import Database
+    from backend.infra.artifacts import Artifacts
+    from backend.infra.queue import JobQueue
+    from backend.services.context import Context
 
+    ctx = Context(
+        db=Database(settings.database_url),
+        queue=JobQueue(settings.broker_url),
+        artifacts=Artifacts(settings.artifacts),
+        secret=b"",
+        notifier=make_notifier(settings),
+    )
     try:
-        ctx = build_context(settings, migrate=False)
-        return [check_files(ctx), *(send_tests(ctx) if test_alerts else check_deliveries(ctx))]
-    except (SQLAlchemyError, RoundhouseError):  # or a store that `try_store` has named
+        if settings.artifacts_url is not None:
+            files = CheckResult("files", "ok", "held by the store of artifacts; not checked")
+        else:
+            files = check_files(ctx)
+        return [files, *check_deliveries(ctx)]
+    except SQLAlchemyError:
         return []
+    finally:
+        ctx.db.engine.dispose()
 
 
 def check_files(ctx: Context) -> CheckResult:
     """Check that the files of datasets, tokenizers and checkpoints are under the artifacts' root."""
     from backend.services.missing_files import find_missing_files
 
-    if ctx.artifacts.store is not None:
-        return CheckResult("files", "ok", "held by the store of artifacts; not checked")
-    missing = find_missing_files(ctx)
+    try:
+        missing = find_missing_files(ctx)
+    except OSError as error:
+        cure = "Run doctor as the user of the installation, and check the disk."
+        return CheckResult("files", "problem", f"{error.filename} can't be read: {error.strerror}.", cure)
     if not missing:
         return CheckResult("files", "ok", f"those of datasets, tokenizers and checkpoints are in {ctx.artifacts.root}")
     more = f" and {len(missing) - MAX_NAMED:,} more" if len(missing) > MAX_NAMED else ""
@@ -292,11 +310,12 @@ def check_deliveries(ctx: Context) -> list[CheckResult]:
     return [CheckResult("alerts", "warning", f"{one.sentence}.", cure) for one in failing_channels(ctx)]
 
 
-def send_tests(ctx: Context) -> list[CheckResult]:
+def send_tests(settings: Settings) -> list[CheckResult]:
     """Send a test message through each channel of alerts."""
+    from backend.bootstrap import make_notifier
     from backend.services.serving.monitoring.alerts import send_test
 
-    problems = send_test(ctx)
+    problems = send_test(make_notifier(settings), pages_url=settings.pages_url)
     if not problems:
         remedy = "Set ROUNDHOUSE_ALERT_WEBHOOK, or ROUNDHOUSE_ALERT_EMAIL_TO and ROUNDHOUSE_SMTP_URL."
         return [CheckResult("alerts", "problem", "There is no channel to test.", remedy)]
@@ -427,7 +446,9 @@ def doctor(
     if all(finding.state != "problem" for finding in findings if finding.name == "database"):
         findings.append(check_documents(settings))
         if findings[-1].state == "ok":
-            findings += check_stored(settings, test_alerts=test_alerts)
+            findings += check_stored(settings)
+    if test_alerts:
+        findings += send_tests(settings)
     findings += [check_provider(provider) for provider in make_providers(settings)]
     findings.append(check_library())
     bad = any(finding.state == "problem" for finding in findings)

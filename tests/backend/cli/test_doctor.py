@@ -4,9 +4,13 @@ store of artifacts.
 
 from __future__ import annotations
 
+import json
+import os
 import platform
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +24,7 @@ from backend.cli.doctor import (
     check_library,
     check_provider,
     check_stored,
+    send_tests,
     start_checks,
     try_store,
 )
@@ -118,11 +123,29 @@ def test_an_address_for_alerts_that_can_not_be_one_is_named_before_the_start(
 def test_an_alert_that_is_not_delivered_is_a_warning(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, alert_webhook="http://127.0.0.1:1/secret")
     settle_alerts(build_context(settings), [AlertCondition("disk:warning", "disk", "warning", "1 GB of disk left")])
-    (warning,) = [finding for finding in check_stored(settings, test_alerts=False) if finding.name == "alerts"]
+    (warning,) = [finding for finding in check_stored(settings) if finding.name == "alerts"]
     assert warning.state == "warning"
     assert warning.detail == "1 alert message not delivered by webhook: connection refused."
-    (tested,) = [finding for finding in check_stored(settings, test_alerts=True) if finding.name == "alerts"]
+    (tested,) = send_tests(settings)
     assert (tested.state, tested.detail) == ("problem", "The test was not taken by webhook: connection refused.")
+
+
+def test_a_home_without_a_database_gets_no_secret_and_alerts_are_tested_without_one(tmp_path: Path) -> None:
+    environment = {**os.environ, "ROUNDHOUSE_HOME": str(tmp_path), "ROUNDHOUSE_ALERT_WEBHOOK": "http://127.0.0.1:1/x"}
+    command = [sys.executable, "-m", "backend.cli.main", "doctor", "--test-alerts", "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    details = [finding["detail"] for finding in json.loads(done.stdout)["findings"] if finding["name"] == "alerts"]
+    assert "The test was not taken by webhook: connection refused." in details
+    assert done.returncode == 1
+    assert not (tmp_path / "secret.key").exists()
+
+
+def test_a_folder_that_can_not_be_read_is_named(ctx: Context, scenario: Scenario) -> None:
+    scenario.dataset("tales", train=[{"text": "Once."}])
+    folder = ctx.artifacts.root / "datasets/tales"
+    shutil.rmtree(folder)
+    folder.symlink_to(folder)
+    assert check_files(ctx).detail == f"{folder} can't be read: Too many levels of symbolic links."
 
 
 def test_files_that_a_copy_lacks_are_named_by_object(ctx: Context, scenario: Scenario) -> None:

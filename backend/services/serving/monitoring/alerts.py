@@ -17,11 +17,13 @@ from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from backend.db.base import utc_now
 from backend.db.tables import Alert, AlertDelivery, Deployment, Endpoint, Job, Run
 from backend.domain.attributes import attributes_of, view_of
 from backend.domain.jobs.gauges import AlertMessage
 from backend.domain.jobs.states import Status
 from backend.domain.wording import format_bytes, percent, plural
+from backend.infra.notifier import Notifier
 from backend.services.context import LOCAL, Context
 from backend.services.people.keys import list_keys, spending_of_keys
 from backend.services.serving.monitoring.gauges import LiveGauges, read_live
@@ -364,13 +366,13 @@ def failing_channels(ctx: Context) -> list[FailingChannel]:
     return failing
 
 
-def send_test(ctx: Context) -> dict[str, str]:
+def send_test(notifier: Notifier, *, pages_url: str) -> dict[str, str]:
     """Send a message to every channel that is set; return the problem of each, empty where it was taken."""
-    text, url = "Test of Roundhouse's alerts", f"{ctx.pages_url}/monitor"
+    text, url = "Test of Roundhouse's alerts", f"{pages_url.rstrip('/')}/monitor"
     message = AlertMessage(
-        state="event", kind="test", severity="info", message=text, fingerprint="test", url=url, at=ctx.now()
+        state="event", kind="test", severity="info", message=text, fingerprint="test", url=url, at=utc_now()
     )
-    return {channel: _send(ctx, channel, message) for channel in ctx.notifier.channels}
+    return {channel: _send(notifier, channel, message) for channel in notifier.channels}
 
 
 FIRST_PAUSE_S, MAX_PAUSE_S = 30.0, 3600.0
@@ -420,7 +422,7 @@ def send_due(ctx: Context) -> int:
         delivery = _claim(ctx, delivery_id, silent=silent)
         if delivery is None:
             continue
-        problem = _send(ctx, delivery.channel, delivery.message)
+        problem = _send(ctx.notifier, delivery.channel, delivery.message)
         _record(ctx, delivery_id, problem)
         if problem:
             silent.add(delivery.channel)  # its other messages wait for the next round
@@ -428,10 +430,10 @@ def send_due(ctx: Context) -> int:
     return sent
 
 
-def _send(ctx: Context, channel: str, message: AlertMessage) -> str:
+def _send(notifier: Notifier, channel: str, message: AlertMessage) -> str:
     subject = f"Roundhouse: {'resolved: ' if message.state == 'resolved' else ''}{message.message}"
     text = f"{message.message}\n\n{message.url}\n"
-    return ctx.notifier.send(channel, subject=subject[:160], text=text, data=message.model_dump(mode="json"))
+    return notifier.send(channel, subject=subject[:160], text=text, data=message.model_dump(mode="json"))
 
 
 def pause_s(attempts: int) -> float:

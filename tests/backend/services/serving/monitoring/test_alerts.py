@@ -233,7 +233,7 @@ def test_a_channel_that_fails_for_a_minute_is_an_alert_that_the_other_channel_ta
 def test_a_test_message_says_what_came_of_each_channel(ctx: Context, posted: tuple[list[dict[str, str]], str]) -> None:
     messages, url = posted
     notifier = Notifier(webhook_url=url, email_to=("ops@example.org",), smtp_url="smtp://127.0.0.1:1")
-    results = send_test(replace(ctx, notifier=notifier))
+    results = send_test(notifier, pages_url=ctx.pages_url)
     assert results == {"webhook": "", "e-mail": "e-mail: connection refused"}
     assert [message["kind"] for message in messages] == ["test"]
     assert list_alerts(ctx) == []
