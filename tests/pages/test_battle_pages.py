@@ -386,6 +386,8 @@ def test_a_board_is_frozen_and_verified_on_its_page(site: Context, scenario: Sce
     app = open_page("evaluate/battles.py", board=board.id)
     assert_sound(app)
     assert board.digest in words(app)
+    ratings = next(table for table in app.table if "Interval" in table.value.columns).value["Rating"]
+    assert all(rating.isdigit() for rating in ratings), "1,079 stood beside “859 to 1300”"
     app.button(key="board_verify").click().run()
     assert "Verified" in words(app)
 

@@ -19,7 +19,7 @@ from backend.domain.evaluation.safety.probes import METRICS, PROBE_LABEL, Probe
 from backend.domain.jobs.states import status_word
 from backend.services.context import LOCAL
 from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
-from backend.services.evaluation.evaluations import get_evaluation
+from backend.services.evaluation.evaluations import ScoreView, get_evaluation
 from backend.services.evaluation.safety.agreements import add_agreement, agreement_line, list_agreements
 from backend.services.evaluation.safety.cards import SafetyCard, list_unjudged, safety_card
 from backend.services.evaluation.safety.drifts import SafetyDrift, safety_drift
@@ -170,7 +170,7 @@ def run(
     ]
     lines = [
         f"{e.benchmark}: {status_word(e.status)}"
-        + "".join(_score_line(s.metric, s.value, s.low, s.high, s.n) for s in e.scores)
+        + "".join(_score_line(s) for s in e.scores)
         + "".join(f"\n  {one.sentence}" for one in (list_unjudged(e, reports[e.id]) if e.id in reports else ()))
         for e in launched
     ]
@@ -322,11 +322,8 @@ def card_data(result: SafetyCard) -> dict[str, object]:
     }
 
 
-def _score_line(metric: str, value: float, low: float | None, high: float | None, n: int) -> str:
-    return (
-        f"\n  {METRICS[metric].label if metric in METRICS else metric:<36} {_value(metric, value, low, high)}  n = {n}"
-    )
-
-
-def _value(metric: str, value: float, low: float | None, high: float | None) -> str:
-    return format_value(metric, value, low, high) if metric in METRICS else f"{value:.4g}"
+def _score_line(score: ScoreView) -> str:
+    label = METRICS[score.metric].label if score.metric in METRICS else score.metric
+    value = f"{score.value:.4g}"
+    shown = format_value(score.metric, score.value, score.low, score.high) if score.metric in METRICS else value
+    return f"\n  {label:<36} {shown}  n = {score.n}, {score.method}"
