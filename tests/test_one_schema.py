@@ -29,7 +29,7 @@ from pages.components.serving import rollout
 rollout.missing_engines = lambda ctx: {}  # no database here, so no workers that report engines
 
 def draw():
-    rollout.draw_options(None, {})
+    rollout.draw_options(None, {}, previous=None, key="deployment")
 """,
     "task": """
 from backend.domain.evaluation.tasks.reading import read_task

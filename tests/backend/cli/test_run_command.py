@@ -237,7 +237,7 @@ def test_show_prints_the_findings_of_a_run(ctx: Context, scenario: Scenario) -> 
         ),
     )
     (finding,) = json.loads(roundhouse("run", "show", "wild", "--json").stdout)["findings"]
-    assert (finding["kind"], finding["changes"]) == ("diverged", {"learning_rate": 0.01})
+    assert (finding["kind"], finding["changes"]) == ("diverged", {"learning_rate": 0.003})
 
 
 def test_a_finished_run_that_diverged_or_learned_nothing_is_listed_and_shown_as_such(
