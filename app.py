@@ -18,6 +18,7 @@ from starlette.middleware import Middleware
 
 from backend.bootstrap import get_context, host_rules
 from backend.infra.hosts import HostGuard
+from backend.infra.processes import trim_memory_beside
 from backend.services.health import HEALTH
 from backend.services.serving.chat.live import ANSWERS
 from backend.settings import DOCS, SITE, Settings
@@ -43,6 +44,7 @@ async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
     ctx.artifacts.start_sending()
     send_small_answers_at_once()
     warm_up("pages.components")
+    trim_memory_beside()
     yield {}
     HEALTH.close()
     await run_in_threadpool(ANSWERS.close)

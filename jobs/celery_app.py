@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from backend.bootstrap import explain_newer_database, get_context
 from backend.infra.devices import read_machine_gauges, visible_devices
 from backend.infra.engines import installed_engines
+from backend.infra.processes import trim_memory_beside
 from backend.infra.queue import TASK, make_celery
 from backend.services.context import Context
 from backend.services.data.tokens import remove_unused_tokens
@@ -138,6 +139,7 @@ def _start_heartbeat(sender: Any, **_: Any) -> None:
     get_context().artifacts.start_sending()  # the context is created before other threads use it
     queues = sorted(sender.app.amqp.queues.consume_from)
     threading.Thread(target=_heartbeat_loop, args=(queues,), daemon=True, name="heart").start()
+    trim_memory_beside()
     if "cpu" in queues:
         threading.Thread(
             target=run_monitor, args=(get_context(), JobThreads.stopping), daemon=True, name="monitor"

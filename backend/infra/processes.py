@@ -8,6 +8,8 @@ import os
 import resource
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
@@ -54,6 +56,19 @@ def return_freed_memory() -> None:
     """Give memory that was freed back to the system, which glibc keeps for later. Needs this C library."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def trim_memory_beside(*, every_s: float = 60.0) -> None:
+    """Return freed memory to the system again and again, in a background thread, for servers that run for weeks: glibc
+    keeps what lies below the highest block in use.
+    """
+
+    def repeat() -> None:
+        while True:
+            time.sleep(every_s)
+            return_freed_memory()
+
+    threading.Thread(target=repeat, daemon=True, name="trim-memory").start()
 
 
 def peak_memory_bytes() -> int:

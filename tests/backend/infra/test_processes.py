@@ -75,3 +75,27 @@ def test_the_session_of_a_process_that_does_not_lead_it_keeps_its_priority() -> 
     nice, group = lowered(session=False)
     assert int(nice) == os.nice(0) + 7
     assert group != "7"
+
+
+TRIMMING = """
+import psutil, sys, time
+from backend.infra.processes import trim_memory_beside
+if sys.argv[1] == "trims":
+    trim_memory_beside(every_s=0.05)
+small = [bytes(1_000) for _ in range(100_000)]
+last = bytes(1_000)  # keeps the heap's end in use
+full = psutil.Process().memory_info().rss
+del small
+time.sleep(1)
+print((full - psutil.Process().memory_info().rss) / 2**20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other C libraries return it by themselves, or never")
+def test_memory_that_was_freed_below_what_is_in_use_is_returned() -> None:
+    def returned_mb(how: str) -> float:
+        command = [sys.executable, "-c", TRIMMING, how]
+        return float(subprocess.run(command, capture_output=True, check=True, text=True, cwd=PROJECT).stdout)
+
+    assert returned_mb("trims") > 80
+    assert returned_mb("waits") < 20
