@@ -37,7 +37,7 @@ from backend.domain.tokenizers.config import TokenizerConfig
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import SECTIONS
 from backend.domain.training.sweep import SweepConfig
-from backend.gateway import bodies
+from backend.gateway import dialects
 from backend.gateway.app import create_gateway
 from backend.settings import PROJECT, Settings, variable_of
 
@@ -202,8 +202,8 @@ def routes_page() -> str:
         if isinstance(route, Route):
             methods = ", ".join(sorted((route.methods or set()) - {"HEAD"}))
             lines.append(f"| `{route.path}` | {methods} |")
-    for module in pkgutil.iter_modules(bodies.__path__):
-        found = importlib.import_module(f"{bodies.__name__}.{module.name}")
+    for module in pkgutil.iter_modules(dialects.__path__):
+        found = importlib.import_module(f"{dialects.__name__}.{module.name}")
         for name, body in sorted(vars(found).items()):
             if name.endswith("Body") and isinstance(body, type) and body.__module__ == found.__name__:
                 lines += _fields(body)

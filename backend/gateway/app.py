@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -22,9 +23,16 @@ from backend.domain.serving.protocol import GenerateRequest
 from backend.domain.serving.request_log import SYNTHETIC
 from backend.errors import Unavailable
 from backend.gateway.answers import AnswerForm, Kind, collect_answer, collect_embeddings, collect_tokens, stream_answer
-from backend.gateway.background import every, running
-from backend.gateway.bodies.anthropic import CountBody, MessagesBody, check_version
-from backend.gateway.bodies.completions import (
+from backend.gateway.connection import Holding, StreamedAnswer, WholeAnswer, read_json
+from backend.gateway.dialects.anthropic import (
+    MESSAGES_ERRORS,
+    CountBody,
+    MessagesBody,
+    check_version,
+    collect_message,
+    stream_message,
+)
+from backend.gateway.dialects.completions import (
     LARGE_BYTES,
     ChatBody,
     CompletionBody,
@@ -33,23 +41,21 @@ from backend.gateway.bodies.completions import (
     named_model,
     parse_body,
 )
-from backend.gateway.bodies.responses import ResponsesBody
-from backend.gateway.bodies.scores import RerankBody, ScoreBody
-from backend.gateway.connection import Holding, StreamedAnswer, WholeAnswer, read_json
-from backend.gateway.dialects.failures import HANDLERS
-from backend.gateway.dialects.keeping import erase, items_before, keeper, read_turns
-from backend.gateway.dialects.messages import MESSAGES_ERRORS, collect_message, stream_message
-from backend.gateway.dialects.responses import ResponseAnswer
-from backend.gateway.dialects.scores import collect_scores
+from backend.gateway.dialects.responses import (
+    ResponseAnswer,
+    ResponsesBody,
+    erase_response,
+    items_before,
+    keeper,
+    read_turns,
+)
+from backend.gateway.dialects.scores import RerankBody, ScoreBody, collect_scores
 from backend.gateway.directory import Directory, ModelEntry, Principal
-from backend.gateway.errors import ApiError, ErrorStyle, invalid_key
-from backend.gateway.exporter import render_live
+from backend.gateway.errors import ApiError, ErrorStyle, invalid_key, unavailable
 from backend.gateway.feedback import FeedbackBody, body_to_log, job_of, post_feedback
-from backend.gateway.keys import KeyCheck, OpenAnswers
-from backend.gateway.limits.demand import LimitStore
-from backend.gateway.limits.gate import KeyGate, check_scope
-from backend.gateway.limits.memory import MemoryLimits
-from backend.gateway.metrics import GatewayMetrics
+from backend.gateway.keys import KeyCheck, KeyGate, OpenAnswers, check_scope
+from backend.gateway.limits import LimitStore, MemoryLimits
+from backend.gateway.metrics import GatewayMetrics, render_live
 from backend.gateway.relay import Relay
 from backend.gateway.request import (
     REQUEST_ID,
@@ -124,7 +130,7 @@ def create_gateway(
         ],
         lifespan=gateway.lifespan,
         middleware=[Middleware(HostGuard, rules=hosts or HostRules(), check_origin=False, refuse=_refuse_host)],
-        exception_handlers=HANDLERS,
+        exception_handlers=_HANDLERS,
     )
 
 
@@ -226,7 +232,7 @@ class Gateway:
         check_scope(principal, endpoint="chat")
         response_id = request.path_params["id"]
         if request.method == "DELETE":
-            return JSONResponse(await erase(self._directory, response_id, principal=principal))
+            return JSONResponse(await erase_response(self._directory, response_id, principal=principal))
         turns = await read_turns(self._directory, response_id, principal=principal, param=None)
         if not request.url.path.endswith("/input_items"):
             return JSONResponse(turns[-1].document)
@@ -445,3 +451,63 @@ def _may_use(principal: Principal | None, model: str) -> bool:
 
 def _refuse_host(status: int, reason: str) -> ASGIApp:
     return ApiError(status, reason, code="host_not_allowed").response()
+
+
+@asynccontextmanager
+async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run coroutines for as long as the block runs."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def every(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
+    """Take a step again and again, with a pause before each. One that fails is logged, and ends none after it."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await step()
+        except Exception:  # an edge: no request waits for this work, and the next step may succeed
+            logger.exception("Work in the background failed; it is tried again.")
+
+
+def _errors_of(request: Request) -> ErrorStyle:
+    return MESSAGES_ERRORS if request.url.path.startswith("/v1/messages") else ErrorStyle()
+
+
+async def _answer_api_error(request: Request, error: Exception) -> Response:
+    return _errors_of(request).response(error) if isinstance(error, ApiError) else await _answer_crash(request, error)
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 404:
+        unknown = ApiError(404, f"There is no {request.method} {request.url.path} here.", code="unknown_url")
+        return _errors_of(request).response(unknown)
+    return _errors_of(request).response(ApiError(status, str(getattr(error, "detail", error)), code=None))
+
+
+async def _answer_unavailable(request: Request, error: Exception) -> Response:
+    return (
+        _errors_of(request).response(unavailable(error))
+        if isinstance(error, Unavailable)
+        else await _answer_crash(request, error)
+    )
+
+
+async def _answer_crash(request: Request, error: Exception) -> Response:
+    del error  # the server logs the traceback, which a client must not see
+    crash = ApiError(500, "The gateway failed on this request; its log has the cause.", code="internal_error")
+    return _errors_of(request).response(crash)
+
+
+_HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
+    ApiError: _answer_api_error,
+    Unavailable: _answer_unavailable,
+    HTTPException: _answer_http_error,
+    Exception: _answer_crash,
+}

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import GenerateRequest
 from backend.domain.serving.request_log import JOB, OPT_OUT, LoggedBody, LogMode
-from backend.gateway.bodies.fields import StrictBody
+from backend.gateway.dialects.fields import StrictBody
 from backend.gateway.directory import Directory, Principal
 from backend.gateway.errors import ApiError
 

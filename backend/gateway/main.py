@@ -8,7 +8,7 @@ gc.disable()  # a fifth of the time of the imports below
 from backend.bootstrap import get_context, host_rules
 from backend.gateway.app import create_gateway
 from backend.gateway.installed import InstalledDirectory
-from backend.gateway.limits.shared import SharedLimits
+from backend.gateway.limits import SharedLimits
 from backend.settings import Settings
 
 settings = Settings()

@@ -31,7 +31,7 @@ from backend.domain.serving.protocol import (
     TokenEvent,
 )
 from backend.errors import NotFound, Unavailable
-from backend.gateway.balancing.balancer import Balancer, HealthProbe, Lease, conversation_of, order_by_variant, weigh
+from backend.gateway.balancer import Balancer, HealthProbe, Lease, conversation_of, order_by_variant, weigh
 from backend.gateway.directory import Directory, ReplicaAddress
 from backend.gateway.errors import (
     ApiError,

@@ -18,7 +18,7 @@ from backend.domain.serving.protocol import Accepted, FinishEvent, OpenEvent, To
 from backend.domain.serving.request_log import LOAD_TEST, LoggedBody
 from backend.domain.serving.upstream import Upstream
 from backend.gateway.directory import Principal, ReplicaAddress, name_tenant
-from backend.gateway.limits.demand import WINDOW_S, Counted, Refusal
+from backend.gateway.limits import WINDOW_S, Counted, Refusal
 from backend.gateway.shadow import Copy
 from backend.services.serving.usage import UsageRow, UsageStatus
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from backend.gateway.background import every, running
+from backend.gateway.app import every, running
 from backend.gateway.usage import COUNTED_S, MAX_REFUSED, WINDOW_S, UsageWriter
 from backend.services.serving.usage import UsageRow
 from tests.support.gateway_fixtures import MemoryDirectory

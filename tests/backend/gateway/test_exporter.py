@@ -13,8 +13,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from backend.domain.jobs.gauges import GpuGauges, MachineGauges, ReplicaLoad
-from backend.gateway.exporter import render_live
-from backend.gateway.metrics import GatewayMetrics
+from backend.gateway.metrics import GatewayMetrics, render_live
 from backend.services.jobs.workers import WorkerView
 from backend.services.serving.monitoring.gauges import LiveGauges, ReplicaGauges
 from backend.settings import PROJECT

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from backend.domain.serving.protocol import ChatMessage, GenerateRequest
-from backend.gateway.bodies.completions import ChatBody
+from backend.gateway.dialects.completions import ChatBody
 from jobs.batches.preference_rows import encode_preference, read_preference
 from jobs.evaluation import without_task
 from jobs.evaluation.subject import EvaluatedNetwork

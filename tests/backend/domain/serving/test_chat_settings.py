@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from backend.domain.serving.chat_settings import ChatSettings
 from backend.domain.serving.protocol import ChatMessage
-from backend.gateway.bodies.completions import ChatBody
+from backend.gateway.dialects.completions import ChatBody
 from pages.components.serving.chat_form import active_settings, usual_sampling
 
 FILTERS = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backend.domain.checkpoints.chat_templates import SPECIAL_TOKENS
-from backend.gateway.bodies.completions import ChatBody
+from backend.gateway.dialects.completions import ChatBody
 from jobs.batches.examples import encode_row
 from jobs.modeling.chat.render import BREAK, encode_chat, encode_prompt, turn_end
 from jobs.serving.prompts import encode_prompts

@@ -16,10 +16,8 @@ import redis
 
 from backend.cli.processes import broker_binary
 from backend.domain.serving.key_limits import KeyLimits
-from backend.gateway.limits import shared
-from backend.gateway.limits.demand import Counted, Demand, LimitStore, ReadSpent, Refusal
-from backend.gateway.limits.memory import MemoryLimits
-from backend.gateway.limits.shared import SharedLimits
+from backend.gateway import limits
+from backend.gateway.limits import Counted, Demand, LimitStore, MemoryLimits, ReadSpent, Refusal, SharedLimits
 from tests.support.gateway_fixtures import eventually
 
 NOON = 1_795_780_800.0  # 2026-11-27 12:00 UTC
@@ -218,7 +216,7 @@ def test_two_gateways_share_what_they_count_in_redis(server: str) -> None:
 def test_without_redis_a_gateway_counts_for_itself_and_does_not_wait_for_it_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shared, "REST_S", 3600.0)
+    monkeypatch.setattr(limits, "REST_S", 3600.0)
     asked = 0
 
     async def knock(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from backend.domain.serving.protocol import GenerateRequest, TokenEvent
-from backend.gateway.balancing.balancer import Balancer, HealthProbe
+from backend.gateway.balancer import Balancer, HealthProbe
 from backend.gateway.directory import ReplicaAddress
 from backend.infra.openai_api.upstream import UpstreamClient
 from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaTimeouts

@@ -1,5 +1,5 @@
-"""OpenAI's request bodies, with vLLM's additions: supported fields, fields that change nothing, and all others, which
-are refused.
+"""OpenAI's request bodies, with vLLM's additions: messages, tools, forms that a client may require of an answer, and
+all other supported fields. Those that change nothing are read over, and all others refused.
 
 A field that this gateway does not know might change the answer, so it is refused by name. docs/api.md lists the known
 ones.
@@ -8,9 +8,11 @@ ones.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 from pydantic_core import from_json
@@ -28,17 +30,247 @@ from backend.domain.serving.protocol import (
     MAX_STOP_STRINGS,
     MAX_STOP_TOKENS,
     MIN_REPETITION_PENALTY,
+    ChatMessage,
     Constraint,
     Effort,
     GenerateRequest,
+    Role,
     SamplingParams,
     Task,
+    ToolChoice,
     first_problem,
 )
-from backend.gateway.bodies.fields import FEW, MAX_ITEMS, ModelName, OpenObject, StrictBody, TokenCount, TokenId
-from backend.gateway.bodies.messages import MessageBody, ToolBody, ToolChoiceBody, to_tool_choice
-from backend.gateway.bodies.structured import Choices, Expression, ResponseFormat, StructuredOutputs, to_constraint
+from backend.gateway.dialects.fields import FEW, MAX_ITEMS, ModelName, OpenObject, StrictBody, TokenCount, TokenId
 from backend.gateway.errors import ApiError
+
+FunctionName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w.-]+$")]
+
+
+class TextPart(BaseModel):
+    """A part of a message; only text is served."""
+
+    type: Literal["text"]
+    text: str
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _is_text(cls, value: object) -> object:
+        if value != "text":
+            raise ValueError("only text is served, and no images, audio or files")
+        return value
+
+
+class CalledFunction(BaseModel):
+    """The function of a call: its name, and its arguments as JSON text."""
+
+    name: FunctionName
+    arguments: str = "{}"
+
+
+class ToolCallBody(BaseModel):
+    """A call that an assistant's message made."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class MessageBody(BaseModel):
+    """One message, as OpenAI's clients send it."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Annotated[str | Annotated[list[TextPart], FEW] | None, Field(validate_default=True)] = None
+    tool_calls: Annotated[list[ToolCallBody], FEW] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    @field_validator("content")
+    @classmethod
+    def _has_content(cls, value: Any, info: Any) -> Any:
+        if value is None and info.data.get("role") != "assistant":
+            raise ValueError("give a string or a list of text parts")
+        return value
+
+    def to_message(self) -> ChatMessage:
+        """Return the message with its parts joined; `developer` is what newer clients call `system`."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
+        return ChatMessage(
+            role=Role.SYSTEM if self.role == "developer" else Role(self.role),
+            content=text,
+            tool_calls=tuple(call.model_dump(exclude_none=True) for call in self.tool_calls or ()),
+            tool_call_id=self.tool_call_id,
+            name=self.name,
+        )
+
+
+class FunctionBody(BaseModel):
+    """A function that an answer may call; `parameters` is a JSON schema."""
+
+    name: FunctionName
+    description: str | None = None
+    parameters: OpenObject | None = None
+
+
+class ToolBody(BaseModel):
+    """A tool; only functions are served."""
+
+    type: Literal["function"]
+    function: FunctionBody
+
+    def as_template_tool(self) -> dict[str, object]:
+        """Return the tool as chat templates expect it."""
+        return template_tool(self.function.name, self.function.description, self.function.parameters)
+
+
+class NamedFunction(BaseModel):
+    """The function that must be called."""
+
+    name: FunctionName
+
+
+class NamedTool(BaseModel):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+ToolChoiceBody = Literal["none", "auto", "required"] | NamedTool
+
+
+def to_tool_choice(choice: ToolChoiceBody | None, tools: list[ToolBody] | None) -> ToolChoice:
+    """Return a body's choice of tools. Raises ValueError if it requires a tool that is not given."""
+    names = {tool.function.name for tool in tools or ()}
+    if isinstance(choice, NamedTool):
+        return choose_tool("required", choice.function.name, names)
+    return choose_tool(choice or "auto", None, names)
+
+
+def choose_tool(
+    mode: Literal["none", "auto", "required"], name: str | None, names: Collection[str], *, word: str = "required"
+) -> ToolChoice:
+    """Return a choice of tools, of which there are `names`; `word` is what the API calls `required`.
+
+    Raises ValueError if it requires a tool that is not given.
+    """
+    if name is not None and name not in names:
+        raise ValueError(f"{name!r} is not one of the tools")
+    if mode == "required" and not names:
+        raise ValueError(f"{word!r} needs at least one tool")
+    return ToolChoice(mode=mode, name=name)
+
+
+def template_tool(name: str, description: str | None, parameters: Mapping[str, object] | None) -> dict[str, object]:
+    """Return a tool as chat templates expect it."""
+    schema = parameters or {"type": "object", "properties": {}}
+    return {"type": "function", "function": {"name": name, "description": description or "", "parameters": schema}}
+
+
+def template_call(id_: str, name: str, arguments: str) -> dict[str, object]:
+    """Return a call of an assistant's message as chat templates expect it; the arguments are JSON."""
+    return {"id": id_, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+MAX_FORM_CHARACTERS = 200_000
+MAX_FORM_CHOICES = 4096
+Expression = Annotated[str, Field(min_length=1, max_length=MAX_FORM_CHARACTERS)]
+Choices = Annotated[list[str], Field(min_length=1, max_length=MAX_FORM_CHOICES, fail_fast=True)]
+
+
+class JsonSchema(StrictBody):
+    """The `json_schema` of OpenAI's response format. Every schema is enforced, `strict` or not."""
+
+    name: str = "answer"
+    description: str | None = None
+    strict: bool | None = None
+    json_schema: Annotated[OpenObject, Field(alias="schema")]
+
+
+class ResponseFormat(StrictBody):
+    """OpenAI's `response_format`, and `regex` with a `pattern`."""
+
+    type: Literal["text", "json_object", "json_schema", "regex"]
+    json_schema: JsonSchema | None = None
+    pattern: Expression | None = None
+
+
+class StructuredOutputs(StrictBody):
+    """vLLM's `structured_outputs`: exactly one of a JSON schema, a regular expression, choices and a Lark grammar."""
+
+    json_schema: Annotated[OpenObject | str | None, Field(alias="json")] = None
+    regex: Expression | None = None
+    choice: Choices | None = None
+    grammar: Expression | None = None
+
+
+def to_constraint(
+    response_format: ResponseFormat | None,
+    structured: StructuredOutputs | None,
+    guided: StructuredOutputs | None = None,
+) -> Constraint | None:
+    """Return the form that a body requires; `guided` holds vLLM's older fields `guided_json`, `guided_regex`, ...
+
+    Raises ApiError if it requires two, or lacks a schema or pattern.
+    """
+    constraints = [
+        *_of_response_format(response_format),
+        *_of_structured(structured, prefix="structured_outputs."),
+        *_of_structured(guided, prefix="guided_"),
+    ]
+    if len(constraints) > 1:
+        raise _refused("structured_outputs", "give one form of the answer, not several")
+    return constraints[0] if constraints else None
+
+
+def _of_response_format(form: ResponseFormat | None) -> list[Constraint]:
+    if form is None or form.type == "text":
+        return []
+    if form.type == "json_object":
+        return [Constraint(kind="json_object")]
+    if form.type == "regex":
+        if form.pattern is None:
+            raise _refused("response_format.pattern", "give the regular expression")
+        return [Constraint(kind="regex", value=form.pattern)]
+    if form.json_schema is None:
+        raise _refused("response_format.json_schema", "give the schema as json_schema: {name, schema}")
+    return [schema_constraint(form.json_schema.json_schema, param="response_format.json_schema")]
+
+
+def _of_structured(structured: StructuredOutputs | None, *, prefix: str) -> list[Constraint]:
+    if structured is None:
+        return []
+    constraints = []
+    if structured.json_schema is not None:
+        schema = structured.json_schema
+        try:
+            schema = json.loads(schema) if isinstance(schema, str) else schema
+        except (ValueError, RecursionError) as error:
+            raise _refused(f"{prefix}json", f"the schema is not JSON: {error}") from error
+        constraints.append(schema_constraint(schema, param=f"{prefix}json"))
+    if structured.regex is not None:
+        constraints.append(Constraint(kind="regex", value=structured.regex))
+    if structured.choice is not None:
+        pattern = "|".join(f"(?:{re.escape(choice)})" for choice in structured.choice)
+        if len(pattern) > MAX_FORM_CHARACTERS:
+            raise _refused(
+                f"{prefix}choice",
+                f"the choices have {len(pattern):,} characters; at most {MAX_FORM_CHARACTERS:,} are read",
+            )
+        constraints.append(Constraint(kind="regex", value=pattern))
+    if structured.grammar is not None:
+        constraints.append(Constraint(kind="lark", value=structured.grammar))
+    return constraints
+
+
+def schema_constraint(schema: Any, *, param: str) -> Constraint:
+    """Return the form of a JSON schema. Raises ApiError for none, and for one that is too long."""
+    if schema is None:
+        raise _refused(param, "give the schema")
+    text = json.dumps(schema, ensure_ascii=False)
+    if len(text) > MAX_FORM_CHARACTERS:
+        raise _refused(param, f"the schema has {len(text):,} characters, and at most {MAX_FORM_CHARACTERS:,} are read")
+    return Constraint(kind="json_schema", value=text)
+
 
 MAX_VARIABLES = 32
 MAX_NAME = 60  # characters: no field's is longer

@@ -18,8 +18,8 @@ from backend.domain.serving.protocol import ChatMessage, GenerateRequest, Role
 from backend.gateway import app, installed
 from backend.gateway.directory import Principal, ReplicaAddress
 from backend.gateway.installed import InstalledDirectory
-from backend.gateway.limits.demand import Demand, Refusal
-from backend.gateway.limits.gate import _Rates, limit_reached
+from backend.gateway.keys import _Rates, limit_reached
+from backend.gateway.limits import Demand, Refusal
 from backend.gateway.relay import BusyShares
 from backend.gateway.usage import MAX_REFUSED
 from backend.services.context import LOCAL, Context

@@ -12,7 +12,7 @@ import pytest
 
 from backend.domain.serving.options import RoutingPolicy
 from backend.domain.serving.protocol import ChatMessage, GenerateRequest, Role, SamplingParams
-from backend.gateway.balancing.balancer import MAX_FAILURES, REST_S, Balancer, conversation_of, order_by_variant, weigh
+from backend.gateway.balancer import MAX_FAILURES, REST_S, Balancer, conversation_of, order_by_variant, weigh
 from backend.gateway.directory import ReplicaAddress
 
 
