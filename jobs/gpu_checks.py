@@ -54,11 +54,10 @@ from jobs.modeling.devices import (
     device_name,
     free_bytes,
     is_gpu,
+    is_out_of_memory,
     pick_device,
 )
-from jobs.modeling.memory_errors import is_out_of_memory
-from jobs.modeling.tokenizer_folders import load_tokenizer
-from jobs.modeling.tokenizers import train_bpe
+from jobs.modeling.tokenizers import load_tokenizer, train_bpe
 from jobs.reporter import JobSpec, Reporter
 from jobs.serving import replica
 from jobs.training import probe

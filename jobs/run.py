@@ -63,7 +63,7 @@ def _is_out_of_memory(error: Exception) -> bool:
         return True
     if "torch" not in sys.modules:
         return False
-    from jobs.modeling.memory_errors import is_out_of_memory
+    from jobs.modeling.devices import is_out_of_memory
 
     return is_out_of_memory(error)
 

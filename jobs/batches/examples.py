@@ -18,7 +18,7 @@ from backend.errors import InvalidInput
 from jobs.batches.base import IGNORE
 from jobs.batches.token_files import RowTokens, StoredTokens, TokenItem, id_type, trained_bit
 from jobs.batches.token_making import Maker, TokenForm, TokenSource
-from jobs.modeling.chat.render import ConversationRefused, EncodedChat, training_chats
+from jobs.modeling.chat import ConversationRefused, EncodedChat, training_chats
 from jobs.reporter import Reporter
 
 PART_ITEMS = 1 << 13

@@ -1,6 +1,6 @@
 """Encode preference pairs and rated answers from rows to token ids, with the reason for each row left out.
 
-Conversations are rendered by `jobs.modeling.chat.render` alone, so training, reports and previews see the same tokens.
+Conversations are rendered by `jobs.modeling.chat` alone, so training, reports and previews see the same tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from backend.domain.json_values import Row
 from backend.errors import InvalidInput
 from jobs.batches.token_files import RowTokens, TokenItem
 from jobs.batches.token_making import TokenForm, TokenSource
-from jobs.modeling.chat.render import ConversationRefused, Message, Tools, encode_completion
+from jobs.modeling.chat import ConversationRefused, Message, Tools, encode_completion
 
 
 class PreferencePair(TypedDict):

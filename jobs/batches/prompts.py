@@ -15,7 +15,7 @@ from backend.domain.training.rewards import read_question
 from backend.errors import InvalidInput
 from jobs.batches.token_files import RowTokens, TokenItem
 from jobs.batches.token_making import TokenForm, TokenSource
-from jobs.modeling.chat.render import ConversationRefused, encode_prompt
+from jobs.modeling.chat import ConversationRefused, encode_prompt
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ DATASETS = "datasets"
 ROOT = Path(__file__).parents[2]
 CODE = (
     "jobs/batches",
-    "jobs/modeling/chat/render.py",
+    "jobs/modeling/chat.py",
     "jobs/modeling/tokenizers.py",
     "backend/domain/data/rows",
     "backend/domain",

@@ -17,7 +17,7 @@ from backend.domain.jobs.payloads import HubTarget
 from backend.domain.jobs.results import Pushed
 from backend.errors import Unavailable
 from backend.infra.hub.errors import HubRequest, endpoint, hub_errors
-from jobs.modeling.hub.push import PUBLIC
+from jobs.modeling.hub import PUBLIC
 from jobs.reporter import Reporter
 
 if TYPE_CHECKING:

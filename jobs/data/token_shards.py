@@ -20,10 +20,10 @@ from jobs.data.checkpoint import workplace
 from jobs.data.plans import TokenPlan
 from jobs.data.shard_runs import ShardOptions, run_shards
 from jobs.data.sharding import shard_folder
-from jobs.modeling.chat.render import teach_template
+from jobs.modeling.chat import teach_template
 from jobs.modeling.dataset_files import split_file
 from jobs.modeling.publishing import publish_once
-from jobs.modeling.tokenizer_folders import load_tokenizer
+from jobs.modeling.tokenizers import load_tokenizer
 from jobs.reporter import JobSpec, Reporter, SilentReporter
 
 

@@ -19,8 +19,7 @@ from backend.domain.jobs.payloads import ClassifyPayload
 from backend.domain.jobs.results import ClassifyResult
 from backend.errors import InvalidInput
 from jobs.evaluation.ledger import check_stop
-from jobs.modeling.devices import pick_device, set_threads
-from jobs.modeling.memory_errors import is_out_of_memory
+from jobs.modeling.devices import is_out_of_memory, pick_device, set_threads
 from jobs.modeling.unusable import UNUSABLE, one_line
 from jobs.reporter import JobSpec, Reporter
 

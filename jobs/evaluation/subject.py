@@ -12,12 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from backend.domain.checkpoints.chat_templates import PLAIN_TEMPLATE
 from backend.domain.evaluation.endpoints import EndpointTarget
 from jobs.evaluation.engines.base import Messages
-from jobs.modeling.chat.render import Message, encode_prompt, turn_end
+from jobs.modeling.chat import Message, encode_prompt, turn_end
 from jobs.modeling.checkpoints import check_folder, hash_weights, load_network, read_card, stored_dtype
 from jobs.modeling.devices import pick_device, scoring_dtype
 from jobs.modeling.loglikelihood import longest_input
-from jobs.modeling.tokenizer_folders import load_tokenizer
-from jobs.modeling.tokenizers import encode_plain_prompt
+from jobs.modeling.tokenizers import encode_plain_prompt, load_tokenizer
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from jobs.evaluation.items import Item, ScoredItem, make_items
 from jobs.evaluation.questions import Question, RollRequest, counts_of, longest_for
 from jobs.evaluation.sandbox.programs import run_program
 from jobs.evaluation.subject import EndpointSubject, EvaluatedNetwork
-from jobs.modeling.chat.render import encode_answer, render_chat
+from jobs.modeling.chat import encode_answer, render_chat
 from jobs.modeling.scores import Pair, TextNll
 
 SHOWN_CHARACTERS = 4000

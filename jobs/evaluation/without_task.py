@@ -32,7 +32,7 @@ from jobs.evaluation.engines.base import Answers, Messages, PromptRequest, Sampl
 from jobs.evaluation.items import Item, ScoredItem
 from jobs.evaluation.questions import Question, RollRequest, counts_of, longest_for
 from jobs.evaluation.subject import EndpointSubject, EvaluatedNetwork
-from jobs.modeling.chat.render import ConversationRefused, assistant_turns, encode_answer, render_chat, text_alone
+from jobs.modeling.chat import ConversationRefused, assistant_turns, encode_answer, render_chat, text_alone
 from jobs.modeling.scores import Pair, TextNll
 
 FEW_DOCUMENTS = 8

@@ -37,7 +37,7 @@ from backend.errors import InvalidInput, JobFailed, NotFound
 from backend.infra.checkpoints.candidates import PICKLE_ENDINGS
 from backend.infra.files.hashes import hash_file
 from jobs.modeling.build import allow_any_experts, set_dropout
-from jobs.modeling.memory_errors import is_out_of_memory
+from jobs.modeling.devices import is_out_of_memory
 from jobs.modeling.pissa import save_as_lora
 from jobs.modeling.publishing import publish_folder
 from jobs.modeling.unusable import UNUSABLE, one_line

@@ -1,4 +1,6 @@
-"""Choose the device, number format and threads that a job computes with."""
+"""Choose the device, number format and threads that a job computes with, and recognise the errors by which Python and
+torch report that memory ran out.
+"""
 
 from __future__ import annotations
 
@@ -157,3 +159,14 @@ def device_name(device: torch.device) -> str:
 def device_kind(device: torch.device) -> DeviceKind:
     """Return the kind of a device, as a `TrainingSetting` holds it."""
     return "gpu" if is_gpu(device) else "cpu"
+
+
+ALLOCATION_MESSAGES = ("can't allocate memory", "not enough memory")
+"""Parts of the messages of torch's CPU allocator, which raises a plain RuntimeError."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error reports that memory ran out, on a GPU or on the CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in ALLOCATION_MESSAGES)

@@ -1,7 +1,8 @@
-"""Train tokenizers: byte-level BPE, Unigram with byte fallback, and plain bytes, all in the form that AutoTokenizer
-loads.
+"""Tokenizers: trained as byte-level BPE, Unigram with byte fallback, or plain bytes, all in the form that
+AutoTokenizer loads; read from folders; and their tokens' texts, or bytes for a token that is part of a character.
+Apart from checkpoints, whose networks take twice as long to import as all that makes tokens.
 
-Each encodes any text losslessly: there is no unknown token and no normalisation.
+Each that is trained here encodes any text losslessly: there is no unknown token and no normalisation.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from backend.domain.checkpoints.chat_templates import BOS, CHAT_TEMPLATE, END, PAD, ROLE_TOKENS, SPECIAL_TOKENS
 from backend.domain.tokenizers.pieces import PieceForm
-from backend.errors import InvalidInput
+from backend.errors import InvalidInput, NotFound
+from jobs.modeling.chat import ensure_template
+from jobs.modeling.unusable import is_unusable, one_line
 
 MIN_BPE = len(SPECIAL_TOKENS) + 256
 """Smallest vocabulary: the special tokens and all bytes."""
@@ -236,3 +241,69 @@ def piece_form(tokenizer: PreTrainedTokenizerBase) -> PieceForm:
     """Return the encoding of a tokenizer's pieces."""
     decoder = tokenizer.backend_tokenizer.decoder
     return PieceForm.of_decoder("" if decoder is None else decoder.__getstate__().decode())
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load a checkpoint's tokenizer with its chat template, or with the plain one if it has none."""
+    if not folder.is_dir():
+        raise NotFound(f"There is no tokenizer folder {folder}.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=False, local_files_only=True, use_fast=True
+        )
+    except Exception as error:
+        if not is_unusable(error):
+            raise
+        raise InvalidInput(f"The tokenizer in {_final_name(folder)} can't be loaded: {one_line(error)}") from error
+    ensure_template(tokenizer)
+    return tokenizer
+
+
+def _final_name(folder: Path) -> str:
+    """Return a folder's name, also while it is written under a partial one (see `save_checkpoint`)."""
+    return folder.name[1:].rsplit(".", 2)[0] if folder.name.endswith(".partial") else folder.name
+
+
+_BYTE_OF = {letter: byte for byte, letter in bytes_to_unicode().items()}
+
+
+def label_tokens(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[str]:
+    """Return the text of each token as within a sentence, including its leading space.
+
+    Bytes that are not a whole character are written `\\xe2`; a row of the network's vocabulary without a token of the
+    tokenizer is written `[51200]`.
+    """
+    indices = [int(index) for index in ids]
+    known = len(tokenizer)
+    pieces = dict(
+        zip(indices, tokenizer.convert_ids_to_tokens([index if index < known else 0 for index in indices]), strict=True)
+    )
+    added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    byte_level = _is_byte_level(tokenizer)
+    labels = []
+    for index in indices:
+        piece = pieces[index] if index < known else None
+        if piece is None:
+            labels.append(f"[{index}]")
+        elif index in added:
+            labels.append(piece)
+        else:
+            labels.append(_byte_text(piece) if byte_level else _piece_text(piece))
+    return labels
+
+
+def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
+    decoder = tokenizer.backend_tokenizer.decoder if tokenizer.is_fast else None
+    return decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
+
+
+def _byte_text(piece: str) -> str:
+    if any(letter not in _BYTE_OF for letter in piece):
+        return piece  # an added token, written as it is
+    return bytes(_BYTE_OF[letter] for letter in piece).decode("utf-8", errors="backslashreplace")
+
+
+def _piece_text(piece: str) -> str:
+    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+        return bytes([int(piece[3:5], 16)]).decode("utf-8", errors="backslashreplace")
+    return piece.replace("\u2581", " ")

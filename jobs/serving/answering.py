@@ -1,13 +1,18 @@
-"""Answer one request of a replica: its prompts, repetitions, echoes and embeddings, as one stream of events."""
+"""Answer one request of a replica, as one stream of events: its prompts as token ids (by the checkpoint's chat
+template, as raw text, or as given), the form of its answers (a constraint, calls of tools and reasoning, by the
+template's family), repetitions, echoes and embeddings; and limit what is read and answered.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from backend.domain.checkpoints.chat_templates import PLAIN_TEMPLATE
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import (
     INVALID,
     NOT_RESUMED,
@@ -15,6 +20,7 @@ from backend.domain.serving.protocol import (
     Accepted,
     Begun,
     ChoiceEvent,
+    Constraint,
     EmbeddingEvent,
     FinishEvent,
     FinishReason,
@@ -27,16 +33,264 @@ from backend.domain.serving.protocol import (
     TokenEvent,
     TokenUsage,
 )
+from backend.domain.serving.splitting import THINK, THINK_END, AnswerPiece, AnswerSplitter
+from backend.domain.serving.tool_calls import MARKS, CallStyle, call_style, forced_call, forced_opening, write_tools
+from backend.domain.template_guard import variables_of
 from backend.domain.wording import plural
 from backend.errors import InvalidInput, RoundhouseError
-from jobs.serving.adapters.weights import LoadedAdapter
+from jobs.modeling.chat import encode_answer, encode_completion, render_chat, text_alone
+from jobs.modeling.tokenizers import encode_plain_prompt
+from jobs.serving.adapters import LoadedAdapter
 from jobs.serving.detokenize import TokenTexts
 from jobs.serving.engine import Choice, Engine, Handle, OnEvent, PromptTooLong, QueueFull
-from jobs.serving.forming import AnswerPlan, SplitEvents, form_of, leaves_out_tools
 from jobs.serving.grammar import Grammars
-from jobs.serving.prompts import encode_prompts, tokens_within_budget
-from jobs.serving.reading import PromptReader
-from jobs.serving.scoring import ScoringEngine, scores_none, writes_no_text
+from jobs.serving.reading import PromptReader, ScoringEngine, scores_none, writes_no_text
+
+# Limits of what one answer may hold: a request of kilobytes must not lead to an answer of gigabytes.
+MAX_TOKENS = 2**19
+MAX_PROBABILITIES = 2**18
+MAX_VECTOR_VALUES = 2**21
+REMEDY = "Ask for fewer prompts, answers (n), tokens or alternatives, or send several requests."
+TOOL_NAME = "tool"  # stands in every template that has a place for tools
+
+
+class PromptLimit:
+    """Refuses texts that can't fit a context before they are tokenized: no token spans more characters."""
+
+    def __init__(self, tokenizer: Any, *, context_length: int) -> None:
+        longest = max((len(token) for token in tokenizer.get_vocab()), default=1)
+        self.context_length, self.max_characters = context_length, context_length * longest
+
+    def check(self, request: GenerateRequest) -> None:
+        """Raise PromptTooLong for a prompt that is too long by its characters or token ids."""
+        prompts = (request.token_ids or (), request.prompt or "", *(request.prompts or ()))
+        ids = max(len(prompt) for prompt in prompts if not isinstance(prompt, str))
+        characters = max(len(prompt) for prompt in prompts if isinstance(prompt, str))
+        characters = max(characters, *(sum(map(len, pair)) for pair in request.pairs or ((),)))
+        characters = max(characters, sum(len(message.content) for message in request.messages or ()))
+        is_read = request.echo or request.task is not Task.GENERATE
+        if ids >= self.context_length + is_read or characters > self.max_characters:
+            size = f"{ids:,} tokens" if ids else f"{characters:,} characters"
+            raise PromptTooLong(
+                f"The prompt has {size}; this model's context holds {self.context_length:,} tokens, answer included.",
+                remedy="Shorten the prompt or the conversation.",
+                field="messages" if request.messages else "prompt",
+            )
+
+
+def encode_prompts(tokenizer: Any, request: GenerateRequest, *, opening: str = "") -> list[list[int]]:
+    """Return the token ids of each prompt. Raises InvalidInput where the chat template refuses the messages.
+
+    `opening` follows the rendered messages: the beginning of an answer. Templates come with checkpoints and are
+    untrusted; backend.domain.template_guard renders them.
+    """
+    if request.messages is not None:
+        return [_encode_messages(tokenizer, request, opening=opening)]
+    if request.pairs is not None:
+        return [_encode_pair(tokenizer, prompt, answer) for prompt, answer in request.pairs]
+    single = request.token_ids if request.token_ids is not None else request.prompt or ""
+    prompts = (single,) if request.prompts is None else request.prompts
+    return [encode_plain_prompt(tokenizer, prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+
+
+def _encode_pair(tokenizer: Any, prompt: str, answer: str) -> list[int]:
+    """Encode a prompt and its answer as reward models are trained on them."""
+    user, assistant = {"role": "user", "content": prompt}, {"role": "assistant", "content": answer}
+    before, after = encode_completion(tokenizer, [user], [assistant])
+    return [*before, *after]
+
+
+def _variables(tokenizer: Any, request: GenerateRequest, tools: list[dict[str, object]] | None) -> dict[str, object]:
+    """Return what the chat template gets beside the messages: the request's own variables, and its effort by the switch
+    that there is.
+    """
+    if request.effort is None or not tokenizer.chat_template:
+        return request.template_variables
+    switches = {"reasoning_effort": request.effort, "enable_thinking": request.effort not in ("none", "minimal")}
+    read = variables_of(tokenizer.get_chat_template(tools=tools))
+    return {name: value for name, value in switches.items() if name in read} | request.template_variables
+
+
+def _encode_messages(tokenizer: Any, request: GenerateRequest, *, opening: str) -> list[int]:
+    messages, tools = [message.as_dict() for message in request.messages or ()], offered_tools(tokenizer, request)
+    if request.continue_final:
+        opening = opening + text_alone(tokenizer, str(messages.pop()["content"]))
+    if TOOL_NAME not in (tokenizer.get_chat_template(tools=tools) if tokenizer.chat_template else ""):
+        messages, tools = write_tools(messages, tools), None
+    try:
+        text = render_chat(
+            tokenizer, messages, tools=tools, generation_prompt=True, variables=_variables(tokenizer, request, tools)
+        )
+    except RoundhouseError as error:
+        raise InvalidInput(error.message, remedy=error.remedy, field=error.field or "messages") from error
+    before, after = encode_answer(tokenizer, text, opening)
+    return [*before, *after]
+
+
+def tokens_within_budget(
+    request: GenerateRequest, *, prompts: Sequence[int], context: int, width: int = 0
+) -> int | None:
+    """Return the most tokens that each answer may have: `max_tokens`, or where that is not stated what the budget
+    leaves, if less than the context. `prompts` holds the tokens of each prompt, `width` is that of an embedding.
+
+    Raises InvalidInput for a request whose answer could hold more than the budget.
+    """
+    stated = request.params.max_tokens
+    if request.task is Task.EMBED:
+        if len(prompts) * width > MAX_VECTOR_VALUES:
+            raise InvalidInput(
+                f"These embeddings would hold {len(prompts) * width:,} numbers ({len(prompts):,} prompts x {width:,});"
+                f" at most {MAX_VECTOR_VALUES:,} fit one answer.",
+                remedy="Send several requests.",
+                field="input",
+            )
+        return stated
+    has_probabilities = request.params.logprobs is not None
+    values = 1 + (request.params.logprobs or 0)
+    most = MAX_PROBABILITIES if has_probabilities else MAX_TOKENS
+    is_repeated = request.echo or request.task is Task.TOKENIZE
+    fixed = sum(prompts) * request.n if is_repeated else 0
+    rooms = [max(0, context - count) for count in prompts] if request.task is Task.GENERATE else []
+    lengths = [room if stated is None else min(stated, room) for room in rooms]
+    new = sum(lengths) * request.n
+    if (fixed + new) * values <= most:
+        return stated
+    left = (most // values - fixed) // max(1, len(prompts) * request.n)
+    if stated is None and left > 0 and rooms:
+        return left
+    longest = max(prompts) * is_repeated + max(lengths, default=0)
+    alternatives = f" x (1 + {values - 1} alternatives)" if values > 1 else ""
+    raise InvalidInput(
+        f"This answer could hold {(fixed + new) * values:,} {'probabilities' if has_probabilities else 'tokens'}:"
+        f" {len(prompts):,} {'prompt' if len(prompts) == 1 else 'prompts'} x {request.n:,}"
+        f" {'answer' if request.n == 1 else 'answers'} of up to {longest:,}"
+        f" tokens{', prompt included' if is_repeated else ''}{alternatives}. At most {most:,} fit one answer.",
+        remedy=REMEDY,
+        field="n" if request.n > 1 else "max_tokens" if request.task is Task.GENERATE else "prompt",
+    )
+
+
+PROMPT_END = 8  # tokens in which a prompt may open the reasoning
+
+
+@dataclass(frozen=True)
+class AnswerPlan:
+    """Constraint and splitting of a request's answers. `opening` is the text that ends the prompt of a forced call."""
+
+    constraint: Constraint | None = None
+    style: CallStyle | None = None
+    names: frozenset[str] = frozenset()
+    opening: str = ""
+    is_forced: bool = False
+    is_parallel: bool = True
+    is_split: bool = False
+    marks: Mapping[int, str] | None = None
+    tenant: str = ""
+
+    def choice(self, number: int, repetition: int, grammars: Grammars) -> Choice:
+        """Return the properties of one answer. Raises InvalidInput for a constraint that can't be enforced."""
+        matcher = None if self.constraint is None else grammars.matcher(self.constraint)
+        return Choice(number=number, repetition=repetition, matcher=matcher, marks=self.marks, tenant=self.tenant)
+
+
+def form_of(tokenizer: Any, request: GenerateRequest) -> AnswerPlan:
+    """Return the form of a request's answers."""
+    constraint = request.params.constraint
+    if request.messages is None or not request.split:
+        return AnswerPlan(constraint=constraint, tenant=request.tenant)
+    tools = offered_tools(tokenizer, request)
+    template = tokenizer.get_chat_template(tools=tools) if tokenizer.chat_template else ""
+    style = call_style(template) if tools else None
+    is_forced = style is not None and request.tool_choice.mode == "required"
+    if is_forced and style is not None and tools is not None:
+        constraint = forced_call(tools, request.tool_choice, style)
+    is_split = style is not None or THINK in template or THINK in tokenizer.get_added_vocab()
+    special = {index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return AnswerPlan(
+        constraint=constraint,
+        style=style,
+        names=frozenset(tool["function"]["name"] for tool in tools or ()),
+        opening=forced_opening(style) if is_forced and style is not None else "",
+        is_forced=is_forced,
+        is_parallel=request.parallel_tool_calls,
+        is_split=is_split,
+        tenant=request.tenant,
+        marks=(
+            {index: text for index, text in special.items() if text in (*MARKS, THINK, THINK_END)} if is_split else None
+        ),
+    )
+
+
+def offered_tools(tokenizer: Any, request: GenerateRequest) -> list[JsonObject] | None:
+    """Return the tools that the network sees: none where it must not call one, or may without a chat template."""
+    if not request.tools or request.tool_choice.mode == "none" or leaves_out_tools(tokenizer, request):
+        return None
+    return list(request.tools)
+
+
+def leaves_out_tools(tokenizer: Any, request: GenerateRequest) -> bool:
+    """Return whether a network is not offered the tools, though it may call one: it has no chat template."""
+    return bool(request.tools) and request.tool_choice.mode == "auto" and tokenizer.chat_template == PLAIN_TEMPLATE
+
+
+class SplitEvents:
+    """Passes the events of one choice on, their text split into reasoning, calls and the rest."""
+
+    def __init__(self, form: AnswerPlan, tokenizer: Any, prompt: Sequence[int], on_event: OnEvent) -> None:
+        opened: str = tokenizer.decode(list(prompt[-PROMPT_END:]), skip_special_tokens=False)
+        self._splitter = AnswerSplitter(
+            form.style, names=form.names, is_reasoning=opened.rstrip().endswith(THINK), is_calling=form.is_forced
+        )
+        self._form, self._on_event = form, on_event
+        self._handle: Handle | None = None
+        self._last: TokenEvent | None = None
+        self._has_ended_calls = False
+
+    def follow(self, start: Callable[[OnEvent], Handle]) -> Handle:
+        """Start the choice; it is cancelled after its first call where calls in parallel are switched off."""
+        self._handle = start(self.take)
+        if self._has_ended_calls:
+            self._handle.cancel()
+        return self._handle
+
+    def take(self, event: GenerationEvent) -> None:
+        """Take one event of the engine."""
+        if isinstance(event, TokenEvent):
+            if not self._has_ended_calls:
+                self._last = event
+                self._emit(event, self._splitter.push(event.text))
+                self._end_after_call()
+        elif isinstance(event, FinishEvent):
+            self._finish(event)
+        else:
+            self._on_event(event)
+
+    def _emit(self, event: TokenEvent, piece: AnswerPiece) -> None:
+        changes = {"text": piece.text, "reasoning": piece.reasoning or None, "tool_calls": piece.calls or None}
+        self._on_event(event.model_copy(update=changes))
+
+    def _end_after_call(self) -> None:
+        if not self._form.is_parallel and self._splitter.num_complete:
+            self._has_ended_calls = True
+            if self._handle is not None:
+                self._handle.cancel()
+
+    def _finish(self, event: FinishEvent) -> None:
+        reason = event.finish_reason
+        if self._has_ended_calls:
+            self._on_event(event.model_copy(update={"finish_reason": FinishReason.TOOL_CALLS}))
+            return
+        if reason is not FinishReason.CANCELLED:
+            piece = self._splitter.finish()
+            if piece != AnswerPiece():
+                index = event.usage.completion_tokens
+                self._emit(
+                    TokenEvent(text="", token_ids=(), index=index, choice=self._last.choice if self._last else 0), piece
+                )
+            if reason is FinishReason.STOP and self._splitter.num_calls:
+                event = event.model_copy(update={"finish_reason": FinishReason.TOOL_CALLS})
+        self._on_event(event)
+
 
 MAX_AT_ONCE = 4  # choices of one request that an engine works on together, so that others keep their share
 ECHO_TOKENS = 128  # tokens of a prompt in one event

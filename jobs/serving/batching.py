@@ -21,11 +21,10 @@ from backend.domain.wording import format_bytes
 from backend.errors import InvalidInput, Unavailable
 from jobs.modeling.devices import free_bytes
 from jobs.modeling.kv_shape import read_kv_shape
-from jobs.serving.adapters.bank import AdapterBank, CacheSalts, groups_of
-from jobs.serving.continuous_batching import BatchedRequest, BatchHooks, ContinuousBatching
+from jobs.serving.adapters import AdapterBank, CacheSalts, groups_of
+from jobs.serving.continuous_batching import CONTROL, BatchedRequest, BatchHooks, ContinuousBatching
 from jobs.serving.detokenize import TokenDecoder
-from jobs.serving.drafts.batch import Speculation
-from jobs.serving.drafts.network import Draft
+from jobs.serving.drafts import Draft, Speculation
 from jobs.serving.engine import (
     FIRST,
     Choice,
@@ -35,12 +34,12 @@ from jobs.serving.engine import (
     Handle,
     OnEvent,
     RateMeter,
+    in_turn,
+    most_running,
     read_limits,
     refuse_full,
 )
-from jobs.serving.isolation import CONTROL
 from jobs.serving.sampling import choose_tokens, forced_scores
-from jobs.serving.turns import in_turn, most_running
 
 MAX_BATCH_TOKENS = 512  # longer prompts are prefilled in chunks, so that other requests keep getting tokens
 

@@ -1,7 +1,11 @@
-"""Engine interface, and the parts that engines share: limits, detokenization, stop strings, timing.
+"""Engine interface, and the parts that engines share: turns between tenants, limits, detokenization, stop strings,
+timing.
 
 An engine takes token ids and sampling parameters and calls back with events. Engines compute tokens; text, stop
 conditions and token counts are handled here, in `Generation`.
+
+A tenant is an account of the gateway's clients, or where no key is needed an address with the user or job that it
+names, by a name without meaning. Requests that reach a replica without one share the empty name, which has no limit.
 """
 
 from __future__ import annotations
@@ -9,11 +13,11 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from transformers import AutoConfig, GenerationConfig
 
@@ -30,14 +34,44 @@ from backend.domain.serving.protocol import (
     TokenUsage,
 )
 from backend.errors import InvalidInput, Unavailable
-from jobs.modeling.chat.render import turn_end
+from jobs.modeling.chat import turn_end
 from jobs.modeling.checkpoints import base_folder_of, check_folder, is_adapter
 from jobs.modeling.loglikelihood import context_of_config
 from jobs.modeling.unusable import UNUSABLE
-from jobs.serving.adapters.weights import LoadedAdapter
+from jobs.serving.adapters import LoadedAdapter
 from jobs.serving.detokenize import TextStream, TokenDecoder, TokenTexts
 from jobs.serving.sampling import Matcher, SamplingState
-from jobs.serving.turns import most_open
+
+T = TypeVar("T")
+
+
+def in_turn(waiting: Iterable[tuple[str, T]], *, running: Counter[str], most: int) -> list[T]:
+    """Return the waiting requests, given by tenant in order of arrival, in the order in which they get places.
+
+    The tenant with the fewest requests at work is next, counting those that come before; among equals, who came first.
+    A tenant with `most` at work waits: the place that it leaves is for the first request of another.
+
+    >>> in_turn([("a", 1), ("a", 2), ("b", 3)], running=Counter(a=1), most=15)
+    [3, 1, 2]
+    """
+    ahead = Counter(running)
+    ranked: list[tuple[int, T]] = []
+    for tenant, request in waiting:
+        if not tenant or ahead[tenant] < most:
+            ranked.append((ahead[tenant], request))
+        ahead[tenant] += 1
+    return [request for _, request in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def most_running(max_running: int) -> int:
+    """Return the requests that one tenant may have at work at once: all but one place, where there are several."""
+    return max(1, max_running - 1)
+
+
+def most_open(max_running: int, max_waiting: int) -> int:
+    """Return the requests that one tenant may have at work and waiting: a quarter of the queue is for others."""
+    return max_running + max_waiting - max_waiting // 4
+
 
 OnEvent = Callable[[GenerationEvent], None]
 RATE_WINDOW_S = 5.0

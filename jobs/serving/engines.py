@@ -35,13 +35,13 @@ from backend.errors import JobFailed
 from backend.infra.checkpoints.candidates import GGUF
 from backend.infra.engines import engine_command
 from backend.infra.processes import die_with_parent
+from jobs.modeling import gguf
 from jobs.modeling.checkpoints import load_network
-from jobs.modeling.gguf import write as gguf_writer
 from jobs.modeling.kv_shape import read_kv_shape
-from jobs.modeling.tokenizer_folders import load_tokenizer
+from jobs.modeling.tokenizers import load_tokenizer
 from jobs.serving.engine import Generation
 from jobs.serving.grammar import SEPARATORS
-from jobs.serving.prepared.weights import PARTIAL, PreparedFolder, locked, remove_older, weights_key
+from jobs.serving.prepared import PARTIAL, PreparedFolder, locked, remove_older, weights_key
 from jobs.serving.sampling import TokenLogprobs
 
 logger = logging.getLogger(__name__)
@@ -492,7 +492,7 @@ def prepare_gguf(folder: Path, *, prepared: PreparedFolder) -> Path:
 
     Raises InvalidInput for a network that GGUF can't represent, JobFailed where the disk has no room.
     """
-    code = Path(str(gguf_writer.__file__)).read_bytes()
+    code = Path(str(gguf.__file__)).read_bytes()
     path = prepared.path / f"gguf-{weights_key(folder, code)}.gguf"
     with locked(prepared.path):
         if not path.is_file():
@@ -508,9 +508,9 @@ def prepare_gguf(folder: Path, *, prepared: PreparedFolder) -> Path:
             partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
             try:
                 if network is None:
-                    gguf_writer.copy_for_token_ids(own, partial, tokenizer=tokenizer)
+                    gguf.copy_for_token_ids(own, partial, tokenizer=tokenizer)
                 else:
-                    gguf_writer.write_gguf(
+                    gguf.write_gguf(
                         partial, network=network, tokenizer=tokenizer, name=folder.name, numbers="f32", gets_text=False
                     )
                 partial.replace(path)

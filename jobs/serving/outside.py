@@ -26,10 +26,11 @@ from jobs.serving.engine import (
     NetworkLimits,
     OnEvent,
     RateMeter,
+    in_turn,
+    most_running,
     refuse_full,
 )
 from jobs.serving.engines import Piece, ServerProcess
-from jobs.serving.turns import in_turn, most_running
 
 logger = logging.getLogger(__name__)
 STOPPED = "The engine stopped before this completion finished."

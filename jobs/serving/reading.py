@@ -1,7 +1,8 @@
-"""Values that a replica reads from a prompt without continuing it: probabilities of its tokens, and its embedding.
+"""Values that a replica reads from a prompt without continuing it: probabilities of its tokens, its embedding, and a
+reward model's scores of answers to it.
 
-Runs the network's plain forward pass beside the engine's, one prompt at a time. Long prompts are scored in parts over a
-key-value cache, so that the logits of a large vocabulary never fill the memory.
+Runs the network's plain forward pass beside the engine's, one prompt at a time. Long prompts are scored in parts over
+a key-value cache, so that the logits of a large vocabulary never fill the memory.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from jobs.serving.adapters.bank import AdapterBank
-from jobs.serving.adapters.weights import LoadedAdapter
+from backend.domain.serving.protocol import SamplingParams
+from backend.errors import InvalidInput
+from jobs.serving.adapters import AdapterBank, LoadedAdapter
+from jobs.serving.detokenize import TokenDecoder
+from jobs.serving.engine import FIRST, Choice, EngineStats, Handle, OnEvent, read_limits
 from jobs.serving.sampling import TokenLogprobs, token_logprobs
 
 PART_TOKENS = 256
@@ -118,3 +122,59 @@ class PromptReader:
         mean = output.last_hidden_state[0].float().mean(0)
         vector: list[float] = torch.nn.functional.normalize(mean, dim=0).tolist()
         return vector
+
+
+class ScoringEngine:
+    """Implements Engine for a network with a scoring head. Prompts are read by a PromptReader, beside it."""
+
+    name = "scoring"
+
+    def __init__(self, network: Any, tokenizer: TokenDecoder) -> None:
+        self.limits = read_limits(network, tokenizer)
+        self.context_length = self.limits.context_length
+        self._is_closed = False
+
+    def check_room(self, tenant: str = "") -> None:
+        """Refuse nothing: prompts wait for each other."""
+
+    def submit(
+        self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST
+    ) -> Handle:
+        """Raise InvalidInput."""
+        raise writes_no_text()
+
+    def is_waiting(self, handle: Handle) -> bool:
+        """Return False: there is no queue."""
+        return False
+
+    def stats(self) -> EngineStats:
+        """Return counters of nothing."""
+        return EngineStats(
+            running=0, waiting=0, tokens_per_second=0.0, steps=0, generated_tokens=0, last_token_age_s=None
+        )
+
+    def is_alive(self) -> bool:
+        """Return False once closed."""
+        return not self._is_closed
+
+    def close(self) -> None:
+        """End."""
+        self._is_closed = True
+
+
+def writes_no_text() -> InvalidInput:
+    """Return the error of a request that a reward model can't answer."""
+    return InvalidInput(
+        "This endpoint serves a reward model, which scores answers and writes none.",
+        remedy="Call /v1/score or /v1/rerank.",
+        field="model",
+    )
+
+
+def scores_none() -> InvalidInput:
+    """Return the error of a request that a network which writes text can't answer."""
+    return InvalidInput(
+        "This endpoint serves a model that writes text.",
+        remedy="Deploy a checkpoint of a run with objective reward.",
+        field="model",
+    )

@@ -9,9 +9,11 @@ import asyncio
 import logging
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import torch
 import uvicorn
 from transformers import AutoConfig
@@ -28,18 +30,16 @@ from backend.infra.checkpoints.candidates import GGUF
 from backend.infra.checkpoints.weight_headers import read_gguf
 from backend.infra.engines import installed_engines
 from backend.infra.http_server import Guard, connections_for, guarded, raise_file_limit
-from jobs.modeling.chat.render import turn_end
+from jobs.modeling.chat import turn_end
 from jobs.modeling.checkpoints import base_folder_of, is_adapter, is_scorer
-from jobs.modeling.devices import is_gpu, pick_device, pick_inference_dtype, set_threads
+from jobs.modeling.devices import is_gpu, pick_device, pick_inference_dtype, set_threads, visible_gpu
 from jobs.modeling.kv_shape import has_heads, read_kv_shape
 from jobs.modeling.scorers import load_scorer
-from jobs.modeling.tokenizer_folders import load_tokenizer
-from jobs.modeling.tokenizers import padding_id
+from jobs.modeling.tokenizers import load_tokenizer, padding_id
 from jobs.modeling.unusable import UNUSABLE
 from jobs.reporter import JobSpec, Reporter
-from jobs.serving.adapters.bank import AdapterBank
-from jobs.serving.adapters.folders import AdapterFolders
-from jobs.serving.drafts.network import Draft
+from jobs.serving.adapters import AdapterBank, AdapterFolders
+from jobs.serving.drafts import Draft
 from jobs.serving.engine import read_limits_of_folder
 from jobs.serving.engines import (
     LLAMA_CPP,
@@ -53,11 +53,9 @@ from jobs.serving.engines import (
 )
 from jobs.serving.native.library import try_library
 from jobs.serving.outside import OutsideEngine
-from jobs.serving.prepared.weights import PreparedFolder, load_prepared
-from jobs.serving.process_use import ProcessUse
-from jobs.serving.reading import PromptReader
+from jobs.serving.prepared import PreparedFolder, load_prepared
+from jobs.serving.reading import PromptReader, ScoringEngine
 from jobs.serving.replica_app import AnswerLimits, ReplicaState, create_replica_app
-from jobs.serving.scoring import ScoringEngine
 from jobs.serving.start import EngineKind, generate_one_token, start_engine
 
 logger = logging.getLogger(__name__)
@@ -416,3 +414,38 @@ async def _drain(replica: ReplicaState, reporter: Reporter) -> None:
         if time.monotonic() >= until or replica.is_hung() or not replica.engine.is_alive():
             return
         await asyncio.sleep(0.05)
+
+
+class ProcessUse:
+    """Readings of this process and those that it started. Cores are the mean since the last reading."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._read_at, (self._cpu_s, _) = time.monotonic(), self._totals()
+
+    def read(self) -> dict[str, float | int | None]:
+        """Return `cpu_cores`, `memory_bytes`, and `gpu_memory_bytes` (None without a GPU), as gauge events do."""
+        now, (cpu_s, memory_bytes) = time.monotonic(), self._totals()
+        lasted = now - self._read_at
+        # a process that has ended takes its seconds with it
+        cores = round(max(0.0, cpu_s - self._cpu_s) / lasted, 3) if lasted > 0 else None
+        self._read_at, self._cpu_s = now, cpu_s
+        return {"cpu_cores": cores, "memory_bytes": memory_bytes, "gpu_memory_bytes": _gpu_memory_bytes()}
+
+    def _totals(self) -> tuple[float, int]:
+        """Return the processor seconds and the memory of this process and of those that it started and that run: a
+        server of another project is the engine of some replicas.
+        """
+        cpu_s, memory_bytes = 0.0, 0
+        for process in (self._process, *self._process.children(recursive=True)):
+            with suppress(psutil.Error):  # it may end at any moment
+                times, memory = process.cpu_times(), process.memory_info()
+                cpu_s += times.user + times.system
+                memory_bytes += int(memory.rss)
+        return cpu_s, memory_bytes
+
+
+def _gpu_memory_bytes() -> int | None:
+    if visible_gpu() is None:
+        return None
+    return sum(torch.accelerator.memory_reserved(index) for index in range(torch.accelerator.device_count()))

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from backend.domain.serving.protocol import ENGINE_FAILED, SamplingParams
 from backend.errors import Unavailable
-from jobs.serving.adapters.bank import AdapterBank
+from jobs.serving.adapters import AdapterBank
 from jobs.serving.detokenize import TokenDecoder
 from jobs.serving.engine import (
     FIRST,

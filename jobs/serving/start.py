@@ -9,13 +9,12 @@ from typing import Any, Literal
 from backend.domain.serving.memory import MAX_RUNNING
 from backend.domain.serving.protocol import GenerationErrorEvent, GenerationEvent, SamplingParams
 from backend.errors import InvalidInput, JobFailed
-from jobs.modeling.devices import is_gpu
-from jobs.modeling.memory_errors import is_out_of_memory
-from jobs.serving.adapters.bank import AdapterBank
+from jobs.modeling.devices import is_gpu, is_out_of_memory
+from jobs.serving.adapters import AdapterBank
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.continuous_batching import check_transformers
 from jobs.serving.detokenize import TokenDecoder
-from jobs.serving.drafts.network import Draft, why_unfit
+from jobs.serving.drafts import Draft, why_unfit
 from jobs.serving.engine import Engine
 from jobs.serving.serial import SerialEngine
 

@@ -9,8 +9,7 @@ import torch
 
 from backend.domain.training.execution import compiles
 from jobs.batches.base import Batches
-from jobs.modeling.devices import device_kind, fork_random
-from jobs.modeling.memory_errors import is_out_of_memory
+from jobs.modeling.devices import device_kind, fork_random, is_out_of_memory
 from jobs.training.context import TrainingContext
 from jobs.training.objectives.base import TrainingObjective
 

@@ -13,9 +13,9 @@ from backend.domain.data.token_folders import FOLDER
 from backend.domain.jobs.payloads import TrainingPayload
 from backend.domain.training.config import RunConfig
 from backend.errors import InvalidInput
-from jobs.modeling.chat.render import teach_template
+from jobs.modeling.chat import teach_template
 from jobs.modeling.devices import device_name, is_gpu, pick_autocast, pick_device, set_threads, threads_of_rank
-from jobs.modeling.tokenizer_folders import load_tokenizer
+from jobs.modeling.tokenizers import load_tokenizer
 from jobs.reporter import JobSpec, Reporter
 from jobs.training.checkpoints.store import CheckpointStore
 from jobs.training.distributed.process_group import ProcessGroup, join_process_group

@@ -11,8 +11,7 @@ import torch
 
 from backend.domain.training.config import RunConfig
 from backend.errors import JobFailed
-from jobs.modeling.devices import is_gpu
-from jobs.modeling.memory_errors import is_out_of_memory
+from jobs.modeling.devices import is_gpu, is_out_of_memory
 
 FP16_MAX = 65_504
 

@@ -27,7 +27,7 @@ from backend.domain.training.held_out import FILE, HeldOutRow, HeldOutRows, Meas
 from backend.domain.training.objectives import Rows
 from jobs.batches.base import IGNORE, MicroBatch
 from jobs.batches.preference import PairBatch, RatedBatch, ScoredBatch
-from jobs.modeling.chat.render import turn_end
+from jobs.modeling.chat import turn_end
 from jobs.modeling.devices import release_gpu_cache
 from jobs.modeling.tokenizers import padding_id
 from jobs.modeling.unusable import one_line

@@ -26,8 +26,7 @@ from backend.domain.training.schedule import learning_rate_at
 from backend.domain.training.summary import TOKENS
 from backend.errors import JobFailed
 from jobs.batches.base import Batches, StepBatches
-from jobs.modeling.devices import is_gpu, release_gpu_cache
-from jobs.modeling.memory_errors import is_out_of_memory
+from jobs.modeling.devices import is_gpu, is_out_of_memory, release_gpu_cache
 from jobs.reporter import PROGRESS_EVERY_S, Reporter, StopRequested
 from jobs.training.checkpoints.state import Counters, RandomState, gather_state, save_state
 from jobs.training.checkpoints.store import CheckpointStore

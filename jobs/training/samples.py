@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.training.config import RunConfig
-from jobs.modeling.chat.render import encode_prompt
+from jobs.modeling.chat import encode_prompt
 
 TEMPERATURE = 0.8
 

@@ -21,8 +21,7 @@ from backend.domain.serving.protocol import GenerateRequest, SamplingParams, Tok
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.entries import export as run_export
-from jobs.modeling.gguf.convert import convert_gguf
-from jobs.modeling.gguf.write import write_gguf
+from jobs.modeling.gguf import convert_gguf, write_gguf
 from jobs.modeling.tokenizers import train_bpe
 from jobs.serving.engines import LLAMA_CPP, ServerProcess, ServerStart
 from tests.support.jobs import make_spec

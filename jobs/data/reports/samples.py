@@ -15,7 +15,7 @@ from jobs.batches.base import BatchSizes
 from jobs.batches.pretrain import PretrainBatches
 from jobs.data.reports.rows import VersionRows
 from jobs.data.reports.views import EncodedRow, TokenStrip, View
-from jobs.modeling.token_labels import label_tokens
+from jobs.modeling.tokenizers import label_tokens
 
 FIRST, RANDOM, LONGEST, TRUNCATED, SILENT = 3, 6, 3, 3, 5
 SHOWN_TOKENS = 2400

@@ -18,7 +18,7 @@ from jobs.batches.base import IGNORE
 from jobs.batches.examples import Example, encode_row
 from jobs.batches.preference_rows import EncodedSide, encode_preferences, encode_rated, read_preference
 from jobs.batches.pretrain import encode_documents
-from jobs.modeling.chat.render import encode_prompt, teach_template
+from jobs.modeling.chat import encode_prompt, teach_template
 from jobs.modeling.tokenizers import encode_texts
 
 

@@ -41,7 +41,7 @@ from jobs.evaluation.engines.shared_prefix import RowScores, SharedPrefix
 from jobs.evaluation.engines.trie import Row, TokenTrie
 from jobs.evaluation.subject import EvaluatedNetwork
 from jobs.memory_limit import available_bytes
-from jobs.modeling.devices import free_bytes, release_gpu_cache
+from jobs.modeling.devices import free_bytes, is_out_of_memory, release_gpu_cache
 from jobs.modeling.loglikelihood import (
     ScoredSequence,
     plan_pairs,
@@ -50,7 +50,6 @@ from jobs.modeling.loglikelihood import (
     sum_windows,
     window_nll,
 )
-from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.modeling.scores import ContinuationScore, Pair, TextNll
 from jobs.modeling.tokenizers import count_token_bytes
 from jobs.modeling.unusable import UNUSABLE, one_line

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.domain.checkpoints.inspection_config import MAX_TOKENS, InspectionConfig
 from backend.errors import InvalidInput
-from jobs.modeling.chat.render import encode_chat
+from jobs.modeling.chat import encode_chat
 from jobs.modeling.loglikelihood import prefix_token
 from jobs.modeling.tokenizers import count_token_bytes, encode_texts
 

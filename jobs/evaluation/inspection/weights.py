@@ -13,13 +13,13 @@ from backend.domain.attributes import attributes_of
 from backend.domain.checkpoints.inspection_summary import ChangeSummary, InspectionSummary
 from jobs.evaluation.ledger import check_stop
 from jobs.modeling.checkpoints import is_adapter
-from jobs.modeling.weights.outliers import find_outliers
-from jobs.modeling.weights.statistics import (
+from jobs.modeling.weight_statistics import (
     NUM_BINS,
     REACH,
     TensorChange,
     TensorStatistics,
     WeightFolder,
+    find_outliers,
     read_change,
     read_tensor,
 )

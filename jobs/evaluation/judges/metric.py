@@ -20,7 +20,7 @@ from jobs.evaluation.engines.openai_http import EndpointEngine
 from jobs.evaluation.engines.plain import PlainEngine
 from jobs.evaluation.items import ScoredItem
 from jobs.evaluation.subject import EndpointSubject, load_subject
-from jobs.modeling.chat.render import Message
+from jobs.modeling.chat import Message
 from jobs.reporter import JobSpec
 
 TOGETHER = 16

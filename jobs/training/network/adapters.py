@@ -14,7 +14,7 @@ from backend.domain.training.config import RunConfig
 from backend.errors import InvalidInput
 from jobs.modeling import pissa
 from jobs.modeling.checkpoints import check_folder, is_adapter
-from jobs.modeling.memory_errors import is_out_of_memory
+from jobs.modeling.devices import is_out_of_memory
 from jobs.modeling.unusable import UNUSABLE, one_line
 
 

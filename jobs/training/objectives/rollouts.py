@@ -19,7 +19,7 @@ from jobs.batches.base import BatchSizes, StepBatches
 from jobs.batches.preference import Sequences, pad
 from jobs.batches.preference_rows import Answered
 from jobs.batches.prompts import PromptExample
-from jobs.modeling.chat.render import turn_end
+from jobs.modeling.chat import turn_end
 from jobs.modeling.devices import fork_random
 from jobs.training.losses.preference import grpo_advantages
 

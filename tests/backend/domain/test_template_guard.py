@@ -16,7 +16,7 @@ from backend.domain.checkpoints.chat_templates import CHAT_TEMPLATE, PLAIN_TEMPL
 from backend.domain.template_costs import TemplateTooCostly
 from backend.domain.template_guard import render_template
 from backend.errors import InvalidInput
-from jobs.modeling.chat.render import MAX_CHARACTERS, ConversationRefused, encode_prompt, render_chat
+from jobs.modeling.chat import MAX_CHARACTERS, ConversationRefused, encode_prompt, render_chat
 from jobs.modeling.tokenizers import byte_tokenizer
 from tests.support.installation import PROJECT
 from tests.support.networks.chat_styles import STYLES

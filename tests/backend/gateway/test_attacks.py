@@ -18,7 +18,7 @@ import torch
 
 from backend.gateway import answers
 from backend.gateway.directory import ReplicaAddress
-from jobs.serving import prompts, watchdog
+from jobs.serving import answering, replica_app
 from tests.support.gateway_fixtures import MemoryDirectory, eventually, gateway
 from tests.support.networks.serving_networks import END_ID, make_llama, save_checkpoint
 from tests.support.serving.good_client import good_client
@@ -61,7 +61,7 @@ def test_a_client_that_reads_nothing_leaves_an_idle_replica_alone(
     """The engine has made all of its answer, and makes no further step while the client does not read it. The answer
     is more than the kernel's buffers on the way take (14 MB).
     """
-    monkeypatch.setattr(prompts, "MAX_PROBABILITIES", 2**20)
+    monkeypatch.setattr(answering, "MAX_PROBABILITIES", 2**20)
     body = json.dumps(
         TEXT | {"prompt": ["x" * 480] * 90, "echo": True, "logprobs": 20, "max_tokens": 1, "stream": True}
     ).encode()
@@ -79,8 +79,8 @@ def test_a_client_that_reads_nothing_leaves_an_idle_replica_alone(
         eventually(lambda: replica.stats()["generated_tokens"] >= before + 90, timeout_s=120)
         eventually(lambda: replica.stats()["running"] == 0)
         with monkeypatch.context() as impatient:  # only while the engine has nothing to do: a busy machine stalls it
-            impatient.setattr(watchdog, "MIN_STALL_S", 1.0)
-            impatient.setattr(watchdog, "TIMES_P99", 1.0)
+            impatient.setattr(replica_app, "MIN_STALL_S", 1.0)
+            impatient.setattr(replica_app, "TIMES_P99", 1.0)
             time.sleep(5)
         assert replica.stats()["open"] == 1, "it still waits for its reader"
         assert replica.thread.is_alive()
@@ -217,7 +217,7 @@ def test_an_echo_of_many_answers_is_read_and_sent_once_and_each_choice_has_it(ur
 
 
 def test_an_answer_without_a_stated_end_ends_within_its_budget(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompts, "MAX_PROBABILITIES", 2**15)  # an eighth of it, made in an eighth of the time
+    monkeypatch.setattr(answering, "MAX_PROBABILITIES", 2**15)  # an eighth of it, made in an eighth of the time
     body = {key: value for key, value in CHAT.items() if key != "max_tokens"} | {
         "n": 64,
         "logprobs": True,

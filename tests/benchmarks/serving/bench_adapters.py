@@ -21,9 +21,8 @@ import torch
 
 from backend.domain.serving.protocol import SamplingParams
 from jobs.modeling.checkpoints import load_network
-from jobs.modeling.tokenizer_folders import load_tokenizer
-from jobs.serving.adapters.bank import AdapterBank
-from jobs.serving.adapters.weights import LoadedAdapter
+from jobs.modeling.tokenizers import load_tokenizer
+from jobs.serving.adapters import AdapterBank, LoadedAdapter
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.engine import Choice, Engine
 from jobs.serving.fused_layers import PROJECTIONS, fuse_layers

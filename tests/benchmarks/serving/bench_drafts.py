@@ -29,10 +29,10 @@ def serve(checkpoint: Path, draft: Path | None, precision: str) -> None:
     import torch
 
     from backend.domain.serving.protocol import SamplingParams, TokenEvent
-    from jobs.modeling.tokenizer_folders import load_tokenizer
-    from jobs.serving.drafts.network import Draft
+    from jobs.modeling.tokenizers import load_tokenizer
+    from jobs.serving.drafts import Draft
     from jobs.serving.native.library import compile_library
-    from jobs.serving.prepared.weights import load_own
+    from jobs.serving.prepared import load_own
     from jobs.serving.start import start_engine
 
     torch.set_num_threads(1)

@@ -34,7 +34,7 @@ from typing import Any
 import aiohttp
 import psutil
 
-from jobs.modeling.gguf.convert import convert_gguf
+from jobs.modeling.gguf import convert_gguf
 from tests.support.gateway_fixtures import KEY
 
 CONTEXT = 2048

@@ -38,9 +38,9 @@ def serve_batching(folder: str, precision: Any, *, is_fused: bool) -> Measure:
 
     from backend.domain.serving.protocol import SamplingParams
     from jobs.modeling.checkpoints import load_network
-    from jobs.modeling.tokenizer_folders import load_tokenizer
+    from jobs.modeling.tokenizers import load_tokenizer
     from jobs.serving.native.library import compile_library
-    from jobs.serving.prepared.weights import load_own
+    from jobs.serving.prepared import load_own
     from jobs.serving.start import start_engine
 
     torch.set_num_threads(1)

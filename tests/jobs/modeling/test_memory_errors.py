@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jobs.modeling.memory_errors import is_out_of_memory
+from jobs.modeling.devices import is_out_of_memory
 
 
 def test_the_errors_of_python_and_torch_are_recognised() -> None:

@@ -16,11 +16,9 @@ from safetensors.torch import load_file, save_file
 from backend.domain.serving.protocol import FinishEvent, GenerationEvent, SamplingParams, TokenEvent
 from backend.errors import InvalidInput
 from jobs.modeling.checkpoints import load_network
-from jobs.serving.adapters.bank import AdapterBank, groups_of
-from jobs.serving.adapters.folders import AdapterFolders
-from jobs.serving.adapters.weights import LoadedAdapter
+from jobs.serving.adapters import AdapterBank, AdapterFolders, LoadedAdapter, groups_of
 from jobs.serving.batching import BatchingEngine
-from jobs.serving.drafts.network import Draft
+from jobs.serving.drafts import Draft
 from jobs.serving.engine import Choice, Engine
 from jobs.serving.fused_layers import FusedLayer, fuse_layers
 from jobs.serving.native.library import Library

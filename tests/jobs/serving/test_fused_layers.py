@@ -36,8 +36,7 @@ from jobs.serving.native.library import (
     ThreadChoice,
     compile_library,
 )
-from jobs.serving.native.storage import ShortEmbedding, exact_format, store_in_16_bits
-from jobs.serving.precision import replace_layers
+from jobs.serving.precision import ShortEmbedding, exact_format, replace_layers, store_in_16_bits
 from tests.support.networks.serving_networks import make_llama, make_tokenizer
 from tests.support.serving.requests import Caught, reference
 

@@ -39,7 +39,7 @@ from backend.domain.serving.protocol import (
 from backend.errors import InvalidInput, JobFailed, RoundhouseError, Unavailable
 from backend.infra.engines import INSTALLATIONS, engine_command
 from backend.infra.replicas import ReplicaRefused
-from jobs.modeling.gguf.convert import convert_gguf
+from jobs.modeling.gguf import convert_gguf
 from jobs.reporter import FileReporter
 from jobs.serving import engines
 from jobs.serving.engines import as_lark

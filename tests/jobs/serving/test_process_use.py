@@ -8,7 +8,7 @@ import sys
 import psutil
 import pytest
 
-from jobs.serving.process_use import ProcessUse
+from jobs.serving.replica import ProcessUse
 
 
 def test_a_process_that_ends_while_it_is_read_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from jobs.serving.batching import BatchingEngine
-from jobs.serving.engine import Choice, Engine, QueueFull
+from jobs.serving.engine import Choice, Engine, QueueFull, in_turn, most_open, most_running
 from jobs.serving.serial import SerialEngine
-from jobs.serving.turns import in_turn, most_open, most_running
 from tests.support.networks.serving_networks import make_llama, make_tokenizer
 from tests.support.serving.requests import Caught
 

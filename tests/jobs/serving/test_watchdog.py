@@ -5,9 +5,8 @@ from __future__ import annotations
 from unittest.mock import Mock
 
 from jobs.serving.reading import PART_TOKENS, PromptReader
-from jobs.serving.replica_app import ReplicaState
+from jobs.serving.replica_app import ReplicaState, StepWatch
 from jobs.serving.serial import SerialEngine
-from jobs.serving.watchdog import StepWatch
 from tests.support.networks.serving_networks import make_llama, make_tokenizer
 
 

@@ -10,8 +10,8 @@ from backend.gateway.dialects.completions import ChatBody
 from jobs.batches.preference_rows import encode_preference, read_preference
 from jobs.evaluation import without_task
 from jobs.evaluation.subject import EvaluatedNetwork
-from jobs.modeling.chat.render import assistant_turns, encode_answer, encode_chat
-from jobs.serving.prompts import encode_prompts
+from jobs.modeling.chat import assistant_turns, encode_answer, encode_chat
+from jobs.serving.answering import encode_prompts
 from jobs.training.samples import encode_sample_prompt
 from tests.support.networks.chat_styles import ANSWER
 

@@ -21,7 +21,7 @@ from jobs.batches.sft import SftBatches
 from jobs.data.reports.rows import VersionRows
 from jobs.data.reports.samples import first_window, strip_pieces
 from jobs.data.reports.views import EncodedRow, make_view
-from jobs.modeling.chat.render import encode_prompt, teach_template
+from jobs.modeling.chat import encode_prompt, teach_template
 from tests.support.data.data_reporter import RememberingReporter
 from tests.support.networks.chat_styles import (
     ALL,

@@ -25,10 +25,9 @@ from jobs.evaluation.inspection.statistics import (
     token_statistics,
 )
 from jobs.evaluation.inspection.text import align_losses, why_not_same_vocabulary
-from jobs.modeling.chat.render import encode_chat
+from jobs.modeling.chat import encode_chat
 from jobs.modeling.loglikelihood import rolling_nll
-from jobs.modeling.token_labels import label_tokens
-from jobs.modeling.tokenizers import byte_tokenizer, encode_texts, train_bpe
+from jobs.modeling.tokenizers import byte_tokenizer, encode_texts, label_tokens, train_bpe
 from tests.support.networks.inspection_networks import MAKERS, VOCAB, make_network
 from tests.support.training_rooms import make_stories
 

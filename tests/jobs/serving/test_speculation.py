@@ -14,7 +14,7 @@ import torch
 from backend.domain.serving.protocol import FinishEvent, GenerationEvent, SamplingParams, TokenEvent
 from backend.errors import InvalidInput
 from jobs.serving.batching import BatchingEngine
-from jobs.serving.drafts.network import Draft
+from jobs.serving.drafts import Draft
 from jobs.serving.engine import Choice, TextMatcher
 from jobs.serving.fused_layers import fuse_layers
 from jobs.serving.native.library import Library

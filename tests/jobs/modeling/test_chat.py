@@ -8,7 +8,7 @@ import pytest
 
 from backend.domain.checkpoints.chat_templates import CHAT_TEMPLATE, PLAIN_TEMPLATE, ROLE_TOKENS, TEXT_TEMPLATE
 from backend.errors import InvalidInput
-from jobs.modeling.chat.render import encode_chat, encode_prompt, ensure_template, teach_template
+from jobs.modeling.chat import encode_chat, encode_prompt, ensure_template, teach_template
 from jobs.modeling.tokenizers import byte_tokenizer, encode_texts, train_bpe
 from tests.support.training_rooms import make_stories
 

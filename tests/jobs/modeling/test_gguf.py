@@ -16,8 +16,7 @@ from backend.domain.checkpoints.export_formats import GGUF_FAMILIES
 from backend.errors import InvalidInput
 from backend.infra.checkpoints.weight_headers import read_gguf
 from jobs.modeling.build import build_network
-from jobs.modeling.gguf.quantise import choose_quantisation
-from jobs.modeling.gguf.write import ARCHITECTURES, write_gguf
+from jobs.modeling.gguf import ARCHITECTURES, choose_quantisation, write_gguf
 from jobs.modeling.tokenizers import train_bpe, train_unigram
 from tests.support.training_rooms import make_stories
 

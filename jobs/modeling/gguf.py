@@ -1,28 +1,45 @@
-"""Write a checkpoint as one GGUF file for llama.cpp: weights, tokenizer and chat template.
+"""GGUF files of llama.cpp: write a checkpoint as one file (weights, tokenizer and chat template), with matrices in
+fewer bits, and convert a file to a checkpoint folder.
 
 Supports the families whose files transformers reads back, so that exports are tested against the network. Tensor names
-come from the gguf library's tables; weights that llama.cpp stores in another layout are permuted as its converter does.
+come from the gguf library's tables; weights that llama.cpp stores in another layout are permuted as its converter
+does. Matrices are quantised by llama.cpp's own code in the library of xllamacpp, in the formats that its
+`llama-quantize` mixes.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
-from collections.abc import Callable, Iterator
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
+import numpy.typing as npt
+import psutil
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import transformers
+from gguf import GGMLQuantizationType as Kind
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.domain.checkpoints.export_formats import GgufNumbers, gguf_refusal
 from backend.domain.json_values import JsonObject
-from backend.errors import InvalidInput
+from backend.errors import InvalidInput, JobFailed, Unavailable
+from backend.infra.checkpoints.candidates import GGUF, MAX_FP32_PARAMETERS, converted_bytes
+from backend.infra.checkpoints.weight_headers import read_gguf
+from backend.infra.engines import INSTALLATIONS
+from jobs.modeling.chat import ensure_template
+from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.copying import copy_file
-from jobs.modeling.gguf.quantise import choose_quantisation, quantise
+from jobs.modeling.devices import is_out_of_memory
 from jobs.modeling.kv_shape import read_kv_shape
 from jobs.modeling.tokenizers import piece_form
+from jobs.modeling.unusable import is_unusable, one_line
 
 Tensors = Iterator[tuple[str, torch.Tensor]]
 ARCHITECTURES = {
@@ -336,3 +353,168 @@ def _splitter(described: JsonObject, *, gets_text: bool) -> str:
         remedy="Export it as a folder instead; llama.cpp's own converter knows more.",
         field="format",
     )
+
+
+Array = npt.NDArray[Any]
+KINDS: dict[GgufNumbers, Kind] = {
+    "f32": Kind.F32,
+    "f16": Kind.F16,
+    "bf16": Kind.BF16,
+    "q8_0": Kind.Q8_0,
+    "q6_k": Kind.Q6_K,
+    "q5_k_m": Kind.Q5_K,
+    "q4_k_m": Kind.Q4_K,
+    "q4_0": Kind.Q4_0,
+}
+"""Format of most matrices of a file."""
+OWN = (Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0)
+"""Formats that need no llama.cpp."""
+SMALLER_BLOCKS = {Kind.Q4_K: Kind.Q5_0, Kind.Q5_K: Kind.Q5_1, Kind.Q6_K: Kind.Q8_0}
+"""Format in place of one whose blocks of 256 numbers don't divide a row."""
+MORE_BITS = (".attn_v.", ".attn_qkv.", ".ffn_down")
+"""Matrices that get more bits in a third of the layers and at both ends."""
+WHOLE = ("position_embd.weight", "ffn_gate_inp.weight")
+"""Matrices that are not quantised: positions, and the router of experts."""
+
+
+def choose_quantisation(label: str, numbers: GgufNumbers, *, columns: int, num_layers: int, output: str) -> Kind:
+    """Return the format of a matrix by its name in GGUF; `output` is the name of the one that gives the logits."""
+    kind = KINDS[numbers]
+    if not numbers.startswith("q"):
+        return kind
+    if label.endswith(WHOLE):
+        return Kind.F32
+    if numbers != "q8_0" and label == output:
+        kind = Kind.Q6_K
+    elif numbers in ("q4_k_m", "q5_k_m") and any(part in label for part in MORE_BITS):
+        layer, first = int(label.split(".")[1]), num_layers // 8
+        if layer < first or layer >= 7 * num_layers // 8 or (layer - first) % 3 == 2:
+            kind = Kind.Q6_K
+    for smaller in (SMALLER_BLOCKS.get(kind, Kind.F16), Kind.F16):
+        if columns % gguf.GGML_QUANT_SIZES[kind][0]:
+            kind = smaller
+    return kind
+
+
+def quantise(data: Array, kind: Kind) -> Array:
+    """Return a matrix of float32 in a format. Raises Unavailable where that needs llama.cpp and it is not installed."""
+    if kind in OWN:
+        converted: Array = gguf.quants.quantize(data, kind)
+        return converted
+    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    rows = np.ascontiguousarray(data, dtype=np.float32).reshape(-1, data.shape[-1])
+    result = np.empty((*data.shape[:-1], data.shape[-1] // block * block_bytes), np.uint8)
+    _library(kind.name).ggml_quantize_chunk(int(kind), rows.ctypes.data, result.ctypes.data, 0, *rows.shape, None)
+    return result
+
+
+def check_installed(numbers: GgufNumbers) -> None:
+    """Raise Unavailable where a file of these numbers needs llama.cpp and it is not installed."""
+    if KINDS[numbers] not in OWN:
+        _library(numbers)
+
+
+@cache
+def _library(name: str) -> Any:
+    """Return xllamacpp's library. Raises Unavailable where it is not installed or does not name its quantiser."""
+    try:
+        from xllamacpp import xllamacpp
+
+        loaded = ctypes.CDLL(xllamacpp.__file__)
+        size, address = ctypes.c_int64, ctypes.c_void_p
+        loaded.ggml_quantize_chunk.argtypes = [ctypes.c_int, address, address, size, size, size, address]
+        loaded.ggml_quantize_chunk.restype = ctypes.c_size_t
+    except (ImportError, OSError, AttributeError) as error:
+        raise Unavailable(
+            f"{name} is written by llama.cpp's code in the package xllamacpp, which is missing: {error}.",
+            remedy=f"On each machine whose worker exports: {INSTALLATIONS['llama.cpp'].remedy}. Or choose q8_0.",
+            field="numbers",
+        ) from error
+    return loaded
+
+
+def convert_gguf(
+    file: Path,
+    out_folder: Path,
+    *,
+    meta: Mapping[str, object] | None = None,
+    move: bool = False,
+    keep_free_bytes: int = 0,
+) -> dict[str, object]:
+    """Convert a GGUF file to a Hugging Face checkpoint that holds the file, too; return its card. With `move` the file
+    is hard-linked if possible.
+
+    Generation stops at the tokenizer's end token, which for a chat network ends a turn. Raises InvalidInput if the file
+    is not GGUF, is damaged, or of an architecture that transformers can't dequantise; JobFailed if memory or disk are
+    too small.
+    """
+    own_bytes = 0 if move else file.stat().st_size
+    _check_room(file.name, read_gguf(file).parameters, out_folder, own_bytes=own_bytes, keep_free_bytes=keep_free_bytes)
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(file.parent), gguf_file=file.name, trust_remote_code=False, local_files_only=True
+        )
+        network = read_network(file)
+    except BaseException as error:  # a panic of the tokenizers' library is not an Exception
+        if not is_unusable(error) or is_out_of_memory(error):
+            raise
+        raise InvalidInput(
+            f"{file.name} can't be converted: {one_line(error)}",
+            remedy="Add the original checkpoint (safetensors) instead.",
+        ) from error
+    # left in, this entry would make every later load read the GGUF file again
+    if hasattr(network.config, "quantization_config"):
+        del network.config.quantization_config
+    network.is_quantized = False
+    network.hf_quantizer = None
+    if tokenizer.eos_token_id is not None:
+        network.config.eos_token_id = tokenizer.eos_token_id
+        network.generation_config.eos_token_id = tokenizer.eos_token_id
+    ensure_template(tokenizer)
+    _name_turn_ends(network, tokenizer)
+    tokenizer.model_max_length = getattr(network.config, "max_position_embeddings", tokenizer.model_max_length)
+    if network.num_parameters() > MAX_FP32_PARAMETERS:
+        network = network.to(torch.bfloat16)
+    return save_checkpoint(
+        out_folder,
+        model=network,
+        tokenizer=tokenizer,
+        meta={**(meta or {}), "converted_from": file.name},
+        write_more=lambda folder: copy_file(file, folder / GGUF, move=move),
+    )
+
+
+def read_network(file: Path) -> Any:
+    """Return the network of a GGUF file, its weights in float32."""
+    return AutoModelForCausalLM.from_pretrained(
+        str(file.parent), gguf_file=file.name, dtype=torch.float32, trust_remote_code=False, local_files_only=True
+    ).eval()
+
+
+def _check_room(name: str, parameters: int, out_folder: Path, *, own_bytes: int, keep_free_bytes: int) -> None:
+    """Raise JobFailed if memory or disk are too small for the dequantised network and a copy of the file."""
+    memory, available = 4.5 * parameters, psutil.virtual_memory().available
+    if memory > available:
+        raise JobFailed(
+            f"Converting {name} takes about {memory / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are free.",
+            remedy="Add the original checkpoint (safetensors) instead, or use a machine with more memory.",
+        )
+    out_folder.parent.mkdir(parents=True, exist_ok=True)
+    size = own_bytes + converted_bytes(parameters)
+    free = shutil.disk_usage(out_folder.parent).free
+    if free - size < keep_free_bytes:
+        raise JobFailed(
+            f"The disk has {free / 1e9:.2f} GB free, and the checkpoint needs {size / 1e9:.2f} GB.",
+            remedy="Free space and try again.",
+        )
+
+
+def _name_turn_ends(network: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Add the token with which the chat template ends a turn to the end tokens of generation."""
+    ends = set(re.findall(r"<\|(?:im_end|eot_id|end|end_of_turn)\|>|<end_of_turn>", tokenizer.chat_template or ""))
+    vocabulary = tokenizer.get_vocab()
+    known = {vocabulary[token] for token in ends if token in vocabulary}
+    stops = {tokenizer.eos_token_id, *known} - {None}
+    if len(stops) > 1:
+        network.generation_config.eos_token_id = sorted(stops)

@@ -10,8 +10,8 @@ import pytest
 from backend.domain.checkpoints.chat_templates import SPECIAL_TOKENS
 from backend.gateway.dialects.completions import ChatBody
 from jobs.batches.examples import encode_row
-from jobs.modeling.chat.render import BREAK, encode_chat, encode_prompt, turn_end
-from jobs.serving.prompts import encode_prompts
+from jobs.modeling.chat import BREAK, encode_chat, encode_prompt, turn_end
+from jobs.serving.answering import encode_prompts
 from tests.support.networks.chat_paths import prompts_everywhere
 from tests.support.networks.chat_styles import ALL, ANSWER, ASKED, LOOK, SYSTEM, Style, make_tokenizer, tokenizer_of
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from jobs.serving.drafts.batch import LENGTHS, TRIAL_STEPS, Acceptance, Pace
+from jobs.serving.drafts import LENGTHS, TRIAL_STEPS, Acceptance, Pace
 
 Step = Callable[[int], tuple[int, int, float]]
 TRIALS = TRIAL_STEPS * len(LENGTHS)

@@ -13,11 +13,18 @@ import torch
 from safetensors.torch import save_file
 
 from backend.errors import InvalidInput
+from jobs.modeling import weight_statistics
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import byte_tokenizer
-from jobs.modeling.weights import statistics as weight_statistics
-from jobs.modeling.weights.outliers import find_outliers
-from jobs.modeling.weights.statistics import NUM_BINS, REACH, WeightFolder, place_of, read_change, read_tensor
+from jobs.modeling.weight_statistics import (
+    NUM_BINS,
+    REACH,
+    WeightFolder,
+    find_outliers,
+    place_of,
+    read_change,
+    read_tensor,
+)
 from tests.support.networks.inspection_networks import make_network
 
 

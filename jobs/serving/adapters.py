@@ -1,5 +1,6 @@
-"""LoRA adapters beside one base: each token of a batch gets the adapter of its request, and a token without one exactly
-the base.
+"""LoRA adapters beside one base: each token of a batch gets the adapter of its request, and a token without one
+exactly the base. Adapters are read from files of PEFT's format without PEFT, checked against their network, and found
+below the artifacts' folder alone.
 
 A layer computes y = W x for all tokens at once, and adds B (A x) to the rows of each adapter (Hu et al. 2022,
 arXiv:2106.09685, equation 3), grouped by adapter as in Punica (Chen et al. 2024, arXiv:2310.18547), with two small
@@ -9,20 +10,142 @@ products per group.
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import secrets
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from jobs.serving.adapters.weights import AdapterRows, LoadedAdapter, read_adapter
+from backend.errors import InvalidInput
+from jobs.modeling.chat import turn_end
+from jobs.modeling.checkpoints import base_folder_of, is_adapter
+from jobs.modeling.tokenizers import load_tokenizer
 from jobs.serving.fused_layers import fuse_pairs, fused_shape
+
+PREFIX = "base_model.model."
+PARTS = {".lora_A.weight": 0, ".lora_B.weight": 1}
+MAX_RANK = 1024
+MAX_BYTES = 4 * 2**30
+Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """An adapter in memory. `pairs`: (A [rank, in], B [out, rank]) by layer, B times the scale. `number` is the same
+    for the same files. `tokenizer` renders its prompts, since training may have taught it another chat template, whose
+    `end_ids` end its answers. `addresses`: those of the pairs, by fused layer, for the compiled library.
+    """
+
+    folder: str
+    number: int
+    pairs: Pairs
+    tokenizer: Any = None
+    end_ids: frozenset[int] = frozenset()
+    addresses: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+class AdapterRows(NamedTuple):
+    """An adapter and its tokens in the batch: their indices, None for all of them, and the same as ranges."""
+
+    adapter: LoadedAdapter
+    rows: torch.Tensor | None
+    ranges: tuple[tuple[int, int], ...]
+
+
+def read_adapter(folder: Path, *, base: Path, shape_of: Callable[[str], tuple[int, int] | None]) -> Pairs:
+    """Return the pairs (A, B times the scale) of an adapter's layers in float32.
+
+    `shape_of` returns (out, in) of a layer of the base, None for what is no linear layer. Raises InvalidInput for what
+    is no plain LoRA adapter of linear layers, or one of another base.
+    """
+    if not is_adapter(folder):
+        raise InvalidInput(
+            f"{folder.name} is not an adapter.", remedy="Name a checkpoint that was trained by LoRA.", field="adapter"
+        )
+    if base_folder_of(folder) != base.resolve():
+        raise InvalidInput(
+            f"{folder.name} was trained on another base.", remedy="Deploy its own base.", field="adapter"
+        )
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    _check_kind(folder.name, config)
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file() or file.stat().st_size > MAX_BYTES:
+        raise InvalidInput(
+            f"{folder.name} has no weights (adapter_model.safetensors), or more than 4 GiB.", field="adapter"
+        )
+    halves: dict[str, list[torch.Tensor | None]] = {}
+    for key, tensor in load_file(file).items():
+        part = next((part for part in PARTS if key.endswith(part)), None)
+        if part is None or not key.startswith(PREFIX):
+            raise InvalidInput(
+                f"{folder.name} changes {key}, and only LoRA of linear layers is served beside its base.",
+                field="adapter",
+            )
+        halves.setdefault(key[len(PREFIX) : -len(part)], [None, None])[PARTS[part]] = tensor.float()
+    return {name: _pair(folder.name, name, a, b, config, shape=shape_of(name)) for name, (a, b) in halves.items()}
+
+
+def _check_kind(name: str, config: Mapping[str, object]) -> None:
+    unusual = [
+        field
+        for field, plain in {
+            "use_dora": False,
+            "modules_to_save": None,
+            "layer_replication": None,
+            "trainable_token_indices": None,
+        }.items()
+        if config.get(field, plain) not in (plain, [], {})
+    ]
+    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or unusual:
+        what = ", ".join(unusual) or config.get("peft_type")
+        raise InvalidInput(
+            f"{name} is no plain LoRA adapter ({what}).",
+            remedy="Deploy it by itself: it is merged into its base then.",
+            field="adapter",
+        )
+
+
+def _pair(
+    adapter: str,
+    name: str,
+    a: torch.Tensor | None,
+    b: torch.Tensor | None,
+    config: Mapping[str, object],
+    *,
+    shape: tuple[int, int] | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    fits = (
+        a is not None
+        and b is not None
+        and a.ndim == b.ndim == 2
+        and shape == (b.shape[0], a.shape[1])
+        and a.shape[0] == b.shape[1]
+    )
+    if a is None or b is None or not fits or not 1 <= a.shape[0] <= MAX_RANK:
+        raise InvalidInput(
+            f"{adapter}: the layer {name} does not fit the base's.", remedy="Deploy its own base.", field="adapter"
+        )
+    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+        raise InvalidInput(f"{adapter}: the layer {name} has values that are no numbers.", field="adapter")
+    alpha = float(_of_layer(config.get("alpha_pattern"), name, config.get("lora_alpha", a.shape[0])))
+    return a, b * (alpha / (math.sqrt(a.shape[0]) if config.get("use_rslora") else a.shape[0]))
+
+
+def _of_layer(pattern: Any, name: str, otherwise: Any) -> Any:
+    """Return a layer's own value, where the end of its name has one."""
+    entries = pattern.items() if isinstance(pattern, dict) else ()
+    return next((value for key, value in entries if name == key or name.endswith(f".{key}")), otherwise)
+
 
 MAX_LOADED = 16
 ALL_ROWS = ((0, 2**62),)
@@ -198,3 +321,41 @@ class CacheSalts:
         of = f"{0 if adapter is None else adapter.number}:{tenant}".encode()
         moves = struct.unpack("<8I", hashlib.blake2b(of, key=self._secret, digest_size=32).digest())
         return [*(-((token + move) % 2**31) - 1 for token, move in zip(ids, moves, strict=False)), *ids[len(moves) :]]
+
+
+@dataclass(frozen=True)
+class AdapterFolders:
+    """Loads adapters by their folder relative to `root`."""
+
+    root: Path
+    bank: AdapterBank
+    tokenizer: Any
+
+    def load(self, folder: str) -> LoadedAdapter:
+        """Return an adapter, with its own tokenizer where its folder has one: the same tokens, maybe another chat
+        template.
+
+        Raises InvalidInput for a folder outside the artifacts, or one that is not an adapter of this base.
+        """
+        path = self._path(folder)
+        if (adapter := self.bank.find(path)) is not None:
+            return adapter
+        if not (path / "tokenizer_config.json").is_file():
+            return self.bank.load(path)
+        tokenizer = load_tokenizer(path)
+        if tokenizer.get_vocab() != self.tokenizer.get_vocab():
+            raise InvalidInput(
+                f"{path.name} has other tokens than its base.", remedy="Deploy it by itself.", field="adapter"
+            )
+        end = turn_end(tokenizer)
+        return self.bank.load(path, tokenizer=tokenizer, end_ids=frozenset() if end is None else frozenset({end}))
+
+    def unload(self, folder: str) -> bool:
+        """Forget an adapter; return whether it was in memory."""
+        return self.bank.unload(self._path(folder))
+
+    def _path(self, folder: str) -> Path:
+        path = (self.root / folder).resolve()
+        if not path.is_relative_to(self.root.resolve()):
+            raise InvalidInput("An adapter lies below the artifacts.", field="adapter")
+        return path

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from backend.domain.serving.protocol import SamplingParams
-from jobs.serving.drafts.network import READ_ROWS, Draft, DraftRequest
+from jobs.serving.drafts import READ_ROWS, Draft, DraftRequest
 from jobs.serving.fused_layers import fuse_layers
 from jobs.serving.native.library import Library
 from jobs.serving.sampling import SamplingState

@@ -22,15 +22,22 @@ from backend.domain.serving.precision import Precision
 from backend.domain.serving.protocol import GenerationEvent, SamplingParams, TokenEvent
 from backend.errors import InvalidInput
 from jobs.modeling.checkpoints import load_network
-from jobs.serving.adapters.bank import AdapterBank
-from jobs.serving.adapters.weights import LoadedAdapter
+from jobs.serving import prepared as preparing
+from jobs.serving.adapters import AdapterBank, LoadedAdapter
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.engine import Choice
 from jobs.serving.fused_layers import FusedLayer, fuse_layers
 from jobs.serving.native.library import Library
-from jobs.serving.prepared import weights
-from jobs.serving.prepared.file import Damaged, map_tensors, write_tensors
-from jobs.serving.prepared.weights import LoadedNetwork, PreparedFolder, list_tensors, load_own, load_prepared
+from jobs.serving.prepared import (
+    Damaged,
+    LoadedNetwork,
+    PreparedFolder,
+    list_tensors,
+    load_own,
+    load_prepared,
+    map_tensors,
+    write_tensors,
+)
 from tests.support.networks.base_folders import config_from_checkpoint
 from tests.support.networks.serving_networks import (
     make_gpt2,
@@ -201,7 +208,7 @@ def test_bfloat16_rounds_float32_weights_and_measures_the_price(
 def test_bfloat16_without_a_compiler_is_refused(
     folder: Path, prepared: PreparedFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "compile_library", lambda: None)
+    monkeypatch.setattr(preparing, "compile_library", lambda: None)
     with pytest.raises(InvalidInput, match=r"needs a C\+\+ compiler"):
         load(folder, prepared, "bfloat16")
 
@@ -211,7 +218,7 @@ def test_the_price_of_int8_is_measured_once(
 ) -> None:
     check = load(folder, prepared).check
     assert check is not None
-    monkeypatch.setattr(weights, "quantise_and_check", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(preparing, "quantise_and_check", lambda *_, **__: pytest.fail("measured again"))
     assert load(folder, prepared).check == check
 
 
@@ -286,7 +293,7 @@ def test_two_replicas_that_start_at_once_prepare_once(
 ) -> None:
     num_prepared = []
     both = threading.Barrier(2)
-    original = weights.load_own
+    original = preparing.load_own
 
     def counted(*args: Any, **kwargs: Any) -> LoadedNetwork:
         num_prepared.append(1)
@@ -296,7 +303,7 @@ def test_two_replicas_that_start_at_once_prepare_once(
         both.wait()
         return load(folder, prepared, "float32")
 
-    monkeypatch.setattr(weights, "load_own", counted)
+    monkeypatch.setattr(preparing, "load_own", counted)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(start, range(2))
     assert len(num_prepared) == 1
@@ -353,7 +360,7 @@ def test_other_contents_are_another_file_and_older_files_of_the_precision_go(
 def test_without_a_compiler_int8_has_weights_of_its_own(
     folder: Path, prepared: PreparedFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "compile_library", lambda: None)
+    monkeypatch.setattr(preparing, "compile_library", lambda: None)
     assert load(folder, prepared, "int8").file is None
     assert load(folder, prepared, "float32").file is not None
 

@@ -17,9 +17,9 @@ from huggingface_hub import constants, snapshot_download
 from backend.domain.jobs.events import Event, ProgressEvent
 from backend.errors import InvalidInput, JobFailed, NotFound, RoundhouseError, Unavailable
 from backend.infra.hub.bases import look_up_base
+from jobs.modeling import hub as fetching
 from jobs.modeling.checkpoints import read_card
 from jobs.modeling.entries.base import run
-from jobs.modeling.hub import bases as fetching
 from tests.support.data.data_reporter import RememberingReporter
 from tests.support.data.hub_server import HubServer, commit_id, run_hub
 from tests.support.jobs import make_spec

@@ -1,4 +1,5 @@
-"""Download a base from the Hub with progress, resuming the partial files of an earlier attempt.
+"""Download a base from the Hub with progress, resuming the partial files of an earlier attempt; upload a folder as one
+commit, with the Hub's client. The worker's key is stored nowhere.
 
 The Hub's own library discards a partial file; here a killed worker or a lost connection costs no downloaded byte. Code
 and pickles of the repository are never downloaded.
@@ -7,6 +8,7 @@ and pickles of the repository are never downloaded.
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import shutil
 import time
@@ -17,14 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import CommitOperationAdd, HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
+from backend.domain.jobs.results import Pushed
+from backend.domain.wording import plural
 from backend.errors import Conflict, InvalidInput, JobFailed, Unavailable
 from backend.infra.checkpoints.candidates import weight_files
 from backend.infra.files.hashes import hash_file
 from backend.infra.hub.bases import HubBase, HubFile, HubRevision, look_up_base, open_file
-from backend.infra.hub.errors import BASE, hub_errors
+from backend.infra.hub.errors import BASE, HubRequest, endpoint, hub_errors
 from jobs.reporter import Reporter
 
 SILENCE_S = 15.0
@@ -246,3 +250,43 @@ def _cached(hub: str, revision: str | None) -> Path | None:
     except (OSError, ValueError, InvalidInput, HFValidationError):
         return None
     return folder if re.fullmatch("[0-9a-f]{40}", folder.name) else None
+
+
+PUBLIC = "https://huggingface.co"
+TARGET = HubRequest("repository", "push", "upload the export by hand")
+
+
+def push_folder(folder: Path, *, repo: str, private: bool, message: str, reporter: Reporter) -> Pushed:
+    """Create the repository if it does not exist, upload every file, then commit them together.
+
+    The commit keeps files that the folder lacks. Raises Unavailable without a key and if the Hub refuses it or does not
+    answer; JobFailed on a stop request, with nothing committed.
+    """
+    key = os.environ.get("HF_TOKEN", "")
+    if not key:
+        raise Unavailable(
+            f"Pushing to {repo} needs a key of the Hub, and this worker has none.",
+            remedy="Set HF_TOKEN, for the worker, to a key that may write.",
+        )
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    total, done = sum(path.stat().st_size for path in files), 0
+    if endpoint() != PUBLIC:  # mirrors and self-hosted servers support the plain transfer of Git LFS only
+        constants.HF_HUB_DISABLE_XET = True
+    api = HfApi(endpoint=endpoint(), token=key)
+    with hub_errors(repo, TARGET):
+        api.create_repo(repo, private=private, exist_ok=True)
+        additions = []
+        for path in files:
+            reporter.progress(done, total, unit="byte", message=f"Pushing {path.name} to {repo}")
+            if reporter.should_stop() is not None:
+                raise JobFailed(
+                    "The push was stopped on request.", remedy="Nothing was committed; push again to retry."
+                )
+            addition = CommitOperationAdd(path_in_repo=path.relative_to(folder).as_posix(), path_or_fileobj=str(path))
+            api.preupload_lfs_files(repo, additions=[addition])
+            additions.append(addition)
+            done += path.stat().st_size
+        commit = api.create_commit(repo, operations=additions, commit_message=message)
+    reporter.progress(total, total, unit="byte", message=f"Pushed to {repo}")
+    reporter.log(f"Pushed {plural(len(files), 'file')} to {repo}, commit {commit.oid[:12]}.")
+    return Pushed(repo=repo, url=f"{endpoint()}/{repo}", commit=commit.oid)
