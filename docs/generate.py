@@ -28,9 +28,9 @@ from backend.domain.fields import option_of, reference_rows
 from backend.domain.scaling.plan import PlanConfig
 from backend.domain.scaling.study import StudyConfig
 from backend.domain.serving.canary import CanaryRules
+from backend.domain.serving.deployment import DeploymentOptions
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes
 from backend.domain.serving.load import LoadConfig
-from backend.domain.serving.options import DeploymentOptions
 from backend.domain.serving.request_log import RequestLogConfig
 from backend.domain.serving.upstream import Upstream
 from backend.domain.tokenizers.config import TokenizerConfig

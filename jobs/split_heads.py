@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backend.domain.jobs.split_heads import BEGINNING
-from backend.infra.store.folders import UncopiedFile
-from backend.infra.store.manifest import REMEDY, DamagedFolder
+from backend.infra.store.folders import REMEDY, DamagedFolder, UncopiedFile
 
 HEAD_BYTES = 128 * 2**20
 """More than what a probe reads of rows, with the row group in which it stops."""

@@ -13,7 +13,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[1]
 LINE = 'warmth: int = setting(3, "Warmth", "How warm.", ge=1, le=9{more})'
 ADDED = (
-    ("backend/domain/serving/options.py", "    max_running: int", LINE.format(more="")),
+    ("backend/domain/serving/deployment.py", "    max_running: int", LINE.format(more="")),
     ("backend/domain/evaluation/tasks/definition.py", "    joiner: str", LINE.format(more="")),
     (
         "backend/domain/training/hyperparameters.py",

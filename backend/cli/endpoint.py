@@ -22,10 +22,9 @@ from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.safety.margins import MARGIN, check_margin
 from backend.domain.json_values import FieldValues
 from backend.domain.serving.canary import CanaryRules
-from backend.domain.serving.deployment import SafetyRequirement
+from backend.domain.serving.deployment import DeploymentOptions, SafetyRequirement
 from backend.domain.serving.engines import EngineName
 from backend.domain.serving.names import is_alias_name
-from backend.domain.serving.options import DeploymentOptions
 from backend.errors import InvalidInput, Unavailable
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context

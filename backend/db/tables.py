@@ -36,8 +36,7 @@ from backend.domain.jobs.results import (
 )
 from backend.domain.json_values import JsonObject
 from backend.domain.openai_servers import Capabilities
-from backend.domain.serving.answers import AnswerToken, AnswerUsage
-from backend.domain.serving.chat_settings import AnswerSettings, TurnSettings
+from backend.domain.serving.chat import AnswerSettings, AnswerToken, AnswerUsage, TurnSettings
 from backend.domain.serving.deployment import DeploymentConfig, DeploymentTraffic
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes
 from backend.domain.serving.load import LoadConfig

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from backend.domain.serving.options import RoutingPolicy
+from backend.domain.serving.deployment import RoutingPolicy
 from backend.domain.serving.protocol import GenerateRequest
 from backend.gateway.directory import ReplicaAddress
 from backend.infra.openai_api.upstream import UpstreamClient

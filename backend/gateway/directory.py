@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
+from backend.domain.serving.deployment import RoutingPolicy
 from backend.domain.serving.key_limits import PLAYGROUND_KEY, KeyLimits, KeyScopes, Period
-from backend.domain.serving.options import RoutingPolicy
 from backend.domain.serving.request_log import LogMode
 from backend.domain.serving.upstream import Upstream
 from backend.services.serving.autoscaling import Waking

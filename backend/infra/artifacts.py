@@ -17,8 +17,7 @@ from backend.domain.data.token_folders import MANIFEST, Manifest
 from backend.domain.jobs.artifact_folders import folder_of, is_working
 from backend.domain.wording import format_bytes
 from backend.errors import InvalidInput, Unavailable
-from backend.infra.store.folders import STATE, FileSelection, FolderStore, NotNow, RemoteReader
-from backend.infra.store.manifest import DamagedFolder
+from backend.infra.store.folders import STATE, DamagedFolder, FileSelection, FolderStore, NotNow, RemoteReader
 from backend.infra.store.objects import RememberedOutage, StoreKeys, open_objects
 from backend.infra.store.outbox import Entry, Outbox
 

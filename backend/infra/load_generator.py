@@ -13,8 +13,17 @@ import aiohttp
 
 from backend.domain.jobs.load_test import LoadTarget
 from backend.domain.json_values import JsonObject
-from backend.domain.serving.load import MAX_REQUESTS, LevelRun, LoadConfig, PlannedRequest, RequestTiming, iterate_asks
-from backend.domain.serving.load_summary import LoadSummary, overhead, summarise_load
+from backend.domain.serving.load import (
+    MAX_REQUESTS,
+    LevelRun,
+    LoadConfig,
+    LoadSummary,
+    PlannedRequest,
+    RequestTiming,
+    iterate_asks,
+    overhead,
+    summarise_load,
+)
 from backend.domain.serving.request_log import SYNTHETIC
 from backend.infra.openai_api.streams import DONE, data_of
 from backend.infra.replicas import open_session

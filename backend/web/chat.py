@@ -37,8 +37,7 @@ from starlette.routing import Route
 
 from backend.domain.json_values import JsonObject
 from backend.domain.markdown_nodes import Node, markdown_nodes
-from backend.domain.serving.answers import AnswerUsage
-from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.serving.chat import AnswerUsage, ChatSettings
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.serving.chat.admission import person_of_token

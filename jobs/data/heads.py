@@ -8,7 +8,7 @@ from backend.domain.data.kinds import LINE_KINDS, DatasetKind
 from backend.domain.data.rows.problem import BadRow, RowProblem
 from backend.errors import InvalidInput
 from backend.infra.files.encoding import check_encoding
-from backend.infra.files.saved import choose_saved
+from backend.infra.files.local import choose_saved
 from jobs.data.parsing import rows_of
 from jobs.data.readers import RowSource, SourceRows
 from jobs.data.saved import SavedDataset

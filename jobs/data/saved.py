@@ -11,8 +11,7 @@ from backend.domain.data.rows.columns import table_columns
 from backend.domain.data.splits import SPLITS, Split
 from backend.domain.data.versions.saved_splits import SavedChoice
 from backend.errors import InvalidInput, first_line
-from backend.infra.files.local import Ignored, LocalListing
-from backend.infra.files.saved import SavedSplit
+from backend.infra.files.local import Ignored, LocalListing, SavedSplit
 from jobs.data.blocks import Bytes, RowBlock, SourcePosition
 from jobs.data.tables import TABLE_BYTES, folder_beside
 

@@ -13,6 +13,18 @@ from typing import Any
 
 from backend.domain.checkpoints.chat_templates import PLAIN_TEMPLATE
 from backend.domain.json_values import JsonObject
+from backend.domain.serving.answer_text import (
+    MARKS,
+    THINK,
+    THINK_END,
+    AnswerPiece,
+    AnswerSplitter,
+    CallStyle,
+    call_style,
+    forced_call,
+    forced_opening,
+    write_tools,
+)
 from backend.domain.serving.protocol import (
     INVALID,
     NOT_RESUMED,
@@ -33,8 +45,6 @@ from backend.domain.serving.protocol import (
     TokenEvent,
     TokenUsage,
 )
-from backend.domain.serving.splitting import THINK, THINK_END, AnswerPiece, AnswerSplitter
-from backend.domain.serving.tool_calls import MARKS, CallStyle, call_style, forced_call, forced_opening, write_tools
 from backend.domain.template_guard import variables_of
 from backend.domain.wording import plural
 from backend.errors import InvalidInput, RoundhouseError

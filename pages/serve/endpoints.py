@@ -6,10 +6,9 @@ from typing import Literal
 
 import streamlit as st
 
-from backend.domain.serving.deployment import SafetyRequirement
+from backend.domain.serving.deployment import DeploymentOptions, SafetyRequirement
 from backend.domain.serving.engines import ENGINE_TITLES, SERVERS
 from backend.domain.serving.names import suggest_endpoint_name
-from backend.domain.serving.options import DeploymentOptions
 from backend.domain.wording import percent, plural
 from backend.errors import Conflict, NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints

@@ -6,7 +6,7 @@ from typing import Literal
 
 import streamlit as st
 
-from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.serving.chat import ChatSettings
 from backend.domain.wording import shorten
 from backend.services.context import Context, Person
 from backend.services.serving.adapters.changes import list_adapter_endpoints

@@ -41,8 +41,7 @@ import psutil
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from backend.domain.jobs.load_test import LoadTarget
-from backend.domain.serving.load import LoadConfig
-from backend.domain.serving.load_summary import LoadSummary, summarise_load
+from backend.domain.serving.load import LoadConfig, LoadSummary, summarise_load
 from backend.infra.devices import cpu_name
 from backend.infra.load_generator import run_level
 from jobs.memory_reuse import with_memory_reuse

@@ -20,7 +20,7 @@ from backend.domain.data.token_folders import BLOCK_BYTES
 from backend.domain.jobs.token_streams import FolderAsk
 from backend.errors import JobFailed, Unavailable
 from backend.infra.artifacts import Artifacts
-from backend.infra.store.manifest import PIECES
+from backend.infra.store.folders import PIECES
 from jobs.batches import pretrain
 from jobs.batches.base import BatchSizes, MicroBatch, StepBatches
 from jobs.batches.examples import CHAT, StoredExamples

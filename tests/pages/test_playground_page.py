@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from backend.db.tables import Checkpoint, Conversation
 from backend.domain.jobs.events import ReadyEvent
-from backend.domain.serving.chat_settings import ChatSettings, TurnSettings
+from backend.domain.serving.chat import ChatSettings, TurnSettings
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import claim_next
 from backend.services.serving.chat.presets import list_presets, save_preset

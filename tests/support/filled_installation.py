@@ -14,8 +14,7 @@ from sqlalchemy import select
 from backend.db.tables import DatasetVersion, PromptMatrix, Replica, Worker
 from backend.domain.jobs.events import ReadyEvent
 from backend.domain.jobs.states import Status
-from backend.domain.serving.answers import AnswerUsage
-from backend.domain.serving.chat_settings import ChatSettings, SideSettings
+from backend.domain.serving.chat import AnswerUsage, ChatSettings, SideSettings
 from backend.domain.serving.prompt_matrix import MatrixAnswers, MatrixCell
 from backend.domain.serving.request_log import RequestLogConfig
 from backend.domain.training.sweep import parse_sweep

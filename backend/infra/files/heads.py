@@ -16,10 +16,9 @@ from backend.domain.data.versions.saved_splits import SavedChoice
 from backend.domain.json_values import Row
 from backend.errors import InvalidInput
 from backend.infra.files.encoding import Utf8Stream, guess_encoding, guess_wide_encoding
-from backend.infra.files.local import Member, OpenedMember, list_source
+from backend.infra.files.local import Member, OpenedMember, SavedSplit, choose_saved, list_source
 from backend.infra.files.parquet import first_rows
 from backend.infra.files.remote import BLOCK_BYTES, RangedFile, Remote
-from backend.infra.files.saved import SavedSplit, choose_saved
 
 HEAD_BYTES = 2 * 2**20
 MAX_PACKED_TABLE = 64 * 2**20

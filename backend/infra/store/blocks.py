@@ -14,8 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from backend.errors import Unavailable
-from backend.infra.store.folders import UncopiedFile
-from backend.infra.store.manifest import REMEDY, DamagedFolder
+from backend.infra.store.folders import REMEDY, DamagedFolder, UncopiedFile
 
 AT_ONCE = 8
 """Requests under way."""

@@ -11,8 +11,8 @@ from backend.domain.wording import list_first
 from backend.errors import InvalidInput, NotFound
 from backend.infra.files.cloud import find_cloud_files, is_cloud_url
 from backend.infra.files.heads import head_of_path, head_of_remote
+from backend.infra.files.local import saved_splits
 from backend.infra.files.remote import Remote
-from backend.infra.files.saved import saved_splits
 from backend.infra.hub.datasets import find_hub_dataset
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.data_folder import local_source

@@ -15,9 +15,16 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Conversation, ConversationShare, Message
 from backend.domain.attributes import view_of
 from backend.domain.data.rows.tool_calls import ToolCall
-from backend.domain.serving.answers import AnswerToken, AnswerUsage, CalledTool
-from backend.domain.serving.chat_settings import ChatSettings, TurnSettings
-from backend.domain.serving.chat_tree import leaf_of_round, newest_leaf, next_round
+from backend.domain.serving.chat import (
+    AnswerToken,
+    AnswerUsage,
+    CalledTool,
+    ChatSettings,
+    TurnSettings,
+    leaf_of_round,
+    newest_leaf,
+    next_round,
+)
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.domain.validation import STORED
 from backend.domain.wording import shorten

@@ -24,14 +24,15 @@ from backend.db.tables import (
     Usage,
 )
 from backend.domain.serving.deployment import (
+    MAX_REPLICAS,
     AdapterFiles,
     DeploymentConfig,
+    DeploymentOptions,
     DeploymentTraffic,
     SafetyRequirement,
 )
 from backend.domain.serving.engines import SERVERS, refuse_lacking
 from backend.domain.serving.names import check_endpoint_name
-from backend.domain.serving.options import MAX_REPLICAS, DeploymentOptions
 from backend.errors import Conflict, InvalidInput, NotFound, Unavailable
 from backend.infra.engines import INSTALLATIONS, engine_command
 from backend.services.checkpoints.checkpoints import is_reward_model

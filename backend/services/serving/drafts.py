@@ -11,9 +11,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint
-from backend.domain.serving.deployment import DeploymentConfig
+from backend.domain.serving.deployment import DeploymentConfig, DeploymentOptions
 from backend.domain.serving.drafts import CHOOSE_DRAFT, read_vocabulary, why_not_drafting
-from backend.domain.serving.options import DeploymentOptions
 from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import require_writer
 from backend.services.checkpoints.networks import read_network_shape

@@ -16,7 +16,7 @@ from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import ReplicaResult
 from backend.domain.jobs.states import Status
-from backend.domain.serving.options import RoutingPolicy
+from backend.domain.serving.deployment import RoutingPolicy
 from backend.domain.serving.upstream import Upstream
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim

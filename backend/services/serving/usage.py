@@ -11,8 +11,7 @@ from sqlalchemy import insert, select
 
 from backend.db.races import retry_races
 from backend.db.tables import Deployment, Endpoint, Replica, Usage
-from backend.domain.serving.request_log import LoggedBody
-from backend.domain.serving.results import clean_model_name
+from backend.domain.serving.request_log import LoggedBody, clean_model_name
 from backend.services.context import Context
 from backend.services.serving.adapters.served import ServedAdapter
 from backend.services.serving.endpoints import endpoints_of_aliases, served_adapters

@@ -10,9 +10,18 @@ from pydantic import ValidationError
 from streamlit.delta_generator import DeltaGenerator
 
 from backend.domain.json_values import FieldValues
-from backend.domain.serving.chat_settings import MAX_COLUMNS, AnswerSettings, ChatSettings, SideSettings
+from backend.domain.serving.chat import (
+    FILTER_LABELS,
+    MAX_COLUMNS,
+    AnswerSettings,
+    ChatSettings,
+    SideSettings,
+    escaped,
+    own_words,
+    setting_words,
+    system_words,
+)
 from backend.domain.serving.protocol import MAX_SEED
-from backend.domain.serving.setting_words import FILTER_LABELS, escaped, own_words, setting_words, system_words
 from backend.domain.validation import describe_fault, validation_message
 from backend.domain.wording import plural
 from backend.services.context import Context, Person

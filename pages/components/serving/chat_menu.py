@@ -8,8 +8,7 @@ from functools import partial
 import streamlit as st
 
 from backend.domain.serving.call_code import curl_code, python_code
-from backend.domain.serving.chat_settings import ChatSettings
-from backend.domain.serving.chat_tree import selected_line
+from backend.domain.serving.chat import ChatSettings, selected_line
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.services.context import Context, Person
 from backend.services.serving.chat.contexts import endpoint_facts

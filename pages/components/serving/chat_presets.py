@@ -7,7 +7,7 @@ from functools import partial
 
 import streamlit as st
 
-from backend.domain.serving.chat_settings import AnswerSettings, ChatSettings
+from backend.domain.serving.chat import AnswerSettings, ChatSettings
 from backend.services.context import Context, Person
 from backend.services.serving.chat.presets import PresetView, delete_preset, list_presets, save_preset
 from pages.components.choices import choose_from

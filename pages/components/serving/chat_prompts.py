@@ -7,7 +7,7 @@ from secrets import token_hex
 import streamlit as st
 
 from backend.domain.evaluation.prompts import PromptText
-from backend.domain.serving.chat_settings import AnswerSettings
+from backend.domain.serving.chat import AnswerSettings
 from backend.services.context import Context, Person
 from backend.services.serving.prompts.prompts import get_prompt, list_prompt_names, save_prompt
 from pages.components import routes

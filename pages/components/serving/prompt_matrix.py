@@ -9,7 +9,7 @@ import streamlit as st
 from backend.domain.data.rows.display import displayable
 from backend.domain.evaluation.prompts import read_typed_rows
 from backend.domain.json_values import Row
-from backend.domain.serving.chat_settings import AnswerSettings
+from backend.domain.serving.chat import AnswerSettings
 from backend.domain.serving.prompt_matrix import MAX_ENDPOINTS, MAX_ROWS, MatrixAnswers, MatrixCell
 from backend.domain.wording import plural, visible
 from backend.services.context import Context, Person

@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from backend.domain.serving.results import describe_end
+from backend.domain.serving.request_log import describe_end
 from backend.domain.wording import format_usd, plural, shorten
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person

@@ -9,8 +9,8 @@ from typing import cast
 import streamlit as st
 
 from backend.domain.serving.canary import CanaryRules, Observed, describe_growth
+from backend.domain.serving.deployment import MAX_REPLICAS, SLEEP_MINUTES, DeploymentOptions
 from backend.domain.serving.engines import ENGINE_TITLES, EngineName
-from backend.domain.serving.options import MAX_REPLICAS, SLEEP_MINUTES, DeploymentOptions
 from backend.domain.wording import plural
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person

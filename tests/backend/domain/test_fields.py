@@ -24,7 +24,7 @@ from backend.domain.fields import (
     when,
     write_list,
 )
-from backend.domain.serving.options import RoutingPolicy
+from backend.domain.serving.deployment import RoutingPolicy
 
 Count = Annotated[int, Field(ge=1, le=9)]
 

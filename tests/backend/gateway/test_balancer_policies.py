@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from backend.domain.serving.options import RoutingPolicy
+from backend.domain.serving.deployment import RoutingPolicy
 from backend.domain.serving.protocol import ChatMessage, GenerateRequest, Role, SamplingParams
 from backend.gateway.balancer import MAX_FAILURES, REST_S, Balancer, conversation_of, order_by_variant, weigh
 from backend.gateway.directory import ReplicaAddress

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from backend.domain.jobs.load_test import LoadTarget
-from backend.domain.serving.load import LoadConfig
-from backend.domain.serving.load_summary import summarise_load
+from backend.domain.serving.load import LoadConfig, summarise_load
 from backend.domain.serving.request_log import LOAD_TEST
 from backend.gateway.directory import ReplicaAddress
 from backend.infra.load_generator import LoadProgress, run_level, run_load

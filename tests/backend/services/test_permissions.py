@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backend.domain.jobs.gpu_hours import PersonLimits
-from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.serving.chat import ChatSettings
 from backend.errors import NotAllowed
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.jobs import stop_job

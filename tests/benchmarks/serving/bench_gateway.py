@@ -30,8 +30,7 @@ from backend.db.tables import Checkpoint, Job, Replica
 from backend.domain.jobs.events import ReadyEvent
 from backend.domain.jobs.gauges import ReplicaReport
 from backend.domain.jobs.load_test import LoadTarget
-from backend.domain.serving.load import LoadConfig
-from backend.domain.serving.load_summary import LoadSummary, summarise_load
+from backend.domain.serving.load import LoadConfig, LoadSummary, summarise_load
 from backend.gateway.app import create_gateway
 from backend.gateway.directory import ReplicaAddress
 from backend.gateway.installed import InstalledDirectory

@@ -19,7 +19,7 @@ import time
 import httpx2
 
 from backend.bootstrap import get_context
-from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.serving.chat import ChatSettings
 from backend.services.context import LOCAL
 from backend.services.serving.chat.admission import chat_token
 

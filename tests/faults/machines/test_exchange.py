@@ -22,7 +22,7 @@ from backend.domain.jobs.states import JobKind, Status
 from backend.domain.tokenizers.config import TokenizerConfig
 from backend.errors import JobFailed, Unavailable
 from backend.infra.artifacts import Artifacts
-from backend.infra.store.manifest import PIECES
+from backend.infra.store.folders import PIECES
 from backend.infra.store.outbox import SEND
 from backend.services.checkpoints.checkpoints import delete_checkpoint, list_checkpoints
 from backend.services.checkpoints.exports import export_checkpoint

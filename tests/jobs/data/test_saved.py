@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict
 
 from backend.errors import InvalidInput, NotFound
 from backend.infra.files.heads import head_of_path
-from backend.infra.files.saved import saved_splits
+from backend.infra.files.local import saved_splits
 from jobs.data.run import run
 from jobs.modeling.dataset_files import iter_rows
 from tests.support.data.data_reporter import RememberingReporter

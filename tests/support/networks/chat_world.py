@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from backend.db.tables import Checkpoint, Deployment, Endpoint
-from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.serving.chat import ChatSettings
 from backend.gateway.directory import Principal, ReplicaAddress
 from backend.services.context import LOCAL, Context, Person
 from backend.services.people.keys import check_key

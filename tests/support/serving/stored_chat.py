@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from backend.db.tables import Conversation
-from backend.domain.serving.chat_tree import selected_line
+from backend.domain.serving.chat import selected_line
 from backend.services.context import Context, Person
 from backend.services.serving.conversations import (
     ConversationView,

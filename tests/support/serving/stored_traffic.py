@@ -6,8 +6,7 @@ from dataclasses import asdict
 from datetime import timedelta
 
 from backend.db.tables import Deployment, Endpoint, LoadTest
-from backend.domain.serving.load import LevelRun, LoadConfig, RequestTiming
-from backend.domain.serving.load_summary import overhead, summarise_load
+from backend.domain.serving.load import LevelRun, LoadConfig, RequestTiming, overhead, summarise_load
 from backend.domain.serving.request_log import LoggedBody
 from backend.services.context import Context
 from backend.services.serving.usage import UsageRow, UsageStatus, add_usage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from backend.domain.json_values import JsonObject
 from backend.domain.markdown_nodes import Node, markdown_nodes
-from backend.domain.serving.setting_words import own_words
+from backend.domain.serving.chat import own_words
 from backend.services.serving.chat.judgements import SIDES
 from backend.services.serving.chat.reading import ChatView, TurnView
 from backend.services.serving.conversations import MessageView

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 
 from backend.db.tables import Message
 from backend.domain.json_values import JsonObject
-from backend.domain.serving.answers import AnswerToken, AnswerUsage, CalledTool
-from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.serving.chat import AnswerToken, AnswerUsage, CalledTool, ChatSettings
 from backend.domain.serving.latency import decode_rate
 from backend.domain.serving.protocol import CONTEXT_EXCEEDED, ChatMessage
 from backend.errors import RoundhouseError

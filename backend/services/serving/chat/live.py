@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from backend.domain.serving.answers import AnswerUsage
+from backend.domain.serving.chat import AnswerUsage
 from backend.infra.openai_api.streams import StreamClient
 
 MAX_WAIT_S, CLOSE_S = 10.0, 3.0

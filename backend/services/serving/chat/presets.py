@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import or_, select
 
 from backend.db.tables import Preset, User
-from backend.domain.serving.chat_settings import AnswerSettings, ChatSettings
+from backend.domain.serving.chat import AnswerSettings, ChatSettings
 from backend.domain.validation import STORED
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder

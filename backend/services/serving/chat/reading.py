@@ -9,8 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Usage
-from backend.domain.serving.answers import AnswerUsage
-from backend.domain.serving.chat_tree import selected_line
+from backend.domain.serving.chat import AnswerUsage, selected_line
 from backend.domain.serving.protocol import Role
 from backend.services.context import Context, Person
 from backend.services.serving.chat.context_room import ContextUse, measure_line

@@ -12,7 +12,7 @@ from datetime import datetime
 from sqlalchemy import select
 
 from backend.db.tables import Conversation, ConversationShare, User
-from backend.domain.serving.chat_tree import selected_line
+from backend.domain.serving.chat import selected_line
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.chat.reading import ChatView, view_chat

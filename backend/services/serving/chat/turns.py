@@ -12,9 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Conversation, Message
-from backend.domain.serving.answers import AnswerToken, AnswerUsage
-from backend.domain.serving.chat_settings import ChatSettings, SideSettings
-from backend.domain.serving.chat_tree import selected_line
+from backend.domain.serving.chat import AnswerToken, AnswerUsage, ChatSettings, SideSettings, selected_line
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder

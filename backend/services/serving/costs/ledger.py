@@ -28,8 +28,7 @@ from backend.db.tables import (
 from backend.domain.attributes import attributes_of
 from backend.domain.jobs.states import JobKind
 from backend.domain.serving.costs import seconds_by_day
-from backend.domain.serving.request_log import LOAD_TEST
-from backend.domain.serving.results import NO_ENDPOINT
+from backend.domain.serving.request_log import LOAD_TEST, NO_ENDPOINT
 from backend.services.context import Context
 from backend.services.serving.costs.prices import current_prices, use_hour_usd
 from backend.services.serving.costs.requests import price_differences

@@ -25,7 +25,7 @@ from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.domain.evaluation.tasks.reading import task_yaml
 from backend.domain.json_values import JsonObject, Row
 from backend.domain.names import nearest_name, not_found
-from backend.domain.serving.chat_settings import AnswerSettings, ChatSettings
+from backend.domain.serving.chat import AnswerSettings, ChatSettings
 from backend.domain.serving.prompt_matrix import MAX_ANSWER, MAX_ROWS, MatrixAnswers, MatrixCell, check_size
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.errors import InvalidInput, NotAllowed, NotFound, RoundhouseError

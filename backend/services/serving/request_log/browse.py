@@ -22,8 +22,7 @@ from backend.domain.attributes import view_of
 from backend.domain.csv_text import safe_cell
 from backend.domain.json_values import JsonObject
 from backend.domain.serving.latency import decode_rate
-from backend.domain.serving.request_log import LOAD_TEST
-from backend.domain.serving.results import NO_ENDPOINT
+from backend.domain.serving.request_log import LOAD_TEST, NO_ENDPOINT
 from backend.errors import NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.costs.requests import request_costs

@@ -16,8 +16,7 @@ from backend.db.tables import Feedback, LoggedRequest, Usage
 from backend.domain.battles.preferences.rows import label_row, preference_row, rewrite_row
 from backend.domain.data.versions.provenance import TrafficProvenance, TrafficRow
 from backend.domain.json_values import JsonObject, Row
-from backend.domain.serving.redaction import redact
-from backend.domain.serving.request_log import MAX_ANSWER_CHARS, RequestLogConfig, TrafficRules
+from backend.domain.serving.request_log import MAX_ANSWER_CHARS, RequestLogConfig, TrafficRules, redact
 from backend.errors import InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.imports import add_rows_dataset

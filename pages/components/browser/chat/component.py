@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.serving.chat import ChatSettings
 from backend.services.serving.chat.contexts import EndpointFacts
 from pages.components.browser.ballot.component import maths_url
 from pages.components.browser.modules import declare_component

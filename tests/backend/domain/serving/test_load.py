@@ -10,8 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from backend.domain.serving.load import LevelRun, LoadConfig, PlannedRequest, RequestTiming, iterate_asks
-from backend.domain.serving.load_summary import overhead, spread, summarise_load
+from backend.domain.serving.load import (
+    LevelRun,
+    LoadConfig,
+    PlannedRequest,
+    RequestTiming,
+    iterate_asks,
+    overhead,
+    spread,
+    summarise_load,
+)
 
 
 def test_a_level_by_hand() -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.domain.serving.redaction import redact
-from backend.domain.serving.request_log import RequestLogConfig
+from backend.domain.serving.request_log import RequestLogConfig, redact
 
 PHONES = (
     "+1 415 555 2671",

@@ -27,8 +27,15 @@ from backend.errors import InvalidInput, Unavailable
 from backend.infra.artifacts import Artifacts
 from backend.infra.files.locks import take_lock
 from backend.infra.store import outbox
-from backend.infra.store.folders import STATE, FileSelection, FolderStore
-from backend.infra.store.manifest import MANIFEST, DamagedFolder, FolderManifest, read_manifest
+from backend.infra.store.folders import (
+    MANIFEST,
+    STATE,
+    DamagedFolder,
+    FileSelection,
+    FolderManifest,
+    FolderStore,
+    read_manifest,
+)
 from backend.infra.store.objects import StoreKeys, open_objects
 from backend.infra.store.outbox import Outbox, _mark
 from tests.support.installation import wait_until

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from backend.domain.jobs.events import GaugeEvent
-from backend.domain.serving.options import DeploymentOptions
+from backend.domain.serving.deployment import DeploymentOptions
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.serving.autoscaling import autoscale_endpoints, change_scaling, wake_endpoint

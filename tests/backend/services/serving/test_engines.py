@@ -15,8 +15,8 @@ from backend.domain.checkpoints.export_formats import GGUF_FAMILIES
 from backend.domain.jobs.gauges import MachineGauges, ReplicaReport
 from backend.domain.jobs.results import CheckpointFacts
 from backend.domain.serving.canary import CanaryRules
+from backend.domain.serving.deployment import DeploymentOptions
 from backend.domain.serving.engines import SERVERS, places_of
-from backend.domain.serving.options import DeploymentOptions
 from backend.errors import InvalidInput, Unavailable
 from backend.infra.engines import VARIABLES
 from backend.services.context import LOCAL, Context

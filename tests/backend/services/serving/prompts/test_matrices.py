@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from backend.db.tables import PromptMatrix
-from backend.domain.serving.chat_settings import AnswerSettings
+from backend.domain.serving.chat import AnswerSettings
 from backend.domain.serving.prompt_matrix import MatrixCell
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, RoundhouseError
 from backend.services.context import LOCAL, Context, Person

@@ -12,8 +12,7 @@ from sqlalchemy import select
 
 from backend.db.tables import Feedback, LoggedRequest
 from backend.domain.data.versions.provenance import TrafficProvenance
-from backend.domain.serving.redaction import redact
-from backend.domain.serving.request_log import LoggedBody, LogMode, RequestLogConfig, TrafficRules
+from backend.domain.serving.request_log import LoggedBody, LogMode, RequestLogConfig, TrafficRules, redact
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.serving.request_log.browse import RequestFilter, browse_requests

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.domain.serving.splitting import AnswerPiece, AnswerSplitter
-from backend.domain.serving.tool_calls import CallStyle, call_style
+from backend.domain.serving.answer_text import AnswerPiece, AnswerSplitter, CallStyle, call_style
 
 CALL = '{"name": "look", "arguments": {"place": "the }\\" tower", "deep": [1, {"a": 2}]}}'
 ARGUMENTS = {"place": 'the }" tower', "deep": [1, {"a": 2}]}
