@@ -20,7 +20,7 @@ from backend.bootstrap import get_context, host_rules
 from backend.infra.hosts import HostGuard
 from backend.infra.processes import trim_memory_beside
 from backend.services.health import HEALTH
-from backend.services.serving.chat.live import ANSWERS
+from backend.services.serving.chat.generation import ANSWERS
 from backend.settings import DOCS, SITE, Settings
 from backend.web.ballots import ballot_routes
 from backend.web.chat import chat_routes

@@ -33,8 +33,7 @@ from backend.services.jobs.recovery import recover_jobs
 from backend.services.jobs.workers import beat, explain_full_disk, say_goodbye, take_duties
 from backend.services.serving.autoscaling import autoscale_endpoints
 from backend.services.serving.monitoring.tick import run_monitor
-from backend.services.serving.prepared import remove_prepared_weights
-from backend.services.serving.rollout import advance_endpoints, has_canary
+from backend.services.serving.replicas import advance_endpoints, has_canary, remove_prepared_weights
 from backend.services.training.open_sweeps import list_open_sweeps
 from backend.settings import Settings
 from jobs.pool import JobThreads, QueuesWithRoom, Slots

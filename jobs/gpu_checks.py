@@ -57,7 +57,8 @@ from jobs.modeling.devices import (
     is_out_of_memory,
     pick_device,
 )
-from jobs.modeling.tokenizers import load_tokenizer, train_bpe
+from jobs.modeling.tokenizer_folders import load_tokenizer
+from jobs.modeling.tokenizers import train_bpe
 from jobs.reporter import JobSpec, Reporter
 from jobs.serving import replica
 from jobs.training import probe

@@ -54,7 +54,7 @@ from backend.services.jobs.claims import (
     stop_request,
 )
 from backend.services.jobs.jobs import get_job
-from backend.services.serving.job_keys import key_of
+from backend.services.serving.own_keys import key_of
 from jobs.environment import api_keys_of, child_environment
 from jobs.exchange import FolderExchange, Interrupted
 from jobs.fork_server import ROOT, ForkedChild, ForkServer, fork_server

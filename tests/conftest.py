@@ -30,7 +30,7 @@ from backend.bootstrap import build_context
 from backend.db import engine
 from backend.infra.artifacts import Artifacts
 from backend.services.context import Context
-from backend.services.people import passwords
+from backend.services.people import accounts
 from tests.support.pgbouncer import pgbouncer_binary, run_pgbouncer, through
 from tests.support.postgres import copy_database, empty_database, find_binaries, run_postgres
 from tests.support.settings import DATABASE_FILE, make_settings
@@ -179,9 +179,9 @@ def processes_left(folder: str, *, grace_s: float = 180.0) -> list[str]:
 @pytest.fixture(scope="session", autouse=True)
 def product_hasher() -> Iterator[PasswordHasher]:
     """The product's password hasher. Tests use argon2id too, at a hundredth of its cost."""
-    product, passwords._hasher = passwords._hasher, PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1)
+    product, accounts._hasher = accounts._hasher, PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1)
     yield product
-    passwords._hasher = product
+    accounts._hasher = product
 
 
 @pytest.fixture(scope="session", autouse=True)

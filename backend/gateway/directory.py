@@ -16,11 +16,10 @@ from backend.domain.serving.key_limits import PLAYGROUND_KEY, KeyLimits, KeyScop
 from backend.domain.serving.request_log import LogMode
 from backend.domain.serving.upstream import Upstream
 from backend.services.serving.autoscaling import Waking
-from backend.services.serving.failures import LostRequest
 from backend.services.serving.monitoring.gauges import LiveGauges
 from backend.services.serving.shadows import ComparedRequest
 from backend.services.serving.stored_responses import ResponseRecord
-from backend.services.serving.usage import UsageRow
+from backend.services.serving.usage import LostRequest, UsageRow
 
 
 @dataclass(frozen=True)

@@ -25,16 +25,15 @@ from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress, Sha
 from backend.services.context import Context
 from backend.services.people.keys import KeyGrant, check_key, hash_key, key_spending, note_key_uses, valid_keys
 from backend.services.serving.autoscaling import Waking, wake_endpoint
-from backend.services.serving.costs.prices import prices_version, replica_prices
 from backend.services.serving.endpoints import deployed_endpoints, stopped_endpoint
-from backend.services.serving.failures import LostRequest, add_failures
+from backend.services.serving.feedback import store_feedback
 from backend.services.serving.monitoring.gauges import LiveGauges, read_live
+from backend.services.serving.prices import prices_version, replica_prices
 from backend.services.serving.replicas import Target, ready_targets
-from backend.services.serving.request_log.key_feedback import store_feedback
 from backend.services.serving.request_log.policies import log_modes
 from backend.services.serving.shadows import ComparedRequest, ShadowTarget, record_comparisons, shadow_targets
 from backend.services.serving.stored_responses import ResponseRecord, erase_response, keep_response, list_turns
-from backend.services.serving.usage import UsageRow, add_usage
+from backend.services.serving.usage import LostRequest, UsageRow, add_failures, add_usage
 
 logger = logging.getLogger(__name__)
 FRESH_S = 0.4

@@ -14,8 +14,7 @@ from uuid import uuid4
 
 from backend.gateway.directory import Directory
 from backend.gateway.errors import INVALID_KEY
-from backend.services.serving.failures import LostRequest
-from backend.services.serving.usage import UsageRow
+from backend.services.serving.usage import LostRequest, UsageRow
 
 logger = logging.getLogger(__name__)
 MAX_KEPT = 50_000

@@ -44,8 +44,7 @@ from backend.services.evaluation.judges import records
 from backend.services.evaluation.safety import records as safety_records
 from backend.services.evaluation.safety import toxicity
 from backend.services.jobs.claims import Claim, StoredPayload, renew
-from backend.services.serving import job_keys, replicas
-from backend.services.serving.load import load_tests
+from backend.services.serving import load_tests, own_keys, replicas
 from backend.services.tokenizers import reports as tokenizer_reports
 from backend.services.tokenizers import tokenizers
 from backend.services.training import events as run_events
@@ -68,7 +67,7 @@ def prepare_claim(ctx: Context, claim: Claim[StoredPayload]) -> Claim[Payload]:
         payload = imports.fill_cluster(ctx, payload, job_id=claim.job_id)
     ready = claim.with_payload(payload)
     if not isinstance(payload, LoadTestPayload):
-        job_keys.create_job_key(ctx, ready)
+        own_keys.create_job_key(ctx, ready)
     fill = PREPARE.get(claim.kind)
     if fill is None:
         return ready
@@ -106,7 +105,7 @@ def _log_line(claim: Claim[Payload], event: LogEvent) -> LogLine:
 
 def record_finish(session: Session, ctx: Context, claim: Claim[Any], result: JobResult) -> JobResult:
     """Let the room's service record the result of a finished job; return the result to store with the job."""
-    job_keys.revoke_job_keys(session, ctx, claim)
+    own_keys.revoke_job_keys(session, ctx, claim)
     for recorder in FINISHED.get(claim.kind, ()):
         result = recorder(session, ctx, claim, result) or result
     return result
@@ -116,7 +115,7 @@ def record_bad_end(session: Session, ctx: Context, claim: Claim[Any]) -> None:
     """Let the room's service tidy up after an attempt that failed, was cancelled, lost or given back, or crashed."""
     if claim.kind is JobKind.REPLICA:
         replicas.record_end(session, ctx, claim)
-    job_keys.revoke_job_keys(session, ctx, claim)
+    own_keys.revoke_job_keys(session, ctx, claim)
 
 
 def _record_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayload], event: CheckpointEvent) -> None:

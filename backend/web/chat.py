@@ -40,13 +40,11 @@ from backend.domain.markdown_nodes import Node, markdown_nodes
 from backend.domain.serving.chat import AnswerUsage, ChatSettings
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
-from backend.services.serving.chat.admission import person_of_token
-from backend.services.serving.chat.documents import changed_nodes, chat_document
+from backend.services.serving.chat.generation import ANSWERS, LiveAnswer
 from backend.services.serving.chat.judgements import rate_answer, vote_on_answers
-from backend.services.serving.chat.live import ANSWERS, LiveAnswer
-from backend.services.serving.chat.reading import ChatView, read_chat, read_running
+from backend.services.serving.chat.reading import ChatView, changed_nodes, chat_document, read_chat, read_running
 from backend.services.serving.chat.turns import continue_answer, regenerate, send_message, send_results, stop_answers
-from backend.services.serving.conversations import select_branch
+from backend.services.serving.conversations import person_of_token, select_branch
 from backend.web.replies import NEVER_STORED, bearer_token, parse_sent, read_body, refuse, reply
 
 MAX_BODY_BYTES = 2_000_000

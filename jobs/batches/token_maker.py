@@ -24,7 +24,7 @@ from jobs.batches.token_files import TokenWriter
 from jobs.batches.token_making import Maker, TokenForm, TokenSource, make_tokens
 from jobs.modeling.chat import teach_template
 from jobs.modeling.dataset_files import split_file
-from jobs.modeling.tokenizers import load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.reporter import SilentReporter
 
 FORMS: dict[str, TokenForm] = {form.name: form for form in (TEXT, CHAT, PAIRS, RATED, PROMPTS)}

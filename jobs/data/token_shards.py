@@ -23,7 +23,7 @@ from jobs.data.sharding import shard_folder
 from jobs.modeling.chat import teach_template
 from jobs.modeling.dataset_files import split_file
 from jobs.modeling.publishing import publish_once
-from jobs.modeling.tokenizers import load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.reporter import JobSpec, Reporter, SilentReporter
 
 

@@ -16,7 +16,8 @@ from jobs.modeling.chat import Message, encode_prompt, turn_end
 from jobs.modeling.checkpoints import check_folder, hash_weights, load_network, read_card, stored_dtype
 from jobs.modeling.devices import pick_device, scoring_dtype
 from jobs.modeling.loglikelihood import longest_input
-from jobs.modeling.tokenizers import encode_plain_prompt, load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
+from jobs.modeling.tokenizers import encode_plain_prompt
 
 
 @dataclass(frozen=True)

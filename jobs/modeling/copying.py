@@ -14,7 +14,7 @@ from backend.infra.checkpoints.candidates import TERMS, check_links, weight_file
 from jobs.modeling.chat import ensure_template
 from jobs.modeling.checkpoints import STATE_FOLDER, check_folder, write_card
 from jobs.modeling.publishing import publish_folder
-from jobs.modeling.tokenizers import load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
 
 DATA_ENDINGS = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
 """Weights, configs, tokenizers, templates and cards. Python files and pickles stay behind."""

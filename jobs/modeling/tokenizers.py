@@ -1,6 +1,6 @@
 """Tokenizers: trained as byte-level BPE, Unigram with byte fallback, or plain bytes, all in the form that
-AutoTokenizer loads; read from folders; and their tokens' texts, or bytes for a token that is part of a character.
-Apart from checkpoints, whose networks take twice as long to import as all that makes tokens.
+AutoTokenizer loads, without an import of torch; and their tokens' texts, or bytes for a token that is part of a
+character.
 
 Each that is trained here encodes any text losslessly: there is no unknown token and no normalisation.
 """
@@ -10,19 +10,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from backend.domain.checkpoints.chat_templates import BOS, CHAT_TEMPLATE, END, PAD, ROLE_TOKENS, SPECIAL_TOKENS
 from backend.domain.tokenizers.pieces import PieceForm
-from backend.errors import InvalidInput, NotFound
-from jobs.modeling.chat import ensure_template
-from jobs.modeling.unusable import is_unusable, one_line
+from backend.errors import InvalidInput
 
 MIN_BPE = len(SPECIAL_TOKENS) + 256
 """Smallest vocabulary: the special tokens and all bytes."""
@@ -241,27 +238,6 @@ def piece_form(tokenizer: PreTrainedTokenizerBase) -> PieceForm:
     """Return the encoding of a tokenizer's pieces."""
     decoder = tokenizer.backend_tokenizer.decoder
     return PieceForm.of_decoder("" if decoder is None else decoder.__getstate__().decode())
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load a checkpoint's tokenizer with its chat template, or with the plain one if it has none."""
-    if not folder.is_dir():
-        raise NotFound(f"There is no tokenizer folder {folder}.")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), trust_remote_code=False, local_files_only=True, use_fast=True
-        )
-    except Exception as error:
-        if not is_unusable(error):
-            raise
-        raise InvalidInput(f"The tokenizer in {_final_name(folder)} can't be loaded: {one_line(error)}") from error
-    ensure_template(tokenizer)
-    return tokenizer
-
-
-def _final_name(folder: Path) -> str:
-    """Return a folder's name, also while it is written under a partial one (see `save_checkpoint`)."""
-    return folder.name[1:].rsplit(".", 2)[0] if folder.name.endswith(".partial") else folder.name
 
 
 _BYTE_OF = {letter: byte for byte, letter in bytes_to_unicode().items()}

@@ -29,7 +29,7 @@ from transformers.pytorch_utils import Conv1D
 from backend.errors import InvalidInput
 from jobs.modeling.chat import turn_end
 from jobs.modeling.checkpoints import base_folder_of, is_adapter
-from jobs.modeling.tokenizers import load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.serving.fused_layers import fuse_pairs, fused_shape
 
 PREFIX = "base_model.model."

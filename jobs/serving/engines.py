@@ -38,7 +38,7 @@ from backend.infra.processes import die_with_parent
 from jobs.modeling import gguf
 from jobs.modeling.checkpoints import load_network
 from jobs.modeling.kv_shape import read_kv_shape
-from jobs.modeling.tokenizers import load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.serving.engine import Generation
 from jobs.serving.grammar import SEPARATORS
 from jobs.serving.prepared import PARTIAL, PreparedFolder, locked, remove_older, weights_key

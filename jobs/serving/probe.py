@@ -13,7 +13,7 @@ from backend.domain.serving.protocol import GenerationEvent, SamplingParams, Tok
 from backend.errors import JobFailed
 from backend.infra.processes import peak_memory_bytes
 from jobs.modeling.devices import device_kind, device_name, pick_device, pick_inference_dtype, set_threads
-from jobs.modeling.tokenizers import load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.reporter import JobSpec, Reporter
 from jobs.serving.engine import Engine, Handle
 from jobs.serving.native.library import compile_library

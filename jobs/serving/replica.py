@@ -35,7 +35,8 @@ from jobs.modeling.checkpoints import base_folder_of, is_adapter, is_scorer
 from jobs.modeling.devices import is_gpu, pick_device, pick_inference_dtype, set_threads, visible_gpu
 from jobs.modeling.kv_shape import has_heads, read_kv_shape
 from jobs.modeling.scorers import load_scorer
-from jobs.modeling.tokenizers import load_tokenizer, padding_id
+from jobs.modeling.tokenizer_folders import load_tokenizer
+from jobs.modeling.tokenizers import padding_id
 from jobs.modeling.unusable import UNUSABLE
 from jobs.reporter import JobSpec, Reporter
 from jobs.serving.adapters import AdapterBank, AdapterFolders

@@ -15,7 +15,7 @@ from backend.domain.training.config import RunConfig
 from backend.errors import InvalidInput
 from jobs.modeling.chat import teach_template
 from jobs.modeling.devices import device_name, is_gpu, pick_autocast, pick_device, set_threads, threads_of_rank
-from jobs.modeling.tokenizers import load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.reporter import JobSpec, Reporter
 from jobs.training.checkpoints.store import CheckpointStore
 from jobs.training.distributed.process_group import ProcessGroup, join_process_group

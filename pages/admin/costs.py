@@ -10,9 +10,8 @@ import streamlit as st
 from backend.domain.serving.costs import MIN_DAYS
 from backend.domain.wording import format_usd, percent
 from backend.services.context import Context, Person
-from backend.services.serving.costs.ledger import LedgerLine, month_bounds
-from backend.services.serving.costs.prices import MAX_HOUR_USD, current_prices, list_prices, remove_price, set_price
-from backend.services.serving.costs.report import LedgerReport, cost_report, report_csv
+from backend.services.serving.costs import LedgerLine, LedgerReport, cost_report, month_bounds, report_csv
+from backend.services.serving.prices import MAX_HOUR_USD, current_prices, list_prices, remove_price, set_price
 from pages.components.choices import choose_one
 from pages.components.confirm import draw_confirmed
 from pages.components.downloads import draw_download

@@ -7,7 +7,7 @@ import streamlit as st
 from backend.domain.jobs.states import Status
 from backend.services.context import Context, Person
 from backend.services.serving.endpoints import list_endpoints
-from backend.services.serving.load.load_tests import find_load_job, list_load_tests
+from backend.services.serving.load_tests import find_load_job, list_load_tests
 from pages.components import routes
 from pages.components.frame import empty_state, page_frame, show_problem, warn_unknown
 from pages.components.job_progress import draw_job

@@ -9,13 +9,13 @@ import streamlit as st
 from backend.domain.serving.chat import ChatSettings
 from backend.domain.wording import shorten
 from backend.services.context import Context, Person
-from backend.services.serving.adapters.changes import list_adapter_endpoints
-from backend.services.serving.chat.admission import chat_token
+from backend.services.serving.adapters import list_adapter_endpoints
 from backend.services.serving.chat.contexts import endpoint_facts
-from backend.services.serving.chat.documents import chat_document
+from backend.services.serving.chat.reading import chat_document
 from backend.services.serving.chat.sharing import read_shared
 from backend.services.serving.conversations import (
     ConversationView,
+    chat_token,
     get_conversation,
     list_conversations,
 )

@@ -11,9 +11,8 @@ from functools import partial
 import streamlit as st
 
 from backend.services.context import Context, Person
-from backend.services.serving.endpoints import list_endpoints
+from backend.services.serving.endpoints import list_endpoints, why_not_own
 from backend.services.serving.monitoring.traffic import find_window, list_variants
-from backend.services.serving.owners import why_not_own
 from backend.services.serving.request_log.browse import (
     PAGE_SIZE,
     STATUSES,

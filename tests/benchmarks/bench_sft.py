@@ -35,7 +35,8 @@ from jobs.batches.examples import Example, load_examples
 from jobs.batches.sft import PackedBatches, concatenate
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import load_network, save_checkpoint
-from jobs.modeling.tokenizers import load_tokenizer, train_bpe
+from jobs.modeling.tokenizer_folders import load_tokenizer
+from jobs.modeling.tokenizers import train_bpe
 from jobs.reporter import JobSpec
 from jobs.training import run as training
 from jobs.training.network.packed_attention import attend_by_row

@@ -41,7 +41,7 @@ from backend.services.training.runs import launch_run
 from jobs.batches.pretrain import TEXT
 from jobs.batches.token_making import TokenSource
 from jobs.modeling.chat import teach_template
-from jobs.modeling.tokenizers import load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.reporter import SilentReporter
 from jobs.runner import execute
 from tests.support.run_world import tiny_run

@@ -25,7 +25,7 @@ from jobs.modeling.checkpoints import load_network
 from jobs.modeling.entries import export as run_export
 from jobs.modeling.inspection import inspect_folder
 from jobs.modeling.loglikelihood import encode_pairs
-from jobs.modeling.tokenizers import load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.serving.engine import Engine
 from jobs.serving.start import start_engine
 from jobs.training import run as training

@@ -11,7 +11,7 @@ from backend import bootstrap
 from backend.domain.serving.upstream import Upstream
 from backend.services.context import LOCAL, Context
 from backend.services.serving.deployments import deploy, stop_endpoint
-from backend.services.serving.load.load_tests import find_load_job
+from backend.services.serving.load_tests import find_load_job
 from backend.services.serving.upstreams import connect_upstream
 from backend.settings import PROJECT
 from pages.components import visitor

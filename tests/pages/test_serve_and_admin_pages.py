@@ -35,12 +35,12 @@ from backend.services.jobs.workers import beat
 from backend.services.people.accounts import ROLES, add_user, get_account
 from backend.services.people.keys import check_key, create_key, list_keys
 from backend.services.serving.canaries import promote_canary, start_canary
-from backend.services.serving.costs.prices import current_prices, set_price
 from backend.services.serving.deployments import deploy, scale_endpoint, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_endpoints
 from backend.services.serving.monitoring import gauges as gauges_module
 from backend.services.serving.monitoring.gauges import read_live
 from backend.services.serving.monitoring.traffic import Traffic, TrafficPoint, find_window
+from backend.services.serving.prices import current_prices, set_price
 from backend.services.serving.promotions import promote
 from backend.services.serving.replicas import record_gauge, record_ready
 from backend.services.serving.usage import UsageRow, add_usage

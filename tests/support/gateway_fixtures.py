@@ -27,10 +27,9 @@ from backend.errors import NotFound
 from backend.gateway.app import create_gateway
 from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress, ShadowRoute
 from backend.services.serving.autoscaling import Waking
-from backend.services.serving.failures import LostRequest
 from backend.services.serving.shadows import ComparedRequest
 from backend.services.serving.stored_responses import ResponseRecord
-from backend.services.serving.usage import UsageRow
+from backend.services.serving.usage import LostRequest, UsageRow
 
 KEY = "rh-test-key"
 

@@ -11,7 +11,7 @@ from backend.bootstrap import get_context
 from backend.cli.output import CommandGroup, emit
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL
-from backend.services.serving.adapters.changes import AdapterView, add_adapter, list_adapters, remove_adapter
+from backend.services.serving.adapters import AdapterView, add_adapter, list_adapters, remove_adapter
 
 app = CommandGroup(no_args_is_help=True, help="LoRA adapters beside an endpoint's base: model=ENDPOINT:ADAPTER.")
 Endpoint = Annotated[str, typer.Argument(help="Name of the endpoint, which serves the base.")]

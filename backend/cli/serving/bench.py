@@ -15,7 +15,7 @@ from backend.domain.serving.load import LoadConfig
 from backend.domain.validation import read_values
 from backend.domain.wording import percent
 from backend.services.context import LOCAL
-from backend.services.serving.load.load_tests import LoadTestView, load_test_data, read_arrivals, run_load_test
+from backend.services.serving.load_tests import LoadTestView, load_test_data, read_arrivals, run_load_test
 
 
 @command

@@ -12,9 +12,8 @@ from backend.cli.output import CommandGroup, emit, note
 from backend.domain.serving.costs import MIN_DAYS
 from backend.domain.wording import format_usd, percent, plural
 from backend.services.context import LOCAL
-from backend.services.serving.costs.ledger import LedgerLine, PriceLedger
-from backend.services.serving.costs.prices import current_prices, remove_price, set_price
-from backend.services.serving.costs.report import LedgerReport, cost_report, price_report, report_csv
+from backend.services.serving.costs import LedgerLine, LedgerReport, PriceLedger, cost_report, price_report, report_csv
+from backend.services.serving.prices import current_prices, remove_price, set_price
 
 app = CommandGroup(no_args_is_help=True)
 

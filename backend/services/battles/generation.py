@@ -18,7 +18,7 @@ from backend.services.checkpoints.checkpoints import require_writer
 from backend.services.context import Context, Person, require_builder
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, wake
-from backend.services.serving.job_keys import key_variable
+from backend.services.serving.own_keys import key_variable
 
 
 def usable_checkpoint(session: Session, checkpoint_id: str) -> Checkpoint:

@@ -24,7 +24,7 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.views import SKIPPED, find_campaign, is_newest
 from backend.services.battles.vote_log import VoteLog, read_vote_log
 from backend.services.context import Context, Person, require_builder
-from backend.services.people.attempts import Attempts
+from backend.services.people.sessions import Attempts
 
 LOCAL_RATER = "local"
 MAX_LINK_DAYS = 365

@@ -33,7 +33,7 @@ from backend.services.jobs.gangs import plan_config
 from backend.services.jobs.queue_position import JobsAhead, ahead_of_new, progress_to_end
 from backend.services.jobs.workers import WorkerView
 from backend.services.scaling.planner import OWN, PlanInputs, choose_law
-from backend.services.serving.costs.prices import current_prices
+from backend.services.serving.prices import current_prices
 from backend.services.training.parts import RunParts, checkpoint_bytes, resolve_parts
 
 MAX_PREDICTED = 4

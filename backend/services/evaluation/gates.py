@@ -59,7 +59,7 @@ from backend.services.evaluation.power import plan_comparison
 from backend.services.evaluation.safety.runs import count_missing, unjudged
 from backend.services.evaluation.tasks import suggest_task
 from backend.services.lookups import find_named
-from backend.services.serving.owners import is_in_charge
+from backend.services.serving.endpoints import is_in_charge
 
 ENDPOINT_PREFIX = "endpoint:"
 RELEASE_REMEDY = "That account and admins release the endpoint."

@@ -30,7 +30,7 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.evaluation.judges.records import stored_verdicts
 from backend.services.jobs.jobs import JobView, add_job, get_job, view, wake
 from backend.services.serving.endpoints import get_endpoint
-from backend.services.serving.job_keys import key_variable
+from backend.services.serving.own_keys import key_variable
 
 MAX_ITEMS = 20_000
 NAMES = {

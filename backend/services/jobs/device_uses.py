@@ -13,7 +13,7 @@ from backend.domain.estimates.prices import DeviceKind
 from backend.domain.jobs.gauges import MachineGauges
 from backend.domain.training.summary import RunTime
 from backend.services.context import Context
-from backend.services.serving.costs.prices import current_prices
+from backend.services.serving.prices import current_prices
 
 
 def open_use(

@@ -1,10 +1,17 @@
-"""Create, change and disable accounts. Only an admin changes them, and one active admin always remains."""
+"""Create, change and disable accounts. Only an admin changes them, and one active admin always remains. Passwords are
+argon2id hashes; neither they nor hashes are ever logged.
+"""
 
 from __future__ import annotations
 
+import secrets
+import threading
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerifyMismatchError
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
@@ -12,10 +19,43 @@ from backend.db.races import retry_races
 from backend.db.tables import User
 from backend.domain.jobs.gpu_hours import PersonLimits
 from backend.domain.names import name_key
+from backend.domain.wording import plural
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person, require_admin
 from backend.services.lookups import find_row
-from backend.services.people.passwords import hash_password, matches
+
+MIN_LENGTH, MAX_LENGTH = 10, 1000
+_hasher = PasswordHasher()
+_slots = threading.BoundedSemaphore(4)  # a check takes 64 MiB, and needs no sign-in
+
+
+def hash_password(password: str) -> str:
+    """Return a password's hash. Raises InvalidInput for one that is too short or too long."""
+    if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
+        raise InvalidInput(
+            f"The password has {plural(len(password), 'character')}.",
+            remedy=f"Use {MIN_LENGTH} to {MAX_LENGTH}.",
+            field="password",
+        )
+    with _slots:
+        return _hasher.hash(password)
+
+
+def matches(password_hash: str | None, password: str) -> bool:
+    """Return whether a password belongs to a hash. None (no account) takes as long and never matches."""
+    unknown = _dummy_hash()  # the same hash for every name
+    with _slots:
+        try:
+            _hasher.verify(password_hash or unknown, password[: MAX_LENGTH + 1])
+        except (VerifyMismatchError, InvalidHashError):
+            return False
+    return password_hash is not None
+
+
+@lru_cache(maxsize=1)
+def _dummy_hash() -> str:
+    return _hasher.hash(secrets.token_hex(8))
+
 
 ROLES = {
     "admin": "As an engineer, on the endpoints, requests, keys and prompts of all accounts; sets accounts, roles,"

@@ -19,7 +19,7 @@ from backend.domain.names import require_length
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes, Period, period_start
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import BUILDERS, Context, Person, require_builder
-from backend.services.serving.costs.requests import price_differences
+from backend.services.serving.prices import price_differences
 
 LONGEST_NAME = 80
 """Characters of a key's name."""

@@ -25,7 +25,7 @@ from backend.services.serving.endpoints import (
     get_endpoint,
     served_adapters,
 )
-from backend.services.serving.rollout import ALIVE, SHADOW, STABLE, active_deployments, advance
+from backend.services.serving.replicas import ALIVE, SHADOW, STABLE, active_deployments, advance
 
 RECENT = 20  # newest requests; the last one to end is among them
 

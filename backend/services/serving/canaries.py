@@ -35,7 +35,7 @@ from backend.services.serving.deployments import (
 )
 from backend.services.serving.endpoints import EndpointView, find_endpoint, get_endpoint
 from backend.services.serving.feedback import RATED_REQUEST, given_feedback
-from backend.services.serving.rollout import CANARY, STABLE, active_deployments, advance, retire
+from backend.services.serving.replicas import CANARY, STABLE, active_deployments, advance, retire
 
 MAX_TIMES = 5000
 

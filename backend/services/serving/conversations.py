@@ -1,5 +1,6 @@
 """Stored conversations: trees of messages with one selected line. Every access checks the owner; another person's
-conversation is reported as unknown.
+conversation is reported as unknown. The playground's HTTP interface admits by signed tokens, checked against the
+account at every request.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from backend.domain.serving.chat import (
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.domain.validation import STORED
 from backend.domain.wording import shorten
-from backend.errors import InvalidInput, NotFound
+from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.context import Context, Person
+from backend.services.people.signatures import sign_for, unsign_for
 
 TITLE_LENGTH = 60
 RUNNING = ("running", "stopping")
@@ -300,3 +302,22 @@ def own_conversation(session: Session, conversation_id: str, person: Person) -> 
 def conversation_view(row: Conversation) -> ConversationView:
     """Return a conversation as pages show it."""
     return view_of(ConversationView, row, title=row.title or "New conversation")
+
+
+PURPOSE = "playground"
+TOKEN_AGE_S = 12 * 3600
+
+
+def chat_token(ctx: Context, person: Person) -> str:
+    """Return the signed statement that this person was admitted to the playground; it holds for twelve hours, and until
+    the account is signed out everywhere.
+    """
+    return sign_for(ctx, person, {}, purpose=PURPOSE)
+
+
+def person_of_token(ctx: Context, token: str) -> Person:
+    """Return whom a token admits. Raises NotAllowed if it is forged or too old, or the account may not chat."""
+    person, _ = unsign_for(ctx, token, purpose=PURPOSE, max_age_s=TOKEN_AGE_S)
+    if not person.may_build:
+        raise NotAllowed("You are not signed in any more.", remedy="Reload the page.")
+    return person

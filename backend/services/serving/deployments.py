@@ -40,10 +40,9 @@ from backend.services.checkpoints.networks import network_has_window, read_netwo
 from backend.services.context import Context, Person, require_builder
 from backend.services.jobs.workers import engines_of_workers
 from backend.services.serving.drafts import check_draft, with_fitting_draft
-from backend.services.serving.endpoints import EndpointView, find_endpoint, get_endpoint
-from backend.services.serving.owners import find_deletable_endpoint
+from backend.services.serving.endpoints import EndpointView, find_deletable_endpoint, find_endpoint, get_endpoint
+from backend.services.serving.replicas import CANARY, SHADOW, STABLE, active_deployments, advance, retire
 from backend.services.serving.requirements import check_requirement, requirement_of
-from backend.services.serving.rollout import CANARY, SHADOW, STABLE, active_deployments, advance, retire
 
 CALLED_OFF = "called off"
 """Outcome of a revision whose rollout was taken back before its end."""

@@ -1,8 +1,11 @@
-"""Endpoints as pages and the command line show them."""
+"""Endpoints as pages and the command line show them, with the LoRA adapters that they serve beside their base, as
+`model=ENDPOINT:ADAPTER`, and their owners: who deployed one, and admins, set its request log, make datasets of it and
+delete it. Other builders run it: they scale, replace, stop and start it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import groupby
@@ -12,15 +15,33 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.db.base import UtcDateTime
-from backend.db.tables import Alias, Checkpoint, Deployment, Endpoint, Job, Replica, Run
+from backend.db.tables import Alias, Checkpoint, Deployment, Endpoint, Job, Replica, Run, User
 from backend.domain.attributes import view_of
 from backend.domain.jobs.gauges import ReplicaReport
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.serving.deployment import DeploymentConfig, DeploymentTraffic, ScalingEvent
 from backend.domain.training.objectives import chats, writes_text
-from backend.errors import NotFound
-from backend.services.context import Context
-from backend.services.serving.adapters.served import ServedAdapter, adapters_of
+from backend.errors import NotAllowed, NotFound
+from backend.services.context import BUILDERS, Context, Person, require_builder
+
+
+@dataclass(frozen=True)
+class ServedAdapter:
+    """An adapter of a deployment. `model` is what clients send; an alias of the endpoint may stand in its place."""
+
+    model: str
+    endpoint: str
+    name: str
+    checkpoint_id: str
+    folder: str
+
+
+def adapters_of(endpoint: str, config: DeploymentConfig) -> list[ServedAdapter]:
+    """Return the adapters in a deployment's config."""
+    return [
+        ServedAdapter(f"{endpoint}:{name}", endpoint, name, files.checkpoint_id, files.folder)
+        for name, files in sorted(config.adapters.items())
+    ]
 
 
 @dataclass(frozen=True)
@@ -484,3 +505,57 @@ def list_alias_endpoints(ctx: Context) -> list[EndpointView]:
             replace(_view(session, ctx, find_endpoint(session, name)), name=alias)
             for alias, name in endpoints_of_aliases(session).items()
         ]
+
+
+def find_own_endpoint(session: Session, name: str, *, person: Person) -> Endpoint:
+    """Return an endpoint whose log a person may set and use. Raises NotAllowed with the reason, NotFound."""
+    require_builder(person)
+    endpoint = find_endpoint(session, name)
+    if not person.is_admin and endpoint.created_by != person.id:
+        raise NotAllowed(
+            f"{_deployer(session, endpoint)}.", remedy="Its request log is set and used by its owner and admins."
+        )
+    return endpoint
+
+
+def find_deletable_endpoint(session: Session, name: str, *, person: Person) -> Endpoint:
+    """Return an endpoint that a person may delete with history and log. Raises NotAllowed with the reason, NotFound."""
+    require_builder(person)
+    endpoint = find_endpoint(session, name)
+    if not is_in_charge(session, endpoint.created_by, person=person):
+        raise NotAllowed(f"{_deployer(session, endpoint)}.", remedy="Its owner and admins delete it.")
+    return endpoint
+
+
+def is_in_charge(session: Session, owner_id: str | None, *, person: Person) -> bool:
+    """Return whether a person may remove what an account made: the account itself, admins, and every builder once the
+    account is disabled or may no longer deploy. What was made without an account is for admins.
+    """
+    if person.is_admin or owner_id is None or owner_id == person.id:
+        return person.is_admin or owner_id is not None
+    owner = session.get(User, owner_id)
+    return person.may_build and (owner is None or owner.disabled_at is not None or owner.role not in BUILDERS)
+
+
+def why_not_own(ctx: Context, name: str, *, person: Person) -> str:
+    """Return why a person may not set and use an endpoint's log, empty where they may. Raises NotFound."""
+    return _reason(ctx, find_own_endpoint, name, person)
+
+
+def why_not_delete(ctx: Context, name: str, *, person: Person) -> str:
+    """Return why a person may not delete an endpoint, empty where they may. Raises NotFound."""
+    return _reason(ctx, find_deletable_endpoint, name, person)
+
+
+def _reason(ctx: Context, find: Callable[..., Endpoint], name: str, person: Person) -> str:
+    try:
+        with ctx.db.read() as session:
+            find(session, name, person=person)
+    except NotAllowed as error:
+        return str(error)
+    return ""
+
+
+def _deployer(session: Session, endpoint: Endpoint) -> str:
+    owner = session.get(User, endpoint.created_by) if endpoint.created_by else None
+    return f"{endpoint.name!r} was deployed {'without an account' if owner is None else f'by {owner.name}'}"

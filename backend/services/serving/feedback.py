@@ -1,4 +1,6 @@
-"""Thumbs on answers: each row holds a copy of prompt and answer, so that a dataset can be made of them."""
+"""Thumbs on answers, and feedback of programs: each row holds a copy of prompt and answer, so that a dataset can be
+made of them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Any, Literal
 from sqlalchemy import Select, and_, delete, func, select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Feedback, Message
+from backend.db.tables import Endpoint, Feedback, LoggedRequest, Message, Usage
 from backend.domain.serving.protocol import ChatMessage
 from backend.errors import InvalidInput
 from backend.services.context import Context, Person
@@ -77,3 +79,35 @@ def feedback_of_requests(session: Session, request_ids: Collection[str]) -> dict
     played = given_feedback(Feedback).where(Feedback.source == "playground", RATED_REQUEST.in_(request_ids))
     rows = [(request, row) for query in (direct, played) for request, row in session.execute(query)]
     return dict(sorted(rows, key=lambda pair: pair[1].created_at))
+
+
+def store_feedback(
+    ctx: Context, request_id: str, *, key_id: str | None, rating: int | None, correction: str = "", comment: str = ""
+) -> bool:
+    """Store a program's feedback on its own request, in place of an earlier one; return False where the key made no
+    such request.
+
+    Prompt and answer are copied where they were logged, so that a dataset can be made of them.
+    """
+    with ctx.db.write() as session:
+        usage = session.get(Usage, request_id)
+        if usage is None or usage.key_id != key_id:
+            return False
+        logged = session.get(LoggedRequest, request_id)
+        session.execute(delete(Feedback).where(Feedback.source == "api", Feedback.request_id == request_id))
+        session.add(
+            Feedback(
+                request_id=request_id,
+                source="api",
+                rating=rating,
+                correction=correction,
+                comment=comment,
+                key_id=key_id,
+                endpoint=session.scalar(select(Endpoint.name).where(Endpoint.id == usage.endpoint_id)),
+                checkpoint_id=usage.checkpoint_id,
+                messages=None if logged is None else logged.messages,
+                answer=None if logged is None else logged.answer,
+                created_at=ctx.now(),
+            )
+        )
+        return True

@@ -24,8 +24,7 @@ from backend.services.serving.deployments import (
     refuse_undeployable,
 )
 from backend.services.serving.endpoints import EndpointView, endpoints_of_aliases, find_endpoint, get_endpoint
-from backend.services.serving.replicas import Target
-from backend.services.serving.rollout import SHADOW, active_deployments, retire
+from backend.services.serving.replicas import SHADOW, Target, active_deployments, retire
 
 KEPT = timedelta(days=30)
 MAX_READ = 10_000

@@ -17,7 +17,7 @@ from backend.domain.wording import plural
 from backend.errors import NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.jobs.jobs import JobView, add_job, get_job, view, wake
-from backend.services.serving.costs.prices import current_prices
+from backend.services.serving.prices import current_prices
 
 PRIORITY = 2
 """Ahead of other jobs: a probe is short and a person waits for it."""

@@ -29,7 +29,7 @@ from backend.services.checkpoints.checkpoints import CheckpointView, list_checkp
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.deployments import deploy
 from backend.services.serving.endpoints import EndpointView, find_endpoint, get_endpoint
-from backend.services.serving.rollout import ALIVE, advance
+from backend.services.serving.replicas import ALIVE, advance
 
 log = logging.getLogger(__name__)
 MAX_FAILED_CHECKS = 2

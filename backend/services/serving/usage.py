@@ -1,4 +1,6 @@
-"""Usage of endpoints through the gateway and the playground: one row per request."""
+"""Usage of endpoints through the gateway and the playground: one row per request; and requests that replicas lost.
+Another replica may have answered those, so usage alone would not show them.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,10 @@ from typing import Literal
 from sqlalchemy import insert, select
 
 from backend.db.races import retry_races
-from backend.db.tables import Deployment, Endpoint, Replica, Usage
+from backend.db.tables import Deployment, Endpoint, Replica, ReplicaFailure, Usage
 from backend.domain.serving.request_log import LoggedBody, clean_model_name
 from backend.services.context import Context
-from backend.services.serving.adapters.served import ServedAdapter
-from backend.services.serving.endpoints import endpoints_of_aliases, served_adapters
+from backend.services.serving.endpoints import ServedAdapter, endpoints_of_aliases, served_adapters
 from backend.services.serving.monitoring.rollups import add_traffic
 from backend.services.serving.request_log.policies import log_requests
 
@@ -107,3 +108,24 @@ def _stored(
         "checkpoint_id": checkpoint_id,
         "variant": row.variant or (adapter.name if adapter else ""),
     }
+
+
+@dataclass(frozen=True)
+class LostRequest:
+    """A request that a replica lost, with the reason as metrics name it."""
+
+    id: str
+    replica_id: str
+    reason: str
+    created_at: datetime
+
+
+def add_failures(ctx: Context, rows: Sequence[LostRequest]) -> None:
+    """Store lost requests. A repeated id is stored once."""
+    with ctx.db.write() as session:
+        known = set(session.scalars(select(ReplicaFailure.id).where(ReplicaFailure.id.in_([row.id for row in rows]))))
+        session.add_all(
+            ReplicaFailure(id=row.id, replica_id=row.replica_id, reason=row.reason[:40], created_at=row.created_at)
+            for row in rows
+            if row.id not in known
+        )

@@ -41,7 +41,7 @@ from backend.domain.training.run_table import (
 from backend.domain.training.summary import mean_tokens_per_step
 from backend.services.context import Context
 from backend.services.jobs.device_uses import times_of_jobs
-from backend.services.serving.costs.prices import current_prices
+from backend.services.serving.prices import current_prices
 from backend.services.training.open_sweeps import KIND
 
 NEWEST_FIRST = "-created"

@@ -36,7 +36,8 @@ from jobs.data.reports.samples import SampleChooser, first_window
 from jobs.data.reports.tally import ReportTally
 from jobs.data.reports.views import EncodedRow, View, make_view
 from jobs.modeling.languages import LanguageGuesser
-from jobs.modeling.tokenizers import byte_tokenizer, load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
+from jobs.modeling.tokenizers import byte_tokenizer
 from jobs.reporter import JobSpec, Reporter
 
 REPORT_EVERY_S = 0.5

@@ -43,7 +43,8 @@ from jobs.modeling.checkpoints import base_folder_of, is_adapter, load_network
 from jobs.modeling.devices import free_bytes, pick_device
 from jobs.modeling.inspection import inspect_folder
 from jobs.modeling.loglikelihood import longest_input
-from jobs.modeling.tokenizers import label_tokens, load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
+from jobs.modeling.tokenizers import label_tokens
 from jobs.reporter import Reporter
 
 Arrays = dict[str, npt.NDArray[Any]]

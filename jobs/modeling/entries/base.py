@@ -27,7 +27,7 @@ from jobs.modeling.gguf import convert_gguf
 from jobs.modeling.hub import Fetched, fetched_base
 from jobs.modeling.inspection import inspect_folder
 from jobs.modeling.tokenizer_check import check_tokenizer_files, probe_tokenizer
-from jobs.modeling.tokenizers import load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.unusable import UNUSABLE, one_line
 from jobs.reporter import JobSpec, Reporter
 

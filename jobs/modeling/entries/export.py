@@ -24,7 +24,8 @@ from jobs.modeling.inspection import inspect_folder
 from jobs.modeling.precision_check import TEXT_TOKENS, compare_precisions, log_probabilities, write_texts
 from jobs.modeling.publishing import refuse_stopped_export
 from jobs.modeling.scorers import load_scorer
-from jobs.modeling.tokenizers import load_tokenizer, padding_id
+from jobs.modeling.tokenizer_folders import load_tokenizer
+from jobs.modeling.tokenizers import padding_id
 from jobs.reporter import JobSpec, Reporter
 
 

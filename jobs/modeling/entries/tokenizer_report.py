@@ -21,7 +21,7 @@ from backend.domain.tokenizers.pieces import PieceForm, unknown_token
 from backend.errors import InvalidInput, JobFailed, NotFound
 from jobs.modeling.languages import LanguageGuesser
 from jobs.modeling.text_sample import TextSample
-from jobs.modeling.tokenizers import load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.reporter import JobSpec, Reporter
 
 MAX_ROWS, MAX_BYTES = 20_000, 20_000_000

@@ -21,8 +21,8 @@ from backend.services.people.keys import (
     revoke_key,
     spending_of_keys,
 )
-from backend.services.serving.costs.prices import current_prices
 from backend.services.serving.endpoints import list_endpoints
+from backend.services.serving.prices import current_prices
 from pages.components.confirm import close_menu, draw_confirmed, menu_key
 from pages.components.forms import draw_fields, read_form
 from pages.components.frame import empty_state, plain, rerun_after

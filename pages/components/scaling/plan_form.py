@@ -14,7 +14,7 @@ from backend.domain.scaling.shapes import DENSE_FAMILIES
 from backend.services.context import Context
 from backend.services.data.datasets import list_datasets
 from backend.services.scaling.planner import OWN, list_measured_devices
-from backend.services.serving.costs.prices import current_prices
+from backend.services.serving.prices import current_prices
 from backend.services.tokenizers.tokenizers import list_tokenizers
 from pages.components.choices import choose_one
 from pages.components.forms import draw_fields

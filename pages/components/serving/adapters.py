@@ -7,7 +7,7 @@ from functools import partial
 import streamlit as st
 
 from backend.services.context import Context, Person
-from backend.services.serving.adapters.changes import (
+from backend.services.serving.adapters import (
     add_adapter,
     list_adapter_checkpoints,
     list_adapters,

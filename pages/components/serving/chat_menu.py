@@ -12,8 +12,7 @@ from backend.domain.serving.chat import ChatSettings, selected_line
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.services.context import Context, Person
 from backend.services.serving.chat.contexts import endpoint_facts
-from backend.services.serving.chat.exports import Format, export_chat
-from backend.services.serving.chat.sharing import list_shares, revoke_share, share_conversation
+from backend.services.serving.chat.sharing import Format, export_chat, list_shares, revoke_share, share_conversation
 from backend.services.serving.conversations import (
     ConversationView,
     build_prompt,

@@ -17,15 +17,14 @@ from backend.services.health import GATEWAY, HEALTH
 from backend.services.jobs.jobs import read_log
 from backend.services.serving.aliases import explain_alias, get_alias
 from backend.services.serving.deployments import delete_endpoint, start_endpoint, stop_endpoint
-from backend.services.serving.endpoints import EndpointView, get_endpoint, list_revisions
-from backend.services.serving.load.load_tests import list_load_tests
+from backend.services.serving.endpoints import EndpointView, get_endpoint, list_revisions, why_not_delete, why_not_own
+from backend.services.serving.load_tests import list_load_tests
 from backend.services.serving.monitoring.traffic import (
     RevisionTraffic,
     compare_revisions,
     find_window,
     read_traffic,
 )
-from backend.services.serving.owners import why_not_delete, why_not_own
 from backend.services.serving.request_log.browse import RequestFilter, browse_requests
 from backend.services.serving.request_log.policies import get_log_policy, set_log_policy
 from pages.components import routes

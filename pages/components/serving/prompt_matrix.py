@@ -15,7 +15,7 @@ from backend.domain.wording import plural, visible
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
 from backend.services.data.views import VersionView
-from backend.services.serving.adapters.changes import list_adapter_endpoints
+from backend.services.serving.adapters import list_adapter_endpoints
 from backend.services.serving.endpoints import list_alias_endpoints, list_endpoints
 from backend.services.serving.prompts.matrices import (
     MatrixLine,

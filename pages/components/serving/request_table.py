@@ -13,7 +13,7 @@ from backend.domain.serving.request_log import describe_end
 from backend.domain.wording import format_usd, plural, shorten
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
-from backend.services.serving.owners import why_not_own
+from backend.services.serving.endpoints import why_not_own
 from backend.services.serving.request_log.browse import RequestDetail, RequestRow, get_request
 from backend.services.tokenizers.sources import TokenizerSource, resolve_source
 from backend.services.tokenizers.tokenization import tokenize

@@ -40,7 +40,7 @@ from backend.services.data.versions import derive_version
 from backend.services.evaluation.gates import create_gate, require_gate
 from backend.services.evaluation.tasks import save_task
 from backend.services.people.accounts import add_user
-from backend.services.serving.chat.internal_key import playground_key
+from backend.services.serving.own_keys import playground_key
 from backend.services.tokenizers.tokenizers import train_tokenizer
 from tests.support.scenario import Scenario
 

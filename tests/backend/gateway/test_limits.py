@@ -23,7 +23,7 @@ from backend.gateway.limits import Demand, Refusal
 from backend.gateway.relay import BusyShares
 from backend.gateway.usage import MAX_REFUSED
 from backend.services.context import LOCAL, Context
-from backend.services.serving.costs.prices import set_price
+from backend.services.serving.prices import set_price
 from backend.services.serving.usage import UsageRow
 from tests.support.gateway_fixtures import KEY, MemoryDirectory, ScriptedReplica, eventually, gateway, scripted
 

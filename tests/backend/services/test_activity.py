@@ -15,8 +15,8 @@ from backend.services.activity import MAX_ACTIVITIES, ActivityKind, list_activit
 from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user, disable_account
 from backend.services.people.keys import create_key, list_keys, revoke_key
-from backend.services.serving.chat.internal_key import playground_key
 from backend.services.serving.monitoring.alerts import AlertWatch
+from backend.services.serving.own_keys import playground_key
 from pages.components.routes import OBJECTS
 from tests.support.filled_installation import fill
 from tests.support.run_world import claim, end

@@ -35,7 +35,8 @@ from jobs.data.importer import import_files
 from jobs.memory_reuse import with_memory_reuse
 from jobs.modeling.chat import teach_template
 from jobs.modeling.dataset_files import iter_rows
-from jobs.modeling.tokenizers import load_tokenizer, train_bpe
+from jobs.modeling.tokenizer_folders import load_tokenizer
+from jobs.modeling.tokenizers import train_bpe
 from jobs.reporter import JobSpec
 from tests.support.jobs import MemoryReporter
 from tests.support.training_rooms import Rooms

@@ -21,7 +21,7 @@ import torch
 
 from backend.domain.serving.protocol import SamplingParams
 from jobs.modeling.checkpoints import load_network
-from jobs.modeling.tokenizers import load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.serving.adapters import AdapterBank, LoadedAdapter
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.engine import Choice, Engine

@@ -29,7 +29,7 @@ def serve(checkpoint: Path, draft: Path | None, precision: str) -> None:
     import torch
 
     from backend.domain.serving.protocol import SamplingParams, TokenEvent
-    from jobs.modeling.tokenizers import load_tokenizer
+    from jobs.modeling.tokenizer_folders import load_tokenizer
     from jobs.serving.drafts import Draft
     from jobs.serving.native.library import compile_library
     from jobs.serving.prepared import load_own

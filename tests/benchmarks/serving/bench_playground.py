@@ -21,7 +21,7 @@ import httpx2
 from backend.bootstrap import get_context
 from backend.domain.serving.chat import ChatSettings
 from backend.services.context import LOCAL
-from backend.services.serving.chat.admission import chat_token
+from backend.services.serving.conversations import chat_token
 
 WARM_UP = 5
 

@@ -30,7 +30,7 @@ def serve(checkpoint: Path, precision: Any, prepared: Path | None) -> None:
     import torch
 
     from backend.domain.serving.protocol import SamplingParams, TokenEvent
-    from jobs.modeling.tokenizers import load_tokenizer
+    from jobs.modeling.tokenizer_folders import load_tokenizer
     from jobs.serving.adapters import AdapterBank
     from jobs.serving.native.library import compile_library
     from jobs.serving.prepared import PreparedFolder, load_own, load_prepared

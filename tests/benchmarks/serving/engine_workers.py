@@ -38,7 +38,7 @@ def serve_batching(folder: str, precision: Any, *, is_fused: bool) -> Measure:
 
     from backend.domain.serving.protocol import SamplingParams
     from jobs.modeling.checkpoints import load_network
-    from jobs.modeling.tokenizers import load_tokenizer
+    from jobs.modeling.tokenizer_folders import load_tokenizer
     from jobs.serving.native.library import compile_library
     from jobs.serving.prepared import load_own
     from jobs.serving.start import start_engine

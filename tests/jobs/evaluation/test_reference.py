@@ -13,7 +13,7 @@ from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition
 from jobs.evaluation.choices import choice_values
 from jobs.modeling.checkpoints import load_network
 from jobs.modeling.scores import ContinuationScore
-from jobs.modeling.tokenizers import load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from tests.support.evaluation_rooms import EvaluationRoom, Remembering
 from tests.support.networks.oracles import save_random
 

@@ -22,7 +22,8 @@ from jobs.evaluation.subject import EvaluatedNetwork, load_subject
 from jobs.modeling.build import build_network
 from jobs.modeling.chat import encode_chat, encode_prompt, training_chats, turn_end
 from jobs.modeling.checkpoints import save_checkpoint
-from jobs.modeling.tokenizers import byte_tokenizer, load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
+from jobs.modeling.tokenizers import byte_tokenizer
 from jobs.serving.answering import encode_prompts
 from jobs.serving.replica import add_end_token
 from tests.support.networks.chat_paths import prompts_everywhere

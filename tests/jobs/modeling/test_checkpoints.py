@@ -24,7 +24,8 @@ from jobs.modeling.checkpoints import is_complete, load_network, read_card, save
 from jobs.modeling.entries import base as run_base
 from jobs.modeling.entries import export as run_export
 from jobs.modeling.inspection import inspect_folder
-from jobs.modeling.tokenizers import byte_tokenizer, load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
+from jobs.modeling.tokenizers import byte_tokenizer
 from tests.support.networks.base_folders import config_from_checkpoint
 from tests.support.training_rooms import TINY, Recorder, Rooms
 

@@ -24,11 +24,11 @@ from backend.domain.data.rows.display import row_text
 from backend.errors import InvalidInput, JobFailed, NotFound
 from jobs.modeling.entries.tokenizer import choose_alphabet, only_frequent, run, run_watched, short_runs
 from jobs.modeling.text_sample import TextSample
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.tokenizers import (
     byte_tokenizer,
     count_token_bytes,
     encode_texts,
-    load_tokenizer,
     piece_form,
     train_bpe,
     train_unigram,

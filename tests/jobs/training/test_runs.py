@@ -18,7 +18,7 @@ from backend.domain.training.schedule import learning_rate_at
 from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.checkpoints import load_network, read_card
 from jobs.modeling.loglikelihood import rolling_nll
-from jobs.modeling.tokenizers import load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.training import loop
 from jobs.training.checkpoints.store import CheckpointStore
 from jobs.training.context import read_training_context

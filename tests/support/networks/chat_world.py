@@ -18,9 +18,8 @@ from backend.domain.serving.chat import ChatSettings
 from backend.gateway.directory import Principal, ReplicaAddress
 from backend.services.context import LOCAL, Context, Person
 from backend.services.people.keys import check_key
-from backend.services.serving.chat.admission import chat_token
-from backend.services.serving.chat.live import ANSWERS
-from backend.services.serving.conversations import MessageView, list_messages
+from backend.services.serving.chat.generation import ANSWERS
+from backend.services.serving.conversations import MessageView, chat_token, list_messages
 from backend.web.chat import chat_routes
 from tests.support.gateway_fixtures import MemoryDirectory, ScriptedReplica, eventually, gateway, scripted
 

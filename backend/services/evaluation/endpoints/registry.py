@@ -31,7 +31,7 @@ from backend.infra.openai_api.calls import ask_capabilities
 from backend.services.context import Context, Person, require_builder
 from backend.services.jobs.jobs import add_job
 from backend.services.serving.endpoints import EndpointView, get_endpoint, list_endpoints
-from backend.services.serving.job_keys import key_variable
+from backend.services.serving.own_keys import key_variable
 
 OWN = Capabilities(chat=True, completions=True, echo=True)
 """Capabilities of this installation's gateway for a checkpoint; a model on another server has that server's."""

@@ -1,4 +1,6 @@
-"""A conversation as the playground shows it: its line, the answers side by side, and what a blind comparison hides."""
+"""A conversation as the playground shows it: its line, the answers side by side, and what a blind comparison hides;
+and the same as JSON for the browser, texts and Markdown as nodes.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Usage
-from backend.domain.serving.chat import AnswerUsage, selected_line
+from backend.domain.json_values import JsonObject
+from backend.domain.markdown_nodes import Node, markdown_nodes
+from backend.domain.serving.chat import AnswerUsage, own_words, selected_line
 from backend.domain.serving.protocol import Role
 from backend.services.context import Context, Person
-from backend.services.serving.chat.context_room import ContextUse, measure_line
-from backend.services.serving.chat.contexts import context_of_endpoints
-from backend.services.serving.chat.judgements import is_votable
+from backend.services.serving.chat.contexts import ContextUse, context_of_endpoints, measure_line
+from backend.services.serving.chat.judgements import SIDES, is_votable
 from backend.services.serving.chat.turns import has_lost_answers, settle_lost_answers
 from backend.services.serving.conversations import (
     ConversationView,
@@ -25,11 +28,10 @@ from backend.services.serving.conversations import (
     read_messages,
     without_failed,
 )
-from backend.services.serving.costs.prices import current_prices
-from backend.services.serving.costs.requests import request_costs
 from backend.services.serving.feedback import thumbs_of
+from backend.services.serving.prices import current_prices, request_costs
+from backend.services.serving.replicas import STABLE
 from backend.services.serving.request_log.browse import variant_name
-from backend.services.serving.rollout import STABLE
 
 BOOKED_S = 5
 """Seconds within which the gateway books a request."""
@@ -187,3 +189,85 @@ def _hide(message: MessageView, *, is_waiting: bool) -> MessageView:
 def _first_sent(line: list[MessageView], left_out: int) -> str | None:
     questions = [message.id for message in without_failed(line) if message.role == Role.USER]
     return questions[left_out] if 0 < left_out < len(questions) else None
+
+
+Document = JsonObject
+HIDDEN_USAGE = {"blind", "own", "request_id", "tool", "tool_call_id"}
+
+
+def chat_document(view: ChatView) -> Document:
+    """Return a conversation's selected line."""
+    return {
+        "id": view.conversation.id,
+        "title": view.conversation.title,
+        "running": view.is_running,
+        "booking": view.is_booking,
+        "turns": [_turn_document(turn, view) for turn in view.turns],
+        "context": {
+            "tokens": view.use.tokens,
+            "exact": view.use.is_exact,
+            "limit": view.context,
+            "ratio": round(view.use.characters_per_token, 2),
+            "left_out": view.use.left_out,
+            "first_sent": view.first_sent,
+        },
+    }
+
+
+def answer_document(message: MessageView, *, thumb: int = 0, side: str | None = None) -> Document:
+    """Return one answer."""
+    return {
+        "id": message.id,
+        "text": message.content,
+        "nodes": markdown_nodes(message.content),
+        "status": "running" if message.is_running else message.status,
+        "endpoint": message.endpoint,
+        "usage": message.usage.model_dump(mode="json", exclude=HIDDEN_USAGE, exclude_unset=True, exclude_none=True),
+        "own": own_words(message.usage.own),
+        "thumb": thumb,
+        "tokens": message.tokens,
+        "calls": [call["function"]["name"] for call in message.tool_calls],
+        "can_continue": message.can_continue,
+        "side": side,
+    }
+
+
+def changed_nodes(before: list[Node], after: list[Node]) -> tuple[int, list[Node]]:
+    """Return how many of the first blocks are unchanged, and the blocks after them."""
+    same = next(
+        (at for at, (old, new) in enumerate(zip(before, after, strict=False)) if old != new),
+        min(len(before), len(after)),
+    )
+    return same, after[same:]
+
+
+def _turn_document(turn: TurnView, view: ChatView) -> Document:
+    versions = {"version": turn.version + 1, "versions": len(turn.rounds), "rounds": list(turn.rounds)}
+    if turn.is_question:
+        (message,) = turn.messages
+        return {"kind": "question", "id": message.id, "text": message.content, **versions}
+    if turn.is_result:
+        (message,) = turn.messages
+        return {
+            "kind": "result",
+            "id": message.id,
+            "text": message.content,
+            "tool": message.usage.tool or "tool",
+            **versions,
+        }
+    many = len(turn.messages) > 1
+    answers = [
+        answer_document(message, thumb=view.thumbs.get(message.id, 0), side=SIDES[at] if many else None)
+        for at, message in enumerate(turn.messages)
+    ]
+    vote = next((message.vote for message in turn.messages if message.vote), None)
+    return {
+        "kind": "answers",
+        "id": turn.messages[0].id,
+        "answers": answers,
+        "selected": turn.selected,
+        "hidden": turn.is_hidden,
+        "votable": turn.is_votable,
+        "vote": vote,
+        **versions,
+    }

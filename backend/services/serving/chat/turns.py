@@ -16,11 +16,9 @@ from backend.domain.serving.chat import AnswerToken, AnswerUsage, ChatSettings, 
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
-from backend.services.serving.chat.context_room import measure_line, turns_to_leave_out
-from backend.services.serving.chat.contexts import context_of_endpoints
-from backend.services.serving.chat.generation import INTERRUPTED, LOST_AFTER_S, Request, generate
+from backend.services.serving.chat.contexts import context_of_endpoints, measure_line, turns_to_leave_out
+from backend.services.serving.chat.generation import ANSWERS, INTERRUPTED, LOST_AFTER_S, Request, generate
 from backend.services.serving.chat.judgements import answers_beside
-from backend.services.serving.chat.live import ANSWERS
 from backend.services.serving.conversations import (
     MAX_MESSAGE,
     RUNNING,

@@ -15,7 +15,7 @@ from backend.services.context import Context
 from backend.services.jobs.workers import WorkerView, list_workers
 from backend.services.serving.endpoints import replica_numbers
 from backend.services.serving.monitoring.rollups import GaugeValue
-from backend.services.serving.rollout import STABLE
+from backend.services.serving.replicas import STABLE
 
 EVENTS_LAST = timedelta(minutes=10)
 """Time for which the end of a run counts as an alert."""

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import GaugeRollup, TrafficRollup
 from backend.domain.serving.latency import Counts, add_counts, bucket_of
-from backend.services.serving.rollout import STABLE
+from backend.services.serving.replicas import STABLE
 
 KEPT = {60: timedelta(hours=26), 600: timedelta(days=8), 3600: timedelta(days=400)}
 """Widths of the intervals in seconds, and how long each is kept."""

@@ -14,9 +14,9 @@ from backend.db.tables import Checkpoint, Deployment, Endpoint, GaugeRollup, Rep
 from backend.domain.serving.latency import Counts, add_counts, percentile_s
 from backend.domain.serving.request_log import LOAD_TEST
 from backend.services.context import Context
-from backend.services.serving.costs.requests import price_differences
 from backend.services.serving.monitoring.rollups import COUNTS, HISTOGRAMS, interval_start, rollup_variant
-from backend.services.serving.rollout import CANARY, STABLE
+from backend.services.serving.prices import price_differences
+from backend.services.serving.replicas import CANARY, STABLE
 
 QUANTILES = (0.5, 0.95, 0.99)
 

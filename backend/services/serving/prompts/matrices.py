@@ -36,11 +36,9 @@ from backend.services.data.views import VersionView
 from backend.services.evaluation.scoring_choice import choose_split
 from backend.services.evaluation.tasks import TaskView, save_task
 from backend.services.lookups import find_row
-from backend.services.serving.chat.generation import LOST_AFTER_S, AnswerProgress
-from backend.services.serving.chat.internal_key import playground_key
-from backend.services.serving.chat.live import ANSWERS, LiveAnswer
-from backend.services.serving.endpoints import deployed_endpoints
-from backend.services.serving.owners import is_in_charge
+from backend.services.serving.chat.generation import ANSWERS, LOST_AFTER_S, AnswerProgress, LiveAnswer
+from backend.services.serving.endpoints import deployed_endpoints, is_in_charge
+from backend.services.serving.own_keys import playground_key
 from backend.services.serving.prompts.prompts import PromptView, get_version
 
 log = logging.getLogger(__name__)

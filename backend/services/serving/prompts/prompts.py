@@ -16,7 +16,7 @@ from backend.domain.names import clean_name, not_found, require_length
 from backend.errors import Conflict, NotAllowed, NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.lookups import find_named
-from backend.services.serving.owners import is_in_charge
+from backend.services.serving.endpoints import is_in_charge
 
 MAX_NAME, MAX_NOTE = 80, 200
 

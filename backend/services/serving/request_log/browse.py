@@ -25,10 +25,10 @@ from backend.domain.serving.latency import decode_rate
 from backend.domain.serving.request_log import LOAD_TEST, NO_ENDPOINT
 from backend.errors import NotFound
 from backend.services.context import Context, Person, require_builder
-from backend.services.serving.costs.requests import request_costs
 from backend.services.serving.endpoints import replica_numbers
 from backend.services.serving.feedback import feedback_of_requests
-from backend.services.serving.rollout import STABLE
+from backend.services.serving.prices import request_costs
+from backend.services.serving.replicas import STABLE
 
 PAGE_SIZE = 25
 MAX_EXPORTED = 10_000

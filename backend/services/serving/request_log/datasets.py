@@ -21,9 +21,8 @@ from backend.errors import InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.imports import add_rows_dataset
 from backend.services.data.views import VersionView
-from backend.services.serving.endpoints import find_endpoint
+from backend.services.serving.endpoints import find_endpoint, find_own_endpoint
 from backend.services.serving.feedback import given_feedback
-from backend.services.serving.owners import find_own_endpoint
 from backend.services.serving.request_log.policies import redact_messages
 
 TrafficObjective = Literal["sft", "kto", "preference"]

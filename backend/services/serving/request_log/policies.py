@@ -13,8 +13,7 @@ from backend.db.races import retry_races
 from backend.db.tables import Endpoint, LoggedRequest, RequestLogPolicy
 from backend.domain.serving.request_log import LoggedBody, LogMode, RequestLogConfig, redact
 from backend.services.context import Context, Person
-from backend.services.serving.endpoints import endpoints_of_aliases, find_endpoint, served_adapters
-from backend.services.serving.owners import find_own_endpoint
+from backend.services.serving.endpoints import endpoints_of_aliases, find_endpoint, find_own_endpoint, served_adapters
 
 
 @retry_races

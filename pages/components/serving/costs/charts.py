@@ -8,7 +8,7 @@ from datetime import date
 import plotly.graph_objects as go
 
 from backend.domain.wording import format_usd
-from backend.services.serving.costs.ledger import Category
+from backend.services.serving.costs import Category
 from pages.components.charts.style import COLORS, LEGEND_BELOW, MARGIN, MUTED, short_name
 from pages.components.words import figure_text
 

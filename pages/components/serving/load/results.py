@@ -15,7 +15,7 @@ import streamlit as st
 from backend.domain.serving.latency import bucket_middle_s
 from backend.domain.serving.load import LoadConfig
 from backend.domain.wording import percent, plural
-from backend.services.serving.load.load_tests import LoadTestView, load_test_csv, load_test_json
+from backend.services.serving.load_tests import LoadTestView, load_test_csv, load_test_json
 from pages.components.charts.style import COLORS, LEGEND_BELOW, MARGIN, MUTED
 from pages.components.choices import choose_from, choose_one
 from pages.components.downloads import draw_download

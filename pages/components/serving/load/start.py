@@ -10,7 +10,7 @@ from backend.domain.validation import read_values
 from backend.domain.wording import format_duration
 from backend.services.context import Context, Person
 from backend.services.serving.endpoints import get_endpoint
-from backend.services.serving.load.load_tests import read_arrivals, start_load_test
+from backend.services.serving.load_tests import read_arrivals, start_load_test
 from pages.components.choices import choose_one
 from pages.components.forms import draw_fields
 from pages.components.frame import plain, rerun_after

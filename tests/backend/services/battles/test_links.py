@@ -25,8 +25,7 @@ from backend.services.battles.views import get_campaign
 from backend.services.battles.voting import close_when_over, open_ballot, submit_vote
 from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user, change_own_password
-from backend.services.people.attempts import Attempts
-from backend.services.people.sessions import end_sessions
+from backend.services.people.sessions import Attempts, end_sessions
 from tests.support.battle_world import next_battle, prefer, vote_in_turn
 from tests.support.scenario import Scenario
 

@@ -57,7 +57,7 @@ from backend.services.jobs.claims import claim_job
 from backend.services.jobs.jobs import read_log
 from backend.services.people.keys import check_key
 from backend.services.serving.deployments import stop_endpoint
-from backend.services.serving.job_keys import key_of
+from backend.services.serving.own_keys import key_of
 from backend.services.serving.upstreams import connect_upstream
 from jobs.runner import execute
 from tests.support.evaluation_world import ANSWERS, claim_of, finish, item, list_items

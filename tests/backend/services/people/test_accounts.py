@@ -13,7 +13,7 @@ from sqlalchemy import select
 from backend.db.tables import User
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
-from backend.services.people import passwords
+from backend.services.people import accounts
 from backend.services.people.accounts import (
     add_user,
     change_own_password,
@@ -22,10 +22,10 @@ from backend.services.people.accounts import (
     disable_account,
     enable_account,
     get_account,
+    hash_password,
     list_accounts,
     reset_password,
 )
-from backend.services.people.passwords import hash_password
 from backend.services.people.sessions import SignedIn, end_sessions, person_from_cookie, sign_in, why_ended
 from tests.support.scenario import add_row
 
@@ -40,7 +40,7 @@ def enter(ctx: Context, name: str, password: str = PASSWORD) -> SignedIn:
 def test_a_password_is_kept_as_argon2(
     ctx: Context, product_hasher: PasswordHasher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passwords, "_hasher", product_hasher)
+    monkeypatch.setattr(accounts, "_hasher", product_hasher)
     add_user(ctx, "maya", PASSWORD, role="lead", person=LOCAL)
     with ctx.db.read() as session:
         stored = session.scalars(select(User.password_hash)).one()

@@ -15,8 +15,17 @@ from backend.services.data.cards import download_link, version_of_link
 from backend.services.data.datasets import resolve_version
 from backend.services.people import sessions
 from backend.services.people.accounts import add_user, disable_account, reset_password
-from backend.services.people.attempts import ADDRESS_LIMIT, MAX_REMEMBERED, NAME_LIMIT, PAIR_LIMIT, WINDOW_S, Attempts
-from backend.services.people.sessions import end_sessions, person_from_cookie, sign_in
+from backend.services.people.sessions import (
+    ADDRESS_LIMIT,
+    MAX_REMEMBERED,
+    NAME_LIMIT,
+    PAIR_LIMIT,
+    WINDOW_S,
+    Attempts,
+    end_sessions,
+    person_from_cookie,
+    sign_in,
+)
 from backend.services.people.signatures import sign, sign_for, unsign, unsign_for
 from backend.services.training.live import runs_of_token, token_for_runs
 from tests.support.scenario import Scenario

@@ -15,8 +15,8 @@ from backend.errors import Conflict, InvalidInput, NotFound
 from backend.gateway.installed import InstalledDirectory
 from backend.services.checkpoints.checkpoints import delete_checkpoint
 from backend.services.context import LOCAL, Context
-from backend.services.serving.adapters import changes
-from backend.services.serving.adapters.changes import (
+from backend.services.serving import adapters
+from backend.services.serving.adapters import (
     add_adapter,
     list_adapter_checkpoints,
     list_adapter_endpoints,
@@ -35,7 +35,7 @@ from tests.support.serving.serving_world import ServingWorld
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     changes_told: list[dict[str, Any]] = []
-    monkeypatch.setattr(changes, "change_adapters", lambda url, *, token, change: changes_told.append(change))
+    monkeypatch.setattr(adapters, "change_adapters", lambda url, *, token, change: changes_told.append(change))
     return changes_told
 
 
@@ -146,7 +146,7 @@ def test_what_does_not_fit_is_refused_with_the_cure(scene: ServingWorld, told: l
 def test_one_adapter_too_many_is_refused_before_a_replica_loads_it(
     scene: ServingWorld, told: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "MAX_ADAPTERS", 1)
+    monkeypatch.setattr(adapters, "MAX_ADAPTERS", 1)
     red, blue = (adapter(scene, name, base=oak(scene)) for name in ("red", "blue"))
     add_adapter(scene.ctx, "tales", "poems", checkpoint_id=red, person=LOCAL)
     with pytest.raises(Conflict, match="has 1 adapters"):
@@ -162,7 +162,7 @@ def test_a_replica_that_can_not_serve_it_leaves_everything_as_it_was(
     def refuse(url: str, *, token: str, change: dict[str, Any]) -> None:
         raise InvalidInput("red is no plain LoRA adapter (use_dora).")
 
-    monkeypatch.setattr(changes, "change_adapters", refuse)
+    monkeypatch.setattr(adapters, "change_adapters", refuse)
     with pytest.raises(InvalidInput, match="use_dora"):
         add_adapter(scene.ctx, "tales", "poems", checkpoint_id=adapter(scene, "red", base=oak(scene)), person=LOCAL)
     assert list_adapters(scene.ctx, "tales") == []

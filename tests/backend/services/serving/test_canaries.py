@@ -24,10 +24,9 @@ from backend.services.serving.canaries import (
 )
 from backend.services.serving.deployments import rollback_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_revisions
-from backend.services.serving.failures import LostRequest, add_failures
 from backend.services.serving.monitoring.traffic import compare_revisions, find_window, read_traffic
 from backend.services.serving.replicas import ready_targets
-from backend.services.serving.usage import UsageRow, add_usage
+from backend.services.serving.usage import LostRequest, UsageRow, add_failures, add_usage
 from tests.support.scenario import Scenario, add_rows
 from tests.support.serving.serving_world import ServingWorld
 

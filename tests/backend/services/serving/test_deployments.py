@@ -38,8 +38,9 @@ from backend.services.serving.endpoints import (
     get_endpoint,
     list_endpoints,
     list_revisions,
+    why_not_delete,
+    why_not_own,
 )
-from backend.services.serving.owners import why_not_delete, why_not_own
 from backend.services.serving.promotions import promote
 from backend.services.serving.replicas import ready_targets, record_end, record_gauge, record_ready
 from backend.services.serving.usage import UsageRow, add_usage

@@ -22,7 +22,7 @@ from backend.infra.engines import VARIABLES
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import claim_next
 from backend.services.jobs.workers import beat
-from backend.services.serving.adapters.changes import add_adapter
+from backend.services.serving.adapters import add_adapter
 from backend.services.serving.canaries import start_canary
 from backend.services.serving.deployments import deploy, swap_checkpoint
 from tests.support.scenario import add_row

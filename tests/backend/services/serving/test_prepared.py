@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from backend.services.context import Context, OperatorPolicy
-from backend.services.serving.prepared import remove_prepared_weights
+from backend.services.serving.replicas import remove_prepared_weights
 
 
 def later(ctx: Context, days: float, *, keep: float = 30.0) -> Context:

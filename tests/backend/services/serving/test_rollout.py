@@ -15,8 +15,7 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.serving.chat.contexts import endpoint_facts
 from backend.services.serving.deployments import deploy, rollback_endpoint, scale_endpoint, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_revisions
-from backend.services.serving.replicas import ready_targets, record_end, record_gauge
-from backend.services.serving.rollout import advance_endpoints
+from backend.services.serving.replicas import advance_endpoints, ready_targets, record_end, record_gauge
 from tests.support.serving.serving_world import ServingWorld
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from backend.db.tables import ApiKey
 from backend.domain.serving.request_log import LOAD_TEST
 from backend.services.context import LOCAL, Context
-from backend.services.serving.costs.ledger import read_price_ledger
+from backend.services.serving.costs import read_price_ledger
 from backend.services.serving.monitoring.traffic import find_window, list_variants, read_traffic
 from backend.services.serving.request_log.browse import RequestFilter, browse_requests, get_request
 from backend.services.serving.usage import UsageRow, UsageStatus, add_usage

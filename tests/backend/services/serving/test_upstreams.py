@@ -30,7 +30,7 @@ from backend.services.serving.deployments import (
     stop_endpoint,
 )
 from backend.services.serving.endpoints import EndpointView, get_endpoint, list_revisions
-from backend.services.serving.load.load_tests import start_load_test
+from backend.services.serving.load_tests import start_load_test
 from backend.services.serving.replicas import ready_targets
 from backend.services.serving.upstreams import check_upstreams, connect_upstream, resolve_deployable
 from tests.support.fake_api import FakeApi, serve_api

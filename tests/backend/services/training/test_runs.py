@@ -22,7 +22,7 @@ from backend.services.jobs.claims import give_back, requeue_lost
 from backend.services.jobs.jobs import read_log
 from backend.services.jobs.recovery import recover_jobs
 from backend.services.jobs.workers import beat
-from backend.services.serving.costs.ledger import read_price_ledger
+from backend.services.serving.costs import read_price_ledger
 from backend.services.training.diagnosis import diagnose_run
 from backend.services.training.imported_runs import import_log
 from backend.services.training.run_table import read_run_table

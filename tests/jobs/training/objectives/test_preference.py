@@ -18,7 +18,7 @@ from backend.errors import InvalidInput
 from jobs.modeling.chat import encode_completion
 from jobs.modeling.checkpoints import load_network
 from jobs.modeling.scorers import load_scorer
-from jobs.modeling.tokenizers import load_tokenizer
+from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.reporter import StopRequested
 from jobs.training.context import read_training_context
 from jobs.training.distributed.process_group import ProcessGroup

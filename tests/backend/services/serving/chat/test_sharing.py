@@ -9,9 +9,14 @@ import pytest
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.people.accounts import add_user, disable_account
-from backend.services.serving.chat.exports import export_chat
 from backend.services.serving.chat.presets import delete_preset, list_presets, save_preset
-from backend.services.serving.chat.sharing import list_shares, read_shared, revoke_share, share_conversation
+from backend.services.serving.chat.sharing import (
+    export_chat,
+    list_shares,
+    read_shared,
+    revoke_share,
+    share_conversation,
+)
 from backend.services.serving.chat.turns import send_message
 from backend.services.serving.conversations import delete_conversation
 from tests.support.networks.chat_world import ChatWorld

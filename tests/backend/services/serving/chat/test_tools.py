@@ -12,9 +12,8 @@ import pytest
 from backend.db.tables import Message
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
-from backend.services.serving.chat.documents import chat_document
-from backend.services.serving.chat.exports import export_chat
-from backend.services.serving.chat.reading import read_chat
+from backend.services.serving.chat.reading import chat_document, read_chat
+from backend.services.serving.chat.sharing import export_chat
 from backend.services.serving.chat.turns import continue_answer, regenerate, send_message, send_results
 from backend.services.serving.conversations import MessageView, select_branch
 from tests.support.networks.chat_world import ChatWorld

@@ -14,10 +14,9 @@ from backend.errors import InvalidInput, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user
 from backend.services.people.keys import revoke_key
-from backend.services.serving.chat.documents import chat_document
+from backend.services.serving.chat.generation import ANSWERS
 from backend.services.serving.chat.judgements import rate_answer, vote_on_answers
-from backend.services.serving.chat.live import ANSWERS
-from backend.services.serving.chat.reading import read_chat
+from backend.services.serving.chat.reading import chat_document, read_chat
 from backend.services.serving.chat.turns import continue_answer, regenerate, send_message, stop_answers
 from backend.services.serving.conversations import select_branch
 from backend.services.serving.usage import add_usage

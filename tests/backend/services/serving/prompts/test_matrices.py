@@ -20,8 +20,7 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.data.datasets import resolve_version
 from backend.services.evaluation.tasks import find_single_task, preview_task
 from backend.services.people.accounts import add_user
-from backend.services.serving.chat.generation import AnswerProgress
-from backend.services.serving.chat.live import ANSWERS
+from backend.services.serving.chat.generation import ANSWERS, AnswerProgress
 from backend.services.serving.prompts import matrices
 from backend.services.serving.prompts.matrices import (
     MatrixView,

@@ -14,8 +14,8 @@ from backend.domain.serving.protocol import ChatMessage, Role
 from backend.domain.serving.request_log import LoggedBody, RequestLogConfig, TrafficRules
 from backend.errors import NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
-from backend.services.serving.costs.ledger import read_price_ledger
-from backend.services.serving.feedback import give_feedback
+from backend.services.serving.costs import read_price_ledger
+from backend.services.serving.feedback import give_feedback, store_feedback
 from backend.services.serving.monitoring.traffic import find_window, read_traffic
 from backend.services.serving.request_log.browse import (
     RequestFilter,
@@ -25,7 +25,6 @@ from backend.services.serving.request_log.browse import (
     requests_jsonl,
 )
 from backend.services.serving.request_log.datasets import preview_traffic
-from backend.services.serving.request_log.key_feedback import store_feedback
 from backend.services.serving.request_log.policies import set_log_policy
 from backend.services.serving.usage import UsageRow, UsageStatus, add_usage
 from tests.support.scenario import Scenario, add_row

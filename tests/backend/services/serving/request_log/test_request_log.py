@@ -15,9 +15,9 @@ from backend.domain.data.versions.provenance import TrafficProvenance
 from backend.domain.serving.request_log import LoggedBody, LogMode, RequestLogConfig, TrafficRules, redact
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL, Context
+from backend.services.serving.feedback import store_feedback
 from backend.services.serving.request_log.browse import RequestFilter, browse_requests
 from backend.services.serving.request_log.datasets import make_traffic_dataset, preview_traffic
-from backend.services.serving.request_log.key_feedback import store_feedback
 from backend.services.serving.request_log.policies import forget_requests, log_modes, set_log_policy
 from backend.services.serving.usage import UsageRow, add_usage
 from tests.support.scenario import Scenario

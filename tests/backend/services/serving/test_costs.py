@@ -28,16 +28,16 @@ from backend.domain.serving.request_log import LOAD_TEST
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import claim_job, give_back
 from backend.services.people.keys import check_key, create_key, key_spending
-from backend.services.serving.costs.ledger import read_price_ledger
-from backend.services.serving.costs.prices import replica_prices, set_price
-from backend.services.serving.costs.report import (
+from backend.services.serving.costs import (
     cost_report,
     forecast_this_month,
     price_report,
+    read_price_ledger,
     report_csv,
     standing_costs,
 )
 from backend.services.serving.monitoring.traffic import compare_revisions, find_window
+from backend.services.serving.prices import replica_prices, set_price
 from backend.services.serving.request_log.browse import RequestFilter, browse_requests, get_request
 from backend.services.serving.usage import UsageRow, add_usage
 from tests.support.scenario import Scenario, add_row

@@ -17,9 +17,8 @@ from backend.errors import Conflict, InvalidInput, NotFound, Unavailable
 from backend.infra.replicas import change_adapters
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, require_writer
 from backend.services.context import Context, Person, require_builder
-from backend.services.serving.adapters.served import adapters_of
 from backend.services.serving.deployments import current_deployment, refuse_undeployable
-from backend.services.serving.endpoints import EndpointView, find_endpoint, get_endpoint, served_adapters
+from backend.services.serving.endpoints import EndpointView, adapters_of, find_endpoint, get_endpoint, served_adapters
 from backend.services.serving.replicas import ready_targets
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")

@@ -1,5 +1,9 @@
-"""Keys with which jobs ask this installation's endpoints where `/v1` asks for one: made for an attempt, given to its
-process alone, and revoked when the attempt ends.
+"""Keys with which the installation calls its own endpoints, so that limits, usage and balancing apply to it as to
+every client, where `/v1` asks for one.
+
+A job's is made for an attempt, given to its process alone, and revoked when the attempt ends. The playground's is
+derived from the installation's secret and stored as its hash alone, like every key; revoking it makes the next answer
+use another.
 """
 
 from __future__ import annotations
@@ -8,18 +12,20 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from backend.db.races import retry_races
 from backend.db.tables import ApiKey, Job
 from backend.domain.jobs.load_test import LoadTestPayload
 from backend.domain.jobs.own_keys import JOB_KEYS
 from backend.domain.jobs.payloads import EvaluatePayload, GeneratePayload, JudgePayload
 from backend.domain.jobs.records import Payload
 from backend.domain.openai_servers import JOB_KEY
-from backend.domain.serving.key_limits import MANY_AT_ONCE, ApiEndpoint, KeyScopes
+from backend.domain.serving.key_limits import MANY_AT_ONCE, PLAYGROUND_KEY, ApiEndpoint, KeyScopes
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
 from backend.services.people.keys import hash_key
@@ -100,3 +106,40 @@ def revoke_secrets(session: Session, ctx: Context, keys: Sequence[str]) -> None:
 
 def _key(ctx: Context, job_id: str, attempt: int) -> str:
     return f"rh-{hmac.new(ctx.secret, f'job:{job_id}:{attempt}'.encode(), hashlib.sha256).hexdigest()}"
+
+
+_known: dict[tuple[bytes, str], str] = {}
+
+
+def known_key(ctx: Context) -> str | None:
+    """Return the playground's key as it was last read in this process; the gateway refuses it once it is revoked."""
+    return _known.get((ctx.secret, ctx.db.url))
+
+
+def playground_key(ctx: Context) -> str:
+    """Return the playground's key, made at the first call."""
+    _known[ctx.secret, ctx.db.url] = key = _read_key(ctx)
+    return key
+
+
+@retry_races
+def _read_key(ctx: Context) -> str:
+    own = select(ApiKey.key_hash, ApiKey.revoked_at).where(ApiKey.name == PLAYGROUND_KEY, ApiKey.user_id.is_(None))
+    with ctx.db.read() as session:
+        revoked = dict(session.execute(own).all())
+    for number in count():
+        key = _derive(ctx, number)
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        if digest in revoked:
+            if revoked[digest] is None:
+                return key
+            continue
+        with ctx.db.write() as session:
+            if session.scalar(select(ApiKey.id).where(ApiKey.key_hash == digest)) is None:
+                session.add(ApiKey(name=PLAYGROUND_KEY, key_hash=digest, hint=key[-4:], user_id=None))
+        return key
+    raise AssertionError("count() does not end")
+
+
+def _derive(ctx: Context, number: int) -> str:
+    return f"rh-{hmac.new(ctx.secret, f'playground:{number}'.encode(), hashlib.sha256).hexdigest()}"

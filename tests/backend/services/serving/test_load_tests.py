@@ -27,7 +27,7 @@ from backend.services.jobs.claims import claim_job
 from backend.services.jobs.jobs import get_job, stop_job
 from backend.services.jobs.recovery import recover_jobs
 from backend.services.people.keys import check_key, create_key, list_keys
-from backend.services.serving.load.load_tests import (
+from backend.services.serving.load_tests import (
     find_load_job,
     list_load_tests,
     load_test_csv,

@@ -36,7 +36,7 @@ from backend.services.jobs.jobs import JobView, add_job, get_job, view, wake
 from backend.services.people.keys import create_key
 from backend.services.serving.chat.contexts import endpoint_facts
 from backend.services.serving.endpoints import find_endpoint
-from backend.services.serving.job_keys import KEY_LASTS, create_job_key, revoke_secrets, scopes_of
+from backend.services.serving.own_keys import KEY_LASTS, create_job_key, revoke_secrets, scopes_of
 from backend.services.serving.replicas import Target, ready_targets
 from backend.services.tokenizers.sources import resolve_source
 from backend.services.tokenizers.tokenization import count_tokens

@@ -10,7 +10,7 @@ from backend.domain.estimates.prices import DevicePrices
 from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.people.accounts import add_user
-from backend.services.serving.costs.prices import current_prices, list_prices, remove_price, set_price
+from backend.services.serving.prices import current_prices, list_prices, remove_price, set_price
 
 
 @pytest.fixture
