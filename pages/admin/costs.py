@@ -17,7 +17,7 @@ from pages.components.confirm import draw_confirmed
 from pages.components.downloads import draw_download
 from pages.components.frame import draw_metric, draw_plot, empty_state, page_frame, plain, rerun_after
 from pages.components.numbers import draw_number, form_button, number_form
-from pages.components.serving.costs.charts import daily_figure, split_figure
+from pages.components.serving.cost_charts import daily_figure, split_figure
 from pages.components.tables import draw_table
 from pages.components.words import when
 

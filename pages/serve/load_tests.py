@@ -11,8 +11,7 @@ from backend.services.serving.load_tests import find_load_job, list_load_tests
 from pages.components import routes
 from pages.components.frame import empty_state, page_frame, show_problem, warn_unknown
 from pages.components.job_progress import draw_job
-from pages.components.serving.load.results import draw_load_results
-from pages.components.serving.load.start import draw_start
+from pages.components.serving.load_tests import draw_load_results, draw_start
 
 
 def choose_endpoint(ctx: Context) -> str | None:

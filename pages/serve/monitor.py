@@ -28,7 +28,7 @@ from pages.components import routes
 from pages.components.choices import choose_from, choose_one
 from pages.components.frame import draw_metric, draw_plot, empty_state, live_part, page_frame, plain
 from pages.components.links import page_link
-from pages.components.serving.monitoring.charts import Series, break_at_gaps, lines_figure, stacked_figure
+from pages.components.serving.monitor_charts import Series, break_at_gaps, lines_figure, stacked_figure
 from pages.components.serving.replica_table import draw_replica_table
 from pages.components.words import ago, time_zone, two_times
 

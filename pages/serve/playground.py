@@ -25,9 +25,8 @@ from pages.components import routes
 from pages.components.browser.chat.component import chat
 from pages.components.confirm import close_menu, menu_key
 from pages.components.frame import empty_state, page_frame, plain, rerun_after
-from pages.components.serving.chat_form import draw_settings
+from pages.components.serving.chat_form import draw_settings, newest_draft
 from pages.components.serving.chat_menu import draw_title
-from pages.components.serving.chat_prompts import newest_draft
 
 MAX_OFFERED = 3
 RECENT = 3

@@ -1,14 +1,20 @@
-"""Form of a chat's settings: endpoints, system prompt, sampling, schema and tools."""
+"""Form of a chat's settings: endpoints, system prompt, sampling, schema and tools; presets of them, and the team's
+prompts: chosen by name, their variables filled in, and changes saved.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from functools import partial
+from secrets import token_hex
 from typing import Any
 
 import streamlit as st
 from pydantic import ValidationError
 from streamlit.delta_generator import DeltaGenerator
 
+from backend.domain.evaluation.prompts import PromptText
 from backend.domain.json_values import FieldValues
 from backend.domain.serving.chat import (
     FILTER_LABELS,
@@ -25,20 +31,18 @@ from backend.domain.serving.protocol import MAX_SEED
 from backend.domain.validation import describe_fault, validation_message
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
+from backend.services.serving.chat.presets import PresetView, delete_preset, list_presets, save_preset
 from backend.services.serving.conversations import ConversationView
 from backend.services.serving.endpoints import EndpointView, describe_same_models
-from pages.components.frame import handled, plain
+from backend.services.serving.prompts.prompts import get_prompt, list_prompt_names, save_prompt
+from pages.components import routes
+from pages.components.browser.chat.component import ChatDraft
+from pages.components.choices import choose_from
+from pages.components.confirm import close_menu, draw_confirmed_in_menu, menu_key
+from pages.components.frame import errors_shown, handled, plain, rerun_after, spoken
+from pages.components.links import page_link
 from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.serving.chat_menu import draw_chosen_endpoints, draw_code
-from pages.components.serving.chat_presets import (
-    draw_preset_choice,
-    draw_preset_saving,
-    fill_settings,
-    filled_values,
-    forget_filled,
-    widget_key,
-)
-from pages.components.serving.chat_prompts import draw_team_prompts
 
 SETTINGS_WIDTH = 480
 """Pixels: the menu is as wide on each of its tabs."""
@@ -359,3 +363,151 @@ def draw_values(stored: ChatSettings | None, *, scope: str, temperature: float) 
         )
         below["tools"] = st.empty()
     return values, below
+
+
+def draw_preset_choice(ctx: Context, person: Person, *, scope: str) -> None:
+    """Draw the presets; choosing one fills in the fields below."""
+    presets = {preset.id: preset for preset in list_presets(ctx, person=person)}
+    if not presets:
+        return
+    options = [None, *presets]
+    choose_from(
+        "Preset",
+        options,
+        words=lambda value: _preset_label(presets[value]) if value else "Choose a preset",
+        key=f"preset_{scope}",
+        on_change=_apply_preset,
+        args=(presets, scope),
+        placeholder="Choose a preset",
+    )
+
+
+def draw_preset_saving(ctx: Context, person: Person, settings: ChatSettings, *, scope: str) -> None:
+    """Draw how to save the settings as a preset, and to delete one's own."""
+    with st.expander("Save as preset", icon=":material/bookmark:", key=f"save_preset_{scope}"):
+        name = st.text_input("Preset name", key=f"preset_name_{scope}")
+        shared = st.toggle("Share with every account", key=f"preset_shared_{scope}")
+        if st.button("Save", key=f"preset_save_{scope}", type="primary", disabled=not name.strip()):
+            with rerun_after():
+                save_preset(ctx, name, settings, is_shared=shared, person=person)
+                st.toast(f"Saved {plain(name)}", icon=":material/bookmark:")
+        for preset in list_presets(ctx, person=person):
+            if preset.is_own:
+                draw_confirmed_in_menu(
+                    f"Delete {plain(preset.name)}",
+                    "Other accounts lose this preset, too." if preset.is_shared else "The preset is deleted.",
+                    partial(delete_preset, ctx, preset.id, person=person),
+                    key=f"preset_delete_{preset.id}",
+                )
+
+
+def _preset_label(preset: PresetView) -> str:
+    return preset.name if preset.is_own else f"{preset.name} (by {preset.owner})"
+
+
+def filled_values(scope: str) -> dict[str, object]:
+    """Return the values that an applied preset fills in, by field; none without one."""
+    values: dict[str, object] = st.session_state.get(f"filled_{scope}", {}).get("values", {})
+    return values
+
+
+def widget_key(field: str, *, scope: str) -> str:
+    """Return the key of a setting's widget. An applied preset begins new widgets, which start with its values: the
+    browser shows a value set in the session's state only where the menu is open in that run.
+    """
+    times = st.session_state.get(f"filled_{scope}", {}).get("times", 0)
+    return f"{field}_{scope}#{times}" if times else f"{field}_{scope}"
+
+
+@handled
+def _apply_preset(presets: dict[str, PresetView], scope: str) -> None:
+    if (chosen := presets.get(st.session_state.get(f"preset_{scope}") or "")) is not None:
+        fill_settings(chosen.settings, scope=scope)
+
+
+def fill_settings(settings: AnswerSettings, *, scope: str) -> None:
+    """Fill these settings in, in place of what the widgets hold."""
+    times = st.session_state.get(f"filled_{scope}", {}).get("times", 0)
+    values = {field: getattr(settings, field) for field in AnswerSettings.model_fields}
+    st.session_state[f"filled_{scope}"] = {"times": times + 1, "values": values}
+
+
+def forget_filled(scope: str) -> None:
+    """Forget what was filled in, where the widgets begin again with stored values; also of each side."""
+    for key in [str(key) for key in st.session_state]:
+        if re.match(rf"(filled_|shared_of_|base_of_){re.escape(scope)}(@|$)", key):
+            del st.session_state[key]
+
+
+DRAFT = "playground_draft"
+"""Key of the session state: the message that the conversation's field takes over."""
+
+
+def newest_draft() -> ChatDraft | None:
+    """Return the newest message that a prompt wrote."""
+    draft: ChatDraft | None = st.session_state.get(DRAFT)
+    return draft
+
+
+def draw_team_prompts(ctx: Context, person: Person, settings: AnswerSettings, *, scope: str) -> None:
+    """Draw the menu of prompts: name, text, variables, and the buttons that use and save them. `settings` are those
+    whose system prompt a prompt replaces.
+    """
+    names = list_prompt_names(ctx)
+    requested = st.query_params.get("prompt")
+    key = menu_key("prompts_menu")
+    is_requested = requested in names
+    if is_requested:
+        st.session_state.setdefault(key, True)  # open, so that a prompt chosen on its page is seen
+    with st.popover("Prompts", icon=":material/article:", key=key, on_change="rerun" if is_requested else "ignore"):
+        if not names:
+            st.caption("No prompt yet.")
+            page_link(routes.PROMPTS, "Write one", {"new": "1"})
+            return
+        name = st.selectbox(
+            "Prompt",
+            names,
+            index=names.index(requested) if requested in names else None,
+            key=f"prompt_{scope}",
+            placeholder="Choose a prompt",
+        )
+        if name is None:
+            return
+        prompt = get_prompt(ctx, name)
+        newest = prompt.newest
+        key = f"prompt_{scope}_{newest.id}"
+        values = {
+            "system": st.text_area("System prompt", newest.body.system, key=f"{key}_system", height=80),
+            "text": st.text_area("Message", newest.body.text, key=f"{key}_text", height=130),
+        }
+        row = {
+            variable: st.text_area(spoken(variable) or variable, key=f"{key}_{variable}", height=68)
+            for variable in newest.body.variables
+        }
+        with st.container(horizontal=True):
+            if st.button("Use", key=f"{key}_use", type="primary", icon=":material/edit_note:"):
+                with errors_shown():
+                    use_prompt(values, row, settings, scope=scope)
+            is_changed = values != {"system": newest.body.system, "text": newest.body.text}
+            if st.button(
+                f"Save as version {newest.number + 1}",
+                key=f"{key}_save",
+                disabled=not is_changed,
+                icon=":material/save:",
+            ):
+                with rerun_after():
+                    saved = save_prompt(ctx, name, values, after=newest.number, person=person)
+                    st.toast(f"Saved version {saved.newest.number}", icon=":material/check:")
+        page_link(routes.PROMPTS, "Versions", {"prompt": name}, icon="history")
+
+
+def use_prompt(values: dict[str, str], row: dict[str, str], settings: AnswerSettings, *, scope: str) -> None:
+    """Put a prompt's system prompt into the settings, and its message into the field. Raises TemplateFault for a
+    variable that is missing.
+    """
+    system, text = PromptText.model_validate(values).fill(row)
+    fill_settings(settings.model_copy(update={"system": system}), scope=scope)
+    st.session_state[DRAFT] = ChatDraft(token_hex(6), text)
+    close_menu("prompts_menu")
+    st.query_params.pop("prompt", None)
+    st.rerun()

@@ -1,8 +1,11 @@
-"""One endpoint: its state, load and changes; traffic, API, requests, logs, revisions and settings as tabs."""
+"""One endpoint: its state, load and changes; its adapters and shadow; traffic, API, requests, logs, revisions and
+settings as tabs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import streamlit as st
@@ -12,12 +15,26 @@ from backend.domain.serving.call_code import curl_code, first_body, javascript_c
 from backend.domain.serving.request_log import RequestLogConfig
 from backend.domain.validation import read_values
 from backend.domain.wording import percent, plural
+from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.health import GATEWAY, HEALTH
 from backend.services.jobs.jobs import read_log
+from backend.services.serving.adapters import (
+    add_adapter,
+    list_adapter_checkpoints,
+    list_adapters,
+    remove_adapter,
+)
 from backend.services.serving.aliases import explain_alias, get_alias
 from backend.services.serving.deployments import delete_endpoint, start_endpoint, stop_endpoint
-from backend.services.serving.endpoints import EndpointView, get_endpoint, list_revisions, why_not_delete, why_not_own
+from backend.services.serving.endpoints import (
+    EndpointView,
+    get_endpoint,
+    list_endpoints,
+    list_revisions,
+    why_not_delete,
+    why_not_own,
+)
 from backend.services.serving.load_tests import list_load_tests
 from backend.services.serving.monitoring.traffic import (
     RevisionTraffic,
@@ -27,10 +44,12 @@ from backend.services.serving.monitoring.traffic import (
 )
 from backend.services.serving.request_log.browse import RequestFilter, browse_requests
 from backend.services.serving.request_log.policies import get_log_policy, set_log_policy
+from backend.services.serving.shadows import read_shadow, start_shadow, stop_shadow
 from pages.components import routes
 from pages.components.charts.html import bars, figure
 from pages.components.charts.style import BLUE
-from pages.components.choices import choose_one
+from pages.components.choices import choose_from, choose_one
+from pages.components.confirm import draw_confirmed
 from pages.components.frame import (
     draw_figure,
     draw_metric,
@@ -43,19 +62,19 @@ from pages.components.frame import (
     with_code,
 )
 from pages.components.links import draw_who_reaches, page_link, row_link
-from pages.components.numbers import draw_number, number_form, refuse_wrong_numbers
+from pages.components.numbers import draw_number, number_form, refuse_wrong_numbers, wrong_numbers
 from pages.components.people.keys import draw_key_of, key_to_show
-from pages.components.serving.adapters import draw_adapters
 from pages.components.serving.request_table import draw_request_rows, draw_whose_requests
 from pages.components.serving.rollout import (
+    choose_successor,
     draw_canary,
     draw_canary_form,
     draw_rollback,
     draw_rollout,
     draw_scale,
     draw_swap,
+    label_beside,
 )
-from pages.components.serving.shadow import draw_shadow, draw_shadow_form
 from pages.components.serving.traffic_dataset import TRAFFIC_OF
 from pages.components.serving.upstream_form import draw_upstream
 from pages.components.tables import draw_table
@@ -480,3 +499,113 @@ def draw_newest_load_tests(ctx: Context, name: str) -> None:
 
 def _pair(spread: dict[str, float] | None) -> str | None:
     return None if spread is None else f"{spread['p50_ms']:,.0f} / {spread['p95_ms']:,.0f}"
+
+
+def draw_adapters(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw the adapters beside an endpoint's base; nothing for another server's model, or where no adapter was trained
+    on the base.
+    """
+    if endpoint.config.upstream is not None:
+        return
+    adapters = list_adapters(ctx, endpoint.name)
+    checkpoints = {view.id: view.name for view in list_adapter_checkpoints(ctx, endpoint)}
+    if not adapters and not checkpoints:
+        return
+    title = f"Adapters ({len(adapters)})" if adapters else "Adapters"
+    with st.expander(title, icon=":material/layers:", key=f"adapters_{endpoint.name}"):
+        for adapter in adapters:
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.markdown(f"`{adapter.model}`", width="content")
+                query, key = {"checkpoint": adapter.checkpoint_id}, f"adapter_of_{adapter.model}"
+                row_link(adapter.checkpoint_name, page=routes.CHECKPOINTS, query=query, key=key)
+                st.space("stretch")
+                draw_confirmed(
+                    "Unload",
+                    f"Requests for `{adapter.model}` are refused from now on. The adapter's checkpoint stays.",
+                    partial(remove_adapter, ctx, endpoint.name, adapter.name, person=person),
+                    key=f"adapter_unload_{adapter.model}",
+                    icon="eject",
+                )
+        if checkpoints:
+            _draw_adapter_form(ctx, person, endpoint, checkpoints)
+
+
+def _draw_adapter_form(ctx: Context, person: Person, endpoint: EndpointView, checkpoints: dict[str, str]) -> None:
+    grid = st.grid(2, min_column_width=200)
+    chosen = choose_from(
+        "Adapter",
+        checkpoints,
+        key=f"adapter_checkpoint_{endpoint.name}",
+        help="Trained by LoRA on the checkpoint that this endpoint serves.",
+        place=grid,
+    )
+    name = grid.text_input(
+        "Name", key=f"adapter_name_{endpoint.name}", help=f"Clients send `{endpoint.name}:NAME` as `model=`."
+    ).strip()
+    if st.button("Load", icon=":material/add:", key=f"adapter_load_{endpoint.name}", disabled=not name):
+        with rerun_after():
+            add_adapter(ctx, endpoint.name, name, checkpoint_id=chosen, person=person)
+            st.toast(f"{plain(endpoint.name)}:{plain(name)} is served", icon=":material/layers:")
+
+
+OWN, OTHER = "Checkpoint", "Endpoint"
+NOT_COPIED = (
+    "Not copied: requests for several answers or with probabilities, those that the endpoint did not answer, those that"
+    " arrive before the shadow is ready, and copies beyond 64 that wait. Copies that wait are counted once they are"
+    " answered."
+)
+
+
+@number_form
+def draw_shadow_form(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw the form that starts a shadow; nothing while one runs."""
+    if endpoint.shadow is not None:
+        return
+    name = endpoint.name
+    with st.popover("Shadow", icon=":material/content_copy:", key=f"shadow_menu_{name}"):
+        st.caption("Copies of requests are answered a second time and compared. Clients never see these answers.")
+        others = [view.name for view in list_endpoints(ctx, include_stopped=False) if view.name != name]
+        kind = choose_one("Answered by", [OWN, OTHER] if others else [OWN], default=OWN, key=f"shadow_kind_{name}")
+        chosen: str | None
+        if kind == OTHER:
+            chosen = st.selectbox("Endpoint", others, key=f"shadow_endpoint_{name}")
+        else:
+            checkpoints = label_beside(ctx, list_checkpoints(ctx, ready=True), served=endpoint.checkpoint_id)
+            chosen = choose_successor(ctx, checkpoints, key=f"shadow_checkpoint_{name}", endpoint=endpoint)
+        percent = draw_number(st, "Percent of requests", 0.1, 100.0, 10.0, key=f"shadow_percent_{name}", is_whole=False)
+        if (
+            st.button(
+                "Start shadow", type="primary", key=f"shadow_{name}", disabled=chosen is None or bool(wrong_numbers())
+            )
+            and chosen
+        ):
+            with rerun_after():
+                own, other = (None, chosen) if kind == OTHER else (chosen, None)
+                start_shadow(ctx, name, checkpoint_id=own, endpoint=other, percent=percent, person=person)
+
+
+def draw_shadow(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw the shadow that runs, how its answers compare, and its end."""
+    shadow = endpoint.shadow
+    if shadow is None:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", key=f"shadow_row_{endpoint.name}"):
+        st.badge(f"shadow {shadow.percent:g} %", icon=":material/content_copy:", color="violet")
+        key = f"shadow_of_{endpoint.name}"
+        if shadow.endpoint:
+            row_link(shadow.endpoint, page=routes.ENDPOINTS, query={"name": shadow.endpoint}, key=key)
+        else:
+            row_link(
+                shadow.checkpoint_name, page=routes.CHECKPOINTS, query={"checkpoint": shadow.checkpoint_id}, key=key
+            )
+        report = read_shadow(ctx, endpoint.name)
+        is_starting = not shadow.endpoint and not shadow.num_ready
+        st.caption(
+            "starting" if is_starting and not report.requests else plain(report.describe()),
+            width="content",
+            help=NOT_COPIED,
+        )
+        st.space("stretch")
+        if st.button("Stop shadow", icon=":material/close:", key=f"stop_shadow_{endpoint.name}"):
+            with rerun_after():
+                stop_shadow(ctx, endpoint.name, person=person)

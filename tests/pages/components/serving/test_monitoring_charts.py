@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pages.components.serving.monitoring.charts import break_at_gaps, lines_figure, stacked_figure
+from pages.components.serving.monitor_charts import break_at_gaps, lines_figure, stacked_figure
 
 START = datetime(2026, 11, 27, tzinfo=UTC)
 
