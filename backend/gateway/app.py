@@ -52,7 +52,7 @@ from backend.gateway.dialects.responses import (
 from backend.gateway.dialects.scores import RerankBody, ScoreBody, collect_scores
 from backend.gateway.directory import Directory, ModelEntry, Principal
 from backend.gateway.errors import ApiError, ErrorStyle, invalid_key, unavailable
-from backend.gateway.feedback import FeedbackBody, body_to_log, job_of, post_feedback
+from backend.gateway.feedback import FeedbackBody, post_feedback
 from backend.gateway.keys import KeyCheck, KeyGate, OpenAnswers, check_scope
 from backend.gateway.limits import LimitStore, MemoryLimits
 from backend.gateway.metrics import GatewayMetrics, render_live
@@ -63,7 +63,9 @@ from backend.gateway.request import (
     ApiExchange,
     Events,
     Identity,
+    body_to_log,
     headers_of,
+    job_of,
     make_request_id,
 )
 from backend.gateway.usage import UsageWriter

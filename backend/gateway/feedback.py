@@ -1,25 +1,18 @@
-"""`POST /v1/feedback`: a thumb, a correction or a comment on an answer; and bodies on their way to the request log."""
+"""`POST /v1/feedback`: a thumb, a correction or a comment on an answer."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, model_validator
-from starlette.requests import Request
 
-from backend.domain.json_values import JsonObject
-from backend.domain.serving.protocol import GenerateRequest
-from backend.domain.serving.request_log import JOB, OPT_OUT, LoggedBody, LogMode
 from backend.gateway.dialects.fields import StrictBody
 from backend.gateway.directory import Directory, Principal
 from backend.gateway.errors import ApiError
 
 RATINGS = {"up": 1, "down": -1, 1: 1, -1: -1}
 TRIES, PAUSE_S = 4, 0.4  # a request is stored shortly after its answer
-JOB_ID = re.compile(r"[0-9a-z]{12}")
-OFF = {"off", "0", "false", "no"}
 
 
 class FeedbackBody(StrictBody):
@@ -57,30 +50,3 @@ async def post_feedback(directory: Directory, body: FeedbackBody, *, principal: 
     raise ApiError(
         404, f"This key made no request {body.id!r}; send the `id` of its answer.", code="request_not_found", param="id"
     )
-
-
-def job_of(http: Request) -> str | None:
-    """Return the job that a request names as the one it is made for; None for a header that is not an id."""
-    job = http.headers.get(JOB, "")
-    return job if JOB_ID.fullmatch(job) else None
-
-
-def body_to_log(
-    mode: LogMode, http: Request, request: GenerateRequest, *, kind: Literal["chat", "text"]
-) -> LoggedBody | None:
-    """Return what the log takes of a request: nothing where its endpoint logs nothing or the client opts out."""
-    if mode == "off" or http.headers.get(OPT_OUT, "").strip().lower() in OFF:
-        return None
-    params = request.params.model_dump(mode="json", exclude_defaults=True, exclude={"logit_bias", "constraint"})
-    return LoggedBody(kind=kind, params=params, messages=_messages(request) if mode == "bodies" else None)
-
-
-def _messages(request: GenerateRequest) -> list[JsonObject]:
-    if request.messages is not None:
-        return [message.as_dict() for message in request.messages]
-    texts = (
-        [request.prompt]
-        if request.prompt is not None
-        else [prompt for prompt in request.prompts or () if isinstance(prompt, str)]
-    )
-    return [{"role": "user", "content": text} for text in texts]

@@ -1,21 +1,26 @@
-"""One request on its way through the gateway: its identity, the times of its tokens, and its consumption."""
+"""One request on its way through the gateway: its identity, the times of its tokens, its consumption, and its body on
+the way to the request log.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Literal
 from uuid import uuid4
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from backend.domain.json_values import JsonObject
 from backend.domain.serving.key_limits import KeyLimits
 from backend.domain.serving.latency import bucket_of
-from backend.domain.serving.protocol import Accepted, FinishEvent, OpenEvent, TokenEvent
-from backend.domain.serving.request_log import LOAD_TEST, LoggedBody
+from backend.domain.serving.protocol import Accepted, FinishEvent, GenerateRequest, OpenEvent, TokenEvent
+from backend.domain.serving.request_log import JOB, LOAD_TEST, OPT_OUT, LoggedBody, LogMode
 from backend.domain.serving.upstream import Upstream
 from backend.gateway.directory import Principal, ReplicaAddress, name_tenant
 from backend.gateway.limits import WINDOW_S, Counted, Refusal
@@ -281,3 +286,34 @@ def limit_headers(limits: KeyLimits, counted: Counted | Refusal) -> dict[str, st
         headers[f"x-ratelimit-remaining-{name}"] = str(max(0, int(limit - used)))
         headers[f"x-ratelimit-reset-{name}"] = f"{reset_s}s"
     return headers
+
+
+JOB_ID = re.compile(r"[0-9a-z]{12}")
+OFF = {"off", "0", "false", "no"}
+
+
+def job_of(http: Request) -> str | None:
+    """Return the job that a request names as the one it is made for; None for a header that is not an id."""
+    job = http.headers.get(JOB, "")
+    return job if JOB_ID.fullmatch(job) else None
+
+
+def body_to_log(
+    mode: LogMode, http: Request, request: GenerateRequest, *, kind: Literal["chat", "text"]
+) -> LoggedBody | None:
+    """Return what the log takes of a request: nothing where its endpoint logs nothing or the client opts out."""
+    if mode == "off" or http.headers.get(OPT_OUT, "").strip().lower() in OFF:
+        return None
+    params = request.params.model_dump(mode="json", exclude_defaults=True, exclude={"logit_bias", "constraint"})
+    return LoggedBody(kind=kind, params=params, messages=_messages(request) if mode == "bodies" else None)
+
+
+def _messages(request: GenerateRequest) -> list[JsonObject]:
+    if request.messages is not None:
+        return [message.as_dict() for message in request.messages]
+    texts = (
+        [request.prompt]
+        if request.prompt is not None
+        else [prompt for prompt in request.prompts or () if isinstance(prompt, str)]
+    )
+    return [{"role": "user", "content": text} for text in texts]

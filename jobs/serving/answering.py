@@ -51,8 +51,7 @@ from backend.errors import InvalidInput, RoundhouseError
 from jobs.modeling.chat import encode_answer, encode_completion, render_chat, text_alone
 from jobs.modeling.tokenizers import encode_plain_prompt
 from jobs.serving.adapters import LoadedAdapter
-from jobs.serving.detokenize import TokenTexts
-from jobs.serving.engine import Choice, Engine, Handle, OnEvent, PromptTooLong, QueueFull
+from jobs.serving.engine import Choice, Engine, Handle, OnEvent, PromptTooLong, QueueFull, TokenTexts
 from jobs.serving.grammar import Grammars
 from jobs.serving.reading import PromptReader, ScoringEngine, scores_none, writes_no_text
 

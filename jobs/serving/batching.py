@@ -23,7 +23,6 @@ from jobs.modeling.devices import free_bytes
 from jobs.modeling.kv_shape import read_kv_shape
 from jobs.serving.adapters import AdapterBank, CacheSalts, groups_of
 from jobs.serving.continuous_batching import CONTROL, BatchedRequest, BatchHooks, ContinuousBatching
-from jobs.serving.detokenize import TokenDecoder
 from jobs.serving.drafts import Draft, Speculation
 from jobs.serving.engine import (
     FIRST,
@@ -34,6 +33,7 @@ from jobs.serving.engine import (
     Handle,
     OnEvent,
     RateMeter,
+    TokenDecoder,
     in_turn,
     most_running,
     read_limits,

@@ -15,7 +15,6 @@ import aiohttp
 
 from backend.domain.serving.protocol import NOT_RESUMED, REQUEST_FAILED, SamplingParams
 from backend.errors import InvalidInput, Unavailable
-from jobs.serving.detokenize import TokenDecoder
 from jobs.serving.engine import (
     FIRST,
     Choice,
@@ -26,6 +25,7 @@ from jobs.serving.engine import (
     NetworkLimits,
     OnEvent,
     RateMeter,
+    TokenDecoder,
     in_turn,
     most_running,
     refuse_full,

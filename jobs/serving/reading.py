@@ -21,8 +21,7 @@ from transformers import DynamicCache
 from backend.domain.serving.protocol import SamplingParams
 from backend.errors import InvalidInput
 from jobs.serving.adapters import AdapterBank, LoadedAdapter
-from jobs.serving.detokenize import TokenDecoder
-from jobs.serving.engine import FIRST, Choice, EngineStats, Handle, OnEvent, read_limits
+from jobs.serving.engine import FIRST, Choice, EngineStats, Handle, OnEvent, TokenDecoder, read_limits
 from jobs.serving.sampling import TokenLogprobs, token_logprobs
 
 PART_TOKENS = 256

@@ -42,8 +42,7 @@ from backend.errors import InvalidInput, JobFailed, RoundhouseError, Unavailable
 from backend.infra.hosts import HostGuard, HostRules
 from jobs.serving.adapters import AdapterFolders
 from jobs.serving.answering import Prepared, PromptLimit, ServedNetwork, prepare_answer
-from jobs.serving.detokenize import TokenTexts
-from jobs.serving.engine import Engine, Handle, QueueFull
+from jobs.serving.engine import Engine, Handle, QueueFull, TokenTexts
 from jobs.serving.grammar import Grammars
 from jobs.serving.reading import PromptReader, ScoringEngine
 from jobs.serving.start import generate_one_token

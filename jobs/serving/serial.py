@@ -14,7 +14,6 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from backend.domain.serving.protocol import ENGINE_FAILED, SamplingParams
 from backend.errors import Unavailable
 from jobs.serving.adapters import AdapterBank
-from jobs.serving.detokenize import TokenDecoder
 from jobs.serving.engine import (
     FIRST,
     Choice,
@@ -24,6 +23,7 @@ from jobs.serving.engine import (
     Handle,
     OnEvent,
     RateMeter,
+    TokenDecoder,
     read_limits,
     refuse_full,
 )

@@ -13,9 +13,8 @@ from jobs.modeling.devices import is_gpu, is_out_of_memory
 from jobs.serving.adapters import AdapterBank
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.continuous_batching import check_transformers
-from jobs.serving.detokenize import TokenDecoder
 from jobs.serving.drafts import Draft, why_unfit
-from jobs.serving.engine import Engine
+from jobs.serving.engine import Engine, TokenDecoder
 from jobs.serving.serial import SerialEngine
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import streamlit as st
 from backend.domain.evaluation.prompts import MAX_SYSTEM, MAX_TEXT, prompt_diff
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
-from backend.services.serving.prompts.prompts import (
+from backend.services.serving.prompts import (
     MAX_NOTE,
     PromptVersionView,
     PromptView,

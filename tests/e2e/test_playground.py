@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 from backend.bootstrap import build_context
 from backend.cli.processes import broker_binary
 from backend.services.context import LOCAL
-from backend.services.serving.prompts.prompts import save_prompt
+from backend.services.serving.prompts import save_prompt
 from tests.support.browser import Visitor, visit
 from tests.support.filled_installation import HOSTILE_ANSWER
 from tests.support.gateway_fixtures import eventually

@@ -18,7 +18,7 @@ from backend.services.serving.chat.presets import list_presets, save_preset
 from backend.services.serving.chat.sharing import share_conversation
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint
-from backend.services.serving.prompts.prompts import get_prompt, save_prompt
+from backend.services.serving.prompts import get_prompt, save_prompt
 from backend.services.serving.replicas import record_ready
 from tests.support.opening import EVIL, open_page, words
 from tests.support.serving.stored_chat import add_message, start_conversation

@@ -11,8 +11,8 @@ from backend.db.tables import PromptMatrix
 from backend.domain.serving.prompt_matrix import MatrixAnswers
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.tasks import get_task
-from backend.services.serving.prompts.matrices import list_prompt_matrices
-from backend.services.serving.prompts.prompts import get_prompt, list_team_prompts, save_prompt
+from backend.services.serving.prompt_matrices import list_prompt_matrices
+from backend.services.serving.prompts import get_prompt, list_team_prompts, save_prompt
 from tests.support.filled_installation import HOSTILE_ANSWER, fill
 from tests.support.gateway_fixtures import eventually
 from tests.support.networks.chat_world import ChatWorld, chat_world

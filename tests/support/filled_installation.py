@@ -24,7 +24,7 @@ from backend.services.jobs.workers import beat
 from backend.services.people.accounts import add_user
 from backend.services.people.keys import create_key
 from backend.services.serving.deployments import deploy, stop_endpoint
-from backend.services.serving.prompts.prompts import save_prompt
+from backend.services.serving.prompts import save_prompt
 from backend.services.serving.replicas import record_ready
 from backend.services.serving.request_log.policies import set_log_policy
 from backend.services.training.sweeps import launch_sweep

@@ -15,7 +15,7 @@ from backend.domain.evaluation.prompts import prompt_diff
 from backend.domain.names import clean_name
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import LOCAL
-from backend.services.serving.prompts.prompts import (
+from backend.services.serving.prompts import (
     MAX_NAME,
     PromptVersionView,
     PromptView,

@@ -34,7 +34,7 @@ from backend.services.context import Context, Person
 from backend.services.serving.chat.presets import PresetView, delete_preset, list_presets, save_preset
 from backend.services.serving.conversations import ConversationView
 from backend.services.serving.endpoints import EndpointView, describe_same_models
-from backend.services.serving.prompts.prompts import get_prompt, list_prompt_names, save_prompt
+from backend.services.serving.prompts import get_prompt, list_prompt_names, save_prompt
 from pages.components import routes
 from pages.components.browser.chat.component import ChatDraft
 from pages.components.choices import choose_from

@@ -17,7 +17,7 @@ from backend.services.data.datasets import list_datasets
 from backend.services.data.views import VersionView
 from backend.services.serving.adapters import list_adapter_endpoints
 from backend.services.serving.endpoints import list_alias_endpoints, list_endpoints
-from backend.services.serving.prompts.matrices import (
+from backend.services.serving.prompt_matrices import (
     MatrixLine,
     dataset_rows,
     delete_matrix,
@@ -27,7 +27,7 @@ from backend.services.serving.prompts.matrices import (
     start_matrix,
     stop_matrix,
 )
-from backend.services.serving.prompts.prompts import PromptVersionView, PromptView
+from backend.services.serving.prompts import PromptVersionView, PromptView
 from pages.components import routes
 from pages.components.choices import by_identity, choose_from, choose_one
 from pages.components.confirm import close_menu, draw_confirmed, menu_key

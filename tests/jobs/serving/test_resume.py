@@ -27,7 +27,7 @@ from backend.domain.serving.protocol import (
 )
 from jobs.serving.answering import ServedNetwork, prepare_answer
 from jobs.serving.batching import BatchingEngine
-from jobs.serving.detokenize import TokenTexts
+from jobs.serving.engine import TokenTexts
 from jobs.serving.grammar import Grammars
 from jobs.serving.serial import SerialEngine
 from tests.support.networks.chat_styles import QWEN3

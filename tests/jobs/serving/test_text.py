@@ -15,8 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from backend.domain.checkpoints.chat_templates import PLAIN_TEMPLATE
 from backend.domain.serving.protocol import ChatMessage, GenerateRequest, Role, SamplingParams, ToolChoice
 from jobs.serving.answering import ServedNetwork, encode_prompts, prepare_answer
-from jobs.serving.detokenize import TextStream, TokenTexts
-from jobs.serving.engine import PromptTooLong
+from jobs.serving.engine import PromptTooLong, TextStream, TokenTexts
 from jobs.serving.grammar import Grammars
 from jobs.serving.sampling import SamplingState, choose_tokens
 from tests.support.networks.serving_networks import make_tokenizer

@@ -10,7 +10,7 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, Roundho
 from backend.services.context import LOCAL, Context, Person
 from backend.services.people.accounts import add_user
 from backend.services.search import search
-from backend.services.serving.prompts.prompts import (
+from backend.services.serving.prompts import (
     delete_prompt,
     get_prompt,
     get_version,

@@ -20,9 +20,9 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.data.datasets import resolve_version
 from backend.services.evaluation.tasks import find_single_task, preview_task
 from backend.services.people.accounts import add_user
+from backend.services.serving import prompt_matrices
 from backend.services.serving.chat.generation import ANSWERS, AnswerProgress
-from backend.services.serving.prompts import matrices
-from backend.services.serving.prompts.matrices import (
+from backend.services.serving.prompt_matrices import (
     MatrixView,
     dataset_rows,
     delete_matrix,
@@ -32,7 +32,7 @@ from backend.services.serving.prompts.matrices import (
     start_matrix,
     stop_matrix,
 )
-from backend.services.serving.prompts.prompts import PromptView, get_prompt, save_prompt
+from backend.services.serving.prompts import PromptView, get_prompt, save_prompt
 from tests.support.gateway_fixtures import eventually
 from tests.support.networks.chat_world import ChatWorld
 from tests.support.scenario import Scenario
@@ -125,7 +125,7 @@ def test_a_matrix_that_can_not_begin_says_why(
     def refuse(ctx: Context) -> str:
         raise InvalidInput("The secret can't be read.", remedy="Restore it.")
 
-    monkeypatch.setattr(matrices, "playground_key", refuse)
+    monkeypatch.setattr(prompt_matrices, "playground_key", refuse)
     view = ended(chat, start(chat, prompt))
     assert {(cell.status, cell.error) for cell in view.answers.cells} == {
         ("failed", "The secret can't be read. Restore it.")
@@ -135,7 +135,7 @@ def test_a_matrix_that_can_not_begin_says_why(
 def test_answers_that_are_stored_late_do_not_replace_the_last_ones(chat: ChatWorld, prompt: PromptView) -> None:
     view = ended(chat, start(chat, prompt))
     early = view.answers.model_copy(update={"cells": (MatrixCell(status="running"),) * 4})
-    assert matrices._store(chat.ctx, view.id, early, "running") == "done"
+    assert prompt_matrices._store(chat.ctx, view.id, early, "running") == "done"
     assert get_matrix(chat.ctx, view.id, prompt="retell").answers == view.answers
 
 

@@ -39,7 +39,7 @@ from backend.services.lookups import find_row
 from backend.services.serving.chat.generation import ANSWERS, LOST_AFTER_S, AnswerProgress, LiveAnswer
 from backend.services.serving.endpoints import deployed_endpoints, is_in_charge
 from backend.services.serving.own_keys import playground_key
-from backend.services.serving.prompts.prompts import PromptView, get_version
+from backend.services.serving.prompts import PromptView, get_version
 
 log = logging.getLogger(__name__)
 AT_ONCE = 4
