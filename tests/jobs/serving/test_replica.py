@@ -1,10 +1,14 @@
-"""A replica as its room's entry starts it: real checkpoint folder, real HTTP, a real stop request in a file."""
+"""A replica as its room's entry starts it: real checkpoint folder, real HTTP, a real stop request in a file; and
+readings of its processes.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 from pydantic import ValidationError
 
@@ -27,7 +32,7 @@ from backend.domain.serving.protocol import (
 from backend.errors import InvalidInput, JobFailed, NotFound
 from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused, ReplicaTimeouts
 from jobs.reporter import FileReporter
-from jobs.serving.replica import listen_on, run
+from jobs.serving.replica import ProcessUse, listen_on, run
 from tests.support.gateway_fixtures import eventually
 from tests.support.jobs import make_spec
 from tests.support.networks.serving_networks import make_llama, make_tokenizer, save_checkpoint
@@ -287,3 +292,19 @@ def test_a_checkpoint_whose_files_were_deleted_names_the_cure_and_no_path(tmp_pa
 def test_a_foreign_name_is_refused_even_with_the_token(replica: RunningReplica) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}", "Host": "evil.example"}
     assert httpx2.get(f"{replica.url}/stats", headers=headers).status_code == 400
+
+
+def test_a_process_that_ends_while_it_is_read_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended the replica that had started it."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    ended = psutil.Process(child.pid)
+    use = ProcessUse()
+    monkeypatch.setattr(psutil.Process, "children", lambda _, recursive: [ended])
+    monkeypatch.setattr(ended, "is_running", lambda: True)  # it ends after this is asked
+    assert use.read()["memory_bytes"] > psutil.Process().memory_info().rss / 2
+    child.kill()
+    child.communicate()
+    reading = use.read()
+    assert reading["memory_bytes"] == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
+    assert reading["cpu_cores"] is not None
+    assert reading["cpu_cores"] >= 0
