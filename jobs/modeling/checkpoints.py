@@ -1,7 +1,9 @@
-"""Checkpoints on disk: published atomically with hashes, read from safetensors alone.
+"""Checkpoints on disk: published atomically with hashes, read from safetensors alone, and described from their configs
+and the headers of their weights.
 
 A checkpoint is a folder that any Hugging Face tool loads, plus `roundhouse.json`. An adapter's folder names its base
-there, as a path relative to itself. Nothing is unpickled, and no code of a checkpoint is run.
+there, as a path relative to itself. A reward model is a sequence classification network of transformers with a single
+label. Nothing is unpickled, and no code of a checkpoint is run.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import shutil
 import sys
 import uuid
@@ -26,15 +29,20 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from backend.domain.architectures.hf_config import CONTEXT_NAMES
+from backend.domain.checkpoints.chat_templates import PLAIN_TEMPLATE
+from backend.domain.jobs.results import CheckpointDescription
 from backend.domain.json_values import JsonObject
 from backend.errors import InvalidInput, JobFailed, NotFound
-from backend.infra.checkpoints.candidates import PICKLE_ENDINGS
+from backend.infra.checkpoints.candidates import GGUF, PICKLE_ENDINGS, read_licence
+from backend.infra.checkpoints.weight_headers import BUFFERS, read_gguf, read_safetensors
 from backend.infra.files.hashes import hash_file
 from jobs.modeling.build import allow_any_experts, set_dropout
 from jobs.modeling.devices import is_out_of_memory
@@ -309,3 +317,119 @@ def build_without_weights(folder: Path, *, with_buffers: bool = False, dropout: 
         raise InvalidInput(f"The model in {folder.name} can't be built: {one_line(error)}") from error
     allow_any_experts(network)
     return network.eval()
+
+
+def load_scorer(folder: Path, *, pad_id: int, seed: int = 0, dropout: float | None = None) -> PreTrainedModel:
+    """Load a scoring network in fp32 and evaluation mode.
+
+    A causal network gets a new scoring head, drawn from `seed`. The score is read at the last token of a row that is
+    not `pad_id`. Raises NotFound or InvalidInput (see `load_network`), and InvalidInput for a family without a scoring
+    class.
+    """
+    check_folder(folder)
+    if not is_scorer(folder):
+        return _with_new_head(load_network(folder, dropout=dropout), pad_id=pad_id, seed=seed)
+    if is_adapter(folder):
+        base = load_scorer(base_folder_of(folder), pad_id=pad_id, seed=seed, dropout=dropout)
+        return put_on(base, folder)
+    scorer = load_as(AutoModelForSequenceClassification, folder, dtype=torch.float32, dropout=dropout)
+    if scorer.config.num_labels != 1:
+        raise InvalidInput(
+            f"The model in {folder.name} sorts texts into {scorer.config.num_labels} classes, and a reward model"
+            " gives one score."
+        )
+    return scorer.eval()
+
+
+def _with_new_head(network: PreTrainedModel, *, pad_id: int, seed: int) -> PreTrainedModel:
+    """Put a scoring head on the body of a causal network."""
+    config = network.config
+    if type(config) not in AutoModelForSequenceClassification._model_mapping:
+        raise InvalidInput(
+            f"transformers has no model of the family {config.model_type!r} that scores texts.",
+            remedy="Choose a base of another family, such as llama, qwen3 or gpt2.",
+            field="base",
+        )
+    config.num_labels, config.pad_token_id = 1, pad_id
+    with torch.device("meta"):  # its body is discarded
+        scorer = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    head = getattr(scorer, "score", None)
+    if not isinstance(head, torch.nn.Linear):
+        raise InvalidInput(
+            f"A model of the family {config.model_type!r} scores in a way that can't be trained here.", field="base"
+        )
+    scorer.score = torch.nn.Linear(head.in_features, 1, bias=head.bias is not None)
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        scorer.score.weight.normal_(0.0, float(getattr(config, "initializer_range", 0.02)), generator=draw)
+        if scorer.score.bias is not None:
+            scorer.score.bias.zero_()
+    setattr(scorer, scorer.base_model_prefix, getattr(network, network.base_model_prefix))
+    allow_any_experts(scorer)
+    return scorer.eval()
+
+
+def read_tensor_shapes(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return name -> (dtype, shape) from the header of a safetensors file.
+
+    Raises InvalidInput if the header is damaged or the file is truncated.
+    """
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in read_safetensors(file).items()}
+
+
+def inspect_folder(folder: Path) -> CheckpointDescription:
+    """Describe a checkpoint: family, parameters, context, vocabulary, number format, licence, chat template, size on
+    disk.
+
+    For an adapter, `parameters` are the adapter's and the rest is its base's. Raises InvalidInput or NotFound as
+    `check_folder`.
+    """
+    check_folder(folder)
+    adapter = is_adapter(folder)
+    described = base_folder_of(folder) if adapter else folder
+    config = json.loads((described / "config.json").read_text())
+    text = config.get("text_config") or config
+    tensors = {
+        name: entry for file in sorted(folder.glob("*.safetensors")) for name, entry in read_tensor_shapes(file).items()
+    }
+    shapes = [entry for name, entry in tensors.items() if not name.endswith(BUFFERS)]
+    formats = sorted({dtype for dtype, _ in shapes})
+    template = _read_template(folder)
+    header = read_gguf(folder / GGUF) if (folder / GGUF).is_file() else None
+    return CheckpointDescription(
+        family=config.get("model_type", "unknown"),
+        architecture=(config.get("architectures") or [None])[0],
+        parameters=sum(math.prod(shape) for _, shape in shapes),
+        context=next((text[name] for name in CONTEXT_NAMES if text.get(name)), None),
+        vocab_size=text.get("vocab_size"),
+        dtype=", ".join(formats),
+        licence=read_licence(folder) or read_card(folder).get("licence"),
+        has_chat_template=template is not None and template != PLAIN_TEMPLATE,
+        quantisation="" if header is None else header.quantisation,
+        bits_per_weight=None if header is None else header.bits_per_weight,
+        adapter=adapter,
+        bytes=sum(
+            path.stat().st_size for path in folder.rglob("*") if path.is_file() and STATE_FOLDER not in path.parts
+        ),
+        files=tuple(
+            sorted(
+                path.relative_to(folder).as_posix()
+                for path in folder.rglob("*")
+                if path.is_file() and STATE_FOLDER not in path.parts
+            )
+        ),
+    )
+
+
+def _read_template(folder: Path) -> str | None:
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text()
+    config = folder / "tokenizer_config.json"
+    if not config.is_file():
+        return None
+    try:
+        template = json.loads(config.read_text()).get("chat_template")
+    except ValueError as error:
+        raise InvalidInput(f"tokenizer_config.json of {folder.name} is not JSON: {error}") from error
+    return template if isinstance(template, str) else ("\n".join(str(t) for t in template) if template else None)

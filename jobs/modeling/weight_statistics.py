@@ -23,8 +23,7 @@ from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from backend.domain.wording import percent
-from jobs.modeling.checkpoints import check_folder, is_adapter, load_network
-from jobs.modeling.inspection import read_tensor_shapes
+from jobs.modeling.checkpoints import check_folder, is_adapter, load_network, read_tensor_shapes
 
 CHUNK_VALUES = 4_000_000
 SPECTRAL_VALUES = 4_000_000

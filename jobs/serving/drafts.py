@@ -24,8 +24,7 @@ from backend.errors import InvalidInput
 from jobs.modeling.kv_shape import read_kv_shape
 from jobs.modeling.loglikelihood import longest_input
 from jobs.serving.continuous_batching import BatchedRequest
-from jobs.serving.fused_layers import FusedLayer
-from jobs.serving.paged_attention import SequencePart, SlotPages
+from jobs.serving.fused_layers import FusedLayer, SequencePart, SlotPages
 from jobs.serving.sampling import SamplingState, choose_tokens, forced_scores
 
 READ_ROWS = 128

@@ -31,10 +31,9 @@ from backend.infra.checkpoints.weight_headers import read_gguf
 from backend.infra.engines import installed_engines
 from backend.infra.http_server import Guard, connections_for, guarded, raise_file_limit
 from jobs.modeling.chat import turn_end
-from jobs.modeling.checkpoints import base_folder_of, is_adapter, is_scorer
+from jobs.modeling.checkpoints import base_folder_of, is_adapter, is_scorer, load_scorer
 from jobs.modeling.devices import is_gpu, pick_device, pick_inference_dtype, set_threads, visible_gpu
 from jobs.modeling.kv_shape import has_heads, read_kv_shape
-from jobs.modeling.scorers import load_scorer
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.tokenizers import padding_id
 from jobs.modeling.unusable import UNUSABLE

@@ -38,9 +38,9 @@ from pages.components.links import back_link, row_link
 from pages.components.numbers import draw_number, form_button, number_form
 from pages.components.serving.aliases import draw_aliases
 from pages.components.serving.endpoint import draw_endpoint_page, draw_endpoint_state
+from pages.components.serving.requests import draw_traffic_dataset
 from pages.components.serving.rollout import draw_options
 from pages.components.serving.speed import draw_speed
-from pages.components.serving.traffic_dataset import draw_traffic_dataset
 from pages.components.serving.upstream_form import draw_endpoint_name, draw_upstream_form
 from pages.components.tables import MISSING, WidgetTable
 from pages.components.words import size

@@ -28,8 +28,14 @@ from pages.components.choices import choose_from
 from pages.components.downloads import draw_download
 from pages.components.frame import empty_state, handled, page_frame, warn_unknown
 from pages.components.numbers import draw_number, number_form
-from pages.components.serving.request_table import RESULTS, draw_elsewhere, draw_request_rows, draw_whose_requests
-from pages.components.serving.traffic_dataset import TRAFFIC_OF, draw_traffic_dataset
+from pages.components.serving.requests import (
+    RESULTS,
+    TRAFFIC_OF,
+    draw_elsewhere,
+    draw_request_rows,
+    draw_traffic_dataset,
+    draw_whose_requests,
+)
 
 SPANS = {"1 hour": 1 / 24, "24 hours": 1, "7 days": 7, "30 days": 30, "All": None}
 PAGES = "requests_pages"

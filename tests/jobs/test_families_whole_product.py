@@ -21,9 +21,8 @@ from backend.domain.serving.protocol import GenerationEvent, SamplingParams
 from backend.domain.training.config_sections import LoraConfig
 from backend.errors import InvalidInput
 from jobs.evaluation import run_loglikelihood
-from jobs.modeling.checkpoints import load_network
+from jobs.modeling.checkpoints import inspect_folder, load_network
 from jobs.modeling.entries import export as run_export
-from jobs.modeling.inspection import inspect_folder
 from jobs.modeling.loglikelihood import encode_pairs
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.serving.engine import Engine

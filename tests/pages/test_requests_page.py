@@ -21,8 +21,8 @@ from backend.services.tokenizers.sources import TokenizerSource
 from backend.services.tokenizers.tokenization import Token, Tokenization
 from backend.settings import PROJECT
 from pages.components import visitor
-from pages.components.serving import request_table
-from pages.components.serving.traffic_dataset import TRAFFIC_OF
+from pages.components.serving import requests
+from pages.components.serving.requests import TRAFFIC_OF
 from tests.support.opening import strips
 from tests.support.serving.serving_world import ServingWorld
 
@@ -110,8 +110,8 @@ def test_texts_of_a_request_are_split_by_the_tokenizer_of_its_checkpoint(
     split = Tokenization(
         source, [Token(1, HOSTILE, "piece", "text"), Token(2, "E2", "x", "byte")], HOSTILE, HOSTILE, 1, False
     )
-    monkeypatch.setattr(request_table, "tokenizer_of", lambda *_: source)
-    monkeypatch.setattr(request_table, "tokenize", lambda *_: split)
+    monkeypatch.setattr(requests, "tokenizer_of", lambda *_: source)
+    monkeypatch.setattr(requests, "tokenize", lambda *_: split)
     app = draw(request="r00")
     app.toggle(key="request_tokens_r00").set_value(True).run()
     assert strips(app) == [[shorten(HOSTILE, 60), "E2"]] * 2

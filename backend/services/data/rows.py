@@ -18,7 +18,7 @@ from backend.domain.data.splits import SPLITS, Split
 from backend.domain.data.versions.conditions import FIELDS_OF_KIND, TURNS
 from backend.errors import InvalidInput, NotFound
 from backend.infra.files.parquet import fetch_rows
-from backend.infra.files.row_scan import RowSizes, read_sizes, search_rows
+from backend.infra.files.row_index import RowSizes, read_sizes, search_rows
 from backend.services.context import Context
 from backend.services.data.reports import list_data_reports, read_row_tokens
 from backend.services.data.views import VersionView

@@ -39,9 +39,8 @@ from jobs.evaluation.inspection.statistics import (
 )
 from jobs.evaluation.ledger import check_stop
 from jobs.modeling.blocks import find_blocks
-from jobs.modeling.checkpoints import base_folder_of, is_adapter, load_network
+from jobs.modeling.checkpoints import base_folder_of, inspect_folder, is_adapter, load_network
 from jobs.modeling.devices import free_bytes, pick_device
-from jobs.modeling.inspection import inspect_folder
 from jobs.modeling.loglikelihood import longest_input
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.tokenizers import label_tokens

@@ -20,12 +20,11 @@ from backend.infra.checkpoints.candidates import BaseFacts, describe_base, read_
 from backend.infra.checkpoints.weight_headers import read_safetensors
 from backend.infra.files.hashes import hash_file
 from jobs.modeling.build import allow_any_experts
-from jobs.modeling.checkpoints import is_scorer
+from jobs.modeling.checkpoints import inspect_folder, is_scorer
 from jobs.modeling.copying import base_files, copy_checkpoint
 from jobs.modeling.devices import is_out_of_memory
 from jobs.modeling.gguf import convert_gguf
 from jobs.modeling.hub import Fetched, fetched_base
-from jobs.modeling.inspection import inspect_folder
 from jobs.modeling.tokenizer_check import check_tokenizer_files, probe_tokenizer
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.unusable import UNUSABLE, one_line

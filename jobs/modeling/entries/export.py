@@ -15,15 +15,22 @@ from backend.domain.serving.precision import PrecisionCheck
 from backend.errors import Conflict, InvalidInput
 from backend.infra.checkpoints.weight_headers import read_gguf
 from backend.infra.files.hashes import hash_file
-from jobs.modeling.checkpoints import base_folder_of, is_adapter, is_scorer, load_network, read_card, save_checkpoint
+from jobs.modeling.checkpoints import (
+    base_folder_of,
+    inspect_folder,
+    is_adapter,
+    is_scorer,
+    load_network,
+    load_scorer,
+    read_card,
+    save_checkpoint,
+)
 from jobs.modeling.copying import copy_checkpoint
 from jobs.modeling.devices import faster_threads
 from jobs.modeling.gguf import check_gguf, check_installed, read_network, write_gguf
 from jobs.modeling.hub import push_folder
-from jobs.modeling.inspection import inspect_folder
 from jobs.modeling.precision_check import TEXT_TOKENS, compare_precisions, log_probabilities, write_texts
 from jobs.modeling.publishing import refuse_stopped_export
-from jobs.modeling.scorers import load_scorer
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.tokenizers import padding_id
 from jobs.reporter import JobSpec, Reporter

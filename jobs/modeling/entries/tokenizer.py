@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerFast
 from backend.domain.jobs.payloads import TrainTokenizerPayload
 from backend.domain.jobs.results import TrainTokenizerResult
 from backend.errors import InvalidInput, JobFailed, NotFound
+from jobs.modeling.dataset_files import TextSample
 from jobs.modeling.publishing import publish_folder
-from jobs.modeling.text_sample import TextSample
 from jobs.modeling.tokenizers import byte_tokenizer, encode_texts, largest_alphabet, train_bpe, train_unigram
 from jobs.reporter import JobSpec, Reporter
 

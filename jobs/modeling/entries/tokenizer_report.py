@@ -19,8 +19,8 @@ from backend.domain.jobs.results import LanguageShare, MeasuredDataset, Measured
 from backend.domain.tokenizers.counts import TokenCounts, count_words, small_languages
 from backend.domain.tokenizers.pieces import PieceForm, unknown_token
 from backend.errors import InvalidInput, JobFailed, NotFound
+from jobs.modeling.dataset_files import TextSample
 from jobs.modeling.languages import LanguageGuesser
-from jobs.modeling.text_sample import TextSample
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.reporter import JobSpec, Reporter
 

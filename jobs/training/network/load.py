@@ -18,9 +18,8 @@ from backend.domain.training.config import context_problems
 from backend.errors import InvalidInput
 from jobs.modeling.blocks import find_blocks
 from jobs.modeling.build import build_network
-from jobs.modeling.checkpoints import load_network
+from jobs.modeling.checkpoints import load_network, load_scorer
 from jobs.modeling.loglikelihood import longest_input
-from jobs.modeling.scorers import load_scorer
 from jobs.modeling.tokenizers import padding_id
 from jobs.modeling.unusable import one_line
 from jobs.reporter import Reporter

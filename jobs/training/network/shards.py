@@ -25,8 +25,7 @@ from torch.distributed.fsdp import fully_shard
 
 from backend.domain.training.config import RunConfig
 from jobs.modeling.blocks import find_blocks
-from jobs.modeling.checkpoints import build_without_weights, check_folder, is_adapter
-from jobs.modeling.inspection import read_tensor_shapes
+from jobs.modeling.checkpoints import build_without_weights, check_folder, is_adapter, read_tensor_shapes
 from jobs.training.distributed.process_group import ProcessGroup
 
 BASE_LAYER = ".base_layer."

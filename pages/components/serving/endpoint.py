@@ -64,7 +64,7 @@ from pages.components.frame import (
 from pages.components.links import draw_who_reaches, page_link, row_link
 from pages.components.numbers import draw_number, number_form, refuse_wrong_numbers, wrong_numbers
 from pages.components.people.keys import draw_key_of, key_to_show
-from pages.components.serving.request_table import draw_request_rows, draw_whose_requests
+from pages.components.serving.requests import TRAFFIC_OF, draw_request_rows, draw_whose_requests
 from pages.components.serving.rollout import (
     choose_successor,
     draw_canary,
@@ -75,7 +75,6 @@ from pages.components.serving.rollout import (
     draw_swap,
     label_beside,
 )
-from pages.components.serving.traffic_dataset import TRAFFIC_OF
 from pages.components.serving.upstream_form import draw_upstream
 from pages.components.tables import draw_table
 from pages.components.words import ago, two_times, when

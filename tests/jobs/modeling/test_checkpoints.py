@@ -20,10 +20,9 @@ from backend.domain.checkpoints.chat_templates import PLAIN_TEMPLATE
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.infra.files.hashes import hash_file
 from jobs.modeling.build import build_network
-from jobs.modeling.checkpoints import is_complete, load_network, read_card, save_checkpoint
+from jobs.modeling.checkpoints import inspect_folder, is_complete, load_network, read_card, save_checkpoint
 from jobs.modeling.entries import base as run_base
 from jobs.modeling.entries import export as run_export
-from jobs.modeling.inspection import inspect_folder
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.tokenizers import byte_tokenizer
 from tests.support.networks.base_folders import config_from_checkpoint

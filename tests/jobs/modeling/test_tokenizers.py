@@ -22,8 +22,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from backend.domain.checkpoints.chat_templates import CHAT_TEMPLATE, SPECIAL_TOKENS
 from backend.domain.data.rows.display import row_text
 from backend.errors import InvalidInput, JobFailed, NotFound
+from jobs.modeling.dataset_files import TextSample
 from jobs.modeling.entries.tokenizer import choose_alphabet, only_frequent, run, run_watched, short_runs
-from jobs.modeling.text_sample import TextSample
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.tokenizers import (
     byte_tokenizer,

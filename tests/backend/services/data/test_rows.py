@@ -11,7 +11,7 @@ from backend.domain.data.rows.display import lay_out, row_text
 from backend.domain.data.versions.conditions import field_text, num_turns
 from backend.errors import InvalidInput, NotFound
 from backend.infra.files.parquet import read_row_page
-from backend.infra.files.row_scan import read_sizes, sizes_file
+from backend.infra.files.row_index import read_sizes, sizes_file
 from backend.services.context import LOCAL, Context
 from backend.services.data import rows as rows_service
 from backend.services.data.reports import request_data_report

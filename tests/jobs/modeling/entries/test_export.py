@@ -16,10 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from backend.errors import InvalidInput, JobFailed, Unavailable
-from jobs.modeling.checkpoints import base_folder_of, load_network
+from jobs.modeling.checkpoints import base_folder_of, load_network, load_scorer
 from jobs.modeling.entries import export as run_export
 from jobs.modeling.precision_check import TEXT_TOKENS
-from jobs.modeling.scorers import load_scorer
 from jobs.training import run as training
 from tests.support.data.hub_server import HubServer, run_hub
 from tests.support.training_rooms import Recorder, Rooms

@@ -16,8 +16,7 @@ from backend.domain.jobs.states import StopRequest
 from backend.domain.training.summary import TOKENS
 from backend.errors import InvalidInput
 from jobs.modeling.chat import encode_completion
-from jobs.modeling.checkpoints import load_network
-from jobs.modeling.scorers import load_scorer
+from jobs.modeling.checkpoints import load_network, load_scorer
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.reporter import StopRequested
 from jobs.training.context import read_training_context
