@@ -16,8 +16,8 @@ from starlette.routing import Route
 from backend.cli.main import NOUNS, VERBS, load_command
 from backend.db.tables import Table
 from backend.domain.battles.campaign import CampaignConfig
-from backend.domain.battles.options import RatingOptions
-from backend.domain.battles.preferences.rules import PreferenceRules
+from backend.domain.battles.preferences import PreferenceRules
+from backend.domain.battles.rating_table import RatingOptions
 from backend.domain.data.import_options import ImportOptions
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.endpoints import EndpointConfig

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 
-from backend.domain.battles.campaign_file import KEY_ENV
+from backend.domain.battles.campaign import KEY_ENV
 from backend.domain.jobs.payloads import EvaluatePayload, GeneratePayload, JudgePayload
 from backend.domain.jobs.records import Payload
 from backend.domain.jobs.states import JobKind

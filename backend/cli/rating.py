@@ -18,8 +18,7 @@ from backend.cli.options import model_options
 from backend.cli.output import CommandGroup, command, emit
 from backend.db.base import utc_now
 from backend.domain.battles.frozen import Verification, count_cast, document_digest, freeze_document, verify_document
-from backend.domain.battles.options import RatingOptions
-from backend.domain.battles.rating_table import RatingTable
+from backend.domain.battles.rating_table import RatingOptions, RatingTable
 from backend.domain.battles.ratings import rate
 from backend.domain.battles.vote_files.rows import parse_votes
 from backend.domain.battles.vote_files.tables import read_vote_file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from backend.domain.battles.preferences.offline import OfflineAgreement, offline_agreement
+from backend.domain.battles.agreement import OfflineAgreement, offline_agreement
 from backend.domain.evaluation.config import is_score_lower_better
 from backend.domain.jobs.states import Status
 from backend.services.battles.standings import standings

@@ -29,10 +29,9 @@ from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.json_values import JsonObject
 from backend.domain.markdown_nodes import markdown_nodes
 from backend.errors import RoundhouseError
-from backend.services.battles.admission import Voter, voter_of_token
-from backend.services.battles.assignment.storing import VoteInput
+from backend.services.battles.assignment import VoteInput
 from backend.services.battles.ballots import BallotProgress, BallotView, ServedBallot
-from backend.services.battles.raters import BROWSER_COOKIE
+from backend.services.battles.raters import BROWSER_COOKIE, Voter, voter_of_token
 from backend.services.battles.voting import open_ballot, submit_rating, submit_vote, undo_vote
 from backend.services.context import Context
 from backend.web.proxies import TrustedProxies

@@ -5,9 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.wording import plural
-from backend.services.battles.admission import ballot_token
 from backend.services.battles.ballots import ballot_progress
-from backend.services.battles.raters import BROWSER_COOKIE, RaterView, rater_for, rater_from_link
+from backend.services.battles.raters import BROWSER_COOKIE, RaterView, ballot_token, rater_for, rater_from_link
 from backend.services.battles.views import get_campaign, list_open_campaigns
 from backend.services.context import Context, Person
 from pages.components import routes

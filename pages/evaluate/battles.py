@@ -9,9 +9,9 @@ import streamlit as st
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
 from backend.services.battles.campaigns import add_contestant, close_campaign
-from backend.services.battles.exclusions import count_excluded_votes
 from backend.services.battles.generation import retry_generation
-from backend.services.battles.grading.board import grade_board
+from backend.services.battles.grades import grade_board
+from backend.services.battles.quality import count_excluded_votes
 from backend.services.battles.rematches import enter_new_checkpoint, rematch_ready
 from backend.services.battles.standings import Standings, export_votes_csv, standings
 from backend.services.battles.views import CampaignView, get_campaign, list_campaigns, list_rematches

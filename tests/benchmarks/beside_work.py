@@ -52,7 +52,7 @@ def serve_gateway(home: str) -> None:
 
 def rate_votes(file: str) -> None:
     """Read and rate votes; rate a campaign; cast votes."""
-    from backend.domain.battles.options import RatingOptions
+    from backend.domain.battles.rating_table import RatingOptions
     from backend.domain.battles.ratings import rate
     from backend.domain.battles.vote_files.previews import read_storable_votes
     from backend.services.battles.standings import standings

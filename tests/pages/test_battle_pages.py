@@ -18,12 +18,18 @@ from backend.domain.battles.votes import VoteRecord
 from backend.domain.evaluation.gate_config import GateConfig
 from backend.domain.jobs.states import Status
 from backend.errors import NotAllowed
-from backend.services.battles.admission import voter_of_token
 from backend.services.battles.campaigns import close_campaign
-from backend.services.battles.exclusions import exclude_rater
 from backend.services.battles.frozen_boards import list_frozen_boards
-from backend.services.battles.grading.board import grade_board
-from backend.services.battles.raters import create_rater_link, find_link, list_raters, rater_for, rater_from_link
+from backend.services.battles.grades import grade_board
+from backend.services.battles.quality import exclude_rater
+from backend.services.battles.raters import (
+    create_rater_link,
+    find_link,
+    list_raters,
+    rater_for,
+    rater_from_link,
+    voter_of_token,
+)
 from backend.services.battles.standings import standings
 from backend.services.battles.views import list_campaigns
 from backend.services.checkpoints.checkpoints import get_checkpoint, resolve_checkpoint

@@ -13,7 +13,7 @@ from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import NotFound
 from backend.services import job_events as outcomes
-from backend.services.battles.assignment.storing import VoteInput
+from backend.services.battles.assignment import VoteInput
 from backend.services.battles.ballots import BallotView, check_label, serve_battles
 from backend.services.battles.raters import RaterView, create_rater_link, rater_from_link
 from backend.services.context import LOCAL, Context

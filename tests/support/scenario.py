@@ -11,8 +11,7 @@ import pyarrow.parquet
 from sqlalchemy import select
 
 from backend.db.tables import Architecture, Checkpoint, Dataset, DatasetVersion, Deployment, Endpoint, Table, Tokenizer
-from backend.domain.battles.campaign import CampaignConfig
-from backend.domain.battles.campaign_file import ContestantSource
+from backend.domain.battles.campaign import CampaignConfig, ContestantSource
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.tokenizers.config import TokenizerConfig

@@ -12,8 +12,8 @@ from backend.cli.battles.vote_columns import ColumnOption, WinnerOption, read_co
 from backend.cli.output import CommandGroup, emit, note, read_text
 from backend.db.base import new_id
 from backend.domain.attributes import attributes_of
-from backend.domain.battles.campaign_file import parse_campaign
-from backend.domain.battles.preferences.rules import parse_rules
+from backend.domain.battles.campaign import parse_campaign
+from backend.domain.battles.preferences import parse_rules
 from backend.domain.battles.vote_files.previews import preview_votes, read_storable_votes
 from backend.services.battles.campaigns import close_campaign, start_campaign
 from backend.services.battles.preference_sets import VoteObjective, preview_document

@@ -28,8 +28,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from backend.domain.battles.bradley_terry import Cells, Fit, gaps_of
-from backend.domain.battles.likelihoods import FloatArray, IntArray, terms_of
+from backend.domain.battles.bradley_terry import Cells, Fit, FloatArray, IntArray, gaps_of, terms_of
 from backend.domain.battles.votes import VoteColumns
 
 ClusterBy = Literal["two_way", "prompt", "rater", "none"]

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from backend.domain.battles.answer_features import AnswerFeatures
-from backend.domain.battles.options import RatingOptions
-from backend.domain.battles.rating_table import RatingTable
+from backend.domain.battles.rating_table import RatingOptions, RatingTable
 from backend.domain.battles.ratings import rate
-from backend.domain.battles.votes import VoteRecord, encode_votes
+from backend.domain.battles.votes import AnswerFeatures, VoteRecord, encode_votes
 from backend.domain.json_values import JsonObject
 from backend.errors import InvalidInput
 

@@ -15,12 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.domain.battles.bradley_terry import Cells, Fit, sum_votes
+from backend.domain.battles.bradley_terry import Cells, Fit, IntArray, Method, sum_votes
 from backend.domain.battles.clusters import vote_scores
-from backend.domain.battles.comparisons import fit_method, order_of
-from backend.domain.battles.likelihoods import IntArray, Method
 from backend.domain.battles.rating_table import ELO_PER_UNIT
-from backend.domain.battles.ratings import connection_note
+from backend.domain.battles.ratings import connection_note, fit_method, order_of
 from backend.domain.battles.votes import VoteColumns, VoteRecord, encode_votes
 
 MAX_RIVALS = 5

@@ -9,16 +9,24 @@ narrow.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 
-from backend.domain.battles.adjustments import CONTROL_PENALTY, ControlColumns, control_columns, pair_weights
 from backend.domain.battles.bradley_terry import (
+    LOSS,
+    METHOD_NAMES,
+    TIE,
+    WIN,
     Cells,
     Fit,
+    FloatArray,
+    IntArray,
+    Method,
+    gaps_of,
     maximise,
     strong_components,
     sum_votes,
@@ -27,36 +35,109 @@ from backend.domain.battles.bradley_terry import (
 )
 from backend.domain.battles.clusters import (
     ClusterBy,
+    ContrastSpread,
+    Covariance,
     Grouping,
     Scores,
     contrast_spread,
     covariance,
+    gap_variances,
     groupings,
+    own_variances,
     vote_scores,
 )
-from backend.domain.battles.comparisons import (
-    PRIOR_SD,
-    FitOutcome,
-    compare_methods,
-    fit_method,
-    order_of,
-    tie_parameter,
-)
-from backend.domain.battles.intervals import EMPTY, floored, rank_ranges
-from backend.domain.battles.likelihoods import LOSS, METHOD_NAMES, WIN, FloatArray, IntArray
-from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.rating_table import (
     ELO_PER_UNIT,
+    Control,
     ControlEffect,
+    MethodFit,
+    RankChange,
     Rating,
+    RatingOptions,
     RatingTable,
     WinMatrix,
     count_wins,
 )
-from backend.domain.battles.votes import VoteColumns, VoteRecord, encode_votes
+from backend.domain.battles.votes import FEATURES, VoteColumns, VoteRecord, encode_votes
 from backend.domain.statistics.estimates import Estimate, student_quantile
-from backend.domain.wording import list_first, percent
+from backend.domain.wording import list_first, percent, plural
 from backend.errors import InvalidInput
+
+MIN_PAIR = 50
+"""A pair with fewer votes weighs no more than one with this many: its few votes would rule the ratings."""
+CONTROL_PENALTY = 1.0
+"""Precision of the prior on an effect, in natural units per standard deviation: 174 Elo are one."""
+CONTROL_FEATURES: dict[Control, tuple[str, ...]] = {"length": ("length",), "style": ("headers", "lists", "bold")}
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A weight per vote with mean 1, and the sentence that explains them."""
+
+    values: FloatArray
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class ControlColumns:
+    """A column per feature, in units of its standard deviation `deviations` (about 0, so that swapping sides changes
+    signs alone).
+    """
+
+    features: tuple[str, ...]
+    values: FloatArray
+    deviations: FloatArray
+    notes: tuple[str, ...]
+
+
+def pair_weights(columns: VoteColumns) -> Weights:
+    """Weight votes as if pairs were uniform: by 1 / (logged probability), or by 1 / max(votes of the pair, 50)."""
+    if columns.probability is not None and not np.isnan(columns.probability).any():
+        raw, rule = 1 / columns.probability, "the logged probability of its battle"
+    else:
+        size = len(columns.contestants)
+        pair = np.minimum(columns.a, columns.b) * size + np.maximum(columns.a, columns.b)
+        raw = 1 / np.maximum(np.bincount(pair, minlength=size * size), MIN_PAIR)[pair]
+        rule = f"the votes on its pair (at least {MIN_PAIR})"
+    values = raw / raw.mean()
+    effective = len(values) ** 2 / float(values @ values)
+    return Weights(
+        values,
+        f"Each vote is weighted by 1 / {rule}, as if every pair had been drawn equally often. "
+        f"If the model fits, this only widens intervals: {plural(len(values), 'vote')} count as {effective:,.0f}.",
+    )
+
+
+def control_columns(columns: VoteColumns, control: Sequence[Control]) -> ControlColumns | None:
+    """Return the features to hold equal, standardised; None without control. Raises InvalidInput if no vote has one."""
+    features = [feature for name in control for feature in CONTROL_FEATURES[name]]
+    if not features:
+        return None
+    forms = columns.forms
+    names, values, deviations, notes = [], [], [], []
+    for feature in features:
+        column = np.full(len(columns), np.nan) if forms is None else forms[:, FEATURES.index(feature)]
+        known = ~np.isnan(column)
+        if not known.any():
+            raise InvalidInput(
+                f"No vote has the {feature} of both answers, so the ratings can't be controlled for it.",
+                remedy=f"Add the columns {feature}_a and {feature}_b, or rate without this control.",
+                field="control",
+            )
+        deviation = float(np.sqrt(np.mean(column[known] ** 2)))
+        if deviation == 0:
+            notes.append(f"The answers never differ in {feature}, so it has no effect here.")
+            continue
+        if not known.all():
+            notes.append(
+                f"{plural(int((~known).sum()), 'vote')} without {feature} count as answers of equal {feature}."
+            )
+        names.append(feature)
+        values.append(np.where(known, column, 0.0) / deviation)
+        deviations.append(deviation)
+    table = np.column_stack(values) if values else np.zeros((len(columns), 0))
+    return ControlColumns(tuple(names), table, np.array(deviations), tuple(notes))
+
 
 TESTED = {"prompt": 8, "rater": 3}
 """Fewest prompts and raters for which the intervals were simulated (`docs/benchmarks/ratings.md`)."""
@@ -353,3 +434,161 @@ def _rows(wins: WinMatrix, columns: _RowColumns, *, level: float) -> tuple[Ratin
             )
         )
     return tuple(rows)
+
+
+PRIOR_SD = 2.5
+"""Standard deviation of the prior, natural units, keeps ratings finite without connecting votes (434 Elo)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitOutcome:
+    """A fit and the reason for which it needed a prior, empty if it did not."""
+
+    fit: Fit
+    note: str
+
+
+def fit_method(
+    cells: Cells, *, method: Method, penalty: FloatArray | None, connection_note: str, start: FloatArray | None = None
+) -> FitOutcome:
+    """Fit one method; with a weak prior if the votes do not bound the strengths."""
+    tied = method != "bradley_terry" and bool((cells.outcome == TIE).all())
+    if not connection_note and not tied:
+        fit = maximise(cells, method=method, penalty=penalty, start=start)
+        if fit is not None:
+            return FitOutcome(fit, "")
+    note = connection_note or (
+        f"The votes do not bound the strengths of {METHOD_NAMES[method]}'s model, so a weak prior pulls them to the "
+        "mean."
+    )
+    fit = maximise(cells, method=method, precision=PRIOR_SD**-2, penalty=penalty)
+    if fit is None:
+        raise ArithmeticError(f"{method} with a prior has a maximum")
+    return FitOutcome(fit, note)
+
+
+def order_of(fit: Fit, contestants: Sequence[str]) -> list[int]:
+    """Return the contestants' codes, best first; equal strengths by name."""
+    return sorted(range(len(fit.theta)), key=lambda code: (-round(float(fit.theta[code]), 9), contestants[code]))
+
+
+def compare_methods(
+    chosen: FitOutcome, cells: Cells, contestants: Sequence[str], *, penalty: FloatArray | None, connection_note: str
+) -> tuple[MethodFit, ...]:
+    """Fit every method to the same votes and compare its order with the chosen one's."""
+    order = order_of(chosen.fit, contestants)
+    rows = []
+    for method in METHOD_NAMES:
+        outcome = (
+            chosen
+            if method == chosen.fit.method
+            else fit_method(
+                cells, method=method, penalty=penalty, connection_note=connection_note, start=chosen.fit.theta
+            )
+        )
+        other = {code: rank for rank, code in enumerate(order_of(outcome.fit, contestants), start=1)}
+        changes = [
+            RankChange(contestants[code], rank, other[code])
+            for rank, code in enumerate(order, start=1)
+            if other[code] != rank
+        ]
+        rows.append(
+            MethodFit(
+                method=method,
+                log_likelihood=outcome_log_likelihood(outcome.fit, cells),
+                tie_parameter=tie_parameter(outcome.fit, cells),
+                kendall_tau=_kendall_tau([other[code] for code in order]),
+                rank_changes=tuple(changes),
+                regularised=bool(outcome.note),
+            )
+        )
+    return tuple(rows)
+
+
+def tie_parameter(fit: Fit, cells: Cells) -> float:
+    """Return nu of Davidson, eta of Rao-Kupper (both 0 without ties) or, of Bradley-Terry, the share of ties."""
+    if fit.method == "bradley_terry":
+        return float(cells.weight[cells.outcome == TIE].sum() / cells.weight.sum())
+    if fit.tie is None:
+        return 0.0
+    return math.exp(fit.tie) if fit.method == "davidson" else fit.tie
+
+
+def outcome_log_likelihood(fit: Fit, cells: Cells) -> float:
+    """Return the log-likelihood of wins, ties and losses.
+
+    Bradley-Terry with half credit says nothing about ties: here every battle ties with the same chance, and the
+    log-odds of a decisive vote are a common multiple of the gap, both fitted. Its gaps are smaller than those of
+    decisive votes, since ties pull them together.
+    """
+    if fit.tie is not None:
+        return fit.log_likelihood
+    tied = cells.outcome == TIE
+    ties, decisive = float(cells.weight[tied].sum()), float(cells.weight[~tied].sum())
+    total = ties + decisive
+    chance = sum(count * math.log(count / total) for count in (ties, decisive) if count > 0)
+    if not ties or not decisive:
+        return chance + fit.log_likelihood * (decisive > 0)
+    signed = np.where(cells.outcome == WIN, 1.0, -1.0) * gaps_of(cells, theta=fit.theta, effects=fit.effects)
+    gap, weight = signed[~tied], cells.weight[~tied]
+    best = scipy.optimize.minimize_scalar(
+        lambda scale: weight @ np.logaddexp(0.0, -scale * gap), bounds=(0.0, 50.0), method="bounded"
+    )
+    return chance - float(best.fun)
+
+
+def _kendall_tau(ranks: Sequence[int]) -> float:
+    if len(ranks) < 2:
+        return 1.0
+    order = np.array(ranks)
+    signs = np.sign(order[None, :] - order[:, None])
+    return float(np.triu(signs).sum() / (len(ranks) * (len(ranks) - 1) / 2))
+
+
+EMPTY = 1e-9
+"""A sandwich below this share of the model's variance is empty: votes that never differ."""
+
+
+def floored(fit: Fit, spread: Covariance, *, anchor_at: int | None) -> tuple[ContrastSpread, ContrastSpread, bool]:
+    """Return the spread of all differences and of each rating; with only ties the model's, and True."""
+    size = len(fit.theta)
+    model_gaps = gap_variances(fit.inverse_hessian, size)
+    model_own = own_variances(fit.inverse_hessian, size, anchor_at)
+    empty_gaps, empty_own = spread.gaps.variance < EMPTY * model_gaps, spread.own.variance < EMPTY * model_own
+    gaps = ContrastSpread(np.where(empty_gaps, model_gaps, spread.gaps.variance), spread.gaps.df)
+    own = ContrastSpread(np.where(empty_own, model_own, spread.own.variance), spread.own.df)
+    return gaps, own, bool(empty_gaps.any() or empty_own.any())
+
+
+def rank_ranges(fit: Fit, spread: Covariance, gaps: ContrastSpread, options: RatingOptions) -> IntArray:
+    """Best and worst rank of each contestant from simultaneous intervals of all differences (max-t).
+
+    The critical value is a quantile of the simulated largest |t| at the pairs' median degrees of freedom; each pair
+    gets Student's t at the same error rate with its own. Source: Hothorn, Bretz and Westfall (2008), Biometrical
+    Journal 50.
+    """
+    size = len(fit.theta)
+    rows, columns = np.triu_indices(size, 1)
+    block = spread.matrix[:size, :size]
+    deviations = np.sqrt(np.maximum(gap_variances(block, size), EMPTY * gaps.variance))
+    rng, df = np.random.default_rng(options.seed), float(np.median(gaps.df[rows, columns]))
+    draws = rng.standard_normal((options.num_draws, spread.root.shape[1])) @ spread.root[:size].T
+    largest = _largest(draws, deviations)
+    if math.isfinite(df):
+        largest /= np.sqrt(rng.chisquare(df, options.num_draws) / df)
+    error_rate = min(2 * float(scipy.special.stdtr(df, -float(np.quantile(largest, options.level)))), 1 - options.level)
+    margins = -scipy.special.stdtrit(gaps.df, error_rate / 2) * np.sqrt(gaps.variance)
+    clearly_above = fit.theta[:, None] - fit.theta[None, :] > np.where(margins > 0, margins, np.inf)
+    return np.column_stack([1 + clearly_above.sum(0), size - clearly_above.sum(1)]).astype(np.int64)
+
+
+def _largest(draws: FloatArray, deviations: FloatArray) -> FloatArray:
+    """Return the largest standardised difference of each draw."""
+    by_contestant = np.ascontiguousarray(draws.T, dtype=np.float32)
+    precisions = (1 / (deviations + np.eye(len(deviations)))).astype(np.float32)
+    largest = np.zeros(len(draws), dtype=np.float32)
+    for code in range(len(by_contestant) - 1):
+        gaps = np.abs(by_contestant[code + 1 :] - by_contestant[code])
+        gaps *= precisions[code + 1 :, code, None]
+        np.maximum(largest, gaps.max(0), out=largest)
+    return largest.astype(np.float64)

@@ -23,20 +23,26 @@ from sqlalchemy.orm import Session, aliased
 from backend.db.tables import Battle, Campaign, CampaignPrompt, Completion, Contestant, Job, Rater, Vote
 from backend.domain.attributes import attributes_of
 from backend.domain.battles.campaign import CampaignConfig
-from backend.domain.battles.pairing import pair_of
+from backend.domain.battles.pool import pair_of
 from backend.domain.battles.votes import Label
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from backend.services.battles.assignment.drawing import PlannedBattle, num_left, plan_battles
-from backend.services.battles.assignment.ledgers import RaterLedger, is_current, read_rater_ledger
-from backend.services.battles.assignment.pools import POOLED, CampaignPool, opened_pool
-from backend.services.battles.assignment.storing import (
+from backend.services.battles.assignment import (
     BATTLE_HOURS,
+    POOLED,
     REMARKS,
+    CampaignPool,
+    PlannedBattle,
+    RaterLedger,
     VoteInput,
     add_battle,
     append_vote,
+    is_current,
     last_vote,
+    num_left,
+    opened_pool,
+    plan_battles,
+    read_rater_ledger,
 )
 from backend.services.battles.raters import RaterView
 from backend.services.battles.views import GOLD_KINDS, SKIPPED, UNDONE, find_campaign

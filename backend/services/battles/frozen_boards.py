@@ -22,14 +22,14 @@ from backend.domain.battles.frozen import (
     identical_by_contestant,
     verify_document,
 )
-from backend.domain.battles.options import RatingOptions
+from backend.domain.battles.rating_table import RatingOptions
 from backend.domain.csv_text import write_csv
 from backend.domain.json_values import JsonObject
 from backend.domain.names import clean_name
 from backend.domain.wording import plural
 from backend.errors import Conflict, InvalidInput
-from backend.services.battles.board_votes import read_vote_records
-from backend.services.battles.exclusions import list_exclusions
+from backend.services.battles.quality import list_exclusions
+from backend.services.battles.standings import read_vote_records
 from backend.services.battles.views import find_campaign
 from backend.services.context import Context, Person, require_builder
 from backend.services.lookups import find_row

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import AnswerRating, Battle, CampaignPrompt, Checkpoint, Completion, Contestant, Vote
 from backend.domain.battles.campaign import Messages
-from backend.domain.battles.preferences.pairs import Answers, CastVote
-from backend.services.battles.exclusions import excluded_raters
+from backend.domain.battles.preferences import Answers, CastVote
+from backend.services.battles.quality import excluded_raters
 from backend.services.battles.views import valid_votes
 
 LABELS = frozenset({"A", "B", "TIE", "BOTH_BAD"})

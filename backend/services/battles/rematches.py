@@ -14,9 +14,8 @@ from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.results import TrainResult
 from backend.domain.jobs.states import QUEUE_OF, JobKind
 from backend.errors import Conflict
-from backend.services.battles.campaigns import add_gold, enter, insert_campaign
+from backend.services.battles.campaigns import DrawnPrompt, add_gold, enter, insert_campaign
 from backend.services.battles.generation import start_generation
-from backend.services.battles.prompts import DrawnPrompt
 from backend.services.battles.views import CampaignView, campaign_view, find_campaign
 from backend.services.checkpoints.checkpoints import CheckpointView, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder

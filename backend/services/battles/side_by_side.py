@@ -8,10 +8,9 @@ from sqlalchemy.orm import Session, aliased
 from backend.db.races import retry_races
 from backend.db.tables import Battle, Campaign, CampaignPrompt, Checkpoint, Completion, Contestant
 from backend.domain.battles.campaign import CampaignConfig, Messages, content_hash, text_hash
-from backend.domain.battles.pairing import pair_of
+from backend.domain.battles.pool import pair_of
 from backend.errors import InvalidInput
-from backend.services.battles.assignment.drawing import PlannedBattle
-from backend.services.battles.assignment.storing import add_battle, append_vote, last_vote, pair_key
+from backend.services.battles.assignment import PlannedBattle, add_battle, append_vote, last_vote, pair_key
 from backend.services.battles.ballots import check_label
 from backend.services.battles.campaigns import enter, insert_campaign
 from backend.services.battles.generation import add_completion

@@ -13,7 +13,7 @@ from backend.db.base import new_id
 from backend.db.races import retry_races
 from backend.db.tables import Battle, CampaignPrompt, Completion, Contestant, Rater, Vote
 from backend.domain.battles.campaign import CampaignConfig, content_hash, text_hash
-from backend.domain.battles.pairing import pair_of
+from backend.domain.battles.pool import pair_of
 from backend.domain.battles.vote_files.previews import StorableVotes
 from backend.domain.battles.votes import VoteRecord
 from backend.domain.json_values import Row

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.db.tables import Run
-from backend.domain.battles.preferences.rules import PreferenceRules
+from backend.domain.battles.preferences import PreferenceRules
 from backend.domain.json_values import FieldValues
 from backend.domain.training.config import RunConfig, parse_config, parse_run_config
 from backend.domain.training.defaults import suggest_recipe
 from backend.domain.training.objectives import Objective
 from backend.errors import Conflict, InvalidInput
-from backend.services.battles.held_out import draw_rematch_prompts
 from backend.services.battles.preference_sets import (
     PreferencePreview,
     VoteDataset,
     VoteObjective,
+    draw_rematch_prompts,
     make_vote_dataset,
     preview_preferences,
 )

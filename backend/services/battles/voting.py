@@ -15,14 +15,12 @@ from sqlalchemy.orm import Session
 from backend.db.races import retry_races
 from backend.db.tables import AnswerRating, Battle, Campaign
 from backend.domain.battles.campaign import CampaignConfig
-from backend.domain.battles.inference.pair_votes import votes_by_pair
-from backend.domain.battles.verdicts import is_decided
+from backend.domain.battles.verdicts import is_decided, votes_by_pair
 from backend.errors import InvalidInput
-from backend.services.battles.admission import Voter
-from backend.services.battles.assignment.pools import opened_pool
-from backend.services.battles.assignment.storing import VoteInput
+from backend.services.battles.assignment import VoteInput, opened_pool
 from backend.services.battles.ballots import ServedBallot, VoteForm, check_label, rater_progress, serve_battles, undo
-from backend.services.battles.board_votes import read_board_columns
+from backend.services.battles.raters import Voter
+from backend.services.battles.standings import read_board_columns
 from backend.services.battles.views import RATED, contestant_names, count_votes, find_campaign
 from backend.services.context import Context
 

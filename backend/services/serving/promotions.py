@@ -15,7 +15,7 @@ from backend.domain.battles.verdicts import PairVerdict
 from backend.domain.evaluation.gate_config import GATE_WORDS, GateVerdict
 from backend.domain.serving.names import check_alias_name
 from backend.errors import Conflict, InvalidInput
-from backend.services.battles.exclusions import excluded_raters
+from backend.services.battles.quality import excluded_raters
 from backend.services.battles.standings import standings
 from backend.services.battles.views import CampaignView, campaign_view, get_campaign, vote_holds
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, resolve_checkpoint

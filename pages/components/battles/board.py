@@ -8,10 +8,9 @@ from typing import get_args
 
 import streamlit as st
 
+from backend.domain.battles.bradley_terry import METHOD_NAMES, Method
 from backend.domain.battles.clusters import ClusterBy
-from backend.domain.battles.likelihoods import METHOD_NAMES, Method
-from backend.domain.battles.options import Control, RatingOptions
-from backend.domain.battles.rating_table import PairDifference, RatingTable
+from backend.domain.battles.rating_table import Control, PairDifference, RatingOptions, RatingTable
 from backend.domain.wording import percent, plural
 from backend.services.battles.frozen_boards import freeze_board, list_frozen_boards
 from backend.services.battles.standings import Standings, board_fragility, standings

@@ -7,8 +7,15 @@ from collections.abc import Mapping
 import pandas as pd
 import streamlit as st
 
-from backend.domain.battles.campaign import BALLOT, PAIRING, SAMPLING, CampaignConfig
-from backend.domain.battles.campaign_file import CampaignFile, ContestantSource, render_campaign
+from backend.domain.battles.campaign import (
+    BALLOT,
+    PAIRING,
+    SAMPLING,
+    CampaignConfig,
+    CampaignFile,
+    ContestantSource,
+    render_campaign,
+)
 from backend.domain.data.kinds import PROMPT_KINDS
 from backend.domain.wording import plural
 from backend.services.battles.campaigns import start_campaign

@@ -6,7 +6,7 @@ import streamlit as st
 
 from backend.domain.battles.answer_ratings import GradedContestant, Scale
 from backend.domain.wording import percent, plural
-from backend.services.battles.grading.board import GradeBoard
+from backend.services.battles.grades import GradeBoard
 from pages.components.battles.charts import IntervalMark, interval_chart
 from pages.components.frame import draw_plot
 from pages.components.tables import draw_table

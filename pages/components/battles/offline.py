@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.battles.preferences.offline import MIN_CONTESTANTS
+from backend.domain.battles.agreement import MIN_CONTESTANTS
 from backend.domain.evaluation.score_text import score_label
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context

@@ -7,12 +7,17 @@ from datetime import datetime
 
 import streamlit as st
 
-from backend.domain.battles.raters.quality import RaterQuality
+from backend.domain.battles.quality import RaterQuality
 from backend.domain.wording import percent, plural
 from backend.services.battles.answers import count_flagged_battles
 from backend.services.battles.ballots import count_pairs
-from backend.services.battles.exclusions import exclude_rater, include_rater, list_exclusions
-from backend.services.battles.quality import last_rater_qualities, rater_qualities
+from backend.services.battles.quality import (
+    exclude_rater,
+    include_rater,
+    last_rater_qualities,
+    list_exclusions,
+    rater_qualities,
+)
 from backend.services.battles.raters import (
     LOCAL_RATER,
     RaterLink,

@@ -6,7 +6,7 @@ import hashlib
 
 import streamlit as st
 
-from backend.domain.battles.preferences.rules import PreferenceRules, make_rules, parse_rules
+from backend.domain.battles.preferences import PreferenceRules, make_rules, parse_rules
 from backend.domain.json_values import FieldValues
 from backend.domain.training.config import RunConfig, parse_config, parse_run_config
 from backend.domain.training.config_sections import PreferenceConfig

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.cli.main import app
-from backend.domain.battles.campaign_file import parse_campaign, render_campaign
+from backend.domain.battles.campaign import parse_campaign, render_campaign
 from backend.errors import InvalidInput
 from backend.services.battles.raters import rater_from_link
 from backend.services.battles.views import list_rematches

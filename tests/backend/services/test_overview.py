@@ -9,8 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from backend.db.tables import Alert, Checkpoint, Run, RunGroup
-from backend.domain.battles.campaign import CampaignConfig
-from backend.domain.battles.campaign_file import ContestantSource
+from backend.domain.battles.campaign import CampaignConfig, ContestantSource
 from backend.domain.evaluation.tasks.reading import read_task
 from backend.domain.jobs.states import Status
 from backend.domain.training.rewards import SAME_REWARDS

@@ -14,9 +14,8 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from backend.db.tables import AnswerRating, Battle, Completion, Contestant, Vote
-from backend.services.battles.admission import ballot_token
 from backend.services.battles.campaigns import close_campaign
-from backend.services.battles.raters import list_raters, rater_for, revoke_rater_link
+from backend.services.battles.raters import ballot_token, list_raters, rater_for, revoke_rater_link
 from backend.services.battles.views import CampaignView, valid_votes
 from backend.services.context import LOCAL, Context
 from backend.web.ballots import ballot_routes

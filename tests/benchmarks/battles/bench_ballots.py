@@ -30,9 +30,8 @@ from backend.bootstrap import build_context
 from backend.db.base import new_id, utc_now
 from backend.db.tables import Battle, Campaign, CampaignPrompt, Completion, Contestant, Rater, Vote
 from backend.domain.battles.campaign import CampaignConfig, content_hash, text_hash
-from backend.services.battles.admission import ballot_token
 from backend.services.battles.campaigns import insert_campaign
-from backend.services.battles.raters import create_rater_link
+from backend.services.battles.raters import ballot_token, create_rater_link
 from backend.services.context import LOCAL, Context
 from tests.support.page_server import page_server
 from tests.support.postgres import run_postgres

@@ -19,19 +19,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from backend.domain.battles.inference.evidence import FloatArray, IntArray, e_value_path, group_e_value, mixture_e_value
-from backend.domain.battles.inference.plans import raters_for
-from backend.domain.battles.inference.rater_evidence import (
+from backend.domain.battles.inference.evidence import (
     CLOSE,
     MAX_STEPS,
     WIDTHS,
+    FloatArray,
+    IntArray,
+    e_value_path,
     evidence_of_counts,
+    group_e_value,
     log_rater_e_value,
     log_weights_of_alternatives,
+    mixture_e_value,
 )
-from backend.domain.battles.options import RatingOptions
-from backend.domain.battles.raters.checks import GOLD_ERROR, NO_GOLD
-from backend.domain.battles.raters.quality import RatedColumns, rate_raters
+from backend.domain.battles.inference.plans import raters_for
+from backend.domain.battles.quality import GOLD_ERROR, NO_GOLD, RatedColumns, rate_raters
+from backend.domain.battles.rating_table import RatingOptions
 from backend.domain.battles.ratings import rate
 from backend.domain.battles.votes import VoteColumns
 from backend.domain.serving.canary import Votes, count_paired_votes

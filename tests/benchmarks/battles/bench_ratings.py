@@ -25,13 +25,10 @@ import numpy as np
 from scipy import stats
 from scipy.special import expit
 
-from backend.domain.battles.bradley_terry import Cells, maximise, strong_components, sum_votes
+from backend.domain.battles.bradley_terry import LOSS, WIN, Cells, maximise, strong_components, sum_votes
 from backend.domain.battles.clusters import ClusterBy, covariance, groupings, vote_scores
-from backend.domain.battles.intervals import rank_ranges
-from backend.domain.battles.likelihoods import LOSS, WIN
-from backend.domain.battles.options import RatingOptions
-from backend.domain.battles.rating_table import ELO_PER_UNIT
-from backend.domain.battles.ratings import rate
+from backend.domain.battles.rating_table import ELO_PER_UNIT, RatingOptions
+from backend.domain.battles.ratings import rank_ranges, rate
 from backend.domain.battles.vote_files.tables import read_vote_file
 from backend.domain.battles.votes import VoteColumns
 

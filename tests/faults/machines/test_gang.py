@@ -26,9 +26,8 @@ from backend.domain.data.kinds import DatasetKind
 from backend.domain.jobs.states import TERMINAL, Status
 from backend.domain.tokenizers.config import TokenizerConfig
 from backend.domain.training.config import RunConfig
-from backend.services.battles.admission import Voter
-from backend.services.battles.assignment.storing import VoteInput
-from backend.services.battles.raters import rater_for
+from backend.services.battles.assignment import VoteInput
+from backend.services.battles.raters import Voter, rater_for
 from backend.services.battles.views import get_campaign
 from backend.services.battles.voting import open_ballot, submit_vote
 from backend.services.checkpoints.checkpoints import list_checkpoints

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.domain.battles.campaign import LONGEST_CATEGORY
-from backend.domain.battles.vote_files.layouts import standard_rows
 from backend.domain.battles.vote_files.rows import (
     COLUMNS,
     FALLBACKS,
@@ -17,6 +16,7 @@ from backend.domain.battles.vote_files.rows import (
     file_columns,
     guess_columns,
     read_vote_rows,
+    standard_rows,
 )
 from backend.domain.battles.votes import Label, VoteRecord
 from backend.domain.names import require_length

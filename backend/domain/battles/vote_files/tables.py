@@ -18,9 +18,17 @@ import pyarrow
 import pyarrow.csv
 import pyarrow.json
 
-from backend.domain.battles.answer_features import FEATURES, relative_difference
 from backend.domain.battles.vote_files.rows import COLUMNS, OPTIONAL, WORDS, is_yes, parse_votes, verdict_label
-from backend.domain.battles.votes import LABELS, FloatArray, IntArray, Label, VoteColumns, encode_votes
+from backend.domain.battles.votes import (
+    FEATURES,
+    LABELS,
+    FloatArray,
+    IntArray,
+    Label,
+    VoteColumns,
+    encode_votes,
+    relative_difference,
+)
 
 _BOM = b"\xef\xbb\xbf"
 _WORD = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())

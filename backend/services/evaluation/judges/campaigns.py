@@ -22,7 +22,7 @@ from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.results import JudgeResult
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.statistics.agreement import Resampling
-from backend.services.battles.board_votes import read_vote_records
+from backend.services.battles.standings import read_vote_records
 from backend.services.battles.views import contestant_names, find_campaign, valid_votes
 from backend.services.battles.vote_log import Revision, votes_revision
 from backend.services.context import Context

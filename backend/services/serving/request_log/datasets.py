@@ -13,7 +13,7 @@ from typing import Literal
 from sqlalchemy import select
 
 from backend.db.tables import Feedback, LoggedRequest, Usage
-from backend.domain.battles.preferences.rows import label_row, preference_row, rewrite_row
+from backend.domain.battles.preferences import label_row, preference_row, rewrite_row
 from backend.domain.data.versions.provenance import TrafficProvenance, TrafficRow
 from backend.domain.json_values import JsonObject, Row
 from backend.domain.serving.request_log import MAX_ANSWER_CHARS, RequestLogConfig, TrafficRules, redact

@@ -8,11 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from backend.domain.battles.answer_features import AnswerFeatures, measure_answer
-from backend.domain.battles.options import RatingOptions
-from backend.domain.battles.rating_table import ELO_PER_UNIT
+from backend.domain.battles.rating_table import ELO_PER_UNIT, RatingOptions
 from backend.domain.battles.ratings import fit_ratings
-from backend.domain.battles.votes import VoteRecord
+from backend.domain.battles.votes import AnswerFeatures, VoteRecord, measure_answer
 from backend.errors import InvalidInput
 
 STRENGTHS = {"short": 0.4, "plain": 0.0, "long": -0.4}

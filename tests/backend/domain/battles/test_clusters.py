@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from backend.domain.battles import clusters
-from backend.domain.battles.adjustments import control_columns
-from backend.domain.battles.bradley_terry import Cells, Fit, maximise, sum_votes, with_side
+from backend.domain.battles.bradley_terry import Cells, Fit, Method, maximise, sum_votes, with_side
 from backend.domain.battles.clusters import (
     Grouping,
     Scores,
@@ -22,9 +21,8 @@ from backend.domain.battles.clusters import (
     groupings,
     vote_scores,
 )
-from backend.domain.battles.likelihoods import Method
-from backend.domain.battles.options import RatingOptions
-from backend.domain.battles.ratings import rate
+from backend.domain.battles.rating_table import RatingOptions
+from backend.domain.battles.ratings import control_columns, rate
 from backend.domain.battles.votes import VoteColumns
 
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from backend.domain.battles.answer_features import measure_answer
 from backend.domain.battles.frozen import document_digest, freeze_document, verify_document
-from backend.domain.battles.options import RatingOptions
-from backend.domain.battles.votes import VoteRecord
+from backend.domain.battles.rating_table import RatingOptions
+from backend.domain.battles.votes import VoteRecord, measure_answer
 from backend.errors import InvalidInput
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)

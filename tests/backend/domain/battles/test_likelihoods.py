@@ -13,8 +13,7 @@ import scipy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.domain.battles.bradley_terry import Fit, maximise, sum_votes, with_side
-from backend.domain.battles.likelihoods import LOSS, TIE, WIN, Method, terms_of
+from backend.domain.battles.bradley_terry import LOSS, TIE, WIN, Fit, Method, maximise, sum_votes, terms_of, with_side
 from backend.domain.battles.rating_table import ELO_PER_UNIT, share_of_gap
 from backend.domain.battles.ratings import fit_ratings
 from backend.domain.battles.votes import VoteRecord, encode_votes

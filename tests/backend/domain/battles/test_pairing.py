@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.domain.battles.pairing import MIN_WEIGHT, PRIOR_SD, PairCount, information_weights, pair_of
+from backend.domain.battles.pool import MIN_WEIGHT, PRIOR_SD, PairCount, information_weights, pair_of
 
 
 def covariance_of(votes: dict[tuple[int, int], float], size: int) -> np.ndarray:

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from backend.domain.battles.inference.pair_votes import PairVotes
 from backend.domain.battles.inference.plans import checked_gap, one_look_votes, plan_options
-from backend.domain.battles.verdicts import is_decided, pair_verdict, verdict_path
+from backend.domain.battles.verdicts import PairVotes, is_decided, pair_verdict, verdict_path
 from backend.domain.battles.votes import VoteRecord
 from backend.domain.wording import about
 from backend.errors import InvalidInput

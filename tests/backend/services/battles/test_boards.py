@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 from backend.cli.rating import app
 from backend.db.tables import Battle, FrozenBoard, Vote
-from backend.domain.battles.options import RatingOptions
+from backend.domain.battles.rating_table import RatingOptions
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.answers import count_flagged_battles, list_answers
-from backend.services.battles.exclusions import exclude_rater, include_rater, list_exclusions
 from backend.services.battles.frozen_boards import export_board, freeze_board, get_frozen_board, verify_board
+from backend.services.battles.quality import exclude_rater, include_rater, list_exclusions
 from backend.services.battles.raters import RaterView, rater_for
 from backend.services.battles.standings import board_fragility, standings
 from backend.services.context import LOCAL, Context, Person

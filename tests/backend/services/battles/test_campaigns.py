@@ -10,8 +10,7 @@ from pydantic import ValidationError
 from sqlalchemy import select
 
 from backend.db.tables import CampaignPrompt, Completion, Contestant, DatasetVersion, Run
-from backend.domain.battles.campaign import CampaignConfig
-from backend.domain.battles.campaign_file import ContestantSource
+from backend.domain.battles.campaign import CampaignConfig, ContestantSource
 from backend.domain.data.rows.records import record_text
 from backend.domain.data.versions.provenance import VotesProvenance
 from backend.domain.jobs.events import CompletionEvent

@@ -10,9 +10,10 @@ import pytest
 from backend.db.tables import Rater
 from backend.errors import Conflict, NotAllowed, NotFound
 from backend.services.battles import raters
-from backend.services.battles.admission import Voter, ballot_token, voter_of_token
-from backend.services.battles.assignment.storing import VoteInput
+from backend.services.battles.assignment import VoteInput
 from backend.services.battles.raters import (
+    Voter,
+    ballot_token,
     create_rater_link,
     find_link,
     link_qr_svg,
@@ -20,6 +21,7 @@ from backend.services.battles.raters import (
     rater_for,
     rater_from_link,
     reissue_rater_link,
+    voter_of_token,
 )
 from backend.services.battles.views import get_campaign
 from backend.services.battles.voting import close_when_over, open_ballot, submit_vote

@@ -22,8 +22,7 @@ from backend.db.tables import (
     Run,
     Vote,
 )
-from backend.domain.battles.preferences.pairs import LeftOut
-from backend.domain.battles.preferences.rules import PreferenceRules
+from backend.domain.battles.preferences import LeftOut, PreferenceRules
 from backend.domain.data.versions.provenance import VotesProvenance
 from backend.domain.jobs.events import CheckpointEvent
 from backend.domain.jobs.results import TrainResult

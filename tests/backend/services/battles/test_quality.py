@@ -6,8 +6,7 @@ import pytest
 
 from backend.errors import NotFound
 from backend.services.battles import quality
-from backend.services.battles.exclusions import exclude_rater
-from backend.services.battles.quality import last_rater_qualities, rater_qualities
+from backend.services.battles.quality import exclude_rater, last_rater_qualities, rater_qualities
 from backend.services.battles.raters import rater_for
 from backend.services.battles.standings import standings
 from backend.services.context import LOCAL, Context

@@ -15,18 +15,17 @@ from typer.testing import CliRunner
 from backend.cli.rating import app
 from backend.db.tables import Checkpoint, Vote
 from backend.domain.battles.headlines import board_headline
-from backend.domain.battles.options import RatingOptions
+from backend.domain.battles.rating_table import RatingOptions
 from backend.domain.battles.ratings import fit_ratings
 from backend.domain.battles.vote_files.previews import preview_votes, read_storable_votes
 from backend.domain.battles.vote_files.rows import parse_votes
 from backend.domain.battles.vote_files.tables import read_vote_file
-from backend.services.battles.admission import Voter
 from backend.services.battles.answers import list_answers
-from backend.services.battles.assignment.storing import VoteInput
+from backend.services.battles.assignment import VoteInput
 from backend.services.battles.ballots import undo
 from backend.services.battles.frozen_boards import export_board, freeze_board, verify_board
 from backend.services.battles.quality import rater_qualities
-from backend.services.battles.raters import list_raters, rater_for
+from backend.services.battles.raters import Voter, list_raters, rater_for
 from backend.services.battles.side_by_side import record_side_by_side_vote
 from backend.services.battles.standings import board_fragility, export_votes_csv, standings
 from backend.services.battles.views import list_campaigns

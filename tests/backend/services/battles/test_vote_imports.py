@@ -11,11 +11,10 @@ from backend.db.tables import CampaignPrompt, Completion
 from backend.domain.battles.vote_files.previews import read_storable_votes
 from backend.domain.battles.vote_files.rows import parse_votes
 from backend.errors import Conflict, InvalidInput, NotAllowed
-from backend.services.battles.admission import ballot_token, voter_of_token
 from backend.services.battles.answers import list_answers
 from backend.services.battles.campaigns import close_campaign
 from backend.services.battles.quality import rater_qualities
-from backend.services.battles.raters import list_raters
+from backend.services.battles.raters import ballot_token, list_raters, voter_of_token
 from backend.services.battles.standings import export_votes_csv, standings
 from backend.services.battles.views import list_campaigns, valid_votes
 from backend.services.battles.vote_imports import import_votes

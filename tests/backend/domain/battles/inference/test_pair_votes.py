@@ -9,10 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from backend.domain.battles.inference.evidence import e_value
-from backend.domain.battles.inference.leave_out import outcomes_without
-from backend.domain.battles.inference.pair_votes import PairVotes, pair_votes, votes_by_pair
-from backend.domain.battles.verdicts import is_decided, judge_pair, pair_verdict
+from backend.domain.battles.inference.evidence import e_value, outcomes_without
+from backend.domain.battles.verdicts import PairVotes, is_decided, judge_pair, pair_verdict, pair_votes, votes_by_pair
 from backend.domain.battles.votes import VoteRecord, encode_votes
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from backend.domain.battles.inference.evidence import e_value_path
+from backend.domain.battles.inference.evidence import e_value_path, log_rater_e_value, rater_evidence
 from backend.domain.battles.inference.plans import (
     PlanOption,
     VoteSpread,
@@ -17,7 +17,6 @@ from backend.domain.battles.inference.plans import (
     prompts_for,
     raters_for,
 )
-from backend.domain.battles.inference.rater_evidence import log_rater_e_value, rater_evidence
 from backend.errors import InvalidInput
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from backend.domain.battles.inference.rater_evidence import (
+from backend.domain.battles.inference.evidence import (
     CENTRES,
     LEANINGS,
     SPREADS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.domain.battles.preferences.offline import offline_agreement
+from backend.domain.battles.agreement import offline_agreement
 
 NAMES = "abcdefgh"
 

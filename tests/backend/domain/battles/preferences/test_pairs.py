@@ -6,10 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.domain.battles.preferences.pairs import Answers, CastVote, LeftOut, choose_locked, resolve_preferences
-from backend.domain.battles.preferences.rows import label_answers
-from backend.domain.battles.preferences.rules import PreferenceRules, parse_rules
-from backend.domain.battles.preferences.warnings import PairFacts, length_difference, preference_warnings
+from backend.domain.battles.preferences import (
+    Answers,
+    CastVote,
+    LeftOut,
+    PairFacts,
+    PreferenceRules,
+    choose_locked,
+    label_answers,
+    length_difference,
+    parse_rules,
+    preference_warnings,
+    resolve_preferences,
+)
 from backend.errors import InvalidInput
 
 

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from backend.domain.battles.agreement import judged_items
-from backend.domain.battles.raters.peers import NUM_LABELS, PRIOR_VOTES, chance_corrected, copy_checks
+from backend.domain.battles.quality import NUM_LABELS, PRIOR_VOTES, chance_corrected, copy_checks
 from backend.domain.battles.votes import VoteRecord, encode_votes
 from backend.domain.statistics.agreement import Resampling, gwet_ac1, krippendorff_alpha, pooled_kappa
 

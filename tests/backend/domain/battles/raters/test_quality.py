@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from backend.domain.battles.raters.checks import NO_GOLD
-from backend.domain.battles.raters.peers import _Comparison
-from backend.domain.battles.raters.quality import RatedColumns, RaterQuality, rate_raters
+from backend.domain.battles.quality import NO_GOLD, RatedColumns, RaterQuality, _Comparison, rate_raters
 from backend.domain.battles.votes import LABELS, VoteRecord, encode_votes
 
 CONTESTANTS = ("x", "y", "z")

@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from backend.db.tables import AnswerRating, CampaignPrompt, Completion
 from backend.domain.battles.answer_ratings import Grade, GradedContestant, Scale, grade_contestants
-from backend.services.battles.exclusions import excluded_raters
+from backend.services.battles.quality import excluded_raters
 from backend.services.battles.views import contestant_names, find_campaign
 from backend.services.context import Context
 

@@ -1,22 +1,186 @@
-"""Checks of a rater against the others: agreement, votes unlike theirs, one contestant favoured, votes copied."""
+"""Quality of raters: gold battles, repeats, side, pace, agreement with the others, and tests that find scripts and vote
+rigging.
+
+A flag states a reason and a chance: how often an honest rater would look so. The chances of all raters and tests share
+1 % (Bonferroni), and three parts of it go to side and gold, the tests of few votes. So a campaign of honest raters has
+a flag in at most 1 of 100 cases, also where each has tastes of a standard deviation up to 0.8 and misses 1 of 100 gold
+battles. A flag excludes no one: the caller computes the board with and without.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from backend.domain.battles.agreement import JudgedItems
-from backend.domain.battles.raters.checks import Check
+from backend.domain.battles.agreement import JudgedItems, canonical_labels, items_of, judged_items
 from backend.domain.battles.votes import VoteColumns
-from backend.domain.statistics.estimates import Estimate, counted_share_estimate, student_quantile
-from backend.domain.wording import plural
+from backend.domain.statistics.estimates import Estimate, counted_share_estimate, proportion_estimate, student_quantile
+from backend.domain.wording import percent, plural
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+FlagKind = Literal["gold", "consistency", "side", "streak", "pace", "regular", "replay", "copy", "outlier", "favourite"]
+
+FASTEST_WORDS_PER_S = 15.0
+"""Reading speed that no one reaches: 900 words per minute; adults read 238 (Brysbaert 2019), skimmers up to 700."""
+
+UNREAD_SHARE = 0.2
+"""Share of votes faster than reading from which a rater is flagged."""
+
+MIN_TIMED = 10
+REGULAR_SPREAD = 0.1
+"""Standard deviation over mean of the seconds of a vote, below which a program votes; people's is above 0.4."""
+
+NO_GOLD = -1
+GOLD_PASS, GOLD_ERROR = 0.8, 0.01
+"""Share of gold battles from which a rater passes, and the share that a rater who reads answers otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A reason for doubt. `chance` is an honest rater's to give it, None without a test; `partner` the rater copied."""
+
+    kind: FlagKind
+    reason: str
+    chance: float | None = None
+    partner: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A test of one rater: flagged if `chance` falls below its part of the error."""
+
+    kind: FlagKind
+    chance: float
+    reason: str
+    partner: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnVotes:
+    """One rater's votes in the order cast: the label as a code of `votes.LABELS`, item, label in the order of names,
+    side a's contestant.
+
+    `seconds` and `words` are NaN where unknown; `gold` is the label expected, or NO_GOLD.
+    """
+
+    label: IntArray
+    item: IntArray
+    preferred: IntArray
+    side_a: IntArray
+    seconds: FloatArray
+    words: FloatArray
+    gold: IntArray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def sides(self) -> IntArray:
+        """Sides of the decisive votes: 0 is a."""
+        return self.label[self.label < 2]
+
+    @property
+    def repeats(self) -> tuple[IntArray, IntArray]:
+        """Votes on the same item, one and the next."""
+        order = np.argsort(self.item, kind="stable")
+        again = self.item[order[:-1]] == self.item[order[1:]]
+        return order[:-1][again], order[1:][again]
+
+    @property
+    def passed_gold(self) -> Estimate | None:
+        """Share of gold battles answered as expected."""
+        is_gold = self.gold != NO_GOLD
+        return _share(self.label[is_gold] == self.gold[is_gold])
+
+    @property
+    def consistency(self) -> Estimate | None:
+        """Share of repeats with sides swapped that got the same label."""
+        first, second = self.repeats
+        swapped = self.side_a[first] != self.side_a[second]
+        return _share(self.preferred[first[swapped]] == self.preferred[second[swapped]])
+
+    @property
+    def left(self) -> Estimate | None:
+        """Share of side a among decisive votes."""
+        return _share(self.sides == 0)
+
+    @property
+    def unread(self) -> Estimate | None:
+        """Share of votes that came faster than their words can be read."""
+        return unread_share(self.seconds, self.words)
+
+    @property
+    def times(self) -> FloatArray:
+        """Seconds of the votes that were timed."""
+        return self.seconds[~np.isnan(self.seconds)]
+
+
+def unread_share(seconds: FloatArray, words: FloatArray) -> Estimate | None:
+    """Return the share of votes that came faster than their words can be read; None where none was timed."""
+    known = ~np.isnan(seconds) & (words > 0)
+    return _share(words[known] > FASTEST_WORDS_PER_S * seconds[known])
+
+
+def is_too_fast(unread: Estimate) -> bool:
+    """Return whether a rater with this share of unread votes is flagged for pace."""
+    return unread.n >= MIN_TIMED and unread.value > UNREAD_SHARE
+
+
+def own_checks(own: OwnVotes) -> list[Check]:
+    """Test a rater's votes. Sides are shuffled, so an honest rater's decisive votes are coin tosses by side."""
+    checks = []
+    sides = own.sides
+    if len(sides):
+        left = int((sides == 0).sum())
+        chance = min(1.0, 2 * float(scipy.special.bdtr(min(left, len(sides) - left), len(sides), 0.5)))
+        checks.append(Check("side", chance, f"Chose side A in {left} of {plural(len(sides), 'decisive vote')}."))
+        changes = np.flatnonzero(np.diff(sides))
+        longest = int(np.diff(np.concatenate([[-1], changes, [len(sides) - 1]])).max())
+        chance = min(1.0, (len(sides) - longest + 2) * 0.5**longest)
+        checks.append(Check("streak", chance, f"Chose the same side {longest} times in a row."))
+    gold = own.passed_gold
+    if gold is not None:
+        right = round(gold.value * gold.n)
+        chance = 1.0 if gold.value >= GOLD_PASS else float(scipy.special.bdtr(right, gold.n, 1 - GOLD_ERROR))
+        reason = f"Answered {right} of {plural(gold.n, 'gold battle')} as expected; {percent(GOLD_PASS)} pass."
+        checks.append(Check("gold", chance, reason))
+    consistency = own.consistency
+    if consistency is not None:
+        same = round(consistency.value * consistency.n)
+        chance = float(scipy.special.bdtr(same, consistency.n, 0.6))
+        reason = f"Gave the same label to {same} of {plural(consistency.n, 'swapped repeat')}; 60 % pass."
+        checks.append(Check("consistency", chance, reason))
+    return checks
+
+
+def timing_flags(own: OwnVotes) -> list[Flag]:
+    """Flag what needs no test: votes before reading, intervals of a program, a battle voted on twice alike."""
+    flags = []
+    unread = own.unread
+    if unread is not None and is_too_fast(unread):
+        number = f"{percent(unread.value)} of {plural(unread.n, 'vote')}"
+        flags.append(Flag("pace", f"{number} came faster than {FASTEST_WORDS_PER_S:g} words a second."))
+    times = own.times
+    if len(times) >= MIN_TIMED and times.mean() > 0 and times.std() / times.mean() < REGULAR_SPREAD:
+        flags.append(
+            Flag("regular", f"Each vote took {times.mean():.1f} s, give or take {percent(times.std() / times.mean())}.")
+        )
+    first, second = own.repeats
+    replayed = int((own.side_a[first] == own.side_a[second]).sum())
+    if replayed:
+        flags.append(Flag("replay", f"{plural(replayed, 'vote')} repeated a battle with the same sides."))
+    return flags
+
+
+def _share(outcomes: NDArray[np.bool_]) -> Estimate | None:
+    return proportion_estimate(int(outcomes.sum()), len(outcomes)) if len(outcomes) else None
+
 
 NUM_DRAWS = 4000
 PRIOR_VOTES = 2.0
@@ -362,3 +526,106 @@ def copy_checks(items: JudgedItems, columns: VoteColumns) -> dict[int, Check]:
         reason = f"Gave the same label as another rater on {int(equal[rater, partner])} of {number}."
         checks[rater] = Check("copy", min(1.0, float(tails[rater, partner] * partners[rater])), reason, raters[partner])
     return checks
+
+
+FLAG_LEVEL = 0.01
+"""Chance of any false flag over all raters and tests."""
+
+PARTS: dict[FlagKind, int] = {"side": 3, "gold": 3}
+"""Parts of the level that a test gets, others one: 12 of 12 votes for a side are enough among five raters."""
+
+
+@dataclass(frozen=True, slots=True)
+class RatedColumns:
+    """Votes in the order cast with what the ballot recorded of each: seconds and words, NaN where unknown, the label
+    that a gold battle expects, else NO_GOLD, and whether it repeats a battle. `excluded` are raters off the board.
+    """
+
+    votes: VoteColumns
+    seconds: FloatArray
+    words: FloatArray
+    gold: IntArray
+    is_repeat: NDArray[np.bool_]
+    excluded: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class RaterQuality:
+    """Quality of one rater; None where nothing was measured.
+
+    `gold`: share of gold battles answered as expected. `consistency`: share of repeats, with sides swapped, that got
+    the same label. `left`: share of side a among decisive votes. `seconds`: median per vote. `unread`: share of votes
+    faster than reading. `agreement`, `alpha`, `ac1`, `kappa`: with the votes on the same items by the other raters on
+    the board, and counted as there. `outlier`: chance of votes as unlike the others' votes on the same pairs of
+    contestants. `is_excluded`: the board leaves the rater's votes out.
+    """
+
+    rater: str
+    num_votes: int
+    gold: Estimate | None
+    consistency: Estimate | None
+    left: Estimate | None
+    seconds: float | None
+    unread: Estimate | None
+    agreement: Estimate | None
+    alpha: float | None
+    ac1: float | None
+    kappa: float | None
+    outlier: float | None
+    flags: tuple[Flag, ...]
+    is_excluded: bool = False
+
+
+def rate_raters(rated: RatedColumns) -> list[RaterQuality]:
+    """Measure each rater, most votes first; none of the votes may be on identical answers."""
+    columns = rated.votes
+    if not len(columns):
+        return []
+    names = columns.raters
+    every = np.arange(len(columns))
+    item, preferred = items_of(columns, every)[0], canonical_labels(columns, every)
+    items = judged_items(columns, among=(rated.gold == NO_GOLD) & ~rated.is_repeat)
+    on_board = np.array([name not in rated.excluded for name in names], dtype=bool)
+    counts = items.counts_among(on_board[items.rater])
+    outliers = outlier_checks(items, columns, level=FLAG_LEVEL / (4 * len(names) or 1))
+    copies = copy_checks(items, columns)
+    own, checks = {}, {}
+    order = np.argsort(columns.rater, kind="stable")
+    for rater, votes in enumerate(np.split(order, np.cumsum(np.bincount(columns.rater, minlength=len(names)))[:-1])):
+        own[rater] = OwnVotes(
+            label=columns.label[votes],
+            item=item[votes],
+            preferred=preferred[votes],
+            side_a=columns.a[votes],
+            seconds=rated.seconds[votes],
+            words=rated.words[votes],
+            gold=rated.gold[votes],
+        )
+        checks[rater] = [*own_checks(own[rater]), *outliers[rater], *([copies[rater]] if rater in copies else [])]
+    num_parts = sum(PARTS.get(check.kind, 1) for tests in checks.values() for check in tests)
+    rows = []
+    for rater, cast in own.items():
+        peers, times = peer_agreement(items, counts, rater, is_counted=bool(on_board[rater])), cast.times
+        doubts = [
+            Flag(check.kind, check.reason, check.chance, check.partner)
+            for check in checks[rater]
+            if check.chance < FLAG_LEVEL * PARTS.get(check.kind, 1) / num_parts
+        ]
+        row = RaterQuality(
+            rater=names[rater],
+            num_votes=len(cast),
+            gold=cast.passed_gold,
+            consistency=cast.consistency,
+            left=cast.left,
+            seconds=float(np.median(times)) if len(times) else None,
+            unread=cast.unread,
+            agreement=peers.share if peers else None,
+            alpha=peers.alpha if peers else None,
+            ac1=peers.ac1 if peers else None,
+            kappa=peers.kappa if peers else None,
+            outlier=next((check.chance for check in checks[rater] if check.kind == "outlier"), None),
+            flags=(*doubts, *timing_flags(cast)),
+            is_excluded=names[rater] in rated.excluded,
+        )
+        rows.append(row)
+    return sorted(rows, key=lambda row: (-row.num_votes, row.rater))
