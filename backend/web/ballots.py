@@ -30,9 +30,16 @@ from backend.domain.json_values import JsonObject
 from backend.domain.markdown_nodes import markdown_nodes
 from backend.errors import RoundhouseError
 from backend.services.battles.assignment import VoteInput
-from backend.services.battles.ballots import BallotProgress, BallotView, ServedBallot
+from backend.services.battles.ballots import (
+    BallotProgress,
+    BallotView,
+    ServedBallot,
+    open_ballot,
+    submit_rating,
+    submit_vote,
+    undo_vote,
+)
 from backend.services.battles.raters import BROWSER_COOKIE, Voter, voter_of_token
-from backend.services.battles.voting import open_ballot, submit_rating, submit_vote, undo_vote
 from backend.services.context import Context
 from backend.web.proxies import TrustedProxies
 from backend.web.replies import NEVER_STORED, bearer_token, parse_sent, read_body, refuse, reply, reply_error

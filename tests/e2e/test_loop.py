@@ -17,10 +17,10 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
+from backend.services.battles.ballots import open_ballot
 from backend.services.battles.raters import RaterLink, Voter, ballot_token, create_rater_link
 from backend.services.battles.standings import standings
 from backend.services.battles.views import get_campaign, list_campaigns
-from backend.services.battles.voting import open_ballot
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL
 from backend.services.lineage import lineage_of

@@ -27,9 +27,9 @@ from backend.domain.jobs.states import TERMINAL, Status
 from backend.domain.tokenizers.config import TokenizerConfig
 from backend.domain.training.config import RunConfig
 from backend.services.battles.assignment import VoteInput
+from backend.services.battles.ballots import open_ballot, submit_vote
 from backend.services.battles.raters import Voter, rater_for
 from backend.services.battles.views import get_campaign
-from backend.services.battles.voting import open_ballot, submit_vote
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
 from backend.services.data.imports import add_rows_dataset, import_dataset

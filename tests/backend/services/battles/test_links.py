@@ -11,6 +11,7 @@ from backend.db.tables import Rater
 from backend.errors import Conflict, NotAllowed, NotFound
 from backend.services.battles import raters
 from backend.services.battles.assignment import VoteInput
+from backend.services.battles.ballots import close_when_over, open_ballot, submit_vote
 from backend.services.battles.raters import (
     Voter,
     ballot_token,
@@ -24,7 +25,6 @@ from backend.services.battles.raters import (
     voter_of_token,
 )
 from backend.services.battles.views import get_campaign
-from backend.services.battles.voting import close_when_over, open_ballot, submit_vote
 from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user, change_own_password
 from backend.services.people.sessions import Attempts, end_sessions

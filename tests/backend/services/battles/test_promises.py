@@ -9,9 +9,8 @@ import pytest
 from backend.domain.battles.campaign import GoldPair
 from backend.domain.jobs.events import CompletionEvent
 from backend.services.battles.assignment import VoteInput
-from backend.services.battles.ballots import ballot_progress
+from backend.services.battles.ballots import ballot_progress, open_ballot, submit_vote
 from backend.services.battles.raters import Voter, rater_for
-from backend.services.battles.voting import open_ballot, submit_vote
 from backend.services.context import LOCAL, Context
 from backend.services.job_events import record_events
 from tests.support.battle_world import claim_generation

@@ -22,7 +22,7 @@ from backend.domain.battles.vote_files.rows import parse_votes
 from backend.domain.battles.vote_files.tables import read_vote_file
 from backend.services.battles.answers import list_answers
 from backend.services.battles.assignment import VoteInput
-from backend.services.battles.ballots import undo
+from backend.services.battles.ballots import open_ballot, submit_vote, undo
 from backend.services.battles.frozen_boards import export_board, freeze_board, verify_board
 from backend.services.battles.quality import rater_qualities
 from backend.services.battles.raters import Voter, list_raters, rater_for
@@ -30,7 +30,6 @@ from backend.services.battles.side_by_side import record_side_by_side_vote
 from backend.services.battles.standings import board_fragility, export_votes_csv, standings
 from backend.services.battles.views import list_campaigns
 from backend.services.battles.vote_imports import import_votes
-from backend.services.battles.voting import open_ballot, submit_vote
 from backend.services.context import LOCAL, Context
 from tests.support.battle_world import (
     answer,
