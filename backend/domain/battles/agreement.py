@@ -1,8 +1,12 @@
-"""Agreement of raters, and of a judge with raters, on which contestant was better.
+"""Agreement of raters, and of a judge or a benchmark with raters, on which contestant was better.
 
 A vote names a contestant, not a side: sides are shuffled, so agreement on sides would measure nothing. Pairs of votes
 on the same battle are counted as in MT-bench (Zheng et al. 2023, arXiv 2306.05685, table 5), which the definition
 reproduces. "Both bad" counts as a tie, as in a rating. Intervals resample prompts.
+
+A benchmark's agreement is Kendall's tau-b and the share of pairs that both order alike. With few contestants the tau of
+a benchmark is nearly free to be anything: five contestants have ten pairs. So intervals come from resampling
+contestants, and below five nothing is claimed.
 """
 
 from __future__ import annotations

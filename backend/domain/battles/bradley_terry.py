@@ -4,6 +4,16 @@ theta is on the natural scale: the gap of a vote is theta_a - theta_b + covariat
 everything are summed first, so that a fit without covariates of the answers costs the same for ten thousand votes and
 for ten million. Works on arrays; `ratings` adds names. Source for when a maximum exists: Ford (1957), American
 Mathematical Monthly 64.
+
+The three models of one vote between contestants a `gap` apart: likelihood, score and information.
+
+    bradley_terry  P(a) = 1 / (1 + exp(-gap)); a tie counts as half a win for each (a quasi-likelihood: the model has no
+                   ties)
+    davidson       P(a) : P(tie) : P(b) = exp(gap / 2) : nu : exp(-gap / 2), tie parameter log nu
+    rao_kupper     P(a) = 1 / (1 + exp(eta - gap)), P(b) = 1 / (1 + exp(eta + gap)), else a tie; tie parameter eta > 0
+
+All are concave in gap and tie parameter. Sources: Bradley and Terry (1952); Davidson (1970), JASA 65; Rao and Kupper
+(1967), JASA 62.
 """
 
 from __future__ import annotations

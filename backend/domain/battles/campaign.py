@@ -1,4 +1,5 @@
-"""Config of a campaign, and prompts from dataset rows. Pure rules, no I/O."""
+"""Config of a campaign, its YAML file with name, contestants and dataset, and prompts from dataset rows. Pure rules, no
+I/O."""
 
 from __future__ import annotations
 

@@ -1,5 +1,9 @@
 """The battles that a campaign can serve, in memory: answers, votes and open battles counted incrementally, and the draw
 of the next one. Pure, no I/O; the database decides whether a drawn battle may be stored.
+
+Active sampling after Chiang et al. 2024 (arXiv 2403.04132, section 5): a pair's weight is the expected reduction, by
+one more vote, of the variances of the rating differences that are still undecided. Weights are above zero, and the
+probability of every draw is logged, because it can't be reconstructed.
 """
 
 from __future__ import annotations

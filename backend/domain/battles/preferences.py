@@ -1,4 +1,6 @@
-"""Resolve votes to preference pairs: chosen and rejected answer, raters, and agreement. Pure rules, no I/O."""
+"""Resolve votes to training rows by rules (YAML): preference pairs, answers by raters (chat), and answers labelled good
+or bad (kto), with warnings before anything trains on them. Pure rules, no I/O.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The result of a rating: a leaderboard with intervals, differences of pairs, the win matrix, and how far the method
-decides the order.
+"""Options and result of a rating: a leaderboard with intervals, differences of pairs, the win matrix, and how far the
+method decides the order.
 
 Compare two contestants by `RatingTable.pair`, never by overlapping intervals.
 """

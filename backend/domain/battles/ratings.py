@@ -4,6 +4,10 @@ by a rater.
 Half credit for a tie and for "both bad" (which keeps its own count), or a model of ties. Intervals are clustered by
 prompt and rater unless asked otherwise: on a fixed set of prompts an interval that ignores this is about 1.6 times too
 narrow.
+
+A fit is adjusted for how its battles were drawn (weights of votes) and for the form of the answers (covariates of
+length and style), and compared with the other methods on the same votes. Sources: Chiang et al. (2024, arXiv
+2403.04132), equation 7, for the weights; Li, Angelopoulos and Chiang (2024) for the covariates.
 """
 
 from __future__ import annotations

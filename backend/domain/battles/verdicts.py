@@ -2,9 +2,9 @@
 
 Votes are inspected while they arrive, so decision and interval stay valid at any stopping time; an ordinary test,
 repeated after every vote, declares a false winner in half of all campaigns. A verdict asks for evidence over prompts
-(`evidence`) and over raters (`rater_evidence`): ten raters on one prompt are evidence about one prompt, and a hundred
-prompts judged by one rater are evidence about one rater. What prompts alone say holds for the raters who voted. Votes
-must come in the order in which they were cast, and equal prompts must have equal names.
+(`evidence`) and over raters (`rater_evidence` there): ten raters on one prompt are evidence about one prompt, and a
+hundred prompts judged by one rater are evidence about one rater. What prompts alone say holds for the raters who voted.
+Votes must come in the order in which they were cast, and equal prompts must have equal names.
 """
 
 from __future__ import annotations

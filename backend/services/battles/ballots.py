@@ -3,6 +3,8 @@
 Votes are append-only: a correction is a new row. A battle is served to one rater, once per prompt, pair and purpose;
 the server alone knows which side is whose. What to serve is chosen from memory, outside the transaction that stores it;
 that transaction locks the rater's row and fails, to be tried again, if another request of the same rater came first.
+
+The actions of the HTTP interface (open, vote, grade, undo) stand last. A campaign closes once its stopping rule is met.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Create campaigns: draw prompts, enter contestants, and generate every contestant's completions of them."""
+"""Create campaigns: draw prompts (held-out rows of a dataset, or those of a file of completions), enter contestants of
+every kind, and generate their completions.
+"""
 
 from __future__ import annotations
 

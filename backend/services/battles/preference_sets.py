@@ -1,4 +1,7 @@
-"""Training rows from votes: preview them by the rules, and store them as a dataset with provenance to each vote."""
+"""Training rows from votes: read what votes say of the answers, preview rows by the rules, and store them as a dataset
+with provenance to each vote. Prompts that a rematch may use are those that no run in its ancestry trained on, and
+locked ones.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Quality of a campaign's raters: from its votes, repeats and gold pairs."""
+"""Quality of a campaign's raters, from its votes, repeats and gold pairs, and their exclusion from its board with the
+reason and the person. Votes are never deleted.
+"""
 
 from __future__ import annotations
 

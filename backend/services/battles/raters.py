@@ -1,5 +1,5 @@
 """Raters: signed-in users, the person on loopback, and holders of a link to one campaign. Only the hash of a link is
-stored.
+stored. A ballot's token is signed, and checked against the rater's row at every request.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Standings of a campaign: leaderboard, verdict on each pair, rater agreement, and the votes as CSV."""
+"""Standings of a campaign: its votes as records for the statistics, leaderboard, verdict on each pair, rater agreement,
+and the votes as CSV.
+"""
 
 from __future__ import annotations
 

@@ -13,6 +13,24 @@ Ramdas (2023), arXiv 2010.09686.
 
 Assumed: prompts are a sample, the order in which votes arrive doesn't depend on their labels, and the raters are those
 one asks about (`rater_evidence` asks about others).
+
+A bet's wealth depends only on how many prompts have which frozen score, so leaving out a rater moves a few counts:
+those of the prompts among whose first k votes the rater is.
+
+Evidence over raters holds in any order of votes. A rater's decisive votes are independent given that rater's leaning, a
+log-odds; ties say nothing about it. Null: leanings are spread symmetrically about 0 and small ones are likelier than
+large ones (unimodal). That holds every normal, Laplace, t or uniform spread of any width, also raters who don't lean at
+all. The e-value is a likelihood ratio, the votes' chance under leanings that favour a side (a fixed mixture of normals)
+over their largest chance under the null. For any one null the ratio with that null below is a martingale with every
+vote, so also while a rater still votes, and the e-value is no larger: it reaches 1 / alpha, ever, with a chance of at
+most alpha (Ville). The largest chance is a concave problem: a symmetric unimodal spread is a mixture of uniform ones
+about its centre (Khintchine), whose weights are found by constrained Newton steps and whose remaining gap is bounded by
+its gradient, so stopping early errs on the safe side. Sources: Wasserman, Ramdas and Balakrishnan (2020), "Universal
+inference", PNAS 117; Lindsay (1983), Annals of Statistics 11; Wang (2007), Journal of the Royal Statistical Society B
+69, for the steps.
+
+Raters who share prompts share what these prompts favour, which evidence over prompts guards against: ask
+for both. Two camps of raters with nothing between them are no unimodal spread.
 """
 
 from __future__ import annotations

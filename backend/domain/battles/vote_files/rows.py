@@ -13,6 +13,14 @@ the answers, for control of length and style: `length_a`, `length_b` and the sam
 
 MT-bench's `turn` tells two votes of a rater apart; both turns of a question are votes on one prompt, so intervals
 clustered by prompt take their dependence into account: by turn they are a tenth too narrow on MT-bench's own votes.
+
+The layouts in which other projects publish votes are read into these columns:
+
+- Chatbot Arena and MT-bench keep `conversation_a` and `conversation_b`, lists of messages: they become texts, up to the
+  vote's `turn`.
+- LMSYS's competition has a column for each outcome: `winner_model_a`, `winner_model_b`, `winner_tie`.
+- PandaLM has a row for each pair of answers, with `cmp_key` naming the two models and a column for each annotator: 1,
+  2, or 0 for a tie.
 """
 
 from __future__ import annotations

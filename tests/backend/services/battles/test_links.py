@@ -199,7 +199,7 @@ def test_a_campaign_closes_once_every_pair_has_a_verdict(ctx: Context, scenario:
     campaign = scenario.campaign(num_prompts=40, stop_on_verdict=True, overlap_share=0)
     assert not close_when_over(ctx, campaign.id)
     vote_in_turn(ctx, campaign.id, prefer("Oak"), each=4)
-    from backend.services.battles import voting
+    from backend.services.battles import ballots
 
-    voting._checked.clear()
+    ballots._checked.clear()
     assert close_when_over(ctx, campaign.id)
