@@ -1,4 +1,4 @@
-"""What a rater is served next, and the rows it adds: campaigns' battle pools in this process's memory, a rater's
+"""Assignment of battles to raters: campaigns' battle pools in this process's memory, a rater's
 battles so far, the choice of a gold pair, a repeated battle or a new one, and the storing of battles and votes.
 
 A pool only says what should be served; what is served is decided by the database's unique constraints, so several
