@@ -25,7 +25,7 @@ from backend.cli.output import CommandGroup, command, emit, note, score_data
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.config import EvaluationConfig, score_name
-from backend.domain.evaluation.tasks.groups import TaskGroup
+from backend.domain.evaluation.tasks.reading import TaskGroup
 from backend.domain.jobs.states import status_word
 from backend.domain.json_values import FieldValues
 from backend.domain.wording import percent
@@ -41,9 +41,8 @@ from backend.services.evaluation.evaluations import (
     list_evaluations,
     plan_evaluation,
 )
-from backend.services.evaluation.exports import ExportFormat, board_html, export_evaluation, scores_csv
+from backend.services.evaluation.exchange import ExportFormat, board_html, export_evaluation, import_results, scores_csv
 from backend.services.evaluation.forecasts import describe_cap
-from backend.services.evaluation.imported import import_results
 from backend.services.evaluation.suites import suite_of_group, tasks_of
 from backend.services.evaluation.task_fit import resolve_benchmark
 from backend.services.evaluation.tasks import find_task, suggest_task

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from backend.domain.evaluation.answer_length import longest_answer
+from backend.domain.evaluation.cost import longest_answer
 from jobs.evaluation.engines.base import (
     Answers,
     Batch,

@@ -33,10 +33,11 @@ from backend.domain.statistics.estimates import (
     share_estimate,
 )
 from backend.domain.statistics.groups import macro_average, micro_average
-from backend.domain.statistics.multiplicity import benjamini_hochberg, holm
 from backend.domain.statistics.paired import (
     PairedComparison,
+    benjamini_hochberg,
     difference_interval,
+    holm,
     mcnemar,
     paired_difference,
     paired_macro,

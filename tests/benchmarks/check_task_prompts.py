@@ -25,9 +25,9 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from backend.domain.data.rows.records import columns_of
 from backend.domain.evaluation.tasks.definition import RequestForm, TaskDefinition
+from backend.domain.evaluation.tasks.reading import shipped_definition
 from backend.domain.evaluation.tasks.rendering import Rendered
 from backend.domain.evaluation.tasks.selection import render_row, select_rows
-from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition
 from backend.infra.files.parquet import iter_file_rows
 from tests.support.data.data_reporter import import_rows
 from tests.support.data.task_rows import TASK_ROWS

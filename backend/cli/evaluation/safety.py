@@ -20,8 +20,14 @@ from backend.domain.jobs.states import status_word
 from backend.services.context import LOCAL
 from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import ScoreView, get_evaluation
-from backend.services.evaluation.safety.agreements import add_agreement, agreement_line, list_agreements
-from backend.services.evaluation.safety.cards import SafetyCard, list_unjudged, safety_card
+from backend.services.evaluation.safety.cards import (
+    SafetyCard,
+    add_agreement,
+    agreement_line,
+    list_agreements,
+    list_unjudged,
+    safety_card,
+)
 from backend.services.evaluation.safety.drifts import SafetyDrift, safety_drift
 from backend.services.evaluation.safety.probes import (
     ProbeView,

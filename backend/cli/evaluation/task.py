@@ -10,9 +10,8 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import CommandGroup, emit, note, read_text
 from backend.domain.evaluation.tasks.definition import TaskDefinition
-from backend.domain.evaluation.tasks.groups import TaskGroup
 from backend.domain.evaluation.tasks.lm_eval_yaml import from_lm_eval, to_lm_eval
-from backend.domain.evaluation.tasks.reading import task_yaml
+from backend.domain.evaluation.tasks.reading import TaskGroup, task_yaml
 from backend.domain.evaluation.tasks.rendering import Rendered
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL, Context

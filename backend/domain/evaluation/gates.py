@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import scipy
 
 from backend.domain.evaluation.gate_config import BenchmarkVerdict, GateBenchmark, GateConfig, GateVerdict
-from backend.domain.statistics.multiplicity import holm
-from backend.domain.statistics.paired import PairedComparison
+from backend.domain.statistics.paired import PairedComparison, holm
 from backend.domain.statistics.power import items_needed, power_of
 from backend.domain.wording import percent
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from backend.domain.evaluation.config import is_score_lower_better
 from backend.domain.jobs.states import Status
 from backend.domain.statistics.estimates import Estimate
-from backend.domain.statistics.multiplicity import benjamini_hochberg, holm
+from backend.domain.statistics.paired import benjamini_hochberg, holm
 from backend.errors import InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from backend.db.tables import Checkpoint, Evaluation, Job
-from backend.domain.evaluation.answer_length import is_capped
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.evaluation.cost import (
     RUNTIME_BYTES,
@@ -18,6 +17,7 @@ from backend.domain.evaluation.cost import (
     estimate_endpoint_tokens,
     estimate_evaluation_memory,
     estimate_time,
+    is_capped,
 )
 from backend.domain.evaluation.endpoints import check_request
 from backend.domain.jobs.states import Status

@@ -15,8 +15,8 @@ from backend.domain.attributes import view_of
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.suites import MemberOutcome, SuiteConfig, SuiteMember
 from backend.domain.evaluation.tasks.definition import TaskDefinition
-from backend.domain.evaluation.tasks.groups import TaskGroup
 from backend.domain.evaluation.tasks.metric_names import is_averaged, metric_label
+from backend.domain.evaluation.tasks.reading import TaskGroup
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name, not_found
 from backend.domain.statistics.estimates import Estimate

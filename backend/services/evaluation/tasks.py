@@ -16,10 +16,16 @@ from backend.domain.data.recognition.column_names import plain_name
 from backend.domain.data.rows.records import columns_of
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.tasks.definition import RequestForm, TaskDefinition
-from backend.domain.evaluation.tasks.groups import TaskGroup
-from backend.domain.evaluation.tasks.reading import read_definition, task_yaml, with_line
+from backend.domain.evaluation.tasks.reading import (
+    TaskGroup,
+    read_definition,
+    shipped_definition,
+    shipped_names,
+    shipped_text,
+    task_yaml,
+    with_line,
+)
 from backend.domain.evaluation.tasks.rendering import Rendered
-from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition, shipped_names, shipped_text
 from backend.domain.evaluation.tasks.templates import TemplateFault, evaluate
 from backend.domain.json_values import Row
 from backend.domain.names import not_found

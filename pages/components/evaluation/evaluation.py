@@ -1,28 +1,36 @@
-"""One evaluation, and the paired comparison of two evaluations."""
+"""One evaluation, with its calibration, contaminated items and check against another engine, and the paired comparison of
+two on every benchmark, with p values adjusted for their number.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
 import streamlit as st
 
 from backend.domain.evaluation.boards import caveats
 from backend.domain.evaluation.config import PREFIX_POLICY, EvaluationKind, describe_scoring, is_score_lower_better
 from backend.domain.evaluation.score_text import interval_text, is_share, p_text, score_label, score_text
-from backend.domain.jobs.results import EvaluationFacts, JudgeFacts
-from backend.domain.jobs.states import Status
+from backend.domain.jobs.results import EngineCheck, EvaluationFacts, JudgeFacts
+from backend.domain.jobs.states import ACTIVE, Status
+from backend.domain.statistics.calibration import ProbabilityCalibration
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.statistics.groups import macro_average, micro_average
 from backend.domain.wording import format_usd, percent, plural, shorten
 from backend.services.context import Context, Person
-from backend.services.evaluation.baselines import compare_across, unlike_benchmarks
+from backend.services.evaluation.baselines import CORRECTION, BenchmarkDifference, compare_across, unlike_benchmarks
 from backend.services.evaluation.board import void_reason_of
+from backend.services.evaluation.calibrations import MIN_ITEMS, read_calibration
+from backend.services.evaluation.checks import launch_check, read_check
 from backend.services.evaluation.comparisons import ALPHA, Comparison, compare, list_comparable, open_pair, order_pair
+from backend.services.evaluation.contamination import ContaminationCheck, check_contamination
 from backend.services.evaluation.evaluations import EvaluationView, ScoreView, launch_again
+from backend.services.jobs.jobs import get_job
 from pages.components import routes
+from pages.components.charts.style import ACCENT, MARGIN, MUTED, error_bars, fade
 from pages.components.choices import choose_from
-from pages.components.evaluation.across import adjusted_text, draw_across
 from pages.components.evaluation.charts import difference_figure
-from pages.components.evaluation.check import draw_check
-from pages.components.evaluation.details import draw_evaluation_details
 from pages.components.evaluation.endpoints import draw_subject
 from pages.components.evaluation.exchange import draw_downloads
 from pages.components.evaluation.items import (
@@ -33,7 +41,15 @@ from pages.components.evaluation.items import (
     is_item_open,
 )
 from pages.components.evaluation.safety import draw_safety_report
-from pages.components.frame import draw_figure, draw_plot, errors_shown, object_heading, plain, show_problem
+from pages.components.frame import (
+    draw_figure,
+    draw_plot,
+    errors_shown,
+    object_heading,
+    plain,
+    rerun_after,
+    show_problem,
+)
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.links import row_link
 from pages.components.tables import draw_table
@@ -340,3 +356,224 @@ def _averages(scores: list[ScoreView], metric: str) -> list[dict[str, object]]:
 def _row(name: str, score: ScoreView, metric: str) -> dict[str, object]:
     interval = interval_text(metric, score.low, score.high)
     return {"Subgroup": name, "Score": score_text(metric, score.value), "95 % interval": interval, "Items": score.n}
+
+
+def adjusted_text(comparison: Comparison, differences: Sequence[BenchmarkDifference]) -> str:
+    """Return the shown comparison's adjusted p value: `Adjusted for 4 benchmarks (Holm): p = 0.120`."""
+    shown = {comparison.first.id, comparison.second.id}
+    own = next(
+        (one for one in differences if {one.first.id, one.second.id} == shown and one.metric == comparison.metric), None
+    )
+    if own is None or own.p_adjusted is None or len(differences) < 2:
+        return ""
+    return f"Adjusted for {plural(len(differences), 'benchmark')} ({CORRECTION}): {p_text(own.p_adjusted)}"
+
+
+def draw_across(comparison: Comparison, differences: Sequence[BenchmarkDifference], *, unlike: Sequence[str]) -> None:
+    """Draw the differences on every benchmark that both checkpoints have, unless there is a single one, and those left
+    out as `unlike`.
+    """
+    if len(differences) > 1:
+        _draw_differences(comparison, differences)
+    for one in unlike:
+        st.caption(plain(f"Left out: {one}. Evaluate both with the same settings."))
+
+
+def _draw_differences(comparison: Comparison, differences: Sequence[BenchmarkDifference]) -> None:
+    names = {"first": comparison.first.checkpoint, "second": comparison.second.checkpoint}
+    st.subheader("All benchmarks", anchor=False)
+    rows = [
+        {
+            "Benchmark": one.column.label,
+            "Metric": score_label(one.metric),
+            "Difference": score_text(one.metric, one.difference.value, signed=True),
+            "95 % interval": (
+                interval_text(one.metric, one.difference.low, one.difference.high, signed=True) or "no interval"
+            ),
+            "p": p_text(one.p_value),
+            "Adjusted p": p_text(one.p_adjusted),
+            "Better": names.get(one.better or "", "undecided"),
+        }
+        for one in differences
+    ]
+    draw_table(rows, key="eval_across", alt="Differences on every benchmark")
+    st.caption(
+        plain(
+            f"{comparison.second.checkpoint} minus {comparison.first.checkpoint}. Adjusted p: {CORRECTION}'s correction"
+            f" for {plural(len(differences), 'benchmark')}, which keeps the chance of any false claim below"
+            f" {percent(ALPHA)}. Significant if adjusted p < {ALPHA}."
+        )
+    )
+
+
+ENGINE = {"lm_eval": "lm-eval", "plain": "the plain engine"}
+SAMPLE = 200
+AGREES = 1e-4
+"""Largest difference of a log-likelihood, in nats, up to which two engines agree."""
+
+
+def draw_check(ctx: Context, person: Person, evaluation: EvaluationView) -> None:
+    """Draw the newest check of an evaluation, one under way, and the button that starts another."""
+    key = f"eval_check_job_{evaluation.id}"
+    job_id = st.session_state.get(key)
+    panel = st.expander(
+        "Check against lm-eval", icon=":material/fact_check:", key="eval_check_panel", on_change="rerun"
+    )
+    if not panel.open and job_id is None:
+        return
+    with panel:
+        if job_id is not None and get_job(ctx, job_id).status in ACTIVE:
+            draw_job(ctx, person, job_id, doing="Computing the items by lm-eval")
+            return
+        if job_id is not None and (error := get_job(ctx, job_id).error):
+            st.error(plain(f"{error.cause} {error.remedy}"), icon=":material/error:")
+        check = read_check(ctx, evaluation.id)
+        if check is not None:
+            _draw_result(check)
+        st.caption(
+            f"Computes up to {SAMPLE} randomly drawn items by lm-evaluation-harness too, and compares them one by one."
+        )
+        if st.button("Check against lm-eval", key="eval_check", icon=":material/fact_check:"):
+            with rerun_after():
+                st.session_state[key] = launch_check(ctx, evaluation.id, person=person, items=SAMPLE).id
+
+
+def _draw_result(check: EngineCheck) -> None:
+    with st.container(horizontal=True):
+        with st.container(border=True):
+            largest = check.largest_difference
+            draw_figure("Largest difference", "–" if largest is None else f"{largest:.2g} nats")
+            st.caption(
+                plain(
+                    f"{plural(check.items, 'item')} by {check.engine} and by {ENGINE.get(check.against, check.against)}"
+                )
+            )
+        with st.container(border=True):
+            draw_figure("Other choice or answer", f"{check.other_choices}")
+            st.caption(plain(f"{plural(check.other_values, 'item')} with another value of a metric"))
+    if check.largest_difference is not None:
+        agrees = check.largest_difference <= AGREES and not check.other_choices
+        box, text = (
+            (st.success, "Both engines agree.")
+            if agrees
+            else (st.warning, "The engines differ; see the items with the largest differences.")
+        )
+        box(text, icon=":material/check_circle:" if agrees else ":material/warning:")
+    for item in check.shown[:5] if check.other_choices or check.other_values else ():
+        difference = "" if item.difference is None else f", difference {item.difference:.2g} nats"
+        st.caption(plain(f"Item {item.position + 1}{difference}{'' if item.same_choice else ', another choice'}"))
+
+
+def draw_evaluation_details(ctx: Context, evaluation: EvaluationView) -> None:
+    """Draw the panels of a finished evaluation's calibration and contamination."""
+    if evaluation.kind is EvaluationKind.MULTIPLE_CHOICE:
+        panel = st.expander("Calibration", icon=":material/tune:", key="eval_calibration", on_change="rerun")
+        if panel.open:
+            with panel:
+                _draw_calibration(read_calibration(ctx, evaluation.id), evaluation.id)
+    # the training data of an endpoint are not known
+    if evaluation.kind is not EvaluationKind.PERPLEXITY and evaluation.endpoint is None:
+        panel = st.expander(
+            "Contamination", icon=":material/content_copy:", key="eval_contamination", on_change="rerun"
+        )
+        if panel.open:
+            with panel:
+                _draw_contamination(check_contamination(ctx, evaluation), evaluation)
+
+
+def _draw_calibration(result: ProbabilityCalibration | None, key: str) -> None:
+    if result is None:
+        st.caption(f"Calibration needs at least {MIN_ITEMS} items with log-likelihoods of their choices.")
+        return
+    columns = st.columns(2)
+    with columns[0].container(border=True, height="stretch"):
+        draw_figure("Expected calibration error", f"{100 * result.ece:.1f} points")
+        st.caption(
+            plain(
+                f"A calibrated model shows {100 * result.ece_expected:.1f}, and up to {100 * result.ece_high:.1f}"
+                " by chance (95 %)."
+            )
+        )
+    with columns[1].container(border=True, height="stretch"):
+        draw_figure("Brier score", f"{result.brier:.3f}")
+        st.caption("Mean squared distance of confidence from outcome; lower is better.")
+    draw_plot(reliability_figure(result), key=f"reliability_{key}", alt="Accuracy by confidence, with intervals")
+    verdict = "Miscalibrated" if result.is_miscalibrated else "No miscalibration found"
+    st.caption(
+        plain(
+            f"{verdict} on {plural(result.n, 'item')}. Confidence is the softmax of the choices' log-likelihoods. "
+            "The band holds what a calibrated model shows by chance."
+        )
+    )
+
+
+def reliability_figure(result: ProbabilityCalibration) -> go.Figure:
+    """Return accuracy by confidence with Wilson intervals, the diagonal, and the band of a calibrated network."""
+    confidence = [100 * one.confidence for one in result.bins]
+    accuracy = [100 * one.accuracy for one in result.bins]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[0, 100], y=[0, 100], mode="lines", line={"dash": "dot", "color": MUTED, "width": 1.5}, hoverinfo="skip"
+    )
+    figure.add_scatter(
+        x=[*confidence, *confidence[::-1]],
+        y=[*(100 * one.band_high for one in result.bins), *(100 * one.band_low for one in result.bins[::-1])],
+        fill="toself",
+        fillcolor=fade(MUTED, 0.2),
+        line={"width": 0},
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=confidence,
+        y=accuracy,
+        mode="markers",
+        marker={"color": ACCENT, "size": 9},
+        error_y=error_bars(
+            [(one.accuracy, one.low, one.high) for one in result.bins], scale=100.0, thickness=1.4, width=4
+        ),
+        customdata=[one.n for one in result.bins],
+        hovertemplate="confidence %{x:.1f} %, accuracy %{y:.1f} %, %{customdata} items<extra></extra>",
+    )
+    figure.update_layout(
+        height=320,
+        margin=MARGIN,
+        showlegend=False,
+        xaxis={"title": "confidence, %", "range": [0, 101]},
+        yaxis={"title": "accuracy, %", "range": [0, 101]},
+    )
+    return figure
+
+
+def _draw_contamination(check: ContaminationCheck, evaluation: EvaluationView) -> None:
+    if not check.checked:
+        names = f" ({', '.join(check.unchecked)})" if check.unchecked else ""
+        st.caption(
+            plain(
+                f"Not known: no report on the training data{names} has searched it for this version of the benchmark. "
+                "Run a report on the dataset's page."
+            )
+        )
+        return
+    st.caption(
+        plain(f"{plural(len(check.positions), 'item')} also in {', '.join(check.checked)}, by shared runs of 13 words.")
+    )
+    if check.unchecked:
+        st.caption(plain(f"Not searched: {', '.join(check.unchecked)}."))
+    if not check.is_complete:
+        st.caption("The report lists only some of the items that it found, so the scores can't be split.")
+    if check.scores is None:
+        return
+    metric, columns = evaluation.main_metric, st.columns(3)
+    parts = (
+        ("Clean items", check.scores.clean),
+        ("Contaminated items", check.scores.contaminated),
+        ("Difference", check.scores.difference),
+    )
+    for column, (title, estimate) in zip(columns, parts, strict=True):
+        signed = title == "Difference"
+        with column.container(border=True, height="stretch"):
+            draw_figure(title, score_text(metric, estimate.value, signed=signed) if estimate else "–")
+            if estimate:
+                interval = interval_text(metric, estimate.low, estimate.high, signed=signed) or "no interval"
+                st.caption(plain(f"{interval}, {plural(estimate.n, 'item')}" if not signed else interval))
+    st.caption(plain(f"{score_label(metric)}. A higher score on contaminated items may be memory, not skill."))

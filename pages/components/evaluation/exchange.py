@@ -11,8 +11,15 @@ from backend.domain.evaluation.score_text import score_text
 from backend.domain.names import as_ascii
 from backend.services.context import Context, Person
 from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
-from backend.services.evaluation.exports import ExportFormat, board_html, export_evaluation, scores_csv
-from backend.services.evaluation.imported import import_results, list_imported, remove_imported
+from backend.services.evaluation.exchange import (
+    ExportFormat,
+    board_html,
+    export_evaluation,
+    import_results,
+    list_imported,
+    remove_imported,
+    scores_csv,
+)
 from pages.components.confirm import draw_confirmed
 from pages.components.downloads import draw_download
 from pages.components.frame import plain, rerun_after

@@ -20,8 +20,16 @@ from backend.services.data.datasets import list_datasets
 from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView, resolve_evaluated
 from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.evaluation.items import ItemView
-from backend.services.evaluation.safety.agreements import add_agreement, agreement_line, list_agreements
-from backend.services.evaluation.safety.cards import SafetyCard, has_judge, list_unjudged, read_harm, safety_card
+from backend.services.evaluation.safety.cards import (
+    SafetyCard,
+    add_agreement,
+    agreement_line,
+    has_judge,
+    list_agreements,
+    list_unjudged,
+    read_harm,
+    safety_card,
+)
 from backend.services.evaluation.safety.drifts import SafetyDrift
 from backend.services.evaluation.safety.probes import (
     add_injection_probe,

@@ -10,10 +10,9 @@ from pydantic import ValidationError
 
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.tasks.definition import DEFAULT_METRIC, KIND_LABELS, FewShot, TaskData, TaskDefinition
-from backend.domain.evaluation.tasks.groups import TaskGroup
 from backend.domain.evaluation.tasks.lm_eval_yaml import to_lm_eval
 from backend.domain.evaluation.tasks.metric_names import metric_label, metrics_of
-from backend.domain.evaluation.tasks.reading import read_definition, read_task, task_yaml
+from backend.domain.evaluation.tasks.reading import TaskGroup, read_definition, read_task, task_yaml
 from backend.domain.evaluation.tasks.rendering import Rendered
 from backend.domain.evaluation.tasks.templates import TemplateFault
 from backend.domain.json_values import FieldValues

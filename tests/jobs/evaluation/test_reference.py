@@ -9,7 +9,7 @@ import pytest
 
 from backend.domain.evaluation.harness import read_name
 from backend.domain.evaluation.tasks.definition import MetricUse, TaskDefinition
-from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition
+from backend.domain.evaluation.tasks.reading import shipped_definition
 from jobs.evaluation.choices import choice_values
 from jobs.modeling.checkpoints import load_network
 from jobs.modeling.scores import ContinuationScore

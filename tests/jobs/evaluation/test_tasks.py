@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.domain.evaluation.tasks.reading import read_task
+from backend.domain.evaluation.tasks.reading import read_task, shipped_text
 from backend.domain.evaluation.tasks.rendering import render
-from backend.domain.evaluation.tasks.shipped_tasks import shipped_text
 from backend.errors import InvalidInput, NotAllowed, Unavailable
 from jobs.evaluation.sandbox.programs import check_sandbox
 from jobs.modeling.tokenizers import byte_tokenizer

@@ -1,18 +1,44 @@
-"""Read task definitions and groups of them from YAML, and write them. Errors name the line."""
+"""Read task definitions and groups of them from YAML, and write them; list those that come with the product. Errors name
+the line. `mmlu_astronomy` is the part of `mmlu` with that subgroup.
+"""
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from importlib.resources import files
+from typing import Literal
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from backend.domain.evaluation.tasks.definition import TaskDefinition
-from backend.domain.evaluation.tasks.groups import TaskGroup
 from backend.domain.evaluation.tasks.templates import TemplateFault
+from backend.domain.names import not_found
 from backend.domain.validation import field_at_fault, validation_message
 from backend.domain.yaml_text import field_lines, parse_yaml
 from backend.errors import InvalidInput
+
+
+class TaskGroup(BaseModel):
+    """Tasks that are run together. `centred` averages (score - chance) / (1 - chance), as the CORE metric does."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, max_length=80, pattern=r"^[\w.-]+$", description="Name of the group.")
+    title: str = Field(default="", max_length=120, description="Name on pages; the group's name if left empty.")
+    description: str = Field(default="", max_length=2000, description="What the group measures.")
+    tasks: tuple[str, ...] = Field(min_length=1, max_length=200, description="Names of the tasks.")
+    average: Literal["macro", "micro"] = Field(
+        default="macro", description="Mean of the tasks, or mean of all their items."
+    )
+    centred: bool = Field(default=False, description="Average what exceeds chance.")
+
+    @property
+    def shown_title(self) -> str:
+        """The name on pages."""
+        return self.title or self.name
+
 
 _FIELD = re.compile(r"`([a-z_.]+)`")
 
@@ -91,3 +117,52 @@ def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _write_text)
+
+
+_FOLDER = files("backend.domain.evaluation.tasks").joinpath("shipped")
+
+
+@lru_cache(maxsize=1)
+def shipped_names() -> tuple[str, ...]:
+    """Return the names of the tasks and groups, sorted."""
+    return tuple(sorted(file.name.removesuffix(".yaml") for file in _FOLDER.iterdir() if file.name.endswith(".yaml")))
+
+
+def shipped_text(name: str) -> str:
+    """Return the YAML of a task or group. Raises NotFound."""
+    if name not in shipped_names():
+        raise not_found("task", name, shipped_names())
+    return _FOLDER.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=128)
+def shipped_definition(name: str) -> TaskDefinition | TaskGroup:
+    """Return a task or group by name, or the part of a task: `bbh_word_sorting`. Raises NotFound."""
+    parent = next(
+        (other for other in shipped_names() if name.startswith(f"{other}_") and name not in shipped_names()), None
+    )
+    if parent is not None:
+        task = shipped_definition(parent)
+        if isinstance(task, TaskDefinition) and task.subgroup in task.let:
+            return narrow(task, name.removeprefix(f"{parent}_"))
+    return read_definition(shipped_text(name))
+
+
+def narrow(task: TaskDefinition, subgroup: str) -> TaskDefinition:
+    """Return the part of a task with one subgroup; rows that don't say theirs belong to it."""
+    known = task.let[task.subgroup]
+    where = f"{task.subgroup} == {subgroup!r}"
+    condition = f"({task.data.where}) and {where}" if task.data.where else where
+    data = {**task.data.model_dump(), "names": (f"{task.name}_{subgroup}", subgroup), "where": condition}
+    examples = tuple(row for row in task.fewshot.examples if row.get(task.subgroup) in (None, subgroup))
+    return TaskDefinition.model_validate(
+        {
+            **task.model_dump(exclude_defaults=True),
+            "name": f"{task.name}_{subgroup}",
+            "title": f"{task.shown_title}: {subgroup.replace('_', ' ')}",
+            "data": data,
+            "let": {**task.let, task.subgroup: f"({known}) or {subgroup!r}"},
+            "groups": {},
+            "fewshot": {**task.fewshot.model_dump(exclude_defaults=True), "examples": examples},
+        }
+    )

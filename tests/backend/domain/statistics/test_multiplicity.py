@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from backend.domain.statistics.multiplicity import benjamini_hochberg, holm
+from backend.domain.statistics.paired import benjamini_hochberg, holm
 from backend.errors import InvalidInput
 
 

@@ -7,8 +7,7 @@ import pytest
 from scipy import stats
 
 from backend.domain.statistics.estimates import FloatArray
-from backend.domain.statistics.multiplicity import holm
-from backend.domain.statistics.paired import mcnemar
+from backend.domain.statistics.paired import holm, mcnemar
 from backend.domain.statistics.ranking import rank_jointly
 from backend.errors import InvalidInput
 

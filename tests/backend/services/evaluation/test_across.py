@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from backend.bootstrap import get_context
 from backend.cli.main import app
-from backend.domain.statistics.multiplicity import holm
+from backend.domain.statistics.paired import holm
 from backend.services.context import Context
 from backend.services.evaluation.baselines import compare_across, unlike_benchmarks
 from backend.services.evaluation.comparisons import compare

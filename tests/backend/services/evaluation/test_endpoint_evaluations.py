@@ -44,7 +44,7 @@ from backend.services.evaluation.evaluations import (
     launch_evaluation,
     list_evaluations,
 )
-from backend.services.evaluation.exports import board_html, scores_csv
+from backend.services.evaluation.exchange import board_html, scores_csv
 from backend.services.evaluation.forecasts import forecast_evaluations
 from backend.services.evaluation.gates import create_gate, get_gate, judge, plan_gates
 from backend.services.evaluation.judgements import Judge, launch_judgement

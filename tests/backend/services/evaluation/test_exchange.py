@@ -21,8 +21,14 @@ from backend.errors import Conflict, InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.board import read_board
 from backend.services.evaluation.evaluations import list_evaluations
-from backend.services.evaluation.exports import board_html, export_evaluation, scores_csv
-from backend.services.evaluation.imported import import_results, list_imported, remove_imported
+from backend.services.evaluation.exchange import (
+    board_html,
+    export_evaluation,
+    import_results,
+    list_imported,
+    remove_imported,
+    scores_csv,
+)
 from tests.support.safety_world import add_fine_tune, answered
 from tests.support.scenario import Scenario
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from backend.domain.evaluation.tasks.definition import TaskDefinition
-from backend.domain.evaluation.tasks.reading import read_task
-from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition
+from backend.domain.evaluation.tasks.reading import read_task, shipped_definition
 from backend.domain.evaluation.tasks.templates import TemplateFault
 from backend.services.context import Context
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation

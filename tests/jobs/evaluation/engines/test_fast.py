@@ -13,8 +13,7 @@ from backend.errors import JobFailed
 from jobs.evaluation.engines.base import Batch, EvaluationEngine, ScoreRequest
 from jobs.evaluation.engines.fast import FastEngine
 from jobs.evaluation.engines.plain import PlainEngine
-from jobs.evaluation.engines.shared_prefix import SharedPrefix
-from jobs.evaluation.engines.trie import TokenTrie
+from jobs.evaluation.engines.shared_prefix import SharedPrefix, TokenTrie
 from jobs.evaluation.subject import EvaluatedNetwork
 from jobs.modeling.loglikelihood import plan_pairs
 from jobs.modeling.tokenizers import byte_tokenizer

@@ -16,7 +16,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCau
 from backend.domain.checkpoints.inspection_config import InspectedMessage, InspectionConfig
 from backend.errors import InvalidInput, JobFailed
 from jobs.evaluation.inspection.network import lens_logits, run_network
-from jobs.evaluation.inspection.passage import Passage, encode_passage, scored_bytes
 from jobs.evaluation.inspection.statistics import (
     divergence,
     head_statistics,
@@ -24,7 +23,7 @@ from jobs.evaluation.inspection.statistics import (
     pair_statistics,
     token_statistics,
 )
-from jobs.evaluation.inspection.text import align_losses, why_not_same_vocabulary
+from jobs.evaluation.inspection.text import Passage, align_losses, encode_passage, scored_bytes, why_not_same_vocabulary
 from jobs.modeling.chat import encode_chat
 from jobs.modeling.loglikelihood import rolling_nll
 from jobs.modeling.tokenizers import byte_tokenizer, encode_texts, label_tokens, train_bpe

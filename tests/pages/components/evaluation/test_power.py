@@ -6,7 +6,7 @@ import pytest
 
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.evaluation.tasks.definition import TaskDefinition
-from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition
+from backend.domain.evaluation.tasks.reading import shipped_definition
 from backend.domain.statistics.power import plan_power
 from backend.services.evaluation.evaluations import Plan
 from pages.components.evaluation.form import format_plan

@@ -8,9 +8,8 @@ import pytest
 import yaml
 
 from backend.domain.evaluation.tasks.lm_eval_yaml import from_lm_eval, to_lm_eval
-from backend.domain.evaluation.tasks.reading import read_task
+from backend.domain.evaluation.tasks.reading import read_task, shipped_definition, shipped_text
 from backend.domain.evaluation.tasks.rendering import render
-from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition, shipped_text
 from backend.errors import InvalidInput
 from tests.support.data.task_rows import ARC
 

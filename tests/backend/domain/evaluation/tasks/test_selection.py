@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from backend.domain.evaluation.tasks.definition import TaskDefinition
+from backend.domain.evaluation.tasks.reading import shipped_definition
 from backend.domain.evaluation.tasks.rendering import subgroup_of
 from backend.domain.evaluation.tasks.selection import render_row, select_rows
-from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition
 from backend.errors import InvalidInput
 
 ROWS = [{"question": f"Question {n}?", "answer": str(n), "subject": "ab"[n % 2]} for n in range(12)]

@@ -8,10 +8,9 @@ import pytest
 
 from backend.domain.evaluation.instructions import INSTRUCTION_LABEL
 from backend.domain.evaluation.tasks.definition import TaskDefinition
-from backend.domain.evaluation.tasks.groups import TaskGroup
+from backend.domain.evaluation.tasks.reading import TaskGroup, shipped_definition, shipped_names
 from backend.domain.evaluation.tasks.rendering import Rendered
 from backend.domain.evaluation.tasks.selection import render_row, select_rows
-from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition, shipped_names
 from backend.errors import InvalidInput, NotFound
 from tests.support.data.task_rows import TASK_ROWS
 

@@ -23,8 +23,7 @@ from backend.services.evaluation.evaluations import get_evaluation
 from backend.services.evaluation.gates import judge_config
 from backend.services.evaluation.judgements import Judge, launch_judgement
 from backend.services.evaluation.judges.answers import evaluation_items
-from backend.services.evaluation.safety.agreements import add_agreement, agreement_line
-from backend.services.evaluation.safety.cards import safety_card
+from backend.services.evaluation.safety.cards import add_agreement, agreement_line, safety_card
 from backend.services.evaluation.safety.drifts import safety_drift
 from backend.services.evaluation.safety.probes import add_injection_probe, add_probe, list_probes, read_rows_of
 from backend.services.evaluation.safety.runs import read_reports, read_toxicity, run_safety
