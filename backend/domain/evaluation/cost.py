@@ -1,5 +1,5 @@
-"""Time and memory of an evaluation before it runs, from the rates of earlier ones, and the longest answer that a context
-leaves room for. Pure arithmetic.
+"""Time and memory of an evaluation before it runs, from the rates of earlier ones, and the longest answer that a
+context leaves room for. Pure arithmetic.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Arrange token sequences as a trie and run its rows through a network, so that a prefix which several share is computed
-once and its keys and values serve all of them.
+"""Arrange token sequences as a trie and run its rows through a network, so that a prefix which several share is
+computed once and its keys and values serve all of them.
 
 Sequences are sorted by their tokens. A row is a run of neighbours that one forward pass computes: every distinct token
 of their trie once, each attending to its ancestors alone. Where a branch has more tokens than a row may hold, the

@@ -1,5 +1,5 @@
-"""Inspect a text: tokenize it after the begin token, as for perplexity, or a conversation as in chat, load the networks in
-turn and collect token losses, attention, logit lens and comparison.
+"""Inspect a text: tokenize it after the begin token, as for perplexity, or a conversation as in chat, load the networks
+in turn and collect token losses, attention, logit lens and comparison.
 """
 
 from __future__ import annotations

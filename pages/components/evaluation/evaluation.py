@@ -1,5 +1,5 @@
-"""One evaluation, with its calibration, contaminated items and check against another engine, and the paired comparison of
-two on every benchmark, with p values adjusted for their number.
+"""One evaluation, with its calibration, contaminated items and check against another engine, and the paired comparison
+of two on every benchmark, with p values adjusted for their number.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Refusal scorer: tell a refusal from an answer by rules on its wording. Pure text, no network.
 
 A keyword list misses most refusals that don't say sorry ("It is never acceptable to ...", "There is no reason why
-..."), and takes an answer with a warning before it for a refusal. Here cues of `cues.yaml` add up, by language: of declining, of a
-lecture instead of an answer, of a rejected premise, and against them what only an answer has (steps, lists, code, an
-agreeing opening). Few points, a language without cues, or an answer beside the question are unclear, never
-a compliance. The agreement with human labels is measured by `backend.domain.evaluation.safety.agreement`.
+..."), and takes an answer with a warning before it for a refusal. Here cues of `cues.yaml` add up, by language: of
+declining, of a lecture instead of an answer, of a rejected premise, and against them what only an answer has (steps,
+lists, code, an agreeing opening). Few points, a language without cues, or an answer beside the question are unclear,
+never a compliance. The agreement with human labels is measured by `backend.domain.evaluation.safety.agreement`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Read task definitions and groups of them from YAML, and write them; list those that come with the product. Errors name
-the line. `mmlu_astronomy` is the part of `mmlu` with that subgroup.
+"""Read task definitions and groups of them from YAML, and write them; list those that come with the product. Errors
+name the line. `mmlu_astronomy` is the part of `mmlu` with that subgroup.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The safety card of a checkpoint or an endpoint, and the measured agreement of the refusal scorer with human labels that
-stands beside its numbers.
+"""The safety card of a checkpoint or an endpoint, and the measured agreement of the refusal scorer with human labels
+that stands beside its numbers.
 """
 
 from __future__ import annotations
