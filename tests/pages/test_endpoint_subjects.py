@@ -7,7 +7,7 @@ from __future__ import annotations
 from backend.domain.evaluation.gate_config import GateConfig
 from backend.domain.evaluation.suites import read_suite
 from backend.services.context import LOCAL, Context
-from backend.services.evaluation.endpoints.registry import add_endpoint, list_evaluated, read_endpoint_config
+from backend.services.evaluation.endpoints import add_endpoint, list_evaluated, read_endpoint_config
 from backend.services.evaluation.evaluations import list_evaluations
 from backend.services.evaluation.gates import create_gate
 from backend.services.evaluation.safety.probes import add_probe

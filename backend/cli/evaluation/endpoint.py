@@ -14,7 +14,7 @@ from backend.domain.evaluation.endpoints import EndpointConfig
 from backend.domain.json_values import FieldValues
 from backend.errors import NotFound
 from backend.services.context import LOCAL, Context
-from backend.services.evaluation.endpoints.registry import (
+from backend.services.evaluation.endpoints import (
     EvaluatedEndpointView,
     add_endpoint,
     list_evaluated,

@@ -18,7 +18,7 @@ from backend.domain.evaluation.safety.margins import MARGIN
 from backend.domain.evaluation.safety.probes import METRICS, PROBE_LABEL, Probe
 from backend.domain.jobs.states import status_word
 from backend.services.context import LOCAL
-from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
+from backend.services.evaluation.endpoints import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import ScoreView, get_evaluation
 from backend.services.evaluation.safety.cards import (
     SafetyCard,

@@ -26,7 +26,7 @@ from backend.errors import InvalidInput, NotFound, require_library
 from backend.services.checkpoints.checkpoints import CheckpointView, require_writer, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.views import VersionView
-from backend.services.evaluation.endpoints.registry import (
+from backend.services.evaluation.endpoints import (
     EvaluatedEndpointView,
     identity_of,
     read_subjects,

@@ -27,7 +27,7 @@ from backend.services.checkpoints.networks import read_network_shape
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import VersionView
-from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
+from backend.services.evaluation.endpoints import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import Plan, plan_evaluation
 
 MAX_EARLIER = 500

@@ -44,7 +44,7 @@ from backend.services.data.datasets import resolve_version
 from backend.services.data.views import VersionView
 from backend.services.evaluation.board import cuts_of
 from backend.services.evaluation.comparisons import column_key, refuse_unlike
-from backend.services.evaluation.endpoints.registry import (
+from backend.services.evaluation.endpoints import (
     EvaluatedEndpointView,
     find_own,
     list_evaluated,

@@ -24,7 +24,7 @@ from backend.domain.statistics.groups import centre, macro_average, micro_averag
 from backend.errors import Conflict, RoundhouseError
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
-from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView, read_subjects, store_own
+from backend.services.evaluation.endpoints import EvaluatedEndpointView, read_subjects, store_own
 from backend.services.evaluation.evaluations import (
     EvaluationView,
     get_evaluations,

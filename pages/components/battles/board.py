@@ -4,6 +4,7 @@ needed, sensitivity, judge agreement, snapshots.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import get_args
 
 import streamlit as st
@@ -11,16 +12,18 @@ import streamlit as st
 from backend.domain.battles.bradley_terry import METHOD_NAMES, Method
 from backend.domain.battles.clusters import ClusterBy
 from backend.domain.battles.rating_table import Control, PairDifference, RatingOptions, RatingTable
-from backend.domain.wording import percent, plural
+from backend.domain.statistics.estimates import Estimate
+from backend.domain.wording import percent, plural, shorten
 from backend.services.battles.frozen_boards import freeze_board, list_frozen_boards
 from backend.services.battles.standings import Standings, board_fragility, standings
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context, Person
+from backend.services.evaluation.judges.campaigns import JudgeColumn, JudgesView, judges_of
 from pages.components import routes
 from pages.components.battles.charts import interval_chart, rating_marks
-from pages.components.battles.judges import draw_judges
 from pages.components.battles.raters import draw_flagged
 from pages.components.battles.standings import draw_bias, draw_verdicts, draw_votes_needed, draw_win_matrix
+from pages.components.choices import choose_from
 from pages.components.frame import draw_plot, errors_shown, plain
 from pages.components.links import row_link
 from pages.components.numbers import form_button
@@ -321,3 +324,90 @@ def _draw_frozen(ctx: Context, person: Person, campaign: CampaignView, options: 
                 board.name, page=routes.BATTLES, query={"board": board.id}, icon="ac_unit", key=f"frozen_{board.id}"
             )
             st.caption(f"SHA-256 {board.digest[:12]}… · {when(board.created_at, now=ctx.now())}", width="content")
+
+
+def draw_judges(ctx: Context, campaign_id: str, table: RatingTable) -> None:
+    """Draw the judges' columns, or the way to a judge."""
+    judges = judges_of(ctx, campaign_id)
+    if judges is None:
+        st.caption(
+            "A judge model can read the same battles in both orders. Its verdicts stay beside the board and never count"
+            " as votes."
+        )
+    else:
+        _draw_agreement(ctx, judges)
+        _draw_judge_ratings(_choose_judgements(ctx, judges), table)
+    row_link("Judges", page=routes.EVALUATIONS, query={"judges": "1"}, icon="gavel", key="to_judges")
+
+
+def _time(ctx: Context, column: JudgeColumn) -> str:
+    return when(column.created_at, now=ctx.now(), with_seconds=True)
+
+
+def _choose_judgements(ctx: Context, judges: JudgesView) -> list[JudgeColumn]:
+    """Return the judgement of each judge that its ratings are from: its newest, unless another is chosen."""
+    by_judge: dict[str, dict[str, JudgeColumn]] = {}
+    for column in judges.columns:
+        by_judge.setdefault(column.judge, {})[column.job_id] = column
+    chosen = []
+    for judge, judgements in by_judge.items():
+        labels = {key: f"{_time(ctx, one)}: {shorten(one.criteria, 60)}" for key, one in judgements.items()}
+        key = next(iter(judgements))
+        if len(judgements) > 1:
+            label = f"Judgement of {plain(judge)} for the ratings"
+            key = choose_from(label, labels, key=f"judgement_of_{judge}", help="The newest judgement comes first.")
+        chosen.append(judgements[key])
+    return chosen
+
+
+def _draw_agreement(ctx: Context, judges: JudgesView) -> None:
+    rows = [
+        {
+            "Judge": column.judge,
+            "Judged": _time(ctx, column),
+            "Criteria": shorten(column.criteria, 60),
+            "Empty answers": {None: "not tried", True: "told apart", False: "not told apart"}[column.is_trusted],
+            "Agreement": _with_interval(column.agreement.percent_agreement, percent),
+            "Without ties": _with_interval(column.agreement.without_ties, percent),
+            "Kappa": _with_interval(column.agreement.kappa, "{:.2f}".format),
+            "Pairs of verdict and vote": column.agreement.num_pairs,
+        }
+        for column in judges.columns
+    ]
+    for column in judges.columns:
+        if column.is_trusted is False:
+            st.error(
+                plain(
+                    f"{column.judge} does not tell an empty answer from a real one in the judgement of"
+                    f" {_time(ctx, column)}. Do not rely on these verdicts."
+                ),
+                icon=":material/report:",
+            )
+    ceiling = judges.ceiling
+    people = {
+        "Judge": "raters with each other",
+        "Agreement": _with_interval(ceiling.percent_agreement, percent),
+        "Kappa": _with_interval(ceiling.alpha, "{:.2f}".format),
+    }
+    draw_table([*rows, people], key="judge_agreement", alt="Agreement of judges with raters")
+    st.caption(
+        f"The raters' own agreement, on {plural(ceiling.num_items, 'shared battle')}, is what to compare a judge with; "
+        "beside kappa it shows Krippendorff's alpha. Kappa is with all votes of today, its interval by prompts."
+    )
+
+
+def _draw_judge_ratings(columns: list[JudgeColumn], table: RatingTable) -> None:
+    rows: list[dict[str, object]] = []
+    for contestant in table.contestants:
+        row: dict[str, object] = {"Contestant": contestant, "Raters": round(table.rating(contestant).rating)}
+        for column in columns:
+            rating = column.ratings.get(contestant)
+            row[f"Judge {column.judge}"] = round(rating) if rating is not None else None
+        rows.append(row)
+    draw_table(rows, key="judge_ratings", alt="Ratings by raters and by judges")
+
+
+def _with_interval(estimate: Estimate | None, write: Callable[[float], str]) -> str:
+    if estimate is None:
+        return "–"
+    return f"{write(estimate.value)}{estimate.bracketed(write)}"

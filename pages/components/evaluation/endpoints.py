@@ -10,7 +10,7 @@ import streamlit as st
 
 from backend.domain.evaluation.endpoints import EndpointConfig
 from backend.services.context import Context, Person
-from backend.services.evaluation.endpoints.registry import (
+from backend.services.evaluation.endpoints import (
     EvaluatedEndpointView,
     add_endpoint,
     list_evaluated,

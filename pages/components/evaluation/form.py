@@ -17,7 +17,7 @@ from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
 from backend.services.data.views import DatasetView, VersionView
-from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView, list_evaluated
+from backend.services.evaluation.endpoints import EvaluatedEndpointView, list_evaluated
 from backend.services.evaluation.evaluations import EvaluationView, Plan, launch_evaluation, plan_evaluation
 from backend.services.evaluation.forecasts import EvaluationForecast, Subject, TotalForecast, forecast_evaluations
 from backend.services.evaluation.scoring_choice import EVALUATED_KINDS

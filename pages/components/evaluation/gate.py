@@ -16,7 +16,7 @@ from backend.domain.wording import percent, plural
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.evaluation.board import Column, read_board
-from backend.services.evaluation.endpoints.registry import list_evaluated
+from backend.services.evaluation.endpoints import list_evaluated
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluations
 from backend.services.evaluation.gates import (
     ENDPOINT_PREFIX,

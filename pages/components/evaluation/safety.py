@@ -17,7 +17,7 @@ from backend.domain.wording import plural
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
-from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView, resolve_evaluated
+from backend.services.evaluation.endpoints import EvaluatedEndpointView, resolve_evaluated
 from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.evaluation.items import ItemView
 from backend.services.evaluation.safety.cards import (

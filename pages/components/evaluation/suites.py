@@ -19,7 +19,7 @@ from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
 from backend.services.data.views import DatasetView
 from backend.services.evaluation.board import void_reason_of
-from backend.services.evaluation.endpoints.registry import list_evaluated
+from backend.services.evaluation.endpoints import list_evaluated
 from backend.services.evaluation.open_suites import SuiteChoice
 from backend.services.evaluation.scoring_choice import EVALUATED_KINDS
 from backend.services.evaluation.suites import (

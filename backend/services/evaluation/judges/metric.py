@@ -8,7 +8,7 @@ from backend.domain.jobs.payloads import require_folder
 from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context
-from backend.services.evaluation.endpoints.registry import identity_of, resolve_evaluated, target_of
+from backend.services.evaluation.endpoints import identity_of, resolve_evaluated, target_of
 
 
 def resolve_task_judge(ctx: Context, config: EvaluationConfig) -> tuple[JudgeTarget, str] | None:

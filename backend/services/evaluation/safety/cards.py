@@ -30,7 +30,7 @@ from backend.domain.statistics.estimates import Estimate
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.context import Context, Person, require_builder
-from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
+from backend.services.evaluation.endpoints import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import EvaluationView, resolve_subject
 from backend.services.evaluation.safety.drifts import SafetyDrift, safety_drift
 from backend.services.evaluation.safety.runs import SafetyResult, list_probe_results, read_toxicity

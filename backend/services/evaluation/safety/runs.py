@@ -19,7 +19,7 @@ from backend.domain.jobs.states import Status
 from backend.errors import InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.context import Context, Person
-from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
+from backend.services.evaluation.endpoints import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import (
     EvaluationView,
     launch_evaluation,

@@ -29,7 +29,7 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.evaluation.board import read_board
 from backend.services.evaluation.checks import launch_check
 from backend.services.evaluation.comparisons import compare, list_comparable, refuse_unlike
-from backend.services.evaluation.endpoints.registry import (
+from backend.services.evaluation.endpoints import (
     EvaluatedEndpointView,
     add_endpoint,
     list_evaluated,

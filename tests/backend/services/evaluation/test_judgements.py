@@ -18,7 +18,7 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.standings import standings
 from backend.services.battles.vote_imports import import_votes
 from backend.services.context import LOCAL, Context, Person
-from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
+from backend.services.evaluation.endpoints import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
 from backend.services.evaluation.judgements import (
     Judge,

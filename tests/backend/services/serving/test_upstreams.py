@@ -20,7 +20,7 @@ from backend.domain.serving.upstream import Upstream
 from backend.errors import Conflict, InvalidInput, NotAllowed, Unavailable
 from backend.services.checkpoints.checkpoints import list_checkpoints, resolve_checkpoint
 from backend.services.context import LOCAL, Context, Person
-from backend.services.evaluation.endpoints.registry import resolve_evaluated
+from backend.services.evaluation.endpoints import resolve_evaluated
 from backend.services.serving.canaries import start_canary
 from backend.services.serving.chat.contexts import endpoint_facts
 from backend.services.serving.deployments import (
