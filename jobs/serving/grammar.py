@@ -144,6 +144,13 @@ class GrammarMatcher:
         """
         if self.complete_at is not None:
             return torch.ones(self._vocab_size, dtype=torch.bool)
+        if self._matcher.is_stopped():  # without a complete text
+            raise InvalidInput(
+                "No complete answer has the form that was given.",
+                remedy="Look for a part that requires itself, such as a property that is required and refers to its"
+                " own object.",
+                field="response_format",
+            )
         self._began_s = time.thread_time()
         mask = self._mask(self._matcher)
         if self._matcher.is_error():
@@ -165,7 +172,7 @@ class GrammarMatcher:
             self._matcher.consume_token(token)
         if token in self._end_ids:
             self.complete_at = self._taken if self._shows_end else self._taken - 1
-        elif self._matcher.is_stopped():
+        elif self._matcher.is_stopped() and self._matcher.is_accepting():
             self.complete_at = self._taken
 
     def _mask(self, matcher: LLMatcher) -> Mask:

@@ -85,6 +85,17 @@ def test_a_constraint_that_holds_the_engine_up_ends_its_answer_with_a_reason(mon
         _write(matcher, ord("a"), count=400)
 
 
+@pytest.mark.parametrize("budget", [1, 30, 400])
+def test_a_schema_that_requires_itself_is_an_error_and_no_complete_answer(budget: int) -> None:
+    schema = {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}
+    matcher = _matcher("json_schema", json.dumps(schema))
+    matcher.budget = budget
+    with pytest.raises(InvalidInput, match="No complete answer"):
+        for _ in range(budget + 1):
+            matcher.take(int(matcher.allowed().nonzero()[0, 0]))
+    assert matcher.complete_at is None
+
+
 def _write(matcher: GrammarMatcher, token: int, *, count: int) -> None:
     for _ in range(count):
         matcher.allowed()
