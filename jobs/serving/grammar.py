@@ -32,6 +32,7 @@ COSTLY = {
     "json_object": (),
 }
 """Parts of a constraint that may take minutes to compile: counted repetitions and intersections."""
+REMEDY = "Use a smaller form, and look for a part that requires itself, such as a required property of its own object."
 FREE_CPU_S, TOKEN_CPU_S = 3.0, 0.02
 """Time of the engine's thread that the constraint of one answer may take, in all and for each token."""
 SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -91,13 +92,26 @@ def _compile(tokens: LLTokenizer, constraint: Constraint) -> LLMatcher:
                 field="response_format",
             ) from None
     matcher = LLMatcher(tokens, grammar, log_level=0)
-    if matcher.is_error():
-        raise InvalidInput(f"The {constraint.kind} can't be enforced: {_reason(matcher)}", field="response_format")
+    trial = matcher.deep_copy()
+    _take_first_token(trial, size=tokens.vocab_size)
+    if trial.is_error():
+        raise InvalidInput(
+            f"The {constraint.kind} can't be enforced: {_reason(trial)}.", remedy=REMEDY, field="response_format"
+        )
     return matcher
 
 
+def _take_first_token(matcher: LLMatcher, *, size: int) -> None:
+    """Take the first token that may begin an answer: a form that requires itself without end fails there."""
+    bits = np.zeros((size + 31) // 32, dtype=np.int32)
+    matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+    if not matcher.is_error():
+        matcher.consume_token(int(np.unpackbits(bits.view(np.uint8), bitorder="little").argmax()))
+
+
 def _reason(matcher: LLMatcher) -> str:
-    return str(matcher.get_error()).split("\n")[0][:300]
+    reason = str(matcher.get_error()).split("\n")[0][:300]
+    return "no text has this form" if reason == "NoExtensionBias" else reason
 
 
 def _grammar(constraint: Constraint) -> str:
@@ -144,17 +158,12 @@ class GrammarMatcher:
         """
         if self.complete_at is not None:
             return torch.ones(self._vocab_size, dtype=torch.bool)
-        if self._matcher.is_stopped():  # without a complete text
-            raise InvalidInput(
-                "No complete answer has the form that was given.",
-                remedy="Look for a part that requires itself, such as a property that is required and refers to its"
-                " own object.",
-                field="response_format",
-            )
         self._began_s = time.thread_time()
         mask = self._mask(self._matcher)
         if self._matcher.is_error():
-            raise InvalidInput(f"The form of the answer can't be enforced further: {_reason(self._matcher)}")
+            raise InvalidInput(
+                f"The form of the answer can't be enforced further: {_reason(self._matcher)}.", remedy=REMEDY
+            )
         self._is_ending = self._is_ending or self._must_end(mask)
         if self._is_ending:
             token = self._ending_token(self._matcher, mask)
@@ -172,7 +181,7 @@ class GrammarMatcher:
             self._matcher.consume_token(token)
         if token in self._end_ids:
             self.complete_at = self._taken if self._shows_end else self._taken - 1
-        elif self._matcher.is_stopped() and self._matcher.is_accepting():
+        elif self._matcher.is_stopped() and not self._matcher.is_error():
             self.complete_at = self._taken
 
     def _mask(self, matcher: LLMatcher) -> Mask:

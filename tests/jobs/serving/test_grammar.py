@@ -85,14 +85,39 @@ def test_a_constraint_that_holds_the_engine_up_ends_its_answer_with_a_reason(mon
         _write(matcher, ord("a"), count=400)
 
 
-@pytest.mark.parametrize("budget", [1, 30, 400])
-def test_a_schema_that_requires_itself_is_an_error_and_no_complete_answer(budget: int) -> None:
-    schema = {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}
+SELF = {"$ref": "#"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("json_schema", json.dumps({"type": "object", "properties": {"a": SELF}, "required": ["a"]})),
+        ("json_schema", json.dumps(SELF)),
+        ("json_schema", json.dumps({"type": "array", "minItems": 1, "items": SELF})),
+        ("lark", 'start: "a" start'),
+    ],
+    ids=["its own property", "itself", "its own item", "a rule of itself"],
+)
+def test_a_form_that_requires_itself_is_refused_before_the_answer(kind: str, value: str) -> None:
+    with pytest.raises(InvalidInput, match=r"can't be enforced: .*requires itself"):
+        _matcher(kind, value)
+
+
+def test_a_form_that_may_hold_itself_is_enforced() -> None:
+    node = {"anyOf": [{"type": "null"}, {"type": "object", "properties": {"n": SELF}, "required": ["n"]}]}
+    matcher = _matcher("json_schema", json.dumps(node))
+    assert matcher.allowed().any()
+
+
+def test_an_answer_whose_form_fails_on_the_way_is_not_complete() -> None:
+    endless = {"type": "object", "properties": {"a": {"$ref": "#/$defs/endless"}}, "required": ["a"]}
+    schema = {"anyOf": [{"const": 1}, {"$ref": "#/$defs/endless"}], "$defs": {"endless": endless}}
     matcher = _matcher("json_schema", json.dumps(schema))
-    matcher.budget = budget
-    brace = int(matcher.allowed().nonzero()[0, 0])
-    with pytest.raises(InvalidInput, match="No complete answer"):
-        _write(matcher, brace, count=budget + 1)
+    for token in make_tokenizer()('{"')["input_ids"]:
+        assert matcher.allowed()[token]
+        matcher.take(token)
+    with pytest.raises(InvalidInput, match="can't be enforced further"):
+        matcher.allowed()
     assert matcher.complete_at is None
 
 
