@@ -1,5 +1,5 @@
-"""Assignment of battles to raters: campaigns' battle pools in this process's memory, a rater's
-battles so far, the choice of a gold pair, a repeated battle or a new one, and the storing of battles and votes.
+"""Assignment of battles to raters: campaigns' battle pools in this process's memory, a rater's battles so far, the
+choice of a gold pair, a repeated battle or a new one, and the storing of battles and votes.
 
 A pool only says what should be served; what is served is decided by the database's unique constraints, so several
 processes may each hold one. Rows that another process commits later than their own time by more than `OVERLAP` are
