@@ -5,10 +5,10 @@ requests.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,13 +28,22 @@ MakeStore = Callable[[], LimitStore]
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     socket = tmp_path_factory.mktemp("v") / "v.sock"
     options = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
-    process = subprocess.Popen([str(broker_binary()), *options], stdout=subprocess.DEVNULL, cwd=socket.parent)
     url = f"unix://{socket}"
-    with redis.Redis.from_url(url) as client:
-        eventually(lambda: Path(socket).exists() and client.ping())
-    yield url
-    process.terminate()
-    process.wait(60)
+    with (
+        subprocess.Popen([str(broker_binary()), *options], stdout=subprocess.DEVNULL, cwd=socket.parent) as process,
+        redis.Redis.from_url(url) as client,
+    ):
+
+        def answers() -> bool:
+            with contextlib.suppress(redis.ConnectionError):  # the socket is there before the server listens on it
+                return bool(client.ping())
+            return False
+
+        try:
+            eventually(answers)
+            yield url
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(params=["memory", "redis"])
