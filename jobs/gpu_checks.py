@@ -65,7 +65,7 @@ from jobs.training import probe
 from jobs.training import run as training
 from jobs.training.network.adapters import check_quantising
 from jobs.training.network.optimizers import check_optimizer
-from jobs.training.telemetry.mfu import Utilisation, matmul_flops
+from jobs.training.telemetry import Utilisation, matmul_flops
 
 SMALL = ArchitectureConfig(
     num_layers=2, width=128, num_heads=2, num_kv_heads=1, context=128, vocab_size=512, feed_forward=256

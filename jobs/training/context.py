@@ -17,9 +17,9 @@ from jobs.modeling.chat import teach_template
 from jobs.modeling.devices import device_name, is_gpu, pick_autocast, pick_device, set_threads, threads_of_rank
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.reporter import JobSpec, Reporter
-from jobs.training.checkpoints.store import CheckpointStore
-from jobs.training.distributed.process_group import ProcessGroup, join_process_group
-from jobs.training.telemetry.reporter import DeviceGauge, MemoryMeter, MeteredReporter
+from jobs.training.checkpoints import CheckpointStore
+from jobs.training.distributed import ProcessGroup, join_process_group
+from jobs.training.telemetry import DeviceGauge, MemoryMeter, MeteredReporter
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,8 @@ from backend.errors import JobFailed
 from jobs.batches.base import Batches, StepBatches
 from jobs.modeling.devices import is_gpu, is_out_of_memory, release_gpu_cache
 from jobs.reporter import PROGRESS_EVERY_S, Reporter, StopRequested
-from jobs.training.checkpoints.state import Counters, RandomState, gather_state, save_state
-from jobs.training.checkpoints.store import CheckpointStore
-from jobs.training.distributed.process_group import ProcessGroup, gather_tensor
+from jobs.training.checkpoints import CheckpointStore, Counters, RandomState, gather_state, save_state
+from jobs.training.distributed import ProcessGroup, gather_tensor
 from jobs.training.failures import NotFinite, is_finite
 from jobs.training.held_out import WorstRows, write_held_out
 from jobs.training.network.ema import Ema, named_states

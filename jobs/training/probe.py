@@ -1,16 +1,21 @@
 """Probe a run: do a few of its steps and measure peak memory and speed. Keeps no files.
 
-The run is built by the same code as in training, on a sample of the dataset with its longest rows.
+The run is built by the same code as in training, on a sample of the dataset with its longest rows. Peak of tensor
+memory on the CPU comes from the profiler's record of every allocation of one step.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is imported: its profiler writes into the job's log
+import torch
+from torch.profiler import ProfilerActivity, profile
 
 from backend.domain.jobs.payloads import ProbePayload
 from backend.domain.jobs.results import ProbeResult
@@ -24,11 +29,12 @@ from jobs.training.context import TrainingContext, read_training_context
 from jobs.training.failures import out_of_memory_as_failure
 from jobs.training.loop import TrainingLoop
 from jobs.training.network.load import load_model
+from jobs.training.objectives.grpo import RolloutBatches
 from jobs.training.objectives.registry import OBJECTIVES
-from jobs.training.objectives.rollouts import RolloutBatches
 from jobs.training.run import make_loop
-from jobs.training.telemetry.allocations import allocated_peak
-from jobs.training.telemetry.reporter import step_times
+from jobs.training.telemetry import step_times
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler would write into the job's log
 
 WARM_UP, MIN_TIMED, MAX_TIMED = 2, 3, 40
 TIMED_S = 6.0
@@ -161,3 +167,36 @@ class LargestFirst:
 
 def _size(batch: MicroBatch) -> tuple[int, int]:
     return batch.inputs.numel(), batch.inputs.shape[1] if batch.columns is None else len(batch.columns)
+
+
+def allocated_peak(
+    step: Callable[[], object], *, model: torch.nn.Module, optimizer: torch.optim.Optimizer, folder: Path
+) -> int:
+    """Return the peak bytes of tensors during a step: weights, optimizer state and what the step allocates.
+
+    The record, some megabytes, is written to `folder` and deleted.
+    """
+    persistent = _persistent_bytes(model, optimizer)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        step()
+    file = folder / "allocations.json"
+    try:
+        record.export_chrome_trace(str(file))
+        events = json.loads(file.read_text())["traceEvents"]
+    finally:
+        file.unlink(missing_ok=True)
+    allocated = [
+        event["args"]["Total Allocated"]
+        for event in events
+        if event.get("name") == "[memory]" and event["args"]["Device Type"] == 0
+    ]
+    return persistent + max(allocated, default=0)
+
+
+def _persistent_bytes(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    tensors = [*model.parameters(), *model.buffers()]
+    tensors += [
+        value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)
+    ]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())

@@ -1,5 +1,5 @@
 """One process of a run on several devices: `python -m jobs.training.rank FOLDER PARENT`, with torch's variables of a
-rank in its environment (jobs/training/distributed/launch.py).
+rank in its environment (jobs/training/distributed.py).
 
 FOLDER holds `spec.json`. The first rank of all writes its events there, the first of another machine its progress;
 each rank leaves its error as a file, the first of a machine its result.

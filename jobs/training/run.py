@@ -1,7 +1,14 @@
-"""The entry of a training job: context, data, network, objective, loop."""
+"""The entry of a training job: context, data, network, objective, loop.
+
+A run that resumes keeps the batch sizes of its earlier part, with a log line for every unavoidable difference. The
+network is compiled with torch.compile if configured or worthwhile; eager mode is the fallback, with a log line.
+"""
 
 from __future__ import annotations
 
+import os
+import platform
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,33 +19,31 @@ import torch
 from backend.domain.jobs.events import ResumedEvent
 from backend.domain.jobs.payloads import TrainingPayload, TrainPayload
 from backend.domain.jobs.results import TrainResult
-from jobs.batches.base import DATA_ORDER, Batches
+from backend.domain.training.execution import compiles, keep_global_batch
+from jobs.batches.base import DATA_ORDER, Batches, StepBatches
+from jobs.modeling.devices import device_kind, device_name, fork_random, is_gpu, is_out_of_memory
 from jobs.reporter import JobSpec, Reporter, StopRequested
-from jobs.training.checkpoints.state import Counters, load_state, read_counters, seed_everything
-from jobs.training.checkpoints.store import estimate_checkpoint_bytes
-from jobs.training.compilation import compile_network
+from jobs.training.checkpoints import (
+    Counters,
+    estimate_checkpoint_bytes,
+    load_state,
+    read_counters,
+    seed_everything,
+)
 from jobs.training.context import TrainingContext, read_training_context
-from jobs.training.distributed.launch import run_ranks
+from jobs.training.distributed import run_ranks
 from jobs.training.failures import out_of_memory_as_failure
 from jobs.training.loop import TrainingLoop
+from jobs.training.network.adapters import held_type
 from jobs.training.network.ema import Ema, named_states
 from jobs.training.network.experts import ExpertBalance
-from jobs.training.network.frozen_base import held_type
 from jobs.training.network.load import load_model
 from jobs.training.network.optimizers import check_optimizer
+from jobs.training.objectives.base import TrainingObjective
 from jobs.training.objectives.registry import OBJECTIVES
-from jobs.training.resume import (
-    describe_machine,
-    keep_batch_sizes,
-    keep_frozen_base,
-    limit_epochs,
-    log_other_machine,
-    log_other_order,
-)
 from jobs.training.samples import encode_sample_prompts
-from jobs.training.strategy import Replicas, Shards, Strategy
-from jobs.training.telemetry.mfu import find_utilisation
-from jobs.training.zero import ZeroStages
+from jobs.training.strategy import Replicas, Shards, Strategy, ZeroStages
+from jobs.training.telemetry import find_utilisation
 
 
 def run(spec: JobSpec[TrainPayload], reporter: Reporter) -> TrainResult:
@@ -66,7 +71,7 @@ def train(ctx: TrainingContext) -> TrainResult:
     resume_from = _newest_of_all(ctx)
     if resume_from is not None:
         counters, launched = read_counters(resume_from), ctx.config
-        ctx = keep_frozen_base(keep_batch_sizes(ctx, counters), counters)
+        ctx = _keep_frozen_base(_keep_batch_sizes(ctx, counters), counters)
         ctx.reporter.is_as_launched = ctx.config == launched
     try:
         data = stages.load(ctx)
@@ -88,7 +93,7 @@ def train(ctx: TrainingContext) -> TrainResult:
     ctx.reporter.mfu_of_rate = None if utilisation is None else utilisation.of
     if not batches.has_validation:
         ctx.reporter.log("The dataset has no validation split, so val_loss is not measured.")
-    return make_loop(limit_epochs(ctx, batches), batches, model, resume_from=resume_from).run()
+    return make_loop(_limit_epochs(ctx, batches), batches, model, resume_from=resume_from).run()
 
 
 def _newest_of_all(ctx: TrainingContext) -> Path | None:
@@ -122,12 +127,12 @@ def make_loop(ctx: TrainingContext, batches: Batches, model: Any, *, resume_from
         counters = load_state(
             resume_from, optimizer=strategy.optimizer, states=states, process_group=group, seed=config.seed
         )
-        log_other_machine(ctx, counters)
-        log_other_order(ctx, counters)
+        _log_other_machine(ctx, counters)
+        _log_other_order(ctx, counters)
         ctx.reporter.emit(ResumedEvent(step=counters.step, folder=ctx.spec.relative(resume_from)))
     elif ctx.spec.attempt > 1:  # steps that an earlier attempt reported before its first checkpoint are reported again
         ctx.reporter.emit(ResumedEvent())
-    strategy.forward = compile_network(strategy.forward, objective, batches, ctx)
+    strategy.forward = _compile_network(strategy.forward, objective, batches, ctx)
     return TrainingLoop(
         config=config,
         model=model,
@@ -155,3 +160,118 @@ def make_loop(ctx: TrainingContext, batches: Batches, model: Any, *, resume_from
         expert_balance=(None if isinstance(model, peft.PeftModel) else ExpertBalance(model)),
         last_checkpoint=None if resume_from is None else ctx.spec.relative(resume_from),
     )
+
+
+def describe_machine(device: torch.device, *, count: int = 1) -> str:
+    """Describe what rounding depends on besides the config: devices, threads, torch."""
+    if is_gpu(device):
+        return f"{count} x {device_name(device)}, torch {torch.__version__}"
+    return f"{platform.machine()} CPU, {count} x {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def _keep_batch_sizes(ctx: TrainingContext, counters: Counters) -> TrainingContext:
+    """Return the context with the sequences per step, the validated items and the reduced micro-batch of the run's
+    earlier part.
+
+    Raises InvalidInput if the devices can't share the sequences evenly.
+    """
+    if counters.measured is not None:
+        ctx = replace(ctx, val_items=counters.measured)
+    if counters.sequences is not None:
+        config, resized = ctx.config, keep_global_batch(ctx.config, counters.sequences)
+        if resized is not config:
+            ctx.reporter.log(
+                f"A step keeps its {counters.sequences} sequences: {config.devices.count} x micro_batch"
+                f" {resized.micro_batch} x {resized.grad_accum_steps}, although the config now says micro_batch"
+                f" {config.micro_batch} x {config.grad_accum_steps}."
+            )
+        ctx = replace(ctx, config=resized)
+    if counters.micro_batch is not None and counters.micro_batch < ctx.config.micro_batch:
+        ctx.reporter.log(f"Micro-batches stay at {counters.micro_batch}, as larger ones did not fit into memory.")
+        ctx = replace(ctx, max_micro_batch=counters.micro_batch)
+    return ctx
+
+
+def _keep_frozen_base(ctx: TrainingContext, counters: Counters) -> TrainingContext:
+    """Return the context with the frozen base in float32 if the run's earlier part held it so."""
+    if counters.held_in is not None or held_type(ctx) is None or ctx.config.method == "qlora":
+        return ctx
+    ctx.reporter.log("The frozen base stays in float32, as it was when this run was saved.")
+    lora = ctx.config.lora.model_copy(update={"frozen_base": "fp32"})
+    return replace(ctx, config=ctx.config.model_copy(update={"lora": lora}))
+
+
+def _limit_epochs(ctx: TrainingContext, batches: StepBatches) -> TrainingContext:
+    """Return the context with max_steps lowered to the steps of max_epochs, which is logged."""
+    config = ctx.config
+    if not config.max_epochs:
+        return ctx
+    steps = batches.steps_for(config.max_epochs)
+    if steps >= config.max_steps:
+        return ctx
+    ctx.reporter.log(
+        f"max_epochs {config.max_epochs:g} ends after {steps:,} steps, before max_steps {config.max_steps:,}."
+    )
+    return replace(ctx, config=config.model_copy(update={"max_steps": steps}))
+
+
+def _log_other_order(ctx: TrainingContext, counters: Counters) -> None:
+    """Log that some rows of the epoch come twice and others not at all if the run was saved by a version with another
+    order of data.
+    """
+    if counters.data_order != DATA_ORDER and ctx.config.objective.predicts_tokens:
+        ctx.reporter.log(
+            "This run was saved by an earlier version, which took rows in another order. From step"
+            f" {counters.step + 1:,} on they come in the present one, so some rows of this epoch come twice and others"
+            " not at all."
+        )
+
+
+def _log_other_machine(ctx: TrainingContext, counters: Counters) -> None:
+    """Log that results are not bit-identical if the run was saved on another machine."""
+    machine = describe_machine(ctx.device, count=ctx.process_group.count)
+    if counters.machine is not None and counters.machine != machine:
+        ctx.reporter.log(
+            f"This run was saved on {counters.machine} and resumes on {machine}. Weights, optimizer state, data order"
+            " and learning rate are the same. Sums are rounded in another order, so losses agree closely but not bit"
+            " for bit; dropout masks may differ."
+        )
+
+
+_CACHE_FOLDER = "compiled"
+
+
+def _compile_network(
+    network: torch.nn.Module, objective: TrainingObjective, batches: Batches, ctx: TrainingContext
+) -> torch.nn.Module:
+    """Return the compiled network, after one forward and backward pass to test it; the network itself if it is not to
+    be compiled.
+
+    The compiler's cache is kept among the artifacts for later runs. Weights and random state are preserved.
+    """
+    config, device = ctx.config, ctx.device
+    size = sum(parameter.numel() for parameter in network.parameters())
+    if not compiles(config, parameters=size, device=device_kind(device)):
+        return network
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(ctx.spec.artifacts / _CACHE_FOLDER))
+    batch, started = batches.at_step(1)[0], time.perf_counter()
+    is_dynamic = False if config.objective.pretrains else None
+    ctx.reporter.log("Compiling the model: a minute or two, the first time on a machine.")
+    try:
+        compiled: torch.nn.Module = torch.compile(network, dynamic=is_dynamic)  # type: ignore[assignment]
+        network.train()
+        with fork_random(device):
+            with torch.autocast(device.type, dtype=ctx.autocast, enabled=ctx.autocast is not None):
+                output = objective.compute_loss(compiled, batch.to(device))
+            torch.autograd.backward(output.total)
+    # compilers fail in many ways (none installed, an unsupported operator), and eager mode computes the same
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
+        ctx.reporter.log(f"torch.compile is not used: {type(error).__name__}: {reason}")
+        return network
+    finally:
+        network.zero_grad(set_to_none=True)
+    ctx.reporter.log(f"The model is compiled ({time.perf_counter() - started:.0f} s).")
+    return compiled

@@ -62,10 +62,9 @@ def child(way: str, vocabulary: int) -> None:
     from backend.domain.estimates.setting import TrainingSetting
     from jobs.batches.base import MicroBatch
     from jobs.modeling.build import build_network
-    from jobs.training.losses.chunked_cross_entropy import logits_loss
-    from jobs.training.losses.output_head import OutputHead
-    from jobs.training.telemetry.allocations import allocated_peak
-    from jobs.training.telemetry.reporter import MemoryMeter
+    from jobs.training.losses.output_head import OutputHead, logits_loss
+    from jobs.training.probe import allocated_peak
+    from jobs.training.telemetry import MemoryMeter
 
     shape = ArchitectureConfig(
         num_layers=6,

@@ -317,7 +317,7 @@ def _share(setting: TrainingSetting, peak: MemoryEstimate, costs: _Costs) -> Mem
     DDP keeps a second copy of the gradients in its buckets. FSDP keeps a share of weights, gradients and moments, and
     gathers the weights of two blocks (the one in work and the next) beside embedding and head, as they are held:
     autocast converts them later. A GPU never holds more, as a network is sharded before it gets there; a process on a
-    CPU does where it reads the network whole (`jobs/training/network/shards.py`), and DeepSpeed's everywhere: of a
+    CPU does where it reads the network whole (`jobs/training/network/load.py`), and DeepSpeed's everywhere: of a
     large network that is the peak. ZeRO-3 keeps what FSDP does, ZeRO-2 all weights; both keep a second copy of the
     share that they update and a bucket of gradients. Offload moves share, gradients and moments off a GPU.
     """

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from jobs.training.distributed.process_group import shard_like
+from jobs.training.distributed import shard_like
 
 
 class Ema:

@@ -1,39 +1,53 @@
 """Load the network to train: fresh from an architecture, from a base, or from the checkpoint to resume; with the
 attention that its run asks for, and with its first blocks frozen.
+
+FSDP2 shares a network out over the processes of a run, block by block (Zhao et al. 2023, arXiv 2304.11277), while it is
+loaded: each process builds it without weights and reads its own share from the base, so none ever holds all. One
+process alone reads a frozen base so, into fewer bits.
+
+Read whole, and shared out afterwards, is what has no weights yet or needs them at once: a new network, DoRA and PiSSA,
+which start from the base's matrices, scoring networks, a base that is an adapter, and a mixture of experts, whose
+matrices transformers joins while it reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import peft
 import torch
+from torch import nn
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict_loader import load as load_checkpoint
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.training.config import context_problems
+from backend.domain.training.config import RunConfig, context_problems
 from backend.errors import InvalidInput
 from jobs.modeling.blocks import find_blocks
 from jobs.modeling.build import build_network
-from jobs.modeling.checkpoints import load_network, load_scorer
+from jobs.modeling.checkpoints import (
+    build_without_weights,
+    check_folder,
+    is_adapter,
+    load_network,
+    load_scorer,
+    read_tensor_shapes,
+)
 from jobs.modeling.loglikelihood import longest_input
 from jobs.modeling.tokenizers import padding_id
 from jobs.modeling.unusable import one_line
 from jobs.reporter import Reporter
 from jobs.training.context import TrainingContext
-from jobs.training.network.adapters import add_adapters, load_quantised
-from jobs.training.network.frozen_base import held_type, hold_frozen
-from jobs.training.network.shards import (
-    add_to_unread,
-    build_unread,
-    is_shared_out,
-    is_unread,
-    read_weights,
-    share_out,
-)
+from jobs.training.distributed import ProcessGroup
+from jobs.training.network.adapters import add_adapters, held_type, hold_frozen, load_quantised
 
 Attention = Literal["auto", "sdpa", "eager", "flex", "flash"]
 IMPLEMENTATIONS = {"sdpa": "sdpa", "eager": "eager", "flex": "flex_attention", "flash": "flash_attention_2"}
@@ -53,7 +67,7 @@ def load_model(ctx: TrainingContext, *, resume_from: Path | None) -> Any:
     freeze_blocks(model, ctx.config.freeze_blocks, reporter=ctx.reporter)
     if ctx.config.recompute:
         model.activation_checkpointing_enable({"use_reentrant": False})
-    if is_shared_out(ctx.config, ctx.process_group):
+    if _is_shared_out(ctx.config, ctx.process_group):
         share_out(model, device=ctx.device, count=ctx.process_group.count)
     if is_unread(model):
         folder = ctx.base if ctx.config.method != "full" else resume_from or ctx.base
@@ -74,7 +88,7 @@ def _load_model(ctx: TrainingContext, *, resume_from: Path | None) -> Any:
             pad_token_id=tokenizer.pad_token_id,
             dropout=config.dropout,
         )
-    is_shared = is_shared_out(config, ctx.process_group)
+    is_shared = _is_shared_out(config, ctx.process_group)
     build = _build_unread if is_shared or held_type(ctx) is not None else _load_full
     if config.method != "full":
         network = load_base(ctx, build)
@@ -90,7 +104,7 @@ def _build_unread(ctx: TrainingContext, folder: Path) -> PreTrainedModel:
     """
     network = build_unread(folder, ctx.config)
     if network is None:
-        if is_shared_out(ctx.config, ctx.process_group):
+        if _is_shared_out(ctx.config, ctx.process_group):
             ctx.reporter.log("Each process reads the whole network, and keeps its share.")
         return _load_full(ctx, folder)
     return network
@@ -226,3 +240,90 @@ def _is_embedding(name: str, module: torch.nn.Module) -> bool:
     """
     last = name.rpartition(".")[2]
     return isinstance(module, torch.nn.Embedding) or ("." not in name and any(part in last for part in EMBEDDINGS))
+
+
+_BASE_LAYER = ".base_layer."
+"""Part that PEFT inserts into the name of a matrix with an adapter."""
+
+
+def _is_shared_out(config: RunConfig, group: ProcessGroup) -> bool:
+    """Return whether each process of a run holds a share of its network."""
+    return group.count > 1 and config.devices.sharding == "fsdp"
+
+
+def build_unread(folder: Path, config: RunConfig) -> Any | None:
+    """Build a checkpoint's network without weights for `read_weights`; None if it has to be read whole."""
+    check_folder(folder)
+    starts_from_weights = config.method != "full" and config.lora.variant not in ("lora", "rslora")
+    if is_adapter(folder) or config.method == "qlora" or starts_from_weights or not config.objective.facts.writes:
+        return None
+    network = build_without_weights(folder, with_buffers=True, dropout=config.dropout)
+    stored = {
+        name: shape
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, (_, shape) in read_tensor_shapes(file).items()
+    }
+    names: dict[int, list[str]] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+        if stored.get(name, tuple(tensor.shape)) != tuple(tensor.shape):
+            return None
+    return network if all(any(name in stored for name in same) for same in names.values()) else None
+
+
+def is_unread(network: nn.Module) -> bool:
+    """Return whether a network lacks weights, those of adapters aside."""
+    return any(parameter.is_meta for parameter in network.parameters())
+
+
+def add_to_unread(network: nn.Module, add: Callable[[], peft.PeftModel]) -> peft.PeftModel:
+    """Call `add`, which puts adapters on a network. PEFT moves each adapter to the device of its matrix: to this one
+    of a stand-in, so that its first values are kept.
+    """
+    with _stand_ins(network):
+        model = add()
+    for parameter in network.parameters():
+        if parameter.is_meta:
+            parameter.requires_grad_(False)
+    return model
+
+
+@contextmanager
+def _stand_ins(network: nn.Module) -> Iterator[None]:
+    replaced = [
+        (module, weight)
+        for module in network.modules()
+        if isinstance(weight := getattr(module, "weight", None), nn.Parameter)
+    ]
+    for module, weight in replaced:
+        module.weight = nn.Parameter(torch.zeros(()).expand(weight.shape))  # its shape without its memory
+    try:
+        yield
+    finally:
+        for module, weight in replaced:
+            module.weight = weight
+
+
+def share_out(model: Any, *, device: torch.device, count: int) -> None:
+    """Shard a network in place over `count` processes. Types of numbers may differ where they are frozen."""
+    mesh = init_device_mesh(device.type, (count,))
+    for block in find_blocks(model):
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+@torch.no_grad()
+def read_weights(model: Any, folder: Path, *, device: torch.device) -> None:
+    """Read the weights of an unread network from a checkpoint's folder, of a shared one this process's share."""
+    network = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    model._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)
+    network.tie_weights()  # `_apply` made two of a matrix that serves as embedding and head
+    stored = {name for file in folder.glob("*.safetensors") for name in read_tensor_shapes(file)}
+    shares = {
+        original: tensor
+        for name, tensor in network.state_dict().items()
+        if (original := name.replace(_BASE_LAYER, ".")) in stored
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # each reads on its own
+        load_checkpoint(shares, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)

@@ -25,8 +25,7 @@ from jobs.modeling.devices import device_kind
 from jobs.modeling.tokenizers import count_token_bytes, padding_id
 from jobs.training.context import TrainingContext
 from jobs.training.held_out import WorstRows, offer_tokens
-from jobs.training.losses.chunked_cross_entropy import NO_PENALTIES, Penalties
-from jobs.training.losses.output_head import OutputHead
+from jobs.training.losses.output_head import NO_PENALTIES, OutputHead, Penalties
 from jobs.training.network.experts import has_experts, router_loss_weight
 from jobs.training.network.packed_attention import attend_by_row
 from jobs.training.objectives.base import (

@@ -1,20 +1,35 @@
-"""Preference objectives: dpo, orpo and simpo on pairs, kto on rated answers, reward on scored pairs."""
+"""Preference objectives: dpo, orpo and simpo on pairs, kto on rated answers, reward on scored pairs.
+
+Log-probabilities of a run's answers under the reference network are computed once before training, so that only one
+network is in memory. They are saved in the run's folder under a hash of each answer's tokens: a resumed run reads the
+same numbers on any machine, and a run that is extended computes only those of new answers.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import time
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from safetensors.numpy import load_file, save_file
 
 from backend.domain.data.splits import SPLITS
 from backend.domain.training.config import RunConfig
+from backend.errors import JobFailed
 from jobs.batches.base import IGNORE, EpochOrder, StepBatches
 from jobs.batches.preference import (
     UNKNOWN,
+    Floats,
     PairBatch,
     RatedBatch,
     ReferencedPair,
@@ -26,11 +41,13 @@ from jobs.batches.preference import (
     collate_scored,
     flatten_pairs,
     in_pairs,
+    pad,
     pair_length,
 )
 from jobs.batches.preference_rows import Answered, AnsweredPair, Rated, load_pairs, load_rated
+from jobs.modeling.checkpoints import read_card
 from jobs.modeling.tokenizers import padding_id
-from jobs.reporter import StopRequested
+from jobs.reporter import PROGRESS_EVERY_S, StopRequested
 from jobs.training.context import TrainingContext
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.losses.preference import (
@@ -42,6 +59,7 @@ from jobs.training.losses.preference import (
     reward_losses,
     simpo_losses,
 )
+from jobs.training.network.load import load_reference
 from jobs.training.objectives.base import (
     LossOutput,
     ObjectiveStages,
@@ -50,7 +68,6 @@ from jobs.training.objectives.base import (
     batch_sizes,
     token_source,
 )
-from jobs.training.objectives.reference_logprobs import reference_logprobs
 
 Loaded = TypeVar("Loaded")
 
@@ -235,7 +252,7 @@ def load_referenced_pairs(ctx: TrainingContext) -> Splits[list[ReferencedPair]]:
     train, val = _load_pairs(ctx)
     pairs = [ReferencedPair(pair) for pair in (*train, *val)]
     used = _used_items(ctx, len(train), len(val))
-    references = reference_logprobs(ctx, flatten_pairs([pairs[index].sides for index in used]))
+    references = _reference_logprobs(ctx, flatten_pairs([pairs[index].sides for index in used]))
     for index, reference in zip(used, in_pairs(references), strict=True):
         pairs[index] = ReferencedPair(pairs[index].sides, reference)
     return Splits(pairs[: len(train)], pairs[len(train) :])
@@ -250,7 +267,7 @@ def load_referenced_answers(ctx: TrainingContext) -> Splits[list[ReferencedRated
     rated: list[Rated] = [*train, *val]
     used = _used_items(ctx, len(train), len(val))
     answers: list[Answered] = [answer for index in used for answer in (rated[index].answered, rated[index].mismatched)]
-    references = dict(zip(used, in_pairs(reference_logprobs(ctx, answers)), strict=True))
+    references = dict(zip(used, in_pairs(_reference_logprobs(ctx, answers)), strict=True))
     items = [ReferencedRated(item, references.get(index, UNKNOWN)) for index, item in enumerate(rated)]
     return Splits(items[: len(train)], items[len(train) :])
 
@@ -265,6 +282,85 @@ def _used_items(ctx: TrainingContext, num_train: int, num_val: int) -> list[int]
         else sorted(EpochOrder(num_train, seed=sizes.seed).take(0, draws)[1].tolist())
     )
     return [*drawn, *range(num_train, num_train + num_val)]
+
+
+KEY_BYTES = 16
+
+
+def _reference_logprobs(ctx: TrainingContext, answers: Sequence[Answered]) -> Floats:
+    """Return the base's log-probability of each answer, (answers,), computing those that the run's folder lacks.
+
+    Raises StopRequested if the job is asked to stop meanwhile, JobFailed if a log-probability is not finite.
+    """
+    file = ctx.run_folder / f"reference-{_base_hash(ctx)[:24]}.safetensors"
+    known = _read_logprobs(file)
+    answer_by_key = {_answer_key(answer): answer for answer in answers}
+    missing = [key for key in answer_by_key if key not in known]
+    if missing:
+        network = load_reference(ctx)
+        values = _compute_logprobs(ctx, network, [answer_by_key[key] for key in missing])
+        if not np.isfinite(values).all():
+            raise JobFailed(
+                "The base's log-probabilities of some answers are not finite.",
+                remedy="Choose another base.",
+                field="base",
+            )
+        known |= dict(zip(missing, values.tolist(), strict=True))
+        _write_logprobs(file, known, writer=ctx.process_group.machine)
+    return np.array([known[_answer_key(answer)] for answer in answers], dtype=np.float32)
+
+
+def _read_logprobs(file: Path) -> dict[bytes, float]:
+    if not file.is_file():
+        return {}
+    arrays = load_file(file)
+    return dict(zip([key.tobytes() for key in arrays["keys"]], arrays["logprobs"].tolist(), strict=True))
+
+
+def _write_logprobs(file: Path, known: dict[bytes, float], *, writer: int) -> None:
+    """Replace the file. Other machines of the run may do so at the same moment, where they share the folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    keys = sorted(known)
+    partial = file.with_name(f".{file.name}.{writer}.partial")
+    packed = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), KEY_BYTES)
+    save_file({"keys": packed.copy(), "logprobs": np.array([known[key] for key in keys], dtype=np.float32)}, partial)
+    os.replace(partial, file)
+
+
+@torch.inference_mode()
+def _compute_logprobs(ctx: TrainingContext, network: Any, answers: Sequence[Answered]) -> Floats:
+    """Run all answers, longest first so that memory runs out at once, two rows for each pair of a micro-batch."""
+    values = np.zeros(len(answers), dtype=np.float32)
+    order = sorted(range(len(answers)), key=lambda index: -len(answers[index].ids))
+    rows, pad_id, last_progress = 2 * ctx.config.micro_batch, padding_id(ctx.tokenizer), 0.0
+    head = OutputHead(network)
+    for at in range(0, len(order), rows):
+        part = order[at : at + rows]
+        batch = pad([answers[index] for index in part], pad_id=pad_id).to(ctx.device)
+        with torch.autocast(ctx.device.type, dtype=ctx.autocast) if ctx.autocast else nullcontext():
+            values[part] = head.answer_logprobs(network, batch).float().cpu().numpy()
+        if ctx.reporter.should_stop():
+            raise StopRequested
+        if time.perf_counter() - last_progress > PROGRESS_EVERY_S:
+            last_progress = time.perf_counter()
+            ctx.reporter.progress(at, len(order), unit="answer", message="Computing the reference's log-probabilities")
+    return values
+
+
+def _answer_key(answer: Answered) -> bytes:
+    return hashlib.blake2b(
+        np.asarray([answer.start, *answer.ids], dtype=np.int64).tobytes(), digest_size=KEY_BYTES
+    ).digest()
+
+
+def _base_hash(ctx: TrainingContext) -> str:
+    """Hash the base's files, but neither device nor batch size: a run that moves keeps its numbers."""
+    assert ctx.base is not None
+    card = read_card(ctx.base)
+    files = card.get("files") or {
+        path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(ctx.base.iterdir())
+    }
+    return hashlib.sha256(json.dumps([files, card.get("base")], sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _prepare_pairs(ctx: TrainingContext, pairs: Splits[list[ReferencedPair]], collate: Any) -> StepBatches:

@@ -265,8 +265,8 @@ Usage = namedtuple("Usage", "total used free")
 
 def test_a_disk_that_fills_up_stops_and_saves_the_run(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
     free = [10**12]
-    monkeypatch.setattr("jobs.training.checkpoints.store.shutil.disk_usage", lambda path: Usage(10**12, 0, free[0]))
-    monkeypatch.setattr("jobs.training.checkpoints.store.DISK_CHECK_EVERY_S", 0.0)
+    monkeypatch.setattr("jobs.training.checkpoints.shutil.disk_usage", lambda path: Usage(10**12, 0, free[0]))
+    monkeypatch.setattr("jobs.training.checkpoints.DISK_CHECK_EVERY_S", 0.0)
 
     class Filling(Recorder):
         def emit(self, event: Event) -> None:
@@ -286,7 +286,7 @@ def test_a_disk_without_room_for_a_checkpoint_spares_the_earlier_ones(
     rooms: Rooms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = [10**12]
-    monkeypatch.setattr("jobs.training.checkpoints.store.shutil.disk_usage", lambda path: Usage(10**12, 0, free[0]))
+    monkeypatch.setattr("jobs.training.checkpoints.shutil.disk_usage", lambda path: Usage(10**12, 0, free[0]))
 
     class Filling(Recorder):
         def emit(self, event: Event) -> None:
@@ -320,7 +320,7 @@ def test_resuming_with_another_micro_batch_keeps_the_sequences_of_a_step(
     plain, second = Recorder(), Recorder()
     run(rooms.training("pretrain", run="g-0", job="g-0", micro_batch=8, context=24), plain)
     run(rooms.training("pretrain", run="g", job="g", micro_batch=8, context=24, max_steps=6), Recorder(stop_after=3))
-    monkeypatch.setattr("jobs.training.resume.describe_machine", lambda *_, **__: "another CPU")
+    monkeypatch.setattr("jobs.training.run.describe_machine", lambda *_, **__: "another CPU")
     run(rooms.training("pretrain", run="g", job="g", attempt=2, micro_batch=4, context=24), second)
     assert (
         "A step keeps its 8 sequences: 1 x micro_batch 4 x 2, although the config now says micro_batch 4 x 1."

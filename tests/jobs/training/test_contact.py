@@ -15,8 +15,8 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from jobs.reporter import FileReporter
 from jobs.runner import is_cut_off
-from jobs.training.distributed import launch
-from jobs.training.distributed.launch import Contact
+from jobs.training import distributed
+from jobs.training.distributed import Contact
 from tests.support.installation import wait_until
 
 LEASE_S = 1.0
@@ -43,7 +43,7 @@ def in_contact(store: TCPStore, machine: int, folder: Path) -> Iterator[None]:
 def test_a_step_that_takes_long_is_not_taken_for_silence_while_the_machines_reach_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "BEAT_S", 0.1)
+    monkeypatch.setattr(distributed, "BEAT_S", 0.1)
     first, other = tmp_path / "first", tmp_path / "other"
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with in_contact(store, 0, first):

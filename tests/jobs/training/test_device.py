@@ -19,14 +19,12 @@ from backend.domain.training.config import RunConfig
 from backend.domain.training.execution import compiles
 from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.build import build_network
-from jobs.training import compilation as compiling
-from jobs.training.checkpoints.state import load_state
+from jobs.training import telemetry
+from jobs.training.checkpoints import load_state
 from jobs.training.context import read_training_context
 from jobs.training.network.load import choose_attention
 from jobs.training.run import load_model, make_loop, run
-from jobs.training.telemetry import mfu
-from jobs.training.telemetry.mfu import Utilisation, find_utilisation, matmul_flops
-from jobs.training.telemetry.reporter import MemoryMeter, MeteredReporter
+from jobs.training.telemetry import MemoryMeter, MeteredReporter, Utilisation, find_utilisation, matmul_flops
 from tests.support.training_rooms import TINY, Recorder, Rooms, load_batches
 
 CPU = torch.device("cpu")
@@ -129,7 +127,7 @@ def test_a_run_whose_compiler_fails_is_eager_and_logs_it(rooms: Rooms, monkeypat
     def broken(*given: Any, **more: Any) -> Any:
         raise RuntimeError("no working C++ compiler\nand more")
 
-    monkeypatch.setattr(compiling.torch, "compile", broken)
+    monkeypatch.setattr(torch, "compile", broken)
     eager, fallen = Recorder(), Recorder()
     run(rooms.training("pretrain", run="eager", job="eager", compile="off"), eager)
     run(rooms.training("pretrain", run="fallen", job="fallen", compile="on"), fallen)
@@ -139,7 +137,7 @@ def test_a_run_whose_compiler_fails_is_eager_and_logs_it(rooms: Rooms, monkeypat
 
 def test_a_compiled_run_has_the_losses_of_an_eager_one(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = torch.compile
-    monkeypatch.setattr(compiling.torch, "compile", lambda network, **more: whole(network, backend="eager", **more))
+    monkeypatch.setattr(torch, "compile", lambda network, **more: whole(network, backend="eager", **more))
     eager, compiled = Recorder(), Recorder()
     run(rooms.training("pretrain", run="plain", job="plain", compile="off"), eager)
     run(rooms.training("pretrain", run="compiled", job="compiled", compile="on"), compiled)
@@ -195,9 +193,9 @@ def test_the_rate_is_that_of_the_fastest_product_and_three_alike_end_the_measure
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 9.0, 9.0, 10.0, 10.0, 14.0, 14.0, 15.01, 15.01, 16.02, 16.02, 16.03])  # 9, 1, 4, 1.01, 1.01 s
-    monkeypatch.setattr(mfu.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(mfu, "count_interruptions", lambda: 0)
-    assert matmul_flops(tmp_path) == 2 * mfu.SIDE**3 / 1.0
+    monkeypatch.setattr(telemetry.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(telemetry, "count_interruptions", lambda: 0)
+    assert matmul_flops(tmp_path) == 2 * telemetry.SIDE**3 / 1.0
     assert next(clock) == 16.02
 
 
@@ -207,9 +205,9 @@ def test_products_that_were_interrupted_do_not_end_the_measurement(
     """Of a busy machine three products of ten times the time were alike, and its peak was a tenth."""
     clock = iter([0.0, 9.0, 9.0, 18.0, 18.0, 27.0, 27.0, 28.0, 28.0, 29.0, 29.0, 30.0, 30.0, 31.0])
     interruptions = iter([0, 1, 1, 2, 2, 3, *[3] * 10])
-    monkeypatch.setattr(mfu.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(mfu, "count_interruptions", lambda: next(interruptions))
-    assert matmul_flops(tmp_path) == 2 * mfu.SIDE**3 / 1.0
+    monkeypatch.setattr(telemetry.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(telemetry, "count_interruptions", lambda: next(interruptions))
+    assert matmul_flops(tmp_path) == 2 * telemetry.SIDE**3 / 1.0
 
 
 def test_mfu_is_known_if_operations_and_peak_are(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from jobs.training.context import read_training_context
 from jobs.training.failures import out_of_memory_as_failure
 from jobs.training.probe import run
 from jobs.training.run import run as train
-from jobs.training.telemetry.reporter import MemoryMeter
+from jobs.training.telemetry import MemoryMeter
 from tests.support.training_rooms import TINY, Recorder, Rooms, write_dataset
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {

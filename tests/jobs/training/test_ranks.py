@@ -21,7 +21,7 @@ from backend.errors import JobFailed
 from jobs.fork_server import ROOT
 from jobs.reporter import Rendezvous
 from jobs.training import run as training
-from jobs.training.distributed.launch import outcome
+from jobs.training.distributed import outcome
 from tests.support.training_rooms import Recorder, Rooms
 from tests.support.workers.killed_runs import run_forked
 
@@ -80,10 +80,10 @@ def test_a_resumed_fsdp_run_equals_one_process(tmp_path: Path) -> None:
 FORKS = """
 import os, sys
 import torch
-from jobs.training.distributed import launch
+from jobs.training import distributed
 sys.path.insert(0, sys.argv[1])
-launch.RANK_MODULE = "rank_tells"
-ranks = [launch.start_rank(launch.Path("/folder"), {**os.environ, "RANK": str(number)}) for number in range(2)]
+distributed.RANK_MODULE = "rank_tells"
+ranks = [distributed.start_rank(distributed.Path("/folder"), {**os.environ, "RANK": str(rank)}) for rank in range(2)]
 for rank in ranks:
     rank.wait()
 print([rank.returncode for rank in ranks], type(ranks[0]).__name__)

@@ -20,7 +20,7 @@ from jobs.modeling.checkpoints import load_network, read_card
 from jobs.modeling.loglikelihood import rolling_nll
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.training import loop
-from jobs.training.checkpoints.store import CheckpointStore
+from jobs.training.checkpoints import CheckpointStore
 from jobs.training.context import read_training_context
 from jobs.training.loop import TrainingLoop
 from jobs.training.run import run

@@ -14,9 +14,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from backend.domain.training.config import RunConfig
 from jobs.modeling.checkpoints import load_network
-from jobs.training.network import shards
-from jobs.training.network.adapters import add_adapters
-from jobs.training.network.frozen_base import hold_frozen
+from jobs.training.network import load
+from jobs.training.network.adapters import add_adapters, hold_frozen
 
 
 def share_out(folder: Path, config: RunConfig, *, reads_whole: bool, variables: Mapping[str, str], told: Path) -> None:
@@ -34,16 +33,16 @@ def share_out(folder: Path, config: RunConfig, *, reads_whole: bool, variables: 
 
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
-    model = load_network(folder) if reads_whole else shards.build_unread(folder, config)
+    model = load_network(folder) if reads_whole else load.build_unread(folder, config)
     assert model is not None
     if config.method == "lora":
         plain = model
-        model = shards.add_to_unread(plain, lambda: add_adapters(plain, config, resume_from=None))
+        model = load.add_to_unread(plain, lambda: add_adapters(plain, config, resume_from=None))
     if config.precision == "bf16":
         hold_frozen(model, torch.bfloat16)
-    shards.share_out(model, device=torch.device("cpu"), count=2)
-    if shards.is_unread(model):
-        shards.read_weights(model, folder, device=torch.device("cpu"))
+    load.share_out(model, device=torch.device("cpu"), count=2)
+    if load.is_unread(model):
+        load.read_weights(model, folder, device=torch.device("cpu"))
     dist.barrier()
     ended.set()
     watching.join()

@@ -34,8 +34,7 @@ from jobs.batches.preference import (
 )
 from jobs.batches.preference_rows import Answered, Rated
 from jobs.modeling.build import build_network
-from jobs.training.losses.chunked_logprobs import linear_logprobs
-from jobs.training.losses.output_head import OutputHead
+from jobs.training.losses.output_head import OutputHead, linear_logprobs
 from jobs.training.losses.preference import grpo_advantages, grpo_losses
 from jobs.training.objectives.base import LossOutput
 from jobs.training.objectives.preference import (

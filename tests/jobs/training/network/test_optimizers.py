@@ -19,8 +19,8 @@ from backend.domain.training.config import RunConfig
 from backend.errors import InvalidInput
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import STATE_FOLDER
-from jobs.training.checkpoints.state import Counters, RandomState, gather_state, load_state, save_state, seed_everything
-from jobs.training.distributed.process_group import ProcessGroup
+from jobs.training.checkpoints import Counters, RandomState, gather_state, load_state, save_state, seed_everything
+from jobs.training.distributed import ProcessGroup
 from jobs.training.network import optimizers
 from jobs.training.network.ema import Ema, named_states
 from jobs.training.network.load import freeze_blocks

@@ -20,8 +20,8 @@ from jobs.modeling.checkpoints import load_network, load_scorer
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.reporter import StopRequested
 from jobs.training.context import read_training_context
-from jobs.training.distributed.process_group import ProcessGroup
-from jobs.training.objectives import reference_logprobs
+from jobs.training.distributed import ProcessGroup
+from jobs.training.objectives.preference import KEY_BYTES, _read_logprobs, _write_logprobs
 from jobs.training.run import run
 from tests.support.jobs import with_payload
 from tests.support.training_rooms import NAMES, TINY, Recorder, Rooms, load_batches, preference_rows, write_dataset
@@ -294,12 +294,12 @@ def test_the_reference_scores_only_the_pairs_that_the_run_uses(rooms: Rooms) -> 
 
 def test_machines_that_share_a_folder_may_save_log_probabilities_at_the_same_moment(tmp_path: Path) -> None:
     file = tmp_path / "reference.safetensors"
-    known = {bytes([number]) * reference_logprobs.KEY_BYTES: float(number) for number in range(100)}
+    known = {bytes([number]) * KEY_BYTES: float(number) for number in range(100)}
 
     def write(machine: int) -> None:
         for _ in range(50):
-            reference_logprobs._write(file, known, writer=machine)
+            _write_logprobs(file, known, writer=machine)
 
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(write, range(2)))
-    assert reference_logprobs._read(file) == known
+    assert _read_logprobs(file) == known

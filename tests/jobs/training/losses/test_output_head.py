@@ -15,10 +15,9 @@ from backend.domain.estimates.loss_chunks import chunk_rows
 from jobs.batches.base import IGNORE, BatchSizes, MicroBatch
 from jobs.batches.pretrain import PretrainBatches
 from jobs.modeling.build import build_network
-from jobs.training.losses.chunked_cross_entropy import Penalties, linear_loss, logits_loss
-from jobs.training.losses.output_head import OutputHead
+from jobs.training.losses.output_head import OutputHead, Penalties, linear_loss, logits_loss
 from jobs.training.objectives.language import LanguageObjective
-from jobs.training.telemetry.allocations import allocated_peak
+from jobs.training.probe import allocated_peak
 
 TOKENS, WIDTH, VOCABULARY = 50, 16, 97
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.training.telemetry import reporter
-from jobs.training.telemetry.reporter import DeviceGauge
+from jobs.training import telemetry
+from jobs.training.telemetry import DeviceGauge
 
 
 class Clock:
@@ -17,8 +17,8 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.busy = 100.0, 1.0
-        monkeypatch.setattr(reporter.time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(reporter.time, "process_time", lambda: self.busy)
+        monkeypatch.setattr(telemetry.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(telemetry.time, "process_time", lambda: self.busy)
 
     def pass_by(self, seconds: float, *, busy: float) -> None:
         self.now += seconds
@@ -33,7 +33,7 @@ def counter(folder: Path, name: str, joules: float) -> None:
 def test_cpu_use_is_the_cpu_time_of_this_process_over_its_cores(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(reporter.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(telemetry.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     clock = Clock(monkeypatch)
     gauge = DeviceGauge(torch.device("cpu"), rapl=tmp_path)
     clock.pass_by(4.0, busy=8.0)

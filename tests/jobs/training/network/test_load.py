@@ -17,7 +17,7 @@ from backend.domain.training.objectives import Objective
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.training import run as training
-from jobs.training.network.shards import build_unread
+from jobs.training.network.load import build_unread
 from tests.support.training_rooms import Recorder, Rooms
 from tests.support.workers.killed_runs import FORKS, run_forked
 from tests.support.workers.shard_rank import share_out
