@@ -67,19 +67,23 @@ def read_shape(data: Data) -> ArchitectureConfig | None:
 
 
 def has_window(data: Data) -> bool:
-    """Return whether a config.json gives some layer a sliding window, by the rules of transformers.
+    """Return whether a config.json gives some layer a sliding window shorter than the context, by the rules of
+    transformers.
 
     Example:
         >>> has_window({"model_type": "mistral"}), has_window({"model_type": "qwen3", "sliding_window": 4096})
         (True, False)
     """
-    kinds = data.get("layer_types")
+    model_type, kinds = str(data.get("model_type")), data.get("layer_types")
+    window = data.get("sliding_window", 4096 if model_type == "mistral" else None)
+    context = data.get("max_position_embeddings")
+    if isinstance(window, int) and isinstance(context, int) and window >= context:
+        return False
     if isinstance(kinds, list):
         return any(str(kind).startswith(("sliding", "chunked")) for kind in kinds)
-    model_type = str(data.get("model_type"))
     if model_type.startswith("qwen") and not data.get("use_sliding_window"):
         return False
-    return bool(data.get("sliding_window", 4096 if model_type == "mistral" else None))
+    return bool(window)
 
 
 def _named(data: Data, names: Mapping[str, str]) -> FieldValues:

@@ -28,7 +28,7 @@ ENGINE_TITLES: dict[str, str] = {
 class ServerTraits:
     """Traits of another project's server: the model types of transformers that it gets, the precisions of its
     weights, the requests that it answers at once, what it lacks, by the option of a deployment that asks for it,
-    whether it heeds sliding windows of attention, whether its replica merges an adapter into its base, the head sizes
+    the model types whose sliding windows of attention it heeds, whether its replica merges an adapter into its base, the head sizes
     that it computes on a CPU, all if empty, whether it serves the GGUF file of a base as it is, of any family, whether
     several GPUs share its layers, and the seconds that a check of it may take.
     """
@@ -37,7 +37,7 @@ class ServerTraits:
     precisions: tuple[str, ...]
     most_running: int
     lacks: Mapping[str, str] = field(default_factory=dict)
-    heeds_windows: bool = True
+    windowed_families: tuple[str, ...] = ()
     merges_adapters: bool = True
     head_sizes: tuple[int, ...] = ()
     reads_gguf: bool = False
@@ -55,6 +55,7 @@ SERVERS: dict[str, ServerTraits] = {
             "draft": "a draft is checked by Roundhouse's engine alone",
             "adapters": "it serves no LoRA adapters here",
         },
+        windowed_families=("gemma3_text",),  # its Mistral is its Llama, which has none
         reads_gguf=True,
     ),
     "vllm": ServerTraits(
@@ -65,6 +66,7 @@ SERVERS: dict[str, ServerTraits] = {
             "draft": "a draft is checked by Roundhouse's engine alone",
             "adapters": "it serves no LoRA adapters here",
         },
+        windowed_families=("mistral",),  # its Qwen3 and Llama read no `layer_types`, and attend to everything
         merges_adapters=False,
         head_sizes=(32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512),
         shares_layers=True,
@@ -78,7 +80,6 @@ SERVERS: dict[str, ServerTraits] = {
             "draft": "a draft is checked by Roundhouse's engine alone",
             "adapters": "it serves no LoRA adapters here",
         },
-        heeds_windows=False,  # its Mistral answers as if there were none
         merges_adapters=False,
         shares_layers=True,
         check_s=240.0,
@@ -138,9 +139,9 @@ def refuse_lacking(
             remedy="Deploy it with engine roundhouse.",
             field="engine",
         )
-    if has_window and not server.heeds_windows:
+    if has_window and family not in server.windowed_families and not (has_gguf and server.reads_gguf):
         raise InvalidInput(
-            f"engine {engine} does not heed a sliding window, and this model's attention has one.",
+            f"engine {engine} does not heed the sliding window of a model of the family {family}.",
             remedy="Deploy it with engine roundhouse.",
             field="engine",
         )

@@ -488,18 +488,13 @@ def _check_engine(
         is_adapter=checkpoint.is_adapter,
         has_gguf=bool(checkpoint.facts.quantisation),
         gpus=options.gpus,
-        has_window=_has_unheeded_window(ctx, checkpoint, options),
+        has_window=options.engine in SERVERS
+        and checkpoint.folder is not None
+        and network_has_window(ctx, checkpoint.folder),
     )
     if options.engine not in SERVERS:
         return
     _require_engine(options.engine, engines_of_workers(session, ctx))
-
-
-def _has_unheeded_window(ctx: Context, checkpoint: Checkpoint, options: DeploymentOptions) -> bool:
-    server = SERVERS.get(options.engine)
-    if server is None or server.heeds_windows or checkpoint.folder is None:
-        return False
-    return network_has_window(ctx, checkpoint.folder)
 
 
 def missing_engines(ctx: Context) -> dict[str, str]:

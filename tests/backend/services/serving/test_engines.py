@@ -101,17 +101,30 @@ def test_what_an_engine_for_gpus_lacks_is_refused_with_the_option_and_the_cure(c
     deploy(ctx, checkpoint_id=tiny, name="v", config={"engine": engine, "precision": "bfloat16"}, person=LOCAL)
 
 
-def test_sglang_is_refused_a_network_with_a_window(ctx: Context) -> None:
-    windowed, plain = add(ctx, "windowed", family="qwen3"), add(ctx, "plain", family="qwen3")
-    for name, has_window in (("windowed", True), ("plain", False)):
-        folder = ctx.artifacts.root / "bases" / name
-        folder.mkdir(parents=True)
-        config = {"model_type": "qwen3", "sliding_window": 64, "use_sliding_window": has_window}
-        (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InvalidInput, match="sglang does not heed a sliding window") as caught:
-        deploy(ctx, checkpoint_id=windowed, name="v", config={"engine": "sglang"}, person=LOCAL)
+@pytest.mark.parametrize(
+    ("engine", "config", "is_refused"),
+    [
+        ("sglang", {"model_type": "qwen3", "sliding_window": 64, "use_sliding_window": True}, True),
+        ("sglang", {"model_type": "qwen3", "sliding_window": 64, "use_sliding_window": False}, False),
+        ("vllm", {"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]}, True),
+        ("vllm", {"model_type": "mistral", "sliding_window": 64}, False),
+        ("llama.cpp", {"model_type": "mistral", "sliding_window": 64}, True),
+        ("llama.cpp", {"model_type": "mistral", "sliding_window": 256, "max_position_embeddings": 256}, False),
+    ],
+)
+def test_an_engine_is_refused_a_sliding_window_that_it_does_not_heed(
+    ctx: Context, engine: str, config: dict[str, object], is_refused: bool
+) -> None:
+    checkpoint = add(ctx, "tiny", family=str(config["model_type"]))
+    folder = ctx.artifacts.root / "bases" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    if not is_refused:
+        deploy(ctx, checkpoint_id=checkpoint, name="v", config={"engine": engine}, person=LOCAL)
+        return
+    with pytest.raises(InvalidInput, match=f"{engine} does not heed the sliding window") as caught:
+        deploy(ctx, checkpoint_id=checkpoint, name="v", config={"engine": engine}, person=LOCAL)
     assert (caught.value.field, caught.value.remedy) == ("engine", "Deploy it with engine roundhouse.")
-    deploy(ctx, checkpoint_id=plain, name="v", config={"engine": "sglang"}, person=LOCAL)
 
 
 def test_an_endpoint_with_adapters_keeps_its_engine_and_one_of_llama_cpp_gets_none(ctx: Context) -> None:
