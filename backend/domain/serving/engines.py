@@ -28,9 +28,9 @@ ENGINE_TITLES: dict[str, str] = {
 class ServerTraits:
     """Traits of another project's server: the model types of transformers that it gets, the precisions of its
     weights, the requests that it answers at once, what it lacks, by the option of a deployment that asks for it,
-    the model types whose sliding windows of attention it heeds, whether its replica merges an adapter into its base, the head sizes
-    that it computes on a CPU, all if empty, whether it serves the GGUF file of a base as it is, of any family, whether
-    several GPUs share its layers, and the seconds that a check of it may take.
+    the model types whose sliding windows of attention it heeds, whether its replica merges an adapter into its base,
+    the head sizes that it computes on a CPU, all if empty, whether it serves the GGUF file of a base as it is, of any
+    family, whether several GPUs share its layers, and the seconds that a check of it may take.
     """
 
     families: tuple[str, ...]
