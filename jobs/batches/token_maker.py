@@ -16,10 +16,10 @@ from pathlib import Path
 
 from backend.errors import InvalidInput, RoundhouseError
 from backend.infra.processes import die_with_parent
-from jobs.batches.examples import CHAT, PART_ITEMS
-from jobs.batches.preference_rows import PAIRS, RATED
+from jobs.batches.preference import PAIRS, RATED
 from jobs.batches.pretrain import PART_TOKENS, TEXT
 from jobs.batches.prompts import PROMPTS
+from jobs.batches.sft import CHAT, PART_ITEMS
 from jobs.batches.token_files import TokenWriter
 from jobs.batches.token_making import Maker, TokenForm, TokenSource, make_tokens
 from jobs.modeling.chat import teach_template

@@ -34,11 +34,12 @@ from backend.errors import InvalidInput, JobFailed
 from backend.infra.files.hashes import hash_file
 from backend.infra.files.locks import is_locked, try_lock
 from backend.infra.files.parquet import count_rows
-from jobs.batches.token_blocks import Blocks, Supervisor
 from jobs.batches.token_files import (
     POLL_S,
+    Blocks,
     RowTokens,
     StoredTokens,
+    Supervisor,
     TokenWriter,
     id_type,
     open_tokens,

@@ -23,7 +23,7 @@ from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.splits import SPLITS
 from backend.infra.files.local import LocalListing
 from backend.infra.files.parquet import iter_row_groups
-from jobs.data.blocks import SourcePosition
+from jobs.data.readers import SourcePosition
 from jobs.data.writing import SplitFile, VersionTally, holding_disk, remove_leftovers
 
 STATE = "state.json"

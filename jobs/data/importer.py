@@ -24,20 +24,17 @@ from backend.domain.data.rows.trees import TREE, is_message_table
 from backend.domain.jobs.payloads import ShardCluster
 from backend.domain.jobs.results import ImportResult
 from backend.errors import InvalidInput, JobFailed
-from jobs.data.blocks import RowBlock, SourcePosition
 from jobs.data.checkpoint import State, import_key, join_parts, part_folder, workplace
 from jobs.data.columns import plan_columns
-from jobs.data.filters import RowFilters
-from jobs.data.heads import open_source, read_head
+from jobs.data.filters import RowFilters, leave_out_similar, sign_rows
 from jobs.data.message_trees import MessageTrees
 from jobs.data.parsing import Parsed, Parser, iter_source
-from jobs.data.readers import SourceRows
+from jobs.data.readers import RowBlock, SourcePosition, SourceRows
 from jobs.data.refusals import bad_rows, check_tally, nothing_usable
 from jobs.data.reports.duplicates import DuplicateFinder
-from jobs.data.saved import SavedDataset
 from jobs.data.shard_runs import ShardOptions, run_shards
 from jobs.data.sharding import ShardParser, ShardPlan, ShardRows, add_shards, shard_bounds
-from jobs.data.similar import leave_out_similar, sign_rows
+from jobs.data.sources import SavedDataset, open_source, read_head
 from jobs.data.splitting import DividedRows, Splitter
 from jobs.data.writing import DatasetWriter, publish_version, sync_all
 from jobs.reporter import Reporter

@@ -17,10 +17,8 @@ from backend.domain.data.rows.problem import RowProblem
 from backend.domain.data.rows.trees import TREE, read_message
 from backend.domain.data.splits import Split
 from backend.infra.files.local import Ignored, LocalListing
-from jobs.data.blocks import Bytes, RowBlock, SourcePosition
 from jobs.data.parsing import rows_of, shown
-from jobs.data.readers import SourceRows
-from jobs.data.tables import TABLE_BYTES
+from jobs.data.readers import TABLE_BYTES, Bytes, RowBlock, SourcePosition, SourceRows
 
 MESSAGES_IN_BLOCK = 2000
 MAX_DEPTH = 10_000

@@ -24,10 +24,8 @@ from backend.domain.data.rows.problem import BadRow, RowProblem
 from backend.domain.data.rows.records import KEEPS_RECORDS, with_record
 from backend.domain.data.rows.values import cell_text
 from backend.infra.files.encoding import guess_encoding
-from jobs.data.blocks import Bytes, RowBlock
 from jobs.data.columns import ColumnPlan
-from jobs.data.csv_cells import csv_columns
-from jobs.data.readers import SourceRows
+from jobs.data.readers import Bytes, RowBlock, SourceRows, csv_columns
 from jobs.data.row_keys import RowKeys, is_blank
 from jobs.data.schemas import SCHEMAS
 

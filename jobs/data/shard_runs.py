@@ -27,8 +27,7 @@ from backend.errors import InvalidInput, JobFailed, NotFound, RoundhouseError, U
 from backend.infra.compute.slurm import explain_refusal, run_slurm_command
 from backend.infra.devices import count_usable_cores
 from jobs.data.checkpoint import STATE
-from jobs.data.plans import TokenPlan
-from jobs.data.sharding import ShardPlan
+from jobs.data.sharding import ShardPlan, TokenPlan
 from jobs.environment import child_environment
 from jobs.modeling.publishing import publish_text
 from jobs.reporter import Reporter

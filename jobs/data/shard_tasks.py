@@ -18,9 +18,8 @@ from datatrove.executor import LocalPipelineExecutor, SlurmPipelineExecutor
 
 from backend.errors import RoundhouseError
 from backend.infra.processes import die_with_parent
-from jobs.data.plans import TokenPlan
 from jobs.data.shard_runs import ROOT, ShardOrder, error_file, log_folder, read_plan
-from jobs.data.sharding import read_shard
+from jobs.data.sharding import TokenPlan, read_shard
 from jobs.modeling.publishing import publish_text
 
 SIZES = ("--mem", "--cpus", "--gres", "--gpus", "--ntasks", "--nodes", "--array", "-c", "-G", "-n", "-N", "-a")

@@ -3,7 +3,7 @@ process had read them.
 
 `<folder>/shard-00003/` is a finished shard: `rows.parquet`, whose row groups are the source's blocks, `blocks.jsonl`
 with what else is known of each block, and a folder for each split with what its rows are compared by. Imports no
-datatrove: that is jobs.data.shard_tasks.
+datatrove, which jobs.data.shard_tasks does, and no transformers, for processes that watch shards.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate, takewhile
 from pathlib import Path
+from typing import ClassVar, Self
 
 import pyarrow
 from pyarrow import parquet
@@ -24,25 +25,58 @@ from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.mapping import clean_row
 from backend.domain.data.rows.problem import BadRow
 from backend.domain.data.splits import SPLITS, Split
+from backend.domain.jobs.records import FrozenRecord
 from backend.errors import JobFailed
 from backend.infra.files.local import Ignored, LocalListing
-from jobs.data.blocks import Bytes, RowBlock, SourcePosition
 from jobs.data.checkpoint import import_key
 from jobs.data.columns import plan_columns
-from jobs.data.filters import RowFilters
-from jobs.data.heads import open_source, read_head
+from jobs.data.filters import RowFilters, add_rows
 from jobs.data.parsing import Parsed, Parser
-from jobs.data.plans import PlanInParts
-from jobs.data.readers import SourceRows
+from jobs.data.readers import TABLE_BYTES, Bytes, RowBlock, SourcePosition, SourceRows
 from jobs.data.refusals import bad_rows
 from jobs.data.reports.duplicates import DuplicateFinder
 from jobs.data.reports.rows import BATCH_ROWS
 from jobs.data.row_keys import RowKeys
 from jobs.data.schemas import SCHEMAS
-from jobs.data.similar import add_rows
+from jobs.data.sources import open_source, read_head
 from jobs.data.splitting import Splitter
-from jobs.data.tables import TABLE_BYTES
-from jobs.modeling.publishing import publish_once
+from jobs.modeling.publishing import publish_once, publish_text
+
+
+class PlanInParts(FrozenRecord):
+    """A plan whose shard i has the parts `bounds[i]` to before `bounds[i + 1]`. `file` is its name in a folder."""
+
+    file: ClassVar[str]
+    bounds: tuple[int, ...]
+
+    @property
+    def num_shards(self) -> int:
+        """Shards that it has."""
+        return len(self.bounds) - 1
+
+    @classmethod
+    def is_in(cls, folder: Path) -> bool:
+        """Return whether a folder has such a plan."""
+        return (folder / cls.file).is_file()
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read the plan of a folder."""
+        return cls.model_validate_json((folder / cls.file).read_bytes())
+
+    def save(self, folder: Path) -> None:
+        """Write it to a folder."""
+        publish_text(folder / self.file, self.model_dump_json())
+
+
+class TokenPlan(PlanInParts):
+    """The plan by which the tokens of one split are made; its parts are pieces of the split."""
+
+    file = "token-shards.json"
+
+    dataset: str
+    tokenizer: str
+    split: Split
 
 
 class ShardPlan(PlanInParts):

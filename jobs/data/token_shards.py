@@ -17,9 +17,8 @@ from jobs.batches.pretrain import TEXT
 from jobs.batches.token_files import POLL_S, StoredTokens, TokenWriter, id_type, open_tokens
 from jobs.batches.token_making import SplitFolder, TokenSource, count_pieces, row_pieces
 from jobs.data.checkpoint import workplace
-from jobs.data.plans import TokenPlan
 from jobs.data.shard_runs import ShardOptions, run_shards
-from jobs.data.sharding import shard_folder
+from jobs.data.sharding import TokenPlan, shard_folder
 from jobs.modeling.chat import teach_template
 from jobs.modeling.dataset_files import split_file
 from jobs.modeling.publishing import publish_once

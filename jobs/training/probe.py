@@ -1,7 +1,7 @@
 """Probe a run: do a few of its steps and measure peak memory and speed. Keeps no files.
 
-The run is built by the same code as in training, on a sample of the dataset with its longest rows. Peak of tensor
-memory on the CPU comes from the profiler's record of every allocation of one step.
+The run is built by the same code as in training, on a sample of the dataset: enough rows for a few steps, with the
+longest among them. Peak of tensor memory on the CPU comes from the profiler's record of every allocation of one step.
 """
 
 from __future__ import annotations
@@ -14,15 +14,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import torch
+from pyarrow import parquet
 from torch.profiler import ProfilerActivity, profile
 
 from backend.domain.jobs.payloads import ProbePayload
 from backend.domain.jobs.results import ProbeResult
-from backend.domain.jobs.split_heads import HEAD
+from backend.domain.jobs.split_heads import BEGINNING, HEAD
 from backend.domain.training.config import RunConfig
+from backend.errors import InvalidInput
+from backend.infra.files.parquet import iter_file_tables
 from jobs.batches.base import MicroBatch, StepBatches
-from jobs.batches.probe_sample import write_probe_sample
+from jobs.modeling.dataset_files import iter_tables
 from jobs.modeling.devices import device_kind, device_name
 from jobs.reporter import JobSpec, Reporter
 from jobs.training.context import TrainingContext, read_training_context
@@ -51,7 +56,7 @@ def run(spec: JobSpec[ProbePayload], reporter: Reporter) -> ProbeResult:
     ctx = read_training_context(spec, reporter)
     sample = spec.folder / "probe-data"
     try:
-        write_probe_sample(ctx.dataset, sample, ctx.config, head=spec.folder / HEAD)
+        _write_probe_sample(ctx.dataset, sample, ctx.config, head=spec.folder / HEAD)
         ctx = replace(
             ctx,
             spec=replace(spec, folder=sample),
@@ -200,3 +205,58 @@ def _persistent_bytes(model: torch.nn.Module, optimizer: torch.optim.Optimizer) 
     ]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
+
+
+SCANNED_ROWS, SCANNED_BYTES = 20_000, 64_000_000
+LONGEST_ROWS, STEPS = 8, 4
+CHARACTERS_PER_TOKEN = 12  # an upper bound of bytes per token, so that the sample has enough tokens
+
+
+def _write_probe_sample(dataset: Path, folder: Path, config: RunConfig, *, head: Path | None = None) -> Path:
+    """Write `folder/train.parquet`: rows for a few steps of a run, and the longest of the dataset's first rows; of a
+    dataset that stayed in a store those of its beginning in `head`.
+
+    Raises NotFound if the dataset is missing.
+    """
+    rows = _first_rows(dataset, head)
+    sizes = np.array(
+        [len(json.dumps(row, ensure_ascii=False, default=str)) for row in rows.to_pylist()], dtype=np.int64
+    )
+    chosen = _texts(sizes, config) if config.objective.pretrains else _rows(sizes, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(rows.take(pa.array(chosen)), folder / "train.parquet")
+    return folder
+
+
+def _first_rows(dataset: Path, head: Path | None) -> pa.Table:
+    """Return the first rows of the train split, limited in number and bytes."""
+    tables, count, size = [], 0, 0
+    if head is None or not (head / BEGINNING).is_file():
+        stored = iter_tables(dataset, split="train", num_rows=256)
+    else:
+        stored = iter_file_tables(head / "train.parquet", num_rows=256, below=int((head / BEGINNING).read_text()))
+    for table in stored:
+        tables.append(table)
+        count += table.num_rows
+        size += table.nbytes
+        if count >= SCANNED_ROWS or size > SCANNED_BYTES:
+            break
+    if not count:
+        raise InvalidInput("The train split has no rows.", field="dataset")
+    return pa.concat_tables(tables)
+
+
+def _texts(sizes: np.ndarray, config: RunConfig) -> np.ndarray:
+    """Choose enough texts for a few steps of full windows."""
+    tokens = config.context * (2 + STEPS * config.micro_batch * config.grad_accum_steps)
+    enough = int(np.searchsorted(np.cumsum(sizes), CHARACTERS_PER_TOKEN * tokens)) + 1
+    return np.arange(min(enough, len(sizes)))
+
+
+def _rows(sizes: np.ndarray, config: RunConfig) -> np.ndarray:
+    """Choose random rows for a few steps, and the longest."""
+    sequences = STEPS * config.micro_batch * config.grad_accum_steps
+    order = np.random.default_rng(config.seed).permutation(len(sizes))
+    if config.objective.packs and config.packing:  # as many as fill the sequences
+        sequences = int(np.searchsorted(np.cumsum(sizes[order]), CHARACTERS_PER_TOKEN * sequences * config.context)) + 1
+    return np.unique(np.concatenate([order[:sequences], np.argsort(sizes)[-LONGEST_ROWS:]]))

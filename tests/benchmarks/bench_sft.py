@@ -31,8 +31,7 @@ from backend.domain.jobs.events import Event, MetricsEvent
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.training.config import RunConfig
 from jobs.batches.base import IGNORE, BatchSizes
-from jobs.batches.examples import Example, load_examples
-from jobs.batches.sft import PackedBatches, concatenate
+from jobs.batches.sft import Example, PackedBatches, concatenate, load_examples
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import load_network, save_checkpoint
 from jobs.modeling.tokenizer_folders import load_tokenizer

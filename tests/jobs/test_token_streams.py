@@ -23,11 +23,9 @@ from backend.infra.artifacts import Artifacts
 from backend.infra.store.folders import PIECES
 from jobs.batches import pretrain
 from jobs.batches.base import BatchSizes, MicroBatch, StepBatches
-from jobs.batches.examples import CHAT, StoredExamples
 from jobs.batches.pretrain import TEXT, PretrainBatches
-from jobs.batches.sft import PackedBatches, SftBatches
-from jobs.batches.token_blocks import Supervisor
-from jobs.batches.token_files import RowTokens, StoredTokens, TokenItem, TokenWriter, trained_bit
+from jobs.batches.sft import CHAT, PackedBatches, SftBatches, StoredExamples
+from jobs.batches.token_files import RowTokens, StoredTokens, Supervisor, TokenItem, TokenWriter, trained_bit
 from jobs.batches.token_making import TokenForm, TokenSource
 from jobs.reporter import StopRequested
 from jobs.token_streams import TokenStreams

@@ -27,8 +27,13 @@ from backend.domain.wording import format_bytes
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.processes import peak_memory_bytes
 from jobs.batches.pretrain import encode_documents
-from jobs.data.reports.duplicates import DuplicateFinder, SimilarRows
-from jobs.data.reports.findings import describe_duplicates, describe_leakage, rows_to_drop
+from jobs.data.reports.duplicates import (
+    DuplicateFinder,
+    SimilarRows,
+    describe_duplicates,
+    describe_leakage,
+    rows_to_drop,
+)
 from jobs.data.reports.overlaps import FaultCounter, ForgeryCounter, OverlapFinder, PromptFinder, read_benchmark_items
 from jobs.data.reports.row_arrays import BLOCK, Numbers, RowArray
 from jobs.data.reports.rows import RowBatch, VersionRows

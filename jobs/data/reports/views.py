@@ -15,9 +15,9 @@ from backend.domain.data.rows.tool_calls import tools_of
 from backend.domain.json_values import Row
 from backend.errors import InvalidInput
 from jobs.batches.base import IGNORE
-from jobs.batches.examples import Example, encode_row
-from jobs.batches.preference_rows import EncodedSide, encode_preferences, encode_rated, read_preference
+from jobs.batches.preference import EncodedSide, encode_preferences, encode_rated, read_preference
 from jobs.batches.pretrain import encode_documents
+from jobs.batches.sft import Example, encode_row
 from jobs.modeling.chat import encode_prompt, teach_template
 from jobs.modeling.tokenizers import encode_texts
 

@@ -16,7 +16,7 @@ from backend.domain.jobs.token_streams import stream_folder
 from backend.infra.files.locks import try_lock
 from backend.infra.files.parquet import count_bytes
 from jobs.batches.base import BatchSizes, StepBatches
-from jobs.batches.token_blocks import Supervisor
+from jobs.batches.token_files import Supervisor
 from jobs.batches.token_maker import MakerSpec
 from jobs.batches.token_making import OWN_PROCESS_BYTES, Maker, TokenForm, TokenSource
 from jobs.training.context import TrainingContext

@@ -22,8 +22,7 @@ from backend.domain.training.config_sections import GrpoConfig
 from backend.domain.training.rewards import Rewards
 from backend.errors import InvalidInput
 from jobs.batches.base import IGNORE, BatchSizes, StepBatches
-from jobs.batches.preference import Sequences, pad
-from jobs.batches.preference_rows import Answered
+from jobs.batches.preference import Answered, Sequences, pad
 from jobs.batches.prompts import PromptExample, load_questions
 from jobs.modeling.chat import turn_end
 from jobs.modeling.devices import fork_random

@@ -17,9 +17,8 @@ from backend.domain.training.execution import sequences_at_once
 from backend.domain.wording import format_epochs
 from backend.errors import InvalidInput
 from jobs.batches.base import BatchSizes, MicroBatch, StepBatches
-from jobs.batches.examples import CHAT, Examples, StoredExamples, load_examples
 from jobs.batches.pretrain import TEXT, PretrainBatches, check_token_count
-from jobs.batches.sft import PackedBatches, SftBatches
+from jobs.batches.sft import CHAT, Examples, PackedBatches, SftBatches, StoredExamples, load_examples
 from jobs.batches.token_files import StoredTokens
 from jobs.modeling.devices import device_kind
 from jobs.modeling.tokenizers import count_token_bytes, padding_id

@@ -29,8 +29,11 @@ from backend.errors import JobFailed
 from jobs.batches.base import IGNORE, EpochOrder, StepBatches
 from jobs.batches.preference import (
     UNKNOWN,
+    Answered,
+    AnsweredPair,
     Floats,
     PairBatch,
+    Rated,
     RatedBatch,
     ReferencedPair,
     ReferencedRated,
@@ -41,10 +44,11 @@ from jobs.batches.preference import (
     collate_scored,
     flatten_pairs,
     in_pairs,
+    load_pairs,
+    load_rated,
     pad,
     pair_length,
 )
-from jobs.batches.preference_rows import Answered, AnsweredPair, Rated, load_pairs, load_rated
 from jobs.modeling.checkpoints import read_card
 from jobs.modeling.tokenizers import padding_id
 from jobs.reporter import PROGRESS_EVERY_S, StopRequested

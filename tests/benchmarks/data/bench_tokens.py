@@ -27,8 +27,8 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.data.import_options import ImportOptions
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.training.config import RunConfig
-from jobs.batches.examples import CHAT
 from jobs.batches.pretrain import TEXT
+from jobs.batches.sft import CHAT
 from jobs.batches.token_files import read_token_manifest
 from jobs.batches.token_making import TokenSource, make_tokens
 from jobs.data.importer import import_files

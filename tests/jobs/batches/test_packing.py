@@ -14,8 +14,7 @@ import transformers
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES
 from jobs.batches.base import IGNORE, BatchSizes, MicroBatch
-from jobs.batches.examples import Example
-from jobs.batches.sft import PackedBatches, SftBatches, concatenate
+from jobs.batches.sft import Example, PackedBatches, SftBatches, concatenate
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.training import run as training

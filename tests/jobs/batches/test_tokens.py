@@ -20,12 +20,11 @@ import pytest
 from backend.domain.data.token_folders import LOCK, MANIFEST
 from backend.errors import JobFailed
 from backend.infra.files.locks import try_lock
-from jobs.batches import examples, pretrain, token_making
+from jobs.batches import pretrain, sft, token_making
 from jobs.batches.base import BatchSizes, PartwiseOrder, StepBatches
-from jobs.batches.examples import CHAT, StoredExamples, encode_row, load_examples
 from jobs.batches.pretrain import TEXT, PretrainBatches
 from jobs.batches.prompts import PROMPTS
-from jobs.batches.sft import PackedBatches, SftBatches
+from jobs.batches.sft import CHAT, PackedBatches, SftBatches, StoredExamples, encode_row, load_examples
 from jobs.batches.token_files import StoredTokens, TokenWriter, id_type, read_token_manifest
 from jobs.batches.token_maker import MakerSpec
 from jobs.batches.token_making import Maker, SplitFolder, TokenSource, make_tokens, row_pieces
@@ -170,7 +169,7 @@ def test_a_run_begins_on_the_first_part_and_sees_the_same_data_as_with_all_token
     rooms: Rooms, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrain, "PART_TOKENS", 4096)
-    monkeypatch.setattr(examples, "PART_ITEMS", 500)
+    monkeypatch.setattr(sft, "PART_ITEMS", 500)
     monkeypatch.setattr("jobs.batches.token_files.POLL_S", 0.0)
     form = TEXT if kind == "text" else CHAT
     folder = tmp_path / "d"

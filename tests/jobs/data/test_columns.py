@@ -16,10 +16,9 @@ from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.parsing.text_formats import csv_shape
 from backend.domain.data.rows.mapping import apply_mapping
 from backend.domain.data.rows.problem import RowProblem
-from jobs.data.blocks import RowBlock, SourcePosition
 from jobs.data.columns import plan_columns
-from jobs.data.csv_cells import csv_columns, csv_cut, csv_marks
 from jobs.data.parsing import Parsed, Parser
+from jobs.data.readers import RowBlock, SourcePosition, csv_columns, csv_cut, csv_marks
 from jobs.data.row_keys import RowKeys
 from jobs.data.schemas import SCHEMAS
 

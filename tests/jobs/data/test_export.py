@@ -16,8 +16,7 @@ from datasets import load_dataset, load_from_disk
 
 from backend.domain.data.rows.mapping import clean_row
 from backend.errors import JobFailed, NotFound, Unavailable
-from jobs.data.export import run
-from jobs.data.huggingface import merge_cards
+from jobs.data.export import merge_cards, run
 from jobs.modeling.dataset_files import iter_rows
 from tests.support.data.data_reporter import RememberingReporter, import_rows
 from tests.support.data.hub_server import HubServer, run_hub

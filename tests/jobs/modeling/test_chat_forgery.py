@@ -9,7 +9,7 @@ import pytest
 
 from backend.domain.checkpoints.chat_templates import SPECIAL_TOKENS
 from backend.gateway.dialects.completions import ChatBody
-from jobs.batches.examples import encode_row
+from jobs.batches.sft import encode_row
 from jobs.modeling.chat import BREAK, encode_chat, encode_prompt, turn_end
 from jobs.serving.answering import encode_prompts
 from tests.support.networks.chat_paths import prompts_everywhere

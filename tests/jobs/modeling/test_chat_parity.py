@@ -16,8 +16,8 @@ from backend.domain.checkpoints.chat_templates import CHAT_TEMPLATE
 from backend.domain.data.rows.conversations import template_messages
 from backend.domain.serving.protocol import ChatMessage, GenerateRequest
 from backend.errors import InvalidInput
-from jobs.batches.examples import encode_row
-from jobs.batches.preference_rows import encode_preference, read_preference
+from jobs.batches.preference import encode_preference, read_preference
+from jobs.batches.sft import encode_row
 from jobs.evaluation.subject import EvaluatedNetwork, load_subject
 from jobs.modeling.build import build_network
 from jobs.modeling.chat import encode_chat, encode_prompt, training_chats, turn_end

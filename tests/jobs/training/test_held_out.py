@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from backend.domain.training.held_out import FILE, HeldOutRows
 from jobs.batches.base import IGNORE
-from jobs.batches.examples import encode_row
+from jobs.batches.sft import encode_row
 from jobs.modeling.dataset_files import split_file
 from jobs.training.held_out import HeldOutIds, WorstRows
 from jobs.training.run import run

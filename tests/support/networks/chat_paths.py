@@ -7,7 +7,7 @@ from typing import Any
 
 from backend.domain.serving.protocol import ChatMessage, GenerateRequest
 from backend.gateway.dialects.completions import ChatBody
-from jobs.batches.preference_rows import encode_preference, read_preference
+from jobs.batches.preference import encode_preference, read_preference
 from jobs.evaluation import without_task
 from jobs.evaluation.subject import EvaluatedNetwork
 from jobs.modeling.chat import assistant_turns, encode_answer, encode_chat

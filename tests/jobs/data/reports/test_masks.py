@@ -13,11 +13,9 @@ import numpy as np
 import pytest
 
 from jobs.batches.base import IGNORE, BatchSizes
-from jobs.batches.examples import load_examples
-from jobs.batches.preference import flatten_pairs, pad
-from jobs.batches.preference_rows import load_pairs, load_rated
+from jobs.batches.preference import flatten_pairs, load_pairs, load_rated, pad
 from jobs.batches.pretrain import TEXT, PretrainBatches
-from jobs.batches.sft import SftBatches
+from jobs.batches.sft import SftBatches, load_examples
 from jobs.data.reports.rows import VersionRows
 from jobs.data.reports.samples import first_window, strip_pieces
 from jobs.data.reports.views import EncodedRow, make_view

@@ -27,14 +27,11 @@ from backend.domain.data.reports.near_duplicates import THRESHOLD, jaccard, norm
 from backend.domain.data.reports.report import DataReport, ReportQuestion, ReportSample
 from backend.errors import JobFailed
 from jobs.batches.base import BatchSizes, EpochOrder
-from jobs.batches.examples import encode_row
-from jobs.batches.preference import ReferencedPair, collate_pairs
-from jobs.batches.preference_rows import load_pairs
-from jobs.batches.sft import PackedBatches, padded_length
+from jobs.batches.preference import ReferencedPair, collate_pairs, load_pairs
+from jobs.batches.sft import PackedBatches, encode_row, padded_length
 from jobs.data.reports import duplicates as report_duplicates
 from jobs.data.reports import row_arrays, tally
-from jobs.data.reports.duplicates import DuplicateFinder, SimilarRows
-from jobs.data.reports.findings import rows_to_drop
+from jobs.data.reports.duplicates import DuplicateFinder, SimilarRows, rows_to_drop
 from jobs.data.reports.row_arrays import RowArray, first_of_each
 from jobs.data.reports.rows import VersionRows
 from jobs.data.reports.run import run

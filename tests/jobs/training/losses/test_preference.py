@@ -22,6 +22,8 @@ from trl.trainer.utils import add_fused_lm_head
 
 from backend.domain.training.config import RunConfig
 from jobs.batches.preference import (
+    Answered,
+    Rated,
     ReferencedPair,
     ReferencedRated,
     Sequences,
@@ -32,7 +34,6 @@ from jobs.batches.preference import (
     in_pairs,
     pad,
 )
-from jobs.batches.preference_rows import Answered, Rated
 from jobs.modeling.build import build_network
 from jobs.training.losses.output_head import OutputHead, linear_logprobs
 from jobs.training.losses.preference import grpo_advantages, grpo_losses

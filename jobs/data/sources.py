@@ -1,4 +1,8 @@
-"""Read what `save_to_disk` of Hugging Face `datasets` wrote, a folder or a zip of one, with its splits."""
+"""Open a source of rows, and read its first ones, by which kind, columns and parser are chosen.
+
+A source is files of rows (jobs.data.readers), or what `save_to_disk` of Hugging Face `datasets` wrote: a folder or a
+zip of one, with its splits.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,54 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from backend.domain.data.kinds import LINE_KINDS, DatasetKind
 from backend.domain.data.rows.columns import table_columns
+from backend.domain.data.rows.problem import BadRow, RowProblem
 from backend.domain.data.splits import SPLITS, Split
 from backend.domain.data.versions.saved_splits import SavedChoice
 from backend.errors import InvalidInput, first_line
-from backend.infra.files.local import Ignored, LocalListing, SavedSplit
-from jobs.data.blocks import Bytes, RowBlock, SourcePosition
-from jobs.data.tables import TABLE_BYTES, folder_beside
+from backend.infra.files.encoding import check_encoding
+from backend.infra.files.local import Ignored, LocalListing, SavedSplit, choose_saved
+from jobs.data.parsing import rows_of
+from jobs.data.readers import TABLE_BYTES, Bytes, RowBlock, RowSource, SourcePosition, SourceRows, folder_beside
+
+SAMPLE_ROWS = 50
+HEAD_ROWS, HEAD_BYTES, HEAD_CHARACTERS = 1000, 64 * 2**20, 20_000
+HEAD_TABLE_BYTES = 2**17  # a few rows are enough
+
+
+def open_source(source: Path, *, kind: DatasetKind | None, split: str | None, encoding: str | None) -> SourceRows:
+    """Open a source: a saved dataset with its splits, or files of rows. Raises InvalidInput for a split of a source
+    without splits.
+    """
+    if saved := choose_saved(source, split):
+        return SavedDataset(source, *saved)
+    if split is not None:
+        raise InvalidInput(
+            f"{source.name!r} has no splits to choose from.", remedy="Leave the split out.", field="split"
+        )
+    return RowSource(
+        source, lines_are_prompts=kind in LINE_KINDS, encoding=check_encoding(encoding) if encoding else None
+    )
+
+
+def read_head(rows: SourceRows) -> tuple[list[dict[str, object]], list[BadRow]]:
+    """Return the first rows, until there are enough good ones to recognise the kind, or too many bad ones."""
+    good: list[dict[str, object]] = []
+    bad: list[BadRow] = []
+    size = 0
+    for block in rows.blocks(table_bytes=HEAD_TABLE_BYTES):
+        for number, row in rows_of(block):
+            if isinstance(row, RowProblem):
+                bad.append(BadRow(block.file, number, row.reason, row.raw))
+            else:
+                good.append({"text": row["text"][:HEAD_CHARACTERS]} if block.suffix == ".txt" else row)
+                size += len(str(good[-1]))
+            if len(good) >= SAMPLE_ROWS or len(good) + len(bad) >= HEAD_ROWS or size > HEAD_BYTES:
+                return good, bad
+        if good and block.suffix == ".txt":  # texts are uniform, and as long as a block
+            break
+    return good, bad
 
 
 class SavedDataset:
@@ -34,7 +79,7 @@ class SavedDataset:
         self.size = self.listing.bytes
         self._unpacked = folder_beside(path, owner=self) if path.is_file() else None
         self._datasets = [
-            (name, _load(self._on_disk(name, splits[name])), one.bytes)
+            (name, _load_saved(self._on_disk(name, splits[name])), one.bytes)
             for name, one in zip(names, listings, strict=True)
         ]
         self.sides: tuple[Split, ...] | None = SPLITS if choice.val else None
@@ -89,7 +134,7 @@ def _tables(dataset: Any, skip: int, columns: tuple[str, ...], *, rows: int) -> 
     return iter(chosen.select(range(skip, len(chosen))).with_format("arrow").iter(batch_size=rows))
 
 
-def _load(folder: Path) -> Any:
+def _load_saved(folder: Path) -> Any:
     import pyarrow
     from datasets import disable_progress_bars, load_from_disk  # slow to import, and needed only for saved folders
 
