@@ -31,7 +31,7 @@ from pyarrow import parquet
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.architectures.flops import count_flops
+from backend.domain.architectures.cost import count_flops
 from backend.domain.estimates.device_peaks import peak_flops
 from backend.domain.estimates.memory import estimate_memory
 from backend.domain.estimates.setting import setting_of

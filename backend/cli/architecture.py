@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from backend.cli.output import CommandGroup, emit, read_text
+from backend.domain.architectures.cost import count_parameters
 from backend.domain.architectures.families import FAMILIES
-from backend.domain.architectures.parameters import count_parameters
 from backend.domain.architectures.published import PUBLISHED
 from backend.domain.estimates.architecture_report import ArchitectureReport, describe_architecture
 from backend.domain.names import not_found

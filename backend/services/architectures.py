@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from backend.db.races import retry_races
 from backend.db.tables import Architecture, Run
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.architectures.parameters import count_parameters
+from backend.domain.architectures.cost import count_parameters
 from backend.domain.attributes import view_of
 from backend.domain.names import clean_name
 from backend.domain.validation import read_values

@@ -36,7 +36,7 @@ from typing import Any
 import peft
 import torch
 
-from backend.domain.architectures.flops import count_flops
+from backend.domain.architectures.cost import count_flops
 from backend.domain.architectures.hf_config import read_shape
 from backend.domain.estimates.device_peaks import peak_flops
 from backend.domain.jobs.events import Event, MetricsEvent, ProgressEvent

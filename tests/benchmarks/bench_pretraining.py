@@ -197,7 +197,7 @@ def _matmul_flops(side: int = 1024, seconds: float = 2.0) -> float:
 
 
 def _print(shape: str, rates: dict[str, list[float]], peaks: list[float]) -> None:
-    from backend.domain.architectures.flops import count_flops
+    from backend.domain.architectures.cost import count_flops
 
     per_token = count_flops(make_architecture(shape), context=CONTEXT, micro_batch=SHAPES[shape][4]).training
     rows = {}

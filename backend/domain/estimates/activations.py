@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.cost import list_matrices
 from backend.domain.architectures.families import FAMILIES
-from backend.domain.architectures.parameters import list_matrices
 
 FLOAT, INTEGER = 4, 8  # bytes
 

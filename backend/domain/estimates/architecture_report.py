@@ -7,9 +7,16 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.architectures.flops import FlopsPerToken, count_flops
-from backend.domain.architectures.kv_cache import expanded_kv_bytes_per_token, kv_bytes, kv_bytes_per_token
-from backend.domain.architectures.parameters import count_active_parameters, count_lora_parameters, count_parameters
+from backend.domain.architectures.cost import (
+    FlopsPerToken,
+    count_active_parameters,
+    count_flops,
+    count_lora_parameters,
+    count_parameters,
+    expanded_kv_bytes_per_token,
+    kv_bytes,
+    kv_bytes_per_token,
+)
 from backend.domain.estimates.memory import MemoryParts, estimate_memory
 from backend.domain.estimates.setting import DeviceKind, Precision, pretraining_setting
 

@@ -12,8 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from backend.domain.architectures.cost import count_lora_parameters, count_parameters
 from backend.domain.architectures.families import FAMILIES
-from backend.domain.architectures.parameters import count_lora_parameters, count_parameters
 from backend.domain.estimates.activations import (
     FLOAT,
     INTEGER,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.cost import WeightMatrix, count_lora_parameters, count_parameters, list_matrices
 from backend.domain.architectures.families import FAMILIES
-from backend.domain.architectures.parameters import WeightMatrix, count_lora_parameters, count_parameters, list_matrices
 from backend.domain.estimates.setting import TrainingSetting
 from backend.domain.training.config import RunConfig
 

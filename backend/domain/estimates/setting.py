@@ -9,9 +9,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.cost import count_flops, count_parameters
 from backend.domain.architectures.families import FAMILIES
-from backend.domain.architectures.flops import count_flops
-from backend.domain.architectures.parameters import count_parameters
 from backend.domain.training.adapters import holds_16_bits
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_sections import DeviceConfig, LoraConfig

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.architectures.flops import count_flops
+from backend.domain.architectures.cost import count_flops
 from backend.domain.estimates.throughput import Speed, measured_range, rate_at
 from backend.domain.scaling.laws import BELIEVABLE, Allocation, ScalingLaw, effective_tokens
 from backend.domain.scaling.plan import BatchPlan, PlanConfig, ScalingPlan

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.cost import count_parameters
 from backend.domain.architectures.families import FAMILIES
-from backend.domain.architectures.parameters import count_parameters
 from backend.errors import InvalidInput
 
 DENSE_FAMILIES: tuple[str, ...] = tuple(name for name, family in FAMILIES.items() if not family.has_experts)

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.architectures.flops import count_flops
+from backend.domain.architectures.cost import count_flops
 from backend.domain.estimates.throughput import Speed, rate_at
 from backend.domain.fields import setting
 from backend.domain.scaling.isoflop import MIN_SIZES

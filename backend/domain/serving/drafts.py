@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.architectures.kv_cache import kv_bytes_per_token
+from backend.domain.architectures.cost import kv_bytes_per_token
 from backend.domain.serving.memory import FUSED_FAMILIES, NUMBER_BYTES, PAGE_TOKENS, ReplicaMemory, replica_memory
 
 MAX_REQUESTS = 4

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.cost import kv_bytes_per_token, list_matrices
 from backend.domain.architectures.families import FAMILIES
-from backend.domain.architectures.kv_cache import kv_bytes_per_token
-from backend.domain.architectures.parameters import list_matrices
 from backend.domain.serving.precision import Precision
 
 PAGE_TOKENS = 64

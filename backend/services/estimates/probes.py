@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from backend.db.base import new_id
 from backend.db.tables import Job
-from backend.domain.architectures.parameters import count_parameters
+from backend.domain.architectures.cost import count_parameters
 from backend.domain.jobs.payloads import ProbePayload
 from backend.domain.jobs.states import ACTIVE, JobKind
 from backend.domain.training.config import RunConfig

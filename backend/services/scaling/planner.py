@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Job, Measurement, MetricName, MetricPoint, Run, Tokenizer
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.architectures.flops import count_flops
+from backend.domain.architectures.cost import count_flops
 from backend.domain.estimates.throughput import Speed
 from backend.domain.jobs.states import Status
 from backend.domain.scaling.fit import LawFit, fit_law

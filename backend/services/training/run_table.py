@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from backend.db.engine import Database
 from backend.db.tables import Architecture, Checkpoint, Dataset, DatasetVersion, Job, Run, RunGroup, Tokenizer, User
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.architectures.parameters import count_parameters
+from backend.domain.architectures.cost import count_parameters
 from backend.domain.csv_text import safe_cell
 from backend.domain.filters import Value, matcher, parse_filter, quote, tests_of
 from backend.domain.jobs.states import ACTIVE, Status, status_word

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from backend.domain.architectures.config import ArchitectureConfig, find_other_problems
+from backend.domain.architectures.config import ArchitectureConfig, fill_defaults, find_other_problems
 from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES, OPTIONAL_FIELDS, Family, explain_missing
 from backend.domain.architectures.published import PUBLISHED
-from backend.domain.architectures.rules import fill_defaults
 from backend.domain.json_values import FieldValues
 from backend.services.context import Context
 from backend.services.tokenizers.tokenizers import list_tokenizers

@@ -7,7 +7,7 @@ from functools import cache
 
 import streamlit as st
 
-from backend.domain.architectures.parameters import count_parameters
+from backend.domain.architectures.cost import count_parameters
 from backend.domain.architectures.published import PUBLISHED
 from backend.domain.jobs.states import ACTIVE
 from backend.domain.json_values import FieldValues

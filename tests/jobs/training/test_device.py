@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.architectures.flops import count_flops
+from backend.domain.architectures.cost import count_flops
 from backend.domain.estimates.device_peaks import peak_flops
 from backend.domain.estimates.setting import setting_of
 from backend.domain.training import execution as pass_size

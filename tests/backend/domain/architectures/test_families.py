@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
-from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.config import ArchitectureConfig, problems_by_field
 from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES, OPTIONAL_FIELDS, explain_missing
-from backend.domain.architectures.rules import problems_by_field
 from backend.domain.estimates.architecture_report import ArchitectureReport, describe_architecture
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_sections import LoraConfig

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.architectures.parameters import count_parameters
+from backend.domain.architectures.cost import count_parameters
 from backend.domain.estimates.optimizer_state import count_frozen, optimizer_bytes
 from backend.domain.estimates.setting import TrainingSetting
 from backend.domain.training.config import RunConfig
