@@ -1,4 +1,4 @@
-"""What a network costs: parameters by component, as built; FLOPs per token, as torch's FLOP counter counts them;
+"""The cost of a network: parameters by component, as built; FLOPs per token, as torch's FLOP counter counts them;
 KV-cache bytes, as transformers holds the cache.
 """
 
