@@ -32,9 +32,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.cost import count_flops
-from backend.domain.estimates.device_peaks import peak_flops
 from backend.domain.estimates.memory import estimate_memory
 from backend.domain.estimates.setting import setting_of
+from backend.domain.estimates.throughput import peak_flops
 from backend.domain.jobs.events import Event, LogEvent, MetricsEvent, ReadyEvent
 from backend.domain.jobs.gpu_check import ENDPOINT_ENGINES, GPU_CHECKS, GpuCheckResult, MeasuredSetting
 from backend.domain.jobs.payloads import ProbePayload, ReplicaPayload, TrainPayload

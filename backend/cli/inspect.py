@@ -13,7 +13,7 @@ from backend.bootstrap import get_context
 from backend.cli.output import CommandGroup, emit, note, read_text
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
-from backend.domain.checkpoints.inspection_config import InspectionConfig
+from backend.domain.checkpoints.inspection import InspectionConfig
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
 from backend.services.checkpoints.inspection_results import Alternative, InspectionResults

@@ -38,7 +38,7 @@ import torch
 
 from backend.domain.architectures.cost import count_flops
 from backend.domain.architectures.hf_config import read_shape
-from backend.domain.estimates.device_peaks import peak_flops
+from backend.domain.estimates.throughput import peak_flops
 from backend.domain.jobs.events import Event, MetricsEvent, ProgressEvent
 from backend.domain.jobs.results import RunMeasurement
 from backend.domain.jobs.states import StopRequest

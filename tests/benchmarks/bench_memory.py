@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.estimates.calibration import MeasuredPeak, calibrate
 from backend.domain.estimates.memory import estimate_memory
+from backend.domain.estimates.prediction import MeasuredPeak, calibrate
 from backend.domain.estimates.setting import TrainingSetting, setting_of
 from backend.domain.training.config import RunConfig
 from backend.domain.wording import format_bytes

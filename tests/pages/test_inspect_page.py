@@ -11,7 +11,7 @@ import torch
 from transformers import MambaConfig, MambaForCausalLM
 
 from backend.db.tables import Checkpoint
-from backend.domain.checkpoints.inspection_config import InspectionConfig
+from backend.domain.checkpoints.inspection import InspectionConfig
 from backend.services.checkpoints.checkpoints import get_checkpoint
 from backend.services.checkpoints.inspections import get_inspection, launch_inspection, list_inspections
 from backend.services.context import LOCAL, Context

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.checkpoints.export_formats import GgufNumbers
-from backend.domain.checkpoints.inspection_config import InspectionConfig
+from backend.domain.checkpoints.inspection import InspectionConfig
 from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.versions.changes import Change
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from backend.domain.checkpoints.inspection_summary import (
+from backend.domain.checkpoints.inspection import (
     AttentionSummary,
     ChangeSummary,
     InspectionFacts,

@@ -12,8 +12,7 @@ from sqlalchemy.orm import Session
 from backend.db.base import new_id
 from backend.db.tables import Analysis, Checkpoint, Job
 from backend.domain.attributes import view_of
-from backend.domain.checkpoints.inspection_config import InspectionConfig, inspection_fingerprint
-from backend.domain.checkpoints.inspection_summary import InspectionSummary
+from backend.domain.checkpoints.inspection import InspectionConfig, InspectionSummary, inspection_fingerprint
 from backend.domain.jobs.payloads import InspectPayload
 from backend.domain.jobs.results import InspectResult
 from backend.domain.jobs.states import ACTIVE, JobKind, Status

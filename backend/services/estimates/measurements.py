@@ -16,9 +16,15 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Measurement, Run
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.estimates.calibration import MeasuredPeak, calibrate
 from backend.domain.estimates.memory import MemoryEstimate, estimate_memory
-from backend.domain.estimates.prediction import MemoryPrediction, Prediction, Source, TimePrediction
+from backend.domain.estimates.prediction import (
+    MeasuredPeak,
+    MemoryPrediction,
+    Prediction,
+    Source,
+    TimePrediction,
+    calibrate,
+)
 from backend.domain.estimates.setting import DeviceKind, TrainingSetting, setting_of
 from backend.domain.estimates.throughput import rate_at
 from backend.domain.jobs.gpu_check import MeasuredSetting

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from backend.domain.checkpoints.inspection_config import NUM_ALTERNATIVES
+from backend.domain.checkpoints.inspection import NUM_ALTERNATIVES
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from backend.domain.checkpoints.inspection_config import MAX_TOKENS, NUM_ALTERNATIVES, InspectionConfig
-from backend.domain.checkpoints.inspection_summary import (
+from backend.domain.checkpoints.inspection import (
+    MAX_TOKENS,
+    NUM_ALTERNATIVES,
     BytesLoss,
+    InspectionConfig,
     InspectionFacts,
     InspectionSummary,
     LossSums,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.domain.attributes import attributes_of
-from backend.domain.checkpoints.inspection_summary import ChangeSummary, InspectionSummary
+from backend.domain.checkpoints.inspection import ChangeSummary, InspectionSummary
 from jobs.evaluation.ledger import check_stop
 from jobs.modeling.checkpoints import is_adapter
 from jobs.modeling.weight_statistics import (

@@ -23,7 +23,7 @@ import peft
 import torch
 import torch.nn.functional as F
 
-from backend.domain.estimates.loss_chunks import LOGITS_AT_ONCE_BYTES, chunk_rows
+from backend.domain.estimates.memory import LOGITS_AT_ONCE_BYTES, chunk_rows
 from jobs.batches.base import IGNORE, MicroBatch
 from jobs.batches.preference import Sequences
 from jobs.modeling.unusable import UNUSABLE

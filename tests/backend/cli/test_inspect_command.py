@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.cli.main import app
-from backend.domain.checkpoints.inspection_config import InspectionConfig
+from backend.domain.checkpoints.inspection import InspectionConfig
 from backend.services.checkpoints.inspections import launch_inspection
 from backend.services.context import LOCAL, Context
 from jobs.modeling.checkpoints import save_checkpoint

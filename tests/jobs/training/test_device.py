@@ -12,8 +12,8 @@ import torch
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.cost import count_flops
-from backend.domain.estimates.device_peaks import peak_flops
 from backend.domain.estimates.setting import setting_of
+from backend.domain.estimates.throughput import peak_flops
 from backend.domain.training import execution as pass_size
 from backend.domain.training.config import RunConfig
 from backend.domain.training.execution import compiles

@@ -11,7 +11,7 @@ import torch
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILY_NAMES
-from backend.domain.estimates.activations import (
+from backend.domain.estimates.memory import (
     ComputeTypes,
     copied_weight_bytes,
     rotary_bytes,

@@ -6,7 +6,7 @@ from functools import partial
 
 import streamlit as st
 
-from backend.domain.checkpoints.inspection_config import MAX_CHARACTERS, MAX_TOKENS, InspectedMessage, InspectionConfig
+from backend.domain.checkpoints.inspection import MAX_CHARACTERS, MAX_TOKENS, InspectedMessage, InspectionConfig
 from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.checkpoints.inspections import (

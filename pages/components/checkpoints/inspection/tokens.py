@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.checkpoints.inspection_summary import LossSums
+from backend.domain.checkpoints.inspection import LossSums
 from backend.services.checkpoints.inspection_results import Alternative, InspectionResults, TokenLine
 from pages.components.browser.token_strip.component import token_strip
 from pages.components.checkpoints.inspection.charts import alternatives_bar, share_text

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import streamlit as st
 
-from backend.domain.checkpoints.inspection_config import InspectionConfig
+from backend.domain.checkpoints.inspection import InspectionConfig
 from backend.domain.wording import percent, short
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.checkpoints.inspection_results import ChangeLine, InspectionResults, TensorLine

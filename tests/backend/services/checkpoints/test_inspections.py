@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from backend.db.tables import Analysis
-from backend.domain.checkpoints.inspection_config import InspectionConfig
+from backend.domain.checkpoints.inspection import InspectionConfig
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import delete_checkpoint
 from backend.services.checkpoints.inspection_results import InspectionResults

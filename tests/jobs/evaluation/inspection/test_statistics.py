@@ -13,7 +13,7 @@ import torch
 from scipy.special import rel_entr
 from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
-from backend.domain.checkpoints.inspection_config import InspectedMessage, InspectionConfig
+from backend.domain.checkpoints.inspection import InspectedMessage, InspectionConfig
 from backend.errors import InvalidInput, JobFailed
 from jobs.evaluation.inspection.network import lens_logits, run_network
 from jobs.evaluation.inspection.statistics import (

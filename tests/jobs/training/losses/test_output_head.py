@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILY_NAMES
-from backend.domain.estimates.loss_chunks import chunk_rows
+from backend.domain.estimates.memory import chunk_rows
 from jobs.batches.base import IGNORE, BatchSizes, MicroBatch
 from jobs.batches.pretrain import PretrainBatches
 from jobs.modeling.build import build_network
