@@ -22,8 +22,7 @@ import torch
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.scaling.fit import LawFit, fit_law
-from backend.domain.scaling.laws import PUBLISHED, ScalingLaw
-from backend.domain.scaling.points import ScalingPoint
+from backend.domain.scaling.laws import PUBLISHED, ScalingLaw, ScalingPoint
 from backend.domain.scaling.shapes import count_without_embeddings
 from backend.domain.statistics.estimates import Estimate
 from jobs.modeling.build import build_network

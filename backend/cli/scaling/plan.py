@@ -24,8 +24,8 @@ from backend.cli.scaling.plan_table import (
 from backend.domain.json_values import FieldValues
 from backend.domain.scaling.fit import fit_law
 from backend.domain.scaling.isoflop import fit_isoflop
+from backend.domain.scaling.laws import parse_points_csv
 from backend.domain.scaling.plan import PlanConfig, parse_plan
-from backend.domain.scaling.points import parse_points_csv
 from backend.domain.wording import plural
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput

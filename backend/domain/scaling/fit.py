@@ -16,8 +16,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from backend.domain.scaling.laws import NUM_DRAWS, ScalingLaw, estimate_of, stretch_draws
-from backend.domain.scaling.points import ScalingPoint
+from backend.domain.scaling.laws import NUM_DRAWS, ScalingLaw, ScalingPoint, estimate_of, stretch_draws
 from backend.domain.statistics.estimates import Estimate, normal_quantile, student_quantile
 from backend.domain.statistics.quantiles import LEVEL
 from backend.domain.wording import percent

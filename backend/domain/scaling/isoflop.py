@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.domain.scaling.points import ScalingPoint
+from backend.domain.scaling.laws import ScalingPoint
 from backend.domain.statistics.estimates import Estimate, normal_quantile, student_quantile
 from backend.domain.statistics.quantiles import LEVEL
 from backend.domain.wording import percent

@@ -19,10 +19,8 @@ from backend.domain.architectures.cost import count_flops
 from backend.domain.estimates.throughput import Speed
 from backend.domain.jobs.states import Status
 from backend.domain.scaling.fit import LawFit, fit_law
-from backend.domain.scaling.laws import PUBLISHED, ScalingLaw, effective_tokens, get_law
-from backend.domain.scaling.plan import DEFAULT_VOCABULARY, PlanConfig, ScalingPlan
-from backend.domain.scaling.planner import make_plan
-from backend.domain.scaling.points import ScalingPoint
+from backend.domain.scaling.laws import PUBLISHED, ScalingLaw, ScalingPoint, effective_tokens, get_law
+from backend.domain.scaling.plan import DEFAULT_VOCABULARY, PlanConfig, ScalingPlan, make_plan
 from backend.domain.scaling.shapes import count_all
 from backend.domain.training.objectives import Objective
 from backend.errors import Conflict, InvalidInput

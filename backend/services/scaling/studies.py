@@ -19,7 +19,7 @@ from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import clean_name
 from backend.domain.scaling.fit import LawFit
 from backend.domain.scaling.isoflop import IsoflopFit, fit_isoflop
-from backend.domain.scaling.points import ScalingPoint
+from backend.domain.scaling.laws import ScalingPoint
 from backend.domain.scaling.study import StudyConfig, StudyPlan, parse_study, plan_study
 from backend.domain.training.config import RunConfig
 from backend.domain.validation import read_stored

@@ -10,8 +10,7 @@ from backend.domain.jobs.states import Status
 from backend.domain.scaling.curves import CurveLine, parabola_line
 from backend.domain.scaling.fit import LawFit
 from backend.domain.scaling.isoflop import Profile
-from backend.domain.scaling.laws import DEFAULT_LAW, PUBLISHED
-from backend.domain.scaling.points import ScalingPoint
+from backend.domain.scaling.laws import DEFAULT_LAW, PUBLISHED, ScalingPoint
 from backend.domain.scaling.study import format_budget
 from backend.domain.wording import percent, plural, short
 from backend.services.context import Context, Person

@@ -11,8 +11,7 @@ from scipy import optimize
 
 from backend.domain.scaling.fit import HUBER_DELTA, fit_law
 from backend.domain.scaling.isoflop import fit_isoflop, group_by_budget
-from backend.domain.scaling.laws import PUBLISHED, ScalingLaw
-from backend.domain.scaling.points import ScalingPoint, parse_points_csv
+from backend.domain.scaling.laws import PUBLISHED, ScalingLaw, ScalingPoint, parse_points_csv
 from backend.domain.statistics.estimates import Estimate
 from backend.errors import InvalidInput
 

@@ -13,8 +13,7 @@ from backend.domain.estimates.architecture_report import describe_architecture
 from backend.domain.estimates.throughput import Speed, rate_at
 from backend.domain.scaling.curves import profile_line
 from backend.domain.scaling.laws import PUBLISHED
-from backend.domain.scaling.plan import PlanConfig, ScalingPlan, parse_plan
-from backend.domain.scaling.planner import make_plan
+from backend.domain.scaling.plan import PlanConfig, ScalingPlan, make_plan, parse_plan
 from backend.domain.scaling.shapes import DENSE_FAMILIES, count_all, propose_architecture
 from backend.domain.scaling.study import StudyConfig, parse_study, plan_study
 from backend.domain.training.published_rules import (
