@@ -16,7 +16,7 @@ ADDED = (
     ("backend/domain/serving/deployment.py", "    max_running: int", LINE.format(more="")),
     ("backend/domain/evaluation/tasks/definition.py", "    joiner: str", LINE.format(more="")),
     (
-        "backend/domain/training/hyperparameters.py",
+        "backend/domain/training/config.py",
         "    device: Literal",
         LINE.format(more=", shown=Traits(affects=RESULT, group=FieldGroup.MAIN)"),
     ),

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Campaign, Checkpoint, Deployment, Endpoint, Job, Replica, Run
 from backend.domain.evaluation.config import is_score_lower_better
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
-from backend.domain.training.comparability import LossBasis
+from backend.domain.training.comparisons import LossBasis
 from backend.domain.training.objectives import Objective
 from backend.domain.training.run_table import OBJECTIVE_NAMES
 from backend.domain.training.sweep import goal_of_metric

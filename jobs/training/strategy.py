@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
-from backend.domain.training.sharding import BUCKET_ELEMENTS, check_sharding
+from backend.domain.training.execution import BUCKET_ELEMENTS, check_sharding
 from jobs.modeling.devices import is_gpu
 from jobs.training.context import TrainingContext
 from jobs.training.distributed import whole_shape

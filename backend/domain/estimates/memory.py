@@ -22,8 +22,8 @@ from backend.domain.architectures.cost import count_lora_parameters, count_param
 from backend.domain.architectures.families import FAMILIES
 from backend.domain.estimates.optimizer_state import count_frozen, optimizer_bytes
 from backend.domain.estimates.setting import HALF_BITS, TrainingSetting
+from backend.domain.training.execution import BUCKET_ELEMENTS
 from backend.domain.training.objectives import Objective
-from backend.domain.training.sharding import BUCKET_ELEMENTS
 
 Moment = Literal["load", "loss", "backward", "update"]
 

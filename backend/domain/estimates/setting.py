@@ -14,9 +14,8 @@ from backend.domain.architectures.families import FAMILIES
 from backend.domain.training.adapters import holds_16_bits
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_sections import DeviceConfig, LoraConfig
-from backend.domain.training.execution import compiles, sequences_at_once
+from backend.domain.training.execution import compiles, sequences_at_once, uses_deepspeed
 from backend.domain.training.objectives import Objective
-from backend.domain.training.sharding import uses_deepspeed
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DeviceKind = Literal["cpu", "gpu"]

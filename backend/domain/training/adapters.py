@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from backend.domain.architectures.families import FAMILIES
 from backend.domain.training.config import RunConfig
-from backend.domain.training.sharding import uses_deepspeed
+from backend.domain.training.execution import uses_deepspeed
 from backend.errors import InvalidInput
 
 WITH_EXPERTS = frozenset(family.model_type for family in FAMILIES.values() if family.has_experts)

@@ -1,11 +1,12 @@
-"""Execution of a step: compilation, sequences per forward pass, and the batch over devices. Pages and jobs agree."""
+"""Execution of a step: compilation, sequences per forward pass, the batch over devices, and what a sharding can't do.
+Pages and jobs agree.
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from backend.domain.training.config import RunConfig
-from backend.domain.training.sharding import uses_deepspeed
 from backend.errors import InvalidInput
 
 WORTH_FLOPS = {"cpu": 1e14, "gpu": 1e17}
@@ -71,3 +72,51 @@ def keep_global_batch(config: RunConfig, sequences: int) -> RunConfig:
     share = sequences // count
     micro_batch = max(size for size in range(1, min(config.micro_batch, share) + 1) if share % size == 0)
     return config.model_copy(update={"micro_batch": micro_batch, "grad_accum_steps": share // micro_batch})
+
+
+WHOLE_MATRICES = ("muon", "adamw_8bit", "adafactor")
+"""Optimizers whose update of a matrix needs all of it."""
+ZERO = ("zero2", "zero3")
+BUCKET_ELEMENTS = 50_000_000
+"""Elements that DeepSpeed reduces together; its default, ten times as many, would take 2 GB beside the network."""
+
+
+def uses_deepspeed(config: RunConfig) -> bool:
+    """Return whether DeepSpeed trains a run."""
+    return config.devices.count > 1 and config.devices.sharding in ZERO
+
+
+def check_sharding(config: RunConfig, *, has_deepspeed: bool) -> None:
+    """Raise InvalidInput for a setting that the run's sharding can't do."""
+    sharding = config.devices.sharding
+    if config.devices.count == 1 or sharding == "ddp":
+        return
+    if config.optimizer in WHOLE_MATRICES:
+        raise InvalidInput(
+            f"{config.optimizer} needs whole matrices, and {sharding} shards them.",
+            remedy="Choose sharding ddp, or optimizer adamw.",
+            field="optimizer",
+        )
+    if not uses_deepspeed(config):
+        return
+    if not has_deepspeed:
+        raise InvalidInput(
+            f"devices.sharding {sharding} needs the library deepspeed, which is not installed here.",
+            remedy="Install it (`pip install 'roundhouse[deepspeed]'`), or choose fsdp, which shards as zero3 does.",
+            field="devices.sharding",
+        )
+    if config.ema_decay:
+        field, why, cure = "ema_decay", "averages weights that DeepSpeed keeps in a form of its own", "0"
+    elif config.precision == "fp16":
+        field, why, cure = "precision", "needs gradients scaled as DeepSpeed does not", "bf16 or fp32"
+    elif config.method == "qlora":
+        field, why, cure = "method", "stores the base in numbers that DeepSpeed does not take apart", "lora"
+    elif config.compile == "on":
+        field, why, cure = "compile", "would compile the model around DeepSpeed's hooks", "off"
+    else:
+        return
+    raise InvalidInput(
+        f"{field} {getattr(config, field)} {why}, so {sharding} can't train this run.",
+        remedy=f"Choose {field} {cure}, or devices.sharding fsdp.",
+        field=field,
+    )

@@ -15,8 +15,8 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.data.rows.conversations import as_conversation
 from backend.domain.training.adapters import check_adapters
 from backend.domain.training.config import RunConfig, context_problems
+from backend.domain.training.execution import check_sharding
 from backend.domain.training.packing import count_sequences
-from backend.domain.training.sharding import check_sharding
 from backend.errors import Conflict, InvalidInput, RoundhouseError
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.context import Context

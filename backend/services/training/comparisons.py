@@ -15,11 +15,20 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Job, Run, Tokenizer
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.jobs.states import Status
-from backend.domain.training.comparability import Aspect, LossBasis, Obstacle, Side, find_obstacles
+from backend.domain.training.comparisons import (
+    Aspect,
+    LossBasis,
+    Obstacle,
+    SeedComparison,
+    SeedGroup,
+    Side,
+    compare_seeds,
+    find_obstacles,
+    seeds_needed,
+)
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import distinguishing_values
 from backend.domain.training.objectives import label_of
-from backend.domain.training.seed_noise import SeedComparison, SeedGroup, compare_seeds, seeds_needed
 from backend.domain.wording import plural
 from backend.services.context import Context
 from backend.services.training.views import unique_names

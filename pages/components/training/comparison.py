@@ -8,7 +8,7 @@ from pathlib import PurePath
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from backend.domain.training.comparability import Aspect
+from backend.domain.training.comparisons import Aspect
 from backend.domain.training.differences import SettingDifference, label_runs, list_differences
 from backend.domain.wording import plural
 from backend.services.context import Context, Person

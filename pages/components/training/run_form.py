@@ -13,10 +13,9 @@ from pydantic import ValidationError
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.json_values import FieldValues
-from backend.domain.training.config import RunConfig
+from backend.domain.training.config import RunConfig, count_warmup_steps
 from backend.domain.training.config_fields import default_at, form_groups, value_at
 from backend.domain.training.config_sections import RewardRule
-from backend.domain.training.hyperparameters import count_warmup_steps
 from backend.domain.training.objectives import Objective, label_of
 from backend.domain.training.traits import FieldGroup
 from backend.domain.validation import validation_message

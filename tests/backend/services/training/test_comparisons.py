@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.db.tables import Run
-from backend.domain.training.comparability import Aspect
+from backend.domain.training.comparisons import Aspect
 from backend.domain.training.config_sections import GrpoConfig
 from backend.domain.training.objectives import Objective
 from backend.services.context import LOCAL, Context

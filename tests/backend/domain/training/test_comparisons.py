@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from backend.domain.training.seed_noise import SeedGroup, compare_seeds, seeds_needed
+from backend.domain.training.comparisons import SeedGroup, compare_seeds, seeds_needed
 
 losses = st.lists(st.floats(0.1, 10.0), min_size=2, max_size=8, unique=True)
 
