@@ -15,7 +15,7 @@ from backend.cli.output import command, emit, note
 from backend.cli.waiting import wait_for_job
 from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.parsing.text_formats import suffix_of
-from backend.domain.data.recognition.recognise import LOOKED_FOR
+from backend.domain.data.recognition import LOOKED_FOR
 from backend.domain.jobs.payloads import HubSource
 from backend.domain.json_values import FieldValues
 from backend.domain.wording import percent

@@ -11,7 +11,7 @@ import pyarrow
 from pyarrow import feather
 
 from backend.domain.data.parsing.text_formats import MAX_ROW_BYTES, TABLES, sniff_rows, suffix_of
-from backend.domain.data.recognition.sample import SourceHead
+from backend.domain.data.rows.columns import SourceHead
 from backend.domain.data.versions.saved_splits import SavedChoice
 from backend.domain.json_values import Row
 from backend.errors import InvalidInput

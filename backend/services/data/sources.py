@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.domain.data.recognition.sample import SourceHead
+from backend.domain.data.rows.columns import SourceHead
 from backend.domain.jobs.payloads import HubSource, ImportPayload
 from backend.domain.wording import list_first
 from backend.errors import InvalidInput, NotFound

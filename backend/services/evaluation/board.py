@@ -12,7 +12,7 @@ from sqlalchemy import select
 from backend.db.tables import ImportedEvaluation
 from backend.domain.attributes import attributes_of
 from backend.domain.data.file_names import bare_name
-from backend.domain.data.recognition.column_names import plain_name
+from backend.domain.data.rows.columns import plain_name
 from backend.domain.data.splits import SPLITS
 from backend.domain.evaluation.boards import AVERAGES, Cuts, caveats, same_benchmark, telling_metric, void_reason
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind, describe_way

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from backend.domain.data.file_names import bare_name
-from backend.domain.data.recognition.column_names import plain_name
+from backend.domain.data.rows.columns import plain_name
 from backend.domain.data.rows.records import columns_of
 from backend.domain.data.splits import SPLITS
 from backend.domain.evaluation.config import EvaluationConfig

@@ -12,7 +12,7 @@ from sqlalchemy import delete, select
 
 from backend.db.races import retry_races
 from backend.db.tables import EvaluationTask
-from backend.domain.data.recognition.column_names import plain_name
+from backend.domain.data.rows.columns import plain_name
 from backend.domain.data.rows.records import columns_of
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.tasks.definition import RequestForm, TaskDefinition

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from backend.domain.data.recognition.recognise import recognise
+from backend.domain.data.recognition import recognise
 from backend.domain.data.rows.mapping import apply_mapping
 from backend.services.starter import STARTER_DATASETS, StarterDataset
 from tests.support.data.village import FACTS

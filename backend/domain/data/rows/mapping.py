@@ -25,8 +25,7 @@ from typing import Any
 
 from backend.domain.data.kinds import ANSWER_FIELDS, FIELDS, OPTIONAL, REQUIRED, DatasetKind
 from backend.domain.data.parsing.json_stream import STRING_COLUMN
-from backend.domain.data.recognition.column_names import describe_missing
-from backend.domain.data.rows.columns import column_paths, read_column
+from backend.domain.data.rows.columns import column_paths, describe_missing, read_column
 from backend.domain.data.rows.conversations import answered_messages, conversation, messages_of, preference_messages
 from backend.domain.data.rows.gold_answers import AnswerTally, answer_column, answer_index
 from backend.domain.data.rows.labels import read_winner, require_goodness

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.recognition.column_names import plain_name
+from backend.domain.data.rows.columns import plain_name
 
 RECORD = "record"
 KEEPS_RECORDS = (DatasetKind.BENCHMARK, DatasetKind.RECORDS)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from backend.domain.data.parsing.text_formats import iter_rows_of, sniff_bytes
-from backend.domain.data.recognition.recognise import recognise
+from backend.domain.data.recognition import recognise
 from backend.domain.data.rows.mapping import apply_mapping
 from backend.domain.data.rows.problem import RowProblem
 from backend.errors import InvalidInput

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.recognition.recognise import recognise
+from backend.domain.data.recognition import recognise
 from backend.domain.data.rows.columns import column_paths, read_column
 from backend.domain.data.rows.display import render_preview, row_text
 from backend.domain.data.rows.mapping import apply_mapping, canonical_json, check_mapping, clean_row
