@@ -18,7 +18,7 @@ from backend.domain.attributes import attributes_of, view_of
 from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.recognition import recognise
-from backend.domain.data.rows.content import count_media, describe_dropped, describe_filtered, media_columns
+from backend.domain.data.rows.conversations import count_media, describe_dropped, describe_filtered, media_columns
 from backend.domain.data.rows.mapping import check_mapping, settle_answers
 from backend.domain.data.rows.trees import TREE, is_message_table
 from backend.domain.jobs.payloads import ShardCluster

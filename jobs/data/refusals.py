@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backend.domain.data.rows.content import describe_filtered
+from backend.domain.data.rows.conversations import describe_filtered
 from backend.domain.data.rows.problem import BadRow, RejectedRow, describe_rejected, most_frequent
 from backend.errors import InvalidInput
 from jobs.data.writing import VersionTally

@@ -10,7 +10,7 @@ from backend.bootstrap import get_context
 from backend.cli.output import command, emit, note
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
-from backend.domain.data.reports.findings import DataFinding, list_findings
+from backend.domain.data.reports.report import DataFinding, list_findings
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
 from backend.services.data.epoch_time import EpochTime, epoch_time

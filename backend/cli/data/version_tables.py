@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from backend.domain.attributes import attributes_of
-from backend.domain.data.rows.content import describe_dropped, describe_filtered
+from backend.domain.data.rows.conversations import describe_dropped, describe_filtered
 from backend.domain.data.rows.display import render_preview
 from backend.domain.data.rows.problem import describe_rejected, most_frequent
 from backend.domain.jobs.states import status_word

@@ -22,11 +22,10 @@ from backend.domain.data.rows.columns import (
     read_column,
 )
 from backend.domain.data.rows.conversations import ROLE_KEYS, ROLES, is_message, is_transcript
-from backend.domain.data.rows.labels import read_goodness, side_of
 from backend.domain.data.rows.mapping import map_sample, settle_answers
 from backend.domain.data.rows.problem import RowProblem
 from backend.domain.data.rows.trees import TREE, is_root
-from backend.domain.data.rows.values import listed_part
+from backend.domain.data.rows.values import listed_part, read_goodness, side_of
 from backend.errors import InvalidInput
 
 

@@ -11,7 +11,7 @@ from backend.domain.data.kinds import FIELDS, LINE_KINDS, REQUIRED, DatasetKind
 from backend.domain.data.parsing.text_formats import is_text_file
 from backend.domain.data.recognition import has_passage_lines, recognise, split_lines
 from backend.domain.data.rows.columns import SourceHead, column_paths, nearest_column, read_column
-from backend.domain.data.rows.content import count_media, media_columns
+from backend.domain.data.rows.conversations import count_media, media_columns
 from backend.domain.data.rows.display import displayable, render_preview
 from backend.domain.data.rows.mapping import check_mapping, map_sample
 from backend.domain.data.rows.problem import RowProblem

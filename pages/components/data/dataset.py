@@ -8,7 +8,7 @@ from typing import Literal
 import streamlit as st
 
 from backend.domain.data.export_formats import DATASET_FORMATS
-from backend.domain.data.rows.content import describe_dropped, describe_filtered
+from backend.domain.data.rows.conversations import describe_dropped, describe_filtered
 from backend.domain.data.rows.problem import FEW_REJECTED, describe_rejected, most_frequent
 from backend.domain.data.versions.card import LICENCES
 from backend.domain.data.versions.provenance import DerivedProvenance

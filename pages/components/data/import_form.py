@@ -17,7 +17,7 @@ from backend.domain.data.parsing.text_formats import SEEKING, suffix_of
 from backend.domain.data.placeholders import find_placeholders
 from backend.domain.data.recognition import LOOKED_FOR
 from backend.domain.data.rows.columns import SourceHead
-from backend.domain.data.rows.content import describe_dropped
+from backend.domain.data.rows.conversations import describe_dropped
 from backend.domain.wording import list_first, percent, plural
 from backend.errors import InvalidInput, RoundhouseError
 from backend.services.context import Context, Person

@@ -6,8 +6,15 @@ import uuid
 
 import streamlit as st
 
-from backend.domain.data.reports.findings import DataFinding, Severity, list_findings
-from backend.domain.data.reports.report import MAX_CONTEXT, DataReport, ReportSample, TokenPiece
+from backend.domain.data.reports.report import (
+    MAX_CONTEXT,
+    DataFinding,
+    DataReport,
+    ReportSample,
+    Severity,
+    TokenPiece,
+    list_findings,
+)
 from backend.domain.wording import format_duration, percent, plural, short
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person

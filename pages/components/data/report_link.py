@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.data.reports.findings import Severity, list_findings
+from backend.domain.data.reports.report import Severity, list_findings
 from backend.domain.training.config import RunConfig
 from backend.domain.wording import plural
 from backend.services.data.reports import DataReportView

@@ -27,13 +27,21 @@ from backend.domain.data.kinds import ANSWER_FIELDS, FIELDS, OPTIONAL, REQUIRED,
 from backend.domain.data.parsing.json_stream import STRING_COLUMN
 from backend.domain.data.rows.columns import column_paths, describe_missing, read_column
 from backend.domain.data.rows.conversations import answered_messages, conversation, messages_of, preference_messages
-from backend.domain.data.rows.gold_answers import AnswerTally, answer_column, answer_index
-from backend.domain.data.rows.labels import read_winner, require_goodness
 from backend.domain.data.rows.problem import RowProblem
 from backend.domain.data.rows.records import RECORD, record_text
 from backend.domain.data.rows.tool_calls import tools_text
 from backend.domain.data.rows.trees import TREE, is_message_table, sample_trees, tree_rows
-from backend.domain.data.rows.values import as_list, choice_labels, label_text, read_text_value
+from backend.domain.data.rows.values import (
+    AnswerTally,
+    answer_column,
+    answer_index,
+    as_list,
+    choice_labels,
+    label_text,
+    read_text_value,
+    read_winner,
+    require_goodness,
+)
 from backend.domain.json_values import Row
 from backend.errors import InvalidInput
 

@@ -22,9 +22,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.domain.data.reports.findings import Severity, list_findings
 from backend.domain.data.reports.near_duplicates import THRESHOLD, jaccard, normalise_words
-from backend.domain.data.reports.report import DataReport, ReportQuestion, ReportSample
+from backend.domain.data.reports.report import DataReport, ReportQuestion, ReportSample, Severity, list_findings
 from backend.errors import JobFailed
 from jobs.batches.base import BatchSizes, EpochOrder
 from jobs.batches.preference import ReferencedPair, collate_pairs, load_pairs
