@@ -18,9 +18,9 @@ from backend.domain.jobs.events import ResumedEvent
 from backend.domain.jobs.payloads import AddBasePayload, TrainPayload
 from backend.domain.training.imported_logs import read_logs
 from backend.errors import InvalidInput
-from backend.services.training import checks as tracker_service
-from backend.services.training.checks import TRACKER_NAMES as NAMES
-from backend.services.training.checks import check_trackers
+from backend.services.training import parts as run_parts
+from backend.services.training.parts import TRACKER_NAMES as NAMES
+from backend.services.training.parts import check_trackers
 from jobs.reporter import FileReporter, JobSpec
 from jobs.tracking.run import CLOSED, OFFLINE, end_tracking, follow, start_tracking
 from jobs.tracking.writers import WRITERS
@@ -227,7 +227,7 @@ def test_a_tracker_whose_library_is_missing_is_refused_before_the_launch(
 ) -> None:
     assert set(NAMES) == set(WRITERS)
     scenario.parts()
-    monkeypatch.setattr(tracker_service, "find_spec", lambda name: None if name == "wandb" else object())
+    monkeypatch.setattr(run_parts, "find_spec", lambda name: None if name == "wandb" else object())
     check_trackers(make_config(trackers=("tensorboard",)))
     with pytest.raises(InvalidInput, match="Weights & Biases can't be written") as refused:
         scenario.run(trackers=("tensorboard", "wandb"))

@@ -13,7 +13,7 @@ from backend.domain.jobs.states import Status
 from backend.domain.training.config_fields import default_at, form_groups, list_paths, traits_of
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.jobs import get_job
-from backend.services.training import checks
+from backend.services.training import parts
 from backend.services.training.sweeps import advance_sweeps, get_sweep, launch_sweep, read_sweep, sweep_detail
 from backend.services.training.views import get_run, list_runs, run_detail
 from pages.components.training.config_fields import fields_in, with_labels
@@ -67,7 +67,7 @@ def test_only_fields_that_apply_are_shown_and_set_values_come_back(scenario: Sce
 def test_zero_is_chosen_beside_fsdp_and_refused_without_its_library(
     scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "find_spec", lambda name: None)  # `make engines` installs it
+    monkeypatch.setattr(parts, "find_spec", lambda name: None)  # `make engines` installs it
     scenario.parts()
     page = open_form()
     page.number_input(key="launch_devices_count").set_value(2).run()

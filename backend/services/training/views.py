@@ -1,4 +1,4 @@
-"""Read runs: lists, one run in full, samples, place in the queue, configs."""
+"""Read runs: lists, one run in full, samples, held-out rows, place in the queue, configs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
@@ -15,6 +16,9 @@ from backend.domain.jobs.progress import expected_wait_s
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.domain.training.config import RunConfig
+from backend.domain.training.held_out import FILE as HELD_OUT_FILE
+from backend.domain.training.held_out import MAX_BYTES as MAX_HELD_OUT_BYTES
+from backend.domain.training.held_out import HeldOutRows
 from backend.domain.training.summary import EncodedRows, Restart, RunTime, mean_tokens_per_step, run_seconds
 from backend.errors import InvalidInput
 from backend.services.context import Context
@@ -364,3 +368,16 @@ def _checkpoints(session: Session, run_id: str) -> list[CheckpointLine]:
         CheckpointLine(row.id, row.name, row.step, row.metrics or {}, row.bytes, row.is_final, row.created_at)
         for row in session.scalars(query)
     ]
+
+
+def read_held_out(ctx: Context, run: RunView) -> HeldOutRows | None:
+    """Return a run's worst held-out rows of its newest checkpoint's validation; None without any, or of a step that it
+    has not reached again.
+    """
+    try:
+        with ctx.artifacts.path(f"runs/{run.id}/{HELD_OUT_FILE}").open("rb") as file:
+            text = file.read(MAX_HELD_OUT_BYTES + 1)
+        rows = HeldOutRows.model_validate_json(text)
+    except (OSError, ValidationError):
+        return None
+    return rows if rows.step <= run.last_step else None

@@ -9,8 +9,7 @@ import streamlit as st
 from backend.domain.training.held_out import MEASURES, HeldOutRow, HeldOutRows
 from backend.domain.wording import plural, visible
 from backend.services.context import Context
-from backend.services.training.held_out import read_held_out
-from backend.services.training.views import RunView
+from backend.services.training.views import RunView, read_held_out
 
 GIVEN = "Model output"
 

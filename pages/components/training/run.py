@@ -22,7 +22,6 @@ from backend.domain.training.run_table import DURATION_HELP
 from backend.domain.wording import format_count, format_duration, format_number, plural
 from backend.services.context import Context, Person
 from backend.services.training.figures import figures_of_runs, last_step_of
-from backend.services.training.held_out import read_held_out
 from backend.services.training.reports import report_body, run_report_text
 from backend.services.training.runs import (
     archive_runs,
@@ -34,7 +33,7 @@ from backend.services.training.runs import (
     stop_run,
 )
 from backend.services.training.sweeps import sweep_of_run
-from backend.services.training.views import ExpectedStart, RunDetail, RunView
+from backend.services.training.views import ExpectedStart, RunDetail, RunView, read_held_out
 from pages.components import routes
 from pages.components.downloads import draw_download
 from pages.components.frame import draw_figure, plain, rerun_after, title_tab

@@ -42,7 +42,7 @@ from backend.services.jobs.jobs import stop_job
 from backend.services.metrics.points import add_points
 from backend.services.scaling.planner import plan_run
 from backend.services.tokenizers.tokenizers import train_tokenizer
-from backend.services.training import checks
+from backend.services.training import parts
 from backend.services.training.parts import resolve_parts
 from jobs.modeling.tokenizers import byte_tokenizer
 from tests.support.data.dataset_world import queue_import
@@ -191,7 +191,7 @@ def test_a_launch_without_a_trained_token_is_refused_with_count_and_cure(
     with pytest.raises(InvalidInput, match="within its first 64 tokens: the shortest prompt alone has 454"):
         resolve_parts(ctx, config)  # seen before any report, by the prompts alone
     # what follows is the report's own refusal
-    monkeypatch.setattr(checks, "check_trained_tokens", lambda *_, **__: None)
+    monkeypatch.setattr(parts, "check_trained_tokens", lambda *_, **__: None)
     view = made(ctx, "silent", source="base", context=64)
     assert view.report is not None
     assert view.report.is_silent

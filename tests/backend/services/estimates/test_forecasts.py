@@ -20,8 +20,7 @@ from backend.services.estimates.forecasts import describe_epochs, forecast
 from backend.services.jobs.workers import beat
 from backend.services.tokenizers.sources import resolve_source
 from backend.services.tokenizers.tokenization import count_tokens
-from backend.services.training.checks import RowSample
-from backend.services.training.parts import resolve_parts
+from backend.services.training.parts import RowSample, resolve_parts
 from tests.support.jobs import add_stored_job
 from tests.support.run_world import SHAPE, claim, make_config, measure, report
 from tests.support.scenario import Scenario

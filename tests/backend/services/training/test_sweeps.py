@@ -33,14 +33,16 @@ from backend.services.jobs.claims import Claim, claim_next
 from backend.services.jobs.jobs import get_job
 from backend.services.training.deletion import delete_runs
 from backend.services.training.runs import stop_run
-from backend.services.training.sweep_search import Trial, choose_pruned, propose
 from backend.services.training.sweeps import (
+    Trial,
     advance_sweeps,
     archive_sweep,
+    choose_pruned,
     continue_sweep,
     get_sweep,
     launch_sweep,
     list_sweeps,
+    propose,
     read_sweep,
     stop_sweep,
     sweep_detail,
