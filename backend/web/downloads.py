@@ -18,7 +18,7 @@ def download_routes(get_context: Callable[[], Context]) -> list[Route]:
 
     def dataset(request: Request) -> Response:
         # pyarrow: not before a download
-        from backend.services.data.cards import download_name, stream_zip, version_of_link
+        from backend.services.data.exports import download_name, stream_zip, version_of_link
 
         ctx = get_context()
         try:

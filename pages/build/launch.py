@@ -17,8 +17,7 @@ from backend.recipes import RECIPES, STARTER
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person
 from backend.services.data.datasets import resolve_version
-from backend.services.estimates.forecasts import Forecast, forecast
-from backend.services.estimates.sweep_forecast import forecast_sweep
+from backend.services.estimates.forecasts import Forecast, forecast, forecast_sweep
 from backend.services.evaluation.open_suites import SuiteChoice
 from backend.services.training.defaults import suggest_dataset
 from backend.services.training.runs import launch_run

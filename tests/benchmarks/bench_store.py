@@ -31,8 +31,7 @@ from backend.infra.store.objects import open_objects
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import list_datasets
 from backend.services.data.imports import import_dataset
-from backend.services.data.sources import ImportSource
-from backend.services.data.uploads import save_upload
+from backend.services.data.sources import ImportSource, save_upload
 from backend.services.data.views import VersionView
 from backend.services.jobs.claims import claim_job
 from backend.services.jobs.jobs import get_job

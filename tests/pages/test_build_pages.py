@@ -32,8 +32,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import get_dataset, list_datasets
 from backend.services.data.exports import list_version_exports
 from backend.services.data.imports import import_dataset
-from backend.services.data.sources import ImportSource
-from backend.services.data.uploads import save_uploads
+from backend.services.data.sources import ImportSource, save_uploads
 from backend.services.estimates.measurements import record_settings
 from backend.services.jobs.devices import list_training_devices
 from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenizer

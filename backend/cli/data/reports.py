@@ -13,8 +13,7 @@ from backend.domain.attributes import attributes_of
 from backend.domain.data.reports.report import DataFinding, list_findings
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
-from backend.services.data.epoch_time import EpochTime, epoch_time
-from backend.services.data.reports import DataReportView, get_data_report, request_data_report
+from backend.services.data.reports import DataReportView, EpochTime, epoch_time, get_data_report, request_data_report
 
 
 @command

@@ -28,10 +28,9 @@ from backend.domain.jobs.results import DatasetExportResult
 from backend.domain.wording import percent, plural
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import LOCAL, Context
-from backend.services.data.cards import render_card, set_card
 from backend.services.data.datasets import delete_dataset, get_dataset, resolve_version
 from backend.services.data.diff import compare_versions
-from backend.services.data.exports import export_version
+from backend.services.data.exports import export_version, render_card, set_card
 from backend.services.data.imports import version_of_job
 from backend.services.data.preview import preview_rows
 from backend.services.data.versions import delete_version, derive_version, list_dataset_users, version_lineage

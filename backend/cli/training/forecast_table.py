@@ -13,8 +13,7 @@ from backend.domain.estimates.prediction import describe_fit, format_memory, for
 from backend.domain.training.launch_warnings import LaunchWarning
 from backend.domain.wording import format_bytes, format_duration, format_usd
 from backend.errors import InvalidInput
-from backend.services.estimates.forecasts import Forecast, QueuePosition, describe_epochs
-from backend.services.estimates.sweep_forecast import SweepForecast
+from backend.services.estimates.forecasts import Forecast, QueuePosition, SweepForecast, describe_epochs
 
 
 def forecast_lines(expected: Forecast, *, nodes: str = "") -> list[str]:

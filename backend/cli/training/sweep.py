@@ -18,8 +18,7 @@ from backend.domain.training.sweep import SweepConfig, build_run, point_at
 from backend.domain.wording import plural
 from backend.errors import JobFailed
 from backend.services.context import LOCAL, Context
-from backend.services.estimates.forecasts import forecast
-from backend.services.estimates.sweep_forecast import forecast_sweep
+from backend.services.estimates.forecasts import forecast, forecast_sweep
 from backend.services.jobs.workers import has_worker
 from backend.services.training.sweeps import (
     SweepDetail,

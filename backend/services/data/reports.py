@@ -1,5 +1,5 @@
 """Reports on datasets before training: requested, computed by a job, stored as an analysis. The same request returns
-the stored report.
+the stored report. The time of an epoch is estimated from the measured rate of a run with the same base or tokenizer.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
-from backend.db.tables import Analysis, Dataset, DatasetVersion, Job, Run
+from backend.db.tables import Analysis, Dataset, DatasetVersion, Job, MetricName, MetricPoint, Run
 from backend.domain.attributes import view_of
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.reports.report import ROW_TOKENS, DataReport, ReportQuestion, ReportSample
@@ -355,3 +356,40 @@ def _view(session: Session, row: Analysis) -> DataReportView:
         question=read_stored(ReportQuestion, row.config["question"]),
         report=DataReport.model_validate(row.result) if readable else None,
     )
+
+
+RATE_POINTS = 200
+RATE_RUNS = 20
+
+
+@dataclass(frozen=True)
+class EpochTime:
+    """Seconds of one epoch at `tokens_per_s`, the rate of the run `run` (in fine-tuning, of trained tokens)."""
+
+    seconds: float
+    tokens_per_s: float
+    run: str
+
+
+def epoch_time(ctx: Context, view: DataReportView) -> EpochTime | None:
+    """Return the time of an epoch; None without a measured run with this base or tokenizer."""
+    report = view.report
+    if report is None or view.source is None or not report.epoch.steps:
+        return None
+    kind, _, identity = view.source.partition(":")
+    mine = Run.base_id == identity if kind == "checkpoint" else Run.tokenizer_id == identity
+    runs = (
+        select(Run)
+        .join(Job, Job.id == Run.job_id)
+        .where(mine, Run.objective == report.trainer, Job.status == Status.FINISHED)
+    )
+    with ctx.db.read() as session:
+        for run in session.scalars(runs.order_by(Job.finished_at.desc()).limit(RATE_RUNS)):
+            points = select(MetricPoint.value).join(MetricName, MetricName.id == MetricPoint.name_id)
+            points = points.where(MetricPoint.run_id == run.id, MetricName.name == "tok_per_sec")
+            rates = session.scalars(points.order_by(MetricPoint.step.desc()).limit(RATE_POINTS)).all()
+            if rates and (rate := median(rates)) > 0:
+                # the rate of fine-tuning counts trained tokens; that of other objectives, all tokens
+                tokens = report.train.loss_tokens if report.trainer == "sft" else report.epoch.tokens
+                return EpochTime(tokens / rate, rate, run.name)
+    return None

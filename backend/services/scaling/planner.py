@@ -26,7 +26,7 @@ from backend.domain.training.objectives import Objective
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
-from backend.services.data.train_tokens import read_train_tokens
+from backend.services.data.sizes import read_train_tokens
 from backend.services.data.views import VersionView, version_labels
 from backend.services.serving.prices import current_prices
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer

@@ -24,7 +24,7 @@ from backend.services.checkpoints.networks import read_network_shape
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.row_pages import read_version_rows
-from backend.services.data.train_tokens import read_train_tokens
+from backend.services.data.sizes import read_train_tokens
 from backend.services.data.views import VersionView
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer
 

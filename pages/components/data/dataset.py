@@ -15,12 +15,11 @@ from backend.domain.data.versions.provenance import DerivedProvenance
 from backend.domain.jobs.states import Status, status_word
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
-from backend.services.data.cards import download_link, render_card, set_card
 from backend.services.data.datasets import archive_dataset, rename_dataset, set_dataset_notes
-from backend.services.data.exports import export_version, list_version_exports
+from backend.services.data.exports import download_link, export_version, list_version_exports, render_card, set_card
 from backend.services.data.imports import import_again
 from backend.services.data.preview import read_rejected
-from backend.services.data.text_size import measure_text
+from backend.services.data.sizes import measure_text
 from backend.services.data.views import DatasetView, VersionView
 from pages.components import routes
 from pages.components.choices import choose_from, choose_one

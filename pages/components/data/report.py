@@ -18,13 +18,13 @@ from backend.domain.data.reports.report import (
 from backend.domain.wording import format_duration, percent, plural, short
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
-from backend.services.data.epoch_time import epoch_time
 from backend.services.data.reports import (
     DataReportView,
     default_question,
     default_source,
     delete_data_report,
     drop_found_rows,
+    epoch_time,
     get_data_report,
     list_data_reports,
     read_samples,

@@ -17,10 +17,20 @@ from backend.domain.jobs.payloads import HubSource
 from backend.domain.wording import plural
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
-from backend.services.data.data_folder import DataEntry, browse_data_folder, data_file, search_data_folder
 from backend.services.data.imports import PastImport
-from backend.services.data.sources import HubDatasetView, ImportSource, list_saved_splits, look_up_hub_dataset
-from backend.services.data.uploads import save_upload, save_uploads, stored_names
+from backend.services.data.sources import (
+    DataEntry,
+    HubDatasetView,
+    ImportSource,
+    browse_data_folder,
+    data_file,
+    list_saved_splits,
+    look_up_hub_dataset,
+    save_upload,
+    save_uploads,
+    search_data_folder,
+    stored_names,
+)
 from pages.components import routes
 from pages.components.choices import choose_from, choose_one
 from pages.components.frame import plain, show_error

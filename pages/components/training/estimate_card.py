@@ -15,9 +15,14 @@ from backend.domain.training.config import RunConfig
 from backend.domain.training.sweep import SweepConfig
 from backend.domain.wording import format_bytes, format_duration, format_usd, plural, short
 from backend.services.context import Context, Person
-from backend.services.estimates.forecasts import Forecast, QueuePosition, describe_epochs, describe_truncated
+from backend.services.estimates.forecasts import (
+    Forecast,
+    QueuePosition,
+    SweepForecast,
+    describe_epochs,
+    describe_truncated,
+)
 from backend.services.estimates.probes import find_probe, launch_probe
-from backend.services.estimates.sweep_forecast import SweepForecast
 from backend.services.health import BROKER, HEALTH
 from backend.services.jobs.placements import describe_nodes
 from backend.services.people.gpu_hours import gpu_hours_of

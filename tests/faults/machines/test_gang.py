@@ -33,8 +33,7 @@ from backend.services.battles.views import get_campaign
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
 from backend.services.data.imports import add_rows_dataset, import_dataset
-from backend.services.data.sources import ImportSource
-from backend.services.data.uploads import save_upload
+from backend.services.data.sources import ImportSource, save_upload
 from backend.services.jobs.gangs import describe_gang, list_members
 from backend.services.jobs.jobs import JobView, get_job, read_log
 from backend.services.jobs.workers import list_workers

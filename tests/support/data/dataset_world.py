@@ -10,8 +10,7 @@ from typing import Any
 from backend.domain.data.import_options import ImportOptions
 from backend.services.context import LOCAL, Context, Person
 from backend.services.data.imports import import_dataset, version_of_job
-from backend.services.data.sources import ImportSource
-from backend.services.data.uploads import save_upload
+from backend.services.data.sources import ImportSource, save_upload
 from backend.services.data.views import VersionView
 from tests.support.job_work import do_job
 

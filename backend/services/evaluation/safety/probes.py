@@ -36,8 +36,8 @@ from backend.errors import Conflict, InvalidInput, NotFound
 from backend.infra.files.parquet import iter_file_rows, write_rows
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
-from backend.services.data.cards import split_files
 from backend.services.data.datasets import resolve_version
+from backend.services.data.exports import split_files
 from backend.services.data.views import VersionView, version_view
 from backend.services.tokenizers.sources import resolve_source
 from backend.services.tokenizers.tokenization import token_spans

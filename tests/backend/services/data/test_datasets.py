@@ -23,7 +23,6 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.infra.compute.slurm import Slurm
 from backend.infra.files.heads import head_of_path
 from backend.services.context import LOCAL, Context, OperatorPolicy, Person
-from backend.services.data.data_folder import browse_data_folder, search_data_folder
 from backend.services.data.datasets import (
     archive_dataset,
     delete_dataset,
@@ -41,8 +40,15 @@ from backend.services.data.imports import (
     record_import,
 )
 from backend.services.data.preview import SourcePreview, preview_head, preview_rows, read_rejected
-from backend.services.data.sources import ImportSource, read_source_head
-from backend.services.data.uploads import save_upload, save_uploads, stored_names
+from backend.services.data.sources import (
+    ImportSource,
+    browse_data_folder,
+    read_source_head,
+    save_upload,
+    save_uploads,
+    search_data_folder,
+    stored_names,
+)
 from backend.services.data.views import VersionView
 from backend.services.jobs.claims import claim_job
 from tests.support.data.dataset_world import done, queue_import

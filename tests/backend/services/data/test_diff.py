@@ -22,9 +22,9 @@ from backend.domain.data.versions.changes import DropDuplicates, DropRows, Merge
 from backend.errors import InvalidInput, NotAllowed
 from backend.infra.files.row_index import read_split_index
 from backend.services.context import LOCAL, Context
-from backend.services.data.cards import download_link, render_card, set_card, stream_zip
 from backend.services.data.datasets import resolve_version
 from backend.services.data.diff import compare_versions, rows_to_read
+from backend.services.data.exports import download_link, render_card, set_card, stream_zip
 from backend.services.data.versions import derive_version
 from backend.services.data.views import VersionView
 from backend.web.downloads import download_routes

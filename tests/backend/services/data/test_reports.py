@@ -24,12 +24,12 @@ from backend.domain.tokenizers.config import TokenizerConfig
 from backend.domain.training.config import parse_config
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
-from backend.services.data.epoch_time import epoch_time
 from backend.services.data.imports import version_of_job
 from backend.services.data.reports import (
     DataReportView,
     delete_data_report,
     drop_found_rows,
+    epoch_time,
     find_data_report,
     get_data_report,
     list_data_reports,

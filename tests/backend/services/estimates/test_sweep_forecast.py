@@ -8,8 +8,7 @@ import pytest
 
 from backend.domain.training.sweep import SweepConfig, parse_sweep
 from backend.services.context import Context
-from backend.services.estimates.forecasts import forecast
-from backend.services.estimates.sweep_forecast import SweepForecast, forecast_sweep, makespan
+from backend.services.estimates.forecasts import SweepForecast, forecast, forecast_sweep, makespan
 from backend.services.jobs.workers import beat
 from tests.support.queries import count_selects
 from tests.support.run_world import make_config, measure

@@ -11,8 +11,8 @@ from itsdangerous import TimestampSigner
 
 from backend.errors import NotAllowed
 from backend.services.context import LOCAL, Context
-from backend.services.data.cards import download_link, version_of_link
 from backend.services.data.datasets import resolve_version
+from backend.services.data.exports import download_link, version_of_link
 from backend.services.people import sessions
 from backend.services.people.accounts import add_user, disable_account, reset_password
 from backend.services.people.sessions import (

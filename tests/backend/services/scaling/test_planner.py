@@ -12,7 +12,7 @@ from backend.domain.scaling.plan import PlanConfig
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.data.datasets import rename_dataset
-from backend.services.data.train_tokens import read_train_tokens
+from backend.services.data.sizes import read_train_tokens
 from backend.services.scaling.planner import (
     choose_speeds,
     list_measured_devices,
