@@ -16,8 +16,13 @@ from backend.domain.attributes import attributes_of
 from backend.domain.checkpoints.inspection import InspectionConfig
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
-from backend.services.checkpoints.inspection_results import Alternative, InspectionResults
-from backend.services.checkpoints.inspections import InspectionView, get_inspection, launch_inspection
+from backend.services.checkpoints.inspections import (
+    Alternative,
+    InspectionResults,
+    InspectionView,
+    get_inspection,
+    launch_inspection,
+)
 from backend.services.context import LOCAL, Context
 
 app = CommandGroup()

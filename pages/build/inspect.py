@@ -6,8 +6,7 @@ import streamlit as st
 
 from backend.domain.jobs.states import Status
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, list_checkpoints
-from backend.services.checkpoints.inspection_results import InspectionResults
-from backend.services.checkpoints.inspections import InspectionView, get_inspection
+from backend.services.checkpoints.inspections import InspectionResults, InspectionView, get_inspection
 from backend.services.context import Context, Person
 from pages.components import routes
 from pages.components.checkpoints.inspection.attention import draw_attention

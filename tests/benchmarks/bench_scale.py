@@ -33,9 +33,8 @@ from backend.db.tables import Job, Run
 from backend.domain.jobs.events import MetricsEvent
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
-from backend.services.metrics.blocks import pack_points, unpack_from
 from backend.services.metrics.curves import CurveCache, stream_csv
-from backend.services.metrics.points import add_points
+from backend.services.metrics.points import add_points, pack_points, unpack_from
 from backend.services.training.diagnosis import diagnose_run
 from backend.services.training.run_table import (
     RunQuery,

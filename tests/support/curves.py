@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from backend.db.tables import MetricName
 from backend.services.context import Context
-from backend.services.metrics.blocks import read_points
+from backend.services.metrics.points import read_points
 
 
 class Curve(NamedTuple):

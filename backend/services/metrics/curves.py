@@ -25,8 +25,7 @@ from sqlalchemy import select
 from backend.db.tables import Run
 from backend.domain.csv_text import safe_cell
 from backend.services.context import Context
-from backend.services.metrics.blocks import Points, read_points, run_metric_names
-from backend.services.metrics.points import MAX_POINTS, downsample
+from backend.services.metrics.points import MAX_POINTS, Points, downsample, read_points, run_metric_names
 
 FRESH_S = 0.2
 MAX_RUNS = 64

@@ -22,7 +22,7 @@ from backend.domain.training.diagnosis import (
     spoils,
 )
 from backend.services.context import Context
-from backend.services.metrics.blocks import read_points, run_metric_names
+from backend.services.metrics.points import read_points, run_metric_names
 from backend.services.training.views import find_run
 
 LOOKED_AT = frozenset({"train_loss", "val_loss", "grad_norm", "data_wait", "completion_length"})

@@ -15,8 +15,7 @@ from backend.domain.training.summary import TOKENS, EncodedRows, Restart
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_log_line
-from backend.services.metrics.blocks import pack_points, unpack_from
-from backend.services.metrics.points import add_points, drop_points_after
+from backend.services.metrics.points import add_points, drop_points_after, pack_points, unpack_from
 
 MAX_SAMPLE_CHARACTERS = 20_000
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Measurement
 from backend.domain.wording import format_bytes
 from backend.services.context import Context
-from backend.services.metrics.blocks import read_points, run_metric_names
+from backend.services.metrics.points import read_points, run_metric_names
 
 
 @dataclass(frozen=True)

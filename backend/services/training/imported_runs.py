@@ -17,8 +17,7 @@ from backend.domain.training.summary import ImportedLog, RunSummary
 from backend.domain.wording import clean_text
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
-from backend.services.metrics.blocks import pack_points
-from backend.services.metrics.points import add_points
+from backend.services.metrics.points import add_points, pack_points
 from backend.services.training.views import RunView, get_run
 
 IMPORTED = "imported"

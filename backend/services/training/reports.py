@@ -24,8 +24,7 @@ from backend.services.data.datasets import resolve_version
 from backend.services.data.views import VersionView
 from backend.services.evaluation.evaluations import list_evaluations
 from backend.services.lineage import card_lines
-from backend.services.metrics.blocks import read_points, run_metric_names
-from backend.services.metrics.points import downsample
+from backend.services.metrics.points import downsample, read_points, run_metric_names
 from backend.services.serving.prices import current_prices
 from backend.services.training.diagnosis import diagnose_run
 from backend.services.training.figures import RunFigures, figures_of_runs

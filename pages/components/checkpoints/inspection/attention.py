@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
-from backend.services.checkpoints.inspection_results import InspectionResults
+from backend.services.checkpoints.inspections import InspectionResults
 from pages.components.browser.token_strip.component import token_strip
 from pages.components.checkpoints.inspection.charts import attention_map, attention_mosaic, head_overview, share_text
 from pages.components.choices import choose_one

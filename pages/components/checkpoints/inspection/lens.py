@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.services.checkpoints.inspection_results import InspectionResults
+from backend.services.checkpoints.inspections import InspectionResults
 from pages.components.checkpoints.inspection.charts import lens_lines, lens_map
 from pages.components.choices import choose_one
 from pages.components.frame import draw_plot, plain

@@ -9,8 +9,7 @@ import streamlit as st
 
 from backend.domain.wording import percent
 from backend.services.checkpoints.checkpoints import CheckpointView
-from backend.services.checkpoints.inspection_results import InspectionResults
-from backend.services.checkpoints.inspections import InspectionView
+from backend.services.checkpoints.inspections import InspectionResults, InspectionView
 from backend.services.context import Context, Person
 from pages.components.browser.token_strip.component import token_strip
 from pages.components.checkpoints.inspection.charts import divergence_lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.checkpoints.inspection import LossSums
-from backend.services.checkpoints.inspection_results import Alternative, InspectionResults, TokenLine
+from backend.services.checkpoints.inspections import Alternative, InspectionResults, TokenLine
 from pages.components.browser.token_strip.component import token_strip
 from pages.components.checkpoints.inspection.charts import alternatives_bar, share_text
 from pages.components.frame import draw_metric, draw_plot, plain

@@ -11,8 +11,15 @@ import streamlit as st
 from backend.domain.checkpoints.inspection import InspectionConfig
 from backend.domain.wording import percent, short
 from backend.services.checkpoints.checkpoints import CheckpointView
-from backend.services.checkpoints.inspection_results import ChangeLine, InspectionResults, TensorLine
-from backend.services.checkpoints.inspections import InspectionView, find_inspection, get_inspection, launch_inspection
+from backend.services.checkpoints.inspections import (
+    ChangeLine,
+    InspectionResults,
+    InspectionView,
+    TensorLine,
+    find_inspection,
+    get_inspection,
+    launch_inspection,
+)
 from backend.services.context import Context, Person
 from pages.components.checkpoints.inspection.charts import by_layer, weight_histogram, weight_histograms
 from pages.components.choices import choose_one

@@ -14,8 +14,8 @@ from backend.db.tables import Analysis
 from backend.domain.checkpoints.inspection import InspectionConfig
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import delete_checkpoint
-from backend.services.checkpoints.inspection_results import InspectionResults
 from backend.services.checkpoints.inspections import (
+    InspectionResults,
     delete_inspection,
     find_inspection,
     get_inspection,
