@@ -22,7 +22,7 @@ from backend.domain.data.import_options import ImportOptions
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.endpoints import EndpointConfig
 from backend.domain.evaluation.gate_config import GateConfig
-from backend.domain.evaluation.judges.config import JudgeConfig
+from backend.domain.evaluation.judges import JudgeConfig
 from backend.domain.evaluation.tasks.definition import FewShot, TaskData, TaskDefinition
 from backend.domain.fields import option_of, reference_rows
 from backend.domain.scaling.plan import PlanConfig

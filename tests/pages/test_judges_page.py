@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
+from backend.domain.evaluation.judges import JudgeConfig, JudgeItem
 from backend.domain.serving.upstream import Upstream
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.judgements import Judge, campaign_items, launch_judgement, list_judgements

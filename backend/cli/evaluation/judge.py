@@ -11,8 +11,7 @@ from backend.bootstrap import get_context
 from backend.cli.options import model_options
 from backend.cli.output import command, emit
 from backend.cli.waiting import wait_for_job
-from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
-from backend.domain.evaluation.judges.summary import Figure, JudgeSummary
+from backend.domain.evaluation.judges import Figure, JudgeConfig, JudgeItem, JudgeSummary
 from backend.domain.evaluation.safety.harm import RUBRICS
 from backend.domain.json_values import FieldValues
 from backend.errors import InvalidInput

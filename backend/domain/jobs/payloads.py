@@ -19,7 +19,7 @@ from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.versions.changes import Change
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.evaluation.endpoints import EndpointTarget, JudgeTarget
-from backend.domain.evaluation.judges.config import JudgeConfig
+from backend.domain.evaluation.judges import JudgeConfig
 from backend.domain.jobs.load_test import LoadTestPayload
 from backend.domain.jobs.records import FrozenRecord, Payload
 from backend.domain.jobs.reports import DataReportPayload, TokenizerReportPayload

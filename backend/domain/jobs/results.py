@@ -22,7 +22,7 @@ from backend.domain.checkpoints.inspection import (
 from backend.domain.data.rows.problem import RejectedRow, RejectReason
 from backend.domain.data.versions.card_facts import CardFacts
 from backend.domain.evaluation.config import EvaluationConfig
-from backend.domain.evaluation.judges.summary import JudgeSummary
+from backend.domain.evaluation.judges import JudgeSummary
 from backend.domain.evaluation.safety.reports import SafetyReport, ToxicityReport
 from backend.domain.jobs.events import Values
 from backend.domain.jobs.load_test import LoadTestResult

@@ -16,8 +16,7 @@ from backend.db.base import new_id
 from backend.db.tables import CampaignPrompt, Completion, Contestant, Job
 from backend.domain.battles.campaign import prompt_text
 from backend.domain.battles.votes import Label
-from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
-from backend.domain.evaluation.judges.summary import JudgeSummary, VerdictRecord
+from backend.domain.evaluation.judges import JudgeConfig, JudgeItem, JudgeSummary, VerdictRecord
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.results import JudgeResult
 from backend.domain.jobs.states import JobKind

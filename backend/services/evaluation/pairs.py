@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from backend.db.tables import Job
 from backend.domain.evaluation.config import is_right, is_score_lower_better
-from backend.domain.evaluation.judges.config import SHOWN_CHARACTERS, JudgeConfig
+from backend.domain.evaluation.judges import SHOWN_CHARACTERS, JudgeConfig
 from backend.domain.jobs.states import Status
 from backend.errors import NotFound
 from backend.services.context import Context

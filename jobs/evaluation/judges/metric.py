@@ -7,9 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from backend.domain.evaluation.endpoints import JudgeTarget
-from backend.domain.evaluation.judges.config import SHOWN_CHARACTERS, JudgeItem
-from backend.domain.evaluation.judges.metric import JUDGE, JudgeMetric
-from backend.domain.evaluation.judges.prompts import questions, read_score
+from backend.domain.evaluation.judges import (
+    JUDGE,
+    SHOWN_CHARACTERS,
+    JudgeItem,
+    JudgeMetric,
+    questions,
+    read_score,
+)
 from backend.domain.jobs.payloads import EvaluatePayload
 from backend.domain.jobs.results import JudgeFacts
 from backend.domain.openai_servers import price_tokens

@@ -13,10 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from backend.domain.evaluation.judges.config import SHOWN_CHARACTERS, JudgeItem
-from backend.domain.evaluation.judges.prompts import JudgeQuestion, questions
-from backend.domain.evaluation.judges.summary import VerdictRecord
-from backend.domain.evaluation.judges.verdicts import JudgeAnswer, item_verdicts, summarise_judgement
+from backend.domain.evaluation.judge_verdicts import JudgeAnswer, item_verdicts, summarise_judgement
+from backend.domain.evaluation.judges import SHOWN_CHARACTERS, JudgeItem, JudgeQuestion, VerdictRecord, questions
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.results import JudgeResult
 from backend.domain.openai_servers import JOB_KEY, JUDGE_KEY

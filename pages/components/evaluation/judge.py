@@ -9,8 +9,7 @@ from typing import Literal
 
 import streamlit as st
 
-from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
-from backend.domain.evaluation.judges.summary import Figure, JudgeSummary, VerdictRecord
+from backend.domain.evaluation.judges import Figure, JudgeConfig, JudgeItem, JudgeSummary, VerdictRecord
 from backend.domain.evaluation.safety.harm import RUBRICS
 from backend.domain.jobs.states import ACTIVE
 from backend.domain.wording import plural, shorten

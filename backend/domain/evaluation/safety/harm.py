@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backend.domain.evaluation.judges.config import JudgeConfig
+from backend.domain.evaluation.judges import JudgeConfig
 from backend.domain.evaluation.safety.scoring import bound_unclear, estimate_metric
 from backend.domain.statistics.estimates import Estimate
 

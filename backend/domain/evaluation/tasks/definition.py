@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 import regex
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
-from backend.domain.evaluation.judges.metric import JUDGE, JudgeMetric, read_judge
+from backend.domain.evaluation.judges import JUDGE, JudgeMetric, read_judge
 from backend.domain.evaluation.tasks.metric_names import check_metric, number_names
 from backend.domain.evaluation.tasks.templates import check_template, names_in
 from backend.domain.fields import setting, unless, when

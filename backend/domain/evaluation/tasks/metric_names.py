@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backend.domain.evaluation.judges.metric import JUDGE, read_judge
+from backend.domain.evaluation.judges import JUDGE, read_judge
 from backend.domain.evaluation.metrics.registry import Metric, get_metric, registered_metrics
 from backend.domain.names import nearest_name
 from backend.errors import InvalidInput

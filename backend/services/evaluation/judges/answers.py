@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 
 from backend.db.tables import EvaluationItem, Job
-from backend.domain.evaluation.judges.config import JudgeItem
+from backend.domain.evaluation.judges import JudgeItem
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.states import Status, status_word
 from backend.errors import Conflict, InvalidInput

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import JudgedItem
-from backend.domain.evaluation.judges.summary import VerdictRecord
+from backend.domain.evaluation.judges import VerdictRecord
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.results import JudgeResult
 from backend.services.context import Context

@@ -19,7 +19,7 @@ from backend.db.tables import Evaluation
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.endpoints import EndpointConfig
 from backend.domain.evaluation.gate_config import GateConfig
-from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
+from backend.domain.evaluation.judges import JudgeConfig, JudgeItem
 from backend.domain.evaluation.suites import read_suite
 from backend.domain.jobs.states import Status
 from backend.domain.openai_servers import Capabilities

@@ -10,7 +10,7 @@ import pytest
 
 from backend.domain.battles.vote_files.previews import read_storable_votes
 from backend.domain.evaluation.endpoints import EndpointConfig
-from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
+from backend.domain.evaluation.judges import JudgeConfig, JudgeItem
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.states import JobKind
 from backend.domain.openai_servers import JUDGE_KEY, Capabilities

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from backend.domain.evaluation.judges.config import JudgeItem
+from backend.domain.evaluation.judges import JudgeItem
 from backend.domain.openai_servers import JUDGE_KEY
 from backend.errors import JobFailed, Unavailable
 from backend.settings import PROJECT

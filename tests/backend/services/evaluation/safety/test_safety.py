@@ -12,7 +12,7 @@ from sqlalchemy import select
 from backend.bootstrap import get_context
 from backend.db.tables import EvaluationItem, Job, JudgedItem
 from backend.domain.evaluation.gate_config import GateBenchmark, GateConfig, GateVerdict
-from backend.domain.evaluation.judges.config import JudgeConfig
+from backend.domain.evaluation.judges import JudgeConfig
 from backend.domain.evaluation.safety.harm import HARM_RUBRIC, HARMFUL, HARMLESS
 from backend.domain.evaluation.safety.probes import Probe
 from backend.domain.jobs.states import Status

@@ -13,9 +13,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
-from backend.domain.evaluation.judges.prompts import JudgeQuestion, Side, read_judge_label, read_score, read_side
-from backend.domain.evaluation.judges.summary import JudgeSummary
+from backend.domain.evaluation.judges import (
+    JudgeConfig,
+    JudgeItem,
+    JudgeQuestion,
+    JudgeSummary,
+    Side,
+    read_judge_label,
+    read_score,
+    read_side,
+)
 from backend.domain.evaluation.metrics.registry import Metric, MetricKind
 from backend.domain.evaluation.metrics.score import estimate_mean
 from backend.domain.statistics.agreement import pooled_kappa

@@ -7,10 +7,19 @@ import random
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from backend.domain.evaluation.judges.config import NULL_ANSWER, JudgeConfig, JudgeItem
-from backend.domain.evaluation.judges.prompts import JudgeQuestion, questions, read_judge_label, read_score, read_side
-from backend.domain.evaluation.judges.summary import Figure, JudgeSummary
-from backend.domain.evaluation.judges.verdicts import JudgeAnswer, summarise_judgement
+from backend.domain.evaluation.judge_verdicts import JudgeAnswer, summarise_judgement
+from backend.domain.evaluation.judges import (
+    NULL_ANSWER,
+    Figure,
+    JudgeConfig,
+    JudgeItem,
+    JudgeQuestion,
+    JudgeSummary,
+    questions,
+    read_judge_label,
+    read_score,
+    read_side,
+)
 
 PAIRWISE, RUBRIC = JudgeConfig(mode="pairwise", canaries=5), JudgeConfig(canaries=5)
 LABELS = JudgeConfig(labels=("good", "not good"), canaries=0)
