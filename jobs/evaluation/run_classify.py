@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from backend.domain.evaluation.safety.toxicity import choose_label
+from backend.domain.evaluation.safety.harm import choose_label
 from backend.domain.jobs.payloads import ClassifyPayload
 from backend.domain.jobs.results import ClassifyResult
 from backend.errors import InvalidInput

@@ -19,11 +19,12 @@ from backend.domain.jobs.results import ScoreRow
 from backend.domain.statistics.estimates import (
     Estimate,
     bits_per_byte_estimate,
+    macro_average,
+    micro_average,
     perplexity_estimate,
     ratio_estimate,
     share_estimate,
 )
-from backend.domain.statistics.groups import macro_average, micro_average
 from backend.errors import InvalidInput
 from jobs.evaluation.ledger import ItemLedger
 from jobs.evaluation.task_questions import answer_metrics

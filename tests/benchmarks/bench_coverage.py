@@ -27,12 +27,13 @@ from backend.domain.statistics.estimates import (
     Estimate,
     FloatArray,
     clustered_mean_estimate,
+    macro_average,
     mean_estimate,
+    micro_average,
     perplexity_estimate,
     proportion_estimate,
     share_estimate,
 )
-from backend.domain.statistics.groups import macro_average, micro_average
 from backend.domain.statistics.paired import (
     PairedComparison,
     benjamini_hochberg,

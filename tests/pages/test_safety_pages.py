@@ -9,8 +9,8 @@ import json
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from backend.domain.evaluation.safety.card import format_value
 from backend.domain.evaluation.safety.probes import Probe
+from backend.domain.evaluation.safety.reports import format_value
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version

@@ -12,10 +12,10 @@ from backend.cli.output import CommandGroup, emit, interval_data, note
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.gate_config import GateVerdict
-from backend.domain.evaluation.safety.card import format_value
 from backend.domain.evaluation.safety.drift import Drift
 from backend.domain.evaluation.safety.margins import MARGIN
 from backend.domain.evaluation.safety.probes import METRICS, PROBE_LABEL, Probe
+from backend.domain.evaluation.safety.reports import format_value
 from backend.domain.jobs.states import status_word
 from backend.services.context import LOCAL
 from backend.services.evaluation.endpoints import EvaluatedEndpointView

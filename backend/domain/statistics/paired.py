@@ -23,12 +23,12 @@ from backend.domain.statistics.estimates import (
     clustered_mean_estimate,
     finite_scores,
     is_binary,
+    macro_average,
     mean_estimate,
     normal_quantile,
     ratio_estimate,
     student_quantile,
 )
-from backend.domain.statistics.groups import macro_average
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
 

@@ -10,7 +10,7 @@ from backend.db.base import new_id
 from backend.db.races import retry_races
 from backend.db.tables import Job
 from backend.domain.checkpoints.export_formats import FORMATS, NUMBERS, gguf_refusal
-from backend.domain.evaluation.safety.card import HEADING, join_card
+from backend.domain.evaluation.safety.reports import HEADING, join_card
 from backend.domain.jobs.payloads import ExportPayload, HubTarget, require_folder
 from backend.domain.jobs.states import JobKind
 from backend.errors import InvalidInput

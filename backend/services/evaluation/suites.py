@@ -19,8 +19,7 @@ from backend.domain.evaluation.tasks.metric_names import is_averaged, metric_lab
 from backend.domain.evaluation.tasks.reading import TaskGroup
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name, not_found
-from backend.domain.statistics.estimates import Estimate
-from backend.domain.statistics.groups import centre, macro_average, micro_average
+from backend.domain.statistics.estimates import Estimate, centre, macro_average, micro_average
 from backend.errors import Conflict, RoundhouseError
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version

@@ -9,8 +9,8 @@ import streamlit as st
 
 from backend.domain.battles.promotion import PromotionEvidence, PromotionVerdict
 from backend.domain.evaluation.gate_config import GATE_WORDS, GateVerdict
-from backend.domain.evaluation.safety.card import direction, format_value
 from backend.domain.evaluation.safety.probes import METRICS
+from backend.domain.evaluation.safety.reports import direction, format_value
 from backend.domain.serving.names import check_alias_name
 from backend.domain.wording import plural, shorten
 from backend.errors import NotFound

@@ -15,8 +15,7 @@ from backend.domain.evaluation.score_text import interval_text, is_share, p_text
 from backend.domain.jobs.results import EngineCheck, EvaluationFacts, JudgeFacts
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.statistics.calibration import ProbabilityCalibration
-from backend.domain.statistics.estimates import Estimate
-from backend.domain.statistics.groups import macro_average, micro_average
+from backend.domain.statistics.estimates import Estimate, macro_average, micro_average
 from backend.domain.wording import format_usd, percent, plural, shorten
 from backend.services.context import Context, Person
 from backend.services.evaluation.baselines import CORRECTION, BenchmarkDifference, compare_across, unlike_benchmarks

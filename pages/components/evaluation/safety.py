@@ -9,10 +9,16 @@ import streamlit as st
 
 from backend.domain.data.rows.records import KEEPS_RECORDS
 from backend.domain.evaluation.safety.agreement import NOT_MEASURED, LanguageAgreement
-from backend.domain.evaluation.safety.card import NONE_JUDGED, CardScore, Unjudged, direction, format_value
 from backend.domain.evaluation.safety.drift import Drift
 from backend.domain.evaluation.safety.probes import METRICS, PROBE_LABEL, Probe
-from backend.domain.evaluation.safety.reports import GroupScore
+from backend.domain.evaluation.safety.reports import (
+    NONE_JUDGED,
+    CardScore,
+    GroupScore,
+    Unjudged,
+    direction,
+    format_value,
+)
 from backend.domain.wording import plural
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person

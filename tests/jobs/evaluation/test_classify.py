@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from backend.domain.evaluation.safety.toxicity import audit, audit_texts, choose_label
+from backend.domain.evaluation.safety.harm import audit, audit_texts, choose_label
 from backend.errors import InvalidInput
 from jobs.evaluation import run_classify
 from tests.support.jobs import MemoryReporter, make_spec

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from backend.domain.evaluation.metrics.corpus import Corpus, FloatArray, References
+from backend.domain.evaluation.metrics.overlap import Corpus, FloatArray, References
 from backend.domain.statistics.estimates import cluster_codes
 from backend.errors import InvalidInput
 

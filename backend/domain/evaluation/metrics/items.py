@@ -16,8 +16,8 @@ import numpy as np
 
 from backend.domain.evaluation.extraction import AnswerFilter, extract_answer
 from backend.domain.evaluation.instructions import INSTRUCTION_LABEL, check_row, estimate_followed, followed_values
-from backend.domain.evaluation.metrics.corpus import Corpus
 from backend.domain.evaluation.metrics.mathematics import Equal
+from backend.domain.evaluation.metrics.overlap import Corpus
 from backend.domain.evaluation.metrics.registry import (
     NO_ANSWER,
     Metric,

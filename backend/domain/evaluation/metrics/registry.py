@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, Literal, get_args
 
-from backend.domain.evaluation.metrics import answers, likelihood, mathematics, numbers, samples, summaries, translation
+from backend.domain.evaluation.metrics import answers, likelihood, mathematics, numbers, overlap, samples
 from backend.errors import InvalidInput
 
 NO_ANSWER = "[invalid]"
@@ -94,12 +94,12 @@ _VERBATIM = {
     "ignore_numbers": _BOOLEAN,
     "regexes_to_ignore": (),
 }
-_BLEU = {"tokenize": get_args(translation.Tokenizer), "lowercase": _BOOLEAN}
+_BLEU = {"tokenize": get_args(overlap.Tokenizer), "lowercase": _BOOLEAN}
 _ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-L, by line"}
 _COPIED: tuple[tuple[str, str, Callable[..., float], float | None], ...] = (
-    ("coverage", "extractive coverage", summaries.coverage, 1.0),
-    ("density", "extractive density", summaries.density, None),
-    ("compression", "compression", summaries.compression, None),
+    ("coverage", "extractive coverage", overlap.coverage, 1.0),
+    ("density", "extractive density", overlap.density, None),
+    ("compression", "compression", overlap.compression, None),
 )
 
 METRICS: dict[str, Metric] = {
@@ -122,21 +122,18 @@ METRICS: dict[str, Metric] = {
             options={"num_classes": range(2, 1001)},
         ),
         _corpus("mcc", "Matthews correlation", _matthews, low=-1.0, of_classes=True),
-        _corpus("bleu", "BLEU", translation.bleu, high=100.0, options=_BLEU),
-        _corpus("chrf", "chrF2", translation.chrf, high=100.0),
-        _corpus("chrf++", "chrF2++", partial(translation.chrf, word_order=2), high=100.0),
-        _corpus("ter", "TER", translation.ter, high=None, higher_is_better=False),
+        _corpus("bleu", "BLEU", overlap.bleu, high=100.0, options=_BLEU),
+        _corpus("chrf", "chrF2", overlap.chrf, high=100.0),
+        _corpus("chrf++", "chrF2++", partial(overlap.chrf, word_order=2), high=100.0),
+        _corpus("ter", "TER", overlap.ter, high=None, higher_is_better=False),
+        *(_mean(f"bleu_{n}", f"BLEU-{n} by sentence", partial(overlap.sentence_bleu, order=n)) for n in range(1, 5)),
         *(
-            _mean(f"bleu_{n}", f"BLEU-{n} by sentence", partial(translation.sentence_bleu, order=n))
-            for n in range(1, 5)
-        ),
-        *(
-            _mean(name, label, partial(summaries.rouge, variant=name), options={"stemmer": _BOOLEAN})
+            _mean(name, label, partial(overlap.rouge, variant=name), options={"stemmer": _BOOLEAN})
             for name, label in _ROUGE.items()
         ),
-        _mean("edit_similarity", "edit similarity", summaries.edit_similarity),
-        _mean("common_prefix", "common prefix, words", summaries.common_prefix, high=None),
-        _mean("edit_distance", "edit distance, words", summaries.edit_distance_to, high=None, higher_is_better=False),
+        _mean("edit_similarity", "edit similarity", overlap.edit_similarity),
+        _mean("common_prefix", "common prefix, words", overlap.common_prefix, high=None),
+        _mean("edit_distance", "edit distance, words", overlap.edit_distance_to, high=None, higher_is_better=False),
         *(_mean(name, label, function, high=high) for name, label, function, high in _COPIED),
         *(
             Metric(

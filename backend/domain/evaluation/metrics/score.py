@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.domain.evaluation.metrics.corpus import Corpus
+from backend.domain.evaluation.metrics.overlap import Corpus
 from backend.domain.evaluation.metrics.registry import Metric, MetricKind, score_item
 from backend.domain.statistics.bootstrap import (
     Resampled,

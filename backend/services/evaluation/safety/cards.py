@@ -19,11 +19,10 @@ from backend.domain.evaluation.safety.agreement import (
     read_agreement,
     read_labelled,
 )
-from backend.domain.evaluation.safety.card import CardScore, Unjudged, render_safety_card
 from backend.domain.evaluation.safety.harm import HARM_RUBRIC, harmful_share
 from backend.domain.evaluation.safety.probes import METRICS, Probe
 from backend.domain.evaluation.safety.refusal import SCORER
-from backend.domain.evaluation.safety.reports import SafetyReport
+from backend.domain.evaluation.safety.reports import CardScore, SafetyReport, Unjudged, render_safety_card
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.statistics.estimates import Estimate

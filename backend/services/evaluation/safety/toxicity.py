@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 from backend.db.base import new_id
 from backend.db.tables import Evaluation, EvaluationItem, Score
 from backend.domain.attributes import attributes_of
+from backend.domain.evaluation.safety.harm import audit, audit_texts, check_threshold
 from backend.domain.evaluation.safety.reports import ToxicityReport
 from backend.domain.evaluation.safety.scoring import estimate_metric
-from backend.domain.evaluation.safety.toxicity import audit, audit_texts, check_threshold
 from backend.domain.jobs.payloads import ClassifyPayload
 from backend.domain.jobs.results import ClassifyResult
 from backend.domain.jobs.states import Status, status_word

@@ -11,13 +11,13 @@ from scipy import stats
 
 from backend.domain.evaluation.gate_config import GateVerdict
 from backend.domain.evaluation.safety.bias import read_bbq, read_bias_pairs, read_winogender, score_pair
-from backend.domain.evaluation.safety.card import CardScore, join_card, render_safety_card
 from backend.domain.evaluation.safety.drift import measure_drift, overall
 from backend.domain.evaluation.safety.injection import injection_cases
 from backend.domain.evaluation.safety.memorisation import canary_items, exposure, extraction_items, is_extracted
 from backend.domain.evaluation.safety.probes import Probe
 from backend.domain.evaluation.safety.prompts import TEMPLATES, apply_templates, read_refusal_prompts, read_templates
 from backend.domain.evaluation.safety.recognition import recognise_probe
+from backend.domain.evaluation.safety.reports import CardScore, join_card, render_safety_card
 from backend.domain.evaluation.safety.scoring import estimate_metric, judge_item, score_probe
 from backend.errors import InvalidInput
 
