@@ -41,7 +41,7 @@ from backend.services.data import reports as data_reports
 from backend.services.estimates import measurements
 from backend.services.evaluation import items, open_suites
 from backend.services.evaluation.judges import records
-from backend.services.evaluation.safety import records as safety_records
+from backend.services.evaluation.safety import runs as safety_runs
 from backend.services.evaluation.safety import toxicity
 from backend.services.jobs.claims import Claim, StoredPayload, renew
 from backend.services.serving import load_tests, own_keys, replicas
@@ -154,7 +154,7 @@ FINISHED: dict[JobKind, tuple[Finisher, ...]] = {
         rematches.enter_rematch,
         open_suites.start_at_end,
     ),
-    JobKind.EVALUATE: (safety_records.complete_scores, items.record_scores),
+    JobKind.EVALUATE: (safety_runs.complete_scores, items.record_scores),
     JobKind.CLASSIFY: (toxicity.record_toxicity,),
     JobKind.JUDGE: (records.record_verdicts,),
     JobKind.GENERATE: (generation.record_generated,),

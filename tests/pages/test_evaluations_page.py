@@ -20,8 +20,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import list_datasets
 from backend.services.evaluation.board import read_board
 from backend.services.evaluation.evaluations import get_evaluation, list_evaluations
-from backend.services.evaluation.run_scores import read_run_scores
-from backend.services.evaluation.suites import create_suite, launch_members, list_suites
+from backend.services.evaluation.suites import create_suite, launch_members, list_suites, read_run_scores
 from backend.services.evaluation.tasks import save_task
 from backend.services.jobs.claims import end_job
 from pages.components.evaluation.charts import ScoreDot, ScoreLine, curve_figure, difference_figure, score_figure

@@ -7,8 +7,13 @@ import pytest
 from backend.domain.evaluation.judges import JudgeConfig, JudgeItem
 from backend.domain.serving.upstream import Upstream
 from backend.services.context import LOCAL, Context
-from backend.services.evaluation.judgements import Judge, campaign_items, launch_judgement, list_judgements
-from backend.services.evaluation.judges.answers import evaluation_items
+from backend.services.evaluation.judgements import (
+    Judge,
+    campaign_items,
+    evaluation_items,
+    launch_judgement,
+    list_judgements,
+)
 from backend.services.serving.deployments import deploy
 from backend.services.serving.upstreams import connect_upstream
 from tests.support.evaluation_world import claim_of, finish, item

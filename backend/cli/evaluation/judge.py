@@ -19,12 +19,12 @@ from backend.services.context import LOCAL, Context
 from backend.services.evaluation.judgements import (
     Judge,
     campaign_items,
+    evaluation_items,
     get_judgement,
     launch_judgement,
     read_judge_file,
     read_verdicts,
 )
-from backend.services.evaluation.judges.answers import evaluation_items
 
 
 @command

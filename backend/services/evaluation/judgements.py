@@ -1,5 +1,5 @@
 """Judge answers by a model, in a job: those of a file or of evaluations, or the voted pairs of a campaign. Verdicts
-never become votes.
+never become votes. Models favour their own answers, so it is said where a judge is one of their authors.
 """
 
 from __future__ import annotations
@@ -8,27 +8,28 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import select
 
 from backend.db.base import new_id
-from backend.db.tables import CampaignPrompt, Completion, Contestant, Job
+from backend.db.tables import CampaignPrompt, Completion, Contestant, EvaluationItem, Job
 from backend.domain.battles.campaign import prompt_text
 from backend.domain.battles.votes import Label
 from backend.domain.evaluation.judges import JudgeConfig, JudgeItem, JudgeSummary, VerdictRecord
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.results import JudgeResult
-from backend.domain.jobs.states import JobKind
+from backend.domain.jobs.states import JobKind, Status, status_word
 from backend.domain.validation import read_values
-from backend.errors import InvalidInput, NotAllowed, NotFound
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.infra.files.paths import text_file
-from backend.services.battles.views import ValidVote, contestant_names, find_campaign, valid_votes
+from backend.services.battles.views import CampaignView, ValidVote, contestant_names, find_campaign, valid_votes
 from backend.services.checkpoints.generation import find_checkpoint_folder
 from backend.services.context import Context, Person, require_builder
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, list_evaluations
 from backend.services.evaluation.judges.records import stored_verdicts
 from backend.services.jobs.jobs import JobView, add_job, get_job, view, wake
-from backend.services.serving.endpoints import get_endpoint
+from backend.services.serving.endpoints import get_endpoint, list_endpoints
 from backend.services.serving.own_keys import key_variable
 
 MAX_ITEMS = 20_000
@@ -276,3 +277,123 @@ def read_verdicts(ctx: Context, job_id: str) -> list[VerdictRecord]:
     if not verdicts:
         raise NotFound("The verdicts are not there.", remedy="Wait until the job has finished, or judge again.")
     return verdicts
+
+
+Shown = dict[str, Any]
+
+
+def list_answered(ctx: Context, *, like: EvaluationView | None = None) -> list[EvaluationView]:
+    """Return finished evaluations with generated answers, newest first; with `like` others on its benchmark."""
+    evaluations = list_evaluations(ctx, version_id=like.version_id if like else None)
+    answered = [
+        one for one in evaluations if one.status is Status.FINISHED and one.scores and one.kind.value == "generation"
+    ]
+    return [one for one in answered if like is None or one.id != like.id]
+
+
+def evaluation_items(ctx: Context, evaluation_id: str, *, against: str | None = None) -> list[JudgeItem]:
+    """Return the answers of a finished evaluation, or the pairs of its answers and those of `against` on the items that
+    both have.
+
+    Items without an answer are left out. Raises NotFound, Conflict for one that has not finished, InvalidInput without
+    answers.
+    """
+    first = _finished(ctx, evaluation_id)
+    second = _finished(ctx, against) if against else None
+    if second is not None and second.version_id != first.version_id:
+        raise InvalidInput(
+            f"{first.benchmark} and {second.benchmark} are two benchmarks, so no item has two answers.",
+            remedy="Choose two evaluations of one benchmark.",
+            field="against",
+        )
+    answers = _answers(ctx, first.id)
+    others = _answers(ctx, second.id) if second is not None else {}
+    items = [
+        JudgeItem(
+            id=item_hash,
+            prompt=_prompt(shown),
+            answer=str(shown["completion"]),
+            answer_b=str(others[item_hash]["completion"]) if second is not None else None,
+            reference=_reference(shown),
+            group=first.checkpoint,
+            group_b=second.checkpoint if second is not None else "",
+        )
+        for item_hash, shown in answers.items()
+        if second is None or item_hash in others
+    ]
+    if not items:
+        what = "have no item with an answer of both" if second else "has no generated answers"
+        raise InvalidInput(
+            f"The evaluation{'s' if second else ''} {what}.",
+            remedy="Choose one of generated answers.",
+            field="evaluation",
+        )
+    return items
+
+
+def judged_evaluations(ctx: Context, job_id: str) -> list[EvaluationView]:
+    """Return the evaluations whose answers a judgement read, without deleted ones."""
+    with ctx.db.read() as session:
+        judged = JudgePayload.read(session.get_one(Job, job_id).payload).evaluations
+    by_id = {one.id: one for one in list_evaluations(ctx)} if judged else {}
+    return [by_id[key] for key in judged if key in by_id]
+
+
+def _finished(ctx: Context, evaluation_id: str) -> EvaluationView:
+    evaluation = get_evaluation(ctx, evaluation_id)
+    if evaluation.status is not Status.FINISHED:
+        raise Conflict(
+            f"The evaluation of “{evaluation.checkpoint}” is {status_word(evaluation.status)}.",
+            remedy="Wait until it has finished.",
+        )
+    return evaluation
+
+
+def _answers(ctx: Context, evaluation_id: str) -> dict[str, Shown]:
+    query = select(EvaluationItem.item_hash, EvaluationItem.shown, EvaluationItem.values)
+    query = query.where(EvaluationItem.evaluation_id == evaluation_id).order_by(EvaluationItem.position)
+    with ctx.db.read() as session:
+        rows = session.execute(query).all()
+    return {row.item_hash: dict(row.shown) for row in rows if "completion" in row.shown and "missing" not in row.values}
+
+
+def _prompt(shown: Shown) -> str:
+    return str(shown.get("question") or shown.get("prompt") or "")
+
+
+def _reference(shown: Shown) -> str:
+    answer = shown.get("answer")
+    return str(answer[0]) if isinstance(answer, list) and answer else str(answer or "")
+
+
+class Author(NamedTuple):
+    """Writer of answers: a checkpoint, or an endpoint of this installation by name; an API elsewhere is neither."""
+
+    checkpoint_id: str | None
+    endpoint: str = ""
+
+
+def campaign_authors(campaign: CampaignView) -> list[Author]:
+    """Return the authors of a campaign's completions."""
+    return [Author(one.checkpoint_id, one.endpoint) for one in campaign.contestants]
+
+
+def evaluation_authors(evaluations: Iterable[EvaluationView]) -> list[Author]:
+    """Return the authors of the evaluations' answers."""
+    return [
+        Author(one.checkpoint_id, one.endpoint.name if one.endpoint is not None and one.endpoint.is_own else "")
+        for one in evaluations
+    ]
+
+
+def judges_itself(ctx: Context, judge: Judge, authors: Iterable[Author]) -> bool:
+    """Return whether a judge is an author: the same endpoint, the same checkpoint, or one that an endpoint serves."""
+    if judge.kind == "model":
+        return False
+    served = {endpoint.name: endpoint.checkpoint_id for endpoint in list_endpoints(ctx)}
+    checkpoint_id = judge.name if judge.kind == "checkpoint" else served.get(judge.name)
+    return any(
+        (judge.kind == "endpoint" and author.endpoint == judge.name)
+        or (checkpoint_id and checkpoint_id in (author.checkpoint_id, served.get(author.endpoint)))
+        for author in authors
+    )

@@ -18,16 +18,21 @@ from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.evaluation.evaluations import get_evaluation
 from backend.services.evaluation.judgements import (
+    Author,
     Judge,
+    campaign_authors,
     campaign_items,
+    evaluation_authors,
+    evaluation_items,
     get_judgement,
+    judged_evaluations,
+    judges_itself,
     launch_judgement,
+    list_answered,
     list_judgements,
     read_judge_items,
     read_verdicts,
 )
-from backend.services.evaluation.judges.answers import evaluation_items, judged_evaluations, list_answered
-from backend.services.evaluation.judges.authors import Author, campaign_authors, evaluation_authors, judges_itself
 from backend.services.evaluation.safety.runs import read_reports
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes

@@ -11,7 +11,7 @@ from backend.services.context import Context
 from backend.services.evaluation.board import caveats_of, void_reason_of
 from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
 from backend.services.evaluation.open_suites import list_choices
-from backend.services.evaluation.run_scores import read_run_scores
+from backend.services.evaluation.suites import read_run_scores
 from pages.components import routes
 from pages.components.evaluation.charts import ScoreLine, curve_figure
 from pages.components.evaluation.matrix import draw_pending

@@ -21,16 +21,20 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.evaluation.endpoints import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
 from backend.services.evaluation.judgements import (
+    Author,
     Judge,
+    campaign_authors,
     campaign_items,
+    evaluation_authors,
+    evaluation_items,
     get_judgement,
+    judges_itself,
     launch_judgement,
+    list_answered,
     list_judgements,
     read_judge_items,
     read_verdicts,
 )
-from backend.services.evaluation.judges.answers import evaluation_items, list_answered
-from backend.services.evaluation.judges.authors import Author, campaign_authors, evaluation_authors, judges_itself
 from backend.services.evaluation.judges.campaigns import judges_of
 from jobs.environment import child_environment
 from tests.support.evaluation_world import claim_of, finish, item

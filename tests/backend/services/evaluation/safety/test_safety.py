@@ -21,8 +21,7 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.evaluation.evaluations import get_evaluation
 from backend.services.evaluation.gates import judge_config
-from backend.services.evaluation.judgements import Judge, launch_judgement
-from backend.services.evaluation.judges.answers import evaluation_items
+from backend.services.evaluation.judgements import Judge, evaluation_items, launch_judgement
 from backend.services.evaluation.safety.cards import add_agreement, agreement_line, safety_card
 from backend.services.evaluation.safety.drifts import safety_drift
 from backend.services.evaluation.safety.probes import add_injection_probe, add_probe, list_probes, read_rows_of
