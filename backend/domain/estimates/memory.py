@@ -181,7 +181,7 @@ def _count(setting: TrainingSetting, length: int, trained: int) -> _Costs:
     # blocks that no gradient reaches save nothing
     passed = range(min(frozen, config.num_layers - 1), config.num_layers)
     blocks = tuple(saved_in_block(config, layer, types).total(rows=rows, length=length) + copies for layer in passed)
-    logits, with_logits = loss_bytes(
+    logits, with_logits = _loss_bytes(
         setting.objective,
         tokens=rows * trained,
         width=config.width,
@@ -408,7 +408,7 @@ def saved_in_block(config: ArchitectureConfig, layer: int, types: ComputeTypes) 
 
 
 def saved_outside(config: ArchitectureConfig, types: ComputeTypes) -> SavedBytes:
-    """Return the saved bytes outside the blocks: token ids and norms. Those of the head are `loss_bytes`."""
+    """Return the saved bytes outside the blocks: token ids and norms. Those of the head are `_loss_bytes`."""
     family, width = FAMILIES[config.family], config.width
     norm = types.norm(width) if family.rotary else FLOAT * (width + 2)
     if config.family == "bloom" and not types.frozen:
@@ -571,7 +571,7 @@ def chunk_rows(tokens: int, vocab_size: int, *, at_once_bytes: int = LOGITS_AT_O
     return max(1, -(-tokens // max(-(-tokens // most), 1)))
 
 
-def loss_bytes(
+def _loss_bytes(
     objective: Objective,
     *,
     tokens: int,

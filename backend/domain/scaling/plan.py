@@ -251,7 +251,7 @@ def make_plan(
         flops_per_s=rate,
         notes=(),
     )
-    return replace(plan, notes=tuple(plan_notes(plan)))
+    return replace(plan, notes=tuple(_plan_notes(plan)))
 
 
 @dataclass(frozen=True)
@@ -373,7 +373,7 @@ def _make_batch(architecture: ArchitectureConfig, tokens: float, *, context: int
 MONTH_S = 30 * 86_400
 
 
-def plan_notes(plan: ScalingPlan) -> Iterator[str]:
+def _plan_notes(plan: ScalingPlan) -> Iterator[str]:
     """Yield the notes of a plan, the most important first."""
     yield from _about_size(plan)
     yield from _about_data(plan)

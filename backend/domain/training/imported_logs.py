@@ -127,7 +127,7 @@ def read_logs(data: bytes, *, filename: str) -> list[ParsedLog]:
             f"{filename} is larger than {MAX_BYTES / 2**20:.0f} MB.",
             remedy="Export fewer metrics, or every tenth step.",
         )
-    if looks_like_events(data):
+    if _looks_like_events(data):
         logs = [_read_events(data)]
     elif data.lstrip()[:1] in (b"{", b"["):
         logs = [_read_json(data)]
@@ -292,7 +292,7 @@ def _by_run(
 def _read_events(data: bytes) -> ParsedLog:
     log = ParsedLog("TensorBoard")
     try:
-        for scalar in read_scalars(data):
+        for scalar in _read_scalars(data):
             if scalar.tag.lower() in TOKEN_NAMES and scalar.step > 0 and math.isfinite(scalar.value):
                 log.tokens_per_step = scalar.value / scalar.step
             else:
@@ -320,12 +320,12 @@ class Scalar:
     value: float
 
 
-def looks_like_events(data: bytes) -> bool:
+def _looks_like_events(data: bytes) -> bool:
     """Return whether the checksum of the first record's length matches."""
     return len(data) >= 12 and _length_is_sound(data, 0)
 
 
-def read_scalars(data: bytes) -> Iterator[Scalar]:
+def _read_scalars(data: bytes) -> Iterator[Scalar]:
     """Yield the scalars of an event file in its order; a record that is still being written at the end is left out.
 
     Raises InvalidInput where the file is damaged, after everything before that was yielded.

@@ -34,7 +34,7 @@ from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import JobState, add_job, job_state, request_stop, wake
 from backend.services.lookups import find_row
 
-NUMBERS, WORDS = "numbers.npz", "words.json"
+_NUMBERS, _WORDS = "numbers.npz", "words.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ def _already_there(session: Session, ctx: Context, fingerprint: str) -> str | No
         .order_by(Analysis.created_at.desc())
     )
     for row, status in session.execute(query):
-        if status != Status.FINISHED or (row.folder and ctx.artifacts.path(f"{row.folder}/{NUMBERS}").is_file()):
+        if status != Status.FINISHED or (row.folder and ctx.artifacts.path(f"{row.folder}/{_NUMBERS}").is_file()):
             return row.id
     return None
 
@@ -346,10 +346,10 @@ class InspectionResults:
     def __init__(self, ctx: Context, inspection: InspectionView) -> None:
         self.inspection = inspection
         folder = ctx.artifacts.path(inspection.folder or f"inspections/{inspection.id}")
-        self._arrays = folder / NUMBERS
-        if not self._arrays.is_file() or not (folder / WORDS).is_file():
+        self._arrays = folder / _NUMBERS
+        if not self._arrays.is_file() or not (folder / _WORDS).is_file():
             raise NotFound("The files of this inspection were deleted.", remedy="Analyze the text again.")
-        self._metadata: dict[str, Any] = json.loads((folder / WORDS).read_text(encoding="utf-8"))
+        self._metadata: dict[str, Any] = json.loads((folder / _WORDS).read_text(encoding="utf-8"))
 
     def array(self, name: str) -> Array:
         """Return an array. Raises NotFound if the inspection has none of that name."""

@@ -72,7 +72,7 @@ def name_source(ctx: Context, source: ImportSource) -> str:
     folder = ctx.artifacts.path(source.upload) if source.upload else None
     if folder is None or not folder.is_dir():
         return source.label
-    return list_first([uploaded_name(name) for name in sorted(file.name for file in folder.iterdir())], MAX_NAMED)
+    return list_first([_uploaded_name(name) for name in sorted(file.name for file in folder.iterdir())], MAX_NAMED)
 
 
 MAX_NAMED = 3
@@ -406,10 +406,10 @@ def stored_names(names: Sequence[str]) -> list[str]:
     return [f"{number:0{digits}} {name}" for number, name in enumerate(safe, start=1)]
 
 
-def uploaded_name(stored: str) -> str:
+def _uploaded_name(stored: str) -> str:
     """Return a stored name without the number of its file.
 
-    >>> uploaded_name("02 tales.csv")
+    >>> _uploaded_name("02 tales.csv")
     'tales.csv'
     """
     return stored.rpartition(" ")[2]

@@ -61,7 +61,7 @@ def _paths_below(path: str, value: Any) -> Iterator[str]:
             yield from _paths_below(f"{path}.{name}", part)
 
 
-def last_name(column: str) -> str:
+def _last_name(column: str) -> str:
     """Return the last name of a path."""
     return column.rpartition(".")[2]
 
@@ -99,12 +99,12 @@ def plain_name(column: str) -> str:
     return re.sub(r"[\s-]+", "_", column.strip().lower())
 
 
-def names_of(columns: Iterable[str]) -> dict[str, str]:
+def _names_of(columns: Iterable[str]) -> dict[str, str]:
     """Return the columns by their plain names; a nested one also by its last name, if no other column has it."""
     listed = list(columns)
     by_name = {plain_name(column): column for column in reversed(listed)}
     by_depth = sorted(listed, key=lambda column: column.count("."))
-    return {**{plain_name(last_name(column)): column for column in reversed(by_depth)}, **by_name}
+    return {**{plain_name(_last_name(column)): column for column in reversed(by_depth)}, **by_name}
 
 
 def nearest_column(field: str, columns: Iterable[str], *, like: str = "") -> str | None:
@@ -117,7 +117,7 @@ def nearest_column(field: str, columns: Iterable[str], *, like: str = "") -> str
     objects = {column.rpartition(".")[0] for column in listed}
     names = [*([plain_name(like)] if like else []), *FIELD_NAMES.get(field, [])]
     for is_object in (False, True):
-        plain = names_of(column for column in listed if (column in objects) == is_object)
+        plain = _names_of(column for column in listed if (column in objects) == is_object)
         for name in names:
             if name in plain:
                 return plain[name]
@@ -145,7 +145,7 @@ class SampleRows:
         self.rows = rows
         self.columns = column_paths(rows) if nested else list(dict.fromkeys(str(name) for row in rows for name in row))
         plain_names = {plain_name(column): column for column in reversed(self.columns)}
-        self._by_name = names_of(self.columns) if nested else plain_names
+        self._by_name = _names_of(self.columns) if nested else plain_names
 
     def find(self, names: Sequence[str], *, but: Sequence[str] = ()) -> str | None:
         """Return the first column with one of the names."""

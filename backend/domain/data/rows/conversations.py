@@ -71,8 +71,8 @@ def _content(turn: Mapping[str, object], *, name: str, place: int, may_lack: boo
     if isinstance(value, str):
         return value
     turn_label = f"turn {place} of `{name}`"
-    if isinstance(value, list) or is_parts(value):
-        return read_content(value, what=turn_label)
+    if isinstance(value, list) or _is_parts(value):
+        return _read_content(value, what=turn_label)
     if isinstance(value, dict):
         raise RowProblem(f"{turn_label} holds an object without a type where text is expected")
     if value is None and may_lack:
@@ -195,7 +195,7 @@ def _side(value: Any, *, name: str) -> Messages:
         return [{"role": "assistant", "content": value}]
     if value is None:
         raise RowProblem(f"`{name}` is empty")
-    if is_parts(value):
+    if _is_parts(value):
         value = {"role": "assistant", "content": value}
     return messages_of(value, name=name)
 
@@ -204,7 +204,7 @@ def _prompt_messages(prompt: Any) -> Messages:
     """Return a prompt's messages: turns, a transcript, OpenAI's `{"messages": [...]}`, or plain text of the user."""
     if isinstance(prompt, dict) and "messages" in prompt:
         prompt = prompt["messages"]
-    if is_parts(prompt):
+    if _is_parts(prompt):
         prompt = {"role": "user", "content": prompt}
     is_turns = not isinstance(prompt, str) or is_transcript(prompt)
     return messages_of(prompt, name="prompt") if is_turns else [{"role": "user", "content": prompt}]
@@ -363,7 +363,7 @@ def describe_filtered(counts: Mapping[str, int]) -> str:
     return f"Left out: {', '.join(named)}." if named else ""
 
 
-def is_parts(value: Any) -> bool:
+def _is_parts(value: Any) -> bool:
     """Return whether a value is content in typed parts rather than a list of turns."""
     parts = value if isinstance(value, list) else [value]
     typed = [
@@ -374,7 +374,7 @@ def is_parts(value: Any) -> bool:
     return bool(typed) and all(typed)
 
 
-def read_content(value: Any, *, what: str) -> Content:
+def _read_content(value: Any, *, what: str) -> Content:
     """Read content in parts. `what` names the message in errors.
 
     Raises RowProblem for images, audio and other media, for a type that is not known, and for a part without its text.
@@ -467,5 +467,5 @@ def _call(part: Mapping[str, object], type_: str) -> Any:
 def _result_text(part: Mapping[str, object], *, where: str) -> str:
     value = part.get("content", part.get("output"))
     if isinstance(value, list):
-        return read_content(value, what=where).text
+        return _read_content(value, what=where).text
     return "" if value is None else _part_text({"text": value}, "text", where=where)
