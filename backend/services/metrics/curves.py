@@ -2,7 +2,7 @@
 
 Each run's points are kept as plain arrays that grow by range reads after the last step held. A viewer sends its last
 step of each metric and gets the points after it; a new viewer gets the whole curve, downsampled to at most 1,500 points
-that keep its extremes.
+that keep its extremes. Constants per run convert its steps into tokens, time and FLOPs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from sqlalchemy import select
 
-from backend.db.tables import Run
+from backend.db.tables import Job, Run
 from backend.domain.csv_text import safe_cell
+from backend.domain.estimates.setting import setting_of
+from backend.domain.jobs.payloads import TrainPayload
+from backend.domain.training.config import RunConfig
+from backend.domain.training.summary import RunSummary, mean_tokens_per_step
+from backend.services.checkpoints.networks import network_of_payload
 from backend.services.context import Context
 from backend.services.metrics.points import MAX_POINTS, Points, downsample, read_points, run_metric_names
 
@@ -222,3 +227,41 @@ def _cells(*texts: str) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(texts)
     return line.getvalue()
+
+
+@dataclass(frozen=True)
+class RunAxes:
+    """Tokens and training FLOPs per step; None if not known."""
+
+    tokens_per_step: float | None
+    flops_per_step: float | None
+    has_time: bool = True
+
+
+def axes_of_runs(ctx: Context, run_ids: Sequence[str]) -> dict[str, RunAxes]:
+    """Return the axes of runs by id, without deleted runs."""
+    with ctx.db.read() as session:
+        query = (
+            select(Run.id, Run.config, Run.summary, Run.last_step, Job.payload)
+            .outerjoin(Job, Job.id == Run.job_id)
+            .where(Run.id.in_(run_ids))
+        )
+        rows = session.execute(query).all()
+    return {run_id: _axes(ctx, *rest) for run_id, *rest in rows}
+
+
+def _axes(
+    ctx: Context, config: RunConfig | None, summary: RunSummary, steps: int, payload: Mapping[str, object] | None
+) -> RunAxes:
+    if (imported := summary.imported) is not None:
+        return RunAxes(imported.tokens_per_step, imported.flops_per_step, imported.has_time)
+    if config is None:
+        return RunAxes(None, None)
+    shape = network_of_payload(ctx, TrainPayload.read(payload)) if payload else None
+    tokens = mean_tokens_per_step(
+        config.tokens_per_step, samples=config.objective.samples, last=summary.last, steps=steps
+    )
+    if shape is None or tokens is None:
+        return RunAxes(tokens, None)
+    per_token = setting_of(config, shape, device="cpu").flops_per_token
+    return RunAxes(tokens, float(per_token) * tokens)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from backend.services.browser_assets import plotly_url
 from backend.services.context import Context, Person
-from backend.services.metrics.axes import axes_of_runs
+from backend.services.metrics.curves import axes_of_runs
 from backend.services.training.figures import figures_of_runs
 from backend.services.training.live import token_for_runs
 from backend.services.training.views import RunView

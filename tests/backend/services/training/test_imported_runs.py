@@ -12,8 +12,7 @@ import pytest
 from backend.domain.jobs.states import Status
 from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
-from backend.services.metrics.axes import axes_of_runs
-from backend.services.metrics.curves import CurveCache, stream_csv
+from backend.services.metrics.curves import CurveCache, axes_of_runs, stream_csv
 from backend.services.training.imported_runs import import_log, import_log_path
 from backend.services.training.runs import archive_runs
 from backend.services.training.views import list_runs, run_detail

@@ -17,7 +17,7 @@ from backend.domain.training.report import run_report_html
 from backend.domain.training.summary import TOKENS
 from backend.services.context import LOCAL, Context
 from backend.services.job_events import record_finish
-from backend.services.metrics.axes import axes_of_runs
+from backend.services.metrics.curves import axes_of_runs
 from backend.services.metrics.points import run_metric_names
 from backend.services.training.figures import figures_of_runs
 from backend.services.training.reports import build_report, energy_of, report_body, run_report_text
