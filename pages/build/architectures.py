@@ -20,9 +20,8 @@ from backend.services.architectures import (
 from backend.services.context import Context, Person
 from backend.services.tokenizers.tokenizers import get_tokenizer
 from pages.components import routes
-from pages.components.architectures.cost import draw_block, draw_cost
+from pages.components.architectures.cost import draw_block, draw_cost, draw_memory, keep_settings
 from pages.components.architectures.form import draw_architecture_form, set_fields, start_architecture_form
-from pages.components.architectures.memory import draw_memory, keep_settings
 from pages.components.confirm import draw_confirmed_in_menu
 from pages.components.form_drafts import draw_restored, forget_form, keep_form, restore_form
 from pages.components.frame import errors_shown, handled, page_frame, plain, rerun_after

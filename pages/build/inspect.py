@@ -9,11 +9,9 @@ from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpo
 from backend.services.checkpoints.inspections import InspectionResults, InspectionView, get_inspection
 from backend.services.context import Context, Person
 from pages.components import routes
-from pages.components.checkpoints.inspection.attention import draw_attention
 from pages.components.checkpoints.inspection.form import PAGE, draw_inspection_form
-from pages.components.checkpoints.inspection.lens import draw_lens
 from pages.components.checkpoints.inspection.pair import draw_pair
-from pages.components.checkpoints.inspection.tokens import draw_tokens_tab
+from pages.components.checkpoints.inspection.text import draw_attention, draw_lens, draw_tokens_tab
 from pages.components.checkpoints.inspection.weights import draw_weights
 from pages.components.choices import choose_from
 from pages.components.frame import empty_state, errors_shown, page_frame, show_problem

@@ -13,7 +13,7 @@ from backend.domain.training.config_fields import explicit_paths, with_changes
 from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
 from backend.domain.training.sweep import SweepConfig, parse_sweep
 from backend.errors import InvalidInput, RoundhouseError
-from backend.recipes import RECIPES, STARTER
+from backend.recipes.__init__ import RECIPES, STARTER
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person
 from backend.services.data.datasets import resolve_version
@@ -25,7 +25,6 @@ from backend.services.training.sweeps import launch_sweep
 from backend.services.training.views import RunDetail, run_detail
 from pages.components import routes
 from pages.components.choices import choose_one
-from pages.components.data.report_link import draw_report_link
 from pages.components.evaluation.suites import draw_suite_choice
 from pages.components.form_drafts import draw_restored, forget_form, keep_form, restore_form
 from pages.components.frame import errors_shown, handled, page_frame, rerun_after
@@ -36,12 +35,13 @@ from pages.components.training.launch_checks import (
     accept_warnings,
     draw_config_changes,
     draw_launch_problem,
+    draw_report_link,
+    draw_row_preview,
     draw_warnings,
     mark_fields,
     pinned_config,
 )
 from pages.components.training.placement import draw_placement_choice
-from pages.components.training.row_preview import draw_row_preview
 from pages.components.training.run_form import LAST_VALID, FormState, draw_run_form, fill_form, start_form
 from pages.components.training.sweep_form import draw_sweep_form, draw_sweep_preview
 

@@ -11,8 +11,7 @@ from backend.services.scaling.planner import plan_run, pool_of_plan
 from pages.components.choices import choose_one
 from pages.components.frame import page_frame, show_error
 from pages.components.numbers import number_form, wrong_numbers
-from pages.components.scaling.plan import draw_laws, draw_plan, draw_plan_charts, draw_plan_use
-from pages.components.scaling.plan_form import draw_plan_form
+from pages.components.scaling.plan import draw_laws, draw_plan, draw_plan_charts, draw_plan_form, draw_plan_use
 from pages.components.scaling.studies import draw_studies
 
 PLAN, STUDIES, LAWS = "Plan", "Studies", "Laws"

@@ -17,7 +17,6 @@ from pages.components.browser.live_chart.component import live_chart
 from pages.components.evaluation.run_scores import draw_run_scores
 from pages.components.frame import empty_state, live_part, object_heading, page_frame, show_problem
 from pages.components.links import back_link, chat_endpoints
-from pages.components.training.held_out import draw_held_out
 from pages.components.training.placement import draw_placement_wait
 from pages.components.training.run import (
     draw_checkpoints,
@@ -25,6 +24,7 @@ from pages.components.training.run import (
     draw_expected_start,
     draw_facts,
     draw_findings,
+    draw_held_out,
     draw_imported_facts,
     draw_next_steps,
     draw_run_actions,

@@ -34,7 +34,7 @@ from pages.components.frame import (
 )
 from pages.components.tables import draw_pager
 from pages.components.training.comparison import draw_log_import, draw_run_comparison
-from pages.components.training.run_plots import draw_parallel, draw_scatter
+from pages.components.training.run_charts import draw_parallel, draw_scatter
 from pages.components.training.run_table import (
     PAGE_SIZE,
     chosen_columns,

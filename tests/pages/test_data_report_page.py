@@ -16,7 +16,7 @@ from backend.services.data.reports import get_data_report, list_data_reports, re
 from backend.services.data.views import VersionView
 from backend.services.training.parts import resolve_parts
 from jobs.modeling.tokenizers import byte_tokenizer
-from pages.components.data.report_link import known_findings
+from pages.components.training.launch_checks import known_findings
 from tests.support.data.dataset_world import done, queue_import
 from tests.support.job_work import do_job
 from tests.support.opening import open_page, words

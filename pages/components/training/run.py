@@ -1,4 +1,6 @@
-"""Parts of the page Run: facts, actions, failure, queue, checkpoints, notes, findings, report."""
+"""Parts of the page Run: facts, actions, failure, queue, checkpoints, notes, findings, report, and the predictions of
+held-out rows.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,11 @@ from backend.domain.names import as_ascii
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import write_changes
 from backend.domain.training.diagnosis import Finding, breaking_finding, spoils
-from backend.domain.training.held_out import FEW_ROWS
+from backend.domain.training.held_out import FEW_ROWS, MEASURES, HeldOutRow, HeldOutRows
 from backend.domain.training.metric_labels import METRIC_LABELS, validation_result
 from backend.domain.training.objectives import label_of, writes_text
 from backend.domain.training.run_table import DURATION_HELP
-from backend.domain.wording import format_count, format_duration, format_number, plural
+from backend.domain.wording import format_count, format_duration, format_number, plural, visible
 from backend.services.context import Context, Person
 from backend.services.training.figures import figures_of_runs, last_step_of
 from backend.services.training.reports import report_body, run_report_text
@@ -411,3 +413,51 @@ def draw_run_report(ctx: Context, run: RunView) -> None:
             draw_download(label, make, f"{name}.{form}", key=f"run_report_{form}", icon="description")
     with st.container(border=True, key="run_report"):
         st.markdown(report_body(ctx, run.id, escape=plain))
+
+
+GIVEN = "Model output"
+
+
+def draw_held_out(ctx: Context, run: RunView) -> None:
+    """Draw the held-out rows with the highest losses."""
+    held_out = read_held_out(ctx, run)
+    if held_out is None:
+        st.caption(
+            "Rows of the validation split with the highest losses appear here with the first checkpoint that is"
+            " validated."
+            if run.is_active
+            else "This run left no predictions: it has no validation split, or ended before its first checkpoint."
+        )
+        return
+    worst = f"the worst {len(held_out.rows)} of {plural(held_out.num_rows, 'held-out row')}"
+    st.markdown(
+        f"Step {held_out.step:,}: {worst}, in {MEASURES[held_out.measure]}. The mean of all is"
+        f" **{held_out.mean_loss:.4g}**, each row counting once."
+    )
+    for index, row in enumerate(held_out.rows):
+        _draw_row(held_out, row, index)
+
+
+def _draw_row(held_out: HeldOutRows, row: HeldOutRow, index: int) -> None:
+    with st.container(border=True, key=f"held_out_{index}", gap="small"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+            st.markdown(f"**{row.loss:.4g}**", width="content")
+            label = "" if row.is_good is None else " · rated good" if row.is_good else " · rated bad"
+            tokens = plural(row.tokens, "trained token") if row.tokens else ""
+            st.caption(f"{MEASURES[held_out.measure]}{label}{' · ' if tokens else ''}{tokens}", width="content")
+        with st.grid("auto", min_column_width=240):
+            for title, text in _texts(row):
+                with st.container(gap="xsmall"):
+                    st.caption(title)
+                    st.code(visible(text), language=None, wrap_lines=True, height=_height(visible(text)))
+
+
+def _texts(row: HeldOutRow) -> list[tuple[str, str]]:
+    answers = [("Chosen", row.expected), ("Rejected", row.rejected)] if row.rejected is not None else []
+    answers = answers or [("Answer" if row.is_good is not None else "Expected", row.expected)]
+    given = [(GIVEN, row.given)] if row.given is not None else []
+    return [("Prompt", row.prompt), *answers, *given]
+
+
+def _height(text: str) -> int | Literal["content"]:
+    return 180 if len(text) > 320 or text.count("\n") > 6 else "content"

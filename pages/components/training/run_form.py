@@ -1,9 +1,10 @@
-"""Form of a run: the main fields first, the others in tabs. Fields without effect are hidden."""
+"""Form of a run: dataset, network or base; then main fields, the others in tabs. Fields without effect are hidden."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -12,6 +13,9 @@ import streamlit as st
 from pydantic import ValidationError
 
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.cost import count_parameters
+from backend.domain.architectures.published import PUBLISHED
+from backend.domain.jobs.states import ACTIVE
 from backend.domain.json_values import FieldValues
 from backend.domain.training.config import RunConfig, count_warmup_steps
 from backend.domain.training.config_fields import default_at, form_groups, value_at
@@ -19,10 +23,19 @@ from backend.domain.training.config_sections import RewardRule
 from backend.domain.training.objectives import Objective, label_of
 from backend.domain.training.traits import FieldGroup
 from backend.domain.validation import validation_message
-from backend.domain.wording import list_first, plural
+from backend.domain.wording import list_first, plural, short
+from backend.errors import RoundhouseError
+from backend.services.architectures import ArchitectureView, list_architectures
+from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context
-from backend.services.training.defaults import suggest_defaults
+from backend.services.data.datasets import list_datasets, resolve_version
+from backend.services.data.views import VersionView
+from backend.services.tokenizers.tokenizers import TokenizerView, list_tokenizers
+from backend.services.training.defaults import suggest_defaults, suggest_tokenizer
 from backend.services.training.row_preview import try_rewards
+from backend.services.training.views import list_runs
+from pages.components.checkpoints.offers import label_usable_first
+from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
 from pages.components.training.config_fields import (
     ON_FORM,
@@ -37,16 +50,6 @@ from pages.components.training.config_fields import (
     set_defaults,
     set_field,
     typed_fields,
-)
-from pages.components.training.part_choices import (
-    CONTINUE,
-    FROM_SCRATCH,
-    INLINE,
-    draw_base,
-    draw_dataset_choice,
-    draw_network,
-    forget_requested_parts,
-    request_parts,
 )
 
 NAMED = 3
@@ -81,10 +84,10 @@ def fill_form(config: RunConfig, *, origin: Origin, typed: Collection[str] = ())
     st.session_state["launch_inline"] = inline
     st.session_state[PREFIX + "name"] = config.name
     set_choice("method", config.method)
-    set_choice("start", CONTINUE if config.base else FROM_SCRATCH)
+    set_choice("start", _CONTINUE if config.base else _FROM_SCRATCH)
     st.session_state[PREFIX + "prompts"] = "\n".join(config.sample_prompts)
-    architecture = INLINE if inline is not None else config.architecture
-    request_parts(
+    architecture = _INLINE if inline is not None else config.architecture
+    _request_parts(
         dataset=config.dataset, architecture=str(architecture or ""), tokenizer=config.tokenizer, base=config.base
     )
 
@@ -98,8 +101,8 @@ def start_form(objective: Objective, **parts: str | None) -> None:
     st.session_state["launch_inline"] = None
     st.session_state[PREFIX + "name"] = ""
     set_choice("method", "full")
-    set_choice("start", CONTINUE if parts.get("base") else FROM_SCRATCH)
-    request_parts(**parts)
+    set_choice("start", _CONTINUE if parts.get("base") else _FROM_SCRATCH)
+    _request_parts(**parts)
 
 
 def fill_draft(objective: Objective, held: Mapping[str, Any], inline: ArchitectureConfig | None) -> None:
@@ -120,7 +123,7 @@ def fill_draft(objective: Objective, held: Mapping[str, Any], inline: Architectu
     for name in ("method", "start"):
         if held[name] is not None:
             set_choice(name, str(held[name]))
-    request_parts(**{part: str(name) for part, name in parts.items() if name})
+    _request_parts(**{part: str(name) for part, name in parts.items() if name})
 
 
 def form_origin() -> str:
@@ -138,8 +141,8 @@ def draw_run_form(ctx: Context, *, named: bool = True, copied: RunConfig | None 
         st.selectbox("Objective", [*map(str, Objective)], key=PREFIX + "objective", format_func=label_of, width=320)
     )
     values["objective"] = objective.value
-    forget_requested_parts(objective)
-    values["dataset"] = draw_dataset_choice(ctx, objective, missing)
+    _forget_requested_parts(objective)
+    values["dataset"] = _draw_dataset_choice(ctx, objective, missing)
     method = _draw_start(ctx, objective, values, missing)
     _follow_choices(ctx, objective, method, values)
     st.space("small")
@@ -277,10 +280,10 @@ def _draw_advanced(groups: Mapping[FieldGroup, list[str]], values: FieldValues, 
 
 def _draw_start(ctx: Context, objective: Objective, values: FieldValues, missing: list[str]) -> str:
     """Draw what the run starts from; return its method."""
-    if objective.pretrains and draw_choice("start", "Start from", [FROM_SCRATCH, CONTINUE]) != CONTINUE:
-        draw_network(ctx, values, missing)
+    if objective.pretrains and draw_choice("start", "Start from", [_FROM_SCRATCH, _CONTINUE]) != _CONTINUE:
+        _draw_network(ctx, values, missing)
         return "full"
-    return draw_base(ctx, values, missing)
+    return _draw_base(ctx, values, missing)
 
 
 RULES = {
@@ -391,3 +394,217 @@ def draw_reward_trial(
         )
         if trial.counts_words and any(rule.kind == "length" for rule in rules):
             st.caption("Lengths count words until a base is chosen whose tokenizer can be read.")
+
+
+METHODS = {"full": "Full fine-tuning", "lora": "LoRA", "qlora": "QLoRA (4-bit base)"}
+_FROM_SCRATCH, _CONTINUE = "Train from scratch", "Continue from a checkpoint"
+_INLINE = "(inline, from the YAML)"
+_PRESET = "published: "
+_REQUESTED, _CARRIED_FOR, _CHOSEN = "launch_requested", "launch_tokenizer_for", "launch_chosen"
+
+
+def _request_parts(**names: str | None) -> None:
+    """Request parts by name, which the next rerun selects; the visitor chooses the others."""
+    requested = {part: name for part, name in names.items() if name}
+    if "@" in requested.get("dataset", ""):
+        requested["dataset"], _, requested["version"] = requested["dataset"].rpartition("@")
+    st.session_state[_REQUESTED] = requested
+    st.session_state[_CHOSEN] = {}
+    st.session_state.pop(_CARRIED_FOR, None)
+    st.session_state.pop("launch_requested_for", None)
+    for part in ("dataset", "architecture", "tokenizer", "base", f"version_{requested.get('dataset')}"):
+        st.session_state.pop(PREFIX + part, None)
+
+
+def _forget_requested_parts(objective: Objective) -> None:
+    """Forget the parts that a recipe or address requested once the visitor chooses another objective."""
+    if st.session_state.setdefault("launch_requested_for", objective) != objective:
+        st.session_state["launch_requested_for"] = objective
+        st.session_state[_REQUESTED] = {}
+
+
+def _draw_dataset_choice(ctx: Context, objective: Objective, missing: list[str]) -> str | None:
+    """Draw the choice of a dataset of a kind that the objective takes, and of its version; return both as `name@3`, for
+    the YAML.
+
+    Explain why the last one that the visitor chose is not offered.
+    """
+    datasets: dict[str, tuple[VersionView, ...]] = {}
+    options: dict[str, str] = {}
+    for dataset in list_datasets(ctx, kinds=objective.facts.datasets):
+        if usable := tuple(version for version in dataset.versions if version.is_ready or version.is_importing):
+            datasets[dataset.name] = usable
+            options[dataset.name] = f"{dataset.name} · {dataset.kind}"
+    requested = _requested("dataset") or ""
+    left, right = st.columns([3, 2])
+    with left:
+        chosen = _choose("dataset", "Dataset", options, missing, "a dataset")
+    with right:
+        label = _choose_version(chosen, datasets[chosen]) if chosen is not None else None
+    last = st.session_state.get("launch_last_dataset") or requested
+    if chosen is None and last and last not in options:
+        st.caption(f":material/info: {_why_not_offered(ctx, last, objective)}")
+    if chosen is not None and (chosen == requested or "dataset" in typed_fields()):
+        st.session_state["launch_last_dataset"] = chosen
+    return label
+
+
+def _choose_version(name: str, versions: tuple[VersionView, ...]) -> str:
+    """Draw the choice among the versions of a dataset, by default the requested one, else the newest with rows; return
+    its label.
+    """
+    by_number = {version.number: version for version in versions}
+    requested = _requested("version") if name == _requested("dataset") else None
+    newest = next((version.number for version in versions if version.is_ready), versions[0].number)
+    key = f"{PREFIX}version_{name}"
+    if st.session_state.get(key) not in by_number:
+        st.session_state[key] = (
+            int(requested) if requested and requested.isdecimal() and int(requested) in by_number else newest
+        )
+
+    def words(number: int) -> str:
+        version = by_number[number]
+        rows = plural(version.train_rows, "training row") if version.is_ready else "being imported"
+        return f"{number} · {rows}{', newest' if number == newest and len(by_number) > 1 else ''}"
+
+    if requested and not (requested.isdecimal() and int(requested) in by_number):
+        st.caption(f":material/info: {plain(name)} has no version {plain(requested)} with rows.")
+    number = st.selectbox("Version", list(by_number), key=key, format_func=by_identity(key, by_number, words))
+    return by_number[number].label
+
+
+def _draw_network(ctx: Context, values: FieldValues, missing: list[str]) -> None:
+    """Draw the choice of an architecture and its tokenizer, which follows it until the visitor chooses one."""
+    left, right = st.columns(2)
+    architectures = {view.name: view for view in list_architectures(ctx)}
+    tokenizers = {view.name: view for view in list_tokenizers(ctx) if not view.error}
+    options = {name: f"{name} · {short(view.parameters)} parameters" for name, view in architectures.items()}
+    options |= {
+        _PRESET + name: f"{name} · {short(size)} parameters, published" for name, size in _preset_sizes().items()
+    }
+    if st.session_state.get("launch_inline") is not None:
+        options[_INLINE] = _INLINE
+    with left:
+        chosen = _choose("architecture", "Architecture", options, missing, "an architecture")
+    preset = PUBLISHED.get((chosen or "").removeprefix(_PRESET)) if (chosen or "").startswith(_PRESET) else None
+    values["architecture"] = st.session_state["launch_inline"] if chosen == _INLINE else preset or chosen
+    _carry_tokenizer(ctx, architectures.get(chosen or ""), tokenizers)
+    labels = {
+        name: f"{name} · {plural(view.vocab_size, 'token') if view.vocab_size else 'training'}"
+        for name, view in tokenizers.items()
+    }
+    with right:
+        values["tokenizer"] = _choose("tokenizer", "Tokenizer", labels, missing, "a tokenizer")
+    shape = (
+        st.session_state["launch_inline"]
+        if chosen == _INLINE
+        else architectures[chosen].config
+        if chosen in architectures
+        else preset
+    )
+    _draw_unused_rows(shape.vocab_size if shape else None, tokenizers.get(values["tokenizer"] or ""))
+
+
+@cache
+def _preset_sizes() -> dict[str, int]:
+    return {name: sum(count_parameters(config).values()) for name, config in PUBLISHED.items()}
+
+
+def _draw_base(ctx: Context, values: FieldValues, missing: list[str]) -> str:
+    """Draw the choice of a base and of a method; return the method. A recipe may call a base by its run or its id."""
+    ready = list_checkpoints(ctx, ready=True)
+    by_id = {c.id: c for c in ready}
+    options = {
+        by_id[id_].name: label + (f" · {short(parameters)} parameters" if (parameters := by_id[id_].parameters) else "")
+        for id_, label in label_usable_first(ctx, ready).items()
+    }
+    requested = _requested("base")
+    if requested and requested not in options:
+        checkpoint = next((c for c in ready if requested in (c.run, c.run_id, c.id)), None)
+        if checkpoint is not None:
+            st.session_state[_REQUESTED] = {**st.session_state[_REQUESTED], "base": checkpoint.name}
+    values["base"] = _choose("base", "Base checkpoint", options, missing, "a base")
+    if not options:
+        st.caption("There is no checkpoint yet: pretrain one here, or add a base on the Checkpoints page.")
+    _draw_untrained(ctx, {c.run_id for c in ready})
+    values["method"] = method = draw_choice("method", "Method", list(METHODS), names=METHODS)
+    return method
+
+
+def _draw_untrained(ctx: Context, with_checkpoint: Collection[str | None]) -> None:
+    """Draw which runs under way are not offered as a base, since they have no checkpoint yet."""
+    names = [run.name for run in list_runs(ctx, statuses=tuple(ACTIVE)) if run.id not in with_checkpoint]
+    if names:
+        st.caption(f":material/info: {plain(f'Not offered, as without a checkpoint yet: {list_first(names, 3)}.')}")
+
+
+def _choose(part: str, label: str, options: dict[str, str], missing: list[str], what: str) -> str | None:
+    """Draw a choice among rows, by default the requested or the only one; add to `missing` if none is chosen."""
+    key, requested = PREFIX + part, _requested(part)
+    chosen_before = st.session_state.setdefault(_CHOSEN, {})
+    here = (st.session_state.get(PREFIX + "objective"), part)
+    if st.session_state.get(key) not in options:
+        requested = requested if requested in options else chosen_before.get(here, requested)
+        only = next(iter(options)) if requested is None and len(options) == 1 else None
+        st.session_state[key] = requested if requested in options else only
+    chosen = st.selectbox(
+        label,
+        list(options),
+        key=key,
+        format_func=by_identity(key, options, options.__getitem__),
+        placeholder=f"Choose {what}" if options else "None yet",
+        on_change=mark_typed,
+        args=(part,),
+    )
+    if chosen is not None:
+        chosen_before[here] = chosen
+    else:
+        missing.append(what)
+        if requested and requested not in options and part != "dataset":
+            st.caption(f":material/info: There is no {part} “{plain(requested)}”.")
+    return chosen
+
+
+def _why_not_offered(ctx: Context, name: str, objective: Objective) -> str:
+    *kinds, last = objective.facts.datasets
+    takes = f"{', '.join(kinds)} or {last}" if kinds else last
+    try:
+        version = resolve_version(ctx, name, ready=False)
+    except RoundhouseError as error:
+        return plain(str(error))
+    return plain(f"“{version.dataset}” is of kind {version.kind}; {objective.facts.label} takes {takes}.")
+
+
+def _carry_tokenizer(ctx: Context, architecture: ArchitectureView | None, tokenizers: dict[str, TokenizerView]) -> None:
+    """Choose an architecture's tokenizer when the architecture changes, unless the visitor chose one that fits."""
+    if architecture is None or st.session_state.get(_CARRIED_FOR) == architecture.name:
+        return
+    is_first = _CARRIED_FOR not in st.session_state
+    st.session_state[_CARRIED_FOR] = architecture.name
+    if is_first and _requested("tokenizer"):
+        return
+    current = tokenizers.get(st.session_state.get(PREFIX + "tokenizer") or "")
+    if (
+        "tokenizer" in typed_fields()
+        and current is not None
+        and (current.vocab_size or 0) <= architecture.config.vocab_size
+    ):
+        return
+    suggested = suggest_tokenizer(ctx, architecture.name)
+    if suggested in tokenizers:
+        st.session_state[PREFIX + "tokenizer"] = suggested
+
+
+def _draw_unused_rows(vocabulary: int | None, tokenizer: TokenizerView | None) -> None:
+    """Draw how many rows of the embedding no token uses."""
+    size = tokenizer.vocab_size if tokenizer else None
+    if tokenizer is not None and vocabulary and size and size < vocabulary:
+        st.caption(
+            f":material/info: “{plain(tokenizer.name)}” has {size:,} tokens and the vocabulary {vocabulary:,} entries: "
+            f"{plural(vocabulary - size, 'embedding row')} will stay unused."
+        )
+
+
+def _requested(part: str) -> str | None:
+    name: str | None = st.session_state.get(_REQUESTED, {}).get(part)
+    return name

@@ -13,7 +13,7 @@ from backend.services.checkpoints.inspections import InspectionResults, Inspecti
 from backend.services.context import Context, Person
 from pages.components.browser.token_strip.component import token_strip
 from pages.components.checkpoints.inspection.charts import divergence_lines
-from pages.components.checkpoints.inspection.tokens import draw_alternatives
+from pages.components.checkpoints.inspection.text import draw_alternatives
 from pages.components.checkpoints.inspection.weights import draw_weight_changes
 from pages.components.frame import draw_metric, draw_plot, plain
 
